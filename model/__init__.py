@@ -1,0 +1,1 @@
+"""Networks, checkpoints, fine-tuning and judging."""

@@ -1,0 +1,1 @@
+"""One reader per weight format: file -> {name: array}."""

@@ -1,0 +1,1 @@
+"""Photos -> TFRecords -> batches."""

@@ -1,0 +1,107 @@
+"""What every command shares: exit codes, one-line errors, results on stdout.
+
+0 done; 2 a named problem with data, weights or a run, one line on stderr; 1 wrong
+flags, or a bug with its traceback; 128 + signal when stopped.
+"""
+
+import dataclasses
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import TYPE_CHECKING, TypeVar
+
+from absl import app, flags
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+EXIT_PROBLEM = 2
+
+Config = TypeVar("Config", bound="DataclassInstance")
+
+
+class Stopped(SystemExit):
+    """SIGTERM arrived; unwinds like Ctrl-C, so that nothing half-written stays."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(128 + signal_number)
+
+
+def run(main: Callable[[Sequence[str]], None], *named_errors: type[Exception]) -> None:
+    """Runs a command's main under absl and turns what it raises into an exit code.
+
+    Args:
+        main: takes the arguments left after the flags, the program's name first.
+        named_errors: errors whose message is for the user, beside OSError.
+    """
+
+    def guarded(argv: Sequence[str]) -> None:
+        signal.signal(signal.SIGTERM, _stop)
+        try:
+            main(argv)
+            sys.stdout.flush()
+        except named_errors as error:
+            _fail(str(error))
+        except KeyboardInterrupt:
+            sys.stderr.write("stopped by Ctrl-C\n")
+            sys.exit(128 + signal.SIGINT)
+        except BrokenPipeError:  # `| head` has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(128 + signal.SIGPIPE)
+        except OSError as error:
+            _fail(_describe(error))
+
+    app.run(guarded, flags_parser=_parse_flags)
+
+
+def _stop(signal_number: int, _: FrameType | None) -> None:
+    raise Stopped(signal_number)
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+    """Lets flags and positional arguments mix, as people type them."""
+    flags.FLAGS.set_gnu_getopt(True)
+    return list(app.parse_flags_with_usage(list(argv)))
+
+
+def _fail(message: str) -> None:
+    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    sys.exit(EXIT_PROBLEM)
+
+
+def _describe(error: OSError) -> str:
+    where = os.fsdecode(error.filename) if error.filename is not None else ""
+    what = error.strerror or str(error)
+    return f"{where}: {what}" if where else what
+
+
+def config_from_flags(kind: type[Config], **positional: str) -> Config:
+    """Builds a command's config from its flags.
+
+    Args:
+        kind: a dataclass; its fields are flags or stand in `positional`.
+        positional: fields that come from arguments without a flag's name.
+
+    Raises:
+        app.UsageError: the values do not go together (the config's ValueError).
+    """
+    values = flags.FLAGS.flag_values_dict()
+    names = {field.name for field in dataclasses.fields(kind)} - positional.keys()
+    try:
+        return kind(**positional, **{n: values[n] for n in names if n in values})
+    except ValueError as error:
+        raise app.UsageError(str(error)) from error
+
+
+def say(text: str) -> None:
+    """Writes a line of results to stdout."""
+    sys.stdout.write(text + "\n")
+
+
+def available_cpus() -> int:
+    """Processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,422 @@
+"""A folder of class folders -> one TFRecord file per class, and a manifest.
+
+    python -m pipeline.convert flowers/ --out=tfrecords
+
+Every file of the source is accounted for by a row of the manifest; the source is never
+changed. Running again over the same source changes nothing; over a source that grew, it
+keeps every known photo in its split and decodes only what is new.
+"""
+
+import collections
+import dataclasses
+import functools
+import os
+import urllib.parse
+from collections.abc import Sequence
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+import tqdm
+from absl import app, flags
+
+from pipeline import (
+    command,
+    image,
+    manifest,
+    parts,
+    schema,
+    sources,
+    split,
+    workers,
+)
+
+BLOCK_FILES = 16
+# What may stand in an output folder without being ours.
+_TOLERATED = {"README.md", ".gitignore", ".gitkeep"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of the command.
+
+    Attributes:
+        source: folder with one folder of photos per class.
+        out: folder for records and manifest.
+        seed: ranks the photos for the split.
+        resize_min: longest short side of a record's image, in pixels; 0: no limit.
+        workers: processes; 0: one for each processor.
+    """
+
+    source: str
+    out: str = "tfrecords"
+    seed: int = 0
+    resize_min: int = 512
+    workers: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What a conversion did.
+
+    Attributes:
+        manifest: the data set as it is now.
+        written: names of the record files written; none when nothing had changed.
+        gone: photos that the data set had and the source has no more.
+    """
+
+    manifest: manifest.Manifest
+    written: tuple[str, ...]
+    gone: tuple[str, ...]
+
+
+def convert(config: Config) -> Summary:
+    """Converts a folder of photos.
+
+    Raises:
+        schema.DataError: source or output folder are not as they should be.
+        OSError: as the system reports it, no space left on the device among them.
+    """
+    source = sources.list_class_folders(Path(config.source))
+    directory = Path(config.out)
+    _check_output(directory, source.root)
+    with manifest.staging(directory) as partial:
+        known = _read_known(directory)
+        _check_same_source(known, source, directory)
+        done = _run_workers(config, source, known, partial)
+        rows = _account(done, source, known)
+        _check_classes(rows, source)
+        rows = _assign_splits(rows, known, config.seed)
+        placed, changed, obsolete = _place(rows, done, known, directory, partial)
+        result = manifest.Manifest(
+            class_names=source.class_names,
+            rows=tuple(placed),
+            seed=known.seed if known else config.seed,
+            shares=known.shares if known else split.DEFAULT_SHARES,
+            settings={"resize_min": config.resize_min},
+            versions=_versions(),
+            ignored=source.ignored,
+            directory=directory,
+        )
+        manifest.check(result)
+        gone = tuple(row.path for row in placed if row.reason == manifest.GONE)
+        if not changed and result.same_data(known):
+            return Summary(manifest=result, written=(), gone=gone)
+        for path in partial.glob("*.part"):
+            path.unlink()
+        result.stage(partial)
+        manifest.commit(directory, obsolete)
+    return Summary(manifest=result, written=tuple(changed), gone=gone)
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "graft": "0.1.0",
+        "opencv": image.OPENCV_VERSION,
+        "numpy": np.__version__,
+        "crc32c": google_crc32c.implementation,
+    }
+
+
+def _check_output(directory: Path, root: Path) -> None:
+    if directory.exists() and not directory.is_dir():
+        raise schema.DataError(
+            f"{directory}: is a file; expected a folder to write into"
+        )
+    if directory.resolve().is_relative_to(root.resolve()):
+        raise schema.DataError(
+            f"{directory}: lies inside the source {root}, where the next conversion "
+            "would take it for a class; choose another --out"
+        )
+    if not directory.exists():
+        return
+    found = {path.name for path in directory.iterdir()}
+    if manifest.HEAD_NAME in found or manifest.PARTIAL_NAME in found:
+        return
+    if foreign := sorted(found - _TOLERATED):
+        raise schema.DataError(
+            f"{directory}: not empty and not made by a conversion (holds {foreign[0]}"
+            f"{' and more' if len(foreign) > 1 else ''}); choose another --out"
+        )
+
+
+def _read_known(directory: Path) -> manifest.Manifest | None:
+    if (directory / manifest.HEAD_NAME).exists():
+        return manifest.read(directory)
+    return None
+
+
+def _check_same_source(
+    known: manifest.Manifest | None, source: sources.Source, directory: Path
+) -> None:
+    """Refuses to replace another data set: none of its photos is in this source."""
+    if known is None:
+        return
+    paths = {file.path for file in source.files}
+    if not any(row.path in paths for row in known.taken()):
+        raise schema.DataError(
+            f"{directory}: holds another data set (classes "
+            f"{', '.join(known.class_names[:5])}); choose another --out or remove it"
+        )
+
+
+def _run_workers(
+    config: Config,
+    source: sources.Source,
+    known: manifest.Manifest | None,
+    partial: Path,
+) -> dict[str, parts.Answer]:
+    """Decodes every file that is not known yet; {path: answer}."""
+    labels = {name: label for label, name in enumerate(source.class_names)}
+    reusable = _reusable(known, source, config)
+    tasks = [
+        parts.Task(
+            file=file,
+            label=labels.get(file.class_name, -1),
+            known=reusable.get(file.path),
+        )
+        for file in source.files
+    ]
+    blocks = [tasks[i : i + BLOCK_FILES] for i in range(0, len(tasks), BLOCK_FILES)]
+    work = functools.partial(
+        parts.convert_block, source.root, partial, Path(config.out), config.resize_min
+    )
+    done: dict[str, parts.Answer] = {}
+    progress = tqdm.tqdm(total=len(tasks), unit="photo", desc="convert", smoothing=0.1)
+    with progress:
+        for block, answers in workers.map_blocks(
+            work,
+            blocks,
+            on_crash=parts.crashed,
+            num_workers=min(config.workers or command.available_cpus(), len(blocks)),
+            initializer=parts.start_worker,
+        ):
+            done.update({answer.row.path: answer for answer in answers})
+            progress.update(len(block))
+    return done
+
+
+def _reusable(
+    known: manifest.Manifest | None, source: sources.Source, config: Config
+) -> dict[str, manifest.Row]:
+    """Rows of photos whose record may be kept if the photo has not changed."""
+    if known is None or known.settings != {"resize_min": config.resize_min}:
+        return {}
+    if known.class_names != source.class_names:
+        return {}  # a record holds its label
+    ends: dict[str, int] = collections.defaultdict(int)
+    for row in known.taken():
+        ends[row.file] = max(ends[row.file], row.offset + row.length)
+    intact = {
+        name
+        for name, end in ends.items()
+        if (path := known.directory / name).exists() and path.stat().st_size == end
+    }
+    return {row.path: row for row in known.taken() if row.file in intact}
+
+
+def _account(
+    done: dict[str, parts.Answer],
+    source: sources.Source,
+    known: manifest.Manifest | None,
+) -> list[manifest.Row]:
+    """One row per source file, and one per known photo that is gone.
+
+    The same bytes under two classes cannot both be right: none of them is taken.
+    """
+    rows = [done[file.path].row for file in source.files]
+    classes: dict[str, set[str]] = collections.defaultdict(set)
+    for row in rows:
+        if row.taken:
+            classes[row.sha256].add(row.class_name)
+    rows = [
+        _skip(row, f"the same photo is filed under {', '.join(sorted(names))}")
+        if row.taken and len(names := classes[row.sha256]) > 1
+        else row
+        for row in rows
+    ]
+    present = {row.sha256 for row in rows}
+    gone = [
+        _skip(row, manifest.GONE)
+        for row in (known.rows if known else ())
+        if row.group and row.sha256 not in present
+    ]
+    paths = {row.path for row in rows}
+    rows += [row for row in gone if row.path not in paths]
+    return sorted(rows, key=lambda row: row.path)
+
+
+def _skip(row: manifest.Row, reason: str) -> manifest.Row:
+    """Keeps hash, group and split, so that a photo that comes back is known."""
+    return dataclasses.replace(
+        row,
+        action="skipped",
+        reason=reason,
+        format="",
+        height=0,
+        width=0,
+        file="",
+        offset=0,
+        length=0,
+    )
+
+
+def _check_classes(rows: Sequence[manifest.Row], source: sources.Source) -> None:
+    taken = collections.Counter(row.class_name for row in rows if row.taken)
+    for name in source.class_names:
+        if not taken[name]:
+            why = collections.Counter(r.reason for r in rows if r.class_name == name)
+            raise schema.DataError(
+                f"{source.root / name}: none of {sum(why.values())} files can be used; "
+                f"most often: {why.most_common(1)[0][0]}"
+            )
+
+
+def _assign_splits(
+    rows: Sequence[manifest.Row], known: manifest.Manifest | None, seed: int
+) -> list[manifest.Row]:
+    """Known photos keep their split, new ones are placed by their class's shares."""
+    known_splits = {row.sha256: row.split for row in (known.rows if known else ())}
+    known_folds = {row.sha256: row.fold for row in (known.rows if known else ())}
+    with_known = [
+        dataclasses.replace(
+            row,
+            split=known_splits.get(row.sha256, ""),
+            fold=known_folds.get(row.sha256),
+        )
+        for row in rows
+    ]
+    assigned = split.by_shares(
+        split.groups_of(with_known, keep_splits=True),
+        seed=known.seed if known else seed,
+        shares=known.shares if known else split.DEFAULT_SHARES,
+    )
+    return [
+        dataclasses.replace(row, split=assigned[row.group]) if row.taken else row
+        for row in with_known
+    ]
+
+
+def record_name(class_name: str) -> str:
+    """File name of a class's records; unsafe characters are percent-encoded."""
+    quoted = urllib.parse.quote(os.fsencode(class_name), safe=" !#$&'()+,;=@[]{}~")
+    return f"{quoted}.tfrecord"
+
+
+def _place(
+    rows: Sequence[manifest.Row],
+    done: dict[str, parts.Answer],
+    known: manifest.Manifest | None,
+    directory: Path,
+    partial: Path,
+) -> tuple[list[manifest.Row], list[str], list[str]]:
+    """Joins the parts to one file per class, in the order of the photos' paths.
+
+    A file whose records would stay as they are is left alone.
+
+    Returns:
+        Rows with file and offset, names of the files written, names no longer wanted.
+    """
+    by_class: dict[str, list[manifest.Row]] = collections.defaultdict(list)
+    for row in rows:
+        if row.taken:
+            by_class[row.class_name].append(row)
+    placed = {row.path: row for row in rows}
+    changed = []
+    for class_name, members in by_class.items():
+        name = record_name(class_name)
+        offset = 0
+        for row in members:
+            placed[row.path] = dataclasses.replace(row, file=name, offset=offset)
+            offset += row.length
+        before = [r for r in (known.taken() if known else ()) if r.file == name]
+        kept = all(done[row.path].file == directory / name for row in members)
+        same = [(r.path, r.offset) for r in before] == [
+            (row.path, placed[row.path].offset) for row in members
+        ]
+        if not (kept and same):
+            changed.append(name)
+            parts.join(members, done, partial / name)
+    names = {record_name(class_name) for class_name in by_class}
+    obsolete = {row.file for row in (known.taken() if known else ())} - names
+    return [placed[row.path] for row in rows], changed, sorted(obsolete)
+
+
+def table(summary: Summary) -> str:
+    """The closing table: photos per class by what became of them, and by split."""
+    found = summary.manifest
+    columns = ("photos", "copied", "reencoded", "skipped", *manifest.SPLITS, "MB")
+    cells: dict[str, collections.Counter[str]] = {
+        name: collections.Counter() for name in (*found.class_names, "(no class)")
+    }
+    for row in found.rows:
+        counter = cells[row.class_name or "(no class)"]
+        counter["photos"] += 1
+        counter[row.action] += 1
+        counter[row.split if row.taken else ""] += 1
+        counter["bytes"] += row.length
+    if not cells["(no class)"]:
+        del cells["(no class)"]
+    total: collections.Counter[str] = collections.Counter()
+    for counter in cells.values():
+        total.update(counter)
+    cells["total"] = total
+    width = max(map(len, cells))
+    lines = [f"{'class':{width}} " + " ".join(f"{name:>10}" for name in columns)]
+    for name, counter in cells.items():
+        counts = " ".join(f"{counter[column]:10}" for column in columns[:-1])
+        lines.append(f"{name:{width}} {counts} {counter['bytes'] / 1e6:10.1f}")
+    return "\n".join(lines)
+
+
+def skipped_lines(found: manifest.Manifest, limit: int = 20) -> list[str]:
+    """Names the files that were not taken, with the reason."""
+    skipped = [row for row in found.rows if not row.taken]
+    lines = [f"skipped {row.path}: {row.reason}" for row in skipped[:limit]]
+    if len(skipped) > limit:
+        lines.append(
+            f"... and {len(skipped) - limit} more, "
+            f"in {found.directory / manifest.ROWS_NAME}"
+        )
+    return lines
+
+
+def define_flags() -> None:
+    """Declares the command's flags; defaults are those of Config."""
+    default = Config(source="")
+    flags.DEFINE_string("out", default.out, "Folder for records and manifest.")
+    flags.DEFINE_integer("seed", default.seed, "Ranks the photos for the split.")
+    flags.DEFINE_integer(
+        "resize_min",
+        default.resize_min,
+        "Photos with a longer short side, in pixels, are shrunk to it: twice the 256 "
+        "that networks resize to, so nothing they see is lost. 0: keep all pixels.",
+        lower_bound=0,
+    )
+    flags.DEFINE_integer(
+        "workers", default.workers, "Processes; 0: one per processor.", lower_bound=0
+    )
+
+
+def main(argv: Sequence[str]) -> None:
+    """Converts the folder named on the command line."""
+    if len(argv) != 2:
+        raise app.UsageError(
+            "expected one folder of photos: python -m pipeline.convert flowers/"
+        )
+    config = command.config_from_flags(Config, source=argv[1])
+    summary = convert(config)
+    command.say(table(summary))
+    for line in skipped_lines(summary.manifest):
+        command.say(line)
+    for line in split.warnings(summary.manifest):
+        command.say(f"warning: {line}")
+    if summary.written:
+        command.say(f"wrote {len(summary.written)} record files to {config.out}")
+    else:
+        command.say(f"nothing changed: {config.out} is up to date with {config.source}")
+
+
+if __name__ == "__main__":
+    define_flags()
+    command.run(main, schema.DataError)

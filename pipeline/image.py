@@ -1,0 +1,344 @@
+"""Bytes of any image file -> bytes of a record, or the reason why not.
+
+The one decoder of the project, and the only user of OpenCV: what is converted,
+predicted, judged in a folder or posted to a server goes through `encode_for_record`, so
+training and use see the same pixels.
+"""
+
+import dataclasses
+import os
+import tempfile
+from typing import Any, Literal
+
+# Read by OpenCV before it allocates, for every format. Pillow warns of decompression
+# bombs at half of it.
+MAX_PIXELS = 178_956_970
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
+os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+
+OPENCV_VERSION: str = cv2.__version__
+JPEG_QUALITY = 95
+_EXIF_ORIENTATION_TAG = 0x0112
+# EXIF orientation -> (quarter turns counter-clockwise, then mirror left-right).
+# Source: CIPA DC-008 (Exif 2.32), tag Orientation.
+_TURNS = {
+    2: (0, True),
+    3: (2, False),
+    4: (2, True),
+    5: (3, True),
+    6: (3, False),
+    7: (1, True),
+    8: (1, False),
+}
+
+
+class ImageError(ValueError):
+    """These bytes cannot become a record; the message is the reason."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecordImage:
+    """An image as a record holds it.
+
+    Attributes:
+        encoded: a whole JPEG or PNG file, upright, 8 bits, RGB or grey.
+        format: of `encoded`.
+        height: of `encoded`, in pixels.
+        width: likewise.
+        orientation: EXIF orientation that the source stated and that was applied.
+        action: "copied" when `encoded` is the source, byte for byte.
+        reason: why it was re-encoded; "" if copied.
+    """
+
+    encoded: bytes
+    format: Literal["jpeg", "png"]
+    height: int
+    width: int
+    orientation: int
+    action: Literal["copied", "reencoded"]
+    reason: str
+
+
+class DecoderMessages:
+    """Collects what libjpeg and its like print to stderr while they decode.
+
+    Damage that a decoder survives ("Corrupt JPEG data: premature end of data segment")
+    is told nowhere else. File descriptor 2 of the whole process is redirected, so this
+    is for worker processes that only decode.
+    """
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - lives with the process
+        os.dup2(self._file.fileno(), 2)
+
+    def new(self) -> str:
+        """First line printed since the last call; "" if nothing was."""
+        descriptor = self._file.fileno()
+        size = os.fstat(descriptor).st_size
+        if not size:
+            return ""
+        text = os.pread(descriptor, min(size, 4096), 0)
+        os.ftruncate(descriptor, 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        lines = text.decode("utf-8", "replace").strip().splitlines()
+        return lines[0][:200] if lines else ""
+
+
+def encode_for_record(
+    data: bytes, *, resize_min: int, messages: DecoderMessages | None = None
+) -> RecordImage:
+    """Decodes an image file in full and returns what a record shall hold.
+
+    A JPEG that decodes without complaint, upright, 8 bits, RGB or grey, with a short
+    side of at most `resize_min`, is taken as it is. Anything else is turned upright,
+    laid over white where it is transparent, shrunk to that short side and encoded anew:
+    PNG stays PNG, the rest becomes JPEG of quality 95.
+
+    Args:
+        data: the whole file.
+        resize_min: longest short side that a record may have, in pixels; 0: no limit.
+        messages: where this process collects its decoders' complaints.
+
+    Raises:
+        ImageError: empty, no image that OpenCV reads, cut off, or over `MAX_PIXELS`.
+    """
+    if not data:
+        raise ImageError("empty file")
+    jpeg = _JpegHeader.read(data) if data[:2] == b"\xff\xd8" else None
+    pixels, orientation = _decode(data, jpeg, resize_min)
+    complaint = messages.new() if messages else ""
+    reasons = []
+    if jpeg is None:
+        reasons.append(f"{sniff(data)} source")
+    elif jpeg.oddity:
+        reasons.append(jpeg.oddity)
+    if complaint:
+        reasons.append(f"decoder: {complaint}")
+    if orientation != 1:
+        reasons.append(f"turned upright (EXIF orientation {orientation})")
+        pixels = _turn(pixels, orientation)
+    height, width = (
+        (jpeg.height, jpeg.width) if jpeg and not reasons else pixels.shape[:2]
+    )
+    if resize_min and min(height, width) > resize_min:
+        reasons.append(f"shrunk to short side {resize_min}")
+        pixels = _shrink(pixels, resize_min)
+    if not reasons:
+        return RecordImage(
+            encoded=data,
+            format="jpeg",
+            height=height,
+            width=width,
+            orientation=orientation,
+            action="copied",
+            reason="",
+        )
+    kind: Literal["jpeg", "png"] = "png" if sniff(data) == "PNG" else "jpeg"
+    return RecordImage(
+        encoded=_encode(pixels, kind),
+        format=kind,
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        orientation=orientation,
+        action="reencoded",
+        reason=", ".join(reasons),
+    )
+
+
+def use_one_thread() -> None:
+    """Keeps OpenCV from starting threads in a process that is one of many."""
+    cv2.setNumThreads(1)
+
+
+def decode_record(encoded: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Decodes `RecordImage.encoded` to uint8 [height, width, 3], RGB, 0..255."""
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
+    if pixels is None:
+        raise ImageError("does not decode")
+    return np.asarray(pixels, np.uint8)
+
+
+_SIGNATURES = (
+    ("JPEG", 0, b"\xff\xd8"),
+    ("PNG", 0, b"\x89PNG\r\n\x1a\n"),
+    ("GIF", 0, b"GIF8"),
+    ("BMP", 0, b"BM"),
+    ("TIFF", 0, b"II*\0"),
+    ("TIFF", 0, b"MM\0*"),
+    ("WebP", 8, b"WEBP"),
+    ("AVIF", 4, b"ftypavif"),
+    ("HEIC", 4, b"ftyphei"),
+    ("HEIC", 4, b"ftypmif1"),
+    ("JPEG 2000", 4, b"jP  \r\n\x87\n"),
+    ("PDF", 0, b"%PDF"),
+    ("ZIP", 0, b"PK\x03\x04"),
+)
+
+
+def sniff(data: bytes) -> str:
+    """Names the kind of a file by its first bytes; "unknown" if none fits."""
+    for name, offset, signature in _SIGNATURES:
+        if data[offset : offset + len(signature)] == signature:
+            return name
+    return "unknown"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _JpegHeader:
+    """What the markers before the first scan say; `oddity` forbids a plain copy."""
+
+    height: int
+    width: int
+    oddity: str
+
+    @classmethod
+    def read(cls, data: bytes) -> "_JpegHeader | None":
+        """Walks the marker segments. None: no frame header, let the decoder judge.
+
+        Source: ITU-T T.81, annex B.
+        """
+        position = 2
+        while position + 4 <= len(data) and data[position] == 0xFF:
+            marker = data[position + 1]
+            length = int.from_bytes(data[position + 2 : position + 4], "big")
+            if marker == 0xFF:  # fill byte
+                position += 1
+            elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+                return cls._from_frame(marker, data[position + 4 : position + 10], data)
+            else:
+                position += 2 + length
+        return None
+
+    @classmethod
+    def _from_frame(
+        cls, marker: int, frame: bytes, data: bytes
+    ) -> "_JpegHeader | None":
+        if len(frame) < 6:
+            return None
+        components = frame[5]
+        oddity = ""
+        if marker not in (0xC0, 0xC1, 0xC2):  # Huffman-coded baseline to progressive
+            oddity = f"JPEG process 0x{marker:02x}"
+        elif frame[0] != 8:
+            oddity = f"{frame[0]}-bit JPEG"
+        elif components == 4:
+            oddity = "CMYK JPEG"
+        elif components not in (1, 3):
+            oddity = f"{components}-component JPEG"
+        elif data[-2:] != b"\xff\xd9":
+            # Multi-picture files and padding; TensorFlow refuses some of them.
+            oddity = "JPEG with data after its end"
+        return cls(
+            height=int.from_bytes(frame[1:3], "big"),
+            width=int.from_bytes(frame[3:5], "big"),
+            oddity=oddity,
+        )
+
+
+def _decode(data: bytes, jpeg: _JpegHeader | None, resize_min: int) -> tuple[Any, int]:
+    """Returns uint8 [height, width, 3], BGR, not yet turned; and the orientation."""
+    flags = cv2.IMREAD_COLOR if sniff(data) == "JPEG" else cv2.IMREAD_UNCHANGED
+    if jpeg and resize_min:
+        flags = _reduced_flag(min(jpeg.height, jpeg.width), resize_min)
+    try:
+        pixels, kinds, metadata = cv2.imdecodeWithMetadata(
+            np.frombuffer(data, np.uint8), flags=flags | cv2.IMREAD_IGNORE_ORIENTATION
+        )
+    except (cv2.error, MemoryError) as error:
+        raise ImageError(_reason(data, str(error))) from error
+    if pixels is None or pixels.size == 0:
+        raise ImageError(_reason(data, ""))
+    exif = [
+        m.tobytes()
+        for kind, m in zip(kinds, metadata, strict=True)
+        if kind == cv2.IMAGE_METADATA_EXIF
+    ]
+    tiff = data if sniff(data) == "TIFF" else exif[0] if exif else b""
+    return _as_bgr(pixels), _orientation(tiff.removeprefix(b"Exif\0\0"))
+
+
+def _reduced_flag(short_side: int, resize_min: int) -> int:
+    """Lets libjpeg shrink by 2, 4 or 8 while it decodes, if that is still enough.
+
+    The entropy-coded data are read in full all the same, so damage is found as before.
+    """
+    for factor, flag in (
+        (8, cv2.IMREAD_REDUCED_COLOR_8),
+        (4, cv2.IMREAD_REDUCED_COLOR_4),
+        (2, cv2.IMREAD_REDUCED_COLOR_2),
+    ):
+        if short_side // factor >= resize_min:
+            return int(flag)
+    return int(cv2.IMREAD_COLOR)
+
+
+def _reason(data: bytes, error: str) -> str:
+    kind = sniff(data)
+    if "CV_IO_MAX_IMAGE" in error or "validateInputImageSize" in error:
+        return f"{kind} larger than {MAX_PIXELS:,} pixels"
+    if kind in ("unknown", "PDF", "ZIP"):
+        known = "" if kind == "unknown" else f" (a {kind} file)"
+        return f"not an image that OpenCV reads{known}"
+    if kind == "HEIC":
+        return "HEIC, which OpenCV does not read; export the photo as JPEG"
+    return f"{kind} that does not decode: cut off or damaged"
+
+
+def _as_bgr(pixels: Any) -> Any:
+    """Any decoded array -> uint8 BGR, transparency laid over white, as viewers do."""
+    if pixels.dtype == np.uint16:
+        pixels = (pixels.astype(np.uint32) * 255 + 32_767) // 65_535
+    elif pixels.dtype != np.uint8:  # float formats hold 0..1
+        finite = np.nan_to_num(pixels.astype(np.float32), nan=0, posinf=1, neginf=0)
+        pixels = np.clip(finite, 0, 1) * 255 + 0.5
+    pixels = pixels.astype(np.uint8)
+    if pixels.ndim == 2 or pixels.shape[2] == 1:
+        return cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR)
+    if pixels.shape[2] == 3:
+        return pixels
+    alpha = pixels[..., -1:].astype(np.uint16)
+    colour = pixels[..., :3] if pixels.shape[2] == 4 else pixels[..., :1].repeat(3, 2)
+    over_white = colour.astype(np.uint16) * alpha + 255 * (255 - alpha)
+    return ((over_white + 127) // 255).astype(np.uint8)
+
+
+def _orientation(tiff: bytes) -> int:
+    """Orientation from the first image directory of TIFF or EXIF bytes; 1 if none."""
+    order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
+    if tiff[:4] not in (b"II*\0", b"MM\0*"):
+        return 1
+    start = int.from_bytes(tiff[4:8], order)
+    count = int.from_bytes(tiff[start : start + 2], order)
+    for entry in range(start + 2, min(start + 2 + 12 * count, len(tiff) - 11), 12):
+        if int.from_bytes(tiff[entry : entry + 2], order) == _EXIF_ORIENTATION_TAG:
+            value = int.from_bytes(tiff[entry + 8 : entry + 10], order)
+            return value if 1 <= value <= 8 else 1
+    return 1
+
+
+def _turn(pixels: Any, orientation: int) -> Any:
+    quarter_turns, mirror = _TURNS[orientation]
+    turned = np.rot90(pixels, quarter_turns)
+    return np.ascontiguousarray(turned[:, ::-1] if mirror else turned)
+
+
+def _shrink(pixels: Any, short_side: int) -> Any:
+    height, width = pixels.shape[:2]
+    scale = short_side / min(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+
+
+def _encode(pixels: Any, kind: Literal["jpeg", "png"]) -> bytes:
+    if kind == "png":
+        done, encoded = cv2.imencode(".png", pixels)
+    else:
+        quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+        done, encoded = cv2.imencode(".jpg", pixels, quality)
+    if not done:
+        raise ImageError("could not be encoded again")
+    return bytes(encoded)

@@ -1,0 +1,94 @@
+"""Payload bytes <-> TFRecord framing, read and written at known byte offsets.
+
+A record is: length (uint64, little endian), masked CRC32C of those 8 bytes (uint32),
+payload, masked CRC32C of the payload. Source: tensorflow/core/lib/io/record_writer.h.
+"""
+
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import google_crc32c
+
+from pipeline import schema
+
+_HEADER = struct.Struct("<QI")
+_FOOTER = struct.Struct("<I")
+OVERHEAD_BYTES = _HEADER.size + _FOOTER.size
+
+
+def _masked_crc(data: bytes) -> int:
+    crc = google_crc32c.value(data)
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def frame(payload: bytes) -> bytes:
+    """Returns `payload` as one TFRecord, `OVERHEAD_BYTES` longer."""
+    length = struct.pack("<Q", len(payload))
+    header = _HEADER.pack(len(payload), _masked_crc(length))
+    return b"".join((header, payload, _FOOTER.pack(_masked_crc(payload))))
+
+
+def unframe(record: bytes, where: str) -> bytes:
+    """Returns the payload of one TFRecord.
+
+    Args:
+        record: the whole record, framing included.
+        where: what to call it in an error, as `file at byte N`.
+
+    Raises:
+        schema.DataError: length or checksum do not fit.
+    """
+    if len(record) < OVERHEAD_BYTES:
+        raise schema.DataError(f"{where}: the file ends inside the record")
+    length, length_crc = _HEADER.unpack_from(record)
+    if length_crc != _masked_crc(record[:8]):
+        raise schema.DataError(f"{where}: no record starts here (length checksum)")
+    if length != len(record) - OVERHEAD_BYTES:
+        raise schema.DataError(
+            f"{where}: the record holds {length} bytes, "
+            f"the manifest says {len(record) - OVERHEAD_BYTES}"
+        )
+    payload = record[_HEADER.size : -_FOOTER.size]
+    if _FOOTER.unpack_from(record, len(record) - _FOOTER.size)[0] != _masked_crc(
+        payload
+    ):
+        raise schema.DataError(f"{where}: the record is damaged (checksum)")
+    return payload
+
+
+def read_at(file_descriptor: int, offset: int, length: int, where: str) -> bytes:
+    """Reads the payload of the record at `offset` (bytes), `length` bytes framed.
+
+    Raises:
+        schema.DataError: length or checksum do not fit.
+    """
+    return unframe(os.pread(file_descriptor, length, offset), f"{where} at {offset}")
+
+
+def scan(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yields (byte offset, payload) of every record of a file, checksums verified.
+
+    Raises:
+        schema.DataError: the file is cut or damaged; names file and byte offset.
+    """
+    with path.open("rb") as file:
+        size = path.stat().st_size
+        offset = 0
+        while offset < size:
+            payload = _read_next(file, size - offset, f"{path} at {offset}")
+            yield offset, payload
+            offset += len(payload) + OVERHEAD_BYTES
+
+
+def _read_next(file: BinaryIO, available: int, where: str) -> bytes:
+    header = file.read(_HEADER.size)
+    if len(header) < _HEADER.size:
+        raise schema.DataError(f"{where}: the file ends inside a record")
+    length = _HEADER.unpack(header)[0]
+    if length + OVERHEAD_BYTES > available:
+        # Checked before allocating: a damaged length may ask for exabytes.
+        raise schema.DataError(f"{where}: a record of {length} bytes, {available} left")
+    return unframe(header + file.read(length + _FOOTER.size), where)
