@@ -10,8 +10,9 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Never, TextIO, TypeVar
 
+import tqdm
 from absl import app, flags
 
 if TYPE_CHECKING:
@@ -105,3 +106,28 @@ def available_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def log_stream() -> TextIO:
+    """Where logs go: stderr, so that stdout is results alone."""
+    return sys.stderr
+
+
+def progress(
+    total: int | None,
+    unit: str,
+    description: str,
+    *,
+    scale: bool = False,
+    initial: int = 0,
+) -> "tqdm.tqdm[Never]":
+    """A progress bar on stderr with rate and time left; in a log file, rare lines."""
+    return tqdm.tqdm(
+        total=total,
+        unit=unit,
+        desc=description,
+        unit_scale=scale,
+        initial=initial,
+        mininterval=0.1 if sys.stderr.isatty() else 10.0,
+        smoothing=0.1,
+    )

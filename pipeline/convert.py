@@ -17,7 +17,6 @@ from pathlib import Path
 
 import google_crc32c
 import numpy as np
-import tqdm
 from absl import app, flags
 
 from pipeline import (
@@ -111,7 +110,7 @@ def convert(config: Config) -> Summary:
 
 def _versions() -> dict[str, str]:
     return {
-        "graft": "0.1.0",
+        "graft": manifest.GRAFT_VERSION,
         "opencv": image.OPENCV_VERSION,
         "numpy": np.__version__,
         "crc32c": google_crc32c.implementation,
@@ -182,8 +181,7 @@ def _run_workers(
         parts.convert_block, source.root, partial, Path(config.out), config.resize_min
     )
     done: dict[str, parts.Answer] = {}
-    progress = tqdm.tqdm(total=len(tasks), unit="photo", desc="convert", smoothing=0.1)
-    with progress:
+    with command.progress(len(tasks), "photo", "convert") as progress:
         for block, answers in workers.map_blocks(
             work,
             blocks,

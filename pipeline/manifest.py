@@ -24,6 +24,7 @@ from typing import Any, Literal, Self
 from pipeline import schema
 
 FORMAT_VERSION = 1
+GRAFT_VERSION = "0.1.0"
 SPLITS = ("train", "validation", "test")
 HEAD_NAME = "manifest.json"
 ROWS_NAME = "manifest.jsonl"

@@ -81,6 +81,11 @@ def central_views(
     return Views(windows=windows, mirrored=np.full(len(sizes), mirrored))
 
 
+def generator(key: tuple[int, ...]) -> np.random.Generator:
+    """Random numbers that `key` decides, the same on every machine."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+
+
 def random_views(sizes: np.ndarray, spec: InputSpec, key: tuple[int, ...]) -> Views:
     """A random window of each image, mirrored half of the time.
 
@@ -91,8 +96,7 @@ def random_views(sizes: np.ndarray, spec: InputSpec, key: tuple[int, ...]) -> Vi
 
     Source: Krizhevsky et al. 2012, section 4.1 (random 224 crops of 256, mirrored).
     """
-    random = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
-    uniform = random.random((len(sizes), 3))
+    uniform = generator(key).random((len(sizes), 3))
     sides = window_sides(sizes, spec)[:, None]
     corners = np.floor(uniform[:, :2] * (sizes - sides + 1)).astype(np.int64)
     windows = np.concatenate([corners, sides, sides], axis=1).astype(np.int32)

@@ -1,0 +1,230 @@
+"""A run folder -> an honest accuracy.
+
+    python evaluate.py
+    python evaluate.py --run_dir=runs/latest --split=test --min_accuracy=0.9
+
+Judges the newest run on the photos that neither training nor the choice of the best
+epoch has seen, prints the figures and writes them to the run's evaluation folder.
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+
+import pipeline.quiet  # noqa: F401 # isort: split
+from model import judge, run
+from pipeline import command, manifest, schema
+
+_SHOWN_ERRORS = 10
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of an evaluation.
+
+    Attributes:
+        run_dir: the run.
+        data: folder of records; "" for those the run was trained on.
+        another_dataset: the records are others than the run's, on purpose.
+        split: which part of them.
+        batch_size: photos per call of the network.
+        min_accuracy: below this top-1 accuracy the command fails, 0..1.
+    """
+
+    run_dir: str = "runs/latest"
+    data: str = ""
+    another_dataset: bool = False
+    split: str = "test"
+    batch_size: int = 64
+    min_accuracy: float = 0.0
+
+
+class TooInaccurate(schema.DataError):
+    """The gate that --min_accuracy sets is not passed."""
+
+
+def evaluate(config: Config) -> dict[str, Any]:
+    """Evaluates as configured; returns what evaluation/<split>.json holds.
+
+    Raises:
+        schema.DataError: run or records are not as they should be, or not each other's.
+    """
+    start = time.perf_counter()
+    finished = run.read(config.run_dir)
+    found = manifest.read(Path(config.data or finished.config["data"]["path"]))
+    _check_data(finished, found, another=config.another_dataset)
+    judgement = judge.judge(
+        finished.load_model(),
+        found,
+        "" if config.split == "all" else config.split,
+        finished.spec,
+        batch_size=config.batch_size,
+        temperature=finished.temperature,
+    )
+    figures = {
+        "run": finished.directory.name,
+        "split": config.split,
+        **judgement.figures(),
+        "data": {"path": str(found.directory), "manifest_digest": found.digest},
+        "model_sha256": finished.model_digest(),
+        "seconds": time.perf_counter() - start,
+        "versions": run.versions(),
+    }
+    folder = finished.directory / "evaluation"
+    folder.mkdir(exist_ok=True)
+    name = config.split
+    if found.digest != finished.config["data"]["manifest_digest"]:
+        name += f"-{found.digest[:8]}"
+    with run.replacing(folder / f"{name}.npz") as partial:
+        judgement.save_examples(partial)
+    with run.replacing(folder / f"{name}.json") as partial:
+        partial.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    figures["written"] = str(folder / f"{name}.json")
+    return figures
+
+
+def _check_data(
+    finished: run.Finished, found: manifest.Manifest, *, another: bool
+) -> None:
+    """Refuses records that are not those of the run."""
+    expected = finished.config["data"]["manifest_digest"]
+    if found.digest == expected:
+        return
+    if not another:
+        raise schema.DataError(
+            f"{found.directory}: manifest digest {found.digest[:12]}, but the run "
+            f"{finished.directory.name} was trained on {expected[:12]}: photos or "
+            "split have changed since, and test photos may have been trained on. Train "
+            "again, or pass --another_dataset if these are other photos on purpose"
+        )
+    if tuple(found.class_names) != finished.class_names:
+        raise schema.DataError(
+            f"{found.directory}: classes {', '.join(found.class_names)}; the run knows "
+            f"{', '.join(finished.class_names)}: same names in the same order expected"
+        )
+
+
+def report(figures: dict[str, Any]) -> str:
+    """The figures as text."""
+    low, high = figures["accuracy_ci95"]
+    classes = len(figures["class_names"])
+    top5 = (
+        f"{figures['top5_accuracy']:.4f}" if classes > 5 else "- (5 classes or fewer)"
+    )
+    lines = [
+        f"run {figures['run']}, {figures['split']} split, "
+        f"{figures['num_examples']} photos",
+        "",
+        f"top-1 accuracy  {figures['accuracy']:.4f}   95 % interval "
+        f"{low:.4f} to {high:.4f}",
+        f"top-5 accuracy  {top5}",
+        f"always answering the largest class: {figures['largest_class_share']:.4f}",
+        "",
+        *_class_table(figures),
+        "",
+        *_confusion_table(figures),
+    ]
+    errors = figures["errors"]
+    if errors:
+        lines += ["", f"the surest of {len(errors)} mistakes:"]
+        lines += [
+            f"  {error['probability']:.3f}  {error['true']} taken for "
+            f"{error['predicted']}: {error['path']}"
+            for error in errors[:_SHOWN_ERRORS]
+        ]
+    return "\n".join([*lines, "", f"written: {figures['written']}"])
+
+
+def _class_table(figures: dict[str, Any]) -> list[str]:
+    width = max(map(len, ("class", *figures["class_names"])))
+    lines = [
+        f"{'class':{width}} {'precision':>9} {'recall':>7} {'f1':>7} {'photos':>7}"
+    ]
+    for row in figures["per_class"]:
+        values = [row[name] for name in ("precision", "recall", "f1")]
+        cells = ["-" if value is None else f"{value:.3f}" for value in values]
+        lines.append(
+            f"{row['class_name']:{width}} {cells[0]:>9} {cells[1]:>7} {cells[2]:>7} "
+            f"{row['support']:>7}"
+        )
+    return lines
+
+
+def _confusion_table(figures: dict[str, Any]) -> list[str]:
+    """True classes down, predicted across; of many classes only the worst mix-ups."""
+    names, confusion = figures["class_names"], figures["confusion_matrix"]
+    if len(names) > 15:
+        mixed = [
+            (count, true, predicted)
+            for true, row in enumerate(confusion)
+            for predicted, count in enumerate(row)
+            if count and true != predicted
+        ]
+        mixed.sort(reverse=True)
+        return ["most frequent confusions:"] + [
+            f"  {count:5}  {names[true]} taken for {names[predicted]}"
+            for count, true, predicted in mixed[:10]
+        ]
+    corner = "true, predicted:"
+    width = max(map(len, (corner, *names)))
+    widths = [max(6, len(name)) for name in names]
+    header = " ".join(f"{n:>{w}}" for n, w in zip(names, widths, strict=True))
+    lines = [f"{corner:{width}} {header}"]
+    for name, row in zip(names, confusion, strict=True):
+        cells = " ".join(f"{count:>{w}}" for count, w in zip(row, widths, strict=True))
+        lines.append(f"{name:{width}} {cells}")
+    return lines
+
+
+def define_flags() -> None:
+    """Declares the command's flags; defaults are those of Config."""
+    default = Config()
+    flags.DEFINE_string("run_dir", default.run_dir, "Folder of the run.")
+    flags.DEFINE_string(
+        "data", default.data, "Folder of records; by default those of the run."
+    )
+    flags.DEFINE_bool(
+        "another_dataset",
+        default.another_dataset,
+        "The records are others than the run's, on purpose; class names must agree.",
+    )
+    flags.DEFINE_enum(
+        "split",
+        default.split,
+        [*manifest.SPLITS, "all"],
+        "Part of the records to judge on; only test is unseen.",
+    )
+    flags.DEFINE_integer(
+        "batch_size", default.batch_size, "Photos per step.", lower_bound=1
+    )
+    flags.DEFINE_float(
+        "min_accuracy",
+        default.min_accuracy,
+        "Fail with exit code 2 below this top-1 accuracy, 0..1.",
+        lower_bound=0,
+        upper_bound=1,
+    )
+
+
+def main(argv: Sequence[str]) -> None:
+    """Evaluates as the flags say."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}; flags begin with --")
+    config = command.config_from_flags(Config)
+    figures = evaluate(config)
+    command.say(report(figures))
+    if figures["accuracy"] < config.min_accuracy:
+        raise TooInaccurate(
+            f"{figures['run']}: accuracy {figures['accuracy']:.4f} on {config.split}, "
+            f"--min_accuracy={config.min_accuracy} expected"
+        )
+
+
+if __name__ == "__main__":
+    define_flags()
+    command.run(main, schema.DataError)

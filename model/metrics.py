@@ -1,0 +1,120 @@
+"""Logits and labels -> figures; NumPy only."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Log-probabilities, float64 [num_examples, num_classes]."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+
+
+def mean_loss(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Mean cross-entropy in nats; nan when there are no examples.
+
+    Args:
+        logits: float [num_examples, num_classes].
+        labels: int [num_examples], 0-based.
+    """
+    if not len(labels):
+        return math.nan
+    return float(-log_softmax(logits)[np.arange(len(labels)), labels].mean())
+
+
+def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
+    """Share of examples whose label is among the k largest logits, 0..1.
+
+    Of equal logits the lower class comes first, as in argmax. nan without examples.
+    """
+    if not len(labels):
+        return math.nan
+    first = np.argsort(-logits, axis=1, kind="stable")[:, :k]
+    return float((first == labels[:, None]).any(axis=1).mean())
+
+
+def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Share of examples whose label has the largest logit, 0..1."""
+    return top_k_accuracy(logits, labels, 1)
+
+
+def wilson_interval(hits: int, total: int, z: float = 1.959964) -> tuple[float, float]:
+    """Interval that covers the true share with 95 % probability (at the default z).
+
+    Args:
+        hits: successes, 0..total.
+        total: trials; 0 gives (0, 1).
+        z: quantile of the normal distribution.
+
+    Source: Wilson 1927, "Probable Inference, the Law of Succession, and Statistical
+    Inference".
+    """
+    if not total:
+        return 0.0, 1.0
+    share = hits / total
+    centre = share + z * z / (2 * total)
+    spread = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    scale = 1 + z * z / total
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+def confusion_matrix(
+    labels: np.ndarray, predicted: np.ndarray, num_classes: int
+) -> np.ndarray:
+    """int64 [num_classes, num_classes]: row is the true class, column the predicted."""
+    counts = np.zeros((num_classes, num_classes), np.int64)
+    np.add.at(counts, (labels, predicted), 1)
+    return counts
+
+
+def per_class(confusion: np.ndarray) -> list[dict[str, Any]]:
+    """Precision, recall, F1 and support of each class; None where undefined (0/0)."""
+
+    def ratio(part: float, whole: float) -> float | None:
+        return float(part / whole) if whole else None
+
+    rows = []
+    for label in range(len(confusion)):
+        hits = int(confusion[label, label])
+        support, predicted = int(confusion[label].sum()), int(confusion[:, label].sum())
+        rows.append(
+            {
+                "precision": ratio(hits, predicted),
+                "recall": ratio(hits, support),
+                "f1": ratio(2 * hits, support + predicted),
+                "support": support,
+            }
+        )
+    return rows
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature T > 0 for which logits / T have the lowest mean loss.
+
+    Args:
+        logits: float [num_examples, num_classes] of the validation split.
+        labels: int [num_examples].
+
+    Returns:
+        T within 0.05..20; 1 when there are no examples.
+
+    Source: Guo et al. 2017, "On Calibration of Modern Neural Networks".
+    """
+    if not len(labels):
+        return 1.0
+
+    def loss(log_t: float) -> float:
+        return mean_loss(logits / math.exp(log_t), labels)
+
+    # Golden-section search; in log T the loss has one valley.
+    low, high = math.log(0.05), math.log(20.0)
+    golden = (math.sqrt(5) - 1) / 2
+    for _ in range(60):
+        left, right = high - golden * (high - low), low + golden * (high - low)
+        if loss(left) <= loss(right):
+            high = right
+        else:
+            low = left
+    return math.exp((low + high) / 2)

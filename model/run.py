@@ -1,0 +1,235 @@
+"""The run folder: what a training leaves, and what judging and use start from.
+
+runs/20260101-120000-alexnet/
+    config.json        every resolved setting, versions, digests of data and weights
+    ledger.json        what was restored, what is new, proof of what did not move
+    metrics.jsonl      one line per epoch
+    curves.png         losses and accuracies over the epochs
+    tensorboard/       the same as scalars
+    model.keras        the best by validation; loads in plain Keras
+    labels.txt         class names in label order
+    calibration.json   temperature fitted on the validation split
+    evaluation/        what evaluate.py writes
+runs/latest            -> the newest of them
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from model import loop, restore
+from pipeline import manifest, preprocess, schema
+
+LATEST = "latest"
+MODEL_NAME = "model.keras"
+
+
+def versions() -> dict[str, str]:
+    """Of what computes."""
+    return {
+        "graft": manifest.GRAFT_VERSION,
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+    }
+
+
+class RunError(schema.DataError):
+    """A run folder is missing, unfinished or belongs to other data."""
+
+
+def new_directory(run_dir: str, ckpt: str) -> Path:
+    """The folder a new run shall have; "" names it by time and weights.
+
+    Raises:
+        RunError: it exists and is not empty.
+    """
+    stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(ckpt).name.split(".")[0]) or "run"
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{stem}"
+    directory = Path(run_dir) if run_dir else Path("runs") / name
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise RunError(
+            f"{directory}: exists and is not empty; choose another --run_dir"
+        )
+    return directory
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run folder that is being written.
+
+    Attributes:
+        directory: of this run.
+    """
+
+    directory: Path
+
+    def start(self, config: dict[str, Any], class_names: Sequence[str]) -> None:
+        """Makes the folder with what is known before training."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.write_json("config.json", config)
+        labels = "".join(f"{name}\n" for name in class_names)
+        with replacing(self.directory / "labels.txt") as partial:
+            partial.write_text(labels, encoding="utf-8", errors="surrogateescape")
+
+    def discard(self) -> None:
+        """Removes a run that has nothing to show."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Writes a file of the folder in one go."""
+        with replacing(self.directory / name) as partial:
+            partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+    def append_metrics(self, result: loop.EpochResult) -> None:
+        """Adds an epoch's line."""
+        line = json.dumps(dataclasses.asdict(result)) + "\n"
+        with (self.directory / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line)
+
+    def save_model(self, model: Any) -> None:
+        """Writes model.keras and points `latest` to this run."""
+        with replacing(self.directory / MODEL_NAME, suffix=".partial.keras") as partial:
+            model.save(partial)
+        link = self.directory.parent / LATEST
+        with replacing(link) as partial:
+            partial.symlink_to(self.directory.name)
+
+    def write_ledger(
+        self,
+        entries: Sequence[restore.Entry],
+        about: dict[str, Any],
+        before: dict[str, str],
+        after: dict[str, str],
+    ) -> None:
+        """Writes ledger.json.
+
+        Args:
+            entries: every tensor and variable.
+            about: of the weight file.
+            before: digests of the frozen variables when training began.
+            after: digests of the same variables of the model that is saved.
+        """
+        changed = sorted(name for name in before if before[name] != after.get(name))
+        if changed:
+            raise RuntimeError(f"frozen variables changed in training: {changed}")
+        frozen = [
+            {
+                "variable": name,
+                "sha256_before": before[name],
+                "sha256_after": after[name],
+            }
+            for name in sorted(before)
+        ]
+        tensors = [dataclasses.asdict(entry) for entry in entries]
+        content = {**about, "tensors": tensors, "frozen": frozen}
+        self.write_json("ledger.json", content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, suffix: str = ".partial") -> Iterator[Path]:
+    """Gives a name to write to, which becomes `path` when all went well."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}{suffix}")
+    partial.unlink(missing_ok=True)
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A run folder that is read.
+
+    Attributes:
+        directory: of the run, links resolved.
+        config: content of config.json.
+    """
+
+    directory: Path
+    config: dict[str, Any]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """In label order."""
+        return tuple(self.config["data"]["class_names"])
+
+    @property
+    def spec(self) -> preprocess.InputSpec:
+        """Of the network's input."""
+        values = dict(self.config["input_spec"])
+        values["mean"], values["std"] = tuple(values["mean"]), tuple(values["std"])
+        return preprocess.InputSpec(**values)
+
+    def results(self) -> list[dict[str, float]]:
+        """The lines of metrics.jsonl, one per epoch."""
+        path = self.directory / "metrics.jsonl"
+        return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+    @property
+    def temperature(self) -> float:
+        """That logits are divided by for calibrated probabilities.
+
+        Raises:
+            RunError: calibration.json is damaged.
+        """
+        path = self.directory / "calibration.json"
+        try:
+            return float(json.loads(path.read_text(encoding="utf-8"))["temperature"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{path}: cannot be read ({error!r})") from error
+
+    def model_digest(self) -> str:
+        """SHA-256 of the model file."""
+        with (self.directory / MODEL_NAME).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def load_model(self) -> Any:
+        """The saved network, float32: image -> logits.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        path = self.directory / MODEL_NAME
+        try:
+            return keras.models.load_model(path, compile=False, safe_mode=True)
+        except (ValueError, OSError, KeyError) as error:
+            raise RunError(f"{path}: cannot be read ({error}); train again") from error
+
+
+def read(run_dir: str) -> Finished:
+    """Opens a run folder.
+
+    Raises:
+        RunError: it is missing or holds no finished model.
+    """
+    directory = Path(run_dir)
+    if not directory.exists():
+        raise RunError(f"{directory}: no such run; train one first: python train.py")
+    for name in ("config.json", MODEL_NAME):
+        if not (directory / name).exists():
+            raise RunError(
+                f"{directory}: {name} is missing; the run was stopped before its first "
+                "epoch, or this is no run folder"
+            )
+    try:
+        text = (directory / "config.json").read_text(encoding="utf-8")
+        config = dict(json.loads(text))
+        found = Finished(directory=directory.resolve(), config=config)
+        _ = found.class_names, found.spec, config["data"]["manifest_digest"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{directory / 'config.json'}: damaged ({error!r})") from error
+    return found

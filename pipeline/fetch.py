@@ -1,0 +1,151 @@
+"""A URL -> a verified file: resumed, retried, with progress, complete or not there.
+
+Bytes arrive in `TARGET.part`, which a later call goes on with; the file gets its name
+only once its size and hash are right.
+"""
+
+import hashlib
+import time
+import urllib.parse
+from pathlib import Path
+
+import requests
+import urllib3
+
+from pipeline import command, schema
+
+CONNECT_TIMEOUT_S = 5.0  # offline must be told in seconds
+READ_TIMEOUT_S = 60.0
+_RETRIES = 4
+_CHUNK_BYTES = 1 << 20
+_RETRY_STATUS = {408, 425, 429, 500, 502, 503, 504}
+
+
+class FetchError(schema.DataError):
+    """A file could not be had; says which, why, and what to do."""
+
+
+class Unreachable(FetchError):
+    """The server could not be reached at all."""
+
+
+def fetch(
+    url: str,
+    target: Path,
+    *,
+    sha256: str = "",
+    size_bytes: int = 0,
+    patience_s: float = 1,
+) -> None:
+    """Downloads a file, unless it is there already.
+
+    Args:
+        url: http or https.
+        target: where it shall lie.
+        sha256: expected hash, in full or its first hex digits; "" if unknown.
+        size_bytes: expected size; 0 if unknown.
+        patience_s: pause before the first retry, doubled each time.
+
+    Raises:
+        Unreachable: no connection within `CONNECT_TIMEOUT_S`.
+        FetchError: the server refuses, cuts off again and again, or sends another file
+            than expected.
+        OSError: the file cannot be written.
+    """
+    if target.exists():
+        _verify(target, url, sha256, size_bytes)
+        return
+    if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+        raise FetchError(f"{url}: expected an http or https address")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + ".part")
+    for attempt in range(_RETRIES + 1):
+        try:
+            _receive(url, part, target.name)
+            break
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            started = part.exists() and part.stat().st_size > 0
+            if isinstance(error, requests.ConnectionError) and not started:
+                raise Unreachable(f"{url}: cannot be reached ({why(error)})") from error
+            if attempt == _RETRIES or not _worth_retrying(error):
+                kept = "; what has arrived is kept, run again" if started else ""
+                raise FetchError(f"{url}: {why(error)}{kept}") from error
+            time.sleep(patience_s * 2**attempt)
+    try:
+        _verify(part, url, sha256, size_bytes)
+    except FetchError:
+        part.unlink()  # a wrong file is nothing to go on with
+        raise
+    part.replace(target)
+    _validator_path(part).unlink(missing_ok=True)
+
+
+def _receive(url: str, part: Path, name: str) -> None:
+    """Appends to `part` what it lacks, if the server's file is still the same."""
+    start = part.stat().st_size if part.exists() else 0
+    headers = {"Accept-Encoding": "identity"}
+    validator = _validator_path(part)
+    if start and validator.exists():
+        headers["Range"] = f"bytes={start}-"
+        headers["If-Range"] = validator.read_text(encoding="latin-1")
+    with requests.get(
+        url, headers=headers, stream=True, timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S)
+    ) as response:
+        if response.status_code == 416:  # nothing is missing
+            return
+        response.raise_for_status()
+        if response.status_code != 206:
+            start = 0
+            mark = response.headers.get("ETag") or response.headers.get("Last-Modified")
+            if mark and not mark.startswith("W/"):
+                validator.write_text(mark, encoding="latin-1")
+            else:
+                validator.unlink(missing_ok=True)
+        length = response.headers.get("Content-Length", "")
+        total = start + int(length) if length.isdigit() else None
+        bar = command.progress(total, "B", name, scale=True, initial=start)
+        with bar, part.open("ab" if start else "wb") as file:
+            for chunk in response.iter_content(_CHUNK_BYTES):
+                file.write(chunk)
+                bar.update(len(chunk))
+    if total is not None and part.stat().st_size < total:
+        raise requests.ConnectionError(
+            f"cut off after {part.stat().st_size:,} of {total:,} bytes"
+        )
+
+
+def _validator_path(part: Path) -> Path:
+    return part.with_name(part.name + ".etag")
+
+
+def _worth_retrying(error: Exception) -> bool:
+    response = getattr(error, "response", None)
+    return response is None or response.status_code in _RETRY_STATUS
+
+
+def why(error: Exception) -> str:
+    """The reason of a failed request, in few words."""
+    response = getattr(error, "response", None)
+    if response is not None:
+        return f"the server answers {response.status_code} {response.reason}"
+    text = str(error)
+    if " object at 0x" in text:  # urllib3: "<... object at 0x7f..>: the reason"
+        return text.rsplit(": ", 1)[-1].rstrip(")'\" ")
+    return text
+
+
+def _verify(path: Path, url: str, sha256: str, size_bytes: int) -> None:
+    size = path.stat().st_size
+    if size_bytes and size != size_bytes:
+        raise FetchError(
+            f"{url}: {size:,} bytes came, expected {size_bytes:,}; "
+            "the file there is another one, or a proxy answered instead"
+        )
+    if sha256:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if not found.startswith(sha256):
+            raise FetchError(
+                f"{url}: SHA-256 is {found}, expected {sha256}; "
+                "the file there is another one, or was damaged on the way"
+            )

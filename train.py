@@ -1,0 +1,438 @@
+"""Records + pretrained weights -> a run folder with a trained classifier.
+
+    python train.py --ckpt=alexnet
+
+Restores a network, freezes it, puts a new final layer on its deepest restored layer,
+and trains that on the records in --data.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+
+import pipeline.quiet  # noqa: F401 # isort: split
+from model import (
+    curves,
+    device,
+    examples,
+    loop,
+    metrics,
+    network,
+    restore,
+    run,
+    stages,
+    zoo,
+)
+from model.checkpoints import errors
+from pipeline import command, manifest, schema
+
+# Between two writings of the best model so far.
+_SAVE_EVERY_S = 60.0
+_CACHE_NAME = "cache"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of a training.
+
+    Attributes:
+        ckpt: name or path of the weights to start from; "none" for a random start.
+        data: folder of records and manifest.
+        run_dir: folder of the new run; "" for one named by time and weights.
+        features: layer the new final layer sits on; "" for the deepest restored.
+        train_from: lowest layer that trains; "" for the final layer alone, or for all
+            of a random start.
+        views: windows of each photo of which features are cached; 0 computes the whole
+            network in every epoch, each time with a new random window.
+        epochs: passes over the training split.
+        batch_size: photos per step.
+        learning_rate: at the first step; falls to zero along a half cosine.
+        dropout: share of features dropped in front of the final layer, 0..1.
+        precision: of the network's layers; one of device.PRECISIONS.
+        seed: of order, windows, dropout and new weights.
+    """
+
+    ckpt: str = "alexnet"
+    data: str = "tfrecords"
+    run_dir: str = ""
+    features: str = ""
+    train_from: str = ""
+    views: int = 2
+    epochs: int = 30
+    batch_size: int = 64
+    learning_rate: float = 1e-4
+    dropout: float = 0.5
+    precision: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"--dropout={self.dropout}: expected 0 or more, below 1")
+
+
+def train(config: Config) -> Path:
+    """Trains as configured; returns the run folder.
+
+    Raises:
+        schema.DataError: data or run folder are not as they should be.
+        errors.CheckpointError: the weights cannot be used.
+        loop.NonFiniteLoss: training ran away.
+    """
+    found = manifest.read(Path(config.data))
+    _check_data(found)
+    record = run.Run(directory=run.new_directory(config.run_dir, config.ckpt))
+    device_name = device.prepare()
+    precision = device.choose_precision(config.precision)
+    _log(f"device: {device_name}, {precision}")
+    weights = None if config.ckpt == "none" else zoo.resolve(config.ckpt)
+    plan, fit = _make_plan(config, found, weights)
+    job = _Job(config=config, found=found, plan=plan, precision=precision)
+    trunk, tail = job.build(fit)
+    frozen = restore.digests(trunk.variables)
+    record.start(
+        _describe(config, found, plan, weights, device_name, precision),
+        found.class_names,
+    )
+    best = loop.Best()
+    results: list[loop.EpochResult] = []
+    finish = _Finish(record=record, job=job, fit=fit, weights=weights, frozen=frozen)
+    try:
+        _run_epochs(job, trunk, tail, record, best, results, finish)
+    finally:  # also when stopped: what was reached until then is a usable run
+        if best.epoch:
+            finish(trunk, tail, best)
+            curves.draw(results, record.directory / "curves.png")
+        else:
+            record.discard()
+    return record.directory
+
+
+def _check_data(found: manifest.Manifest) -> None:
+    for split in ("train", "validation"):
+        present = {row.class_name for row in found.taken(split)}
+        if split == "train" and (lacking := set(found.class_names) - present):
+            raise schema.DataError(
+                f"{found.directory}: no training photo of "
+                f"{', '.join(sorted(lacking))}; add photos and convert again"
+            )
+        if not present:
+            raise schema.DataError(
+                f"{found.directory}: no {split} photo; split again with "
+                f"python -m pipeline.split {found.directory}"
+            )
+
+
+def _make_plan(
+    config: Config, found: manifest.Manifest, weights: zoo.Weights | None
+) -> tuple[stages.Plan, restore.Fit | None]:
+    """Decides network, feature layer and cut from the weights and the flags."""
+    fit = None
+    if weights is not None:
+        fit = restore.fit(weights.checkpoint.tensors, str(weights.path), None)
+        _log(f"weights: {weights.name} is {weights.variant}, from {weights.path}")
+    network_name = fit.network_name if fit else "alexnet_owt"
+    chosen = network.NETWORKS[network_name]
+    names = network.layer_names(chosen)
+    if config.features and config.features not in chosen.features:
+        raise errors.MismatchedCheckpoint(
+            f"--features={config.features}: {network_name} has "
+            f"{', '.join(chosen.features)}"
+        )
+    default = fit.deepest_feature(names) if fit else chosen.features[-1]
+    last = config.features or default
+    if fit:
+        fit.require(names, last)
+    first = next(iter(network.variable_shapes(chosen, chosen.input_spec)))
+    train_from = config.train_from or (network.FINAL_LAYER if fit else first)
+    plan = stages.Plan(
+        network_name=network_name,
+        spec=chosen.input_spec,
+        features=last,
+        train_from=train_from,
+        cut=stages.cut_below(chosen, train_from, last),
+        num_classes=len(found.class_names),
+        dropout=config.dropout,
+        seed=config.seed,
+    )
+    _log(
+        f"network: {network_name}, new final layer on {last}, training from "
+        f"{train_from}; input {plan.spec.short_side_px}/{plan.spec.size_px}, "
+        f"preprocessing by {plan.spec.source}"
+    )
+    return plan, fit
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What all steps of a training share."""
+
+    config: Config
+    found: manifest.Manifest
+    plan: stages.Plan
+    precision: str
+
+    @property
+    def cached(self) -> bool:
+        """Whether the tail trains on cached features."""
+        return self.plan.cut != network.INPUT and self.config.views > 0
+
+    def build(self, fit: restore.Fit | None) -> tuple[Any, Any]:
+        """Frozen trunk and trained tail, with restored weights."""
+        policy = device.policy(self.precision)
+        trunk = stages.build_trunk(self.plan, policy)
+        tail = stages.build_tail(self.plan, trunk, policy)
+        for part in (trunk, tail):
+            if fit:
+                restore.assign(part, fit.values)
+        return trunk, tail
+
+
+def _run_epochs(
+    job: _Job,
+    trunk: Any,
+    tail: Any,
+    record: run.Run,
+    best: loop.Best,
+    results: list[loop.EpochResult],
+    finish: "_Finish",
+) -> None:
+    config = job.config
+    source: examples.Cached | examples.Fresh
+    if job.cached:
+        model, source = (
+            tail,
+            examples.Cached(
+                job.found,
+                trunk,
+                plan=job.plan,
+                precision=job.precision,
+                num_views=config.views,
+                batch_size=config.batch_size,
+                cache_dir=record.directory.parent / _CACHE_NAME,
+            ),
+        )
+    else:
+        model, source = (
+            stages.join(trunk, tail),
+            examples.Fresh(job.found, job.plan, batch_size=config.batch_size),
+        )
+    steps = config.epochs * math.ceil(source.num_training / config.batch_size)
+    optimizer = loop.make_optimizer(config.learning_rate, steps, job.precision)
+    scalars = curves.Scalars(record.directory / "tensorboard")
+    saved_s, saved_epoch = time.monotonic(), 0
+    total = config.epochs * source.num_training
+    with command.progress(total, "photo", "train", scale=True) as progress:
+        for result in loop.fit(
+            model,
+            optimizer,
+            training=source.training,
+            validation=source.validation,
+            epochs=config.epochs,
+            best=best,
+            on_step=progress.update,
+        ):
+            results.append(result)
+            record.append_metrics(result)
+            scalars.write(result)
+            progress.write(
+                _epoch_line(result, config.epochs), file=command.log_stream()
+            )
+            if best.epoch > saved_epoch and time.monotonic() - saved_s > _SAVE_EVERY_S:
+                finish(trunk, tail, best)
+                saved_s, saved_epoch = time.monotonic(), best.epoch
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Finish:
+    """Writes the best model so far, its ledger and calibration."""
+
+    record: run.Run
+    job: _Job
+    fit: restore.Fit | None
+    weights: zoo.Weights | None
+    frozen: dict[str, str]
+
+    def __call__(self, trunk: Any, tail: Any, best: loop.Best) -> None:
+        """Leaves `tail` as it is: training may go on."""
+        values = dict(
+            zip(
+                map(restore.variable_name, tail.trainable_variables),
+                best.values,
+                strict=True,
+            )
+        )
+        whole = stages.assemble(self.job.plan, trunk, values)
+        after = restore.digests(v for v in whole.variables)
+        self.record.write_ledger(
+            restore.ledger(self.fit, whole),
+            _about_weights(self.weights, self.fit),
+            before=self.frozen,
+            after=after,
+        )
+        rows = self.job.found.taken("validation")
+        labels = np.array([self.job.found.labels[row.class_name] for row in rows])
+        logits = best.validation_logits
+        if logits is None:
+            raise RuntimeError("the best epoch has no validation logits")
+        temperature = metrics.fit_temperature(logits, labels)
+        self.record.write_json(
+            "calibration.json",
+            {
+                "temperature": temperature,
+                "fitted_on": "validation",
+                "num_examples": len(labels),
+                "loss_before": metrics.mean_loss(logits, labels),
+                "loss_after": metrics.mean_loss(logits / temperature, labels),
+                "epoch": best.epoch,
+            },
+        )
+        self.record.save_model(whole)
+
+
+def _about_weights(
+    weights: zoo.Weights | None, fit: restore.Fit | None
+) -> dict[str, Any]:
+    if weights is None or fit is None:
+        return {"ckpt": "none"}
+    return {
+        "ckpt": weights.name,
+        "variant": weights.variant,
+        "path": str(weights.path),
+        "format": weights.checkpoint.format,
+        "metadata": weights.checkpoint.metadata,
+        "tensors_sha256": weights.checkpoint.digest(),
+        "naming": fit.naming.source,
+        "set_aside": list(weights.checkpoint.aside),
+    }
+
+
+def _describe(
+    config: Config,
+    found: manifest.Manifest,
+    plan: stages.Plan,
+    weights: zoo.Weights | None,
+    device_name: str,
+    precision: str,
+) -> dict[str, Any]:
+    """The content of config.json."""
+    about = {"ckpt": "none"}
+    if weights is not None:
+        about = {
+            "ckpt": weights.name,
+            "variant": weights.variant,
+            "path": str(weights.path),
+            "tensors_sha256": weights.checkpoint.digest(),
+        }
+    return {
+        "settings": dataclasses.asdict(config),
+        "network": plan.network_name,
+        "features": plan.features,
+        "train_from": plan.train_from,
+        "input_spec": dataclasses.asdict(plan.spec),
+        "weights": about,
+        "data": {
+            "path": str(found.directory),
+            "manifest_digest": found.digest,
+            "class_names": list(found.class_names),
+            "counts": found.counts(),
+        },
+        "device": device_name,
+        "precision": precision,
+        "versions": run.versions(),
+    }
+
+
+def _epoch_line(result: loop.EpochResult, epochs: int) -> str:
+    return (
+        f"epoch {result.epoch:{len(str(epochs))}}/{epochs}"
+        f"  loss {result.loss:.4f}  accuracy {result.accuracy:.4f}"
+        f"  validation loss {result.validation_loss:.4f}"
+        f"  accuracy {result.validation_accuracy:.4f}"
+        f"  {result.images_per_s:,.0f} photos/s"
+    )
+
+
+def _log(line: str) -> None:
+    command.log_stream().write(line + "\n")
+
+
+def define_flags() -> None:
+    """Declares the command's flags; defaults are those of Config."""
+    default = Config()
+    flags.DEFINE_string(
+        "ckpt",
+        default.ckpt,
+        f"Weights to start from: {', '.join(zoo.NAMES)}, the path of a weight file or "
+        "TensorFlow checkpoint, or none.",
+    )
+    flags.DEFINE_string("data", default.data, "Folder of records, from convert.")
+    flags.DEFINE_string(
+        "run_dir", default.run_dir, "Folder of the run; by default runs/<time>-<ckpt>."
+    )
+    flags.DEFINE_string(
+        "features",
+        default.features,
+        "Layer the new final layer sits on, as pool5, fc6, fc7; by default the deepest "
+        "that was restored.",
+    )
+    flags.DEFINE_string(
+        "train_from",
+        default.train_from,
+        "Lowest layer that trains, as conv5; by default the new final layer alone.",
+    )
+    flags.DEFINE_integer(
+        "views",
+        default.views,
+        "Windows of each photo whose features are cached: the central one, the same "
+        "mirrored, then random ones. 0: a new random window in every epoch, uncached.",
+        lower_bound=0,
+    )
+    flags.DEFINE_integer(
+        "epochs", default.epochs, "Passes over the training photos.", lower_bound=1
+    )
+    flags.DEFINE_integer(
+        "batch_size", default.batch_size, "Photos per step.", lower_bound=1
+    )
+    flags.DEFINE_float(
+        "learning_rate",
+        default.learning_rate,
+        "Of Adam at the first step; falls to zero along a half cosine.",
+        lower_bound=0,
+    )
+    flags.DEFINE_float(
+        "dropout",
+        default.dropout,
+        "Share of features dropped in front of the final layer, 0..1.",
+    )
+    flags.DEFINE_enum(
+        "precision",
+        default.precision,
+        device.PRECISIONS,
+        "Of the network's layers; auto: bfloat16 or float16 where the hardware has it.",
+    )
+    flags.DEFINE_integer("seed", default.seed, "Of order, windows and new weights.")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Trains as the flags say."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}; flags begin with --")
+    directory = train(command.config_from_flags(Config))
+    results = run.read(str(directory)).results()
+    best = min(results, key=lambda result: result["validation_loss"])
+    command.say(
+        f"best epoch {best['epoch']} of {len(results)}: validation accuracy "
+        f"{best['validation_accuracy']:.4f}, loss {best['validation_loss']:.4f}"
+    )
+    command.say(f"run: {directory}")
+
+
+if __name__ == "__main__":
+    define_flags()
+    command.run(main, schema.DataError, errors.CheckpointError, loop.NonFiniteLoss)
