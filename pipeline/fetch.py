@@ -128,9 +128,12 @@ def why(error: Exception) -> str:
     response = getattr(error, "response", None)
     if response is not None:
         return f"the server answers {response.status_code} {response.reason}"
-    text = str(error)
-    if " object at 0x" in text:  # urllib3: "<... object at 0x7f..>: the reason"
-        return text.rsplit(": ", 1)[-1].rstrip(")'\" ")
+    inner = error.args[0] if error.args else error
+    text = str(getattr(inner, "reason", inner))
+    if (
+        " object at 0x" in text or "Connection(" in text
+    ):  # urllib3: "HTTPConnection(...): the reason"
+        return text.split(": ", 1)[-1]
     return text
 
 

@@ -1,0 +1,150 @@
+"""Small data that tests share: photos drawn with OpenCV, records, a tiny checkpoint."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import dataclasses
+import hashlib
+import http.server
+import threading
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from pipeline import convert, manifest
+
+# Class -> colour of its photos, BGR. Easy to tell apart, so that training learns.
+COLOURS = {"blue": (200, 60, 40), "green": (50, 180, 60), "red": (40, 50, 210)}
+
+
+def draw_photo(class_name, number, height=120, width=160):
+    """A photo of a class: its colour, a disc at a random place, noise."""
+    random = np.random.default_rng([sorted(COLOURS).index(class_name), number])
+    image = np.full((height, width, 3), COLOURS[class_name], np.float64)
+    centre = (
+        int(random.integers(20, width - 20)),
+        int(random.integers(20, height - 20)),
+    )
+    cv2.circle(image, centre, int(random.integers(8, 30)), (230, 230, 230), -1)
+    image += random.normal(0, 20, image.shape)
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def write_photos(folder, per_class=12, classes=tuple(COLOURS)):
+    """A folder of class folders with JPEGs; in each class every fifth is a PNG."""
+    for class_name in classes:
+        (folder / class_name).mkdir(parents=True, exist_ok=True)
+        for number in range(per_class):
+            kind = "png" if number % 5 == 4 else "jpg"
+            size = (120, 160) if number % 3 else (150, 110)
+            image = draw_photo(class_name, number, *size)
+            path = folder / class_name / f"{class_name}{number:03d}.{kind}"
+            cv2.imwrite(str(path), image)
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return write_photos(tmp_path / "photos")
+
+
+@pytest.fixture(scope="session")
+def shared_records(tmp_path_factory):
+    """Records of three classes with 20 photos each; not to be changed by a test."""
+    folder = tmp_path_factory.mktemp("shared")
+    write_photos(folder / "photos", per_class=20)
+    config = convert.Config(
+        source=str(folder / "photos"), out=str(folder / "records"), workers=1
+    )
+    convert.convert(config)
+    return folder / "records"
+
+
+@pytest.fixture
+def found(shared_records):
+    return manifest.read(shared_records)
+
+
+def folder_digest(folder):
+    """{relative path: SHA-256} of all files below a folder."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(
+            path.read_bytes()
+        ).hexdigest()
+        for path in sorted(Path(folder).rglob("*"))
+        if path.is_file()
+    }
+
+
+@dataclasses.dataclass
+class Answer:
+    """What the test server says to a path."""
+
+    body: bytes = b""
+    status: int = 200
+    cut_after: int | None = None  # bytes, the first time only
+    etag: str = '"one"'
+
+
+class Server:
+    """A local HTTP server that can misbehave."""
+
+    def __init__(self):
+        self.answers = {}
+        self.requests = []
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_):
+                pass
+
+            def do_GET(self):
+                range_header = self.headers.get("Range")
+                outer.requests.append((self.path, range_header))
+                answer = outer.answers.get(self.path, Answer(status=404))
+                start = 0
+                status = answer.status
+                if range_header and self.headers.get("If-Range") == answer.etag:
+                    start = int(range_header.removeprefix("bytes=").rstrip("-"))
+                    status = 206 if start < len(answer.body) else 416
+                body = answer.body[start:]
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.send_header("ETag", answer.etag)
+                self.end_headers()
+                if answer.cut_after is not None:
+                    body, answer.cut_after = body[: answer.cut_after], None
+                    self.wfile.write(body)
+                    self.close_connection = True
+                    return
+                self.wfile.write(body)
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    def close(self):
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def server():
+    running = Server()
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def closed_url():
+    """An address where nobody listens."""
+    running = Server()
+    running.close()
+    return running.url

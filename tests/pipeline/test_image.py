@@ -1,0 +1,266 @@
+"""What becomes of a file's bytes; TensorFlow's decoder is the judge of copies."""
+
+import os
+import struct
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import draw_photo
+
+from pipeline import image
+
+# A picture whose every turn and mirror image differs: bright, middle, dark, darkest.
+CORNERS = np.kron(
+    np.array([[250, 170], [90, 10]], np.uint8), np.ones((24, 32), np.uint8)
+)
+
+
+def jpeg(pixels, quality=95, flags=()):
+    return bytes(
+        cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality, *flags])[1]
+    )
+
+
+def png(pixels):
+    return bytes(cv2.imencode(".png", pixels)[1])
+
+
+def photo(height=120, width=160):
+    return draw_photo("red", 1, height, width)
+
+
+def with_exif(data, orientation, order="<"):
+    mark = b"II*\0" if order == "<" else b"MM\0*"
+    entry = struct.pack(order + "HHIHH", 0x0112, 3, 1, orientation, 0)
+    tiff = mark + struct.pack(order + "IH", 8, 1) + entry + bytes(4)
+    body = b"Exif\0\0" + tiff
+    segment = b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body
+    return data[:2] + segment + data[2:]
+
+
+def encode(data, resize_min=512, messages=None):
+    return image.encode_for_record(data, resize_min=resize_min, messages=messages)
+
+
+@pytest.fixture
+def messages():
+    """This process's stderr as workers use it, given back afterwards."""
+    stderr = os.dup(2)
+    yield image.DecoderMessages()
+    os.dup2(stderr, 2)
+    os.close(stderr)
+
+
+def decoded_by_tensorflow(data):
+    return tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE").numpy()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        jpeg(photo()),
+        jpeg(photo(), flags=[cv2.IMWRITE_JPEG_PROGRESSIVE, 1]),
+        jpeg(photo(), flags=[cv2.IMWRITE_JPEG_RST_INTERVAL, 4]),
+        jpeg(photo(), flags=[cv2.IMWRITE_JPEG_SAMPLING_FACTOR, 0x111111]),
+        jpeg(photo()[..., 0]),
+        jpeg(photo()[:1, :1]),
+        with_exif(jpeg(photo()), 1),
+    ],
+    ids=["plain", "progressive", "restarts", "4:4:4", "grey", "one pixel", "upright"],
+)
+def test_plain_jpeg_is_copied_byte_for_byte(data):
+    found = encode(data)
+    assert (found.action, found.reason, found.encoded) == ("copied", "", data)
+    assert found.format == "jpeg"
+    pixels = decoded_by_tensorflow(found.encoded)
+    assert pixels.shape == (found.height, found.width, 3)
+    np.testing.assert_array_equal(pixels, image.decode_record(found.encoded))
+
+
+def corner_values(pixels):
+    """Mean of the four corners, row by row."""
+    top, bottom = np.array_split(pixels.mean(axis=2), 2, axis=0)
+    parts = (*np.array_split(top, 2, axis=1), *np.array_split(bottom, 2, axis=1))
+    return [round(float(part.mean()) / 80) for part in parts]
+
+
+@pytest.mark.parametrize("order", ["<", ">"], ids=["little", "big"])
+@pytest.mark.parametrize(
+    ("orientation", "expected"),
+    # What a viewer makes of the stored rows [3 2 / 1 0], by the tag's definition.
+    [
+        (2, [2, 3, 0, 1]),
+        (3, [0, 1, 2, 3]),
+        (4, [1, 0, 3, 2]),
+        (5, [3, 1, 2, 0]),
+        (6, [1, 3, 0, 2]),
+        (7, [0, 2, 1, 3]),
+        (8, [2, 0, 3, 1]),
+    ],
+)
+def test_orientation_is_applied(orientation, expected, order):
+    assert corner_values(CORNERS[..., None]) == [3, 2, 1, 0]
+    found = encode(with_exif(jpeg(CORNERS), orientation, order))
+    pixels = decoded_by_tensorflow(found.encoded)
+    assert corner_values(pixels) == expected
+    assert found.orientation == orientation
+    assert "turned upright" in found.reason
+    turned = orientation >= 5
+    assert (found.height, found.width) == ((64, 48) if turned else (48, 64))
+
+
+def test_opencv_agrees_on_the_orientation():
+    for orientation in range(1, 9):
+        data = with_exif(jpeg(CORNERS), orientation)
+        theirs = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+        ours = image.decode_record(encode(data).encoded)
+        assert np.abs(ours.astype(int) - theirs).max() <= 3
+
+
+@pytest.mark.parametrize(
+    "tiff",
+    [
+        b"",
+        b"II*\0",
+        b"II*\0\xff\xff\xff\xff",
+        b"II*\0\x08\0\0\0\xff\xff",
+        b"MM\0*\0\0\0\x08\0\x01" + b"\x01\x12\0\x03\0\0\0\x01\0\x63\0\0",
+        b"what is this",
+    ],
+)
+def test_damaged_exif_means_upright(tiff):
+    body = b"Exif\0\0" + tiff
+    segment = b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body
+    data = jpeg(photo())
+    found = encode(data[:2] + segment + data[2:])
+    assert (found.action, found.orientation) == ("copied", 1)
+
+
+def test_png_stays_lossless():
+    pixels = photo()
+    found = encode(png(pixels))
+    assert (found.format, found.action) == ("png", "reencoded")
+    np.testing.assert_array_equal(
+        tf.io.decode_png(found.encoded, channels=3), pixels[..., ::-1]
+    )
+
+
+def test_transparency_is_laid_over_white():
+    pixels = np.zeros((2, 3, 4), np.uint8)
+    pixels[:, 0] = (10, 20, 30, 255)
+    pixels[:, 1] = (10, 20, 30, 0)
+    pixels[:, 2] = (0, 0, 0, 128)
+    found = tf.io.decode_png(encode(png(pixels)).encoded).numpy()
+    np.testing.assert_array_equal(found[0], [[30, 20, 10], [255] * 3, [127] * 3])
+
+
+def test_sixteen_bits_become_eight():
+    values = np.array([[0, 255, 256, 32768, 65535]], np.uint16)
+    found = tf.io.decode_png(encode(png(values)).encoded, channels=3).numpy()
+    np.testing.assert_array_equal(found[0, :, 0], [0, 1, 1, 128, 255])
+
+
+@pytest.mark.parametrize("extension", [".bmp", ".webp", ".tiff", ".ppm"])
+def test_other_formats_become_jpeg(extension):
+    pixels = cv2.GaussianBlur(photo(), (0, 0), 2)
+    found = encode(bytes(cv2.imencode(extension, pixels)[1]))
+    assert (found.format, found.action) == ("jpeg", "reencoded")
+    assert "source" in found.reason
+    difference = decoded_by_tensorflow(found.encoded)[..., ::-1].astype(int) - pixels
+    assert np.abs(difference).mean() < 3
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "expected"),
+    [(600, 900, (256, 384)), (900, 600, (384, 256)), (257, 257, (256, 256))],
+)
+def test_large_photos_are_shrunk_by_their_short_side(height, width, expected):
+    found = encode(jpeg(photo(height, width)), resize_min=256)
+    assert (found.height, found.width) == expected
+    assert found.reason == "shrunk to short side 256"
+    assert decoded_by_tensorflow(found.encoded).shape[:2] == expected
+
+
+def test_shrinking_in_the_decoder_is_shrinking():
+    """libjpeg's reduced sizes are used for large photos: same picture, faster."""
+    pixels = cv2.GaussianBlur(photo(2100, 2400), (0, 0), 9)
+    found = decoded_by_tensorflow(encode(jpeg(pixels), resize_min=256).encoded)
+    size = (found.shape[1], found.shape[0])
+    expected = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)[..., ::-1]
+    assert np.abs(found.astype(int) - expected).mean() < 2
+
+
+def test_size_limit_may_be_switched_off():
+    data = jpeg(photo(600, 900))
+    assert encode(data, resize_min=0).encoded == data
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("resize_min", [512, 16], ids=["full", "reduced"])
+def test_cut_jpeg_is_refused(share, resize_min):
+    data = jpeg(photo(300, 400))
+    with pytest.raises(image.ImageError):
+        encode(data[: int(len(data) * share)], resize_min=resize_min)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty file"),
+        (b"hello, I am a text", "not an image that OpenCV reads"),
+        (b"%PDF-1.4 and so on", r"not an image that OpenCV reads \(a PDF file\)"),
+        (b"\0\0\0\x18ftypheic" + bytes(40), "HEIC"),
+        (b"\xff\xd8\xff\xe0", "JPEG that does not decode"),
+        (png(photo())[:200], "PNG that does not decode"),
+    ],
+    ids=["empty", "text", "pdf", "heic", "jpeg start", "cut png"],
+)
+def test_what_is_no_image_is_refused(data, reason):
+    with pytest.raises(image.ImageError, match=reason):
+        encode(data)
+
+
+def test_bombs_are_refused_before_decoding():
+    """A PNG header that announces 60,000 x 60,000 pixels."""
+    import zlib
+
+    def chunk(kind, body):
+        crc = zlib.crc32(kind + body)
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", crc)
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+    data += chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    with pytest.raises(image.ImageError, match="larger than"):
+        encode(data)
+
+
+def test_data_after_the_end_forbids_a_copy():
+    found = encode(jpeg(photo()) + b"more")
+    assert found.reason == "JPEG with data after its end"
+    assert found.encoded.endswith(b"\xff\xd9")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_is_copied_decodes_alike_everywhere(seed, messages):
+    """Damaged at random, a file is refused, or encoded anew, or decodes the same."""
+    random = np.random.default_rng(seed)
+    original = jpeg(photo(64, 80))
+    outcomes = set()
+    for _ in range(150):
+        data = bytearray(original)
+        for position in random.integers(2, len(data), int(random.integers(1, 4))):
+            data[position] = random.integers(256)
+        try:
+            found = encode(bytes(data), messages=messages)
+        except image.ImageError:
+            outcomes.add("refused")
+            continue
+        outcomes.add(found.action)
+        pixels = decoded_by_tensorflow(found.encoded)
+        assert pixels.shape == (found.height, found.width, 3)
+        difference = pixels.astype(int) - image.decode_record(found.encoded)
+        assert np.abs(difference).max() <= (0 if found.action == "copied" else 1)
+    assert outcomes == {"copied", "refused"}

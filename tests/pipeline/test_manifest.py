@@ -1,0 +1,192 @@
+import dataclasses
+import json
+
+import pytest
+
+from pipeline import manifest, schema
+
+
+def make(directory, rows=None):
+    if rows is None:
+        rows = [row(f"a/{n}.jpg", sha256=f"{n:064x}") for n in range(3)]
+    return manifest.Manifest(
+        class_names=("a", "b"),
+        rows=tuple(rows),
+        seed=3,
+        shares={"validation": 0.1, "test": 0.1},
+        settings={"resize_min": 512},
+        versions={"graft": "0"},
+        ignored={"hidden": 2},
+        directory=directory,
+    )
+
+
+def row(path, **how):
+    base = {
+        "path": path,
+        "class_name": "a",
+        "sha256": "0" * 64,
+        "source_bytes": 10,
+        "format": "jpeg",
+        "height": 4,
+        "width": 6,
+        "action": "copied",
+        "group": "0" * 64,
+        "split": "train",
+        "file": "a.tfrecord",
+        "length": 7,
+    }
+    return manifest.Row(**(base | how))
+
+
+def write(found):
+    with manifest.staging(found.directory) as partial:
+        found.stage(partial)
+        manifest.commit(found.directory)
+
+
+def test_round_trip(tmp_path):
+    odd = row("a/\udcff \u00e4\n.jpg", sha256="f" * 64, fold=2, split="test")
+    written = make(tmp_path, [row("a/1.jpg"), odd])
+    write(written)
+    assert manifest.read(tmp_path) == written
+
+
+def test_digest_changes_with_any_column(tmp_path):
+    first = make(tmp_path)
+    for change in (
+        {"split": "test"},
+        {"offset": 1},
+        {"sha256": "1" * 64},
+        {"path": "b"},
+        {"fold": 1},
+    ):
+        rows = (dataclasses.replace(first.rows[0], **change), *first.rows[1:])
+        assert dataclasses.replace(first, rows=rows).digest != first.digest
+    renamed = dataclasses.replace(first, class_names=("a", "c"))
+    assert renamed.digest != first.digest
+
+
+def test_records_digest_does_not_change_with_the_split(tmp_path):
+    first = make(tmp_path)
+    rows = [dataclasses.replace(r, split="test", fold=1) for r in first.rows]
+    other = dataclasses.replace(first, rows=tuple(rows))
+    assert other.records_digest == first.records_digest
+    moved = [dataclasses.replace(r, offset=1) for r in first.rows]
+    assert dataclasses.replace(first, rows=tuple(moved)).records_digest != (
+        first.records_digest
+    )
+
+
+def test_edited_rows_are_refused(tmp_path):
+    write(make(tmp_path))
+    path = tmp_path / manifest.ROWS_NAME
+    path.write_text(path.read_text().replace('"train"', '"test"', 1))
+    with pytest.raises(schema.DataError, match="does not belong"):
+        manifest.read(tmp_path)
+
+
+def test_missing_manifest_says_what_to_do(tmp_path):
+    with pytest.raises(schema.DataError, match=r"python -m pipeline.convert"):
+        manifest.read(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        ("{", "not a manifest"),
+        ("[]", "not a manifest"),
+        ('{"format_version": 99}', "version 99"),
+        ('{"format_version": 1}', "missing"),
+    ],
+)
+def test_bad_head(tmp_path, head, message):
+    write(make(tmp_path))
+    (tmp_path / manifest.HEAD_NAME).write_text(head)
+    with pytest.raises(schema.DataError, match=message):
+        manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize("line", ["{", '{"path": 1}', "7", '{"unknown": 1}'])
+def test_bad_row_names_its_line(tmp_path, line):
+    write(make(tmp_path))
+    path = tmp_path / manifest.ROWS_NAME
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(schema.DataError, match="line 4"):
+        manifest.read(tmp_path)
+
+
+def test_one_photo_in_two_splits_is_refused(tmp_path):
+    rows = [row("a/1.jpg"), row("a/2.jpg", split="test")]
+    write(make(tmp_path, rows))
+    with pytest.raises(schema.DataError, match=r"a/1\.jpg \(train\) and a/2\.jpg"):
+        manifest.read(tmp_path)
+
+
+def test_head_counts(tmp_path):
+    rows = [
+        row("a/1.jpg"),
+        row("a/2.jpg", sha256="1" * 64, split="test"),
+        row("a/3.jpg", sha256="2" * 64, action="skipped", split=""),
+    ]
+    write(make(tmp_path, rows))
+    head = json.loads((tmp_path / manifest.HEAD_NAME).read_text())
+    assert head["counts"]["a"] == {"train": 1, "validation": 0, "test": 1}
+    assert head["files"] == {"total": 3, "copied": 2, "skipped": 1}
+
+
+class TestCommit:
+    def stage_new(self, tmp_path):
+        old = make(tmp_path)
+        write(old)
+        (tmp_path / "a.tfrecord").write_text("old")
+        (tmp_path / "gone.tfrecord").write_text("old")
+        new = dataclasses.replace(old, seed=99)
+        partial = tmp_path / manifest.PARTIAL_NAME
+        partial.mkdir()
+        new.stage(partial)
+        (partial / "a.tfrecord").write_text("new")
+        return old, new, partial
+
+    def test_before_the_marker_nothing_has_happened(self, tmp_path):
+        old, _, _ = self.stage_new(tmp_path)
+        assert manifest.read(tmp_path) == old
+        with manifest.staging(tmp_path) as partial:
+            assert list(partial.iterdir()) == []
+        assert manifest.read(tmp_path) == old
+
+    def test_after_the_marker_it_is_completed(self, tmp_path):
+        _, new, partial = self.stage_new(tmp_path)
+        (partial / manifest.COMMIT_NAME).write_text('["gone.tfrecord"]')
+        (partial / "a.tfrecord").rename(tmp_path / "a.tfrecord")  # killed here
+        with pytest.raises(schema.DataError, match="interrupted"):
+            manifest.read(tmp_path)
+        assert manifest.finish_commit(tmp_path)
+        assert manifest.read(tmp_path) == new
+        assert (tmp_path / "a.tfrecord").read_text() == "new"
+        assert not (tmp_path / "gone.tfrecord").exists()
+        assert not partial.exists()
+        assert not manifest.finish_commit(tmp_path)
+
+    def test_killed_after_the_last_rename(self, tmp_path):
+        _, new, partial = self.stage_new(tmp_path)
+        (partial / manifest.COMMIT_NAME).write_text("[]")
+        for path in list(partial.iterdir()):
+            if path.name != manifest.COMMIT_NAME:
+                path.replace(tmp_path / path.name)
+        assert manifest.finish_commit(tmp_path)
+        assert manifest.read(tmp_path) == new
+
+    def test_a_failure_leaves_nothing_behind(self, tmp_path):
+        with pytest.raises(RuntimeError), manifest.staging(tmp_path) as partial:
+            (partial / "half").write_text("x")
+            raise RuntimeError
+        assert list(tmp_path.iterdir()) == []
+
+    def test_two_at_once_are_refused(self, tmp_path):
+        with (
+            manifest.staging(tmp_path),
+            pytest.raises(schema.DataError, match="another conversion"),
+            manifest.staging(tmp_path),
+        ):
+            pass

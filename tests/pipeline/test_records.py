@@ -1,0 +1,80 @@
+import os
+
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import records, schema
+
+
+def write(path, payloads):
+    path.write_bytes(b"".join(map(records.frame, payloads)))
+    return path
+
+
+def test_tensorflow_reads_what_we_write(tmp_path):
+    payloads = [b"", b"a", b"x" * 100_000]
+    path = write(tmp_path / "a.tfrecord", payloads)
+    found = [record.numpy() for record in tf.data.TFRecordDataset(str(path))]
+    assert found == payloads
+
+
+def test_we_read_what_tensorflow_writes(tmp_path):
+    path = tmp_path / "a.tfrecord"
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for payload in (b"one", b"two" * 1000):
+            writer.write(payload)
+    assert [payload for _, payload in records.scan(path)] == [b"one", b"two" * 1000]
+
+
+@given(st.lists(st.binary(max_size=200), max_size=5))
+def test_offsets(tmp_path_factory, payloads):
+    path = write(tmp_path_factory.mktemp("r") / "a.tfrecord", payloads)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        for offset, payload in records.scan(path):
+            length = len(payload) + records.OVERHEAD_BYTES
+            assert records.read_at(descriptor, offset, length, "here") == payload
+    finally:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("byte", range(40))
+def test_every_damaged_byte_is_noticed(tmp_path, byte):
+    path = write(tmp_path / "a.tfrecord", [b"some payload of 24 bytes"])
+    data = bytearray(path.read_bytes())
+    assert len(data) == 40
+    data[byte] ^= 0x40
+    path.write_bytes(data)
+    with pytest.raises(schema.DataError, match=r"a\.tfrecord"):
+        list(records.scan(path))
+
+
+@pytest.mark.parametrize("length", [1, 11, 12, 20, 39])
+def test_cut_file_is_noticed(tmp_path, length):
+    path = write(tmp_path / "a.tfrecord", [b"some payload of 24 bytes"])
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(schema.DataError):
+        list(records.scan(path))
+
+
+def test_length_is_checked_before_memory_is_taken(tmp_path):
+    path = tmp_path / "a.tfrecord"
+    path.write_bytes((1 << 62).to_bytes(8, "little") + bytes(20))
+    with pytest.raises(schema.DataError, match="28 left"):
+        list(records.scan(path))
+
+
+def test_wrong_offset_is_noticed(tmp_path):
+    path = write(tmp_path / "a.tfrecord", [b"first", b"second"])
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with pytest.raises(schema.DataError, match="here at 3"):
+            records.read_at(descriptor, 3, 21, "here")
+        with pytest.raises(schema.DataError, match="5 bytes"):
+            records.read_at(descriptor, 0, 25, "here")
+        with pytest.raises(schema.DataError, match="ends inside"):
+            records.read_at(descriptor, 1000, 21, "here")
+    finally:
+        os.close(descriptor)

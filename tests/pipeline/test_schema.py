@@ -1,0 +1,84 @@
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import schema
+
+VALUES = {
+    "image/encoded": b"\xff\xd8\xff\xd9",
+    "image/format": b"jpeg",
+    "image/height": 3,
+    "image/width": 5,
+    "image/class/label": 1,
+    "image/class/text": b"roses",
+    "image/filename": b"roses/1.jpg",
+    "image/sha256": b"0" * 64,
+}
+
+
+def test_tensorflow_reads_what_we_write():
+    example = tf.train.Example.FromString(schema.serialize(VALUES))
+    found = {
+        name: (feature.bytes_list.value or feature.int64_list.value)[0]
+        for name, feature in example.features.feature.items()
+    }
+    assert found == VALUES
+
+
+def test_we_read_what_tensorflow_writes():
+    def feature(value):
+        if isinstance(value, bytes):
+            return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+
+    features = {name: feature(value) for name, value in VALUES.items()}
+    features["another"] = feature(7)
+    example = tf.train.Example(features=tf.train.Features(feature=features))
+    assert schema.parse(example.SerializeToString()) == VALUES
+
+
+@given(
+    st.binary(max_size=300),
+    st.integers(min_value=-(2**63), max_value=2**63 - 1),
+    st.binary(max_size=20),
+)
+def test_round_trip(encoded, label, filename):
+    values = VALUES | {
+        "image/encoded": encoded,
+        "image/class/label": label,
+        "image/filename": filename,
+    }
+    assert schema.parse(schema.serialize(values)) == values
+
+
+def test_same_values_same_bytes():
+    reordered = dict(reversed(VALUES.items()))
+    assert schema.serialize(VALUES) == schema.serialize(reordered)
+
+
+@pytest.mark.parametrize("name", schema.FEATURES)
+def test_missing_feature_is_an_error(name):
+    rest = {key: value for key, value in VALUES.items() if key != name}
+    with pytest.raises(schema.DataError, match=name):
+        schema.serialize(rest)
+    example = schema.Example.FromString(schema.serialize(VALUES))
+    del example.features.feature[name]
+    with pytest.raises(schema.DataError, match=f"feature {name} is missing"):
+        schema.parse(example.SerializeToString())
+
+
+def test_unknown_feature_is_an_error():
+    with pytest.raises(schema.DataError, match="image/colour"):
+        schema.serialize(VALUES | {"image/colour": b"red"})
+
+
+def test_wrong_kind_is_an_error():
+    with pytest.raises(schema.DataError, match="image/height: expected int"):
+        schema.serialize(VALUES | {"image/height": b"3"})
+
+
+@pytest.mark.parametrize("data", [b"\xff\xff\xff", b"\x0a\xff", b""])
+def test_garbage_is_an_error(data):
+    with pytest.raises(schema.DataError):
+        schema.parse(data)

@@ -1,0 +1,106 @@
+"""Who may import whom: downstream imports upstream only."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted(
+    path
+    for path in (
+        *(ROOT / "pipeline").rglob("*.py"),
+        *(ROOT / "model").rglob("*.py"),
+        ROOT / "train.py",
+        ROOT / "evaluate.py",
+    )
+)
+
+
+def imports(path):
+    """Top-level names that a module imports, wherever in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def users_of(*wanted):
+    return {
+        path.relative_to(ROOT).as_posix()
+        for path in MODULES
+        if any(name.split(".")[0] in wanted for name in imports(path))
+    }
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_direction(path):
+    tops = {name.split(".")[0] for name in imports(path)}
+    assert not tops & {"train", "evaluate", "tests", "benchmarks"}
+    if path.parent.name == "pipeline":
+        assert "model" not in tops
+
+
+def test_opencv_decodes_in_one_place():
+    # The second one only draws.
+    assert users_of("cv2") == {"pipeline/image.py", "pipeline/paper_flowers.py"}
+
+
+def test_pickles_are_read_in_one_place():
+    readers = {
+        path.relative_to(ROOT).as_posix()
+        for path in MODULES
+        if re.search(
+            r"(?<!un)pickle\.(load|Unpickler)|allow_pickle=True",
+            path.read_text(encoding="utf-8"),
+        )
+    }
+    assert readers == {"model/checkpoints/unpickle.py"}
+
+
+def test_flags_are_read_by_commands_alone():
+    commands = {
+        path.relative_to(ROOT).as_posix()
+        for path in MODULES
+        if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
+    }
+    using = {
+        path.relative_to(ROOT).as_posix()
+        for path in MODULES
+        if "absl.flags" in imports(path)
+    }
+    assert using == commands | {"pipeline/command.py"}
+
+
+@pytest.mark.parametrize(
+    "module", ["convert", "split", "download", "manifest", "sources", "image", "schema"]
+)
+def test_conversion_starts_without_tensorflow(module):
+    """TensorFlow takes seconds to import, and conversion does not need it."""
+    seen, waiting = set(), {f"pipeline.{module}"}
+    while waiting:
+        name = waiting.pop()
+        seen.add(name)
+        path = ROOT / (name.replace(".", "/") + ".py")
+        if not path.exists():
+            continue
+        found = {n for n in imports(path) if n}
+        assert "tensorflow" not in found, name
+        waiting |= {n for n in found if n.startswith("pipeline.")} - seen
+
+
+def test_every_module_says_what_it_does():
+    for path in MODULES:
+        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+        assert text, path
+
+
+def test_no_network_name_is_left_out_of_the_tables():
+    from model import naming, network
+
+    assert {n.network for n in naming.NAMINGS} == set(network.NETWORKS)
