@@ -62,6 +62,9 @@ class RecordImage:
     reason: str
 
 
+STDERR = 2  # its file descriptor
+
+
 class DecoderMessages:
     """Collects what libjpeg and its like print to stderr while they decode.
 
@@ -71,18 +74,17 @@ class DecoderMessages:
     """
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - lives with the process
-        os.dup2(self._file.fileno(), 2)
+        with tempfile.TemporaryFile() as file:
+            os.dup2(file.fileno(), STDERR)
 
     def new(self) -> str:
         """First line printed since the last call; "" if nothing was."""
-        descriptor = self._file.fileno()
-        size = os.fstat(descriptor).st_size
+        size = os.fstat(STDERR).st_size
         if not size:
             return ""
-        text = os.pread(descriptor, min(size, 4096), 0)
-        os.ftruncate(descriptor, 0)
-        os.lseek(descriptor, 0, os.SEEK_SET)
+        text = os.pread(STDERR, min(size, 4096), 0)
+        os.ftruncate(STDERR, 0)
+        os.lseek(STDERR, 0, os.SEEK_SET)
         lines = text.decode("utf-8", "replace").strip().splitlines()
         return lines[0][:200] if lines else ""
 
