@@ -263,4 +263,4 @@ def test_whatever_is_copied_decodes_alike_everywhere(seed, messages):
         assert pixels.shape == (found.height, found.width, 3)
         difference = pixels.astype(int) - image.decode_record(found.encoded)
         assert np.abs(difference).max() <= (0 if found.action == "copied" else 1)
-    assert outcomes == {"copied", "refused"}
+    assert {"copied", "refused"} <= outcomes
