@@ -1,27 +1,31 @@
 """The peer: the same task the way the Keras guides teach it.
 
-    python benchmarks/keras_guide.py TRAIN_FOLDER TEST_FOLDER EPOCHS HEAD
+    python benchmarks/keras_guide.py TRAIN VALIDATION TEST EPOCHS HEAD
 
 Source: keras.io/guides/transfer_learning (frozen base, random flip and rotation, global
-average pooling, dropout 0.2, dense, Adam, `fit`) with image_dataset_from_directory of
-keras.io/examples/vision/image_classification_from_scratch. The base is the same AlexNet
-with the same weights as ours. HEAD is `pooling`, as in the guide, or `flatten`, which
-gives the guide the 9,216 features that our final layer sees.
+average pooling, dropout 0.2, dense, Adam, `fit` with validation data) with the
+image_dataset_from_directory of keras.io/examples/vision/
+image_classification_from_scratch. The base is the same AlexNet with the same weights as
+ours. HEAD is `pooling`, as in the guide, or `flatten`, which gives the guide the 9,216
+features that our final layer sees.
 
-Prints one JSON line per epoch: epoch, seconds since the process started without the time
-spent on testing, and accuracy on the test folder.
+Prints one JSON line per epoch: epoch, seconds since the process started without the
+time spent on testing, and accuracy on the test folder.
 """
 
 import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-import psutil
 
-import pipeline.quiet  # noqa: F401 # isort: split
+import pipeline.quiet  # noqa: F401
+
+# isort: split
 import keras
+import psutil
 
 from model import network, restore, zoo
 
@@ -29,7 +33,7 @@ SIZE = 224
 BATCH_SIZE = 64
 
 
-def folder_dataset(folder: str, *, shuffle: bool):
+def folder_dataset(folder: str, *, shuffle: bool) -> Any:
     """Photos of a folder, squashed to 224 x 224, as the loader does by default."""
     return keras.utils.image_dataset_from_directory(
         folder,
@@ -45,11 +49,11 @@ def folder_dataset(folder: str, *, shuffle: bool):
 class Clock(keras.callbacks.Callback):
     """Tests after every epoch, off the clock."""
 
-    def __init__(self, test_data, start: float) -> None:
+    def __init__(self, test_data: Any, start: float) -> None:
         super().__init__()
         self.test_data, self.start, self.off = test_data, start, 0.0
 
-    def on_epoch_end(self, epoch: int, logs=None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Prints the line."""
         now = time.time()
         _, accuracy = self.model.evaluate(self.test_data, verbose=0)
@@ -58,17 +62,16 @@ class Clock(keras.callbacks.Callback):
         self.off += time.time() - now
 
 
-def main(train_folder: str, test_folder: str, epochs: str, head: str) -> None:
+def main(train: str, validation: str, test: str, epochs: str, head: str) -> None:
     """Trains and prints."""
     start = psutil.Process().create_time()
     keras.utils.set_random_seed(0)
-    train_data = folder_dataset(train_folder, shuffle=True)
+    train_data = folder_dataset(train, shuffle=True)
     num_classes = len(train_data.class_names)
     augment = keras.Sequential(
         [keras.layers.RandomFlip("horizontal"), keras.layers.RandomRotation(0.1)]
     )
     train_data = train_data.map(lambda x, y: (augment(x, training=True), y))
-    test_data = folder_dataset(test_folder, shuffle=False)
 
     chosen = network.NETWORKS["alexnet_owt"]
     base = network.build(chosen, chosen.input_spec, last="pool5")
@@ -91,8 +94,9 @@ def main(train_folder: str, test_folder: str, epochs: str, head: str) -> None:
     )
     model.fit(
         train_data.prefetch(-1),
+        validation_data=folder_dataset(validation, shuffle=False).prefetch(-1),
         epochs=int(epochs),
-        callbacks=[Clock(test_data, start)],
+        callbacks=[Clock(folder_dataset(test, shuffle=False), start)],
         verbose=0,
     )
 

@@ -98,8 +98,7 @@ def extract(
         trunk: frozen keras.Model, uint8 [batch, size_px, size_px, 3] -> features.
         images: all photos of the data set.
         rows: {view: indices of the photos wanted in it}. View 0 is the central window,
-            view 1 the same mirrored, further ones are random windows, always the same
-            for the same photo.
+            further ones are random windows, always the same for the same photo.
         cache_dir: folder of all caches.
         about: of `key`.
     """
@@ -121,7 +120,7 @@ def extract(
         for wanted, (_, done) in zip(rows.values(), opened, strict=True)
     ]
     total = sum(len(some) for some in missing)
-    run = tf.function(lambda image: trunk(image, training=False))
+    run = tf.function(lambda image: trunk(image, training=False), autograph=False)
     if total:
         with command.progress(total, "photo", "features") as progress:
             for view, (values, done) in enumerate(opened):
@@ -138,8 +137,8 @@ def extract(
 
 
 def _views(images: dataset.Images, view: int) -> preprocess.Views:
-    if view < 2:
-        return preprocess.central_views(images.sizes, images.spec, mirrored=view == 1)
+    if view == 0:
+        return preprocess.central_views(images.sizes, images.spec)
     return preprocess.random_views(images.sizes, images.spec, (view,))
 
 

@@ -71,7 +71,7 @@ def make_train_step(
     variables = model.trainable_variables
     optimizer.build(variables)
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(autograph=False, reduce_retracing=True)
     def step(inputs: Any, labels: Any) -> tuple[Any, Any]:
         with tf.GradientTape() as tape:
             logits = model(inputs, training=True)
@@ -89,7 +89,7 @@ def make_train_step(
 def make_predict_step(model: Any) -> Callable[[Any], Any]:
     """Returns inputs -> logits, float32 [batch, num_classes], as in use."""
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(autograph=False, reduce_retracing=True)
     def step(inputs: Any) -> Any:
         return tf.cast(model(inputs, training=False), tf.float32)
 

@@ -174,7 +174,12 @@ def test_other_formats_become_jpeg(extension):
 
 @pytest.mark.parametrize(
     ("height", "width", "expected"),
-    [(600, 900, (256, 384)), (900, 600, (384, 256)), (257, 257, (256, 256))],
+    [
+        (600, 900, (256, 384)),
+        (900, 600, (384, 256)),
+        (257, 257, (256, 256)),
+        (512, 640, (256, 320)),
+    ],
 )
 def test_large_photos_are_shrunk_by_their_short_side(height, width, expected):
     found = encode(jpeg(photo(height, width)), resize_min=256)
