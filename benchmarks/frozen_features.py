@@ -1,0 +1,128 @@
+"""How fast the frozen network sees all photos of the records.
+
+    python benchmarks/frozen_features.py [FOLDER] [--rounds=5] [--precision=auto]
+
+Ours: features.extract, records to cached features. The limit: 1 / (1/network +
+1/pipeline), both measured alone on the same cores: on a CPU they share them. The peer:
+the same network in float32 under Keras' predict, fed by image_dataset_from_directory.
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import measure
+
+sys.path.insert(0, str(measure.ROOT))
+
+import pipeline.quiet  # noqa: F401
+
+# isort: split
+import keras
+import numpy as np
+import tensorflow as tf
+
+from model import device, features, network, restore, zoo
+from pipeline import convert, dataset, preprocess
+
+NETWORK = network.NETWORKS["alexnet_owt"]
+LAST = "pool5"
+
+
+def build(dtype: str) -> Any:
+    """The convolutions with their pretrained weights."""
+    trunk = network.build(NETWORK, NETWORK.input_spec, last=LAST, dtype=dtype)
+    weights = zoo.resolve("alexnet_conv")
+    restore.assign(trunk, restore.fit(weights.checkpoint.tensors, "", None).values)
+    return trunk
+
+
+def timed(work: Callable[[], int]) -> Callable[[], float]:
+    """Turns work that returns its number of images into images per second."""
+
+    def run() -> float:
+        start = time.perf_counter()
+        count = work()
+        return count / (time.perf_counter() - start)
+
+    return run
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", nargs="?", default="demo/flowers", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--precision", default="auto", choices=device.PRECISIONS)
+    options = parser.parse_args()
+    precision = device.choose_precision(options.precision)
+    with tempfile.TemporaryDirectory() as scratch:
+        config = convert.Config(source=str(options.folder), out=f"{scratch}/records")
+        found = convert.convert(config).manifest
+        rows = found.taken()
+        count = len(rows)
+        images = dataset.Images(
+            found, rows, NETWORK.input_spec, batch_size=features.BATCH_SIZE
+        )
+        views = preprocess.central_views(images.sizes, NETWORK.input_spec)
+        trunk = build(device.policy(precision))
+        call = tf.function(lambda x: trunk(x, training=False), autograph=False)
+        batch = next(iter(images.run(np.arange(features.BATCH_SIZE), views)))["image"]
+        cache = Path(scratch) / "cache"
+
+        def network_alone() -> int:
+            calls = -(-count // features.BATCH_SIZE)
+            for _ in range(calls):
+                call(batch).numpy()
+            return calls * features.BATCH_SIZE
+
+        def pipeline_alone() -> int:
+            return sum(len(b["label"]) for b in images.run(np.arange(count), views))
+
+        def extract() -> int:
+            shutil.rmtree(cache, ignore_errors=True)
+            about = {"precision": precision}
+            features.extract(
+                trunk, images, {0: np.arange(count)}, cache_dir=cache, about=about
+            )
+            return count
+
+        loader = keras.utils.image_dataset_from_directory(
+            str(options.folder),
+            image_size=(224, 224),
+            batch_size=features.BATCH_SIZE,
+            shuffle=False,
+            verbose=False,
+        )
+        plain = build("float32")
+
+        def peer() -> int:
+            return len(plain.predict(loader.map(lambda x, _: x), verbose=0))
+
+        found_rates = measure.rounds(
+            {
+                f"network alone, {precision}": timed(network_alone),
+                "pipeline alone": timed(pipeline_alone),
+                "graft: features.extract": timed(extract),
+                "peer: predict, float32": timed(peer),
+            },
+            options.rounds,
+        )
+    limit = "limit: 1/(1/network + 1/pipeline)"
+    network_rates, pipeline_rates = list(found_rates.values())[:2]
+    found_rates[limit] = [
+        1 / (1 / one + 1 / other)
+        for one, other in zip(network_rates, pipeline_rates, strict=True)
+    ]
+    measure.table(
+        f"Features of {count:,} photos", measure.rate_rows(found_rates, limit)
+    )
+
+
+if __name__ == "__main__":
+    main()
