@@ -3,9 +3,9 @@
     python benchmarks/paper_flowers.py [--seed=0]
 
 Logistic regressions on the mean colour, and on histograms of oriented gradients (HOG,
-Dalal and Triggs 2005: 64 x 128 window, 8 x 8 cells, 9 bins), are fitted to the train
-and validation photos; the network is what the three commands give with default flags.
-All are judged on the same test photos.
+Dalal and Triggs 2005: 64 x 128 window, 8 x 8 cells, 2 x 2 blocks, 9 bins), are fitted
+to the train and validation photos; the network is what the three commands give with
+default flags. All are judged on the same test photos.
 """
 
 import argparse
@@ -16,9 +16,17 @@ from pathlib import Path
 import cv2
 import measure
 import numpy as np
+from skimage import feature
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+
+HOG = {
+    "orientations": 9,
+    "pixels_per_cell": (8, 8),
+    "cells_per_block": (2, 2),
+    "block_norm": "L2-Hys",
+}
 
 
 def mean_colour(image: np.ndarray) -> np.ndarray:
@@ -27,8 +35,8 @@ def mean_colour(image: np.ndarray) -> np.ndarray:
 
 
 def hog(image: np.ndarray) -> np.ndarray:
-    """float32 [3,780] of the photo squashed to 128 x 64."""
-    return cv2.HOGDescriptor().compute(cv2.resize(image, (64, 128))).ravel()
+    """float64 [3,780] of the photo squashed to 128 x 64."""
+    return feature.hog(cv2.resize(image, (64, 128)), channel_axis=-1, **HOG)
 
 
 def main() -> None:
@@ -50,8 +58,8 @@ def main() -> None:
         labels = np.array([photo["class_name"] for photo in photos])
         test = np.array([photo["split"] == "test" for photo in photos])
         images = [cv2.imread(f"{source}/{photo['path']}") for photo in photos]
-        for name, feature in (("mean colour", mean_colour), ("HOG", hog)):
-            values = np.stack([feature(image) for image in images])
+        for name, function in (("mean colour", mean_colour), ("HOG", hog)):
+            values = np.stack([function(image) for image in images])
             model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
             model.fit(values[~test], labels[~test])
             score = model.score(values[test], labels[test])
