@@ -74,7 +74,7 @@ class Images:
         sizes = [(row.height, row.width) for row in rows]
         self.sizes = np.array(sizes, np.int64).reshape(-1, 2)
         self._labels = np.array([found.labels[r.class_name] for r in rows], np.int64)
-        self._is_png = np.array([row.format == "png" for row in rows])
+        self._is_png = np.array([row.format == "png" for row in rows], np.bool_)
         self._reader = _Reader(found, rows)
         self._stored: Any = None
         if rows and sum(row.length for row in rows) <= memory_bytes:

@@ -1,0 +1,199 @@
+import cv2
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipeline import preprocess
+
+SPEC = preprocess.InputSpec(size_px=14, short_side_px=16, source="a test")
+# (height, width): landscape, portrait, square, thin, single pixel
+SIZES = np.array([(40, 64), (64, 40), (50, 50), (3, 200), (200, 3), (1, 1)])
+
+
+@pytest.fixture(params=["eager", "map"])
+def apply(request):
+    """Applies a function to tensors eagerly, or inside tf.data.Dataset.map."""
+
+    def eager(function, *tensors):
+        return function(*map(tf.constant, tensors)).numpy()
+
+    def mapped(function, *tensors):
+        data = tf.data.Dataset.from_tensors(tensors)
+        (result,) = data.map(function).as_numpy_iterator()
+        return result
+
+    return {"eager": eager, "map": mapped}[request.param]
+
+
+def gradient(height, width):
+    """Each pixel says where it is."""
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([rows, columns, rows + columns], 2).astype(np.uint8)
+
+
+def encode(pixels, extension):
+    return cv2.imencode(extension, pixels[..., ::-1])[1].tobytes()
+
+
+def test_the_central_window_is_seven_eighths_of_the_short_side():
+    views = preprocess.central_views(SIZES, SPEC)
+    assert views.windows.tolist() == [
+        [2, 14, 35, 35],
+        [14, 2, 35, 35],
+        [3, 3, 44, 44],
+        [0, 98, 3, 3],
+        [98, 0, 3, 3],
+        [0, 0, 1, 1],
+    ]
+    assert not views.mirrored.any()
+
+
+def test_cropping_first_is_the_geometry_of_resizing_first():
+    """256 and 224: the window covers what a 224 crop of the resized image covers."""
+    spec = preprocess.InputSpec(source="a test")
+    (window,) = preprocess.central_views(np.array([(512, 1024)]), spec).windows
+    scale = 256 / 512
+    assert window[2] * scale == window[3] * scale == 224
+    assert window[0] * scale == (256 - 224) / 2
+    assert window[1] * scale == (512 - 224) / 2
+
+
+def test_random_windows_reach_every_place_and_never_leave_the_image():
+    sizes = np.repeat([(40, 48)], 4000, axis=0)
+    views = preprocess.random_views(sizes, SPEC, (0, 0))
+    top, left, height, width = views.windows.T
+    assert (height == 35).all()
+    assert (width == 35).all()
+    assert set(top) == set(range(6))
+    assert set(left) == set(range(14))
+    assert np.bincount(left).min() > 4000 / 14 * 0.7  # evenly
+    assert 0.45 < views.mirrored.mean() < 0.55
+
+
+@pytest.mark.parametrize("size", SIZES.tolist(), ids=str)
+def test_random_windows_lie_inside_odd_images(size):
+    views = preprocess.random_views(np.array([size] * 200), SPEC, (3,))
+    top, left, height, width = views.windows.T
+    assert (np.minimum(top, left) >= 0).all()
+    assert (top + height <= size[0]).all()
+    assert (left + width <= size[1]).all()
+    assert (np.minimum(height, width) >= 1).all()
+
+
+def test_the_key_decides_random_windows():
+    sizes = np.repeat([(300, 400)], 50, axis=0)
+    one, same, other = (
+        preprocess.random_views(sizes, SPEC, key) for key in ((1, 2), (1, 2), (1, 3))
+    )
+    assert (one.windows == same.windows).all()
+    assert (one.mirrored == same.mirrored).all()
+    assert (one.windows != other.windows).any()
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".png"])
+@pytest.mark.parametrize("size", [(40, 64), (64, 40), (50, 50), (1, 1)], ids=str)
+@pytest.mark.parametrize("is_png", ["python", "tensor"])
+def test_a_window_is_the_same_part_of_the_whole(apply, extension, size, is_png):
+    height, width = size
+    encoded = encode(gradient(height, width), extension)
+    whole = tf.io.decode_image(encoded, channels=3).numpy()
+    if extension == ".jpg":
+        accurate = {"channels": 3, "dct_method": "INTEGER_ACCURATE"}
+        whole = tf.io.decode_jpeg(encoded, **accurate).numpy()
+    window = (height // 4, width // 3, (height + 1) // 2, (width + 1) // 2)
+
+    def decode(encoded, window, flag):
+        png = flag if is_png == "tensor" else extension == ".png"
+        return preprocess.decode_window(encoded, png, window)
+
+    found = apply(decode, encoded, np.array(window, np.int32), extension == ".png")
+    expected = whole[
+        window[0] : window[0] + window[2], window[1] : window[1] + window[3]
+    ]
+    if extension == ".png":
+        assert (found == expected).all()
+    else:
+        # Chroma at the border of a crop is interpolated from less.
+        assert np.abs(found.astype(int) - expected).max() <= 8
+    assert found.dtype == np.uint8
+
+
+def test_jpegs_decode_to_the_bit_as_in_opencv(apply):
+    random = np.random.default_rng(0)
+    pixels = cv2.resize(random.integers(0, 256, (12, 16, 3), np.uint8), (160, 120))
+    encoded = encode(pixels, ".jpg")
+    expected = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB)
+    found = apply(
+        lambda data, window: preprocess.decode_window(data, False, window),
+        encoded,
+        np.array([0, 0, 120, 160], np.int32),
+    )
+    assert (found == expected).all()
+
+
+def bilinear(image, size_px):
+    """Written anew: two pixels in each direction, centres at half pixels."""
+
+    def weights(length):
+        centres = (np.arange(size_px) + 0.5) * length / size_px - 0.5
+        low = np.floor(centres)
+        matrix = np.zeros((size_px, length))
+        for place, share in ((low, 1 - (centres - low)), (low + 1, centres - low)):
+            index = np.clip(place, 0, length - 1).astype(int)
+            matrix[np.arange(size_px), index] += share
+        return matrix
+
+    rows, columns = weights(image.shape[0]), weights(image.shape[1])
+    return np.einsum("ij,jkc,lk->ilc", rows, image.astype(float), columns)
+
+
+@pytest.mark.parametrize("halve", [False, True])
+@pytest.mark.parametrize("side", [1, 5, 14, 20, 27])
+def test_resizing_below_a_factor_of_two_is_bilinear(apply, side, halve):
+    image = np.random.default_rng(side).integers(0, 256, (side, side, 3), np.uint8)
+    found = apply(lambda x: preprocess.resize(x, 14, halve=halve), image)
+    assert found.shape == (14, 14, 3)
+    assert np.abs(found - bilinear(image, 14)).max() <= 0.51
+
+
+@pytest.mark.parametrize(("side", "halvings"), [(28, 1), (55, 1), (56, 2), (127, 3)])
+def test_large_windows_are_halved_first(apply, side, halvings):
+    image = np.random.default_rng(side).integers(0, 256, (side, side, 3), np.uint8)
+    expected = image.astype(float)
+    for _ in range(halvings):
+        even = expected[: len(expected) // 2 * 2, : len(expected) // 2 * 2]
+        expected = (
+            even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2]
+        ) / 4
+    found = apply(lambda x: preprocess.resize(x, 14, halve=True), image)
+    assert np.abs(found - bilinear(expected, 14)).max() <= 0.51
+
+
+def test_fine_stripes_become_grey_not_stripes():
+    """What halving is for: without it every eighth stripe would be all there is."""
+    image = np.zeros((112, 112, 3), np.uint8)
+    image[:, ::2] = 255
+    found = preprocess.resize(tf.constant(image), 14, halve=True).numpy()
+    assert np.abs(found.astype(int) - 128).max() <= 1
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_mirroring_exchanges_left_and_right(apply, mirrored):
+    image = gradient(7, 9)
+    found = apply(preprocess.mirror, image, mirrored)
+    assert (found == (image[:, ::-1] if mirrored else image)).all()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"size_px": 0},
+        {"size_px": 300},
+        {"std": (1.0, 0.0, 1.0)},
+        {"scale": 0.0},
+    ],
+    ids=str,
+)
+def test_impossible_specs_are_refused(wrong):
+    with pytest.raises(ValueError, match="expected"):
+        preprocess.InputSpec(source="a test", **wrong)
