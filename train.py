@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from absl import app, flags
 
 import pipeline.quiet  # noqa: F401 # isort: split
@@ -21,8 +20,8 @@ from model import (
     curves,
     device,
     examples,
+    finish,
     loop,
-    metrics,
     network,
     restore,
     run,
@@ -95,18 +94,22 @@ def train(config: Config) -> Path:
     job = _Job(config=config, found=found, plan=plan, precision=precision)
     trunk, tail = job.build(fit)
     frozen = restore.digests(trunk.variables)
-    record.start(
-        _describe(config, found, plan, weights, device_name, precision),
-        found.class_names,
-    )
+    about = {
+        "settings": dataclasses.asdict(config),
+        "device": device_name,
+        "precision": precision,
+    }
+    record.start(about | finish.describe(found, plan, weights), found.class_names)
     best = loop.Best()
     results: list[loop.EpochResult] = []
-    finish = _Finish(record=record, job=job, fit=fit, weights=weights, frozen=frozen)
+    finisher = finish.Finisher(
+        record=record, found=found, plan=plan, fit=fit, weights=weights, frozen=frozen
+    )
     try:
-        _run_epochs(job, trunk, tail, record, best, results, finish)
+        _run_epochs(job, trunk, tail, best, results, finisher)
     finally:  # also when stopped: what was reached until then is a usable run
         if best.epoch:
-            finish(trunk, tail, best)
+            finisher.write(trunk, tail, best)
             curves.draw(results, record.directory / "curves.png")
         else:
             record.discard()
@@ -197,12 +200,11 @@ def _run_epochs(
     job: _Job,
     trunk: Any,
     tail: Any,
-    record: run.Run,
     best: loop.Best,
     results: list[loop.EpochResult],
-    finish: "_Finish",
+    finisher: finish.Finisher,
 ) -> None:
-    config = job.config
+    config, record = job.config, finisher.record
     source: examples.Cached | examples.Fresh
     if job.cached:
         model, source = (
@@ -244,108 +246,8 @@ def _run_epochs(
                 _epoch_line(result, config.epochs), file=command.log_stream()
             )
             if best.epoch > saved_epoch and time.monotonic() - saved_s > _SAVE_EVERY_S:
-                finish(trunk, tail, best)
+                finisher.write(trunk, tail, best)
                 saved_s, saved_epoch = time.monotonic(), best.epoch
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Finish:
-    """Writes the best model so far, its ledger and calibration."""
-
-    record: run.Run
-    job: _Job
-    fit: restore.Fit | None
-    weights: zoo.Weights | None
-    frozen: dict[str, str]
-
-    def __call__(self, trunk: Any, tail: Any, best: loop.Best) -> None:
-        """Leaves `tail` as it is: training may go on."""
-        values = dict(
-            zip(
-                map(restore.variable_name, tail.trainable_variables),
-                best.values,
-                strict=True,
-            )
-        )
-        whole = stages.assemble(self.job.plan, trunk, values)
-        after = restore.digests(v for v in whole.variables)
-        self.record.write_ledger(
-            restore.ledger(self.fit, whole),
-            _about_weights(self.weights, self.fit),
-            before=self.frozen,
-            after=after,
-        )
-        rows = self.job.found.taken("validation")
-        labels = np.array([self.job.found.labels[row.class_name] for row in rows])
-        logits = best.validation_logits
-        if logits is None:
-            raise RuntimeError("the best epoch has no validation logits")
-        temperature = metrics.fit_temperature(logits, labels)
-        self.record.write_json(
-            "calibration.json",
-            {
-                "temperature": temperature,
-                "fitted_on": "validation",
-                "num_examples": len(labels),
-                "loss_before": metrics.mean_loss(logits, labels),
-                "loss_after": metrics.mean_loss(logits / temperature, labels),
-                "epoch": best.epoch,
-            },
-        )
-        self.record.save_model(whole)
-
-
-def _about_weights(
-    weights: zoo.Weights | None, fit: restore.Fit | None
-) -> dict[str, Any]:
-    if weights is None or fit is None:
-        return {"ckpt": "none"}
-    return {
-        "ckpt": weights.name,
-        "variant": weights.variant,
-        "path": str(weights.path),
-        "format": weights.checkpoint.format,
-        "metadata": weights.checkpoint.metadata,
-        "tensors_sha256": weights.checkpoint.digest(),
-        "naming": fit.naming.source,
-        "set_aside": list(weights.checkpoint.aside),
-    }
-
-
-def _describe(
-    config: Config,
-    found: manifest.Manifest,
-    plan: stages.Plan,
-    weights: zoo.Weights | None,
-    device_name: str,
-    precision: str,
-) -> dict[str, Any]:
-    """The content of config.json."""
-    about = {"ckpt": "none"}
-    if weights is not None:
-        about = {
-            "ckpt": weights.name,
-            "variant": weights.variant,
-            "path": str(weights.path),
-            "tensors_sha256": weights.checkpoint.digest(),
-        }
-    return {
-        "settings": dataclasses.asdict(config),
-        "network": plan.network_name,
-        "features": plan.features,
-        "train_from": plan.train_from,
-        "input_spec": dataclasses.asdict(plan.spec),
-        "weights": about,
-        "data": {
-            "path": str(found.directory),
-            "manifest_digest": found.digest,
-            "class_names": list(found.class_names),
-            "counts": found.counts(),
-        },
-        "device": device_name,
-        "precision": precision,
-        "versions": run.versions(),
-    }
 
 
 def _epoch_line(result: loop.EpochResult, epochs: int) -> str:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
+# Tells the processor's name and instructions, on Linux.
+CPU_INFO = Path("/proc/cpuinfo")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 # Keras dtype policies: variables stay float32, the layers compute in this.
 _POLICIES = {
@@ -30,7 +32,14 @@ def choose_precision(wanted: str) -> str:
 
     bfloat16 where the processor has instructions for it (AlexNet ran 1.7 times as fast)
     or the GPU is of compute capability 8 or later; float16 on 7; else float32.
+
+    Raises:
+        ValueError: `wanted` is none of PRECISIONS.
     """
+    if wanted not in PRECISIONS:
+        raise ValueError(
+            f"precision {wanted!r}: expected one of {', '.join(PRECISIONS)}"
+        )
     if wanted != "auto":
         return wanted
     gpus = tf.config.list_physical_devices("GPU")
@@ -47,8 +56,9 @@ def policy(precision: str) -> str:
 
 
 def _cpu_lines() -> list[str]:
-    info = Path("/proc/cpuinfo")
-    return info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    if not CPU_INFO.exists():
+        return []
+    return CPU_INFO.read_text(encoding="utf-8").splitlines()
 
 
 def _cpu_flags() -> set[str]:

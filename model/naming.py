@@ -43,6 +43,15 @@ class Naming:
         inside = self.layers[layer]
         return {"kernel": self.kernel.format(inside), "bias": self.bias.format(inside)}
 
+    def shape_in_file(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape that a tensor of our shape has in the file."""
+        if not self.transposed:
+            return shape
+        if len(shape) == 4:
+            height, width, channels, filters = shape
+            return filters, channels, height, width
+        return shape[::-1]
+
     def to_ours(self, layer: str, variable: str, tensor: np.ndarray) -> np.ndarray:
         """Brings a tensor of the file into our layout."""
         if variable == "bias" or not self.transposed:
@@ -141,9 +150,10 @@ def recognise(tensors: Mapping[str, np.ndarray], where: str) -> Naming:
 
     best = max(NAMINGS, key=matches)
     if not matches(best):
-        found = ", ".join(sorted(tensors)[:4])
+        found = ", ".join(sorted(tensors)[:4]) + ", ..." * (len(tensors) > 4)
         raise errors.MismatchedCheckpoint(
-            f"{where}: none of its {len(tensors)} tensors ({found}, ...) has a name by "
-            "which Graft knows AlexNet's layers, as conv1/weights or features.0.weight"
+            f"{where}: none of its {len(tensors)} tensors ({found}) has a name by "
+            "which Graft knows AlexNet's layers, as conv1/weights or "
+            "features.0.weight; is it another network's file?"
         )
     return best

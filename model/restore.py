@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+import ml_dtypes
 import numpy as np
 
 from model import naming, network
@@ -31,6 +32,7 @@ class Entry:
         shape: of the variable.
         tensor: its name in the file; "" for a variable alone.
         file_shape: of the tensor as the file has it.
+        file_dtype: likewise.
     """
 
     status: Status
@@ -38,6 +40,7 @@ class Entry:
     shape: tuple[int, ...] = ()
     tensor: str = ""
     file_shape: tuple[int, ...] = ()
+    file_dtype: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,7 +98,8 @@ class Fit:
         if not missing:
             return
         wrong = [
-            f"{e.variable} is {list(e.file_shape)}, expected {list(e.shape)}"
+            f"{e.tensor} is {e.file_dtype} {list(e.file_shape)}, expected float "
+            f"{list(self.naming.shape_in_file(e.shape))}"
             for e in self.entries
             if e.status == "mismatched" and e.variable.split("/")[0] in missing
         ]
@@ -138,7 +142,7 @@ def fit(
             used.add(name)
             tensor = found.to_ours(layer, variable, tensors[name])
             shape = shapes[layer][variable]
-            fits = tensor.shape == shape and tensor.dtype.kind == "f"
+            fits = tensor.shape == shape and _is_float(tensor.dtype)
             entries.append(
                 Entry(
                     status="restored" if fits else "mismatched",
@@ -146,12 +150,18 @@ def fit(
                     shape=shape,
                     tensor=name,
                     file_shape=tensors[name].shape,
+                    file_dtype=str(tensor.dtype),
                 )
             )
             if fits:
                 values[layer][variable] = tensor.astype(np.float32)
     entries += [
-        Entry(status="unused", tensor=name, file_shape=tensors[name].shape)
+        Entry(
+            status="unused",
+            tensor=name,
+            file_shape=tensors[name].shape,
+            file_dtype=str(tensors[name].dtype),
+        )
         for name in sorted(tensors.keys() - used)
     ]
     return Fit(
@@ -164,20 +174,21 @@ def fit(
     )
 
 
+def _is_float(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind == "f" or dtype == ml_dtypes.bfloat16
+
+
 def assign(model: Any, values: Mapping[str, Mapping[str, np.ndarray]]) -> None:
     """Puts values into a model's layers.
 
     Args:
         model: keras.Model.
-        values: {layer: {"kernel": array, "bias": array}}; layers that the model does
-            not have are left out.
+        values: {layer: {"kernel" or "bias": array}}; layers that the model does not
+            have are left out.
     """
-    names = {layer.name for layer in model.layers}
-    for layer_name, arrays in values.items():
-        if layer_name in names:
-            layer = model.get_layer(layer_name)
-            layer.kernel.assign(arrays["kernel"])
-            layer.bias.assign(arrays["bias"])
+    for layer in model.layers:
+        for name, array in values.get(layer.name, {}).items():
+            getattr(layer, name).assign(array)
 
 
 def ledger(found: Fit | None, model: Any) -> list[Entry]:
@@ -209,12 +220,16 @@ def variable_name(variable: Any) -> str:
 
 
 def digests(variables: Iterable[Any]) -> dict[str, str]:
-    """{variable: SHA-256 of its bytes}: proof of what training did not change."""
+    """{variable: SHA-256 of its bytes}: proof of what training did not change.
+
+    Random states are no weights: dropout brings one, another in every model built.
+    """
     return {
         variable_name(variable): hashlib.sha256(
             np.ascontiguousarray(variable.numpy()).tobytes()
         ).hexdigest()
         for variable in variables
+        if not variable_name(variable).endswith(RANDOM_STATE)
     }
 
 

@@ -17,10 +17,13 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
 import time
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,17 @@ from pipeline import manifest, preprocess, schema
 
 LATEST = "latest"
 MODEL_NAME = "model.keras"
+# What Keras, HDF5 and zipfile raise on a damaged model file.
+_UNREADABLE = (
+    ValueError,
+    OSError,
+    KeyError,
+    TypeError,
+    RuntimeError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def versions() -> dict[str, str]:
@@ -54,11 +68,16 @@ def new_directory(run_dir: str, ckpt: str) -> Path:
     """The folder a new run shall have; "" names it by time and weights.
 
     Raises:
-        RunError: it exists and is not empty.
+        RunError: it exists and is not empty, or has the name of the link.
     """
     stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(ckpt).name.split(".")[0]) or "run"
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{stem}"
     directory = Path(run_dir) if run_dir else Path("runs") / name
+    if directory.name == LATEST:
+        raise RunError(
+            f"{directory}: is the name of the link to the newest run; choose another "
+            "--run_dir"
+        )
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise RunError(
             f"{directory}: exists and is not empty; choose another --run_dir"
@@ -77,8 +96,17 @@ class Run:
     directory: Path
 
     def start(self, config: dict[str, Any], class_names: Sequence[str]) -> None:
-        """Makes the folder with what is known before training."""
+        """Makes the folder with what is known before training.
+
+        Raises:
+            RunError: another training has begun there since `new_directory`.
+        """
         self.directory.mkdir(parents=True, exist_ok=True)
+        if any(self.directory.iterdir()):
+            raise RunError(
+                f"{self.directory}: another training has begun here meanwhile; choose "
+                "another --run_dir"
+            )
         self.write_json("config.json", config)
         labels = "".join(f"{name}\n" for name in class_names)
         with replacing(self.directory / "labels.txt") as partial:
@@ -184,13 +212,20 @@ class Finished:
         """That logits are divided by for calibrated probabilities.
 
         Raises:
-            RunError: calibration.json is damaged.
+            RunError: calibration.json is missing or damaged.
         """
         path = self.directory / "calibration.json"
         try:
-            return float(json.loads(path.read_text(encoding="utf-8"))["temperature"])
+            found = float(json.loads(path.read_text(encoding="utf-8"))["temperature"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{path}: cannot be read ({error!r})") from error
+            raise RunError(
+                f"{path}: cannot be read ({error!r}); train again"
+            ) from error
+        if not 0 < found < math.inf:
+            raise RunError(
+                f"{path}: temperature {found}, expected above 0; train again"
+            )
+        return found
 
     def model_digest(self) -> str:
         """SHA-256 of the model file."""
@@ -204,9 +239,11 @@ class Finished:
             RunError: the file is damaged.
         """
         path = self.directory / MODEL_NAME
+        if not zipfile.is_zipfile(path):  # Keras would say that there is no such file
+            raise RunError(f"{path}: cut off, or no Keras model; train again")
         try:
             return keras.models.load_model(path, compile=False, safe_mode=True)
-        except (ValueError, OSError, KeyError) as error:
+        except _UNREADABLE as error:
             raise RunError(f"{path}: cannot be read ({error}); train again") from error
 
 
@@ -229,7 +266,10 @@ def read(run_dir: str) -> Finished:
         text = (directory / "config.json").read_text(encoding="utf-8")
         config = dict(json.loads(text))
         found = Finished(directory=directory.resolve(), config=config)
-        _ = found.class_names, found.spec, config["data"]["manifest_digest"]
+        data = config["data"]
+        _ = found.class_names, found.spec, data["path"], data["manifest_digest"]
     except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{directory / 'config.json'}: damaged ({error!r})") from error
+        raise RunError(
+            f"{directory / 'config.json'}: damaged ({error!r}); train again"
+        ) from error
     return found

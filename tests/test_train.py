@@ -1,0 +1,331 @@
+import dataclasses
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import train
+from model import loop, run, zoo
+from model.checkpoints import errors
+from pipeline import dataset, manifest, preprocess, schema
+from tests import conftest
+
+
+@pytest.fixture(autouse=True)
+def cache(weights_cache, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(weights_cache))
+
+
+@pytest.fixture
+def quick(shared_records, tmp_path):
+    """Settings of a training that takes seconds."""
+    return train.Config(
+        data=str(shared_records),
+        run_dir=str(tmp_path / "run"),
+        epochs=2,
+        batch_size=16,
+        learning_rate=1e-3,
+        views=1,
+    )
+
+
+def content(directory, name):
+    return json.loads((directory / name).read_text(encoding="utf-8"))
+
+
+def validation_logits(directory, found):
+    """What model.keras says of the validation photos, central window."""
+    finished = run.read(str(directory))
+    model = keras.models.load_model(directory / "model.keras")
+    images = dataset.Evaluation(found, "validation", finished.spec, batch_size=8)
+    return np.concatenate([model(batch["image"]).numpy() for batch in images])
+
+
+def test_a_run_folder_is_complete(shared_run):
+    names = {path.name for path in shared_run.iterdir()} - {"evaluation"}
+    assert names == {
+        "config.json",
+        "ledger.json",
+        "metrics.jsonl",
+        "curves.png",
+        "tensorboard",
+        "model.keras",
+        "labels.txt",
+        "calibration.json",
+    }
+    assert (shared_run.parent / "latest").resolve() == shared_run.resolve()
+    assert (shared_run / "labels.txt").read_text() == "blue\ngreen\nred\n"
+
+
+def test_config_says_what_was_done(shared_run, found, weights_cache):
+    config = content(shared_run, "config.json")
+    assert set(config["settings"]) == {f.name for f in dataclasses.fields(train.Config)}
+    assert config["network"] == "alexnet_owt"
+    assert config["features"] == "pool5"
+    assert config["train_from"] == "logits"
+    assert config["data"]["manifest_digest"] == found.digest
+    assert config["data"]["counts"] == found.counts()
+    assert config["weights"]["variant"].startswith("convolutions only")
+    assert config["weights"]["path"].startswith(str(weights_cache))
+    checkpoint = zoo.resolve("alexnet").checkpoint
+    assert config["weights"]["tensors_sha256"] == checkpoint.digest()
+    assert config["versions"]["tensorflow"] == tf.__version__
+
+
+def test_training_learns_and_says_so(shared_run):
+    lines = (shared_run / "metrics.jsonl").read_text().splitlines()
+    results = [json.loads(line) for line in lines]
+    assert [result["epoch"] for result in results] == [1, 2, 3, 4]
+    assert results[-1]["loss"] < results[0]["loss"]
+    assert results[-1]["validation_accuracy"] > 0.9
+    assert all(result["images_per_s"] > 0 for result in results)
+    rates = [result["learning_rate"] for result in results]
+    # Half a cosine: at the end of epoch k of 4.
+    expected = [1e-3 * (1 + math.cos(math.pi * k / 4)) / 2 for k in (1, 2, 3, 4)]
+    assert rates == pytest.approx(expected, rel=0.2, abs=2e-6)
+
+
+def test_the_ledger_lists_everything_and_proves_the_frozen_part(shared_run):
+    ledger = content(shared_run, "ledger.json")
+    restored = {t["variable"] for t in ledger["tensors"] if t["status"] == "restored"}
+    convolutions = {
+        f"conv{n}/{kind}" for n in range(1, 6) for kind in ("kernel", "bias")
+    }
+    assert restored == convolutions
+    new = {t["variable"] for t in ledger["tensors"] if t["status"] == "new"}
+    assert new == {"logits/kernel", "logits/bias"}
+    frozen = {entry["variable"]: entry for entry in ledger["frozen"]}
+    assert set(frozen) == convolutions
+    model = keras.models.load_model(shared_run / "model.keras")
+    tensors = zoo.resolve("alexnet").checkpoint.tensors
+    for layer in model.layers:
+        for variable in layer.weights if layer.name.startswith("conv") else ():
+            name = f"{layer.name}/{variable.name}"
+            value = variable.numpy()
+            assert (value == tensors[f"alexnet_owt/{name}"]).all()
+            assert frozen[name]["sha256_before"] == frozen[name]["sha256_after"]
+            assert frozen[name]["sha256_after"]
+
+
+def test_the_model_loads_in_plain_keras_elsewhere(shared_run, found, tmp_path):
+    """A process that has never seen our code gives the same logits."""
+    images = dataset.Evaluation(
+        found, "test", run.read(str(shared_run)).spec, batch_size=8
+    )
+    batch = next(iter(images))["image"].numpy()
+    np.save(tmp_path / "images.npy", batch)
+    program = (
+        "import sys, keras, numpy as np\n"
+        f"model = keras.models.load_model({str(shared_run / 'model.keras')!r})\n"
+        f"logits = model(np.load('images.npy')).numpy()\n"
+        "assert not {'model', 'pipeline'} & set(sys.modules)\n"
+        "np.save('logits.npy', logits)\n"
+    )
+    done = conftest.run_command("-c", program, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    model = keras.models.load_model(shared_run / "model.keras")
+    expected = model(batch).numpy()
+    assert np.allclose(np.load(tmp_path / "logits.npy"), expected, atol=1e-4)
+
+
+def test_the_saved_model_is_the_best_by_validation(shared_run, found):
+    """Its loss on the validation photos is the lowest of metrics.jsonl."""
+    lines = (shared_run / "metrics.jsonl").read_text().splitlines()
+    lowest = min(json.loads(line)["validation_loss"] for line in lines)
+    logits = validation_logits(shared_run, found).astype(np.float64)
+    labels = [found.labels[row.class_name] for row in found.taken("validation")]
+    chosen = logits[np.arange(len(labels)), labels]
+    loss = np.mean(np.log(np.exp(logits).sum(axis=1)) - chosen)
+    assert loss == pytest.approx(lowest, abs=0.02)  # features were bfloat16, perhaps
+
+
+def test_the_same_seed_gives_the_same_bytes(quick, tmp_path):
+    weights = []
+    for name, seed in (("one", 0), ("same", 0), ("other", 1)):
+        config = dataclasses.replace(quick, run_dir=str(tmp_path / name), seed=seed)
+        directory = train.train(config)
+        model = keras.models.load_model(directory / "model.keras")
+        weights.append(model.get_layer("logits").kernel.numpy())
+    assert (weights[0] == weights[1]).all()
+    assert (weights[0] != weights[2]).any()
+
+
+def test_features_are_computed_once(quick, tmp_path):
+    cache = tmp_path / "cache"
+    train.train(quick)
+    (folder,) = cache.iterdir()
+    stamps = {p.name: p.stat().st_mtime_ns for p in folder.glob("view*.npy")}
+    train.train(dataclasses.replace(quick, run_dir=str(tmp_path / "again")))
+    assert {p.name: p.stat().st_mtime_ns for p in folder.glob("view*.npy")} == stamps
+
+
+@pytest.mark.parametrize("views", [0, 1], ids=["fresh windows", "cached"])
+def test_deeper_layers_can_train(quick, views, found):
+    config = dataclasses.replace(quick, train_from="conv5", views=views, epochs=1)
+    directory = train.train(config)
+    ledger = content(directory, "ledger.json")
+    frozen = {entry["variable"].split("/")[0] for entry in ledger["frozen"]}
+    assert frozen == {"conv1", "conv2", "conv3", "conv4"}
+    model = keras.models.load_model(directory / "model.keras")
+    tensors = zoo.resolve("alexnet").checkpoint.tensors
+    moved = {
+        name: not np.array_equal(
+            model.get_layer(name).kernel.numpy(), tensors[f"alexnet_owt/{name}/kernel"]
+        )
+        for name in ("conv4", "conv5")
+    }
+    assert moved == {"conv4": False, "conv5": True}
+
+
+def test_everything_can_train_from_a_random_start(quick):
+    config = dataclasses.replace(quick, ckpt="none", features="pool5", epochs=1)
+    directory = train.train(config)
+    ledger = content(directory, "ledger.json")
+    assert ledger["ckpt"] == "none"
+    assert ledger["frozen"] == []
+    assert {tensor["status"] for tensor in ledger["tensors"]} == {"new"}
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
+def test_each_precision_trains(quick, precision, found):
+    directory = train.train(dataclasses.replace(quick, precision=precision))
+    logits = validation_logits(directory, found)
+    assert logits.dtype == np.float32
+    assert np.isfinite(logits).all()
+
+
+def test_a_tensorflow_1_checkpoint_is_taken_by_its_names(quick, tmp_path):
+    """The 2018 form, of which this one has the convolutions."""
+    random = np.random.default_rng(0)
+    shapes = {
+        "conv1": (11, 11, 3, 96),
+        "conv2": (5, 5, 96, 256),
+        "conv3": (3, 3, 256, 384),
+        "conv4": (3, 3, 384, 384),
+        "conv5": (3, 3, 384, 256),
+    }
+    tensors = {}
+    for layer, shape in shapes.items():
+        scale = np.sqrt(2 / np.prod(shape[:-1]))
+        tensors[f"{layer}/weights"] = random.normal(0, scale, shape).astype(np.float32)
+        tensors[f"{layer}/biases"] = np.zeros(shape[-1:], np.float32)
+    prefix = tmp_path / "alexnet_2018.ckpt"
+    tf.raw_ops.SaveV2(
+        prefix=str(prefix),
+        tensor_names=list(tensors),
+        shape_and_slices=[""] * len(tensors),
+        tensors=list(tensors.values()),
+    )
+    directory = train.train(dataclasses.replace(quick, ckpt=str(prefix), epochs=1))
+    assert content(directory, "config.json")["network"] == "alexnet"
+    model = keras.models.load_model(directory / "model.keras")
+    kernel = model.get_layer("conv3").kernel.numpy()
+    assert (kernel == tensors["conv3/weights"]).all()
+
+
+def test_a_loss_that_runs_away_stops_the_run_and_names_the_step(quick):
+    config = dataclasses.replace(quick, learning_rate=1e38)
+    with pytest.raises(loop.NonFiniteLoss, match=r"step \d+ of epoch \d+"):
+        train.train(config)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ckpt": "alexnett"}, "did you mean alexnet"),
+        ({"features": "fc7"}, "fc6"),
+        ({"features": "pool9"}, "pool9"),
+        ({"train_from": "conv9"}, "conv9"),
+    ],
+    ids=str,
+)
+def test_what_the_weights_do_not_allow_is_an_error(quick, change, message):
+    config = dataclasses.replace(quick, **change)
+    with pytest.raises(errors.CheckpointError, match=message):
+        train.train(config)
+    assert not (run.Path(config.run_dir)).exists()
+
+
+def test_records_are_asked_for(quick, tmp_path):
+    config = dataclasses.replace(quick, data=str(tmp_path / "nothing"))
+    with pytest.raises(
+        (schema.DataError, FileNotFoundError), match=r"pipeline\.convert"
+    ):
+        train.train(config)
+
+
+def test_an_empty_validation_split_is_refused(quick, shared_records, tmp_path):
+    found = manifest.read(shared_records)
+    rows = tuple(
+        dataclasses.replace(row, split="train") if row.split == "validation" else row
+        for row in found.rows
+    )
+    for path in shared_records.glob("*.tfrecord"):
+        (tmp_path / path.name).symlink_to(path)
+    dataclasses.replace(found, rows=rows, directory=tmp_path).stage(tmp_path)
+    config = dataclasses.replace(quick, data=str(tmp_path))
+    with pytest.raises(schema.DataError, match="no validation photo"):
+        train.train(config)
+
+
+def test_a_run_folder_is_not_overwritten(quick, shared_run):
+    config = dataclasses.replace(quick, run_dir=str(shared_run))
+    before = conftest.folder_digest(shared_run)
+    with pytest.raises(run.RunError, match="choose another"):
+        train.train(config)
+    assert conftest.folder_digest(shared_run) == before
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_training_leaves_a_usable_run(
+    shared_records, weights_cache, tmp_path, signal_number
+):
+    directory = tmp_path / "run"
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "train.py",
+            f"--data={shared_records}",
+            f"--run_dir={directory}",
+            "--epochs=100000",
+            "--views=1",
+        ],
+        cwd=conftest.ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**conftest.os.environ, "XDG_CACHE_HOME": str(weights_cache)},
+    )
+    metrics = directory / "metrics.jsonl"
+    try:
+        deadline = time.monotonic() + 60
+        while not metrics.exists() or len(metrics.read_bytes().splitlines()) < 3:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.send_signal(signal_number)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + signal_number, stderr
+    assert "Traceback" not in stderr
+    done = conftest.run_command("evaluate.py", f"--run_dir={directory}")
+    assert done.returncode == 0, done.stderr
+    assert preprocess.InputSpec(**run.read(str(directory)).config["input_spec"])
+
+
+def test_wrong_flags_exit_with_1_and_problems_with_2(tmp_path):
+    wrong = conftest.run_command("train.py", "--dropout=1")
+    assert wrong.returncode == 1
+    assert "--dropout=1" in wrong.stdout + wrong.stderr
+    problem = conftest.run_command("train.py", f"--data={tmp_path / 'none'}")
+    assert problem.returncode == 2
+    assert problem.stdout == ""
+    assert problem.stderr.startswith("error: ")
+    assert problem.stderr.count("\n") == 1
