@@ -1,0 +1,228 @@
+import dataclasses
+import json
+import math
+
+import keras
+import numpy as np
+import pytest
+
+from model import judge, metrics
+from pipeline import dataset, manifest, preprocess, schema
+
+SPEC = preprocess.InputSpec(size_px=8, short_side_px=9, source="test")
+
+
+def row(path, **how):
+    return manifest.Row(
+        path=path, class_name="a", sha256="0", source_bytes=1, action="copied", **how
+    )
+
+
+def colour_network(num_classes=3):
+    """Logits are the mean blue, green and red: right about the drawn photos."""
+    image = keras.Input((8, 8, 3))
+    means = keras.layers.GlobalAveragePooling2D()(image)
+    kernel = np.zeros((3, num_classes), np.float32)
+    kernel[[2, 1, 0], [0, 1, 2]] = 0.1
+    logits = keras.layers.Dense(num_classes, name="logits")
+    model = keras.Model(image, logits(means))
+    model.get_layer("logits").set_weights([kernel, np.zeros(num_classes)])
+    return model
+
+
+def ask(found, split, batch_size=7, model=None, temperature=1.0):
+    return judge.judge(
+        model or colour_network(),
+        found,
+        split,
+        SPEC,
+        batch_size=batch_size,
+        temperature=temperature,
+    )
+
+
+@pytest.fixture
+def by_hand():
+    """Five photos of two classes with two mistakes; probabilities 3/4, 9/10 and so on."""
+    odds = [(3, 1), (1, 9), (4, 1), (1, 1), (1, 4)]
+    return judge.Judgement(
+        rows=[row(f"{n}.jpg") for n in range(5)],
+        labels=np.array([0, 0, 1, 0, 1]),
+        logits=np.log(np.array(odds, np.float32)),
+        class_names=("cat", "dog"),
+        temperature=1.0,
+    )
+
+
+class TestFigures:
+    def test_by_hand(self, by_hand):
+        figures = by_hand.figures()
+        errors = figures.pop("errors")
+        assert [error["path"] for error in errors] == ["1.jpg", "2.jpg"]
+        loss = -sum(map(math.log, (3 / 4, 1 / 10, 1 / 5, 1 / 2, 4 / 5))) / 5
+        assert figures.pop("loss") == pytest.approx(loss)
+        assert figures.pop("calibrated_loss") == pytest.approx(loss)
+        assert figures.pop("accuracy_ci95") == list(metrics.wilson_interval(3, 5))
+        assert figures == {
+            "num_examples": 5,
+            "accuracy": 3 / 5,
+            "top5_accuracy": 1.0,
+            "temperature": 1.0,
+            "largest_class_share": 3 / 5,
+            "class_names": ["cat", "dog"],
+            "confusion_matrix": [[2, 1], [1, 1]],
+            "per_class": [
+                {
+                    "class_name": "cat",
+                    "precision": pytest.approx(2 / 3),
+                    "recall": pytest.approx(2 / 3),
+                    "f1": pytest.approx(2 / 3),
+                    "support": 3,
+                },
+                {
+                    "class_name": "dog",
+                    "precision": 0.5,
+                    "recall": 0.5,
+                    "f1": 0.5,
+                    "support": 2,
+                },
+            ],
+        }
+
+    def test_are_json(self, by_hand):
+        figures = by_hand.figures()
+        assert json.loads(json.dumps(figures)) == figures
+
+    def test_surest_mistakes_first(self, by_hand):
+        assert by_hand.errors() == [
+            {
+                "path": "1.jpg",
+                "true": "cat",
+                "predicted": "dog",
+                "probability": pytest.approx(9 / 10),
+            },
+            {
+                "path": "2.jpg",
+                "true": "dog",
+                "predicted": "cat",
+                "probability": pytest.approx(4 / 5),
+            },
+        ]
+
+    def test_equally_sure_mistakes_in_the_manifests_order(self, by_hand):
+        logits = np.log(np.array([(1, 2)] * 5, np.float32))
+        same = dataclasses.replace(by_hand, logits=logits)
+        assert [error["path"] for error in same.errors()] == ["0.jpg", "1.jpg", "3.jpg"]
+
+    def test_no_mistake(self, by_hand):
+        right = dataclasses.replace(by_hand, labels=np.array([0, 1, 0, 0, 1]))
+        assert right.errors() == []
+        assert right.figures()["accuracy"] == 1
+
+    def test_temperature_changes_probabilities_and_nothing_else(self, by_hand):
+        """Odds of 9 to 1 are 3 to 1 at temperature 2."""
+        warm = dataclasses.replace(by_hand, temperature=2.0)
+        expected = [1 / 4, 3 / 4]
+        np.testing.assert_allclose(warm.probabilities()[1], expected, rtol=1e-6)
+        np.testing.assert_allclose(warm.probabilities().sum(axis=1), 1)
+        before, after = by_hand.figures(), warm.figures()
+        changed = {name for name in before if before[name] != after[name]}
+        assert changed == {"calibrated_loss", "temperature", "errors"}
+        assert after["calibrated_loss"] == pytest.approx(
+            metrics.mean_loss(by_hand.logits / 2, by_hand.labels)
+        )
+
+    def test_a_class_without_photos(self, by_hand):
+        three = dataclasses.replace(
+            by_hand,
+            class_names=("cat", "dog", "owl"),
+            logits=np.pad(by_hand.logits, ((0, 0), (0, 1)), constant_values=-9),
+        )
+        figures = three.figures()
+        assert figures["confusion_matrix"] == [[2, 1, 0], [1, 1, 0], [0, 0, 0]]
+        assert figures["per_class"][2] == {
+            "class_name": "owl",
+            "precision": None,
+            "recall": None,
+            "f1": None,
+            "support": 0,
+        }
+
+
+def test_saved_examples_read_back(by_hand, tmp_path):
+    odd = row("ä \udcff\n.jpg")
+    saved = dataclasses.replace(by_hand, rows=[odd, *by_hand.rows[1:]])
+    saved.save_examples(tmp_path / "test.npz")
+    with np.load(tmp_path / "test.npz") as file:
+        assert sorted(file.files) == ["label", "logits", "path", "sha256"]
+        assert file["path"].tolist() == [odd.path, "1.jpg", "2.jpg", "3.jpg", "4.jpg"]
+        assert file["sha256"].tolist() == ["0"] * 5
+        assert file["label"].tolist() == [0, 0, 1, 0, 1]
+        assert file["logits"].dtype == np.float32
+        assert (file["logits"] == by_hand.logits).all()
+
+
+class TestJudge:
+    def test_every_photo_once_in_the_manifests_order(self, found):
+        rows = found.taken("test")
+        assert len(rows) % 4
+        judged = ask(found, "test", batch_size=4)
+        assert list(judged.rows) == list(rows)
+        assert judged.labels.tolist() == [found.labels[r.class_name] for r in rows]
+        assert judged.class_names == found.class_names
+        # The drawn photos are told by their colour: any mix-up of rows would show.
+        figures = judged.figures()
+        assert figures["accuracy"] == 1
+        assert figures["num_examples"] == len(rows) > 3
+        assert len(set(judged.labels)) == 3
+
+    def test_logits_are_the_networks(self, found):
+        judged = ask(found, "validation")
+        images = dataset.Images(found, judged.rows, SPEC, batch_size=len(judged.rows))
+        views = preprocess.central_views(images.sizes, SPEC)
+        (batch,) = images.run(np.arange(len(judged.rows)), views)
+        expected = batch["image"].numpy().mean(axis=(1, 2))[:, ::-1] * 0.1
+        np.testing.assert_allclose(judged.logits, expected, rtol=1e-5)
+        assert judged.logits.dtype == np.float32
+
+    @pytest.mark.parametrize("batch_size", [1, 100])
+    def test_batch_size_does_not_matter(self, found, batch_size):
+        judged = ask(found, "test", batch_size)
+        np.testing.assert_allclose(judged.logits, ask(found, "test").logits, rtol=1e-6)
+
+    def test_whole_data_set(self, found):
+        judged = ask(found, "")
+        assert len(judged.labels) == len(found.taken()) == 60
+        assert judged.figures()["accuracy"] == 1
+
+    def test_one_mistake_is_named(self, found):
+        """A photo filed under the wrong class is the one that is reported."""
+        model = colour_network()
+        kernel, bias = model.get_layer("logits").get_weights()
+        blind = np.array(bias) + [0, 0, 1000]
+        model.get_layer("logits").set_weights([kernel, blind])
+        judged = ask(found, "test", model=model, temperature=50.0)
+        wrong = {error["path"] for error in judged.errors()}
+        assert wrong == {
+            row.path for row in found.taken("test") if row.class_name != "red"
+        }
+        assert {error["predicted"] for error in judged.errors()} == {"red"}
+        chances = [error["probability"] for error in judged.errors()]
+        assert chances == sorted(chances, reverse=True)
+
+    def test_empty_split_says_what_to_do(self, found):
+        rows = [dataclasses.replace(row, split="train") for row in found.rows]
+        without = dataclasses.replace(found, rows=tuple(rows))
+        with pytest.raises(
+            schema.DataError,
+            match=r"no photo in the test split; split again with python -m "
+            r"pipeline\.split",
+        ):
+            ask(without, "test")
+
+    def test_another_number_of_classes_is_named(self, found):
+        """As when config.json and model.keras of two runs were mixed."""
+        with pytest.raises(
+            schema.DataError, match=r"3 classes .*the network tells 5 apart"
+        ):
+            ask(found, "test", model=colour_network(num_classes=5))

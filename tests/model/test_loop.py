@@ -1,0 +1,265 @@
+import math
+
+import keras
+import numpy as np
+import pytest
+
+from model import loop, metrics, network
+
+LN2, LN3 = math.log(2), math.log(3)
+
+
+def linear(num_inputs=2, bias=(0.0, 0.0)):
+    """A network of one dense layer; its kernel starts at zero."""
+    inputs = keras.Input((num_inputs,))
+    layer = keras.layers.Dense(
+        len(bias), kernel_initializer="zeros", bias_initializer=lambda *_, **__: bias
+    )
+    return keras.Model(inputs, layer(inputs))
+
+
+def in_batches(inputs, labels, batch_size):
+    for start in range(0, len(labels), batch_size):
+        some = slice(start, start + batch_size)
+        yield inputs[some], labels[some]
+
+
+def separable(random, count=40):
+    """Points left and right of a line, of class 0 and 1."""
+    labels = random.integers(0, 2, count).astype(np.int32)
+    inputs = random.normal(size=(count, 2)).astype(np.float32)
+    inputs[:, 0] = np.abs(inputs[:, 0]) * (2 * labels - 1)
+    return inputs, labels
+
+
+class Job:
+    """A training on the same few examples in every epoch."""
+
+    def __init__(self, model, inputs, labels, *, batch_size=10, epochs=1, rate=0.1):
+        self.model = model
+        self.inputs = np.asarray(inputs, np.float32)
+        self.labels = np.asarray(labels, np.int32)
+        self.batch_size = batch_size
+        self.epochs = epochs
+        steps = epochs * math.ceil(len(self.labels) / batch_size)
+        self.optimizer = loop.make_optimizer(rate, steps, "float32")
+        self.best = loop.Best()
+        self.sizes = []
+
+    def training(self, epoch):
+        return in_batches(self.inputs, self.labels, self.batch_size)
+
+    def validation(self):
+        return in_batches(self.inputs, self.labels, 7)
+
+    def run(self):
+        return loop.fit(
+            self.model,
+            self.optimizer,
+            training=self.training,
+            validation=self.validation,
+            epochs=self.epochs,
+            best=self.best,
+            on_step=self.sizes.append,
+        )
+
+
+def test_learns_a_separable_problem():
+    job = Job(linear(), *separable(np.random.default_rng(0)), epochs=20)
+    results = list(job.run())
+    losses = [result.loss for result in results]
+    assert losses[0] == pytest.approx(LN2, rel=0.3)
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < losses[0] / 3
+    assert results[-1].accuracy == results[-1].validation_accuracy == 1
+    assert results[-1].validation_loss < results[0].validation_loss
+
+
+def test_figures_of_an_epoch_by_hand():
+    """Every example counts the same, also in the smaller last batch."""
+    # Probabilities are 3/4 and 1/4 for every input, and stay so at this rate.
+    model = linear(bias=(LN3, 0.0))
+    job = Job(model, np.zeros((4, 2)), [0, 0, 1, 0], batch_size=3, rate=0.0)
+    (result,) = job.run()
+    by_hand = (3 * math.log(4 / 3) + math.log(4)) / 4
+    assert result.loss == pytest.approx(by_hand)
+    assert result.validation_loss == pytest.approx(by_hand)
+    assert result.accuracy == result.validation_accuracy == 0.75
+    assert job.sizes == [3, 1]
+    assert result.epoch == 1
+    assert result.seconds > 0
+    assert result.images_per_s >= 4 / result.seconds
+
+
+class TestLearningRate:
+    # (1 + cos(pi k / 4)) / 2 for k = 0..3.
+    SHARES = (1.0, (2 + math.sqrt(2)) / 4, 0.5, (2 - math.sqrt(2)) / 4)
+
+    def test_each_step_by_hand(self):
+        """Under a constant gradient Adam moves by the learning rate in every step."""
+        model = linear(bias=(0.0, 50.0))  # so wrong that the gradient is -1 and 1
+        job = Job(model, np.zeros((2, 2)), [0, 0], batch_size=1, epochs=2, rate=0.01)
+        moved = []
+        step = loop.make_train_step(model, job.optimizer)
+        for number in range(4):
+            before = model.layers[-1].bias.numpy()
+            step(job.inputs[:1], job.labels[:1])
+            moved.append(model.layers[-1].bias.numpy() - before)
+            expected = 0.01 * self.SHARES[number]
+            np.testing.assert_allclose(moved[-1][0], expected, rtol=1e-4)
+            np.testing.assert_allclose(moved[-1][1], -expected, rtol=2e-3)
+
+    def test_zero_at_the_end_and_beyond(self):
+        optimizer = loop.make_optimizer(0.1, 4, "float32")
+        for steps, expected in ((0, 0.1), (2, 0.05), (4, 0), (9, 0)):
+            optimizer.iterations.assign(steps)
+            assert float(optimizer.learning_rate) == pytest.approx(expected, abs=1e-8)
+
+    def test_result_has_that_of_its_last_step(self):
+        job = Job(linear(), np.zeros((2, 2)), [0, 1], batch_size=1, epochs=2)
+        rates = [result.learning_rate for result in job.run()]
+        assert rates == pytest.approx([0.1 * self.SHARES[1], 0.1 * self.SHARES[3]])
+
+    def test_no_step_is_no_division_by_zero(self):
+        optimizer = loop.make_optimizer(0.1, 0, "float32")
+        assert float(optimizer.learning_rate) == pytest.approx(0.1)
+
+
+def test_one_step_by_hand():
+    """Adam's first step moves each weight by the rate, against its gradient's sign."""
+    model = linear()
+    step = loop.make_train_step(model, loop.make_optimizer(0.01, 10, "float32"))
+    inputs = np.array([[2.0, -1.0], [1.0, -3.0]], np.float32)
+    loss, hits = step(inputs, np.array([1, 0], np.int32))
+    assert float(loss) == pytest.approx(LN2)
+    assert int(hits) == 1  # of equal logits the first class counts
+    # d loss / d kernel = mean over examples of x (p - y), p = 1/2:
+    # inputs[0] (1/2, -1/2) / 2 + inputs[1] (-1/2, 1/2) / 2 = [[.25, -.25], [.5, -.5]].
+    np.testing.assert_allclose(
+        model.layers[-1].kernel, [[-0.01, 0.01], [-0.01, 0.01]], rtol=1e-4
+    )
+    np.testing.assert_allclose(model.layers[-1].bias, [0, 0], atol=1e-6)
+
+
+class TestBest:
+    def test_keeps_the_lowest_and_its_weights(self):
+        """Epochs 1 and 2 learn the right labels, 3 and 4 the wrong ones."""
+        job = Job(linear(), *separable(np.random.default_rng(1)), epochs=4)
+        right = job.training
+
+        def training(epoch):
+            for inputs, labels in right(epoch):
+                yield inputs, labels if epoch < 2 else 1 - labels
+
+        job.training = training
+        losses, weights = [], []
+        for result in job.run():
+            losses.append(result.validation_loss)
+            weights.append([v.numpy().copy() for v in job.model.trainable_variables])
+            assert job.best.validation_loss == min(losses)
+        assert losses[1] < losses[0]
+        assert losses[1] < losses[2] < losses[3]
+        assert job.best.epoch == 2
+        assert all(map(np.array_equal, job.best.values, weights[1]))
+        assert not np.array_equal(job.best.values[0], weights[3][0])
+        for variable, values in zip(
+            job.model.trainable_variables, job.best.values, strict=True
+        ):
+            variable.assign(values)
+        expected = np.asarray(job.model(job.inputs))
+        np.testing.assert_allclose(job.best.validation_logits, expected, rtol=1e-5)
+        assert job.best.validation_loss == pytest.approx(
+            metrics.mean_loss(expected, job.labels)
+        )
+
+    def test_of_equal_epochs_the_first(self):
+        job = Job(linear(), np.zeros((4, 2)), [0, 1, 0, 1], epochs=3, rate=0.0)
+        list(job.run())
+        assert job.best.epoch == 1
+
+    def test_nothing_before_the_first_epoch(self):
+        best = loop.Best()
+        assert (best.epoch, best.values, best.validation_logits) == (0, [], None)
+
+
+class TestNonFiniteLoss:
+    @pytest.mark.parametrize("value", [np.inf, np.nan])
+    def test_names_epoch_and_step(self, value):
+        job = Job(linear(), np.ones((40, 2)), np.zeros(40), epochs=3)
+        good = job.training
+
+        def training(epoch):
+            for number, (inputs, labels) in enumerate(good(epoch)):
+                broken = (epoch, number) == (1, 2)
+                yield inputs * value if broken else inputs, labels
+
+        job.training = training
+        results = []
+        with pytest.raises(
+            loop.NonFiniteLoss,
+            match=r"nan at step 3 of epoch 2; try a lower --learning_rate than 0\.",
+        ):
+            results.extend(job.run())
+        assert len(job.sizes) == 4 + 2
+
+    def test_what_was_reached_before_is_kept(self):
+        job = Job(linear(), np.ones((4, 2)), [0, 0, 0, 1], epochs=2)
+        running = job.run()
+        next(running)
+        job.inputs[:] = np.nan
+        with pytest.raises(loop.NonFiniteLoss, match="step 1 of epoch 2"):
+            next(running)
+        assert job.best.epoch == 1
+        assert all(np.isfinite(values).all() for values in job.best.values)
+
+
+def test_same_seed_same_bytes():
+    """Two runs with dropout and a random start end with the same weights."""
+
+    def run(seed):
+        inputs = keras.Input((6,))
+        output = inputs
+        for layer in network.head_layers(2, dropout=0.5, seed=seed):
+            output = layer(output)
+        data = np.random.default_rng(0).normal(size=(30, 6))
+        job = Job(keras.Model(inputs, output), data, data[:, 0] > 0, epochs=3)
+        figures = [(result.loss, result.validation_loss) for result in job.run()]
+        return figures, [value.tobytes() for value in job.best.values]
+
+    first = run(seed=1)
+    assert run(seed=1) == first
+    assert run(seed=2) != first
+
+
+def test_float16_scales_the_loss():
+    """Gradients of 1e-8 would be zero in float16; the step is that of float32."""
+    moved = {}
+    for precision, policy in (("float32", "float32"), ("float16", "mixed_float16")):
+        inputs = keras.Input((2,))
+        hidden = keras.layers.Dense(
+            2, kernel_initializer="ones", use_bias=False, dtype=policy
+        )
+        scaled = keras.layers.Rescaling(1e-8, dtype="float32")(hidden(inputs))
+        logits = keras.layers.Dense(2, kernel_initializer="identity")(scaled)
+        model = keras.Model(inputs, logits)
+        optimizer = loop.make_optimizer(0.1, 10, precision)
+        step = loop.make_train_step(model, optimizer)
+        loss, _ = step(np.ones((2, 2), np.float32), np.zeros(2, np.int32))
+        assert float(loss) == pytest.approx(LN2, rel=1e-3)
+        moved[precision] = hidden.kernel.numpy() - 1
+        assert float(optimizer.learning_rate) < 0.1
+    assert (moved["float32"][:, 0] > 0).all()
+    np.testing.assert_allclose(moved["float16"], moved["float32"], rtol=0.05)
+
+
+def test_predict_keeps_order_and_leaves_dropout_out():
+    inputs = keras.Input((3,))
+    output = keras.layers.Dropout(0.5)(inputs)
+    step = loop.make_predict_step(
+        keras.Model(inputs, keras.layers.Rescaling(2.0, dtype="bfloat16")(output))
+    )
+    data = np.arange(30, dtype=np.float32).reshape(10, 3)
+    logits, labels = loop.predict(step, in_batches(data, np.arange(10), 4))
+    assert logits.dtype == np.float32
+    assert (logits == 2 * data).all()
+    assert (labels == np.arange(10)).all()

@@ -1,0 +1,176 @@
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import evaluate
+from model import run
+from pipeline import convert, manifest, schema, split
+from tests import conftest
+
+
+@pytest.fixture
+def finished(shared_run, tmp_path):
+    """A copy of the run that a test may change."""
+    directory = tmp_path / "runs" / "run"
+    shutil.copytree(shared_run, directory, ignore=shutil.ignore_patterns("evaluation"))
+    return directory
+
+
+def config(directory, **kwargs):
+    return evaluate.Config(run_dir=str(directory), **kwargs)
+
+
+@pytest.fixture
+def resplit(shared_records, finished, tmp_path):
+    """The run's records, split by another seed since."""
+    records = tmp_path / "records"
+    shutil.copytree(shared_records, records)
+    split.resplit(split.Config(data=str(records), seed=7))
+    return records
+
+
+def test_figures_follow_from_the_logits_on_disk(finished, found):
+    """Recomputed by hand from evaluation/test.npz."""
+    figures = evaluate.evaluate(config(finished))
+    written = json.loads((finished / "evaluation" / "test.json").read_text())
+    with np.load(finished / "evaluation" / "test.npz", allow_pickle=False) as file:
+        examples = dict(file)
+    rows = found.taken("test")
+    assert examples["sha256"].tolist() == [row.sha256 for row in rows]
+    assert examples["path"].tolist() == [row.path for row in rows]
+    assert examples["label"].tolist() == [found.labels[r.class_name] for r in rows]
+    logits, label = examples["logits"], examples["label"]
+    assert logits.dtype == np.float32
+    predicted = logits.argmax(axis=1)
+    hits, total = int((predicted == label).sum()), len(label)
+    assert written["num_examples"] == total == len(rows)
+    assert written["accuracy"] == hits / total
+    matrix = np.zeros((3, 3), int)
+    for true, guess in zip(label, predicted, strict=True):
+        matrix[true, guess] += 1
+    assert written["confusion_matrix"] == matrix.tolist()
+    assert [row["support"] for row in written["per_class"]] == matrix.sum(1).tolist()
+    low, high = written["accuracy_ci95"]
+    # Wilson's interval: where the score test has p = 0.05.
+    for share in (low, high):
+        if 0 < share < 1:
+            error = np.sqrt(share * (1 - share) / total)
+            assert abs(hits / total - share) / error == pytest.approx(1.96, abs=1e-3)
+    assert written["class_names"] == list(found.class_names)
+    assert len(written["errors"]) == total - hits
+    assert {key: figures[key] for key in written} == written
+
+
+def test_errors_name_the_photos_surest_first(finished, shared_records):
+    """All labels are shifted by a damaged model: nearly everything is an error."""
+    model_path = finished / "model.keras"
+    model = run.read(str(finished)).load_model()
+    logits = model.get_layer("logits")
+    kernel, bias = logits.get_weights()
+    logits.set_weights([np.roll(kernel, 1, axis=1), np.roll(bias, 1)])
+    model.save(model_path)
+    figures = evaluate.evaluate(config(finished, split="all"))
+    errors = figures["errors"]
+    assert len(errors) > 30
+    surest = [error["probability"] for error in errors]
+    assert surest == sorted(surest, reverse=True)
+    for error in errors:
+        assert error["path"].startswith(f"{error['true']}/")
+        assert error["predicted"] != error["true"]
+    text = evaluate.report(figures)
+    assert errors[0]["path"] in text
+    assert f"the surest of {len(errors)} mistakes" in text
+
+
+@pytest.mark.parametrize("name", ["train", "validation", "test", "all"])
+def test_each_split_has_its_own_files(finished, found, name):
+    figures = evaluate.evaluate(config(finished, split=name))
+    rows = found.taken() if name == "all" else found.taken(name)
+    assert figures["num_examples"] == len(rows)
+    names = {path.name for path in (finished / "evaluation").iterdir()}
+    assert names == {f"{name}.json", f"{name}.npz"}
+
+
+def test_the_batch_size_changes_nothing(finished):
+    logits = []
+    for batch_size in (1, 7, 64):
+        evaluate.evaluate(config(finished, split="all", batch_size=batch_size))
+        with np.load(finished / "evaluation" / "all.npz") as file:
+            logits.append(file["logits"])
+    assert np.allclose(logits[0], logits[1], atol=1e-4)
+    assert np.allclose(logits[0], logits[2], atol=1e-4)
+
+
+def test_records_split_anew_are_refused(finished, resplit):
+    with pytest.raises(schema.DataError, match="test photos may have been trained on"):
+        evaluate.evaluate(config(finished, data=str(resplit)))
+    assert not (finished / "evaluation").exists()
+
+
+def test_other_records_are_taken_on_purpose_under_their_own_name(finished, resplit):
+    figures = evaluate.evaluate(
+        config(finished, data=str(resplit), another_dataset=True)
+    )
+    digest = manifest.read(resplit).digest
+    assert figures["data"]["manifest_digest"] == digest
+    assert figures["written"].endswith(f"test-{digest[:8]}.json")
+
+
+def test_other_records_need_the_same_classes(finished, tmp_path):
+    conftest.write_photos(tmp_path / "two", classes=("blue", "green"))
+    convert.convert(
+        convert.Config(source=str(tmp_path / "two"), out=str(tmp_path / "other"))
+    )
+    with pytest.raises(schema.DataError, match="same names in the same order"):
+        evaluate.evaluate(
+            config(finished, data=str(tmp_path / "other"), another_dataset=True)
+        )
+
+
+def test_a_split_without_photos_is_an_error(finished, shared_records, tmp_path):
+    found = manifest.read(shared_records)
+    rows = tuple(
+        dataclasses.replace(row, split="train") if row.split == "test" else row
+        for row in found.rows
+    )
+    records = tmp_path / "records"
+    shutil.copytree(shared_records, records)
+    dataclasses.replace(found, rows=rows, directory=records).stage(records)
+    with pytest.raises(schema.DataError, match="no photo in the test split"):
+        evaluate.evaluate(config(finished, data=str(records), another_dataset=True))
+
+
+def test_a_missing_run_is_named(tmp_path):
+    with pytest.raises(run.RunError, match=str(tmp_path / "none")):
+        evaluate.evaluate(config(tmp_path / "none"))
+
+
+def test_a_model_cut_short_is_named(finished):
+    path = finished / "model.keras"
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(run.RunError, match=r"model\.keras"):
+        evaluate.evaluate(config(finished))
+
+
+def test_the_gate(finished):
+    """--min_accuracy: reached, exit code 0; missed, 2 with the report all the same."""
+    passed = conftest.run_command(
+        "evaluate.py", f"--run_dir={finished}", "--split=all", "--min_accuracy=0.5"
+    )
+    assert passed.returncode == 0, passed.stderr
+    assert "top-1 accuracy" in passed.stdout
+    figures = json.loads((finished / "evaluation" / "all.json").read_text())
+    assert f"{figures['accuracy']:.4f}" in passed.stdout
+    model = run.read(str(finished)).load_model()
+    logits = model.get_layer("logits")
+    logits.set_weights([value * 0 for value in logits.get_weights()])
+    model.save(finished / "model.keras")
+    missed = conftest.run_command(
+        "evaluate.py", f"--run_dir={finished}", "--split=all", "--min_accuracy=0.5"
+    )
+    assert missed.returncode == 2
+    assert "top-1 accuracy" in missed.stdout
+    assert "--min_accuracy=0.5 expected" in missed.stderr

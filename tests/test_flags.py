@@ -1,0 +1,51 @@
+"""Flags and configs are the same thing twice; this keeps them so."""
+
+import dataclasses
+
+import pytest
+from absl import flags
+
+import evaluate
+import train
+from pipeline import command, convert, download, split
+
+# Command -> fields of its config that come from arguments without a flag's name.
+COMMANDS = {
+    train: {},
+    evaluate: {},
+    convert: {"source": "photos"},
+    split: {"data": "records"},
+    download: {"name": "flowers", "target": "photos"},
+}
+
+
+@pytest.fixture(params=COMMANDS, ids=lambda module: module.__name__)
+def module(request):
+    """A command with its flags defined, as when it is run."""
+    before = set(flags.FLAGS)
+    request.param.define_flags()
+    yield request.param
+    for name in set(flags.FLAGS) - before:
+        delattr(flags.FLAGS, name)
+
+
+def test_every_flag_is_a_field_with_the_same_default(module):
+    positional = COMMANDS[module]
+    mine = {
+        flag.name: flag
+        for flag in flags.FLAGS.flags_by_module_dict().get(module.__name__, ())
+    }
+    fields = {field.name for field in dataclasses.fields(module.Config)}
+    assert set(mine) == fields - set(positional)
+    default = module.Config(**positional)
+    for name, flag in mine.items():
+        assert flag.default == getattr(default, name), name
+        assert len(flag.help) > 10, name
+
+
+def test_flags_become_the_config(module):
+    positional = COMMANDS[module]
+    flags.FLAGS(["program"])
+    assert command.config_from_flags(module.Config, **positional) == module.Config(
+        **positional
+    )

@@ -1,0 +1,80 @@
+"""The commands of the README, run as a user would."""
+
+import json
+import re
+import shutil
+
+import pytest
+
+from tests import conftest
+
+ENTRY = ("train.py", "evaluate.py", "pipeline", "model")
+
+
+def readme_commands():
+    """The tour: the first block of `python` commands."""
+    text = (conftest.ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(
+        r"```sh\n((?:\$ )?python -m pipeline\.download .*?)```", text, re.S
+    )
+    return [line for line in block.splitlines() if line.startswith("python ")]
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    """A copy of the code, so that what the commands write lies elsewhere."""
+    folder = tmp_path_factory.mktemp("house")
+    for name in ENTRY:
+        source = conftest.ROOT / name
+        if source.is_dir():
+            ignore = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(source, folder / name, ignore=ignore)
+        else:
+            shutil.copy(source, folder / name)
+    return folder
+
+
+def test_the_tour_of_the_readme(house, weights_cache):
+    """All four commands with default flags, on the weights that tests have."""
+    commands = readme_commands()
+    assert [line.split()[1:3] for line in commands] == [
+        ["-m", "pipeline.download"],
+        ["-m", "pipeline.convert"],
+        ["train.py", "--ckpt=alexnet"],
+        ["evaluate.py"],
+    ]
+    for line in commands:
+        words = line.split("#")[0].split()[1:]
+        done = conftest.run_command(*words, cwd=house, cache=weights_cache)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
+    head = json.loads((house / "tfrecords" / "manifest.json").read_text())
+    assert len(head["class_names"]) == 5
+    assert head["files"]["total"] == head["files"]["copied"] >= 500
+    latest = house / "runs" / "latest"
+    figures = json.loads((latest / "evaluation" / "test.json").read_text())
+    counts = [row["test"] for row in head["counts"].values()]
+    assert figures["num_examples"] == sum(counts)
+    lines = (latest / "metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["loss"] for line in lines]
+    assert losses[-1] < 0.8 * losses[0]  # even on convolutions drawn by lot
+    assert f"{figures['accuracy']:.4f}" in done.stdout
+    again = conftest.run_command("-m", "pipeline.convert", "flowers/", cwd=house)
+    assert again.returncode == 0
+    assert "nothing changed" in again.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("train.py",), ("evaluate.py",), ("-m", "pipeline.convert", "flowers/")],
+    ids=lambda words: words[-1],
+)
+def test_without_what_they_need_commands_say_what_to_do(tmp_path, words):
+    for name in ENTRY:
+        (tmp_path / name).symlink_to(conftest.ROOT / name)
+    done = conftest.run_command(*words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert {path.name for path in tmp_path.iterdir()} == set(ENTRY)
