@@ -20,6 +20,7 @@ import numpy as np
 from absl import app, flags
 
 from pipeline import (
+    account,
     command,
     image,
     manifest,
@@ -83,9 +84,9 @@ def convert(config: Config) -> Summary:
         known = _read_known(directory)
         _check_same_source(known, source, directory)
         done = _run_workers(config, source, known, partial)
-        rows = _account(done, source, known)
-        _check_classes(rows, source)
-        rows = _assign_splits(rows, known, config.seed)
+        rows = account.account([done[f.path].row for f in source.files], known)
+        account.check_classes(rows, source)
+        rows = account.assign_splits(rows, known, config.seed)
         placed, changed, obsolete = _place(rows, done, known, directory, partial)
         result = manifest.Manifest(
             class_names=source.class_names,
@@ -211,88 +212,6 @@ def _reusable(
         if (path := known.directory / name).exists() and path.stat().st_size == end
     }
     return {row.path: row for row in known.taken() if row.file in intact}
-
-
-def _account(
-    done: dict[str, parts.Answer],
-    source: sources.Source,
-    known: manifest.Manifest | None,
-) -> list[manifest.Row]:
-    """One row per source file, and one per known photo that is gone.
-
-    The same bytes under two classes cannot both be right: none of them is taken.
-    """
-    rows = [done[file.path].row for file in source.files]
-    classes: dict[str, set[str]] = collections.defaultdict(set)
-    for row in rows:
-        if row.taken:
-            classes[row.sha256].add(row.class_name)
-    rows = [
-        _skip(row, f"the same photo is filed under {', '.join(sorted(names))}")
-        if row.taken and len(names := classes[row.sha256]) > 1
-        else row
-        for row in rows
-    ]
-    present = {row.sha256 for row in rows}
-    gone = [
-        _skip(row, manifest.GONE)
-        for row in (known.rows if known else ())
-        if row.group and row.sha256 not in present
-    ]
-    paths = {row.path for row in rows}
-    rows += [row for row in gone if row.path not in paths]
-    return sorted(rows, key=lambda row: row.path)
-
-
-def _skip(row: manifest.Row, reason: str) -> manifest.Row:
-    """Keeps hash, group and split, so that a photo that comes back is known."""
-    return dataclasses.replace(
-        row,
-        action="skipped",
-        reason=reason,
-        format="",
-        height=0,
-        width=0,
-        file="",
-        offset=0,
-        length=0,
-    )
-
-
-def _check_classes(rows: Sequence[manifest.Row], source: sources.Source) -> None:
-    taken = collections.Counter(row.class_name for row in rows if row.taken)
-    for name in source.class_names:
-        if not taken[name]:
-            why = collections.Counter(r.reason for r in rows if r.class_name == name)
-            raise schema.DataError(
-                f"{source.root / name}: none of {sum(why.values())} files can be used; "
-                f"most often: {why.most_common(1)[0][0]}"
-            )
-
-
-def _assign_splits(
-    rows: Sequence[manifest.Row], known: manifest.Manifest | None, seed: int
-) -> list[manifest.Row]:
-    """Known photos keep their split, new ones are placed by their class's shares."""
-    known_splits = {row.sha256: row.split for row in (known.rows if known else ())}
-    known_folds = {row.sha256: row.fold for row in (known.rows if known else ())}
-    with_known = [
-        dataclasses.replace(
-            row,
-            split=known_splits.get(row.sha256, ""),
-            fold=known_folds.get(row.sha256),
-        )
-        for row in rows
-    ]
-    assigned = split.by_shares(
-        split.groups_of(with_known, keep_splits=True),
-        seed=known.seed if known else seed,
-        shares=known.shares if known else split.DEFAULT_SHARES,
-    )
-    return [
-        dataclasses.replace(row, split=assigned[row.group]) if row.taken else row
-        for row in with_known
-    ]
 
 
 def record_name(class_name: str) -> str:
