@@ -28,6 +28,7 @@ from pipeline import (
     schema,
     sources,
     split,
+    summaries,
     workers,
 )
 
@@ -259,45 +260,6 @@ def _place(
     return [placed[row.path] for row in rows], changed, sorted(obsolete)
 
 
-def table(summary: Summary) -> str:
-    """The closing table: photos per class by what became of them, and by split."""
-    found = summary.manifest
-    columns = ("photos", "copied", "reencoded", "skipped", *manifest.SPLITS, "MB")
-    cells: dict[str, collections.Counter[str]] = {
-        name: collections.Counter() for name in (*found.class_names, "(no class)")
-    }
-    for row in found.rows:
-        counter = cells[row.class_name or "(no class)"]
-        counter["photos"] += 1
-        counter[row.action] += 1
-        counter[row.split if row.taken else ""] += 1
-        counter["bytes"] += row.length
-    if not cells["(no class)"]:
-        del cells["(no class)"]
-    total: collections.Counter[str] = collections.Counter()
-    for counter in cells.values():
-        total.update(counter)
-    cells["total"] = total
-    width = max(map(len, cells))
-    lines = [f"{'class':{width}} " + " ".join(f"{name:>10}" for name in columns)]
-    for name, counter in cells.items():
-        counts = " ".join(f"{counter[column]:10}" for column in columns[:-1])
-        lines.append(f"{name:{width}} {counts} {counter['bytes'] / 1e6:10.1f}")
-    return "\n".join(lines)
-
-
-def skipped_lines(found: manifest.Manifest, limit: int = 20) -> list[str]:
-    """Names the files that were not taken, with the reason."""
-    skipped = [row for row in found.rows if not row.taken]
-    lines = [f"skipped {row.path}: {row.reason}" for row in skipped[:limit]]
-    if len(skipped) > limit:
-        lines.append(
-            f"... and {len(skipped) - limit} more, "
-            f"in {found.directory / manifest.ROWS_NAME}"
-        )
-    return lines
-
-
 def define_flags() -> None:
     """Declares the command's flags; defaults are those of Config."""
     default = Config(source="")
@@ -323,8 +285,8 @@ def main(argv: Sequence[str]) -> None:
         )
     config = command.config_from_flags(Config, source=argv[1])
     summary = convert(config)
-    command.say(table(summary))
-    for line in skipped_lines(summary.manifest):
+    command.say(summaries.conversion(summary.manifest))
+    for line in summaries.skipped(summary.manifest):
         command.say(line)
     for line in split.warnings(summary.manifest):
         command.say(f"warning: {line}")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from pipeline import command, manifest, schema
+from pipeline import command, manifest, schema, summaries
 
 DEFAULT_SHARES = {"validation": 0.1, "test": 0.1}
 # Below this many photos a class, a split of a tenth rounds to nothing.
@@ -241,21 +241,6 @@ def resplit(config: Config) -> manifest.Manifest:
     return changed
 
 
-def table(found: manifest.Manifest) -> str:
-    """Photos per class and split, as text."""
-    width = max(len("class"), *map(len, found.class_names))
-    lines = [f"{'class':{width}} {'train':>7} {'validation':>11} {'test':>6}"]
-    counts = found.counts()
-    counts["total"] = {
-        split: sum(row[split] for row in counts.values()) for split in manifest.SPLITS
-    }
-    for name, row in counts.items():
-        lines.append(
-            f"{name:{width}} {row['train']:7} {row['validation']:11} {row['test']:6}"
-        )
-    return "\n".join(lines)
-
-
 def define_flags() -> None:
     """Declares the command's flags; defaults are those of Config."""
     default = Config()
@@ -288,7 +273,7 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"expected one folder of records, found {argv[1:]}")
     config = command.config_from_flags(Config, data=(*argv, Config.data)[1])
     found = resplit(config)
-    command.say(table(found))
+    command.say(summaries.splits(found))
     for line in warnings(found):
         command.say(f"warning: {line}")
 
