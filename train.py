@@ -105,14 +105,15 @@ def train(config: Config) -> Path:
     finisher = finish.Finisher(
         record=record, found=found, plan=plan, fit=fit, weights=weights, frozen=frozen
     )
-    try:
-        _run_epochs(job, trunk, tail, best, results, finisher)
-    finally:  # also when stopped: what was reached until then is a usable run
-        if best.epoch:
-            finisher.write(trunk, tail, best)
-            curves.draw(results, record.directory / "curves.png")
-        else:
-            record.discard()
+    with command.graceful():
+        try:
+            _run_epochs(job, trunk, tail, best, results, finisher)
+        finally:  # also when stopped: what was reached until then is a usable run
+            if best.epoch:
+                finisher.write(trunk, tail, best)
+                curves.draw(results, record.directory / "curves.png")
+            else:
+                record.discard()
     return record.directory
 
 

@@ -108,8 +108,15 @@ def judge(
     """Runs a model over a split, every photo once.
 
     Raises:
-        schema.DataError: the split is empty, or not every photo came out once.
+        schema.DataError: the split is empty, the classes are not the model's, or not
+            every photo came out once.
     """
+    num_classes = model.output.shape[-1]
+    if num_classes != len(found.class_names):
+        raise schema.DataError(
+            f"{found.directory}: {len(found.class_names)} classes, but the network "
+            f"tells {num_classes} apart; judge it on the records it was trained on"
+        )
     split_data = dataset.Evaluation(found, split, spec, batch_size=batch_size)
     rows = split_data.images.rows
     if not rows:
@@ -118,7 +125,7 @@ def judge(
             f"again with python -m pipeline.split {found.directory}"
         )
     step = loop.make_predict_step(model)
-    logits = np.full((len(rows), model.output.shape[-1]), np.nan, np.float32)
+    logits = np.full((len(rows), num_classes), np.nan, np.float32)
     labels = np.full(len(rows), -1, np.int64)
     with command.progress(len(rows), "photo", split or "all") as progress:
         for batch in split_data:

@@ -131,9 +131,9 @@ class Run:
         """Writes model.keras and points `latest` to this run."""
         with replacing(self.directory / MODEL_NAME, suffix=".partial.keras") as partial:
             model.save(partial)
-        link = self.directory.parent / LATEST
-        with replacing(link) as partial:
-            partial.symlink_to(self.directory.name)
+        directory = self.directory.absolute()  # "." has no name of its own
+        with replacing(directory.parent / LATEST) as partial:
+            partial.symlink_to(directory.name)
 
     def write_ledger(
         self,
@@ -203,9 +203,22 @@ class Finished:
         return preprocess.InputSpec(**values)
 
     def results(self) -> list[dict[str, float]]:
-        """The lines of metrics.jsonl, one per epoch."""
+        """The lines of metrics.jsonl, one per epoch.
+
+        Raises:
+            RunError: a line is damaged.
+        """
         path = self.directory / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        lines = path.read_bytes().splitlines()
+        results = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                results.append(dict(json.loads(line)))
+            except (ValueError, TypeError) as error:
+                raise RunError(
+                    f"{path} line {number}: damaged ({error}); train again"
+                ) from error
+        return results
 
     @property
     def temperature(self) -> float:

@@ -4,11 +4,12 @@
 flags, or a bug with its traceback; 128 + signal when stopped.
 """
 
+import contextlib
 import dataclasses
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Never, TextIO, TypeVar
 
@@ -24,10 +25,15 @@ Config = TypeVar("Config", bound="DataclassInstance")
 
 
 class Stopped(SystemExit):
-    """SIGTERM arrived; unwinds like Ctrl-C, so that nothing half-written stays."""
+    """Ctrl-C or SIGTERM; unwinds, so that nothing half-written stays."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(128 + signal_number)
+        self.signal = signal.Signals(signal_number)
+
+
+# Signals that `graceful` holds back; None outside it.
+_held_back: list[int] | None = None
 
 
 def run(main: Callable[[Sequence[str]], None], *named_errors: type[Exception]) -> None:
@@ -39,15 +45,16 @@ def run(main: Callable[[Sequence[str]], None], *named_errors: type[Exception]) -
     """
 
     def guarded(argv: Sequence[str]) -> None:
-        signal.signal(signal.SIGTERM, _stop)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _stop)
         try:
             main(argv)
             sys.stdout.flush()
         except named_errors as error:
             _fail(str(error))
-        except KeyboardInterrupt:
-            sys.stderr.write("stopped by Ctrl-C\n")
-            sys.exit(128 + signal.SIGINT)
+        except Stopped as stopped:
+            sys.stderr.write(f"stopped by {stopped.signal.name}\n")
+            raise
         except BrokenPipeError:  # `| head` has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(128 + signal.SIGPIPE)
@@ -58,7 +65,31 @@ def run(main: Callable[[Sequence[str]], None], *named_errors: type[Exception]) -
 
 
 def _stop(signal_number: int, _: FrameType | None) -> None:
-    raise Stopped(signal_number)
+    if _held_back is None or _held_back:
+        raise Stopped(signal_number)
+    _held_back.append(signal_number)
+
+
+@contextlib.contextmanager
+def graceful() -> Iterator[None]:
+    """Within it, a signal takes effect when a progress bar moves, or at the end.
+
+    Raised at any moment it could leave half a result, and within TensorFlow come out
+    as another error. The second signal does not wait.
+    """
+    global _held_back
+    _held_back = []
+    try:
+        yield
+        check_signals()
+    finally:
+        _held_back = None
+
+
+def check_signals() -> None:
+    """Raises Stopped if `graceful` has held a signal back."""
+    if _held_back:
+        raise Stopped(_held_back[0])
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
@@ -113,6 +144,15 @@ def log_stream() -> TextIO:
     return sys.stderr
 
 
+class _Progress(tqdm.tqdm):  # type: ignore[type-arg]
+    """Moves, and notices signals."""
+
+    def update(self, n: float | None = 1) -> bool | None:
+        moved = super().update(n)
+        check_signals()
+        return moved
+
+
 def progress(
     total: int | None,
     unit: str,
@@ -122,7 +162,7 @@ def progress(
     initial: int = 0,
 ) -> "tqdm.tqdm[Never]":
     """A progress bar on stderr with rate and time left; in a log file, rare lines."""
-    return tqdm.tqdm(
+    return _Progress(
         total=total,
         unit=unit,
         desc=description,

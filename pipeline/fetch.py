@@ -5,6 +5,7 @@ only once its size and hash are right.
 """
 
 import hashlib
+import re
 import time
 import urllib.parse
 from pathlib import Path
@@ -17,7 +18,7 @@ from pipeline import command, schema
 CONNECT_TIMEOUT_S = 5.0  # offline must be told in seconds
 READ_TIMEOUT_S = 60.0
 _RETRIES = 4
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 16  # a cut connection loses the chunk that was under way
 _RETRY_STATUS = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -49,40 +50,50 @@ def fetch(
     Raises:
         Unreachable: no connection within `CONNECT_TIMEOUT_S`.
         FetchError: the server refuses, cuts off again and again, or sends another file
-            than expected.
+            than expected; or `target` is there and is not the file.
         OSError: the file cannot be written.
     """
     if target.exists():
-        _verify(target, url, sha256, size_bytes)
+        if wrong := _difference(target, sha256, size_bytes):
+            raise FetchError(f"{target}: {wrong}; remove it and run again")
         return
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
         raise FetchError(f"{url}: expected an http or https address")
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
+    before = _size(part)
     for attempt in range(_RETRIES + 1):
         try:
-            _receive(url, part, target.name)
+            _receive(url, part, target.name, size_bytes)
             break
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            started = part.exists() and part.stat().st_size > 0
-            if isinstance(error, requests.ConnectionError) and not started:
-                raise Unreachable(f"{url}: cannot be reached ({why(error)})") from error
+            kept = "; what has arrived is kept, run again" if _size(part) else ""
+            if isinstance(error, requests.ConnectionError) and _size(part) == before:
+                raise Unreachable(
+                    f"{shown(url)}: cannot be reached ({why(error)}){kept}"
+                ) from error
             if attempt == _RETRIES or not _worth_retrying(error):
-                kept = "; what has arrived is kept, run again" if started else ""
-                raise FetchError(f"{url}: {why(error)}{kept}") from error
+                raise FetchError(f"{shown(url)}: {why(error)}{kept}") from error
             time.sleep(patience_s * 2**attempt)
-    try:
-        _verify(part, url, sha256, size_bytes)
-    except FetchError:
+    wrong = _difference(part, sha256, size_bytes)
+    if wrong:
         part.unlink()  # a wrong file is nothing to go on with
-        raise
-    part.replace(target)
+    else:
+        part.replace(target)
     _validator_path(part).unlink(missing_ok=True)
+    if wrong:
+        raise FetchError(
+            f"{shown(url)}: {wrong}; the file there is another one, was damaged on the "
+            "way, or a proxy answered instead"
+        )
 
 
-def _receive(url: str, part: Path, name: str) -> None:
-    """Appends to `part` what it lacks, if the server's file is still the same."""
-    start = part.stat().st_size if part.exists() else 0
+def _receive(url: str, part: Path, name: str, size_bytes: int) -> None:
+    """Appends to `part` what it lacks, if the server's file is still the same.
+
+    Stops early when more comes than the expected size, if that is not 0.
+    """
+    start = _size(part)
     headers = {"Accept-Encoding": "identity"}
     validator = _validator_path(part)
     if start and validator.exists():
@@ -108,10 +119,16 @@ def _receive(url: str, part: Path, name: str) -> None:
             for chunk in response.iter_content(_CHUNK_BYTES):
                 file.write(chunk)
                 bar.update(len(chunk))
+                if size_bytes and file.tell() > size_bytes:
+                    return
     if total is not None and part.stat().st_size < total:
         raise requests.ConnectionError(
             f"cut off after {part.stat().st_size:,} of {total:,} bytes"
         )
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _validator_path(part: Path) -> Path:
@@ -119,6 +136,8 @@ def _validator_path(part: Path) -> Path:
 
 
 def _worth_retrying(error: Exception) -> bool:
+    if isinstance(error, ValueError):  # the address is none
+        return False
     response = getattr(error, "response", None)
     return response is None or response.status_code in _RETRY_STATUS
 
@@ -129,7 +148,14 @@ def why(error: Exception) -> str:
     if response is not None:
         return f"the server answers {response.status_code} {response.reason}"
     inner = error.args[0] if error.args else error
-    text = str(getattr(inner, "reason", inner))
+    reason = getattr(inner, "reason", inner)
+    if isinstance(reason, urllib3.exceptions.ProxyError):
+        return f"the proxy: {_last_words(reason.original_error)}"
+    return _last_words(reason)
+
+
+def _last_words(reason: object) -> str:
+    text = str(reason)
     if (
         " object at 0x" in text or "Connection(" in text
     ):  # urllib3: "HTTPConnection(...): the reason"
@@ -137,18 +163,19 @@ def why(error: Exception) -> str:
     return text
 
 
-def _verify(path: Path, url: str, sha256: str, size_bytes: int) -> None:
+def shown(url: str) -> str:
+    """An address as a message may show it: without a name and password in it."""
+    return re.sub(r"(?<=//)[^/@]*@", "", url)
+
+
+def _difference(path: Path, sha256: str, size_bytes: int) -> str:
+    """What is wrong with a file; "" if nothing is."""
     size = path.stat().st_size
     if size_bytes and size != size_bytes:
-        raise FetchError(
-            f"{url}: {size:,} bytes came, expected {size_bytes:,}; "
-            "the file there is another one, or a proxy answered instead"
-        )
+        return f"{size:,} bytes, expected {size_bytes:,}"
     if sha256:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if not found.startswith(sha256):
-            raise FetchError(
-                f"{url}: SHA-256 is {found}, expected {sha256}; "
-                "the file there is another one, or was damaged on the way"
-            )
+            return f"SHA-256 is {found}, expected {sha256}"
+    return ""
