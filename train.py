@@ -243,9 +243,7 @@ def _run_epochs(
             results.append(result)
             record.append_metrics(result)
             scalars.write(result)
-            progress.write(
-                _epoch_line(result, config.epochs), file=command.log_stream()
-            )
+            progress.log(_epoch_line(result, config.epochs))
             if best.epoch > saved_epoch and time.monotonic() - saved_s > _SAVE_EVERY_S:
                 finisher.write(trunk, tail, best)
                 saved_s, saved_epoch = time.monotonic(), best.epoch

@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, Never, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import tqdm
 from absl import app, flags
@@ -145,12 +145,30 @@ def log_stream() -> TextIO:
 
 
 class _Progress(tqdm.tqdm):  # type: ignore[type-arg]
-    """Moves, and notices signals."""
+    """A bar on a terminal, lines in a log file; where it moves, signals are noticed."""
 
     def update(self, n: float | None = 1) -> bool | None:
         moved = super().update(n)
         check_signals()
         return moved
+
+    def log(self, line: str) -> None:
+        """Writes a line above the bar."""
+        if log_stream().isatty():
+            self.write(line, file=log_stream())
+        else:
+            log_stream().write(line + "\n")
+
+    @staticmethod
+    def status_printer(file: Any) -> Callable[[str], None]:
+        if file.isatty():
+            return tqdm.tqdm.status_printer(file)
+
+        def print_line(text: str) -> None:
+            if text.strip():
+                file.write(text.strip() + "\n")
+
+        return print_line
 
 
 def progress(
@@ -160,7 +178,7 @@ def progress(
     *,
     scale: bool = False,
     initial: int = 0,
-) -> "tqdm.tqdm[Never]":
+) -> _Progress:
     """A progress bar on stderr with rate and time left; in a log file, rare lines."""
     return _Progress(
         total=total,
