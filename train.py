@@ -111,7 +111,8 @@ def train(config: Config) -> Path:
         finally:  # also when stopped: what was reached until then is a usable run
             if best.epoch:
                 finisher.write(trunk, tail, best)
-                curves.draw(results, record.directory / "curves.png")
+                with run.replacing(record.directory / "curves.png") as partial:
+                    curves.draw(results, partial)
             else:
                 record.discard()
     return record.directory
@@ -317,7 +318,9 @@ def define_flags() -> None:
         device.PRECISIONS,
         "Of the network's layers; auto: bfloat16 or float16 where the hardware has it.",
     )
-    flags.DEFINE_integer("seed", default.seed, "Of order, windows and new weights.")
+    flags.DEFINE_integer(
+        "seed", default.seed, "Of order, windows and new weights.", lower_bound=0
+    )
 
 
 def main(argv: Sequence[str]) -> None:

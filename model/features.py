@@ -6,11 +6,14 @@ share it. For each view there is one array over all photos, and one of marks say
 which rows are filled; a stopped run goes on where it was.
 """
 
+import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ CAP_BYTES = 10 << 30
 _ABOUT_NAME = "about.json"
 # Computed features per call of the network; larger batches were no faster.
 BATCH_SIZE = 64
+_BATCHES_PER_MARK = 32
 # Features that are held in memory while a head trains on them.
 _MEMORY_BYTES = 1 << 30
 
@@ -108,32 +112,68 @@ def extract(
     (folder / _ABOUT_NAME).write_text(json.dumps(about, indent=2) + "\n")
     shape = (len(images.rows), *trunk.output.shape[1:])
     kind = np.float32 if about["precision"] == "float32" else np.float16
-    opened = [
-        (
-            _open(folder / f"view{view}.npy", shape, kind),
-            _open(folder / f"view{view}.done.npy", shape[:1], np.bool_),
-        )
-        for view in rows
-    ]
-    missing = [
-        wanted[~done[wanted]]
-        for wanted, (_, done) in zip(rows.values(), opened, strict=True)
-    ]
-    total = sum(len(some) for some in missing)
-    run = tf.function(lambda image: trunk(image, training=False), autograph=False)
-    if total:
-        with command.progress(total, "photo", "features") as progress:
-            for view, (values, done) in enumerate(opened):
-                views = _views(images, view)
-                for batch in images.run(missing[view], views):
-                    numbers = batch["row"].numpy()
-                    values[numbers] = _storable(run(batch["image"]), kind)
-                    done[numbers] = True
-                    progress.update(len(numbers))
-                values.flush()
-                done.flush()
+    with _locked(folder):
+        opened = [_open_view(folder, view, shape, kind) for view in rows]
+        missing = {
+            view: wanted[~done[wanted]]
+            for (view, wanted), (_, done) in zip(rows.items(), opened, strict=True)
+        }
+        if total := sum(map(len, missing.values())):
+            run = tf.function(lambda x: trunk(x, training=False), autograph=False)
+            with command.progress(total, "photo", "features") as progress:
+                for (view, wanted), (values, done) in zip(
+                    missing.items(), opened, strict=True
+                ):
+                    with _marking(values, done) as mark:
+                        for batch in images.run(wanted, _views(images, view)):
+                            numbers = batch["row"].numpy()
+                            values[numbers] = _storable(run(batch["image"]), kind)
+                            mark(numbers)
+                            progress.update(len(numbers))
     _evict(cache_dir, keep=folder)
     return Features([values for values, _ in opened], rows)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Lets one process at a time write into a cache; another waits, and says so."""
+    with (folder / _ABOUT_NAME).open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            command.log_stream().write(
+                f"{folder}: another training computes these features; waiting for it\n"
+            )
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _marking(
+    values: np.memmap, done: np.memmap
+) -> Iterator[Callable[[np.ndarray], None]]:
+    """Marks rows as filled, but only once their values are on disk.
+
+    Gives a function that is told which rows were filled.
+    """
+    waiting: list[np.ndarray] = []
+
+    def settle() -> None:
+        values.flush()
+        for numbers in waiting:
+            done[numbers] = True
+        done.flush()
+        waiting.clear()
+
+    def mark(numbers: np.ndarray) -> None:
+        waiting.append(numbers)
+        if len(waiting) >= _BATCHES_PER_MARK:
+            settle()
+
+    try:
+        yield mark
+    finally:
+        settle()
 
 
 def _views(images: dataset.Images, view: int) -> preprocess.Views:
@@ -151,18 +191,45 @@ def _storable(features: Any, kind: Any) -> np.ndarray:
     return found.astype(kind)
 
 
-def _open(path: Path, shape: Sequence[int], kind: Any) -> np.memmap:
-    """Opens an array on disk, or makes one full of zeros, which costs no space yet."""
+def _open_view(
+    folder: Path, view: int, shape: Sequence[int], kind: Any
+) -> tuple[np.memmap, np.memmap]:
+    """Values and marks of a view; where the values are new, nothing is marked."""
+    values, is_new = _open(folder / f"view{view}.npy", shape, kind)
+    done, _ = _open(folder / f"view{view}.done.npy", shape[:1], np.bool_)
+    if is_new:
+        done[:] = False
+    return values, done
+
+
+def _open(path: Path, shape: Sequence[int], kind: Any) -> tuple[np.memmap, bool]:
+    """Opens an array on disk, or makes one full of zeros.
+
+    Returns:
+        The array, and whether it is new: there was none, or a damaged one.
+    """
     shape = tuple(int(size) for size in shape)
     if path.exists():
         try:
+            size = path.stat().st_size  # a file cut off would be filled up with zeros
             found = np.lib.format.open_memmap(path, mode="r+")
-            if found.shape == shape and found.dtype == kind:
-                return found
+            whole = size == found.offset + found.nbytes
+            if whole and found.shape == shape and found.dtype == kind:
+                return found, False
         except (ValueError, OSError):
             pass  # damaged: made anew
         path.unlink()
-    return np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
+    made = np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
+    try:
+        # Space that is missing is told now, not by a signal in the middle of a write.
+        with path.open("rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        path.unlink()
+        raise OSError(
+            error.errno, f"{error.strerror} for features", str(path)
+        ) from error
+    return made, True
 
 
 def _evict(cache_dir: Path, keep: Path) -> None:

@@ -66,13 +66,14 @@ class Best:
 
 def make_train_step(
     model: Any, optimizer: Any
-) -> Callable[[Any, Any], tuple[Any, Any]]:
-    """Returns (inputs, labels) -> (mean loss, number of hits), one optimizer step."""
+) -> Callable[[Any, Any], tuple[Any, Any, Any]]:
+    """Returns (inputs, labels) -> (mean loss, number of hits, rate), one step."""
     variables = model.trainable_variables
     optimizer.build(variables)
 
     @tf.function(autograph=False, reduce_retracing=True)
-    def step(inputs: Any, labels: Any) -> tuple[Any, Any]:
+    def step(inputs: Any, labels: Any) -> tuple[Any, Any, Any]:
+        rate = tf.identity(optimizer.learning_rate)  # afterwards it is the next step's
         with tf.GradientTape() as tape:
             logits = model(inputs, training=True)
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
@@ -81,7 +82,7 @@ def make_train_step(
         gradients = tape.gradient(scaled, variables)
         optimizer.apply(gradients, variables)
         hits = tf.equal(tf.argmax(logits, 1, tf.int32), labels)
-        return loss, tf.reduce_sum(tf.cast(hits, tf.int32))
+        return loss, tf.reduce_sum(tf.cast(hits, tf.int32)), rate
 
     return step
 
@@ -137,12 +138,12 @@ def fit(
         start = time.perf_counter()
         total_loss, hits, count = 0.0, 0, 0
         for number, (inputs, labels) in enumerate(training(epoch)):
-            loss, step_hits = train_step(inputs, labels)
+            loss, step_hits, rate = train_step(inputs, labels)
             if not math.isfinite(float(loss)):
                 raise NonFiniteLoss(
                     f"the loss is {float(loss)} at step {number + 1} of epoch "
                     f"{epoch + 1}; try a lower --learning_rate than "
-                    f"{float(optimizer.learning_rate):g}"
+                    f"{float(rate):g}"
                 )
             size = len(labels)
             total_loss += float(loss) * size
@@ -163,7 +164,7 @@ def fit(
             accuracy=hits / count,
             validation_loss=validation_loss,
             validation_accuracy=metrics.accuracy(logits, labels),
-            learning_rate=float(optimizer.learning_rate),
+            learning_rate=float(rate),
             images_per_s=count / (trained - start),
             seconds=time.perf_counter() - start,
         )

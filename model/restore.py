@@ -128,6 +128,7 @@ def fit(
 
     Raises:
         errors.MismatchedCheckpoint: the names are of no network.
+        errors.CorruptCheckpoint: a weight is infinite or not a number.
     """
     found = naming.recognise(tensors, where)
     chosen = network.NETWORKS[found.network]
@@ -154,7 +155,7 @@ def fit(
                 )
             )
             if fits:
-                values[layer][variable] = tensor.astype(np.float32)
+                values[layer][variable] = _finite(tensor, f"{where}: {name}")
     entries += [
         Entry(
             status="unused",
@@ -176,6 +177,18 @@ def fit(
 
 def _is_float(dtype: np.dtype[Any]) -> bool:
     return dtype.kind == "f" or dtype == ml_dtypes.bfloat16
+
+
+def _finite(tensor: np.ndarray, where: str) -> np.ndarray:
+    """The tensor in float32; one bad weight would make every logit nan."""
+    with np.errstate(over="ignore"):
+        found = tensor.astype(np.float32)
+    if not np.isfinite(found).all():
+        raise errors.CorruptCheckpoint(
+            f"{where} holds weights that are infinite or not numbers; the file is "
+            "damaged, or the training behind it ran away: use another"
+        )
+    return found
 
 
 def assign(model: Any, values: Mapping[str, Mapping[str, np.ndarray]]) -> None:

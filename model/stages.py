@@ -65,13 +65,22 @@ def cut_below(chosen: network.Network, train_from: str, features: str) -> str:
         )
     if train_from == weighted[0]:
         return network.INPUT
-    return names[names.index(train_from) - 1]
+    # Dropout in front of a trained layer is trained with.
+    layers = {layer.name: layer for layer in chosen.layers(1000, "float32")}
+    cut = names.index(train_from) - 1
+    while isinstance(layers[names[cut]], keras.layers.Dropout):
+        cut -= 1
+    return names[cut]
 
 
 def build_trunk(plan: Plan, dtype: str) -> Any:
     """The frozen part: image -> output of the cut layer; nothing in it trains."""
+    keras.utils.set_random_seed(plan.seed)  # for what no weights reach
     trunk = network.build(plan.network, plan.spec, last=plan.cut, dtype=dtype)
     trunk.trainable = False
+    for layer in trunk.layers:  # Keras would use dropout of a frozen part in training
+        if isinstance(layer, keras.layers.Dropout):
+            layer.rate = 0.0
     return trunk
 
 

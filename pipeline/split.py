@@ -244,7 +244,9 @@ def resplit(config: Config) -> manifest.Manifest:
 def define_flags() -> None:
     """Declares the command's flags; defaults are those of Config."""
     default = Config()
-    flags.DEFINE_integer("seed", default.seed, "Ranks the photos of a class.")
+    flags.DEFINE_integer(
+        "seed", default.seed, "Ranks the photos of a class.", lower_bound=0
+    )
     flags.DEFINE_integer(
         "folds", default.folds, "Number of folds; 0 splits by shares.", lower_bound=0
     )

@@ -136,6 +136,15 @@ def _one_by_one(
                 results.append(on_crash(item))
                 pool.shutdown(wait=True)
                 pool = _pool(1, initializer)
+                _check_starts(pool)
     finally:
         pool.shutdown(wait=True)
     return results
+
+
+def _check_starts(pool: concurrent.futures.ProcessPoolExecutor) -> None:
+    """Tells an item that crashes its process from processes that cannot start."""
+    try:
+        pool.submit(os.getpid).result()
+    except BrokenProcessPool as error:
+        raise RuntimeError("worker processes do not start here") from error

@@ -94,10 +94,15 @@ class Answer:
     status: int = 200
     cut_after: int | None = None  # bytes, the first time only
     etag: str = '"one"'
+    ranges: bool = True  # whether it heeds Range
 
 
 class Server:
-    """A local HTTP server that can misbehave."""
+    """A local HTTP server that can misbehave.
+
+    `answers` has an Answer for each path, or a list of them: one after the other, the
+    last one from then on.
+    """
 
     def __init__(self):
         self.answers = {}
@@ -114,9 +119,12 @@ class Server:
                 range_header = self.headers.get("Range")
                 outer.requests.append((self.path, range_header))
                 answer = outer.answers.get(self.path, Answer(status=404))
+                if isinstance(answer, list):
+                    answer = answer.pop(0) if len(answer) > 1 else answer[0]
                 start = 0
                 status = answer.status
-                if range_header and self.headers.get("If-Range") == answer.etag:
+                same = self.headers.get("If-Range") == answer.etag
+                if range_header and same and answer.ranges:
                     start = int(range_header.removeprefix("bytes=").rstrip("-"))
                     status = 206 if start < len(answer.body) else 416
                 body = answer.body[start:]
@@ -133,7 +141,9 @@ class Server:
 
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.01,), daemon=True
+        )
         self._thread.start()
 
     def close(self):

@@ -20,6 +20,9 @@ import numpy as np
 from model.checkpoints import errors, unpickle
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LIMIT = 1 << 48  # numbers in a storage; beyond any file
+# Tensors may share a storage, as tied weights do; each is read into memory of its own.
+_SHARING_LIMIT = 10
 
 _STORAGE_DTYPES: dict[str, Any] = {
     "DoubleStorage": np.float64,
@@ -35,15 +38,22 @@ _STORAGE_DTYPES: dict[str, Any] = {
 }
 
 
-@dataclasses.dataclass
-class _StorageKind:
+class _Sealed:
+    """What a pickle gets hold of and must not change."""
+
+    def __setstate__(self, state: Any) -> None:
+        raise pickle.UnpicklingError(f"a change of {type(self).__name__}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _StorageKind(_Sealed):
     """Stands in for torch.FloatStorage and its like."""
 
     dtype: np.dtype[Any]
 
 
 @dataclasses.dataclass
-class _Storage:
+class _Storage(_Sealed):
     """A flat piece of memory that tensors are views of; filled when it is read."""
 
     key: str
@@ -52,41 +62,26 @@ class _Storage:
     values: np.ndarray | None = None
 
 
-@dataclasses.dataclass
-class _Tensor:
-    """A tensor whose storage may still be unread."""
+@dataclasses.dataclass(frozen=True)
+class _Tensor(_Sealed):
+    """A tensor whose storage may still be unread; its sizes lie within the storage."""
 
     storage: _Storage
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
+    @property
+    def size_bytes(self) -> int:
+        return math.prod(self.shape) * self.storage.dtype.itemsize
+
     def read(self) -> np.ndarray:
-        """Returns a copy of the view, after checking that it lies in the storage."""
+        """Returns a copy of the view."""
         values = self.storage.values
         if values is None:
-            raise errors.CorruptCheckpoint(f"storage {self.storage.key} has no data")
-        sizes = (*self.shape, *self.strides, self.offset)
-        if not all(isinstance(n, int) and n >= 0 for n in sizes):
-            raise errors.CorruptCheckpoint(f"a tensor with sizes {sizes}")
-        if len(self.strides) != len(self.shape):
-            raise errors.CorruptCheckpoint(
-                f"a tensor of shape {self.shape} with strides {self.strides}"
-            )
-        if math.prod(self.shape) > len(values):
-            raise errors.CorruptCheckpoint(
-                f"a tensor of shape {self.shape} in {len(values)} stored numbers"
-            )
+            raise ValueError(f"storage {self.storage.key!r} is unread")
         if not math.prod(self.shape):
             return np.empty(self.shape, values.dtype)
-        last = self.offset + sum(
-            (size - 1) * stride
-            for size, stride in zip(self.shape, self.strides, strict=True)
-        )
-        if last >= len(values):
-            raise errors.CorruptCheckpoint(
-                f"a tensor of shape {self.shape} reaches beyond its storage"
-            )
         view = np.lib.stride_tricks.as_strided(
             values[self.offset :],
             self.shape,
@@ -101,7 +96,28 @@ def _rebuild_tensor(
 ) -> _Tensor:
     if not isinstance(storage, _Storage):
         raise pickle.UnpicklingError("a tensor without storage")
-    return _Tensor(storage, offset, tuple(shape), tuple(strides))
+    shape, strides = tuple(shape), tuple(strides)
+    sizes = (*shape, *strides, offset)
+    if (
+        len(sizes) > 65
+        or not all(type(n) is int and 0 <= n < _LIMIT for n in sizes)
+        or math.prod(n or 1 for n in shape) > _LIMIT
+    ):
+        raise pickle.UnpicklingError("a tensor with impossible sizes")
+    if len(strides) != len(shape):
+        raise pickle.UnpicklingError(
+            f"a tensor of shape {shape} with strides {strides}"
+        )
+    if math.prod(shape):
+        last = offset + sum(
+            (n - 1) * step for n, step in zip(shape, strides, strict=True)
+        )
+        if max(last + 1, math.prod(shape)) > storage.num_elements:
+            raise pickle.UnpicklingError(
+                f"a tensor of shape {shape}, strides {strides} and offset {offset} in "
+                f"a storage of {storage.num_elements} numbers"
+            )
+    return _Tensor(storage, offset, shape, strides)
 
 
 def _rebuild_parameter(data: Any, *_: Any) -> Any:
@@ -134,9 +150,14 @@ class _Storages:
         _, kind, key, _, size = reference[:5]
         if len(reference) > 5 and reference[5] is not None:
             raise pickle.UnpicklingError("a view of a storage, as of PyTorch 0.1")
-        if not isinstance(kind, _StorageKind) or not isinstance(size, int) or size < 0:
-            raise pickle.UnpicklingError(f"storage {key!r} of {kind!r}, {size!r}")
-        return self.found.setdefault(str(key), _Storage(str(key), kind.dtype, size))
+        if not isinstance(kind, _StorageKind) or type(size) is not int:
+            raise pickle.UnpicklingError(f"storage {key!r} of {kind!r}")
+        if not 0 <= size < _LIMIT:
+            raise pickle.UnpicklingError(f"storage {key!r} with an impossible size")
+        storage = self.found.setdefault(str(key), _Storage(str(key), kind.dtype, size))
+        if (storage.dtype, storage.num_elements) != (kind.dtype, size):
+            raise pickle.UnpicklingError(f"storage {key!r} is of two kinds")
+        return storage
 
 
 def read_zip(path: Path) -> dict[str, np.ndarray]:
@@ -148,24 +169,38 @@ def read_zip(path: Path) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
             return _read_archive(archive, path)
-    except (zipfile.BadZipFile, EOFError, struct.error, NotImplementedError) as error:
+    except errors.CheckpointError:
+        raise
+    except (
+        zipfile.BadZipFile,
+        EOFError,
+        struct.error,
+        ValueError,  # a place before the file's start, a name that is no text
+        RuntimeError,  # encrypted
+    ) as error:
         raise errors.CorruptCheckpoint(f"{path}: damaged zip file ({error})") from error
 
 
 def _read_archive(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
-    size = path.stat().st_size
     members = {info.filename: info for info in archive.infolist()}
-    for info in members.values():
-        # torch.save never compresses; so no member can grow beyond the file.
-        if info.compress_type != zipfile.ZIP_STORED or info.file_size > size:
-            raise errors.CorruptCheckpoint(
-                f"{path}: {info.filename} is compressed or larger than the file; "
-                "torch.save does neither"
-            )
     pickles = [name for name in members if name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise errors.UnknownFormat(
             f"{path}: a zip file, but not of torch.save (no data.pkl)"
+        )
+    # torch.save never compresses; so no member can grow, nor all of them together.
+    for info in members.values():
+        if info.compress_type != zipfile.ZIP_STORED:
+            raise errors.CorruptCheckpoint(
+                f"{path}: {info.filename} is compressed; torch.save never does that"
+            )
+    total = sum(info.file_size for info in members.values())
+    if (
+        total > path.stat().st_size
+        or min(i.header_offset for i in members.values()) < 0
+    ):
+        raise errors.CorruptCheckpoint(
+            f"{path}: its members overlap or reach beyond the file"
         )
     prefix = pickles[0].removesuffix("data.pkl")
     order = members.get(f"{prefix}byteorder")
@@ -229,6 +264,11 @@ def read_legacy(path: Path) -> dict[str, np.ndarray]:
             raise errors.CorruptCheckpoint(f"{path}: storage {key!r} has another size")
         size = storage.num_elements * storage.dtype.itemsize
         storage.values = _storage_values(file.read(size), storage, path)
+    for storage in storages.found.values():
+        if storage.values is None:
+            raise errors.CorruptCheckpoint(
+                f"{path}: storage {storage.key!r} is missing"
+            )
     return _state_dict(found, path)
 
 
@@ -237,11 +277,18 @@ def _state_dict(found: Any, path: Path) -> dict[str, np.ndarray]:
     for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
             found = found[wrapper]
-    tensors = {
-        str(name): value.read()
+    unread = {
+        unpickle.key_text(name, str(path)): value
         for name, value in (found.items() if isinstance(found, Mapping) else ())
         if isinstance(value, _Tensor)
     }
+    total = sum(tensor.size_bytes for tensor in unread.values())
+    if total > _SHARING_LIMIT * path.stat().st_size:
+        raise errors.CorruptCheckpoint(
+            f"{path}: {len(unread)} tensors share storages, {total:,} bytes in all, "
+            f"more than {_SHARING_LIMIT} times the file"
+        )
+    tensors = {name: tensor.read() for name, tensor in unread.items()}
     if not tensors:
         raise errors.UnknownFormat(
             f"{path}: holds no state dict; save model.state_dict() and try that file"

@@ -31,7 +31,8 @@ class Checkpoint:
         """SHA-256 over names, shapes, types and values of all tensors."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.tensors.items()):
-            digest.update(f"{name} {tensor.shape} {tensor.dtype}\n".encode())
+            line = f"{name} {tensor.shape} {tensor.dtype}\n"
+            digest.update(line.encode(errors="surrogatepass"))
             digest.update(np.ascontiguousarray(tensor).tobytes())
         return digest.hexdigest()
 
@@ -96,6 +97,11 @@ def _read_safetensors(path: Path) -> Checkpoint:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except AttributeError as error:  # the library looks the kind up in NumPy
+        raise errors.UnknownFormat(
+            f"{path}: holds numbers of a kind that Graft does not read ({error}); save "
+            "them as float32 or bfloat16"
+        ) from error
     except (safetensors.SafetensorError, ValueError, TypeError) as error:
         raise errors.CorruptCheckpoint(
             f"{path}: not a readable safetensors file ({error})"

@@ -7,6 +7,7 @@ any other name is an UnsafeCheckpoint, and nothing is ever imported for it.
 
 import collections
 import io
+import itertools
 import math
 import pickle
 import pickletools
@@ -19,6 +20,14 @@ from model.checkpoints import errors
 
 # Kinds of numbers an array may hold; no objects, no strings, no structures.
 _NUMBER_KINDS = "biuf"
+# Instructions of a pickle, and entries of what it builds. A state dict takes some 40 a
+# tensor; each may cost 200 bytes.
+_STEP_LIMIT = 1_000_000
+# Tuples in one tuple, each counted as often as it is named. Python hashes a dict's key
+# by recursion, without a check of depth, and what is shared again at every place.
+_TUPLE_LIMIT = 5_000
+_NESTING_LIMIT = 20
+_NAME_LIMIT = 500
 
 
 class _Dtype:
@@ -43,32 +52,50 @@ class _Array:
     """Stands in for numpy.ndarray; its values are checked before they are used."""
 
     def __init__(self) -> None:
-        self.values: np.ndarray | None = None
+        self.parts: tuple[Any, ...] | None = None
 
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, fortran, data = state
-        if isinstance(data, str):  # written by Python 2
-            data = data.encode("latin1")
-        if not isinstance(dtype, _Dtype) or not isinstance(data, bytes):
+        self.fill(data, dtype, shape, "F" if fortran else "C")
+
+    def fill(self, data: Any, dtype: Any, shape: Any, order: Any) -> None:
+        """Takes what the array is to be made of.
+
+        Text stands for bytes, as Python 2 and protocol 2 write them. It is encoded only
+        by `values`: a pickle may name the same long text any number of times.
+        """
+        if not isinstance(dtype, _Dtype) or not isinstance(
+            data, bytes | bytearray | str
+        ):
             raise pickle.UnpicklingError("an array of something else than numbers")
-        self.values = from_bytes(
-            data, dtype.dtype, tuple(shape), order="F" if fortran else "C"
-        )
+        check_length(len(data), dtype.dtype, tuple(shape))
+        self.parts = (data, dtype.dtype, tuple(shape), order)
+
+    def size_as_text(self) -> int:
+        """Bytes that `values` has to make anew."""
+        data = self.parts[0] if self.parts else b""
+        return len(data) if isinstance(data, str) else 0
+
+    def values(self) -> np.ndarray:
+        """The array; over the pickle's own bytes where it can."""
+        if self.parts is None:
+            raise pickle.UnpicklingError("an array without values")
+        data, dtype, shape, order = self.parts
+        if isinstance(data, str):
+            data = data.encode("latin1")
+        return np.frombuffer(data, dtype).reshape(shape, order=order)
 
 
-def from_bytes(
-    data: bytes, dtype: np.dtype[Any], shape: tuple[Any, ...], order: Any = "C"
-) -> np.ndarray:
-    """Makes an array over `data`, whose length must be exactly right.
+def check_length(size_bytes: int, dtype: np.dtype[Any], shape: tuple[Any, ...]) -> None:
+    """Checks that an array has exactly as many bytes as it must have.
 
     Raises:
         pickle.UnpicklingError: shape and number of bytes do not fit.
     """
-    if not all(isinstance(size, int) and size >= 0 for size in shape):
+    if len(shape) > 32 or not all(type(size) is int and size >= 0 for size in shape):
         raise pickle.UnpicklingError(f"shape {shape!r}")
-    if math.prod(shape) * dtype.itemsize != len(data):
-        raise pickle.UnpicklingError(f"{len(data)} bytes for shape {shape} of {dtype}")
-    return np.frombuffer(data, dtype).reshape(shape, order=order)
+    if math.prod(shape) * dtype.itemsize != size_bytes:
+        raise pickle.UnpicklingError(f"{size_bytes} bytes for shape {shape} of {dtype}")
 
 
 def _reconstruct(kind: Any, shape: Any, code: Any) -> _Array:
@@ -77,29 +104,38 @@ def _reconstruct(kind: Any, shape: Any, code: Any) -> _Array:
     return _Array()
 
 
-def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
+def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> _Array:
     """Stands in for numpy's helper in pickles of protocol 5."""
-    if not isinstance(dtype, _Dtype) or not isinstance(data, bytes | bytearray):
-        raise pickle.UnpicklingError("an array of something else than numbers")
-    return from_bytes(bytes(data), dtype.dtype, tuple(shape), order)
+    found = _Array()
+    found.fill(data, dtype, shape, order)
+    return found
 
 
 def _scalar(dtype: Any, data: Any) -> Any:
-    if not isinstance(dtype, _Dtype) or not isinstance(data, bytes):
-        raise pickle.UnpicklingError("a scalar of something else than a number")
-    return from_bytes(data, dtype.dtype, ())[()]
+    found = _Array()
+    found.fill(data, dtype, (), "C")
+    return found.values()[()]
 
 
-def _encode(text: Any, encoding: Any) -> bytes:
-    """Stands in for _codecs.encode, by which protocol 2 writes bytes."""
+def _bytes() -> bytes:
+    """Stands in for bytes, by which protocol 2 writes empty ones."""
+    return b""
+
+
+def _encode(text: Any, encoding: Any) -> str:
+    """Stands in for _codecs.encode, by which protocol 2 writes bytes; leaves the text.
+
+    What it is needed for is an array's data; see `_Array.fill`.
+    """
     if not isinstance(text, str) or encoding != "latin1":
         raise pickle.UnpicklingError(f"encoding {encoding!r}")
-    return text.encode("latin1")
+    return text
 
 
 PLAIN_NAMES: dict[str, Any] = {
     "collections.OrderedDict": collections.OrderedDict,
     "_codecs.encode": _encode,
+    "__builtin__.bytes": _bytes,
     "numpy.ndarray": _Array,
     "numpy.dtype": _Dtype,
     "numpy.core.multiarray._reconstruct": _reconstruct,
@@ -136,7 +172,7 @@ def loads(
     try:
         length = _check_opcodes(data)
         reader = _Reader(io.BytesIO(data), where, names, persistent_load)
-        found = _resolve(reader.load(), where)
+        found = _Resolver(budget_bytes=length).resolve(reader.load())
     except errors.CheckpointError:
         raise
     except Exception as error:  # a damaged pickle raises whatever its opcodes meet
@@ -164,7 +200,7 @@ class _Reader(pickle.Unpickler):
         if full_name not in self._names:
             raise errors.UnsafeCheckpoint(
                 f"{self._where}: its pickle asks for {full_name}, which is not plain "
-                "data; nothing was run. Save the weights alone (a state dict, .npz or "
+                "data; nothing was run. Save the weights alone (a state dict, or "
                 ".safetensors) and try that file"
             )
         return self._names[full_name]
@@ -176,33 +212,122 @@ class _Reader(pickle.Unpickler):
 
 
 def _check_opcodes(data: bytes) -> int:
-    """Returns the pickle's length; refuses memo indices that would eat the memory.
+    """Returns the pickle's length, after a walk through it that builds nothing.
 
-    The C unpickler sizes its memo by the largest index, which is any 32-bit number.
+    Refuses memo indices that would eat the memory (the C unpickler sizes its memo by
+    the largest index, which is any 32-bit number), too many steps, and tuples whose
+    hash would crash or take for ever.
     """
     opcode, end = None, 0
+    stack = _TupleSizes()
     for count, (opcode, argument, position) in enumerate(pickletools.genops(data)):
+        if count > _STEP_LIMIT:
+            raise pickle.UnpicklingError(f"more than {_STEP_LIMIT:,} steps")
         if "PUT" in opcode.name and int(argument or 0) > count + 1:
             raise pickle.UnpicklingError(f"memo index {argument}")
+        stack.step(opcode, argument)
         end = (position or 0) + 1
     if opcode is None or opcode.name != "STOP":
         raise pickle.UnpicklingError("no end")
     return end
 
 
-def _resolve(found: Any, where: str, depth: int = 0) -> Any:
+class _TupleSizes:
+    """Follows the unpickler's stack; of an object it knows how many tuples it holds."""
+
+    def __init__(self) -> None:
+        self._stack: list[int] = []
+        self._marks: list[int] = []
+        self._memo: dict[Any, int] = {}
+
+    def step(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
+        """Does to the stack what the opcode does."""
+        name = opcode.name
+        if name == "MARK":
+            self._marks.append(len(self._stack))
+        elif "PUT" in name or name == "MEMOIZE":
+            key = len(self._memo) if name == "MEMOIZE" else argument
+            self._memo[key] = self._stack[-1]
+        elif name == "POP" and self._marks and self._marks[-1] == len(self._stack):
+            self._marks.pop()
+        elif name.endswith("GET"):
+            self._stack.append(self._memo[argument])
+        else:
+            taken = self._take(opcode)
+            if name.startswith("TUPLE") or name == "FROZENSET":
+                size = 1 + sum(taken)
+            else:  # it is no key itself, but may hand on what it took
+                size = max(taken, default=0)
+            if size > _TUPLE_LIMIT:
+                raise pickle.UnpicklingError(f"over {_TUPLE_LIMIT:,} tuples in one")
+            self._stack += [size] * len(opcode.stack_after)
+
+    def _take(self, opcode: pickletools.OpcodeInfo) -> list[int]:
+        """Pops what the opcode takes, after the last mark and below it."""
+        before = list(opcode.stack_before)
+        start = len(self._stack)
+        if pickletools.markobject in before:
+            start = self._marks.pop()
+            before = before[: before.index(pickletools.markobject)]
+        start -= len(before)
+        if start < 0:
+            raise pickle.UnpicklingError("it takes more than there is")
+        taken = self._stack[start:]
+        del self._stack[start:]
+        return taken
+
+
+class _Resolver:
     """Replaces stand-ins by the arrays they hold, in dicts, lists and tuples."""
-    if depth > 20:
-        raise errors.CorruptCheckpoint(f"{where}: nested more than 20 levels deep")
-    if isinstance(found, _Array):
-        if found.values is None:
-            raise errors.CorruptCheckpoint(f"{where}: an array without values")
-        return found.values
-    if isinstance(found, dict):
-        return {k: _resolve(v, where, depth + 1) for k, v in found.items()}
-    if isinstance(found, list | tuple):
-        return [_resolve(value, where, depth + 1) for value in found]
-    return found
+
+    def __init__(self, budget_bytes: int) -> None:
+        self._budget_bytes = budget_bytes
+        # What stands in many places is resolved once; else ten lists that each name
+        # the next one ten times would come to ten billion.
+        self._done: dict[int, Any] = {}
+
+    def resolve(self, found: Any, depth: int = 0) -> Any:
+        """Returns plain data; what is shared stays shared.
+
+        Raises:
+            pickle.UnpicklingError: nested too deep, or more text than the pickle has.
+        """
+        if depth > _NESTING_LIMIT:
+            raise pickle.UnpicklingError(
+                f"nested more than {_NESTING_LIMIT} levels deep"
+            )
+        if not isinstance(found, _Array | dict | list | tuple):
+            return found
+        if id(found) not in self._done:
+            self._done[id(found)] = self._resolve_new(found, depth)
+        return self._done[id(found)]
+
+    def _resolve_new(self, found: Any, depth: int) -> Any:
+        if isinstance(found, _Array):
+            self._budget_bytes -= found.size_as_text()
+            if self._budget_bytes < 0:
+                raise pickle.UnpicklingError("arrays that share their text")
+            return found.values()
+        if isinstance(found, dict):
+            items = dict.items(found)  # its own: an OrderedDict can bring another
+            return {k: self.resolve(v, depth + 1) for k, v in items}
+        return [self.resolve(value, depth + 1) for value in found]
+
+
+def key_text(key: Any, where: str) -> str:
+    """The name that a dict's key stands for.
+
+    Raises:
+        errors.CorruptCheckpoint: it is neither text nor a number; even to print it may
+            take all memory.
+    """
+    if isinstance(key, str):
+        return key
+    if isinstance(key, int) and abs(key) < 1 << 64:
+        return str(key)
+    raise errors.CorruptCheckpoint(
+        f"{where}: expected names in text, found a {type(key).__name__}"
+    )
 
 
 def flatten(found: Any, where: str) -> dict[str, np.ndarray]:
@@ -215,13 +340,20 @@ def flatten(found: Any, where: str) -> dict[str, np.ndarray]:
         errors.CorruptCheckpoint: not a dict with names, or no array in it.
     """
     tensors: dict[str, np.ndarray] = {}
+    steps = itertools.count()
 
     def visit(prefix: str, value: Any) -> None:
+        if next(steps) > _STEP_LIMIT or len(prefix) > _NAME_LIMIT:
+            raise errors.CorruptCheckpoint(
+                f"{where}: more than {_STEP_LIMIT:,} entries, or names longer than "
+                f"{_NAME_LIMIT} characters; this is no dict of arrays"
+            )
         if isinstance(value, np.ndarray):
             tensors[prefix] = value
         elif isinstance(value, dict):
             for name, inner in value.items():
-                visit(f"{prefix}/{name}" if prefix else str(name), inner)
+                text = key_text(name, where)
+                visit(f"{prefix}/{text}" if prefix else text, inner)
         elif isinstance(value, list):
             for number, inner in enumerate(value):
                 visit(f"{prefix}/{number}", inner)

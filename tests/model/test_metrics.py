@@ -83,6 +83,12 @@ class TestAccuracy:
         found = [metrics.top_k_accuracy(logits, np.array([n]), 2) for n in range(4)]
         assert found == [1, 1, 0, 0]
 
+    def test_ties_among_many_classes(self):
+        """Where a sort that is not stable would mix the equal ones."""
+        logits, labels = np.arange(300)[None] % 2, np.arange(300)
+        hits = [metrics.top_k_accuracy(logits, labels[n : n + 1], 5) for n in labels]
+        assert np.flatnonzero(hits).tolist() == [1, 3, 5, 7, 9]
+
 
 class TestWilson:
     def test_by_hand(self):

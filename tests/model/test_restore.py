@@ -159,6 +159,18 @@ class TestFit:
         ):
             found.require(names, "fc3")
 
+    @pytest.mark.parametrize(
+        ("dtype", "value"),
+        [("f4", np.nan), ("f4", np.inf), ("f2", -np.inf), ("f8", 1e39)],
+    )
+    def test_weights_that_are_no_numbers(self, tensors, dtype, value):
+        """Told here, and not as a loss that is nan."""
+        tensors["tiny/fc3/biases"] = np.array([0.0] * 7 + [value], dtype)
+        with pytest.raises(
+            errors.CorruptCheckpoint, match=r"w\.npy: tiny/fc3/biases holds weights"
+        ):
+            restore.fit(tensors, "w.npy", None)
+
     def test_shapes_of_another_input_size(self, tensors, names):
         larger = dataclasses.replace(SPEC, size_px=32, short_side_px=36)
         found = restore.fit(tensors, "", larger)

@@ -19,7 +19,7 @@ CUTS = {
         "conv4": "conv3",
         "conv5": "conv4",
         "fc6": "flatten",
-        "fc7": "drop6",
+        "fc7": "fc6",
         "logits": "fc7",
     },
     "alexnet_owt": {
@@ -28,8 +28,8 @@ CUTS = {
         "conv3": "pool2",
         "conv4": "conv3",
         "conv5": "conv4",
-        "fc6": "drop6",
-        "fc7": "drop7",
+        "fc6": "flatten",
+        "fc7": "fc6",
         "logits": "fc7",
     },
 }
@@ -38,7 +38,7 @@ TINY_CUTS = {
     "image": [],
     "pool1": ["conv1"],
     "flatten": ["conv1", "conv2"],
-    "drop3": ["conv1", "conv2", "fc3"],
+    "fc3": ["conv1", "conv2", "fc3"],
     "fc4": ["conv1", "conv2", "fc3", "fc4"],
 }
 # Loads models where nothing of ours can be imported, and runs them on the same image.
@@ -209,6 +209,27 @@ def test_seed_decides_new_layers_and_dropout(tiny):
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
     assert not np.array_equal(*first)  # two steps, two masks
+
+
+def test_frozen_dropout_is_out_of_use_in_training(tiny, images):
+    """What is frozen says the same from the cache and in the whole network.
+
+    Its dropout would also follow a seed of its own, another one in every process.
+    """
+    trunk, tail = build(make_plan(tiny, cut="fc4", dropout=0.0))
+    joined = stages.join(trunk, tail)
+    assert np.array_equal(joined(images, training=True), tail(trunk(images)))
+
+
+def test_seed_decides_a_frozen_random_start(tiny, images):
+    """As of --ckpt=none --train_from=logits."""
+
+    def features(seed):
+        plan = make_plan(tiny, seed=seed)
+        return np.asarray(stages.build_trunk(plan, "float32")(images))
+
+    assert np.array_equal(features(1), features(1))
+    assert not np.array_equal(features(1), features(2))
 
 
 def test_no_dropout_on_request(tiny):

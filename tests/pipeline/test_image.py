@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import draw_photo
 
 from pipeline import image
+from tests.conftest import draw_photo
 
 # A picture whose every turn and mirror image differs: bright, middle, dark, darkest.
 CORNERS = np.kron(

@@ -1,0 +1,288 @@
+import shutil
+
+import google_crc32c
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from model.checkpoints import ckpt, errors, reading
+
+KERNEL = np.arange(12, dtype=np.float32).reshape(2, 2, 3, 1)
+BIASES = np.array([-0.5], np.float32)
+WEIGHTS = {"conv1/weights": KERNEL, "conv1/biases": BIASES}
+
+
+def save(prefix, tensors):
+    """Writes a checkpoint of named tensors."""
+    tf.raw_ops.SaveV2(
+        prefix=str(prefix),
+        tensor_names=list(tensors),
+        shape_and_slices=[""] * len(tensors),
+        tensors=list(tensors.values()),
+    )
+    return prefix
+
+
+def assert_weights(tensors):
+    assert tensors.keys() == WEIGHTS.keys()
+    for name, expected in WEIGHTS.items():
+        assert tensors[name].dtype == np.float32
+        assert tensors[name].shape == expected.shape
+        assert (tensors[name] == expected).all()
+
+
+@pytest.fixture
+def prefix(tmp_path):
+    """A checkpoint with WEIGHTS."""
+    return save(tmp_path / "model.ckpt", WEIGHTS)
+
+
+def data_file(prefix):
+    return prefix.with_name(prefix.name + ".data-00000-of-00001")
+
+
+def index_file(prefix):
+    return prefix.with_name(prefix.name + ".index")
+
+
+@pytest.fixture(scope="module")
+def saved_by_tf1(tmp_path_factory):
+    """A folder as training of TF1 leaves it: two steps, two optimizers, averages."""
+    folder = tmp_path_factory.mktemp("tf1")
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        with v1.variable_scope("conv1"):
+            kernel = v1.get_variable("weights", initializer=KERNEL)
+            biases = v1.get_variable("biases", initializer=BIASES)
+        step = v1.train.get_or_create_global_step()
+        loss = tf.reduce_sum(kernel) * tf.reduce_sum(biases)
+        train = [
+            v1.train.MomentumOptimizer(0.0, 0.9).minimize(loss),
+            v1.train.AdamOptimizer(0.0).minimize(loss, global_step=step),
+            v1.train.RMSPropOptimizer(0.0).minimize(loss),
+            tf.train.ExponentialMovingAverage(0.9).apply([kernel, biases]),
+        ]
+        session.run(v1.global_variables_initializer())
+        saver = v1.train.Saver()
+        for number in (1, 2):
+            session.run(train)
+            saver.save(session, str(folder / "model.ckpt"), global_step=number)
+    return folder
+
+
+class TestTf1:
+    @pytest.mark.parametrize("name", ["model.ckpt-2", "model.ckpt-2.index", "."])
+    def test_prefix_index_and_folder(self, saved_by_tf1, name):
+        found = reading.read(saved_by_tf1 / name)
+        assert found.format == "TensorFlow checkpoint"
+        assert_weights(found.tensors)
+
+    def test_what_is_no_weight_is_told(self, saved_by_tf1):
+        aside = reading.read(saved_by_tf1).aside
+        both = ("conv1/biases/", "conv1/weights/")
+        slots = {"Momentum", "Adam", "Adam_1", "RMSProp", "RMSProp_1"}
+        expected = {name + slot for name in both for slot in slots}
+        expected |= {name + "ExponentialMovingAverage" for name in both}
+        expected |= {"global_step", "beta1_power", "beta2_power"}
+        assert set(aside) == expected
+
+    def test_copy_of_a_folder_is_read_itself(self, saved_by_tf1, tmp_path):
+        """TF1 writes whole paths, here of the folder that was copied."""
+        folder = shutil.copytree(saved_by_tf1, tmp_path / "copy")
+        assert str(saved_by_tf1) in (folder / "checkpoint").read_text()
+        assert ckpt.prefix_of(folder) == folder / "model.ckpt-2"
+
+    @pytest.mark.parametrize(
+        "state",
+        [
+            None,
+            "",
+            "no protocol buffer {",
+            "\udcff",
+            'model_checkpoint_path: "/gone/x"',
+        ],
+    )
+    def test_folder_that_was_moved(self, prefix, state):
+        """The file `checkpoint` is lost, broken, or speaks of what is gone."""
+        if state is not None:
+            (prefix.parent / "checkpoint").write_text(state, errors="surrogateescape")
+        assert_weights(reading.read(prefix.parent).tensors)
+
+
+class TestTf2:
+    def test_object_based(self, tmp_path):
+        layer = tf.Module()
+        layer.kernel, layer.bias = tf.Variable(KERNEL), tf.Variable(BIASES)
+        optimizer = tf.keras.optimizers.Adam(0.0)
+        optimizer.build([layer.kernel, layer.bias])
+        everything = tf.train.Checkpoint(conv1=layer, optimizer=optimizer)
+        prefix = everything.save(str(tmp_path / "ckpt"))
+        tensors, aside = ckpt.read(ckpt.prefix_of(tmp_path))
+        assert prefix == str(ckpt.prefix_of(tmp_path))
+        end = "/.ATTRIBUTES/VARIABLE_VALUE"
+        assert (tensors[f"conv1/kernel{end}"] == KERNEL).all()
+        assert (tensors[f"conv1/bias{end}"] == BIASES).all()
+        assert "_CHECKPOINTABLE_OBJECT_GRAPH" in aside
+        assert f"save_counter{end}" in aside
+        others = tensors.keys() - {f"conv1/kernel{end}", f"conv1/bias{end}"}
+        assert all(name.startswith("optimizer/") for name in others)
+
+    def test_slots_of_older_optimizers(self, tmp_path):
+        name = "conv1/kernel/.OPTIMIZER_SLOT/optimizer/m/.ATTRIBUTES/VARIABLE_VALUE"
+        tensors, aside = ckpt.read(save(tmp_path / "x", WEIGHTS | {name: KERNEL}))
+        assert_weights(tensors)
+        assert aside == (name,)
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        "name",
+        ["Adam_layer/weights", "conv1/Momentum2", "my_global_step", "AdamNet/conv1/w"],
+    )
+    def test_nearly_a_slot(self, tmp_path, name):
+        assert ckpt.read(save(tmp_path / "x", {name: KERNEL}))[0].keys() == {name}
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            np.array([[1.5]], np.float64),
+            np.array([1.5], np.float16),
+            np.array(-(2**63)),
+            np.array([255], np.uint8),
+            np.array([True, False]),
+            np.zeros((0, 3), np.float32),
+        ],
+        ids=lambda value: f"{value.dtype} {value.shape}",
+    )
+    def test_numbers_of_all_kinds(self, tmp_path, value):
+        (found,) = ckpt.read(save(tmp_path / "x", {"a": value}))[0].values()
+        assert (found.dtype, found.shape) == (value.dtype, value.shape)
+        assert (found == value).all()
+
+    def test_bfloat16(self, tmp_path):
+        value = tf.constant([1.5, -3e38], tf.bfloat16)
+        found = ckpt.read(save(tmp_path / "x", {"a": value}))[0]["a"]
+        assert found.dtype == "bfloat16"
+        assert (found == value.numpy()).all()
+
+    def test_strings_are_no_weights(self, tmp_path):
+        words = tf.constant(["daisy", "roses"])
+        tensors, aside = ckpt.read(save(tmp_path / "x", WEIGHTS | {"labels": words}))
+        assert_weights(tensors)
+        assert aside == ("labels",)
+
+
+class TestPlaces:
+    def test_nothing_there(self, tmp_path):
+        with pytest.raises(
+            errors.MissingCheckpoint, match=r"x\.ckpt: no such file; exp"
+        ):
+            reading.read(tmp_path / "x.ckpt")
+
+    def test_no_index(self, prefix):
+        index_file(prefix).unlink()
+        with pytest.raises(
+            errors.MissingCheckpoint, match=r"ckpt\.index: no such file"
+        ):
+            reading.read(index_file(prefix))
+
+    def test_no_data_file(self, prefix):
+        data_file(prefix).unlink()
+        with pytest.raises(
+            errors.MissingCheckpoint,
+            match=r"no data file \(model\.ckpt\.data-00000-of-00001\); copy it beside",
+        ):
+            reading.read(prefix)
+
+    def test_one_of_two_data_files(self, tmp_path):
+        parts = [
+            str(save(tmp_path / f"part{number}", {name: value}))
+            for number, (name, value) in enumerate(WEIGHTS.items())
+        ]
+        prefix = tmp_path / "both"
+        tf.raw_ops.MergeV2Checkpoints(
+            checkpoint_prefixes=parts, destination_prefix=str(prefix)
+        )
+        assert_weights(reading.read(prefix).tensors)
+        (tmp_path / "both.data-00001-of-00002").unlink()
+        with pytest.raises(errors.CorruptCheckpoint, match=f"^{prefix}: "):
+            reading.read(prefix)
+
+    def test_folder_without_a_checkpoint(self, tmp_path, monkeypatch):
+        with pytest.raises(
+            errors.MissingCheckpoint, match="a folder without one check"
+        ):
+            reading.read(tmp_path)
+        monkeypatch.chdir(tmp_path)
+        for name in (".", ""):
+            with pytest.raises(errors.MissingCheckpoint, match="a folder without"):
+                reading.read(reading.Path(name))
+
+    def test_folder_one_stands_in(self, prefix, monkeypatch):
+        monkeypatch.chdir(prefix.parent)
+        assert_weights(reading.read(reading.Path(".")).tensors)
+
+    def test_folder_with_several(self, prefix):
+        save(prefix.with_name("other"), WEIGHTS)
+        with pytest.raises(
+            errors.MissingCheckpoint, match="a folder without one check"
+        ):
+            reading.read(prefix.parent)
+        assert_weights(reading.read(prefix.with_name("other")).tensors)
+
+
+class TestDamaged:
+    @pytest.mark.parametrize("length", [0, 1, 40, 51])
+    def test_data_file_cut_off(self, prefix, length):
+        data = data_file(prefix).read_bytes()
+        assert len(data) == 13 * 4
+        data_file(prefix).write_bytes(data[:length])
+        with pytest.raises(
+            errors.CorruptCheckpoint, match=f"52 bytes, its data files only {length}; "
+        ):
+            reading.read(prefix)
+
+    def test_data_file_changed(self, prefix):
+        data = bytearray(data_file(prefix).read_bytes())
+        data[5] ^= 1
+        data_file(prefix).write_bytes(data)
+        with pytest.raises(errors.CorruptCheckpoint, match="not a readable TensorFlow"):
+            reading.read(prefix)
+
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            lambda data: b"",
+            lambda data: data[:-1],
+            lambda data: data[: len(data) // 2],
+            lambda data: b"x" * 500,
+            lambda data: data[:20] + bytes([data[20] ^ 1]) + data[21:],
+        ],
+        ids=["empty", "cut", "half", "something else", "one bit"],
+    )
+    def test_index(self, prefix, damage):
+        index_file(prefix).write_bytes(damage(index_file(prefix).read_bytes()))
+        with pytest.raises(
+            errors.CorruptCheckpoint, match=f"^{prefix}: not a readable"
+        ):
+            reading.read(prefix)
+
+    def test_index_that_claims_much(self, tmp_path):
+        """16 TB, told before they are asked of the system; the checksum is right."""
+        prefix = save(tmp_path / "x", {"a": np.ones((1,) * 6, np.float32)})
+        data = bytearray(index_file(prefix).read_bytes())
+        # The footer, 48 bytes, begins with the place of the second block as a varint;
+        # the first ends there with one byte of kind and four of checksum.
+        end = data[-48] - 5
+        assert end < 128
+        dimension = b"\x12\x02\x08\x01"
+        assert data.count(dimension, 0, end) == 6
+        data[:end] = data[:end].replace(dimension, b"\x12\x02\x08\x7f")
+        crc = google_crc32c.value(bytes(data[: end + 1]))
+        masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+        data[end + 1 : end + 5] = masked.to_bytes(4, "little")
+        index_file(prefix).write_bytes(data)
+        shapes = tf.train.load_checkpoint(str(prefix)).get_variable_to_shape_map()
+        assert shapes == {"a": [127] * 6}
+        with pytest.raises(errors.CorruptCheckpoint, match="data files only 4; "):
+            reading.read(prefix)

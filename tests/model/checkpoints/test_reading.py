@@ -1,0 +1,252 @@
+import dataclasses
+import json
+import pickle
+import struct
+import tracemalloc
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+import tensorflow as tf
+
+from model.checkpoints import errors, reading
+from tests import torch_files
+
+WEIGHTS = {
+    "conv1/weights": np.arange(12, dtype=np.float32).reshape(2, 2, 3, 1),
+    "conv1/biases": np.array([-0.5], np.float32),
+    "half": np.array([1.5, -2], np.float16),
+    "steps": np.array(7),
+}
+
+
+def torch_legacy():
+    found, storages = torch_files.tensors(WEIGHTS)
+    sizes = [array.itemsize for array in WEIGHTS.values()]
+    sized = {key: (storages[key], sizes[int(key)]) for key in storages}
+    return torch_files.legacy_file(torch_files.ordered_dict(found), sized)
+
+
+# Format, as the reader calls it -> the bytes of WEIGHTS in it.
+FILES = {
+    "PyTorch (zip)": lambda: torch_files.state_dict_file(WEIGHTS),
+    "PyTorch (legacy)": torch_legacy,
+    "safetensors": lambda: safetensors.numpy.save(WEIGHTS),
+    "pickled dict of arrays": lambda: pickle.dumps(WEIGHTS),
+}
+
+
+class TestFormats:
+    @pytest.mark.parametrize("suffix", ["", ".pth", ".safetensors", ".ckpt", ".txt"])
+    @pytest.mark.parametrize("kind", FILES)
+    def test_told_by_content(self, tmp_path, kind, suffix):
+        path = tmp_path / f"weights{suffix}"
+        path.write_bytes(FILES[kind]())
+        found = reading.read(path)
+        assert found.format == kind
+        assert found.tensors.keys() == WEIGHTS.keys()
+        for name, expected in WEIGHTS.items():
+            assert found.tensors[name].dtype == expected.dtype
+            assert found.tensors[name].shape == expected.shape
+            assert (found.tensors[name] == expected).all()
+
+    @pytest.mark.parametrize("kind", FILES)
+    def test_same_weights_same_digest(self, tmp_path, kind):
+        (tmp_path / "w").write_bytes(FILES[kind]())
+        prefix = str(tmp_path / "tf")
+        shapes = [""] * len(WEIGHTS)
+        tf.raw_ops.SaveV2(
+            prefix=prefix,
+            tensor_names=list(WEIGHTS),
+            shape_and_slices=shapes,
+            tensors=list(WEIGHTS.values()),
+        )
+        expected = reading.read(Path(prefix)).digest()
+        assert reading.read(tmp_path / "w").digest() == expected
+
+    def test_nested_pickle(self, tmp_path):
+        layers = {"conv1": [np.zeros(2), np.ones(3)], "conv2": {"kernel": np.ones(1)}}
+        (tmp_path / "w").write_bytes(pickle.dumps(layers))
+        assert reading.read(tmp_path / "w").tensors.keys() == {
+            "conv1/0",
+            "conv1/1",
+            "conv2/kernel",
+        }
+
+    def test_bfloat16_in_safetensors(self, tmp_path):
+        values = np.array([1.5, -3e38], ml_dtypes.bfloat16)
+        safetensors.numpy.save_file({"a": values}, tmp_path / "w")
+        found = reading.read(tmp_path / "w").tensors["a"]
+        assert found.dtype == values.dtype
+        assert (found == values).all()
+
+    @pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2"])
+    def test_eight_bit_floats_in_safetensors(self, tmp_path, dtype):
+        """The library's own answer is no named error."""
+        data = header({"a": entry(end=2, dtype=dtype)}, bytes(2))
+        (tmp_path / "w").write_bytes(data)
+        with pytest.raises(errors.UnknownFormat, match="w: holds numbers of a kind"):
+            reading.read(tmp_path / "w")
+
+    def test_metadata_of_safetensors(self, tmp_path):
+        about = {"variant": "x", "note": "\u00e4"}
+        safetensors.numpy.save_file(WEIGHTS, tmp_path / "w", about)
+        assert reading.read(tmp_path / "w").metadata == about
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"PNG",
+            b"\x89PNG\r\n\x1a\n" + bytes(100),
+            b"\x93NUMPY\x01\x00" + bytes(100),
+            b"\x89HDF\r\n\x1a\n" + bytes(100),
+            b"\x1f\x8b\x08" + bytes(100),
+            b"<!DOCTYPE html><html>404</html>",
+            pickle.dumps({"a": 1}, 0),
+            bytes(100),
+            b"{" * 100,
+            struct.pack("<Q", 100_000_001) + b"{" + bytes(100),
+            b"PK\5\6" + bytes(18),
+        ],
+        ids=[
+            "short", "PNG", "npy", "HDF5", "gzip", "web page", "pickle of text",
+            "zeros", "braces", "header beyond the limit", "empty zip",
+        ],
+    )  # fmt: skip
+    def test_unknown(self, tmp_path, data):
+        (tmp_path / "w.pth").write_bytes(data)
+        with pytest.raises(
+            errors.UnknownFormat,
+            match=r"w\.pth: not a weight file .*it reads TensorFlow",
+        ):
+            reading.read(tmp_path / "w.pth")
+
+    def test_another_zip_file(self, tmp_path):
+        np.savez(tmp_path / "w.npz", a=np.zeros(3))
+        with pytest.raises(errors.UnknownFormat, match="a zip file, but not of torch"):
+            reading.read(tmp_path / "w.npz")
+
+    def test_empty(self, tmp_path):
+        (tmp_path / "w").write_bytes(b"")
+        with pytest.raises(errors.CorruptCheckpoint, match="w: is empty"):
+            reading.read(tmp_path / "w")
+
+    @pytest.mark.parametrize("name", ["no/where.pth", "where.pth", "where.index"])
+    def test_missing(self, tmp_path, name):
+        with pytest.raises(errors.MissingCheckpoint, match="no such file"):
+            reading.read(tmp_path / name)
+
+    def test_malicious_pickle_does_nothing(self, tmp_path):
+        data = b"\x80\x02cos\nsystem\n" + torch_files.text(f"mkdir {tmp_path}/evil")
+        (tmp_path / "w.pth").write_bytes(data + b"\x85R.")
+        with pytest.raises(
+            errors.UnsafeCheckpoint, match=r"w\.pth: .*asks for os\.syst"
+        ):
+            reading.read(tmp_path / "w.pth")
+        assert [path.name for path in tmp_path.iterdir()] == ["w.pth"]
+
+
+def header(entries, data=b"", *, size=None):
+    """A safetensors file; `entries` are its header, as JSON or bytes."""
+    text = entries if isinstance(entries, bytes) else json.dumps(entries).encode()
+    return struct.pack("<Q", len(text) if size is None else size) + text + data
+
+
+def entry(shape=(2,), begin=0, end=8, dtype="F32"):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+
+
+class TestHostileSafetensors:
+    def test_good_one(self, tmp_path):
+        """Of the same making as those below."""
+        (tmp_path / "w").write_bytes(header({"a": entry()}, struct.pack("<2f", 1, 2)))
+        assert reading.read(tmp_path / "w").tensors["a"].tolist() == [1, 2]
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            header({"a": entry()}, bytes(8))[:-1],
+            header({"a": entry()}, bytes(8))[:20],
+            header({"a": entry()}, bytes(9)),
+            header({"a": entry()}, bytes(8), size=99_999_999),
+            header({"a": entry()}, bytes(8), size=10),
+            header(b'{"\xff\xfe": 1}'),
+            header(b'{"a": '),
+            header(b"{]"),
+            header(b"{" * 10_000),
+            header(b'{"a":' * 10_000),
+            header({"a": entry(), "b": entry(begin=4, end=12)}, bytes(12)),
+            header({"a": entry(), "b": entry()}, bytes(8)),
+            header({"a": entry(), "b": entry(begin=12, end=20)}, bytes(20)),
+            header({"a": entry(begin=4, end=12)}, bytes(12)),
+            header({"a": entry(begin=8, end=0)}, bytes(8)),
+            header({"a": entry(begin=-8, end=0)}, bytes(8)),
+            header({"a": entry(end=2**40)}, bytes(8)),
+            header({"a": entry(shape=(2**62, 2**62))}, bytes(8)),
+            header({"a": entry(shape=(3,))}, bytes(8)),
+            header({"a": entry(shape=(-2,))}, bytes(8)),
+            header({"a": entry(dtype="OBJECT")}, bytes(8)),
+            header({"a": entry(dtype="I64")}, bytes(8)),
+            header({"a": 1}, bytes(8)),
+            header({"a": {}}, bytes(8)),
+            header({"a": entry(), "__metadata__": {"x": 1}}, bytes(8)),
+            header({"a": entry(), "__metadata__": []}, bytes(8)),
+        ],
+        ids=[
+            "cut off", "cut in the header", "more than told", "header beyond the file",
+            "header too short", "not UTF-8", "cut JSON", "no JSON", "deep JSON",
+            "deep entries", "overlap", "the same bytes", "gap", "gap in front",
+            "backwards", "negative", "far beyond", "shape overflows", "shape",
+            "negative shape", "unknown dtype", "dtype", "number", "nothing",
+            "metadata number", "metadata list",
+        ],
+    )  # fmt: skip
+    def test_fault(self, tmp_path, data):
+        (tmp_path / "w").write_bytes(data)
+        tracemalloc.start()
+        try:
+            with pytest.raises(
+                errors.CorruptCheckpoint, match=r"w: not a readable safetensors file \("
+            ):
+                reading.read(tmp_path / "w")
+            assert tracemalloc.get_traced_memory()[1] < 1 << 20
+        finally:
+            tracemalloc.stop()
+
+
+class TestDigest:
+    def digest(self, tensors):
+        return reading.Checkpoint(tensors=tensors, format="x").digest()
+
+    def test_of_the_tensors_alone(self):
+        whole = reading.Checkpoint(tensors=WEIGHTS, format="x", metadata={"a": "b"})
+        assert whole.digest() == self.digest(dict(reversed(WEIGHTS.items())))
+        assert dataclasses.replace(whole, aside=("Adam",)).digest() == whole.digest()
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"half": np.array([1.5, 2], np.float16)},
+            {"half": np.array([[1.5, -2]], np.float16)},
+            {"half": np.array([1.5, -2], np.float32)},
+            {"half": WEIGHTS["half"].view(np.int16)},
+            {"other": np.zeros(0)},
+        ],
+        ids=["value", "shape", "dtype and bytes", "dtype", "one more"],
+    )
+    def test_changes(self, change):
+        assert self.digest(WEIGHTS | change) != self.digest(WEIGHTS)
+
+    def test_changes_with_a_name(self):
+        assert self.digest({"a": np.zeros(1)}) != self.digest({"b": np.zeros(1)})
+
+    def test_layout_in_memory_does_not_matter(self):
+        kernel = np.arange(6.0).reshape(2, 3)
+        turned = np.asfortranarray(kernel)
+        assert self.digest({"a": kernel}) == self.digest({"a": turned})
+
+    def test_name_that_is_no_unicode(self, tmp_path):
+        (tmp_path / "w").write_bytes(pickle.dumps({"\ud800": np.zeros(1)}))
+        assert len(reading.read(tmp_path / "w").digest()) == 64

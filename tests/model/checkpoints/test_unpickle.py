@@ -1,0 +1,492 @@
+import collections
+import io
+import os
+import pickle
+import random
+import struct
+import subprocess
+import tracemalloc
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from model.checkpoints import errors, unpickle
+
+# Pickle opcodes, as pickletools names them.
+PROTO2, STOP, MARK, NONE = b"\x80\x02", b".", b"(", b"N"
+REDUCE, BUILD, OBJ, NEWOBJ, POP = b"R", b"b", b"o", b"\x81", b"0"
+DICT, LIST, TUPLE1, TUPLE = b"}", b"]", b"\x85", b"t"
+SETITEMS, APPENDS = b"u", b"e"
+
+
+def name(module, attribute):
+    return f"c{module}\n{attribute}\n".encode()
+
+
+def text(value):
+    data = value.encode()
+    return b"X" + struct.pack("<I", len(data)) + data
+
+
+def number(value):
+    return b"J" + struct.pack("<i", value)
+
+
+def put(index):
+    return b"r" + struct.pack("<I", index)
+
+
+def get(index):
+    return b"j" + struct.pack("<I", index)
+
+
+def array(data, shape=b"K\x02\x85", dtype=b"f4"):
+    """Opcodes of an array; `data`, `shape` are opcodes, too."""
+    return (
+        name("numpy.core.multiarray", "_reconstruct")
+        + name("numpy", "ndarray") + b"K\x00\x85U\x01b\x87" + REDUCE
+        + MARK + b"K\x01" + shape
+        + name("numpy", "dtype") + b"U" + bytes([len(dtype)]) + dtype
+        + b"K\x00K\x01\x87" + REDUCE
+        + b"(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00t" + BUILD
+        + b"\x89" + data + TUPLE + BUILD
+    )  # fmt: skip
+
+
+def in_dict(content):
+    return PROTO2 + DICT + MARK + text("a") + content + SETITEMS + STOP
+
+
+def loads(data, **how):
+    return unpickle.loads(data, "w.pkl", **how)[0]
+
+
+ARRAYS = {
+    "float16": np.array([[1.5, -2], [3, 65504]], np.float16),
+    "float32": np.arange(6, dtype=np.float32).reshape(1, 2, 3),
+    "float64": np.array([np.pi, np.inf, -0.0]),
+    "int8": np.array([-128, 127], np.int8),
+    "int64": np.array([-(2**63), 2**63 - 1]),
+    "uint16": np.array([65535], np.uint16),
+    "bool": np.array([True, False]),
+    "big-endian": np.array([1, 2, 3], ">f4"),
+    "Fortran order": np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3)),
+    "every other": np.arange(12, dtype=np.float32).reshape(3, 4)[:, ::2],
+    "no dimension": np.array(7, np.float32),
+    "empty": np.zeros((0, 3), np.float32),
+    "all bytes": np.arange(256, dtype=np.uint8),
+}
+
+
+class TestData:
+    @pytest.mark.parametrize("protocol", range(6))
+    @pytest.mark.parametrize("key", ARRAYS)
+    def test_array(self, key, protocol):
+        found = loads(pickle.dumps(ARRAYS[key], protocol))
+        expected = ARRAYS[key]
+        assert found.shape == expected.shape
+        assert found.dtype.newbyteorder("=") == expected.dtype.newbyteorder("=")
+        assert (found == expected).all()
+
+    @pytest.mark.parametrize("protocol", range(6))
+    def test_nested(self, protocol):
+        kernel, bias = ARRAYS["float32"], ARRAYS["int8"]
+        layers = collections.OrderedDict(conv1=[kernel, bias], conv2=(kernel,))
+        data = {"params": layers, "step": 3, "name": "x", "rate": 0.5, "none": None}
+        found = loads(pickle.dumps(data, protocol))
+        assert {key: found[key] for key in ("step", "name", "rate", "none")} == {
+            "step": 3, "name": "x", "rate": 0.5, "none": None,
+        }  # fmt: skip
+        tensors = unpickle.flatten(found, "w.pkl")
+        assert tensors.keys() == {
+            "params/conv1/0",
+            "params/conv1/1",
+            "params/conv2/0",
+        }
+        assert (tensors["params/conv1/0"] == kernel).all()
+        assert (tensors["params/conv1/1"] == bias).all()
+
+    @pytest.mark.parametrize("protocol", range(6))
+    def test_numpy_scalar(self, protocol):
+        assert loads(pickle.dumps({"loss": np.float32(2.5)}, protocol)) == {"loss": 2.5}
+
+    def test_of_python_2(self):
+        """Bytes are text there; numpy is found where it was then."""
+        values = np.array([1.5, -2], "<f4").tobytes()
+        found = loads(in_dict(array(b"U\x08" + values)))
+        assert found["a"].tolist() == [1.5, -2]
+
+    def test_shared_array_is_one(self):
+        shared = np.arange(3.0)
+        found = loads(pickle.dumps({"a": shared, "b": [shared]}))
+        assert found["a"] is found["b"][0]
+
+    def test_length_of_the_first_of_several(self):
+        first, second = pickle.dumps([1, 2]), pickle.dumps("more")
+        assert unpickle.loads(first + second, "w.pkl") == ([1, 2], len(first))
+
+    def test_references_are_answered(self):
+        class Pickler(pickle.Pickler):
+            def persistent_id(self, found):
+                return ("key", 7) if found is ARRAYS else None
+
+        buffer = io.BytesIO()
+        Pickler(buffer).dump([ARRAYS])
+        found = loads(buffer.getvalue(), persistent_load=lambda pid: pid[1] * 2)
+        assert found == [14]
+        with pytest.raises(errors.CorruptCheckpoint, match="data outside the pickle"):
+            loads(buffer.getvalue())
+
+    @pytest.mark.parametrize(
+        "found", [[1], {}, {"a": 1}, None, {"a": {"b": []}}, np.zeros(3)]
+    )
+    def test_without_named_arrays(self, found):
+        with pytest.raises(errors.CorruptCheckpoint, match="expected a dict of arrays"):
+            unpickle.flatten(found, "w.pkl")
+
+
+class Reduced:
+    """Pickles as a call of a function."""
+
+    def __init__(self, function, *arguments):
+        self.call = (function, arguments)
+
+    def __reduce__(self):
+        return self.call
+
+
+class WithState:
+    """Runs code when it is filled."""
+
+    def __setstate__(self, state):
+        os.mkdir(state["folder"])  # noqa: PTH102
+
+    def __init__(self, folder):
+        self.folder = folder
+
+
+# What a pickle asks for -> an object that makes a folder when its pickle is obeyed.
+EVIL = {
+    "posix.system": lambda path: Reduced(os.system, f"mkdir {path}"),
+    "posix.mkdir": lambda path: Reduced(os.mkdir, path),
+    "builtins.eval": lambda path: Reduced(eval, f"__import__('os').mkdir({path!r})"),
+    "builtins.exec": lambda path: Reduced(exec, f"import os; os.mkdir({path!r})"),
+    "subprocess.Popen": lambda path: Reduced(subprocess.Popen, ["mkdir", path]),
+    f"{__name__}.WithState": WithState,
+}
+
+
+class TestUnsafe:
+    @pytest.mark.parametrize("protocol", range(6))
+    @pytest.mark.parametrize("wanted", EVIL)
+    def test_object(self, tmp_path, wanted, protocol):
+        evil = EVIL[wanted](str(tmp_path / "evil"))
+        data = pickle.dumps({"weights": np.zeros(3), "more": [evil]}, protocol)
+        attribute = wanted.split(".")[-1]
+        with pytest.raises(
+            errors.UnsafeCheckpoint,
+            match=rf"^w\.pkl: its pickle asks for (\w+\.{attribute}|copy_?reg\.\w+), "
+            "which is not plain data; nothing was run",
+        ):
+            loads(data)
+        assert list(tmp_path.iterdir()) == []
+        # The same bytes do harm elsewhere; so the test is one.
+        process = pickle.loads(data)["more"][0]
+        if wanted == "subprocess.Popen":
+            process.wait()
+        assert (tmp_path / "evil").is_dir()
+
+    @pytest.mark.parametrize(
+        "opcodes",
+        [
+            name("os", "system") + b"(S'mkdir evil'\nt" + REDUCE,
+            b"(S'mkdir evil'\nios\nsystem\n",
+            MARK + name("os", "system") + b"S'mkdir evil'\n" + OBJ,
+            b"\x8c\x02os\x8c\x06system\x93\x8c\x0amkdir evil\x85" + REDUCE,
+            name("os", "system") + b")" + NEWOBJ,
+            name("os", "system") + b")}\x92",
+            name("os", "environ") + b"}" + BUILD,
+            name("os", "system") + POP + NONE,
+        ],
+        ids=[
+            "GLOBAL",
+            "INST",
+            "OBJ",
+            "STACK_GLOBAL",
+            "NEWOBJ",
+            "NEWOBJ_EX",
+            "BUILD",
+            "not even called",
+        ],
+    )
+    def test_opcode(self, tmp_path, monkeypatch, opcodes):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(
+            errors.UnsafeCheckpoint, match=r"asks for os\.(system|environ), which"
+        ):
+            loads(PROTO2 + opcodes + STOP)
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize(
+        "wanted",
+        [
+            "numpy.ndarray.tofile",
+            "numpy.dtype.__init__.__globals__",
+            "collections.OrderedDict.fromkeys",
+            "numpy.core.multiarray.fromfile",
+            "numpy.load",
+            "torch.FloatStorage",
+            "_codecs.decode",
+            ".",
+            "",
+        ],
+    )
+    @pytest.mark.parametrize("cut", [0, -1], ids=["first dot", "last dot"])
+    def test_near_what_is_allowed(self, wanted, cut):
+        """By a name with dots, attributes of what is allowed could be had."""
+        dots = [at for at, letter in enumerate(wanted) if letter == "."] or [0]
+        module, attribute = wanted[: dots[cut]], wanted[dots[cut] + 1 :]
+        opcodes = text(module) + text(attribute) + b"\x93"
+        with pytest.raises(errors.UnsafeCheckpoint, match="is not plain data"):
+            loads(b"\x80\x04" + opcodes + STOP)
+
+    def test_own_module_is_no_exception(self):
+        opcodes = name("model.checkpoints.unpickle", "loads")
+        with pytest.raises(errors.UnsafeCheckpoint, match=r"unpickle\.loads"):
+            loads(PROTO2 + opcodes + STOP)
+
+    def test_names_of_a_format_are_added_for_it_alone(self):
+        opcodes = PROTO2 + name("torch", "Size") + b"K\x02\x85" + REDUCE + STOP
+        assert loads(opcodes, names={"torch.Size": lambda size: [size]}) == [2]
+        with pytest.raises(errors.UnsafeCheckpoint):
+            loads(opcodes)
+
+
+class TestDamaged:
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"",
+            b".",
+            b"N",
+            b"\x80\x02",
+            b"\x80\xff.",
+            b"<html>",
+            b"\xff" * 20,
+            PROTO2 + b"R.",
+            PROTO2 + b"(.",
+            PROTO2 + b"e.",
+            PROTO2 + get(5) + STOP,
+            PROTO2 + b"\x82\x07.",
+            PROTO2 + b"\x97.",
+            PROTO2 + b"]}].",
+            PROTO2 + b"}]Ns.",
+            PROTO2 + b"Lone\n.",
+            PROTO2 + b"I" + b"9" * 10_000 + b"\n.",
+        ],
+    )
+    def test_no_pickle(self, data):
+        with pytest.raises(errors.CorruptCheckpoint, match=r"^w\.pkl: "):
+            unpickle.flatten(loads(data), "w.pkl")
+
+    @pytest.mark.parametrize("protocol", range(6))
+    def test_cut_anywhere(self, protocol):
+        data = pickle.dumps({"a": ARRAYS["float32"], "b": [1, "x"]}, protocol)
+        for length in range(len(data)):
+            with pytest.raises(errors.CorruptCheckpoint, match=r"^w\.pkl: not a read"):
+                loads(data[:length])
+
+    @pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+    def test_any_byte_changed(self, protocol):
+        """Whatever it comes to, it is arrays or a named error."""
+        layers = collections.OrderedDict(conv1=[ARRAYS["float32"], ARRAYS["int8"]])
+        data = pickle.dumps({"a": layers, "n": np.float64(3)}, protocol)
+        chance = random.Random(0)
+        readable = 0
+        for _ in range(1500):
+            changed = bytearray(data)
+            for _ in range(chance.choice([1, 1, 2, 5])):
+                changed[chance.randrange(len(data))] = chance.randrange(256)
+            try:
+                tensors = unpickle.flatten(loads(bytes(changed)), "w.pkl")
+            except errors.CheckpointError as error:
+                assert str(error).startswith("w.pkl: ")
+                continue
+            assert all(isinstance(found, np.ndarray) for found in tensors.values())
+            readable += 1
+        assert readable < 1500
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            array(b"U\x08" + bytes(8), shape=b"K\x03\x85"),
+            array(b"U\x08" + bytes(8), shape=b"K\x01\x85"),
+            array(b"U\x08" + bytes(8), shape=number(-2) + b"\x85"),
+            array(b"U\x08" + bytes(8), shape=b"X\x01\x00\x00\x002\x85"),
+            array(b"U\x08" + bytes(8), shape=b"K\x02"),
+            array(b"U\x08" + bytes(8), shape=b"N\x85"),
+            array(b"U\x08" + bytes(8), shape=MARK + b"K\x01" * 40 + b"K\x02t"),
+            array(b"U\x08" + bytes(8), dtype=b"O8"),
+            array(b"U\x08" + bytes(8), dtype=b"S4"),
+            array(b"U\x08" + bytes(8), dtype=b"V4"),
+            array(b"U\x08" + bytes(8), dtype=b"M8"),
+            array(b"U\x08" + bytes(8), dtype=b"c8"),
+            array(b"U\x08" + bytes(8), dtype=b"f,f"),
+            array(b"U\x08" + bytes(8), dtype=b"2f4"),
+            array(b"U\x08" + bytes(8), dtype=b"f4,f4,f4,f4"),
+            array(text("\u20ac" * 8)),
+            array(NONE),
+            array(LIST),
+            name("numpy.core.multiarray", "_reconstruct")
+            + name("collections", "OrderedDict") + b"K\x00\x85U\x01b\x87" + REDUCE,
+            name("numpy.core.multiarray", "_reconstruct")
+            + name("numpy", "ndarray") + b"K\x00\x85U\x01b\x87" + REDUCE,
+            name("numpy", "ndarray") + b")" + NEWOBJ,
+            name("numpy", "dtype") + b")" + NEWOBJ + b"(K\x03U\x01<t" + BUILD,
+            name("_codecs", "encode") + text("a") + text("rot13") + b"\x86" + REDUCE,
+        ],
+        ids=[
+            "fewer bytes", "more bytes", "negative", "text as size", "size for shape",
+            "none as size", "41 dimensions", "objects", "strings",
+            "void", "dates", "complex", "structure", "array of arrays", "long dtype",
+            "euro signs", "no data", "a list as data", "reconstruct something else",
+            "never filled", "made without init", "dtype made without init",
+            "another encoding",
+        ],
+    )  # fmt: skip
+    def test_array(self, content):
+        """The good one, of the same making, is in test_of_python_2."""
+        with pytest.raises(errors.CorruptCheckpoint, match=r"^w\.pkl: not a readable"):
+            loads(in_dict(content))
+
+    def test_instance_cannot_be_given_other_methods(self):
+        """A state goes into an OrderedDict's attributes, which hide its methods."""
+        made = name("collections", "OrderedDict") + b")" + REDUCE
+        state = DICT + text("items") + text("not to be called") + b"s"
+        found = loads(in_dict(made + state + BUILD))
+        assert found == {"a": {}}
+
+
+def peak_of(data, message):
+    """Highest memory that reading takes, in bytes; it must be refused."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(errors.CorruptCheckpoint, match=message):
+            unpickle.flatten(loads(data), "w.pkl")
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+class TestBombs:
+    @pytest.mark.parametrize(
+        "data",
+        [
+            LIST + put(2**32 - 1) + STOP,
+            LIST + put(10**8) + STOP,
+            LIST + b"p100000000\n" + STOP,
+            b"\x8e" + struct.pack("<Q", 2**62) + b"x" + STOP,
+            b"\x8d" + struct.pack("<Q", 2**40) + b"x" + STOP,
+            b"\x96" + struct.pack("<Q", 2**36) + b"x" + STOP,
+            b"B" + struct.pack("<I", 2**32 - 1) + b"x" + STOP,
+            b"T" + struct.pack("<i", 2**31 - 1) + b"x" + STOP,
+            b"\x8b" + struct.pack("<i", 2**31 - 1) + b"x" + STOP,
+            b"\x95" + struct.pack("<Q", 2**60) + LIST + STOP,
+        ],
+        ids=[
+            "LONG_BINPUT", "LONG_BINPUT 100 million", "PUT", "BINBYTES8",
+            "BINUNICODE8", "BYTEARRAY8", "BINBYTES", "BINSTRING", "LONG4", "FRAME",
+        ],
+    )  # fmt: skip
+    def test_claim_of_much(self, data):
+        assert peak_of(b"\x80\x05" + data, "not a readable pickle") < 1 << 20
+
+    @pytest.mark.parametrize("levels", [30, 4000])
+    @pytest.mark.parametrize(
+        ("begin", "end"),
+        [(LIST, b"a"), (DICT + text("a"), b"s"), (b"", TUPLE1)],
+        ids=["lists", "dicts", "tuples"],
+    )
+    def test_nested_deep(self, begin, end, levels):
+        with pytest.raises(
+            errors.CorruptCheckpoint, match="nested more than 20 levels"
+        ):
+            loads(PROTO2 + begin * levels + NONE + end * levels + STOP)
+
+    @pytest.mark.parametrize(
+        "wrap",
+        [
+            TUPLE1,
+            b"\x85NN\x87",
+            MARK + b"0" + TUPLE1,
+            put(0) + POP + get(0) + TUPLE1,
+            b"N" + BUILD + TUPLE1,
+            b"2\x86",
+            put(0) + get(0) + b"\x86",
+            MARK + b"K\x01\x91" + b"\x86",
+        ],
+        ids=[
+            "TUPLE1", "TUPLE3", "mark taken back", "by the memo", "BUILD",
+            "doubled by DUP", "doubled by the memo", "frozen sets",
+        ],
+    )  # fmt: skip
+    def test_tuple_as_key(self, wrap):
+        """Python would crash at a deep one's hash, and never end at a doubled one's."""
+        data = PROTO2 + DICT + NONE + wrap * 90_000 + NONE + b"s" + STOP
+        with pytest.raises(errors.CorruptCheckpoint, match="over 5,000 tuples in one"):
+            loads(data)
+
+    def test_key_that_is_no_name(self):
+        """Printed, it would be a hundred megabytes."""
+        letters = "n" * 1_000_000
+        data = pickle.dumps({(letters,) * 100: np.zeros(1)})
+        assert peak_of(data, "expected names in text, found a tuple") < 8 << 20
+
+    def test_flat_tuples_are_no_matter(self):
+        tuples = [(number, (number, number)) for number in range(6000)]
+        assert loads(pickle.dumps(tuples, 2))[-1] == [5999, [5999, 5999]]
+
+    def test_lists_that_multiply(self):
+        """Each of 18 lists names the one before ten times: 10**18 entries."""
+        data = PROTO2 + LIST + put(0) + POP
+        for level in range(1, 19):
+            data += LIST + put(level) + MARK + get(level - 1) * 10 + APPENDS + POP
+        data += DICT + text("a") + get(18) + b"s" + STOP
+        with pytest.raises(errors.CorruptCheckpoint, match="than 1,000,000 entries"):
+            unpickle.flatten(loads(data), "w.pkl")
+
+    def test_list_that_holds_itself(self):
+        data = PROTO2 + LIST + put(0) + MARK + get(0) * 10 + APPENDS + STOP
+        with pytest.raises(errors.CorruptCheckpoint, match="nested"):
+            loads(data)
+
+    @pytest.mark.parametrize("how", ["state", "encode"])
+    def test_text_that_multiplies(self, how):
+        """200 arrays over the same megabyte of text, which each would encode anew."""
+        shape = number(1 << 18) + b"\x85"
+        once = b"X" + struct.pack("<I", 1 << 20) + b"a" * (1 << 20) + put(0)
+        again = get(0)
+        if how == "encode":
+            call = name("_codecs", "encode") + b"%b" + text("latin1") + b"\x86" + REDUCE
+            once, again = call.replace(b"%b", once), call.replace(b"%b", again)
+        data = PROTO2 + DICT + text("a") + LIST + MARK + array(once, shape)
+        data += array(again, shape) * 200 + APPENDS + b"s" + STOP
+        assert peak_of(data, "arrays that share their text") < 8 << 20
+
+    def test_name_that_multiplies(self):
+        """1,000 arrays in a list of 100,000 letters' name, the letters in each name."""
+        data = pickle.dumps({"n" * 100_000: [np.zeros(1)] * 1000})
+        assert peak_of(data, "names longer than 500") < 8 << 20
+
+    def test_many_steps(self):
+        data = PROTO2 + b"\x8f0" * 600_000 + LIST + STOP
+        with pytest.raises(errors.CorruptCheckpoint, match="more than 1,000,000 steps"):
+            loads(data)
+
+
+def test_bfloat16_of_ml_dtypes_is_told_by_name():
+    """Its pickles ask for the type itself, which is no name of ours."""
+    data = pickle.dumps({"a": np.zeros(2, ml_dtypes.bfloat16)})
+    with pytest.raises(errors.UnsafeCheckpoint, match=r"bfloat16"):
+        loads(data)

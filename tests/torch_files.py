@@ -1,0 +1,122 @@
+"""Files as torch.save writes them, made by hand: without PyTorch, and free to lie."""
+
+import io
+import zipfile
+
+import ml_dtypes
+import numpy as np
+
+KINDS = {
+    np.dtype(np.float64): "DoubleStorage",
+    np.dtype(np.float32): "FloatStorage",
+    np.dtype(np.float16): "HalfStorage",
+    np.dtype(ml_dtypes.bfloat16): "BFloat16Storage",
+    np.dtype(np.int64): "LongStorage",
+    np.dtype(np.int32): "IntStorage",
+    np.dtype(np.int16): "ShortStorage",
+    np.dtype(np.int8): "CharStorage",
+    np.dtype(np.uint8): "ByteStorage",
+    np.dtype(np.bool_): "BoolStorage",
+}
+
+# The functions below return the opcodes of a pickle of protocol 2 that make one object.
+
+
+def name(module, attribute):
+    return f"c{module}\n{attribute}\n".encode()
+
+
+def text(value):
+    data = value.encode()
+    return b"X" + len(data).to_bytes(4, "little") + data
+
+
+def integer(value):
+    data = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+    return b"\x8a" + bytes([len(data)]) + data
+
+
+def tuple_of(*items):
+    return b"(" + b"".join(items) + b"t"
+
+
+def call(function, *arguments):
+    return function + tuple_of(*arguments) + b"R"
+
+
+def ordered_dict(items):
+    """{text: opcodes} -> an OrderedDict."""
+    content = b"".join(text(key) + value for key, value in items.items())
+    return call(name("collections", "OrderedDict")) + b"(" + content + b"u"
+
+
+def storage(kind, key, count):
+    """A reference to a storage of `count` numbers."""
+    reference = (text("storage"), name("torch", kind), text(key), text("cpu"))
+    return tuple_of(*reference, integer(count)) + b"Q"
+
+
+def tensor(of, offset, shape, strides):
+    return call(
+        name("torch._utils", "_rebuild_tensor_v2"),
+        of,
+        integer(offset),
+        tuple_of(*map(integer, shape)),
+        tuple_of(*map(integer, strides)),
+        b"\x89",
+        ordered_dict({}),
+    )
+
+
+def parameter(of):
+    function = name("torch._utils", "_rebuild_parameter")
+    return call(function, of, b"\x88", ordered_dict({}))
+
+
+def tensors(arrays):
+    """{name: array} -> {name: opcodes of a tensor}, {key: bytes of a storage}."""
+    found, storages = {}, {}
+    for key, (label, array) in enumerate(arrays.items()):
+        strides = [n // array.itemsize for n in np.empty_like(array, order="C").strides]
+        of = storage(KINDS[array.dtype], str(key), array.size)
+        found[label] = tensor(of, 0, array.shape, strides)
+        storages[str(key)] = array.tobytes()
+    return found, storages
+
+
+def zip_file(opcodes, storages, *, prefix="archive", byteorder=b"little", **how):
+    """The bytes of a file of PyTorch 1.6 and later."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", **how) as archive:
+        archive.writestr(f"{prefix}/data.pkl", b"\x80\x02" + opcodes + b".")
+        if byteorder:
+            archive.writestr(f"{prefix}/byteorder", byteorder)
+        for key, data in storages.items():
+            archive.writestr(f"{prefix}/data/{key}", data)
+        archive.writestr(f"{prefix}/version", b"3\n")
+    return buffer.getvalue()
+
+
+def legacy_file(opcodes, storages, *, magic=0x1950A86A20F9469CFC6C, counts=None):
+    """The bytes of a file before PyTorch 1.6.
+
+    Args:
+        opcodes: of the object.
+        storages: {key: (bytes, size of a number)}.
+        magic: number at its beginning.
+        counts: {key: numbers in a storage}, where that is not to be true.
+    """
+    keys = b"](" + b"".join(map(text, storages)) + b"e"
+    about = b"}(" + text("little_endian") + b"\x88u"
+    parts = (integer(magic), integer(1001), about, opcodes, keys)
+    data = b"".join(b"\x80\x02" + part + b"." for part in parts)
+    for key, (content, size) in storages.items():
+        count = (counts or {}).get(key, len(content) // size)
+        data += count.to_bytes(8, "little") + content
+    return data
+
+
+def state_dict_file(arrays):
+    """The bytes of a file with a plain state dict."""
+    found, storages = tensors(arrays)
+    return zip_file(ordered_dict(found), storages)
