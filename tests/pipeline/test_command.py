@@ -1,0 +1,159 @@
+"""Exit codes and messages of a small command, run as a process."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests import conftest
+
+PROGRAM = """
+import dataclasses, os, sys, time
+from absl import flags
+from pipeline import command, schema
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    what: str = ""
+    word: str = ""
+    number: int = 3
+
+    def __post_init__(self):
+        if self.number == 13:
+            raise ValueError("--number=13: expected a lucky one")
+
+def wait(count):
+    with command.progress(count, "step", "wait") as progress:
+        for _ in range(count):
+            print("tick", flush=True)
+            time.sleep(0.2)
+            progress.update()
+
+def main(argv):
+    config = command.config_from_flags(Config, what=argv[1])
+    match config.what:
+        case "work":
+            command.say(f"{config.number} {config.word} {argv[2:]}")
+        case "problem":
+            raise schema.DataError("photos: 3 found,\\n  5 expected")
+        case "system":
+            open("nowhere/at all")
+        case "bug":
+            raise KeyError("a bug")
+        case "wait":
+            wait(100)
+        case "gracefully":
+            with command.graceful():
+                try:
+                    wait(100)
+                finally:
+                    time.sleep(0.3)
+                    command.say("saved")
+        case "at the end":
+            with command.graceful():
+                print("tick", flush=True)
+                time.sleep(1)
+                command.say("done")
+        case "many lines":
+            for _ in range(100_000):
+                command.say("a line")
+
+if __name__ == "__main__":
+    flags.DEFINE_string("word", Config.word, "A word.")
+    flags.DEFINE_integer("number", Config.number, "A number.", lower_bound=0)
+    command.run(main, schema.DataError)
+"""
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(conftest.ROOT))
+    (tmp_path / "program.py").write_text(PROGRAM)
+    return tmp_path / "program.py"
+
+
+def test_flags_and_arguments_mix(program):
+    done = conftest.run_command(program, "work", "--number=5", "rest", "--word=x")
+    assert (done.returncode, done.stdout) == (0, "5 x ['rest']\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "stderr"),
+    [
+        (("problem",), 2, "error: photos: 3 found, 5 expected\n"),
+        (("system",), 2, "error: nowhere/at all: No such file or directory\n"),
+    ],
+    ids=str,
+)
+def test_named_problems_are_one_line(program, words, code, stderr):
+    done = conftest.run_command(program, *words)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", stderr)
+
+
+@pytest.mark.parametrize("flag", ["--number=13", "--number=-1", "--nmber=1"])
+def test_wrong_flags_exit_with_1_and_no_traceback(program, flag):
+    done = conftest.run_command(program, "work", flag)
+    assert done.returncode == 1
+    assert flag.split("=")[0][2:] in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_bugs_keep_their_traceback(program):
+    done = conftest.run_command(program, "bug")
+    assert done.returncode == 1
+    assert "KeyError" in done.stderr
+
+
+def test_a_reader_that_has_seen_enough_is_no_problem(program):
+    done = subprocess.run(
+        f"{sys.executable} {program} 'many lines' | head -1",
+        shell=True,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr) == ("a line\n", "")
+
+
+def start(program, what):
+    process = subprocess.Popen(
+        [sys.executable, program, what],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "tick\n"
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("what", ["wait", "gracefully", "at the end"])
+def test_signals_have_their_exit_code(program, what, number):
+    process = start(program, what)
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=10)
+    assert process.returncode == 128 + number
+    assert stderr.splitlines()[-1] == f"stopped by {number.name}"
+    assert "Traceback" not in stderr
+    # What is being saved is saved, although the signal came before.
+    expected = {"wait": None, "gracefully": "saved", "at the end": "done"}[what]
+    assert expected is None or expected in stdout
+
+
+def test_the_second_signal_does_not_wait(program):
+    process = start(program, "at the end")
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    stdout, _ = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert "done" not in stdout
+
+
+def test_progress_in_a_log_file_is_lines(program):
+    process = start(program, "wait")
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=10)
+    assert "\r" not in stderr
+    assert stderr.startswith("wait:   0%")

@@ -1,0 +1,133 @@
+import functools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline import workers
+
+ROOT = Path(__file__).parents[2]  # not from conftest: workers import this file
+
+
+def nothing():
+    pass
+
+
+def double(block):
+    return [2 * item for item in block]
+
+
+def deadly(victims, block):
+    """Takes its process down at some items; the rest are doubled."""
+    for item in block:
+        if item in victims:
+            os.kill(os.getpid(), signal.SIGSEGV)
+    return double(block)
+
+
+def slow_first(block):
+    if block[0] == 0:
+        time.sleep(0.5)
+    return double(block)
+
+
+def fail(block):
+    raise ValueError(f"cannot work on {block[0]}")
+
+
+def exit_at_once():
+    os._exit(3)
+
+
+def run(function, blocks, num_workers=2, initializer=nothing):
+    return list(
+        workers.map_blocks(
+            function,
+            blocks,
+            on_crash=lambda item: f"{item} crashed",
+            num_workers=num_workers,
+            initializer=initializer,
+        )
+    )
+
+
+BLOCKS = [list(range(start, start + 3)) for start in range(0, 30, 3)]
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_results_come_in_the_order_of_the_blocks(num_workers):
+    found = run(slow_first, BLOCKS, num_workers)
+    assert found == [(block, double(block)) for block in BLOCKS]
+
+
+def test_no_blocks():
+    assert run(double, []) == []
+
+
+@pytest.mark.parametrize("victims", [(0,), (29,), (3, 4, 5), (7, 8, 20)], ids=str)
+def test_a_crash_costs_its_item_alone(victims):
+    found = run(functools.partial(deadly, victims), BLOCKS)
+    assert [block for block, _ in found] == BLOCKS
+    flat = [result for _, results in found for result in results]
+    expected = [
+        f"{item} crashed" if item in victims else 2 * item for item in range(30)
+    ]
+    assert flat == expected
+
+
+def test_an_exception_comes_through():
+    with pytest.raises(ValueError, match="cannot work on 0"):
+        run(fail, BLOCKS)
+
+
+def test_workers_that_cannot_start_are_no_crash_of_an_item():
+    with pytest.raises(RuntimeError, match="do not start"):
+        run(double, BLOCKS, initializer=exit_at_once)
+
+
+PROGRAM = """
+import os, time
+from pathlib import Path
+from pipeline import workers
+
+def nothing():
+    pass
+
+def note(block):
+    Path(f"worker-{os.getpid()}").touch()
+    time.sleep(60)
+    return block
+
+if __name__ == "__main__":
+    list(workers.map_blocks(
+        note, [[1], [2]], on_crash=str, num_workers=2, initializer=nothing))
+"""
+
+
+def alive(pid):
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    (tmp_path / "program.py").write_text(PROGRAM)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    parent = subprocess.Popen(
+        [sys.executable, "program.py"], cwd=tmp_path, env=environment
+    )
+    deadline = time.monotonic() + 30
+    while len(pids := [p.name[7:] for p in tmp_path.glob("worker-*")]) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    while any(map(alive, pids)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
