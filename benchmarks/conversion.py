@@ -48,17 +48,17 @@ def main() -> None:
         def ours() -> float:
             out = f"{scratch}/ours{next(turn)}"
             words = ("pipeline.convert", str(source), f"--out={out}")
-            return count / measure.command("-m", *words, f"--workers={workers}")[0]
+            return count / measure.command("-m", *words, f"--workers={workers}")
 
         def limit() -> float:
             words = ("benchmarks/opencv_decode.py", str(source), workers)
-            return count / measure.command(*words)[0]
+            return count / measure.command(*words)
 
         def peer() -> float:
             out = Path(scratch) / f"peer{next(turn)}"
             out.mkdir()
             words = ("benchmarks/single_loop.py", str(source), str(out))
-            return count / measure.command(*words)[0]
+            return count / measure.command(*words)
 
         found = measure.rounds(
             {

@@ -78,30 +78,48 @@ def machine() -> str:
     return f"{cores} cores of {name}, Python {platform.python_version()}"
 
 
-def command(*words: str, quiet: bool = True) -> tuple[float, float]:
+def command(*words: str) -> float:
     """Runs a Python command of the project in a process of its own.
 
     Returns:
-        Seconds it took, its start included, and the highest memory that it and its
-        children had for themselves at one time, in bytes (PSS: what processes share is
-        divided among them).
+        Seconds it took, its start included.
 
     Raises:
         subprocess.CalledProcessError: it failed.
     """
     start = time.perf_counter()
+    subprocess.run(
+        [sys.executable, *words],
+        cwd=ROOT,
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    return time.perf_counter() - start
+
+
+def peak_memory(*words: str) -> float:
+    """Runs a command likewise; watching slows it down.
+
+    Returns:
+        The highest memory that it and its children had at one time, in bytes (PSS: what
+        processes share is divided among them).
+
+    Raises:
+        subprocess.CalledProcessError: it failed.
+    """
     with subprocess.Popen(
         [sys.executable, *words],
         cwd=ROOT,
-        stdout=subprocess.DEVNULL if quiet else None,
-        stderr=subprocess.DEVNULL if quiet else None,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     ) as process:
         peak = _Peak(process.pid)
         code = process.wait()
-    seconds = time.perf_counter() - start
+    highest = peak.stop()
     if code:
         raise subprocess.CalledProcessError(code, words)
-    return seconds, peak.stop()
+    return highest
 
 
 class _Peak:

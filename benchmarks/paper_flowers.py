@@ -48,7 +48,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         source, records, run = (f"{scratch}/{n}" for n in ("photos", "records", "run"))
         draw = ("pipeline.download", "paper-flowers", source)
-        seconds, _ = measure.command("-m", *draw, f"--seed={options.seed}")
+        seconds = measure.command("-m", *draw, f"--seed={options.seed}")
         measure.command("-m", "pipeline.convert", source, f"--out={records}")
         measure.command("train.py", f"--data={records}", f"--run_dir={run}")
         measure.command("evaluate.py", f"--run_dir={run}")

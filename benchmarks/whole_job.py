@@ -1,6 +1,7 @@
 """How long the whole job takes: train.py and evaluate.py, process starts included.
 
     python benchmarks/whole_job.py [FOLDER] [--rounds=3] [--epochs=10]
+        [--heads=pooling,flatten]
 
 Each round tests on another of five folds. The peer is keras_guide.py on the same photos
 of the same split, its seconds taken at the epoch where it first reaches our accuracy,
@@ -21,8 +22,8 @@ import measure
 
 def ours(records: str, run: str) -> tuple[float, float]:
     """Seconds and test accuracy of the two commands with their default flags."""
-    seconds = measure.command("train.py", f"--data={records}", f"--run_dir={run}")[0]
-    seconds += measure.command("evaluate.py", f"--run_dir={run}")[0]
+    seconds = measure.command("train.py", f"--data={records}", f"--run_dir={run}")
+    seconds += measure.command("evaluate.py", f"--run_dir={run}")
     figures = json.loads((Path(run) / "evaluation" / "test.json").read_text())
     return seconds, figures["accuracy"]
 
@@ -65,9 +66,10 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", default="demo/flowers", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--heads", default="pooling,flatten", help="of the peer")
     options = parser.parse_args()
     rows = [["fold", "", "seconds", "best accuracy", "at epoch", "times ours"]]
-    ratios: dict[str, list[float]] = {"pooling": [], "flatten": []}
+    ratios: dict[str, list[float]] = {head: [] for head in options.heads.split(",")}
     with tempfile.TemporaryDirectory() as scratch:
         records = f"{scratch}/records"
         convert = ("pipeline.convert", str(options.folder), f"--out={records}")

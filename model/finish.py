@@ -42,7 +42,8 @@ class Finisher:
         whole = stages.assemble(self.plan, trunk, values)
         self.record.write_ledger(
             restore.ledger(self.fit, whole),
-            _about_weights(self.weights, self.fit),
+            _about_weights(self.weights, self.fit)
+            | {"preprocessing": self.plan.spec.source},
             before=self.frozen,
             after=restore.digests(whole.variables),
         )

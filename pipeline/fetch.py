@@ -4,10 +4,14 @@ Bytes arrive in `TARGET.part`, which a later call goes on with; the file gets it
 only once its size and hash are right.
 """
 
+import contextlib
+import fcntl
 import hashlib
+import os
 import re
 import time
 import urllib.parse
+from collections.abc import Iterator
 from pathlib import Path
 
 import requests
@@ -53,19 +57,51 @@ def fetch(
             than expected; or `target` is there and is not the file.
         OSError: the file cannot be written.
     """
-    if target.exists():
-        if wrong := _difference(target, sha256, size_bytes):
-            raise FetchError(f"{target}: {wrong}; remove it and run again")
+    if _is_there(target, sha256, size_bytes):
         return
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
         raise FetchError(f"{url}: expected an http or https address")
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
+    with _alone(part):
+        if not _is_there(target, sha256, size_bytes):  # another process was faster
+            _download(url, part, size_bytes, patience_s)
+            _finish(url, part, target, sha256, size_bytes)
+
+
+def _is_there(target: Path, sha256: str, size_bytes: int) -> bool:
+    if not target.exists():
+        return False
+    if wrong := _difference(target, sha256, size_bytes):
+        raise FetchError(f"{target}: {wrong}; remove it and run again")
+    return True
+
+
+@contextlib.contextmanager
+def _alone(part: Path) -> Iterator[None]:
+    """Keeps other processes from writing into the same part; they wait."""
+    while True:
+        with part.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            # Who held it may have renamed or removed it: then the lock is on nothing.
+            held = os.fstat(file.fileno())
+            if not part.exists() or not os.path.samestat(held, part.stat()):
+                continue
+            try:
+                yield
+            finally:
+                if part.exists() and not _size(part):
+                    part.unlink()
+            return
+
+
+def _download(url: str, part: Path, size_bytes: int, patience_s: float) -> None:
+    """Fills the part, trying again where that may help."""
     before = _size(part)
     for attempt in range(_RETRIES + 1):
         try:
-            _receive(url, part, target.name, size_bytes)
-            break
+            _receive(url, part, size_bytes)
+            return
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             kept = "; what has arrived is kept, run again" if _size(part) else ""
             if isinstance(error, requests.ConnectionError) and _size(part) == before:
@@ -75,6 +111,10 @@ def fetch(
             if attempt == _RETRIES or not _worth_retrying(error):
                 raise FetchError(f"{shown(url)}: {why(error)}{kept}") from error
             time.sleep(patience_s * 2**attempt)
+
+
+def _finish(url: str, part: Path, target: Path, sha256: str, size_bytes: int) -> None:
+    """Gives the part its name, or removes it if it is not what was expected."""
     wrong = _difference(part, sha256, size_bytes)
     if wrong:
         part.unlink()  # a wrong file is nothing to go on with
@@ -88,7 +128,7 @@ def fetch(
         )
 
 
-def _receive(url: str, part: Path, name: str, size_bytes: int) -> None:
+def _receive(url: str, part: Path, size_bytes: int) -> None:
     """Appends to `part` what it lacks, if the server's file is still the same.
 
     Stops early when more comes than the expected size, if that is not 0.
@@ -114,7 +154,7 @@ def _receive(url: str, part: Path, name: str, size_bytes: int) -> None:
                 validator.unlink(missing_ok=True)
         length = response.headers.get("Content-Length", "")
         total = start + int(length) if length.isdigit() else None
-        bar = command.progress(total, "B", name, scale=True, initial=start)
+        bar = command.progress(total, "B", part.stem, scale=True, initial=start)
         with bar, part.open("ab" if start else "wb") as file:
             for chunk in response.iter_content(_CHUNK_BYTES):
                 file.write(chunk)

@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -104,3 +106,17 @@ def test_no_network_name_is_left_out_of_the_tables():
     from model import naming, network
 
     assert {n.network for n in naming.NAMINGS} == set(network.NETWORKS)
+
+
+def test_tensorflow_comes_quietly_and_alone():
+    """And what was kept out of its import can still be imported afterwards."""
+    program = (
+        "import sys, pipeline.quiet\n"
+        "assert 'keras' in sys.modules\n"
+        "assert not {'matplotlib', 'sklearn'} & set(sys.modules)\n"
+        "import matplotlib.figure\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -1,12 +1,14 @@
 import hashlib
 import socket
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 
 from pipeline import fetch
-from tests.conftest import Answer
+from tests.conftest import ROOT, Answer
 
 BODY = bytes(range(256)) * 2000  # 512,000 bytes
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -311,3 +313,25 @@ def test_folder_that_cannot_be_written(server, tmp_path):
     (tmp_path / "file").write_text("a file")
     with pytest.raises(OSError, match="file"):
         fetch.fetch(f"{server.url}/file", tmp_path / "file" / "file")
+
+
+FETCH = "import sys; from pathlib import Path; from pipeline import fetch; " + (
+    "fetch.fetch(sys.argv[1], Path(sys.argv[2]))"
+)
+
+
+def test_two_processes_fetch_one_file(server, tmp_path):
+    """The second one waits, and takes what the first has got."""
+    body = bytes(range(256)) * 40_000
+    server.answers["/file"] = Answer(body)
+    words = [sys.executable, "-c", FETCH, f"{server.url}/file", str(tmp_path / "file")]
+    running = [
+        subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE)
+        for _ in range(3)
+    ]
+    for process in running:
+        _, stderr = process.communicate(timeout=60)
+        assert process.returncode == 0, stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_bytes() == body
+    assert len(server.requests) == 1
