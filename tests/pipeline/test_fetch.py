@@ -326,8 +326,7 @@ def test_two_processes_fetch_one_file(server, tmp_path):
     server.answers["/file"] = Answer(body)
     words = [sys.executable, "-c", FETCH, f"{server.url}/file", str(tmp_path / "file")]
     running = [
-        subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE)
-        for _ in range(3)
+        subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE) for _ in range(3)
     ]
     for process in running:
         _, stderr = process.communicate(timeout=60)
