@@ -400,6 +400,7 @@ class TestCommand:
         monkeypatch.setenv("HTTPS_PROXY", closed_url)
         monkeypatch.setenv("https_proxy", closed_url)
         monkeypatch.setenv("no_proxy", "")
+        monkeypatch.setenv("NO_PROXY", "")
         start = time.monotonic()
         done = run_command("-m", "pipeline.download", "flowers", tmp_path / "f")
         assert time.monotonic() - start < 10

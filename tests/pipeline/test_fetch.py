@@ -281,6 +281,7 @@ class TestUnreachable:
         """The message says that it is the proxy."""
         monkeypatch.setenv("http_proxy", closed_url)
         monkeypatch.setenv("no_proxy", "")
+        monkeypatch.setenv("NO_PROXY", "")
         with pytest.raises(
             fetch.Unreachable, match=r"reached \(the proxy: .*Connection refused\)$"
         ):
