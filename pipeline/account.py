@@ -84,14 +84,11 @@ def assign_splits(
         known: the data set as it was; None the first time.
         seed: ranks the photos, unless the data set is known and has its own.
     """
-    known_splits = {row.sha256: row.split for row in (known.rows if known else ())}
-    known_folds = {row.sha256: row.fold for row in (known.rows if known else ())}
+    before = {row.sha256: row for row in (known.rows if known else ())}
     with_known = [
-        dataclasses.replace(
-            row,
-            split=known_splits.get(row.sha256, ""),
-            fold=known_folds.get(row.sha256),
-        )
+        dataclasses.replace(row, split=same.split, fold=same.fold)
+        if (same := before.get(row.sha256))
+        else row
         for row in rows
     ]
     assigned = split.by_shares(

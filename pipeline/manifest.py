@@ -132,13 +132,14 @@ class Manifest:
             for name in self.class_names
         }
 
+    @functools.cached_property
     def _rows_text(self) -> str:
         return "".join(_dump_row(row) + "\n" for row in self.rows)
 
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 over class names and all rows: changes with any photo or split."""
-        text = json.dumps(self.class_names) + "\n" + self._rows_text()
+        text = json.dumps(self.class_names) + "\n" + self._rows_text
         return hashlib.sha256(text.encode("ascii")).hexdigest()
 
     @functools.cached_property
@@ -172,7 +173,7 @@ class Manifest:
     def stage(self, partial_dir: Path) -> None:
         """Writes both manifest files into a staging folder."""
         head = json.dumps(self.head(), indent=2) + "\n"
-        (partial_dir / ROWS_NAME).write_text(self._rows_text(), encoding="ascii")
+        (partial_dir / ROWS_NAME).write_text(self._rows_text, encoding="ascii")
         (partial_dir / HEAD_NAME).write_text(head, encoding="ascii")
 
     def same_data(self, other: Self | None) -> bool:

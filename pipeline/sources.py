@@ -70,12 +70,14 @@ def list_class_folders(root: Path) -> Source:
         inside = os.path.relpath(folder, root)
         parts = () if inside == "." else Path(inside).parts
         folder_names[:] = sorted(
-            name for name in folder_names if _keep(Path(folder), name, ignored)
+            name
+            for name in folder_names
+            if _keep(name, ignored) and not _is_link(Path(folder, name), ignored)
         )
         if not parts:
             classes.update(folder_names)
         for name in sorted(file_names):
-            if _keep(Path(folder), name, ignored):
+            if _keep(name, ignored):
                 path = "/".join((*parts, name))
                 files.append(SourceFile(path=path, class_name=(*parts, "")[0]))
     _check_classes(root, classes, files)
@@ -91,13 +93,18 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _keep(folder: Path, name: str, ignored: dict[str, int]) -> bool:
+def _is_link(folder: Path, ignored: dict[str, int]) -> bool:
+    if folder.is_symlink():
+        ignored["linked folders"] += 1
+        return True
+    return False
+
+
+def _keep(name: str, ignored: dict[str, int]) -> bool:
     if name.startswith("."):
         ignored["hidden"] += 1
     elif name.lower() in _SYSTEM_NAMES:
         ignored["system"] += 1
-    elif (folder / name).is_symlink() and (folder / name).is_dir():
-        ignored["linked folders"] += 1
     else:
         return True
     return False
