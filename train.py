@@ -291,8 +291,8 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "views",
         default.views,
-        "Windows of each photo whose features are cached: the central one, then random "
-        "ones, mirrored half the time. 0: new windows in every epoch, uncached.",
+        "Windows of each photo whose features are cached: the central one, the same "
+        "mirrored, then random ones. 0: a new random window in every epoch, uncached.",
         lower_bound=0,
     )
     flags.DEFINE_integer(

@@ -102,7 +102,8 @@ def extract(
         trunk: frozen keras.Model, uint8 [batch, size_px, size_px, 3] -> features.
         images: all photos of the data set.
         rows: {view: indices of the photos wanted in it}. View 0 is the central window,
-            further ones are random windows, always the same for the same photo.
+            view 1 the same mirrored, further ones are random windows, always the same
+            for the same photo.
         cache_dir: folder of all caches.
         about: of `key`.
     """
@@ -177,8 +178,8 @@ def _marking(
 
 
 def _views(images: dataset.Images, view: int) -> preprocess.Views:
-    if view == 0:
-        return preprocess.central_views(images.sizes, images.spec)
+    if view < 2:
+        return preprocess.central_views(images.sizes, images.spec, mirrored=view == 1)
     return preprocess.random_views(images.sizes, images.spec, (view,))
 
 

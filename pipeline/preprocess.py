@@ -65,17 +65,20 @@ def window_sides(sizes: np.ndarray, spec: InputSpec) -> np.ndarray:
     return np.maximum(1, np.rint(sizes.min(axis=1) * share)).astype(np.int64)
 
 
-def central_views(sizes: np.ndarray, spec: InputSpec) -> Views:
+def central_views(
+    sizes: np.ndarray, spec: InputSpec, *, mirrored: bool = False
+) -> Views:
     """The central window of each image.
 
     Args:
         sizes: int [num_images, 2]: height, width, in pixels, at least 1.
         spec: of the network.
+        mirrored: left and right exchanged.
     """
     sides = window_sides(sizes, spec)[:, None]
     corners = (sizes - sides) // 2
     windows = np.concatenate([corners, sides, sides], axis=1).astype(np.int32)
-    return Views(windows=windows, mirrored=np.zeros(len(sizes), np.bool_))
+    return Views(windows=windows, mirrored=np.full(len(sizes), mirrored))
 
 
 def generator(key: tuple[int, ...]) -> np.random.Generator:
