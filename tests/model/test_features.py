@@ -328,3 +328,19 @@ class TestEviction:
         (tmp_path / "mine" / "photo.jpg").write_text("x")
         extract({0: every})
         assert (tmp_path / "mine" / "photo.jpg").exists()
+
+
+def test_views_are_the_centre_the_same_mirrored_and_random_windows(
+    extract, found, trunk, every, central
+):
+    made, _ = extract({0: every, 1: every, 2: every})
+    first, second, third = (
+        made.gather(every, np.full(len(every), view)).numpy() for view in range(3)
+    )
+    images = dataset.Images(found, found.taken(), SPEC, batch_size=len(every))
+    (batch,) = images.run(every, preprocess.central_views(images.sizes, SPEC))
+    mirrored = np.asarray(batch["image"], np.float32)[:, :, ::-1]
+    assert np.allclose(first, central, atol=1e-3)
+    assert np.allclose(second, np.asarray(trunk(mirrored)), atol=1e-3)
+    assert not np.allclose(third, first, atol=1)
+    assert not np.allclose(third, second, atol=1)
