@@ -57,7 +57,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     start = time.perf_counter()
     finished = run.read(config.run_dir)
     found = manifest.read(Path(config.data or finished.config["data"]["path"]))
-    _check_data(finished, found, another=config.another_dataset)
+    _check_data(finished, found, config.split, another=config.another_dataset)
     judgement = judge.judge(
         finished.load_model(),
         found,
@@ -89,7 +89,7 @@ def evaluate(config: Config) -> dict[str, Any]:
 
 
 def _check_data(
-    finished: run.Finished, found: manifest.Manifest, *, another: bool
+    finished: run.Finished, found: manifest.Manifest, split: str, *, another: bool
 ) -> None:
     """Refuses records that are not those of the run."""
     expected = finished.config["data"]["manifest_digest"]
@@ -107,6 +107,13 @@ def _check_data(
             f"{found.directory}: classes {', '.join(found.class_names)}; the run knows "
             f"{', '.join(finished.class_names)}: same names in the same order expected"
         )
+    rows = found.taken(*([] if split == "all" else [split]))
+    seen = finished.seen_photos() & {row.sha256 for row in rows}
+    if seen:
+        raise schema.DataError(
+            f"{found.directory}: {finished.directory.name} has trained on {len(seen)} "
+            f"of these {len(rows)} photos; expected others, or the run's own records"
+        )
 
 
 def report(figures: dict[str, Any]) -> str:
@@ -116,9 +123,11 @@ def report(figures: dict[str, Any]) -> str:
     top5 = (
         f"{figures['top5_accuracy']:.4f}" if classes > 5 else "- (5 classes or fewer)"
     )
+    seen = figures["split"] != "test"
     lines = [
         f"run {figures['run']}, {figures['split']} split, "
-        f"{figures['num_examples']} photos",
+        f"{figures['num_examples']} photos"
+        + (", and training has seen them: no measure of new ones" if seen else ""),
         "",
         f"top-1 accuracy  {figures['accuracy']:.4f}   95 % interval "
         f"{low:.4f} to {high:.4f}",
@@ -218,7 +227,7 @@ def main(argv: Sequence[str]) -> None:
     config = command.config_from_flags(Config)
     figures = evaluate(config)
     command.say(report(figures))
-    if figures["accuracy"] < config.min_accuracy:
+    if not figures["accuracy"] >= config.min_accuracy:  # so that nan fails
         raise TooInaccurate(
             f"{figures['run']}: accuracy {figures['accuracy']:.4f} on {config.split}, "
             f"--min_accuracy={config.min_accuracy} expected"

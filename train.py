@@ -100,6 +100,7 @@ def train(config: Config) -> Path:
         "precision": precision,
     }
     record.start(about | finish.describe(found, plan, weights), found.class_names)
+    record.write_json("photos.json", finish.photos(found))
     best = loop.Best()
     results: list[loop.EpochResult] = []
     finisher = finish.Finisher(
@@ -275,7 +276,10 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("data", default.data, "Folder of records, from convert.")
     flags.DEFINE_string(
-        "run_dir", default.run_dir, "Folder of the run; by default runs/<time>-<ckpt>."
+        "run_dir",
+        default.run_dir,
+        "Folder of the run; by default runs/<time>-<ckpt>. Beside it: cache/ with "
+        "features, and latest, a link to the newest run.",
     )
     flags.DEFINE_string(
         "features",

@@ -67,6 +67,14 @@ class Finisher:
         self.record.save_model(whole)
 
 
+def photos(found: manifest.Manifest) -> dict[str, list[str]]:
+    """SHA-256 of the photos that a run has seen, by split: none may test it."""
+    return {
+        split: sorted({row.sha256 for row in found.taken(split)})
+        for split in ("train", "validation")
+    }
+
+
 def describe(
     found: manifest.Manifest, plan: stages.Plan, weights: zoo.Weights | None
 ) -> dict[str, Any]:
@@ -79,7 +87,7 @@ def describe(
         "input_spec": dataclasses.asdict(plan.spec),
         "weights": about,
         "data": {
-            "path": str(found.directory),
+            "path": str(found.directory.resolve()),
             "manifest_digest": found.digest,
             "class_names": list(found.class_names),
             "counts": found.counts(),

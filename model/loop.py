@@ -153,6 +153,11 @@ def fit(
         trained = time.perf_counter()
         logits, labels = predict(predict_step, validation())
         validation_loss = metrics.mean_loss(logits, labels)
+        if not math.isfinite(validation_loss):
+            raise NonFiniteLoss(
+                f"the validation loss is {validation_loss} after epoch {epoch + 1}; "
+                "try a lower --learning_rate"
+            )
         if validation_loss < best.validation_loss:
             best.epoch = epoch + 1
             best.validation_loss = validation_loss

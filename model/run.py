@@ -8,6 +8,7 @@ runs/20260101-120000-alexnet/
     tensorboard/       the same as scalars
     model.keras        the best by validation; loads in plain Keras
     labels.txt         class names in label order
+    photos.json        SHA-256 of the photos it has seen
     calibration.json   temperature fitted on the validation split
     evaluation/        what evaluate.py writes
 runs/latest            -> the newest of them
@@ -132,7 +133,10 @@ class Run:
         with replacing(self.directory / MODEL_NAME, suffix=".partial.keras") as partial:
             model.save(partial)
         directory = self.directory.absolute()  # "." has no name of its own
-        with replacing(directory.parent / LATEST) as partial:
+        link = directory.parent / LATEST
+        if link.exists() and not link.is_symlink():
+            return  # somebody's own file or folder
+        with replacing(link) as partial:
             partial.symlink_to(directory.name)
 
     def write_ledger(
@@ -239,6 +243,21 @@ class Finished:
                 f"{path}: temperature {found}, expected above 0; train again"
             )
         return found
+
+    def seen_photos(self) -> set[str]:
+        """SHA-256 of the photos trained on and chosen by.
+
+        Raises:
+            RunError: photos.json is missing or damaged.
+        """
+        path = self.directory / "photos.json"
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            return {*found["train"], *found["validation"]}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(
+                f"{path}: cannot be read ({error!r}); train again"
+            ) from error
 
     def model_digest(self) -> str:
         """SHA-256 of the model file."""

@@ -84,7 +84,8 @@ def assign_splits(
         known: the data set as it was; None the first time.
         seed: ranks the photos, unless the data set is known and has its own.
     """
-    before = {row.sha256: row for row in (known.rows if known else ())}
+    # The same bytes may also lie outside any class, in a row without a split.
+    before = {row.sha256: row for row in (known.rows if known else ()) if row.split}
     with_known = [
         dataclasses.replace(row, split=same.split, fold=same.fold)
         if (same := before.get(row.sha256))

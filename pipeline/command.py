@@ -6,6 +6,7 @@ flags, or a bug with its traceback; 128 + signal when stopped.
 
 import contextlib
 import dataclasses
+import io
 import os
 import signal
 import sys
@@ -47,6 +48,9 @@ def run(main: Callable[[Sequence[str]], None], *named_errors: type[Exception]) -
     def guarded(argv: Sequence[str]) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _stop)
+        for stream in (sys.stdout, sys.stderr):  # names may be in any encoding
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         try:
             main(argv)
             _leave()

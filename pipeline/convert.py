@@ -288,6 +288,8 @@ def main(argv: Sequence[str]) -> None:
     config = command.config_from_flags(Config, source=argv[1])
     summary = convert(config)
     command.say(summaries.conversion(summary.manifest))
+    for kind, count in summary.manifest.ignored.items():
+        command.say(f"ignored: {count} {kind}")
     for line in summaries.skipped(summary.manifest):
         command.say(line)
     for line in split.warnings(summary.manifest):

@@ -109,6 +109,8 @@ def encode_for_record(
     """
     if not data:
         raise ImageError("empty file")
+    if messages:
+        messages.new()  # of a file before this one, that did not decode
     jpeg = _JpegHeader.read(data) if data[:2] == b"\xff\xd8" else None
     if jpeg and jpeg.may_be_copied(resize_min) and _is_sound(data, messages):
         return RecordImage(

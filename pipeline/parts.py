@@ -7,6 +7,7 @@ stay on disk. The second half joins them in the order of the manifest.
 import dataclasses
 import hashlib
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -44,6 +45,8 @@ class Answer:
     offset: int
 
 
+# Videos and archives lie among photos; none of them is read into memory.
+_MAX_FILE_BYTES = 512 << 20
 # Set in each worker process by start_worker.
 _messages: image.DecoderMessages | None = None
 
@@ -99,8 +102,15 @@ def _convert_file(root: Path, resize_min: int, task: Task) -> tuple[Answer, byte
         )
         return Answer(row=row, file=None, offset=0), b""
 
+    source = root / task.file.path
     try:
-        data = (root / task.file.path).read_bytes()
+        about = source.stat()
+        if not stat.S_ISREG(about.st_mode):
+            return skipped("not a regular file")
+        if about.st_size > _MAX_FILE_BYTES:
+            limit = f"larger than {_MAX_FILE_BYTES >> 20} MB, no photo"
+            return skipped(limit, size=about.st_size)
+        data = source.read_bytes()
     except OSError as error:
         return skipped(f"cannot be read: {error.strerror}")
     sha256 = hashlib.sha256(data).hexdigest()

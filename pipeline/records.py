@@ -55,7 +55,10 @@ def unframe(record: bytes, where: str) -> bytes:
     if _FOOTER.unpack_from(record, len(record) - _FOOTER.size)[0] != _masked_crc(
         payload
     ):
-        raise schema.DataError(f"{where}: the record is damaged (checksum)")
+        raise schema.DataError(
+            f"{where}: the record is damaged (checksum); remove the file and run "
+            "pipeline.convert again"
+        )
     return payload
 
 

@@ -112,6 +112,12 @@ def _keep(name: str, ignored: dict[str, int]) -> bool:
 
 def _check_classes(root: Path, classes: set[str], files: list[SourceFile]) -> None:
     expected = "expected one folder of photos per class, as in flowers/daisy/1.jpg"
+    for path in sorted(root.iterdir()):
+        if path.is_symlink() and path.is_dir():
+            raise schema.DataError(
+                f"{path}: is a link to a folder, which is not followed, so a class "
+                "would be missing; copy the folder here instead"
+            )
     if not classes:
         what = f"{len(files)} files but no folder" if files else "nothing"
         raise schema.DataError(f"{root}: holds {what}; {expected}")

@@ -192,7 +192,7 @@ class Config:
     test_share: float = DEFAULT_SHARES["test"]
 
     def __post_init__(self) -> None:
-        if self.validation_share + self.test_share >= 1:
+        if not self.validation_share + self.test_share < 1:  # nan included
             raise ValueError(
                 f"--validation_share={self.validation_share} and --test_share="
                 f"{self.test_share} leave nothing to train on"
@@ -211,6 +211,9 @@ def resplit(config: Config) -> manifest.Manifest:
         schema.DataError: no data set there.
     """
     directory = Path(config.data)
+    if (directory / manifest.PARTIAL_NAME).exists():
+        with manifest.staging(directory):
+            pass  # finishes a commit that was interrupted
     found = manifest.read(directory)
     shares = {"validation": config.validation_share, "test": config.test_share}
     groups = groups_of(found.rows, keep_splits=False)

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 
@@ -110,7 +111,20 @@ def test_records_split_anew_are_refused(finished, resplit):
     assert not (finished / "evaluation").exists()
 
 
-def test_other_records_are_taken_on_purpose_under_their_own_name(finished, resplit):
+def test_photos_that_were_trained_on_are_refused_all_the_same(finished, resplit):
+    with pytest.raises(schema.DataError, match=r"has trained on \d+ of these"):
+        evaluate.evaluate(config(finished, data=str(resplit), another_dataset=True))
+
+
+def test_other_records_are_taken_on_purpose_under_their_own_name(finished, tmp_path):
+    others = tmp_path / "others"
+    for name in conftest.COLOURS:
+        (others / name).mkdir(parents=True)
+        for number in range(100, 110):
+            pixels = conftest.draw_photo(name, number)
+            cv2.imwrite(str(others / name / f"{number}.jpg"), pixels)
+    resplit = tmp_path / "records"
+    convert.convert(convert.Config(source=str(others), out=str(resplit)))
     figures = evaluate.evaluate(
         config(finished, data=str(resplit), another_dataset=True)
     )

@@ -58,6 +58,7 @@ def test_a_run_folder_is_complete(shared_run):
         "tensorboard",
         "model.keras",
         "labels.txt",
+        "photos.json",
         "calibration.json",
     }
     assert (shared_run.parent / "latest").resolve() == shared_run.resolve()

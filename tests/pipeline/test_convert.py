@@ -433,3 +433,44 @@ def test_wrong_flags_exit_with_1(photos):
         done = conftest.run_command("-m", "pipeline.convert", *words)
         assert done.returncode == 1
         assert "Traceback" not in done.stderr
+
+
+def test_what_is_no_plain_file_is_skipped(photos, tmp_path):
+    os.mkfifo(photos / "red" / "pipe.jpg")
+    with (photos / "red" / "video.mp4").open("wb") as file:
+        file.truncate(600 << 20)
+    found = run_convert(photos, tmp_path / "out").manifest
+    reasons = {row.path: row.reason for row in found.rows if not row.taken}
+    assert reasons == {
+        "red/pipe.jpg": "not a regular file",
+        "red/video.mp4": "larger than 512 MB, no photo",
+    }
+
+
+def test_a_bad_file_does_not_blame_the_next(photos, tmp_path):
+    """What the decoder says of a file that is skipped is not said of its neighbour."""
+    whole = (photos / "red" / "red000.jpg").read_bytes()
+    for cut in range(300, 700, 20):
+        (photos / "red" / f"red000-{cut}.jpg").write_bytes(whole[:cut])
+    found = run_convert(photos, tmp_path / "out").manifest
+    assert {row.action for row in found.rows if row.format == "jpeg"} == {"copied"}
+    assert all(row.reason for row in found.rows if row.action != "copied")
+
+
+def test_a_copy_outside_the_classes_does_not_move_a_photo(photos, tmp_path):
+    for path in sorted((photos / "red").glob("*.jpg")):
+        shutil.copy(path, photos / f"zz-{path.name}")
+    out = tmp_path / "out"
+    before = {r.path: r.split for r in run_convert(photos, out).manifest.taken()}
+    for number in range(100, 130):
+        pixels = conftest.draw_photo("red", number)
+        cv2.imwrite(str(photos / "red" / f"new{number}.png"), pixels)
+    after = {r.path: r.split for r in run_convert(photos, out).manifest.taken()}
+    assert {path: after[path] for path in before} == before
+
+
+def test_a_class_that_is_a_link_is_refused(photos, tmp_path):
+    (photos / "red").rename(tmp_path / "elsewhere")
+    (photos / "red").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(schema.DataError, match="red: is a link"):
+        run_convert(photos, tmp_path / "out")
