@@ -102,17 +102,12 @@ def _convert_file(root: Path, resize_min: int, task: Task) -> tuple[Answer, byte
         )
         return Answer(row=row, file=None, offset=0), b""
 
-    source = root / task.file.path
     try:
-        about = source.stat()
-        if not stat.S_ISREG(about.st_mode):
-            return skipped("not a regular file")
-        if about.st_size > _MAX_FILE_BYTES:
-            limit = f"larger than {_MAX_FILE_BYTES >> 20} MB, no photo"
-            return skipped(limit, size=about.st_size)
-        data = source.read_bytes()
+        data = _read(f"{root}/{path}")
     except OSError as error:
         return skipped(f"cannot be read: {error.strerror}")
+    except image.ImageError as error:
+        return skipped(str(error))
     sha256 = hashlib.sha256(data).hexdigest()
     if task.known and task.known.sha256 == sha256:
         return Answer(row=task.known, file=None, offset=0), b""
@@ -153,6 +148,32 @@ def _convert_file(root: Path, resize_min: int, task: Task) -> tuple[Answer, byte
         length=len(record),
     )
     return Answer(row=row, file=None, offset=0), record
+
+
+def _read(path: str) -> bytes:
+    """A whole file, in as few system calls as can be; never waits for a pipe.
+
+    Raises:
+        image.ImageError: no file that could be a photo.
+        OSError: cannot be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        about = os.fstat(descriptor)
+        if not stat.S_ISREG(about.st_mode):
+            raise image.ImageError("not a regular file")
+        if about.st_size > _MAX_FILE_BYTES:
+            limit = _MAX_FILE_BYTES >> 20
+            raise image.ImageError(f"larger than {limit} MB, no photo")
+        data = os.read(descriptor, about.st_size)
+        while len(data) < about.st_size:  # some network file systems give less
+            more = os.read(descriptor, about.st_size - len(data))
+            if not more:
+                break
+            data += more
+        return data
+    finally:
+        os.close(descriptor)
 
 
 def crashed(task: Task) -> Answer:
