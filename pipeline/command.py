@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
 import tqdm
 from absl import app, flags
@@ -54,6 +54,8 @@ def run(main: Callable[[Sequence[str]], None], *named_errors: type[Exception]) -
         try:
             main(argv)
             _leave()
+        except app.UsageError as error:
+            _refuse(str(error))
         except named_errors as error:
             _fail(str(error))
         except Stopped as stopped:
@@ -111,10 +113,20 @@ def _leave() -> None:
 def _parse_flags(argv: Sequence[str]) -> list[str]:
     """Lets flags and positional arguments mix, as people type them."""
     flags.FLAGS.set_gnu_getopt(True)
-    return list(app.parse_flags_with_usage(list(argv)))
+    try:
+        return list(flags.FLAGS(list(argv)))
+    except flags.Error as error:
+        _refuse(str(error))
+    except SystemExit:  # --help, which is no failure
+        sys.exit(0)
 
 
-def _fail(message: str) -> None:
+def _refuse(message: str) -> NoReturn:
+    sys.stderr.write(f"wrong flags: {message}; --help lists them\n")
+    sys.exit(1)
+
+
+def _fail(message: str) -> NoReturn:
     sys.stderr.write(f"error: {' '.join(message.split())}\n")
     sys.exit(EXIT_PROBLEM)
 
@@ -125,12 +137,12 @@ def _describe(error: OSError) -> str:
     return f"{where}: {what}" if where else what
 
 
-def config_from_flags(kind: type[Config], **positional: str) -> Config:
+def config_from_flags(kind: type[Config], **positional: Any) -> Config:
     """Builds a command's config from its flags.
 
     Args:
         kind: a dataclass; its fields are flags or stand in `positional`.
-        positional: fields that come from arguments without a flag's name.
+        positional: fields that are not flags of the same name.
 
     Raises:
         app.UsageError: the values do not go together (the config's ValueError).

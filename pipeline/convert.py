@@ -8,8 +8,10 @@ keeps every known photo in its split and decodes only what is new.
 """
 
 import collections
+import concurrent.futures
 import dataclasses
 import functools
+import hashlib
 import os
 import urllib.parse
 from collections.abc import Sequence
@@ -33,6 +35,7 @@ from pipeline import (
 )
 
 BLOCK_FILES = 16
+_MAX_NAME = 230  # characters; file systems take 255 with the ending and ".partial"
 # What may stand in an output folder without being ours.
 _TOLERATED = {"README.md", ".gitignore", ".gitkeep"}
 
@@ -216,8 +219,14 @@ def _reusable(
 
 
 def record_name(class_name: str) -> str:
-    """File name of a class's records; unsafe characters are percent-encoded."""
-    quoted = urllib.parse.quote(os.fsencode(class_name), safe=" !#$&'()+,;=@[]{}~")
+    """File name of a class's records; unsafe characters are percent-encoded.
+
+    A name too long for a file system is cut, and told apart by its SHA-256.
+    """
+    encoded = os.fsencode(class_name)
+    quoted = urllib.parse.quote(encoded, safe=" !#$&'()+,;=@[]{}~")
+    if len(quoted) > _MAX_NAME:
+        quoted = f"{quoted[:200]}...{hashlib.sha256(encoded).hexdigest()[:20]}"
     return f"{quoted}.tfrecord"
 
 
@@ -240,7 +249,7 @@ def _place(
         if row.taken:
             by_class[row.class_name].append(row)
     placed = {row.path: row for row in rows}
-    changed = []
+    changed, joins = [], []
     for class_name, members in by_class.items():
         name = record_name(class_name)
         offset = 0
@@ -254,7 +263,10 @@ def _place(
         ]
         if not (kept and same):
             changed.append(name)
-            parts.join(members, done, partial / name)
+            joins.append(functools.partial(parts.join, members, done, partial / name))
+    with concurrent.futures.ThreadPoolExecutor(command.available_cpus()) as pool:
+        for joined in [pool.submit(join) for join in joins]:
+            joined.result()
     names = {record_name(class_name) for class_name in by_class}
     obsolete = {row.file for row in (known.taken() if known else ())} - names
     return [placed[row.path] for row in rows], changed, sorted(obsolete)

@@ -143,6 +143,7 @@ class Images:
         only_png = bool(self._is_png.any())
         sides = preprocess.window_sides(self.sizes, self.spec)
         halve = bool((sides >= 2 * size_px).any())
+        square = self.spec.resize == "crop"
 
         @tf.autograph.experimental.do_not_convert  # converting took 0.3 s
         def read(number: Any) -> tuple[Any, Any]:
@@ -162,7 +163,7 @@ class Images:
             window = tf.cast(numbers[2:6], tf.int32)
             is_png = numbers[7] == 1 if mixed else only_png
             image = preprocess.decode_window(encoded, is_png, window)
-            image = preprocess.resize(image, size_px, halve=halve)
+            image = preprocess.resize(image, size_px, halve=halve, square=square)
             image = preprocess.mirror(image, numbers[6] == 1)
             label = tf.cast(numbers[1], tf.int32)
             return {"image": image, "label": label, "row": numbers[0]}

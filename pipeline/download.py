@@ -185,7 +185,12 @@ def download_archive(archive: Archive, target: Path) -> int:
 
 def _unpacked(archive: Archive, partial: Path) -> Path:
     file = partial / archive.url.rsplit("/", 1)[-1]
-    fetch.fetch(archive.url, file, sha256=archive.sha256, size_bytes=archive.size_bytes)
+    fetch.fetch(
+        archive.url,
+        file,
+        digest=f"sha256:{archive.sha256}",
+        size_bytes=archive.size_bytes,
+    )
     unpacked = partial / "unpacked"
     shutil.rmtree(unpacked, ignore_errors=True)
     unpack(file, unpacked)

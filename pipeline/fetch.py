@@ -38,7 +38,7 @@ def fetch(
     url: str,
     target: Path,
     *,
-    sha256: str = "",
+    digest: str = "",
     size_bytes: int = 0,
     patience_s: float = 1,
 ) -> None:
@@ -47,7 +47,8 @@ def fetch(
     Args:
         url: http or https.
         target: where it shall lie.
-        sha256: expected hash, in full or its first hex digits; "" if unknown.
+        digest: algorithm and expected hash, in full or its first hex digits, as
+            "sha256:7be5be79"; "" if unknown.
         size_bytes: expected size; 0 if unknown.
         patience_s: pause before the first retry, doubled each time.
 
@@ -57,22 +58,22 @@ def fetch(
             than expected; or `target` is there and is not the file.
         OSError: the file cannot be written.
     """
-    if _is_there(target, sha256, size_bytes):
+    if _is_there(target, digest, size_bytes):
         return
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
         raise FetchError(f"{url}: expected an http or https address")
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     with _alone(part):
-        if not _is_there(target, sha256, size_bytes):  # another process was faster
+        if not _is_there(target, digest, size_bytes):  # another process was faster
             _download(url, part, size_bytes, patience_s)
-            _finish(url, part, target, sha256, size_bytes)
+            _finish(url, part, target, digest, size_bytes)
 
 
-def _is_there(target: Path, sha256: str, size_bytes: int) -> bool:
+def _is_there(target: Path, digest: str, size_bytes: int) -> bool:
     if not target.exists():
         return False
-    if wrong := _difference(target, sha256, size_bytes):
+    if wrong := _difference(target, digest, size_bytes):
         raise FetchError(f"{target}: {wrong}; remove it and run again")
     return True
 
@@ -113,9 +114,9 @@ def _download(url: str, part: Path, size_bytes: int, patience_s: float) -> None:
             time.sleep(patience_s * 2**attempt)
 
 
-def _finish(url: str, part: Path, target: Path, sha256: str, size_bytes: int) -> None:
+def _finish(url: str, part: Path, target: Path, digest: str, size_bytes: int) -> None:
     """Gives the part its name, or removes it if it is not what was expected."""
-    wrong = _difference(part, sha256, size_bytes)
+    wrong = _difference(part, digest, size_bytes)
     if wrong:
         part.unlink()  # a wrong file is nothing to go on with
     else:
@@ -208,14 +209,15 @@ def shown(url: str) -> str:
     return re.sub(r"(?<=//)[^/@]*@", "", url)
 
 
-def _difference(path: Path, sha256: str, size_bytes: int) -> str:
+def _difference(path: Path, digest: str, size_bytes: int) -> str:
     """What is wrong with a file; "" if nothing is."""
     size = path.stat().st_size
     if size_bytes and size != size_bytes:
         return f"{size:,} bytes, expected {size_bytes:,}"
-    if sha256:
+    if digest:
+        algorithm, expected = digest.split(":")
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if not found.startswith(sha256):
-            return f"SHA-256 is {found}, expected {sha256}"
+            found = hashlib.file_digest(file, algorithm).hexdigest()
+        if not found.startswith(expected):
+            return f"{algorithm} is {found}, expected {expected}"
     return ""

@@ -21,6 +21,7 @@ import numpy as np  # noqa: E402
 
 OPENCV_VERSION: str = cv2.__version__
 JPEG_QUALITY = 95
+_STRIP_ROWS = 64
 _EXIF_ORIENTATION_TAG = 0x0112
 # EXIF orientation -> (quarter turns counter-clockwise, then mirror left-right).
 # Source: CIPA DC-008 (Exif 2.32), tag Orientation.
@@ -312,6 +313,16 @@ def _reason(data: bytes, error: str) -> str:
 
 def _as_bgr(pixels: Any) -> Any:
     """Any decoded array -> uint8 BGR, transparency laid over white, as viewers do."""
+    if pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3:
+        return pixels
+    found = np.empty((*pixels.shape[:2], 3), np.uint8)
+    for top in range(0, len(pixels), _STRIP_ROWS):  # what is made on the way is large
+        strip = slice(top, top + _STRIP_ROWS)
+        found[strip] = _strip_as_bgr(pixels[strip])
+    return found
+
+
+def _strip_as_bgr(pixels: Any) -> Any:
     if pixels.dtype == np.uint16:
         pixels = (pixels.astype(np.uint32) * 255 + 32_767) // 65_535
     elif pixels.dtype != np.uint8:  # float formats hold 0..1

@@ -187,9 +187,11 @@ class Manifest:
         )
 
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
 def _dump_row(row: Row) -> str:
-    values = {name: getattr(row, name) for name in _ROW_FIELDS}
-    return json.dumps(values, separators=(",", ":"))
+    return _encode({name: getattr(row, name) for name in _ROW_FIELDS})
 
 
 @contextlib.contextmanager
@@ -229,8 +231,10 @@ def commit(directory: Path, obsolete: Sequence[str] = ()) -> None:
         obsolete: names of files that the new state no longer has.
     """
     partial = directory / PARTIAL_NAME
-    for path in partial.iterdir():
-        _sync(path)
+    # Not the records: should the power fail before the system has written them, their
+    # sizes and checksums tell, and the photos are still there.
+    for name in (ROWS_NAME, HEAD_NAME):
+        _sync(partial / name)
     staging = partial / (COMMIT_NAME + ".tmp")
     staging.write_text(json.dumps(list(obsolete)), encoding="ascii")
     _sync(staging)

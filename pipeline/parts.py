@@ -119,6 +119,8 @@ def _convert_file(root: Path, resize_min: int, task: Task) -> tuple[Answer, byte
         )
     except image.ImageError as error:
         return skipped(str(error), sha256, len(data))
+    except MemoryError:
+        return skipped("too large for this machine's memory", sha256, len(data))
     record = records.frame(
         schema.serialize(
             {

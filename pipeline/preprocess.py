@@ -7,10 +7,18 @@ knows; the pixels are handled in a TensorFlow graph.
 """
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
+
+MeanImage = tuple[tuple[tuple[float, float, float], ...], ...]
+
+
+def tuples(value: Any) -> Any:
+    """Nested lists as nested tuples."""
+    return tuple(map(tuples, value)) if isinstance(value, list) else value
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,18 +31,37 @@ class InputSpec:
     Attributes:
         size_px: height and width of the input.
         short_side_px: to which the image's short side is resized before the crop.
+        resize: "crop" keeps the image's aspect; "squash" resizes both of its sides to
+            `short_side_px`, as Caffe's tools do.
         scale: 255 if mean and std are for 0..1, 1 if they are for 0..255.
         mean: of R, G, B, in units of image / scale.
         std: likewise.
+        mean_image: float [size_px, size_px, 3] in nested tuples: a mean for each pixel,
+            in place of `mean`; None for `mean`.
         source: who says so; "assumed: ..." where the checkpoint does not.
     """
 
     size_px: int = 224
     short_side_px: int = 256
+    resize: Literal["crop", "squash"] = "crop"
     scale: float = 1.0
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    mean_image: MeanImage | None = None
     source: str
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "InputSpec":
+        """Of what dataclasses.asdict and JSON made of one.
+
+        Raises:
+            ValueError, TypeError: it is not that.
+        """
+        found = {
+            name: tuples(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+        return cls(**found)
 
     def __post_init__(self) -> None:
         if not 1 <= self.size_px <= self.short_side_px:
@@ -44,6 +71,13 @@ class InputSpec:
             )
         if min(self.std) <= 0 or self.scale <= 0:
             raise ValueError(f"std={self.std}, scale={self.scale}: expected above 0")
+        if self.mean_image:
+            shape = np.shape(self.mean_image)
+            if shape != (self.size_px, self.size_px, 3):
+                raise ValueError(
+                    f"mean image of {shape}, expected {self.size_px} x {self.size_px} "
+                    "pixels of three channels"
+                )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,9 +94,11 @@ class Views:
 
 
 def window_sides(sizes: np.ndarray, spec: InputSpec) -> np.ndarray:
-    """int64 [num_images]: side of the square window that a network sees, in pixels."""
+    """int64 [num_images, 2]: height and width of the window that a network sees."""
     share = spec.size_px / spec.short_side_px
-    return np.maximum(1, np.rint(sizes.min(axis=1) * share)).astype(np.int64)
+    whole = sizes if spec.resize == "squash" else sizes.min(axis=1, keepdims=True)
+    sides = np.maximum(1, np.rint(whole * share)).astype(np.int64)
+    return np.broadcast_to(sides, sizes.shape)
 
 
 def central_views(
@@ -75,9 +111,9 @@ def central_views(
         spec: of the network.
         mirrored: left and right exchanged.
     """
-    sides = window_sides(sizes, spec)[:, None]
+    sides = window_sides(sizes, spec)
     corners = (sizes - sides) // 2
-    windows = np.concatenate([corners, sides, sides], axis=1).astype(np.int32)
+    windows = np.concatenate([corners, sides], axis=1).astype(np.int32)
     return Views(windows=windows, mirrored=np.full(len(sizes), mirrored))
 
 
@@ -97,9 +133,9 @@ def random_views(sizes: np.ndarray, spec: InputSpec, key: tuple[int, ...]) -> Vi
     Source: Krizhevsky et al. 2012, section 4.1 (random 224 crops of 256, mirrored).
     """
     uniform = generator(key).random((len(sizes), 3))
-    sides = window_sides(sizes, spec)[:, None]
+    sides = window_sides(sizes, spec)
     corners = np.floor(uniform[:, :2] * (sizes - sides + 1)).astype(np.int64)
-    windows = np.concatenate([corners, sides, sides], axis=1).astype(np.int32)
+    windows = np.concatenate([corners, sides], axis=1).astype(np.int32)
     return Views(windows=windows, mirrored=uniform[:, 2] < 0.5)
 
 
@@ -132,38 +168,44 @@ def decode_window(encoded: Any, is_png: Any, window: Any) -> Any:
     return tf.cond(is_png, png, jpeg)
 
 
-def resize(image: Any, size_px: int, *, halve: bool) -> Any:
+def _halve(image: Any, size_px: int, by: tuple[int, int]) -> Any:
+    """Averages neighbours along one side or both while that is twice too long."""
+
+    def too_large(image: Any) -> Any:
+        sides = [tf.shape(image)[axis] for axis in range(2) if by[axis] == 2]
+        return tf.reduce_min(sides) >= 2 * size_px
+
+    def half(image: Any) -> tuple[Any]:
+        return (tf.nn.avg_pool2d(image[None], by, by, "VALID")[0],)
+
+    (found,) = tf.while_loop(
+        too_large, half, [image], shape_invariants=[tf.TensorShape([None, None, 3])]
+    )
+    return found
+
+
+def resize(image: Any, size_px: int, *, halve: bool, square: bool = True) -> Any:
     """Resizes to a square, with one filter that every export format has.
 
     Bilinear without antialiasing looks at two pixels in each direction; shrinking by
     two or more it would skip some. So the image is first halved, each time averaging
-    2 x 2 pixels, until less than a factor of two is left.
+    2 x 2 pixels, until less than a factor of two is left; where it is not square, each
+    side on its own.
 
     Args:
         image: uint8 or float32 [height, width, 3], 0..255.
         size_px: side of the result.
         halve: build the halving into the graph; may be False if no image needs it.
+        square: whether all images are.
 
     Returns:
         uint8 [size_px, size_px, 3], 0..255, rounded.
     """
     image = tf.cast(image, tf.float32)
     if halve:
-
-        def too_large(image: Any) -> Any:
-            return tf.reduce_min(tf.shape(image)[:2]) >= 2 * size_px
-
-        def half(image: Any) -> tuple[Any]:
-            shape = tf.shape(image)[:2] // 2
-            even = image[: 2 * shape[0], : 2 * shape[1]]
-            return (tf.nn.avg_pool2d(even[None], 2, 2, "VALID")[0],)
-
-        (image,) = tf.while_loop(
-            too_large,
-            half,
-            [image],
-            shape_invariants=[tf.TensorShape([None, None, 3])],
-        )
+        image = _halve(image, size_px, (2, 2))
+        if not square:
+            image = _halve(_halve(image, size_px, (2, 1)), size_px, (1, 2))
     image = tf.raw_ops.ResizeBilinear(
         images=image[None], size=(size_px, size_px), half_pixel_centers=True
     )[0]

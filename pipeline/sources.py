@@ -10,6 +10,7 @@ flowers/
 
 import dataclasses
 import os
+import re
 from pathlib import Path
 
 from pipeline import schema
@@ -110,6 +111,11 @@ def _keep(name: str, ignored: dict[str, int]) -> bool:
     return False
 
 
+def _is_undecodable(name: str) -> bool:
+    """Whether only bytes that are no UTF-8 make it unprintable."""
+    return re.sub("[\udc80-\udcff]", "", name).isprintable()
+
+
 def _check_classes(root: Path, classes: set[str], files: list[SourceFile]) -> None:
     expected = "expected one folder of photos per class, as in flowers/daisy/1.jpg"
     for path in sorted(root.iterdir()):
@@ -127,6 +133,12 @@ def _check_classes(root: Path, classes: set[str], files: list[SourceFile]) -> No
             f"classes; convert one of them, as {root / min(classes)}: Graft makes its "
             "own split, which duplicates cannot cross"
         )
+    for name in sorted(classes):
+        if not name.isprintable() and not _is_undecodable(name):
+            raise schema.DataError(
+                f"{root}: class name {name!r} holds a line break or another control "
+                "character, which no list of labels can; rename the folder"
+            )
     if len(classes) == 1:
         raise schema.DataError(
             f"{root}: holds one class only, {next(iter(classes))!r}; a classifier "

@@ -211,10 +211,18 @@ def resplit(config: Config) -> manifest.Manifest:
         schema.DataError: no data set there.
     """
     directory = Path(config.data)
-    if (directory / manifest.PARTIAL_NAME).exists():
-        with manifest.staging(directory):
-            pass  # finishes a commit that was interrupted
-    found = manifest.read(directory)
+    if not (directory / manifest.PARTIAL_NAME).exists():
+        manifest.read(directory)  # before anything is written there
+    with manifest.staging(directory) as partial:
+        found = manifest.read(directory)
+        changed = _resplit(config, found)
+        if not changed.same_data(found):
+            changed.stage(partial)
+            manifest.commit(directory)
+    return changed
+
+
+def _resplit(config: Config, found: manifest.Manifest) -> manifest.Manifest:
     shares = {"validation": config.validation_share, "test": config.test_share}
     groups = groups_of(found.rows, keep_splits=False)
     fold_of: dict[str, int | None] = collections.defaultdict(lambda: None)
@@ -236,12 +244,7 @@ def resplit(config: Config) -> manifest.Manifest:
         else dataclasses.replace(row, split="", fold=None)
         for row in found.rows
     )
-    changed = dataclasses.replace(found, rows=rows, seed=config.seed, shares=shares)
-    if not changed.same_data(found):
-        with manifest.staging(directory) as partial:
-            changed.stage(partial)
-            manifest.commit(directory)
-    return changed
+    return dataclasses.replace(found, rows=rows, seed=config.seed, shares=shares)
 
 
 def define_flags() -> None:

@@ -91,6 +91,7 @@ def _start_worker(initializer: Callable[[], None]) -> None:
             os._exit(1)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=follow_parent, daemon=True).start()
     initializer()
 
@@ -100,12 +101,16 @@ def _submit(
     function: Callable[[Sequence[Item]], list[Result]],
     block: Sequence[Item],
 ) -> "concurrent.futures.Future[list[Result]]":
+    # A process that starts here inherits the mask, until it can ignore Ctrl-C.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return pool.submit(function, block)
     except BrokenProcessPool as error:  # it broke a moment ago: told with the others
         future: concurrent.futures.Future[list[Result]] = concurrent.futures.Future()
         future.set_exception(error)
         return future
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _again(
@@ -131,7 +136,7 @@ def _one_by_one(
     try:
         for item in block:
             try:
-                results += pool.submit(function, [item]).result()
+                results += _submit(pool, function, [item]).result()
             except BrokenProcessPool:
                 results.append(on_crash(item))
                 pool.shutdown(wait=True)

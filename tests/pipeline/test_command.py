@@ -157,3 +157,30 @@ def test_progress_in_a_log_file_is_lines(program):
     _, stderr = process.communicate(timeout=10)
     assert "\r" not in stderr
     assert stderr.startswith("wait:   0%")
+
+
+@pytest.mark.parametrize("flag", ["--help", "--helpfull", "-h"])
+def test_help_is_no_failure(program, flag):
+    done = conftest.run_command(program, "work", flag)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--word" in done.stdout
+
+
+def test_a_wrong_flag_does_not_print_all_the_others(program):
+    done = conftest.run_command(program, "work", "--number=x")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert "--number" in done.stderr
+
+
+def test_interrupted_while_tensorflow_is_imported(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(conftest.ROOT))
+    (tmp_path / "keras.py").write_text(
+        "print('tick', flush=True)\nimport time\ntime.sleep(60)\n"
+    )
+    (tmp_path / "program.py").write_text("import pipeline.quiet\n")
+    process = start(tmp_path / "program.py", "")
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=10)
+    assert (process.returncode, stderr) == (130, "")

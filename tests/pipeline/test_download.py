@@ -154,7 +154,7 @@ class TestArchive:
     def test_another_archive(self, server, tmp_path):
         archive = make_archive(server, photos_tar())
         server.answers["/flowers.tgz"] = Answer(b"x" * archive.size_bytes)
-        with pytest.raises(fetch.FetchError, match="SHA-256"):
+        with pytest.raises(fetch.FetchError, match="sha256"):
             download.download_archive(archive, tmp_path)
         assert content(tmp_path) == {}
 

@@ -12,12 +12,13 @@ from tests.conftest import ROOT, Answer
 
 BODY = bytes(range(256)) * 2000  # 512,000 bytes
 SHA256 = hashlib.sha256(BODY).hexdigest()
+DIGEST = f"sha256:{SHA256}"
 CUT = 300_000
 
 
 def get(server, folder, **how):
     """Fetches /file into folder/file, with retries that follow at once."""
-    how = {"sha256": SHA256, "size_bytes": len(BODY), "patience_s": 0} | how
+    how = {"digest": DIGEST, "size_bytes": len(BODY), "patience_s": 0} | how
     fetch.fetch(f"{server.url}/file", folder / "file", **how)
 
 
@@ -29,12 +30,14 @@ def names(folder):
     "known",
     [
         {},
-        {"sha256": SHA256[:8]},
-        {"sha256": ""},
+        {"digest": DIGEST[:15]},
+        {"digest": f"sha1:{hashlib.sha1(BODY).hexdigest()}"},
+        {"digest": f"md5:{hashlib.md5(BODY).hexdigest()}"},
+        {"digest": ""},
         {"size_bytes": 0},
-        {"sha256": "", "size_bytes": 0},
+        {"digest": "", "size_bytes": 0},
     ],
-    ids=["hash and size", "hash begins", "size", "hash", "nothing known"],
+    ids=["hash and size", "hash begins", "sha1", "md5", "size", "hash", "nothing"],
 )
 def test_complete_download(server, tmp_path, known):
     server.answers["/file"] = Answer(BODY)
@@ -46,7 +49,7 @@ def test_complete_download(server, tmp_path, known):
 
 def test_empty_file(server, tmp_path):
     server.answers["/file"] = Answer(b"")
-    get(server, tmp_path, sha256="", size_bytes=0)
+    get(server, tmp_path, digest="", size_bytes=0)
     assert (tmp_path / "file").read_bytes() == b""
 
 
@@ -60,7 +63,7 @@ class TestFileThatIsThere:
         ("there", "message"),
         [
             (BODY[:-1], "511,999 bytes, expected 512,000"),
-            (BODY[:-1] + b"x", f"SHA-256 is .*, expected {SHA256}"),
+            (BODY[:-1] + b"x", f"sha256 is .*, expected {SHA256}"),
         ],
         ids=["size", "hash"],
     )
@@ -120,7 +123,7 @@ class TestCutConnection:
             Answer(other, cut_after=CUT, etag='"old"'),
             Answer(BODY, etag='"new"'),
         ]
-        get(server, tmp_path, sha256="", size_bytes=0)
+        get(server, tmp_path, digest="", size_bytes=0)
         assert len(server.requests) == 2
         assert server.requests[1][1] is not None
         assert (tmp_path / "file").read_bytes() == BODY
@@ -129,13 +132,13 @@ class TestCutConnection:
     @pytest.mark.parametrize("etag", ['W/"weak"', ""], ids=["weak", "none"])
     def test_starts_anew_without_a_strong_etag(self, server, tmp_path, etag):
         server.answers["/file"] = Answer(BODY, cut_after=CUT, etag=etag)
-        get(server, tmp_path, sha256="", size_bytes=0)
+        get(server, tmp_path, digest="", size_bytes=0)
         assert server.requests == [("/file", None)] * 2
         assert (tmp_path / "file").read_bytes() == BODY
 
     def test_server_that_ignores_range(self, server, tmp_path):
         server.answers["/file"] = Answer(BODY, cut_after=CUT, ranges=False)
-        get(server, tmp_path, sha256="", size_bytes=0)
+        get(server, tmp_path, digest="", size_bytes=0)
         assert server.requests[1][1] is not None
         assert (tmp_path / "file").read_bytes() == BODY
 
@@ -161,7 +164,7 @@ class TestWrongFile:
     @pytest.mark.parametrize(
         ("body", "message"),
         [
-            (b"x" + BODY[1:], rf"SHA-256 is [0-9a-f]{{64}}, expected {SHA256}; "),
+            (b"x" + BODY[1:], rf"sha256 is [0-9a-f]{{64}}, expected {SHA256}; "),
             (b"<html>Log in here</html>", "24 bytes, expected 512,000; "),
             (b"", "0 bytes, expected 512,000; "),
         ],
@@ -176,7 +179,7 @@ class TestWrongFile:
 
     def test_is_fetched_whole_the_next_time(self, server, tmp_path):
         server.answers["/file"] = Answer(BODY[::-1])
-        with pytest.raises(fetch.FetchError, match="SHA-256"):
+        with pytest.raises(fetch.FetchError, match="sha256"):
             get(server, tmp_path)
         server.answers["/file"] = Answer(BODY)
         get(server, tmp_path)
@@ -187,7 +190,7 @@ class TestWrongFile:
         server.answers["/file"] = Answer(BODY)
         (tmp_path / "file.part").write_bytes(b"x" * 1000)
         (tmp_path / "file.part.etag").write_text('"one"')
-        with pytest.raises(fetch.FetchError, match="SHA-256"):
+        with pytest.raises(fetch.FetchError, match="sha256"):
             get(server, tmp_path)
         assert names(tmp_path) == []
         get(server, tmp_path)

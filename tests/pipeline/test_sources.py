@@ -55,6 +55,13 @@ def test_names_that_are_no_text(tmp_path):
     assert found.files[1].path == "\udcff\udcfe/\udce9.jpg"
 
 
+@pytest.mark.parametrize("name", ["two\nlines", "bell\a", "tab\tin"])
+def test_class_names_that_break_a_list_of_labels(tmp_path, name):
+    make(tmp_path, "a/1", f"{name}/1")
+    with pytest.raises(schema.DataError, match="control character"):
+        sources.list_class_folders(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [

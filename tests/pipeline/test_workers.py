@@ -131,3 +131,27 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     while any(map(alive, pids)):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def interrupt_self():
+    """What Ctrl-C does to a worker that has just started."""
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_workers_leave_an_interrupt_to_their_parent():
+    found = run(double, BLOCKS, initializer=interrupt_self)
+    assert found == [(block, double(block)) for block in BLOCKS]
+
+
+def test_workers_start_with_interrupts_held_back():
+    """Until they ignore Ctrl-C, their imports would end in a traceback."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+    class Pool:
+        def submit(self, function, block):
+            self.mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+    pool = Pool()
+    workers._submit(pool, double, [1])
+    assert signal.SIGINT in pool.mask
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
