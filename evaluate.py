@@ -1,24 +1,29 @@
-"""A run folder -> an honest accuracy.
+"""A run folder, or a weight file as it is -> an honest accuracy.
 
     python evaluate.py
     python evaluate.py --run_dir=runs/latest --split=test --min_accuracy=0.9
+    python evaluate.py --ckpt=FILE --data=FOLDER --labels=synset_words.txt
 
 Judges the newest run on the photos that neither training nor the choice of the best
-epoch has seen, prints the figures and writes them to the run's evaluation folder.
+epoch has seen, prints the figures and writes them to the run's evaluation folder. With
+--ckpt it judges a pretrained network without any training.
 """
 
+import contextlib
 import dataclasses
 import json
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import app, flags
 
 import pipeline.quiet  # noqa: F401 # isort: split
-from model import judge, run
-from pipeline import command, manifest, schema
+from model import inputs, judge, network, pretrained, run, zoo
+from model.checkpoints import errors
+from pipeline import command, convert, manifest, schema
 
 _SHOWN_ERRORS = 10
 
@@ -29,7 +34,12 @@ class Config:
 
     Attributes:
         run_dir: the run.
-        data: folder of records; "" for those the run was trained on.
+        ckpt: name or path of weights to judge in place of a run; "" for the run.
+        arch: network that the weights belong to; "" to find it.
+        labels: file of the weights' class names, one a line.
+        overrides: of the weights' preprocessing.
+        data: folder of records, or of class folders of photos; "" for the records that
+            the run was trained on.
         another_dataset: the records are others than the run's, on purpose.
         split: which part of them.
         batch_size: photos per call of the network.
@@ -37,11 +47,19 @@ class Config:
     """
 
     run_dir: str = "runs/latest"
+    ckpt: str = ""
+    arch: str = ""
+    labels: str = ""
+    overrides: inputs.Overrides = inputs.AS_WEIGHTS
     data: str = ""
     another_dataset: bool = False
     split: str = "test"
     batch_size: int = 64
     min_accuracy: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.ckpt and not self.data:
+            raise ValueError("--ckpt: expected --data too, a folder to judge it on")
 
 
 class TooInaccurate(schema.DataError):
@@ -54,9 +72,33 @@ def evaluate(config: Config) -> dict[str, Any]:
     Raises:
         schema.DataError: run or records are not as they should be, or not each other's.
     """
-    start = time.perf_counter()
+    if config.ckpt:
+        return _evaluate_pretrained(config)
     finished = run.read(config.run_dir)
-    found = manifest.read(Path(config.data or finished.config["data"]["path"]))
+    with _records(config.data or finished.config["data"]["path"]) as found:
+        return _evaluate_run(config, finished, found)
+
+
+@contextlib.contextmanager
+def _records(data: str) -> Iterator[manifest.Manifest]:
+    """Records; those of a folder of photos are made for the time being."""
+    folder = Path(data)
+    if not folder.is_dir() or (folder / manifest.HEAD_NAME).exists():
+        yield manifest.read(folder)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        config = convert.Config(source=data, out=f"{scratch}/records")
+        found = convert.convert(config).manifest
+        for row in found.rows:
+            if not row.taken:
+                command.log_stream().write(f"left out: {row.path}: {row.reason}\n")
+        yield found
+
+
+def _evaluate_run(
+    config: Config, finished: run.Finished, found: manifest.Manifest
+) -> dict[str, Any]:
+    start = time.perf_counter()
     _check_data(finished, found, config.split, another=config.another_dataset)
     judgement = judge.judge(
         finished.load_model(),
@@ -86,6 +128,44 @@ def evaluate(config: Config) -> dict[str, Any]:
         partial.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     figures["written"] = str(folder / f"{name}.json")
     return figures
+
+
+def _evaluate_pretrained(config: Config) -> dict[str, Any]:
+    start = time.perf_counter()
+    weights = pretrained.load(
+        config.ckpt,
+        arch=config.arch,
+        overrides=config.overrides,
+        labels=config.labels,
+    )
+    with _records(config.data) as found:
+        names = found.class_names
+        if config.labels:  # before the work, not after it
+            pretrained.label_of_each(names, weights.class_names)
+        if not config.labels and len(names) == len(weights.class_names):
+            weights = dataclasses.replace(weights, class_names=names)
+            command.log_stream().write(
+                "no --labels: the network's classes are taken to be those of the data, "
+                f"in this order: {', '.join(names)}\n"
+            )
+        judgement = judge.judge(
+            weights.model,
+            found,
+            "" if config.split == "all" else config.split,
+            weights.spec,
+            batch_size=config.batch_size,
+            temperature=1.0,
+            class_names=weights.class_names,
+        )
+    label_of_each = pretrained.label_of_each(names, weights.class_names)
+    judgement = dataclasses.replace(judgement, labels=label_of_each[judgement.labels])
+    return {
+        "run": config.ckpt,
+        "split": config.split,
+        **judgement.figures(),
+        "seconds": time.perf_counter() - start,
+        "preprocessing": weights.spec.source,
+    }
 
 
 def _check_data(
@@ -123,9 +203,9 @@ def report(figures: dict[str, Any]) -> str:
     top5 = (
         f"{figures['top5_accuracy']:.4f}" if classes > 5 else "- (5 classes or fewer)"
     )
-    seen = figures["split"] != "test"
+    seen = figures["split"] != "test" and "written" in figures
     lines = [
-        f"run {figures['run']}, {figures['split']} split, "
+        f"{figures['run']}, {figures['split']} split, "
         f"{figures['num_examples']} photos"
         + (", and training has seen them: no measure of new ones" if seen else ""),
         "",
@@ -146,15 +226,18 @@ def report(figures: dict[str, Any]) -> str:
             f"{error['predicted']}: {error['path']}"
             for error in errors[:_SHOWN_ERRORS]
         ]
-    return "\n".join([*lines, "", f"written: {figures['written']}"])
+    if "written" in figures:
+        lines += ["", f"written: {figures['written']}"]
+    return "\n".join(lines)
 
 
 def _class_table(figures: dict[str, Any]) -> list[str]:
-    width = max(map(len, ("class", *figures["class_names"])))
+    rows = [row for row in figures["per_class"] if row["support"]]
+    width = max(map(len, ("class", *(row["class_name"] for row in rows))))
     lines = [
         f"{'class':{width}} {'precision':>9} {'recall':>7} {'f1':>7} {'photos':>7}"
     ]
-    for row in figures["per_class"]:
+    for row in rows:
         values = [row[name] for name in ("precision", "recall", "f1")]
         cells = ["-" if value is None else f"{value:.3f}" for value in values]
         lines.append(
@@ -195,7 +278,28 @@ def define_flags() -> None:
     default = Config()
     flags.DEFINE_string("run_dir", default.run_dir, "Folder of the run.")
     flags.DEFINE_string(
-        "data", default.data, "Folder of records; by default those of the run."
+        "ckpt",
+        default.ckpt,
+        f"Weights to judge as they are, in place of a run: {', '.join(zoo.NAMES)}, or "
+        "the path of a weight file.",
+    )
+    flags.DEFINE_string(
+        "arch",
+        default.arch,
+        "Network that the weights belong to: "
+        f"{', '.join(network.NETWORKS)}; by default found by names and shapes.",
+    )
+    flags.DEFINE_string(
+        "labels",
+        default.labels,
+        "File of the class names of --ckpt, one a line, as synset_words.txt.",
+    )
+    inputs.define_flags()
+    flags.DEFINE_string(
+        "data",
+        default.data,
+        "Folder of records, or of one folder of photos per class; by default the "
+        "records of the run.",
     )
     flags.DEFINE_bool(
         "another_dataset",
@@ -206,7 +310,8 @@ def define_flags() -> None:
         "split",
         default.split,
         [*manifest.SPLITS, "all"],
-        "Part of the records to judge on; only test is unseen.",
+        "Part of the records to judge on; only test is unseen. With --ckpt, or a "
+        "folder of photos, all is the default.",
     )
     flags.DEFINE_integer(
         "batch_size", default.batch_size, "Photos per step.", lower_bound=1
@@ -220,11 +325,21 @@ def define_flags() -> None:
     )
 
 
+def _split() -> str:
+    """What was asked for, or what suits the data."""
+    values = flags.FLAGS.flag_values_dict()
+    folder = values["data"] and not (Path(values["data"]) / manifest.HEAD_NAME).exists()
+    asked = flags.FLAGS["split"].present
+    return "all" if (values["ckpt"] or folder) and not asked else values["split"]
+
+
 def main(argv: Sequence[str]) -> None:
     """Evaluates as the flags say."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; flags begin with --")
-    config = command.config_from_flags(Config)
+    config = command.config_from_flags(
+        Config, overrides=inputs.from_flags(), split=_split()
+    )
     figures = evaluate(config)
     command.say(report(figures))
     if not figures["accuracy"] >= config.min_accuracy:  # so that nan fails
@@ -236,4 +351,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    command.run(main, schema.DataError)
+    command.run(main, schema.DataError, errors.CheckpointError)

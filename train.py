@@ -21,6 +21,7 @@ from model import (
     device,
     examples,
     finish,
+    inputs,
     loop,
     network,
     restore,
@@ -44,6 +45,9 @@ class Config:
         ckpt: name or path of the weights to start from; "none" for a random start.
         data: folder of records and manifest.
         run_dir: folder of the new run; "" for one named by time and weights.
+        arch: network that the weights belong to; "" to find it.
+        skip: layers not to restore although the file has them, with commas.
+        overrides: of the preprocessing.
         features: layer the new final layer sits on; "" for the deepest restored.
         train_from: lowest layer that trains; "" for the final layer alone, or for all
             of a random start.
@@ -54,12 +58,15 @@ class Config:
         learning_rate: at the first step; falls to zero along a half cosine.
         dropout: share of features dropped in front of the final layer, 0..1.
         precision: of the network's layers; one of device.PRECISIONS.
-        seed: of order, windows, dropout and new weights.
+        seed: of order, dropout, new weights and, with views=0, windows.
     """
 
     ckpt: str = "alexnet"
     data: str = "tfrecords"
     run_dir: str = ""
+    arch: str = ""
+    skip: str = ""
+    overrides: inputs.Overrides = inputs.AS_WEIGHTS
     features: str = ""
     train_from: str = ""
     views: int = 2
@@ -73,6 +80,8 @@ class Config:
     def __post_init__(self) -> None:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"--dropout={self.dropout}: expected 0 or more, below 1")
+        if not math.isfinite(self.learning_rate):
+            raise ValueError(f"--learning_rate={self.learning_rate}: not a number")
 
 
 def train(config: Config) -> Path:
@@ -101,21 +110,26 @@ def train(config: Config) -> Path:
     }
     record.start(about | finish.describe(found, plan, weights), found.class_names)
     record.write_json("photos.json", finish.photos(found))
-    best = loop.Best()
+    best = loop.Best(variables=stages.kept(tail))
     results: list[loop.EpochResult] = []
     finisher = finish.Finisher(
         record=record, found=found, plan=plan, fit=fit, weights=weights, frozen=frozen
     )
-    with command.graceful():
-        try:
-            _run_epochs(job, trunk, tail, best, results, finisher)
-        finally:  # also when stopped: what was reached until then is a usable run
-            if best.epoch:
-                finisher.write(trunk, tail, best)
-                with run.replacing(record.directory / "curves.png") as partial:
-                    curves.draw(results, partial)
-            else:
-                record.discard()
+    try:
+        with command.graceful():
+            try:
+                _run_epochs(job, trunk, tail, best, results, finisher)
+            finally:  # also when stopped: what was reached until then is a usable run
+                if best.epoch:
+                    finisher.write(trunk, tail, best)
+                    with run.replacing(record.directory / "curves.png") as partial:
+                        curves.draw(results, partial)
+                else:
+                    record.discard()
+    except command.Stopped:
+        if best.epoch:
+            _log(f"run: {record.directory}, as far as it came")
+        raise
     return record.directory
 
 
@@ -129,8 +143,9 @@ def _check_data(found: manifest.Manifest) -> None:
             )
         if not present:
             raise schema.DataError(
-                f"{found.directory}: no {split} photo; split again with "
-                f"python -m pipeline.split {found.directory}"
+                f"{found.directory}: no {split} photo; a class needs three photos to "
+                "have one in each split: add some and convert again, or split what is "
+                f"there with python -m pipeline.split {found.directory}"
             )
 
 
@@ -140,25 +155,30 @@ def _make_plan(
     """Decides network, feature layer and cut from the weights and the flags."""
     fit = None
     if weights is not None:
-        fit = restore.fit(weights.checkpoint.tensors, str(weights.path), None)
+        fit = restore.fit(
+            weights.checkpoint,
+            str(weights.path),
+            arch=config.arch,
+            skip=tuple(filter(None, config.skip.split(","))),
+            overrides=config.overrides,
+        )
         _log(f"weights: {weights.name} is {weights.variant}, from {weights.path}")
-    network_name = fit.network_name if fit else "alexnet_owt"
-    chosen = network.NETWORKS[network_name]
-    names = network.layer_names(chosen)
+        for line in fit.near_misses():
+            _log(f"note: {line}; layers are matched by name")
+    chosen = fit.network if fit else network.by_name(config.arch or "alexnet_owt")
+    spec = fit.spec if fit else config.overrides.apply(chosen.input_spec)
     if config.features and config.features not in chosen.features:
         raise errors.MismatchedCheckpoint(
-            f"--features={config.features}: {network_name} has "
+            f"--features={config.features}: {chosen.name} has "
             f"{', '.join(chosen.features)}"
         )
-    default = fit.deepest_feature(names) if fit else chosen.features[-1]
-    last = config.features or default
+    last = config.features or (fit.deepest_feature() if fit else chosen.features[-1])
     if fit:
-        fit.require(names, last)
-    first = next(iter(network.variable_shapes(chosen, chosen.input_spec)))
-    train_from = config.train_from or (network.FINAL_LAYER if fit else first)
+        fit.require(last)
+    train_from = config.train_from or _lowest_new(chosen, last, fit)
     plan = stages.Plan(
-        network_name=network_name,
-        spec=chosen.input_spec,
+        network=chosen,
+        spec=spec,
         features=last,
         train_from=train_from,
         cut=stages.cut_below(chosen, train_from, last),
@@ -166,12 +186,25 @@ def _make_plan(
         dropout=config.dropout,
         seed=config.seed,
     )
+    if not fit and plan.cut != network.INPUT:
+        _log(f"warning: layers up to {plan.cut} are random and stay frozen")
     _log(
-        f"network: {network_name}, new final layer on {last}, training from "
-        f"{train_from}; input {plan.spec.short_side_px}/{plan.spec.size_px}, "
-        f"preprocessing by {plan.spec.source}"
+        f"network: {chosen.name}, new final layer on {last}, training from "
+        f"{train_from}; input {spec.short_side_px}/{spec.size_px}, {spec.resize}, "
+        f"preprocessing by {spec.source}"
     )
     return plan, fit
+
+
+def _lowest_new(chosen: network.Network, last: str, fit: restore.Fit | None) -> str:
+    """The lowest step up to `last` that is not restored; else the new final layer."""
+    for step in chosen.layers(chosen.num_classes, "float32"):
+        layers = network.weighted_layers(step)
+        if layers and not (fit and all(map(fit.complete, layers))):
+            return str(step.name)
+        if step.name == last:
+            break
+    return network.FINAL_LAYER
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -282,6 +315,18 @@ def define_flags() -> None:
         "features, and latest, a link to the newest run.",
     )
     flags.DEFINE_string(
+        "arch",
+        default.arch,
+        "Network that the weights belong to: "
+        f"{', '.join(network.NETWORKS)}; by default found by names and shapes.",
+    )
+    flags.DEFINE_string(
+        "skip",
+        default.skip,
+        "Layers not to restore although the file has them, as fc6,fc7.",
+    )
+    inputs.define_flags()
+    flags.DEFINE_string(
         "features",
         default.features,
         "Layer the new final layer sits on, as pool5, fc6, fc7; by default the deepest "
@@ -323,7 +368,10 @@ def define_flags() -> None:
         "Of the network's layers; auto: bfloat16 or float16 where the hardware has it.",
     )
     flags.DEFINE_integer(
-        "seed", default.seed, "Of order, windows and new weights.", lower_bound=0
+        "seed",
+        default.seed,
+        "Of order, new weights, dropout and, with --views=0, windows.",
+        lower_bound=0,
     )
 
 
@@ -331,7 +379,8 @@ def main(argv: Sequence[str]) -> None:
     """Trains as the flags say."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; flags begin with --")
-    directory = train(command.config_from_flags(Config))
+    config = command.config_from_flags(Config, overrides=inputs.from_flags())
+    directory = train(config)
     results = run.read(str(directory)).results()
     best = min(results, key=lambda result: result["validation_loss"])
     command.say(

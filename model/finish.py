@@ -37,9 +37,7 @@ class Finisher:
             tail: of stages.build_tail.
             best: at least one epoch of it.
         """
-        names = map(restore.variable_name, tail.trainable_variables)
-        values = dict(zip(names, best.values, strict=True))
-        whole = stages.assemble(self.plan, trunk, values)
+        whole = stages.assemble(self.plan, trunk, best.values)
         self.record.write_ledger(
             restore.ledger(self.fit, whole),
             _about_weights(self.weights, self.fit)
@@ -81,7 +79,7 @@ def describe(
     """What config.json says of data, network and weights."""
     about = _about_weights(weights, None)
     return {
-        "network": plan.network_name,
+        "network": plan.network.name,
         "features": plan.features,
         "train_from": plan.train_from,
         "input_spec": dataclasses.asdict(plan.spec),

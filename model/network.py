@@ -1,19 +1,29 @@
 """Networks by name, and a network's name -> a Keras model up to any of its layers."""
 
+import collections
 import dataclasses
+import difflib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from model import alexnet
+from model import alexnet, blocks
+from model.checkpoints import errors
 from pipeline import preprocess
 
 # The new final layer, on whatever layer it is grafted. The name is nobody else's, so
 # that no checkpoint's classifier is taken for it.
 FINAL_LAYER = "logits"
 INPUT = "image"
+_WEIGHTED = (
+    keras.layers.BatchNormalization,
+    keras.layers.Conv2D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.SeparableConv2D,
+    keras.layers.Dense,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,28 +31,66 @@ class Network:
     """An architecture.
 
     Attributes:
-        layers: (num_classes, dtype policy) -> unbuilt layers from input to logits.
+        name: by which it is asked for.
+        layers: (num_classes, dtype policy) -> its steps from input to logits: unbuilt
+            Keras layers, and blocks of them.
         input_spec: of its best-known weights.
-        features: layers a new final layer may sit on, from shallow to deep.
+        features: steps a new final layer may sit on, from shallow to deep.
+        num_classes: of its best-known weights.
     """
 
+    name: str
     layers: Callable[[int, str], Sequence[Any]]
     input_spec: preprocess.InputSpec
     features: tuple[str, ...]
+    num_classes: int = 1000
+
+    def step_names(self) -> list[str]:
+        """Names of the steps, from input to logits."""
+        return [step.name for step in self.layers(self.num_classes, "float32")]
+
+    def weighted_layers(self, last: str = "") -> list[str]:
+        """Layers that have weights, from the input up to and with step `last`."""
+        names = []
+        for step in self.layers(self.num_classes, "float32"):
+            names += weighted_layers(step)
+            if step.name == last:
+                break
+        return names
 
 
 NETWORKS = {
-    "alexnet": Network(
-        layers=alexnet.alexnet,
-        input_spec=alexnet.ALEXNET_INPUT,
-        features=("pool5", "fc6", "fc7"),
-    ),
-    "alexnet_owt": Network(
-        layers=alexnet.alexnet_owt,
-        input_spec=alexnet.ALEXNET_OWT_INPUT,
-        features=("pool5", "fc6", "fc7"),
-    ),
+    network.name: network
+    for network in (
+        Network(
+            name="alexnet",
+            layers=alexnet.alexnet,
+            input_spec=alexnet.ALEXNET_INPUT,
+            features=("pool5", "fc6", "fc7"),
+        ),
+        Network(
+            name="alexnet_owt",
+            layers=alexnet.alexnet_owt,
+            input_spec=alexnet.ALEXNET_OWT_INPUT,
+            features=("pool5", "fc6", "fc7"),
+        ),
+    )
 }
+
+
+def by_name(name: str) -> Network:
+    """The network of that name.
+
+    Raises:
+        errors.MismatchedCheckpoint: there is none.
+    """
+    if name not in NETWORKS:
+        close = difflib.get_close_matches(name, NETWORKS, n=1)
+        there_are = f"did you mean {close[0]}?" if close else ", ".join(NETWORKS)
+        raise errors.MismatchedCheckpoint(
+            f"--arch={name}: no such network; {there_are}"
+        )
+    return NETWORKS[name]
 
 
 def build(
@@ -50,7 +98,7 @@ def build(
     spec: preprocess.InputSpec,
     *,
     last: str,
-    num_classes: int = 1000,
+    num_classes: int = 0,
     dtype: str = "float32",
 ) -> Any:
     """Builds a network from its input up to one of its layers.
@@ -60,7 +108,7 @@ def build(
         spec: size and normalisation of the input; built into the model.
         last: name of the layer whose output is the model's; "image" builds none, but
             for the normalisation.
-        num_classes: of fc8, if `last` is so deep.
+        num_classes: of the last layer, if `last` is so deep; 0 for the network's own.
         dtype: Keras dtype policy; variables are float32 in any case.
 
     Returns:
@@ -79,12 +127,12 @@ def build(
 def between(
     network: Network, after: str, last: str, *, num_classes: int, dtype: str
 ) -> list[Any]:
-    """Unbuilt layers after `after` up to and with `last`.
+    """Unbuilt steps after `after` up to and with `last`.
 
     Raises:
         ValueError: no layer has such a name, or they are in the wrong order.
     """
-    layers = list(network.layers(num_classes, dtype))
+    layers = list(network.layers(num_classes or network.num_classes, dtype))
     names = [INPUT, *(layer.name for layer in layers)]
     for name in (after, last):
         if name not in names:
@@ -97,9 +145,10 @@ def between(
 def normalisation(spec: preprocess.InputSpec) -> Any:
     """The layer x -> (x / scale - mean) / std, in float32 whatever follows."""
     std = np.array(spec.std, np.float64)
+    mean = np.array(spec.mean_image or spec.mean, np.float64)
     return keras.layers.Rescaling(
         scale=(1 / (spec.scale * std)).tolist(),
-        offset=(-np.array(spec.mean) / std).tolist(),
+        offset=(-mean / std).tolist(),
         name="normalize",
         dtype="float32",
     )
@@ -127,27 +176,67 @@ def head_layers(num_classes: int, *, dropout: float, seed: int) -> list[Any]:
     return layers
 
 
-def layer_names(network: Network) -> list[str]:
-    """Names of the layers, from input to logits."""
-    return [layer.name for layer in network.layers(1000, "float32")]
+def weighted_layers(step: Any) -> list[str]:
+    """Names of a step's layers that have weights; groups of one count as one."""
+    names = []
+    for layer in blocks.layers_of([step]):
+        group = blocks.group_of(layer.name)
+        name = group[0] if group else layer.name
+        if isinstance(layer, _WEIGHTED) and name not in names:
+            names.append(name)
+    return names
 
 
 def variable_shapes(
-    network: Network, spec: preprocess.InputSpec, num_classes: int = 1000
+    network: Network, spec: preprocess.InputSpec, num_classes: int = 0
 ) -> dict[str, dict[str, tuple[int, ...]]]:
     """Shapes of the weights, computed without making them.
 
+    Args:
+        network: whose.
+        spec: of the input.
+        num_classes: of the last layer; 0 for the network's own.
+
     Returns:
-        {layer: {"kernel": shape, "bias": shape}} of the layers that have weights.
+        {layer: {"kernel": shape, "bias": shape}} of the layers that have weights; a
+        convolution in groups is one layer.
     """
-    shape: tuple[Any, ...] = (None, spec.size_px, spec.size_px, 3)
-    shapes = {}
-    for layer in network.layers(num_classes, "float32"):
-        if isinstance(layer, keras.layers.Conv2D):
-            kernel = (*layer.kernel_size, int(shape[-1]), layer.filters)
-            shapes[layer.name] = {"kernel": kernel, "bias": (layer.filters,)}
-        elif isinstance(layer, keras.layers.Dense):
-            kernel = (int(shape[-1]), layer.units)
-            shapes[layer.name] = {"kernel": kernel, "bias": (layer.units,)}
-        shape = tuple(layer.compute_output_shape(shape))
-    return shapes
+    shape = (None, spec.size_px, spec.size_px, 3)
+    steps = network.layers(num_classes or network.num_classes, "float32")
+    found: dict[str, dict[str, tuple[int, ...]]] = collections.defaultdict(dict)
+    for layer, inputs in blocks.walk(steps, shape):
+        group = blocks.group_of(layer.name)
+        layer_name = group[0] if group else layer.name
+        for name, size in weight_shapes(layer, inputs).items():
+            before = found[layer_name].get(name)
+            if before:
+                size = (*size[:-1], before[-1] + size[-1])
+            found[layer_name][name] = size
+    return dict(found)
+
+
+def weight_shapes(layer: Any, shape: blocks.Shape) -> dict[str, tuple[int, ...]]:
+    """{variable: shape} of a Keras layer for an input of `shape`; {} if none."""
+    kinds = keras.layers
+    channels = shape[-1]
+    if isinstance(layer, kinds.BatchNormalization):
+        names = ["gamma"] * layer.scale + ["beta"] * layer.center
+        names += ["moving_mean", "moving_variance"]
+        return dict.fromkeys(names, (channels,))
+    found: dict[str, tuple[int, ...]] = {}
+    if isinstance(layer, kinds.Conv2D):
+        kernel = (*layer.kernel_size, channels // layer.groups, layer.filters)
+        found, outputs = {"kernel": kernel}, layer.filters
+    elif isinstance(layer, kinds.DepthwiseConv2D):
+        kernel = (*layer.kernel_size, channels, layer.depth_multiplier)
+        found, outputs = {"kernel": kernel}, channels * layer.depth_multiplier
+    elif isinstance(layer, kinds.SeparableConv2D):
+        inner = channels * layer.depth_multiplier
+        found["depthwise_kernel"] = (*layer.kernel_size, channels, inner // channels)
+        found["pointwise_kernel"] = (1, 1, inner, layer.filters)
+        outputs = layer.filters
+    elif isinstance(layer, kinds.Dense):
+        found, outputs = {"kernel": (channels, layer.units)}, layer.units
+    else:
+        return {}
+    return found | ({"bias": (outputs,)} if layer.use_bias else {})

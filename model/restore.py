@@ -5,19 +5,22 @@ restored from what, what is new, what was left unused, and what did not fit.
 """
 
 import collections
+import contextlib
 import dataclasses
+import difflib
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
 
-from model import naming, network
-from model.checkpoints import errors
+from model import blocks, inputs, keras_config, naming, network
+from model.checkpoints import errors, reading
 from pipeline import preprocess
 
-Status = Literal["restored", "new", "unused", "mismatched"]
+Status = Literal["restored", "new", "unused", "mismatched", "skipped"]
 # End of the names of variables that hold a random state and no weight.
 RANDOM_STATE = "seed_generator_state"
 
@@ -49,113 +52,200 @@ class Fit:
 
     Attributes:
         where: the file.
-        network_name: of the network.
+        network: that they belong to.
         naming: by which the tensors were found.
-        values: {layer: {"kernel" or "bias": array in our layout}} of all that fit.
-        weighted_layers: all layers of the network with weights, from input to logits.
+        spec: of the input, as the weights expect it.
+        values: {layer: {"kernel" or "bias" or ...: array in our layout}} of all that
+            fit.
+        shapes: {layer: {variable: shape}} of the network.
+        skipped: layers that were left out on purpose.
         entries: ledger lines of the file's tensors.
     """
 
     where: str
-    network_name: str
+    network: network.Network
     naming: naming.Naming
+    spec: preprocess.InputSpec
     values: dict[str, dict[str, np.ndarray]]
-    weighted_layers: tuple[str, ...]
+    shapes: dict[str, dict[str, tuple[int, ...]]]
+    skipped: tuple[str, ...] = ()
     entries: tuple[Entry, ...]
 
-    def complete(self, layer: str) -> bool:
-        """Whether kernel and bias of a layer were found and fit."""
-        return self.values.get(layer, {}).keys() == {"kernel", "bias"}
+    def arrays(self) -> dict[str, np.ndarray]:
+        """{"layer/variable": array} of all that fit."""
+        return {
+            f"{layer}/{name}": array
+            for layer, arrays in self.values.items()
+            for name, array in arrays.items()
+        }
 
-    def deepest_feature(self, layer_names: Sequence[str]) -> str:
-        """The deepest layer for a head below which everything can be restored.
+    def complete(self, layer: str) -> bool:
+        """Whether all variables of a layer were found and fit."""
+        return self.values.get(layer, {}).keys() == self.shapes[layer].keys()
+
+    def deepest_feature(self) -> str:
+        """The deepest step for a head below which everything can be restored.
 
         Raises:
             errors.MismatchedCheckpoint: not even the first one.
         """
-        features = network.NETWORKS[self.network_name].features
-        possible = [name for name in features if not self.missing(layer_names, name)]
+        possible = self.possible_features()
         if not possible:
-            self.require(layer_names, features[0])
+            self.require(self.network.features[0])
         return possible[-1]
 
-    def missing(self, layer_names: Sequence[str], last: str) -> list[str]:
-        """Layers up to `last` that have weights and cannot be restored."""
-        below = layer_names[: layer_names.index(last) + 1]
+    def possible_features(self) -> list[str]:
+        """Steps for a head below which everything can be restored, or is skipped."""
+        return [name for name in self.network.features if not self.missing(name)]
+
+    def missing(self, last: str) -> list[str]:
+        """Layers up to step `last` that have weights and cannot be restored."""
         return [
             name
-            for name in below
-            if name in self.weighted_layers and not self.complete(name)
+            for name in self.network.weighted_layers(last)
+            if not self.complete(name) and name not in self.skipped
         ]
 
-    def require(self, layer_names: Sequence[str], last: str) -> None:
+    def require(self, last: str) -> None:
         """Refuses a random start where restored weights are expected.
 
         Raises:
             errors.MismatchedCheckpoint: a layer up to `last` cannot be restored.
         """
-        missing = self.missing(layer_names, last)
+        missing = self.missing(last)
         if not missing:
             return
         wrong = [
             f"{e.tensor} is {e.file_dtype} {list(e.file_shape)}, expected float "
-            f"{list(self.naming.shape_in_file(e.shape))}"
+            f"{list(self.naming.shapes_in_file(e.shape)[0])}"
             for e in self.entries
             if e.status == "mismatched" and e.variable.split("/")[0] in missing
         ]
-        features = network.NETWORKS[self.network_name].features
-        possible = [name for name in features if not self.missing(layer_names, name)]
+        possible = self.possible_features()
         advice = (
-            f"use --features={possible[-1]}, which they reach"
+            f"use --features={possible[-1]}, which they reach, or start them anew with "
+            f"--skip={','.join(missing)}"
             if possible
             else "is it another network's file?"
         )
+        near = "".join(f"; {line}" for line in self.near_misses() if not wrong)
         raise errors.MismatchedCheckpoint(
-            f"{self.where}: {', '.join(missing)} of {self.network_name} cannot be "
-            f"restored up to {last}: {'; '.join(wrong) or 'not in the file'}; {advice}"
+            f"{self.where}: {', '.join(missing)} of {self.network.name} cannot be "
+            f"restored up to {last}: {'; '.join(wrong) or 'not in the file'}{near}; "
+            f"{advice}"
         )
+
+    def near_misses(self) -> list[str]:
+        """Layers of file and network that nearly have the same name, a line each."""
+        unused = {
+            re.split(r"[./](?=[^./]*$)", entry.tensor)[0]
+            for entry in self.entries
+            if entry.status == "unused"
+        }
+        matched = {entry.variable.split("/")[0] for entry in self.entries}
+        lines = []
+        for layer in self.shapes.keys() - matched - {*self.skipped}:
+            wanted = self.naming.layers.get(layer, layer)
+            close = sorted(name for name in unused if name.startswith(wanted))
+            close += difflib.get_close_matches(wanted, unused, n=1)
+            if close:
+                lines.append(f"the file has {close[0]}, the network has {wanted}")
+        return sorted(lines)
 
 
 def fit(
-    tensors: Mapping[str, np.ndarray], where: str, spec: preprocess.InputSpec | None
+    checkpoint: reading.Checkpoint,
+    where: str,
+    *,
+    arch: str = "",
+    skip: Sequence[str] = (),
+    overrides: inputs.Overrides = inputs.AS_WEIGHTS,
+    num_classes: int = 0,
 ) -> Fit:
     """Matches the tensors of a file to the network they belong to.
 
     Args:
-        tensors: {name in the file: array}.
-        where: the file, for errors and the ledger.
-        spec: of the input; None for the network's own.
+        checkpoint: the file.
+        where: its name, for errors and the ledger.
+        arch: name of the network; "" to find it.
+        skip: layers to leave out, although the file may have them.
+        overrides: of the preprocessing.
+        num_classes: of the network's own final layer; 0 for that of its best-known
+            weights.
 
     Raises:
-        errors.MismatchedCheckpoint: the names are of no network.
+        errors.MismatchedCheckpoint: the tensors are of no network, or of several.
         errors.CorruptCheckpoint: a weight is infinite or not a number.
     """
-    found = naming.recognise(tensors, where)
-    chosen = network.NETWORKS[found.network]
-    shapes = network.variable_shapes(chosen, spec or chosen.input_spec)
+    match = naming.recognise(
+        checkpoint, where, arch=arch, others=rebuilt(checkpoint, where)
+    )
+    return fit_match(
+        checkpoint,
+        where,
+        match,
+        skip=skip,
+        overrides=overrides,
+        num_classes=num_classes,
+    )
+
+
+def rebuilt(checkpoint: reading.Checkpoint, where: str) -> list[network.Network]:
+    """The network that a file's own configuration describes, if it can be rebuilt."""
+    if checkpoint.keras_config:
+        with contextlib.suppress(errors.CheckpointError):
+            return [keras_config.rebuild(checkpoint.keras_config, where)]
+    return []
+
+
+def fit_match(
+    checkpoint: reading.Checkpoint,
+    where: str,
+    match: naming.Match,
+    *,
+    skip: Sequence[str] = (),
+    overrides: inputs.Overrides = inputs.AS_WEIGHTS,
+    num_classes: int = 0,
+) -> Fit:
+    """As `fit`, by a habit and for a network that are known."""
+    tensors = checkpoint.tensors
+    habit, chosen = match.naming, match.network
+    spec = overrides.apply(habit.spec or chosen.input_spec, by_weights_bgr=habit.bgr)
+    shapes = network.variable_shapes(chosen, spec, num_classes)
+    if unknown := [name for name in skip if name not in shapes]:
+        raise errors.MismatchedCheckpoint(
+            f"--skip={','.join(unknown)}: {chosen.name} has {', '.join(shapes)}"
+        )
     values: dict[str, dict[str, np.ndarray]] = collections.defaultdict(dict)
     entries = []
-    used = set()
-    for layer in found.layers:
-        for variable, name in found.tensor_names(layer).items():
+    for layer, variables in shapes.items():
+        for variable, shape in variables.items():
+            name = habit.tensor_name(layer, variable)
             if name not in tensors:
                 continue
-            used.add(name)
-            tensor = found.to_ours(layer, variable, tensors[name])
-            shape = shapes[layer][variable]
-            fits = tensor.shape == shape and _is_float(tensor.dtype)
+            tensor = tensors[name]
+            fits = tensor.shape in habit.shapes_in_file(shape) and is_float(tensor)
+            status: Status = "restored" if fits else "mismatched"
             entries.append(
                 Entry(
-                    status="restored" if fits else "mismatched",
+                    status="skipped" if layer in skip else status,
                     variable=f"{layer}/{variable}",
                     shape=shape,
                     tensor=name,
-                    file_shape=tensors[name].shape,
+                    file_shape=tensor.shape,
                     file_dtype=str(tensor.dtype),
                 )
             )
-            if fits:
-                values[layer][variable] = _finite(tensor, f"{where}: {name}")
+            if entries[-1].status == "restored":
+                ours = habit.to_ours(layer, _finite(tensor, f"{where}: {name}"), shape)
+                if (
+                    overrides.bgr(habit.bgr)
+                    and layer == next(iter(shapes))
+                    and variable == "kernel"
+                ):
+                    ours = ours[:, :, ::-1]
+                values[layer][variable] = ours
+    used = {entry.tensor for entry in entries}
     entries += [
         Entry(
             status="unused",
@@ -167,16 +257,19 @@ def fit(
     ]
     return Fit(
         where=where,
-        network_name=found.network,
-        naming=found,
+        network=chosen,
+        naming=habit,
+        spec=spec,
         values=dict(values),
-        weighted_layers=tuple(shapes),
+        shapes=shapes,
+        skipped=tuple(skip),
         entries=tuple(entries),
     )
 
 
-def _is_float(dtype: np.dtype[Any]) -> bool:
-    return dtype.kind == "f" or dtype == ml_dtypes.bfloat16
+def is_float(tensor: np.ndarray) -> bool:
+    """Whether its numbers can be weights."""
+    return tensor.dtype.kind == "f" or tensor.dtype == ml_dtypes.bfloat16
 
 
 def _finite(tensor: np.ndarray, where: str) -> np.ndarray:
@@ -196,12 +289,39 @@ def assign(model: Any, values: Mapping[str, Mapping[str, np.ndarray]]) -> None:
 
     Args:
         model: keras.Model.
-        values: {layer: {"kernel" or "bias": array}}; layers that the model does not
-            have are left out.
+        values: {layer: {"kernel" or "bias" or ...: array}}; layers that the model does
+            not have are left out. Of a convolution in groups, each group's layer gets
+            its part.
     """
     for layer in model.layers:
-        for name, array in values.get(layer.name, {}).items():
-            getattr(layer, name).assign(array)
+        group = blocks.group_of(layer.name)
+        arrays = values.get(layer.name) or values.get(group[0] if group else "", {})
+        for name, array in arrays.items():
+            variable = getattr(layer, name)
+            if group and layer.name not in values:
+                size = variable.shape[-1]
+                array = array[..., group[1] * size : (group[1] + 1) * size]
+            variable.assign(array)
+
+
+def _weights(model: Any) -> dict[str, list[Any]]:
+    """{"layer/variable": its Keras variables}; several for a convolution in groups."""
+    found: dict[str, list[Any]] = collections.defaultdict(list)
+    for layer in model.layers:
+        group = blocks.group_of(layer.name)
+        name = group[0] if group else layer.name
+        for variable in layer.weights:
+            if variable.name != RANDOM_STATE:
+                found[f"{name}/{variable.name}"].append(variable)
+    return dict(found)
+
+
+def gather(model: Any) -> dict[str, np.ndarray]:
+    """{"layer/variable": array} of a model's weights, groups joined."""
+    return {
+        name: np.concatenate([v.numpy() for v in variables], axis=-1)
+        for name, variables in _weights(model).items()
+    }
 
 
 def ledger(found: Fit | None, model: Any) -> list[Entry]:
@@ -211,19 +331,22 @@ def ledger(found: Fit | None, model: Any) -> list[Entry]:
         found: what was restored; None for a random start.
         model: the model as it will be trained.
     """
-    in_model = {variable_name(variable) for variable in model.variables}
+    shapes = {
+        name: (*some[0].shape[:-1], sum(variable.shape[-1] for variable in some))
+        for name, some in _weights(model).items()
+    }
     entries = []
     for entry in found.entries if found else ():
-        if entry.status == "restored" and entry.variable not in in_model:
+        if entry.status == "restored" and entry.variable not in shapes:
             # The file has it, but the model ends below that layer.
             entry = dataclasses.replace(entry, status="unused", variable="", shape=())
         entries.append(entry)
     restored = {entry.variable for entry in entries if entry.status == "restored"}
-    for variable in model.trainable_variables + model.non_trainable_variables:
-        name = variable_name(variable)
-        if name not in restored and not name.endswith(RANDOM_STATE):
-            shape = tuple(int(size) for size in variable.shape)
-            entries.append(Entry(status="new", variable=name, shape=shape))
+    entries += [
+        Entry(status="new", variable=name, shape=shape)
+        for name, shape in shapes.items()
+        if name not in restored
+    ]
     return entries
 
 

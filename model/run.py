@@ -202,9 +202,7 @@ class Finished:
     @property
     def spec(self) -> preprocess.InputSpec:
         """Of the network's input."""
-        values = dict(self.config["input_spec"])
-        values["mean"], values["std"] = tuple(values["mean"]), tuple(values["std"])
-        return preprocess.InputSpec(**values)
+        return preprocess.InputSpec.from_json(self.config["input_spec"])
 
     def results(self) -> list[dict[str, float]]:
         """The lines of metrics.jsonl, one per epoch.

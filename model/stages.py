@@ -17,7 +17,7 @@ class Plan:
     """A network with a new final layer, and where it is cut.
 
     Attributes:
-        network_name: one of network.NETWORKS.
+        network: the architecture.
         spec: of the input.
         features: layer the new final layer sits on.
         train_from: lowest layer that trains; the final layer or one below it.
@@ -28,7 +28,7 @@ class Plan:
         seed: of new kernels and of dropout.
     """
 
-    network_name: str
+    network: network.Network
     spec: preprocess.InputSpec
     features: str
     train_from: str
@@ -36,11 +36,6 @@ class Plan:
     num_classes: int
     dropout: float
     seed: int
-
-    @property
-    def network(self) -> network.Network:
-        """The architecture."""
-        return network.NETWORKS[self.network_name]
 
 
 def cut_below(chosen: network.Network, train_from: str, features: str) -> str:
@@ -51,13 +46,10 @@ def cut_below(chosen: network.Network, train_from: str, features: str) -> str:
     """
     if train_from == network.FINAL_LAYER:
         return features
-    names = network.layer_names(chosen)
-    below = names[: names.index(features) + 1]
-    weighted = [
-        name
-        for name in network.variable_shapes(chosen, chosen.input_spec)
-        if name in below
-    ]
+    steps = list(chosen.layers(chosen.num_classes, "float32"))
+    names = [step.name for step in steps]
+    below = steps[: names.index(features) + 1]
+    weighted = [step.name for step in below if network.weighted_layers(step)]
     if train_from not in weighted:
         raise errors.MismatchedCheckpoint(
             f"--train_from={train_from}: expected one of {', '.join(weighted)} or "
@@ -66,9 +58,8 @@ def cut_below(chosen: network.Network, train_from: str, features: str) -> str:
     if train_from == weighted[0]:
         return network.INPUT
     # Dropout in front of a trained layer is trained with.
-    layers = {layer.name: layer for layer in chosen.layers(1000, "float32")}
     cut = names.index(train_from) - 1
-    while isinstance(layers[names[cut]], keras.layers.Dropout):
+    while isinstance(steps[cut], keras.layers.Dropout):
         cut -= 1
     return names[cut]
 
@@ -97,12 +88,18 @@ def build_tail(plan: Plan, trunk: Any, dtype: str) -> Any:
     output = inputs
     for layer in (
         *network.between(
-            plan.network, plan.cut, plan.features, num_classes=1000, dtype=dtype
+            plan.network, plan.cut, plan.features, num_classes=0, dtype=dtype
         ),
         *_head(plan),
     ):
         output = layer(output)
     return keras.Model(inputs, output)
+
+
+def kept(tail: Any) -> dict[str, Any]:
+    """{name: variable} of what `assemble` needs of the tail: all but random states."""
+    named = {restore.variable_name(variable): variable for variable in tail.variables}
+    return {n: v for n, v in named.items() if not n.endswith(restore.RANDOM_STATE)}
 
 
 def _head(plan: Plan) -> list[Any]:
@@ -130,7 +127,7 @@ def assemble(plan: Plan, trunk: Any, values: Mapping[str, np.ndarray]) -> Any:
     output = base.output
     for layer in _head(plan):
         output = layer(output)
-    whole = keras.Model(base.input, output, name=plan.network_name)
+    whole = keras.Model(base.input, output, name=plan.network.name)
     known = {restore.variable_name(v): v.numpy() for v in trunk.variables} | dict(
         values
     )

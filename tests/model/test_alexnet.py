@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from model import network, restore
+from model.checkpoints import reading
 
 COUNTS = {"alexnet": 62_378_344, "alexnet_owt": 61_100_840}
 # Of the networks' own layers: output without the batch.
@@ -72,12 +73,21 @@ class Case:
             for layer, values in zip(layers, found, strict=True)
         }
 
+    def names(self, layer):
+        """{variable: name in the file} of a layer."""
+        habit = self.restore()
+        return {v: habit.tensor_name(layer, v) for v in ("kernel", "bias")}
+
     def restore(self, changed=None):
         """Puts the file's tensors, or some changed ones, into the network."""
-        found = restore.fit(changed or self.tensors, "file", None)
-        assert found.network_name == self.name
+        checkpoint = reading.Checkpoint(
+            tensors=changed or self.tensors, format="PyTorch (zip)"
+        )
+        found = restore.fit(checkpoint, "file")
+        assert found.network.name == self.name
         assert all(entry.status == "restored" for entry in found.entries)
         restore.assign(self.whole, found.values)
+        return found.naming
 
 
 def check(found, expected):
@@ -248,7 +258,8 @@ def case(request):
 
 
 def test_every_network_is_in_the_tables():
-    assert network.NETWORKS.keys() == COUNTS.keys() == SHAPES.keys() == FILES.keys()
+    ours = {name for name in network.NETWORKS if name.startswith("alexnet")}
+    assert ours == COUNTS.keys() == SHAPES.keys() == FILES.keys()
 
 
 def test_parameters(case):
@@ -286,7 +297,7 @@ def swap_fc6(tensor):
 )
 def test_a_wrong_layout_of_the_same_shape_is_noticed(case, layer, swap):
     """The comparison above would not pass if restoring confused the layouts."""
-    names = restore.fit(case.tensors, "file", None).naming.tensor_names(layer)
+    names = case.names(layer)
     kernel = case.tensors[names["kernel"]]
     assert swap(kernel).shape == kernel.shape
     part = {name: case.tensors[name] for name in names.values()}

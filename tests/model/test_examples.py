@@ -5,14 +5,14 @@ import keras
 import numpy as np
 import pytest
 
-from model import examples, stages
+from model import examples, network, stages
 from pipeline import dataset, manifest, preprocess, records, schema
 
 NUM_TRAINING, NUM_VALIDATION = 23, 70  # more than one validation batch
 BATCH_SIZE = 5
 SPEC = preprocess.InputSpec(size_px=4, short_side_px=6, source="test")
 PLAN = stages.Plan(
-    network_name="tiny",
+    network=network.NETWORKS["alexnet"],  # no part of it is looked at
     spec=SPEC,
     features="mean",
     train_from="logits",

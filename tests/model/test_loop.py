@@ -43,7 +43,8 @@ class Job:
         self.epochs = epochs
         steps = epochs * math.ceil(len(self.labels) / batch_size)
         self.optimizer = loop.make_optimizer(rate, steps, "float32")
-        self.best = loop.Best()
+        trained = {v.path: v for v in model.trainable_variables}
+        self.best = loop.Best(variables=trained)
         self.sizes = []
 
     def training(self, epoch):
@@ -160,12 +161,11 @@ class TestBest:
         assert losses[1] < losses[0]
         assert losses[1] < losses[2] < losses[3]
         assert job.best.epoch == 2
-        assert all(map(np.array_equal, job.best.values, weights[1]))
-        assert not np.array_equal(job.best.values[0], weights[3][0])
-        for variable, values in zip(
-            job.model.trainable_variables, job.best.values, strict=True
-        ):
-            variable.assign(values)
+        kept = list(job.best.values.values())
+        assert all(map(np.array_equal, kept, weights[1]))
+        assert not np.array_equal(kept[0], weights[3][0])
+        for variable in job.model.trainable_variables:
+            variable.assign(job.best.values[variable.path])
         expected = np.asarray(job.model(job.inputs))
         np.testing.assert_allclose(job.best.validation_logits, expected, rtol=1e-5)
         assert job.best.validation_loss == pytest.approx(
@@ -179,7 +179,7 @@ class TestBest:
 
     def test_nothing_before_the_first_epoch(self):
         best = loop.Best()
-        assert (best.epoch, best.values, best.validation_logits) == (0, [], None)
+        assert (best.epoch, best.values, best.validation_logits) == (0, {}, None)
 
 
 class TestNonFiniteLoss:
@@ -210,7 +210,7 @@ class TestNonFiniteLoss:
         with pytest.raises(loop.NonFiniteLoss, match="step 1 of epoch 2"):
             next(running)
         assert job.best.epoch == 1
-        assert all(np.isfinite(values).all() for values in job.best.values)
+        assert all(np.isfinite(values).all() for values in job.best.values.values())
 
 
 def test_same_seed_same_bytes():
@@ -224,7 +224,7 @@ def test_same_seed_same_bytes():
         data = np.random.default_rng(0).normal(size=(30, 6))
         job = Job(keras.Model(inputs, output), data, data[:, 0] > 0, epochs=3)
         figures = [(result.loss, result.validation_loss) for result in job.run()]
-        return figures, [value.tobytes() for value in job.best.values]
+        return figures, [value.tobytes() for value in job.best.values.values()]
 
     first = run(seed=1)
     assert run(seed=1) == first

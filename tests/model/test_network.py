@@ -76,7 +76,7 @@ def test_between_leaves_the_lower_end_out(tiny):
     assert names("pool1", "flatten") == ["conv2", "pool2", "flatten"]
     assert names(network.INPUT, "conv1") == ["conv1"]
     assert names("fc4", "fc4") == []
-    assert names(network.INPUT, "fc5") == NAMES == network.layer_names(tiny)
+    assert names(network.INPUT, "fc5") == NAMES == tiny.step_names()
 
 
 def test_unknown_layers_are_named_with_the_known_ones(tiny):
@@ -89,7 +89,7 @@ def test_unknown_layers_are_named_with_the_known_ones(tiny):
 @pytest.mark.parametrize("name", network.NETWORKS)
 def test_features_are_layers_from_shallow_to_deep(name):
     chosen = network.NETWORKS[name]
-    names = network.layer_names(chosen)
+    names = chosen.step_names()
     places = [names.index(feature) for feature in chosen.features]
     assert places == sorted(places)
     assert network.FINAL_LAYER not in names

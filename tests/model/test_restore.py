@@ -1,11 +1,9 @@
-import dataclasses
-
 import ml_dtypes
 import numpy as np
 import pytest
 
-from model import naming, network, restore
-from model.checkpoints import errors
+from model import inputs, naming, network, restore
+from model.checkpoints import errors, reading
 from pipeline import preprocess
 
 SPEC = preprocess.InputSpec(size_px=16, short_side_px=18, source="test")
@@ -24,9 +22,9 @@ def tensors(tiny):
     }
 
 
-@pytest.fixture
-def names(tiny):
-    return network.layer_names(tiny)
+def fit(tensors, where, **how):
+    checkpoint = reading.Checkpoint(tensors=tensors, format="test")
+    return restore.fit(checkpoint, where, **how)
 
 
 def build(tiny, last):
@@ -38,19 +36,19 @@ def statuses(entries):
 
 
 class TestFit:
-    def test_complete_file(self, tensors, names):
-        found = restore.fit(tensors, "w.npy", None)
-        assert (found.where, found.network_name) == ("w.npy", "tiny")
-        assert found.weighted_layers == LAYERS
+    def test_complete_file(self, tensors):
+        found = fit(tensors, "w.npy")
+        assert (found.where, found.network.name) == ("w.npy", "tiny")
+        assert tuple(found.shapes) == LAYERS
         assert all(found.complete(layer) for layer in LAYERS)
         assert set(statuses(found.entries).values()) == {"restored"}
         assert len(found.entries) == 10
-        assert found.deepest_feature(names) == "fc4"
-        assert found.missing(names, "fc5") == []
-        found.require(names, "fc5")
+        assert found.deepest_feature() == "fc4"
+        assert found.missing("fc5") == []
+        found.require("fc5")
 
     def test_entry_tells_both_sides(self, tensors):
-        found = restore.fit(tensors, "", None)
+        found = fit(tensors, "")
         assert found.entries[0] == restore.Entry(
             status="restored",
             variable="conv1/kernel",
@@ -62,7 +60,7 @@ class TestFit:
 
     def test_other_tensors_are_unused(self, tensors):
         tensors |= {"step": np.array(7), "ema/fc3": np.zeros((2, 3), np.float16)}
-        found = restore.fit(tensors, "", None)
+        found = fit(tensors, "")
         unused = [entry for entry in found.entries if entry.status == "unused"]
         assert unused == [
             restore.Entry(
@@ -74,90 +72,88 @@ class TestFit:
             restore.Entry(status="unused", tensor="step", file_dtype="int64"),
         ]
 
-    def test_file_that_ends_early(self, tensors, names):
+    def test_file_that_ends_early(self, tensors):
         short = {n: t for n, t in tensors.items() if "fc4" not in n and "fc5" not in n}
-        found = restore.fit(short, "w.npy", None)
-        assert found.deepest_feature(names) == "fc3"
-        assert found.missing(names, "fc5") == ["fc4", "fc5"]
+        found = fit(short, "w.npy")
+        assert found.deepest_feature() == "fc3"
+        assert found.missing("fc5") == ["fc4", "fc5"]
         with pytest.raises(
             errors.MismatchedCheckpoint,
             match=r"w\.npy: fc4 of tiny cannot be restored up to fc4: not in the file; "
             "use --features=fc3",
         ):
-            found.require(names, "fc4")
+            found.require("fc4")
 
     @pytest.mark.parametrize("lost", ["tiny/fc3/weights", "tiny/fc3/biases"])
-    def test_half_a_layer_is_no_layer(self, tensors, names, lost):
+    def test_half_a_layer_is_no_layer(self, tensors, lost):
         del tensors[lost]
-        found = restore.fit(tensors, "", None)
+        found = fit(tensors, "")
         assert not found.complete("fc3")
-        assert found.deepest_feature(names) == "pool2"
+        assert found.deepest_feature() == "pool2"
         with pytest.raises(errors.MismatchedCheckpoint, match="fc3 of tiny"):
-            found.require(names, "fc4")
-        found.require(names, "flatten")
+            found.require("fc4")
+        found.require("flatten")
 
-    def test_wrong_shape(self, tensors, names):
+    def test_wrong_shape(self, tensors):
         tensors["tiny/fc4/weights"] = np.zeros((8, 9), np.float32)
-        found = restore.fit(tensors, "w.npy", None)
+        found = fit(tensors, "w.npy")
         (entry,) = [e for e in found.entries if e.status == "mismatched"]
         assert (entry.shape, entry.file_shape) == ((8, 7), (8, 9))
-        assert found.deepest_feature(names) == "fc3"
+        assert found.deepest_feature() == "fc3"
         with pytest.raises(
             errors.MismatchedCheckpoint,
             match=r"fc4 of tiny .* tiny/fc4/weights is float32 \[8, 9\], expected "
             r"float \[8, 7\]; use --features=fc3",
         ):
-            found.require(names, "fc4")
+            found.require("fc4")
 
     def test_transposed_square_kernel_cannot_be_told_but_others_can(self, tensors):
         kernel = tensors["tiny/fc4/weights"]
-        found = restore.fit(tensors | {"tiny/fc4/weights": kernel.T}, "", None)
+        found = fit(tensors | {"tiny/fc4/weights": kernel.T}, "")
         assert statuses(found.entries)["fc4/kernel"] == "mismatched"
 
-    def test_nothing_can_carry_a_head(self, tensors, names):
+    def test_nothing_can_carry_a_head(self, tensors):
         tensors["tiny/conv1/weights"] = np.zeros((5, 5, 3, 4), np.float32)
-        found = restore.fit(tensors, "w.npy", None)
+        found = fit(tensors, "w.npy")
         with pytest.raises(
             errors.MismatchedCheckpoint,
             match=r"w\.npy: conv1 of tiny .* \[5, 5, 3, 4\], expected float "
             r"\[3, 3, 3, 4\]; is it another network's file\?",
         ):
-            found.deepest_feature(names)
+            found.deepest_feature()
 
     def test_another_networks_file_in_the_files_own_layout(self):
-        """VGG16 of torchvision starts with features.0 as AlexNet does."""
-        vgg = {
-            "features.0.weight": np.zeros((64, 3, 3, 3), np.float32),
-            "features.0.bias": np.zeros(64, np.float32),
+        """SqueezeNet of torchvision starts with features.0 as AlexNet does."""
+        squeezenet = {
+            "features.0.weight": np.zeros((96, 3, 7, 7), np.float32),
+            "features.0.bias": np.zeros(96, np.float32),
         }
-        found = restore.fit(vgg, "vgg16.pth", None)
         with pytest.raises(
             errors.MismatchedCheckpoint,
-            match=r"features\.0\.weight is float32 \[64, 3, 3, 3\], expected float "
-            r"\[64, 3, 11, 11\]",
+            match=r"fits none .* features\.0\.weight is \[96, 3, 7, 7\]",
         ):
-            found.require(network.layer_names(network.NETWORKS["alexnet_owt"]), "pool5")
+            fit(squeezenet, "squeezenet.pth")
 
     @pytest.mark.parametrize("dtype", [np.float16, np.float64, ml_dtypes.bfloat16])
     def test_floats_of_any_width_become_float32(self, tensors, dtype):
         whole = {n: np.rint(t).astype(dtype) for n, t in tensors.items()}
-        found = restore.fit(whole, "", None)
+        found = fit(whole, "")
         assert set(statuses(found.entries).values()) == {"restored"}
         kernel = found.values["fc3"]["kernel"]
         assert kernel.dtype == np.float32
         assert (kernel == np.rint(tensors["tiny/fc3/weights"])).all()
 
     @pytest.mark.parametrize("dtype", [np.int8, np.int64, np.bool_, np.complex64])
-    def test_other_numbers_are_no_weights(self, tensors, names, dtype):
+    def test_other_numbers_are_no_weights(self, tensors, dtype):
         tensors["tiny/fc3/weights"] = np.ones((24, 8), dtype)
-        found = restore.fit(tensors, "", None)
+        found = fit(tensors, "")
         assert statuses(found.entries)["fc3/kernel"] == "mismatched"
         kind = np.dtype(dtype).name
         with pytest.raises(
             errors.MismatchedCheckpoint,
             match=rf"is {kind} \[24, 8\], expected float \[24, 8\]",
         ):
-            found.require(names, "fc3")
+            found.require("fc3")
 
     @pytest.mark.parametrize(
         ("dtype", "value"),
@@ -169,23 +165,23 @@ class TestFit:
         with pytest.raises(
             errors.CorruptCheckpoint, match=r"w\.npy: tiny/fc3/biases holds weights"
         ):
-            restore.fit(tensors, "w.npy", None)
+            fit(tensors, "w.npy")
 
-    def test_shapes_of_another_input_size(self, tensors, names):
-        larger = dataclasses.replace(SPEC, size_px=32, short_side_px=36)
-        found = restore.fit(tensors, "", larger)
-        assert found.missing(names, "fc5") == ["fc3"]
+    def test_shapes_of_another_input_size(self, tensors):
+        larger = inputs.Overrides(image_size=32)
+        found = fit(tensors, "", overrides=larger)
+        assert found.missing("fc5") == ["fc3"]
 
     def test_unknown_names(self):
         with pytest.raises(errors.MismatchedCheckpoint, match="none of its 1 tensors"):
-            restore.fit({"x": np.zeros(1)}, "", None)
+            fit({"x": np.zeros(1)}, "")
 
 
 class TestAssign:
     def test_every_value_arrives(self, tiny, tensors):
         model = build(tiny, "fc5")
         # The last layer has as many classes as the file.
-        restore.assign(model, restore.fit(tensors, "", None).values)
+        restore.assign(model, fit(tensors, "").values)
         for layer in LAYERS:
             for variable, suffix in SUFFIXES.items():
                 found = getattr(model.get_layer(layer), variable).numpy()
@@ -193,7 +189,7 @@ class TestAssign:
 
     def test_layers_above_the_model_are_left_out(self, tiny, tensors):
         model = build(tiny, "pool2")
-        restore.assign(model, restore.fit(tensors, "", None).values)
+        restore.assign(model, fit(tensors, "").values)
         kernel = model.get_layer("conv2").kernel.numpy()
         assert (kernel == tensors["tiny/conv2/weights"]).all()
 
@@ -202,7 +198,7 @@ class TestAssign:
         tensors["tiny/fc4/weights"] = np.zeros((8, 9), np.float32)
         model = build(tiny, "fc4")
         before = model.get_layer("fc4").kernel.numpy()
-        restore.assign(model, restore.fit(tensors, "", None).values)
+        restore.assign(model, fit(tensors, "").values)
         layer = model.get_layer("fc4")
         assert (layer.kernel.numpy() == before).all()
         assert (layer.bias.numpy() == tensors["tiny/fc4/biases"]).all()
@@ -213,9 +209,8 @@ class TestAssign:
             source="torch",
             network="tiny",
             layers={layer: f"torch.{layer}" for layer in LAYERS},
-            kernel="{}.weight",
-            bias="{}.bias",
-            transposed=True,
+            variables={"kernel": "{}.weight", "bias": "{}.bias"},
+            layout="caffe",
             flattened_from={"fc3": (6, 2, 2)},
         )
         monkeypatch.setattr(naming, "NAMINGS", (*naming.NAMINGS, torch))
@@ -232,7 +227,7 @@ class TestAssign:
         outputs = []
         for file in (tensors, theirs):
             model = build(tiny, "fc5")
-            restore.assign(model, restore.fit(file, "", None).values)
+            restore.assign(model, fit(file, "").values)
             outputs.append(np.asarray(model(image)))
         assert (outputs[0] == outputs[1]).all()
 
@@ -242,7 +237,7 @@ class TestLedger:
         """The model ends below fc5; fc4 does not fit; something else is in the file."""
         tensors["tiny/fc4/weights"] = np.zeros((8, 9), np.float32)
         tensors["step"] = np.array(7)
-        found = restore.fit(tensors, "", None)
+        found = fit(tensors, "")
         entries = restore.ledger(found, build(tiny, "fc4"))
         table = {
             (entry.variable, entry.tensor.removeprefix("tiny/")): entry.status

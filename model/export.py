@@ -1,0 +1,82 @@
+"""A run -> files that other tools take.
+
+    python -m model.export --weights=flowers.safetensors
+    python -m model.export --run_dir=runs/latest --weights=flowers.weights.h5
+
+Writes the weights of a run by layer name: .safetensors, .h5 (as Keras' load_weights
+with by_name reads it) or .npy (as caffe-tensorflow does). They can be read back with
+train.py --ckpt, in full or, with --skip, in part.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import app, flags
+
+import pipeline.quiet  # noqa: F401 # isort: split
+from model import restore, run, weights
+from model.checkpoints import errors
+from pipeline import command, schema
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of an export.
+
+    Attributes:
+        run_dir: the run.
+        weights: file to write.
+    """
+
+    run_dir: str = "runs/latest"
+    weights: str = ""
+
+
+def export(config: Config) -> dict[str, tuple[int, ...]]:
+    """Exports as configured; returns {"layer/variable": shape} of what was written.
+
+    Raises:
+        schema.DataError: the run is not as it should be.
+        errors.UnknownFormat: no format has such an ending.
+    """
+    path = Path(config.weights)
+    finished = run.read(config.run_dir)
+    arrays = restore.gather(finished.load_model())
+    about = weights.describe(finished.config["network"], finished.spec) | {
+        "run": finished.directory.name,
+        "class_names": "\n".join(finished.class_names),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with run.replacing(path, suffix=f".partial{path.name}") as partial:
+        weights.write(partial, arrays, about)
+    return {name: array.shape for name, array in arrays.items()}
+
+
+def define_flags() -> None:
+    """Declares the command's flags; defaults are those of Config."""
+    default = Config()
+    flags.DEFINE_string("run_dir", default.run_dir, "Folder of the run.")
+    flags.DEFINE_string(
+        "weights",
+        default.weights,
+        f"File to write the weights to; its ending is one of "
+        f"{', '.join(weights.WRITERS)}.",
+    )
+
+
+def main(argv: Sequence[str]) -> None:
+    """Exports as the flags say."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}; flags begin with --")
+    config = command.config_from_flags(Config)
+    if not config.weights:
+        raise app.UsageError("--weights: expected the name of a file to write")
+    for name, shape in export(config).items():
+        command.say(f"{name}  {list(shape)}")
+    command.say(f"written: {config.weights}")
+
+
+if __name__ == "__main__":
+    define_flags()
+    command.run(main, schema.DataError, errors.CheckpointError)

@@ -1,0 +1,179 @@
+"""The preprocessing that weights expect, and what the user knows better.
+
+Every network here takes RGB: where weights want blue first, the kernel of their first
+layer is turned round when they are restored (model/restore.py), and so is a mean that a
+file gives in the weights' order.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from model.checkpoints import errors, mean
+from pipeline import preprocess
+
+CHANNEL_ORDERS = ("auto", "rgb", "bgr")
+RESIZES = ("auto", "crop", "squash")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Overrides:
+    """What replaces parts of an InputSpec; the defaults replace nothing.
+
+    Attributes:
+        image_size: height and width of the input, in pixels; 0: the weights' own.
+        short_side: to which photos are resized before the crop; 0: in the same relation
+            to the input as the weights' own.
+        resize: one of RESIZES.
+        channel_order: of the weights' input; one of CHANNEL_ORDERS.
+        scale: what 0..255 is divided by; 0: the weights' own.
+        mean: what is subtracted then: three numbers in RGB order, or a file
+            (.binaryproto, .npy) in the weights' order; "": the weights' own.
+        std: three numbers in RGB order that it is divided by then; "": likewise.
+    """
+
+    image_size: int = 0
+    short_side: int = 0
+    resize: str = "auto"
+    channel_order: str = "auto"
+    scale: float = 0.0
+    mean: str = ""
+    std: str = ""
+
+    def bgr(self, by_weights: bool) -> bool:
+        """Whether the weights' input is blue, green, red."""
+        return (
+            by_weights if self.channel_order == "auto" else self.channel_order == "bgr"
+        )
+
+    def apply(
+        self, spec: preprocess.InputSpec, *, by_weights_bgr: bool = False
+    ) -> preprocess.InputSpec:
+        """The spec with what was overridden.
+
+        Raises:
+            errors.CheckpointError: the mean file cannot be read or does not fit.
+            ValueError: the values do not go together.
+        """
+        size = self.image_size or spec.size_px
+        short_side = self.short_side or round(size * spec.short_side_px / spec.size_px)
+        changes: dict[str, Any] = {"size_px": size, "short_side_px": short_side}
+        if self.resize != "auto":
+            changes["resize"] = self.resize
+        if self.scale:
+            changes["scale"] = self.scale
+        if self.std:
+            changes["std"] = _three_numbers("std", self.std)
+        if spec.mean_image and size != spec.size_px:
+            changes["mean_image"] = None
+            changes["mean"] = tuple(np.mean(spec.mean_image, axis=(0, 1)).tolist())
+        if self.mean:
+            changes["mean_image"] = None
+            changes |= self._mean(size, short_side, bgr=self.bgr(by_weights_bgr))
+        named = [
+            field.name
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) != field.default
+        ]
+        if named:
+            changes["source"] = f"{spec.source}; by flags: {', '.join(named)}"
+        return dataclasses.replace(spec, **changes)
+
+    def _mean(self, size: int, short_side: int, *, bgr: bool) -> dict[str, Any]:
+        path = Path(self.mean)
+        if not path.exists():
+            if path.suffix in (".binaryproto", ".npy"):
+                raise errors.MissingCheckpoint(f"--mean={path}: no such file")
+            return {"mean": _three_numbers("mean", self.mean)}
+        found = mean.read(path)
+        if bgr:
+            found = found[..., ::-1]
+        if found.ndim == 1:
+            return {"mean": tuple(found.tolist())}
+        height, width = found.shape[:2]
+        if (height, width) not in ((size, size), (short_side, short_side)):
+            raise errors.MismatchedCheckpoint(
+                f"{path}: a mean image of {height} x {width} pixels; expected "
+                f"{short_side} x {short_side}, as before the crop, or {size} x {size}; "
+                "give three numbers for a mean of any size"
+            )
+        # Windows lie elsewhere in training; the mean of the central one serves all.
+        start = (height - size) // 2
+        window = found[start : start + size, start : start + size]
+        rounded = np.round(window.astype(np.float64), 3)  # of 255
+        return {"mean_image": preprocess.tuples(rounded.tolist())}
+
+
+AS_WEIGHTS = Overrides()
+
+
+def _three_numbers(flag: str, text: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) == 1:
+        numbers *= 3
+    if len(numbers) != 3 or not np.isfinite(numbers).all():
+        raise errors.MismatchedCheckpoint(
+            f"--{flag}={text}: no such file, and not three numbers for red, green and "
+            "blue, as 123.68,116.78,103.94"
+        )
+    return numbers
+
+
+def define_flags() -> None:
+    """Declares the flags; defaults are those of Overrides."""
+    default = Overrides()
+    flags.DEFINE_integer(
+        "image_size",
+        default.image_size,
+        "Height and width of the network's input; 0: that of the weights.",
+        lower_bound=0,
+    )
+    flags.DEFINE_integer(
+        "short_side",
+        default.short_side,
+        "To which photos are resized before the crop; 0: as the weights have it.",
+        lower_bound=0,
+    )
+    flags.DEFINE_enum(
+        "resize",
+        default.resize,
+        RESIZES,
+        "crop keeps the photo's aspect, squash does not; auto: as the weights have it.",
+    )
+    flags.DEFINE_enum(
+        "channel_order",
+        default.channel_order,
+        CHANNEL_ORDERS,
+        "Order that the weights' first layer expects; auto: by their source.",
+    )
+    flags.DEFINE_float(
+        "scale",
+        default.scale,
+        "What pixels of 0..255 are divided by; 0: as the weights have it.",
+        lower_bound=0,
+    )
+    flags.DEFINE_string(
+        "mean",
+        default.mean,
+        "What is subtracted then: a mean file (.binaryproto, .npy), or three numbers "
+        "for red, green, blue; by default that of the weights.",
+    )
+    flags.DEFINE_string(
+        "std",
+        default.std,
+        "What it is divided by then: three numbers; by default that of the weights.",
+    )
+
+
+def from_flags() -> Overrides:
+    """What the flags say."""
+    values = flags.FLAGS.flag_values_dict()
+    return Overrides(
+        **{field.name: values[field.name] for field in dataclasses.fields(Overrides)}
+    )

@@ -1,0 +1,128 @@
+"""A weight file -> what it is, what it holds, and which networks it fits.
+
+    python -m model.inspect FILE
+
+Nothing in the file is executed.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import app
+
+import pipeline.quiet  # noqa: F401 # isort: split
+from model import keras_config, naming, restore
+from model.checkpoints import errors, reading
+from pipeline import command
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fitting:
+    """How far a file goes for a network.
+
+    Attributes:
+        network: its name.
+        source: whose habit of naming it is.
+        restored: number of variables that fit.
+        wanted: number that the network has.
+        features: the deepest step that a new head may sit on; "" if none.
+    """
+
+    network: str
+    source: str
+    restored: int
+    wanted: int
+    features: str
+
+
+def fittings(checkpoint: reading.Checkpoint, where: str) -> list[Fitting]:
+    """Which networks a file fits, and how completely; the best first."""
+    found: dict[str, Fitting] = {}
+    for match in naming.matches(checkpoint, restore.rebuilt(checkpoint, where)):
+        if not match.kernels or match.network.name in found:
+            continue
+        fit = restore.fit_match(checkpoint, where, match)
+        possible = fit.possible_features()
+        found[match.network.name] = Fitting(
+            network=match.network.name,
+            source=match.naming.source,
+            restored=sum(entry.status == "restored" for entry in fit.entries),
+            wanted=match.wanted,
+            features=possible[-1] if possible else "",
+        )
+    return sorted(found.values(), key=lambda one: -one.restored / one.wanted)
+
+
+def report(path: Path, checkpoint: reading.Checkpoint) -> str:
+    """The file as text."""
+    tensors = checkpoint.tensors
+    numbers = sum(tensor.size for tensor in tensors.values())
+    lines = [
+        f"{path}",
+        f"format: {checkpoint.format}",
+        "safe: read as plain data; nothing in it was executed",
+        f"tensors: {len(tensors)}, {numbers:,} numbers",
+        *(f"{key}: {_short(text)}" for key, text in checkpoint.metadata.items()),
+    ]
+    if checkpoint.layers:
+        lines.append(f"layers: {_short(', '.join(checkpoint.layers))}")
+    if checkpoint.aside:
+        lines.append(f"set aside, no weights: {_short(', '.join(checkpoint.aside))}")
+    lines += ["", *_tensor_table(tensors), ""]
+    found = fittings(checkpoint, str(path))
+    for fitting in found:
+        head = f"a new head may sit on {fitting.features}"
+        lines.append(
+            f"fits {fitting.network} (names as of {fitting.source}): "
+            f"{fitting.restored} of {fitting.wanted} variables; "
+            + (
+                head
+                if fitting.features
+                else "not from the input on, so no head can sit"
+            )
+        )
+    if not found:
+        lines.append("fits no network of ours")
+    if checkpoint.keras_config:
+        try:
+            keras_config.rebuild(checkpoint.keras_config, str(path))
+        except errors.CheckpointError as error:
+            lines.append(f"its Keras configuration is not rebuilt: {error}")
+    return "\n".join(lines)
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _tensor_table(tensors: dict[str, np.ndarray]) -> list[str]:
+    rows = [("tensor", "shape", "dtype", "mean", "std")]
+    for name, tensor in tensors.items():
+        mean = std = "-"
+        if tensor.size and (tensor.dtype.kind in "iuf" or restore.is_float(tensor)):
+            with np.errstate(all="ignore"):  # what is not finite is shown as such
+                mean = f"{tensor.mean(dtype=np.float64):.4g}"
+                std = f"{tensor.std(dtype=np.float64):.4g}"
+        rows.append((name, str(list(tensor.shape)), str(tensor.dtype), mean, std))
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    return [
+        "  ".join(
+            f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Inspects the file named on the command line."""
+    if len(argv) != 2:
+        raise app.UsageError("expected one file: python -m model.inspect FILE")
+    path = Path(argv[1])
+    command.say(report(path, reading.read(path)))
+
+
+if __name__ == "__main__":
+    command.run(main, errors.CheckpointError)

@@ -1,0 +1,141 @@
+"""A weight file -> its network as it is, with its own final layer and class names."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model import inputs, network, restore, zoo
+from model.checkpoints import errors
+from pipeline import preprocess
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """A network with all its weights.
+
+    Attributes:
+        name: of the weights, as given.
+        model: keras.Model, float32: image -> logits.
+        spec: of its input.
+        class_names: in label order.
+    """
+
+    name: str
+    model: Any
+    spec: preprocess.InputSpec
+    class_names: tuple[str, ...]
+
+
+def load(
+    ckpt: str,
+    *,
+    arch: str = "",
+    overrides: inputs.Overrides = inputs.AS_WEIGHTS,
+    labels: str = "",
+) -> Pretrained:
+    """Restores a network in full; nothing in it starts at random.
+
+    Args:
+        ckpt: name or path of the weights.
+        arch: name of the network; "" to find it.
+        overrides: of the preprocessing.
+        labels: file of class names, one a line; "" if there is none.
+
+    Raises:
+        errors.CheckpointError: the weights cannot be used, or lack a part.
+    """
+    weights = zoo.resolve(ckpt)
+    found = restore.fit(
+        weights.checkpoint, str(weights.path), arch=arch, overrides=overrides
+    )
+    last = found.network.step_names()[-1]
+    final = found.network.weighted_layers()[-1]
+    num_classes = _num_classes(found, final)
+    if num_classes != found.network.num_classes:
+        found = restore.fit(
+            weights.checkpoint,
+            str(weights.path),
+            arch=found.network.name,
+            overrides=overrides,
+            num_classes=num_classes,
+        )
+    found.require(last)
+    model = network.build(found.network, found.spec, last=last, num_classes=num_classes)
+    restore.assign(model, found.values)
+    return Pretrained(
+        name=ckpt,
+        model=model,
+        spec=found.spec,
+        class_names=read_labels(Path(labels), num_classes)
+        if labels
+        else tuple(f"class {number}" for number in range(num_classes)),
+    )
+
+
+def _num_classes(found: restore.Fit, final: str) -> int:
+    """How many classes the file's own final layer tells apart."""
+    for entry in found.entries:
+        if entry.variable == f"{final}/bias" and len(entry.file_shape) == 1:
+            return entry.file_shape[0]
+    return found.network.num_classes
+
+
+def read_labels(path: Path, num_classes: int) -> tuple[str, ...]:
+    """Reads class names, one a line, in label order from 0.
+
+    Raises:
+        errors.MismatchedCheckpoint: not as many as the network has.
+        OSError: cannot be read.
+    """
+    text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    names = tuple(line.strip() for line in text.splitlines() if line.strip())
+    if len(names) != num_classes:
+        raise errors.MismatchedCheckpoint(
+            f"{path}: {len(names)} class names, but the network tells {num_classes} "
+            "classes apart; expected one name a line, in the network's order"
+        )
+    return names
+
+
+def label_of_each(data_names: Sequence[str], class_names: Sequence[str]) -> np.ndarray:
+    """int64 [num_data_names]: the network's label of each class of the data.
+
+    A class of the data is one of the network if they have the same name; or if it is
+    the WordNet number, the words, or one of the words with commas between them, of a
+    line such as "n01440764 tench, Tinca tinca". Case, "_" and "-" do not matter.
+
+    Raises:
+        errors.MismatchedCheckpoint: a class is none of the network's, or of several.
+    """
+    known: dict[str, set[int]] = {}
+    for label, line in enumerate(class_names):
+        for name in _synonyms(line):
+            known.setdefault(_plain(name), set()).add(label)
+    # A whole line means its own class, also where it is a synonym of another one.
+    known |= {_plain(line): {label} for label, line in enumerate(class_names)}
+    found: list[int] = []
+    for name in data_names:
+        labels = known.get(_plain(name), set())
+        if len(labels) != 1:
+            what = "no class" if not labels else f"{len(labels)} classes"
+            raise errors.MismatchedCheckpoint(
+                f"class {name} of the data is {what} of the network "
+                f"({', '.join(class_names[:3])}, ...); expected the name, or the "
+                "WordNet number, of one; --labels gives the network's names"
+            )
+        found += labels
+    return np.array(found, np.int64)
+
+
+def _synonyms(line: str) -> set[str]:
+    number = re.match(r"n\d{8}\b", line)
+    words = line[number.end() :] if number else line
+    return {words, *words.split(","), *([number[0]] if number else [])}
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.lower().replace("_", " ").replace("-", " ").split())
