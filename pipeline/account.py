@@ -76,13 +76,16 @@ def check_classes(rows: Sequence[manifest.Row], source: sources.Source) -> None:
 
 def assign_splits(
     rows: Sequence[manifest.Row], known: manifest.Manifest | None, seed: int
-) -> list[manifest.Row]:
+) -> tuple[list[manifest.Row], dict[str, str]]:
     """Places the photos taken: known ones keep their split, new ones fill the shares.
 
     Args:
         rows: of `account`.
         known: the data set as it was; None the first time.
         seed: ranks the photos, unless the data set is known and has its own.
+
+    Returns:
+        The rows, known ones with their fold; and {duplicate group: split}.
     """
     # The same bytes may also lie outside any class, in a row without a split.
     before = {row.sha256: row for row in (known.rows if known else ()) if row.split}
@@ -97,7 +100,4 @@ def assign_splits(
         seed=known.seed if known else seed,
         shares=known.shares if known else split.DEFAULT_SHARES,
     )
-    return [
-        dataclasses.replace(row, split=assigned[row.group]) if row.taken else row
-        for row in with_known
-    ]
+    return with_known, assigned

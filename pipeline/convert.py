@@ -14,7 +14,7 @@ import functools
 import hashlib
 import os
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import google_crc32c
@@ -90,8 +90,10 @@ def convert(config: Config) -> Summary:
         done = _run_workers(config, source, known, partial)
         rows = account.account([done[f.path].row for f in source.files], known)
         account.check_classes(rows, source)
-        rows = account.assign_splits(rows, known, config.seed)
-        placed, changed, obsolete = _place(rows, done, known, directory, partial)
+        rows, splits = account.assign_splits(rows, known, config.seed)
+        placed, changed, obsolete = _place(
+            rows, splits, done, known=known, directory=directory, partial=partial
+        )
         result = manifest.Manifest(
             class_names=source.class_names,
             rows=tuple(placed),
@@ -232,7 +234,9 @@ def record_name(class_name: str) -> str:
 
 def _place(
     rows: Sequence[manifest.Row],
+    splits: Mapping[str, str],
     done: dict[str, parts.Answer],
+    *,
     known: manifest.Manifest | None,
     directory: Path,
     partial: Path,
@@ -242,7 +246,8 @@ def _place(
     A file whose records would stay as they are is left alone.
 
     Returns:
-        Rows with file and offset, names of the files written, names no longer wanted.
+        Rows with split, file and offset; names of the files written; names no longer
+        wanted.
     """
     by_class: dict[str, list[manifest.Row]] = collections.defaultdict(list)
     for row in rows:
@@ -254,7 +259,9 @@ def _place(
         name = record_name(class_name)
         offset = 0
         for row in members:
-            placed[row.path] = dataclasses.replace(row, file=name, offset=offset)
+            placed[row.path] = dataclasses.replace(
+                row, split=splits[row.group], file=name, offset=offset
+            )
             offset += row.length
         before = [r for r in (known.taken() if known else ()) if r.file == name]
         kept = all(done[row.path].file == directory / name for row in members)

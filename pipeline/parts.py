@@ -61,7 +61,7 @@ def start_worker() -> None:
 def convert_block(
     root: Path, partial: Path, directory: Path, resize_min: int, block: Sequence[Task]
 ) -> list[Answer]:
-    """Decodes a block of files in a worker process; writes its records into one part.
+    """Decodes a block of files in a worker process; adds its records to its part.
 
     Args:
         root: source folder.
@@ -70,10 +70,9 @@ def convert_block(
         resize_min: longest short side of a record's image, in pixels.
         block: the files.
     """
-    name = hashlib.sha256(os.fsencode(block[0].file.path)).hexdigest()[:20]
-    part = partial / f"{name}.part"
+    part = partial / f"{os.getpid()}.part"
     answers = []
-    with part.open("wb") as file:
+    with part.open("ab") as file:
         for task in block:
             answer, record = _convert_file(root, resize_min, task)
             if record:
