@@ -1,0 +1,213 @@
+"""Weights reused block by block, and a pretrained network judged as it is."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+import evaluate
+import train
+from model import export, network, restore, run, weights
+from model.checkpoints import errors, reading
+from tests import conftest
+
+LAYERS = ("conv1", "conv2", "fc3", "fc4", "fc5")
+
+
+def tiny_arrays(tiny, layers=LAYERS, num_classes=0):
+    """{"layer/variable": array} that keep the features of an image alive."""
+    random = np.random.default_rng(3)
+    shapes = network.variable_shapes(tiny, tiny.input_spec, num_classes)
+    return {
+        f"{layer}/{name}": random.normal(0, 0.3, shape).astype(np.float32)
+        for layer, variables in shapes.items()
+        for name, shape in variables.items()
+        if layer in layers
+    }
+
+
+def write(tiny, path, arrays):
+    weights.write(path, arrays, weights.describe("tiny", tiny.input_spec))
+    return str(path)
+
+
+@pytest.fixture
+def quick(tiny, shared_records, tmp_path):
+    """Settings of a training of the tiny network."""
+    return train.Config(
+        ckpt=write(tiny, tmp_path / "w.safetensors", tiny_arrays(tiny)),
+        data=str(shared_records),
+        run_dir=str(tmp_path / "run"),
+        epochs=2,
+        batch_size=16,
+        learning_rate=1e-2,
+        precision="float32",
+    )
+
+
+def ledger(config):
+    tensors = json.loads((run.Path(config.run_dir) / "ledger.json").read_text())
+    found = {}
+    for entry in tensors["tensors"]:
+        found.setdefault(entry["status"], set()).add(
+            (entry["variable"] or entry["tensor"]).split("/")[0]
+        )
+    return found, {entry["variable"] for entry in tensors["frozen"]}
+
+
+def settings(config):
+    return json.loads((run.Path(config.run_dir) / "config.json").read_text())
+
+
+def test_all_that_fits_is_restored(quick):
+    train.train(quick)
+    found, frozen = ledger(quick)
+    assert found == {
+        "restored": {"conv1", "conv2", "fc3", "fc4"},
+        "unused": {"fc5"},
+        "new": {"logits"},
+    }
+    assert {name.split("/")[0] for name in frozen} == found["restored"]
+
+
+def test_layers_left_out_on_purpose_are_new_and_train(quick):
+    config = dataclasses.replace(quick, skip="fc3,fc4", features="fc4")
+    train.train(config)
+    found, frozen = ledger(config)
+    assert found["restored"] == {"conv1", "conv2"}
+    assert found["skipped"] == {"fc3", "fc4"}
+    assert found["new"] == {"fc3", "fc4", "logits"}
+    assert {name.split("/")[0] for name in frozen} == {"conv1", "conv2"}
+    assert settings(config)["train_from"] == "fc3"
+
+
+def test_a_skip_of_no_layer(quick):
+    with pytest.raises(
+        errors.MismatchedCheckpoint, match=r"--skip=fc9: tiny has conv1, conv2, fc3"
+    ):
+        train.train(dataclasses.replace(quick, skip="fc3,fc9"))
+
+
+def test_some_blocks_only(tiny, quick, tmp_path):
+    """The new layer goes where the file's layers end, or further up if told to."""
+    arrays = tiny_arrays(tiny, ("conv1", "conv2"))
+    config = dataclasses.replace(quick, ckpt=write(tiny, tmp_path / "some.npy", arrays))
+    train.train(config)
+    assert settings(config)["features"] == "pool2"
+    deeper = dataclasses.replace(
+        config, features="fc4", run_dir=str(tmp_path / "deeper")
+    )
+    with pytest.raises(errors.MismatchedCheckpoint, match="--skip=fc3,fc4"):
+        train.train(deeper)
+    deeper = dataclasses.replace(deeper, skip="fc3,fc4")
+    train.train(deeper)
+    assert ledger(deeper)[0]["new"] == {"fc3", "fc4", "logits"}
+
+
+def test_a_near_miss_is_named(tiny, quick, tmp_path, capsys):
+    arrays = tiny_arrays(tiny)
+    arrays = {name.replace("fc4", "fc4_flickr"): a for name, a in arrays.items()}
+    config = dataclasses.replace(
+        quick, ckpt=write(tiny, tmp_path / "near.safetensors", arrays)
+    )
+    train.train(config)
+    assert settings(config)["features"] == "fc3"
+    said = capsys.readouterr().err
+    assert "the file has fc4_flickr, the network has fc4" in said
+    assert "fc4_flickr" in ledger(config)[0]["unused"]
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.h5", "w.npy"])
+def test_a_runs_weights_start_another_run(quick, tmp_path, name):
+    """Exported, restored: the layers and the preprocessing are those of the run."""
+    first = dataclasses.replace(
+        quick,
+        train_from="fc4",
+        overrides=dataclasses.replace(quick.overrides, scale=2.0),
+    )
+    train.train(first)
+    path = tmp_path / "out" / name
+    shapes = export.export(export.Config(run_dir=first.run_dir, weights=str(path)))
+    assert shapes["logits/kernel"] == (7, 3)
+    second = dataclasses.replace(
+        quick, ckpt=str(path), run_dir=str(tmp_path / "second"), epochs=1
+    )
+    train.train(second)
+    assert settings(second)["input_spec"]["scale"] == 2.0
+    before = restore.gather(run.read(first.run_dir).load_model())
+    after = restore.gather(run.read(second.run_dir).load_model())
+    for layer in LAYERS[:4]:
+        np.testing.assert_array_equal(
+            after[f"{layer}/kernel"], before[f"{layer}/kernel"]
+        )
+    assert "logits" in ledger(second)[0]["unused"]
+
+
+class TestPretrained:
+    @pytest.fixture
+    def file(self, tiny, quick, tmp_path):
+        """The trained network with its final layer under the network's own name."""
+        config = dataclasses.replace(quick, train_from="conv1", epochs=12)
+        train.train(config)
+        arrays = {
+            name.replace("logits", "fc5"): array
+            for name, array in restore.gather(
+                run.read(config.run_dir).load_model()
+            ).items()
+        }
+        return write(tiny, tmp_path / "whole.safetensors", arrays)
+
+    def test_same_figures_as_the_run(self, file, quick, shared_records):
+        by_run = evaluate.evaluate(evaluate.Config(run_dir=quick.run_dir))
+        found = evaluate.evaluate(
+            evaluate.Config(ckpt=file, data=str(shared_records), split="test")
+        )
+        assert found["accuracy"] == by_run["accuracy"] > 0.6
+        assert found["confusion_matrix"] == by_run["confusion_matrix"]
+        assert found["loss"] == pytest.approx(by_run["loss"], rel=1e-4)
+
+    def test_a_folder_of_photos_with_labels_in_another_order(
+        self, tiny, file, quick, tmp_path
+    ):
+        """The network's classes are named by the file, whatever the folders' order."""
+        photos = conftest.write_photos(tmp_path / "photos", per_class=6)
+        tensors = reading.read(run.Path(file)).tensors
+        order = [2, 0, 1]
+        arrays = {
+            name: array[..., order] if name.startswith("fc5") else array
+            for name, array in tensors.items()
+        }
+        turned = write(tiny, tmp_path / "turned.safetensors", arrays)
+        (tmp_path / "labels.txt").write_text("red\nblue\ngreen\n")
+        plain = evaluate.evaluate(
+            evaluate.Config(ckpt=file, data=str(photos), split="all")
+        )
+        found = evaluate.evaluate(
+            evaluate.Config(
+                ckpt=turned,
+                data=str(photos),
+                split="all",
+                labels=str(tmp_path / "labels.txt"),
+            )
+        )
+        assert found["num_examples"] == 18
+        assert found["accuracy"] == plain["accuracy"] > 0.6
+        assert found["class_names"] == ["red", "blue", "green"]
+
+    def test_classes_of_other_names(self, file, tmp_path):
+        photos = conftest.write_photos(tmp_path / "photos", per_class=3)
+        (tmp_path / "labels.txt").write_text("cat\ndog\nred\n")
+        with pytest.raises(errors.MismatchedCheckpoint, match="class blue of the data"):
+            evaluate.evaluate(
+                evaluate.Config(
+                    ckpt=file,
+                    data=str(photos),
+                    split="all",
+                    labels=str(tmp_path / "labels.txt"),
+                )
+            )
+
+    def test_data_are_asked_for(self):
+        with pytest.raises(ValueError, match="expected --data"):
+            evaluate.Config(ckpt="x")
