@@ -58,27 +58,33 @@ def walk(steps: Sequence[Any], shape: Shape) -> Iterator[tuple[Any, Shape]]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Residual:
-    """Steps in a row, whose output is added to their input.
+class Chain:
+    """Steps in a row that are one step of the network.
 
     Attributes:
         name: of the block.
-        steps: from input to output, which have the same shape.
+        steps: from input to output.
+        shortcut: the input is added to the output, which has the same shape.
     """
 
     name: str
     steps: Sequence[Any]
+    shortcut: bool = False
 
     def __call__(self, inputs: Any) -> Any:
-        """Applies the steps and adds."""
+        """Applies the steps; adds."""
         output = inputs
         for step in self.steps:
             output = step(output)
+        if not self.shortcut:
+            return output
         dtype = self.steps[-1].dtype_policy
         return keras.layers.Add(name=self.name, dtype=dtype)([inputs, output])
 
     def compute_output_shape(self, shape: Shape) -> Shape:
-        """That of the input."""
+        """That of the last step."""
+        for step in self.steps:
+            shape = tuple(step.compute_output_shape(shape))
         return shape
 
     def walk(self, shape: Shape) -> Iterator[tuple[Any, Shape]]:

@@ -6,16 +6,18 @@ Nothing in the file is executed.
 """
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 from absl import app
 
-import pipeline.quiet  # noqa: F401 # isort: split
-from model import keras_config, naming, restore
 from model.checkpoints import errors, reading
 from pipeline import command
+
+_BFLOAT16 = ml_dtypes.bfloat16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,9 @@ class Fitting:
 
 def fittings(checkpoint: reading.Checkpoint, where: str) -> list[Fitting]:
     """Which networks a file fits, and how completely; the best first."""
+    import pipeline.quiet  # noqa: F401 # isort: split
+    from model import naming, restore  # with Keras: what was read is shown before
+
     found: dict[str, Fitting] = {}
     for match in naming.matches(checkpoint, restore.rebuilt(checkpoint, where)):
         if not match.kernels or match.network.name in found:
@@ -53,6 +58,18 @@ def fittings(checkpoint: reading.Checkpoint, where: str) -> list[Fitting]:
             features=possible[-1] if possible else "",
         )
     return sorted(found.values(), key=lambda one: -one.restored / one.wanted)
+
+
+def why_not_rebuilt(checkpoint: reading.Checkpoint, where: str) -> str:
+    """Why a Keras configuration does not make a network; "" if it does."""
+    from model import keras_config
+
+    if checkpoint.keras_config:
+        try:
+            keras_config.rebuild(checkpoint.keras_config, where)
+        except errors.CheckpointError as error:
+            return f"its Keras configuration is not rebuilt: {error}"
+    return ""
 
 
 def report(path: Path, checkpoint: reading.Checkpoint) -> str:
@@ -70,9 +87,14 @@ def report(path: Path, checkpoint: reading.Checkpoint) -> str:
         lines.append(f"layers: {_short(', '.join(checkpoint.layers))}")
     if checkpoint.aside:
         lines.append(f"set aside, no weights: {_short(', '.join(checkpoint.aside))}")
-    lines += ["", *_tensor_table(tensors), ""]
-    found = fittings(checkpoint, str(path))
-    for fitting in found:
+    lines += ["", *_tensor_table(tensors)]
+    return "\n".join(lines)
+
+
+def report_fittings(checkpoint: reading.Checkpoint, where: str) -> str:
+    """Which networks it fits, as text."""
+    lines = []
+    for fitting in fittings(checkpoint, where):
         head = f"a new head may sit on {fitting.features}"
         lines.append(
             f"fits {fitting.network} (names as of {fitting.source}): "
@@ -83,14 +105,8 @@ def report(path: Path, checkpoint: reading.Checkpoint) -> str:
                 else "not from the input on, so no head can sit"
             )
         )
-    if not found:
-        lines.append("fits no network of ours")
-    if checkpoint.keras_config:
-        try:
-            keras_config.rebuild(checkpoint.keras_config, str(path))
-        except errors.CheckpointError as error:
-            lines.append(f"its Keras configuration is not rebuilt: {error}")
-    return "\n".join(lines)
+    lines = lines or ["fits no network of ours"]
+    return "\n".join(filter(None, [*lines, why_not_rebuilt(checkpoint, where)]))
 
 
 def _short(text: str) -> str:
@@ -102,7 +118,7 @@ def _tensor_table(tensors: dict[str, np.ndarray]) -> list[str]:
     rows = [("tensor", "shape", "dtype", "mean", "std")]
     for name, tensor in tensors.items():
         mean = std = "-"
-        if tensor.size and (tensor.dtype.kind in "iuf" or restore.is_float(tensor)):
+        if tensor.size and (tensor.dtype.kind in "iuf" or tensor.dtype == _BFLOAT16):
             with np.errstate(all="ignore"):  # what is not finite is shown as such
                 mean = f"{tensor.mean(dtype=np.float64):.4g}"
                 std = f"{tensor.std(dtype=np.float64):.4g}"
@@ -121,7 +137,10 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) != 2:
         raise app.UsageError("expected one file: python -m model.inspect FILE")
     path = Path(argv[1])
-    command.say(report(path, reading.read(path)))
+    checkpoint = reading.read(path)
+    command.say(report(path, checkpoint))
+    sys.stdout.flush()
+    command.say(f"\n{report_fittings(checkpoint, str(path))}")
 
 
 if __name__ == "__main__":

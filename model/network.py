@@ -1,15 +1,17 @@
 """Networks by name, and a network's name -> a Keras model up to any of its layers."""
 
 import collections
+import copy
 import dataclasses
 import difflib
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from model import alexnet, blocks
+from model import alexnet, blocks, caffenet, cifar, efficientnet, vgg16
 from model.checkpoints import errors
 from pipeline import preprocess
 
@@ -73,6 +75,51 @@ NETWORKS = {
             layers=alexnet.alexnet_owt,
             input_spec=alexnet.ALEXNET_OWT_INPUT,
             features=("pool5", "fc6", "fc7"),
+        ),
+        Network(
+            name="bvlc_alexnet",
+            layers=caffenet.bvlc_alexnet,
+            input_spec=caffenet.CAFFE_INPUT,
+            features=("pool5", "fc6", "fc7"),
+        ),
+        Network(
+            name="caffenet",
+            layers=caffenet.caffenet,
+            input_spec=caffenet.CAFFE_INPUT,
+            features=("pool5", "fc6", "fc7"),
+        ),
+        Network(
+            name="vgg16",
+            layers=vgg16.vgg16,
+            input_spec=vgg16.VGG16_INPUT,
+            features=(*(f"block{n}_pool" for n in range(1, 6)), "fc1", "fc2"),
+        ),
+        Network(
+            name="cifar10_quick",
+            layers=cifar.cifar10_quick,
+            input_spec=cifar.QUICK_INPUT,
+            features=("pool1", "pool2", "pool3", "ip1"),
+            num_classes=10,
+        ),
+        Network(
+            name="cifar_cnn",
+            layers=cifar.cifar_cnn,
+            input_spec=cifar.CIFAR_CNN_INPUT,
+            features=("pool_1", "pool_2", "dense_1"),
+            num_classes=10,
+        ),
+        Network(
+            name="cifar_cnn_avg",
+            layers=cifar.cifar_cnn_avg,
+            input_spec=cifar.CIFAR_CNN_INPUT,
+            features=("pool_1", "pool_2", "dense_1"),
+            num_classes=10,
+        ),
+        Network(
+            name="efficientnet_lite0",
+            layers=efficientnet.efficientnet_lite0,
+            input_spec=efficientnet.LITE0_INPUT,
+            features=("pool",),
         ),
     )
 }
@@ -201,8 +248,16 @@ def variable_shapes(
         {layer: {"kernel": shape, "bias": shape}} of the layers that have weights; a
         convolution in groups is one layer.
     """
-    shape = (None, spec.size_px, spec.size_px, 3)
-    steps = network.layers(num_classes or network.num_classes, "float32")
+    classes = num_classes or network.num_classes
+    return copy.deepcopy(_variable_shapes(network, spec.size_px, classes))
+
+
+@functools.lru_cache(maxsize=64)
+def _variable_shapes(
+    network: Network, size_px: int, num_classes: int
+) -> dict[str, dict[str, tuple[int, ...]]]:
+    shape = (None, size_px, size_px, 3)
+    steps = network.layers(num_classes, "float32")
     found: dict[str, dict[str, tuple[int, ...]]] = collections.defaultdict(dict)
     for layer, inputs in blocks.walk(steps, shape):
         group = blocks.group_of(layer.name)

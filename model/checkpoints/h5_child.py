@@ -1,0 +1,245 @@
+"""An HDF5 file -> a listing and raw numbers on stdout; a process of its own.
+
+The HDF5 library crashes or hangs on some damaged files. So it works in this process,
+which limits its own memory and time before it opens the file, and h5_process.py, on the
+other end of the pipe, believes nothing. Nothing but the one file is ever opened.
+
+What is sent are frames: a tag, the length in 8 bytes (little-endian), the content.
+
+* H: JSON {"texts", "arrays", "others"}, first.
+* D: the numbers of one array, C order, little-endian; in the order of "arrays".
+* E: JSON {"unsafe": bool, "message": text}: why nothing more will come.
+"""
+
+import json
+import math
+import re
+import resource
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import h5py
+import numpy as np
+
+_OBJECT_LIMIT = 100_000
+_DEPTH_LIMIT = 32
+_NAME_LIMIT = 1000  # characters
+_TEXT_LIMIT = 32 << 20  # characters, all attributes together
+_WORKING_MEMORY = 256 << 20  # bytes, beside the array that is being read
+# What Keras writes about layers, and h5py about types.
+_ATTRIBUTES = re.compile(
+    r"(layer_names|weight_names)\d*|model_config|keras_version|backend|name"
+)
+# Groups that hold no weights; their numbers are not read.
+_NOT_WEIGHTS = ("optimizer_weights", "optimizer", "diff")
+# Others would have to be loaded from plug-ins. 32000 is h5py's LZF.
+_FILTERS = {
+    h5py.h5z.FILTER_DEFLATE,
+    h5py.h5z.FILTER_SHUFFLE,
+    h5py.h5z.FILTER_FLETCHER32,
+    32000,
+}
+
+
+class _Refused(Exception):
+    """The file is not what this reader takes."""
+
+    def __init__(self, message: str, *, unsafe: bool = False) -> None:
+        super().__init__(message)
+        self.unsafe = unsafe
+
+
+def main() -> None:
+    """Serves the file named on the command line: PATH LIMIT_BYTES CPU_SECONDS."""
+    path, limit_bytes, cpu_seconds = sys.argv[1:]
+    serve(Path(path), sys.stdout.buffer, int(limit_bytes), int(cpu_seconds))
+
+
+def serve(path: Path, out: BinaryIO, limit_bytes: int, cpu_seconds: int) -> None:
+    """Sends what the file holds; limits this process for good.
+
+    Args:
+        path: the file.
+        out: takes the frames.
+        limit_bytes: that all arrays together may have.
+        cpu_seconds: after which the system ends this process.
+    """
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    memory = pages * resource.getpagesize() + _WORKING_MEMORY + limit_bytes
+    _limit(resource.RLIMIT_AS, memory)
+    _limit(resource.RLIMIT_CPU, cpu_seconds)
+    _limit(resource.RLIMIT_CORE, 0)
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            listing = _Listing(file, limit_bytes)
+            _send(out, b"H", json.dumps(listing.header()).encode())
+            for dataset, dtype in listing.datasets:
+                values = np.ascontiguousarray(dataset[()], _stored(dtype))
+                _send(out, b"D", values.reshape(-1).view(np.uint8).data)
+    except _Refused as error:
+        _send_error(out, str(error), unsafe=error.unsafe)
+    except MemoryError:
+        _send_error(out, "the HDF5 library asks for more memory than such a file needs")
+    except (OSError, RuntimeError, LookupError, ValueError) as error:
+        # Whatever h5py makes of the library's findings.
+        text = "".join(filter(str.isprintable, str(error)[:300])).strip("'\"")
+        _send_error(out, f"damaged HDF5 file ({text}); copy or download it again")
+    out.flush()
+
+
+def _limit(kind: int, value: int) -> None:
+    _, hard = resource.getrlimit(kind)
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(kind, (value, value))
+
+
+def _send(out: BinaryIO, tag: bytes, content: bytes | memoryview) -> None:
+    out.write(tag + len(content).to_bytes(8, "little"))
+    out.write(content)
+
+
+def _send_error(out: BinaryIO, message: str, *, unsafe: bool = False) -> None:
+    content = json.dumps({"unsafe": unsafe, "message": message})
+    _send(out, b"E", content.encode())
+
+
+def _stored(dtype: str) -> np.dtype[Any]:
+    """The type to read an array in; h5py knows bfloat16 as two bytes."""
+    return np.dtype("V2" if dtype == "bfloat16" else dtype).newbyteorder("<")
+
+
+class _Listing:
+    """All objects of a file, checked; no array is read yet."""
+
+    def __init__(self, file: h5py.File, limit_bytes: int) -> None:
+        self.datasets: list[tuple[h5py.Dataset, str]] = []
+        self._texts: dict[str, dict[str, str | list[str]]] = {}
+        self._arrays: list[tuple[str, tuple[int, ...], str]] = []
+        self._others: list[str] = []
+        self._bytes_left = limit_bytes
+        self._text_left = _TEXT_LIMIT
+        self._seen = {_address(file)}
+        self._visit_group(file, ())
+
+    def header(self) -> dict[str, Any]:
+        """What is sent ahead of the arrays."""
+        return {"texts": self._texts, "arrays": self._arrays, "others": self._others}
+
+    def _visit_group(self, group: h5py.Group, path: tuple[str, ...]) -> None:
+        if len(path) > _DEPTH_LIMIT:
+            raise _Refused(f"groups nested more than {_DEPTH_LIMIT} levels deep")
+        texts = dict(self._read_texts(group))
+        if texts:
+            self._texts["/".join(path)] = texts
+        for name in group:
+            self._visit(group, (*path, name))
+
+    def _visit(self, group: h5py.Group, path: tuple[str, ...]) -> None:
+        name, where = path[-1], "/".join(map(str, path))
+        # h5py leaves what is no UTF-8 as bytes.
+        if not isinstance(name, str) or "/" in name or not _is_name(where):
+            raise _Refused(f"an impossible name, {where[:100]!r}")
+        link = group.get(name, getlink=True)
+        if isinstance(link, h5py.ExternalLink | h5py.SoftLink):
+            raise _Refused(f"{where} is a link to elsewhere", unsafe=True)
+        found = group[name]
+        if _address(found) in self._seen:
+            raise _Refused(f"{where} is in the file under two names")
+        self._seen.add(_address(found))
+        if len(self._seen) > _OBJECT_LIMIT:
+            raise _Refused(f"more than {_OBJECT_LIMIT:,} objects")
+        if isinstance(found, h5py.Group):
+            self._visit_group(found, path)
+        elif isinstance(found, h5py.Dataset) and path[0] not in _NOT_WEIGHTS:
+            self._visit_dataset(found, where)
+        else:
+            self._others.append(where)
+
+    def _visit_dataset(self, dataset: h5py.Dataset, where: str) -> None:
+        _check_storage(dataset, where)
+        dtype = _number_type(dataset)
+        shape = dataset.shape
+        if dtype is None or shape is None:
+            self._others.append(where)
+            return
+        size_bytes = math.prod(shape) * dataset.dtype.itemsize
+        self._bytes_left -= math.prod(n or 1 for n in shape) * dataset.dtype.itemsize
+        if self._bytes_left < 0:
+            raise _Refused(
+                f"{where}, of shape {shape}, is more than a file of this size can hold"
+            )
+        stored_bytes = dataset.id.get_storage_size()
+        if dataset.id.get_create_plist().get_nfilters():
+            size_bytes = min(size_bytes, 1)
+        if stored_bytes < size_bytes:  # the library would make them up
+            raise _Refused(f"the numbers of {where} are not in the file")
+        self._arrays.append((where, shape, dtype))
+        self.datasets.append((dataset, dtype))
+
+    def _read_texts(self, group: h5py.Group) -> Iterator[tuple[str, str | list[str]]]:
+        """Yields the attributes that Keras writes, as far as they are text."""
+        for name in group.attrs:
+            if not isinstance(name, str) or not _ATTRIBUTES.fullmatch(name):
+                continue
+            attribute = h5py.h5a.open(group.id, name.encode())
+            size = math.prod(attribute.shape) * attribute.dtype.itemsize
+            if size > self._text_left:
+                raise _Refused(f"attribute {name} is too long")
+            value = group.attrs[name]
+            if isinstance(value, np.ndarray) and value.ndim == 1:
+                text: str | list[str] = [_text(item) for item in value]
+                if not all(map(_is_name, text)):
+                    raise _Refused(f"attribute {name} lists impossible names")
+                self._text_left -= sum(map(len, text)) + 10 * len(text)
+            elif isinstance(value, str | bytes):
+                text = _text(value)
+                self._text_left -= len(text)
+            else:
+                continue
+            if self._text_left < 0:
+                raise _Refused("its attributes hold too much text")
+            yield name, text
+
+
+def _address(found: h5py.HLObject) -> int:
+    """Where in the file the object is."""
+    return h5py.h5o.get_info(found.id).addr
+
+
+def _is_name(text: str) -> bool:
+    return text.isprintable() and len(text) <= _NAME_LIMIT
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, str):
+        return value
+    raise _Refused("a list of names holds something else than text")
+
+
+def _check_storage(dataset: h5py.Dataset, where: str) -> None:
+    """Checks that the numbers are in the file itself, stored in a way that is known."""
+    how = dataset.id.get_create_plist()
+    if how.get_layout() == h5py.h5d.VIRTUAL or how.get_external_count():
+        raise _Refused(f"{where} takes its numbers from other files", unsafe=True)
+    for number in range(how.get_nfilters()):
+        if how.get_filter(number)[0] not in _FILTERS:
+            raise _Refused(
+                f"{where} is compressed in a way that is not read; save it without"
+            )
+
+
+def _number_type(dataset: h5py.Dataset) -> str | None:
+    """The type's name, or None if the dataset holds no numbers."""
+    try:
+        dtype = dataset.dtype
+    except TypeError:  # NumPy has no such type
+        return None
+    if dtype == np.dtype("V2"):  # how Keras writes it
+        return "bfloat16"
+    if dtype.kind not in "biuf" or dtype.itemsize > 8:
+        return None
+    return dtype.newbyteorder("=").name

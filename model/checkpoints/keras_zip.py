@@ -1,0 +1,94 @@
+"""Keras 3 models (.keras), zip files -> {"layer/variable": array} and configuration.
+
+Source: keras/src/saving/saving_lib.py. Nothing is unpacked but three members by name.
+"""
+
+import dataclasses
+import shutil
+import struct
+import tempfile
+import zipfile
+import zlib
+from pathlib import Path
+
+from model.checkpoints import errors, h5, h5_process
+
+_CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
+_TEXT_LIMIT = 32 << 20
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+
+def read(path: Path) -> h5.H5Content:
+    """Reads a model file of Keras 3.
+
+    Raises:
+        errors.UnknownFormat: a zip file of something else.
+        errors.CheckpointError: missing, damaged or unsafe; as h5.read.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / _WEIGHTS
+        config, version = unpack(path, weights)
+        where = f"{path}:{_WEIGHTS}"
+        found = h5_process.read(weights, where=where)
+    content = h5.interpret(found, where, keras_config=config)
+    metadata = {"keras_version": version} if version else {}
+    return dataclasses.replace(content, format="Keras 3 model", metadata=metadata)
+
+
+def unpack(path: Path, weights: Path) -> tuple[str, str]:
+    """Writes the HDF5 file inside to `weights`.
+
+    Returns:
+        JSON text of the model's configuration; the version of Keras, "" if not given.
+
+    Raises:
+        errors.CheckpointError: missing, not of Keras, damaged, or a zip bomb.
+    """
+    if not path.is_file():
+        raise errors.MissingCheckpoint(f"{path}: no such file")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _check(archive, path)
+            config = archive.read(_CONFIG).decode()
+            metadata = h5.parse_config(archive.read(_METADATA).decode(), str(path))
+            with archive.open(_WEIGHTS) as source, weights.open("wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+    except errors.CheckpointError:
+        raise
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        struct.error,
+        RuntimeError,  # encrypted, or a zip file of a later kind
+        ValueError,  # a place before the file's start, a name that is no text
+    ) as error:
+        raise errors.CorruptCheckpoint(f"{path}: damaged zip file ({error})") from error
+    version = metadata.get("keras_version")
+    if not isinstance(version, str) or not version.isprintable() or len(version) > 50:
+        version = ""
+    return config, version
+
+
+def _check(archive: zipfile.ZipFile, path: Path) -> None:
+    """Checks the members before any is read.
+
+    Raises:
+        errors.CheckpointError: missing, too large, or stored in an unknown way.
+    """
+    members = {info.filename: info for info in archive.infolist()}
+    size_bytes = path.stat().st_size
+    for name in (_CONFIG, _METADATA, _WEIGHTS):
+        if name not in members:
+            raise errors.UnknownFormat(
+                f"{path}: a zip file, but not of a Keras model (no {name})"
+            )
+        info = members[name]
+        limit = h5_process.limit_for(size_bytes) if name == _WEIGHTS else _TEXT_LIMIT
+        if info.file_size > limit or info.compress_type not in _METHODS:
+            raise errors.CorruptCheckpoint(
+                f"{path}: {name} has {info.file_size:,} bytes, expected at most "
+                f"{limit:,}, stored or deflated"
+            )
+        if not 0 <= info.header_offset < size_bytes:
+            raise errors.CorruptCheckpoint(f"{path}: {name} begins outside the file")

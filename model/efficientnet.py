@@ -1,0 +1,113 @@
+"""EfficientNet-Lite0: a modern network, small enough for a CPU."""
+
+from typing import Any
+
+import keras
+
+from model import blocks
+from pipeline import preprocess
+
+# Source: tensorflow/tpu/models/official/efficientnet/lite (mean 127, std 128, 224).
+LITE0_INPUT = preprocess.InputSpec(
+    mean=(127.0, 127.0, 127.0),
+    std=(128.0, 128.0, 128.0),
+    source="EfficientNet-Lite: mean 127, std 128",
+)
+# Repeats, kernel size, stride of the first, expansion, filters: as EfficientNet-B0.
+_STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+NUM_BLOCKS = sum(stage[0] for stage in _STAGES)
+
+
+def efficientnet_lite0(num_classes: int, dtype: str) -> list[Any]:
+    """EfficientNet-B0 without squeeze-and-excitation, with ReLU6 for swish.
+
+    Args:
+        num_classes: of the last layer.
+        dtype: Keras dtype policy of all layers.
+
+    Returns:
+        Unbuilt steps: stem, block_0 to block_15, head, pool, drop, fc; input
+        [batch, 224, 224, 3], normalised; pool [batch, 1280]; logits
+        [batch, num_classes].
+
+    Source: Tan and Le 2019, "EfficientNet: Rethinking Model Scaling for Convolutional
+    Neural Networks", table 1; the lite form as in tensorflow/tpu.
+    """
+    steps: list[Any] = [
+        blocks.Chain("stem", _conv("stem", 32, 3, dtype, strides=2, active=True))
+    ]
+    channels, number = 32, 0
+    for repeats, size, first_stride, expansion, filters in _STAGES:
+        for repeat in range(repeats):
+            strides = first_stride if repeat == 0 else 1
+            name = f"block_{number}"
+            layers = [
+                *(
+                    _conv(f"{name}_expand", channels * expansion, 1, dtype, active=True)
+                    if expansion > 1
+                    else []
+                ),
+                *_depthwise(f"{name}_depthwise", size, strides, dtype),
+                *_conv(f"{name}_project", filters, 1, dtype),
+            ]
+            shortcut = strides == 1 and channels == filters
+            steps.append(blocks.Chain(name, layers, shortcut))
+            channels, number = filters, number + 1
+    return [
+        *steps,
+        blocks.Chain("head", _conv("head", 1280, 1, dtype, active=True)),
+        keras.layers.GlobalAveragePooling2D(name="pool", dtype=dtype),
+        keras.layers.Dropout(0.2, name="drop", dtype=dtype),
+        keras.layers.Dense(num_classes, name="fc", dtype=dtype),
+    ]
+
+
+def _conv(
+    name: str,
+    filters: int,
+    size: int,
+    dtype: str,
+    *,
+    strides: int = 1,
+    active: bool = False,
+) -> list[Any]:
+    return [
+        keras.layers.Conv2D(
+            filters,
+            size,
+            strides,
+            "same",
+            use_bias=False,
+            name=f"{name}_conv",
+            dtype=dtype,
+        ),
+        *_normalised(name, dtype, active=active),
+    ]
+
+
+def _depthwise(name: str, size: int, strides: int, dtype: str) -> list[Any]:
+    return [
+        keras.layers.DepthwiseConv2D(
+            size, strides, "same", use_bias=False, name=f"{name}_conv", dtype=dtype
+        ),
+        *_normalised(name, dtype, active=True),
+    ]
+
+
+def _normalised(name: str, dtype: str, *, active: bool) -> list[Any]:
+    found: list[Any] = [
+        keras.layers.BatchNormalization(
+            momentum=0.99, epsilon=1e-3, name=f"{name}_bn", dtype=dtype
+        )
+    ]
+    if active:
+        found.append(keras.layers.ReLU(6, name=f"{name}_relu", dtype=dtype))
+    return found

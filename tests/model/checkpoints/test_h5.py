@@ -1,0 +1,418 @@
+import json
+
+import h5py
+import keras
+import numpy as np
+import pytest
+
+from model.checkpoints import errors, h5, h5_process
+from tests import h5_forks
+
+KERNEL = np.arange(54, dtype=np.float32).reshape(3, 3, 2, 3)
+BIAS = np.array([0.5, -1, 2], np.float32)
+FULL, WEIGHTS = "Keras 2 HDF5 (full model)", "Keras 2 HDF5 (weights)"
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "w.h5"
+
+
+def write_keras_2(path, layers, *, base="", chunks=False, **attributes):
+    """Writes {layer: {weight name: array}}, as Keras 1 and 2 do."""
+    with h5py.File(path, "w") as file:
+        file.attrs.update(attributes)
+        root = file.require_group(base) if base else file
+        names = np.array([name.encode() for name in layers])
+        if chunks:
+            root.attrs["layer_names0"], root.attrs["layer_names1"] = (
+                names[:1],
+                names[1:],
+            )
+        else:
+            root.attrs["layer_names"] = names
+        for layer, weights in layers.items():
+            group = root.create_group(layer)
+            group.attrs["weight_names"] = [name.encode() for name in weights]
+            for name, array in weights.items():
+                group[name] = array
+    return path
+
+
+def write_groups(path, arrays):
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            file[name] = array
+    return path
+
+
+def config(*layers):
+    """JSON text of a Sequential of (class name, configuration)."""
+    entries = [{"class_name": kind, "config": about} for kind, about in layers]
+    return json.dumps({"class_name": "Sequential", "config": {"layers": entries}})
+
+
+def assert_tensors(found, expected):
+    assert found.tensors.keys() == expected.keys()
+    for name, array in expected.items():
+        assert found.tensors[name].dtype == array.dtype
+        assert found.tensors[name].shape == array.shape
+        assert (found.tensors[name] == array).all()
+
+
+class TestKeras2:
+    def test_full_model(self, path):
+        layers = {
+            "conv2d_1": {"conv2d_1/kernel:0": KERNEL, "conv2d_1/bias:0": BIAS},
+            "flatten": {},
+        }
+        text = config(
+            ("Conv2D", {"name": "conv2d_1"}), ("Flatten", {"name": "flatten"})
+        )
+        write_keras_2(
+            *(path, layers),
+            base="model_weights",
+            model_config=text,
+            keras_version=b"2.2.4",
+            backend="theano",
+        )
+        with h5py.File(path, "a") as file:
+            file["optimizer_weights/RMSprop/Variable:0"] = BIAS
+        found = h5.read(path)
+        assert found.format == FULL
+        assert_tensors(found, {"conv2d_1/kernel": KERNEL, "conv2d_1/bias": BIAS})
+        assert found.keras_config == text
+        assert found.metadata == {"keras_version": "2.2.4", "backend": "theano"}
+        assert found.aside == ("optimizer_weights/RMSprop/Variable:0",)
+
+    @pytest.mark.parametrize("chunks", [False, True], ids=["list", "chunks"])
+    def test_weights(self, path, chunks):
+        layers = {
+            "a": {"a/kernel:0": KERNEL, "a/bias:0": BIAS},
+            "b": {"b_1/kernel:0": 2 * KERNEL},
+            "c": {"c/depthwise_kernel:0": 3 * KERNEL},
+        }
+        found = h5.read(write_keras_2(path, layers, chunks=chunks))
+        assert found.format == WEIGHTS
+        assert_tensors(
+            found,
+            {
+                "a/kernel": KERNEL,
+                "a/bias": BIAS,
+                "b/kernel": 2 * KERNEL,
+                "c/depthwise_kernel": 3 * KERNEL,
+            },
+        )
+        assert (found.keras_config, found.metadata, found.aside) == ("", {}, ())
+
+    def test_keras_1(self, path):
+        layers = {
+            "block1_conv1": {"block1_conv1_W_1:0": KERNEL, "block1_conv1_b_1:0": BIAS},
+            "convolution2d_1": {"convolution2d_1_W": 2 * KERNEL},
+            "norm": {
+                "norm_gamma": BIAS,
+                "norm_beta": 2 * BIAS,
+                "norm_running_mean": 3 * BIAS,
+                "norm_running_std": 4 * BIAS,
+            },
+        }
+        expected = {
+            "block1_conv1/kernel": KERNEL,
+            "block1_conv1/bias": BIAS,
+            "convolution2d_1/kernel": 2 * KERNEL,
+            "norm/gamma": BIAS,
+            "norm/beta": 2 * BIAS,
+            "norm/moving_mean": 3 * BIAS,
+            "norm/moving_variance": 4 * BIAS,
+        }
+        assert_tensors(h5.read(write_keras_2(path, layers)), expected)
+
+    def test_nested_model(self, path):
+        layers = {
+            "vgg16": {"block1_conv1/kernel:0": KERNEL, "vgg16/conv2/kernel:0": -KERNEL},
+            "dense": {"dense/bias:0": BIAS},
+        }
+        assert_tensors(
+            h5.read(write_keras_2(path, layers)),
+            {
+                "block1_conv1/kernel": KERNEL,
+                "conv2/kernel": -KERNEL,
+                "dense/bias": BIAS,
+            },
+        )
+
+    @pytest.mark.parametrize("old", [False, True], ids=["dict", "list"])
+    def test_configuration_tells_a_model_from_a_renamed_layer(self, path, old):
+        inner = [{"class_name": "Dense", "config": {"name": "fc"}}]
+        about = inner if old else {"name": "top", "layers": inner}
+        model = {"class_name": "Sequential", "config": about, "name": "top"}
+        layers = [model, {"class_name": "Dense", "config": {"name": "renamed"}}]
+        write_keras_2(
+            *(path, {"top": {"fc/bias:0": BIAS}, "renamed": {"dense_7/bias:0": -BIAS}}),
+            base="model_weights",
+            model_config=json.dumps({"config": {"layers": layers}}),
+        )
+        assert_tensors(h5.read(path), {"fc/bias": BIAS, "renamed/bias": -BIAS})
+
+    def test_twice_in_models(self, path):
+        """Full names where the short ones are not enough."""
+        layers = {
+            "left": {"conv/bias:0": BIAS},
+            "right": {"conv/bias:0": -BIAS},
+            "a": {"a/bias:0": 2 * BIAS},
+        }
+        assert_tensors(
+            h5.read(write_keras_2(path, layers)),
+            {"left/conv/bias": BIAS, "right/conv/bias": -BIAS, "a/bias": 2 * BIAS},
+        )
+
+
+class TestKeras3:
+    def test_names_and_numbers(self, path):
+        write_groups(
+            path,
+            {
+                "layers/conv2d/vars/0": KERNEL,
+                "layers/conv2d/vars/1": BIAS,
+                "layers/conv2d_1/vars/0": 2 * KERNEL,
+                "layers/batch_normalization/vars/0": BIAS,
+                "layers/batch_normalization/vars/1": 2 * BIAS,
+                "layers/batch_normalization/vars/2": 3 * BIAS,
+                "layers/batch_normalization/vars/3": 4 * BIAS,
+                "layers/batch_normalization_1/vars/0": 5 * BIAS,
+                "layers/separable_conv2d/vars/0": 3 * KERNEL,
+                "layers/separable_conv2d/vars/1": 4 * KERNEL,
+                "layers/separable_conv2d/vars/2": 6 * BIAS,
+                "layers/dropout/seed_generator/vars/0": np.zeros(2, np.uint32),
+                "optimizer/vars/0": BIAS,
+            },
+        )
+        with h5py.File(path, "a") as file:
+            for group, name in {"conv2d": "one", "separable_conv2d": "sep"}.items():
+                file[f"layers/{group}/vars"].attrs["name"] = name
+        found = h5.read(path)
+        assert found.format == "Keras 3 weights"
+        assert found.aside == (
+            "layers/dropout/seed_generator/vars/0",
+            "optimizer/vars/0",
+        )
+        norm = "layers/batch_normalization"
+        expected = {
+            "one/kernel": KERNEL,
+            "one/bias": BIAS,
+            "layers/conv2d_1/kernel": 2 * KERNEL,
+            f"{norm}/gamma": BIAS,
+            f"{norm}/beta": 2 * BIAS,
+            f"{norm}/moving_mean": 3 * BIAS,
+            f"{norm}/moving_variance": 4 * BIAS,
+            f"{norm}_1/0": 5 * BIAS,
+            "sep/depthwise_kernel": 3 * KERNEL,
+            "sep/pointwise_kernel": 4 * KERNEL,
+            "sep/bias": 6 * BIAS,
+        }
+        assert_tensors(found, expected)
+
+    def test_a_number_is_missing(self, path):
+        """So what is left cannot be named."""
+        write_groups(path, {"layers/conv2d/vars/1": KERNEL})
+        assert_tensors(h5.read(path), {"layers/conv2d/1": KERNEL})
+
+    def test_configuration_gives_names(self, path):
+        """As Keras 2.13 wrote it, without names in the weights."""
+        base = "_layer_checkpoint_dependencies"
+        write_groups(
+            path,
+            {
+                f"{base}/conv2d/vars/0": KERNEL,
+                f"{base}/conv2d_1/vars/0": 2 * KERNEL,
+                f"{base}/batch_normalization/vars/0": BIAS,
+                f"{base}/batch_normalization/vars/1": 2 * BIAS,
+                f"{base}/batch_normalization/vars/2": 3 * BIAS,
+                f"{base}/sequential/layers/conv2d/vars/0": 3 * KERNEL,
+            },
+        )
+        inner = json.loads(config(("Conv2D", {"name": "deep"})))["config"]
+        text = config(
+            ("Conv2D", {"name": "first"}),
+            ("BatchNormalization", {"name": "norm", "scale": False}),
+            ("Conv2D", {"name": "second"}),
+            ("Sequential", inner),
+        )
+        found = h5.interpret(h5_process.read(path), "w", keras_config=text)
+        expected = {
+            "first/kernel": KERNEL,
+            "second/kernel": 2 * KERNEL,
+            "norm/beta": BIAS,
+            "norm/moving_mean": 2 * BIAS,
+            "norm/moving_variance": 3 * BIAS,
+            "deep/kernel": 3 * KERNEL,
+        }
+        assert_tensors(found, expected)
+
+
+def sequential():
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            layers.Conv2D(4, 3, name="c_one"),
+            layers.BatchNormalization(name="norm"),
+            layers.Conv2D(5, 3, use_bias=False, name="c_two"),
+            layers.Dropout(0.5),
+            layers.Flatten(),
+            layers.Dense(6, name="fc"),
+        ]
+    )
+
+
+def two_branches():
+    layers = keras.layers
+    inputs = keras.Input((8, 8, 3))
+    left = layers.Conv2D(2, 3, name="left")(inputs)
+    right = layers.SeparableConv2D(2, 3, name="right")(inputs)
+    both = layers.Concatenate()([right, left, layers.DepthwiseConv2D(3)(inputs)])
+    inner = [keras.Input((6, 6, 7)), layers.Conv2D(3, 1, name="a"), layers.Flatten()]
+    both = keras.Sequential(inner, name="inner")(both)
+    model = keras.Model(inputs, layers.Dense(3, name="out")(both))
+    model.compile("adam", "mse")
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def variables(model):
+    """{layer/variable: array} as Keras itself says; random, so that each is unique."""
+    rng = np.random.default_rng(0)
+    found = {}
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            found |= variables(layer)
+            continue
+        for variable in layer.weights:
+            value = rng.random(variable.shape, np.float32)
+            variable.assign(value)
+            found[f"{layer.name}/{variable.name}"] = value
+    return found
+
+
+@pytest.mark.parametrize("suffix", [".weights.h5", ".h5"])
+@pytest.mark.parametrize("make", [sequential, two_branches])
+def test_files_of_keras(tmp_path, make, suffix):
+    model = make()
+    expected = variables(model)
+    path = tmp_path / f"w{suffix}"
+    (model.save_weights if suffix == ".weights.h5" else model.save)(path)
+    found = h5.read(path)
+    assert_tensors(found, expected)
+    assert found.format == ("Keras 3 weights" if suffix == ".weights.h5" else FULL)
+    assert all(name.startswith("optimizer") for name in found.aside)
+    assert bool(found.aside) == (make is two_branches)
+
+
+class TestOthers:
+    def test_caffe(self, path):
+        expected = {"conv1/0": KERNEL, "conv1/1": BIAS, "inception_3a/1x1/0": -KERNEL}
+        write_groups(path, {f"data/{name}": array for name, array in expected.items()})
+        with h5py.File(path, "a") as file:
+            file["data"].create_group("relu1")
+            file["diff/conv1/0"] = KERNEL
+        found = h5.read(path)
+        assert found.format == "Caffe HDF5"
+        assert found.aside == ("diff/conv1/0",)
+        assert_tensors(found, expected)
+
+    def test_any(self, path):
+        expected = {"a": BIAS, "layer_0/param_0": KERNEL}
+        found = h5.read(write_groups(path, {**expected, "word": np.array(b"x")}))
+        assert found.format == "HDF5"
+        assert found.aside == ("word",)
+        assert_tensors(found, expected)
+
+    def test_no_weights(self, path):
+        write_groups(path, {"word": np.array(b"x")})
+        with pytest.raises(errors.UnknownFormat, match="without weights"):
+            h5.read(path)
+
+
+class TestHostile:
+    def interpret(self, texts, arrays=("a/x", "a/y"), **how):
+        arrays = {name: BIAS for name in arrays}
+        content = h5_process.Content(texts=texts, arrays=arrays, others=())
+        return h5.interpret(content, "w", **how)
+
+    @pytest.mark.parametrize(
+        ("texts", "said"),
+        [
+            ({"": {"layer_names": ["b"]}}, "layer 'b' is listed, but not what"),
+            (
+                {"": {"layer_names": ["a"]}, "a": {"weight_names": ["z"]}},
+                "'a/z' is listed, but not there, or holds no numbers",
+            ),
+            (
+                {"": {"layer_names": ["a", "a"]}, "a": {"weight_names": ["x"]}},
+                "two tensors are called 'a/x'",
+            ),
+            ({"": {"model_config": "{"}}, "the model's configuration is not JSON"),
+            ({"": {"model_config": "[" * 100_000}}, "configuration is not JSON"),
+            ({"": {"model_config": "[]"}}, "is a list, expected a dict"),
+        ],
+        ids=["layer", "weight", "twice", "JSON", "depth", "list"],
+    )
+    def test_named(self, texts, said):
+        with pytest.raises(errors.CorruptCheckpoint, match=said):
+            self.interpret(texts)
+
+    @pytest.mark.parametrize(
+        "about",
+        [
+            {"config": 1},
+            {"config": {"layers": 1}},
+            {"config": {"layers": [1, {}, {"class_name": [], "config": {}}]}},
+            {"config": {"layers": [{"class_name": "A", "config": {"name": []}}]}},
+            {"config": [{"class_name": "A", "config": {"layers": {"a": 1}}}]},
+        ],
+        ids=["config", "layers", "entries", "name", "inner layers"],
+    )
+    def test_configuration_without_sense(self, about):
+        """Names are what they are without one."""
+        found = self.interpret({}, keras_config=json.dumps(about))
+        assert found.tensors.keys() == {"a/x", "a/y"}
+
+    def test_endless_models(self):
+        about = {"layers": []}
+        for _ in range(200):
+            about = {"layers": [{"class_name": "A", "config": about}]}
+        text = json.dumps({"config": about})
+        assert self.interpret({}, keras_config=text).keras_config == text
+
+    @pytest.mark.parametrize("kind", ["Keras 2", "Keras 3"])
+    def test_mutations(self, path, tmp_path, kind):
+        layers = {
+            name: {f"{name}/kernel:0": KERNEL, f"{name}/bias:0": BIAS} for name in "abc"
+        }
+        if kind == "Keras 2":
+            text = config(*(("Conv2D", {"name": name}) for name in layers))
+            write_keras_2(path, layers, base="model_weights", model_config=text)
+        else:
+            sequential().save_weights(path.with_suffix(".weights.h5"))
+            path = path.with_suffix(".weights.h5")
+        expected = h5.read(path)
+        folder = tmp_path / "all"
+        folder.mkdir()
+        for number, data in enumerate(h5_forks.mutations(path, 300, seed=1)):
+            (folder / f"{number}.h5").write_bytes(data)
+        peaks = h5_forks.serve_all(folder)
+        assert max(peaks.values()) < 1 << 30
+        same, refused = 0, 0
+        for file in folder.glob("*.out"):
+            limit_bytes = h5_process.limit_for(path.stat().st_size)
+            try:
+                with file.open("rb") as stream:
+                    content = h5_process.receive(stream, limit_bytes, "w")
+                found = h5.interpret(content, "w")
+            except errors.CheckpointError as error:
+                refused += 1
+                assert str(error).isprintable()
+            else:
+                same += found.tensors.keys() == expected.tensors.keys()
+        assert refused > 50
+        assert same > 50

@@ -1,0 +1,340 @@
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import ml_dtypes
+import numpy as np
+import pytest
+
+from model.checkpoints import errors, h5_process
+from tests import h5_forks
+
+MB = 1 << 20
+ARRAYS = {
+    "bfloat16": np.array([1.5, -3e38], ml_dtypes.bfloat16),
+    "big_endian": np.array([1, -2, 3.5], ">f8"),
+    "bool": np.array([True, False]),
+    "empty": np.zeros((0, 3), np.float32),
+    "float16": np.array([[0.5], [-1]], np.float16),
+    "float32": np.arange(24, dtype=np.float32).reshape(2, 3, 4),
+    "int64": np.array(-7),
+    "inner/uint8": np.arange(5, dtype=np.uint8),
+}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "w.h5"
+
+
+def write(path, arrays, **how):
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array, **how)
+    return path
+
+
+def assert_equal(found, expected):
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        assert found[name].dtype == array.dtype.newbyteorder("=")
+        assert found[name].shape == array.shape
+        assert (found[name] == array).all()
+
+
+class TestArrays:
+    def test_types_and_shapes(self, path):
+        assert_equal(h5_process.read(write(path, ARRAYS)).arrays, ARRAYS)
+
+    def test_from_another_folder(self, path, tmp_path, monkeypatch):
+        """And what lies there is not imported."""
+        write(path, {"a": np.ones(3)})
+        (tmp_path / "h5py.py").write_text("raise SystemExit")
+        monkeypatch.chdir(tmp_path)
+        assert_equal(h5_process.read(Path("w.h5")).arrays, {"a": np.ones(3)})
+
+    @pytest.mark.parametrize("how", ["gzip", "lzf"])
+    def test_compressed(self, path, how):
+        expected = {"a": np.arange(6000, dtype=np.float32).reshape(60, 100)}
+        write(path, expected, compression=how, shuffle=True, fletcher32=True)
+        assert_equal(h5_process.read(path).arrays, expected)
+
+    def test_texts_and_others(self, path):
+        with h5py.File(path, "w") as file:
+            file.attrs["model_config"] = "{}"
+            file.attrs["backend"] = np.bytes_(b"th\xc3\xa9ano")
+            file.attrs["something"] = "else"
+            file["words"] = np.array([b"a", b"b"])
+            file["structure"] = np.zeros(2, [("a", "f4"), ("b", "i4")])
+            file["optimizer_weights/m"] = np.ones(3)
+            group = file.create_group("layer")
+            group.attrs["weight_names"] = [b"a:0", b"b:0"]
+            group.attrs["layer_names0"] = np.array(["c"], dtype=object)
+            file.create_group("empty").attrs["weight_names"] = []
+        found = h5_process.read(path)
+        assert found.texts == {
+            "": {"model_config": "{}", "backend": "théano"},
+            "layer": {"weight_names": ["a:0", "b:0"], "layer_names0": ["c"]},
+            "empty": {"weight_names": []},
+        }
+        assert not found.arrays
+        assert sorted(found.others) == ["optimizer_weights/m", "structure", "words"]
+
+    def test_as_many_bytes_as_the_file(self):
+        assert h5_process.limit_for(100) == 64 * MB
+        assert h5_process.limit_for(10 * MB) == 200 * MB
+        assert h5_process.limit_for(600 * MB) == 4096 * MB
+        assert h5_process.limit_for(5000 * MB) == 5000 * MB
+
+
+def external_link(file):
+    file["a"] = h5py.ExternalLink("/etc/passwd", "/")
+
+
+def soft_link(file):
+    file["a"] = h5py.SoftLink("/b")
+    file["b"] = np.ones(3)
+
+
+def virtual(file):
+    layout = h5py.VirtualLayout((3,), np.float32)
+    layout[:] = h5py.VirtualSource("other.h5", "a", (3,))
+    file.create_virtual_dataset("a", layout)
+
+
+def external_numbers(file):
+    file.create_dataset("a", (3,), np.uint8, external=[("/etc/passwd", 0, 3)])
+
+
+def cycle(file):
+    file["a/b"] = file["/"]
+
+
+def two_names(file):
+    file["a"] = np.ones(3)
+    file["b"] = file["a"]
+
+
+def deep(file):
+    file["/".join("a" * 40)] = np.ones(3)
+
+
+def bomb(file):
+    file.create_dataset("a", (20_000_000,), np.float32, compression="gzip", fillvalue=0)
+
+
+def sum_of_bombs(file):
+    for name in "abc":
+        file.create_dataset(name, data=np.zeros(6_000_000, "f4"), compression="gzip")
+
+
+def compressed_bomb(file):
+    zeros = np.zeros(20_000_000, np.float32)
+    file.create_dataset("a", data=zeros, chunks=(1_000_000,), compression="gzip")
+
+
+def never_written(file):
+    file.create_dataset("a", (1000,), np.float32)
+
+
+def scaled(file):
+    file.create_dataset("a", data=np.ones(100), scaleoffset=4)
+
+
+def control_character(file):
+    file["a\nb"] = np.ones(3)
+
+
+def no_text(file):
+    file[b"\xff"] = np.ones(3)
+
+
+def name_list(file):
+    file.attrs["layer_names"] = ["a\x1b[2J"]
+
+
+UNSAFE = (external_link, soft_link, virtual, external_numbers)
+CORRUPT = {
+    cycle: "a/b is in the file under two names",
+    two_names: "b is in the file under two names",
+    deep: "groups nested more than 32 levels deep",
+    bomb: "a, of shape (20000000,), is more than a file of this size can hold",
+    sum_of_bombs: "c, of shape (6000000,), is more than a file of this size can hold",
+    compressed_bomb: "a, of shape (20000000,), is more than",
+    never_written: "the numbers of a are not in the file",
+    scaled: "a is compressed in a way that is not read; save it without",
+    control_character: "an impossible name, 'a\\nb'",
+    no_text: "an impossible name, ",
+    name_list: "attribute layer_names lists impossible names",
+}
+
+
+class TestHostile:
+    @pytest.mark.parametrize("make", UNSAFE, ids=lambda make: make.__name__)
+    def test_other_files_are_not_touched(self, path, make):
+        with h5py.File(path, "w") as file:
+            make(file)
+        with pytest.raises(
+            errors.UnsafeCheckpoint, match=r"w\.h5: a (is a link|takes)"
+        ):
+            h5_process.read(path)
+
+    @pytest.mark.parametrize("make", CORRUPT, ids=lambda make: make.__name__)
+    def test_named(self, path, make):
+        with h5py.File(path, "w") as file:
+            make(file)
+        with pytest.raises(errors.CorruptCheckpoint) as caught:
+            h5_process.read(path)
+        assert str(caught.value).startswith(f"{path}: {CORRUPT[make]}")
+
+    def test_missing(self, path):
+        with pytest.raises(errors.MissingCheckpoint, match="no such file"):
+            h5_process.read(path)
+
+    @pytest.mark.parametrize("data", [b"", b"\x89HDF", b"x" * 1000])
+    def test_not_hdf5(self, path, data):
+        path.write_bytes(data)
+        with pytest.raises(errors.UnknownFormat, match=r"v\.zip: not an HDF5 file"):
+            h5_process.read(path, where="v.zip")
+
+    def test_cut_off(self, path):
+        write(path, ARRAYS)
+        path.write_bytes(path.read_bytes()[:-1])
+        with pytest.raises(errors.CorruptCheckpoint, match=r"\(.*truncated file"):
+            h5_process.read(path)
+
+    def test_the_library_crashes(self, path):
+        """A B-tree that is its own child: the library follows it down, for ever."""
+        data = bytearray(write(path, ARRAYS).read_bytes())
+        tree = data.index(b"TREE")
+        data[tree + 5] = 1  # its level
+        data[tree + 32 : tree + 40] = tree.to_bytes(8, "little")
+        path.write_bytes(data)
+        with pytest.raises(errors.CorruptCheckpoint, match=r"crashed|recursion|depth"):
+            h5_process.read(path)
+
+    def test_the_library_hangs(self, path, tmp_path):
+        """A B-tree that is its own neighbour."""
+        data = bytearray(write(path, ARRAYS).read_bytes())
+        tree = data.index(b"TREE")
+        data[tree + 16 : tree + 24] = tree.to_bytes(8, "little")
+        path.write_bytes(data)
+        start = time.monotonic()
+        h5_forks.serve_all(tmp_path)
+        assert time.monotonic() - start < 30
+        with (
+            path.with_suffix(".out").open("rb") as stream,
+            pytest.raises(errors.CorruptCheckpoint, match="crashed or ran out of time"),
+        ):
+            h5_process.receive(stream, 64 * MB, "w")
+
+    def test_mutations(self, path, tmp_path):
+        """Of numbers in compressed chunks; test_h5.py has plain ones."""
+        arrays = {
+            name: ARRAYS[name] for name in ("float32", "inner/uint8", "big_endian")
+        }
+        write(path, arrays, compression="gzip")
+        folder = tmp_path / "all"
+        folder.mkdir()
+        for number, data in enumerate(h5_forks.mutations(path, 300, seed=0)):
+            (folder / f"{number}.h5").write_bytes(data)
+        peaks = h5_forks.serve_all(folder)
+        assert max(peaks.values()) < 1000 * MB
+        read = 0
+        for file in folder.glob("*.out"):
+            with file.open("rb") as stream:
+                try:
+                    found = h5_process.receive(stream, 64 * MB, "w")
+                except errors.CheckpointError as error:
+                    assert str(error).isprintable()
+                else:
+                    read += 1
+                    assert sum(a.nbytes for a in found.arrays.values()) <= 64 * MB
+        assert 50 < read < 290
+
+
+def frame(tag, content):
+    return tag + len(content).to_bytes(8, "little") + content
+
+
+def header(**fields):
+    listing = {"texts": {}, "arrays": [], "others": [], **fields}
+    return frame(b"H", json.dumps(listing).encode())
+
+
+ONE = {"arrays": [["a", [2], "float32"]]}
+
+
+class TestReceive:
+    """The process on the other end may be in the hands of the file."""
+
+    def receive(self, data):
+        return h5_process.receive(io.BytesIO(data), 1000, "w")
+
+    def test_valid(self):
+        numbers = np.array([1, -2], np.float32)
+        found = self.receive(header(**ONE) + frame(b"D", numbers.tobytes()))
+        assert_equal(found.arrays, {"a": numbers})
+
+    @pytest.mark.parametrize(
+        ("data", "said"),
+        {
+            "nothing": (b"", "crashed or ran out of time"),
+            "half a frame": (header()[:-1], "crashed or ran out of time"),
+            "no numbers": (header(**ONE), "crashed or ran out of time"),
+            "another part": (frame(b"D", b""), "a part b'D'"),
+            "another size": (header(**ONE) + frame(b"D", bytes(7)), "a with another"),
+            "long listing": (b"H" + b"\xff" * 8, "a listing too long"),
+            "no JSON": (frame(b"H", b"{"), "something else than JSON"),
+            "nested JSON": (frame(b"H", b"[" * 100_000), "something else than JSON"),
+            "list": (frame(b"H", b"[]"), "something else than JSON"),
+            "texts": (header(texts=[]), "texts of another kind"),
+            "text": (header(texts={"": {"a": 1}}), "texts of another kind"),
+            "text list": (header(texts={"": {"a": [1]}}), "texts of another kind"),
+            "text path": (header(texts={"\n": {}}), "texts of another kind"),
+            "others": (header(others=[1]), "other things than names"),
+            "arrays": (header(arrays={}), "no listing"),
+            "entry": (header(arrays=[["a", [2]]]), "without name, shape and type"),
+            "name": (header(arrays=[["\n", [2], "int8"]]), "impossible name or shape"),
+            "twice": (header(arrays=ONE["arrays"] * 2), "impossible name or shape"),
+            "negative": (header(arrays=[["a", [-2], "int8"]]), "impossible name or"),
+            "bool": (header(arrays=[["a", [True], "int8"]]), "impossible name or"),
+            "rank": (header(arrays=[["a", [1] * 33, "int8"]]), "impossible name or"),
+            "objects": (header(arrays=[["a", [1], "O"]]), "an unknown type"),
+            "no type": (header(arrays=[["a", [1], []]]), "an unknown type"),
+            "large": (header(arrays=[["a", [251], "float32"]]), "larger than the file"),
+            "empty but large": (
+                header(arrays=[["a", [0, 1 << 47], "int8"]]),
+                "larger than the file",
+            ),
+            "long error": (b"E" + b"\xff" * 8, "an error too long"),
+            "error": (frame(b"E", b"{}"), "an error without words"),
+            "two lines": (frame(b"E", b'{"message": "a\\nb"}'), "without words"),
+        }.values(),
+        ids=lambda value: "" if isinstance(value, bytes) else value,
+    )
+    def test_nonsense(self, data, said):
+        with pytest.raises(errors.CorruptCheckpoint) as caught:
+            self.receive(data)
+        assert str(caught.value).startswith("w: damaged HDF5 file; the process that ")
+        assert said in str(caught.value)
+
+
+def test_starts_without_tensorflow():
+    program = (
+        "import sys, model.checkpoints.h5_child, model.checkpoints.keras_zip\n"
+        "assert not {'tensorflow', 'keras', 'torch'} & set(sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=h5_forks.ROOT,
+        env={**os.environ},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
