@@ -55,7 +55,8 @@ class Config:
             network in every epoch, each time with a new random window.
         epochs: passes over the training split.
         batch_size: photos per step.
-        learning_rate: at the first step; falls to zero along a half cosine.
+        learning_rate: at the first step; falls to zero along a half cosine. 0: what
+            suits the number of features that the new final layer sees.
         dropout: share of features dropped in front of the final layer, 0..1.
         precision: of the network's layers; one of device.PRECISIONS.
         seed: of order, dropout, new weights and, with views=0, windows.
@@ -72,7 +73,7 @@ class Config:
     views: int = 2
     epochs: int = 30
     batch_size: int = 64
-    learning_rate: float = 1e-4
+    learning_rate: float = 0.0
     dropout: float = 0.5
     precision: str = "auto"
     seed: int = 0
@@ -261,7 +262,10 @@ def _run_epochs(
             examples.Fresh(job.found, job.plan, batch_size=config.batch_size),
         )
     steps = config.epochs * math.ceil(source.num_training / config.batch_size)
-    optimizer = loop.make_optimizer(config.learning_rate, steps, job.precision)
+    rate = config.learning_rate or loop.suitable_rate(
+        job.plan.num_features if job.plan.train_from == network.FINAL_LAYER else 0
+    )
+    optimizer = loop.make_optimizer(rate, steps, job.precision)
     scalars = curves.Scalars(record.directory / "tensorboard")
     saved_s, saved_epoch = time.monotonic(), 0
     total = config.epochs * source.num_training
@@ -353,7 +357,8 @@ def define_flags() -> None:
     flags.DEFINE_float(
         "learning_rate",
         default.learning_rate,
-        "Of Adam at the first step; falls to zero along a half cosine.",
+        "Of Adam at the first step; falls to zero along a half cosine. 0: as suits the "
+        "number of features, 1e-4 for AlexNet's.",
         lower_bound=0,
     )
     flags.DEFINE_float(

@@ -1,6 +1,7 @@
 """How accurate the three commands are with default flags, in five folds.
 
     python benchmarks/accuracy.py [FOLDER] [--folds=5] [--seeds=0,1,2]
+        [--ckpts=alexnet,efficientnet_lite0]
 
 Each photo is tested once, by a model whose training never saw its fold. The yardstick
 is scikit-learn's logistic regression on the same folds, fitted to all photos outside
@@ -37,7 +38,7 @@ def features_of(found: manifest.Manifest, layer: str) -> np.ndarray:
     """float32 [num_photos, num_features], of the central window."""
     base = network.build(NETWORK, NETWORK.input_spec, last=layer)
     weights = zoo.resolve("alexnet_conv")
-    restore.assign(base, restore.fit(weights.checkpoint.tensors, "", None).values)
+    restore.assign(base, restore.fit(weights.checkpoint, "").values)
     images = dataset.Images(found, found.taken(), NETWORK.input_spec, batch_size=64)
     views = preprocess.central_views(images.sizes, NETWORK.input_spec)
     order = np.arange(len(images.rows))
@@ -56,14 +57,15 @@ def regression(features: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> i
     return hits
 
 
-def ours(records: Path, runs: Path, seed: int, folds: int) -> int:
+def ours(records: Path, runs: Path, seed: int, folds: int, ckpt: str) -> int:
     """Hits of the commands over all folds."""
     hits = 0
     for fold in range(folds):
         words = ("pipeline.split", str(records), f"--seed={seed}")
         measure.command("-m", *words, f"--folds={folds}", f"--fold={fold}")
-        run = runs / f"seed{seed}-fold{fold}"
-        measure.command("train.py", f"--data={records}", f"--run_dir={run}")
+        run = runs / f"{ckpt}-seed{seed}-fold{fold}"
+        where = (f"--data={records}", f"--run_dir={run}")
+        measure.command("train.py", f"--ckpt={ckpt}", *where)
         measure.command("evaluate.py", f"--run_dir={run}")
         figures = json.loads((run / "evaluation" / "test.json").read_text())
         hits += round(figures["accuracy"] * figures["num_examples"])
@@ -76,6 +78,7 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", default="demo/flowers", type=Path)
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--ckpts", default="alexnet", help="of ours, with commas")
     options = parser.parse_args()
     rows = [["", "seed of the folds", "accuracy", "95 % interval"]]
     with tempfile.TemporaryDirectory() as scratch:
@@ -85,7 +88,12 @@ def main() -> None:
         found = manifest.read(records)
         features = {name: features_of(found, name) for name in ("conv5", "pool5")}
         for seed in map(int, options.seeds.split(",")):
-            hits = {"graft": ours(records, Path(scratch) / "runs", seed, options.folds)}
+            hits = {
+                f"graft, {ckpt}": ours(
+                    records, Path(scratch) / "runs", seed, options.folds, ckpt
+                )
+                for ckpt in options.ckpts.split(",")
+            }
             taken = manifest.read(records).taken()
             labels = np.array([found.labels[row.class_name] for row in taken])
             folds = np.array([row.fold for row in taken])

@@ -38,7 +38,7 @@ def build(dtype: str) -> Any:
     """The convolutions with their pretrained weights."""
     trunk = network.build(NETWORK, NETWORK.input_spec, last=LAST, dtype=dtype)
     weights = zoo.resolve("alexnet_conv")
-    restore.assign(trunk, restore.fit(weights.checkpoint.tensors, "", None).values)
+    restore.assign(trunk, restore.fit(weights.checkpoint, "").values)
     return trunk
 
 

@@ -76,7 +76,7 @@ def main(train: str, validation: str, test: str, epochs: str, head: str) -> None
     chosen = network.NETWORKS["alexnet_owt"]
     base = network.build(chosen, chosen.input_spec, last="pool5")
     weights = zoo.resolve("alexnet_conv")
-    restore.assign(base, restore.fit(weights.checkpoint.tensors, "", None).values)
+    restore.assign(base, restore.fit(weights.checkpoint, "").values)
     base.trainable = False
 
     inputs = keras.Input((SIZE, SIZE, 3))

@@ -179,6 +179,16 @@ def fit(
         )
 
 
+def suitable_rate(num_features: int) -> float:
+    """A learning rate of Adam for a new final layer on so many features.
+
+    Adam moves every weight alike, so what a step does to the logits grows with the
+    number of features. 1e-4 was the best of five for AlexNet's 9,216 of pool5; by this
+    rule 1,280 of EfficientNet get 7e-4. For deeper layers (0 features) it is 1e-4.
+    """
+    return 0.9216 / num_features if num_features else 1e-4
+
+
 def make_optimizer(learning_rate: float, num_steps: int, precision: str) -> Any:
     """Adam, its rate falling to zero along a half cosine over `num_steps` steps."""
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, max(1, num_steps))

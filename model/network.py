@@ -270,6 +270,16 @@ def _variable_shapes(
     return dict(found)
 
 
+def output_shape(
+    network: Network, spec: preprocess.InputSpec, last: str
+) -> tuple[Any, ...]:
+    """Shape of what a step puts out, the batch's size being None."""
+    shape: tuple[Any, ...] = (None, spec.size_px, spec.size_px, 3)
+    for step in between(network, INPUT, last, num_classes=0, dtype="float32"):
+        shape = tuple(step.compute_output_shape(shape))
+    return shape
+
+
 def weight_shapes(layer: Any, shape: blocks.Shape) -> dict[str, tuple[int, ...]]:
     """{variable: shape} of a Keras layer for an input of `shape`; {} if none."""
     kinds = keras.layers

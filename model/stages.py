@@ -1,6 +1,7 @@
 """Which layers train: a network is cut in a frozen trunk and a trained tail."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,6 +37,12 @@ class Plan:
     num_classes: int
     dropout: float
     seed: int
+
+    @property
+    def num_features(self) -> int:
+        """Size of what the new final layer sees."""
+        base = network.output_shape(self.network, self.spec, self.features)
+        return math.prod(base[1:])
 
 
 def cut_below(chosen: network.Network, train_from: str, features: str) -> str:

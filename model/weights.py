@@ -14,11 +14,11 @@ import h5py
 import numpy as np
 import safetensors.numpy
 
-from model.checkpoints import errors
+from model.checkpoints import errors, h5
 from pipeline import preprocess
 
 # Entry of a .npy and attribute of an .h5 with what the file says of itself.
-MARK = "graft"
+MARK = h5.OWN_MARK
 # Our variables as caffe-tensorflow names them.
 CAFFE_TENSORFLOW = {
     "kernel": "weights",

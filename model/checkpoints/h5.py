@@ -38,6 +38,8 @@ _NUMBERED = {
     ("embedding", 1): ("embeddings",),
     ("p_re_lu", 1): ("alpha",),
 }
+# Attribute in which files of ours describe themselves (model/weights.py).
+OWN_MARK = "graft"
 _KERAS_3_PATH = re.compile(r"(?:(.+)/)?vars/([^/]+)")
 _KERAS_3_ASIDE = re.compile(r"(^|/)(metrics|seed_generator)(/|$)|^[^/]*optimizer/")
 _DEPTH_LIMIT = 32  # of models in models
@@ -120,7 +122,7 @@ def interpret(
     layers = list(_layers(parse_config(keras_config, where))) if keras_config else []
     metadata = {
         key: _text(root, key) or _text(found.texts.get("model_weights", {}), key)
-        for key in ("keras_version", "backend")
+        for key in ("keras_version", "backend", OWN_MARK)
     }
     if _names(found, "model_weights", "layer_names") is not None:
         kind = "Keras 2 HDF5 (full model)"

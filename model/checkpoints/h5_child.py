@@ -30,7 +30,7 @@ _TEXT_LIMIT = 32 << 20  # characters, all attributes together
 _WORKING_MEMORY = 256 << 20  # bytes, beside the array that is being read
 # What Keras writes about layers, and h5py about types.
 _ATTRIBUTES = re.compile(
-    r"(layer_names|weight_names)\d*|model_config|keras_version|backend|name"
+    r"(layer_names|weight_names)\d*|model_config|keras_version|backend|name|graft"
 )
 # Groups that hold no weights; their numbers are not read.
 _NOT_WEIGHTS = ("optimizer_weights", "optimizer", "diff")

@@ -160,6 +160,15 @@ class _Storages:
         return storage
 
 
+def is_torch(path: Path) -> bool:
+    """Whether a zip file is one of torch.save; what is no readable zip may be."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/data.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, ValueError, EOFError, struct.error):
+        return True
+
+
 def read_zip(path: Path) -> dict[str, np.ndarray]:
     """Reads a file of torch.save since PyTorch 1.6.
 

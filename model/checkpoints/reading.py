@@ -2,13 +2,27 @@
 
 import dataclasses
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
-from model.checkpoints import errors, pth, unpickle
+from model.checkpoints import (
+    caffemodel,
+    ckpt,
+    errors,
+    h5,
+    h5_process,
+    keras_zip,
+    npy,
+    pth,
+    unpickle,
+)
+
+# Entry or attribute in which files of ours describe themselves (model/weights.py).
+MARK = h5.OWN_MARK
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,23 +64,75 @@ def read(path: Path) -> Checkpoint:
     Raises:
         errors.CheckpointError: missing, unknown, damaged or unsafe; see there.
     """
-    if path.is_dir() or path.suffix == ".index" or not path.exists():
+    if not path.is_file() or ckpt.prefix_of(path) is not None:
         return _read_tensorflow(path)
     with path.open("rb") as file:
         start = file.read(16)
     if not start:
         raise errors.CorruptCheckpoint(f"{path}: is empty")
-    if start[:4] == b"PK\x03\x04":
-        return Checkpoint(tensors=pth.read_zip(path), format="PyTorch (zip)")
+    if start.startswith(b"PK\x03\x04"):
+        return _read_zip(path)
+    if start.startswith(h5_process.SIGNATURE):
+        return _from_h5(h5.read(path), path)
+    if start.startswith(npy.SIGNATURE):
+        return _from_npy(path)
     if start[:1] == b"\x80":
         return _read_pickle(path)
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= _HEADER_LIMIT:
         return _read_safetensors(path)
+    if caffemodel.recognises(path):
+        return _read_caffemodel(path)
     raise errors.UnknownFormat(
         f"{path}: not a weight file that Graft reads; it reads TensorFlow checkpoints "
-        "(.index), PyTorch state dicts (.pth, .pt), .safetensors and pickled dicts of "
+        "(.index), Caffe's .caffemodel and .caffemodel.h5, PyTorch state dicts (.pth, "
+        ".pt), Keras .keras and .h5, .safetensors, .npy, .npz and pickled dicts of "
         "arrays"
     )
+
+
+def _read_zip(path: Path) -> Checkpoint:
+    if npy.is_npz(path):
+        return _from_npy(path)
+    if pth.is_torch(path):
+        return Checkpoint(tensors=pth.read_zip(path), format="PyTorch (zip)")
+    return _from_h5(keras_zip.read(path), path)
+
+
+def _from_npy(path: Path) -> Checkpoint:
+    tensors, kind = npy.read(path)
+    about = tensors.pop(f"{MARK}/about", None)
+    metadata = {} if about is None else _own_metadata(about.tobytes(), path)
+    return Checkpoint(tensors=tensors, format=kind, metadata=metadata)
+
+
+def _from_h5(found: h5.H5Content, path: Path) -> Checkpoint:
+    metadata = dict(found.metadata)
+    if text := metadata.pop(MARK, ""):
+        metadata |= _own_metadata(text.encode(), path)
+    return Checkpoint(
+        tensors=found.tensors,
+        format=found.format,
+        metadata=metadata,
+        aside=found.aside,
+        keras_config=found.keras_config,
+    )
+
+
+def _own_metadata(text: bytes, path: Path) -> dict[str, str]:
+    """What a file of ours says of itself, in JSON."""
+    try:
+        found = json.loads(text)
+        return {str(key): str(value) for key, value in found.items()}
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise errors.CorruptCheckpoint(
+            f"{path}: its own description is damaged ({error})"
+        ) from error
+
+
+def _read_caffemodel(path: Path) -> Checkpoint:
+    tensors, metadata = caffemodel.read(path)
+    layers = tuple(metadata.pop("layers", "").splitlines())
+    return Checkpoint(tensors=tensors, format="Caffe", metadata=metadata, layers=layers)
 
 
 # The format's own limit. Source: safetensors' README.
@@ -74,8 +140,6 @@ _HEADER_LIMIT = 100_000_000
 
 
 def _read_tensorflow(path: Path) -> Checkpoint:
-    from model.checkpoints import ckpt  # deferred: the only reader with TensorFlow
-
     prefix = ckpt.prefix_of(path)
     if prefix is None:
         what = "a folder without one checkpoint" if path.is_dir() else "no such file"

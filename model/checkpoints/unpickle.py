@@ -37,7 +37,7 @@ class _Dtype:
         if not isinstance(code, str) or len(code) > 4:
             raise pickle.UnpicklingError(f"dtype {code!r}")
         self.dtype: np.dtype[Any] = np.dtype(code)
-        if self.dtype.kind not in _NUMBER_KINDS:
+        if self.dtype.kind not in _NUMBER_KINDS + "O":
             raise pickle.UnpicklingError(f"an array of {self.dtype}, not of numbers")
 
     def __setstate__(self, state: Any) -> None:
@@ -53,6 +53,7 @@ class _Array:
 
     def __init__(self) -> None:
         self.parts: tuple[Any, ...] | None = None
+        self.wrapped: list[Any] | None = None  # the one object in it, if it is of such
 
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, fortran, data = state
@@ -64,12 +65,25 @@ class _Array:
         Text stands for bytes, as Python 2 and protocol 2 write them. It is encoded only
         by `values`: a pickle may name the same long text any number of times.
         """
+        if isinstance(dtype, _Dtype) and dtype.dtype.kind == "O":
+            self._fill_with_objects(data, shape)
+            return
         if not isinstance(dtype, _Dtype) or not isinstance(
             data, bytes | bytearray | str
         ):
             raise pickle.UnpicklingError("an array of something else than numbers")
         check_length(len(data), dtype.dtype, tuple(shape))
         self.parts = (data, dtype.dtype, tuple(shape), order)
+
+    def _fill_with_objects(self, data: Any, shape: Any) -> None:
+        """As numpy.save wraps a dict: an array without axes that holds one object."""
+        if (
+            not isinstance(data, list)
+            or len(data) != 1
+            or tuple(shape) not in ((), (1,))
+        ):
+            raise pickle.UnpicklingError("an array of several objects")
+        self.wrapped = data
 
     def size_as_text(self) -> int:
         """Bytes that `values` has to make anew."""
@@ -303,6 +317,8 @@ class _Resolver:
         return self._done[id(found)]
 
     def _resolve_new(self, found: Any, depth: int) -> Any:
+        if isinstance(found, _Array) and found.wrapped is not None:
+            return self.resolve(found.wrapped[0], depth + 1)
         if isinstance(found, _Array):
             self._budget_bytes -= found.size_as_text()
             if self._budget_bytes < 0:

@@ -264,3 +264,10 @@ def test_predict_keeps_order_and_leaves_dropout_out():
     assert logits.dtype == np.float32
     assert (logits == 2 * data).all()
     assert (labels == np.arange(10)).all()
+
+
+@pytest.mark.parametrize(
+    ("num_features", "rate"), [(9216, 1e-4), (1280, 7.2e-4), (0, 1e-4)]
+)
+def test_suitable_rate(num_features, rate):
+    assert loop.suitable_rate(num_features) == pytest.approx(rate)

@@ -3,6 +3,7 @@ import json
 import pickle
 import struct
 import tracemalloc
+import zipfile
 from pathlib import Path
 
 import ml_dtypes
@@ -100,8 +101,6 @@ class TestFormats:
         [
             b"PNG",
             b"\x89PNG\r\n\x1a\n" + bytes(100),
-            b"\x93NUMPY\x01\x00" + bytes(100),
-            b"\x89HDF\r\n\x1a\n" + bytes(100),
             b"\x1f\x8b\x08" + bytes(100),
             b"<!DOCTYPE html><html>404</html>",
             pickle.dumps({"a": 1}, 0),
@@ -111,7 +110,7 @@ class TestFormats:
             b"PK\5\6" + bytes(18),
         ],
         ids=[
-            "short", "PNG", "npy", "HDF5", "gzip", "web page", "pickle of text",
+            "short", "PNG", "gzip", "web page", "pickle of text",
             "zeros", "braces", "header beyond the limit", "empty zip",
         ],
     )  # fmt: skip
@@ -124,9 +123,10 @@ class TestFormats:
             reading.read(tmp_path / "w.pth")
 
     def test_another_zip_file(self, tmp_path):
-        np.savez(tmp_path / "w.npz", a=np.zeros(3))
-        with pytest.raises(errors.UnknownFormat, match="a zip file, but not of torch"):
-            reading.read(tmp_path / "w.npz")
+        with zipfile.ZipFile(tmp_path / "w.zip", "w") as archive:
+            archive.writestr("notes.txt", "no weights")
+        with pytest.raises(errors.UnknownFormat, match=r"w\.zip: a zip file, but"):
+            reading.read(tmp_path / "w.zip")
 
     def test_empty(self, tmp_path):
         (tmp_path / "w").write_bytes(b"")

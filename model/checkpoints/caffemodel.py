@@ -1,0 +1,321 @@
+"""Caffe's .caffemodel -> {name: array}, straight from protobuf's wire format.
+
+The protobuf runtime would make an object of each of 60 million numbers; here they are
+views of the file's bytes. Only the fields that hold weights are looked at.
+
+Sources: caffe/src/caffe/proto/caffe.proto (field numbers, layer types);
+protobuf.dev/programming-guides/encoding.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from model.checkpoints import errors
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+# Fields of NetParameter; of a layer, new and of version 1; of a blob.
+_NET_NAME, _NET_LAYERS_V1, _NET_LAYERS = 1, 2, 100
+_NET_FIELDS = {1, 2, 3, 4, 5, 6, 7, 8, 100}
+_LAYER_NAME, _LAYER_TYPE, _LAYER_BLOBS = 1, 2, 7
+_V1_V0_LAYER, _V1_NAME, _V1_TYPE, _V1_BLOBS = 1, 4, 5, 6
+_BLOB_AXES, _BLOB_DATA, _BLOB_SHAPE, _BLOB_DOUBLES = (1, 2, 3, 4), 5, 7, 8
+_SHAPE_DIM = 1
+_MAX_AXES = 32  # kMaxBlobAxes, caffe/blob.hpp
+_MAX_LAYERS, _MAX_BLOBS = 10_000, 64
+_BEGINNING = 1 << 20  # bytes that tell whether a file is one
+# V1LayerParameter.LayerType.
+_V1_TYPES = {
+    1: "Accuracy",
+    2: "BNLL",
+    3: "Concat",
+    4: "Convolution",
+    5: "Data",
+    6: "Dropout",
+    7: "EuclideanLoss",
+    8: "Flatten",
+    9: "HDF5Data",
+    10: "HDF5Output",
+    11: "Im2col",
+    12: "ImageData",
+    13: "InfogainLoss",
+    14: "InnerProduct",
+    15: "LRN",
+    16: "MultinomialLogisticLoss",
+    17: "Pooling",
+    18: "ReLU",
+    19: "Sigmoid",
+    20: "Softmax",
+    21: "SoftmaxWithLoss",
+    22: "Split",
+    23: "TanH",
+    24: "WindowData",
+    25: "Eltwise",
+    26: "Power",
+    27: "SigmoidCrossEntropyLoss",
+    28: "HingeLoss",
+    29: "MemoryData",
+    30: "ArgMax",
+    31: "Threshold",
+    32: "DummyData",
+    33: "Slice",
+    34: "MVN",
+    35: "AbsVal",
+    36: "Silence",
+    37: "ContrastiveLoss",
+    38: "Exp",
+    39: "Deconvolution",
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Field:
+    """One field of a message.
+
+    Attributes:
+        number: of the field.
+        kind: wire type.
+        start: where its value begins in the file.
+        end: where it ends.
+        value: of a varint; else 0.
+    """
+
+    number: int
+    kind: int
+    start: int
+    end: int
+    value: int
+
+
+class Wire:
+    """A file as protobuf messages."""
+
+    def __init__(self, data: bytes, where: str) -> None:
+        """Looks at the file's bytes; makes no copy."""
+        self.data = data
+        self.where = where
+
+    def corrupt(self, what: str, at: int) -> errors.CorruptCheckpoint:
+        """The error for damage at a byte."""
+        return errors.CorruptCheckpoint(
+            f"{self.where}: {what} at byte {at:,}; the file is damaged or cut off, get "
+            "it again"
+        )
+
+    def varint(self, at: int, end: int) -> tuple[int, int]:
+        """Returns the number, below 2^64, and where it ends."""
+        value = 0
+        for shift in range(0, 70, 7):
+            if at >= end:
+                break
+            byte = self.data[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value & 0xFFFF_FFFF_FFFF_FFFF, at
+        raise self.corrupt("a number that does not end", at)
+
+    def field(self, at: int, end: int) -> Field:
+        """The field that starts at `at`, inside a message that ends at `end`."""
+        tag, begin = self.varint(at, end)
+        number, kind = tag >> 3, tag & 7
+        value = 0
+        if kind == _VARINT:
+            value, stop = self.varint(begin, end)
+        elif kind == _FIXED64:
+            stop = begin + 8
+        elif kind == _FIXED32:
+            stop = begin + 4
+        elif kind == _BYTES:
+            length, begin = self.varint(begin, end)
+            stop = begin + length
+        else:
+            raise self.corrupt(f"field {number} of unknown kind {kind}", begin)
+        if stop > end or not number:
+            raise self.corrupt(f"field {number} that runs past its message", begin)
+        return Field(number, kind, begin, stop, value)
+
+    def fields(self, start: int, end: int) -> Iterator[Field]:
+        """Walks the fields of the message in [start, end)."""
+        at = start
+        while at < end:
+            field = self.field(at, end)
+            at = field.end
+            yield field
+
+    def text(self, field: Field) -> str:
+        """The value of a string field."""
+        if field.kind != _BYTES:
+            raise self.corrupt(f"field {field.number}, expected text,", field.start)
+        return self.data[field.start : field.end].decode("utf-8", "replace")
+
+
+def recognises(path: Path) -> bool:
+    """Whether a file begins like a NetParameter: it has no mark of its own."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        wire = Wire(file.read(_BEGINNING), str(path))
+    at = layers = 0
+    try:
+        while at < min(size, len(wire.data) - 20):
+            field = wire.field(at, size)
+            if field.number not in _NET_FIELDS:
+                return False
+            if field.number in (_NET_LAYERS, _NET_LAYERS_V1):
+                if field.kind != _BYTES:
+                    return False
+                layers += 1
+            at = field.end
+    except errors.CorruptCheckpoint:
+        pass  # if it has begun as one, the reader says what is wrong
+    return layers > 0
+
+
+def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Reads a network's weights.
+
+    Returns:
+        {"layer/number of the blob": float32 or float64 array}, as the file has them: a
+        convolution's kernel "conv1/0" is OIHW, a dense layer's "fc6/0" [out, in]; and
+        what the file says of itself: "name", and "layers" with a line "name Type" for
+        each layer, in its order.
+
+    Raises:
+        errors.UnknownFormat: of Caffe's oldest version.
+        errors.CorruptCheckpoint: cut off or damaged.
+    """
+    wire = Wire(path.read_bytes(), str(path))
+    tensors: dict[str, np.ndarray] = {}
+    name = ""
+    layers: list[str] = []
+    for field in wire.fields(0, len(wire.data)):
+        if field.number == _NET_NAME and field.kind == _BYTES:
+            name = wire.text(field)
+        elif field.number in (_NET_LAYERS, _NET_LAYERS_V1):
+            if len(layers) >= _MAX_LAYERS:
+                raise wire.corrupt(f"more than {_MAX_LAYERS:,} layers", field.start)
+            layer, kind, blobs = _layer(wire, field)
+            layers.append(f"{' '.join(layer.split())} {' '.join(kind.split())}")
+            for number, blob in enumerate(blobs):
+                key = f"{layer}/{number}"
+                if key in tensors:
+                    raise wire.corrupt(
+                        f"a second layer {layer!r} with weights", field.start
+                    )
+                tensors[key] = _of_layer(blob, kind, number)
+    if not tensors:
+        raise errors.UnknownFormat(
+            f"{path}: a Caffe network without weights; expected a .caffemodel as "
+            "training writes it"
+        )
+    return tensors, {"name": name, "layers": "\n".join(layers)}
+
+
+def _layer(wire: Wire, field: Field) -> tuple[str, str, list[np.ndarray]]:
+    """Name, type and blobs of a layer of either version."""
+    old = field.number == _NET_LAYERS_V1
+    if field.kind != _BYTES:
+        raise wire.corrupt("a layer that is no message", field.start)
+    name = kind = ""
+    blobs: list[np.ndarray] = []
+    for part in wire.fields(field.start, field.end):
+        if old and part.number == _V1_V0_LAYER and part.kind == _BYTES:
+            raise errors.UnknownFormat(
+                f"{wire.where}: of Caffe's version 0; turn it with Caffe's "
+                "upgrade_net_proto_binary and try the result"
+            )
+        if part.number == (_V1_NAME if old else _LAYER_NAME):
+            name = wire.text(part)
+        elif part.number == (_V1_TYPE if old else _LAYER_TYPE):
+            kind = _V1_TYPES.get(part.value, "?") if old else wire.text(part)
+        elif part.number == (_V1_BLOBS if old else _LAYER_BLOBS):
+            if len(blobs) >= _MAX_BLOBS:
+                raise wire.corrupt(f"more than {_MAX_BLOBS} blobs", part.start)
+            blobs.append(blob(wire, part.start, part.end, kind=part.kind))
+    return name, kind or "?", blobs
+
+
+def blob(wire: Wire, start: int, end: int, *, kind: int = _BYTES) -> np.ndarray:
+    """A BlobProto as an array, float32 or float64, in the file's own shape."""
+    if kind != _BYTES:
+        raise wire.corrupt("a blob that is no message", start)
+    axes, shape = [1, 1, 1, 1], None
+    pieces: dict[int, list[np.ndarray]] = {_BLOB_DATA: [], _BLOB_DOUBLES: []}
+    at = start
+    while at < end:
+        field = wire.field(at, end)
+        if field.number in _BLOB_AXES and field.kind == _VARINT:
+            axes[field.number - 1] = field.value
+        elif field.number == _BLOB_SHAPE:
+            shape = _shape(wire, field)
+        elif field.number in pieces:
+            piece, at = _numbers(wire, field, at, end)
+            pieces[field.number].append(piece)
+            continue
+        at = field.end
+    found = pieces[_BLOB_DATA] or pieces[_BLOB_DOUBLES] or [np.empty(0, "<f4")]
+    values = np.concatenate(found) if len(found) > 1 else found[0]
+    wanted = tuple(axes) if shape is None else shape
+    if math.prod(wanted) != values.size:
+        raise wire.corrupt(
+            f"a blob of shape {list(wanted)} with {values.size:,} numbers", start
+        )
+    return values.reshape(wanted)
+
+
+def _shape(wire: Wire, field: Field) -> tuple[int, ...]:
+    """A BlobShape, packed or not."""
+    if field.kind != _BYTES:
+        raise wire.corrupt("a shape that is no message", field.start)
+    sizes: list[int] = []
+    for part in wire.fields(field.start, field.end):
+        if part.number != _SHAPE_DIM:
+            continue
+        at = part.start
+        while part.kind == _BYTES and at < part.end and len(sizes) <= _MAX_AXES:
+            size, at = wire.varint(at, part.end)
+            sizes.append(size)
+        if part.kind == _VARINT:
+            sizes.append(part.value)
+        if len(sizes) > _MAX_AXES:
+            raise wire.corrupt(f"a shape of more than {_MAX_AXES} axes", field.start)
+    return tuple(sizes)
+
+
+def _numbers(wire: Wire, field: Field, at: int, end: int) -> tuple[np.ndarray, int]:
+    """Numbers that begin with a field at `at`, and where they end.
+
+    Packed, they are one field. Else each is a field of its own, with a tag of one byte;
+    a run of such is a structured array, and needs no loop.
+    """
+    single = field.number == _BLOB_DATA
+    dtype = np.dtype("<f4" if single else "<f8")
+    if field.kind == _BYTES:
+        size = field.end - field.start
+        if size % dtype.itemsize:
+            raise wire.corrupt(f"{size:,} bytes of {dtype} numbers", field.start)
+        return np.frombuffer(wire.data, dtype, size // dtype.itemsize, field.start), (
+            field.end
+        )
+    if field.kind != (_FIXED32 if single else _FIXED64) or field.start != at + 1:
+        raise wire.corrupt("numbers of another kind", field.start)
+    pair = np.dtype([("tag", "u1"), ("value", dtype)])
+    run = np.frombuffer(wire.data, pair, (end - at) // pair.itemsize, at)
+    others = np.flatnonzero(run["tag"] != wire.data[at])
+    count = int(others[0]) if len(others) else len(run)
+    return run["value"][:count].copy(), at + count * pair.itemsize
+
+
+def _of_layer(values: np.ndarray, kind: str, number: int) -> np.ndarray:
+    """Drops the leading ones that blobs of old versions have, four axes being theirs.
+
+    A kernel of a dense layer has two axes, one of a convolution four, a bias one.
+    """
+    wanted = {("Convolution", 0): 4, ("Deconvolution", 0): 4, ("InnerProduct", 0): 2}
+    axes = wanted.get((kind, number), 1)
+    while values.ndim > axes and values.shape[0] == 1:
+        values = values[0]
+    return values

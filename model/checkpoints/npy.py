@@ -1,0 +1,154 @@
+"""NumPy's .npy and .npz -> {name: array}; pickles in them go through the allow-list.
+
+Source: numpy/lib/format.py.
+"""
+
+import ast
+import math
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.checkpoints import errors, unpickle
+
+SIGNATURE = b"\x93NUMPY"
+_HEADER_LIMIT = 10_000  # numpy's own, against headers that take ast for ever
+_KINDS = "fiub"
+# What members of an .npz may come to, inflated: deflate gains little on weights.
+_MAX_GROWTH, _SMALL_BYTES = 20, 64 << 20
+
+
+def is_npz(path: Path) -> bool:
+    """Whether a zip file holds .npy members."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith(".npy") for name in archive.namelist())
+    except (zipfile.BadZipFile, ValueError, EOFError, OSError, struct.error):
+        return False
+
+
+def read(path: Path) -> tuple[dict[str, np.ndarray], str]:
+    """Reads an .npy or .npz file.
+
+    Returns:
+        {name: array}, and the format in words. A pickled {layer: {"weights": array}}
+        gives "layer/weights", {layer: [array, array]} "layer/0" and "layer/1"; a plain
+        array is called "array", those of an .npz have their own names.
+
+    Raises:
+        errors.UnsafeCheckpoint: a pickle in it asks for more than plain data.
+        errors.CorruptCheckpoint: damaged.
+    """
+    with path.open("rb") as file:
+        is_npy = file.read(len(SIGNATURE)) == SIGNATURE
+    if is_npy:
+        found = _array(path.read_bytes(), str(path))
+        if isinstance(found, np.ndarray):
+            return {"array": found}, "NumPy array"
+        return unpickle.flatten(found, str(path)), "NumPy, pickled dict of arrays"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _members(archive, path), "NumPy archive (.npz)"
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        struct.error,
+        NotImplementedError,  # a compression that Python does not have
+        ValueError,
+        RuntimeError,  # encrypted
+        OSError,  # a place outside the file
+    ) as error:
+        if isinstance(error, errors.CheckpointError):
+            raise
+        raise errors.CorruptCheckpoint(f"{path}: damaged zip file ({error})") from error
+
+
+def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
+    size = path.stat().st_size
+    infos = [info for info in archive.infolist() if info.filename.endswith(".npy")]
+    total = sum(info.file_size for info in infos)
+    if total > max(_SMALL_BYTES, _MAX_GROWTH * size):
+        raise errors.CorruptCheckpoint(
+            f"{path}: {total:,} bytes in a file of {size:,}; weights do not shrink so"
+        )
+    if sum(info.compress_size for info in infos) > size:
+        raise errors.CorruptCheckpoint(f"{path}: its members overlap")
+    tensors: dict[str, np.ndarray] = {}
+    for info in infos:
+        name = info.filename.removesuffix(".npy")
+        where = f"{path}:{info.filename}"
+        found = _array(_member(archive, info), where)
+        inner = (
+            {name: found}
+            if isinstance(found, np.ndarray)
+            else {
+                key if len(infos) == 1 else f"{name}/{key}": array
+                for key, array in unpickle.flatten(found, where).items()
+            }
+        )
+        if inner.keys() & tensors.keys():
+            raise errors.CorruptCheckpoint(f"{where}: a name that is there twice")
+        tensors |= inner
+    return tensors
+
+
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """A member's bytes, no more of them than it states."""
+    with archive.open(info) as file:
+        data = file.read(info.file_size)
+        if len(data) < info.file_size or file.read(1):
+            raise zipfile.BadZipFile(f"{info.filename} is not of the size it states")
+    return data
+
+
+def _array(data: bytes, where: str) -> Any:
+    """What an .npy holds: an array, or the object that it wraps."""
+
+    def corrupt(what: str) -> errors.CorruptCheckpoint:
+        return errors.CorruptCheckpoint(
+            f"{where}: {what}; the file is damaged or cut off, get it again"
+        )
+
+    if data[: len(SIGNATURE)] != SIGNATURE or len(data) < 12:
+        raise corrupt("expected NumPy's mark, found none")
+    long = data[6] >= 2
+    begin = 12 if long else 10
+    length = int.from_bytes(data[8:begin], "little")
+    if data[6] not in (1, 2, 3) or length > min(_HEADER_LIMIT, len(data) - begin):
+        raise corrupt(f"a header of version {data[6]} and {length:,} bytes")
+    try:
+        header = ast.literal_eval(data[begin : begin + length].decode("utf-8").strip())
+        descr, shape = header["descr"], header["shape"]
+        fortran = header["fortran_order"]
+        dtype = np.dtype(descr) if isinstance(descr, str) and len(descr) < 8 else None
+    except (ValueError, SyntaxError, KeyError, TypeError, MemoryError, RecursionError):
+        raise corrupt("a header that is none") from None
+    if (
+        dtype is None
+        or not isinstance(shape, tuple)
+        or len(shape) > 32
+        or not all(type(size) is int and 0 <= size < 1 << 48 for size in shape)
+    ):
+        raise corrupt(f"an array of {str(descr)[:40]!r} and shape {str(shape)[:80]}")
+    start = begin + length
+    if dtype.kind == "O":
+        if math.prod(shape) != 1:
+            raise corrupt(
+                f"an array of {math.prod(shape):,} objects, expected one dict"
+            )
+        found, _ = unpickle.loads(data[start:], where)
+        return found
+    if dtype.kind not in _KINDS:
+        raise corrupt(f"an array of {dtype}, which are no numbers,")
+    if math.prod(shape) * dtype.itemsize != len(data) - start:
+        raise corrupt(
+            f"{len(data) - start:,} bytes of numbers, expected "
+            f"{math.prod(shape) * dtype.itemsize:,}"
+        )
+    values = np.frombuffer(data, dtype, offset=start)
+    return values.reshape(shape, order="F" if fortran else "C")
