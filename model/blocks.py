@@ -193,3 +193,52 @@ class LocalResponseNorm:
     def layers(self) -> list[Any]:
         """None."""
         return []
+
+
+@dataclasses.dataclass(frozen=True)
+class Graph:
+    """Steps that branch and join between one tensor and the next.
+
+    Attributes:
+        name: of the block, and of its last step.
+        nodes: steps in an order in which they can be computed, each with the names of
+            those it takes its inputs from; "" is the input of the block.
+    """
+
+    name: str
+    nodes: Sequence[tuple[Any, tuple[str, ...]]]
+
+    def __call__(self, inputs: Any) -> Any:
+        """Computes every step; the output of the last one is that of the block."""
+        found = {"": inputs}
+        for step, sources in self.nodes:
+            tensors = [found[source] for source in sources]
+            found[step.name] = step(tensors[0] if len(tensors) == 1 else tensors)
+        return found[self.nodes[-1][0].name]
+
+    def _shapes(self, shape: Shape) -> dict[str, Any]:
+        """{step: shape of its input}, and "" for the output of the last step."""
+        outputs, found = {"": shape}, dict[str, Any]()
+        for step, sources in self.nodes:
+            shapes = [outputs[source] for source in sources]
+            found[step.name] = shapes[0] if len(shapes) == 1 else shapes
+            outputs[step.name] = tuple(step.compute_output_shape(found[step.name]))
+        return found | {"": outputs[self.nodes[-1][0].name]}
+
+    def compute_output_shape(self, shape: Shape) -> Shape:
+        """That of the last step."""
+        return tuple(self._shapes(shape)[""])
+
+    def walk(self, shape: Shape) -> Iterator[tuple[Any, Shape]]:
+        """Yields the layers of the steps."""
+        shapes = self._shapes(shape)
+        for step, _ in self.nodes:
+            if isinstance(step, keras.layers.Layer):
+                yield step, shapes[step.name]
+            else:
+                yield from step.walk(shapes[step.name])
+
+    @property
+    def layers(self) -> list[Any]:
+        """The layers of the steps."""
+        return layers_of([step for step, _ in self.nodes])
