@@ -7,16 +7,13 @@ Sources: caffe/src/caffe/proto/caffe.proto (field numbers, layer types);
 protobuf.dev/programming-guides/encoding.
 """
 
-import dataclasses
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from model.checkpoints import errors
+from model.checkpoints import errors, wire
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 # Fields of NetParameter; of a layer, new and of version 1; of a blob.
 _NET_NAME, _NET_LAYERS_V1, _NET_LAYERS = 1, 2, 100
 _NET_FIELDS = {1, 2, 3, 4, 5, 6, 7, 8, 100}
@@ -71,101 +68,19 @@ _V1_TYPES = {
 }
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Field:
-    """One field of a message.
-
-    Attributes:
-        number: of the field.
-        kind: wire type.
-        start: where its value begins in the file.
-        end: where it ends.
-        value: of a varint; else 0.
-    """
-
-    number: int
-    kind: int
-    start: int
-    end: int
-    value: int
-
-
-class Wire:
-    """A file as protobuf messages."""
-
-    def __init__(self, data: bytes, where: str) -> None:
-        """Looks at the file's bytes; makes no copy."""
-        self.data = data
-        self.where = where
-
-    def corrupt(self, what: str, at: int) -> errors.CorruptCheckpoint:
-        """The error for damage at a byte."""
-        return errors.CorruptCheckpoint(
-            f"{self.where}: {what} at byte {at:,}; the file is damaged or cut off, get "
-            "it again"
-        )
-
-    def varint(self, at: int, end: int) -> tuple[int, int]:
-        """Returns the number, below 2^64, and where it ends."""
-        value = 0
-        for shift in range(0, 70, 7):
-            if at >= end:
-                break
-            byte = self.data[at]
-            at += 1
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value & 0xFFFF_FFFF_FFFF_FFFF, at
-        raise self.corrupt("a number that does not end", at)
-
-    def field(self, at: int, end: int) -> Field:
-        """The field that starts at `at`, inside a message that ends at `end`."""
-        tag, begin = self.varint(at, end)
-        number, kind = tag >> 3, tag & 7
-        value = 0
-        if kind == _VARINT:
-            value, stop = self.varint(begin, end)
-        elif kind == _FIXED64:
-            stop = begin + 8
-        elif kind == _FIXED32:
-            stop = begin + 4
-        elif kind == _BYTES:
-            length, begin = self.varint(begin, end)
-            stop = begin + length
-        else:
-            raise self.corrupt(f"field {number} of unknown kind {kind}", begin)
-        if stop > end or not number:
-            raise self.corrupt(f"field {number} that runs past its message", begin)
-        return Field(number, kind, begin, stop, value)
-
-    def fields(self, start: int, end: int) -> Iterator[Field]:
-        """Walks the fields of the message in [start, end)."""
-        at = start
-        while at < end:
-            field = self.field(at, end)
-            at = field.end
-            yield field
-
-    def text(self, field: Field) -> str:
-        """The value of a string field."""
-        if field.kind != _BYTES:
-            raise self.corrupt(f"field {field.number}, expected text,", field.start)
-        return self.data[field.start : field.end].decode("utf-8", "replace")
-
-
 def recognises(path: Path) -> bool:
     """Whether a file begins like a NetParameter: it has no mark of its own."""
     size = path.stat().st_size
     with path.open("rb") as file:
-        wire = Wire(file.read(_BEGINNING), str(path))
+        message = wire.Wire(file.read(_BEGINNING), str(path))
     at = layers = 0
     try:
-        while at < min(size, len(wire.data) - 20):
-            field = wire.field(at, size)
+        while at < min(size, len(message.data) - 20):
+            field = message.field(at, size)
             if field.number not in _NET_FIELDS:
                 return False
             if field.number in (_NET_LAYERS, _NET_LAYERS_V1):
-                if field.kind != _BYTES:
+                if field.kind != wire.BYTES:
                     return False
                 layers += 1
             at = field.end
@@ -187,22 +102,22 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         errors.UnknownFormat: of Caffe's oldest version.
         errors.CorruptCheckpoint: cut off or damaged.
     """
-    wire = Wire(path.read_bytes(), str(path))
+    message = wire.Wire(path.read_bytes(), str(path))
     tensors: dict[str, np.ndarray] = {}
     name = ""
     layers: list[str] = []
-    for field in wire.fields(0, len(wire.data)):
-        if field.number == _NET_NAME and field.kind == _BYTES:
-            name = wire.text(field)
+    for field in message.fields(0, len(message.data)):
+        if field.number == _NET_NAME and field.kind == wire.BYTES:
+            name = message.text(field)
         elif field.number in (_NET_LAYERS, _NET_LAYERS_V1):
             if len(layers) >= _MAX_LAYERS:
-                raise wire.corrupt(f"more than {_MAX_LAYERS:,} layers", field.start)
-            layer, kind, blobs = _layer(wire, field)
+                raise message.corrupt(f"more than {_MAX_LAYERS:,} layers", field.start)
+            layer, kind, blobs = _layer(message, field)
             layers.append(f"{' '.join(layer.split())} {' '.join(kind.split())}")
             for number, blob in enumerate(blobs):
                 key = f"{layer}/{number}"
                 if key in tensors:
-                    raise wire.corrupt(
+                    raise message.corrupt(
                         f"a second layer {layer!r} with weights", field.start
                     )
                 tensors[key] = _of_layer(blob, kind, number)
@@ -214,78 +129,82 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     return tensors, {"name": name, "layers": "\n".join(layers)}
 
 
-def _layer(wire: Wire, field: Field) -> tuple[str, str, list[np.ndarray]]:
+def _layer(message: wire.Wire, field: wire.Field) -> tuple[str, str, list[np.ndarray]]:
     """Name, type and blobs of a layer of either version."""
     old = field.number == _NET_LAYERS_V1
-    if field.kind != _BYTES:
-        raise wire.corrupt("a layer that is no message", field.start)
+    if field.kind != wire.BYTES:
+        raise message.corrupt("a layer that is no message", field.start)
     name = kind = ""
     blobs: list[np.ndarray] = []
-    for part in wire.fields(field.start, field.end):
-        if old and part.number == _V1_V0_LAYER and part.kind == _BYTES:
+    for part in message.fields(field.start, field.end):
+        if old and part.number == _V1_V0_LAYER and part.kind == wire.BYTES:
             raise errors.UnknownFormat(
-                f"{wire.where}: of Caffe's version 0; turn it with Caffe's "
+                f"{message.where}: of Caffe's version 0; turn it with Caffe's "
                 "upgrade_net_proto_binary and try the result"
             )
         if part.number == (_V1_NAME if old else _LAYER_NAME):
-            name = wire.text(part)
+            name = message.text(part)
         elif part.number == (_V1_TYPE if old else _LAYER_TYPE):
-            kind = _V1_TYPES.get(part.value, "?") if old else wire.text(part)
+            kind = _V1_TYPES.get(part.value, "?") if old else message.text(part)
         elif part.number == (_V1_BLOBS if old else _LAYER_BLOBS):
             if len(blobs) >= _MAX_BLOBS:
-                raise wire.corrupt(f"more than {_MAX_BLOBS} blobs", part.start)
-            blobs.append(blob(wire, part.start, part.end, kind=part.kind))
+                raise message.corrupt(f"more than {_MAX_BLOBS} blobs", part.start)
+            blobs.append(blob(message, part.start, part.end, kind=part.kind))
     return name, kind or "?", blobs
 
 
-def blob(wire: Wire, start: int, end: int, *, kind: int = _BYTES) -> np.ndarray:
+def blob(
+    message: wire.Wire, start: int, end: int, *, kind: int = wire.BYTES
+) -> np.ndarray:
     """A BlobProto as an array, float32 or float64, in the file's own shape."""
-    if kind != _BYTES:
-        raise wire.corrupt("a blob that is no message", start)
+    if kind != wire.BYTES:
+        raise message.corrupt("a blob that is no message", start)
     axes, shape = [1, 1, 1, 1], None
     pieces: dict[int, list[np.ndarray]] = {_BLOB_DATA: [], _BLOB_DOUBLES: []}
     at = start
     while at < end:
-        field = wire.field(at, end)
-        if field.number in _BLOB_AXES and field.kind == _VARINT:
+        field = message.field(at, end)
+        if field.number in _BLOB_AXES and field.kind == wire.VARINT:
             axes[field.number - 1] = field.value
         elif field.number == _BLOB_SHAPE:
-            shape = _shape(wire, field)
+            shape = _shape(message, field)
         elif field.number in pieces:
-            piece, at = _numbers(wire, field, at, end)
+            piece, at = _numbers(message, field, at, end)
             pieces[field.number].append(piece)
             continue
         at = field.end
     found = pieces[_BLOB_DATA] or pieces[_BLOB_DOUBLES] or [np.empty(0, "<f4")]
     values = np.concatenate(found) if len(found) > 1 else found[0]
     wanted = tuple(axes) if shape is None else shape
-    if math.prod(wanted) != values.size:
-        raise wire.corrupt(
+    if math.prod(wanted) != values.size or max(wanted, default=0) >= 1 << 48:
+        raise message.corrupt(
             f"a blob of shape {list(wanted)} with {values.size:,} numbers", start
         )
     return values.reshape(wanted)
 
 
-def _shape(wire: Wire, field: Field) -> tuple[int, ...]:
+def _shape(message: wire.Wire, field: wire.Field) -> tuple[int, ...]:
     """A BlobShape, packed or not."""
-    if field.kind != _BYTES:
-        raise wire.corrupt("a shape that is no message", field.start)
+    if field.kind != wire.BYTES:
+        raise message.corrupt("a shape that is no message", field.start)
     sizes: list[int] = []
-    for part in wire.fields(field.start, field.end):
+    for part in message.fields(field.start, field.end):
         if part.number != _SHAPE_DIM:
             continue
         at = part.start
-        while part.kind == _BYTES and at < part.end and len(sizes) <= _MAX_AXES:
-            size, at = wire.varint(at, part.end)
+        while part.kind == wire.BYTES and at < part.end and len(sizes) <= _MAX_AXES:
+            size, at = message.varint(at, part.end)
             sizes.append(size)
-        if part.kind == _VARINT:
+        if part.kind == wire.VARINT:
             sizes.append(part.value)
         if len(sizes) > _MAX_AXES:
-            raise wire.corrupt(f"a shape of more than {_MAX_AXES} axes", field.start)
+            raise message.corrupt(f"a shape of more than {_MAX_AXES} axes", field.start)
     return tuple(sizes)
 
 
-def _numbers(wire: Wire, field: Field, at: int, end: int) -> tuple[np.ndarray, int]:
+def _numbers(
+    message: wire.Wire, field: wire.Field, at: int, end: int
+) -> tuple[np.ndarray, int]:
     """Numbers that begin with a field at `at`, and where they end.
 
     Packed, they are one field. Else each is a field of its own, with a tag of one byte;
@@ -293,18 +212,21 @@ def _numbers(wire: Wire, field: Field, at: int, end: int) -> tuple[np.ndarray, i
     """
     single = field.number == _BLOB_DATA
     dtype = np.dtype("<f4" if single else "<f8")
-    if field.kind == _BYTES:
+    if field.kind == wire.BYTES:
         size = field.end - field.start
         if size % dtype.itemsize:
-            raise wire.corrupt(f"{size:,} bytes of {dtype} numbers", field.start)
-        return np.frombuffer(wire.data, dtype, size // dtype.itemsize, field.start), (
-            field.end
-        )
-    if field.kind != (_FIXED32 if single else _FIXED64) or field.start != at + 1:
-        raise wire.corrupt("numbers of another kind", field.start)
+            raise message.corrupt(f"{size:,} bytes of {dtype} numbers", field.start)
+        return np.frombuffer(
+            message.data, dtype, size // dtype.itemsize, field.start
+        ), (field.end)
+    if (
+        field.kind != (wire.FIXED32 if single else wire.FIXED64)
+        or field.start != at + 1
+    ):
+        raise message.corrupt("numbers of another kind", field.start)
     pair = np.dtype([("tag", "u1"), ("value", dtype)])
-    run = np.frombuffer(wire.data, pair, (end - at) // pair.itemsize, at)
-    others = np.flatnonzero(run["tag"] != wire.data[at])
+    run = np.frombuffer(message.data, pair, (end - at) // pair.itemsize, at)
+    others = np.flatnonzero(run["tag"] != message.data[at])
     count = int(others[0]) if len(others) else len(run)
     return run["value"][:count].copy(), at + count * pair.itemsize
 

@@ -5,13 +5,11 @@ Source: keras/src/saving/saving_lib.py. Nothing is unpacked but three members by
 
 import dataclasses
 import shutil
-import struct
 import tempfile
 import zipfile
-import zlib
 from pathlib import Path
 
-from model.checkpoints import errors, h5, h5_process
+from model.checkpoints import archive, errors, h5, h5_process
 
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 _TEXT_LIMIT = 32 << 20
@@ -47,22 +45,15 @@ def unpack(path: Path, weights: Path) -> tuple[str, str]:
     if not path.is_file():
         raise errors.MissingCheckpoint(f"{path}: no such file")
     try:
-        with zipfile.ZipFile(path) as archive:
-            _check(archive, path)
-            config = archive.read(_CONFIG).decode()
-            metadata = h5.parse_config(archive.read(_METADATA).decode(), str(path))
-            with archive.open(_WEIGHTS) as source, weights.open("wb") as target:
+        with zipfile.ZipFile(path) as opened:
+            _check(opened, path)
+            config = opened.read(_CONFIG).decode()
+            metadata = h5.parse_config(opened.read(_METADATA).decode(), str(path))
+            with opened.open(_WEIGHTS) as source, weights.open("wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
     except errors.CheckpointError:
         raise
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        struct.error,
-        RuntimeError,  # encrypted, or a zip file of a later kind
-        ValueError,  # a place before the file's start, a name that is no text
-    ) as error:
+    except archive.FAULTS as error:
         raise errors.CorruptCheckpoint(f"{path}: damaged zip file ({error})") from error
     version = metadata.get("keras_version")
     if not isinstance(version, str) or not version.isprintable() or len(version) > 50:
@@ -70,13 +61,13 @@ def unpack(path: Path, weights: Path) -> tuple[str, str]:
     return config, version
 
 
-def _check(archive: zipfile.ZipFile, path: Path) -> None:
+def _check(opened: zipfile.ZipFile, path: Path) -> None:
     """Checks the members before any is read.
 
     Raises:
         errors.CheckpointError: missing, too large, or stored in an unknown way.
     """
-    members = {info.filename: info for info in archive.infolist()}
+    members = {info.filename: info for info in opened.infolist()}
     size_bytes = path.stat().st_size
     for name in (_CONFIG, _METADATA, _WEIGHTS):
         if name not in members:

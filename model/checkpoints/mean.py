@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model.checkpoints import caffemodel, errors, npy
+from model.checkpoints import caffemodel, errors, npy, wire
 
 _MAX_SIDE = 4096
 
@@ -29,7 +29,7 @@ def read(path: Path) -> np.ndarray:
         (found,) = tensors.values() if len(tensors) == 1 else (np.empty(0),)
     else:
         data = path.read_bytes()
-        found = caffemodel.blob(caffemodel.Wire(data, str(path)), 0, len(data))
+        found = caffemodel.blob(wire.Wire(data, str(path)), 0, len(data))
     while found.ndim > 1 and found.shape[0] == 1:
         found = found[0]
     if found.ndim == 3 and found.shape[0] == 3:

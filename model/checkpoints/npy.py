@@ -5,30 +5,19 @@ Source: numpy/lib/format.py.
 
 import ast
 import math
-import struct
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from model.checkpoints import errors, unpickle
+from model.checkpoints import archive, errors, unpickle
 
 SIGNATURE = b"\x93NUMPY"
 _HEADER_LIMIT = 10_000  # numpy's own, against headers that take ast for ever
 _KINDS = "fiub"
 # What members of an .npz may come to, inflated: deflate gains little on weights.
 _MAX_GROWTH, _SMALL_BYTES = 20, 64 << 20
-
-
-def is_npz(path: Path) -> bool:
-    """Whether a zip file holds .npy members."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.endswith(".npy") for name in archive.namelist())
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError, struct.error):
-        return False
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], str]:
@@ -51,26 +40,17 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], str]:
             return {"array": found}, "NumPy array"
         return unpickle.flatten(found, str(path)), "NumPy, pickled dict of arrays"
     try:
-        with zipfile.ZipFile(path) as archive:
-            return _members(archive, path), "NumPy archive (.npz)"
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        struct.error,
-        NotImplementedError,  # a compression that Python does not have
-        ValueError,
-        RuntimeError,  # encrypted
-        OSError,  # a place outside the file
-    ) as error:
-        if isinstance(error, errors.CheckpointError):
-            raise
+        with zipfile.ZipFile(path) as opened:
+            return _members(opened, path), "NumPy archive (.npz)"
+    except errors.CheckpointError:
+        raise
+    except archive.FAULTS as error:
         raise errors.CorruptCheckpoint(f"{path}: damaged zip file ({error})") from error
 
 
-def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
+def _members(opened: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
     size = path.stat().st_size
-    infos = [info for info in archive.infolist() if info.filename.endswith(".npy")]
+    infos = [info for info in opened.infolist() if info.filename.endswith(".npy")]
     total = sum(info.file_size for info in infos)
     if total > max(_SMALL_BYTES, _MAX_GROWTH * size):
         raise errors.CorruptCheckpoint(
@@ -82,7 +62,7 @@ def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
     for info in infos:
         name = info.filename.removesuffix(".npy")
         where = f"{path}:{info.filename}"
-        found = _array(_member(archive, info), where)
+        found = _array(_member(opened, info), where)
         inner = (
             {name: found}
             if isinstance(found, np.ndarray)
@@ -97,9 +77,9 @@ def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+def _member(opened: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     """A member's bytes, no more of them than it states."""
-    with archive.open(info) as file:
+    with opened.open(info) as file:
         data = file.read(info.file_size)
         if len(data) < info.file_size or file.read(1):
             raise zipfile.BadZipFile(f"{info.filename} is not of the size it states")

@@ -8,7 +8,6 @@ import dataclasses
 import io
 import math
 import pickle
-import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from model.checkpoints import errors, unpickle
+from model.checkpoints import archive, errors, unpickle
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LIMIT = 1 << 48  # numbers in a storage; beyond any file
@@ -160,15 +159,6 @@ class _Storages:
         return storage
 
 
-def is_torch(path: Path) -> bool:
-    """Whether a zip file is one of torch.save; what is no readable zip may be."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.endswith("/data.pkl") for name in archive.namelist())
-    except (zipfile.BadZipFile, ValueError, EOFError, struct.error):
-        return True
-
-
 def read_zip(path: Path) -> dict[str, np.ndarray]:
     """Reads a file of torch.save since PyTorch 1.6.
 
@@ -176,22 +166,16 @@ def read_zip(path: Path) -> dict[str, np.ndarray]:
         errors.CheckpointError: damaged, unsafe, or not a state dict.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            return _read_archive(archive, path)
+        with zipfile.ZipFile(path) as opened:
+            return _read_archive(opened, path)
     except errors.CheckpointError:
         raise
-    except (
-        zipfile.BadZipFile,
-        EOFError,
-        struct.error,
-        ValueError,  # a place before the file's start, a name that is no text
-        RuntimeError,  # encrypted
-    ) as error:
+    except archive.FAULTS as error:
         raise errors.CorruptCheckpoint(f"{path}: damaged zip file ({error})") from error
 
 
-def _read_archive(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
-    members = {info.filename: info for info in archive.infolist()}
+def _read_archive(opened: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
+    members = {info.filename: info for info in opened.infolist()}
     pickles = [name for name in members if name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise errors.UnknownFormat(
@@ -213,11 +197,11 @@ def _read_archive(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]
         )
     prefix = pickles[0].removesuffix("data.pkl")
     order = members.get(f"{prefix}byteorder")
-    if order is not None and archive.read(order) != b"little":
+    if order is not None and opened.read(order) != b"little":
         raise errors.CorruptCheckpoint(f"{path}: big-endian data are not read")
     storages = _Storages(str(path))
     found, _ = unpickle.loads(
-        archive.read(pickles[0]),
+        opened.read(pickles[0]),
         f"{path}:{pickles[0]}",
         names=_NAMES,
         persistent_load=storages.load,
@@ -226,7 +210,7 @@ def _read_archive(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]
         name = f"{prefix}data/{storage.key}"
         if name not in members:
             raise errors.CorruptCheckpoint(f"{path}: {name} is missing")
-        storage.values = _storage_values(archive.read(name), storage, path)
+        storage.values = _storage_values(opened.read(name), storage, path)
     return _state_dict(found, path)
 
 

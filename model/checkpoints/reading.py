@@ -10,6 +10,7 @@ import safetensors
 import safetensors.numpy
 
 from model.checkpoints import (
+    archive,
     caffemodel,
     ckpt,
     errors,
@@ -80,6 +81,11 @@ def read(path: Path) -> Checkpoint:
         return _read_pickle(path)
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= _HEADER_LIMIT:
         return _read_safetensors(path)
+    if ckpt.is_v1(path):
+        raise errors.UnknownFormat(
+            f"{path}: a TensorFlow checkpoint of version 1, from before 2017; write it "
+            "again with tf.compat.v1.train.Saver(write_version=2)"
+        )
     if caffemodel.recognises(path):
         return _read_caffemodel(path)
     raise errors.UnknownFormat(
@@ -91,9 +97,10 @@ def read(path: Path) -> Checkpoint:
 
 
 def _read_zip(path: Path) -> Checkpoint:
-    if npy.is_npz(path):
+    names = archive.names(path)
+    if any(name.endswith(".npy") for name in names):
         return _from_npy(path)
-    if pth.is_torch(path):
+    if any(name.endswith("/data.pkl") for name in names):
         return Checkpoint(tensors=pth.read_zip(path), format="PyTorch (zip)")
     return _from_h5(keras_zip.read(path), path)
 

@@ -119,19 +119,31 @@ class TestTf2:
         prefix = everything.save(str(tmp_path / "ckpt"))
         tensors, aside = ckpt.read(ckpt.prefix_of(tmp_path))
         assert prefix == str(ckpt.prefix_of(tmp_path))
-        end = "/.ATTRIBUTES/VARIABLE_VALUE"
-        assert (tensors[f"conv1/kernel{end}"] == KERNEL).all()
-        assert (tensors[f"conv1/bias{end}"] == BIASES).all()
+        assert (tensors["conv1/kernel"] == KERNEL).all()
+        assert (tensors["conv1/bias"] == BIASES).all()
         assert "_CHECKPOINTABLE_OBJECT_GRAPH" in aside
-        assert f"save_counter{end}" in aside
-        others = tensors.keys() - {f"conv1/kernel{end}", f"conv1/bias{end}"}
-        assert all(name.startswith("optimizer/") for name in others)
+        assert "save_counter" in aside
+        assert any(name.startswith("optimizer/") for name in aside)
+        assert tensors.keys() == {"conv1/kernel", "conv1/bias"}
 
     def test_slots_of_older_optimizers(self, tmp_path):
         name = "conv1/kernel/.OPTIMIZER_SLOT/optimizer/m/.ATTRIBUTES/VARIABLE_VALUE"
         tensors, aside = ckpt.read(save(tmp_path / "x", WEIGHTS | {name: KERNEL}))
         assert_weights(tensors)
-        assert aside == (name,)
+        assert aside == (name.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE"),)
+
+    def test_full_names_of_variables(self, tmp_path):
+        """A Keras model is saved by the place of its layers, and says their names."""
+        model = tf.keras.Sequential(
+            [tf.keras.Input((2, 2, 3)), tf.keras.layers.Conv2D(1, 2, name="conv1")]
+        )
+        model.layers[0].set_weights([KERNEL, BIASES])
+        tf.train.Checkpoint(model=model).write(str(tmp_path / "x"))
+        keys = tf.train.load_checkpoint(str(tmp_path / "x"))
+        assert not any("conv1" in key for key in keys.get_variable_to_shape_map())
+        tensors, _ = ckpt.read(tmp_path / "x")
+        assert (tensors["conv1/kernel"] == KERNEL).all()
+        assert (tensors["conv1/bias"] == BIASES).all()
 
 
 class TestNames:
@@ -205,7 +217,10 @@ class TestPlaces:
         )
         assert_weights(reading.read(prefix).tensors)
         (tmp_path / "both.data-00001-of-00002").unlink()
-        with pytest.raises(errors.CorruptCheckpoint, match=f"^{prefix}: "):
+        with pytest.raises(
+            errors.MissingCheckpoint,
+            match=r"no data file \(both\.data-00001-of-00002\)",
+        ):
             reading.read(prefix)
 
     def test_folder_without_a_checkpoint(self, tmp_path, monkeypatch):
@@ -284,5 +299,5 @@ class TestDamaged:
         index_file(prefix).write_bytes(data)
         shapes = tf.train.load_checkpoint(str(prefix)).get_variable_to_shape_map()
         assert shapes == {"a": [127] * 6}
-        with pytest.raises(errors.CorruptCheckpoint, match="data files only 4; "):
+        with pytest.raises(errors.CorruptCheckpoint, match=r"127\] in 4 bytes"):
             reading.read(prefix)

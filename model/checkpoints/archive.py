@@ -1,0 +1,34 @@
+"""Zip files, as several weight formats are: what is in one, and how it can fail."""
+
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+
+from model.checkpoints import errors
+
+# What zipfile raises on damaged files: a place before the file's start, a name that is
+# no text, a version or compression that it does not know, a member that is encrypted.
+FAULTS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    ValueError,
+    RuntimeError,
+)
+
+
+def names(path: Path) -> list[str]:
+    """Names of the members, in the file's order.
+
+    Raises:
+        errors.CorruptCheckpoint: its list of members cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as found:
+            return found.namelist()
+    except FAULTS as error:
+        raise errors.CorruptCheckpoint(
+            f"{path}: damaged zip file ({error}); copy or download it again"
+        ) from error

@@ -1,0 +1,94 @@
+"""Bytes -> protobuf fields: only the wire format, no messages.
+
+Of hostile files every length is checked against the message it lies in before anything
+is done with it. Source: protobuf.dev/programming-guides/encoding.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+from model.checkpoints import errors
+
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Field:
+    """One field of a message.
+
+    Attributes:
+        number: of the field.
+        kind: wire type.
+        start: where its value begins in the file.
+        end: where it ends.
+        value: of a varint; else 0.
+    """
+
+    number: int
+    kind: int
+    start: int
+    end: int
+    value: int
+
+
+class Wire:
+    """A file as protobuf messages."""
+
+    def __init__(self, data: bytes, where: str) -> None:
+        """Looks at the file's bytes; makes no copy."""
+        self.data = data
+        self.where = where
+
+    def corrupt(self, what: str, at: int) -> errors.CorruptCheckpoint:
+        """The error for damage at a byte."""
+        return errors.CorruptCheckpoint(
+            f"{self.where}: {what} at byte {at:,}; the file is damaged or cut off, get "
+            "it again"
+        )
+
+    def varint(self, at: int, end: int) -> tuple[int, int]:
+        """Returns the number, below 2^64, and where it ends."""
+        value = 0
+        for shift in range(0, 70, 7):
+            if at >= end:
+                break
+            byte = self.data[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value & 0xFFFF_FFFF_FFFF_FFFF, at
+        raise self.corrupt("a number that does not end", at)
+
+    def field(self, at: int, end: int) -> Field:
+        """The field that starts at `at`, inside a message that ends at `end`."""
+        tag, begin = self.varint(at, end)
+        number, kind = tag >> 3, tag & 7
+        value = 0
+        if kind == VARINT:
+            value, stop = self.varint(begin, end)
+        elif kind == FIXED64:
+            stop = begin + 8
+        elif kind == FIXED32:
+            stop = begin + 4
+        elif kind == BYTES:
+            length, begin = self.varint(begin, end)
+            stop = begin + length
+        else:
+            raise self.corrupt(f"field {number} of unknown kind {kind}", begin)
+        if stop > end or not number:
+            raise self.corrupt(f"field {number} that runs past its message", begin)
+        return Field(number, kind, begin, stop, value)
+
+    def fields(self, start: int, end: int) -> Iterator[Field]:
+        """Walks the fields of the message in [start, end)."""
+        at = start
+        while at < end:
+            field = self.field(at, end)
+            at = field.end
+            yield field
+
+    def text(self, field: Field) -> str:
+        """The value of a string field."""
+        if field.kind != BYTES:
+            raise self.corrupt(f"field {field.number}, expected text,", field.start)
+        return self.data[field.start : field.end].decode("utf-8", "replace")
