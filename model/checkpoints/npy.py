@@ -56,8 +56,13 @@ def _members(opened: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
         raise errors.CorruptCheckpoint(
             f"{path}: {total:,} bytes in a file of {size:,}; weights do not shrink so"
         )
-    if sum(info.compress_size for info in infos) > size:
-        raise errors.CorruptCheckpoint(f"{path}: its members overlap")
+    if (
+        sum(info.compress_size for info in infos) > size
+        or min((info.header_offset for info in infos), default=0) < 0
+    ):
+        raise errors.CorruptCheckpoint(
+            f"{path}: its members overlap or reach beyond the file"
+        )
     tensors: dict[str, np.ndarray] = {}
     for info in infos:
         name = info.filename.removesuffix(".npy")

@@ -31,6 +31,8 @@ CONVOLUTIONS = {
     "block5_conv2": (512, 512),
     "block5_conv3": (512, 512),
 }
+LAST_OF_BLOCK = [f"block{number}_conv{2 + (number > 2)}" for number in range(1, 6)]
+DENSE = {"fc1": (4096, 512), "fc2": (4096, 4096), "predictions": (1000, 4096)}
 VGG16 = network.NETWORKS["vgg16"]
 SMALL = {"size_px": 50, "short_side_px": 57}
 CAFFE_NAMES = (
@@ -110,9 +112,6 @@ def file_of(arrays, source):
     return reading.Checkpoint(tensors=tensors, format=habit.format)
 
 
-DENSE = {"fc1": (4096, 512), "fc2": (4096, 4096), "predictions": (1000, 4096)}
-
-
 @pytest.fixture(scope="module")
 def arrays():
     random = np.random.default_rng(9)
@@ -131,13 +130,12 @@ def image():
     return np.random.default_rng(4).integers(0, 256, (50, 50, 3)).astype(np.float32)
 
 
-def forward(arrays, image, norm=CAFFE):
-    mean, deviation = np.array(norm, np.float64)
-    x, found = ref.chw((image - mean) / deviation), {}
+def forward(arrays, image):
+    x, found = ref.chw(image - [123.68, 116.779, 103.939]), {}
     for layer in CONVOLUTIONS:
         x = ref.relu(ref.convolution(x, *arrays[layer], border=(1, 1)))
         found[layer] = x
-        if layer[-1] == ("2" if layer < "block3" else "3"):
+        if layer in LAST_OF_BLOCK:
             found[f"{layer[:6]}_pool"] = x = ref.pool(x, 2, 2, np.max)
     x = x.ravel()
     for layer in DENSE:
@@ -189,19 +187,12 @@ def test_every_step(model, arrays, image):
     ref.fill(model, found)
     kernel, bias = arrays["fc1"]
     restore.assign(model, {"fc1": {"kernel": kernel.T, "bias": bias}})
-    caffes = dataclasses.replace(found.spec, mean=CAFFE[0], std=CAFFE[1], scale=1)
-    assert caffes == dataclasses.replace(VGG16.input_spec, source=found.spec.source)
     expected = forward(arrays, image)
     assert set(expected) == set(ref.shapes("vgg16", 50)) - {"flatten", "drop1", "drop2"}
     ref.check(model, image, expected)
-    ref.fill(
-        model,
-        restore.fit(
-            file_of({"fc2": (arrays["fc2"][0].T, bias)}, "torchvision"),
-            "file",
-            arch="vgg16",
-        ),
-    )
+    kernel, bias = arrays["fc2"]
+    transposed = file_of({"fc2": (kernel.T, bias)}, "torchvision")
+    ref.fill(model, restore.fit(transposed, "file", arch="vgg16"))
     with pytest.raises(AssertionError, match="step fc2;"):
         ref.check(model, image, expected)
 
@@ -230,9 +221,7 @@ def test_each_habit_gives_the_same_weights_and_its_own_input(source, arrays):
 @EVERY
 def test_names_and_order_of_all_layers(source):
     (habit,) = [
-        one
-        for one in naming.NAMINGS
-        if (one.source, one.network) == (source, "vgg16")
+        one for one in naming.NAMINGS if (one.source, one.network) == (source, "vgg16")
     ]
     expected = HABITS[source]
     layers = dict(zip((*CONVOLUTIONS, *DENSE), expected.names.split(), strict=False))
@@ -247,9 +236,7 @@ def test_names_and_order_of_all_layers(source):
 def test_fc1_looks_at_the_same_pixels(source):
     """Two filters of fc1, each weight of which says where its input is."""
     (habit,) = [
-        one
-        for one in naming.NAMINGS
-        if (one.source, one.network) == (source, "vgg16")
+        one for one in naming.NAMINGS if (one.source, one.network) == (source, "vgg16")
     ]
     place = np.arange(2 * 7 * 7 * 512, dtype=np.float32).reshape(2, 7, 7, 512)
     ours = place.reshape(2, -1).T  # [height, width, channels] -> filter
