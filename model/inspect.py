@@ -64,9 +64,10 @@ def why_not_rebuilt(checkpoint: reading.Checkpoint, where: str) -> str:
     """Why a Keras configuration does not make a network; "" if it does."""
     from model import keras_config
 
-    if checkpoint.keras_config:
+    text = checkpoint.keras_config
+    if text and not keras_config.own_model(text):
         try:
-            keras_config.rebuild(checkpoint.keras_config, where)
+            keras_config.rebuild(text, where)
         except errors.CheckpointError as error:
             return f"its Keras configuration is not rebuilt: {error}"
     return ""

@@ -109,6 +109,35 @@ def rebuild(text: str, where: str) -> network.Network:
     return _as_network(steps, reader)
 
 
+def own_model(text: str) -> tuple[str, preprocess.InputSpec] | None:
+    """The network and preprocessing of a model that a run saved; None for others.
+
+    The spec is that of the network, with what the model's first layer says.
+    """
+    try:
+        config = json.loads(text)["config"]
+        layers = {layer["name"]: layer["config"] for layer in config["layers"]}
+        chosen = network.NETWORKS[config["name"]]
+        size = layers[network.INPUT]["batch_shape"][1]
+        scale = [float(value) for value in layers["normalize"]["scale"]]
+        offset = [float(value) for value in layers["normalize"]["offset"]]
+        spec = chosen.input_spec
+        short_side = round(size * spec.short_side_px / spec.size_px)
+        std: Any = tuple(1 / value for value in scale)
+        mean: Any = tuple(-a * b for a, b in zip(offset, std, strict=True))
+        return chosen.name, dataclasses.replace(
+            spec,
+            size_px=size,
+            short_side_px=short_side,
+            scale=1.0,
+            mean=mean,
+            std=std,
+            source="a run's own model; its resizing is assumed",
+        )
+    except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
+        return None
+
+
 def _as_network(steps: Sequence[Any], reader: "_Reader") -> network.Network:
     """Finds the final layer, the input and where a head may sit."""
     while steps and _is_activation(steps[-1]):
@@ -123,7 +152,12 @@ def _as_network(steps: Sequence[Any], reader: "_Reader") -> network.Network:
     if steps and _is_a(steps[0], keras.layers.Rescaling):
         scale = 1.0  # the network does it itself
     layers = functools.partial(_make, tuple(steps), num_classes)
-    made = layers(num_classes, "float32")
+    try:
+        made = layers(num_classes, "float32")
+    except (ValueError, TypeError) as error:
+        raise reader.refuse(
+            f"a layer that Keras does not make ({str(error)[:200]})"
+        ) from error
     weighted = [n for n, step in enumerate(made) if network.weighted_layers(step)]
     if not weighted:
         raise reader.refuse("a model without weights")
@@ -471,7 +505,7 @@ class _Reader:
     def refuse(self, what: str) -> errors.MismatchedCheckpoint:
         """The error for what is not rebuilt."""
         return errors.MismatchedCheckpoint(
-            f"{self.where}: its Keras configuration has {what}, which is not rebuilt; "
+            f"{self.where}: its Keras configuration is not rebuilt, for it has {what}; "
             "its weights can be used by layer name in a network of --arch"
         )
 
@@ -482,11 +516,11 @@ class _Reader:
             raise self.refuse("no input of an image, [batch, height, width, 3]")
         height, width, channels = shape[1:]
         if channels != 3:
-            raise self.refuse(f"an input of {channels} channels, expected 3 (RGB),")
+            raise self.refuse(f"an input of {channels} channels, expected 3 (RGB)")
         if height is None and width is None:
             return 224
         if type(height) is not int or height != width or not 1 <= height <= 4096:
-            raise self.refuse(f"an input of {height} x {width} pixels, no square,")
+            raise self.refuse(f"an input of {height} x {width} pixels, no square")
         return height
 
     def model(self, c: _Values, depth: int) -> list[Any]:
@@ -538,7 +572,7 @@ class _Reader:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise self.refuse(f"a layer named {str(name)[:60]!r}")
         if name in self._names or name in _RESERVED or blocks.group_of(name):
-            raise self.refuse(f"layer name {name!r}, twice or one that Graft needs,")
+            raise self.refuse(f"layer name {name!r}, twice or one that Graft needs")
         self._names.add(name)
         if len(self._names) > _MAX_LAYERS:
             raise self.refuse(f"more than {_MAX_LAYERS:,} layers")
@@ -559,7 +593,7 @@ class _Reader:
             inner = _Values(one.values.get("config"), self, "a layer")
             name = one.values.get("name", inner.values.get("name"))
             if not isinstance(name, str) or name in nodes or name in inputs:
-                raise self.refuse(f"a layer named {str(name)[:60]!r}, or two of them,")
+                raise self.refuse(f"a layer named {str(name)[:60]!r}, or two of them")
             if one.values.get("class_name") in _MODELS:
                 if not _NAME.fullmatch(name):
                     raise self.refuse(f"a model named {name[:60]!r}")
@@ -571,7 +605,7 @@ class _Reader:
             else:
                 nodes[name] = (step, self._inbound(one, name))
         if len(inputs) != 1:
-            raise self.refuse(f"{len(inputs)} inputs, expected one,")
+            raise self.refuse(f"{len(inputs)} inputs, expected one")
         last = _histories(config.values.get("output_layers"))
         if len(last) != 1 or last[0] not in nodes:
             raise self.refuse("not exactly one output")
@@ -581,7 +615,7 @@ class _Reader:
         """Names of the layers that a layer takes its inputs from."""
         calls = one.values.get("inbound_nodes")
         if not isinstance(calls, list) or len(calls) != 1:
-            raise self.refuse(f"layer {name[:60]!r}, which is not called exactly once,")
+            raise self.refuse(f"layer {name[:60]!r}, which is not called exactly once")
         call = calls[0].get("args") if isinstance(calls[0], dict) else calls[0]
         found = tuple(_histories(call))
         if not 1 <= len(found) <= 64:
@@ -662,7 +696,7 @@ def _sorted(
             order.append(name)
             stack.pop()
         elif name in state:
-            raise reader.refuse(f"layer {name!r}, which needs its own output,")
+            raise reader.refuse(f"layer {name!r}, which needs its own output")
         else:
             state[name] = False
             stack += missing

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from model import alexnet, efficientnet, network, vgg16, weights
+from model import alexnet, efficientnet, keras_config, network, vgg16, weights
 from model.checkpoints import errors, reading
 from pipeline import preprocess
 
@@ -384,9 +384,9 @@ def matches(
         others: networks to try beside those of NETWORKS.
     """
     known = {**network.NETWORKS, **{other.name: other for other in others}}
-    own = checkpoint.metadata.get("network", "")
+    own, spec = _own(checkpoint)
     if own in known:  # a file of ours says what it is
-        spec = _stated_spec(checkpoint) or known[own].input_spec
+        spec = spec or known[own].input_spec
         habits = [
             (by_layer_name(known[own], spec, variables), known[own])
             for variables in (_KERAS, _TENSORFLOW)
@@ -405,15 +405,20 @@ def matches(
     )
 
 
-def _stated_spec(checkpoint: reading.Checkpoint) -> preprocess.InputSpec | None:
-    """What a file of ours says of its preprocessing."""
+def _own(checkpoint: reading.Checkpoint) -> tuple[str, preprocess.InputSpec | None]:
+    """What a file of ours says of its network and preprocessing."""
+    if checkpoint.keras_config and (
+        model := keras_config.own_model(checkpoint.keras_config)
+    ):
+        return model
     text = checkpoint.metadata.get("input_spec", "")
     try:
-        return preprocess.InputSpec.from_json(json.loads(text)) if text else None
+        spec = preprocess.InputSpec.from_json(json.loads(text)) if text else None
     except (ValueError, TypeError, RecursionError) as error:
         raise errors.CorruptCheckpoint(
             f"its metadata state no usable input_spec ({error})"
         ) from error
+    return checkpoint.metadata.get("network", ""), spec
 
 
 def recognise(

@@ -138,28 +138,34 @@ WRONG = {
 }
 
 
-@BOTH
-def test_every_step_and_wrong_layouts(name, tensors, image):
+def filled(name, tensors):
     found = restore.fit(caffe_file(tensors, LISTED[name]), "file")
     assert found.network.name == name
     assert found.naming.bgr
     model = ref.every_step(found.network, found.spec)
     ref.fill(model, found)
+    return model
+
+
+@BOTH
+def test_every_step(name, tensors, image):
     expected = forward(name, tensors, image)
     assert set(expected) == set(ref.shapes(name, 227)) - {"flatten", "drop6", "drop7"}
-    ref.check(model, image, expected)
-    for layer, change in WRONG.items():
+    ref.check(filled(name, tensors), image, expected)
+
+
+def test_wrong_layouts_are_noticed(tensors, image):
+    """From the last layer to the first, for each error hides those after it."""
+    model = filled("caffenet", tensors)
+    expected = forward("caffenet", tensors, image)
+    for layer, change in reversed(WRONG.items()):
         kernel = tensors[f"{layer}/0"]
         wrong = np.ascontiguousarray(change(kernel))
         assert wrong.shape == kernel.shape
-        ref.fill(model, fit_kernel(layer, wrong, name))
+        one = caffe_file({f"{layer}/0": wrong})
+        ref.fill(model, restore.fit(one, "file", arch="caffenet"))
         with pytest.raises(AssertionError, match=f"step {layer};"):
             ref.check(model, image, expected)
-        restore.assign(model, {layer: found.values[layer]})
-
-
-def fit_kernel(layer, kernel, name):
-    return restore.fit(caffe_file({f"{layer}/0": kernel}), "file", arch=name)
 
 
 def test_normalisation_matters(tensors, image):
@@ -194,30 +200,25 @@ def hwio(kernel):
     ],
     ids=["caffe-tensorflow", "toronto", "toronto-pickle"],
 )
-@BOTH
-def test_converted_files_give_what_caffes_give(name, variables, form, tensors):
+def test_converted_files_give_what_caffes_give(variables, form, tensors):
     """Kernels turned, channels still blue first; and fc7, which is square."""
-    layers = ("conv1", "conv2", "fc7")
-    part = {f"{layer}/{n}": tensors[f"{layer}/{n}"] for layer in layers for n in (0, 1)}
     kernel, bias = variables.split()
     turned = {}
-    for layer in layers:
-        turned[kernel.format(layer)] = hwio(part[f"{layer}/0"])
-        turned[bias.format(layer)] = part[f"{layer}/1"]
-    one = restore.fit(caffe_file(part), "file", arch=name)
+    for layer in ("conv1", "conv2", "fc7"):
+        turned[kernel.format(layer)] = hwio(tensors[f"{layer}/0"])
+        turned[bias.format(layer)] = tensors[f"{layer}/1"]
     checkpoint = reading.Checkpoint(tensors=turned, format=form)
-    other = restore.fit(checkpoint, "file", arch=name)
-    assert list(other.values) == list(one.values) == list(layers)
-    for layer, values in one.values.items():
-        for variable, array in values.items():
-            np.testing.assert_array_equal(other.values[layer][variable], array)
-    np.testing.assert_array_equal(
-        other.values["conv1"]["kernel"][:, :, 0],
-        part["conv1/0"][:, 2].transpose(1, 2, 0),  # red is Caffe's last channel
-    )
-    np.testing.assert_array_equal(other.values["fc7"]["kernel"], part["fc7/0"].T)
     with pytest.raises(errors.MismatchedCheckpoint, match="bvlc_alexnet, caffenet"):
         restore.fit(checkpoint, "file")
+    for name in LISTED:
+        found = restore.fit(checkpoint, "file", arch=name)
+        assert {entry.status for entry in found.entries} == {"restored"}
+        for layer, values in found.values.items():
+            expected = hwio(tensors[f"{layer}/0"])
+            if layer == "conv1":
+                expected = expected[:, :, ::-1]  # red first
+            np.testing.assert_array_equal(values["kernel"], expected)
+            np.testing.assert_array_equal(values["bias"], tensors[f"{layer}/1"])
 
 
 def test_a_saved_network_needs_nothing_of_ours(tmp_path, image):

@@ -37,9 +37,9 @@ BLOCKS = [
 WITH_SHORTCUT = [2, 4, 6, 7, 9, 10, 12, 13, 14]
 
 
-def norm_tensors(random, name, channels):
+def norm_tensors(random, name, channels, scale=1.0):
     return {
-        f"{name}.weight": random.uniform(0.8, 1.6, channels),
+        f"{name}.weight": random.uniform(0.8, 1.6, channels) * scale,
         f"{name}.bias": random.normal(0.5, 0.5, channels),
         f"{name}.running_mean": random.normal(0, 0.3, channels),
         f"{name}.running_var": random.uniform(0.3, 1.5, channels),
@@ -64,7 +64,8 @@ def make_tensors(random):
         conv(f"{block}._depthwise_conv", wide, 1, size, size)
         tensors |= norm_tensors(random, f"{block}._bn1", wide)
         conv(f"{block}._project_conv", filters, wide, 1, 1)
-        tensors |= norm_tensors(random, f"{block}._bn2", filters)
+        # Larger, and rounding errors would grow from block to block a hundredfold.
+        tensors |= norm_tensors(random, f"{block}._bn2", filters, scale=0.3)
         channels = filters
     conv("_conv_head", 1280, 320, 1, 1)
     tensors |= norm_tensors(random, "_bn1", 1280)
@@ -171,8 +172,8 @@ def test_every_step(model, tensors):
     ref.fill(model, fit(tensors))
     expected = forward(tensors, IMAGE)
     assert list(expected) == [name for name in LITE0.step_names() if name != "drop"]
-    assert (expected["stem"] == 6).any()
-    ref.check(model, IMAGE, expected, tolerance=3e-5)
+    assert (expected["stem"] == 6).any()  # the upper bound of ReLU6 is met
+    ref.check(model, IMAGE, expected)
 
 
 def turned(kernel):
@@ -200,4 +201,4 @@ def test_a_wrong_weight_is_noticed(model, tensors, tensor, change, step):
     wrong = tensors | {tensor: np.ascontiguousarray(change(tensors[tensor]))}
     ref.fill(model, fit(wrong))
     with pytest.raises(AssertionError, match=f"step {step};"):
-        ref.check(model, IMAGE, forward(tensors, IMAGE), tolerance=3e-5)
+        ref.check(model, IMAGE, forward(tensors, IMAGE))

@@ -1,0 +1,408 @@
+"""Configurations that Keras wrote, that were written by hand, and hostile ones."""
+
+import copy
+import json
+import random
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from model import keras_config, network, restore
+from model.checkpoints import errors
+from pipeline import preprocess
+
+
+def sequential():
+    return keras.Sequential(
+        [
+            keras.Input((12, 12, 3)),
+            layers.ZeroPadding2D(((1, 0), (0, 1)), name="pad"),
+            layers.Conv2D(4, 3, activation="relu", name="conv"),
+            layers.BatchNormalization(epsilon=0.01, name="norm"),
+            layers.SeparableConv2D(6, (3, 2), padding="same", name="separable"),
+            layers.LeakyReLU(negative_slope=0.2, name="leaky"),
+            layers.MaxPooling2D(2, name="pool"),
+            layers.DepthwiseConv2D(3, depth_multiplier=2, name="depthwise"),
+            layers.Dropout(0.4, name="drop"),
+            layers.Flatten(name="flat"),
+            layers.Dense(5, activation="elu", name="hidden"),
+            layers.Dense(3, activation="softmax", name="classes"),
+        ],
+        name="small",
+    )
+
+
+def branches():
+    """Two branches of several layers, a shortcut, and a model inside."""
+    image = keras.Input((12, 12, 3), name="photo")
+    x = layers.Conv2D(4, 3, padding="same", name="stem")(image)
+    left = layers.Conv2D(4, 1, activation="tanh", name="left_1")(x)
+    left = layers.Conv2D(4, 3, padding="same", name="left_2")(left)
+    right = layers.AveragePooling2D(2, 1, padding="same", name="right")(x)
+    x = layers.Concatenate(name="both")([left, right])
+    y = layers.Conv2D(8, 3, padding="same", name="again")(x)
+    y = layers.BatchNormalization(scale=False, name="norm")(y)
+    x = layers.Add(name="sum")([x, y])
+    x = layers.ReLU(6.0, name="relu6")(x)
+    inner = keras.Sequential(
+        [keras.Input((12, 12, 8)), layers.Conv2D(2, 1, name="inside")], name="inner"
+    )
+    x = inner(x)
+    x = layers.GlobalAveragePooling2D(name="mean")(x)
+    x = layers.Dense(4, name="classes")(x)
+    return keras.Model(image, layers.Softmax(name="probabilities")(x), name="two")
+
+
+def shake(model):
+    """Weights that are not what layers start with."""
+    values = np.random.default_rng(0)
+    for variable in model.variables:
+        if "seed" not in variable.path:
+            variable.assign(values.uniform(0.1, 0.9, variable.shape))
+    return model
+
+
+def leaves(model):
+    for layer in model.layers:
+        yield from leaves(layer) if isinstance(layer, keras.Model) else [layer]
+
+
+def copied(found, model):
+    """The rebuilt network, with the model's weights by layer and variable name."""
+    rebuilt = network.build(found, found.input_spec, last=found.step_names()[-1])
+    values = {
+        layer.name: {v.name: v.numpy() for v in layer.weights}
+        for layer in leaves(model)
+        if layer.weights
+    }
+    restore.assign(rebuilt, values)
+    assert restore.gather(rebuilt).keys() == {
+        f"{layer}/{name}" for layer, arrays in values.items() for name in arrays
+    }
+    return rebuilt
+
+
+@pytest.mark.parametrize("make", [sequential, branches])
+def test_same_outputs_as_the_model(make):
+    model = shake(make())
+    found = keras_config.rebuild(model.to_json(), "file")
+    rebuilt = copied(found, model)
+    image = np.random.default_rng(1).uniform(0, 255, (2, 12, 12, 3)).astype("f4")
+    expected = model(image / 255).numpy()
+    logits = rebuilt(image).numpy()
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    np.testing.assert_allclose(
+        odds / odds.sum(axis=1, keepdims=True), expected, rtol=1e-4, atol=1e-6
+    )
+
+
+def test_what_the_network_says_of_itself():
+    found = keras_config.rebuild(branches().to_json(), "file")
+    assert found.name == "keras-two"
+    assert found.num_classes == 4
+    assert found.features == ("stem", "both", "sum", "relu6", "inner", "mean")
+    assert found.step_names()[-1] == "classes"
+    assert found.input_spec.size_px == found.input_spec.short_side_px == 12
+    assert found.input_spec.scale == 255
+    assert "assumed" in found.input_spec.source
+
+
+def test_dropout_carries_no_head():
+    found = keras_config.rebuild(sequential().to_json(), "file")
+    assert "drop" not in found.features
+    assert found.features[-1] == "hidden"
+
+
+def test_another_number_of_classes():
+    found = keras_config.rebuild(sequential().to_json(), "file")
+    shapes = network.variable_shapes(found, found.input_spec, num_classes=7)
+    assert shapes["classes"] == {"kernel": (5, 7), "bias": (7,)}
+
+
+def test_layers_are_new_each_time():
+    found = keras_config.rebuild(sequential().to_json(), "file")
+    one, other = found.layers(3, "float32"), found.layers(3, "float32")
+    assert not {*map(id, one)} & {*map(id, other)}
+
+
+def test_rescaling_of_its_own():
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            layers.Rescaling(1 / 127.5, offset=-1, name="rescale"),
+            layers.Conv2D(2, 3, name="conv"),
+            layers.Flatten(name="flat"),
+            layers.Dense(2, name="classes"),
+        ]
+    )
+    found = keras_config.rebuild(shake(model).to_json(), "file")
+    assert found.input_spec.scale == 1
+    image = np.random.default_rng(1).uniform(0, 255, (2, 8, 8, 3)).astype("f4")
+    np.testing.assert_allclose(
+        copied(found, model)(image), model(image), rtol=1e-4, atol=1e-5
+    )
+
+
+# As Keras 2 and 1 wrote them.
+
+
+def layer(kind, name, **config):
+    return {"class_name": kind, "config": {"name": name, **config}}
+
+
+KERAS_2 = {
+    "class_name": "Sequential",
+    "config": [
+        layer(
+            "Conv2D",
+            "conv2d_1",
+            batch_input_shape=[None, 32, 32, 3],
+            filters=8,
+            kernel_size=[3, 3],
+            strides=[1, 1],
+            padding="same",
+            data_format="channels_last",
+            activation="relu",
+            use_bias=True,
+            kernel_initializer={"class_name": "VarianceScaling", "config": {}},
+        ),
+        layer("MaxPooling2D", "pool_1", pool_size=[2, 2], strides=[2, 2]),
+        layer("Flatten", "flatten_1"),
+        layer("Dense", "dense_1", units=10, activation="softmax", use_bias=True),
+    ],
+}
+KERAS_2_FUNCTIONAL = {
+    "class_name": "Model",
+    "config": {
+        "name": "model_1",
+        "layers": [
+            layer("InputLayer", "input_1", batch_input_shape=[None, 16, 16, 3])
+            | {"name": "input_1", "inbound_nodes": []},
+            layer("Conv2D", "a", filters=3, kernel_size=[1, 1], padding="same")
+            | {"name": "a", "inbound_nodes": [[["input_1", 0, 0, {}]]]},
+            layer("Add", "b")
+            | {
+                "name": "b",
+                "inbound_nodes": [[["input_1", 0, 0, {}], ["a", 0, 0, {}]]],
+            },
+            layer("GlobalAveragePooling2D", "c")
+            | {"name": "c", "inbound_nodes": [[["b", 0, 0, {}]]]},
+            layer("Dense", "d", units=2)
+            | {"name": "d", "inbound_nodes": [[["c", 0, 0, {}]]]},
+        ],
+        "input_layers": [["input_1", 0, 0]],
+        "output_layers": [["d", 0, 0]],
+    },
+}
+KERAS_1 = {
+    "class_name": "Sequential",
+    "config": [
+        layer(
+            "Convolution2D",
+            "conv",
+            batch_input_shape=[None, 8, 8, 3],
+            nb_filter=4,
+            nb_row=3,
+            nb_col=2,
+            border_mode="same",
+            subsample=[1, 1],
+            dim_ordering="tf",
+            bias=True,
+            activation="relu",
+        ),
+        layer("Flatten", "flat"),
+        layer("Dropout", "drop", p=0.5),
+        layer("Dense", "out", output_dim=2, bias=True, activation="softmax"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "shapes"),
+    [
+        (
+            KERAS_2,
+            {"conv2d_1": [(3, 3, 3, 8), (8,)], "dense_1": [(2048, 10), (10,)]},
+        ),
+        (KERAS_2_FUNCTIONAL, {"a": [(1, 1, 3, 3), (3,)], "d": [(3, 2), (2,)]}),
+        (KERAS_1, {"conv": [(3, 2, 3, 4), (4,)], "out": [(256, 2), (2,)]}),
+    ],
+    ids=["Keras 2", "Keras 2, functional", "Keras 1"],
+)
+def test_older_configurations(config, shapes):
+    found = keras_config.rebuild(json.dumps(config), "file")
+    variables = network.variable_shapes(found, found.input_spec)
+    assert {name: [*pair.values()] for name, pair in variables.items()} == shapes
+
+
+def changed(config, *path_and_value):
+    *path, last, value = path_and_value
+    found = copy.deepcopy(config)
+    inner = found
+    for key in path:
+        inner = inner[key]
+    inner[last] = value
+    return found
+
+
+CONV = ("config", 0, "config")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (changed(KERAS_2, "class_name", "Thing"), "a model of class 'Thing'"),
+        (
+            changed(KERAS_2, "config", 1, "class_name", "Lambda"),
+            "layer 'pool_1' of class 'Lambda'",
+        ),
+        (
+            changed(KERAS_2, "config", 1, "class_name", "my>Layer"),
+            "of class 'my>Layer'",
+        ),
+        (
+            changed(KERAS_2, *CONV, "data_format", "channels_first"),
+            r"layer conv2d_1 \(Conv2D\) with data_format = \"channels_first\"",
+        ),
+        (
+            changed(KERAS_2, *CONV, "activation", {"class_name": "function"}),
+            "with activation = ",
+        ),
+        (changed(KERAS_2, *CONV, "activation", "evil"), 'activation = "evil"'),
+        (changed(KERAS_2, *CONV, "filters", 10**9), "filters = 1000000000"),
+        (changed(KERAS_2, *CONV, "filters", True), "filters = true"),
+        (changed(KERAS_2, *CONV, "kernel_size", [0, 1]), "kernel_size"),
+        (
+            changed(KERAS_2, *CONV, "batch_input_shape", [None, 32, 32, 1]),
+            "an input of 1 channels, expected 3",
+        ),
+        (
+            changed(KERAS_2, *CONV, "batch_input_shape", [None, 32, 16, 3]),
+            "an input of 32 x 16 pixels, no square",
+        ),
+        (changed(KERAS_2, *CONV, "batch_input_shape", None), "no input of an image"),
+        (changed(KERAS_2, "config", 2, "config", "name", "conv2d_1"), "twice"),
+        (changed(KERAS_2, "config", 2, "config", "name", "logits"), "Graft needs"),
+        (changed(KERAS_2, "config", 2, "config", "name", "a/b"), "named 'a/b'"),
+        (changed(KERAS_2, "config", []), "no list of layers"),
+        (changed(KERAS_2, "config", KERAS_2["config"][2:]), "no input"),
+        (changed(KERAS_1, *CONV, "dim_ordering", "th"), "dim_ordering"),
+        (
+            changed(KERAS_2_FUNCTIONAL, "config", "output_layers", []),
+            "not exactly one output",
+        ),
+        (
+            changed(
+                KERAS_2_FUNCTIONAL,
+                *("config", "layers", 1, "inbound_nodes"),
+                [[["b", 0, 0, {}]]],
+            ),
+            "needs its own output",
+        ),
+        (
+            changed(
+                KERAS_2_FUNCTIONAL,
+                *("config", "layers", 1, "inbound_nodes"),
+                [[["x", 0, 0, {}]]],
+            ),
+            "takes its input from 'x'",
+        ),
+    ],
+    ids=str,
+)
+def test_what_is_not_rebuilt_is_named(config, message):
+    with pytest.raises(errors.MismatchedCheckpoint, match=message) as caught:
+        keras_config.rebuild(json.dumps(config), "some.h5")
+    assert str(caught.value).startswith("some.h5: ")
+    assert "--arch" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[" * 100_000, "null", "3", '"text"', "[]", "{}"]
+)
+def test_no_configuration(text):
+    with pytest.raises(errors.CheckpointError, match=r"^file: "):
+        keras_config.rebuild(text, "file")
+
+
+def test_nothing_of_the_file_is_made_by_keras(monkeypatch):
+    """Not even an initializer."""
+
+    def forbidden(*_, **__):
+        raise AssertionError("deserialised")
+
+    monkeypatch.setattr(keras.saving, "deserialize_keras_object", forbidden)
+    monkeypatch.setattr(keras.layers, "deserialize", forbidden)
+    assert keras_config.rebuild(json.dumps(KERAS_2), "file").num_classes == 10
+
+
+def places(tree, path=()):
+    """Paths of all values in a JSON tree."""
+    yield path
+    if isinstance(tree, dict | list):
+        items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+        for key, value in items:
+            yield from places(value, (*path, key))
+
+
+STRANGE = [None, True, -1, 0, 1e308, 10**30, "", "x" * 300, [], {}, [[]], {"a": 1}]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "config",
+    [KERAS_2, KERAS_2_FUNCTIONAL, KERAS_1, json.loads(branches().to_json())],
+    ids=["Keras 2", "Keras 2, functional", "Keras 1", "Keras 3"],
+)
+def test_any_value_may_be_anything(config, seed):
+    """Each time one or two values are replaced: a network or a named error."""
+    chosen = random.Random(seed)
+    where = list(places(config))[1:]
+    for _ in range(60):
+        mutant = copy.deepcopy(config)
+        for _ in range(chosen.choice([1, 2])):
+            *path, last = chosen.choice(where)
+            inner = mutant
+            try:
+                for key in path:
+                    inner = inner[key]
+                inner[last] = chosen.choice(STRANGE)
+            except (LookupError, TypeError):
+                continue  # the first change has removed the place
+        try:
+            found = keras_config.rebuild(json.dumps(mutant), "file")
+        except errors.CheckpointError:
+            continue
+        assert network.variable_shapes(found, found.input_spec)
+
+
+class TestOwnModel:
+    def test_network_and_preprocessing(self):
+        chosen = network.NETWORKS["cifar10_quick"]
+        spec = preprocess.InputSpec(
+            size_px=32,
+            short_side_px=32,
+            resize="squash",
+            scale=255.0,
+            mean=(0.4, 0.5, 0.6),
+            std=(0.1, 0.2, 0.3),
+            source="x",
+        )
+        base = network.build(chosen, spec, last="pool3")
+        model = keras.Model(base.input, base.output, name=chosen.name)
+        name, found = keras_config.own_model(model.to_json())
+        assert name == "cifar10_quick"
+        assert found.resize == "squash"
+        image = np.random.default_rng(0).uniform(0, 255, (1, 32, 32, 3)).astype("f4")
+        np.testing.assert_allclose(
+            network.normalisation(found)(image),
+            network.normalisation(spec)(image),
+            rtol=1e-5,
+            atol=1e-5,
+        )
+
+    @pytest.mark.parametrize("text", ["", "[]", "{}", json.dumps(KERAS_2), "[" * 10**5])
+    def test_others(self, text):
+        assert keras_config.own_model(text) is None
