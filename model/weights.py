@@ -77,7 +77,7 @@ def _write_npy(
     text = json.dumps(about).encode("ascii")
     found[MARK] = {"about": np.frombuffer(text, np.uint8)}
     with path.open("wb") as file:
-        np.save(file, np.array(found, dtype=object), allow_pickle=True)
+        np.save(file, np.array(found, dtype=object))
 
 
 def _write_h5(

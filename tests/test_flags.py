@@ -7,6 +7,7 @@ from absl import flags
 
 import evaluate
 import train
+from model import export, inputs, predict
 from pipeline import command, convert, download, split
 
 # Command -> fields of its config that come from arguments without a flag's name.
@@ -16,6 +17,8 @@ COMMANDS = {
     convert: {"source": "photos"},
     split: {"data": "records"},
     download: {"name": "flowers", "target": "photos"},
+    export: {},
+    predict: {"photos": ("a.jpg",)},
 }
 
 
@@ -36,6 +39,7 @@ def test_every_flag_is_a_field_with_the_same_default(module):
         for flag in flags.FLAGS.flags_by_module_dict().get(module.__name__, ())
     }
     fields = {field.name for field in dataclasses.fields(module.Config)}
+    fields -= {"overrides"}  # flags of model/inputs.py
     assert set(mine) == fields - set(positional)
     default = module.Config(**positional)
     for name, flag in mine.items():
@@ -49,3 +53,14 @@ def test_flags_become_the_config(module):
     assert command.config_from_flags(module.Config, **positional) == module.Config(
         **positional
     )
+
+
+def test_flags_of_the_preprocessing():
+    before = set(flags.FLAGS)
+    inputs.define_flags()
+    try:
+        flags.FLAGS(["program"])
+        assert inputs.from_flags() == inputs.AS_WEIGHTS
+    finally:
+        for name in set(flags.FLAGS) - before:
+            delattr(flags.FLAGS, name)
