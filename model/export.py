@@ -3,9 +3,9 @@
     python -m model.export --weights=flowers.safetensors
     python -m model.export --run_dir=runs/latest --weights=flowers.weights.h5
 
-Writes the weights of a run by layer name: .safetensors, .h5 (as Keras' load_weights
-with by_name reads it) or .npy (as caffe-tensorflow does). They can be read back with
-train.py --ckpt, in full or, with --skip, in part.
+Writes the weights of a run by layer name: .safetensors, .weights.h5 (as Keras 3 reads
+it), other .h5 (as load_weights of Keras reads it by name) or .npy (as caffe-tensorflow
+does). They can be read back with train.py --ckpt, in full or, with --skip, in part.
 """
 
 import dataclasses
@@ -42,14 +42,19 @@ def export(config: Config) -> dict[str, tuple[int, ...]]:
     """
     path = Path(config.weights)
     finished = run.read(config.run_dir)
-    arrays = restore.gather(finished.load_model())
+    model = finished.load_model()
+    arrays = restore.gather(model)
     about = weights.describe(finished.config["network"], finished.spec) | {
         "run": finished.directory.name,
         "class_names": "\n".join(finished.class_names),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     with run.replacing(path, suffix=f".partial{path.name}") as partial:
-        weights.write(partial, arrays, about)
+        if path.name.endswith(".weights.h5"):  # as Keras 3 itself reads it
+            model.save_weights(partial)
+            weights.mark_h5(partial, about)
+        else:
+            weights.write(partial, arrays, about)
     return {name: array.shape for name, array in arrays.items()}
 
 

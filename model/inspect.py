@@ -44,6 +44,7 @@ def fittings(checkpoint: reading.Checkpoint, where: str) -> list[Fitting]:
     import pipeline.quiet  # noqa: F401 # isort: split
     from model import naming, restore  # with Keras: what was read is shown before
 
+    checkpoint = naming.join_groups(checkpoint)
     found: dict[str, Fitting] = {}
     for match in naming.matches(checkpoint, restore.rebuilt(checkpoint, where)):
         if not match.kernels or match.network.name in found:

@@ -5,6 +5,7 @@ channels, 1] for depthwise ones and [in, out] for dense layers, where the input 
 first dense layer is flattened as [height, width, channels]; images are RGB.
 """
 
+import collections
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from model import alexnet, efficientnet, keras_config, network, vgg16, weights
+from model import alexnet, blocks, efficientnet, keras_config, network, vgg16, weights
 from model.checkpoints import errors, reading
 from pipeline import preprocess
 
@@ -311,6 +312,21 @@ NAMINGS = (
         variables=_KERAS,
         formats=("Keras",),
     ),
+    # tf.keras counts from nothing: conv2d, conv2d_1.
+    Naming(
+        source="tf.keras' automatic names",
+        network="cifar_cnn",
+        layers={
+            "block_1_0": "conv2d",
+            "block_1_1": "conv2d_1",
+            "block_2_0": "conv2d_2",
+            "block_2_1": "conv2d_3",
+            "dense_1": "dense",
+            "dense_2": "dense_1",
+        },
+        variables=_KERAS,
+        formats=("Keras",),
+    ),
     Naming(
         source="efficientnet-lite-pytorch",
         network="efficientnet_lite0",
@@ -419,6 +435,24 @@ def _own(checkpoint: reading.Checkpoint) -> tuple[str, preprocess.InputSpec | No
             f"its metadata state no usable input_spec ({error})"
         ) from error
     return checkpoint.metadata.get("network", ""), spec
+
+
+def join_groups(checkpoint: reading.Checkpoint) -> reading.Checkpoint:
+    """Puts convolutions in groups together, which Keras files of ours have in parts."""
+    tensors = dict(checkpoint.tensors)
+    parts: dict[str, list[np.ndarray]] = collections.defaultdict(list)
+    for name in sorted(tensors):
+        layer, _, variable = name.rpartition("/")
+        if group := blocks.group_of(layer):
+            parts[f"{group[0]}/{variable}"].append(tensors[name])
+    for name, arrays in parts.items():
+        alike = {array.shape for array in arrays}
+        if name not in tensors and len(alike) == 1 and arrays[0].ndim:
+            tensors[name] = np.concatenate(arrays, axis=-1)
+            layer, _, variable = name.rpartition("/")
+            for number in range(len(arrays)):
+                tensors.pop(f"{layer}_group{number + 1}/{variable}", None)
+    return dataclasses.replace(checkpoint, tensors=tensors) if parts else checkpoint
 
 
 def recognise(

@@ -54,9 +54,9 @@ class Network:
     def weighted_layers(self, last: str = "") -> list[str]:
         """Layers that have weights, from the input up to and with step `last`."""
         names = []
-        for step in self.layers(self.num_classes, "float32"):
-            names += weighted_layers(step)
-            if step.name == last:
+        for step, layers in _weighted_layers(self):
+            names += layers
+            if step == last:
                 break
         return names
 
@@ -223,6 +223,13 @@ def head_layers(num_classes: int, *, dropout: float, seed: int) -> list[Any]:
     return layers
 
 
+@functools.lru_cache(maxsize=64)
+def _weighted_layers(network: Network) -> list[tuple[str, list[str]]]:
+    """(step, its layers with weights) of every step."""
+    steps = network.layers(network.num_classes, "float32")
+    return [(step.name, weighted_layers(step)) for step in steps]
+
+
 def weighted_layers(step: Any) -> list[str]:
     """Names of a step's layers that have weights; groups of one count as one."""
     names = []
@@ -247,9 +254,18 @@ def variable_shapes(
     Returns:
         {layer: {"kernel": shape, "bias": shape}} of the layers that have weights; a
         convolution in groups is one layer.
+
+    Raises:
+        errors.MismatchedCheckpoint: the input is too small for it.
     """
     classes = num_classes or network.num_classes
-    return copy.deepcopy(_variable_shapes(network, spec.size_px, classes))
+    try:
+        return copy.deepcopy(_variable_shapes(network, spec.size_px, classes))
+    except ValueError as error:
+        raise errors.MismatchedCheckpoint(
+            f"{network.name} does not take images of {spec.size_px} pixels: "
+            f"{str(error)[:200]}"
+        ) from error
 
 
 @functools.lru_cache(maxsize=64)

@@ -177,6 +177,7 @@ def fit(
         errors.MismatchedCheckpoint: the tensors are of no network, or of several.
         errors.CorruptCheckpoint: a weight is infinite or not a number.
     """
+    checkpoint = naming.join_groups(checkpoint)
     match = naming.recognise(
         checkpoint, where, arch=arch, others=rebuilt(checkpoint, where)
     )
@@ -294,6 +295,8 @@ def assign(model: Any, values: Mapping[str, Mapping[str, np.ndarray]]) -> None:
             its part.
     """
     for layer in model.layers:
+        if not layer.weights:
+            continue  # as the one that joins the groups, which has their name
         group = blocks.group_of(layer.name)
         arrays = values.get(layer.name) or values.get(group[0] if group else "", {})
         for name, array in arrays.items():

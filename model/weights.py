@@ -42,7 +42,7 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], about: dict[str, str]) -
     """Writes weights in the format that the file's name asks for.
 
     Args:
-        path: .safetensors, .weights.h5 or .npy; not there yet, or to be replaced.
+        path: .safetensors, .h5 or .npy; not there yet, or to be replaced.
         arrays: {"layer/variable": float32 array}, in our layout.
         about: of `describe`, and more.
 
@@ -101,6 +101,12 @@ def _write_h5(
             group.attrs["weight_names"] = [f"{name}:0".encode() for name in names]
             for name in names:
                 group.create_dataset(f"{name}:0", data=arrays[name])
+
+
+def mark_h5(path: Path, about: dict[str, str]) -> None:
+    """Lets an HDF5 file that is there say what it is."""
+    with h5py.File(path, "r+") as file:
+        file.attrs[MARK] = json.dumps(about)
 
 
 WRITERS: dict[str, Callable[[Path, Mapping[str, np.ndarray], dict[str, str]], None]] = {

@@ -57,6 +57,8 @@ class InputSpec:
         Raises:
             ValueError, TypeError: it is not that.
         """
+        if not isinstance(values, Mapping):
+            raise TypeError("no JSON object")
         found = {
             name: tuples(value) if isinstance(value, list) else value
             for name, value in values.items()
