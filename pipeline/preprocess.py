@@ -66,6 +66,14 @@ class InputSpec:
         return cls(**found)
 
     def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if not isinstance(values, tuple) or np.shape(values) != (3,):
+                raise ValueError(f"{name}={values!r}: expected three numbers")
+            if not np.isfinite(values).all():
+                raise ValueError(f"{name}={values}: expected finite numbers")
+        if self.resize not in ("crop", "squash"):
+            raise ValueError(f"resize={self.resize!r}: expected crop or squash")
         if not 1 <= self.size_px <= self.short_side_px:
             raise ValueError(
                 f"size_px={self.size_px}, short_side_px={self.short_side_px}: expected "

@@ -14,7 +14,7 @@ import tensorflow as tf
 import train
 from model import loop, run, zoo
 from model.checkpoints import errors
-from pipeline import dataset, manifest, preprocess, schema
+from pipeline import dataset, manifest, schema
 from tests import conftest
 
 
@@ -112,7 +112,7 @@ def test_the_ledger_lists_everything_and_proves_the_frozen_part(shared_run):
         for variable in layer.weights if layer.name.startswith("conv") else ():
             name = f"{layer.name}/{variable.name}"
             value = variable.numpy()
-            assert (value == tensors[f"alexnet_owt/{name}"]).all()
+            assert (value == tensors[f"{name}"]).all()
             assert frozen[name]["sha256_before"] == frozen[name]["sha256_after"]
             assert frozen[name]["sha256_after"]
 
@@ -180,7 +180,7 @@ def test_deeper_layers_can_train(quick, views, found):
     tensors = zoo.resolve("alexnet").checkpoint.tensors
     moved = {
         name: not np.array_equal(
-            model.get_layer(name).kernel.numpy(), tensors[f"alexnet_owt/{name}/kernel"]
+            model.get_layer(name).kernel.numpy(), tensors[f"{name}/kernel"]
         )
         for name in ("conv4", "conv5")
     }
@@ -320,7 +320,7 @@ def test_a_stopped_training_leaves_a_usable_run(
     assert "Traceback" not in stderr
     done = conftest.run_command("evaluate.py", f"--run_dir={directory}")
     assert done.returncode == 0, done.stderr
-    assert preprocess.InputSpec(**run.read(str(directory)).config["input_spec"])
+    assert run.read(str(directory)).spec.source == "torchvision"
 
 
 def test_wrong_flags_exit_with_1_and_problems_with_2(tmp_path):

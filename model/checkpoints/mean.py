@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from model.checkpoints import caffemodel, errors, npy, wire
+from model.checkpoints import caffemodel, errors, npy
 
-_MAX_SIDE = 4096
+_MAX_BYTES = 64 << 20  # 1536 x 1536 pixels of double precision
 
 
 def read(path: Path) -> np.ndarray:
@@ -18,10 +18,15 @@ def read(path: Path) -> np.ndarray:
 
     Raises:
         errors.MissingCheckpoint: no such file.
-        errors.CorruptCheckpoint: damaged, or not of three channels.
+        errors.CorruptCheckpoint: damaged, too large, or not of three channels.
     """
     if not path.is_file():
         raise errors.MissingCheckpoint(f"{path}: no such file")
+    size = path.stat().st_size
+    if size > _MAX_BYTES:
+        raise errors.CorruptCheckpoint(
+            f"{path}: {size:,} bytes; expected a mean image, of at most {_MAX_BYTES:,}"
+        )
     with path.open("rb") as file:
         start = file.read(6)
     if start == b"\x93NUMPY":
@@ -29,7 +34,7 @@ def read(path: Path) -> np.ndarray:
         (found,) = tensors.values() if len(tensors) == 1 else (np.empty(0),)
     else:
         data = path.read_bytes()
-        found = caffemodel.blob(wire.Wire(data, str(path)), 0, len(data))
+        found = caffemodel.blob(caffemodel.Message(data, str(path)), 0, len(data))
     while found.ndim > 1 and found.shape[0] == 1:
         found = found[0]
     if found.ndim == 3 and found.shape[0] == 3:
@@ -39,7 +44,7 @@ def read(path: Path) -> np.ndarray:
     if (
         found.ndim not in (1, 3)
         or found.shape[-1] != 3
-        or max(found.shape) > _MAX_SIDE
+        or not found.size
         or found.dtype.kind not in "fiu"
     ):
         raise errors.CorruptCheckpoint(

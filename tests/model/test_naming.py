@@ -248,7 +248,7 @@ class TestArch:
         conv1 = {"features.0.weight": empty(64, 3, 11, 11)}
         with pytest.raises(
             errors.MismatchedCheckpoint,
-            match=r"file: does not fit vgg16; .* \[64, 3, 11, 11\], expected \[64, 3, 3",
+            match=r"does not fit vgg16; .* \[64, 3, 11, 11\], expected \[64, 3, 3, 3\]",
         ):
             naming.recognise(checkpoint_of(conv1), "file", arch="vgg16")
 

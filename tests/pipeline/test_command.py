@@ -159,7 +159,7 @@ def test_progress_in_a_log_file_is_lines(program):
     assert stderr.startswith("wait:   0%")
 
 
-@pytest.mark.parametrize("flag", ["--help", "--helpfull", "-h"])
+@pytest.mark.parametrize("flag", ["--help", "--helpfull", "-?"])
 def test_help_is_no_failure(program, flag):
     done = conftest.run_command(program, "work", flag)
     assert (done.returncode, done.stderr) == (0, "")
