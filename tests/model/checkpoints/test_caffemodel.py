@@ -218,9 +218,14 @@ class TestRefused:
                 "numbers of another kind",
             ),
             (
-                layer("d", "X", *[blob(BIAS)] * 65),
+                layer("d" * 1001, "X", blob(BIAS)),
                 errors.CorruptCheckpoint,
-                "more than 64 blobs",
+                "a name of 1,001 bytes",
+            ),
+            (
+                layer("d", "X", blob(BIAS)) + number(4, 3) * 500_001,
+                errors.CorruptCheckpoint,
+                "more than 500,000 fields",
             ),
             (number(100, 5), errors.CorruptCheckpoint, "no message"),
             (text(1, "x") + b"\xa7\x06", errors.CorruptCheckpoint, "unknown kind 7"),
