@@ -1,5 +1,6 @@
 """Epoch results -> curves.png and TensorBoard scalars."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from model import loop
 
 def draw(results: Sequence[loop.EpochResult], path: Path) -> None:
     """Draws losses and accuracies of both splits over the epochs as a PNG."""
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of its fonts
     # Deferred, and without pyplot's state: matplotlib takes half a second to import.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -24,7 +24,7 @@ import requests
 
 from model import network, restore, weights
 from model.checkpoints import errors, reading
-from pipeline import fetch
+from pipeline import cache, fetch
 
 _MEMBER_LIMIT_BYTES = 64 << 20
 
@@ -183,12 +183,6 @@ SOURCES: Mapping[str, tuple[Source, ...]] = {
 NAMES = tuple(SOURCES)
 
 
-def cache_dir() -> Path:
-    """$XDG_CACHE_HOME/graft, by default ~/.cache/graft."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "graft"
-
-
 def resolve(
     ckpt: str, *, sources: Mapping[str, tuple[Source, ...]] = SOURCES
 ) -> Weights:
@@ -246,7 +240,7 @@ def _check_exists(ckpt: str) -> None:
 
 def _cached(name: str, sources: Mapping[str, tuple[Source, ...]]) -> Path:
     """The cache file of a name, made from the first source that can be had."""
-    path = cache_dir() / f"{name}.safetensors"
+    path = cache.directory() / f"{name}.safetensors"
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,9 @@ several lines; what goes wrong is still told, for the import's own errors are
 exceptions. Ctrl-C in these seconds ends the process, for there is nothing to save.
 Keras imports matplotlib and scikit-learn where they are installed, for functions that
 we do not use: 0.4 and 0.7 s of every start.
+
+Nor does a user's keras.json, or another backend in the environment, reach Graft: its
+numbers would be others. What Keras and matplotlib write goes into Graft's own cache.
 """
 
 import os
@@ -12,7 +15,12 @@ import signal
 import sys
 import threading
 
+from pipeline import cache
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["KERAS_BACKEND"] = "tensorflow"
+os.environ["KERAS_HOME"] = str(cache.directory() / "keras")
+os.environ.setdefault("MPLCONFIGDIR", str(cache.directory() / "matplotlib"))
 
 _hidden = {"matplotlib", "sklearn"} - sys.modules.keys()
 _stderr = os.dup(2)

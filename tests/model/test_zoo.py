@@ -432,17 +432,6 @@ class TestCache:
             zoo.resolve("alexnet", sources=sources)
         assert names(cache) == ["alexnet_conv.safetensors"]
 
-    def test_place(self, monkeypatch, tmp_path):
-        monkeypatch.setenv("HOME", str(tmp_path))
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
-        assert zoo.cache_dir() == tmp_path / "x" / "graft"
-        for unset in ("", None):
-            if unset is None:
-                monkeypatch.delenv("XDG_CACHE_HOME")
-            else:
-                monkeypatch.setenv("XDG_CACHE_HOME", unset)
-            assert zoo.cache_dir() == tmp_path / ".cache" / "graft"
-
     def test_place_that_cannot_be_made(self, sources, monkeypatch, tmp_path):
         (tmp_path / "file").write_text("x")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
