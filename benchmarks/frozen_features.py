@@ -36,7 +36,9 @@ LAST = "pool5"
 
 def build(dtype: str) -> Any:
     """The convolutions with their pretrained weights."""
-    trunk = network.build(NETWORK, NETWORK.input_spec, last=LAST, dtype=dtype)
+    trunk = network.build(
+        NETWORK, NETWORK.input_spec, last=LAST, dtype=dtype, wide=True
+    )
     weights = zoo.resolve("alexnet_conv")
     restore.assign(trunk, restore.fit(weights.checkpoint, "").values)
     return trunk

@@ -9,6 +9,8 @@ image_classification_from_scratch. The base is the same AlexNet with the same we
 ours. HEAD is `pooling`, as in the guide, or `flatten`, which gives the guide the 9,216
 features that our final layer sees.
 
+Keras and TensorFlow are imported as a guide's program does, without pipeline.quiet.
+
 Prints one JSON line per epoch: epoch, seconds since the process started without the
 time spent on testing, and accuracy on the test folder.
 """
@@ -21,9 +23,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import pipeline.quiet  # noqa: F401
-
-# isort: split
 import keras
 import psutil
 

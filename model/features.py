@@ -20,9 +20,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from model import restore
+from model import graph, restore
 from pipeline import command, dataset, manifest, preprocess
 
+# Views: the central window, the same mirrored.
+CENTRAL, MIRRORED = 0, 1
 CAP_BYTES = 10 << 30
 _ABOUT_NAME = "about.json"
 # Computed features per call of the network; larger batches were no faster.
@@ -53,8 +55,10 @@ class Features:
             count += len(filled)
         self._tensor: Any = None
         if count * views[0][:1].nbytes <= _MEMORY_BYTES:
-            parts = [views[view][filled] for view, filled in rows.items()]
-            self._tensor = tf.constant(np.concatenate(parts))
+            table = np.empty((count, *views[0].shape[1:]), views[0].dtype)
+            for view, filled in rows.items():
+                table[self._places[view, filled]] = views[view][filled]
+            self._tensor = tf.constant(table)
 
     def gather(self, rows: np.ndarray, views: np.ndarray) -> Any:
         """Returns float32 [len(rows), ...]: for each row its features in its view."""
@@ -101,9 +105,9 @@ def extract(
     Args:
         trunk: frozen keras.Model, uint8 [batch, size_px, size_px, 3] -> features.
         images: all photos of the data set.
-        rows: {view: indices of the photos wanted in it}. View 0 is the central window,
-            view 1 the same mirrored, further ones are random windows, always the same
-            for the same photo.
+        rows: {view: indices of the photos wanted in it}, for all views from 0 to some.
+            Those beyond CENTRAL and MIRRORED are random windows, always the same for
+            the same photo.
         cache_dir: folder of all caches.
         about: of `key`.
     """
@@ -114,44 +118,55 @@ def extract(
     shape = (len(images.rows), *trunk.output.shape[1:])
     kind = np.float32 if about["precision"] == "float32" else np.float16
     with _locked(folder):
-        opened = [_open_view(folder, view, shape, kind) for view in rows]
+        opened = {view: _open_view(folder, view, shape, kind) for view in rows}
         missing = {
-            view: wanted[~done[wanted]]
-            for (view, wanted), (_, done) in zip(rows.items(), opened, strict=True)
+            view: wanted[~opened[view][1][wanted]] for view, wanted in rows.items()
         }
         if total := sum(map(len, missing.values())):
-            run = _traced(trunk, images.dataset.element_spec["image"], kind)
+            run = _as_stored(trunk, kind)
             with command.progress(total, "photo", "features") as progress:
-                for (view, wanted), (values, done) in zip(
-                    missing.items(), opened, strict=True
-                ):
-                    with _marking(values, done) as mark:
-                        for batch in images.run(wanted, _views(images, view)):
-                            numbers = batch["row"].numpy()
-                            values[numbers] = run(batch["image"]).numpy()
+                for views, wanted in _passes(missing):
+                    with _marking([opened[view] for view in views]) as mark:
+                        for batch in images.run(wanted, _views(images, views[0])):
+                            numbers, image = batch["row"].numpy(), batch["image"]
+                            for view in views:
+                                seen = image if view == views[0] else image[:, :, ::-1]
+                                opened[view][0][numbers] = run(seen).numpy()
+                                progress.update(len(numbers))
                             mark(numbers)
-                            progress.update(len(numbers))
     _evict(cache_dir, keep=folder)
-    return Features([values for values, _ in opened], rows)
+    return Features([values for values, _ in opened.values()], rows)
 
 
-def _traced(trunk: Any, spec: Any, kind: Any) -> Callable[[Any], Any]:
-    """Images -> features as they are stored, for batches of any size.
+def _as_stored(trunk: Any, kind: Any) -> Callable[[Any], Any]:
+    """Images -> features of the type that is stored.
 
-    float16 holds every bfloat16 number of a feature's usual size exactly. One graph: a
-    second, for the last batch, took 0.1 s.
+    float16 holds every bfloat16 number of a feature's usual size exactly.
     """
 
-    def storable(images: Any) -> Any:
+    @graph.for_any_batch
+    def run(images: Any) -> Any:
         found = tf.cast(trunk(images, training=False), tf.float32)
         if kind == np.float16:
             limit = float(np.finfo(np.float16).max)
             found = tf.clip_by_value(found, -limit, limit)
         return tf.cast(found, kind)
 
-    run = tf.function(storable, autograph=False)
-    traced: Callable[[Any], Any] = run.get_concrete_function(spec)
-    return traced
+    return run
+
+
+def _passes(missing: Mapping[int, np.ndarray]) -> list[tuple[list[int], np.ndarray]]:
+    """The missing rows as passes over the photos: (views, rows).
+
+    A photo wanted both as it is and mirrored is decoded once for both.
+    """
+    rows = dict(missing)
+    both = np.intersect1d(rows.get(CENTRAL, []), rows.get(MIRRORED, [])).astype(int)
+    passes = [([CENTRAL, MIRRORED], both)]
+    for view in rows:
+        alone = np.setdiff1d(rows[view], both) if view in passes[0][0] else rows[view]
+        passes.append(([view], alone))
+    return [(views, wanted) for views, wanted in passes if len(wanted)]
 
 
 @contextlib.contextmanager
@@ -170,19 +185,24 @@ def _locked(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _marking(
-    values: np.memmap, done: np.memmap
+    arrays: Sequence[tuple[np.memmap, np.memmap]],
 ) -> Iterator[Callable[[np.ndarray], None]]:
     """Marks rows as filled, but only once their values are on disk.
 
-    Gives a function that is told which rows were filled.
+    Args:
+        arrays: values and marks that are filled alike.
+
+    Yields:
+        A function that is told which rows were filled.
     """
     waiting: list[np.ndarray] = []
 
     def settle() -> None:
-        values.flush()
-        for numbers in waiting:
-            done[numbers] = True
-        done.flush()
+        for values, done in arrays:
+            values.flush()
+            for numbers in waiting:
+                done[numbers] = True
+            done.flush()
         waiting.clear()
 
     def mark(numbers: np.ndarray) -> None:
@@ -197,8 +217,9 @@ def _marking(
 
 
 def _views(images: dataset.Images, view: int) -> preprocess.Views:
-    if view < 2:
-        return preprocess.central_views(images.sizes, images.spec, mirrored=view == 1)
+    if view in (CENTRAL, MIRRORED):
+        mirrored = view == MIRRORED
+        return preprocess.central_views(images.sizes, images.spec, mirrored=mirrored)
     return preprocess.random_views(images.sizes, images.spec, (view,))
 
 

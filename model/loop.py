@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from model import metrics
+from model import graph, metrics
 
 Batch = tuple[Any, Any]  # inputs [batch, ...], labels int32 [batch]
 
@@ -73,7 +73,7 @@ def make_train_step(
     variables = model.trainable_variables
     optimizer.build(variables)
 
-    @tf.function(autograph=False, reduce_retracing=True)
+    @graph.for_any_batch
     def step(inputs: Any, labels: Any) -> tuple[Any, Any, Any]:
         rate = tf.identity(optimizer.learning_rate)  # afterwards it is the next step's
         with tf.GradientTape() as tape:
@@ -92,7 +92,7 @@ def make_train_step(
 def make_predict_step(model: Any) -> Callable[[Any], Any]:
     """Returns inputs -> logits, float32 [batch, num_classes], as in use."""
 
-    @tf.function(autograph=False, reduce_retracing=True)
+    @graph.for_any_batch
     def step(inputs: Any) -> Any:
         return tf.cast(model(inputs, training=False), tf.float32)
 

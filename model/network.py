@@ -147,6 +147,7 @@ def build(
     last: str,
     num_classes: int = 0,
     dtype: str = "float32",
+    wide: bool = False,
 ) -> Any:
     """Builds a network from its input up to one of its layers.
 
@@ -157,6 +158,7 @@ def build(
             for the normalisation.
         num_classes: of the last layer, if `last` is so deep; 0 for the network's own.
         dtype: Keras dtype policy; variables are float32 in any case.
+        wide: of `normalisation`.
 
     Returns:
         A keras.Model: [batch, size_px, size_px, 3], RGB, 0..255 -> output of `last`.
@@ -165,7 +167,7 @@ def build(
         ValueError: no layer has that name.
     """
     image = keras.Input((spec.size_px, spec.size_px, 3), name=INPUT, dtype="float32")
-    output = normalisation(spec)(image)
+    output = normalisation(spec, wide=wide)(image)
     for layer in between(network, INPUT, last, num_classes=num_classes, dtype=dtype):
         output = layer(output)
     return keras.Model(image, output)
@@ -189,10 +191,18 @@ def between(
     return layers[names.index(after) : names.index(last)]
 
 
-def normalisation(spec: preprocess.InputSpec) -> Any:
-    """The layer x -> (x / scale - mean) / std, in float32 whatever follows."""
+def normalisation(spec: preprocess.InputSpec, *, wide: bool = False) -> Any:
+    """The layer x -> (x / scale - mean) / std, in float32 whatever follows.
+
+    Args:
+        spec: of the input.
+        wide: states the same numbers for every pixel of a row. It makes a longer file,
+            but is faster: 5 and not 13 ms for 64 images on two cores.
+    """
     std = np.array(spec.std, np.float64)
     mean = np.array(spec.mean_image or spec.mean, np.float64)
+    if wide:
+        std = np.tile(std, (spec.size_px, 1))
     return keras.layers.Rescaling(
         scale=(1 / (spec.scale * std)).tolist(),
         offset=(-mean / std).tolist(),

@@ -74,7 +74,9 @@ def cut_below(chosen: network.Network, train_from: str, features: str) -> str:
 def build_trunk(plan: Plan, dtype: str) -> Any:
     """The frozen part: image -> output of the cut layer; nothing in it trains."""
     keras.utils.set_random_seed(plan.seed)  # for what no weights reach
-    trunk = network.build(plan.network, plan.spec, last=plan.cut, dtype=dtype)
+    trunk = network.build(
+        plan.network, plan.spec, last=plan.cut, dtype=dtype, wide=True
+    )
     trunk.trainable = False
     for layer in trunk.layers:  # Keras would use dropout of a frozen part in training
         if isinstance(layer, keras.layers.Dropout):

@@ -10,6 +10,7 @@ Nor does a user's keras.json, or another backend in the environment, reach Graft
 numbers would be others. What Keras and matplotlib write goes into Graft's own cache.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -32,12 +33,19 @@ _interrupts = (
 )
 if _interrupts:
     signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
+# They make a million objects, none of which will be garbage: looking for some took a
+# quarter of the time, and would go on doing so.
+_collects = gc.isenabled()
+gc.disable()
 # None stands for: not installed.
 sys.modules.update(dict.fromkeys(_hidden))  # type: ignore[arg-type]
 try:
     import keras  # noqa: F401
     import tensorflow as tf  # noqa: F401
 finally:
+    gc.freeze()
+    if _collects:
+        gc.enable()
     for _name in _hidden:
         del sys.modules[_name]
     os.dup2(_stderr, 2)

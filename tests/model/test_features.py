@@ -137,9 +137,10 @@ class TestReuse:
     def test_only_missing_rows_are_computed(self, extract, central, every):
         """Another split asks for other rows: a fold after the other."""
         _, asked = extract({0: every[:20], 1: every[:10]})
-        assert (sorted(asked[:20]), sorted(asked[20:])) == (
-            list(every[:20]),
+        # Once for both views, then what is wanted in one alone.
+        assert (sorted(asked[:10]), sorted(asked[10:])) == (
             list(every[:10]),
+            list(every[10:20]),
         )
         found, asked = extract({0: every[10:30], 1: every[5:15]})
         assert (sorted(asked[:10]), sorted(asked[10:])) == (
@@ -149,6 +150,15 @@ class TestReuse:
         np.testing.assert_allclose(
             gather(found, every[10:30]), central[10:30], rtol=1e-5, atol=1e-3
         )
+
+    def test_mirrored_alone_is_mirrored_with_the_central_one(self, extract, every):
+        together, _ = extract({0: every, 1: every[:20]})
+        apart, _ = extract({0: every, 1: every[20:]})
+        whole, asked = extract({0: every, 1: every})
+        assert asked == []
+        for part, rows in ((together, every[:20]), (apart, every[20:])):
+            assert (gather(whole, rows, 1) == gather(part, rows, 1)).all()
+            assert not (gather(whole, rows, 1) == gather(whole, rows, 0)).all()
 
     def test_more_views_keep_those_there_are(self, extract, every):
         extract({0: every})
@@ -164,8 +174,8 @@ class TestReuse:
 
     def test_stopped_in_a_later_view(self, extract, every):
         with pytest.raises(KeyboardInterrupt):
-            extract({0: every, 1: every}, stop_after=4 + 1)
-        _, asked = extract({0: every, 1: every})
+            extract({0: every, 1: every, 2: every}, stop_after=4 + 1)
+        _, asked = extract({0: every, 1: every, 2: every})
         assert len(asked) == len(every) - BATCH_SIZE
 
 

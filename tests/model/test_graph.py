@@ -1,0 +1,35 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from model import graph
+
+
+def test_one_trace_for_all_sizes():
+    traces = []
+
+    @graph.for_any_batch
+    def double(values, labels):
+        traces.append(values.shape)
+        return 2 * values, labels + 1
+
+    for size in (4, 3, 7):
+        values = np.arange(size * 2, dtype=np.float32).reshape(size, 2)
+        found, labels = double(values, np.arange(size))
+        np.testing.assert_array_equal(found, 2 * values)
+        np.testing.assert_array_equal(labels, np.arange(size) + 1)
+    assert [list(shape) for shape in traces] == [[None, 2]]
+
+
+def test_other_examples_are_traced_anew():
+    square = graph.for_any_batch(lambda values: values * values)
+    assert square(np.float32([1, 2])).dtype == tf.float32
+    assert square(np.int64([1, 2])).dtype == tf.int64
+    assert square(np.int64([[3]])).shape == (1, 1)
+
+
+def test_a_batch_that_does_not_fit_is_an_error():
+    weights = tf.constant([[1.0], [2.0]])
+    run = graph.for_any_batch(lambda values: values @ weights)
+    with pytest.raises(ValueError, match="Dimensions must be equal"):
+        run(np.float32([[1, 2, 3]]))
