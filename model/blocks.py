@@ -38,6 +38,9 @@ class Block(Protocol):
     def layers(self) -> list[Any]:
         """Its layers, from input to output."""
 
+    def replaced(self, function: Callable[[Any], Any]) -> "Block":
+        """The same block with function(layer) for each of its layers."""
+
 
 def layers_of(steps: Sequence[Any]) -> list[Any]:
     """The Keras layers of steps in a row."""
@@ -45,6 +48,13 @@ def layers_of(steps: Sequence[Any]) -> list[Any]:
     for step in steps:
         found += [step] if isinstance(step, keras.layers.Layer) else step.layers
     return found
+
+
+def replaced(step: Any, function: Callable[[Any], Any]) -> Any:
+    """A step with function(layer) in place of each layer."""
+    if isinstance(step, keras.layers.Layer):
+        return function(step)
+    return step.replaced(function)
 
 
 def walk(steps: Sequence[Any], shape: Shape) -> Iterator[tuple[Any, Shape]]:
@@ -96,6 +106,11 @@ class Chain:
         """The layers of the steps."""
         return layers_of(self.steps)
 
+    def replaced(self, function: Callable[[Any], Any]) -> "Chain":
+        """With other layers in its steps."""
+        steps = [replaced(step, function) for step in self.steps]
+        return dataclasses.replace(self, steps=steps)
+
 
 @dataclasses.dataclass(frozen=True)
 class GroupedConv:
@@ -139,6 +154,10 @@ class GroupedConv:
     def layers(self) -> list[Any]:
         """One for each group."""
         return list(self.groups)
+
+    def replaced(self, function: Callable[[Any], Any]) -> "GroupedConv":
+        """With other layers for its groups."""
+        return dataclasses.replace(self, groups=list(map(function, self.groups)))
 
 
 def group_of(layer_name: str) -> tuple[str, int] | None:
@@ -194,6 +213,10 @@ class LocalResponseNorm:
         """None."""
         return []
 
+    def replaced(self, _: Callable[[Any], Any]) -> "LocalResponseNorm":
+        """Itself."""
+        return self
+
 
 @dataclasses.dataclass(frozen=True)
 class Graph:
@@ -242,3 +265,8 @@ class Graph:
     def layers(self) -> list[Any]:
         """The layers of the steps."""
         return layers_of([step for step, _ in self.nodes])
+
+    def replaced(self, function: Callable[[Any], Any]) -> "Graph":
+        """With other layers in its steps."""
+        nodes = [(replaced(step, function), names) for step, names in self.nodes]
+        return dataclasses.replace(self, nodes=nodes)

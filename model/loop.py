@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from model import graph, metrics
+from model import dropout, graph, metrics
 
 Batch = tuple[Any, Any]  # inputs [batch, ...], labels int32 [batch]
 
@@ -76,7 +76,7 @@ def make_train_step(
     @graph.for_any_batch
     def step(inputs: Any, labels: Any) -> tuple[Any, Any, Any]:
         rate = tf.identity(optimizer.learning_rate)  # afterwards it is the next step's
-        with tf.GradientTape() as tape:
+        with tf.GradientTape() as tape, dropout.at(optimizer.iterations):
             logits = model(inputs, training=True)
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
             loss = tf.reduce_mean(losses)

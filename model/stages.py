@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from model import network, restore
+from model import dropout, network, restore
 from model.checkpoints import errors
 from pipeline import preprocess
 
@@ -81,6 +81,8 @@ def build_trunk(plan: Plan, dtype: str) -> Any:
     for layer in trunk.layers:  # Keras would use dropout of a frozen part in training
         if isinstance(layer, keras.layers.Dropout):
             layer.rate = 0.0
+        elif isinstance(layer, keras.layers.GaussianNoise):
+            layer.stddev = 0.0
     return trunk
 
 
@@ -101,7 +103,7 @@ def build_tail(plan: Plan, trunk: Any, dtype: str) -> Any:
         ),
         *_head(plan),
     ):
-        output = layer(output)
+        output = dropout.by_step(layer, plan.seed)(output)
     return keras.Model(inputs, output)
 
 

@@ -1,0 +1,137 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from model import blocks, dropout
+
+LAYERS = keras.layers
+
+
+def layer(rate=0.5, seed=1, spatial=False, name="drop", dtype="float32"):
+    return dropout.StepDropout(rate, seed, spatial=spatial, name=name, dtype=dtype)
+
+
+def masked(layer, inputs, step):
+    with dropout.at(step):
+        return np.asarray(layer(inputs, training=True), np.float32)
+
+
+class TestStepDropout:
+    @pytest.mark.parametrize("rate", [0.5, 0.25, 0.1, 0.9])
+    @pytest.mark.parametrize("shape", [(64, 1001), (10, 7, 7, 33)])
+    def test_drops_its_share_and_keeps_the_mean(self, rate, shape):
+        found = masked(layer(rate), np.ones(shape, np.float32), 3)
+        share = np.mean(found == 0)
+        assert abs(share - rate) < 0.02
+        assert len(np.unique(found)) == 2
+        # To the multiple of 1/256 that was drawn with.
+        assert abs(found.max() - 1 / (1 - rate)) < 0.03 / (1 - rate)
+        assert abs(found.mean() - 1) < 0.1
+
+    def test_repeats_with_the_step(self):
+        inputs = np.random.default_rng(0).normal(size=(8, 100)).astype(np.float32)
+        first = masked(layer(), inputs, 7)
+        assert (masked(layer(), inputs, 7) == first).all()
+        for other in (
+            masked(layer(), inputs, 8),
+            masked(layer(seed=2), inputs, 7),
+            masked(layer(name="drop2"), inputs, 7),
+        ):
+            assert (other != first).any()
+
+    def test_every_place_is_dropped_at_some_time(self):
+        """No pattern in the bytes: each number by itself, over steps and batch."""
+        found = np.mean(
+            [masked(layer(), np.ones((4, 37), np.float32), n) > 0 for n in range(400)],
+            axis=0,
+        )
+        assert 0.35 < found.min() < found.max() < 0.65
+
+    def test_in_a_graph_as_outside(self):
+        inputs = np.ones((3, 50), np.float32)
+        one = layer()
+
+        @tf.function(autograph=False)
+        def run(step):
+            with dropout.at(step):
+                return one(inputs, training=True)
+
+        for step in (0, 5):
+            found = run(tf.constant(step, tf.int64))
+            np.testing.assert_array_equal(found, masked(one, inputs, step))
+
+    def test_spatial_drops_whole_channels(self):
+        found = masked(layer(spatial=True), np.ones((6, 5, 4, 40), np.float32), 1)
+        assert (found == found[:, :1, :1]).all()
+        assert 0.3 < np.mean(found == 0) < 0.7
+        assert (found[0] != found[1]).any()
+
+    def test_gradient_passes_where_it_is_kept(self):
+        inputs = tf.ones((4, 30))
+        with tf.GradientTape() as tape, dropout.at(2):
+            tape.watch(inputs)
+            output = layer()(inputs, training=True)
+        np.testing.assert_array_equal(tape.gradient(output, inputs), output)
+
+    @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
+    def test_low_precision(self, dtype):
+        found = layer(dtype=dtype)(np.ones((2, 8), np.float32))
+        assert found.dtype == dtype.removeprefix("mixed_")
+        kept = masked(layer(dtype=dtype), np.ones((2, 800), np.float32), 1)
+        assert {*np.unique(kept)} == {0, 2}
+
+    def test_does_nothing_in_use(self):
+        inputs = np.ones((2, 8), np.float32)
+        np.testing.assert_array_equal(layer()(inputs), inputs)
+
+    def test_needs_a_step(self):
+        with pytest.raises(RuntimeError, match="drop: in training, but not within"):
+            layer()(np.ones((2, 3), np.float32), training=True)
+
+
+def test_noise_repeats_with_the_step():
+    noise = dropout.StepNoise(0.1, 1, name="noise", dtype="float32")
+    inputs = np.full((50, 60), 2.0, np.float32)
+    first = masked(noise, inputs, 1)
+    assert abs(first.mean() - 2) < 0.01
+    assert abs(first.std() - 0.1) < 0.01
+    assert (masked(noise, inputs, 1) == first).all()
+    assert (masked(noise, inputs, 2) != first).any()
+    np.testing.assert_array_equal(noise(inputs), inputs)
+
+
+class TestByStep:
+    @pytest.mark.parametrize(
+        ("before", "kind"),
+        [
+            (LAYERS.Dropout(0.3, name="a"), dropout.StepDropout),
+            (LAYERS.SpatialDropout2D(0.3, name="a"), dropout.StepDropout),
+            (LAYERS.GaussianNoise(0.3, name="a"), dropout.StepNoise),
+            (LAYERS.Dropout(0.0, name="a"), LAYERS.Dropout),
+            (LAYERS.Dense(2, name="a"), LAYERS.Dense),
+        ],
+    )
+    def test_layers(self, before, kind):
+        found = dropout.by_step(before, 1)
+        assert type(found) is kind
+        assert found.name == "a"
+
+    def test_within_blocks(self):
+        """However deep; what is no dropout stays the same layer."""
+        dense, drop = LAYERS.Dense(4, name="dense"), LAYERS.Dropout(0.5, name="drop")
+        inner = blocks.Chain("inner", [dense, drop])
+        graph = blocks.Graph(
+            "sum",
+            [(inner, ("",)), (LAYERS.Add(name="sum"), ("inner", ""))],
+        )
+        norm = blocks.LocalResponseNorm("norm", "float32")
+        found = dropout.by_step(blocks.Chain("outer", [graph, norm]), 1)
+        kinds = [type(layer) for layer in found.layers]
+        assert kinds == [LAYERS.Dense, dropout.StepDropout, LAYERS.Add]
+        assert found.layers[0] is dense
+        inputs = keras.Input((3, 3, 4))
+        model = keras.Model(inputs, found(inputs))
+        values = np.ones((2, 3, 3, 4), np.float32)
+        assert (masked(model, values, 1) != np.asarray(model(values))).any()
+        assert (masked(model, values, 1) == masked(model, values, 1)).all()
