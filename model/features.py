@@ -130,8 +130,10 @@ def extract(
                         for batch in images.run(wanted, _views(images, views[0])):
                             numbers, image = batch["row"].numpy(), batch["image"]
                             for view in views:
-                                seen = image if view == views[0] else image[:, :, ::-1]
-                                opened[view][0][numbers] = run(seen).numpy()
+                                # A strided slice took 45 ms, a tenth of the network.
+                                if view != views[0]:
+                                    image = tf.reverse(image, [2])
+                                opened[view][0][numbers] = run(image).numpy()
                                 progress.update(len(numbers))
                             mark(numbers)
     _evict(cache_dir, keep=folder)
