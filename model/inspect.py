@@ -14,10 +14,11 @@ import ml_dtypes
 import numpy as np
 from absl import app
 
-from model.checkpoints import errors, reading
+from model.checkpoints import errors, mean, reading
 from pipeline import command
 
 _BFLOAT16 = ml_dtypes.bfloat16
+_TEXT_LIMIT_BYTES = 16 << 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,6 +112,51 @@ def report_fittings(checkpoint: reading.Checkpoint, where: str) -> str:
     return "\n".join(filter(None, [*lines, why_not_rebuilt(checkpoint, where)]))
 
 
+def report_other(path: Path) -> str:
+    """What lies beside weights: a mean image, or a text such as a list of classes.
+
+    Returns:
+        Text; "" if it is neither.
+    """
+    if not path.is_file():
+        return ""
+    try:
+        values = mean.read(path)
+    except errors.CheckpointError:
+        return _report_text(path)
+    size = " x ".join(map(str, values.shape[:-1])) or "one value"
+    levels = ", ".join(
+        f"{level:.4g}" for level in values.reshape(-1, 3).mean(axis=0, dtype=np.float64)
+    )
+    return "\n".join(
+        (
+            f"{path}",
+            f"format: mean image, {size}",
+            f"mean of each channel, in the file's order: {levels}",
+            "no weights; it is for --mean, with weights of the same channel order",
+        )
+    )
+
+
+def _report_text(path: Path) -> str:
+    if path.stat().st_size > _TEXT_LIMIT_BYTES:
+        return ""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        return ""
+    if not lines or not all(line.replace("\t", " ").isprintable() for line in lines):
+        return ""
+    return "\n".join(
+        (
+            f"{path}",
+            f"format: text, {len(lines):,} lines, the first:",
+            *(f"  {_short(line)}" for line in lines[:3]),
+            "no weights; a list of class names is for --labels",
+        )
+    )
+
+
 def _short(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= 200 else f"{text[:200]}..."
@@ -139,7 +185,13 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) != 2:
         raise app.UsageError("expected one file: python -m model.inspect FILE")
     path = Path(argv[1])
-    checkpoint = reading.read(path)
+    try:
+        checkpoint = reading.read(path)
+    except errors.UnknownFormat:
+        if not (other := report_other(path)):
+            raise
+        command.say(other)
+        return
     command.say(report(path, checkpoint))
     sys.stdout.flush()
     command.say(f"\n{report_fittings(checkpoint, str(path))}")

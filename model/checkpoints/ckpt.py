@@ -36,6 +36,7 @@ _TABLE_MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
 _FOOTER_BYTES, _TRAILER_BYTES = 48, 5
 _INDEX_LIMIT = 256 << 20
 _MAX_ENTRIES, _MAX_AXES, _MAX_SHARDS = 1_000_000, 32, 100_000
+_STATE_NAME = "checkpoint"
 _STATE_PATH = re.compile(r'^\s*model_checkpoint_path:\s*"([^"]*)"', re.MULTILINE)
 # tensorflow/core/framework/types.proto
 _DTYPES: Mapping[int, np.dtype[Any]] = {
@@ -84,6 +85,8 @@ class _Entry:
 
 def prefix_of(path: Path) -> Path | None:
     """The checkpoint prefix that a prefix, one of its files or a folder stands for."""
+    if path.name == _STATE_NAME and path.is_file():
+        return _newest(path.parent)
     for ending in (r"\.index", r"\.meta", r"\.data-\d{5}-of-\d{5}"):
         prefix = (
             path.with_name(re.sub(f"{ending}$", "", path.name)) if path.name else path
@@ -101,7 +104,7 @@ def _index(prefix: Path) -> Path:
 
 def _newest(folder: Path) -> Path | None:
     """The checkpoint that the folder's state file names, or else the only one."""
-    state = folder / "checkpoint"
+    state = folder / _STATE_NAME
     if state.is_file():
         with state.open("rb") as file:
             found = _STATE_PATH.search(file.read(1 << 20).decode("utf-8", "replace"))

@@ -1,0 +1,122 @@
+import keras
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from model import inspect
+from model.checkpoints import reading
+from tests import conftest
+
+
+def inspected(path):
+    return conftest.run_command("-m", "model.inspect", path)
+
+
+@pytest.fixture
+def quick(tmp_path):
+    """All weights of cifar10_quick by their names here, the first kernel constant."""
+    random = np.random.default_rng(0)
+    shapes = {
+        "conv1": (5, 5, 3, 32),
+        "conv2": (5, 5, 32, 32),
+        "conv3": (5, 5, 32, 64),
+        "ip1": (1024, 64),
+        "ip2": (64, 10),
+    }
+    tensors = {}
+    for layer, shape in shapes.items():
+        tensors[f"{layer}/kernel"] = random.normal(size=shape).astype(np.float32)
+        tensors[f"{layer}/bias"] = np.zeros(shape[-1], np.float32)
+    tensors["conv1/kernel"][:] = 0.5
+    path = tmp_path / "quick.safetensors"
+    safetensors.numpy.save_file(tensors, path)
+    return path
+
+
+def test_what_a_file_holds_and_fits(quick):
+    done = inspected(quick)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[:4] == [
+        str(quick),
+        "format: safetensors",
+        "safe: read as plain data; nothing in it was executed",
+        "tensors: 10, 145,578 numbers",
+    ]
+    table = {line.split()[0]: line.split()[1:] for line in lines if "/" in line}
+    assert table["conv1/kernel"] == ["[5,", "5,", "3,", "32]", "float32", "0.5", "0"]
+    assert lines[-1] == (
+        "fits cifar10_quick (names as of layer names): 10 of 10 variables; a new head "
+        "may sit on ip1"
+    )
+
+
+def test_how_completely(tmp_path):
+    """What does not start at the input carries no head."""
+    tensors = {"conv2/kernel": np.zeros((5, 5, 32, 32), np.float32)}
+    path = tmp_path / "part.safetensors"
+    safetensors.numpy.save_file(tensors, path)
+    (line,) = inspect.report_fittings(reading.read(path), "file").splitlines()
+    assert line.startswith("fits cifar10_quick (names as of layer names): 1 of 10")
+    assert line.endswith("not from the input on, so no head can sit")
+
+
+def test_a_network_of_nobody(tmp_path):
+    path = tmp_path / "other.safetensors"
+    safetensors.numpy.save_file({"w": np.array([1, np.nan], np.float32)}, path)
+    done = inspected(path)
+    assert done.returncode == 0
+    assert done.stdout.endswith("\nfits no network of ours\n")
+    assert "nan" in done.stdout
+
+
+def test_a_keras_model_that_is_not_rebuilt_says_why(tmp_path):
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            keras.layers.Lambda(lambda x: x, name="strange"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(2, name="out"),
+        ]
+    )
+    model.save(tmp_path / "model.keras")
+    done = inspected(tmp_path / "model.keras")
+    assert done.returncode == 0
+    assert "not rebuilt" in done.stdout
+    assert "'strange' of class 'Lambda'" in done.stdout
+
+
+class TestBesideWeights:
+    def test_mean_image(self, tmp_path):
+        image = np.stack([np.full((4, 5), level) for level in (104, 117, 123.5)])
+        np.save(tmp_path / "mean.npy", image)
+        text = inspect.report_other(tmp_path / "mean.npy")
+        assert "format: mean image, 4 x 5\n" in text
+        assert "the file's order: 104, 117, 123.5\n" in text
+
+    def test_class_names(self, tmp_path):
+        names = tmp_path / "labels.txt"
+        names.write_text("n01440764 tench, Tinca tinca\nRenard\u00fcmmel\n")
+        done = inspected(names)
+        assert done.returncode == 0
+        assert "format: text, 2 lines, the first:\n  n01440764 tench" in done.stdout
+        assert "--labels" in done.stdout
+
+    @pytest.mark.parametrize("data", [b"\xff\xfe\x00", b"a\x1b[31mred", b"\n\x00\n"])
+    def test_neither(self, tmp_path, data):
+        path = tmp_path / "file"
+        path.write_bytes(data)
+        done = inspected(path)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert len(done.stderr.splitlines()) == 1
+
+    def test_no_such_file(self, tmp_path):
+        done = inspected(tmp_path / "none.npy")
+        assert done.returncode == 2
+        assert "none.npy: no such file" in done.stderr
+
+
+def test_needs_one_file():
+    done = conftest.run_command("-m", "model.inspect")
+    assert done.returncode == 1
+    assert "expected one file" in done.stderr
