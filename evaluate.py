@@ -91,7 +91,7 @@ def _records(data: str) -> Iterator[manifest.Manifest]:
         found = convert.convert(config).manifest
         for row in found.rows:
             if not row.taken:
-                command.log_stream().write(f"left out: {row.path}: {row.reason}\n")
+                command.log(f"left out: {row.path}: {row.reason}")
         yield found
 
 
@@ -144,9 +144,9 @@ def _evaluate_pretrained(config: Config) -> dict[str, Any]:
             pretrained.label_of_each(names, weights.class_names)
         if not config.labels and len(names) == len(weights.class_names):
             weights = dataclasses.replace(weights, class_names=names)
-            command.log_stream().write(
+            command.log(
                 "no --labels: the network's classes are taken to be those of the data, "
-                f"in this order: {', '.join(names)}\n"
+                f"in this order: {', '.join(names)}"
             )
         judgement = judge.judge(
             weights.model,

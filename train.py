@@ -98,7 +98,7 @@ def train(config: Config) -> Path:
     record = run.Run(directory=run.new_directory(config.run_dir, config.ckpt))
     device_name = device.prepare()
     precision = device.choose_precision(config.precision)
-    _log(f"device: {device_name}, {precision}")
+    command.log(f"device: {device_name}, {precision}")
     weights = None if config.ckpt == "none" else zoo.resolve(config.ckpt)
     plan, fit = _make_plan(config, found, weights)
     job = _Job(config=config, found=found, plan=plan, precision=precision)
@@ -129,7 +129,7 @@ def train(config: Config) -> Path:
                     record.discard()
     except command.Stopped:
         if best.epoch:
-            _log(f"run: {record.directory}, as far as it came")
+            command.log(f"run: {record.directory}, as far as it came")
         raise
     return record.directory
 
@@ -163,9 +163,11 @@ def _make_plan(
             skip=tuple(filter(None, config.skip.split(","))),
             overrides=config.overrides,
         )
-        _log(f"weights: {weights.name} is {weights.variant}, from {weights.path}")
+        command.log(
+            f"weights: {weights.name} is {weights.variant}, from {weights.path}"
+        )
         for line in fit.near_misses():
-            _log(f"note: {line}; layers are matched by name")
+            command.log(f"note: {line}; layers are matched by name")
     chosen = fit.network if fit else network.by_name(config.arch or "alexnet_owt")
     spec = fit.spec if fit else config.overrides.apply(chosen.input_spec)
     if config.features and config.features not in chosen.features:
@@ -188,8 +190,8 @@ def _make_plan(
         seed=config.seed,
     )
     if not fit and plan.cut != network.INPUT:
-        _log(f"warning: layers up to {plan.cut} are random and stay frozen")
-    _log(
+        command.log(f"warning: layers up to {plan.cut} are random and stay frozen")
+    command.log(
         f"network: {chosen.name}, new final layer on {last}, training from "
         f"{train_from}; input {spec.short_side_px}/{spec.size_px}, {spec.resize}, "
         f"preprocessing by {spec.source}"
@@ -296,10 +298,6 @@ def _epoch_line(result: loop.EpochResult, epochs: int) -> str:
         f"  accuracy {result.validation_accuracy:.4f}"
         f"  {result.images_per_s:,.0f} photos/s"
     )
-
-
-def _log(line: str) -> None:
-    command.log_stream().write(line + "\n")
 
 
 def define_flags() -> None:

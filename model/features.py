@@ -178,8 +178,8 @@ def _locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            command.log_stream().write(
-                f"{folder}: another training computes these features; waiting for it\n"
+            command.log(
+                f"{folder}: another training computes these features; waiting for it"
             )
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -24,7 +24,7 @@ import requests
 
 from model import network, restore, weights
 from model.checkpoints import errors, reading
-from pipeline import cache, fetch
+from pipeline import cache, command, fetch
 
 _MEMBER_LIMIT_BYTES = 64 << 20
 
@@ -261,7 +261,7 @@ def _cached(name: str, sources: Mapping[str, tuple[Source, ...]]) -> Path:
                     f"{source.help}, and copy {source.file_name} to "
                     f"{path.with_name(source.file_name)}"
                 ) from error
-            sys.stderr.write(f"{source.variant}: {error}\n")
+            command.log(f"{source.variant}: {error}")
     return path
 
 

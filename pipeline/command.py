@@ -8,11 +8,12 @@ import contextlib
 import dataclasses
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import tqdm
 from absl import app, flags
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 EXIT_PROBLEM = 2
+
+# Control characters but the newline, and marks that turn the direction of writing.
+_UNSHOWN = re.compile(
+    r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+)
 
 Config = TypeVar("Config", bound="DataclassInstance")
 
@@ -59,7 +65,7 @@ def run(main: Callable[[Sequence[str]], None], *named_errors: type[Exception]) -
         except named_errors as error:
             _fail(str(error))
         except Stopped as stopped:
-            sys.stderr.write(f"stopped by {stopped.signal.name}\n")
+            log(f"stopped by {stopped.signal.name}")
             raise
         except BrokenPipeError:  # `| head` has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -122,12 +128,12 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def _refuse(message: str) -> NoReturn:
-    sys.stderr.write(f"wrong flags: {message}; --help lists them\n")
+    log(f"wrong flags: {message}; --help lists them")
     sys.exit(1)
 
 
 def _fail(message: str) -> NoReturn:
-    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    log(f"error: {' '.join(message.split())}")
     sys.exit(EXIT_PROBLEM)
 
 
@@ -156,8 +162,13 @@ def config_from_flags(kind: type[Config], **positional: Any) -> Config:
 
 
 def say(text: str) -> None:
-    """Writes a line of results to stdout."""
-    sys.stdout.write(text + "\n")
+    """Writes lines of results to stdout."""
+    sys.stdout.write(shown(text) + "\n")
+
+
+def shown(text: str) -> str:
+    """Text as a terminal may get it: names from strangers can hold its commands."""
+    return _UNSHOWN.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def available_cpus() -> int:
@@ -167,9 +178,9 @@ def available_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def log_stream() -> TextIO:
-    """Where logs go: stderr, so that stdout is results alone."""
-    return sys.stderr
+def log(text: str) -> None:
+    """Writes lines of a log to stderr, so that stdout is results alone."""
+    sys.stderr.write(shown(text) + "\n")
 
 
 class _Progress(tqdm.tqdm):  # type: ignore[type-arg]
@@ -182,10 +193,10 @@ class _Progress(tqdm.tqdm):  # type: ignore[type-arg]
 
     def log(self, line: str) -> None:
         """Writes a line above the bar."""
-        if log_stream().isatty():
-            self.write(line, file=log_stream())
+        if sys.stderr.isatty():
+            self.write(shown(line), file=sys.stderr)
         else:
-            log_stream().write(line + "\n")
+            log(line)
 
     @staticmethod
     def status_printer(file: Any) -> Callable[[str], None]:

@@ -110,10 +110,18 @@ def _newest(folder: Path) -> Path | None:
             found = _STATE_PATH.search(file.read(1 << 20).decode("utf-8", "replace"))
         # Its path may be of the place where it was written; the name still holds.
         name = re.split(r"[/\\]", found[1])[-1] if found else ""
-        if name and _index(folder / name).exists():
+        if name and _exists(folder / name):
             return folder / name
     indices = sorted(folder.glob("*.index"))
     return prefix_of(indices[0]) if len(indices) == 1 else None
+
+
+def _exists(prefix: Path) -> bool:
+    """Whether an index is there; a stranger's name may be one that no file can have."""
+    try:
+        return _index(prefix).exists()
+    except (ValueError, OSError):
+        return False
 
 
 def is_v1(path: Path) -> bool:

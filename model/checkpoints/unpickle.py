@@ -213,8 +213,8 @@ class _Reader(pickle.Unpickler):
         full_name = f"{module}.{name}"
         if full_name not in self._names:
             raise errors.UnsafeCheckpoint(
-                f"{self._where}: its pickle asks for {full_name}, which is not plain "
-                "data; nothing was run. Save the weights alone (a state dict, or "
+                f"{self._where}: its pickle asks for {_plain(full_name)}, which is not "
+                "plain data; nothing was run. Save the weights alone (a state dict, or "
                 ".safetensors) and try that file"
             )
         return self._names[full_name]
@@ -223,6 +223,11 @@ class _Reader(pickle.Unpickler):
         if self._persistent_load is None:
             raise pickle.UnpicklingError("a reference to data outside the pickle")
         return self._persistent_load(pid)
+
+
+def _plain(name: str) -> str:
+    """A name for a message: a stranger's, of any length and with any characters."""
+    return name.encode("unicode_escape").decode()[:200]
 
 
 def _check_opcodes(data: bytes) -> int:

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from pipeline import command
 from tests import conftest
 
 PROGRAM = """
@@ -157,6 +158,14 @@ def test_progress_in_a_log_file_is_lines(program):
     _, stderr = process.communicate(timeout=10)
     assert "\r" not in stderr
     assert stderr.startswith("wait:   0%")
+
+
+def test_a_terminal_gets_no_commands_from_names():
+    """Neither colours nor a cursor that moves, nor text that runs backwards."""
+    text = "\x1b[31mred\r\n\x9b2J a\u202eb\x00 \udc80 d\u00e9j\u00e0 \u5c71\tx"
+    assert command.shown(text) == (
+        "\\x1b[31mred\\r\n\\x9b2J a\\u202eb\\x00 \udc80 d\u00e9j\u00e0 \u5c71\\tx"
+    )
 
 
 @pytest.mark.parametrize("flag", ["--help", "--helpfull", "-?"])

@@ -100,6 +100,8 @@ class TestTf1:
             "no protocol buffer {",
             "\udcff",
             'model_checkpoint_path: "/gone/x"',
+            f'model_checkpoint_path: "{"x" * 5000}"',
+            'model_checkpoint_path: "a\0b"',
         ],
     )
     def test_folder_that_was_moved(self, prefix, state):
@@ -107,6 +109,10 @@ class TestTf1:
         if state is not None:
             (prefix.parent / "checkpoint").write_text(state, errors="surrogateescape")
         assert_weights(reading.read(prefix.parent).tensors)
+
+    def test_state_file_stands_for_its_folder(self, saved_by_tf1):
+        state = saved_by_tf1 / "checkpoint"
+        assert ckpt.prefix_of(state) == saved_by_tf1 / "model.ckpt-2"
 
 
 class TestTf2:

@@ -178,6 +178,17 @@ EVIL = {
 
 
 class TestUnsafe:
+    def test_message_is_one_plain_line(self):
+        """Whatever the name is."""
+        name = "os\x1b[31m\u2028" + "x" * 1000
+        text = name.encode()
+        data = b"\x80\x02X" + len(text).to_bytes(4, "little") + text
+        data += b"X\x01\0\0\0a\x93."
+        with pytest.raises(errors.UnsafeCheckpoint) as caught:
+            loads(data)
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 500
+
     @pytest.mark.parametrize("protocol", range(6))
     @pytest.mark.parametrize("wanted", EVIL)
     def test_object(self, tmp_path, wanted, protocol):
