@@ -1,103 +1,98 @@
-"""What became of each file -> what of it is taken, and into which split.
+"""What became of each file -> what of it is taken, in which group and split.
 
-Looks at all files together: labels that contradict each other, photos that are gone,
-classes of which nothing is left, and the split.
+Looks at all files together: labels that contradict each other, classes of which nothing
+is left, copies, and the split.
 """
 
 import collections
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping
+from pathlib import Path
 
-from pipeline import manifest, schema, sources, split
+import numpy as np
+
+from pipeline import known, manifest, schema, sources, split, table
 
 
-def account(
-    rows: Sequence[manifest.Row], known: manifest.Manifest | None
-) -> list[manifest.Row]:
-    """Returns one row per source file, and one per known photo that is gone.
+def leave_out_contradictions(found: table.Table, source: sources.Source) -> None:
+    """Takes no photo that is filed under two classes: both cannot be right."""
+    taken = np.flatnonzero(found.taken)
+    for members in same_values(found.found["sha256"][taken]):
+        numbers = taken[members]
+        names = {source.class_name(number) for number in numbers}
+        if len(names) > 1:
+            found.leave_out(
+                numbers, f"the same photo is filed under {', '.join(sorted(names))}"
+            )
 
-    The same bytes under two classes cannot both be right: none of them is taken.
 
-    Args:
-        rows: what became of each source file by itself.
-        known: the data set as it was; None the first time.
-    """
-    classes: dict[str, set[str]] = collections.defaultdict(set)
-    for row in rows:
-        if row.taken:
-            classes[row.sha256].add(row.class_name)
-    accounted = [
-        _skip(row, f"the same photo is filed under {', '.join(sorted(names))}")
-        if row.taken and len(names := classes[row.sha256]) > 1
-        else row
-        for row in rows
+def same_values(values: np.ndarray) -> list[np.ndarray]:
+    """Places of equal values, for each value that is there more than once."""
+    order = np.argsort(values, kind="stable")
+    new = np.r_[True, values[order][1:] != values[order][:-1]]
+    starts = np.flatnonzero(new)
+    ends = np.r_[starts[1:], len(values)]
+    return [
+        order[start:end]
+        for start, end in zip(starts, ends, strict=True)
+        if end - start > 1
     ]
-    present = {row.sha256 for row in accounted}
-    gone = [
-        _skip(row, manifest.GONE)
-        for row in (known.rows if known else ())
-        if row.group and row.sha256 not in present
-    ]
-    paths = {row.path for row in accounted}
-    accounted += [row for row in gone if row.path not in paths]
-    return sorted(accounted, key=lambda row: row.path)
 
 
-def _skip(row: manifest.Row, reason: str) -> manifest.Row:
-    """Keeps hash, group and split, so that a photo that comes back is known."""
-    return dataclasses.replace(
-        row,
-        action="skipped",
-        reason=reason,
-        format="",
-        height=0,
-        width=0,
-        file="",
-        offset=0,
-        length=0,
-    )
-
-
-def check_classes(rows: Sequence[manifest.Row], source: sources.Source) -> None:
+def check_classes(found: table.Table, source: sources.Source, partial: Path) -> None:
     """Refuses a class of which nothing can be used.
 
     Raises:
         schema.DataError: names the class and the most frequent reason.
     """
-    taken = collections.Counter(row.class_name for row in rows if row.taken)
-    for name in source.class_names:
-        if not taken[name]:
-            why = collections.Counter(r.reason for r in rows if r.class_name == name)
-            raise schema.DataError(
-                f"{source.root / name}: none of {sum(why.values())} files can be used; "
-                f"most often: {why.most_common(1)[0][0]}"
-            )
+    labels = found.labels[found.taken]
+    taken = np.bincount(labels[labels >= 0], minlength=len(source.class_names))
+    if taken.all():
+        return
+    label = int(np.argmin(taken))
+    why: collections.Counter[str] = collections.Counter()
+    for number, own in enumerate(found.texts(partial)):
+        if found.labels[number] == label:
+            reason = found.reasons.get(number) or manifest.row_of(own).reason
+            why[reason] += 1
+    raise schema.DataError(
+        f"{source.root / source.class_names[label]}: none of {sum(why.values())} files "
+        f"can be used; most often: {why.most_common(1)[0][0]}"
+    )
+
+
+def group(found: table.Table) -> None:
+    """Puts copies of a photo into one group, named after the smallest SHA-256."""
+    for members in same_values(found.found["sha256"]):
+        if found.found["sha256"][members[0]]:
+            found.groups[members] = members[0]
 
 
 def assign_splits(
-    rows: Sequence[manifest.Row], known: manifest.Manifest | None, seed: int
-) -> tuple[list[manifest.Row], dict[str, str]]:
+    found: table.Table,
+    before: known.Known | None,
+    *,
+    seed: int,
+    shares: Mapping[str, float],
+) -> None:
     """Places the photos taken: known ones keep their split, new ones fill the shares.
 
     Args:
-        rows: of `account`.
-        known: the data set as it was; None the first time.
-        seed: ranks the photos, unless the data set is known and has its own.
-
-    Returns:
-        The rows, known ones with their fold; and {duplicate group: split}.
+        found: all files, in groups. Splits that are there already count as known.
+        before: the data set as it was; None the first time.
+        seed: ranks the photos.
+        shares: of validation and test.
     """
-    # The same bytes may also lie outside any class, in a row without a split.
-    before = {row.sha256: row for row in (known.rows if known else ()) if row.split}
-    with_known = [
-        dataclasses.replace(row, split=same.split, fold=same.fold)
-        if (same := before.get(row.sha256))
-        else row
-        for row in rows
-    ]
-    assigned = split.by_shares(
-        split.groups_of(with_known, keep_splits=True),
-        seed=known.seed if known else seed,
-        shares=known.shares if known else split.DEFAULT_SHARES,
+    if before is not None:
+        splits, folds = before.splits_of(found.found["sha256"])
+        is_known = splits != table.NO_SPLIT
+        found.splits[is_known] = splits[is_known]
+        found.folds[is_known] = folds[is_known]
+    taken = np.flatnonzero(found.taken)
+    groups, group_of = split.groups_of(
+        found.groups[taken],
+        found.found["sha256"][found.groups[taken]],
+        found.labels[taken],
+        found.splits[taken],
     )
-    return with_known, assigned
+    assigned = split.by_shares(groups, seed=seed, shares=shares)
+    found.splits[taken] = assigned[group_of]

@@ -7,14 +7,12 @@ changed. Running again over the same source changes nothing; over a source that 
 keeps every known photo in its split and decodes only what is new.
 """
 
-import collections
-import concurrent.futures
 import dataclasses
 import functools
-import hashlib
-import os
-import urllib.parse
-from collections.abc import Mapping, Sequence
+import heapq
+import itertools
+import operator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import google_crc32c
@@ -25,19 +23,23 @@ from pipeline import (
     account,
     command,
     image,
+    known,
     manifest,
     parts,
+    placing,
     schema,
     sources,
     split,
+    staging,
     summaries,
+    table,
     workers,
 )
 
 BLOCK_FILES = 16
-_MAX_NAME = 230  # characters; file systems take 255 with the ending and ".partial"
 # What may stand in an output folder without being ours.
 _TOLERATED = {"README.md", ".gitignore", ".gitkeep"}
+_SHOWN_SKIPPED = 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,7 @@ class Config:
         out: folder for records and manifest.
         seed: ranks the photos for the split.
         resize_min: longest short side of a record's image, in pixels; 0: no limit.
+        shard_mb: a class with more megabytes gets several record files; 0: never.
         workers: processes; 0: one for each processor.
     """
 
@@ -56,7 +59,13 @@ class Config:
     out: str = "tfrecords"
     seed: int = 0
     resize_min: int = 512
+    shard_mb: int = 128
     workers: int = 0
+
+    @property
+    def settings(self) -> dict[str, int]:
+        """What decides the records."""
+        return {"resize_min": self.resize_min, "shard_mb": self.shard_mb}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,14 +73,25 @@ class Summary:
     """What a conversion did.
 
     Attributes:
-        manifest: the data set as it is now.
+        directory: of the data set.
+        about: the data set as it is now.
+        tally: counts of its rows.
         written: names of the record files written; none when nothing had changed.
-        gone: photos that the data set had and the source has no more.
+        skipped: path and reason of the first files that were not taken.
+        changed: whether anything was.
     """
 
-    manifest: manifest.Manifest
+    directory: Path
+    about: manifest.About
+    tally: manifest.Tally
     written: tuple[str, ...]
-    gone: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...]
+    changed: bool
+
+    @property
+    def manifest(self) -> manifest.Manifest:
+        """The data set, read."""
+        return manifest.read(self.directory)
 
 
 def convert(config: Config) -> Summary:
@@ -84,44 +104,71 @@ def convert(config: Config) -> Summary:
     source = sources.list_class_folders(Path(config.source))
     directory = Path(config.out)
     _check_output(directory, source.root)
-    with manifest.staging(directory) as partial:
-        known = _read_known(directory)
-        _check_same_source(known, source, directory)
-        done = _run_workers(config, source, known, partial)
-        rows = account.account([done[f.path].row for f in source.files], known)
-        account.check_classes(rows, source)
-        rows, splits = account.assign_splits(rows, known, config.seed)
-        placed, changed, obsolete = _place(
-            rows, splits, done, known=known, directory=directory, partial=partial
-        )
-        result = manifest.Manifest(
-            class_names=source.class_names,
-            rows=tuple(placed),
-            seed=known.seed if known else config.seed,
-            shares=known.shares if known else split.DEFAULT_SHARES,
-            settings={"resize_min": config.resize_min},
-            versions=_versions(),
-            ignored=source.ignored,
+    with staging.staged(directory) as partial:
+        before = _read_known(directory)
+        _check_same_source(before, source)
+        found = _run_workers(config, source, before, partial)
+        account.leave_out_contradictions(found, source)
+        account.check_classes(found, source, partial)
+        account.group(found)
+        about = _about(config, source, before)
+        account.assign_splits(found, before, seed=about.seed, shares=about.shares)
+        shard_bytes = config.shard_mb << 20
+        places = placing.place(found, source.class_names, shard_bytes, before)
+        placing.write(found, places, before, partial)
+        lines = _lines(found, source, places, partial)
+        if before is not None:
+            gone = before.gone(source.paths, found.found["sha256"])
+            key = operator.attrgetter("path")
+            lines = heapq.merge(lines, map(manifest.Line.of, gone), key=key)
+        skipped: list[tuple[str, str]] = []
+        with manifest.Writer(about, partial) as writer:
+            for line in lines:
+                writer.add(line)
+                if line.action == "skipped" and len(skipped) < _SHOWN_SKIPPED:
+                    skipped.append((line.path, line.reason))
+            writer.finish()
+        summary = Summary(
             directory=directory,
+            about=about,
+            tally=writer.tally,
+            written=tuple(places.written),
+            skipped=tuple(skipped),
+            changed=bool(places.written) or not _same(before, about, writer.digest),
         )
-        manifest.check(result)
-        gone = tuple(row.path for row in placed if row.reason == manifest.GONE)
-        if not changed and result.same_data(known):
-            return Summary(manifest=result, written=(), gone=gone)
-        for path in partial.glob("*.part"):
+        if not summary.changed:
+            return summary
+        for path in (*partial.glob("*.part"), *partial.glob("*.lines")):
             path.unlink()
-        result.stage(partial)
-        manifest.commit(directory, obsolete)
-    return Summary(manifest=result, written=tuple(changed), gone=gone)
+        manifest.commit(directory, places.obsolete)
+    return summary
 
 
-def _versions() -> dict[str, str]:
-    return {
-        "graft": manifest.GRAFT_VERSION,
-        "opencv": image.OPENCV_VERSION,
-        "numpy": np.__version__,
-        "crc32c": google_crc32c.implementation,
-    }
+def _about(
+    config: Config, source: sources.Source, before: known.Known | None
+) -> manifest.About:
+    return manifest.About(
+        class_names=source.class_names,
+        seed=before.about.seed if before else config.seed,
+        shares=before.about.shares if before else split.DEFAULT_SHARES,
+        settings=config.settings,
+        versions={
+            "graft": manifest.GRAFT_VERSION,
+            "opencv": image.OPENCV_VERSION,
+            "numpy": np.__version__,
+            "crc32c": google_crc32c.implementation,
+        },
+        ignored=source.ignored,
+    )
+
+
+def _same(before: known.Known | None, about: manifest.About, digest: str) -> bool:
+    """Whether the data set is as it was; other versions of tools do not count."""
+    return (
+        before is not None
+        and before.digest == digest
+        and before.about == dataclasses.replace(about, versions=before.about.versions)
+    )
 
 
 def _check_output(directory: Path, root: Path) -> None:
@@ -137,7 +184,7 @@ def _check_output(directory: Path, root: Path) -> None:
     if not directory.exists():
         return
     found = {path.name for path in directory.iterdir()}
-    if manifest.HEAD_NAME in found or manifest.PARTIAL_NAME in found:
+    if manifest.HEAD_NAME in found or staging.PARTIAL_NAME in found:
         return
     if foreign := sorted(found - _TOLERATED):
         raise schema.DataError(
@@ -146,137 +193,123 @@ def _check_output(directory: Path, root: Path) -> None:
         )
 
 
-def _read_known(directory: Path) -> manifest.Manifest | None:
+def _read_known(directory: Path) -> known.Known | None:
     if (directory / manifest.HEAD_NAME).exists():
-        return manifest.read(directory)
+        return known.Known(directory)
     return None
 
 
-def _check_same_source(
-    known: manifest.Manifest | None, source: sources.Source, directory: Path
-) -> None:
+def _check_same_source(before: known.Known | None, source: sources.Source) -> None:
     """Refuses to replace another data set: none of its photos is in this source."""
-    if known is None:
+    if before is None:
         return
-    paths = {file.path for file in source.files}
-    if not any(row.path in paths for row in known.taken()):
+    if not any(row and row.taken for row in known.rows_at(before, source.paths)):
         raise schema.DataError(
-            f"{directory}: holds another data set (classes "
-            f"{', '.join(known.class_names[:5])}); choose another --out or remove it"
+            f"{before.directory}: holds another data set (classes "
+            f"{', '.join(before.about.class_names[:5])}); choose another --out or "
+            "remove it"
         )
 
 
 def _run_workers(
     config: Config,
     source: sources.Source,
-    known: manifest.Manifest | None,
+    before: known.Known | None,
     partial: Path,
-) -> dict[str, parts.Answer]:
-    """Decodes every file that is not known yet; {path: answer}."""
-    labels = {name: label for label, name in enumerate(source.class_names)}
-    reusable = _reusable(known, source, config)
-    tasks = [
-        parts.Task(
-            file=file,
-            label=labels.get(file.class_name, -1),
-            known=reusable.get(file.path),
-        )
-        for file in source.files
-    ]
-    blocks = [tasks[i : i + BLOCK_FILES] for i in range(0, len(tasks), BLOCK_FILES)]
-    work = functools.partial(
-        parts.convert_block, source.root, partial, Path(config.out), config.resize_min
-    )
-    done: dict[str, parts.Answer] = {}
-    with command.progress(len(tasks), "photo", "convert") as progress:
-        for block, answers in workers.map_blocks(
-            work,
-            blocks,
-            on_crash=parts.crashed,
-            num_workers=min(config.workers or command.available_cpus(), len(blocks)),
+) -> table.Table:
+    """Decodes every file that is not known yet."""
+    how = parts.How(root=source.root, partial=partial, resize_min=config.resize_min)
+    found = table.Table(source.labels)
+    count = len(source.paths)
+    with command.progress(count, "photo", "convert") as progress:
+        for block, results in workers.map_blocks(
+            functools.partial(parts.convert_block, how),
+            _blocks(_tasks(config, source, before)),
+            on_crash=functools.partial(parts.crashed, how),
+            num_workers=min(
+                config.workers or command.available_cpus(), -(-count // BLOCK_FILES)
+            ),
             initializer=parts.start_worker,
         ):
-            done.update({answer.row.path: answer for answer in answers})
+            for segment in results:
+                found.add(segment)
             progress.update(len(block))
-    return done
+    return found
 
 
-def _reusable(
-    known: manifest.Manifest | None, source: sources.Source, config: Config
-) -> dict[str, manifest.Row]:
-    """Rows of photos whose record may be kept if the photo has not changed."""
-    if known is None or known.settings != {"resize_min": config.resize_min}:
-        return {}
-    if known.class_names != source.class_names:
-        return {}  # a record holds its label
-    ends: dict[str, int] = collections.defaultdict(int)
-    for row in known.taken():
-        ends[row.file] = max(ends[row.file], row.offset + row.length)
-    intact = {
-        name
-        for name, end in ends.items()
-        if (path := known.directory / name).exists() and path.stat().st_size == end
-    }
-    return {row.path: row for row in known.taken() if row.file in intact}
+def _blocks(tasks: Iterator[parts.Task]) -> Iterator[Sequence[parts.Task]]:
+    while block := list(itertools.islice(tasks, BLOCK_FILES)):
+        yield block
 
 
-def record_name(class_name: str) -> str:
-    """File name of a class's records; unsafe characters are percent-encoded.
+def _tasks(
+    config: Config, source: sources.Source, before: known.Known | None
+) -> Iterator[parts.Task]:
+    """One task a file, in the order of the paths."""
+    rows: Iterator[manifest.Row | None] = itertools.repeat(None)
+    reusable: dict[str, int] = {}
+    if before is not None:
+        rows = known.rows_at(before, source.paths)
+        # A record holds its label, and the settings decide its bytes.
+        if (before.about.class_names, before.about.settings["resize_min"]) == (
+            source.class_names,
+            config.resize_min,
+        ):
+            reusable = {
+                name: table.KNOWN_FILES - before.files.index(name)
+                for name in before.intact_files()
+            }
+    for number, (path, row) in enumerate(zip(source.paths, rows, strict=False)):
+        file = reusable.get(row.file) if row and row.taken else None
+        yield parts.Task(
+            path=path,
+            class_name=source.class_name(number),
+            label=int(source.labels[number]),
+            known=row if file is not None else None,
+            known_file=table.NO_RECORD if file is None else file,
+            known_sha256=row.sha256 if row else "",
+        )
 
-    A name too long for a file system is cut, and told apart by its SHA-256.
-    """
-    encoded = os.fsencode(class_name)
-    quoted = urllib.parse.quote(encoded, safe=" !#$&'()+,;=@[]{}~")
-    if len(quoted) > _MAX_NAME:
-        quoted = f"{quoted[:200]}...{hashlib.sha256(encoded).hexdigest()[:20]}"
-    return f"{quoted}.tfrecord"
+
+def _lines(
+    found: table.Table, source: sources.Source, places: placing.Places, partial: Path
+) -> Iterator[manifest.Line]:
+    """The line of each file of the source, in the order of their paths."""
+    for number, own in enumerate(found.texts(partial)):
+        action, reason = table.ACTIONS[found.found["action"][number]], ""
+        if not found.taken[number]:
+            row = manifest.row_of(own)
+            row = row.skipped(found.reasons.get(number, row.reason))
+            own, action, reason = manifest.own_text(row), row.action, row.reason
+        yield manifest.Line(
+            path=source.paths[number],
+            own=own,
+            place=_place(number, found, places),
+            class_name=source.class_name(number),
+            sha256=found.sha256(number),
+            action=action,
+            reason=reason,
+        )
 
 
-def _place(
-    rows: Sequence[manifest.Row],
-    splits: Mapping[str, str],
-    done: dict[str, parts.Answer],
-    *,
-    known: manifest.Manifest | None,
-    directory: Path,
-    partial: Path,
-) -> tuple[list[manifest.Row], list[str], list[str]]:
-    """Joins the parts to one file per class, in the order of the photos' paths.
-
-    A file whose records would stay as they are is left alone.
-
-    Returns:
-        Rows with split, file and offset; names of the files written; names no longer
-        wanted.
-    """
-    by_class: dict[str, list[manifest.Row]] = collections.defaultdict(list)
-    for row in rows:
-        if row.taken:
-            by_class[row.class_name].append(row)
-    placed = {row.path: row for row in rows}
-    changed, joins = [], []
-    for class_name, members in by_class.items():
-        name = record_name(class_name)
-        offset = 0
-        for row in members:
-            placed[row.path] = dataclasses.replace(
-                row, split=splits[row.group], file=name, offset=offset
-            )
-            offset += row.length
-        before = [r for r in (known.taken() if known else ()) if r.file == name]
-        kept = all(done[row.path].file == directory / name for row in members)
-        same = [(r.path, r.offset) for r in before] == [
-            (row.path, placed[row.path].offset) for row in members
-        ]
-        if not (kept and same):
-            changed.append(name)
-            joins.append(functools.partial(parts.join, members, done, partial / name))
-    with concurrent.futures.ThreadPoolExecutor(command.available_cpus()) as pool:
-        for joined in [pool.submit(join) for join in joins]:
-            joined.result()
-    names = {record_name(class_name) for class_name in by_class}
-    obsolete = {row.file for row in (known.taken() if known else ())} - names
-    return [placed[row.path] for row in rows], changed, sorted(obsolete)
+def _place(number: int, found: table.Table, places: placing.Places) -> manifest.Place:
+    """What a row says beside what is known of the file by itself."""
+    split_number, fold = int(found.splits[number]), int(found.folds[number])
+    if split_number == table.NO_SPLIT:
+        return manifest.Place()
+    group = found.sha256(int(found.groups[number]))
+    name = manifest.SPLITS[split_number]
+    kept_fold = None if fold == table.NO_FOLD else fold
+    if not found.taken[number]:
+        return manifest.Place(group=group, split=name, fold=kept_fold)
+    return manifest.Place(
+        group=group,
+        split=name,
+        fold=kept_fold,
+        file=places.names[places.files[number]],
+        offset=int(places.offsets[number]),
+        length=int(found.found["length"][number]),
+    )
 
 
 def define_flags() -> None:
@@ -294,6 +327,12 @@ def define_flags() -> None:
         lower_bound=0,
     )
     flags.DEFINE_integer(
+        "shard_mb",
+        default.shard_mb,
+        "A class with more megabytes of records gets several files. 0: never.",
+        lower_bound=0,
+    )
+    flags.DEFINE_integer(
         "workers", default.workers, "Processes; 0: one per processor.", lower_bound=0
     )
 
@@ -306,21 +345,24 @@ def main(argv: Sequence[str]) -> None:
         )
     config = command.config_from_flags(Config, source=argv[1])
     summary = convert(config)
-    command.say(summaries.conversion(summary.manifest))
-    for kind, count in summary.manifest.ignored.items():
+    command.say(summaries.conversion(summary.tally))
+    for kind, count in summary.about.ignored.items():
         command.say(f"ignored: {count} {kind}")
-    for line in summaries.skipped(summary.manifest):
-        command.say(line)
-    for line in split.warnings(summary.manifest):
+    for path, reason in summary.skipped:
+        command.say(f"skipped {path}: {reason}")
+    if (more := summary.tally.total()["skipped"] - len(summary.skipped)) > 0:
+        where = summary.directory / manifest.ROWS_NAME
+        command.say(f"... and {more} more, in {where}")
+    for line in split.warnings(summary.tally.splits()):
         command.say(f"warning: {line}")
-    kept = summary.manifest.seed
+    kept = summary.about.seed
     if flags.FLAGS["seed"].present and kept != config.seed:
         command.say(
             f"--seed={config.seed} is not used: known photos keep the split of seed "
             f"{kept}; python -m pipeline.split {config.out} --seed={config.seed} "
             "splits anew"
         )
-    if summary.written:
+    if summary.changed:
         command.say(f"wrote {len(summary.written)} record files to {config.out}")
     else:
         command.say(f"nothing changed: {config.out} is up to date with {config.source}")

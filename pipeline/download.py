@@ -116,20 +116,18 @@ def draw_paper_flowers(target: Path, *, images_per_class: int, seed: int) -> int
         for start in range(0, len(missing), _BLOCK_PHOTOS)
     ]
     with command.progress(len(missing), "photo", "draw") as progress:
-        for _, drawn in workers.map_blocks(
+        for block, _ in workers.map_blocks(
             functools.partial(_draw_block, target, seed),
             blocks,
             on_crash=_crashed,
             num_workers=min(command.available_cpus(), max(1, len(blocks))),
             initializer=image.use_one_thread,
         ):
-            progress.update(sum(drawn))
+            progress.update(len(block))
     return len(missing)
 
 
-def _draw_block(
-    target: Path, seed: int, block: Sequence[tuple[str, str, int]]
-) -> list[bool]:
+def _draw_block(target: Path, seed: int, block: Sequence[tuple[str, str, int]]) -> None:
     for name, kind, number in block:
         path = target / name
         partial = path.with_name(f".{path.name}.partial")
@@ -137,10 +135,9 @@ def _draw_block(
             paper_flowers.encode(paper_flowers.draw(kind, seed, number))
         )
         partial.replace(path)
-    return [True] * len(block)
 
 
-def _crashed(item: tuple[str, str, int]) -> bool:
+def _crashed(item: tuple[str, str, int]) -> None:
     raise schema.DataError(f"{item[0]}: drawing it took the process down")
 
 

@@ -2,34 +2,24 @@
 
 `manifest.json` says what the data set is; `manifest.jsonl` has one row per source file,
 taken or not, in the order of their paths. The format stands in tfrecords/README.md.
-
-All files of a conversion appear together: they are staged in `OUT/.partial`, and once
-the marker file `COMMIT` stands there they only need renaming. `finish_commit` does
-that, also after a crash; readers refuse a folder where it has not happened yet.
 """
 
 import collections
-import contextlib
 import dataclasses
-import fcntl
 import functools
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pipeline import schema
+from pipeline import schema, staging
 
 FORMAT_VERSION = 1
 GRAFT_VERSION = "0.1.0"
 SPLITS = ("train", "validation", "test")
 HEAD_NAME = "manifest.json"
 ROWS_NAME = "manifest.jsonl"
-PARTIAL_NAME = ".partial"
-COMMIT_NAME = "COMMIT"
 # Reason of a row whose photo was converted once and is no longer in the source.
 GONE = "gone from the source"
 
@@ -44,7 +34,7 @@ class Row:
         path: relative to the source folder, with "/".
         class_name: the class it was filed under; "" for a file outside any class.
         sha256: of the source file's bytes, 64 hex digits; "" if it could not be read.
-        phash: perceptual hash; "" as long as near-duplicates are not searched.
+        phash: perceptual hash, 16 hex digits; "" if there is none.
         source_bytes: size of the source file.
         format: of the image as stored, "jpeg" or "png"; "" if skipped.
         height: of the image as stored in the record, in pixels; 0 if skipped.
@@ -83,8 +73,80 @@ class Row:
         """Whether the records hold this photo."""
         return self.action != "skipped"
 
+    def skipped(self, reason: str) -> "Row":
+        """The same file, not taken.
 
-_ROW_FIELDS = tuple(field.name for field in dataclasses.fields(Row))
+        Keeps hash, group and split, so that a photo that comes back is known.
+        """
+        return dataclasses.replace(
+            self,
+            action="skipped",
+            reason=reason,
+            format="",
+            height=0,
+            width=0,
+            file="",
+            offset=0,
+            length=0,
+        )
+
+
+_FIELDS = tuple(field.name for field in dataclasses.fields(Row))
+# What is known of a file by itself, and what is decided when all are known.
+_OWN_FIELDS = _FIELDS[: _FIELDS.index("group")]
+
+
+class Tally:
+    """Counts photos by class: by action, by split, and bytes of records."""
+
+    def __init__(self, class_names: Iterable[str]) -> None:
+        """Starts with nothing."""
+        self.classes: dict[str, collections.Counter[str]] = {
+            name: collections.Counter() for name in class_names
+        }
+        # Files of no class; photos that are gone may be of a class that is gone.
+        self.others: collections.Counter[str] = collections.Counter()
+
+    def add(self, class_name: str, action: str, split: str, length: int) -> None:
+        """Counts one row."""
+        counter = self.classes.get(class_name, self.others)
+        counter["photos"] += 1
+        counter[action] += 1
+        if action != "skipped":
+            counter[split] += 1
+            counter["bytes"] += length
+
+    def total(self) -> collections.Counter[str]:
+        """All classes together, and what is in none."""
+        return sum((*self.classes.values(), self.others), collections.Counter())
+
+    def splits(self) -> dict[str, dict[str, int]]:
+        """{class name: {split: number of photos taken}}."""
+        return {
+            name: {split: counter[split] for split in SPLITS}
+            for name, counter in self.classes.items()
+        }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class About:
+    """What is said of a data set beside its rows.
+
+    Attributes:
+        class_names: in label order; label i is class_names[i].
+        seed: that ranked the photos for the split.
+        shares: {"validation": share, "test": share} that the split aimed at.
+        settings: of the conversion that decide the records.
+        versions: of the tools that wrote it.
+        ignored: files and folders passed over without a row (hidden, system), by kind.
+    """
+
+    class_names: tuple[str, ...]
+    seed: int
+    shares: dict[str, float]
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    ignored: dict[str, int]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,24 +154,19 @@ class Manifest:
     """A converted data set.
 
     Attributes:
-        class_names: in label order; label i is class_names[i].
+        about: class names, seed, settings.
         rows: one per source file, in the order of their paths.
-        seed: that ranked the photos for the split.
-        shares: {"validation": share, "test": share} that the split aimed at.
-        settings: of the conversion that decide the bytes of a record.
-        versions: of the tools that wrote it.
-        ignored: files and folders passed over without a row (hidden, system), by kind.
         directory: the folder that holds manifest and records.
     """
 
-    class_names: tuple[str, ...]
+    about: About
     rows: tuple[Row, ...]
-    seed: int
-    shares: dict[str, float]
-    settings: dict[str, int]
-    versions: dict[str, str]
-    ignored: dict[str, int]
     directory: Path
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """In label order; label i is class_names[i]."""
+        return self.about.class_names
 
     @functools.cached_property
     def labels(self) -> dict[str, int]:
@@ -124,152 +181,212 @@ class Manifest:
             if row.taken and (not splits or row.split in splits)
         )
 
+    @functools.cached_property
+    def _writer(self) -> "Writer":
+        writer = Writer(self.about, None)
+        for row in self.rows:
+            writer.add(Line.of(row))
+        return writer
+
+    @property
+    def tally(self) -> Tally:
+        """Counts by class."""
+        return self._writer.tally
+
     def counts(self) -> dict[str, dict[str, int]]:
         """{class name: {split: number of photos}} of the photos taken."""
-        found = collections.Counter((r.class_name, r.split) for r in self.taken())
-        return {
-            name: {split: found[name, split] for split in SPLITS}
-            for name in self.class_names
-        }
+        return self.tally.splits()
 
-    @functools.cached_property
-    def _rows_text(self) -> str:
-        return "".join(_dump_row(row) + "\n" for row in self.rows)
-
-    @functools.cached_property
+    @property
     def digest(self) -> str:
         """SHA-256 over class names and all rows: changes with any photo or split."""
-        text = json.dumps(self.class_names) + "\n" + self._rows_text
-        return hashlib.sha256(text.encode("ascii")).hexdigest()
+        return self._writer.digest
 
-    @functools.cached_property
+    @property
     def records_digest(self) -> str:
         """SHA-256 over the records alone: a new split leaves it as it is."""
-        digest = hashlib.sha256()
-        for row in self.taken():
-            digest.update(
-                f"{row.sha256} {row.file} {row.offset} {row.length}\n".encode()
-            )
-        digest.update(json.dumps(self.settings, sort_keys=True).encode())
-        return digest.hexdigest()
-
-    def head(self) -> dict[str, Any]:
-        """The content of manifest.json."""
-        actions = collections.Counter(row.action for row in self.rows)
-        return {
-            "format_version": FORMAT_VERSION,
-            "class_names": list(self.class_names),
-            "counts": self.counts(),
-            "files": {"total": len(self.rows), **dict(sorted(actions.items()))},
-            "ignored": self.ignored,
-            "seed": self.seed,
-            "shares": self.shares,
-            "settings": self.settings,
-            "versions": self.versions,
-            "digest": self.digest,
-            "records_digest": self.records_digest,
-        }
+        return self._writer.records_digest
 
     def stage(self, partial_dir: Path) -> None:
         """Writes both manifest files into a staging folder."""
-        head = json.dumps(self.head(), indent=2) + "\n"
-        (partial_dir / ROWS_NAME).write_text(self._rows_text, encoding="ascii")
-        (partial_dir / HEAD_NAME).write_text(head, encoding="ascii")
+        with Writer(self.about, partial_dir) as writer:
+            for row in self.rows:
+                writer.add(Line.of(row))
+            writer.finish()
 
-    def same_data(self, other: Self | None) -> bool:
+    def same_data(self, other: Self) -> bool:
         """Whether both describe the same records, splits and settings."""
-        return (
-            other is not None
-            and self.digest == other.digest
-            and self.settings == other.settings
-            and self.ignored == other.ignored
-            and (self.seed, self.shares) == (other.seed, other.shares)
+        mine, others = (
+            dataclasses.replace(one.about, versions={}) for one in (self, other)
         )
+        return mine == others and self.digest == other.digest
 
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
-def _dump_row(row: Row) -> str:
-    return _encode({name: getattr(row, name) for name in _ROW_FIELDS})
+def own_text(row: Row) -> str:
+    """The beginning of a row's line: what is known of the file by itself."""
+    return _encode({name: getattr(row, name) for name in _OWN_FIELDS})[:-1]
 
 
-@contextlib.contextmanager
-def staging(directory: Path) -> Iterator[Path]:
-    """Gives an empty staging folder, alone; what is not committed is removed again.
+def row_of(own: str) -> Row:
+    """The row that `own_text` was made of, without group, split and record."""
+    return Row(**json.loads(own + "}"))
 
-    Raises:
-        schema.DataError: another process is writing into `directory`.
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """What is decided about a file when all are known: see Row."""
+
+    group: str = ""
+    split: str = ""
+    fold: int | None = None
+    file: str = ""
+    offset: int = 0
+    length: int = 0
+
+    def text(self) -> str:
+        """The end of a row's line."""
+        fold = "null" if self.fold is None else self.fold
+        return (
+            f',"group":"{self.group}","split":"{self.split}","fold":{fold},'
+            f'"file":{_encode(self.file)},"offset":{self.offset},'
+            f'"length":{self.length}}}\n'
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """A row about to be written.
+
+    Attributes:
+        path: of the file.
+        own: of `own_text`.
+        place: the rest.
+        class_name: as in `own`; so are `sha256`, `action` and `reason`.
+        sha256: likewise.
+        action: likewise.
+        reason: likewise, of a file that is skipped.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise schema.DataError(
-                f"{directory}: another conversion is writing here; wait for it to end"
-            ) from error
-        finish_commit(directory)
-        partial = directory / PARTIAL_NAME
-        shutil.rmtree(partial, ignore_errors=True)  # of a conversion that was killed
-        partial.mkdir()
-        try:
-            yield partial
-        finally:
-            if not (partial / COMMIT_NAME).exists():
-                shutil.rmtree(partial, ignore_errors=True)
-    finally:
-        os.close(descriptor)
+
+    path: str
+    own: str
+    place: Place
+    class_name: str
+    sha256: str
+    action: str
+    reason: str = ""
+
+    @classmethod
+    def of(cls, row: Row) -> Self:
+        """A row as it is."""
+        return cls(
+            path=row.path,
+            own=own_text(row),
+            place=Place(
+                group=row.group,
+                split=row.split,
+                fold=row.fold,
+                file=row.file,
+                offset=row.offset,
+                length=row.length,
+            ),
+            class_name=row.class_name,
+            sha256=row.sha256,
+            action=row.action,
+            reason=row.reason,
+        )
+
+
+class Writer:
+    """Writes rows one by one, in the order of their paths, and then the head.
+
+    Attributes:
+        tally: counts of the rows so far.
+    """
+
+    def __init__(self, about: About, partial_dir: Path | None) -> None:
+        """Begins.
+
+        Args:
+            about: the data set.
+            partial_dir: folder for both files; None only counts and digests.
+        """
+        self.tally = Tally(about.class_names)
+        self._about = about
+        self._partial_dir = partial_dir
+        self._file = (
+            (partial_dir / ROWS_NAME).open("w", encoding="ascii")
+            if partial_dir
+            else None
+        )
+        names = json.dumps(about.class_names) + "\n"
+        self._digest = hashlib.sha256(names.encode("ascii"))
+        self._records = hashlib.sha256()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file:
+            self._file.close()
+
+    def add(self, line: Line) -> None:
+        """Adds a row."""
+        text = line.own + line.place.text()
+        self._digest.update(text.encode("ascii"))
+        if self._file:
+            self._file.write(text)
+        place = line.place
+        if line.action != "skipped":
+            record = f"{line.sha256} {place.file} {place.offset} {place.length}\n"
+            self._records.update(record.encode(errors="surrogateescape"))
+        self.tally.add(line.class_name, line.action, place.split, place.length)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over class names and the rows so far."""
+        return self._digest.hexdigest()
+
+    @property
+    def records_digest(self) -> str:
+        """SHA-256 over the records of the rows so far, and the settings."""
+        digest = self._records.copy()
+        digest.update(json.dumps(self._about.settings, sort_keys=True).encode())
+        return digest.hexdigest()
+
+    def finish(self) -> None:
+        """Writes the head."""
+        if self._partial_dir is None or self._file is None:
+            raise RuntimeError("nowhere to write to")
+        self._file.close()
+        total = self.tally.total()
+        actions = {
+            name: total[name]
+            for name in ("copied", "reencoded", "skipped")
+            if total[name]
+        }
+        head = {
+            "format_version": FORMAT_VERSION,
+            "class_names": list(self._about.class_names),
+            "counts": self.tally.splits(),
+            "files": {"total": total["photos"], **actions},
+            "ignored": self._about.ignored,
+            "seed": self._about.seed,
+            "shares": self._about.shares,
+            "settings": self._about.settings,
+            "versions": self._about.versions,
+            "digest": self.digest,
+            "records_digest": self.records_digest,
+        }
+        text = json.dumps(head, indent=2) + "\n"
+        (self._partial_dir / HEAD_NAME).write_text(text, encoding="ascii")
 
 
 def commit(directory: Path, obsolete: Sequence[str] = ()) -> None:
-    """Puts the staged files in place; a crash half-way is completed by the next reader.
-
-    Args:
-        directory: the output folder; its `.partial` holds the finished files.
-        obsolete: names of files that the new state no longer has.
-    """
-    partial = directory / PARTIAL_NAME
-    # Not the records: should the power fail before the system has written them, their
-    # sizes and checksums tell, and the photos are still there.
-    for name in (ROWS_NAME, HEAD_NAME):
-        _sync(partial / name)
-    staging = partial / (COMMIT_NAME + ".tmp")
-    staging.write_text(json.dumps(list(obsolete)), encoding="ascii")
-    _sync(staging)
-    staging.rename(partial / COMMIT_NAME)
-    _sync(partial)
-    finish_commit(directory)
-
-
-def finish_commit(directory: Path) -> bool:
-    """Completes a commit that was interrupted, and says whether there was one."""
-    partial = directory / PARTIAL_NAME
-    marker = partial / COMMIT_NAME
-    if not marker.exists():
-        return False
-    staged = {path.name: path for path in partial.iterdir()}
-    obsolete = json.loads(staged.pop(COMMIT_NAME).read_text(encoding="ascii"))
-    head = staged.pop(HEAD_NAME, None)
-    for name, path in sorted(staged.items()):
-        path.replace(directory / name)
-    for name in obsolete:
-        (directory / name).unlink(missing_ok=True)
-    if head is not None:  # last: it is what makes the folder a data set
-        head.replace(directory / HEAD_NAME)
-    _sync(directory)
-    marker.unlink()
-    shutil.rmtree(partial)
-    return True
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Puts staged records and a staged manifest in place, the manifest last."""
+    staging.commit(directory, last=(ROWS_NAME, HEAD_NAME), obsolete=obsolete)
 
 
 def read(directory: Path) -> Manifest:
@@ -279,39 +396,35 @@ def read(directory: Path) -> Manifest:
         schema.DataError: no data set here, an interrupted conversion, another format,
             a damaged file, or one photo in two splits.
     """
-    if (directory / PARTIAL_NAME / COMMIT_NAME).exists():
+    about, digest = read_head(directory)
+    rows = tuple(read_rows(directory))
+    found = Manifest(about=about, rows=rows, directory=directory)
+    check_digest(directory, found.digest, digest)
+    check(found)
+    return found
+
+
+def read_head(directory: Path) -> tuple[About, str]:
+    """Reads manifest.json.
+
+    Returns:
+        What it says, and the digest that class names and rows should have.
+
+    Raises:
+        schema.DataError: as `read`, but for rows.
+    """
+    if staging.is_unfinished(directory):
         raise schema.DataError(
             f"{directory}: a conversion was interrupted while it put its files in "
             "place; run the same `python -m pipeline.convert` command again"
         )
-    if not (directory / HEAD_NAME).exists():
+    path = directory / HEAD_NAME
+    if not path.exists():
         raise schema.DataError(
             f"{directory}: no {HEAD_NAME} here; "
             "convert your photos first: python -m pipeline.convert PHOTOS_FOLDER "
             f"--out={directory}"
         )
-    head = _read_head(directory / HEAD_NAME)
-    found = Manifest(
-        class_names=tuple(head["class_names"]),
-        rows=tuple(_read_rows(directory / ROWS_NAME)),
-        seed=head["seed"],
-        shares=head["shares"],
-        settings=head["settings"],
-        versions=head["versions"],
-        ignored=head["ignored"],
-        directory=directory,
-    )
-    if found.digest != head["digest"]:
-        raise schema.DataError(
-            f"{directory / ROWS_NAME}: does not belong to {HEAD_NAME} (digest "
-            f"{found.digest[:12]}, expected {head['digest'][:12]}); "
-            "was it edited? Convert again"
-        )
-    check(found)
-    return found
-
-
-def _read_head(path: Path) -> dict[str, Any]:
     try:
         head = json.loads(path.read_text(encoding="ascii"))
         version = head["format_version"]
@@ -322,30 +435,43 @@ def _read_head(path: Path) -> dict[str, Any]:
             f"{path}: format version {version}, this Graft reads {FORMAT_VERSION}; "
             "convert again into a new folder"
         )
-    needed = {
-        "class_names",
-        "seed",
-        "shares",
-        "settings",
-        "versions",
-        "ignored",
-        "digest",
-    }
+    needed = {field.name for field in dataclasses.fields(About)} | {"digest"}
     if missing := needed - head.keys():
         raise schema.DataError(f"{path}: {sorted(missing)} missing; convert again")
-    return dict(head)
+    values = {name: head[name] for name in needed - {"digest"}}
+    values["class_names"] = tuple(values["class_names"])
+    return About(**values), str(head["digest"])
 
 
-def _read_rows(path: Path) -> Iterator[Row]:
+def read_rows(directory: Path) -> Iterator[Row]:
+    """Yields the rows of manifest.jsonl, in the order of their paths.
+
+    Raises:
+        schema.DataError: a line is damaged; names it.
+    """
+    path = directory / ROWS_NAME
     try:
-        lines = path.read_text(encoding="ascii").splitlines()
+        with path.open(encoding="ascii", newline="\n") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    yield Row(**json.loads(line))
+                except (ValueError, TypeError) as error:
+                    raise schema.DataError(f"{path} line {number}: {error}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise schema.DataError(f"{path}: cannot be read ({error})") from error
-    for number, line in enumerate(lines, start=1):
-        try:
-            yield Row(**json.loads(line))
-        except (ValueError, TypeError) as error:
-            raise schema.DataError(f"{path} line {number}: {error}") from error
+
+
+def check_digest(directory: Path, found: str, expected: str) -> None:
+    """Refuses rows that are not those of the head.
+
+    Raises:
+        schema.DataError: the digests differ.
+    """
+    if found != expected:
+        raise schema.DataError(
+            f"{directory / ROWS_NAME}: does not belong to {HEAD_NAME} (digest "
+            f"{found[:12]}, expected {expected[:12]}); was it edited? Convert again"
+        )
 
 
 def check(found: Manifest) -> None:

@@ -1,18 +1,19 @@
-"""Files of a block -> records in a part file; part files -> one record file per class.
+"""Files of a block -> records and lines of the manifest, in files of this process.
 
-The first half runs in worker processes, which hand back only rows: the records' bytes
-stay on disk. The second half joins them in the order of the manifest.
+This runs in worker processes, which hand back a few numbers for each file: the bytes of
+records and lines stay on disk, until the records are joined in the manifest's order.
 """
 
 import dataclasses
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
-from pipeline import image, manifest, records, schema, sources
+import numpy as np
+
+from pipeline import image, manifest, records, schema, table
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,29 +21,35 @@ class Task:
     """One file for a worker.
 
     Attributes:
-        file: of the source.
-        label: 0-based label of its class; -1 outside any class.
+        path: relative to the source folder.
+        class_name: "" outside any class.
+        label: 0-based; -1 outside any class.
         known: its row, if its record may be kept as long as the file is the same.
+        known_file: what stands for the file of that record in table.FOUND.
+        known_sha256: of the file as it was known; "" if it was not.
     """
 
-    file: sources.SourceFile
+    path: str
+    class_name: str
     label: int
-    known: manifest.Row | None
+    known: manifest.Row | None = None
+    known_file: int = table.NO_RECORD
+    known_sha256: str = ""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
-    """What became of a file.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class How:
+    """What is the same for all files.
 
     Attributes:
-        row: without split, and without the record's final place.
-        file: where the record's bytes lie now; None if skipped.
-        offset: in that file.
+        root: source folder.
+        partial: staging folder for the parts.
+        resize_min: longest short side of a record's image, in pixels; 0: no limit.
     """
 
-    row: manifest.Row
-    file: Path | None
-    offset: int
+    root: Path
+    partial: Path
+    resize_min: int
 
 
 # Videos and archives lie among photos; none of them is read into memory.
@@ -58,68 +65,87 @@ def start_worker() -> None:
     image.use_one_thread()
 
 
-def convert_block(
-    root: Path, partial: Path, directory: Path, resize_min: int, block: Sequence[Task]
-) -> list[Answer]:
-    """Decodes a block of files in a worker process; adds its records to its part.
+def part_path(partial: Path, number: int) -> Path:
+    """The file with the records of a process."""
+    return partial / f"{number}.part"
 
-    Args:
-        root: source folder.
-        partial: staging folder for the part.
-        directory: where the records of known files lie.
-        resize_min: longest short side of a record's image, in pixels.
-        block: the files.
-    """
-    part = partial / f"{os.getpid()}.part"
-    answers = []
-    with part.open("ab") as file:
-        for task in block:
-            answer, record = _convert_file(root, resize_min, task)
+
+def convert_block(how: How, block: Sequence[Task]) -> table.Segment:
+    """Decodes a block of files in a worker process."""
+    found = np.zeros(len(block), table.FOUND)
+    lines = []
+    with part_path(how.partial, os.getpid()).open("ab") as file:
+        for number, task in enumerate(block):
+            row, record = _convert_file(how, task)
+            lines.append(manifest.own_text(row) + "\n")
+            place, offset = table.NO_RECORD, 0
             if record:
-                answer = dataclasses.replace(answer, file=part, offset=file.tell())
+                place, offset = os.getpid(), file.tell()
                 file.write(record)
-            elif answer.row.taken:
-                answer = dataclasses.replace(
-                    answer, file=directory / answer.row.file, offset=answer.row.offset
-                )
-            answers.append(answer)
-    return answers
+            elif row.taken:
+                place, offset = task.known_file, row.offset
+            found[number] = _entry(row, place, offset)
+    return _segment(how.partial, lines, found)
 
 
-def _convert_file(root: Path, resize_min: int, task: Task) -> tuple[Answer, bytes]:
-    """Returns the answer and the framed record; b"" if skipped or known already."""
-    path, class_name = task.file.path, task.file.class_name
+def crashed(how: How, task: Task) -> table.Segment:
+    """What is told of a file that took its worker down."""
+    row = _skipped(task, "the decoder crashed on this file")
+    found = np.array([_entry(row, table.NO_RECORD, 0)], table.FOUND)
+    return _segment(how.partial, [manifest.own_text(row) + "\n"], found)
 
-    def skipped(reason: str, sha256: str = "", size: int = 0) -> tuple[Answer, bytes]:
-        row = manifest.Row(
-            path=path,
-            class_name=class_name,
-            sha256=sha256,
-            source_bytes=size,
-            action="skipped",
-            reason=reason,
-        )
-        return Answer(row=row, file=None, offset=0), b""
 
+def _entry(row: manifest.Row, place: int, offset: int) -> tuple[object, ...]:
+    """What stands for a file in table.FOUND."""
+    digest, action = bytes.fromhex(row.sha256), table.ACTIONS.index(row.action)
+    return digest, int(row.phash or "0", 16), row.length, offset, place, action
+
+
+def _segment(partial: Path, lines: list[str], found: np.ndarray) -> table.Segment:
+    name, text = f"{os.getpid()}.lines", "".join(lines).encode("ascii")
+    with (partial / name).open("ab") as file:
+        start = file.tell()
+        file.write(text)
+    return table.Segment(name=name, start=start, size=len(text), found=found)
+
+
+def _skipped(task: Task, reason: str, sha256: str = "", size: int = 0) -> manifest.Row:
+    """The row of a file of which no record is made.
+
+    One that cannot be read now keeps the hash it was known by, and so its split.
+    """
+    return manifest.Row(
+        path=task.path,
+        class_name=task.class_name,
+        sha256=sha256 or task.known_sha256,
+        source_bytes=size,
+        action="skipped",
+        reason=reason,
+    )
+
+
+def _convert_file(how: How, task: Task) -> tuple[manifest.Row, bytes]:
+    """Returns the row and the framed record; b"" if skipped or known already."""
     try:
-        data = _read(f"{root}/{path}")
+        data = _read(f"{how.root}/{task.path}")
     except OSError as error:
-        return skipped(f"cannot be read: {error.strerror}")
+        return _skipped(task, f"cannot be read: {error.strerror}"), b""
     except image.ImageError as error:
-        return skipped(str(error))
+        return _skipped(task, str(error)), b""
     sha256 = hashlib.sha256(data).hexdigest()
     if task.known and task.known.sha256 == sha256:
-        return Answer(row=task.known, file=None, offset=0), b""
-    if not task.file.class_name:
-        return skipped("not in a class folder", sha256, len(data))
+        return task.known, b""
+    if not task.class_name:
+        return _skipped(task, "not in a class folder", sha256, len(data)), b""
     try:
         stored = image.encode_for_record(
-            data, resize_min=resize_min, messages=_messages
+            data, resize_min=how.resize_min, messages=_messages
         )
     except image.ImageError as error:
-        return skipped(str(error), sha256, len(data))
+        return _skipped(task, str(error), sha256, len(data)), b""
     except MemoryError:
-        return skipped("too large for this machine's memory", sha256, len(data))
+        reason = "too large for this machine's memory"
+        return _skipped(task, reason, sha256, len(data)), b""
     record = records.frame(
         schema.serialize(
             {
@@ -128,15 +154,15 @@ def _convert_file(root: Path, resize_min: int, task: Task) -> tuple[Answer, byte
                 "image/height": stored.height,
                 "image/width": stored.width,
                 "image/class/label": task.label,
-                "image/class/text": os.fsencode(task.file.class_name),
-                "image/filename": os.fsencode(task.file.path),
+                "image/class/text": os.fsencode(task.class_name),
+                "image/filename": os.fsencode(task.path),
                 "image/sha256": sha256.encode(),
             }
         )
     )
     row = manifest.Row(
-        path=path,
-        class_name=class_name,
+        path=task.path,
+        class_name=task.class_name,
         sha256=sha256,
         source_bytes=len(data),
         format=stored.format,
@@ -145,10 +171,9 @@ def _convert_file(root: Path, resize_min: int, task: Task) -> tuple[Answer, byte
         orientation=stored.orientation,
         action=stored.action,
         reason=stored.reason,
-        group=sha256,
         length=len(record),
     )
-    return Answer(row=row, file=None, offset=0), record
+    return row, record
 
 
 def _read(path: str) -> bytes:
@@ -175,54 +200,3 @@ def _read(path: str) -> bytes:
         return data
     finally:
         os.close(descriptor)
-
-
-def crashed(task: Task) -> Answer:
-    """The answer for a file that took its worker down."""
-    row = manifest.Row(
-        path=task.file.path,
-        class_name=task.file.class_name,
-        sha256="",
-        source_bytes=0,
-        action="skipped",
-        reason="the decoder crashed on this file",
-    )
-    return Answer(row=row, file=None, offset=0)
-
-
-def join(
-    members: Sequence[manifest.Row], done: Mapping[str, Answer], target: Path
-) -> None:
-    """Writes the records of `members`, in their order, into one file."""
-    with target.open("wb") as out:
-        for path, start, length in _runs(members, done):
-            with path.open("rb") as part:
-                part.seek(start)
-                _copy(part, out, length)
-
-
-def _runs(
-    members: Sequence[manifest.Row], done: Mapping[str, Answer]
-) -> Iterator[tuple[Path, int, int]]:
-    """Merges neighbouring records of one file into (file, offset, length) runs."""
-    path, start, length = Path(), 0, 0
-    for row in members:
-        answer = done[row.path]
-        if answer.file is None:
-            raise RuntimeError(f"{row.path} is taken but has no record")
-        if answer.file == path and answer.offset == start + length:
-            length += row.length
-            continue
-        if length:
-            yield path, start, length
-        path, start, length = answer.file, answer.offset, row.length
-    yield path, start, length
-
-
-def _copy(part: BinaryIO, out: BinaryIO, length: int) -> None:
-    while length:
-        chunk = part.read(min(length, 1 << 20))
-        if not chunk:
-            raise schema.DataError(f"{part.name}: ended early while it was copied")
-        out.write(chunk)
-        length -= len(chunk)

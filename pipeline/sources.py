@@ -11,7 +11,10 @@ flowers/
 import dataclasses
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from pipeline import schema
 
@@ -20,35 +23,29 @@ _SYSTEM_NAMES = {"thumbs.db", "desktop.ini", "__macosx", "$recycle.bin"}
 _SPLIT_NAMES = {"train", "training", "validation", "valid", "val", "test", "testing"}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class SourceFile:
-    """A file that wants to become a record.
-
-    Attributes:
-        path: relative to the source folder, with "/".
-        class_name: name of the top folder it lies in; "" directly in the source folder.
-    """
-
-    path: str
-    class_name: str
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    """What a source folder holds.
+    """What a source holds.
 
     Attributes:
-        root: the folder.
+        root: the folder that paths are relative to.
         class_names: sorted; label i is class_names[i].
-        files: sorted by path.
+        paths: of all files, with "/", sorted.
+        labels: int32 [num_files], 0-based; -1 for a file in no class.
         ignored: number of hidden or system files and folders, and of linked folders
             (which are not followed), by kind.
     """
 
     root: Path
     class_names: tuple[str, ...]
-    files: tuple[SourceFile, ...]
+    paths: Sequence[str]
+    labels: np.ndarray
     ignored: dict[str, int]
+
+    def class_name(self, number: int) -> str:
+        """The class of a file; "" if it is in none."""
+        label = self.labels[number]
+        return self.class_names[label] if label >= 0 else ""
 
 
 def list_class_folders(root: Path) -> Source:
@@ -64,7 +61,7 @@ def list_class_folders(root: Path) -> Source:
         raise schema.DataError(
             f"{root}: is a file; expected a folder with one folder of photos per class"
         )
-    files: list[SourceFile] = []
+    paths: list[str] = []
     classes: set[str] = set()
     ignored = {"hidden": 0, "system": 0, "linked folders": 0}
     for folder, folder_names, file_names in os.walk(root, onerror=_raise):
@@ -77,15 +74,20 @@ def list_class_folders(root: Path) -> Source:
         )
         if not parts:
             classes.update(folder_names)
-        for name in sorted(file_names):
+        for name in file_names:
             if _keep(name, ignored):
-                path = "/".join((*parts, name))
-                files.append(SourceFile(path=path, class_name=(*parts, "")[0]))
-    _check_classes(root, classes, files)
+                paths.append("/".join((*parts, name)))
+    paths.sort()
+    class_names = tuple(sorted(classes))
+    label_of = {name: label for label, name in enumerate(class_names)}
+    tops = (path.split("/", 1)[0] if "/" in path else "" for path in paths)
+    labels = np.fromiter((label_of.get(top, -1) for top in tops), np.int32, len(paths))
+    _check_classes(root, class_names, labels)
     return Source(
         root=root,
-        class_names=tuple(sorted(classes)),
-        files=tuple(sorted(files, key=lambda file: file.path)),
+        class_names=class_names,
+        paths=paths,
+        labels=labels,
         ignored={kind: count for kind, count in ignored.items() if count},
     )
 
@@ -116,7 +118,7 @@ def _is_undecodable(name: str) -> bool:
     return re.sub("[\udc80-\udcff]", "", name).isprintable()
 
 
-def _check_classes(root: Path, classes: set[str], files: list[SourceFile]) -> None:
+def _check_classes(root: Path, classes: Sequence[str], labels: np.ndarray) -> None:
     expected = "expected one folder of photos per class, as in flowers/daisy/1.jpg"
     for path in sorted(root.iterdir()):
         if path.is_symlink() and path.is_dir():
@@ -125,15 +127,15 @@ def _check_classes(root: Path, classes: set[str], files: list[SourceFile]) -> No
                 "would be missing; copy the folder here instead"
             )
     if not classes:
-        what = f"{len(files)} files but no folder" if files else "nothing"
+        what = f"{len(labels)} files but no folder" if len(labels) else "nothing"
         raise schema.DataError(f"{root}: holds {what}; {expected}")
     if {name.lower() for name in classes} <= _SPLIT_NAMES:
         raise schema.DataError(
-            f"{root}: holds {sorted(classes)}, which look like splits and not like "
-            f"classes; convert one of them, as {root / min(classes)}: Graft makes its "
+            f"{root}: holds {list(classes)}, which look like splits and not like "
+            f"classes; convert one of them, as {root / classes[0]}: Graft makes its "
             "own split, which duplicates cannot cross"
         )
-    for name in sorted(classes):
+    for name in classes:
         if not name.isprintable() and not _is_undecodable(name):
             raise schema.DataError(
                 f"{root}: class name {name!r} holds a line break or another control "
@@ -141,10 +143,11 @@ def _check_classes(root: Path, classes: set[str], files: list[SourceFile]) -> No
             )
     if len(classes) == 1:
         raise schema.DataError(
-            f"{root}: holds one class only, {next(iter(classes))!r}; a classifier "
+            f"{root}: holds one class only, {classes[0]!r}; a classifier "
             f"needs two or more; {expected}"
         )
-    empty = sorted(classes - {file.class_name for file in files})
+    present = np.bincount(labels[labels >= 0], minlength=len(classes))
+    empty = [name for name, count in zip(classes, present, strict=True) if not count]
     if empty:
         raise schema.DataError(
             f"{root}: no files in class folder {', '.join(empty)}; "

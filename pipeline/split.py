@@ -7,41 +7,67 @@ The records stay as they are: a split is a column of the manifest. Photos of one
 duplicate group always stay on one side.
 """
 
-import collections
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from absl import app, flags
 
-from pipeline import command, manifest, schema, summaries
+from pipeline import command, manifest, schema, staging, summaries, table
 
 DEFAULT_SHARES = {"validation": 0.1, "test": 0.1}
 # Below this many photos a class, a split of a tenth rounds to nothing.
 SMALL_CLASS = 10
+_TRAIN, _VALIDATION, _TEST = range(3)  # in manifest.SPLITS
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Group:
-    """Photos that must share a split.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Groups:
+    """Photos that must share a split, as columns.
 
     Attributes:
-        name: smallest SHA-256 of its photos.
-        class_name: of its photos.
-        size: number of its photos.
-        split: that some of them already have; "" when all are new.
+        names: S32 [num_groups], smallest SHA-256 of a group's photos.
+        labels: int32 [num_groups], 0-based class of its photos.
+        sizes: int64 [num_groups], number of its photos.
+        splits: int8 [num_groups], index into manifest.SPLITS of what some of them
+            already have; table.NO_SPLIT when all are new.
     """
 
-    name: str
-    class_name: str
-    size: int
-    split: str = ""
+    names: np.ndarray
+    labels: np.ndarray
+    sizes: np.ndarray
+    splits: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.names)
 
 
-def by_shares(
-    groups: Iterable[Group], *, seed: int, shares: Mapping[str, float]
-) -> dict[str, str]:
+def groups_of(
+    groups: np.ndarray, hashes: np.ndarray, labels: np.ndarray, splits: np.ndarray
+) -> tuple[Groups, np.ndarray]:
+    """Collects the groups of some photos; a group's class is that of its first photo.
+
+    Args:
+        groups: int [num_photos], any number that stands for a photo's group.
+        hashes: S32 [num_photos], SHA-256 of each photo's group.
+        labels: int32 [num_photos].
+        splits: int8 [num_photos]; photos of a group have the same, or NO_SPLIT.
+
+    Returns:
+        The groups, and int64 [num_photos]: which of them each photo is in.
+    """
+    _, first, inverse, sizes = np.unique(
+        groups, return_index=True, return_inverse=True, return_counts=True
+    )
+    known = np.full(len(first), table.NO_SPLIT, np.int8)
+    np.maximum.at(known, inverse, splits)
+    found = Groups(names=hashes[first], labels=labels[first], sizes=sizes, splits=known)
+    return found, inverse
+
+
+def by_shares(groups: Groups, *, seed: int, shares: Mapping[str, float]) -> np.ndarray:
     """Splits class by class; groups that have a split keep it.
 
     Within a class, new groups are ranked by a salted hash of their name and fill the
@@ -55,120 +81,110 @@ def by_shares(
         shares: {"validation": share, "test": share} of a class's photos, 0..1.
 
     Returns:
-        {group name: split}.
+        int8 [num_groups], index into manifest.SPLITS.
     """
-    assigned: dict[str, str] = {}
-    for members in _by_class(groups).values():
-        counts: collections.Counter[str] = collections.Counter()
-        for group in members:
-            if group.split:
-                assigned[group.name] = group.split
-                counts[group.split] += group.size
-        new = _ranked((group for group in members if not group.split), seed, "split")
-        targets = _targets(members, shares)
-        if not counts["train"] and new:
-            first = new.pop()
-            assigned[first.name] = "train"
+    assigned = groups.splits.copy()
+    for members in _by_class(groups):
+        counts = [
+            int(groups.sizes[members[assigned[members] == split]].sum())
+            for split in range(len(manifest.SPLITS))
+        ]
+        new = members[assigned[members] == table.NO_SPLIT]
+        new = _ranked(groups, new, seed, "split")
+        targets = _targets(groups.sizes[members], shares)
+        if not counts[_TRAIN] and new:
+            assigned[new.pop()] = _TRAIN
         for group in new:
-            split = "train"
-            for name in ("test", "validation"):
-                if counts[name] < targets[name]:
-                    split = name
+            chosen = _TRAIN
+            for split in (_TEST, _VALIDATION):
+                if counts[split] < targets[split]:
+                    chosen = split
                     break
-            assigned[group.name] = split
-            counts[split] += group.size
+            assigned[group] = chosen
+            counts[chosen] += int(groups.sizes[group])
     return assigned
 
 
 def by_folds(
-    groups: Iterable[Group], *, seed: int, folds: int, fold: int, validation: float
-) -> dict[str, tuple[str, int]]:
+    groups: Groups, *, seed: int, folds: int, fold: int, validation: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Deals every group to one of `folds` folds; fold `fold` becomes the test split.
 
     Each class is dealt evenly. From the other folds, `validation` of the class's photos
     (at least one) serve validation, the rest training.
 
     Returns:
-        {group name: (split, fold)}; what fold a group is in does not depend on `fold`.
+        int8 and int16 [num_groups]: index into manifest.SPLITS, and fold; what fold a
+        group is in does not depend on `fold`.
     """
-    assigned: dict[str, tuple[str, int]] = {}
-    totals: collections.Counter[int] = collections.Counter()
-    for members in _by_class(groups).values():
-        dealt: collections.Counter[int] = collections.Counter()
-        fold_of = {}
-        for group in _ranked(members, seed, "fold"):
+    assigned = np.full(len(groups), _TRAIN, np.int8)
+    fold_of = np.full(len(groups), table.NO_FOLD, np.int16)
+    totals = [0] * folds
+    for members in _by_class(groups):
+        dealt = [0] * folds
+        for group in _ranked(groups, members, seed, "fold"):
             emptiest = min(range(folds), key=lambda f: (dealt[f], totals[f], f))
-            fold_of[group.name] = emptiest
-            dealt[emptiest] += group.size
-            totals[emptiest] += group.size
-        target = max(1, round(validation * sum(group.size for group in members)))
+            fold_of[group] = emptiest
+            dealt[emptiest] += int(groups.sizes[group])
+            totals[emptiest] += int(groups.sizes[group])
+        assigned[members[fold_of[members] == fold]] = _TEST
+        target = max(1, round(validation * int(groups.sizes[members].sum())))
+        rest = members[fold_of[members] != fold]
         count = 0
-        rest = [group for group in members if fold_of[group.name] != fold]
-        for group in _ranked(rest, seed, f"validation {fold}"):
-            split = "validation" if count < target and len(rest) > 1 else "train"
-            count += group.size
-            assigned[group.name] = (split, fold_of[group.name])
-        for group in members:
-            if fold_of[group.name] == fold:
-                assigned[group.name] = ("test", fold)
-    return assigned
+        for group in _ranked(groups, rest, seed, f"validation {fold}"):
+            if count < target and len(rest) > 1:
+                assigned[group] = _VALIDATION
+            count += int(groups.sizes[group])
+    return assigned, fold_of
 
 
-def _by_class(groups: Iterable[Group]) -> dict[str, list[Group]]:
-    classes: dict[str, list[Group]] = collections.defaultdict(list)
-    for group in groups:
-        classes[group.class_name].append(group)
-    return dict(sorted(classes.items()))
+def _by_class(groups: Groups) -> Iterator[np.ndarray]:
+    """Numbers of the groups of each class that has any, class by class."""
+    order = np.argsort(groups.labels, kind="stable")
+    borders = np.flatnonzero(np.diff(groups.labels[order])) + 1
+    for members in np.split(order, borders):
+        if len(members):
+            yield members
 
 
-def _ranked(groups: Iterable[Group], seed: int, salt: str) -> list[Group]:
-    def rank(group: Group) -> bytes:
-        return hashlib.sha256(f"{salt} {seed} {group.name}".encode()).digest()
+def _ranked(groups: Groups, members: np.ndarray, seed: int, salt: str) -> list[int]:
+    def rank(group: int) -> bytes:
+        name = groups.names[group].ljust(32, b"\0").hex()
+        return hashlib.sha256(f"{salt} {seed} {name}".encode()).digest()
 
-    return sorted(groups, key=rank)
+    return sorted(members.tolist(), key=rank)
 
 
-def _targets(groups: Sequence[Group], shares: Mapping[str, float]) -> dict[str, int]:
+def _targets(sizes: np.ndarray, shares: Mapping[str, float]) -> dict[int, int]:
     """Photos that test and validation of one class should have."""
-    photos = sum(group.size for group in groups)
-    enough = {"test": len(groups) >= 2, "validation": len(groups) >= 3}
+    photos = int(sizes.sum())
+    enough = {"test": len(sizes) >= 2, "validation": len(sizes) >= 3}
     return {
-        name: max(1, round(share * photos)) if share and enough[name] else 0
+        manifest.SPLITS.index(name): max(1, round(share * photos))
+        if share and enough[name]
+        else 0
         for name, share in shares.items()
     }
 
 
-def warnings(found: manifest.Manifest) -> list[str]:
-    """Names classes that lack photos in a split, or whose accuracy means little."""
+def warnings(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Names classes that lack photos in a split, or whose accuracy means little.
+
+    Args:
+        counts: {class name: {split: photos}}.
+    """
     lines = []
-    for name, counts in found.counts().items():
-        lacking = [split for split in manifest.SPLITS if not counts[split]]
-        total = sum(counts.values())
+    for name, splits in counts.items():
+        lacking = [split for split in manifest.SPLITS if not splits[split]]
+        total = sum(splits.values())
         if lacking:
             lines.append(f"class {name}: no photo for {' and '.join(lacking)}")
         elif total < SMALL_CLASS:
             lines.append(
-                f"class {name}: {total} photos only, {counts['test']} of them to test "
+                f"class {name}: {total} photos only, {splits['test']} of them to test "
                 "on; consider --folds=5"
             )
     return lines
-
-
-def groups_of(rows: Iterable[manifest.Row], *, keep_splits: bool) -> list[Group]:
-    """Collects the groups of the rows taken; a group's class is that of its first."""
-    members: dict[str, list[manifest.Row]] = collections.defaultdict(list)
-    for row in rows:
-        if row.taken:
-            members[row.group].append(row)
-    return [
-        Group(
-            name=name,
-            class_name=group[0].class_name,
-            size=len(group),
-            split=max(row.split for row in group) if keep_splits else "",
-        )
-        for name, group in members.items()
-    ]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -211,9 +227,9 @@ def resplit(config: Config) -> manifest.Manifest:
         schema.DataError: no data set there.
     """
     directory = Path(config.data)
-    if not (directory / manifest.PARTIAL_NAME).exists():
+    if not (directory / staging.PARTIAL_NAME).exists():
         manifest.read(directory)  # before anything is written there
-    with manifest.staging(directory) as partial:
+    with staging.staged(directory) as partial:
         found = manifest.read(directory)
         changed = _resplit(config, found)
         if not changed.same_data(found):
@@ -224,27 +240,35 @@ def resplit(config: Config) -> manifest.Manifest:
 
 def _resplit(config: Config, found: manifest.Manifest) -> manifest.Manifest:
     shares = {"validation": config.validation_share, "test": config.test_share}
-    groups = groups_of(found.rows, keep_splits=False)
-    fold_of: dict[str, int | None] = collections.defaultdict(lambda: None)
+    taken = found.taken()
+    names = np.array([bytes.fromhex(row.group) for row in taken], "S32")
+    labels = np.array([found.labels[row.class_name] for row in taken], np.int32)
+    unknown = np.full(len(taken), table.NO_SPLIT, np.int8)
+    groups, group_of = groups_of(names, names, labels, unknown)
+    folds = np.full(len(groups), table.NO_FOLD)
     if config.folds:
-        dealt = by_folds(
+        splits, folds = by_folds(
             groups,
             seed=config.seed,
             folds=config.folds,
             fold=config.fold,
             validation=config.validation_share,
         )
-        split_of = {name: split for name, (split, _) in dealt.items()}
-        fold_of.update({name: fold for name, (_, fold) in dealt.items()})
     else:
-        split_of = by_shares(groups, seed=config.seed, shares=shares)
-    rows = tuple(
-        dataclasses.replace(row, split=split_of[row.group], fold=fold_of[row.group])
-        if row.taken
-        else dataclasses.replace(row, split="", fold=None)
-        for row in found.rows
-    )
-    return dataclasses.replace(found, rows=rows, seed=config.seed, shares=shares)
+        splits = by_shares(groups, seed=config.seed, shares=shares)
+    decided = zip(splits[group_of].tolist(), folds[group_of].tolist(), strict=True)
+    rows = []
+    for row in found.rows:
+        split, fold = next(decided) if row.taken else (table.NO_SPLIT, table.NO_FOLD)
+        rows.append(
+            dataclasses.replace(
+                row,
+                split="" if split == table.NO_SPLIT else manifest.SPLITS[split],
+                fold=None if fold == table.NO_FOLD else fold,
+            )
+        )
+    about = dataclasses.replace(found.about, seed=config.seed, shares=shares)
+    return dataclasses.replace(found, about=about, rows=tuple(rows))
 
 
 def define_flags() -> None:
@@ -281,8 +305,8 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"expected one folder of records, found {argv[1:]}")
     config = command.config_from_flags(Config, data=(*argv, Config.data)[1])
     found = resplit(config)
-    command.say(summaries.splits(found))
-    for line in warnings(found):
+    command.say(summaries.splits(found.counts()))
+    for line in warnings(found.counts()):
         command.say(f"warning: {line}")
 
 

@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 
 def map_blocks(
-    function: Callable[[Sequence[Item]], list[Result]],
+    function: Callable[[Sequence[Item]], Result],
     blocks: Iterable[Sequence[Item]],
     *,
     on_crash: Callable[[Item], Result],
@@ -30,17 +30,18 @@ def map_blocks(
     """Applies `function` to each block in worker processes.
 
     Args:
-        function: block -> one result per item; picklable, and so is what it raises.
+        function: block -> result; picklable, and so is what it raises.
         blocks: of items.
         on_crash: the result for an item that takes its process down.
         num_workers: processes.
         initializer: called once in each process.
 
     Yields:
-        (block, results), in the order of the blocks.
+        (block, results), in the order of the blocks: one result for the block, or, if
+        one of its items took a process down, one for each item.
     """
     pending: collections.deque[
-        tuple[Sequence[Item], concurrent.futures.Future[list[Result]]]
+        tuple[Sequence[Item], concurrent.futures.Future[Result]]
     ] = collections.deque()
     remaining = iter(blocks)
     pool = _pool(num_workers, initializer)
@@ -56,7 +57,7 @@ def map_blocks(
                 return
             block, future = pending.popleft()
             try:
-                yield block, future.result()
+                yield block, [future.result()]
             except BrokenProcessPool:
                 pool.shutdown(wait=True, cancel_futures=True)
                 alone = _one_by_one(function, block, on_crash, initializer)
@@ -98,15 +99,15 @@ def _start_worker(initializer: Callable[[], None]) -> None:
 
 def _submit(
     pool: concurrent.futures.ProcessPoolExecutor,
-    function: Callable[[Sequence[Item]], list[Result]],
+    function: Callable[[Sequence[Item]], Result],
     block: Sequence[Item],
-) -> "concurrent.futures.Future[list[Result]]":
+) -> "concurrent.futures.Future[Result]":
     # A process that starts here inherits the mask, until it can ignore Ctrl-C.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return pool.submit(function, block)
     except BrokenProcessPool as error:  # it broke a moment ago: told with the others
-        future: concurrent.futures.Future[list[Result]] = concurrent.futures.Future()
+        future: concurrent.futures.Future[Result] = concurrent.futures.Future()
         future.set_exception(error)
         return future
     finally:
@@ -115,10 +116,10 @@ def _submit(
 
 def _again(
     pool: concurrent.futures.ProcessPoolExecutor,
-    function: Callable[[Sequence[Item]], list[Result]],
+    function: Callable[[Sequence[Item]], Result],
     block: Sequence[Item],
-    future: "concurrent.futures.Future[list[Result]]",
-) -> "concurrent.futures.Future[list[Result]]":
+    future: "concurrent.futures.Future[Result]",
+) -> "concurrent.futures.Future[Result]":
     """Keeps a finished block, submits a broken one anew."""
     if future.cancelled() or isinstance(future.exception(), BrokenProcessPool):
         return _submit(pool, function, block)
@@ -126,7 +127,7 @@ def _again(
 
 
 def _one_by_one(
-    function: Callable[[Sequence[Item]], list[Result]],
+    function: Callable[[Sequence[Item]], Result],
     block: Sequence[Item],
     on_crash: Callable[[Item], Result],
     initializer: Callable[[], None],
@@ -136,7 +137,7 @@ def _one_by_one(
     try:
         for item in block:
             try:
-                results += _submit(pool, function, [item]).result()
+                results.append(_submit(pool, function, [item]).result())
             except BrokenProcessPool:
                 results.append(on_crash(item))
                 pool.shutdown(wait=True)

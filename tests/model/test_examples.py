@@ -68,16 +68,10 @@ def write_numbered(directory):
         path="004.txt", class_name="a", sha256="", source_bytes=1, action="skipped"
     )
     rows.insert(5, skipped)
-    return manifest.Manifest(
-        class_names=names,
-        rows=tuple(rows),
-        seed=0,
-        shares={},
-        settings={},
-        versions={},
-        ignored={},
-        directory=directory,
+    about = manifest.About(
+        class_names=names, seed=0, shares={}, settings={}, versions={}, ignored={}
     )
+    return manifest.Manifest(about=about, rows=tuple(rows), directory=directory)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline import convert, manifest, records, schema
+from pipeline import convert, manifest, records, schema, staging
 from tests import conftest
 
 
@@ -65,8 +65,9 @@ def test_every_file_is_accounted_for(photos, tmp_path):
     assert set(skipped) == {"red/notes.txt", "red/cut.jpg", "stray.jpg"}
     assert "not an image" in skipped["red/notes.txt"]
     assert skipped["stray.jpg"] == "not in a class folder"
-    assert found.head()["files"]["total"] == 36 + 3
-    assert sum(found.ignored.values()) == 1
+    head = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert head["files"]["total"] == 36 + 3
+    assert sum(found.about.ignored.values()) == 1
 
 
 def test_records_hold_what_the_manifest_says(photos, tmp_path):
@@ -180,7 +181,7 @@ def test_removed_photos_stay_in_the_manifest_and_come_back(photos, tmp_path):
     data = lost.read_bytes()
     lost.unlink()
     summary = run_convert(photos, out)
-    assert summary.gone == ("green/green001.jpg",)
+    assert summary.skipped == (("green/green001.jpg", manifest.GONE),)
     (row,) = [r for r in summary.manifest.rows if r.path == "green/green001.jpg"]
     assert (row.action, row.reason) == ("skipped", manifest.GONE)
     lost.write_bytes(data)
@@ -342,13 +343,13 @@ def test_a_killed_conversion_leaves_nothing_half_and_is_completed(
     process.communicate()
     if out.exists() and final_names(out):
         # Renaming had begun: the rest is marked as on its way, or all is there.
-        marker = out / manifest.PARTIAL_NAME / manifest.COMMIT_NAME
+        marker = out / staging.PARTIAL_NAME / staging.COMMIT_NAME
         assert marker.exists() or manifest.read(out).taken()
     run_convert(photos, out)
     run_convert(photos, tmp_path / "undisturbed")
     expected = conftest.folder_digest(tmp_path / "undisturbed")
     assert conftest.folder_digest(out) == expected
-    assert not (out / manifest.PARTIAL_NAME).exists()
+    assert not (out / staging.PARTIAL_NAME).exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -375,7 +376,7 @@ def test_two_conversions_at_once(photos, tmp_path):
     """The second one is told; the folder is whole in the end."""
     out = tmp_path / "out"
     with (
-        manifest.staging(out),
+        staging.staged(out),
         pytest.raises(schema.DataError, match="another conversion is writing"),
     ):
         run_convert(photos, out)

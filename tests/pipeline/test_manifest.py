@@ -3,22 +3,21 @@ import json
 
 import pytest
 
-from pipeline import manifest, schema
+from pipeline import manifest, schema, staging
 
 
 def make(directory, rows=None):
     if rows is None:
         rows = [row(f"a/{n}.jpg", sha256=f"{n:064x}") for n in range(3)]
-    return manifest.Manifest(
+    about = manifest.About(
         class_names=("a", "b"),
-        rows=tuple(rows),
         seed=3,
         shares={"validation": 0.1, "test": 0.1},
         settings={"resize_min": 512},
         versions={"graft": "0"},
         ignored={"hidden": 2},
-        directory=directory,
     )
+    return manifest.Manifest(about=about, rows=tuple(rows), directory=directory)
 
 
 def row(path, **how):
@@ -40,7 +39,7 @@ def row(path, **how):
 
 
 def write(found):
-    with manifest.staging(found.directory) as partial:
+    with staging.staged(found.directory) as partial:
         found.stage(partial)
         manifest.commit(found.directory)
 
@@ -63,7 +62,8 @@ def test_digest_changes_with_any_column(tmp_path):
     ):
         rows = (dataclasses.replace(first.rows[0], **change), *first.rows[1:])
         assert dataclasses.replace(first, rows=rows).digest != first.digest
-    renamed = dataclasses.replace(first, class_names=("a", "c"))
+    about = dataclasses.replace(first.about, class_names=("a", "c"))
+    renamed = dataclasses.replace(first, about=about)
     assert renamed.digest != first.digest
 
 
@@ -135,14 +135,20 @@ def test_head_counts(tmp_path):
     assert head["files"] == {"total": 3, "copied": 2, "skipped": 1}
 
 
+def marker(*obsolete):
+    last = [manifest.ROWS_NAME, manifest.HEAD_NAME]
+    return json.dumps({"last": last, "obsolete": obsolete})
+
+
 class TestCommit:
     def stage_new(self, tmp_path):
         old = make(tmp_path)
         write(old)
         (tmp_path / "a.tfrecord").write_text("old")
         (tmp_path / "gone.tfrecord").write_text("old")
-        new = dataclasses.replace(old, seed=99)
-        partial = tmp_path / manifest.PARTIAL_NAME
+        about = dataclasses.replace(old.about, seed=99)
+        new = dataclasses.replace(old, about=about)
+        partial = tmp_path / staging.PARTIAL_NAME
         partial.mkdir()
         new.stage(partial)
         (partial / "a.tfrecord").write_text("new")
@@ -151,42 +157,42 @@ class TestCommit:
     def test_before_the_marker_nothing_has_happened(self, tmp_path):
         old, _, _ = self.stage_new(tmp_path)
         assert manifest.read(tmp_path) == old
-        with manifest.staging(tmp_path) as partial:
+        with staging.staged(tmp_path) as partial:
             assert list(partial.iterdir()) == []
         assert manifest.read(tmp_path) == old
 
     def test_after_the_marker_it_is_completed(self, tmp_path):
         _, new, partial = self.stage_new(tmp_path)
-        (partial / manifest.COMMIT_NAME).write_text('["gone.tfrecord"]')
+        (partial / staging.COMMIT_NAME).write_text(marker("gone.tfrecord"))
         (partial / "a.tfrecord").rename(tmp_path / "a.tfrecord")  # killed here
         with pytest.raises(schema.DataError, match="interrupted"):
             manifest.read(tmp_path)
-        assert manifest.finish_commit(tmp_path)
+        staging.finish(tmp_path)
         assert manifest.read(tmp_path) == new
         assert (tmp_path / "a.tfrecord").read_text() == "new"
         assert not (tmp_path / "gone.tfrecord").exists()
         assert not partial.exists()
-        assert not manifest.finish_commit(tmp_path)
+        staging.finish(tmp_path)  # nothing is left to do
 
     def test_killed_after_the_last_rename(self, tmp_path):
         _, new, partial = self.stage_new(tmp_path)
-        (partial / manifest.COMMIT_NAME).write_text("[]")
+        (partial / staging.COMMIT_NAME).write_text(marker())
         for path in list(partial.iterdir()):
-            if path.name != manifest.COMMIT_NAME:
+            if path.name != staging.COMMIT_NAME:
                 path.replace(tmp_path / path.name)
-        assert manifest.finish_commit(tmp_path)
+        staging.finish(tmp_path)
         assert manifest.read(tmp_path) == new
 
     def test_a_failure_leaves_nothing_behind(self, tmp_path):
-        with pytest.raises(RuntimeError), manifest.staging(tmp_path) as partial:
+        with pytest.raises(RuntimeError), staging.staged(tmp_path) as partial:
             (partial / "half").write_text("x")
             raise RuntimeError
         assert list(tmp_path.iterdir()) == []
 
     def test_two_at_once_are_refused(self, tmp_path):
         with (
-            manifest.staging(tmp_path),
+            staging.staged(tmp_path),
             pytest.raises(schema.DataError, match="another conversion"),
-            manifest.staging(tmp_path),
+            staging.staged(tmp_path),
         ):
             pass

@@ -1,29 +1,46 @@
 import collections
 import dataclasses
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import manifest, split
+from pipeline import manifest, split, staging, table
 
 SHARES = {"validation": 0.1, "test": 0.1}
+NEW = table.NO_SPLIT
 
 
-def groups(sizes, class_name="a", **how):
-    return [
-        split.Group(
-            name=f"{class_name}{n:060}", class_name=class_name, size=size, **how
-        )
-        for n, size in enumerate(sizes)
-    ]
+def groups(sizes, label=0, start=0):
+    """Groups of one class, the split of none known."""
+    names = [f"{label} {start + n}".encode().ljust(32, b".") for n in range(len(sizes))]
+    return split.Groups(
+        names=np.array(names, "S32"),
+        labels=np.full(len(sizes), label, np.int32),
+        sizes=np.array(sizes, np.int64),
+        splits=np.full(len(sizes), NEW, np.int8),
+    )
+
+
+def join(*parts):
+    names = [field.name for field in dataclasses.fields(split.Groups)]
+    columns = {n: np.concatenate([getattr(one, n) for one in parts]) for n in names}
+    return split.Groups(**columns)
 
 
 def photos(assigned, members):
     counts = collections.Counter()
-    for group in members:
-        counts[assigned[group.name]] += group.size
+    for number, size in zip(assigned, members.sizes, strict=True):
+        counts[manifest.SPLITS[number]] += int(size)
     return counts
+
+
+def by_name(members, *columns):
+    return {
+        name: tuple(int(column[n]) for column in columns)
+        for n, name in enumerate(members.names)
+    }
 
 
 @given(
@@ -60,27 +77,28 @@ def test_small_classes(count, expected):
 def test_known_groups_stay_and_new_ones_fill_up():
     old = groups([1] * 50)
     first = split.by_shares(old, seed=0, shares=SHARES)
-    known = [dataclasses.replace(g, split=first[g.name]) for g in old]
-    both = known + groups([1] * 150, class_name="a")[50:]
+    both = join(dataclasses.replace(old, splits=first), groups([1] * 100, start=50))
     second = split.by_shares(both, seed=0, shares=SHARES)
-    assert all(second[g.name] == first[g.name] for g in old)
+    assert (second[:50] == first).all()
     assert photos(second, both) == {"train": 120, "validation": 15, "test": 15}
 
 
 def test_another_seed_is_another_split():
     members = groups([1] * 50)
-    splits = [split.by_shares(members, seed=s, shares=SHARES) for s in (0, 0, 1)]
-    assert splits[0] == splits[1] != splits[2]
+    first, again, other = (
+        split.by_shares(members, seed=s, shares=SHARES).tolist() for s in (0, 0, 1)
+    )
+    assert first == again != other
 
 
 def test_order_of_the_groups_does_not_matter():
-    members = groups([1, 2, 3] * 9) + groups([1] * 20, class_name="b")
-    backwards = list(reversed(members))
+    first, second = groups([1, 2, 3] * 9), groups([1] * 20, label=1)
+    both, other = join(first, second), join(second, first)
     for assign in (
-        lambda g: split.by_shares(g, seed=0, shares=SHARES),
+        lambda g: (split.by_shares(g, seed=0, shares=SHARES),),
         lambda g: split.by_folds(g, seed=0, folds=5, fold=1, validation=0.1),
     ):
-        assert assign(members) == assign(backwards)
+        assert by_name(both, *assign(both)) == by_name(other, *assign(other))
 
 
 @given(
@@ -89,33 +107,47 @@ def test_order_of_the_groups_does_not_matter():
     st.integers(2, 5),
 )
 def test_folds_test_every_photo_once(first, second, folds):
-    members = groups(first, "a") + groups(second, "b")
-    tested = collections.Counter()
-    fold_of = None
+    members = join(groups(first), groups(second, label=1))
+    tested = np.zeros(len(members), int)
+    before = None
     for fold in range(folds):
-        assigned = split.by_folds(
+        splits, fold_of = split.by_folds(
             members, seed=0, folds=folds, fold=fold, validation=0.1
         )
-        found = {name: number for name, (_, number) in assigned.items()}
-        assert fold_of in (None, found)  # the same folds whichever is tested
-        fold_of = found
-        for name, (part, number) in assigned.items():
-            assert (part == "test") == (number == fold)
-            tested[name] += part == "test"
-    assert set(tested.values()) == {1}
+        # The same folds whichever is tested.
+        assert before is None or (fold_of == before).all()
+        before = fold_of
+        is_test = splits == manifest.SPLITS.index("test")
+        assert (is_test == (fold_of == fold)).all()
+        tested += is_test
+    assert (tested == 1).all()
 
 
 def test_folds_are_even():
-    members = groups([1] * 53, "a") + groups([1] * 52, "b")
-    assigned = split.by_folds(members, seed=0, folds=5, fold=0, validation=0.1)
-    sizes = collections.Counter(fold for _, fold in assigned.values())
-    assert set(sizes.values()) == {21}
+    members = join(groups([1] * 53), groups([1] * 52, label=1))
+    _, fold_of = split.by_folds(members, seed=0, folds=5, fold=0, validation=0.1)
+    assert {*np.bincount(fold_of)} == {21}
+
+
+def test_a_group_has_the_split_that_some_of_it_have():
+    hashes = np.array([b"a", b"b", b"c", b"a"], "S32")
+    found, group_of = split.groups_of(
+        np.array([7, 5, 9, 7]),
+        hashes,
+        np.array([1, 0, 1, 0], np.int32),
+        np.array([NEW, 2, NEW, 1], np.int8),
+    )
+    assert found.names.tolist() == [b"b", b"a", b"c"]
+    assert found.labels.tolist() == [0, 1, 1]
+    assert found.sizes.tolist() == [1, 2, 1]
+    assert found.splits.tolist() == [2, 1, NEW]
+    assert group_of.tolist() == [1, 0, 2, 1]
 
 
 class TestCommand:
     def copy(self, found, tmp_path):
         copied = dataclasses.replace(found, directory=tmp_path)
-        with manifest.staging(tmp_path) as partial:
+        with staging.staged(tmp_path) as partial:
             copied.stage(partial)
             manifest.commit(tmp_path)
         return copied
@@ -137,14 +169,14 @@ class TestCommand:
         )
         split.resplit(config)
         after = manifest.read(tmp_path)
-        assert (after.seed, after.shares["test"]) == (5, 0.25)
+        assert (after.about.seed, after.about.shares["test"]) == (5, 0.25)
         assert len(after.taken("test")) == len(after.taken("validation")) == 15
 
     def test_the_same_again_writes_nothing(self, found, tmp_path):
         self.copy(found, tmp_path)
         head = tmp_path / manifest.HEAD_NAME
         before = head.stat().st_mtime_ns
-        split.resplit(split.Config(data=str(tmp_path), seed=found.seed))
+        split.resplit(split.Config(data=str(tmp_path), seed=found.about.seed))
         assert head.stat().st_mtime_ns == before
 
     @pytest.mark.parametrize(
@@ -165,5 +197,7 @@ class TestCommand:
 def test_warnings_name_the_class(found):
     rows = [r for r in found.rows if r.class_name != "red" or r.split == "train"]
     few = dataclasses.replace(found, rows=tuple(rows))
-    assert split.warnings(found) == []
-    assert split.warnings(few) == ["class red: no photo for validation and test"]
+    assert split.warnings(found.counts()) == []
+    assert split.warnings(few.counts()) == [
+        "class red: no photo for validation and test"
+    ]

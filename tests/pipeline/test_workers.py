@@ -48,7 +48,7 @@ def run(function, blocks, num_workers=2, initializer=nothing):
         workers.map_blocks(
             function,
             blocks,
-            on_crash=lambda item: f"{item} crashed",
+            on_crash=lambda item: [f"{item} crashed"],
             num_workers=num_workers,
             initializer=initializer,
         )
@@ -61,7 +61,7 @@ BLOCKS = [list(range(start, start + 3)) for start in range(0, 30, 3)]
 @pytest.mark.parametrize("num_workers", [1, 3])
 def test_results_come_in_the_order_of_the_blocks(num_workers):
     found = run(slow_first, BLOCKS, num_workers)
-    assert found == [(block, double(block)) for block in BLOCKS]
+    assert found == [(block, [double(block)]) for block in BLOCKS]
 
 
 def test_no_blocks():
@@ -72,7 +72,7 @@ def test_no_blocks():
 def test_a_crash_costs_its_item_alone(victims):
     found = run(functools.partial(deadly, victims), BLOCKS)
     assert [block for block, _ in found] == BLOCKS
-    flat = [result for _, results in found for result in results]
+    flat = [one for _, results in found for result in results for one in result]
     expected = [
         f"{item} crashed" if item in victims else 2 * item for item in range(30)
     ]
@@ -140,7 +140,7 @@ def interrupt_self():
 
 def test_workers_leave_an_interrupt_to_their_parent():
     found = run(double, BLOCKS, initializer=interrupt_self)
-    assert found == [(block, double(block)) for block in BLOCKS]
+    assert found == [(block, [double(block)]) for block in BLOCKS]
 
 
 def test_workers_start_with_interrupts_held_back():

@@ -1,0 +1,115 @@
+"""The data set as an earlier conversion left it, as far as a later one must respect it.
+
+No photo that is known changes its split, whatever it is called now; and its record is
+kept if nothing about it has changed.
+"""
+
+import bisect
+import collections
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pipeline import manifest, table
+
+
+class Known:
+    """What is read of an earlier manifest, without holding its rows.
+
+    Attributes:
+        about: class names, seed, settings.
+        digest: of the manifest.
+        directory: of the data set.
+        files: names of its record files.
+        ends: {record file: its size in bytes}.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Reads a manifest once.
+
+        Raises:
+            schema.DataError: damaged; as manifest.read.
+        """
+        self.directory = directory
+        self.about, self.digest = manifest.read_head(directory)
+        self.ends: dict[str, int] = collections.defaultdict(int)
+        hashes, splits, folds = [], bytearray(), []
+        with manifest.Writer(self.about, None) as writer:
+            for row in manifest.read_rows(directory):
+                writer.add(manifest.Line.of(row))
+                if row.taken:
+                    end = row.offset + row.length
+                    self.ends[row.file] = max(self.ends[row.file], end)
+                # The same bytes may also lie outside any class, without a split.
+                if row.split:
+                    hashes.append(bytes.fromhex(row.sha256))
+                    splits.append(manifest.SPLITS.index(row.split))
+                    folds.append(table.NO_FOLD if row.fold is None else row.fold)
+        manifest.check_digest(directory, writer.digest, self.digest)
+        self.files = sorted(self.ends)
+        order = np.argsort(np.array(hashes, "S32"), kind="stable")
+        self._hashes = np.array(hashes, "S32")[order]
+        self._splits = np.frombuffer(splits, np.int8)[order]
+        self._folds = np.array(folds, np.int16)[order]
+
+    def rows(self) -> Iterator[manifest.Row]:
+        """Yields its rows in the order of their paths."""
+        return manifest.read_rows(self.directory)
+
+    def intact_files(self) -> set[str]:
+        """The record files that are as long as they should be."""
+        return {
+            name
+            for name, end in self.ends.items()
+            if (path := self.directory / name).exists() and path.stat().st_size == end
+        }
+
+    def splits_of(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Splits and folds of photos, by their SHA-256; NO_SPLIT if they are new.
+
+        Args:
+            hashes: S32 [num_photos].
+
+        Returns:
+            int8 and int16 [num_photos].
+        """
+        splits = np.full(len(hashes), table.NO_SPLIT, np.int8)
+        folds = np.full(len(hashes), table.NO_FOLD, np.int16)
+        if len(self._hashes) and len(hashes):
+            places = np.searchsorted(self._hashes, hashes)
+            places = np.minimum(places, len(self._hashes) - 1)
+            same = (self._hashes[places] == hashes) & (hashes != b"")
+            splits[same] = self._splits[places[same]]
+            folds[same] = self._folds[places[same]]
+        return splits, folds
+
+    def gone(
+        self, source_paths: Sequence[str], hashes: np.ndarray
+    ) -> Iterator[manifest.Row]:
+        """Yields rows of photos that were taken once and are not there any more.
+
+        Args:
+            source_paths: of all files that are there, sorted.
+            hashes: S32 [num_files], SHA-256 of them.
+        """
+        present = np.sort(hashes)
+        for row in self.rows():
+            place = bisect.bisect_left(source_paths, row.path)
+            there = place < len(source_paths) and source_paths[place] == row.path
+            if there or not row.group:
+                continue
+            digest = np.array(bytes.fromhex(row.sha256), "S32")
+            place = int(np.searchsorted(present, digest))
+            if place == len(present) or present[place] != digest:
+                yield row.skipped(manifest.GONE)
+
+
+def rows_at(known: Known, paths: Sequence[str]) -> Iterator[manifest.Row | None]:
+    """Yields the known row of each path; both are in the order of the paths."""
+    rows = known.rows()
+    row = next(rows, None)
+    for path in paths:
+        while row is not None and row.path < path:
+            row = next(rows, None)
+        yield row if row is not None and row.path == path else None

@@ -1,0 +1,106 @@
+"""An output folder in which all files of a conversion appear together.
+
+They are staged in `OUT/.partial`, and once the marker file `COMMIT` stands there they
+only need renaming. `finish` does that, also after a crash; readers refuse a folder
+where it has not happened yet.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pipeline import schema
+
+PARTIAL_NAME = ".partial"
+COMMIT_NAME = "COMMIT"
+
+
+@contextlib.contextmanager
+def staged(directory: Path) -> Iterator[Path]:
+    """Gives an empty staging folder, alone; what is not committed is removed again.
+
+    Raises:
+        schema.DataError: another process is writing into `directory`.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise schema.DataError(
+                f"{directory}: another conversion is writing here; wait for it to end"
+            ) from error
+        finish(directory)
+        partial = directory / PARTIAL_NAME
+        shutil.rmtree(partial, ignore_errors=True)  # of a conversion that was killed
+        partial.mkdir()
+        try:
+            yield partial
+        finally:
+            if not (partial / COMMIT_NAME).exists():
+                shutil.rmtree(partial, ignore_errors=True)
+    finally:
+        os.close(descriptor)
+
+
+def commit(
+    directory: Path, *, last: Sequence[str], obsolete: Sequence[str] = ()
+) -> None:
+    """Puts the staged files in place; a crash half-way is completed by the next reader.
+
+    Args:
+        directory: the output folder; its `.partial` holds the finished files.
+        last: names of the files by which a reader knows the folder: on disk before
+            anything is renamed, and renamed after all others, in this order.
+        obsolete: names of files that the new state no longer has.
+    """
+    partial = directory / PARTIAL_NAME
+    # Not the others: should the power fail before the system has written them, their
+    # sizes and checksums tell, and the photos are still there.
+    for name in last:
+        _sync(partial / name)
+    marker = partial / (COMMIT_NAME + ".tmp")
+    content = {"last": list(last), "obsolete": list(obsolete)}
+    marker.write_text(json.dumps(content), encoding="ascii")
+    _sync(marker)
+    marker.rename(partial / COMMIT_NAME)
+    _sync(partial)
+    finish(directory)
+
+
+def is_unfinished(directory: Path) -> bool:
+    """Whether a commit was interrupted, which `finish` completes."""
+    return (directory / PARTIAL_NAME / COMMIT_NAME).exists()
+
+
+def finish(directory: Path) -> None:
+    """Completes a commit that was interrupted, if there was one."""
+    partial = directory / PARTIAL_NAME
+    marker = partial / COMMIT_NAME
+    if not marker.exists():
+        return
+    waiting = {path.name: path for path in partial.iterdir()}
+    content = json.loads(waiting.pop(COMMIT_NAME).read_text(encoding="ascii"))
+    last = [waiting.pop(name) for name in content["last"] if name in waiting]
+    for name, path in sorted(waiting.items()):
+        path.replace(directory / name)
+    for name in content["obsolete"]:
+        (directory / name).unlink(missing_ok=True)
+    for path in last:
+        path.replace(directory / path.name)
+    _sync(directory)
+    marker.unlink()
+    shutil.rmtree(partial)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
