@@ -6,6 +6,7 @@ file gives in the weights' order.
 """
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ class Overrides:
         channel_order: of the weights' input; one of CHANNEL_ORDERS.
         scale: what 0..255 is divided by; 0: the weights' own.
         mean: what is subtracted then: three numbers in RGB order, or a file
-            (.binaryproto, .npy) in the weights' order; "": the weights' own.
+            (.binaryproto, .npy) in the weights' order and units of 0..255; "": the
+            weights' own.
         std: three numbers in RGB order that it is divided by then; "": likewise.
     """
 
@@ -55,8 +57,8 @@ class Overrides:
         """The spec with what was overridden.
 
         Raises:
-            errors.CheckpointError: the mean file cannot be read or does not fit.
-            ValueError: the values do not go together.
+            errors.CheckpointError: the mean file cannot be read or does not fit, or the
+                values do not go together.
         """
         size = self.image_size or spec.size_px
         short_side = self.short_side or round(size * spec.short_side_px / spec.size_px)
@@ -72,7 +74,9 @@ class Overrides:
             changes["mean"] = tuple(np.mean(spec.mean_image, axis=(0, 1)).tolist())
         if self.mean:
             changes["mean_image"] = None
-            changes |= self._mean(size, short_side, bgr=self.bgr(by_weights_bgr))
+            scale = self.scale or spec.scale
+            bgr = self.bgr(by_weights_bgr)
+            changes |= self._mean(size, short_side, scale=scale, bgr=bgr)
         named = [
             field.name
             for field in dataclasses.fields(self)
@@ -80,15 +84,24 @@ class Overrides:
         ]
         if named:
             changes["source"] = f"{spec.source}; by flags: {', '.join(named)}"
-        return dataclasses.replace(spec, **changes)
+        try:
+            return dataclasses.replace(spec, **changes)
+        except ValueError as error:
+            raise errors.MismatchedCheckpoint(
+                f"preprocessing by flags ({', '.join(named)}): {error}"
+            ) from error
 
-    def _mean(self, size: int, short_side: int, *, bgr: bool) -> dict[str, Any]:
+    def _mean(
+        self, size: int, short_side: int, *, scale: float, bgr: bool
+    ) -> dict[str, Any]:
+        """The mean in units of pixels / scale; files have it in those of 0..255."""
         path = Path(self.mean)
         if not path.exists():
             if path.suffix in (".binaryproto", ".npy"):
                 raise errors.MissingCheckpoint(f"--mean={path}: no such file")
             return {"mean": _three_numbers("mean", self.mean)}
         found = mean.read(path)
+        found = found / np.float32(scale)
         if bgr:
             found = found[..., ::-1]
         if found.ndim == 1:
@@ -103,7 +116,8 @@ class Overrides:
         # Windows lie elsewhere in training; the mean of the central one serves all.
         start = (height - size) // 2
         window = found[start : start + size, start : start + size]
-        rounded = np.round(window.astype(np.float64), 3)  # of 255
+        digits = 3 + round(math.log10(scale))
+        rounded = np.round(window.astype(np.float64), max(0, digits))
         return {"mean_image": preprocess.tuples(rounded.tolist())}
 
 

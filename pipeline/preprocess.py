@@ -7,12 +7,15 @@ knows; the pixels are handled in a TensorFlow graph.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
 
+MAX_SIDE_PX = 4096  # of what a network looks at
+_MAX_LEVEL = 512  # no mean of pixels lies beyond, in units of 0..255
 MeanImage = tuple[tuple[tuple[float, float, float], ...], ...]
 
 
@@ -66,28 +69,54 @@ class InputSpec:
         return cls(**found)
 
     def __post_init__(self) -> None:
+        self._check_sizes()
         for name in ("mean", "std"):
-            values = getattr(self, name)
-            if not isinstance(values, tuple) or np.shape(values) != (3,):
-                raise ValueError(f"{name}={values!r}: expected three numbers")
-            if not np.isfinite(values).all():
-                raise ValueError(f"{name}={values}: expected finite numbers")
-        if self.resize not in ("crop", "squash"):
-            raise ValueError(f"resize={self.resize!r}: expected crop or squash")
-        if not 1 <= self.size_px <= self.short_side_px:
-            raise ValueError(
-                f"size_px={self.size_px}, short_side_px={self.short_side_px}: expected "
-                "1 <= size_px <= short_side_px"
-            )
+            if not _are_numbers(getattr(self, name), (3,)):
+                raise ValueError(f"{name}: expected three finite numbers")
+        if not _are_numbers(self.scale, ()):
+            raise ValueError("scale: expected a finite number")
         if min(self.std) <= 0 or self.scale <= 0:
             raise ValueError(f"std={self.std}, scale={self.scale}: expected above 0")
-        if self.mean_image:
-            shape = np.shape(self.mean_image)
-            if shape != (self.size_px, self.size_px, 3):
+        if max(map(abs, self.mean)) * self.scale > _MAX_LEVEL:
+            raise ValueError(
+                f"mean={self.mean}: pixels are divided by {self.scale:g} first, so "
+                f"expected at most {255 / self.scale:g}"
+            )
+        if self.mean_image is not None:
+            shape = (self.size_px, self.size_px, 3)
+            if not _are_numbers(self.mean_image, shape):
                 raise ValueError(
-                    f"mean image of {shape}, expected {self.size_px} x {self.size_px} "
-                    "pixels of three channels"
+                    f"mean image: expected {shape[0]} x {shape[1]} pixels of three "
+                    "finite numbers"
                 )
+        if not isinstance(self.source, str) or not self.source.isprintable():
+            raise ValueError("source: expected a line of text")
+
+    def _check_sizes(self) -> None:
+        if self.resize not in ("crop", "squash"):
+            raise ValueError("resize: expected crop or squash")
+        if (
+            type(self.size_px) is not int
+            or type(self.short_side_px) is not int
+            or not 1 <= self.size_px <= self.short_side_px <= MAX_SIDE_PX
+        ):
+            raise ValueError(
+                f"size_px={self.size_px!r:.40}, short_side_px="
+                f"{self.short_side_px!r:.40}: expected 1 <= size_px <= short_side_px "
+                f"<= {MAX_SIDE_PX}"
+            )
+
+
+def _are_numbers(value: Any, shape: tuple[int, ...]) -> bool:
+    """Whether nested tuples hold finite numbers, in that shape."""
+    if not shape:
+        known = isinstance(value, int | float) and not isinstance(value, bool)
+        return known and math.isfinite(value)
+    return (
+        isinstance(value, tuple)
+        and len(value) == shape[0]
+        and all(_are_numbers(one, shape[1:]) for one in value)
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

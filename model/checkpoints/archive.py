@@ -3,9 +3,10 @@
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
-from model.checkpoints import errors
+from model.checkpoints import errors, shapes
 
 # What zipfile raises on damaged files: a place before the file's start, a name that is
 # no text, a version or compression that it does not know, a member that is encrypted.
@@ -17,6 +18,23 @@ FAULTS = (
     ValueError,
     RuntimeError,
 )
+
+
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+
+def check_methods(members: Iterable[zipfile.ZipInfo], path: Path) -> None:
+    """Refuses members that are compressed in another way than NumPy and Keras do.
+
+    Raises:
+        errors.CorruptCheckpoint: names the first.
+    """
+    for info in members:
+        if info.compress_type not in _METHODS:
+            raise errors.CorruptCheckpoint(
+                f"{path}: {shapes.brief(info.filename)} is compressed by method "
+                f"{info.compress_type}; expected stored or deflated"
+            )
 
 
 def names(path: Path) -> list[str]:

@@ -13,7 +13,6 @@ from model.checkpoints import archive, errors, h5, h5_process
 
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 _TEXT_LIMIT = 32 << 20
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 def read(path: Path) -> h5.H5Content:
@@ -76,10 +75,11 @@ def _check(opened: zipfile.ZipFile, path: Path) -> None:
             )
         info = members[name]
         limit = h5_process.limit_for(size_bytes) if name == _WEIGHTS else _TEXT_LIMIT
-        if info.file_size > limit or info.compress_type not in _METHODS:
+        archive.check_methods([info], path)
+        if info.file_size > limit:
             raise errors.CorruptCheckpoint(
                 f"{path}: {name} has {info.file_size:,} bytes, expected at most "
-                f"{limit:,}, stored or deflated"
+                f"{limit:,}"
             )
         if not 0 <= info.header_offset < size_bytes:
             raise errors.CorruptCheckpoint(f"{path}: {name} begins outside the file")

@@ -21,7 +21,8 @@ def read(path: Path) -> np.ndarray:
         errors.CorruptCheckpoint: damaged, too large, or not of three channels.
     """
     if not path.is_file():
-        raise errors.MissingCheckpoint(f"{path}: no such file")
+        what = "is no file" if path.exists() else "no such file"
+        raise errors.MissingCheckpoint(f"{path}: {what}; expected a mean image")
     size = path.stat().st_size
     if size > _MAX_BYTES:
         raise errors.CorruptCheckpoint(

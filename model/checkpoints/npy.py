@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from model.checkpoints import archive, errors, unpickle
+from model.checkpoints import archive, errors, shapes, unpickle
 
 SIGNATURE = b"\x93NUMPY"
 _HEADER_LIMIT = 10_000  # numpy's own, against headers that take ast for ever
@@ -56,6 +56,7 @@ def _members(opened: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
         raise errors.CorruptCheckpoint(
             f"{path}: {total:,} bytes in a file of {size:,}; weights do not shrink so"
         )
+    archive.check_methods(infos, path)
     if (
         sum(info.compress_size for info in infos) > size
         or min((info.header_offset for info in infos), default=0) < 0
@@ -113,20 +114,17 @@ def _array(data: bytes, where: str) -> Any:
         dtype = np.dtype(descr) if isinstance(descr, str) and len(descr) < 8 else None
     except (ValueError, SyntaxError, KeyError, TypeError, MemoryError, RecursionError):
         raise corrupt("a header that is none") from None
-    if (
-        dtype is None
-        or not isinstance(shape, tuple)
-        or len(shape) > 32
-        or not all(type(size) is int and 0 <= size < 1 << 48 for size in shape)
-    ):
-        raise corrupt(f"an array of {str(descr)[:40]!r} and shape {str(shape)[:80]}")
+    if dtype is None or not isinstance(shape, tuple) or not shapes.is_possible(shape):
+        raise corrupt(
+            f"an array of {shapes.brief(descr)} and shape {shapes.brief(shape)}"
+        )
     start = begin + length
     if dtype.kind == "O":
         if math.prod(shape) != 1:
             raise corrupt(
                 f"an array of {math.prod(shape):,} objects, expected one dict"
             )
-        found, _ = unpickle.loads(data[start:], where)
+        found, _ = unpickle.loads(data, where, start=start)
         return found
     if dtype.kind not in _KINDS:
         raise corrupt(f"an array of {dtype}, which are no numbers,")

@@ -5,7 +5,6 @@ torch/csrc/jit/docs/serialization.md.
 """
 
 import dataclasses
-import io
 import math
 import pickle
 import zipfile
@@ -16,11 +15,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from model.checkpoints import archive, errors, unpickle
+from model.checkpoints import archive, errors, shapes, unpickle
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-_LIMIT = 1 << 48  # numbers in a storage; beyond any file
-# Tensors may share a storage, as tied weights do; each is read into memory of its own.
+# Tensors may share a storage, as tied weights do; each may take memory of its own.
 _SHARING_LIMIT = 10
 
 _STORAGE_DTYPES: dict[str, Any] = {
@@ -75,12 +73,15 @@ class _Tensor(_Sealed):
         return math.prod(self.shape) * self.storage.dtype.itemsize
 
     def read(self) -> np.ndarray:
-        """Returns a copy of the view."""
+        """Returns it, read-only where it lies in the storage as NumPy would have it."""
         values = self.storage.values
         if values is None:
             raise ValueError(f"storage {self.storage.key!r} is unread")
         if not math.prod(self.shape):
             return np.empty(self.shape, values.dtype)
+        if self.strides == _strides(self.shape):
+            count = math.prod(self.shape)
+            return values[self.offset : self.offset + count].reshape(self.shape)
         view = np.lib.stride_tricks.as_strided(
             values[self.offset :],
             self.shape,
@@ -90,17 +91,22 @@ class _Tensor(_Sealed):
         return np.array(view)
 
 
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Those of an array in C order, in numbers."""
+    found = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    return tuple(found)
+
+
 def _rebuild_tensor(
     storage: Any, offset: Any, shape: Any, strides: Any, *_: Any
 ) -> _Tensor:
     if not isinstance(storage, _Storage):
         raise pickle.UnpicklingError("a tensor without storage")
     shape, strides = tuple(shape), tuple(strides)
-    sizes = (*shape, *strides, offset)
     if (
-        len(sizes) > 65
-        or not all(type(n) is int and 0 <= n < _LIMIT for n in sizes)
-        or math.prod(n or 1 for n in shape) > _LIMIT
+        not shapes.is_possible(shape)
+        or len(strides) > len(shape)
+        or not all(type(n) is int and 0 <= n < shapes.LIMIT for n in (*strides, offset))
     ):
         raise pickle.UnpicklingError("a tensor with impossible sizes")
     if len(strides) != len(shape):
@@ -124,7 +130,6 @@ def _rebuild_parameter(data: Any, *_: Any) -> Any:
 
 
 _NAMES: dict[str, Any] = {
-    "collections.OrderedDict": unpickle.PLAIN_NAMES["collections.OrderedDict"],
     "torch._utils._rebuild_tensor": _rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
     "torch._utils._rebuild_parameter": _rebuild_parameter,
@@ -144,18 +149,27 @@ class _Storages:
 
     def load(self, reference: Any) -> _Storage:
         """("storage", kind, key, location, number of elements[, view]) -> storage."""
-        if len(reference) < 5 or reference[0] != "storage":
+        if (
+            not isinstance(reference, tuple | list)
+            or len(reference) < 5
+            or reference[0] != "storage"
+        ):
             raise pickle.UnpicklingError("a reference to something unknown")
         _, kind, key, _, size = reference[:5]
         if len(reference) > 5 and reference[5] is not None:
             raise pickle.UnpicklingError("a view of a storage, as of PyTorch 0.1")
+        name = unpickle.key_text(key, self.where)
         if not isinstance(kind, _StorageKind) or type(size) is not int:
-            raise pickle.UnpicklingError(f"storage {key!r} of {kind!r}")
-        if not 0 <= size < _LIMIT:
-            raise pickle.UnpicklingError(f"storage {key!r} with an impossible size")
-        storage = self.found.setdefault(str(key), _Storage(str(key), kind.dtype, size))
+            raise pickle.UnpicklingError(f"storage {shapes.brief(name)} of no kind")
+        if not 0 <= size < shapes.LIMIT:
+            raise pickle.UnpicklingError(
+                f"storage {shapes.brief(name)} with an impossible size"
+            )
+        storage = self.found.setdefault(name, _Storage(name, kind.dtype, size))
         if (storage.dtype, storage.num_elements) != (kind.dtype, size):
-            raise pickle.UnpicklingError(f"storage {key!r} is of two kinds")
+            raise pickle.UnpicklingError(
+                f"storage {shapes.brief(name)} is of two kinds"
+            )
         return storage
 
 
@@ -209,16 +223,19 @@ def _read_archive(opened: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
     for storage in storages.found.values():
         name = f"{prefix}data/{storage.key}"
         if name not in members:
-            raise errors.CorruptCheckpoint(f"{path}: {name} is missing")
+            raise errors.CorruptCheckpoint(f"{path}: {shapes.brief(name)} is missing")
         storage.values = _storage_values(opened.read(name), storage, path)
     return _state_dict(found, path)
 
 
-def _storage_values(data: bytes, storage: _Storage, path: Path) -> np.ndarray:
+def _storage_values(
+    data: bytes | memoryview, storage: _Storage, path: Path
+) -> np.ndarray:
     expected = storage.num_elements * storage.dtype.itemsize
     if len(data) != expected:
         raise errors.CorruptCheckpoint(
-            f"{path}: storage {storage.key} has {len(data)} bytes, expected {expected}"
+            f"{path}: storage {shapes.brief(storage.key)} has {len(data)} bytes, "
+            f"expected {expected}"
         )
     return np.frombuffer(data, storage.dtype)
 
@@ -236,8 +253,9 @@ def read_legacy(path: Path) -> dict[str, np.ndarray]:
     parts = []
     for _ in range(5):
         part, length = unpickle.loads(
-            data[position:],
+            data,
             where,
+            start=position,
             names=_NAMES,
             persistent_load=storages.load,
         )
@@ -246,21 +264,28 @@ def read_legacy(path: Path) -> dict[str, np.ndarray]:
     magic, _, _, found, keys = parts
     if magic != LEGACY_MAGIC or not isinstance(keys, list):
         raise errors.CorruptCheckpoint(f"{path}: not the parts that torch.save writes")
-    file = io.BytesIO(data)
-    file.seek(position)
     for key in keys:
-        storage = storages.found.get(str(key))
-        count = file.read(8)
+        name = unpickle.key_text(key, where)
+        storage = storages.found.get(name)
+        count = data[position : position + 8]
         if storage is None or len(count) < 8:
-            raise errors.CorruptCheckpoint(f"{path}: storage {key!r} is missing")
+            raise errors.CorruptCheckpoint(
+                f"{path}: storage {shapes.brief(name)} is missing"
+            )
         if int.from_bytes(count, "little") != storage.num_elements:
-            raise errors.CorruptCheckpoint(f"{path}: storage {key!r} has another size")
+            raise errors.CorruptCheckpoint(
+                f"{path}: storage {shapes.brief(name)} has another size"
+            )
+        position += 8
         size = storage.num_elements * storage.dtype.itemsize
-        storage.values = _storage_values(file.read(size), storage, path)
+        available = min(size, len(data) - position)
+        content = memoryview(data)[position : position + available]
+        storage.values = _storage_values(content, storage, path)
+        position += size
     for storage in storages.found.values():
         if storage.values is None:
             raise errors.CorruptCheckpoint(
-                f"{path}: storage {storage.key!r} is missing"
+                f"{path}: storage {shapes.brief(storage.key)} is missing"
             )
     return _state_dict(found, path)
 

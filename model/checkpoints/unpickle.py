@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from model.checkpoints import errors
+from model.checkpoints import errors, shapes
 
 # Kinds of numbers an array may hold; no objects, no strings, no structures.
 _NUMBER_KINDS = "biuf"
@@ -35,7 +35,7 @@ class _Dtype:
 
     def __init__(self, code: Any, align: Any = False, copy: Any = False) -> None:
         if not isinstance(code, str) or len(code) > 4:
-            raise pickle.UnpicklingError(f"dtype {code!r}")
+            raise pickle.UnpicklingError(f"dtype {shapes.brief(code)}")
         self.dtype: np.dtype[Any] = np.dtype(code)
         if self.dtype.kind not in _NUMBER_KINDS + "O":
             raise pickle.UnpicklingError(f"an array of {self.dtype}, not of numbers")
@@ -43,7 +43,7 @@ class _Dtype:
     def __setstate__(self, state: Any) -> None:
         order = state[1]
         if order not in ("<", ">", "|", "="):
-            raise pickle.UnpicklingError(f"byte order {order!r}")
+            raise pickle.UnpicklingError(f"byte order {shapes.brief(order)}")
         if order in "<>":
             self.dtype = self.dtype.newbyteorder(order)
 
@@ -106,8 +106,8 @@ def check_length(size_bytes: int, dtype: np.dtype[Any], shape: tuple[Any, ...]) 
     Raises:
         pickle.UnpicklingError: shape and number of bytes do not fit.
     """
-    if len(shape) > 32 or not all(type(size) is int and size >= 0 for size in shape):
-        raise pickle.UnpicklingError(f"shape {shape!r}")
+    if not shapes.is_possible(shape):
+        raise pickle.UnpicklingError(f"shape {shapes.brief(shape)}")
     if math.prod(shape) * dtype.itemsize != size_bytes:
         raise pickle.UnpicklingError(f"{size_bytes} bytes for shape {shape} of {dtype}")
 
@@ -142,12 +142,11 @@ def _encode(text: Any, encoding: Any) -> str:
     What it is needed for is an array's data; see `_Array.fill`.
     """
     if not isinstance(text, str) or encoding != "latin1":
-        raise pickle.UnpicklingError(f"encoding {encoding!r}")
+        raise pickle.UnpicklingError(f"encoding {shapes.brief(encoding)}")
     return text
 
 
 PLAIN_NAMES: dict[str, Any] = {
-    "collections.OrderedDict": collections.OrderedDict,
     "_codecs.encode": _encode,
     "__builtin__.bytes": _bytes,
     "numpy.ndarray": _Array,
@@ -165,14 +164,16 @@ def loads(
     data: bytes,
     where: str,
     *,
+    start: int = 0,
     names: Mapping[str, Any] = PLAIN_NAMES,
     persistent_load: Callable[[Any], Any] | None = None,
 ) -> tuple[Any, int]:
     """Reads one pickle.
 
     Args:
-        data: starts with the pickle; more may follow.
+        data: holds the pickle; more may follow.
         where: the file, for errors.
+        start: where it begins there.
         names: what the pickle may ask for, as "module.name", and what it gets.
         persistent_load: answers references to data outside the pickle.
 
@@ -184,14 +185,18 @@ def loads(
         errors.CorruptCheckpoint: it is no pickle, or breaks off.
     """
     try:
-        length = _check_opcodes(data)
-        reader = _Reader(io.BytesIO(data), where, names, persistent_load)
+        file = io.BytesIO(data)  # which makes no copy
+        file.seek(start)
+        length = _check_opcodes(file) - start
+        file.seek(start)
+        reader = _Reader(file, where, names, persistent_load)
         found = _Resolver(budget_bytes=length).resolve(reader.load())
     except errors.CheckpointError:
         raise
     except Exception as error:  # a damaged pickle raises whatever its opcodes meet
         raise errors.CorruptCheckpoint(
-            f"{where}: not a readable pickle ({type(error).__name__}: {error})"
+            f"{where}: not a readable pickle ({type(error).__name__}: "
+            f"{str(error)[:200]})"
         ) from error
     return found, length
 
@@ -208,9 +213,20 @@ class _Reader(pickle.Unpickler):
         self._where = where
         self._names = names
         self._persistent_load = persistent_load
+        self._pairs_left = _STEP_LIMIT
+
+    def _ordered_dict(self, *arguments: Any) -> Any:
+        """Stands in for collections.OrderedDict, which copies what it is made of."""
+        found = collections.OrderedDict(*arguments)
+        self._pairs_left -= len(found)
+        if self._pairs_left < 0:
+            raise pickle.UnpicklingError(f"more than {_STEP_LIMIT:,} entries")
+        return found
 
     def find_class(self, module: str, name: str) -> Any:
         full_name = f"{module}.{name}"
+        if full_name == "collections.OrderedDict":
+            return self._ordered_dict
         if full_name not in self._names:
             raise errors.UnsafeCheckpoint(
                 f"{self._where}: its pickle asks for {_plain(full_name)}, which is not "
@@ -230,8 +246,8 @@ def _plain(name: str) -> str:
     return name.encode("unicode_escape").decode()[:200]
 
 
-def _check_opcodes(data: bytes) -> int:
-    """Returns the pickle's length, after a walk through it that builds nothing.
+def _check_opcodes(file: io.BytesIO) -> int:
+    """Returns where the pickle ends, after a walk through it that builds nothing.
 
     Refuses memo indices that would eat the memory (the C unpickler sizes its memo by
     the largest index, which is any 32-bit number), too many steps, and tuples whose
@@ -239,7 +255,7 @@ def _check_opcodes(data: bytes) -> int:
     """
     opcode, end = None, 0
     stack = _TupleSizes()
-    for count, (opcode, argument, position) in enumerate(pickletools.genops(data)):
+    for count, (opcode, argument, position) in enumerate(pickletools.genops(file)):
         if count > _STEP_LIMIT:
             raise pickle.UnpicklingError(f"more than {_STEP_LIMIT:,} steps")
         if "PUT" in opcode.name and int(argument or 0) > count + 1:

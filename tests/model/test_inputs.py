@@ -25,7 +25,7 @@ def test_nothing_is_replaced_by_default():
         ({"image_size": 112}, {"size_px": 112, "short_side_px": 128}),
         ({"image_size": 256, "short_side": 256}, {"size_px": 256}),
         ({"resize": "squash"}, {"resize": "squash"}),
-        ({"scale": 255.0}, {"scale": 255.0}),
+        ({"scale": 2.0}, {"scale": 2.0}),
         ({"mean": "9,8,7"}, {"mean": (9.0, 8.0, 7.0)}),
         ({"mean": "127.5"}, {"mean": (127.5, 127.5, 127.5)}),
         ({"std": "0.5,1,2"}, {"std": (0.5, 1.0, 2.0)}),
@@ -37,6 +37,14 @@ def test_what_is_replaced_is_said(how, expected):
     for name, value in expected.items():
         assert getattr(found, name) == value
     assert found.source == f"the weights; by flags: {', '.join(how)}"
+
+
+@pytest.mark.parametrize(
+    "how", [{"scale": 255.0}, {"mean": "9999"}, {"std": "0"}, {"std": "nan"}], ids=str
+)
+def test_what_cannot_be_is_refused_and_names_the_flag(how):
+    with pytest.raises(errors.MismatchedCheckpoint, match=f"flags .{next(iter(how))}"):
+        apply(**how)
 
 
 def test_channel_order_is_the_weights_unless_told():
