@@ -140,14 +140,14 @@ def _evaluate_pretrained(config: Config) -> dict[str, Any]:
     )
     with _records(config.data) as found:
         names = found.class_names
-        if config.labels:  # before the work, not after it
-            pretrained.label_of_each(names, weights.class_names)
         if not config.labels and len(names) == len(weights.class_names):
             weights = dataclasses.replace(weights, class_names=names)
             command.log(
                 "no --labels: the network's classes are taken to be those of the data, "
                 f"in this order: {', '.join(names)}"
             )
+        # Before the work, not after it.
+        label_of_each = pretrained.label_of_each(names, weights.class_names)
         judgement = judge.judge(
             weights.model,
             found,
@@ -157,7 +157,6 @@ def _evaluate_pretrained(config: Config) -> dict[str, Any]:
             temperature=1.0,
             class_names=weights.class_names,
         )
-    label_of_each = pretrained.label_of_each(names, weights.class_names)
     judgement = dataclasses.replace(judgement, labels=label_of_each[judgement.labels])
     return {
         "run": config.ckpt,
@@ -295,6 +294,7 @@ def define_flags() -> None:
         "File of the class names of --ckpt, one a line, as synset_words.txt.",
     )
     inputs.define_flags()
+    flags.adopt_module_key_flags(inputs)  # so that --help shows them
     flags.DEFINE_string(
         "data",
         default.data,

@@ -168,6 +168,12 @@ def _make_plan(
         )
         for line in fit.near_misses():
             command.log(f"note: {line}; layers are matched by name")
+        if unused := [e.tensor for e in fit.entries if e.status == "unused"]:
+            more = ", ..." * (len(unused) > 3)
+            command.log(
+                f"note: {len(unused)} tensors of the file are not used "
+                f"({', '.join(unused[:3])}{more}); ledger.json has all"
+            )
     chosen = fit.network if fit else network.by_name(config.arch or "alexnet_owt")
     spec = fit.spec if fit else config.overrides.apply(chosen.input_spec)
     if config.features and config.features not in chosen.features:
@@ -328,6 +334,7 @@ def define_flags() -> None:
         "Layers not to restore although the file has them, as fc6,fc7.",
     )
     inputs.define_flags()
+    flags.adopt_module_key_flags(inputs)  # so that --help shows them
     flags.DEFINE_string(
         "features",
         default.features,

@@ -15,7 +15,7 @@ from pathlib import Path
 from absl import app, flags
 
 import pipeline.quiet  # noqa: F401 # isort: split
-from model import restore, run, weights
+from model import network, restore, run, weights
 from model.checkpoints import errors
 from pipeline import command, schema
 
@@ -41,13 +41,17 @@ def export(config: Config) -> dict[str, tuple[int, ...]]:
         errors.UnknownFormat: no format has such an ending.
     """
     path = Path(config.weights)
+    weights.check_ending(path)
     finished = run.read(config.run_dir)
     model = finished.load_model()
     arrays = restore.gather(model)
-    about = weights.describe(finished.config["network"], finished.spec) | {
+    network_name = finished.config["network"]
+    about = weights.describe(network_name, finished.spec) | {
         "run": finished.directory.name,
         "class_names": "\n".join(finished.class_names),
     }
+    if network_name not in network.NETWORKS:  # it was made of a configuration
+        about["keras_config"] = model.to_json()
     path.parent.mkdir(parents=True, exist_ok=True)
     with run.replacing(path, suffix=f".partial{path.name}") as partial:
         if path.name.endswith(".weights.h5"):  # as Keras 3 itself reads it

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from model import loop, metrics, restore, run, stages, zoo
+from model import loop, metrics, restore, run, stages, weights, zoo
 from pipeline import manifest
 
 
@@ -62,7 +62,8 @@ class Finisher:
                 "epoch": best.epoch,
             },
         )
-        self.record.save_model(whole)
+        about = weights.describe(self.plan.network.name, self.plan.spec)
+        self.record.save_model(whole, about)
 
 
 def photos(found: manifest.Manifest) -> dict[str, list[str]]:

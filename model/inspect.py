@@ -31,6 +31,8 @@ class Fitting:
         restored: number of variables that fit.
         wanted: number that the network has.
         features: the deepest step that a new head may sit on; "" if none.
+        unused: number of tensors that it has no place for.
+        strangers: what among them another network must have brought.
     """
 
     network: str
@@ -38,16 +40,19 @@ class Fitting:
     restored: int
     wanted: int
     features: str
+    unused: int
+    strangers: tuple[str, ...]
 
 
 def fittings(checkpoint: reading.Checkpoint, where: str) -> list[Fitting]:
     """Which networks a file fits, and how completely; the best first."""
     import pipeline.quiet  # noqa: F401 # isort: split
-    from model import naming, restore  # with Keras: what was read is shown before
+    from model import matching, restore  # with Keras: what was read is shown before
 
-    checkpoint = naming.join_groups(checkpoint)
+    checkpoint = matching.in_our_terms(checkpoint)
     found: dict[str, Fitting] = {}
-    for match in naming.matches(checkpoint, restore.rebuilt(checkpoint, where)):
+    others, _ = restore.rebuilt(checkpoint, where)
+    for match in matching.matches(checkpoint, where, others):
         if not match.kernels or match.network.name in found:
             continue
         fit = restore.fit_match(checkpoint, where, match)
@@ -58,21 +63,10 @@ def fittings(checkpoint: reading.Checkpoint, where: str) -> list[Fitting]:
             restored=sum(entry.status == "restored" for entry in fit.entries),
             wanted=match.wanted,
             features=possible[-1] if possible else "",
+            unused=sum(entry.status == "unused" for entry in fit.entries),
+            strangers=tuple(matching.strangers(checkpoint, match)),
         )
     return sorted(found.values(), key=lambda one: -one.restored / one.wanted)
-
-
-def why_not_rebuilt(checkpoint: reading.Checkpoint, where: str) -> str:
-    """Why a Keras configuration does not make a network; "" if it does."""
-    from model import keras_config
-
-    text = checkpoint.keras_config
-    if text and not keras_config.own_model(text):
-        try:
-            keras_config.rebuild(text, where)
-        except errors.CheckpointError as error:
-            return f"its Keras configuration is not rebuilt: {error}"
-    return ""
 
 
 def report(path: Path, checkpoint: reading.Checkpoint) -> str:
@@ -84,7 +78,10 @@ def report(path: Path, checkpoint: reading.Checkpoint) -> str:
         f"format: {checkpoint.format}",
         "safe: read as plain data; nothing in it was executed",
         f"tensors: {len(tensors)}, {numbers:,} numbers",
-        *(f"{key}: {_short(text)}" for key, text in checkpoint.metadata.items()),
+        *(
+            f"{_short(key)}: {_short(text)}"
+            for key, text in checkpoint.metadata.items()
+        ),
     ]
     if checkpoint.layers:
         lines.append(f"layers: {_short(', '.join(checkpoint.layers))}")
@@ -96,20 +93,27 @@ def report(path: Path, checkpoint: reading.Checkpoint) -> str:
 
 def report_fittings(checkpoint: reading.Checkpoint, where: str) -> str:
     """Which networks it fits, as text."""
-    lines = []
-    for fitting in fittings(checkpoint, where):
-        head = f"a new head may sit on {fitting.features}"
-        lines.append(
-            f"fits {fitting.network} (names as of {fitting.source}): "
-            f"{fitting.restored} of {fitting.wanted} variables; "
-            + (
-                head
-                if fitting.features
-                else "not from the input on, so no head can sit"
-            )
+    lines = [_describe(fitting) for fitting in fittings(checkpoint, where)]
+    from model import restore  # which `fittings` has brought in quietly
+
+    _, why = restore.rebuilt(checkpoint, where)
+    return "\n".join([*(lines or ["fits no network of ours"]), *filter(None, [why])])
+
+
+def _describe(fitting: Fitting) -> str:
+    unused = f", {fitting.unused} tensors unused" if fitting.unused else ""
+    line = (
+        f"fits {fitting.network} (names as of {fitting.source}): {fitting.restored} of "
+        f"{fitting.wanted} variables{unused}; "
+    )
+    if fitting.strangers:
+        return line + (
+            f"but it is another network's file, as {fitting.strangers[0]} shows; "
+            f"--arch={fitting.network} uses what fits"
         )
-    lines = lines or ["fits no network of ours"]
-    return "\n".join(filter(None, [*lines, why_not_rebuilt(checkpoint, where)]))
+    if fitting.features:
+        return f"{line}a new head may sit on {fitting.features}"
+    return f"{line}not from the input on, so no head can sit"
 
 
 def report_other(path: Path) -> str:
@@ -170,7 +174,9 @@ def _tensor_table(tensors: dict[str, np.ndarray]) -> list[str]:
             with np.errstate(all="ignore"):  # what is not finite is shown as such
                 mean = f"{tensor.mean(dtype=np.float64):.4g}"
                 std = f"{tensor.std(dtype=np.float64):.4g}"
-        rows.append((name, str(list(tensor.shape)), str(tensor.dtype), mean, std))
+        rows.append(
+            (_short(name), str(list(tensor.shape)), str(tensor.dtype), mean, std)
+        )
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     return [
         "  ".join(

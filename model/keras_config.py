@@ -11,30 +11,36 @@ configurations that Keras 1 and 2 wrote.
 import dataclasses
 import functools
 import json
+import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from model import blocks, network
 from model.checkpoints import errors
+from model.keras_layers import LAYERS, Values
 from pipeline import preprocess
 
 _TEXT_LIMIT = 16 << 20
 _MAX_LAYERS, _MAX_DEPTH = 2_000, 8
-_MAX_SIZE = 1 << 16  # filters, units, pixels
 _MAX_PARAMETERS = 1_000_000_000
+_MAX_OUTPUT = 1 << 27  # numbers that a layer puts out, of one image
+# What Keras raises where layers, shapes and values do not fit.
+_DOES_NOT_FIT = (
+    *(ValueError, TypeError, LookupError, ArithmeticError, AttributeError),
+    *(RecursionError, NotImplementedError),
+)
+_PREFIX = "keras-"  # of the names of networks made here
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-_RESERVED = {"image", "normalize", "features", network.FINAL_LAYER}
-_RESERVED |= {"head_flatten", "head_drop"}
+# What a run adds to a network, and the layers by which its model is known.
+_GRAFTED = {"normalize", "head_flatten", "head_drop", network.FINAL_LAYER}
+_IS_OWN = {network.INPUT, "normalize", network.FINAL_LAYER}
+_RESERVED = {network.INPUT, "features", *_GRAFTED}
 _MODELS = ("Sequential", "Functional", "Model")
-_ACTIVATIONS = {
-    *("linear", "relu", "relu6", "elu", "selu", "gelu", "tanh", "sigmoid"),
-    *("hard_sigmoid", "softmax", "softplus", "softsign", "swish", "silu"),
-}
 _LAST = ("softmax", "sigmoid")  # what turns logits into probabilities
-# Values of dtype, initializers and so on are of no use here and never looked at.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,62 +111,84 @@ def rebuild(text: str, where: str) -> network.Network:
             f"{where}: its configuration is no JSON ({str(error)[:100]})"
         ) from error
     reader = _Reader(where)
-    steps = reader.model(_Values(config, reader, "the model"), depth=0)
-    return _as_network(steps, reader)
+    try:
+        steps = reader.model(Values(config, reader.refuse, "the model"), depth=0)
+        return _as_network(steps, reader)
+    except _DOES_NOT_FIT as error:
+        why = " ".join(str(error).split())[:200]
+        raise reader.refuse(f"parts that do not go together ({why})") from error
+
+
+def name_of(model_name: str) -> str:
+    """What the network is called that is made of a model of that name."""
+    return model_name if model_name.startswith(_PREFIX) else _PREFIX + model_name
 
 
 def own_model(text: str) -> tuple[str, preprocess.InputSpec] | None:
     """The network and preprocessing of a model that a run saved; None for others.
 
-    The spec is that of the network, with what the model's first layer says.
+    The spec is that of the network, with what the model's first layer says; it serves
+    where the file lost the run's own words, as when Keras has saved the model again.
     """
     try:
         config = json.loads(text)["config"]
         layers = {layer["name"]: layer["config"] for layer in config["layers"]}
-        chosen = network.NETWORKS[config["name"]]
         size = layers[network.INPUT]["batch_shape"][1]
-        scale = [float(value) for value in layers["normalize"]["scale"]]
-        offset = [float(value) for value in layers["normalize"]["offset"]]
-        spec = chosen.input_spec
-        short_side = round(size * spec.short_side_px / spec.size_px)
-        std: Any = tuple(1 / value for value in scale)
-        mean: Any = tuple(-a * b for a, b in zip(offset, std, strict=True))
-        return chosen.name, dataclasses.replace(
+        scale = np.array(layers["normalize"]["scale"], np.float64)
+        offset = np.array(layers["normalize"]["offset"], np.float64)
+        name = config["name"]
+        spec = (
+            network.NETWORKS[name].input_spec
+            if name in network.NETWORKS
+            else _assumed_spec(size, 1.0)
+        )
+        if name not in network.NETWORKS and not name.startswith(_PREFIX):
+            return None
+        std = 1 / np.broadcast_to(scale, 3)
+        mean = -offset * std
+        return name, dataclasses.replace(
             spec,
             size_px=size,
-            short_side_px=short_side,
+            short_side_px=round(size * spec.short_side_px / spec.size_px),
             scale=1.0,
-            mean=mean,
-            std=std,
+            mean=tuple(mean.reshape(-1, 3).mean(axis=0).tolist()),
+            mean_image=preprocess.tuples(mean.tolist()) if mean.ndim > 1 else None,
+            std=tuple(std.tolist()),
             source="a run's own model; its resizing is assumed",
         )
     except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
         return None
 
 
+def _assumed_spec(size: int, scale: float) -> preprocess.InputSpec:
+    return preprocess.InputSpec(
+        size_px=size,
+        short_side_px=size,
+        resize="squash",
+        scale=scale,
+        source="assumed: the file states none; squashed, RGB"
+        + ("" if scale == 1 else " / 255"),
+    )
+
+
 def _as_network(steps: Sequence[Any], reader: "_Reader") -> network.Network:
     """Finds the final layer, the input and where a head may sit."""
     while steps and _is_activation(steps[-1]):
         steps = steps[:-1]
+    num_classes = 0
     if steps and _is_a(steps[-1], keras.layers.Dense):
-        steps = [*steps[:-1], steps[-1].changed(activation=None)]
-        num_classes = dict(steps[-1].arguments)["units"]
-    else:
-        num_classes = 0
+        arguments = dict(steps[-1].arguments)
+        if arguments["activation"] in ("linear", *_LAST):  # no layer of features
+            num_classes = arguments["units"]
+            steps = [*steps[:-1], steps[-1].changed(activation=None)]
     size = reader.input_size()
-    scale = 255.0
-    if steps and _is_a(steps[0], keras.layers.Rescaling):
-        scale = 1.0  # the network does it itself
     layers = functools.partial(_make, tuple(steps), num_classes)
-    try:
-        made = layers(num_classes, "float32")
-    except (ValueError, TypeError) as error:
-        raise reader.refuse(
-            f"a layer that Keras does not make ({str(error)[:200]})"
-        ) from error
+    made = layers(num_classes, "float32")
     weighted = [n for n, step in enumerate(made) if network.weighted_layers(step)]
     if not weighted:
         raise reader.refuse("a model without weights")
+    # The network may do it itself.
+    scale = 1.0 if _rescales(made[: weighted[0] + 1]) else 255.0
     first, last = weighted[0], len(made) - 1 if num_classes else len(made)
     features = [
         step.name
@@ -170,21 +198,20 @@ def _as_network(steps: Sequence[Any], reader: "_Reader") -> network.Network:
     if not features:
         raise reader.refuse("a model of one layer, on which no head can sit")
     found = network.Network(
-        name=f"keras-{reader.name}",
+        name=name_of(reader.name),
         layers=layers,
-        input_spec=preprocess.InputSpec(
-            size_px=size,
-            short_side_px=size,
-            resize="squash",
-            scale=scale,
-            source="assumed: the file states none; squashed, RGB"
-            + ("" if scale == 1 else " / 255"),
-        ),
+        input_spec=_assumed_spec(size, scale),
         features=tuple(features),
         num_classes=num_classes or 1,
+        is_classifier=num_classes > 1,
     )
     _check_shapes(found, reader)
     return found
+
+
+def _rescales(steps: Sequence[Any]) -> bool:
+    layers = blocks.layers_of(steps)
+    return any(isinstance(layer, keras.layers.Rescaling) for layer in layers)
 
 
 def _make(
@@ -198,24 +225,22 @@ def _make(
 
 def _check_shapes(found: network.Network, reader: "_Reader") -> None:
     """Refuses sizes that do not go together, and networks beyond all measure."""
-    try:
-        shapes = network.variable_shapes(found, found.input_spec)
-        network.output_shape(found, found.input_spec, found.features[-1])
-    except (ValueError, TypeError, IndexError, ZeroDivisionError) as error:
-        raise reader.refuse(
-            f"layers whose sizes do not go together ({str(error)[:200]})"
-        ) from error
+    size = found.input_spec.size_px
+    steps = found.layers(found.num_classes, "float32")
     total = 0
-    for variables in shapes.values():
-        for shape in variables.values():
-            size = 1
-            for side in shape:
-                if not isinstance(side, int) or side < 1:
-                    raise reader.refuse(f"a weight of shape {list(shape)}")
-                size *= side
-            total += size
+    for layer, shape in blocks.walk(steps, (None, size, size, 3)):
+        output = layer.compute_output_shape(shape)
+        if (numbers := math.prod(output[1:])) > _MAX_OUTPUT:
+            raise reader.refuse(f"layer {layer.name}, of {numbers:,} numbers an image")
+        if numbers < 1:
+            raise reader.refuse(f"layer {layer.name}, which puts nothing out")
+        for weight in network.weight_shapes(layer, shape).values():
+            if min(weight) < 1:
+                raise reader.refuse(f"a weight of shape {list(weight)}")
+            total += math.prod(weight)
     if total > _MAX_PARAMETERS:
         raise reader.refuse(f"{total:,} parameters")
+    network.variable_shapes(found, found.input_spec)
 
 
 def _is_a(step: Any, kind: Any) -> bool:
@@ -227,270 +252,6 @@ def _is_activation(step: Any) -> bool:
     if _is_a(step, keras.layers.Activation):
         return dict(step.arguments)["activation"] in _LAST
     return _is_a(step, keras.layers.Softmax)
-
-
-class _Values:
-    """A JSON object whose values are taken one by one, each checked."""
-
-    def __init__(self, values: Any, reader: "_Reader", what: str) -> None:
-        if not isinstance(values, dict):
-            raise reader.refuse(f"{what} that is no JSON object")
-        self.values: dict[str, Any] = values
-        self.reader = reader
-        self.what = what
-
-    def wrong(self, name: str) -> errors.MismatchedCheckpoint:
-        shown = json.dumps(self.values.get(name))[:60]
-        return self.reader.refuse(f"{self.what} with {name} = {shown}")
-
-    def whole(self, name: str, default: int | None = None, low: int = 1) -> int:
-        """A number from `low` on."""
-        value = self.values.get(name, default)
-        if type(value) is not int or not low <= value <= _MAX_SIZE:
-            raise self.wrong(name)
-        return value
-
-    def real(self, name: str, default: float | None) -> float | None:
-        """A number, or None if that is the default."""
-        value = self.values.get(name, default)
-        if value is None and default is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self.wrong(name)
-        if not -1e6 < value < 1e6:
-            raise self.wrong(name)
-        return float(value)
-
-    def flag(self, name: str, *, default: bool) -> bool:
-        """True or false."""
-        value = self.values.get(name, default)
-        if not isinstance(value, bool):
-            raise self.wrong(name)
-        return value
-
-    def choice(self, name: str, options: Sequence[str], default: str) -> str:
-        """One of several words."""
-        value = self.values.get(name, default)
-        if value not in options:
-            raise self.wrong(name)
-        return str(value)
-
-    def pair(self, name: str, default: Any, low: int = 1) -> tuple[int, int]:
-        """Height and width."""
-        value = self.values.get(name, default)
-        if type(value) is int:
-            value = [value, value]
-        if (
-            not isinstance(value, list | tuple)
-            or len(value) != 2
-            or not all(type(one) is int and low <= one <= _MAX_SIZE for one in value)
-        ):
-            raise self.wrong(name)
-        return value[0], value[1]
-
-    def borders(self, name: str) -> tuple[tuple[int, int], tuple[int, int]]:
-        """((top, bottom), (left, right))."""
-        value = self.values.get(name, 1)
-        if type(value) is int:
-            value = [value, value]
-        if not isinstance(value, list) or len(value) != 2:
-            raise self.wrong(name)
-        pairs = [[one, one] if type(one) is int else one for one in value]
-        for one in pairs:
-            if (
-                not isinstance(one, list)
-                or len(one) != 2
-                or not all(type(side) is int and 0 <= side <= 1024 for side in one)
-            ):
-                raise self.wrong(name)
-        return (pairs[0][0], pairs[0][1]), (pairs[1][0], pairs[1][1])
-
-    def activation(self, default: str = "linear") -> str:
-        """The name of an activation function."""
-        value = self.values.get("activation", default) or "linear"
-        if not isinstance(value, str) or value not in _ACTIVATIONS:
-            raise self.wrong("activation")
-        return value
-
-    def channels_last(self) -> None:
-        """Refuses channels_first, also as Keras 1 called it."""
-        for name, ours in (("data_format", "channels_last"), ("dim_ordering", "tf")):
-            if self.values.get(name) not in (None, ours, "default"):
-                raise self.wrong(name)
-
-
-def _conv2d(c: _Values) -> dict[str, Any]:
-    c.channels_last()
-    if "nb_filter" in c.values:  # Keras 1
-        return {
-            "filters": c.whole("nb_filter"),
-            "kernel_size": (c.whole("nb_row"), c.whole("nb_col")),
-            "strides": c.pair("subsample", 1),
-            "padding": c.choice("border_mode", ("valid", "same"), "valid"),
-            "activation": c.activation(),
-            "use_bias": c.flag("bias", default=True),
-        }
-    return {
-        "filters": c.whole("filters"),
-        "kernel_size": c.pair("kernel_size", None),
-        "strides": c.pair("strides", 1),
-        "padding": c.choice("padding", ("valid", "same"), "valid"),
-        "dilation_rate": c.pair("dilation_rate", 1),
-        "groups": c.whole("groups", 1),
-        "activation": c.activation(),
-        "use_bias": c.flag("use_bias", default=True),
-    }
-
-
-def _depthwise(c: _Values) -> dict[str, Any]:
-    c.channels_last()
-    return {
-        "kernel_size": c.pair("kernel_size", None),
-        "strides": c.pair("strides", 1),
-        "padding": c.choice("padding", ("valid", "same"), "valid"),
-        "depth_multiplier": c.whole("depth_multiplier", 1),
-        "dilation_rate": c.pair("dilation_rate", 1),
-        "activation": c.activation(),
-        "use_bias": c.flag("use_bias", default=True),
-    }
-
-
-def _separable(c: _Values) -> dict[str, Any]:
-    return {"filters": c.whole("filters"), **_depthwise(c)}
-
-
-def _dense(c: _Values) -> dict[str, Any]:
-    old = "output_dim" in c.values  # Keras 1
-    return {
-        "units": c.whole("output_dim" if old else "units"),
-        "activation": c.activation(),
-        "use_bias": c.flag("bias" if old else "use_bias", default=True),
-    }
-
-
-def _batch_norm(c: _Values) -> dict[str, Any]:
-    axis = c.values.get("axis", -1)
-    if isinstance(axis, list) and len(axis) == 1:
-        axis = axis[0]
-    if axis not in (-1, 3):
-        raise c.wrong("axis")
-    return {
-        "epsilon": c.real("epsilon", 1e-3),
-        "momentum": c.real("momentum", 0.99),
-        "scale": c.flag("scale", default=True),
-        "center": c.flag("center", default=True),
-    }
-
-
-def _pooling(c: _Values) -> dict[str, Any]:
-    c.channels_last()
-    size = c.pair("pool_size", 2)
-    strides = c.values.get("strides")
-    padding = "border_mode" if "border_mode" in c.values else "padding"
-    return {
-        "pool_size": size,
-        "strides": size if strides is None else c.pair("strides", None),
-        "padding": c.choice(padding, ("valid", "same"), "valid"),
-    }
-
-
-def _global_pooling(c: _Values) -> dict[str, Any]:
-    c.channels_last()
-    return {"keepdims": c.flag("keepdims", default=False)}
-
-
-def _dropout(c: _Values) -> dict[str, Any]:
-    rate = c.real("p" if "p" in c.values else "rate", 0.5)
-    if rate is None or not 0 <= rate < 1:
-        raise c.wrong("rate")
-    return {"rate": rate}
-
-
-def _relu(c: _Values) -> dict[str, Any]:
-    return {
-        "max_value": c.real("max_value", None),
-        "negative_slope": c.real("negative_slope", 0.0),
-        "threshold": c.real("threshold", 0.0),
-    }
-
-
-def _leaky_relu(c: _Values) -> dict[str, Any]:
-    name = "alpha" if "alpha" in c.values else "negative_slope"
-    return {"negative_slope": c.real(name, 0.3)}
-
-
-def _upsampling(c: _Values) -> dict[str, Any]:
-    c.channels_last()
-    size = c.pair("size", 2)
-    if max(size) > 64:
-        raise c.wrong("size")
-    kinds = ("nearest", "bilinear")
-    return {"size": size, "interpolation": c.choice("interpolation", kinds, "nearest")}
-
-
-def _reshape(c: _Values) -> dict[str, Any]:
-    shape = c.values.get("target_shape")
-    if (
-        not isinstance(shape, list)
-        or not 1 <= len(shape) <= 4
-        or not all(type(n) is int and (n == -1 or 1 <= n <= _MAX_SIZE) for n in shape)
-    ):
-        raise c.wrong("target_shape")
-    return {"target_shape": tuple(shape)}
-
-
-def _rescaling(c: _Values) -> dict[str, Any]:
-    return {"scale": c.real("scale", 1.0), "offset": c.real("offset", 0.0)}
-
-
-def _axis(c: _Values) -> dict[str, Any]:
-    if c.values.get("axis", -1) not in (-1, 3):
-        raise c.wrong("axis")
-    return {"axis": -1}
-
-
-def _flatten(c: _Values) -> dict[str, Any]:
-    c.channels_last()
-    return {}
-
-
-def _nothing(_: _Values) -> dict[str, Any]:
-    return {}
-
-
-_K = keras.layers
-# The allow-list: class -> (Keras layer, what is taken of its configuration).
-_LAYERS: Mapping[str, tuple[Any, Callable[[_Values], dict[str, Any]]]] = {
-    "Conv2D": (_K.Conv2D, _conv2d),
-    "Convolution2D": (_K.Conv2D, _conv2d),
-    "DepthwiseConv2D": (_K.DepthwiseConv2D, _depthwise),
-    "SeparableConv2D": (_K.SeparableConv2D, _separable),
-    "Dense": (_K.Dense, _dense),
-    "BatchNormalization": (_K.BatchNormalization, _batch_norm),
-    "Activation": (_K.Activation, lambda c: {"activation": c.activation()}),
-    "ReLU": (_K.ReLU, _relu),
-    "LeakyReLU": (_K.LeakyReLU, _leaky_relu),
-    "ELU": (_K.ELU, lambda c: {"alpha": c.real("alpha", 1.0)}),
-    "Softmax": (_K.Softmax, _nothing),
-    "MaxPooling2D": (_K.MaxPooling2D, _pooling),
-    "AveragePooling2D": (_K.AveragePooling2D, _pooling),
-    "GlobalAveragePooling2D": (_K.GlobalAveragePooling2D, _global_pooling),
-    "GlobalMaxPooling2D": (_K.GlobalMaxPooling2D, _global_pooling),
-    "Flatten": (_K.Flatten, _flatten),
-    "Dropout": (_K.Dropout, _dropout),
-    "SpatialDropout2D": (_K.SpatialDropout2D, _dropout),
-    "GaussianNoise": (_K.GaussianNoise, lambda c: {"stddev": c.real("stddev", 0.1)}),
-    "ZeroPadding2D": (_K.ZeroPadding2D, lambda c: {"padding": c.borders("padding")}),
-    "Cropping2D": (_K.Cropping2D, lambda c: {"cropping": c.borders("cropping")}),
-    "UpSampling2D": (_K.UpSampling2D, _upsampling),
-    "Reshape": (_K.Reshape, _reshape),
-    "Rescaling": (_K.Rescaling, _rescaling),
-    "Add": (_K.Add, _nothing),
-    "Multiply": (_K.Multiply, _nothing),
-    "Average": (_K.Average, _nothing),
-    "Maximum": (_K.Maximum, _nothing),
-    "Concatenate": (_K.Concatenate, _axis),
-}
 
 
 class _Reader:
@@ -523,7 +284,7 @@ class _Reader:
             raise self.refuse(f"an input of {height} x {width} pixels, no square")
         return height
 
-    def model(self, c: _Values, depth: int) -> list[Any]:
+    def model(self, c: Values, depth: int) -> list[Any]:
         """Steps of a Sequential or functional model."""
         if depth > _MAX_DEPTH:
             raise self.refuse("models nested too deep")
@@ -535,7 +296,7 @@ class _Reader:
                 self._call(inner.get("name"))
             return self._sequential(layers, depth)
         if kind in ("Functional", "Model"):
-            config = _Values(inner, self, "a functional model")
+            config = Values(inner, self.refuse, "a functional model")
             if depth == 0:
                 self._call(config.values.get("name"))
             return self._functional(config, depth)
@@ -545,10 +306,10 @@ class _Reader:
         if isinstance(name, str) and _NAME.fullmatch(name):
             self.name = name
 
-    def _layers(self, layers: Any) -> list[_Values]:
+    def _layers(self, layers: Any) -> list[Values]:
         if not isinstance(layers, list) or not 1 <= len(layers) <= _MAX_LAYERS:
             raise self.refuse("no list of layers, or a very long one")
-        return [_Values(one, self, "a layer") for one in layers]
+        return [Values(one, self.refuse, "a layer") for one in layers]
 
     def _sequential(self, layers: Any, depth: int) -> list[Any]:
         steps: list[Any] = []
@@ -559,15 +320,17 @@ class _Reader:
                 steps.append(step)
         return steps
 
-    def _layer(self, c: _Values) -> _Layer | None:
+    def _layer(self, c: Values) -> _Layer | None:
         """A layer; None for an input."""
         kind = c.values.get("class_name")
-        config = _Values(c.values.get("config"), self, f"a {str(kind)[:40]} layer")
+        config = Values(
+            c.values.get("config"), self.refuse, f"a {str(kind)[:40]} layer"
+        )
         self._look_for_input(config)
         if kind == "InputLayer":
             return None
         name = config.values.get("name", c.values.get("name"))
-        if not isinstance(kind, str) or kind not in _LAYERS:
+        if not isinstance(kind, str) or kind not in LAYERS:
             raise self.refuse(f"layer {str(name)[:60]!r} of class {str(kind)[:60]!r}")
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise self.refuse(f"a layer named {str(name)[:60]!r}")
@@ -577,23 +340,37 @@ class _Reader:
         if len(self._names) > _MAX_LAYERS:
             raise self.refuse(f"more than {_MAX_LAYERS:,} layers")
         config.what = f"layer {name} ({kind})"
-        keras_kind, arguments = _LAYERS[kind]
+        keras_kind, arguments = LAYERS[kind]
         return _Layer(name, keras_kind, tuple(arguments(config).items()))
 
-    def _look_for_input(self, config: _Values) -> None:
+    def _look_for_input(self, config: Values) -> None:
         for key in ("batch_shape", "batch_input_shape"):
             shape = config.values.get(key)
             if self._input is None and isinstance(shape, list):
                 self._input = shape
 
-    def _functional(self, config: _Values, depth: int) -> list[Any]:
+    def _functional(self, config: Values, depth: int) -> list[Any]:
         nodes: dict[str, tuple[Any, tuple[str, ...]]] = {}
         inputs: set[str] = set()
-        for one in self._layers(config.values.get("layers")):
-            inner = _Values(one.values.get("config"), self, "a layer")
+        grafted: dict[str, str] = {}
+        layers = self._layers(config.values.get("layers"))
+        is_own = (
+            depth == 0
+            and {
+                name
+                for one in layers
+                if isinstance(name := one.values.get("name"), str)
+            }
+            >= _IS_OWN
+        )
+        for one in layers:
+            inner = Values(one.values.get("config"), self.refuse, "a layer")
             name = one.values.get("name", inner.values.get("name"))
             if not isinstance(name, str) or name in nodes or name in inputs:
                 raise self.refuse(f"a layer named {str(name)[:60]!r}, or two of them")
+            if is_own and name in _GRAFTED:
+                grafted[name] = self._inbound(one, name)[0]
+                continue
             if one.values.get("class_name") in _MODELS:
                 if not _NAME.fullmatch(name):
                     raise self.refuse(f"a model named {name[:60]!r}")
@@ -607,11 +384,17 @@ class _Reader:
         if len(inputs) != 1:
             raise self.refuse(f"{len(inputs)} inputs, expected one")
         last = _histories(config.values.get("output_layers"))
+        for _ in grafted:  # each may sit on another
+            last = [grafted.get(name, name) for name in last]
+            nodes = {
+                name: (step, tuple(grafted.get(source, source) for source in sources))
+                for name, (step, sources) in nodes.items()
+            }
         if len(last) != 1 or last[0] not in nodes:
             raise self.refuse("not exactly one output")
         return _in_a_row(nodes, inputs.pop(), last[0], self)
 
-    def _inbound(self, one: _Values, name: str) -> tuple[str, ...]:
+    def _inbound(self, one: Values, name: str) -> tuple[str, ...]:
         """Names of the layers that a layer takes its inputs from."""
         calls = one.values.get("inbound_nodes")
         if not isinstance(calls, list) or len(calls) != 1:
@@ -636,8 +419,10 @@ def _histories(value: Any, depth: int = 0) -> list[str]:
     if not isinstance(value, list) or not value:
         return []
     if isinstance(value[0], str):
-        first = len(value) >= 3 and value[1:3] == [0, 0]
-        return [value[0]] if first else []
+        # Keras 2 counts a model's own making as its first call; and every layer here
+        # is called once, so which call it is needs no look.
+        is_tensor = len(value) >= 3 and type(value[1]) is int and value[2] == 0
+        return [value[0]] if is_tensor else []
     return [name for one in value[:100] for name in _histories(one, depth + 1)]
 
 

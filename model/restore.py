@@ -5,7 +5,6 @@ restored from what, what is new, what was left unused, and what did not fit.
 """
 
 import collections
-import contextlib
 import dataclasses
 import difflib
 import hashlib
@@ -16,7 +15,7 @@ from typing import Any, Literal
 import ml_dtypes
 import numpy as np
 
-from model import blocks, inputs, keras_config, naming, network
+from model import blocks, inputs, keras_config, matching, naming, network
 from model.checkpoints import errors, reading
 from pipeline import preprocess
 
@@ -106,8 +105,12 @@ class Fit:
             if not self.complete(name) and name not in self.skipped
         ]
 
-    def require(self, last: str) -> None:
+    def require(self, last: str, *, as_it_is: bool = False) -> None:
         """Refuses a random start where restored weights are expected.
+
+        Args:
+            last: step up to which they are expected.
+            as_it_is: the network is to be judged without training.
 
         Raises:
             errors.MismatchedCheckpoint: a layer up to `last` cannot be restored.
@@ -128,6 +131,11 @@ class Fit:
             if possible
             else "is it another network's file?"
         )
+        if as_it_is:
+            advice = (
+                "a network is judged as it is only with all of its weights; --run_dir "
+                "names a run of this project, and train.py gives others a new head"
+            )
         near = "".join(f"; {line}" for line in self.near_misses() if not wrong)
         raise errors.MismatchedCheckpoint(
             f"{self.where}: {', '.join(missing)} of {self.network.name} cannot be "
@@ -177,10 +185,14 @@ def fit(
         errors.MismatchedCheckpoint: the tensors are of no network, or of several.
         errors.CorruptCheckpoint: a weight is infinite or not a number.
     """
-    checkpoint = naming.join_groups(checkpoint)
-    match = naming.recognise(
-        checkpoint, where, arch=arch, others=rebuilt(checkpoint, where)
-    )
+    checkpoint = matching.in_our_terms(checkpoint)
+    others, why_not = rebuilt(checkpoint, where)
+    try:
+        match = matching.recognise(checkpoint, where, arch=arch, others=others)
+    except errors.MismatchedCheckpoint as error:
+        raise errors.MismatchedCheckpoint(
+            f"{error}; {why_not}" if why_not else str(error)
+        ) from error
     return fit_match(
         checkpoint,
         where,
@@ -191,18 +203,26 @@ def fit(
     )
 
 
-def rebuilt(checkpoint: reading.Checkpoint, where: str) -> list[network.Network]:
-    """The network that a file's own configuration describes, if it can be rebuilt."""
-    if checkpoint.keras_config:
-        with contextlib.suppress(errors.CheckpointError):
-            return [keras_config.rebuild(checkpoint.keras_config, where)]
-    return []
+def rebuilt(
+    checkpoint: reading.Checkpoint, where: str
+) -> tuple[list[network.Network], str]:
+    """The network that a file's own configuration describes, or why there is none."""
+    text = checkpoint.keras_config
+    if not text:
+        return [], ""
+    own = keras_config.own_model(text)
+    if own and own[0] in network.NETWORKS:
+        return [], ""
+    try:
+        return [keras_config.rebuild(text, where)], ""
+    except errors.CheckpointError as error:
+        return [], str(error).removeprefix(f"{where}: ")
 
 
 def fit_match(
     checkpoint: reading.Checkpoint,
     where: str,
-    match: naming.Match,
+    match: matching.Match,
     *,
     skip: Sequence[str] = (),
     overrides: inputs.Overrides = inputs.AS_WEIGHTS,
@@ -213,6 +233,13 @@ def fit_match(
     habit, chosen = match.naming, match.network
     spec = overrides.apply(habit.spec or chosen.input_spec, by_weights_bgr=habit.bgr)
     shapes = network.variable_shapes(chosen, spec, num_classes)
+    bgr = overrides.bgr(habit.bgr)
+    first = network.first_convolution(chosen) if bgr else ""
+    if bgr and not first:
+        raise errors.MismatchedCheckpoint(
+            f"{where}: --channel_order=bgr turns the kernel of a first convolution; "
+            f"{chosen.name} does not begin with one, so change the order in the file"
+        )
     if unknown := [name for name in skip if name not in shapes]:
         raise errors.MismatchedCheckpoint(
             f"--skip={','.join(unknown)}: {chosen.name} has {', '.join(shapes)}"
@@ -239,11 +266,7 @@ def fit_match(
             )
             if entries[-1].status == "restored":
                 ours = habit.to_ours(layer, _finite(tensor, f"{where}: {name}"), shape)
-                if (
-                    overrides.bgr(habit.bgr)
-                    and layer == next(iter(shapes))
-                    and variable == "kernel"
-                ):
+                if layer == first and variable == "kernel":
                     ours = ours[:, :, ::-1]
                 values[layer][variable] = ours
     used = {entry.tensor for entry in entries}

@@ -33,7 +33,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from model import loop, restore
+from model import loop, restore, weights
 from pipeline import manifest, preprocess, schema
 
 LATEST = "latest"
@@ -128,10 +128,16 @@ class Run:
         with (self.directory / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(line)
 
-    def save_model(self, model: Any) -> None:
-        """Writes model.keras and points `latest` to this run."""
+    def save_model(self, model: Any, about: dict[str, str]) -> None:
+        """Writes model.keras and points `latest` to this run.
+
+        Args:
+            model: keras.Model.
+            about: what the file shall say of itself; see weights.describe.
+        """
         with replacing(self.directory / MODEL_NAME, suffix=".partial.keras") as partial:
             model.save(partial)
+            weights.mark_keras(partial, about)
         directory = self.directory.absolute()  # "." has no name of its own
         link = directory.parent / LATEST
         if link.exists() and not link.is_symlink():

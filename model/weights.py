@@ -6,6 +6,7 @@ model/naming.py; so nothing has to be guessed then.
 
 import dataclasses
 import json
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,10 @@ import h5py
 import numpy as np
 import safetensors.numpy
 
-from model.checkpoints import errors, h5
+from model.checkpoints import errors, h5, keras_zip, npy
 from pipeline import preprocess
 
-# Entry of a .npy and attribute of an .h5 with what the file says of itself.
+# Attribute of an .h5 with what the file says of itself.
 MARK = h5.OWN_MARK
 # Our variables as caffe-tensorflow names them.
 CAFFE_TENSORFLOW = {
@@ -49,10 +50,22 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], about: dict[str, str]) -
     Raises:
         errors.UnknownFormat: another ending.
     """
+    _writer(path)(path, arrays, about)
+
+
+def check_ending(path: Path) -> None:
+    """Refuses a file name that no format has.
+
+    Raises:
+        errors.UnknownFormat: names those there are.
+    """
+    _writer(path)
+
+
+def _writer(path: Path) -> "_Writer":
     for ending, writer in WRITERS.items():
         if path.name.endswith(ending):
-            writer(path, arrays, about)
-            return
+            return writer
     raise errors.UnknownFormat(
         f"{path}: expected a name that ends in {', '.join(WRITERS)}"
     )
@@ -68,16 +81,19 @@ def _write_safetensors(
 def _write_npy(
     path: Path, arrays: Mapping[str, np.ndarray], about: dict[str, str]
 ) -> None:
-    """A pickled {layer: {"weights": array, "biases": array}}."""
+    """A pickled {layer: {"weights": array, "biases": array}}.
+
+    What the file says of itself follows the pickle, where NumPy reads no further: tools
+    that go through the dict would take it for a layer.
+    """
     found: dict[str, Any] = {}
     for name, array in arrays.items():
         layer, _, variable = name.rpartition("/")
         theirs = CAFFE_TENSORFLOW.get(variable, variable)
         found.setdefault(layer, {})[theirs] = np.ascontiguousarray(array)
-    text = json.dumps(about).encode("ascii")
-    found[MARK] = {"about": np.frombuffer(text, np.uint8)}
     with path.open("wb") as file:
         np.save(file, np.array(found, dtype=object))
+        file.write(npy.OWN_MARK + json.dumps(about).encode("ascii"))
 
 
 def _write_h5(
@@ -103,13 +119,20 @@ def _write_h5(
                 group.create_dataset(f"{name}:0", data=arrays[name])
 
 
+def mark_keras(path: Path, about: dict[str, str]) -> None:
+    """Lets a .keras file that is there say what it is; Keras passes over it."""
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr(zipfile.ZipInfo(keras_zip.OWN_NAME), json.dumps(about))
+
+
 def mark_h5(path: Path, about: dict[str, str]) -> None:
     """Lets an HDF5 file that is there say what it is."""
     with h5py.File(path, "r+") as file:
         file.attrs[MARK] = json.dumps(about)
 
 
-WRITERS: dict[str, Callable[[Path, Mapping[str, np.ndarray], dict[str, str]], None]] = {
+_Writer = Callable[[Path, Mapping[str, np.ndarray], dict[str, str]], None]
+WRITERS: dict[str, _Writer] = {
     ".safetensors": _write_safetensors,
     ".h5": _write_h5,
     ".npy": _write_npy,

@@ -229,6 +229,11 @@ def _check_exists(ckpt: str) -> None:
         raise errors.MissingCheckpoint(
             f"--ckpt: is empty; expected a weight file or one of {', '.join(NAMES)}"
         )
+    if (Path(ckpt) / "model.keras").exists():
+        raise errors.UnknownFormat(
+            f"--ckpt={ckpt}: is the folder of a run; --ckpt={ckpt.rstrip('/')}/model."
+            "keras starts from its network, and --run_dir judges and uses the run"
+        )
     if Path(ckpt).exists() or Path(ckpt + ".index").exists():
         return
     close = difflib.get_close_matches(ckpt, (*NAMES, "none"), n=1)

@@ -21,6 +21,7 @@ from absl import app, flags
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+_MAX_ERROR = 2000  # characters; what strangers' files say may be of any length
 EXIT_PROBLEM = 2
 
 # Control characters but the newline, and marks that turn the direction of writing.
@@ -133,7 +134,8 @@ def _refuse(message: str) -> NoReturn:
 
 
 def _fail(message: str) -> NoReturn:
-    log(f"error: {' '.join(message.split())}")
+    line = " ".join(message.split())
+    log(f"error: {line[:_MAX_ERROR]}" + "..." * (len(line) > _MAX_ERROR))
     sys.exit(EXIT_PROBLEM)
 
 

@@ -5,23 +5,21 @@ data files are the numbers, one tensor after the other. Both are read here and n
 TensorFlow, whose own reader ends the process at some damaged indices.
 
 Sources: tensorflow/core/util/tensor_bundle/tensor_bundle.h and
-core/protobuf/tensor_bundle.proto; core/lib/io/format.cc and
-leveldb/doc/table_format.md; core/protobuf/trackable_object_graph.proto.
+core/protobuf/tensor_bundle.proto.
 """
 
 import collections
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import ml_dtypes
 import numpy as np
 
-from model.checkpoints import errors, wire
+from model.checkpoints import errors, leveldb, object_graph, shapes, wire
 
 # What optimizers and savers keep beside the weights. Source: tf.compat.v1.train's slot
 # names, tf.train.Checkpoint's bookkeeping.
@@ -30,12 +28,16 @@ _NOT_WEIGHTS = re.compile(
     r"|ExponentialMovingAverage|global_step|beta[12]_power|save_counter"
     r"|_CHECKPOINTABLE_OBJECT_GRAPH)(:|/|$)|\.OPTIMIZER_SLOT|(^|/)_?optimizer/"
 )
+# What Keras' optimizers have of their own; the variables that they train may stand
+# below them and nowhere else.
+_OPTIMIZER = re.compile(r"(.+)/(?:_iterations|_learning_rate|iter)")
+_TRAINED = re.compile(r"_trainable_variables/\d+")
+IN_PARTS = " (a variable in parts)"
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _VALUE_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
-_TABLE_MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
-_FOOTER_BYTES, _TRAILER_BYTES = 48, 5
 _INDEX_LIMIT = 256 << 20
-_MAX_ENTRIES, _MAX_AXES, _MAX_SHARDS = 1_000_000, 32, 100_000
+_MAX_ENTRIES, _MAX_SHARDS = 100_000, 100_000
+_MAX_GRAPH_BYTES = 64 << 20
 _STATE_NAME = "checkpoint"
 _STATE_PATH = re.compile(r'^\s*model_checkpoint_path:\s*"([^"]*)"', re.MULTILINE)
 # tensorflow/core/framework/types.proto
@@ -127,11 +129,11 @@ def _exists(prefix: Path) -> bool:
 def is_v1(path: Path) -> bool:
     """Whether a file is a checkpoint of version 1: one table that holds the numbers."""
     size = path.stat().st_size
-    if size < _FOOTER_BYTES:
+    if size < leveldb.FOOTER_BYTES:
         return False
     with path.open("rb") as file:
-        file.seek(size - len(_TABLE_MAGIC))
-        return file.read() == _TABLE_MAGIC
+        file.seek(size - len(leveldb.MAGIC))
+        return file.read() == leveldb.MAGIC
 
 
 def read(prefix: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
@@ -160,10 +162,16 @@ def read(prefix: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
                 f"{prefix}: the index is there, but no data file ({file.name}); copy "
                 "it beside the index"
             )
+    full_names = _full_names(entries.get(_OBJECT_GRAPH), files, prefix)
+    optimizers = {
+        found[1] for name in entries if (found := _OPTIMIZER.fullmatch(_short(name)))
+    }
     wanted = {
         name: entry
         for name, entry in entries.items()
-        if entry.dtype in _DTYPES and not entry.sliced and not _NOT_WEIGHTS.search(name)
+        if entry.dtype in _DTYPES
+        and not entry.sliced
+        and _is_weight(name, optimizers, full_names)
     }
     expected = sum(_num_bytes(entry) for entry in wanted.values())
     available = sum(file.stat().st_size for file in files)
@@ -183,10 +191,23 @@ def read(prefix: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
                 content = _content(data, entry, f"{prefix}: {name}")
                 values = np.frombuffer(content, _DTYPES[entry.dtype])
                 tensors[name] = values.reshape(entry.shape)
-    full_names = _full_names(entries.get(_OBJECT_GRAPH), files, prefix)
     tensors = _renamed(tensors, full_names)
-    aside = tuple(sorted(_short(name) for name in entries.keys() - wanted.keys()))
-    return tensors, aside
+    aside = (
+        _short(name) + IN_PARTS * entries[name].sliced
+        for name in entries.keys() - wanted.keys()
+    )
+    return tensors, tuple(sorted(aside))
+
+
+def _is_weight(
+    name: str, optimizers: Collection[str], full_names: Mapping[str, str]
+) -> bool:
+    parts = name.split("/")
+    for number in range(1, len(parts)):
+        if "/".join(parts[:number]) in optimizers:
+            below = _short("/".join(parts[number:]))
+            return bool(_TRAINED.fullmatch(below)) and name in full_names
+    return not _NOT_WEIGHTS.search(name)
 
 
 def _short(name: str) -> str:
@@ -225,7 +246,7 @@ def _content(file: Any, entry: _Entry, where: str) -> bytes:
         )
     file.seek(entry.offset)
     content: bytes = file.read(entry.size)
-    if _masked_crc(content) != entry.crc:
+    if leveldb.masked_crc(content) != entry.crc:
         raise errors.CorruptCheckpoint(
             f"{where} is damaged (checksum); not a readable TensorFlow checkpoint, "
             "copy the data files again"
@@ -233,18 +254,12 @@ def _content(file: Any, entry: _Entry, where: str) -> bytes:
     return content
 
 
-def _masked_crc(data: bytes) -> int:
-    """Source: tensorflow/core/lib/hash/crc32c.h."""
-    crc = google_crc32c.value(data)
-    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
-
-
 def _read_index(index: Path, prefix: Path) -> tuple[int, dict[str, _Entry]]:
     """The number of data files, and {name: entry}."""
     size = index.stat().st_size
     if size > _INDEX_LIMIT:
-        raise _unreadable(prefix, f"an index of {size:,} bytes")
-    table = _Table(index.read_bytes(), prefix)
+        raise leveldb.unreadable(prefix, f"an index of {size:,} bytes")
+    table = leveldb.Table(index.read_bytes(), prefix)
     num_shards, entries = 0, {}
     for key, value in table.items():
         message = wire.Wire(value, str(index))
@@ -253,86 +268,13 @@ def _read_index(index: Path, prefix: Path) -> tuple[int, dict[str, _Entry]]:
         elif not key.startswith(b"\0"):  # parts of sliced variables, by ordered codes
             entries[key.decode("utf-8", "replace")] = _entry(message, prefix)
         if len(entries) > _MAX_ENTRIES:
-            raise _unreadable(prefix, f"more than {_MAX_ENTRIES:,} entries")
+            raise leveldb.unreadable(prefix, f"more than {_MAX_ENTRIES:,} entries")
     if not 1 <= num_shards <= _MAX_SHARDS:
-        raise _unreadable(prefix, f"{num_shards} data files")
+        raise leveldb.unreadable(prefix, f"{num_shards} data files")
     for name, entry in entries.items():
         if entry.shard >= num_shards:
-            raise _unreadable(prefix, f"{name[:80]} in data file {entry.shard}")
+            raise leveldb.unreadable(prefix, f"{name[:80]} in data file {entry.shard}")
     return num_shards, entries
-
-
-def _unreadable(prefix: Path, what: str) -> errors.CorruptCheckpoint:
-    return errors.CorruptCheckpoint(
-        f"{prefix}: not a readable TensorFlow checkpoint ({what}); copy its index again"
-    )
-
-
-class _Table:
-    """A LevelDB table: blocks of keys and values, found by an index block."""
-
-    def __init__(self, data: bytes, prefix: Path) -> None:
-        self._data = data
-        self._prefix = prefix
-        if len(data) < _FOOTER_BYTES or data[-8:] != _TABLE_MAGIC:
-            raise _unreadable(prefix, "its index does not end as one")
-
-    def items(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yields all keys with their values."""
-        footer = wire.Wire(self._data[-_FOOTER_BYTES:-8], str(self._prefix))
-        at = 0
-        for _ in range(2):  # the first is of a block that is not used here
-            _, at = footer.varint(at, len(footer.data))
-        offset, at = footer.varint(at, len(footer.data))
-        size, _ = footer.varint(at, len(footer.data))
-        blocks = [
-            self._handle(value) for _, value in self._entries(self._block(offset, size))
-        ]
-        if sum(size for _, size in blocks) > len(self._data):
-            raise _unreadable(self._prefix, "blocks that overlap")
-        for offset, size in blocks:
-            yield from self._entries(self._block(offset, size))
-
-    def _handle(self, value: bytes) -> tuple[int, int]:
-        message = wire.Wire(value, str(self._prefix))
-        offset, at = message.varint(0, len(value))
-        size, _ = message.varint(at, len(value))
-        return offset, size
-
-    def _block(self, offset: int, size: int) -> bytes:
-        end = offset + size
-        if end + _TRAILER_BYTES > len(self._data) - _FOOTER_BYTES + 1:
-            raise _unreadable(self._prefix, "a block outside the index")
-        block = self._data[offset : end + 1]
-        crc = int.from_bytes(self._data[end + 1 : end + _TRAILER_BYTES], "little")
-        if _masked_crc(block) != crc:
-            raise _unreadable(self._prefix, "a block's checksum is wrong")
-        if block[-1] != 0:
-            raise _unreadable(
-                self._prefix, "a compressed block, which TensorFlow does not write"
-            )
-        return block[:-1]
-
-    def _entries(self, block: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Walks a block; keys share their beginning with the one before."""
-        if len(block) < 4:
-            raise _unreadable(self._prefix, "a block of nothing")
-        restarts = int.from_bytes(block[-4:], "little")
-        end = len(block) - 4 * (restarts + 1)
-        if end < 0:
-            raise _unreadable(self._prefix, f"a block with {restarts:,} restarts")
-        message = wire.Wire(block, str(self._prefix))
-        at, key = 0, b""
-        while at < end:
-            shared, at = message.varint(at, end)
-            added, at = message.varint(at, end)
-            length, at = message.varint(at, end)
-            if shared > len(key) or at + added + length > end:
-                raise _unreadable(self._prefix, "a key that runs past its block")
-            key = key[:shared] + block[at : at + added]
-            at += added
-            yield key, block[at : at + length]
-            at += length
 
 
 def _num_shards(message: wire.Wire, prefix: Path) -> int:
@@ -342,7 +284,7 @@ def _num_shards(message: wire.Wire, prefix: Path) -> int:
         if field.number == 1 and field.kind == wire.VARINT:
             found = field.value
         elif field.number == 2 and field.kind == wire.VARINT and field.value:
-            raise _unreadable(prefix, "written on a big-endian machine")
+            raise leveldb.unreadable(prefix, "written on a big-endian machine")
     return found
 
 
@@ -371,13 +313,15 @@ def _entry(message: wire.Wire, prefix: Path) -> _Entry:
         sliced=sliced,
     )
     if dtype in _DTYPES and not sliced and size != _num_bytes(found):
-        raise _unreadable(prefix, f"a tensor of shape {list(shape)} in {size:,} bytes")
+        raise leveldb.unreadable(
+            prefix, f"a tensor of shape {list(shape)} in {size:,} bytes"
+        )
     return found
 
 
 def _shape(message: wire.Wire, field: wire.Field, prefix: Path) -> tuple[int, ...]:
     """A TensorShapeProto."""
-    sizes = []
+    sizes: list[int] = []
     for dim in message.fields(field.start, field.end):
         if dim.number != 2 or dim.kind != wire.BYTES:
             continue
@@ -386,8 +330,8 @@ def _shape(message: wire.Wire, field: wire.Field, prefix: Path) -> tuple[int, ..
             if part.number == 1 and part.kind == wire.VARINT:
                 size = part.value
         sizes.append(size)
-        if len(sizes) > _MAX_AXES or size >= 1 << 48:
-            raise _unreadable(prefix, f"a shape that begins with {sizes[:8]}")
+        if not shapes.is_possible(sizes):
+            raise leveldb.unreadable(prefix, f"a shape that begins with {sizes[:8]}")
     return tuple(sizes)
 
 
@@ -395,8 +339,10 @@ def _full_names(
     entry: _Entry | None, files: list[Path], prefix: Path
 ) -> dict[str, str]:
     """{checkpoint key: full name} of a TF2 checkpoint's object graph."""
-    if entry is None or entry.dtype != _STRING or entry.shape or entry.size > 1 << 28:
+    if entry is None or entry.dtype != _STRING or entry.shape:
         return {}
+    if entry.size > _MAX_GRAPH_BYTES:
+        raise leveldb.unreadable(prefix, f"an object graph of {entry.size:,} bytes")
     with files[entry.shard].open("rb") as file:
         size = file.seek(0, 2)
         if entry.offset + entry.size > size:
@@ -408,18 +354,5 @@ def _full_names(
     length, at = message.varint(0, len(content))
     graph = wire.Wire(content[at + 4 :], message.where)
     if length != len(graph.data):
-        raise _unreadable(prefix, "an object graph of another length")
-    found: dict[str, str] = {}
-    for node in graph.fields(0, len(graph.data)):
-        if node.number != 1 or node.kind != wire.BYTES:
-            continue
-        for part in graph.fields(node.start, node.end):
-            if part.number == 2 and part.kind == wire.BYTES:  # SerializedTensor
-                texts = {
-                    one.number: graph.text(one)
-                    for one in graph.fields(part.start, part.end)
-                    if one.kind == wire.BYTES
-                }
-                if texts.get(2) and texts.get(3):
-                    found[texts[3]] = texts[2]
-    return found
+        raise leveldb.unreadable(prefix, "an object graph of another length")
+    return object_graph.full_names(graph)

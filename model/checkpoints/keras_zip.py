@@ -1,6 +1,6 @@
 """Keras 3 models (.keras), zip files -> {"layer/variable": array} and configuration.
 
-Source: keras/src/saving/saving_lib.py. Nothing is unpacked but three members by name.
+Source: keras/src/saving/saving_lib.py. Nothing is unpacked but a few members by name.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ from pathlib import Path
 from model.checkpoints import archive, errors, h5, h5_process
 
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
+OWN_NAME = f"{h5.OWN_MARK}.json"  # member in which files of ours describe themselves
 _TEXT_LIMIT = 32 << 20
 
 
@@ -24,19 +25,18 @@ def read(path: Path) -> h5.H5Content:
     """
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / _WEIGHTS
-        config, version = unpack(path, weights)
+        config, metadata = unpack(path, weights)
         where = f"{path}:{_WEIGHTS}"
         found = h5_process.read(weights, where=where)
     content = h5.interpret(found, where, keras_config=config)
-    metadata = {"keras_version": version} if version else {}
     return dataclasses.replace(content, format="Keras 3 model", metadata=metadata)
 
 
-def unpack(path: Path, weights: Path) -> tuple[str, str]:
+def unpack(path: Path, weights: Path) -> tuple[str, dict[str, str]]:
     """Writes the HDF5 file inside to `weights`.
 
     Returns:
-        JSON text of the model's configuration; the version of Keras, "" if not given.
+        JSON text of the model's configuration; what the file says of itself.
 
     Raises:
         errors.CheckpointError: missing, not of Keras, damaged, or a zip bomb.
@@ -48,16 +48,20 @@ def unpack(path: Path, weights: Path) -> tuple[str, str]:
             _check(opened, path)
             config = opened.read(_CONFIG).decode()
             metadata = h5.parse_config(opened.read(_METADATA).decode(), str(path))
+            own = ""
+            if OWN_NAME in opened.namelist():
+                own = opened.read(OWN_NAME).decode()
             with opened.open(_WEIGHTS) as source, weights.open("wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
     except errors.CheckpointError:
         raise
     except archive.FAULTS as error:
         raise errors.CorruptCheckpoint(f"{path}: damaged zip file ({error})") from error
+    about = {h5.OWN_MARK: own} if own else {}
     version = metadata.get("keras_version")
-    if not isinstance(version, str) or not version.isprintable() or len(version) > 50:
-        version = ""
-    return config, version
+    if isinstance(version, str) and version.isprintable() and len(version) <= 50:
+        about["keras_version"] = version
+    return config, about
 
 
 def _check(opened: zipfile.ZipFile, path: Path) -> None:
@@ -68,7 +72,9 @@ def _check(opened: zipfile.ZipFile, path: Path) -> None:
     """
     members = {info.filename: info for info in opened.infolist()}
     size_bytes = path.stat().st_size
-    for name in (_CONFIG, _METADATA, _WEIGHTS):
+    for name in (_CONFIG, _METADATA, _WEIGHTS, OWN_NAME):
+        if name == OWN_NAME and name not in members:
+            continue
         if name not in members:
             raise errors.UnknownFormat(
                 f"{path}: a zip file, but not of a Keras model (no {name})"

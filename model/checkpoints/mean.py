@@ -31,7 +31,7 @@ def read(path: Path) -> np.ndarray:
     with path.open("rb") as file:
         start = file.read(6)
     if start == b"\x93NUMPY":
-        tensors, _ = npy.read(path)
+        tensors, _, _ = npy.read(path)
         (found,) = tensors.values() if len(tensors) == 1 else (np.empty(0),)
     else:
         data = path.read_bytes()

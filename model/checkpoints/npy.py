@@ -14,19 +14,22 @@ import numpy as np
 from model.checkpoints import archive, errors, shapes, unpickle
 
 SIGNATURE = b"\x93NUMPY"
+# Between a pickle and what a file of ours says of itself, in JSON.
+OWN_MARK = b"\0graft\0"
 _HEADER_LIMIT = 10_000  # numpy's own, against headers that take ast for ever
 _KINDS = "fiub"
 # What members of an .npz may come to, inflated: deflate gains little on weights.
 _MAX_GROWTH, _SMALL_BYTES = 20, 64 << 20
 
 
-def read(path: Path) -> tuple[dict[str, np.ndarray], str]:
+def read(path: Path) -> tuple[dict[str, np.ndarray], str, bytes]:
     """Reads an .npy or .npz file.
 
     Returns:
-        {name: array}, and the format in words. A pickled {layer: {"weights": array}}
-        gives "layer/weights", {layer: [array, array]} "layer/0" and "layer/1"; a plain
-        array is called "array", those of an .npz have their own names.
+        {name: array}, the format in words, and what a file of ours says of itself. A
+        pickled {layer: {"weights": array}} gives "layer/weights", {layer: [array,
+        array]} "layer/0" and "layer/1"; a plain array is called "array", those of an
+        .npz have their own names.
 
     Raises:
         errors.UnsafeCheckpoint: a pickle in it asks for more than plain data.
@@ -35,13 +38,15 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], str]:
     with path.open("rb") as file:
         is_npy = file.read(len(SIGNATURE)) == SIGNATURE
     if is_npy:
-        found = _array(path.read_bytes(), str(path))
+        found, rest = _array(path.read_bytes(), str(path))
         if isinstance(found, np.ndarray):
-            return {"array": found}, "NumPy array"
-        return unpickle.flatten(found, str(path)), "NumPy, pickled dict of arrays"
+            return {"array": found}, "NumPy array", b""
+        about = rest.removeprefix(OWN_MARK) if rest.startswith(OWN_MARK) else b""
+        tensors = unpickle.flatten(found, str(path))
+        return tensors, "NumPy, pickled dict of arrays", about
     try:
         with zipfile.ZipFile(path) as opened:
-            return _members(opened, path), "NumPy archive (.npz)"
+            return _members(opened, path), "NumPy archive (.npz)", b""
     except errors.CheckpointError:
         raise
     except archive.FAULTS as error:
@@ -68,7 +73,7 @@ def _members(opened: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
     for info in infos:
         name = info.filename.removesuffix(".npy")
         where = f"{path}:{info.filename}"
-        found = _array(_member(opened, info), where)
+        found, _ = _array(_member(opened, info), where)
         inner = (
             {name: found}
             if isinstance(found, np.ndarray)
@@ -92,8 +97,8 @@ def _member(opened: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     return data
 
 
-def _array(data: bytes, where: str) -> Any:
-    """What an .npy holds: an array, or the object that it wraps."""
+def _array(data: bytes, where: str) -> tuple[Any, bytes]:
+    """What an .npy holds, an array or the object that it wraps; and what follows."""
 
     def corrupt(what: str) -> errors.CorruptCheckpoint:
         return errors.CorruptCheckpoint(
@@ -124,8 +129,8 @@ def _array(data: bytes, where: str) -> Any:
             raise corrupt(
                 f"an array of {math.prod(shape):,} objects, expected one dict"
             )
-        found, _ = unpickle.loads(data, where, start=start)
-        return found
+        found, size = unpickle.loads(data, where, start=start)
+        return found, data[start + size :]
     if dtype.kind not in _KINDS:
         raise corrupt(f"an array of {dtype}, which are no numbers,")
     if math.prod(shape) * dtype.itemsize != len(data) - start:
@@ -134,4 +139,4 @@ def _array(data: bytes, where: str) -> Any:
             f"{math.prod(shape) * dtype.itemsize:,}"
         )
     values = np.frombuffer(data, dtype, offset=start)
-    return values.reshape(shape, order="F" if fortran else "C")
+    return values.reshape(shape, order="F" if fortran else "C"), b""

@@ -22,8 +22,10 @@ from model.checkpoints import (
     unpickle,
 )
 
-# Entry or attribute in which files of ours describe themselves (model/weights.py).
+# Attribute in which files of ours describe themselves (model/weights.py), and what
+# they say of a network that was itself made of a configuration.
 MARK = h5.OWN_MARK
+_KERAS_CONFIG = "keras_config"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,16 @@ def read(path: Path) -> Checkpoint:
     Raises:
         errors.CheckpointError: missing, unknown, damaged or unsafe; see there.
     """
+    found = _read(path)
+    if len(found.tensors) > _MAX_TENSORS:
+        raise errors.CorruptCheckpoint(
+            f"{path}: {len(found.tensors):,} tensors, more than any network has"
+        )
+    return found
+
+
+def _read(path: Path) -> Checkpoint:
+    """As `read`."""
     if not path.is_file() or ckpt.prefix_of(path) is not None:
         return _read_tensorflow(path)
     with path.open("rb") as file:
@@ -106,22 +118,25 @@ def _read_zip(path: Path) -> Checkpoint:
 
 
 def _from_npy(path: Path) -> Checkpoint:
-    tensors, kind = npy.read(path)
-    about = tensors.pop(f"{MARK}/about", None)
-    metadata = {} if about is None else _own_metadata(about.tobytes(), path)
-    return Checkpoint(tensors=tensors, format=kind, metadata=metadata)
+    tensors, kind, about = npy.read(path)
+    metadata = _own_metadata(about, path) if about else {}
+    config = metadata.pop(_KERAS_CONFIG, "")
+    return Checkpoint(
+        tensors=tensors, format=kind, metadata=metadata, keras_config=config
+    )
 
 
 def _from_h5(found: h5.H5Content, path: Path) -> Checkpoint:
     metadata = dict(found.metadata)
     if text := metadata.pop(MARK, ""):
         metadata |= _own_metadata(text.encode(), path)
+    config = metadata.pop(_KERAS_CONFIG, "")
     return Checkpoint(
         tensors=found.tensors,
         format=found.format,
         metadata=metadata,
         aside=found.aside,
-        keras_config=found.keras_config,
+        keras_config=found.keras_config or config,
     )
 
 
@@ -142,8 +157,9 @@ def _read_caffemodel(path: Path) -> Checkpoint:
     return Checkpoint(tensors=tensors, format="Caffe", metadata=metadata, layers=layers)
 
 
-# The format's own limit. Source: safetensors' README.
-_HEADER_LIMIT = 100_000_000
+# Of what the format allows (safetensors' README) a sixth: names of 100,000 tensors.
+_HEADER_LIMIT = 16 << 20
+_MAX_TENSORS = 100_000
 
 
 def _read_tensorflow(path: Path) -> Checkpoint:
@@ -181,4 +197,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
         raise errors.CorruptCheckpoint(
             f"{path}: not a readable safetensors file ({error})"
         ) from error
-    return Checkpoint(tensors=tensors, format="safetensors", metadata=metadata)
+    config = metadata.pop(_KERAS_CONFIG, "")
+    return Checkpoint(
+        tensors=tensors, format="safetensors", metadata=metadata, keras_config=config
+    )

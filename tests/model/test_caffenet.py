@@ -178,7 +178,7 @@ def test_an_unlisted_order_is_ambiguous(tensors):
     small = {name: tensors[name] for name in ("conv1/0", "conv1/1", "conv2/0")}
     with pytest.raises(
         errors.MismatchedCheckpoint,
-        match="fit bvlc_alexnet, caffenet alike; say which with --arch=bvlc_alexnet",
+        match="fit bvlc_alexnet, caffenet alike; say which they are of: --arch",
     ):
         restore.fit(caffe_file(small), "file")
     for name, layers in LISTED.items():

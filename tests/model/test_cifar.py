@@ -188,7 +188,7 @@ def test_weights_by_layer_name_need_the_networks_name(name, reduce):
     checkpoint = keras_file(CNN)
     with pytest.raises(
         errors.MismatchedCheckpoint,
-        match=r"fit cifar_cnn, cifar_cnn_avg alike; say which with --arch",
+        match=r"fit cifar_cnn, cifar_cnn_avg alike; say which they are of: --arch",
     ):
         restore.fit(checkpoint, "file")
     found, model = filled(checkpoint, arch=name)

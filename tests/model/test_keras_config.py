@@ -403,6 +403,120 @@ class TestOwnModel:
             atol=1e-5,
         )
 
+    def test_mean_image(self):
+        chosen = network.NETWORKS["cifar10_quick"]
+        mean = np.random.default_rng(0).uniform(90, 130, (32, 32, 3)).round(3)
+        spec = preprocess.InputSpec(
+            size_px=32,
+            short_side_px=32,
+            mean_image=preprocess.tuples(mean.tolist()),
+            std=(2.0, 3.0, 4.0),
+            source="x",
+        )
+        base = network.build(chosen, spec, last="pool3")
+        model = keras.Model(base.input, base.output, name=chosen.name)
+        _, found = keras_config.own_model(model.to_json())
+        np.testing.assert_allclose(found.mean_image, mean, rtol=1e-5)
+        np.testing.assert_allclose(found.std, spec.std, rtol=1e-5)
+
     @pytest.mark.parametrize("text", ["", "[]", "{}", json.dumps(KERAS_2), "[" * 10**5])
     def test_others(self, text):
         assert keras_config.own_model(text) is None
+
+
+@pytest.mark.parametrize("make", [sequential, branches])
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_model_that_a_run_saved_is_its_base_again(make, share):
+    """What a run puts around a network is taken away again, and named as before."""
+    base = keras_config.rebuild(make().to_json(), "file")
+    step = base.features[-1]
+    grafted = network.build(base, base.input_spec, last=step)
+    output = grafted.output
+    for layer in network.head_layers(7, dropout=share, seed=0):
+        output = layer(output)
+    whole = shake(keras.Model(grafted.input, output, name=base.name))
+    found = keras_config.rebuild(whole.to_json(), "file")
+    assert found.name == base.name
+    assert not found.is_classifier
+    name, spec = keras_config.own_model(whole.to_json())
+    assert (name, spec.size_px, spec.resize) == (base.name, 12, "squash")
+    image = np.random.default_rng(1).uniform(0, 255, (2, 12, 12, 3)).astype("f4")
+    again = network.build(found, spec, last=found.features[-1])
+    values = {
+        layer.name: {v.name: v.numpy() for v in layer.weights}
+        for layer in whole.layers
+        if layer.weights and "seed" not in layer.weights[0].path
+    }
+    restore.assign(again, values)
+    assert found.features[-1] == grafted.layers[-1].name
+    expected = keras.Model(whole.input, grafted.output)(image)
+    np.testing.assert_allclose(again(image), expected, rtol=1e-4, atol=1e-5)
+
+
+def ending(*last):
+    """A small convolution, and layers on it."""
+    image = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3, name="conv")(image)
+    for one in last:
+        x = one(x)
+    return keras_config.rebuild(keras.Model(image, x, name="m").to_json(), "file")
+
+
+class TestIsClassifier:
+    def test_dense_layer_of_classes(self):
+        pool = layers.GlobalAveragePooling2D(name="pool")
+        assert ending(pool, layers.Dense(2, "softmax", name="d")).is_classifier
+
+    @pytest.mark.parametrize("activation", ["relu", "tanh"])
+    def test_dense_layer_of_features(self, activation):
+        flat = layers.Flatten(name="flat")
+        found = ending(flat, layers.Dense(5, activation, name="embedding"))
+        assert not found.is_classifier
+        assert found.features[-1] == "embedding"
+
+    def test_one_logit(self):
+        flat = layers.Flatten(name="flat")
+        found = ending(flat, layers.Dense(1, "sigmoid", name="d"))
+        assert not found.is_classifier
+        assert found.features[-1] == "flat"
+
+    def test_no_dense_layer(self):
+        pool = layers.GlobalAveragePooling2D(name="pool")
+        found = ending(pool, layers.Softmax(name="odds"))
+        assert not found.is_classifier
+        assert found.features[-1] == "pool"
+
+
+def test_rescaling_behind_other_layers():
+    image = keras.Input((8, 8, 3))
+    x = layers.ZeroPadding2D(1, name="pad")(image)
+    x = layers.Rescaling(1 / 255, name="rescale")(x)
+    x = layers.Flatten(name="flat")(layers.Conv2D(2, 3, name="conv")(x))
+    model = keras.Model(image, layers.Dense(2, name="d")(x))
+    assert keras_config.rebuild(model.to_json(), "file").input_spec.scale == 1
+
+
+def test_a_layer_beyond_any_memory():
+    image = keras.Input((512, 512, 3))
+    x = layers.UpSampling2D(16, name="up")(layers.Conv2D(64, 1, name="conv")(image))
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    model = keras.Model(image, layers.Dense(2, name="d")(x))
+    with pytest.raises(errors.MismatchedCheckpoint, match=r"layer up, of .* numbers"):
+        keras_config.rebuild(model.to_json(), "file")
+
+
+def test_a_model_in_a_model_of_keras_2():
+    """Its own making is its first call there, so that it is referred to as call 1."""
+    config = json.loads(json.dumps(KERAS_2_FUNCTIONAL))
+    nodes = config["config"]["layers"]
+    inner = layer("Conv2D", "c1", filters=3, kernel_size=[1, 1])
+    nodes[1] = {
+        "class_name": "Sequential",
+        "config": {"name": "a", "layers": [inner]},
+        "name": "a",
+        "inbound_nodes": [[["input_1", 0, 0, {}]]],
+    }
+    nodes[2]["inbound_nodes"] = [[["input_1", 0, 0, {}], ["a", 1, 0, {}]]]
+    found = keras_config.rebuild(json.dumps(config), "file")
+    shapes = network.variable_shapes(found, found.input_spec)
+    assert [*shapes] == ["c1", "d"]

@@ -1,11 +1,8 @@
-import dataclasses
-
 import numpy as np
 import pytest
 
 from model import naming, network
-from model.checkpoints import errors, reading
-from pipeline import preprocess
+from model.checkpoints import reading
 
 # (source, network) -> format of such a file, and what the kernel and bias of the first
 # and the last layer are called in it.
@@ -67,6 +64,11 @@ EXPECTED = {
     ("Keras applications", "vgg16"): (
         "Keras 2 HDF5 (weights)",
         "block1_conv1/kernel block1_conv1/bias predictions/kernel predictions/bias",
+    ),
+    ("TF-Slim", "vgg16"): (
+        "TensorFlow checkpoint",
+        "vgg_16/conv1/conv1_1/weights vgg_16/conv1/conv1_1/biases "
+        "vgg_16/fc8/weights vgg_16/fc8/biases",
     ),
     ("Frossard's vgg16_weights.npz", "vgg16"): (
         "NumPy archive (.npz)",
@@ -133,156 +135,9 @@ def test_names(habit):
 
 
 @ALL
-def test_recognised_among_other_tensors(habit):
-    checkpoint = file_of(habit)
-    checkpoint.tensors.update(
-        {"step": np.array(7), "optimizer/conv1/weights/m": np.zeros(3)}
-    )
-    arch = habit[1] if habit[0] in BLUE_FIRST else ""
-    found = naming.recognise(checkpoint, "file", arch=arch)
-    assert (found.naming.source, found.network.name) == habit
-    assert found.tensors == len(checkpoint.tensors) - 2
-
-
-@ALL
 def test_channel_order(habit):
     caffe = habit[0] == "Caffe" and habit[1] != "cifar10_quick"
     assert by_habit(habit).bgr == (caffe or habit[0] in BLUE_FIRST)
-
-
-@pytest.mark.parametrize(
-    "kind", ["caffe-tensorflow", "Toronto's list [weights, biases]"]
-)
-def test_caffenet_and_alexnet_have_the_same_weights(kind):
-    """A file without a list of layers fits both; the user has to say."""
-    with pytest.raises(
-        errors.MismatchedCheckpoint,
-        match=r"file: its 16 known tensors fit bvlc_alexnet, caffenet alike; say which",
-    ):
-        naming.recognise(file_of((kind, "caffenet")), "file")
-
-
-@pytest.mark.parametrize(
-    ("kind", "other"),
-    [("Caffe", "NumPy, pickled dict of arrays"), ("Caffe HDF5", "NumPy array")],
-)
-def test_the_format_tells_the_layout_of_a_square_kernel(kind, other):
-    """fc7 is 4096 x 4096 whichever way round; its names are the same, too."""
-    tensors = {"fc7/0": np.broadcast_to(np.float32(0), (4096, 4096))}
-    layouts = {
-        reading.Checkpoint(tensors=tensors, format=name).format: {
-            match.naming.layout
-            for match in naming.matches(
-                reading.Checkpoint(tensors=tensors, format=name)
-            )
-        }
-        for name in (kind, other)
-    }
-    assert layouts == {kind: {"caffe"}, other: {"tensorflow"}}
-
-
-def checkpoint_of(tensors, kind="test", **how):
-    return reading.Checkpoint(tensors=tensors, format=kind, **how)
-
-
-def empty(*shape):
-    return np.broadcast_to(np.float32(0), shape)
-
-
-@pytest.mark.parametrize(
-    ("name", "shape", "expected"),
-    [
-        ("local2/weights", (4096, 4096), "alexnet"),
-        ("classifier.1.weight", (4096, 9216), "alexnet_owt"),
-        ("classifier.0.weight", (4096, 25088), "vgg16"),
-        ("conv2/weights", (5, 5, 96, 256), "alexnet"),
-        ("block3_conv1/kernel", (3, 3, 128, 256), "vgg16"),
-    ],
-)
-def test_one_kernel_is_enough(name, shape, expected):
-    found = naming.recognise(checkpoint_of({name: empty(*shape)}), "file")
-    assert found.network.name == expected
-
-
-def test_names_alone_are_not():
-    with pytest.raises(
-        errors.MismatchedCheckpoint,
-        match=r"file: fits none of our networks; nearest is alexnet_owt, but "
-        r"features\.0\.weight is \[9, 9\], expected \[64, 3, 11, 11\]",
-    ):
-        naming.recognise(checkpoint_of({"features.0.weight": empty(9, 9)}), "file")
-
-
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
-        ([], r"some\.file: none of its 0 tensors \(\) has a name"),
-        (["b", "a"], r"none of its 2 tensors \(a, b\) has a name"),
-        (list("fedcba"), r"none of its 6 tensors \(a, b, c, d, \.\.\.\) has a name"),
-        (["conv1/weight"], r"as conv1/weights or features\.0\.weight"),
-        (["conv1/weights/Adam"], r"is it another network's file\?"),
-        (["module.features.0.weight"], r"python -m model\.inspect shows"),
-    ],
-)
-def test_unknown_names(names, message):
-    with pytest.raises(errors.MismatchedCheckpoint, match=message):
-        naming.recognise(checkpoint_of({n: empty(1) for n in names}), "some.file")
-
-
-class TestArch:
-    FILE = file_of(("torchvision", "alexnet_owt"))
-
-    @pytest.mark.parametrize(
-        ("arch", "message"),
-        [
-            ("alexnett", r"--arch=alexnett: no such network; did you mean alexnet\?"),
-            ("resnet50", r"--arch=resnet50: no such network; alexnet, alexnet_owt"),
-            ("caffenet", r"by which Graft knows the layers of caffenet"),
-        ],
-    )
-    def test_another(self, arch, message):
-        with pytest.raises(errors.MismatchedCheckpoint, match=message):
-            naming.recognise(self.FILE, "file", arch=arch)
-
-    def test_of_the_same_names(self):
-        conv1 = {"features.0.weight": empty(64, 3, 11, 11)}
-        with pytest.raises(
-            errors.MismatchedCheckpoint,
-            match=r"does not fit vgg16; .* \[64, 3, 11, 11\], expected \[64, 3, 3, 3\]",
-        ):
-            naming.recognise(checkpoint_of(conv1), "file", arch="vgg16")
-
-    def test_the_same(self):
-        found = naming.recognise(self.FILE, "file", arch="alexnet_owt")
-        assert found.naming.source == "torchvision"
-
-
-class TestOwnFiles:
-    SPEC = preprocess.InputSpec(size_px=96, short_side_px=100, source="mine")
-
-    def file(self, **about):
-        names = {"conv1/kernel": empty(11, 11, 3, 96)}
-        return checkpoint_of(names, metadata={"network": "alexnet", **about})
-
-    def test_say_what_they_are(self):
-        text = naming.json.dumps(dataclasses.asdict(self.SPEC))
-        found = naming.recognise(self.file(input_spec=text), "file")
-        assert found.network.name == "alexnet"
-        assert found.naming.spec == self.SPEC
-
-    def test_of_a_size_that_the_network_does_not_take(self):
-        text = naming.json.dumps(dataclasses.asdict(self.SPEC))
-        with pytest.raises(errors.MismatchedCheckpoint, match="images of 9 pixels"):
-            naming.recognise(self.file(input_spec=text.replace("96", "9")), "file")
-
-    def test_without_preprocessing(self):
-        found = naming.recognise(self.file(), "file")
-        assert found.naming.spec == network.NETWORKS["alexnet"].input_spec
-
-    @pytest.mark.parametrize("text", ["{", "[]", "3", '{"a": 1}', '{"size_px": "x"}'])
-    def test_damaged(self, text):
-        with pytest.raises(errors.CorruptCheckpoint, match="no usable input_spec"):
-            naming.recognise(self.file(input_spec=text), "file")
 
 
 class TestLayout:
@@ -355,31 +210,12 @@ class TestLayout:
             assert self.torch.to_ours("fc7", np.zeros(theirs), shape).shape == shape
 
 
-class TestGroups:
-    KERNEL = np.arange(3 * 3 * 2 * 4, dtype=np.float32).reshape(3, 3, 2, 4)
-
-    def join(self, tensors):
-        checkpoint = reading.Checkpoint(tensors=tensors, format="test")
-        return naming.join_groups(checkpoint).tensors
-
-    def test_parts_become_one(self):
-        parts = {
-            "c_group1/kernel": self.KERNEL[..., :2],
-            "c_group2/kernel": self.KERNEL[..., 2:],
-            "d/kernel": self.KERNEL,
-        }
-        found = self.join(parts)
-        assert found.keys() == {"c/kernel", "d/kernel"}
-        np.testing.assert_array_equal(found["c/kernel"], self.KERNEL)
-
-    @pytest.mark.parametrize(
-        "others",
-        [
-            {"c_group2/kernel": np.zeros((3, 3, 1, 2), np.float32)},
-            {"c/kernel": np.zeros(1, np.float32)},
-        ],
-        ids=["of other sizes", "there already"],
-    )
-    def test_what_is_no_group_is_left(self, others):
-        parts = {"c_group1/kernel": self.KERNEL[..., :2], **others}
-        assert self.join(parts).keys() == parts.keys()
+def test_dense_layer_as_a_convolution():
+    """[height, width, channels, out], as TF-Slim has it, is flattened as we do it."""
+    slim = by_habit(("TF-Slim", "vgg16"))
+    theirs = slim.shapes_in_file((7 * 7 * 512, 4))[0]
+    assert theirs == (7, 7, 512, 4)
+    assert slim.shapes_in_file((4096, 4)) == [(1, 1, 4096, 4)]
+    tensor = np.arange(7 * 7 * 512 * 4).reshape(theirs)
+    ours = slim.to_ours("fc1", tensor, (7 * 7 * 512, 4))
+    assert ours[(3 * 7 + 2) * 512 + 9, 1] == tensor[3, 2, 9, 1]

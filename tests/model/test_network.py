@@ -1,7 +1,11 @@
+import dataclasses
+
+import keras
 import numpy as np
 import pytest
 
 from model import network, restore
+from model.checkpoints import errors
 from pipeline import preprocess
 
 SPEC = preprocess.InputSpec(
@@ -159,3 +163,45 @@ class TestHead:
     def test_narrow_features_are_widened(self):
         features = np.ones((1, 3), np.float16)
         assert self.build(features)[1].dtype == np.float32
+
+
+class TestFirstConvolution:
+    def of(self, *layers):
+        found = network.Network(
+            name="x",
+            layers=lambda *_: layers,
+            input_spec=network.NETWORKS["alexnet"].input_spec,
+            features=(),
+        )
+        return network.first_convolution(found)
+
+    @pytest.mark.parametrize("name", network.NETWORKS)
+    def test_every_network_has_one(self, name):
+        chosen = network.NETWORKS[name]
+        assert network.first_convolution(chosen) == chosen.weighted_layers()[0]
+
+    def test_behind_layers_that_leave_channels_apart(self):
+        k = keras.layers
+        layers = k.Rescaling(0.1), k.ZeroPadding2D(2), k.Conv2D(2, 3, name="a")
+        assert self.of(*layers) == "a"
+
+    @pytest.mark.parametrize(
+        "layer",
+        [
+            keras.layers.BatchNormalization(),
+            keras.layers.DepthwiseConv2D(3),
+            keras.layers.SeparableConv2D(4, 3),
+            keras.layers.Conv2D(3, 3, groups=3),
+            keras.layers.Flatten(),
+        ],
+        ids=lambda layer: type(layer).__name__,
+    )
+    def test_behind_others_is_none(self, layer):
+        assert self.of(layer, keras.layers.Conv2D(2, 3)) == ""
+
+
+def test_a_size_that_pools_otherwise_in_caffe():
+    chosen = network.NETWORKS["cifar10_quick"]
+    spec = dataclasses.replace(chosen.input_spec, size_px=36, short_side_px=36)
+    with pytest.raises(errors.MismatchedCheckpoint, match="expected a multiple of 8"):
+        network.variable_shapes(chosen, spec)

@@ -31,6 +31,9 @@ def small_network(seed=0):
     return keras.Model(image, keras.layers.Flatten()(layer(image)))
 
 
+ABOUT = {"network": "tiny"}
+
+
 def result(epoch, **figures):
     names = [field.name for field in dataclasses.fields(loop.EpochResult)]
     values = dict.fromkeys(names, 0.1) | {"epoch": epoch} | figures
@@ -43,7 +46,7 @@ def finish(directory, seed=0):
     record.start(CONFIG, ["cat", "dog"])
     record.append_metrics(result(1))
     record.write_json("calibration.json", {"temperature": 1.5})
-    record.save_model(small_network(seed))
+    record.save_model(small_network(seed), ABOUT)
     return record
 
 
@@ -157,7 +160,7 @@ class TestWriting:
         record = finish(tmp_path / "a", seed=0)
         found = run.read(str(tmp_path / "a"))
         before = found.model_digest()
-        record.save_model(small_network(seed=1))
+        record.save_model(small_network(seed=1), ABOUT)
         assert found.model_digest() != before
         kernel = found.load_model().get_layer("conv1").kernel.numpy()
         assert (kernel == small_network(seed=1).get_layer("conv1").kernel.numpy()).all()

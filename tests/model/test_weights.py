@@ -1,5 +1,4 @@
 import json
-import pickle
 
 import h5py
 import numpy as np
@@ -28,7 +27,7 @@ def arrays(tiny):
 @pytest.mark.parametrize("name", FORMATS)
 def test_what_is_written_is_restored(tiny, arrays, tmp_path, name):
     """In the same network, whatever habits there are; and its preprocessing with it."""
-    spec = restore.inputs.Overrides(image_size=16, scale=7.0).apply(tiny.input_spec)
+    spec = restore.inputs.Overrides(image_size=16, scale=3.0).apply(tiny.input_spec)
     weights.write(tmp_path / name, arrays, weights.describe("tiny", spec))
     checkpoint = reading.read(tmp_path / name)
     found = restore.fit(checkpoint, name)
@@ -56,10 +55,7 @@ def test_npy_as_caffe_tensorflow_reads_it(arrays, tmp_path):
     found = np.load(tmp_path / "w.npy", allow_pickle=True).item()
     np.testing.assert_array_equal(found["conv1"]["weights"], arrays["conv1/kernel"])
     np.testing.assert_array_equal(found["fc4"]["biases"], arrays["fc4/bias"])
-    assert pickle.loads(pickle.dumps(found)).keys() == {
-        *(name.split("/")[0] for name in arrays),
-        "graft",
-    }
+    assert found.keys() == {name.split("/")[0] for name in arrays}
 
 
 def test_h5_as_keras_reads_it_by_name(tiny, arrays, tmp_path):

@@ -7,7 +7,7 @@ import struct
 import numpy as np
 import pytest
 
-from model import naming
+from model import matching
 from model.checkpoints import caffemodel, errors, mean, reading
 
 KERNEL = np.arange(2 * 3 * 5 * 4, dtype=np.float32).reshape(2, 3, 5, 4)
@@ -165,17 +165,17 @@ class TestOrderOfLayers:
         data += b"".join(layer(name, "Pooling") for name in order)
         checkpoint = reading.read(write(data))
         assert checkpoint.format == "Caffe"
-        assert naming.recognise(checkpoint, "file").network.name == expected
+        assert matching.recognise(checkpoint, "file").network.name == expected
 
     def test_without_them(self, write):
         kernel = np.zeros((96, 3, 11, 11), np.float32)
         checkpoint = reading.read(write(layer("conv1", "Convolution", blob(kernel))))
         with pytest.raises(
             errors.MismatchedCheckpoint,
-            match=r"fit bvlc_alexnet, caffenet alike; say which with --arch=bvlc_al",
+            match=r"fit bvlc_alexnet, caffenet alike; say which they are of: --",
         ):
-            naming.recognise(checkpoint, "file")
-        found = naming.recognise(checkpoint, "file", arch="caffenet")
+            matching.recognise(checkpoint, "file")
+        found = matching.recognise(checkpoint, "file", arch="caffenet")
         assert found.network.name == "caffenet"
 
 

@@ -50,7 +50,7 @@ def assert_same(tensors, expected):
 class TestPickled:
     def test_caffe_tensorflow(self, write):
         path = write(npy_bytes({"conv1": {"weights": KERNEL, "biases": BIAS}}))
-        tensors, kind = npy.read(path)
+        tensors, kind, _ = npy.read(path)
         assert kind == "NumPy, pickled dict of arrays"
         assert_same(tensors, {"conv1/weights": KERNEL, "conv1/biases": BIAS})
 
@@ -103,7 +103,7 @@ class TestPlain:
         ids=lambda array: f"{array.dtype.str} {array.shape}",
     )
     def test_array(self, write, array):
-        tensors, kind = npy.read(write(npy_bytes(array)))
+        tensors, kind, _ = npy.read(write(npy_bytes(array)))
         assert kind == "NumPy array"
         np.testing.assert_array_equal(tensors["array"], array)
         assert tensors["array"].shape == array.shape

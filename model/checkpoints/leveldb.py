@@ -1,0 +1,104 @@
+"""A sorted table of LevelDB's kind -> its keys and values.
+
+Sources: tensorflow/core/lib/io/format.cc, leveldb/doc/table_format.md,
+tensorflow/core/lib/hash/crc32c.h.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import google_crc32c
+
+from model.checkpoints import errors, wire
+
+MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
+FOOTER_BYTES, _TRAILER_BYTES = 48, 5
+_MAX_KEY_BYTES, _MAX_KEYS_BYTES = 4096, 64 << 20  # one, and those of a block
+
+
+def unreadable(prefix: Path, what: str) -> errors.CorruptCheckpoint:
+    """The error for a damaged index."""
+    return errors.CorruptCheckpoint(
+        f"{prefix}: not a readable TensorFlow checkpoint ({what}); copy its index again"
+    )
+
+
+def masked_crc(data: bytes) -> int:
+    """CRC-32C as TensorFlow stores it: turned and shifted."""
+    crc = google_crc32c.value(data)
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+class Table:
+    """A LevelDB table: blocks of keys and values, found by an index block."""
+
+    def __init__(self, data: bytes, prefix: Path) -> None:
+        """Looks at the file's bytes; makes no copy.
+
+        Raises:
+            errors.CorruptCheckpoint: not a table; as `items`.
+        """
+        self._data = data
+        self._prefix = prefix
+        if len(data) < FOOTER_BYTES or data[-8:] != MAGIC:
+            raise unreadable(prefix, "its index does not end as one")
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yields all keys with their values."""
+        footer = wire.Wire(self._data[-FOOTER_BYTES:-8], str(self._prefix))
+        at = 0
+        for _ in range(2):  # the first is of a block that is not used here
+            _, at = footer.varint(at, len(footer.data))
+        offset, at = footer.varint(at, len(footer.data))
+        size, _ = footer.varint(at, len(footer.data))
+        blocks = [
+            self._handle(value) for _, value in self._entries(self._block(offset, size))
+        ]
+        if sum(size for _, size in blocks) > len(self._data):
+            raise unreadable(self._prefix, "blocks that overlap")
+        for offset, size in blocks:
+            yield from self._entries(self._block(offset, size))
+
+    def _handle(self, value: bytes) -> tuple[int, int]:
+        message = wire.Wire(value, str(self._prefix))
+        offset, at = message.varint(0, len(value))
+        size, _ = message.varint(at, len(value))
+        return offset, size
+
+    def _block(self, offset: int, size: int) -> bytes:
+        end = offset + size
+        if end + _TRAILER_BYTES > len(self._data) - FOOTER_BYTES + 1:
+            raise unreadable(self._prefix, "a block outside the index")
+        block = self._data[offset : end + 1]
+        crc = int.from_bytes(self._data[end + 1 : end + _TRAILER_BYTES], "little")
+        if masked_crc(block) != crc:
+            raise unreadable(self._prefix, "a block's checksum is wrong")
+        if block[-1] != 0:
+            raise unreadable(
+                self._prefix, "a compressed block, which TensorFlow does not write"
+            )
+        return block[:-1]
+
+    def _entries(self, block: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Walks a block; keys share their beginning with the one before."""
+        if len(block) < 4:
+            raise unreadable(self._prefix, "a block of nothing")
+        restarts = int.from_bytes(block[-4:], "little")
+        end = len(block) - 4 * (restarts + 1)
+        if end < 0:
+            raise unreadable(self._prefix, f"a block with {restarts:,} restarts")
+        message = wire.Wire(block, str(self._prefix))
+        at, key, total = 0, b"", 0
+        while at < end:
+            shared, at = message.varint(at, end)
+            added, at = message.varint(at, end)
+            length, at = message.varint(at, end)
+            if shared > len(key) or at + added + length > end:
+                raise unreadable(self._prefix, "a key that runs past its block")
+            total += shared + added
+            if shared + added > _MAX_KEY_BYTES or total > _MAX_KEYS_BYTES:
+                raise unreadable(self._prefix, "keys beyond any variable's name")
+            key = key[:shared] + block[at : at + added]
+            at += added
+            yield key, block[at : at + length]
+            at += length
