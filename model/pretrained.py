@@ -56,7 +56,8 @@ def load(
         raise errors.MismatchedCheckpoint(
             f"{weights.path}: {found.network.name} does not end in a dense layer with "
             "a logit for each of two classes or more, so it cannot be judged as it is; "
-            "it can carry a new head: python train.py --ckpt"
+            "it can carry a new head (train.py --ckpt), and --run_dir names a run of "
+            "this project"
         )
     last = found.network.step_names()[-1]
     final = found.network.weighted_layers()[-1]

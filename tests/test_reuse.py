@@ -3,12 +3,13 @@
 import dataclasses
 import json
 
+import keras
 import numpy as np
 import pytest
 
 import evaluate
 import train
-from model import export, network, restore, run, weights
+from model import export, inputs, network, restore, run, weights
 from model.checkpoints import errors, reading
 from tests import conftest
 
@@ -142,6 +143,52 @@ def test_a_runs_weights_start_another_run(quick, tmp_path, name):
             after[f"{layer}/kernel"], before[f"{layer}/kernel"]
         )
     assert "logits" in ledger(second)[0]["unused"]
+
+
+def keras_file(path):
+    """A model that Keras saved, of none of our networks."""
+    model = keras.Sequential(
+        [
+            keras.Input((16, 16, 3)),
+            keras.layers.Conv2D(4, 3, strides=2, activation="relu", name="first"),
+            keras.layers.BatchNormalization(name="norm"),
+            keras.layers.GlobalAveragePooling2D(name="pool"),
+            keras.layers.Dense(6, activation="relu", name="embedding"),
+            keras.layers.Dense(4, activation="softmax", name="classes"),
+        ],
+        name="theirs",
+    )
+    model.save(path)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["model.keras", "w.safetensors", "w.h5", "w.npy"])
+def test_a_run_on_a_rebuilt_model_starts_another_run(quick, tmp_path, name):
+    first = dataclasses.replace(
+        quick, ckpt=keras_file(tmp_path / "theirs.keras"), overrides=inputs.AS_WEIGHTS
+    )
+    train.train(first)
+    path = run.Path(first.run_dir) / name
+    if name != "model.keras":
+        export.export(export.Config(run_dir=first.run_dir, weights=str(path)))
+    second = dataclasses.replace(first, ckpt=str(path), run_dir=str(tmp_path / "b"))
+    train.train(second)
+    assert settings(second)["network"] == "keras-theirs"
+    assert settings(second)["input_spec"] == settings(first)["input_spec"]
+    assert ledger(second)[0] == {
+        "restored": {"first", "norm", "embedding"},
+        "unused": {"logits"},
+        "new": {"logits"},
+    }
+    with pytest.raises(errors.MismatchedCheckpoint, match="--run_dir"):
+        evaluate.evaluate(evaluate.Config(ckpt=str(path), data=quick.data))
+
+
+def test_a_run_folder_is_no_checkpoint(quick):
+    train.train(quick)
+    again = dataclasses.replace(quick, ckpt=quick.run_dir, run_dir="x")
+    with pytest.raises(errors.UnknownFormat, match=r"x?/model\.keras starts from its"):
+        train.train(again)
 
 
 class TestPretrained:

@@ -1,11 +1,12 @@
 import shutil
 
 import google_crc32c
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from model.checkpoints import ckpt, errors, reading
+from model.checkpoints import ckpt, errors, leveldb, reading
 
 KERNEL = np.arange(12, dtype=np.float32).reshape(2, 2, 3, 1)
 BIASES = np.array([-0.5], np.float32)
@@ -150,6 +151,45 @@ class TestTf2:
         tensors, _ = ckpt.read(tmp_path / "x")
         assert (tensors["conv1/kernel"] == KERNEL).all()
         assert (tensors["conv1/bias"] == BIASES).all()
+
+
+def trained_by_keras(folder, name):
+    """The weights of a Keras 3 model that was trained, and its checkpoint."""
+    model = keras.Sequential(
+        [keras.Input((4, 4, 3)), keras.layers.Conv2D(2, 2, name="conv1")]
+    )
+    model.compile(keras.optimizers.Adam(), "mse")
+    model.fit(np.ones((1, 4, 4, 3)), np.ones((1, 3, 3, 2)), verbose=0)
+    objects = {"model": model, name: model.optimizer}
+    tf.train.Checkpoint(**objects).write(str(folder / "x"))
+    return {f"conv1/{v.name}": v.numpy() for v in model.get_layer("conv1").weights}
+
+
+@pytest.mark.parametrize("name", ["optimizer", "opt", "a"])
+def test_weights_of_keras_3_that_stand_below_their_optimizer(tmp_path, name):
+    """The graph's shortest way to a trained variable may be by the optimizer."""
+    expected = trained_by_keras(tmp_path, name)
+    tensors, aside = ckpt.read(tmp_path / "x")
+    assert tensors.keys() == expected.keys()
+    for key, value in expected.items():
+        np.testing.assert_array_equal(tensors[key], value)
+    assert f"{name}/_iterations" in aside
+
+
+def test_variables_in_parts(tmp_path):
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        v1.get_variable(
+            "conv1/weights",
+            shape=(4, 2),
+            partitioner=v1.fixed_size_partitioner(2),
+            initializer=v1.ones_initializer(),
+        )
+        session.run(v1.global_variables_initializer())
+        v1.train.Saver().save(session, str(tmp_path / "x"))
+    tensors, aside = ckpt.read(tmp_path / "x")
+    assert tensors == {}
+    assert aside == (f"conv1/weights{ckpt.IN_PARTS}",)
 
 
 class TestNames:
@@ -307,3 +347,41 @@ class TestDamaged:
         assert shapes == {"a": [127] * 6}
         with pytest.raises(errors.CorruptCheckpoint, match=r"127\] in 4 bytes"):
             reading.read(prefix)
+
+    def forged(self, prefix, entries):
+        """An index of these (shared, added, value) entries, checksums and all."""
+
+        def varint(number):
+            found = b""
+            while number >= 0x80:
+                found += bytes([number & 0x7F | 0x80])
+                number >>= 7
+            return found + bytes([number])
+
+        def block(entries):
+            found = b""
+            for shared, added, value in entries:
+                found += varint(shared) + varint(len(added)) + varint(len(value))
+                found += added + value
+            found += bytes(4) + (1).to_bytes(4, "little") + b"\0"
+            return found + leveldb.masked_crc(found).to_bytes(4, "little")
+
+        first = block(entries)
+        handle = varint(0) + varint(len(first) - 5)
+        second = block([(0, b"z", handle)])
+        footer = bytes(2) + varint(len(first)) + varint(len(second) - 5)
+        data = first + second + footer.ljust(40, b"\0") + leveldb.MAGIC
+        index_file(prefix).write_bytes(data)
+
+    @pytest.mark.parametrize("length", [5000, 4096])
+    def test_names_without_end(self, prefix, length):
+        """Each shares the one before and so costs a few bytes of the file."""
+        start = [(0, b"", b"\x08\x01"), (0, b"a" * length, b"")]
+        self.forged(prefix, [*start, *[(length - 1, b"b", b"")] * 30_000])
+        with pytest.raises(errors.CorruptCheckpoint, match="beyond any variable's"):
+            reading.read(prefix)
+
+    def test_forged_index_of_a_real_one(self, prefix):
+        """The forger itself is right: without the faults its files are read."""
+        self.forged(prefix, [(0, b"", b"\x08\x01")])
+        assert reading.read(prefix).tensors == {}

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from model.checkpoints import errors, keras_zip
+from model.checkpoints import errors, keras_zip, reading
 
 NAMES = ("config.json", "metadata.json", "model.weights.h5")
 
@@ -66,6 +66,12 @@ class TestRead:
         assert found.metadata == {"keras_version": keras.__version__}
         assert found.keras_config.encode() == members["config.json"]
         assert found.aside == ()
+
+    def test_what_a_file_of_ours_says_of_itself(self, path, model, members):
+        own = {keras_zip.OWN_NAME: json.dumps({"network": "alexnet"})}
+        write(path, {**members, **own})
+        assert reading.read(path).metadata["network"] == "alexnet"
+        keras.models.load_model(path)  # which passes over it
 
     def test_other_members_are_let_be(self, path, model, members):
         others = {"../outside": b"x", "assets/a": b"y", "b.pkl": b"\x80"}

@@ -54,6 +54,17 @@ class TestPickled:
         assert kind == "NumPy, pickled dict of arrays"
         assert_same(tensors, {"conv1/weights": KERNEL, "conv1/biases": BIAS})
 
+    @pytest.mark.parametrize(
+        ("rest", "about"),
+        [(npy.OWN_MARK + b"{}", b"{}"), (b"more", b""), (b"", b"")],
+        ids=["ours", "others", "none"],
+    )
+    def test_what_follows(self, write, rest, about):
+        path = write(npy_bytes({"conv1": {"biases": BIAS}}) + rest)
+        tensors, _, found = npy.read(path)
+        assert_same(tensors, {"conv1/biases": BIAS})
+        assert found == about
+
     def test_toronto(self, write):
         path = write(npy_bytes({"conv1": [KERNEL, BIAS]}))
         assert_same(npy.read(path)[0], {"conv1/0": KERNEL, "conv1/1": BIAS})
