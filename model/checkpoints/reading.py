@@ -157,8 +157,8 @@ def _read_caffemodel(path: Path) -> Checkpoint:
     return Checkpoint(tensors=tensors, format="Caffe", metadata=metadata, layers=layers)
 
 
-# Of what the format allows (safetensors' README) a sixth: names of 100,000 tensors.
-_HEADER_LIMIT = 16 << 20
+# The format's own limit (safetensors' README), and what 100,000 tensors need of it.
+_HEADER_LIMIT, _MAX_HEADER_BYTES = 100_000_000, 16 << 20
 _MAX_TENSORS = 100_000
 
 
@@ -184,6 +184,12 @@ def _read_pickle(path: Path) -> Checkpoint:
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
+    with path.open("rb") as start:
+        length = int.from_bytes(start.read(8), "little")
+    if _MAX_HEADER_BYTES < length <= path.stat().st_size:
+        raise errors.CorruptCheckpoint(
+            f"{path}: a header of {length:,} bytes, more than any network needs"
+        )
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = dict(file.metadata() or {})
