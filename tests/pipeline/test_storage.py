@@ -1,0 +1,154 @@
+"""The same things done in a folder and in TensorFlow's store in memory."""
+
+import io
+import os
+from pathlib import Path
+
+import pytest
+
+from pipeline import storage
+
+
+@pytest.fixture(params=["local", "remote"])
+def folder(request, tmp_path):
+    found = (
+        tmp_path / "a"
+        if request.param == "local"
+        else storage.path(f"ram://{tmp_path.name}/a")
+    )
+    found.mkdir(parents=True, exist_ok=True)
+    return found
+
+
+def test_what_is_remote():
+    assert storage.is_remote("gs://bucket/a")
+    assert not storage.is_remote("/a://b")
+    assert not storage.is_remote("a/b")
+    assert isinstance(storage.path("a/b"), Path)
+
+
+def test_names(folder):
+    file = folder / "x.txt"
+    assert file.name == "x.txt"
+    assert file.parent == folder
+    assert file.with_name("y") == folder / "y"
+    assert str(file) == f"{folder}/x.txt" == os.fspath(file)
+    assert file.is_relative_to(folder)
+    assert not folder.is_relative_to(file)
+    assert not folder.with_name("ab").is_relative_to(folder)
+    assert {file: 1}[folder / "x.txt"] == 1
+
+
+def test_a_file(folder):
+    file = folder / "x.bin"
+    assert not file.exists()
+    file.write_bytes(b"abc")
+    assert file.exists()
+    assert file.is_file()
+    assert not file.is_dir()
+    assert folder.is_dir()
+    assert not folder.is_file()
+    assert file.stat().st_size == 3
+    assert file.read_bytes() == b"abc"
+    file.unlink()
+    assert not file.exists()
+    file.unlink(missing_ok=True)
+
+
+def test_text(folder):
+    file = folder / "x.txt"
+    file.write_text("über\nz\r\n", encoding="utf-8")
+    assert file.read_text(encoding="utf-8").startswith("über\nz")
+    with file.open(encoding="utf-8", newline="\n") as opened:
+        assert [*opened] == ["über\n", "z\r\n"]
+    with (folder / "y.txt").open("w", encoding="ascii") as opened:
+        opened.write("a" * 10)
+    assert (folder / "y.txt").read_bytes() == b"a" * 10
+
+
+def test_places_in_a_file(folder):
+    file = folder / "x.bin"
+    with file.open("wb") as opened:
+        for number in range(1000):
+            opened.write(number.to_bytes(4, "little"))
+    with file.open("rb") as opened:
+        opened.seek(4 * 700)
+        assert int.from_bytes(opened.read(4), "little") == 700
+        assert opened.tell() == 4 * 701
+        assert opened.seek(0, io.SEEK_END) == 4000
+        assert opened.read(1) == b""
+        opened.seek(8)
+        assert opened.read(4) == b"\2\0\0\0"
+
+
+def test_another_name(folder):
+    (folder / "a").write_bytes(b"new")
+    (folder / "b").write_bytes(b"old")
+    (folder / "a").replace(folder / "b")
+    assert (folder / "b").read_bytes() == b"new"
+    assert not (folder / "a").exists()
+
+
+def test_what_a_folder_holds(folder):
+    for name in ("a.part", "b.part", "c.txt"):
+        (folder / name).write_bytes(b"x")
+    (folder / "inner").mkdir()
+    (folder / "inner" / "d").write_bytes(b"x")
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "a.part",
+        "b.part",
+        "c.txt",
+        "inner",
+    ]
+    assert sorted(folder.glob("*.part")) == [folder / "a.part", folder / "b.part"]
+    found = {
+        os.path.relpath(inside, folder): (sorted(folders), sorted(files))
+        for inside, folders, files in storage.walk(folder, onerror=lambda _: None)
+    }
+    assert found == {
+        ".": (["inner"], ["a.part", "b.part", "c.txt"]),
+        "inner": ([], ["d"]),
+    }
+    storage.remove_tree(folder)
+    assert not (folder / "c.txt").exists()
+    assert not (folder / "inner" / "d").exists()
+    storage.remove_tree(folder)
+
+
+def test_names_that_are_removed_are_not_walked(folder):
+    for name in ("in", "out"):
+        (folder / name).mkdir()
+        (folder / name / "file").write_bytes(b"x")
+    seen = []
+    for inside, folders, files in storage.walk(folder, onerror=lambda _: None):
+        folders[:] = [name for name in folders if name != "out"]
+        seen += [f"{inside}/{name}" for name in files]
+    assert seen == [f"{folder}/in/file"]
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda file: file.read_bytes(),
+        lambda file: file.open("rb"),
+        lambda file: file.stat(),
+        lambda file: file.unlink(),
+        lambda file: file.replace(file.with_name("x")),
+    ],
+    ids=["read", "open", "stat", "unlink", "replace"],
+)
+def test_nothing_there(folder, use):
+    with pytest.raises(FileNotFoundError) as told:
+        use(folder / "none")
+    assert os.fsdecode(told.value.filename) == str(folder / "none")
+
+
+def test_a_store_that_nobody_knows():
+    with pytest.raises(OSError, match="nowhere"):
+        storage.path("nowhere://a/b").read_bytes()
+
+
+def test_sync(folder):
+    (folder / "a").write_bytes(b"x")
+    storage.sync(folder / "a")
+    storage.sync(folder)
