@@ -120,6 +120,15 @@ class Tally:
         """All classes together, and what is in none."""
         return sum((*self.classes.values(), self.others), collections.Counter())
 
+    def files(self) -> dict[str, int]:
+        """Number of source files, and by what became of them, as the head has it."""
+        total = self.total()
+        actions = ("copied", "reencoded", "skipped")
+        return {
+            "total": total["photos"],
+            **{name: total[name] for name in actions if total[name]},
+        }
+
     def splits(self) -> dict[str, dict[str, int]]:
         """{class name: {split: number of photos taken}}."""
         return {
@@ -361,17 +370,11 @@ class Writer:
         if self._partial_dir is None or self._file is None:
             raise RuntimeError("nowhere to write to")
         self._file.close()
-        total = self.tally.total()
-        actions = {
-            name: total[name]
-            for name in ("copied", "reencoded", "skipped")
-            if total[name]
-        }
         head = {
             "format_version": FORMAT_VERSION,
             "class_names": list(self._about.class_names),
             "counts": self.tally.splits(),
-            "files": {"total": total["photos"], **actions},
+            "files": self.tally.files(),
             "ignored": self._about.ignored,
             "seed": self._about.seed,
             "shares": self._about.shares,

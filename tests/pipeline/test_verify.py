@@ -1,0 +1,186 @@
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from pipeline import convert, manifest, records, schema, verify
+from tests import conftest
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    """A data set of two classes, one record file each."""
+    folder = tmp_path_factory.mktemp("verify")
+    photos = conftest.write_photos(folder / "photos", per_class=6)
+    config = convert.Config(source=str(photos), out=str(folder / "rec"), workers=1)
+    return convert.convert(config).directory
+
+
+@pytest.fixture
+def processes():
+    """Without this, blocks are checked in the tests' own process, which is faster."""
+
+
+@pytest.fixture
+def found(converted, tmp_path, monkeypatch, request):
+    """A copy of it, to be damaged."""
+    if "processes" not in request.fixturenames:
+        monkeypatch.setattr(
+            verify.workers,
+            "map_blocks",
+            lambda function, blocks, **_: ((one, [function(one)]) for one in blocks),
+        )
+    shutil.copytree(converted, tmp_path / "rec")
+    return manifest.read(tmp_path / "rec")
+
+
+def faults_of(found):
+    return verify.verify(manifest.read(found.directory), num_workers=1)
+
+
+def rows_of(found):
+    """The rows of the first record file, in its order."""
+    name = min(row.file for row in found.taken())
+    rows = [row for row in found.taken() if row.file == name]
+    return sorted(rows, key=lambda row: row.offset)
+
+
+def rewrite(found, row, change):
+    """Changes a record's features; checksums are right, the length is the same."""
+    path = found.directory / row.file
+    data = bytearray(path.read_bytes())
+    record = bytes(data[row.offset : row.offset + row.length])
+    values = schema.parse(records.unframe(record, ""))
+    changed = records.frame(schema.serialize(values | change(values)))
+    assert len(changed) == row.length
+    data[row.offset : row.offset + row.length] = changed
+    path.write_bytes(data)
+
+
+def test_all_is_well(found):
+    assert faults_of(found) == []
+
+
+@pytest.mark.parametrize("at", [0, 8, 12, 200, -1], ids=str)
+def test_one_bit(found, at):
+    """The first fault is named by file and number of the record."""
+    row = rows_of(found)[2]
+    path = found.directory / row.file
+    data = bytearray(path.read_bytes())
+    data[row.offset + at % row.length] ^= 1
+    path.write_bytes(data)
+    (fault,) = faults_of(found)
+    assert (fault.file, fault.index, fault.path) == (row.file, 2, row.path)
+    assert "checksum" in fault.problem
+    assert str(fault).startswith(f"{row.file} record 2: {row.path}: ")
+
+
+def other_letter(text):
+    return bytes([text[0] ^ 1]) + text[1:]
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("image/class/label", lambda value: 1 - value),
+        ("image/class/text", other_letter),
+        ("image/filename", other_letter),
+        ("image/sha256", lambda value: value[::-1]),
+        ("image/height", lambda value: value + 1),
+        ("image/format", other_letter),
+    ],
+)
+def test_a_feature_that_the_manifest_has_otherwise(found, name, change):
+    rows = [row for row in found.taken() if found.labels[row.class_name] == 1]
+    row = rows[0]
+    rewrite(found, row, lambda values: {name: change(values[name])})
+    (fault,) = faults_of(found)
+    assert fault.path == row.path
+    assert fault.problem.startswith(f"{name} is ")
+
+
+def test_pixels_of_another_photo(found):
+    """Right checksums, right features, and bytes that are not the photo's."""
+    row = next(row for row in found.taken() if row.action == "copied")
+
+    def change(values):
+        encoded = values["image/encoded"]
+        return {"image/encoded": encoded[:-2] + b"\xff\xd8"}
+
+    rewrite(found, row, change)
+    (fault,) = faults_of(found)
+    assert fault.path == row.path
+    assert "SHA-256" in fault.problem
+
+
+def test_what_does_not_decode(found):
+    row = next(row for row in found.taken() if row.action == "copied")
+    rewrite(
+        found,
+        row,
+        lambda values: {"image/encoded": bytes(len(values["image/encoded"]))},
+    )
+    # As if it had been encoded anew, so that its hash says nothing.
+    rows = [
+        dataclasses.replace(one, action="reencoded") if one is row else one
+        for one in found.rows
+    ]
+    edited = dataclasses.replace(found, rows=tuple(rows))
+    (fault,) = verify.verify(edited, num_workers=1)[-1:]
+    assert "does not decode" in fault.problem
+
+
+def test_a_file_that_is_missing(found):
+    name = rows_of(found)[0].file
+    (found.directory / name).unlink()
+    (fault,) = faults_of(found)
+    assert str(fault) == f"{name}: missing, with {len(rows_of(found))} records"
+
+
+@pytest.mark.parametrize("more", [b"x", b"\0" * 100])
+def test_a_file_that_is_longer(found, more):
+    path = found.directory / rows_of(found)[0].file
+    path.write_bytes(path.read_bytes() + more)
+    (fault,) = faults_of(found)
+    assert fault.index == -1
+    assert "bytes, expected" in fault.problem
+
+
+def test_a_file_that_is_cut_off(found):
+    row = rows_of(found)[-1]
+    path = found.directory / row.file
+    path.write_bytes(path.read_bytes()[:-1])
+    faults = faults_of(found)
+    assert [fault.index for fault in faults] == [-1, len(rows_of(found)) - 1]
+
+
+def test_a_gap(found):
+    rows = tuple(row for row in found.rows if row != rows_of(found)[1])
+    found = dataclasses.replace(found, rows=rows)
+    problems = [str(fault) for fault in verify.verify(found, num_workers=1)]
+    assert any("starts at byte" in problem for problem in problems)
+
+
+def test_counts_that_were_edited(found):
+    path = found.directory / manifest.HEAD_NAME
+    head = json.loads(path.read_text())
+    head["files"]["total"] += 1
+    path.write_text(json.dumps(head))
+    (fault,) = faults_of(found)
+    assert str(fault) == "manifest.json: its files are not those of manifest.jsonl"
+
+
+def test_several_processes_find_the_same(processes, found):
+    for row in rows_of(found)[::2]:
+        path = found.directory / row.file
+        data = bytearray(path.read_bytes())
+        data[row.offset + 50] ^= 255
+        path.write_bytes(data)
+    one = faults_of(found)  # with one process
+    assert len(one) == len(rows_of(found)[::2])
+    assert verify.verify(manifest.read(found.directory), num_workers=2) == one
+    assert np.unique([fault.index for fault in one]).tolist() == sorted(
+        fault.index for fault in one
+    )
