@@ -55,8 +55,9 @@ def check_classes(found: table.Table, source: sources.Source, partial: Path) -> 
             reason = found.reasons.get(number) or manifest.row_of(own).reason
             why[reason] += 1
     raise schema.DataError(
-        f"{source.root / source.class_names[label]}: none of {sum(why.values())} files "
-        f"can be used; most often: {why.most_common(1)[0][0]}"
+        f"{source.root}: class {source.class_names[label]}: none of "
+        f"{sum(why.values())} files can be used; most often: "
+        f"{why.most_common(1)[0][0]}"
     )
 
 

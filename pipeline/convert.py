@@ -1,6 +1,8 @@
-"""A folder of class folders -> one TFRecord file per class, and a manifest.
+"""Photos as people have them -> one TFRecord file per class, and a manifest.
 
     python -m pipeline.convert flowers/ --out=tfrecords
+    python -m pipeline.convert bees/ --lists=train.txt,val.txt --labels=labels.txt
+    python -m pipeline.convert photos/ --csv=photos.csv
 
 Every file of the source is accounted for by a row of the manifest; the source is never
 changed. Running again over the same source changes nothing; over a source that grew, it
@@ -22,8 +24,10 @@ from absl import app, flags
 from pipeline import (
     account,
     command,
+    given,
     image,
     known,
+    lists,
     manifest,
     parts,
     placing,
@@ -47,12 +51,16 @@ class Config:
     """Settings of the command.
 
     Attributes:
-        source: folder with one folder of photos per class.
+        source: folder with one folder of photos per class, or of old records, or that
+            the paths of lists are relative to.
         out: folder for records and manifest.
         seed: ranks the photos for the split.
         resize_min: longest short side of a record's image, in pixels; 0: no limit.
         shard_mb: a class with more megabytes gets several record files; 0: never.
         workers: processes; 0: one for each processor.
+        lists: Caffe's list files, with commas between them.
+        csv: a CSV file of paths, labels and perhaps splits.
+        labels: a file of class names, label 0 first, for lists or csv.
     """
 
     source: str
@@ -61,6 +69,16 @@ class Config:
     resize_min: int = 512
     shard_mb: int = 128
     workers: int = 0
+    lists: str = ""
+    csv: str = ""
+    labels: str = ""
+
+    def __post_init__(self) -> None:
+        if self.lists and self.csv:
+            raise ValueError("--lists and --csv: expected one of them")
+        if self.labels and not (self.lists or self.csv):
+            raise ValueError("--labels: names the classes of --lists or --csv alone")
+        lists.parse(self.lists)
 
     @property
     def settings(self) -> dict[str, int]:
@@ -79,6 +97,7 @@ class Summary:
         written: names of the record files written; none when nothing had changed.
         skipped: path and reason of the first files that were not taken.
         changed: whether anything was.
+        notes: on source and split.
     """
 
     directory: Path
@@ -87,6 +106,7 @@ class Summary:
     written: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]
     changed: bool
+    notes: tuple[str, ...]
 
     @property
     def manifest(self) -> manifest.Manifest:
@@ -95,24 +115,32 @@ class Summary:
 
 
 def convert(config: Config) -> Summary:
-    """Converts a folder of photos.
+    """Converts photos.
 
     Raises:
         schema.DataError: source or output folder are not as they should be.
         OSError: as the system reports it, no space left on the device among them.
     """
-    source = sources.list_class_folders(Path(config.source))
     directory = Path(config.out)
-    _check_output(directory, source.root)
+    source = sources.list_source(
+        Path(config.source),
+        list_files=lists.parse(config.lists),
+        csv_file=config.csv,
+        labels_file=config.labels,
+    )
+    _check_output(directory, source)
     with staging.staged(directory) as partial:
         before = _read_known(directory)
         _check_same_source(before, source)
         found = _run_workers(config, source, before, partial)
         account.leave_out_contradictions(found, source)
-        account.check_classes(found, source, partial)
         account.group(found)
+        given.leave_out_copies(found, source)
+        account.check_classes(found, source, partial)
+        given.place(found, source, before)
         about = _about(config, source, before)
-        account.assign_splits(found, before, seed=about.seed, shares=about.shares)
+        shares = given.open_shares(source, about.shares)
+        account.assign_splits(found, before, seed=about.seed, shares=shares)
         shard_bytes = config.shard_mb << 20
         places = placing.place(found, source.class_names, shard_bytes, before)
         placing.write(found, places, before, partial)
@@ -135,6 +163,7 @@ def convert(config: Config) -> Summary:
             written=tuple(places.written),
             skipped=tuple(skipped),
             changed=bool(places.written) or not _same(before, about, writer.digest),
+            notes=(*source.notes, *given.notes(source, about.shares)),
         )
         if not summary.changed:
             return summary
@@ -151,7 +180,7 @@ def _about(
         class_names=source.class_names,
         seed=before.about.seed if before else config.seed,
         shares=before.about.shares if before else split.DEFAULT_SHARES,
-        settings=config.settings,
+        settings={**config.settings, **source.settings},
         versions={
             "graft": manifest.GRAFT_VERSION,
             "opencv": image.OPENCV_VERSION,
@@ -171,15 +200,16 @@ def _same(before: known.Known | None, about: manifest.About, digest: str) -> boo
     )
 
 
-def _check_output(directory: Path, root: Path) -> None:
+def _check_output(directory: Path, source: sources.Source) -> None:
     if directory.exists() and not directory.is_dir():
         raise schema.DataError(
             f"{directory}: is a file; expected a folder to write into"
         )
-    if directory.resolve().is_relative_to(root.resolve()):
+    listed = source.kind in ("lists", "CSV")  # what else lies there does not matter
+    if not listed and directory.resolve().is_relative_to(source.root.resolve()):
         raise schema.DataError(
-            f"{directory}: lies inside the source {root}, where the next conversion "
-            "would take it for a class; choose another --out"
+            f"{directory}: lies inside the source {source.root}, where the next "
+            "conversion would take it for a class; choose another --out"
         )
     if not directory.exists():
         return
@@ -268,6 +298,7 @@ def _tasks(
             known=row if file is not None else None,
             known_file=table.NO_RECORD if file is None else file,
             known_sha256=row.sha256 if row else "",
+            span=source.span(number),
         )
 
 
@@ -335,6 +366,20 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "workers", default.workers, "Processes; 0: one per processor.", lower_bound=0
     )
+    flags.DEFINE_string(
+        "lists",
+        default.lists,
+        "List files, `path label` per line, with commas between them; their names tell "
+        "the split, or train=a.txt,test=b.txt.",
+    )
+    flags.DEFINE_string(
+        "csv", default.csv, "CSV file with columns path, label and perhaps split."
+    )
+    flags.DEFINE_string(
+        "labels",
+        default.labels,
+        "File of class names, one per line, label 0 first, for --lists and --csv.",
+    )
 
 
 def main(argv: Sequence[str]) -> None:
@@ -346,6 +391,8 @@ def main(argv: Sequence[str]) -> None:
     config = command.config_from_flags(Config, source=argv[1])
     summary = convert(config)
     command.say(summaries.conversion(summary.tally))
+    for note in summary.notes:
+        command.say(note)
     for kind, count in summary.about.ignored.items():
         command.say(f"ignored: {count} {kind}")
     for path, reason in summary.skipped:

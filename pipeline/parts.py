@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import image, manifest, records, schema, table
+from pipeline import image, listing, manifest, records, schema, table
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +27,8 @@ class Task:
         known: its row, if its record may be kept as long as the file is the same.
         known_file: what stands for the file of that record in table.FOUND.
         known_sha256: of the file as it was known; "" if it was not.
+        span: where its bytes lie: file relative to the source folder, offset, length;
+            listing.WHOLE for a whole file. None: the file at `path`.
     """
 
     path: str
@@ -35,6 +37,7 @@ class Task:
     known: manifest.Row | None = None
     known_file: int = table.NO_RECORD
     known_sha256: str = ""
+    span: tuple[str, int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,7 +130,8 @@ def _skipped(task: Task, reason: str, sha256: str = "", size: int = 0) -> manife
 def _convert_file(how: How, task: Task) -> tuple[manifest.Row, bytes]:
     """Returns the row and the framed record; b"" if skipped or known already."""
     try:
-        data = _read(f"{how.root}/{task.path}")
+        file, offset, length = task.span or (task.path, 0, listing.WHOLE)
+        data = _read(f"{how.root}/{file}", offset, length)
     except OSError as error:
         return _skipped(task, f"cannot be read: {error.strerror}"), b""
     except image.ImageError as error:
@@ -176,8 +180,8 @@ def _convert_file(how: How, task: Task) -> tuple[manifest.Row, bytes]:
     return row, record
 
 
-def _read(path: str) -> bytes:
-    """A whole file, in as few system calls as can be; never waits for a pipe.
+def _read(path: str, offset: int, length: int) -> bytes:
+    """A file or a part of it, in few system calls; never waits for a pipe.
 
     Raises:
         image.ImageError: no file that could be a photo.
@@ -188,12 +192,13 @@ def _read(path: str) -> bytes:
         about = os.fstat(descriptor)
         if not stat.S_ISREG(about.st_mode):
             raise image.ImageError("not a regular file")
-        if about.st_size > _MAX_FILE_BYTES:
+        size = about.st_size if length == listing.WHOLE else length
+        if size > _MAX_FILE_BYTES:
             limit = _MAX_FILE_BYTES >> 20
             raise image.ImageError(f"larger than {limit} MB, no photo")
-        data = os.read(descriptor, about.st_size)
-        while len(data) < about.st_size:  # some network file systems give less
-            more = os.read(descriptor, about.st_size - len(data))
+        data = os.pread(descriptor, size, offset)
+        while len(data) < size:  # some network file systems give less
+            more = os.pread(descriptor, size - len(data), offset + len(data))
             if not more:
                 break
             data += more

@@ -16,6 +16,7 @@ from pipeline import schema
 
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
+HEADER_BYTES = _HEADER.size  # before the payload
 OVERHEAD_BYTES = _HEADER.size + _FOOTER.size
 
 
@@ -56,8 +57,8 @@ def unframe(record: bytes, where: str) -> bytes:
         payload
     ):
         raise schema.DataError(
-            f"{where}: the record is damaged (checksum); remove the file and run "
-            "pipeline.convert again"
+            f"{where}: the record is damaged (checksum); if pipeline.convert wrote "
+            "this file, remove it and convert again"
         )
     return payload
 
@@ -71,22 +72,24 @@ def read_at(file_descriptor: int, offset: int, length: int, where: str) -> bytes
     return unframe(os.pread(file_descriptor, length, offset), f"{where} at {offset}")
 
 
-def scan(path: Path) -> Iterator[tuple[int, bytes]]:
+def scan(path: Path, *, max_bytes: int = 0) -> Iterator[tuple[int, bytes]]:
     """Yields (byte offset, payload) of every record of a file, checksums verified.
 
     Raises:
-        schema.DataError: the file is cut or damaged; names file and byte offset.
+        schema.DataError: the file is cut or damaged, or a record is longer than
+            `max_bytes`, unless that is 0; names file and byte offset.
     """
     with path.open("rb") as file:
         size = path.stat().st_size
         offset = 0
         while offset < size:
-            payload = _read_next(file, size - offset, f"{path} at {offset}")
+            where = f"{path} at {offset}"
+            payload = _read_next(file, size - offset, max_bytes, where)
             yield offset, payload
             offset += len(payload) + OVERHEAD_BYTES
 
 
-def _read_next(file: BinaryIO, available: int, where: str) -> bytes:
+def _read_next(file: BinaryIO, available: int, max_bytes: int, where: str) -> bytes:
     header = file.read(_HEADER.size)
     if len(header) < _HEADER.size:
         raise schema.DataError(f"{where}: the file ends inside a record")
@@ -94,4 +97,6 @@ def _read_next(file: BinaryIO, available: int, where: str) -> bytes:
     if length + OVERHEAD_BYTES > available:
         # Checked before allocating: a damaged length may ask for exabytes.
         raise schema.DataError(f"{where}: a record of {length} bytes, {available} left")
+    if max_bytes and length > max_bytes:
+        raise schema.DataError(f"{where}: a record of {length:,} bytes is no photo")
     return unframe(header + file.read(length + _FOOTER.size), where)

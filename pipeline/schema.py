@@ -108,16 +108,30 @@ def serialize(values: dict[str, bytes | int]) -> bytes:
     return bytes(example.SerializeToString(deterministic=True))
 
 
+def features_of(serialized: bytes, where: str = "") -> Any:
+    """Decodes a tf.train.Example to {feature name: tensorflow.Feature}.
+
+    Args:
+        serialized: the Example.
+        where: what to call it in an error.
+
+    Raises:
+        DataError: not an Example.
+    """
+    try:
+        return Example.FromString(serialized).features.feature
+    except Exception as error:  # protobuf's DecodeError differs between its backends
+        what = f"not a tf.train.Example: {error}"
+        raise DataError(f"{where}: {what}" if where else what) from error
+
+
 def parse(serialized: bytes) -> dict[str, bytes | int]:
     """Decodes one record; a missing feature is an error, never a default value.
 
     Raises:
         DataError: not an Example, or a feature missing, of another kind, or repeated.
     """
-    try:
-        features = Example.FromString(serialized).features.feature
-    except Exception as error:  # protobuf's DecodeError differs between its backends
-        raise DataError(f"not a tf.train.Example: {error}") from error
+    features = features_of(serialized)
     values: dict[str, bytes | int] = {}
     for name, kind in FEATURES.items():
         if name not in features:

@@ -306,6 +306,11 @@ def main(argv: Sequence[str]) -> None:
     config = command.config_from_flags(Config, data=(*argv, Config.data)[1])
     found = resplit(config)
     command.say(summaries.splits(found.counts()))
+    if replaced := found.about.settings.get("given_splits"):
+        command.say(
+            f"replaced the split that the photos came with ({', '.join(replaced)}); "
+            "convert into a new folder to have it again"
+        )
     for line in warnings(found.counts()):
         command.say(f"warning: {line}")
 

@@ -1,93 +1,43 @@
-import os
-
 import pytest
 
-from pipeline import schema, sources
+from pipeline import lists, schema, sources
+from tests.pipeline.test_folders import make
 
 
-def make(folder, *names):
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"x")
-    return folder
+def test_kinds_are_told_by_what_is_there(tmp_path):
+    make(tmp_path, "one/a/1", "one/b/1", "one/x.tfrecord")
+    make(tmp_path, "two/train/a/1", "two/train/b/1")
+    assert sources.list_source(tmp_path / "one").kind == "class folders"
+    assert sources.list_source(tmp_path / "two").kind == "split folders"
 
 
-def test_lists_every_file_with_its_class(tmp_path):
-    make(tmp_path, "b/2.jpg", "b/deep/er/1.PNG", "a/x.jpeg", "LICENSE.txt", "a/notes")
-    found = sources.list_class_folders(tmp_path)
-    assert found.class_names == ("a", "b")
-    assert [(p, found.class_name(n)) for n, p in enumerate(found.paths)] == [
-        ("LICENSE.txt", ""),
-        ("a/notes", "a"),
-        ("a/x.jpeg", "a"),
-        ("b/2.jpg", "b"),
-        ("b/deep/er/1.PNG", "b"),
-    ]
-    assert found.ignored == {}
+def test_files_lie_here_or_in_the_source(tmp_path, monkeypatch):
+    make(tmp_path, "data/labels.txt")
+    (tmp_path / "data" / "list.txt").write_text("a.jpg 0\nb.jpg 1\n")
+    (tmp_path / "data" / "labels.txt").write_text("x\ny\n")
+    monkeypatch.chdir(tmp_path)
+
+    def listed(prefix):
+        return sources.list_source(
+            tmp_path / "data",
+            list_files=lists.parse(f"{prefix}list.txt"),
+            labels_file=f"{prefix}labels.txt",
+        )
+
+    assert listed("").paths == listed("data/").paths == ["a.jpg", "b.jpg"]
+    with pytest.raises(schema.DataError, match="no such file, neither here nor in"):
+        listed("other/")
 
 
-def test_hidden_and_system_files_are_counted(tmp_path):
-    make(tmp_path, "a/1", "b/1", ".git/config", "a/.DS_Store", "b/Thumbs.db")
-    make(tmp_path, "__MACOSX/a/1")
-    found = sources.list_class_folders(tmp_path)
-    assert found.paths == ["a/1", "b/1"]
-    assert found.ignored == {"hidden": 2, "system": 2}
-
-
-def test_linked_folders_are_not_followed(tmp_path):
-    make(tmp_path / "data", "a/1", "b/1")
-    (tmp_path / "data" / "a" / "loop").symlink_to(tmp_path / "data")
-    (tmp_path / "data" / "a" / "file").symlink_to(tmp_path / "data" / "b" / "1")
-    found = sources.list_class_folders(tmp_path / "data")
-    assert found.paths == ["a/1", "a/file", "b/1"]
-    assert found.ignored == {"linked folders": 1}
-
-
-def test_names_that_are_no_text(tmp_path):
-    make(tmp_path, "a/1")
-    folder = os.fsencode(tmp_path) + b"/\xff\xfe"
-    os.mkdir(folder)  # noqa: PTH102 - bytes
-    with open(folder + b"/\xe9.jpg", "wb") as file:  # noqa: PTH123
-        file.write(b"x")
-    found = sources.list_class_folders(tmp_path)
-    assert found.class_names == ("a", "\udcff\udcfe")
-    assert found.paths[1] == "\udcff\udcfe/\udce9.jpg"
-
-
-@pytest.mark.parametrize("name", ["two\nlines", "bell\a", "tab\tin"])
-def test_class_names_that_break_a_list_of_labels(tmp_path, name):
-    make(tmp_path, "a/1", f"{name}/1")
-    with pytest.raises(schema.DataError, match="control character"):
-        sources.list_class_folders(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
-        ((), "holds nothing"),
-        (("1.jpg", "2.jpg"), "2 files but no folder"),
-        (("a/1.jpg",), "one class only, 'a'"),
-        (("train/a/1.jpg", "test/a/2.jpg"), "look like splits"),
-    ],
-    ids=["empty", "no folders", "one class", "splits"],
-)
-def test_what_is_no_data_set(tmp_path, names, message):
-    make(tmp_path, *names)
-    with pytest.raises(schema.DataError, match=message):
-        sources.list_class_folders(tmp_path)
-
-
-def test_empty_class_is_named(tmp_path):
-    make(tmp_path, "a/1", "b/1")
-    (tmp_path / "c").mkdir()
-    with pytest.raises(schema.DataError, match="no files in class folder c"):
-        sources.list_class_folders(tmp_path)
+def test_csv(tmp_path):
+    (tmp_path / "photos.csv").write_text("path,label\na,x\nb,y\n")
+    found = sources.list_source(tmp_path, csv_file="photos.csv")
+    assert found.kind == "CSV"
 
 
 def test_file_or_nothing_instead_of_a_folder(tmp_path):
     make(tmp_path, "file")
     with pytest.raises(schema.DataError, match="is a file"):
-        sources.list_class_folders(tmp_path / "file")
+        sources.list_source(tmp_path / "file")
     with pytest.raises(schema.DataError, match="no such folder"):
-        sources.list_class_folders(tmp_path / "nothing")
+        sources.list_source(tmp_path / "nothing")

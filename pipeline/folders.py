@@ -1,0 +1,192 @@
+"""Folders -> the list of their files, each with its class, and its split if given.
+
+flowers/
+    daisy/1.jpg             class "daisy"
+    daisy/2019/7.jpg        class "daisy": folders below the class only group files
+    roses/2.png             class "roses"
+    LICENSE.txt             in no class: listed, and reported as skipped
+    .DS_Store               hidden and system files are ignored and counted
+
+flowers/
+    train/daisy/1.jpg       class "daisy", given for training
+    test/daisy/2.jpg        class "daisy", given to test on
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pipeline import listing, manifest, schema, table
+
+# Files and folders that systems leave behind; nobody means them as photos.
+_SYSTEM_NAMES = {"thumbs.db", "desktop.ini", "__macosx", "$recycle.bin"}
+_EXPECTED = "expected one folder of photos per class, as in flowers/daisy/1.jpg"
+
+
+def list_folders(root: Path) -> listing.Source:
+    """Lists a folder of class folders, or one of split folders with class folders.
+
+    Raises:
+        schema.DataError: not a folder, empty, no or one class folder, a class folder
+            without files, splits that do not have the same classes, or folders of which
+            some are splits and some are not.
+    """
+    ignored = {"hidden": 0, "system": 0, "linked folders": 0}
+    paths, folders = _walk(root, ignored)
+    tops = sorted({folder[0] for folder in folders})
+    _check_top(root, tops, len(paths))
+    splits = {top: listing.SPLIT_OF[top.lower()] for top in _splits_among(root, tops)}
+    depth = 1 if splits else 0
+    if splits:
+        _check_splits(root, splits, folders)
+    names = sorted({folder[depth] for folder in folders if len(folder) > depth})
+    label_of = {name: label for label, name in enumerate(names)}
+    labels = np.full(len(paths), -1, np.int32)
+    given = np.full(len(paths), table.NO_SPLIT, np.int8)
+    for number, path in enumerate(paths):
+        parts = path.split("/", depth + 1)
+        if len(parts) > depth + 1:
+            labels[number] = label_of[parts[depth]]
+            given[number] = splits.get(parts[0], table.NO_SPLIT)
+    kind: listing.Kind = "split folders" if splits else "class folders"
+    note = f"{kind}: {len(paths):,} files in {len(names)} classes"
+    if counts := listing.count_splits(given[labels >= 0]):
+        note = f"{note}; {counts}"
+    source = listing.Source(
+        kind=kind,
+        root=root,
+        class_names=tuple(names),
+        paths=paths,
+        labels=labels,
+        splits=given,
+        ignored={kind: count for kind, count in ignored.items() if count},
+        notes=(note,),
+    )
+    _check_filled(source, splits)
+    return listing.check(source)
+
+
+def _walk(
+    root: Path, ignored: dict[str, int]
+) -> tuple[list[str], set[tuple[str, ...]]]:
+    """Returns all files, sorted, and the folders of the first two levels."""
+    paths: list[str] = []
+    folders: set[tuple[str, ...]] = set()
+    for folder, folder_names, file_names in os.walk(root, onerror=_raise):
+        inside = os.path.relpath(folder, root)
+        parts = () if inside == "." else Path(inside).parts
+        folder_names[:] = sorted(
+            name
+            for name in folder_names
+            if keep(name, ignored) and not _is_link(Path(folder, name), ignored)
+        )
+        if len(parts) < 2:
+            folders.update((*parts, name) for name in folder_names)
+        for name in file_names:
+            if keep(name, ignored):
+                paths.append("/".join((*parts, name)))
+    return sorted(paths), folders
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _is_link(folder: Path, ignored: dict[str, int]) -> bool:
+    if folder.is_symlink():
+        ignored["linked folders"] += 1
+        return True
+    return False
+
+
+def keep(name: str, ignored: dict[str, int]) -> bool:
+    """Whether a file or folder may be meant; counts it if not."""
+    if name.startswith("."):
+        ignored["hidden"] += 1
+    elif name.lower() in _SYSTEM_NAMES:
+        ignored["system"] += 1
+    else:
+        return True
+    return False
+
+
+def _check_top(root: Path, tops: Sequence[str], num_files: int) -> None:
+    _check_links(root)
+    if not tops:
+        what = f"{num_files} files but no folder" if num_files else "nothing"
+        raise schema.DataError(f"{root}: holds {what}; {_EXPECTED}")
+
+
+def _check_links(folder: Path) -> None:
+    for path in sorted(folder.iterdir()):
+        if path.is_symlink() and path.is_dir():
+            raise schema.DataError(
+                f"{path}: is a link to a folder, which is not followed, so a class "
+                "would be missing; copy the folder here instead"
+            )
+
+
+def _splits_among(root: Path, tops: Sequence[str]) -> list[str]:
+    """The folders that are splits: all or none.
+
+    One such name among others is a class: there are photos of trains.
+    """
+    splits = [top for top in tops if top.lower() in listing.SPLIT_OF]
+    kinds = {listing.SPLIT_OF[top.lower()] for top in splits}
+    others = [top for top in tops if top not in splits]
+    if others and len(kinds) > 1:
+        raise schema.DataError(
+            f"{root}: holds {', '.join(splits)}, which look like splits, and "
+            f"{', '.join(others[:5])}, which do not; expected splits alone, with class "
+            "folders in each, or class folders alone"
+        )
+    if not others and len(kinds) < len(splits):
+        raise schema.DataError(
+            f"{root}: {', '.join(splits)} name one split twice; merge them"
+        )
+    return [] if others else splits
+
+
+def _check_splits(
+    root: Path, splits: dict[str, int], folders: set[tuple[str, ...]]
+) -> None:
+    """Refuses splits without class folders, or with others than the training split."""
+    classes = {
+        top: {folder[1] for folder in folders if folder[0] == top and len(folder) > 1}
+        for top in splits
+    }
+    for top, names in classes.items():
+        _check_links(root / top)
+        if not names:
+            raise schema.DataError(
+                f"{root / top}: looks like a split but holds no class folder; expected "
+                f"{root / top}/daisy/1.jpg"
+            )
+    first = min(splits, key=lambda top: splits[top])  # train, if there
+    for top, names in classes.items():
+        missing, unknown = classes[first] - names, names - classes[first]
+        if missing or unknown:
+            what = [
+                f"{kind} class {', '.join(sorted(some)[:10])}"
+                for kind, some in (("lacks", missing), ("has in addition", unknown))
+                if some
+            ]
+            raise schema.DataError(
+                f"{root / top}: {' and '.join(what)}, compared with {first}; all "
+                "splits must have the same class folders"
+            )
+
+
+def _check_filled(source: listing.Source, splits: dict[str, int]) -> None:
+    """Refuses a class that has a folder but no files in one of the splits."""
+    for top, split in splits.items():
+        present = np.unique(source.labels[source.splits == split])
+        empty = set(range(len(source.class_names))) - set(present.tolist())
+        if empty:
+            name = source.class_names[min(empty)]
+            raise schema.DataError(
+                f"{source.root / top / name}: no files for {manifest.SPLITS[split]}; "
+                "add photos, or remove the class from all splits"
+            )

@@ -1,0 +1,98 @@
+"""Splits that the source gives -> splits of the data set, and no photo in two of them.
+
+A given split is kept as it is and gets no other photos. One that the source does not
+give is taken by shares from the photos that are given for training or for nothing.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from pipeline import account, known, listing, manifest, schema, table
+
+_TRAIN = manifest.SPLITS.index("train")
+
+
+def leave_out_copies(found: table.Table, source: listing.Source) -> None:
+    """Takes a photo for the last split only that it, or one of its group, is given for.
+
+    A copy among the training photos of what is tested would make the figures too good,
+    so the test photo stays, then the validation photo. Looks at `found.groups`.
+    """
+    if not source.given:
+        return
+    taken = np.flatnonzero(found.taken)
+    splits = np.maximum(source.splits, _TRAIN)
+    for members in account.same_values(found.groups[taken]):
+        numbers = taken[members]
+        best = numbers[np.argmax(splits[numbers])]
+        copies = numbers[splits[numbers] < splits[best]]
+        reason = f"also in {manifest.SPLITS[splits[best]]}: {source.paths[best]}"
+        found.leave_out(copies, reason)
+        # As the next conversion will know it, by the photo that is taken.
+        same = found.found["sha256"][copies] == found.found["sha256"][best]
+        found.splits[copies[same]] = splits[best]
+
+
+def place(
+    found: table.Table, source: listing.Source, before: known.Known | None
+) -> None:
+    """Writes the given splits into the table.
+
+    Args:
+        found: all files.
+        source: with their splits.
+        before: the data set as it was; None the first time.
+
+    Raises:
+        schema.DataError: a photo is known in another split than it is given for.
+    """
+    if not source.given:
+        return
+    # Where a split is not given, some of the training photos will be for that.
+    open_splits = [
+        number
+        for number, name in enumerate(manifest.SPLITS)
+        if name not in source.given and number != _TRAIN
+    ]
+    if before is not None:
+        splits, _ = before.splits_of(found.found["sha256"])
+        moved = found.taken & (splits != table.NO_SPLIT) & (splits != source.splits)
+        moved &= source.splits != table.NO_SPLIT
+        moved &= ~((source.splits == _TRAIN) & np.isin(splits, open_splits))
+        if moved.any():
+            first = int(np.argmax(moved))
+            raise schema.DataError(
+                f"{before.directory}: {moved.sum():,} photos are known in another "
+                f"split than the source gives, {source.paths[first]} first (known in "
+                f"{manifest.SPLITS[splits[first]]}, given for "
+                f"{manifest.SPLITS[source.splits[first]]}); known photos do not change "
+                "sides: convert into a new folder with --out"
+            )
+    kept = found.taken & (source.splits != table.NO_SPLIT)
+    if open_splits:
+        kept &= source.splits != _TRAIN
+    found.splits[kept] = source.splits[kept]
+
+
+def open_shares(
+    source: listing.Source, shares: Mapping[str, float]
+) -> dict[str, float]:
+    """The shares of those splits that the source does not give; 0 for the others."""
+    return {
+        name: 0 if name in source.given else share for name, share in shares.items()
+    }
+
+
+def notes(source: listing.Source, shares: Mapping[str, float]) -> list[str]:
+    """What to tell of splits that are given, or else not."""
+    if not source.given:
+        return []
+    taken = {
+        name: share for name, share in open_shares(source, shares).items() if share
+    }
+    line = f"given splits: {', '.join(source.given)}"
+    if taken:
+        what = " and ".join(f"{name} ({share:g})" for name, share in taken.items())
+        line += f"; {what} {'is' if len(taken) == 1 else 'are'} taken from the rest"
+    return [line]

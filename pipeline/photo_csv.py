@@ -1,0 +1,110 @@
+"""A CSV file of photos, `path,label,split` -> a source; and its rows, for others.
+
+path,label,split
+a/1.jpg,daisy,train
+"b, c/2.jpg",roses,
+"""
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from pipeline import labels, listed, listing, schema, text
+
+# Of a field as well: Python's csv module takes 128 KB.
+_MAX_LINE_BYTES = 1 << 16
+
+Columns = Mapping[str, Sequence[str]]
+
+
+def list_photos(root: Path, path: Path, names: labels.Names | None) -> listing.Source:
+    """Lists the photos of a CSV file.
+
+    Args:
+        root: the folder that its paths are relative to.
+        path: of the file; its header names the columns path, label and, if there is
+            one, split (train, validation, test or nothing); others are ignored.
+        names: of the classes, for labels that are numbers; None takes labels as names.
+
+    Raises:
+        schema.DataError: no such columns, a row without path or label, a label that
+            fits no class, a photo with two labels or in two splits, or as
+            listing.check.
+    """
+    rows = listed.Rows(root, [path], _entries(path))
+    found = labels.resolve(rows.first, names) if names else labels.as_names(rows.first)
+    return rows.source(root, "CSV", found, path.name)
+
+
+def _entries(path: Path) -> Iterator[listed.Entry]:
+    columns = {"path": ("path",), "label": ("label",)}
+    for line, row in read_rows(path, columns, {"split": ("split",)}):
+        where = f"{path} line {line}"
+        for name in columns:
+            if not row[name]:
+                raise schema.DataError(f"{where}: no {name}")
+        yield listed.Entry(
+            path=row["path"],
+            label=row["label"],
+            split=listed.split_of(row["split"], where),
+            file=0,
+            line=line,
+        )
+
+
+def read_rows(
+    path: Path, needed: Columns, optional: Columns
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yields the number of its last line and some columns of each row of a CSV file.
+
+    Args:
+        path: of the file, which may end in .csv.gz.
+        needed: {name of a column here: what its header may be}.
+        optional: likewise; "" where there is none.
+
+    Raises:
+        schema.DataError: no text, a needed column is missing or there twice, or a row
+            has more or fewer fields than the header.
+    """
+    reader = csv.reader(
+        text.read_lines(path, max_line_bytes=_MAX_LINE_BYTES), strict=True
+    )
+    try:
+        header = next(reader, None)
+        if header is None:
+            raise schema.DataError(f"{path}: empty; expected a header of column names")
+        places = _places(path, header, needed, optional)
+        for fields in reader:
+            if not fields:
+                continue
+            if len(fields) != len(header):
+                raise schema.DataError(
+                    f"{path} line {reader.line_num}: {len(fields)} fields, the header "
+                    f"has {len(header)}; fields with commas need quotes"
+                )
+            yield (
+                reader.line_num,
+                {
+                    name: "" if place is None else fields[place].strip()
+                    for name, place in places.items()
+                },
+            )
+    except csv.Error as error:
+        raise schema.DataError(f"{path} line {reader.line_num}: {error}") from error
+
+
+def _places(
+    path: Path, header: Sequence[str], needed: Columns, optional: Columns
+) -> dict[str, int | None]:
+    titles = [title.strip().lower() for title in header]
+    places: dict[str, int | None] = {}
+    for name, aliases in {**needed, **optional}.items():
+        found = [place for place, title in enumerate(titles) if title in aliases]
+        if len(found) > 1 or (not found and name in needed):
+            columns = ", ".join(repr(title[:40]) for title in header[:20])
+            raise schema.DataError(
+                f"{path}: expected one column {' or '.join(aliases)}, found "
+                f"{len(found)}; the header has {columns}"
+            )
+        places[name] = found[0] if found else None
+    return places

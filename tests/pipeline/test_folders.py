@@ -1,0 +1,199 @@
+import os
+
+import pytest
+
+from pipeline import folders, manifest, schema, table
+
+
+def make(folder, *names):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    return folder
+
+
+def test_lists_every_file_with_its_class(tmp_path):
+    make(tmp_path, "b/2.jpg", "b/deep/er/1.PNG", "a/x.jpeg", "LICENSE.txt", "a/notes")
+    found = folders.list_folders(tmp_path)
+    assert found.class_names == ("a", "b")
+    assert [(p, found.class_name(n)) for n, p in enumerate(found.paths)] == [
+        ("LICENSE.txt", ""),
+        ("a/notes", "a"),
+        ("a/x.jpeg", "a"),
+        ("b/2.jpg", "b"),
+        ("b/deep/er/1.PNG", "b"),
+    ]
+    assert found.ignored == {}
+
+
+def test_hidden_and_system_files_are_counted(tmp_path):
+    make(tmp_path, "a/1", "b/1", ".git/config", "a/.DS_Store", "b/Thumbs.db")
+    make(tmp_path, "__MACOSX/a/1")
+    found = folders.list_folders(tmp_path)
+    assert found.paths == ["a/1", "b/1"]
+    assert found.ignored == {"hidden": 2, "system": 2}
+
+
+def test_linked_folders_are_not_followed(tmp_path):
+    make(tmp_path / "data", "a/1", "b/1")
+    (tmp_path / "data" / "a" / "loop").symlink_to(tmp_path / "data")
+    (tmp_path / "data" / "a" / "file").symlink_to(tmp_path / "data" / "b" / "1")
+    found = folders.list_folders(tmp_path / "data")
+    assert found.paths == ["a/1", "a/file", "b/1"]
+    assert found.ignored == {"linked folders": 1}
+
+
+def test_names_that_are_no_text(tmp_path):
+    make(tmp_path, "a/1")
+    folder = os.fsencode(tmp_path) + b"/\xff\xfe"
+    os.mkdir(folder)  # noqa: PTH102 - bytes
+    with open(folder + b"/\xe9.jpg", "wb") as file:  # noqa: PTH123
+        file.write(b"x")
+    found = folders.list_folders(tmp_path)
+    assert found.class_names == ("a", "\udcff\udcfe")
+    assert found.paths[1] == "\udcff\udcfe/\udce9.jpg"
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "bell\a", "tab\tin"])
+def test_class_names_that_break_a_list_of_labels(tmp_path, name):
+    make(tmp_path, "a/1", f"{name}/1")
+    with pytest.raises(schema.DataError, match="control character"):
+        folders.list_folders(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ((), "holds nothing"),
+        (("1.jpg", "2.jpg"), "2 files but no folder"),
+        (("a/1.jpg",), "one class only, 'a'"),
+    ],
+    ids=["empty", "no folders", "one class"],
+)
+def test_what_is_no_data_set(tmp_path, names, message):
+    make(tmp_path, *names)
+    with pytest.raises(schema.DataError, match=message):
+        folders.list_folders(tmp_path)
+
+
+def test_empty_class_is_named(tmp_path):
+    make(tmp_path, "a/1", "b/1")
+    (tmp_path / "c").mkdir()
+    with pytest.raises(schema.DataError, match="no files in class c"):
+        folders.list_folders(tmp_path)
+
+
+def splits_of(found):
+    """{path: name of the split, or ""}."""
+    names = (*manifest.SPLITS, "")
+    return {
+        path: names[found.splits[number]] for number, path in enumerate(found.paths)
+    }
+
+
+@pytest.mark.parametrize(
+    ("folder", "split"),
+    [
+        ("validation", "validation"),
+        ("val", "validation"),
+        ("Valid", "validation"),
+        ("test", "test"),
+        ("testing", "test"),
+    ],
+)
+def test_split_folders(tmp_path, folder, split):
+    make(tmp_path, "train/b/1", "train/a/deep/2", f"{folder}/a/3", f"{folder}/b/4")
+    make(tmp_path, f"{folder}/stray", "LICENSE", ".git/x/y", "train/.DS_Store")
+    found = folders.list_folders(tmp_path)
+    assert found.kind == "split folders"
+    assert found.class_names == ("a", "b")
+    assert found.given == ("train", split)
+    assert splits_of(found) == {
+        "LICENSE": "",
+        f"{folder}/a/3": split,
+        f"{folder}/b/4": split,
+        f"{folder}/stray": "",
+        "train/a/deep/2": "train",
+        "train/b/1": "train",
+    }
+    classes = {path: found.class_name(n) for n, path in enumerate(found.paths)}
+    assert classes["train/a/deep/2"] == "a"
+    assert classes[f"{folder}/stray"] == classes["LICENSE"] == ""
+    assert found.ignored == {"hidden": 2}
+    assert found.settings == {
+        "source": "split folders",
+        "given_splits": ["train", split],
+    }
+
+
+def test_class_folders_give_no_split(tmp_path):
+    found = folders.list_folders(make(tmp_path, "a/1", "b/1"))
+    assert (found.kind, found.given, found.settings) == ("class folders", (), {})
+    assert set(found.splits) == {table.NO_SPLIT}
+
+
+def test_photos_of_trains_are_a_class(tmp_path):
+    make(tmp_path, "train/1.jpg", "car/1.jpg", "bus/old/1.jpg")
+    found = folders.list_folders(tmp_path)
+    assert found.class_names == ("bus", "car", "train")
+    assert found.given == ()
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("train/a/1", "test/a/1"), "one class only, 'a'"),
+        (("train/1.jpg", "test/2.jpg"), "looks like a split but holds no class"),
+        (("train/a/1", "train/b/1", "test/1"), "test: looks like a split but holds no"),
+        (
+            ("train/a/1", "train/b/1", "test/a/1"),
+            "test: lacks class b, compared with train",
+        ),
+        (
+            ("train/a/1", "train/b/1", "val/a/1", "val/b/1", "val/c/1"),
+            "val: has in addition class c, compared with train",
+        ),
+        (
+            ("train/a/1", "train/b/1", "test/a/1", "test/B/1"),
+            "lacks class b and has in addition class B",
+        ),
+        (
+            ("train/a/1", "test/a/1", "more/a/1"),
+            "test, train, which look like splits, and more, which do not",
+        ),
+        (("val/a/1", "validation/a/1"), "val, validation name one split twice"),
+        (("test/a/1", "test/b/1"), "given for test, none to train on"),
+        (("val/a/1", "val/b/1", "test/a/1", "test/b/1"), "none to train on"),
+    ],
+    ids=[
+        "one class",
+        "no classes",
+        "no classes in one",
+        "class missing",
+        "class unknown",
+        "other case",
+        "mixed",
+        "twice",
+        "test alone",
+        "no train",
+    ],
+)
+def test_splits_that_do_not_fit(tmp_path, names, message):
+    make(tmp_path, *names)
+    with pytest.raises(schema.DataError, match=message):
+        folders.list_folders(tmp_path)
+
+
+def test_class_that_is_empty_in_one_split(tmp_path):
+    make(tmp_path, "train/a/1", "train/b/1", "test/a/1")
+    (tmp_path / "test" / "b").mkdir()
+    with pytest.raises(schema.DataError, match="test/b: no files for test"):
+        folders.list_folders(tmp_path)
+
+
+def test_class_of_a_split_that_is_a_link(tmp_path):
+    make(tmp_path, "data/train/a/1", "data/train/b/1", "data/test/a/1", "elsewhere/1")
+    (tmp_path / "data" / "test" / "b").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(schema.DataError, match="test/b: is a link to a folder"):
+        folders.list_folders(tmp_path / "data")

@@ -1,0 +1,185 @@
+import os
+
+import pytest
+
+from pipeline import labels, lists, manifest, schema, table
+
+TRAIN, VALIDATION, TEST = range(3)
+
+
+def listed(root, body, *more, names=("a", "b"), split=TRAIN):
+    """The source of list files with these bodies, the later ones of the next splits."""
+    files = []
+    for number, text in enumerate((body, *more)):
+        path = root / f"{number}.list"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        files.append((path, split + number if split >= 0 else split))
+    found = labels.Names(path=root / "labels", names=tuple(names)) if names else None
+    return lists.list_photos(root, files, found)
+
+
+def rows(found):
+    return [
+        (path, found.class_name(number), int(found.splits[number]))
+        for number, path in enumerate(found.paths)
+    ]
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("names", "expected"),
+        [
+            ("", []),
+            ("all.txt", [("all.txt", -1)]),
+            ("train.txt", [("train.txt", 0)]),
+            ("a/train.txt,a/val.txt", [("a/train.txt", 0), ("a/val.txt", 1)]),
+            (
+                "bees_train.txt, valid-2.txt ,TEST.lst",
+                [("bees_train.txt", 0), ("valid-2.txt", 1), ("TEST.lst", 2)],
+            ),
+            ("train=x.txt,test=y.txt", [("x.txt", 0), ("y.txt", 2)]),
+            ("validation=train.txt,train=b=c", [("train.txt", 1), ("b=c", 0)]),
+            ("train1.txt,train2.txt", [("train1.txt", 0), ("train2.txt", 0)]),
+        ],
+    )
+    def test_tell_the_split(self, names, expected):
+        assert [(one.path, one.split) for one in lists.parse(names)] == expected
+
+    @pytest.mark.parametrize(
+        "names", ["a.txt,test.txt", "trainval.txt,test.txt", "train.txt,test_val.txt"]
+    )
+    def test_that_tell_none_are_asked_for(self, names):
+        with pytest.raises(ValueError, match=r"does not tell its split.*train=a\.txt"):
+            lists.parse(names)
+
+    def test_of_folders_tell_nothing(self):
+        assert lists.parse("train/all.txt")[0].split == table.NO_SPLIT
+
+
+class TestLines:
+    def test_path_and_label(self, tmp_path):
+        found = listed(
+            tmp_path,
+            "b/a photo, with 2 spaces.jpg 1\na/1.jpg 0\n",
+            "\ufeff  a/tab.jpg\t0 \r\n\r\nb//x/../2.jpg   1",
+        )
+        assert rows(found) == [
+            ("a/1.jpg", "a", TRAIN),
+            ("a/tab.jpg", "a", VALIDATION),
+            ("b/2.jpg", "b", VALIDATION),
+            ("b/a photo, with 2 spaces.jpg", "b", TRAIN),
+        ]
+        assert found.kind == "lists"
+        assert found.given == ("train", "validation")
+        assert found.notes == (
+            "lists: 4 photos in 2 lists, labels 0-based; 2 train, 2 validation",
+        )
+
+    def test_classes_are_in_the_order_of_the_names(self, tmp_path):
+        found = listed(tmp_path, "1.jpg 0\n2.jpg 1\n", names=("z", "a"))
+        assert found.class_names == ("z", "a")
+        assert found.labels.tolist() == [0, 1]
+
+    def test_names_that_are_no_text(self, tmp_path):
+        found = listed(tmp_path, b"\xe9.jpg 0\nb.jpg 1\n")
+        assert found.paths == ["b.jpg", os.fsdecode(b"\xe9.jpg")]
+
+    def test_one_list_without_a_split(self, tmp_path):
+        found = listed(tmp_path, "a.jpg 0\nb.jpg 1\n", split=table.NO_SPLIT)
+        assert found.given == ()
+        assert found.settings == {"source": "lists"}
+
+    def test_labels_from_1(self, tmp_path):
+        found = listed(tmp_path, "a.jpg 1\nb.jpg 2\n")
+        assert [row[1] for row in rows(found)] == ["a", "b"]
+        assert "labels 1-based" in found.notes[0]
+
+    @pytest.mark.parametrize(
+        ("body", "message"),
+        [
+            ("", r"0\.list: no photos listed"),
+            ("a.jpg 0\nb.jpg\n", "line 2: 'b.jpg'; expected a path, a space and"),
+            ("a.jpg 0\n 1\n", "line 2: '1'; expected a path"),
+            ("a.jpg 0\nb.jpg 2\n", r"0\.list line 2: label 2; expected 0 to 1"),
+            ("a.jpg 0\nb.jpg one\n", r"0\.list line 2: label 'one'"),
+            ("a.jpg 0\nb.jpg 0\n", "no files in class b"),
+            ("x" * 5000 + " 0\n", "line 1: longer than 4,096"),
+        ],
+        ids=["nothing", "no label", "no path", "too high", "text", "empty", "long"],
+    )
+    def test_that_are_wrong(self, tmp_path, body, message):
+        with pytest.raises(schema.DataError, match=message):
+            listed(tmp_path, body)
+
+
+class TestPaths:
+    def test_absolute_ones_inside(self, tmp_path):
+        (tmp_path / "real").mkdir()
+        (tmp_path / "link").symlink_to(tmp_path / "real")
+        body = f"{tmp_path}/link/a.jpg 0\n/{tmp_path}/real/./b.jpg 1\nc.jpg 0\n"
+        found = listed(tmp_path / "link", body)
+        assert found.paths == ["a.jpg", "b.jpg", "c.jpg"]
+
+    @pytest.mark.parametrize(
+        "path",
+        ["/etc/passwd", "../a.jpg", "a/../../b.jpg", "..", "a/../../../etc/passwd"],
+    )
+    def test_that_lead_out(self, tmp_path, path):
+        with pytest.raises(schema.DataError, match=r"line 1: .* lies outside of"):
+            listed(tmp_path, f"{path} 0\nb.jpg 1\n")
+
+    def test_beside_the_root(self, tmp_path):
+        (tmp_path / "data").mkdir()
+        with pytest.raises(schema.DataError, match="lies outside of"):
+            listed(tmp_path / "data", f"{tmp_path}/data2/a.jpg 0\nb.jpg 1\n")
+
+    def test_of_the_root_itself(self, tmp_path):
+        with pytest.raises(schema.DataError, match="no path"):
+            listed(tmp_path, "a/.. 0\nb.jpg 1\n")
+
+
+class TestRepetition:
+    def test_of_the_same_is_counted(self, tmp_path):
+        found = listed(tmp_path, "a.jpg 0\nb.jpg 1\n./a.jpg 0\na.jpg 0\n")
+        assert found.paths == ["a.jpg", "b.jpg"]
+        assert found.notes[1] == "2 rows say again what another one says"
+
+    def test_with_another_label(self, tmp_path):
+        with pytest.raises(
+            schema.DataError,
+            match=r"0\.list line 3: a\.jpg has label '1' .*'0' .*in .*0\.list line 1",
+        ):
+            listed(tmp_path, "a.jpg 0\nb.jpg 1\na.jpg 1\n")
+
+    def test_in_another_split(self, tmp_path):
+        with pytest.raises(
+            schema.DataError,
+            match=r"1\.list line 1: .* in validation, but .* in train in .*line 1",
+        ):
+            listed(tmp_path, "a.jpg 0\nb.jpg 1\n", "a.jpg 0\n")
+
+
+class TestWithoutNames:
+    def test_folders_name_the_classes(self, tmp_path):
+        found = listed(tmp_path, "z/1 0\na/2 1\nz/3/4 0\n", names=None)
+        assert found.class_names == ("z", "a")
+        assert "class names are those of the folders" in found.notes[0]
+
+    @pytest.mark.parametrize(
+        "body",
+        ["a/1 0\na/2 1\n", "a/1 0\nb/2 0\nb/3 1\n", "1 0\nb/2 1\n"],
+        ids=["one folder", "two folders", "no folder"],
+    )
+    def test_or_else_are_asked_for(self, tmp_path, body):
+        with pytest.raises(schema.DataError, match="--labels=FILE"):
+            listed(tmp_path, body, names=None)
+
+    def test_labels_that_are_no_numbers(self, tmp_path):
+        with pytest.raises(schema.DataError, match="label 'x'; expected a number"):
+            listed(tmp_path, "a/1 x\nb/2 1\n", names=None)
+
+
+def test_nothing_to_train_on(tmp_path):
+    with pytest.raises(schema.DataError, match="given for test, none to train on"):
+        listed(tmp_path, "a.jpg 0\nb.jpg 1\n", split=TEST)
+    assert manifest.SPLITS[TEST] == "test"

@@ -1,0 +1,88 @@
+import pytest
+
+from pipeline import labels, photo_csv, schema, table
+
+
+def listed(root, body, names=()):
+    (root / "photos.csv").write_bytes(body.encode())
+    found = labels.Names(path=root / "labels", names=tuple(names)) if names else None
+    return photo_csv.list_photos(root, root / "photos.csv", found)
+
+
+def rows(found):
+    return [
+        (path, found.class_name(number), int(found.splits[number]))
+        for number, path in enumerate(found.paths)
+    ]
+
+
+def test_paths_and_labels(tmp_path):
+    found = listed(tmp_path, "path,label\nx/2.jpg,roses\n1.jpg,daisy\n")
+    assert rows(found) == [
+        ("1.jpg", "daisy", table.NO_SPLIT),
+        ("x/2.jpg", "roses", table.NO_SPLIT),
+    ]
+    assert (found.kind, found.given) == ("CSV", ())
+    assert found.notes == ("CSV: 2 photos in photos.csv, labels are class names",)
+
+
+def test_quotes_and_other_columns(tmp_path):
+    found = listed(
+        tmp_path,
+        "\ufeff Split ,by,PATH,label\r\n"
+        'train,"me, ""and"" you","a, b.jpg","c, d"\r\n'
+        "\r\n"
+        ',,2.jpg,"e ""f"""\r\n'
+        'Val,x,3.jpg,e "f"\r\n',
+    )
+    assert rows(found) == [
+        ("2.jpg", 'e "f"', table.NO_SPLIT),
+        ("3.jpg", 'e "f"', 1),
+        ("a, b.jpg", "c, d", 0),
+    ]
+    assert found.given == ("train", "validation")
+
+
+def test_numbers_with_names(tmp_path):
+    found = listed(tmp_path, "path,label\na,1\nb,0\n", names=("z", "y"))
+    assert rows(found) == [("a", "y", -1), ("b", "z", -1)]
+    found = listed(tmp_path, "path,label\na,y\nb,z\n", names=("z", "y"))
+    assert found.class_names == ("z", "y")
+    assert found.labels.tolist() == [1, 0]
+
+
+def test_line_breaks_in_fields_do_not_disturb_line_numbers(tmp_path):
+    body = 'path,label,note\na,x,"1\n2\n3"\nb,,\n'
+    with pytest.raises(schema.DataError, match=r"photos\.csv line 5: no label"):
+        listed(tmp_path, body)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("", "empty; expected a header"),
+        ("a.jpg,daisy\nb.jpg,roses\n", "one column path, found 0; the header has 'a.j"),
+        ("path,class\na,b\n", "expected one column label, found 0; .*'path', 'class'"),
+        ("path;label\na;b\n", "'path;label'"),
+        ("path,label,Path\na,b,c\n", "expected one column path, found 2"),
+        ("path,label\n", "no photos listed"),
+        ("path,label\na,b,c\n", "line 2: 3 fields, the header has 2"),
+        ("path,label\na,x\nb\n", "line 3: 1 fields, the header has 2"),
+        ("path,label\n,x\n", "line 2: no path"),
+        (
+            "path,label,split\na,x,train\nb,y,dev\n",
+            "line 3: split 'dev'; expected trai",
+        ),
+        ('path,label\na,"x\n', "line 2: unexpected end"),
+        ('path,label\n"a"b,x\n', "line 2: "),
+        ("path,label\n../a,x\nb,y\n", "line 2: ../a lies outside"),
+        ("path,label\na,x\nb,x\n", "one class only, 'x'"),
+        ('path,label\na,"x\ny"\nb,z\n', "control character"),
+        (f"path,label\na,{'x' * 600}\nb,z\n", "has 600 characters"),
+        (f"path,label\na,{'x' * 70_000}\n", "line 2: longer than 65,536 bytes"),
+        ('path,label\na,"' + "x\n" * 70_000, "field larger than field limit"),
+    ],
+)
+def test_what_is_wrong(tmp_path, body, message):
+    with pytest.raises(schema.DataError, match=message):
+        listed(tmp_path, body)
