@@ -266,7 +266,8 @@ def strangers(checkpoint: reading.Checkpoint, match: Match) -> list[str]:
         layer, separator, _ = name.rpartition("/" if "/" in name else ".")
         if not separator:
             layer = name.rpartition("_")[0]
-        if layer not in names:  # a copy, as moving averages are
+        # A tensor below another is a copy, as moving averages are.
+        if layer not in names and not name.startswith(habit.beside):
             shapes[layer or name].append(checkpoint.tensors[name].ndim)
     found = []
     for layer, dimensions in shapes.items():

@@ -37,6 +37,7 @@ class Naming:
         order: two layers; in a file that lists its layers the first comes before the
             second. It tells networks apart whose tensors are alike.
         dense_as_conv: dense layers are convolutions over the whole of their input.
+        beside: beginnings of names of what such files have beside the network.
         kinds: of Caffe's layers without weights that the network has, of those that
             most networks have not.
     """
@@ -55,6 +56,7 @@ class Naming:
     order: tuple[str, str] | None = None
     kinds: frozenset[str] = frozenset()
     dense_as_conv: bool = False
+    beside: tuple[str, ...] = ()
 
     def tensor_name(self, layer: str, variable: str) -> str:
         """The variable's name in the file; "" if the habit knows none."""
@@ -133,6 +135,7 @@ def same(names: Iterable[str]) -> dict[str, str]:
     return {name: name for name in names}
 
 
+_LPIPS = ("NetLinLayer_",)  # weights of each layer's share in the distance
 _LRN = frozenset({"LRN"})
 _CAFFENET_CHW = {"fc6": (256, 6, 6)}
 _VGG_CHW = {"fc1": (512, 7, 7)}
@@ -235,6 +238,7 @@ NAMINGS = (
             for number, name in enumerate(_CONVOLUTIONS)
         },
         variables=KERAS,
+        beside=_LPIPS,
     ),
     _caffe(
         "caffenet",
@@ -289,6 +293,7 @@ NAMINGS = (
         network="vgg16",
         layers={name: f"VGG16_0/Conv_{n}" for n, name in enumerate(_VGG_CONV)},
         variables=KERAS,
+        beside=_LPIPS,
         spec=alexnet.ALEXNET_OWT_INPUT,
     ),
     # keras.applications: Caffe's weights, still blue first.

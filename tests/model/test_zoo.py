@@ -38,7 +38,10 @@ def torchvision_file():
 def pickled():
     """What the package carries; 2 x the kernel, to tell where weights came from."""
     layer = {"kernel": 2 * KERNEL, "bias": BIAS}
-    return pickle.dumps({"AlexNet_0": {"Conv_0": layer}})
+    distance = {"kernel": np.ones((1, 1, 64, 1), np.float32)}
+    return pickle.dumps(
+        {"AlexNet_0": {"Conv_0": layer}, "NetLinLayer_0": {"Conv_0": distance}}
+    )
 
 
 def make_archive(content, **how):
