@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import app, flags
 
 import pipeline.quiet  # noqa: F401 # isort: split
@@ -23,6 +24,7 @@ from model import (
     finish,
     inputs,
     loop,
+    method,
     network,
     restore,
     run,
@@ -55,8 +57,9 @@ class Config:
             network in every epoch, each time with a new random window.
         epochs: passes over the training split.
         batch_size: photos per step.
-        learning_rate: at the first step; falls to zero along a half cosine. 0: what
-            suits the number of features that the new final layer sees.
+        learning_rate: the base rate. 0: what suits the number of features that the new
+            final layer sees.
+        learning: how it learns.
         dropout: share of features dropped in front of the final layer, 0..1.
         precision: of the network's layers; one of device.PRECISIONS.
         seed: of order, dropout, new weights and, with views=0, windows.
@@ -74,6 +77,7 @@ class Config:
     epochs: int = 30
     batch_size: int = 64
     learning_rate: float = 0.0
+    learning: method.Method = method.PLAIN
     dropout: float = 0.5
     precision: str = "auto"
     seed: int = 0
@@ -269,18 +273,14 @@ def _run_epochs(
             stages.join(trunk, tail),
             examples.Fresh(job.found, job.plan, batch_size=config.batch_size),
         )
-    steps = config.epochs * math.ceil(source.num_training / config.batch_size)
-    rate = config.learning_rate or loop.suitable_rate(
-        job.plan.num_features if job.plan.train_from == network.FINAL_LAYER else 0
-    )
-    optimizer = loop.make_optimizer(rate, steps, job.precision)
+    learning = _learning(job, model, source.num_training)
     scalars = curves.Scalars(record.directory / "tensorboard")
     saved_s, saved_epoch = time.monotonic(), 0
     total = config.epochs * source.num_training
     with command.progress(total, "photo", "train", scale=True) as progress:
         for result in loop.fit(
             model,
-            optimizer,
+            learning,
             training=source.training,
             validation=source.validation,
             epochs=config.epochs,
@@ -294,6 +294,26 @@ def _run_epochs(
             if best.epoch > saved_epoch and time.monotonic() - saved_s > _SAVE_EVERY_S:
                 finisher.write(trunk, tail, best)
                 saved_s, saved_epoch = time.monotonic(), best.epoch
+
+
+def _learning(job: _Job, model: Any, num_training: int) -> loop.Learning:
+    """How the model's variables learn."""
+    config = job.config
+    batches = math.ceil(num_training / config.batch_size)
+    labels = [job.found.labels[row.class_name] for row in job.found.taken("train")]
+    return loop.Learning(
+        update=config.learning.updates(
+            restore.trainable(model), float16=job.precision == "float16"
+        ),
+        schedule=config.learning.schedule,
+        rate=config.learning_rate
+        or loop.suitable_rate(
+            job.plan.num_features if job.plan.train_from == network.FINAL_LAYER else 0
+        ),
+        total_steps=config.epochs * math.ceil(batches / config.learning.iter_size),
+        loss=config.learning.loss(np.bincount(labels)),
+        patience=config.learning.early_stopping,
+    )
 
 
 def _epoch_line(result: loop.EpochResult, epochs: int) -> str:
@@ -362,10 +382,11 @@ def define_flags() -> None:
     flags.DEFINE_float(
         "learning_rate",
         default.learning_rate,
-        "Of Adam at the first step; falls to zero along a half cosine. 0: as suits the "
-        "number of features, 1e-4 for AlexNet's.",
+        "The base rate. 0: as suits Adam and the number of features, 1e-4 for AlexNet.",
         lower_bound=0,
     )
+    method.define_flags()
+    flags.adopt_module_key_flags(method)
     flags.DEFINE_float(
         "dropout",
         default.dropout,
@@ -389,7 +410,9 @@ def main(argv: Sequence[str]) -> None:
     """Trains as the flags say."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; flags begin with --")
-    config = command.config_from_flags(Config, overrides=inputs.from_flags())
+    config = command.config_from_flags(
+        Config, overrides=inputs.from_flags(), learning=method.from_flags()
+    )
     directory = train(config)
     results = run.read(str(directory)).results()
     best = min(results, key=lambda result: result["validation_loss"])

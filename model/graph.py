@@ -12,7 +12,7 @@ def for_any_batch(function: Callable[..., Any]) -> Callable[..., Any]:
     tf.function would trace anew for the last, smaller batch of a pass: 0.1 to 0.2 s.
 
     Args:
-        function: of tensors whose first axis is the batch.
+        function: of tensors whose first axis is the batch, and of scalars.
 
     Returns:
         The function; it also takes arrays.
@@ -22,9 +22,12 @@ def for_any_batch(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def call(*batch: Any) -> Any:
         tensors = [tf.convert_to_tensor(part) for part in batch]
-        kind = tuple((tensor.dtype, tuple(tensor.shape[1:])) for tensor in tensors)
+        kind = tuple(
+            (tensor.dtype, (None, *tensor.shape[1:]) if tensor.shape.rank else ())
+            for tensor in tensors
+        )
         if kind not in traced:
-            specs = [tf.TensorSpec([None, *shape], dtype) for dtype, shape in kind]
+            specs = [tf.TensorSpec(shape, dtype) for dtype, shape in kind]
             traced[kind] = graph.get_concrete_function(*specs)
         return traced[kind](*tensors)
 

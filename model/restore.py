@@ -381,6 +381,14 @@ def variable_name(variable: Any) -> str:
     return str(variable.path)
 
 
+def trainable(model: Any) -> dict[str, Any]:
+    """{"layer/variable": variable} of what trains, also in a model's parts."""
+    found = {}
+    for variable in model.trainable_variables:
+        found["/".join(variable_name(variable).split("/")[-2:])] = variable
+    return found
+
+
 def digests(variables: Iterable[Any]) -> dict[str, str]:
     """{variable: SHA-256 of its bytes}: proof of what training did not change.
 

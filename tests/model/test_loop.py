@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from model import loop, metrics, network
+from model import loop, losses, metrics, network, restore, schedules, update
 
 LN2, LN3 = math.log(2), math.log(3)
 
@@ -32,17 +32,29 @@ def separable(random, count=40):
     return inputs, labels
 
 
+def learning_of(model, rate, total_steps, *, precision="float32", **how):
+    """Adam and a half cosine, unless `how` says otherwise."""
+    settings = how.pop("settings", update.Settings())
+    moved = update.Update(
+        restore.trainable(model), settings, float16=precision == "float16"
+    )
+    how = {"schedule": schedules.Schedule(), **how}
+    return loop.Learning(update=moved, rate=rate, total_steps=total_steps, **how)
+
+
 class Job:
     """A training on the same few examples in every epoch."""
 
-    def __init__(self, model, inputs, labels, *, batch_size=10, epochs=1, rate=0.1):
+    def __init__(
+        self, model, inputs, labels, *, batch_size=10, epochs=1, rate=0.1, **how
+    ):
         self.model = model
         self.inputs = np.asarray(inputs, np.float32)
         self.labels = np.asarray(labels, np.int32)
         self.batch_size = batch_size
         self.epochs = epochs
         steps = epochs * math.ceil(len(self.labels) / batch_size)
-        self.optimizer = loop.make_optimizer(rate, steps, "float32")
+        self.learning = learning_of(model, rate, steps, **how)
         trained = {v.path: v for v in model.trainable_variables}
         self.best = loop.Best(variables=trained)
         self.sizes = []
@@ -56,7 +68,7 @@ class Job:
     def run(self):
         return loop.fit(
             self.model,
-            self.optimizer,
+            self.learning,
             training=self.training,
             validation=self.validation,
             epochs=self.epochs,
@@ -101,7 +113,7 @@ class TestLearningRate:
         model = linear(bias=(0.0, 50.0))  # so wrong that the gradient is -1 and 1
         job = Job(model, np.zeros((2, 2)), [0, 0], batch_size=1, epochs=2, rate=0.01)
         moved = []
-        step = loop.make_train_step(model, job.optimizer)
+        step = loop.TrainStep(model, job.learning)
         for number in range(4):
             before = model.layers[-1].bias.numpy()
             step(job.inputs[:1], job.labels[:1])
@@ -110,26 +122,16 @@ class TestLearningRate:
             np.testing.assert_allclose(moved[-1][0], expected, rtol=1e-4)
             np.testing.assert_allclose(moved[-1][1], -expected, rtol=2e-3)
 
-    def test_zero_at_the_end_and_beyond(self):
-        optimizer = loop.make_optimizer(0.1, 4, "float32")
-        for steps, expected in ((0, 0.1), (2, 0.05), (4, 0), (9, 0)):
-            optimizer.iterations.assign(steps)
-            assert float(optimizer.learning_rate) == pytest.approx(expected, abs=1e-8)
-
     def test_result_has_that_of_its_last_step(self):
         job = Job(linear(), np.zeros((2, 2)), [0, 1], batch_size=1, epochs=2)
         rates = [result.learning_rate for result in job.run()]
         assert rates == pytest.approx([0.1 * self.SHARES[1], 0.1 * self.SHARES[3]])
 
-    def test_no_step_is_no_division_by_zero(self):
-        optimizer = loop.make_optimizer(0.1, 0, "float32")
-        assert float(optimizer.learning_rate) == pytest.approx(0.1)
-
 
 def test_one_step_by_hand():
     """Adam's first step moves each weight by the rate, against its gradient's sign."""
     model = linear()
-    step = loop.make_train_step(model, loop.make_optimizer(0.01, 10, "float32"))
+    step = loop.TrainStep(model, learning_of(model, 0.01, 10))
     inputs = np.array([[2.0, -1.0], [1.0, -3.0]], np.float32)
     loss, hits, *_ = step(inputs, np.array([1, 0], np.int32))
     assert float(loss) == pytest.approx(LN2)
@@ -243,12 +245,10 @@ def test_float16_scales_the_loss():
         scaled = keras.layers.Rescaling(1e-8, dtype="float32")(hidden(inputs))
         logits = keras.layers.Dense(2, kernel_initializer="identity")(scaled)
         model = keras.Model(inputs, logits)
-        optimizer = loop.make_optimizer(0.1, 10, precision)
-        step = loop.make_train_step(model, optimizer)
+        step = loop.TrainStep(model, learning_of(model, 0.1, 10, precision=precision))
         loss, *_ = step(np.ones((2, 2), np.float32), np.zeros(2, np.int32))
         assert float(loss) == pytest.approx(LN2, rel=1e-3)
         moved[precision] = hidden.kernel.numpy() - 1
-        assert float(optimizer.learning_rate) < 0.1
     assert (moved["float32"][:, 0] > 0).all()
     np.testing.assert_allclose(moved["float16"], moved["float32"], rtol=0.05)
 
@@ -271,3 +271,64 @@ def test_predict_keeps_order_and_leaves_dropout_out():
 )
 def test_suitable_rate(num_features, rate):
     assert loop.suitable_rate(num_features) == pytest.approx(rate)
+
+
+class TestIterSize:
+    def run(self, batch_size, iter_size):
+        """The weights after two epochs of seven examples."""
+        random = np.random.default_rng(0)
+        model = linear()
+        job = Job(
+            model,
+            *separable(random, 7),
+            batch_size=batch_size,
+            epochs=2,
+            settings=update.Settings(optimizer="sgd", iter_size=iter_size),
+            schedule=schedules.Schedule(policy="exp", gamma=0.5),
+        )
+        rates = [result.learning_rate for result in job.run()]
+        return model.layers[-1].kernel.numpy(), rates
+
+    def test_as_one_large_batch(self):
+        """Two batches of 2 are one of 4; what is left at the end is a step, too."""
+        weights, rates = self.run(2, 2)
+        expected, expected_rates = self.run(4, 1)
+        np.testing.assert_allclose(weights, expected, rtol=1e-5)
+        assert rates == expected_rates == [0.05, 0.0125]
+
+    def test_smaller_batches_are_other_steps(self):
+        assert self.run(2, 1)[1] == [0.1 * 2**-3, 0.1 * 2**-7]
+
+
+def test_stops_when_nothing_gets_better():
+    job = Job(linear(), np.zeros((4, 2)), [0, 1, 0, 1], epochs=9, rate=0.0, patience=2)
+    assert len(list(job.run())) == 3
+    assert job.best.epoch == 1
+
+
+def test_the_moving_average_is_judged_and_kept():
+    job = Job(
+        linear(),
+        *separable(np.random.default_rng(1)),
+        settings=update.Settings(optimizer="sgd", ema=0.5),
+    )
+    (result,) = job.run()
+    own = [v.numpy() for v in job.model.trainable_variables]
+    with job.learning.update.averaged():
+        average = [v.numpy() for v in job.model.trainable_variables]
+        logits = np.asarray(job.model(job.inputs))
+    assert not np.array_equal(own[0], average[0])
+    np.testing.assert_array_equal(next(iter(job.best.values.values())), average[0])
+    assert result.validation_loss == pytest.approx(
+        metrics.mean_loss(logits, job.labels), rel=1e-5
+    )
+
+
+def test_the_loss_that_is_asked_for():
+    loss = losses.Loss(label_smoothing=0.2, class_weights=(1.0, 3.0))
+    job = Job(linear(bias=(LN3, 0.0)), [[0, 0]], [1], rate=0.0, loss=loss)
+    (result,) = job.run()
+    assert result.loss == pytest.approx(
+        3 * (0.9 * math.log(4) + 0.1 * math.log(4 / 3)), rel=1e-5
+    )
+    assert result.validation_loss == pytest.approx(math.log(4), rel=1e-5)

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from model import dropout, loop, network, restore, stages
+from model import dropout, loop, network, restore, schedules, stages, update
 from model.checkpoints import errors
 
 # Network -> {lowest layer that trains: layer whose output the trunk gives}, with the
@@ -183,7 +183,11 @@ def test_training_moves_the_tail_alone(tiny, images):
     trunk, tail = build(plan)
     joined = stages.join(trunk, tail)
     frozen, moving = restore.digests(trunk.variables), values_of(tail)
-    step = loop.make_train_step(joined, loop.make_optimizer(1e-3, 1, "float32"))
+    moved = update.Update(restore.trainable(joined), update.Settings(), float16=False)
+    learning = loop.Learning(
+        update=moved, schedule=schedules.Schedule(), rate=1e-3, total_steps=1
+    )
+    step = loop.TrainStep(joined, learning)
     step(images, np.array([0, 1, 2, 0, 1], np.int32))
     assert restore.digests(trunk.variables) == frozen
     after = values_of(tail)

@@ -1,0 +1,52 @@
+import math
+
+import numpy as np
+import pytest
+
+from model import losses
+
+LOGITS = np.log(np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]], np.float32))
+LABELS = np.array([0, 1], np.int32)
+PLAIN = [-math.log(0.7), -math.log(0.1)]
+
+
+def test_cross_entropy():
+    np.testing.assert_allclose(losses.Loss().of(LOGITS, LABELS), PLAIN, rtol=1e-5)
+
+
+def test_smoothed():
+    """Of 0.3, each of three classes gets 0.1: 0.8, 0.1, 0.1 for the first example."""
+    found = losses.Loss(label_smoothing=0.3).of(LOGITS, LABELS)
+    expected = [
+        -(0.8 * math.log(0.7) + 0.1 * math.log(0.2) + 0.1 * math.log(0.1)),
+        -(0.1 * math.log(0.1) + 0.8 * math.log(0.1) + 0.1 * math.log(0.8)),
+    ]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_weighted():
+    loss = losses.Loss(class_weights=(2.0, 0.5, 1.0))
+    expected = [2 * PLAIN[0], 0.5 * PLAIN[1]]
+    np.testing.assert_allclose(loss.of(LOGITS, LABELS), expected, rtol=1e-5)
+
+
+def test_extreme_logits_stay_finite():
+    logits = np.array([[1e4, -1e4]], np.float32)
+    for share in (0.0, 0.1):
+        found = losses.Loss(label_smoothing=share).of(logits, np.array([1], np.int32))
+        assert np.isfinite(found).all()
+        assert float(found[0]) == pytest.approx(2e4 * (1 - share / 2))
+
+
+def test_balanced_classes_count_alike():
+    counts = np.array([10, 30, 60])
+    weights = np.array(losses.balanced(counts))
+    assert (weights * counts).tolist() == pytest.approx([100 / 3] * 3)
+    assert (weights * counts).sum() / counts.sum() == pytest.approx(1)
+    assert losses.balanced(np.array([7, 7])) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, math.nan])
+def test_a_share_that_cannot_be(share):
+    with pytest.raises(ValueError, match="expected 0 to below 1"):
+        losses.Loss(label_smoothing=share)

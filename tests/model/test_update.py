@@ -1,0 +1,252 @@
+"""Steps worked out by hand, and compared with those of Keras' optimizers."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from model import update
+from model.update import Rule, Settings, Update
+
+START = {"fc/kernel": [[1.0, -2.0], [3.0, 0.5]], "fc/bias": [0.1, -0.3]}
+
+
+def variables(start=START):
+    return {name: keras.Variable(value, name="v") for name, value in start.items()}
+
+
+def gradients(number):
+    """Other ones at each step; the norm over both is never below 1."""
+    random = np.random.default_rng(number)
+    return [random.normal(0, 2, np.shape(v)).astype("f4") for v in START.values()]
+
+
+def values(found):
+    return np.concatenate([np.ravel(v) for v in found])
+
+
+def steps(settings, rates, *, count=1.0, float16=False, start=START):
+    """The variables after a step for each rate, in one row each."""
+    found = variables(start)
+    updated = Update(found, settings, float16=float16)
+
+    @tf.function
+    def step(rate, *some):
+        updated.apply(some, tf.constant(count), rate)
+
+    rows = []
+    for number, rate in enumerate(rates):
+        step(tf.constant(rate), *gradients(number))
+        rows.append(values(v.numpy() for v in found.values()))
+    return np.array(rows)
+
+
+@pytest.mark.parametrize(
+    ("settings", "make"),
+    [
+        (Settings(optimizer="sgd"), lambda: keras.optimizers.SGD(0.1)),
+        (
+            Settings(optimizer="sgd", momentum=0.9),
+            lambda: keras.optimizers.SGD(0.1, momentum=0.9),
+        ),
+        (
+            Settings(optimizer="sgd", momentum=0.9, nesterov=True),
+            lambda: keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True),
+        ),
+        (Settings(optimizer="adam"), lambda: keras.optimizers.Adam(0.1)),
+        (
+            Settings(optimizer="adamw", weight_decay=0.01),
+            lambda: keras.optimizers.AdamW(0.1, weight_decay=0.01),
+        ),
+        (Settings(optimizer="rmsprop"), lambda: keras.optimizers.RMSprop(0.1)),
+    ],
+    ids=["sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop"],
+)
+def test_as_keras(settings, make):
+    theirs, optimizer = variables(), make()
+    expected = []
+    for number in range(4):
+        optimizer.apply(gradients(number), list(theirs.values()))
+        expected.append(values(v.numpy() for v in theirs.values()))
+    np.testing.assert_allclose(steps(settings, [0.1] * 4), expected, rtol=1e-6)
+
+
+def test_mean_over_examples():
+    settings = Settings(optimizer="sgd")
+    many = steps(settings, [0.4], count=4.0)
+    np.testing.assert_allclose(many, steps(settings, [0.1]), rtol=1e-6)
+
+
+def test_the_rate_of_each_step():
+    """Momentum keeps what was moved at an earlier rate, as Caffe does."""
+    found = steps(Settings(optimizer="sgd", momentum=0.5), [0.1, 0.0])
+    first = found[0] - values(START.values())
+    np.testing.assert_allclose(found[1] - found[0], 0.5 * first, rtol=1e-5)
+
+
+class TestRules:
+    rules = (Rule(pattern="fc/*", lr_mult=10), Rule(pattern="*/bias", lr_mult=20))
+
+    @pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop"])
+    def test_rates_scale_the_move_and_not_the_gradient(self, optimizer):
+        start = values(START.values())
+        plain = steps(Settings(optimizer=optimizer), [0.01])[0] - start
+        found = steps(Settings(optimizer=optimizer, rules=self.rules), [0.01])[0]
+        times = np.array([10, 10, 10, 10, 20, 20])
+        np.testing.assert_allclose(found - start, plain * times, rtol=1e-4)
+
+    def test_rate_0_leaves_alone(self):
+        rules = (Rule(pattern="*/kernel", lr_mult=0),)
+        updated = Update(variables(), Settings(rules=rules), float16=False)
+        assert [v.shape for v in updated.variables] == [(2,)]
+
+    @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+    def test_decay_of_kernels_alone(self, optimizer):
+        settings = Settings(
+            optimizer=optimizer,
+            weight_decay=0.5,
+            rules=(Rule(pattern="*/bias", decay_mult=0),),
+        )
+        without = steps(Settings(optimizer=optimizer, weight_decay=0.0), [0.1])[0]
+        moved = steps(settings, [0.1])[0] - without
+        start = values(START.values())
+        np.testing.assert_allclose(moved[:4], -0.1 * 0.5 * start[:4], rtol=1e-4)
+        np.testing.assert_allclose(moved[4:], 0, atol=1e-7)
+
+    def test_l2_goes_through_momentum(self):
+        """Caffe's weight decay is a part of the gradient: Adam would scale it away."""
+        decay = {"weight_decay": 0.5}
+        adam = steps(Settings(optimizer="adam", **decay), [0.1])[0]
+        start = values(START.values())
+        np.testing.assert_allclose(np.abs(adam - start), 0.1, rtol=1e-3)
+
+    def test_patterns_that_fit_nothing_are_named(self):
+        settings = Settings(rules=(Rule(pattern="fc8/*"), Rule(pattern="fc/*")))
+        assert settings.unused_rules(list(START)) == ["fc8/*"]
+
+
+def test_clipping_limits_the_norm_of_all_together():
+    start = values(START.values())
+    plain = steps(Settings(optimizer="sgd"), [1.0])[0] - start
+    clipped = steps(Settings(optimizer="sgd", clip_norm=0.5), [1.0])[0] - start
+    assert np.linalg.norm(plain) > 0.5
+    np.testing.assert_allclose(clipped, plain * 0.5 / np.linalg.norm(plain), rtol=1e-5)
+    large = steps(Settings(optimizer="sgd", clip_norm=1e3), [1.0])[0] - start
+    np.testing.assert_allclose(large, plain, rtol=1e-6)
+
+
+def test_several_batches_make_one_step():
+    """As one batch of all their examples, whatever their sizes."""
+    found = variables()
+    updated = Update(found, Settings(optimizer="sgd", iter_size=2), float16=False)
+    for number, size in enumerate((3.0, 1.0)):
+        updated.add(gradients(number), tf.constant(size))
+    updated.finish(tf.constant(0.1))
+    total = values(gradients(0)) + values(gradients(1))
+    expected = values(START.values()) - 0.1 * total / 4
+    np.testing.assert_allclose(values(v.numpy() for v in found.values()), expected)
+    updated.add(gradients(2), tf.constant(2.0))
+    updated.finish(tf.constant(0.1))
+    expected = expected - 0.1 * values(gradients(2)) / 2
+    np.testing.assert_allclose(
+        values(v.numpy() for v in found.values()), expected, rtol=1e-6
+    )
+
+
+def test_moving_average():
+    found = variables()
+    updated = Update(found, Settings(optimizer="sgd", ema=0.9), float16=False)
+    expected = values(START.values())
+    for number in range(3):
+        updated.apply(gradients(number), tf.constant(1.0), tf.constant(0.1))
+        expected = 0.9 * expected + 0.1 * values(v.numpy() for v in found.values())
+    own = values(v.numpy() for v in found.values())
+    with updated.averaged():
+        averages = values(v.numpy() for v in found.values())
+    np.testing.assert_allclose(averages, expected, rtol=1e-5)
+    np.testing.assert_array_equal(values(v.numpy() for v in found.values()), own)
+
+
+class TestFloat16:
+    def test_gradients_are_scaled_back(self):
+        found = variables()
+        updated = Update(found, Settings(optimizer="sgd"), float16=True)
+        scale = float(updated.scale)
+        assert scale > 1
+        scaled = [scale * gradient for gradient in gradients(0)]
+        updated.apply(scaled, tf.constant(1.0), tf.constant(0.1))
+        np.testing.assert_allclose(
+            values(v.numpy() for v in found.values()),
+            steps(Settings(optimizer="sgd"), [0.1])[0],
+            rtol=1e-6,
+        )
+
+    @pytest.mark.parametrize("bad", [np.inf, np.nan])
+    def test_a_step_that_ran_over_is_left_out(self, bad):
+        found = variables()
+        updated = Update(found, Settings(optimizer="adam", ema=0.5), float16=True)
+        before, scale = updated.state_values(), float(updated.scale)
+        some = gradients(0)
+        some[0][0, 0] = bad
+        updated.apply(some, tf.constant(1.0), tf.constant(0.1))
+        assert float(updated.scale) == scale / 2
+        updated.scale.assign(scale)
+        for one, other in zip(before, updated.state_values(), strict=True):
+            np.testing.assert_array_equal(one, other)
+        np.testing.assert_array_equal(
+            values(v.numpy() for v in found.values()),
+            values(START.values()).astype("f4"),
+        )
+
+    def test_the_scale_grows_again(self, monkeypatch):
+        monkeypatch.setattr(update, "_GROWS_AFTER", 3)
+        updated = Update(variables(), Settings(optimizer="sgd"), float16=True)
+        scale = float(updated.scale)
+        for number in range(6):
+            updated.apply(gradients(number), tf.constant(1.0), tf.constant(0.0))
+        assert float(updated.scale) == 4 * scale
+
+
+def test_state_is_all_that_a_resumed_training_needs():
+    settings = Settings(optimizer="adam", ema=0.9, rules=TestRules.rules)
+
+    def run(first, second):
+        found = variables()
+        updated = Update(found, settings, float16=False)
+        for number in range(first):
+            updated.apply(gradients(number), tf.constant(1.0), tf.constant(0.1))
+        state = updated.state_values()
+        weights = {name: v.numpy() for name, v in found.items()}
+        found = variables(weights)
+        updated = Update(found, settings, float16=False)
+        for variable, value in zip(updated.state, state, strict=True):
+            variable.assign(value)
+        for number in range(first, first + second):
+            updated.apply(gradients(number), tf.constant(1.0), tf.constant(0.1))
+        return values([*(v.numpy() for v in found.values()), *updated.state_values()])
+
+    np.testing.assert_array_equal(run(2, 3), run(5, 0))
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"optimizer": "lion"}, "expected one of adam, adamw, sgd"),
+        ({"momentum": 0.9}, "adam has none"),
+        ({"optimizer": "sgd", "momentum": 1.0}, "expected 0 to below 1"),
+        ({"optimizer": "sgd", "nesterov": True}, "with momentum"),
+        ({"weight_decay": -1.0}, "expected 0 or more"),
+        ({"clip_norm": float("nan")}, "expected 0 or more"),
+        ({"iter_size": 0}, "expected 1 or more"),
+        ({"ema": 1.0}, "expected 0 to below 1"),
+    ],
+    ids=str,
+)
+def test_settings_that_cannot_be(how, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(**how)
+
+
+def test_a_rule_that_cannot_be():
+    with pytest.raises(ValueError, match="lr_mult: expected 0 or more"):
+        Rule(pattern="a", lr_mult=-1)
