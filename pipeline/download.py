@@ -1,62 +1,35 @@
-"""A data set's name -> a folder of class folders, ready for conversion.
+"""A data set's name, or a list of addresses -> photos, ready for conversion.
 
     python -m pipeline.download paper-flowers flowers/   drawn here, in seconds, offline
     python -m pipeline.download flowers flowers/         3,670 photos, 229 MB
+    python -m pipeline.download --urls=list.csv photos/  what can still be had of a list
 
-Both can be stopped at any time and started again: what is there is kept.
+All can be stopped at any time and started again: what is there is kept.
 """
 
-import collections
 import dataclasses
 import functools
 import re
-import shutil
-import tarfile
+import shlex
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from absl import app, flags
 
-from pipeline import command, fetch, image, paper_flowers, schema, workers
+from pipeline import (
+    archive,
+    command,
+    image,
+    labels,
+    paper_flowers,
+    photo_fetch,
+    schema,
+    url_list,
+    workers,
+)
 
 DATA_SETS = ("paper-flowers", "flowers")
 _BLOCK_PHOTOS = 8
-_PARTIAL_NAME = ".download"
-# No archive we fetch unpacks to more.
-_UNPACKED_LIMIT_BYTES = 2 << 30
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Archive:
-    """A data set that comes as a tar file of class folders.
-
-    Attributes:
-        url: of the file.
-        sha256: of the file.
-        size_bytes: of the file.
-        counts: {class folder: number of photos} when complete.
-    """
-
-    url: str
-    sha256: str
-    size_bytes: int
-    counts: dict[str, int]
-
-
-# Source of size and hash: tensorflow/datasets, url_checksums/tf_flowers.txt.
-FLOWERS = Archive(
-    url="https://storage.googleapis.com/download.tensorflow.org/example_images/"
-    "flower_photos.tgz",
-    sha256="4c54ace7911aaffe13a365c34f650e71dd5bf1be0a58b464e5a7183e3e595d9c",
-    size_bytes=228_813_984,
-    counts={
-        "daisy": 633,
-        "dandelion": 898,
-        "roses": 641,
-        "sunflowers": 699,
-        "tulips": 799,
-    },
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,22 +37,46 @@ class Config:
     """Settings of the command.
 
     Attributes:
-        name: one of DATA_SETS.
+        name: one of DATA_SETS; "" with `urls`.
         target: folder to fill.
         images_per_class: of paper-flowers.
-        seed: of paper-flowers.
+        seed: of paper-flowers, or of a subset of a list.
+        urls: CSV list of addresses and labels.
+        labels: file of class names, label 0 first, for a list whose labels are numbers.
+        images: size of the subset of a list; 0: all of it.
+        workers: photos of a list under way at once.
+        refuse_sha1: of files of a list that are no photos, with commas between them,
+            beside Flickr's placeholder.
+        min_bytes: smaller files of a list are refused.
     """
 
     name: str
     target: str
     images_per_class: int = 120
     seed: int = 0
+    urls: str = ""
+    labels: str = ""
+    images: int = 0
+    workers: int = 16
+    refuse_sha1: str = ""
+    min_bytes: int = 500
 
     def __post_init__(self) -> None:
-        if self.name not in DATA_SETS:
+        if self.urls and self.name:
+            raise ValueError(f"--urls and {self.name}: expected one of them")
+        for digest in self.refused:
+            if not re.fullmatch("[0-9a-f]{40}", digest):
+                raise ValueError(f"--refuse_sha1: {digest!r}; expected 40 hex digits")
+        if not self.urls and self.name not in DATA_SETS:
             raise ValueError(
                 f"no data set {self.name!r}; expected one of {', '.join(DATA_SETS)}"
             )
+
+    @property
+    def refused(self) -> frozenset[str]:
+        """SHA-1 of files that are no photos."""
+        given = self.refuse_sha1.lower().replace(" ", "").split(",")
+        return frozenset({url_list.FLICKR_PLACEHOLDER, *filter(None, given)})
 
 
 def draw_paper_flowers(target: Path, *, images_per_class: int, seed: int) -> int:
@@ -93,7 +90,7 @@ def draw_paper_flowers(target: Path, *, images_per_class: int, seed: int) -> int
         for kind in paper_flowers.KINDS
         for number in range(images_per_class)
     }
-    found = _files(target)
+    found = archive.files_below(target)
     if foreign := sorted(found - wanted.keys()):
         raise schema.DataError(
             f"{target}: holds {foreign[0]}, which is not of this data set; "
@@ -141,110 +138,31 @@ def _crashed(item: tuple[str, str, int]) -> None:
     raise schema.DataError(f"{item[0]}: drawing it took the process down")
 
 
-def _files(folder: Path) -> set[str]:
-    """Paths of the files below a folder, but for hidden ones and hidden folders."""
-    if folder.exists() and not folder.is_dir():
-        raise schema.DataError(f"{folder}: is a file; expected a folder to fill")
-    names = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
-    return {
-        name.as_posix()
-        for name in names
-        if not any(part.startswith(".") for part in name.parts)
-    }
-
-
-def download_archive(archive: Archive, target: Path) -> int:
-    """Downloads and unpacks a data set; returns the number of photos, 0 if all there.
+def download_list(config: Config) -> list[str]:
+    """Fetches the photos of a list; returns what to tell of them, line by line.
 
     Raises:
-        fetch.FetchError: the archive cannot be had, or is another one than expected.
-        schema.DataError: the folder holds something else, or the archive tries to
-            write outside of it.
+        fetch.Unreachable: no server answers.
+        schema.DataError: the list is not as it should be, or nothing could be had.
     """
-    partial = target / _PARTIAL_NAME
-    complete = partial / "complete"
-    if not complete.exists():
-        if _counts(target) == archive.counts:
-            shutil.rmtree(partial, ignore_errors=True)
-            return 0
-        if foreign := sorted(_files(target)):
-            raise schema.DataError(
-                f"{target}: holds {foreign[0]}, and is not the complete data set; "
-                "choose an empty folder"
-            )
-        partial.mkdir(parents=True, exist_ok=True)
-        _unpacked(archive, partial).rename(complete)
-    for folder in sorted(complete.iterdir()):  # those not moved by an earlier call
-        folder.rename(target / folder.name)
-    shutil.rmtree(partial)
-    return sum(archive.counts.values())
-
-
-def _unpacked(archive: Archive, partial: Path) -> Path:
-    file = partial / archive.url.rsplit("/", 1)[-1]
-    fetch.fetch(
-        archive.url,
-        file,
-        digest=f"sha256:{archive.sha256}",
-        size_bytes=archive.size_bytes,
+    photos = url_list.read(
+        Path(config.urls),
+        labels.read(Path(config.labels)) if config.labels else None,
+        images=config.images,
+        seed=config.seed,
     )
-    unpacked = partial / "unpacked"
-    shutil.rmtree(unpacked, ignore_errors=True)
-    unpack(file, unpacked)
-    counts = _counts(unpacked)
-    if counts != archive.counts:
-        raise schema.DataError(
-            f"{archive.url}: unpacks to {counts}, expected {archive.counts}"
-        )
-    return unpacked
-
-
-def _counts(folder: Path) -> dict[str, int]:
-    names = (name.split("/")[0] for name in _files(folder) if "/" in name)
-    return dict(sorted(collections.Counter(names).items()))
-
-
-def unpack(file: Path, target: Path) -> None:
-    """Unpacks a tar file of class folders, without the one folder around them.
-
-    Only plain files and folders are made, and only inside `target`.
-
-    Raises:
-        schema.DataError: a member is a link or a device, has an absolute path or one
-            with "..", the whole is too large, or the file is damaged.
-    """
-    try:
-        with tarfile.open(file) as tar:
-            members = tar.getmembers()
-            _check_members(file, members)
-            for member in members:
-                path = target.joinpath(*PurePosixPath(member.name).parts[1:])
-                content = tar.extractfile(member) if member.isfile() else None
-                if content is None:
-                    path.mkdir(parents=True, exist_ok=True)
-                else:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    with path.open("wb") as out:
-                        shutil.copyfileobj(content, out)
-    except (tarfile.TarError, EOFError) as error:
-        raise schema.DataError(f"{file}: damaged archive ({error})") from error
-
-
-def _check_members(file: Path, members: Sequence[tarfile.TarInfo]) -> None:
-    for member in members:
-        parts = PurePosixPath(member.name).parts
-        if not (member.isfile() or member.isdir()):
-            raise schema.DataError(f"{file}: {member.name} is a link or a device")
-        if (
-            ".." in parts
-            or member.name.startswith("/")
-            or re.search(r"[\\\0]", member.name)
-        ):
-            raise schema.DataError(f"{file}: {member.name} leads out of the folder")
-        if member.isfile() and len(parts) < 2:
-            raise schema.DataError(f"{file}: {member.name} lies in no folder")
-    if sum(member.size for member in members) > _UNPACKED_LIMIT_BYTES:
-        raise schema.DataError(f"{file}: unpacks to more than 2 GB")
+    how = photo_fetch.How(
+        workers=config.workers, refused=config.refused, min_bytes=config.min_bytes
+    )
+    target = Path(config.target)
+    outcomes = url_list.download(photos, target, how)
+    words = ["python", "-m", "pipeline.convert", str(target)]
+    words.append(f"--csv={target / url_list.LISTING_NAME}")
+    words += [f"--labels={config.labels}"] if config.labels else []
+    return [
+        *url_list.summary(photos, outcomes, target),
+        f"to convert them: {shlex.join(words)}",
+    ]
 
 
 def define_flags() -> None:
@@ -256,15 +174,57 @@ def define_flags() -> None:
         "Photos of each kind of paper flower.",
         lower_bound=1,
     )
-    flags.DEFINE_integer("seed", default.seed, "Of the paper flowers.", lower_bound=0)
+    flags.DEFINE_integer(
+        "seed",
+        default.seed,
+        "Of the paper flowers, or of the subset of a list.",
+        lower_bound=0,
+    )
+    flags.DEFINE_string(
+        "urls",
+        default.urls,
+        "CSV list with columns image_url or url, label, and perhaps _split or split.",
+    )
+    flags.DEFINE_string(
+        "labels",
+        default.labels,
+        "File of class names, one per line, label 0 first, if labels are numbers.",
+    )
+    flags.DEFINE_integer(
+        "images", default.images, "Photos of the list; 0: all.", lower_bound=0
+    )
+    flags.DEFINE_integer(
+        "workers",
+        default.workers,
+        "Photos of the list under way at once.",
+        lower_bound=1,
+        upper_bound=256,
+    )
+    flags.DEFINE_string(
+        "refuse_sha1",
+        default.refuse_sha1,
+        "SHA-1 of files that are no photos, with commas between them, beside Flickr's "
+        "placeholder.",
+    )
+    flags.DEFINE_integer(
+        "min_bytes",
+        default.min_bytes,
+        "Smaller files of the list are refused: no photo, but many a placeholder.",
+        lower_bound=1,
+    )
 
 
 def main(argv: Sequence[str]) -> None:
-    """Fetches the data set named on the command line."""
+    """Fetches the data set or the list named on the command line."""
+    if flags.FLAGS["urls"].value and len(argv) == 2:
+        config = command.config_from_flags(Config, name="", target=argv[1])
+        command.say("\n".join(download_list(config)))
+        return
     if len(argv) != 3:
         raise app.UsageError(
             "expected a data set and a folder: python -m pipeline.download "
-            f"{DATA_SETS[0]} flowers/ (there are {', '.join(DATA_SETS)})"
+            f"{DATA_SETS[0]} flowers/ (there are {', '.join(DATA_SETS)}), or a list "
+            "and a folder: python -m pipeline.download --urls=list.csv photos/"
         )
     config = command.config_from_flags(Config, name=argv[1], target=argv[2])
     target = Path(config.target)
@@ -273,8 +233,8 @@ def main(argv: Sequence[str]) -> None:
             target, images_per_class=config.images_per_class, seed=config.seed
         )
     else:
-        new = download_archive(FLOWERS, target)
-    counts = _counts(target)
+        new = archive.download_archive(archive.FLOWERS, target)
+    counts = archive.count_classes(target)
     total = sum(counts.values())
     command.say(f"{target}: {total} photos in {len(counts)} classes, {new} new")
 

@@ -1,7 +1,7 @@
-"""A URL -> a verified file: resumed, retried, with progress, complete or not there.
+"""A URL -> a verified file, or a few bytes: retried, complete or not there.
 
-Bytes arrive in `TARGET.part`, which a later call goes on with; the file gets its name
-only once its size and hash are right.
+A large file arrives in `TARGET.part`, with progress, which a later call goes on with;
+it gets its name only once its size and hash are right.
 """
 
 import contextlib
@@ -11,8 +11,9 @@ import os
 import re
 import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import requests
 import urllib3
@@ -22,8 +23,13 @@ from pipeline import command, schema
 CONNECT_TIMEOUT_S = 5.0  # offline must be told in seconds
 READ_TIMEOUT_S = 60.0
 _RETRIES = 4
+_SMALL_RETRIES = 2  # of one file among thousands
+_MAX_PAUSE_S = 30
 _CHUNK_BYTES = 1 << 16  # a cut connection loses the chunk that was under way
 _RETRY_STATUS = {408, 425, 429, 500, 502, 503, 504}
+
+
+T = TypeVar("T")
 
 
 class FetchError(schema.DataError):
@@ -60,8 +66,7 @@ def fetch(
     """
     if _is_there(target, digest, size_bytes):
         return
-    if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
-        raise FetchError(f"{url}: expected an http or https address")
+    host_of(url)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     with _alone(part):
@@ -99,19 +104,142 @@ def _alone(part: Path) -> Iterator[None]:
 def _download(url: str, part: Path, size_bytes: int, patience_s: float) -> None:
     """Fills the part, trying again where that may help."""
     before = _size(part)
-    for attempt in range(_RETRIES + 1):
+
+    def is_hopeless(error: Exception) -> bool:
+        return isinstance(error, requests.ConnectionError) and _size(part) == before
+
+    try:
+        _patiently(
+            url,
+            lambda: _receive(url, part, size_bytes),
+            is_hopeless,
+            retries=_RETRIES,
+            patience_s=patience_s,
+        )
+    except FetchError as error:
+        kept = "; what has arrived is kept, run again" if _size(part) else ""
+        raise type(error)(f"{error}{kept}") from error
+
+
+def _patiently(
+    url: str,
+    receive: Callable[[], T],
+    is_hopeless: Callable[[Exception], bool],
+    *,
+    retries: int,
+    patience_s: float,
+    pause: Callable[[float], object] = time.sleep,
+) -> T:
+    """Calls `receive` until it succeeds or there is no use.
+
+    Raises:
+        Unreachable: `is_hopeless` says so of the error.
+        FetchError: any other failure that remains.
+    """
+    attempt = 0
+    while True:
         try:
-            _receive(url, part, size_bytes)
-            return
+            return receive()
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            kept = "; what has arrived is kept, run again" if _size(part) else ""
-            if isinstance(error, requests.ConnectionError) and _size(part) == before:
+            if is_hopeless(error):
                 raise Unreachable(
-                    f"{shown(url)}: cannot be reached ({why(error)}){kept}"
+                    f"{shown(url)}: cannot be reached ({why(error)})"
                 ) from error
-            if attempt == _RETRIES or not _worth_retrying(error):
-                raise FetchError(f"{shown(url)}: {why(error)}{kept}") from error
-            time.sleep(patience_s * 2**attempt)
+            if attempt == retries or not _worth_retrying(error):
+                raise FetchError(f"{shown(url)}: {why(error)}") from error
+            pause(max(patience_s * 2**attempt, _asked_pause_s(error)))
+            attempt += 1
+
+
+def _asked_pause_s(error: Exception) -> float:
+    """How long the server wants to be left alone, as far as we heed it."""
+    response = getattr(error, "response", None)
+    asked = response.headers.get("Retry-After", "") if response is not None else ""
+    return min(int(asked), _MAX_PAUSE_S) if re.fullmatch("[0-9]{1,9}", asked) else 0
+
+
+def host_of(url: str) -> str:
+    """Scheme, host and port of an address.
+
+    Raises:
+        FetchError: not an http or https address.
+    """
+    try:
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.netloc:
+            return f"{parts.scheme}://{parts.netloc}"
+    except ValueError:  # brackets that are no IPv6
+        pass
+    raise FetchError(f"{shown(url)}: expected an http or https address")
+
+
+def fetch_small(
+    url: str,
+    session: requests.Session,
+    *,
+    max_bytes: int,
+    timeout_s: float,
+    patience_s: float,
+    pause: Callable[[float], object],
+) -> bytes:
+    """Downloads a small file.
+
+    Args:
+        url: http or https.
+        session: of this thread; says how many redirects are followed.
+        max_bytes: a larger file is refused.
+        timeout_s: for all attempts together, and for the server to answer once.
+        patience_s: pause before the first retry, doubled each time.
+        pause: waits for so many seconds.
+
+    Raises:
+        Unreachable: no connection within `CONNECT_TIMEOUT_S`.
+        FetchError: the server refuses, cuts off, takes too long or sends too much.
+    """
+    host_of(url)
+    deadline = time.monotonic() + timeout_s
+    return _patiently(
+        url,
+        lambda: _receive_small(url, session, max_bytes, timeout_s, deadline),
+        _is_without_connection,
+        retries=_SMALL_RETRIES,
+        patience_s=patience_s,
+        pause=pause,
+    )
+
+
+def _receive_small(
+    url: str, session: requests.Session, max_bytes: int, timeout_s: float, end: float
+) -> bytes:
+    found = bytearray()
+    late = FetchError(f"{shown(url)}: not complete after {timeout_s:g} s")
+    if time.monotonic() > end:
+        raise late
+    with session.get(
+        url,
+        headers={"Accept-Encoding": "identity"},
+        stream=True,
+        timeout=(CONNECT_TIMEOUT_S, timeout_s),
+    ) as response:
+        response.raise_for_status()
+        # read1 gives what has arrived: a server that trickles cannot keep us.
+        while chunk := response.raw.read1(_CHUNK_BYTES, decode_content=False):
+            found += chunk
+            if len(found) > max_bytes:
+                raise FetchError(f"{shown(url)}: more than {max_bytes:,} bytes")
+            if time.monotonic() > end:
+                raise late
+    return bytes(found)
+
+
+def _is_without_connection(error: Exception) -> bool:
+    inner = error.args[0] if error.args else error
+    return isinstance(
+        getattr(inner, "reason", inner),
+        urllib3.exceptions.NewConnectionError
+        | urllib3.exceptions.ConnectTimeoutError
+        | urllib3.exceptions.ProxyError,
+    )
 
 
 def _finish(url: str, part: Path, target: Path, digest: str, size_bytes: int) -> None:
@@ -185,6 +313,8 @@ def _worth_retrying(error: Exception) -> bool:
 
 def why(error: Exception) -> str:
     """The reason of a failed request, in few words."""
+    if isinstance(error, requests.TooManyRedirects):
+        return "too many redirects"
     response = getattr(error, "response", None)
     if response is not None:
         return f"the server answers {response.status_code} {response.reason}"

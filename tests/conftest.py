@@ -6,12 +6,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Test servers run here; a proxy that this machine may use cannot reach them.
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
 
+import contextlib
 import dataclasses
 import hashlib
 import http.server
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import cv2
@@ -97,6 +99,8 @@ class Answer:
     cut_after: int | None = None  # bytes, the first time only
     etag: str = '"one"'
     ranges: bool = True  # whether it heeds Range
+    headers: dict = dataclasses.field(default_factory=dict)
+    trickle_s: float = 0  # pause before each byte
 
 
 class Server:
@@ -133,7 +137,15 @@ class Server:
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
                 self.send_header("ETag", answer.etag)
+                for name, value in answer.headers.items():
+                    self.send_header(name, value)
                 self.end_headers()
+                with contextlib.suppress(ConnectionError):
+                    for byte in body if answer.trickle_s else b"":
+                        time.sleep(answer.trickle_s)
+                        self.wfile.write(bytes([byte]))
+                if answer.trickle_s:
+                    return
                 if answer.cut_after is not None:
                     body, answer.cut_after = body[: answer.cut_after], None
                     self.wfile.write(body)

@@ -1,0 +1,254 @@
+"""Addresses of photos -> files in a folder, by threads, each an image or not there.
+
+Lists of addresses are years old: photos are gone, servers too, and some answer with
+placeholders and web pages instead. What is kept is an image by its first bytes, and
+none of those refused.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import hashlib
+import os
+import queue
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import requests
+
+from pipeline import command, fetch, image
+
+_MAX_PHOTO_BYTES = 64 << 20
+_MAX_REDIRECTS = 5
+_SNIFFED_BYTES = 64
+# A server that could not be reached so often in a row is not asked again.
+_HOST_TRIES = 3
+# Nobody of so many servers can be reached: it is the network.
+_OFFLINE_HOSTS = 16
+
+Status = Literal["fetched", "there", "failed", "not tried"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """A photo to be had.
+
+    Attributes:
+        url: its address, as somebody wrote it.
+        path: where it shall lie, relative to the target; no other photo has it.
+    """
+
+    url: str
+    path: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class How:
+    """How photos are fetched.
+
+    Attributes:
+        workers: photos under way at once.
+        refused: SHA-1 of files that are no photos, 40 hex digits.
+        min_bytes: smaller files are refused.
+        timeout_s: for one photo.
+        patience_s: pause before the first retry, doubled each time.
+    """
+
+    workers: int
+    refused: frozenset[str]
+    min_bytes: int
+    timeout_s: float = 30
+    patience_s: float = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What became of a photo, and why, if it failed."""
+
+    status: Status
+    reason: str = ""
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the photo can be used."""
+        return self.status in ("fetched", "there")
+
+
+class _Hosts:
+    """Which servers can be reached, as threads find out."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._failures: collections.Counter[str] = collections.Counter()
+        self._answers: set[str] = set()
+
+    def is_down(self, host: str) -> bool:
+        """Whether it is no use to ask."""
+        return self._failures[host] >= _HOST_TRIES
+
+    def note(self, host: str, *, reached: bool) -> None:
+        """Takes down what became of a request."""
+        with self._lock:
+            if reached:
+                self._answers.add(host)
+                self._failures[host] = 0
+            else:
+                self._failures[host] += 1
+
+    def is_offline(self, num_hosts: int, num_photos: int) -> bool:
+        """Whether so many have failed, and none has answered, that none will."""
+        with self._lock:
+            return (
+                not self._answers
+                and len(self._failures) >= min(num_hosts, _OFFLINE_HOSTS)
+                and self._failures.total() >= min(num_photos, _HOST_TRIES)
+            )
+
+
+def fetch_all(
+    photos: Sequence[Wanted], target: Path, how: How, outcomes: dict[int, Outcome]
+) -> None:
+    """Fetches photos that are not there yet, from threads that end with the process.
+
+    Args:
+        photos: to be had.
+        target: folder to fill.
+        how: to fetch.
+        outcomes: gets what became of each, by its number, as soon as it is known.
+
+    Raises:
+        fetch.Unreachable: no server answers.
+        OSError: a photo cannot be written.
+    """
+    hosts, stop = _Hosts(), threading.Event()
+    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+    finished: queue.SimpleQueue[tuple[int, Outcome | Exception]] = queue.SimpleQueue()
+    for number in range(len(photos)):
+        waiting.put(number)
+
+    def work() -> None:
+        with requests.Session() as session, contextlib.suppress(queue.Empty):
+            session.max_redirects = _MAX_REDIRECTS
+            get = _Get(session=session, how=how, hosts=hosts, stop=stop)
+            while not stop.is_set():
+                number = waiting.get_nowait()
+                try:
+                    finished.put((number, get.photo(photos[number], target)))
+                except Exception as error:  # raised again where it is noticed
+                    finished.put((number, error))
+
+    for _ in range(min(how.workers, len(photos))):
+        threading.Thread(target=work, daemon=True).start()
+    num_hosts = len({_host(photo.url) for photo in photos} - {""})
+    try:
+        with command.progress(len(photos), "photo", "fetch") as progress:
+            while len(outcomes) < len(photos):
+                try:
+                    number, outcome = finished.get(timeout=0.2)
+                except queue.Empty:
+                    command.check_signals()
+                    continue
+                if isinstance(outcome, Exception):
+                    raise outcome
+                outcomes[number] = outcome
+                if num_hosts and hosts.is_offline(num_hosts, len(photos)):
+                    raise fetch.Unreachable(
+                        f"{_host(photos[number].url)}: {outcome.reason}; no server of "
+                        "the list answers: check the network and run again; what is "
+                        "there is kept"
+                    )
+                progress.update()
+    finally:
+        stop.set()
+
+
+def _host(url: str) -> str:
+    try:
+        return fetch.host_of(url)
+    except fetch.FetchError:
+        return ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Get:
+    """What a thread needs to fetch photos."""
+
+    session: requests.Session
+    how: How
+    hosts: _Hosts
+    stop: threading.Event
+
+    def photo(self, photo: Wanted, target: Path) -> Outcome:
+        """Fetches a photo, unless it is there.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        path = target / photo.path
+        if _is_photo(path, self.how):
+            return Outcome(status="there")
+        try:
+            data = self._bytes(photo.url)
+        except ValueError as error:  # FetchError, and addresses that are none
+            reason = str(error).removeprefix(f"{fetch.shown(photo.url)}: ")
+            return Outcome(status="failed", reason=reason[:200])
+        if reason := _refusal(data, self.how):
+            return Outcome(status="failed", reason=reason)
+        path.parent.mkdir(exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_bytes(data)
+        partial.replace(path)
+        return Outcome(status="fetched")
+
+    def _bytes(self, url: str) -> bytes:
+        host = fetch.host_of(url)
+        if self.hosts.is_down(host):
+            raise fetch.Unreachable(f"{host} cannot be reached")
+        try:
+            data = fetch.fetch_small(
+                url,
+                self.session,
+                max_bytes=_MAX_PHOTO_BYTES,
+                timeout_s=self.how.timeout_s,
+                patience_s=self.how.patience_s,
+                pause=self.stop.wait,
+            )
+        except ValueError as error:
+            reached = not isinstance(error, fetch.Unreachable)
+            self.hosts.note(host, reached=reached)
+            raise
+        self.hosts.note(host, reached=True)
+        return data
+
+
+def _refusal(data: bytes, how: How) -> str:
+    """Why a file is not kept; "" if it is."""
+    if len(data) < how.min_bytes:
+        return f"fewer than {how.min_bytes:,} bytes"
+    if not _is_image(data[:_SNIFFED_BYTES]):
+        page = data.lstrip()[:1] == b"<"
+        return "a web page, no image" if page else "no image"
+    if hashlib.sha1(data).hexdigest() in how.refused:
+        return "a placeholder (refused SHA-1)"
+    return ""
+
+
+def _is_image(start: bytes) -> bool:
+    return image.sniff(start) not in ("unknown", "PDF", "ZIP")
+
+
+def _is_photo(path: Path, how: How) -> bool:
+    """Whether a photo lies there that an earlier call has fetched."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(_SNIFFED_BYTES)
+            return _is_image(start) and os.fstat(file.fileno()).st_size >= how.min_bytes
+    except OSError:
+        return False
+
+
+def as_found(path: Path, how: How) -> Outcome:
+    """The outcome for a photo that was not looked at before something stopped us."""
+    return Outcome(status="there" if _is_photo(path, how) else "not tried")

@@ -1,0 +1,294 @@
+import csv
+import gzip
+import hashlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pipeline import convert, labels, photo_fetch, schema, url_list
+from tests.conftest import ROOT, Answer, run_command
+
+HEADER = "image_url,label,_split\n"
+
+
+def listed(tmp_path, body, names=(), **how):
+    (tmp_path / "list.csv").write_text(body)
+    found = labels.Names(path=tmp_path / "n", names=tuple(names)) if names else None
+    how = {"images": 0, "seed": 0} | how
+    return url_list.read(tmp_path / "list.csv", found, **how)
+
+
+def table_of(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def flowers(photos, server, tmp_path):
+    """A list of 36 photos on the server."""
+    rows = ["image_url,label,_split"]
+    for path in sorted(photos.rglob("*.*")):
+        name = f"/{path.name}"
+        server.answers[name] = Answer(path.read_bytes())
+        split = "test" if path.stem[-1] == "0" else "train"
+        rows.append(f"{server.url}{name},{path.parent.name},{split}")
+    (tmp_path / "list.csv").write_text("\n".join(rows) + "\n")
+    return tmp_path / "list.csv"
+
+
+def command(*flags, target):
+    return run_command("-m", "pipeline.download", *flags, target)
+
+
+class TestList:
+    def test_as_caffe_has_it(self, tmp_path):
+        body = (
+            ",image_url,page_url,label,_split\n"
+            "5159730964,http://farm2.example/a.jpg,,1,train\n"
+            "8530766395,http://farm9.example/b.jpg,,0,test\n"
+        )
+        found = listed(tmp_path, body, names=("Detailed", "Pastel"))
+        assert [(p.url, p.class_name, p.split) for p in found] == [
+            ("http://farm2.example/a.jpg", "Pastel", 0),
+            ("http://farm9.example/b.jpg", "Detailed", 2),
+        ]
+        digest = hashlib.sha1(b"http://farm2.example/a.jpg").hexdigest()
+        assert found[0].path == f"Pastel/{digest}.jpg"
+
+    def test_packed_and_with_other_columns(self, tmp_path):
+        (tmp_path / "list.csv.gz").write_bytes(
+            gzip.compress(b"label,URL\nx,http://a\n")
+        )
+        (found,) = url_list.read(tmp_path / "list.csv.gz", None, images=0, seed=0)
+        assert (found.class_name, found.split) == ("x", -1)
+
+    @pytest.mark.parametrize(
+        "label",
+        ["../../evil", "..", ".", "/etc", "a/b", "a\\b", ".hidden", "~", "nul:", "é"],
+    )
+    def test_labels_never_lead_out(self, tmp_path, label):
+        (found,) = listed(tmp_path, f'image_url,label\nhttp://a/../../x,"{label}"\n')
+        folder, name = found.path.split("/")
+        assert folder not in ("", ".", "..")
+        assert not folder.startswith(".")
+        assert name == f"{hashlib.sha1(b'http://a/../../x').hexdigest()}.jpg"
+        assert found.class_name == label
+
+    def test_repeated_rows_are_one(self, tmp_path):
+        body = HEADER + "http://a,0,\nhttp://a,00,\nhttp://a,1,\n"
+        assert len(listed(tmp_path, body, names=("x", "y"))) == 2
+
+    def test_one_photo_in_two_splits(self, tmp_path):
+        with pytest.raises(
+            schema.DataError, match=r"line 3: .* another split in line 2"
+        ):
+            listed(tmp_path, HEADER + "http://u:pw@a,0,test\nhttp://u:pw@a,0,train\n")
+
+    @pytest.mark.parametrize(
+        ("body", "message"),
+        [
+            (HEADER, "no photos listed"),
+            ("a,b\n1,2\n", "expected one column image_url or url, found 0"),
+            ("url,image_url,label\n1,2,3\n", "found 2"),
+            (HEADER + "http://a,,train\n", "line 2: a label of 0 characters"),
+            (HEADER + f"http://a,{'x' * 201},train\n", "a label of 201 characters"),
+            (HEADER + "http://a,x,dev\n", "line 2: split 'dev'"),
+        ],
+    )
+    def test_what_is_wrong(self, tmp_path, body, message):
+        with pytest.raises(schema.DataError, match=message):
+            listed(tmp_path, body)
+
+    def test_subset(self, tmp_path):
+        rows = "".join(f"http://a/{number},x,\n" for number in range(200))
+        every = listed(tmp_path, HEADER + rows)
+        some = listed(tmp_path, HEADER + rows, images=40, seed=1)
+        assert len(some) == 40
+        assert some == listed(tmp_path, HEADER + rows, images=40, seed=1)
+        assert some != listed(tmp_path, HEADER + rows, images=40, seed=2)
+        assert some == [photo for photo in every if photo in some]
+        more = listed(tmp_path, HEADER + rows, images=60, seed=1)
+        assert all(photo in more for photo in some)
+        assert listed(tmp_path, HEADER + rows, images=500, seed=1) == every
+
+    def test_subset_is_uniform(self, tmp_path):
+        rows = "".join(f"http://a/{number},x,\n" for number in range(20))
+        counts = dict.fromkeys(range(20), 0)
+        for seed in range(400):
+            for photo in listed(tmp_path, HEADER + rows, images=5, seed=seed):
+                counts[int(photo.url.rsplit("/", 1)[1])] += 1
+        assert 60 < min(counts.values()) <= max(counts.values()) < 140  # 100 +- 8.7
+
+
+class TestCommand:
+    def test_from_list_to_records(self, flowers, server, tmp_path):
+        target = tmp_path / "new" / "photos"
+        server.answers["/red000.jpg"] = Answer(b"gone", status=404)
+        server.answers["/red001.jpg"] = Answer(b"<html>" + b"x" * 1000)
+        done = command(f"--urls={flowers}", target=target)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines() == [
+            f"{target}: 34 of 36 photos in 3 classes, 34 new",
+            "not to be had: 1: the server answers 404 Not Found",
+            "not to be had: 1: a web page, no image",
+            "listed in photos.csv there, and all reasons in report.csv",
+            f"to convert them: python -m pipeline.convert {target} "
+            f"--csv={target}/photos.csv",
+        ]
+        report = {row["url"]: row for row in table_of(target / "report.csv")}
+        assert len(report) == 36
+        row = report[f"{server.url}/red000.jpg"]
+        assert (row["status"], row["reason"]) == (
+            "failed",
+            "the server answers 404 Not Found",
+        )
+        assert not list(target.rglob(".*"))
+        config = convert.Config(
+            source=str(target),
+            csv=str(target / "photos.csv"),
+            out=str(tmp_path / "out"),
+            workers=1,
+        )
+        found = convert.convert(config).manifest
+        assert len(found.rows) == len(found.taken()) == 34
+        tests = {row.path for row in found.taken("test")}
+        urls = {row["url"] for row in report.values() if row["path"] in tests}
+        assert {url.rsplit("0", 1)[1] for url in urls} == {".jpg"}
+        assert len(urls) == 5
+
+    def test_again_fetches_what_failed(self, flowers, server, tmp_path):
+        whole = server.answers["/red000.jpg"]
+        server.answers["/red000.jpg"] = Answer(status=404)
+        target = tmp_path / "got"
+        command(f"--urls={flowers}", target=target)
+        first = {row["path"] for row in table_of(target / "photos.csv")}
+        (target / min(first)).write_bytes(b"")  # as after a full disk
+        server.answers["/red000.jpg"] = whole
+        server.requests.clear()
+        done = command(f"--urls={flowers}", target=target)
+        assert "36 of 36 photos in 3 classes, 2 new" in done.stdout
+        assert len(server.requests) == 2
+        assert len(table_of(target / "photos.csv")) == 36
+
+    def test_subset_with_names(self, server, photos, tmp_path):
+        body = (photos / "red" / "red000.jpg").read_bytes()
+        rows = []
+        for number in range(10):
+            server.answers[f"/{number}"] = Answer(body)
+            rows.append(f"{server.url}/{number},{number % 2},")
+        (tmp_path / "list.csv").write_text(HEADER + "\n".join(rows))
+        (tmp_path / "names.txt").write_text("Noir\nBokeh\n")
+        done = command(
+            f"--urls={tmp_path / 'list.csv'}",
+            f"--labels={tmp_path / 'names.txt'}",
+            *("--images=6", "--seed=3", "--workers=2"),
+            target=tmp_path / "got",
+        )
+        assert done.returncode == 0, done.stderr
+        assert "6 of 6 photos" in done.stdout
+        assert f"--labels={tmp_path / 'names.txt'}" in done.stdout
+        for row in table_of(tmp_path / "got" / "photos.csv"):
+            assert row["label"] in ("Noir", "Bokeh")
+            assert row["path"].startswith(f"{row['label']}/")
+
+    def test_nothing_to_be_had(self, server, tmp_path):
+        (tmp_path / "list.csv").write_text(f"url,label\n{server.url}/a,x\n")
+        done = command(f"--urls={tmp_path / 'list.csv'}", target=tmp_path / "got")
+        assert (done.returncode, done.stdout) == (2, "")
+        last = done.stderr.splitlines()[-1]
+        assert (
+            "none of 1 photos could be had; most often (1): the server answers" in last
+        )
+        assert len(table_of(tmp_path / "got" / "report.csv")) == 1
+
+    @pytest.mark.parametrize("hosts", [1, 50])
+    def test_offline_is_told_in_seconds(self, tmp_path, hosts, closed_url):
+        port = closed_url.rsplit(":", 1)[1]
+        rows = [
+            f"http://127.0.0.{1 + number % hosts}:{port}/{number},x,"
+            for number in range(5000)
+        ]
+        (tmp_path / "list.csv").write_text(HEADER + "\n".join(rows))
+        start = time.monotonic()
+        done = command(f"--urls={tmp_path / 'list.csv'}", target=tmp_path / "got")
+        assert time.monotonic() - start < 10
+        assert (done.returncode, done.stdout) == (2, "")
+        last = done.stderr.splitlines()[-1]
+        assert "no server of the list answers: check the network" in last
+        assert "Connection refused" in last
+
+    def test_stopped_and_started_again(self, flowers, server, tmp_path):
+        for answer in list(server.answers.values())[10:]:
+            answer.trickle_s = 0.5
+        target = tmp_path / "got"
+        words = ["-m", "pipeline.download", f"--urls={flowers}", "--workers=4", target]
+        with subprocess.Popen(
+            [sys.executable, *map(str, words)],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            while len(list(target.rglob("*.jpg"))) < 8:
+                assert process.poll() is None
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            start = time.monotonic()
+            _, stderr = process.communicate(timeout=20)
+            assert time.monotonic() - start < 3
+        assert process.returncode == 128 + signal.SIGINT, stderr
+        assert "stopped by SIGINT" in stderr
+        assert "Traceback" not in stderr
+        there = {row["path"] for row in table_of(target / "photos.csv")}
+        assert 8 <= len(there) < 36
+        states = {row["status"] for row in table_of(target / "report.csv")}
+        assert states == {"fetched", "not tried"}
+        for answer in server.answers.values():
+            answer.trickle_s = 0
+        done = command(f"--urls={flowers}", target=target)
+        assert "36 of 36 photos" in done.stdout, done.stderr
+        assert there < {row["path"] for row in table_of(target / "photos.csv")}
+
+    def test_a_folder_of_others_is_left_alone(self, flowers, tmp_path):
+        shutil.copy(flowers, tmp_path / "photos.csv")
+        before = (tmp_path / "photos.csv").read_bytes()
+        done = command(f"--urls={tmp_path / 'photos.csv'}", target=tmp_path)
+        assert done.returncode == 2
+        assert "was not written by this command" in done.stderr
+        assert (tmp_path / "photos.csv").read_bytes() == before
+
+    def test_folder_that_cannot_be_written(self, flowers, tmp_path):
+        target = tmp_path / "got"
+        target.mkdir()
+        (target / "red").write_text("a file")
+        done = command(f"--urls={flowers}", target=target)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+        assert "red" in done.stderr.splitlines()[-1]
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["--urls=a.csv", "flowers", "p"], "--urls and flowers: expected one"),
+            (["--urls=a.csv"], "expected a data set and a folder"),
+            (["--urls=a.csv", "--refuse_sha1=abc", "p"], "'abc'; expected 40 hex"),
+            (["--urls=a.csv", "--workers=0", "p"], "workers"),
+        ],
+    )
+    def test_usage(self, words, message):
+        done = run_command("-m", "pipeline.download", *words)
+        assert done.returncode == 1
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_reasons_are_counted():
+    outcomes = [
+        photo_fetch.Outcome(status="failed", reason="b"),
+        photo_fetch.Outcome(status="fetched"),
+        *[photo_fetch.Outcome(status="failed", reason="a")] * 2,
+    ]
+    assert url_list.count_reasons(outcomes) == [("a", 2), ("b", 1)]
