@@ -164,6 +164,7 @@ def _convert_file(how: How, task: Task) -> tuple[manifest.Row, bytes]:
         path=task.path,
         class_name=task.class_name,
         sha256=sha256,
+        phash=stored.phash,
         source_bytes=len(data),
         format=stored.format,
         height=stored.height,
