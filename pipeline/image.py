@@ -6,6 +6,7 @@ training and use see the same pixels.
 """
 
 import dataclasses
+import hashlib
 import os
 import tempfile
 from typing import Any, Literal
@@ -173,6 +174,32 @@ def decode_record(encoded: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
     if pixels is None:
         raise ImageError("does not decode")
     return np.asarray(pixels, np.uint8)
+
+
+def thumbnail(encoded: bytes, side: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Stretches `RecordImage.encoded` to uint8 [side, side, 3], BGR, 0..255.
+
+    Raises:
+        ImageError: does not decode.
+    """
+    jpeg = _JpegHeader.read(encoded) if sniff(encoded) == "JPEG" else None
+    pixels, _ = _decode(encoded, _flags(encoded, jpeg, 2 * side))
+    size = (side, side)
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
+
+
+def pixels_digest(data: bytes) -> bytes:
+    """SHA-256 of what a viewer shows of an image file: same digest, same pixels.
+
+    Raises:
+        ImageError: does not decode.
+    """
+    pixels, orientation = _decode(data, _flags(data, None, 0))
+    if orientation != 1:
+        pixels = _turn(pixels, orientation)
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.digest()
 
 
 _SIGNATURES = (

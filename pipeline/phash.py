@@ -223,6 +223,15 @@ class _Cells:
             last = starts[large] + counts[large] - WINDOW
             starts[large] = np.clip(middle, starts[large], last)
             counts[large] = WINDOW
-        before = np.cumsum(counts) - counts
-        queries = np.repeat(np.arange(len(keys)), counts)
-        return queries, np.repeat(starts - before, counts) + np.arange(len(queries))
+        return expand(starts, counts)
+
+
+def expand(starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lists runs: run k has the numbers from starts[k], counts[k] of them.
+
+    Returns:
+        int64 [sum of the counts] twice: k, and the number.
+    """
+    before = np.cumsum(counts) - counts
+    runs = np.repeat(np.arange(len(counts)), counts)
+    return runs, np.repeat(starts - before, counts) + np.arange(len(runs))

@@ -147,12 +147,13 @@ def _join(
     """Writes records, in their order, into one file."""
     with target.open("wb") as out:
         for file, start, length in _runs(members):
-            with _path(file, before, partial).open("rb") as part:
+            with record_file(file, before, partial).open("rb") as part:
                 part.seek(start)
                 _copy(part, out, length)
 
 
-def _path(file: int, before: known.Known | None, partial: Path) -> Path:
+def record_file(file: int, before: known.Known | None, partial: Path) -> Path:
+    """The file that a number of table.FOUND["file"] stands for."""
     if file > table.NO_RECORD:
         return parts.part_path(partial, file)
     if file == table.NO_RECORD or before is None:
