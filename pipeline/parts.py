@@ -88,6 +88,22 @@ def convert_block(how: How, block: Sequence[Task]) -> table.Segment:
     return _segment(how.partial, lines, found)
 
 
+def digest_block(root: Path, paths: Sequence[str]) -> list[bytes]:
+    """What files have in common with others of the same pixels alone."""
+    found = []
+    for path in paths:
+        try:
+            found.append(image.pixels_digest(read(f"{root}/{path}")))
+        except (OSError, image.ImageError):  # it was changed a moment ago
+            found += no_digest(path)
+    return found
+
+
+def no_digest(path: str) -> list[bytes]:
+    """The same of a file that does not decode."""
+    return [hashlib.sha256(os.fsencode(path)).digest()]
+
+
 def crashed(how: How, task: Task) -> table.Segment:
     """What is told of a file that took its worker down."""
     row = _skipped(task, "the decoder crashed on this file")
@@ -127,7 +143,7 @@ def _skipped(task: Task, reason: str, sha256: str = "", size: int = 0) -> manife
 def _convert_file(how: How, task: Task) -> tuple[manifest.Row, bytes]:
     """Returns the row and the framed record; b"" if skipped or known already."""
     try:
-        data = _read(f"{how.root}/{task.path}")
+        data = read(f"{how.root}/{task.path}")
     except OSError as error:
         return _skipped(task, f"cannot be read: {error.strerror}"), b""
     except image.ImageError as error:
@@ -177,7 +193,7 @@ def _convert_file(how: How, task: Task) -> tuple[manifest.Row, bytes]:
     return row, record
 
 
-def _read(path: str) -> bytes:
+def read(path: str) -> bytes:
     """A whole file, in as few system calls as can be; never waits for a pipe.
 
     Raises:

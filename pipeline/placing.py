@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from pipeline import command, known, parts, schema, table
+from pipeline import command, known, parts, records, schema, table
 
 # Characters; file systems take 255 with the ending and ".partial".
 _MAX_NAME = 220
@@ -159,6 +159,26 @@ def record_file(file: int, before: known.Known | None, partial: Path) -> Path:
     if file == table.NO_RECORD or before is None:
         raise RuntimeError("a file is taken but has no record")
     return before.directory / before.files[table.KNOWN_FILES - file]
+
+
+def image_of(
+    found: table.Table, number: int, before: known.Known | None, partial: Path
+) -> bytes:
+    """The image in the record of a file, before the records are joined.
+
+    Raises:
+        schema.DataError: a record from an earlier conversion is damaged; names it.
+    """
+    entry = found.found[number]
+    path = record_file(int(entry["file"]), before, partial)
+    with path.open("rb") as file:
+        payload = records.read_at(
+            file.fileno(), int(entry["offset"]), int(entry["length"]), str(path)
+        )
+    encoded = schema.parse(payload)["image/encoded"]
+    if not isinstance(encoded, bytes):
+        raise TypeError(encoded)
+    return encoded
 
 
 def _runs(members: np.ndarray) -> Iterator[tuple[int, int, int]]:
