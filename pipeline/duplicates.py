@@ -38,12 +38,15 @@ _TEXTURE = 0.1  # slope, as a share of the standard deviation
 # Photos of equal hash that one is compared with: those nearest in brightness. Plain
 # white or black pictures all have the same hash.
 _NEAREST = 16
-# Grey levels by which thumbnails of the same pixels differ if one was encoded anew.
-_ENCODED_ANEW = 2
 # Levels between the channels of a thumbnail that is grey; and what of BGR makes grey.
 _GREY = 6
 _LUMA = np.array([0.114, 0.587, 0.299], np.float32)
 _AT_ONCE = 512  # pairs
+# Matrix that takes the means of neighbours, weighted 1, 2, 1.
+_NEIGHBOURS = np.add.reduce(
+    [np.eye(SIDE, k=k, dtype=np.float32) for k in (-1, 0, 0, 1)]
+)
+_MEANS = _NEIGHBOURS / _NEIGHBOURS.sum(axis=1, keepdims=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -264,11 +267,11 @@ def _compare(
         some = pairs[start : start + _AT_ONCE]
         crossing = _are_crossing(some, thumbnails.labels)
         some = some[(roots[some["first"]] != roots[some["second"]]) | crossing]
-        agree, difference = _agree(some, thumbnails)
+        agree, closely = _agree(some, thumbnails)
         crossing = _are_crossing(some, thumbnails.labels)
         places = np.stack([some["first"], some["second"]], axis=1)
         agreeing.append(places[agree])
-        alike.append(places[crossing & (difference <= _ENCODED_ANEW)])
+        alike.append(places[crossing & closely])
         roots = join(roots, *places[agree].T)
     return np.concatenate(agreeing), np.concatenate(alike)
 
@@ -282,8 +285,8 @@ def _agree(pairs: np.ndarray, thumbnails: _Thumbnails) -> tuple[np.ndarray, np.n
     """Compares thumbnails, pair by pair.
 
     Returns:
-        bool [n], whether they show the same picture; float32 [n], root of the mean
-        square of their difference.
+        bool [n] twice: whether they show the same picture, and whether so closely that
+        the photos might have the same pixels.
     """
     first, second = pairs["first"], pairs["second"]
     one = thumbnails.pixels[first].astype(np.float32)
@@ -298,10 +301,11 @@ def _agree(pairs: np.ndarray, thumbnails: _Thumbnails) -> tuple[np.ndarray, np.n
         spread[grey] = np.minimum(spread[grey], _spread(image[grey]))
     left = (one - other).reshape(len(pairs), SIDE * SIDE * 3)
     difference = np.sqrt(np.einsum("nk,nk->n", left, left) / left.shape[1])
-    agree = (difference <= _SAME * spread) & ~grey
+    closely = (difference <= _SAME * spread) & ~grey
+    agree = closely.copy()
     for place in np.flatnonzero(~agree & (difference <= _MAY_BE_CUT * spread)):
         agree[place] = _left_when_fitted(one[place], other[place]) <= _CUT
-    return agree, difference
+    return agree, closely
 
 
 def _spread(images: np.ndarray) -> np.ndarray:
@@ -310,14 +314,9 @@ def _spread(images: np.ndarray) -> np.ndarray:
 
 
 def _smooth(image: np.ndarray) -> np.ndarray:
-    """Means of neighbours, weighted 1, 2, 1 in both directions."""
-    for axis in (0, 1):
-        around = [(0, 0)] * 3
-        around[axis] = (1, 1)
-        padded = np.moveaxis(np.pad(image, around, "edge"), axis, 0)
-        sums = padded[:-2] + 2 * padded[1:-1] + padded[2:]
-        image = np.moveaxis(sums / 4, 0, axis)
-    return image
+    """Means of neighbours in both directions."""
+    across = _MEANS @ image
+    return (_MEANS @ across.swapaxes(0, 1)).swapaxes(0, 1)
 
 
 def _left_when_fitted(first: np.ndarray, second: np.ndarray) -> float:
@@ -363,6 +362,8 @@ def _identical(
     pairs: np.ndarray, digests: Callable[[Sequence[int]], Sequence[bytes]]
 ) -> np.ndarray:
     """Those of the pairs of files whose pixels are the same."""
+    if not len(pairs):
+        return pairs
     numbers, places = np.unique(pairs, return_inverse=True)
     found = np.array(digests(numbers.tolist()), "S32")[places.reshape(-1, 2)]
     return pairs[found[:, 0] == found[:, 1]]

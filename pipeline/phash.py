@@ -130,8 +130,8 @@ class Close:
         """
         self.comparisons = 0
         self._hashes = hashes
-        self._pairs: list[np.ndarray] = []
-        self._distances: list[np.ndarray] = []
+        self._pairs = [np.zeros(0, np.int64)]
+        self._distances = [np.zeros(0, np.uint8)]
         self._waiting = 0
         wanted = turned(hashes).ravel()
         places = np.searchsorted(hashes, wanted)
