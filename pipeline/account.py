@@ -1,40 +1,204 @@
 """What became of each file -> what of it is taken, in which group and split.
 
-Looks at all files together: labels that contradict each other, classes of which nothing
-is left, copies, and the split.
+Looks at all files together: labels that contradict each other, photos that belong
+together, classes of which nothing is left, and the split.
 """
 
 import collections
-from collections.abc import Mapping
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from pipeline import known, manifest, schema, sources, split, table
+from pipeline import duplicates, known, manifest, schema, sources, split, table
+
+NO_KEY = -1
 
 
-def leave_out_contradictions(found: table.Table, source: sources.Source) -> None:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bonds:
+    """What makes photos belong together, beside being the same file.
+
+    Attributes:
+        similar: photos that show the same picture.
+        keys: int64 [num_files], equal for files that the user groups; NO_KEY: alone.
+    """
+
+    similar: duplicates.Similar
+    keys: np.ndarray
+
+    def alike(self, found: table.Table) -> np.ndarray:
+        """Groups of the same picture: int64 [num_files], the lowest number in each."""
+        pairs = self.similar.pairs
+        pairs = pairs[found.taken[pairs].all(axis=1)]
+        return duplicates.join(same_files(found), *pairs.T)
+
+    def together(self, found: table.Table) -> np.ndarray:
+        """Groups of what must share a split, likewise."""
+        keyed = np.flatnonzero(found.taken & (self.keys != NO_KEY))
+        return _join_equal(self.alike(found), keyed, self.keys)
+
+
+def same_files(found: table.Table) -> np.ndarray:
+    """Groups of files taken with the same bytes, likewise."""
+    taken = np.flatnonzero(found.taken)
+    return _join_equal(np.arange(len(found)), taken, found.found["sha256"])
+
+
+def _join_equal(
+    roots: np.ndarray, numbers: np.ndarray, values: np.ndarray
+) -> np.ndarray:
+    """Joins those of some files that have the same value."""
+    _, first, place = np.unique(values[numbers], return_index=True, return_inverse=True)
+    return duplicates.join(roots, numbers[first][place], numbers)
+
+
+def user_keys(source: sources.Source, pattern: str) -> np.ndarray:
+    """Groups files by what a pattern finds in their paths.
+
+    Args:
+        source: all files.
+        pattern: a regular expression; "" groups nothing. A file's key are the groups
+            of the first match, or the whole of it if there are none.
+
+    Returns:
+        int64 [num_files]; NO_KEY without a match.
+
+    Raises:
+        schema.DataError: nothing matches.
+    """
+    keys = np.full(len(source.paths), NO_KEY, np.int64)
+    if not pattern:
+        return keys
+    numbers: dict[tuple[str | None, ...], int] = {}
+    search = re.compile(pattern).search
+    for number, path in enumerate(source.paths):
+        if match := search(path):
+            key = match.groups() or (match[0],)
+            keys[number] = numbers.setdefault(key, len(numbers))
+    if not numbers:
+        raise schema.DataError(
+            f"--group_by={pattern} matches no path in {source.root}, as "
+            f"{source.paths[0]}"
+        )
+    return keys
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """Numbers of files that are left out for what is known of others.
+
+    Attributes:
+        contradicting: filed under several classes.
+        bridging: new, and in one group with photos on several sides of the split.
+    """
+
+    contradicting: Sequence[int]
+    bridging: Sequence[int]
+
+
+def leave_out(
+    found: table.Table,
+    source: sources.Source,
+    bonds: Bonds,
+    before: known.Known | None,
+    *,
+    keep_conflicts: bool,
+) -> LeftOut:
+    """Decides what is not taken, and gives photos the split they are known by.
+
+    Args:
+        found: all files; `splits` and `folds` are those of their paths.
+        source: likewise.
+        bonds: what belongs together.
+        before: the data set as it was; None the first time.
+        keep_conflicts: takes a photo that is filed under several classes in each.
+    """
+    contradicting: list[int] = []
+    if not keep_conflicts:
+        identical = bonds.similar.identical
+        contradicting = _leave_out_contradicting(found, source, identical)
+    is_known = np.zeros(len(found), np.bool_)
+    if before is not None:
+        splits, folds = before.splits_of(found.found["sha256"])
+        is_known = splits != table.NO_SPLIT
+        found.splits[is_known] = splits[is_known]
+        found.folds[is_known] = folds[is_known]
+    bridging = _leave_out_bridging(found, source, bonds.together(found), is_known)
+    return LeftOut(contradicting=contradicting, bridging=bridging)
+
+
+def _leave_out_contradicting(
+    found: table.Table, source: sources.Source, identical: np.ndarray
+) -> list[int]:
     """Takes no photo that is filed under two classes: both cannot be right."""
     taken = np.flatnonzero(found.taken)
-    for members in same_values(found.found["sha256"][taken]):
-        numbers = taken[members]
-        names = {source.class_name(number) for number in numbers}
-        if len(names) > 1:
-            found.leave_out(
-                numbers, f"the same photo is filed under {', '.join(sorted(names))}"
-            )
+    roots = duplicates.join(same_files(found), *identical.T)
+    left_out: list[int] = []
+    for members in divided(roots, taken, found.labels):
+        names = ", ".join(sorted({source.class_name(number) for number in members}))
+        found.leave_out(members, f"the same photo is filed under {names}")
+        left_out += members.tolist()
+    return left_out
 
 
-def same_values(values: np.ndarray) -> list[np.ndarray]:
-    """Places of equal values, for each value that is there more than once."""
-    order = np.argsort(values, kind="stable")
-    new = np.r_[True, values[order][1:] != values[order][:-1]]
-    starts = np.flatnonzero(new)
-    ends = np.r_[starts[1:], len(values)]
+def _leave_out_bridging(
+    found: table.Table,
+    source: sources.Source,
+    roots: np.ndarray,
+    is_known: np.ndarray,
+) -> list[int]:
+    """Takes no new photo that belongs to photos on different sides of the split.
+
+    A photo that was edited is new, but stands on the side of the photo before.
+    """
+    placed = np.flatnonzero(found.taken & (found.splits != table.NO_SPLIT))
+    sides = found.folds.astype(np.int64) * len(manifest.SPLITS) + found.splits
+    new = np.flatnonzero(found.taken & ~is_known)
+    left_out: list[int] = []
+    for members in divided(roots, placed, sides):
+        _, first = np.unique(sides[members], return_index=True)
+        one, other = members[np.sort(first)[:2]]
+        bridges = new[roots[new] == roots[one]]
+        found.leave_out(
+            bridges,
+            f"{manifest.BRIDGES} {_side(found, one)} and {_side(found, other)}: "
+            f"in one group with {source.paths[one]} and {source.paths[other]}",
+        )
+        left_out += bridges.tolist()
+    return left_out
+
+
+def _side(found: table.Table, number: int) -> str:
+    name, fold = manifest.SPLITS[found.splits[number]], found.folds[number]
+    return name if fold == table.NO_FOLD else f"{name} (fold {fold})"
+
+
+def divided(
+    roots: np.ndarray, numbers: np.ndarray, values: np.ndarray
+) -> list[np.ndarray]:
+    """The groups among some files in which a value is not the same for all.
+
+    Args:
+        roots: int64 [num_files], the lowest number in each one's group.
+        numbers: of the files that are looked at.
+        values: [num_files], of any kind that can be sorted.
+
+    Returns:
+        The numbers of the files of each, ascending.
+    """
+    numbers = numbers[np.lexsort((values[numbers], roots[numbers]))]
+    own_roots, own_values = roots[numbers], values[numbers]
+    borders = np.flatnonzero(own_roots[1:] != own_roots[:-1]) + 1
+    starts, ends = np.r_[0, borders], np.r_[borders, len(numbers)]
+    if not len(numbers):
+        return []
+    differ = own_values[starts] != own_values[ends - 1]
     return [
-        order[start:end]
-        for start, end in zip(starts, ends, strict=True)
-        if end - start > 1
+        np.sort(numbers[start:end])
+        for start, end in zip(starts[differ], ends[differ], strict=True)
     ]
 
 
@@ -61,33 +225,25 @@ def check_classes(found: table.Table, source: sources.Source, partial: Path) -> 
     )
 
 
-def group(found: table.Table) -> None:
-    """Puts copies of a photo into one group, named after the smallest SHA-256."""
-    for members in same_values(found.found["sha256"]):
-        if found.found["sha256"][members[0]]:
-            found.groups[members] = members[0]
+def group(found: table.Table, bonds: Bonds) -> None:
+    """Puts what belongs together into one group, named after the smallest SHA-256."""
+    taken = np.flatnonzero(found.taken)
+    roots = bonds.together(found)[taken]
+    smallest = np.lexsort((found.found["sha256"][taken], roots))
+    _, first, place = np.unique(roots[smallest], return_index=True, return_inverse=True)
+    found.groups[taken[smallest]] = taken[smallest[first]][place]
 
 
 def assign_splits(
-    found: table.Table,
-    before: known.Known | None,
-    *,
-    seed: int,
-    shares: Mapping[str, float],
+    found: table.Table, *, seed: int, shares: Mapping[str, float]
 ) -> None:
-    """Places the photos taken: known ones keep their split, new ones fill the shares.
+    """Places the photos taken: new ones join their group or fill the shares.
 
     Args:
-        found: all files, in groups. Splits that are there already count as known.
-        before: the data set as it was; None the first time.
+        found: all files, in groups, those that are known with their split.
         seed: ranks the photos.
         shares: of validation and test.
     """
-    if before is not None:
-        splits, folds = before.splits_of(found.found["sha256"])
-        is_known = splits != table.NO_SPLIT
-        found.splits[is_known] = splits[is_known]
-        found.folds[is_known] = folds[is_known]
     taken = np.flatnonzero(found.taken)
     groups, group_of = split.groups_of(
         found.groups[taken],
@@ -95,5 +251,9 @@ def assign_splits(
         found.labels[taken],
         found.splits[taken],
     )
+    folds = np.full(len(groups), table.NO_FOLD, np.int16)
+    np.maximum.at(folds, group_of, found.folds[taken])
     assigned = split.by_shares(groups, seed=seed, shares=shares)
-    found.splits[taken] = assigned[group_of]
+    new = found.splits[taken] == table.NO_SPLIT
+    found.splits[taken[new]] = assigned[group_of[new]]
+    found.folds[taken[new]] = folds[group_of[new]]

@@ -14,8 +14,10 @@ import functools
 import heapq
 import itertools
 import operator
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import google_crc32c
 import numpy as np
@@ -24,6 +26,8 @@ from absl import app, flags
 from pipeline import (
     account,
     command,
+    duplicates,
+    findings,
     given,
     image,
     known,
@@ -40,7 +44,9 @@ from pipeline import (
     workers,
 )
 
+Item = TypeVar("Item")
 BLOCK_FILES = 16
+CONFLICTS = ("leave_out", "keep")
 # What may stand in an output folder without being ours.
 _TOLERATED = {"README.md", ".gitignore", ".gitkeep"}
 _SHOWN_SKIPPED = 20
@@ -57,6 +63,9 @@ class Config:
         seed: ranks the photos for the split.
         resize_min: longest short side of a record's image, in pixels; 0: no limit.
         shard_mb: a class with more megabytes gets several record files; 0: never.
+        group_by: regular expression; photos in whose paths it finds the same share a
+            split; "": none.
+        conflicts: what becomes of a photo that is filed under several classes.
         workers: processes; 0: one for each processor.
         lists: Caffe's list files, with commas between them.
         csv: a CSV file of paths, labels and perhaps splits.
@@ -68,12 +77,24 @@ class Config:
     seed: int = 0
     resize_min: int = 512
     shard_mb: int = 128
+    group_by: str = ""
+    conflicts: str = "leave_out"
     workers: int = 0
     lists: str = ""
     csv: str = ""
     labels: str = ""
 
     def __post_init__(self) -> None:
+        try:
+            re.compile(self.group_by)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(
+                f"--group_by={self.group_by}: not a regular expression ({error})"
+            ) from error
+        if self.conflicts not in CONFLICTS:
+            raise ValueError(
+                f"--conflicts={self.conflicts}: expected {' or '.join(CONFLICTS)}"
+            )
         if self.lists and self.csv:
             raise ValueError("--lists and --csv: expected one of them")
         if self.labels and not (self.lists or self.csv):
@@ -81,9 +102,15 @@ class Config:
         lists.parse(self.lists)
 
     @property
-    def settings(self) -> dict[str, int]:
-        """What decides the records."""
-        return {"resize_min": self.resize_min, "shard_mb": self.shard_mb}
+    def settings(self) -> dict[str, int | str]:
+        """What decides the rows."""
+        return {
+            "resize_min": self.resize_min,
+            "shard_mb": self.shard_mb,
+            "group_by": self.group_by,
+            "conflicts": self.conflicts,
+            "duplicates": duplicates.VERSION,
+        }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,6 +123,7 @@ class Summary:
         tally: counts of its rows.
         written: names of the record files written; none when nothing had changed.
         skipped: path and reason of the first files that were not taken.
+        findings: what was found out about photos together, in lines.
         changed: whether anything was.
         notes: on source and split.
     """
@@ -105,6 +133,7 @@ class Summary:
     tally: manifest.Tally
     written: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]
+    findings: tuple[str, ...]
     changed: bool
     notes: tuple[str, ...]
 
@@ -132,15 +161,20 @@ def convert(config: Config) -> Summary:
     with staging.staged(directory) as partial:
         before = _read_known(directory)
         _check_same_source(before, source)
+        keys = account.user_keys(source, config.group_by)
         found = _run_workers(config, source, before, partial)
-        account.leave_out_contradictions(found, source)
-        account.group(found)
-        given.leave_out_copies(found, source)
-        account.check_classes(found, source, partial)
-        given.place(found, source, before)
         about = _about(config, source, before)
+        similar = _similar(config, found, source, before, partial)
+        bonds = account.Bonds(similar=similar, keys=keys)
+        left_out = account.leave_out(
+            found, source, bonds, before, keep_conflicts=config.conflicts == "keep"
+        )
+        given.leave_out_copies(found, source, bonds.together(found))
+        account.check_classes(found, source, partial)
+        account.group(found, bonds)
+        given.place(found, source, before)
         shares = given.open_shares(source, about.shares)
-        account.assign_splits(found, before, seed=about.seed, shares=shares)
+        account.assign_splits(found, seed=about.seed, shares=shares)
         shard_bytes = config.shard_mb << 20
         places = placing.place(found, source.class_names, shard_bytes, before)
         placing.write(found, places, before, partial)
@@ -162,6 +196,7 @@ def convert(config: Config) -> Summary:
             tally=writer.tally,
             written=tuple(places.written),
             skipped=tuple(skipped),
+            findings=tuple(findings.lines(found, source, bonds, left_out)),
             changed=bool(places.written) or not _same(before, about, writer.digest),
             notes=(*source.notes, *given.notes(source, about.shares)),
         )
@@ -171,6 +206,32 @@ def convert(config: Config) -> Summary:
             path.unlink()
         manifest.commit(directory, places.obsolete)
     return summary
+
+
+def _similar(
+    config: Config,
+    found: table.Table,
+    source: sources.Source,
+    before: known.Known | None,
+    partial: Path,
+) -> duplicates.Similar:
+    """Searches near-duplicates; only what the hashes propose is decoded again."""
+
+    def thumbnail(number: int) -> np.ndarray:
+        encoded = placing.image_of(found, number, before, partial)
+        return image.thumbnail(encoded, duplicates.SIDE)
+
+    def digests(numbers: Sequence[int]) -> list[bytes]:
+        done = workers.map_blocks(
+            functools.partial(parts.digest_block, source.root),
+            _blocks(map(source.span, numbers)),
+            on_crash=parts.no_digest,
+            num_workers=_num_workers(config, len(numbers)),
+            initializer=parts.start_worker,
+        )
+        return list(itertools.chain(*(one for _, found in done for one in found)))
+
+    return duplicates.find(found, thumbnail, digests, partial)
 
 
 def _about(
@@ -254,11 +315,9 @@ def _run_workers(
     with command.progress(count, "photo", "convert") as progress:
         for block, results in workers.map_blocks(
             functools.partial(parts.convert_block, how),
-            _blocks(_tasks(config, source, before)),
+            _blocks(_tasks(config, source, before, found)),
             on_crash=functools.partial(parts.crashed, how),
-            num_workers=min(
-                config.workers or command.available_cpus(), -(-count // BLOCK_FILES)
-            ),
+            num_workers=_num_workers(config, count),
             initializer=parts.start_worker,
         ):
             for segment in results:
@@ -267,23 +326,32 @@ def _run_workers(
     return found
 
 
-def _blocks(tasks: Iterator[parts.Task]) -> Iterator[Sequence[parts.Task]]:
-    while block := list(itertools.islice(tasks, BLOCK_FILES)):
+def _num_workers(config: Config, num_files: int) -> int:
+    return min(config.workers or command.available_cpus(), -(-num_files // BLOCK_FILES))
+
+
+def _blocks(items: Iterator[Item]) -> Iterator[Sequence[Item]]:
+    while block := list(itertools.islice(items, BLOCK_FILES)):
         yield block
 
 
 def _tasks(
-    config: Config, source: sources.Source, before: known.Known | None
+    config: Config,
+    source: sources.Source,
+    before: known.Known | None,
+    found: table.Table,
 ) -> Iterator[parts.Task]:
-    """One task a file, in the order of the paths."""
+    """One task a file, in the order of the paths; the split of a path is noted."""
     rows: Iterator[manifest.Row | None] = itertools.repeat(None)
     reusable: dict[str, int] = {}
     if before is not None:
         rows = known.rows_at(before, source.paths)
-        # A record holds its label, and the settings decide its bytes.
-        if (before.about.class_names, before.about.settings["resize_min"]) == (
-            source.class_names,
-            config.resize_min,
+        # A record holds its label, and the settings decide its bytes; a row, its hash.
+        kept = before.about.settings
+        if (
+            before.about.class_names == source.class_names
+            and kept["resize_min"] == config.resize_min
+            and kept.get("duplicates") == duplicates.VERSION
         ):
             reusable = {
                 name: table.KNOWN_FILES - before.files.index(name)
@@ -291,6 +359,9 @@ def _tasks(
             }
     for number, (path, row) in enumerate(zip(source.paths, rows, strict=False)):
         file = reusable.get(row.file) if row and row.taken else None
+        if row and row.split:
+            found.splits[number] = manifest.SPLITS.index(row.split)
+            found.folds[number] = table.NO_FOLD if row.fold is None else row.fold
         yield parts.Task(
             path=path,
             class_name=source.class_name(number),
@@ -363,6 +434,18 @@ def define_flags() -> None:
         "A class with more megabytes of records gets several files. 0: never.",
         lower_bound=0,
     )
+    flags.DEFINE_string(
+        "group_by",
+        default.group_by,
+        "Regular expression searched in each path, as in 'patient(\\d+)': photos with "
+        "the same match, or the same groups of it, are never divided by the split.",
+    )
+    flags.DEFINE_enum(
+        "conflicts",
+        default.conflicts,
+        CONFLICTS,
+        "What becomes of a photo that is filed under several classes.",
+    )
     flags.DEFINE_integer(
         "workers", default.workers, "Processes; 0: one per processor.", lower_bound=0
     )
@@ -400,6 +483,8 @@ def main(argv: Sequence[str]) -> None:
     if (more := summary.tally.total()["skipped"] - len(summary.skipped)) > 0:
         where = summary.directory / manifest.ROWS_NAME
         command.say(f"... and {more} more, in {where}")
+    for line in summary.findings:
+        command.say(line)
     for line in split.warnings(summary.tally.splits()):
         command.say(f"warning: {line}")
     kept = summary.about.seed

@@ -13,24 +13,32 @@ from pipeline import account, known, listing, manifest, schema, table
 _TRAIN = manifest.SPLITS.index("train")
 
 
-def leave_out_copies(found: table.Table, source: listing.Source) -> None:
+def leave_out_copies(
+    found: table.Table, source: listing.Source, roots: np.ndarray
+) -> None:
     """Takes a photo for the last split only that it, or one of its group, is given for.
 
     A copy among the training photos of what is tested would make the figures too good,
-    so the test photo stays, then the validation photo. Looks at `found.groups`.
+    so the test photo stays, then the validation photo.
+
+    Args:
+        found: all files.
+        source: with their splits.
+        roots: int64 [num_files], the lowest number in each one's group.
     """
     if not source.given:
         return
     taken = np.flatnonzero(found.taken)
     splits = np.maximum(source.splits, _TRAIN)
-    for members in account.same_values(found.groups[taken]):
-        numbers = taken[members]
-        best = numbers[np.argmax(splits[numbers])]
-        copies = numbers[splits[numbers] < splits[best]]
-        reason = f"also in {manifest.SPLITS[splits[best]]}: {source.paths[best]}"
-        found.leave_out(copies, reason)
-        # As the next conversion will know it, by the photo that is taken.
+    for members in account.divided(roots, taken, splits):
+        best = members[np.argmax(splits[members])]
+        copies = members[splits[members] < splits[best]]
         same = found.found["sha256"][copies] == found.found["sha256"][best]
+        name, path = manifest.SPLITS[splits[best]], source.paths[best]
+        found.leave_out(copies[same], f"also in {name}: {path}")
+        reason = f"belongs to a photo that is given for {name}: {path}"
+        found.leave_out(copies[~same], reason)
+        # As the next conversion will know it, by the photo that is taken.
         found.splits[copies[same]] = splits[best]
 
 

@@ -6,6 +6,7 @@ training and use see the same pixels.
 """
 
 import dataclasses
+import hashlib
 import os
 import tempfile
 from typing import Any, Literal
@@ -18,6 +19,8 @@ os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
 
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
+
+from pipeline import phash  # noqa: E402
 
 OPENCV_VERSION: str = cv2.__version__
 JPEG_QUALITY = 95
@@ -52,6 +55,7 @@ class RecordImage:
         orientation: EXIF orientation that the source stated and that was applied.
         action: "copied" when `encoded` is the source, byte for byte.
         reason: why it was re-encoded; "" if copied.
+        phash: perceptual hash, see phash.of.
     """
 
     encoded: bytes
@@ -61,6 +65,7 @@ class RecordImage:
     orientation: int
     action: Literal["copied", "reencoded"]
     reason: str
+    phash: str
 
 
 STDERR = 2  # its file descriptor
@@ -113,7 +118,11 @@ def encode_for_record(
     if messages:
         messages.new()  # of a file before this one, that did not decode
     jpeg = _JpegHeader.read(data) if data[:2] == b"\xff\xd8" else None
-    if jpeg and jpeg.may_be_copied(resize_min) and _is_sound(data, messages):
+    if (
+        jpeg
+        and jpeg.may_be_copied(resize_min)
+        and (hashed := _hash_if_sound(data, jpeg, messages))
+    ):
         return RecordImage(
             encoded=data,
             format="jpeg",
@@ -122,6 +131,7 @@ def encode_for_record(
             orientation=1,
             action="copied",
             reason="",
+            phash=hashed,
         )
     pixels, orientation = _decode(data, _flags(data, jpeg, resize_min))
     complaint = messages.new() if messages else ""
@@ -148,6 +158,7 @@ def encode_for_record(
         orientation=orientation,
         action="reencoded",
         reason=", ".join(reasons),
+        phash=_hash(pixels),
     )
 
 
@@ -163,6 +174,32 @@ def decode_record(encoded: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
     if pixels is None:
         raise ImageError("does not decode")
     return np.asarray(pixels, np.uint8)
+
+
+def thumbnail(encoded: bytes, side: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Stretches `RecordImage.encoded` to uint8 [side, side, 3], BGR, 0..255.
+
+    Raises:
+        ImageError: does not decode.
+    """
+    jpeg = _JpegHeader.read(encoded) if sniff(encoded) == "JPEG" else None
+    pixels, _ = _decode(encoded, _flags(encoded, jpeg, 2 * side))
+    size = (side, side)
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
+
+
+def pixels_digest(data: bytes) -> bytes:
+    """SHA-256 of what a viewer shows of an image file: same digest, same pixels.
+
+    Raises:
+        ImageError: does not decode.
+    """
+    pixels, orientation = _decode(data, _flags(data, None, 0))
+    if orientation != 1:
+        pixels = _turn(pixels, orientation)
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.digest()
 
 
 _SIGNATURES = (
@@ -249,14 +286,39 @@ class _JpegHeader:
         )
 
 
-def _is_sound(data: bytes, messages: DecoderMessages | None) -> bool:
-    """Whether a JPEG decodes in full without complaint and is upright.
+def _hash_if_sound(
+    data: bytes, jpeg: _JpegHeader, messages: DecoderMessages | None
+) -> str:
+    """Hash of a JPEG that decodes in full without complaint and is upright, or "".
 
     libjpeg reads all entropy-coded data whatever it makes of them; an eighth of the
     size in grey takes two thirds of the time of all pixels in colour.
     """
-    _, orientation = _decode(data, cv2.IMREAD_REDUCED_GRAYSCALE_8)
-    return orientation == 1 and not (messages and messages.new())
+    cell, flag = _grey_flag(min(jpeg.height, jpeg.width))
+    grey, orientation = _decode_raw(data, flag)
+    if orientation != 1 or (messages and messages.new()):
+        return ""
+    return phash.of(grey, jpeg.height, jpeg.width, cell)
+
+
+def _grey_flag(short_side: int) -> tuple[int, int]:
+    """By what libjpeg shall shrink, so that the lowest frequencies stay."""
+    for cell, flag in (
+        (8, cv2.IMREAD_REDUCED_GRAYSCALE_8),
+        (4, cv2.IMREAD_REDUCED_GRAYSCALE_4),
+        (2, cv2.IMREAD_REDUCED_GRAYSCALE_2),
+    ):
+        if short_side >= cell * 2 * phash.SIDE:
+            return cell, int(flag)
+    return 1, int(cv2.IMREAD_GRAYSCALE)
+
+
+def _hash(pixels: Any) -> str:
+    """Hash of uint8 [height, width, 3], BGR."""
+    grey = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)
+    side = 4 * phash.SIDE
+    grey = cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA)
+    return phash.of(np.asarray(grey), side, side, 1)
 
 
 def _flags(data: bytes, jpeg: _JpegHeader | None, resize_min: int) -> int:
@@ -267,6 +329,12 @@ def _flags(data: bytes, jpeg: _JpegHeader | None, resize_min: int) -> int:
 
 def _decode(data: bytes, flags: int) -> tuple[Any, int]:
     """Returns uint8 [height, width, 3], BGR, not yet turned; and the orientation."""
+    pixels, orientation = _decode_raw(data, flags)
+    return _as_bgr(pixels), orientation
+
+
+def _decode_raw(data: bytes, flags: int) -> tuple[Any, int]:
+    """Returns what OpenCV gives, not yet turned; and the orientation."""
     try:
         pixels, kinds, metadata = cv2.imdecodeWithMetadata(
             np.frombuffer(data, np.uint8), flags=flags | cv2.IMREAD_IGNORE_ORIENTATION
@@ -281,7 +349,7 @@ def _decode(data: bytes, flags: int) -> tuple[Any, int]:
         if kind == cv2.IMAGE_METADATA_EXIF
     ]
     tiff = data if sniff(data) == "TIFF" else exif[0] if exif else b""
-    return _as_bgr(pixels), _orientation(tiff.removeprefix(b"Exif\0\0"))
+    return pixels, _orientation(tiff.removeprefix(b"Exif\0\0"))
 
 
 def _reduced_flag(short_side: int, resize_min: int) -> int:

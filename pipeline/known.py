@@ -41,8 +41,9 @@ class Known:
                 if row.taken:
                     end = row.offset + row.length
                     self.ends[row.file] = max(self.ends[row.file], end)
-                # The same bytes may also lie outside any class, without a split.
-                if row.split:
+                # The same bytes may also lie outside any class, without a split; and a
+                # photo that was edited and left out has the split of its path alone.
+                if row.split and not row.reason.startswith(manifest.BRIDGES):
                     hashes.append(bytes.fromhex(row.sha256))
                     splits.append(manifest.SPLITS.index(row.split))
                     folds.append(table.NO_FOLD if row.fold is None else row.fold)

@@ -13,7 +13,10 @@ import numpy as np
 from pipeline import manifest, schema, table
 
 Kind = Literal["class folders", "split folders", "lists", "CSV", "two-key records"]
-WHOLE = -1  # length of a span that is a whole file
+# Where a photo's bytes lie: file, relative to the source's root; offset and length in
+# bytes, the length being WHOLE for a whole file.
+Span = tuple[str, int, int]
+WHOLE = -1
 _MAX_NAME = 500
 # What people call the splits -> index into manifest.SPLITS.
 SPLIT_OF: Mapping[str, int] = {
@@ -77,10 +80,10 @@ class Source:
         label = self.labels[number]
         return self.class_names[label] if label >= 0 else ""
 
-    def span(self, number: int) -> tuple[str, int, int] | None:
-        """File, offset and length of a photo's bytes; None if it is a file itself."""
+    def span(self, number: int) -> Span:
+        """Where the bytes of a photo lie."""
         if self.spans is None:
-            return None
+            return self.paths[number], 0, WHOLE
         return (
             self.spans.files[self.spans.file[number]],
             int(self.spans.offset[number]),

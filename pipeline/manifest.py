@@ -22,6 +22,10 @@ HEAD_NAME = "manifest.json"
 ROWS_NAME = "manifest.jsonl"
 # Reason of a row whose photo was converted once and is no longer in the source.
 GONE = "gone from the source"
+# Beginning of the reason of a row whose photo belongs to both sides of the split.
+BRIDGES = "bridges"
+# Settings that do not change a record.
+_NOT_OF_RECORDS = ("conflicts", "duplicates", "given_splits", "group_by", "source")
 
 Action = Literal["copied", "reencoded", "skipped"]
 
@@ -145,7 +149,7 @@ class About:
         class_names: in label order; label i is class_names[i].
         seed: that ranked the photos for the split.
         shares: {"validation": share, "test": share} that the split aimed at.
-        settings: of the conversion that decide the records.
+        settings: of the conversion that decide the rows.
         versions: of the tools that wrote it.
         ignored: files and folders passed over without a row (hidden, system), by kind.
     """
@@ -362,7 +366,12 @@ class Writer:
     def records_digest(self) -> str:
         """SHA-256 over the records of the rows so far, and the settings."""
         digest = self._records.copy()
-        digest.update(json.dumps(self._about.settings, sort_keys=True).encode())
+        settings = {
+            name: value
+            for name, value in self._about.settings.items()
+            if name not in _NOT_OF_RECORDS
+        }
+        digest.update(json.dumps(settings, sort_keys=True).encode())
         return digest.hexdigest()
 
     def finish(self) -> None:

@@ -27,17 +27,16 @@ class Task:
         known: its row, if its record may be kept as long as the file is the same.
         known_file: what stands for the file of that record in table.FOUND.
         known_sha256: of the file as it was known; "" if it was not.
-        span: where its bytes lie: file relative to the source folder, offset, length;
-            listing.WHOLE for a whole file. None: the file at `path`.
+        span: where its bytes lie.
     """
 
     path: str
     class_name: str
     label: int
+    span: listing.Span
     known: manifest.Row | None = None
     known_file: int = table.NO_RECORD
     known_sha256: str = ""
-    span: tuple[str, int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,6 +90,22 @@ def convert_block(how: How, block: Sequence[Task]) -> table.Segment:
     return _segment(how.partial, lines, found)
 
 
+def digest_block(root: Path, spans: Sequence[listing.Span]) -> list[bytes]:
+    """What photos have in common with others of the same pixels alone."""
+    found = []
+    for span in spans:
+        try:
+            found.append(image.pixels_digest(read(root, span)))
+        except (OSError, image.ImageError):  # it was changed a moment ago
+            found += no_digest(span)
+    return found
+
+
+def no_digest(span: listing.Span) -> list[bytes]:
+    """The same of a photo that does not decode."""
+    return [hashlib.sha256(repr(span).encode()).digest()]
+
+
 def crashed(how: How, task: Task) -> table.Segment:
     """What is told of a file that took its worker down."""
     row = _skipped(task, "the decoder crashed on this file")
@@ -130,8 +145,7 @@ def _skipped(task: Task, reason: str, sha256: str = "", size: int = 0) -> manife
 def _convert_file(how: How, task: Task) -> tuple[manifest.Row, bytes]:
     """Returns the row and the framed record; b"" if skipped or known already."""
     try:
-        file, offset, length = task.span or (task.path, 0, listing.WHOLE)
-        data = _read(f"{how.root}/{file}", offset, length)
+        data = read(how.root, task.span)
     except OSError as error:
         return _skipped(task, f"cannot be read: {error.strerror}"), b""
     except image.ImageError as error:
@@ -168,6 +182,7 @@ def _convert_file(how: How, task: Task) -> tuple[manifest.Row, bytes]:
         path=task.path,
         class_name=task.class_name,
         sha256=sha256,
+        phash=stored.phash,
         source_bytes=len(data),
         format=stored.format,
         height=stored.height,
@@ -180,14 +195,15 @@ def _convert_file(how: How, task: Task) -> tuple[manifest.Row, bytes]:
     return row, record
 
 
-def _read(path: str, offset: int, length: int) -> bytes:
+def read(root: Path, span: listing.Span) -> bytes:
     """A file or a part of it, in few system calls; never waits for a pipe.
 
     Raises:
         image.ImageError: no file that could be a photo.
         OSError: cannot be read.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    name, offset, length = span
+    descriptor = os.open(f"{root}/{name}", os.O_RDONLY | os.O_NONBLOCK)
     try:
         about = os.fstat(descriptor)
         if not stat.S_ISREG(about.st_mode):

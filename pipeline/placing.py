@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from pipeline import command, known, parts, schema, table
+from pipeline import command, known, parts, records, schema, table
 
 # Characters; file systems take 255 with the ending and ".partial".
 _MAX_NAME = 220
@@ -147,17 +147,38 @@ def _join(
     """Writes records, in their order, into one file."""
     with target.open("wb") as out:
         for file, start, length in _runs(members):
-            with _path(file, before, partial).open("rb") as part:
+            with record_file(file, before, partial).open("rb") as part:
                 part.seek(start)
                 _copy(part, out, length)
 
 
-def _path(file: int, before: known.Known | None, partial: Path) -> Path:
+def record_file(file: int, before: known.Known | None, partial: Path) -> Path:
+    """The file that a number of table.FOUND["file"] stands for."""
     if file > table.NO_RECORD:
         return parts.part_path(partial, file)
     if file == table.NO_RECORD or before is None:
         raise RuntimeError("a file is taken but has no record")
     return before.directory / before.files[table.KNOWN_FILES - file]
+
+
+def image_of(
+    found: table.Table, number: int, before: known.Known | None, partial: Path
+) -> bytes:
+    """The image in the record of a file, before the records are joined.
+
+    Raises:
+        schema.DataError: a record from an earlier conversion is damaged; names it.
+    """
+    entry = found.found[number]
+    path = record_file(int(entry["file"]), before, partial)
+    with path.open("rb") as file:
+        payload = records.read_at(
+            file.fileno(), int(entry["offset"]), int(entry["length"]), str(path)
+        )
+    encoded = schema.parse(payload)["image/encoded"]
+    if not isinstance(encoded, bytes):
+        raise TypeError(encoded)
+    return encoded
 
 
 def _runs(members: np.ndarray) -> Iterator[tuple[int, int, int]]:

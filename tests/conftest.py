@@ -44,6 +44,16 @@ def draw_photo(class_name, number, height=120, width=160):
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
+def draw_scene(number, height=240, width=320):
+    """A photo with coarse and fine structure all over, as photos of things have."""
+    random = np.random.default_rng([77, number])
+    image = np.zeros((height, width, 3))
+    for cells, contrast in ((6, 60), (24, 25), (80, 12)):
+        grid = random.normal(0, contrast, (cells, cells, 3)).astype(np.float32)
+        image += cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.clip(image + 120, 0, 255).astype(np.uint8)
+
+
 def write_photos(folder, per_class=12, classes=tuple(COLOURS)):
     """A folder of class folders with JPEGs; in each class every fifth is a PNG."""
     for class_name in classes:

@@ -14,25 +14,39 @@ NEW = table.NO_SPLIT
 
 def groups(sizes, label=0, start=0):
     """Groups of one class, the split of none known."""
-    names = [f"{label} {start + n}".encode().ljust(32, b".") for n in range(len(sizes))]
+    return mixed_groups([{label: size} for size in sizes], start, str(label))
+
+
+def mixed_groups(contents, start=0, prefix="mixed"):
+    """Groups of {label: photos}, the split of none known."""
+    names = [
+        f"{prefix} {start + n}".encode().ljust(32, b".") for n in range(len(contents))
+    ]
+    parts = [part for content in contents for part in sorted(content.items())]
     return split.Groups(
         names=np.array(names, "S32"),
-        labels=np.full(len(sizes), label, np.int32),
-        sizes=np.array(sizes, np.int64),
-        splits=np.full(len(sizes), NEW, np.int8),
+        splits=np.full(len(contents), NEW, np.int8),
+        starts=np.cumsum([0, *map(len, contents)]),
+        labels=np.array([label for label, _ in parts], np.int32),
+        sizes=np.array([size for _, size in parts], np.int64),
     )
 
 
-def join(*parts):
-    names = [field.name for field in dataclasses.fields(split.Groups)]
-    columns = {n: np.concatenate([getattr(one, n) for one in parts]) for n in names}
-    return split.Groups(**columns)
+def join(one, other):
+    columns = {
+        name: np.concatenate([getattr(one, name), getattr(other, name)])
+        for name in ("names", "splits", "labels", "sizes")
+    }
+    starts = np.r_[one.starts, one.starts[-1] + other.starts[1:]]
+    return split.Groups(starts=starts, **columns)
 
 
-def photos(assigned, members):
+def photos(assigned, members, label=None):
     counts = collections.Counter()
-    for number, size in zip(assigned, members.sizes, strict=True):
-        counts[manifest.SPLITS[number]] += int(size)
+    splits = assigned[members.owners]
+    for number, size, own in zip(splits, members.sizes, members.labels, strict=True):
+        if label in (None, own):
+            counts[manifest.SPLITS[number]] += int(size)
     return counts
 
 
@@ -54,8 +68,8 @@ def test_each_split_is_within_one_group_of_its_share(sizes, seed):
     assert sum(counts.values()) == total
     for name, share in SHARES.items():
         wanted = max(1, round(share * total))
-        assert wanted <= counts[name] or counts["train"] <= max(sizes)
-        assert counts[name] < wanted + max(sizes)
+        assert abs(counts[name] - wanted) < max(sizes)
+        assert counts[name] >= 1
     assert counts["train"] >= 1
 
 
@@ -138,10 +152,97 @@ def test_a_group_has_the_split_that_some_of_it_have():
         np.array([NEW, 2, NEW, 1], np.int8),
     )
     assert found.names.tolist() == [b"b", b"a", b"c"]
-    assert found.labels.tolist() == [0, 1, 1]
-    assert found.sizes.tolist() == [1, 2, 1]
+    assert found.owners.tolist() == [0, 1, 1, 2]
+    assert found.labels.tolist() == [0, 0, 1, 1]
+    assert found.sizes.tolist() == [1, 1, 1, 1]
+    assert found.photos.tolist() == [1, 2, 1]
     assert found.splits.tolist() == [2, 1, NEW]
     assert group_of.tolist() == [1, 0, 2, 1]
+
+
+class TestGroupsOfSeveralClasses:
+    """Sessions, patients or places with photos of several classes in each."""
+
+    def shares_of(self, members, num_classes, assigned):
+        for label in range(num_classes):
+            counts = photos(assigned, members, label)
+            total = sum(counts.values())
+            yield {name: counts[name] / total for name in manifest.SPLITS}
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_every_class_gets_its_shares(self, seed):
+        random = np.random.default_rng(seed)
+        contents = [
+            {label: int(random.integers(1, 6)) for label in range(4)} for _ in range(60)
+        ]
+        members = mixed_groups(contents)
+        assigned = split.by_shares(members, seed=seed, shares=SHARES)
+        for found in self.shares_of(members, 4, assigned):
+            assert 0.05 < found["test"] < 0.15
+            assert 0.05 < found["validation"] < 0.15
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_a_group_is_no_matter_of_its_first_class_alone(self, seed):
+        """Hardly any photo of the first class, and unequal ones of the second."""
+        random = np.random.default_rng(seed)
+        sizes = random.permutation([60, 30, *([5] * 20)])
+        members = mixed_groups([{0: 1, 1: int(size)} for size in sizes])
+        assigned = split.by_shares(members, seed=seed, shares=SHARES)
+        first, second = self.shares_of(members, 2, assigned)
+        assert min(first.values()) > 0
+        assert 0.05 <= second["test"] <= 0.16
+        assert 0.05 <= second["validation"] <= 0.16
+
+    @given(
+        st.lists(
+            st.dictionaries(
+                st.integers(0, 3), st.integers(1, 30), min_size=1, max_size=4
+            ),
+            min_size=1,
+            max_size=30,
+        )
+    )
+    def test_whatever_the_groups(self, contents):
+        members = mixed_groups(contents)
+        assigned = split.by_shares(members, seed=0, shares=SHARES)
+        assert {*assigned.tolist()} <= {0, 1, 2}
+        _, fold_of = split.by_folds(members, seed=0, folds=3, fold=0, validation=0.1)
+        assert {*fold_of.tolist()} <= {0, 1, 2}
+
+    def test_few_groups_that_all_hold_all_classes(self):
+        members = mixed_groups([{0: 20, 1: 20, 2: 7}] * 3)
+        assigned = split.by_shares(members, seed=0, shares=SHARES)
+        assert sorted(assigned.tolist()) == [0, 1, 2]
+
+    def test_a_class_with_groups_of_its_own_fills_up(self):
+        members = join(mixed_groups([{0: 30, 1: 1}] * 4), groups([1] * 100, label=1))
+        assigned = split.by_shares(members, seed=0, shares=SHARES)
+        counts = photos(assigned, members, 1)
+        assert (counts["test"], counts["validation"]) == (10, 10)
+
+    def test_one_group_larger_than_a_share_is_for_training(self):
+        for seed in range(10):
+            members = groups([60, *([1] * 40)])
+            counts = photos(split.by_shares(members, seed=seed, shares=SHARES), members)
+            assert counts == {"train": 80, "validation": 10, "test": 10}
+
+    def test_folds_are_even_in_every_class(self):
+        random = np.random.default_rng(0)
+        contents = [
+            {label: int(random.integers(1, 6)) for label in range(4)} for _ in range(60)
+        ]
+        members = mixed_groups(contents)
+        splits, fold_of = split.by_folds(
+            members, seed=0, folds=5, fold=2, validation=0.1
+        )
+        for label in range(4):
+            mine = members.labels == label
+            dealt = np.bincount(fold_of[members.owners[mine]], members.sizes[mine])
+            assert dealt.min() > 0.7 * dealt.mean()
+            assert dealt.max() < 1.3 * dealt.mean()
+        for found in self.shares_of(members, 4, splits):
+            assert 0.05 < found["validation"] < 0.15
+            assert found["train"] > 0.6
 
 
 class TestCommand:

@@ -1,0 +1,207 @@
+import hashlib
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import duplicates, image, table
+from tests.conftest import draw_scene
+
+
+def jpeg(pixels, quality=95):
+    how = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    return cv2.imencode(".jpg", pixels, how)[1].tobytes()
+
+
+def png(pixels):
+    return cv2.imencode(".png", pixels)[1].tobytes()
+
+
+def half(pixels):
+    return cv2.resize(pixels, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+
+
+def cut(pixels, share):
+    down, across = (round(share * side) for side in pixels.shape[:2])
+    return pixels[down:-down, across:-across]
+
+
+def brighter(pixels):
+    return np.clip(pixels * 1.05, 0, 255).astype(np.uint8)
+
+
+def grey(pixels):
+    return cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+
+
+def search(files, tmp_path, labels=None):
+    """What `find` makes of image files, all of them taken."""
+    labels = np.zeros(len(files), np.int32) if labels is None else np.array(labels)
+    found = table.Table(labels.astype(np.int32))
+    stored = [image.encode_for_record(data, resize_min=512) for data in files]
+    for entry, data, one in zip(found.found, files, stored, strict=True):
+        entry["sha256"] = hashlib.sha256(data).digest()
+        entry["phash"] = int(one.phash, 16)
+    found.taken[:] = True
+    similar = duplicates.find(
+        found,
+        lambda number: image.thumbnail(stored[number].encoded, duplicates.SIDE),
+        lambda numbers: [image.pixels_digest(files[number]) for number in numbers],
+        tmp_path,
+    )
+    assert list(tmp_path.iterdir()) == []
+    return similar
+
+
+def groups(similar, count):
+    roots = duplicates.join(np.arange(count), *similar.pairs.T)
+    return [np.flatnonzero(roots == root).tolist() for root in np.unique(roots)]
+
+
+TREATMENTS = {
+    "quality 60": lambda p: jpeg(p, 60),
+    "quality 20": lambda p: jpeg(p, 20),
+    "PNG": png,
+    "half the size": lambda p: jpeg(half(p)),
+    "a quarter turn": lambda p: jpeg(np.rot90(p)),
+    "three quarter turns": lambda p: jpeg(np.rot90(p, 3)),
+    "upside down": lambda p: jpeg(p[::-1, ::-1]),
+    "mirrored": lambda p: jpeg(p[:, ::-1]),
+    "turned and mirrored": lambda p: jpeg(np.rot90(p)[::-1]),
+    "brighter": lambda p: jpeg(brighter(p)),
+    "1 % cut off": lambda p: jpeg(cut(p, 0.01)),
+    "2 % cut off one side": lambda p: jpeg(p[: round(len(p) * 0.98)]),
+    "grey": lambda p: jpeg(grey(p)),
+    "several": lambda p: jpeg(np.rot90(half(cut(brighter(p), 0.01))), 60),
+}
+
+
+@pytest.mark.parametrize("name", TREATMENTS)
+def test_copies_are_found(tmp_path, name):
+    scenes = [draw_scene(n, *((240, 320), (300, 200))[n % 2]) for n in range(12)]
+    files = [jpeg(scene) for scene in scenes]
+    files += [TREATMENTS[name](scene) for scene in scenes]
+    found = groups(search(files, tmp_path), len(files))
+    assert sorted(found) == [[n, n + 12] for n in range(12)]
+
+
+def test_most_copies_of_which_two_percent_are_cut_off_are_found(tmp_path):
+    scenes = [draw_scene(n) for n in range(40)]
+    files = [jpeg(s) for s in scenes] + [jpeg(cut(s, 0.02)) for s in scenes]
+    found = groups(search(files, tmp_path), len(files))
+    assert all(group[-1] - group[0] in (0, 40) for group in found)
+    assert len(found) <= 40 + 8
+
+
+def discs(count):
+    random = np.random.default_rng(0)
+    for _ in range(count):
+        pixels = np.full((200, 200, 3), 255, np.uint8)
+        x, y, radius = random.integers((30, 30, 5), (170, 170, 60)).tolist()
+        colour = random.integers(0, 200, 3).tolist()
+        cv2.circle(pixels, (x, y), radius, colour, -1)
+        yield pixels
+
+
+def test_plain_pictures_that_differ_stay_apart(tmp_path):
+    files = [jpeg(pixels) for pixels in discs(300)]
+    assert len(groups(search(files, tmp_path), 300)) == 300
+
+
+def test_copies_of_plain_pictures_are_found(tmp_path):
+    pictures = list(discs(100))
+    files = [jpeg(p) for p in pictures] + [jpeg(half(p), 80) for p in pictures]
+    found = groups(search(files, tmp_path), 200)
+    assert sum(group == [group[0], group[0] + 100] for group in found) >= 95
+    assert all(len(group) <= 2 for group in found)
+
+
+def test_colours_of_plain_pictures_matter(tmp_path):
+    """Also where one is grey: in plain pictures the colour may be the class."""
+    files = []
+    for colour in ((0, 0, 200), (200, 0, 0), (60, 60, 60), (0, 102, 0)):
+        pixels = np.full((200, 200, 3), 255, np.uint8)
+        cv2.circle(pixels, (90, 110), 50, colour, -1)
+        files.append(jpeg(pixels))
+    assert len(groups(search(files, tmp_path), 4)) == 4
+
+
+def test_many_of_one_hash_are_not_compared_with_all(tmp_path):
+    """And those of one colour are found among them."""
+    colours = [(n % 256, n * 7 % 256, n * 13 % 256) for n in range(256)] * 2
+    files = [
+        png(np.full((20 + n // 256, 30, 3), colour, np.uint8))
+        for n, colour in enumerate(colours)
+    ]
+    similar = search(files, tmp_path)
+    assert similar.comparisons[1] <= 16 * len(files)
+    assert groups(similar, 512) == [[n, n + 256] for n in range(256)]
+
+
+def test_pixels_are_looked_at_only_where_hashes_are_close(tmp_path):
+    files = [jpeg(draw_scene(n)) for n in range(60)]
+    similar = search(files, tmp_path)
+    assert len(similar.pairs) == 0
+    assert similar.comparisons[1] <= 2
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.zeros((64, 64, 3), np.uint8),
+        np.tile(np.arange(256, dtype=np.uint8)[None, :, None], (256, 1, 3)),
+        np.tile(np.eye(2, dtype=np.uint8)[:, :, None] * 255, (50, 50, 3)),
+        np.full((1, 1, 3), 7, np.uint8),
+        np.full((1, 3000, 3), 7, np.uint8),
+    ],
+    ids=["black", "ramp", "checks", "one pixel", "a line"],
+)
+def test_degenerate_pictures(tmp_path, pixels):
+    other = pixels.copy()
+    other[..., 0] //= 2
+    files = [png(pixels), png(pixels.swapaxes(0, 1)), png(other), jpeg(pixels, 50)]
+    groups(search(files, tmp_path), 4)
+
+
+class TestIdentical:
+    def find(self, files, labels, tmp_path):
+        pairs = search(files, tmp_path, labels).identical.tolist()
+        return sorted(tuple(sorted(pair)) for pair in pairs)
+
+    def test_a_lossless_copy_in_another_class(self, tmp_path):
+        data = jpeg(draw_scene(0))
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        files = [data, png(pixels), jpeg(pixels, 90), png(pixels[:, ::-1])]
+        assert self.find(files, [0, 1, 1, 1], tmp_path) == [(0, 1)]
+        assert self.find(files, [0, 0, 0, 0], tmp_path) == []
+
+    def test_also_if_similar_photos_connect_them_already(self, tmp_path):
+        pixels = draw_scene(0)
+        files = [png(pixels), *(jpeg(pixels, 80 + n) for n in range(6))]
+        files.append(cv2.imencode(".bmp", pixels)[1].tobytes())
+        labels = [0, *([0, 1] * 3), 1]
+        assert (0, 7) in self.find(files, labels, tmp_path)
+
+    def test_a_copy_that_is_itself_in_two_classes(self, tmp_path):
+        data = jpeg(draw_scene(0))
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        files = [data, data, png(pixels)]
+        assert self.find(files, [0, 1, 0], tmp_path) == [(0, 2)]
+
+
+@given(
+    st.integers(1, 30),
+    st.lists(st.tuples(st.integers(0, 29), st.integers(0, 29)), max_size=60),
+)
+def test_join(count, pairs):
+    pairs = np.array([p for p in pairs if max(p) < count], int).reshape(-1, 2)
+    half_way = duplicates.join(np.arange(count), *pairs[::2].T)
+    roots = duplicates.join(half_way, *pairs.T)
+    expected = {n: {n} for n in range(count)}
+    for one, other in pairs.tolist():
+        both = expected[one] | expected[other]
+        for member in both:
+            expected[member] = both
+    assert roots.tolist() == [min(expected[n]) for n in range(count)]

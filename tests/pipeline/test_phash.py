@@ -1,0 +1,150 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import phash
+
+HASHES = st.integers(1, 2**64 - 1)
+
+
+def hash_of(image):
+    return int(phash.of(np.ascontiguousarray(image), *image.shape, 1), 16)
+
+
+def distances(hashes):
+    """{(first, second): bits that differ, in the best of the orientations}."""
+    turned = phash.turned(hashes)
+    bits = np.bitwise_count(turned[:, :, None] ^ hashes).min(axis=0)
+    return {
+        (one, other): int(bits[one, other])
+        for one in range(len(hashes))
+        for other in range(one + 1, len(hashes))
+    }
+
+
+def found_by(close):
+    return set(zip(close.first.tolist(), close.second.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("orientation", range(phash.ORIENTATIONS))
+def test_the_hash_of_a_photo_turned_follows_from_its_hash(orientation):
+    random = np.random.default_rng(0)
+    image = random.integers(0, 256, (32, 32, 1)).astype(np.uint8)
+    hashes = np.array([hash_of(image[..., 0])], np.uint64)
+    turned = phash.turn(image, orientation)[..., 0]
+    assert hash_of(turned) == phash.turned(hashes)[orientation, 0]
+    assert phash.turned(hashes)[0, 0] == hashes[0]
+
+
+@given(HASHES)
+def test_orientations_are_a_group(number):
+    """Turned in any way, the set of all eight stays the same."""
+    hashes = np.array([number], np.uint64)
+    eight = phash.turned(hashes)[:, 0]
+    assert {*eight.tolist()} == {*phash.turned(eight).ravel().tolist()}
+
+
+@pytest.mark.parametrize("level", [0, 1, 128, 255])
+@pytest.mark.parametrize("shape", [(32, 32), (42, 63), (1, 1), (3, 200)])
+def test_plain_photos_have_one_hash_which_is_not_none(level, shape):
+    plain = np.full(shape, level, np.uint8)
+    assert phash.of(plain, *shape, 1) == "f" * 16
+    height, width = shape[0] * 8 - 5, shape[1] * 8 - 1  # the last cells are cut off
+    assert phash.of(plain, height, width, 8) == "f" * 16
+
+
+def test_cells_that_are_cut_off_do_not_stretch_the_photo():
+    random = np.random.default_rng(0)
+    coarse = random.integers(0, 256, (9, 9)).astype(np.float32)
+    image = coarse.repeat(37, axis=0).repeat(41, axis=1).astype(np.uint8)
+    height, width = image.shape
+    padded = np.pad(image, ((0, -height % 8), (0, -width % 8)), "edge")
+    cells = padded.reshape(len(padded) // 8, 8, -1, 8).mean(axis=(1, 3))
+    one = int(phash.of(image, height, width, 1), 16)
+    other = int(phash.of(cells.astype(np.uint8), height, width, 8), 16)
+    assert (one ^ other).bit_count() <= 2
+
+
+class TestClose:
+    @given(
+        st.lists(HASHES, min_size=1, max_size=8),
+        st.lists(
+            st.tuples(
+                st.integers(0, 7),
+                st.integers(0, 7),
+                st.sets(st.integers(0, 63), max_size=8),
+            ),
+            max_size=12,
+        ),
+    )
+    def test_what_differs_in_six_bits_is_found_in_any_orientation(self, base, changes):
+        hashes = {*base}
+        for which, orientation, bits in changes:
+            own = np.array([base[which % len(base)]], np.uint64)
+            turned = int(phash.turned(own)[orientation, 0])
+            hashes.add(turned ^ sum(1 << bit for bit in bits))
+        hashes = np.array(sorted(hashes), np.uint64)
+        close = phash.Close(hashes)
+        all_pairs = distances(hashes)
+        found = found_by(close)
+        assert found >= {pair for pair, bits in all_pairs.items() if bits <= 6}
+        assert all(all_pairs[pair] <= phash.MAX_BITS for pair in found)
+
+    def test_says_how_the_first_is_turned(self):
+        random = np.random.default_rng(0)
+        own = random.integers(1, 2**63, 1, dtype=np.uint64)
+        for orientation, turned in enumerate(phash.turned(own)[:, 0]):
+            hashes = np.unique(np.r_[own, turned ^ np.uint64(5)])
+            close = phash.Close(hashes)
+            for first, second, turn, bits in zip(
+                close.first,
+                close.second,
+                close.orientations,
+                close.distances,
+                strict=True,
+            ):
+                there = phash.turned(hashes[first : first + 1])[turn, 0]
+                assert np.bitwise_count(there ^ hashes[second]) == bits
+            assert found_by(close) == {(0, 1)}, orientation
+
+    @pytest.mark.parametrize("kind", ["any", "alike", "one byte"])
+    def test_comparisons_are_not_quadratic(self, kind):
+        """However the hashes are distributed; time follows from their number."""
+        random = np.random.default_rng(0)
+        most = 28 * phash.ORIENTATIONS * phash.WINDOW
+        for count in (1000, 4000):
+            if kind == "any":
+                hashes = random.integers(1, 2**63, count, dtype=np.uint64)
+            elif kind == "alike":  # all within a few bits
+                bits = (random.random((count, 64)) < 0.06).astype(np.uint8)
+                hashes = np.packbits(bits, axis=1).view(">u8")[:, 0].astype(np.uint64)
+            else:  # differ in one byte and a half
+                hashes = random.integers(1, 2**12, count, dtype=np.uint64)
+            hashes = np.unique(hashes)
+            close = phash.Close(hashes)
+            assert close.comparisons <= most * len(hashes)
+            assert np.bincount(close.first, minlength=1).max() <= 16
+        if kind == "any":
+            assert close.comparisons < 100 * count
+
+    def test_copies_are_found_in_a_crowd(self):
+        """Among thousands that are alike, the closest are compared."""
+        random = np.random.default_rng(1)
+        bits = (random.random((4000, 64)) < 0.15).astype(np.uint8)
+        crowd = np.packbits(bits, axis=1).view(">u8")[:, 0].astype(np.uint64)
+        copies = crowd[:200] ^ (
+            np.uint64(1) << random.integers(0, 64, 200).astype("u8")
+        )
+        hashes = np.unique(np.r_[crowd, copies])
+        found = found_by(phash.Close(hashes))
+        wanted = {
+            tuple(sorted(np.searchsorted(hashes, pair).tolist()))
+            for pair in zip(crowd[:200], copies, strict=True)
+        }
+        assert len(found & wanted) >= 0.98 * len(wanted)
+
+    @pytest.mark.parametrize("count", [0, 1])
+    def test_none_and_one(self, count):
+        close = phash.Close(np.arange(1, count + 1).astype(np.uint64))
+        assert len(close.first) == len(close.orientations) == 0
