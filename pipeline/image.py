@@ -11,16 +11,17 @@ import os
 import tempfile
 from typing import Any, Literal
 
-# Read by OpenCV before it allocates, for every format. Pillow warns of decompression
-# bombs at half of it.
+# Pillow warns of decompression bombs at half of it.
 MAX_PIXELS = 178_956_970
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
+# OpenCV reads it when it is loaded, and asks a file's header before it allocates.
+_MAX_PIXELS_NAME = "OPENCV_IO_MAX_IMAGE_PIXELS"
+os.environ.setdefault(_MAX_PIXELS_NAME, str(MAX_PIXELS))
 os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
 
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
-from pipeline import phash  # noqa: E402
+from pipeline import formats, phash  # noqa: E402
 
 OPENCV_VERSION: str = cv2.__version__
 JPEG_QUALITY = 95
@@ -37,6 +38,11 @@ _TURNS = {
     7: (1, True),
     8: (1, False),
 }
+
+
+# How reasons begin, for those that count them.
+ANIMATED, CMYK, DEEP, TRANSPARENT = "animated", "CMYK", "16-bit", "transparent"
+TURNED, COMPLAINT = "turned upright", "decoder"
 
 
 class ImageError(ValueError):
@@ -95,8 +101,17 @@ class DecoderMessages:
         return lines[0][:200] if lines else ""
 
 
+def limit_pixels(max_pixels: int) -> None:
+    """Sets the limit of processes that start from now on; this one keeps its own."""
+    os.environ[_MAX_PIXELS_NAME] = str(max_pixels)
+
+
 def encode_for_record(
-    data: bytes, *, resize_min: int, messages: DecoderMessages | None = None
+    data: bytes,
+    *,
+    resize_min: int,
+    refuse_animated: bool = False,
+    messages: DecoderMessages | None = None,
 ) -> RecordImage:
     """Decodes an image file in full and returns what a record shall hold.
 
@@ -108,16 +123,18 @@ def encode_for_record(
     Args:
         data: the whole file.
         resize_min: longest short side that a record may have, in pixels; 0: no limit.
+        refuse_animated: takes no animation, rather than its first frame.
         messages: where this process collects its decoders' complaints.
 
     Raises:
-        ImageError: empty, no image that OpenCV reads, cut off, or over `MAX_PIXELS`.
+        ImageError: empty, no image that OpenCV reads, cut off, larger than allowed, or
+            an animation that is refused.
     """
     if not data:
         raise ImageError("empty file")
     if messages:
         messages.new()  # of a file before this one, that did not decode
-    jpeg = _JpegHeader.read(data) if data[:2] == b"\xff\xd8" else None
+    jpeg = formats.JpegHeader.read(data) if data[:2] == b"\xff\xd8" else None
     if (
         jpeg
         and jpeg.may_be_copied(resize_min)
@@ -133,26 +150,27 @@ def encode_for_record(
             reason="",
             phash=hashed,
         )
-    pixels, orientation = _decode(data, _flags(data, jpeg, resize_min))
+    kind = formats.sniff(data)
+    frames = formats.frames(data)
+    if refuse_animated and frames > 1:
+        raise ImageError(f"{ANIMATED} ({kind} of {frames} frames)")
+    raw, orientation = _decode_raw(data, _flags(data, jpeg, resize_min))
     complaint = messages.new() if messages else ""
-    reasons = []
-    if jpeg is None:
-        reasons.append(f"{sniff(data)} source")
-    elif jpeg.oddity:
-        reasons.append(jpeg.oddity)
+    reasons = _oddities(raw, jpeg, kind, frames)
     if complaint:
-        reasons.append(f"decoder: {complaint}")
+        reasons.append(f"{COMPLAINT}: {complaint.replace(',', ';')}")
+    pixels = _as_bgr(raw)
     if orientation != 1:
-        reasons.append(f"turned upright (EXIF orientation {orientation})")
+        reasons.append(f"{TURNED} (EXIF orientation {orientation})")
         pixels = _turn(pixels, orientation)
     short_side = min((jpeg.height, jpeg.width) if jpeg else pixels.shape[:2])
     if resize_min and short_side > resize_min:
         reasons.append(f"shrunk to short side {resize_min}")
         pixels = _shrink(pixels, resize_min)
-    kind: Literal["jpeg", "png"] = "png" if sniff(data) == "PNG" else "jpeg"
+    form: Literal["jpeg", "png"] = "png" if kind == "PNG" else "jpeg"
     return RecordImage(
-        encoded=_encode(pixels, kind),
-        format=kind,
+        encoded=_encode(pixels, form),
+        format=form,
         height=pixels.shape[0],
         width=pixels.shape[1],
         orientation=orientation,
@@ -160,6 +178,26 @@ def encode_for_record(
         reason=", ".join(reasons),
         phash=_hash(pixels),
     )
+
+
+def _oddities(
+    raw: Any, jpeg: formats.JpegHeader | None, kind: str, frames: int
+) -> list[str]:
+    """What is not as in a plain photo, and what is done about it."""
+    found = []
+    if jpeg is None:
+        found.append(f"{kind} source")
+    elif jpeg.oddity:
+        found.append(jpeg.oddity)
+    if frames > 1:
+        what = "pages" if kind == "TIFF" else "frames"
+        found.append(f"{ANIMATED} or of several pages: first of {frames} {what}")
+    if raw.dtype != np.uint8:
+        found.append(f"{DEEP if raw.dtype == np.uint16 else raw.dtype} to 8-bit")
+    channels = raw.shape[2] if raw.ndim == 3 else 1
+    if channels in (2, 4) and jpeg is None:
+        found.append(f"{TRANSPARENT} parts laid over white")
+    return found
 
 
 def use_one_thread() -> None:
@@ -182,7 +220,9 @@ def thumbnail(encoded: bytes, side: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     Raises:
         ImageError: does not decode.
     """
-    jpeg = _JpegHeader.read(encoded) if sniff(encoded) == "JPEG" else None
+    jpeg = (
+        formats.JpegHeader.read(encoded) if formats.sniff(encoded) == "JPEG" else None
+    )
     pixels, _ = _decode(encoded, _flags(encoded, jpeg, 2 * side))
     size = (side, side)
     return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
@@ -202,92 +242,8 @@ def pixels_digest(data: bytes) -> bytes:
     return digest.digest()
 
 
-_SIGNATURES = (
-    ("JPEG", 0, b"\xff\xd8"),
-    ("PNG", 0, b"\x89PNG\r\n\x1a\n"),
-    ("GIF", 0, b"GIF8"),
-    ("BMP", 0, b"BM"),
-    ("TIFF", 0, b"II*\0"),
-    ("TIFF", 0, b"MM\0*"),
-    ("WebP", 8, b"WEBP"),
-    ("AVIF", 4, b"ftypavif"),
-    ("HEIC", 4, b"ftyphei"),
-    ("HEIC", 4, b"ftypmif1"),
-    ("JPEG 2000", 4, b"jP  \r\n\x87\n"),
-    ("PDF", 0, b"%PDF"),
-    ("ZIP", 0, b"PK\x03\x04"),
-)
-
-
-def sniff(data: bytes) -> str:
-    """Names the kind of a file by its first bytes; "unknown" if none fits."""
-    for name, offset, signature in _SIGNATURES:
-        if data[offset : offset + len(signature)] == signature:
-            return name
-    return "unknown"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _JpegHeader:
-    """What the markers before the first scan say; `oddity` forbids a plain copy."""
-
-    height: int
-    width: int
-    oddity: str
-
-    def may_be_copied(self, resize_min: int) -> bool:
-        """Whether nothing in the header forbids it."""
-        short_side = min(self.height, self.width)
-        return not self.oddity and (not resize_min or short_side <= resize_min)
-
-    @classmethod
-    def read(cls, data: bytes) -> "_JpegHeader | None":
-        """Walks the marker segments. None: no frame header, let the decoder judge.
-
-        Source: ITU-T T.81, annex B.
-        """
-        position = 2
-        while position + 4 <= len(data) and data[position] == 0xFF:
-            marker = data[position + 1]
-            length = int.from_bytes(data[position + 2 : position + 4], "big")
-            if marker == 0xFF:  # fill byte
-                position += 1
-            elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-                return cls._from_frame(marker, data[position + 4 : position + 10], data)
-            else:
-                position += 2 + length
-        return None
-
-    @classmethod
-    def _from_frame(
-        cls, marker: int, frame: bytes, data: bytes
-    ) -> "_JpegHeader | None":
-        if len(frame) < 6:
-            return None
-        components = frame[5]
-        oddity = ""
-        if marker not in (0xC0, 0xC1, 0xC2):  # Huffman-coded baseline to progressive
-            oddity = f"JPEG process 0x{marker:02x}"
-        elif frame[0] != 8:
-            oddity = f"{frame[0]}-bit JPEG"
-        elif components == 4:
-            oddity = "CMYK JPEG"
-        elif components not in (1, 3):
-            oddity = f"{components}-component JPEG"
-        elif not any(frame[1:3]) or not any(frame[3:5]):
-            oddity = "JPEG whose header does not state its size"
-        elif data[-2:] != b"\xff\xd9":
-            # Multi-picture files and padding; TensorFlow refuses some of them.
-            oddity = "JPEG with data after its end"
-        return cls(
-            height=int.from_bytes(frame[1:3], "big"),
-            width=int.from_bytes(frame[3:5], "big"),
-            oddity=oddity,
-        )
-
-
 def _hash_if_sound(
-    data: bytes, jpeg: _JpegHeader, messages: DecoderMessages | None
+    data: bytes, jpeg: formats.JpegHeader, messages: DecoderMessages | None
 ) -> str:
     """Hash of a JPEG that decodes in full without complaint and is upright, or "".
 
@@ -321,10 +277,12 @@ def _hash(pixels: Any) -> str:
     return phash.of(np.asarray(grey), side, side, 1)
 
 
-def _flags(data: bytes, jpeg: _JpegHeader | None, resize_min: int) -> int:
+def _flags(data: bytes, jpeg: formats.JpegHeader | None, resize_min: int) -> int:
     if jpeg and resize_min:
         return _reduced_flag(min(jpeg.height, jpeg.width), resize_min)
-    return int(cv2.IMREAD_COLOR if sniff(data) == "JPEG" else cv2.IMREAD_UNCHANGED)
+    return int(
+        cv2.IMREAD_COLOR if formats.sniff(data) == "JPEG" else cv2.IMREAD_UNCHANGED
+    )
 
 
 def _decode(data: bytes, flags: int) -> tuple[Any, int]:
@@ -348,7 +306,7 @@ def _decode_raw(data: bytes, flags: int) -> tuple[Any, int]:
         for kind, m in zip(kinds, metadata, strict=True)
         if kind == cv2.IMAGE_METADATA_EXIF
     ]
-    tiff = data if sniff(data) == "TIFF" else exif[0] if exif else b""
+    tiff = data if formats.sniff(data) == "TIFF" else exif[0] if exif else b""
     return pixels, _orientation(tiff.removeprefix(b"Exif\0\0"))
 
 
@@ -368,9 +326,9 @@ def _reduced_flag(short_side: int, resize_min: int) -> int:
 
 
 def _reason(data: bytes, error: str) -> str:
-    kind = sniff(data)
+    kind = formats.sniff(data)
     if "CV_IO_MAX_IMAGE" in error or "validateInputImageSize" in error:
-        return f"{kind} larger than {MAX_PIXELS:,} pixels"
+        return f"{kind} larger than {int(os.environ[_MAX_PIXELS_NAME]):,} pixels"
     if kind in ("unknown", "PDF", "ZIP"):
         known = "" if kind == "unknown" else f" (a {kind} file)"
         return f"not an image that OpenCV reads{known}"

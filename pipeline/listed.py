@@ -62,7 +62,10 @@ class Rows:
         self.first: dict[str, str] = {}
         for entry in entries:
             place = entry.file << _LINE_BITS | entry.line
-            paths.append(inside.relative(entry.path, self._where(place)))
+            try:
+                paths.append(inside.relative(entry.path))
+            except ValueError as error:
+                raise schema.DataError(f"{self._where(place)}: {error}") from error
             names.append(sys.intern(entry.label))
             splits.append(entry.split)
             places.append(place)
@@ -160,11 +163,11 @@ class _Inside:
         # As it was written, and without the links in it.
         self._roots = {os.path.abspath(root), os.path.realpath(root)}  # noqa: PTH100
 
-    def relative(self, path: str, where: str) -> str:
+    def relative(self, path: str) -> str:
         """The path without "." and "..", relative to the folder.
 
         Raises:
-            schema.DataError: empty, the folder itself, or outside of it.
+            ValueError: empty, the folder itself, or outside of it.
         """
         clean = posixpath.normpath(path)
         if clean.startswith("/"):
@@ -174,10 +177,10 @@ class _Inside:
                     clean = clean[len(root.rstrip("/")) + 1 :]
                     break
         if clean in ("", "."):
-            raise schema.DataError(f"{where}: no path")
+            raise ValueError("no path")
         if clean.startswith("/") or clean.split("/", 1)[0] == "..":
-            raise schema.DataError(
-                f"{where}: {path} lies outside of {self._root}, which all photos must "
-                "lie in; name the folder that holds them all as the source"
+            raise ValueError(
+                f"{path[:200]} lies outside of {self._root}, which all photos must lie "
+                "in; name the folder that holds them all as the source"
             )
         return clean

@@ -18,7 +18,7 @@ from typing import Literal
 
 import requests
 
-from pipeline import command, fetch, image
+from pipeline import command, fetch, formats
 
 _MAX_PHOTO_BYTES = 64 << 20
 _MAX_REDIRECTS = 5
@@ -236,7 +236,7 @@ def _refusal(data: bytes, how: How) -> str:
 
 
 def _is_image(start: bytes) -> bool:
-    return image.sniff(start) not in ("unknown", "PDF", "ZIP")
+    return formats.sniff(start) not in ("unknown", "PDF", "ZIP")
 
 
 def _is_photo(path: Path, how: How) -> bool:
