@@ -9,6 +9,9 @@ epoch has seen, prints the figures and writes them to the run's evaluation folde
 --ckpt it judges a pretrained network without any training.
 """
 
+import pipeline.quiet  # noqa: F401
+
+# isort: split
 import contextlib
 import dataclasses
 import json
@@ -20,7 +23,6 @@ from typing import Any
 
 from absl import app, flags
 
-import pipeline.quiet  # noqa: F401 # isort: split
 from model import inputs, judge, network, pretrained, run, zoo
 from model.checkpoints import errors
 from pipeline import command, convert, manifest, schema
@@ -60,6 +62,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.ckpt and not self.data:
             raise ValueError("--ckpt: expected --data too, a folder to judge it on")
+        if not 0 <= self.min_accuracy <= 1:
+            raise ValueError(f"--min_accuracy={self.min_accuracy}: expected 0 to 1")
 
 
 class TooInaccurate(schema.DataError):
@@ -100,6 +104,15 @@ def _evaluate_run(
 ) -> dict[str, Any]:
     start = time.perf_counter()
     _check_data(finished, found, config.split, another=config.another_dataset)
+    manifest.check_files(found)
+    rows = found.taken(*([] if config.split == "all" else [config.split]))
+    seen = len(finished.seen_photos() & {row.sha256 for row in rows})
+    if seen and config.min_accuracy:
+        raise schema.DataError(
+            f"--min_accuracy: {finished.directory.name} has trained on {seen} of these "
+            f"{len(rows)} photos, so their accuracy is no gate; expected the test "
+            "split, or other photos"
+        )
     judgement = judge.judge(
         finished.load_model(),
         found,
@@ -112,6 +125,7 @@ def _evaluate_run(
         "run": finished.directory.name,
         "split": config.split,
         **judgement.figures(),
+        "photos_seen": seen,
         "data": {"path": str(found.directory), "manifest_digest": found.digest},
         "model_sha256": finished.model_digest(),
         "seconds": time.perf_counter() - start,
@@ -202,11 +216,11 @@ def report(figures: dict[str, Any]) -> str:
     top5 = (
         f"{figures['top5_accuracy']:.4f}" if classes > 5 else "- (5 classes or fewer)"
     )
-    seen = figures["split"] != "test" and "written" in figures
+    seen = figures.get("photos_seen")
     lines = [
         f"{figures['run']}, {figures['split']} split, "
         f"{figures['num_examples']} photos"
-        + (", and training has seen them: no measure of new ones" if seen else ""),
+        + (f", {seen} seen in training: no measure of new ones" if seen else ""),
         "",
         f"top-1 accuracy  {figures['accuracy']:.4f}   95 % interval "
         f"{low:.4f} to {high:.4f}",
@@ -231,7 +245,7 @@ def report(figures: dict[str, Any]) -> str:
 
 
 def _class_table(figures: dict[str, Any]) -> list[str]:
-    rows = [row for row in figures["per_class"] if row["support"]]
+    rows = figures["per_class"]
     width = max(map(len, ("class", *(row["class_name"] for row in rows))))
     lines = [
         f"{'class':{width}} {'precision':>9} {'recall':>7} {'f1':>7} {'photos':>7}"
@@ -314,7 +328,11 @@ def define_flags() -> None:
         "folder of photos, all is the default.",
     )
     flags.DEFINE_integer(
-        "batch_size", default.batch_size, "Photos per step.", lower_bound=1
+        "batch_size",
+        default.batch_size,
+        "Photos per step.",
+        lower_bound=1,
+        upper_bound=1 << 12,
     )
     flags.DEFINE_float(
         "min_accuracy",
@@ -342,10 +360,10 @@ def main(argv: Sequence[str]) -> None:
     )
     figures = evaluate(config)
     command.say(report(figures))
-    if not figures["accuracy"] >= config.min_accuracy:  # so that nan fails
+    if figures["accuracy"] < config.min_accuracy:
         raise TooInaccurate(
-            f"{figures['run']}: accuracy {figures['accuracy']:.4f} on {config.split}, "
-            f"--min_accuracy={config.min_accuracy} expected"
+            f"{figures['run']}: accuracy {figures['accuracy']:.6g} on {config.split}, "
+            f"expected --min_accuracy={config.min_accuracy:.6g} or more"
         )
 
 

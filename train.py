@@ -6,6 +6,9 @@ Restores a network, freezes it, puts a new final layer on its deepest restored l
 and trains that on the records in --data.
 """
 
+import pipeline.quiet  # noqa: F401
+
+# isort: split
 import dataclasses
 import math
 import time
@@ -16,7 +19,6 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
-import pipeline.quiet  # noqa: F401 # isort: split
 from model import (
     curves,
     device,
@@ -98,6 +100,7 @@ def train(config: Config) -> Path:
         loop.NonFiniteLoss: training ran away.
     """
     found = manifest.read(Path(config.data))
+    manifest.check_files(found)
     _check_data(found)
     record = run.Run(directory=run.new_directory(config.run_dir, config.ckpt))
     device_name = device.prepare()
@@ -147,10 +150,16 @@ def _check_data(found: manifest.Manifest) -> None:
                 f"{', '.join(sorted(lacking))}; add photos and convert again"
             )
         if not present:
+            counts = found.counts().values()
+            enough = any(sum(splits.values()) >= len(splits) for splits in counts)
             raise schema.DataError(
                 f"{found.directory}: no {split} photo; a class needs three photos to "
-                "have one in each split: add some and convert again, or split what is "
-                f"there with python -m pipeline.split {found.directory}"
+                "have one in each split: "
+                + (
+                    f"split anew with python -m pipeline.split {found.directory}"
+                    if enough
+                    else "add some and convert again"
+                )
             )
 
 
@@ -372,12 +381,17 @@ def define_flags() -> None:
         "Windows of each photo whose features are cached: the central one, the same "
         "mirrored, then random ones. 0: a new random window in every epoch, uncached.",
         lower_bound=0,
+        upper_bound=1000,
     )
     flags.DEFINE_integer(
         "epochs", default.epochs, "Passes over the training photos.", lower_bound=1
     )
     flags.DEFINE_integer(
-        "batch_size", default.batch_size, "Photos per step.", lower_bound=1
+        "batch_size",
+        default.batch_size,
+        "Photos per step.",
+        lower_bound=1,
+        upper_bound=1 << 14,
     )
     flags.DEFINE_float(
         "learning_rate",
@@ -403,6 +417,7 @@ def define_flags() -> None:
         default.seed,
         "Of order, new weights, dropout and, with --views=0, windows.",
         lower_bound=0,
+        upper_bound=(1 << 31) - 1,
     )
 
 

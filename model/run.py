@@ -80,9 +80,11 @@ def new_directory(run_dir: str, ckpt: str) -> Path:
             "--run_dir"
         )
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise RunError(
-            f"{directory}: exists and is not empty; choose another --run_dir"
-        )
+        stopped = (directory / "config.json").exists()
+        what = "holds a run that was stopped before its first epoch"
+        if not stopped or (directory / MODEL_NAME).exists():
+            what = "exists and is not empty"
+        raise RunError(f"{directory}: {what}; remove it, or choose another --run_dir")
     return directory
 
 
@@ -184,6 +186,10 @@ def replacing(path: Path, suffix: str = ".partial") -> Iterator[Path]:
     try:
         yield partial
         partial.replace(path)
+    except OSError as error:
+        if error.filename is None:  # a file that was open already
+            error.filename = str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

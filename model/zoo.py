@@ -248,7 +248,13 @@ def _cached(name: str, sources: Mapping[str, tuple[Source, ...]]) -> Path:
     path = cache.directory() / f"{name}.safetensors"
     if path.exists():
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise errors.MissingCheckpoint(
+            f"{path.parent}: cannot be made ({error.strerror}), so downloaded weights "
+            "cannot be kept; XDG_CACHE_HOME names another place"
+        ) from error
     for source in sources[name]:
         if isinstance(source, str):
             other = _cached(source, sources)

@@ -35,6 +35,12 @@ class Bonds:
         pairs = pairs[found.taken[pairs].all(axis=1)]
         return duplicates.join(same_files(found), *pairs.T)
 
+    def identical(self, found: table.Table) -> np.ndarray:
+        """Groups of the same pixels, or at least of different classes, likewise."""
+        pairs = self.similar.identical
+        pairs = pairs[found.taken[pairs].all(axis=1)]
+        return duplicates.join(same_files(found), *pairs.T)
+
     def together(self, found: table.Table) -> np.ndarray:
         """Groups of what must share a split, likewise."""
         keyed = np.flatnonzero(found.taken & (self.keys != NO_KEY))
@@ -53,6 +59,20 @@ def _join_equal(
     """Joins those of some files that have the same value."""
     _, first, place = np.unique(values[numbers], return_index=True, return_inverse=True)
     return duplicates.join(roots, numbers[first][place], numbers)
+
+
+def check_pattern(pattern: str) -> None:
+    """Refuses what is no regular expression.
+
+    Raises:
+        ValueError: says why.
+    """
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(
+            f"--group_by={pattern}: not a regular expression ({error})"
+        ) from error
 
 
 def user_keys(source: sources.Source, pattern: str) -> np.ndarray:
@@ -118,8 +138,7 @@ def leave_out(
     """
     contradicting: list[int] = []
     if not keep_conflicts:
-        identical = bonds.similar.identical
-        contradicting = _leave_out_contradicting(found, source, identical)
+        contradicting = _leave_out_contradicting(found, source, bonds.identical(found))
     is_known = np.zeros(len(found), np.bool_)
     if before is not None:
         splits, folds = before.splits_of(found.found["sha256"])
@@ -131,11 +150,10 @@ def leave_out(
 
 
 def _leave_out_contradicting(
-    found: table.Table, source: sources.Source, identical: np.ndarray
+    found: table.Table, source: sources.Source, roots: np.ndarray
 ) -> list[int]:
     """Takes no photo that is filed under two classes: both cannot be right."""
     taken = np.flatnonzero(found.taken)
-    roots = duplicates.join(same_files(found), *identical.T)
     left_out: list[int] = []
     for members in divided(roots, taken, found.labels):
         names = ", ".join(sorted({source.class_name(number) for number in members}))
@@ -200,6 +218,11 @@ def divided(
         np.sort(numbers[start:end])
         for start, end in zip(starts[differ], ends[differ], strict=True)
     ]
+
+
+def shared(roots: np.ndarray, numbers: np.ndarray) -> list[np.ndarray]:
+    """The groups of more than one among some files, as `divided` gives them."""
+    return divided(roots, numbers, np.arange(len(roots)))
 
 
 def check_classes(found: table.Table, source: sources.Source, partial: Path) -> None:

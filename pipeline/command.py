@@ -6,6 +6,7 @@ flags, or a bug with its traceback; 128 + signal when stopped.
 
 import contextlib
 import dataclasses
+import errno
 import io
 import os
 import re
@@ -142,6 +143,8 @@ def _fail(message: str) -> NoReturn:
 def _describe(error: OSError) -> str:
     where = os.fsdecode(error.filename) if error.filename is not None else ""
     what = error.strerror or str(error)
+    if error.errno == errno.ENOSPC:
+        what += "; free some, or choose another place"
     return f"{where}: {what}" if where else what
 
 
@@ -171,6 +174,11 @@ def say(text: str) -> None:
 def shown(text: str) -> str:
     """Text as a terminal may get it: names from strangers can hold its commands."""
     return _UNSHOWN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def one_line(text: str) -> str:
+    """The same on one line: a file's name may hold line breaks."""
+    return text.replace("\n", "\\n")
 
 
 def available_cpus() -> int:

@@ -10,14 +10,10 @@ keeps every known photo in its split and decodes only what is new.
 """
 
 import dataclasses
-import functools
 import heapq
-import itertools
 import operator
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import google_crc32c
 import numpy as np
@@ -40,13 +36,12 @@ from pipeline import (
     split,
     staging,
     summaries,
+    survey,
     table,
-    workers,
 )
 
-Item = TypeVar("Item")
-BLOCK_FILES = 16
 CONFLICTS = ("leave_out", "keep")
+ANIMATED = ("first", "refuse")
 # What may stand in an output folder without being ours.
 _TOLERATED = {"README.md", ".gitignore", ".gitkeep"}
 _SHOWN_SKIPPED = 20
@@ -63,6 +58,8 @@ class Config:
         seed: ranks the photos for the split.
         resize_min: longest short side of a record's image, in pixels; 0: no limit.
         shard_mb: a class with more megabytes gets several record files; 0: never.
+        max_pixels: larger photos are refused, before they are decoded.
+        animated: what becomes of animations; one of ANIMATED.
         group_by: regular expression; photos in whose paths it finds the same share a
             split; "": none.
         conflicts: what becomes of a photo that is filed under several classes.
@@ -77,6 +74,8 @@ class Config:
     seed: int = 0
     resize_min: int = 512
     shard_mb: int = 128
+    max_pixels: int = image.MAX_PIXELS
+    animated: str = "first"
     group_by: str = ""
     conflicts: str = "leave_out"
     workers: int = 0
@@ -85,27 +84,19 @@ class Config:
     labels: str = ""
 
     def __post_init__(self) -> None:
-        try:
-            re.compile(self.group_by)
-        except (re.error, OverflowError, RecursionError) as error:
-            raise ValueError(
-                f"--group_by={self.group_by}: not a regular expression ({error})"
-            ) from error
-        if self.conflicts not in CONFLICTS:
-            raise ValueError(
-                f"--conflicts={self.conflicts}: expected {' or '.join(CONFLICTS)}"
-            )
-        if self.lists and self.csv:
-            raise ValueError("--lists and --csv: expected one of them")
-        if self.labels and not (self.lists or self.csv):
-            raise ValueError("--labels: names the classes of --lists or --csv alone")
-        lists.parse(self.lists)
+        account.check_pattern(self.group_by)
+        for name, options in (("conflicts", CONFLICTS), ("animated", ANIMATED)):
+            if (value := getattr(self, name)) not in options:
+                raise ValueError(f"--{name}={value}: expected {' or '.join(options)}")
+        lists.check_flags(self.lists, self.csv, self.labels)
 
     @property
     def settings(self) -> dict[str, int | str]:
         """What decides the rows."""
         return {
             "resize_min": self.resize_min,
+            "max_pixels": self.max_pixels,
+            "animated": self.animated,
             "shard_mb": self.shard_mb,
             "group_by": self.group_by,
             "conflicts": self.conflicts,
@@ -162,9 +153,23 @@ def convert(config: Config) -> Summary:
         before = _read_known(directory)
         _check_same_source(before, source)
         keys = account.user_keys(source, config.group_by)
-        found = _run_workers(config, source, before, partial)
+        how = parts.How(
+            root=source.root,
+            partial=partial,
+            directory=directory,
+            resize_min=config.resize_min,
+            max_pixels=config.max_pixels,
+            refuse_animated=config.animated == "refuse",
+        )
+        found = survey.decode(how, source, before, num_workers=config.workers)
         about = _about(config, source, before)
-        similar = _similar(config, found, source, before, partial)
+        similar = survey.similar(
+            found,
+            source,
+            partial,
+            encoded=lambda number: placing.image_of(found, number, before, partial),
+            num_workers=config.workers,
+        )
         bonds = account.Bonds(similar=similar, keys=keys)
         left_out = account.leave_out(
             found, source, bonds, before, keep_conflicts=config.conflicts == "keep"
@@ -206,32 +211,6 @@ def convert(config: Config) -> Summary:
             path.unlink()
         manifest.commit(directory, places.obsolete)
     return summary
-
-
-def _similar(
-    config: Config,
-    found: table.Table,
-    source: sources.Source,
-    before: known.Known | None,
-    partial: Path,
-) -> duplicates.Similar:
-    """Searches near-duplicates; only what the hashes propose is decoded again."""
-
-    def thumbnail(number: int) -> np.ndarray:
-        encoded = placing.image_of(found, number, before, partial)
-        return image.thumbnail(encoded, duplicates.SIDE)
-
-    def digests(numbers: Sequence[int]) -> list[bytes]:
-        done = workers.map_blocks(
-            functools.partial(parts.digest_block, source.root),
-            _blocks(map(source.span, numbers)),
-            on_crash=parts.no_digest,
-            num_workers=_num_workers(config, len(numbers)),
-            initializer=parts.start_worker,
-        )
-        return list(itertools.chain(*(one for _, found in done for one in found)))
-
-    return duplicates.find(found, thumbnail, digests, partial)
 
 
 def _about(
@@ -302,77 +281,6 @@ def _check_same_source(before: known.Known | None, source: sources.Source) -> No
         )
 
 
-def _run_workers(
-    config: Config,
-    source: sources.Source,
-    before: known.Known | None,
-    partial: Path,
-) -> table.Table:
-    """Decodes every file that is not known yet."""
-    how = parts.How(root=source.root, partial=partial, resize_min=config.resize_min)
-    found = table.Table(source.labels)
-    count = len(source.paths)
-    with command.progress(count, "photo", "convert") as progress:
-        for block, results in workers.map_blocks(
-            functools.partial(parts.convert_block, how),
-            _blocks(_tasks(config, source, before, found)),
-            on_crash=functools.partial(parts.crashed, how),
-            num_workers=_num_workers(config, count),
-            initializer=parts.start_worker,
-        ):
-            for segment in results:
-                found.add(segment)
-            progress.update(len(block))
-    return found
-
-
-def _num_workers(config: Config, num_files: int) -> int:
-    return min(config.workers or command.available_cpus(), -(-num_files // BLOCK_FILES))
-
-
-def _blocks(items: Iterator[Item]) -> Iterator[Sequence[Item]]:
-    while block := list(itertools.islice(items, BLOCK_FILES)):
-        yield block
-
-
-def _tasks(
-    config: Config,
-    source: sources.Source,
-    before: known.Known | None,
-    found: table.Table,
-) -> Iterator[parts.Task]:
-    """One task a file, in the order of the paths; the split of a path is noted."""
-    rows: Iterator[manifest.Row | None] = itertools.repeat(None)
-    reusable: dict[str, int] = {}
-    if before is not None:
-        rows = known.rows_at(before, source.paths)
-        # A record holds its label, and the settings decide its bytes; a row, its hash.
-        kept = before.about.settings
-        if (
-            before.about.class_names == source.class_names
-            and kept["resize_min"] == config.resize_min
-            and kept.get("duplicates") == duplicates.VERSION
-        ):
-            reusable = {
-                name: table.KNOWN_FILES - before.files.index(name)
-                for name in before.intact_files()
-            }
-    for number, (path, row) in enumerate(zip(source.paths, rows, strict=False)):
-        file = reusable.get(row.file) if row and row.taken else None
-        if row and row.split:
-            found.splits[number] = manifest.SPLITS.index(row.split)
-            found.folds[number] = table.NO_FOLD if row.fold is None else row.fold
-        yield parts.Task(
-            path=path,
-            class_name=source.class_name(number),
-            label=int(source.labels[number]),
-            known=row if file is not None else None,
-            known_file=table.NO_RECORD if file is None else file,
-            known_sha256=row.sha256 if row else "",
-            span=source.span(number),
-        )
-
-
 def _lines(
     found: table.Table, source: sources.Source, places: placing.Places, partial: Path
 ) -> Iterator[manifest.Line]:
@@ -433,12 +341,25 @@ def define_flags() -> None:
         default.shard_mb,
         "A class with more megabytes of records gets several files. 0: never.",
         lower_bound=0,
+        upper_bound=1 << 20,
     )
     flags.DEFINE_string(
         "group_by",
         default.group_by,
         "Regular expression searched in each path, as in 'patient(\\d+)': photos with "
         "the same match, or the same groups of it, are never divided by the split.",
+    )
+    flags.DEFINE_integer(
+        "max_pixels",
+        default.max_pixels,
+        "Photos of more pixels are refused, before they are decoded.",
+        lower_bound=1,
+    )
+    flags.DEFINE_enum(
+        "animated",
+        default.animated,
+        ANIMATED,
+        "What becomes of animations and files of several pages.",
     )
     flags.DEFINE_enum(
         "conflicts",
@@ -467,7 +388,7 @@ def define_flags() -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Converts the folder named on the command line."""
-    if len(argv) != 2:
+    if len(argv) != 2 or not argv[1]:
         raise app.UsageError(
             "expected one folder of photos: python -m pipeline.convert flowers/"
         )
@@ -479,7 +400,7 @@ def main(argv: Sequence[str]) -> None:
     for kind, count in summary.about.ignored.items():
         command.say(f"ignored: {count} {kind}")
     for path, reason in summary.skipped:
-        command.say(f"skipped {path}: {reason}")
+        command.say(f"skipped {command.one_line(path)}: {reason}")
     if (more := summary.tally.total()["skipped"] - len(summary.skipped)) > 0:
         where = summary.directory / manifest.ROWS_NAME
         command.say(f"... and {more} more, in {where}")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline import account, sources, table
+from pipeline import account, command, sources, table
 
 _SHOWN = 5  # examples a line
 
@@ -69,4 +69,4 @@ def lines(
             f"{len(torn)} ({pairs(torn)}); python -m pipeline.split splits anew",
         ),
     ]
-    return [text for members, text in texts if len(members)]
+    return [command.one_line(text) for members, text in texts if len(members)]

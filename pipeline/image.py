@@ -5,10 +5,12 @@ predicted, judged in a folder or posted to a server goes through `encode_for_rec
 training and use see the same pixels.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterator
 from typing import Any, Literal
 
 # Pillow warns of decompression bombs at half of it.
@@ -101,6 +103,19 @@ class DecoderMessages:
         return lines[0][:200] if lines else ""
 
 
+@contextlib.contextmanager
+def unheard() -> Iterator[None]:
+    """Within it, what decoders print to stderr goes nowhere; nor does anything else."""
+    kept, nowhere = os.dup(STDERR), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, STDERR)
+    try:
+        yield
+    finally:
+        os.dup2(kept, STDERR)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def limit_pixels(max_pixels: int) -> None:
     """Sets the limit of processes that start from now on; this one keeps its own."""
     os.environ[_MAX_PIXELS_NAME] = str(max_pixels)
@@ -156,6 +171,11 @@ def encode_for_record(
         raise ImageError(f"{ANIMATED} ({kind} of {frames} frames)")
     raw, orientation = _decode_raw(data, _flags(data, jpeg, resize_min))
     complaint = messages.new() if messages else ""
+    if raw.dtype.kind == "i" or raw.dtype == np.uint32:
+        raise ImageError(
+            f"{kind} of {raw.dtype} numbers, of which white is not known; save it with "
+            "8 or 16 bits"
+        )
     reasons = _oddities(raw, jpeg, kind, frames)
     if complaint:
         reasons.append(f"{COMPLAINT}: {complaint.replace(',', ';')}")
@@ -226,6 +246,20 @@ def thumbnail(encoded: bytes, side: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     pixels, _ = _decode(encoded, _flags(encoded, jpeg, 2 * side))
     size = (side, side)
     return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
+
+
+def small_jpeg(encoded: bytes, side: int) -> bytes:
+    """Shrinks `RecordImage.encoded` to fit a square, for a page.
+
+    Raises:
+        ImageError: does not decode.
+    """
+    is_jpeg = formats.sniff(encoded) == "JPEG"
+    jpeg = formats.JpegHeader.read(encoded) if is_jpeg else None
+    pixels, _ = _decode(encoded, _flags(encoded, jpeg, 2 * side))
+    scale = min(1.0, side / max(pixels.shape[:2]))
+    size = tuple(max(1, round(scale * length)) for length in pixels.shape[1::-1])
+    return _encode(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), "jpeg", 80)
 
 
 def pixels_digest(data: bytes) -> bytes:
@@ -392,12 +426,14 @@ def _shrink(pixels: Any, short_side: int) -> Any:
     return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
 
 
-def _encode(pixels: Any, kind: Literal["jpeg", "png"]) -> bytes:
+def _encode(
+    pixels: Any, kind: Literal["jpeg", "png"], quality: int = JPEG_QUALITY
+) -> bytes:
     if kind == "png":
         done, encoded = cv2.imencode(".png", pixels)
     else:
-        quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-        done, encoded = cv2.imencode(".jpg", pixels, quality)
+        how = [cv2.IMWRITE_JPEG_QUALITY, quality]
+        done, encoded = cv2.imencode(".jpg", pixels, how)
     if not done:
         raise ImageError("could not be encoded again")
     return bytes(encoded)

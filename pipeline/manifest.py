@@ -431,6 +431,11 @@ def read_head(directory: Path) -> tuple[About, str]:
             "place; run the same `python -m pipeline.convert` command again"
         )
     path = directory / HEAD_NAME
+    if not path.exists() and any(directory.glob("*.tfrecord")):
+        raise schema.DataError(
+            f"{path}: missing, although there are records; remove {directory} and "
+            "convert the photos again"
+        )
     if not path.exists():
         raise schema.DataError(
             f"{directory}: no {HEAD_NAME} here; "
@@ -441,7 +446,10 @@ def read_head(directory: Path) -> tuple[About, str]:
         head = json.loads(path.read_text(encoding="ascii"))
         version = head["format_version"]
     except (ValueError, KeyError, TypeError) as error:
-        raise schema.DataError(f"{path}: not a manifest ({error})") from error
+        raise schema.DataError(
+            f"{path}: not a manifest ({error}); remove {directory} and convert the "
+            "photos again"
+        ) from error
     if version != FORMAT_VERSION:
         raise schema.DataError(
             f"{path}: format version {version}, this Graft reads {FORMAT_VERSION}; "
@@ -482,8 +490,28 @@ def check_digest(directory: Path, found: str, expected: str) -> None:
     if found != expected:
         raise schema.DataError(
             f"{directory / ROWS_NAME}: does not belong to {HEAD_NAME} (digest "
-            f"{found[:12]}, expected {expected[:12]}); was it edited? Convert again"
+            f"{found[:12]}, expected {expected[:12]}); was it edited? Remove "
+            f"{directory} and convert the photos again, or choose another --out"
         )
+
+
+def check_files(found: Manifest) -> None:
+    """Refuses records that are not all there; their checksums tell the rest.
+
+    Raises:
+        schema.DataError: a record file is missing, or of another size.
+    """
+    ends: dict[str, int] = collections.defaultdict(int)
+    for row in found.taken():
+        ends[row.file] = max(ends[row.file], row.offset + row.length)
+    for name, end in ends.items():
+        path = found.directory / name
+        size = path.stat().st_size if path.is_file() else 0
+        if size != end:
+            raise schema.DataError(
+                f"{path}: {f'has {size:,} bytes' if size else 'missing'}, expected "
+                f"{end:,}; run the same pipeline.convert again"
+            )
 
 
 def check(found: Manifest) -> None:

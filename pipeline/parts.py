@@ -46,12 +46,29 @@ class How:
     Attributes:
         root: source folder.
         partial: staging folder for the parts.
+        directory: of the data set, where known records lie.
         resize_min: longest short side of a record's image, in pixels; 0: no limit.
+        max_pixels: larger photos are refused, before they are decoded.
+        refuse_animated: takes no animation, rather than its first frame.
+        keeps_records: writes the records, and not only what is known of the files.
     """
 
     root: Path
     partial: Path
+    directory: Path
     resize_min: int
+    max_pixels: int
+    refuse_animated: bool = False
+    keeps_records: bool = True
+
+    @property
+    def settings(self) -> dict[str, int | str]:
+        """What decides a record's bytes, as a data set's settings have it."""
+        return {
+            "resize_min": self.resize_min,
+            "max_pixels": self.max_pixels,
+            "animated": "refuse" if self.refuse_animated else "first",
+        }
 
 
 # Videos and archives lie among photos; none of them is read into memory.
@@ -81,7 +98,7 @@ def convert_block(how: How, block: Sequence[Task]) -> table.Segment:
             row, record = _convert_file(how, task)
             lines.append(manifest.own_text(row) + "\n")
             place, offset = table.NO_RECORD, 0
-            if record:
+            if record and how.keeps_records:
                 place, offset = os.getpid(), file.tell()
                 file.write(record)
             elif row.taken:
@@ -151,13 +168,16 @@ def _convert_file(how: How, task: Task) -> tuple[manifest.Row, bytes]:
     except image.ImageError as error:
         return _skipped(task, str(error)), b""
     sha256 = hashlib.sha256(data).hexdigest()
-    if task.known and task.known.sha256 == sha256:
+    if task.known and task.known.sha256 == sha256 and _is_intact(how, task.known):
         return task.known, b""
     if not task.class_name:
         return _skipped(task, "not in a class folder", sha256, len(data)), b""
     try:
         stored = image.encode_for_record(
-            data, resize_min=how.resize_min, messages=_messages
+            data,
+            resize_min=how.resize_min,
+            refuse_animated=how.refuse_animated,
+            messages=_messages,
         )
     except image.ImageError as error:
         return _skipped(task, str(error), sha256, len(data)), b""
@@ -193,6 +213,16 @@ def _convert_file(how: How, task: Task) -> tuple[manifest.Row, bytes]:
         length=len(record),
     )
     return row, record
+
+
+def _is_intact(how: How, row: manifest.Row) -> bool:
+    """Whether a known record is still what was written."""
+    try:
+        with (how.directory / row.file).open("rb") as file:
+            records.read_at(file.fileno(), row.offset, row.length, row.file)
+    except (schema.DataError, OSError):
+        return False
+    return True
 
 
 def read(root: Path, span: listing.Span) -> bytes:

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 MAX_SIDE_PX = 4096  # of what a network looks at
 _MAX_LEVEL = 512  # no mean of pixels lies beyond, in units of 0..255
+_LEAST, _MOST = 1e-4, 1e5  # of what pixels are divided by
 MeanImage = tuple[tuple[tuple[float, float, float], ...], ...]
 
 
@@ -75,8 +76,10 @@ class InputSpec:
                 raise ValueError(f"{name}: expected three finite numbers")
         if not _are_numbers(self.scale, ()):
             raise ValueError("scale: expected a finite number")
-        if min(self.std) <= 0 or self.scale <= 0:
-            raise ValueError(f"std={self.std}, scale={self.scale}: expected above 0")
+        if min(*self.std, self.scale) < _LEAST or max(*self.std, self.scale) > _MOST:
+            raise ValueError(
+                f"std={self.std}, scale={self.scale}: expected {_LEAST:g} to {_MOST:g}"
+            )
         if max(map(abs, self.mean)) * self.scale > _MAX_LEVEL:
             raise ValueError(
                 f"mean={self.mean}: pixels are divided by {self.scale:g} first, so "

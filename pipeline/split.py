@@ -277,7 +277,7 @@ def warnings(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
         elif total < SMALL_CLASS:
             lines.append(
                 f"class {name}: {total} photos only, {splits['test']} of them to test "
-                "on; consider --folds=5"
+                "on; consider python -m pipeline.split --folds=5"
             )
     return lines
 

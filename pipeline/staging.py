@@ -41,6 +41,10 @@ def staged(directory: Path) -> Iterator[Path]:
         partial.mkdir()
         try:
             yield partial
+        except OSError as error:
+            if error.filename is None:  # a file that was open already
+                error.filename = str(directory)
+            raise
         finally:
             if not (partial / COMMIT_NAME).exists():
                 shutil.rmtree(partial, ignore_errors=True)

@@ -194,3 +194,17 @@ def _differences(values: Mapping[str, bytes | int], task: _Task) -> list[str]:
         for name, value in expected.items()
         if values[name] != value
     ]
+
+
+def image_of(found: manifest.Manifest, row: manifest.Row) -> bytes:
+    """The image in a record.
+
+    Raises:
+        schema.DataError: the record is damaged.
+    """
+    with (found.directory / row.file).open("rb") as file:
+        payload = records.read_at(file.fileno(), row.offset, row.length, row.file)
+    encoded = schema.parse(payload)["image/encoded"]
+    if not isinstance(encoded, bytes):
+        raise TypeError("schema.parse gives bytes")
+    return encoded

@@ -192,7 +192,8 @@ def _read_safetensors(path: Path) -> Checkpoint:
         )
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = dict(file.metadata() or {})
+            # The library gives them in another order each time.
+            metadata = dict(sorted((file.metadata() or {}).items()))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except AttributeError as error:  # the library looks the kind up in NumPy
         raise errors.UnknownFormat(

@@ -404,12 +404,22 @@ def test_a_full_disk_is_a_named_error_and_the_rerun_completes(photos, tmp_path):
     assert conftest.folder_digest(out) == expected
 
 
-def test_a_record_file_that_was_damaged_is_written_anew(photos, tmp_path):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-5],
+        lambda data: data[:200] + bytes([data[200] ^ 1]) + data[201:],
+        lambda data: bytes(len(data)),
+        lambda data: data + b"more",
+    ],
+    ids=["cut", "one bit", "zeros", "longer"],
+)
+def test_a_record_file_that_was_damaged_is_written_anew(photos, tmp_path, damage):
     out = tmp_path / "out"
     run_convert(photos, out)
     before = conftest.folder_digest(out)
     path = out / "red.tfrecord"
-    path.write_bytes(path.read_bytes()[:-5])
+    path.write_bytes(damage(path.read_bytes()))
     assert run_convert(photos, out).written
     assert conftest.folder_digest(out) == before
 
@@ -475,3 +485,41 @@ def test_a_class_that_is_a_link_is_refused(photos, tmp_path):
     (photos / "red").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(schema.DataError, match="red: is a link"):
         run_convert(photos, tmp_path / "out")
+
+
+class TestAnimated:
+    @pytest.fixture
+    def animated(self, photos):
+        """A GIF of two frames among the photos."""
+        frames = [np.full((40, 40, 3), level, np.uint8) for level in (50, 200)]
+        animation = cv2.Animation()
+        animation.frames, animation.durations = frames, [100, 100]
+        assert cv2.imwriteanimation(str(photos / "red" / "moving.gif"), animation)
+        return photos
+
+    def row(self, summary):
+        return next(r for r in summary.manifest.rows if r.path.endswith(".gif"))
+
+    def test_first_frame(self, animated, tmp_path):
+        row = self.row(run_convert(animated, tmp_path / "out"))
+        assert row.action == "reencoded"
+        assert "first of 2 frames" in row.reason
+
+    def test_refused(self, animated, tmp_path):
+        out = tmp_path / "out"
+        row = self.row(run_convert(animated, out, animated="refuse"))
+        assert row.action == "skipped"
+        assert row.reason == "animated (GIF of 2 frames)"
+        row = self.row(run_convert(animated, out))  # another setting: looked at anew
+        assert row.taken
+
+
+def test_more_pixels_than_allowed_are_refused_by_the_header(photos, tmp_path):
+    large = np.zeros((300, 400, 3), np.uint8)
+    cv2.imwrite(str(photos / "red" / "large.png"), large)
+    out = tmp_path / "out"
+    summary = run_convert(photos, out, max_pixels=300 * 400 - 1)
+    reasons = {r.path: r.reason for r in summary.manifest.rows if not r.taken}
+    assert reasons == {"red/large.png": "PNG larger than 119,999 pixels"}
+    summary = run_convert(photos, out, max_pixels=300 * 400)
+    assert not [row for row in summary.manifest.rows if not row.taken]

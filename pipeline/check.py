@@ -1,0 +1,433 @@
+"""Photos or records -> what is wrong with them, before anything is trained on them.
+
+    python -m pipeline.check flowers/
+    python -m pipeline.check tfrecords/
+
+Every file is decoded in full. Beside the summary come check.json, and check.html: one
+page, with thumbnails, of what to look at. The exit code is 2 when something would
+corrupt training or evaluation; --strict makes it 2 for any finding.
+"""
+
+import collections
+import dataclasses
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+
+from pipeline import (
+    account,
+    command,
+    image,
+    lists,
+    manifest,
+    oddities,
+    page,
+    parts,
+    schema,
+    sources,
+    split,
+    survey,
+    table,
+    verify,
+)
+
+_IMBALANCE = 10  # times as many photos in one class as in another
+_RESIZE_MIN = 512  # of thumbnails, which are all that is encoded here
+_SHOWN = 3  # examples in a line of text
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of the command.
+
+    Attributes:
+        source: as that of convert; or a folder of converted records.
+        out: folder for check.json and check.html.
+        strict: any finding makes the exit code 2.
+        max_pixels: larger photos are refused, before they are decoded.
+        group_by: as that of convert.
+        lists: likewise.
+        csv: likewise.
+        labels: likewise.
+        workers: processes; 0: one for each processor.
+    """
+
+    source: str
+    out: str = "check"
+    strict: bool = False
+    max_pixels: int = image.MAX_PIXELS
+    group_by: str = ""
+    lists: str = ""
+    csv: str = ""
+    labels: str = ""
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        lists.check_flags(self.lists, self.csv, self.labels)
+        account.check_pattern(self.group_by)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finding:
+    """Something to look at.
+
+    Attributes:
+        kind: in a few words.
+        severity: see oddities.KINDS.
+        meaning: what it is, or what to do.
+        groups: of paths that belong together; single photos are groups of one.
+    """
+
+    kind: str
+    severity: oddities.Severity
+    meaning: str
+    groups: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a check came to.
+
+    Attributes:
+        source: what was checked.
+        counts: {class: {"photos": n, "usable": n, ...}}.
+        findings: the worst first.
+        notes: on the source.
+    """
+
+    source: str
+    counts: dict[str, dict[str, int]]
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...]
+
+    def is_bad(self, *, strict: bool) -> bool:
+        """Whether there is an error; if `strict`, any finding."""
+        severities = {finding.severity for finding in self.findings}
+        return bool(severities) if strict else "error" in severities
+
+
+def check(config: Config) -> Report:
+    """Checks photos or records, and writes both files.
+
+    Raises:
+        schema.DataError: not even a source.
+    """
+    root = Path(config.source)
+    if (root / manifest.HEAD_NAME).exists():
+        report, encoded = _check_records(root, config.workers)
+    else:
+        report, encoded = _check_photos(config, root)
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(dataclasses.asdict(report), indent=2) + "\n"
+    _replace(out / "check.json", text)
+    with image.unheard():
+        html = page.render(report, encoded)
+    _replace(out / "check.html", html)
+    return report
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+    partial.replace(path)
+
+
+def _check_photos(config: Config, root: Path) -> tuple[Report, page.Encoded]:
+    source = sources.list_source(
+        root,
+        list_files=lists.parse(config.lists),
+        csv_file=config.csv,
+        labels_file=config.labels,
+    )
+    keys = account.user_keys(source, config.group_by)
+    number_of = {path: number for number, path in enumerate(source.paths)}
+
+    def encoded(number: int) -> bytes:
+        data = parts.read(source.root, source.span(number))
+        return image.encode_for_record(data, resize_min=_RESIZE_MIN).encoded
+
+    with tempfile.TemporaryDirectory() as scratch:
+        partial = Path(scratch)
+        how = parts.How(
+            root=source.root,
+            partial=partial,
+            directory=partial,
+            resize_min=_RESIZE_MIN,
+            max_pixels=config.max_pixels,
+            keeps_records=False,
+        )
+        found = survey.decode(how, source, None, num_workers=config.workers)
+        with image.unheard():  # the workers have heard it
+            similar = survey.similar(
+                found, source, partial, encoded=encoded, num_workers=config.workers
+            )
+        odd: dict[str, list[str]] = collections.defaultdict(list)
+        for own in found.texts(partial):
+            row = manifest.row_of(own)
+            for kind in oddities.kinds_of(row):
+                odd[kind].append(row.path)
+    bonds = account.Bonds(similar=similar, keys=keys)
+    findings = _alike(found, source, bonds)
+    counts = _counts(found, source)
+    findings += _balance({name: row["usable"] for name, row in counts.items()})
+    findings += [
+        Finding(
+            kind=kind,
+            severity=severity,
+            meaning=meaning,
+            groups=tuple((path,) for path in odd[kind]),
+        )
+        for kind, (severity, meaning) in oddities.KINDS.items()
+        if kind in odd
+    ]
+    ignored = tuple(f"ignored: {n} {kind}" for kind, n in source.ignored.items())
+    report = Report(
+        source=config.source,
+        counts=counts,
+        findings=_sorted(findings),
+        notes=(*source.notes, *ignored),
+    )
+    return report, lambda path: encoded(number_of[path])
+
+
+def _sorted(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    order = ("error", "warning", "note")
+    return tuple(sorted(findings, key=lambda one: order.index(one.severity)))
+
+
+def _alike(
+    found: table.Table, source: sources.Source, bonds: account.Bonds
+) -> list[Finding]:
+    """What is found out about photos together; leaves out what conversion does."""
+
+    def paths(groups: Sequence[np.ndarray]) -> tuple[tuple[str, ...], ...]:
+        return tuple(tuple(source.paths[n] for n in members) for members in groups)
+
+    taken = np.flatnonzero(found.taken)
+    same, alike = account.same_files(found), bonds.alike(found)
+    together = bonds.together(found)
+    splits = np.maximum(source.splits, 0)
+    conflicts = bonds.identical(found)
+    across = account.divided(together, taken, splits) if source.given else []
+    copies = [
+        members
+        for members in account.shared(same, taken)
+        if len(np.unique(found.labels[members])) == 1
+    ]
+    mixed = account.divided(alike, taken, found.labels)
+    mixed = [one for one in mixed if len(np.unique(conflicts[one])) > 1]
+    sets = (
+        (
+            "conflicting labels",
+            "error",
+            "the same photo in several classes: both cannot be right; convert leaves "
+            "all of them out",
+            account.divided(conflicts, taken, found.labels),
+        ),
+        (
+            "across splits",
+            "error",
+            "the same picture in several of the given splits: figures would be too "
+            "good; convert keeps that of the last split alone",
+            across,
+        ),
+        (
+            "one picture in several classes",
+            "warning",
+            "nearly the same picture in several classes: is one of them wrong?",
+            mixed,
+        ),
+        (
+            "exact copies",
+            "note",
+            "the same file again; convert keeps copies in one split",
+            copies,
+        ),
+        (
+            "near-duplicates",
+            "note",
+            "the same picture again, changed; convert keeps them in one split",
+            account.divided(alike, taken, found.found["sha256"]),
+        ),
+    )
+    return [
+        Finding(
+            kind=kind,
+            severity=severity,  # type: ignore[arg-type]
+            meaning=meaning,
+            groups=paths(groups),
+        )
+        for kind, severity, meaning, groups in sets
+        if groups
+    ]
+
+
+def _counts(found: table.Table, source: sources.Source) -> dict[str, dict[str, int]]:
+    """Photos of each class: all, usable, and by given split."""
+    counts = {}
+    for label, name in enumerate(source.class_names):
+        own = found.labels == label
+        counts[name] = {
+            "photos": int(own.sum()),
+            "usable": int((own & found.taken).sum()),
+        }
+        for number, split_name in enumerate(manifest.SPLITS):
+            if split_name in source.given:
+                some = own & found.taken & (source.splits == number)
+                counts[name][split_name] = int(some.sum())
+    return counts
+
+
+def _balance(usable: dict[str, int]) -> list[Finding]:
+    """Classes that are too small for a split, or much smaller than others."""
+    none = {name for name, count in usable.items() if not count}
+    tiny = {name for name, count in usable.items() if 0 < count < len(manifest.SPLITS)}
+    few = {name for name, count in usable.items() if count < split.SMALL_CLASS}
+    most = max(usable.values(), default=0)
+    small = {n for n, count in usable.items() if 0 < _IMBALANCE * count <= most}
+    sets: tuple[tuple[str, oddities.Severity, str, set[str]], ...] = (
+        ("empty class", "error", "no photo of it can be used", none),
+        (
+            "class too small to split",
+            "error",
+            "below three photos not every split gets one",
+            tiny,
+        ),
+        (
+            "small class",
+            "warning",
+            f"below {split.SMALL_CLASS} photos: its accuracy means little; consider "
+            "python -m pipeline.split --folds=5",
+            few - tiny - none,
+        ),
+        (
+            "imbalance",
+            "warning",
+            f"at most a {_IMBALANCE}th of the largest class; consider "
+            "train.py --class_weights=balanced",
+            small,
+        ),
+    )
+    return [
+        Finding(
+            kind=kind,
+            severity=severity,
+            meaning=f"{meaning}: "
+            + ", ".join(f"{name} ({usable[name]})" for name in sorted(names)),
+        )
+        for kind, severity, meaning, names in sets
+        if names
+    ]
+
+
+def _check_records(root: Path, num_workers: int) -> tuple[Report, page.Encoded]:
+    found = manifest.read(root)
+    faults = verify.verify(found, num_workers=num_workers)
+    findings = [
+        Finding(kind="fault", severity="error", meaning=str(fault)) for fault in faults
+    ]
+    by_group: dict[str, list[manifest.Row]] = collections.defaultdict(list)
+    for row in found.taken():
+        by_group[row.group].append(row)
+    torn = [rows for rows in by_group.values() if len({r.split for r in rows}) > 1]
+    if torn:
+        findings.append(
+            Finding(
+                kind="across splits",
+                severity="error",
+                meaning="photos of one group on several sides of the split; "
+                f"python -m pipeline.split {root} splits anew",
+                groups=tuple(tuple(row.path for row in rows) for rows in torn),
+            )
+        )
+    counts = {}
+    for name, counter in found.tally.classes.items():
+        usable = counter["photos"] - counter["skipped"]
+        splits = {split_name: counter[split_name] for split_name in manifest.SPLITS}
+        counts[name] = {"photos": counter["photos"], "usable": usable, **splits}
+    findings += _balance({name: row["usable"] for name, row in counts.items()})
+    rows = {row.path: row for row in found.taken()}
+    report = Report(
+        source=str(root),
+        counts=counts,
+        findings=_sorted(findings),
+        notes=(f"records: {len(rows):,}, manifest digest {found.digest[:12]}",),
+    )
+    return report, lambda path: verify.image_of(found, rows[path])
+
+
+def summary(report: Report) -> str:
+    """The report as text."""
+    columns = list(next(iter(report.counts.values())))
+    width = max(len("class"), *map(len, report.counts))
+    lines = [f"{'class':{width}}" + "".join(f"{name:>11}" for name in columns)]
+    for name, row in report.counts.items():
+        lines.append(f"{name:{width}}" + "".join(f"{row[c]:11}" for c in columns))
+    lines += report.notes
+    for finding in report.findings:
+        paths = [" and ".join(group[:2]) for group in finding.groups]
+        shown = "; ".join(paths[:_SHOWN]) + " ..." * (len(paths) > _SHOWN)
+        count = f" ({len(paths)}: {shown})" if paths else ""
+        line = f"{finding.severity}: {finding.kind}: {finding.meaning}{count}"
+        lines.append(command.one_line(line))
+    return "\n".join(lines)
+
+
+def define_flags() -> None:
+    """Declares the command's flags; defaults are those of Config."""
+    default = Config(source="")
+    flags.DEFINE_string("out", default.out, "Folder for check.json and check.html.")
+    flags.DEFINE_bool("strict", default.strict, "Exit code 2 for any finding.")
+    flags.DEFINE_integer(
+        "max_pixels",
+        default.max_pixels,
+        "Photos of more pixels are refused, before they are decoded.",
+        lower_bound=1,
+    )
+    flags.DEFINE_string(
+        "group_by",
+        default.group_by,
+        "Regular expression; photos in whose paths it finds the same belong together.",
+    )
+    flags.DEFINE_string(
+        "lists", default.lists, "List files, `path label` per line, with commas."
+    )
+    flags.DEFINE_string(
+        "csv", default.csv, "CSV file with columns path, label and perhaps split."
+    )
+    flags.DEFINE_string(
+        "labels", default.labels, "File of class names, one per line, label 0 first."
+    )
+    flags.DEFINE_integer(
+        "workers", default.workers, "Processes; 0: one per processor.", lower_bound=0
+    )
+
+
+def main(argv: Sequence[str]) -> None:
+    """Checks what is named on the command line."""
+    if len(argv) != 2 or not argv[1]:
+        raise app.UsageError(
+            "expected one folder, of photos or of records: python -m pipeline.check "
+            "flowers/"
+        )
+    config: Any = command.config_from_flags(Config, source=argv[1])
+    report = check(config)
+    command.say(summary(report))
+    command.say(f"written: {config.out}/check.json, {config.out}/check.html")
+    if report.is_bad(strict=config.strict):
+        worst = report.findings[0]
+        raise schema.DataError(
+            f"{config.source}: {worst.kind}: {worst.meaning}; "
+            f"{config.out}/check.html shows it"
+        )
+
+
+if __name__ == "__main__":
+    define_flags()
+    command.run(main, schema.DataError)
