@@ -267,7 +267,8 @@ def _compare(
         some = pairs[start : start + _AT_ONCE]
         crossing = _are_crossing(some, thumbnails.labels)
         some = some[(roots[some["first"]] != roots[some["second"]]) | crossing]
-        agree, closely = _agree(some, thumbnails)
+        apart = roots[some["first"]] != roots[some["second"]]
+        agree, closely = _agree(some, apart, thumbnails)
         crossing = _are_crossing(some, thumbnails.labels)
         places = np.stack([some["first"], some["second"]], axis=1)
         agreeing.append(places[agree])
@@ -281,8 +282,15 @@ def _are_crossing(pairs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return (pairs["turn"] == 0) & (labels[pairs["first"]] != labels[pairs["second"]])
 
 
-def _agree(pairs: np.ndarray, thumbnails: _Thumbnails) -> tuple[np.ndarray, np.ndarray]:
+def _agree(
+    pairs: np.ndarray, apart: np.ndarray, thumbnails: _Thumbnails
+) -> tuple[np.ndarray, np.ndarray]:
     """Compares thumbnails, pair by pair.
+
+    Args:
+        pairs: _PAIR [n].
+        apart: bool [n], whether it is worth a closer look.
+        thumbnails: all that are looked at.
 
     Returns:
         bool [n] twice: whether they show the same picture, and whether so closely that
@@ -303,7 +311,8 @@ def _agree(pairs: np.ndarray, thumbnails: _Thumbnails) -> tuple[np.ndarray, np.n
     difference = np.sqrt(np.einsum("nk,nk->n", left, left) / left.shape[1])
     closely = (difference <= _SAME * spread) & ~grey
     agree = closely.copy()
-    for place in np.flatnonzero(~agree & (difference <= _MAY_BE_CUT * spread)):
+    may_be_cut = ~closely & apart & (difference <= _MAY_BE_CUT * spread)
+    for place in np.flatnonzero(may_be_cut):
         agree[place] = _left_when_fitted(one[place], other[place]) <= _CUT
     return agree, closely
 

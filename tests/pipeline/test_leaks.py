@@ -189,7 +189,7 @@ class TestContradictions:
         assert any("several classes: 3 (" in line for line in summary.findings)
         assert not run(scenes, tmp_path / "out").changed
 
-    @pytest.mark.parametrize("orientation", range(1, 9))
+    @pytest.mark.parametrize("orientation", [1, 6, 7])
     def test_as_a_viewer_shows_them(self, scenes, tmp_path, orientation):
         """However large: what the record holds is shrunk and encoded anew."""
         path = write(scenes, "a/turned.jpg", draw_scene(99, 700, 900))
