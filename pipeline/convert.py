@@ -146,6 +146,7 @@ def convert(config: Config) -> Summary:
         left_out = account.leave_out(
             found, source, bonds, before, keep_conflicts=config.conflicts == "keep"
         )
+        bonds = bonds.among(found)
         account.check_classes(found, source, partial)
         account.group(found, bonds)
         account.assign_splits(found, seed=about.seed, shares=about.shares)

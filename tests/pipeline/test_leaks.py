@@ -263,6 +263,16 @@ class TestGroupBy:
                 assert counts["test"]
                 assert counts["train"]
 
+    def test_photos_that_come_later_join_their_group(self, patients, tmp_path):
+        out = tmp_path / "out"
+        before = run(patients, out, group_by=r"p\d+").manifest
+        for number in range(12):
+            write(patients, f"b/p{number:02d}_new.jpg", draw_scene(50 + number, 60, 80))
+        after = run(patients, out, group_by=r"p\d+").manifest
+        assert splits(before).items() <= splits(after).items()
+        assert [len(paths) for paths in groups(after).values()] == [4] * 12
+        check_no_leak(after)
+
     def test_a_pattern_that_finds_nothing(self, patients, tmp_path):
         with pytest.raises(schema.DataError, match=r"--group_by=patient\\d matches no"):
             run(patients, tmp_path / "out", group_by=r"patient\d")
