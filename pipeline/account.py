@@ -9,6 +9,7 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -29,11 +30,13 @@ class Bonds:
     similar: duplicates.Similar
     keys: np.ndarray
 
+    def among(self, found: table.Table) -> Self:
+        """The same for files that are taken: what is left out connects no others."""
+        return dataclasses.replace(self, similar=self.similar.among(found.taken))
+
     def alike(self, found: table.Table) -> np.ndarray:
         """Groups of the same picture: int64 [num_files], the lowest number in each."""
-        pairs = self.similar.pairs
-        pairs = pairs[found.taken[pairs].all(axis=1)]
-        return duplicates.join(same_files(found), *pairs.T)
+        return duplicates.join(same_files(found), *self.similar.pairs.T)
 
     def identical(self, found: table.Table) -> np.ndarray:
         """Groups of the same pixels, or at least of different classes, likewise."""
@@ -145,7 +148,8 @@ def leave_out(
         is_known = splits != table.NO_SPLIT
         found.splits[is_known] = splits[is_known]
         found.folds[is_known] = folds[is_known]
-    bridging = _leave_out_bridging(found, source, bonds.together(found), is_known)
+    roots = bonds.among(found).together(found)
+    bridging = _leave_out_bridging(found, source, roots, is_known)
     return LeftOut(contradicting=contradicting, bridging=bridging)
 
 

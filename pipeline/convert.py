@@ -174,7 +174,9 @@ def convert(config: Config) -> Summary:
         left_out = account.leave_out(
             found, source, bonds, before, keep_conflicts=config.conflicts == "keep"
         )
+        bonds = bonds.among(found)
         given.leave_out_copies(found, source, bonds.together(found))
+        bonds = bonds.among(found)
         account.check_classes(found, source, partial)
         account.group(found, bonds)
         given.place(found, source, before)

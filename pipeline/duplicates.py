@@ -49,23 +49,6 @@ _NEIGHBOURS = np.add.reduce(
 _MEANS = _NEIGHBOURS / _NEIGHBOURS.sum(axis=1, keepdims=True)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Similar:
-    """Which files show the same picture.
-
-    Attributes:
-        pairs: int64 [num_pairs, 2], numbers of files: not every pair that is similar,
-            but all that are similar are connected.
-        identical: int64 [n, 2], those of different classes whose pixels are the same,
-            likewise connected.
-        comparisons: of hashes and of thumbnails, that were made.
-    """
-
-    pairs: np.ndarray
-    identical: np.ndarray
-    comparisons: tuple[int, int]
-
-
 def join(roots: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Joins groups.
 
@@ -93,7 +76,7 @@ def find(
     thumbnail: Callable[[int], np.ndarray],
     digests: Callable[[Sequence[int]], Sequence[bytes]],
     partial: Path,
-) -> Similar:
+) -> "Similar":
     """Searches all photos that are taken; of exact copies, one stands for all.
 
     Args:
@@ -108,18 +91,21 @@ def find(
     numbers = taken[np.sort(once)]
     hashes, cells = np.unique(found.found["phash"][numbers], return_inverse=True)
     close = phash.Close(hashes)
-    proposed = np.bincount(cells, minlength=len(hashes)) > 1
-    proposed[close.first] = proposed[close.second] = True
-    looked_at = np.flatnonzero(proposed[cells])
+    not_alone = np.bincount(cells, minlength=len(hashes)) > 1
+    not_alone[close.first] = not_alone[close.second] = True
+    looked_at = np.flatnonzero(not_alone[cells])
     numbers, cells = numbers[looked_at], cells[looked_at]
     pixels = _decode(numbers, thumbnail, partial / "thumbnails")
     thumbnails = _Thumbnails.of(pixels, _labels(found)[numbers])
-    pairs = _pairs(cells, thumbnails.brightness, close)
-    agreeing, alike = _compare(pairs, thumbnails)
+    proposed = _pairs(cells, thumbnails.brightness, close)
+    agreeing, alike = _compare(proposed, thumbnails)
     return Similar(
         pairs=numbers[agreeing],
         identical=_identical(numbers[alike], digests),
-        comparisons=(close.comparisons, len(pairs)),
+        numbers=numbers,
+        thumbnails=thumbnails,
+        proposed=proposed,
+        comparisons=close.comparisons,
     )
 
 
@@ -197,6 +183,45 @@ class _Thumbnails:
 _PAIR = np.dtype([("first", "<i8"), ("second", "<i8"), ("turn", "i1"), ("bits", "i1")])
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Similar:
+    """Which files show the same picture.
+
+    Attributes:
+        pairs: int64 [num_pairs, 2], numbers of files: not every pair that is similar,
+            but all that are similar are connected.
+        identical: int64 [n, 2], those of different classes whose pixels are the same,
+            likewise connected.
+        numbers: int64 [num_thumbnails], of the files that were looked at.
+        thumbnails: of them.
+        proposed: _PAIR [n], pairs of thumbnails that could be similar.
+        comparisons: of hashes, that were made.
+    """
+
+    pairs: np.ndarray
+    identical: np.ndarray
+    numbers: np.ndarray
+    thumbnails: "_Thumbnails"
+    proposed: np.ndarray
+    comparisons: int
+
+    def among(self, taken: np.ndarray) -> Self:
+        """The same without files that are left out, and what they alone connected.
+
+        Args:
+            taken: bool [num_files].
+        """
+        if taken[self.pairs].all():
+            return self
+        taken = taken[self.numbers]
+        proposed = self.proposed
+        proposed = proposed[taken[proposed["first"]] & taken[proposed["second"]]]
+        agreeing, _ = _compare(proposed, self.thumbnails)
+        return dataclasses.replace(
+            self, pairs=self.numbers[agreeing], proposed=proposed
+        )
+
+
 def _pairs(cells: np.ndarray, brightness: np.ndarray, close: phash.Close) -> np.ndarray:
     """Which thumbnails to compare, those of the closest hashes first.
 
@@ -267,7 +292,8 @@ def _compare(
         some = pairs[start : start + _AT_ONCE]
         crossing = _are_crossing(some, thumbnails.labels)
         some = some[(roots[some["first"]] != roots[some["second"]]) | crossing]
-        agree, closely = _agree(some, thumbnails)
+        apart = roots[some["first"]] != roots[some["second"]]
+        agree, closely = _agree(some, apart, thumbnails)
         crossing = _are_crossing(some, thumbnails.labels)
         places = np.stack([some["first"], some["second"]], axis=1)
         agreeing.append(places[agree])
@@ -281,8 +307,15 @@ def _are_crossing(pairs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return (pairs["turn"] == 0) & (labels[pairs["first"]] != labels[pairs["second"]])
 
 
-def _agree(pairs: np.ndarray, thumbnails: _Thumbnails) -> tuple[np.ndarray, np.ndarray]:
+def _agree(
+    pairs: np.ndarray, apart: np.ndarray, thumbnails: _Thumbnails
+) -> tuple[np.ndarray, np.ndarray]:
     """Compares thumbnails, pair by pair.
+
+    Args:
+        pairs: _PAIR [n].
+        apart: bool [n], whether it is worth a closer look.
+        thumbnails: all that are looked at.
 
     Returns:
         bool [n] twice: whether they show the same picture, and whether so closely that
@@ -303,7 +336,8 @@ def _agree(pairs: np.ndarray, thumbnails: _Thumbnails) -> tuple[np.ndarray, np.n
     difference = np.sqrt(np.einsum("nk,nk->n", left, left) / left.shape[1])
     closely = (difference <= _SAME * spread) & ~grey
     agree = closely.copy()
-    for place in np.flatnonzero(~agree & (difference <= _MAY_BE_CUT * spread)):
+    may_be_cut = ~closely & apart & (difference <= _MAY_BE_CUT * spread)
+    for place in np.flatnonzero(may_be_cut):
         agree[place] = _left_when_fitted(one[place], other[place]) <= _CUT
     return agree, closely
 

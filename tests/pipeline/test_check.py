@@ -1,0 +1,248 @@
+"""Photos with one fault each, and what is said of them."""
+
+import html.parser
+import json
+import re
+import shutil
+
+import cv2
+import numpy as np
+import PIL.Image
+import pytest
+
+from pipeline import check, convert, oddities
+from tests import conftest
+
+
+@pytest.fixture
+def scenes(tmp_path):
+    """Two classes of twelve photos, no two alike."""
+    for name, first in (("ants", 0), ("bees", 50)):
+        folder = tmp_path / "photos" / name
+        folder.mkdir(parents=True)
+        for number in range(12):
+            picture = conftest.draw_scene(first + number)
+            cv2.imwrite(str(folder / f"{number:02d}.jpg"), picture)
+    return tmp_path / "photos"
+
+
+def run(source, tmp_path, **how):
+    config = check.Config(
+        source=str(source), out=str(tmp_path / "check"), workers=1, **how
+    )
+    return check.check(config)
+
+
+def found(report):
+    """{kind: groups} of the findings."""
+    return {finding.kind: finding.groups for finding in report.findings}
+
+
+def test_nothing_to_find(scenes, tmp_path):
+    report = run(scenes, tmp_path)
+    assert report.findings == ()
+    assert not report.is_bad(strict=True)
+    assert report.counts == {
+        name: {"photos": 12, "usable": 12} for name in ("ants", "bees")
+    }
+    assert json.loads((tmp_path / "check" / "check.json").read_text())["findings"] == []
+    assert "Nothing to look at" in (tmp_path / "check" / "check.html").read_text()
+
+
+def save(path, mode, kind, **how):
+    picture = PIL.Image.fromarray(conftest.draw_scene(99)[..., ::-1])
+    if mode == "I;16":
+        picture = PIL.Image.fromarray(np.asarray(picture.convert("L"), np.uint16) * 257)
+    else:
+        picture = picture.convert(mode)
+    picture.save(path, kind, **how)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "make"),
+    [
+        (
+            "damaged",
+            "x.jpg",
+            lambda path: path.write_bytes((path.parent / "00.jpg").read_bytes()[:400]),
+        ),
+        ("not an image", "x.jpg", lambda path: path.write_text("hello")),
+        ("damaged", "x.jpg", lambda path: path.write_bytes(b"")),
+        ("wrong ending", "x.png", lambda path: save(path, "RGB", "JPEG")),
+        ("wrong ending", "x.jpg", lambda path: save(path, "RGB", "PNG")),
+        ("CMYK", "x.jpg", lambda path: save(path, "CMYK", "JPEG")),
+        ("16-bit", "x.png", lambda path: save(path, "I;16", "PNG")),
+        ("transparent", "x.png", lambda path: save(path, "RGBA", "PNG")),
+        (
+            "turned",
+            "x.jpg",
+            lambda path: save(path, "RGB", "JPEG", exif=orientation(6)),
+        ),
+        (
+            "tiny",
+            "x.png",
+            lambda path: cv2.imwrite(str(path), np.eye(20, dtype=np.uint8) * 255),
+        ),
+        (
+            "extreme aspect",
+            "x.png",
+            lambda path: cv2.imwrite(str(path), np.zeros((50, 300), np.uint8)),
+        ),
+        (
+            "too large",
+            "x.png",
+            lambda path: cv2.imwrite(str(path), np.zeros((500, 500), np.uint8)),
+        ),
+        (
+            "animated",
+            "x.gif",
+            lambda path: PIL.Image.new("RGB", (64, 64), "red").save(
+                path,
+                save_all=True,
+                append_images=[PIL.Image.new("RGB", (64, 64), "blue")],
+            ),
+        ),
+    ],
+)
+def test_a_photo_of_each_kind(scenes, tmp_path, kind, name, make):
+    make(scenes / "bees" / name)
+    report = run(scenes, tmp_path, max_pixels=200_000)
+    assert found(report)[kind] == ((f"bees/{name}",),)
+    assert report.is_bad(strict=True)
+    assert not report.is_bad(strict=False)
+
+
+def orientation(number):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = number
+    return exif
+
+
+def test_kinds_of_all_reasons_are_in_the_table():
+    assert {kind for kind, _ in oddities._REASONS} <= oddities.KINDS.keys()
+
+
+def test_photos_that_are_alike(scenes, tmp_path):
+    shutil.copy(scenes / "ants" / "00.jpg", scenes / "ants" / "copy.jpg")
+    small = cv2.resize(conftest.draw_scene(1), None, fx=0.5, fy=0.5)
+    cv2.imwrite(str(scenes / "ants" / "small.jpg"), small)
+    shutil.copy(scenes / "ants" / "02.jpg", scenes / "bees" / "stray.jpg")
+    small = cv2.resize(conftest.draw_scene(53), None, fx=0.5, fy=0.5)
+    cv2.imwrite(str(scenes / "ants" / "other.jpg"), small)
+    kinds = found(run(scenes, tmp_path))
+    assert kinds["exact copies"] == (("ants/00.jpg", "ants/copy.jpg"),)
+    assert ("ants/01.jpg", "ants/small.jpg") in kinds["near-duplicates"]
+    assert kinds["conflicting labels"] == (("ants/02.jpg", "bees/stray.jpg"),)
+    assert kinds["one picture in several classes"] == (
+        ("ants/other.jpg", "bees/03.jpg"),
+    )
+
+
+def test_the_same_photo_in_two_given_splits(scenes, tmp_path):
+    for split, numbers in (("train", range(9)), ("test", range(8, 12))):
+        for name in ("ants", "bees"):
+            folder = tmp_path / "given" / split / name
+            folder.mkdir(parents=True)
+            for number in numbers:
+                shutil.copy(scenes / name / f"{number:02d}.jpg", folder)
+    report = run(tmp_path / "given", tmp_path)
+    assert found(report)["across splits"] == tuple(
+        (f"test/{name}/08.jpg", f"train/{name}/08.jpg") for name in ("ants", "bees")
+    )
+    assert report.is_bad(strict=False)
+
+
+def test_small_and_unequal_classes(scenes, tmp_path):
+    for number in range(2, 12):
+        (scenes / "ants" / f"{number:02d}.jpg").unlink()
+    for number in range(60, 90):
+        picture = conftest.draw_scene(number)
+        cv2.imwrite(str(scenes / "bees" / f"{number:02d}.jpg"), picture)
+    kinds = {f.kind: f.meaning for f in run(scenes, tmp_path).findings}
+    assert "ants (2)" in kinds["class too small to split"]
+    assert "ants (2)" in kinds["imbalance"]
+
+
+class Page(html.parser.HTMLParser):
+    """What a page refers to, shows and says."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.sources, self.text = [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.sources += [v for n, v in attrs if n in ("src", "href")]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_page_is_self_contained_and_harmless(scenes, tmp_path):
+    """Names are from strangers; one thumbnail is there, one cannot be."""
+    evil = "<script>alert(1)</script>"
+    (scenes / "bees" / f"{evil[:8]}.jpg").write_text("x")
+    (scenes / "bees").rename(scenes / "<b onload=x>")
+    save(scenes / "ants" / "<img>.png", "RGBA", "PNG")
+    run(scenes, tmp_path)
+    text = (tmp_path / "check" / "check.html").read_text()
+    page = Page(text)
+    assert "script" not in page.tags
+    assert "b" not in page.tags
+    assert page.sources
+    assert all(source.startswith("data:image/jpeg;base64,") for source in page.sources)
+    assert "ants/<img>.png" in page.text
+    assert "no picture" in page.text
+    assert not re.search(r"https?://", text)
+
+
+def test_a_page_of_many_findings_stays_small(scenes, tmp_path):
+    for number in range(60):
+        small = np.full((10, 10, 3), number * 4, np.uint8)
+        cv2.imwrite(str(scenes / "bees" / f"tiny{number}.png"), small)
+    report = run(scenes, tmp_path)
+    assert len(found(report)["tiny"]) == 60
+    text = (tmp_path / "check" / "check.html").read_text()
+    assert "and 36 more, in check.json" in text
+
+
+class TestRecords:
+    @pytest.fixture
+    def records(self, scenes, tmp_path):
+        config = convert.Config(
+            source=str(scenes), out=str(tmp_path / "rec"), workers=1
+        )
+        return convert.convert(config).directory
+
+    def test_nothing_to_find(self, records, tmp_path):
+        report = run(records, tmp_path)
+        assert not report.is_bad(strict=True)
+        assert report.counts["ants"]["train"] == 10
+
+    def test_a_fault_names_file_and_record(self, records, tmp_path):
+        path = records / "bees.tfrecord"
+        data = bytearray(path.read_bytes())
+        data[20] ^= 1
+        path.write_bytes(data)
+        (finding,) = run(records, tmp_path).findings
+        assert finding.severity == "error"
+        assert finding.meaning.startswith("bees.tfrecord record 0: bees/00.jpg: ")
+
+
+def test_command(scenes, tmp_path):
+    (scenes / "bees" / "x.jpg").write_text("x")
+    words = ("-m", "pipeline.check", scenes, f"--out={tmp_path / 'c'}", "--workers=1")
+    done = conftest.run_command(*words)
+    assert done.returncode == 0, done.stderr
+    assert "warning: not an image" in done.stdout
+    strict = conftest.run_command(*words, "--strict")
+    assert strict.returncode == 2
+    assert "error: " in strict.stderr
+    assert "check.html shows it" in strict.stderr
+
+
+@pytest.mark.parametrize("how", [{"group_by": "("}, {"lists": "a", "csv": "b"}])
+def test_flags_that_cannot_be(how):
+    with pytest.raises(ValueError, match="--"):
+        check.Config(source="x", **how)

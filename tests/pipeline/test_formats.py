@@ -1,0 +1,121 @@
+"""Files made by Pillow and OpenCV, by hand, and damaged ones."""
+
+import io
+import random
+
+import cv2
+import numpy as np
+import PIL.Image
+import pytest
+
+from pipeline import formats
+
+
+def pillow(kind, frames=1, size=(20, 16), **how):
+    """A file of several frames, all different."""
+    random_ = np.random.default_rng(0)
+    pictures = [
+        PIL.Image.fromarray(random_.integers(0, 255, (*size[::-1], 3)).astype(np.uint8))
+        for _ in range(frames)
+    ]
+    buffer = io.BytesIO()
+    more = {"save_all": True, "append_images": pictures[1:]} if frames > 1 else {}
+    pictures[0].save(buffer, kind, **more, **how)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("JPEG", "JPEG"),
+        ("PNG", "PNG"),
+        ("GIF", "GIF"),
+        ("BMP", "BMP"),
+        ("TIFF", "TIFF"),
+        ("WEBP", "WebP"),
+        ("JPEG2000", "JPEG 2000"),
+        ("PDF", "PDF"),
+    ],
+)
+def test_kinds(kind, name):
+    assert formats.sniff(pillow(kind)) == name
+    assert formats.frames(pillow(kind)) == 1
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff", b"text", bytes(100)])
+def test_of_no_kind(data):
+    assert formats.sniff(data) == "unknown"
+    assert formats.frames(data) == 1
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("count", [2, 5])
+def test_frames(kind, count):
+    assert formats.frames(pillow(kind, count)) == count
+
+
+def test_frames_of_opencv():
+    animation = cv2.Animation()
+    animation.frames = [np.full((20, 20, 3), n * 60, np.uint8) for n in range(3)]
+    animation.durations = [50] * 3
+    for ending in (".gif", ".png", ".webp"):
+        done, data = cv2.imencodeanimation(ending, animation)
+        assert done
+        assert formats.frames(data.tobytes()) == 3
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_any_damage_gives_a_number(kind):
+    data = pillow(kind, 4)
+    chosen = random.Random(0)
+    for _ in range(500):
+        damaged = bytearray(data)
+        for _ in range(chosen.choice((1, 3, 20))):
+            damaged[chosen.randrange(len(damaged))] = chosen.randrange(256)
+        cut = bytes(damaged[: chosen.randrange(8, len(damaged) + 1)])
+        assert 1 <= formats.frames(cut) <= 1_000_000
+
+
+def test_directories_that_refer_to_each_other():
+    """The second TIFF directory names the first as the next one."""
+    data = bytearray(pillow("TIFF", 2))
+    first = int.from_bytes(data[4:8], "little")
+    entries = int.from_bytes(data[first : first + 2], "little")
+    link = first + 2 + 12 * entries
+    data[link : link + 4] = first.to_bytes(4, "little")
+    assert formats.frames(bytes(data)) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "wrong"),
+    [
+        ("a/b.jpg", "JPEG", False),
+        ("a/b.JPEG", "JPEG", False),
+        ("a/b.jfif", "JPEG", False),
+        ("a/b.png", "JPEG", True),
+        ("a/b.jpg", "PNG", True),
+        ("a/b.jpg", "WebP", True),
+        ("a/b", "JPEG", False),
+        ("a/b.photo", "JPEG", False),
+        ("a.png/b", "JPEG", False),
+        ("a/b.jpg", "PDF", False),
+    ],
+)
+def test_endings(path, kind, wrong):
+    assert formats.has_wrong_ending(path, kind) == wrong
+
+
+@pytest.mark.parametrize("size", [(20, 16), (1, 300), (3000, 2)])
+def test_size_of_a_jpeg(size):
+    header = formats.JpegHeader.read(pillow("JPEG", size=size))
+    assert (header.width, header.height, header.oddity) == (*size, "")
+
+
+@pytest.mark.parametrize("how", [{}, {"progressive": True}, {"subsampling": 0}])
+def test_plain_jpegs_may_be_copied(how):
+    assert formats.JpegHeader.read(pillow("JPEG", **how)).may_be_copied(0)
+
+
+def test_data_after_the_end():
+    data = pillow("JPEG")
+    assert "data after" in formats.JpegHeader.read(data + b"more").oddity
