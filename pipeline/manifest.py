@@ -25,7 +25,10 @@ GONE = "gone from the source"
 # Beginning of the reason of a row whose photo belongs to both sides of the split.
 BRIDGES = "bridges"
 # Settings that do not change a record.
-_NOT_OF_RECORDS = ("conflicts", "duplicates", "given_splits", "group_by", "source")
+_NOT_OF_RECORDS = (
+    *("animated", "conflicts", "duplicates", "given_splits", "group_by"),
+    *("max_pixels", "source"),
+)
 
 Action = Literal["copied", "reencoded", "skipped"]
 
