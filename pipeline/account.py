@@ -284,3 +284,19 @@ def assign_splits(
     new = found.splits[taken] == table.NO_SPLIT
     found.splits[taken[new]] = assigned[group_of[new]]
     found.folds[taken[new]] = folds[group_of[new]]
+    _place_copies(found)
+
+
+def _place_copies(found: table.Table) -> None:
+    """Gives copies that are not taken the split of the photo that is.
+
+    The next conversion will know them so, by their hash.
+    """
+    hashes = found.found["sha256"]
+    taken = np.flatnonzero(found.taken)
+    known, first = np.unique(hashes[taken], return_index=True)
+    lacking = ~found.taken & (found.splits == table.NO_SPLIT) & (hashes != b"")
+    numbers = np.flatnonzero(lacking & np.isin(hashes, known))
+    twins = taken[first[np.searchsorted(known, hashes[numbers])]]
+    found.splits[numbers] = found.splits[twins]
+    found.folds[numbers] = found.folds[twins]

@@ -28,6 +28,7 @@ from pipeline import (
     oddities,
     page,
     parts,
+    runner,
     schema,
     sources,
     split,
@@ -162,10 +163,10 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, page.Encoded]:
             max_pixels=config.max_pixels,
             keeps_records=False,
         )
-        found = survey.decode(how, source, None, num_workers=config.workers)
+        found = survey.decode(how, source, None, runner.Local(config.workers))
         with image.unheard():  # the workers have heard it
             similar = survey.similar(
-                found, source, partial, encoded=encoded, num_workers=config.workers
+                found, source, encoded=encoded, num_workers=config.workers
             )
         odd: dict[str, list[str]] = collections.defaultdict(list)
         for own in found.texts(partial):

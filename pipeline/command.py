@@ -122,11 +122,16 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     """Lets flags and positional arguments mix, as people type them."""
     flags.FLAGS.set_gnu_getopt(True)
     try:
-        return list(flags.FLAGS(list(argv)))
+        return list(flags.FLAGS(list(argv), known_only=_passes_flags_on(argv)))
     except flags.Error as error:
         _refuse(str(error))
     except SystemExit:  # --help, which is no failure
         sys.exit(0)
+
+
+def _passes_flags_on(argv: Sequence[str]) -> bool:
+    """Whether flags that we do not know may be another program's."""
+    return "runner" in flags.FLAGS and any(word.startswith("--runner") for word in argv)
 
 
 def _refuse(message: str) -> NoReturn:

@@ -21,6 +21,7 @@ from absl import app, flags
 
 from pipeline import (
     account,
+    beam,
     command,
     duplicates,
     findings,
@@ -31,10 +32,12 @@ from pipeline import (
     manifest,
     parts,
     placing,
+    runner,
     schema,
     sources,
     split,
     staging,
+    storage,
     summaries,
     survey,
     table,
@@ -134,16 +137,21 @@ class Summary:
         return manifest.read(self.directory)
 
 
-def convert(config: Config) -> Summary:
+def convert(config: Config, run: runner.Runner | None = None) -> Summary:
     """Converts photos.
+
+    Args:
+        config: settings.
+        run: does the work; None: processes of this machine.
 
     Raises:
         schema.DataError: source or output folder are not as they should be.
         OSError: as the system reports it, no space left on the device among them.
     """
-    directory = Path(config.out)
+    run = run or runner.Local(config.workers)
+    directory = storage.path(config.out)
     source = sources.list_source(
-        Path(config.source),
+        storage.path(config.source),
         list_files=lists.parse(config.lists),
         csv_file=config.csv,
         labels_file=config.labels,
@@ -161,30 +169,17 @@ def convert(config: Config) -> Summary:
             max_pixels=config.max_pixels,
             refuse_animated=config.animated == "refuse",
         )
-        found = survey.decode(how, source, before, num_workers=config.workers)
+        found = survey.decode(how, source, before, run)
+        files = placing.RecordFiles(
+            partial=partial,
+            directory=directory,
+            known=before.files if before else (),
+        )
+        told = _decide(config, found, source, before, files, keys)
         about = _about(config, source, before)
-        similar = survey.similar(
-            found,
-            source,
-            partial,
-            encoded=lambda number: placing.image_of(found, number, before, partial),
-            num_workers=config.workers,
-        )
-        bonds = account.Bonds(similar=similar, keys=keys)
-        left_out = account.leave_out(
-            found, source, bonds, before, keep_conflicts=config.conflicts == "keep"
-        )
-        bonds = bonds.among(found)
-        given.leave_out_copies(found, source, bonds.together(found))
-        bonds = bonds.among(found)
-        account.check_classes(found, source, partial)
-        account.group(found, bonds)
-        given.place(found, source, before)
-        shares = given.open_shares(source, about.shares)
-        account.assign_splits(found, seed=about.seed, shares=shares)
         shard_bytes = config.shard_mb << 20
         places = placing.place(found, source.class_names, shard_bytes, before)
-        placing.write(found, places, before, partial)
+        placing.write(found, places, files, run)
         lines = _lines(found, source, places, partial)
         if before is not None:
             gone = before.gone(source.paths, found.found["sha256"])
@@ -203,16 +198,48 @@ def convert(config: Config) -> Summary:
             tally=writer.tally,
             written=tuple(places.written),
             skipped=tuple(skipped),
-            findings=tuple(findings.lines(found, source, bonds, left_out)),
+            findings=tuple(told),
             changed=bool(places.written) or not _same(before, about, writer.digest),
             notes=(*source.notes, *given.notes(source, about.shares)),
         )
         if not summary.changed:
             return summary
-        for path in (*partial.glob("*.part"), *partial.glob("*.lines")):
-            path.unlink()
+        for pattern in ("*.part", "*.lines", "*.found"):
+            for path in partial.glob(pattern):
+                path.unlink()
         manifest.commit(directory, places.obsolete)
     return summary
+
+
+def _decide(
+    config: Config,
+    found: table.Table,
+    source: sources.Source,
+    before: known.Known | None,
+    files: placing.RecordFiles,
+    keys: np.ndarray,
+) -> list[str]:
+    """What is taken, in which group and split; returns what was found out, in lines."""
+    similar = survey.similar(
+        found,
+        source,
+        encoded=lambda number: placing.image_of(found, number, files),
+        num_workers=config.workers,
+    )
+    bonds = account.Bonds(similar=similar, keys=keys)
+    left_out = account.leave_out(
+        found, source, bonds, before, keep_conflicts=config.conflicts == "keep"
+    )
+    bonds = bonds.among(found)
+    given.leave_out_copies(found, source, bonds.together(found))
+    bonds = bonds.among(found)
+    account.check_classes(found, source, files.partial)
+    account.group(found, bonds)
+    given.place(found, source, before)
+    about = _about(config, source, before)
+    shares = given.open_shares(source, about.shares)
+    account.assign_splits(found, seed=about.seed, shares=shares)
+    return findings.lines(found, source, bonds, left_out)
 
 
 def _about(
@@ -372,6 +399,13 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "workers", default.workers, "Processes; 0: one per processor.", lower_bound=0
     )
+    flags.DEFINE_enum(
+        "runner",
+        "local",
+        ["local", *beam.RUNNERS],
+        "local: processes of this machine; else one of Apache Beam, whose own flags "
+        "may follow, as --direct_num_workers=2.",
+    )
     flags.DEFINE_string(
         "lists",
         default.lists,
@@ -388,14 +422,26 @@ def define_flags() -> None:
     )
 
 
+def _beam_options(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Divides what is left after our flags: positional words, and flags of Beam."""
+    own = [word for word in argv if not word.startswith("--")]
+    options = [word for word in argv if word.startswith("--")]
+    if options and flags.FLAGS.runner == "local":
+        raise app.UsageError(f"{options[0]}: only another --runner takes such flags")
+    return own, options
+
+
 def main(argv: Sequence[str]) -> None:
     """Converts the folder named on the command line."""
+    argv, options = _beam_options(argv)
     if len(argv) != 2 or not argv[1]:
         raise app.UsageError(
             "expected one folder of photos: python -m pipeline.convert flowers/"
         )
     config = command.config_from_flags(Config, source=argv[1])
-    summary = convert(config)
+    name = flags.FLAGS.runner
+    run = None if name == "local" else beam.Beam(name, options)
+    summary = convert(config, run)
     command.say(summaries.conversion(summary.tally))
     for note in summary.notes:
         command.say(note)

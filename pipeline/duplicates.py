@@ -13,8 +13,8 @@ made grey.
 
 import concurrent.futures
 import dataclasses
+import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -75,7 +75,6 @@ def find(
     found: table.Table,
     thumbnail: Callable[[int], np.ndarray],
     digests: Callable[[Sequence[int]], Sequence[bytes]],
-    partial: Path,
 ) -> "Similar":
     """Searches all photos that are taken; of exact copies, one stands for all.
 
@@ -84,7 +83,6 @@ def find(
         thumbnail: number of a file -> uint8 [SIDE, SIDE, 3].
         digests: numbers of files -> for each, what it has in common with files of the
             same pixels alone.
-        partial: staging folder, for the thumbnails of those that have to be looked at.
     """
     taken = np.flatnonzero(found.taken)
     _, once = np.unique(found.found["sha256"][taken], return_index=True)
@@ -95,7 +93,7 @@ def find(
     not_alone[close.first] = not_alone[close.second] = True
     looked_at = np.flatnonzero(not_alone[cells])
     numbers, cells = numbers[looked_at], cells[looked_at]
-    pixels = _decode(numbers, thumbnail, partial / "thumbnails")
+    pixels = _decode(numbers, thumbnail)
     thumbnails = _Thumbnails.of(pixels, _labels(found)[numbers])
     proposed = _pairs(cells, thumbnails.brightness, close)
     agreeing, alike = _compare(proposed, thumbnails)
@@ -122,14 +120,12 @@ def _labels(found: table.Table) -> np.ndarray:
     return labels
 
 
-def _decode(
-    numbers: np.ndarray, thumbnail: Callable[[int], np.ndarray], path: Path
-) -> np.ndarray:
+def _decode(numbers: np.ndarray, thumbnail: Callable[[int], np.ndarray]) -> np.ndarray:
     """uint8 [n, SIDE, SIDE, 3] of some files, in a file without a name."""
     if not len(numbers):
         return np.zeros((0, SIDE, SIDE, 3), np.uint8)
-    found = np.memmap(path, np.uint8, "w+", shape=(len(numbers), SIDE, SIDE, 3))
-    path.unlink()
+    with tempfile.TemporaryFile() as file:
+        found = np.memmap(file, np.uint8, "w+", shape=(len(numbers), SIDE, SIDE, 3))
 
     def fill(start: int) -> None:
         for place in range(start, min(start + _AT_ONCE, len(numbers))):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import listing, manifest, schema, table
+from pipeline import listing, manifest, schema, storage, table
 
 # Files and folders that systems leave behind; nobody means them as photos.
 _SYSTEM_NAMES = {"thumbs.db", "desktop.ini", "__macosx", "$recycle.bin"}
@@ -74,13 +74,13 @@ def _walk(
     """Returns all files, sorted, and the folders of the first two levels."""
     paths: list[str] = []
     folders: set[tuple[str, ...]] = set()
-    for folder, folder_names, file_names in os.walk(root, onerror=_raise):
+    for folder, folder_names, file_names in storage.walk(root, onerror=_raise):
         inside = os.path.relpath(folder, root)
         parts = () if inside == "." else Path(inside).parts
         folder_names[:] = sorted(
             name
             for name in folder_names
-            if keep(name, ignored) and not _is_link(Path(folder, name), ignored)
+            if keep(name, ignored) and not _is_link(folder, name, ignored)
         )
         if len(parts) < 2:
             folders.update((*parts, name) for name in folder_names)
@@ -94,8 +94,8 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _is_link(folder: Path, ignored: dict[str, int]) -> bool:
-    if folder.is_symlink():
+def _is_link(folder: str, name: str, ignored: dict[str, int]) -> bool:
+    if storage.path(f"{folder}/{name}").is_symlink():
         ignored["linked folders"] += 1
         return True
     return False

@@ -34,7 +34,9 @@ _REASONS = (
     ("damaged", re.compile(r".* that does not decode|empty file|could not be encoded")),
     (
         "not an image",
-        re.compile(r"not an image|HEIC|larger than \d+ MB, no photo|.* numbers$"),
+        re.compile(
+            r"not an image|HEIC|larger than \d+ MB, no photo|.* numbers$|TIFF that"
+        ),
     ),
     ("too large", re.compile(r".* larger than [\d,]+ pixels")),
     ("outside the classes", re.compile(r"not in a class folder")),

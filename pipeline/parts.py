@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import image, listing, manifest, records, schema, table
+from pipeline import image, listing, manifest, records, schema, storage, table
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -219,7 +219,7 @@ def _is_intact(how: How, row: manifest.Row) -> bool:
     """Whether a known record is still what was written."""
     try:
         with (how.directory / row.file).open("rb") as file:
-            records.read_at(file.fileno(), row.offset, row.length, row.file)
+            records.read_from(file, row.offset, row.length, row.file)
     except (schema.DataError, OSError):
         return False
     return True
@@ -233,15 +233,16 @@ def read(root: Path, span: listing.Span) -> bytes:
         OSError: cannot be read.
     """
     name, offset, length = span
-    descriptor = os.open(f"{root}/{name}", os.O_RDONLY | os.O_NONBLOCK)
+    path = f"{root}/{name}"
+    if storage.is_remote(path):
+        return _read_remote(storage.path(path), offset, length)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         about = os.fstat(descriptor)
         if not stat.S_ISREG(about.st_mode):
             raise image.ImageError("not a regular file")
         size = about.st_size if length == listing.WHOLE else length
-        if size > _MAX_FILE_BYTES:
-            limit = _MAX_FILE_BYTES >> 20
-            raise image.ImageError(f"larger than {limit} MB, no photo")
+        _check_size(size)
         data = os.pread(descriptor, size, offset)
         while len(data) < size:  # some network file systems give less
             more = os.pread(descriptor, size - len(data), offset + len(data))
@@ -251,3 +252,16 @@ def read(root: Path, span: listing.Span) -> bytes:
         return data
     finally:
         os.close(descriptor)
+
+
+def _read_remote(path: Path, offset: int, length: int) -> bytes:
+    size = path.stat().st_size if length == listing.WHOLE else length
+    _check_size(size)
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(size)
+
+
+def _check_size(size: int) -> None:
+    if size > _MAX_FILE_BYTES:
+        raise image.ImageError(f"larger than {_MAX_FILE_BYTES >> 20} MB, no photo")

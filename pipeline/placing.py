@@ -3,7 +3,6 @@
 A record file whose records would stay as they are is left alone.
 """
 
-import concurrent.futures
 import dataclasses
 import functools
 import hashlib
@@ -15,7 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from pipeline import command, known, parts, records, schema, table
+from pipeline import known, parts, records, runner, schema, table
 
 # Characters; file systems take 255 with the ending and ".partial".
 _MAX_NAME = 220
@@ -122,58 +121,66 @@ def _is_there(
     )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecordFiles:
+    """What the numbers in table.FOUND["file"] stand for.
+
+    Attributes:
+        partial: staging folder, with the parts.
+        directory: of the data set as it was.
+        known: names of its record files.
+    """
+
+    partial: Path
+    directory: Path
+    known: Sequence[str]
+
+    def path(self, file: int) -> Path:
+        """The file of that number."""
+        if file > table.NO_RECORD:
+            return parts.part_path(self.partial, file)
+        if file == table.NO_RECORD:
+            raise RuntimeError("a file is taken but has no record")
+        return self.directory / self.known[table.KNOWN_FILES - file]
+
+
 def write(
-    found: table.Table, places: Places, before: known.Known | None, partial: Path
+    found: table.Table, places: Places, files: RecordFiles, run: runner.Runner
 ) -> None:
     """Joins the parts to record files in the staging folder, those to be written."""
-    joins = [
-        functools.partial(
-            _join,
-            found.found[np.flatnonzero(places.files == places.names.index(name))],
-            before,
-            partial,
-            partial / name,
-        )
-        for name in places.written
-    ]
-    with concurrent.futures.ThreadPoolExecutor(command.available_cpus()) as pool:
-        for joined in [pool.submit(join) for join in joins]:
-            joined.result()
+    run.call(
+        [
+            functools.partial(
+                _join,
+                found.found[np.flatnonzero(places.files == places.names.index(name))],
+                files,
+                files.partial / name,
+            )
+            for name in places.written
+        ]
+    )
 
 
-def _join(
-    members: np.ndarray, before: known.Known | None, partial: Path, target: Path
-) -> None:
+def _join(members: np.ndarray, files: RecordFiles, target: Path) -> None:
     """Writes records, in their order, into one file."""
     with target.open("wb") as out:
         for file, start, length in _runs(members):
-            with record_file(file, before, partial).open("rb") as part:
+            with files.path(file).open("rb") as part:
                 part.seek(start)
                 _copy(part, out, length)
 
 
-def record_file(file: int, before: known.Known | None, partial: Path) -> Path:
-    """The file that a number of table.FOUND["file"] stands for."""
-    if file > table.NO_RECORD:
-        return parts.part_path(partial, file)
-    if file == table.NO_RECORD or before is None:
-        raise RuntimeError("a file is taken but has no record")
-    return before.directory / before.files[table.KNOWN_FILES - file]
-
-
-def image_of(
-    found: table.Table, number: int, before: known.Known | None, partial: Path
-) -> bytes:
+def image_of(found: table.Table, number: int, files: RecordFiles) -> bytes:
     """The image in the record of a file, before the records are joined.
 
     Raises:
         schema.DataError: a record from an earlier conversion is damaged; names it.
     """
     entry = found.found[number]
-    path = record_file(int(entry["file"]), before, partial)
+    path = files.path(int(entry["file"]))
     with path.open("rb") as file:
-        payload = records.read_at(
-            file.fileno(), int(entry["offset"]), int(entry["length"]), str(path)
+        payload = records.read_from(
+            file, int(entry["offset"]), int(entry["length"]), str(path)
         )
     encoded = schema.parse(payload)["image/encoded"]
     if not isinstance(encoded, bytes):

@@ -72,6 +72,12 @@ def read_at(file_descriptor: int, offset: int, length: int, where: str) -> bytes
     return unframe(os.pread(file_descriptor, length, offset), f"{where} at {offset}")
 
 
+def read_from(file: BinaryIO, offset: int, length: int, where: str) -> bytes:
+    """As `read_at`, of a file of any kind that is open for reading."""
+    file.seek(offset)
+    return unframe(file.read(length), f"{where} at {offset}")
+
+
 def scan(path: Path, *, max_bytes: int = 0) -> Iterator[tuple[int, bytes]]:
     """Yields (byte offset, payload) of every record of a file, checksums verified.
 

@@ -6,14 +6,11 @@ where it has not happened yet.
 """
 
 import contextlib
-import fcntl
 import json
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline import schema
+from pipeline import schema, storage
 
 PARTIAL_NAME = ".partial"
 COMMIT_NAME = "COMMIT"
@@ -27,18 +24,15 @@ def staged(directory: Path) -> Iterator[Path]:
         schema.DataError: another process is writing into `directory`.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+    with storage.locked(directory) as free:
+        if not free:
             raise schema.DataError(
                 f"{directory}: another conversion is writing here; wait for it to end"
-            ) from error
+            )
         finish(directory)
         partial = directory / PARTIAL_NAME
-        shutil.rmtree(partial, ignore_errors=True)  # of a conversion that was killed
-        partial.mkdir()
+        storage.remove_tree(partial)  # of a conversion that was killed
+        partial.mkdir(exist_ok=True)
         try:
             yield partial
         except OSError as error:
@@ -47,9 +41,7 @@ def staged(directory: Path) -> Iterator[Path]:
             raise
         finally:
             if not (partial / COMMIT_NAME).exists():
-                shutil.rmtree(partial, ignore_errors=True)
-    finally:
-        os.close(descriptor)
+                storage.remove_tree(partial)
 
 
 def commit(
@@ -67,13 +59,13 @@ def commit(
     # Not the others: should the power fail before the system has written them, their
     # sizes and checksums tell, and the photos are still there.
     for name in last:
-        _sync(partial / name)
+        storage.sync(partial / name)
     marker = partial / (COMMIT_NAME + ".tmp")
     content = {"last": list(last), "obsolete": list(obsolete)}
     marker.write_text(json.dumps(content), encoding="ascii")
-    _sync(marker)
+    storage.sync(marker)
     marker.rename(partial / COMMIT_NAME)
-    _sync(partial)
+    storage.sync(partial)
     finish(directory)
 
 
@@ -97,14 +89,6 @@ def finish(directory: Path) -> None:
         (directory / name).unlink(missing_ok=True)
     for path in last:
         path.replace(directory / path.name)
-    _sync(directory)
+    storage.sync(directory)
     marker.unlink()
-    shutil.rmtree(partial)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    storage.remove_tree(partial)

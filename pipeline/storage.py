@@ -7,6 +7,7 @@ and TensorFlow is not imported for it.
 
 import contextlib
 import errno
+import fcntl
 import io
 import os
 import re
@@ -257,6 +258,27 @@ def remove_tree(folder: Path | Remote) -> None:
                 _gfile().remove(f"{inside.rstrip('/')}/{name}")
             with contextlib.suppress(OSError), _told(inside):
                 _gfile().rmtree(inside)
+
+
+@contextlib.contextmanager
+def locked(folder: Path | Remote) -> Iterator[bool]:
+    """Holds a folder for this process; says whether it is free.
+
+    Stores have no locks: there it is taken to be free.
+    """
+    if isinstance(folder, Remote):
+        yield True
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
 
 
 def sync(file: Path | Remote) -> None:

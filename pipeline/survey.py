@@ -6,7 +6,6 @@ The part that converting and checking share.
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -18,12 +17,12 @@ from pipeline import (
     known,
     manifest,
     parts,
+    runner,
     sources,
     table,
     workers,
 )
 
-BLOCK_FILES = 16
 Item = TypeVar("Item")
 
 
@@ -31,8 +30,7 @@ def decode(
     how: parts.How,
     source: sources.Source,
     before: known.Known | None,
-    *,
-    num_workers: int,
+    run: runner.Runner,
 ) -> table.Table:
     """Decodes every file that is not known yet.
 
@@ -40,30 +38,25 @@ def decode(
         how: for the workers.
         source: the files.
         before: an earlier conversion, whose records are kept; None if there is none.
-        num_workers: processes; 0: one for each processor.
+        run: does the work.
     """
     found = table.Table(source.labels)
     count = len(source.paths)
     image.limit_pixels(how.max_pixels)
     what = "convert" if how.keeps_records else "check"
     with command.progress(count, "photo", what) as progress:
-        for block, results in workers.map_blocks(
-            functools.partial(parts.convert_block, how),
-            _blocks(_tasks(how, source, before, found)),
-            on_crash=functools.partial(parts.crashed, how),
-            num_workers=_at_most(num_workers, count),
-            initializer=parts.start_worker,
-        ):
+        tasks = _tasks(how, source, before, found)
+        blocks = _blocks(tasks, run.block_files)
+        for number, results in run.convert(how, blocks, count):
             for segment in results:
                 found.add(segment)
-            progress.update(len(block))
+            progress.update(number)
     return found
 
 
 def similar(
     found: table.Table,
     source: sources.Source,
-    partial: Path,
     *,
     encoded: Callable[[int], bytes],
     num_workers: int,
@@ -73,7 +66,6 @@ def similar(
     Args:
         found: all files.
         source: likewise.
-        partial: staging folder.
         encoded: number of a file -> a JPEG or PNG of it, upright.
         num_workers: processes; 0: one for each processor.
     """
@@ -84,22 +76,18 @@ def similar(
     def digests(numbers: Sequence[int]) -> list[bytes]:
         done = workers.map_blocks(
             functools.partial(parts.digest_block, source.root),
-            _blocks(map(source.span, numbers)),
+            _blocks(map(source.span, numbers), runner.Local.block_files),
             on_crash=parts.no_digest,
-            num_workers=_at_most(num_workers, len(numbers)),
+            num_workers=min(num_workers or command.available_cpus(), len(numbers)),
             initializer=parts.start_worker,
         )
         return list(itertools.chain(*(one for _, found in done for one in found)))
 
-    return duplicates.find(found, thumbnail, digests, partial)
+    return duplicates.find(found, thumbnail, digests)
 
 
-def _at_most(num_workers: int, num_files: int) -> int:
-    return min(num_workers or command.available_cpus(), -(-num_files // BLOCK_FILES))
-
-
-def _blocks(items: Iterator[Item]) -> Iterator[Sequence[Item]]:
-    while block := list(itertools.islice(items, BLOCK_FILES)):
+def _blocks(items: Iterator[Item], size: int) -> Iterator[Sequence[Item]]:
+    while block := list(itertools.islice(items, size)):
         yield block
 
 

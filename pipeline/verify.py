@@ -203,7 +203,7 @@ def image_of(found: manifest.Manifest, row: manifest.Row) -> bytes:
         schema.DataError: the record is damaged.
     """
     with (found.directory / row.file).open("rb") as file:
-        payload = records.read_at(file.fileno(), row.offset, row.length, row.file)
+        payload = records.read_from(file, row.offset, row.length, row.file)
     encoded = schema.parse(payload)["image/encoded"]
     if not isinstance(encoded, bytes):
         raise TypeError("schema.parse gives bytes")

@@ -49,7 +49,6 @@ def search(files, tmp_path, labels=None):
         found,
         lambda number: image.thumbnail(stored[number].encoded, duplicates.SIDE),
         lambda numbers: [image.pixels_digest(files[number]) for number in numbers],
-        tmp_path,
     )
     assert list(tmp_path.iterdir()) == []
     return similar

@@ -1,0 +1,51 @@
+"""Where the work of a conversion is done: on this machine's processors."""
+
+import concurrent.futures
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+from pipeline import command, parts, table, workers
+
+
+class Runner(Protocol):
+    """What does the work, and in what order its results come."""
+
+    block_files: int
+
+    def convert(
+        self, how: parts.How, blocks: Iterable[Sequence[parts.Task]], num_files: int
+    ) -> Iterator[tuple[int, list[table.Segment]]]:
+        """Decodes blocks of files; yields numbers of files and what is told of them."""
+
+    def call(self, functions: Sequence[Callable[[], Any]]) -> None:
+        """Calls functions that write files."""
+
+
+class Local:
+    """Worker processes of this machine, and threads for what only copies."""
+
+    block_files = 16
+
+    def __init__(self, num_workers: int) -> None:
+        """Takes a number of processes; 0: one for each processor."""
+        self._num_workers = num_workers or command.available_cpus()
+
+    def convert(
+        self, how: parts.How, blocks: Iterable[Sequence[parts.Task]], num_files: int
+    ) -> Iterator[tuple[int, list[table.Segment]]]:
+        """As Runner.convert."""
+        for block, results in workers.map_blocks(
+            functools.partial(parts.convert_block, how),
+            blocks,
+            on_crash=functools.partial(parts.crashed, how),
+            num_workers=min(self._num_workers, -(-num_files // self.block_files)),
+            initializer=parts.start_worker,
+        ):
+            yield len(block), results
+
+    def call(self, functions: Sequence[Callable[[], Any]]) -> None:
+        """As Runner.call."""
+        with concurrent.futures.ThreadPoolExecutor(command.available_cpus()) as pool:
+            for called in [pool.submit(function) for function in functions]:
+                called.result()

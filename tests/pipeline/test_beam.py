@@ -1,0 +1,116 @@
+"""The same conversion by Apache Beam, here and on a cluster, and to other stores."""
+
+import os
+import sys
+
+import cv2
+import pytest
+
+from pipeline import beam, convert, manifest, schema
+from tests import conftest
+
+pytest.importorskip("apache_beam")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Two classes, with a cut photo, a copy, a text and a large photo among them."""
+    folder = tmp_path_factory.mktemp("beam") / "photos"
+    for label, name in enumerate(("ants", "bees")):
+        (folder / name).mkdir(parents=True)
+        for number in range(8):
+            picture = conftest.draw_scene(50 * label + number)
+            cv2.imwrite(str(folder / name / f"{number}.jpg"), picture)
+    first = (folder / "ants" / "0.jpg").read_bytes()
+    (folder / "ants" / "cut.jpg").write_bytes(first[: len(first) // 2])
+    (folder / "ants" / "copy.jpg").write_bytes(first)
+    (folder / "bees" / "notes.txt").write_text("no photo")
+    large = cv2.resize(conftest.draw_scene(70), (1200, 900))
+    cv2.imwrite(str(folder / "bees" / "large.png"), large)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(photos):
+    """The data set as this machine's own processes make it."""
+    out = photos.parent / "local"
+    convert.convert(convert.Config(source=str(photos), out=str(out), workers=1))
+    return conftest.folder_digest(out)
+
+
+def command(source, out, *flags):
+    return conftest.run_command(
+        *("-m", "pipeline.convert", source, f"--out={out}", *flags)
+    )
+
+
+def test_several_processes_of_direct_runner(photos, expected, tmp_path):
+    words = (
+        "--runner=DirectRunner",
+        "--direct_num_workers=2",
+        "--direct_running_mode=multi_processing",
+    )
+    done = command(photos, tmp_path / "out", *words)
+    assert done.returncode == 0, done.stderr
+    assert "wrote 2 record files" in done.stdout
+    assert conftest.folder_digest(tmp_path / "out") == expected
+    again = command(photos, tmp_path / "out", *words)
+    assert "nothing changed" in again.stdout, again.stderr
+
+
+def test_a_cluster_of_dask(photos, expected, tmp_path, monkeypatch):
+    """Two processes that know Graft; the client is closed before the cluster."""
+    distributed = pytest.importorskip("distributed")
+    paths = [str(conftest.ROOT), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None
+    ) as cluster:
+        done = command(
+            photos,
+            tmp_path / "out",
+            "--runner=DaskRunner",
+            f"--dask_client_address={cluster.scheduler_address}",
+        )
+    assert done.returncode == 0, done.stderr
+    assert conftest.folder_digest(tmp_path / "out") == expected
+
+
+def test_stores_that_tensorflow_reaches(photos, expected, tmp_path):
+    done = command(f"file://{photos}", f"file://{tmp_path}/out", "--workers=1")
+    assert done.returncode == 0, done.stderr
+    assert conftest.folder_digest(tmp_path / "out") == expected
+
+
+def test_many_small_blocks(photos, expected, tmp_path, monkeypatch):
+    """Each block is an element, whose files are named after it."""
+    monkeypatch.setattr(beam.Beam, "block_files", 5)
+    config = convert.Config(source=str(photos), out=str(tmp_path / "out"), workers=1)
+    convert.convert(config, beam.Beam("DirectRunner", ["--direct_num_workers=1"]))
+    assert conftest.folder_digest(tmp_path / "out") == expected
+    assert manifest.read(tmp_path / "out").tally.files()["total"] == 20
+
+
+def test_a_job_that_fails_is_a_named_error(photos, tmp_path):
+    done = command(
+        photos,
+        tmp_path / "out",
+        "--runner=DaskRunner",
+        "--dask_client_address=tcp://127.0.0.1:9",
+        "--timeout=1",
+    )
+    assert done.returncode == 2, done.stderr
+    assert "--runner=DaskRunner: the job failed" in done.stderr
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_beams_flags_are_nobody_elses(photos, tmp_path):
+    done = command(photos, tmp_path / "out", "--direct_num_workers=2")
+    assert done.returncode == 1
+    assert "direct_num_workers" in done.stderr
+
+
+def test_without_beam(monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    with pytest.raises(schema.DataError, match="Apache Beam is not installed"):
+        beam.Beam("DirectRunner", [])
