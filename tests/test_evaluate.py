@@ -172,19 +172,51 @@ def test_a_model_cut_short_is_named(finished):
 def test_the_gate(finished):
     """--min_accuracy: reached, exit code 0; missed, 2 with the report all the same."""
     passed = conftest.run_command(
-        "evaluate.py", f"--run_dir={finished}", "--split=all", "--min_accuracy=0.5"
+        "evaluate.py", f"--run_dir={finished}", "--min_accuracy=0.5"
     )
     assert passed.returncode == 0, passed.stderr
     assert "top-1 accuracy" in passed.stdout
-    figures = json.loads((finished / "evaluation" / "all.json").read_text())
+    figures = json.loads((finished / "evaluation" / "test.json").read_text())
     assert f"{figures['accuracy']:.4f}" in passed.stdout
     model = run.read(str(finished)).load_model()
     logits = model.get_layer("logits")
     logits.set_weights([value * 0 for value in logits.get_weights()])
     model.save(finished / "model.keras")
     missed = conftest.run_command(
-        "evaluate.py", f"--run_dir={finished}", "--split=all", "--min_accuracy=0.5"
+        "evaluate.py", f"--run_dir={finished}", "--min_accuracy=0.5"
     )
     assert missed.returncode == 2
     assert "top-1 accuracy" in missed.stdout
-    assert "--min_accuracy=0.5 expected" in missed.stderr
+    assert "expected --min_accuracy=0.5 or more" in missed.stderr
+
+
+@pytest.mark.parametrize("split", ["train", "all"])
+def test_no_gate_on_photos_that_training_has_seen(finished, split):
+    with pytest.raises(schema.DataError, match=r"has trained on \d+ of these \d+"):
+        evaluate.evaluate(config(finished, split=split, min_accuracy=0.5))
+    figures = evaluate.evaluate(config(finished, split=split))
+    assert figures["photos_seen"] > 0
+    assert "seen in training: no measure" in evaluate.report(figures)
+
+
+def test_the_test_split_is_unseen(finished):
+    assert evaluate.evaluate(config(finished))["photos_seen"] == 0
+
+
+@pytest.mark.parametrize("value", [float("nan"), -0.1, 1.1])
+def test_a_gate_that_cannot_be(value):
+    with pytest.raises(ValueError, match="expected 0 to 1"):
+        evaluate.Config(min_accuracy=value)
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_records_that_are_not_all_there(finished, shared_records, tmp_path, damage):
+    records = tmp_path / "records"
+    shutil.copytree(shared_records, records)
+    path = next(records.glob("*.tfrecord"))
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-100])
+    else:
+        path.unlink()
+    with pytest.raises(schema.DataError, match=f"{path.name}: .*, expected .*again"):
+        evaluate.evaluate(config(finished, data=str(records)))

@@ -5,6 +5,7 @@ import struct
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 import tensorflow as tf
 
@@ -269,3 +270,28 @@ def test_whatever_is_copied_decodes_alike_everywhere(seed, messages):
         difference = pixels.astype(int) - image.decode_record(found.encoded)
         assert np.abs(difference).max() <= (0 if found.action == "copied" else 1)
     assert {"copied", "refused"} <= outcomes
+
+
+def test_numbers_whose_white_is_not_known_are_refused(tmp_path):
+    values = np.arange(40 * 40, dtype=np.int32).reshape(40, 40)
+    PIL.Image.fromarray(values).save(tmp_path / "x.tif")
+    with pytest.raises(image.ImageError, match="of which white is not known"):
+        encode((tmp_path / "x.tif").read_bytes())
+
+
+def test_pixels_that_differ_each_time_are_refused(monkeypatch, tmp_path):
+    """As of some TIFF files, of which OpenCV leaves pixels unset."""
+    cv2.imwrite(str(tmp_path / "x.tif"), photo())
+    data = (tmp_path / "x.tif").read_bytes()
+    assert encode(data).action == "reencoded"
+    decode = image._decode_raw
+    counter = iter(range(100))
+
+    def unset(*args):
+        pixels, orientation = decode(*args)
+        pixels[0, 0, 0] = next(counter)
+        return pixels, orientation
+
+    monkeypatch.setattr(image, "_decode_raw", unset)
+    with pytest.raises(image.ImageError, match="decodes otherwise each time"):
+        encode(data)
