@@ -11,8 +11,8 @@ photo of the same thing. In plain pictures (discs on white) an object that moved
 another colour makes another picture, so there nothing may be cut off or made grey.
 
 Only proposed photos are decoded again, from their records. Where few are, as in flower
-photos, that costs conversion a percent; where each has a near-duplicate, as much again as
-converting it. Thumbnails kept by the workers would cost all conversions a little.
+photos, that costs conversion a percent; where each has a near-duplicate, as much again
+as converting it. Thumbnails kept by the workers would cost all conversions a little.
 """
 
 import concurrent.futures
