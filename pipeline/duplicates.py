@@ -2,13 +2,17 @@
 
 Found: a photo and its copy encoded anew (down to JPEG quality 20), of another size,
 turned by quarter turns, mirrored, made grey, a little brighter or darker, with up to
-2 % of each border cut off; or several of these. Of 282 flower photos treated so, 99 %
-were found, and 95 % of those with 2 % cut off.
+2 % of each border cut off; or several of these. Of 640 photos treated so on which no
+limit was chosen (flowers, bees, cats and dogs), 99 % were found, and 93 % of those with
+2 % cut off; none was taken for another.
 
 Not found: larger cuts, turns by other angles, frames or writing added; and another
-photo of the same thing. In plain pictures (discs on white) an object that
-moved or has another colour makes another picture, so there nothing may be cut off or
-made grey.
+photo of the same thing. In plain pictures (discs on white) an object that moved or has
+another colour makes another picture, so there nothing may be cut off or made grey.
+
+Only proposed photos are decoded again, from their records. Where few are, as in flower
+photos, that costs conversion a percent; where each has a near-duplicate, as much again
+as converting it. Thumbnails kept by the workers would cost all conversions a little.
 """
 
 import concurrent.futures
