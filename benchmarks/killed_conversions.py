@@ -84,7 +84,8 @@ def main() -> None:
                 convert(whole, out)
                 same += digest(out) == expected[kind]
                 shutil.rmtree(out)
-            rows.append([kind, args.kills, f"{seconds[kind]:.1f}", whole_at_once, same])
+            figures = (args.kills, f"{seconds[kind]:.1f}", whole_at_once, same)
+            rows.append([kind, *map(str, figures)])
     head = ["output", "kills", "undisturbed, s", "done before", "same bytes after"]
     measure.table("Killed conversions", [head, *rows])
 
