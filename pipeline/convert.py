@@ -70,6 +70,8 @@ class Config:
         lists: Caffe's list files, with commas between them.
         csv: a CSV file of paths, labels and perhaps splits.
         labels: a file of class names, label 0 first, for lists or csv.
+        runner: what does the work: "local", or one of beam.RUNNERS.
+        beam_flags: flags of Apache Beam, for the latter.
     """
 
     source: str
@@ -85,6 +87,8 @@ class Config:
     lists: str = ""
     csv: str = ""
     labels: str = ""
+    runner: str = "local"
+    beam_flags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         account.check_pattern(self.group_by)
@@ -92,6 +96,8 @@ class Config:
             if (value := getattr(self, name)) not in options:
                 raise ValueError(f"--{name}={value}: expected {' or '.join(options)}")
         lists.check_flags(self.lists, self.csv, self.labels)
+        if self.beam_flags and self.runner == "local":
+            raise ValueError(f"{self.beam_flags[0]}: --runner=local takes no such flag")
 
     @property
     def settings(self) -> dict[str, int | str]:
@@ -137,18 +143,18 @@ class Summary:
         return manifest.read(self.directory)
 
 
-def convert(config: Config, run: runner.Runner | None = None) -> Summary:
+def convert(config: Config) -> Summary:
     """Converts photos.
-
-    Args:
-        config: settings.
-        run: does the work; None: processes of this machine.
 
     Raises:
         schema.DataError: source or output folder are not as they should be.
         OSError: as the system reports it, no space left on the device among them.
     """
-    run = run or runner.Local(config.workers)
+    run: runner.Runner = (
+        runner.Local(config.workers)
+        if config.runner == "local"
+        else beam.Beam(config.runner, config.beam_flags)
+    )
     directory = storage.path(config.out)
     source = sources.list_source(
         storage.path(config.source),
@@ -401,7 +407,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_enum(
         "runner",
-        "local",
+        default.runner,
         ["local", *beam.RUNNERS],
         "local: processes of this machine; else one of Apache Beam, whose own flags "
         "may follow, as --direct_num_workers=2.",
@@ -426,8 +432,6 @@ def _beam_options(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """Divides what is left after our flags: positional words, and flags of Beam."""
     own = [word for word in argv if not word.startswith("--")]
     options = [word for word in argv if word.startswith("--")]
-    if options and flags.FLAGS.runner == "local":
-        raise app.UsageError(f"{options[0]}: only another --runner takes such flags")
     return own, options
 
 
@@ -438,10 +442,10 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(
             "expected one folder of photos: python -m pipeline.convert flowers/"
         )
-    config = command.config_from_flags(Config, source=argv[1])
-    name = flags.FLAGS.runner
-    run = None if name == "local" else beam.Beam(name, options)
-    summary = convert(config, run)
+    config = command.config_from_flags(
+        Config, source=argv[1], beam_flags=tuple(options)
+    )
+    summary = convert(config)
     command.say(summaries.conversion(summary.tally))
     for note in summary.notes:
         command.say(note)

@@ -7,14 +7,15 @@ from absl import flags
 
 import evaluate
 import train
-from model import export, inputs, predict
-from pipeline import command, convert, download, split
+from model import export, inputs, method, predict
+from pipeline import check, command, convert, download, split
 
 # Command -> fields of its config that come from arguments without a flag's name.
 COMMANDS = {
     train: {},
     evaluate: {},
-    convert: {"source": "photos"},
+    convert: {"source": "photos", "beam_flags": ()},
+    check: {"source": "photos"},
     split: {"data": "records"},
     download: {"name": "flowers", "target": "photos"},
     export: {},
@@ -39,7 +40,7 @@ def test_every_flag_is_a_field_with_the_same_default(module):
         for flag in flags.FLAGS.flags_by_module_dict().get(module.__name__, ())
     }
     fields = {field.name for field in dataclasses.fields(module.Config)}
-    fields -= {"overrides"}  # flags of model/inputs.py
+    fields -= {"overrides", "learning"}  # flags of model/inputs.py and method.py
     assert set(mine) == fields - set(positional)
     default = module.Config(**positional)
     for name, flag in mine.items():
@@ -61,6 +62,20 @@ def test_flags_of_the_preprocessing():
     try:
         flags.FLAGS(["program"])
         assert inputs.from_flags() == inputs.AS_WEIGHTS
+    finally:
+        for name in set(flags.FLAGS) - before:
+            delattr(flags.FLAGS, name)
+
+
+def test_flags_of_the_method():
+    before = set(flags.FLAGS)
+    method.define_flags()
+    try:
+        flags.FLAGS(["program"])
+        assert method.from_flags() == method.PLAIN
+        flags.FLAGS(["program", "--ema=nan"])
+        with pytest.raises(ValueError, match="--ema=nan: not a number"):
+            method.from_flags()
     finally:
         for name in set(flags.FLAGS) - before:
             delattr(flags.FLAGS, name)

@@ -89,9 +89,14 @@ class TestNewDirectory:
             path.mkdir()
             (path / "mine").write_text("mine")
         with pytest.raises(
-            run.RunError, match=r"run: exists and is not empty; choose another --run_d"
+            run.RunError, match=r"run: exists and is not empty; remove it, or choose"
         ):
             run.new_directory(str(path), "alexnet")
+
+    def test_a_run_that_was_stopped_early_is_told(self, tmp_path):
+        (tmp_path / "config.json").write_text("{}")
+        with pytest.raises(run.RunError, match="stopped before its first epoch"):
+            run.new_directory(str(tmp_path), "alexnet")
 
     def test_is_not_the_link(self, tmp_path):
         """The link could not be put in its place when training is over."""

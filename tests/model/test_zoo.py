@@ -438,7 +438,7 @@ class TestCache:
     def test_place_that_cannot_be_made(self, sources, monkeypatch, tmp_path):
         (tmp_path / "file").write_text("x")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-        with pytest.raises(OSError, match="file"):
+        with pytest.raises(errors.MissingCheckpoint, match="XDG_CACHE_HOME names"):
             zoo.resolve("alexnet", sources=sources)
 
 

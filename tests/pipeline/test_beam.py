@@ -85,8 +85,13 @@ def test_stores_that_tensorflow_reaches(photos, expected, tmp_path):
 def test_many_small_blocks(photos, expected, tmp_path, monkeypatch):
     """Each block is an element, whose files are named after it."""
     monkeypatch.setattr(beam.Beam, "block_files", 5)
-    config = convert.Config(source=str(photos), out=str(tmp_path / "out"), workers=1)
-    convert.convert(config, beam.Beam("DirectRunner", ["--direct_num_workers=1"]))
+    config = convert.Config(
+        source=str(photos),
+        out=str(tmp_path / "out"),
+        runner="DirectRunner",
+        beam_flags=("--direct_num_workers=1",),
+    )
+    convert.convert(config)
     assert conftest.folder_digest(tmp_path / "out") == expected
     assert manifest.read(tmp_path / "out").tally.files()["total"] == 20
 
