@@ -96,16 +96,18 @@ def test_many_small_blocks(photos, expected, tmp_path, monkeypatch):
     assert manifest.read(tmp_path / "out").tally.files()["total"] == 20
 
 
-def test_a_job_that_fails_is_a_named_error(photos, tmp_path):
-    done = command(
-        photos,
-        tmp_path / "out",
-        "--runner=DaskRunner",
-        "--dask_client_address=tcp://127.0.0.1:9",
-        "--timeout=1",
+def test_a_job_that_fails_is_a_named_error(photos, tmp_path, monkeypatch):
+    def convert_block(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(beam, "_convert", convert_block)
+    config = convert.Config(
+        source=str(photos), out=str(tmp_path / "out"), runner="DirectRunner"
     )
-    assert done.returncode == 2, done.stderr
-    assert "--runner=DaskRunner: the job failed" in done.stderr
+    with pytest.raises(
+        schema.DataError, match=r"--runner=DirectRunner: the job failed .*No space left"
+    ):
+        convert.convert(config)
     assert not list((tmp_path / "out").iterdir())
 
 
