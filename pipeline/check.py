@@ -194,7 +194,13 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, page.Encoded]:
         findings=_sorted(findings),
         notes=(*source.notes, *ignored),
     )
-    return report, lambda path: encoded(number_of[path])
+
+    def shown(path: str) -> bytes:
+        if path in odd["crashed"]:  # it would take this process down as well
+            raise image.ImageError("takes the decoder down")
+        return encoded(number_of[path])
+
+    return report, shown
 
 
 def _sorted(findings: Sequence[Finding]) -> tuple[Finding, ...]:

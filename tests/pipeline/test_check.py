@@ -207,6 +207,21 @@ def test_a_page_of_many_findings_stays_small(scenes, tmp_path):
     assert "and 36 more, in check.json" in text
 
 
+def test_what_takes_a_decoder_down_is_not_decoded_for_the_page(
+    scenes, tmp_path, monkeypatch
+):
+    kinds_of = oddities.kinds_of
+    monkeypatch.setattr(
+        check.oddities,
+        "kinds_of",
+        lambda row: ["crashed"] if row.path == "ants/03.jpg" else kinds_of(row),
+    )
+    assert found(run(scenes, tmp_path))["crashed"] == (("ants/03.jpg",),)
+    page = Page((tmp_path / "check" / "check.html").read_text())
+    assert page.sources == []
+    assert "no picture" in page.text
+
+
 class TestRecords:
     @pytest.fixture
     def records(self, scenes, tmp_path):
