@@ -1,75 +1,82 @@
-"""Epoch results -> curves.png and TensorBoard scalars."""
+"""Epoch results -> curves.png."""
 
+import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import tensorflow as tf
+from typing import Any
 
 from model import loop
 
+_SMOOTHING = 0.8
+_FIGURES = (("loss (nats)", "loss"), ("accuracy", "accuracy"))
 
-def draw(results: Sequence[loop.EpochResult], path: Path) -> None:
-    """Draws losses and accuracies of both splits over the epochs as a PNG."""
+
+def smoothed(values: Sequence[float], share: float = _SMOOTHING) -> list[float]:
+    """Exponential moving average: each value keeps a share of the one before."""
+    found: list[float] = []
+    for value in values:
+        found.append(share * found[-1] + (1 - share) * value if found else value)
+    return found
+
+
+def figure(columns: int) -> tuple[Any, list[Any]]:
+    """An empty picture of some diagrams side by side, and its axes."""
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of its fonts
     # Deferred, and without pyplot's state: matplotlib takes half a second to import.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    epochs = [result.epoch for result in results]
-    marker = "o" if len(results) == 1 else None
-    for axes, name, train, validation in (
-        (
-            figure.add_subplot(1, 2, 1),
-            "loss (nats)",
-            [result.loss for result in results],
-            [result.validation_loss for result in results],
-        ),
-        (
-            figure.add_subplot(1, 2, 2),
-            "accuracy",
-            [result.accuracy for result in results],
-            [result.validation_accuracy for result in results],
-        ),
-    ):
-        axes.plot(epochs, train, label="training", marker=marker)
-        axes.plot(epochs, validation, label="validation", marker=marker)
-        axes.set(xlabel="epoch", title=name)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
-        axes.legend()
-    figure.savefig(path, dpi=100, format="png")
+    made = Figure(figsize=(4.5 * columns, 3.5), layout="constrained")
+    FigureCanvasAgg(made)
+    axes = [made.add_subplot(1, columns, place + 1) for place in range(columns)]
+    for one in axes:
+        one.grid(alpha=0.3)
+    return made, axes
 
 
-class Scalars:
-    """Writes an epoch's figures for TensorBoard, both splits side by side."""
+def draw(results: Mapping[str, Sequence[loop.EpochResult]], path: Path) -> None:
+    """Draws losses and accuracies of both splits over the epochs as a PNG.
 
-    def __init__(self, directory: Path) -> None:
-        """Opens one event file per split."""
-        self._writers = {
-            split: tf.summary.create_file_writer(str(directory / split))
-            for split in ("training", "validation")
-        }
+    Args:
+        results: {name: epochs} of the trained networks; the name of one alone is "".
+        path: of the picture.
+    """
+    drawn, both = figure(2)
+    for axes, (title, field) in zip(both, _FIGURES, strict=True):
+        for number, (name, epochs) in enumerate(results.items()):
+            _draw_lines(axes, name, number, epochs, field)
+        axes.set(xlabel="epoch", title=title)
+        axes.locator_params("x", integer=True)
+        axes.legend(fontsize="small")
+    drawn.savefig(path, dpi=100, format="png")
 
-    def write(self, result: loop.EpochResult) -> None:
-        """Adds one epoch."""
-        figures = {
-            "training": {
-                "loss": result.loss,
-                "accuracy": result.accuracy,
-                "learning_rate": result.learning_rate,
-                "images_per_s": result.images_per_s,
-            },
-            "validation": {
-                "loss": result.validation_loss,
-                "accuracy": result.validation_accuracy,
-            },
-        }
-        for split, values in figures.items():
-            with self._writers[split].as_default(step=result.epoch):
-                for name, value in values.items():
-                    tf.summary.scalar(name, value)
-            self._writers[split].flush()
+
+def _draw_lines(
+    axes: Any,
+    name: str,
+    number: int,
+    epochs: Sequence[loop.EpochResult],
+    field: str,
+) -> None:
+    """Both splits of one network: pale as they are, strong smoothed."""
+    numbers = [result.epoch for result in epochs]
+    marker = "o" if len(epochs) == 1 else None
+    for split, prefix in (("training", ""), ("validation", "validation_")):
+        values = [getattr(result, prefix + field) for result in epochs]
+        color = f"C{2 * number + bool(prefix)}"
+        style = "-" if prefix else "--"
+        label = " ".join(filter(None, (name, split)))
+        axes.plot(numbers, values, style, color=color, alpha=0.35, marker=marker)
+        axes.plot(numbers, smoothed(values), style, color=color, label=label)
+    if number == 0:
+        for before, after in itertools.pairwise(epochs):
+            if before.stage != after.stage:
+                axes.axvline(after.epoch - 0.5, color="0.5", linestyle=":")
+                axes.annotate(
+                    f" {after.stage}",
+                    (after.epoch - 0.5, 1),
+                    xycoords=("data", "axes fraction"),
+                    va="top",
+                    fontsize="x-small",
+                )

@@ -10,6 +10,17 @@ from model import features, loop, stages
 from pipeline import dataset, manifest, preprocess
 
 
+def wanted_features(
+    found: manifest.Manifest, num_views: int
+) -> tuple[tuple[manifest.Row, ...], dict[int, np.ndarray]]:
+    """All photos, and {view: indices of those wanted in it}."""
+    rows = found.taken()
+    split = np.array([row.split for row in rows])
+    train = np.flatnonzero(split == "train")
+    central = np.concatenate([train, np.flatnonzero(split == "validation")])
+    return rows, {view: train if view else central for view in range(num_views)}
+
+
 class Cached:
     """Batches of features that the frozen trunk gave once, for the tail to train on."""
 
@@ -19,7 +30,7 @@ class Cached:
         trunk: Any,
         *,
         plan: stages.Plan,
-        precision: str,
+        about: dict[str, Any],
         num_views: int,
         batch_size: int,
         cache_dir: Path,
@@ -30,38 +41,43 @@ class Cached:
             found: the data set.
             trunk: of stages.build_trunk.
             plan: of the network.
-            precision: that the trunk computes in.
+            about: what features depend on; see features.key.
             num_views: windows of each training photo, at least 1; validation sees the
                 central one.
             batch_size: photos per batch.
             cache_dir: folder of all feature caches.
         """
-        rows = found.taken()
+        rows, wanted = wanted_features(found, num_views)
         images = dataset.Images(found, rows, plan.spec, batch_size=features.BATCH_SIZE)
         split = np.array([row.split for row in rows])
         self._train = np.flatnonzero(split == "train")
         self._validation = np.flatnonzero(split == "validation")
-        central = np.concatenate([self._train, self._validation])
         self._features = features.extract(
             trunk,
             images,
-            {view: self._train if view else central for view in range(num_views)},
+            wanted,
             cache_dir=cache_dir,
-            about=features.key(trunk, plan.cut, plan.spec, precision, found),
+            about=about,
         )
         self._labels = np.array([found.labels[r.class_name] for r in rows], np.int32)
         self._num_views = num_views
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._seed = plan.seed
         self.num_training = len(self._train)
 
-    def training(self, epoch: int) -> Iterator[loop.Batch]:
-        """Each photo once, in a new order, each in one of its views."""
+    def training(self, epoch: int, start: int = 0) -> Iterator[loop.Batch]:
+        """Each photo once, in a new order, each in one of its views.
+
+        Args:
+            epoch: decides order and views.
+            start: batches to leave out at the beginning.
+        """
         key = (self._seed, epoch)
         order = self._train[dataset.permutation(len(self._train), key)]
         random = preprocess.generator((*key, 2))
         views = random.integers(self._num_views, size=len(order))
-        return self._batches(order, views, self._batch_size)
+        first = start * self.batch_size
+        return self._batches(order[first:], views[first:], self.batch_size)
 
     def validation(self) -> Iterator[loop.Batch]:
         """Each photo once, in its central view."""
@@ -97,10 +113,11 @@ class Fresh:
             found, "validation", plan.spec, batch_size=batch_size
         )
         self.num_training = len(self._training.images.rows)
+        self.batch_size = batch_size
 
-    def training(self, epoch: int) -> Iterator[loop.Batch]:
-        """Each photo once."""
-        for batch in self._training.epoch(epoch):
+    def training(self, epoch: int, start: int = 0) -> Iterator[loop.Batch]:
+        """Each photo once, without the first `start` batches."""
+        for batch in self._training.epoch(epoch, start * self.batch_size):
             yield batch["image"], batch["label"]
 
     def validation(self) -> Iterator[loop.Batch]:

@@ -31,7 +31,7 @@ _ABOUT_NAME = "about.json"
 BATCH_SIZE = 64
 _BATCHES_PER_MARK = 32
 # Features that are held in memory while a head trains on them.
-_MEMORY_BYTES = 1 << 30
+MEMORY_BYTES = 1 << 30
 
 
 class Features:
@@ -54,7 +54,7 @@ class Features:
             self._places[view, filled] = np.arange(count, count + len(filled))
             count += len(filled)
         self._tensor: Any = None
-        if count * views[0][:1].nbytes <= _MEMORY_BYTES:
+        if count * views[0][:1].nbytes <= MEMORY_BYTES:
             table = np.empty((count, *views[0].shape[1:]), views[0].dtype)
             for view, filled in rows.items():
                 table[self._places[view, filled]] = views[view][filled]
@@ -111,19 +111,18 @@ def extract(
         cache_dir: folder of all caches.
         about: of `key`.
     """
-    text = json.dumps(about, sort_keys=True)
-    folder = cache_dir / hashlib.sha256(text.encode()).hexdigest()[:16]
+    folder = _folder(cache_dir, about)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _ABOUT_NAME).write_text(json.dumps(about, indent=2) + "\n")
     shape = (len(images.rows), *trunk.output.shape[1:])
-    kind = np.float32 if about["precision"] == "float32" else np.float16
+    kind = _kind(about)
     with _locked(folder):
         opened = {view: _open_view(folder, view, shape, kind) for view in rows}
         missing = {
             view: wanted[~opened[view][1][wanted]] for view, wanted in rows.items()
         }
         if total := sum(map(len, missing.values())):
-            run = _as_stored(trunk, kind)
+            run = as_stored(trunk, kind)
             with command.progress(total, "photo", "features") as progress:
                 for views, wanted in _passes(missing):
                     with _marking([opened[view] for view in views]) as mark:
@@ -140,7 +139,46 @@ def extract(
     return Features([values for values, _ in opened.values()], rows)
 
 
-def _as_stored(trunk: Any, kind: Any) -> Callable[[Any], Any]:
+def num_missing(
+    trunk: Any,
+    num_photos: int,
+    rows: Mapping[int, np.ndarray],
+    *,
+    cache_dir: Path,
+    about: dict[str, Any],
+) -> int:
+    """How many features `extract` would have to compute; leaves no trace.
+
+    Args:
+        trunk: see `extract`; so are the others.
+        num_photos: of the data set.
+        rows: see `extract`.
+        cache_dir: see `extract`.
+        about: see `extract`.
+    """
+    folder = _folder(cache_dir, about)
+    shape = (num_photos, *trunk.output.shape[1:])
+    count = 0
+    for view, wanted in rows.items():
+        if (folder / f"view{view}.npy").exists():
+            _, done = _open_view(folder, view, shape, _kind(about))
+            count += int((~done[wanted]).sum())
+        else:
+            count += len(wanted)
+    return count
+
+
+def _folder(cache_dir: Path, about: dict[str, Any]) -> Path:
+    text = json.dumps(about, sort_keys=True)
+    return cache_dir / hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _kind(about: dict[str, Any]) -> Any:
+    """Type that features are stored in."""
+    return np.float32 if about["precision"] == "float32" else np.float16
+
+
+def as_stored(trunk: Any, kind: Any) -> Callable[[Any], Any]:
     """Images -> features of the type that is stored.
 
     float16 holds every bfloat16 number of a feature's usual size exactly.

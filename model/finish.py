@@ -1,69 +1,59 @@
 """The best weights so far -> the files that make a run folder usable."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from model import loop, metrics, restore, run, stages, weights, zoo
+from model import base, loop, metrics, restore, run, stages, weights
 from pipeline import manifest
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Finisher:
-    """Writes model.keras, ledger and calibration of a run.
+def write(
+    record: run.Run,
+    found: manifest.Manifest,
+    start: base.Base,
+    plan: stages.Plan,
+    best: loop.Best,
+    *,
+    frozen: dict[str, str],
+) -> None:
+    """Writes model.keras, ledger and calibration of a run anew.
 
-    Attributes:
+    Args:
         record: the run folder.
         found: the data set.
-        plan: of the network.
-        fit: what was restored; None for a random start.
-        weights: where it came from; None likewise.
+        start: the network that training began with.
+        plan: of a stage.
+        best: at least one epoch of it.
         frozen: digests of the frozen variables, taken before training.
     """
-
-    record: run.Run
-    found: manifest.Manifest
-    plan: stages.Plan
-    fit: restore.Fit | None
-    weights: zoo.Weights | None
-    frozen: dict[str, str]
-
-    def write(self, trunk: Any, tail: Any, best: loop.Best) -> None:
-        """Writes the files anew; leaves `tail` as it is, for training may go on.
-
-        Args:
-            trunk: of stages.build_trunk.
-            tail: of stages.build_tail.
-            best: at least one epoch of it.
-        """
-        whole = stages.assemble(self.plan, trunk, best.values)
-        self.record.write_ledger(
-            restore.ledger(self.fit, whole),
-            _about_weights(self.weights, self.fit)
-            | {"preprocessing": self.plan.spec.source},
-            before=self.frozen,
-            after=restore.digests(whole.variables),
-        )
-        rows = self.found.taken("validation")
-        labels = np.array([self.found.labels[row.class_name] for row in rows])
-        logits = best.validation_logits
-        if logits is None:
-            raise RuntimeError("the best epoch has no validation logits")
-        temperature = metrics.fit_temperature(logits, labels)
-        self.record.write_json(
-            "calibration.json",
-            {
-                "temperature": temperature,
-                "fitted_on": "validation",
-                "num_examples": len(labels),
-                "loss_before": metrics.mean_loss(logits, labels),
-                "loss_after": metrics.mean_loss(logits / temperature, labels),
-                "epoch": best.epoch,
-            },
-        )
-        about = weights.describe(self.plan.network.name, self.plan.spec)
-        self.record.save_model(whole, about)
+    whole = stages.assemble(plan, best.values)
+    record.write_ledger(
+        restore.ledger(start.fit, whole),
+        _about_weights(start) | {"preprocessing": plan.spec.source},
+        before=frozen,
+        after=restore.digests(whole.variables),
+    )
+    rows = found.taken("validation")
+    labels = np.array([found.labels[row.class_name] for row in rows])
+    logits = best.validation_logits
+    if logits is None:
+        raise RuntimeError("the best epoch has no validation logits")
+    temperature = metrics.fit_temperature(logits, labels)
+    record.write_json(
+        "calibration.json",
+        {
+            "temperature": temperature,
+            "fitted_on": "validation",
+            "num_examples": len(labels),
+            "loss_before": metrics.mean_loss(logits, labels),
+            "loss_after": metrics.mean_loss(logits / temperature, labels),
+            "epoch": best.epoch,
+        },
+    )
+    record.save_model(whole, weights.describe(plan.network.name, plan.spec))
 
 
 def photos(found: manifest.Manifest) -> dict[str, list[str]]:
@@ -75,16 +65,20 @@ def photos(found: manifest.Manifest) -> dict[str, list[str]]:
 
 
 def describe(
-    found: manifest.Manifest, plan: stages.Plan, weights: zoo.Weights | None
+    found: manifest.Manifest, start: base.Base, plans: Sequence[stages.Plan]
 ) -> dict[str, Any]:
     """What config.json says of data, network and weights."""
-    about = _about_weights(weights, None)
+    about = _about_weights(start)
+    named = ("ckpt", "variant", "path", "tensors_sha256")
     return {
-        "network": plan.network.name,
-        "features": plan.features,
-        "train_from": plan.train_from,
-        "input_spec": dataclasses.asdict(plan.spec),
-        "weights": about,
+        "network": start.network.name,
+        "features": start.features,
+        "stages": [
+            {"train_from": p.train_from, "cut": p.cut, "frozen": sorted(p.frozen)}
+            for p in plans
+        ],
+        "input_spec": dataclasses.asdict(start.spec),
+        "weights": {name: about[name] for name in named if name in about},
         "data": {
             "path": str(found.directory.resolve()),
             "manifest_digest": found.digest,
@@ -95,22 +89,17 @@ def describe(
     }
 
 
-def _about_weights(
-    weights: zoo.Weights | None, fit: restore.Fit | None
-) -> dict[str, Any]:
-    if weights is None:
+def _about_weights(start: base.Base) -> dict[str, Any]:
+    if start.weights is None or start.fit is None:
         return {"ckpt": "none"}
-    about = {
-        "ckpt": weights.name,
-        "variant": weights.variant,
-        "path": str(weights.path),
-        "tensors_sha256": weights.checkpoint.digest(),
-    }
-    if fit is None:
-        return about
-    return about | {
-        "format": weights.checkpoint.format,
-        "metadata": weights.checkpoint.metadata,
-        "naming": fit.naming.source,
-        "set_aside": list(weights.checkpoint.aside),
+    checkpoint = start.weights.checkpoint
+    return {
+        "ckpt": start.weights.name,
+        "variant": start.weights.variant,
+        "path": str(start.weights.path),
+        "tensors_sha256": checkpoint.digest(),
+        "format": checkpoint.format,
+        "metadata": checkpoint.metadata,
+        "naming": start.fit.naming.source,
+        "set_aside": list(checkpoint.aside),
     }

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import flags
 
 from model.checkpoints import errors, mean
-from pipeline import preprocess
+from pipeline import flag_fields, preprocess
 
 CHANNEL_ORDERS = ("auto", "rgb", "bgr")
 RESIZES = ("auto", "crop", "squash")
@@ -44,6 +43,11 @@ class Overrides:
     scale: float = 0.0
     mean: str = ""
     std: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "short_side", "scale"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"--{name}={getattr(self, name)}: expected 0 or more")
 
     def bgr(self, by_weights: bool) -> bool:
         """Whether the weights' input is blue, green, red."""
@@ -139,55 +143,27 @@ def _three_numbers(flag: str, text: str) -> tuple[float, ...]:
     return numbers
 
 
+HELP = {
+    "image_size": "Height and width of the network's input; 0: that of the weights.",
+    "short_side": "To which photos are resized before the crop; 0: as the weights have "
+    "it.",
+    "resize": "crop keeps the photo's aspect, squash does not; auto: as the weights "
+    "have it.",
+    "channel_order": "Order that the weights' first layer expects; auto: by their "
+    "source.",
+    "scale": "What pixels of 0..255 are divided by; 0: as the weights have it.",
+    "mean": "What is subtracted then: a mean file (.binaryproto, .npy), or three "
+    "numbers for red, green, blue; by default that of the weights.",
+    "std": "What it is divided by then: three numbers; by default that of the weights.",
+}
+CHOICES = {"resize": RESIZES, "channel_order": CHANNEL_ORDERS}
+
+
 def define_flags() -> None:
     """Declares the flags; defaults are those of Overrides."""
-    default = Overrides()
-    flags.DEFINE_integer(
-        "image_size",
-        default.image_size,
-        "Height and width of the network's input; 0: that of the weights.",
-        lower_bound=0,
-    )
-    flags.DEFINE_integer(
-        "short_side",
-        default.short_side,
-        "To which photos are resized before the crop; 0: as the weights have it.",
-        lower_bound=0,
-    )
-    flags.DEFINE_enum(
-        "resize",
-        default.resize,
-        RESIZES,
-        "crop keeps the photo's aspect, squash does not; auto: as the weights have it.",
-    )
-    flags.DEFINE_enum(
-        "channel_order",
-        default.channel_order,
-        CHANNEL_ORDERS,
-        "Order that the weights' first layer expects; auto: by their source.",
-    )
-    flags.DEFINE_float(
-        "scale",
-        default.scale,
-        "What pixels of 0..255 are divided by; 0: as the weights have it.",
-        lower_bound=0,
-    )
-    flags.DEFINE_string(
-        "mean",
-        default.mean,
-        "What is subtracted then: a mean file (.binaryproto, .npy), or three numbers "
-        "for red, green, blue; by default that of the weights.",
-    )
-    flags.DEFINE_string(
-        "std",
-        default.std,
-        "What it is divided by then: three numbers; by default that of the weights.",
-    )
+    flag_fields.define(Overrides, HELP, CHOICES)
 
 
 def from_flags() -> Overrides:
     """What the flags say."""
-    values = flags.FLAGS.flag_values_dict()
-    return Overrides(
-        **{field.name: values[field.name] for field in dataclasses.fields(Overrides)}
-    )
+    return flag_fields.read(Overrides)

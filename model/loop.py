@@ -7,7 +7,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -26,7 +26,7 @@ class EpochResult:
     """What an epoch came to.
 
     Attributes:
-        epoch: from 1.
+        epoch: from 1, over all stages.
         loss: mean over the training examples, in nats.
         accuracy: on the training examples as they were trained on, 0..1.
         validation_loss: mean over the validation examples, in nats.
@@ -34,6 +34,7 @@ class EpochResult:
         learning_rate: of the last step.
         images_per_s: training examples per second.
         seconds: of training and validation.
+        stage: which one it belongs to; "" if there is one alone.
     """
 
     epoch: int
@@ -44,6 +45,7 @@ class EpochResult:
     learning_rate: float
     images_per_s: float
     seconds: float
+    stage: str = ""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -51,18 +53,46 @@ class Best:
     """The weights with the lowest validation loss so far.
 
     Attributes:
-        variables: {name: variable} of those whose values are wanted.
+        variables: {name: variable} of those that training changes.
+        beneath: {name: array} of the others, as they were when training began.
         epoch: from 1; 0 before the first.
         validation_loss: in nats.
-        values: {name: array} of the variables.
+        values: {name: array} of all of them.
         validation_logits: float32 [num_examples, num_classes].
     """
 
     variables: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    beneath: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     epoch: int = 0
     validation_loss: float = math.inf
     values: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     validation_logits: np.ndarray | None = None
+
+    def offer(self, epoch: int, validation_loss: float, logits: np.ndarray) -> None:
+        """Takes the variables' values if they are better."""
+        if validation_loss < self.validation_loss:
+            self.epoch = epoch
+            self.validation_loss = validation_loss
+            self.values = self.current()
+            self.validation_logits = logits
+
+    def current(self) -> dict[str, np.ndarray]:
+        """{name: array} of all weights as they are."""
+        changed = {name: variable.numpy() for name, variable in self.variables.items()}
+        return {**self.beneath, **changed}
+
+
+class Source(Protocol):
+    """What a training is fed."""
+
+    num_training: int
+    batch_size: int
+
+    def training(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Batches of an epoch from 0, without the first `start` of them."""
+
+    def validation(self) -> Iterator[Batch]:
+        """Batches of the validation examples, each once."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,7 +103,8 @@ class Learning:
         update: moves the weights.
         schedule: of the rate.
         rate: the base rate.
-        total_steps: of the training.
+        epochs: passes over the training examples.
+        total_steps: of the training; it ends with them, also within an epoch.
         loss: what is made small.
         patience: epochs without a better one after which it stops; 0: never.
     """
@@ -81,6 +112,7 @@ class Learning:
     update: update.Update
     schedule: schedules.Schedule
     rate: float
+    epochs: int
     total_steps: int
     loss: losses.Loss = dataclasses.field(default_factory=losses.Loss)
     patience: int = 0
@@ -101,7 +133,7 @@ class TrainStep:
             learning: of the model's variables.
         """
         self._learning = learning
-        self._waiting = 0
+        self.waiting = 0  # batches that wait for others, to make a step with them
         self.steps = 0
         moved = learning.update
 
@@ -143,16 +175,16 @@ class TrainStep:
             self.steps += 1
             return answer
         answer = self._add(inputs, labels)
-        self._waiting += 1
-        if self._waiting == self._learning.update.iter_size:
+        self.waiting += 1
+        if self.waiting == self._learning.update.iter_size:
             self.finish()
         return answer
 
     def finish(self) -> None:
         """Makes a step of the batches that wait for others, at the end of an epoch."""
-        if self._waiting:
+        if self.waiting:
             self._finish(tf.constant(self.rate, tf.float32))
-            self._waiting = 0
+            self.waiting = 0
             self.steps += 1
 
 
@@ -177,88 +209,161 @@ def predict(
     return np.concatenate(logits), np.concatenate(labels)
 
 
-def fit(
-    model: Any,
-    learning: Learning,
-    *,
-    training: Callable[[int], Iterator[Batch]],
-    validation: Callable[[], Iterator[Batch]],
-    epochs: int,
-    best: Best,
-    on_step: Callable[[int], object],
-) -> Iterator[EpochResult]:
-    """Trains; yields after every epoch.
+class Training:
+    """Epoch after epoch of training; can be stopped after any batch, and resumed.
 
-    Args:
-        model: keras.Model, inputs -> logits.
-        learning: of the model's variables.
-        training: epoch from 0 -> its batches.
-        validation: -> the validation batches, each example once.
-        epochs: number of them.
+    Attributes:
+        model: that is trained.
+        learning: how.
+        source: on what.
         best: is kept up to date, so that it is at hand when training is stopped.
-        on_step: told the number of examples of each batch.
-
-    Raises:
-        NonFiniteLoss: a loss is infinite or not a number.
+        epoch: number of finished epochs.
+        validated: logits and labels of the last validation.
     """
-    train_step = TrainStep(model, learning)
-    predict_step = make_predict_step(model)
-    for epoch in range(epochs):
-        start = time.perf_counter()
-        loss, hits, count = _train_epoch(train_step, training(epoch), epoch, on_step)
+
+    def __init__(
+        self,
+        model: Any,
+        learning: Learning,
+        source: Source,
+        *,
+        best: Best,
+        stage: str = "",
+        first_epoch: int = 0,
+    ) -> None:
+        """Prepares the first epoch.
+
+        Args:
+            model: keras.Model, inputs -> logits.
+            learning: of the model's variables.
+            source: what the model is fed.
+            best: of this training and those before.
+            stage: what it is called.
+            first_epoch: epochs of the trainings before; of those, nothing repeats.
+        """
+        self.best = best
+        self.epoch = 0
+        self.learning = learning
+        self.model = model
+        self.source = source
+        self._stage = stage
+        self._first_epoch = first_epoch
+        self._train_step = TrainStep(model, learning)
+        self._predict_step = make_predict_step(model)
+        self._start_epoch()
+
+    def _start_epoch(self) -> None:
+        self._batches = 0  # of this epoch, that were trained on
+        self._total_loss, self._hits, self._count = 0.0, 0, 0
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to do."""
+        learning = self.learning
+        since = self._first_epoch + self.epoch - max(self.best.epoch, self._first_epoch)
+        return (
+            self.epoch >= learning.epochs
+            or self._train_step.steps >= learning.total_steps
+            or bool(self.epoch and learning.patience and since >= learning.patience)
+        )
+
+    @property
+    def steps(self) -> int:
+        """How often the weights were moved."""
+        return self._train_step.steps
+
+    def run_epoch(self, on_batch: Callable[[int], object]) -> EpochResult:
+        """Trains to the end of the epoch and validates.
+
+        Args:
+            on_batch: told the number of examples of each batch; what it raises leaves
+                a training that can be resumed.
+
+        Raises:
+            NonFiniteLoss: a loss is infinite or not a number.
+        """
+        number = self._first_epoch + self.epoch
+        start, before = time.perf_counter(), self._count
+        for inputs, labels in self.source.training(number, self._batches):
+            if self._train_step.steps >= self.learning.total_steps:
+                break
+            self._train(inputs, labels, number)
+            on_batch(len(labels))
+        self._train_step.finish()
         trained = time.perf_counter()
-        with learning.update.averaged():
-            logits, labels = predict(predict_step, validation())
+        with self.learning.update.averaged():
+            logits, labels = predict(self._predict_step, self.source.validation())
             validation_loss = metrics.mean_loss(logits, labels)
             if not math.isfinite(validation_loss):
                 raise NonFiniteLoss(
                     f"the validation loss is {validation_loss} after epoch "
-                    f"{epoch + 1}; try a lower --learning_rate"
+                    f"{number + 1}; try a lower --learning_rate"
                 )
-            if validation_loss < best.validation_loss:
-                best.epoch = epoch + 1
-                best.validation_loss = validation_loss
-                best.values = {
-                    name: variable.numpy() for name, variable in best.variables.items()
-                }
-                best.validation_logits = logits
-        yield EpochResult(
-            epoch=epoch + 1,
-            loss=loss,
-            accuracy=hits / count,
+            self.best.offer(number + 1, validation_loss, logits)
+        result = EpochResult(
+            epoch=number + 1,
+            loss=self._total_loss / self._count,
+            accuracy=self._hits / self._count,
             validation_loss=validation_loss,
             validation_accuracy=metrics.accuracy(logits, labels),
-            learning_rate=learning.rate_at(train_step.steps - 1),
-            images_per_s=count / (trained - start),
+            learning_rate=self.learning.rate_at(self._train_step.steps - 1),
+            images_per_s=(self._count - before) / (trained - start),
             seconds=time.perf_counter() - start,
+            stage=self._stage,
         )
-        if learning.patience and epoch + 1 - best.epoch >= learning.patience:
-            return
+        self.validated = logits, labels
+        self.epoch += 1
+        self._start_epoch()
+        return result
 
+    def rates(self) -> dict[float, float]:
+        """{lr_mult: learning rate of the last step of variables that have it}."""
+        rate = self.learning.rate_at(self._train_step.steps - 1)
+        return {lr_mult: lr_mult * rate for lr_mult in self.learning.update.multipliers}
 
-def _train_epoch(
-    train_step: TrainStep,
-    batches: Iterator[Batch],
-    epoch: int,
-    on_step: Callable[[int], object],
-) -> tuple[float, int, int]:
-    """Returns the mean loss over the examples, the number of hits, and of examples."""
-    total_loss, hits, count = 0.0, 0, 0
-    for number, (inputs, labels) in enumerate(batches):
-        rate = train_step.rate
-        loss, batch_hits = train_step(inputs, labels)
+    def _train(self, inputs: Any, labels: Any, number: int) -> None:
+        rate = self._train_step.rate
+        loss, hits = self._train_step(inputs, labels)
+        self._batches += 1
         if not math.isfinite(float(loss)):
             raise NonFiniteLoss(
-                f"the loss is {float(loss)} at step {number + 1} of epoch "
-                f"{epoch + 1}; try a lower --learning_rate than {rate:g}"
+                f"the loss is {float(loss)} at step {self._batches} of epoch "
+                f"{number + 1}; try a lower --learning_rate than {rate:g}"
             )
-        size = len(labels)
-        total_loss += float(loss) * size
-        hits += int(batch_hits)
-        count += size
-        on_step(size)
-    train_step.finish()
-    return total_loss / count, hits, count
+        self._total_loss += float(loss) * len(labels)
+        self._hits += int(hits)
+        self._count += len(labels)
+
+    def last(self) -> dict[str, np.ndarray]:
+        """{name: array} of all weights as they are now, averaged if they are."""
+        with self.learning.update.averaged():
+            return self.best.current()
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that a resumed training needs, but the weights and the best of them."""
+        counts = (
+            *(self.epoch, self._batches, self._hits, self._count),
+            *(self._train_step.steps, self._train_step.waiting),
+        )
+        update = self.learning.update.state_values()
+        return {
+            "counts": np.array(counts, np.int64),
+            "total_loss": np.array(self._total_loss, np.float64),
+            **{f"update/{number}": value for number, value in enumerate(update)},
+        }
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Goes on where `state` was taken.
+
+        Raises:
+            KeyError, ValueError: it is of another training.
+        """
+        counts = [int(count) for count in state["counts"]]
+        self.epoch, self._batches, self._hits, self._count = counts[:4]
+        self._train_step.steps, self._train_step.waiting = counts[4:]
+        self._total_loss = float(state["total_loss"])
+        for number, variable in enumerate(self.learning.update.state):
+            variable.assign(state[f"update/{number}"])
 
 
 def suitable_rate(num_features: int) -> float:

@@ -2,12 +2,10 @@
 
 import dataclasses
 import difflib
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from absl import flags
 
 from model import losses, schedules, update
 from model.checkpoints import errors
@@ -153,7 +151,7 @@ def _rule(text: str) -> update.Rule:
 
 
 PLAIN = Method()
-_HELP = {
+HELP = {
     "optimizer": "What moves the weights.",
     "momentum": "Of sgd and rmsprop, 0..1.",
     "nesterov": "Of sgd with momentum.",
@@ -174,40 +172,8 @@ _HELP = {
     "class_weights": "balanced: all classes count alike, whatever their numbers.",
     "early_stopping": "Epochs without a lower validation loss that end it; 0: none do.",
 }
-_CHOICES = {
+CHOICES: dict[str, Sequence[str]] = {
     "optimizer": update.OPTIMIZERS,
     "policy": schedules.POLICIES,
     "class_weights": CLASS_WEIGHTS,
 }
-
-
-def define_flags() -> None:
-    """Declares the flags; defaults are those of Method."""
-    for field in dataclasses.fields(Method):
-        name, text = field.name, _HELP[field.name]
-        default: Any = field.default
-        if name in _CHOICES:
-            flags.DEFINE_enum(name, default, _CHOICES[name], text)
-        elif isinstance(default, bool):
-            flags.DEFINE_bool(name, default, text)
-        elif isinstance(default, int):
-            flags.DEFINE_integer(name, default, text, lower_bound=0)
-        elif isinstance(default, float):
-            flags.DEFINE_float(name, default, text, lower_bound=0)
-        else:
-            flags.DEFINE_string(name, default, text)
-
-
-def from_flags() -> Method:
-    """What the flags say.
-
-    Raises:
-        ValueError: it cannot be.
-    """
-    values = flags.FLAGS.flag_values_dict()
-    for name, value in values.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"--{name}={value}: not a number")
-    return Method(
-        **{field.name: values[field.name] for field in dataclasses.fields(Method)}
-    )

@@ -18,6 +18,7 @@ from pipeline import preprocess
 # The new final layer, on whatever layer it is grafted. The name is nobody else's, so
 # that no checkpoint's classifier is taken for it.
 FINAL_LAYER = "logits"
+HIDDEN_LAYER = "head_hidden"  # of a new head, below the final layer
 INPUT = "image"
 _WEIGHTED = (
     keras.layers.BatchNormalization,
@@ -224,22 +225,37 @@ def normalisation(spec: preprocess.InputSpec, *, wide: bool = False) -> Any:
     )
 
 
-def head_layers(num_classes: int, *, dropout: float, seed: int) -> list[Any]:
-    """The new final layer and what leads to it: flatten, dropout, dense.
+def head_layers(
+    num_classes: int, *, hidden: int = 0, dropout: float, seed: int
+) -> list[Any]:
+    """The new final layer and what leads to it: flatten, dense, dropout, dense.
 
     Args:
         num_classes: of the new layer.
-        dropout: share of the features dropped in training, 0..1.
-        seed: of the new layer's initial kernel and of dropout.
+        hidden: units of a ReLU layer before it; 0 for none.
+        dropout: share of what the final layer sees that is dropped in training, 0..1.
+        seed: of the new layers' initial kernels and of dropout.
     """
-    layers: list[Any] = [keras.layers.Flatten(name="head_flatten", dtype="float32")]
+    kinds = keras.layers
+    layers: list[Any] = [kinds.Flatten(name="head_flatten", dtype="float32")]
+    if hidden:
+        layers.append(
+            kinds.Dense(
+                hidden,
+                activation="relu",
+                kernel_initializer=keras.initializers.HeNormal(seed=seed + 1),
+                name=HIDDEN_LAYER,
+                dtype="float32",
+            )
+        )
     if dropout:
         layers.append(
-            keras.layers.Dropout(dropout, name="head_drop", seed=seed, dtype="float32")
+            kinds.Dropout(dropout, name="head_drop", seed=seed, dtype="float32")
         )
-    kernel = keras.initializers.RandomNormal(0, 0.001, seed=seed)
+    # So small that all classes are about as likely at first; 0.01 is Caffe's for fc8.
+    kernel = keras.initializers.RandomNormal(0, 0.01 if hidden else 0.001, seed=seed)
     layers.append(
-        keras.layers.Dense(
+        kinds.Dense(
             num_classes, kernel_initializer=kernel, name=FINAL_LAYER, dtype="float32"
         )
     )

@@ -265,7 +265,7 @@ def fit_match(
                 )
             )
             if entries[-1].status == "restored":
-                ours = habit.to_ours(layer, _finite(tensor, f"{where}: {name}"), shape)
+                ours = habit.to_ours(layer, finite(tensor, f"{where}: {name}"), shape)
                 if layer == first and variable == "kernel":
                     ours = ours[:, :, ::-1]
                 values[layer][variable] = ours
@@ -296,7 +296,7 @@ def is_float(tensor: np.ndarray) -> bool:
     return tensor.dtype.kind == "f" or tensor.dtype == ml_dtypes.bfloat16
 
 
-def _finite(tensor: np.ndarray, where: str) -> np.ndarray:
+def finite(tensor: np.ndarray, where: str) -> np.ndarray:
     """The tensor in float32; one bad weight would make every logit nan."""
     with np.errstate(over="ignore"):
         found = tensor.astype(np.float32)

@@ -1,6 +1,7 @@
 """The run folder: what a training leaves, and what judging and use start from.
 
 runs/20260101-120000-alexnet/
+    checkpoints/       snapshots of a training that is not done
     config.json        every resolved setting, versions, digests of data and weights
     ledger.json        what was restored, what is new, proof of what did not move
     metrics.jsonl      one line per epoch
@@ -38,6 +39,7 @@ from pipeline import manifest, preprocess, schema
 
 LATEST = "latest"
 MODEL_NAME = "model.keras"
+CHECKPOINTS = "checkpoints"  # is there until training is done
 # What Keras, HDF5 and zipfile raise on a damaged model file.
 _UNREADABLE = (
     ValueError,
@@ -80,11 +82,12 @@ def new_directory(run_dir: str, ckpt: str) -> Path:
             "--run_dir"
         )
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        stopped = (directory / "config.json").exists()
-        what = "holds a run that was stopped before its first epoch"
-        if not stopped or (directory / MODEL_NAME).exists():
-            what = "exists and is not empty"
-        raise RunError(f"{directory}: {what}; remove it, or choose another --run_dir")
+        unfinished = (directory / CHECKPOINTS).exists()
+        what = "holds a stopped training" if unfinished else "exists and is not empty"
+        advice = "remove it, or choose another --run_dir"
+        if (directory / CHECKPOINTS).exists():
+            advice = f"--resume={directory} goes on with it, or {advice}"
+        raise RunError(f"{directory}: {what}; {advice}")
     return directory
 
 
@@ -124,11 +127,15 @@ class Run:
         with replacing(self.directory / name) as partial:
             partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
+    def write_metrics(self, results: Sequence[loop.EpochResult]) -> None:
+        """Writes the lines of some epochs in place of all that are there."""
+        with replacing(self.directory / "metrics.jsonl") as partial:
+            partial.write_text("".join(map(_line, results)), encoding="utf-8")
+
     def append_metrics(self, result: loop.EpochResult) -> None:
         """Adds an epoch's line."""
-        line = json.dumps(dataclasses.asdict(result)) + "\n"
         with (self.directory / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(line)
+            file.write(_line(result))
 
     def save_model(self, model: Any, about: dict[str, str]) -> None:
         """Writes model.keras and points `latest` to this run.
@@ -176,6 +183,10 @@ class Run:
         tensors = [dataclasses.asdict(entry) for entry in entries]
         content = {**about, "tensors": tensors, "frozen": frozen}
         self.write_json("ledger.json", content)
+
+
+def _line(result: loop.EpochResult) -> str:
+    return json.dumps(dataclasses.asdict(result)) + "\n"
 
 
 @contextlib.contextmanager
@@ -289,6 +300,35 @@ class Finished:
             raise RunError(f"{path}: cannot be read ({error}); train again") from error
 
 
+def unfinished(directory: Path) -> tuple[Path, dict[str, Any]]:
+    """Folder and config.json of a training that can go on.
+
+    Raises:
+        RunError: there is none, or it is done.
+    """
+    if not (directory / "config.json").exists():
+        raise RunError(f"{directory}: no run, or one that was stopped before it began")
+    if not (directory / CHECKPOINTS).exists():
+        raise RunError(f"{directory}: its training is done; nothing is left to do")
+    config = _read_config(directory)
+    if not {"settings", "precision", "versions"} <= config.keys():
+        raise RunError(f"{directory / 'config.json'}: damaged; train anew")
+    return directory.resolve(), config
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    """Raises RunError if config.json is damaged."""
+    path = directory / "config.json"
+    try:
+        config = dict(json.loads(path.read_text(encoding="utf-8")))
+        found = Finished(directory=directory.resolve(), config=config)
+        data = config["data"]
+        _ = found.class_names, found.spec, data["path"], data["manifest_digest"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path}: damaged ({error!r}); train again") from error
+    return config
+
+
 def read(run_dir: str) -> Finished:
     """Opens a run folder.
 
@@ -304,14 +344,4 @@ def read(run_dir: str) -> Finished:
                 f"{directory}: {name} is missing; the run was stopped before its first "
                 "epoch, or this is no run folder"
             )
-    try:
-        text = (directory / "config.json").read_text(encoding="utf-8")
-        config = dict(json.loads(text))
-        found = Finished(directory=directory.resolve(), config=config)
-        data = config["data"]
-        _ = found.class_names, found.spec, data["path"], data["manifest_digest"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{directory / 'config.json'}: damaged ({error!r}); train again"
-        ) from error
-    return found
+    return Finished(directory=directory.resolve(), config=_read_config(directory))

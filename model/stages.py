@@ -1,6 +1,7 @@
 """Which layers train: a network is cut in a frozen trunk and a trained tail."""
 
 import dataclasses
+import fnmatch
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from model import dropout, network, restore
+from model import base, blocks, dropout, network, recipe, restore, settings
 from model.checkpoints import errors
 from pipeline import preprocess
 
@@ -27,6 +28,8 @@ class Plan:
         num_classes: of the new final layer.
         dropout: in front of it, 0..1.
         seed: of new kernels and of dropout.
+        hidden: units of a layer in front of the final one; 0 for none.
+        frozen: layers above the cut that do not train.
     """
 
     network: network.Network
@@ -37,12 +40,80 @@ class Plan:
     num_classes: int
     dropout: float
     seed: int
+    hidden: int = 0
+    frozen: frozenset[str] = frozenset()
 
     @property
     def num_features(self) -> int:
-        """Size of what the new final layer sees."""
-        base = network.output_shape(self.network, self.spec, self.features)
-        return math.prod(base[1:])
+        """Size of what the new head sees."""
+        shape = network.output_shape(self.network, self.spec, self.features)
+        return math.prod(shape[1:])
+
+    def trains(self, layer_name: str) -> bool:
+        """Whether a layer above the cut trains."""
+        group = blocks.group_of(layer_name)
+        return (group[0] if group else layer_name) not in self.frozen
+
+
+def plan(found: base.Base, config: settings.Config, num_classes: int) -> Plan:
+    """What a stage trains.
+
+    Args:
+        found: the network.
+        config: of the stage.
+        num_classes: of the new final layer.
+
+    Raises:
+        errors.MismatchedCheckpoint: it names layers that are not there.
+    """
+    train_from = config.train_from or found.train_from
+    frozen: frozenset[str] = frozenset()
+    if config.train:
+        train_from, frozen = _by_patterns(found, config)
+    return Plan(
+        network=found.network,
+        spec=found.spec,
+        features=found.features,
+        train_from=train_from,
+        cut=cut_below(found.network, train_from, found.features),
+        num_classes=num_classes,
+        dropout=config.dropout,
+        seed=config.seed,
+        hidden=config.hidden,
+        frozen=frozen,
+    )
+
+
+def _by_patterns(
+    found: base.Base, config: settings.Config
+) -> tuple[str, frozenset[str]]:
+    """The lowest step that trains, and the layers above that do not."""
+    patterns = [part.strip() for part in config.train.split(",") if part.strip()]
+    between = network.between(
+        found.network, network.INPUT, found.features, num_classes=0, dtype="float32"
+    )
+    weighted = {step.name: network.weighted_layers(step) for step in between}
+    layers = {step: names for step, names in weighted.items() if names}
+    layers[network.FINAL_LAYER] = head_names(config.hidden)
+
+    def trains(step: str, layer: str) -> bool:
+        return any(fnmatch.fnmatchcase(n, p) for n in (step, layer) for p in patterns)
+
+    known = {*layers, *(layer for names in layers.values() for layer in names)}
+    for pattern in patterns:
+        if not fnmatch.filter(known, pattern):
+            raise errors.MismatchedCheckpoint(
+                f"--train: {pattern} fits no layer up to the new head; expected "
+                f"{recipe.suggestion(pattern, sorted(known))}"
+            )
+    steps = [s for s, names in layers.items() if any(trains(s, n) for n in names)]
+    frozen = [n for s, names in layers.items() for n in names if not trains(s, n)]
+    return steps[0], frozenset(frozen)
+
+
+def head_names(hidden: int) -> list[str]:
+    """Layers of the new head that have weights."""
+    return [network.HIDDEN_LAYER] * bool(hidden) + [network.FINAL_LAYER]
 
 
 def cut_below(chosen: network.Network, train_from: str, features: str) -> str:
@@ -104,17 +175,45 @@ def build_tail(plan: Plan, trunk: Any, dtype: str) -> Any:
         *_head(plan),
     ):
         output = dropout.by_step(layer, plan.seed)(output)
-    return keras.Model(inputs, output)
+    tail = keras.Model(inputs, output)
+    for layer in tail.layers:
+        if layer.weights and not plan.trains(layer.name):
+            layer.trainable = False
+    return tail
 
 
-def kept(tail: Any) -> dict[str, Any]:
-    """{name: variable} of what `assemble` needs of the tail: all but random states."""
-    named = {restore.variable_name(variable): variable for variable in tail.variables}
+def kept(part: Any) -> dict[str, Any]:
+    """{name: variable} of a trunk or tail: all but random states."""
+    named = {restore.variable_name(variable): variable for variable in part.variables}
     return {n: v for n, v in named.items() if not n.endswith(restore.RANDOM_STATE)}
 
 
+def moving(tail: Any) -> set[str]:
+    """Names of the variables that training changes, moving averages among them."""
+    return {
+        restore.variable_name(variable)
+        for layer in tail.layers
+        if layer.trainable
+        for variable in layer.variables
+    }
+
+
+def values(part: Any) -> dict[str, np.ndarray]:
+    """{name: array} of a trunk or tail."""
+    return {name: variable.numpy() for name, variable in kept(part).items()}
+
+
+def put(part: Any, found: Mapping[str, np.ndarray]) -> None:
+    """Gives a trunk or tail those of some values that it has variables for."""
+    for name, variable in kept(part).items():
+        if name in found:
+            variable.assign(found[name])
+
+
 def _head(plan: Plan) -> list[Any]:
-    return network.head_layers(plan.num_classes, dropout=plan.dropout, seed=plan.seed)
+    return network.head_layers(
+        plan.num_classes, hidden=plan.hidden, dropout=plan.dropout, seed=plan.seed
+    )
 
 
 def join(trunk: Any, tail: Any) -> Any:
@@ -122,28 +221,22 @@ def join(trunk: Any, tail: Any) -> Any:
     return keras.Model(trunk.input, tail(trunk.output))
 
 
-def assemble(plan: Plan, trunk: Any, values: Mapping[str, np.ndarray]) -> Any:
+def assemble(plan: Plan, found: Mapping[str, np.ndarray]) -> Any:
     """The whole network in float32.
 
     Args:
         plan: of the network.
-        trunk: of `build_trunk`.
-        values: {name: array} of the tail's variables.
+        found: {name: array} of the variables of trunk and tail.
 
     Returns:
         A keras.Model: image -> logits, made of built-in layers only, so that it loads
         in plain Keras.
     """
-    base = network.build(plan.network, plan.spec, last=plan.features)
-    output = base.output
+    below = network.build(plan.network, plan.spec, last=plan.features)
+    output = below.output
     for layer in _head(plan):
         output = layer(output)
-    whole = keras.Model(base.input, output, name=plan.network.name)
-    known = {restore.variable_name(v): v.numpy() for v in trunk.variables} | dict(
-        values
-    )
-    for variable in whole.variables:
-        name = restore.variable_name(variable)
-        if not name.endswith(restore.RANDOM_STATE):
-            variable.assign(known[name])
+    whole = keras.Model(below.input, output, name=plan.network.name)
+    for name, variable in kept(whole).items():
+        variable.assign(found[name])
     return whole

@@ -191,6 +191,11 @@ class Update:
                 variable.assign(value)
 
     @property
+    def multipliers(self) -> tuple[float, ...]:
+        """lr_mult of the variables, each once, ascending."""
+        return tuple(sorted({lr_mult for lr_mult, _, _ in self._groups}))
+
+    @property
     def state(self) -> list[Any]:
         """All variables that a resumed training needs."""
         return [

@@ -34,11 +34,17 @@ Config = TypeVar("Config", bound="DataclassInstance")
 
 
 class Stopped(SystemExit):
-    """Ctrl-C or SIGTERM; unwinds, so that nothing half-written stays."""
+    """Ctrl-C or SIGTERM; unwinds, so that nothing half-written stays.
 
-    def __init__(self, signal_number: int) -> None:
+    Attributes:
+        signal: which of them.
+        in_order: raised where `graceful` allows it, not in the middle of something.
+    """
+
+    def __init__(self, signal_number: int, *, in_order: bool = False) -> None:
         super().__init__(128 + signal_number)
         self.signal = signal.Signals(signal_number)
+        self.in_order = in_order
 
 
 # Signals that `graceful` holds back; None outside it.
@@ -103,7 +109,7 @@ def graceful() -> Iterator[None]:
 def check_signals() -> None:
     """Raises Stopped if `graceful` has held a signal back."""
     if _held_back:
-        raise Stopped(_held_back[0])
+        raise Stopped(_held_back[0], in_order=True)
 
 
 def _leave() -> None:

@@ -22,7 +22,7 @@ import pytest
 import safetensors.numpy
 
 import train
-from model import network
+from model import network, settings
 from pipeline import convert, manifest
 
 ROOT = Path(__file__).parents[1]
@@ -279,7 +279,7 @@ def shared_run(shared_records, weights_cache, tmp_path_factory):
     """A finished run on `shared_records`; not to be changed by a test."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(weights_cache))
-        config = train.Config(
+        config = settings.Config(
             data=str(shared_records),
             run_dir=str(tmp_path_factory.mktemp("runs") / "shared"),
             epochs=4,

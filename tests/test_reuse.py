@@ -9,7 +9,7 @@ import pytest
 
 import evaluate
 import train
-from model import export, inputs, network, restore, run, weights
+from model import export, inputs, network, restore, run, settings, weights
 from model.checkpoints import errors, reading
 from tests import conftest
 
@@ -36,7 +36,7 @@ def write(tiny, path, arrays):
 @pytest.fixture
 def quick(tiny, shared_records, tmp_path):
     """Settings of a training of the tiny network."""
-    return train.Config(
+    return settings.Config(
         ckpt=write(tiny, tmp_path / "w.safetensors", tiny_arrays(tiny)),
         data=str(shared_records),
         run_dir=str(tmp_path / "run"),
@@ -57,7 +57,7 @@ def ledger(config):
     return found, {entry["variable"] for entry in tensors["frozen"]}
 
 
-def settings(config):
+def about(config):
     return json.loads((run.Path(config.run_dir) / "config.json").read_text())
 
 
@@ -80,7 +80,7 @@ def test_layers_left_out_on_purpose_are_new_and_train(quick):
     assert found["skipped"] == {"fc3", "fc4"}
     assert found["new"] == {"fc3", "fc4", "logits"}
     assert {name.split("/")[0] for name in frozen} == {"conv1", "conv2"}
-    assert settings(config)["train_from"] == "fc3"
+    assert about(config)["stages"][0]["train_from"] == "fc3"
 
 
 def test_a_skip_of_no_layer(quick):
@@ -95,7 +95,7 @@ def test_some_blocks_only(tiny, quick, tmp_path):
     arrays = tiny_arrays(tiny, ("conv1", "conv2"))
     config = dataclasses.replace(quick, ckpt=write(tiny, tmp_path / "some.npy", arrays))
     train.train(config)
-    assert settings(config)["features"] == "pool2"
+    assert about(config)["features"] == "pool2"
     deeper = dataclasses.replace(
         config, features="fc4", run_dir=str(tmp_path / "deeper")
     )
@@ -113,7 +113,7 @@ def test_a_near_miss_is_named(tiny, quick, tmp_path, capsys):
         quick, ckpt=write(tiny, tmp_path / "near.safetensors", arrays)
     )
     train.train(config)
-    assert settings(config)["features"] == "fc3"
+    assert about(config)["features"] == "fc3"
     said = capsys.readouterr().err
     assert "the file has fc4_flickr, the network has fc4" in said
     assert "fc4_flickr" in ledger(config)[0]["unused"]
@@ -135,7 +135,7 @@ def test_a_runs_weights_start_another_run(quick, tmp_path, name):
         quick, ckpt=str(path), run_dir=str(tmp_path / "second"), epochs=1
     )
     train.train(second)
-    assert settings(second)["input_spec"]["scale"] == 2.0
+    assert about(second)["input_spec"]["scale"] == 2.0
     before = restore.gather(run.read(first.run_dir).load_model())
     after = restore.gather(run.read(second.run_dir).load_model())
     for layer in LAYERS[:4]:
@@ -173,8 +173,8 @@ def test_a_run_on_a_rebuilt_model_starts_another_run(quick, tmp_path, name):
         export.export(export.Config(run_dir=first.run_dir, weights=str(path)))
     second = dataclasses.replace(first, ckpt=str(path), run_dir=str(tmp_path / "b"))
     train.train(second)
-    assert settings(second)["network"] == "keras-theirs"
-    assert settings(second)["input_spec"] == settings(first)["input_spec"]
+    assert about(second)["network"] == "keras-theirs"
+    assert about(second)["input_spec"] == about(first)["input_spec"]
     assert ledger(second)[0] == {
         "restored": {"first", "norm", "embedding"},
         "unused": {"logits"},

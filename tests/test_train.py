@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 import train
-from model import loop, run, zoo
+from model import loop, run, settings, zoo
 from model.checkpoints import errors
 from pipeline import dataset, manifest, schema
 from tests import conftest
@@ -26,7 +26,7 @@ def cache(weights_cache, monkeypatch):
 @pytest.fixture
 def quick(shared_records, tmp_path):
     """Settings of a training that takes seconds."""
-    return train.Config(
+    return settings.Config(
         data=str(shared_records),
         run_dir=str(tmp_path / "run"),
         epochs=2,
@@ -67,10 +67,12 @@ def test_a_run_folder_is_complete(shared_run):
 
 def test_config_says_what_was_done(shared_run, found, weights_cache):
     config = content(shared_run, "config.json")
-    assert set(config["settings"]) == {f.name for f in dataclasses.fields(train.Config)}
+    fields = {field.name for field in dataclasses.fields(settings.Config)}
+    assert set(config["settings"]) == fields
     assert config["network"] == "alexnet_owt"
     assert config["features"] == "pool5"
-    assert config["train_from"] == "logits"
+    (stage,) = config["stages"]
+    assert stage == {"train_from": "logits", "cut": "pool5", "frozen": []}
     assert config["data"]["manifest_digest"] == found.digest
     assert config["data"]["counts"] == found.counts()
     assert config["weights"]["variant"].startswith("convolutions only")

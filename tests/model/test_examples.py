@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import pytest
 
-from model import examples, network, stages
+from model import examples, features, network, stages
 from pipeline import dataset, manifest, preprocess, records, schema
 
 NUM_TRAINING, NUM_VALIDATION = 23, 70  # more than one validation batch
@@ -88,11 +88,12 @@ def mean_trunk(size_px=SPEC.size_px):
 
 
 def build_cached(found, cache_dir, num_views=1, plan=PLAN):
+    trunk = mean_trunk(plan.spec.size_px)
     return examples.Cached(
         found,
-        mean_trunk(plan.spec.size_px),
+        trunk,
         plan=plan,
-        precision="float32",
+        about=features.key(trunk, plan.cut, plan.spec, "float32", found),
         num_views=num_views,
         batch_size=BATCH_SIZE,
         cache_dir=cache_dir,

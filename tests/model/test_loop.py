@@ -32,14 +32,15 @@ def separable(random, count=40):
     return inputs, labels
 
 
-def learning_of(model, rate, total_steps, *, precision="float32", **how):
+def learning_of(model, rate, total_steps, epochs=1, *, precision="float32", **how):
     """Adam and a half cosine, unless `how` says otherwise."""
     settings = how.pop("settings", update.Settings())
     moved = update.Update(
         restore.trainable(model), settings, float16=precision == "float16"
     )
     how = {"schedule": schedules.Schedule(), **how}
-    return loop.Learning(update=moved, rate=rate, total_steps=total_steps, **how)
+    how |= {"epochs": epochs, "total_steps": total_steps}
+    return loop.Learning(update=moved, rate=rate, **how)
 
 
 class Job:
@@ -54,27 +55,23 @@ class Job:
         self.batch_size = batch_size
         self.epochs = epochs
         steps = epochs * math.ceil(len(self.labels) / batch_size)
-        self.learning = learning_of(model, rate, steps, **how)
+        self.learning = learning_of(model, rate, steps, epochs, **how)
         trained = {v.path: v for v in model.trainable_variables}
         self.best = loop.Best(variables=trained)
+        self.num_training = len(self.labels)
         self.sizes = []
 
-    def training(self, epoch):
-        return in_batches(self.inputs, self.labels, self.batch_size)
+    def training(self, epoch, start=0):
+        done = start * self.batch_size
+        return in_batches(self.inputs[done:], self.labels[done:], self.batch_size)
 
     def validation(self):
         return in_batches(self.inputs, self.labels, 7)
 
     def run(self):
-        return loop.fit(
-            self.model,
-            self.learning,
-            training=self.training,
-            validation=self.validation,
-            epochs=self.epochs,
-            best=self.best,
-            on_step=self.sizes.append,
-        )
+        training = loop.Training(self.model, self.learning, self, best=self.best)
+        while not training.done:
+            yield training.run_epoch(self.sizes.append)
 
 
 def test_learns_a_separable_problem():
@@ -150,7 +147,7 @@ class TestBest:
         job = Job(linear(), *separable(np.random.default_rng(1)), epochs=4)
         right = job.training
 
-        def training(epoch):
+        def training(epoch, start):
             for inputs, labels in right(epoch):
                 yield inputs, labels if epoch < 2 else 1 - labels
 
@@ -190,7 +187,7 @@ class TestNonFiniteLoss:
         job = Job(linear(), np.ones((40, 2)), np.zeros(40), epochs=3)
         good = job.training
 
-        def training(epoch):
+        def training(epoch, start):
             for number, (inputs, labels) in enumerate(good(epoch)):
                 broken = (epoch, number) == (1, 2)
                 yield inputs * value if broken else inputs, labels

@@ -82,8 +82,8 @@ def build(plan, policy="float32"):
     return trunk, tail
 
 
-def values_of(tail):
-    return {restore.variable_name(v): v.numpy() for v in tail.trainable_variables}
+def values_of(part):
+    return stages.values(part)
 
 
 def names_of(variables):
@@ -147,7 +147,7 @@ def test_what_trains_and_what_does_not(tiny, cut):
 def test_parts_joined_and_assembled_say_the_same(tiny, images, cut):
     plan = make_plan(tiny, cut=cut)
     trunk, tail = build(plan)
-    whole = stages.assemble(plan, trunk, values_of(tail))
+    whole = stages.assemble(plan, values_of(trunk) | values_of(tail))
     in_parts = np.asarray(tail(trunk(images)))
     assert in_parts.shape == (5, 3)
     assert np.ptp(in_parts, axis=0).min() > 0.01  # another image, other logits
@@ -161,7 +161,7 @@ def test_assembled_weights_are_those_of_the_parts(tiny, cut):
     """The proof that goes into the ledger; dropout's random state must not spoil it."""
     plan = make_plan(tiny, cut=cut)
     trunk, tail = build(plan)
-    whole = stages.assemble(plan, trunk, values_of(tail))
+    whole = stages.assemble(plan, values_of(trunk) | values_of(tail))
     parts = restore.digests(trunk.variables) | restore.digests(tail.variables)
     assert restore.digests(whole.variables) == parts
 
@@ -172,7 +172,7 @@ def test_assembled_in_float32_whatever_trained(tiny, images, policy):
     trunk, tail = build(plan, policy)
     assert tail.output.dtype == "float32"
     assert {variable.dtype for variable in tail.trainable_variables} == {"float32"}
-    whole = stages.assemble(plan, trunk, values_of(tail))
+    whole = stages.assemble(plan, values_of(trunk) | values_of(tail))
     assert {layer.dtype_policy.name for layer in whole.layers} == {"float32"}
     narrow, wide = np.asarray(tail(trunk(images))), np.asarray(whole(images))
     assert 0 < np.abs(narrow - wide).max() < 0.05 * np.abs(wide).max()
@@ -185,7 +185,7 @@ def test_training_moves_the_tail_alone(tiny, images):
     frozen, moving = restore.digests(trunk.variables), values_of(tail)
     moved = update.Update(restore.trainable(joined), update.Settings(), float16=False)
     learning = loop.Learning(
-        update=moved, schedule=schedules.Schedule(), rate=1e-3, total_steps=1
+        update=moved, schedule=schedules.Schedule(), rate=1e-3, epochs=1, total_steps=1
     )
     step = loop.TrainStep(joined, learning)
     step(images, np.array([0, 1, 2, 0, 1], np.int32))
@@ -240,7 +240,7 @@ def test_no_dropout_on_request(tiny):
     trunk, tail = build(plan)
     features = np.random.default_rng(1).normal(size=(4, 7))
     assert np.array_equal(tail(features, training=True), tail(features))
-    whole = stages.assemble(plan, trunk, values_of(tail))
+    whole = stages.assemble(plan, values_of(trunk) | values_of(tail))
     assert [layer.name for layer in whole.layers][-3:] == [
         "fc4",
         "head_flatten",
@@ -267,7 +267,7 @@ def test_saved_networks_load_in_plain_keras(tmp_path):
         )
         trunk = stages.build_trunk(plan, "float32")
         tail = stages.build_tail(plan, trunk, "float32")
-        whole = stages.assemble(plan, trunk, values_of(tail))
+        whole = stages.assemble(plan, values_of(trunk) | values_of(tail))
         path = tmp_path / f"{name}.keras"
         whole.save(path)
         paths.append(str(path))

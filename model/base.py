@@ -1,0 +1,99 @@
+"""Weights and settings -> the network that a training starts from."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from model import head, network, restore, settings, zoo
+from model.checkpoints import errors
+from pipeline import command, preprocess
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Base:
+    """A network, and what of it is restored.
+
+    Attributes:
+        network: the architecture.
+        spec: of the input.
+        features: layer that the new head sits on.
+        train_from: lowest layer that is not restored; the new head if all are.
+        fit: what is restored; None for a random start.
+        weights: where it comes from; None likewise.
+    """
+
+    network: network.Network
+    spec: preprocess.InputSpec
+    features: str
+    train_from: str
+    fit: restore.Fit | None
+    weights: zoo.Weights | None
+
+    def from_scratch(self) -> "Base":
+        """The same with random weights, of which the same layers train."""
+        return dataclasses.replace(self, fit=None, weights=None)
+
+
+def choose(config: settings.Config, class_names: Sequence[str]) -> Base:
+    """Finds the network of the weights, and says what it found.
+
+    Args:
+        config: of the training.
+        class_names: of the data, in label order.
+
+    Raises:
+        errors.CheckpointError: the weights cannot be used.
+    """
+    weights = None if config.ckpt == "none" else zoo.resolve(config.ckpt)
+    fit = _fit(config, weights) if weights else None
+    chosen = fit.network if fit else network.by_name(config.arch or "alexnet_owt")
+    if config.features and config.features not in chosen.features:
+        raise errors.MismatchedCheckpoint(
+            f"--features={config.features}: {chosen.name} has "
+            f"{', '.join(chosen.features)}"
+        )
+    last = config.features or (fit.deepest_feature() if fit else chosen.features[-1])
+    if fit:
+        fit.require(last)
+    if fit and weights and config.keep_head:
+        fit = head.keep(
+            fit, weights, last, hidden=config.hidden, class_names=class_names
+        )
+    return Base(
+        network=chosen,
+        spec=fit.spec if fit else config.overrides.apply(chosen.input_spec),
+        features=last,
+        train_from=_lowest_new(chosen, last, fit),
+        fit=fit,
+        weights=weights,
+    )
+
+
+def _fit(config: settings.Config, weights: zoo.Weights) -> restore.Fit:
+    fit = restore.fit(
+        weights.checkpoint,
+        str(weights.path),
+        arch=config.arch,
+        skip=tuple(filter(None, config.skip.split(","))),
+        overrides=config.overrides,
+    )
+    command.log(f"weights: {weights.name} is {weights.variant}, from {weights.path}")
+    for line in fit.near_misses():
+        command.log(f"note: {line}; layers are matched by name")
+    if unused := [e.tensor for e in fit.entries if e.status == "unused"]:
+        more = ", ..." * (len(unused) > 3)
+        command.log(
+            f"note: {len(unused)} tensors of the file are not used "
+            f"({', '.join(unused[:3])}{more}); ledger.json has all"
+        )
+    return fit
+
+
+def _lowest_new(chosen: network.Network, last: str, fit: restore.Fit | None) -> str:
+    """The lowest step up to `last` that is not restored; else the new final layer."""
+    for step in chosen.layers(chosen.num_classes, "float32"):
+        layers = network.weighted_layers(step)
+        if layers and not (fit and all(map(fit.complete, layers))):
+            return str(step.name)
+        if step.name == last:
+            break
+    return network.FINAL_LAYER

@@ -1,0 +1,181 @@
+"""A training of one network, or of several in lockstep, into run folders.
+
+Networks in lockstep see the same batches: these are a function of seed and epoch. One
+of them trains for an epoch, then the next.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from model import board, curves, loop, run, settings, snapshots, trainee
+from pipeline import command
+
+# Between two writings of the best model so far.
+_SAVE_EVERY_S = 60.0
+
+
+class Session:
+    """Trains to the end, with snapshots on the way."""
+
+    def __init__(
+        self,
+        config: settings.Config,
+        trainees: Sequence[trainee.Trainee],
+    ) -> None:
+        """Takes over networks that have not begun.
+
+        Args:
+            config: of all of them.
+            trainees: the first one's run folder keeps the snapshots.
+        """
+        self._trainees = trainees
+        self._config = config
+        self._directory: Path = trainees[0].record.directory
+        self._clock = snapshots.Clock(
+            minutes=config.snapshot_minutes, steps=config.snapshot_steps
+        )
+        self._boards = {
+            one.name: board.Board(one.record.directory / "tensorboard")
+            for one in trainees
+        }
+        self._saved = {one.name: (time.monotonic(), 0) for one in trainees}
+
+    @property
+    def _step(self) -> int:
+        return sum(one.steps for one in self._trainees)
+
+    def run(self) -> None:
+        """Trains from the beginning, or from the last snapshot.
+
+        Raises:
+            loop.NonFiniteLoss: training ran away.
+            run.RunError: another process trains this run, or a snapshot is of another.
+            command.Stopped: by a signal; what was reached is a usable run, and there is
+                a snapshot.
+        """
+        with snapshots.locked(self._directory) as folder:
+            try:
+                with command.graceful(), self._clock.listening():
+                    try:
+                        self._begin(folder)
+                        self._run_epochs(folder)
+                    finally:  # also when stopped
+                        self._write()
+            except command.Stopped as stopped:
+                if stopped.in_order and all(one.begun for one in self._trainees):
+                    self._snapshot(folder)
+                raise
+            except loop.NonFiniteLoss:
+                snapshots.remove(folder)  # the next time would come to the same
+                raise
+            else:
+                snapshots.remove(folder)
+            finally:
+                self._leave(folder)
+
+    def _begin(self, folder: Path) -> None:
+        state = snapshots.latest(folder)
+        for number, one in enumerate(self._trainees):
+            if state is None:
+                one.begin()
+            else:
+                self._restore(one, state, f"{number}/")
+            one.record.write_metrics(one.results)
+        if state is not None:
+            command.log(f"going on after step {self._step}")
+        self._clock.begin(self._step)
+
+    def _restore(
+        self, one: trainee.Trainee, state: Mapping[str, np.ndarray], prefix: str
+    ) -> None:
+        try:
+            one.restore(trainee.part(state, prefix))
+        except (KeyError, ValueError, TypeError) as error:
+            raise run.RunError(
+                f"{one.record.directory}: its snapshots are of another training "
+                f"({error!r:.200}); train anew, with another --run_dir"
+            ) from error
+
+    def _run_epochs(self, folder: Path) -> None:
+        photos = self._trainees[0].num_training
+        total = photos * sum(one.epochs for one in self._trainees)
+        done = photos * sum(len(one.results) for one in self._trainees)
+        with command.progress(
+            total, "photo", "train", scale=True, initial=done
+        ) as progress:
+
+            def on_batch(size: int) -> None:
+                if self._clock.due(self._step):
+                    self._snapshot(folder)
+                progress.update(size)
+
+            while not all(one.done for one in self._trainees):
+                waiting = [one for one in self._trainees if not one.done]
+                one = min(waiting, key=lambda one: len(one.results))
+                result = one.run_epoch(on_batch)
+                one.record.append_metrics(result)
+                self._boards[one.name].write(result, one.details())
+                progress.log(self._line(one, result))
+                self._save_best(one)
+                if one.training.done and not one.done:  # a stage's end
+                    self._snapshot(folder)
+
+    def _line(self, one: trainee.Trainee, result: loop.EpochResult) -> str:
+        width = len(str(one.epochs))
+        number = f"{result.epoch:{width}}/{one.epochs}"
+        names = [one.name for one in self._trainees]
+        width = max(map(len, names))
+        return "  ".join(
+            filter(
+                None,
+                (
+                    f"epoch {number}",
+                    one.name.ljust(width),
+                    result.stage,
+                    f"loss {result.loss:.4f}",
+                    f"accuracy {result.accuracy:.4f}",
+                    f"validation loss {result.validation_loss:.4f}",
+                    f"accuracy {result.validation_accuracy:.4f}",
+                    f"{result.images_per_s:,.0f} photos/s",
+                ),
+            )
+        )
+
+    def _save_best(self, one: trainee.Trainee) -> None:
+        saved_s, saved_epoch = self._saved[one.name]
+        if one.best.epoch > saved_epoch and time.monotonic() - saved_s > _SAVE_EVERY_S:
+            one.write()
+            self._saved[one.name] = (time.monotonic(), one.best.epoch)
+
+    def _snapshot(self, folder: Path) -> None:
+        state = {
+            f"{number}/{name}": value
+            for number, one in enumerate(self._trainees)
+            for name, value in one.state().items()
+        }
+        kept = self._config.snapshots_kept
+        snapshots.write(folder, self._step, state, keep=kept)
+
+    def _write(self) -> None:
+        """Makes run folders of what was reached."""
+        for one in reversed(self._trainees):  # `latest` shall be the first
+            if one.best.epoch:
+                one.write()
+        results = {one.name: one.results for one in self._trainees if one.results}
+        if results:
+            with run.replacing(self._directory / "curves.png") as partial:
+                curves.draw(results, partial)
+
+    def _leave(self, folder: Path) -> None:
+        """Says what there is; removes run folders with nothing to show."""
+        if folder.exists() and any(folder.iterdir()):
+            command.log(f"python train.py --resume={self._directory} goes on")
+        elif not any(one.best.epoch for one in self._trainees):
+            for one in reversed(self._trainees):
+                one.record.discard()
+            return
+        elif folder.exists():
+            command.log(f"run: {self._directory}, as far as it came")

@@ -1,0 +1,310 @@
+"""Settings of a training: from flags, from a recipe, and as a run folder keeps them."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+
+from model import device, inputs, method, network, recipe, zoo
+from pipeline import flag_fields, schema
+
+COMPARISONS = ("none", "scratch")
+STARTS = ("best", "last")
+_AUTO_VIEWS = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of a training; each is a flag of that name, and a key of a recipe.
+
+    Attributes:
+        ckpt: name or path of the weights to start from; "none" for a random start.
+        data: folder of records and manifest.
+        run_dir: folder of the new run; "" for one named by time and weights.
+        arch: network that the weights belong to; "" to find it.
+        skip: layers not to restore although the file has them, with commas.
+        overrides: of the preprocessing.
+        features: layer the new head sits on; "" for the deepest restored.
+        hidden: units of a layer between it and the final one; 0 for none.
+        keep_head: takes the head from the weights too, which are those of a run.
+        dropout: share of what the final layer sees that is dropped in training, 0..1.
+        precision: of the network's layers; one of device.PRECISIONS.
+        seed: of order, dropout, new weights and windows.
+        compare: "scratch" trains the same network from a random start beside it.
+        snapshot_minutes: between two snapshots that a training can be resumed from.
+        snapshot_steps: likewise, in steps; 0: by time alone.
+        snapshots_kept: so many of the last, at least 1.
+        stage: what this part of the training is called.
+        start: which weights of the stage before it starts from; one of STARTS.
+        train_from: lowest layer that trains; "" for the new head alone, or for all of a
+            random start.
+        train: names of the layers that train, with * and commas; "" for all from
+            `train_from` on.
+        views: windows of each photo of which features are cached; 0 computes the whole
+            network in every epoch, each time with new random windows; -1: 2.
+        epochs: passes over the training split.
+        steps: after so many it ends, at any place in an epoch; 0: by `epochs` alone.
+        batch_size: photos per step.
+        learning_rate: the base rate. 0: what suits the number of features that the new
+            final layer sees.
+        learning: how it learns.
+        stages: parts of the training, one after the other; each says which of the
+            settings from `stage` on are others than here.
+    """
+
+    ckpt: str = "alexnet"
+    data: str = "tfrecords"
+    run_dir: str = ""
+    arch: str = ""
+    skip: str = ""
+    overrides: inputs.Overrides = inputs.AS_WEIGHTS
+    features: str = ""
+    hidden: int = 0
+    keep_head: bool = False
+    dropout: float = 0.5
+    precision: str = "auto"
+    seed: int = 0
+    compare: str = "none"
+    snapshot_minutes: float = 10.0
+    snapshot_steps: int = 0
+    snapshots_kept: int = 2
+    stage: str = ""
+    start: str = "best"
+    train_from: str = ""
+    train: str = ""
+    views: int = -1
+    epochs: int = 30
+    steps: int = 0
+    batch_size: int = 64
+    learning_rate: float = 0.0
+    learning: method.Method = method.PLAIN
+    stages: tuple[Mapping[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_choice("precision", self.precision, device.PRECISIONS)
+        _check_choice("compare", self.compare, COMPARISONS)
+        _check_choice("start", self.start, STARTS)
+        for name, least, most in (
+            ("hidden", 0, 1 << 16),
+            ("seed", 0, (1 << 31) - 1),
+            ("snapshot_steps", 0, math.inf),
+            ("snapshots_kept", 1, 1000),
+            ("views", -1, 1000),
+            ("epochs", 1, math.inf),
+            ("steps", 0, math.inf),
+            ("batch_size", 1, 1 << 14),
+            ("learning_rate", 0, math.inf),
+        ):
+            value = getattr(self, name)
+            if not least <= value <= most or not math.isfinite(value):
+                raise ValueError(
+                    f"--{name}={value}: expected {least} "
+                    + (f"to {most}" if math.isfinite(most) else "or more")
+                )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"--dropout={self.dropout}: expected 0 or more, below 1")
+        if not 0 < self.snapshot_minutes < math.inf:
+            raise ValueError(
+                f"--snapshot_minutes={self.snapshot_minutes}: expected above 0"
+            )
+        if self.train and self.train_from:
+            raise ValueError(
+                "--train and --train_from both say which layers train; expected one"
+            )
+        if self.keep_head and self.ckpt == "none":
+            raise ValueError("--keep_head: expected weights that have one, --ckpt")
+        if self.compare != "none" and self.ckpt == "none":
+            raise ValueError("--compare=scratch: expected weights to compare, --ckpt")
+        if self.stages:
+            self.in_stages()  # which checks them
+
+    @property
+    def num_views(self) -> int:
+        """Windows of each photo of which features are cached; 0: none are."""
+        return _AUTO_VIEWS if self.views < 0 else self.views
+
+    def in_stages(self) -> tuple["Config", ...]:
+        """The settings of each stage; without stages the training is one.
+
+        Raises:
+            ValueError: a stage's settings do not go together.
+        """
+        if not self.stages:
+            return (self,)
+        found = []
+        for number, changes in enumerate(self.stages, start=1):
+            whole = dataclasses.replace(self, stages=())
+            named = {"stage": f"stage {number}", **changes}
+            try:
+                found.append(_changed(whole, named))
+            except ValueError as error:
+                raise ValueError(f"{named['stage']}: {error}") from error
+        return tuple(found)
+
+
+# Flags that are no settings.
+MODES = ("recipe", "plan", "find_rate", "resume")
+_GROUPS: dict[str, Any] = {"overrides": inputs.Overrides, "learning": method.Method}
+_OF_STAGES = {
+    "stage",
+    "start",
+    "train_from",
+    "train",
+    "views",
+    "epochs",
+    "steps",
+    "batch_size",
+    "learning_rate",
+    *(field.name for field in dataclasses.fields(method.Method)),
+}
+_CHOICES = {
+    "precision": device.PRECISIONS,
+    "compare": COMPARISONS,
+    "start": STARTS,
+}
+_HELP = {
+    "ckpt": f"Weights to start from: {', '.join(zoo.NAMES)}, the path of a weight file "
+    "or TensorFlow checkpoint, or none.",
+    "data": "Folder of records, from convert.",
+    "run_dir": "Folder of the run; by default runs/<time>-<ckpt>. Beside it: cache/ "
+    "with features, and latest, a link to the newest run.",
+    "arch": f"Network that the weights belong to: {', '.join(network.NETWORKS)}; by "
+    "default found by names and shapes.",
+    "skip": "Layers not to restore although the file has them, as fc6,fc7.",
+    "features": "Layer the new head sits on, as pool5, fc6, fc7; by default the "
+    "deepest that was restored.",
+    "hidden": "Units of a ReLU layer between it and the final layer; 0: none.",
+    "keep_head": "Takes the head from --ckpt too: a run of this project, on the same "
+    "classes.",
+    "dropout": "Share of what the final layer sees that is dropped in training, 0..1.",
+    "precision": "Of the network's layers; auto: bfloat16 or float16 where the "
+    "hardware has it.",
+    "seed": "Of order, new weights, dropout, windows and augmentation.",
+    "compare": "scratch: trains the same network from a random start too, on the same "
+    "batches.",
+    "snapshot_minutes": "Between two snapshots, from which --resume goes on.",
+    "snapshot_steps": "The same in steps; 0: by time alone.",
+    "snapshots_kept": "How many of the last snapshots stay.",
+    "stage": "What the training is called in its log.",
+    "start": "Which weights of the stage before a stage starts from.",
+    "train_from": "Lowest layer that trains, as conv5; by default the new head alone.",
+    "train": "Layers that train, as block5_*,logits; by default all from --train_from.",
+    "views": "Windows of each photo whose features are cached: the central one, the "
+    "same mirrored, then random ones. 0: new random windows in every epoch, uncached. "
+    f"-1: {_AUTO_VIEWS}.",
+    "epochs": "Passes over the training photos.",
+    "steps": "Training ends after so many steps; 0: after --epochs.",
+    "batch_size": "Photos per step.",
+    "learning_rate": "The base rate. 0: as suits Adam and the number of features, 1e-4 "
+    "for AlexNet.",
+}
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(
+            f"--{name}={value}: expected {recipe.suggestion(value, choices)}"
+        )
+
+
+def _changed(config: Config, changes: Mapping[str, Any]) -> Config:
+    """The settings with some of them changed, those in groups among them."""
+    own = {name: value for name, value in changes.items() if name in _HELP}
+    for group, kind in _GROUPS.items():
+        names = {field.name for field in dataclasses.fields(kind)} & changes.keys()
+        if names:
+            inner = {name: changes[name] for name in names}
+            own[group] = dataclasses.replace(getattr(config, group), **inner)
+    return dataclasses.replace(config, **own)
+
+
+def define_flags() -> None:
+    """Declares train.py's flags; defaults are those of Config."""
+    flag_fields.define(Config, _HELP, _CHOICES)
+    inputs.define_flags()
+    flags.adopt_module_key_flags(inputs)  # so that --help shows them
+    flag_fields.define(method.Method, method.HELP, method.CHOICES)
+    flags.DEFINE_string("recipe", "", "File of settings; flags override it.")
+    flags.DEFINE_bool(
+        "plan", False, "Only says what trains, for how long, and in how much memory."
+    )
+    flags.DEFINE_bool(
+        "find_rate", False, "Only tries which learning rate suits the first stage."
+    )
+    flags.DEFINE_string(
+        "resume", "", "Run folder whose training goes on where it was stopped."
+    )
+
+
+def from_flags() -> Config:
+    """What flags and recipe say; a flag that is given holds in all stages.
+
+    Raises:
+        app.UsageError: the flags do not go together.
+        schema.DataError: the recipe cannot be read, or its settings do not go together.
+    """
+    names = {*_HELP, *inputs.HELP, *method.HELP}
+    path = flags.FLAGS.recipe
+    written = _read_recipe(Path(path)) if path else recipe.Recipe()
+    given = flag_fields.given(names)
+    try:
+        found = flag_fields.values(names)
+        found |= {n: v for n, v in written.values.items() if n not in given}
+        stages = tuple(
+            {n: v for n, v in stage.items() if n not in given}
+            for stage in written.stages
+        )
+        return dataclasses.replace(_changed(Config(), found), stages=stages)
+    except ValueError as error:
+        if path and not given:
+            raise schema.DataError(f"{path}: {error}") from error
+        raise app.UsageError(str(error)) from error
+
+
+def _read_recipe(path: Path) -> recipe.Recipe:
+    defaults = {
+        field.name: field.default
+        for kind in (Config, *_GROUPS.values())
+        for field in dataclasses.fields(kind)
+    }
+    for group in (*_GROUPS, "stages"):
+        del defaults[group]
+    return recipe.read(path, defaults, of_stages=_OF_STAGES)
+
+
+def run_to_resume() -> Path:
+    """What --resume names; the run's own settings hold.
+
+    Raises:
+        app.UsageError: there are other flags.
+    """
+    names = {*MODES, *_HELP, *inputs.HELP, *method.HELP}
+    if others := sorted(flag_fields.given(names) - {"resume"}):
+        raise app.UsageError(
+            f"--resume goes on with the run's own settings; without --{others[0]}"
+        )
+    return Path(flags.FLAGS.resume)
+
+
+def from_run(directory: Path, about: Mapping[str, Any]) -> Config:
+    """Of config.json.
+
+    Args:
+        directory: of the run.
+        about: content of its config.json.
+
+    Raises:
+        schema.DataError: its settings are damaged, or of another version of Graft.
+    """
+    values = about["settings"]
+    try:
+        groups = {name: kind(**values[name]) for name, kind in _GROUPS.items()}
+        return Config(**{**values, **groups, "stages": tuple(values["stages"])})
+    except (ValueError, TypeError, KeyError) as error:
+        raise schema.DataError(
+            f"{directory / 'config.json'}: settings that are damaged, or of another "
+            f"version of Graft ({error!r:.200}); train anew"
+        ) from error

@@ -1,0 +1,313 @@
+"""A network on its way through the stages of a training."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model import (
+    base,
+    board,
+    device,
+    examples,
+    features,
+    finish,
+    loop,
+    metrics,
+    network,
+    restore,
+    run,
+    settings,
+    stages,
+)
+from pipeline import command, manifest
+
+Arrays = dict[str, np.ndarray]
+
+
+class Trainee:
+    """Trains a network stage by stage, epoch by epoch.
+
+    Attributes:
+        name: in the log; "" if it trains alone.
+        record: its run folder.
+        base: what it starts from.
+        stages: their settings.
+        plans: of all stages.
+        cache_dir: folder of all feature caches.
+        num_training: photos in an epoch.
+        best: by validation, over all stages.
+        results: of all epochs so far.
+        begun: whether `state` can be taken.
+    """
+
+    def __init__(
+        self,
+        config: settings.Config,
+        found: manifest.Manifest,
+        start: base.Base,
+        record: run.Run,
+        *,
+        precision: str,
+        cache_dir: Path,
+        name: str = "",
+    ) -> None:
+        """Plans all stages; `begin` or `restore` begins.
+
+        Args:
+            config: of the training.
+            found: the data set.
+            start: the network.
+            record: the run folder.
+            precision: of the network's layers.
+            cache_dir: folder of all feature caches.
+            name: in the log.
+
+        Raises:
+            errors.MismatchedCheckpoint: a stage names layers that are not there.
+        """
+        self.name = name
+        self.record = record
+        self._found = found
+        self.base = start
+        self._precision = precision
+        self.stages = config.in_stages()
+        self.cache_dir = cache_dir
+        classes = len(found.class_names)
+        self.plans = [stages.plan(start, stage, classes) for stage in self.stages]
+        self.num_training = len(found.taken("train"))
+        self.best = loop.Best()
+        self.results: list[loop.EpochResult] = []
+        self.begun = False
+        self._steps_before = 0  # of former stages
+        self._moved: set[str] = set()  # variables that have trained
+
+    def begin(self) -> None:
+        """Begins the first stage."""
+        self._begin(0, {})
+        variables = [*self._trunk.variables, *self._tail.variables]
+        self._digests = restore.digests(variables)
+
+    def _begin(self, number: int, values: Mapping[str, np.ndarray]) -> None:
+        """Builds a stage's network.
+
+        Args:
+            number: of the stage, from 0.
+            values: {name: array} of variables that former stages have trained.
+        """
+        self.begun = False
+        self._number = number
+        stage, plan = self.stages[number], self.plans[number]
+        self._trunk, self._tail = self.build(plan)
+        for part in (self._trunk, self._tail):
+            stages.put(part, values)
+        self.best.beneath = stages.values(self._trunk)
+        self.best.variables = stages.kept(self._tail)
+        self._announce(stage, plan)
+        model, source = self._feed(stage, plan)
+        learning = self.learning(stage, plan, model)
+        self._moved_before = set(self._moved)
+        self._moved |= stages.moving(self._tail)
+        self.training = loop.Training(
+            model,
+            learning,
+            source,
+            best=self.best,
+            stage=stage.stage,
+            first_epoch=len(self.results),
+        )
+        self.begun = True
+
+    def build(self, plan: stages.Plan) -> tuple[Any, Any]:
+        """Frozen trunk and trained tail, with restored weights."""
+        policy = device.policy(self._precision)
+        trunk = stages.build_trunk(plan, policy)
+        tail = stages.build_tail(plan, trunk, policy)
+        for part in (trunk, tail):
+            if self.base.fit:
+                restore.assign(part, self.base.fit.values)
+        return trunk, tail
+
+    def is_cached(self, stage: settings.Config, plan: stages.Plan) -> bool:
+        """Whether a stage trains on cached features."""
+        return plan.cut != network.INPUT and stage.num_views > 0
+
+    def cache_key(self, trunk: Any, plan: stages.Plan) -> dict[str, Any]:
+        """What a stage's features depend on."""
+        return features.key(trunk, plan.cut, plan.spec, self._precision, self._found)
+
+    def _announce(self, stage: settings.Config, plan: stages.Plan) -> None:
+        trained = f"training from {plan.train_from}"
+        if plan.frozen:
+            trained += f", but not {', '.join(sorted(plan.frozen))}"
+        command.log(": ".join(filter(None, (self.name, stage.stage, trained))))
+        if not self.base.fit and plan.cut != network.INPUT and not self._moved:
+            command.log(f"warning: layers up to {plan.cut} are random and stay frozen")
+
+    def _feed(
+        self, stage: settings.Config, plan: stages.Plan
+    ) -> tuple[Any, loop.Source]:
+        """What is trained, and on what."""
+        if self.is_cached(stage, plan):
+            return self._tail, examples.Cached(
+                self._found,
+                self._trunk,
+                plan=plan,
+                about=self.cache_key(self._trunk, plan),
+                num_views=stage.num_views,
+                batch_size=stage.batch_size,
+                cache_dir=self.cache_dir,
+            )
+        fresh = examples.Fresh(self._found, plan, batch_size=stage.batch_size)
+        return stages.join(self._trunk, self._tail), fresh
+
+    def learning(
+        self, stage: settings.Config, plan: stages.Plan, model: Any
+    ) -> loop.Learning:
+        """How the model's variables learn."""
+        how = stage.learning
+        labels = [self._found.labels[r.class_name] for r in self._found.taken("train")]
+        on_features = plan.train_from == network.FINAL_LAYER
+        return loop.Learning(
+            update=how.updates(
+                restore.trainable(model), float16=self._precision == "float16"
+            ),
+            schedule=how.schedule,
+            rate=stage.learning_rate
+            or loop.suitable_rate(plan.num_features if on_features else 0),
+            epochs=self._epochs(stage),
+            total_steps=stage.steps or stage.epochs * self._steps_each(stage),
+            loss=how.loss(np.bincount(labels)),
+            patience=how.early_stopping,
+        )
+
+    def _steps_each(self, stage: settings.Config) -> int:
+        """Steps of an epoch."""
+        batches = math.ceil(self.num_training / stage.batch_size)
+        return math.ceil(batches / stage.learning.iter_size)
+
+    def _epochs(self, stage: settings.Config) -> int:
+        """Of a stage, the last one of them perhaps cut short."""
+        if stage.steps:
+            return math.ceil(stage.steps / self._steps_each(stage))
+        return stage.epochs
+
+    @property
+    def epochs(self) -> int:
+        """Of all stages, if none of them ends before."""
+        return sum(map(self._epochs, self.stages))
+
+    @property
+    def steps(self) -> int:
+        """How often weights were moved, over all stages."""
+        return self._steps_before + (self.training.steps if self.begun else 0)
+
+    @property
+    def done(self) -> bool:
+        """Whether all stages are done."""
+        return self.training.done and self._number + 1 == len(self.stages)
+
+    def run_epoch(self, on_batch: Callable[[int], object]) -> loop.EpochResult:
+        """Trains for an epoch, of the next stage if this one is done.
+
+        Args:
+            on_batch: see loop.Training.run_epoch.
+
+        Raises:
+            loop.NonFiniteLoss: training ran away.
+        """
+        if self.training.done:
+            values = self.best.values
+            if self.stages[self._number + 1].start == "last":
+                values = self.training.last()
+            self._steps_before += self.training.steps
+            self._begin(self._number + 1, values)
+        result = self.training.run_epoch(on_batch)
+        self.results.append(result)
+        return result
+
+    def details(self) -> board.Details:
+        """What TensorBoard shows of the last epoch beside its result."""
+        head = stages.head_names(self.stages[self._number].hidden)
+        logits, labels = self.training.validated
+        return board.Details(
+            rates=self.training.rates(),
+            weights={
+                name: variable.numpy()
+                for name, variable in self.best.variables.items()
+                if name.split("/")[0] in head
+            },
+            confusion=metrics.confusion_matrix(
+                labels, logits.argmax(axis=1), logits.shape[1]
+            ),
+        )
+
+    def write(self) -> None:
+        """Writes what makes the run folder usable; training may go on."""
+        frozen = {n: d for n, d in self._digests.items() if n not in self._moved}
+        finish.write(
+            self.record,
+            self._found,
+            self.base,
+            self.plans[self._number],
+            self.best,
+            frozen=frozen,
+        )
+
+    def state(self) -> Arrays:
+        """All that is needed to go on from here, in a process that has the same data.
+
+        Values of layers that no stage has trained are not in it: they come from the
+        weight file.
+        """
+        about = {
+            "stage": self._number,
+            "steps_before": self._steps_before,
+            "moved_before": sorted(self._moved_before),
+            "results": [dataclasses.asdict(result) for result in self.results],
+            "best": [self.best.epoch, self.best.validation_loss],
+            "digests": self._digests,
+        }
+        found = {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)}
+        for name, value in self.best.current().items():
+            if name in self._moved_before or name in self.best.variables:
+                found[f"weights/{name}"] = value
+        if self.best.validation_logits is not None:
+            found["best/logits"] = self.best.validation_logits
+        for name, value in self.best.values.items():
+            if name in self._moved:
+                found[f"best/weights/{name}"] = value
+        training = self.training.state().items()
+        return found | {f"training/{name}": value for name, value in training}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Goes on where `state` was taken.
+
+        Raises:
+            KeyError, ValueError, TypeError: it is of another training.
+        """
+        about = json.loads(state["about"].tobytes())
+        training = part(state, "training/")
+        self._digests = about["digests"]
+        self._steps_before = about["steps_before"]
+        self._moved = set(about["moved_before"])
+        results = [loop.EpochResult(**result) for result in about["results"]]
+        done_here = int(training["counts"][0])
+        self.results = results[: len(results) - done_here]
+        self._begin(about["stage"], part(state, "weights/"))
+        self.results = results
+        self.training.restore(training)
+        self.best.epoch, self.best.validation_loss = about["best"]
+        self.best.validation_logits = state.get("best/logits")
+        if self.best.epoch:
+            kept = part(state, "best/weights/")
+            self.best.values = {**self.best.current(), **kept}
+
+
+def part(state: Mapping[str, np.ndarray], prefix: str) -> Arrays:
+    """Those whose names begin so, without it."""
+    return {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}

@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from model import board
+from tests.model import test_curves
+
+
+def read_events(folder):
+    """{name: [(step, array)]} of all event files of a folder."""
+    found = {}
+    for path in folder.iterdir():
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                array = tf.make_ndarray(value.tensor)
+                found.setdefault(value.tag, []).append((event.step, array))
+    return found
+
+
+def details(**how):
+    how = {
+        "rates": {1.0: 0.1},
+        "weights": {"logits/kernel": np.arange(6.0)},
+        "confusion": np.array([[3, 1], [0, 2]]),
+    } | how
+    return board.Details(**how)
+
+
+def test_what_is_written_can_be_read_back(tmp_path):
+    written = board.Board(tmp_path)
+    written.write(test_curves.result(1), details())
+    written.write(test_curves.result(2), details(rates={1.0: 0.05, 10.0: 0.5}))
+    written.first_batch(np.zeros((4, 6, 3), np.uint8))
+    found = read_events(tmp_path / "training")
+    weights = found.pop("logits/kernel")
+    assert [step for step, _ in weights] == [1, 2]
+    assert weights[0][1][:, 2].sum() == 6  # counts of the histogram
+    ((step, sheet),) = found.pop("first_batch")
+    assert step == 0
+    assert [int(size) for size in sheet[:2]] == [6, 4]
+    assert {n: [(s, float(a)) for s, a in v] for n, v in found.items()} == {
+        "loss": [(1, 1.0), (2, 0.5)],
+        "accuracy": [(1, 0.5), (2, 0.75)],
+        "learning_rate": [(1, pytest.approx(0.1)), (2, pytest.approx(0.05))],
+        "images_per_s": [(1, 100.0), (2, 200.0)],
+        "learning_rate_of_lr_mult/1": [(2, pytest.approx(0.05))],
+        "learning_rate_of_lr_mult/10": [(2, pytest.approx(0.5))],
+    }
+    found = read_events(tmp_path / "validation")
+    assert len(found.pop("confusion_matrix")) == 2
+    assert {n: [(s, float(a)) for s, a in v] for n, v in found.items()} == {
+        "loss": [(1, pytest.approx(1.2)), (2, pytest.approx(0.6))],
+        "accuracy": [(1, pytest.approx(0.4)), (2, pytest.approx(0.7))],
+    }
+
+
+def test_picture_by_hand():
+    found = board.picture(np.array([[4, 0], [3, 1]]))
+    assert found.shape == (512, 512, 3)
+    blue, white = (0, 0, 255), (255, 255, 255)
+    assert tuple(found[0, 0]) == blue
+    assert tuple(found[0, -1]) == white
+    assert tuple(found[-1, 0]) == (255, 64, 64)  # three of four mistaken
+    assert tuple(found[-1, -1]) == (191, 191, 255)
+
+
+def test_picture_of_many_classes_and_of_none_seen():
+    assert board.picture(np.zeros((600, 600), int)).shape == (600, 600, 3)
+    assert (board.picture(np.zeros((3, 3), int)) == 255).all()

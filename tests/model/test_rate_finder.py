@@ -1,0 +1,85 @@
+import itertools
+import math
+
+import cv2
+import numpy as np
+import pytest
+
+from model import loop, rate_finder, restore, schedules, update
+from tests.model import test_loop
+
+
+def curve(losses):
+    rates = tuple(np.geomspace(1e-6, 1, len(losses)).tolist())
+    return rate_finder.Curve(rates=rates, losses=tuple(map(float, losses)))
+
+
+def test_smoothing_by_hand():
+    found = curve([1, 2]).smoothed
+    assert found == pytest.approx([1, (0.9 * 0.1 * 1 + 0.1 * 2) / (1 - 0.81)])
+
+
+def test_suggests_where_the_loss_falls_fastest():
+    """A loss that falls as a logistic function of the rate's logarithm, then rises."""
+    places = np.linspace(-6, 0, 200)
+    losses = 1 - 0.9 / (1 + np.exp(-6 * (places + 3))) + np.exp(8 * (places + 0.5))
+    found = curve(losses).suggestion
+    # Smoothing looks back over ten steps of 0.03 decades.
+    assert -3.1 < math.log10(found) < -2.4
+
+
+@pytest.mark.parametrize(
+    "losses", [[1.0] * 30, list(range(1, 31)), [3, 2, 1], []], ids=len
+)
+def test_no_suggestion_from_a_loss_that_does_not_fall(losses):
+    found = curve(losses)
+    assert found.suggestion is None
+    assert "no learning rate" in rate_finder.as_text(found)
+
+
+def search(inputs, labels, steps=60):
+    model = test_loop.linear()
+    job = test_loop.Job(model, inputs, labels, batch_size=10)
+    learning = loop.Learning(
+        update=update.Update(
+            restore.trainable(model), update.Settings(optimizer="sgd"), float16=False
+        ),
+        schedule=schedules.Schedule(),
+        rate=0.1,
+        epochs=1,
+        total_steps=1,
+    )
+    sizes = []
+    found = rate_finder.search(model, learning, job, on_step=sizes.append, steps=steps)
+    assert sum(sizes) >= 10 * len(found.rates)
+    return found
+
+
+def test_search_goes_through_the_range_and_stops_when_it_runs_away():
+    random = np.random.default_rng(0)
+    inputs, labels = test_loop.separable(random, 40)
+    labels[::7] = 1 - labels[::7]  # so that no rate is good for ever
+    found = search(30 * inputs, labels)
+    ratios = [b / a for a, b in itertools.pairwise(found.rates)]
+    assert found.rates[0] == pytest.approx(rate_finder.LOWEST)
+    assert ratios == pytest.approx([1e8 ** (1 / 59)] * len(ratios))
+    assert 1e-7 < found.suggestion < 1e-1
+    assert len(found.rates) < 60
+    smoothed = found.smoothed
+    assert smoothed[-1] > 4 * smoothed.min()
+    assert smoothed[-2] <= 4 * smoothed.min()
+
+
+def test_search_ends_with_the_range():
+    found = search(np.zeros((40, 2)), np.arange(40) % 2, steps=20)
+    assert len(found.rates) == 20
+    assert found.rates[-1] == pytest.approx(rate_finder.HIGHEST)
+
+
+def test_search_ends_with_a_loss_that_is_no_number():
+    assert search(np.full((40, 2), np.nan), np.zeros(40)).losses == ()
+
+
+def test_picture(tmp_path):
+    rate_finder.draw(curve(np.linspace(2, 1, 30)), tmp_path / "a.png")
+    assert cv2.imread(str(tmp_path / "a.png")).shape == (350, 450, 3)

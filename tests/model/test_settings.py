@@ -1,0 +1,113 @@
+import dataclasses
+import json
+
+import pytest
+from absl import app, flags
+
+from model import settings
+from pipeline import schema
+
+
+@pytest.fixture
+def parse(tmp_path):
+    """Recipe and flags -> settings."""
+    before = set(flags.FLAGS)
+    settings.define_flags()
+
+    def parse(recipe, *given):
+        path = tmp_path / "recipe.toml"
+        path.write_text(recipe)
+        flags.FLAGS(["train.py", f"--recipe={path}", *given])
+        return settings.from_flags()
+
+    yield parse
+    for name in set(flags.FLAGS) - before:
+        delattr(flags.FLAGS, name)
+
+
+RECIPE = """
+ckpt = "vgg16_conv"
+image_size = 150
+optimizer = "rmsprop"
+learning_rate = 1e-3
+[[stages]]
+stage = "head"
+epochs = 5
+[[stages]]
+train_from = "block5_conv1"
+learning_rate = 1e-5
+weight_decay = 0.1
+start = "last"
+"""
+
+
+def test_a_recipe(parse):
+    found = parse(RECIPE)
+    assert found.overrides.image_size == 150
+    head, deeper = found.in_stages()
+    assert (head.stage, head.epochs, head.train_from) == ("head", 5, "")
+    assert (deeper.stage, deeper.epochs, deeper.start) == ("stage 2", 30, "last")
+    assert deeper.train_from == "block5_conv1"
+    assert [s.learning_rate for s in (head, deeper)] == [1e-3, 1e-5]
+    assert {s.learning.optimizer for s in (head, deeper)} == {"rmsprop"}
+    assert [s.learning.weight_decay for s in (head, deeper)] == [0.0, 0.1]
+    assert {s.ckpt for s in (head, deeper)} == {"vgg16_conv"}
+    assert {s.stages for s in (head, deeper)} == {()}
+
+
+def test_flags_override_the_recipe_in_all_stages(parse):
+    found = parse(RECIPE, "--epochs=2", "--ckpt=alexnet", "--weight_decay=0")
+    assert found.ckpt == "alexnet"
+    assert [stage.epochs for stage in found.in_stages()] == [2, 2]
+    assert [s.learning.weight_decay for s in found.in_stages()] == [0.0, 0.0]
+    assert found.in_stages()[1].learning_rate == 1e-5
+
+
+def test_without_stages_the_training_is_one(parse):
+    found = parse("epochs = 3")
+    assert found.in_stages() == (found,)
+    assert found == dataclasses.replace(settings.Config(), epochs=3)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epochs = 0", "recipe.toml: --epochs=0: expected 1 or more"),
+        ('precision = "float64"', r"--precision=float64: expected float16\?"),
+        ("image_size = -1", "image_size=-1: expected 0 or more"),
+        ('[[stages]]\nstage = "a"\nmomentum = 2.0', "a: momentum=2.0: expected 0"),
+        ('[[stages]]\noptimizer = "adma"', "stage 1: optimizer='adma': expected"),
+        ('train = "a"\ntrain_from = "b"', "--train and --train_from"),
+        ('ckpt = "none"\ncompare = "scratch"', "--compare=scratch: expected weights"),
+        ("batch_size = 100000", "--batch_size=100000: expected 1 to 16384"),
+    ],
+)
+def test_settings_that_cannot_be(parse, text, message):
+    with pytest.raises(schema.DataError, match=message):
+        parse(text)
+
+
+def test_flags_that_cannot_be(parse):
+    with pytest.raises(app.UsageError, match="--epochs=0: expected 1 or more"):
+        parse("", "--epochs=0")
+
+
+def test_a_run_keeps_them(parse, tmp_path):
+    found = parse(RECIPE, "--mean=1,2,3")
+    about = json.loads(json.dumps({"settings": dataclasses.asdict(found)}))
+    assert settings.from_run(tmp_path, about) == found
+
+
+@pytest.mark.parametrize("change", [{"epochs": 0}, {"new": 1}, {"stages": 3}], ids=str)
+def test_a_run_of_another_version(tmp_path, change):
+    values = dataclasses.asdict(settings.Config()) | change
+    with pytest.raises(schema.DataError, match="another version of Graft"):
+        settings.from_run(tmp_path, {"settings": values})
+
+
+def test_resume_takes_no_other_flags(parse):
+    flags.FLAGS(["train.py", "--resume=runs/latest"])
+    assert str(settings.run_to_resume()) == "runs/latest"
+    flags.FLAGS(["train.py", "--resume=runs/latest", "--epochs=3"])
+    with pytest.raises(app.UsageError, match="without --epochs"):
+        settings.run_to_resume()

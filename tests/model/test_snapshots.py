@@ -1,0 +1,111 @@
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from model import run, snapshots
+
+
+def arrays(number):
+    random = np.random.default_rng(number)
+    return {"a/b": random.normal(size=(50, 3)), "n": np.array(number)}
+
+
+def same(found, expected):
+    return found.keys() == expected.keys() and all(
+        np.array_equal(found[name], expected[name]) for name in expected
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for number in range(1, 5):
+        snapshots.write(tmp_path, number, arrays(number), keep=3)
+    return tmp_path
+
+
+def test_the_last_ones_are_kept(folder):
+    assert sorted(path.name for path in folder.iterdir()) == [
+        f"step-0000000{number}.npz" for number in (2, 3, 4)
+    ]
+    assert same(snapshots.latest(folder), arrays(4))
+
+
+def test_none(tmp_path):
+    assert snapshots.latest(tmp_path) is None
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "text", "pickle"])
+def test_a_damaged_one_is_passed_over(folder, capsys, damage):
+    path = folder / "step-00000004.npz"
+    data = bytearray(path.read_bytes())
+    if damage == "cut":
+        data = data[: len(data) // 2]
+    elif damage == "flip":
+        data[len(data) // 2] ^= 1
+    elif damage == "pickle":
+        np.savez(path, a=np.array([{}], object))
+        data = path.read_bytes()
+    else:
+        data = b"" if damage == "empty" else b"nothing of the kind"
+    path.write_bytes(data)
+    assert same(snapshots.latest(folder), arrays(3))
+    said = capsys.readouterr().err
+    assert "step-00000004.npz is damaged" in said
+    assert "the one before" in said
+
+
+def test_all_damaged(folder):
+    for path in folder.iterdir():
+        path.write_bytes(b"")
+    assert snapshots.latest(folder) is None
+
+
+def test_a_half_written_one_is_no_snapshot(folder, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    before = sorted(folder.iterdir())
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space"):
+        snapshots.write(folder, 5, arrays(5), keep=1)
+    assert sorted(folder.iterdir()) == before
+
+
+def test_one_process_at_a_time(tmp_path):
+    with snapshots.locked(tmp_path) as folder:
+        assert folder.is_dir()
+        with (
+            pytest.raises(run.RunError, match="another process is training"),
+            snapshots.locked(tmp_path),
+        ):
+            pass
+    with snapshots.locked(tmp_path):
+        pass
+
+
+class TestClock:
+    def test_by_steps(self):
+        clock = snapshots.Clock(minutes=60, steps=3)
+        assert [step for step in range(1, 11) if clock.due(step)] == [3, 6, 9]
+
+    def test_by_time(self, monkeypatch):
+        now = [0.0]
+        monkeypatch.setattr(snapshots.time, "monotonic", lambda: now[0])
+        clock = snapshots.Clock(minutes=1, steps=0)
+        due = []
+        for step in range(200):
+            now[0] = float(step)
+            due.append(clock.due(step))
+        assert [step for step, is_due in enumerate(due) if is_due] == [60, 120, 180]
+
+    def test_by_signal(self):
+        before = signal.getsignal(signal.SIGUSR1)
+        clock = snapshots.Clock(minutes=60, steps=0)
+        with clock.listening():
+            assert not clock.due(1)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert clock.due(2)
+            assert not clock.due(3)
+        assert signal.getsignal(signal.SIGUSR1) == before

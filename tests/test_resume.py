@@ -1,0 +1,292 @@
+"""Stages, snapshots and lockstep: a stopped training ends as an undisturbed one."""
+
+import contextlib
+import dataclasses
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import train
+from model import loop, run, settings
+from pipeline import schema
+from tests import conftest, test_reuse
+
+TIMES = {"seconds", "images_per_s"}
+STAGES = (
+    {"stage": "head", "epochs": 2},
+    {
+        "stage": "deeper",
+        "train_from": "conv2",
+        "steps": 7,
+        "views": 0,
+        "optimizer": "sgd",
+        "momentum": 0.9,
+        "ema": 0.9,
+        "iter_size": 2,
+        "rates": "logits/*=10,*/bias=2:0",
+        "start": "last",
+    },
+    {"stage": "patterns", "train": "fc3,logits", "epochs": 1, "weight_decay": 0.01},
+)
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.fixture
+def config(tiny, shared_records, tmp_path):
+    """Three stages of the tiny network, with dropout in its layers and its head."""
+    arrays = test_reuse.tiny_arrays(tiny)
+    return settings.Config(
+        ckpt=test_reuse.write(tiny, tmp_path / "w.safetensors", arrays),
+        data=str(shared_records),
+        run_dir=str(tmp_path / "run"),
+        batch_size=10,
+        learning_rate=1e-2,
+        precision="float32",
+        hidden=5,
+        snapshot_steps=2,
+        stages=STAGES,
+    )
+
+
+def results_of(directory):
+    lines = (directory / "metrics.jsonl").read_text().splitlines()
+    return [
+        {name: value for name, value in json.loads(line).items() if name not in TIMES}
+        for line in lines
+    ]
+
+
+def outcome(directory):
+    """All that a training decides: weights, figures, ledger."""
+    model = run.read(str(directory)).load_model()
+    values = [value.tobytes() for value in model.get_weights()]
+    ledger = json.loads((directory / "ledger.json").read_text())
+    calibration = (directory / "calibration.json").read_text()
+    return values, results_of(directory), ledger["frozen"], calibration
+
+
+def kill_at(monkeypatch, batch):
+    """Lets training end in front of a batch, counted over all stages."""
+    trained = loop.Training._train
+    count = 0
+
+    def stop(self, *arguments):
+        nonlocal count
+        count += 1
+        if count == batch:
+            raise Killed
+        trained(self, *arguments)
+
+    monkeypatch.setattr(loop.Training, "_train", stop)
+
+
+@pytest.fixture
+def undisturbed(config, tmp_path):
+    return outcome(train.train(dataclasses.replace(config, run_dir=f"{tmp_path}/all")))
+
+
+def test_stages(config, undisturbed):
+    _, results, frozen, _ = undisturbed
+    assert [result["stage"] for result in results] == [
+        *["head"] * 2,
+        *["deeper"] * 3,  # 5 batches make 3 steps, so 7 steps end in the third epoch
+        "patterns",
+    ]
+    assert [result["epoch"] for result in results] == list(range(1, 7))
+    assert {entry["variable"].split("/")[0] for entry in frozen} == {"conv1"}
+
+
+def test_killed_anywhere_and_resumed(config, undisturbed, monkeypatch):
+    """5 batches an epoch, 30 in all; killed twice."""
+    for batch in (1, 6, 12, 21, 27):
+        directory = train.Path(config.run_dir)
+        for place in (batch, 2):
+            with monkeypatch.context() as patch, contextlib.suppress(Killed):
+                kill_at(patch, place)
+                if directory.exists():
+                    train.resume(directory)
+                else:
+                    train.train(config)
+        if directory.exists():
+            train.resume(directory)
+        else:
+            train.train(config)
+        assert outcome(directory) == undisturbed, batch
+        assert not (directory / "checkpoints").exists()
+        shutil.rmtree(directory)
+
+
+def test_a_damaged_snapshot_is_made_up_for(config, undisturbed, monkeypatch, capsys):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 20)
+        train.train(config)
+    directory = train.Path(config.run_dir)
+    newest = max((directory / "checkpoints").iterdir())
+    newest.write_bytes(newest.read_bytes()[:1000])
+    train.resume(directory)
+    assert f"{newest} is damaged" in capsys.readouterr().err
+    assert outcome(directory) == undisturbed
+
+
+def test_what_cannot_go_on(config, monkeypatch, tmp_path, shared_records):
+    directory = train.Path(config.run_dir)
+    with pytest.raises(run.RunError, match="no run"):
+        train.resume(directory)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 20)
+        train.train(config)
+    with pytest.raises(run.RunError, match=f"--resume={directory} goes on with it"):
+        train.train(config)
+    about = (directory / "config.json").read_text()
+    other = json.loads(about)
+    other["data"]["manifest_digest"] = "0" * 64
+    (directory / "config.json").write_text(json.dumps(other))
+    with pytest.raises(run.RunError, match="has changed since"):
+        train.resume(directory)
+    other = json.loads(about)
+    other["weights"]["tensors_sha256"] = "0" * 64
+    (directory / "config.json").write_text(json.dumps(other))
+    with pytest.raises(run.RunError, match="has other weights"):
+        train.resume(directory)
+    other = json.loads(about)
+    other["settings"]["hidden"] = 6
+    (directory / "config.json").write_text(json.dumps(other))
+    with pytest.raises(run.RunError, match="snapshots are of another training"):
+        train.resume(directory)
+    (directory / "config.json").write_text("{")
+    with pytest.raises(schema.DataError, match="damaged"):
+        train.resume(directory)
+    (directory / "config.json").write_text(about)
+    train.resume(directory)
+    with pytest.raises(run.RunError, match="is done"):
+        train.resume(directory)
+
+
+def test_pretrained_against_scratch(config, undisturbed, monkeypatch, capsys):
+    """The first is as if it were alone; the second sees the same batches."""
+    config = dataclasses.replace(config, compare="scratch")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 33)
+        train.train(config)
+    directory = train.Path(config.run_dir)
+    train.resume(directory)
+    assert outcome(directory) == undisturbed
+    scratch = directory / train.SCRATCH
+    assert outcome(scratch)[0] != undisturbed[0]
+    assert json.loads((scratch / "ledger.json").read_text())["ckpt"] == "none"
+    assert [r["epoch"] for r in results_of(scratch)] == list(range(1, 7))
+    lines = [
+        line
+        for line in capsys.readouterr().err.splitlines()
+        if line.startswith("epoch")
+    ]
+    assert {line.split()[2] for line in lines} == {"pretrained", "scratch"}
+    assert (directory.parent / "latest").resolve() == directory
+
+
+def test_a_stage_starts_from_the_best_or_the_last(config, tmp_path):
+    """The second stage moves nothing, so that it ends where it started."""
+    still = {"stage": "still", "epochs": 1, "learning_rate": 1e-30}
+    moving = {"stage": "moving", "epochs": 3, "learning_rate": 1.0}  # gets worse
+    losses = {}
+    for start in settings.STARTS:
+        stages = (moving, {**still, "start": start})
+        directory = train.train(
+            dataclasses.replace(config, stages=stages, run_dir=f"{tmp_path}/{start}")
+        )
+        losses[start] = [r["validation_loss"] for r in results_of(directory)]
+    assert losses["best"][:3] == losses["last"][:3]
+    assert losses["best"][3] == pytest.approx(min(losses["best"][:3]), rel=1e-5)
+    assert losses["last"][3] == pytest.approx(losses["last"][2], rel=1e-5)
+    assert losses["last"][2] > min(losses["last"][:3])
+
+
+@pytest.mark.parametrize(
+    ("patterns", "moved"),
+    [
+        ("fc*", {"fc3", "fc4"}),
+        ("conv2,logits", {"conv2", "logits"}),
+        ("*", {"conv1", "conv2", "fc3", "fc4", "head_hidden", "logits"}),
+    ],
+)
+def test_layers_by_pattern(config, patterns, moved):
+    config = dataclasses.replace(config, train=patterns, stages=(), epochs=1)
+    directory = train.train(config)
+    ledger = json.loads((directory / "ledger.json").read_text())
+    frozen = {entry["variable"].split("/")[0] for entry in ledger["frozen"]}
+    everything = {"conv1", "conv2", "fc3", "fc4", "head_hidden", "logits"}
+    assert frozen == everything - moved
+
+
+def test_a_pattern_of_no_layer(config):
+    config = dataclasses.replace(config, train="fc9,logits", stages=())
+    with pytest.raises(ValueError, match=r"--train: fc9 fits no layer.*fc"):
+        train.train(config)
+    assert not train.Path(config.run_dir).exists()
+
+
+def small_training(records, directory, *more):
+    return (
+        *("train.py", f"--data={records}", f"--run_dir={directory}", "--ckpt=none"),
+        *("--arch=cifar_cnn", "--epochs=40", "--batch_size=8", "--snapshot_steps=3"),
+        *more,
+    )
+
+
+def test_signals(shared_records, tmp_path):
+    """SIGUSR1 takes a snapshot, kill -9 nothing, SIGTERM takes one and stops."""
+    all_at_once = tmp_path / "all"
+    done = conftest.run_command(*small_training(shared_records, all_at_once))
+    assert done.returncode == 0, done.stderr
+
+    def start(*arguments):
+        return subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=conftest.ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def wait_for(process, happened):
+        deadline = time.monotonic() + 120
+        while not happened():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    directory = tmp_path / "run"
+    checkpoints = directory / "checkpoints"
+
+    def steps():
+        found = checkpoints.glob("step-*.npz") if checkpoints.exists() else ()
+        return [int(path.stem[5:]) for path in found]
+
+    arguments = small_training(shared_records, directory, "--snapshot_steps=0")
+    with start(*arguments) as process:
+        wait_for(process, lambda: (directory / "metrics.jsonl").exists())
+        wait_for(process, lambda: (directory / "metrics.jsonl").stat().st_size)
+        assert not steps()
+        process.send_signal(signal.SIGUSR1)
+        wait_for(process, steps)
+        process.kill()
+    first = max(steps())
+    with start("train.py", f"--resume={directory}") as process:
+        wait_for(process, lambda: len(results_of(directory)) > first // 6 + 2)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert f"going on after step {first}" in said
+    assert f"--resume={directory} goes on" in said
+    assert "Traceback" not in said
+    assert max(steps()) > first
+    done = conftest.run_command("train.py", f"--resume={directory}")
+    assert done.returncode == 0, done.stderr
+    assert outcome(directory) == outcome(all_at_once)
