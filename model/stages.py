@@ -94,7 +94,7 @@ def _by_patterns(
     )
     weighted = {step.name: network.weighted_layers(step) for step in between}
     layers = {step: names for step, names in weighted.items() if names}
-    layers[network.FINAL_LAYER] = head_names(config.hidden)
+    layers |= {name: [name] for name in head_names(config.hidden)}
 
     def trains(step: str, layer: str) -> bool:
         return any(fnmatch.fnmatchcase(n, p) for n in (step, layer) for p in patterns)
@@ -108,7 +108,8 @@ def _by_patterns(
             )
     steps = [s for s, names in layers.items() if any(trains(s, n) for n in names)]
     frozen = [n for s, names in layers.items() for n in names if not trains(s, n)]
-    return steps[0], frozenset(frozen)
+    lowest = network.FINAL_LAYER if steps[0] == network.HIDDEN_LAYER else steps[0]
+    return lowest, frozenset(frozen)
 
 
 def head_names(hidden: int) -> list[str]:

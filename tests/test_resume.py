@@ -195,7 +195,8 @@ def test_pretrained_against_scratch(config, undisturbed, monkeypatch, capsys):
 def test_a_stage_starts_from_the_best_or_the_last(config, tmp_path):
     """The second stage moves nothing, so that it ends where it started."""
     still = {"stage": "still", "epochs": 1, "learning_rate": 1e-30}
-    moving = {"stage": "moving", "epochs": 3, "learning_rate": 1.0}  # gets worse
+    moving = {"stage": "moving", "epochs": 3, "learning_rate": 1e-3}
+    moving |= {"policy": "exp", "gamma": 2.2}  # to 60, which is too much
     losses = {}
     for start in settings.STARTS:
         stages = (moving, {**still, "start": start})
