@@ -5,7 +5,6 @@ allocated, and nothing in it is executed.
 """
 
 import dataclasses
-import io
 import json
 import math
 import zipfile
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from model.checkpoints import archive
+from model.checkpoints import archive, npy
 from pipeline import schema
 
 # Name -> kind, bytes of a value (0: any) and number of axes.
@@ -26,17 +25,6 @@ _ARRAYS = {
 }
 # What the arrays may come to, inflated: 30 times with paths of 300 characters.
 _MAX_GROWTH, _SMALL_BYTES = 100, 64 << 20
-# What NumPy and zipfile raise on damaged files.
-_FAULTS = (
-    *archive.FAULTS,
-    AttributeError,
-    KeyError,
-    IndexError,
-    MemoryError,
-    OverflowError,
-    SyntaxError,
-    TypeError,
-)
 _HEX_DIGITS = np.frombuffer(b"0123456789abcdef", np.uint8)
 _LAST_CHARACTER = 0x10FFFF
 
@@ -73,10 +61,9 @@ def read(path: Path, num_classes: int) -> Examples:
             arrays = _read_arrays(opened, path.stat().st_size)
         found = Examples(**arrays)
         _check(found, num_classes)
-    except _FAULTS as error:
-        what = str(error) or type(error).__name__
+    except archive.FAULTS as error:
         raise schema.DataError(
-            f"{path}: damaged, or not of this run ({what}); remove it, and the run is "
+            f"{path}: damaged, or not of this run ({error}); remove it, and the run is "
             "judged again"
         ) from error
     return found
@@ -90,10 +77,12 @@ def _read_arrays(opened: zipfile.ZipFile, size_bytes: int) -> dict[str, np.ndarr
     total = sum(info.file_size for info in infos)
     if total > max(_SMALL_BYTES, _MAX_GROWTH * size_bytes):
         raise ValueError(f"{total:,} bytes in a file of {size_bytes:,}")
+    if min(info.header_offset for info in infos) < 0:
+        raise ValueError("arrays that reach beyond the file")
     arrays = {}
     for info in infos:
         name = info.filename.removesuffix(".npy")
-        array = _parse_array(opened.read(info))
+        array = npy.parse_values(opened.read(info), info.filename)
         kind, value_bytes, axes = _ARRAYS[name]
         if (
             array.dtype.kind != kind
@@ -101,28 +90,9 @@ def _read_arrays(opened: zipfile.ZipFile, size_bytes: int) -> dict[str, np.ndarr
             or array.ndim != axes
         ):
             raise ValueError(f"{name} is {array.dtype} with {array.ndim} axes")
-        arrays[name] = array
+        native = array.dtype.newbyteorder("=")
+        arrays[name] = np.ascontiguousarray(array, native)
     return arrays
-
-
-def _parse_array(data: bytes) -> np.ndarray:
-    """The array that an .npy holds; allocates no more than the file has bytes.
-
-    Raises:
-        ValueError: it is none of numbers or texts, or has other bytes than it states.
-    """
-    file = io.BytesIO(data)
-    version = np.lib.format.read_magic(file)
-    if version != (1, 0):
-        raise ValueError(f"NumPy's format {version}, expected (1, 0)")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    if dtype.kind not in "Uif":
-        raise ValueError("an array of neither numbers nor texts")
-    if math.prod(shape) * dtype.itemsize != len(data) - file.tell():
-        raise ValueError("an array of other bytes than it states")
-    values = np.frombuffer(data, dtype, offset=file.tell())
-    values = values.reshape(shape, order="F" if fortran else "C")
-    return np.ascontiguousarray(values, dtype.newbyteorder("="))
 
 
 def _check(found: Examples, num_classes: int) -> None:
