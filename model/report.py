@@ -85,7 +85,10 @@ def _confusion_table(figures: dict[str, Any]) -> list[str]:
 
 
 def comparison(figures: dict[str, Any]) -> str:
-    """The figures of runs, as evaluation/compare-<split>.json has them."""
+    """The figures of runs, as evaluation/compare-<split>.json has them.
+
+    Log loss is that of the calibrated probabilities, as model.predict gives them.
+    """
     copies, pairs = figures["num_copies"], figures["pairs"]
     lines = [
         f"{figures['split']} split, {figures['num_examples']} photos that none of the "

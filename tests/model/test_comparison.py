@@ -241,7 +241,7 @@ class TestCompare:
         found = comparison.compare(runs)["pairs"]
         assert [pair["p"] for pair in found] == [2 / 64, 1]
         assert [pair["p_holm"] for pair in found] == [4 / 64, 1]
-        assert found[0]["verdict"].startswith("no difference can be seen (p = 0.063)")
+        assert found[0]["verdict"].startswith("no difference can be seen (p = 0.062)")
         assert found[0]["photos_needed"] > alone["photos_needed"]
 
 
