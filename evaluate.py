@@ -3,10 +3,13 @@
     python evaluate.py
     python evaluate.py --run_dir=runs/latest --split=test --min_accuracy=0.9
     python evaluate.py --ckpt=FILE --data=FOLDER --labels=synset_words.txt
+    python evaluate.py --runs=runs/A,runs/B
 
 Judges the newest run on the photos that neither training nor the choice of the best
 epoch has seen, prints the figures and writes them to the run's evaluation folder. With
---ckpt it judges a pretrained network without any training.
+--ckpt it judges a pretrained network without any training. With --runs it says whether
+one run is better than another on the same photos, none of which any of them has seen:
+photos that one was trained on speak for it, and are refused.
 """
 
 import pipeline.quiet  # noqa: F401
@@ -23,11 +26,20 @@ from typing import Any
 
 from absl import app, flags
 
-from model import inputs, judge, network, pretrained, run, zoo
+from model import (
+    comparison,
+    comparison_picture,
+    inputs,
+    judge,
+    judged,
+    network,
+    pretrained,
+    report,
+    run,
+    zoo,
+)
 from model.checkpoints import errors
 from pipeline import command, convert, manifest, schema
-
-_SHOWN_ERRORS = 10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +48,8 @@ class Config:
 
     Attributes:
         run_dir: the run.
+        runs: folders of runs to compare in place of one, with commas between them; the
+            first is compared with each of the others.
         ckpt: name or path of weights to judge in place of a run; "" for the run.
         arch: network that the weights belong to; "" to find it.
         labels: file of the weights' class names, one a line.
@@ -49,6 +63,7 @@ class Config:
     """
 
     run_dir: str = "runs/latest"
+    runs: str = ""
     ckpt: str = ""
     arch: str = ""
     labels: str = ""
@@ -64,6 +79,26 @@ class Config:
             raise ValueError("--ckpt: expected --data too, a folder to judge it on")
         if not 0 <= self.min_accuracy <= 1:
             raise ValueError(f"--min_accuracy={self.min_accuracy}: expected 0 to 1")
+        if self.runs:
+            self._check_comparison()
+
+    def _check_comparison(self) -> None:
+        default = {field.name: field.default for field in dataclasses.fields(self)}
+        for name in ("run_dir", "ckpt", "arch", "labels", "overrides", "min_accuracy"):
+            if getattr(self, name) != default[name]:
+                what = "preprocessing" if name == "overrides" else f"--{name}"
+                raise ValueError(f"--runs: does not go together with {what}")
+        if len(self.run_dirs) < 2 or not all(self.run_dirs):
+            raise ValueError(
+                f"--runs={self.runs}: expected two or more folders, with commas between"
+            )
+        if self.another_dataset and not self.data:
+            raise ValueError("--runs and --another_dataset: expected --data too")
+
+    @property
+    def run_dirs(self) -> list[str]:
+        """The folders that `runs` names."""
+        return self.runs.split(",")
 
 
 class TooInaccurate(schema.DataError):
@@ -99,11 +134,94 @@ def _records(data: str) -> Iterator[manifest.Manifest]:
         yield found
 
 
+def compare(config: Config) -> dict[str, Any]:
+    """Compares runs as configured; returns what evaluation/compare-<split>.json holds.
+
+    A run is judged only if it was not yet, as it is, on these records.
+
+    Raises:
+        schema.DataError: runs or records are not as they should be, not each other's,
+            or a run has trained on one of the photos.
+    """
+    runs = run.read_several(config.run_dirs)
+    curves = [one.validation_curve() for one in runs.values()]
+    with contextlib.ExitStack() as stack:
+        found = stack.enter_context(_records(config.data)) if config.data else None
+        candidates = [
+            _candidate(config, name, one, found) for name, one in runs.items()
+        ]
+    first = next(iter(runs.values()))
+    digest = (
+        found.digest if found is not None else first.config["data"]["manifest_digest"]
+    )
+    figures = {
+        "split": config.split,
+        **comparison.compare(candidates),
+        "manifest_digest": digest,
+        "versions": run.versions(),
+    }
+    path = first.evaluation_path(f"compare-{config.split}", digest)
+    with run.replacing(path.with_suffix(".png")) as partial:
+        comparison_picture.draw(figures["runs"], curves, partial)
+    with run.replacing(path) as partial:
+        partial.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    figures["written"] = f"{path}, {path.with_suffix('.png')}"
+    return figures
+
+
+def _candidate(
+    config: Config, name: str, finished: run.Finished, found: manifest.Manifest | None
+) -> comparison.Candidate:
+    """A run's judgement of the photos, from its folder or made now.
+
+    Args:
+        config: of the comparison.
+        name: of the run.
+        finished: the run.
+        found: records that all are judged on; None for each run's own.
+    """
+    digest = finished.config["data"]["manifest_digest"]
+    if found is not None:
+        run.check_records(finished, found, config.split, another=config.another_dataset)
+        digest = found.digest
+    path = finished.evaluation_path(config.split, digest).with_suffix(".npz")
+    model_sha256 = finished.model_digest()
+    if not judged.is_of(path, model_sha256=model_sha256, manifest_digest=digest):
+        command.log(f"{name}: not judged on these photos yet; judging it now")
+        with contextlib.ExitStack() as stack:
+            records = found or stack.enter_context(
+                _records(finished.config["data"]["path"])
+            )
+            rows = records.taken(*([] if config.split == "all" else [config.split]))
+            _refuse_seen(name, finished, {row.sha256 for row in rows})
+            _evaluate_run(config, finished, records)
+    examples = judged.read(path, len(finished.class_names))
+    _refuse_seen(name, finished, set(examples.sha256.tolist()))
+    return comparison.Candidate(
+        name=name,
+        class_names=finished.class_names,
+        examples=examples,
+        temperature=finished.temperature,
+        model_bytes=(finished.directory / run.MODEL_NAME).stat().st_size,
+        images_per_s=judged.images_per_s(path.with_suffix(".json")),
+    )
+
+
+def _refuse_seen(name: str, finished: run.Finished, photos: set[str]) -> None:
+    seen = len(finished.seen_photos() & photos)
+    if seen:
+        raise schema.DataError(
+            f"--runs: {name} has trained on {seen} of these {len(photos)} photos, so "
+            "that they say nothing of new ones; expected the test split, or photos "
+            "that none has trained on: --data=FOLDER --another_dataset"
+        )
+
+
 def _evaluate_run(
     config: Config, finished: run.Finished, found: manifest.Manifest
 ) -> dict[str, Any]:
     start = time.perf_counter()
-    _check_data(finished, found, config.split, another=config.another_dataset)
+    run.check_records(finished, found, config.split, another=config.another_dataset)
     manifest.check_files(found)
     rows = found.taken(*([] if config.split == "all" else [config.split]))
     seen = len(finished.seen_photos() & {row.sha256 for row in rows})
@@ -113,14 +231,17 @@ def _evaluate_run(
             f"{len(rows)} photos, so their accuracy is no gate; expected the test "
             "split, or other photos"
         )
+    model = finished.load_model()
+    loaded = time.perf_counter()
     judgement = judge.judge(
-        finished.load_model(),
+        model,
         found,
         "" if config.split == "all" else config.split,
         finished.spec,
         batch_size=config.batch_size,
         temperature=finished.temperature,
     )
+    judging_s = time.perf_counter() - loaded
     figures = {
         "run": finished.directory.name,
         "split": config.split,
@@ -129,18 +250,16 @@ def _evaluate_run(
         "data": {"path": str(found.directory), "manifest_digest": found.digest},
         "model_sha256": finished.model_digest(),
         "seconds": time.perf_counter() - start,
+        "images_per_s": len(rows) / judging_s,
         "versions": run.versions(),
     }
-    folder = finished.directory / "evaluation"
-    folder.mkdir(exist_ok=True)
-    name = config.split
-    if found.digest != finished.config["data"]["manifest_digest"]:
-        name += f"-{found.digest[:8]}"
-    with run.replacing(folder / f"{name}.npz") as partial:
+    path = finished.evaluation_path(config.split, found.digest)
+    path.parent.mkdir(exist_ok=True)
+    with run.replacing(path.with_suffix(".npz")) as partial:
         judgement.save_examples(partial)
-    with run.replacing(folder / f"{name}.json") as partial:
+    with run.replacing(path) as partial:
         partial.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    figures["written"] = str(folder / f"{name}.json")
+    figures["written"] = str(path)
     return figures
 
 
@@ -181,115 +300,16 @@ def _evaluate_pretrained(config: Config) -> dict[str, Any]:
     }
 
 
-def _check_data(
-    finished: run.Finished, found: manifest.Manifest, split: str, *, another: bool
-) -> None:
-    """Refuses records that are not those of the run."""
-    expected = finished.config["data"]["manifest_digest"]
-    if found.digest == expected:
-        return
-    if not another:
-        raise schema.DataError(
-            f"{found.directory}: manifest digest {found.digest[:12]}, but the run "
-            f"{finished.directory.name} was trained on {expected[:12]}: photos or "
-            "split have changed since, and test photos may have been trained on. Train "
-            "again, or pass --another_dataset if these are other photos on purpose"
-        )
-    if tuple(found.class_names) != finished.class_names:
-        raise schema.DataError(
-            f"{found.directory}: classes {', '.join(found.class_names)}; the run knows "
-            f"{', '.join(finished.class_names)}: same names in the same order expected"
-        )
-    rows = found.taken(*([] if split == "all" else [split]))
-    seen = finished.seen_photos() & {row.sha256 for row in rows}
-    if seen:
-        raise schema.DataError(
-            f"{found.directory}: {finished.directory.name} has trained on {len(seen)} "
-            f"of these {len(rows)} photos; expected others, or the run's own records"
-        )
-
-
-def report(figures: dict[str, Any]) -> str:
-    """The figures as text."""
-    low, high = figures["accuracy_ci95"]
-    classes = len(figures["class_names"])
-    top5 = (
-        f"{figures['top5_accuracy']:.4f}" if classes > 5 else "- (5 classes or fewer)"
-    )
-    seen = figures.get("photos_seen")
-    lines = [
-        f"{figures['run']}, {figures['split']} split, "
-        f"{figures['num_examples']} photos"
-        + (f", {seen} seen in training: no measure of new ones" if seen else ""),
-        "",
-        f"top-1 accuracy  {figures['accuracy']:.4f}   95 % interval "
-        f"{low:.4f} to {high:.4f}",
-        f"top-5 accuracy  {top5}",
-        f"always answering the largest class: {figures['largest_class_share']:.4f}",
-        "",
-        *_class_table(figures),
-        "",
-        *_confusion_table(figures),
-    ]
-    errors = figures["errors"]
-    if errors:
-        lines += ["", f"the surest of {len(errors)} mistakes:"]
-        lines += [
-            f"  {error['probability']:.3f}  {error['true']} taken for "
-            f"{error['predicted']}: {error['path']}"
-            for error in errors[:_SHOWN_ERRORS]
-        ]
-    if "written" in figures:
-        lines += ["", f"written: {figures['written']}"]
-    return "\n".join(lines)
-
-
-def _class_table(figures: dict[str, Any]) -> list[str]:
-    rows = figures["per_class"]
-    width = max(map(len, ("class", *(row["class_name"] for row in rows))))
-    lines = [
-        f"{'class':{width}} {'precision':>9} {'recall':>7} {'f1':>7} {'photos':>7}"
-    ]
-    for row in rows:
-        values = [row[name] for name in ("precision", "recall", "f1")]
-        cells = ["-" if value is None else f"{value:.3f}" for value in values]
-        lines.append(
-            f"{row['class_name']:{width}} {cells[0]:>9} {cells[1]:>7} {cells[2]:>7} "
-            f"{row['support']:>7}"
-        )
-    return lines
-
-
-def _confusion_table(figures: dict[str, Any]) -> list[str]:
-    """True classes down, predicted across; of many classes only the worst mix-ups."""
-    names, confusion = figures["class_names"], figures["confusion_matrix"]
-    if len(names) > 15:
-        mixed = [
-            (count, true, predicted)
-            for true, row in enumerate(confusion)
-            for predicted, count in enumerate(row)
-            if count and true != predicted
-        ]
-        mixed.sort(reverse=True)
-        return ["most frequent confusions:"] + [
-            f"  {count:5}  {names[true]} taken for {names[predicted]}"
-            for count, true, predicted in mixed[:10]
-        ]
-    corner = "true, predicted:"
-    width = max(map(len, (corner, *names)))
-    widths = [max(6, len(name)) for name in names]
-    header = " ".join(f"{n:>{w}}" for n, w in zip(names, widths, strict=True))
-    lines = [f"{corner:{width}} {header}"]
-    for name, row in zip(names, confusion, strict=True):
-        cells = " ".join(f"{count:>{w}}" for count, w in zip(row, widths, strict=True))
-        lines.append(f"{name:{width}} {cells}")
-    return lines
-
-
 def define_flags() -> None:
     """Declares the command's flags; defaults are those of Config."""
     default = Config()
     flags.DEFINE_string("run_dir", default.run_dir, "Folder of the run.")
+    flags.DEFINE_string(
+        "runs",
+        default.runs,
+        "Folders of two runs or more to compare on the same photos, with commas "
+        "between them: the first with each of the others.",
+    )
     flags.DEFINE_string(
         "ckpt",
         default.ckpt,
@@ -358,8 +378,11 @@ def main(argv: Sequence[str]) -> None:
     config = command.config_from_flags(
         Config, overrides=inputs.from_flags(), split=_split()
     )
+    if config.runs:
+        command.say(report.comparison(compare(config)))
+        return
     figures = evaluate(config)
-    command.say(report(figures))
+    command.say(report.judgement(figures))
     if figures["accuracy"] < config.min_accuracy:
         raise TooInaccurate(
             f"{figures['run']}: accuracy {figures['accuracy']:.6g} on {config.split}, "

@@ -245,6 +245,25 @@ class Finished:
                 ) from error
         return results
 
+    def validation_curve(self) -> list[tuple[int, float]]:
+        """Epochs and the accuracy on the validation split; [] without metrics.jsonl.
+
+        Raises:
+            RunError: a line is damaged.
+        """
+        if not (self.directory / "metrics.jsonl").exists():
+            return []
+        results = self.results()
+        try:
+            return [
+                (int(result["epoch"]), float(result["validation_accuracy"]))
+                for result in results
+            ]
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
+            raise RunError(
+                f"{self.directory / 'metrics.jsonl'}: damaged ({error!r}); train again"
+            ) from error
+
     @property
     def temperature(self) -> float:
         """That logits are divided by for calibrated probabilities.
@@ -279,6 +298,12 @@ class Finished:
             raise RunError(
                 f"{path}: cannot be read ({error!r}); train again"
             ) from error
+
+    def evaluation_path(self, name: str, manifest_digest: str) -> Path:
+        """Where a .json of the evaluation goes; of other records, with their digest."""
+        if manifest_digest != self.config["data"]["manifest_digest"]:
+            name += f"-{manifest_digest[:8]}"
+        return self.directory / "evaluation" / f"{name}.json"
 
     def model_digest(self) -> str:
         """SHA-256 of the model file."""
@@ -345,3 +370,60 @@ def read(run_dir: str) -> Finished:
                 "epoch, or this is no run folder"
             )
     return Finished(directory=directory.resolve(), config=_read_config(directory))
+
+
+def read_several(directories: Sequence[str]) -> dict[str, Finished]:
+    """{name: run}, in the order given; by the folder's name if no two have the same.
+
+    Raises:
+        RunError: one is missing, unfinished or named twice.
+    """
+    runs = [read(directory) for directory in directories]
+    names = [one.directory.name for one in runs]
+    if len(set(names)) < len(names):
+        names = [str(one.directory) for one in runs]
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise RunError(
+                f"{name}: named twice in --runs, the second time as "
+                f"{directories[number]}; expected different runs"
+            )
+    return dict(zip(names, runs, strict=True))
+
+
+def check_records(
+    finished: Finished, found: manifest.Manifest, split: str, *, another: bool
+) -> None:
+    """Refuses records that are not those of the run.
+
+    Args:
+        finished: the run.
+        found: the records.
+        split: that it is to be judged on; "all" for all of them.
+        another: they are others on purpose; then it must not have seen the photos.
+
+    Raises:
+        schema.DataError: says why, and what to do.
+    """
+    expected = finished.config["data"]["manifest_digest"]
+    if found.digest == expected:
+        return
+    if not another:
+        raise schema.DataError(
+            f"{found.directory}: manifest digest {found.digest[:12]}, but the run "
+            f"{finished.directory.name} was trained on {expected[:12]}: photos or "
+            "split have changed since, and test photos may have been trained on. Train "
+            "again, or pass --another_dataset if these are other photos on purpose"
+        )
+    if tuple(found.class_names) != finished.class_names:
+        raise schema.DataError(
+            f"{found.directory}: classes {', '.join(found.class_names)}; the run knows "
+            f"{', '.join(finished.class_names)}: same names in the same order expected"
+        )
+    rows = found.taken(*([] if split == "all" else [split]))
+    seen = finished.seen_photos() & {row.sha256 for row in rows}
+    if seen:
+        raise schema.DataError(
+            f"{found.directory}: {finished.directory.name} has trained on {len(seen)} "
+            f"of these {len(rows)} photos; expected others, or the run's own records"
+        )

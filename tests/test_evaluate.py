@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import evaluate
-from model import run
+from model import inputs, report, run
 from pipeline import convert, manifest, schema, split
 from tests import conftest
 
@@ -22,6 +22,19 @@ def finished(shared_run, tmp_path):
 
 def config(directory, **kwargs):
     return evaluate.Config(run_dir=str(directory), **kwargs)
+
+
+@pytest.fixture
+def worse(finished):
+    """The same run, but that it takes every class for the next one."""
+    directory = finished.with_name("worse")
+    shutil.copytree(finished, directory)
+    model = run.read(str(directory)).load_model()
+    logits = model.get_layer("logits")
+    kernel, bias = logits.get_weights()
+    logits.set_weights([np.roll(kernel, 1, axis=1), np.roll(bias, 1)])
+    model.save(directory / "model.keras")
+    return directory
 
 
 @pytest.fixture
@@ -81,7 +94,7 @@ def test_errors_name_the_photos_surest_first(finished, shared_records):
     for error in errors:
         assert error["path"].startswith(f"{error['true']}/")
         assert error["predicted"] != error["true"]
-    text = evaluate.report(figures)
+    text = report.judgement(figures)
     assert errors[0]["path"] in text
     assert f"the surest of {len(errors)} mistakes" in text
 
@@ -196,7 +209,7 @@ def test_no_gate_on_photos_that_training_has_seen(finished, split):
         evaluate.evaluate(config(finished, split=split, min_accuracy=0.5))
     figures = evaluate.evaluate(config(finished, split=split))
     assert figures["photos_seen"] > 0
-    assert "seen in training: no measure" in evaluate.report(figures)
+    assert "seen in training: no measure" in report.judgement(figures)
 
 
 def test_the_test_split_is_unseen(finished):
@@ -220,3 +233,152 @@ def test_records_that_are_not_all_there(finished, shared_records, tmp_path, dama
         path.unlink()
     with pytest.raises(schema.DataError, match=f"{path.name}: .*, expected .*again"):
         evaluate.evaluate(config(finished, data=str(records)))
+
+
+class TestCompare:
+    def config(self, *directories, **kwargs):
+        return evaluate.Config(runs=",".join(map(str, directories)), **kwargs)
+
+    def test_a_better_run(self, finished, worse, found):
+        figures = evaluate.compare(self.config(worse, finished))
+        folder = worse / "evaluation"
+        written = json.loads((folder / "compare-test.json").read_text())
+        assert {key: figures[key] for key in written} == written
+        rows = found.taken("test")
+        assert written["num_examples"] == len(rows)
+        assert [one["run"] for one in written["runs"]] == ["worse", "run"]
+        for directory, one in zip((worse, finished), written["runs"], strict=True):
+            alone = json.loads((directory / "evaluation" / "test.json").read_text())
+            for name in ("accuracy", "accuracy_ci95", "top5_accuracy", "images_per_s"):
+                assert one[name] == alone[name]
+            assert one["calibrated_loss"] == pytest.approx(alone["calibrated_loss"])
+            size = (directory / "model.keras").stat().st_size
+            assert one["model_bytes"] == size
+        (pair,) = written["pairs"]
+        paths = {row.path for row in rows}
+        assert {*pair["photos_only_first"], *pair["photos_only_second"]} <= paths
+        difference = written["runs"][1]["accuracy"] - written["runs"][0]["accuracy"]
+        assert pair["difference"] == pytest.approx(difference)
+        assert pair["p"] < 0.05
+        assert pair["verdict"].startswith("run is better (p")
+        assert cv2.imread(str(folder / "compare-test.png")) is not None
+        text = report.comparison(figures)
+        assert pair["verdict"] in text
+        assert str(folder / "compare-test.json") in text
+
+    def test_runs_are_judged_once(self, finished, worse):
+        """And again when the model is another one."""
+        evaluate.compare(self.config(finished, worse))
+        paths = [path / "evaluation" / "test.npz" for path in (finished, worse)]
+        before = [path.stat().st_mtime_ns for path in paths]
+        evaluate.compare(self.config(finished, worse))
+        assert [path.stat().st_mtime_ns for path in paths] == before
+        shutil.copy(finished / "model.keras", worse / "model.keras")
+        figures = evaluate.compare(self.config(finished, worse))
+        assert paths[0].stat().st_mtime_ns == before[0]
+        assert paths[1].stat().st_mtime_ns > before[1]
+        (pair,) = figures["pairs"]
+        assert pair["p"] == 1
+        assert "both are right, and wrong, on the same photos" in pair["verdict"]
+
+    def test_three(self, finished, worse, tmp_path):
+        third = tmp_path / "third"
+        shutil.copytree(worse, third)
+        figures = evaluate.compare(self.config(finished, worse, third))
+        assert [pair["second"] for pair in figures["pairs"]] == ["worse", "third"]
+        assert all(pair["p_holm"] == 2 * pair["p"] for pair in figures["pairs"])
+        assert "corrected for 2 comparisons by Holm" in report.comparison(figures)
+
+    @pytest.mark.parametrize("split", ["train", "validation", "all"])
+    def test_photos_that_a_run_has_seen(self, finished, worse, split):
+        with pytest.raises(schema.DataError, match=r"run has trained on \d+ of these"):
+            evaluate.compare(self.config(finished, worse, split=split))
+        assert not (finished / "evaluation").exists()
+
+    def test_one_of_them_has_seen_a_photo(self, finished, worse, found):
+        path = worse / "photos.json"
+        photos = json.loads(path.read_text())
+        photos["train"].append(found.taken("test")[0].sha256)
+        path.write_text(json.dumps(photos))
+        with pytest.raises(schema.DataError, match="worse has trained on 1 of these"):
+            evaluate.compare(self.config(finished, worse))
+
+    def test_different_photos(self, finished, worse):
+        """As if the other one's test split had been larger."""
+        evaluate.compare(self.config(finished, worse))
+        path = finished / "evaluation" / "test.npz"
+        with np.load(path) as file:
+            arrays = {name: file[name][1:] for name in file.files}
+        np.savez_compressed(path, **arrays)
+        total = len(arrays["label"])
+        message = rf"run {total}, worse {total + 1}, of which all share {total};"
+        with pytest.raises(schema.DataError, match=message):
+            evaluate.compare(self.config(finished, worse))
+
+    def test_other_records(self, finished, worse, tmp_path):
+        others = tmp_path / "others"
+        for name in conftest.COLOURS:
+            (others / name).mkdir(parents=True)
+            for number in range(100, 105):
+                pixels = conftest.draw_photo(name, number)
+                cv2.imwrite(str(others / name / f"{number}.jpg"), pixels)
+        asked = self.config(finished, worse, data=str(others), split="all")
+        with pytest.raises(schema.DataError, match="pass --another_dataset"):
+            evaluate.compare(asked)
+        asked = dataclasses.replace(asked, another_dataset=True)
+        figures = evaluate.compare(asked)
+        assert figures["num_examples"] == 15
+        digest = figures["manifest_digest"][:8]
+        names = {path.name for path in (finished / "evaluation").iterdir()}
+        stems = f"all-{digest}", f"compare-all-{digest}"
+        kinds = ("json", "npz"), ("json", "png")
+        assert names == {
+            f"{stem}.{kind}"
+            for stem, both in zip(stems, kinds, strict=True)
+            for kind in both
+        }
+
+    def test_a_damaged_judgement(self, finished, worse):
+        evaluate.compare(self.config(finished, worse))
+        path = worse / "evaluation" / "test.npz"
+        path.write_bytes(path.read_bytes()[:-50])
+        with pytest.raises(schema.DataError, match=r"worse/evaluation/test\.npz: dam"):
+            evaluate.compare(self.config(finished, worse))
+
+    def test_missing_and_unfinished_runs(self, finished, tmp_path):
+        with pytest.raises(run.RunError, match="none: no such run"):
+            evaluate.compare(self.config(finished, tmp_path / "none"))
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(run.RunError, match=r"config\.json is missing"):
+            evaluate.compare(self.config(finished, tmp_path / "empty"))
+
+    @pytest.mark.parametrize("runs", ["a", "a,", ",a", "a,,b", ","])
+    def test_fewer_than_two(self, runs):
+        with pytest.raises(ValueError, match="expected two or more folders"):
+            evaluate.Config(runs=runs)
+
+    @pytest.mark.parametrize(
+        ("flag", "how"),
+        [
+            ("--run_dir", {"run_dir": "a"}),
+            ("--ckpt", {"ckpt": "alexnet", "data": "photos"}),
+            ("--arch", {"arch": "vgg16"}),
+            ("--labels", {"labels": "labels.txt"}),
+            ("--min_accuracy", {"min_accuracy": 0.5}),
+            ("preprocessing", {"overrides": inputs.Overrides(image_size=64)}),
+            ("--another_dataset", {"another_dataset": True}),
+        ],
+    )
+    def test_flags_that_make_no_sense(self, flag, how):
+        with pytest.raises(ValueError, match=f"--runs.*{flag}"):
+            evaluate.Config(runs="a,b", **how)
+
+    def test_the_command(self, finished, worse):
+        both = f"--runs={finished},{worse}"
+        done = conftest.run_command("evaluate.py", both)
+        assert done.returncode == 0, done.stderr
+        assert "run is better (p" in done.stdout
+        assert "judging it now" in done.stderr
+        refused = conftest.run_command("evaluate.py", both, "--min_accuracy=0.5")
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert "--runs: does not go together with --min_accuracy" in refused.stderr

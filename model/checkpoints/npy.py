@@ -97,46 +97,78 @@ def _member(opened: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     return data
 
 
-def _array(data: bytes, where: str) -> tuple[Any, bytes]:
-    """What an .npy holds, an array or the object that it wraps; and what follows."""
+def parse_header(
+    data: bytes, where: str
+) -> tuple[np.dtype[Any], tuple[int, ...], bool, int]:
+    """What an .npy says of its array; nothing is allocated, whatever it says.
 
-    def corrupt(what: str) -> errors.CorruptCheckpoint:
-        return errors.CorruptCheckpoint(
-            f"{where}: {what}; the file is damaged or cut off, get it again"
-        )
+    Args:
+        data: the whole .npy.
+        where: it is from, for messages.
 
+    Returns:
+        The type and shape of the array, whether columns come first, and where its bytes
+        begin.
+
+    Raises:
+        errors.CorruptCheckpoint: it is no header, or of an array that cannot be.
+    """
     if data[: len(SIGNATURE)] != SIGNATURE or len(data) < 12:
-        raise corrupt("expected NumPy's mark, found none")
+        raise _corrupt(where, "expected NumPy's mark, found none")
     long = data[6] >= 2
     begin = 12 if long else 10
     length = int.from_bytes(data[8:begin], "little")
     if data[6] not in (1, 2, 3) or length > min(_HEADER_LIMIT, len(data) - begin):
-        raise corrupt(f"a header of version {data[6]} and {length:,} bytes")
+        raise _corrupt(where, f"a header of version {data[6]} and {length:,} bytes")
     try:
         header = ast.literal_eval(data[begin : begin + length].decode("utf-8").strip())
         descr, shape = header["descr"], header["shape"]
         fortran = header["fortran_order"]
         dtype = np.dtype(descr) if isinstance(descr, str) and len(descr) < 8 else None
     except (ValueError, SyntaxError, KeyError, TypeError, MemoryError, RecursionError):
-        raise corrupt("a header that is none") from None
+        raise _corrupt(where, "a header that is none") from None
     if dtype is None or not isinstance(shape, tuple) or not shapes.is_possible(shape):
-        raise corrupt(
-            f"an array of {shapes.brief(descr)} and shape {shapes.brief(shape)}"
+        raise _corrupt(
+            where, f"an array of {shapes.brief(descr)} and shape {shapes.brief(shape)}"
         )
-    start = begin + length
+    return dtype, shape, bool(fortran), begin + length
+
+
+def parse_values(data: bytes, where: str) -> np.ndarray:
+    """The array of an .npy of plain values, a view of its bytes.
+
+    Raises:
+        errors.CorruptCheckpoint: it holds objects, or other bytes than it states.
+    """
+    dtype, shape, fortran, start = parse_header(data, where)
+    if dtype.kind not in _KINDS + "U" or not dtype.itemsize:
+        raise _corrupt(where, f"an array of {dtype}, which is no plain value,")
+    if math.prod(shape) * dtype.itemsize != len(data) - start:
+        raise _corrupt(
+            where,
+            f"{len(data) - start:,} bytes of values, expected "
+            f"{math.prod(shape) * dtype.itemsize:,}",
+        )
+    values = np.frombuffer(data, dtype, offset=start)
+    return values.reshape(shape, order="F" if fortran else "C")
+
+
+def _array(data: bytes, where: str) -> tuple[Any, bytes]:
+    """What an .npy holds, an array or the object that it wraps; and what follows."""
+    dtype, shape, _, start = parse_header(data, where)
     if dtype.kind == "O":
         if math.prod(shape) != 1:
-            raise corrupt(
-                f"an array of {math.prod(shape):,} objects, expected one dict"
+            raise _corrupt(
+                where, f"an array of {math.prod(shape):,} objects, expected one dict"
             )
         found, size = unpickle.loads(data, where, start=start)
         return found, data[start + size :]
     if dtype.kind not in _KINDS:
-        raise corrupt(f"an array of {dtype}, which are no numbers,")
-    if math.prod(shape) * dtype.itemsize != len(data) - start:
-        raise corrupt(
-            f"{len(data) - start:,} bytes of numbers, expected "
-            f"{math.prod(shape) * dtype.itemsize:,}"
-        )
-    values = np.frombuffer(data, dtype, offset=start)
-    return values.reshape(shape, order="F" if fortran else "C"), b""
+        raise _corrupt(where, f"an array of {dtype}, which are no numbers,")
+    return parse_values(data, where), b""
+
+
+def _corrupt(where: str, what: str) -> errors.CorruptCheckpoint:
+    return errors.CorruptCheckpoint(
+        f"{where}: {what}; the file is damaged or cut off, get it again"
+    )

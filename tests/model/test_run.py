@@ -93,9 +93,11 @@ class TestNewDirectory:
         ):
             run.new_directory(str(path), "alexnet")
 
-    def test_a_run_that_was_stopped_early_is_told(self, tmp_path):
-        (tmp_path / "config.json").write_text("{}")
-        with pytest.raises(run.RunError, match="stopped before its first epoch"):
+    def test_a_stopped_training_is_told(self, tmp_path):
+        (tmp_path / "checkpoints").mkdir()
+        with pytest.raises(
+            run.RunError, match="stopped training; --resume=.*or remove"
+        ):
             run.new_directory(str(tmp_path), "alexnet")
 
     def test_is_not_the_link(self, tmp_path):
@@ -374,6 +376,43 @@ class TestReading:
         line = text.count("\n") + 1
         with pytest.raises(run.RunError, match=rf"a/metrics\.jsonl line {line}: "):
             run.read(str(directory)).results()
+
+    def test_validation_curve(self, directory):
+        run.Run(directory=directory).append_metrics(result(2, validation_accuracy=0.7))
+        found = run.read(str(directory))
+        assert found.validation_curve() == [(1, 0.1), (2, 0.7)]
+        (directory / "metrics.jsonl").unlink()
+        assert found.validation_curve() == []
+
+    @pytest.mark.parametrize("value", ['"much"', "null", "[]"])
+    def test_damaged_validation_curve(self, directory, value):
+        line = f'{{"epoch": 1, "validation_accuracy": {value}}}'
+        (directory / "metrics.jsonl").write_text(line)
+        with pytest.raises(run.RunError, match=r"a/metrics\.jsonl: damaged"):
+            run.read(str(directory)).validation_curve()
+
+    def test_evaluation_path(self, directory):
+        found = run.read(str(directory))
+        folder = found.directory / "evaluation"
+        assert found.evaluation_path("test", "0" * 64) == folder / "test.json"
+        other = found.evaluation_path("test", "1234567890")
+        assert other == folder / "test-12345678.json"
+
+    def test_several(self, directory, tmp_path):
+        finish(tmp_path / "b")
+        found = run.read_several([str(tmp_path / "b"), str(directory)])
+        assert list(found) == ["b", "a"]
+        assert found["a"].directory == directory.resolve()
+
+    def test_several_of_one_name(self, directory, tmp_path):
+        finish(tmp_path / "deeper" / "a")
+        names = [str(directory.resolve()), str((tmp_path / "deeper" / "a").resolve())]
+        assert list(run.read_several(names)) == names
+
+    def test_one_twice(self, directory, tmp_path):
+        """Also by the link to the newest."""
+        with pytest.raises(run.RunError, match=r"a: named twice .* as .*latest;"):
+            run.read_several([str(directory), str(tmp_path / "latest")])
 
     @pytest.mark.parametrize("share", [0, 0.3, 0.9, 0.999])
     def test_model_that_was_cut_off(self, directory, share):

@@ -123,8 +123,8 @@ class TestPlain:
         ("data", "message"),
         [
             (npy.SIGNATURE, "expected NumPy's mark"),
-            (npy_bytes(BIAS)[:-1], "7 bytes of numbers, expected 8"),
-            (npy_bytes(BIAS) + b"x", "9 bytes of numbers, expected 8"),
+            (npy_bytes(BIAS)[:-1], "7 bytes of values, expected 8"),
+            (npy_bytes(BIAS) + b"x", "9 bytes of values, expected 8"),
             (npy_bytes(BIAS)[:60], "a header of version 1"),
             (npy_bytes(BIAS).replace(b"(2,)", b"(9,)"), "expected 36"),
             (npy_bytes(BIAS).replace(b"'<f4'", b"'<U1'"), "no numbers"),

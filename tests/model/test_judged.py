@@ -1,0 +1,149 @@
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+
+from model import judged
+from pipeline import schema
+
+ARRAYS = {
+    "sha256": np.array([f"{number:064x}" for number in range(3)]),
+    "path": np.array(["a/ä.jpg", "a/\udcff.jpg", "b/1.jpg"]),
+    "label": np.array([0, 0, 1]),
+    "logits": np.array([[2, 1], [0, 3], [1, 1]], np.float32),
+}
+
+
+def npy_bytes(array, **how):
+    file = io.BytesIO()
+    np.lib.format.write_array(file, array, **how)
+    return file.getvalue()
+
+
+def write(path, arrays=ARRAYS, /, **replaced):
+    """The .npz of arrays, some replaced by others or by raw bytes."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, array in (arrays | replaced).items():
+            data = array if isinstance(array, bytes) else npy_bytes(array)
+            file.writestr(f"{name}.npy", data)
+    return path
+
+
+def test_what_is_written_reads_back(tmp_path):
+    with (tmp_path / "test.npz").open("wb") as file:
+        np.savez_compressed(file, **ARRAYS)
+    found = judged.read(tmp_path / "test.npz", 2)
+    for name, array in ARRAYS.items():
+        np.testing.assert_array_equal(getattr(found, name), array)
+
+
+LABEL = npy_bytes(ARRAYS["label"])
+
+
+@pytest.mark.parametrize(
+    ("replaced", "message"),
+    [
+        ({"label": ARRAYS["label"][:2]}, "different length"),
+        ({"label": np.array([0, 1, 2])}, "labels beyond 0 to 1"),
+        ({"label": np.array([0, 1, -1])}, "labels beyond"),
+        ({"label": np.zeros(3)}, "label is float64"),
+        ({"label": np.zeros((3, 1), np.int64)}, "with 2 axes"),
+        ({"logits": np.zeros((3, 3), np.float32)}, r"\[3, 3\], expected \[3, 2\]"),
+        ({"logits": np.full((3, 2), np.nan, np.float32)}, "no numbers"),
+        ({"logits": np.zeros((3, 2))}, "logits is float64"),
+        ({"sha256": np.array(["0"] * 3)}, "sha256 is <U1"),
+        ({"sha256": np.array(["g" * 64] * 3)}, "SHA-256 that are none"),
+        ({"path": np.array([b"a"] * 3)}, "no plain value"),
+        ({"path": np.full(3, 0x110000, "<u4").view("<U1")}, "no text"),
+        ({name: array[:0] for name, array in ARRAYS.items()}, "no photo"),
+        ({"more": np.zeros(3)}, "expected the arrays sha256"),
+        ({"label": LABEL[:-1]}, "23 bytes of values, expected 24"),
+        (
+            {"label": LABEL.replace(b"(3,), }   ", b"(1<<9,), }")},
+            "a header that is none",
+        ),
+        ({"label": LABEL.replace(b"(3,), } ", b"(-3,), }")}, "and shape"),
+        (
+            {"label": LABEL.replace(b"(3,), }          ", b"(99999999999,), }")},
+            "24 bytes of values, expected 799,999,999,992",
+        ),
+        ({"label": LABEL.replace(b"{'descr'", b"{[]    }")}, "a header that is none"),
+        ({"label": b"\x93NUMPY\x02\x00" + LABEL[8:]}, "a header of version 2"),
+        ({"label": b"nothing"}, "expected NumPy's mark"),
+    ],
+)
+def test_damaged(tmp_path, replaced, message):
+    path = write(tmp_path / "test.npz", **replaced)
+    with pytest.raises(
+        schema.DataError, match=rf"test\.npz: damaged.*{message}.*again"
+    ):
+        judged.read(path, 2)
+
+
+def test_pickles_are_not_read(tmp_path):
+    array = np.array([{}, {}, {}], dtype=object)
+    path = write(tmp_path / "test.npz", path=npy_bytes(array, allow_pickle=True))
+    with pytest.raises(schema.DataError, match="no plain value"):
+        judged.read(path, 2)
+
+
+def test_a_bomb(tmp_path):
+    """100 MB in a file of 100 KB: told before any of it is inflated."""
+    path = write(tmp_path / "test.npz", label=bytes(100 << 20))
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(schema.DataError, match=r"104,\d+,\d+ bytes in a file of"):
+        judged.read(path, 2)
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "flipped"])
+def test_a_damaged_zip(tmp_path, damage):
+    path = write(tmp_path / "test.npz")
+    data = bytearray(path.read_bytes())
+    if damage == "cut":
+        data = data[:-30]
+    elif damage == "text":
+        data = b"text"
+    else:
+        data[80] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(schema.DataError, match=r"test\.npz: damaged"):
+        judged.read(path, 2)
+
+
+FIGURES = {"model_sha256": "m", "data": {"manifest_digest": "d"}, "images_per_s": 9.5}
+
+
+class TestIsOf:
+    def ask(self, tmp_path, model="m", digest="d"):
+        path = tmp_path / "test.npz"
+        return judged.is_of(path, model_sha256=model, manifest_digest=digest)
+
+    def test_both_files_of_this_model_on_these_records(self, tmp_path):
+        assert not self.ask(tmp_path)
+        write(tmp_path / "test.npz")
+        assert not self.ask(tmp_path)
+        (tmp_path / "test.json").write_text(json.dumps(FIGURES))
+        assert self.ask(tmp_path)
+        assert not self.ask(tmp_path, model="other")
+        assert not self.ask(tmp_path, digest="other")
+
+    @pytest.mark.parametrize(
+        "text", ["", "{", "[]", "3", "{}", '{"data": 3}', "[" * 9**5]
+    )
+    def test_damaged_figures(self, tmp_path, text):
+        write(tmp_path / "test.npz")
+        (tmp_path / "test.json").write_text(text)
+        with pytest.raises(schema.DataError, match=r"test\.json: damaged"):
+            self.ask(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("rate", "expected"),
+    [(9.5, 9.5), (None, None), ("9", None), (float("nan"), None), (-1.0, None)],
+)
+def test_images_per_s(tmp_path, rate, expected):
+    path = tmp_path / "test.json"
+    path.write_text(json.dumps(FIGURES | {"images_per_s": rate}))
+    assert judged.images_per_s(path) == expected

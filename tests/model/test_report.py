@@ -1,0 +1,74 @@
+from model import report
+
+
+def run(name, **how):
+    return {
+        "run": name,
+        "accuracy": 0.9,
+        "accuracy_ci95": [0.8, 0.95],
+        "top5_accuracy": 1.0,
+        "calibrated_loss": 0.25,
+        "model_bytes": 12_345_678,
+        "images_per_s": 1234.5,
+    } | how
+
+
+def pair(second, **how):
+    return {
+        "first": "a",
+        "second": second,
+        "only_first": 1,
+        "only_second": 7,
+        "p": 0.0703125,
+        "p_holm": 0.140625,
+        "difference": 0.1,
+        "difference_ci95": [0.0013, 0.2048],
+        "verdict": "no difference can be seen (p = 0.14)",
+    } | how
+
+
+def comparison(pairs, **how):
+    return {
+        "split": "test",
+        "num_examples": 60,
+        "num_copies": 0,
+        "class_names": ["cat", "dog"],
+        "runs": [run("a"), run("longer", accuracy=1.0, images_per_s=None)],
+        "pairs": pairs,
+        "written": "a/evaluation/compare-test.json",
+    } | how
+
+
+def test_two_runs():
+    lines = report.comparison(comparison([pair("longer")])).splitlines()
+    assert lines == [
+        "test split, 60 photos that none of the runs has seen in training",
+        "",
+        "run    accuracy  95 % interval     top-5 log loss     MB photos/s",
+        "a        0.9000  0.8000 to 0.9500      -   0.2500   12.3    1,234",
+        "longer   1.0000  0.8000 to 0.9500      -   0.2500   12.3        -",
+        "",
+        "longer against a",
+        "  right alone: 7 photos against 1, McNemar's exact p 0.0703",
+        "  accuracy +0.1000, 95 % interval +0.0013 to +0.2048",
+        "  no difference can be seen (p = 0.14)",
+        "",
+        "written: a/evaluation/compare-test.json",
+    ]
+
+
+def test_more_runs_and_classes():
+    figures = comparison(
+        [pair("longer"), pair("c")], num_copies=3, class_names=list("abcdef")
+    )
+    text = report.comparison(figures)
+    assert "training; 3 more are copies of these\n" in text
+    assert "a        0.9000  0.8000 to 0.9500 1.0000" in text
+    assert text.count("p 0.0703, corrected 0.141\n") == 2
+    assert "p values are corrected for 2 comparisons by Holm\n" in text
+
+
+def test_names_stay_on_their_line():
+    figures = comparison([pair("b\nc")], runs=[run("a"), run("b\nc")])
+    lines = report.comparison(figures).splitlines()
+    assert "b\\nc against a" in lines
