@@ -220,7 +220,6 @@ def _refuse_seen(name: str, finished: run.Finished, photos: set[str]) -> None:
 def _evaluate_run(
     config: Config, finished: run.Finished, found: manifest.Manifest
 ) -> dict[str, Any]:
-    start = time.perf_counter()
     run.check_records(finished, found, config.split, another=config.another_dataset)
     manifest.check_files(found)
     rows = found.taken(*([] if config.split == "all" else [config.split]))
@@ -231,36 +230,7 @@ def _evaluate_run(
             f"{len(rows)} photos, so their accuracy is no gate; expected the test "
             "split, or other photos"
         )
-    model = finished.load_model()
-    loaded = time.perf_counter()
-    judgement = judge.judge(
-        model,
-        found,
-        "" if config.split == "all" else config.split,
-        finished.spec,
-        batch_size=config.batch_size,
-        temperature=finished.temperature,
-    )
-    judging_s = time.perf_counter() - loaded
-    figures = {
-        "run": finished.directory.name,
-        "split": config.split,
-        **judgement.figures(),
-        "photos_seen": seen,
-        "data": {"path": str(found.directory), "manifest_digest": found.digest},
-        "model_sha256": finished.model_digest(),
-        "seconds": time.perf_counter() - start,
-        "images_per_s": len(rows) / judging_s,
-        "versions": run.versions(),
-    }
-    path = finished.evaluation_path(config.split, found.digest)
-    path.parent.mkdir(exist_ok=True)
-    with run.replacing(path.with_suffix(".npz")) as partial:
-        judgement.save_examples(partial)
-    with run.replacing(path) as partial:
-        partial.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    figures["written"] = str(path)
-    return figures
+    return judge.judge_run(finished, found, config.split, batch_size=config.batch_size)
 
 
 def _evaluate_pretrained(config: Config) -> dict[str, Any]:

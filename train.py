@@ -21,9 +21,11 @@ from model import (
     base,
     device,
     finish,
+    judge,
     loop,
     probe,
     rate_finder,
+    repeats,
     run,
     session,
     settings,
@@ -119,6 +121,44 @@ def find_rate(config: settings.Config) -> Path:
     return directory
 
 
+def repeat(config: settings.Config) -> Path:
+    """Trains and tests several times, with other seeds or folds.
+
+    Returns:
+        The folder of all runs; repeats.json there says what they came to.
+
+    Raises:
+        as `train`.
+    """
+    directory = run.new_directory(config.run_dir, config.ckpt)
+    config = dataclasses.replace(config, data=str(Path(config.data).resolve()))
+    _data(config.data)
+    directory.mkdir(parents=True, exist_ok=True)
+    plan = {"settings": dataclasses.asdict(config)}
+    run.Run(directory=directory).write_json(repeats.PLAN_NAME, plan)
+    return _repeat(config, directory)
+
+
+def _repeat(config: settings.Config, directory: Path) -> Path:
+    """Those that are not done yet."""
+    found = manifest.read(Path(config.data))
+    figures = {}
+    for name, member in repeats.members(config, found, directory).items():
+        place = directory / name
+        command.log(f"{name}:")
+        if (place / run.CHECKPOINTS).exists():
+            resume(place)
+        elif not repeats.is_done(place):
+            train(member)
+        records = manifest.read(Path(member.data))
+        figures[name] = judge.judge_run(run.read(str(place)), records, "test")
+    summary = repeats.summary(figures, folds=bool(config.folds))
+    about = {"settings": dataclasses.asdict(config), **summary}
+    run.Run(directory=directory).write_json(repeats.PLAN_NAME, about)
+    command.say(repeats.as_text(summary))
+    return directory
+
+
 def resume(run_dir: Path) -> Path:
     """Goes on with a stopped training, as if it had never stopped.
 
@@ -127,6 +167,8 @@ def resume(run_dir: Path) -> Path:
         errors.CheckpointError: the weights it began with are gone, or others.
         loop.NonFiniteLoss: training ran away.
     """
+    if config := repeats.read_plan(run_dir):
+        return _repeat(config, run_dir)
     directory, about = run.unfinished(run_dir)
     config = settings.from_run(directory, about)
     found = _data(about["data"]["path"])
@@ -174,11 +216,19 @@ def _trainees(
             one,
             run.Run(directory=place),
             precision=precision,
-            cache_dir=directory.absolute().parent / _CACHE_NAME,
+            cache_dir=_cache_dir(directory),
             name=name,
         )
         for name, (place, one) in starts.items()
     ]
+
+
+def _cache_dir(directory: Path) -> Path:
+    """Features are shared by all runs beside each other, repeated ones among them."""
+    parent = directory.absolute().parent
+    if (parent / repeats.PLAN_NAME).exists():
+        parent = parent.parent
+    return parent / _CACHE_NAME
 
 
 def _data(folder: str) -> manifest.Manifest:
@@ -225,8 +275,13 @@ def main(argv: Sequence[str]) -> None:
     elif flags.FLAGS.find_rate:
         find_rate(settings.from_flags())
         return
+    elif (config := settings.from_flags()).seeds > 1 or config.folds:
+        directory = repeat(config)
     else:
-        directory = train(settings.from_flags())
+        directory = train(config)
+    if (directory / repeats.PLAN_NAME).exists():
+        command.say(f"runs: {directory}")
+        return
     results = run.read(str(directory)).results()
     best = min(results, key=lambda result: result["validation_loss"])
     command.say(

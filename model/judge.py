@@ -1,6 +1,8 @@
 """A model and a split -> logits of every photo, and the figures that follow."""
 
 import dataclasses
+import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,8 +10,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from model import loop, metrics
+from model import loop, metrics, run
 from pipeline import command, dataset, manifest, preprocess, schema
+
+_BATCH_SIZE = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -156,3 +160,58 @@ def judge(
         class_names=class_names,
         temperature=temperature,
     )
+
+
+def judge_run(
+    finished: run.Finished,
+    found: manifest.Manifest,
+    split: str,
+    *,
+    batch_size: int = _BATCH_SIZE,
+) -> dict[str, Any]:
+    """Judges a run and writes evaluation/<split>.json and .npz.
+
+    Args:
+        finished: the run.
+        found: records, those of the run or others.
+        split: of them; "all" for all photos.
+        batch_size: photos per call.
+
+    Returns:
+        What the .json holds, and under "written" its path.
+
+    Raises:
+        schema.DataError: see `judge`.
+    """
+    start = time.perf_counter()
+    rows = found.taken(*([] if split == "all" else [split]))
+    model = finished.load_model()
+    loaded = time.perf_counter()
+    judgement = judge(
+        model,
+        found,
+        "" if split == "all" else split,
+        finished.spec,
+        batch_size=batch_size,
+        temperature=finished.temperature,
+    )
+    judging_s = time.perf_counter() - loaded
+    figures = {
+        "run": finished.directory.name,
+        "split": split,
+        **judgement.figures(),
+        "photos_seen": len(finished.seen_photos() & {row.sha256 for row in rows}),
+        "data": {"path": str(found.directory), "manifest_digest": found.digest},
+        "model_sha256": finished.model_digest(),
+        "seconds": time.perf_counter() - start,
+        "images_per_s": len(rows) / judging_s,
+        "versions": run.versions(),
+    }
+    path = finished.evaluation_path(split, found.digest)
+    path.parent.mkdir(exist_ok=True)
+    with run.replacing(path.with_suffix(".npz")) as partial:
+        judgement.save_examples(partial)
+    with run.replacing(path) as partial:
+        partial.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    figures["written"] = str(path)
+    return figures

@@ -33,6 +33,9 @@ class Config:
         dropout: share of what the final layer sees that is dropped in training, 0..1.
         precision: of the network's layers; one of device.PRECISIONS.
         seed: of order, dropout, new weights and windows.
+        seeds: trainings that differ in their seed: this one, the next ones.
+        folds: trainings that each leave out another of so many folds for testing; 0:
+            one training on the split of the records.
         compare: "scratch" trains the same network from a random start beside it.
         snapshot_minutes: between two snapshots that a training can be resumed from.
         snapshot_steps: likewise, in steps; 0: by time alone.
@@ -67,6 +70,8 @@ class Config:
     dropout: float = 0.5
     precision: str = "auto"
     seed: int = 0
+    seeds: int = 1
+    folds: int = 0
     compare: str = "none"
     snapshot_minutes: float = 10.0
     snapshot_steps: int = 0
@@ -90,6 +95,8 @@ class Config:
         for name, least, most in (
             ("hidden", 0, 1 << 16),
             ("seed", 0, (1 << 31) - 1),
+            ("seeds", 1, 1000),
+            ("folds", 0, 1000),
             ("snapshot_steps", 0, math.inf),
             ("snapshots_kept", 1, 1000),
             ("views", -1, 1000),
@@ -109,6 +116,11 @@ class Config:
         if not 0 < self.snapshot_minutes < math.inf:
             raise ValueError(
                 f"--snapshot_minutes={self.snapshot_minutes}: expected above 0"
+            )
+        if self.folds == 1 or (self.folds and self.seeds > 1):
+            raise ValueError(
+                f"--folds={self.folds}, --seeds={self.seeds}: expected one of them, "
+                "2 or more"
             )
         if self.train and self.train_from:
             raise ValueError(
@@ -183,6 +195,9 @@ _HELP = {
     "precision": "Of the network's layers; auto: bfloat16 or float16 where the "
     "hardware has it.",
     "seed": "Of order, new weights, dropout, windows and augmentation.",
+    "seeds": "Trains so often, with this seed and the next ones; reports the spread.",
+    "folds": "Trains so often, each time with another fold for testing, and tests each "
+    "photo once; 0: once, on the records' own split.",
     "compare": "scratch: trains the same network from a random start too, on the same "
     "batches.",
     "snapshot_minutes": "Between two snapshots, from which --resume goes on.",

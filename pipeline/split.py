@@ -326,14 +326,15 @@ def resplit(config: Config) -> manifest.Manifest:
         manifest.read(directory)  # before anything is written there
     with staging.staged(directory) as partial:
         found = manifest.read(directory)
-        changed = _resplit(config, found)
+        changed = split_anew(config, found)
         if not changed.same_data(found):
             changed.stage(partial)
             manifest.commit(directory)
     return changed
 
 
-def _resplit(config: Config, found: manifest.Manifest) -> manifest.Manifest:
+def split_anew(config: Config, found: manifest.Manifest) -> manifest.Manifest:
+    """The data set with a new split; nothing is written."""
     shares = {"validation": config.validation_share, "test": config.test_share}
     taken = found.taken()
     names = np.array([bytes.fromhex(row.group) for row in taken], "S32")

@@ -95,7 +95,7 @@ class TestNewDirectory:
 
     def test_a_stopped_training_is_told(self, tmp_path):
         (tmp_path / "checkpoints").mkdir()
-        with pytest.raises(run.RunError, match="--resume=.* goes on"):
+        with pytest.raises(run.RunError, match=r"--resume=.* goes on"):
             run.new_directory(str(tmp_path), "alexnet")
 
     def test_is_not_the_link(self, tmp_path):

@@ -1,0 +1,206 @@
+"""Trainings several times, plans and range tests: what train.py does beside training."""
+
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+
+import train
+from model import probe, repeats, run, settings
+from model.checkpoints import errors
+from tests import conftest, test_resume, test_reuse
+
+
+@pytest.fixture
+def quick(tiny, shared_records, tmp_path):
+    """Settings of a training of the tiny network."""
+    arrays = test_reuse.tiny_arrays(tiny)
+    return settings.Config(
+        ckpt=test_reuse.write(tiny, tmp_path / "w.safetensors", arrays),
+        data=str(shared_records),
+        run_dir=str(tmp_path / "runs" / "run"),
+        epochs=2,
+        batch_size=16,
+        learning_rate=1e-2,
+        precision="float32",
+        views=1,
+    )
+
+
+def plan_of(directory):
+    return json.loads((directory / "repeats.json").read_text())
+
+
+def test_folds_test_each_photo_once(quick, found, capsys, monkeypatch):
+    config = dataclasses.replace(quick, folds=3)
+    with monkeypatch.context() as patch, pytest.raises(test_resume.Killed):
+        test_resume.kill_at(patch, 8)  # in the second fold
+        train.repeat(config)
+    directory = train.Path(config.run_dir)
+    train.resume(directory)
+    members = [directory / f"fold-{fold}" for fold in range(3)]
+    tested = []
+    for member in members:
+        path = member / "evaluation" / "test.npz"
+        with np.load(path) as examples:
+            tested += examples["sha256"].tolist()
+        seen = run.read(str(member)).seen_photos()
+        assert not seen & set(examples_of(path))
+    assert sorted(tested) == sorted(row.sha256 for row in found.taken())
+    about = plan_of(directory)
+    accuracies = list(about["accuracy"].values())
+    assert about["mean"] == pytest.approx(np.mean(accuracies))
+    assert about["standard_deviation"] == pytest.approx(np.std(accuracies, ddof=1))
+    assert about["all_photos"]["num_examples"] == len(found.taken())
+    said = capsys.readouterr().out
+    assert f"each of {len(found.taken())} photos tested once" in said
+    # Features do not depend on the split, so that all folds share them.
+    (cache,) = (directory.parent / "cache").iterdir()
+    assert cache.is_dir()
+    # Each is a run that evaluate.py takes.
+    done = conftest.run_command("evaluate.py", f"--run_dir={members[2]}")
+    assert done.returncode == 0, done.stderr
+
+
+def examples_of(path):
+    with np.load(path) as examples:
+        return examples["sha256"].tolist()
+
+
+def test_seeds(quick):
+    directory = train.repeat(dataclasses.replace(quick, seeds=2, seed=5))
+    about = plan_of(directory)
+    assert set(about["accuracy"]) == {"seed-5", "seed-6"}
+    assert "all_photos" not in about
+    kernels = [
+        run.read(str(directory / name)).load_model().get_layer("logits").kernel.numpy()
+        for name in about["accuracy"]
+    ]
+    assert (kernels[0] != kernels[1]).any()
+    single = train.train(
+        dataclasses.replace(quick, seed=5, run_dir=quick.run_dir + "1")
+    )
+    alone = run.read(str(single)).load_model().get_layer("logits").kernel.numpy()
+    assert (alone == kernels[0]).all()
+
+
+def test_a_damaged_plan(tmp_path):
+    (tmp_path / "repeats.json").write_text("{")
+    with pytest.raises(run.RunError, match=r"repeats\.json: damaged"):
+        train.resume(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"folds": 1}, {"folds": 3, "seeds": 2}], ids=str)
+def test_what_cannot_be_repeated(quick, change):
+    with pytest.raises(ValueError, match="expected one of them, 2 or more"):
+        dataclasses.replace(quick, **change)
+
+
+def test_a_run_is_trained_on_with_its_head(quick, found):
+    """A new run begins at the accuracy, and the loss, that the old one had."""
+    first = train.train(dataclasses.replace(quick, hidden=6, epochs=4))
+    results = run.read(str(first)).results()
+    lowest = min(result["validation_loss"] for result in results)
+    again = dataclasses.replace(
+        quick,
+        ckpt=str(first / "model.keras"),
+        run_dir=quick.run_dir + "2",
+        hidden=6,
+        keep_head=True,
+        learning_rate=1e-30,
+        epochs=1,
+    )
+    second = train.train(again)
+    (result,) = run.read(str(second)).results()
+    assert result["validation_loss"] == pytest.approx(lowest, rel=1e-4)
+    ledger = json.loads((second / "ledger.json").read_text())
+    status = {entry["variable"]: entry["status"] for entry in ledger["tensors"]}
+    assert status["logits/kernel"] == status["head_hidden/bias"] == "restored"
+    assert "new" not in status.values()
+    new_head = dataclasses.replace(again, keep_head=False, run_dir=quick.run_dir + "3")
+    (other,) = run.read(str(train.train(new_head))).results()
+    assert other["validation_loss"] > 2 * lowest or lowest > 0.5
+    for change, message in (
+        ({"hidden": 7}, r"head_hidden/kernel of \[7, 7\].*found \[7, 6\]"),
+        ({"hidden": 0}, r"logits/kernel of \[7, 3\].*found \[6, 3\]"),
+        ({"ckpt": quick.ckpt}, r"expected head_hidden/kernel.*found none"),
+    ):
+        with pytest.raises(errors.MismatchedCheckpoint, match=message):
+            train.train(dataclasses.replace(again, **change, run_dir=""))
+    (first / "labels.txt").write_text("red\ngreen\nblue\n")
+    with pytest.raises(errors.MismatchedCheckpoint, match="same in the same order"):
+        train.train(dataclasses.replace(again, run_dir=""))
+
+
+def test_find_rate(quick, capsys):
+    directory = train.find_rate(quick)
+    assert {path.name for path in directory.iterdir()} == {
+        "config.json",
+        "labels.txt",
+        "find_rate.json",
+        "find_rate.png",
+    }
+    about = json.loads((directory / "find_rate.json").read_text())
+    assert len(about["rates"]) == len(about["losses"]) > 20
+    assert "learning" in capsys.readouterr().out
+
+
+class TestPlan:
+    def test_says_what_trains(self, quick):
+        stages = (
+            {"stage": "head", "epochs": 3},
+            {"stage": "deeper", "train_from": "conv2", "views": 0, "steps": 7},
+            {"stage": "some", "train": "fc3,logits"},
+        )
+        text = train.plan(dataclasses.replace(quick, stages=stages))
+        assert not train.Path(quick.run_dir).exists()
+        head, deeper, some = re.split(r"^(?:deeper|some):$", text, flags=re.M)
+        assert re.search(r"conv1 +8 x 8 x 4 +112 +cached", head)
+        assert re.search(r"logits +3 +24 +trained", head)
+        assert "24 parameters train" in head
+        assert "9 steps of 16 photos in 3 epochs" in head
+        assert "features of 54 views" in head
+        assert re.search(r"conv1 .*frozen", deeper)
+        assert re.search(r"conv2 .*trained", deeper)
+        assert "7 steps of 16 photos in 3 epochs" in deeper
+        assert "waits for" in deeper
+        assert re.search(r"fc4 .*frozen", some)
+        assert re.search(r"altogether about [0-9.]+ (s|min), [0-9.]+ GB", some)
+
+    def test_cached_features_take_no_time(self, quick):
+        train.train(quick)
+        text = train.plan(dataclasses.replace(quick, run_dir=quick.run_dir + "2"))
+        assert "features of" not in text
+
+    def test_is_near_what_the_run_takes(self, quick, found):
+        """A network that takes a second an epoch, whole."""
+        config = dataclasses.replace(
+            quick, ckpt="none", arch="cifar_cnn", epochs=4, batch_size=16
+        )
+        (one,) = train._trainees(
+            config, found, train.Path(config.run_dir), precision="float32"
+        )
+        (estimate,) = probe.estimate(one, found)
+        results = run.read(str(train.train(config))).results()
+        # The first epoch has TensorFlow's preparations.
+        took = sum(result["seconds"] for result in results[1:]) * 4 / 3
+        assert estimate.seconds == pytest.approx(took, rel=1.0)
+
+
+def test_memory_and_age_are_told():
+    assert 1e8 < probe.peak_bytes() < 1e11
+    assert 0.1 < probe.age_s() < 1e5
+
+
+def test_summary_by_hand():
+    figures = {
+        "fold-0": {"accuracy": 0.5, "num_examples": 10},
+        "fold-1": {"accuracy": 0.75, "num_examples": 4},
+    }
+    found = repeats.summary(figures, folds=True)
+    assert found["mean"] == 0.625
+    assert found["standard_deviation"] == pytest.approx(0.125 * 2**0.5)
+    assert found["all_photos"]["accuracy"] == pytest.approx(8 / 14)
+    assert repeats.as_text(found).splitlines()[-1].startswith("each of 14 photos")
