@@ -12,6 +12,7 @@ import pipeline.quiet  # noqa: F401
 
 # isort: split
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from model import (
     session,
     settings,
     trainee,
+    workers,
 )
 from model.checkpoints import errors
 from pipeline import command, manifest, schema
@@ -48,15 +50,13 @@ def train(config: settings.Config) -> Path:
     """
     found = _data(config.data)
     directory = run.new_directory(config.run_dir, config.ckpt)
-    device_name = device.prepare()
-    precision = device.choose_precision(config.precision)
-    command.log(f"device: {device_name}, {precision}")
-    trainees = _trainees(config, found, directory, precision)
+    machine, device_name = _machine(directory, config.precision)
+    trainees = _trainees(config, found, directory, machine)
     for one in trainees:
         about = {
             "settings": dataclasses.asdict(config),
             "device": device_name,
-            "precision": precision,
+            "precision": machine.precision,
         }
         about |= finish.describe(found, one.base, one.plans)
         one.record.start(about, found.class_names)
@@ -74,9 +74,8 @@ def plan(config: settings.Config) -> str:
     """
     found = _data(config.data)
     directory = run.new_directory(config.run_dir, config.ckpt)
-    device.prepare()
-    precision = device.choose_precision(config.precision)
-    trainees = _trainees(config, found, directory, precision)
+    machine, _ = _machine(directory, config.precision)
+    trainees = _trainees(config, found, directory, machine)
     started_s = probe.age_s()
     estimates = [e for one in trainees for e in probe.estimate(one, found)]
     return probe.as_text(
@@ -96,9 +95,8 @@ def find_rate(config: settings.Config) -> Path:
     """
     found = _data(config.data)
     directory = run.new_directory(config.run_dir, config.ckpt)
-    device.prepare()
-    precision = device.choose_precision(config.precision)
-    one, *_ = _trainees(config, found, directory, precision)
+    machine, _ = _machine(directory, config.precision)
+    one, *_ = _trainees(config, found, directory, machine)
     with command.graceful():
         one.begin()
         training = one.training
@@ -110,7 +108,7 @@ def find_rate(config: settings.Config) -> Path:
                 training.source,
                 on_step=progress.update,
             )
-    about = {"settings": dataclasses.asdict(config), "precision": precision}
+    about = {"settings": dataclasses.asdict(config), "precision": machine.precision}
     about |= finish.describe(found, one.base, one.plans)
     one.record.start(about, found.class_names)
     one.record.write_json("find_rate.json", rate_finder.as_json(curve))
@@ -182,8 +180,8 @@ def resume(run_dir: Path) -> Path:
             f"warning: {directory} was begun with other versions of Graft, TensorFlow, "
             "Keras or NumPy; the result may differ in its last digits"
         )
-    device.prepare()
-    trainees = _trainees(config, found, directory, about["precision"])
+    machine, _ = _machine(directory, about["precision"])
+    trainees = _trainees(config, found, directory, machine)
     if finish.describe(found, trainees[0].base, ())["weights"] != about["weights"]:
         raise run.RunError(
             f"{directory}: --ckpt={config.ckpt} has other weights than when it began; "
@@ -193,8 +191,29 @@ def resume(run_dir: Path) -> Path:
     return directory
 
 
+def _machine(directory: Path, precision: str) -> tuple[workers.Machine, str]:
+    """What a run computes with, and its name in words."""
+    name = device.prepare()
+    together = workers.Workers.from_environment()
+    if len(gpus := device.gpus()) > 1:
+        together.devices = gpus
+    machine = workers.Machine(
+        precision=device.choose_precision(precision),
+        cache_dir=_cache_dir(directory),
+        together=together,
+    )
+    command.log(
+        f"device: {name}, {machine.precision}"
+        + f"; process {together.rank + 1} of {together.size}" * (together.size > 1)
+    )
+    return machine, name
+
+
 def _trainees(
-    config: settings.Config, found: manifest.Manifest, directory: Path, precision: str
+    config: settings.Config,
+    found: manifest.Manifest,
+    directory: Path,
+    machine: workers.Machine,
 ) -> list[trainee.Trainee]:
     """The network, and the one it is compared with."""
     start = base.choose(config, found.class_names)
@@ -214,9 +233,8 @@ def _trainees(
             config,
             found,
             one,
-            run.Run(directory=place),
-            precision=precision,
-            cache_dir=_cache_dir(directory),
+            run.Run(directory=place, writes=machine.together.is_chief),
+            machine,
             name=name,
         )
         for name, (place, one) in starts.items()
@@ -282,6 +300,8 @@ def main(argv: Sequence[str]) -> None:
     if (directory / repeats.PLAN_NAME).exists():
         command.say(f"runs: {directory}")
         return
+    if workers.place(os.environ.get("TF_CONFIG", ""))[0]:
+        return  # the chief says what came of it
     results = run.read(str(directory)).results()
     best = min(results, key=lambda result: result["validation_loss"])
     command.say(

@@ -27,6 +27,11 @@ def prepare() -> str:
     return f"CPU ({_cpu_name()})"
 
 
+def gpus() -> tuple[str, ...]:
+    """Names of the GPUs, as tf.device takes them."""
+    return tuple(gpu.name for gpu in tf.config.list_logical_devices("GPU"))
+
+
 def choose_precision(wanted: str) -> str:
     """Resolves "auto" to what this machine computes fast.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from model import features, loop, stages
+from model import features, loop, stages, workers
 from pipeline import dataset, manifest, preprocess
 
 
@@ -21,48 +21,64 @@ def wanted_features(
     return rows, {view: train if view else central for view in range(num_views)}
 
 
+def compute_features(
+    found: manifest.Manifest,
+    trunk: Any,
+    spec: preprocess.InputSpec,
+    num_views: int,
+    *,
+    cache_dir: Path,
+    about: dict[str, Any],
+) -> features.Features:
+    """What the frozen trunk says of the photos; computes what the cache does not have.
+
+    Args:
+        found: the data set.
+        trunk: of stages.build_trunk.
+        spec: of its input.
+        num_views: windows of each training photo, at least 1.
+        cache_dir: folder of all feature caches.
+        about: what features depend on; see features.key.
+    """
+    rows, wanted = wanted_features(found, num_views)
+    images = dataset.Images(found, rows, spec, batch_size=features.BATCH_SIZE)
+    return features.extract(trunk, images, wanted, cache_dir=cache_dir, about=about)
+
+
 class Cached:
     """Batches of features that the frozen trunk gave once, for the tail to train on."""
 
     def __init__(
         self,
         found: manifest.Manifest,
-        trunk: Any,
+        cached: features.Features,
         *,
-        plan: stages.Plan,
-        about: dict[str, Any],
         num_views: int,
         batch_size: int,
-        cache_dir: Path,
+        seed: int,
+        together: workers.Workers = workers.ALONE,
     ) -> None:
-        """Computes the features that the cache does not have.
+        """Takes computed features.
 
         Args:
             found: the data set.
-            trunk: of stages.build_trunk.
-            plan: of the network.
-            about: what features depend on; see features.key.
+            cached: of `compute_features`.
             num_views: windows of each training photo, at least 1; validation sees the
                 central one.
             batch_size: photos per batch.
-            cache_dir: folder of all feature caches.
+            seed: of order and views.
+            together: processes that share each training batch.
         """
-        rows, wanted = wanted_features(found, num_views)
-        images = dataset.Images(found, rows, plan.spec, batch_size=features.BATCH_SIZE)
+        rows = found.taken()
         split = np.array([row.split for row in rows])
         self._train = np.flatnonzero(split == "train")
         self._validation = np.flatnonzero(split == "validation")
-        self._features = features.extract(
-            trunk,
-            images,
-            wanted,
-            cache_dir=cache_dir,
-            about=about,
-        )
+        self._features = cached
         self._labels = np.array([found.labels[r.class_name] for r in rows], np.int32)
         self._num_views = num_views
         self.batch_size = batch_size
-        self._seed = plan.seed
+        self._together = together
+        self._seed = seed
         self.num_training = len(self._train)
 
     def training(self, epoch: int, start: int = 0) -> Iterator[loop.Batch]:
@@ -77,7 +93,9 @@ class Cached:
         random = preprocess.generator((*key, 2))
         views = random.integers(self._num_views, size=len(order))
         first = start * self.batch_size
-        return self._batches(order[first:], views[first:], self.batch_size)
+        return self._batches(
+            order[first:], views[first:], self.batch_size, self._together
+        )
 
     def validation(self) -> Iterator[loop.Batch]:
         """Each photo once, in its central view."""
@@ -85,10 +103,16 @@ class Cached:
         return self._batches(self._validation, views, features.BATCH_SIZE)
 
     def _batches(
-        self, order: np.ndarray, views: np.ndarray, batch_size: int
+        self,
+        order: np.ndarray,
+        views: np.ndarray,
+        batch_size: int,
+        together: workers.Workers = workers.ALONE,
     ) -> Iterator[loop.Batch]:
         for start in range(0, len(order), batch_size):
-            some = slice(start, start + batch_size)
+            count = min(batch_size, len(order) - start)
+            share = together.share(count)
+            some = slice(start + share.start, start + share.stop)
             inputs = self._features.gather(order[some], views[some])
             yield inputs, self._labels[order[some]]
 
@@ -97,7 +121,12 @@ class Fresh:
     """Batches of photos, in every epoch in new random windows."""
 
     def __init__(
-        self, found: manifest.Manifest, plan: stages.Plan, *, batch_size: int
+        self,
+        found: manifest.Manifest,
+        plan: stages.Plan,
+        *,
+        batch_size: int,
+        together: workers.Workers = workers.ALONE,
     ) -> None:
         """Prepares both splits.
 
@@ -105,9 +134,14 @@ class Fresh:
             found: the data set.
             plan: of the network.
             batch_size: photos per batch.
+            together: processes that share each training batch.
         """
         self._training = dataset.Training(
-            found, plan.spec, batch_size=batch_size, seed=plan.seed
+            found,
+            plan.spec,
+            batch_size=batch_size,
+            seed=plan.seed,
+            share=together.share,
         )
         self._validation = dataset.Evaluation(
             found, "validation", plan.spec, batch_size=batch_size

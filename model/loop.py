@@ -6,13 +6,13 @@ Knows nothing of flags, files or where batches come from.
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
 
-from model import dropout, graph, losses, metrics, schedules, update
+from model import dropout, graph, losses, metrics, schedules, update, workers
 
 Batch = tuple[Any, Any]  # inputs [batch, ...], labels int32 [batch]
 
@@ -107,6 +107,9 @@ class Learning:
         total_steps: of the training; it ends with them, also within an epoch.
         loss: what is made small.
         patience: epochs without a better one after which it stops; 0: never.
+        together: processes and devices that compute gradients.
+        statistics: variables that the model itself moves in training, as moving
+            averages; of several processes their mean is kept.
     """
 
     update: update.Update
@@ -116,6 +119,8 @@ class Learning:
     total_steps: int
     loss: losses.Loss = dataclasses.field(default_factory=losses.Loss)
     patience: int = 0
+    together: workers.Workers = workers.ALONE
+    statistics: Sequence[Any] = ()
 
     def rate_at(self, step: int) -> float:
         """The rate of a step, from 0."""
@@ -137,28 +142,42 @@ class TrainStep:
         self.steps = 0
         moved = learning.update
 
-        def gradients(inputs: Any, labels: Any) -> tuple[Any, Any, Any, Any]:
-            with tf.GradientTape() as tape, dropout.at(moved.batches):
+        together = learning.together
+
+        def part(inputs: Any, labels: Any, replica: int) -> list[Any]:
+            """Gradients, number of examples, sum of losses, number of hits."""
+            draw = moved.batches * together.num_replicas + replica
+            with tf.GradientTape() as tape, dropout.at(draw):
                 logits = model(inputs, training=True)
                 total = tf.reduce_sum(learning.loss.of(logits, labels))
                 scaled = total * moved.scale
             found = tape.gradient(scaled, [v.value for v in moved.variables])
-            moved.batches.assign_add(1)
             hits = tf.equal(tf.argmax(logits, 1, tf.int32), labels)
             count = tf.cast(tf.size(labels), tf.float32)
-            return found, count, total, tf.reduce_sum(tf.cast(hits, tf.int32))
+            return [*found, count, total, tf.reduce_sum(tf.cast(hits, tf.float32))]
+
+        def gradients(inputs: Any, labels: Any) -> tuple[Any, Any]:
+            """Of all replicas: gradients, and (examples, losses, hits)."""
+            found = together.compute(part, inputs, labels)
+            moved.batches.assign_add(1)
+            if together.size > 1:
+                own = [tf.convert_to_tensor(one) for one in learning.statistics]
+                sums = together.add_up(own)
+                for variable, total in zip(learning.statistics, sums, strict=True):
+                    variable.assign(total / together.size)
+            return found[:-3], found[-3:]
 
         @graph.for_any_batch
-        def step(inputs: Any, labels: Any, rate: Any) -> tuple[Any, Any]:
-            found, count, total, hits = gradients(inputs, labels)
+        def step(inputs: Any, labels: Any, rate: Any) -> tuple[Any, Any, Any]:
+            found, (count, total, hits) = gradients(inputs, labels)
             moved.apply(found, count, rate)
-            return total / count, hits
+            return total / count, hits, count
 
         @graph.for_any_batch
-        def add(inputs: Any, labels: Any) -> tuple[Any, Any]:
-            found, count, total, hits = gradients(inputs, labels)
+        def add(inputs: Any, labels: Any) -> tuple[Any, Any, Any]:
+            found, (count, total, hits) = gradients(inputs, labels)
             moved.add(found, count)
-            return total / count, hits
+            return total / count, hits, count
 
         self._step, self._add = step, add
         self._finish = tf.function(moved.finish, autograph=False)
@@ -168,8 +187,12 @@ class TrainStep:
         """Of the step that is being made."""
         return self._learning.rate_at(self.steps)
 
-    def __call__(self, inputs: Any, labels: Any) -> tuple[Any, Any]:
-        """Takes a batch; returns its mean loss and its number of hits."""
+    def __call__(self, inputs: Any, labels: Any) -> tuple[Any, Any, Any]:
+        """Takes this process' share of a batch.
+
+        Returns:
+            Of the whole batch: mean loss, number of hits, number of examples.
+        """
         if self._learning.update.iter_size == 1:
             answer = self._step(inputs, labels, np.float32(self.rate))
             self.steps += 1
@@ -287,8 +310,8 @@ class Training:
         for inputs, labels in self.source.training(number, self._batches):
             if self._train_step.steps >= self.learning.total_steps:
                 break
-            self._train(inputs, labels, number)
-            on_batch(len(labels))
+            size = self._train(inputs, labels, number)
+            on_batch(size)
         self._train_step.finish()
         trained = time.perf_counter()
         with self.learning.update.averaged():
@@ -321,18 +344,20 @@ class Training:
         rate = self.learning.rate_at(self._train_step.steps - 1)
         return {lr_mult: lr_mult * rate for lr_mult in self.learning.update.multipliers}
 
-    def _train(self, inputs: Any, labels: Any, number: int) -> None:
+    def _train(self, inputs: Any, labels: Any, number: int) -> int:
+        """Trains on a batch; returns its size."""
         rate = self._train_step.rate
-        loss, hits = self._train_step(inputs, labels)
+        loss, hits, count = self._train_step(inputs, labels)
         self._batches += 1
         if not math.isfinite(float(loss)):
             raise NonFiniteLoss(
                 f"the loss is {float(loss)} at step {self._batches} of epoch "
                 f"{number + 1}; try a lower --learning_rate than {rate:g}"
             )
-        self._total_loss += float(loss) * len(labels)
+        self._total_loss += float(loss) * int(count)
         self._hits += int(hits)
-        self._count += len(labels)
+        self._count += int(count)
+        return int(count)
 
     def last(self) -> dict[str, np.ndarray]:
         """{name: array} of all weights as they are now, averaged if they are."""

@@ -172,7 +172,7 @@ class _Probe:
             self._trunk,
             len(rows),
             wanted,
-            cache_dir=self._one.cache_dir,
+            cache_dir=self._one.machine.cache_dir,
             about=about,
         )
         kind = np.float32 if about["precision"] == "float32" else np.float16

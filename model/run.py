@@ -97,9 +97,11 @@ class Run:
 
     Attributes:
         directory: of this run.
+        writes: False for those of several processes that leave it to another.
     """
 
     directory: Path
+    writes: bool = True
 
     def start(self, config: dict[str, Any], class_names: Sequence[str]) -> None:
         """Makes the folder with what is known before training.
@@ -107,6 +109,8 @@ class Run:
         Raises:
             RunError: another training has begun there since `new_directory`.
         """
+        if not self.writes:
+            return
         self.directory.mkdir(parents=True, exist_ok=True)
         if any(self.directory.iterdir()):
             raise RunError(
@@ -120,20 +124,28 @@ class Run:
 
     def discard(self) -> None:
         """Removes a run that has nothing to show."""
+        if not self.writes:
+            return
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def write_json(self, name: str, content: Any) -> None:
         """Writes a file of the folder in one go."""
+        if not self.writes:
+            return
         with replacing(self.directory / name) as partial:
             partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
     def write_metrics(self, results: Sequence[loop.EpochResult]) -> None:
         """Writes the lines of some epochs in place of all that are there."""
+        if not self.writes:
+            return
         with replacing(self.directory / "metrics.jsonl") as partial:
             partial.write_text("".join(map(_line, results)), encoding="utf-8")
 
     def append_metrics(self, result: loop.EpochResult) -> None:
         """Adds an epoch's line."""
+        if not self.writes:
+            return
         with (self.directory / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(_line(result))
 
@@ -144,6 +156,8 @@ class Run:
             model: keras.Model.
             about: what the file shall say of itself; see weights.describe.
         """
+        if not self.writes:
+            return
         with replacing(self.directory / MODEL_NAME, suffix=".partial.keras") as partial:
             model.save(partial)
             weights.mark_keras(partial, about)
@@ -169,6 +183,8 @@ class Run:
             before: digests of the frozen variables when training began.
             after: digests of the same variables of the model that is saved.
         """
+        if not self.writes:
+            return
         changed = sorted(name for name in before if before[name] != after.get(name))
         if changed:
             raise RuntimeError(f"frozen variables changed in training: {changed}")

@@ -4,13 +4,14 @@ Networks in lockstep see the same batches: these are a function of seed and epoc
 of them trains for an epoch, then the next.
 """
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from model import board, curves, loop, run, settings, snapshots, trainee
+from model import board, curves, loop, run, settings, snapshots, trainee, workers
 from pipeline import command
 
 # Between two writings of the best model so far.
@@ -37,9 +38,11 @@ class Session:
         self._clock = snapshots.Clock(
             minutes=config.snapshot_minutes, steps=config.snapshot_steps
         )
+        self._is_chief = trainees[0].record.writes
         self._boards = {
             one.name: board.Board(one.record.directory / "tensorboard")
             for one in trainees
+            if self._is_chief
         }
         self._saved = {one.name: (time.monotonic(), 0) for one in trainees}
 
@@ -56,7 +59,7 @@ class Session:
             command.Stopped: by a signal; what was reached is a usable run, and there is
                 a snapshot.
         """
-        with snapshots.locked(self._directory) as folder:
+        with self._locked() as folder:
             try:
                 with command.graceful(), self._clock.listening():
                     try:
@@ -69,12 +72,27 @@ class Session:
                     self._snapshot(folder)
                 raise
             except loop.NonFiniteLoss:
-                snapshots.remove(folder)  # the next time would come to the same
+                self._remove_snapshots()  # the next time would come to the same
                 raise
+            except workers.LOST as error:
+                raise workers.WorkerLost(
+                    f"{self._directory}: another process of this training has gone "
+                    f"({str(error)[:200]}); start all of them again with --resume"
+                ) from error
             else:
-                snapshots.remove(folder)
+                self._remove_snapshots()
             finally:
                 self._leave(folder)
+
+    def _locked(self) -> contextlib.AbstractContextManager[Path]:
+        """The folder of snapshots, which the chief has for itself."""
+        if self._is_chief:
+            return snapshots.locked(self._directory)
+        return contextlib.nullcontext(self._directory / run.CHECKPOINTS)
+
+    def _remove_snapshots(self) -> None:
+        if self._is_chief:
+            snapshots.remove(self._directory / run.CHECKPOINTS)
 
     def _begin(self, folder: Path) -> None:
         state = snapshots.latest(folder)
@@ -117,7 +135,8 @@ class Session:
                 one = min(waiting, key=lambda one: len(one.results))
                 result = one.run_epoch(on_batch)
                 one.record.append_metrics(result)
-                self._boards[one.name].write(result, one.details())
+                if self._is_chief:
+                    self._boards[one.name].write(result, one.details())
                 progress.log(self._line(one, result))
                 self._save_best(one)
                 if one.training.done and not one.done:  # a stage's end
@@ -151,6 +170,8 @@ class Session:
             self._saved[one.name] = (time.monotonic(), one.best.epoch)
 
     def _snapshot(self, folder: Path) -> None:
+        if not self._is_chief:
+            return
         state = {
             f"{number}/{name}": value
             for number, one in enumerate(self._trainees)
@@ -165,12 +186,14 @@ class Session:
             if one.best.epoch:
                 one.write()
         results = {one.name: one.results for one in self._trainees if one.results}
-        if results:
+        if results and self._is_chief:
             with run.replacing(self._directory / "curves.png") as partial:
                 curves.draw(results, partial)
 
     def _leave(self, folder: Path) -> None:
         """Says what there is; removes run folders with nothing to show."""
+        if not self._is_chief:
+            return
         if folder.exists() and any(folder.iterdir()):
             command.log(f"python train.py --resume={self._directory} goes on")
         elif not any(one.best.epoch for one in self._trainees):

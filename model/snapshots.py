@@ -50,7 +50,7 @@ def write(folder: Path, step: int, arrays: Arrays, *, keep: int) -> Path:
 
 def latest(folder: Path) -> dict[str, np.ndarray] | None:
     """The last snapshot that is whole; None if there is none. Tells of damaged ones."""
-    for path in _all(folder):
+    for path in _all(folder) if folder.exists() else ():
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
                 return {name: found[name] for name in found.files}  # checks every CRC

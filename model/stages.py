@@ -199,6 +199,17 @@ def moving(tail: Any) -> set[str]:
     }
 
 
+def statistics(model: Any) -> list[Any]:
+    """Moving averages that a model's trained layers keep, also in its parts."""
+    found = []
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            found += statistics(layer)
+        elif isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
+            found += [layer.moving_mean, layer.moving_variance]
+    return found
+
+
 def values(part: Any) -> dict[str, np.ndarray]:
     """{name: array} of a trunk or tail."""
     return {name: variable.numpy() for name, variable in kept(part).items()}

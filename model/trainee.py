@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from model import (
     run,
     settings,
     stages,
+    workers,
 )
 from pipeline import command, manifest
 
@@ -38,7 +38,7 @@ class Trainee:
         base: what it starts from.
         stages: their settings.
         plans: of all stages.
-        cache_dir: folder of all feature caches.
+        machine: what it computes with.
         num_training: photos in an epoch.
         best: by validation, over all stages.
         results: of all epochs so far.
@@ -51,9 +51,8 @@ class Trainee:
         found: manifest.Manifest,
         start: base.Base,
         record: run.Run,
+        machine: workers.Machine,
         *,
-        precision: str,
-        cache_dir: Path,
         name: str = "",
     ) -> None:
         """Plans all stages; `begin` or `restore` begins.
@@ -64,7 +63,8 @@ class Trainee:
             start: the network.
             record: the run folder.
             precision: of the network's layers.
-            cache_dir: folder of all feature caches.
+            machine: what it computes with.
+            together: processes and devices that train it.
             name: in the log.
 
         Raises:
@@ -74,9 +74,8 @@ class Trainee:
         self.record = record
         self._found = found
         self.base = start
-        self._precision = precision
+        self.machine = machine
         self.stages = config.in_stages()
-        self.cache_dir = cache_dir
         classes = len(found.class_names)
         self.plans = [stages.plan(start, stage, classes) for stage in self.stages]
         self.num_training = len(found.taken("train"))
@@ -124,7 +123,7 @@ class Trainee:
 
     def build(self, plan: stages.Plan) -> tuple[Any, Any]:
         """Frozen trunk and trained tail, with restored weights."""
-        policy = device.policy(self._precision)
+        policy = device.policy(self.machine.precision)
         trunk = stages.build_trunk(plan, policy)
         tail = stages.build_tail(plan, trunk, policy)
         for part in (trunk, tail):
@@ -138,7 +137,9 @@ class Trainee:
 
     def cache_key(self, trunk: Any, plan: stages.Plan) -> dict[str, Any]:
         """What a stage's features depend on."""
-        return features.key(trunk, plan.cut, plan.spec, self._precision, self._found)
+        return features.key(
+            trunk, plan.cut, plan.spec, self.machine.precision, self._found
+        )
 
     def _announce(self, stage: settings.Config, plan: stages.Plan) -> None:
         trained = f"training from {plan.train_from}"
@@ -153,16 +154,28 @@ class Trainee:
     ) -> tuple[Any, loop.Source]:
         """What is trained, and on what."""
         if self.is_cached(stage, plan):
-            return self._tail, examples.Cached(
+            cached = examples.compute_features(
                 self._found,
                 self._trunk,
-                plan=plan,
+                plan.spec,
+                stage.num_views,
+                cache_dir=self.machine.cache_dir,
                 about=self.cache_key(self._trunk, plan),
+            )
+            return self._tail, examples.Cached(
+                self._found,
+                cached,
                 num_views=stage.num_views,
                 batch_size=stage.batch_size,
-                cache_dir=self.cache_dir,
+                seed=plan.seed,
+                together=self.machine.together,
             )
-        fresh = examples.Fresh(self._found, plan, batch_size=stage.batch_size)
+        fresh = examples.Fresh(
+            self._found,
+            plan,
+            batch_size=stage.batch_size,
+            together=self.machine.together,
+        )
         return stages.join(self._trunk, self._tail), fresh
 
     def learning(
@@ -174,7 +187,7 @@ class Trainee:
         on_features = plan.train_from == network.FINAL_LAYER
         return loop.Learning(
             update=how.updates(
-                restore.trainable(model), float16=self._precision == "float16"
+                restore.trainable(model), float16=self.machine.precision == "float16"
             ),
             schedule=how.schedule,
             rate=stage.learning_rate
@@ -183,6 +196,8 @@ class Trainee:
             total_steps=stage.steps or stage.epochs * self._steps_each(stage),
             loss=how.loss(np.bincount(labels)),
             patience=how.early_stopping,
+            together=self.machine.together,
+            statistics=stages.statistics(model),
         )
 
     def _steps_each(self, stage: settings.Config) -> int:
@@ -248,6 +263,8 @@ class Trainee:
 
     def write(self) -> None:
         """Writes what makes the run folder usable; training may go on."""
+        if not self.record.writes:
+            return
         frozen = {n: d for n, d in self._digests.items() if n not in self._moved}
         finish.write(
             self.record,

@@ -7,7 +7,7 @@ their byte offsets, so every batch is mixed although each file holds one class.
 import ctypes
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -257,16 +257,29 @@ class Training:
         *,
         batch_size: int,
         seed: int,
+        share: Callable[[int], slice] = slice,
     ) -> None:
-        """Prepares epochs that (seed, epoch) decides in full."""
+        """Prepares epochs that (seed, epoch) decides in full.
+
+        Args:
+            found: the data set.
+            spec: of the network.
+            batch_size: photos per batch.
+            seed: of order and views.
+            share: number of photos in a batch -> those of them that are wanted here; of
+                a full batch at least one.
+        """
+        whole = range(batch_size)
         self.images = Images(
             found,
             found.taken("train"),
             spec,
-            batch_size=batch_size,
+            batch_size=len(whole[share(batch_size)]),
             memory_bytes=_MEMORY_BYTES,
         )
         self._seed = seed
+        self._share = share
+        self._batch_size = batch_size
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yields the batches of an epoch.
@@ -277,8 +290,21 @@ class Training:
         """
         key = (self._seed, epoch)
         views = preprocess.random_views(self.images.sizes, self.images.spec, (*key, 1))
-        order = permutation(len(self.images.rows), key)
-        return self.images.run(order[start:], views)
+        order = permutation(len(self.images.rows), key)[start:]
+        size = self._batch_size
+        batches = [order[first : first + size] for first in range(0, len(order), size)]
+        shares = [batch[self._share(len(batch))] for batch in batches]
+        yield from self.images.run(np.concatenate([order[:0], *shares]), views)
+        if batches and not len(shares[-1]):
+            yield self._nothing()
+
+    def _nothing(self) -> Batch:
+        """A batch of no photos: the last one may be too small to have a share of it."""
+        specs = element_spec(self.images.spec.size_px)
+        return {
+            name: tf.zeros((0, *spec.shape[1:]), spec.dtype)
+            for name, spec in specs.items()
+        }
 
 
 def permutation(num_rows: int, key: tuple[int, ...]) -> np.ndarray:

@@ -89,14 +89,12 @@ def mean_trunk(size_px=SPEC.size_px):
 
 def build_cached(found, cache_dir, num_views=1, plan=PLAN):
     trunk = mean_trunk(plan.spec.size_px)
+    about = features.key(trunk, plan.cut, plan.spec, "float32", found)
+    cached = examples.compute_features(
+        found, trunk, plan.spec, num_views, cache_dir=cache_dir, about=about
+    )
     return examples.Cached(
-        found,
-        trunk,
-        plan=plan,
-        about=features.key(trunk, plan.cut, plan.spec, "float32", found),
-        num_views=num_views,
-        batch_size=BATCH_SIZE,
-        cache_dir=cache_dir,
+        found, cached, num_views=num_views, batch_size=BATCH_SIZE, seed=plan.seed
     )
 
 

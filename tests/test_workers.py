@@ -1,0 +1,205 @@
+"""Two processes, and two devices of one, train as one does."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from model import run, workers
+from pipeline import schema
+from tests import conftest
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def start(rank, ports, cache, *arguments):
+    """A process of a training, as the first worker's is the chief."""
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
+    task = {"type": "worker", "index": rank}
+    return subprocess.Popen(
+        [sys.executable, "train.py", *arguments],
+        cwd=conftest.ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={
+            **os.environ,
+            "XDG_CACHE_HOME": str(cache),
+            "TF_CONFIG": json.dumps({"cluster": cluster, "task": task}),
+        },
+    )
+
+
+def results(directory):
+    return run.read(str(directory)).results()
+
+
+def small_training(records, directory, *more):
+    """Steps of 13 photos of 48, so that the last is smaller; nothing is random."""
+    return (
+        *(f"--data={records}", f"--run_dir={directory}", "--train_from=conv5"),
+        *("--views=1", "--batch_size=13", "--dropout=0", "--precision=float32"),
+        *("--learning_rate=1e-4", *more),
+    )
+
+
+def same_losses(first, second):
+    names = ("loss", "accuracy", "validation_loss", "validation_accuracy")
+    for one, two in zip(first, second, strict=True):
+        for name in names:
+            assert one[name] == pytest.approx(two[name], rel=1e-3, abs=1e-5), name
+
+
+def test_two_processes_are_as_one(shared_records, weights_cache, tmp_path):
+    arguments = small_training(shared_records, tmp_path / "one", "--epochs=3")
+    alone = conftest.run_command("train.py", *arguments, cache=weights_cache)
+    assert alone.returncode == 0, alone.stderr
+    directory = tmp_path / "two"
+    arguments = small_training(shared_records, directory, "--epochs=3")
+    ports = free_ports(2)
+    both = [start(rank, ports, weights_cache, *arguments) for rank in range(2)]
+    said = [process.communicate(timeout=180) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert "process 1 of 2" in said[0][1]
+    assert "process 2 of 2" in said[1][1]
+    assert "best epoch" in said[0][0]
+    assert said[1][0] == ""  # the chief alone says what came of it
+    same_losses(results(directory), results(tmp_path / "one"))
+    names = {path.name for path in directory.iterdir()}
+    assert names == {path.name for path in (tmp_path / "one").iterdir()}
+
+
+def test_a_process_that_dies(shared_records, weights_cache, tmp_path):
+    directory = tmp_path / "run"
+    arguments = small_training(
+        shared_records, directory, "--epochs=100000", "--snapshot_steps=5"
+    )
+    ports = free_ports(2)
+    chief, other = (start(rank, ports, weights_cache, *arguments) for rank in range(2))
+    try:
+        deadline = time.monotonic() + 120
+        while not list(directory.glob("checkpoints/*.npz")):
+            assert chief.poll() is None, chief.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        other.kill()
+        _, said = chief.communicate(timeout=120)
+    finally:
+        chief.kill()
+        other.kill()
+        other.communicate()
+    assert chief.returncode == 2, said
+    assert "another process of this training has gone" in said
+    assert f"--resume={directory} goes on" in said
+    assert "Traceback" not in said
+
+
+ON_TWO_DEVICES = """
+import sys
+import tensorflow as tf
+cpu, = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(
+    cpu, [tf.config.LogicalDeviceConfiguration()] * 2
+)
+import numpy as np
+import keras
+from model import loop, restore, schedules, update, workers
+
+def train(devices):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6,))
+    hidden = keras.layers.Dense(5, activation="relu")(inputs)
+    norm = keras.layers.BatchNormalization(trainable=False)(hidden)
+    model = keras.Model(inputs, keras.layers.Dense(3)(norm))
+    moved = update.Update(restore.trainable(model), update.Settings(), float16=False)
+    learning = loop.Learning(
+        update=moved, schedule=schedules.Schedule(), rate=0.1, epochs=1,
+        total_steps=9, together=workers.Workers(devices),
+    )
+    step = loop.TrainStep(model, learning)
+    random = np.random.default_rng(0)
+    figures = []
+    for size in (7, 8, 1):
+        images = random.normal(size=(size, 6)).astype(np.float32)
+        labels = random.integers(0, 3, size).astype(np.int32)
+        figures.append([float(figure) for figure in step(images, labels)])
+    return figures, [v.numpy() for v in model.weights]
+
+one, two = train(("",)), train(("/CPU:0", "/CPU:1"))
+np.testing.assert_allclose(one[0], two[0], rtol=1e-5)
+for first, second in zip(one[1], two[1], strict=True):
+    np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-6)
+"""
+
+
+def test_two_devices_are_as_one():
+    done = subprocess.run(
+        [sys.executable, "-c", ON_TWO_DEVICES],
+        cwd=conftest.ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("tf_config", "expected"),
+    [
+        ("", (0, 1)),
+        ("{}", (0, 1)),
+        ('{"cluster": {}, "task": {"type": "worker", "index": 0}}', (0, 1)),
+        (
+            '{"cluster": {"worker": ["a:1", "b:1"]}, '
+            '"task": {"type": "worker", "index": 1}}',
+            (1, 2),
+        ),
+        (
+            '{"cluster": {"worker": ["a:1", "b:1"], "chief": ["c:1"]}, '
+            '"task": {"type": "worker", "index": "1"}}',
+            (2, 3),
+        ),
+    ],
+)
+def test_place(tf_config, expected):
+    assert workers.place(tf_config) == expected
+
+
+@pytest.mark.parametrize(
+    "tf_config",
+    [
+        "nonsense",
+        "[1]",
+        '{"cluster": {"worker": ["a:1"]}}',
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}',
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
+        '{"cluster": {"worker": 3}, "task": {"type": "worker", "index": 1}}',
+    ],
+)
+def test_a_place_that_is_none(tf_config):
+    with pytest.raises(schema.DataError, match="TF_CONFIG: expected"):
+        workers.place(tf_config)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 13, 64])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_shares_are_the_whole(count, size):
+    taken = []
+    for rank in range(size):
+        one = workers.Workers()
+        one.rank, one.size = rank, size
+        taken += np.arange(count)[one.share(count)].tolist()
+    assert taken == list(range(count))
