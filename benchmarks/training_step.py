@@ -1,0 +1,174 @@
+"""How fast a whole network trains, against its bare step and against Keras' fit.
+
+    python benchmarks/training_step.py [FOLDER] [--rounds=3] [--batches=6]
+        [--precision=auto]
+
+Ours: loop.Training on photos from records, decoded and cut as it goes, AlexNet from
+conv1 on with a new head on pool5. The limit: the bare step (forward, gradient, Adam) on
+a batch that is ready, at the same precision. The peer: keras.Model.fit in float32 of
+the same model, on the records read by a plain tf.data pipeline.
+"""
+
+import argparse
+import itertools
+import sys
+import tempfile
+from pathlib import Path
+
+import measure
+
+sys.path.insert(0, str(measure.ROOT))
+
+import pipeline.quiet  # noqa: F401
+
+# isort: split
+import time
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from model import base, device, dropout, examples, loop, settings, stages
+from model import restore, schedules, update
+from pipeline import convert, dataset
+
+BATCH_SIZE = 64
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", nargs="?", default="demo/flowers", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batches", type=int, default=6)
+    parser.add_argument("--precision", default="auto", choices=device.PRECISIONS)
+    options = parser.parse_args()
+    device.prepare()
+    precision = device.choose_precision(options.precision)
+    images = options.batches * BATCH_SIZE
+    with tempfile.TemporaryDirectory() as scratch:
+        source = convert.Config(source=str(options.folder), out=f"{scratch}/records")
+        found = convert.convert(source).manifest
+        config = settings.Config(
+            ckpt="alexnet_conv", train_from="conv1", batch_size=BATCH_SIZE
+        )
+        start = base.choose(config, found.class_names)
+        plan = stages.plan(start, config, len(found.class_names))
+
+        def model_of(policy: str) -> Any:
+            trunk = stages.build_trunk(plan, policy)
+            tail = stages.build_tail(plan, trunk, policy)
+            for part in (trunk, tail):
+                restore.assign(part, start.fit.values)
+            return stages.join(trunk, tail)
+
+        fresh = examples.Fresh(found, plan, batch_size=BATCH_SIZE)
+        batches = itertools.chain.from_iterable(map(fresh.training, itertools.count()))
+        model = model_of(device.policy(precision))
+        learning = loop.Learning(
+            update=update.Update(
+                restore.trainable(model),
+                update.Settings(),
+                float16=precision == "float16",
+            ),
+            schedule=schedules.Schedule(policy="constant"),
+            rate=1e-5,
+            epochs=1,
+            total_steps=1 << 30,
+        )
+        step = loop.TrainStep(model, learning)
+
+        def ours() -> float:
+            began = time.perf_counter()
+            for inputs, labels in itertools.islice(batches, options.batches):
+                float(step(inputs, labels)[0])
+            return images / (time.perf_counter() - began)
+
+        bare = bare_step(model_of(device.policy(precision)))
+        ready = next(b for b in batches if len(b[1]) == BATCH_SIZE)
+
+        def limit() -> float:
+            began = time.perf_counter()
+            for number in range(options.batches):
+                bare(*ready, tf.constant(number)).numpy()
+            return images / (time.perf_counter() - began)
+
+        peer = keras_fit(model_of("float32"), found, options.batches)
+        name = f"limit: bare step on a ready batch, {precision}"
+        figures = measure.rounds(
+            {
+                f"graft: photos to trained weights, {precision}": ours,
+                name: limit,
+                "peer: Keras' fit, float32": lambda: images / peer(),
+            },
+            options.rounds,
+        )
+    rows = measure.rate_rows(figures, name)
+    measure.table("Training AlexNet from conv1 on", rows)
+    one, _, other = figures.values()
+    print(f"graft / Keras' fit: {measure.ratio(one, other):.2f}")
+
+
+def bare_step(model: Any) -> Callable[..., Any]:
+    """Forward, gradient and Adam, and nothing else."""
+    optimizer = keras.optimizers.Adam(1e-5)
+    variables = model.trainable_variables
+    optimizer.build(variables)
+    loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+    @tf.function(autograph=False)
+    def step(inputs: Any, labels: Any, number: Any) -> Any:
+        with tf.GradientTape() as tape, dropout.at(number):
+            loss = loss_of(labels, model(inputs, training=True))
+        optimizer.apply(tape.gradient(loss, [v.value for v in variables]), variables)
+        return loss
+
+    return step
+
+
+def keras_fit(model: Any, found: Any, batches: int) -> Callable[[], float]:
+    """Seconds of Keras' fit on so many batches of the records."""
+    files = sorted({str(found.directory / row.file) for row in found.taken("train")})
+    features = {
+        "image/encoded": tf.io.FixedLenFeature([], tf.string),
+        "image/class/label": tf.io.FixedLenFeature([], tf.int64),
+    }
+
+    def parse(record: Any) -> tuple[Any, Any]:
+        values = tf.io.parse_single_example(record, features)
+        image = tf.io.decode_image(values["image/encoded"], 3, expand_animations=False)
+        image = tf.image.resize(image, (256, 256))
+        image = tf.image.random_flip_left_right(image)
+        return tf.image.random_crop(image, (224, 224, 3)), values["image/class/label"]
+
+    data = (
+        tf.data.TFRecordDataset(files)
+        .shuffle(1000)
+        .repeat()
+        .map(parse, num_parallel_calls=tf.data.AUTOTUNE)
+        .batch(BATCH_SIZE)
+        .prefetch(tf.data.AUTOTUNE)
+    )
+    model = keras.Model(model.input, model.output)
+    plain = keras.models.clone_model(
+        model, clone_function=lambda layer: without_steps(layer)
+    )
+    plain.compile(
+        keras.optimizers.Adam(1e-5),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    batch = iter(data)
+
+    def run() -> float:
+        began = time.perf_counter()
+        plain.fit(data, steps_per_epoch=batches, epochs=1, verbose=0)
+        return time.perf_counter() - began
+
+    next(batch)
+    return run
+
+
+if __name__ == "__main__":
+    main()
