@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from model import features, loop, stages
-from pipeline import dataset, manifest, preprocess
+from pipeline import augment, dataset, manifest, preprocess
 
 
 class Cached:
@@ -81,7 +81,12 @@ class Fresh:
     """Batches of photos, in every epoch in new random windows."""
 
     def __init__(
-        self, found: manifest.Manifest, plan: stages.Plan, *, batch_size: int
+        self,
+        found: manifest.Manifest,
+        plan: stages.Plan,
+        *,
+        batch_size: int,
+        augmentation: augment.Augmentation = augment.NONE,
     ) -> None:
         """Prepares both splits.
 
@@ -89,9 +94,14 @@ class Fresh:
             found: the data set.
             plan: of the network.
             batch_size: photos per batch.
+            augmentation: of the training photos.
         """
         self._training = dataset.Training(
-            found, plan.spec, batch_size=batch_size, seed=plan.seed
+            found,
+            plan.spec,
+            batch_size=batch_size,
+            seed=plan.seed,
+            augmentation=augmentation,
         )
         self._validation = dataset.Evaluation(
             found, "validation", plan.spec, batch_size=batch_size

@@ -14,7 +14,8 @@ import tensorflow as tf
 
 from model import dropout, graph, losses, metrics, schedules, update
 
-Batch = tuple[Any, Any]  # inputs [batch, ...], labels int32 [batch]
+# Inputs [batch, ...]; labels int32 [batch], or shares float32 [batch, num_classes].
+Batch = tuple[Any, Any]
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -112,8 +113,10 @@ class TrainStep:
                 scaled = total * moved.scale
             found = tape.gradient(scaled, [v.value for v in moved.variables])
             moved.batches.assign_add(1)
-            hits = tf.equal(tf.argmax(logits, 1, tf.int32), labels)
-            count = tf.cast(tf.size(labels), tf.float32)
+            mixed = labels.shape.rank == 2
+            meant = tf.argmax(labels, 1, tf.int32) if mixed else labels
+            hits = tf.equal(tf.argmax(logits, 1, tf.int32), meant)
+            count = tf.cast(tf.size(meant), tf.float32)
             return found, count, total, tf.reduce_sum(tf.cast(hits, tf.int32))
 
         @graph.for_any_batch
