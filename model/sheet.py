@@ -106,7 +106,9 @@ def _save(
 
     height, width, _ = sheet.shape
     dpi = 100
-    figure = Figure(figsize=(width / dpi, height / dpi), dpi=dpi)
+    # A hundredth more: 29 / 100 * 100 is below 29, and the canvas rounds down.
+    size = ((width + 0.01) / dpi, (height + 0.01) / dpi)
+    figure = Figure(figsize=size, dpi=dpi)
     FigureCanvasAgg(figure)
     # Not an axes' imshow: that resamples, and draws axes that nobody sees.
     figure.figimage(sheet)
