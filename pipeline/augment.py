@@ -8,6 +8,7 @@ begin in its middle, and one more operation leaves what the others do as it was.
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -123,6 +124,11 @@ class Augmentation:
         return bool(self.brightness or self.contrast or self.saturation)
 
     @property
+    def alters(self) -> bool:
+        """Whether pixels of single images are changed, after the window is resized."""
+        return bool(self.moves or self.recolours or self.cutout)
+
+    @property
     def widths(self) -> dict[str, int]:
         """{group of operations that is on: how many numbers an image has for it}."""
         groups = {
@@ -132,6 +138,14 @@ class Augmentation:
             "mixing": (self.mixes, 6),
         }
         return {name: width for name, (is_on, width) in groups.items() if is_on}
+
+    def split(self, numbers: Any) -> dict[str, Any]:
+        """{group of operations that is on: its numbers}, of a row of Views.numbers."""
+        found, start = {}, 0
+        for name, width in self.widths.items():
+            found[name] = numbers[start : start + width]
+            start += width
+        return found
 
     def cutout_px(self, size_px: int) -> int:
         """Side of cutout's square in an image of that side."""

@@ -194,8 +194,9 @@ class Images:
             label = tf.cast(numbers[1], tf.int32)
             example = {"image": image, "label": label, "row": numbers[0]}
             if width > 8:
-                drawn = tf.cast(tf.bitcast(numbers[8:], tf.float64), tf.float32)
-                example["image"] = alter.change(augmentation, image, drawn)
+                drawn = tf.bitcast(numbers[8:], tf.float64)
+                if augmentation.alters:
+                    example["image"] = alter.change(augmentation, image, drawn)
                 if augmentation.mixes:
                     example["drawn"] = drawn
             return example
