@@ -61,8 +61,11 @@ def _sized(images: np.ndarray) -> np.ndarray:
         tall, wide = max(1, height // by), max(1, width // by)
         images = images[:, : tall * by, : wide * by]
         down, right = min(by, height), min(by, width)
-        parts = images.reshape(count, tall, down, wide, right, 3)
-        return np.rint(parts.mean(axis=(2, 4), dtype=np.float32)).astype(np.uint8)
+        total = np.zeros((count, tall, wide, 3), np.uint32)
+        for y in range(down):
+            for x in range(right):
+                total += images[:, y::down, x::right]
+        return np.rint(total / (down * right)).astype(np.uint8)
     by = _TILE_PX // side
     return images.repeat(by, axis=1).repeat(by, axis=2)
 
@@ -125,4 +128,5 @@ def _save(
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of signs that the font lacks
-        figure.savefig(path, dpi=dpi, format="png")
+        # Level 6, the default, took as long as everything else for a tenth less.
+        figure.savefig(path, dpi=dpi, format="png", pil_kwargs={"compress_level": 1})
