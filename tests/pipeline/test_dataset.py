@@ -252,8 +252,8 @@ class TestAugmented:
 
     @pytest.mark.parametrize(
         "settings",
-        [{"crop_area": "0.08,1"}, *({n: v} for n, v in CHANGES.items()), EVERYTHING],
-        ids=lambda settings: "+".join(settings),
+        [{"crop_area": "0.08,1"}, {"cutout": 0.3}, EVERYTHING],
+        ids=["crop_area", "cutout", "everything"],
     )
     def test_the_same_seed_gives_the_same_and_no_other_does(self, found, settings):
         one, same = (self.epoch(found, **settings) for _ in range(2))
