@@ -1,12 +1,15 @@
 """How fast records become training batches.
 
     python benchmarks/input_pipeline.py [FOLDER] [--rounds=5]
+    python benchmarks/input_pipeline.py [FOLDER] --augment [--rounds=5]
     python benchmarks/input_pipeline.py --large [--photos=200] [--rounds=3]
 
 Ours: an epoch of dataset.Training (read by offset, decode a random window, resize,
 mirror, batches of 64). The limit: TensorFlow decoding the same JPEGs in full, from
 memory, and forgetting them. The peer: image_dataset_from_directory with random crop and
 flip. All use the same cores.
+
+--augment compares our epochs with operations of pipeline.augment on, against none.
 
 --large draws photos of 12 megapixels, converts them with the default --resize_min and
 with --resize_min=0, and compares the two.
@@ -33,10 +36,23 @@ import numpy as np
 import tensorflow as tf
 
 from model import network
-from pipeline import command, convert, dataset, manifest, records, schema
+from pipeline import augment, command, convert, dataset, manifest, records, schema
 
 SPEC = network.NETWORKS["alexnet_owt"].input_spec
 BATCH_SIZE = 64
+MOVED = {"rotation": 20.0, "shift": 0.1, "shear": 10.0, "zoom": 0.2}
+RECOLOURED = {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3}
+AUGMENTED: dict[str, dict[str, Any]] = {
+    "none": {},
+    "crop_area": {"crop_area": "0.08,1"},
+    "rotation, shift, shear, zoom": MOVED,
+    "brightness": {"brightness": 0.3},
+    "brightness, contrast, saturation": RECOLOURED,
+    "cutout": {"cutout": 0.3},
+    "mixup": {"mixup": 0.2},
+    "cutmix": {"cutmix": 1.0},
+    "rotation to saturation": {**MOVED, **RECOLOURED},
+}
 
 
 def records_of(folder: Path, out: Path, resize_min: int = 512) -> manifest.Manifest:
@@ -45,9 +61,15 @@ def records_of(folder: Path, out: Path, resize_min: int = 512) -> manifest.Manif
     return convert.convert(config).manifest
 
 
-def training(found: manifest.Manifest) -> Callable[[], float]:
-    """Images per second of our epochs."""
-    data = dataset.Training(found, SPEC, batch_size=BATCH_SIZE, seed=0)
+def training(found: manifest.Manifest, **settings: Any) -> Callable[[], float]:
+    """Images per second of our epochs, with that augmentation."""
+    data = dataset.Training(
+        found,
+        SPEC,
+        batch_size=BATCH_SIZE,
+        seed=0,
+        augmentation=augment.Augmentation(**settings),
+    )
     epochs = iter(range(10**6))
 
     def run() -> float:
@@ -119,6 +141,7 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", nargs="?", default="demo/flowers", type=Path)
+    parser.add_argument("--augment", action="store_true")
     parser.add_argument("--large", action="store_true")
     parser.add_argument("--photos", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=5)
@@ -134,6 +157,14 @@ def main() -> None:
                 "--resize_min=0": training(full),
             }
             title, limit = "Training batches of 12-megapixel photos", "--resize_min=0"
+        elif options.augment:
+            found = records_of(options.folder, out / "records")
+            candidates = {
+                name: training(found, **settings)
+                for name, settings in AUGMENTED.items()
+            }
+            title = f"Training batches of {len(found.taken('train')):,} photos, changed"
+            limit = "none"
         else:
             found = records_of(options.folder, out / "records")
             count = len(found.taken())

@@ -27,24 +27,38 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from model import base, device, dropout, examples, loop, settings, stages
-from model import restore, schedules, update
-from pipeline import convert, dataset
+from model import (
+    base,
+    device,
+    dropout,
+    examples,
+    loop,
+    restore,
+    schedules,
+    settings,
+    stages,
+    update,
+)
+from pipeline import convert
 
 BATCH_SIZE = 64
 
 
-def main() -> None:
-    """Prints the table."""
+def parse() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", nargs="?", default="demo/flowers", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batches", type=int, default=6)
     parser.add_argument("--precision", default="auto", choices=device.PRECISIONS)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Prints the table."""
+    options = parse()
     device.prepare()
     precision = device.choose_precision(options.precision)
     images = options.batches * BATCH_SIZE
@@ -57,28 +71,17 @@ def main() -> None:
         start = base.choose(config, found.class_names)
         plan = stages.plan(start, config, len(found.class_names))
 
-        def model_of(policy: str) -> Any:
+        def parts(policy: str) -> tuple[Any, Any]:
             trunk = stages.build_trunk(plan, policy)
             tail = stages.build_tail(plan, trunk, policy)
             for part in (trunk, tail):
                 restore.assign(part, start.fit.values)
-            return stages.join(trunk, tail)
+            return trunk, tail
 
         fresh = examples.Fresh(found, plan, batch_size=BATCH_SIZE)
         batches = itertools.chain.from_iterable(map(fresh.training, itertools.count()))
-        model = model_of(device.policy(precision))
-        learning = loop.Learning(
-            update=update.Update(
-                restore.trainable(model),
-                update.Settings(),
-                float16=precision == "float16",
-            ),
-            schedule=schedules.Schedule(policy="constant"),
-            rate=1e-5,
-            epochs=1,
-            total_steps=1 << 30,
-        )
-        step = loop.TrainStep(model, learning)
+        model = stages.join(*parts(device.policy(precision)))
+        step = loop.TrainStep(model, learning_of(model, precision))
 
         def ours() -> float:
             began = time.perf_counter()
@@ -86,7 +89,7 @@ def main() -> None:
                 float(step(inputs, labels)[0])
             return images / (time.perf_counter() - began)
 
-        bare = bare_step(model_of(device.policy(precision)))
+        bare = bare_step(stages.join(*parts(device.policy(precision))))
         ready = next(b for b in batches if len(b[1]) == BATCH_SIZE)
 
         def limit() -> float:
@@ -95,7 +98,9 @@ def main() -> None:
                 bare(*ready, tf.constant(number)).numpy()
             return images / (time.perf_counter() - began)
 
-        peer = keras_fit(model_of("float32"), found, options.batches)
+        values = [stages.values(part) for part in parts("float32")]
+        plain = stages.assemble(plan, values[0] | values[1])
+        peer = keras_fit(plain, found, options.batches)
         name = f"limit: bare step on a ready batch, {precision}"
         figures = measure.rounds(
             {
@@ -109,6 +114,19 @@ def main() -> None:
     measure.table("Training AlexNet from conv1 on", rows)
     one, _, other = figures.values()
     print(f"graft / Keras' fit: {measure.ratio(one, other):.2f}")
+
+
+def learning_of(model: Any, precision: str) -> loop.Learning:
+    """Adam at a constant rate."""
+    return loop.Learning(
+        update=update.Update(
+            restore.trainable(model), update.Settings(), float16=precision == "float16"
+        ),
+        schedule=schedules.Schedule(policy="constant"),
+        rate=1e-5,
+        epochs=1,
+        total_steps=1 << 30,
+    )
 
 
 def bare_step(model: Any) -> Callable[..., Any]:
@@ -128,7 +146,7 @@ def bare_step(model: Any) -> Callable[..., Any]:
     return step
 
 
-def keras_fit(model: Any, found: Any, batches: int) -> Callable[[], float]:
+def keras_fit(plain: Any, found: Any, batches: int) -> Callable[[], float]:
     """Seconds of Keras' fit on so many batches of the records."""
     files = sorted({str(found.directory / row.file) for row in found.taken("train")})
     features = {
@@ -150,10 +168,6 @@ def keras_fit(model: Any, found: Any, batches: int) -> Callable[[], float]:
         .map(parse, num_parallel_calls=tf.data.AUTOTUNE)
         .batch(BATCH_SIZE)
         .prefetch(tf.data.AUTOTUNE)
-    )
-    model = keras.Model(model.input, model.output)
-    plain = keras.models.clone_model(
-        model, clone_function=lambda layer: without_steps(layer)
     )
     plain.compile(
         keras.optimizers.Adam(1e-5),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from model import features, loop, stages, workers
-from pipeline import dataset, manifest, preprocess
+from pipeline import augment, dataset, manifest, preprocess
 
 
 def wanted_features(
@@ -73,6 +73,7 @@ class Cached:
         split = np.array([row.split for row in rows])
         self._train = np.flatnonzero(split == "train")
         self._validation = np.flatnonzero(split == "validation")
+        self._found = found
         self._features = cached
         self._labels = np.array([found.labels[r.class_name] for r in rows], np.int32)
         self._num_views = num_views
@@ -88,10 +89,7 @@ class Cached:
             epoch: decides order and views.
             start: batches to leave out at the beginning.
         """
-        key = (self._seed, epoch)
-        order = self._train[dataset.permutation(len(self._train), key)]
-        random = preprocess.generator((*key, 2))
-        views = random.integers(self._num_views, size=len(order))
+        order, views = self._order(epoch)
         first = start * self.batch_size
         return self._batches(
             order[first:], views[first:], self.batch_size, self._together
@@ -101,6 +99,27 @@ class Cached:
         """Each photo once, in its central view."""
         views = np.zeros(len(self._validation), np.int64)
         return self._batches(self._validation, views, features.BATCH_SIZE)
+
+    def first_batch(self, spec: preprocess.InputSpec) -> loop.Batch:
+        """The photos behind the first batch, uint8 [batch, ...], and their labels."""
+        order, views = (part[: self.batch_size] for part in self._order(0))
+        images = dataset.Images(
+            self._found, self._found.taken(), spec, batch_size=len(order)
+        )
+        shown = preprocess.central_views(images.sizes, spec)
+        for view in np.unique(views):
+            those = order[views == view]
+            found = features.views_of(images, int(view))
+            shown.windows[those] = found.windows[those]
+            shown.mirrored[those] = found.mirrored[those]
+        (batch,) = images.run(order, shown)
+        return batch["image"], batch["label"]
+
+    def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        key = (self._seed, epoch)
+        order = self._train[dataset.permutation(len(self._train), key)]
+        random = preprocess.generator((*key, 2))
+        return order, random.integers(self._num_views, size=len(order))
 
     def _batches(
         self,
@@ -126,6 +145,7 @@ class Fresh:
         plan: stages.Plan,
         *,
         batch_size: int,
+        augmentation: augment.Augmentation = augment.NONE,
         together: workers.Workers = workers.ALONE,
     ) -> None:
         """Prepares both splits.
@@ -134,6 +154,7 @@ class Fresh:
             found: the data set.
             plan: of the network.
             batch_size: photos per batch.
+            augmentation: of the training photos.
             together: processes that share each training batch.
         """
         self._training = dataset.Training(
@@ -141,6 +162,7 @@ class Fresh:
             plan.spec,
             batch_size=batch_size,
             seed=plan.seed,
+            augmentation=augmentation,
             share=together.share,
         )
         self._validation = dataset.Evaluation(
@@ -153,6 +175,10 @@ class Fresh:
         """Each photo once, without the first `start` batches."""
         for batch in self._training.epoch(epoch, start * self.batch_size):
             yield batch["image"], batch["label"]
+
+    def first_batch(self, _: preprocess.InputSpec) -> loop.Batch:
+        """The first batch."""
+        return next(self.training(0))
 
     def validation(self) -> Iterator[loop.Batch]:
         """Each photo once, central window."""

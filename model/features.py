@@ -126,7 +126,7 @@ def extract(
             with command.progress(total, "photo", "features") as progress:
                 for views, wanted in _passes(missing):
                     with _marking([opened[view] for view in views]) as mark:
-                        for batch in images.run(wanted, _views(images, views[0])):
+                        for batch in images.run(wanted, views_of(images, views[0])):
                             numbers, image = batch["row"].numpy(), batch["image"]
                             for view in views:
                                 # A strided slice took 45 ms, a tenth of the network.
@@ -256,7 +256,8 @@ def _marking(
         settle()
 
 
-def _views(images: dataset.Images, view: int) -> preprocess.Views:
+def views_of(images: dataset.Images, view: int) -> preprocess.Views:
+    """The windows of all photos in a view."""
     if view in (CENTRAL, MIRRORED):
         mirrored = view == MIRRORED
         return preprocess.central_views(images.sizes, images.spec, mirrored=mirrored)

@@ -13,8 +13,10 @@ import numpy as np
 import tensorflow as tf
 
 from model import dropout, graph, losses, metrics, schedules, update, workers
+from pipeline import preprocess
 
-Batch = tuple[Any, Any]  # inputs [batch, ...], labels int32 [batch]
+# Inputs [batch, ...]; labels int32 [batch], or shares float32 [batch, num_classes].
+Batch = tuple[Any, Any]
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -94,6 +96,9 @@ class Source(Protocol):
     def validation(self) -> Iterator[Batch]:
         """Batches of the validation examples, each once."""
 
+    def first_batch(self, spec: preprocess.InputSpec) -> Batch:
+        """The photos behind the first training batch, and their labels."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Learning:
@@ -152,8 +157,10 @@ class TrainStep:
                 total = tf.reduce_sum(learning.loss.of(logits, labels))
                 scaled = total * moved.scale
             found = tape.gradient(scaled, [v.value for v in moved.variables])
-            hits = tf.equal(tf.argmax(logits, 1, tf.int32), labels)
-            count = tf.cast(tf.size(labels), tf.float32)
+            mixed = labels.shape.rank == 2
+            meant = tf.argmax(labels, 1, tf.int32) if mixed else labels
+            hits = tf.equal(tf.argmax(logits, 1, tf.int32), meant)
+            count = tf.cast(tf.size(meant), tf.float32)
             return [*found, count, total, tf.reduce_sum(tf.cast(hits, tf.float32))]
 
         def gradients(inputs: Any, labels: Any) -> tuple[Any, Any]:

@@ -43,21 +43,36 @@ class Loss:
 
         Args:
             logits: float32 [batch, num_classes].
-            labels: int32 [batch], 0-based.
+            labels: int32 [batch], 0-based; or float32 [batch, num_classes], the share
+                of each class in each example. Such an example counts as much as the
+                mean of its classes, by their shares.
 
         Returns:
             float32 [batch], 0 or more.
         """
-        if self.label_smoothing:
-            share = self.label_smoothing
-            num_classes = tf.shape(logits)[1]
-            targets = tf.one_hot(labels, num_classes, dtype=logits.dtype)
-            targets = (1 - share) * targets
-            targets += share / tf.cast(num_classes, logits.dtype)
+        labels = tf.convert_to_tensor(labels)
+        shared = labels.shape.rank == 2
+        if shared or self.label_smoothing:
+            targets = self._targets(labels, logits)
             found = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
         else:
             found = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
         if self.class_weights:
             weights = tf.constant(self.class_weights, found.dtype)
-            found *= tf.gather(weights, labels)
+            found *= (
+                tf.linalg.matvec(labels, weights)
+                if shared
+                else tf.gather(weights, labels)
+            )
         return found
+
+    def _targets(self, labels: Any, logits: Any) -> Any:
+        """What the probabilities should be; [batch, num_classes]."""
+        num_classes = tf.shape(logits)[1]
+        targets = labels
+        if labels.shape.rank == 1:
+            targets = tf.one_hot(labels, num_classes, dtype=logits.dtype)
+        if self.label_smoothing:
+            targets = (1 - self.label_smoothing) * targets
+            targets += self.label_smoothing / tf.cast(num_classes, logits.dtype)
+        return targets

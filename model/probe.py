@@ -132,7 +132,10 @@ class _Probe:
             missing, features_s, extra = 0, 0.0, 0
             model = stages.join(self._trunk, self._tail)
             source = examples.Fresh(
-                self._found, self._plan, batch_size=self._stage.batch_size
+                self._found,
+                self._plan,
+                batch_size=self._stage.batch_size,
+                augmentation=self._stage.augmentation,
             )
             example = _forever(source.training)
         learning = self._one.learning(self._stage, self._plan, model)

@@ -5,6 +5,7 @@ runs/20260101-120000-alexnet/
     config.json        every resolved setting, versions, digests of data and weights
     ledger.json        what was restored, what is new, proof of what did not move
     metrics.jsonl      one line per epoch
+    first_batch.png    what the network sees, with class names
     curves.png         losses and accuracies over the epochs
     tensorboard/       the same as scalars
     model.keras        the best by validation; loads in plain Keras

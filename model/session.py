@@ -102,9 +102,17 @@ class Session:
             else:
                 self._restore(one, state, f"{number}/")
             one.record.write_metrics(one.results)
+        self._draw_first_batch()
         if state is not None:
             command.log(f"going on after step {self._step}")
         self._clock.begin(self._step)
+
+    def _draw_first_batch(self) -> None:
+        """What the networks see, which is the same for all."""
+        if self._is_chief:
+            one = self._trainees[0]
+            with run.replacing(self._directory / "first_batch.png") as partial:
+                self._boards[one.name].first_batch(one.draw_first_batch(partial))
 
     def _restore(
         self, one: trainee.Trainee, state: Mapping[str, np.ndarray], prefix: str

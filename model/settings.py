@@ -9,7 +9,7 @@ from typing import Any
 from absl import app, flags
 
 from model import device, inputs, method, network, recipe, zoo
-from pipeline import flag_fields, schema
+from pipeline import augment, flag_fields, schema
 
 COMPARISONS = ("none", "scratch")
 STARTS = ("best", "last")
@@ -47,13 +47,15 @@ class Config:
         train: names of the layers that train, with * and commas; "" for all from
             `train_from` on.
         views: windows of each photo of which features are cached; 0 computes the whole
-            network in every epoch, each time with new random windows; -1: 2.
+            network in every epoch, each time with new random windows; -1: 2,
+            or 0 where photos are augmented.
         epochs: passes over the training split.
         steps: after so many it ends, at any place in an epoch; 0: by `epochs` alone.
         batch_size: photos per step.
         learning_rate: the base rate. 0: what suits the number of features that the new
             final layer sees.
         learning: how it learns.
+        augmentation: what else is random about the training photos.
         stages: parts of the training, one after the other; each says which of the
             settings from `stage` on are others than here.
     """
@@ -86,6 +88,7 @@ class Config:
     batch_size: int = 64
     learning_rate: float = 0.0
     learning: method.Method = method.PLAIN
+    augmentation: augment.Augmentation = augment.NONE
     stages: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
@@ -111,6 +114,12 @@ class Config:
                     f"--{name}={value}: expected {least} "
                     + (f"to {most}" if math.isfinite(most) else "or more")
                 )
+        self._check_together()
+        if self.stages:
+            self.in_stages()  # which checks them
+
+    def _check_together(self) -> None:
+        """Raises ValueError for settings that exclude each other."""
         if not 0 <= self.dropout < 1:
             raise ValueError(f"--dropout={self.dropout}: expected 0 or more, below 1")
         if not 0 < self.snapshot_minutes < math.inf:
@@ -122,6 +131,13 @@ class Config:
                 f"--folds={self.folds}, --seeds={self.seeds}: expected one of them, "
                 "2 or more"
             )
+        if self.views > 0 and self.augmentation.active:
+            raise ValueError(
+                f"--views={self.views}: cached features are of photos as they are; "
+                "augmentation needs --views=0"
+            )
+        if not self.augmentation.mirror and self.views > 1:
+            raise ValueError("--nomirror: expected --views=0 or 1")
         if self.train and self.train_from:
             raise ValueError(
                 "--train and --train_from both say which layers train; expected one"
@@ -130,13 +146,15 @@ class Config:
             raise ValueError("--keep_head: expected weights that have one, --ckpt")
         if self.compare != "none" and self.ckpt == "none":
             raise ValueError("--compare=scratch: expected weights to compare, --ckpt")
-        if self.stages:
-            self.in_stages()  # which checks them
 
     @property
     def num_views(self) -> int:
         """Windows of each photo of which features are cached; 0: none are."""
-        return _AUTO_VIEWS if self.views < 0 else self.views
+        if self.views >= 0:
+            return self.views
+        if self.augmentation.active:
+            return 0
+        return _AUTO_VIEWS if self.augmentation.mirror else 1
 
     def in_stages(self) -> tuple["Config", ...]:
         """The settings of each stage; without stages the training is one.
@@ -159,7 +177,12 @@ class Config:
 
 # Flags that are no settings.
 MODES = ("recipe", "plan", "find_rate", "resume")
-_GROUPS: dict[str, Any] = {"overrides": inputs.Overrides, "learning": method.Method}
+_GROUPS: dict[str, Any] = {
+    "overrides": inputs.Overrides,
+    "learning": method.Method,
+    "augmentation": augment.Augmentation,
+}
+_HELP_OF_GROUPS = inputs.HELP | method.HELP | augment.HELP
 _OF_STAGES = {
     "stage",
     "start",
@@ -170,7 +193,8 @@ _OF_STAGES = {
     "steps",
     "batch_size",
     "learning_rate",
-    *(field.name for field in dataclasses.fields(method.Method)),
+    *method.HELP,
+    *augment.HELP,
 }
 _CHOICES = {
     "precision": device.PRECISIONS,
@@ -209,7 +233,7 @@ _HELP = {
     "train": "Layers that train, as block5_*,logits; by default all from --train_from.",
     "views": "Windows of each photo whose features are cached: the central one, the "
     "same mirrored, then random ones. 0: new random windows in every epoch, uncached. "
-    f"-1: {_AUTO_VIEWS}.",
+    f"-1: {_AUTO_VIEWS}, or 0 with augmentation.",
     "epochs": "Passes over the training photos.",
     "steps": "Training ends after so many steps; 0: after --epochs.",
     "batch_size": "Photos per step.",
@@ -242,6 +266,7 @@ def define_flags() -> None:
     inputs.define_flags()
     flags.adopt_module_key_flags(inputs)  # so that --help shows them
     flag_fields.define(method.Method, method.HELP, method.CHOICES)
+    flag_fields.define(augment.Augmentation, augment.HELP)
     flags.DEFINE_string("recipe", "", "File of settings; flags override it.")
     flags.DEFINE_bool(
         "plan", False, "Only says what trains, for how long, and in how much memory."
@@ -261,7 +286,7 @@ def from_flags() -> Config:
         app.UsageError: the flags do not go together.
         schema.DataError: the recipe cannot be read, or its settings do not go together.
     """
-    names = {*_HELP, *inputs.HELP, *method.HELP}
+    names = {*_HELP, *_HELP_OF_GROUPS}
     path = flags.FLAGS.recipe
     written = _read_recipe(Path(path)) if path else recipe.Recipe()
     given = flag_fields.given(names)
@@ -296,7 +321,7 @@ def run_to_resume() -> Path:
     Raises:
         app.UsageError: there are other flags.
     """
-    names = {*MODES, *_HELP, *inputs.HELP, *method.HELP}
+    names = {*MODES, *_HELP, *_HELP_OF_GROUPS}
     if others := sorted(flag_fields.given(names) - {"resume"}):
         raise app.UsageError(
             f"--resume goes on with the run's own settings; without --{others[0]}"

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from model import (
     restore,
     run,
     settings,
+    sheet,
     stages,
     workers,
 )
@@ -174,6 +176,7 @@ class Trainee:
             self._found,
             plan,
             batch_size=stage.batch_size,
+            augmentation=stage.augmentation,
             together=self.machine.together,
         )
         return stages.join(self._trunk, self._tail), fresh
@@ -244,6 +247,12 @@ class Trainee:
         result = self.training.run_epoch(on_batch)
         self.results.append(result)
         return result
+
+    def draw_first_batch(self, path: Path) -> np.ndarray:
+        """Draws the photos of a stage's first batch; returns the picture, uint8."""
+        spec = self.plans[self._number].spec
+        images, labels = self.training.source.first_batch(spec)
+        return sheet.draw(images, labels, self._found.class_names, path)
 
     def details(self) -> board.Details:
         """What TensorBoard shows of the last epoch beside its result."""

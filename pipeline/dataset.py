@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pipeline import command, manifest, preprocess, records, schema
+from pipeline import alter, augment, command, manifest, preprocess, records, schema
 
 # Records read by one call into Python: its cost is shared, and 4 MB are in flight.
 _BLOCK_RECORDS = 64
@@ -23,15 +23,19 @@ _MEMORY_BYTES = 256 << 20
 Batch = Mapping[str, Any]
 
 
-def element_spec(size_px: int) -> dict[str, Any]:
+def element_spec(size_px: int, mixed_classes: int | None = None) -> dict[str, Any]:
     """Shapes and types of a batch.
 
     image: uint8 [batch, size_px, size_px, 3], RGB, 0..255. label: int32 [batch],
-    0-based. row: int64 [batch], index into the rows the batches were made from.
+    0-based; where images are mixed, float32 [batch, mixed_classes], the share of each
+    class. row: int64 [batch], index into the rows the batches were made from.
     """
+    label = tf.TensorSpec([None], tf.int32)
+    if mixed_classes is not None:
+        label = tf.TensorSpec([None, mixed_classes], tf.float32)
     return {
         "image": tf.TensorSpec([None, size_px, size_px, 3], tf.uint8),
-        "label": tf.TensorSpec([None], tf.int32),
+        "label": label,
         "row": tf.TensorSpec([None], tf.int64),
     }
 
@@ -57,6 +61,7 @@ class Images:
         *,
         batch_size: int,
         memory_bytes: int = 0,
+        augmentation: augment.Augmentation = augment.NONE,
     ) -> None:
         """Builds the graph.
 
@@ -67,10 +72,14 @@ class Images:
             batch_size: images per batch; the last may be smaller.
             memory_bytes: if all records together are no larger, they are read now and
                 stay in memory, still encoded; later passes are a tenth faster.
+            augmentation: what the views of `run` are drawn for.
         """
         self.rows = rows
         self.spec = spec
         self.batch_size = batch_size
+        self._augmentation = augmentation
+        self._num_numbers = sum(augmentation.widths.values())
+        self._num_classes = len(found.class_names)
         sizes = [(row.height, row.width) for row in rows]
         self.sizes = np.array(sizes, np.int64).reshape(-1, 2)
         self._labels = np.array([found.labels[r.class_name] for r in rows], np.int64)
@@ -92,7 +101,14 @@ class Images:
         Raises:
             schema.DataError: a record is missing, damaged or not the one the manifest
                 means; or the number of examples is not that asked for.
+            ValueError: the views are not of this augmentation.
         """
+        num_numbers = 0 if views.numbers is None else views.numbers.shape[1]
+        if num_numbers != self._num_numbers:
+            raise ValueError(
+                f"views have {num_numbers} numbers an image, expected "
+                f"{self._num_numbers}"
+            )
         self._plan = (order, views)
         directory = self._reader.directory
         seen = 0
@@ -112,24 +128,34 @@ class Images:
             )
 
     def _block(self, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Block `number` of the pass: int64 [size, 8], and the encoded images.
+        """Block `number` of the pass: int64 [size, 8 + k], and the encoded images.
 
-        The numbers are row, label, window (4), mirrored, is_png. Beyond the end of the
-        pass a block is empty.
+        The numbers are row, label, window (4), mirrored, is_png, and the bits of the k
+        float64 numbers of the view. Beyond the end of the pass a block is empty.
         """
         order, views = self._plan
         rows = order[number * _BLOCK_RECORDS : (number + 1) * _BLOCK_RECORDS]
-        columns = (
+        columns = [
             rows[:, None],
             self._labels[rows, None],
             views.windows[rows],
             views.mirrored[rows, None],
             self._is_png[rows, None],
-        )
+        ]
+        if views.numbers is not None:
+            columns.append(views.numbers[rows].view(np.int64))
         numbers = np.concatenate(columns, axis=1, dtype=np.int64)
         if self._stored is not None:
             return numbers, np.full(len(rows), b"", object)
         return numbers, self._reader.read(rows)
+
+    def _resizing(self) -> tuple[bool, bool]:
+        """Whether any window must be halved, and whether all windows are square."""
+        sides = preprocess.window_sides(self.sizes, self.spec)
+        square = self.spec.resize == "crop"
+        if self._augmentation.crop_area:
+            sides, square = self.sizes, False  # none is larger
+        return bool((sides >= 2 * self.spec.size_px).any()), square
 
     def _build(self) -> Any:
         """Blocks -> single examples -> batches; a pass is what `_plan` says.
@@ -141,16 +167,16 @@ class Images:
         size_px = self.spec.size_px
         mixed = self._is_png.any() and not self._is_png.all()
         only_png = bool(self._is_png.any())
-        sides = preprocess.window_sides(self.sizes, self.spec)
-        halve = bool((sides >= 2 * size_px).any())
-        square = self.spec.resize == "crop"
+        halve, square = self._resizing()
+        augmentation, width = self._augmentation, 8 + self._num_numbers
 
         @tf.autograph.experimental.do_not_convert  # converting took 0.3 s
         def read(number: Any) -> tuple[Any, Any]:
             numbers, encoded = tf.numpy_function(
                 self._block, [number], [tf.int64, tf.string], stateful=False
             )
-            return tf.ensure_shape(numbers, [None, 8]), tf.ensure_shape(encoded, [None])
+            numbers = tf.ensure_shape(numbers, [None, width])
+            return numbers, tf.ensure_shape(encoded, [None])
 
         @tf.autograph.experimental.do_not_convert
         def more(numbers: Any, _: Any) -> Any:
@@ -166,7 +192,25 @@ class Images:
             image = preprocess.resize(image, size_px, halve=halve, square=square)
             image = preprocess.mirror(image, numbers[6] == 1)
             label = tf.cast(numbers[1], tf.int32)
-            return {"image": image, "label": label, "row": numbers[0]}
+            example = {"image": image, "label": label, "row": numbers[0]}
+            if width > 8:
+                drawn = tf.bitcast(numbers[8:], tf.float64)
+                if augmentation.alters:
+                    example["image"] = alter.change(augmentation, image, drawn)
+                if augmentation.mixes:
+                    example["drawn"] = drawn
+            return example
+
+        @tf.autograph.experimental.do_not_convert
+        def mix(batch: Batch) -> Batch:
+            image, label = alter.mix(
+                augmentation,
+                batch["image"],
+                batch["label"],
+                batch["drawn"],
+                self._num_classes,
+            )
+            return {"image": image, "label": label, "row": batch["row"]}
 
         options = tf.data.Options()
         options.deterministic = True
@@ -174,16 +218,17 @@ class Images:
         # pass: 1,127 photos took 0.64 or 1.28 s where 0.45 s were needed.
         options.autotune.enabled = False
         options.threading.max_intra_op_parallelism = 1
-        return (
+        batches = (
             tf.data.Dataset.range(1 << 40)
             .map(read, num_parallel_calls=1)
             .take_while(more)
             .unbatch()
             .map(load, num_parallel_calls=command.available_cpus())
             .batch(self.batch_size)
-            .prefetch(2)
-            .with_options(options)
         )
+        if augmentation.mixes:
+            batches = batches.map(mix, num_parallel_calls=command.available_cpus())
+        return batches.prefetch(2).with_options(options)
 
 
 class _Reader:
@@ -257,6 +302,7 @@ class Training:
         *,
         batch_size: int,
         seed: int,
+        augmentation: augment.Augmentation = augment.NONE,
         share: Callable[[int], slice] = slice,
     ) -> None:
         """Prepares epochs that (seed, epoch) decides in full.
@@ -266,6 +312,7 @@ class Training:
             spec: of the network.
             batch_size: photos per batch.
             seed: of order and views.
+            augmentation: of the photos.
             share: number of photos in a batch -> those of them that are wanted here; of
                 a full batch at least one.
         """
@@ -276,7 +323,10 @@ class Training:
             spec,
             batch_size=len(whole[share(batch_size)]),
             memory_bytes=_MEMORY_BYTES,
+            augmentation=augmentation,
         )
+        self._augmentation = augmentation
+        self._num_classes = len(found.class_names)
         self._seed = seed
         self._share = share
         self._batch_size = batch_size
@@ -289,8 +339,11 @@ class Training:
             start: examples to leave out at the beginning: where a run was stopped.
         """
         key = (self._seed, epoch)
-        views = preprocess.random_views(self.images.sizes, self.images.spec, (*key, 1))
-        order = permutation(len(self.images.rows), key)[start:]
+        order = permutation(len(self.images.rows), key)
+        views = augment.views(
+            self._augmentation, self.images.sizes, self.images.spec, order, key
+        )
+        order = order[start:]
         size = self._batch_size
         batches = [order[first : first + size] for first in range(0, len(order), size)]
         shares = [batch[self._share(len(batch))] for batch in batches]
@@ -300,7 +353,8 @@ class Training:
 
     def _nothing(self) -> Batch:
         """A batch of no photos: the last one may be too small to have a share of it."""
-        specs = element_spec(self.images.spec.size_px)
+        classes = self._num_classes if self._augmentation.mixes else None
+        specs = element_spec(self.images.spec.size_px, classes)
         return {
             name: tf.zeros((0, *spec.shape[1:]), spec.dtype)
             for name, spec in specs.items()

@@ -28,6 +28,8 @@ from pipeline import formats, phash  # noqa: E402
 OPENCV_VERSION: str = cv2.__version__
 JPEG_QUALITY = 95
 _STRIP_ROWS = 64
+# Shares of R, G and B in a pixel's grey. Source: ITU-R BT.601.
+_GREY_SHARES = np.array([0.299, 0.587, 0.114])
 _EXIF_ORIENTATION_TAG = 0x0112
 # EXIF orientation -> (quarter turns counter-clockwise, then mirror left-right).
 # Source: CIPA DC-008 (Exif 2.32), tag Orientation.
@@ -452,3 +454,37 @@ def _encode(
     if not done:
         raise ImageError("could not be encoded again")
     return bytes(encoded)
+
+
+def moved(pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Takes each pixel from elsewhere, bilinearly; beyond the border is the nearest.
+
+    Args:
+        pixels: uint8 [height, width, 3].
+        matrix: float [2, 3]: times (column, row, 1) of a pixel of the result, column
+            and row where it comes from.
+    """
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    size = pixels.shape[1::-1]
+    border = cv2.BORDER_REPLICATE
+    return cv2.warpAffine(pixels, matrix, size, flags=flags, borderMode=border)
+
+
+def recoloured(
+    pixels: np.ndarray, brightness: float, contrast: float, saturation: float
+) -> np.ndarray:
+    """Changes brightness, then contrast, then saturation, clipped once to 0..255.
+
+    Args:
+        pixels: uint8 [height, width, 3], RGB.
+        brightness: factor of the pixels.
+        contrast: factor of their distance from the image's mean grey.
+        saturation: factor of their distance from their own grey.
+
+    Source: the definitions of torchvision's ColorJitter.
+    """
+    mean = brightness * (_GREY_SHARES @ cv2.mean(pixels)[:3])
+    own = saturation * np.eye(3) + (1 - saturation) * _GREY_SHARES
+    offset = np.full((3, 1), (1 - contrast) * mean)
+    matrix = np.concatenate([brightness * contrast * own, offset], axis=1)
+    return cv2.transform(pixels, matrix)

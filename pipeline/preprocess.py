@@ -124,15 +124,18 @@ def _are_numbers(value: Any, shape: tuple[int, ...]) -> bool:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Views:
-    """Which part of each image to look at, and whether mirrored.
+    """Which part of each image to look at, whether mirrored, and how else changed.
 
     Attributes:
         windows: int32 [num_images, 4]: top, left, height, width, in pixels.
         mirrored: bool [num_images].
+        numbers: float64 [num_images, k], of the operations of pipeline.augment that are
+            on; None if none is.
     """
 
     windows: np.ndarray
     mirrored: np.ndarray
+    numbers: np.ndarray | None = None
 
 
 def window_sides(sizes: np.ndarray, spec: InputSpec) -> np.ndarray:

@@ -7,7 +7,7 @@ from absl import app, flags
 
 import evaluate
 from model import export, inputs, method, predict, settings
-from pipeline import check, command, convert, download, split
+from pipeline import augment, check, command, convert, download, split
 
 # Command -> fields of its config that come from arguments without a flag's name.
 COMMANDS = {
@@ -39,9 +39,9 @@ def test_every_flag_is_a_field_with_the_same_default(module):
         for flag in flags.FLAGS.flags_by_module_dict().get(module.__name__, ())
     }
     fields = {field.name for field in dataclasses.fields(module.Config)}
-    fields -= {"overrides", "learning", "stages"}  # groups of settings
+    fields -= {"overrides", "learning", "augmentation", "stages"}  # groups of settings
     if module is settings:
-        mine = {n: f for n, f in mine.items() if n not in method.HELP}
+        mine = {n: f for n, f in mine.items() if n not in {*method.HELP, *augment.HELP}}
         mine = {n: f for n, f in mine.items() if n not in settings.MODES}
     assert set(mine) == fields - set(positional)
     default = module.Config(**positional)

@@ -55,6 +55,7 @@ def test_a_run_folder_is_complete(shared_run):
         "ledger.json",
         "metrics.jsonl",
         "curves.png",
+        "first_batch.png",
         "tensorboard",
         "model.keras",
         "labels.txt",

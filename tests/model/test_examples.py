@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from model import examples, features, network, stages
-from pipeline import dataset, manifest, preprocess, records, schema
+from pipeline import augment, dataset, manifest, preprocess, records, schema
 
 NUM_TRAINING, NUM_VALIDATION = 23, 70  # more than one validation batch
 BATCH_SIZE = 5
@@ -233,6 +233,21 @@ class TestViews:
         }
         (again, _), *_ = examples.Fresh(found, self.plan, batch_size=100).training(0)
         assert (again.numpy() == first.numpy()).all()
+
+    def test_augmentation_is_of_training_alone(self, found):
+        augmentation = augment.Augmentation(brightness=1.0, mixup=0.4)
+        plain = examples.Fresh(found, self.plan, batch_size=100)
+        changed = examples.Fresh(
+            found, self.plan, batch_size=100, augmentation=augmentation
+        )
+        (one, labels), (other, shares) = (
+            next(iter(source.training(0))) for source in (plain, changed)
+        )
+        assert (one.numpy() != other.numpy()).any(axis=(1, 2, 3)).mean() > 0.9
+        assert shares.shape == (len(labels), 3)
+        for mine, yours in zip(plain.validation(), changed.validation(), strict=True):
+            for before, after in zip(mine, yours, strict=True):
+                assert (before.numpy() == after.numpy()).all()
 
     def test_cache_holds_no_view_of_photos_that_do_not_train(self, found, tmp_path):
         build_cached(found, tmp_path, 2, self.plan)

@@ -28,6 +28,20 @@ def test_other_examples_are_traced_anew():
     assert square(np.int64([[3]])).shape == (1, 1)
 
 
+def test_labels_and_shares_of_classes_have_a_trace_each():
+    ranks = []
+
+    @graph.for_any_batch
+    def run(labels):
+        ranks.append((labels.shape.rank, labels.dtype))
+        return tf.shape(labels)[0]
+
+    for size in (2, 5):
+        assert int(run(np.zeros(size, np.int32))) == size
+        assert int(run(np.zeros((size, 3), np.float32))) == size
+    assert ranks == [(1, tf.int32), (2, tf.float32)]
+
+
 def test_a_batch_that_does_not_fit_is_an_error():
     weights = tf.constant([[1.0], [2.0]])
     run = graph.for_any_batch(lambda values: values @ weights)

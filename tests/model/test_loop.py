@@ -329,3 +329,49 @@ def test_the_loss_that_is_asked_for():
         3 * (0.9 * math.log(4) + 0.1 * math.log(4 / 3)), rel=1e-5
     )
     assert result.validation_loss == pytest.approx(math.log(4), rel=1e-5)
+
+
+class TestMixedLabels:
+    """float32 [batch, num_classes], the share of each class."""
+
+    def test_a_step_by_hand(self):
+        """Probabilities are 3/4 and 1/4 for every input."""
+        model = linear(bias=(LN3, 0.0))
+        step = loop.TrainStep(model, learning_of(model, 0.0, 10))
+        shares = np.array([[0.9, 0.1], [0.5, 0.5], [0.2, 0.8]], np.float32)
+        loss, hits = step(np.zeros((3, 2), np.float32), shares)
+        by_hand = (1.6 * math.log(4 / 3) + 1.4 * math.log(4)) / 3
+        assert float(loss) == pytest.approx(by_hand, rel=1e-5)
+        assert int(hits) == 2  # the greatest share is meant, the first of equal ones
+
+    @pytest.mark.parametrize("iter_size", [1, 2])
+    def test_whole_ones_train_as_labels_do(self, iter_size):
+        moved = []
+        inputs, labels = separable(np.random.default_rng(0), 7)
+        for some in (labels, np.eye(2, dtype=np.float32)[labels]):
+            model = linear()
+            settings = update.Settings(optimizer="sgd", iter_size=iter_size)
+            step = loop.TrainStep(model, learning_of(model, 0.1, 9, settings=settings))
+            for batch in in_batches(inputs, some, 3):
+                step(*batch)
+            step.finish()
+            moved.append(model.layers[-1].kernel.numpy())
+        assert moved[0].any()
+        np.testing.assert_allclose(*moved, rtol=1e-5)
+
+    def test_training_with_them_and_validation_without(self):
+        job = Job(linear(), *separable(np.random.default_rng(0)), epochs=5)
+        plain = job.training
+
+        def training(epoch):
+            for inputs, labels in plain(epoch):
+                yield (
+                    inputs,
+                    0.8 * np.eye(2, dtype=np.float32)[labels] + np.float32(0.1),
+                )
+
+        job.training = training
+        results = list(job.run())
+        assert results[-1].accuracy > 0.9
+        assert results[-1].validation_accuracy > 0.9
+        assert job.sizes == [10] * 20

@@ -30,6 +30,38 @@ def test_weighted():
     np.testing.assert_allclose(loss.of(LOGITS, LABELS), expected, rtol=1e-5)
 
 
+# Of the second example, a quarter is of class 0 and the rest of class 2.
+SHARES = np.array([[1, 0, 0], [0.25, 0, 0.75]], np.float32)
+
+
+def test_shares_of_classes():
+    expected = [PLAIN[0], -(0.25 * math.log(0.1) + 0.75 * math.log(0.8))]
+    np.testing.assert_allclose(losses.Loss().of(LOGITS, SHARES), expected, rtol=1e-5)
+
+
+def test_shares_smoothed():
+    found = losses.Loss(label_smoothing=0.3).of(LOGITS, SHARES)
+    by_hand = 0.275 * math.log(0.1) + 0.1 * math.log(0.1) + 0.625 * math.log(0.8)
+    assert float(found[1]) == pytest.approx(-by_hand, rel=1e-5)
+
+
+def test_shares_weighted():
+    """An example counts as the mean of its classes."""
+    loss = losses.Loss(class_weights=(2.0, 0.5, 1.0))
+    plain = losses.Loss().of(LOGITS, SHARES).numpy()
+    expected = plain * [2, 0.25 * 2 + 0.75 * 1]
+    np.testing.assert_allclose(loss.of(LOGITS, SHARES), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("weights", [(), (2.0, 0.5, 1.0)])
+def test_whole_shares_are_labels(smoothing, weights):
+    loss = losses.Loss(label_smoothing=smoothing, class_weights=weights)
+    whole = np.eye(3, dtype=np.float32)[LABELS]
+    found, expected = loss.of(LOGITS, whole), loss.of(LOGITS, LABELS)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 def test_extreme_logits_stay_finite():
     logits = np.array([[1e4, -1e4]], np.float32)
     for share in (0.0, 0.1):

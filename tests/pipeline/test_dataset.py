@@ -1,12 +1,13 @@
 import collections
 import dataclasses
+import os
 
 import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline import dataset, manifest, preprocess, schema
+from pipeline import alter, augment, convert, dataset, manifest, preprocess, schema
 
 SPEC = preprocess.InputSpec(size_px=28, short_side_px=32, source="a test")
 
@@ -214,3 +215,167 @@ def test_deterministic_ops_change_nothing(found):
     images = images_of(found)
     after = collect(images.run(np.arange(20), central(images)))
     assert (before["image"] == after["image"]).all()
+
+
+# What changes an image by itself, and what mixes a batch.
+CHANGES = {
+    "rotation": 20.0,
+    "shift": 0.1,
+    "shear": 10.0,
+    "zoom": 0.2,
+    "brightness": 0.3,
+    "contrast": 0.4,
+    "saturation": 0.5,
+    "cutout": 0.3,
+}
+MIXES = {"mixup": 0.4, "cutmix": 1.0}
+EVERYTHING = {"crop_area": "0.08,1", **CHANGES, **MIXES}
+
+
+class TestAugmented:
+    def training(self, found, seed=0, batch_size=8, spec=SPEC, **settings):
+        augmentation = augment.Augmentation(**settings)
+        return dataset.Training(
+            found, spec, batch_size=batch_size, seed=seed, augmentation=augmentation
+        )
+
+    def epoch(self, found, number=1, start=0, **how):
+        return collect(self.training(found, **how).epoch(number, start))
+
+    def test_off_is_bit_by_bit_what_it_was(self, found):
+        images = images_of(found, rows=found.taken("train"), batch_size=8)
+        views = preprocess.random_views(images.sizes, SPEC, (0, 1, 1))
+        order = preprocess.generator((0, 1, 0)).permutation(len(images.rows))
+        before = collect(images.run(order, views))
+        now = self.epoch(found)
+        assert all((now[name] == before[name]).all() for name in before)
+
+    @pytest.mark.parametrize(
+        "settings",
+        [{"crop_area": "0.08,1"}, {"cutout": 0.3}, EVERYTHING],
+        ids=["crop_area", "cutout", "everything"],
+    )
+    def test_the_same_seed_gives_the_same_and_no_other_does(self, found, settings):
+        one, same = (self.epoch(found, **settings) for _ in range(2))
+        assert all((one[name] == same[name]).all() for name in one)
+        plain = self.epoch(found)
+        assert (plain["row"] == one["row"]).all()
+        changed = (plain["image"] != one["image"]).any(axis=(1, 2, 3))
+        assert changed.mean() > 0.9
+        for other in ({"number": 2}, {"seed": 1}):
+            images = self.epoch(found, **other, **settings)["image"]
+            seen = {image.tobytes() for image in images}
+            assert not seen & {image.tobytes() for image in one["image"]}
+
+    def test_can_start_in_the_middle(self, found):
+        training = self.training(found, **EVERYTHING)
+        whole, rest = collect(training.epoch(3)), collect(training.epoch(3, start=16))
+        for name, values in whole.items():
+            assert (rest[name] == values[16:]).all()
+
+    def test_validation_is_never_changed(self, found):
+        before = collect(dataset.Evaluation(found, "validation", SPEC, batch_size=5))
+        self.epoch(found, **EVERYTHING)
+        after = collect(dataset.Evaluation(found, "validation", SPEC, batch_size=5))
+        assert all((before[name] == after[name]).all() for name in before)
+        assert after["label"].dtype == np.int32
+
+    def test_images_are_those_of_the_operations_on_the_plain_ones(self, found):
+        augmentation = augment.Augmentation(**CHANGES)
+        plain, changed = self.epoch(found), self.epoch(found, **CHANGES)
+        rows = found.taken("train")
+        sizes = np.array([(row.height, row.width) for row in rows])
+        order = dataset.permutation(len(rows), (0, 1))
+        views = augment.views(augmentation, sizes, SPEC, order, (0, 1))
+        kinds = collections.Counter()
+        for place, number in enumerate(changed["row"]):
+            image = tf.constant(plain["image"][place])
+            expected = alter.change(augmentation, image, views.numbers[number])
+            assert (changed["image"][place] == expected.numpy()).all()
+            kinds[rows[number].format] += 1
+        assert min(kinds["png"], kinds["jpeg"]) > 2
+
+    def test_crops_are_those_parts_of_the_photo(self, found, shared_records):
+        crops = {"crop_area": "0.3,1", "mirror": False}
+        values = self.epoch(found, **crops)
+        rows = found.taken("train")
+        sizes = np.array([(row.height, row.width) for row in rows])
+        order = dataset.permutation(len(rows), (0, 1))
+        augmentation = augment.Augmentation(**crops)
+        windows = augment.views(augmentation, sizes, SPEC, order, (0, 1)).windows
+        for number, image in zip(values["row"], values["image"], strict=True):
+            path = shared_records.parent / "photos" / rows[number].path
+            pixels = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB).astype(np.float32)
+            top, left, height, width = windows[number]
+            window = pixels[top : top + height, left : left + width]
+            whole = cv2.resize(window, (28, 28), interpolation=cv2.INTER_AREA)
+            assert np.abs(image - whole).mean() < 8
+
+    @pytest.mark.parametrize("batch_size", [1, 7, 48])
+    def test_mixed_batches_are_as_announced(self, found, batch_size):
+        training = self.training(found, batch_size=batch_size, **MIXES)
+        assert training.images.dataset.element_spec == dataset.element_spec(28, 3)
+        plain = list(self.training(found, batch_size=batch_size).epoch(0))
+        mixed = list(training.epoch(0))
+        assert len(mixed) == len(plain)
+        for one, other in zip(plain, mixed, strict=True):
+            assert (one["row"].numpy() == other["row"].numpy()).all()
+            labels = other["label"].numpy()
+            np.testing.assert_allclose(labels.sum(axis=1), 1, rtol=1e-6)
+            own = one["label"].numpy()
+            partners = np.roll(own, 1)
+            inside = (np.arange(3) == own[:, None]) | (
+                np.arange(3) == partners[:, None]
+            )
+            assert not labels[~inside].any()
+
+    def test_operations_that_are_on_change_no_spec(self, found):
+        training = self.training(found, crop_area="0.08,1", **CHANGES)
+        assert training.images.dataset.element_spec == dataset.element_spec(28)
+
+    def test_views_of_another_augmentation_are_refused(self, found):
+        training = self.training(found, **CHANGES)
+        images = training.images
+        with pytest.raises(ValueError, match="0 numbers an image, expected 11"):
+            list(images.run(np.arange(2), central(images)))
+
+    @pytest.mark.parametrize("resize", ["crop", "squash"])
+    def test_grey_tiny_and_thin_photos(self, tmp_path, resize):
+        random = np.random.default_rng(0)
+        sizes = [(1, 1), (3, 200), (200, 3), (40, 64), (90, 30), (33, 33)]
+        for name in ("one", "two"):
+            (tmp_path / "photos" / name).mkdir(parents=True)
+            for number, size in enumerate(sizes):
+                pixels = random.integers(0, 256, size, np.uint8)
+                kind = "png" if number % 2 == 0 else "jpg"
+                path = tmp_path / "photos" / name / f"{number}.{kind}"
+                cv2.imwrite(str(path), pixels)
+        config = convert.Config(
+            source=str(tmp_path / "photos"), out=str(tmp_path / "records"), workers=1
+        )
+        found = convert.convert(config).manifest
+        rows = tuple(dataclasses.replace(r, split="train") for r in found.taken())
+        assert len(rows) == 12
+        found = dataclasses.replace(found, rows=rows)
+        spec = dataclasses.replace(SPEC, resize=resize)
+        settings = {"crop_area": "0.08,1", **CHANGES, "spec": spec}
+        for number in range(3):
+            values = self.epoch(found, number, **settings)
+            assert len(values["row"]) == len(rows)
+            channels = values["image"].astype(int)
+            assert np.abs(channels - channels[..., :1]).max() <= 1
+        mixed = self.epoch(found, **settings, **MIXES)
+        assert mixed["label"].shape == (12, 2)
+
+    def test_deterministic_ops_change_nothing(self, found):
+        before = self.epoch(found, **EVERYTHING)
+        tf.config.experimental.enable_op_determinism()
+        after = self.epoch(found, **EVERYTHING)
+        assert all((before[name] == after[name]).all() for name in before)
+
+    def test_the_number_of_threads_changes_nothing(self, found, monkeypatch):
+        before = self.epoch(found, **EVERYTHING)
+        cpus = set(list(os.sched_getaffinity(0))[:1])
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: cpus)
+        alone = self.epoch(found, **EVERYTHING)
+        assert all((before[name] == alone[name]).all() for name in before)

@@ -1,0 +1,132 @@
+"""A batch as a network gets it -> a picture of its images with their class names."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import command
+
+MOST_IMAGES = 40
+_COLUMNS = 8
+_TILE_PX = 112  # sides are brought near to it by whole factors
+_GAP_PX = 6
+_LINE_PX = 12
+_FONT_PX = 9
+_CHARACTER_PX = 0.602 * _FONT_PX  # of DejaVu Sans Mono, which comes with matplotlib
+
+
+def draw(
+    images: Any, labels: Any, class_names: Sequence[str], path: Path
+) -> np.ndarray:
+    """Draws the first images of a batch as a PNG, with class names under them.
+
+    Args:
+        images: uint8 [batch, height, width, 3], RGB, at least one.
+        labels: int [batch], 0-based; or float [batch, num_classes], the share of each
+            class, of which the two greatest are named.
+        class_names: in the order of the labels.
+        path: of the PNG.
+
+    Returns:
+        uint8 [height, width, 3], RGB: the same picture without the names.
+    """
+    tiles = _sized(np.asarray(images)[:MOST_IMAGES])
+    texts = [_lines(label, class_names) for label in np.asarray(labels)[:MOST_IMAGES]]
+    text_px = max(map(len, texts)) * _LINE_PX
+    count, height, width, _ = tiles.shape
+    columns = min(count, _COLUMNS)
+    step = np.array([height + text_px + _GAP_PX, width + _GAP_PX])
+    size = step * (-(-count // columns), columns) + (0, _GAP_PX)
+    sheet = np.full((*size, 3), 255, np.uint8)
+    places = [np.array(divmod(n, columns)) * step + _GAP_PX for n in range(count)]
+    for tile, (top, left) in zip(tiles, places, strict=True):
+        sheet[top : top + height, left : left + width] = tile
+    below = [(left, top + height + 2) for top, left in places]
+    most = int((width + _GAP_PX // 2) / _CHARACTER_PX)
+    written = ["\n".join(_elided(line, most) for line in lines) for lines in texts]
+    _save(sheet, below, written, path)
+    return sheet
+
+
+def _sized(images: np.ndarray) -> np.ndarray:
+    """The images smaller or larger by a whole factor: means, or repeated pixels."""
+    count, height, width, _ = images.shape
+    side = max(height, width)
+    if side > _TILE_PX:
+        by = -(-side // _TILE_PX)
+        tall, wide = max(1, height // by), max(1, width // by)
+        images = images[:, : tall * by, : wide * by]
+        down, right = min(by, height), min(by, width)
+        total = np.zeros((count, tall, wide, 3), np.uint32)
+        for y in range(down):
+            for x in range(right):
+                total += images[:, y::down, x::right]
+        return np.rint(total / (down * right)).astype(np.uint8)
+    by = _TILE_PX // side
+    return images.repeat(by, axis=1).repeat(by, axis=2)
+
+
+def _lines(label: Any, class_names: Sequence[str]) -> list[tuple[str, str]]:
+    """(name, share) of the classes of an image; the share of a whole one is ""."""
+    if label.ndim == 0:
+        return [(_shown(class_names[label]), "")]
+    first, *others = np.argsort(-label, kind="stable")[:2]
+    percent = [round(100 * float(label[n])) for n in (first, *others)]
+    if percent[0] >= 100 or not others:
+        return [(_shown(class_names[first]), "")]
+    return [
+        (_shown(class_names[n]), f" {share} %")
+        for n, share in zip((first, *others), percent, strict=True)
+    ]
+
+
+def _shown(name: str) -> str:
+    return command.one_line(command.shown(name))
+
+
+def _elided(line: tuple[str, str], most: int) -> str:
+    """A name and its share in no more than so many characters."""
+    name, share = line
+    room = max(1, most - len(share))
+    return (name if len(name) <= room else name[: room - 1] + "…") + share
+
+
+def _save(
+    sheet: np.ndarray,
+    places: Sequence[tuple[int, int]],
+    texts: Sequence[str],
+    path: Path,
+) -> None:
+    """Writes the picture, pixel by pixel, with a text below and right of each place."""
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of its fonts
+    # Deferred, and without pyplot's state: matplotlib takes half a second to import.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    height, width, _ = sheet.shape
+    dpi = 100
+    # A hundredth more: 29 / 100 * 100 is below 29, and the canvas rounds down.
+    size = ((width + 0.01) / dpi, (height + 0.01) / dpi)
+    figure = Figure(figsize=size, dpi=dpi)
+    FigureCanvasAgg(figure)
+    # Not an axes' imshow: that resamples, and draws axes that nobody sees.
+    figure.figimage(sheet)
+    for (left, top), text in zip(places, texts, strict=True):
+        figure.text(
+            left / width,
+            1 - top / height,
+            text,
+            verticalalignment="top",
+            family="DejaVu Sans Mono",
+            fontsize=_FONT_PX * 72 / dpi,
+            linespacing=1.1,
+            parse_math=False,
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of signs that the font lacks
+        # Level 6, the default, takes twice as long for 7 % less.
+        figure.savefig(path, dpi=dpi, format="png", pil_kwargs={"compress_level": 1})

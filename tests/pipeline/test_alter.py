@@ -1,0 +1,261 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipeline import alter, augment
+
+MOVES = augment.Augmentation(rotation=1.0)
+RECOLOURS = augment.Augmentation(brightness=0.5, contrast=0.5, saturation=0.5)
+GREY = np.array([0.299, 0.587, 0.114])
+
+
+@pytest.fixture(params=["eager", "map"])
+def apply(request):
+    """Applies a function to tensors eagerly, or inside tf.data.Dataset.map."""
+
+    def eager(function, *tensors):
+        return function(*map(tf.constant, tensors)).numpy()
+
+    def mapped(function, *tensors):
+        data = tf.data.Dataset.from_tensors(tensors)
+        (result,) = data.map(function).as_numpy_iterator()
+        return result
+
+    return {"eager": eager, "map": mapped}[request.param]
+
+
+@pytest.fixture
+def change(apply):
+    """Changes one image."""
+
+    def change(augmentation, image, numbers):
+        numbers = np.asarray(numbers, np.float64)
+        found = apply(lambda *both: alter.change(augmentation, *both), image, numbers)
+        assert found.shape == image.shape
+        assert found.dtype == np.uint8
+        return found
+
+    return change
+
+
+def scene(size_px=9, seed=0):
+    random = np.random.default_rng(seed)
+    return random.integers(0, 256, (size_px, size_px, 3), np.uint8)
+
+
+def moving(size_px, turn=0.0, down=0.0, right=0.0, shear=0.0, tall=1.0, wide=1.0):
+    """The six numbers of a move, by matrices of (row, column)."""
+    turn, shear = np.radians([turn, shear])
+    matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    offset = matrix @ (down, right)
+    matrix = matrix @ [[1, -np.sin(shear)], [0, np.cos(shear)]] @ np.diag([tall, wide])
+    centre = np.full(2, (size_px - 1) / 2)
+    offset += centre - matrix @ centre
+    (e, d), (b, a) = matrix
+    return [a, b, offset[1], d, e, offset[0]]
+
+
+def sampled(image, numbers):
+    """Each pixel from its place in the image, one by one, bilinearly."""
+    a, b, c, d, e, f = numbers
+    size = len(image)
+    found = np.zeros(image.shape)
+    for y in range(size):
+        for x in range(size):
+            column = np.clip(a * x + b * y + c, 0, size - 1)
+            row = np.clip(d * x + e * y + f, 0, size - 1)
+            left, top = int(column), int(row)
+            right, bottom = min(left + 1, size - 1), min(top + 1, size - 1)
+            over, under = column - left, row - top
+            upper = (1 - over) * image[top, left] + over * image[top, right]
+            lower = (1 - over) * image[bottom, left] + over * image[bottom, right]
+            found[y, x] = (1 - under) * upper + under * lower
+    return found
+
+
+@pytest.mark.parametrize("quarters", [-1, 1, 2])
+@pytest.mark.parametrize("size_px", [8, 9])
+def test_quarter_turns(change, size_px, quarters):
+    image = scene(size_px)
+    found = change(MOVES, image, moving(size_px, turn=90 * quarters))
+    expected = np.rot90(image, -quarters)
+    assert np.abs(found.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize(("down", "right"), [(2, 0), (0, -3), (-1, 4), (20, 0)])
+def test_whole_shifts_repeat_the_border(change, down, right):
+    image = scene()
+    found = change(MOVES, image, moving(9, down=down, right=right))
+    rows = np.clip(np.arange(9) + down, 0, 8)
+    columns = np.clip(np.arange(9) + right, 0, 8)
+    assert (found == image[rows][:, columns]).all()
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        {"turn": 17.0},
+        {"down": 0.3, "right": -1.6},
+        {"shear": 25.0},
+        {"tall": 0.7, "wide": 1.4},
+        {"turn": -40.0, "down": 1.2, "right": 0.4, "shear": -8.0, "tall": 1.3},
+        {"tall": 0.0, "wide": 0.0},
+    ],
+    ids=str,
+)
+def test_moves_are_bilinear(change, move):
+    image = scene()
+    numbers = moving(9, **move)
+    found = change(MOVES, image, numbers)
+    assert np.abs(found - sampled(image, numbers)).max() <= 0.51
+
+
+def test_a_zoom_below_one_enlarges_the_middle(change):
+    image = np.zeros((9, 9, 3), np.uint8)
+    image[3:6, 3:6] = 200
+    found = change(MOVES, image, moving(9, tall=0.5, wide=0.5))
+    assert (found > 100).sum() > 2 * (image > 100).sum()
+
+
+def test_no_move_is_no_change(change):
+    image = scene(13)
+    assert (change(MOVES, image, moving(13)) == image).all()
+
+
+def by_hand(image, brightness=1.0, contrast=1.0, saturation=1.0):
+    """One after the other, as the definitions read."""
+    pixels = image.astype(np.float64) * brightness
+    mean = (pixels @ GREY).mean()
+    pixels = contrast * pixels + (1 - contrast) * mean
+    grey = (pixels @ GREY)[..., None]
+    pixels = saturation * pixels + (1 - saturation) * grey
+    return np.clip(pixels, 0, 255)
+
+
+@pytest.mark.parametrize(
+    "factors",
+    [
+        {"brightness": 0.6},
+        {"brightness": 1.7},
+        {"contrast": 0.4},
+        {"contrast": 1.8},
+        {"saturation": 0.0},
+        {"saturation": 1.6},
+        {"brightness": 1.3, "contrast": 0.7, "saturation": 1.5},
+        {"brightness": 0.0, "contrast": 0.0, "saturation": 2.0},
+    ],
+    ids=str,
+)
+def test_colours_by_hand(change, factors):
+    image = scene()
+    expected = by_hand(image, **factors)
+    numbers = [factors.get(n, 1.0) for n in ("brightness", "contrast", "saturation")]
+    found = change(RECOLOURS, image, numbers)
+    assert np.abs(found - expected).max() <= 0.9  # OpenCV has ten bits for a factor
+
+
+def test_colours_in_known_cases(change):
+    image = scene()
+    assert (change(RECOLOURS, image, (1, 1, 1)) == image).all()
+    assert not change(RECOLOURS, image, (0, 1, 1)).any()
+    even = change(RECOLOURS, image, (1, 0, 1))
+    assert (even == np.rint((image @ GREY).mean())).all()
+    grey = change(RECOLOURS, image, (1, 1, 0))
+    assert (grey == grey[..., :1]).all()
+    grey = np.repeat(image[..., :1], 3, axis=2)  # has no colour to change
+    assert np.abs(change(RECOLOURS, grey, (1, 1, 1.7)).astype(int) - grey).max() <= 1
+
+
+def test_moved_then_recoloured(change):
+    both = augment.Augmentation(rotation=1.0, brightness=0.5)
+    image, numbers = scene(), moving(9, turn=30.0)
+    found = change(both, image, [*numbers, 1.5, 1.0, 1.0])
+    expected = by_hand(sampled(image, numbers), brightness=1.5)
+    assert np.abs(found - expected).max() <= 0.5 * 1.5 + 0.6
+
+
+@pytest.mark.parametrize("corner", [(3, 4), (-2, 7), (-1, -1), (8, 8)])
+def test_cutout_is_a_grey_square_as_far_as_it_lies_inside(change, corner):
+    image = scene()
+    top, left = corner
+    expected = image.copy()
+    expected[max(0, top) : top + 3, max(0, left) : left + 3] = 128
+    found = change(augment.Augmentation(cutout=1 / 3), image, corner)
+    assert (found == expected).all()
+
+
+def test_cutout_is_not_recoloured(change):
+    both = augment.Augmentation(brightness=0.5, cutout=1.0)
+    assert (change(both, scene(), [0.5, 1, 1, 0, 0]) == 128).all()
+
+
+def test_a_single_pixel(change):
+    every = augment.Augmentation(rotation=9.0, brightness=0.5, cutout=0.1)
+    image = np.array([[[10, 20, 30]]], np.uint8)
+    numbers = [*moving(1, turn=50.0, down=0.7), 1.5, 1, 1]
+    assert (change(every, image, [*numbers, 1, 1])[0, 0] == (15, 30, 45)).all()
+    assert (change(every, image, [*numbers, 0, 0]) == 128).all()
+
+
+class TestMix:
+    images = np.stack([np.full((8, 8, 3), 50 * n, np.uint8) for n in range(4)])
+    labels = np.array([0, 2, 1, 2], np.int32)
+    one_hot = np.eye(3)[labels]
+
+    def mix(self, apply, augmentation, numbers, count=4):
+        """The first number's line decides; others are there to be overlooked."""
+        lines = np.zeros((count, len(numbers)))
+        lines[0], lines[1:] = numbers, 0.3
+        images, labels = self.images[:count], self.labels[:count]
+
+        def run(place):
+            return lambda *batch: alter.mix(augmentation, *batch, 3)[place]
+
+        found = [apply(run(place), images, labels, lines) for place in (0, 1)]
+        assert found[0].dtype == np.uint8
+        assert found[0].shape == images.shape
+        assert found[1].dtype == np.float32
+        assert found[1].shape == (count, 3)
+        np.testing.assert_allclose(found[1].sum(axis=1), 1, rtol=1e-6)
+        return found
+
+    def test_mixup(self, apply):
+        mixup = augment.Augmentation(mixup=0.2)
+        images, labels = self.mix(apply, mixup, [0.25, 0, 0, 0, 0, 0])
+        expected = 0.75 * self.images + 0.25 * np.roll(self.images, 1, axis=0)
+        assert (images == np.floor(expected + 0.5)).all()
+        expected = 0.75 * self.one_hot + 0.25 * np.roll(self.one_hot, 1, axis=0)
+        np.testing.assert_allclose(labels, expected, rtol=1e-6)
+
+    def test_cutmix(self, apply):
+        cutmix = augment.Augmentation(cutmix=1.0)
+        images, labels = self.mix(apply, cutmix, [12 / 64, 2, 1, 5, 5, 1])
+        expected = self.images.copy()
+        expected[:, 2:5, 1:5] = np.roll(self.images, 1, axis=0)[:, 2:5, 1:5]
+        assert (images == expected).all()
+        # Example 1 of class 2 has 12 pixels of example 0, of class 0.
+        assert (images[1] == 0).all(axis=2).sum() == 12
+        np.testing.assert_allclose(labels[1], [12 / 64, 0, 52 / 64])
+
+    def test_both(self, apply):
+        both = augment.Augmentation(mixup=0.2, cutmix=1.0)
+        numbers = [0.5, 0, 0, 8, 4, 0]
+        images, labels = self.mix(apply, both, numbers)
+        assert (images[1] == 25).all()
+        images, same = self.mix(apply, both, [*numbers[:5], 1])
+        assert (images[1, :, :4] == 0).all()
+        assert (images[1, :, 4:] == 50).all()
+        assert (same == labels).all()
+
+    def test_nothing_and_everything_of_the_partner(self, apply):
+        mixup = augment.Augmentation(mixup=0.2)
+        for share in (0, 1):
+            images, labels = self.mix(apply, mixup, [share, 0, 0, 0, 0, 0])
+            assert (images == np.roll(self.images, share, axis=0)).all()
+            assert (labels == np.roll(self.one_hot, share, axis=0)).all()
+
+    def test_an_image_alone_is_mixed_with_itself(self, apply):
+        mixup = augment.Augmentation(mixup=0.2)
+        images, labels = self.mix(apply, mixup, [0.3, 0, 0, 0, 0, 0], count=1)
+        assert (images == self.images[:1]).all()
+        np.testing.assert_allclose(labels, self.one_hot[:1], rtol=1e-6)

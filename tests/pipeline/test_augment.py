@@ -1,0 +1,258 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from pipeline import augment, preprocess
+
+SPEC = preprocess.InputSpec(size_px=14, short_side_px=16, source="a test")
+SQUASH = dataclasses.replace(SPEC, resize="squash")
+# (height, width): landscape, portrait, square, thin, single pixel
+SIZES = np.array([(40, 64), (64, 40), (50, 50), (3, 200), (200, 3), (1, 1)])
+KEY = (7, 3)  # seed, epoch
+MANY = {
+    "crop_area": "0.08,1",
+    "rotation": 20.0,
+    "shift": 0.1,
+    "shear": 10.0,
+    "zoom": 0.2,
+    "brightness": 0.3,
+    "contrast": 0.4,
+    "saturation": 0.5,
+    "cutout": 0.3,
+    "mixup": 0.4,
+    "cutmix": 1.0,
+}
+
+
+def views_of(sizes, spec=SPEC, key=KEY, order=None, **settings):
+    order = np.arange(len(sizes)) if order is None else order
+    return augment.views(augment.Augmentation(**settings), sizes, spec, order, key)
+
+
+def columns(views, settings):
+    """{group of operations: its columns of the numbers}."""
+    widths = augment.Augmentation(**settings).widths
+    ends = np.cumsum(list(widths.values()))
+    return dict(zip(widths, np.split(views.numbers, ends[:-1], axis=1), strict=True))
+
+
+def test_off_is_what_training_always_did():
+    found = views_of(SIZES)
+    before = preprocess.random_views(SIZES, SPEC, (*KEY, 1))
+    assert found.windows.tobytes() == before.windows.tobytes()
+    assert found.windows.dtype == before.windows.dtype
+    assert found.mirrored.tolist() == before.mirrored.tolist()
+    assert found.numbers is None
+
+
+def test_without_mirroring_the_windows_are_the_same():
+    found = views_of(SIZES.repeat(50, axis=0), mirror=False)
+    before = views_of(SIZES.repeat(50, axis=0))
+    assert (found.windows == before.windows).all()
+    assert before.mirrored.any()
+    assert not found.mirrored.any()
+
+
+def test_what_is_active():
+    assert not augment.NONE.active
+    assert not augment.Augmentation(mirror=False, crop_aspect="1,1").active
+    for name, value in MANY.items():
+        assert augment.Augmentation(**{name: value}).active, name
+
+
+def test_every_setting_is_told():
+    names = [field.name for field in dataclasses.fields(augment.Augmentation)]
+    assert list(augment.HELP) == names
+    assert {"mirror", *MANY} == {*names} - {"crop_aspect"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        ({"rotation": -1.0}, "rotation=-1.0: expected 0 to 180"),
+        ({"shift": 1.5}, "shift=1.5: expected 0 to 1"),
+        ({"shear": float("nan")}, "shear=nan: expected 0 to 90"),
+        ({"zoom": float("inf")}, "zoom=inf: expected 0 to 1"),
+        ({"mixup": -0.1}, "mixup=-0.1: expected 0 to 100"),
+        ({"cutmix": "1"}, "cutmix=1: expected 0 to 100"),
+        ({"crop_area": "0.5"}, "crop_area=0.5: expected the least and the greatest"),
+        ({"crop_area": "0,1"}, "crop_area=0,1: .* above 0, up to 1, as 0.08,1"),
+        ({"crop_area": "0.5,0.4"}, "crop_area=0.5,0.4"),
+        ({"crop_area": "0.5,2"}, "crop_area=0.5,2"),
+        ({"crop_area": "a,b"}, "crop_area=a,b"),
+        ({"crop_area": "0.1,0.2,0.3"}, "crop_area=0.1,0.2,0.3"),
+        ({"crop_aspect": ""}, "crop_aspect=: .* 0.01 to 100, as 0.75,1.3333"),
+        ({"crop_aspect": "1,inf"}, "crop_aspect=1,inf"),
+        ({"crop_aspect": "nan,1"}, "crop_aspect=nan,1"),
+    ],
+    ids=str,
+)
+def test_settings_that_cannot_be(wrong, expected):
+    with pytest.raises(ValueError, match=expected):
+        augment.Augmentation(**wrong)
+
+
+@pytest.mark.parametrize("name", sorted(augment._MOST))
+def test_limits_are_allowed(name):
+    most = augment._MOST[name]
+    found = views_of(SIZES, **{name: float(most)})
+    assert np.isfinite(found.numbers).all()
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_the_key_decides(name):
+    sizes = SIZES.repeat(5, axis=0)
+    setting = {name: MANY[name]}
+    one, same, epoch, seed = (
+        views_of(sizes, key=key, **setting) for key in (KEY, KEY, (7, 4), (8, 3))
+    )
+    drawn = "windows" if name == "crop_area" else "numbers"
+    first = getattr(one, drawn)
+    assert first.tobytes() == getattr(same, drawn).tobytes()
+    assert first.tobytes() != getattr(epoch, drawn).tobytes()
+    assert first.tobytes() != getattr(seed, drawn).tobytes()
+
+
+def test_one_more_operation_leaves_the_others_as_they_were():
+    every = columns(views_of(SIZES, **MANY), MANY)
+    for names in (
+        ("rotation", "shift", "shear", "zoom"),
+        ("brightness", "contrast", "saturation"),
+        ("cutout",),
+        ("mixup", "cutmix"),
+    ):
+        some = {name: MANY[name] for name in names}
+        ((group, alone),) = columns(views_of(SIZES, **some), some).items()
+        assert (every[group] == alone).all()
+    brightness = {"brightness": MANY["brightness"]}
+    alone = views_of(SIZES, **brightness).numbers
+    assert (alone[:, 0] == every["colour"][:, 0]).all()
+    assert (alone[:, 1:] == 1).all()
+
+
+class TestCrops:
+    def crops(self, size, spec=SPEC, count=3000, **settings):
+        sizes = np.repeat([size], count, axis=0)
+        return views_of(sizes, spec, **{"crop_area": "0.08,1", **settings}).windows.T
+
+    def test_area_aspect_and_place(self):
+        """Szegedy's: area even in its range, the logarithm of the aspect, too."""
+        top, left, height, width = self.crops((600, 800), crop_area="0.08,0.4")
+        area, aspect = height * width / (600 * 800), width / height
+        assert 0.079 < area.min() < 0.085
+        assert 0.395 < area.max() < 0.401
+        assert abs(area.mean() - 0.24) < 0.01
+        assert 0.745 < aspect.min() < 0.76
+        assert 1.31 < aspect.max() < 1.34
+        assert abs(np.log(aspect).mean()) < 0.01
+        assert min(top.min(), left.min()) == 0
+        assert (top + height).max() >= 598
+        assert (left + width).max() >= 798
+        assert abs((top / (600 - height)).mean() - 0.5) < 0.02
+
+    @pytest.mark.parametrize("spec", [SPEC, SQUASH], ids=["crop", "squash"])
+    @pytest.mark.parametrize("size", SIZES.tolist(), ids=str)
+    def test_never_leave_the_image(self, size, spec):
+        top, left, height, width = self.crops(size, spec, count=300)
+        assert min(top.min(), left.min()) >= 0
+        assert min(height.min(), width.min()) >= 1
+        assert (top + height).max() <= size[0]
+        assert (left + width).max() <= size[1]
+
+    def test_a_squashed_image_is_a_square_one(self):
+        half = {"crop_area": "0.08,0.5"}  # so that all fit at once
+        _, _, height, width = self.crops((100, 1000), SQUASH, **half)
+        _, _, side, other = self.crops((1000, 1000), **half)
+        assert np.abs(width - other).max() <= 1
+        assert np.abs(10 * height - side).max() <= 10
+
+    def test_where_none_fits_the_largest_central_one(self):
+        """3 x 200 with at least a fifth of the area: 3 x 4 is the widest allowed."""
+        found = self.crops((3, 200), crop_area="0.2,1").T
+        assert (found == (0, 98, 3, 4)).all()
+        found = self.crops((200, 3), crop_area="0.2,1").T
+        assert (found == (98, 0, 4, 3)).all()
+
+    def test_all_of_the_image(self):
+        exact = {"crop_area": "1,1", "crop_aspect": "1,1"}
+        assert (self.crops((50, 50), **exact).T == (0, 0, 50, 50)).all()
+        assert (self.crops((40, 64), SQUASH, **exact).T == (0, 0, 40, 64)).all()
+
+
+def test_geometry_is_that_of_the_keras_generator():
+    """rotation @ shift @ shear @ zoom in (row, column), about the centre."""
+    settings = {name: MANY[name] for name in ("rotation", "shift", "shear", "zoom")}
+    numbers = views_of(SIZES, **settings).numbers
+    uniform = preprocess.generator((*KEY, 4)).uniform(-1, 1, (len(SIZES), 6))
+    for found, u in zip(numbers, uniform, strict=True):
+        t, s = np.radians(20 * u[0]), np.radians(10 * u[3])
+        rotation = [[np.cos(t), -np.sin(t), 0], [np.sin(t), np.cos(t), 0], [0, 0, 1]]
+        shift = [[1, 0, 1.4 * u[1]], [0, 1, 1.4 * u[2]], [0, 0, 1]]
+        shear = [[1, -np.sin(s), 0], [0, np.cos(s), 0], [0, 0, 1]]
+        zoom = np.diag([1 + 0.2 * u[4], 1 + 0.2 * u[5], 1])
+        to, back = np.eye(3), np.eye(3)
+        to[:2, 2], back[:2, 2] = 6.5, -6.5
+        matrix = to @ rotation @ shift @ shear @ zoom @ back
+        expected = matrix[[1, 1, 1, 0, 0, 0], [1, 0, 2, 1, 0, 2]]
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_factors_of_colour_fill_their_ranges():
+    settings = {"brightness": 0.3, "contrast": 0.4}
+    found = views_of(SIZES.repeat(500, axis=0), **settings).numbers
+    assert found[:, 0].min() == pytest.approx(0.7, abs=0.01)
+    assert found[:, 0].max() == pytest.approx(1.3, abs=0.01)
+    assert found[:, 1].min() == pytest.approx(0.6, abs=0.01)
+    assert (found[:, 2] == 1).all()
+
+
+def test_cutout_has_its_centre_anywhere():
+    """Side 4 of 14: the upper left corner lies two before the centre."""
+    found = views_of(SIZES.repeat(100, axis=0), cutout=0.3).numbers
+    assert set(found[:, 0]) == set(found[:, 1]) == set(range(-2, 12))
+
+
+class TestMixing:
+    sizes = np.repeat([(40, 64)], 4000, axis=0)
+
+    def test_shares_of_mixup_are_of_the_beta_distribution(self):
+        found = views_of(self.sizes, mixup=0.4).numbers
+        share = found[:, 0]
+        assert share.mean() == pytest.approx(0.5, abs=0.02)
+        # Variance of Beta(a, a): 1 / (4 (2 a + 1)).
+        assert share.var() == pytest.approx(1 / 7.2, rel=0.05)
+        assert not found[:, 1:].any()
+
+    def test_the_share_of_cutmix_is_its_area(self):
+        share, top, left, bottom, right, pasted = views_of(
+            self.sizes, cutmix=1.0
+        ).numbers.T
+        assert (share == (bottom - top) * (right - left) / 14**2).all()
+        assert min(top.min(), left.min()) == 0
+        assert max(bottom.max(), right.max()) == 14
+        assert (pasted == 1).all()
+        assert len(set(share)) > 50
+
+    def test_both_take_half_of_the_batches_each(self):
+        both = views_of(self.sizes, mixup=0.4, cutmix=1.0).numbers
+        pasted = both[:, 5] == 1
+        assert 0.47 < pasted.mean() < 0.53
+        mixup = views_of(self.sizes, mixup=0.4).numbers
+        cutmix = views_of(self.sizes, cutmix=1.0).numbers
+        assert (both[pasted] == cutmix[pasted]).all()
+        assert (both[~pasted] == mixup[~pasted]).all()
+
+    def test_goes_by_the_place_in_the_epoch_not_by_the_row(self):
+        order = np.random.default_rng(0).permutation(len(self.sizes))
+        settings = {"cutout": 0.3, "mixup": 0.4}
+        shuffled = views_of(self.sizes, order=order, **settings)
+        plain = views_of(self.sizes, **settings)
+        assert (shuffled.numbers[order, 2:] == plain.numbers[:, 2:]).all()
+        assert (shuffled.numbers[:, :2] == plain.numbers[:, :2]).all()
+
+
+def test_no_images():
+    found = views_of(np.zeros((0, 2), np.int64), **MANY)
+    assert found.windows.shape == (0, 4)
+    assert found.numbers.shape == (0, 17)
