@@ -69,13 +69,14 @@ class Board:
         for writer in self._writers.values():
             writer.flush()
 
-    def first_batch(self, sheet: np.ndarray) -> None:
+    def first_batch(self, sheet: np.ndarray, stage: int) -> None:
         """Adds what the network sees.
 
         Args:
+            stage: number of it, from 0.
             sheet: uint8 [height, width, 3], the photos of a batch side by side.
         """
-        with self._writers["training"].as_default(step=0):
+        with self._writers["training"].as_default(step=stage):
             tf.summary.image("first_batch", sheet[None])
         self._writers["training"].flush()
 

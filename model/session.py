@@ -102,17 +102,19 @@ class Session:
             else:
                 self._restore(one, state, f"{number}/")
             one.record.write_metrics(one.results)
-        self._draw_first_batch()
+        self._draw_first_batch(self._trainees[0])
         if state is not None:
             command.log(f"going on after step {self._step}")
         self._clock.begin(self._step)
 
-    def _draw_first_batch(self) -> None:
-        """What the networks see, which is the same for all."""
+    def _draw_first_batch(self, one: trainee.Trainee) -> None:
+        """Shows what the network sees in a stage."""
         if self._is_chief:
-            one = self._trainees[0]
-            with run.replacing(self._directory / "first_batch.png") as partial:
-                self._boards[one.name].first_batch(one.draw_first_batch(partial))
+            name = f"first_batch-{one.number + 1}.png"
+            path = one.record.directory / ("first_batch.png" * (not one.number) or name)
+            with run.replacing(path) as partial:
+                picture = one.draw_first_batch(partial)
+            self._boards[one.name].first_batch(picture, one.number)
 
     def _restore(
         self, one: trainee.Trainee, state: Mapping[str, np.ndarray], prefix: str
@@ -141,6 +143,9 @@ class Session:
             while not all(one.done for one in self._trainees):
                 waiting = [one for one in self._trainees if not one.done]
                 one = min(waiting, key=lambda one: len(one.results))
+                if one.training.done:
+                    one.begin_next()
+                    self._draw_first_batch(one)
                 result = one.run_epoch(on_batch)
                 one.record.append_metrics(result)
                 if self._is_chief:

@@ -44,6 +44,7 @@ class Trainee:
         num_training: photos in an epoch.
         best: by validation, over all stages.
         results: of all epochs so far.
+        number: of the stage, from 0.
         begun: whether `state` can be taken.
     """
 
@@ -101,7 +102,7 @@ class Trainee:
             values: {name: array} of variables that former stages have trained.
         """
         self.begun = False
-        self._number = number
+        self.number = number
         stage, plan = self.stages[number], self.plans[number]
         self._trunk, self._tail = self.build(plan)
         for part in (self._trunk, self._tail):
@@ -227,10 +228,18 @@ class Trainee:
     @property
     def done(self) -> bool:
         """Whether all stages are done."""
-        return self.training.done and self._number + 1 == len(self.stages)
+        return self.training.done and self.number + 1 == len(self.stages)
+
+    def begin_next(self) -> None:
+        """Begins the next stage."""
+        values = self.best.values
+        if self.stages[self.number + 1].start == "last":
+            values = self.training.last()
+        self._steps_before += self.training.steps
+        self._begin(self.number + 1, values)
 
     def run_epoch(self, on_batch: Callable[[int], object]) -> loop.EpochResult:
-        """Trains for an epoch, of the next stage if this one is done.
+        """Trains for an epoch of the stage, which is not done.
 
         Args:
             on_batch: see loop.Training.run_epoch.
@@ -238,25 +247,19 @@ class Trainee:
         Raises:
             loop.NonFiniteLoss: training ran away.
         """
-        if self.training.done:
-            values = self.best.values
-            if self.stages[self._number + 1].start == "last":
-                values = self.training.last()
-            self._steps_before += self.training.steps
-            self._begin(self._number + 1, values)
         result = self.training.run_epoch(on_batch)
         self.results.append(result)
         return result
 
     def draw_first_batch(self, path: Path) -> np.ndarray:
         """Draws the photos of a stage's first batch; returns the picture, uint8."""
-        spec = self.plans[self._number].spec
+        spec = self.plans[self.number].spec
         images, labels = self.training.source.first_batch(spec)
         return sheet.draw(images, labels, self._found.class_names, path)
 
     def details(self) -> board.Details:
         """What TensorBoard shows of the last epoch beside its result."""
-        head = stages.head_names(self.stages[self._number].hidden)
+        head = stages.head_names(self.stages[self.number].hidden)
         logits, labels = self.training.validated
         return board.Details(
             rates=self.training.rates(),
@@ -279,7 +282,7 @@ class Trainee:
             self.record,
             self._found,
             self.base,
-            self.plans[self._number],
+            self.plans[self.number],
             self.best,
             frozen=frozen,
         )
@@ -291,7 +294,7 @@ class Trainee:
         weight file.
         """
         about = {
-            "stage": self._number,
+            "stage": self.number,
             "steps_before": self._steps_before,
             "moved_before": sorted(self._moved_before),
             "results": [dataclasses.asdict(result) for result in self.results],

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import train
-from model import probe, repeats, run, settings
+from model import probe, repeats, run, settings, workers
 from model.checkpoints import errors
 from tests import conftest, test_resume, test_reuse
 
@@ -178,9 +178,9 @@ class TestPlan:
         config = dataclasses.replace(
             quick, ckpt="none", arch="cifar_cnn", epochs=4, batch_size=16
         )
-        (one,) = train._trainees(
-            config, found, train.Path(config.run_dir), precision="float32"
-        )
+        cache = train.Path(config.run_dir).parent / "cache"
+        machine = workers.Machine(precision="float32", cache_dir=cache)
+        (one,) = train._trainees(config, found, train.Path(config.run_dir), machine)
         (estimate,) = probe.estimate(one, found)
         results = run.read(str(train.train(config))).results()
         # The first epoch has TensorFlow's preparations.

@@ -83,7 +83,7 @@ def kill_at(monkeypatch, batch):
         count += 1
         if count == batch:
             raise Killed
-        trained(self, *arguments)
+        return trained(self, *arguments)
 
     monkeypatch.setattr(loop.Training, "_train", stop)
 

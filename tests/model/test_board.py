@@ -30,7 +30,7 @@ def test_what_is_written_can_be_read_back(tmp_path):
     written = board.Board(tmp_path)
     written.write(test_curves.result(1), details())
     written.write(test_curves.result(2), details(rates={1.0: 0.05, 10.0: 0.5}))
-    written.first_batch(np.zeros((4, 6, 3), np.uint8))
+    written.first_batch(np.zeros((4, 6, 3), np.uint8), 0)
     found = read_events(tmp_path / "training")
     weights = found.pop("logits/kernel")
     assert [step for step, _ in weights] == [1, 2]

@@ -339,7 +339,7 @@ class TestMixedLabels:
         model = linear(bias=(LN3, 0.0))
         step = loop.TrainStep(model, learning_of(model, 0.0, 10))
         shares = np.array([[0.9, 0.1], [0.5, 0.5], [0.2, 0.8]], np.float32)
-        loss, hits = step(np.zeros((3, 2), np.float32), shares)
+        loss, hits, _ = step(np.zeros((3, 2), np.float32), shares)
         by_hand = (1.6 * math.log(4 / 3) + 1.4 * math.log(4)) / 3
         assert float(loss) == pytest.approx(by_hand, rel=1e-5)
         assert int(hits) == 2  # the greatest share is meant, the first of equal ones
@@ -363,7 +363,7 @@ class TestMixedLabels:
         job = Job(linear(), *separable(np.random.default_rng(0)), epochs=5)
         plain = job.training
 
-        def training(epoch):
+        def training(epoch, start):
             for inputs, labels in plain(epoch):
                 yield (
                     inputs,
