@@ -82,6 +82,8 @@ class Session:
             else:
                 self._remove_snapshots()
             finally:
+                for one in self._boards.values():
+                    one.close()
                 self._leave(folder)
 
     def _locked(self) -> contextlib.AbstractContextManager[Path]:

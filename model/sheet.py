@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline import command
 
-MOST_IMAGES = 40
+MOST_IMAGES = 24
 _COLUMNS = 8
 _TILE_PX = 112  # sides are brought near to it by whole factors
 _GAP_PX = 6

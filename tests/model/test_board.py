@@ -56,7 +56,7 @@ def test_what_is_written_can_be_read_back(tmp_path):
 
 def test_picture_by_hand():
     found = board.picture(np.array([[4, 0], [3, 1]]))
-    assert found.shape == (512, 512, 3)
+    assert found.shape == (256, 256, 3)
     blue, white = (0, 0, 255), (255, 255, 255)
     assert tuple(found[0, 0]) == blue
     assert tuple(found[0, -1]) == white
