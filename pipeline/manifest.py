@@ -22,6 +22,8 @@ HEAD_NAME = "manifest.json"
 ROWS_NAME = "manifest.jsonl"
 # Reason of a row whose photo was converted once and is no longer in the source.
 GONE = "gone from the source"
+# The same of one where another file lies now.
+REPLACED = "replaced by another file of this name"
 # Beginning of the reason of a row whose photo belongs to both sides of the split.
 BRIDGES = "bridges"
 # Settings that do not change a record.
