@@ -241,9 +241,16 @@ def use_one_thread() -> None:
 
 
 def decode_record(encoded: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Decodes `RecordImage.encoded` to uint8 [height, width, 3], RGB, 0..255."""
+    """Decodes `RecordImage.encoded` to uint8 [height, width, 3], RGB, 0..255.
+
+    Raises:
+        ImageError: does not decode, or is larger than allowed.
+    """
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
+    try:
+        pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
+    except cv2.error as error:
+        raise ImageError(_reason(encoded, str(error))) from error
     if pixels is None:
         raise ImageError("does not decode")
     return np.asarray(pixels, np.uint8)
