@@ -10,7 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from pipeline import check, convert, oddities
+from pipeline import check, convert, manifest, oddities
 from tests import conftest
 
 
@@ -120,6 +120,18 @@ def orientation(number):
 
 def test_kinds_of_all_reasons_are_in_the_table():
     assert {kind for kind, _ in oddities._REASONS} <= oddities.KINDS.keys()
+
+
+def test_a_damaged_tiff_is_of_one_kind():
+    row = manifest.Row(
+        path="a/b.tif",
+        class_name="a",
+        sha256="",
+        source_bytes=1,
+        action="skipped",
+        reason="TIFF that does not decode: cut off or damaged",
+    )
+    assert oddities.kinds_of(row) == ["damaged"]
 
 
 def test_photos_that_are_alike(scenes, tmp_path):
