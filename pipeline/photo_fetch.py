@@ -19,7 +19,7 @@ from typing import Literal
 
 import requests
 
-from pipeline import command, fetch, formats
+from pipeline import command, fetch, formats, storage
 
 _MAX_PHOTO_BYTES = 64 << 20
 _MAX_REDIRECTS = 5
@@ -248,7 +248,8 @@ class _Get:
             return Outcome(status="failed", reason=reason)
         path.parent.mkdir(exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
-        partial.write_bytes(data)
+        with storage.named(path):
+            partial.write_bytes(data)
         partial.replace(path)
         return Outcome(status="fetched")
 

@@ -281,6 +281,17 @@ def locked(folder: Path | Remote) -> Iterator[bool]:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def named(place: Path | Remote) -> Iterator[None]:
+    """Within it, errors say where, also those of files that were open already."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(place)
+        raise
+
+
 def sync(file: Path | Remote) -> None:
     """Waits until a file or folder is on the disk; stores answer when it is."""
     if isinstance(file, Remote):

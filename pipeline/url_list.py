@@ -28,6 +28,7 @@ from pipeline import (
     photo_csv,
     photo_fetch,
     schema,
+    storage,
     table,
 )
 from pipeline.photo_fetch import How, Outcome
@@ -215,7 +216,10 @@ def _write_csv(
     path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]
 ) -> None:
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8", errors="surrogateescape") as file:
+    with (
+        storage.named(path),
+        partial.open("w", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
