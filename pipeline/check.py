@@ -23,6 +23,7 @@ from pipeline import (
     account,
     command,
     image,
+    listing,
     lists,
     manifest,
     oddities,
@@ -32,6 +33,7 @@ from pipeline import (
     schema,
     sources,
     split,
+    storage,
     survey,
     table,
     verify,
@@ -116,9 +118,11 @@ def check(config: Config) -> Report:
     """Checks photos or records, and writes both files.
 
     Raises:
-        schema.DataError: not even a source.
+        schema.DataError: not even a source, or `out` would become a part of it.
     """
     root = Path(config.source)
+    if not ((root / manifest.HEAD_NAME).exists() or config.lists or config.csv):
+        listing.check_outside(Path(config.out), root)
     if (root / manifest.HEAD_NAME).exists():
         report, encoded = _check_records(root, config.workers)
     else:
@@ -135,7 +139,8 @@ def check(config: Config) -> Report:
 
 def _replace(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+    with storage.named(path):
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
     partial.replace(path)
 
 
@@ -177,6 +182,7 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, page.Encoded]:
     findings = _alike(found, source, bonds)
     counts = _counts(found, source)
     findings += _balance({name: row["usable"] for name, row in counts.items()})
+    findings += _lacking(counts, source.given)
     findings += [
         Finding(
             kind=kind,
@@ -330,6 +336,25 @@ def _balance(usable: dict[str, int]) -> list[Finding]:
         )
         for kind, severity, meaning, names in sets
         if names
+    ]
+
+
+def _lacking(counts: dict[str, dict[str, int]], given: Sequence[str]) -> list[Finding]:
+    """Classes without photos in one of the given splits."""
+    lacking = [
+        f"{name} ({split_name})"
+        for name, row in counts.items()
+        for split_name in given
+        if row["usable"] and not row[split_name]
+    ]
+    if not lacking:
+        return []
+    return [
+        Finding(
+            kind="class missing from a split",
+            severity="error",
+            meaning="no photo of it is given there: " + ", ".join(lacking),
+        )
     ]
 
 

@@ -28,6 +28,7 @@ from pipeline import (
     given,
     image,
     known,
+    listing,
     lists,
     manifest,
     parts,
@@ -281,11 +282,8 @@ def _check_output(directory: Path, source: sources.Source) -> None:
             f"{directory}: is a file; expected a folder to write into"
         )
     listed = source.kind in ("lists", "CSV")  # what else lies there does not matter
-    if not listed and directory.resolve().is_relative_to(source.root.resolve()):
-        raise schema.DataError(
-            f"{directory}: lies inside the source {source.root}, where the next "
-            "conversion would take it for a class; choose another --out"
-        )
+    if not listed:
+        listing.check_outside(directory, source.root)
     if not directory.exists():
         return
     found = {path.name for path in directory.iterdir()}

@@ -4,13 +4,14 @@ import html.parser
 import json
 import re
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
 import PIL.Image
 import pytest
 
-from pipeline import check, convert, manifest, oddities
+from pipeline import check, convert, manifest, oddities, schema
 from tests import conftest
 
 
@@ -162,6 +163,35 @@ def test_the_same_photo_in_two_given_splits(scenes, tmp_path):
         (f"test/{name}/08.jpg", f"train/{name}/08.jpg") for name in ("ants", "bees")
     )
     assert report.is_bad(strict=False)
+
+
+def test_a_class_that_one_given_split_lacks(scenes, tmp_path):
+    rows = [
+        f"{name}/{number:02d}.jpg {label}"
+        for label, name in enumerate(("ants", "bees"))
+        for number in range(12)
+    ]
+    (scenes / "train.txt").write_text("\n".join(rows[:20]))
+    (scenes / "val.txt").write_text("\n".join(rows[20:]))
+    report = run(scenes, tmp_path, lists="train.txt,val.txt")
+    assert report.findings[0].kind == "class missing from a split"
+    assert report.findings[0].meaning.endswith(": ants (validation)")
+    assert report.is_bad(strict=False)
+
+
+def test_out_may_not_become_a_class(scenes, tmp_path, monkeypatch):
+    monkeypatch.chdir(scenes)
+    with pytest.raises(schema.DataError, match="check: lies inside the source"):
+        check.check(check.Config(source="."))
+    assert sorted(path.name for path in scenes.iterdir()) == ["ants", "bees"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_says_where(scenes, tmp_path):
+    (tmp_path / "check").mkdir()
+    (tmp_path / "check" / ".check.json.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"No space left .*check/check\.json"):
+        run(scenes, tmp_path)
 
 
 def test_small_and_unequal_classes(scenes, tmp_path):
