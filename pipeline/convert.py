@@ -10,6 +10,7 @@ keeps every known photo in its split and decodes only what is new.
 """
 
 import dataclasses
+import difflib
 import heapq
 import operator
 from collections.abc import Iterator, Sequence
@@ -427,9 +428,20 @@ def define_flags() -> None:
 
 
 def _beam_options(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Divides what is left after our flags: positional words, and flags of Beam."""
+    """Divides what is left after our flags: positional words, and flags of Beam.
+
+    Beam passes over flags that it does not know, so nearly ours are refused here.
+
+    Raises:
+        app.UsageError: names the flag that was meant.
+    """
     own = [word for word in argv if not word.startswith("--")]
     options = [word for word in argv if word.startswith("--")]
+    ours = [field.name for field in dataclasses.fields(Config)]
+    for option in options:
+        name = option.removeprefix("--").partition("=")[0]
+        if meant := difflib.get_close_matches(name, ours, n=1, cutoff=0.8):
+            raise app.UsageError(f"--{name}: did you mean --{meant[0]}?")
     return own, options
 
 
