@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from pipeline import check, convert, manifest, oddities, schema
+from pipeline import check, convert, image, manifest, oddities, schema
 from tests import conftest
 
 
@@ -149,6 +149,20 @@ def test_photos_that_are_alike(scenes, tmp_path):
     assert kinds["one picture in several classes"] == (
         ("ants/other.jpg", "bees/03.jpg"),
     )
+
+
+def test_what_does_not_decode_a_second_time_is_named(scenes, tmp_path, monkeypatch):
+    """It was changed, or is larger than this process may decode."""
+    shutil.copy(scenes / "ants" / "01.jpg", scenes / "ants" / "same.jpg")
+    picture = cv2.imread(str(scenes / "ants" / "01.jpg"))
+    cv2.imwrite(str(scenes / "ants" / "near.png"), picture)
+
+    def refuse(*_, **__):
+        raise image.ImageError("PNG larger than 178,956,970 pixels")
+
+    monkeypatch.setattr(image, "thumbnail", refuse)
+    with pytest.raises(schema.DataError, match=r"ants/01\.jpg: cannot be compared"):
+        run(scenes, tmp_path)
 
 
 def test_the_same_photo_in_two_given_splits(scenes, tmp_path):
