@@ -12,6 +12,7 @@ import collections
 import dataclasses
 import json
 import tempfile
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -182,7 +183,7 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, page.Encoded]:
     findings = _alike(found, source, bonds)
     counts = _counts(found, source)
     findings += _balance({name: row["usable"] for name, row in counts.items()})
-    findings += _lacking(counts, source.given)
+    findings += _lacking(counts, source.given) + _twins(source.class_names)
     findings += [
         Finding(
             kind=kind,
@@ -354,6 +355,25 @@ def _lacking(counts: dict[str, dict[str, int]], given: Sequence[str]) -> list[Fi
             kind="class missing from a split",
             severity="error",
             meaning="no photo of it is given there: " + ", ".join(lacking),
+        )
+    ]
+
+
+def _twins(names: Sequence[str]) -> list[Finding]:
+    """Classes whose names look the same, or nearly."""
+    alike: dict[str, list[str]] = collections.defaultdict(list)
+    for name in names:
+        key = unicodedata.normalize("NFKC", name).casefold()
+        alike["".join(key.replace("_", " ").split())].append(name)
+    twins = [" and ".join(some) for some in alike.values() if len(some) > 1]
+    if not twins:
+        return []
+    return [
+        Finding(
+            kind="class names alike",
+            severity="warning",
+            meaning="the same but for case, spaces or encoding; are they one "
+            "class? " + "; ".join(twins),
         )
     ]
 

@@ -193,6 +193,19 @@ def test_a_class_that_one_given_split_lacks(scenes, tmp_path):
     assert report.is_bad(strict=False)
 
 
+def test_class_names_that_are_nearly_the_same(scenes, tmp_path):
+    for number, name in enumerate(
+        ("Ants", "caf\u00e9", "cafe\u0301", "a_b", "a b", "A+")
+    ):
+        (scenes / name).mkdir()
+        picture = conftest.draw_scene(100 + number)
+        cv2.imwrite(str(scenes / name / "1.jpg"), picture)
+    (finding,) = (one for one in run(scenes, tmp_path).findings if "alike" in one.kind)
+    assert finding.severity == "warning"
+    twins = finding.meaning.partition("? ")[2].split("; ")
+    assert set(twins) == {"Ants and ants", "cafe\u0301 and caf\u00e9", "a b and a_b"}
+
+
 def test_out_may_not_become_a_class(scenes, tmp_path, monkeypatch):
     monkeypatch.chdir(scenes)
     with pytest.raises(schema.DataError, match="check: lies inside the source"):
