@@ -340,12 +340,16 @@ def _balance(usable: dict[str, int]) -> list[Finding]:
     ]
 
 
-def _lacking(counts: dict[str, dict[str, int]], given: Sequence[str]) -> list[Finding]:
-    """Classes without photos in one of the given splits."""
+def _lacking(
+    counts: dict[str, dict[str, int]],
+    splits: Sequence[str],
+    severity: oddities.Severity = "error",
+) -> list[Finding]:
+    """Classes without photos in one of some splits."""
     lacking = [
         f"{name} ({split_name})"
         for name, row in counts.items()
-        for split_name in given
+        for split_name in splits
         if row["usable"] and not row[split_name]
     ]
     if not lacking:
@@ -353,8 +357,8 @@ def _lacking(counts: dict[str, dict[str, int]], given: Sequence[str]) -> list[Fi
     return [
         Finding(
             kind="class missing from a split",
-            severity="error",
-            meaning="no photo of it is given there: " + ", ".join(lacking),
+            severity=severity,
+            meaning="no photo of it is there: " + ", ".join(lacking),
         )
     ]
 
@@ -404,6 +408,8 @@ def _check_records(root: Path, num_workers: int) -> tuple[Report, page.Encoded]:
         splits = {split_name: counter[split_name] for split_name in manifest.SPLITS}
         counts[name] = {"photos": counter["photos"], "usable": usable, **splits}
     findings += _balance({name: row["usable"] for name, row in counts.items()})
+    filled = [name for name in manifest.SPLITS if found.taken(name)]
+    findings += _lacking(counts, filled, "warning")
     rows = {row.path: row for row in found.taken()}
     report = Report(
         source=str(root),

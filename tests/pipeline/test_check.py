@@ -304,6 +304,17 @@ class TestRecords:
         assert not report.is_bad(strict=True)
         assert report.counts["ants"]["train"] == 10
 
+    def test_a_class_that_a_split_lacks(self, scenes, tmp_path):
+        for path in sorted((scenes / "bees").iterdir())[1:]:
+            path.unlink()
+        config = convert.Config(
+            source=str(scenes), out=str(tmp_path / "rec"), workers=1
+        )
+        report = run(convert.convert(config).directory, tmp_path)
+        (finding,) = (one for one in report.findings if "missing" in one.kind)
+        assert finding.severity == "warning"
+        assert finding.meaning.endswith(": bees (validation), bees (test)")
+
     def test_a_fault_names_file_and_record(self, records, tmp_path):
         path = records / "bees.tfrecord"
         data = bytearray(path.read_bytes())
