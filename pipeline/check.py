@@ -12,6 +12,7 @@ import collections
 import dataclasses
 import json
 import tempfile
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from pipeline import (
     account,
     command,
     image,
+    listing,
     lists,
     manifest,
     oddities,
@@ -32,6 +34,7 @@ from pipeline import (
     schema,
     sources,
     split,
+    storage,
     survey,
     table,
     verify,
@@ -116,9 +119,11 @@ def check(config: Config) -> Report:
     """Checks photos or records, and writes both files.
 
     Raises:
-        schema.DataError: not even a source.
+        schema.DataError: not even a source, or `out` would become a part of it.
     """
     root = Path(config.source)
+    if not ((root / manifest.HEAD_NAME).exists() or config.lists or config.csv):
+        listing.check_outside(Path(config.out), root)
     if (root / manifest.HEAD_NAME).exists():
         report, encoded = _check_records(root, config.workers)
     else:
@@ -135,7 +140,8 @@ def check(config: Config) -> Report:
 
 def _replace(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+    with storage.named(path):
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
     partial.replace(path)
 
 
@@ -177,6 +183,7 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, page.Encoded]:
     findings = _alike(found, source, bonds)
     counts = _counts(found, source)
     findings += _balance({name: row["usable"] for name, row in counts.items()})
+    findings += _lacking(counts, source.given) + _twins(source.class_names)
     findings += [
         Finding(
             kind=kind,
@@ -333,6 +340,48 @@ def _balance(usable: dict[str, int]) -> list[Finding]:
     ]
 
 
+def _lacking(
+    counts: dict[str, dict[str, int]],
+    splits: Sequence[str],
+    severity: oddities.Severity = "error",
+) -> list[Finding]:
+    """Classes without photos in one of some splits."""
+    lacking = [
+        f"{name} ({split_name})"
+        for name, row in counts.items()
+        for split_name in splits
+        if row["usable"] and not row[split_name]
+    ]
+    if not lacking:
+        return []
+    return [
+        Finding(
+            kind="class missing from a split",
+            severity=severity,
+            meaning="no photo of it is there: " + ", ".join(lacking),
+        )
+    ]
+
+
+def _twins(names: Sequence[str]) -> list[Finding]:
+    """Classes whose names look the same, or nearly."""
+    alike: dict[str, list[str]] = collections.defaultdict(list)
+    for name in names:
+        key = unicodedata.normalize("NFKC", name).casefold()
+        alike["".join(key.replace("_", " ").split())].append(name)
+    twins = [" and ".join(some) for some in alike.values() if len(some) > 1]
+    if not twins:
+        return []
+    return [
+        Finding(
+            kind="class names alike",
+            severity="warning",
+            meaning="the same but for case, spaces or encoding; are they one "
+            "class? " + "; ".join(twins),
+        )
+    ]
+
+
 def _check_records(root: Path, num_workers: int) -> tuple[Report, page.Encoded]:
     found = manifest.read(root)
     faults = verify.verify(found, num_workers=num_workers)
@@ -359,6 +408,8 @@ def _check_records(root: Path, num_workers: int) -> tuple[Report, page.Encoded]:
         splits = {split_name: counter[split_name] for split_name in manifest.SPLITS}
         counts[name] = {"photos": counter["photos"], "usable": usable, **splits}
     findings += _balance({name: row["usable"] for name, row in counts.items()})
+    filled = [name for name in manifest.SPLITS if found.taken(name)]
+    findings += _lacking(counts, filled, "warning")
     rows = {row.path: row for row in found.taken()}
     report = Report(
         source=str(root),

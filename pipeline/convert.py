@@ -10,6 +10,7 @@ keeps every known photo in its split and decodes only what is new.
 """
 
 import dataclasses
+import difflib
 import heapq
 import operator
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,7 @@ from pipeline import (
     given,
     image,
     known,
+    listing,
     lists,
     manifest,
     parts,
@@ -281,11 +283,8 @@ def _check_output(directory: Path, source: sources.Source) -> None:
             f"{directory}: is a file; expected a folder to write into"
         )
     listed = source.kind in ("lists", "CSV")  # what else lies there does not matter
-    if not listed and directory.resolve().is_relative_to(source.root.resolve()):
-        raise schema.DataError(
-            f"{directory}: lies inside the source {source.root}, where the next "
-            "conversion would take it for a class; choose another --out"
-        )
+    if not listed:
+        listing.check_outside(directory, source.root)
     if not directory.exists():
         return
     found = {path.name for path in directory.iterdir()}
@@ -429,9 +428,20 @@ def define_flags() -> None:
 
 
 def _beam_options(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Divides what is left after our flags: positional words, and flags of Beam."""
+    """Divides what is left after our flags: positional words, and flags of Beam.
+
+    Beam passes over flags that it does not know, so nearly ours are refused here.
+
+    Raises:
+        app.UsageError: names the flag that was meant.
+    """
     own = [word for word in argv if not word.startswith("--")]
     options = [word for word in argv if word.startswith("--")]
+    ours = [field.name for field in dataclasses.fields(Config)]
+    for option in options:
+        name = option.removeprefix("--").partition("=")[0]
+        if meant := difflib.get_close_matches(name, ours, n=1, cutoff=0.8):
+            raise app.UsageError(f"--{name}: did you mean --{meant[0]}?")
     return own, options
 
 

@@ -24,6 +24,7 @@ from pipeline import (
     paper_flowers,
     photo_fetch,
     schema,
+    storage,
     url_list,
     workers,
 )
@@ -128,9 +129,10 @@ def _draw_block(target: Path, seed: int, block: Sequence[tuple[str, str, int]]) 
     for name, kind, number in block:
         path = target / name
         partial = path.with_name(f".{path.name}.partial")
-        partial.write_bytes(
-            paper_flowers.encode(paper_flowers.draw(kind, seed, number))
-        )
+        with storage.named(path):
+            partial.write_bytes(
+                paper_flowers.encode(paper_flowers.draw(kind, seed, number))
+            )
         partial.replace(path)
 
 

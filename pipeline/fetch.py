@@ -213,13 +213,22 @@ def _receive_small(
 ) -> bytes:
     found = bytearray()
     late = FetchError(f"{shown(url)}: not complete after {timeout_s:g} s")
-    if time.monotonic() > end:
-        raise late
+
+    def check_time(response: requests.Response | None = None, **_: object) -> None:
+        is_late = time.monotonic() > end
+        # What comes with a redirect may never end, and requests would read it.
+        if response is not None and (is_late or response.is_redirect):
+            response.close()
+        if is_late:
+            raise late
+
+    check_time()
     with session.get(
         url,
         headers={"Accept-Encoding": "identity"},
         stream=True,
         timeout=(CONNECT_TIMEOUT_S, timeout_s),
+        hooks={"response": check_time},
     ) as response:
         response.raise_for_status()
         # read1 gives what has arrived: a server that trickles cannot keep us.
@@ -227,8 +236,7 @@ def _receive_small(
             found += chunk
             if len(found) > max_bytes:
                 raise FetchError(f"{shown(url)}: more than {max_bytes:,} bytes")
-            if time.monotonic() > end:
-                raise late
+            check_time()
     return bytes(found)
 
 

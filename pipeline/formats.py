@@ -5,6 +5,7 @@ container; TIFF 6.0; ISO/IEC 23008-12 (AVIF, HEIC).
 """
 
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import PurePosixPath
 
@@ -35,6 +36,7 @@ _ENDINGS = {
     "JPEG 2000": {"jp2", "j2k", "jpf", "jpx"},
 }
 _MOST_FRAMES = 1_000_000
+_OTHER_BYTE = re.compile(rb"[^\xff]")  # than a fill byte
 
 
 def sniff(data: bytes) -> str:
@@ -170,8 +172,9 @@ class JpegHeader:
         while position + 4 <= len(data) and data[position] == 0xFF:
             marker = data[position + 1]
             length = int.from_bytes(data[position + 2 : position + 4], "big")
-            if marker == 0xFF:  # fill byte
-                position += 1
+            if marker == 0xFF:  # fill bytes
+                other = _OTHER_BYTE.search(data, position)
+                position = (other.start() if other else len(data)) - 1
             elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
                 return cls._from_frame(marker, data[position + 4 : position + 10], data)
             else:

@@ -16,8 +16,8 @@ from typing import Any, Literal
 # Pillow warns of decompression bombs at half of it.
 MAX_PIXELS = 178_956_970
 # OpenCV reads it when it is loaded, and asks a file's header before it allocates.
-_MAX_PIXELS_NAME = "OPENCV_IO_MAX_IMAGE_PIXELS"
-os.environ.setdefault(_MAX_PIXELS_NAME, str(MAX_PIXELS))
+MAX_PIXELS_NAME = "OPENCV_IO_MAX_IMAGE_PIXELS"
+_own_limit = os.environ.setdefault(MAX_PIXELS_NAME, str(MAX_PIXELS))
 os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
 
 import cv2  # noqa: E402
@@ -120,7 +120,7 @@ def unheard() -> Iterator[None]:
 
 def limit_pixels(max_pixels: int) -> None:
     """Sets the limit of processes that start from now on; this one keeps its own."""
-    os.environ[_MAX_PIXELS_NAME] = str(max_pixels)
+    os.environ[MAX_PIXELS_NAME] = str(max_pixels)
 
 
 def encode_for_record(
@@ -243,9 +243,16 @@ def use_one_thread() -> None:
 
 
 def decode_record(encoded: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Decodes `RecordImage.encoded` to uint8 [height, width, 3], RGB, 0..255."""
+    """Decodes `RecordImage.encoded` to uint8 [height, width, 3], RGB, 0..255.
+
+    Raises:
+        ImageError: does not decode, or is larger than allowed.
+    """
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
+    try:
+        pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
+    except cv2.error as error:
+        raise ImageError(_reason(encoded, str(error))) from error
     if pixels is None:
         raise ImageError("does not decode")
     return np.asarray(pixels, np.uint8)
@@ -379,7 +386,8 @@ def _reduced_flag(short_side: int, resize_min: int) -> int:
 def _reason(data: bytes, error: str) -> str:
     kind = formats.sniff(data)
     if "CV_IO_MAX_IMAGE" in error or "validateInputImageSize" in error:
-        return f"{kind} larger than {int(os.environ[_MAX_PIXELS_NAME]):,} pixels"
+        limit = f"{int(_own_limit):,}" if _own_limit.isdigit() else _own_limit
+        return f"{kind} larger than {limit} pixels"
     if kind in ("unknown", "PDF", "ZIP"):
         known = "" if kind == "unknown" else f" (a {kind} file)"
         return f"not an image that OpenCV reads{known}"

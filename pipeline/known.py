@@ -90,6 +90,8 @@ class Known:
     ) -> Iterator[manifest.Row]:
         """Yields rows of photos that were taken once and are not there any more.
 
+        What lies at their path now, if anything does, has a row of its own.
+
         Args:
             source_paths: of all files that are there, sorted.
             hashes: S32 [num_files], SHA-256 of them.
@@ -98,12 +100,13 @@ class Known:
         for row in self.rows():
             place = bisect.bisect_left(source_paths, row.path)
             there = place < len(source_paths) and source_paths[place] == row.path
-            if there or not row.group:
+            # One that was edited and left out has no split but that of its path.
+            if not row.group or (there and row.reason.startswith(manifest.BRIDGES)):
                 continue
             digest = np.array(bytes.fromhex(row.sha256), "S32")
             place = int(np.searchsorted(present, digest))
             if place == len(present) or present[place] != digest:
-                yield row.skipped(manifest.GONE)
+                yield row.skipped(manifest.REPLACED if there else manifest.GONE)
 
 
 def rows_at(known: Known, paths: Sequence[str]) -> Iterator[manifest.Row | None]:

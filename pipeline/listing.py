@@ -146,6 +146,19 @@ def check(source: Source) -> Source:
     return source
 
 
+def check_outside(directory: Path, root: Path) -> None:
+    """Refuses an output folder inside a source of folders or records.
+
+    Raises:
+        schema.DataError: it is.
+    """
+    if directory.resolve().is_relative_to(root.resolve()):
+        raise schema.DataError(
+            f"{directory}: lies inside the source {root}, where the next conversion "
+            "would take it for a class; choose another --out"
+        )
+
+
 def _is_undecodable(name: str) -> bool:
     """Whether only bytes that are no UTF-8 make it unprintable."""
     return re.sub("[\udc80-\udcff]", "", name).isprintable()

@@ -9,6 +9,8 @@ import dataclasses
 import functools
 import hashlib
 import json
+import operator
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -22,6 +24,8 @@ HEAD_NAME = "manifest.json"
 ROWS_NAME = "manifest.jsonl"
 # Reason of a row whose photo was converted once and is no longer in the source.
 GONE = "gone from the source"
+# The same of one where another file lies now.
+REPLACED = "replaced by another file of this name"
 # Beginning of the reason of a row whose photo belongs to both sides of the split.
 BRIDGES = "bridges"
 # Settings that do not change a record.
@@ -99,6 +103,16 @@ class Row:
 
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(Row))
+_INT_FIELDS = ("source_bytes", "height", "width", "orientation", "offset", "length")
+# Types of a row's values, without and with a fold.
+_ROW_KINDS = {
+    tuple(
+        fold if name == "fold" else int if name in _INT_FIELDS else str
+        for name in _FIELDS
+    )
+    for fold in (type(None), int)
+}
+_values = operator.attrgetter(*_FIELDS)
 # What is known of a file by itself, and what is decided when all are known.
 _OWN_FIELDS = _FIELDS[: _FIELDS.index("group")]
 
@@ -238,6 +252,12 @@ class Manifest:
         return mine == others and self.digest == other.digest
 
 
+_HEAD_KINDS = {
+    "class_names": list,
+    "seed": int,
+    "digest": str,
+    **dict.fromkeys(("shares", "settings", "versions", "ignored"), dict),
+}
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -448,7 +468,7 @@ def read_head(directory: Path) -> tuple[About, str]:
     try:
         head = json.loads(path.read_text(encoding="ascii"))
         version = head["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise schema.DataError(
             f"{path}: not a manifest ({error}); remove {directory} and convert the "
             "photos again"
@@ -461,9 +481,15 @@ def read_head(directory: Path) -> tuple[About, str]:
     needed = {field.name for field in dataclasses.fields(About)} | {"digest"}
     if missing := needed - head.keys():
         raise schema.DataError(f"{path}: {sorted(missing)} missing; convert again")
+    for name, kind in _HEAD_KINDS.items():
+        if not isinstance(head[name], kind):
+            raise schema.DataError(
+                f"{path}: {name} is {head[name]!r:.80}; was it edited? Convert again "
+                "into a new folder"
+            )
     values = {name: head[name] for name in needed - {"digest"}}
-    values["class_names"] = tuple(values["class_names"])
-    return About(**values), str(head["digest"])
+    values["class_names"] = tuple(map(str, values["class_names"]))
+    return About(**values), head["digest"]
 
 
 def read_rows(directory: Path) -> Iterator[Row]:
@@ -477,11 +503,25 @@ def read_rows(directory: Path) -> Iterator[Row]:
         with path.open(encoding="ascii", newline="\n") as file:
             for number, line in enumerate(file, start=1):
                 try:
-                    yield Row(**json.loads(line))
-                except (ValueError, TypeError) as error:
+                    yield _checked(Row(**json.loads(line)))
+                except (ValueError, TypeError, RecursionError) as error:
                     raise schema.DataError(f"{path} line {number}: {error}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise schema.DataError(f"{path}: cannot be read ({error})") from error
+
+
+def _checked(row: Row) -> Row:
+    """The row, if its values are of the right kinds.
+
+    Raises:
+        ValueError: one is not.
+    """
+    if tuple(map(type, _values(row))) not in _ROW_KINDS:
+        raise ValueError("a value is not of the kind it should be")
+    os.fsencode(f"{row.path}{row.class_name}{row.file}")  # refuses lone surrogates
+    if not (row.sha256 + row.group + row.split).isascii():
+        raise ValueError("sha256, group or split is not ASCII")
+    return row
 
 
 def check_digest(directory: Path, found: str, expected: str) -> None:

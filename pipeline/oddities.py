@@ -35,7 +35,8 @@ _REASONS = (
     (
         "not an image",
         re.compile(
-            r"not an image|HEIC|larger than \d+ MB, no photo|.* numbers$|TIFF that"
+            r"not an image|HEIC|larger than \d+ MB, no photo|.* numbers$|"
+            r"TIFF that decodes otherwise"
         ),
     ),
     ("too large", re.compile(r".* larger than [\d,]+ pixels")),

@@ -6,6 +6,7 @@ a/1.jpg,daisy,train
 """
 
 import csv
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -102,6 +103,8 @@ def _places(
         found = [place for place, title in enumerate(titles) if title in aliases]
         if len(found) > 1 or (not found and name in needed):
             columns = ", ".join(repr(title[:40]) for title in header[:20])
+            if len(header) == 1 and re.search("[;\t]", header[0]):
+                columns += "; fields need commas between them"
             raise schema.DataError(
                 f"{path}: expected one column {' or '.join(aliases)}, found "
                 f"{len(found)}; the header has {columns}"

@@ -12,13 +12,14 @@ import hashlib
 import os
 import queue
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import requests
 
-from pipeline import command, fetch, formats
+from pipeline import command, fetch, formats, storage
 
 _MAX_PHOTO_BYTES = 64 << 20
 _MAX_REDIRECTS = 5
@@ -27,6 +28,9 @@ _SNIFFED_BYTES = 64
 _HOST_TRIES = 3
 # Nobody of so many servers can be reached: it is the network.
 _OFFLINE_HOSTS = 16
+# A photo that takes so many times its timeout is given up, and its thread left alone: a
+# server that trickles its headers keeps it. What ends in order takes less.
+_GIVEN_UP_AFTER = 4
 
 Status = Literal["fetched", "there", "failed", "not tried"]
 
@@ -122,36 +126,22 @@ def fetch_all(
         fetch.Unreachable: no server answers.
         OSError: a photo cannot be written.
     """
-    hosts, stop = _Hosts(), threading.Event()
-    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-    finished: queue.SimpleQueue[tuple[int, Outcome | Exception]] = queue.SimpleQueue()
-    for number in range(len(photos)):
-        waiting.put(number)
-
-    def work() -> None:
-        with requests.Session() as session, contextlib.suppress(queue.Empty):
-            session.max_redirects = _MAX_REDIRECTS
-            get = _Get(session=session, how=how, hosts=hosts, stop=stop)
-            while not stop.is_set():
-                number = waiting.get_nowait()
-                try:
-                    finished.put((number, get.photo(photos[number], target)))
-                except Exception as error:  # raised again where it is noticed
-                    finished.put((number, error))
-
-    for _ in range(min(how.workers, len(photos))):
-        threading.Thread(target=work, daemon=True).start()
+    hosts = _Hosts()
+    crew = _Crew(photos, target, how, hosts)
     num_hosts = len({_host(photo.url) for photo in photos} - {""})
     try:
         with command.progress(len(photos), "photo", "fetch") as progress:
             while len(outcomes) < len(photos):
                 try:
-                    number, outcome = finished.get(timeout=0.2)
+                    number, outcome = crew.finished.get(timeout=0.2)
                 except queue.Empty:
                     command.check_signals()
+                    crew.replace_late()
                     continue
                 if isinstance(outcome, Exception):
                     raise outcome
+                if number in outcomes:  # given up
+                    continue
                 outcomes[number] = outcome
                 if num_hosts and hosts.is_offline(num_hosts, len(photos)):
                     raise fetch.Unreachable(
@@ -161,7 +151,7 @@ def fetch_all(
                     )
                 progress.update()
     finally:
-        stop.set()
+        crew.stop.set()
 
 
 def _host(url: str) -> str:
@@ -169,6 +159,66 @@ def _host(url: str) -> str:
         return fetch.host_of(url)
     except fetch.FetchError:
         return ""
+
+
+class _Crew:
+    """Threads that fetch photos; who is kept too long by one is replaced.
+
+    Attributes:
+        finished: number of a photo, and what became of it; of one that was given up,
+            perhaps twice.
+        stop: ends them all.
+    """
+
+    def __init__(
+        self, photos: Sequence[Wanted], target: Path, how: How, hosts: _Hosts
+    ) -> None:
+        """Begins."""
+        self.finished: queue.SimpleQueue[tuple[int, Outcome | Exception]] = (
+            queue.SimpleQueue()
+        )
+        self.stop = threading.Event()
+        self._photos, self._target, self._how, self._hosts = photos, target, how, hosts
+        self._waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for number in range(len(photos)):
+            self._waiting.put(number)
+        self._started: dict[int, float] = {}
+        self._given_up: set[int] = set()
+        for _ in range(min(how.workers, len(photos))):
+            self._start()
+
+    def _start(self) -> None:
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def _work(self) -> None:
+        with requests.Session() as session, contextlib.suppress(queue.Empty):
+            session.max_redirects = _MAX_REDIRECTS
+            get = _Get(
+                session=session, how=self._how, hosts=self._hosts, stop=self.stop
+            )
+            while not self.stop.is_set():
+                number = self._waiting.get_nowait()
+                self._started[number] = time.monotonic()
+                try:
+                    outcome = get.photo(self._photos[number], self._target)
+                    self.finished.put((number, outcome))
+                except Exception as error:  # raised again where it is noticed
+                    self.finished.put((number, error))
+                del self._started[number]
+                if number in self._given_up:
+                    return
+
+    def replace_late(self) -> None:
+        """Gives up photos that take far too long."""
+        limit_s = _GIVEN_UP_AFTER * self._how.timeout_s
+        late = time.monotonic() - limit_s
+        for number, start in list(self._started.items()):
+            if start < late and number not in self._given_up:
+                self._given_up.add(number)
+                self._hosts.note(_host(self._photos[number].url), reached=False)
+                reason = f"not complete after {limit_s:g} s"
+                self.finished.put((number, Outcome(status="failed", reason=reason)))
+                self._start()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -198,7 +248,8 @@ class _Get:
             return Outcome(status="failed", reason=reason)
         path.parent.mkdir(exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
-        partial.write_bytes(data)
+        with storage.named(path):
+            partial.write_bytes(data)
         partial.replace(path)
         return Outcome(status="fetched")
 

@@ -5,19 +5,14 @@ A record file whose records would stay as they are is left alone.
 
 import dataclasses
 import functools
-import hashlib
-import os
-import urllib.parse
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from pipeline import known, parts, records, runner, schema, table
-
-# Characters; file systems take 255 with the ending and ".partial".
-_MAX_NAME = 220
+from pipeline import known, parts, records, runner, schema, storage, table
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,14 +35,8 @@ class Places:
 
 
 def record_name(class_name: str, shard: int = 0, num_shards: int = 1) -> str:
-    """File name of a class's records; unsafe characters are percent-encoded.
-
-    A name too long for a file system is cut, and told apart by its SHA-256.
-    """
-    encoded = os.fsencode(class_name)
-    quoted = urllib.parse.quote(encoded, safe=" !#$&'()+,;=@[]{}~")
-    if len(quoted) > _MAX_NAME:
-        quoted = f"{quoted[:190]}...{hashlib.sha256(encoded).hexdigest()[:20]}"
+    """File name of a class's records, told apart from those of shards."""
+    quoted = re.sub(r"-(?=\d{5}-of-\d{5}$)", "%2D", storage.file_name(class_name))
     if num_shards > 1:
         quoted += f"-{shard:05d}-of-{num_shards:05d}"
     return f"{quoted}.tfrecord"

@@ -20,6 +20,7 @@ from pipeline import command, manifest, schema, staging, summaries, table
 DEFAULT_SHARES = {"validation": 0.1, "test": 0.1}
 # Below this many photos a class, a split of a tenth rounds to nothing.
 SMALL_CLASS = 10
+_MAX_FOLDS = int(np.iinfo(np.int16).max)
 _TRAIN, _VALIDATION, _TEST = range(3)  # in manifest.SPLITS
 
 
@@ -319,7 +320,7 @@ def resplit(config: Config) -> manifest.Manifest:
     """Writes a new split into the manifest.
 
     Raises:
-        schema.DataError: no data set there.
+        schema.DataError: no data set there, or as split_anew.
     """
     directory = Path(config.data)
     if not (directory / staging.PARTIAL_NAME).exists():
@@ -334,7 +335,11 @@ def resplit(config: Config) -> manifest.Manifest:
 
 
 def split_anew(config: Config, found: manifest.Manifest) -> manifest.Manifest:
-    """The data set with a new split; nothing is written."""
+    """The data set with a new split; nothing is written.
+
+    Raises:
+        schema.DataError: more folds than groups.
+    """
     shares = {"validation": config.validation_share, "test": config.test_share}
     taken = found.taken()
     names = np.array([bytes.fromhex(row.group) for row in taken], "S32")
@@ -342,6 +347,11 @@ def split_anew(config: Config, found: manifest.Manifest) -> manifest.Manifest:
     unknown = np.full(len(taken), table.NO_SPLIT, np.int8)
     groups, group_of = groups_of(names, names, labels, unknown)
     folds = np.full(len(groups), table.NO_FOLD)
+    if config.folds > min(len(groups), _MAX_FOLDS):
+        raise schema.DataError(
+            f"{config.data}: --folds={config.folds} for {len(groups):,} groups of "
+            "photos that stay together; choose fewer, so that each fold has some"
+        )
     if config.folds:
         splits, folds = by_folds(
             groups,

@@ -34,11 +34,8 @@ def staged(directory: Path) -> Iterator[Path]:
         storage.remove_tree(partial)  # of a conversion that was killed
         partial.mkdir(exist_ok=True)
         try:
-            yield partial
-        except OSError as error:
-            if error.filename is None:  # a file that was open already
-                error.filename = str(directory)
-            raise
+            with storage.named(directory):
+                yield partial
         finally:
             if not (partial / COMMIT_NAME).exists():
                 storage.remove_tree(partial)

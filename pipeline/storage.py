@@ -8,16 +8,32 @@ and TensorFlow is not imported for it.
 import contextlib
 import errno
 import fcntl
+import hashlib
 import io
 import os
 import re
 import shutil
 import types
+import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
+# Characters; file systems take 255, with an ending and ".partial".
+_MAX_NAME = 220
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+def file_name(text: str) -> str:
+    """A name for any text, in which unsafe characters are percent-encoded.
+
+    One too long for a file system is cut, and told apart by its SHA-256.
+    """
+    encoded = os.fsencode(text)
+    quoted = urllib.parse.quote(encoded, safe=" !#$&'()+,;=@[]{}~")
+    if len(quoted) > _MAX_NAME:
+        quoted = f"{quoted[:190]}...{hashlib.sha256(encoded).hexdigest()[:20]}"
+    return quoted
 
 
 def is_remote(text: str) -> bool:
@@ -279,6 +295,17 @@ def locked(folder: Path | Remote) -> Iterator[bool]:
             yield True
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def named(place: Path | Remote) -> Iterator[None]:
+    """Within it, errors say where, also those of files that were open already."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(place)
+        raise
 
 
 def sync(file: Path | Remote) -> None:

@@ -1,6 +1,5 @@
 """Counts of a data set -> the tables that commands close with."""
 
-import collections
 from collections.abc import Mapping
 
 from pipeline import manifest
@@ -9,13 +8,13 @@ from pipeline import manifest
 def conversion(tally: manifest.Tally) -> str:
     """Photos per class by what became of them, and by split."""
     columns = ("photos", "copied", "reencoded", "skipped", *manifest.SPLITS, "MB")
-    cells: dict[str, collections.Counter[str]] = dict(tally.classes)
+    cells = [*tally.classes.items()]
     if tally.others:
-        cells["(no class)"] = tally.others
-    cells["total"] = tally.total()
-    width = max(map(len, cells))
+        cells.append(("(no class)", tally.others))
+    cells.append(("total", tally.total()))
+    width = max(len(name) for name, _ in cells)
     lines = [f"{'class':{width}} " + " ".join(f"{name:>10}" for name in columns)]
-    for name, counter in cells.items():
+    for name, counter in cells:
         counts = " ".join(f"{counter[column]:10}" for column in columns[:-1])
         lines.append(f"{name:{width}} {counts} {counter['bytes'] / 1e6:10.1f}")
     return "\n".join(lines)
@@ -32,7 +31,7 @@ def splits(counts: Mapping[str, Mapping[str, int]]) -> str:
     total = {
         split: sum(row[split] for row in counts.values()) for split in manifest.SPLITS
     }
-    for name, row in {**counts, "total": total}.items():
+    for name, row in (*counts.items(), ("total", total)):
         lines.append(
             f"{name:{width}} {row['train']:7} {row['validation']:11} {row['test']:6}"
         )

@@ -18,6 +18,7 @@ from pipeline import (
     manifest,
     parts,
     runner,
+    schema,
     sources,
     table,
     workers,
@@ -63,15 +64,27 @@ def similar(
 ) -> duplicates.Similar:
     """Searches near-duplicates; only what the hashes propose is decoded again.
 
+    This process does that, whose limit of pixels is that of its start.
+
     Args:
         found: all files.
         source: likewise.
         encoded: number of a file -> a JPEG or PNG of it, upright.
         num_workers: processes; 0: one for each processor.
+
+    Raises:
+        schema.DataError: one does not decode any more; names it.
     """
 
     def thumbnail(number: int) -> np.ndarray:
-        return image.thumbnail(encoded(number), duplicates.SIDE)
+        try:
+            return image.thumbnail(encoded(number), duplicates.SIDE)
+        except image.ImageError as error:
+            raise schema.DataError(
+                f"{source.root}/{source.paths[number]}: cannot be compared with others "
+                f"({error}); run again if it was changed a moment ago, and for a high "
+                f"--max_pixels set {image.MAX_PIXELS_NAME} to the same"
+            ) from error
 
     def digests(numbers: Sequence[int]) -> list[bytes]:
         done = workers.map_blocks(

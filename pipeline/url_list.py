@@ -11,9 +11,7 @@ import collections
 import csv
 import dataclasses
 import hashlib
-import os
 import re
-import urllib.parse
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -28,6 +26,7 @@ from pipeline import (
     photo_csv,
     photo_fetch,
     schema,
+    storage,
     table,
 )
 from pipeline.photo_fetch import How, Outcome
@@ -108,8 +107,7 @@ def _rows(path: Path) -> Iterator[tuple[str, str, int, int]]:
 
 def _photo(url: str, class_name: str, split: int) -> Photo:
     """A photo lies in the folder of its class, under the hash of its address."""
-    folder = urllib.parse.quote(os.fsencode(class_name), safe=" !#$&'()+,;=@[]{}~")
-    folder = re.sub("^[.]", "%2E", folder)
+    folder = re.sub("^[.]", "%2E", storage.file_name(class_name))
     name = hashlib.sha1(url.encode("utf-8", "surrogateescape")).hexdigest()
     return Photo(
         url=url, class_name=class_name, split=split, path=f"{folder}/{name}.jpg"
@@ -215,7 +213,10 @@ def _write_csv(
     path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]
 ) -> None:
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8", errors="surrogateescape") as file:
+    with (
+        storage.named(path),
+        partial.open("w", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)

@@ -71,6 +71,7 @@ def verify(found: manifest.Manifest, *, num_workers: int = 0) -> list[Fault]:
         if name not in lacking
         for index, row in enumerate(some)
     ]
+    image.limit_pixels(found.about.settings.get("max_pixels", image.MAX_PIXELS))
     with command.progress(len(tasks), "record", "check") as progress:
         for block, results in workers.map_blocks(
             functools.partial(_check_block, found.directory),

@@ -117,6 +117,13 @@ def test_beams_flags_are_nobody_elses(photos, tmp_path):
     assert "direct_num_workers" in done.stderr
 
 
+def test_a_flag_that_is_nearly_ours_is_not_passed_on(photos, tmp_path):
+    flags = ("--runner=DirectRunner", r"--group_byy=red(\d)")
+    done = command(photos, tmp_path / "out", *flags)
+    assert done.returncode == 1
+    assert "--group_byy: did you mean --group_by?" in done.stderr
+
+
 def test_without_beam(monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     with pytest.raises(schema.DataError, match="Apache Beam is not installed"):

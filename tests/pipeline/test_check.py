@@ -4,13 +4,14 @@ import html.parser
 import json
 import re
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
 import PIL.Image
 import pytest
 
-from pipeline import check, convert, oddities
+from pipeline import check, convert, image, manifest, oddities, schema
 from tests import conftest
 
 
@@ -122,6 +123,18 @@ def test_kinds_of_all_reasons_are_in_the_table():
     assert {kind for kind, _ in oddities._REASONS} <= oddities.KINDS.keys()
 
 
+def test_a_damaged_tiff_is_of_one_kind():
+    row = manifest.Row(
+        path="a/b.tif",
+        class_name="a",
+        sha256="",
+        source_bytes=1,
+        action="skipped",
+        reason="TIFF that does not decode: cut off or damaged",
+    )
+    assert oddities.kinds_of(row) == ["damaged"]
+
+
 def test_photos_that_are_alike(scenes, tmp_path):
     shutil.copy(scenes / "ants" / "00.jpg", scenes / "ants" / "copy.jpg")
     small = cv2.resize(conftest.draw_scene(1), None, fx=0.5, fy=0.5)
@@ -138,6 +151,20 @@ def test_photos_that_are_alike(scenes, tmp_path):
     )
 
 
+def test_what_does_not_decode_a_second_time_is_named(scenes, tmp_path, monkeypatch):
+    """It was changed, or is larger than this process may decode."""
+    shutil.copy(scenes / "ants" / "01.jpg", scenes / "ants" / "same.jpg")
+    picture = cv2.imread(str(scenes / "ants" / "01.jpg"))
+    cv2.imwrite(str(scenes / "ants" / "near.png"), picture)
+
+    def refuse(*_, **__):
+        raise image.ImageError("PNG larger than 178,956,970 pixels")
+
+    monkeypatch.setattr(image, "thumbnail", refuse)
+    with pytest.raises(schema.DataError, match=r"ants/01\.jpg: cannot be compared"):
+        run(scenes, tmp_path)
+
+
 def test_the_same_photo_in_two_given_splits(scenes, tmp_path):
     for split, numbers in (("train", range(9)), ("test", range(8, 12))):
         for name in ("ants", "bees"):
@@ -150,6 +177,48 @@ def test_the_same_photo_in_two_given_splits(scenes, tmp_path):
         (f"test/{name}/08.jpg", f"train/{name}/08.jpg") for name in ("ants", "bees")
     )
     assert report.is_bad(strict=False)
+
+
+def test_a_class_that_one_given_split_lacks(scenes, tmp_path):
+    rows = [
+        f"{name}/{number:02d}.jpg {label}"
+        for label, name in enumerate(("ants", "bees"))
+        for number in range(12)
+    ]
+    (scenes / "train.txt").write_text("\n".join(rows[:20]))
+    (scenes / "val.txt").write_text("\n".join(rows[20:]))
+    report = run(scenes, tmp_path, lists="train.txt,val.txt")
+    assert report.findings[0].kind == "class missing from a split"
+    assert report.findings[0].meaning.endswith(": ants (validation)")
+    assert report.is_bad(strict=False)
+
+
+def test_class_names_that_are_nearly_the_same(scenes, tmp_path):
+    for number, name in enumerate(
+        ("Ants", "caf\u00e9", "cafe\u0301", "a_b", "a b", "A+")
+    ):
+        (scenes / name).mkdir()
+        picture = conftest.draw_scene(100 + number)
+        cv2.imwrite(str(scenes / name / "1.jpg"), picture)
+    (finding,) = (one for one in run(scenes, tmp_path).findings if "alike" in one.kind)
+    assert finding.severity == "warning"
+    twins = finding.meaning.partition("? ")[2].split("; ")
+    assert set(twins) == {"Ants and ants", "cafe\u0301 and caf\u00e9", "a b and a_b"}
+
+
+def test_out_may_not_become_a_class(scenes, tmp_path, monkeypatch):
+    monkeypatch.chdir(scenes)
+    with pytest.raises(schema.DataError, match="check: lies inside the source"):
+        check.check(check.Config(source="."))
+    assert sorted(path.name for path in scenes.iterdir()) == ["ants", "bees"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_says_where(scenes, tmp_path):
+    (tmp_path / "check").mkdir()
+    (tmp_path / "check" / ".check.json.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"No space left .*check/check\.json"):
+        run(scenes, tmp_path)
 
 
 def test_small_and_unequal_classes(scenes, tmp_path):
@@ -234,6 +303,17 @@ class TestRecords:
         report = run(records, tmp_path)
         assert not report.is_bad(strict=True)
         assert report.counts["ants"]["train"] == 10
+
+    def test_a_class_that_a_split_lacks(self, scenes, tmp_path):
+        for path in sorted((scenes / "bees").iterdir())[1:]:
+            path.unlink()
+        config = convert.Config(
+            source=str(scenes), out=str(tmp_path / "rec"), workers=1
+        )
+        report = run(convert.convert(config).directory, tmp_path)
+        (finding,) = (one for one in report.findings if "missing" in one.kind)
+        assert finding.severity == "warning"
+        assert finding.meaning.endswith(": bees (validation), bees (test)")
 
     def test_a_fault_names_file_and_record(self, records, tmp_path):
         path = records / "bees.tfrecord"

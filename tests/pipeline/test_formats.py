@@ -2,6 +2,7 @@
 
 import io
 import random
+import time
 
 import cv2
 import numpy as np
@@ -114,6 +115,16 @@ def test_size_of_a_jpeg(size):
 @pytest.mark.parametrize("how", [{}, {"progressive": True}, {"subsampling": 0}])
 def test_plain_jpegs_may_be_copied(how):
     assert formats.JpegHeader.read(pillow("JPEG", **how)).may_be_copied(0)
+
+
+def test_fill_bytes_are_passed_over_at_once():
+    data = pillow("JPEG", size=(20, 16))
+    filled = data[:2] + bytes([0xFF]) * (20 << 20) + data[2:]
+    start = time.monotonic()
+    header = formats.JpegHeader.read(filled)
+    assert (header.width, header.height) == (20, 16)
+    assert formats.JpegHeader.read(filled[: 20 << 20]) is None
+    assert time.monotonic() - start < 1
 
 
 def test_data_after_the_end():

@@ -357,8 +357,29 @@ class TestLaterConversions:
             write(scenes, path, draw_scene(1000 + int(path[-6:-4])))
         after = run(scenes, out).manifest
         assert splits(after) == splits(before)
-        assert {r.sha256 for r in after.rows}.isdisjoint(r.sha256 for r in before.rows)
+        known = {row.sha256 for row in before.rows}
+        assert known.isdisjoint(row.sha256 for row in after.taken())
+        assert set(reasons(after).values()) == {manifest.REPLACED}
         assert not run(scenes, out).changed
+
+    def test_a_photo_that_was_replaced_is_known_when_it_comes_back(
+        self, scenes, tmp_path
+    ):
+        out = tmp_path / "out"
+        path = of_split(run(scenes, out).manifest, "test")
+        (scenes / path).rename(tmp_path / "kept.jpg")
+        write(scenes, path, draw_scene(1000))
+        found = run(scenes, out).manifest
+        assert reasons(found) == {path: manifest.REPLACED}
+        assert splits(found)[path] == "test"
+        assert len(found.rows) == 31
+        assert not run(scenes, out).changed
+        (scenes / path).unlink()
+        assert list(reasons(run(scenes, out).manifest)) == [path]  # both are gone
+        for number in range(3):  # and others before and behind it
+            write(scenes, f"a/{number}.jpg", draw_scene(2000 + number))
+        (tmp_path / "kept.jpg").rename(scenes / "a" / "z.jpg")
+        assert splits(run(scenes, out).manifest)["a/z.jpg"] == "test"
 
     def test_photos_that_swap_names_keep_their_own(self, scenes, tmp_path):
         out = tmp_path / "out"

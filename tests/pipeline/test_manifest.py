@@ -116,6 +116,35 @@ def test_bad_row_names_its_line(tmp_path, line):
         manifest.read(tmp_path)
 
 
+@pytest.mark.parametrize("value", [None, 1.5, [], {}, True, "\ud800"])
+def test_values_of_another_kind(tmp_path, value):
+    write(make(tmp_path))
+    path = tmp_path / manifest.ROWS_NAME
+    text = path.read_text()
+    first, *others = text.splitlines(keepends=True)
+    for name in json.loads(first).keys() - {"fold"}:
+        edited = json.dumps(json.loads(first) | {name: value}) + "\n"
+        path.write_text(edited + "".join(others))
+        with pytest.raises(schema.DataError, match=r"line 1|does not belong"):
+            manifest.read(tmp_path)
+    path.write_text(text)
+    path = tmp_path / manifest.HEAD_NAME
+    head = json.loads(path.read_text())
+    for name in ("class_names", "seed", "shares", "settings", "ignored"):
+        if not isinstance(value, type(head[name])):
+            path.write_text(json.dumps(head | {name: value}))
+            with pytest.raises(schema.DataError, match=f"{name} is "):
+                manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize("name", [manifest.HEAD_NAME, manifest.ROWS_NAME])
+def test_brackets_without_end(tmp_path, name):
+    write(make(tmp_path))
+    (tmp_path / name).write_text("[" * 100_000)
+    with pytest.raises(schema.DataError, match=name):
+        manifest.read(tmp_path)
+
+
 def test_one_photo_in_two_splits_is_refused(tmp_path):
     rows = [row("a/1.jpg"), row("a/2.jpg", split="test")]
     write(make(tmp_path, rows))

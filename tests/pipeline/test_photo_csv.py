@@ -64,6 +64,7 @@ def test_line_breaks_in_fields_do_not_disturb_line_numbers(tmp_path):
         ("a.jpg,daisy\nb.jpg,roses\n", "one column path, found 0; the header has 'a.j"),
         ("path,class\na,b\n", "expected one column label, found 0; .*'path', 'class'"),
         ("path;label\na;b\n", "'path;label'"),
+        ("path;label\na;b\n", "'path;label'; fields need commas between them"),
         ("path,label,Path\na,b,c\n", "expected one column path, found 2"),
         ("path,label\n", "no photos listed"),
         ("path,label\na,b,c\n", "line 2: 3 fields, the header has 2"),

@@ -1,6 +1,10 @@
+import contextlib
 import hashlib
 import itertools
+import socketserver
+import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -112,6 +116,50 @@ def test_redirects_are_followed(server, tmp_path):
     assert get([f"{server.url}/a"], tmp_path / "t") == [("fetched", "")]
 
 
+@contextlib.contextmanager
+def endless(begin, more):
+    """The address of a server that never stops saying `more`."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self):
+            self.request.recv(4096)
+            self.request.sendall(begin)
+            with contextlib.suppress(OSError):
+                while not stop.wait(0.01):
+                    self.request.sendall(more)
+
+    stop = threading.Event()
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{running.server_address[1]}"
+        finally:
+            stop.set()
+            running.shutdown()
+            thread.join()
+
+
+def test_what_comes_with_a_redirect_is_not_read(server, tmp_path):
+    server.answers["/good"] = Answer(JPEG)
+    begin = f"HTTP/1.1 302 Found\r\nLocation: {server.url}/good\r\n\r\n".encode()
+    start = time.monotonic()
+    with endless(begin, b"x" * 1000) as url:
+        assert get([url], tmp_path / "t") == [("fetched", "")]
+    assert time.monotonic() - start < 3
+
+
+def test_a_server_that_trickles_its_headers_is_given_up(server, tmp_path):
+    server.answers["/good"] = Answer(JPEG)
+    with endless(b"HTTP/1.1 200 OK\r\nX-More: ", b"x") as url:
+        urls = [*(f"{url}/{number}" for number in range(5)), f"{server.url}/good"]
+        found = get(urls, tmp_path / "t", workers=2, timeout_s=0.2)
+    assert found[-1] == ("fetched", "")
+    late = [("failed", "not complete after 0.8 s")]
+    assert found[:4] == late * 4  # two at once
+    assert found[4] == ("failed", f"{url} cannot be reached")
+
+
 @pytest.mark.parametrize(
     "answers",
     [
@@ -206,6 +254,15 @@ def test_a_file_that_cannot_be_written_ends_it(server, tmp_path):
     (tmp_path / "t").mkdir()
     (tmp_path / "t" / "x").write_text("a file")
     with pytest.raises(OSError, match="x"):
+        get([f"{server.url}/good"], tmp_path / "t")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_says_where(server, tmp_path):
+    server.answers["/good"] = Answer(JPEG)
+    (tmp_path / "t" / "x").mkdir(parents=True)
+    (tmp_path / "t" / "x" / ".0.jpg.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"No space left .*t/x/0\.jpg"):
         get([f"{server.url}/good"], tmp_path / "t")
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import manifest, split, staging, table
+from pipeline import manifest, schema, split, staging, table
 
 SHARES = {"validation": 0.1, "test": 0.1}
 NEW = table.NO_SPLIT
@@ -272,6 +272,13 @@ class TestCommand:
         after = manifest.read(tmp_path)
         assert (after.about.seed, after.about.shares["test"]) == (5, 0.25)
         assert len(after.taken("test")) == len(after.taken("validation")) == 15
+
+    @pytest.mark.parametrize("folds", [61, 40_000, 10**9])
+    def test_more_folds_than_photos(self, found, folds):
+        config = split.Config(data=str(found.directory), folds=folds)
+        with pytest.raises(schema.DataError, match=r"for 60 groups .* choose fewer"):
+            split.split_anew(config, found)
+        split.split_anew(dataclasses.replace(config, folds=60), found)
 
     def test_the_same_again_writes_nothing(self, found, tmp_path):
         self.copy(found, tmp_path)

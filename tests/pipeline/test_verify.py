@@ -132,6 +132,14 @@ def test_what_does_not_decode(found):
     assert "does not decode" in fault.problem
 
 
+def test_as_many_pixels_as_conversion_allowed(processes, found):
+    settings = found.about.settings | {"max_pixels": 100}
+    about = dataclasses.replace(found.about, settings=settings)
+    faults = verify.verify(dataclasses.replace(found, about=about), num_workers=1)
+    assert len(faults) == len(found.taken())
+    assert "larger than 100 pixels" in faults[0].problem
+
+
 def test_a_file_that_is_missing(found):
     name = rows_of(found)[0].file
     (found.directory / name).unlink()
