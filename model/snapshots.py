@@ -86,6 +86,10 @@ def locked(directory: Path) -> Iterator[Path]:
             raise run.RunError(
                 f"{directory}: another process is training this run"
             ) from None
+        # What a process that was killed had begun to write.
+        for place in (folder, directory):
+            for path in place.glob(".*.partial*"):
+                path.unlink()
         yield folder
     finally:
         os.close(descriptor)

@@ -4,8 +4,9 @@ import json
 import pytest
 from absl import app, flags
 
-from model import settings
+from model import base, network, settings, stages, zoo
 from pipeline import schema
+from tests import conftest
 
 
 @pytest.fixture
@@ -23,6 +24,31 @@ def parse(tmp_path):
     yield parse
     for name in set(flags.FLAGS) - before:
         delattr(flags.FLAGS, name)
+
+
+RECIPES = sorted((conftest.ROOT / "recipes").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_that_ship(parse, path):
+    """Each can be read, and says what there is."""
+    found = parse(path.read_text(encoding="utf-8"))
+    names = [stage.stage for stage in found.in_stages()]
+    assert len(set(names)) == len(names)
+    assert found.ckpt in (*zoo.NAMES, "none")
+    by_weights = {"vgg16_conv": "vgg16", "alexnet_conv": "alexnet_owt"}
+    chosen = network.by_name(found.arch or by_weights[found.ckpt])
+    last = {"vgg16": "block5_pool", "alexnet_owt": "pool5"}
+    start = base.Base(
+        network=chosen,
+        spec=found.overrides.apply(chosen.input_spec),
+        features=found.features or last[chosen.name],
+        train_from=network.FINAL_LAYER,
+        fit=None,
+        weights=None,
+    )
+    for stage in found.in_stages():
+        assert stages.plan(start, stage, 3).num_classes == 3
 
 
 RECIPE = """

@@ -85,6 +85,17 @@ def test_one_process_at_a_time(tmp_path):
         pass
 
 
+def test_half_written_files_of_a_killed_process_go(tmp_path):
+    with snapshots.locked(tmp_path) as folder:
+        snapshots.write(folder, 1, arrays(1), keep=2)
+    left = (folder / ".step-00000002.npz.7.partial", tmp_path / ".m.7.partial.keras")
+    for path in left:
+        path.write_bytes(b"half")
+    with snapshots.locked(tmp_path):
+        assert not any(path.exists() for path in left)
+        assert same(snapshots.latest(folder), arrays(1))
+
+
 class TestClock:
     def test_by_steps(self):
         clock = snapshots.Clock(minutes=60, steps=3)
