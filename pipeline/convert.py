@@ -46,6 +46,7 @@ from pipeline import (
 )
 
 CONFLICTS = ("leave_out", "keep")
+LACKING = ("refuse", "keep")
 ANIMATED = ("first", "refuse")
 # What may stand in an output folder without being ours.
 _TOLERATED = {"README.md", ".gitignore", ".gitkeep"}
@@ -68,6 +69,8 @@ class Config:
         group_by: regular expression; photos in whose paths it finds the same share a
             split; "": none.
         conflicts: what becomes of a photo that is filed under several classes.
+        lacking: what becomes of a class that lists or CSV give no photo of in one of
+            their splits.
         workers: processes; 0: one for each processor.
         lists: Caffe's list files, with commas between them.
         csv: a CSV file of paths, labels and perhaps splits.
@@ -85,6 +88,7 @@ class Config:
     animated: str = "first"
     group_by: str = ""
     conflicts: str = "leave_out"
+    lacking: str = "refuse"
     workers: int = 0
     lists: str = ""
     csv: str = ""
@@ -94,7 +98,11 @@ class Config:
 
     def __post_init__(self) -> None:
         account.check_pattern(self.group_by)
-        for name, options in (("conflicts", CONFLICTS), ("animated", ANIMATED)):
+        for name, options in (
+            ("conflicts", CONFLICTS),
+            ("lacking", LACKING),
+            ("animated", ANIMATED),
+        ):
             if (value := getattr(self, name)) not in options:
                 raise ValueError(f"--{name}={value}: expected {' or '.join(options)}")
         lists.check_flags(self.lists, self.csv, self.labels)
@@ -164,6 +172,8 @@ def convert(config: Config) -> Summary:
         csv_file=config.csv,
         labels_file=config.labels,
     )
+    if config.lacking == "refuse":
+        listing.check_given(source)
     _check_output(directory, source)
     with staging.staged(directory) as partial:
         before = _read_known(directory)
@@ -400,6 +410,12 @@ def define_flags() -> None:
         default.conflicts,
         CONFLICTS,
         "What becomes of a photo that is filed under several classes.",
+    )
+    flags.DEFINE_enum(
+        "lacking",
+        default.lacking,
+        LACKING,
+        "What becomes of a class that lists or CSV give no photo of in one split.",
     )
     flags.DEFINE_integer(
         "workers", default.workers, "Processes; 0: one per processor.", lower_bound=0

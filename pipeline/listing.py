@@ -146,6 +146,30 @@ def check(source: Source) -> Source:
     return source
 
 
+def check_given(source: Source) -> None:
+    """Refuses a class of which one of the given splits has no photo, and others have.
+
+    Raises:
+        schema.DataError: names classes and splits.
+    """
+    present = np.zeros((len(source.class_names), len(manifest.SPLITS)), np.bool_)
+    told = (source.labels >= 0) & (source.splits != table.NO_SPLIT)
+    present[source.labels[told], source.splits[told]] = True
+    lacking = [
+        f"{name} ({split_name})"
+        for name, row in zip(source.class_names, present, strict=True)
+        for split_name in source.given
+        if not row[manifest.SPLITS.index(split_name)]
+    ]
+    if lacking:
+        raise schema.DataError(
+            f"{source.root}: no photo is given of {', '.join(lacking[:10])}"
+            f"{' and more' if len(lacking) > 10 else ''}; expected photos of every "
+            "class in every split that is given; list some, or let it be with "
+            "--lacking=keep"
+        )
+
+
 def check_outside(directory: Path, root: Path) -> None:
     """Refuses an output folder inside a source of folders or records.
 

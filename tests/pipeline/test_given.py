@@ -9,6 +9,7 @@ from tests import conftest
 
 
 def run(source, out, **how):
+    how = {"lacking": "keep"} | how
     config = convert.Config(source=str(source), out=str(out), workers=1, **how)
     return convert.convert(config)
 
@@ -161,6 +162,34 @@ class TestCopies:
         assert done.returncode == 0, done.stderr
         assert "warning: class red: no photo for train and validation" in done.stdout
         assert "skipped train/red/red000.jpg: also in test: test/red/" in done.stdout
+
+
+class TestLacking:
+    """A class that the list of a split has no photo of."""
+
+    def lists(self, photos):
+        files = {}
+        for name, classes in (("train", "blue green red"), ("test", "blue green")):
+            lines = [
+                f"{class_name}/{class_name}00{number}.jpg {label}"
+                for label, class_name in enumerate(classes.split())
+                for number in ((0, 1, 2) if name == "train" else (3,))
+            ]
+            files[name] = photos / f"{name}.txt"
+            files[name].write_text("\n".join(lines))
+        return f"{files['train']},{files['test']}"
+
+    def test_is_refused(self, photos, tmp_path):
+        with pytest.raises(
+            schema.DataError, match=r"no photo is given of red \(test\).*--lacking=keep"
+        ):
+            run(photos, tmp_path / "out", lists=self.lists(photos), lacking="refuse")
+        assert not (tmp_path / "out").exists()
+
+    def test_can_be_kept(self, photos, tmp_path):
+        found = run(photos, tmp_path / "out", lists=self.lists(photos)).manifest
+        assert found.counts()["red"]["test"] == 0
+        assert found.counts()["blue"]["test"] == 1
 
 
 class TestLater:
