@@ -1,11 +1,10 @@
 """Trainings killed at random moments and resumed: the same weights as undisturbed?
 
-    python benchmarks/killed_trainings.py FOLDER [--kills=20] [--seed=0] [-- FLAG...]
+    python benchmarks/killed_trainings.py FOLDER [--kills=20] [--seed=0]
 
 A whole network with dropout in it trains in two stages; each time it is killed
-(SIGKILL) somewhere in the time that it takes, and then resumed. What must come out are
-the weights, to the bit, of the training that nobody disturbed. FLAGs are train.py's, in
-place of those below.
+(SIGKILL) somewhere between its first step and its last, and then resumed. What must
+come out are the weights, to the bit, of the training that nobody disturbed.
 """
 
 import argparse
@@ -19,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import measure
@@ -45,25 +45,37 @@ mixup = 0.2
 """
 
 
-def run(*words: str, kill_after_s: float = 0) -> float:
-    """Runs train.py, in seconds; killed or else without fault."""
-    start = time.perf_counter()
+def run(*words: str) -> None:
+    """Runs train.py without fault."""
+    done = subprocess.run(
+        [sys.executable, "train.py", *words],
+        cwd=measure.ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(done.stderr)
+
+
+def kill(directory: Path, words: Sequence[str], after_s: float) -> bool:
+    """Runs train.py and kills it so long after its first step; False if it was done."""
     process = subprocess.Popen(
         [sys.executable, "train.py", *words],
         cwd=measure.ROOT,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    if kill_after_s:
-        try:
-            process.wait(kill_after_s)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-    _, stderr = process.communicate()
-    if not kill_after_s and process.returncode:
-        raise SystemExit(stderr.decode())
-    return time.perf_counter() - start
+    while process.poll() is None and not (directory / "first_batch.png").exists():
+        time.sleep(0.01)
+    try:
+        process.wait(after_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return True
+    return False
 
 
 def outcome(directory: Path) -> tuple[str, list[tuple[float, float]]]:
@@ -92,7 +104,6 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("flags", nargs="*")
     args = parser.parse_args()
     draw = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as scratch:
@@ -100,30 +111,32 @@ def main() -> None:
         measure.command("-m", "pipeline.convert", str(args.folder), f"--out={records}")
         recipe = Path(scratch) / "recipe.toml"
         recipe.write_text(RECIPE)
-        how = args.flags or [f"--recipe={recipe}"]
+        how = (f"--recipe={recipe}", f"--data={records}")
         whole = Path(scratch) / "whole"
-        taken_s = run(*how, f"--data={records}", f"--run_dir={whole}")
+        run(*how, f"--run_dir={whole}")
         expected = outcome(whole)
-        same = in_time = 0
+        lines = map(json.loads, (whole / "metrics.jsonl").read_text().splitlines())
+        taken_s = sum(line["seconds"] for line in lines)
+        same = killed = 0
         for number in range(args.kills):
             directory = Path(scratch) / f"run{number}"
-            words = (*how, f"--data={records}", f"--run_dir={directory}")
-            run(*words, kill_after_s=draw.uniform(0.1, 1) * taken_s)
-            steps = sorted(directory.glob("checkpoints/*.npz"))
-            place = steps[-1].stem if steps else "before the first snapshot"
-            if (directory / "checkpoints").exists():
-                in_time += 1
-                run(f"--resume={directory}")
-            elif not (directory / "model.keras").exists():
-                shutil.rmtree(directory, ignore_errors=True)
-                run(*words)
-                place = "before the run had begun"
+            words = (*how, f"--run_dir={directory}")
+            while not (
+                kill(directory, words, draw.uniform(0, 1) * taken_s)
+                and (directory / "checkpoints").exists()
+            ):
+                shutil.rmtree(directory)  # it was done before: not a kill
+            killed += 1
+            steps = sorted(directory.glob("checkpoints/step-*.npz"))
+            run(f"--resume={directory}")
             is_same = outcome(directory) == expected
             same += is_same
-            print(f"kill {number + 1}: {place}: {'same' if is_same else 'DIFFERENT'}")
+            place = steps[-1].stem if steps else "the beginning"
+            print(f"kill {number + 1}: resumed from {place}: ", end="")
+            print("same" if is_same else "DIFFERENT", flush=True)
             shutil.rmtree(directory)
     digest = hashlib.sha256(repr(expected).encode()).hexdigest()[:12]
-    print(f"{same} of {args.kills} as undisturbed ({digest}); {in_time} resumed")
+    print(f"{same} of {killed} killed and resumed end as undisturbed ({digest})")
 
 
 if __name__ == "__main__":

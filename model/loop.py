@@ -87,7 +87,6 @@ class Best:
 class Source(Protocol):
     """What a training is fed."""
 
-    num_training: int
     batch_size: int
 
     def training(self, epoch: int, start: int = 0) -> Iterator[Batch]:

@@ -88,7 +88,7 @@ def _by_patterns(
     found: base.Base, config: settings.Config
 ) -> tuple[str, frozenset[str]]:
     """The lowest step that trains, and the layers above that do not."""
-    patterns = [part.strip() for part in config.train.split(",") if part.strip()]
+    patterns = [part.strip() for part in config.train.split(",")]
     between = network.between(
         found.network, network.INPUT, found.features, num_classes=0, dtype="float32"
     )

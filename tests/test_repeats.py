@@ -185,7 +185,7 @@ class TestPlan:
         results = run.read(str(train.train(config))).results()
         # The first epoch has TensorFlow's preparations.
         took = sum(result["seconds"] for result in results[1:]) * 4 / 3
-        assert estimate.seconds == pytest.approx(took, rel=1.0)
+        assert 0.4 < estimate.seconds / took < 2.5  # other processes may be at work
 
 
 def test_memory_and_age_are_told():

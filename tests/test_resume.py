@@ -13,6 +13,7 @@ import pytest
 
 import train
 from model import loop, run, settings
+from model.checkpoints import errors
 from pipeline import schema
 from tests import conftest, test_reuse
 
@@ -217,6 +218,14 @@ def test_a_stage_starts_from_the_best_or_the_last(config, tmp_path):
     assert losses["last"][2] > min(losses["last"][:3])
 
 
+@pytest.mark.parametrize("patterns", ["fc9,logits", ",", "logits,"])
+def test_patterns_of_no_layer(config, patterns):
+    config = dataclasses.replace(config, train=patterns, stages=())
+    with pytest.raises(errors.MismatchedCheckpoint, match="fits no layer up to"):
+        train.train(config)
+    assert not train.Path(config.run_dir).exists()
+
+
 @pytest.mark.parametrize(
     ("patterns", "moved"),
     [
@@ -232,13 +241,6 @@ def test_layers_by_pattern(config, patterns, moved):
     frozen = {entry["variable"].split("/")[0] for entry in ledger["frozen"]}
     everything = {"conv1", "conv2", "fc3", "fc4", "head_hidden", "logits"}
     assert frozen == everything - moved
-
-
-def test_a_pattern_of_no_layer(config):
-    config = dataclasses.replace(config, train="fc9,logits", stages=())
-    with pytest.raises(ValueError, match=r"--train: fc9 fits no layer.*fc"):
-        train.train(config)
-    assert not train.Path(config.run_dir).exists()
 
 
 def small_training(records, directory, *more):
