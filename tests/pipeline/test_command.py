@@ -118,12 +118,15 @@ def test_a_reader_that_has_seen_enough_is_no_problem(program):
 
 
 def start(program, what):
+    # A shell without job control lets what it starts with & ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, program, what],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    signal.signal(signal.SIGINT, before)
     assert process.stdout.readline() == "tick\n"
     return process
 
