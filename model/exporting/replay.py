@@ -1,0 +1,141 @@
+"""An exported file and photos -> what it says of them; a process without Graft.
+
+Run as `python -I replay.py REQUEST.json`, away from the project: nothing here but the
+standard library, NumPy and the one package that a user of such a file would have.
+
+REQUEST.json is {"kind", "model", "signature", "inputs", "labels", "timed", "answers"}.
+"inputs" are the names of files: .npy of a batch of images, or photos of any other name.
+Each photo or image is a call. "answers" is the .npz to write: probabilities float64
+[n, num_classes], class_names, and seconds float64 [timed] of calls made again.
+"""
+
+import json
+import os
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# One photo or image -> probabilities [num_classes].
+Classify = Callable[[Any], Any]
+_WARM_UP = 3  # calls
+
+
+def _saved_model(request: dict[str, Any]) -> tuple[Classify, list[str]]:
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(request["model"])
+    function = loaded.signatures[request["signature"]]
+    names: list[str] = []
+
+    def classify(one: Any) -> Any:
+        if isinstance(one, bytes):
+            found = function(image_bytes=tf.constant([one]))
+        else:
+            found = function(image=tf.constant(one[None], tf.float32))
+        if not names:
+            names.extend(_decoded(name) for name in found["classes"].numpy()[0])
+        return found["probabilities"].numpy()[0]
+
+    return classify, names
+
+
+def _onnx(request: dict[str, Any]) -> tuple[Classify, list[str]]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(
+        request["model"], providers=["CPUExecutionProvider"]
+    )
+    properties = session.get_modelmeta().custom_metadata_map
+
+    def classify(one: Any) -> Any:
+        return session.run(["probabilities"], {"image": one[None]})[0][0]
+
+    return classify, json.loads(properties["class_names"])
+
+
+def _litert(request: dict[str, Any]) -> tuple[Classify, list[str]]:
+    from ai_edge_litert import interpreter
+
+    loaded = interpreter.Interpreter(
+        request["model"], num_threads=len(os.sched_getaffinity(0))
+    )
+    runner = loaded.get_signature_runner("serving_default")
+
+    def classify(one: Any) -> Any:
+        return runner(image=one[None])["probabilities"][0]
+
+    with zipfile.ZipFile(request["model"]) as archive:
+        return classify, _lines(archive.read("labels.txt"))
+
+
+def _keras(request: dict[str, Any]) -> tuple[Classify, list[str]]:
+    import keras
+    import tensorflow as tf
+
+    model = keras.saving.load_model(request["model"])
+    function = tf.function(lambda images: model(images, training=False))
+
+    def classify(one: Any) -> Any:
+        return function(tf.constant(one[None], tf.float32)).numpy()[0]
+
+    return classify, _lines(Path(request["labels"]).read_bytes())
+
+
+_KINDS = {
+    "saved_model": _saved_model,
+    "onnx": _onnx,
+    "litert": _litert,
+    "keras": _keras,
+}
+
+
+def _decoded(name: bytes) -> str:
+    return name.decode(errors="surrogateescape")
+
+
+def _lines(content: bytes) -> list[str]:
+    return [_decoded(line) for line in content.split(b"\n")[:-1]]
+
+
+def _inputs(names: list[str]) -> Iterator[Any]:
+    for name in names:
+        if name.endswith(".npy"):
+            yield from np.load(name, mmap_mode="r")
+        else:
+            yield Path(name).read_bytes()
+
+
+def _seconds(classify: Classify, names: list[str], count: int) -> list[float]:
+    found: list[float] = []
+    while len(found) < count + _WARM_UP:
+        for one in _inputs(names):
+            start = time.perf_counter()
+            classify(one)
+            found.append(time.perf_counter() - start)
+            if len(found) == count + _WARM_UP:
+                break
+    return found[_WARM_UP:]
+
+
+def main() -> None:
+    """Serves one request."""
+    request = json.loads(Path(sys.argv[1]).read_bytes())
+    classify, class_names = _KINDS[request["kind"]](request)
+    found = [classify(one) for one in _inputs(request["inputs"])]
+    seconds = _seconds(classify, request["inputs"], request["timed"])
+    names = np.array([json.dumps(name) for name in class_names])
+    np.savez(
+        request["answers"],
+        probabilities=np.array(found, np.float64),
+        class_names=names,
+        seconds=np.array(seconds),
+    )
+
+
+if __name__ == "__main__":
+    main()
