@@ -1,0 +1,113 @@
+import cv2
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from model import predict
+from model.exporting import photo_graph
+from pipeline import preprocess
+from tests import conftest, exif_files
+
+SPECS = {
+    resize: preprocess.InputSpec(
+        size_px=40, short_side_px=48, resize=resize, source="test"
+    )
+    for resize in ("crop", "squash")
+}
+_graphs = {
+    name: tf.function(
+        lambda photo, spec=spec: photo_graph.view_of_photo(photo, spec),
+        input_signature=[tf.TensorSpec([], tf.string)],
+        autograph=False,
+    )
+    for name, spec in SPECS.items()
+}
+
+
+def view(data, resize="crop"):
+    return _graphs[resize](tf.constant(data)).numpy()
+
+
+def encode(pixels, kind=".jpg"):
+    return cv2.imencode(kind, pixels)[1].tobytes()
+
+
+@pytest.mark.parametrize("resize", SPECS)
+@pytest.mark.parametrize("size", [(240, 320), (320, 240), (41, 97), (512, 512), (1, 1)])
+def test_taken_as_they_are(size, resize):
+    """To the bit: the same bytes are decoded by the same decoder."""
+    data = encode(conftest.draw_scene(1, *size))
+    expected = predict.view(data, SPECS[resize])
+    np.testing.assert_array_equal(view(data, resize), expected)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientations(orientation):
+    data = exif_files.turned(encode(conftest.draw_scene(2, 130, 200)), orientation)
+    difference = view(data).astype(int) - predict.view(data, SPECS["crop"])
+    assert np.abs(difference).max() <= 1
+
+
+@pytest.mark.parametrize("size", [(700, 900), (1100, 1024), (2100, 4300)])
+def test_large(size):
+    """Shrunk and encoded anew, as conversion does, by other code."""
+    data = exif_files.turned(encode(conftest.draw_scene(3, *size)), 6)
+    difference = view(data).astype(int) - predict.view(data, SPECS["crop"])
+    assert np.abs(difference).max() <= 2
+    assert np.abs(difference).mean() < 0.1
+
+
+def pngs():
+    scene = conftest.draw_scene(4, 90, 120)
+    alpha = np.linspace(0, 255, 120).astype(np.uint8) * np.ones((90, 1), np.uint8)
+    deep = scene.astype(np.uint16) * 257 + np.arange(120, dtype=np.uint16)[:, None]
+    return {
+        "colour": scene,
+        "grey": scene[..., 0],
+        "transparent": np.dstack([scene, alpha]),
+        "16 bits": deep,
+        "large": conftest.draw_scene(5, 600, 1300),
+    }
+
+
+@pytest.mark.parametrize(("pixels"), pngs().values(), ids=pngs())
+def test_png(pixels):
+    data = encode(pixels, ".png")
+    difference = view(data).astype(int) - predict.view(data, SPECS["crop"])
+    assert np.abs(difference).max() <= (1 if min(pixels.shape[:2]) > 512 else 0)
+
+
+def test_grey_jpeg():
+    data = encode(conftest.draw_scene(6)[..., 0])
+    np.testing.assert_array_equal(view(data), predict.view(data, SPECS["crop"]))
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\xff\xd8", b"GIF89a", encode(np.zeros((9, 9, 3)))[:60]]
+)
+def test_no_photo(data):
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        view(data)
+
+
+@pytest.mark.parametrize("resize", SPECS)
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_images_of_a_batch(dtype, resize):
+    """As records are seen; the second image is another one of the same size."""
+    scenes = [conftest.draw_scene(number, 240, 320) for number in (7, 8)]
+    data = [encode(scene, ".png") for scene in scenes]
+    pixels = np.stack(scenes)[..., ::-1].astype(dtype)
+    found = photo_graph.view_of_images(tf.constant(pixels), SPECS[resize]).numpy()
+    for number in range(2):
+        expected = predict.view(data[number], SPECS[resize])
+        np.testing.assert_array_equal(found[number], expected)
+
+
+def test_large_images():
+    pixels = conftest.draw_scene(9, 700, 900)
+    expected = predict.view(encode(pixels, ".png"), SPECS["crop"]).astype(int)
+    batch = tf.constant(pixels[None, ..., ::-1].astype(np.float32))
+    found = photo_graph.view_of_images(batch, SPECS["crop"]).numpy()[0]
+    assert np.abs(found - expected).max() <= 1
+    halved = photo_graph.view_of_images(batch, SPECS["crop"], shrink=False).numpy()[0]
+    assert 1 < np.abs(halved - expected).max() < 40
