@@ -52,11 +52,14 @@ def write(classifier: Classifier, path: Path) -> None:
         raise culprit.find(FORMAT, error, classifier, _convert_model) from error
     onnx.helper.set_model_props(model, classifier.about)
     onnx.save(model, path)
-    onnx.checker.check_model(path, full_check=True)
 
 
 def _convert(function: Any, signature: list[Any]) -> Any:
-    """ModelProto of a function of tensors."""
+    """ModelProto of a function of tensors.
+
+    It is checked, for tf2onnx leaves in what it does not know.
+    """
+    import onnx
     import tf2onnx
 
     tf2onnx.logging.set_level(logging.CRITICAL)
@@ -64,6 +67,7 @@ def _convert(function: Any, signature: list[Any]) -> Any:
     model, _ = tf2onnx.convert.from_function(
         graph, input_signature=signature, opset=_OPSET
     )
+    onnx.checker.check_model(model, full_check=True)
     return model
 
 

@@ -208,10 +208,10 @@ class TestRefused:
         held_out.of_run(copy)
         path = copy.directory / "evaluation" / "test.npz"
         stored = dict(np.load(path))
-        stored["logits"][-1, 0] += 0.01
+        stored["logits"][-1, 0] += 0.5
         np.savez_compressed(path, **stored)
         out = tmp_path / "out" / {"keras": "a.keras"}.get(form, "a")
-        with pytest.raises(errors.ExportError, match="differs from the run's by 0.00"):
+        with pytest.raises(errors.ExportError, match="differs from the run's by"):
             job.export(copy, form, out=str(out))
         assert left_in(tmp_path / "out") == []
 
