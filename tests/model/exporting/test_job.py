@@ -36,7 +36,7 @@ def expected(small_run):
     model = classifier.of_run(small_run).model
 
     def ask(data):
-        view = predict.view(data, SPEC)
+        view = np.asarray(predict.view(data, SPEC))
         return model(view[None].astype(np.float32), training=False).numpy()[0]
 
     return ask
@@ -75,12 +75,12 @@ def test_every_format(small_run, form, tmp_path):
     done = job.export(small_run, form, out=str(out))
     assert done.path == out
     assert out.exists()
-    assert done.tolerance == 1e-4
+    assert done.tolerance == (1e-3 if form == "onnx" else 1e-4)
     assert done.num_photos == len(held_out.of_run(small_run).rows)
     first, *others = done.lines
     assert (first.name, first.takes) == ("model.keras of the run", "views")
     assert len(others) == (2 if form == "saved_model" else 1)
-    assert all(line.difference < 1e-5 for line in others)
+    assert all(line.difference < 1e-4 for line in others)
     assert all(line.latency_s > 0 and line.size_bytes > 1000 for line in done.lines)
     beside = ["labels.txt"] if form == "keras" else []
     assert left_in(tmp_path) == sorted([out.name, *beside])
@@ -137,7 +137,7 @@ def test_onnx_takes_images_of_any_size(small_run, expected, tmp_path):
         (found,) = session.run(None, {"image": pixels})
         for number in range(2):
             png = cv2.imencode(".png", scenes[number])[1].tobytes()
-            np.testing.assert_allclose(found[number], expected(png), atol=1e-5)
+            np.testing.assert_allclose(found[number], expected(png), atol=1e-3)
 
 
 def test_litert_holds_its_labels(small_run, tmp_path):
@@ -159,7 +159,7 @@ def test_keras_loads_in_plain_keras(small_run, expected, tmp_path):
     model = keras.models.load_model(path, safe_mode=True)
     assert {type(layer).__module__.split(".")[0] for layer in model.layers} == {"keras"}
     png = cv2.imencode(".png", scene())[1].tobytes()
-    view = predict.view(png, SPEC)[None].astype(np.float32)
+    view = np.asarray(predict.view(png, SPEC))[None].astype(np.float32)
     np.testing.assert_allclose(model.predict(view, verbose=0)[0], expected(png), 1e-5)
     assert (tmp_path / "labels.txt").read_text() == "blue\ngreen\nred\n"
     (tmp_path / "labels.txt").write_text("somebody else's\n")
@@ -226,7 +226,9 @@ class TestRefused:
         target = verify.Target(
             kind="keras", path=path, class_names=source.class_names, labels=labels
         )
-        assert verify.compare(target, held, SPEC).difference > 5 * job.TOLERANCE["none"]
+        assert (
+            verify.compare(target, held, SPEC).difference > 5 * job.TOLERANCE["keras"]
+        )
         other = dataclasses.replace(target, class_names=("blue", "green", "pink"))
         with pytest.raises(errors.ExportError, match="blue, green, red; expected blue"):
             verify.compare(other, held, SPEC)
