@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -63,7 +64,7 @@ def of_run(finished: run.Finished) -> HeldOut:
     Raises:
         schema.DataError: the records are gone, changed, or have no test split.
     """
-    found = manifest.read(finished.config["data"]["path"])
+    found = manifest.read(Path(finished.config["data"]["path"]))
     run.check_records(finished, found, SPLIT, another=False)
     manifest.check_files(found)
     path = finished.evaluation_path(SPLIT, found.digest).with_suffix(".npz")

@@ -114,24 +114,19 @@ class _Work:
         Raises:
             errors.ExportError: they differ by more than allowed.
         """
-        signatures = (saved_model.PHOTOS, saved_model.IMAGES)
-        return tuple(
-            self._compared(
-                verify.Target(
-                    kind=kind,
-                    path=path,
-                    class_names=self.source.class_names,
-                    signature=signature,
-                    labels=labels,
-                ),
-                name,
-            )
-            for signature in (signatures if kind == "saved_model" else ("",))
+        several = (saved_model.PHOTOS, saved_model.IMAGES)
+        target = verify.Target(
+            kind=kind,
+            path=path,
+            class_names=self.source.class_names,
+            signatures=several if kind == "saved_model" else ("",),
+            labels=labels,
         )
-
-    def _compared(self, target: verify.Target, name: str) -> Line:
         found = verify.compare(target, self.held, self.source.spec)
-        shown = f"{name} {target.signature}".strip()
+        return tuple(self._line(target, name, one) for one in found)
+
+    def _line(self, target: verify.Target, name: str, found: verify.Agreement) -> Line:
+        shown = f"{name} {found.signature}".strip()
         if not found.difference <= self.tolerance:
             raise errors.ExportError(
                 f"{shown}: in a fresh process a probability differs from the run's by "
@@ -141,7 +136,7 @@ class _Work:
             )
         return Line(
             name=shown,
-            takes=_KINDS[target.signature or target.kind],
+            takes=_KINDS[found.signature or target.kind],
             size_bytes=_size(target.path),
             latency_s=found.latency_s,
             difference=found.difference,

@@ -9,6 +9,7 @@ that TensorFlow Lite's metadata tools pack it: as a ZIP archive at the end.
 """
 
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -87,7 +88,12 @@ def _convert(
     module = tf.Module()
     module.weights = [variable.value for variable in model.variables]
     graph = tf.function(function, input_signature=signature, autograph=False)
-    with tempfile.TemporaryDirectory() as scratch, images.unheard():
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        images.unheard(),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # of its own parts, that they are to move
         tf.saved_model.save(module, scratch, signatures={_SIGNATURE: graph})
         converter = tf.lite.TFLiteConverter.from_saved_model(
             scratch, signature_keys=[_SIGNATURE]

@@ -3,12 +3,14 @@
 Run as `python -I replay.py REQUEST.json`, away from the project: nothing here but the
 standard library, NumPy and the one package that a user of such a file would have.
 
-REQUEST.json is {"kind", "model", "signature", "inputs", "labels", "timed", "answers"}.
-"inputs" are the names of files: .npy of a batch of images, or photos of any other name.
-Each photo or image is a call. "answers" is the .npz to write: probabilities float64
-[n, num_classes], class_names, and seconds float64 [timed] of calls made again.
+REQUEST.json is {"kind", "model", "labels", "calls", "timed"}, and each of "calls" is
+{"signature", "inputs", "answers"}. "inputs" are the names of files: .npy of a batch of
+images, or photos of any other name; each photo or image is asked about alone. "answers"
+is the .npz to write: probabilities float64 [n, num_classes], class_names (as JSON), and
+seconds float64 [timed] of calls made again.
 """
 
+import functools
 import json
 import os
 import sys
@@ -22,14 +24,21 @@ import numpy as np
 
 # One photo or image -> probabilities [num_classes].
 Classify = Callable[[Any], Any]
+Request = dict[str, Any]
 _WARM_UP = 3  # calls
 
 
-def _saved_model(request: dict[str, Any]) -> tuple[Classify, list[str]]:
+@functools.cache
+def _loaded(path: str) -> Any:
     import tensorflow as tf
 
-    loaded = tf.saved_model.load(request["model"])
-    function = loaded.signatures[request["signature"]]
+    return tf.saved_model.load(path)
+
+
+def _saved_model(request: Request, signature: str) -> tuple[Classify, list[str]]:
+    import tensorflow as tf
+
+    function = _loaded(request["model"]).signatures[signature]
     names: list[str] = []
 
     def classify(one: Any) -> Any:
@@ -44,7 +53,7 @@ def _saved_model(request: dict[str, Any]) -> tuple[Classify, list[str]]:
     return classify, names
 
 
-def _onnx(request: dict[str, Any]) -> tuple[Classify, list[str]]:
+def _onnx(request: Request, _: str) -> tuple[Classify, list[str]]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(
@@ -58,7 +67,7 @@ def _onnx(request: dict[str, Any]) -> tuple[Classify, list[str]]:
     return classify, json.loads(properties["class_names"])
 
 
-def _litert(request: dict[str, Any]) -> tuple[Classify, list[str]]:
+def _litert(request: Request, _: str) -> tuple[Classify, list[str]]:
     from ai_edge_litert import interpreter
 
     loaded = interpreter.Interpreter(
@@ -73,7 +82,7 @@ def _litert(request: dict[str, Any]) -> tuple[Classify, list[str]]:
         return classify, _lines(archive.read("labels.txt"))
 
 
-def _keras(request: dict[str, Any]) -> tuple[Classify, list[str]]:
+def _keras(request: Request, _: str) -> tuple[Classify, list[str]]:
     import keras
     import tensorflow as tf
 
@@ -125,16 +134,15 @@ def _seconds(classify: Classify, names: list[str], count: int) -> list[float]:
 def main() -> None:
     """Serves one request."""
     request = json.loads(Path(sys.argv[1]).read_bytes())
-    classify, class_names = _KINDS[request["kind"]](request)
-    found = [classify(one) for one in _inputs(request["inputs"])]
-    seconds = _seconds(classify, request["inputs"], request["timed"])
-    names = np.array([json.dumps(name) for name in class_names])
-    np.savez(
-        request["answers"],
-        probabilities=np.array(found, np.float64),
-        class_names=names,
-        seconds=np.array(seconds),
-    )
+    for call in request["calls"]:
+        classify, class_names = _KINDS[request["kind"]](request, call["signature"])
+        found = [classify(one) for one in _inputs(call["inputs"])]
+        np.savez(
+            call["answers"],
+            probabilities=np.array(found, np.float64),
+            class_names=np.array([json.dumps(name) for name in class_names]),
+            seconds=np.array(_seconds(classify, call["inputs"], request["timed"])),
+        )
 
 
 if __name__ == "__main__":

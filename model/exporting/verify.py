@@ -8,7 +8,6 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -28,14 +27,14 @@ class Target:
         kind: one of replay's.
         path: of the file or folder.
         class_names: that it shall know.
-        signature: of a SavedModel; "" for other kinds.
+        signatures: to call; ("",) where a file has but one.
         labels: file of class names beside a .keras; None for other kinds.
     """
 
     kind: str
     path: Path
     class_names: tuple[str, ...]
-    signature: str = ""
+    signatures: tuple[str, ...] = ("",)
     labels: Path | None = None
 
 
@@ -57,11 +56,13 @@ class Agreement:
     """How far an exported file and its run are apart.
 
     Attributes:
+        signature: that was called.
         num_photos: that both were asked about.
         difference: the largest between two probabilities, 0..1.
         latency_s: see Answers.
     """
 
+    signature: str
     num_photos: int
     difference: float
     latency_s: float
@@ -69,12 +70,15 @@ class Agreement:
 
 def compare(
     target: Target, held: held_out.HeldOut, spec: preprocess.InputSpec
-) -> Agreement:
+) -> list[Agreement]:
     """Asks a file about held-out photos that the run has answered.
 
     Photos come as the format takes them: SavedModel's `serving_default` as files,
     its other signature and ONNX as pixels of any size, the others as the network sees
     them.
+
+    Returns:
+        One for each signature.
 
     Raises:
         errors.ExportError: the file cannot be used, or knows other classes.
@@ -83,19 +87,29 @@ def compare(
     indices = held.sample(NUM_PHOTOS)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        if target.kind in ("litert", "keras"):
-            inputs = [_write_views(held, indices, spec, folder)]
-        else:
-            as_files = target.signature == "serving_default"
-            inputs = _write_photos(held.encoded(indices), folder, as_files=as_files)
+        inputs = []
+        for signature in target.signatures:
+            if target.kind in ("litert", "keras"):
+                inputs.append([_write_views(held, indices, spec, folder)])
+            else:
+                as_files = signature == "serving_default"
+                photos = held.encoded(indices)
+                inputs.append(_write_photos(photos, folder, as_files=as_files))
         answers = ask(target, inputs, folder)
-    differences = np.abs(answers.probabilities - held.probabilities[indices])
-    # NaN is the largest of all.
-    return Agreement(
-        num_photos=len(indices),
-        difference=float(np.where(np.isnan(differences), np.inf, differences).max()),
-        latency_s=answers.latency_s,
-    )
+    found = []
+    for signature, answer in zip(target.signatures, answers, strict=True):
+        differences = np.abs(answer.probabilities - held.probabilities[indices])
+        # No number at all is as far apart as can be.
+        known = np.where(np.isnan(differences), np.inf, differences)
+        found.append(
+            Agreement(
+                signature=signature,
+                num_photos=len(indices),
+                difference=float(known.max()),
+                latency_s=answer.latency_s,
+            )
+        )
+    return found
 
 
 def accuracy(
@@ -111,7 +125,7 @@ def accuracy(
         folder = Path(scratch)
         everything = np.arange(len(held.rows))
         inputs = [_write_views(held, everything, spec, folder)]
-        answers = ask(target, inputs, folder)
+        (answers,) = ask(target, [inputs], folder)
     return held_out.accuracy(answers.probabilities, held.labels)
 
 
@@ -143,25 +157,35 @@ def _write_views(
     return path
 
 
-def ask(target: Target, inputs: Sequence[Path], folder: Path) -> Answers:
+def ask(
+    target: Target, inputs: Sequence[Sequence[Path]], folder: Path
+) -> list[Answers]:
     """Lets a file answer in a fresh process that knows nothing of this project.
 
     Args:
         target: the file.
-        inputs: files of photos, see replay.
+        inputs: files of photos for each signature, see replay.
         folder: to work in.
 
     Raises:
         errors.ExportError: the file cannot be used there, or knows other classes.
     """
-    request: dict[str, Any] = {
+    calls = [
+        {
+            "signature": signature,
+            "inputs": [str(path) for path in paths],
+            "answers": str(folder / f"answers{number}.npz"),
+        }
+        for number, (signature, paths) in enumerate(
+            zip(target.signatures, inputs, strict=True)
+        )
+    ]
+    request = {
         "kind": target.kind,
         "model": str(target.path.absolute()),
-        "signature": target.signature,
         "labels": str(target.labels.absolute()) if target.labels else "",
-        "inputs": [str(path) for path in inputs],
+        "calls": calls,
         "timed": _NUM_TIMED,
-        "answers": str(folder / "answers.npz"),
     }
     asked = folder / "request.json"
     asked.write_text(json.dumps(request), encoding="utf-8")
@@ -178,7 +202,11 @@ def ask(target: Target, inputs: Sequence[Path], folder: Path) -> Answers:
             f"{target.path.name}: cannot be used in a fresh process (exit code "
             f"{done.returncode}): {lines[-1][:_WORDS]}"
         )
-    with np.load(request["answers"]) as answers:
+    return [_read(target, Path(str(call["answers"]))) for call in calls]
+
+
+def _read(target: Target, path: Path) -> Answers:
+    with np.load(path) as answers:
         names = tuple(map(json.loads, answers["class_names"].tolist()))
         found = answers["probabilities"]
         latency_s = float(np.median(answers["seconds"]))
