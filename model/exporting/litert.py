@@ -9,7 +9,6 @@ that TensorFlow Lite's metadata tools pack it: as a ZIP archive at the end.
 """
 
 import tempfile
-import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,9 +17,8 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
-from model.exporting import culprit, packages
+from model.exporting import culprit, packages, quietly
 from model.exporting.classifier import PROBABILITIES, Classifier
-from pipeline import image as images
 
 FORMAT = "--format=litert"  # what errors are about
 LABELS = "labels.txt"
@@ -88,12 +86,7 @@ def _convert(
     module = tf.Module()
     module.weights = [variable.value for variable in model.variables]
     graph = tf.function(function, input_signature=signature, autograph=False)
-    with (
-        tempfile.TemporaryDirectory() as scratch,
-        images.unheard(),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore")  # of its own parts, that they are to move
+    with tempfile.TemporaryDirectory() as scratch, quietly.quietly():
         tf.saved_model.save(module, scratch, signatures={_SIGNATURE: graph})
         converter = tf.lite.TFLiteConverter.from_saved_model(
             scratch, signature_keys=[_SIGNATURE]

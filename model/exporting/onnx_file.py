@@ -7,13 +7,12 @@ The file's metadata hold `class_names`, a JSON list in label order, and what els
 classifier says of itself.
 """
 
-import logging
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
-from model.exporting import culprit, packages, photo_graph
+from model.exporting import culprit, packages, photo_graph, quietly
 from model.exporting.classifier import PROBABILITIES, Classifier
 
 FORMAT = "--format=onnx"  # what errors are about
@@ -62,11 +61,11 @@ def _convert(function: Any, signature: list[Any]) -> Any:
     import onnx
     import tf2onnx
 
-    tf2onnx.logging.set_level(logging.CRITICAL)
     graph = tf.function(function, input_signature=signature, autograph=False)
-    model, _ = tf2onnx.convert.from_function(
-        graph, input_signature=signature, opset=_OPSET
-    )
+    with quietly.quietly():
+        model, _ = tf2onnx.convert.from_function(
+            graph, input_signature=signature, opset=_OPSET
+        )
     onnx.checker.check_model(model, full_check=True)
     return model
 

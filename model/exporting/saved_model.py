@@ -13,7 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from model.exporting import photo_graph
+from model.exporting import photo_graph, quietly
 from model.exporting.classifier import PROBABILITIES, Classifier
 
 PHOTOS, IMAGES = "serving_default", "float_image"
@@ -52,4 +52,5 @@ def write(classifier: Classifier, path: Path) -> None:
 
     module = tf.Module()
     module.weights = [variable.value for variable in classifier.model.variables]
-    tf.saved_model.save(module, path, signatures={PHOTOS: photos, IMAGES: images})
+    with quietly.quietly():
+        tf.saved_model.save(module, path, signatures={PHOTOS: photos, IMAGES: images})
