@@ -139,8 +139,8 @@ def as_text(exported: job.Exported) -> str:
     if cost is not None:
         rows.append(
             f"accuracy on {cost.num_photos} test photos: {cost.of_file:.4f}, of the "
-            f"run {cost.of_run:.4f}: {cost.of_run - cost.of_file:+.4f} lost; allowed "
-            f"{cost.allowed:g}"
+            f"run {cost.of_run:.4f}: {cost.of_file - cost.of_run:+.4f}; a loss of "
+            f"{cost.allowed:g} is allowed"
         )
     return "\n".join([*rows, f"written: {exported.path}"])
 

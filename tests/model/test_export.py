@@ -56,8 +56,8 @@ def test_table_of_int8():
     text = export.as_text(done)
     assert "int8 is judged by the accuracy that it costs" in text
     assert (
-        "accuracy on 112 test photos: 0.8500, of the run 0.8750: +0.0250 lost; "
-        "allowed 0.1" in text
+        "accuracy on 112 test photos: 0.8500, of the run 0.8750: -0.0250; a "
+        "loss of 0.1 is allowed" in text
     )
 
 
