@@ -2,10 +2,9 @@
 
 import contextlib
 import dataclasses
-import functools
+import itertools
 import statistics
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from model.exporting import (
     litert,
     onnx_file,
     places,
+    replay,
     saved_model,
     verify,
 )
@@ -33,7 +33,6 @@ QUANTIZE = ("none", "float16", "int8")
 _EXACT = 1e-4
 TOLERANCE = {"saved_model": _EXACT, "onnx": 1e-3, "litert": _EXACT, "keras": _EXACT}
 QUANTIZED = {"float16": 1e-2, "int8": 1.0}
-_NUM_TIMED = 30  # calls
 _KINDS = {
     saved_model.PHOTOS: "files",
     saved_model.IMAGES: "images",
@@ -261,13 +260,8 @@ def _of_run(finished: run.Finished, work: _Work) -> Line:
     step = loop.make_predict_step(work.source.model)
     size_px = work.source.spec.size_px
     view = np.full((1, size_px, size_px, 3), 128, np.float32)
-    call = functools.partial(step, view)
-    call().numpy()
-    seconds = []
-    for _ in range(_NUM_TIMED):
-        start = time.perf_counter()
-        call().numpy()
-        seconds.append(time.perf_counter() - start)
+    calls = itertools.repeat(lambda: step(view).numpy())
+    seconds = replay.seconds_of(calls, verify.NUM_TIMED)
     return Line(
         name=f"{run.MODEL_NAME} of the run",
         takes="views",

@@ -15,7 +15,7 @@ from model.exporting import errors, held_out, replay
 from pipeline import preprocess
 
 NUM_PHOTOS = 32
-_NUM_TIMED = 30  # calls
+NUM_TIMED = 30  # calls
 _WORDS = 400  # of what the other process says
 
 
@@ -185,7 +185,7 @@ def ask(
         "model": str(target.path.absolute()),
         "labels": str(target.labels.absolute()) if target.labels else "",
         "calls": calls,
-        "timed": _NUM_TIMED,
+        "timed": NUM_TIMED,
     }
     asked = folder / "request.json"
     asked.write_text(json.dumps(request), encoding="utf-8")
