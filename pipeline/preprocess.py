@@ -228,6 +228,14 @@ def _halve(images: Any, size_px: int, by: tuple[int, int]) -> Any:
     return found
 
 
+def halved(images: Any, size_px: int, *, square: bool) -> Any:
+    """Halves float32 [batch, height, width, 3] as `resize_all` does."""
+    images = _halve(images, size_px, (2, 2))
+    if square:
+        return images
+    return _halve(_halve(images, size_px, (2, 1)), size_px, (1, 2))
+
+
 def resize(image: Any, size_px: int, *, halve: bool, square: bool = True) -> Any:
     """`resize_all` of one image: [height, width, 3] -> [size_px, size_px, 3]."""
     return resize_all(image[None], size_px, halve=halve, square=square)[0]
@@ -252,9 +260,7 @@ def resize_all(images: Any, size_px: int, *, halve: bool, square: bool = True) -
     """
     images = tf.cast(images, tf.float32)
     if halve:
-        images = _halve(images, size_px, (2, 2))
-        if not square:
-            images = _halve(_halve(images, size_px, (2, 1)), size_px, (1, 2))
+        images = halved(images, size_px, square=square)
     images = tf.raw_ops.ResizeBilinear(
         images=images, size=(size_px, size_px), half_pixel_centers=True
     )

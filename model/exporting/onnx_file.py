@@ -41,7 +41,7 @@ def write(classifier: Classifier, path: Path) -> None:
     signature = tf.TensorSpec([None, None, None, 3], tf.uint8, IMAGE)
 
     def classify(image: Any) -> dict[str, Any]:
-        views = photo_graph.view_of_images(image, classifier.spec, shrink=False)
+        views = photo_graph.view_of_images(image, classifier.spec, portable=True)
         found = classifier.model(tf.cast(views, tf.float32), training=False)
         return {PROBABILITIES: found}
 

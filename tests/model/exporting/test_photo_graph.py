@@ -94,13 +94,16 @@ def test_no_photo(data):
 
 
 @pytest.mark.parametrize("resize", SPECS)
+@pytest.mark.parametrize("portable", [False, True])
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
-def test_images_of_a_batch(dtype, resize):
+def test_images_of_a_batch(dtype, portable, resize):
     """As records are seen; the second image is another one of the same size."""
     scenes = [conftest.draw_scene(number, 240, 320) for number in (7, 8)]
     data = [encode(scene, ".png") for scene in scenes]
     pixels = np.stack(scenes)[..., ::-1].astype(dtype)
-    found = photo_graph.view_of_images(tf.constant(pixels), SPECS[resize]).numpy()
+    found = photo_graph.view_of_images(
+        tf.constant(pixels), SPECS[resize], portable=portable
+    ).numpy()
     for number in range(2):
         expected = predict.view(data[number], SPECS[resize])
         np.testing.assert_array_equal(found[number], expected)
@@ -113,5 +116,5 @@ def test_large_images():
     batch = tf.constant(pixels[None, ..., ::-1].astype(np.float32))
     found = photo_graph.view_of_images(batch, SPECS["crop"]).numpy()[0]
     assert np.abs(found - expected).max() <= 1
-    halved = photo_graph.view_of_images(batch, SPECS["crop"], shrink=False).numpy()[0]
+    halved = photo_graph.view_of_images(batch, SPECS["crop"], portable=True).numpy()[0]
     assert 1 < np.abs(halved - expected).max() < 40
