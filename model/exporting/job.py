@@ -28,8 +28,8 @@ FORMATS = ("saved_model", "onnx", "litert", "keras")
 QUANTIZE = ("none", "float16", "int8")
 # The largest difference allowed between two probabilities. Another library adds up in
 # another order; where it also resizes (ONNX), a pixel right between two levels may be
-# rounded to the other one; a weight in float16 has 11 bits. What whole numbers cost is measured
-# as accuracy, for probabilities that differ are what was asked for.
+# rounded to the other one; a weight in float16 has 11 bits. What whole numbers cost is
+# measured as accuracy, for probabilities that differ are what was asked for.
 _EXACT = 1e-4
 TOLERANCE = {"saved_model": _EXACT, "onnx": 1e-3, "litert": _EXACT, "keras": _EXACT}
 QUANTIZED = {"float16": 1e-2, "int8": 1.0}
