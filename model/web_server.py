@@ -15,48 +15,44 @@ _MOST_HEADER_BYTES = 16 << 10
 _CONNECTIONS_EACH = 8  # for each photo that may be under way
 
 
-def protocol(header_timeout_s: float) -> type[H11Protocol]:
-    """The protocol, which hangs up when a request's head does not come in time.
+class _Impatient(H11Protocol):
+    """Hangs up when a request's head does not come in time.
 
     uvicorn waits for ever for the first line of a connection.
-
-    Args:
-        header_timeout_s: from the connection, or the first byte after an answer.
     """
 
-    class Impatient(H11Protocol):
-        _patience: asyncio.TimerHandle | None = None
+    # From the connection, or from the first byte after an answer.
+    header_timeout_s = 30.0
+    _patience: asyncio.TimerHandle | None = None
 
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            self._wait()
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._wait()
 
-        def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            self._wait()
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._wait()
 
-        def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        """Starts to wait for a head that is not complete, or ends it."""
+        if self.conn.their_state is not h11.IDLE:
             self._stop_waiting()
-            super().connection_lost(exc)
+        elif self._patience is None:
+            self._patience = self.loop.call_later(self.header_timeout_s, self._hang_up)
 
-        def _wait(self) -> None:
-            """Starts to wait for a head that is not complete, or ends it."""
-            if self.conn.their_state is not h11.IDLE:
-                self._stop_waiting()
-            elif self._patience is None:
-                self._patience = self.loop.call_later(header_timeout_s, self._hang_up)
-
-        def _stop_waiting(self) -> None:
-            if self._patience is not None:
-                self._patience.cancel()
-                self._patience = None
-
-        def _hang_up(self) -> None:
+    def _stop_waiting(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
             self._patience = None
-            if self.conn.their_state is h11.IDLE and self.transport is not None:
-                self.transport.close()
 
-    return Impatient
+    def _hang_up(self) -> None:
+        self._patience = None
+        if self.conn.their_state is h11.IDLE and self.transport is not None:
+            self.transport.close()
 
 
 class _Server(uvicorn.Server):
@@ -89,7 +85,7 @@ def serve(
     """
     config = uvicorn.Config(
         application,
-        http=protocol(header_timeout_s),
+        http=type("Protocol", (_Impatient,), {"header_timeout_s": header_timeout_s}),
         ws="none",
         lifespan="off",
         loop="asyncio",
