@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 
 from model import photo_batches
@@ -21,8 +23,8 @@ def test_photos_come_in_order_and_problems_with_them(photos, tmp_path):
     images = np.concatenate([batch.images for batch in batches])
     assert len(images) == len(good)
     for path, pixels in zip(good, images, strict=True):
-        with open(path, "rb") as file:
-            np.testing.assert_array_equal(pixels, viewer.of_file(file.read()))
+        expected = viewer.of_file(Path(path).read_bytes())
+        np.testing.assert_array_equal(pixels, expected)
 
 
 def test_only_some_photos_are_read_ahead(photos):

@@ -18,7 +18,8 @@ const bytes = Uint8Array.from(atob(encoded), (c) => c.charCodeAt(0));
 const data = new DataTransfer();
 data.items.add(new File([bytes], name));
 if (kind === "paste") {
-  document.dispatchEvent(new ClipboardEvent("paste", {clipboardData: data, bubbles: true}));
+  const how = {clipboardData: data, bubbles: true};
+  document.dispatchEvent(new ClipboardEvent("paste", how));
 } else {
   for (const type of ["dragenter", "dragover", "drop"]) {
     document.getElementById("zone").dispatchEvent(
@@ -89,7 +90,7 @@ def test_a_photo_is_answered(page, kind):
     drop(page, photo("green"), kind=kind)
     assert answer(page) == "green"
     rows = every(page, "#classes li")
-    assert [row.text.split("\n")[0] for row in rows][0] == "green"
+    assert rows[0].text.split("\n")[0] == "green"
     assert len(rows) == 3
     bars = [bar.size["width"] for bar in every(page, "#classes .bar span")]
     assert bars == sorted(bars, reverse=True)
@@ -164,7 +165,9 @@ def test_nothing_comes_from_elsewhere(page, server):
     drop(page, photo())
     answer(page)
     assert all(url.startswith(server.url) for url in browser.requests(page))
-    policy = page.execute_script(
-        "try { return eval('1') } catch (error) { return error.name }"
+    ran = page.execute_script(
+        "const inline = document.createElement('script');"
+        "inline.textContent = 'window.ran = true';"
+        "document.head.append(inline); return window.ran"
     )
-    assert policy == "EvalError"
+    assert ran is None

@@ -148,7 +148,8 @@ class TestHostile:
             (b"--y\r\n\r\n", "multipart/form-data; boundary=y"),
             (b"--y--\r\n", "multipart/form-data; boundary=y"),
             (
-                b'--y\r\nContent-Disposition: form-data; name="a"\r\n\r\nb\r\n--y--\r\n',
+                b'--y\r\nContent-Disposition: form-data; name="a"\r\n\r\n'
+                b"b\r\n--y--\r\n",
                 "multipart/form-data; boundary=y",
             ),
             (b"--y\r\n" * 10_000, "multipart/form-data; boundary=y"),
