@@ -116,7 +116,7 @@ def predict(
         for batch in photo_batches.read(
             photos, chosen.spec, batch_size=min(config.batch_size, count)
         ):
-            yield from answering.answers(batch)
+            yield from answering.of_batch(batch)
             progress.update(len(batch.photos))
     for kind, number in ignored.items():
         command.log(f"ignored: {number} {kind}")
@@ -138,7 +138,7 @@ class _Answering:
                 Path(config.explain), self._explainer, chosen.spec
             )
 
-    def answers(self, batch: photo_batches.PhotoBatch) -> Iterator[answers.Prediction]:
+    def of_batch(self, batch: photo_batches.PhotoBatch) -> Iterator[answers.Prediction]:
         """One for each photo of the batch."""
         found = iter(self._of_images(batch) if len(batch.images) else ())
         for photo, problem in zip(batch.photos, batch.problems, strict=True):

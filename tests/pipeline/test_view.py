@@ -73,7 +73,7 @@ def png_with_orientation(pixels, orientation):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_turned_photos_are_seen_upright(running, orientation):
-    upright = conftest.draw_photo("blue", 3, 40, 70)
+    upright = conftest.draw_photo("blue", 3, 60, 90)
     data = png_with_orientation(turned_away(upright, orientation), orientation)
     viewer = view.Viewer(SPEC)
     expected = viewer.of_file(cv2.imencode(".png", upright)[1].tobytes())
