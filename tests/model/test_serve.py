@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 import cv2
@@ -32,9 +33,10 @@ def photo(class_name="red"):
 
 def post(server, data, path="/predict"):
     connection = http.client.HTTPConnection(server.netloc, timeout=30)
-    connection.request("POST", path, body=data)
-    answer = connection.getresponse()
-    return answer.status, json.loads(answer.read())
+    with contextlib.closing(connection):
+        connection.request("POST", path, body=data)
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
 
 
 def connect(server):
@@ -148,8 +150,9 @@ class TestErrors:
             serve.serve(serve.Config(run_dir=str(tmp_path / "gone"), port=0))
 
     def test_without_the_extra(self, monkeypatch):
-        import sys
+        import model
 
+        monkeypatch.delattr(model, "web", raising=False)
         monkeypatch.setitem(sys.modules, "model.web", None)
         with pytest.raises(schema.DataError, match=r"pip install '\.\[serve\]'"):
             serve.serve(serve.Config())

@@ -1,9 +1,12 @@
 """What the server says, to whom, and what it refuses."""
 
+import base64
+import dataclasses
 import io
 import json
 import threading
 import time
+import zlib
 
 import cv2
 import numpy as np
@@ -83,9 +86,9 @@ class TestPredict:
             assert answer.headers["content-type"] == "image/jpeg"
             assert answer.content[:2] == b"\xff\xd8"
 
-    def test_unknown(self, answering):
-        import dataclasses
-
+    def test_unknown(self, answering, monkeypatch):
+        unsure = dataclasses.replace(answering.chosen, temperature=100.0)
+        monkeypatch.setattr(answering, "chosen", unsure)
         limits = dataclasses.replace(LIMITS, unknown_below=1.0)
         found = client_of(answering, limits).post("/predict", content=photo()).json()
         assert (found["answer"], found["unknown"]) == ("unknown", True)
@@ -94,8 +97,6 @@ class TestPredict:
 
 def bomb():
     """A PNG that says it has 30,000 x 30,000 pixels."""
-    import zlib
-
     data = bytearray(photo(extension=".png"))
     data[16:24] = (30_000).to_bytes(4, "big") * 2
     data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
@@ -283,8 +284,6 @@ def test_too_many_at_once(answering, monkeypatch):
 
 
 def test_names_are_escaped(answering, monkeypatch):
-    import dataclasses
-
     names = ("<script>alert(1)</script>", "b\udcff", '"quoted"')
     hostile = dataclasses.replace(answering.chosen, class_names=names, name="<b>")
     monkeypatch.setattr(answering, "chosen", hostile)
@@ -299,8 +298,6 @@ def test_names_are_escaped(answering, monkeypatch):
 
 
 def test_pictures_are_what_the_network_saw(client):
-    import base64
-
     found = client.post("/predict?explain=1", content=photo()).json()
     data = base64.b64decode(found["seen"].partition(",")[2])
     assert image.decode_record(data).shape == (224, 224, 3)
