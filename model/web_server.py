@@ -90,6 +90,7 @@ def serve(
         lifespan="off",
         loop="asyncio",
         log_config=None,
+        log_level="error",
         access_log=False,
         server_header=False,
         proxy_headers=False,

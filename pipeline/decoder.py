@@ -30,7 +30,7 @@ _BYTES_PER_PIXEL = 32
 
 
 def main() -> None:
-    """Serves until standard input ends: python -m pipeline.decoder PIXELS MIN SECONDS.
+    """Serves until standard input ends; its arguments are PIXELS, MIN and SECONDS.
 
     PIXELS is the most that an image may have, MIN the longest short side of a record,
     SECONDS how long one file may take before the process ends itself, should nobody be
@@ -76,7 +76,3 @@ def _send(target: BinaryIO, header: dict[str, Any], encoded: bytes) -> None:
     text = json.dumps(header).encode()
     target.write(len(text).to_bytes(ANSWER_BYTES, "little") + text + encoded)
     target.flush()
-
-
-if __name__ == "__main__":
-    main()

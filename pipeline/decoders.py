@@ -22,6 +22,7 @@ from pipeline import decoder, image
 
 RESIZE_MIN = 512  # convert's default: the same photo gives the same pixels
 _ROOT = Path(__file__).parents[1]
+_CHILD = "from pipeline import decoder; decoder.main()"
 _LONGEST_ANSWER = 10_000  # bytes of JSON
 _MOST_BYTES = 1 << 30  # of an encoded image
 CRASHED = "the decoder crashed on this file"
@@ -131,7 +132,7 @@ class _Child:
         max_pixels, *_ = self._how
         paths = [str(_ROOT), os.environ.get("PYTHONPATH", "")]
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "pipeline.decoder", *map(str, self._how)],
+            [sys.executable, "-P", "-c", _CHILD, *map(str, self._how)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -219,9 +220,9 @@ def _receive(stream: io.BufferedReader, data: bytes) -> image.RecordImage:
         raise _Nonsense("no JSON") from error
     if not isinstance(header, dict):
         raise _Nonsense("no object")
-    error = header.get("error")
-    if isinstance(error, str):
-        raise image.ImageError(error)
+    reason = header.get("error")
+    if isinstance(reason, str):
+        raise image.ImageError(reason)
     size = header.pop("size", None)
     if type(size) is not int or not 0 <= size <= _MOST_BYTES:
         raise _Nonsense("an impossible size")

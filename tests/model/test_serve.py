@@ -113,7 +113,7 @@ def children(pid):
         text=True,
     )
     lines = [line.split(None, 1) for line in found.stdout.splitlines()]
-    return [int(number) for number, words in lines if "pipeline.decoder" in words]
+    return [int(number) for number, words in lines if "decoder.main" in words]
 
 
 def test_decoders_that_are_killed_are_replaced(server):
