@@ -144,6 +144,11 @@ class Config:
             )
         if self.keep_head and self.ckpt == "none":
             raise ValueError("--keep_head: expected weights that have one, --ckpt")
+        if self.start != "best" and not (self.stages or self.stage):
+            raise ValueError(
+                f"--start={self.start}: says how a stage goes on from the one before; "
+                "expected a recipe with stages"
+            )
         if self.compare != "none" and self.ckpt == "none":
             raise ValueError("--compare=scratch: expected weights to compare, --ckpt")
 

@@ -173,6 +173,11 @@ class TestPlan:
         text = train.plan(dataclasses.replace(quick, run_dir=quick.run_dir + "2"))
         assert "features of" not in text
 
+    def test_compared_networks_are_named(self, quick):
+        text = train.plan(dataclasses.replace(quick, compare="scratch"))
+        assert "pretrained:\n" in text
+        assert "scratch:\n" in text
+
     def test_is_near_what_the_run_takes(self, quick, found):
         """A network that takes a second an epoch, whole."""
         config = dataclasses.replace(
