@@ -102,16 +102,16 @@ def predict(
         schema.DataError: the run is not as it should be, or there is no photo.
         errors.CheckpointError: the weights cannot be used.
     """
-    count = sum(1 for _ in photo_files.find(config.photos, collections.Counter()))
+    names, own = config.photos, config.explain
+    count = sum(1 for _ in photo_files.find(names, collections.Counter(), own))
     if not count:
         raise schema.DataError(
-            f"{', '.join(config.photos)}: no files there; expected photos, or folders "
-            "of them"
+            f"{', '.join(names)}: no files there; expected photos, or folders of them"
         )
     ignored: collections.Counter[str] = collections.Counter()
     chosen = chosen or load(config)
     answering = _Answering(config, chosen)
-    photos = photo_files.find(config.photos, ignored)
+    photos = photo_files.find(names, ignored, own)
     with command.progress(count, "photo", "predict") as progress:
         for batch in photo_batches.read(
             photos, chosen.spec, batch_size=min(config.batch_size, count)

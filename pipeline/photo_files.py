@@ -7,25 +7,29 @@ from pathlib import Path
 from pipeline import folders, image, listing, parts
 
 
-def find(names: Iterable[str], ignored: dict[str, int]) -> Iterator[str]:
+def find(
+    names: Iterable[str], ignored: dict[str, int], without: str = ""
+) -> Iterator[str]:
     """Lists files; folders are walked, and no list of all is made.
 
     Args:
         names: of files, which are given back as they are, or of folders.
         ignored: counts hidden and system files, and linked folders, which are not
             followed.
+        without: a folder that is passed over where it lies in others; "" for none.
 
     Yields:
         Paths, those of a folder sorted; a folder that cannot be listed gives its own.
     """
+    left_out = Path(without).resolve() if without else None
     for name in names:
         if Path(name).is_dir():
-            yield from _walk(name, ignored)
+            yield from _walk(name, ignored, left_out)
         else:
             yield name
 
 
-def _walk(folder: str, ignored: dict[str, int]) -> Iterator[str]:
+def _walk(folder: str, ignored: dict[str, int], left_out: Path | None) -> Iterator[str]:
     try:
         with os.scandir(folder) as entries:
             found = sorted((entry.name, entry.is_dir()) for entry in entries)
@@ -40,8 +44,8 @@ def _walk(folder: str, ignored: dict[str, int]) -> Iterator[str]:
             yield path
         elif Path(path).is_symlink():
             ignored["linked folders"] += 1
-        else:
-            yield from _walk(path, ignored)
+        elif Path(path).resolve() != left_out:
+            yield from _walk(path, ignored, left_out)
 
 
 def read(path: str) -> bytes:

@@ -6,11 +6,11 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 
 import cv2
+import psutil
 import pytest
 
 from model import serve
@@ -107,13 +107,12 @@ def test_what_is_no_http(server, data):
 
 
 def children(pid):
-    found = subprocess.run(
-        ["ps", "-o", "pid=,args=", "--ppid", str(pid)],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    lines = [line.split(None, 1) for line in found.stdout.splitlines()]
-    return [int(number) for number, words in lines if "decoder.main" in words]
+    """Of its processes, those that decode."""
+    return [
+        one.pid
+        for one in psutil.Process(pid).children()
+        if any("decoder.main" in word for word in one.cmdline())
+    ]
 
 
 def test_decoders_that_are_killed_are_replaced(server):

@@ -43,6 +43,12 @@ def test_a_link_that_is_named_is_followed(folder):
     assert found(folder.parent / "link")[0] == [f"{folder.parent}/link/c.jpg"]
 
 
+def test_a_folder_that_is_written_to_is_passed_over(folder):
+    ignored = collections.Counter()
+    left = photo_files.find([str(folder)], ignored, without=f"{folder}/../photos/sub")
+    assert list(left) == [f"{folder}/a.png", f"{folder}/b.jpg"]
+
+
 def test_names_of_any_bytes(tmp_path):
     name = os.fsdecode(b"\xff\n,.jpg")
     (tmp_path / name).touch()
