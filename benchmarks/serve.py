@@ -115,7 +115,7 @@ def batching(options: Any, photos: list[bytes]) -> None:
 
     alone = "one by one"
     rates = measure.rounds(
-        {alone: candidate(1), "together, at most 16": candidate(16)}, options.rounds
+        {alone: candidate(1), "together, at most 4": candidate(4)}, options.rounds
     )
     title = f"{len(photos)} photos of 16 threads, {chosen.name}"
     measure.table(title, measure.rate_rows(rates, alone))

@@ -16,7 +16,10 @@ from tests import conftest
 @pytest.fixture(scope="module")
 def answering(shared_run):
     found = service.Service(
-        classifier.of_run(str(shared_run)), max_pixels=1_000_000, decode_timeout_s=30
+        classifier.of_run(str(shared_run)),
+        max_pixels=1_000_000,
+        decode_timeout_s=30,
+        most_together=8,
     )
     found.warm_up()
     yield found
