@@ -111,7 +111,8 @@ def children(pid):
     return [
         one.pid
         for one in psutil.Process(pid).children()
-        if any("decoder.main" in word for word in one.cmdline())
+        if one.status() != psutil.STATUS_ZOMBIE
+        and any("decoder.main" in word for word in one.cmdline())
     ]
 
 
