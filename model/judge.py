@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from model import calibration, metrics, penultimate, run, views
+from model import calibration, held_out, metrics, penultimate, run, views
 from pipeline import command, dataset, manifest, preprocess, schema
 
 
@@ -210,9 +210,10 @@ class Judged:
     Attributes:
         finished: the run.
         found: records that it was judged on.
-        split: of them.
+        split: of them; "all" for all photos.
         model: keras.Model, image -> logits.
         judgement: of every photo.
+        held_out: photos by which labels are doubted.
         figures: what the .json holds.
         path: of the .json.
     """
@@ -222,14 +223,9 @@ class Judged:
     split: str
     model: Any
     judgement: Judgement
+    held_out: held_out.HeldOut
     figures: dict[str, Any]
     path: Path
-
-    def write_figures(self) -> None:
-        """Writes the .json anew."""
-        with run.replacing(self.path) as partial:
-            text = json.dumps(self.figures, indent=2) + "\n"
-            partial.write_text(text, encoding="utf-8")
 
 
 def judge_run(
@@ -253,7 +249,6 @@ def judge_run(
         schema.DataError: see `judge`.
     """
     start = time.perf_counter()
-    rows = found.taken(*([] if split == "all" else [split]))
     model = finished.load_model()
     loaded = time.perf_counter()
     whole = "" if split == "all" else split
@@ -262,30 +257,49 @@ def judge_run(
         temperature=finished.temperature,
     )
     judging_s = time.perf_counter() - loaded
-    figures = {
-        "run": finished.directory.name,
-        "split": split,
-        **judgement.figures(),
-        "photos_seen": len(finished.seen_photos() & {row.sha256 for row in rows}),
-        "data": {"path": str(found.directory), "manifest_digest": found.digest},
-        "model_sha256": finished.model_digest(),
-        "seconds": time.perf_counter() - start,
-        "images_per_s": len(rows) / judging_s,
-        "versions": run.versions(),
-    }
     name = split if how.tta == views.NONE else f"{split}-{how.tta}"
     path = finished.evaluation_path(name, found.digest)
     path.parent.mkdir(exist_ok=True)
     with run.replacing(path.with_suffix(".npz")) as partial:
         judgement.save_examples(partial)
-    judged = Judged(
+    seen = finished.seen_photos()
+    unseen = _held_out(finished, found, judgement, seen)
+    figures = {
+        "run": finished.directory.name,
+        "split": split,
+        **judgement.figures(),
+        "label_doubts": unseen.doubts(judgement.class_names),
+        "photos_seen": len(seen & {row.sha256 for row in judgement.rows}),
+        "data": {"path": str(found.directory), "manifest_digest": found.digest},
+        "model_sha256": finished.model_digest(),
+        "seconds": time.perf_counter() - start,
+        "images_per_s": len(judgement.rows) / judging_s,
+        "versions": run.versions(),
+    }
+    with run.replacing(path) as partial:
+        partial.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    figures["written"] = str(path)
+    return Judged(
         finished=finished,
         found=found,
         split=split,
         model=model,
         judgement=judgement,
+        held_out=unseen,
         figures=figures,
         path=path,
     )
-    judged.write_figures()
-    return judged
+
+
+def _held_out(
+    finished: run.Finished,
+    found: manifest.Manifest,
+    judgement: Judgement,
+    seen: set[str],
+) -> held_out.HeldOut:
+    """Of the photos judged here, and of all folds if the run is one of them."""
+    here = held_out.of_split(
+        judgement.rows, judgement.labels, judgement.probabilities(), seen
+    )
+    folds = held_out.of_folds(finished, found)
+    return folds if folds and len(folds.labels) > len(here.labels) else here
