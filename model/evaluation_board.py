@@ -24,7 +24,6 @@ from tensorboard.summary.writer import event_file_writer
 from model import board, judge
 from pipeline import command, image, manifest, schema, verify
 
-MOST_PHOTOS = 1000  # in the projector, which a browser draws
 _MOST_AXES = 64
 _TILE_PX, _SPRITE_PX = 48, 8192  # the projector shows no larger sprite
 

@@ -8,6 +8,8 @@ import tensorflow as tf
 
 from model import graph, loop, network
 
+MOST_PHOTOS = 1000  # whose features TensorBoard's projector shows in a browser
+
 
 class Probe:
     """A network's logits, and on the way what its final layer sees of some photos.

@@ -142,9 +142,7 @@ class Drawings:
                     axes.plot(
                         epochs, values, style, color=colour, label=label, marker=marker
                     )
-                axes.set(
-                    xlabel="epoch", ylabel=field + (", nats" * (field == "loss"))
-                )
+                axes.set(xlabel="epoch", ylabel=field + (", nats" * (field == "loss")))
                 axes.xaxis.get_major_locator().set_params(integer=True)
                 _legend(axes)
             last, best = results[-1], min(results, key=lambda r: r["validation_loss"])
@@ -170,7 +168,7 @@ class Drawings:
         svg = _REFERENCE.sub(rf"\g<1>{prefix}", svg)
         label = markupsafe.escape(text)
         # Matplotlib wrote it, and escapes what it is given; no name of a stranger's is.
-        return markupsafe.Markup(  # noqa: S704
+        return markupsafe.Markup(
             svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
         )
 
@@ -188,7 +186,9 @@ def _legend(axes: Any) -> None:
     axes.legend(fontsize="small", frameon=False)
 
 
-def _nearest(points: Sequence[Mapping[str, float]], share: float) -> tuple[float, float]:
+def _nearest(
+    points: Sequence[Mapping[str, float]], share: float
+) -> tuple[float, float]:
     """Coverage and accuracy, in %, of the point nearest to a coverage."""
     point = min(points, key=lambda point: abs(point["coverage"] - share))
     return 100 * point["coverage"], 100 * point["accuracy"]

@@ -88,9 +88,9 @@ def ledger(finished: run.Finished) -> dict[str, Any]:
     """Summary of ledger.json.
 
     Returns:
-        Number of tensors by what became of them (`counts`, of {status, meaning, count}),
-        the `unused` ones' names, and of the frozen variables `frozen`, how many there
-        are, and `unchanged`, how many have the same SHA-256 before and after training.
+        `counts`, what became of how many tensors: {status, meaning, count, names}; the
+        number of `frozen` variables; and how many of them are `unchanged`, with the
+        same SHA-256 before and after training.
 
     Raises:
         run.RunError: it is missing or damaged.
@@ -104,16 +104,18 @@ def ledger(finished: run.Finished) -> dict[str, Any]:
         names = [str(t["variable"] or t["tensor"]) for t in content["tensors"]]
         statuses = [str(t["status"]) for t in content["tensors"]]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise run.RunError(f"{path}: cannot be read ({error!r:.200}); train again") from (
-            error
-        )
+        raise run.RunError(
+            f"{path}: cannot be read ({error!r:.200}); train again"
+        ) from (error)
     return {
         "counts": [
             {
                 "status": status,
                 "meaning": meaning,
                 "count": counts[status],
-                "names": [n for n, s in zip(names, statuses, strict=True) if s == status],
+                "names": [
+                    n for n, s in zip(names, statuses, strict=True) if s == status
+                ],
             }
             for status, meaning in _STATUSES.items()
         ],
@@ -152,7 +154,9 @@ def _by_reason(rows: Sequence[manifest.Row]) -> list[dict[str, Any]]:
     groups: dict[str, list[manifest.Row]] = collections.defaultdict(list)
     for row in rows:
         # "16-bit to 8-bit, turned upright (EXIF orientation 6)": numbers differ.
-        groups[re.split(r"[:(,]", row.reason)[0].strip() or "no reason given"].append(row)
+        groups[re.split(r"[:(,]", row.reason)[0].strip() or "no reason given"].append(
+            row
+        )
     ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
     return [
         {
@@ -201,5 +205,3 @@ def _warnings(found: manifest.Manifest, split: str) -> list[str]:
 def _listed(names: Sequence[str], most: int = 8) -> str:
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more classes" if more > 0 else "")
-
-

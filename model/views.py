@@ -11,7 +11,9 @@ NONE, FLIP, TEN_CROP = "none", "flip", "ten_crop"
 CHOICES = (NONE, FLIP, TEN_CROP)
 
 
-def of(tta: str, sizes: np.ndarray, spec: preprocess.InputSpec) -> list[preprocess.Views]:
+def of(
+    tta: str, sizes: np.ndarray, spec: preprocess.InputSpec
+) -> list[preprocess.Views]:
     """The views that are averaged.
 
     Args:
