@@ -25,16 +25,8 @@ def test_none_is_left(found, tmp_path):
 
 
 def test_doubts_name_photos_and_classes():
-    rows = [
-        manifest.Row(
-            path=f"{n}.jpg",
-            class_name="a",
-            sha256=str(n),
-            source_bytes=1,
-            action="copied",
-        )
-        for n in range(4)
-    ]
+    kind = {"class_name": "a", "source_bytes": 1, "action": "copied"}
+    rows = [manifest.Row(path=f"{n}.jpg", sha256=str(n), **kind) for n in range(4)]
     unseen = held_out.HeldOut(
         rows=rows,
         labels=np.array([0, 0, 1, 1]),

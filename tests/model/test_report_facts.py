@@ -102,6 +102,6 @@ class TestData:
         rows[1] = dataclasses.replace(rows[1], group=rows[0].group)
         data = report_facts.data(dataclasses.replace(found, rows=tuple(rows)), "all")
         assert data["warnings"] == [
-            "2 photos belong to groups of copies, near-duplicates or of what --group_by "
-            "finds alike; each group lies within one split"
+            "2 photos belong to groups of copies, near-duplicates or of what "
+            "--group_by finds alike; each group lies within one split"
         ]
