@@ -52,15 +52,10 @@ def opened(width=1280, height=900, *, dark=False):
 
 
 def emulate(driver, width, height, *, dark=False):
-    """Makes the page as wide as a phone's, or dark; headless windows have a least width."""
+    """Makes the page as wide as a phone's, which a window cannot be; or dark."""
+    size = {"width": width, "height": height, "deviceScaleFactor": 1}
     driver.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride",
-        {
-            "width": width,
-            "height": height,
-            "deviceScaleFactor": 1,
-            "mobile": width < 600,
-        },
+        "Emulation.setDeviceMetricsOverride", {**size, "mobile": width < 600}
     )
     scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
