@@ -173,7 +173,7 @@ class Drawings:
         )
 
 
-_TEXT = {
+_TEXT: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
