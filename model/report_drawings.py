@@ -41,35 +41,39 @@ class Drawings:
         self._figure, self._canvas = Figure, FigureCanvasSVG
         self._number = itertools.count(1)
 
-    def _axes(self, columns: int, height: float) -> tuple[Any, list[Any]]:
-        figure = self._figure(figsize=(4.2 * columns, height), layout="constrained")
+    def _axes(self, **labels: Any) -> tuple[Any, Any]:
+        figure = self._figure(figsize=(4.4, 3.2), layout="constrained")
         self._canvas(figure)
         figure.patch.set_alpha(0)
-        axes = [figure.add_subplot(1, columns, n + 1) for n in range(columns)]
-        for one in axes:
-            one.patch.set_alpha(0)
-            one.grid(color=_MUTED, alpha=0.3)
-            for spine in one.spines.values():
-                spine.set_color(_MUTED)
-            one.tick_params(color=_MUTED, labelcolor=_INK)
+        axes = figure.add_subplot()
+        axes.patch.set_alpha(0)
+        axes.grid(color=_MUTED, alpha=0.3)
+        for spine in axes.spines.values():
+            spine.set_color(_MUTED)
+        axes.tick_params(color=_MUTED, labelcolor=_INK)
+        axes.set(**labels)
         return figure, axes
 
-    def reliability(self, calibration: Mapping[str, Any]) -> markupsafe.Markup:
+    def reliability(self, calibration: Mapping[str, Any]) -> list[markupsafe.Markup]:
         """Accuracy over confidence, and how many photos are how sure.
 
         Args:
             calibration: as evaluation/<split>.json has it.
         """
         with self._settings(_TEXT):
-            figure, both = self._axes(2, 3.6)
-            series = (
-                ("bins_before", "before", _SECOND),
-                ("bins", "after temperature", _FIRST),
+            first, left = self._axes(
+                xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02)
             )
-            left, right = both
+            second, right = self._axes(
+                xlabel="confidence", ylabel="photos", xlim=(0, 1)
+            )
             left.plot([0, 1], [0, 1], "--", color=_MUTED, label="ideal")
-            for name, label, colour in series:
-                rows = [row for row in calibration[name] if row["num_examples"]]
+            for name, label, colour in (
+                ("bins_before", "before temperature", _SECOND),
+                ("bins", "after", _FIRST),
+            ):
+                every = calibration[name]
+                rows = [row for row in every if row["num_examples"]]
                 left.plot(
                     [row["confidence"] for row in rows],
                     [row["accuracy"] for row in rows],
@@ -78,7 +82,6 @@ class Drawings:
                     markersize=4,
                     label=label,
                 )
-                every = calibration[name]
                 right.stairs(
                     [row["num_examples"] for row in every],
                     [every[0]["low"], *(row["high"] for row in every)],
@@ -86,19 +89,17 @@ class Drawings:
                     linewidth=1.5,
                     label=label,
                 )
-            left.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
-            right.set(xlabel="confidence", ylabel="photos", xlim=(0, 1))
             right.yaxis.get_major_locator().set_params(integer=True)
-            for one in both:
-                _legend(one)
-            return self._svg(
-                figure,
-                "Reliability diagram: accuracy against confidence before and after "
-                "temperature scaling, beside the ideal diagonal; and how many photos "
-                "have which confidence. The expected calibration error is "
-                f"{calibration['ece_before']:.3f} before and {calibration['ece']:.3f} "
-                "after.",
-            )
+            return [
+                self._svg(
+                    first,
+                    "Reliability diagram: accuracy against confidence before and after "
+                    "temperature scaling, beside the ideal diagonal. The expected "
+                    f"calibration error is {calibration['ece_before']:.3f} before and "
+                    f"{calibration['ece']:.3f} after.",
+                ),
+                self._svg(second, "How many photos have which confidence."),
+            ]
 
     def coverage(self, points: Sequence[Mapping[str, float]]) -> markupsafe.Markup:
         """Accuracy over the share of photos that are answered.
@@ -107,33 +108,35 @@ class Drawings:
             points: as evaluation/<split>.json has them, at least one.
         """
         with self._settings(_TEXT):
-            figure, (axes,) = self._axes(1, 3.2)
+            figure, axes = self._axes(
+                xlabel="photos answered, %", ylabel="of these right, %"
+            )
             shares = [100 * point["coverage"] for point in points]
             accuracies = [100 * point["accuracy"] for point in points]
             marker = "o" if len(points) == 1 else None
             axes.plot(shares, accuracies, color=_FIRST, marker=marker)
-            axes.set(xlabel="photos answered, %", ylabel="of these right, %")
-            axes.set_xlim(0, 102)
-            axes.set_ylim(max(0, min(accuracies) - 3), 101)
+            axes.set(xlim=(0, 102), ylim=(max(0, min(accuracies) - 3), 101))
+            share, accuracy = _nearest(points, 0.8)
             return self._svg(
                 figure,
                 "Accuracy against coverage: of all photos "
-                f"{accuracies[-1]:.1f} % are right; of the surest "
-                f"{_nearest(points, 0.8)[0]:.0f} % of the photos "
-                f"{_nearest(points, 0.8)[1]:.1f} % are.",
+                f"{accuracies[-1]:.1f} % are right; of the surest {share:.0f} % of the "
+                f"photos {accuracy:.1f} % are.",
             )
 
-    def training(self, results: Sequence[Mapping[str, Any]]) -> markupsafe.Markup:
+    def training(self, results: Sequence[Mapping[str, Any]]) -> list[markupsafe.Markup]:
         """Loss and accuracy over the epochs.
 
         Args:
             results: lines of metrics.jsonl, at least one.
         """
-        with self._settings(_TEXT):
-            figure, both = self._axes(2, 3.2)
-            epochs = [result["epoch"] for result in results]
-            marker = "o" if len(epochs) == 1 else None
-            for axes, field in zip(both, ("loss", "accuracy"), strict=True):
+        epochs = [result["epoch"] for result in results]
+        marker = "o" if len(epochs) == 1 else None
+        best = min(results, key=lambda result: result["validation_loss"])
+        drawn = []
+        for field, unit in (("loss", ", nats"), ("accuracy", "")):
+            with self._settings(_TEXT):
+                figure, axes = self._axes(xlabel="epoch", ylabel=field + unit)
                 for prefix, label, style, colour in (
                     ("", "training", "--", _SECOND),
                     ("validation_", "validation", "-", _FIRST),
@@ -142,20 +145,25 @@ class Drawings:
                     axes.plot(
                         epochs, values, style, color=colour, label=label, marker=marker
                     )
-                axes.set(xlabel="epoch", ylabel=field + (", nats" * (field == "loss")))
                 axes.xaxis.get_major_locator().set_params(integer=True)
-                _legend(axes)
-            last, best = results[-1], min(results, key=lambda r: r["validation_loss"])
-            return self._svg(
-                figure,
-                f"Training curves over {len(results)} epochs: the training loss ends "
-                f"at {last['loss']:.3f}, the validation loss at "
-                f"{last['validation_loss']:.3f}; the best epoch was {best['epoch']}, "
-                f"with validation accuracy {best['validation_accuracy']:.3f}.",
-            )
+                last = results[-1]
+                drawn.append(
+                    self._svg(
+                        figure,
+                        f"Training curve over {len(results)} epochs: the {field} ends "
+                        f"at {last[field]:.3f} on training photos and at "
+                        f"{last['validation_' + field]:.3f} on validation photos; in "
+                        f"the best epoch, {best['epoch']}, it was "
+                        f"{best['validation_' + field]:.3f} on these.",
+                    )
+                )
+        return drawn
 
     def _svg(self, figure: Any, text: str) -> markupsafe.Markup:
         """The drawing as markup, with what it shows in words."""
+        (axes,) = figure.axes
+        if len(axes.get_legend_handles_labels()[0]) > 1:
+            axes.legend(fontsize="small", frameon=False)
         written = io.StringIO()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of signs the font lacks
@@ -180,10 +188,6 @@ _TEXT: dict[Any, Any] = {
     "text.color": _INK,
     "axes.labelcolor": _INK,
 }
-
-
-def _legend(axes: Any) -> None:
-    axes.legend(fontsize="small", frameon=False)
 
 
 def _nearest(

@@ -133,8 +133,9 @@ def data(found: manifest.Manifest, split: str) -> dict[str, Any]:
 
     Returns:
         `counts`, {class name: {split: photos}}; `files` by what became of them;
-        `skipped` and `reencoded`, rows of {reason, count, paths, more}; `ignored`; and
-        `warnings`, lines of text.
+        `skipped` and `reencoded`, rows of {reason, count, photos, more}; `ignored`;
+        `warnings`, what makes the figures less sure than they look, and `notes`, lines
+        of text; and the versions that it was `made_by`.
     """
     rows = found.rows
     return {
@@ -145,6 +146,7 @@ def data(found: manifest.Manifest, split: str) -> dict[str, Any]:
         "reencoded": _by_reason([row for row in rows if row.action == "reencoded"]),
         "ignored": {str(kind): int(n) for kind, n in found.about.ignored.items()},
         "warnings": _warnings(found, split),
+        "notes": _notes(found),
         "made_by": {name: str(v) for name, v in found.about.versions.items()},
     }
 
@@ -192,14 +194,19 @@ def _warnings(found: manifest.Manifest, split: str) -> list[str]:
             f"{trained[largest]} training photos of {largest}, {trained[smallest]} of "
             f"{smallest}: --class_weights=balanced lets them count alike"
         )
+    return lines
+
+
+def _notes(found: manifest.Manifest) -> list[str]:
+    """What was done about photos that belong together."""
     groups = collections.Counter(row.group for row in found.taken())
     together = sum(number for number in groups.values() if number > 1)
-    if together:
-        lines.append(
-            f"{together} photos belong to groups of copies, near-duplicates or of what "
-            "--group_by finds alike; each group lies within one split"
-        )
-    return lines
+    if not together:
+        return []
+    return [
+        f"{together} photos belong to groups of copies, near-duplicates or of what "
+        "--group_by finds alike; each group lies within one split."
+    ]
 
 
 def _listed(names: Sequence[str], most: int = 8) -> str:

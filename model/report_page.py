@@ -103,7 +103,7 @@ def render(judged: judge.Judged, command_line: str) -> str:
         reliability=drawings.reliability(figures["calibration"]),
         coverage=drawings.coverage(figures["coverage"]),
         coverage_table=_coverage_table(figures["coverage"]),
-        curves=drawings.training(results) if results else "",
+        curves=drawings.training(results) if results else [],
         ledger=report_facts.ledger(finished) if _has(finished, "ledger.json") else None,
         data=report_facts.data(judged.found, judged.split),
         training=report_facts.training(finished),

@@ -24,11 +24,15 @@ def drawings():
         for epoch in (1, 2, 3)
     ]
     drawer = report_drawings.Drawings()
+    reliability, histogram = drawer.reliability(figures["calibration"])
+    loss, accuracy = drawer.training(results)
     return {
-        "reliability": drawer.reliability(figures["calibration"]),
+        "reliability": reliability,
+        "histogram": histogram,
         "coverage": drawer.coverage(figures["coverage"]),
-        "training": drawer.training(results),
-        "one epoch": drawer.training(results[:1]),
+        "loss": loss,
+        "accuracy": accuracy,
+        "one epoch": drawer.training(results[:1])[0],
         "one photo": drawer.coverage(
             [{"threshold": 0.5, "coverage": 1.0, "accuracy": 1.0}]
         ),
@@ -62,9 +66,9 @@ def test_colours_are_the_pages(drawings):
 
 def test_text_is_text_and_words_say_what_is_shown(drawings):
     assert re.search(r"<text[^>]*>confidence</text>", drawings["reliability"])
-    label = ElementTree.fromstring(drawings["training"]).attrib["aria-label"]
+    label = ElementTree.fromstring(drawings["accuracy"]).attrib["aria-label"]
     assert "over 3 epochs" in label
-    assert "the best epoch was 3, with validation accuracy 0.300" in label
+    assert "in the best epoch, 3, it was 0.300 on these" in label
     label = ElementTree.fromstring(drawings["one photo"]).attrib["aria-label"]
     assert "of all photos 100.0 % are right" in label
 

@@ -101,7 +101,8 @@ class TestData:
         rows = list(found.rows)
         rows[1] = dataclasses.replace(rows[1], group=rows[0].group)
         data = report_facts.data(dataclasses.replace(found, rows=tuple(rows)), "all")
-        assert data["warnings"] == [
+        assert data["warnings"] == []
+        assert data["notes"] == [
             "2 photos belong to groups of copies, near-duplicates or of what "
-            "--group_by finds alike; each group lies within one split"
+            "--group_by finds alike; each group lies within one split."
         ]
