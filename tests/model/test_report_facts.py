@@ -75,7 +75,7 @@ class TestData:
         assert (first["reason"], first["count"]) == ("JPEG that does not decode", 2)
         assert first["photos"][0] == (rows[0].path, rows[0].reason)
         assert second["reason"] == "empty file"
-        assert data["reencoded"] == []
+        assert [group["reason"] for group in data["reencoded"]] == ["PNG source"]
         assert any("fewer than 10 photos judged" in line for line in data["warnings"])
 
     def test_of_many_paths_some(self, found):

@@ -3,18 +3,15 @@
 import pytest
 
 from model import report_page
-from pipeline import manifest
 from tests import browser
-from tests.model import judgements
-from tests.model.test_report_page import HOSTILE
+from tests.model.conftest import HOSTILE
 
 pytestmark = pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())
 
 
 @pytest.fixture(scope="module")
-def judged(shared_records, tmp_path_factory):
-    found = judgements.renamed(manifest.read(shared_records), HOSTILE)
-    return judgements.judged(tmp_path_factory.mktemp("browser") / "run", found)
+def judged(hostile_judged):
+    return hostile_judged
 
 
 @pytest.fixture(scope="module")
