@@ -42,7 +42,9 @@ class Drawings:
         self._number = itertools.count(1)
 
     def _axes(self, **labels: Any) -> tuple[Any, Any]:
-        figure = self._figure(figsize=(4.4, 3.2), layout="constrained")
+        figure = self._figure(figsize=(4.4, 3.2))
+        # A layout that is computed takes as long as all the rest.
+        figure.subplots_adjust(left=0.13, right=0.97, bottom=0.15, top=0.96)
         self._canvas(figure)
         figure.patch.set_alpha(0)
         axes = figure.add_subplot()
