@@ -148,7 +148,8 @@ def _repeat(config: settings.Config, directory: Path) -> Path:
         elif not repeats.is_done(place):
             train(member)
         records = manifest.read(Path(member.data))
-        figures[name] = judge.judge_run(run.read(str(place)), records, "test")
+        judged = judge.judge_run(run.read(str(place)), records, "test")
+        figures[name] = judged.figures
     summary = repeats.summary(figures, folds=bool(config.folds))
     about = {"settings": dataclasses.asdict(config), **summary}
     run.Run(directory=directory).write_json(repeats.PLAN_NAME, about)

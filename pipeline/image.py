@@ -298,6 +298,14 @@ def jpeg_of(pixels: np.ndarray[Any, np.dtype[np.uint8]], quality: int = 90) -> b
     return _encode(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), "jpeg", quality)
 
 
+def picture_jpeg(pixels: np.ndarray, side: int) -> bytes:
+    """A JPEG of uint8 [height, width, 3], RGB, shrunk to fit a square, for a page."""
+    scale = min(1.0, side / max(pixels.shape[:2]))
+    size = tuple(max(1, round(scale * length)) for length in pixels.shape[1::-1])
+    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    return _encode(cv2.cvtColor(small, cv2.COLOR_RGB2BGR), "jpeg", 80)
+
+
 def pixels_digest(data: bytes) -> bytes:
     """SHA-256 of what a viewer shows of an image file: same digest, same pixels.
 

@@ -58,7 +58,8 @@ def emulate(driver, width, height, *, dark=False):
         "Emulation.setDeviceMetricsOverride", {**size, "mobile": width < 600}
     )
     scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+    still = {"name": "prefers-reduced-motion", "value": "reduce"}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme, still]})
 
 
 def requests(driver):
