@@ -19,7 +19,6 @@ import contextlib
 import dataclasses
 import json
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,15 +26,18 @@ from typing import Any
 from absl import app, flags
 
 from model import (
+    candidates,
     comparison,
     comparison_picture,
     inputs,
     judge,
-    judged,
+    judge_weights,
     network,
+    penultimate,
     pretrained,
     report,
     run,
+    views,
     zoo,
 )
 from model.checkpoints import errors
@@ -59,6 +61,9 @@ class Config:
         another_dataset: the records are others than the run's, on purpose.
         split: which part of them.
         batch_size: photos per call of the network.
+        tta: views of each photo whose answers are averaged; one of views.CHOICES.
+        report: writes a page beside the figures of a run, and what TensorBoard's
+            projector shows.
         min_accuracy: below this top-1 accuracy the command fails, 0..1.
     """
 
@@ -72,6 +77,8 @@ class Config:
     another_dataset: bool = False
     split: str = "test"
     batch_size: int = 64
+    tta: str = views.NONE
+    report: bool = True
     min_accuracy: float = 0.0
 
     def __post_init__(self) -> None:
@@ -79,12 +86,15 @@ class Config:
             raise ValueError("--ckpt: expected --data too, a folder to judge it on")
         if not 0 <= self.min_accuracy <= 1:
             raise ValueError(f"--min_accuracy={self.min_accuracy}: expected 0 to 1")
+        if self.tta not in views.CHOICES:
+            raise ValueError(f"--tta={self.tta}: expected {', '.join(views.CHOICES)}")
         if self.runs:
             self._check_comparison()
 
     def _check_comparison(self) -> None:
         default = {field.name: field.default for field in dataclasses.fields(self)}
-        for name in ("run_dir", "ckpt", "arch", "labels", "overrides", "min_accuracy"):
+        names = ("run_dir", "ckpt", "arch", "labels", "overrides", "tta", "report")
+        for name in (*names, "min_accuracy"):
             if getattr(self, name) != default[name]:
                 what = "preprocessing" if name == "overrides" else f"--{name}"
                 raise ValueError(f"--runs: does not go together with {what}")
@@ -99,6 +109,12 @@ class Config:
     def run_dirs(self) -> list[str]:
         """The folders that `runs` names."""
         return self.runs.split(",")
+
+    @property
+    def how(self) -> judge.How:
+        """How photos are looked at."""
+        kept = penultimate.MOST_PHOTOS if self.report and not self.ckpt else 0
+        return judge.How(batch_size=self.batch_size, tta=self.tta, num_features=kept)
 
 
 class TooInaccurate(schema.DataError):
@@ -115,7 +131,17 @@ def evaluate(config: Config) -> dict[str, Any]:
         return _evaluate_pretrained(config)
     finished = run.read(config.run_dir)
     with _records(config.data or finished.config["data"]["path"]) as found:
-        return _evaluate_run(config, finished, found)
+        judgement = _judge_run(config, finished, found)
+        # Deferred: a comparison needs none of what draws and fills pages.
+        from model import evaluation_board, report_facts, report_page
+
+        evaluation_board.write(judgement)
+        if config.report:
+            made_by = report_facts.command_line("evaluate.py", config)
+            page = report_page.write(judgement, made_by)
+            evaluation_board.write_projector(judgement)
+            judgement.figures["report"] = str(page)
+        return judgement.figures
 
 
 @contextlib.contextmanager
@@ -147,16 +173,14 @@ def compare(config: Config) -> dict[str, Any]:
     curves = [one.validation_curve() for one in runs.values()]
     with contextlib.ExitStack() as stack:
         found = stack.enter_context(_records(config.data)) if config.data else None
-        candidates = [
-            _candidate(config, name, one, found) for name, one in runs.items()
-        ]
+        several = [_candidate(config, name, one, found) for name, one in runs.items()]
     first = next(iter(runs.values()))
     digest = (
         found.digest if found is not None else first.config["data"]["manifest_digest"]
     )
     figures = {
         "split": config.split,
-        **comparison.compare(candidates),
+        **comparison.compare(several),
         "manifest_digest": digest,
         "versions": run.versions(),
     }
@@ -184,42 +208,22 @@ def _candidate(
     if found is not None:
         run.check_records(finished, found, config.split, another=config.another_dataset)
         digest = found.digest
-    path = finished.evaluation_path(config.split, digest).with_suffix(".npz")
-    model_sha256 = finished.model_digest()
-    if not judged.is_of(path, model_sha256=model_sha256, manifest_digest=digest):
-        command.log(f"{name}: not judged on these photos yet; judging it now")
+
+    def judge_now() -> None:
         with contextlib.ExitStack() as stack:
             records = found or stack.enter_context(
                 _records(finished.config["data"]["path"])
             )
             rows = records.taken(*([] if config.split == "all" else [config.split]))
-            _refuse_seen(name, finished, {row.sha256 for row in rows})
-            _evaluate_run(config, finished, records)
-    examples = judged.read(path, len(finished.class_names))
-    _refuse_seen(name, finished, set(examples.sha256.tolist()))
-    return comparison.Candidate(
-        name=name,
-        class_names=finished.class_names,
-        examples=examples,
-        temperature=finished.temperature,
-        model_bytes=(finished.directory / run.MODEL_NAME).stat().st_size,
-        images_per_s=judged.images_per_s(path.with_suffix(".json")),
-    )
+            candidates.refuse_seen(name, finished, {row.sha256 for row in rows})
+            _judge_run(config, finished, records)
+
+    return candidates.read(name, finished, config.split, digest, judge_now)
 
 
-def _refuse_seen(name: str, finished: run.Finished, photos: set[str]) -> None:
-    seen = len(finished.seen_photos() & photos)
-    if seen:
-        raise schema.DataError(
-            f"--runs: {name} has trained on {seen} of these {len(photos)} photos, so "
-            "that they say nothing of new ones; expected the test split, or photos "
-            "that none has trained on: --data=FOLDER --another_dataset"
-        )
-
-
-def _evaluate_run(
+def _judge_run(
     config: Config, finished: run.Finished, found: manifest.Manifest
-) -> dict[str, Any]:
+) -> judge.Judged:
     run.check_records(finished, found, config.split, another=config.another_dataset)
     manifest.check_files(found)
     rows = found.taken(*([] if config.split == "all" else [config.split]))
@@ -230,11 +234,10 @@ def _evaluate_run(
             f"{len(rows)} photos, so their accuracy is no gate; expected the test "
             "split, or other photos"
         )
-    return judge.judge_run(finished, found, config.split, batch_size=config.batch_size)
+    return judge.judge_run(finished, found, config.split, config.how)
 
 
 def _evaluate_pretrained(config: Config) -> dict[str, Any]:
-    start = time.perf_counter()
     weights = pretrained.load(
         config.ckpt,
         arch=config.arch,
@@ -242,32 +245,9 @@ def _evaluate_pretrained(config: Config) -> dict[str, Any]:
         labels=config.labels,
     )
     with _records(config.data) as found:
-        names = found.class_names
-        if not config.labels and len(names) == len(weights.class_names):
-            weights = dataclasses.replace(weights, class_names=names)
-            command.log(
-                "no --labels: the network's classes are taken to be those of the data, "
-                f"in this order: {', '.join(names)}"
-            )
-        # Before the work, not after it.
-        label_of_each = pretrained.label_of_each(names, weights.class_names)
-        judgement = judge.judge(
-            weights.model,
-            found,
-            "" if config.split == "all" else config.split,
-            weights.spec,
-            batch_size=config.batch_size,
-            temperature=1.0,
-            class_names=weights.class_names,
+        return judge_weights.judge_weights(
+            weights, found, config.split, config.how, named=bool(config.labels)
         )
-    judgement = dataclasses.replace(judgement, labels=label_of_each[judgement.labels])
-    return {
-        "run": config.ckpt,
-        "split": config.split,
-        **judgement.figures(),
-        "seconds": time.perf_counter() - start,
-        "preprocessing": weights.spec.source,
-    }
 
 
 def define_flags() -> None:
@@ -323,6 +303,19 @@ def define_flags() -> None:
         "Photos per step.",
         lower_bound=1,
         upper_bound=1 << 12,
+    )
+    flags.DEFINE_enum(
+        "tta",
+        default.tta,
+        views.CHOICES,
+        "Views of each photo whose answers are averaged: the central window; flip: and "
+        "mirrored; ten_crop: and those in the corners. The files are named after it.",
+    )
+    flags.DEFINE_bool(
+        "report",
+        default.report,
+        "Writes a page beside the figures of a run, and what TensorBoard's projector "
+        "shows.",
     )
     flags.DEFINE_float(
         "min_accuracy",

@@ -36,7 +36,6 @@ from model import (
 from model.checkpoints import errors
 from pipeline import command, manifest, schema
 
-_CACHE_NAME = "cache"
 SCRATCH = "scratch"  # subfolder of the run of the same network from a random start
 
 
@@ -149,7 +148,8 @@ def _repeat(config: settings.Config, directory: Path) -> Path:
         elif not repeats.is_done(place):
             train(member)
         records = manifest.read(Path(member.data))
-        figures[name] = judge.judge_run(run.read(str(place)), records, "test")
+        judged = judge.judge_run(run.read(str(place)), records, "test")
+        figures[name] = judged.figures
     summary = repeats.summary(figures, folds=bool(config.folds))
     about = {"settings": dataclasses.asdict(config), **summary}
     run.Run(directory=directory).write_json(repeats.PLAN_NAME, about)
@@ -199,7 +199,7 @@ def _machine(directory: Path, precision: str) -> tuple[workers.Machine, str]:
         together.devices = gpus
     machine = workers.Machine(
         precision=device.choose_precision(precision),
-        cache_dir=_cache_dir(directory),
+        cache_dir=repeats.cache_dir(directory),
         together=together,
     )
     command.log(
@@ -239,14 +239,6 @@ def _trainees(
         )
         for name, (place, one) in starts.items()
     ]
-
-
-def _cache_dir(directory: Path) -> Path:
-    """Features are shared by all runs beside each other, repeated ones among them."""
-    parent = directory.absolute().parent
-    if (parent / repeats.PLAN_NAME).exists():
-        parent = parent.parent
-    return parent / _CACHE_NAME
 
 
 def _data(folder: str) -> manifest.Manifest:

@@ -24,15 +24,16 @@ def ours(folder: str, target: str) -> None:
     import pipeline.quiet  # noqa: F401
 
     # isort: split
-    from model import network, predict, restore, zoo
+    from model import network, restore, zoo
+    from pipeline import view
 
     photos = sorted(Path(folder).glob("*/*.jpg"))
     photos = photos[:: max(1, len(photos) // NUM_PHOTOS)][:NUM_PHOTOS]
     found: dict[str, Any] = {}
     for ckpt, last in NETWORKS.items():
         fit = restore.fit(zoo.resolve(ckpt).checkpoint, ckpt)
-        views = [predict.view(photo.read_bytes(), fit.spec) for photo in photos]
-        images = np.stack([np.asarray(view) for view in views])
+        viewer = view.Viewer(fit.spec)
+        images = np.stack([viewer.of_file(photo.read_bytes()) for photo in photos])
         model = network.build(fit.network, fit.spec, last=last)
         restore.assign(model, fit.values)
         found["images"] = images

@@ -54,13 +54,20 @@ def choose(config: settings.Config, class_names: Sequence[str]) -> Base:
     last = config.features or (fit.deepest_feature() if fit else chosen.features[-1])
     if fit:
         fit.require(last)
+    spec = fit.spec if fit else config.overrides.apply(chosen.input_spec)
+    network.num_features(chosen, spec, last, config.pooling)  # or says why not
     if fit and weights and config.keep_head:
         fit = head.keep(
-            fit, weights, last, hidden=config.hidden, class_names=class_names
+            fit,
+            weights,
+            last,
+            pooling=config.pooling,
+            hidden=config.hidden,
+            class_names=class_names,
         )
     return Base(
         network=chosen,
-        spec=fit.spec if fit else config.overrides.apply(chosen.input_spec),
+        spec=spec,
         features=last,
         train_from=_lowest_new(chosen, last, fit),
         fit=fit,

@@ -74,7 +74,7 @@ class Board:
             self._add("training", step, histograms.histogram_pb(name, array))
         for name, value in validation.items():
             self._add("validation", step, scalars.scalar_pb(name, value))
-        confusion = _image("confusion_matrix", picture(details.confusion))
+        confusion = image_pb("confusion_matrix", picture(details.confusion))
         self._add("validation", step, confusion)
         for writer in self._writers.values():
             writer.flush()
@@ -86,7 +86,7 @@ class Board:
             sheet: uint8 [height, width, 3], the photos of a batch side by side.
             stage: number of it, from 0.
         """
-        self._add("training", stage, _image("first_batch", sheet))
+        self._add("training", stage, image_pb("first_batch", sheet))
         self._writers["training"].flush()
 
     def close(self) -> None:
@@ -100,7 +100,7 @@ class Board:
         )
 
 
-def _image(name: str, pixels: np.ndarray) -> Any:
+def image_pb(name: str, pixels: np.ndarray) -> Any:
     """The message that shows a picture, uint8 [height, width, 3]."""
     height, width, _ = pixels.shape
     content = [str(width), str(height), tf.io.encode_png(pixels).numpy()]

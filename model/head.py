@@ -1,7 +1,6 @@
 """The head of a former run, taken along into the next one."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,6 +34,7 @@ def keep(
     weights: zoo.Weights,
     features: str,
     *,
+    pooling: str,
     hidden: int,
     class_names: Sequence[str],
 ) -> restore.Fit:
@@ -44,6 +44,7 @@ def keep(
         fit: of the layers below.
         weights: that it is of.
         features: layer that the head sits on.
+        pooling: one of network.POOLINGS.
         hidden: units of the layer below the final one; 0 if there is none.
         class_names: of the data, in label order.
 
@@ -58,8 +59,8 @@ def keep(
                 f"--keep_head: {labels} has the classes {', '.join(known)}, the data "
                 f"{', '.join(class_names)}; expected the same in the same order"
             )
-    below = network.output_shape(fit.network, fit.spec, features)
-    wanted = shapes(math.prod(below[1:]), hidden, len(class_names))
+    below = network.num_features(fit.network, fit.spec, features, pooling)
+    wanted = shapes(below, hidden, len(class_names))
     tensors = weights.checkpoint.tensors
     values: dict[str, dict[str, np.ndarray]] = {}
     entries = {entry.tensor: entry for entry in fit.entries}
@@ -72,7 +73,7 @@ def keep(
                 raise errors.MismatchedCheckpoint(
                     f"--keep_head: expected {name} of {list(shape)} in {weights.path}, "
                     f"found {has}; a run of this project has it, with the same "
-                    "--features, --hidden and classes"
+                    "--features, --pooling, --hidden and classes"
                 )
             values.setdefault(layer, {})[variable] = restore.finite(tensor, name)
             entries[name] = dataclasses.replace(

@@ -8,12 +8,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
-from model import loop, metrics, run
+from model import calibration, held_out, metrics, penultimate, run, views
 from pipeline import command, dataset, manifest, preprocess, schema
 
-_BATCH_SIZE = 64
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class How:
+    """How photos are looked at.
+
+    Attributes:
+        batch_size: photos per call of the network.
+        tta: views of each photo whose answers are averaged; one of views.CHOICES.
+        num_features: photos of which to keep what the final layer sees, evenly spread
+            over all of them; more than there are for all. Needs a network of a run.
+    """
+
+    batch_size: int = 64
+    tta: str = views.NONE
+    num_features: int = 0
+
+
+PLAIN = How()
+
+
+def _no_numbers() -> np.ndarray:
+    return np.zeros(0, np.int64)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,16 +43,24 @@ class Judgement:
     Attributes:
         rows: the photos, in the manifest's order.
         labels: int64 [num_examples], 0-based.
-        logits: float32 [num_examples, num_classes].
+        logits: float32 [num_examples, num_classes]; of several views their mean, see
+            views.Mean.
         class_names: in label order.
         temperature: that the logits are divided by for probabilities.
+        tta: which views of each photo; one of views.CHOICES.
+        examples: int64 [num_kept], the photos whose features were kept.
+        features: float32 [num_kept, num_features]: what the final layer sees of them in
+            their central window; None if not asked for.
     """
 
     rows: Sequence[manifest.Row]
     labels: np.ndarray
     logits: np.ndarray
     class_names: Sequence[str]
-    temperature: float
+    temperature: float = 1.0
+    tta: str = views.NONE
+    examples: np.ndarray = dataclasses.field(default_factory=_no_numbers)
+    features: np.ndarray | None = None
 
     def probabilities(self) -> np.ndarray:
         """Calibrated, float64 [num_examples, num_classes], rows summing to 1."""
@@ -61,6 +89,12 @@ class Judgement:
                 self.logits / self.temperature, self.labels
             ),
             "temperature": self.temperature,
+            **calibration.figures(
+                np.exp(metrics.log_softmax(self.logits)),
+                self.probabilities(),
+                self.labels,
+            ),
+            "tta": self.tta,
             "largest_class_share": float(
                 confusion.sum(axis=1).max() / len(self.labels)
             ),
@@ -105,22 +139,23 @@ def judge(
     found: manifest.Manifest,
     split: str,
     spec: preprocess.InputSpec,
+    how: How = PLAIN,
     *,
-    batch_size: int,
-    temperature: float,
     class_names: Sequence[str] = (),
 ) -> Judgement:
-    """Runs a model over a split, every photo once.
+    """Runs a model over a split, every photo once in each view.
 
     Args:
         model: keras.Model, image -> logits.
         found: the data set.
         split: of it; "" for all photos.
         spec: of the model's input.
-        batch_size: photos per call.
-        temperature: that the logits are divided by for probabilities.
+        how: views, batches.
         class_names: of the model; () for those of the data set. Labels are the data
             set's in any case.
+
+    Returns:
+        A judgement with temperature 1.
 
     Raises:
         schema.DataError: the split is empty, the classes are not the model's, or not
@@ -133,85 +168,138 @@ def judge(
             f"{found.directory}: {len(found.class_names)} classes, but the network "
             f"tells {num_classes} apart; judge it on the records it was trained on"
         )
-    split_data = dataset.Evaluation(found, split, spec, batch_size=batch_size)
+    split_data = dataset.Evaluation(found, split, spec, batch_size=how.batch_size)
     rows = split_data.images.rows
     if not rows:
         raise schema.DataError(
             f"{found.directory}: no photo in the {split or 'whole'} split; split "
             f"again with python -m pipeline.split {found.directory}"
         )
-    step = loop.make_predict_step(model)
-    logits = np.full((len(rows), num_classes), np.nan, np.float32)
+    seen = views.of(how.tta, split_data.images.sizes, spec)
+    mean = views.Mean(len(seen), (len(rows), num_classes))
     labels = np.full(len(rows), -1, np.int64)
-    with command.progress(len(rows), "photo", split or "all") as progress:
-        for batch in split_data:
-            numbers = batch["row"].numpy()
-            if (labels[numbers] >= 0).any():
-                raise schema.DataError(f"{found.directory}: a photo came out twice")
-            logits[numbers] = step(tf.cast(batch["image"], tf.float32)).numpy()
-            labels[numbers] = batch["label"].numpy()
-            progress.update(len(numbers))
-    if (labels < 0).any():
-        raise schema.DataError(f"{found.directory}: not every photo came out")
+    probe = penultimate.Probe(model, len(rows), how.num_features)
+    total = len(rows) * len(seen)
+    with command.progress(total, "photo", split or "all") as progress:
+        for view in seen:
+            for batch in split_data.seen_by(view):
+                numbers = batch["row"].numpy()
+                mean.add(numbers, probe.logits(numbers, batch["image"]))
+                labels[numbers] = batch["label"].numpy()
+                progress.update(len(numbers))
+            probe.only_logits()
+    if not mean.complete:
+        raise schema.DataError(
+            f"{found.directory}: not every photo came out once; convert again"
+        )
     return Judgement(
         rows=rows,
         labels=labels,
-        logits=logits,
+        logits=mean.logits(),
         class_names=class_names,
-        temperature=temperature,
+        tta=how.tta,
+        examples=probe.examples,
+        features=probe.features,
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A run's judgement, as its folder holds it now.
+
+    Attributes:
+        finished: the run.
+        found: records that it was judged on.
+        split: of them; "all" for all photos.
+        model: keras.Model, image -> logits.
+        judgement: of every photo.
+        held_out: photos by which labels are doubted.
+        figures: what the .json holds.
+        path: of the .json.
+    """
+
+    finished: run.Finished
+    found: manifest.Manifest
+    split: str
+    model: Any
+    judgement: Judgement
+    held_out: held_out.HeldOut
+    figures: dict[str, Any]
+    path: Path
 
 
 def judge_run(
     finished: run.Finished,
     found: manifest.Manifest,
     split: str,
-    *,
-    batch_size: int = _BATCH_SIZE,
-) -> dict[str, Any]:
+    how: How = PLAIN,
+) -> Judged:
     """Judges a run and writes evaluation/<split>.json and .npz.
+
+    Averaged views have names of their own, <split>-<tta>, so that they are never taken
+    for the plain figures.
 
     Args:
         finished: the run.
         found: records, those of the run or others.
         split: of them; "all" for all photos.
-        batch_size: photos per call.
-
-    Returns:
-        What the .json holds, and under "written" its path.
+        how: views, batches.
 
     Raises:
         schema.DataError: see `judge`.
     """
     start = time.perf_counter()
-    rows = found.taken(*([] if split == "all" else [split]))
     model = finished.load_model()
     loaded = time.perf_counter()
-    judgement = judge(
-        model,
-        found,
-        "" if split == "all" else split,
-        finished.spec,
-        batch_size=batch_size,
+    whole = "" if split == "all" else split
+    judgement = dataclasses.replace(
+        judge(model, found, whole, finished.spec, how),
         temperature=finished.temperature,
     )
     judging_s = time.perf_counter() - loaded
+    name = split if how.tta == views.NONE else f"{split}-{how.tta}"
+    path = finished.evaluation_path(name, found.digest)
+    path.parent.mkdir(exist_ok=True)
+    with run.replacing(path.with_suffix(".npz")) as partial:
+        judgement.save_examples(partial)
+    seen = finished.seen_photos()
+    unseen = _held_out(finished, found, judgement, seen)
     figures = {
         "run": finished.directory.name,
         "split": split,
         **judgement.figures(),
-        "photos_seen": len(finished.seen_photos() & {row.sha256 for row in rows}),
+        "label_doubts": unseen.doubts(judgement.class_names),
+        "photos_seen": len(seen & {row.sha256 for row in judgement.rows}),
         "data": {"path": str(found.directory), "manifest_digest": found.digest},
         "model_sha256": finished.model_digest(),
         "seconds": time.perf_counter() - start,
-        "images_per_s": len(rows) / judging_s,
+        "images_per_s": len(judgement.rows) / judging_s,
         "versions": run.versions(),
     }
-    path = finished.evaluation_path(split, found.digest)
-    path.parent.mkdir(exist_ok=True)
-    with run.replacing(path.with_suffix(".npz")) as partial:
-        judgement.save_examples(partial)
     with run.replacing(path) as partial:
         partial.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     figures["written"] = str(path)
-    return figures
+    return Judged(
+        finished=finished,
+        found=found,
+        split=split,
+        model=model,
+        judgement=judgement,
+        held_out=unseen,
+        figures=figures,
+        path=path,
+    )
+
+
+def _held_out(
+    finished: run.Finished,
+    found: manifest.Manifest,
+    judgement: Judgement,
+    seen: set[str],
+) -> held_out.HeldOut:
+    """Of the photos judged here, and of all folds if the run is one of them."""
+    here = held_out.of_split(
+        judgement.rows, judgement.labels, judgement.probabilities(), seen
+    )
+    folds = held_out.of_folds(finished, found)
+    return folds if folds and len(folds.labels) > len(here.labels) else here

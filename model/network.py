@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import difflib
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from pipeline import preprocess
 # that no checkpoint's classifier is taken for it.
 FINAL_LAYER = "logits"
 HIDDEN_LAYER = "head_hidden"  # of a new head, below the final layer
+POOLINGS = ("none", "average")  # of what a new head sees
 INPUT = "image"
 _WEIGHTED = (
     keras.layers.BatchNormalization,
@@ -225,19 +227,56 @@ def normalisation(spec: preprocess.InputSpec, *, wide: bool = False) -> Any:
     )
 
 
+def num_features(
+    network: Network, spec: preprocess.InputSpec, features: str, pooling: str
+) -> int:
+    """How many numbers a new head sees of each image.
+
+    Args:
+        network: that it sits on.
+        spec: of the input.
+        features: layer that it sits on.
+        pooling: one of POOLINGS.
+
+    Raises:
+        errors.MismatchedCheckpoint: there is no map to take means of.
+    """
+    shape = output_shape(network, spec, features)
+    if pooling == "none":
+        return math.prod(shape[1:])
+    if len(shape) != 4:
+        raise errors.MismatchedCheckpoint(
+            f"--pooling={pooling}: {features} of {network.name} gives "
+            f"{list(shape[1:])} numbers, no map of places; expected --pooling=none, or "
+            "another layer by --features"
+        )
+    return int(shape[-1])
+
+
 def head_layers(
-    num_classes: int, *, hidden: int = 0, dropout: float, seed: int
+    num_classes: int,
+    *,
+    pooling: str = "none",
+    hidden: int = 0,
+    dropout: float,
+    seed: int,
 ) -> list[Any]:
     """The new final layer and what leads to it: flatten, dense, dropout, dense.
 
     Args:
         num_classes: of the new layer.
+        pooling: one of POOLINGS; "average" takes the mean of each channel in place of
+            flattening, for which the features must be a map.
         hidden: units of a ReLU layer before it; 0 for none.
         dropout: share of what the final layer sees that is dropped in training, 0..1.
         seed: of the new layers' initial kernels and of dropout.
     """
     kinds = keras.layers
-    layers: list[Any] = [kinds.Flatten(name="head_flatten", dtype="float32")]
+    layers: list[Any] = [
+        kinds.GlobalAveragePooling2D(name="head_pool", dtype="float32")
+        if pooling == "average"
+        else kinds.Flatten(name="head_flatten", dtype="float32")
+    ]
     if hidden:
         layers.append(
             kinds.Dense(

@@ -1,27 +1,38 @@
-"""Photos -> their most likely classes.
+"""Photos, or folders of them -> their most likely classes.
 
     python -m model.predict photo.jpg
-    python -m model.predict --run_dir=runs/latest *.jpg
+    python -m model.predict --run_dir=runs/latest holiday/ --format=csv > holiday.csv
+    python -m model.predict holiday/ --unknown_below=0.5 --explain=why/
     python -m model.predict --ckpt=FILE --labels=synset_words.txt photo.jpg
 
 With a run, probabilities are calibrated on its validation photos; those of a weight
-file are as they are.
+file are as they are. A photo is decoded, turned upright and cut as conversion and
+evaluation do it.
 """
 
+import collections
 import dataclasses
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from absl import app, flags
 
 import pipeline.quiet  # noqa: F401 # isort: split
-from model import inputs, loop, metrics, network, pretrained, run, zoo
+from model import (
+    answers,
+    classifier,
+    contact_sheet,
+    inputs,
+    network,
+    photo_batches,
+    zoo,
+)
 from model.checkpoints import errors
-from pipeline import command, image, preprocess, schema
+from pipeline import command, photo_files, schema
 
-_RESIZE_MIN = 512  # as convert's: the same photo gives the same pixels
+NEIGHBOURS = 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,13 +40,19 @@ class Config:
     """Settings of a prediction.
 
     Attributes:
-        photos: files.
+        photos: files and folders.
         run_dir: the run.
         ckpt: name or path of weights to use in place of a run; "" for the run.
         arch: network that the weights belong to; "" to find it.
         labels: file of the weights' class names, one a line.
         overrides: of the weights' preprocessing.
         top: number of classes to tell.
+        format: of the results, one of answers.FORMATS.
+        unknown_below: the answer is "unknown" where the likeliest class is less
+            probable, 0..1.
+        explain: folder for pictures of where the network looked and of the training
+            photos most like each photo; "" for none.
+        batch_size: photos per call of the network.
     """
 
     photos: tuple[str, ...]
@@ -45,71 +62,126 @@ class Config:
     labels: str = ""
     overrides: inputs.Overrides = inputs.AS_WEIGHTS
     top: int = 5
+    format: str = "text"
+    unknown_below: float = 0.0
+    explain: str = ""
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.unknown_below <= 1:
+            raise ValueError(f"--unknown_below={self.unknown_below}: expected 0 to 1")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """What a network says of a photo.
-
-    Attributes:
-        photo: the file.
-        classes: the most likely, with their probabilities; the likeliest first.
-        problem: why there is none; "" if there is.
-    """
-
-    photo: str
-    classes: tuple[tuple[str, float], ...] = ()
-    problem: str = ""
-
-
-def predict(config: Config) -> list[Prediction]:
-    """Predicts as configured; one answer per photo, in their order.
+def load(config: Config) -> classifier.Classifier:
+    """Loads what answers.
 
     Raises:
         schema.DataError: the run is not as it should be.
         errors.CheckpointError: the weights cannot be used.
     """
-    if config.ckpt:
-        weights = pretrained.load(
-            config.ckpt,
-            arch=config.arch,
-            overrides=config.overrides,
-            labels=config.labels,
-        )
-        model, spec, names = weights.model, weights.spec, weights.class_names
-        temperature = 1.0
-    else:
-        finished = run.read(config.run_dir)
-        model, spec, names = finished.load_model(), finished.spec, finished.class_names
-        temperature = finished.temperature
-    step = loop.make_predict_step(model)
-    found = []
-    for photo in config.photos:
-        try:
-            pixels = view(Path(photo).read_bytes(), spec)
-        except (image.ImageError, OSError) as error:
-            found.append(Prediction(photo=photo, problem=str(error)))
-            continue
-        logits = step(np.asarray(pixels, np.float32)[None]).numpy() / temperature
-        probabilities = np.exp(metrics.log_softmax(logits))[0]
-        best = np.argsort(-probabilities, kind="stable")[: config.top]
-        classes = tuple((names[n], float(probabilities[n])) for n in best)
-        found.append(Prediction(photo=photo, classes=classes))
-    return found
+    if not config.ckpt:
+        return classifier.of_run(config.run_dir)
+    return classifier.of_weights(
+        config.ckpt,
+        arch=config.arch,
+        overrides=config.overrides,
+        labels=config.labels,
+    )
 
 
-def view(data: bytes, spec: preprocess.InputSpec) -> Any:
-    """An image file as a network sees it: uint8 [size_px, size_px, 3].
+def predict(
+    config: Config, chosen: classifier.Classifier | None = None
+) -> Iterator[answers.Prediction]:
+    """Predicts as configured; one answer per photo, in their order.
+
+    Args:
+        config: of the prediction.
+        chosen: what answers; None to load it.
 
     Raises:
-        image.ImageError: it does not decode.
+        schema.DataError: the run is not as it should be, or there is no photo.
+        errors.CheckpointError: the weights cannot be used.
     """
-    stored = image.encode_for_record(data, resize_min=_RESIZE_MIN)
-    sizes = np.array([(stored.height, stored.width)], np.int64)
-    window = preprocess.central_views(sizes, spec).windows[0]
-    pixels = preprocess.decode_window(stored.encoded, stored.format == "png", window)
-    square = spec.resize == "crop"
-    return preprocess.resize(pixels, spec.size_px, halve=True, square=square)
+    names, own = config.photos, config.explain
+    count = sum(1 for _ in photo_files.find(names, collections.Counter(), own))
+    if not count:
+        raise schema.DataError(
+            f"{', '.join(names)}: no files there; expected photos, or folders of them"
+        )
+    ignored: collections.Counter[str] = collections.Counter()
+    chosen = chosen or load(config)
+    answering = _Answering(config, chosen)
+    photos = photo_files.find(names, ignored, own)
+    with command.progress(count, "photo", "predict") as progress:
+        for batch in photo_batches.read(
+            photos, chosen.spec, batch_size=min(config.batch_size, count)
+        ):
+            yield from answering.of_batch(batch)
+            progress.update(len(batch.photos))
+    for kind, number in ignored.items():
+        command.log(f"ignored: {number} {kind}")
+
+
+class _Answering:
+    """Batches of photos -> predictions, with explanations if they are asked for."""
+
+    def __init__(self, config: Config, chosen: classifier.Classifier) -> None:
+        self._config = config
+        self._chosen = chosen
+        self._step = chosen.predict_step()
+        self._explainer: classifier.Explainer | None = None
+        if config.explain:
+            self._explainer = classifier.Explainer(chosen)
+            for line in self._explainer.missing:
+                command.log(f"note: {line}")
+            self._pictures = contact_sheet.Pictures(
+                Path(config.explain), self._explainer, chosen.spec
+            )
+
+    def of_batch(self, batch: photo_batches.PhotoBatch) -> Iterator[answers.Prediction]:
+        """One for each photo of the batch."""
+        found = iter(self._of_images(batch) if len(batch.images) else ())
+        for photo, problem in zip(batch.photos, batch.problems, strict=True):
+            if problem:
+                yield answers.Prediction(photo=photo, problem=problem)
+            else:
+                yield next(found)
+
+    def _of_images(
+        self, batch: photo_batches.PhotoBatch
+    ) -> Iterator[answers.Prediction]:
+        readable = [
+            photo
+            for photo, problem in zip(batch.photos, batch.problems, strict=True)
+            if not problem
+        ]
+        explanations: Sequence[classifier.Explanation] = ()
+        if self._explainer is None:
+            logits = self._step(batch.images.astype(np.float32))
+        else:
+            embeddings, logits = self._explainer.classify(batch.images)
+            explanations = self._explainer.explain(
+                batch.images, logits.argmax(axis=1), embeddings, NEIGHBOURS
+            )
+        for number, shares in enumerate(self._chosen.probabilities(logits)):
+            classes = self._chosen.likeliest(shares, self._config.top)
+            prediction = answers.Prediction(
+                photo=readable[number],
+                classes=classes,
+                unknown=classes[0][1] < self._config.unknown_below,
+            )
+            if explanations:
+                why = explanations[number]
+                picture = self._pictures.draw(
+                    prediction.photo,
+                    batch.images[number],
+                    f"{classes[0][1]:.2f} {classes[0][0]}",
+                    why,
+                )
+                prediction = dataclasses.replace(
+                    prediction, picture=picture, nearest=why.nearest
+                )
+            yield prediction
 
 
 def define_flags() -> None:
@@ -138,6 +210,32 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "top", default.top, "Number of classes to tell.", lower_bound=1
     )
+    flags.DEFINE_enum(
+        "format",
+        default.format,
+        answers.FORMATS,
+        "Of the results: text for people; a table; or an object of JSON a line.",
+    )
+    flags.DEFINE_float(
+        "unknown_below",
+        default.unknown_below,
+        "Answer unknown where the likeliest class is less probable than this, 0..1.",
+        lower_bound=0,
+        upper_bound=1,
+    )
+    flags.DEFINE_string(
+        "explain",
+        default.explain,
+        "Folder for a picture of each photo: where the network looked, and the "
+        "training photos that it finds most alike.",
+    )
+    flags.DEFINE_integer(
+        "batch_size",
+        default.batch_size,
+        "Photos per step.",
+        lower_bound=1,
+        upper_bound=1 << 12,
+    )
 
 
 def main(argv: Sequence[str]) -> None:
@@ -147,15 +245,30 @@ def main(argv: Sequence[str]) -> None:
     config = command.config_from_flags(
         Config, photos=tuple(argv[1:]), overrides=inputs.from_flags()
     )
-    found = predict(config)
-    for prediction in found:
-        command.say(f"{prediction.photo}  {prediction.problem}".rstrip())
-        for name, probability in prediction.classes:
-            command.say(f"  {probability:.4f}  {name}")
-    if bad := [prediction.photo for prediction in found if prediction.problem]:
+    chosen = load(config)
+    header, written = answers.writer(
+        config.format,
+        top=min(config.top, len(chosen.class_names)),
+        neighbours_each=NEIGHBOURS if config.explain else 0,
+    )
+    raw = config.format != "text" and not sys.stdout.isatty()
+    _write(header, raw=raw)
+    count, num_bad, first_bad = 0, 0, ""
+    for prediction in predict(config, chosen):
+        count += 1
+        if prediction.problem:
+            num_bad += 1
+            first_bad = first_bad or prediction.photo
+        _write(written(prediction), raw=raw)
+    if num_bad:
         raise schema.DataError(
-            f"{len(bad)} of {len(found)} photos could not be read, the first: {bad[0]}"
+            f"{num_bad} of {count} photos could not be read, the first: {first_bad}"
         )
+
+
+def _write(text: str, *, raw: bool) -> None:
+    """Results; for programs as they are, for people without a terminal's commands."""
+    sys.stdout.write(text if raw else command.shown(text))
 
 
 if __name__ == "__main__":

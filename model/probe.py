@@ -49,7 +49,7 @@ class Estimate:
     """What a stage will take.
 
     Attributes:
-        stage: its name.
+        stage: its name, behind that of the network if two are compared.
         layers: of the network that have weights.
         steps: of the optimizer.
         epochs: passes over the training photos.
@@ -155,7 +155,7 @@ class _Probe:
         share = self._num_training / (batches * self._stage.batch_size)
         weights = sum(np.prod(v.shape) for v in self._tail.trainable_variables)
         return Estimate(
-            stage=self._stage.stage,
+            stage=", ".join(filter(None, (self._one.name, self._stage.stage))),
             layers=tuple(self._layers()),
             steps=learning.total_steps,
             epochs=epochs,

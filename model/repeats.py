@@ -13,6 +13,19 @@ from pipeline import manifest, split
 
 PLAN_NAME = "repeats.json"
 _RECORDS_NAME = "records"
+_CACHE_NAME = "cache"
+
+
+def cache_dir(directory: Path) -> Path:
+    """Features are shared by all runs beside each other, repeated ones among them.
+
+    Args:
+        directory: of a run.
+    """
+    parent = directory.absolute().parent
+    if (parent / PLAN_NAME).exists():
+        parent = parent.parent
+    return parent / _CACHE_NAME
 
 
 def members(

@@ -14,15 +14,18 @@ def judgement(figures: dict[str, Any]) -> str:
     top5 = (
         f"{figures['top5_accuracy']:.4f}" if classes > 5 else "- (5 classes or fewer)"
     )
-    seen = figures.get("photos_seen")
+    seen, calibration = figures.get("photos_seen"), figures["calibration"]
+    views = "" if figures["tta"] == "none" else f", {figures['tta']} views averaged"
     lines = [
         f"{figures['run']}, {figures['split']} split, "
-        f"{figures['num_examples']} photos"
+        f"{figures['num_examples']} photos{views}"
         + (f", {seen} seen in training: no measure of new ones" if seen else ""),
         "",
         f"top-1 accuracy  {figures['accuracy']:.4f}   95 % interval "
         f"{low:.4f} to {high:.4f}",
         f"top-5 accuracy  {top5}",
+        f"calibration error  {calibration['ece']:.4f}, before temperature "
+        f"{calibration['ece_before']:.4f}",
         f"always answering the largest class: {figures['largest_class_share']:.4f}",
         "",
         *_class_table(figures),
@@ -39,6 +42,8 @@ def judgement(figures: dict[str, Any]) -> str:
         ]
     if "written" in figures:
         lines += ["", f"written: {figures['written']}"]
+    if "report" in figures:
+        lines.append(f"report:  {figures['report']}")
     return "\n".join(lines)
 
 

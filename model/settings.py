@@ -28,6 +28,8 @@ class Config:
         skip: layers not to restore although the file has them, with commas.
         overrides: of the preprocessing.
         features: layer the new head sits on; "" for the deepest restored.
+        pooling: one of network.POOLINGS: "average" shows the head the mean of each
+            channel over the photo, not every place of the layer it sits on.
         hidden: units of a layer between it and the final one; 0 for none.
         keep_head: takes the head from the weights too, which are those of a run.
         dropout: share of what the final layer sees that is dropped in training, 0..1.
@@ -67,6 +69,7 @@ class Config:
     skip: str = ""
     overrides: inputs.Overrides = inputs.AS_WEIGHTS
     features: str = ""
+    pooling: str = "none"
     hidden: int = 0
     keep_head: bool = False
     dropout: float = 0.5
@@ -93,6 +96,7 @@ class Config:
 
     def __post_init__(self) -> None:
         _check_choice("precision", self.precision, device.PRECISIONS)
+        _check_choice("pooling", self.pooling, network.POOLINGS)
         _check_choice("compare", self.compare, COMPARISONS)
         _check_choice("start", self.start, STARTS)
         for name, least, most in (
@@ -144,6 +148,11 @@ class Config:
             )
         if self.keep_head and self.ckpt == "none":
             raise ValueError("--keep_head: expected weights that have one, --ckpt")
+        if self.start != "best" and not (self.stages or self.stage):
+            raise ValueError(
+                f"--start={self.start}: says how a stage goes on from the one before; "
+                "expected a recipe with stages"
+            )
         if self.compare != "none" and self.ckpt == "none":
             raise ValueError("--compare=scratch: expected weights to compare, --ckpt")
 
@@ -197,6 +206,7 @@ _OF_STAGES = {
     *augment.HELP,
 }
 _CHOICES = {
+    "pooling": network.POOLINGS,
     "precision": device.PRECISIONS,
     "compare": COMPARISONS,
     "start": STARTS,
@@ -212,6 +222,8 @@ _HELP = {
     "skip": "Layers not to restore although the file has them, as fc6,fc7.",
     "features": "Layer the new head sits on, as pool5, fc6, fc7; by default the "
     "deepest that was restored.",
+    "pooling": "What the new head sees of a layer with places: all of it, or the mean "
+    "of each channel.",
     "hidden": "Units of a ReLU layer between it and the final layer; 0: none.",
     "keep_head": "Takes the head from --ckpt too: a run of this project, on the same "
     "classes.",

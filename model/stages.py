@@ -2,7 +2,6 @@
 
 import dataclasses
 import fnmatch
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +27,7 @@ class Plan:
         num_classes: of the new final layer.
         dropout: in front of it, 0..1.
         seed: of new kernels and of dropout.
+        pooling: one of network.POOLINGS.
         hidden: units of a layer in front of the final one; 0 for none.
         frozen: layers above the cut that do not train.
     """
@@ -40,14 +40,16 @@ class Plan:
     num_classes: int
     dropout: float
     seed: int
+    pooling: str = "none"
     hidden: int = 0
     frozen: frozenset[str] = frozenset()
 
     @property
     def num_features(self) -> int:
         """Size of what the new head sees."""
-        shape = network.output_shape(self.network, self.spec, self.features)
-        return math.prod(shape[1:])
+        return network.num_features(
+            self.network, self.spec, self.features, self.pooling
+        )
 
     def trains(self, layer_name: str) -> bool:
         """Whether a layer above the cut trains."""
@@ -79,6 +81,7 @@ def plan(found: base.Base, config: settings.Config, num_classes: int) -> Plan:
         num_classes=num_classes,
         dropout=config.dropout,
         seed=config.seed,
+        pooling=config.pooling,
         hidden=config.hidden,
         frozen=frozen,
     )
@@ -224,7 +227,11 @@ def put(part: Any, found: Mapping[str, np.ndarray]) -> None:
 
 def _head(plan: Plan) -> list[Any]:
     return network.head_layers(
-        plan.num_classes, hidden=plan.hidden, dropout=plan.dropout, seed=plan.seed
+        plan.num_classes,
+        pooling=plan.pooling,
+        hidden=plan.hidden,
+        dropout=plan.dropout,
+        seed=plan.seed,
     )
 
 

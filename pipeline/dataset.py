@@ -394,4 +394,8 @@ class Evaluation:
     def __iter__(self) -> Iterator[Batch]:
         """Yields the batches; the last may be smaller."""
         views = preprocess.central_views(self.images.sizes, self.images.spec)
+        return self.seen_by(views)
+
+    def seen_by(self, views: preprocess.Views) -> Iterator[Batch]:
+        """Yields the batches of the same photos in other windows."""
         return self.images.run(np.arange(len(self.images.rows)), views)

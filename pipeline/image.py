@@ -47,6 +47,8 @@ _TURNS = {
 # How reasons begin, for those that count them.
 ANIMATED, CMYK, DEEP, TRANSPARENT = "animated", "CMYK", "16-bit", "transparent"
 TURNED, COMPLAINT = "turned upright", "decoder"
+# A reason that those who call the decoder give.
+NO_MEMORY = "too large for this machine's memory"
 
 
 class ImageError(ValueError):
@@ -284,6 +286,24 @@ def small_jpeg(encoded: bytes, side: int) -> bytes:
     scale = min(1.0, side / max(pixels.shape[:2]))
     size = tuple(max(1, round(scale * length)) for length in pixels.shape[1::-1])
     return _encode(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), "jpeg", 80)
+
+
+def jpeg_of(pixels: np.ndarray[Any, np.dtype[np.uint8]], quality: int = 90) -> bytes:
+    """A JPEG of pixels, for a page.
+
+    Args:
+        pixels: uint8 [height, width, 3], RGB.
+        quality: of libjpeg, 1..100.
+    """
+    return _encode(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), "jpeg", quality)
+
+
+def picture_jpeg(pixels: np.ndarray, side: int) -> bytes:
+    """A JPEG of uint8 [height, width, 3], RGB, shrunk to fit a square, for a page."""
+    scale = min(1.0, side / max(pixels.shape[:2]))
+    size = tuple(max(1, round(scale * length)) for length in pixels.shape[1::-1])
+    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    return _encode(cv2.cvtColor(small, cv2.COLOR_RGB2BGR), "jpeg", 80)
 
 
 def pixels_digest(data: bytes) -> bytes:

@@ -182,8 +182,7 @@ def _convert_file(how: How, task: Task) -> tuple[manifest.Row, bytes]:
     except image.ImageError as error:
         return _skipped(task, str(error), sha256, len(data)), b""
     except MemoryError:
-        reason = "too large for this machine's memory"
-        return _skipped(task, reason, sha256, len(data)), b""
+        return _skipped(task, image.NO_MEMORY, sha256, len(data)), b""
     record = records.frame(
         schema.serialize(
             {

@@ -162,6 +162,42 @@ def central_views(
     return Views(windows=windows, mirrored=np.full(len(sizes), mirrored))
 
 
+def cornered_views(sizes: np.ndarray, spec: InputSpec) -> tuple[Views, ...]:
+    """Five windows of each image: the central one, and four that share its square.
+
+    The square is the image's central one, of the short side; of a squashed image all
+    of it. Where a network looks at the whole square, the five are the same.
+
+    Args:
+        sizes: int [num_images, 2]: height, width, in pixels, at least 1.
+        spec: of the network.
+
+    Returns:
+        Centre, top left, top right, bottom left, bottom right.
+
+    Source: Krizhevsky et al. 2012, section 4.1 (ten patches of a 256 x 256 image).
+    """
+    sides = window_sides(sizes, spec)
+    squares = sizes
+    if spec.resize == "crop":
+        squares = np.broadcast_to(sizes.min(axis=1, keepdims=True), sizes.shape)
+    first, room = (sizes - squares) // 2, squares - sides
+    corners = [
+        first + room * np.array([down, right]) for down in (0, 1) for right in (0, 1)
+    ]
+    upright = np.zeros(len(sizes), np.bool_)
+    return (
+        central_views(sizes, spec),
+        *(
+            Views(
+                windows=np.concatenate([corner, sides], axis=1).astype(np.int32),
+                mirrored=upright,
+            )
+            for corner in corners
+        ),
+    )
+
+
 def generator(key: tuple[int, ...]) -> np.random.Generator:
     """Random numbers that `key` decides, the same on every machine."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))

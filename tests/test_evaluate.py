@@ -21,6 +21,8 @@ def finished(shared_run, tmp_path):
 
 
 def config(directory, **kwargs):
+    """Without the page, which takes seconds and has tests of its own."""
+    kwargs = {"report": False, **kwargs}
     return evaluate.Config(run_dir=str(directory), **kwargs)
 
 
@@ -106,6 +108,44 @@ def test_each_split_has_its_own_files(finished, found, name):
     assert figures["num_examples"] == len(rows)
     names = {path.name for path in (finished / "evaluation").iterdir()}
     assert names == {f"{name}.json", f"{name}.npz"}
+
+
+def test_averaged_views_have_files_of_their_own(finished):
+    plain = evaluate.evaluate(config(finished))
+    both = evaluate.evaluate(config(finished, tta="flip"))
+    assert (plain["tta"], both["tta"]) == ("none", "flip")
+    assert "12 photos" not in report.judgement(plain)
+    assert "flip views averaged" in report.judgement(both)
+    folder = finished / "evaluation"
+    assert json.loads((folder / "test.json").read_text())["tta"] == "none"
+    assert json.loads((folder / "test-flip.json").read_text())["tta"] == "flip"
+    with np.load(folder / "test.npz") as one, np.load(folder / "test-flip.npz") as two:
+        assert two["logits"].dtype == np.float32
+        assert not np.array_equal(one["logits"], two["logits"])
+    boards = {path.name for path in (finished / "tensorboard").iterdir()}
+    assert {"evaluation-test", "evaluation-test-flip"} <= boards
+
+
+def test_the_report_changes_no_figure(finished):
+    """It lies beside the others, and is named in the output."""
+    plain = evaluate.evaluate(config(finished))
+    folder = finished / "evaluation"
+    with np.load(folder / "test.npz") as file:
+        logits = file["logits"]
+    figures = evaluate.evaluate(config(finished, report=True))
+    with np.load(folder / "test.npz") as file:
+        np.testing.assert_array_equal(file["logits"], logits)
+    timed = {"seconds", "images_per_s", "report"}
+    assert {n: v for n, v in figures.items() if n not in timed} == {
+        n: v for n, v in plain.items() if n not in timed
+    }
+    page = (folder / "test.html").read_text()
+    assert f"<title>{finished.name}: test split</title>" in page
+    assert f"python evaluate.py --run_dir={finished}" in page
+    assert "4 restored" not in page and "10 restored" in page  # five convolutions
+    assert f"report:  {folder / 'test.html'}" in report.judgement(figures)
+    board = finished / "tensorboard" / "evaluation-test"
+    assert (board / "projector_config.pbtxt").exists()
 
 
 def test_the_batch_size_changes_nothing(finished):
@@ -365,6 +405,8 @@ class TestCompare:
             ("--arch", {"arch": "vgg16"}),
             ("--labels", {"labels": "labels.txt"}),
             ("--min_accuracy", {"min_accuracy": 0.5}),
+            ("--tta", {"tta": "flip"}),
+            ("--report", {"report": False}),
             ("preprocessing", {"overrides": inputs.Overrides(image_size=64)}),
             ("--another_dataset", {"another_dataset": True}),
         ],

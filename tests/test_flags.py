@@ -6,7 +6,7 @@ import pytest
 from absl import app, flags
 
 import evaluate
-from model import export, inputs, method, predict, settings
+from model import export, inputs, method, predict, serve, settings
 from pipeline import augment, check, command, convert, download, split
 
 # Command -> fields of its config that come from arguments without a flag's name.
@@ -19,6 +19,7 @@ COMMANDS = {
     download: {"name": "flowers", "target": "photos"},
     export: {},
     predict: {"photos": ("a.jpg",)},
+    serve: {},
 }
 
 

@@ -97,6 +97,28 @@ def test_what_cannot_be_repeated(quick, change):
         dataclasses.replace(quick, **change)
 
 
+def test_a_head_on_the_means_of_channels(quick):
+    pooled = dataclasses.replace(quick, features="pool2", pooling="average", epochs=2)
+    first = train.train(pooled)
+    finished = run.read(str(first))
+    kernel = finished.load_model().get_layer("logits").kernel
+    assert kernel.shape == (6, 3)
+    lowest = min(result["validation_loss"] for result in finished.results())
+    again = dataclasses.replace(
+        pooled,
+        ckpt=str(first / "model.keras"),
+        run_dir=quick.run_dir + "2",
+        keep_head=True,
+        learning_rate=1e-30,
+        epochs=1,
+    )
+    (result,) = run.read(str(train.train(again))).results()
+    assert result["validation_loss"] == pytest.approx(lowest, rel=1e-4)
+    other = dataclasses.replace(again, pooling="none", run_dir=quick.run_dir + "3")
+    with pytest.raises(errors.MismatchedCheckpoint, match="--pooling"):
+        train.train(other)
+
+
 def test_a_run_is_trained_on_with_its_head(quick, found):
     """A new run begins at the accuracy, and the loss, that the old one had."""
     first = train.train(dataclasses.replace(quick, hidden=6, epochs=4))
@@ -172,6 +194,11 @@ class TestPlan:
         train.train(quick)
         text = train.plan(dataclasses.replace(quick, run_dir=quick.run_dir + "2"))
         assert "features of" not in text
+
+    def test_compared_networks_are_named(self, quick):
+        text = train.plan(dataclasses.replace(quick, compare="scratch"))
+        assert "pretrained:\n" in text
+        assert "scratch:\n" in text
 
     def test_is_near_what_the_run_takes(self, quick, found):
         """A network that takes a second an epoch, whole."""

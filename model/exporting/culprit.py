@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from model.exporting import errors
-from model.exporting.classifier import Classifier
+from model.exporting.exportable import Exportable
 
 _MAX_WORDS = 200  # characters of a converter's own message
 
@@ -14,7 +14,7 @@ _MAX_WORDS = 200  # characters of a converter's own message
 def find(
     what: str,
     failure: Exception,
-    classifier: Classifier,
+    classifier: Exportable,
     convert: Callable[[Any], object],
 ) -> errors.ExportError:
     """Converts one layer after the other, each alone, until one fails.

@@ -12,8 +12,8 @@ import numpy as np
 
 from model import loop, run
 from model.exporting import (
-    classifier,
     errors,
+    exportable,
     held_out,
     keras_file,
     litert,
@@ -101,7 +101,7 @@ class Exported:
 class _Work:
     """What all steps of a job go by."""
 
-    source: classifier.Classifier
+    source: exportable.Exportable
     held: held_out.HeldOut
     tolerance: float
 
@@ -170,7 +170,7 @@ def export(
         litert.check_packages()
     path = places.choose(finished, form, out, quantize)
     work = _Work(
-        source=classifier.of_run(finished),
+        source=exportable.of_run(finished),
         held=held_out.of_run(finished),
         tolerance=QUANTIZED.get(quantize, TOLERANCE[form]),
     )

@@ -7,14 +7,14 @@ probabilities  float32 [n, num_classes], in label order
 
 from pathlib import Path
 
-from model.exporting.classifier import Classifier
+from model.exporting.exportable import Exportable
 
 
-def write(classifier: Classifier, path: Path) -> None:
+def write(classifier: Exportable, path: Path) -> None:
     """Writes the model; the name ends in .keras."""
     classifier.model.save(path)
 
 
-def labels(classifier: Classifier) -> bytes:
+def labels(classifier: Exportable) -> bytes:
     """Content of labels.txt."""
     return b"".join(name + b"\n" for name in classifier.name_bytes)

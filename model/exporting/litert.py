@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from model.exporting import culprit, packages, quietly
-from model.exporting.classifier import PROBABILITIES, Classifier
+from model.exporting.exportable import PROBABILITIES, Exportable
 
 FORMAT = "--format=litert"  # what errors are about
 LABELS = "labels.txt"
@@ -36,7 +36,7 @@ def check_packages() -> None:
 
 
 def write(
-    classifier: Classifier,
+    classifier: Exportable,
     path: Path,
     quantize: Quantize = "none",
     calibration: Sequence[np.ndarray] = (),

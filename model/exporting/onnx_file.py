@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from model.exporting import culprit, packages, photo_graph, quietly
-from model.exporting.classifier import PROBABILITIES, Classifier
+from model.exporting.exportable import PROBABILITIES, Exportable
 
 FORMAT = "--format=onnx"  # what errors are about
 IMAGE = "image"
@@ -30,7 +30,7 @@ def check_packages() -> None:
     packages.require(FORMAT, *_MODULES)
 
 
-def write(classifier: Classifier, path: Path) -> None:
+def write(classifier: Exportable, path: Path) -> None:
     """Writes the file.
 
     Raises:

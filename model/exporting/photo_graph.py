@@ -9,9 +9,8 @@ from typing import Any
 import tensorflow as tf
 
 from model.exporting import exif
-from pipeline import image, preprocess
+from pipeline import decoders, image, preprocess
 
-RESIZE_MIN = 512  # as convert's: the same photo gives the same pixels
 _JPEG_MAGIC = b"\xff\xd8"
 _DEPTH_AT = 24  # where a PNG says how many bits a sample has; source: its IHDR chunk
 
@@ -114,15 +113,18 @@ def _jpeg_window(encoded: Any, spec: preprocess.InputSpec) -> Any:
     def encoded_anew() -> Any:
         # Whole halves come for nothing with decoding; pipeline.image takes them too.
         halves = tf.add_n(
-            [tf.cast(short_side // n >= RESIZE_MIN, tf.int32) for n in (2, 4, 8)]
+            [
+                tf.cast(short_side // n >= decoders.RESIZE_MIN, tf.int32)
+                for n in (2, 4, 8)
+            ]
         )
-        decoders = [_jpeg_decoder(encoded, ratio) for ratio in (1, 2, 4, 8)]
-        pixels = _turn(tf.switch_case(halves, decoders), turned)
+        branches = [_jpeg_decoder(encoded, ratio) for ratio in (1, 2, 4, 8)]
+        pixels = _turn(tf.switch_case(halves, branches), turned)
         pixels = tf.cast(_shrink(pixels[None])[0], tf.uint8)
         pixels.set_shape([None, None, 3])
         return tf.io.encode_jpeg(pixels, quality=image.JPEG_QUALITY)
 
-    is_taken_as_it_is = (short_side <= RESIZE_MIN) & (turned == 1)
+    is_taken_as_it_is = (short_side <= decoders.RESIZE_MIN) & (turned == 1)
     stored = tf.cond(is_taken_as_it_is, lambda: encoded, encoded_anew)
     stored_shape = tf.io.extract_jpeg_shape(stored)
     window = _central(stored_shape[0], stored_shape[1], spec)
@@ -152,19 +154,19 @@ def _turn(pixels: Any, orientation: Any) -> Any:
 
 
 def _shrink(images: Any) -> Any:
-    """Shrinks to a short side of RESIZE_MIN by area, where that is exceeded; rounds."""
+    """Shrinks by area to a short side of RESIZE_MIN where it is longer; rounds."""
     sizes = tf.shape(images)[1:3]
     short_side = tf.reduce_min(sizes)
 
     def smaller() -> Any:
-        scale = RESIZE_MIN / tf.cast(short_side, tf.float64)
+        scale = decoders.RESIZE_MIN / tf.cast(short_side, tf.float64)
         size = tf.round(tf.cast(sizes, tf.float64) * scale)
         found = tf.raw_ops.ResizeArea(
             images=images, size=tf.maximum(1, tf.cast(size, tf.int32))
         )
         return tf.cast(tf.round(found), images.dtype)
 
-    return tf.cond(short_side > RESIZE_MIN, smaller, lambda: images)
+    return tf.cond(short_side > decoders.RESIZE_MIN, smaller, lambda: images)
 
 
 def _decode_png(encoded: Any) -> Any:

@@ -14,12 +14,12 @@ from typing import Any
 import tensorflow as tf
 
 from model.exporting import photo_graph, quietly
-from model.exporting.classifier import PROBABILITIES, Classifier
+from model.exporting.exportable import PROBABILITIES, Exportable
 
 PHOTOS, IMAGES = "serving_default", "float_image"
 
 
-def write(classifier: Classifier, path: Path) -> None:
+def write(classifier: Exportable, path: Path) -> None:
     """Writes the folder; it is not there yet."""
     spec = classifier.spec
     size_px = spec.size_px

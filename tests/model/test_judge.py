@@ -30,15 +30,23 @@ def colour_network(num_classes=3):
     return model
 
 
-def ask(found, split, batch_size=7, model=None, temperature=1.0):
-    return judge.judge(
+def ask(
+    found,
+    split,
+    batch_size=7,
+    model=None,
+    temperature=1.0,
+    tta="none",
+    num_features=0,
+):
+    found = judge.judge(
         model or colour_network(),
         found,
         split,
         SPEC,
-        batch_size=batch_size,
-        temperature=temperature,
+        judge.How(batch_size=batch_size, tta=tta, num_features=num_features),
     )
+    return dataclasses.replace(found, temperature=temperature)
 
 
 @pytest.fixture
@@ -62,12 +70,22 @@ class TestFigures:
         loss = -sum(map(math.log, (3 / 4, 1 / 10, 1 / 5, 1 / 2, 4 / 5))) / 5
         assert figures.pop("loss") == pytest.approx(loss)
         assert figures.pop("calibrated_loss") == pytest.approx(loss)
+        # Confidences 3/4, 9/10, 4/5, 1/2, 4/5; the second and third are wrong. The
+        # third and the fifth share a bin: 2 |1/2 - 4/5|.
+        gaps = (1 - 3 / 4, 9 / 10, 2 * (4 / 5 - 1 / 2), 1 - 1 / 2)
+        calibration = figures.pop("calibration")
+        assert calibration["ece"] == pytest.approx(sum(gaps) / 5)
+        assert calibration["ece_before"] == calibration["ece"]
+        assert [point["coverage"] for point in figures.pop("coverage")] == [
+            *(1 / 5, 3 / 5, 4 / 5, 1)
+        ]
         assert figures.pop("accuracy_ci95") == list(metrics.wilson_interval(3, 5))
         assert figures == {
             "num_examples": 5,
             "accuracy": 3 / 5,
             "top5_accuracy": 1.0,
             "temperature": 1.0,
+            "tta": "none",
             "largest_class_share": 3 / 5,
             "class_names": ["cat", "dog"],
             "confusion_matrix": [[2, 1], [1, 1]],
@@ -127,7 +145,9 @@ class TestFigures:
         np.testing.assert_allclose(warm.probabilities().sum(axis=1), 1)
         before, after = by_hand.figures(), warm.figures()
         changed = {name for name in before if before[name] != after[name]}
-        assert changed == {"calibrated_loss", "temperature", "errors"}
+        assert changed == {
+            *("calibrated_loss", "calibration", "coverage", "errors", "temperature")
+        }
         assert after["calibrated_loss"] == pytest.approx(
             metrics.mean_loss(by_hand.logits / 2, by_hand.labels)
         )
@@ -226,3 +246,65 @@ class TestJudge:
             schema.DataError, match="3 classes, but the network tells 5 apart"
         ):
             ask(found, "test", model=colour_network(num_classes=5))
+
+
+class TestViews:
+    def test_of_a_photo_and_its_mirror_image(self, found):
+        """A network that looks at the left half alone sees both halves."""
+        model = half_network()
+        plain, both = (
+            ask(found, "test", model=model),
+            ask(found, "test", model=model, tta="flip"),
+        )
+        assert both.figures()["tta"] == "flip"
+        assert not np.allclose(plain.logits, both.logits)
+        mirrored = half_network(left=False)
+        other = ask(found, "test", model=mirrored)
+        expected = [metrics.log_softmax(one.logits) for one in (plain, other)]
+        # The mirrored pixels are rounded once more or less.
+        np.testing.assert_allclose(both.logits, sum(expected) / 2, atol=0.05)
+
+    def test_ten_crop_sees_every_photo_ten_times(self, found):
+        judged = ask(found, "test", tta="ten_crop")
+        plain = ask(found, "test")
+        assert (judged.labels == plain.labels).all()
+        assert (judged.logits.argmax(axis=1) == plain.logits.argmax(axis=1)).all()
+        np.testing.assert_allclose(np.exp(judged.logits).sum(axis=1) <= 1 + 1e-6, True)
+
+
+def half_network(left=True):
+    """As colour_network, of one half of the photo."""
+    image = keras.Input((8, 8, 3))
+    cropping = ((0, 0), (0, 4)) if left else ((0, 0), (4, 0))
+    half = keras.layers.Cropping2D(cropping)(image)
+    means = keras.layers.GlobalAveragePooling2D()(half)
+    model = keras.Model(image, keras.layers.Dense(3, name="logits")(means))
+    kernel = np.zeros((3, 3), np.float32)
+    kernel[[2, 1, 0], [0, 1, 2]] = 0.1
+    model.get_layer("logits").set_weights([kernel, np.zeros(3)])
+    return model
+
+
+class TestFeatures:
+    def test_are_what_the_final_layer_sees(self, found):
+        """Here the mean colour, from which the logits follow."""
+        model = colour_network()
+        judged = ask(found, "test", model=model, num_features=1000)
+        plain = ask(found, "test", model=model)
+        assert plain.features is None
+        np.testing.assert_array_equal(judged.logits, plain.logits)
+        kernel, bias = model.get_layer("logits").get_weights()
+        assert judged.examples.tolist() == list(range(len(judged.rows)))
+        expected = judged.features @ kernel + bias
+        np.testing.assert_allclose(judged.logits, expected, rtol=1e-5)
+
+    def test_of_some_photos_evenly_spread(self, found):
+        judged = ask(found, "", num_features=5)
+        whole = ask(found, "", num_features=60)
+        assert judged.examples.tolist() == [0, 15, 30, 44, 59]
+        np.testing.assert_array_equal(judged.features, whole.features[judged.examples])
+
+    def test_are_those_of_the_central_window(self, found):
+        plain = ask(found, "test", num_features=3)
+        both = ask(found, "test", num_features=3, tta="flip")
+        np.testing.assert_array_equal(plain.features, both.features)

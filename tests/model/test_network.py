@@ -117,6 +117,16 @@ def test_variable_shapes_are_those_of_the_built_network(name):
     assert shapes["fc8"] == {"kernel": (4096, 12), "bias": (12,)}
 
 
+def test_number_of_features():
+    chosen = network.NETWORKS["alexnet_owt"]
+    spec = chosen.input_spec
+    assert network.num_features(chosen, spec, "pool5", "none") == 6 * 6 * 256
+    assert network.num_features(chosen, spec, "pool5", "average") == 256
+    assert network.num_features(chosen, spec, "fc6", "none") == 4096
+    with pytest.raises(errors.MismatchedCheckpoint, match="fc6 of alexnet_owt gives"):
+        network.num_features(chosen, spec, "fc6", "average")
+
+
 class TestHead:
     def build(self, features, **how):
         how = {"num_classes": 4, "dropout": 0.5, "seed": 7} | how
@@ -124,6 +134,14 @@ class TestHead:
         for layer in layers:
             features = layer(features)
         return layers, np.asarray(features)
+
+    def test_the_mean_of_each_channel(self):
+        features = np.random.default_rng(2).normal(size=(3, 2, 5, 6)) * 1000
+        layers, found = self.build(features.astype(np.float32), pooling="average")
+        kernel = layers[-1].kernel.numpy()
+        assert kernel.shape == (6, 4)
+        expected = features.mean(axis=(1, 2)) @ kernel
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 
     def test_logits_by_hand(self):
         """Flattened as [height, width, channels]; dropout does nothing in use."""

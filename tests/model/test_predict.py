@@ -1,66 +1,151 @@
+import collections
+import csv
+import dataclasses
+import io
+import json
+import os
+
 import cv2
 import numpy as np
 import pytest
 
-from model import predict, run
-from pipeline import dataset, manifest, preprocess
+from model import classifier, neighbours, predict, run
+from pipeline import schema
 from tests import conftest
+from tests.pipeline.test_view import png_with_orientation, turned_away
 
-SPEC = preprocess.InputSpec(size_px=20, short_side_px=24, source="test")
+
+@pytest.fixture(scope="module")
+def chosen(shared_run):
+    return classifier.of_run(str(shared_run))
 
 
-def test_a_photo_is_seen_as_records_are(photos, tmp_path):
-    """The pixels are those that evaluation looks at, format and size whatever."""
-    from pipeline import convert
+@pytest.fixture(scope="module")
+def unsure(chosen):
+    """The same with probabilities that are not all 0 or 1."""
+    return dataclasses.replace(chosen, temperature=100.0)
 
-    large = cv2.resize(conftest.draw_photo("red", 1), (900, 700))
-    cv2.imwrite(str(photos / "red" / "large.jpg"), large)
-    cv2.imwrite(str(photos / "red" / "other.bmp"), conftest.draw_photo("red", 2))
-    out = tmp_path / "out"
-    convert.convert(convert.Config(source=str(photos), out=str(out), workers=1))
-    for resize in ("crop", "squash"):
-        spec = preprocess.InputSpec(
-            size_px=20, short_side_px=24, resize=resize, source="test"
-        )
-        found = manifest.read(out)
-        split = dataset.Evaluation(found, "", spec, batch_size=5)
-        for batch in split:
-            for index, image in zip(
-                batch["row"].numpy(), batch["image"].numpy(), strict=True
-            ):
-                data = (photos / split.images.rows[index].path).read_bytes()
-                np.testing.assert_array_equal(predict.view(data, spec), image)
+
+def predictions(chosen, *names, **settings):
+    config = predict.Config(photos=tuple(map(str, names)), **settings)
+    return list(predict.predict(config, chosen))
 
 
 class TestPredict:
-    def test_run(self, shared_run, photos):
-        paths = tuple(map(str, sorted(photos.rglob("*.jpg"))))
-        found = predict.predict(predict.Config(photos=paths, run_dir=str(shared_run)))
-        assert [prediction.photo for prediction in found] == list(paths)
+    def test_a_folder(self, chosen, shared_run, photos):
+        (photos / ".hidden.jpg").touch()
+        found = predictions(chosen, photos, batch_size=7)
+        assert [one.photo for one in found] == sorted(map(str, photos.rglob("[!.]*.*")))
         names = run.read(str(shared_run)).class_names
-        for prediction in found:
-            classes = dict(prediction.classes)
+        for one in found:
+            classes = dict(one.classes)
             assert {*classes} == {*names}
             assert sum(classes.values()) == pytest.approx(1)
             assert list(classes.values()) == sorted(classes.values(), reverse=True)
-        right = [p.classes[0][0] in p.photo.rsplit("/", 1)[-1] for p in found]
+            assert one.answer == one.classes[0][0]
+        right = [one.answer in one.photo.rsplit("/", 1)[-1] for one in found]
         assert np.mean(right) > 0.9
 
-    def test_top(self, shared_run, photos):
-        photo = str(next(photos.rglob("*.jpg")))
-        config = predict.Config(photos=(photo,), run_dir=str(shared_run), top=2)
-        assert len(predict.predict(config)[0].classes) == 2
+    def test_probabilities_are_calibrated(self, chosen, photos):
+        path = str(photos / "red" / "red000.jpg")
+        (found,) = predictions(chosen, path)
+        (batch,) = predict.photo_batches.read([path], chosen.spec, batch_size=1)
+        logits = chosen.model(np.float32(batch.images), training=False).numpy()[0]
+        scaled = np.exp(logits.astype(float) / chosen.finished.temperature)
+        expected = np.sort(scaled / scaled.sum())[::-1]
+        shares = [share for _, share in found.classes]
+        assert shares == pytest.approx(expected, rel=1e-4)
 
-    def test_one_bad_photo_does_not_stop_the_others(self, shared_run, photos, tmp_path):
+    def test_top(self, chosen, photos):
+        (found,) = predictions(chosen, photos / "red" / "red000.jpg", top=2)
+        assert len(found.classes) == 2
+
+    def test_unknown(self, unsure, photos):
+        chosen = unsure
+        path = photos / "red" / "red000.jpg"
+        (sure,) = predictions(chosen, path)
+        (found,) = predictions(chosen, path, unknown_below=sure.probability)
+        assert found.answer == sure.answer
+        above = min(1.0, sure.probability + 1e-6)
+        (found,) = predictions(chosen, path, unknown_below=above)
+        assert (found.answer, found.probability) == ("unknown", sure.probability)
+        assert found.classes == sure.classes
+
+    def test_nothing_there(self, chosen, tmp_path):
+        with pytest.raises(schema.DataError, match="no files there"):
+            predictions(chosen, tmp_path)
+
+    def test_exif_turned_photos_have_one_answer(self, unsure, tmp_path):
+        upright = conftest.draw_photo("green", 5)
+        for orientation in range(1, 9):
+            stored = turned_away(upright, orientation)
+            data = png_with_orientation(stored, orientation)
+            (tmp_path / f"{orientation}.png").write_bytes(data)
+        cv2.imwrite(str(tmp_path / "upright.png"), upright)
+        found = [dict(one.classes) for one in predictions(unsure, tmp_path)]
+        assert len(found) == 9
+        assert found[0]["green"] < 0.99
+        for one in found:
+            assert one == pytest.approx(found[0], rel=1e-4)
+
+
+class TestExplain:
+    def test_pictures_and_training_photos(self, chosen, photos, tmp_path):
+        folder = tmp_path / "why"
         (tmp_path / "bad.jpg").write_bytes(b"no photo")
-        good = str(next(photos.rglob("*.jpg")))
-        names = (str(tmp_path / "bad.jpg"), str(tmp_path / "gone.jpg"), good)
-        found = predict.predict(predict.Config(photos=names, run_dir=str(shared_run)))
-        assert [bool(p.problem) for p in found] == [True, True, False]
-        assert found[2].classes
-        done = conftest.run_command(
-            "-m", "model.predict", f"--run_dir={shared_run}", *names
+        some = [photos / "blue" / f"blue00{n}.jpg" for n in (0, 1, 2)]
+        names = (*some, tmp_path / "bad.jpg", photos / "red" / "red001.jpg")
+        found = predictions(chosen, *names, explain=str(folder), batch_size=2)
+        good = [one for one in found if not one.problem]
+        assert sorted(one.picture for one in good) == sorted(map(str, folder.iterdir()))
+        assert good[-1].picture.endswith("00004-red001.png")
+        for one in good:
+            assert len(one.nearest) == predict.NEIGHBOURS
+            likeness = [near.similarity for near in one.nearest]
+            assert likeness == sorted(likeness, reverse=True)
+            assert cv2.imread(one.picture).shape[1] > 7 * 100
+        classes = collections.Counter(
+            near.row.class_name == one.answer for one in good for near in one.nearest
         )
-        assert done.returncode == 2
-        assert "2 of 3 photos could not be read, the first: " in done.stderr
-        assert f"{good}\n  " in done.stdout
+        assert classes[True] > 0.8 * classes.total()
+
+    def test_without_its_records(self, shared_run, photos, tmp_path, monkeypatch):
+        def gone(*_):
+            raise schema.DataError("records: gone")
+
+        monkeypatch.setattr(neighbours, "build", gone)
+        path = photos / "red" / "red000.jpg"
+        found = predictions(
+            classifier.of_run(str(shared_run)), path, explain=str(tmp_path / "why")
+        )
+        assert found[0].nearest == ()
+        assert cv2.imread(found[0].picture).shape[1] < 3 * 130
+
+
+def test_the_command(shared_run, photos, tmp_path):
+    """One bad photo does not stop the others; CSV whatever the name."""
+    strange = tmp_path / os.fsdecode(b"\xff\n,.jpg")
+    strange.write_bytes((photos / "red" / "red000.jpg").read_bytes())
+    (tmp_path / "bad.jpg").write_bytes(b"no photo")
+    names = (tmp_path / "bad.jpg", tmp_path / "gone.jpg", strange)
+    done = conftest.run_command(
+        *("-m", "model.predict", f"--run_dir={shared_run}", "--format=csv"), *names
+    )
+    assert done.returncode == 2
+    assert "2 of 3 photos could not be read, the first: " in done.stderr
+    assert "Traceback" not in done.stderr
+    rows = list(csv.DictReader(io.StringIO(done.stdout, newline="")))
+    assert [bool(row["problem"]) for row in rows] == [True, True, False]
+    assert rows[2]["photo"] == f"{tmp_path}/\\xff\n,.jpg"
+    assert rows[2]["answer"] == "red"
+
+
+def test_json_lines(shared_run, photos):
+    done = conftest.run_command(
+        *("-m", "model.predict", f"--run_dir={shared_run}", "--format=jsonl"),
+        *("--top=1", photos / "blue"),
+    )
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(found) == 12
+    assert all(len(one["classes"]) == 1 for one in found)

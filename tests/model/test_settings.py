@@ -105,6 +105,7 @@ def test_without_stages_the_training_is_one(parse):
         ('[[stages]]\noptimizer = "adma"', "stage 1: optimizer='adma': expected"),
         ('train = "a"\ntrain_from = "b"', "--train and --train_from"),
         ('ckpt = "none"\ncompare = "scratch"', "--compare=scratch: expected weights"),
+        ('start = "last"', "--start=last: says how a stage goes on"),
         ("batch_size = 100000", "--batch_size=100000: expected 1 to 16384"),
     ],
 )

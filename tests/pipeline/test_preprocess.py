@@ -1,3 +1,5 @@
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
@@ -46,6 +48,40 @@ def test_the_central_window_is_seven_eighths_of_the_short_side():
         [0, 0, 1, 1],
     ]
     assert not views.mirrored.any()
+
+
+class TestCorneredViews:
+    def corners(self, spec):
+        return [
+            view.windows[0].tolist()
+            for view in preprocess.cornered_views(np.array([(40, 64)]), spec)
+        ]
+
+    def test_they_share_the_central_square(self):
+        assert self.corners(SPEC) == [
+            [2, 14, 35, 35],
+            [0, 12, 35, 35],
+            [0, 17, 35, 35],
+            [5, 12, 35, 35],
+            [5, 17, 35, 35],
+        ]
+
+    def test_of_a_squashed_image_all_is_the_square(self):
+        spec = dataclasses.replace(SPEC, resize="squash")
+        assert self.corners(spec) == [
+            [2, 4, 35, 56],
+            [0, 0, 35, 56],
+            [0, 8, 35, 56],
+            [5, 0, 35, 56],
+            [5, 8, 35, 56],
+        ]
+
+    def test_they_never_leave_the_image(self):
+        for view in preprocess.cornered_views(SIZES, SPEC):
+            top, left, height, width = view.windows.T
+            assert (top >= 0).all() and (left >= 0).all()
+            assert (top + height <= SIZES[:, 0]).all()
+            assert (left + width <= SIZES[:, 1]).all()
 
 
 def test_cropping_first_is_the_geometry_of_resizing_first():

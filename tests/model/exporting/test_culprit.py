@@ -2,7 +2,7 @@ import keras
 import pytest
 from keras import layers
 
-from model.exporting import classifier, culprit
+from model.exporting import culprit, exportable
 from tests import small_runs
 
 
@@ -13,7 +13,7 @@ def source():
     right = layers.Conv2D(4, 1, name="right")(image)
     both = layers.Add(name="both")([left, right])
     mean = layers.GlobalAveragePooling2D(name="mean")(both)
-    return classifier.Classifier(
+    return exportable.Exportable(
         model=keras.Model(image, layers.Softmax(name="probabilities")(mean)),
         spec=small_runs.SPEC,
         class_names=("a", "b", "c", "d"),

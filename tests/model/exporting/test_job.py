@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model import judge, predict, run
-from model.exporting import classifier, errors, held_out, job, litert, verify
+from model import judge, run
+from model.exporting import errors, exportable, held_out, job, litert, verify
+from pipeline import view
 from tests import conftest, exif_files, small_runs
 
 SPEC = small_runs.SPEC
+VIEWER = view.Viewer(SPEC)
 PACKAGES = {
     "onnx": ("onnx", "onnxruntime", "tf2onnx"),
     "litert": ("ai_edge_litert",),
@@ -26,11 +28,11 @@ PACKAGES = {
 @pytest.fixture(scope="session")
 def expected(small_run):
     """Encoded image -> probabilities, by the run's own model and preprocessing."""
-    model = classifier.of_run(small_run).model
+    model = exportable.of_run(small_run).model
 
     def ask(data):
-        view = np.asarray(predict.view(data, SPEC))
-        return model(view[None].astype(np.float32), training=False).numpy()[0]
+        seen = VIEWER.of_file(data)
+        return model(seen[None].astype(np.float32), training=False).numpy()[0]
 
     return ask
 
@@ -153,8 +155,8 @@ def test_keras_loads_in_plain_keras(exported, expected):
     model = keras.models.load_model(path, safe_mode=True)
     assert {type(layer).__module__.split(".")[0] for layer in model.layers} == {"keras"}
     png = cv2.imencode(".png", scene())[1].tobytes()
-    view = np.asarray(predict.view(png, SPEC))[None].astype(np.float32)
-    np.testing.assert_allclose(model.predict(view, verbose=0)[0], expected(png), 1e-5)
+    seen = VIEWER.of_file(png)[None].astype(np.float32)
+    np.testing.assert_allclose(model.predict(seen, verbose=0)[0], expected(png), 1e-5)
     assert path.with_name("labels.txt").read_text() == "blue\ngreen\nred\n"
 
 
@@ -210,7 +212,7 @@ class TestRefused:
 
     def test_other_weights(self, small_run, tmp_path):
         pytest.importorskip("ai_edge_litert")
-        source = classifier.of_run(small_run)
+        source = exportable.of_run(small_run)
         held = held_out.of_run(small_run)
         kernel = source.model.get_layer("colour").kernel
         kernel.assign(kernel * 1.01)
@@ -239,10 +241,10 @@ def test_a_run_that_was_not_judged_is_judged(copy):
     temperature = small_runs.TEMPERATURE
     assert copy.temperature == temperature
     model = copy.load_model()
-    judged = judge.judge(
-        model, held.found, "test", SPEC, batch_size=4, temperature=temperature
-    )
-    np.testing.assert_allclose(held.probabilities, judged.probabilities(), atol=1e-6)
+    judged = judge.judge(model, held.found, "test", SPEC)
+    logits = judged.logits.astype(np.float64) / temperature
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(held.probabilities, expected, atol=1e-6)
 
 
 def test_spread():

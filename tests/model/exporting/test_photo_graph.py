@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model import predict
 from model.exporting import photo_graph
 from pipeline import preprocess
+from pipeline import view as views
 from tests import conftest, exif_files
 
 SPECS = {
@@ -24,13 +24,21 @@ _graphs = {
 }
 
 
+_viewers = {name: views.Viewer(spec) for name, spec in SPECS.items()}
+
+
+def seen(data, resize="crop"):
+    """As records and predictions are seen."""
+    return _viewers[resize].of_file(data)
+
+
 def view(data, resize="crop"):
     return _graphs[resize](tf.constant(data)).numpy()
 
 
 def distance(data):
     """How far the graph's pixels are from prediction's, int [40, 40, 3]."""
-    expected = np.asarray(predict.view(data, SPECS["crop"])).astype(int)
+    expected = seen(data).astype(int)
     return np.abs(view(data) - expected)
 
 
@@ -43,7 +51,7 @@ def encode(pixels, kind=".jpg"):
 def test_taken_as_they_are(size, resize):
     """To the bit: the same bytes are decoded by the same decoder."""
     data = encode(conftest.draw_scene(1, *size))
-    expected = predict.view(data, SPECS[resize])
+    expected = seen(data, resize)
     np.testing.assert_array_equal(view(data, resize), expected)
 
 
@@ -82,7 +90,7 @@ def test_png(pixels):
 
 def test_grey_jpeg():
     data = encode(conftest.draw_scene(6)[..., 0])
-    np.testing.assert_array_equal(view(data), predict.view(data, SPECS["crop"]))
+    np.testing.assert_array_equal(view(data), seen(data))
 
 
 @pytest.mark.parametrize(
@@ -105,13 +113,13 @@ def test_images_of_a_batch(dtype, portable, resize):
         tf.constant(pixels), SPECS[resize], portable=portable
     ).numpy()
     for number in range(2):
-        expected = predict.view(data[number], SPECS[resize])
+        expected = seen(data[number], resize)
         np.testing.assert_array_equal(found[number], expected)
 
 
 def test_large_images():
     pixels = conftest.draw_scene(9, 700, 900)
-    expected = np.asarray(predict.view(encode(pixels, ".png"), SPECS["crop"]))
+    expected = seen(encode(pixels, ".png"))
     expected = expected.astype(int)
     batch = tf.constant(pixels[None, ..., ::-1].astype(np.float32))
     found = photo_graph.view_of_images(batch, SPECS["crop"]).numpy()[0]

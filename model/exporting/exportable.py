@@ -13,7 +13,7 @@ PROBABILITIES = "probabilities"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Classifier:
+class Exportable:
     """What every format is made from.
 
     Attributes:
@@ -35,7 +35,7 @@ class Classifier:
         return [name.encode(errors="surrogateescape") for name in self.class_names]
 
 
-def of_run(finished: run.Finished) -> Classifier:
+def of_run(finished: run.Finished) -> Exportable:
     """Builds it from a run's weights and temperature.
 
     Raises:
@@ -54,7 +54,7 @@ def of_run(finished: run.Finished) -> Classifier:
         "input": _input_in_words(spec),
         "temperature": repr(finished.temperature),
     }
-    return Classifier(
+    return Exportable(
         model=keras.Model(logits.input, output, name="classifier"),
         spec=spec,
         class_names=finished.class_names,

@@ -1,0 +1,151 @@
+"""What the feature cache saves: a head's epoch, and a stage in the middle of VGG16.
+
+    python benchmarks/cached_features.py [FOLDER] [--rounds=3] [--photos=160]
+
+First: how long an epoch of 3,000 drawn photos takes once their features are there, from
+metrics.jsonl of train.py with default flags. Then: VGG16 at 150 pixels trained from
+block5_conv1 on, as the last stage of recipes/cats_and_dogs.toml, on some photos of
+FOLDER: what block4 gives taken from the cache, against the same stage without one.
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+import measure
+
+sys.path.insert(0, str(measure.ROOT))
+
+import pipeline.quiet  # noqa: F401
+
+# isort: split
+import shutil
+import time
+from collections.abc import Callable
+from typing import Any
+
+from training_step import learning_of
+
+from model import base, device, examples, features, loop, restore, settings, stages
+from pipeline import convert
+
+HEAD_PHOTOS = 3000
+_CLASSES = 5
+
+
+def head_epoch(scratch: Path) -> list[float]:
+    """Seconds of the epochs of train.py after the first, validation included."""
+    each = HEAD_PHOTOS * 10 // 8 // _CLASSES  # a tenth validates, another tests
+    draw = ("paper-flowers", f"{scratch}/drawn", f"--images_per_class={each}")
+    measure.command("-m", "pipeline.download", *draw)
+    records = f"{scratch}/drawn-records"
+    measure.command("-m", "pipeline.convert", f"{scratch}/drawn", f"--out={records}")
+    where = scratch / "runs" / "head"
+    measure.command("train.py", f"--data={records}", f"--run_dir={where}")
+    lines = (where / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["seconds"] for line in lines[1:]]
+
+
+def some_photos(folder: Path, target: Path, count: int) -> None:
+    """Copies the first photos of each class."""
+    for path in measure.photo_paths(folder):
+        place = target / path.parent.name / path.name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if len(list(place.parent.iterdir())) < count:
+            shutil.copyfile(path, place)
+
+
+class Stage:
+    """The last block of VGG16 and a head, cut off below as the cache does or not."""
+
+    def __init__(self, records: str, cache: Path) -> None:
+        """Computes the features.
+
+        Args:
+            records: of the photos.
+            cache: folder of features.
+        """
+        found = convert.manifest.read(Path(records))
+        config = settings.Config(
+            ckpt="vgg16_conv",
+            train_from="block5_conv1",
+            hidden=256,
+            batch_size=20,
+            overrides=settings.inputs.Overrides(
+                image_size=150, short_side=150, resize="squash"
+            ),
+        )
+        start = base.choose(config, found.class_names)
+        plan = stages.plan(start, config, len(found.class_names))
+        precision = device.choose_precision("auto")
+        trunk = stages.build_trunk(plan, device.policy(precision))
+        tail = stages.build_tail(plan, trunk, device.policy(precision))
+        for part in (trunk, tail):
+            restore.assign(part, start.fit.values)
+        began = time.perf_counter()
+        about = features.key(trunk, plan.cut, plan.spec, precision, found)
+        cached = examples.compute_features(
+            found, trunk, plan.spec, 1, cache_dir=cache, about=about
+        )
+        self.features_s = time.perf_counter() - began
+        self.cut = plan.cut
+        size = config.batch_size
+        of_cache = examples.Cached(found, cached, num_views=1, batch_size=size, seed=0)
+        fresh = examples.Fresh(found, plan, batch_size=size)
+        self.num_training = fresh.num_training
+        self.candidates = {
+            f"{plan.cut} from the cache": self._epochs(tail, of_cache, precision),
+            "without it": self._epochs(stages.join(trunk, tail), fresh, precision),
+        }
+
+    def _epochs(self, model: Any, source: Any, precision: str) -> Callable[[], float]:
+        """Trains on every photo once; returns photos per second."""
+        step = loop.TrainStep(model, learning_of(model, precision))
+        numbers = itertools.count()
+
+        def run() -> float:
+            began = time.perf_counter()
+            for inputs, labels in source.training(next(numbers)):
+                float(step(inputs, labels)[0])
+            return self.num_training / (time.perf_counter() - began)
+
+        return run
+
+
+def main() -> None:
+    """Prints both tables."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", nargs="?", default="demo/flowers", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--photos", type=int, default=160, help="of all classes")
+    options = parser.parse_args()
+    device.prepare()
+    with tempfile.TemporaryDirectory() as scratch:
+        seconds = head_epoch(Path(scratch))
+        rows = [
+            ["", "median", "lowest", "highest"],
+            [
+                "seconds of an epoch",
+                *(f"{figure(seconds):.2f}" for figure in (statistics.median, min, max)),
+            ],
+        ]
+        title = f"A new final layer on cached features, {HEAD_PHOTOS:,} photos"
+        measure.table(title, rows)
+        classes = sum(place.is_dir() for place in options.folder.iterdir())
+        few = Path(scratch) / "few"
+        some_photos(options.folder, few, options.photos // classes)
+        records = f"{scratch}/few-records"
+        measure.command("-m", "pipeline.convert", str(few), f"--out={records}")
+        stage = Stage(records, Path(scratch) / "cache")
+        found = measure.rounds(stage.candidates, options.rounds)
+    limit = "without it"
+    measure.table("VGG16 from block5_conv1 on", measure.rate_rows(found, limit))
+    print(f"computing {stage.cut} of all photos once took {stage.features_s:.1f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""A run, or a weight file as it is -> what says of which class photos are, and why."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model import explain, graph, inputs, loop, metrics, neighbours, pretrained, run
+from pipeline import manifest, preprocess, records, schema
+
+UNKNOWN = "unknown"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Classifier:
+    """A network and how to read its answers.
+
+    Attributes:
+        name: of the run, or of the weights.
+        model: keras.Model, float32: image -> logits.
+        spec: of its input.
+        class_names: in label order.
+        temperature: that logits are divided by for calibrated probabilities.
+        finished: the run; None for a weight file.
+    """
+
+    name: str
+    model: Any
+    spec: preprocess.InputSpec
+    class_names: Sequence[str]
+    temperature: float = 1.0
+    finished: run.Finished | None = None
+
+    def predict_step(self) -> Callable[[Any], Any]:
+        """Images, float32 [batch, size_px, size_px, 3], 0..255 -> logits."""
+        return loop.make_predict_step(self.model)
+
+    def probabilities(self, logits: Any) -> np.ndarray:
+        """Calibrated probabilities.
+
+        Args:
+            logits: float [num_photos, num_classes].
+
+        Returns:
+            float64, of the same shape; rows sum to 1.
+        """
+        scaled = np.asarray(logits, np.float64) / self.temperature
+        return np.exp(metrics.log_softmax(scaled))
+
+    def likeliest(
+        self, probabilities: np.ndarray, top: int
+    ) -> tuple[tuple[str, float], ...]:
+        """Names and probabilities of the likeliest classes, the first the likeliest.
+
+        Args:
+            probabilities: float [num_classes], of one photo.
+            top: how many, at least 1.
+        """
+        best = np.argsort(-probabilities, kind="stable")[:top]
+        return tuple((self.class_names[n], float(probabilities[n])) for n in best)
+
+
+def of_run(run_dir: str) -> Classifier:
+    """Loads a run.
+
+    Raises:
+        run.RunError: it is missing, unfinished or damaged.
+    """
+    finished = run.read(run_dir)
+    return Classifier(
+        name=finished.directory.name,
+        model=finished.load_model(),
+        spec=finished.spec,
+        class_names=finished.class_names,
+        temperature=finished.temperature,
+        finished=finished,
+    )
+
+
+def of_weights(
+    ckpt: str, *, arch: str, overrides: inputs.Overrides, labels: str
+) -> Classifier:
+    """Loads weights as they are; see pretrained.load.
+
+    Raises:
+        errors.CheckpointError: the weights cannot be used.
+    """
+    weights = pretrained.load(ckpt, arch=arch, overrides=overrides, labels=labels)
+    return Classifier(
+        name=Path(ckpt).name,
+        model=weights.model,
+        spec=weights.spec,
+        class_names=weights.class_names,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """Why a network says what it says of a photo.
+
+    Attributes:
+        overlay: uint8 [size_px, size_px, 3], RGB: where it looked; None if its layers
+            do not keep places apart.
+        nearest: the training photos that it finds most alike, the likest first.
+    """
+
+    overlay: np.ndarray | None
+    nearest: Sequence[neighbours.Neighbour] = ()
+
+
+class Explainer:
+    """A classifier that can say why.
+
+    Attributes:
+        index: of the training photos; None if they are not to be had.
+        missing: what is not explained, and why; one line each.
+    """
+
+    def __init__(self, classifier: Classifier) -> None:
+        """Prepares; the features of training photos are computed if none are kept.
+
+        Raises:
+            schema.DataError: nothing can be explained.
+        """
+        self.index: neighbours.Index | None = None
+        self.missing: list[str] = []
+        self._heat: Any = None
+        self._embedder: Any = None
+        model, finished = classifier.model, classifier.finished
+        try:
+            self._heat = explain.grad_cam(model)
+        except explain.NoMap as error:
+            self.missing.append(str(error))
+        if finished is None:
+            self.missing.append("no nearest training photos: a weight file has none")
+        else:
+            try:
+                self.index = neighbours.build(finished, model)
+            except (schema.DataError, OSError) as error:
+                self.missing.append(f"no nearest training photos: {error}")
+        if self._heat is None and self.index is None:
+            raise schema.DataError("; ".join(self.missing))
+        if self.index is not None and finished is not None:
+            layer = finished.config["features"]
+            self._embedder = neighbours.embedder(model, layer)
+        self._step = graph.for_any_batch(
+            lambda images: (self._embedder or model)(images, training=False)
+        )
+
+    def classify(self, images: np.ndarray) -> tuple[Any, np.ndarray]:
+        """What the network says.
+
+        Args:
+            images: uint8 or float32 [batch, size_px, size_px, 3], 0..255.
+
+        Returns:
+            What `explain` needs of it, and the logits, float32 [batch, num_classes].
+        """
+        found = self._step(np.asarray(images, np.float32))
+        if self._embedder is None:
+            return None, np.asarray(found, np.float32)
+        embeddings, logits = found
+        return np.asarray(embeddings), np.asarray(logits, np.float32)
+
+    def explain(
+        self, images: np.ndarray, labels: np.ndarray, embeddings: Any, k: int
+    ) -> list[Explanation]:
+        """Why it says so.
+
+        Args:
+            images: uint8 [batch, size_px, size_px, 3], RGB, 0..255.
+            labels: int [batch], the classes to explain.
+            embeddings: of `classify`, of these images.
+            k: training photos to name for each.
+        """
+        overlays: list[np.ndarray | None] = [None] * len(images)
+        if self._heat is not None:
+            heat = self._heat(images, labels)
+            overlays = [
+                explain.overlay(image, one)
+                for image, one in zip(images, heat, strict=True)
+            ]
+        nearest: Sequence[Sequence[neighbours.Neighbour]] = [()] * len(images)
+        if self.index is not None:
+            nearest = self.index.nearest(embeddings, k)
+        return [
+            Explanation(overlay=overlay, nearest=near)
+            for overlay, near in zip(overlays, nearest, strict=True)
+        ]
+
+    def training_photo(self, row: manifest.Row) -> bytes:
+        """The encoded image of a training photo, JPEG or PNG, upright.
+
+        Raises:
+            schema.DataError: its record is damaged, or not that of the manifest.
+            OSError: it is gone.
+        """
+        if self.index is None:
+            raise schema.DataError("there are no training photos")
+        path = self.index.found.directory / row.file
+        where = f"{path} ({row.path})"
+        with path.open("rb") as file:
+            payload = records.read_from(file, row.offset, row.length, where)
+        values = schema.parse(payload)
+        if values["image/sha256"] != row.sha256.encode():
+            raise schema.DataError(
+                f"{where}: another photo than the manifest says; convert again"
+            )
+        encoded = values["image/encoded"]
+        if not isinstance(encoded, bytes):
+            raise TypeError("image/encoded is declared as bytes")
+        return encoded

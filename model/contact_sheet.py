@@ -1,0 +1,84 @@
+"""Why a network says what it says of a photo -> a picture of it.
+
+The photo as the network sees it, where it looked, and the training photos most like it.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from model import classifier, run, sheet
+from pipeline import image, manifest, preprocess, schema, view
+
+_LONGEST_NAME = 60
+
+
+class Pictures:
+    """Writes one picture for each photo into a folder."""
+
+    def __init__(
+        self, folder: Path, explainer: classifier.Explainer, spec: preprocess.InputSpec
+    ) -> None:
+        """Makes the folder.
+
+        Args:
+            folder: for the pictures.
+            explainer: knows the training photos.
+            spec: of the network's input.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._explainer = explainer
+        self._viewer = view.Viewer(spec)
+        self._count = 0
+
+    def draw(
+        self,
+        photo: str,
+        pixels: np.ndarray,
+        answer: str,
+        explanation: classifier.Explanation,
+    ) -> str:
+        """Draws the picture of the next photo; returns its path.
+
+        Args:
+            photo: its file, after which the picture is named, and its number.
+            pixels: uint8 [size_px, size_px, 3], RGB.
+            answer: what the network says it is.
+            explanation: why.
+
+        Raises:
+            schema.DataError: a training photo is damaged.
+            OSError: it is gone, or the picture cannot be written.
+        """
+        self._count += 1
+        tiles, titles = [pixels], ["photo"]
+        if explanation.overlay is not None:
+            tiles.append(explanation.overlay)
+            titles.append(answer)
+        for near in explanation.nearest:
+            tiles.append(self._training_photo(near.row))
+            titles.append(f"{near.similarity:.2f} {near.row.class_name}")
+        stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(photo).stem)[:_LONGEST_NAME]
+        path = self._folder / f"{self._count:05d}-{stem or 'photo'}.png"
+        with run.replacing(path) as partial:
+            sheet.draw(np.stack(tiles), np.arange(len(tiles)), titles, partial)
+        return str(path)
+
+    def _training_photo(self, row: manifest.Row) -> np.ndarray:
+        encoded = self._explainer.training_photo(row)
+        stored = image.RecordImage(
+            encoded=encoded,
+            format="png" if row.format == "png" else "jpeg",
+            height=row.height,
+            width=row.width,
+            orientation=1,
+            action="copied",
+            reason="",
+            phash=row.phash,
+        )
+        try:
+            return self._viewer(stored)
+        except image.ImageError as error:
+            raise schema.DataError(f"{row.file} ({row.path}): {error}") from error

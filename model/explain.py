@@ -1,0 +1,105 @@
+"""Where a network looks: Grad-CAM.
+
+Source: Selvaraju et al. 2017, "Grad-CAM: Visual Explanations from Deep Networks via
+Gradient-based Localization".
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from model import graph
+from pipeline import schema
+
+# What the paper's "last convolutional layer" is not, though its output is a map.
+_NOT_LOOKED_AT = (
+    keras.layers.MaxPooling2D,
+    keras.layers.AveragePooling2D,
+    keras.layers.ZeroPadding2D,
+    keras.layers.Dropout,
+    keras.layers.SpatialDropout2D,
+    keras.layers.GaussianNoise,
+    keras.layers.InputLayer,
+)
+_OPACITY = 0.55  # of the hottest place
+
+
+class NoMap(schema.DataError):
+    """A network without a layer that keeps places apart."""
+
+
+def mapped_layer(model: Any) -> Any:
+    """The deepest layer whose output still has places: conv5, block5_conv3.
+
+    Args:
+        model: keras.Model: image [batch, height, width, 3] -> logits.
+
+    Raises:
+        NoMap: there is none.
+    """
+    for layer in reversed(model.layers):
+        shape: Any = getattr(layer.output, "shape", ())
+        is_map = len(shape) == 4 and None not in shape[1:] and shape[1] * shape[2] > 1
+        if is_map and not isinstance(layer, _NOT_LOOKED_AT):
+            return layer
+    raise NoMap(
+        f"{model.name}: no layer keeps places of the photo apart, so there is no "
+        "Grad-CAM; expected a network with convolutions"
+    )
+
+
+def grad_cam(model: Any) -> Callable[[Any, Any], np.ndarray]:
+    """A function that says which places of images speak for a class.
+
+    Args:
+        model: keras.Model: image -> logits [batch, num_classes].
+
+    Returns:
+        A function of images, float32 or uint8 [batch, size_px, size_px, 3], 0..255, as
+        the network takes them, and labels, int [batch], of the classes in question. It
+        gives float32 [batch, size_px, size_px]: 1 at the place that speaks most for the
+        class, 0 where nothing does; all 0 if nothing in the image does.
+
+    Raises:
+        NoMap: see `mapped_layer`.
+    """
+    both = keras.Model(model.input, [mapped_layer(model).output, model.output])
+
+    @graph.for_any_batch
+    def heat(images: Any, labels: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            maps, logits = both(images, training=False)
+            of_class = tf.gather(logits, labels, axis=1, batch_dims=1)
+        gradients = tape.gradient(of_class, maps)
+        importance = tf.reduce_mean(gradients, axis=[1, 2], keepdims=True)
+        found = tf.nn.relu(tf.reduce_sum(importance * maps, axis=3, keepdims=True))
+        found = tf.image.resize(found, tf.shape(images)[1:3])
+        highest = tf.reduce_max(found, axis=[1, 2], keepdims=True)
+        return tf.math.divide_no_nan(found, highest)[..., 0]
+
+    def explained(images: Any, labels: Any) -> np.ndarray:
+        pixels = tf.cast(tf.convert_to_tensor(images), tf.float32)
+        return np.asarray(heat(pixels, np.asarray(labels, np.int32)))
+
+    return explained
+
+
+def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """An image with its heat laid over it; where there is none, it is as it was.
+
+    Args:
+        image: uint8 [height, width, 3], RGB.
+        heat: float [height, width], 0..1.
+
+    Returns:
+        uint8 [height, width, 3], RGB.
+    """
+    from matplotlib import colormaps  # half a second, which not every command needs
+
+    colours = colormaps["inferno"](heat)[..., :3] * 255
+    share = _OPACITY * np.sqrt(heat)[..., None]
+    return np.rint(image * (1 - share) + colours * share).astype(np.uint8)

@@ -1,0 +1,200 @@
+"""Figures of an evaluation -> drawings for its page, as SVG in the page's own colours.
+
+Colours are CSS variables, so that a drawing is dark where the page is; text stays text,
+so that it can be read out, searched and enlarged.
+"""
+
+import io
+import itertools
+import logging
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import markupsafe
+
+# Stand-ins that matplotlib takes for colours -> what the page calls them.
+_COLOURS = {
+    "#010101": "currentColor",
+    "#020202": "var(--muted)",
+    "#030303": "var(--series-1)",
+    "#040404": "var(--series-2)",
+}
+_INK, _MUTED, _FIRST, _SECOND = _COLOURS
+_HEAD = re.compile(r"^.*?(?=<svg)|<metadata>.*?</metadata>|<style.*?</style>", re.S)
+_SIZE = re.compile(r'(<svg[^>]*?) width="[^"]*"| height="[^"]*"(?=[^>]*version=)')
+_REFERENCE = re.compile(r'(\bid="|href="#|url\(#)')
+
+
+class Drawings:
+    """Draws figures one after the other, each with names of its own in the page."""
+
+    def __init__(self) -> None:
+        """Imports matplotlib, which takes half a second."""
+        logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of fonts
+        import matplotlib as mpl
+        from matplotlib.backends.backend_svg import FigureCanvasSVG
+        from matplotlib.figure import Figure
+
+        self._settings = mpl.rc_context
+        self._figure, self._canvas = Figure, FigureCanvasSVG
+        self._number = itertools.count(1)
+
+    def _axes(self, **labels: Any) -> tuple[Any, Any]:
+        figure = self._figure(figsize=(4.4, 3.2))
+        # A layout that is computed takes as long as all the rest.
+        figure.subplots_adjust(left=0.13, right=0.97, bottom=0.15, top=0.96)
+        self._canvas(figure)
+        figure.patch.set_alpha(0)
+        axes = figure.add_subplot()
+        axes.patch.set_alpha(0)
+        axes.grid(color=_MUTED, alpha=0.3)
+        for spine in axes.spines.values():
+            spine.set_color(_MUTED)
+        axes.tick_params(color=_MUTED, labelcolor=_INK)
+        axes.set(**labels)
+        return figure, axes
+
+    def reliability(self, calibration: Mapping[str, Any]) -> list[markupsafe.Markup]:
+        """Accuracy over confidence, and how many photos are how sure.
+
+        Args:
+            calibration: as evaluation/<split>.json has it.
+        """
+        with self._settings(_TEXT):
+            first, left = self._axes(
+                xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02)
+            )
+            second, right = self._axes(
+                xlabel="confidence", ylabel="photos", xlim=(0, 1)
+            )
+            left.plot([0, 1], [0, 1], "--", color=_MUTED, label="ideal")
+            for name, label, colour in (
+                ("bins_before", "before temperature", _SECOND),
+                ("bins", "after", _FIRST),
+            ):
+                every = calibration[name]
+                rows = [row for row in every if row["num_examples"]]
+                left.plot(
+                    [row["confidence"] for row in rows],
+                    [row["accuracy"] for row in rows],
+                    "o-",
+                    color=colour,
+                    markersize=4,
+                    label=label,
+                )
+                right.stairs(
+                    [row["num_examples"] for row in every],
+                    [every[0]["low"], *(row["high"] for row in every)],
+                    color=colour,
+                    linewidth=1.5,
+                    label=label,
+                )
+            right.yaxis.get_major_locator().set_params(integer=True)
+            return [
+                self._svg(
+                    first,
+                    "Reliability diagram: accuracy against confidence before and after "
+                    "temperature scaling, beside the ideal diagonal. The expected "
+                    f"calibration error is {calibration['ece_before']:.3f} before and "
+                    f"{calibration['ece']:.3f} after.",
+                ),
+                self._svg(second, "How many photos have which confidence."),
+            ]
+
+    def coverage(self, points: Sequence[Mapping[str, float]]) -> markupsafe.Markup:
+        """Accuracy over the share of photos that are answered.
+
+        Args:
+            points: as evaluation/<split>.json has them, at least one.
+        """
+        with self._settings(_TEXT):
+            figure, axes = self._axes(
+                xlabel="photos answered, %", ylabel="of these right, %"
+            )
+            shares = [100 * point["coverage"] for point in points]
+            accuracies = [100 * point["accuracy"] for point in points]
+            marker = "o" if len(points) == 1 else None
+            axes.plot(shares, accuracies, color=_FIRST, marker=marker)
+            axes.set(xlim=(0, 102), ylim=(max(0, min(accuracies) - 3), 101))
+            share, accuracy = _nearest(points, 0.8)
+            return self._svg(
+                figure,
+                "Accuracy against coverage: of all photos "
+                f"{accuracies[-1]:.1f} % are right; of the surest {share:.0f} % of the "
+                f"photos {accuracy:.1f} % are.",
+            )
+
+    def training(self, results: Sequence[Mapping[str, Any]]) -> list[markupsafe.Markup]:
+        """Loss and accuracy over the epochs.
+
+        Args:
+            results: lines of metrics.jsonl, at least one.
+        """
+        epochs = [result["epoch"] for result in results]
+        marker = "o" if len(epochs) == 1 else None
+        best = min(results, key=lambda result: result["validation_loss"])
+        drawn = []
+        for field, unit in (("loss", ", nats"), ("accuracy", "")):
+            with self._settings(_TEXT):
+                figure, axes = self._axes(xlabel="epoch", ylabel=field + unit)
+                for prefix, label, style, colour in (
+                    ("", "training", "--", _SECOND),
+                    ("validation_", "validation", "-", _FIRST),
+                ):
+                    values = [result[prefix + field] for result in results]
+                    axes.plot(
+                        epochs, values, style, color=colour, label=label, marker=marker
+                    )
+                axes.xaxis.get_major_locator().set_params(integer=True)
+                last = results[-1]
+                drawn.append(
+                    self._svg(
+                        figure,
+                        f"Training curve over {len(results)} epochs: the {field} ends "
+                        f"at {last[field]:.3f} on training photos and at "
+                        f"{last['validation_' + field]:.3f} on validation photos; in "
+                        f"the best epoch, {best['epoch']}, it was "
+                        f"{best['validation_' + field]:.3f} on these.",
+                    )
+                )
+        return drawn
+
+    def _svg(self, figure: Any, text: str) -> markupsafe.Markup:
+        """The drawing as markup, with what it shows in words."""
+        (axes,) = figure.axes
+        if len(axes.get_legend_handles_labels()[0]) > 1:
+            axes.legend(fontsize="small", frameon=False)
+        written = io.StringIO()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of signs the font lacks
+            figure.savefig(written, format="svg", metadata={"Date": None})
+        svg = _HEAD.sub("", written.getvalue())
+        svg = _SIZE.sub(r"\1", svg)
+        for stand_in, name in _COLOURS.items():
+            svg = svg.replace(stand_in, name)
+        prefix = f"drawing-{next(self._number)}-"
+        svg = _REFERENCE.sub(rf"\g<1>{prefix}", svg)
+        label = markupsafe.escape(text)
+        # Matplotlib wrote it, and escapes what it is given; no name of a stranger's is.
+        return markupsafe.Markup(
+            svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+        )
+
+
+_TEXT: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+}
+
+
+def _nearest(
+    points: Sequence[Mapping[str, float]], share: float
+) -> tuple[float, float]:
+    """Coverage and accuracy, in %, of the point nearest to a coverage."""
+    point = min(points, key=lambda point: abs(point["coverage"] - share))
+    return 100 * point["coverage"], 100 * point["accuracy"]

@@ -1,0 +1,221 @@
+"""One photo after the other, from many threads -> answers; what a server does.
+
+Photos are decoded by processes that may crash or hang. The network has a thread of its
+own, which can take photos that wait as one batch; none waits for others to come.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import queue
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+
+from model import classifier
+from pipeline import command, decoders, image, manifest, schema, view
+
+NEIGHBOURS = 6
+# Taken together, photos of 16 threads were answered at 0.76 to 0.81 of the rate of one
+# by one on 2 busy cores: all wait for the batch, and then no decoder is ahead.
+# benchmarks/serve.py --batching measures it.
+_MOST_TOGETHER = 1
+_THUMBNAIL_PX = 160
+_KEPT_THUMBNAILS = 1024  # of some 5 KB
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Similar:
+    """A training photo that is like the one in question.
+
+    Attributes:
+        number: of its thumbnail.
+        row: of the manifest.
+        similarity: cosine, -1..1.
+    """
+
+    number: int
+    row: manifest.Row
+    similarity: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What the network says of a photo.
+
+    Attributes:
+        shares: float64 [num_classes]: calibrated probabilities.
+        pixels: uint8 [size_px, size_px, 3], RGB: what it saw.
+        overlay: likewise, with the places where it looked; None if not asked for, or
+            not to be had.
+        similar: training photos, the likest first; likewise.
+    """
+
+    shares: np.ndarray
+    pixels: np.ndarray
+    overlay: np.ndarray | None = None
+    similar: Sequence[Similar] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Job:
+    pixels: np.ndarray
+    explained: bool
+    done: "concurrent.futures.Future[Answer]"
+
+
+class Service:
+    """Answers from several threads at once.
+
+    Attributes:
+        chosen: what answers.
+        explainer: says why.
+    """
+
+    def __init__(
+        self,
+        chosen: classifier.Classifier,
+        *,
+        max_pixels: int,
+        decode_timeout_s: float,
+        most_together: int = _MOST_TOGETHER,
+    ) -> None:
+        """Starts the thread of the network; no process yet.
+
+        Args:
+            chosen: what answers.
+            max_pixels: larger photos are refused before they are decoded.
+            decode_timeout_s: how long decoding a photo may take.
+            most_together: photos that the network takes as one batch.
+        """
+        self.chosen = chosen
+        self.explainer: classifier.Explainer | None = None
+        try:
+            self.explainer = classifier.Explainer(chosen)
+            missing: Sequence[str] = self.explainer.missing
+        except schema.DataError as error:
+            missing = [str(error)]
+        for line in missing:
+            command.log(f"note: {line}")
+        self._places: dict[str, int] = {}
+        if self.explainer is not None and self.explainer.index is not None:
+            rows = self.explainer.index.rows
+            self._places = {row.path: number for number, row in enumerate(rows)}
+        self._viewer = view.Viewer(chosen.spec)
+        self._decoders = decoders.Decoders(
+            command.available_cpus(), timeout_s=decode_timeout_s, max_pixels=max_pixels
+        )
+        self._step = chosen.predict_step()
+        self._most_together = most_together
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+        self.thumbnail = functools.lru_cache(_KEPT_THUMBNAILS)(self._thumbnail)
+
+    def warm_up(self) -> None:
+        """Starts the processes and answers once, so that no visitor waits for it."""
+        self._decoders.start()
+        grey = np.full((64, 64, 3), 128, np.uint8)
+        self.answer(image.jpeg_of(grey), explained=True)
+        self.answer(image.jpeg_of(grey), explained=False)
+
+    def answer(self, data: bytes, *, explained: bool) -> Answer:
+        """Says of which class a photo is.
+
+        Args:
+            data: an image file.
+            explained: says why, too.
+
+        Raises:
+            image.ImageError: it cannot be decoded.
+        """
+        pixels = self._viewer(self._decoders.decode(data))
+        done: concurrent.futures.Future[Answer] = concurrent.futures.Future()
+        self._jobs.put(_Job(pixels=pixels, explained=explained, done=done))
+        return done.result()
+
+    def close(self) -> None:
+        """Ends thread and processes."""
+        self._jobs.put(None)
+        self._thread.join()
+        self._decoders.close()
+
+    @property
+    def num_thumbnails(self) -> int:
+        """How many training photos there are to be shown."""
+        return len(self._places)
+
+    @property
+    def decoder_pids(self) -> tuple[int, ...]:
+        """Of the processes that decode."""
+        return self._decoders.pids
+
+    def _thumbnail(self, number: int) -> bytes:
+        """A small JPEG of a training photo.
+
+        Args:
+            number: 0 to num_thumbnails - 1.
+
+        Raises:
+            IndexError: there is no such photo.
+            schema.DataError, OSError: its record is damaged or gone.
+            image.ImageError: it does not decode.
+        """
+        explainer = self.explainer
+        if explainer is None or explainer.index is None or number < 0:
+            raise IndexError(number)
+        encoded = explainer.training_photo(explainer.index.rows[number])
+        return image.small_jpeg(encoded, _THUMBNAIL_PX)
+
+    def _work(self) -> None:
+        ended = False
+        while not ended:
+            jobs = [self._jobs.get()]
+            while len(jobs) < self._most_together and not self._jobs.empty():
+                jobs.append(self._jobs.get())
+            some = [job for job in jobs if job is not None]
+            ended = len(some) < len(jobs)
+            try:
+                for job, answer in zip(some, self._answers(some), strict=True):
+                    job.done.set_result(answer)
+            except Exception as error:  # whoever asked is told; the thread goes on
+                for job in some:
+                    if not job.done.done():
+                        job.done.set_exception(error)
+
+    def _answers(self, jobs: Sequence[_Job]) -> list[Answer]:
+        if not jobs:
+            return []
+        images = np.stack([job.pixels for job in jobs])
+        wanted = [number for number, job in enumerate(jobs) if job.explained]
+        why: dict[int, classifier.Explanation] = {}
+        if self.explainer is None or not wanted:
+            logits = np.asarray(self._step(images.astype(np.float32)))
+        else:
+            embeddings, logits = self.explainer.classify(images)
+            chosen = np.array(wanted)
+            some = None if embeddings is None else embeddings[chosen]
+            labels = logits[chosen].argmax(axis=1)
+            found = self.explainer.explain(images[chosen], labels, some, NEIGHBOURS)
+            why = dict(zip(wanted, found, strict=True))
+        shares = self.chosen.probabilities(logits)
+        return [
+            Answer(
+                shares=shares[number],
+                pixels=job.pixels,
+                overlay=why[number].overlay if number in why else None,
+                similar=self._similar(why[number]) if number in why else (),
+            )
+            for number, job in enumerate(jobs)
+        ]
+
+    def _similar(self, why: classifier.Explanation) -> list[Similar]:
+        return [
+            Similar(
+                number=self._places[near.row.path],
+                row=near.row,
+                similarity=near.similarity,
+            )
+            for near in why.nearest
+        ]

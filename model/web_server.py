@@ -1,0 +1,102 @@
+"""uvicorn, with a time limit for those who do not finish asking."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+_GRACE_S = 10  # for answers that are under way when the server is stopped
+_KEEP_ALIVE_S = 5
+_MOST_HEADER_BYTES = 16 << 10
+_CONNECTIONS_EACH = 8  # for each photo that may be under way
+
+
+class _Impatient(H11Protocol):
+    """Hangs up when a request's head does not come in time.
+
+    uvicorn waits for ever for the first line of a connection.
+    """
+
+    # From the connection, or from the first byte after an answer.
+    header_timeout_s = 30.0
+    _patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        """Starts to wait for a head that is not complete, or ends it."""
+        if self.conn.their_state is not h11.IDLE:
+            self._stop_waiting()
+        elif self._patience is None:
+            self._patience = self.loop.call_later(self.header_timeout_s, self._hang_up)
+
+    def _stop_waiting(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def _hang_up(self) -> None:
+        self._patience = None
+        if self.conn.their_state is h11.IDLE and self.transport is not None:
+            self.transport.close()
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_ready()
+
+
+def serve(
+    application: Any,
+    listening: socket.socket,
+    *,
+    header_timeout_s: float,
+    max_requests: int,
+    on_ready: Callable[[], None],
+) -> None:
+    """Serves until SIGINT or SIGTERM, which is raised again when all is answered.
+
+    Args:
+        application: of ASGI.
+        listening: where.
+        header_timeout_s: how long the head of a request may take.
+        max_requests: photos that may be under way at one time.
+        on_ready: called when connections are taken.
+    """
+    config = uvicorn.Config(
+        application,
+        http=type("Protocol", (_Impatient,), {"header_timeout_s": header_timeout_s}),
+        ws="none",
+        lifespan="off",
+        loop="asyncio",
+        log_config=None,
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_GRACE_S,
+        limit_concurrency=max(64, _CONNECTIONS_EACH * max_requests),
+        h11_max_incomplete_event_size=_MOST_HEADER_BYTES,
+    )
+    _Server(config, on_ready).run(sockets=[listening])

@@ -1,0 +1,103 @@
+import math
+
+import numpy as np
+import pytest
+
+from model import calibration
+
+
+def sureness(confidence, right):
+    return calibration.Sureness(
+        confidence=np.array(confidence, float), right=np.array(right, bool)
+    )
+
+
+class TestSureness:
+    def test_of_probabilities(self):
+        probabilities = np.array([[0.2, 0.8], [0.9, 0.1], [0.5, 0.5]])
+        found = calibration.Sureness.of(probabilities, np.array([1, 1, 1]))
+        assert found.confidence.tolist() == [0.8, 0.9, 0.5]
+        assert found.right.tolist() == [True, False, False]  # a tie is the lower class
+
+
+class TestReliability:
+    def test_by_hand(self):
+        """A bin holds its upper end: 0.6 belongs to 0.4..0.6."""
+        found = calibration.reliability(
+            sureness([0.9, 0.8, 0.6, 0.5], [1, 1, 0, 1]), num_bins=5
+        )
+        assert [row["num_examples"] for row in found] == [0, 0, 2, 1, 1]
+        assert [row["accuracy"] for row in found] == [None, None, 0.5, 1, 1]
+        assert found[2]["confidence"] == pytest.approx(0.55)
+        assert found[3] == {
+            "low": 0.6,
+            "high": 0.8,
+            "num_examples": 1,
+            "confidence": 0.8,
+            "accuracy": 1.0,
+        }
+
+    def test_ends(self):
+        found = calibration.reliability(sureness([0, 1], [0, 1]))
+        assert len(found) == 15
+        assert found[0]["num_examples"] == found[-1]["num_examples"] == 1
+        assert (found[0]["low"], found[-1]["high"]) == (0, 1)
+
+
+class TestExpectedCalibrationError:
+    def test_by_hand(self):
+        """(|1 - 0.9| + |1 - 0.8| + 2 |0.5 - 0.55|) / 4"""
+        bins = calibration.reliability(
+            sureness([0.9, 0.8, 0.6, 0.5], [1, 1, 0, 1]), num_bins=5
+        )
+        found = calibration.expected_calibration_error(bins)
+        assert found == pytest.approx(0.4 / 4)
+
+    def test_as_right_as_it_is_sure(self):
+        bins = calibration.reliability(sureness([0.75] * 4, [1, 1, 1, 0]))
+        assert calibration.expected_calibration_error(bins) == 0
+
+    def test_sure_and_wrong(self):
+        bins = calibration.reliability(sureness([1, 1], [0, 0]))
+        assert calibration.expected_calibration_error(bins) == 1
+
+    def test_no_photos(self):
+        bins = calibration.reliability(sureness([], []))
+        assert math.isnan(calibration.expected_calibration_error(bins))
+
+
+class TestCoverage:
+    def test_by_hand(self):
+        """Two photos of 0.9 are answered together or not at all."""
+        found = calibration.coverage(sureness([0.5, 0.9, 0.6, 0.9], [1, 0, 1, 1]))
+        assert found == [
+            {"threshold": 0.9, "coverage": 0.5, "accuracy": 0.5},
+            {"threshold": 0.6, "coverage": 0.75, "accuracy": pytest.approx(2 / 3)},
+            {"threshold": 0.5, "coverage": 1.0, "accuracy": 0.75},
+        ]
+
+    def test_no_photos(self):
+        assert calibration.coverage(sureness([], [])) == []
+
+    def test_many_photos_give_a_hundred_points(self):
+        confidence = np.linspace(0.2, 1, 5000)
+        right = confidence > 0.6
+        found = calibration.coverage(sureness(confidence, right))
+        assert len(found) == 100
+        assert found[-1]["coverage"] == 1
+        assert found[-1]["accuracy"] == right.mean()
+        shares = [point["coverage"] for point in found]
+        assert shares == sorted(shares)
+        for point in found:
+            answered = confidence >= point["threshold"]
+            assert point["coverage"] == answered.mean()
+            assert point["accuracy"] == pytest.approx(right[answered].mean())
+
+
+def test_figures_before_and_after():
+    before = np.array([[0.9, 0.1], [0.9, 0.1]])
+    after = np.array([[0.5, 0.5], [0.5, 0.5]])
+    found = calibration.figures(before, after, np.array([0, 1]))
+    assert found["calibration"]["ece_before"] == pytest.approx(0.4)
+    assert found["calibration"]["ece"] == 0
+    assert found["coverage"] == [{"threshold": 0.5, "coverage": 1.0, "accuracy": 0.5}]

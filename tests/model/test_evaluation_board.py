@@ -1,0 +1,115 @@
+import cv2
+import numpy as np
+import pytest
+import tensorflow as tf
+from google.protobuf import text_format
+from tensorboard.plugins.hparams import metadata, plugin_data_pb2
+from tensorboard.plugins.projector import projector_config_pb2
+
+from model import evaluation_board
+from tests.model import judgements
+
+
+@pytest.fixture(scope="module")
+def judged(shared_records, tmp_path_factory):
+    from pipeline import manifest
+
+    found = manifest.read(shared_records)
+    return judgements.judged(tmp_path_factory.mktemp("board") / "run", found)
+
+
+def read(folder):
+    """{tag: value} of the one event file there."""
+    (path,) = folder.glob("events.out.tfevents.*")
+    return {
+        value.tag: value
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+        for value in event.summary.value
+    }
+
+
+def test_figures_and_settings(judged):
+    evaluation_board.write(judged)
+    evaluation_board.write(judged)  # takes the place of the first
+    found = read(evaluation_board.directory(judged))
+    assert float(tf.make_ndarray(found["accuracy"].tensor)) == pytest.approx(
+        judged.figures["accuracy"]
+    )
+    error = float(tf.make_ndarray(found["calibration_error"].tensor))
+    assert error == pytest.approx(judged.figures["calibration"]["ece"])
+    assert "recall/red" in found
+    assert "confusion_matrix" in found
+    about = found[metadata.SESSION_START_INFO_TAG].metadata.plugin_data.content
+    settings = plugin_data_pb2.HParamsPluginData.FromString(about).session_start_info
+    assert settings.hparams["network"].string_value == "tiny"
+
+
+def test_settings_by_the_names_of_flags():
+    config = {
+        "network": "alexnet_owt",
+        "settings": {
+            "epochs": 30,
+            "run_dir": "runs/a",
+            "data": "tfrecords",
+            "keep_head": False,
+            "learning": {"optimizer": "sgd", "momentum": 0.9},
+            "overrides": {"image_size": None},
+            "stages": [{"epochs": 3}],
+        },
+    }
+    assert evaluation_board.flat_settings(config) == {
+        "network": "alexnet_owt",
+        "features_used": "",
+        "precision_used": "",
+        "epochs": 30,
+        "keep_head": False,
+        "optimizer": "sgd",
+        "momentum": 0.9,
+        "stages": "[{'epochs': 3}]",
+    }
+
+
+def test_principal_axes_keep_distances():
+    random = np.random.default_rng(0)
+    features = random.normal(0, 1, (12, 40)).astype(np.float32)
+    found = evaluation_board.principal(features, 64)
+    assert found.shape == (12, 12)
+    for points in (features, found):
+        distances = np.linalg.norm(points[:, None] - points[None], axis=2)
+        assert distances[3, 7] == pytest.approx(
+            np.linalg.norm(features[3] - features[7]), rel=1e-5
+        )
+    assert (np.diff(found.var(axis=0)) <= 1e-9).all()
+
+
+def test_principal_axes_of_a_line():
+    """Points along (3, 4): one axis tells all."""
+    features = np.array([[0, 0], [3, 4], [6, 8]], np.float32)
+    (found,) = evaluation_board.principal(features, 1).T
+    np.testing.assert_allclose(found * np.sign(found[2]), [-5, 0, 5], atol=1e-6)
+
+
+def test_the_projector(judged):
+    evaluation_board.write_projector(judged)
+    folder = evaluation_board.directory(judged)
+    text = (folder / "projector_config.pbtxt").read_text()
+    config = text_format.Parse(text, projector_config_pb2.ProjectorConfig())
+    (embedding,) = config.embeddings
+    points = np.loadtxt(folder / embedding.tensor_path, delimiter="\t")
+    total = len(judged.judgement.rows)
+    assert list(points.shape) == list(embedding.tensor_shape) == [total, 3]
+    head, *lines = (folder / embedding.metadata_path).read_text().splitlines()
+    assert head == "class\tpredicted\tright\tpath"
+    assert len(lines) == total
+    row = judged.judgement.rows[7]
+    label, _, _, path = lines[7].split("\t")
+    assert (label, path) == (row.class_name, row.path)
+    sheet = cv2.imread(str(folder / embedding.sprite.image_path))
+    side, _ = embedding.sprite.single_image_dim
+    columns = sheet.shape[1] // side
+    assert columns * columns >= total
+    top, left = (side * place for place in divmod(7, columns))
+    mean = sheet[top : top + side, left : left + side].mean(axis=(0, 1))
+    from tests import conftest
+
+    np.testing.assert_allclose(mean, conftest.COLOURS[row.class_name], atol=45)

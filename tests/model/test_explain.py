@@ -1,0 +1,101 @@
+"""Grad-CAM against the paper's formula, and what it must show by construction."""
+
+import keras
+import numpy as np
+import pytest
+
+from model import explain
+
+
+@pytest.fixture
+def two_places():
+    """Class 0 is the mean of red, class 1 of green; built so that the map is known."""
+    inputs = keras.Input((8, 8, 3), dtype="float32")
+    maps = keras.layers.Conv2D(2, 1, use_bias=False, name="conv1")(inputs)
+    pooled = keras.layers.MaxPooling2D(2, name="pool1")(maps)
+    mean = keras.layers.GlobalAveragePooling2D(name="mean")(pooled)
+    logits = keras.layers.Dense(2, use_bias=False, name="logits")(mean)
+    model = keras.Model(inputs, logits)
+    kernel = np.zeros((1, 1, 3, 2), np.float32)
+    kernel[0, 0, 0, 0] = kernel[0, 0, 1, 1] = 1
+    model.get_layer("conv1").set_weights([kernel])
+    model.get_layer("logits").set_weights([np.eye(2, dtype=np.float32)])
+    return model
+
+
+def image_with_corners():
+    """Red at the top left, green at the bottom right."""
+    image = np.zeros((1, 8, 8, 3), np.uint8)
+    image[0, :2, :2, 0] = 200
+    image[0, 6:, 6:, 1] = 100
+    return image
+
+
+class TestGradCam:
+    def test_it_points_at_what_speaks_for_the_class(self, two_places):
+        heat = explain.grad_cam(two_places)(
+            np.repeat(image_with_corners(), 2, 0), [0, 1]
+        )
+        assert heat.shape == (2, 8, 8)
+        assert (heat[0] > 0.5).sum() == 4
+        assert (heat[0, :2, :2] == 1).all()
+        assert (heat[1, 6:, 6:] == 1).all()
+        assert heat[1, :6].max() == 0
+
+    def test_nothing_speaks_for_it(self, two_places):
+        blue = np.zeros((1, 8, 8, 3), np.uint8)
+        blue[..., 2] = 255
+        assert not explain.grad_cam(two_places)(blue, [0]).any()
+
+    def test_it_is_the_formula_of_the_paper(self):
+        keras.utils.set_random_seed(1)
+        inputs = keras.Input((12, 12, 3))
+        maps = keras.layers.Conv2D(5, 3, 1, "same", activation="relu")(inputs)
+        flat = keras.layers.Flatten()(keras.layers.MaxPooling2D(2)(maps))
+        head = keras.layers.Dense(3, name="logits")
+        model = keras.Model(inputs, head(flat))
+        image = np.random.default_rng(0).uniform(0, 255, (1, 12, 12, 3))
+        image = image.astype(np.float32)
+        found = keras.Model(inputs, maps)(image).numpy()[0]
+        # The gradient of a linear head on pooled maps: its kernel, at each maximum.
+        kernel = head.kernel.numpy()[:, 2].reshape(6, 6, 5)
+        gradients = np.zeros_like(found)
+        for row in range(6):
+            for column in range(6):
+                window = found[2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+                for channel in range(5):
+                    at = np.unravel_index(window[..., channel].argmax(), (2, 2))
+                    place = (2 * row + at[0], 2 * column + at[1], channel)
+                    gradients[place] = kernel[row, column, channel]
+        expected = np.maximum(found @ gradients.mean(axis=(0, 1)), 0)
+        heat = explain.grad_cam(model)(image, [2])[0]
+        assert heat == pytest.approx(expected / expected.max(), abs=1e-4)
+
+    def test_a_frozen_network(self, two_places):
+        two_places.trainable = False
+        assert explain.grad_cam(two_places)(image_with_corners(), [0]).max() == 1
+
+    def test_a_network_without_places(self):
+        inputs = keras.Input((4, 4, 3))
+        flat = keras.layers.Flatten()(inputs)
+        model = keras.Model(inputs, keras.layers.Dense(2)(flat), name="flat")
+        with pytest.raises(explain.NoMap, match="flat: no layer keeps places"):
+            explain.grad_cam(model)
+
+
+def test_the_layer_is_the_last_one_before_pooling(two_places):
+    assert explain.mapped_layer(two_places).name == "conv1"
+
+
+class TestOverlay:
+    def test_without_heat_the_image_is_as_it_was(self):
+        image = np.random.default_rng(0).integers(0, 256, (5, 6, 3)).astype(np.uint8)
+        assert (explain.overlay(image, np.zeros((5, 6))) == image).all()
+
+    def test_heat_is_seen(self):
+        image = np.full((5, 6, 3), 20, np.uint8)
+        heat = np.zeros((5, 6))
+        heat[2, 3] = 1
+        changed = explain.overlay(image, heat) != image
+        assert changed[2, 3].any()
+        assert changed.any(axis=2).sum() == 1

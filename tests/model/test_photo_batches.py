@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import numpy as np
+
+from model import photo_batches
+from pipeline import preprocess, view
+
+SPEC = preprocess.InputSpec(size_px=20, short_side_px=24, source="test")
+
+
+def test_photos_come_in_order_and_problems_with_them(photos, tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"no photo")
+    paths = sorted(map(str, photos.rglob("*.jpg")))[:11]
+    paths[4:4] = [str(tmp_path / "bad.jpg"), str(tmp_path / "gone.jpg")]
+    batches = list(photo_batches.read(iter(paths), SPEC, batch_size=5))
+    assert [len(batch.photos) for batch in batches] == [5, 5, 3]
+    assert [photo for batch in batches for photo in batch.photos] == paths
+    problems = [problem for batch in batches for problem in batch.problems]
+    assert [number for number, problem in enumerate(problems) if problem] == [4, 5]
+    assert "not an image" in problems[4]
+    viewer = view.Viewer(SPEC)
+    good = [path for path, problem in zip(paths, problems, strict=True) if not problem]
+    images = np.concatenate([batch.images for batch in batches])
+    assert len(images) == len(good)
+    for path, pixels in zip(good, images, strict=True):
+        expected = viewer.of_file(Path(path).read_bytes())
+        np.testing.assert_array_equal(pixels, expected)
+
+
+def test_only_some_photos_are_read_ahead(photos):
+    asked = []
+
+    def names():
+        for number in range(10_000):
+            asked.append(number)
+            yield str(photos / "red" / "red000.jpg")
+
+    batches = photo_batches.read(names(), SPEC, batch_size=4, num_workers=1)
+    next(batches)
+    assert len(asked) <= 12
+    next(batches)
+    assert len(asked) <= 16
+    batches.close()
+
+
+def test_none():
+    assert list(photo_batches.read([], SPEC, batch_size=4)) == []

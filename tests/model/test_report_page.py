@@ -1,0 +1,230 @@
+import html.parser
+import json
+import re
+
+import numpy as np
+import pytest
+
+from model import report_page, report_photos
+from tests.model import judgements
+from tests.model.conftest import HOSTILE
+
+
+class Reader(html.parser.HTMLParser):
+    """Collects the elements of a page, and the text in them."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.found = []
+        self.texts = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    def all(self, tag, **attributes):
+        return [
+            about
+            for name, about in self.found
+            if name == tag
+            and all(about.get(n.replace("_", "-")) == v for n, v in attributes.items())
+        ]
+
+
+@pytest.fixture(scope="module")
+def found(hostile_records):
+    return hostile_records
+
+
+@pytest.fixture(scope="module")
+def judged(hostile_judged):
+    return hostile_judged
+
+
+@pytest.fixture(scope="module")
+def page(judged):
+    path = report_page.write(judged, "python evaluate.py --run_dir='<b>'")
+    assert path == judged.path.with_suffix(".html")
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def reader(page):
+    return Reader(page)
+
+
+def photo_data(page):
+    return json.loads(re.search(r'id="photo-data">(.*?)</script>', page, re.S)[1])
+
+
+def test_the_judgement_has_what_a_page_shows(judged):
+    misfiled = {
+        f"{name}/{name}{number:03d}.jpg"
+        for name, others in judgements.MISFILED.items()
+        for number in range(len(others))
+    }
+    errors, doubts = judged.figures["errors"], judged.figures["label_doubts"]
+    assert {error["path"] for error in errors} == misfiled
+    assert {photo["path"] for photo in doubts["photos"]} == misfiled
+
+
+def test_names_of_strangers_are_text(page, reader):
+    assert "<script>alert" not in page
+    assert len(reader.all("script")) == 2
+    assert not [about for _, about in reader.found if "onerror" in about]
+    assert not reader.all("img", src="x")
+    shown = "".join(reader.texts)
+    for name in HOSTILE:
+        assert name in shown
+    assert photo_data(page)["classes"] == list(HOSTILE)
+
+
+def test_nothing_is_loaded(reader):
+    for tag, about in reader.found:
+        for name in ("src", "href", "srcset", "action", "poster"):
+            value = about.get(name) or "#"
+            assert value.startswith(("#", "data:")), (tag, about)
+    (policy,) = reader.all("meta", http_equiv="Content-Security-Policy")
+    assert policy["content"].startswith("default-src 'none'; img-src data:")
+    assert re.search(r"script-src 'sha256-[\w+/]{43}='$", policy["content"])
+
+
+def test_headline_and_figures(page, judged):
+    figures = judged.figures
+    share = f"{100 * figures['accuracy']:.1f} %"
+    assert f'<span class="value" id="accuracy">{share}</span>' in page
+    low, high = figures["accuracy_ci95"]
+    assert f"95 % interval {100 * low:.1f} % to {100 * high:.1f} %, N = 60" in page
+    assert f"{figures['calibration']['ece']:.3f}</strong>" in page
+    assert "the temperature 1.500, which was fitted on the validation split" in page
+    assert "1 variables were frozen; all have the same SHA-256" in page
+    assert "&lt;i&gt;fc8&lt;/i&gt;" in page
+    assert "--run_dir=&#39;&lt;b&gt;&#39;" in page
+
+
+def test_every_photo_of_a_cell_is_behind_it(page, judged):
+    """And each photo's bytes are there once."""
+    data = photo_data(page)
+    judgement = judged.judgement
+    confusion = np.array(judged.figures["confusion_matrix"])
+    predicted = judgement.logits.argmax(axis=1)
+    for true in range(3):
+        for guess in range(3):
+            cell = data["cells"].get(f"{true},{guess}")
+            if not confusion[true, guess]:
+                assert cell is None
+                continue
+            assert len(cell["photos"]) + cell["more"] == confusion[true, guess]
+            paths = {photo["path"] for photo in cell["photos"]}
+            inside = (judgement.labels == true) & (predicted == guess)
+            behind = {judgement.rows[n].path for n in np.flatnonzero(inside)}
+            assert paths <= behind
+            for photo in cell["photos"]:
+                assert data["photos"][photo["id"]].startswith("data:image/jpeg;base64,")
+    for source in data["photos"].values():
+        assert page.count(source) == 1
+
+
+def test_photos_that_are_looked_at_have_words_and_heat(page, reader, judged):
+    data = photo_data(page)
+    images = [about for about in reader.all("img") if "data-photo" in about]
+    heats = [about for about in reader.all("img") if "data-heat" in about]
+    assert len(images) == len(heats) >= 20
+    assert {about["data-heat"] for about in heats} <= set(data["heats"])
+    for about in images:
+        assert about["alt"]
+        assert about["data-photo"] in data["photos"]
+    worst = judged.figures["errors"][0]
+    expected = f"{worst['true']}, taken for {worst['predicted']}: {worst['path']}"
+    assert images[0]["alt"] == expected
+    # 16 of 18 parts of the short side, in the middle.
+    row = next(r for r in judged.judgement.rows if r.path == worst["path"])
+    side = round(min(row.height, row.width) * 16 / 18)
+    assert f"width:{100 * side / row.width:.2f}%" in heats[0]["style"]
+
+
+def test_seen_photos_are_a_warning(found, tmp_path):
+    seen = {row.sha256 for row in found.taken()}
+    judged = judgements.judged(tmp_path / "run", found, seen=seen)
+    text = report_page.render(judged, "")
+    assert "60 of these photos were seen in training." in text
+    assert "None can be named: all of these photos were seen in training" in text
+
+
+def test_a_run_with_less_in_its_folder(found, tmp_path):
+    """As one that was copied without its ledger and curves."""
+    judged = judgements.judged(tmp_path / "run", found, split="test", tta="flip")
+    for name in ("ledger.json", "metrics.jsonl"):
+        (judged.finished.directory / name).unlink()
+    text = report_page.render(judged, "")
+    assert "ledger.json is missing from the run" in text
+    assert "metrics.jsonl is missing from the run" in text
+    assert "each seen twice, as it is and mirrored" in text
+
+
+def test_a_network_without_maps_has_no_heat(found, tmp_path, monkeypatch):
+    judged = judgements.judged(tmp_path / "run", found, split="test")
+    monkeypatch.setattr(report_photos.explain, "mapped_layer", lambda _: no_map())
+
+    def no_map():
+        raise report_photos.explain.NoMap("none")
+
+    text = report_page.render(judged, "")
+    assert "where it looked" not in text
+    assert "Show where" not in text
+
+
+class TestManyClasses:
+    def figures(self, num_classes):
+        random = np.random.default_rng(0)
+        confusion = np.diag(random.integers(50, 90, num_classes))
+        confusion[3, 7] = 20
+        confusion[num_classes - 1, 0] = 30
+        return {"confusion_matrix": confusion.tolist()}
+
+    def test_all_of_a_few(self):
+        found = report_page._matrix(self.figures(12))
+        assert found["labels"] == list(range(12))
+        assert found["left_out"] == 0
+
+    def test_of_many_those_with_most_mistakes(self):
+        found = report_page._matrix(self.figures(200))
+        assert len(found["labels"]) == 40
+        assert {3, 7, 199, 0} <= set(found["labels"])
+        assert found["left_out"] == 160
+        assert found["mixed_up"] == [
+            {"true": 199, "predicted": 0, "count": 30},
+            {"true": 3, "predicted": 7, "count": 20},
+        ]
+
+
+class TestCoverageTable:
+    def test_by_hand(self):
+        points = [
+            {"threshold": 0.9, "coverage": 0.5, "accuracy": 0.96},
+            {"threshold": 0.4, "coverage": 1.0, "accuracy": 0.8},
+        ]
+        rows = {row["goal"]: row for row in report_page._coverage_table(points)}
+        assert rows["answer 100 % of the photos"]["accuracy"] == 0.8
+        assert rows["answer 50 % of the photos"]["threshold"] == 0.9
+        assert rows["be right in 95 % of the answers"]["coverage"] == 0.5
+        assert rows["be right in 99 % of the answers"]["threshold"] is None
+
+
+def test_photos_take_turns():
+    assert report_page._in_turns([[1, 2, 3], [4], [], [5, 6]]) == [1, 4, 5, 2, 6, 3]
+    assert report_page._in_turns([]) == []
+
+
+def test_thumbnails_have_room_for_so_many(found, monkeypatch):
+    monkeypatch.setattr(report_photos, "MAX_BYTES", 20_000)
+    thumbnails = report_photos.Thumbnails(found)
+    thumbnails.add(found.taken(), large=False)
+    assert thumbnails.full
+    assert 0 < sum(map(len, thumbnails.sources.values())) <= 20_000
+    before = dict(thumbnails.sources)
+    thumbnails.add(found.taken()[:3], large=True)
+    assert thumbnails.sources == before  # made once

@@ -1,0 +1,183 @@
+"""The server as a process: ready, slow clients, crashes, signals; and its flags."""
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import sys
+import time
+
+import cv2
+import psutil
+import pytest
+
+from model import serve
+from pipeline import schema
+from tests import conftest
+from tests.model import serving
+
+pytest.importorskip("uvicorn", reason="the extra serve is not installed")
+
+
+@pytest.fixture(scope="module")
+def server(shared_run):
+    with serving.running(shared_run, "--upload_timeout_s=1.5") as found:
+        yield found
+
+
+def photo(class_name="red"):
+    return cv2.imencode(".jpg", conftest.draw_photo(class_name, 1))[1].tobytes()
+
+
+def post(server, data, path="/predict"):
+    connection = http.client.HTTPConnection(server.netloc, timeout=30)
+    with contextlib.closing(connection):
+        connection.request("POST", path, body=data)
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+
+
+def connect(server):
+    host, port = server.netloc.split(":")
+    return socket.create_connection((host, int(port)), timeout=30)
+
+
+def test_it_answers(server):
+    status, found = post(server, photo())
+    assert (status, found["answer"]) == (200, "red")
+
+
+def test_an_upload_that_is_too_large_hears_why(server):
+    status, found = post(server, bytes(25 << 20))
+    assert status == 413
+    assert found["error"].startswith("larger than 20 MB")
+
+
+class TestSlowClients:
+    def test_one_that_says_nothing(self, server):
+        with connect(server) as connection:
+            start = time.monotonic()
+            assert connection.recv(100) == b""
+            assert 1 < time.monotonic() - start < 10
+
+    def test_one_that_does_not_finish_its_head(self, server):
+        with connect(server) as connection:
+            start = time.monotonic()
+            connection.sendall(b"POST /predict HTTP/1.1\r\n")
+            with pytest.raises(OSError):
+                while True:
+                    connection.sendall(b"X: y\r\n")
+                    time.sleep(0.2)
+                    assert time.monotonic() - start < 10
+
+    def test_one_that_does_not_finish_its_photo(self, server):
+        with connect(server) as connection:
+            connection.sendall(
+                b"POST /predict HTTP/1.1\r\nHost: localhost\r\n"
+                b"Content-Length: 1000\r\n\r\nabc"
+            )
+            answer = http.client.HTTPResponse(connection)
+            answer.begin()
+            assert answer.status == 408
+            assert json.loads(answer.read()) == {"error": "the upload took too long"}
+
+    def test_one_that_hangs_up(self, server):
+        with connect(server) as connection:
+            connection.sendall(
+                b"POST /predict HTTP/1.1\r\nHost: localhost\r\n"
+                b"Content-Length: 1000\r\n\r\nabc"
+            )
+        assert post(server, photo())[0] == 200
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\r\n" * 1000, b"\x16\x03\x01" * 100, b"GET " + b"x" * 100_000, b"\0" * 5000],
+    ids=["lines", "TLS", "long", "zeros"],
+)
+def test_what_is_no_http(server, data):
+    with connect(server) as connection:
+        connection.sendall(data)
+        connection.shutdown(socket.SHUT_WR)
+        with connection.makefile("rb") as file, contextlib.suppress(OSError):
+            assert b"Traceback" not in file.read()
+    assert post(server, photo())[0] == 200
+
+
+def children(pid):
+    """Of its processes, those that decode."""
+    return [
+        one.pid
+        for one in psutil.Process(pid).children()
+        if one.status() != psutil.STATUS_ZOMBIE
+        and any("decoder.main" in word for word in one.cmdline())
+    ]
+
+
+def test_decoders_that_are_killed_are_replaced(server):
+    before = children(server.process.pid)
+    assert before
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    statuses = [post(server, photo())[0] for _ in range(6)]
+    assert set(statuses) <= {200, 422}
+    assert statuses[-1] == 200
+    assert not set(before) & set(children(server.process.pid))
+
+
+def test_a_signal_ends_it_when_all_is_answered(shared_run):
+    with serving.running(shared_run) as found:
+        code, said = found.stop(signal.SIGTERM)
+    assert code == 128 + signal.SIGTERM
+    assert said == "stopped by SIGTERM\n"
+
+
+class TestErrors:
+    def test_the_port_is_taken(self):
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            with pytest.raises(schema.DataError, match=f"--port={port}: cannot listen"):
+                serve.listen(serve.Config(port=port))
+
+    def test_an_address_of_another_machine(self):
+        with pytest.raises(schema.DataError, match="cannot listen there"):
+            serve.listen(serve.Config(host="192.0.2.1"))
+
+    def test_no_run(self, tmp_path):
+        with pytest.raises(schema.DataError, match="no such run"):
+            serve.serve(serve.Config(run_dir=str(tmp_path / "gone"), port=0))
+
+    def test_without_the_extra(self, monkeypatch):
+        import model
+
+        monkeypatch.delattr(model, "web", raising=False)
+        monkeypatch.setitem(sys.modules, "model.web", None)
+        with pytest.raises(schema.DataError, match=r"pip install '\.\[serve\]'"):
+            serve.serve(serve.Config())
+
+    @pytest.mark.parametrize(
+        "changed",
+        [{"unknown_below": 2}, {"upload_timeout_s": 0}, {"decode_timeout_s": -1}],
+        ids=str,
+    )
+    def test_config(self, changed):
+        with pytest.raises(ValueError, match="expected"):
+            serve.Config(**changed)
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback", "url"),
+    [
+        ("127.0.0.1", True, "http://127.0.0.1:"),
+        ("localhost", True, "http://127.0.0.1:"),
+        ("0.0.0.0", False, "http://127.0.0.1:"),
+    ],
+)
+def test_addresses(host, loopback, url):
+    config = serve.Config(host=host, port=0)
+    assert config.is_loopback == loopback
+    with serve.listen(config) as listening:
+        listening.listen()
+        assert serve.url(config, listening).startswith(url)

@@ -1,0 +1,175 @@
+"""The page of the server in a real browser: a photo is dropped, an answer is read."""
+
+import base64
+
+import cv2
+import pytest
+
+from tests import browser, conftest
+from tests.model import serving
+
+pytest.importorskip("uvicorn", reason="the extra serve is not installed")
+pytestmark = pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())
+
+# Drops or pastes a file that the script makes, as a file manager does.
+DROP = """
+const [name, encoded, kind] = arguments;
+const bytes = Uint8Array.from(atob(encoded), (c) => c.charCodeAt(0));
+const data = new DataTransfer();
+data.items.add(new File([bytes], name));
+if (kind === "paste") {
+  const how = {clipboardData: data, bubbles: true};
+  document.dispatchEvent(new ClipboardEvent("paste", how));
+} else {
+  for (const type of ["dragenter", "dragover", "drop"]) {
+    document.getElementById("zone").dispatchEvent(
+      new DragEvent(type, {dataTransfer: data, bubbles: true, cancelable: true}));
+  }
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def server(shared_run):
+    with serving.running(shared_run) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def window():
+    with browser.opened() as driver:
+        yield driver
+
+
+@pytest.fixture
+def page(window, server):
+    browser.emulate(window, 1280, 900)
+    window.get(server.url)
+    window.get_log("browser")
+    return window
+
+
+def photo(class_name="red"):
+    return cv2.imencode(".jpg", conftest.draw_photo(class_name, 1))[1].tobytes()
+
+
+def find(page, selector):
+    return page.find_element("css selector", selector)
+
+
+def every(page, selector):
+    return page.find_elements("css selector", selector)
+
+
+def until(page, condition):
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    return WebDriverWait(page, 20, poll_frequency=0.05).until(condition)
+
+
+def drop(page, data, name="flower.jpg", kind="drop"):
+    page.execute_script(DROP, name, base64.b64encode(data).decode(), kind)
+
+
+def answer(page):
+    """The headline, once the server has answered."""
+    until(page, lambda page: not find(page, "#status").is_displayed())
+    return find(page, "#answer").text if find(page, "#result").is_displayed() else ""
+
+
+def loaded(page, selector):
+    return page.execute_script(
+        "return [...document.querySelectorAll(arguments[0])]"
+        ".every((one) => one.complete && one.naturalWidth > 0)",
+        selector,
+    )
+
+
+@pytest.mark.parametrize("kind", ["drop", "paste"])
+def test_a_photo_is_answered(page, kind):
+    drop(page, photo("green"), kind=kind)
+    assert answer(page) == "green"
+    rows = every(page, "#classes li")
+    assert rows[0].text.split("\n")[0] == "green"
+    assert len(rows) == 3
+    bars = [bar.size["width"] for bar in every(page, "#classes .bar span")]
+    assert bars == sorted(bars, reverse=True)
+    assert bars[0] > 50
+    assert len(every(page, "#neighbours img")) == 6
+    until(page, lambda page: loaded(page, "#neighbours img, #seen, #looked"))
+    assert "green" in find(page, "#looked").get_attribute("alt")
+    assert page.get_log("browser") == []
+
+
+def test_the_heat_can_be_switched_off(page):
+    drop(page, photo())
+    answer(page)
+    assert find(page, "#looked").is_displayed()
+    find(page, "#heat").click()
+    assert not find(page, "#looked").is_displayed()
+
+
+def test_a_photo_is_chosen(page, tmp_path):
+    path = tmp_path / "blue.png"
+    cv2.imwrite(str(path), conftest.draw_photo("blue", 2))
+    find(page, "#file").send_keys(str(path))
+    assert answer(page) == "blue"
+    assert find(page, "#file-name").text.startswith("blue.png")
+
+
+def test_what_is_no_photo(page):
+    drop(page, b"no photo", "<img src=x onerror=alert(1)>.txt")
+    problem = find(page, "#problem")
+    until(page, lambda _: problem.is_displayed())
+    assert problem.text == (
+        "<img src=x onerror=alert(1)>.txt: not an image that OpenCV reads"
+    )
+    assert answer(page) == ""
+    drop(page, photo())
+    assert answer(page) == "red"
+    assert not problem.is_displayed()
+
+
+def test_one_that_is_too_large_is_not_sent(page):
+    browser.requests(page)
+    page.execute_script(
+        "ask(new File([new Uint8Array(arguments[0])], 'large.jpg'))", (20 << 20) + 1
+    )
+    assert "larger than 20 MB" in find(page, "#problem").text
+    assert browser.requests(page) == []
+
+
+def test_the_keyboard_reaches_the_photo(page):
+    from selenium.webdriver import Keys
+
+    find(page, "body").send_keys(Keys.TAB)
+    assert page.switch_to.active_element.get_attribute("id") == "file"
+
+
+def test_it_is_said_to_those_who_do_not_see(page):
+    assert find(page, "#result").get_attribute("aria-live") == "polite"
+    assert find(page, "#problem").get_attribute("role") == "alert"
+    drop(page, photo())
+    answer(page)
+    assert all(one.get_attribute("alt") for one in every(page, "#result img"))
+
+
+def test_it_fits_a_phone(page):
+    browser.emulate(page, 375, 700, dark=True)
+    drop(page, photo())
+    assert answer(page) == "red"
+    width = page.execute_script("return document.documentElement.scrollWidth")
+    assert width <= 375
+
+
+def test_nothing_comes_from_elsewhere(page, server):
+    page.refresh()
+    drop(page, photo())
+    answer(page)
+    assert all(url.startswith(server.url) for url in browser.requests(page))
+    ran = page.execute_script(
+        "const inline = document.createElement('script');"
+        "inline.textContent = 'window.ran = true';"
+        "document.head.append(inline); return window.ran"
+    )
+    assert ran is None

@@ -1,0 +1,105 @@
+"""Answers of many threads at once; with why."""
+
+import concurrent.futures
+import os
+import signal
+
+import cv2
+import numpy as np
+import pytest
+
+from model import classifier, service
+from pipeline import decoders, image
+from tests import conftest
+
+
+@pytest.fixture(scope="module")
+def answering(shared_run):
+    found = service.Service(
+        classifier.of_run(str(shared_run)),
+        max_pixels=1_000_000,
+        decode_timeout_s=30,
+        most_together=8,
+    )
+    found.warm_up()
+    yield found
+    found.close()
+
+
+def photo(class_name="red", number=1):
+    pixels = conftest.draw_photo(class_name, number)
+    return cv2.imencode(".jpg", pixels)[1].tobytes()
+
+
+def test_an_answer(answering):
+    found = answering.answer(photo(), explained=False)
+    assert answering.chosen.class_names[found.shares.argmax()] == "red"
+    assert found.shares.sum() == pytest.approx(1)
+    assert (found.overlay, found.similar) == (None, ())
+
+
+def test_why(answering):
+    found = answering.answer(photo(), explained=True)
+    assert found.overlay.shape == found.pixels.shape == (224, 224, 3)
+    assert (found.overlay != found.pixels).any()
+    assert len(found.similar) == service.NEIGHBOURS
+    rows = answering.explainer.index.rows
+    for near in found.similar:
+        assert rows[near.number] == near.row
+
+
+def test_many_at_once_are_answered_as_one_by_one(answering):
+    files = [photo(name, n) for name in conftest.COLOURS for n in range(8)]
+    alone = [answering.answer(data, explained=False).shares for data in files]
+    with concurrent.futures.ThreadPoolExecutor(12) as threads:
+        together = list(
+            threads.map(
+                lambda n: answering.answer(files[n], explained=n % 3 == 0),
+                range(len(files)),
+            )
+        )
+    for number, (one, other) in enumerate(zip(alone, together, strict=True)):
+        assert other.shares == pytest.approx(one, abs=1e-4)
+        assert (other.overlay is not None) == (number % 3 == 0)
+
+
+def test_what_does_not_decode_harms_nobody(answering):
+    with pytest.raises(image.ImageError, match="not an image"):
+        answering.answer(b"no photo", explained=False)
+    with pytest.raises(image.ImageError, match="larger than 1,000,000 pixels"):
+        large = np.zeros((1001, 1000, 3), np.uint8)
+        answering.answer(cv2.imencode(".png", large)[1].tobytes(), explained=False)
+    assert answering.answer(photo(), explained=False)
+
+
+def test_processes_that_are_killed_are_replaced(answering):
+    before = answering.decoder_pids
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    for _ in before:
+        with pytest.raises(decoders.Crashed):
+            answering.answer(photo(), explained=False)
+        # The last one used comes first, so that the other is met next.
+        break
+    answers = [answering.answer(photo(), explained=False) for _ in range(3)]
+    assert len(answers) == 3
+
+
+def test_a_fault_of_the_network_is_told_and_the_thread_goes_on(answering, monkeypatch):
+    def fail(_):
+        raise RuntimeError("no memory left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(answering, "_step", fail)
+        with pytest.raises(RuntimeError, match="no memory"):
+            answering.answer(photo(), explained=False)
+    assert answering.answer(photo(), explained=False)
+
+
+def test_thumbnails(answering):
+    assert answering.num_thumbnails == len(answering.explainer.index.rows)
+    small = cv2.imdecode(np.frombuffer(answering.thumbnail(0), np.uint8), 1)
+    assert max(small.shape) == 160
+    for number in (-1, answering.num_thumbnails, 1 << 70):
+        with pytest.raises(IndexError):
+            answering.thumbnail(number)

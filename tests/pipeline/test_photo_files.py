@@ -1,0 +1,66 @@
+import collections
+import os
+
+import pytest
+
+from pipeline import image, photo_files
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("b.jpg", "a.png", ".hidden.jpg", "sub/c.jpg", ".git/d.jpg"):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    (tmp_path / "photos" / "Thumbs.db").touch()
+    (tmp_path / "photos" / "loop").symlink_to(tmp_path / "photos")
+    return tmp_path / "photos"
+
+
+def found(*names):
+    ignored = collections.Counter()
+    return list(photo_files.find(map(str, names), ignored)), dict(ignored)
+
+
+def test_a_folder_is_walked_in_order(folder):
+    paths, ignored = found(folder)
+    assert paths == [f"{folder}/{name}" for name in ("a.png", "b.jpg", "sub/c.jpg")]
+    assert ignored == {"hidden": 2, "system": 1, "linked folders": 1}
+
+
+def test_files_are_as_they_are_named(folder):
+    hidden = str(folder / ".hidden.jpg")
+    assert found(folder / "b.jpg", hidden, "gone.jpg", folder / "sub")[0] == [
+        str(folder / "b.jpg"),
+        hidden,
+        "gone.jpg",
+        str(folder / "sub" / "c.jpg"),
+    ]
+
+
+def test_a_link_that_is_named_is_followed(folder):
+    (folder.parent / "link").symlink_to(folder / "sub")
+    assert found(folder.parent / "link")[0] == [f"{folder.parent}/link/c.jpg"]
+
+
+def test_a_folder_that_is_written_to_is_passed_over(folder):
+    ignored = collections.Counter()
+    left = photo_files.find([str(folder)], ignored, without=f"{folder}/../photos/sub")
+    assert list(left) == [f"{folder}/a.png", f"{folder}/b.jpg"]
+
+
+def test_names_of_any_bytes(tmp_path):
+    name = os.fsdecode(b"\xff\n,.jpg")
+    (tmp_path / name).touch()
+    assert found(tmp_path)[0] == [str(tmp_path / name)]
+
+
+def test_read(folder):
+    assert photo_files.read(str(folder / "b.jpg")) == b"b.jpg"
+    with pytest.raises(image.ImageError, match="cannot be read: No such file"):
+        photo_files.read(str(folder / "gone.jpg"))
+    with pytest.raises(image.ImageError, match="not a regular file"):
+        photo_files.read(str(folder))
+    os.mkfifo(folder / "pipe")
+    with pytest.raises(image.ImageError, match="not a regular file"):
+        photo_files.read(str(folder / "pipe"))

@@ -1,0 +1,95 @@
+"""What is predicted is seen as what was trained on."""
+
+import cv2
+import numpy as np
+import pytest
+
+from pipeline import convert, dataset, decoders, image, manifest, preprocess, view
+from tests import conftest
+
+SPEC = preprocess.InputSpec(size_px=20, short_side_px=24, source="test")
+
+
+@pytest.fixture(scope="module")
+def running():
+    with decoders.running(1, timeout_s=30) as found:
+        yield found
+
+
+@pytest.mark.parametrize("resize", ["crop", "squash"])
+def test_a_photo_is_seen_as_records_are(photos, tmp_path, running, resize):
+    """The pixels are those that evaluation looks at, format and size whatever."""
+    large = cv2.resize(conftest.draw_photo("red", 1), (900, 700))
+    cv2.imwrite(str(photos / "red" / "large.jpg"), large)
+    cv2.imwrite(str(photos / "red" / "other.bmp"), conftest.draw_photo("red", 2))
+    out = tmp_path / "out"
+    convert.convert(convert.Config(source=str(photos), out=str(out), workers=1))
+    spec = preprocess.InputSpec(
+        size_px=20, short_side_px=24, resize=resize, source="test"
+    )
+    found = manifest.read(out)
+    split = dataset.Evaluation(found, "", spec, batch_size=5)
+    viewer = view.Viewer(spec)
+    seen = 0
+    for batch in split:
+        for index, pixels in zip(
+            batch["row"].numpy(), batch["image"].numpy(), strict=True
+        ):
+            data = (photos / split.images.rows[index].path).read_bytes()
+            np.testing.assert_array_equal(viewer(running.decode(data)), pixels)
+            np.testing.assert_array_equal(viewer.of_file(data), pixels)
+            seen += 1
+    assert seen == len(found.taken())
+
+
+def turned_away(pixels, orientation):
+    """Stored pixels that a viewer who heeds the orientation shows as `pixels`.
+
+    Source: CIPA DC-008 (Exif 2.32): which of the image's sides row 0 and column 0 are.
+    """
+    return {
+        1: lambda p: p,
+        2: lambda p: p[:, ::-1],
+        3: lambda p: p[::-1, ::-1],
+        4: lambda p: p[::-1],
+        5: lambda p: p.swapaxes(0, 1),
+        6: lambda p: p.swapaxes(0, 1)[::-1],
+        7: lambda p: p.swapaxes(0, 1)[::-1, ::-1],
+        8: lambda p: p.swapaxes(0, 1)[:, ::-1],
+    }[orientation](pixels)
+
+
+def png_with_orientation(pixels, orientation):
+    """A PNG, whose pixels are exact, with an EXIF chunk."""
+    import zlib
+
+    data = cv2.imencode(".png", np.ascontiguousarray(pixels))[1].tobytes()
+    entry = b"\x01\x12\x00\x03\x00\x00\x00\x01" + bytes([0, orientation, 0, 0])
+    exif = b"MM\0*\0\0\0\x08\0\x01" + entry + b"\0\0\0\0"
+    chunk = b"eXIf" + exif
+    whole = len(exif).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    return data[:33] + whole + data[33:]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_turned_photos_are_seen_upright(running, orientation):
+    upright = conftest.draw_photo("blue", 3, 60, 90)
+    data = png_with_orientation(turned_away(upright, orientation), orientation)
+    viewer = view.Viewer(SPEC)
+    expected = viewer.of_file(cv2.imencode(".png", upright)[1].tobytes())
+    np.testing.assert_array_equal(viewer(running.decode(data)), expected)
+
+
+def test_what_tensorflow_refuses(running):
+    stored = image.RecordImage(
+        encoded=b"\xff\xd8\xff\xd9",
+        format="jpeg",
+        height=30,
+        width=30,
+        orientation=1,
+        action="copied",
+        reason="",
+        phash="",
+    )
+    with pytest.raises(image.ImageError, match="JPEG that TensorFlow does not decode"):
+        view.Viewer(SPEC)(stored)
