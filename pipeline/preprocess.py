@@ -249,50 +249,60 @@ def decode_window(encoded: Any, is_png: Any, window: Any) -> Any:
     return tf.cond(is_png, png, jpeg)
 
 
-def _halve(image: Any, size_px: int, by: tuple[int, int]) -> Any:
+def _halve(images: Any, size_px: int, by: tuple[int, int]) -> Any:
     """Averages neighbours along one side or both while that is twice too long."""
 
-    def too_large(image: Any) -> Any:
-        sides = [tf.shape(image)[axis] for axis in range(2) if by[axis] == 2]
+    def too_large(images: Any) -> Any:
+        sides = [tf.shape(images)[1 + axis] for axis in range(2) if by[axis] == 2]
         return tf.reduce_min(sides) >= 2 * size_px
 
-    def half(image: Any) -> tuple[Any]:
-        return (tf.nn.avg_pool2d(image[None], by, by, "VALID")[0],)
+    def half(images: Any) -> tuple[Any]:
+        return (tf.nn.avg_pool2d(images, by, by, "VALID"),)
 
-    (found,) = tf.while_loop(
-        too_large, half, [image], shape_invariants=[tf.TensorShape([None, None, 3])]
-    )
+    invariant = tf.TensorShape([images.shape[0], None, None, 3])
+    (found,) = tf.while_loop(too_large, half, [images], shape_invariants=[invariant])
     return found
 
 
+def halved(images: Any, size_px: int, *, square: bool) -> Any:
+    """Halves float32 [batch, height, width, 3] as `resize_all` does."""
+    images = _halve(images, size_px, (2, 2))
+    if square:
+        return images
+    return _halve(_halve(images, size_px, (2, 1)), size_px, (1, 2))
+
+
 def resize(image: Any, size_px: int, *, halve: bool, square: bool = True) -> Any:
+    """`resize_all` of one image: [height, width, 3] -> [size_px, size_px, 3]."""
+    return resize_all(image[None], size_px, halve=halve, square=square)[0]
+
+
+def resize_all(images: Any, size_px: int, *, halve: bool, square: bool = True) -> Any:
     """Resizes to a square, with one filter that every export format has.
 
     Bilinear without antialiasing looks at two pixels in each direction; shrinking by
-    two or more it would skip some. So the image is first halved, each time averaging
-    2 x 2 pixels, until less than a factor of two is left; where it is not square, each
-    side on its own.
+    two or more it would skip some. So images are first halved, each time averaging
+    2 x 2 pixels, until less than a factor of two is left; where they are not square,
+    each side on its own.
 
     Args:
-        image: uint8 or float32 [height, width, 3], 0..255.
+        images: uint8 or float32 [batch, height, width, 3], 0..255.
         size_px: side of the result.
         halve: build the halving into the graph; may be False if no image needs it.
         square: whether all images are.
 
     Returns:
-        uint8 [size_px, size_px, 3], 0..255, rounded.
+        uint8 [batch, size_px, size_px, 3], 0..255, rounded.
     """
-    image = tf.cast(image, tf.float32)
+    images = tf.cast(images, tf.float32)
     if halve:
-        image = _halve(image, size_px, (2, 2))
-        if not square:
-            image = _halve(_halve(image, size_px, (2, 1)), size_px, (1, 2))
-    image = tf.raw_ops.ResizeBilinear(
-        images=image[None], size=(size_px, size_px), half_pixel_centers=True
-    )[0]
-    image = tf.cast(image + 0.5, tf.uint8)
-    image.set_shape([size_px, size_px, 3])
-    return image
+        images = halved(images, size_px, square=square)
+    images = tf.raw_ops.ResizeBilinear(
+        images=images, size=(size_px, size_px), half_pixel_centers=True
+    )
+    images = tf.cast(images + 0.5, tf.uint8)
+    images.set_shape([None, size_px, size_px, 3])
+    return images
 
 
 def mirror(image: Any, mirrored: Any) -> Any:

@@ -1,0 +1,1 @@
+"""A run -> files that other programs classify photos with."""

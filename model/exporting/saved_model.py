@@ -1,0 +1,56 @@
+"""A classifier -> a SavedModel that takes photos as they are, for TensorFlow Serving.
+
+Signatures, both -> classes: string [n, num_classes], the class names in label order;
+probabilities: float32 [n, num_classes].
+
+    serving_default   image_bytes: string [n], JPEG or PNG files of any size; a JPEG
+                      that EXIF calls turned is turned upright
+    float_image       image: float32 [n, height, width, 3], upright RGB, 0..255
+"""
+
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from model.exporting import photo_graph, quietly
+from model.exporting.exportable import PROBABILITIES, Exportable
+
+PHOTOS, IMAGES = "serving_default", "float_image"
+
+
+def write(classifier: Exportable, path: Path) -> None:
+    """Writes the folder; it is not there yet."""
+    spec = classifier.spec
+    size_px = spec.size_px
+    names = tf.constant(classifier.name_bytes)
+    seen = tf.TensorSpec([size_px, size_px, 3], tf.uint8)
+
+    def answer(views: Any) -> dict[str, Any]:
+        found = classifier.model(tf.cast(views, tf.float32), training=False)
+        classes = tf.repeat(names[None], tf.shape(found)[0], axis=0)
+        return {"classes": classes, PROBABILITIES: found}
+
+    @tf.function(
+        input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")],
+        autograph=False,
+    )
+    def photos(image_bytes: Any) -> dict[str, Any]:
+        views = tf.map_fn(
+            lambda photo: photo_graph.view_of_photo(photo, spec),
+            image_bytes,
+            fn_output_signature=seen,
+        )
+        return answer(views)
+
+    @tf.function(
+        input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32, "image")],
+        autograph=False,
+    )
+    def images(image: Any) -> dict[str, Any]:
+        return answer(photo_graph.view_of_images(image, spec))
+
+    module = tf.Module()
+    module.weights = [variable.value for variable in classifier.model.variables]
+    with quietly.quietly():
+        tf.saved_model.save(module, path, signatures={PHOTOS: photos, IMAGES: images})

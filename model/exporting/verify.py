@@ -1,0 +1,223 @@
+"""An exported file and a run -> how far apart they are on photos never trained on."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from model.exporting import errors, held_out, replay
+from pipeline import preprocess
+
+NUM_PHOTOS = 32
+NUM_TIMED = 30  # calls
+_WORDS = 400  # of what the other process says
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Target:
+    """A file to be checked.
+
+    Attributes:
+        kind: one of replay's.
+        path: of the file or folder.
+        class_names: that it shall know.
+        signatures: to call; ("",) where a file has but one.
+        labels: file of class names beside a .keras; None for other kinds.
+    """
+
+    kind: str
+    path: Path
+    class_names: tuple[str, ...]
+    signatures: tuple[str, ...] = ("",)
+    labels: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What an exported file says in a process without Graft.
+
+    Attributes:
+        probabilities: float64 [num_photos, num_classes].
+        latency_s: median of single calls, after some that do not count.
+    """
+
+    probabilities: np.ndarray
+    latency_s: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How far an exported file and its run are apart.
+
+    Attributes:
+        signature: that was called.
+        num_photos: that both were asked about.
+        difference: the largest between two probabilities, 0..1.
+        latency_s: see Answers.
+    """
+
+    signature: str
+    num_photos: int
+    difference: float
+    latency_s: float
+
+
+def compare(
+    target: Target, held: held_out.HeldOut, spec: preprocess.InputSpec
+) -> list[Agreement]:
+    """Asks a file about held-out photos that the run has answered.
+
+    Photos come as the format takes them: SavedModel's `serving_default` as files,
+    its other signature and ONNX as pixels of any size, the others as the network sees
+    them.
+
+    Returns:
+        One for each signature.
+
+    Raises:
+        errors.ExportError: the file cannot be used, or knows other classes.
+        schema.DataError: a record is damaged.
+    """
+    indices = held.sample(NUM_PHOTOS)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        inputs = []
+        for signature in target.signatures:
+            if target.kind in ("litert", "keras"):
+                inputs.append([_write_views(held, indices, spec, folder)])
+            else:
+                as_files = signature == "serving_default"
+                photos = held.encoded(indices)
+                inputs.append(_write_photos(photos, folder, as_files=as_files))
+        answers = ask(target, inputs, folder)
+    found = []
+    for signature, answer in zip(target.signatures, answers, strict=True):
+        differences = np.abs(answer.probabilities - held.probabilities[indices])
+        # No number at all is as far apart as can be.
+        known = np.where(np.isnan(differences), np.inf, differences)
+        found.append(
+            Agreement(
+                signature=signature,
+                num_photos=len(indices),
+                difference=float(known.max()),
+                latency_s=answer.latency_s,
+            )
+        )
+    return found
+
+
+def accuracy(
+    target: Target, held: held_out.HeldOut, spec: preprocess.InputSpec
+) -> float:
+    """Of a file that takes views, on the whole test split.
+
+    Raises:
+        errors.ExportError: the file cannot be used, or knows other classes.
+        schema.DataError: a record is damaged.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        everything = np.arange(len(held.rows))
+        inputs = [_write_views(held, everything, spec, folder)]
+        (answers,) = ask(target, [inputs], folder)
+    return held_out.accuracy(answers.probabilities, held.labels)
+
+
+def _write_photos(
+    photos: Sequence[bytes], folder: Path, *, as_files: bool
+) -> list[Path]:
+    paths = []
+    for number, encoded in enumerate(photos):
+        path = folder / f"{number:05d}{'' if as_files else '.npy'}"
+        if as_files:
+            path.write_bytes(encoded)
+        else:
+            np.save(path, held_out.upright_pixels(encoded)[None])
+        paths.append(path)
+    return paths
+
+
+def _write_views(
+    held: held_out.HeldOut,
+    indices: np.ndarray,
+    spec: preprocess.InputSpec,
+    folder: Path,
+) -> Path:
+    path = folder / "views.npy"
+    shape = (len(indices), spec.size_px, spec.size_px, 3)
+    out = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    held_out.views(held.found, [held.rows[n] for n in indices], spec, out)
+    out.flush()
+    return path
+
+
+def ask(
+    target: Target, inputs: Sequence[Sequence[Path]], folder: Path
+) -> list[Answers]:
+    """Lets a file answer in a fresh process that knows nothing of this project.
+
+    Args:
+        target: the file.
+        inputs: files of photos for each signature, see replay.
+        folder: to work in.
+
+    Raises:
+        errors.ExportError: the file cannot be used there, or knows other classes.
+    """
+    calls = [
+        {
+            "signature": signature,
+            "inputs": [str(path) for path in paths],
+            "answers": str(folder / f"answers{number}.npz"),
+        }
+        for number, (signature, paths) in enumerate(
+            zip(target.signatures, inputs, strict=True)
+        )
+    ]
+    request = {
+        "kind": target.kind,
+        "model": str(target.path.absolute()),
+        "labels": str(target.labels.absolute()) if target.labels else "",
+        "calls": calls,
+        "timed": NUM_TIMED,
+    }
+    asked = folder / "request.json"
+    asked.write_text(json.dumps(request), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-I", str(Path(replay.__file__).absolute()), str(asked)],
+        cwd=folder,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["killed"]
+        raise errors.ExportError(
+            f"{target.path.name}: cannot be used in a fresh process (exit code "
+            f"{done.returncode}): {lines[-1][:_WORDS]}"
+        )
+    return [_read(target, Path(str(call["answers"]))) for call in calls]
+
+
+def _read(target: Target, path: Path) -> Answers:
+    with np.load(path) as answers:
+        names = tuple(map(json.loads, answers["class_names"].tolist()))
+        found = answers["probabilities"]
+        latency_s = float(np.median(answers["seconds"]))
+    if names != target.class_names:
+        raise errors.ExportError(
+            f"{target.path.name}: says that its classes are {', '.join(names)[:_WORDS]}"
+            f"; expected {', '.join(target.class_names)[:_WORDS]}"
+        )
+    if found.ndim != 2 or found.shape[1] != len(names):
+        raise errors.ExportError(
+            f"{target.path.name}: answers are {list(found.shape)}; expected "
+            f"{len(names)} probabilities for each photo"
+        )
+    return Answers(probabilities=found, latency_s=latency_s)

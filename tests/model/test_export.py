@@ -1,0 +1,69 @@
+from pathlib import Path
+
+import pytest
+
+from model import export
+from model.exporting import job
+from tests import conftest
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"weights": "a.npy", "format": "onnx"}, "does not go together with --format"),
+        ({"quantize": "int8", "format": "onnx"}, "expected --format=litert"),
+        ({"quantize": "int8"}, "expected --format=litert"),
+        ({"out": "a"}, "expected --format beside it"),
+        ({"format": "litert", "max_accuracy_loss": 2.0}, "expected 0 to 1"),
+        ({"format": "litert", "max_accuracy_loss": float("nan")}, "expected 0 to 1"),
+    ],
+)
+def test_settings_that_do_not_go_together(how, words):
+    with pytest.raises(ValueError, match=words):
+        export.Config(**how)
+
+
+def line(name, difference=None):
+    return job.Line(
+        name=name,
+        takes="views",
+        size_bytes=1_250_000,
+        latency_s=0.0123,
+        difference=difference,
+    )
+
+
+def test_table():
+    lines = (line("model.keras of the run"), line("a.onnx", 3e-7))
+    done = job.Exported(path=Path("a.onnx"), lines=lines, num_photos=32, tolerance=1e-4)
+    head, first, second, _, words, written = export.as_text(done).splitlines()
+    assert head.split()[:3] == ["model", "takes", "MB"]
+    assert first.split()[-4:] == ["views", "1.2", "12.3", "-"]
+    assert second.split() == ["a.onnx", "views", "1.2", "12.3", "3.0e-07"]
+    assert "on 32 held-out photos; allowed 0.0001" in words
+    assert written == "written: a.onnx"
+
+
+def test_table_of_int8():
+    cost = job.Cost(num_photos=112, of_run=0.875, of_file=0.85, allowed=0.1)
+    done = job.Exported(
+        path=Path("a.tflite"),
+        lines=(line("a.tflite", 0.05),),
+        num_photos=32,
+        tolerance=1.0,
+        cost=cost,
+    )
+    text = export.as_text(done)
+    assert "int8 is judged by the accuracy that it costs" in text
+    assert (
+        "accuracy on 112 test photos: 0.8500, of the run 0.8750: -0.0250; a "
+        "loss of 0.1 is allowed" in text
+    )
+
+
+def test_command_without_a_run(tmp_path):
+    done = conftest.run_command(
+        "-m", "model.export", "--format=keras", f"--run_dir={tmp_path}/no"
+    )
+    assert done.returncode == 2
+    assert "no such run" in done.stderr

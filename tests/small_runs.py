@@ -1,0 +1,57 @@
+"""Runs with small networks, made by hand: training is tested elsewhere."""
+
+import dataclasses
+
+import keras
+import numpy as np
+
+from model import network, run
+from pipeline import preprocess
+
+SPEC = preprocess.InputSpec(
+    size_px=24,
+    short_side_px=28,
+    mean=(100.0, 110.0, 120.0),
+    std=(50.0, 60.0, 70.0),
+    source="test",
+)
+TEMPERATURE = 1.7
+
+
+def colour_model(spec=SPEC):
+    """Tells blue, green and red apart, with some of each layer that matters."""
+    keras.utils.set_random_seed(5)
+    kinds = keras.layers
+    image = keras.Input((spec.size_px, spec.size_px, 3), name=network.INPUT)
+    x = network.normalisation(spec)(image)
+    mean = kinds.GlobalAveragePooling2D(name="mean")(x)
+    x = kinds.Conv2D(4, 3, padding="same", activation="relu", name="conv")(x)
+    x = kinds.BatchNormalization(name="norm")(x)
+    x = kinds.MaxPooling2D(3, 2, "same", name="pool")(x)
+    x = kinds.Flatten(name="flat")(x)
+    x = kinds.Dropout(0.5, name="drop")(x)
+    x = kinds.Dense(3, name="details")(x)
+    x = kinds.Rescaling(0.05, name="little")(x)
+    colour = kinds.Dense(3, name="colour")
+    model = keras.Model(image, kinds.Add(name="logits")([x, colour(mean)]))
+    colour.set_weights([2 * np.eye(3, dtype=np.float32)[::-1], np.zeros(3)])
+    return model
+
+
+def write_run(folder, found, model, spec=SPEC, network_name="test"):
+    """A finished run folder."""
+    record = run.Run(directory=folder)
+    config = {
+        "network": network_name,
+        "input_spec": dataclasses.asdict(spec),
+        "data": {
+            "path": str(found.directory),
+            "manifest_digest": found.digest,
+            "class_names": list(found.class_names),
+        },
+    }
+    record.start(config, found.class_names)
+    record.write_json("calibration.json", {"temperature": TEMPERATURE})
+    record.write_json("photos.json", {"train": [], "validation": []})
+    record.save_model(model, {"network": network_name})
+    return run.read(str(folder))
