@@ -16,6 +16,7 @@ class Base:
         network: the architecture.
         spec: of the input.
         features: layer that the new head sits on.
+        pooling: what it sees of that; see network.pooling_of.
         train_from: lowest layer that is not restored; the new head if all are.
         fit: what is restored; None for a random start.
         weights: where it comes from; None likewise.
@@ -24,6 +25,7 @@ class Base:
     network: network.Network
     spec: preprocess.InputSpec
     features: str
+    pooling: str
     train_from: str
     fit: restore.Fit | None
     weights: zoo.Weights | None
@@ -55,13 +57,13 @@ def choose(config: settings.Config, class_names: Sequence[str]) -> Base:
     if fit:
         fit.require(last)
     spec = fit.spec if fit else config.overrides.apply(chosen.input_spec)
-    network.num_features(chosen, spec, last, config.pooling)  # or says why not
+    pooling = network.pooling_of(chosen, spec, last, config.pooling)
     if fit and weights and config.keep_head:
         fit = head.keep(
             fit,
             weights,
             last,
-            pooling=config.pooling,
+            pooling=pooling,
             hidden=config.hidden,
             class_names=class_names,
         )
@@ -69,6 +71,7 @@ def choose(config: settings.Config, class_names: Sequence[str]) -> Base:
         network=chosen,
         spec=spec,
         features=last,
+        pooling=pooling,
         train_from=_lowest_new(chosen, last, fit),
         fit=fit,
         weights=weights,

@@ -143,7 +143,7 @@ class Explainer:
         if self._heat is None and self.index is None:
             raise schema.DataError("; ".join(self.missing))
         if self.index is not None and finished is not None:
-            layer = finished.config["features"]
+            layer = neighbours.layer_of(finished, model)
             self._embedder = neighbours.embedder(model, layer)
         self._step = graph.for_any_batch(
             lambda images: (self._embedder or model)(images, training=False)

@@ -73,6 +73,7 @@ def describe(
     return {
         "network": start.network.name,
         "features": start.features,
+        "pooling": start.pooling,
         "stages": [
             {"train_from": p.train_from, "cut": p.cut, "frozen": sorted(p.frozen)}
             for p in plans

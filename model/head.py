@@ -1,6 +1,7 @@
 """The head of a former run, taken along into the next one."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def keep(
         fit: of the layers below.
         weights: that it is of.
         features: layer that the head sits on.
-        pooling: one of network.POOLINGS.
+        pooling: of network.pooling_of.
         hidden: units of the layer below the final one; 0 if there is none.
         class_names: of the data, in label order.
 
@@ -59,8 +60,9 @@ def keep(
                 f"--keep_head: {labels} has the classes {', '.join(known)}, the data "
                 f"{', '.join(class_names)}; expected the same in the same order"
             )
-    below = network.num_features(fit.network, fit.spec, features, pooling)
-    wanted = shapes(below, hidden, len(class_names))
+    below = network.output_shape(fit.network, fit.spec, features)
+    seen = below[-1] if pooling == "average" else math.prod(below[1:])
+    wanted = shapes(seen, hidden, len(class_names))
     tensors = weights.checkpoint.tensors
     values: dict[str, dict[str, np.ndarray]] = {}
     entries = {entry.tensor: entry for entry in fit.entries}

@@ -38,7 +38,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 # What a run adds to a network, and the layers by which its model is known.
 _GRAFTED = {
     *("normalize", "head_flatten", "head_drop"),
-    *(network.HIDDEN_LAYER, network.FINAL_LAYER),
+    *(network.POOL_LAYER, network.HIDDEN_LAYER, network.FINAL_LAYER),
 }
 _IS_OWN = {network.INPUT, "normalize", network.FINAL_LAYER}
 _RESERVED = {network.INPUT, "features", *_GRAFTED}

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from model import examples, features, repeats, run
+from model import examples, features, network, repeats, run
 from pipeline import manifest
 
 _ROWS_AT_ONCE = 4096
@@ -32,6 +32,13 @@ class Neighbour:
 
     row: manifest.Row
     similarity: float
+
+
+def layer_of(finished: run.Finished, model: Any) -> str:
+    """The layer that a run's head sees."""
+    names = {layer.name for layer in model.layers}
+    pools = network.POOL_LAYER in names
+    return network.POOL_LAYER if pools else str(finished.config["features"])
 
 
 def embedder(model: Any, layer: str) -> Any:
@@ -130,7 +137,7 @@ def build(
     if found is None:
         found = manifest.read(Path(finished.config["data"]["path"]))
     run.check_records(finished, found, "train", another=False)
-    layer = finished.config["features"]
+    layer = layer_of(finished, model)
     trunk = keras.Model(model.input, model.get_layer(layer).output)
     trunk.trainable = False
     cached = examples.compute_features(

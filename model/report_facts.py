@@ -68,7 +68,8 @@ def training(finished: run.Finished) -> dict[str, Any]:
     weights = config.get("weights", {})
     facts = {
         "network": config.get("network", ""),
-        "head on": config.get("features", ""),
+        "head on": "the means of " * (config.get("pooling") == "average")
+        + config.get("features", ""),
         "weights": " ".join(filter(None, map(weights.get, ("ckpt", "variant")))),
         "device": config.get("device", ""),
         "precision in training": config.get("precision", ""),

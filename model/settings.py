@@ -29,7 +29,8 @@ class Config:
         overrides: of the preprocessing.
         features: layer the new head sits on; "" for the deepest restored.
         pooling: one of network.POOLINGS: "average" shows the head the mean of each
-            channel over the photo, not every place of the layer it sits on.
+            channel over the photo, not every place of the layer it sits on; "auto":
+            that, where the layer has places.
         hidden: units of a layer between it and the final one; 0 for none.
         keep_head: takes the head from the weights too, which are those of a run.
         dropout: share of what the final layer sees that is dropped in training, 0..1.
@@ -69,7 +70,7 @@ class Config:
     skip: str = ""
     overrides: inputs.Overrides = inputs.AS_WEIGHTS
     features: str = ""
-    pooling: str = "none"
+    pooling: str = "auto"
     hidden: int = 0
     keep_head: bool = False
     dropout: float = 0.5
@@ -222,8 +223,8 @@ _HELP = {
     "skip": "Layers not to restore although the file has them, as fc6,fc7.",
     "features": "Layer the new head sits on, as pool5, fc6, fc7; by default the "
     "deepest that was restored.",
-    "pooling": "What the new head sees of a layer with places: all of it, or the mean "
-    "of each channel.",
+    "pooling": "What the new head sees of a layer with places: the mean of each "
+    "channel (average, and auto) or all of it (none).",
     "hidden": "Units of a ReLU layer between it and the final layer; 0: none.",
     "keep_head": "Takes the head from --ckpt too: a run of this project, on the same "
     "classes.",

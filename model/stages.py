@@ -2,6 +2,7 @@
 
 import dataclasses
 import fnmatch
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +28,7 @@ class Plan:
         num_classes: of the new final layer.
         dropout: in front of it, 0..1.
         seed: of new kernels and of dropout.
-        pooling: one of network.POOLINGS.
+        pooling: of network.pooling_of.
         hidden: units of a layer in front of the final one; 0 for none.
         frozen: layers above the cut that do not train.
     """
@@ -47,9 +48,18 @@ class Plan:
     @property
     def num_features(self) -> int:
         """Size of what the new head sees."""
-        return network.num_features(
-            self.network, self.spec, self.features, self.pooling
-        )
+        shape = network.output_shape(self.network, self.spec, self.features)
+        return shape[-1] if self.pooling == "average" else math.prod(shape[1:])
+
+    @property
+    def trunk_pools(self) -> bool:
+        """Whether the frozen trunk takes the means that the head sees."""
+        return self.pooling == "average" and self.cut == self.features
+
+    @property
+    def last(self) -> str:
+        """Layer whose output the trunk gives."""
+        return network.POOL_LAYER if self.trunk_pools else self.cut
 
     def trains(self, layer_name: str) -> bool:
         """Whether a layer above the cut trains."""
@@ -81,7 +91,7 @@ def plan(found: base.Base, config: settings.Config, num_classes: int) -> Plan:
         num_classes=num_classes,
         dropout=config.dropout,
         seed=config.seed,
-        pooling=config.pooling,
+        pooling=found.pooling,
         hidden=config.hidden,
         frozen=frozen,
     )
@@ -152,6 +162,8 @@ def build_trunk(plan: Plan, dtype: str) -> Any:
     trunk = network.build(
         plan.network, plan.spec, last=plan.cut, dtype=dtype, wide=True
     )
+    if plan.trunk_pools:
+        trunk = keras.Model(trunk.input, _head(plan)[0](trunk.output))
     trunk.trainable = False
     for layer in trunk.layers:  # Keras would use dropout of a frozen part in training
         if isinstance(layer, keras.layers.Dropout):
@@ -176,7 +188,7 @@ def build_tail(plan: Plan, trunk: Any, dtype: str) -> Any:
         *network.between(
             plan.network, plan.cut, plan.features, num_classes=0, dtype=dtype
         ),
-        *_head(plan),
+        *_head(plan)[plan.trunk_pools :],
     ):
         output = dropout.by_step(layer, plan.seed)(output)
     tail = keras.Model(inputs, output)

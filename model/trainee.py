@@ -141,7 +141,7 @@ class Trainee:
     def cache_key(self, trunk: Any, plan: stages.Plan) -> dict[str, Any]:
         """What a stage's features depend on."""
         return features.key(
-            trunk, plan.cut, plan.spec, self.machine.precision, self._found
+            trunk, plan.last, plan.spec, self.machine.precision, self._found
         )
 
     def _announce(self, stage: settings.Config, plan: stages.Plan) -> None:

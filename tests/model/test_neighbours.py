@@ -20,7 +20,7 @@ def finished(shared_run, tmp_path):
 
 def embeddings(finished, model, found, rows):
     """What the network says of some photos, computed here."""
-    both = neighbours.embedder(model, finished.config["features"])
+    both = neighbours.embedder(model, neighbours.layer_of(finished, model))
     images = dataset.Images(found, rows, finished.spec, batch_size=8)
     views = preprocess.central_views(images.sizes, finished.spec)
     batches = images.run(np.arange(len(rows)), views)
@@ -74,7 +74,7 @@ def test_features_that_training_left_are_used(finished, found, monkeypatch):
 
 def test_logits_are_those_of_the_network(finished, found):
     model = finished.load_model()
-    both = neighbours.embedder(model, finished.config["features"])
+    both = neighbours.embedder(model, neighbours.layer_of(finished, model))
     image = np.random.default_rng(0).uniform(0, 255, (2, *model.input.shape[1:]))
     image = image.astype(np.float32)
     assert np.allclose(both(image)[1], loop.make_predict_step(model)(image), atol=1e-5)

@@ -117,14 +117,14 @@ def test_variable_shapes_are_those_of_the_built_network(name):
     assert shapes["fc8"] == {"kernel": (4096, 12), "bias": (12,)}
 
 
-def test_number_of_features():
+def test_what_a_head_sees():
     chosen = network.NETWORKS["alexnet_owt"]
     spec = chosen.input_spec
-    assert network.num_features(chosen, spec, "pool5", "none") == 6 * 6 * 256
-    assert network.num_features(chosen, spec, "pool5", "average") == 256
-    assert network.num_features(chosen, spec, "fc6", "none") == 4096
+    assert network.pooling_of(chosen, spec, "pool5", "auto") == "average"
+    assert network.pooling_of(chosen, spec, "pool5", "none") == "none"
+    assert network.pooling_of(chosen, spec, "fc6", "auto") == "none"
     with pytest.raises(errors.MismatchedCheckpoint, match="fc6 of alexnet_owt gives"):
-        network.num_features(chosen, spec, "fc6", "average")
+        network.pooling_of(chosen, spec, "fc6", "average")
 
 
 class TestHead:

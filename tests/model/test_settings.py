@@ -43,6 +43,7 @@ def test_recipes_that_ship(parse, path):
         network=chosen,
         spec=found.overrides.apply(chosen.input_spec),
         features=found.features or last[chosen.name],
+        pooling="average",
         train_from=network.FINAL_LAYER,
         fit=None,
         weights=None,

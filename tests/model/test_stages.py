@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 
@@ -222,6 +223,23 @@ def test_frozen_dropout_is_out_of_use_in_training(tiny, images):
     trunk, tail = build(make_plan(tiny, cut="fc4", dropout=0.0))
     joined = stages.join(trunk, tail)
     assert np.array_equal(joined(images, training=True), tail(trunk(images)))
+
+
+@pytest.mark.parametrize("cut", ["pool1", "pool2"])
+def test_a_head_on_means(tiny, images, cut):
+    """The trunk takes them if nothing below the head trains; nothing else differs."""
+    plan = make_plan(tiny, features="pool2", pooling="average", cut=cut)
+    trunk, tail = build(plan)
+    assert plan.num_features == 6
+    assert trunk.output.shape[1:] == ((6,) if cut == "pool2" else (4, 4, 4))
+    assert plan.last == ("head_pool" if cut == "pool2" else "pool1")
+    whole = stages.assemble(plan, values_of(trunk) | values_of(tail))
+    below = keras.Model(whole.input, whole.get_layer("pool2").output)(images)
+    final = whole.get_layer("logits")
+    by_hand = np.mean(below, axis=(1, 2)) @ final.kernel.numpy() + final.bias.numpy()
+    np.testing.assert_allclose(whole(images), by_hand, rtol=1e-4, atol=1e-5)
+    joined = stages.join(trunk, tail)
+    np.testing.assert_allclose(joined(images), whole(images), rtol=1e-4, atol=1e-5)
 
 
 def test_seed_decides_a_frozen_random_start(tiny, images):
