@@ -33,7 +33,8 @@ class Config:
             that, where the layer has places.
         hidden: units of a layer between it and the final one; 0 for none.
         keep_head: takes the head from the weights too, which are those of a run.
-        dropout: share of what the final layer sees that is dropped in training, 0..1.
+        dropout: share of what the final layer sees that is dropped in training, 0..1;
+            -1: 0.5, or 0.1 of the few numbers that means of channels are.
         precision: of the network's layers; one of device.PRECISIONS.
         seed: of order, dropout, new weights and windows.
         seeds: trainings that differ in their seed: this one, the next ones.
@@ -73,7 +74,7 @@ class Config:
     pooling: str = "auto"
     hidden: int = 0
     keep_head: bool = False
-    dropout: float = 0.5
+    dropout: float = -1.0
     precision: str = "auto"
     seed: int = 0
     seeds: int = 1
@@ -125,8 +126,10 @@ class Config:
 
     def _check_together(self) -> None:
         """Raises ValueError for settings that exclude each other."""
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"--dropout={self.dropout}: expected 0 or more, below 1")
+        if not (0 <= self.dropout < 1 or self.dropout == -1):
+            raise ValueError(
+                f"--dropout={self.dropout}: expected 0 or more, below 1, or -1"
+            )
         if not 0 < self.snapshot_minutes < math.inf:
             raise ValueError(
                 f"--snapshot_minutes={self.snapshot_minutes}: expected above 0"
@@ -228,7 +231,8 @@ _HELP = {
     "hidden": "Units of a ReLU layer between it and the final layer; 0: none.",
     "keep_head": "Takes the head from --ckpt too: a run of this project, on the same "
     "classes.",
-    "dropout": "Share of what the final layer sees that is dropped in training, 0..1.",
+    "dropout": "Share of what the final layer sees that is dropped in training, 0..1; "
+    "-1: 0.5, or 0.1 where it sees means of channels.",
     "precision": "Of the network's layers; auto: bfloat16 or float16 where the "
     "hardware has it.",
     "seed": "Of order, new weights, dropout, windows and augmentation.",

@@ -57,7 +57,7 @@ def test_the_tour_of_the_readme(house, weights_cache):
     assert figures["num_examples"] == sum(counts)
     lines = (latest / "metrics.jsonl").read_text().splitlines()
     losses = [json.loads(line)["loss"] for line in lines]
-    assert losses[-1] < 0.8 * losses[0]  # even on convolutions drawn by lot
+    assert losses[-1] < 0.9 * losses[0]  # even on means of convolutions drawn by lot
     assert f"{figures['accuracy']:.4f}" in done.stdout
     again = conftest.run_command("-m", "pipeline.convert", "flowers/", cwd=house)
     assert again.returncode == 0
