@@ -23,7 +23,6 @@ sys.path.insert(0, str(measure.ROOT))
 import pipeline.quiet  # noqa: F401
 
 # isort: split
-import shutil
 import time
 from collections.abc import Callable
 from typing import Any
@@ -48,15 +47,6 @@ def head_epoch(scratch: Path) -> list[float]:
     measure.command("train.py", f"--data={records}", f"--run_dir={where}")
     lines = (where / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line)["seconds"] for line in lines[1:]]
-
-
-def some_photos(folder: Path, target: Path, count: int) -> None:
-    """Copies the first photos of each class."""
-    for path in measure.photo_paths(folder):
-        place = target / path.parent.name / path.name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if len(list(place.parent.iterdir())) < count:
-            shutil.copyfile(path, place)
 
 
 class Stage:
@@ -135,9 +125,8 @@ def main() -> None:
         ]
         title = f"A new final layer on cached features, {HEAD_PHOTOS:,} photos"
         measure.table(title, rows)
-        classes = sum(place.is_dir() for place in options.folder.iterdir())
         few = Path(scratch) / "few"
-        some_photos(options.folder, few, options.photos // classes)
+        measure.some_photos(options.folder, few, options.photos)
         records = f"{scratch}/few-records"
         measure.command("-m", "pipeline.convert", str(few), f"--out={records}")
         stage = Stage(records, Path(scratch) / "cache")

@@ -6,6 +6,7 @@ and ratios are taken within a round. The median of the rounds is quoted.
 
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -146,6 +147,15 @@ class _Peak:
         self._ended.set()
         self._thread.join()
         return float(self._highest)
+
+
+def some_photos(folder: Path, target: Path, count: int) -> None:
+    """Copies about `count` photos of a folder of class folders, evenly spread."""
+    paths = photo_paths(folder)
+    for path in paths[:: max(1, len(paths) // count)]:
+        place = target / path.parent.name / path.name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, place)
 
 
 def photo_paths(folder: Path) -> list[Path]:

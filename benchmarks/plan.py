@@ -10,7 +10,6 @@ then run, as commands of their own; memory is the largest resident size.
 import argparse
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -71,11 +70,7 @@ def main() -> None:
     rows = [["", "planned", "took", "planned / took", "planned", "held", ""]]
     with tempfile.TemporaryDirectory() as scratch:
         few = Path(scratch) / "few"
-        paths = measure.photo_paths(options.folder)
-        for path in paths[:: max(1, len(paths) // options.photos)]:
-            place = few / path.parent.name / path.name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, place)
+        measure.some_photos(options.folder, few, options.photos)
         records = f"{scratch}/records"
         measure.command("-m", "pipeline.convert", str(few), f"--out={records}")
         for number, (name, words) in enumerate(TRAININGS.items()):

@@ -10,7 +10,6 @@ the first epoch, in which graphs are built; the losses must be the same.
 import argparse
 import json
 import os
-import shutil
 import socket
 import statistics
 import subprocess
@@ -74,11 +73,7 @@ def main() -> None:
     apart = 0.0  # the greatest difference of a loss
     with tempfile.TemporaryDirectory() as scratch:
         few = Path(scratch) / "few"
-        paths = measure.photo_paths(options.folder)
-        for path in paths[:: max(1, len(paths) // options.photos)]:
-            place = few / path.parent.name / path.name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, place)
+        measure.some_photos(options.folder, few, options.photos)
         records = f"{scratch}/records"
         measure.command("-m", "pipeline.convert", str(few), f"--out={records}")
         for number in range(options.rounds):
