@@ -11,8 +11,6 @@ import argparse
 import shutil
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +40,6 @@ def build(dtype: str) -> Any:
     weights = zoo.resolve("alexnet_conv")
     restore.assign(trunk, restore.fit(weights.checkpoint, "").values)
     return trunk
-
-
-def timed(work: Callable[[], int]) -> Callable[[], float]:
-    """Turns work that returns its number of images into images per second."""
-
-    def run() -> float:
-        start = time.perf_counter()
-        count = work()
-        return count / (time.perf_counter() - start)
-
-    return run
 
 
 def main() -> None:
@@ -108,10 +95,10 @@ def main() -> None:
 
         found_rates = measure.rounds(
             {
-                f"network alone, {precision}": timed(network_alone),
-                "pipeline alone": timed(pipeline_alone),
-                "graft: features.extract": timed(extract),
-                "peer: predict, float32": timed(peer),
+                f"network alone, {precision}": measure.per_second(network_alone),
+                "pipeline alone": measure.per_second(pipeline_alone),
+                "graft: features.extract": measure.per_second(extract),
+                "peer: predict, float32": measure.per_second(peer),
             },
             options.rounds,
         )

@@ -38,6 +38,17 @@ def rounds(
     return found
 
 
+def per_second(work: Callable[[], int]) -> Callable[[], float]:
+    """Turns work that returns its number of images into images per second."""
+
+    def run() -> float:
+        start = time.perf_counter()
+        count = work()
+        return count / (time.perf_counter() - start)
+
+    return run
+
+
 def ratio(one: Sequence[float], other: Sequence[float]) -> float:
     """Median of the ratios within the rounds."""
     return statistics.median(a / b for a, b in zip(one, other, strict=True))

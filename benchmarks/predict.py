@@ -10,8 +10,6 @@ image_dataset_from_directory.
 
 import argparse
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import measure
@@ -25,17 +23,6 @@ import keras
 import numpy as np
 
 from model import classifier, photo_batches, predict
-
-
-def timed(work: Callable[[], int]) -> Callable[[], float]:
-    """Turns work that returns its number of photos into photos per second."""
-
-    def run() -> float:
-        start = time.perf_counter()
-        count = work()
-        return count / (time.perf_counter() - start)
-
-    return run
 
 
 def main() -> None:
@@ -79,10 +66,10 @@ def main() -> None:
     limit = "limit: network on ready tensors"
     rates = measure.rounds(
         {
-            limit: timed(network_alone),
-            "reading alone": timed(reading_alone),
-            "graft: model.predict": timed(ours),
-            "peer: Keras' predict": timed(peer),
+            limit: measure.per_second(network_alone),
+            "reading alone": measure.per_second(reading_alone),
+            "graft: model.predict": measure.per_second(ours),
+            "peer: Keras' predict": measure.per_second(peer),
         },
         options.rounds,
     )
