@@ -63,6 +63,7 @@ class Stage:
         config = settings.Config(
             ckpt="vgg16_conv",
             train_from="block5_conv1",
+            pooling="none",
             hidden=256,
             batch_size=20,
             overrides=settings.inputs.Overrides(

@@ -25,7 +25,13 @@ TRAININGS = {
     ],
     "VGG16 at 150 px, block 5 from the cache, 6 epochs": [
         *("--ckpt=vgg16_conv", "--image_size=150", "--train_from=block5_conv1"),
-        *("--views=1", "--epochs=6", "--batch_size=20", "--hidden=256"),
+        *(
+            "--views=1",
+            "--epochs=6",
+            "--batch_size=20",
+            "--hidden=256",
+            "--pooling=none",
+        ),
     ],
 }
 

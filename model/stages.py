@@ -13,8 +13,8 @@ from model import base, blocks, dropout, network, recipe, restore, settings
 from model.checkpoints import errors
 from pipeline import preprocess
 
-# Dropout that suits a head. On 1,127 flower photos in five folds, a head on AlexNet's
-# 256 means was right for 88.1 % with 0.1; with 0.5 it did not even fit them.
+# Dropout that suits a head. On flower photos of 288 pixels, a head on AlexNet's 256
+# means did not even fit its training photos with 0.5 (loss 0.42 after 40 epochs).
 _OF_ALL, _OF_MEANS = 0.5, 0.1
 
 
