@@ -6,11 +6,15 @@
 Ours: loop.Training on photos from records, decoded and cut as it goes, AlexNet from
 conv1 on with a new head on pool5. The limit: the bare step (forward, gradient, Adam) on
 a batch that is ready, at the same precision. The peer: keras.Model.fit in float32 of
-the same model, on the records read by a plain tf.data pipeline.
+the same model, on the records read by a plain tf.data pipeline, in a process that
+imports TensorFlow as it comes (keras_fit.py).
 """
 
 import argparse
+import contextlib
 import itertools
+import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -23,7 +27,7 @@ import pipeline.quiet  # noqa: F401
 
 # isort: split
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -100,16 +104,16 @@ def main() -> None:
 
         values = [stages.values(part) for part in parts("float32")]
         plain = stages.assemble(plan, values[0] | values[1])
-        peer = keras_fit(plain, found, options.batches)
         name = f"limit: bare step on a ready batch, {precision}"
-        figures = measure.rounds(
-            {
-                f"graft: photos to trained weights, {precision}": ours,
-                name: limit,
-                "peer: Keras' fit, float32": lambda: images / peer(),
-            },
-            options.rounds,
-        )
+        with keras_fit(plain, found.directory, options.batches) as peer:
+            figures = measure.rounds(
+                {
+                    f"graft: photos to trained weights, {precision}": ours,
+                    name: limit,
+                    "peer: Keras' fit, float32": lambda: images / peer(),
+                },
+                options.rounds,
+            )
     rows = measure.rate_rows(figures, name)
     measure.table("Training AlexNet from conv1 on", rows)
     one, _, other = figures.values()
@@ -146,42 +150,30 @@ def bare_step(model: Any) -> Callable[..., Any]:
     return step
 
 
-def keras_fit(plain: Any, found: Any, batches: int) -> Callable[[], float]:
-    """Seconds of Keras' fit on so many batches of the records."""
-    files = sorted({str(found.directory / row.file) for row in found.taken("train")})
-    features = {
-        "image/encoded": tf.io.FixedLenFeature([], tf.string),
-        "image/class/label": tf.io.FixedLenFeature([], tf.int64),
-    }
-
-    def parse(record: Any) -> tuple[Any, Any]:
-        values = tf.io.parse_single_example(record, features)
-        image = tf.io.decode_image(values["image/encoded"], 3, expand_animations=False)
-        image = tf.image.resize(image, (256, 256))
-        image = tf.image.random_flip_left_right(image)
-        return tf.image.random_crop(image, (224, 224, 3)), values["image/class/label"]
-
-    data = (
-        tf.data.TFRecordDataset(files)
-        .shuffle(1000)
-        .repeat()
-        .map(parse, num_parallel_calls=tf.data.AUTOTUNE)
-        .batch(BATCH_SIZE)
-        .prefetch(tf.data.AUTOTUNE)
+@contextlib.contextmanager
+def keras_fit(plain: Any, records: Path, batches: int) -> Iterator[Callable[[], float]]:
+    """Seconds of Keras' fit on so many batches of the records, in its own process."""
+    file = records.parent / "plain.keras"
+    plain.save(file)
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "benchmarks/keras_fit.py",
+            *map(str, (file, records, batches, BATCH_SIZE)),
+        ],
+        cwd=measure.ROOT,
+        env={k: v for k, v in os.environ.items() if k != "TF_ENABLE_ONEDNN_OPTS"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
-    plain.compile(
-        keras.optimizers.Adam(1e-5),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-    )
-    batch = iter(data)
 
     def run() -> float:
-        began = time.perf_counter()
-        plain.fit(data, steps_per_epoch=batches, epochs=1, verbose=0)
-        return time.perf_counter() - began
+        print(file=process.stdin, flush=True)
+        return float(next(iter(process.stdout or ())))
 
-    next(batch)
-    return run
+    with process:  # which closes its stdin and waits
+        yield run
 
 
 if __name__ == "__main__":

@@ -8,10 +8,16 @@ we do not use: 0.4 and 0.7 s of every start.
 
 Nor does a user's keras.json, or another backend in the environment, reach Graft: its
 numbers would be others. What Keras and matplotlib write goes into Graft's own cache.
+
+TensorFlow leaves oneDNN's kernels off on x86 processors without AVX512-VNNI. With
+AVX2 alone they made AlexNet's features 1.17 and its training steps 1.28 times as fast
+(VGG16's training steps 0.9 times), so they are on unless TF_ENABLE_ONEDNN_OPTS says
+otherwise.
 """
 
 import gc
 import os
+import platform
 import signal
 import sys
 import threading
@@ -19,6 +25,8 @@ import threading
 from pipeline import cache
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+if platform.machine() in ("x86_64", "AMD64"):
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ["KERAS_HOME"] = str(cache.directory() / "keras")
 os.environ.setdefault("MPLCONFIGDIR", str(cache.directory() / "matplotlib"))
