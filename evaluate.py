@@ -32,16 +32,14 @@ from model import (
     inputs,
     judge,
     judge_weights,
-    network,
     penultimate,
     pretrained,
     report,
     run,
     views,
-    zoo,
 )
 from model.checkpoints import errors
-from pipeline import command, convert, manifest, schema
+from pipeline import command, convert, image, manifest, schema
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,7 +128,8 @@ def evaluate(config: Config) -> dict[str, Any]:
     if config.ckpt:
         return _evaluate_pretrained(config)
     finished = run.read(config.run_dir)
-    with _records(config.data or finished.config["data"]["path"]) as found:
+    data = config.data or finished.config["data"]["path"]
+    with _records(data, finished.resize_min) as found:
         judgement = _judge_run(config, finished, found)
         # Deferred: a comparison needs none of what draws and fills pages.
         from model import evaluation_board, report_facts, report_page
@@ -145,14 +144,23 @@ def evaluate(config: Config) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _records(data: str) -> Iterator[manifest.Manifest]:
-    """Records; those of a folder of photos are made for the time being."""
+def _records(
+    data: str, resize_min: int = image.RESIZE_MIN
+) -> Iterator[manifest.Manifest]:
+    """Records; those of a folder of photos are made for the time being.
+
+    Args:
+        data: folder of records, or of one folder of photos per class.
+        resize_min: of convert.Config.
+    """
     folder = Path(data)
     if not folder.is_dir() or (folder / manifest.HEAD_NAME).exists():
         yield manifest.read(folder)
         return
     with tempfile.TemporaryDirectory() as scratch:
-        config = convert.Config(source=data, out=f"{scratch}/records")
+        config = convert.Config(
+            source=data, out=f"{scratch}/records", resize_min=resize_min
+        )
         found = convert.convert(config).manifest
         for row in found.rows:
             if not row.taken:
@@ -171,10 +179,12 @@ def compare(config: Config) -> dict[str, Any]:
     """
     runs = run.read_several(config.run_dirs)
     curves = [one.validation_curve() for one in runs.values()]
-    with contextlib.ExitStack() as stack:
-        found = stack.enter_context(_records(config.data)) if config.data else None
-        several = [_candidate(config, name, one, found) for name, one in runs.items()]
     first = next(iter(runs.values()))
+    with contextlib.ExitStack() as stack:
+        found = None
+        if config.data:
+            found = stack.enter_context(_records(config.data, first.resize_min))
+        several = [_candidate(config, name, one, found) for name, one in runs.items()]
     digest = (
         found.digest if found is not None else first.config["data"]["manifest_digest"]
     )
@@ -260,25 +270,8 @@ def define_flags() -> None:
         "Folders of two runs or more to compare on the same photos, with commas "
         "between them: the first with each of the others.",
     )
-    flags.DEFINE_string(
-        "ckpt",
-        default.ckpt,
-        f"Weights to judge as they are, in place of a run: {', '.join(zoo.NAMES)}, or "
-        "the path of a weight file.",
-    )
-    flags.DEFINE_string(
-        "arch",
-        default.arch,
-        "Network that the weights belong to: "
-        f"{', '.join(network.NETWORKS)}; by default found by names and shapes.",
-    )
-    flags.DEFINE_string(
-        "labels",
-        default.labels,
-        "File of the class names of --ckpt, one a line, as synset_words.txt.",
-    )
-    inputs.define_flags()
-    flags.adopt_module_key_flags(inputs)  # so that --help shows them
+    pretrained.define_flags()
+    flags.adopt_module_key_flags(pretrained)  # so that --help shows them
     flags.DEFINE_string(
         "data",
         default.data,

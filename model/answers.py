@@ -8,10 +8,13 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from absl import flags
+
 from model import classifier, neighbours
 from pipeline import command
 
 FORMATS = ("text", "csv", "jsonl")
+TOP = 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -166,3 +169,15 @@ def _csv_line(cells: Sequence[str]) -> str:
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerow(cells)
     return text.getvalue()
+
+
+def define_flags() -> None:
+    """Declares --top and --unknown_below."""
+    flags.DEFINE_integer("top", TOP, "Number of classes to tell.", lower_bound=1)
+    flags.DEFINE_float(
+        "unknown_below",
+        0.0,
+        "Answer unknown where the likeliest class is less probable than this, 0..1.",
+        lower_bound=0,
+        upper_bound=1,
+    )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from model import explain, graph, inputs, loop, metrics, neighbours, pretrained, run
-from pipeline import manifest, preprocess, records, schema
+from pipeline import image, manifest, preprocess, records, schema
 
 UNKNOWN = "unknown"
 
@@ -24,6 +24,8 @@ class Classifier:
         class_names: in label order.
         temperature: that logits are divided by for calibrated probabilities.
         finished: the run; None for a weight file.
+        resize_min: longest short side of a photo, in pixels, that is not shrunk before
+            the network's window is cut, as its training photos were; 0: no limit.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Classifier:
     class_names: Sequence[str]
     temperature: float = 1.0
     finished: run.Finished | None = None
+    resize_min: int = image.RESIZE_MIN
 
     def predict_step(self) -> Callable[[Any], Any]:
         """Images, float32 [batch, size_px, size_px, 3], 0..255 -> logits."""
@@ -76,6 +79,7 @@ def of_run(run_dir: str) -> Classifier:
         class_names=finished.class_names,
         temperature=finished.temperature,
         finished=finished,
+        resize_min=finished.resize_min,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from model import base, loop, metrics, restore, run, stages, weights
-from pipeline import manifest
+from pipeline import image, manifest
 
 
 def write(
@@ -85,6 +85,7 @@ def describe(
             "manifest_digest": found.digest,
             "class_names": list(found.class_names),
             "counts": found.counts(),
+            "resize_min": found.about.settings.get("resize_min", image.RESIZE_MIN),
         },
         "versions": run.versions(),
     }

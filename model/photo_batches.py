@@ -38,6 +38,7 @@ def read(
     spec: preprocess.InputSpec,
     *,
     batch_size: int,
+    resize_min: int = image.RESIZE_MIN,
     num_workers: int = 0,
 ) -> Iterator[PhotoBatch]:
     """Reads photos in their order; memory does not grow with their number.
@@ -46,6 +47,7 @@ def read(
         photos: files.
         spec: of the network's input.
         batch_size: files of each batch but the last.
+        resize_min: longest short side that is not shrunk, in pixels; 0: no limit.
         num_workers: processes that decode; 0: one for each processor.
     """
     num_workers = num_workers or command.available_cpus()
@@ -55,7 +57,9 @@ def read(
     ] = collections.deque()
     remaining = iter(photos)
     with (
-        decoders.running(num_workers, timeout_s=_TIMEOUT_S) as running,
+        decoders.running(
+            num_workers, timeout_s=_TIMEOUT_S, resize_min=resize_min
+        ) as running,
         concurrent.futures.ThreadPoolExecutor(num_workers) as threads,
     ):
 

@@ -25,9 +25,8 @@ from model import (
     classifier,
     contact_sheet,
     inputs,
-    network,
     photo_batches,
-    zoo,
+    pretrained,
 )
 from model.checkpoints import errors
 from pipeline import command, photo_files, schema
@@ -61,7 +60,7 @@ class Config:
     arch: str = ""
     labels: str = ""
     overrides: inputs.Overrides = inputs.AS_WEIGHTS
-    top: int = 5
+    top: int = answers.TOP
     format: str = "text"
     unknown_below: float = 0.0
     explain: str = ""
@@ -114,7 +113,10 @@ def predict(
     photos = photo_files.find(names, ignored, own)
     with command.progress(count, "photo", "predict") as progress:
         for batch in photo_batches.read(
-            photos, chosen.spec, batch_size=min(config.batch_size, count)
+            photos,
+            chosen.spec,
+            batch_size=min(config.batch_size, count),
+            resize_min=chosen.resize_min,
         ):
             yield from answering.of_batch(batch)
             progress.update(len(batch.photos))
@@ -188,40 +190,15 @@ def define_flags() -> None:
     """Declares the command's flags; defaults are those of Config."""
     default = Config(photos=())
     flags.DEFINE_string("run_dir", default.run_dir, "Folder of the run.")
-    flags.DEFINE_string(
-        "ckpt",
-        default.ckpt,
-        f"Weights to use as they are, in place of a run: {', '.join(zoo.NAMES)}, or "
-        "the path of a weight file.",
-    )
-    flags.DEFINE_string(
-        "arch",
-        default.arch,
-        "Network that the weights belong to: "
-        f"{', '.join(network.NETWORKS)}; by default found by names and shapes.",
-    )
-    flags.DEFINE_string(
-        "labels",
-        default.labels,
-        "File of the class names of --ckpt, one a line, as synset_words.txt.",
-    )
-    inputs.define_flags()
-    flags.adopt_module_key_flags(inputs)  # so that --help shows them
-    flags.DEFINE_integer(
-        "top", default.top, "Number of classes to tell.", lower_bound=1
-    )
+    pretrained.define_flags()
+    flags.adopt_module_key_flags(pretrained)  # so that --help shows them
+    answers.define_flags()
+    flags.adopt_module_key_flags(answers)  # so that --help shows them
     flags.DEFINE_enum(
         "format",
         default.format,
         answers.FORMATS,
         "Of the results: text for people; a table; or an object of JSON a line.",
-    )
-    flags.DEFINE_float(
-        "unknown_below",
-        default.unknown_below,
-        "Answer unknown where the likeliest class is less probable than this, 0..1.",
-        lower_bound=0,
-        upper_bound=1,
     )
     flags.DEFINE_string(
         "explain",

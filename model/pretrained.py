@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import flags
 
 from model import inputs, network, restore, zoo
 from model.checkpoints import errors
@@ -146,3 +147,26 @@ def _synonyms(line: str) -> set[str]:
 
 def _plain(name: str) -> str:
     return " ".join(name.lower().replace("_", " ").replace("-", " ").split())
+
+
+def define_flags() -> None:
+    """Declares --ckpt, --arch, --labels and those of inputs.Overrides."""
+    flags.DEFINE_string(
+        "ckpt",
+        "",
+        f"Weights to use as they are, in place of a run: {', '.join(zoo.NAMES)}, or "
+        "the path of a weight file.",
+    )
+    flags.DEFINE_string(
+        "arch",
+        "",
+        "Network that the weights belong to: "
+        f"{', '.join(network.NETWORKS)}; by default found by names and shapes.",
+    )
+    flags.DEFINE_string(
+        "labels",
+        "",
+        "File of the class names of --ckpt, one a line, as synset_words.txt.",
+    )
+    inputs.define_flags()
+    flags.adopt_module_key_flags(inputs)  # so that --help shows them

@@ -36,7 +36,7 @@ import numpy as np
 import tensorflow as tf
 
 from model import loop, restore, weights
-from pipeline import manifest, preprocess, schema
+from pipeline import image, manifest, preprocess, schema
 
 LATEST = "latest"
 MODEL_NAME = "model.keras"
@@ -244,6 +244,14 @@ class Finished:
         """Of the network's input."""
         return preprocess.InputSpec.from_json(self.config["input_spec"])
 
+    @property
+    def resize_min(self) -> int:
+        """Longest short side that its records' photos kept, in pixels; 0: no limit."""
+        found = self.config["data"].get("resize_min", image.RESIZE_MIN)
+        if not isinstance(found, int) or found < 0:
+            raise ValueError(f"resize_min {found!r}")
+        return found
+
     def results(self) -> list[dict[str, float]]:
         """The lines of metrics.jsonl, one per epoch.
 
@@ -365,7 +373,8 @@ def _read_config(directory: Path) -> dict[str, Any]:
         config = dict(json.loads(path.read_text(encoding="utf-8")))
         found = Finished(directory=directory.resolve(), config=config)
         data = config["data"]
-        _ = found.class_names, found.spec, data["path"], data["manifest_digest"]
+        _ = found.class_names, found.spec, found.resize_min
+        _ = data["path"], data["manifest_digest"]
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path}: damaged ({error!r}); train again") from error
     return config

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from absl import app, flags
 
 import pipeline.quiet  # noqa: F401 # isort: split
-from model import classifier, service
+from model import answers, classifier, service
 from pipeline import command, schema
 
 
@@ -44,7 +44,7 @@ class Config:
     host: str = "127.0.0.1"
     port: int = 8000
     allowed_hosts: str = ""
-    top: int = 5
+    top: int = answers.TOP
     unknown_below: float = 0.0
     max_upload_mb: int = 20
     max_megapixels: int = 50
@@ -180,16 +180,8 @@ def define_flags() -> None:
         "Names that browsers may call the server by, with commas between them; by "
         "default those of this machine, if it serves no other, or else any.",
     )
-    flags.DEFINE_integer(
-        "top", default.top, "Number of classes to tell.", lower_bound=1
-    )
-    flags.DEFINE_float(
-        "unknown_below",
-        default.unknown_below,
-        "Answer unknown where the likeliest class is less probable than this, 0..1.",
-        lower_bound=0,
-        upper_bound=1,
-    )
+    answers.define_flags()
+    flags.adopt_module_key_flags(answers)  # so that --help shows them
     flags.DEFINE_integer(
         "max_upload_mb",
         default.max_upload_mb,

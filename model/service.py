@@ -104,7 +104,10 @@ class Service:
             self._places = {row.path: number for number, row in enumerate(rows)}
         self._viewer = view.Viewer(chosen.spec)
         self._decoders = decoders.Decoders(
-            command.available_cpus(), timeout_s=decode_timeout_s, max_pixels=max_pixels
+            command.available_cpus(),
+            timeout_s=decode_timeout_s,
+            resize_min=chosen.resize_min,
+            max_pixels=max_pixels,
         )
         self._step = chosen.predict_step()
         self._most_together = most_together

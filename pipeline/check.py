@@ -41,7 +41,6 @@ from pipeline import (
 )
 
 _IMBALANCE = 10  # times as many photos in one class as in another
-_RESIZE_MIN = 512  # of thumbnails, which are all that is encoded here
 _SHOWN = 3  # examples in a line of text
 
 
@@ -157,7 +156,7 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, page.Encoded]:
 
     def encoded(number: int) -> bytes:
         data = parts.read(source.root, source.span(number))
-        return image.encode_for_record(data, resize_min=_RESIZE_MIN).encoded
+        return image.encode_for_record(data, resize_min=image.RESIZE_MIN).encoded
 
     with tempfile.TemporaryDirectory() as scratch:
         partial = Path(scratch)
@@ -165,7 +164,7 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, page.Encoded]:
             root=source.root,
             partial=partial,
             directory=partial,
-            resize_min=_RESIZE_MIN,
+            resize_min=image.RESIZE_MIN,
             max_pixels=config.max_pixels,
             keeps_records=False,
         )

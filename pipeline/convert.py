@@ -82,7 +82,7 @@ class Config:
     source: str
     out: str = "tfrecords"
     seed: int = 0
-    resize_min: int = 512
+    resize_min: int = image.RESIZE_MIN
     shard_mb: int = 128
     max_pixels: int = image.MAX_PIXELS
     animated: str = "first"

@@ -20,7 +20,6 @@ from typing import Any, cast
 
 from pipeline import decoder, image
 
-RESIZE_MIN = 512  # convert's default: the same photo gives the same pixels
 _ROOT = Path(__file__).parents[1]
 _CHILD = "from pipeline import decoder; decoder.main()"
 _LONGEST_ANSWER = 10_000  # bytes of JSON
@@ -44,7 +43,7 @@ class Decoders:
         count: int,
         *,
         timeout_s: float,
-        resize_min: int = RESIZE_MIN,
+        resize_min: int = image.RESIZE_MIN,
         max_pixels: int = image.MAX_PIXELS,
     ) -> None:
         """Starts nothing yet: a process starts when it is needed.
@@ -52,7 +51,8 @@ class Decoders:
         Args:
             count: of processes, at least 1.
             timeout_s: how long one file may take, above 0.
-            resize_min: longest short side of a record's image, in pixels.
+            resize_min: longest short side of a record's image, in pixels; 0: no limit.
+                The same as conversion's gives the same pixels.
             max_pixels: larger images are refused before they are decoded.
         """
         self._how = (max_pixels, resize_min, max(1, round(2 * timeout_s)))

@@ -27,6 +27,7 @@ from pipeline import formats, phash  # noqa: E402
 
 OPENCV_VERSION: str = cv2.__version__
 JPEG_QUALITY = 95
+RESIZE_MIN = 512  # pixels of the longest short side that conversion keeps
 _STRIP_ROWS = 64
 # Shares of R, G and B in a pixel's grey. Source: ITU-R BT.601.
 _GREY_SHARES = np.array([0.299, 0.587, 0.114])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pipeline import decoders, image, preprocess
+from pipeline import image, preprocess
 
 
 class Viewer:
@@ -61,11 +61,12 @@ class Viewer:
             ) from error
         return np.asarray(found, np.uint8)
 
-    def of_file(self, data: bytes) -> np.ndarray:
+    def of_file(self, data: bytes, resize_min: int = image.RESIZE_MIN) -> np.ndarray:
         """An image file as the network sees it, decoded in this process.
 
         Args:
             data: the whole file.
+            resize_min: longest short side that conversion keeps; 0: no limit.
 
         Returns:
             As `__call__`.
@@ -73,4 +74,4 @@ class Viewer:
         Raises:
             image.ImageError: it does not decode.
         """
-        return self(image.encode_for_record(data, resize_min=decoders.RESIZE_MIN))
+        return self(image.encode_for_record(data, resize_min=resize_min))

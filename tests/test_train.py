@@ -75,6 +75,7 @@ def test_config_says_what_was_done(shared_run, found, weights_cache):
     (stage,) = config["stages"]
     assert stage == {"train_from": "logits", "cut": "pool5", "frozen": []}
     assert config["data"]["manifest_digest"] == found.digest
+    assert config["data"]["resize_min"] == found.about.settings["resize_min"]
     assert config["data"]["counts"] == found.counts()
     assert config["weights"]["variant"].startswith("convolutions only")
     assert config["weights"]["path"].startswith(str(weights_cache))

@@ -20,12 +20,14 @@ class Exportable:
         model: keras.Model of built-in layers, float32 [n, size_px, size_px, 3], RGB,
             0..255 -> float32 [n, num_classes], each row summing to 1.
         spec: of its input.
+        resize_min: of classifier.Classifier.
         class_names: in label order.
         about: what a file that has room for it shall say of itself.
     """
 
     model: Any
     spec: preprocess.InputSpec
+    resize_min: int
     class_names: tuple[str, ...]
     about: dict[str, str]
 
@@ -57,6 +59,7 @@ def of_run(finished: run.Finished) -> Exportable:
     return Exportable(
         model=keras.Model(logits.input, output, name="classifier"),
         spec=spec,
+        resize_min=finished.resize_min,
         class_names=finished.class_names,
         about=about,
     )

@@ -41,7 +41,7 @@ def write(classifier: Exportable, path: Path) -> None:
     signature = tf.TensorSpec([None, None, None, 3], tf.uint8, IMAGE)
 
     def classify(image: Any) -> dict[str, Any]:
-        views = photo_graph.view_of_images(image, classifier.spec, portable=True)
+        views = photo_graph.portable_view_of_images(image, classifier.spec)
         found = classifier.model(tf.cast(views, tf.float32), training=False)
         return {PROBABILITIES: found}
 

@@ -9,18 +9,21 @@ from typing import Any
 import tensorflow as tf
 
 from model.exporting import exif
-from pipeline import decoders, image, preprocess
+from pipeline import image, preprocess
 
 _JPEG_MAGIC = b"\xff\xd8"
 _DEPTH_AT = 24  # where a PNG says how many bits a sample has; source: its IHDR chunk
 
 
-def view_of_photo(encoded: Any, spec: preprocess.InputSpec) -> Any:
+def view_of_photo(
+    encoded: Any, spec: preprocess.InputSpec, resize_min: int = image.RESIZE_MIN
+) -> Any:
     """An image file as a network sees it.
 
     Args:
         encoded: string scalar, a JPEG or PNG file of any size; a JPEG may be turned.
         spec: of the network.
+        resize_min: longest short side that conversion keeps, in pixels; 0: no limit.
 
     Returns:
         uint8 [size_px, size_px, 3], RGB, 0..255.
@@ -31,8 +34,8 @@ def view_of_photo(encoded: Any, spec: preprocess.InputSpec) -> Any:
     is_jpeg = tf.strings.substr(encoded, 0, 2) == _JPEG_MAGIC
     pixels = tf.cond(
         is_jpeg,
-        lambda: _jpeg_window(encoded, spec),
-        lambda: _window(_shrink(_decode_png(encoded)[None]), spec)[0],
+        lambda: _jpeg_window(encoded, spec, resize_min),
+        lambda: _window(_shrink(_decode_png(encoded)[None], resize_min), spec)[0],
     )
     pixels.set_shape([None, None, 3])
     square = spec.resize == "crop"
@@ -40,24 +43,30 @@ def view_of_photo(encoded: Any, spec: preprocess.InputSpec) -> Any:
 
 
 def view_of_images(
-    images: Any, spec: preprocess.InputSpec, *, portable: bool = False
+    images: Any, spec: preprocess.InputSpec, resize_min: int = image.RESIZE_MIN
 ) -> Any:
     """Upright images, of one size in a batch, as a network sees them.
 
     Args:
         images: uint8 or float32 [batch, height, width, 3], RGB, 0..255.
         spec: of the network.
-        portable: by simple operations alone, for formats that lack others. Large images
-            are then not shrunk as conversion does.
+        resize_min: longest short side that conversion keeps, in pixels; 0: no limit.
 
     Returns:
         uint8 [batch, size_px, size_px, 3], RGB, 0..255.
     """
+    pixels = _window(_shrink(images, resize_min), spec)
     square = spec.resize == "crop"
-    if not portable:
-        pixels = _window(_shrink(images), spec)
-        return preprocess.resize_all(pixels, spec.size_px, halve=True, square=square)
+    return preprocess.resize_all(pixels, spec.size_px, halve=True, square=square)
+
+
+def portable_view_of_images(images: Any, spec: preprocess.InputSpec) -> Any:
+    """`view_of_images` by simple operations alone, for formats that lack others.
+
+    Large images are not shrunk first, as conversion does.
+    """
     pixels = tf.cast(_window(images, spec), tf.float32)
+    square = spec.resize == "crop"
     pixels = preprocess.halved(pixels, spec.size_px, square=square)
     pixels = _interpolated(_interpolated(pixels, 2, spec.size_px), 1, spec.size_px)
     return tf.cast(pixels + 0.5, tf.uint8)
@@ -104,8 +113,9 @@ def _window(images: Any, spec: preprocess.InputSpec) -> Any:
     return images[:, top : top + height, left : left + width]
 
 
-def _jpeg_window(encoded: Any, spec: preprocess.InputSpec) -> Any:
+def _jpeg_window(encoded: Any, spec: preprocess.InputSpec, resize_min: int) -> Any:
     """uint8 [height, width, 3]: the central window of a JPEG, upright."""
+    limit = resize_min or tf.int32.max
     shape = tf.io.extract_jpeg_shape(encoded)
     short_side = tf.minimum(shape[0], shape[1])
     turned = exif.orientation(encoded)
@@ -113,18 +123,15 @@ def _jpeg_window(encoded: Any, spec: preprocess.InputSpec) -> Any:
     def encoded_anew() -> Any:
         # Whole halves come for nothing with decoding; pipeline.image takes them too.
         halves = tf.add_n(
-            [
-                tf.cast(short_side // n >= decoders.RESIZE_MIN, tf.int32)
-                for n in (2, 4, 8)
-            ]
+            [tf.cast(short_side // n >= limit, tf.int32) for n in (2, 4, 8)]
         )
         branches = [_jpeg_decoder(encoded, ratio) for ratio in (1, 2, 4, 8)]
         pixels = _turn(tf.switch_case(halves, branches), turned)
-        pixels = tf.cast(_shrink(pixels[None])[0], tf.uint8)
+        pixels = tf.cast(_shrink(pixels[None], resize_min)[0], tf.uint8)
         pixels.set_shape([None, None, 3])
         return tf.io.encode_jpeg(pixels, quality=image.JPEG_QUALITY)
 
-    is_taken_as_it_is = (short_side <= decoders.RESIZE_MIN) & (turned == 1)
+    is_taken_as_it_is = (short_side <= limit) & (turned == 1)
     stored = tf.cond(is_taken_as_it_is, lambda: encoded, encoded_anew)
     stored_shape = tf.io.extract_jpeg_shape(stored)
     window = _central(stored_shape[0], stored_shape[1], spec)
@@ -153,20 +160,22 @@ def _turn(pixels: Any, orientation: Any) -> Any:
     return changed(one_of(3, 4, 7, 8), lambda whole: tf.reverse(whole, [0]), pixels)
 
 
-def _shrink(images: Any) -> Any:
-    """Shrinks by area to a short side of RESIZE_MIN where it is longer; rounds."""
+def _shrink(images: Any, resize_min: int) -> Any:
+    """Shrinks by area to that short side where it is longer; rounds."""
+    if not resize_min:
+        return images
     sizes = tf.shape(images)[1:3]
     short_side = tf.reduce_min(sizes)
 
     def smaller() -> Any:
-        scale = decoders.RESIZE_MIN / tf.cast(short_side, tf.float64)
+        scale = resize_min / tf.cast(short_side, tf.float64)
         size = tf.round(tf.cast(sizes, tf.float64) * scale)
         found = tf.raw_ops.ResizeArea(
             images=images, size=tf.maximum(1, tf.cast(size, tf.int32))
         )
         return tf.cast(tf.round(found), images.dtype)
 
-    return tf.cond(short_side > decoders.RESIZE_MIN, smaller, lambda: images)
+    return tf.cond(short_side > resize_min, smaller, lambda: images)
 
 
 def _decode_png(encoded: Any) -> Any:

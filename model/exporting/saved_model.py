@@ -21,7 +21,7 @@ PHOTOS, IMAGES = "serving_default", "float_image"
 
 def write(classifier: Exportable, path: Path) -> None:
     """Writes the folder; it is not there yet."""
-    spec = classifier.spec
+    spec, resize_min = classifier.spec, classifier.resize_min
     size_px = spec.size_px
     names = tf.constant(classifier.name_bytes)
     seen = tf.TensorSpec([size_px, size_px, 3], tf.uint8)
@@ -37,7 +37,7 @@ def write(classifier: Exportable, path: Path) -> None:
     )
     def photos(image_bytes: Any) -> dict[str, Any]:
         views = tf.map_fn(
-            lambda photo: photo_graph.view_of_photo(photo, spec),
+            lambda photo: photo_graph.view_of_photo(photo, spec, resize_min),
             image_bytes,
             fn_output_signature=seen,
         )
@@ -48,7 +48,7 @@ def write(classifier: Exportable, path: Path) -> None:
         autograph=False,
     )
     def images(image: Any) -> dict[str, Any]:
-        return answer(photo_graph.view_of_images(image, spec))
+        return answer(photo_graph.view_of_images(image, spec, resize_min))
 
     module = tf.Module()
     module.weights = [variable.value for variable in classifier.model.variables]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from model import classifier, neighbours, predict, run
-from pipeline import schema
+from pipeline import image, schema, view
 from tests import conftest
 from tests.pipeline.test_view import png_with_orientation, turned_away
 
@@ -55,6 +55,21 @@ class TestPredict:
         expected = np.sort(scaled / scaled.sum())[::-1]
         shares = [share for _, share in found.classes]
         assert shares == pytest.approx(expected, rel=1e-4)
+
+    def test_large_photos_are_shrunk_as_the_records_were(self, unsure, tmp_path):
+        photo = tmp_path / "large.png"
+        cv2.imwrite(str(photo), conftest.draw_scene(9, 700, 900))
+        assert unsure.resize_min == image.RESIZE_MIN
+        for resize_min in (0, 60):
+            chosen = dataclasses.replace(unsure, resize_min=resize_min)
+            (found,) = predictions(chosen, photo)
+            seen = view.Viewer(chosen.spec).of_file(photo.read_bytes(), resize_min)
+            logits = chosen.model(np.float32(seen[None]), training=False).numpy()
+            expected = np.sort(chosen.probabilities(logits)[0])[::-1]
+            shares = [share for _, share in found.classes]
+            assert shares == pytest.approx(expected, rel=1e-5)
+            (usual,) = predictions(unsure, photo)
+            assert shares != pytest.approx([p for _, p in usual.classes], rel=1e-5)
 
     def test_top(self, chosen, photos):
         (found,) = predictions(chosen, photos / "red" / "red000.jpg", top=2)

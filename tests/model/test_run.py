@@ -331,12 +331,13 @@ class TestReading:
             json.dumps(CONFIG | {"data": []}),
             json.dumps(CONFIG | {"data": {"class_names": ["a"], "path": "b"}}),
             json.dumps(CONFIG | {"data": {"class_names": [], "manifest_digest": ""}}),
+            json.dumps(CONFIG | {"data": {**CONFIG["data"], "resize_min": -1}}),
             json.dumps(CONFIG | {"input_spec": {"size_px": 8}}),
             json.dumps(CONFIG | {"input_spec": {**CONFIG["input_spec"], "mean": 1}}),
             json.dumps(CONFIG | {"input_spec": {**CONFIG["input_spec"], "size": 1}}),
             json.dumps(CONFIG | {"input_spec": {**CONFIG["input_spec"], "scale": 0}}),
         ],
-        ids=range(14),
+        ids=range(15),
     )
     def test_damaged_config(self, directory, text):
         (directory / "config.json").write_text(text, encoding="latin-1")

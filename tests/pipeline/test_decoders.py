@@ -33,7 +33,7 @@ def running():
 @pytest.mark.parametrize("extension", [".jpg", ".png", ".bmp", ".webp", ".tiff"])
 def test_it_is_the_decoder_of_conversion(running, extension):
     data = encoded(extension)
-    expected = image.encode_for_record(data, resize_min=decoders.RESIZE_MIN)
+    expected = image.encode_for_record(data, resize_min=image.RESIZE_MIN)
     assert running.decode(data) == expected
 
 

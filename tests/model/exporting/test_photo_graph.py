@@ -102,16 +102,16 @@ def test_no_photo(data):
 
 
 @pytest.mark.parametrize("resize", SPECS)
-@pytest.mark.parametrize("portable", [False, True])
+@pytest.mark.parametrize(
+    "view_of", [photo_graph.view_of_images, photo_graph.portable_view_of_images]
+)
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
-def test_images_of_a_batch(dtype, portable, resize):
+def test_images_of_a_batch(dtype, view_of, resize):
     """As records are seen; the second image is another one of the same size."""
     scenes = [conftest.draw_scene(number, 240, 320) for number in (7, 8)]
     data = [encode(scene, ".png") for scene in scenes]
     pixels = np.stack(scenes)[..., ::-1].astype(dtype)
-    found = photo_graph.view_of_images(
-        tf.constant(pixels), SPECS[resize], portable=portable
-    ).numpy()
+    found = view_of(tf.constant(pixels), SPECS[resize]).numpy()
     for number in range(2):
         expected = seen(data[number], resize)
         np.testing.assert_array_equal(found[number], expected)
@@ -124,5 +124,21 @@ def test_large_images():
     batch = tf.constant(pixels[None, ..., ::-1].astype(np.float32))
     found = photo_graph.view_of_images(batch, SPECS["crop"]).numpy()[0]
     assert np.abs(found - expected).max() <= 1
-    halved = photo_graph.view_of_images(batch, SPECS["crop"], portable=True).numpy()[0]
+    halved = photo_graph.portable_view_of_images(batch, SPECS["crop"]).numpy()[0]
     assert 1 < np.abs(halved - expected).max() < 40
+
+
+@pytest.mark.parametrize("resize_min", [0, 300])
+def test_large_photos_of_records_that_were_converted_otherwise(resize_min):
+    pixels = conftest.draw_scene(9, 700, 900)
+    for data in (encode(pixels), encode(pixels, ".png")):
+        expected = _viewers["crop"].of_file(data, resize_min).astype(int)
+        found = photo_graph.view_of_photo(
+            tf.constant(data), SPECS["crop"], resize_min
+        ).numpy()
+        assert np.abs(found - expected).max() <= (8 if resize_min else 0)
+        usual = _viewers["crop"].of_file(data).astype(int)
+        assert np.abs(usual - expected).max() > 8
+    batch = tf.constant(pixels[None, ..., ::-1].astype(np.float32))
+    found = photo_graph.view_of_images(batch, SPECS["crop"], resize_min).numpy()[0]
+    assert np.abs(found - expected).max() <= (1 if resize_min else 0)
