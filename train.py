@@ -15,6 +15,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags
 
@@ -129,17 +130,17 @@ def repeat(config: settings.Config) -> Path:
     """
     directory = run.new_directory(config.run_dir, config.ckpt)
     config = dataclasses.replace(config, data=str(Path(config.data).resolve()))
-    _data(config.data)
+    found = _data(config.data)
     directory.mkdir(parents=True, exist_ok=True)
-    plan = {"settings": dataclasses.asdict(config)}
-    run.Run(directory=directory).write_json(repeats.PLAN_NAME, plan)
-    return _repeat(config, directory)
+    repeats.write_plan(directory, config, found)
+    return _repeat(config, found, directory)
 
 
-def _repeat(config: settings.Config, directory: Path) -> Path:
+def _repeat(config: settings.Config, found: manifest.Manifest, directory: Path) -> Path:
     """Those that are not done yet."""
-    found = manifest.read(Path(config.data))
-    figures = {}
+    run.Run(directory=directory).point_latest()
+    places = {"": ""} | ({SCRATCH: SCRATCH} if config.compare == "scratch" else {})
+    figures: dict[str, dict[str, Any]] = {what: {} for what in places}
     for name, member in repeats.members(config, found, directory).items():
         place = directory / name
         command.log(f"{name}:")
@@ -148,12 +149,17 @@ def _repeat(config: settings.Config, directory: Path) -> Path:
         elif not repeats.is_done(place):
             train(member)
         records = manifest.read(Path(member.data))
-        judged = judge.judge_run(run.read(str(place)), records, "test")
-        figures[name] = judged.figures
-    summary = repeats.summary(figures, folds=bool(config.folds))
-    about = {"settings": dataclasses.asdict(config), **summary}
-    run.Run(directory=directory).write_json(repeats.PLAN_NAME, about)
-    command.say(repeats.as_text(summary))
+        for what, folder in places.items():
+            finished = run.read(str(place / folder))
+            figures[what][name] = judge.judge_run(finished, records, "test").figures
+    found_of = {
+        what: repeats.summary(some, folds=bool(config.folds))
+        for what, some in figures.items()
+    }
+    more = {what: one for what, one in found_of.items() if what}
+    repeats.write_plan(directory, config, found, **found_of[""], **more)
+    for what, one in found_of.items():
+        command.say(repeats.as_text(one, what))
     return directory
 
 
@@ -165,16 +171,17 @@ def resume(run_dir: Path) -> Path:
         errors.CheckpointError: the weights it began with are gone, or others.
         loop.NonFiniteLoss: training ran away.
     """
-    if config := repeats.read_plan(run_dir):
-        return _repeat(config, run_dir)
+    if plan := repeats.read_plan(run_dir):
+        config, digest = plan
+        found = _data(config.data)
+        _refuse_changed(run_dir, found, digest)
+        return _repeat(config, found, run_dir.resolve())
     directory, about = run.unfinished(run_dir)
     config = settings.from_run(directory, about)
     found = _data(about["data"]["path"])
-    if found.digest != about["data"]["manifest_digest"]:
-        raise run.RunError(
-            f"{directory}: {found.directory} has changed since; going on would mix two "
-            "data sets: train anew"
-        )
+    _refuse_changed(directory, found, about["data"]["manifest_digest"])
+    if not any((directory / run.CHECKPOINTS).glob("*.npz")):
+        command.log("no snapshot was written yet: training begins anew")
     if about["versions"] != run.versions():
         command.log(
             f"warning: {directory} was begun with other versions of Graft, TensorFlow, "
@@ -189,6 +196,14 @@ def resume(run_dir: Path) -> Path:
         )
     session.Session(config, trainees).run()
     return directory
+
+
+def _refuse_changed(directory: Path, found: manifest.Manifest, digest: str) -> None:
+    if found.digest != digest:
+        raise run.RunError(
+            f"{directory}: {found.directory} has changed since; going on would mix two "
+            "data sets: train anew"
+        )
 
 
 def _machine(directory: Path, precision: str) -> tuple[workers.Machine, str]:
@@ -287,10 +302,15 @@ def main(argv: Sequence[str]) -> None:
         find_rate(settings.from_flags())
         return
     elif (config := settings.from_flags()).seeds > 1 or config.folds:
+        if workers.place(os.environ.get("TF_CONFIG", ""))[1] > 1:
+            raise app.UsageError(
+                "--seeds, --folds: several processes (TF_CONFIG) train one run; run "
+                "each seed or fold by itself"
+            )
         directory = repeat(config)
     else:
         directory = train(config)
-    if (directory / repeats.PLAN_NAME).exists():
+    if (directory / run.REPEATS).exists():
         command.say(f"runs: {directory}")
         return
     if workers.place(os.environ.get("TF_CONFIG", ""))[0]:

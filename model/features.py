@@ -81,8 +81,12 @@ def key(
 ) -> dict[str, Any]:
     """Everything that features depend on, as it is digested for the cache's name."""
     weights = sorted(restore.digests(trunk.variables).items())
+    # Keras numbers models by the order in which a process made them.
+    layers = {k: v for k, v in trunk.get_config().items() if k != "name"}
+    layers_json = json.dumps(_without_seeds(layers), sort_keys=True, default=str)
     return {
-        "format": 1,
+        "format": 2,
+        "layers": hashlib.sha256(layers_json.encode()).hexdigest(),
         "weights": hashlib.sha256(json.dumps(weights).encode()).hexdigest(),
         "layer": last,
         "spec": dataclasses.asdict(spec),
@@ -90,6 +94,15 @@ def key(
         "records": found.records_digest,
         "tensorflow": tf.__version__,
     }
+
+
+def _without_seeds(config: Any) -> Any:
+    """A layer's configuration but for what is drawn in training alone."""
+    if isinstance(config, dict):
+        return {k: _without_seeds(v) for k, v in config.items() if k != "seed"}
+    if isinstance(config, list | tuple):
+        return [_without_seeds(value) for value in config]
+    return config
 
 
 def extract(

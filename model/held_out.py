@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from model import judged, label_doubts, metrics, repeats, run
+from model import judged, label_doubts, metrics, run
 from pipeline import manifest, schema
 
 _LISTED = 200  # doubts in evaluation/<split>.json, the likeliest
@@ -116,7 +116,7 @@ def of_folds(finished: run.Finished, found: manifest.Manifest) -> HeldOut | None
 
 def _num_folds(directory: Path) -> int:
     """Of the repeated training that a run is part of; 0 if it is none."""
-    path = directory.parent / repeats.PLAN_NAME
+    path = directory.parent / run.REPEATS
     if not directory.name.startswith("fold-") or not path.exists():
         return 0
     try:

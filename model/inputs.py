@@ -17,6 +17,7 @@ from pipeline import flag_fields, preprocess
 
 CHANNEL_ORDERS = ("auto", "rgb", "bgr")
 RESIZES = ("auto", "crop", "squash")
+CHOICES = {"resize": RESIZES, "channel_order": CHANNEL_ORDERS}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,8 @@ class Overrides:
     std: str = ""
 
     def __post_init__(self) -> None:
+        for name, choices in CHOICES.items():
+            flag_fields.check_choice(name, getattr(self, name), choices)
         for name in ("image_size", "short_side", "scale"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name}={getattr(self, name)}: expected 0 or more")
@@ -156,7 +159,6 @@ HELP = {
     "numbers for red, green, blue; by default that of the weights.",
     "std": "What it is divided by then: three numbers; by default that of the weights.",
 }
-CHOICES = {"resize": RESIZES, "channel_order": CHANNEL_ORDERS}
 
 
 def define_flags() -> None:

@@ -113,7 +113,7 @@ class Learning:
         patience: epochs without a better one after which it stops; 0: never.
         together: processes and devices that compute gradients.
         statistics: variables that the model itself moves in training, as moving
-            averages; of several processes their mean is kept.
+            averages; of several processes their mean is kept, by examples.
     """
 
     update: update.Update
@@ -147,6 +147,8 @@ class TrainStep:
         moved = learning.update
 
         together = learning.together
+        # The share of a short batch may be nothing, whose mean is no number.
+        guarded = together.num_replicas > 1 and bool(learning.statistics)
 
         def part(inputs: Any, labels: Any, replica: int) -> list[Any]:
             """Gradients, number of examples, sum of losses, number of hits."""
@@ -160,17 +162,24 @@ class TrainStep:
             meant = tf.argmax(labels, 1, tf.int32) if mixed else labels
             hits = tf.equal(tf.argmax(logits, 1, tf.int32), meant)
             count = tf.cast(tf.size(meant), tf.float32)
+            if guarded:
+                found = [tf.where(count > 0, one, tf.zeros_like(one)) for one in found]
             return [*found, count, total, tf.reduce_sum(tf.cast(hits, tf.float32))]
 
         def gradients(inputs: Any, labels: Any) -> tuple[Any, Any]:
             """Of all replicas: gradients, and (examples, losses, hits)."""
+            before = [tf.identity(one) for one in learning.statistics]
             found = together.compute(part, inputs, labels)
             moved.batches.assign_add(1)
-            if together.size > 1:
-                own = [tf.convert_to_tensor(one) for one in learning.statistics]
-                sums = together.add_up(own)
+            if guarded:
+                count = tf.cast(tf.shape(labels)[0], tf.float32)
+                own = [
+                    tf.where(tf.math.is_finite(new), new, old) * count
+                    for new, old in zip(learning.statistics, before, strict=True)
+                ]
+                *sums, count = together.add_up([*own, count])
                 for variable, total in zip(learning.statistics, sums, strict=True):
-                    variable.assign(total / together.size)
+                    variable.assign(total / count)
             return found[:-3], found[-3:]
 
         @graph.for_any_batch

@@ -9,6 +9,7 @@ import numpy as np
 
 from model import losses, schedules, update
 from model.checkpoints import errors
+from pipeline import flag_fields
 
 CLASS_WEIGHTS = ("none", "balanced")
 
@@ -58,6 +59,11 @@ class Method:
     early_stopping: int = 0
 
     def __post_init__(self) -> None:
+        flag_fields.check_choice("class_weights", self.class_weights, CLASS_WEIGHTS)
+        if self.early_stopping < 0:
+            raise ValueError(
+                f"--early_stopping={self.early_stopping}: expected 0 or more"
+            )
         _ = self.settings, self.schedule, self.loss(np.ones(2))
 
     @property
@@ -119,20 +125,31 @@ class Method:
         Raises:
             errors.MismatchedCheckpoint: a pattern of `rates` fits none of them.
         """
+        self.check_rates(list(variables))
+        return update.Update(variables, self.settings, float16=float16)
+
+    def check_rates(self, variables: Sequence[str]) -> None:
+        """Refuses rates that are not of these variables.
+
+        Args:
+            variables: "layer/variable" of those that train.
+
+        Raises:
+            errors.MismatchedCheckpoint: a pattern fits none of them, or none learns.
+        """
         settings = self.settings
-        if unused := settings.unused_rules(list(variables)):
+        if unused := settings.unused_rules(variables):
             layers = sorted({name.split("/")[0] for name in variables})
             close = difflib.get_close_matches(unused[0].split("/")[0], layers, n=1)
             hint = f"did you mean {close[0]}/*?" if close else "as in layer/*, */bias"
             raise errors.MismatchedCheckpoint(
                 f"--rates: {unused[0]} fits no variable that trains ("
-                f"{', '.join(list(variables)[:4])}, ...); {hint}"
+                f"{', '.join(variables[:4])}, ...); {hint}"
             )
         if not any(settings.rule_of(name).lr_mult for name in variables):
             raise errors.MismatchedCheckpoint(
                 f"--rates={self.rates}: no variable learns; expected an lr_mult above 0"
             )
-        return update.Update(variables, settings, float16=float16)
 
 
 def _rule(text: str) -> update.Rule:

@@ -1,6 +1,7 @@
 """What a training will take, told from a few batches of each stage before it begins."""
 
 import dataclasses
+import json
 import math
 import os
 import resource
@@ -25,6 +26,8 @@ from pipeline import dataset, manifest, preprocess
 _BATCHES = 4  # that are timed, after one that is not
 _LEAST_S = 1.0  # or more, until so much time has passed
 _TICKS = os.sysconf("SC_CLK_TCK")
+# {cache: {view: photos}} that an earlier stage will have computed.
+_Planned = dict[str, dict[int, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,8 +104,9 @@ def estimate(one: trainee.Trainee, found: manifest.Manifest) -> list[Estimate]:
         one: that has not begun.
         found: the data set.
     """
+    planned: _Planned = {}
     return [
-        _Probe(one, found, stage, plan).estimate()
+        _Probe(one, found, stage, plan, planned).estimate()
         for stage, plan in zip(one.stages, one.plans, strict=True)
     ]
 
@@ -116,7 +120,9 @@ class _Probe:
         found: manifest.Manifest,
         stage: settings.Config,
         plan: stages.Plan,
+        planned: _Planned,
     ) -> None:
+        self._planned = planned
         self._one, self._found, self._stage, self._plan = one, found, stage, plan
         self._trunk, self._tail = one.build(plan)
         self._cached = one.is_cached(stage, plan)
@@ -171,10 +177,13 @@ class _Probe:
         """Number of missing features, seconds for them, bytes of their table."""
         rows, wanted = examples.wanted_features(self._found, self._stage.num_views)
         about = self._one.cache_key(self._trunk, self._plan)
+        before = self._planned.setdefault(json.dumps(about, sort_keys=True), {})
+        new = {v: np.setdiff1d(some, before.get(v, ())) for v, some in wanted.items()}
+        before |= wanted
         missing = features.num_missing(
             self._trunk,
             len(rows),
-            wanted,
+            {view: some.astype(np.int64) for view, some in new.items()},
             cache_dir=self._one.machine.cache_dir,
             about=about,
         )

@@ -17,13 +17,12 @@ commas, and a table where it has pattern=value.
 """
 
 import dataclasses
-import difflib
 import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline import schema
+from pipeline import flag_fields, schema
 
 _MAX_BYTES = 1 << 20
 
@@ -82,12 +81,6 @@ def read(
     return Recipe(values=_checked(found, defaults, str(path)), stages=tuple(parts))
 
 
-def suggestion(name: str, known: Collection[str]) -> str:
-    """The known name that is meant, or all of them."""
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"{close[0]}?" if close else f"one of {', '.join(known)}"
-
-
 def _checked(
     found: Mapping[str, Any], defaults: Mapping[str, Any], where: str
 ) -> dict[str, Any]:
@@ -96,7 +89,7 @@ def _checked(
         if key not in defaults:
             raise schema.DataError(
                 f"{where}: {key}: no such setting; expected "
-                f"{suggestion(key, sorted(defaults))}"
+                f"{flag_fields.suggestion(key, sorted(defaults))}"
             )
         try:
             values[key] = _converted(value, defaults[key])

@@ -11,7 +11,6 @@ import numpy as np
 from model import metrics, run, settings
 from pipeline import manifest, split
 
-PLAN_NAME = "repeats.json"
 _RECORDS_NAME = "records"
 _CACHE_NAME = "cache"
 
@@ -23,7 +22,7 @@ def cache_dir(directory: Path) -> Path:
         directory: of a run.
     """
     parent = directory.absolute().parent
-    if (parent / PLAN_NAME).exists():
+    if (parent / run.REPEATS).exists():
         parent = parent.parent
     return parent / _CACHE_NAME
 
@@ -74,26 +73,51 @@ def _write_fold(
 
 
 def is_done(directory: Path) -> bool:
-    """Whether a member's training has come to its end."""
+    """Whether a member's training has come to its end.
+
+    Raises:
+        run.RunError: it ran away; without it the mean would be too good.
+    """
+    if (why := directory / run.RAN_AWAY).exists():
+        raise run.RunError(
+            f"{directory}: {why.read_text(encoding='utf-8').strip()}; so this one of "
+            "the trainings cannot count: train all anew, with other settings"
+        )
     ended = (directory / run.MODEL_NAME).exists()
     return ended and not (directory / run.CHECKPOINTS).exists()
 
 
-def read_plan(directory: Path) -> settings.Config | None:
-    """Settings of trainings that were stopped; None if the folder is one training's.
+def write_plan(
+    directory: Path, config: settings.Config, found: manifest.Manifest, **more: Any
+) -> None:
+    """Writes what shall be trained, and what has come of it."""
+    about = {
+        "settings": dataclasses.asdict(config),
+        "manifest_digest": found.digest,
+        **more,
+    }
+    run.Run(directory=directory).write_json(run.REPEATS, about)
+
+
+def read_plan(directory: Path) -> tuple[settings.Config, str] | None:
+    """Trainings that were stopped; None if the folder is one training's.
+
+    Returns:
+        Their settings and the digest of their records' manifest.
 
     Raises:
         schema.DataError: it is damaged, or of another version of Graft.
     """
-    path = directory / PLAN_NAME
+    path = directory / run.REPEATS
     if not path.exists():
         return None
     try:
         about = dict(json.loads(path.read_text(encoding="utf-8")))
         values = {"settings": about["settings"]}
+        digest = str(about["manifest_digest"])
     except (ValueError, KeyError, TypeError) as error:
         raise run.RunError(f"{path}: damaged ({error!r:.200}); train anew") from error
-    return settings.from_run(path, values)
+    return settings.from_run(path, values), digest
 
 
 def summary(figures: Mapping[str, Mapping[str, Any]], *, folds: bool) -> dict[str, Any]:
@@ -127,20 +151,26 @@ def summary(figures: Mapping[str, Mapping[str, Any]], *, folds: bool) -> dict[st
     return found
 
 
-def as_text(found: Mapping[str, Any]) -> str:
-    """The summary as lines."""
+def as_text(found: Mapping[str, Any], what: str = "") -> str:
+    """The summary as lines.
+
+    Args:
+        found: of `summary`.
+        what: was trained; "" for what is trained first of all.
+    """
     width = max(map(len, found["accuracy"]))
+    label = f"{what}, " * bool(what)
     lines: Sequence[str] = [
-        f"{name:{width}}  test accuracy {accuracy:.4f}"
+        f"{label}{name:{width}}  test accuracy {accuracy:.4f}"
         for name, accuracy in found["accuracy"].items()
     ]
-    mean = f"mean {found['mean']:.4f}, standard deviation "
+    mean = f"{label}mean {found['mean']:.4f}, standard deviation "
     mean += f"{found['standard_deviation']:.4f}"
     lines = [*lines, mean]
     if whole := found.get("all_photos"):
         low, high = whole["accuracy_ci95"]
         lines.append(
-            f"each of {whole['num_examples']} photos tested once: accuracy "
+            f"{label}each of {whole['num_examples']} photos tested once: accuracy "
             f"{whole['accuracy']:.4f}, 95 % interval {low:.4f} to {high:.4f}"
         )
     return "\n".join(lines)

@@ -11,6 +11,7 @@ runs/20260101-120000-alexnet/
     model.keras        the best by validation; loads in plain Keras
     labels.txt         class names in label order
     photos.json        SHA-256 of the photos it has seen
+    ran_away.txt       why it ended early, if the loss was no number any more
     calibration.json   temperature fitted on the validation split
     evaluation/        what evaluate.py writes
 runs/latest            -> the newest of them
@@ -41,6 +42,8 @@ from pipeline import image, manifest, preprocess, schema
 LATEST = "latest"
 MODEL_NAME = "model.keras"
 CHECKPOINTS = "checkpoints"  # is there until training is done
+REPEATS = "repeats.json"  # of a folder of several runs
+RAN_AWAY = "ran_away.txt"  # why training ended before its end
 # What Keras, HDF5 and zipfile raise on a damaged model file.
 _UNREADABLE = (
     ValueError,
@@ -92,6 +95,11 @@ def new_directory(run_dir: str, ckpt: str) -> Path:
     return directory
 
 
+def is_run(directory: Path) -> bool:
+    """Whether a folder is a run, or holds a training's repetitions."""
+    return any((directory / name).exists() for name in ("config.json", REPEATS))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
     """A run folder that is being written.
@@ -131,10 +139,14 @@ class Run:
 
     def write_json(self, name: str, content: Any) -> None:
         """Writes a file of the folder in one go."""
+        self.write_text(name, json.dumps(content, indent=2) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Writes a file of the folder in one go."""
         if not self.writes:
             return
         with replacing(self.directory / name) as partial:
-            partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            partial.write_text(text, encoding="utf-8")
 
     def write_metrics(self, results: Sequence[loop.EpochResult]) -> None:
         """Writes the lines of some epochs in place of all that are there."""
@@ -151,7 +163,7 @@ class Run:
             file.write(_line(result))
 
     def save_model(self, model: Any, about: dict[str, str]) -> None:
-        """Writes model.keras and points `latest` to this run.
+        """Writes model.keras.
 
         Args:
             model: keras.Model.
@@ -162,8 +174,16 @@ class Run:
         with replacing(self.directory / MODEL_NAME, suffix=".partial.keras") as partial:
             model.save(partial)
             weights.mark_keras(partial, about)
+
+    def point_latest(self) -> None:
+        """Lets the link beside the folder lead to it; inside other runs there is none.
+
+        Also to a run without a model, as soon as there is something to go on with.
+        """
         directory = self.directory.absolute()  # "." has no name of its own
         link = directory.parent / LATEST
+        if not self.writes or is_run(directory.parent):
+            return
         if link.exists() and not link.is_symlink():
             return  # somebody's own file or folder
         with replacing(link) as partial:
@@ -389,6 +409,12 @@ def read(run_dir: str) -> Finished:
     directory = Path(run_dir)
     if not directory.exists():
         raise RunError(f"{directory}: no such run; train one first: python train.py")
+    if (directory / REPEATS).exists():
+        names = sorted(p.name for p in directory.iterdir() if (p / MODEL_NAME).exists())
+        raise RunError(
+            f"{directory}: holds several runs; name one of them: "
+            + ", ".join(str(directory / name) for name in names[:10])
+        )
     for name in ("config.json", MODEL_NAME):
         if not (directory / name).exists():
             raise RunError(

@@ -71,8 +71,9 @@ class Session:
                 if stopped.in_order and all(one.begun for one in self._trainees):
                     self._snapshot(folder)
                 raise
-            except loop.NonFiniteLoss:
+            except loop.NonFiniteLoss as error:
                 self._remove_snapshots()  # the next time would come to the same
+                self._trainees[0].record.write_text(run.RAN_AWAY, f"{error}\n")
                 raise
             except workers.LOST as error:
                 raise workers.WorkerLost(
@@ -142,6 +143,7 @@ class Session:
                     self._snapshot(folder)
                 progress.update(size)
 
+            latest: dict[str, loop.EpochResult] = {}  # of this epoch
             while not all(one.done for one in self._trainees):
                 waiting = [one for one in self._trainees if not one.done]
                 one = min(waiting, key=lambda one: len(one.results))
@@ -152,22 +154,27 @@ class Session:
                 one.record.append_metrics(result)
                 if self._is_chief:
                     self._boards[one.name].write(result, one.details())
-                progress.log(self._line(one, result))
+                latest[one.name] = result
+                if not any(
+                    len(other.results) < result.epoch and not other.done
+                    for other in self._trainees
+                ):
+                    progress.log(self._line(latest))
+                    latest.clear()
                 self._save_best(one)
                 if one.training.done and not one.done:  # a stage's end
                     self._snapshot(folder)
 
-    def _line(self, one: trainee.Trainee, result: loop.EpochResult) -> str:
-        width = len(str(one.epochs))
-        number = f"{result.epoch:{width}}/{one.epochs}"
-        names = [one.name for one in self._trainees]
-        width = max(map(len, names))
-        return "  ".join(
-            filter(
+    def _line(self, latest: Mapping[str, loop.EpochResult]) -> str:
+        """An epoch of all networks, in columns."""
+        first = next(iter(latest.values()))
+        epochs = max(one.epochs for one in self._trainees)
+        words = [f"epoch {first.epoch:{len(str(epochs))}}/{epochs}"]
+        for name, result in latest.items():
+            words += filter(
                 None,
                 (
-                    f"epoch {number}",
-                    one.name.ljust(width),
+                    name and f"| {name}:",
                     result.stage,
                     f"loss {result.loss:.4f}",
                     f"accuracy {result.accuracy:.4f}",
@@ -176,12 +183,13 @@ class Session:
                     f"{result.images_per_s:,.0f} photos/s",
                 ),
             )
-        )
+        return "  ".join(words)
 
     def _save_best(self, one: trainee.Trainee) -> None:
         saved_s, saved_epoch = self._saved[one.name]
         if one.best.epoch > saved_epoch and time.monotonic() - saved_s > _SAVE_EVERY_S:
             one.write()
+            one.record.point_latest()
             self._saved[one.name] = (time.monotonic(), one.best.epoch)
 
     def _snapshot(self, folder: Path) -> None:
@@ -194,12 +202,15 @@ class Session:
         }
         kept = self._config.snapshots_kept
         snapshots.write(folder, self._step, state, keep=kept)
+        self._trainees[0].record.point_latest()
 
     def _write(self) -> None:
         """Makes run folders of what was reached."""
-        for one in reversed(self._trainees):  # `latest` shall be the first
+        for one in self._trainees:
             if one.best.epoch:
                 one.write()
+        if self._trainees[0].best.epoch:
+            self._trainees[0].record.point_latest()
         results = {one.name: one.results for one in self._trainees if one.results}
         if results and self._is_chief:
             with run.replacing(self._directory / "curves.png") as partial:
@@ -210,7 +221,9 @@ class Session:
         if not self._is_chief:
             return
         if folder.exists() and any(folder.iterdir()):
-            command.log(f"python train.py --resume={self._directory} goes on")
+            parent = self._directory.parent  # perhaps of several trainings
+            whole = parent if run.is_run(parent) else self._directory
+            command.log(f"python train.py --resume={whole} goes on")
         elif not any(one.best.epoch for one in self._trainees):
             for one in reversed(self._trainees):
                 one.record.discard()

@@ -97,10 +97,8 @@ class Config:
     stages: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
-        _check_choice("precision", self.precision, device.PRECISIONS)
-        _check_choice("pooling", self.pooling, network.POOLINGS)
-        _check_choice("compare", self.compare, COMPARISONS)
-        _check_choice("start", self.start, STARTS)
+        for name, choices in _CHOICES.items():
+            flag_fields.check_choice(name, getattr(self, name), choices)
         for name, least, most in (
             ("hidden", 0, 1 << 16),
             ("seed", 0, (1 << 31) - 1),
@@ -254,16 +252,9 @@ _HELP = {
     "epochs": "Passes over the training photos.",
     "steps": "Training ends after so many steps; 0: after --epochs.",
     "batch_size": "Photos per step.",
-    "learning_rate": "The base rate. 0: as suits Adam and the number of features, 1e-4 "
-    "for AlexNet.",
+    "learning_rate": "The base rate. 0: as suits Adam and the number of features that "
+    "the new final layer sees; the less, the higher.",
 }
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(
-            f"--{name}={value}: expected {recipe.suggestion(value, choices)}"
-        )
 
 
 def _changed(config: Config, changes: Mapping[str, Any]) -> Config:
@@ -299,6 +290,9 @@ def define_flags() -> None:
 def from_flags() -> Config:
     """What flags and recipe say; a flag that is given holds in all stages.
 
+    What holds in all stages is checked as part of each, for alone it need not go
+    together: a momentum is for the stages' optimizers.
+
     Raises:
         app.UsageError: the flags do not go together.
         schema.DataError: the recipe cannot be read, or its settings do not go together.
@@ -309,16 +303,35 @@ def from_flags() -> Config:
     given = flag_fields.given(names)
     try:
         found = flag_fields.values(names)
-        found |= {n: v for n, v in written.values.items() if n not in given}
+        flagged = {name: found[name] for name in given}
+        if not written.stages:
+            return _changed(Config(), _overridden(found, written.values, flagged))
+        everywhere, whole = _parted(written.values)
+        in_stages, of_whole = _parted(flagged)
         stages = tuple(
-            {n: v for n, v in stage.items() if n not in given}
-            for stage in written.stages
+            _overridden(everywhere, stage, in_stages) for stage in written.stages
         )
-        return dataclasses.replace(_changed(Config(), found), stages=stages)
+        return dataclasses.replace(_changed(Config(), whole | of_whole), stages=stages)
     except ValueError as error:
         if path and not given:
             raise schema.DataError(f"{path}: {error}") from error
         raise app.UsageError(str(error)) from error
+
+
+def _overridden(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of which the later ones hold; an end in epochs replaces one in steps."""
+    found: dict[str, Any] = {}
+    for layer in layers:
+        if "epochs" in layer and "steps" in found:
+            found["steps"] = 0
+        found |= layer
+    return found
+
+
+def _parted(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Those that a stage may have, and those of the whole training."""
+    of_stages = {name: v for name, v in values.items() if name in _OF_STAGES}
+    return of_stages, {n: v for n, v in values.items() if n not in _OF_STAGES}
 
 
 def _read_recipe(path: Path) -> recipe.Recipe:

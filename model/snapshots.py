@@ -49,16 +49,25 @@ def write(folder: Path, step: int, arrays: Arrays, *, keep: int) -> Path:
 
 
 def latest(folder: Path) -> dict[str, np.ndarray] | None:
-    """The last snapshot that is whole; None if there is none. Tells of damaged ones."""
+    """The last snapshot that is whole; None if there is none.
+
+    Those that are damaged are told of, and renamed, so that `write` does not take them
+    for the last ones.
+    """
+    damaged = False
     for path in _all(folder) if folder.exists() else ():
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
                 return {name: found[name] for name in found.files}  # checks every CRC
         except _UNREADABLE as error:
             command.log(
-                f"warning: {path} is damaged ({str(error)[:200]}); going on from the "
-                "one before"
+                f"warning: {path} is damaged ({str(error)[:200]}); taking the one "
+                "before"
             )
+            path.rename(path.with_suffix(".damaged"))
+            damaged = True
+    if damaged:
+        command.log("warning: no snapshot is whole; training begins anew")
     return None
 
 

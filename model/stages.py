@@ -9,9 +9,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from model import base, blocks, dropout, network, recipe, restore, settings
+from model import base, blocks, dropout, network, restore, settings
 from model.checkpoints import errors
-from pipeline import preprocess
+from pipeline import flag_fields, preprocess
 
 # Dropout that suits a head. On flower photos of 288 pixels, a head on AlexNet's 256
 # means did not even fit its training photos with 0.5 (loss 0.42 after 40 epochs).
@@ -125,7 +125,7 @@ def _by_patterns(
         if not fnmatch.filter(known, pattern):
             raise errors.MismatchedCheckpoint(
                 f"--train: {pattern} fits no layer up to the new head; expected "
-                f"{recipe.suggestion(pattern, sorted(known))}"
+                f"{flag_fields.suggestion(pattern, sorted(known))}"
             )
     steps = [s for s, names in layers.items() if any(trains(s, n) for n in names)]
     frozen = [n for s, names in layers.items() for n in names if not trains(s, n)]

@@ -89,10 +89,25 @@ class Trainee:
         self._moved: set[str] = set()  # variables that have trained
 
     def begin(self) -> None:
-        """Begins the first stage."""
+        """Begins the first stage.
+
+        Raises:
+            errors.MismatchedCheckpoint: rates of a stage are of no layer that trains
+                in it.
+        """
+        self._check_rates()
         self._begin(0, {})
         variables = [*self._trunk.variables, *self._tail.variables]
         self._digests = restore.digests(variables)
+
+    def _check_rates(self) -> None:
+        """Before anything has trained, for later it would be in vain."""
+        for stage, plan in zip(self.stages, self.plans, strict=True):
+            if stage.learning.rates:
+                tail = stages.build_tail(
+                    plan, stages.build_trunk(plan, "float32"), "float32"
+                )
+                stage.learning.check_rates(list(restore.trainable(tail)))
 
     def _begin(self, number: int, values: Mapping[str, np.ndarray]) -> None:
         """Builds a stage's network.

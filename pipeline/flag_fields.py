@@ -1,6 +1,7 @@
 """A dataclass of settings -> flags of the same names, and back."""
 
 import dataclasses
+import difflib
 import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -40,6 +41,22 @@ def define(
             flags.DEFINE_float(name, default, text)
         else:
             flags.DEFINE_string(name, default, text)
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Refuses what a field may not be; flags are checked by absl, recipes here.
+
+    Raises:
+        ValueError: it is none of the choices; says which one is meant.
+    """
+    if value not in choices:
+        raise ValueError(f"--{name}={value}: expected {suggestion(value, choices)}")
+
+
+def suggestion(name: str, known: Collection[str]) -> str:
+    """The known name that is meant, or all of them."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"{close[0]}?" if close else f"one of {', '.join(known)}"
 
 
 def values(names: Collection[str]) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 import dataclasses
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
 
 import train
-from model import probe, repeats, run, settings, workers
+from model import loop, probe, repeats, run, settings, workers
 from model.checkpoints import errors
 from tests import conftest, test_resume, test_reuse
 
@@ -83,6 +84,56 @@ def test_seeds(quick):
     single = train.train(config)
     alone = run.read(str(single)).load_model().get_layer("logits").kernel.numpy()
     assert (alone == kernels[0]).all()
+
+
+def test_seeds_of_changed_records(quick, tmp_path, found):
+    """What one has trained on would test another."""
+    records = tmp_path / "records"
+    shutil.copytree(found.directory, records)
+    config = dataclasses.replace(quick, data=str(records), seeds=2)
+    directory = train.repeat(config)
+    done = conftest.run_command("-m", "pipeline.split", records, "--seed=1")
+    assert done.returncode == 0, done.stderr
+    with pytest.raises(run.RunError, match="has changed since"):
+        train.resume(directory)
+
+
+def test_one_that_ran_away_does_not_count(quick, monkeypatch):
+    """Although it has a best epoch and no snapshots, as those that have ended."""
+    run_epoch = loop.Training.run_epoch
+
+    def fail(self, on_batch):
+        if self.epoch:
+            raise loop.NonFiniteLoss("epoch 2: the loss is nan")
+        return run_epoch(self, on_batch)
+
+    config = dataclasses.replace(quick, seeds=2)
+    with monkeypatch.context() as patch, pytest.raises(loop.NonFiniteLoss):
+        patch.setattr(loop.Training, "run_epoch", fail)
+        train.repeat(config)
+    directory = train.Path(config.run_dir)
+    assert run.read(str(directory / "seed-0")).results()
+    with pytest.raises(run.RunError, match=r"seed-0: epoch 2: .* cannot count"):
+        train.resume(directory)
+
+
+def test_pretrained_against_scratch_in_folds(quick, capsys):
+    directory = train.repeat(dataclasses.replace(quick, folds=2, compare="scratch"))
+    about = plan_of(directory)
+    accuracies = [about["accuracy"], about["scratch"]["accuracy"]]
+    assert [set(one) for one in accuracies] == [{"fold-0", "fold-1"}] * 2
+    said = capsys.readouterr().out
+    assert f"mean {about['mean']:.4f}" in said
+    assert f"scratch, mean {about['scratch']['mean']:.4f}" in said
+
+
+def test_rates_of_a_later_stage(quick):
+    """Are refused before anything has trained."""
+    method = {"rates": "conv55/*=2"}
+    stages = ({"stage": "head"}, {"train_from": "conv2", **method})
+    with pytest.raises(errors.MismatchedCheckpoint, match=r"conv55/.* fits no variable"):
+        train.train(dataclasses.replace(quick, stages=stages))
+    assert not train.Path(quick.run_dir).exists()
 
 
 def test_a_damaged_plan(tmp_path):
@@ -174,10 +225,12 @@ class TestPlan:
             {"stage": "head", "epochs": 3},
             {"stage": "deeper", "train_from": "conv2", "views": 0, "steps": 7},
             {"stage": "some", "train": "fc3,logits"},
+            {"stage": "again"},
         )
         text = train.plan(dataclasses.replace(quick, stages=stages))
         assert not train.Path(quick.run_dir).exists()
-        head, deeper, some = re.split(r"^(?:deeper|some):$", text, flags=re.M)
+        parts = re.split(r"^(?:deeper|some|again):$", text, flags=re.M)
+        head, deeper, some, again = parts
         assert re.search(r"conv1 +8 x 8 x 4 +112 +cached", head)
         assert re.search(r"logits +3 +24 +trained", head)
         assert "24 parameters train" in head
@@ -188,7 +241,8 @@ class TestPlan:
         assert "7 steps of 16 photos in 3 epochs" in deeper
         assert "waits for" in deeper
         assert re.search(r"fc4 .*frozen", some)
-        assert re.search(r"altogether about [0-9.]+ (s|min), [0-9.]+ GB", some)
+        assert "features of" not in again  # those of the first stage serve it
+        assert re.search(r"altogether about [0-9.]+ (s|min), [0-9.]+ GB", again)
 
     def test_cached_features_take_no_time(self, quick):
         train.train(quick)

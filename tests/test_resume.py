@@ -196,7 +196,7 @@ def test_pretrained_against_scratch(config, undisturbed, monkeypatch, capsys):
         for line in capsys.readouterr().err.splitlines()
         if line.startswith("epoch")
     ]
-    assert {line.split()[2] for line in lines} == {"pretrained", "scratch"}
+    assert all(" | pretrained: " in line and " | scratch: " in line for line in lines)
     assert (directory.parent / "latest").resolve() == directory
 
 

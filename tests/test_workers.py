@@ -116,18 +116,19 @@ tf.config.set_logical_device_configuration(
 )
 import numpy as np
 import keras
-from model import loop, restore, schedules, update, workers
+from model import loop, restore, schedules, stages, update, workers
 
-def train(devices):
+def train(devices, trained=False):
     keras.utils.set_random_seed(0)
     inputs = keras.Input((6,))
     hidden = keras.layers.Dense(5, activation="relu")(inputs)
-    norm = keras.layers.BatchNormalization(trainable=False)(hidden)
+    norm = keras.layers.BatchNormalization(trainable=trained)(hidden)
     model = keras.Model(inputs, keras.layers.Dense(3)(norm))
     moved = update.Update(restore.trainable(model), update.Settings(), float16=False)
     learning = loop.Learning(
         update=moved, schedule=schedules.Schedule(), rate=0.1, epochs=1,
         total_steps=9, together=workers.Workers(devices),
+        statistics=stages.statistics(model),
     )
     step = loop.TrainStep(model, learning)
     random = np.random.default_rng(0)
@@ -142,6 +143,10 @@ one, two = train(("",)), train(("/CPU:0", "/CPU:1"))
 np.testing.assert_allclose(one[0], two[0], rtol=1e-5)
 for first, second in zip(one[1], two[1], strict=True):
     np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-6)
+# The batch of one leaves a device with nothing, whose mean is no number.
+figures, weights = train(("/CPU:0", "/CPU:1"), trained=True)
+assert np.isfinite(figures).all()
+assert all(np.isfinite(weight).all() for weight in weights)
 """
 
 

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from model import features
+from model import features, network
 from pipeline import dataset, preprocess
 
 SPEC = preprocess.InputSpec(size_px=8, short_side_px=9, source="test")
@@ -240,13 +240,38 @@ class TestKey:
         """Its random state is another one in every process."""
 
         def with_dropout(seed):
-            image = keras.Input((8, 8, 3))
+            image = keras.Input((8, 8, 3), name="image")
             kernel = keras.initializers.RandomNormal(0, 1, seed=0)
             layer = keras.layers.Dense(3, kernel_initializer=kernel, name="fc6")
             output = keras.layers.Dropout(0.5, seed=seed)(layer(image))
             return keras.Model(image, output)
 
         assert key(trunk=with_dropout(1)) == key(trunk=with_dropout(2))
+
+    @pytest.mark.parametrize("names", [("caffenet", "bvlc_alexnet")])
+    def test_networks_whose_weights_are_alike(self, key, names):
+        """They differ in the order of layers without any."""
+        keys = []
+        for name in (*names, names[0]):
+            chosen = network.by_name(name)
+            trunk = network.build(chosen, chosen.input_spec, last="pool1")
+            for variable in trunk.variables:
+                variable.assign(np.zeros(variable.shape))
+            keys.append(key(trunk=trunk))
+        assert keys[0]["weights"] == keys[1]["weights"]
+        assert keys[0] != keys[1]
+        assert keys[0] == keys[2]
+
+    def test_means_of_another_layer(self, key, trunk):
+        """Of the same channels, with the same weights below."""
+        pooled = keras.layers.MaxPooling2D(name="pool")(trunk.output)
+        whole, deeper = (
+            keras.Model(
+                trunk.input, keras.layers.GlobalAveragePooling2D(name="head_pool")(one)
+            )
+            for one in (trunk.output, pooled)
+        )
+        assert key(trunk=whole) != key(trunk=deeper)
 
     def test_each_key_has_its_folder(self, extract, every, tmp_path):
         for number, how in enumerate(

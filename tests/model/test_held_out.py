@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from model import held_out, judge, repeats
+from model import held_out, judge, run
 from pipeline import manifest
 from tests.model import judgements
 
@@ -54,7 +54,7 @@ class TestFolds:
     def folds(self, found, tmp_path):
         """Two runs of three, each judged on a part of the photos."""
         plan = {"settings": {"folds": 3}}
-        (tmp_path / repeats.PLAN_NAME).write_text(json.dumps(plan))
+        (tmp_path / run.REPEATS).write_text(json.dumps(plan))
         runs = []
         for number, split in enumerate(("test", "validation")):
             finished = judgements.write_run(tmp_path / f"fold-{number}", found)
@@ -93,5 +93,5 @@ class TestFolds:
     @pytest.mark.parametrize("plan", ["", "{}", '{"settings": {"folds": "many"}}'])
     def test_a_damaged_plan(self, found, tmp_path, plan):
         finished = judgements.write_run(tmp_path / "fold-0", found)
-        (tmp_path / repeats.PLAN_NAME).write_text(plan)
+        (tmp_path / run.REPEATS).write_text(plan)
         assert held_out.of_folds(finished, found) is None

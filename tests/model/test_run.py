@@ -47,6 +47,7 @@ def finish(directory, seed=0):
     record.append_metrics(result(1))
     record.write_json("calibration.json", {"temperature": 1.5})
     record.save_model(small_network(seed), ABOUT)
+    record.point_latest()
     return record
 
 
@@ -154,6 +155,19 @@ class TestWriting:
         (tmp_path / "latest").symlink_to("gone")
         finish(tmp_path / "a")
         assert (tmp_path / "latest").readlink().name == "a"
+
+    def test_no_link_inside_another_run(self, tmp_path):
+        finish(tmp_path / "a")
+        finish(tmp_path / "a" / "scratch")
+        assert "latest" not in names_in(tmp_path / "a")
+        several = run.Run(directory=tmp_path / "b")
+        several.directory.mkdir()
+        several.write_json(run.REPEATS, {})
+        several.point_latest()
+        finish(several.directory / "seed-0")
+        assert names_in(several.directory) == [run.REPEATS, "seed-0"]
+        with pytest.raises(run.RunError, match=r"several runs; name one .*b/seed-0"):
+            run.read(str(tmp_path / "latest"))
 
     def test_in_the_working_folder(self, tmp_path, monkeypatch):
         (tmp_path / "a").mkdir()

@@ -90,6 +90,44 @@ def test_flags_override_the_recipe_in_all_stages(parse):
     assert found.in_stages()[1].learning_rate == 1e-5
 
 
+def test_a_flag_for_all_stages(parse):
+    found = parse(RECIPE, "--start=last")
+    assert [stage.start for stage in found.in_stages()] == ["last", "last"]
+
+
+def test_what_holds_in_all_stages_is_checked_in_each(parse):
+    """Alone it would not go together."""
+    recipe = """
+    start = "last"
+    momentum = 0.9
+    policy = "step"
+    [[stages]]
+    optimizer = "sgd"
+    stepsize = 10
+    [[stages]]
+    optimizer = "rmsprop"
+    stepsize = 20
+    momentum = 0.5
+    """
+    first, second = parse(recipe).in_stages()
+    assert [s.learning.momentum for s in (first, second)] == [0.9, 0.5]
+    assert [s.learning.stepsize for s in (first, second)] == [10, 20]
+    assert {s.start for s in (first, second)} == {"last"}
+    with pytest.raises(schema.DataError, match=r"stage 1: momentum=0\.9: adam has none"):
+        parse(recipe.replace('optimizer = "sgd"', ""))
+
+
+def test_an_end_in_epochs_replaces_one_in_steps(parse):
+    recipe = "steps = 7\n[[stages]]\n[[stages]]\nepochs = 3\n"
+    first, second = parse(recipe).in_stages()
+    assert (first.steps, second.steps, second.epochs) == (7, 0, 3)
+    stages = parse(recipe, "--epochs=2").in_stages()
+    assert [(s.steps, s.epochs) for s in stages] == [(0, 2), (0, 2)]
+    assert parse("steps = 7", "--epochs=2").steps == 0
+    both = parse("steps = 7", "--epochs=2", "--steps=5")
+    assert (both.steps, both.epochs) == (5, 2)
+
+
 def test_without_stages_the_training_is_one(parse):
     found = parse("epochs = 3")
     assert found.in_stages() == (found,)
@@ -107,6 +145,10 @@ def test_without_stages_the_training_is_one(parse):
         ('train = "a"\ntrain_from = "b"', "--train and --train_from"),
         ('ckpt = "none"\ncompare = "scratch"', "--compare=scratch: expected weights"),
         ('start = "last"', "--start=last: says how a stage goes on"),
+        ('class_weights = "balance"', r"class_weights=balance: expected balanced\?"),
+        ('channel_order = "BGR"', "--channel_order=BGR: expected one of auto, rgb"),
+        ('resize = "squish"', r"--resize=squish: expected squash\?"),
+        ("early_stopping = -1", "--early_stopping=-1: expected 0 or more"),
         ("batch_size = 100000", "--batch_size=100000: expected 1 to 16384"),
     ],
 )
