@@ -131,7 +131,7 @@ def test_rates_of_a_later_stage(quick):
     """Are refused before anything has trained."""
     method = {"rates": "conv55/*=2"}
     stages = ({"stage": "head"}, {"train_from": "conv2", **method})
-    with pytest.raises(errors.MismatchedCheckpoint, match=r"conv55/.* fits no variable"):
+    with pytest.raises(errors.MismatchedCheckpoint, match=r"conv55/.* fits no var"):
         train.train(dataclasses.replace(quick, stages=stages))
     assert not train.Path(quick.run_dir).exists()
 

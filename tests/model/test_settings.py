@@ -113,7 +113,7 @@ def test_what_holds_in_all_stages_is_checked_in_each(parse):
     assert [s.learning.momentum for s in (first, second)] == [0.9, 0.5]
     assert [s.learning.stepsize for s in (first, second)] == [10, 20]
     assert {s.start for s in (first, second)} == {"last"}
-    with pytest.raises(schema.DataError, match=r"stage 1: momentum=0\.9: adam has none"):
+    with pytest.raises(schema.DataError, match=r"stage 1: momentum=0\.9: adam has no"):
         parse(recipe.replace('optimizer = "sgd"', ""))
 
 
