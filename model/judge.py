@@ -227,12 +227,20 @@ class Judged:
     figures: dict[str, Any]
     path: Path
 
+    @property
+    def own_records(self) -> bool:
+        """Whether the run was trained on these records."""
+        expected = self.finished.config["data"]["manifest_digest"]
+        return bool(self.found.digest == expected)
+
 
 def judge_run(
     finished: run.Finished,
     found: manifest.Manifest,
     split: str,
     how: How = PLAIN,
+    *,
+    source: str = "",
 ) -> Judged:
     """Judges a run and writes evaluation/<split>.json and .npz.
 
@@ -244,6 +252,7 @@ def judge_run(
         found: records, those of the run or others.
         split: of them; "all" for all photos.
         how: views, batches.
+        source: folder that the photos are from; "" for that of the records.
 
     Raises:
         schema.DataError: see `judge`.
@@ -270,7 +279,10 @@ def judge_run(
         **judgement.figures(),
         "label_doubts": unseen.doubts(judgement.class_names),
         "photos_seen": len(seen & {row.sha256 for row in judgement.rows}),
-        "data": {"path": str(found.directory), "manifest_digest": found.digest},
+        "data": {
+            "path": source or str(found.directory),
+            "manifest_digest": found.digest,
+        },
         "model_sha256": finished.model_digest(),
         "seconds": time.perf_counter() - start,
         "images_per_s": len(judgement.rows) / judging_s,
