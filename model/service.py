@@ -64,6 +64,7 @@ class Service:
         *,
         max_pixels: int,
         decode_timeout_s: float,
+        data: str = "",
         most_together: int = _MOST_TOGETHER,
     ) -> None:
         """Starts the thread of the network; no process yet.
@@ -72,12 +73,13 @@ class Service:
             chosen: what answers.
             max_pixels: larger photos are refused before they are decoded.
             decode_timeout_s: how long decoding a photo may take.
+            data: folder of a run's records, if they were moved; "" otherwise.
             most_together: photos that the network takes as one batch.
         """
         self.chosen = chosen
         self.explainer: classifier.Explainer | None = None
         try:
-            self.explainer = classifier.Explainer(chosen)
+            self.explainer = classifier.Explainer(chosen, data)
             missing: Sequence[str] = self.explainer.missing
         except schema.DataError as error:
             missing = [str(error)]

@@ -170,9 +170,9 @@ class _Child:
             alarm = _Alarm(_START_S, process)
             said = b""
             try:
-                said = cast(io.BufferedReader, process.stdout).read(len(decoder.READY))
-            except (OSError, ValueError):  # closed meanwhile
-                pass
+                stdout = cast(io.BufferedReader, process.stdout)
+                with contextlib.suppress(OSError, ValueError):  # closed meanwhile
+                    said = stdout.read(len(decoder.READY))
             except BaseException:  # a signal
                 self._end()
                 raise
