@@ -150,7 +150,13 @@ def temperature(figures: Mapping[str, Any]) -> str:
     return told
 
 
-def data(found: manifest.Manifest, split: str, *, own: bool) -> dict[str, Any]:
+def data(
+    found: manifest.Manifest,
+    split: str,
+    *,
+    own: bool,
+    class_names: Sequence[str] = (),
+) -> dict[str, Any]:
     """What the manifest says of the photos.
 
     Args:
@@ -158,6 +164,8 @@ def data(found: manifest.Manifest, split: str, *, own: bool) -> dict[str, Any]:
         split: that was judged; "all" for all photos.
         own: the run was trained on these records. Of others, their splits and what they
             would be to a training say nothing.
+        class_names: of the run, of which other photos may lack some; () for those of
+            the records.
 
     Returns:
         `own`; `counts`, {class name: {column: photos}}, and the `columns`, which are
@@ -167,7 +175,7 @@ def data(found: manifest.Manifest, split: str, *, own: bool) -> dict[str, Any]:
         versions that it was `made_by`.
     """
     rows = found.rows
-    judged = _judged(found, split)
+    judged = dict.fromkeys(class_names, 0) | _judged(found, split)
     return {
         "own": own,
         "counts": found.counts()

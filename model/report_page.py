@@ -116,7 +116,12 @@ def render(judged: judge.Judged, command_line: str) -> str:
         ),
         curves=drawings.training(results) if results else [],
         ledger=report_facts.ledger(finished) if _has(finished, "ledger.json") else None,
-        data=report_facts.data(judged.found, judged.split, own=judged.own_records),
+        data=report_facts.data(
+            judged.found,
+            judged.split,
+            own=judged.own_records,
+            class_names=figures["class_names"],
+        ),
         temperature=report_facts.temperature(figures),
         training=report_facts.training(finished),
         command=command_line,

@@ -122,12 +122,15 @@ class TestData:
         ]
         rows[1] = dataclasses.replace(rows[1], group=rows[0].group)
         changed = dataclasses.replace(found, rows=tuple(rows))
-        data = report_facts.data(changed, "all", own=False)
+        data = report_facts.data(
+            changed, "all", own=False, class_names=("blue", "green", "pink", "red")
+        )
         assert data["columns"] == ("judged",)
         assert data["counts"]["blue"] == {"judged": 20}
         assert data["counts"]["red"] == {"judged": 21 - len(reds)}
         assert data["warnings"] == [
-            "fewer than 10 photos judged of red: their figures say little"
+            "no photo judged of pink",
+            "fewer than 10 photos judged of red: their figures say little",
         ]
         (note,) = data["notes"]
         assert "split" not in note
