@@ -208,6 +208,17 @@ class TestErrors:
         with pytest.raises(schema.DataError, match="no such run"):
             serve.serve(serve.Config(run_dir=str(tmp_path / "gone"), port=0))
 
+    def test_records_that_were_moved(self, shared_run, monkeypatch):
+        """They are looked for where --data says."""
+
+        def service(*_, data, **__):
+            raise schema.DataError(f"looked in {data}")
+
+        monkeypatch.setattr(serve.service, "Service", service)
+        config = serve.Config(run_dir=str(shared_run), port=0, data="elsewhere")
+        with pytest.raises(schema.DataError, match="looked in elsewhere"):
+            serve.serve(config)
+
     def test_without_the_extra(self, monkeypatch):
         import model
 

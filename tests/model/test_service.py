@@ -1,6 +1,7 @@
 """Answers of many threads at once; with why."""
 
 import concurrent.futures
+import dataclasses
 import os
 import signal
 
@@ -115,3 +116,15 @@ def test_a_start_that_fails_is_told_in_a_line(answering, monkeypatch):
     monkeypatch.setattr(answering._decoders, "decode", too_slow)
     with pytest.raises(schema.DataError, match=r"longer than 0\.01 s.*--decode_timeout"):
         answering.warm_up()
+
+
+def test_records_that_were_moved(answering, shared_records):
+    data = {**answering.chosen.finished.config["data"], "path": "gone"}
+    config = {**answering.chosen.finished.config, "data": data}
+    finished = dataclasses.replace(answering.chosen.finished, config=config)
+    moved = dataclasses.replace(answering.chosen, finished=finished)
+    found = service.Service(
+        moved, max_pixels=1_000_000, decode_timeout_s=30, data=str(shared_records)
+    )
+    assert found.explainer.index is not None
+    found.close()
