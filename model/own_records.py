@@ -40,7 +40,7 @@ def check(finished: run.Finished, found: manifest.Manifest) -> None:
     if found.digest != expected:
         raise schema.DataError(
             f"{found.directory}: manifest digest {found.digest[:12]}, but the run "
-            f"{finished.directory.name} was trained on {expected[:12]}: these are other "
-            "records, or their photos or split have changed since; expected the run's "
-            "own as they were, or a run that was trained on these"
+            f"{finished.directory.name} was trained on {expected[:12]}: these are "
+            "other records, or their photos or split have changed since; expected the "
+            "run's own as they were, or a run that was trained on these"
         )

@@ -199,7 +199,7 @@ def test_other_records_need_the_runs_classes(finished, tmp_path):
 
 
 def test_photos_of_some_of_the_classes(finished, tmp_path):
-    """A folder as it is; labels are the run's, by name, and the path is the folder's."""
+    """A folder as it is; labels are the run's, by name, the path is the folder's."""
     others = tmp_path / "others"
     for name in ("blue", "red"):
         (others / name).mkdir(parents=True)

@@ -129,8 +129,8 @@ class _Work:
         if not found.difference <= self.tolerance:
             raise errors.ExportError(
                 f"{shown}: in a fresh process a probability differs from the run's by "
-                f"{found.difference:.2g} on {found.num_photos} held-out photos, alone or "
-                f"in a batch; expected at most {self.tolerance:.2g}; nothing was "
+                f"{found.difference:.2g} on {found.num_photos} held-out photos, alone "
+                f"or in a batch; expected at most {self.tolerance:.2g}; nothing was "
                 "written, export to another format"
             )
         return Line(

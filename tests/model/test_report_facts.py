@@ -156,6 +156,5 @@ class TestTemperature:
     @pytest.mark.parametrize("temperature", [0.05, 20.0])
     def test_at_its_bound(self, temperature):
         figures = {"split": "test", "photos_seen": 0, "temperature": temperature}
-        assert "at the bound of what is tried, 0.05 to 20: the probabilities are not" in (
-            report_facts.temperature(figures)
-        )
+        words = "at the bound of what is tried, 0.05 to 20: the probabilities are not"
+        assert words in report_facts.temperature(figures)

@@ -99,7 +99,8 @@ def test_a_fault_of_the_network_is_told_and_the_thread_goes_on(answering, monkey
 def test_thumbnails(answering):
     """By what the photo is, which is the same for every run."""
     for row in answering.explainer.index.rows[:2]:
-        small = cv2.imdecode(np.frombuffer(answering.thumbnail(row.sha256), np.uint8), 1)
+        found = np.frombuffer(answering.thumbnail(row.sha256), np.uint8)
+        small = cv2.imdecode(found, 1)
         assert max(small.shape) == 160
         colour = conftest.COLOURS[row.class_name]
         np.testing.assert_allclose(small.mean(axis=(0, 1)), colour, atol=45)
@@ -114,7 +115,7 @@ def test_a_start_that_fails_is_told_in_a_line(answering, monkeypatch):
 
     monkeypatch.setattr(answering, "_decoders", decoders.Decoders(0, timeout_s=1))
     monkeypatch.setattr(answering._decoders, "decode", too_slow)
-    with pytest.raises(schema.DataError, match=r"longer than 0\.01 s.*--decode_timeout"):
+    with pytest.raises(schema.DataError, match=r"than 0\.01 s.*--decode_timeout_s"):
         answering.warm_up()
 
 

@@ -1,4 +1,4 @@
-"""What a file says, alone and in a batch, against what the run says; and in what time."""
+"""What a file says alone and in a batch, against what the run says; in what time."""
 
 import math
 
