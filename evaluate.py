@@ -19,7 +19,7 @@ import contextlib
 import dataclasses
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ class Config:
         overrides: of the weights' preprocessing.
         data: folder of records, or of class folders of photos; "" for the records that
             the run was trained on.
-        another_dataset: the records are others than the run's, on purpose.
+        another_dataset: the photos are others than the run's, on purpose.
         split: which part of them.
         batch_size: photos per call of the network.
         tta: views of each photo whose answers are averaged; one of views.CHOICES.
@@ -80,14 +80,27 @@ class Config:
     min_accuracy: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.ckpt and not self.data:
-            raise ValueError("--ckpt: expected --data too, a folder to judge it on")
         if not 0 <= self.min_accuracy <= 1:
             raise ValueError(f"--min_accuracy={self.min_accuracy}: expected 0 to 1")
         if self.tta not in views.CHOICES:
             raise ValueError(f"--tta={self.tta}: expected {', '.join(views.CHOICES)}")
         if self.runs:
             self._check_comparison()
+        elif self.ckpt:
+            self._check_weights()
+        else:
+            pretrained.refuse_without_ckpt(
+                arch=self.arch, labels=self.labels, overrides=self.overrides
+            )
+
+    def _check_weights(self) -> None:
+        if not self.data:
+            raise ValueError("--ckpt: expected --data too, a folder to judge it on")
+        for name in ("run_dir", "another_dataset"):
+            if getattr(self, name) != getattr(type(self), name):
+                raise ValueError(
+                    f"--ckpt: does not go together with --{name}, which is of a run"
+                )
 
     def _check_comparison(self) -> None:
         default = {field.name: field.default for field in dataclasses.fields(self)}
@@ -130,7 +143,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     finished = run.read(config.run_dir)
     data = config.data or finished.config["data"]["path"]
     with _records(data, finished.resize_min) as found:
-        judgement = _judge_run(config, finished, found)
+        judgement = _judge_run(config, finished, found, data)
         # Deferred: a comparison needs none of what draws and fills pages.
         from model import evaluation_board, report_facts, report_page
 
@@ -153,9 +166,8 @@ def _records(
         data: folder of records, or of one folder of photos per class.
         resize_min: of convert.Config.
     """
-    folder = Path(data)
-    if not folder.is_dir() or (folder / manifest.HEAD_NAME).exists():
-        yield manifest.read(folder)
+    if not _holds_photos(data):
+        yield manifest.read(Path(data))
         return
     with tempfile.TemporaryDirectory() as scratch:
         config = convert.Config(
@@ -166,6 +178,11 @@ def _records(
             if not row.taken:
                 command.log(f"left out: {row.path}: {row.reason}")
         yield found
+
+
+def _holds_photos(data: str) -> bool:
+    folder = Path(data)
+    return folder.is_dir() and not (folder / manifest.HEAD_NAME).exists()
 
 
 def compare(config: Config) -> dict[str, Any]:
@@ -180,6 +197,8 @@ def compare(config: Config) -> dict[str, Any]:
     runs = run.read_several(config.run_dirs)
     curves = [one.validation_curve() for one in runs.values()]
     first = next(iter(runs.values()))
+    if config.data and _holds_photos(config.data):
+        _refuse_unlike_sizes(runs, config.data)
     with contextlib.ExitStack() as stack:
         found = None
         if config.data:
@@ -201,6 +220,22 @@ def compare(config: Config) -> dict[str, Any]:
         partial.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     figures["written"] = f"{path}, {path.with_suffix('.png')}"
     return figures
+
+
+def _refuse_unlike_sizes(runs: Mapping[str, run.Finished], data: str) -> None:
+    """Refuses photos that no one conversion makes as large as all runs expect.
+
+    Raises:
+        schema.DataError: the runs' records are not of photos as large.
+    """
+    if len({one.resize_min for one in runs.values()}) > 1:
+        sizes = ", ".join(f"{name}: {one.resize_min}" for name, one in runs.items())
+        raise schema.DataError(
+            f"--data={data}: photos are shrunk as a run's records were, and those of "
+            f"these runs were not shrunk alike (--resize_min of {sizes}); expected a "
+            f"folder of records: python -m pipeline.convert {data} --out=FOLDER "
+            "--resize_min=N"
+        )
 
 
 def _candidate(
@@ -226,13 +261,13 @@ def _candidate(
             )
             rows = records.taken(*([] if config.split == "all" else [config.split]))
             candidates.refuse_seen(name, finished, {row.sha256 for row in rows})
-            _judge_run(config, finished, records)
+            _judge_run(config, finished, records, config.data)
 
     return candidates.read(name, finished, config.split, digest, judge_now)
 
 
 def _judge_run(
-    config: Config, finished: run.Finished, found: manifest.Manifest
+    config: Config, finished: run.Finished, found: manifest.Manifest, data: str
 ) -> judge.Judged:
     run.check_records(finished, found, config.split, another=config.another_dataset)
     manifest.check_files(found)
@@ -244,7 +279,7 @@ def _judge_run(
             f"{len(rows)} photos, so their accuracy is no gate; expected the test "
             "split, or other photos"
         )
-    return judge.judge_run(finished, found, config.split, config.how)
+    return judge.judge_run(finished, found, config.split, config.how, source=data)
 
 
 def _evaluate_pretrained(config: Config) -> dict[str, Any]:
@@ -281,7 +316,8 @@ def define_flags() -> None:
     flags.DEFINE_bool(
         "another_dataset",
         default.another_dataset,
-        "The records are others than the run's, on purpose; class names must agree.",
+        "The photos are others than the run's, on purpose; their classes must be among "
+        "the run's.",
     )
     flags.DEFINE_enum(
         "split",

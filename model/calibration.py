@@ -1,6 +1,7 @@
 """Probabilities and labels -> how far the probabilities can be trusted; NumPy only."""
 
 import dataclasses
+import decimal
 import math
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 
 NUM_BINS = 15
 _CURVE_POINTS = 100
+_DIGITS, _MOST_DIGITS = 3, 20  # after the point of a threshold
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,6 +127,24 @@ def coverage(sureness: Sureness) -> list[dict[str, float]]:
         }
         for n in last[np.rint(wanted).astype(np.int64)]
     ]
+
+
+def threshold_text(threshold: float, confidence: np.ndarray) -> str:
+    """A threshold in few digits, by which the same photos are answered.
+
+    It is rounded down: 0.9996 as 1.000 would leave out the photo that it is made of.
+
+    Args:
+        threshold: of a point of `coverage`.
+        confidence: float64 [num_examples], of all photos.
+    """
+    answered = confidence >= threshold
+    for digits in range(_DIGITS, _MOST_DIGITS):
+        unit = decimal.Decimal(1).scaleb(-digits)
+        found = decimal.Decimal(threshold).quantize(unit, decimal.ROUND_FLOOR)
+        if np.array_equal(confidence >= float(found), answered):
+            return str(found)
+    return repr(threshold)
 
 
 def figures(

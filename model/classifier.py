@@ -122,8 +122,12 @@ class Explainer:
         missing: what is not explained, and why; one line each.
     """
 
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, classifier: Classifier, data: str = "") -> None:
         """Prepares; the features of training photos are computed if none are kept.
+
+        Args:
+            classifier: to be explained.
+            data: folder of a run's records, if they were moved; "" otherwise.
 
         Raises:
             schema.DataError: nothing can be explained.
@@ -141,14 +145,13 @@ class Explainer:
             self.missing.append("no nearest training photos: a weight file has none")
         else:
             try:
-                self.index = neighbours.build(finished, model)
+                self.index = neighbours.build(finished, model, data)
             except (schema.DataError, OSError) as error:
                 self.missing.append(f"no nearest training photos: {error}")
         if self._heat is None and self.index is None:
             raise schema.DataError("; ".join(self.missing))
         if self.index is not None and finished is not None:
-            layer = neighbours.layer_of(finished, model)
-            self._embedder = neighbours.embedder(model, layer)
+            self._embedder = neighbours.embedder(finished, model)
         self._step = graph.for_any_batch(
             lambda images: (self._embedder or model)(images, training=False)
         )

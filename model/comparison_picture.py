@@ -56,6 +56,5 @@ def draw(runs: Sequence[dict[str, Any]], curves: Sequence[Curve], path: Path) ->
 
 def _label(name: str) -> str:
     """A run's name as a font can draw it, and not too long."""
-    text = command.one_line(command.shown(name))
-    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    text = command.as_utf8(command.one_line(command.shown(name)))
     return text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 3]}..."

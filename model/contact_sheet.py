@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from model import classifier, run, sheet
-from pipeline import image, manifest, preprocess, schema, view
+from pipeline import command, image, manifest, preprocess, schema, view
 
 _LONGEST_NAME = 60
+_GREY = 128  # of a training photo that cannot be shown
 
 
 class Pictures:
@@ -31,7 +32,9 @@ class Pictures:
         self._folder = folder
         self._explainer = explainer
         self._viewer = view.Viewer(spec)
+        self._size_px = spec.size_px
         self._count = 0
+        self._missing: set[str] = set()
 
     def draw(
         self,
@@ -42,6 +45,8 @@ class Pictures:
     ) -> str:
         """Draws the picture of the next photo; returns its path.
 
+        A training photo whose record is damaged or gone is grey; the log says so once.
+
         Args:
             photo: its file, after which the picture is named, and its number.
             pixels: uint8 [size_px, size_px, 3], RGB.
@@ -49,8 +54,7 @@ class Pictures:
             explanation: why.
 
         Raises:
-            schema.DataError: a training photo is damaged.
-            OSError: it is gone, or the picture cannot be written.
+            OSError: the picture cannot be written.
         """
         self._count += 1
         tiles, titles = [pixels], ["photo"]
@@ -67,6 +71,15 @@ class Pictures:
         return str(path)
 
     def _training_photo(self, row: manifest.Row) -> np.ndarray:
+        try:
+            return self._decoded(row)
+        except (schema.DataError, OSError) as error:
+            if row.path not in self._missing:
+                self._missing.add(row.path)
+                command.log(f"note: a training photo is grey in pictures: {error}")
+            return np.full((self._size_px, self._size_px, 3), _GREY, np.uint8)
+
+    def _decoded(self, row: manifest.Row) -> np.ndarray:
         encoded = self._explainer.training_photo(row)
         stored = image.RecordImage(
             encoded=encoded,

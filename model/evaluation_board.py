@@ -25,6 +25,7 @@ from model import board, judge
 from pipeline import command, image, manifest, schema, verify
 
 _MOST_AXES = 64
+_LONGEST_SETTING = 200  # in characters
 _TILE_PX, _SPRITE_PX = 48, 8192  # the projector shows no larger sprite
 
 
@@ -51,14 +52,14 @@ def write(judged: judge.Judged) -> None:
     }
     messages = [scalars.scalar_pb(name, value) for name, value in named.items()]
     messages += [
-        scalars.scalar_pb(f"recall/{row['class_name']}", row["recall"])
+        scalars.scalar_pb(f"recall/{_cell(row['class_name'])}", row["recall"])
         for row in figures["per_class"]
         if row["recall"] is not None
     ]
     confusion = np.array(figures["confusion_matrix"])
     messages.append(board.image_pb("confusion_matrix", board.picture(confusion)))
     settings = flat_settings(judged.finished.config)
-    trial = f"{judged.finished.directory.name} {judged.path.stem}"
+    trial = _cell(f"{judged.finished.directory.name} {judged.path.stem}")
     messages.append(hparams.hparams_pb(settings, trial_id=trial))
     for message in messages:
         writer.add_event(
@@ -82,10 +83,12 @@ def flat_settings(config: Mapping[str, Any]) -> dict[str, bool | int | float | s
     for name, value in settings.items():
         inner = value.items() if isinstance(value, Mapping) else [(name, value)]
         for key, one in inner:
-            if isinstance(one, bool | int | float | str):
+            if isinstance(one, bool | int | float):
                 found[key] = one
+            elif isinstance(one, str):
+                found[key] = _cell(one)
             elif one not in (None, [], ()):
-                found[key] = str(one)[:200]
+                found[key] = _cell(str(one)[:_LONGEST_SETTING])
     for place in ("run_dir", "data"):  # say nothing of the learning
         found.pop(place, None)
     return found
@@ -115,7 +118,7 @@ def write_projector(judged: judge.Judged) -> None:
         table.append(f"{names[label]}\t{names[guess]}\t{right}\t{_cell(row.path)}")
     text = "\n".join(table) + "\n"
     path = folder / "labels.tsv"
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")
+    path.write_text(text, encoding="utf-8")
     sheet, side = sprite(judged.found, rows)
     (folder / "sprite.png").write_bytes(tf.io.encode_png(sheet).numpy())
     (folder / "projector_config.pbtxt").write_text(
@@ -177,5 +180,5 @@ def sprite(
 
 
 def _cell(text: str) -> str:
-    """Text on one line, without tabs: names are strangers'."""
-    return command.one_line(command.shown(text))
+    """Text on one line, in UTF-8, without tabs: names are strangers'."""
+    return command.as_utf8(command.one_line(command.shown(text)))

@@ -14,15 +14,15 @@ import tensorflow as tf
 from model import graph
 from pipeline import schema
 
-# What the paper's "last convolutional layer" is not, though its output is a map.
+# What the paper's "last convolutional layer" is not, though its output is a map: layers
+# that move, thin out or rescale what is there already.
 _NOT_LOOKED_AT = (
-    keras.layers.MaxPooling2D,
-    keras.layers.AveragePooling2D,
-    keras.layers.ZeroPadding2D,
-    keras.layers.Dropout,
-    keras.layers.SpatialDropout2D,
-    keras.layers.GaussianNoise,
-    keras.layers.InputLayer,
+    *(keras.layers.InputLayer, keras.layers.Rescaling, keras.layers.Normalization),
+    *(keras.layers.MaxPooling2D, keras.layers.AveragePooling2D),
+    *(keras.layers.ZeroPadding2D, keras.layers.Cropping2D, keras.layers.CenterCrop),
+    *(keras.layers.UpSampling2D, keras.layers.Resizing),
+    *(keras.layers.Permute, keras.layers.Reshape),
+    *(keras.layers.Dropout, keras.layers.SpatialDropout2D, keras.layers.GaussianNoise),
 )
 _OPACITY = 0.55  # of the hottest place
 

@@ -24,7 +24,7 @@ from typing import Literal
 from absl import app, flags
 
 import pipeline.quiet  # noqa: F401 # isort: split
-from model import network, restore, run, weights
+from model import network, own_records, restore, run, weights
 from model.checkpoints import errors
 from model.exporting import job
 from pipeline import command, schema
@@ -38,6 +38,7 @@ class Config:
 
     Attributes:
         run_dir: the run.
+        data: folder of its records, if they were moved; "" otherwise.
         weights: file to write the weights alone to; "" for none.
         format: of the whole classifier, one of job.FORMATS; "" for none.
         out: file or folder of the classifier; "" for one in the run's folder.
@@ -46,6 +47,7 @@ class Config:
     """
 
     run_dir: str = "runs/latest"
+    data: str = ""
     weights: str = ""
     format: str = ""
     out: str = ""
@@ -59,8 +61,9 @@ class Config:
             raise ValueError(
                 f"--quantize={self.quantize}: expected --format=litert beside it"
             )
-        if self.out and not self.format:
-            raise ValueError("--out: expected --format beside it")
+        for name in ("out", "data"):
+            if getattr(self, name) and not self.format:
+                raise ValueError(f"--{name}: expected --format beside it")
         if not 0 <= self.max_accuracy_loss <= 1:
             raise ValueError(
                 f"--max_accuracy_loss={self.max_accuracy_loss}: expected 0 to 1"
@@ -106,6 +109,7 @@ def export_classifier(config: Config) -> job.Exported:
     return job.export(
         run.read(config.run_dir),
         config.format,
+        data=config.data,
         out=config.out,
         quantize=config.quantize,
         max_accuracy_loss=config.max_accuracy_loss,
@@ -153,6 +157,7 @@ def define_flags() -> None:
     """Declares the command's flags; defaults are those of Config."""
     default = Config()
     flags.DEFINE_string("run_dir", default.run_dir, "Folder of the run.")
+    flags.DEFINE_string("data", default.data, own_records.HELP)
     flags.DEFINE_string(
         "weights",
         default.weights,

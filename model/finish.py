@@ -46,6 +46,7 @@ def write(
         "calibration.json",
         {
             "temperature": temperature,
+            "at_bound": metrics.at_bound(temperature),
             "fitted_on": "validation",
             "num_examples": len(labels),
             "loss_before": metrics.mean_loss(logits, labels),

@@ -227,12 +227,20 @@ class Judged:
     figures: dict[str, Any]
     path: Path
 
+    @property
+    def own_records(self) -> bool:
+        """Whether the run was trained on these records."""
+        expected = self.finished.config["data"]["manifest_digest"]
+        return bool(self.found.digest == expected)
+
 
 def judge_run(
     finished: run.Finished,
     found: manifest.Manifest,
     split: str,
     how: How = PLAIN,
+    *,
+    source: str = "",
 ) -> Judged:
     """Judges a run and writes evaluation/<split>.json and .npz.
 
@@ -241,19 +249,24 @@ def judge_run(
 
     Args:
         finished: the run.
-        found: records, those of the run or others.
+        found: records, those of the run or others, of all or some of its classes.
         split: of them; "all" for all photos.
         how: views, batches.
+        source: folder that the photos are from; "" for that of the records.
 
     Raises:
-        schema.DataError: see `judge`.
+        schema.DataError: see `judge`; or a class is none of the run's.
     """
     start = time.perf_counter()
     model = finished.load_model()
     loaded = time.perf_counter()
     whole = "" if split == "all" else split
+    label_of_each = _label_of_each(finished, found)
+    names = finished.class_names
+    judgement = judge(model, found, whole, finished.spec, how, class_names=names)
     judgement = dataclasses.replace(
-        judge(model, found, whole, finished.spec, how),
+        judgement,
+        labels=label_of_each[judgement.labels],
         temperature=finished.temperature,
     )
     judging_s = time.perf_counter() - loaded
@@ -270,7 +283,10 @@ def judge_run(
         **judgement.figures(),
         "label_doubts": unseen.doubts(judgement.class_names),
         "photos_seen": len(seen & {row.sha256 for row in judgement.rows}),
-        "data": {"path": str(found.directory), "manifest_digest": found.digest},
+        "data": {
+            "path": source or str(found.directory),
+            "manifest_digest": found.digest,
+        },
         "model_sha256": finished.model_digest(),
         "seconds": time.perf_counter() - start,
         "images_per_s": len(judgement.rows) / judging_s,
@@ -289,6 +305,23 @@ def judge_run(
         figures=figures,
         path=path,
     )
+
+
+def _label_of_each(finished: run.Finished, found: manifest.Manifest) -> np.ndarray:
+    """int64 [num_classes of the data]: the run's label of each, by its name.
+
+    Raises:
+        schema.DataError: a class is none of the run's.
+    """
+    labels = {name: label for label, name in enumerate(finished.class_names)}
+    for name in found.class_names:
+        if name not in labels:
+            raise schema.DataError(
+                f"{found.directory}: class {name} is none of {finished.directory.name} "
+                f"({', '.join(finished.class_names)}); judge it on the records it was "
+                "trained on, or on photos of its classes"
+            )
+    return np.array([labels[name] for name in found.class_names], np.int64)
 
 
 def _held_out(

@@ -37,8 +37,8 @@ _PREFIX = "keras-"  # of the names of networks made here
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 # What a run adds to a network, and the layers by which its model is known.
 _GRAFTED = {
-    *("normalize", "head_flatten", "head_drop"),
-    *(network.POOL_LAYER, network.HIDDEN_LAYER, network.FINAL_LAYER),
+    *("normalize", "head_drop", network.POOL_LAYER, network.FLATTEN_LAYER),
+    *(network.HIDDEN_LAYER, network.FINAL_LAYER),
 }
 _IS_OWN = {network.INPUT, "normalize", network.FINAL_LAYER}
 _RESERVED = {network.INPUT, "features", *_GRAFTED}

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+LEAST_TEMPERATURE, MOST_TEMPERATURE = 0.05, 20.0
+
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     """Log-probabilities, float64 [num_examples, num_classes]."""
@@ -93,23 +95,33 @@ def per_class(confusion: np.ndarray) -> list[dict[str, Any]]:
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """The temperature T > 0 for which logits / T have the lowest mean loss.
 
+    The targets are not quite 1 and 0: of n photos the true class gets (n + 1) / (n + 2)
+    and the others share the rest evenly. With whole ones, any T is too high where all
+    photos are right, and every probability would become 0 or 1.
+
     Args:
         logits: float [num_examples, num_classes] of the validation split.
         labels: int [num_examples].
 
     Returns:
-        T within 0.05..20; 1 when there are no examples.
+        T within LEAST_TEMPERATURE to MOST_TEMPERATURE; 1 when there are no examples.
 
-    Source: Guo et al. 2017, "On Calibration of Modern Neural Networks".
+    Sources: Guo et al. 2017, "On Calibration of Modern Neural Networks"; Platt 1999,
+    "Probabilistic Outputs for Support Vector Machines", section 2.2.
     """
-    if not len(labels):
+    count = len(labels)
+    if not count:
         return 1.0
+    true, others = (count + 1) / (count + 2), max(1, logits.shape[1] - 1)
 
     def loss(log_t: float) -> float:
-        return mean_loss(logits / math.exp(log_t), labels)
+        shares = log_softmax(logits / math.exp(log_t))
+        own = shares[np.arange(count), labels]
+        rest = (shares.sum(axis=1) - own) / others
+        return float(-(true * own + (1 - true) * rest).mean())
 
     # Golden-section search; in log T the loss has one valley.
-    low, high = math.log(0.05), math.log(20.0)
+    low, high = math.log(LEAST_TEMPERATURE), math.log(MOST_TEMPERATURE)
     golden = (math.sqrt(5) - 1) / 2
     for _ in range(60):
         left, right = high - golden * (high - low), low + golden * (high - low)
@@ -118,3 +130,11 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         else:
             low = left
     return math.exp((low + high) / 2)
+
+
+def at_bound(temperature: float) -> bool:
+    """Whether `fit_temperature` would have gone further if it might."""
+    return any(
+        math.isclose(temperature, bound, rel_tol=1e-6)
+        for bound in (LEAST_TEMPERATURE, MOST_TEMPERATURE)
+    )

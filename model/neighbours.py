@@ -8,14 +8,13 @@ cache; a run whose layers below the head stayed as they were has it there alread
 import dataclasses
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from model import examples, features, network, repeats, run
-from pipeline import manifest
+from model import examples, features, network, own_records, repeats, run
+from pipeline import manifest, schema
 
 _ROWS_AT_ONCE = 4096
 _SMALLEST = 1e-12  # of a length that is divided by
@@ -34,24 +33,41 @@ class Neighbour:
     similarity: float
 
 
-def layer_of(finished: run.Finished, model: Any) -> str:
-    """The layer that a run's head sees."""
-    names = {layer.name for layer in model.layers}
-    pools = network.POOL_LAYER in names
-    return network.POOL_LAYER if pools else str(finished.config["features"])
+def below_head(finished: run.Finished, model: Any) -> tuple[str, Any]:
+    """What a run's head sees, by name and as a tensor of the network.
+
+    The tensor is found from above: below the head, the network may be a model inside
+    another, whose parts go by names of their own.
+
+    Raises:
+        schema.DataError: the network has no such head.
+    """
+    layers = {layer.name: layer for layer in model.layers}
+    if network.POOL_LAYER in layers:
+        return network.POOL_LAYER, layers[network.POOL_LAYER].output
+    if network.FLATTEN_LAYER in layers and "features" in finished.config:
+        return str(finished.config["features"]), layers[network.FLATTEN_LAYER].input
+    raise schema.DataError(
+        f"{finished.directory}: no layer of the network is the first of a head; "
+        f"expected {network.POOL_LAYER} or {network.FLATTEN_LAYER}"
+    )
 
 
-def embedder(model: Any, layer: str) -> Any:
-    """A network that also gives what `layer` says.
+def embedder(finished: run.Finished, model: Any) -> Any:
+    """A network that also gives what its head sees.
 
     Args:
-        model: keras.Model: image -> logits.
-        layer: that the head sits on.
+        finished: the run.
+        model: of it: image -> logits.
 
     Returns:
-        keras.Model: image -> (features of the layer, logits).
+        keras.Model: image -> (what the head sees, logits).
+
+    Raises:
+        schema.DataError: the network has no head.
     """
-    return keras.Model(model.input, [model.get_layer(layer).output, model.output])
+    _, seen = below_head(finished, model)
+    return keras.Model(model.input, [seen, model.output])
 
 
 class Index:
@@ -121,24 +137,21 @@ def _directions(embeddings: Any) -> np.ndarray:
     return flat / np.maximum(lengths, _SMALLEST)
 
 
-def build(
-    finished: run.Finished, model: Any, found: manifest.Manifest | None = None
-) -> Index:
+def build(finished: run.Finished, model: Any, data: str = "") -> Index:
     """Makes the training photos of a run searchable.
 
     Args:
         finished: the run.
         model: of it: image -> logits, float32.
-        found: its records; None to read them from where training read them.
+        data: of own_records.read.
 
     Raises:
-        schema.DataError: the records are missing, damaged, or no longer the run's.
+        schema.DataError: the records are missing, damaged, or no longer the run's; or
+            the network has no head.
     """
-    if found is None:
-        found = manifest.read(Path(finished.config["data"]["path"]))
-    run.check_records(finished, found, "train", another=False)
-    layer = layer_of(finished, model)
-    trunk = keras.Model(model.input, model.get_layer(layer).output)
+    layer, seen = below_head(finished, model)
+    found = own_records.read(finished, data)
+    trunk = keras.Model(model.input, seen)
     trunk.trainable = False
     cached = examples.compute_features(
         found,

@@ -19,7 +19,8 @@ from pipeline import preprocess
 # that no checkpoint's classifier is taken for it.
 FINAL_LAYER = "logits"
 HIDDEN_LAYER = "head_hidden"  # of a new head, below the final layer
-POOL_LAYER = "head_pool"  # likewise, if it sees means
+POOL_LAYER = "head_pool"  # the first of a new head, if it sees means
+FLATTEN_LAYER = "head_flatten"  # or if it sees all numbers
 POOLINGS = ("auto", "none", "average")  # of what a new head sees
 INPUT = "image"
 _WEIGHTED = (
@@ -280,7 +281,7 @@ def head_layers(
     layers: list[Any] = [
         kinds.GlobalAveragePooling2D(name=POOL_LAYER, dtype="float32")
         if pooling == "average"
-        else kinds.Flatten(name="head_flatten", dtype="float32")
+        else kinds.Flatten(name=FLATTEN_LAYER, dtype="float32")
     ]
     if hidden:
         layers.append(

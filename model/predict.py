@@ -25,6 +25,7 @@ from model import (
     classifier,
     contact_sheet,
     inputs,
+    own_records,
     photo_batches,
     pretrained,
 )
@@ -64,11 +65,21 @@ class Config:
     format: str = "text"
     unknown_below: float = 0.0
     explain: str = ""
+    data: str = ""
     batch_size: int = 64
 
     def __post_init__(self) -> None:
         if not 0 <= self.unknown_below <= 1:
             raise ValueError(f"--unknown_below={self.unknown_below}: expected 0 to 1")
+        if self.data and not self.explain:
+            raise ValueError("--data: expected --explain beside it")
+        if not self.ckpt:
+            pretrained.refuse_without_ckpt(
+                arch=self.arch, labels=self.labels, overrides=self.overrides
+            )
+        elif self.data or self.run_dir != type(self).run_dir:
+            name = "data" if self.data else "run_dir"
+            raise ValueError(f"--ckpt: does not go together with --{name}")
 
 
 def load(config: Config) -> classifier.Classifier:
@@ -133,7 +144,7 @@ class _Answering:
         self._step = chosen.predict_step()
         self._explainer: classifier.Explainer | None = None
         if config.explain:
-            self._explainer = classifier.Explainer(chosen)
+            self._explainer = classifier.Explainer(chosen, config.data)
             for line in self._explainer.missing:
                 command.log(f"note: {line}")
             self._pictures = contact_sheet.Pictures(
@@ -206,6 +217,7 @@ def define_flags() -> None:
         "Folder for a picture of each photo: where the network looked, and the "
         "training photos that it finds most alike.",
     )
+    flags.DEFINE_string("data", default.data, own_records.HELP)
     flags.DEFINE_integer(
         "batch_size",
         default.batch_size,

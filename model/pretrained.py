@@ -149,6 +149,23 @@ def _plain(name: str) -> str:
     return " ".join(name.lower().replace("_", " ").replace("-", " ").split())
 
 
+def refuse_without_ckpt(*, arch: str, labels: str, overrides: inputs.Overrides) -> None:
+    """Refuses flags of a weight file where a run is used, which has its own.
+
+    Raises:
+        ValueError: says which.
+    """
+    fields = dataclasses.fields(overrides)
+    changed = [f.name for f in fields if getattr(overrides, f.name) != f.default]
+    names = ["arch"] * bool(arch) + ["labels"] * bool(labels) + changed
+    if names:
+        given = ", ".join(f"--{name}" for name in names)
+        raise ValueError(
+            f"{given}: expected --ckpt beside it; a run's network, classes and "
+            "preprocessing are its own"
+        )
+
+
 def define_flags() -> None:
     """Declares --ckpt, --arch, --labels and those of inputs.Overrides."""
     flags.DEFINE_string(

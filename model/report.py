@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from model import metrics
 from pipeline import command
 
 _SHOWN_ERRORS = 10
@@ -25,7 +26,8 @@ def judgement(figures: dict[str, Any]) -> str:
         f"{low:.4f} to {high:.4f}",
         f"top-5 accuracy  {top5}",
         f"calibration error  {calibration['ece']:.4f}, before temperature "
-        f"{calibration['ece_before']:.4f}",
+        f"{calibration['ece_before']:.4f}"
+        + temperature_at_bound(figures["temperature"]),
         f"always answering the largest class: {figures['largest_class_share']:.4f}",
         "",
         *_class_table(figures),
@@ -45,6 +47,16 @@ def judgement(figures: dict[str, Any]) -> str:
     if "report" in figures:
         lines.append(f"report:  {figures['report']}")
     return "\n".join(lines)
+
+
+def temperature_at_bound(temperature: float) -> str:
+    """What is to be said of a temperature at a bound, after a figure; "" of others."""
+    if not metrics.at_bound(temperature):
+        return ""
+    return (
+        f" (the temperature, {temperature:.4g}, is at the bound of what is tried: "
+        "probabilities are not calibrated)"
+    )
 
 
 def _class_table(figures: dict[str, Any]) -> list[str]:

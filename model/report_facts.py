@@ -5,10 +5,10 @@ import dataclasses
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from model import run, settings
+from model import metrics, run, settings
 from pipeline import manifest, schema
 
 if TYPE_CHECKING:
@@ -125,29 +125,69 @@ def ledger(finished: run.Finished) -> dict[str, Any]:
     }
 
 
-def data(found: manifest.Manifest, split: str) -> dict[str, Any]:
+def temperature(figures: Mapping[str, Any]) -> str:
+    """Where the temperature comes from, and what that means for its figures.
+
+    Args:
+        figures: of a judgement, as evaluation/<split>.json has them.
+
+    Returns:
+        The end of a sentence about it, and further ones.
+    """
+    told = "which was fitted on the validation split"
+    if not figures["photos_seen"] or figures["split"] == "train":
+        told += " and never on these photos."
+    else:
+        which = "" if figures["split"] == "validation" else "some of "
+        told += (
+            f", and so on {which}these photos: of new ones, the error is likely larger."
+        )
+    if metrics.at_bound(figures["temperature"]):
+        told += (
+            f" It is at the bound of what is tried, {metrics.LEAST_TEMPERATURE:g} to "
+            f"{metrics.MOST_TEMPERATURE:g}: the probabilities are not calibrated."
+        )
+    return told
+
+
+def data(
+    found: manifest.Manifest,
+    split: str,
+    *,
+    own: bool,
+    class_names: Sequence[str] = (),
+) -> dict[str, Any]:
     """What the manifest says of the photos.
 
     Args:
         found: the records.
         split: that was judged; "all" for all photos.
+        own: the run was trained on these records. Of others, their splits and what they
+            would be to a training say nothing.
+        class_names: of the run, of which other photos may lack some; () for those of
+            the records.
 
     Returns:
-        `counts`, {class name: {split: photos}}; `files` by what became of them;
-        `skipped` and `reencoded`, rows of {reason, count, photos, more}; `ignored`;
-        `warnings`, what makes the figures less sure than they look, and `notes`, lines
-        of text; and the versions that it was `made_by`.
+        `own`; `counts`, {class name: {column: photos}}, and the `columns`, which are
+        the splits, or "judged"; `files` by what became of them; `skipped` and
+        `reencoded`, rows of {reason, count, photos, more}; `ignored`; `warnings`, what
+        makes the figures less sure than they look, and `notes`, lines of text; and the
+        versions that it was `made_by`.
     """
     rows = found.rows
+    judged = dict.fromkeys(class_names, 0) | _judged(found, split)
     return {
-        "counts": found.counts(),
-        "splits": manifest.SPLITS,
+        "own": own,
+        "counts": found.counts()
+        if own
+        else {name: {"judged": number} for name, number in judged.items()},
+        "columns": manifest.SPLITS if own else ("judged",),
         "files": found.tally.files(),
         "skipped": _by_reason([row for row in rows if not row.taken]),
         "reencoded": _by_reason([row for row in rows if row.action == "reencoded"]),
         "ignored": {str(kind): int(n) for kind, n in found.about.ignored.items()},
-        "warnings": _warnings(found, split),
-        "notes": _notes(found),
+        "warnings": [*_few(judged), *(_unequal(found) if own else ())],
+        "notes": _notes(found, own=own),
         "made_by": {name: str(v) for name, v in found.about.versions.items()},
     }
 
@@ -172,13 +212,16 @@ def _by_reason(rows: Sequence[manifest.Row]) -> list[dict[str, Any]]:
     ]
 
 
-def _warnings(found: manifest.Manifest, split: str) -> list[str]:
-    """What makes the figures less sure than they look."""
-    counts = found.counts()
-    judged = {
+def _judged(found: manifest.Manifest, split: str) -> dict[str, int]:
+    """{class name: photos judged}."""
+    return {
         name: sum(splits.values()) if split == "all" else splits[split]
-        for name, splits in counts.items()
+        for name, splits in found.counts().items()
     }
+
+
+def _few(judged: Mapping[str, int]) -> list[str]:
+    """What is said of classes with few photos or none."""
     lines = []
     if lacking := [name for name, number in judged.items() if not number]:
         lines.append(f"no photo judged of {_listed(lacking)}")
@@ -188,26 +231,32 @@ def _warnings(found: manifest.Manifest, split: str) -> list[str]:
             f"fewer than {_FEW_PHOTOS} photos judged of {_listed(few)}: their figures "
             "say little"
         )
-    trained = {name: splits["train"] for name, splits in counts.items()}
-    largest, smallest = (pick(trained, key=trained.__getitem__) for pick in (max, min))
-    if trained[largest] > _UNEQUAL * trained[smallest]:
-        lines.append(
-            f"{trained[largest]} training photos of {largest}, {trained[smallest]} of "
-            f"{smallest}: --class_weights=balanced lets them count alike"
-        )
     return lines
 
 
-def _notes(found: manifest.Manifest) -> list[str]:
+def _unequal(found: manifest.Manifest) -> list[str]:
+    """What is said of training on classes of unequal size."""
+    trained = {name: splits["train"] for name, splits in found.counts().items()}
+    largest, smallest = (pick(trained, key=trained.__getitem__) for pick in (max, min))
+    if trained[largest] <= _UNEQUAL * trained[smallest]:
+        return []
+    return [
+        f"{trained[largest]} training photos of {largest}, {trained[smallest]} of "
+        f"{smallest}: --class_weights=balanced lets them count alike"
+    ]
+
+
+def _notes(found: manifest.Manifest, *, own: bool) -> list[str]:
     """What was done about photos that belong together."""
     groups = collections.Counter(row.group for row in found.taken())
     together = sum(number for number in groups.values() if number > 1)
     if not together:
         return []
-    return [
+    note = (
         f"{together} photos belong to groups of copies, near-duplicates or of what "
-        "--group_by finds alike; each group lies within one split."
-    ]
+        "--group_by finds alike"
+    )
+    return [note + ("; each group lies within one split." if own else ".")]
 
 
 def _listed(names: Sequence[str], most: int = 8) -> str:

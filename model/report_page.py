@@ -16,7 +16,15 @@ import jinja2
 import markupsafe
 import numpy as np
 
-from model import judge, report_drawings, report_facts, report_photos, run
+from model import (
+    calibration,
+    judge,
+    metrics,
+    report_drawings,
+    report_facts,
+    report_photos,
+    run,
+)
 from pipeline import manifest
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -26,6 +34,7 @@ _MATRIX_CLASSES = 40
 _MIXED_UP = 30
 _COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.5)
 _TARGETS = (0.9, 0.95, 0.99)
+_UNREACHED = {"threshold": None}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,10 +111,18 @@ def render(judged: judge.Judged, command_line: str) -> str:
         },
         reliability=drawings.reliability(figures["calibration"]),
         coverage=drawings.coverage(figures["coverage"]),
-        coverage_table=_coverage_table(figures["coverage"]),
+        coverage_table=_coverage_table(
+            figures["coverage"], judged.judgement.probabilities().max(axis=1)
+        ),
         curves=drawings.training(results) if results else [],
         ledger=report_facts.ledger(finished) if _has(finished, "ledger.json") else None,
-        data=report_facts.data(judged.found, judged.split),
+        data=report_facts.data(
+            judged.found,
+            judged.split,
+            own=judged.own_records,
+            class_names=figures["class_names"],
+        ),
+        temperature=report_facts.temperature(figures),
         training=report_facts.training(finished),
         command=command_line,
         held_out=figures["label_doubts"],
@@ -289,27 +306,43 @@ def _in_turns(groups: Sequence[Sequence[int]]) -> list[int]:
     ]
 
 
-def _coverage_table(points: Sequence[dict[str, float]]) -> list[dict[str, Any]]:
+def _coverage_table(
+    points: Sequence[dict[str, float]], confidence: np.ndarray
+) -> list[dict[str, Any]]:
     """What abstaining is worth: at some coverages, and for some accuracies.
 
+    Args:
+        points: of calibration.coverage.
+        confidence: float64 [num_examples], the probability of each photo's answer.
+
     Returns:
-        Rows of {goal, threshold, coverage, accuracy}; the last three None where no
-        threshold reaches the goal.
+        Rows of {goal, threshold, coverage, answered, accuracy, low, high}: `threshold`
+        as text, `answered` the number of photos, `low` and `high` the ends of the 95 %
+        interval of `accuracy`. Where no threshold reaches the goal it is None, and
+        there is nothing else.
     """
-    rows: list[dict[str, Any]] = []
+    chosen: list[tuple[str, dict[str, float] | None]] = []
     for share in _COVERAGES:
         point = min(points, key=lambda one: abs(one["coverage"] - share))
-        rows.append({"goal": f"answer {100 * share:.0f} % of the photos", **point})
+        chosen.append((f"answer {100 * share:.0f} % of the photos", point))
     for target in _TARGETS:
         enough = [point for point in points if point["accuracy"] >= target]
         best = max(enough, key=lambda one: one["coverage"], default=None)
-        rows.append(
-            {
-                "goal": f"be right in {100 * target:.0f} % of the answers",
-                "threshold": None,
-                "coverage": None,
-                "accuracy": None,
-                **(best or {}),
-            }
-        )
-    return rows
+        chosen.append((f"be right in {100 * target:.0f} % of the answers", best))
+    return [
+        {"goal": goal, **(_covered(point, confidence) if point else _UNREACHED)}
+        for goal, point in chosen
+    ]
+
+
+def _covered(point: dict[str, float], confidence: np.ndarray) -> dict[str, Any]:
+    answered = round(point["coverage"] * len(confidence))
+    hits = round(point["accuracy"] * answered)
+    low, high = metrics.wilson_interval(hits, answered)
+    return {
+        **point,
+        "threshold": calibration.threshold_text(point["threshold"], confidence),
+        "answered": answered,
+        "low": low,
+        "high": high,
+    }

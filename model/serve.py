@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from absl import app, flags
 
 import pipeline.quiet  # noqa: F401 # isort: split
-from model import answers, classifier, service
+from model import answers, classifier, own_records, service
 from pipeline import command, schema
 
 
@@ -26,6 +26,7 @@ class Config:
 
     Attributes:
         run_dir: the run.
+        data: folder of its records, if they were moved; "" otherwise.
         host: address to listen at.
         port: likewise; 0 for one that is free.
         allowed_hosts: names that browsers may call it by, with commas between; "" for
@@ -41,6 +42,7 @@ class Config:
     """
 
     run_dir: str = "runs/latest"
+    data: str = ""
     host: str = "127.0.0.1"
     port: int = 8000
     allowed_hosts: str = ""
@@ -132,6 +134,7 @@ def serve(config: Config) -> None:
     with listen(config) as listening:
         answering = service.Service(
             classifier.of_run(config.run_dir),
+            data=config.data,
             max_pixels=config.max_megapixels * 1_000_000,
             decode_timeout_s=config.decode_timeout_s,
         )
@@ -162,6 +165,7 @@ def define_flags() -> None:
     """Declares the command's flags; defaults are those of Config."""
     default = Config()
     flags.DEFINE_string("run_dir", default.run_dir, "Folder of the run.")
+    flags.DEFINE_string("data", default.data, own_records.HELP)
     flags.DEFINE_string(
         "host",
         default.host,

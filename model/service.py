@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from model import classifier
+from model import classifier, neighbours
 from pipeline import command, decoders, image, manifest, schema, view
 
 NEIGHBOURS = 6
@@ -23,21 +23,6 @@ NEIGHBOURS = 6
 _MOST_TOGETHER = 1
 _THUMBNAIL_PX = 160
 _KEPT_THUMBNAILS = 1024  # of some 5 KB
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Similar:
-    """A training photo that is like the one in question.
-
-    Attributes:
-        number: of its thumbnail.
-        row: of the manifest.
-        similarity: cosine, -1..1.
-    """
-
-    number: int
-    row: manifest.Row
-    similarity: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +40,7 @@ class Answer:
     shares: np.ndarray
     pixels: np.ndarray
     overlay: np.ndarray | None = None
-    similar: Sequence[Similar] = ()
+    similar: Sequence[neighbours.Neighbour] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,6 +64,7 @@ class Service:
         *,
         max_pixels: int,
         decode_timeout_s: float,
+        data: str = "",
         most_together: int = _MOST_TOGETHER,
     ) -> None:
         """Starts the thread of the network; no process yet.
@@ -87,21 +73,21 @@ class Service:
             chosen: what answers.
             max_pixels: larger photos are refused before they are decoded.
             decode_timeout_s: how long decoding a photo may take.
+            data: folder of a run's records, if they were moved; "" otherwise.
             most_together: photos that the network takes as one batch.
         """
         self.chosen = chosen
         self.explainer: classifier.Explainer | None = None
         try:
-            self.explainer = classifier.Explainer(chosen)
+            self.explainer = classifier.Explainer(chosen, data)
             missing: Sequence[str] = self.explainer.missing
         except schema.DataError as error:
             missing = [str(error)]
         for line in missing:
             command.log(f"note: {line}")
-        self._places: dict[str, int] = {}
+        self._rows: dict[str, manifest.Row] = {}
         if self.explainer is not None and self.explainer.index is not None:
-            rows = self.explainer.index.rows
-            self._places = {row.path: number for number, row in enumerate(rows)}
+            self._rows = {row.sha256: row for row in self.explainer.index.rows}
         self._viewer = view.Viewer(chosen.spec)
         self._decoders = decoders.Decoders(
             command.available_cpus(),
@@ -117,11 +103,22 @@ class Service:
         self.thumbnail = functools.lru_cache(_KEPT_THUMBNAILS)(self._thumbnail)
 
     def warm_up(self) -> None:
-        """Starts the processes and answers once, so that no visitor waits for it."""
+        """Starts the processes and answers once, so that no visitor waits for it.
+
+        Raises:
+            schema.DataError: a process does not start, or not even a small grey photo
+                can be decoded.
+        """
         self._decoders.start()
-        grey = np.full((64, 64, 3), 128, np.uint8)
-        self.answer(image.jpeg_of(grey), explained=True)
-        self.answer(image.jpeg_of(grey), explained=False)
+        grey = image.jpeg_of(np.full((64, 64, 3), 128, np.uint8))
+        try:
+            self.answer(grey, explained=True)
+            self.answer(grey, explained=False)
+        except image.ImageError as error:
+            raise schema.DataError(
+                f"a small grey photo, to begin with: {error}; expected it to decode; "
+                "is --decode_timeout_s too short, or memory?"
+            ) from error
 
     def answer(self, data: bytes, *, explained: bool) -> Answer:
         """Says of which class a photo is.
@@ -145,31 +142,26 @@ class Service:
         self._decoders.close()
 
     @property
-    def num_thumbnails(self) -> int:
-        """How many training photos there are to be shown."""
-        return len(self._places)
-
-    @property
     def decoder_pids(self) -> tuple[int, ...]:
         """Of the processes that decode."""
         return self._decoders.pids
 
-    def _thumbnail(self, number: int) -> bytes:
+    def _thumbnail(self, sha256: str) -> bytes:
         """A small JPEG of a training photo.
 
         Args:
-            number: 0 to num_thumbnails - 1.
+            sha256: of its file, in hex digits. A number would name another photo for
+                another run, which browsers that keep pictures could not know.
 
         Raises:
-            IndexError: there is no such photo.
+            KeyError: there is no such photo.
             schema.DataError, OSError: its record is damaged or gone.
             image.ImageError: it does not decode.
         """
-        explainer = self.explainer
-        if explainer is None or explainer.index is None or number < 0:
-            raise IndexError(number)
-        encoded = explainer.training_photo(explainer.index.rows[number])
-        return image.small_jpeg(encoded, _THUMBNAIL_PX)
+        row, explainer = self._rows[sha256], self.explainer
+        if explainer is None:
+            raise KeyError(sha256)
+        return image.small_jpeg(explainer.training_photo(row), _THUMBNAIL_PX)
 
     def _work(self) -> None:
         ended = False
@@ -208,17 +200,7 @@ class Service:
                 shares=shares[number],
                 pixels=job.pixels,
                 overlay=why[number].overlay if number in why else None,
-                similar=self._similar(why[number]) if number in why else (),
+                similar=why[number].nearest if number in why else (),
             )
             for number, job in enumerate(jobs)
-        ]
-
-    def _similar(self, why: classifier.Explanation) -> list[Similar]:
-        return [
-            Similar(
-                number=self._places[near.row.path],
-                row=near.row,
-                similarity=near.similarity,
-            )
-            for near in why.nearest
         ]

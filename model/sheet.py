@@ -85,7 +85,7 @@ def _lines(label: Any, class_names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _shown(name: str) -> str:
-    return command.one_line(command.shown(name))
+    return command.as_utf8(command.one_line(command.shown(name)))
 
 
 def _elided(line: tuple[str, str], most: int) -> str:

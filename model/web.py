@@ -36,6 +36,8 @@ _ASSETS = {
 }
 _MOST_FIELDS = 16
 _PICTURE_QUALITY = 88
+_BUSY = "the server is too busy to decode photos; try again"
+_RETRY = {"Retry-After": "1"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,7 +76,7 @@ def application(
             Route("/", site.page),
             Route("/health", site.health),
             Route("/predict", site.predict, methods=["POST"]),
-            Route("/thumbnails/{number:int}", site.thumbnail),
+            Route("/thumbnails/{sha256}", site.thumbnail),
             Route("/page/{name}", site.asset),
         ],
         middleware=[Middleware(web_guard.Guard, allowed_hosts=allowed_hosts)],
@@ -141,13 +143,13 @@ class _Site:
         )
 
     async def thumbnail(self, request: Request) -> Response:
-        number = request.path_params["number"]
+        sha256 = request.path_params["sha256"]
         try:
-            found = await run_in_threadpool(self._service.thumbnail, number)
-        except IndexError as error:
+            found = await run_in_threadpool(self._service.thumbnail, sha256)
+        except KeyError as error:
             raise HTTPException(404, "no such training photo") from error
         except (schema.DataError, image.ImageError, OSError) as error:
-            command.log(f"thumbnail {number}: {error}")
+            command.log(f"thumbnail {sha256}: {error}")
             raise HTTPException(404, "this training photo cannot be shown") from error
         kept = {"Cache-Control": "private, max-age=3600"}
         return Response(found, media_type="image/jpeg", headers=kept)
@@ -156,9 +158,7 @@ class _Site:
         top = _number(request, "top", self._limits.top)
         explained = _number(request, "explain", 0) > 0
         if self._under_way >= self._limits.max_requests:
-            raise HTTPException(
-                503, "too many photos at once; try again", {"Retry-After": "1"}
-            )
+            raise HTTPException(503, "too many photos at once; try again", _RETRY)
         self._under_way += 1
         try:
             data = await self._upload(request)
@@ -168,6 +168,9 @@ class _Site:
             )
         except image.ImageError as error:
             raise HTTPException(_status(error), str(error)) from error
+        except decoders.NotStarted as error:
+            command.log(f"error: {error}")
+            raise HTTPException(503, _BUSY, _RETRY) from error
         finally:
             self._under_way -= 1
         return JSONResponse(told)
@@ -196,7 +199,7 @@ class _Site:
                     "class": answers.unicode_name(near.row.class_name),
                     "photo": answers.unicode_name(near.row.path),
                     "similarity": near.similarity,
-                    "thumbnail": f"/thumbnails/{near.number}",
+                    "thumbnail": f"/thumbnails/{near.row.sha256}",
                 }
                 for near in answer.similar
             ]

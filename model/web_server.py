@@ -7,23 +7,43 @@ from typing import Any
 
 import h11
 import uvicorn
+from starlette.responses import JSONResponse
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from model import web_guard
 
 _GRACE_S = 10  # for answers that are under way when the server is stopped
 _KEEP_ALIVE_S = 5
+_LINGER_S = 5.0  # in which one who is still asking can read the answer
 _MOST_HEADER_BYTES = 16 << 10
 _CONNECTIONS_EACH = 8  # for each photo that may be under way
 
 
 class _Impatient(H11Protocol):
-    """Hangs up when a request's head does not come in time.
+    """Hangs up on who does not finish asking, and turns away what is too much.
 
-    uvicorn waits for ever for the first line of a connection.
+    uvicorn waits for ever for the first line of a connection, and for the rest of a
+    request that was answered before its end. Beyond its own limit of connections it
+    answers in plain text, and does not say when to come back.
     """
 
     # From the connection, or from the first byte after an answer.
     header_timeout_s = 30.0
+    most_connections = 64
     _patience: asyncio.TimerHandle | None = None
+
+    def __init__(self, *words: Any, **named: Any) -> None:
+        super().__init__(*words, **named)
+        self._application = self.app
+        self.app = self._answer
+
+    async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
+        if len(self.connections) <= self.most_connections:
+            await self._application(scope, receive, send)
+            return
+        headers = {**web_guard.HEADERS, "Retry-After": "1", "Connection": "close"}
+        reason = {"error": "too many connections at once; try again"}
+        await JSONResponse(reason, 503, headers)(scope, receive, send)
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -32,6 +52,17 @@ class _Impatient(H11Protocol):
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         self._wait()
+
+    def on_response_complete(self) -> None:
+        if self.conn.their_state is h11.SEND_BODY:
+            wait_s = min(_LINGER_S, self.header_timeout_s)
+            self.loop.call_later(wait_s, self._leave, self.cycle)
+        super().on_response_complete()
+
+    def _leave(self, answered: Any) -> None:
+        """Hangs up if the request that was answered is still under way."""
+        if self.cycle is answered and self.conn.their_state is h11.SEND_BODY:
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
@@ -79,13 +110,18 @@ def serve(
     Args:
         application: of ASGI.
         listening: where.
-        header_timeout_s: how long the head of a request may take.
+        header_timeout_s: how long the head of a request may take, and at most the rest
+            of one that was answered before its end.
         max_requests: photos that may be under way at one time.
         on_ready: called when connections are taken.
     """
+    limits = {
+        "header_timeout_s": header_timeout_s,
+        "most_connections": max(64, _CONNECTIONS_EACH * max_requests),
+    }
     config = uvicorn.Config(
         application,
-        http=type("Protocol", (_Impatient,), {"header_timeout_s": header_timeout_s}),
+        http=type("Protocol", (_Impatient,), limits),
         ws="none",
         lifespan="off",
         loop="asyncio",
@@ -96,7 +132,6 @@ def serve(
         proxy_headers=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_GRACE_S,
-        limit_concurrency=max(64, _CONNECTIONS_EACH * max_requests),
         h11_max_incomplete_event_size=_MOST_HEADER_BYTES,
     )
     _Server(config, on_ready).run(sockets=[listening])

@@ -187,6 +187,11 @@ def shown(text: str) -> str:
     return _UNSHOWN.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
+def as_utf8(text: str) -> str:
+    r"""Text that UTF-8 has: a byte of a name that is none becomes \udcff."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def one_line(text: str) -> str:
     """The same on one line: a file's name may hold line breaks."""
     return text.replace("\n", "\\n")

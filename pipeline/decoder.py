@@ -3,6 +3,7 @@
 It may crash, hang or be taken over by what it reads, so it has nothing but two pipes:
 files come in on standard input, answers leave on standard output.
 
+    to begin   the byte READY, once
     request    uint64 length, the file
     answer     uint32 length, JSON, encoded image
                {"error": reason}, or the fields of image.RecordImage with "size", the
@@ -21,6 +22,7 @@ from typing import Any, BinaryIO
 
 from pipeline import image
 
+READY = b"\x06"
 LENGTH_BYTES = 8
 ANSWER_BYTES = 4
 # Of memory, beside the pixels: libraries and what they keep. And for each pixel, in the
@@ -45,6 +47,8 @@ def main() -> None:
     most = _OWN_BYTES + _BYTES_PER_PIXEL * max_pixels
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    target.write(READY)
+    target.flush()
     while length := source.read(LENGTH_BYTES):
         data = source.read(int.from_bytes(length, "little"))
         signal.alarm(seconds)  # its default action ends the process

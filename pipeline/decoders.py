@@ -18,13 +18,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from pipeline import decoder, image
+from pipeline import decoder, image, schema
 
 _ROOT = Path(__file__).parents[1]
 _CHILD = "from pipeline import decoder; decoder.main()"
+_START_S = 60.0  # for imports, on a machine that has much else to do
 _LONGEST_ANSWER = 10_000  # bytes of JSON
 _MOST_BYTES = 1 << 30  # of an encoded image
 CRASHED = "the decoder crashed on this file"
+_CLOSED = "the decoders are closed"
 
 
 class TooSlow(image.ImageError):
@@ -33,6 +35,10 @@ class TooSlow(image.ImageError):
 
 class Crashed(image.ImageError):
     """A file took its decoder down."""
+
+
+class NotStarted(schema.DataError):
+    """A process for decoding cannot be had; no file is to blame."""
 
 
 class Decoders:
@@ -50,7 +56,8 @@ class Decoders:
 
         Args:
             count: of processes, at least 1.
-            timeout_s: how long one file may take, above 0.
+            timeout_s: how long one file may take, above 0; the start of a process is
+                not of it.
             resize_min: longest short side of a record's image, in pixels; 0: no limit.
                 The same as conversion's gives the same pixels.
             max_pixels: larger images are refused before they are decoded.
@@ -64,9 +71,15 @@ class Decoders:
             self._idle.put(child)
 
     def start(self) -> None:
-        """Starts all processes now."""
+        """Starts all processes now, and waits until they can decode.
+
+        Raises:
+            NotStarted: one cannot.
+        """
         for child in self._children:
             child.start()
+        for child in self._children:
+            child.ready()
 
     def decode(self, data: bytes) -> image.RecordImage:
         """Decodes a file, in full.
@@ -76,6 +89,7 @@ class Decoders:
 
         Raises:
             image.ImageError: it does not decode; Crashed, TooSlow: nor may it be tried.
+            NotStarted: there is no process to decode it.
         """
         if not data:
             raise image.ImageError("empty file")
@@ -114,6 +128,8 @@ class _Child:
         self._how = how
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
+        self._waiting = threading.Lock()
+        self._ready: subprocess.Popen[bytes] | None = None
         self._closed = False
 
     @property
@@ -123,7 +139,7 @@ class _Child:
     def start(self) -> "subprocess.Popen[bytes]":
         with self._lock:
             if self._closed:
-                raise Crashed("the decoders are closed")
+                raise Crashed(_CLOSED)
             if self._process is None:
                 self._process = self._new()
             return self._process
@@ -145,8 +161,37 @@ class _Child:
             },
         )
 
-    def decode(self, data: bytes, timeout_s: float) -> image.RecordImage:
+    def ready(self) -> "subprocess.Popen[bytes]":
+        """The process, as soon as it waits for files."""
         process = self.start()
+        with self._waiting:
+            if self._ready is process:
+                return process
+            alarm = _Alarm(_START_S, process)
+            said = b""
+            try:
+                stdout = cast(io.BufferedReader, process.stdout)
+                with contextlib.suppress(OSError, ValueError):  # closed meanwhile
+                    said = stdout.read(len(decoder.READY))
+            except BaseException:  # a signal
+                self._end()
+                raise
+            finally:
+                alarm.cancel()
+            if said == decoder.READY:
+                self._ready = process
+                return process
+        self._end()
+        if self._closed:
+            raise Crashed(_CLOSED)
+        why = f"took longer than {_START_S:g} s" if alarm.rang else "ended"
+        raise NotStarted(
+            f"a process for decoding photos {why} before it was ready; expected it to "
+            "start; is there memory to spare?"
+        )
+
+    def decode(self, data: bytes, timeout_s: float) -> image.RecordImage:
+        process = self.ready()
         alarm = _Alarm(timeout_s, process)
         try:
             stdin = cast(io.BufferedWriter, process.stdin)

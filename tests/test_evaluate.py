@@ -186,15 +186,36 @@ def test_other_records_are_taken_on_purpose_under_their_own_name(finished, tmp_p
     assert figures["written"].endswith(f"test-{digest[:8]}.json")
 
 
-def test_other_records_need_the_same_classes(finished, tmp_path):
+def test_other_records_need_the_runs_classes(finished, tmp_path):
     conftest.write_photos(tmp_path / "two", classes=("blue", "green"))
+    (tmp_path / "two" / "green").rename(tmp_path / "two" / "lime")
     convert.convert(
         convert.Config(source=str(tmp_path / "two"), out=str(tmp_path / "other"))
     )
-    with pytest.raises(schema.DataError, match="same names in the same order"):
+    with pytest.raises(schema.DataError, match="all or some of these names expected"):
         evaluate.evaluate(
             config(finished, data=str(tmp_path / "other"), another_dataset=True)
         )
+
+
+def test_photos_of_some_of_the_classes(finished, tmp_path):
+    """A folder as it is; labels are the run's, by name, the path is the folder's."""
+    others = tmp_path / "others"
+    for name in ("blue", "red"):
+        (others / name).mkdir(parents=True)
+        for number in range(100, 110):
+            pixels = conftest.draw_photo(name, number)
+            cv2.imwrite(str(others / name / f"{number}.jpg"), pixels)
+    asked = config(finished, data=str(others), another_dataset=True, split="all")
+    figures = evaluate.evaluate(asked)
+    assert figures["data"]["path"] == str(others)
+    assert figures["accuracy"] > 0.8
+    assert figures["class_names"] == ["blue", "green", "red"]
+    supports = [row["support"] for row in figures["per_class"]]
+    assert supports == [10, 0, 10]
+    with np.load(figures["written"].replace(".json", ".npz")) as file:
+        assert sorted(set(file["label"].tolist())) == [0, 2]
+    assert "blue" in report.judgement(figures)
 
 
 def test_a_split_without_photos_is_an_error(finished, shared_records, tmp_path):
@@ -260,6 +281,30 @@ def test_the_test_split_is_unseen(finished):
 def test_a_gate_that_cannot_be(value):
     with pytest.raises(ValueError, match="expected 0 to 1"):
         evaluate.Config(min_accuracy=value)
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"arch": "vgg16"}, "--arch: expected --ckpt beside it"),
+        ({"labels": "a.txt"}, "--labels: expected --ckpt"),
+        (
+            {"overrides": inputs.Overrides(short_side=9, std="1")},
+            "--short_side, --std: expected --ckpt",
+        ),
+        (
+            {"ckpt": "a", "data": "b", "run_dir": "c"},
+            "--ckpt: does not go together with --run_dir",
+        ),
+        (
+            {"ckpt": "a", "data": "b", "another_dataset": True},
+            "--ckpt: does not go together with --another_dataset",
+        ),
+    ],
+)
+def test_flags_that_would_be_ignored(how, words):
+    with pytest.raises(ValueError, match=words):
+        evaluate.Config(**how)
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut"])
@@ -377,6 +422,15 @@ class TestCompare:
             for stem, both in zip(stems, kinds, strict=True)
             for kind in both
         }
+
+    def test_photos_that_the_runs_would_see_in_other_sizes(self, finished, worse):
+        path = worse / "config.json"
+        content = json.loads(path.read_text())
+        content["data"]["resize_min"] = 0
+        path.write_text(json.dumps(content))
+        asked = self.config(finished, worse, data=str(finished), another_dataset=True)
+        with pytest.raises(schema.DataError, match=r"not shrunk alike .* worse: 0\)"):
+            evaluate.compare(asked)
 
     def test_a_damaged_judgement(self, finished, worse):
         evaluate.compare(self.config(finished, worse))

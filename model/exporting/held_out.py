@@ -2,11 +2,10 @@
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from model import judge, judged, metrics, run
+from model import judge, judged, metrics, own_records, run
 from pipeline import command, dataset, image, manifest, preprocess, schema
 
 SPLIT = "test"
@@ -58,14 +57,17 @@ def spread(total: int, count: int) -> np.ndarray:
     return np.arange(min(total, count)) * total // min(total, count)
 
 
-def of_run(finished: run.Finished) -> HeldOut:
+def of_run(finished: run.Finished, data: str = "") -> HeldOut:
     """Reads them; the run is judged if that was not done, or with other weights.
+
+    Args:
+        finished: the run.
+        data: of own_records.read.
 
     Raises:
         schema.DataError: the records are gone, changed, or have no test split.
     """
-    found = manifest.read(Path(finished.config["data"]["path"]))
-    run.check_records(finished, found, SPLIT, another=False)
+    found = own_records.read(finished, data)
     manifest.check_files(found)
     path = finished.evaluation_path(SPLIT, found.digest).with_suffix(".npz")
     digest = finished.model_digest()

@@ -129,9 +129,9 @@ class _Work:
         if not found.difference <= self.tolerance:
             raise errors.ExportError(
                 f"{shown}: in a fresh process a probability differs from the run's by "
-                f"{found.difference:.2g} on {found.num_photos} held-out photos; "
-                f"expected at most {self.tolerance:.2g}; nothing was written, export "
-                "to another format"
+                f"{found.difference:.2g} on {found.num_photos} held-out photos, alone "
+                f"or in a batch; expected at most {self.tolerance:.2g}; nothing was "
+                "written, export to another format"
             )
         return Line(
             name=shown,
@@ -146,6 +146,7 @@ def export(
     finished: run.Finished,
     form: str,
     *,
+    data: str = "",
     out: str = "",
     quantize: litert.Quantize = "none",
     max_accuracy_loss: float = 0.0,
@@ -155,6 +156,7 @@ def export(
     Args:
         finished: the run.
         form: one of FORMATS.
+        data: folder of the run's records, if they were moved; "" otherwise.
         out: path of the file or folder; "" for one in the run's folder.
         quantize: one of QUANTIZE, of "litert".
         max_accuracy_loss: that quantization may cost on the test split, 0..1.
@@ -171,7 +173,7 @@ def export(
     path = places.choose(finished, form, out, quantize)
     work = _Work(
         source=exportable.of_run(finished),
-        held=held_out.of_run(finished),
+        held=held_out.of_run(finished, data),
         tolerance=QUANTIZED.get(quantize, TOLERANCE[form]),
     )
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from pipeline import preprocess
 NUM_PHOTOS = 32
 NUM_TIMED = 30  # calls
 _WORDS = 400  # of what the other process says
+# How long it may take, for imports and timed calls and for each photo.
+_START_S, _EACH_S = 600.0, 10.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,12 +46,28 @@ class Answers:
     """What an exported file says in a process without Graft.
 
     Attributes:
-        probabilities: float64 [num_photos, num_classes].
+        probabilities: float64 [num_photos, num_classes], of each photo alone.
+        together: int64 [2 to 4], photos that were asked about as a batch.
+        batch: float64 [2 to 4, num_classes], probabilities of these.
         latency_s: median of single calls, after some that do not count.
     """
 
     probabilities: np.ndarray
+    together: np.ndarray
+    batch: np.ndarray
     latency_s: float
+
+    def difference(self, expected: np.ndarray) -> float:
+        """The largest from expected probabilities, alone or in the batch.
+
+        What is no number at all is as far apart as can be.
+
+        Args:
+            expected: float64 [num_photos, num_classes].
+        """
+        apart = self.probabilities - expected, self.batch - expected[self.together]
+        largest = [float(np.abs(one).max()) for one in apart]
+        return math.inf if any(map(math.isnan, largest)) else max(largest)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,21 +114,16 @@ def compare(
                 as_files = signature == "serving_default"
                 photos = held.encoded(indices)
                 inputs.append(_write_photos(photos, folder, as_files=as_files))
-        answers = ask(target, inputs, folder)
-    found = []
-    for signature, answer in zip(target.signatures, answers, strict=True):
-        differences = np.abs(answer.probabilities - held.probabilities[indices])
-        # No number at all is as far apart as can be.
-        known = np.where(np.isnan(differences), np.inf, differences)
-        found.append(
-            Agreement(
-                signature=signature,
-                num_photos=len(indices),
-                difference=float(known.max()),
-                latency_s=answer.latency_s,
-            )
+        answers = ask(target, inputs, folder, len(indices))
+    return [
+        Agreement(
+            signature=signature,
+            num_photos=len(indices),
+            difference=answer.difference(held.probabilities[indices]),
+            latency_s=answer.latency_s,
         )
-    return found
+        for signature, answer in zip(target.signatures, answers, strict=True)
+    ]
 
 
 def accuracy(
@@ -125,7 +139,7 @@ def accuracy(
         folder = Path(scratch)
         everything = np.arange(len(held.rows))
         inputs = [_write_views(held, everything, spec, folder)]
-        (answers,) = ask(target, [inputs], folder)
+        (answers,) = ask(target, [inputs], folder, len(everything))
     return held_out.accuracy(answers.probabilities, held.labels)
 
 
@@ -158,7 +172,7 @@ def _write_views(
 
 
 def ask(
-    target: Target, inputs: Sequence[Sequence[Path]], folder: Path
+    target: Target, inputs: Sequence[Sequence[Path]], folder: Path, num_photos: int
 ) -> list[Answers]:
     """Lets a file answer in a fresh process that knows nothing of this project.
 
@@ -166,9 +180,11 @@ def ask(
         target: the file.
         inputs: files of photos for each signature, see replay.
         folder: to work in.
+        num_photos: of each signature.
 
     Raises:
-        errors.ExportError: the file cannot be used there, or knows other classes.
+        errors.ExportError: the file cannot be used there, takes too long, or knows
+            other classes.
     """
     calls = [
         {
@@ -189,13 +205,22 @@ def ask(
     }
     asked = folder / "request.json"
     asked.write_text(json.dumps(request), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-I", str(Path(replay.__file__).absolute()), str(asked)],
-        cwd=folder,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True,
-        check=False,
-    )
+    limit_s = _START_S + _EACH_S * num_photos * len(calls)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", str(Path(replay.__file__).absolute()), str(asked)],
+            cwd=folder,
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+            capture_output=True,
+            check=False,
+            timeout=limit_s,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise errors.ExportError(
+            f"{target.path.name}: gave no answer about {num_photos} photos within "
+            f"{limit_s:g} s in a fresh process; expected one; nothing was written, "
+            "try again on a machine with less to do, or another format"
+        ) from error
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines() or ["killed"]
         raise errors.ExportError(
@@ -208,7 +233,8 @@ def ask(
 def _read(target: Target, path: Path) -> Answers:
     with np.load(path) as answers:
         names = tuple(map(json.loads, answers["class_names"].tolist()))
-        found = answers["probabilities"]
+        found, batch = answers["probabilities"], answers["batch"]
+        together = answers["together"]
         latency_s = float(np.median(answers["seconds"]))
     if names != target.class_names:
         raise errors.ExportError(
@@ -220,4 +246,12 @@ def _read(target: Target, path: Path) -> Answers:
             f"{target.path.name}: answers are {list(found.shape)}; expected "
             f"{len(names)} probabilities for each photo"
         )
-    return Answers(probabilities=found, latency_s=latency_s)
+    if batch.shape != (len(together), len(names)):
+        raise errors.ExportError(
+            f"{target.path.name}: answers about {len(together)} photos at once are "
+            f"{list(batch.shape)}; expected [{len(together)}, {len(names)}]; nothing "
+            "was written"
+        )
+    return Answers(
+        probabilities=found, together=together, batch=batch, latency_s=latency_s
+    )

@@ -94,6 +94,35 @@ class TestCoverage:
             assert point["accuracy"] == pytest.approx(right[answered].mean())
 
 
+class TestThresholdText:
+    @pytest.mark.parametrize(
+        ("confidence", "text"),
+        [
+            ([0.9, 0.8765, 0.5], "0.876"),
+            ([0.9, 0.8765, 0.8762], "0.8764"),  # 0.876 would answer the next one too
+            ([0.99999, 0.8765], "0.876"),
+            ([0.8765, 0.8765, 0.1], "0.876"),
+            ([1.0, 0.8765, 0.0], "0.876"),
+        ],
+    )
+    def test_by_hand(self, confidence, text):
+        assert calibration.threshold_text(0.8765, np.array(confidence)) == text
+
+    def test_of_the_surest_it_is_not_rounded_beyond_them(self):
+        surest = 1 - 2e-12
+        confidence = np.array([surest, 0.5])
+        text = calibration.threshold_text(surest, confidence)
+        assert (confidence >= float(text)).tolist() == [True, False]
+
+    def test_every_point_of_a_curve(self):
+        random = np.random.default_rng(5)
+        confidence = 1 - random.random(400) ** 8
+        for point in calibration.coverage(sureness(confidence, confidence > 0.5)):
+            text = calibration.threshold_text(point["threshold"], confidence)
+            answered = (confidence >= float(text)).sum()
+            assert answered == round(point["coverage"] * len(confidence))
+
+
 def test_figures_before_and_after():
     before = np.array([[0.9, 0.1], [0.9, 0.1]])
     after = np.array([[0.5, 0.5], [0.5, 0.5]])

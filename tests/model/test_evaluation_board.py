@@ -44,6 +44,20 @@ def test_figures_and_settings(judged):
     assert settings.hparams["network"].string_value == "tiny"
 
 
+def test_names_that_are_no_utf8(found, tmp_path):
+    records = judgements.renamed(found, ("b\udcff", "green", "a\tb"))
+    judged = judgements.judged(tmp_path / "run", records, split="test")
+    judged.finished.config["settings"] = {"ckpt": "w\udcfe.npy"}
+    evaluation_board.write(judged)
+    tags = read(evaluation_board.directory(judged))
+    assert {"recall/b\\udcff", "recall/a\\tb"} <= set(tags)
+    settings = evaluation_board.flat_settings(judged.finished.config)
+    assert settings["ckpt"] == "w\\udcfe.npy"
+    evaluation_board.write_projector(judged)
+    table = (evaluation_board.directory(judged) / "labels.tsv").read_text("utf-8")
+    assert "b\\udcff" in table
+
+
 def test_settings_by_the_names_of_flags():
     config = {
         "network": "alexnet_owt",

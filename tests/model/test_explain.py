@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from model import explain
+from model import explain, network
+from tests import small_runs
 
 
 @pytest.fixture
@@ -81,6 +82,26 @@ class TestGradCam:
         model = keras.Model(inputs, keras.layers.Dense(2)(flat), name="flat")
         with pytest.raises(explain.NoMap, match="flat: no layer keeps places"):
             explain.grad_cam(model)
+
+
+def test_preprocessing_is_no_map():
+    """Every run's network begins with it; what moves pixels looks at nothing either."""
+    spec, kinds = small_runs.SPEC, keras.layers
+    image = keras.Input((spec.size_px, spec.size_px, 3), name="image")
+    x = network.normalisation(spec)(image)
+    for layer in (
+        kinds.Normalization(mean=[0.0] * 3, variance=[1.0] * 3),
+        kinds.Cropping2D(1),
+        kinds.UpSampling2D(2),
+        kinds.Permute((2, 1, 3)),
+        kinds.Reshape((22, 88, 3)),
+        kinds.MaxPooling2D(2),
+    ):
+        x = layer(x)
+    model = keras.Model(image, kinds.Dense(3)(kinds.Flatten()(x)))
+    with pytest.raises(explain.NoMap):
+        explain.mapped_layer(model)
+    assert explain.mapped_layer(small_runs.colour_model()).name == "norm"
 
 
 def test_the_layer_is_the_last_one_before_pooling(two_places):

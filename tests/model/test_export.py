@@ -4,6 +4,7 @@ import pytest
 
 from model import export
 from model.exporting import job
+from pipeline import schema
 from tests import conftest
 
 
@@ -14,6 +15,7 @@ from tests import conftest
         ({"quantize": "int8", "format": "onnx"}, "expected --format=litert"),
         ({"quantize": "int8"}, "expected --format=litert"),
         ({"out": "a"}, "expected --format beside it"),
+        ({"weights": "a.npy", "data": "a"}, "--data: expected --format beside it"),
         ({"format": "litert", "max_accuracy_loss": 2.0}, "expected 0 to 1"),
         ({"format": "litert", "max_accuracy_loss": float("nan")}, "expected 0 to 1"),
     ],
@@ -67,3 +69,11 @@ def test_command_without_a_run(tmp_path):
     )
     assert done.returncode == 2
     assert "no such run" in done.stderr
+
+
+def test_data_says_where_the_records_are(shared_run, tmp_path):
+    config = export.Config(
+        run_dir=str(shared_run), format="keras", data=str(tmp_path / "moved")
+    )
+    with pytest.raises(schema.DataError, match="moved: no manifest.json here"):
+        export.export_classifier(config)

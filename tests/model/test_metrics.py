@@ -193,10 +193,44 @@ class TestTemperature:
         assert found == pytest.approx(temperature, rel=0.06)
 
     def test_by_hand(self):
-        """Three of four right at a margin of 2: best where the odds are 3 to 1."""
+        """Three of four right at a margin of 2; the true class of each gets 5/6.
+
+        So 3 (5/6) + 1/6 of four say the first class: best where the odds are 8 to 4.
+        """
         logits = np.array([[2.0, 0.0]] * 4)
         found = metrics.fit_temperature(logits, np.array([0, 0, 0, 1]))
-        assert found == pytest.approx(2 / math.log(3), rel=1e-4)
+        assert found == pytest.approx(2 / math.log(2), rel=1e-4)
+
+    @pytest.mark.parametrize("count", [4, 60, 1000])
+    def test_all_right_by_hand(self, count):
+        """All of n at the same margin m: n + 1 to 1 odds are exp(m / T)."""
+        logits = np.array([[3.0, 0.0]] * count)
+        found = metrics.fit_temperature(logits, np.zeros(count, np.int64))
+        assert found == pytest.approx(3 / math.log(count + 1), rel=1e-4)
+
+    def test_all_right_is_neither_certain_nor_at_a_bound(self):
+        random = np.random.default_rng(2)
+        labels = random.integers(0, 5, 60)
+        logits = 8 * np.eye(5)[labels] + random.normal(size=(60, 5))
+        assert metrics.accuracy(logits, labels) == 1
+        found = metrics.fit_temperature(logits, labels)
+        assert not metrics.at_bound(found)
+        shares = np.exp(metrics.log_softmax(logits / found)).max(axis=1)
+        assert 0.95 < shares.mean() < 0.999
+        assert (shares < 1 - 1e-4).all()
+
+    @pytest.mark.parametrize("errors", [0.1, 0.3])
+    def test_with_many_errors_smoothing_changes_little(self, errors):
+        """Against the lowest loss by labels as they are, found on a grid."""
+        random = np.random.default_rng(6)
+        logits = 3 * random.normal(size=(400, 5))
+        labels = logits.argmax(axis=1)
+        wrong = random.random(400) < errors
+        labels[wrong] = random.integers(0, 5, wrong.sum())
+        grid = np.exp(np.linspace(math.log(0.2), math.log(20), 800))
+        losses = [metrics.mean_loss(logits / t, labels) for t in grid]
+        found = metrics.fit_temperature(logits, labels)
+        assert found == pytest.approx(grid[np.argmin(losses)], rel=0.03)
 
     def test_scales_with_the_logits(self):
         logits = np.random.default_rng(3).normal(size=(50, 3))
@@ -207,10 +241,20 @@ class TestTemperature:
         assert doubled == pytest.approx(2 * found, rel=1e-4)
 
     @pytest.mark.parametrize(
-        ("labels", "expected"), [([0, 1, 2], 0.05), ([1, 2, 0], 20.0), ([], 1.0)]
+        ("margin", "labels", "expected"),
+        [(0.01, [0, 1, 2], 0.05), (4, [1, 2, 0], 20.0)],
+        ids=["hardly apart", "all wrong"],
     )
-    def test_stays_within_its_bounds(self, labels, expected):
-        """All right: as sharp as allowed; all wrong: as flat as allowed."""
-        logits = 4 * np.eye(3)[: len(labels)]
-        found = metrics.fit_temperature(logits, np.array(labels, np.int64))
-        assert found == pytest.approx(expected, rel=1e-3)
+    def test_stays_within_its_bounds_and_tells(self, margin, labels, expected):
+        found = metrics.fit_temperature(margin * np.eye(3), np.array(labels))
+        assert found == pytest.approx(expected, rel=1e-6)
+        assert metrics.at_bound(found)
+
+    def test_no_photo(self):
+        nothing = np.zeros(0, np.int64)
+        assert metrics.fit_temperature(np.zeros((0, 3)), nothing) == 1
+        assert not metrics.at_bound(1.0)
+
+    def test_one_class(self):
+        found = metrics.fit_temperature(np.ones((5, 1)), np.zeros(5, np.int64))
+        assert 0.05 <= found <= 20

@@ -2,11 +2,13 @@
 
 import shutil
 
+import keras
 import numpy as np
 import pytest
 
-from model import features, loop, neighbours, run
-from pipeline import dataset, manifest, preprocess, schema, split
+from model import classifier, features, loop, neighbours, network, run
+from pipeline import dataset, preprocess, schema, split
+from tests import small_runs
 
 
 @pytest.fixture
@@ -20,7 +22,7 @@ def finished(shared_run, tmp_path):
 
 def embeddings(finished, model, found, rows):
     """What the network says of some photos, computed here."""
-    both = neighbours.embedder(model, neighbours.layer_of(finished, model))
+    both = neighbours.embedder(finished, model)
     images = dataset.Images(found, rows, finished.spec, batch_size=8)
     views = preprocess.central_views(images.sizes, finished.spec)
     batches = images.run(np.arange(len(rows)), views)
@@ -74,7 +76,7 @@ def test_features_that_training_left_are_used(finished, found, monkeypatch):
 
 def test_logits_are_those_of_the_network(finished, found):
     model = finished.load_model()
-    both = neighbours.embedder(model, neighbours.layer_of(finished, model))
+    both = neighbours.embedder(finished, model)
     image = np.random.default_rng(0).uniform(0, 255, (2, *model.input.shape[1:]))
     image = image.astype(np.float32)
     assert np.allclose(both(image)[1], loop.make_predict_step(model)(image), atol=1e-5)
@@ -85,4 +87,53 @@ def test_records_that_have_changed(finished, shared_records, tmp_path):
     shutil.copytree(shared_records, records)
     split.resplit(split.Config(data=str(records), seed=7))
     with pytest.raises(schema.DataError, match="manifest digest"):
-        neighbours.build(finished, finished.load_model(), manifest.read(records))
+        neighbours.build(finished, finished.load_model(), str(records))
+
+
+def test_records_that_were_moved(finished, shared_records):
+    finished.config["data"]["path"] = "gone"
+    model = finished.load_model()
+    with pytest.raises(schema.DataError, match="gone: no manifest"):
+        neighbours.build(finished, model)
+    assert neighbours.build(finished, model, str(shared_records)).rows
+
+
+def small(folder, found, *, head):
+    """A classifier by a run whose network ends in a vector, with a head or without."""
+    spec, kinds = small_runs.SPEC, keras.layers
+    image = keras.Input((spec.size_px, spec.size_px, 3), name=network.INPUT)
+    x = network.normalisation(spec)(image)
+    x = kinds.Conv2D(4, 3, name="part_of_another")(x)
+    x = kinds.GlobalAveragePooling2D(name="end_of_another")(x)
+    if head:
+        x = kinds.Flatten(name=network.FLATTEN_LAYER)(x)
+    model = keras.Model(image, kinds.Dense(3, name=network.FINAL_LAYER)(x))
+    finished = small_runs.write_run(folder / "run", found, model)
+    finished.config["features"] = "another"  # a model, of which these layers are
+    return classifier.Classifier(
+        name="small",
+        model=finished.load_model(),
+        spec=spec,
+        class_names=found.class_names,
+        finished=finished,
+    )
+
+
+def test_a_head_on_a_model_inside_another(found, tmp_path):
+    """Its name is that of no layer."""
+    chosen = small(tmp_path, found, head=True)
+    explainer = classifier.Explainer(chosen)
+    assert explainer.missing == []
+    images = np.random.default_rng(0).integers(0, 256, (2, 24, 24, 3)).astype(np.uint8)
+    embeddings, logits = explainer.classify(images)
+    assert embeddings.shape == (2, 4)
+    found = explainer.explain(images, logits.argmax(axis=1), embeddings, 3)
+    assert [len(one.nearest) for one in found] == [3, 3]
+
+
+def test_no_head(found, tmp_path):
+    chosen = small(tmp_path, found, head=False)
+    explainer = classifier.Explainer(chosen)
+    (line,) = explainer.missing
+    assert line.startswith("no nearest training photos: ")
+    assert "expected head_pool or head_flatten" in line

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from model import classifier, neighbours, predict, run
+from model import classifier, inputs, neighbours, predict, run
 from pipeline import image, schema, view
 from tests import conftest
 from tests.pipeline.test_view import png_with_orientation, turned_away
@@ -124,6 +124,15 @@ class TestExplain:
         )
         assert classes[True] > 0.8 * classes.total()
 
+    def test_records_that_were_moved(self, chosen, photos, shared_records, tmp_path):
+        data = {**chosen.finished.config["data"], "path": str(tmp_path / "gone")}
+        config = {**chosen.finished.config, "data": data}
+        finished = dataclasses.replace(chosen.finished, config=config)
+        moved = dataclasses.replace(chosen, finished=finished)
+        how = {"explain": str(tmp_path / "why"), "data": str(shared_records)}
+        (found,) = predictions(moved, photos / "red" / "red000.jpg", **how)
+        assert len(found.nearest) == predict.NEIGHBOURS
+
     def test_without_its_records(self, shared_run, photos, tmp_path, monkeypatch):
         def gone(*_):
             raise schema.DataError("records: gone")
@@ -135,6 +144,33 @@ class TestExplain:
         )
         assert found[0].nearest == ()
         assert cv2.imread(found[0].picture).shape[1] < 3 * 130
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"arch": "vgg16"}, "--arch: expected --ckpt beside it"),
+        ({"labels": "a.txt"}, "--labels: expected --ckpt"),
+        (
+            {"overrides": inputs.Overrides(image_size=64, mean="1,2,3")},
+            "--image_size, --mean: expected --ckpt",
+        ),
+        ({"data": "records"}, "--data: expected --explain"),
+        ({"ckpt": "a.npy", "run_dir": "runs/a"}, "not go together with --run_dir"),
+        (
+            {"ckpt": "a.npy", "explain": "why", "data": "records"},
+            "not go together with --data",
+        ),
+    ],
+)
+def test_flags_that_would_be_ignored(how, words):
+    with pytest.raises(ValueError, match=words):
+        predict.Config(photos=("a.jpg",), **how)
+
+
+def test_flags_of_weights():
+    how = {"arch": "vgg16", "overrides": inputs.Overrides(image_size=64)}
+    assert predict.Config(photos=("a.jpg",), ckpt="a.npy", **how)
 
 
 def test_the_command(shared_run, photos, tmp_path):

@@ -72,3 +72,9 @@ def test_names_stay_on_their_line():
     figures = comparison([pair("b\nc")], runs=[run("a"), run("b\nc")])
     lines = report.comparison(figures).splitlines()
     assert "b\\nc against a" in lines
+
+
+def test_a_temperature_at_its_bound_is_told():
+    assert report.temperature_at_bound(1.5) == ""
+    for bound in (0.05, 20):
+        assert "probabilities are not calibrated" in report.temperature_at_bound(bound)

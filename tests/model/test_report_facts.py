@@ -69,7 +69,7 @@ class TestData:
         rows[1] = rows[1].skipped("JPEG that does not decode: otherwise")
         rows[2] = rows[2].skipped("empty file")
         changed = dataclasses.replace(found, rows=tuple(rows))
-        data = report_facts.data(changed, "test")
+        data = report_facts.data(changed, "test", own=True)
         assert data["files"]["skipped"] == 3
         first, second = data["skipped"]
         assert (first["reason"], first["count"]) == ("JPEG that does not decode", 2)
@@ -80,7 +80,9 @@ class TestData:
 
     def test_of_many_paths_some(self, found):
         rows = tuple(row.skipped("empty file") for row in found.rows)
-        data = report_facts.data(dataclasses.replace(found, rows=rows), "test")
+        data = report_facts.data(
+            dataclasses.replace(found, rows=rows), "test", own=True
+        )
         (group,) = data["skipped"]
         assert len(group["photos"]) == 30
         assert group["more"] == len(rows) - 30
@@ -93,16 +95,66 @@ class TestData:
             row.skipped("empty file") if row.path in left_out else row
             for row in found.rows
         )
-        data = report_facts.data(dataclasses.replace(found, rows=rows), "test")
+        data = report_facts.data(
+            dataclasses.replace(found, rows=rows), "test", own=True
+        )
         line = "16 training photos of blue, 1 of red: --class_weights=balanced"
         assert any(warning.startswith(line) for warning in data["warnings"])
 
     def test_copies(self, found):
         rows = list(found.rows)
         rows[1] = dataclasses.replace(rows[1], group=rows[0].group)
-        data = report_facts.data(dataclasses.replace(found, rows=tuple(rows)), "all")
+        changed = dataclasses.replace(found, rows=tuple(rows))
+        data = report_facts.data(changed, "all", own=True)
         assert data["warnings"] == []
         assert data["notes"] == [
             "2 photos belong to groups of copies, near-duplicates or of what "
             "--group_by finds alike; each group lies within one split."
         ]
+
+    def test_of_other_photos_nothing_is_said_of_training(self, found):
+        """One red training photo is no warning where nothing was trained on them."""
+        reds = [row for row in found.taken("train") if row.class_name == "red"]
+        left_out = {row.path for row in reds[1:]}
+        rows = [
+            row.skipped("empty file") if row.path in left_out else row
+            for row in found.rows
+        ]
+        rows[1] = dataclasses.replace(rows[1], group=rows[0].group)
+        changed = dataclasses.replace(found, rows=tuple(rows))
+        data = report_facts.data(
+            changed, "all", own=False, class_names=("blue", "green", "pink", "red")
+        )
+        assert data["columns"] == ("judged",)
+        assert data["counts"]["blue"] == {"judged": 20}
+        assert data["counts"]["red"] == {"judged": 21 - len(reds)}
+        assert data["warnings"] == [
+            "no photo judged of pink",
+            "fewer than 10 photos judged of red: their figures say little",
+        ]
+        (note,) = data["notes"]
+        assert "split" not in note
+
+
+class TestTemperature:
+    @pytest.mark.parametrize(
+        ("split", "seen", "words"),
+        [
+            ("test", 0, "split and never on these photos."),
+            ("train", 9, "split and never on these photos."),
+            ("all", 0, "split and never on these photos."),  # other photos
+            ("validation", 9, "split, and so on these photos: of new ones"),
+            ("all", 9, "split, and so on some of these photos: of new ones"),
+        ],
+    )
+    def test_what_it_was_fitted_on(self, split, seen, words):
+        figures = {"split": split, "photos_seen": seen, "temperature": 1.5}
+        told = report_facts.temperature(figures)
+        assert words in told
+        assert "bound" not in told
+
+    @pytest.mark.parametrize("temperature", [0.05, 20.0])
+    def test_at_its_bound(self, temperature):
+        figures = {"split": "test", "photos_seen": 0, "temperature": temperature}
+        words = "at the bound of what is tried, 0.05 to 20: the probabilities are not"
+        assert words in report_facts.temperature(figures)

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from model import report_page, report_photos
+from model import metrics, report_page, report_photos
 from tests.model import judgements
 from tests.model.conftest import HOSTILE
 
@@ -154,6 +154,29 @@ def test_seen_photos_are_a_warning(found, tmp_path):
     assert "None can be named: all of these photos were seen in training" in text
 
 
+def test_the_split_says_what_the_temperature_was_fitted_on(found, tmp_path):
+    seen = {row.sha256 for row in found.taken("train", "validation")}
+    for split, words in (
+        ("validation", "split, and so on these photos"),
+        ("test", "split and never on these photos"),
+    ):
+        judged = judgements.judged(tmp_path / split, found, split=split, seen=seen)
+        text = report_page.render(judged, "")
+        assert f"temperature 1.500, which was fitted on the validation {words}" in text
+
+
+def test_other_photos_are_not_described_as_the_runs_own(found, tmp_path):
+    judged = judgements.judged(tmp_path / "run", found, split="test")
+    assert "<button type=\"button\">train</button>" in report_page.render(judged, "")
+    judged.finished.config["data"]["manifest_digest"] = "of other records"
+    judged.figures["data"]["path"] = "holiday/photos"
+    text = report_page.render(judged, "")
+    assert "<button type=\"button\">train</button>" not in text
+    assert "<button type=\"button\">judged</button>" in text
+    assert "Other photos than the run&#39;s: <span class" in text
+    assert ">holiday/photos</span>" in text
+
+
 def test_a_run_with_less_in_its_folder(found, tmp_path):
     """As one that was copied without its ledger and curves."""
     judged = judgements.judged(tmp_path / "run", found, split="test", tta="flip")
@@ -207,11 +230,27 @@ class TestCoverageTable:
             {"threshold": 0.9, "coverage": 0.5, "accuracy": 0.96},
             {"threshold": 0.4, "coverage": 1.0, "accuracy": 0.8},
         ]
-        rows = {row["goal"]: row for row in report_page._coverage_table(points)}
+        confidence = np.array([0.9] * 25 + [0.4] * 25)
+        found = report_page._coverage_table(points, confidence)
+        rows = {row["goal"]: row for row in found}
         assert rows["answer 100 % of the photos"]["accuracy"] == 0.8
-        assert rows["answer 50 % of the photos"]["threshold"] == 0.9
+        half = rows["answer 50 % of the photos"]
+        assert (half["threshold"], half["answered"]) == ("0.900", 25)
+        low, high = metrics.wilson_interval(24, 25)
+        assert (half["low"], half["high"]) == (low, high)
         assert rows["be right in 95 % of the answers"]["coverage"] == 0.5
         assert rows["be right in 99 % of the answers"]["threshold"] is None
+
+    def test_thresholds_answer_what_the_table_says(self, page, judged):
+        """By what stands there, as --unknown_below takes it."""
+        confidence = judged.judgement.probabilities().max(axis=1)
+        cells = re.findall(
+            r"<td>([\d.]+)</td><td>[\d.]+ % \((\d+)\)</td><td>[\d.]+ % <span", page
+        )
+        assert len(cells) >= 5
+        for threshold, answered in cells:
+            assert (confidence >= float(threshold)).sum() == int(answered)
+        assert "thresholds were chosen on these photos" in page
 
 
 def test_photos_take_turns():

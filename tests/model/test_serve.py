@@ -83,6 +83,47 @@ class TestSlowClients:
             assert answer.status == 408
             assert json.loads(answer.read()) == {"error": "the upload took too long"}
 
+    @pytest.mark.parametrize(
+        ("head", "status"),
+        [
+            (b"GET /health HTTP/1.1\r\nHost: localhost\r\n", 200),
+            (b"POST /predict HTTP/1.1\r\nHost: evil.example\r\n", 421),
+            (b"POST /predict?top=x HTTP/1.1\r\nHost: localhost\r\n", 400),
+        ],
+        ids=["GET with a body", "another name", "a wrong number"],
+    )
+    @pytest.mark.parametrize("bytes_more", [1, 100])
+    def test_one_that_was_answered_before_it_has_asked(
+        self, server, head, status, bytes_more
+    ):
+        """Whether it then says a byte and no more, or goes on byte by byte."""
+        with connect(server) as connection:
+            connection.settimeout(8)
+            connection.sendall(head + b"Content-Length: 1000\r\n\r\n")
+            answer = http.client.HTTPResponse(connection)
+            answer.begin()
+            assert answer.status == status
+            assert answer.read()
+            start = time.monotonic()
+            with contextlib.suppress(ConnectionError):
+                for _ in range(bytes_more):
+                    connection.sendall(b"x")
+                    time.sleep(0.1)
+                assert connection.recv(100) == b""
+            assert 1 < time.monotonic() - start < 7
+
+    def test_one_that_was_answered_early_and_finishes(self, server):
+        """The connection is as good as ever: what was wrong is over."""
+        with connect(server) as connection:
+            head = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
+            for _ in range(3):
+                connection.sendall(head + b"Content-Length: 3\r\n\r\n")
+                answer = http.client.HTTPResponse(connection)
+                answer.begin()
+                assert json.loads(answer.read())["status"] == "ready"
+                time.sleep(1)
+                connection.sendall(b"abc")
+
     def test_one_that_hangs_up(self, server):
         with connect(server) as connection:
             connection.sendall(
@@ -90,6 +131,24 @@ class TestSlowClients:
                 b"Content-Length: 1000\r\n\r\nabc"
             )
         assert post(server, photo())[0] == 200
+
+
+def test_too_many_connections(server):
+    """Whoever comes then is told so as a program reads it, and when to come back."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(8 * serve.Config().max_requests):
+            stack.enter_context(connect(server))
+        connection = http.client.HTTPConnection(server.netloc, timeout=30)
+        stack.enter_context(contextlib.closing(connection))
+        connection.request("GET", "/health")
+        answer = connection.getresponse()
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+        assert "too many connections" in json.loads(answer.read())["error"]
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    deadline = time.monotonic() + 20
+    while post(server, photo())[0] == 503:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize(
@@ -148,6 +207,17 @@ class TestErrors:
     def test_no_run(self, tmp_path):
         with pytest.raises(schema.DataError, match="no such run"):
             serve.serve(serve.Config(run_dir=str(tmp_path / "gone"), port=0))
+
+    def test_records_that_were_moved(self, shared_run, monkeypatch):
+        """They are looked for where --data says."""
+
+        def service(*_, data, **__):
+            raise schema.DataError(f"looked in {data}")
+
+        monkeypatch.setattr(serve.service, "Service", service)
+        config = serve.Config(run_dir=str(shared_run), port=0, data="elsewhere")
+        with pytest.raises(schema.DataError, match="looked in elsewhere"):
+            serve.serve(config)
 
     def test_without_the_extra(self, monkeypatch):
         import model

@@ -18,7 +18,7 @@ pytest.importorskip("httpx2", reason="tests/requirements.txt is not installed")
 from starlette.testclient import TestClient
 
 from model import classifier, service, web, web_guard
-from pipeline import image
+from pipeline import decoders, image
 from tests import conftest
 
 LIMITS = web.Limits(
@@ -85,6 +85,16 @@ class TestPredict:
             answer = client.get(near["thumbnail"])
             assert answer.headers["content-type"] == "image/jpeg"
             assert answer.content[:2] == b"\xff\xd8"
+
+    def test_thumbnails_are_named_by_what_they_show(self, client, answering):
+        """Browsers keep them, and another run's may be served at the same port."""
+        found = client.post("/predict?explain=1", content=photo()).json()
+        rows = {row.path: row for row in answering.explainer.index.rows}
+        for near in found["nearest"]:
+            sha256 = rows[near["photo"]].sha256
+            assert near["thumbnail"] == f"/thumbnails/{sha256}"
+            answer = client.get(near["thumbnail"])
+            assert answer.headers["cache-control"] == "private, max-age=3600"
 
     def test_unknown(self, answering, monkeypatch):
         unsure = dataclasses.replace(answering.chosen, temperature=100.0)
@@ -173,8 +183,9 @@ class TestHostile:
     @pytest.mark.parametrize(
         "path",
         [
-            "/thumbnails/999999",
-            "/thumbnails/99999999999999999999999999",
+            "/thumbnails/0",
+            "/thumbnails/" + "9" * 5000,
+            "/thumbnails/" + "f" * 64,
             "/thumbnails/-1",
             "/thumbnails/..%2f..%2fetc%2fpasswd",
             "/page/..%2fserve.html",
@@ -192,6 +203,15 @@ class TestHostile:
     def test_methods(self, client):
         assert client.get("/predict").status_code == 405
         assert client.post("/").json()["error"]
+
+    def test_a_decoder_that_does_not_start(self, answering, monkeypatch):
+        def fail(*_, **__):
+            raise decoders.NotStarted("a decoder did not start")
+
+        monkeypatch.setattr(answering, "answer", fail)
+        answer = client_of(answering).post("/predict", content=photo())
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert "try again" in answer.json()["error"]
 
     def test_a_fault_of_ours_is_no_traceback(self, answering, monkeypatch):
         def fail(*_, **__):

@@ -171,6 +171,11 @@ def test_a_terminal_gets_no_commands_from_names():
     )
 
 
+def test_text_that_utf8_has():
+    assert command.as_utf8("d\u00e9j\u00e0 \U0001f337") == "d\u00e9j\u00e0 \U0001f337"
+    assert command.as_utf8("b\udcff") == "b\\udcff"
+
+
 @pytest.mark.parametrize("flag", ["--help", "--helpfull", "-?"])
 def test_help_is_no_failure(program, flag):
     done = conftest.run_command(program, "work", flag)

@@ -113,6 +113,46 @@ def test_one_that_hangs_is_replaced():
         assert found.decode(encoded(".jpg"))
 
 
+SLOW_TO_START = "import time; time.sleep(1.2); "
+
+
+def test_the_time_of_a_file_begins_when_its_process_is_ready(monkeypatch):
+    monkeypatch.setattr(decoders, "_CHILD", SLOW_TO_START + decoders._CHILD)
+    with decoders.running(1, timeout_s=1) as found:
+        assert found.decode(encoded(".png")).height == 60
+
+
+@pytest.mark.parametrize(
+    ("child", "words"),
+    [
+        ("import time; time.sleep(60)", r"took longer than 0\.3 s before it was ready"),
+        ("raise SystemExit", "ended before it was ready"),
+        ("print('ready')", "ended before it was ready"),
+    ],
+)
+def test_a_process_that_does_not_start(monkeypatch, child, words):
+    """No file is called bad for it, and the next one may start."""
+    with monkeypatch.context() as patch:
+        patch.setattr(decoders, "_CHILD", child)
+        found = decoders.Decoders(1, timeout_s=30)
+        if "sleep" in child:
+            patch.setattr(decoders, "_START_S", 0.3)
+        with pytest.raises(decoders.NotStarted, match=words):
+            found.decode(encoded(".jpg"))
+        with pytest.raises(decoders.NotStarted, match=words):
+            found.start()
+    assert found.decode(encoded(".jpg"))
+    found.close()
+
+
+def test_closed_while_it_starts(monkeypatch):
+    monkeypatch.setattr(decoders, "_CHILD", "import time; time.sleep(60)")
+    found = decoders.Decoders(1, timeout_s=30)
+    threading.Timer(0.3, found.close).start()
+    with pytest.raises(decoders.Crashed, match="closed"):
+        found.decode(encoded(".jpg"))
+
+
 def test_one_that_crashes_is_replaced():
     with decoders.running(1, timeout_s=30) as found:
         found.decode(encoded(".jpg"))

@@ -16,6 +16,7 @@ def source():
     return exportable.Exportable(
         model=keras.Model(image, layers.Softmax(name="probabilities")(mean)),
         spec=small_runs.SPEC,
+        resize_min=512,
         class_names=("a", "b", "c", "d"),
         about={},
     )

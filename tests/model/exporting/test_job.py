@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from model import judge, run
 from model.exporting import errors, exportable, held_out, job, litert, verify
-from pipeline import view
+from pipeline import schema, view
 from tests import conftest, exif_files, small_runs
 
 SPEC = small_runs.SPEC
@@ -250,3 +250,11 @@ def test_a_run_that_was_not_judged_is_judged(copy):
 def test_spread():
     assert held_out.spread(3, 32).tolist() == [0, 1, 2]
     assert held_out.spread(10, 4).tolist() == [0, 2, 5, 7]
+
+
+def test_records_that_were_moved(copy, shared_records):
+    copy.config["data"]["path"] = "gone"
+    with pytest.raises(schema.DataError, match="gone: no manifest.json here.*--data="):
+        held_out.of_run(copy)
+    held = held_out.of_run(copy, str(shared_records))
+    assert len(held.rows) == len(held.probabilities) > 0

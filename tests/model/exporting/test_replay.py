@@ -1,6 +1,9 @@
 import itertools
 import time
 
+import numpy as np
+import pytest
+
 from model.exporting import replay
 
 
@@ -17,3 +20,25 @@ def test_fewer_of_slow_ones(monkeypatch):
     now = itertools.count(0, 4)  # seconds pass between any two looks
     monkeypatch.setattr(time, "perf_counter", lambda: next(now))
     assert replay.seconds_of(itertools.repeat(lambda: None), 100) == [4] * 5
+
+
+def image(height, value):
+    return np.full((height, 3, 3), value, np.uint8)
+
+
+class TestBatchOf:
+    def test_images_of_the_commonest_size(self):
+        sizes = (5, 4, 4, 6, 4, 4, 4)
+        images = [image(size, n) for n, size in enumerate(sizes)]
+        numbers, some = replay.batch_of(images)
+        assert numbers == [1, 2, 4, 5]
+        assert np.stack(some)[:, 0, 0, 0].tolist() == numbers
+
+    def test_photos_of_any_size(self):
+        assert replay.batch_of([b"a", b"b", b"c"]) == ([0, 1, 2], [b"a", b"b", b"c"])
+
+    @pytest.mark.parametrize("images", [[image(4, 1)], [image(4, 1), image(5, 2)]])
+    def test_one_alone_is_there_twice(self, images):
+        numbers, some = replay.batch_of(images)
+        assert numbers == [0, 0]
+        assert np.stack(some).shape == (2, 4, 3, 3)

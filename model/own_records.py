@@ -1,0 +1,46 @@
+"""A run -> the records that it was trained on, wherever they lie now."""
+
+from pathlib import Path
+
+from model import run
+from pipeline import manifest, schema
+
+HELP = "Folder of the run's records, if they were moved."
+
+
+def read(finished: run.Finished, data: str = "") -> manifest.Manifest:
+    """Reads their manifest.
+
+    Args:
+        finished: the run.
+        data: folder of the records; "" for where training read them.
+
+    Raises:
+        schema.DataError: they are not there, damaged, or not those of the run.
+    """
+    place = Path(data or finished.config["data"]["path"])
+    if not (place / manifest.HEAD_NAME).exists():
+        raise schema.DataError(
+            f"{place}: no {manifest.HEAD_NAME} here; expected the records that "
+            f"{finished.directory.name} was trained on; --data=FOLDER says where they "
+            "are, if they were moved"
+        )
+    found = manifest.read(place)
+    check(finished, found)
+    return found
+
+
+def check(finished: run.Finished, found: manifest.Manifest) -> None:
+    """Refuses records that are not those of a run.
+
+    Raises:
+        schema.DataError: they are others, or were changed since.
+    """
+    expected = finished.config["data"]["manifest_digest"]
+    if found.digest != expected:
+        raise schema.DataError(
+            f"{found.directory}: manifest digest {found.digest[:12]}, but the run "
+            f"{finished.directory.name} was trained on {expected[:12]}: these are "
+            "other records, or their photos or split have changed since; expected the "
+            "run's own as they were, or a run that was trained on these"
+        )

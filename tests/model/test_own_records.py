@@ -1,0 +1,44 @@
+"""The records of a run, where they were and elsewhere; those of others."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from model import own_records, run
+from pipeline import schema
+
+
+def of(found, path):
+    """A run that was trained on these records, which lay there."""
+    data = {"path": str(path), "manifest_digest": found.digest}
+    return run.Finished(directory=Path("runs/a"), config={"data": data})
+
+
+def test_where_training_read_them(found):
+    finished = of(found, found.directory)
+    assert own_records.read(finished).digest == found.digest
+
+
+def test_they_were_moved(found, tmp_path):
+    finished = of(found, tmp_path / "gone")
+    with pytest.raises(schema.DataError, match=r"gone: .*--data=FOLDER says where"):
+        own_records.read(finished)
+    moved = own_records.read(finished, str(found.directory))
+    assert moved.digest == found.digest
+
+
+def test_they_were_changed(found, tmp_path):
+    """The advice fits commands that have no --another_dataset."""
+    rows = [
+        dataclasses.replace(row, split="train") if row.split == "test" else row
+        for row in found.rows
+    ]
+    dataclasses.replace(found, rows=tuple(rows)).stage(tmp_path)
+    for finished, data in (
+        (of(found, tmp_path), ""),
+        (of(found, "gone"), str(tmp_path)),
+    ):
+        with pytest.raises(schema.DataError, match="manifest digest .* own") as raised:
+            own_records.read(finished, data)
+        assert "another_dataset" not in str(raised.value)
