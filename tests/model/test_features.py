@@ -243,7 +243,7 @@ class TestKey:
             image = keras.Input((8, 8, 3), name="image")
             kernel = keras.initializers.RandomNormal(0, 1, seed=0)
             layer = keras.layers.Dense(3, kernel_initializer=kernel, name="fc6")
-            output = keras.layers.Dropout(0.5, seed=seed)(layer(image))
+            output = keras.layers.Dropout(0.5, seed=seed, name="drop")(layer(image))
             return keras.Model(image, output)
 
         assert key(trunk=with_dropout(1)) == key(trunk=with_dropout(2))

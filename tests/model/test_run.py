@@ -166,7 +166,9 @@ class TestWriting:
         several.point_latest()
         finish(several.directory / "seed-0")
         assert names_in(several.directory) == [run.REPEATS, "seed-0"]
-        with pytest.raises(run.RunError, match=r"several runs; name one .*b/seed-0"):
+        with pytest.raises(
+            run.RunError, match=r"several runs; name one .*latest/seed-0"
+        ):
             run.read(str(tmp_path / "latest"))
 
     def test_in_the_working_folder(self, tmp_path, monkeypatch):
