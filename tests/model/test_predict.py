@@ -56,7 +56,8 @@ class TestPredict:
         shares = [share for _, share in found.classes]
         assert shares == pytest.approx(expected, rel=1e-4)
 
-    def test_large_photos_are_shrunk_as_the_records_were(self, unsure, tmp_path):
+    def test_large_photos_are_shrunk_as_the_records_were(self, chosen, tmp_path):
+        unsure = dataclasses.replace(chosen, temperature=5.0)
         photo = tmp_path / "large.png"
         cv2.imwrite(str(photo), conftest.draw_scene(9, 700, 900))
         assert unsure.resize_min == image.RESIZE_MIN
