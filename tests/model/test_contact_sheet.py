@@ -29,9 +29,7 @@ class Explainer:
 def test_a_training_photo_that_cannot_be_shown_is_grey(tmp_path, found, capsys, name):
     """And told once; the pictures of all photos are drawn."""
     pictures = contact_sheet.Pictures(tmp_path, Explainer(ERRORS[name]), SPEC)
-    near = [
-        neighbours.Neighbour(row=row, similarity=0.5) for row in found.taken()[:2]
-    ]
+    near = [neighbours.Neighbour(row=row, similarity=0.5) for row in found.taken()[:2]]
     why = classifier.Explanation(overlay=None, nearest=near)
     black = np.zeros((SPEC.size_px, SPEC.size_px, 3), np.uint8)
     for photo in ("a.jpg", "b.jpg"):

@@ -75,5 +75,5 @@ def test_data_says_where_the_records_are(shared_run, tmp_path):
     config = export.Config(
         run_dir=str(shared_run), format="keras", data=str(tmp_path / "moved")
     )
-    with pytest.raises(schema.DataError, match="moved: no manifest.json here"):
+    with pytest.raises(schema.DataError, match=r"moved: no manifest\.json here"):
         export.export_classifier(config)

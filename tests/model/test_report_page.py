@@ -167,12 +167,12 @@ def test_the_split_says_what_the_temperature_was_fitted_on(found, tmp_path):
 
 def test_other_photos_are_not_described_as_the_runs_own(found, tmp_path):
     judged = judgements.judged(tmp_path / "run", found, split="test")
-    assert "<button type=\"button\">train</button>" in report_page.render(judged, "")
+    assert '<button type="button">train</button>' in report_page.render(judged, "")
     judged.finished.config["data"]["manifest_digest"] = "of other records"
     judged.figures["data"]["path"] = "holiday/photos"
     text = report_page.render(judged, "")
-    assert "<button type=\"button\">train</button>" not in text
-    assert "<button type=\"button\">judged</button>" in text
+    assert '<button type="button">train</button>' not in text
+    assert '<button type="button">judged</button>' in text
     assert "Other photos than the run&#39;s: <span class" in text
     assert ">holiday/photos</span>" in text
 

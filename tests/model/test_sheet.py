@@ -108,7 +108,9 @@ def test_a_name_stays_under_its_image(tmp_path):
     assert not text[103:107].any()
 
 
-@pytest.mark.parametrize("name", ["$x_", "\\frac", "花", "a\nb", "\x1b[31m", "%", "é", "b\udcff"])
+@pytest.mark.parametrize(
+    "name", ["$x_", "\\frac", "花", "a\nb", "\x1b[31m", "%", "é", "b\udcff"]
+)
 def test_odd_names(tmp_path, name):
     sheet.draw(batch(1), np.array([0]), (name,), tmp_path / "a.png")
     assert read(tmp_path / "a.png") is not None
