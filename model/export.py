@@ -85,7 +85,7 @@ def export(config: Config) -> dict[str, tuple[int, ...]]:
     network_name = finished.config["network"]
     about = weights.describe(network_name, finished.spec) | {
         "run": finished.directory.name,
-        "class_names": "\n".join(finished.class_names),
+        "class_names": command.as_utf8("\n".join(finished.class_names)),
     }
     if network_name not in network.NETWORKS:  # it was made of a configuration
         about["keras_config"] = model.to_json()

@@ -77,8 +77,9 @@ def test_flags_are_read_by_commands_alone():
         if "absl.flags" in imports(path)
     }
     # inspect has no flags, nor replay, which export starts; those of train.py are made
-    # of settings.
+    # of settings, and answers and pretrained declare what several commands have.
     shared = {"pipeline/command.py", "pipeline/flag_fields.py", "model/settings.py"}
+    shared |= {"model/answers.py", "model/pretrained.py"}
     assert using - shared == commands - {
         "model/inspect.py",
         "model/exporting/replay.py",

@@ -6,7 +6,16 @@ import pytest
 from absl import app, flags
 
 import evaluate
-from model import export, inputs, method, predict, serve, settings
+from model import (
+    answers,
+    export,
+    inputs,
+    method,
+    predict,
+    pretrained,
+    serve,
+    settings,
+)
 from pipeline import augment, check, command, convert, download, split
 
 # Command -> fields of its config that come from arguments without a flag's name.
@@ -21,6 +30,8 @@ COMMANDS = {
     predict: {"photos": ("a.jpg",)},
     serve: {},
 }
+# Declare flags for several commands.
+SHARED = (answers, pretrained)
 
 
 @pytest.fixture(params=COMMANDS, ids=lambda module: module.__name__)
@@ -35,11 +46,11 @@ def module(request):
 
 def test_every_flag_is_a_field_with_the_same_default(module):
     positional = COMMANDS[module]
-    of_inputs = {field.name for field in dataclasses.fields(inputs.Overrides)}
+    by_module = flags.FLAGS.flags_by_module_dict()
     mine = {
         flag.name: flag
-        for flag in flags.FLAGS.get_key_flags_for_module(module.__name__)
-        if flag.name not in of_inputs
+        for declared in (module, *SHARED)
+        for flag in by_module.get(declared.__name__, ())
     }
     fields = {field.name for field in dataclasses.fields(module.Config)}
     fields -= {"overrides", "learning", "augmentation", "stages"}  # groups of settings

@@ -5,7 +5,8 @@ import pytest
 from model import export
 from model.exporting import job
 from pipeline import schema
-from tests import conftest
+from tests import conftest, small_runs
+from tests.model import judgements
 
 
 @pytest.mark.parametrize(
@@ -75,5 +76,15 @@ def test_data_says_where_the_records_are(shared_run, tmp_path):
     config = export.Config(
         run_dir=str(shared_run), format="keras", data=str(tmp_path / "moved")
     )
-    with pytest.raises(schema.DataError, match="moved: no manifest.json here"):
+    with pytest.raises(schema.DataError, match=r"moved: no manifest\.json here"):
         export.export_classifier(config)
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.npy", "a.h5", "a.weights.h5"])
+def test_class_names_that_are_no_utf8(found, tmp_path, name):
+    records = judgements.renamed(found, ("b\udcff", "green", "red"))
+    model = small_runs.colour_model()
+    small_runs.write_run(tmp_path / "run", records, model)
+    path = tmp_path / name
+    export.export(export.Config(run_dir=str(tmp_path / "run"), weights=str(path)))
+    assert path.stat().st_size > 100

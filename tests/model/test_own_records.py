@@ -39,6 +39,6 @@ def test_they_were_changed(found, tmp_path):
         (of(found, tmp_path), ""),
         (of(found, "gone"), str(tmp_path)),
     ):
-        with pytest.raises(schema.DataError, match="manifest digest .* own") as raised:
+        with pytest.raises(schema.DataError, match=r"manifest digest .* own") as raised:
             own_records.read(finished, data)
         assert "another_dataset" not in str(raised.value)

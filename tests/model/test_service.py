@@ -101,7 +101,7 @@ def test_thumbnails(answering):
     for row in answering.explainer.index.rows[:2]:
         found = np.frombuffer(answering.thumbnail(row.sha256), np.uint8)
         small = cv2.imdecode(found, 1)
-        assert max(small.shape) == 160
+        assert max(small.shape) == min(160, max(row.height, row.width))
         colour = conftest.COLOURS[row.class_name]
         np.testing.assert_allclose(small.mean(axis=(0, 1)), colour, atol=45)
     for name in ("", "0", "f" * 64, "9" * 5000):

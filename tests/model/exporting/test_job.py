@@ -254,7 +254,9 @@ def test_spread():
 
 def test_records_that_were_moved(copy, shared_records):
     copy.config["data"]["path"] = "gone"
-    with pytest.raises(schema.DataError, match="gone: no manifest.json here.*--data="):
+    with pytest.raises(
+        schema.DataError, match=r"gone: no manifest\.json here.*--data="
+    ):
         held_out.of_run(copy)
     held = held_out.of_run(copy, str(shared_records))
     assert len(held.rows) == len(held.probabilities) > 0

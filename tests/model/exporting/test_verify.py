@@ -24,7 +24,7 @@ class TestDifference:
         assert answers().difference(EXPECTED) == 0
 
     def test_of_photos_alone(self):
-        other = EXPECTED + [[0, 0], [0.01, -0.01], [0, 0]]
+        other = EXPECTED + np.array([[0, 0], [0.01, -0.01], [0, 0]])
         assert answers(other).difference(EXPECTED) == pytest.approx(0.01)
 
     def test_of_a_batch(self):
