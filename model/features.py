@@ -12,15 +12,17 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-from model import graph, restore
+from model import graph, network, restore
 from pipeline import command, dataset, manifest, preprocess
 
 # Views: the central window, the same mirrored.
@@ -81,12 +83,10 @@ def key(
 ) -> dict[str, Any]:
     """Everything that features depend on, as it is digested for the cache's name."""
     weights = sorted(restore.digests(trunk.variables).items())
-    # Keras numbers models by the order in which a process made them.
-    layers = {k: v for k, v in trunk.get_config().items() if k != "name"}
-    layers_json = json.dumps(_without_seeds(layers), sort_keys=True, default=str)
+    layers = json.dumps(_layers(trunk), sort_keys=True, default=str)
     return {
         "format": 2,
-        "layers": hashlib.sha256(layers_json.encode()).hexdigest(),
+        "layers": hashlib.sha256(layers.encode()).hexdigest(),
         "weights": hashlib.sha256(json.dumps(weights).encode()).hexdigest(),
         "layer": last,
         "spec": dataclasses.asdict(spec),
@@ -96,12 +96,37 @@ def key(
     }
 
 
-def _without_seeds(config: Any) -> Any:
-    """A layer's configuration but for what is drawn in training alone."""
+# What a layer's configuration says that its output in use does not depend on.
+_IMMATERIAL = re.compile(
+    "name|trainable|dtype|seed|.*(initializer|regularizer|constraint)"
+)
+
+
+def _layers(trunk: Any) -> list[Any]:
+    """What a trunk computes, the same for every model with the same operations.
+
+    Input and normalisation are left out: the spec says them.
+    """
+    return [
+        [
+            type(one).__name__,
+            _material(one.get_config()) if isinstance(one, keras.Layer) else "",
+        ]
+        for one in trunk.operations
+        if one.name != network.NORMALISATION
+        and not isinstance(one, keras.layers.InputLayer | keras.layers.Dropout)
+    ]
+
+
+def _material(config: Any) -> Any:
     if isinstance(config, dict):
-        return {k: _without_seeds(v) for k, v in config.items() if k != "seed"}
+        return {
+            name: _material(value)
+            for name, value in config.items()
+            if not _IMMATERIAL.fullmatch(name)
+        }
     if isinstance(config, list | tuple):
-        return [_without_seeds(value) for value in config]
+        return [_material(value) for value in config]
     return config
 
 

@@ -37,10 +37,10 @@ _PREFIX = "keras-"  # of the names of networks made here
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 # What a run adds to a network, and the layers by which its model is known.
 _GRAFTED = {
-    *("normalize", "head_drop", network.POOL_LAYER, network.FLATTEN_LAYER),
+    *(network.NORMALISATION, "head_drop", network.POOL_LAYER, network.FLATTEN_LAYER),
     *(network.HIDDEN_LAYER, network.FINAL_LAYER),
 }
-_IS_OWN = {network.INPUT, "normalize", network.FINAL_LAYER}
+_IS_OWN = {network.INPUT, network.NORMALISATION, network.FINAL_LAYER}
 _RESERVED = {network.INPUT, "features", *_GRAFTED}
 _MODELS = ("Sequential", "Functional", "Model")
 _LAST = ("softmax", "sigmoid")  # what turns logits into probabilities
@@ -137,8 +137,8 @@ def own_model(text: str) -> tuple[str, preprocess.InputSpec] | None:
         config = json.loads(text)["config"]
         layers = {layer["name"]: layer["config"] for layer in config["layers"]}
         size = layers[network.INPUT]["batch_shape"][1]
-        scale = np.array(layers["normalize"]["scale"], np.float64)
-        offset = np.array(layers["normalize"]["offset"], np.float64)
+        scale = np.array(layers[network.NORMALISATION]["scale"], np.float64)
+        offset = np.array(layers[network.NORMALISATION]["offset"], np.float64)
         name = config["name"]
         spec = (
             network.NETWORKS[name].input_spec

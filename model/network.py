@@ -23,6 +23,7 @@ POOL_LAYER = "head_pool"  # the first of a new head, if it sees means
 FLATTEN_LAYER = "head_flatten"  # or if it sees all numbers
 POOLINGS = ("auto", "none", "average")  # of what a new head sees
 INPUT = "image"
+NORMALISATION = "normalize"
 _WEIGHTED = (
     keras.layers.BatchNormalization,
     keras.layers.Conv2D,
@@ -223,7 +224,7 @@ def normalisation(spec: preprocess.InputSpec, *, wide: bool = False) -> Any:
     return keras.layers.Rescaling(
         scale=(1 / (spec.scale * std)).tolist(),
         offset=(-mean / std).tolist(),
-        name="normalize",
+        name=NORMALISATION,
         dtype="float32",
     )
 
