@@ -234,7 +234,8 @@ def _trainees(
     start = base.choose(config, found.class_names)
     command.log(
         f"network: {start.network.name}, new head on "
-        f"{'the means of ' * (start.pooling == 'average')}{start.features}; input "
+        f"{'the means of ' * (start.pooling == 'average')}"
+        f"{', '.join(start.features)}; input "
         f"{start.spec.short_side_px}/{start.spec.size_px}, {start.spec.resize}, "
         f"preprocessing by {start.spec.source}"
     )

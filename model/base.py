@@ -15,7 +15,7 @@ class Base:
     Attributes:
         network: the architecture.
         spec: of the input.
-        features: layer that the new head sits on.
+        features: layers that the new head sits on, from shallow to deep.
         pooling: what it sees of that; see network.pooling_of.
         train_from: lowest layer that is not restored; the new head if all are.
         fit: what is restored; None for a random start.
@@ -24,7 +24,7 @@ class Base:
 
     network: network.Network
     spec: preprocess.InputSpec
-    features: str
+    features: tuple[str, ...]
     pooling: str
     train_from: str
     fit: restore.Fit | None
@@ -48,21 +48,16 @@ def choose(config: settings.Config, class_names: Sequence[str]) -> Base:
     weights = None if config.ckpt == "none" else zoo.resolve(config.ckpt)
     fit = _fit(config, weights) if weights else None
     chosen = fit.network if fit else network.by_name(config.arch or "alexnet_owt")
-    if config.features and config.features not in chosen.features:
-        raise errors.MismatchedCheckpoint(
-            f"--features={config.features}: {chosen.name} has "
-            f"{', '.join(chosen.features)}"
-        )
-    last = config.features or (fit.deepest_feature() if fit else chosen.features[-1])
+    features = _features(config, chosen, fit)
     if fit:
-        fit.require(last)
+        fit.require(features[-1])
     spec = fit.spec if fit else config.overrides.apply(chosen.input_spec)
-    pooling = network.pooling_of(chosen, spec, last, config.pooling)
+    pooling = network.pooling_of(chosen, spec, features, config.pooling)
     if fit and weights and config.keep_head:
         fit = head.keep(
             fit,
             weights,
-            last,
+            features,
             pooling=pooling,
             hidden=config.hidden,
             class_names=class_names,
@@ -70,12 +65,35 @@ def choose(config: settings.Config, class_names: Sequence[str]) -> Base:
     return Base(
         network=chosen,
         spec=spec,
-        features=last,
+        features=features,
         pooling=pooling,
-        train_from=_lowest_new(chosen, last, fit),
+        train_from=_lowest_new(chosen, features[-1], fit),
         fit=fit,
         weights=weights,
     )
+
+
+def _features(
+    config: settings.Config, chosen: network.Network, fit: restore.Fit | None
+) -> tuple[str, ...]:
+    """Layers that the new head sits on, from shallow to deep.
+
+    Raises:
+        errors.MismatchedCheckpoint: the network has no such layer, or no head may sit
+            there.
+    """
+    asked = [name.strip() for name in config.features.split(",") if name.strip()]
+    if asked:
+        places = chosen.places()
+        if not set(asked) <= set(places):
+            raise errors.MismatchedCheckpoint(
+                f"--features={config.features}: {chosen.name} has {', '.join(places)}"
+            )
+        return tuple(name for name in places if name in asked)
+    last = fit.deepest_feature() if fit else chosen.features[-1]
+    if chosen.together[-1:] == (last,) and config.pooling != "none":
+        return chosen.together
+    return (last,)
 
 
 def _fit(config: settings.Config, weights: zoo.Weights) -> restore.Fit:

@@ -73,7 +73,7 @@ def describe(
     named = ("ckpt", "variant", "path", "tensors_sha256")
     return {
         "network": start.network.name,
-        "features": start.features,
+        "features": ",".join(start.features),
         "pooling": start.pooling,
         "stages": [
             {"train_from": p.train_from, "cut": p.cut, "frozen": sorted(p.frozen)}

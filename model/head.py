@@ -1,7 +1,6 @@
 """The head of a former run, taken along into the next one."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,7 +32,7 @@ def shapes(
 def keep(
     fit: restore.Fit,
     weights: zoo.Weights,
-    features: str,
+    features: Sequence[str],
     *,
     pooling: str,
     hidden: int,
@@ -44,7 +43,7 @@ def keep(
     Args:
         fit: of the layers below.
         weights: that it is of.
-        features: layer that the head sits on.
+        features: layers that the head sits on.
         pooling: of network.pooling_of.
         hidden: units of the layer below the final one; 0 if there is none.
         class_names: of the data, in label order.
@@ -60,8 +59,7 @@ def keep(
                 f"--keep_head: {labels} has the classes {', '.join(known)}, the data "
                 f"{', '.join(class_names)}; expected the same in the same order"
             )
-    below = network.output_shape(fit.network, fit.spec, features)
-    seen = below[-1] if pooling == "average" else math.prod(below[1:])
+    seen = network.num_seen(fit.network, fit.spec, features, pooling)
     wanted = shapes(seen, hidden, len(class_names))
     tensors = weights.checkpoint.tensors
     values: dict[str, dict[str, np.ndarray]] = {}

@@ -41,6 +41,7 @@ _GRAFTED = {
     *(network.HIDDEN_LAYER, network.FINAL_LAYER),
 }
 _IS_OWN = {network.INPUT, network.NORMALISATION, network.FINAL_LAYER}
+_ONE_OF_MEANS = network.POOL_LAYER + "_"  # with the layer's name behind
 _RESERVED = {network.INPUT, "features", *_GRAFTED}
 _MODELS = ("Sequential", "Functional", "Model")
 _LAST = ("softmax", "sigmoid")  # what turns logits into probabilities
@@ -337,7 +338,8 @@ class _Reader:
             raise self.refuse(f"layer {str(name)[:60]!r} of class {str(kind)[:60]!r}")
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise self.refuse(f"a layer named {str(name)[:60]!r}")
-        if name in self._names or name in _RESERVED or blocks.group_of(name):
+        reserved = name in _RESERVED or name.startswith(_ONE_OF_MEANS)
+        if name in self._names or reserved or blocks.group_of(name):
             raise self.refuse(f"layer name {name!r}, twice or one that Graft needs")
         self._names.add(name)
         if len(self._names) > _MAX_LAYERS:
@@ -371,8 +373,9 @@ class _Reader:
             name = one.values.get("name", inner.values.get("name"))
             if not isinstance(name, str) or name in nodes or name in inputs:
                 raise self.refuse(f"a layer named {str(name)[:60]!r}, or two of them")
-            if is_own and name in _GRAFTED:
-                grafted[name] = self._inbound(one, name)[0]
+            if is_own and (name in _GRAFTED or name.startswith(_ONE_OF_MEANS)):
+                # Of the layers that a head sits on, the last is the deepest.
+                grafted[name] = self._inbound(one, name)[-1]
                 continue
             if one.values.get("class_name") in _MODELS:
                 if not _NAME.fullmatch(name):

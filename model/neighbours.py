@@ -43,10 +43,12 @@ def below_head(finished: run.Finished, model: Any) -> tuple[str, Any]:
         schema.DataError: the network has no such head.
     """
     layers = {layer.name: layer for layer in model.layers}
+    features = str(finished.config.get("features", ""))
     if network.POOL_LAYER in layers:
-        return network.POOL_LAYER, layers[network.POOL_LAYER].output
-    if network.FLATTEN_LAYER in layers and "features" in finished.config:
-        return str(finished.config["features"]), layers[network.FLATTEN_LAYER].input
+        name = network.seen_name(features.split(","))
+        return name, layers[network.POOL_LAYER].output
+    if network.FLATTEN_LAYER in layers and features:
+        return features, layers[network.FLATTEN_LAYER].input
     raise schema.DataError(
         f"{finished.directory}: no layer of the network is the first of a head; "
         f"expected {network.POOL_LAYER} or {network.FLATTEN_LAYER}"

@@ -5,7 +5,8 @@ import copy
 import dataclasses
 import difflib
 import functools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -19,7 +20,9 @@ from pipeline import preprocess
 # that no checkpoint's classifier is taken for it.
 FINAL_LAYER = "logits"
 HIDDEN_LAYER = "head_hidden"  # of a new head, below the final layer
-POOL_LAYER = "head_pool"  # the first of a new head, if it sees means
+# The first of a new head, if it sees means; one before it, with the layer's name after
+# "_", takes those of each layer where it sits on several.
+POOL_LAYER = "head_pool"
 FLATTEN_LAYER = "head_flatten"  # or if it sees all numbers
 POOLINGS = ("auto", "none", "average")  # of what a new head sees
 INPUT = "image"
@@ -49,7 +52,10 @@ class Network:
         layers: (num_classes, dtype policy) -> its steps from input to logits: unbuilt
             Keras layers, and blocks of them.
         input_spec: of its best-known weights.
-        features: steps a new final layer may sit on, from shallow to deep.
+        features: steps a new head sits on if nobody says where, from shallow to deep:
+            the last that the weights reach.
+        together: the steps that it sees then, if that is the last of these; () if one
+            alone is as good, or nobody has measured.
         num_classes: of its best-known weights.
         is_classifier: whether its last step gives a logit for each of two classes or
             more.
@@ -60,6 +66,7 @@ class Network:
     layers: Callable[[int, str], Sequence[Any]]
     input_spec: preprocess.InputSpec
     features: tuple[str, ...]
+    together: tuple[str, ...] = ()
     num_classes: int = 1000
     is_classifier: bool = True
     multiple_px: int = 1
@@ -67,6 +74,20 @@ class Network:
     def step_names(self) -> list[str]:
         """Names of the steps, from input to logits."""
         return [step.name for step in self.layers(self.num_classes, "float32")]
+
+    def places(self) -> list[str]:
+        """Steps that a new head may sit on, from shallow to deep.
+
+        All from the first with weights to the last of `features`, but for dropout.
+        """
+        steps = list(self.layers(self.num_classes, "float32"))
+        first = [bool(weighted_layers(step)) for step in steps].index(True)
+        last = [step.name for step in steps].index(self.features[-1])
+        return [
+            step.name
+            for step in steps[first : last + 1]
+            if not isinstance(step, keras.layers.Dropout | keras.layers.GaussianNoise)
+        ]
 
     def weighted_layers(self, last: str = "") -> list[str]:
         """Layers that have weights, from the input up to and with step `last`."""
@@ -92,6 +113,7 @@ NETWORKS = {
             layers=alexnet.alexnet_owt,
             input_spec=alexnet.ALEXNET_OWT_INPUT,
             features=("pool5", "fc6", "fc7"),
+            together=("conv3", "conv4", "pool5"),
         ),
         Network(
             name="bvlc_alexnet",
@@ -184,11 +206,42 @@ def build(
     Raises:
         ValueError: no layer has that name.
     """
+    image, outputs = outputs_of(
+        network, spec, last=last, num_classes=num_classes, dtype=dtype, wide=wide
+    )
+    return keras.Model(image, outputs[last])
+
+
+def outputs_of(
+    network: Network,
+    spec: preprocess.InputSpec,
+    *,
+    last: str,
+    num_classes: int = 0,
+    dtype: str = "float32",
+    wide: bool = False,
+) -> tuple[Any, dict[str, Any]]:
+    """As `build`, but returns the input and {step: its output}, Keras tensors."""
     image = keras.Input((spec.size_px, spec.size_px, 3), name=INPUT, dtype="float32")
-    output = normalisation(spec, wide=wide)(image)
-    for layer in between(network, INPUT, last, num_classes=num_classes, dtype=dtype):
-        output = layer(output)
-    return keras.Model(image, output)
+    steps = between(network, INPUT, last, num_classes=num_classes, dtype=dtype)
+    return image, through(steps, INPUT, normalisation(spec, wide=wide)(image))
+
+
+def through(steps: Sequence[Any], start: str, output: Any) -> dict[str, Any]:
+    """Applies steps in a row.
+
+    Args:
+        steps: layers and blocks.
+        start: the step before them.
+        output: of that, a Keras tensor.
+
+    Returns:
+        {step: its output}, that before them among them.
+    """
+    found = {start: output}
+    for step in steps:
+        output = found[step.name] = step(output)
+    return found
 
 
 def between(
@@ -230,9 +283,12 @@ def normalisation(spec: preprocess.InputSpec, *, wide: bool = False) -> Any:
 
 
 def pooling_of(
-    network: Network, spec: preprocess.InputSpec, features: str, wanted: str
+    network: Network,
+    spec: preprocess.InputSpec,
+    features: Sequence[str],
+    wanted: str,
 ) -> str:
-    """What a new head sees of a layer: "average" for means of channels, or "none".
+    """What a new head sees of layers: "average" for means of channels, or "none".
 
     In five folds of 1,127 flower photos, a head on the means of AlexNet's pool5 was
     right for 85.4 %, on all of its numbers for 84.4 %; with photos of 288 pixels in
@@ -241,16 +297,24 @@ def pooling_of(
     Args:
         network: that it sits on.
         spec: of the input.
-        features: layer that it sits on.
+        features: layers that it sits on.
         wanted: one of POOLINGS; "auto" takes means where there is a map.
 
     Raises:
-        errors.MismatchedCheckpoint: there is no map to take means of.
+        errors.MismatchedCheckpoint: there is no map to take means of; or several layers
+            shall be seen as they are.
     """
-    shape = output_shape(network, spec, features)
+    if len(features) > 1:
+        if wanted == "none":
+            raise errors.MismatchedCheckpoint(
+                f"--pooling=none: of several layers, {', '.join(features)}, a head "
+                "sees means; expected --pooling=average, or one layer by --features"
+            )
+        return "average"
+    shape = output_shape(network, spec, features[0])
     if wanted == "average" and len(shape) != 4:
         raise errors.MismatchedCheckpoint(
-            f"--pooling=average: {features} of {network.name} gives "
+            f"--pooling=average: {features[0]} of {network.name} gives "
             f"{list(shape[1:])} numbers, no map of places; expected --pooling=none, or "
             "another layer by --features"
         )
@@ -260,30 +324,68 @@ def pooling_of(
     return wanted
 
 
+def seen_name(features: Sequence[str]) -> str:
+    """What the feature cache calls the means that a head sees of layers."""
+    return f"{POOL_LAYER} of {', '.join(features)}"
+
+
+def num_seen(
+    network: Network,
+    spec: preprocess.InputSpec,
+    features: Sequence[str],
+    pooling: str,
+) -> int:
+    """How many numbers a head sees of a photo.
+
+    Args:
+        network: that it sits on.
+        spec: of the input.
+        features: layers that it sits on.
+        pooling: of `pooling_of`.
+    """
+    shapes = [output_shape(network, spec, name)[1:] for name in features]
+    if pooling == "average":
+        return sum(shape[-1] for shape in shapes)
+    return math.prod(shapes[0])
+
+
+def seen(outputs: Mapping[str, Any], features: Sequence[str], pooling: str) -> Any:
+    """What a head sees, float32 [batch, num_seen].
+
+    Args:
+        outputs: {step: its output}.
+        features: layers that it sits on.
+        pooling: of `pooling_of`.
+    """
+    kinds = keras.layers
+    if pooling == "none":
+        return kinds.Flatten(name=FLATTEN_LAYER, dtype="float32")(outputs[features[0]])
+
+    def means(name: str, layer: str) -> Any:
+        if len(outputs[layer].shape) != 4:
+            return outputs[layer]
+        return kinds.GlobalAveragePooling2D(name=name, dtype="float32")(outputs[layer])
+
+    if len(features) == 1:
+        return means(POOL_LAYER, features[0])
+    return kinds.Concatenate(name=POOL_LAYER, dtype="float32")(
+        [means(f"{POOL_LAYER}_{layer}", layer) for layer in features]
+    )
+
+
 def head_layers(
-    num_classes: int,
-    *,
-    pooling: str = "none",
-    hidden: int = 0,
-    dropout: float,
-    seed: int,
+    num_classes: int, *, hidden: int = 0, dropout: float, seed: int
 ) -> list[Any]:
-    """The new final layer and what leads to it: flatten, dense, dropout, dense.
+    """The new final layer and what leads to it from what it sees: dense, dropout.
 
     Args:
         num_classes: of the new layer.
-        pooling: of `pooling_of`; "average" takes the mean of each channel in place of
-            flattening.
         hidden: units of a ReLU layer before it; 0 for none.
         dropout: share of what the final layer sees that is dropped in training, 0..1.
         seed: of the new layers' initial kernels and of dropout.
     """
     kinds = keras.layers
-    layers: list[Any] = [
-        kinds.GlobalAveragePooling2D(name=POOL_LAYER, dtype="float32")
-        if pooling == "average"
-        else kinds.Flatten(name=FLATTEN_LAYER, dtype="float32")
-    ]
+    layers: list[Any] = []
     if hidden:
         layers.append(
             kinds.Dense(

@@ -69,7 +69,7 @@ def training(finished: run.Finished) -> dict[str, Any]:
     facts = {
         "network": config.get("network", ""),
         "head on": "the means of " * (config.get("pooling") == "average")
-        + config.get("features", ""),
+        + config.get("features", "").replace(",", ", "),
         "weights": " ".join(filter(None, map(weights.get, ("ckpt", "variant")))),
         "device": config.get("device", ""),
         "precision in training": config.get("precision", ""),

@@ -27,7 +27,8 @@ class Config:
         arch: network that the weights belong to; "" to find it.
         skip: layers not to restore although the file has them, with commas.
         overrides: of the preprocessing.
-        features: layer the new head sits on; "" for the deepest restored.
+        features: layers the new head sits on, with commas; "" for the deepest restored,
+            with those of which it sees the means beside it best.
         pooling: one of network.POOLINGS: "average" shows the head the mean of each
             channel over the photo, not every place of the layer it sits on; "auto":
             that, where the layer has places.
@@ -222,8 +223,9 @@ _HELP = {
     "arch": f"Network that the weights belong to: {', '.join(network.NETWORKS)}; by "
     "default found by names and shapes.",
     "skip": "Layers not to restore although the file has them, as fc6,fc7.",
-    "features": "Layer the new head sits on, as pool5, fc6, fc7; by default the "
-    "deepest that was restored.",
+    "features": "Layer the new head sits on, as pool5, fc6, fc7, or several, as "
+    "conv3,conv4,pool5, of which it sees the means; by default the deepest that was "
+    "restored, with those that help it.",
     "pooling": "What the new head sees of a layer with places: the mean of each "
     "channel (average, and auto) or all of it (none).",
     "hidden": "Units of a ReLU layer between it and the final layer; 0: none.",

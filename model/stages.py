@@ -2,8 +2,7 @@
 
 import dataclasses
 import fnmatch
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -25,7 +24,7 @@ class Plan:
     Attributes:
         network: the architecture.
         spec: of the input.
-        features: layer the new final layer sits on.
+        features: layers the new head sits on, from shallow to deep.
         train_from: lowest layer that trains; the final layer or one below it.
         cut: layer whose output the frozen trunk gives; network.INPUT if nothing is
             frozen.
@@ -39,7 +38,7 @@ class Plan:
 
     network: network.Network
     spec: preprocess.InputSpec
-    features: str
+    features: tuple[str, ...]
     train_from: str
     cut: str
     num_classes: int
@@ -52,18 +51,17 @@ class Plan:
     @property
     def num_features(self) -> int:
         """Size of what the new head sees."""
-        shape = network.output_shape(self.network, self.spec, self.features)
-        return shape[-1] if self.pooling == "average" else math.prod(shape[1:])
+        return network.num_seen(self.network, self.spec, self.features, self.pooling)
 
     @property
     def trunk_pools(self) -> bool:
         """Whether the frozen trunk takes the means that the head sees."""
-        return self.pooling == "average" and self.cut == self.features
+        return self.pooling == "average" and self.cut == self.features[-1]
 
     @property
     def last(self) -> str:
-        """Layer whose output the trunk gives."""
-        return network.POOL_LAYER if self.trunk_pools else self.cut
+        """What the trunk gives, by name: the cut, or what the head sees of layers."""
+        return network.seen_name(self.features) if self.trunk_pools else self.cut
 
     def trains(self, layer_name: str) -> bool:
         """Whether a layer above the cut trains."""
@@ -86,6 +84,8 @@ def plan(found: base.Base, config: settings.Config, num_classes: int) -> Plan:
     frozen: frozenset[str] = frozenset()
     if config.train:
         train_from, frozen = _by_patterns(found, config)
+    cut = cut_below(found.network, train_from, found.features)
+    frozen |= _between(found.network, cut, train_from)
     share = config.dropout
     if share < 0:
         sees_means = found.pooling == "average" and not config.hidden
@@ -95,7 +95,7 @@ def plan(found: base.Base, config: settings.Config, num_classes: int) -> Plan:
         spec=found.spec,
         features=found.features,
         train_from=train_from,
-        cut=cut_below(found.network, train_from, found.features),
+        cut=cut,
         num_classes=num_classes,
         dropout=share,
         seed=config.seed,
@@ -111,7 +111,7 @@ def _by_patterns(
     """The lowest step that trains, and the layers above that do not."""
     patterns = [part.strip() for part in config.train.split(",")]
     between = network.between(
-        found.network, network.INPUT, found.features, num_classes=0, dtype="float32"
+        found.network, network.INPUT, found.features[-1], num_classes=0, dtype="float32"
     )
     weighted = {step.name: network.weighted_layers(step) for step in between}
     layers = {step: names for step, names in weighted.items() if names}
@@ -138,17 +138,23 @@ def head_names(hidden: int) -> list[str]:
     return [network.HIDDEN_LAYER] * bool(hidden) + [network.FINAL_LAYER]
 
 
-def cut_below(chosen: network.Network, train_from: str, features: str) -> str:
+def cut_below(
+    chosen: network.Network, train_from: str, features: Sequence[str]
+) -> str:
     """The layer below `train_from`; network.INPUT if that is the first with weights.
 
+    If the head sits on several layers and not on the means of all alone, it is none
+    above the first of them, so that what it sees of each lies above the cut.
+
     Raises:
-        errors.MismatchedCheckpoint: `train_from` is no layer up to `features`.
+        errors.MismatchedCheckpoint: `train_from` is no layer up to the last of
+            `features`.
     """
     if train_from == network.FINAL_LAYER:
-        return features
+        return features[-1]
     steps = list(chosen.layers(chosen.num_classes, "float32"))
     names = [step.name for step in steps]
-    below = steps[: names.index(features) + 1]
+    below = steps[: names.index(features[-1]) + 1]
     weighted = [step.name for step in below if network.weighted_layers(step)]
     if train_from not in weighted:
         raise errors.MismatchedCheckpoint(
@@ -161,17 +167,27 @@ def cut_below(chosen: network.Network, train_from: str, features: str) -> str:
     cut = names.index(train_from) - 1
     while isinstance(steps[cut], keras.layers.Dropout):
         cut -= 1
-    return names[cut]
+    return names[min(cut, names.index(features[0]))]
+
+
+def _between(chosen: network.Network, cut: str, train_from: str) -> frozenset[str]:
+    """Layers with weights above the cut that lie below those that train."""
+    if train_from == network.FINAL_LAYER:
+        return frozenset()
+    steps = network.between(chosen, cut, train_from, num_classes=0, dtype="float32")
+    return frozenset(n for step in steps[:-1] for n in network.weighted_layers(step))
 
 
 def build_trunk(plan: Plan, dtype: str) -> Any:
     """The frozen part: image -> output of the cut layer; nothing in it trains."""
     keras.utils.set_random_seed(plan.seed)  # for what no weights reach
-    trunk = network.build(
+    image, outputs = network.outputs_of(
         plan.network, plan.spec, last=plan.cut, dtype=dtype, wide=True
     )
+    output = outputs[plan.cut]
     if plan.trunk_pools:
-        trunk = keras.Model(trunk.input, _head(plan)[0](trunk.output))
+        output = network.seen(outputs, plan.features, plan.pooling)
+    trunk = keras.Model(image, output)
     trunk.trainable = False
     for layer in trunk.layers:  # Keras would use dropout of a frozen part in training
         if isinstance(layer, keras.layers.Dropout):
@@ -192,12 +208,14 @@ def build_tail(plan: Plan, trunk: Any, dtype: str) -> Any:
     keras.utils.set_random_seed(plan.seed)
     inputs = keras.Input(trunk.output.shape[1:], name="features", dtype="float32")
     output = inputs
-    for layer in (
-        *network.between(
-            plan.network, plan.cut, plan.features, num_classes=0, dtype=dtype
-        ),
-        *_head(plan)[plan.trunk_pools :],
-    ):
+    if not plan.trunk_pools:
+        steps = network.between(
+            plan.network, plan.cut, plan.features[-1], num_classes=0, dtype=dtype
+        )
+        steps = [dropout.by_step(step, plan.seed) for step in steps]
+        outputs = network.through(steps, plan.cut, inputs)
+        output = network.seen(outputs, plan.features, plan.pooling)
+    for layer in _head(plan):
         output = dropout.by_step(layer, plan.seed)(output)
     tail = keras.Model(inputs, output)
     for layer in tail.layers:
@@ -248,7 +266,6 @@ def put(part: Any, found: Mapping[str, np.ndarray]) -> None:
 def _head(plan: Plan) -> list[Any]:
     return network.head_layers(
         plan.num_classes,
-        pooling=plan.pooling,
         hidden=plan.hidden,
         dropout=plan.dropout,
         seed=plan.seed,
@@ -271,11 +288,13 @@ def assemble(plan: Plan, found: Mapping[str, np.ndarray]) -> Any:
         A keras.Model: image -> logits, made of built-in layers only, so that it loads
         in plain Keras.
     """
-    below = network.build(plan.network, plan.spec, last=plan.features)
-    output = below.output
+    image, outputs = network.outputs_of(
+        plan.network, plan.spec, last=plan.features[-1]
+    )
+    output = network.seen(outputs, plan.features, plan.pooling)
     for layer in _head(plan):
         output = layer(output)
-    whole = keras.Model(below.input, output, name=plan.network.name)
+    whole = keras.Model(image, output, name=plan.network.name)
     for name, variable in kept(whole).items():
         variable.assign(found[name])
     return whole

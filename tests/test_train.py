@@ -71,7 +71,7 @@ def test_config_says_what_was_done(shared_run, found, weights_cache):
     fields = {field.name for field in dataclasses.fields(settings.Config)}
     assert set(config["settings"]) == fields
     assert config["network"] == "alexnet_owt"
-    assert config["features"] == "pool5"
+    assert config["features"] == "conv3,conv4,pool5"
     (stage,) = config["stages"]
     assert stage == {"train_from": "logits", "cut": "pool5", "frozen": []}
     assert config["data"]["manifest_digest"] == found.digest
@@ -177,6 +177,8 @@ def test_features_are_computed_once(quick, tmp_path):
 def test_deeper_layers_can_train(quick, views, found):
     config = dataclasses.replace(quick, train_from="conv5", views=views, epochs=1)
     directory = train.train(config)
+    (stage,) = content(directory, "config.json")["stages"]
+    assert stage == {"train_from": "conv5", "cut": "conv3", "frozen": ["conv4"]}
     ledger = content(directory, "ledger.json")
     frozen = {entry["variable"].split("/")[0] for entry in ledger["frozen"]}
     assert frozen == {"conv1", "conv2", "conv3", "conv4"}
@@ -249,6 +251,8 @@ def test_a_loss_that_runs_away_stops_the_run_and_names_the_step(quick):
         ({"ckpt": "alexnett"}, "did you mean alexnet"),
         ({"features": "fc7"}, "fc6"),
         ({"features": "pool9"}, "pool9"),
+        ({"features": "pool5,pool9"}, "conv1, pool1, conv2"),
+        ({"features": "pool2,pool5", "pooling": "none"}, "expected --pooling=average"),
         ({"train_from": "conv9"}, "conv9"),
     ],
     ids=str,

@@ -426,12 +426,18 @@ class TestOwnModel:
 
 @pytest.mark.parametrize("make", [sequential, branches])
 @pytest.mark.parametrize("share", [0.0, 0.5])
-def test_a_model_that_a_run_saved_is_its_base_again(make, share):
-    """What a run puts around a network is taken away again, and named as before."""
+@pytest.mark.parametrize("on", [1, 2])
+def test_a_model_that_a_run_saved_is_its_base_again(make, share, on):
+    """What a run puts around a network is taken away again, and named as before.
+
+    Also where its head sees the means of several layers.
+    """
     base = keras_config.rebuild(make().to_json(), "file")
+    seen = base.features[-on:]
     step = base.features[-1]
-    grafted = network.build(base, base.input_spec, last=step)
-    output = grafted.output
+    image, outputs = network.outputs_of(base, base.input_spec, last=step)
+    grafted = keras.Model(image, outputs[step])
+    output = network.seen(outputs, seen, "none" if on == 1 else "average")
     for layer in network.head_layers(7, dropout=share, seed=0):
         output = layer(output)
     whole = shake(keras.Model(grafted.input, output, name=base.name))

@@ -120,20 +120,47 @@ def test_variable_shapes_are_those_of_the_built_network(name):
 def test_what_a_head_sees():
     chosen = network.NETWORKS["alexnet_owt"]
     spec = chosen.input_spec
-    assert network.pooling_of(chosen, spec, "pool5", "auto") == "average"
-    assert network.pooling_of(chosen, spec, "pool5", "none") == "none"
-    assert network.pooling_of(chosen, spec, "fc6", "auto") == "none"
+    several = ("conv3", "pool5", "fc6")
+    assert network.pooling_of(chosen, spec, ("pool5",), "auto") == "average"
+    assert network.pooling_of(chosen, spec, ("pool5",), "none") == "none"
+    assert network.pooling_of(chosen, spec, ("fc6",), "auto") == "none"
+    assert network.pooling_of(chosen, spec, several, "auto") == "average"
     with pytest.raises(errors.MismatchedCheckpoint, match="fc6 of alexnet_owt gives"):
-        network.pooling_of(chosen, spec, "fc6", "average")
+        network.pooling_of(chosen, spec, ("fc6",), "average")
+    with pytest.raises(errors.MismatchedCheckpoint, match="conv3, pool5, fc6, a head"):
+        network.pooling_of(chosen, spec, several, "none")
+    assert network.num_seen(chosen, spec, several, "average") == 384 + 256 + 4096
+    assert network.num_seen(chosen, spec, ("pool5",), "none") == 6 * 6 * 256
+
+
+@pytest.mark.parametrize(("name", "chosen"), network.NETWORKS.items())
+def test_places_of_a_head(name, chosen):
+    places = chosen.places()
+    assert set(chosen.features) | set(chosen.together) <= set(places)
+    assert sorted(places, key=chosen.step_names().index) == places
+    assert not {"pad1", "drop6", "fc8", "classifier"} & set(places)
 
 
 class TestHead:
-    def build(self, features, **how):
+    def build(self, features, pooling="none", **how):
         how = {"num_classes": 4, "dropout": 0.5, "seed": 7} | how
         layers = network.head_layers(**how)
+        output = network.seen({"conv": features}, ("conv",), pooling)
         for layer in layers:
-            features = layer(features)
-        return layers, np.asarray(features)
+            output = layer(output)
+        return layers, np.asarray(output)
+
+    def test_the_means_of_several_layers(self):
+        """In their order, one after the other; a vector is taken as it is."""
+        random = np.random.default_rng(2)
+        shapes = {"a": (3, 4, 4, 5), "b": (3, 2, 2, 7), "c": (3, 6)}
+        outputs = {
+            name: random.normal(size=shape).astype(np.float32)
+            for name, shape in shapes.items()
+        }
+        found = network.seen(outputs, ("a", "b", "c"), "average")
+        means = [outputs["a"].mean((1, 2)), outputs["b"].mean((1, 2)), outputs["c"]]
+        np.testing.assert_allclose(found, np.concatenate(means, axis=1), rtol=1e-5)
 
     def test_the_mean_of_each_channel(self):
         features = np.random.default_rng(2).normal(size=(3, 2, 5, 6)) * 1000
@@ -174,9 +201,9 @@ class TestHead:
     def test_without_dropout_there_is_no_such_layer(self):
         features = np.ones((2, 3), np.float32)
         names = [layer.name for layer in self.build(features, dropout=0.0)[0]]
-        assert names == ["head_flatten", "logits"]
+        assert names == ["logits"]
         names = [layer.name for layer in self.build(features)[0]]
-        assert names == ["head_flatten", "head_drop", "logits"]
+        assert names == ["head_drop", "logits"]
 
     def test_narrow_features_are_widened(self):
         features = np.ones((1, 3), np.float16)

@@ -42,7 +42,7 @@ def test_recipes_that_ship(parse, path):
     start = base.Base(
         network=chosen,
         spec=found.overrides.apply(chosen.input_spec),
-        features=found.features or last[chosen.name],
+        features=(found.features or last[chosen.name],),
         pooling="average",
         train_from=network.FINAL_LAYER,
         fit=None,

@@ -6,7 +6,17 @@ import keras
 import numpy as np
 import pytest
 
-from model import dropout, loop, network, restore, schedules, stages, update
+from model import (
+    base,
+    dropout,
+    loop,
+    network,
+    restore,
+    schedules,
+    settings,
+    stages,
+    update,
+)
 from model.checkpoints import errors
 
 # Network -> {lowest layer that trains: layer whose output the trunk gives}, with the
@@ -58,7 +68,7 @@ def make_plan(tiny, **how):
     how = {
         "network": tiny,
         "spec": tiny.input_spec,
-        "features": "fc4",
+        "features": ("fc4",),
         "train_from": "",
         "cut": "fc4",
         "num_classes": 3,
@@ -105,7 +115,7 @@ def images():
 def test_cuts(name):
     chosen = network.NETWORKS[name]
     found = {
-        train_from: stages.cut_below(chosen, train_from, "fc7")
+        train_from: stages.cut_below(chosen, train_from, ("fc7",))
         for train_from in CUTS[name]
     }
     assert found == CUTS[name]
@@ -114,7 +124,7 @@ def test_cuts(name):
 @pytest.mark.parametrize("features", ["pool5", "fc6", "fc7"])
 def test_the_final_layer_alone(features):
     chosen = network.NETWORKS["alexnet"]
-    assert stages.cut_below(chosen, network.FINAL_LAYER, features) == features
+    assert stages.cut_below(chosen, network.FINAL_LAYER, (features,)) == features
 
 
 @pytest.mark.parametrize(
@@ -127,7 +137,7 @@ def test_illegal_cuts(train_from):
         match=f"--train_from={train_from}: expected one of "
         "conv1, conv2, conv3, conv4, conv5 or logits$",
     ):
-        stages.cut_below(chosen, train_from, "pool5")
+        stages.cut_below(chosen, train_from, ("pool5",))
 
 
 @pytest.mark.parametrize("cut", TINY_CUTS)
@@ -228,11 +238,11 @@ def test_frozen_dropout_is_out_of_use_in_training(tiny, images):
 @pytest.mark.parametrize("cut", ["pool1", "pool2"])
 def test_a_head_on_means(tiny, images, cut):
     """The trunk takes them if nothing below the head trains; nothing else differs."""
-    plan = make_plan(tiny, features="pool2", pooling="average", cut=cut)
+    plan = make_plan(tiny, features=("pool2",), pooling="average", cut=cut)
     trunk, tail = build(plan)
     assert plan.num_features == 6
     assert trunk.output.shape[1:] == ((6,) if cut == "pool2" else (4, 4, 4))
-    assert plan.last == ("head_pool" if cut == "pool2" else "pool1")
+    assert plan.last == ("head_pool of pool2" if cut == "pool2" else "pool1")
     whole = stages.assemble(plan, values_of(trunk) | values_of(tail))
     below = keras.Model(whole.input, whole.get_layer("pool2").output)(images)
     final = whole.get_layer("logits")
@@ -240,6 +250,56 @@ def test_a_head_on_means(tiny, images, cut):
     np.testing.assert_allclose(whole(images), by_hand, rtol=1e-4, atol=1e-5)
     joined = stages.join(trunk, tail)
     np.testing.assert_allclose(joined(images), whole(images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("cut", ["pool2", "pool1", "image"])
+def test_a_head_on_the_means_of_several_layers(tiny, images, cut):
+    """They are the trunk's output if nothing below the head trains."""
+    plan = make_plan(tiny, features=("pool1", "pool2"), pooling="average", cut=cut)
+    trunk, tail = build(plan)
+    assert plan.num_features == 4 + 6
+    trunk_gives = {"pool2": (10,), "pool1": (4, 4, 4), "image": (16, 16, 3)}
+    assert trunk.output.shape[1:] == trunk_gives[cut]
+    assert plan.last == ("head_pool of pool1, pool2" if cut == "pool2" else cut)
+    whole = stages.assemble(plan, values_of(trunk) | values_of(tail))
+    layers = [whole.get_layer(name) for name in ("pool1", "pool2")]
+    outputs = keras.Model(whole.input, [layer.output for layer in layers])(images)
+    means = np.concatenate([np.mean(one, axis=(1, 2)) for one in outputs], axis=1)
+    final = whole.get_layer("logits")
+    by_hand = means @ final.kernel.numpy() + final.bias.numpy()
+    np.testing.assert_allclose(whole(images), by_hand, rtol=1e-4, atol=1e-5)
+    joined = stages.join(trunk, tail)
+    np.testing.assert_allclose(joined(images), whole(images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("train_from", "cut", "frozen"),
+    [
+        ("logits", "pool5", set()),
+        ("conv5", "conv3", {"conv4"}),
+        ("conv4", "conv3", set()),
+        ("conv3", "pool2", set()),
+        ("conv1", "image", set()),
+    ],
+)
+def test_what_a_head_on_several_layers_sees_lies_above_the_cut(train_from, cut, frozen):
+    chosen = network.NETWORKS["alexnet_owt"]
+    start = base.Base(
+        network=chosen,
+        spec=chosen.input_spec,
+        features=("conv3", "conv4", "pool5"),
+        pooling="average",
+        train_from=network.FINAL_LAYER,
+        fit=None,
+        weights=None,
+    )
+    found = stages.plan(start, settings.Config(train_from=train_from), 3)
+    assert (found.train_from, found.cut, found.frozen) == (train_from, cut, frozen)
+    by_name = "conv*,logits" if train_from == "conv1" else f"{train_from},logits"
+    if train_from != "logits":
+        found = stages.plan(start, settings.Config(train=by_name), 3)
+        assert (found.train_from, found.cut) == (train_from, cut)
+        assert found.frozen >= frozen
 
 
 def test_seed_decides_a_frozen_random_start(tiny, images):
@@ -276,7 +336,7 @@ def test_saved_networks_load_in_plain_keras(tmp_path):
         plan = stages.Plan(
             network=chosen,
             spec=chosen.input_spec,
-            features="pool5",
+            features=("pool5",),
             train_from="logits",
             cut="pool5",
             num_classes=3,
