@@ -138,9 +138,7 @@ def head_names(hidden: int) -> list[str]:
     return [network.HIDDEN_LAYER] * bool(hidden) + [network.FINAL_LAYER]
 
 
-def cut_below(
-    chosen: network.Network, train_from: str, features: Sequence[str]
-) -> str:
+def cut_below(chosen: network.Network, train_from: str, features: Sequence[str]) -> str:
     """The layer below `train_from`; network.INPUT if that is the first with weights.
 
     If the head sits on several layers and not on the means of all alone, it is none
@@ -288,9 +286,7 @@ def assemble(plan: Plan, found: Mapping[str, np.ndarray]) -> Any:
         A keras.Model: image -> logits, made of built-in layers only, so that it loads
         in plain Keras.
     """
-    image, outputs = network.outputs_of(
-        plan.network, plan.spec, last=plan.features[-1]
-    )
+    image, outputs = network.outputs_of(plan.network, plan.spec, last=plan.features[-1])
     output = network.seen(outputs, plan.features, plan.pooling)
     for layer in _head(plan):
         output = layer(output)

@@ -20,17 +20,19 @@ _CONNECTIONS_EACH = 8  # for each photo that may be under way
 
 
 class _Impatient(H11Protocol):
-    """Hangs up on who does not finish asking, and turns away what is too much.
+    """Hangs up on who does not finish asking or reading; turns away what is too much.
 
-    uvicorn waits for ever for the first line of a connection, and for the rest of a
-    request that was answered before its end. Beyond its own limit of connections it
-    answers in plain text, and does not say when to come back.
+    uvicorn waits for ever for the first line of a connection, for the rest of a
+    request that was answered before its end, and until an answer is taken. Beyond its
+    own limit of connections it answers in plain text, and does not say when to come
+    back.
     """
 
     # From the connection, or from the first byte after an answer.
     header_timeout_s = 30.0
     most_connections = 64
     _patience: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def __init__(self, *words: Any, **named: Any) -> None:
         super().__init__(*words, **named)
@@ -64,8 +66,33 @@ class _Impatient(H11Protocol):
         if self.cycle is answered and self.conn.their_state is h11.SEND_BODY:
             self.transport.close()
 
+    def pause_writing(self) -> None:
+        """Called when much of an answer waits to be taken."""
+        super().pause_writing()
+        self._watch()
+
+    def resume_writing(self) -> None:
+        self._stop_watching()
+        super().resume_writing()
+
+    def _watch(self, waiting: int = -1) -> None:
+        """Hangs up if none of what waits, in bytes, was taken since the last look."""
+        transport: Any = self.transport
+        left = transport.get_write_buffer_size()
+        if left == waiting:
+            transport.abort()
+        else:
+            again = self.loop.call_later(self.header_timeout_s, self._watch, left)
+            self._unread = again
+
+    def _stop_watching(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        self._stop_watching()
         super().connection_lost(exc)
 
     def _wait(self) -> None:
@@ -110,8 +137,9 @@ def serve(
     Args:
         application: of ASGI.
         listening: where.
-        header_timeout_s: how long the head of a request may take, and at most the rest
-            of one that was answered before its end.
+        header_timeout_s: how long the head of a request may take, at most the rest of
+            one that was answered before its end, and how long an answer may lie without
+            any of it being taken.
         max_requests: photos that may be under way at one time.
         on_ready: called when connections are taken.
     """
