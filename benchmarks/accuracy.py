@@ -6,8 +6,7 @@
 Each photo is tested once, by a model whose training never saw its fold. The yardstick
 is scikit-learn's logistic regression on the same folds, fitted to all photos outside
 the fold (ours sets a tenth of them aside for validation), on what the same frozen
-network says of the central window: the output of conv5, and that of pool5, on which our
-final layer sits.
+network says of the central window: the output of conv5, and that of pool5.
 """
 
 import argparse

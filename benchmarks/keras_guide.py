@@ -6,8 +6,8 @@ Source: keras.io/guides/transfer_learning (frozen base, random flip and rotation
 average pooling, dropout 0.2, dense, Adam, `fit` with validation data) with the
 image_dataset_from_directory of keras.io/examples/vision/
 image_classification_from_scratch. The base is the same AlexNet with the same weights as
-ours. HEAD is `pooling`, as in the guide, or `flatten`, which gives the guide the 9,216
-features that our final layer sees.
+ours. HEAD is `pooling`, as in the guide, or `flatten`, which shows its final layer all
+9,216 numbers of pool5.
 
 Keras and TensorFlow are imported as a guide's program does, without pipeline.quiet.
 
