@@ -6,7 +6,7 @@
 Each round tests on another of five folds. The peer is keras_guide.py on the same photos
 of the same split, its seconds taken at the epoch where it first reaches our accuracy,
 or after --epochs if it never does; once as the guide has it (pooling), and once with
-all 9,216 features for its head (flatten), as ours has them.
+all 9,216 numbers of pool5 for its head (flatten).
 """
 
 import argparse
