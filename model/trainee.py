@@ -204,13 +204,14 @@ class Trainee:
         how = stage.learning
         labels = [self._found.labels[r.class_name] for r in self._found.taken("train")]
         on_features = plan.train_from == network.FINAL_LAYER
+        each = plan.num_features // len(plan.features)
         return loop.Learning(
             update=how.updates(
                 restore.trainable(model), float16=self.machine.precision == "float16"
             ),
             schedule=how.schedule,
             rate=stage.learning_rate
-            or loop.suitable_rate(plan.num_features if on_features else 0),
+            or loop.suitable_rate(each if on_features else 0),
             epochs=self._epochs(stage),
             total_steps=stage.steps or stage.epochs * self._steps_each(stage),
             loss=how.loss(np.bincount(labels)),
