@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from model import head, network, restore, settings, zoo
+from model import head, kept_head, network, restore, settings, zoo
 from model.checkpoints import errors
 from pipeline import command, preprocess
 
@@ -16,7 +16,7 @@ class Base:
         network: the architecture.
         spec: of the input.
         features: layers that the new head sits on, from shallow to deep.
-        pooling: what it sees of that; see network.pooling_of.
+        pooling: what it sees of that; see head.pooling_of.
         train_from: lowest layer that is not restored; the new head if all are.
         fit: what is restored; None for a random start.
         weights: where it comes from; None likewise.
@@ -52,9 +52,9 @@ def choose(config: settings.Config, class_names: Sequence[str]) -> Base:
     if fit:
         fit.require(features[-1])
     spec = fit.spec if fit else config.overrides.apply(chosen.input_spec)
-    pooling = network.pooling_of(chosen, spec, features, config.pooling)
+    pooling = head.pooling_of(chosen, spec, features, config.pooling)
     if fit and weights and config.keep_head:
-        fit = head.keep(
+        fit = kept_head.keep(
             fit,
             weights,
             features,
@@ -124,4 +124,4 @@ def _lowest_new(chosen: network.Network, last: str, fit: restore.Fit | None) -> 
             return str(step.name)
         if step.name == last:
             break
-    return network.FINAL_LAYER
+    return head.FINAL_LAYER

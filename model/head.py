@@ -1,87 +1,162 @@
-"""The head of a former run, taken along into the next one."""
+"""The new head of a network: what it sees of the layers that it sits on, and its own.
 
-import dataclasses
-from collections.abc import Sequence
-from pathlib import Path
+It may sit on one layer or on several, of which it then sees the means.
+"""
 
-import numpy as np
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from model import network, restore, zoo
+import keras
+
+from model import network
 from model.checkpoints import errors
+from pipeline import preprocess
+
+# The new final layer, on whatever layer it is grafted. The name is nobody else's, so
+# that no checkpoint's classifier is taken for it.
+FINAL_LAYER = "logits"
+HIDDEN_LAYER = "head_hidden"  # of a new head, below the final layer
+# The first of a new head, if it sees means; one before it, with the layer's name after
+# "_", takes those of each layer where it sits on several.
+POOL_LAYER = "head_pool"
+FLATTEN_LAYER = "head_flatten"  # or if it sees all numbers
+POOLINGS = ("auto", "none", "average")  # of what a new head sees
 
 
-def shapes(
-    num_features: int, hidden: int, num_classes: int
-) -> dict[str, dict[str, tuple[int, ...]]]:
-    """{layer: {variable: shape}} of a head.
+def pooling_of(
+    chosen: network.Network,
+    spec: preprocess.InputSpec,
+    features: Sequence[str],
+    wanted: str,
+) -> str:
+    """What a new head sees of layers: "average" for means of channels, or "none".
+
+    In five folds of 1,127 flower photos, a head on the means of AlexNet's pool5 was
+    right for 85.4 %, on all of its numbers for 84.4 %, on the means of conv3, conv4 and
+    pool5 for 85.8 %. For 315 photos of 21 species of bees, logistic regression on the
+    latter was right for 45 %, on those of pool5 for 39 %.
 
     Args:
-        num_features: that it sits on.
-        hidden: units of the layer below the final one; 0 if there is none.
-        num_classes: of the final layer.
+        chosen: that it sits on.
+        spec: of the input.
+        features: layers that it sits on.
+        wanted: one of POOLINGS; "auto" takes means where there is a map.
+
+    Raises:
+        errors.MismatchedCheckpoint: there is no map to take means of; or several layers
+            shall be seen as they are.
     """
-    sizes = [(network.HIDDEN_LAYER, hidden)] * bool(hidden)
-    sizes.append((network.FINAL_LAYER, num_classes))
-    found = {}
-    for layer, units in sizes:
-        found[layer] = {"kernel": (num_features, units), "bias": (units,)}
-        num_features = units
+    if len(features) > 1:
+        if wanted == "none":
+            raise errors.MismatchedCheckpoint(
+                f"--pooling=none: of several layers, {', '.join(features)}, a head "
+                "sees means; expected --pooling=average, or one layer by --features"
+            )
+        return "average"
+    shape = network.output_shape(chosen, spec, features[0])
+    if wanted == "average" and len(shape) != 4:
+        raise errors.MismatchedCheckpoint(
+            f"--pooling=average: {features[0]} of {chosen.name} gives "
+            f"{list(shape[1:])} numbers, no map of places; expected --pooling=none, or "
+            "another layer by --features"
+        )
+    if wanted == "auto":
+        is_map = len(shape) == 4 and shape[1] * shape[2] > 1
+        return "average" if is_map else "none"
+    return wanted
+
+
+def seen_name(features: Sequence[str]) -> str:
+    """What the feature cache calls the means that a head sees of layers."""
+    return f"{POOL_LAYER} of {', '.join(features)}"
+
+
+def num_seen(
+    chosen: network.Network,
+    spec: preprocess.InputSpec,
+    features: Sequence[str],
+    pooling: str,
+) -> int:
+    """How many numbers a head sees of a photo.
+
+    Args:
+        chosen: that it sits on.
+        spec: of the input.
+        features: layers that it sits on.
+        pooling: of `pooling_of`.
+    """
+    shapes = [network.output_shape(chosen, spec, name)[1:] for name in features]
+    if pooling == "average":
+        return sum(shape[-1] for shape in shapes)
+    return math.prod(shapes[0])
+
+
+def seen(outputs: Mapping[str, Any], features: Sequence[str], pooling: str) -> Any:
+    """What a head sees, float32 [batch, num_seen].
+
+    Args:
+        outputs: {step: its output}.
+        features: layers that it sits on.
+        pooling: of `pooling_of`.
+    """
+    kinds = keras.layers
+    if pooling == "none":
+        return kinds.Flatten(name=FLATTEN_LAYER, dtype="float32")(outputs[features[0]])
+
+    def means(name: str, layer: str) -> Any:
+        if len(outputs[layer].shape) != 4:
+            return outputs[layer]
+        return kinds.GlobalAveragePooling2D(name=name, dtype="float32")(outputs[layer])
+
+    if len(features) == 1:
+        return means(POOL_LAYER, features[0])
+    return kinds.Concatenate(name=POOL_LAYER, dtype="float32")(
+        [means(f"{POOL_LAYER}_{layer}", layer) for layer in features]
+    )
+
+
+def layers(
+    num_classes: int, *, hidden: int = 0, dropout: float, seed: int
+) -> list[Any]:
+    """The new final layer and what leads to it from what it sees: dense, dropout.
+
+    Args:
+        num_classes: of the new layer.
+        hidden: units of a ReLU layer before it; 0 for none.
+        dropout: share of what the final layer sees that is dropped in training, 0..1.
+        seed: of the new layers' initial kernels and of dropout.
+    """
+    kinds = keras.layers
+    found: list[Any] = []
+    if hidden:
+        found.append(
+            kinds.Dense(
+                hidden,
+                activation="relu",
+                kernel_initializer=keras.initializers.HeNormal(seed=seed + 1),
+                name=HIDDEN_LAYER,
+                dtype="float32",
+            )
+        )
+    if dropout:
+        found.append(
+            kinds.Dropout(dropout, name="head_drop", seed=seed, dtype="float32")
+        )
+    # So small that all classes are about as likely at first; 0.01 is Caffe's for fc8.
+    kernel = keras.initializers.RandomNormal(0, 0.01 if hidden else 0.001, seed=seed)
+    found.append(
+        kinds.Dense(
+            num_classes, kernel_initializer=kernel, name=FINAL_LAYER, dtype="float32"
+        )
+    )
     return found
 
 
-def keep(
-    fit: restore.Fit,
-    weights: zoo.Weights,
-    features: Sequence[str],
-    *,
-    pooling: str,
-    hidden: int,
-    class_names: Sequence[str],
-) -> restore.Fit:
-    """The fit with the file's own head, for the same classes in the same order.
+def weighted(hidden: int) -> list[str]:
+    """Names of its layers that have weights.
 
     Args:
-        fit: of the layers below.
-        weights: that it is of.
-        features: layers that the head sits on.
-        pooling: of network.pooling_of.
-        hidden: units of the layer below the final one; 0 if there is none.
-        class_names: of the data, in label order.
-
-    Raises:
-        errors.MismatchedCheckpoint: the file has no such head, or one for others.
+        hidden: of `layers`.
     """
-    labels = Path(weights.path).with_name("labels.txt")
-    if labels.is_file():
-        known = labels.read_text("utf-8", errors="surrogateescape").splitlines()
-        if known != list(class_names):
-            raise errors.MismatchedCheckpoint(
-                f"--keep_head: {labels} has the classes {', '.join(known)}, the data "
-                f"{', '.join(class_names)}; expected the same in the same order"
-            )
-    seen = network.num_seen(fit.network, fit.spec, features, pooling)
-    wanted = shapes(seen, hidden, len(class_names))
-    tensors = weights.checkpoint.tensors
-    values: dict[str, dict[str, np.ndarray]] = {}
-    entries = {entry.tensor: entry for entry in fit.entries}
-    for layer, variables in wanted.items():
-        for variable, shape in variables.items():
-            name = f"{layer}/{variable}"
-            tensor = tensors.get(name)
-            if tensor is None or tensor.shape != shape or not restore.is_float(tensor):
-                has = "none" if tensor is None else f"{list(tensor.shape)}"
-                raise errors.MismatchedCheckpoint(
-                    f"--keep_head: expected {name} of {list(shape)} in {weights.path}, "
-                    f"found {has}; a run of this project has it, with the same "
-                    "--features, --pooling, --hidden and classes"
-                )
-            values.setdefault(layer, {})[variable] = restore.finite(tensor, name)
-            entries[name] = dataclasses.replace(
-                entries[name], status="restored", variable=name, shape=shape
-            )
-    return dataclasses.replace(
-        fit,
-        values=fit.values | values,
-        shapes=fit.shapes | wanted,
-        entries=tuple(entries.values()),
-    )
+    return [HIDDEN_LAYER] * bool(hidden) + [FINAL_LAYER]

@@ -19,7 +19,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from model import blocks, network
+from model import blocks, head, network
 from model.checkpoints import errors
 from model.keras_layers import LAYERS, Values
 from pipeline import preprocess
@@ -37,11 +37,11 @@ _PREFIX = "keras-"  # of the names of networks made here
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 # What a run adds to a network, and the layers by which its model is known.
 _GRAFTED = {
-    *(network.NORMALISATION, "head_drop", network.POOL_LAYER, network.FLATTEN_LAYER),
-    *(network.HIDDEN_LAYER, network.FINAL_LAYER),
+    *(network.NORMALISATION, "head_drop", head.POOL_LAYER, head.FLATTEN_LAYER),
+    *(head.HIDDEN_LAYER, head.FINAL_LAYER),
 }
-_IS_OWN = {network.INPUT, network.NORMALISATION, network.FINAL_LAYER}
-_ONE_OF_MEANS = network.POOL_LAYER + "_"  # with the layer's name behind
+_IS_OWN = {network.INPUT, network.NORMALISATION, head.FINAL_LAYER}
+_ONE_OF_MEANS = head.POOL_LAYER + "_"  # with the layer's name behind
 _RESERVED = {network.INPUT, "features", *_GRAFTED}
 _MODELS = ("Sequential", "Functional", "Model")
 _LAST = ("softmax", "sigmoid")  # what turns logits into probabilities

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from model import examples, features, network, own_records, repeats, run
+from model import examples, features, head, own_records, repeats, run
 from pipeline import manifest, schema
 
 _ROWS_AT_ONCE = 4096
@@ -44,14 +44,14 @@ def below_head(finished: run.Finished, model: Any) -> tuple[str, Any]:
     """
     layers = {layer.name: layer for layer in model.layers}
     features = str(finished.config.get("features", ""))
-    if network.POOL_LAYER in layers:
-        name = network.seen_name(features.split(","))
-        return name, layers[network.POOL_LAYER].output
-    if network.FLATTEN_LAYER in layers and features:
-        return features, layers[network.FLATTEN_LAYER].input
+    if head.POOL_LAYER in layers:
+        name = head.seen_name(features.split(","))
+        return name, layers[head.POOL_LAYER].output
+    if head.FLATTEN_LAYER in layers and features:
+        return features, layers[head.FLATTEN_LAYER].input
     raise schema.DataError(
         f"{finished.directory}: no layer of the network is the first of a head; "
-        f"expected {network.POOL_LAYER} or {network.FLATTEN_LAYER}"
+        f"expected {head.POOL_LAYER} or {head.FLATTEN_LAYER}"
     )
 
 

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from model import graph, loop, network
+from model import graph, head, loop
 
 MOST_PHOTOS = 1000  # whose features TensorBoard's projector shows in a browser
 
@@ -34,7 +34,7 @@ class Probe:
         self.features: np.ndarray | None = None
         self._both: Any = None
         if count:
-            below = model.get_layer(network.FINAL_LAYER).input
+            below = model.get_layer(head.FINAL_LAYER).input
             both = keras.Model(model.input, [below, model.output])
             self._both = graph.for_any_batch(lambda image: both(image, training=False))
             self.features = np.zeros((count, below.shape[-1]), np.float32)

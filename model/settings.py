@@ -8,7 +8,7 @@ from typing import Any
 
 from absl import app, flags
 
-from model import device, inputs, method, network, recipe, zoo
+from model import device, head, inputs, method, network, recipe, zoo
 from pipeline import augment, flag_fields, schema
 
 COMPARISONS = ("none", "scratch")
@@ -29,7 +29,7 @@ class Config:
         overrides: of the preprocessing.
         features: layers the new head sits on, with commas; "" for the deepest restored,
             with those of which it sees the means beside it best.
-        pooling: one of network.POOLINGS: "average" shows the head the mean of each
+        pooling: one of head.POOLINGS: "average" shows the head the mean of each
             channel over the photo, not every place of the layer it sits on; "auto":
             that, where the layer has places.
         hidden: units of a layer between it and the final one; 0 for none.
@@ -209,7 +209,7 @@ _OF_STAGES = {
     *augment.HELP,
 }
 _CHOICES = {
-    "pooling": network.POOLINGS,
+    "pooling": head.POOLINGS,
     "precision": device.PRECISIONS,
     "compare": COMPARISONS,
     "start": STARTS,

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from model import base, blocks, dropout, network, restore, settings
+from model import base, blocks, dropout, head, network, restore, settings
 from model.checkpoints import errors
 from pipeline import flag_fields, preprocess
 
@@ -31,7 +31,7 @@ class Plan:
         num_classes: of the new final layer.
         dropout: in front of it, 0..1.
         seed: of new kernels and of dropout.
-        pooling: of network.pooling_of.
+        pooling: of head.pooling_of.
         hidden: units of a layer in front of the final one; 0 for none.
         frozen: layers above the cut that do not train.
     """
@@ -51,7 +51,7 @@ class Plan:
     @property
     def num_features(self) -> int:
         """Size of what the new head sees."""
-        return network.num_seen(self.network, self.spec, self.features, self.pooling)
+        return head.num_seen(self.network, self.spec, self.features, self.pooling)
 
     @property
     def trunk_pools(self) -> bool:
@@ -61,7 +61,7 @@ class Plan:
     @property
     def last(self) -> str:
         """What the trunk gives, by name: the cut, or what the head sees of layers."""
-        return network.seen_name(self.features) if self.trunk_pools else self.cut
+        return head.seen_name(self.features) if self.trunk_pools else self.cut
 
     def trains(self, layer_name: str) -> bool:
         """Whether a layer above the cut trains."""
@@ -115,7 +115,7 @@ def _by_patterns(
     )
     weighted = {step.name: network.weighted_layers(step) for step in between}
     layers = {step: names for step, names in weighted.items() if names}
-    layers |= {name: [name] for name in head_names(config.hidden)}
+    layers |= {name: [name] for name in head.weighted(config.hidden)}
 
     def trains(step: str, layer: str) -> bool:
         return any(fnmatch.fnmatchcase(n, p) for n in (step, layer) for p in patterns)
@@ -129,13 +129,8 @@ def _by_patterns(
             )
     steps = [s for s, names in layers.items() if any(trains(s, n) for n in names)]
     frozen = [n for s, names in layers.items() for n in names if not trains(s, n)]
-    lowest = network.FINAL_LAYER if steps[0] == network.HIDDEN_LAYER else steps[0]
+    lowest = head.FINAL_LAYER if steps[0] == head.HIDDEN_LAYER else steps[0]
     return lowest, frozenset(frozen)
-
-
-def head_names(hidden: int) -> list[str]:
-    """Layers of the new head that have weights."""
-    return [network.HIDDEN_LAYER] * bool(hidden) + [network.FINAL_LAYER]
 
 
 def cut_below(chosen: network.Network, train_from: str, features: Sequence[str]) -> str:
@@ -148,7 +143,7 @@ def cut_below(chosen: network.Network, train_from: str, features: Sequence[str])
         errors.MismatchedCheckpoint: `train_from` is no layer up to the last of
             `features`.
     """
-    if train_from == network.FINAL_LAYER:
+    if train_from == head.FINAL_LAYER:
         return features[-1]
     steps = list(chosen.layers(chosen.num_classes, "float32"))
     names = [step.name for step in steps]
@@ -157,7 +152,7 @@ def cut_below(chosen: network.Network, train_from: str, features: Sequence[str])
     if train_from not in weighted:
         raise errors.MismatchedCheckpoint(
             f"--train_from={train_from}: expected one of {', '.join(weighted)} or "
-            f"{network.FINAL_LAYER}"
+            f"{head.FINAL_LAYER}"
         )
     if train_from == weighted[0]:
         return network.INPUT
@@ -170,7 +165,7 @@ def cut_below(chosen: network.Network, train_from: str, features: Sequence[str])
 
 def _between(chosen: network.Network, cut: str, train_from: str) -> frozenset[str]:
     """Layers with weights above the cut that lie below those that train."""
-    if train_from == network.FINAL_LAYER:
+    if train_from == head.FINAL_LAYER:
         return frozenset()
     steps = network.between(chosen, cut, train_from, num_classes=0, dtype="float32")
     return frozenset(n for step in steps[:-1] for n in network.weighted_layers(step))
@@ -184,7 +179,7 @@ def build_trunk(plan: Plan, dtype: str) -> Any:
     )
     output = outputs[plan.cut]
     if plan.trunk_pools:
-        output = network.seen(outputs, plan.features, plan.pooling)
+        output = head.seen(outputs, plan.features, plan.pooling)
     trunk = keras.Model(image, output)
     trunk.trainable = False
     for layer in trunk.layers:  # Keras would use dropout of a frozen part in training
@@ -212,7 +207,7 @@ def build_tail(plan: Plan, trunk: Any, dtype: str) -> Any:
         )
         steps = [dropout.by_step(step, plan.seed) for step in steps]
         outputs = network.through(steps, plan.cut, inputs)
-        output = network.seen(outputs, plan.features, plan.pooling)
+        output = head.seen(outputs, plan.features, plan.pooling)
     for layer in _head(plan):
         output = dropout.by_step(layer, plan.seed)(output)
     tail = keras.Model(inputs, output)
@@ -262,7 +257,7 @@ def put(part: Any, found: Mapping[str, np.ndarray]) -> None:
 
 
 def _head(plan: Plan) -> list[Any]:
-    return network.head_layers(
+    return head.layers(
         plan.num_classes,
         hidden=plan.hidden,
         dropout=plan.dropout,
@@ -287,7 +282,7 @@ def assemble(plan: Plan, found: Mapping[str, np.ndarray]) -> Any:
         in plain Keras.
     """
     image, outputs = network.outputs_of(plan.network, plan.spec, last=plan.features[-1])
-    output = network.seen(outputs, plan.features, plan.pooling)
+    output = head.seen(outputs, plan.features, plan.pooling)
     for layer in _head(plan):
         output = layer(output)
     whole = keras.Model(image, output, name=plan.network.name)

@@ -16,6 +16,7 @@ from model import (
     examples,
     features,
     finish,
+    head,
     loop,
     metrics,
     network,
@@ -203,15 +204,14 @@ class Trainee:
         """How the model's variables learn."""
         how = stage.learning
         labels = [self._found.labels[r.class_name] for r in self._found.taken("train")]
-        on_features = plan.train_from == network.FINAL_LAYER
+        on_features = plan.train_from == head.FINAL_LAYER
         each = plan.num_features // len(plan.features)
         return loop.Learning(
             update=how.updates(
                 restore.trainable(model), float16=self.machine.precision == "float16"
             ),
             schedule=how.schedule,
-            rate=stage.learning_rate
-            or loop.suitable_rate(each if on_features else 0),
+            rate=stage.learning_rate or loop.suitable_rate(each if on_features else 0),
             epochs=self._epochs(stage),
             total_steps=stage.steps or stage.epochs * self._steps_each(stage),
             loss=how.loss(np.bincount(labels)),
@@ -275,14 +275,14 @@ class Trainee:
 
     def details(self) -> board.Details:
         """What TensorBoard shows of the last epoch beside its result."""
-        head = stages.head_names(self.stages[self.number].hidden)
+        own = head.weighted(self.stages[self.number].hidden)
         logits, labels = self.training.validated
         return board.Details(
             rates=self.training.rates(),
             weights={
                 name: variable.numpy()
                 for name, variable in self.best.variables.items()
-                if name.split("/")[0] in head
+                if name.split("/")[0] in own
             },
             confusion=metrics.confusion_matrix(
                 labels, logits.argmax(axis=1), logits.shape[1]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from model import keras_config, network, restore
+from model import head, keras_config, network, restore
 from model.checkpoints import errors
 from pipeline import preprocess
 
@@ -437,8 +437,8 @@ def test_a_model_that_a_run_saved_is_its_base_again(make, share, on):
     step = base.features[-1]
     image, outputs = network.outputs_of(base, base.input_spec, last=step)
     grafted = keras.Model(image, outputs[step])
-    output = network.seen(outputs, seen, "none" if on == 1 else "average")
-    for layer in network.head_layers(7, dropout=share, seed=0):
+    output = head.seen(outputs, seen, "none" if on == 1 else "average")
+    for layer in head.layers(7, dropout=share, seed=0):
         output = layer(output)
     whole = shake(keras.Model(grafted.input, output, name=base.name))
     found = keras_config.rebuild(whole.to_json(), "file")

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from model import classifier, features, loop, neighbours, network, run
+from model import classifier, features, head, loop, neighbours, network, run
 from pipeline import dataset, preprocess, schema, split
 from tests import small_runs
 
@@ -98,16 +98,16 @@ def test_records_that_were_moved(finished, shared_records):
     assert neighbours.build(finished, model, str(shared_records)).rows
 
 
-def small(folder, found, *, head):
+def small(folder, found, *, has_head):
     """A classifier by a run whose network ends in a vector, with a head or without."""
     spec, kinds = small_runs.SPEC, keras.layers
     image = keras.Input((spec.size_px, spec.size_px, 3), name=network.INPUT)
     x = network.normalisation(spec)(image)
     x = kinds.Conv2D(4, 3, name="part_of_another")(x)
     x = kinds.GlobalAveragePooling2D(name="end_of_another")(x)
-    if head:
-        x = kinds.Flatten(name=network.FLATTEN_LAYER)(x)
-    model = keras.Model(image, kinds.Dense(3, name=network.FINAL_LAYER)(x))
+    if has_head:
+        x = kinds.Flatten(name=head.FLATTEN_LAYER)(x)
+    model = keras.Model(image, kinds.Dense(3, name=head.FINAL_LAYER)(x))
     finished = small_runs.write_run(folder / "run", found, model)
     finished.config["features"] = "another"  # a model, of which these layers are
     return classifier.Classifier(
@@ -121,7 +121,7 @@ def small(folder, found, *, head):
 
 def test_a_head_on_a_model_inside_another(found, tmp_path):
     """Its name is that of no layer."""
-    chosen = small(tmp_path, found, head=True)
+    chosen = small(tmp_path, found, has_head=True)
     explainer = classifier.Explainer(chosen)
     assert explainer.missing == []
     images = np.random.default_rng(0).integers(0, 256, (2, 24, 24, 3)).astype(np.uint8)
@@ -132,7 +132,7 @@ def test_a_head_on_a_model_inside_another(found, tmp_path):
 
 
 def test_no_head(found, tmp_path):
-    chosen = small(tmp_path, found, head=False)
+    chosen = small(tmp_path, found, has_head=False)
     explainer = classifier.Explainer(chosen)
     (line,) = explainer.missing
     assert line.startswith("no nearest training photos: ")

@@ -4,7 +4,7 @@ import json
 import pytest
 from absl import app, flags
 
-from model import base, network, settings, stages, zoo
+from model import base, head, network, settings, stages, zoo
 from pipeline import schema
 from tests import conftest
 
@@ -44,7 +44,7 @@ def test_recipes_that_ship(parse, path):
         spec=found.overrides.apply(chosen.input_spec),
         features=(found.features or last[chosen.name],),
         pooling="average",
-        train_from=network.FINAL_LAYER,
+        train_from=head.FINAL_LAYER,
         fit=None,
         weights=None,
     )
@@ -71,15 +71,15 @@ start = "last"
 def test_a_recipe(parse):
     found = parse(RECIPE)
     assert found.overrides.image_size == 150
-    head, deeper = found.in_stages()
-    assert (head.stage, head.epochs, head.train_from) == ("head", 5, "")
+    first, deeper = found.in_stages()
+    assert (first.stage, first.epochs, first.train_from) == ("head", 5, "")
     assert (deeper.stage, deeper.epochs, deeper.start) == ("stage 2", 30, "last")
     assert deeper.train_from == "block5_conv1"
-    assert [s.learning_rate for s in (head, deeper)] == [1e-3, 1e-5]
-    assert {s.learning.optimizer for s in (head, deeper)} == {"rmsprop"}
-    assert [s.learning.weight_decay for s in (head, deeper)] == [0.0, 0.1]
-    assert {s.ckpt for s in (head, deeper)} == {"vgg16_conv"}
-    assert {s.stages for s in (head, deeper)} == {()}
+    assert [s.learning_rate for s in (first, deeper)] == [1e-3, 1e-5]
+    assert {s.learning.optimizer for s in (first, deeper)} == {"rmsprop"}
+    assert [s.learning.weight_decay for s in (first, deeper)] == [0.0, 0.1]
+    assert {s.ckpt for s in (first, deeper)} == {"vgg16_conv"}
+    assert {s.stages for s in (first, deeper)} == {()}
 
 
 def test_flags_override_the_recipe_in_all_stages(parse):

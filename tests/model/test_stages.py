@@ -9,6 +9,7 @@ import pytest
 from model import (
     base,
     dropout,
+    head,
     loop,
     network,
     restore,
@@ -124,7 +125,7 @@ def test_cuts(name):
 @pytest.mark.parametrize("features", ["pool5", "fc6", "fc7"])
 def test_the_final_layer_alone(features):
     chosen = network.NETWORKS["alexnet"]
-    assert stages.cut_below(chosen, network.FINAL_LAYER, (features,)) == features
+    assert stages.cut_below(chosen, head.FINAL_LAYER, (features,)) == features
 
 
 @pytest.mark.parametrize(
@@ -289,7 +290,7 @@ def test_what_a_head_on_several_layers_sees_lies_above_the_cut(train_from, cut, 
         spec=chosen.input_spec,
         features=("conv3", "conv4", "pool5"),
         pooling="average",
-        train_from=network.FINAL_LAYER,
+        train_from=head.FINAL_LAYER,
         fit=None,
         weights=None,
     )

@@ -1,0 +1,87 @@
+"""The head of a former run, taken along into the next one."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from model import head, restore, zoo
+from model.checkpoints import errors
+
+
+def shapes(
+    num_features: int, hidden: int, num_classes: int
+) -> dict[str, dict[str, tuple[int, ...]]]:
+    """{layer: {variable: shape}} of a head.
+
+    Args:
+        num_features: that it sits on.
+        hidden: units of the layer below the final one; 0 if there is none.
+        num_classes: of the final layer.
+    """
+    sizes = [(head.HIDDEN_LAYER, hidden)] * bool(hidden)
+    sizes.append((head.FINAL_LAYER, num_classes))
+    found = {}
+    for layer, units in sizes:
+        found[layer] = {"kernel": (num_features, units), "bias": (units,)}
+        num_features = units
+    return found
+
+
+def keep(
+    fit: restore.Fit,
+    weights: zoo.Weights,
+    features: Sequence[str],
+    *,
+    pooling: str,
+    hidden: int,
+    class_names: Sequence[str],
+) -> restore.Fit:
+    """The fit with the file's own head, for the same classes in the same order.
+
+    Args:
+        fit: of the layers below.
+        weights: that it is of.
+        features: layers that the head sits on.
+        pooling: of head.pooling_of.
+        hidden: units of the layer below the final one; 0 if there is none.
+        class_names: of the data, in label order.
+
+    Raises:
+        errors.MismatchedCheckpoint: the file has no such head, or one for others.
+    """
+    labels = Path(weights.path).with_name("labels.txt")
+    if labels.is_file():
+        known = labels.read_text("utf-8", errors="surrogateescape").splitlines()
+        if known != list(class_names):
+            raise errors.MismatchedCheckpoint(
+                f"--keep_head: {labels} has the classes {', '.join(known)}, the data "
+                f"{', '.join(class_names)}; expected the same in the same order"
+            )
+    seen = head.num_seen(fit.network, fit.spec, features, pooling)
+    wanted = shapes(seen, hidden, len(class_names))
+    tensors = weights.checkpoint.tensors
+    values: dict[str, dict[str, np.ndarray]] = {}
+    entries = {entry.tensor: entry for entry in fit.entries}
+    for layer, variables in wanted.items():
+        for variable, shape in variables.items():
+            name = f"{layer}/{variable}"
+            tensor = tensors.get(name)
+            if tensor is None or tensor.shape != shape or not restore.is_float(tensor):
+                has = "none" if tensor is None else f"{list(tensor.shape)}"
+                raise errors.MismatchedCheckpoint(
+                    f"--keep_head: expected {name} of {list(shape)} in {weights.path}, "
+                    f"found {has}; a run of this project has it, with the same "
+                    "--features, --pooling, --hidden and classes"
+                )
+            values.setdefault(layer, {})[variable] = restore.finite(tensor, name)
+            entries[name] = dataclasses.replace(
+                entries[name], status="restored", variable=name, shape=shape
+            )
+    return dataclasses.replace(
+        fit,
+        values=fit.values | values,
+        shapes=fit.shapes | wanted,
+        entries=tuple(entries.values()),
+    )
