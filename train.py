@@ -141,13 +141,16 @@ def _repeat(config: settings.Config, found: manifest.Manifest, directory: Path) 
     run.Run(directory=directory).point_latest()
     places = {"": ""} | ({SCRATCH: SCRATCH} if config.compare == "scratch" else {})
     figures: dict[str, dict[str, Any]] = {what: {} for what in places}
+    seen = ""
     for name, member in repeats.members(config, found, directory).items():
         place = directory / name
         command.log(f"{name}:")
+        member = dataclasses.replace(member, features=seen or member.features)
         if (place / run.CHECKPOINTS).exists():
             resume(place)
         elif not repeats.is_done(place):
             train(member)
+        seen = run.read(str(place)).config["features"]  # all on the same layers
         records = manifest.read(Path(member.data))
         for what, folder in places.items():
             finished = run.read(str(place / folder))
@@ -178,6 +181,8 @@ def resume(run_dir: Path) -> Path:
         return _repeat(config, found, run_dir.resolve())
     directory, about = run.unfinished(run_dir)
     config = settings.from_run(directory, about)
+    # Where the head sits was decided then; the default may be another one now.
+    config = dataclasses.replace(config, features=about["features"])
     found = _data(about["data"]["path"])
     _refuse_changed(directory, found, about["data"]["manifest_digest"])
     if not any((directory / run.CHECKPOINTS).glob("*.npz")):

@@ -4,7 +4,7 @@
         [--precision=auto]
 
 Ours: loop.Training on photos from records, decoded and cut as it goes, AlexNet from
-conv1 on with a new head on pool5. The limit: the bare step (forward, gradient, Adam) on
+conv1 on with a new head. The limit: the bare step (forward, gradient, Adam) on
 a batch that is ready, at the same precision. The peer: keras.Model.fit in float32 of
 the same model, on the records read by a plain tf.data pipeline, in a process that
 imports TensorFlow as it comes (keras_fit.py).

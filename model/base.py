@@ -48,11 +48,15 @@ def choose(config: settings.Config, class_names: Sequence[str]) -> Base:
     weights = None if config.ckpt == "none" else zoo.resolve(config.ckpt)
     fit = _fit(config, weights) if weights else None
     chosen = fit.network if fit else network.by_name(config.arch or "alexnet_owt")
-    features = _features(config, chosen, fit)
+    seat = kept_head.seat(weights) if weights else None
+    features = _features(config, chosen, fit, seat)
     if fit:
         fit.require(features[-1])
     spec = fit.spec if fit else config.overrides.apply(chosen.input_spec)
-    pooling = head.pooling_of(chosen, spec, features, config.pooling)
+    wanted = config.pooling
+    if seat and config.keep_head and wanted == "auto":
+        wanted = seat.pooling
+    pooling = head.pooling_of(chosen, spec, features, wanted)
     if fit and weights and config.keep_head:
         fit = kept_head.keep(
             fit,
@@ -74,17 +78,25 @@ def choose(config: settings.Config, class_names: Sequence[str]) -> Base:
 
 
 def _features(
-    config: settings.Config, chosen: network.Network, fit: restore.Fit | None
+    config: settings.Config,
+    chosen: network.Network,
+    fit: restore.Fit | None,
+    seat: kept_head.Seat | None,
 ) -> tuple[str, ...]:
     """Layers that the new head sits on, from shallow to deep.
+
+    Those that are asked for; else, of a run, those that its head sat on; else the
+    deepest restored, or what is best together with it.
 
     Raises:
         errors.MismatchedCheckpoint: the network has no such layer, or no head may sit
             there.
     """
-    asked = [name.strip() for name in config.features.split(",") if name.strip()]
+    places = chosen.places()
+    asked = _names(config.features)
+    if seat and not asked and set(_names(seat.features)) <= set(places):
+        asked = _names(seat.features)
     if asked:
-        places = chosen.places()
         if not set(asked) <= set(places):
             raise errors.MismatchedCheckpoint(
                 f"--features={config.features}: {chosen.name} has {', '.join(places)}"
@@ -94,6 +106,10 @@ def _features(
     if chosen.together[-1:] == (last,) and config.pooling != "none":
         return chosen.together
     return (last,)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _fit(config: settings.Config, weights: zoo.Weights) -> restore.Fit:

@@ -1,5 +1,9 @@
 """Where a network looks: Grad-CAM.
 
+A head that also sees the means of layers further down, as of conv3 and conv4 beside
+pool5, is linear in their maps: what these add to the logit, place by place, is added to
+the map of the deepest layer.
+
 Source: Selvaraju et al. 2017, "Grad-CAM: Visual Explanations from Deep Networks via
 Gradient-based Localization".
 """
@@ -11,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from model import graph
+from model import graph, head
 from pipeline import schema
 
 # What the paper's "last convolutional layer" is not, though its output is a map: layers
@@ -51,6 +55,19 @@ def mapped_layer(model: Any) -> Any:
     )
 
 
+def _further_down(model: Any, deepest: Any) -> list[Any]:
+    """The layers that take, for a head, means of maps below that of `deepest`."""
+    operations = list(model.operations)
+    below = [one.output for one in operations[: operations.index(deepest)]]
+    return [
+        layer
+        for layer in model.layers
+        if isinstance(layer, keras.layers.GlobalAveragePooling2D)
+        and layer.name.startswith(head.ONE_OF_MEANS)
+        and any(output is layer.input for output in below)
+    ]
+
+
 def grad_cam(model: Any) -> Callable[[Any, Any], np.ndarray]:
     """A function that says which places of images speak for a class.
 
@@ -66,17 +83,30 @@ def grad_cam(model: Any) -> Callable[[Any, Any], np.ndarray]:
     Raises:
         NoMap: see `mapped_layer`.
     """
-    both = keras.Model(model.input, [mapped_layer(model).output, model.output])
+    deepest = mapped_layer(model)
+    beside = _further_down(model, deepest)
+    all_maps = [deepest.output, *(layer.input for layer in beside)]
+    means = [layer.output for layer in beside]
+    whole = keras.Model(model.input, [model.output, *all_maps, *means])
+    size = max(tuple(maps.shape[1:3]) for maps in all_maps)
 
     @graph.for_any_batch
     def heat(images: Any, labels: Any) -> Any:
         with tf.GradientTape() as tape:
             tape.watch(images)
-            maps, logits = both(images, training=False)
+            logits, *found = whole(images, training=False)
+            maps, means = found[: len(all_maps)], found[len(all_maps) :]
             of_class = tf.gather(logits, labels, axis=1, batch_dims=1)
-        gradients = tape.gradient(of_class, maps)
-        importance = tf.reduce_mean(gradients, axis=[1, 2], keepdims=True)
-        found = tf.nn.relu(tf.reduce_sum(importance * maps, axis=3, keepdims=True))
+        gradient, *of_means = tape.gradient(of_class, [maps[0], *means])
+        importances = [tf.reduce_mean(gradient, axis=[1, 2])] + [
+            one / tf.cast(tf.reduce_prod(tf.shape(below)[1:3]), one.dtype)
+            for one, below in zip(of_means, maps[1:], strict=True)
+        ]
+        parts = [
+            tf.einsum("bhwc,bc->bhw", one, importance)[..., None]
+            for one, importance in zip(maps, importances, strict=True)
+        ]
+        found = tf.nn.relu(tf.add_n([_resized(part, size) for part in parts]))
         found = tf.image.resize(found, tf.shape(images)[1:3])
         highest = tf.reduce_max(found, axis=[1, 2], keepdims=True)
         return tf.math.divide_no_nan(found, highest)[..., 0]
@@ -86,6 +116,12 @@ def grad_cam(model: Any) -> Callable[[Any, Any], np.ndarray]:
         return np.asarray(heat(pixels, np.asarray(labels, np.int32)))
 
     return explained
+
+
+def _resized(part: Any, size: tuple[int, int]) -> Any:
+    if tuple(part.shape[1:3]) == size:
+        return part
+    return tf.image.resize(part, size)
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:

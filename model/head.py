@@ -20,6 +20,7 @@ HIDDEN_LAYER = "head_hidden"  # of a new head, below the final layer
 # The first of a new head, if it sees means; one before it, with the layer's name after
 # "_", takes those of each layer where it sits on several.
 POOL_LAYER = "head_pool"
+ONE_OF_MEANS = POOL_LAYER + "_"
 FLATTEN_LAYER = "head_flatten"  # or if it sees all numbers
 POOLINGS = ("auto", "none", "average")  # of what a new head sees
 
@@ -48,6 +49,14 @@ def pooling_of(
             shall be seen as they are.
     """
     if len(features) > 1:
+        for name in features:
+            shape = network.output_shape(chosen, spec, name)
+            if len(shape) != 4:
+                raise errors.MismatchedCheckpoint(
+                    f"--features={','.join(features)}: of several layers a head sees "
+                    f"means, but {name} of {chosen.name} gives {list(shape[1:])} "
+                    "numbers, no map of places; expected it alone, or others"
+                )
         if wanted == "none":
             raise errors.MismatchedCheckpoint(
                 f"--pooling=none: of several layers, {', '.join(features)}, a head "
@@ -69,7 +78,7 @@ def pooling_of(
 
 def seen_name(features: Sequence[str]) -> str:
     """What the feature cache calls the means that a head sees of layers."""
-    return f"{POOL_LAYER} of {', '.join(features)}"
+    return POOL_LAYER + f" of {', '.join(features)}" * (len(features) > 1)
 
 
 def num_seen(
@@ -105,14 +114,12 @@ def seen(outputs: Mapping[str, Any], features: Sequence[str], pooling: str) -> A
         return kinds.Flatten(name=FLATTEN_LAYER, dtype="float32")(outputs[features[0]])
 
     def means(name: str, layer: str) -> Any:
-        if len(outputs[layer].shape) != 4:
-            return outputs[layer]
         return kinds.GlobalAveragePooling2D(name=name, dtype="float32")(outputs[layer])
 
     if len(features) == 1:
         return means(POOL_LAYER, features[0])
     return kinds.Concatenate(name=POOL_LAYER, dtype="float32")(
-        [means(f"{POOL_LAYER}_{layer}", layer) for layer in features]
+        [means(ONE_OF_MEANS + layer, layer) for layer in features]
     )
 
 

@@ -1,13 +1,42 @@
 """The head of a former run, taken along into the next one."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from model import head, restore, zoo
+from model import head, restore, run, zoo
 from model.checkpoints import errors
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Seat:
+    """Where the head of a run sits.
+
+    Attributes:
+        features: layers, with commas.
+        pooling: what it sees of them; see head.pooling_of.
+    """
+
+    features: str
+    pooling: str
+
+
+def seat(weights: zoo.Weights) -> Seat | None:
+    """That of the run whose model the weights are; None if they are no run's."""
+    path = Path(weights.path)
+    if path.name != run.MODEL_NAME:
+        return None
+    try:
+        about = json.loads(path.with_name(run.CONFIG_NAME).read_text("utf-8"))
+        features, pooling = about["features"], about.get("pooling", "none")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None  # moved away from it; or not ours
+    if not isinstance(features, str) or pooling not in head.POOLINGS:
+        return None
+    return Seat(features=features, pooling=pooling)
 
 
 def shapes(
@@ -51,6 +80,12 @@ def keep(
     Raises:
         errors.MismatchedCheckpoint: the file has no such head, or one for others.
     """
+    was = seat(weights)
+    if was and was.features != ",".join(features):
+        raise errors.MismatchedCheckpoint(
+            f"--keep_head: in {weights.path} the head sits on {was.features}, here on "
+            f"{','.join(features)}; expected the same --features"
+        )
     labels = Path(weights.path).with_name("labels.txt")
     if labels.is_file():
         known = labels.read_text("utf-8", errors="surrogateescape").splitlines()

@@ -41,7 +41,6 @@ _GRAFTED = {
     *(head.HIDDEN_LAYER, head.FINAL_LAYER),
 }
 _IS_OWN = {network.INPUT, network.NORMALISATION, head.FINAL_LAYER}
-_ONE_OF_MEANS = head.POOL_LAYER + "_"  # with the layer's name behind
 _RESERVED = {network.INPUT, "features", *_GRAFTED}
 _MODELS = ("Sequential", "Functional", "Model")
 _LAST = ("softmax", "sigmoid")  # what turns logits into probabilities
@@ -338,7 +337,7 @@ class _Reader:
             raise self.refuse(f"layer {str(name)[:60]!r} of class {str(kind)[:60]!r}")
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise self.refuse(f"a layer named {str(name)[:60]!r}")
-        reserved = name in _RESERVED or name.startswith(_ONE_OF_MEANS)
+        reserved = name in _RESERVED or name.startswith(head.ONE_OF_MEANS)
         if name in self._names or reserved or blocks.group_of(name):
             raise self.refuse(f"layer name {name!r}, twice or one that Graft needs")
         self._names.add(name)
@@ -373,7 +372,7 @@ class _Reader:
             name = one.values.get("name", inner.values.get("name"))
             if not isinstance(name, str) or name in nodes or name in inputs:
                 raise self.refuse(f"a layer named {str(name)[:60]!r}, or two of them")
-            if is_own and (name in _GRAFTED or name.startswith(_ONE_OF_MEANS)):
+            if is_own and (name in _GRAFTED or name.startswith(head.ONE_OF_MEANS)):
                 # Of the layers that a head sits on, the last is the deepest.
                 grafted[name] = self._inbound(one, name)[-1]
                 continue

@@ -124,7 +124,8 @@ class Fit:
             for e in self.entries
             if e.status == "mismatched" and e.variable.split("/")[0] in missing
         ]
-        possible = self.possible_features()
+        places = self.network.places()
+        possible = [name for name in places if not self.missing(name)]
         advice = (
             f"use --features={possible[-1]}, which they reach, or start them anew with "
             f"--skip={','.join(missing)}"

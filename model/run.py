@@ -40,6 +40,7 @@ from model import loop, restore, weights
 from pipeline import image, manifest, preprocess, schema
 
 LATEST = "latest"
+CONFIG_NAME = "config.json"
 MODEL_NAME = "model.keras"
 CHECKPOINTS = "checkpoints"  # is there until training is done
 REPEATS = "repeats.json"  # of a folder of several runs
@@ -97,7 +98,7 @@ def new_directory(run_dir: str, ckpt: str) -> Path:
 
 def is_run(directory: Path) -> bool:
     """Whether a folder is a run, or holds a training's repetitions."""
-    return any((directory / name).exists() for name in ("config.json", REPEATS))
+    return any((directory / name).exists() for name in (CONFIG_NAME, REPEATS))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,7 +127,7 @@ class Run:
                 f"{self.directory}: another training has begun here meanwhile; choose "
                 "another --run_dir"
             )
-        self.write_json("config.json", config)
+        self.write_json(CONFIG_NAME, config)
         labels = "".join(f"{name}\n" for name in class_names)
         with replacing(self.directory / "labels.txt") as partial:
             partial.write_text(labels, encoding="utf-8", errors="surrogateescape")
@@ -376,7 +377,7 @@ def unfinished(directory: Path) -> tuple[Path, dict[str, Any]]:
     Raises:
         RunError: there is none, or it is done.
     """
-    if not (directory / "config.json").exists():
+    if not (directory / CONFIG_NAME).exists():
         raise RunError(f"{directory}: no run, or one that was stopped before it began")
     if not (directory / CHECKPOINTS).exists():
         raise RunError(f"{directory}: its training is done; nothing is left to do")
@@ -388,7 +389,7 @@ def unfinished(directory: Path) -> tuple[Path, dict[str, Any]]:
 
 def _read_config(directory: Path) -> dict[str, Any]:
     """Raises RunError if config.json is damaged."""
-    path = directory / "config.json"
+    path = directory / CONFIG_NAME
     try:
         config = dict(json.loads(path.read_text(encoding="utf-8")))
         found = Finished(directory=directory.resolve(), config=config)
@@ -415,7 +416,7 @@ def read(run_dir: str) -> Finished:
             f"{directory}: holds several runs; name one of them: "
             + ", ".join(str(directory / name) for name in names[:10])
         )
-    for name in ("config.json", MODEL_NAME):
+    for name in (CONFIG_NAME, MODEL_NAME):
         if not (directory / name).exists():
             raise RunError(
                 f"{directory}: {name} is missing; the run was stopped before its first "

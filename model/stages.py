@@ -86,6 +86,7 @@ def plan(found: base.Base, config: settings.Config, num_classes: int) -> Plan:
         train_from, frozen = _by_patterns(found, config)
     cut = cut_below(found.network, train_from, found.features)
     frozen |= _between(found.network, cut, train_from)
+    frozen -= set(found.network.weighted_layers(cut)) if cut != network.INPUT else set()
     share = config.dropout
     if share < 0:
         sees_means = found.pooling == "average" and not config.hidden
@@ -205,7 +206,10 @@ def build_tail(plan: Plan, trunk: Any, dtype: str) -> Any:
         steps = network.between(
             plan.network, plan.cut, plan.features[-1], num_classes=0, dtype=dtype
         )
-        steps = [dropout.by_step(step, plan.seed) for step in steps]
+        steps = [
+            dropout.by_step(step, plan.seed)
+            for step in _without_frozen_dropout(steps, plan.train_from)
+        ]
         outputs = network.through(steps, plan.cut, inputs)
         output = head.seen(outputs, plan.features, plan.pooling)
     for layer in _head(plan):
@@ -215,6 +219,22 @@ def build_tail(plan: Plan, trunk: Any, dtype: str) -> Any:
         if layer.weights and not plan.trains(layer.name):
             layer.trainable = False
     return tail
+
+
+def _without_frozen_dropout(steps: Sequence[Any], train_from: str) -> list[Any]:
+    """The steps, without dropout and noise in front of layers that do not train."""
+    names = [step.name for step in steps]
+    below = names.index(train_from) if train_from in names else 0
+    frozen = [n for n in range(below) if network.weighted_layers(steps[n])]
+    return [
+        step
+        for number, step in enumerate(steps)
+        if not (
+            isinstance(step, keras.layers.Dropout | keras.layers.GaussianNoise)
+            and frozen
+            and number < frozen[-1]
+        )
+    ]
 
 
 def kept(part: Any) -> dict[str, Any]:

@@ -163,7 +163,7 @@ class Trainee:
     def _announce(self, stage: settings.Config, plan: stages.Plan) -> None:
         trained = f"training from {plan.train_from}"
         if plan.frozen:
-            trained += f"; above {plan.cut}, frozen: {', '.join(sorted(plan.frozen))}"
+            trained += f"; above {plan.cut} frozen: {', '.join(sorted(plan.frozen))}"
         command.log(": ".join(filter(None, (self.name, stage.stage, trained))))
         if not self.base.fit and plan.cut != network.INPUT and not self._moved:
             command.log(f"warning: layers up to {plan.cut} are random and stay frozen")

@@ -1,4 +1,4 @@
-"""uvicorn, with a time limit for those who do not finish asking."""
+"""uvicorn, with time limits for those who do not finish asking, or reading."""
 
 import asyncio
 import socket
@@ -49,6 +49,8 @@ class _Impatient(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        # Any byte that is not taken counts: closing would wait for it for ever.
+        self.transport.set_write_buffer_limits(high=0)
         self._wait()
 
     def data_received(self, data: bytes) -> None:
@@ -67,7 +69,7 @@ class _Impatient(H11Protocol):
             self.transport.close()
 
     def pause_writing(self) -> None:
-        """Called when much of an answer waits to be taken."""
+        """Called when some of an answer waits to be taken."""
         super().pause_writing()
         self._watch()
 

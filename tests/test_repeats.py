@@ -165,6 +165,15 @@ def test_a_head_on_the_means_of_channels(quick):
     )
     (result,) = run.read(str(train.train(again))).results()
     assert result["validation_loss"] == pytest.approx(lowest, rel=1e-4)
+    seat = dataclasses.replace(again, features="", pooling="auto")
+    seat = dataclasses.replace(seat, run_dir=quick.run_dir + "4")
+    (result,) = run.read(str(train.train(seat))).results()  # where the run had it
+    assert result["validation_loss"] == pytest.approx(lowest, rel=1e-4)
+    deeper = dataclasses.replace(again, features="conv2", run_dir=quick.run_dir + "3")
+    with pytest.raises(
+        errors.MismatchedCheckpoint, match="sits on pool2, here on conv"
+    ):
+        train.train(deeper)
     other = dataclasses.replace(again, pooling="none", run_dir=quick.run_dir + "3")
     with pytest.raises(errors.MismatchedCheckpoint, match="--pooling"):
         train.train(other)

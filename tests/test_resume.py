@@ -132,6 +132,22 @@ def test_killed_anywhere_and_resumed(config, undisturbed, monkeypatch):
         shutil.rmtree(directory)
 
 
+def test_a_head_stays_where_it_was(config, monkeypatch):
+    """Though the default place of a head is another one by now."""
+    config = dataclasses.replace(config, stages=(), hidden=0, epochs=2)
+    with monkeypatch.context() as patch, contextlib.suppress(Killed):
+        kill_at(patch, 8)
+        train.train(dataclasses.replace(config, features="pool1,pool2"))
+    path = train.Path(config.run_dir) / "config.json"
+    about = json.loads(path.read_text())
+    assert about["features"] == "pool1,pool2"
+    about["settings"]["features"] = ""
+    path.write_text(json.dumps(about))
+    directory = train.resume(train.Path(config.run_dir))
+    model = run.read(str(directory)).load_model()
+    assert model.get_layer("logits").kernel.shape == (4 + 6, 3)
+
+
 def test_a_damaged_snapshot_is_made_up_for(config, undisturbed, monkeypatch, capsys):
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_at(patch, 20)

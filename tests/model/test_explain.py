@@ -3,8 +3,9 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from model import explain, network
+from model import explain, head, network
 from tests import small_runs
 
 
@@ -53,13 +54,13 @@ class TestGradCam:
         inputs = keras.Input((12, 12, 3))
         maps = keras.layers.Conv2D(5, 3, 1, "same", activation="relu")(inputs)
         flat = keras.layers.Flatten()(keras.layers.MaxPooling2D(2)(maps))
-        head = keras.layers.Dense(3, name="logits")
-        model = keras.Model(inputs, head(flat))
+        final = keras.layers.Dense(3, name="logits")
+        model = keras.Model(inputs, final(flat))
         image = np.random.default_rng(0).uniform(0, 255, (1, 12, 12, 3))
         image = image.astype(np.float32)
         found = keras.Model(inputs, maps)(image).numpy()[0]
         # The gradient of a linear head on pooled maps: its kernel, at each maximum.
-        kernel = head.kernel.numpy()[:, 2].reshape(6, 6, 5)
+        kernel = final.kernel.numpy()[:, 2].reshape(6, 6, 5)
         gradients = np.zeros_like(found)
         for row in range(6):
             for column in range(6):
@@ -69,6 +70,31 @@ class TestGradCam:
                     place = (2 * row + at[0], 2 * column + at[1], channel)
                     gradients[place] = kernel[row, column, channel]
         expected = np.maximum(found @ gradients.mean(axis=(0, 1)), 0)
+        heat = explain.grad_cam(model)(image, [2])[0]
+        assert heat == pytest.approx(expected / expected.max(), abs=1e-4)
+
+    def test_a_head_that_sees_layers_further_down_as_well(self):
+        """Of a head on plain means the parts add up to the logit, place by place."""
+        keras.utils.set_random_seed(2)
+        inputs = keras.Input((12, 12, 3))
+        low = keras.layers.Conv2D(4, 3, 1, "same", name="low")(inputs)
+        top = keras.layers.Conv2D(5, 3, 2, "same", activation="relu", name="top")(low)
+        outputs = {"low": low, "top": top}
+        seen = head.seen(outputs, ("low", "top"), "average")
+        final = keras.layers.Dense(3, name="logits", bias_initializer="ones")
+        model = keras.Model(inputs, final(seen))
+        image = np.random.default_rng(0).uniform(0, 1, (1, 12, 12, 3)).astype("f4")
+        maps = keras.Model(inputs, [low, top])(image)
+        kernel = final.kernel.numpy()[:, 2]
+        parts = [
+            (np.asarray(one)[0] @ weights)[..., None] / one[0, ..., 0].numpy().size
+            for one, weights in zip(maps, (kernel[:4], kernel[4:]), strict=True)
+        ]
+        logit = sum(part.sum() for part in parts) + 1
+        assert model(image).numpy()[0, 2] == pytest.approx(logit, rel=1e-4)
+        large = np.asarray(tf.image.resize(parts[1], (12, 12)))
+        expected = np.maximum(parts[0] + large, 0)[..., 0]
+        assert (expected > 0).any()
         heat = explain.grad_cam(model)(image, [2])[0]
         assert heat == pytest.approx(expected / expected.max(), abs=1e-4)
 

@@ -8,16 +8,20 @@ from model.checkpoints import errors
 def test_what_a_head_sees():
     chosen = network.NETWORKS["alexnet_owt"]
     spec = chosen.input_spec
-    several = ("conv3", "pool5", "fc6")
+    several = ("conv3", "conv4", "pool5")
     assert head.pooling_of(chosen, spec, ("pool5",), "auto") == "average"
     assert head.pooling_of(chosen, spec, ("pool5",), "none") == "none"
     assert head.pooling_of(chosen, spec, ("fc6",), "auto") == "none"
     assert head.pooling_of(chosen, spec, several, "auto") == "average"
     with pytest.raises(errors.MismatchedCheckpoint, match="fc6 of alexnet_owt gives"):
         head.pooling_of(chosen, spec, ("fc6",), "average")
-    with pytest.raises(errors.MismatchedCheckpoint, match="conv3, pool5, fc6, a head"):
+    with pytest.raises(
+        errors.MismatchedCheckpoint, match="conv3, conv4, pool5, a head"
+    ):
         head.pooling_of(chosen, spec, several, "none")
-    assert head.num_seen(chosen, spec, several, "average") == 384 + 256 + 4096
+    with pytest.raises(errors.MismatchedCheckpoint, match=r"fc6 of .* gives \[4096\]"):
+        head.pooling_of(chosen, spec, ("pool5", "fc6"), "auto")
+    assert head.num_seen(chosen, spec, several, "average") == 384 + 256 + 256
     assert head.num_seen(chosen, spec, ("pool5",), "none") == 6 * 6 * 256
 
 
@@ -31,15 +35,15 @@ class TestHead:
         return layers, np.asarray(output)
 
     def test_the_means_of_several_layers(self):
-        """In their order, one after the other; a vector is taken as it is."""
+        """In their order, one after the other."""
         random = np.random.default_rng(2)
-        shapes = {"a": (3, 4, 4, 5), "b": (3, 2, 2, 7), "c": (3, 6)}
+        shapes = {"a": (3, 4, 4, 5), "b": (3, 2, 2, 7)}
         outputs = {
             name: random.normal(size=shape).astype(np.float32)
             for name, shape in shapes.items()
         }
-        found = head.seen(outputs, ("a", "b", "c"), "average")
-        means = [outputs["a"].mean((1, 2)), outputs["b"].mean((1, 2)), outputs["c"]]
+        found = head.seen(outputs, ("a", "b"), "average")
+        means = [outputs[name].mean((1, 2)) for name in ("a", "b")]
         np.testing.assert_allclose(found, np.concatenate(means, axis=1), rtol=1e-5)
 
     def test_the_mean_of_each_channel(self):

@@ -433,8 +433,10 @@ def test_a_model_that_a_run_saved_is_its_base_again(make, share, on):
     Also where its head sees the means of several layers.
     """
     base = keras_config.rebuild(make().to_json(), "file")
-    seen = base.features[-on:]
-    step = base.features[-1]
+    spec = base.input_spec
+    maps = [n for n in base.features if len(network.output_shape(base, spec, n)) == 4]
+    seen = base.features[-1:] if on == 1 else tuple(maps[-on:])
+    step = seen[-1]
     image, outputs = network.outputs_of(base, base.input_spec, last=step)
     grafted = keras.Model(image, outputs[step])
     output = head.seen(outputs, seen, "none" if on == 1 else "average")

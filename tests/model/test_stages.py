@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import subprocess
 import sys
@@ -243,7 +244,7 @@ def test_a_head_on_means(tiny, images, cut):
     trunk, tail = build(plan)
     assert plan.num_features == 6
     assert trunk.output.shape[1:] == ((6,) if cut == "pool2" else (4, 4, 4))
-    assert plan.last == ("head_pool of pool2" if cut == "pool2" else "pool1")
+    assert plan.last == ("head_pool" if cut == "pool2" else "pool1")
     whole = stages.assemble(plan, values_of(trunk) | values_of(tail))
     below = keras.Model(whole.input, whole.get_layer("pool2").output)(images)
     final = whole.get_layer("logits")
@@ -300,7 +301,30 @@ def test_what_a_head_on_several_layers_sees_lies_above_the_cut(train_from, cut, 
     if train_from != "logits":
         found = stages.plan(start, settings.Config(train=by_name), 3)
         assert (found.train_from, found.cut) == (train_from, cut)
-        assert found.frozen >= frozen
+        if train_from == "conv1":
+            assert not found.frozen
+        else:  # and what lies above the one that trains
+            upper = [n for n in ("conv3", "conv4", "conv5") if n > train_from]
+            assert found.frozen == frozen | set(upper)
+
+
+def test_dropout_in_front_of_what_is_frozen_is_out_of_use():
+    """Where the cut lies deeper than what trains, for a head on several layers."""
+    chosen = network.NETWORKS["cifar_cnn"]
+    plan = make_plan(
+        chosen,
+        features=("pool_1", "pool_2"),
+        pooling="average",
+        train_from="block_2_1",
+        cut="pool_1",
+        frozen=frozenset({"block_2_0"}),
+    )
+    _, tail = build(plan)
+    names = [layer.name for layer in tail.layers]
+    assert "drop_1" not in names
+    plan = dataclasses.replace(plan, train_from="block_2_0", frozen=frozenset())
+    _, tail = build(plan)
+    assert "drop_1" in [layer.name for layer in tail.layers]
 
 
 def test_seed_decides_a_frozen_random_start(tiny, images):
