@@ -6,12 +6,13 @@ import pytest
 
 from model import web_server
 
-SIZE = 32 << 20  # more than the buffers of both ends of a connection
+LARGE = 32 << 20  # more than the buffers of both ends of a connection
+SMALL = 48 << 10  # less than asyncio lets wait without a word
 
 
 @pytest.fixture
 def port(monkeypatch):
-    """Of a server in a thread that answers everything with as many zeros."""
+    """Of a server in a thread that answers with as many zeros as the path says."""
     servers = []
     serving = web_server._Server.run
     monkeypatch.setattr(
@@ -21,12 +22,14 @@ def port(monkeypatch):
     )
 
     async def application(scope, receive, send):
-        headers = [(b"content-length", str(SIZE).encode())]
+        size = int(scope["path"][1:])
+        headers = [(b"content-length", str(size).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": bytes(SIZE)})
+        await send({"type": "http.response.body", "body": bytes(size)})
 
     ready = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         thread = threading.Thread(
             target=web_server.serve,
             args=(application, listening),
@@ -44,34 +47,38 @@ def port(monkeypatch):
         assert not thread.is_alive()
 
 
-def ask(port):
-    asking = socket.create_connection(("127.0.0.1", port), timeout=30)
-    asking.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+def ask(port, size):
+    asking = socket.socket()
+    asking.settimeout(30)
+    asking.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    asking.connect(("127.0.0.1", port))
+    asking.sendall(f"GET /{size} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     return asking
 
 
-def read(asking, *, pause_s=0.0):
+def read(asking, size, *, pause_s=0.0):
     """Bytes until the server hangs up, or all are there."""
     count = 0
-    while count < SIZE and (part := asking.recv(1 << 20)):
+    while count < size and (part := asking.recv(1 << 20)):
         count += len(part)
         time.sleep(pause_s)
     return count
 
 
-def test_one_that_does_not_read_its_answer(port):
-    with ask(port) as asking:
+@pytest.mark.parametrize("size", [LARGE, SMALL])
+def test_one_that_does_not_read_its_answer(port, size):
+    with ask(port, size) as asking:
         time.sleep(2)
         try:
-            count = read(asking)
+            count = read(asking, size)
         except ConnectionResetError:
             count = 0
-        assert count < SIZE
+        assert count < size
 
 
 def test_one_that_reads_slowly(port):
     """Longer than the limit, but never without taking some."""
     started = time.monotonic()
-    with ask(port) as asking:
-        assert read(asking, pause_s=0.1) >= SIZE
+    with ask(port, SMALL) as asking:
+        assert read(asking, SMALL, pause_s=0.1) >= SMALL
     assert time.monotonic() - started > 0.5
