@@ -56,9 +56,7 @@ def fittings(checkpoint: reading.Checkpoint, where: str) -> list[Fitting]:
         if not match.kernels or match.network.name in found:
             continue
         fit = restore.fit_match(checkpoint, where, match)
-        possible = fit.possible_features() or [
-            name for name in match.network.places() if not fit.missing(name)
-        ]
+        possible = fit.possible_features() or fit.reachable_places()
         found[match.network.name] = Fitting(
             network=match.network.name,
             source=match.naming.source,

@@ -10,6 +10,8 @@ import numpy as np
 from model import head, restore, run, zoo
 from model.checkpoints import errors
 
+_TEXT_LIMIT = 16 << 20  # characters of a run's config.json; it may be a stranger's
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Seat:
@@ -30,10 +32,13 @@ def seat(weights: zoo.Weights) -> Seat | None:
     if path.name != run.MODEL_NAME:
         return None
     try:
-        about = json.loads(path.with_name(run.CONFIG_NAME).read_text("utf-8"))
+        with path.with_name(run.CONFIG_NAME).open(encoding="utf-8") as file:
+            about = json.loads(file.read(_TEXT_LIMIT))
         features, pooling = about["features"], about.get("pooling", "none")
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None  # moved away from it; or not ours
+    except RecursionError:
+        return None  # nobody's configuration
     if not isinstance(features, str) or pooling not in head.POOLINGS:
         return None
     return Seat(features=features, pooling=pooling)
@@ -80,20 +85,7 @@ def keep(
     Raises:
         errors.MismatchedCheckpoint: the file has no such head, or one for others.
     """
-    was = seat(weights)
-    if was and was.features != ",".join(features):
-        raise errors.MismatchedCheckpoint(
-            f"--keep_head: in {weights.path} the head sits on {was.features}, here on "
-            f"{','.join(features)}; expected the same --features"
-        )
-    labels = Path(weights.path).with_name("labels.txt")
-    if labels.is_file():
-        known = labels.read_text("utf-8", errors="surrogateescape").splitlines()
-        if known != list(class_names):
-            raise errors.MismatchedCheckpoint(
-                f"--keep_head: {labels} has the classes {', '.join(known)}, the data "
-                f"{', '.join(class_names)}; expected the same in the same order"
-            )
+    _check_same(weights, features, class_names)
     seen = head.num_seen(fit.network, fit.spec, features, pooling)
     wanted = shapes(seen, hidden, len(class_names))
     tensors = weights.checkpoint.tensors
@@ -120,3 +112,23 @@ def keep(
         shapes=fit.shapes | wanted,
         entries=tuple(entries.values()),
     )
+
+
+def _check_same(
+    weights: zoo.Weights, features: Sequence[str], class_names: Sequence[str]
+) -> None:
+    """Raises MismatchedCheckpoint for a run's head on other layers or classes."""
+    was = seat(weights)
+    if was and was.features != ",".join(features):
+        raise errors.MismatchedCheckpoint(
+            f"--keep_head: in {weights.path} the head sits on {was.features}, here on "
+            f"{','.join(features)}; expected the same --features"
+        )
+    labels = Path(weights.path).with_name("labels.txt")
+    if labels.is_file():
+        known = labels.read_text("utf-8", errors="surrogateescape").splitlines()
+        if known != list(class_names):
+            raise errors.MismatchedCheckpoint(
+                f"--keep_head: {labels} has the classes {', '.join(known)}, the data "
+                f"{', '.join(class_names)}; expected the same in the same order"
+            )

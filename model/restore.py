@@ -97,6 +97,10 @@ class Fit:
         """Steps for a head below which everything can be restored, or is skipped."""
         return [name for name in self.network.features if not self.missing(name)]
 
+    def reachable_places(self) -> list[str]:
+        """The same of all steps that a head may sit on if it is asked for."""
+        return [name for name in self.network.places() if not self.missing(name)]
+
     def missing(self, last: str) -> list[str]:
         """Layers up to step `last` that have weights and cannot be restored."""
         return [
@@ -124,8 +128,7 @@ class Fit:
             for e in self.entries
             if e.status == "mismatched" and e.variable.split("/")[0] in missing
         ]
-        places = self.network.places()
-        possible = [name for name in places if not self.missing(name)]
+        possible = self.reachable_places()
         advice = (
             f"use --features={possible[-1]}, which they reach, or start them anew with "
             f"--skip={','.join(missing)}"

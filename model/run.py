@@ -382,7 +382,7 @@ def unfinished(directory: Path) -> tuple[Path, dict[str, Any]]:
     if not (directory / CHECKPOINTS).exists():
         raise RunError(f"{directory}: its training is done; nothing is left to do")
     config = _read_config(directory)
-    if not {"settings", "precision", "versions"} <= config.keys():
+    if not {"settings", "features", "precision", "versions"} <= config.keys():
         raise RunError(f"{directory / 'config.json'}: damaged; train anew")
     return directory.resolve(), config
 

@@ -122,6 +122,12 @@ class TestFit:
         ):
             found.deepest_feature()
 
+    def test_a_head_may_sit_where_the_file_ends(self, tensors):
+        """As of a run whose head sat on a layer further down than any by default."""
+        kept = {name: a for name, a in tensors.items() if "/conv1/" in name}
+        with pytest.raises(errors.MismatchedCheckpoint, match="use --features=pool1"):
+            fit(kept, "w.npy", arch="tiny").deepest_feature()
+
     def test_another_networks_file_in_the_files_own_layout(self):
         """SqueezeNet of torchvision starts with features.0 as AlexNet does."""
         squeezenet = {
