@@ -215,8 +215,7 @@ def _machine(directory: Path, precision: str) -> tuple[workers.Machine, str]:
     """What a run computes with, and its name in words."""
     name = device.prepare()
     together = workers.Workers.from_environment()
-    if len(gpus := device.gpus()) > 1:
-        together.devices = gpus
+    together.use(device.gpus())
     machine = workers.Machine(
         precision=device.choose_precision(precision),
         cache_dir=repeats.cache_dir(directory),

@@ -16,12 +16,9 @@ _POLICIES = {
 
 
 def prepare() -> str:
-    """Makes runs repeatable and GPUs shareable; returns the device in words."""
+    """Makes runs repeatable; returns the device in words."""
     tf.config.experimental.enable_op_determinism()
-    gpus = tf.config.list_physical_devices("GPU")
-    for gpu in gpus:
-        tf.config.experimental.set_memory_growth(gpu, True)
-    if gpus:
+    if gpus := tf.config.list_physical_devices("GPU"):
         names = [tf.config.experimental.get_device_details(g) for g in gpus]
         return ", ".join(str(n.get("device_name", "GPU")) for n in names)
     return f"CPU ({_cpu_name()})"

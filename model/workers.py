@@ -63,6 +63,29 @@ class Workers:
             found._strategy = tf.distribute.MultiWorkerMirroredStrategy()
         return found
 
+    def use(self, gpus: Sequence[str]) -> None:
+        """Computes on several GPUs, if there are several.
+
+        Args:
+            gpus: as TensorFlow lists them, which is those of all processes.
+
+        Raises:
+            schema.DataError: there are several, and several processes.
+        """
+        if self._strategy is not None:
+            gpus = [
+                gpu for gpu in gpus if gpu in self._strategy.extended.worker_devices
+            ]
+        if len(gpus) < 2:
+            return
+        if self.size > 1:
+            raise schema.DataError(
+                f"TF_CONFIG: {self.size} processes, and {len(gpus)} GPUs in this one; "
+                "expected one in each: start a process for each GPU, which "
+                "CUDA_VISIBLE_DEVICES shows it alone"
+            )
+        self.devices = tuple(gpus)
+
     @property
     def is_chief(self) -> bool:
         """Whether this process writes the run folder."""

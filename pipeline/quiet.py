@@ -12,7 +12,9 @@ numbers would be others. What Keras and matplotlib write goes into Graft's own c
 TensorFlow leaves oneDNN's kernels off on x86 processors without AVX512-VNNI. With
 AVX2 alone they made AlexNet's features 1.17 and its training steps 1.28 times as fast
 (VGG16's training steps 0.9 times), so they are on unless TF_ENABLE_ONEDNN_OPTS says
-otherwise.
+otherwise. A GPU is shared: of its memory TensorFlow would take all at once. And
+float32 is float32 there: TensorFlow would multiply in TF32, with the 10 bits of float16
+(of an AlexNet's probabilities that changed the fourth digit).
 """
 
 import gc
@@ -27,6 +29,7 @@ from pipeline import cache
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if platform.machine() in ("x86_64", "AMD64"):
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ["KERAS_HOME"] = str(cache.directory() / "keras")
 os.environ.setdefault("MPLCONFIGDIR", str(cache.directory() / "matplotlib"))
@@ -49,7 +52,9 @@ gc.disable()
 sys.modules.update(dict.fromkeys(_hidden))  # type: ignore[arg-type]
 try:
     import keras  # noqa: F401
-    import tensorflow as tf  # noqa: F401
+    import tensorflow as tf
+
+    tf.config.experimental.enable_tensor_float_32_execution(False)
 finally:
     gc.freeze()
     if _collects:

@@ -3,6 +3,8 @@
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Plain Keras, in processes beside ours, shall multiply as we do on a GPU: in float32.
+os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
 # Test servers run here; a proxy that this machine may use cannot reach them.
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
 

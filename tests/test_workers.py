@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -159,6 +160,37 @@ def test_two_devices_are_as_one():
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+class TestGPUs:
+    """Without any: what TensorFlow would list, and what its strategy would have."""
+
+    GPUS = ("/job:worker/replica:0/task:0/device:GPU:0", "/job:worker/task:0/device:GPU:1")
+    ANOTHERS = ("/job:worker/replica:0/task:1/device:GPU:0",)
+
+    @staticmethod
+    def of_two(own):
+        extended = types.SimpleNamespace(worker_devices=own)
+        found = workers.Workers()
+        found.size, found._strategy = 2, types.SimpleNamespace(extended=extended)
+        return found
+
+    def test_alone(self):
+        found = workers.Workers()
+        found.use(self.GPUS[:1])
+        assert found.devices == ("",)
+        found.use(self.GPUS)
+        assert (found.devices, found.num_replicas) == (self.GPUS, 2)
+
+    def test_those_of_other_processes_are_left_to_them(self):
+        found = self.of_two(self.GPUS[:1])
+        found.use((*self.GPUS[:1], *self.ANOTHERS))
+        assert (found.devices, found.num_replicas) == (("",), 2)
+
+    def test_several_in_several_processes(self):
+        found = self.of_two(self.GPUS)
+        with pytest.raises(schema.DataError, match="2 processes, and 2 GPUs in this"):
+            found.use((*self.GPUS, *self.ANOTHERS))
 
 
 @pytest.mark.parametrize(

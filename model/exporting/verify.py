@@ -18,6 +18,12 @@ from pipeline import preprocess
 NUM_PHOTOS = 32
 NUM_TIMED = 30  # calls
 _WORDS = 400  # of what the other process says
+# Of the other process: no greetings, and float32 that is float32 on a GPU too.
+_ENVIRONMENT = {
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+    "NVIDIA_TF32_OVERRIDE": "0",
+}
 # How long it may take, for imports and timed calls and for each photo.
 _START_S, _EACH_S = 600.0, 10.0
 
@@ -210,7 +216,7 @@ def ask(
         done = subprocess.run(
             [sys.executable, "-I", str(Path(replay.__file__).absolute()), str(asked)],
             cwd=folder,
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+            env=os.environ | _ENVIRONMENT,
             capture_output=True,
             check=False,
             timeout=limit_s,

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -96,3 +97,24 @@ def test_prepare_names_the_processor_and_makes_runs_repeatable():
     # TensorFlow refuses random numbers without a seed from then on.
     assert asked.returncode == 1
     assert "when determinism is enabled" in asked.stderr
+
+
+def test_what_commands_import_first_says_how_a_gpu_is_used():
+    """In a process of its own: this one's settings are of conftest.py too."""
+    program = (
+        "import os\n"
+        "import pipeline.quiet\n"
+        "import tensorflow as tf\n"
+        "print(tf.config.experimental.tensor_float_32_execution_enabled())\n"
+        "print(os.environ['TF_FORCE_GPU_ALLOW_GROWTH'])\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if "GPU" not in k}
+    asked = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+        env=environment,
+    )
+    assert asked.stdout.split() == ["False", "true"]
