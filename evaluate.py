@@ -238,6 +238,17 @@ def _refuse_unlike_sizes(runs: Mapping[str, run.Finished], data: str) -> None:
         )
 
 
+def _check(config: Config, finished: run.Finished, found: manifest.Manifest) -> None:
+    """Refuses records that are not to be judged by the run."""
+    run.check_records(
+        finished,
+        found,
+        config.split,
+        another=config.another_dataset,
+        source=config.data,
+    )
+
+
 def _candidate(
     config: Config, name: str, finished: run.Finished, found: manifest.Manifest | None
 ) -> comparison.Candidate:
@@ -251,7 +262,7 @@ def _candidate(
     """
     digest = finished.config["data"]["manifest_digest"]
     if found is not None:
-        run.check_records(finished, found, config.split, another=config.another_dataset)
+        _check(config, finished, found)
         digest = found.digest
 
     def judge_now() -> None:
@@ -269,7 +280,7 @@ def _candidate(
 def _judge_run(
     config: Config, finished: run.Finished, found: manifest.Manifest, data: str
 ) -> judge.Judged:
-    run.check_records(finished, found, config.split, another=config.another_dataset)
+    _check(config, finished, found)
     manifest.check_files(found)
     rows = found.taken(*([] if config.split == "all" else [config.split]))
     seen = len(finished.seen_photos() & {row.sha256 for row in rows})

@@ -445,7 +445,12 @@ def read_several(directories: Sequence[str]) -> dict[str, Finished]:
 
 
 def check_records(
-    finished: Finished, found: manifest.Manifest, split: str, *, another: bool
+    finished: Finished,
+    found: manifest.Manifest,
+    split: str,
+    *,
+    another: bool,
+    source: str = "",
 ) -> None:
     """Refuses records that are not those of the run.
 
@@ -454,29 +459,31 @@ def check_records(
         found: the records.
         split: that it is to be judged on; "all" for all of them.
         another: they are others on purpose; then it must not have seen the photos.
+        source: what the user calls them, who may have named a folder of photos.
 
     Raises:
         schema.DataError: says why, and what to do.
     """
     expected = finished.config["data"]["manifest_digest"]
+    called = source or found.directory
     if found.digest == expected:
         return
     if not another:
         raise schema.DataError(
-            f"{found.directory}: manifest digest {found.digest[:12]}, but the run "
+            f"{called}: manifest digest {found.digest[:12]}, but the run "
             f"{finished.directory.name} was trained on {expected[:12]}: photos or "
             "split have changed since, and test photos may have been trained on. Train "
             "again, or pass --another_dataset if these are other photos on purpose"
         )
     if not set(found.class_names) <= set(finished.class_names):
         raise schema.DataError(
-            f"{found.directory}: classes {', '.join(found.class_names)}; the run knows "
+            f"{called}: classes {', '.join(found.class_names)}; the run knows "
             f"{', '.join(finished.class_names)}: all or some of these names expected"
         )
     rows = found.taken(*([] if split == "all" else [split]))
     seen = finished.seen_photos() & {row.sha256 for row in rows}
     if seen:
         raise schema.DataError(
-            f"{found.directory}: {finished.directory.name} has trained on {len(seen)} "
+            f"{called}: {finished.directory.name} has trained on {len(seen)} "
             f"of these {len(rows)} photos; expected others, or the run's own records"
         )

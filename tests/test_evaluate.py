@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 import shutil
 
 import cv2
@@ -408,7 +409,8 @@ class TestCompare:
                 pixels = conftest.draw_photo(name, number)
                 cv2.imwrite(str(others / name / f"{number}.jpg"), pixels)
         asked = self.config(finished, worse, data=str(others), split="all")
-        with pytest.raises(schema.DataError, match="pass --another_dataset"):
+        message = f"^{re.escape(str(others))}: .* pass --another_dataset"
+        with pytest.raises(schema.DataError, match=message):
             evaluate.compare(asked)
         asked = dataclasses.replace(asked, another_dataset=True)
         figures = evaluate.compare(asked)

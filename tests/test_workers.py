@@ -165,7 +165,10 @@ def test_two_devices_are_as_one():
 class TestGPUs:
     """Without any: what TensorFlow would list, and what its strategy would have."""
 
-    GPUS = ("/job:worker/replica:0/task:0/device:GPU:0", "/job:worker/task:0/device:GPU:1")
+    GPUS = (
+        "/job:worker/replica:0/task:0/device:GPU:0",
+        "/job:worker/task:0/device:GPU:1",
+    )
     ANOTHERS = ("/job:worker/replica:0/task:1/device:GPU:0",)
 
     @staticmethod
