@@ -215,7 +215,7 @@ def compare(config: Config) -> dict[str, Any]:
     }
     path = first.evaluation_path(f"compare-{config.split}", digest)
     with run.replacing(path.with_suffix(".png")) as partial:
-        comparison_picture.draw(figures["runs"], curves, partial)
+        comparison_picture.draw(figures, curves, partial)
     with run.replacing(path) as partial:
         partial.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     figures["written"] = f"{path}, {path.with_suffix('.png')}"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from model import comparison
 from pipeline import command
 
 _LONGEST_NAME = 40
@@ -13,12 +14,15 @@ _LONGEST_NAME = 40
 Curve = Sequence[tuple[int, float]]  # epoch, accuracy on the validation split
 
 
-def draw(runs: Sequence[dict[str, Any]], curves: Sequence[Curve], path: Path) -> None:
-    """Draws accuracies with their intervals, and validation accuracy over the epochs.
+def draw(figures: dict[str, Any], curves: Sequence[Curve], path: Path) -> None:
+    """Draws the table of runs, and their validation accuracy over the epochs.
+
+    A run's row has its accuracy with interval, size, speed, and the p value against the
+    first.
 
     Args:
-        runs: as comparison.compare has them.
-        curves: of each of them; an empty one for a run that has none.
+        figures: as comparison.compare has them.
+        curves: of each run; an empty one for a run that has none.
         path: of the PNG.
     """
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of its fonts
@@ -27,7 +31,9 @@ def draw(runs: Sequence[dict[str, Any]], curves: Sequence[Curve], path: Path) ->
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    height = max(3.5, 1.5 + 0.4 * len(runs))
+    runs = figures["runs"]
+    texts = _table(runs, figures["pairs"])
+    height = max(3.5, 1.5 + 0.5 * len(runs))
     figure = Figure(figsize=(11, height), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
@@ -36,6 +42,8 @@ def draw(runs: Sequence[dict[str, Any]], curves: Sequence[Curve], path: Path) ->
         low, high = one["accuracy_ci95"]
         ends = [[max(0.0, accuracy - low)], [max(0.0, high - accuracy)]]
         left.errorbar(accuracy, number, xerr=ends, fmt="o", color=colour, capsize=4)
+        where = {"transform": left.get_yaxis_transform(), "va": "center", "size": 8}
+        left.text(0.02, number + 0.32, texts[number], **where)
         epochs = [epoch for epoch, _ in curve]
         values = [value for _, value in curve]
         marker = "o" if len(curve) == 1 else None
@@ -52,6 +60,21 @@ def draw(runs: Sequence[dict[str, Any]], curves: Sequence[Curve], path: Path) ->
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # letters that the font lacks are boxes
         figure.savefig(path, dpi=100, format="png")
+
+
+def _table(
+    runs: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]
+) -> list[str]:
+    """A line for each run."""
+    lines = []
+    for number, one in enumerate(runs):
+        words = [f"{one['accuracy']:.4f}", f"{one['model_bytes'] / 1e6:.1f} MB"]
+        if one["images_per_s"] is not None:
+            words.append(f"{one['images_per_s']:,.0f} photos/s")
+        if number:  # the first has none to be compared with
+            words.append(comparison.describe_p(pairs[number - 1]["p_holm"]))
+        lines.append("   ".join(words))
+    return lines
 
 
 def _label(name: str) -> str:
