@@ -23,6 +23,7 @@ from model import (
     base,
     device,
     finish,
+    head,
     judge,
     loop,
     probe,
@@ -238,8 +239,7 @@ def _trainees(
     start = base.choose(config, found.class_names)
     command.log(
         f"network: {start.network.name}, new head on "
-        f"{'the means of ' * (start.pooling == 'average')}"
-        f"{', '.join(start.features)}; input "
+        f"{head.in_words(start.features, start.pooling)}; input "
         f"{start.spec.short_side_px}/{start.spec.size_px}, {start.spec.resize}, "
         f"preprocessing by {start.spec.source}"
     )

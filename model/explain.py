@@ -2,7 +2,10 @@
 
 A head that also sees the means of layers further down, as of conv3 and conv4 beside
 pool5, is linear in their maps: what these add to the logit, place by place, is added to
-the map of the deepest layer.
+the map of the deepest layer. So it is in maps times themselves, normalised, whose means
+are deviations. Of these, Grad-CAM's averaged gradient is 0: where a head sees them, the
+deepest map is weighted place by place (HiResCAM, Draelos and Carin 2020, which is the
+same for a head on means).
 
 Source: Selvaraju et al. 2017, "Grad-CAM: Visual Explanations from Deep Networks via
 Gradient-based Localization".
@@ -46,6 +49,8 @@ def mapped_layer(model: Any) -> Any:
     """
     for layer in reversed(model.layers):
         shape: Any = getattr(layer.output, "shape", ())
+        if head.is_part(layer.name):
+            continue
         is_map = len(shape) == 4 and None not in shape[1:] and shape[1] * shape[2] > 1
         if is_map and not isinstance(layer, _NOT_LOOKED_AT):
             return layer
@@ -56,15 +61,22 @@ def mapped_layer(model: Any) -> Any:
 
 
 def _further_down(model: Any, deepest: Any) -> list[Any]:
-    """The layers that take, for a head, means of maps below that of `deepest`."""
+    """Layers that take, for a head, what channels below `deepest` give on the whole."""
     operations = list(model.operations)
     below = [one.output for one in operations[: operations.index(deepest)]]
+
+    def source(layer: Any) -> Any:
+        if layer.name.startswith(head.ONE_OF_MEANS):
+            return layer.input
+        name = layer.name.removeprefix(head.ONE_OF_DEVIATIONS)
+        return model.get_layer(head.SPREAD + name).input[0]
+
     return [
         layer
         for layer in model.layers
         if isinstance(layer, keras.layers.GlobalAveragePooling2D)
-        and layer.name.startswith(head.ONE_OF_MEANS)
-        and any(output is layer.input for output in below)
+        and head.is_part(layer.name)
+        and any(output is source(layer) for output in below)
     ]
 
 
@@ -87,6 +99,7 @@ def grad_cam(model: Any) -> Callable[[Any, Any], np.ndarray]:
     beside = _further_down(model, deepest)
     all_maps = [deepest.output, *(layer.input for layer in beside)]
     means = [layer.output for layer in beside]
+    by_place = any(one.name.startswith(head.ONE_OF_DEVIATIONS) for one in model.layers)
     whole = keras.Model(model.input, [model.output, *all_maps, *means])
     size = max(tuple(maps.shape[1:3]) for maps in all_maps)
 
@@ -98,12 +111,15 @@ def grad_cam(model: Any) -> Callable[[Any, Any], np.ndarray]:
             maps, means = found[: len(all_maps)], found[len(all_maps) :]
             of_class = tf.gather(logits, labels, axis=1, batch_dims=1)
         gradient, *of_means = tape.gradient(of_class, [maps[0], *means])
-        importances = [tf.reduce_mean(gradient, axis=[1, 2])] + [
-            one / tf.cast(tf.reduce_prod(tf.shape(below)[1:3]), one.dtype)
+        if not by_place:
+            gradient = tf.reduce_mean(gradient, axis=[1, 2], keepdims=True)
+        importances = [gradient] + [
+            one[:, None, None]
+            / tf.cast(tf.reduce_prod(tf.shape(below)[1:3]), one.dtype)
             for one, below in zip(of_means, maps[1:], strict=True)
         ]
         parts = [
-            tf.einsum("bhwc,bc->bhw", one, importance)[..., None]
+            tf.reduce_sum(one * importance, axis=-1, keepdims=True)
             for one, importance in zip(maps, importances, strict=True)
         ]
         found = tf.nn.relu(tf.add_n([_resized(part, size) for part in parts]))

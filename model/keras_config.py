@@ -337,7 +337,7 @@ class _Reader:
             raise self.refuse(f"layer {str(name)[:60]!r} of class {str(kind)[:60]!r}")
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise self.refuse(f"a layer named {str(name)[:60]!r}")
-        reserved = name in _RESERVED or name.startswith(head.ONE_OF_MEANS)
+        reserved = name in _RESERVED or head.is_part(name)
         if name in self._names or reserved or blocks.group_of(name):
             raise self.refuse(f"layer name {name!r}, twice or one that Graft needs")
         self._names.add(name)
@@ -372,7 +372,7 @@ class _Reader:
             name = one.values.get("name", inner.values.get("name"))
             if not isinstance(name, str) or name in nodes or name in inputs:
                 raise self.refuse(f"a layer named {str(name)[:60]!r}, or two of them")
-            if is_own and (name in _GRAFTED or name.startswith(head.ONE_OF_MEANS)):
+            if is_own and (name in _GRAFTED or head.is_part(name)):
                 # Of the layers that a head sits on, the last is the deepest.
                 grafted[name] = self._inbound(one, name)[-1]
                 continue

@@ -417,6 +417,7 @@ def suitable_rate(num_features: int) -> float:
     deeper layers (0 features) it is 1e-4.
 
     Args:
-        num_features: that the new layer sees of each layer that it sits on.
+        num_features: that the new layer sees of each layer that it sits on, and of each
+            kind: means, deviations.
     """
     return 0.9216 / num_features if num_features else 1e-4

@@ -45,7 +45,8 @@ def below_head(finished: run.Finished, model: Any) -> tuple[str, Any]:
     layers = {layer.name: layer for layer in model.layers}
     features = str(finished.config.get("features", ""))
     if head.POOL_LAYER in layers:
-        name = head.seen_name(features.split(","))
+        pooling = str(finished.config.get("pooling", "average"))
+        name = head.seen_name(features.split(","), pooling)
         return name, layers[head.POOL_LAYER].output
     if head.FLATTEN_LAYER in layers and features:
         return features, layers[head.FLATTEN_LAYER].input

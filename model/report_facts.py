@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from model import metrics, run, settings
+from model import head, metrics, run, settings
 from pipeline import manifest, schema
 
 if TYPE_CHECKING:
@@ -68,8 +68,9 @@ def training(finished: run.Finished) -> dict[str, Any]:
     weights = config.get("weights", {})
     facts = {
         "network": config.get("network", ""),
-        "head on": "the means of " * (config.get("pooling") == "average")
-        + config.get("features", "").replace(",", ", "),
+        "head on": head.in_words(
+            config.get("features", "").split(","), config.get("pooling", "none")
+        ),
         "weights": " ".join(filter(None, map(weights.get, ("ckpt", "variant")))),
         "device": config.get("device", ""),
         "precision in training": config.get("precision", ""),

@@ -30,8 +30,9 @@ class Config:
         features: layers the new head sits on, with commas; "" for the deepest restored,
             with those of which it sees the means beside it best.
         pooling: one of head.POOLINGS: "average" shows the head the mean of each
-            channel over the photo, not every place of the layer it sits on; "auto":
-            that, where the layer has places.
+            channel over the photo, not every place of the layer it sits on;
+            "statistics" its standard deviation, too; "auto": the mean, where the layer
+            has places.
         hidden: units of a layer between it and the final one; 0 for none.
         keep_head: takes the head from the weights too, which are those of a run.
         dropout: share of what the final layer sees that is dropped in training, 0..1;
@@ -227,12 +228,13 @@ _HELP = {
     "conv3,conv4,pool5, of which it sees the means; by default the deepest that was "
     "restored, with those that help it.",
     "pooling": "What the new head sees of a layer with places: the mean of each "
-    "channel (average, and auto) or all of it (none).",
+    "channel (average, and auto), its standard deviation too (statistics), or all of "
+    "it (none).",
     "hidden": "Units of a ReLU layer between it and the final layer; 0: none.",
     "keep_head": "Takes the head from --ckpt too: a run of this project, on the same "
     "classes.",
     "dropout": "Share of what the final layer sees that is dropped in training, 0..1; "
-    "-1: 0.5, or 0.1 where it sees means of channels.",
+    "-1: 0.5, or 0.1 where it sees channels on the whole.",
     "precision": "Of the network's layers; auto: bfloat16 or float16 where the "
     "hardware has it.",
     "seed": "Of order, new weights, dropout, windows and augmentation.",

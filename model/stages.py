@@ -14,7 +14,7 @@ from pipeline import flag_fields, preprocess
 
 # Dropout that suits a head. On flower photos of 288 pixels, a head on AlexNet's 256
 # means did not even fit its training photos with 0.5 (loss 0.42 after 40 epochs).
-_OF_ALL, _OF_MEANS = 0.5, 0.1
+_OF_ALL, _OF_FEW = 0.5, 0.1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,13 +55,15 @@ class Plan:
 
     @property
     def trunk_pools(self) -> bool:
-        """Whether the frozen trunk takes the means that the head sees."""
-        return self.pooling == "average" and self.cut == self.features[-1]
+        """Whether the frozen trunk gives what the head sees of whole channels."""
+        return self.pooling != "none" and self.cut == self.features[-1]
 
     @property
     def last(self) -> str:
         """What the trunk gives, by name: the cut, or what the head sees of layers."""
-        return head.seen_name(self.features) if self.trunk_pools else self.cut
+        if self.trunk_pools:
+            return head.seen_name(self.features, self.pooling)
+        return self.cut
 
     def trains(self, layer_name: str) -> bool:
         """Whether a layer above the cut trains."""
@@ -89,8 +91,8 @@ def plan(found: base.Base, config: settings.Config, num_classes: int) -> Plan:
     frozen -= set(found.network.weighted_layers(cut)) if cut != network.INPUT else set()
     share = config.dropout
     if share < 0:
-        sees_means = found.pooling == "average" and not config.hidden
-        share = _OF_MEANS if sees_means else _OF_ALL
+        sees_few = found.pooling != "none" and not config.hidden
+        share = _OF_FEW if sees_few else _OF_ALL
     return Plan(
         network=found.network,
         spec=found.spec,

@@ -205,7 +205,8 @@ class Trainee:
         how = stage.learning
         labels = [self._found.labels[r.class_name] for r in self._found.taken("train")]
         on_features = plan.train_from == head.FINAL_LAYER
-        each = plan.num_features // len(plan.features)
+        kinds = len(plan.features) * head.num_kinds(plan.pooling)
+        each = plan.num_features // kinds
         return loop.Learning(
             update=how.updates(
                 restore.trainable(model), float16=self.machine.precision == "float16"

@@ -98,6 +98,31 @@ class TestGradCam:
         heat = explain.grad_cam(model)(image, [2])[0]
         assert heat == pytest.approx(expected / expected.max(), abs=1e-4)
 
+    def test_a_head_that_sees_deviations(self):
+        """These too are sums over places, which the picture shows as they are."""
+        keras.utils.set_random_seed(2)
+        inputs = keras.Input((12, 12, 3))
+        low = keras.layers.Conv2D(4, 3, 1, "same", activation="relu")(inputs)
+        top = keras.layers.Conv2D(5, 3, 2, "same", activation="relu", name="top")(low)
+        seen = head.seen({"low": low, "top": top}, ("low", "top"), "statistics")
+        final = keras.layers.Dense(3, name="logits", bias_initializer="ones")
+        model = keras.Model(inputs, final(seen))
+        image = np.random.default_rng(0).uniform(0, 1, (1, 12, 12, 3)).astype("f4")
+        kernel = np.split(final.kernel.numpy()[:, 2], [4, 8, 13])
+        parts = []
+        for number, one in enumerate(keras.Model(inputs, [low, top])(image)):
+            x = np.asarray(one)[0]
+            normal = (x - x.mean((0, 1))) / np.maximum(x.std((0, 1)), 1e-3)
+            means, deviations = kernel[2 * number : 2 * number + 2]
+            parts.append((x @ means + (x * normal) @ deviations) / x[..., 0].size)
+        logit = sum(part.sum() for part in parts) + 1
+        assert model(image).numpy()[0, 2] == pytest.approx(logit, rel=1e-3)
+        large = np.asarray(tf.image.resize(parts[1][..., None], (12, 12)))[..., 0]
+        expected = np.maximum(parts[0] + large, 0)
+        assert (expected > 0).any()
+        heat = explain.grad_cam(model)(image, [2])[0]
+        assert heat == pytest.approx(expected / expected.max(), abs=1e-2)
+
     def test_a_frozen_network(self, two_places):
         two_places.trainable = False
         assert explain.grad_cam(two_places)(image_with_corners(), [0]).max() == 1

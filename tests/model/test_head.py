@@ -21,7 +21,11 @@ def test_what_a_head_sees():
         head.pooling_of(chosen, spec, several, "none")
     with pytest.raises(errors.MismatchedCheckpoint, match=r"fc6 of .* gives \[4096\]"):
         head.pooling_of(chosen, spec, ("pool5", "fc6"), "auto")
+    assert head.pooling_of(chosen, spec, several, "statistics") == "statistics"
+    with pytest.raises(errors.MismatchedCheckpoint, match="--pooling=statistics: fc6"):
+        head.pooling_of(chosen, spec, ("fc6",), "statistics")
     assert head.num_seen(chosen, spec, several, "average") == 384 + 256 + 256
+    assert head.num_seen(chosen, spec, several, "statistics") == 2 * (384 + 256 + 256)
     assert head.num_seen(chosen, spec, ("pool5",), "none") == 6 * 6 * 256
 
 
@@ -45,6 +49,25 @@ class TestHead:
         found = head.seen(outputs, ("a", "b"), "average")
         means = [outputs[name].mean((1, 2)) for name in ("a", "b")]
         np.testing.assert_allclose(found, np.concatenate(means, axis=1), rtol=1e-5)
+
+    @pytest.mark.parametrize("names", [("a",), ("a", "b")])
+    def test_means_and_deviations(self, names):
+        """Of each layer its means, then its deviations; a dead channel has neither."""
+        random = np.random.default_rng(2)
+        shapes = {"a": (3, 4, 4, 5), "b": (3, 2, 2, 7)}
+        outputs = {
+            name: random.gamma(1, 3, size=shape).astype(np.float32)
+            for name, shape in shapes.items()
+        }
+        outputs["a"][..., 2] = 0
+        found = head.seen(outputs, names, "statistics")
+        expected = [
+            figures
+            for name in names
+            for figures in (outputs[name].mean((1, 2)), outputs[name].std((1, 2)))
+        ]
+        expected = np.concatenate(expected, axis=1)
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
 
     def test_the_mean_of_each_channel(self):
         features = np.random.default_rng(2).normal(size=(3, 2, 5, 6)) * 1000

@@ -274,6 +274,34 @@ def test_a_head_on_the_means_of_several_layers(tiny, images, cut):
     np.testing.assert_allclose(joined(images), whole(images), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("cut", ["pool2", "pool1", "image"])
+@pytest.mark.parametrize("features", [("pool2",), ("pool1", "pool2")])
+def test_a_head_on_means_and_deviations(tiny, images, features, cut, tmp_path):
+    """The same from trunk and tail, and from a file in plain Keras."""
+    plan = make_plan(tiny, features=features, pooling="statistics", cut=cut)
+    trunk, tail = build(plan)
+    assert plan.num_features == {1: 12, 2: 20}[len(features)]
+    assert plan.trunk_pools == (cut == "pool2")
+    assert plan.last == (
+        "head_pool and deviations" + " of pool1, pool2" * (len(features) > 1)
+        if cut == "pool2"
+        else cut
+    )
+    whole = stages.assemble(plan, values_of(trunk) | values_of(tail))
+    layers = [whole.get_layer(name) for name in features]
+    outputs = keras.Model(whole.input, [layer.output for layer in layers])(images)
+    outputs = outputs if len(features) > 1 else [outputs]
+    seen = [f(one, axis=(1, 2)) for one in outputs for f in (np.mean, np.std)]
+    final = whole.get_layer("logits")
+    by_hand = np.concatenate(seen, axis=1) @ final.kernel.numpy() + final.bias.numpy()
+    np.testing.assert_allclose(whole(images), by_hand, rtol=1e-3, atol=1e-4)
+    joined = stages.join(trunk, tail)
+    np.testing.assert_allclose(joined(images), whole(images), rtol=1e-4, atol=1e-5)
+    whole.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert np.array_equal(loaded(images), whole(images))
+
+
 @pytest.mark.parametrize(
     ("train_from", "cut", "frozen"),
     [
