@@ -5,7 +5,8 @@ pool5, is linear in their maps: what these add to the logit, place by place, is 
 the map of the deepest layer. So it is in maps times themselves, normalised, whose means
 are deviations. Of these, Grad-CAM's averaged gradient is 0: where a head sees them, the
 deepest map is weighted place by place (HiResCAM, Draelos and Carin 2020, which is the
-same for a head on means).
+same for a head on means), and as few places answer most strongly, each is shown as the
+mean of those around it.
 
 Source: Selvaraju et al. 2017, "Grad-CAM: Visual Explanations from Deep Networks via
 Gradient-based Localization".
@@ -32,6 +33,7 @@ _NOT_LOOKED_AT = (
     *(keras.layers.Dropout, keras.layers.SpatialDropout2D, keras.layers.GaussianNoise),
 )
 _OPACITY = 0.55  # of the hottest place
+_AROUND = 6  # a place's surroundings are this part of the map's side
 
 
 class NoMap(schema.DataError):
@@ -122,8 +124,11 @@ def grad_cam(model: Any) -> Callable[[Any, Any], np.ndarray]:
             tf.reduce_sum(one * importance, axis=-1, keepdims=True)
             for one, importance in zip(maps, importances, strict=True)
         ]
-        found = tf.nn.relu(tf.add_n([_resized(part, size) for part in parts]))
-        found = tf.image.resize(found, tf.shape(images)[1:3])
+        found = tf.add_n([_resized(part, size) for part in parts])
+        if by_place:
+            around = [side // _AROUND | 1 for side in size]
+            found = tf.nn.avg_pool2d(found, around, 1, "SAME")
+        found = tf.image.resize(tf.nn.relu(found), tf.shape(images)[1:3])
         highest = tf.reduce_max(found, axis=[1, 2], keepdims=True)
         return tf.math.divide_no_nan(found, highest)[..., 0]
 
