@@ -86,6 +86,7 @@ def test_seeds(quick):
     assert (alone == kernels[0]).all()
 
 
+@pytest.mark.slow
 def test_seeds_of_changed_records(quick, tmp_path, found):
     """What one has trained on would test another."""
     records = tmp_path / "records"
@@ -117,6 +118,7 @@ def test_one_that_ran_away_does_not_count(quick, monkeypatch):
         train.resume(directory)
 
 
+@pytest.mark.slow
 def test_pretrained_against_scratch_in_folds(quick, capsys):
     directory = train.repeat(dataclasses.replace(quick, folds=2, compare="scratch"))
     about = plan_of(directory)
@@ -263,6 +265,7 @@ class TestPlan:
         assert "pretrained:\n" in text
         assert "scratch:\n" in text
 
+    @pytest.mark.slow
     def test_is_near_what_the_run_takes(self, quick, found):
         """A network that takes a second an epoch, whole."""
         config = dataclasses.replace(

@@ -112,6 +112,7 @@ def test_stages(config, undisturbed):
     assert {entry["variable"].split("/")[0] for entry in frozen} == {"conv1"}
 
 
+@pytest.mark.slow
 def test_killed_anywhere_and_resumed(config, undisturbed, monkeypatch):
     """In each stage, of which the second is killed twice."""
     for batch in (6, 12, 27):
@@ -267,6 +268,7 @@ def small_training(records, directory, *more):
     )
 
 
+@pytest.mark.slow
 def test_signals(shared_records, tmp_path):
     """SIGUSR1 takes a snapshot, kill -9 nothing, SIGTERM takes one and stops."""
     all_at_once = tmp_path / "all"

@@ -44,6 +44,7 @@ def command(source, out, *flags):
     )
 
 
+@pytest.mark.slow
 def test_several_processes_of_direct_runner(photos, expected, tmp_path):
     words = (
         "--runner=DirectRunner",
@@ -58,6 +59,7 @@ def test_several_processes_of_direct_runner(photos, expected, tmp_path):
     assert "nothing changed" in again.stdout, again.stderr
 
 
+@pytest.mark.slow
 def test_a_cluster_of_dask(photos, expected, tmp_path, monkeypatch):
     """Two processes that know Graft; the client is closed before the cluster."""
     distributed = pytest.importorskip("distributed")
@@ -76,6 +78,7 @@ def test_a_cluster_of_dask(photos, expected, tmp_path, monkeypatch):
     assert conftest.folder_digest(tmp_path / "out") == expected
 
 
+@pytest.mark.slow
 def test_stores_that_tensorflow_reaches(photos, expected, tmp_path):
     done = command(f"file://{photos}", f"file://{tmp_path}/out", "--workers=1")
     assert done.returncode == 0, done.stderr
