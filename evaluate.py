@@ -238,14 +238,16 @@ def _refuse_unlike_sizes(runs: Mapping[str, run.Finished], data: str) -> None:
         )
 
 
-def _check(config: Config, finished: run.Finished, found: manifest.Manifest) -> None:
-    """Refuses records that are not to be judged by the run."""
+def _check(
+    config: Config, finished: run.Finished, found: manifest.Manifest, data: str
+) -> None:
+    """Refuses records, called `data`, that are not to be judged by the run."""
     run.check_records(
         finished,
         found,
         config.split,
         another=config.another_dataset,
-        source=config.data,
+        source=data,
     )
 
 
@@ -262,17 +264,16 @@ def _candidate(
     """
     digest = finished.config["data"]["manifest_digest"]
     if found is not None:
-        _check(config, finished, found)
+        _check(config, finished, found, config.data)
         digest = found.digest
 
     def judge_now() -> None:
         with contextlib.ExitStack() as stack:
-            records = found or stack.enter_context(
-                _records(finished.config["data"]["path"])
-            )
+            data = config.data or finished.config["data"]["path"]
+            records = found or stack.enter_context(_records(data))
             rows = records.taken(*([] if config.split == "all" else [config.split]))
             candidates.refuse_seen(name, finished, {row.sha256 for row in rows})
-            _judge_run(config, finished, records, config.data)
+            _judge_run(config, finished, records, data)
 
     return candidates.read(name, finished, config.split, digest, judge_now)
 
@@ -280,7 +281,7 @@ def _candidate(
 def _judge_run(
     config: Config, finished: run.Finished, found: manifest.Manifest, data: str
 ) -> judge.Judged:
-    _check(config, finished, found)
+    _check(config, finished, found, data)
     manifest.check_files(found)
     rows = found.taken(*([] if config.split == "all" else [config.split]))
     seen = len(finished.seen_photos() & {row.sha256 for row in rows})

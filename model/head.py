@@ -51,8 +51,8 @@ def pooling_of(
     right for 85.4 %, on all of its numbers for 84.4 %, on the means of conv3, conv4 and
     pool5 for 85.8 %. For 315 photos of 21 species of bees, logistic regression on the
     latter was right for 45 %, on those of pool5 for 39 %. Deviations say how unevenly a
-    channel answers over the photo; at 416 pixels a head on both was right for a point
-    and a half more of the flowers, at 224 for less than half a point.
+    channel answers over the photo; at 416 pixels a head on both was right for 89.5 % of
+    the flowers and one on means for 88.6 %; at 224 there was hardly a difference.
 
     Args:
         chosen: that it sits on.
@@ -72,7 +72,7 @@ def pooling_of(
                     f"--features={','.join(features)}: of several layers a head sees "
                     f"channels on the whole, but {name} of {chosen.name} gives "
                     f"{list(shape[1:])} numbers, no map of places; expected it alone, "
-                    "or others"
+                    f"or others of {', '.join(_maps(chosen, spec))}"
                 )
         if wanted == "none":
             raise errors.MismatchedCheckpoint(
@@ -86,12 +86,22 @@ def pooling_of(
         raise errors.MismatchedCheckpoint(
             f"--pooling={wanted}: {features[0]} of {chosen.name} gives "
             f"{list(shape[1:])} numbers, no map of places; expected --pooling=none, or "
-            "another layer by --features"
+            f"--features={_maps(chosen, spec)[-1]} or another one with places"
         )
     if wanted == "auto":
         is_map = len(shape) == 4 and shape[1] * shape[2] > 1
         return "average" if is_map else "none"
     return wanted
+
+
+def _maps(chosen: network.Network, spec: preprocess.InputSpec) -> list[str]:
+    """Places for a head that keep those of the photo apart; [""] if there are none."""
+    found = [
+        name
+        for name in chosen.places()
+        if len(network.output_shape(chosen, spec, name)) == 4
+    ]
+    return found or [""]
 
 
 def seen_name(features: Sequence[str], pooling: str) -> str:
@@ -155,7 +165,7 @@ def seen(outputs: Mapping[str, Any], features: Sequence[str], pooling: str) -> A
             scale=False,
             name=_NORMAL + layer,
             dtype="float32",
-        )(outputs[layer])
+        )(_wide(outputs[layer]))
         spread = kinds.Multiply(name=SPREAD + layer, dtype="float32")
         return mean(ONE_OF_DEVIATIONS + layer, spread([outputs[layer], normal]))
 
@@ -167,6 +177,11 @@ def seen(outputs: Mapping[str, Any], features: Sequence[str], pooling: str) -> A
         if pooling == "statistics":
             parts.append(deviation(layer))
     return kinds.Concatenate(name=POOL_LAYER, dtype="float32")(parts)
+
+
+def _wide(output: Any) -> Any:
+    """In float32: that layer rounds what it gives as what it takes was."""
+    return output if output.dtype == "float32" else keras.ops.cast(output, "float32")
 
 
 def layers(

@@ -69,7 +69,8 @@ def training(finished: run.Finished) -> dict[str, Any]:
     facts = {
         "network": config.get("network", ""),
         "head on": head.in_words(
-            config.get("features", "").split(","), config.get("pooling", "none")
+            str(config.get("features", "")).split(","),
+            str(config.get("pooling", "none")),
         ),
         "weights": " ".join(filter(None, map(weights.get, ("ckpt", "variant")))),
         "device": config.get("device", ""),

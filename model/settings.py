@@ -36,7 +36,7 @@ class Config:
         hidden: units of a layer between it and the final one; 0 for none.
         keep_head: takes the head from the weights too, which are those of a run.
         dropout: share of what the final layer sees that is dropped in training, 0..1;
-            -1: 0.5, or 0.1 of the few numbers that means of channels are.
+            -1: 0.5, or 0.1 of the few numbers that channels are on the whole.
         precision: of the network's layers; one of device.PRECISIONS.
         seed: of order, dropout, new weights and windows.
         seeds: trainings that differ in their seed: this one, the next ones.
@@ -225,8 +225,8 @@ _HELP = {
     "default found by names and shapes.",
     "skip": "Layers not to restore although the file has them, as fc6,fc7.",
     "features": "Layer the new head sits on, as pool5, fc6, fc7, or several, as "
-    "conv3,conv4,pool5, of which it sees the means; by default the deepest that was "
-    "restored, with those that help it.",
+    "conv3,conv4,pool5, whose channels it sees on the whole; by default the deepest "
+    "that was restored, with those that help it.",
     "pooling": "What the new head sees of a layer with places: the mean of each "
     "channel (average, and auto), its standard deviation too (statistics), or all of "
     "it (none).",

@@ -139,7 +139,7 @@ def _by_patterns(
 def cut_below(chosen: network.Network, train_from: str, features: Sequence[str]) -> str:
     """The layer below `train_from`; network.INPUT if that is the first with weights.
 
-    If the head sits on several layers and not on the means of all alone, it is none
+    If the head sits on several layers and not all that it sees is frozen, it is none
     above the first of them, so that what it sees of each lies above the cut.
 
     Raises:

@@ -150,12 +150,14 @@ def test_what_cannot_be_repeated(quick, change):
         dataclasses.replace(quick, **change)
 
 
-def test_a_head_on_the_means_of_channels(quick):
-    pooled = dataclasses.replace(quick, features="pool2", pooling="average", epochs=2)
+@pytest.mark.parametrize(("pooling", "size"), [("average", 6), ("statistics", 12)])
+def test_a_head_on_channels_on_the_whole(quick, pooling, size):
+    where = {"features": "pool2", "pooling": pooling}
+    pooled = dataclasses.replace(quick, **where, epochs=2, learning_rate=0)
     first = train.train(pooled)
     finished = run.read(str(first))
     kernel = finished.load_model().get_layer("logits").kernel
-    assert kernel.shape == (6, 3)
+    assert kernel.shape == (size, 3)
     lowest = min(result["validation_loss"] for result in finished.results())
     again = dataclasses.replace(
         pooled,
@@ -167,6 +169,9 @@ def test_a_head_on_the_means_of_channels(quick):
     )
     (result,) = run.read(str(train.train(again))).results()
     assert result["validation_loss"] == pytest.approx(lowest, rel=1e-4)
+    rates = [one["learning_rate"] for one in finished.results()]
+    # By the 6 numbers of each kind; 0.75 of it two steps into a cosine of six.
+    assert rates[0] == pytest.approx(0.75 * 0.9216 / 6)
     seat = dataclasses.replace(again, features="", pooling="auto")
     seat = dataclasses.replace(seat, run_dir=quick.run_dir + "4")
     (result,) = run.read(str(train.train(seat))).results()  # where the run had it

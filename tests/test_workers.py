@@ -167,7 +167,7 @@ class TestGPUs:
 
     GPUS = (
         "/job:worker/replica:0/task:0/device:GPU:0",
-        "/job:worker/task:0/device:GPU:1",
+        "/job:worker/replica:0/task:0/device:GPU:1",
     )
     ANOTHERS = ("/job:worker/replica:0/task:1/device:GPU:0",)
 

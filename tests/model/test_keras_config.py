@@ -426,11 +426,13 @@ class TestOwnModel:
 
 @pytest.mark.parametrize("make", [sequential, branches])
 @pytest.mark.parametrize("share", [0.0, 0.5])
-@pytest.mark.parametrize("on", [1, 2])
-def test_a_model_that_a_run_saved_is_its_base_again(make, share, on):
+@pytest.mark.parametrize(
+    ("on", "pooling"), [(1, "none"), (2, "average"), (2, "statistics")]
+)
+def test_a_model_that_a_run_saved_is_its_base_again(make, share, on, pooling):
     """What a run puts around a network is taken away again, and named as before.
 
-    Also where its head sees the means of several layers.
+    Also where its head sees channels of several layers on the whole.
     """
     base = keras_config.rebuild(make().to_json(), "file")
     spec = base.input_spec
@@ -439,7 +441,7 @@ def test_a_model_that_a_run_saved_is_its_base_again(make, share, on):
     step = seen[-1]
     image, outputs = network.outputs_of(base, base.input_spec, last=step)
     grafted = keras.Model(image, outputs[step])
-    output = head.seen(outputs, seen, "none" if on == 1 else "average")
+    output = head.seen(outputs, seen, pooling)
     for layer in head.layers(7, dropout=share, seed=0):
         output = layer(output)
     whole = shake(keras.Model(grafted.input, output, name=base.name))

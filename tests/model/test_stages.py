@@ -6,6 +6,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from model import (
     base,
@@ -300,6 +301,19 @@ def test_a_head_on_means_and_deviations(tiny, images, features, cut, tmp_path):
     whole.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert np.array_equal(loaded(images), whole(images))
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_deviations_are_not_rounded(tiny, images, policy):
+    """Of what a layer gives, which may be; though means be large beside them."""
+    plan = make_plan(tiny, features=("pool2",), pooling="statistics", cut="pool2")
+    trunk, _ = build(plan, policy)
+    layer = trunk.get_layer("pool2")
+    layer_gives = keras.Model(trunk.input, [layer.output, trunk.output])
+    maps, seen = layer_gives(images)
+    maps = np.asarray(tf.cast(maps, tf.float32))
+    assert seen.dtype == "float32"
+    np.testing.assert_allclose(seen[:, 6:], maps.std((1, 2)), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
