@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
+from model import head
 from model.exporting import culprit, packages, quietly
 from model.exporting.exportable import PROBABILITIES, Exportable
 
@@ -24,6 +25,9 @@ FORMAT = "--format=litert"  # what errors are about
 LABELS = "labels.txt"
 _SIGNATURE = "serving_default"
 Quantize = Literal["none", "float16", "int8"]
+# What computes standard deviations: in steps of 1/256 of a channel's range nothing is
+# left of a channel that is near one value almost everywhere.
+_OF_DEVIATIONS = ["ADD", "MEAN", "MUL", "RSQRT", "SQUARED_DIFFERENCE", "SUB"]
 
 
 def check_packages() -> None:
@@ -47,7 +51,8 @@ def write(
         classifier: to be written.
         path: of the file.
         quantize: "float16" stores the weights so; "int8" stores weights and computes
-            in whole numbers, but for the first and last steps.
+            in whole numbers, but for the first and last steps, and for the standard
+            deviations that a head may see.
         calibration: for "int8", uint8 [size_px, size_px, 3], training photos as the
             network sees them: their range is that of the whole numbers.
 
@@ -100,7 +105,22 @@ def _convert(
             converter.target_spec.supported_types = [tf.float16]
         if quantize == "int8":
             converter.representative_dataset = samples
+            if any(one.name.startswith(head.SPREAD) for one in model.layers):
+                return _partly_in_float32(converter)
         return bytes(converter.convert())
+
+
+def _partly_in_float32(converter: Any) -> bytes:
+    """In int8 but for what computes deviations, by TensorFlow's own way to leave out.
+
+    Its debugger, which it is part of, also takes photos to compare by; here are none.
+    """
+    tools = tf.lite.experimental
+    options = tools.QuantizationDebugOptions(denylisted_ops=_OF_DEVIATIONS)
+    partly = tools.QuantizationDebugger(
+        converter=converter, debug_dataset=lambda: iter(()), debug_options=options
+    )
+    return bytes(partly.get_nondebug_quantized_model())
 
 
 def _convert_model(model: Any) -> bytes:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model import judge, run
+from model import head, judge, network, run
 from model.exporting import errors, exportable, held_out, job, litert, verify
 from pipeline import schema, view
 from tests import conftest, exif_files, small_runs
@@ -180,6 +180,37 @@ class TestQuantized:
         assert smaller.size_bytes < exact.size_bytes
         assert left_in(tmp_path) == ["a.tflite"]
         assert run_line.difference is None
+
+    def test_deviations_stay_in_float32(self, found, tmp_path):
+        """Of a channel that answers in one place, whole numbers would leave nothing."""
+        pytest.importorskip("ai_edge_litert")
+        kinds = keras.layers
+        image = keras.Input((SPEC.size_px, SPEC.size_px, 3), name=network.INPUT)
+        x = network.normalisation(SPEC)(image)
+        x = kinds.Conv2D(3, 1, padding="same", activation="relu", name="conv")(x)
+        seen = head.seen({"conv": x}, ("conv",), "statistics")
+        logits = kinds.Dense(3, name="logits")
+        model = keras.Model(image, logits(seen))
+        model.get_layer("conv").set_weights([np.eye(3)[None, None], np.full(3, -1.0)])
+        # By means and deviations both, so that either alone shows in what is said.
+        kernel = np.concatenate([np.eye(3)[::-1], -2 * np.eye(3)[::-1]])
+        logits.set_weights([kernel, np.zeros(3)])
+        finished = small_runs.write_run(tmp_path / "run", found, model)
+        out = str(tmp_path / "a.tflite")
+        done = job.export(
+            finished, "litert", out=out, quantize="int8", max_accuracy_loss=1
+        )
+        assert done.lines[-1].difference < 0.02
+        from ai_edge_litert import interpreter
+
+        loaded = interpreter.Interpreter(out)
+        types = {
+            details["name"]: details["dtype"] for details in loaded.get_tensor_details()
+        }
+        assert np.int8 in types.values()
+        spread = [types[name] for name in types if head.SPREAD in name]
+        assert spread
+        assert set(spread) == {np.float32}
 
     def test_that_costs_too_much(self, small_run, tmp_path):
         pytest.importorskip("ai_edge_litert")
