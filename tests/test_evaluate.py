@@ -149,6 +149,7 @@ def test_the_report_changes_no_figure(finished):
     assert (board / "projector_config.pbtxt").exists()
 
 
+@pytest.mark.slow
 def test_the_batch_size_changes_nothing(finished):
     logits = []
     for batch_size in (1, 7, 64):
@@ -244,6 +245,7 @@ def test_a_model_cut_short_is_named(finished):
         evaluate.evaluate(config(finished))
 
 
+@pytest.mark.slow
 def test_the_gate(finished):
     """--min_accuracy: reached, exit code 0; missed, 2 with the report all the same."""
     passed = conftest.run_command(

@@ -34,6 +34,7 @@ def house(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_tour_of_the_readme(house, weights_cache):
     """All four commands with default flags, on the weights that tests have."""
     commands = readme_commands()

@@ -186,6 +186,7 @@ def test_a_head_on_channels_on_the_whole(quick, pooling, size):
         train.train(other)
 
 
+@pytest.mark.slow
 def test_a_run_is_trained_on_with_its_head(quick, found):
     """A new run begins at the accuracy, and the loss, that the old one had."""
     first = train.train(dataclasses.replace(quick, hidden=6, epochs=4))

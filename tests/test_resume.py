@@ -149,6 +149,7 @@ def test_a_head_stays_where_it_was(config, monkeypatch):
     assert model.get_layer("logits").kernel.shape == (4 + 6, 3)
 
 
+@pytest.mark.slow
 def test_a_damaged_snapshot_is_made_up_for(config, undisturbed, monkeypatch, capsys):
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_at(patch, 20)
@@ -161,6 +162,7 @@ def test_a_damaged_snapshot_is_made_up_for(config, undisturbed, monkeypatch, cap
     assert outcome(directory) == undisturbed
 
 
+@pytest.mark.slow
 def test_what_cannot_go_on(config, monkeypatch, tmp_path, shared_records):
     directory = train.Path(config.run_dir)
     with pytest.raises(run.RunError, match="no run"):
@@ -195,6 +197,7 @@ def test_what_cannot_go_on(config, monkeypatch, tmp_path, shared_records):
         train.resume(directory)
 
 
+@pytest.mark.slow
 def test_pretrained_against_scratch(config, undisturbed, monkeypatch, capsys):
     """The first is as if it were alone; the second sees the same batches."""
     config = dataclasses.replace(config, compare="scratch")

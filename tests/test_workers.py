@@ -64,6 +64,7 @@ def same_losses(first, second):
             assert one[name] == pytest.approx(two[name], rel=1e-3, abs=1e-5), name
 
 
+@pytest.mark.slow
 def test_two_processes_are_as_one(shared_records, weights_cache, tmp_path):
     arguments = small_training(shared_records, tmp_path / "one", "--epochs=3")
     alone = conftest.run_command("train.py", *arguments, cache=weights_cache)
@@ -83,6 +84,7 @@ def test_two_processes_are_as_one(shared_records, weights_cache, tmp_path):
     assert names == {path.name for path in (tmp_path / "one").iterdir()}
 
 
+@pytest.mark.slow
 def test_a_process_that_dies(shared_records, weights_cache, tmp_path):
     directory = tmp_path / "run"
     arguments = small_training(

@@ -39,6 +39,7 @@ class TestDifference:
             assert answers(**damaged).difference(EXPECTED) == math.inf
 
 
+@pytest.mark.slow
 def test_a_file_that_mixes_up_a_batch(small_run, monkeypatch, tmp_path):
     """Each photo alone is answered rightly."""
     import tensorflow as tf
