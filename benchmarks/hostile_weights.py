@@ -99,15 +99,22 @@ def serve() -> None:
     from model import inspect
     from model.checkpoints import errors, reading
 
+    def inspected(path: Path) -> str:
+        try:
+            checkpoint = reading.read(path)
+        except errors.UnknownFormat:  # a mean image is no weights
+            if not (other := inspect.report_other(path)):
+                raise
+            return other
+        inspect.report(path, checkpoint)
+        return inspect.report_fittings(checkpoint, str(path))
+
     for line in sys.stdin:
         path = Path(json.loads(line))
         Path("/proc/self/clear_refs").write_text("5")
         start = time.perf_counter()
         try:
-            checkpoint = reading.read(path)
-            inspect.report(path, checkpoint)
-            fits = inspect.report_fittings(checkpoint, str(path))
-            outcome = "read" if fits else "read, silent"
+            outcome = "read" if inspected(path) else "read, silent"
         except errors.CheckpointError as error:
             outcome = type(error).__name__
             if len(str(error).splitlines()) != 1 or not str(error).isprintable():
