@@ -84,6 +84,7 @@ def plan(config: settings.Config) -> str:
         batch_sizes=[stage.batch_size for one in trainees for stage in one.stages],
         started_s=started_s,
         peak=probe.peak_bytes(),
+        repeats=config.folds or config.seeds,
     )
 
 
@@ -138,8 +139,17 @@ def repeat(config: settings.Config) -> Path:
 
 
 def _repeat(config: settings.Config, found: manifest.Manifest, directory: Path) -> Path:
-    """Those that are not done yet."""
-    run.Run(directory=directory).point_latest()
+    """Those that are not done yet; if none can begin, nothing stays."""
+    try:
+        return _repeat_each(config, found, directory)
+    finally:
+        if not any(map(run.is_run, directory.iterdir())):
+            run.Run(directory=directory).discard()
+
+
+def _repeat_each(
+    config: settings.Config, found: manifest.Manifest, directory: Path
+) -> Path:
     places = {"": ""} | ({SCRATCH: SCRATCH} if config.compare == "scratch" else {})
     figures: dict[str, dict[str, Any]] = {what: {} for what in places}
     seen = ""
@@ -186,8 +196,6 @@ def resume(run_dir: Path) -> Path:
     config = dataclasses.replace(config, features=about["features"])
     found = _data(about["data"]["path"])
     _refuse_changed(directory, found, about["data"]["manifest_digest"])
-    if not any((directory / run.CHECKPOINTS).glob("*.npz")):
-        command.log("no snapshot was written yet: training begins anew")
     if about["versions"] != run.versions():
         command.log(
             f"warning: {directory} was begun with other versions of Graft, TensorFlow, "
@@ -200,7 +208,7 @@ def resume(run_dir: Path) -> Path:
             f"{directory}: --ckpt={config.ckpt} has other weights than when it began; "
             "train anew"
         )
-    session.Session(config, trainees).run()
+    session.Session(config, trainees, resumed=True).run()
     return directory
 
 
@@ -292,6 +300,19 @@ def _data(folder: str) -> manifest.Manifest:
     return found
 
 
+def _say_best(directory: Path) -> None:
+    """The best epoch, and that of the network that is compared with."""
+    for place in filter(run.is_run, (directory, directory / SCRATCH)):
+        results = run.read(str(place)).results()
+        best = min(results, key=lambda result: result["validation_loss"])
+        command.say(
+            f"{place.name}, "
+            * (place != directory)
+            + f"best epoch {best['epoch']} of {len(results)}: validation accuracy "
+            f"{best['validation_accuracy']:.4f}, loss {best['validation_loss']:.4f}"
+        )
+
+
 def main(argv: Sequence[str]) -> None:
     """Trains as the flags say."""
     if len(argv) > 1:
@@ -320,12 +341,7 @@ def main(argv: Sequence[str]) -> None:
         return
     if workers.place(os.environ.get("TF_CONFIG", ""))[0]:
         return  # the chief says what came of it
-    results = run.read(str(directory)).results()
-    best = min(results, key=lambda result: result["validation_loss"])
-    command.say(
-        f"best epoch {best['epoch']} of {len(results)}: validation accuracy "
-        f"{best['validation_accuracy']:.4f}, loss {best['validation_loss']:.4f}"
-    )
+    _say_best(directory)
     command.say(f"run: {directory}")
 
 

@@ -367,7 +367,7 @@ class Training:
         if not math.isfinite(float(loss)):
             raise NonFiniteLoss(
                 f"the loss is {float(loss)} at step {self._batches} of epoch "
-                f"{number + 1}; try a lower --learning_rate than {rate:g}"
+                f"{number + 1}, at a rate of {rate:g}; try a lower --learning_rate"
             )
         self._total_loss += float(loss) * int(count)
         self._hits += int(hits)

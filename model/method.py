@@ -178,7 +178,8 @@ HELP = {
     "ema": "Share that a moving average of the weights keeps at each step, as 0.999; "
     "the average is judged and saved. 0: none.",
     "rates": "How single layers or biases learn: pattern=lr_mult[:decay_mult], with "
-    "commas, as logits/*=10,*/bias=2:0; lr_mult 0 freezes.",
+    "commas, as logits/*=10,*/bias=2:0; of several that fit the last holds; lr_mult 0 "
+    "freezes.",
     "policy": "How the learning rate changes over the steps.",
     "gamma": "Of policies step, multistep, inv and exp.",
     "power": "Of policies poly and inv.",

@@ -269,7 +269,12 @@ def _seconds_each(batches: Iterator[Any], work: Callable[[Any], object]) -> floa
 
 
 def as_text(
-    estimates: list[Estimate], *, batch_sizes: list[int], started_s: float, peak: int
+    estimates: list[Estimate],
+    *,
+    batch_sizes: list[int],
+    started_s: float,
+    peak: int,
+    repeats: int = 1,
 ) -> str:
     """The plan as a table.
 
@@ -278,6 +283,7 @@ def as_text(
         batch_sizes: of all stages.
         started_s: until the probe began.
         peak: bytes that the probe held.
+        repeats: how often all of it is trained, on features that are computed once.
     """
     lines = []
     for number, (one, size) in enumerate(
@@ -311,9 +317,14 @@ def as_text(
         lines.append(f"training: {_time(one.training_s)}, {what}")
         lines.append(f"validation: {_time(one.validation_s)}")
         lines.append("")
-    total = started_s + sum(one.seconds for one in estimates)
+    features_s = sum(one.features_s for one in estimates)
+    each_s = sum(one.seconds for one in estimates) - features_s
+    total = started_s + features_s + repeats * each_s
     memory = peak + max(one.extra_bytes for one in estimates)
-    lines.append(f"altogether about {_time(total)}, {memory / 1e9:.1f} GB of memory")
+    lines.append(
+        f"{repeats} such trainings, " * (repeats > 1)
+        + f"altogether about {_time(total)}, {memory / 1e9:.1f} GB of memory"
+    )
     return "\n".join(lines)
 
 

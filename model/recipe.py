@@ -65,6 +65,8 @@ def read(
         found = tomllib.loads(data.decode())
     except (ValueError, RecursionError) as error:
         raise schema.DataError(f"{path}: no TOML: {error}") from error
+    if isinstance(found.get("stage"), dict | list):
+        raise schema.DataError(f"{path}: stage: expected [[stages]]")
     stages = found.pop("stages", [])
     if not isinstance(stages, list) or not all(isinstance(s, dict) for s in stages):
         raise schema.DataError(f"{path}: stages: expected tables, [[stages]]")

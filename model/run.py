@@ -179,9 +179,12 @@ class Run:
     def point_latest(self) -> None:
         """Lets the link beside the folder lead to it; inside other runs there is none.
 
-        Also to a run without a model, as soon as there is something to go on with.
+        Also to a run without a model, as soon as there is something to go on with; and
+        to all repetitions, for one of them.
         """
         directory = self.directory.absolute()  # "." has no name of its own
+        if (directory.parent / REPEATS).exists():
+            directory = directory.parent
         link = directory.parent / LATEST
         if not self.writes or is_run(directory.parent):
             return

@@ -12,6 +12,12 @@ from typing import Literal, get_args
 
 Policy = Literal["constant", "step", "multistep", "poly", "inv", "exp", "cosine"]
 POLICIES: tuple[str, ...] = get_args(Policy)
+_USED_BY = {
+    "gamma": ("step", "multistep", "inv", "exp"),
+    "power": ("poly", "inv"),
+    "stepsize": ("step",),
+    "milestones": ("multistep",),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,6 +62,14 @@ class Schedule:
             raise ValueError("warmup_steps, stepsize, milestones: expected 0 or more")
         if tuple(sorted(self.milestones)) != self.milestones:
             raise ValueError(f"milestones={self.milestones}: expected ascending steps")
+        for name, policies in _USED_BY.items():
+            value = getattr(self, name)
+            unset = Schedule.__dataclass_fields__[name].default
+            if value != unset and self.policy not in policies:
+                raise ValueError(
+                    f"{name}={value}: policy={self.policy} has none; expected policy="
+                    + " or ".join(policies)
+                )
 
     def share(self, step: int, total: int) -> float:
         """The share of the base rate at a step.

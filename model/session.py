@@ -25,13 +25,17 @@ class Session:
         self,
         config: settings.Config,
         trainees: Sequence[trainee.Trainee],
+        *,
+        resumed: bool = False,
     ) -> None:
         """Takes over networks that have not begun.
 
         Args:
             config: of all of them.
             trainees: the first one's run folder keeps the snapshots.
+            resumed: the run was stopped before, and is expected to go on.
         """
+        self._resumed = resumed
         self._trainees = trainees
         self._config = config
         self._directory: Path = trainees[0].record.directory
@@ -99,6 +103,8 @@ class Session:
 
     def _begin(self, folder: Path) -> None:
         state = snapshots.latest(folder)
+        if state is None and self._resumed:
+            command.log("no snapshot was written yet: training begins anew")
         for number, one in enumerate(self._trainees):
             if state is None:
                 one.begin()
@@ -131,9 +137,8 @@ class Session:
             ) from error
 
     def _run_epochs(self, folder: Path) -> None:
-        photos = self._trainees[0].num_training
-        total = photos * sum(one.epochs for one in self._trainees)
-        done = photos * sum(len(one.results) for one in self._trainees)
+        total = sum(one.num_photos for one in self._trainees)
+        done = sum(one.num_photos_done for one in self._trainees)
         with command.progress(
             total, "photo", "train", scale=True, initial=done
         ) as progress:

@@ -150,15 +150,17 @@ class Config:
             raise ValueError(
                 "--train and --train_from both say which layers train; expected one"
             )
-        if self.keep_head and self.ckpt == "none":
-            raise ValueError("--keep_head: expected weights that have one, --ckpt")
+        of_weights = ("keep_head", "skip", "compare")
+        given = [n for n in of_weights if getattr(self, n) not in (False, "", "none")]
+        if self.ckpt == "none" and given:
+            raise ValueError(
+                f"--{given[0]}: says what to do with weights; expected them by --ckpt"
+            )
         if self.start != "best" and not (self.stages or self.stage):
             raise ValueError(
                 f"--start={self.start}: says how a stage goes on from the one before; "
                 "expected a recipe with stages"
             )
-        if self.compare != "none" and self.ckpt == "none":
-            raise ValueError("--compare=scratch: expected weights to compare, --ckpt")
 
     @property
     def num_views(self) -> int:
@@ -183,6 +185,11 @@ class Config:
             named = {"stage": f"stage {number}", **changes}
             try:
                 found.append(_changed(whole, named))
+                if len(self.stages) == 1 and found[0].start != "best":
+                    raise ValueError(
+                        f"--start={found[0].start}: there is no stage before it to "
+                        "start from"
+                    )
             except ValueError as error:
                 raise ValueError(f"{named['stage']}: {error}") from error
         return tuple(found)
@@ -308,6 +315,12 @@ def from_flags() -> Config:
     try:
         found = flag_fields.values(names)
         flagged = {name: found[name] for name in given}
+        for one in (flagged, written.values, *written.stages):
+            if "epochs" in one and one.get("steps"):
+                raise ValueError(
+                    f"--steps={one['steps']}, --epochs={one['epochs']}: both say when "
+                    "training ends; expected one of them"
+                )
         if not written.stages:
             return _changed(Config(), _overridden(found, written.values, flagged))
         everywhere, whole = _parted(written.values)

@@ -165,6 +165,11 @@ class Trainee:
         if plan.frozen:
             trained += f"; above {plan.cut} frozen: {', '.join(sorted(plan.frozen))}"
         command.log(": ".join(filter(None, (self.name, stage.stage, trained))))
+        if (warm := stage.learning.warmup_steps) >= (steps := self._steps_of(stage)):
+            command.log(
+                f"warning: --warmup_steps={warm} of {steps} steps: the learning rate "
+                "is not reached"
+            )
         if not self.base.fit and plan.cut != network.INPUT and not self._moved:
             command.log(f"warning: layers up to {plan.cut} are random and stay frozen")
 
@@ -214,7 +219,7 @@ class Trainee:
             schedule=how.schedule,
             rate=stage.learning_rate or loop.suitable_rate(each if on_features else 0),
             epochs=self._epochs(stage),
-            total_steps=stage.steps or stage.epochs * self._steps_each(stage),
+            total_steps=self._steps_of(stage),
             loss=how.loss(np.bincount(labels)),
             patience=how.early_stopping,
             together=self.machine.together,
@@ -226,6 +231,10 @@ class Trainee:
         batches = math.ceil(self.num_training / stage.batch_size)
         return math.ceil(batches / stage.learning.iter_size)
 
+    def _steps_of(self, stage: settings.Config) -> int:
+        """Of a stage, if it does not end before."""
+        return stage.steps or stage.epochs * self._steps_each(stage)
+
     def _epochs(self, stage: settings.Config) -> int:
         """Of a stage, the last one of them perhaps cut short."""
         if stage.steps:
@@ -236,6 +245,26 @@ class Trainee:
     def epochs(self) -> int:
         """Of all stages, if none of them ends before."""
         return sum(map(self._epochs, self.stages))
+
+    def _photos_of(self, stage: settings.Config, steps: int) -> int:
+        """How many photos are seen in the first steps of a stage."""
+        epochs, more = divmod(steps, self._steps_each(stage))
+        begun = more * stage.learning.iter_size * stage.batch_size
+        return epochs * self.num_training + begun
+
+    @property
+    def num_photos(self) -> int:
+        """How many are seen in all stages, if none of them ends before."""
+        return sum(
+            self._photos_of(stage, self._steps_of(stage)) for stage in self.stages
+        )
+
+    @property
+    def num_photos_done(self) -> int:
+        """How many have been seen; of stages that ended before, as if they had not."""
+        *before, now = self.stages[: self.number + 1]
+        done = sum(self._photos_of(stage, self._steps_of(stage)) for stage in before)
+        return done + self._photos_of(now, self.training.steps)
 
     @property
     def steps(self) -> int:

@@ -102,6 +102,11 @@ class Augmentation:
         if self.crop_area:
             _pair("crop_area", self.crop_area, 0, 1, "0.08,1")
         _pair("crop_aspect", self.crop_aspect, 0.01, 100, "0.75,1.3333")
+        if not self.crop_area and self.crop_aspect != Augmentation.crop_aspect:
+            raise ValueError(
+                f"--crop_aspect={self.crop_aspect}: of windows of --crop_area; "
+                "expected that too"
+            )
 
     @property
     def active(self) -> bool:

@@ -11,6 +11,7 @@ import pytest
 import train
 from model import loop, probe, repeats, run, settings, workers
 from model.checkpoints import errors
+from pipeline import schema
 from tests import conftest, test_resume, test_reuse
 
 
@@ -82,6 +83,7 @@ def test_seeds(quick):
     assert (kernels[0] != kernels[1]).any()
     config = dataclasses.replace(quick, seed=5, run_dir=quick.run_dir + "1")
     single = train.train(config)
+    assert (directory.parent / "latest").resolve() == single
     alone = run.read(str(single)).load_model().get_layer("logits").kernel.numpy()
     assert (alone == kernels[0]).all()
 
@@ -136,6 +138,34 @@ def test_rates_of_a_later_stage(quick):
     with pytest.raises(errors.MismatchedCheckpoint, match=r"conv55/.* fits no var"):
         train.train(dataclasses.replace(quick, stages=stages))
     assert not train.Path(quick.run_dir).exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"folds": 500}, schema.DataError),
+        ({"seeds": 2, "features": "conv55"}, errors.MismatchedCheckpoint),
+    ],
+    ids=str,
+)
+def test_what_cannot_begin_leaves_nothing(quick, change, error):
+    train.train(dataclasses.replace(quick, run_dir=quick.run_dir + "0"))
+    with pytest.raises(error):
+        train.repeat(dataclasses.replace(quick, **change))
+    place = train.Path(quick.run_dir)
+    assert not place.exists()
+    assert (place.parent / "latest").resolve().name == "run0"
+
+
+def test_progress_comes_to_its_end(quick, monkeypatch, capsys):
+    """Of a training that ends within an epoch, and was stopped within one."""
+    config = dataclasses.replace(quick, steps=8, snapshot_steps=1)
+    with monkeypatch.context() as patch, pytest.raises(test_resume.Killed):
+        test_resume.kill_at(patch, 5)
+        train.train(config)
+    train.resume(train.Path(quick.run_dir))
+    said = capsys.readouterr().err
+    assert re.findall(r"train: +(\d+)%", said)[-1] == "100"
 
 
 def test_a_damaged_plan(tmp_path):
@@ -265,6 +295,13 @@ class TestPlan:
         train.train(quick)
         text = train.plan(dataclasses.replace(quick, run_dir=quick.run_dir + "2"))
         assert "features of" not in text
+
+    def test_several_trainings_take_longer(self, quick):
+        one, five = (
+            train.plan(dataclasses.replace(quick, seeds=seeds)) for seeds in (1, 5)
+        )
+        assert "such trainings" not in one
+        assert "5 such trainings, altogether about" in five
 
     def test_compared_networks_are_named(self, quick):
         text = train.plan(dataclasses.replace(quick, compare="scratch"))

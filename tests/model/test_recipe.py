@@ -58,6 +58,7 @@ def test_lists_and_tables_as_flags_have_them(tmp_path, value, text):
         ("skip = [[1]]", "expected text"),
         ("skip = [true]", "expected text"),
         ("[[stages]]\nepoch = 1", "stage 1: epoch: no such setting; expected epochs"),
+        ("[[stage]]\nepochs = 1", r"stage: expected \[\[stages\]\]"),
         ('[[stages]]\nckpt = "a"', "stage 1: ckpt is for the whole training"),
         ("stages = 3", r"stages: expected tables, \[\[stages\]\]"),
         ("stages = [1]", "stages: expected tables"),

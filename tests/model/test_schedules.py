@@ -40,7 +40,8 @@ def test_shares(schedule, shares):
 
 @pytest.mark.parametrize("policy", schedules.POLICIES)
 def test_one_step(policy):
-    schedule = Schedule(policy=policy, stepsize=5, milestones=(5,))
+    own = {"step": {"stepsize": 5}, "multistep": {"milestones": (5,)}}
+    schedule = Schedule(policy=policy, **own.get(policy, {}))
     assert schedule.share(0, 1) == schedule.share(0, 0) == 1
 
 
@@ -56,6 +57,10 @@ def test_one_step(policy):
         ({"gamma": 0.0}, "expected above 0"),
         ({"gamma": math.nan}, "expected above 0"),
         ({"power": math.inf}, "expected above 0"),
+        ({"gamma": 0.5}, "gamma=0.5: policy=cosine has none; expected policy=step or"),
+        ({"policy": "exp", "power": 2.0}, "power=2.0: policy=exp has none"),
+        ({"policy": "poly", "stepsize": 5}, "expected policy=step"),
+        ({"policy": "step", "stepsize": 5, "milestones": (5,)}, "policy=multistep"),
     ],
     ids=str,
 )

@@ -124,8 +124,8 @@ def test_an_end_in_epochs_replaces_one_in_steps(parse):
     stages = parse(recipe, "--epochs=2").in_stages()
     assert [(s.steps, s.epochs) for s in stages] == [(0, 2), (0, 2)]
     assert parse("steps = 7", "--epochs=2").steps == 0
-    both = parse("steps = 7", "--epochs=2", "--steps=5")
-    assert (both.steps, both.epochs) == (5, 2)
+    with pytest.raises(app.UsageError, match="--steps=5, --epochs=2: both say when"):
+        parse(recipe, "--epochs=2", "--steps=5")
 
 
 def test_without_stages_the_training_is_one(parse):
@@ -143,11 +143,17 @@ def test_without_stages_the_training_is_one(parse):
         ('[[stages]]\nstage = "a"\nmomentum = 2.0', "a: momentum=2.0: expected 0"),
         ('[[stages]]\noptimizer = "adma"', "stage 1: optimizer='adma': expected"),
         ('train = "a"\ntrain_from = "b"', "--train and --train_from"),
-        ('ckpt = "none"\ncompare = "scratch"', "--compare=scratch: expected weights"),
+        ('ckpt = "none"\ncompare = "scratch"', "--compare: says what to do with weig"),
+        (
+            'ckpt = "none"\nskip = "fc6"',
+            "--skip: says what to do with weights; expected",
+        ),
+        ('[[stages]]\nstage = "a"\nstart = "last"', "a: --start=last: there is no"),
         ('start = "last"', "--start=last: says how a stage goes on"),
         ('class_weights = "balance"', r"class_weights=balance: expected balanced\?"),
         ('channel_order = "BGR"', "--channel_order=BGR: expected one of auto, rgb"),
         ('resize = "squish"', r"--resize=squish: expected squash\?"),
+        ("[[stages]]\nepochs = 3\nsteps = 3", "--steps=3, --epochs=3: both say when"),
         ("early_stopping = -1", "--early_stopping=-1: expected 0 or more"),
         ("batch_size = 100000", "--batch_size=100000: expected 1 to 16384"),
     ],

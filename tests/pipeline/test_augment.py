@@ -56,7 +56,7 @@ def test_without_mirroring_the_windows_are_the_same():
 
 def test_what_is_active():
     assert not augment.NONE.active
-    assert not augment.Augmentation(mirror=False, crop_aspect="1,1").active
+    assert not augment.Augmentation(mirror=False).active
     for name, value in MANY.items():
         assert augment.Augmentation(**{name: value}).active, name
 
@@ -84,6 +84,7 @@ def test_every_setting_is_told():
         ({"crop_area": "0.1,0.2,0.3"}, "crop_area=0.1,0.2,0.3"),
         ({"crop_aspect": ""}, "crop_aspect=: .* 0.01 to 100, as 0.75,1.3333"),
         ({"crop_aspect": "1,inf"}, "crop_aspect=1,inf"),
+        ({"crop_aspect": "1,2"}, "crop_aspect=1,2: of windows of --crop_area"),
         ({"crop_aspect": "nan,1"}, "crop_aspect=nan,1"),
     ],
     ids=str,
