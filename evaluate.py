@@ -32,6 +32,7 @@ from model import (
     inputs,
     judge,
     judge_weights,
+    own_records,
     penultimate,
     pretrained,
     report,
@@ -141,7 +142,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     if config.ckpt:
         return _evaluate_pretrained(config)
     finished = run.read(config.run_dir)
-    data = config.data or finished.config["data"]["path"]
+    data = config.data or str(own_records.place(finished))
     with _records(data, finished.resize_min) as found:
         judgement = _judge_run(config, finished, found, data)
         # Deferred: a comparison needs none of what draws and fills pages.
@@ -269,7 +270,7 @@ def _candidate(
 
     def judge_now() -> None:
         with contextlib.ExitStack() as stack:
-            data = config.data or finished.config["data"]["path"]
+            data = config.data or str(own_records.place(finished))
             records = found or stack.enter_context(_records(data))
             rows = records.taken(*([] if config.split == "all" else [config.split]))
             candidates.refuse_seen(name, finished, {row.sha256 for row in rows})
@@ -287,9 +288,9 @@ def _judge_run(
     seen = len(finished.seen_photos() & {row.sha256 for row in rows})
     if seen and config.min_accuracy:
         raise schema.DataError(
-            f"--min_accuracy: {finished.directory.name} has trained on {seen} of these "
-            f"{len(rows)} photos, so their accuracy is no gate; expected the test "
-            "split, or other photos"
+            f"--min_accuracy: {finished.directory.name} was trained on, or chosen by, "
+            f"{seen} of these {len(rows)} photos, so their accuracy is no gate; "
+            "expected the test split, or other photos"
         )
     return judge.judge_run(finished, found, config.split, config.how, source=data)
 

@@ -245,8 +245,9 @@ def _trainees(
 ) -> list[trainee.Trainee]:
     """The network, and the one it is compared with."""
     start = base.choose(config, found.class_names)
+    made = "kept" if config.keep_head else "new"
     command.log(
-        f"network: {start.network.name}, new head on "
+        f"network: {start.network.name}, {made} head on "
         f"{head.in_words(start.features, start.pooling)}; input "
         f"{start.spec.short_side_px}/{start.spec.size_px}, {start.spec.resize}, "
         f"preprocessing by {start.spec.source}"

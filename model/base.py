@@ -66,6 +66,8 @@ def choose(config: settings.Config, class_names: Sequence[str]) -> Base:
             hidden=config.hidden,
             class_names=class_names,
         )
+    if fit:
+        _note_unused(fit)
     return Base(
         network=chosen,
         spec=spec,
@@ -123,13 +125,16 @@ def _fit(config: settings.Config, weights: zoo.Weights) -> restore.Fit:
     command.log(f"weights: {weights.name} is {weights.variant}, from {weights.path}")
     for line in fit.near_misses():
         command.log(f"note: {line}; layers are matched by name")
+    return fit
+
+
+def _note_unused(fit: restore.Fit) -> None:
     if unused := [e.tensor for e in fit.entries if e.status == "unused"]:
         more = ", ..." * (len(unused) > 3)
         command.log(
             f"note: {len(unused)} tensors of the file are not used "
             f"({', '.join(unused[:3])}{more}); ledger.json has all"
         )
-    return fit
 
 
 def _lowest_new(chosen: network.Network, last: str, fit: restore.Fit | None) -> str:

@@ -59,7 +59,7 @@ def refuse_seen(name: str, finished: run.Finished, photos: set[str]) -> None:
     seen = len(finished.seen_photos() & photos)
     if seen:
         raise schema.DataError(
-            f"--runs: {name} has trained on {seen} of these {len(photos)} photos, so "
-            "that they say nothing of new ones; expected the test split, or photos "
-            "that none has trained on: --data=FOLDER --another_dataset"
+            f"--runs: {name} was trained on, or chosen by, {seen} of these "
+            f"{len(photos)} photos, so that they say nothing of new ones; expected the "
+            "test split, or photos that none has seen: --data=FOLDER --another_dataset"
         )

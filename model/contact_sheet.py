@@ -27,7 +27,12 @@ class Pictures:
             folder: for the pictures.
             explainer: knows the training photos.
             spec: of the network's input.
+
+        Raises:
+            schema.DataError: there is a file of its name.
         """
+        if folder.exists() and not folder.is_dir():
+            raise schema.DataError(f"--explain={folder}: is a file; expected a folder")
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._explainer = explainer

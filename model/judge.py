@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -255,13 +256,22 @@ def judge_run(
         source: folder that the photos are from; "" for that of the records.
 
     Raises:
-        schema.DataError: see `judge`; or a class is none of the run's.
+        schema.DataError: see `judge`; or a class is none of the run's, or the run's
+            folder cannot be written to.
     """
+    label_of_each = _label_of_each(finished, found)
+    name = split if how.tta == views.NONE else f"{split}-{how.tta}"
+    path = finished.evaluation_path(name, found.digest)
+    path.parent.mkdir(exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        raise run.RunError(
+            f"{path.parent}: cannot be written to, but figures and report belong "
+            "there; allow it, or copy the run to where you may"
+        )
     start = time.perf_counter()
     model = finished.load_model()
     loaded = time.perf_counter()
     whole = "" if split == "all" else split
-    label_of_each = _label_of_each(finished, found)
     names = finished.class_names
     judgement = judge(model, found, whole, finished.spec, how, class_names=names)
     judgement = dataclasses.replace(
@@ -270,9 +280,6 @@ def judge_run(
         temperature=finished.temperature,
     )
     judging_s = time.perf_counter() - loaded
-    name = split if how.tta == views.NONE else f"{split}-{how.tta}"
-    path = finished.evaluation_path(name, found.digest)
-    path.parent.mkdir(exist_ok=True)
     with run.replacing(path.with_suffix(".npz")) as partial:
         judgement.save_examples(partial)
     seen = finished.seen_photos()

@@ -18,16 +18,29 @@ def read(finished: run.Finished, data: str = "") -> manifest.Manifest:
     Raises:
         schema.DataError: they are not there, damaged, or not those of the run.
     """
-    place = Path(data or finished.config["data"]["path"])
-    if not (place / manifest.HEAD_NAME).exists():
+    found = manifest.read(place(finished, data))
+    check(finished, found)
+    return found
+
+
+def place(finished: run.Finished, data: str = "") -> Path:
+    """Their folder.
+
+    Args:
+        finished: the run.
+        data: of `read`.
+
+    Raises:
+        schema.DataError: there are none.
+    """
+    folder = Path(data or finished.config["data"]["path"])
+    if not (folder / manifest.HEAD_NAME).exists():
         raise schema.DataError(
-            f"{place}: no {manifest.HEAD_NAME} here; expected the records that "
+            f"{folder}: no {manifest.HEAD_NAME} here; expected the records that "
             f"{finished.directory.name} was trained on; --data=FOLDER says where they "
             "are, if they were moved"
         )
-    found = manifest.read(place)
-    check(finished, found)
-    return found
+    return folder
 
 
 def check(finished: run.Finished, found: manifest.Manifest) -> None:

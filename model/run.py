@@ -239,8 +239,10 @@ def replacing(path: Path, suffix: str = ".partial") -> Iterator[Path]:
         yield partial
         partial.replace(path)
     except OSError as error:
-        if error.filename is None:  # a file that was open already
+        # A file that was open already, or the name that nobody else knows.
+        if error.filename is None or os.fspath(error.filename) == str(partial):
             error.filename = str(path)
+            error.filename2 = None
         raise
     finally:
         partial.unlink(missing_ok=True)
@@ -487,6 +489,6 @@ def check_records(
     seen = finished.seen_photos() & {row.sha256 for row in rows}
     if seen:
         raise schema.DataError(
-            f"{called}: {finished.directory.name} has trained on {len(seen)} "
-            f"of these {len(rows)} photos; expected others, or the run's own records"
+            f"{called}: {finished.directory.name} was trained on, or chosen by, "
+            f"{len(seen)} of these {len(rows)} photos; expected others, or the run's own records"
         )

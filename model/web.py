@@ -155,6 +155,10 @@ class _Site:
         return Response(found, media_type="image/jpeg", headers=kept)
 
     async def predict(self, request: Request) -> Response:
+        if unknown := request.query_params.keys() - {"top", "explain"}:
+            raise HTTPException(
+                400, f"{min(unknown)}: no such option; expected top or explain"
+            )
         top = _number(request, "top", self._limits.top)
         explained = _number(request, "explain", 0) > 0
         if self._under_way >= self._limits.max_requests:
@@ -267,7 +271,7 @@ def _number(request: Request, name: str, default: int) -> int:
     if not text:
         return default
     if not (text.isascii() and text.isdigit() and len(text) < 7):
-        raise HTTPException(400, f"{name}: expected a number")
+        raise HTTPException(400, f"{name}: expected a number, at most 999999")
     found = int(text)
     if name == "top" and not found:
         raise HTTPException(400, "top: expected 1 or more")

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import re
 import shutil
 
@@ -166,8 +167,23 @@ def test_records_split_anew_are_refused(finished, resplit):
     assert not (finished / "evaluation").exists()
 
 
+def test_records_that_were_moved(finished, tmp_path):
+    about = json.loads((finished / "config.json").read_text())
+    about["data"]["path"] = str(tmp_path / "gone")
+    (finished / "config.json").write_text(json.dumps(about))
+    with pytest.raises(schema.DataError, match=r"gone: no manifest.*--data=FOLDER"):
+        evaluate.evaluate(config(finished))
+
+
+def test_a_folder_that_cannot_be_written_to(finished, monkeypatch):
+    """Is refused before photos are judged in vain; nothing stops root's own tests."""
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(schema.DataError, match="evaluation: cannot be written to"):
+        evaluate.evaluate(config(finished))
+
+
 def test_photos_that_were_trained_on_are_refused_all_the_same(finished, resplit):
-    with pytest.raises(schema.DataError, match=r"has trained on \d+ of these"):
+    with pytest.raises(schema.DataError, match=r"trained on, or chosen by, \d+ of"):
         evaluate.evaluate(config(finished, data=str(resplit), another_dataset=True))
 
 
@@ -269,7 +285,7 @@ def test_the_gate(finished):
 
 @pytest.mark.parametrize("split", ["train", "all"])
 def test_no_gate_on_photos_that_training_has_seen(finished, split):
-    with pytest.raises(schema.DataError, match=r"has trained on \d+ of these \d+"):
+    with pytest.raises(schema.DataError, match=r"or chosen by, \d+ of these \d+"):
         evaluate.evaluate(config(finished, split=split, min_accuracy=0.5))
     figures = evaluate.evaluate(config(finished, split=split))
     assert figures["photos_seen"] > 0
@@ -379,7 +395,9 @@ class TestCompare:
 
     @pytest.mark.parametrize("split", ["train", "validation", "all"])
     def test_photos_that_a_run_has_seen(self, finished, worse, split):
-        with pytest.raises(schema.DataError, match=r"run has trained on \d+ of these"):
+        with pytest.raises(
+            schema.DataError, match=r"run was trained on, or chosen by, \d+ of"
+        ):
             evaluate.compare(self.config(finished, worse, split=split))
         assert not (finished / "evaluation").exists()
 
@@ -388,7 +406,9 @@ class TestCompare:
         photos = json.loads(path.read_text())
         photos["train"].append(found.taken("test")[0].sha256)
         path.write_text(json.dumps(photos))
-        with pytest.raises(schema.DataError, match="worse has trained on 1 of these"):
+        with pytest.raises(
+            schema.DataError, match="worse was trained on, or chosen by, 1 of"
+        ):
             evaluate.compare(self.config(finished, worse))
 
     def test_different_photos(self, finished, worse):

@@ -181,7 +181,7 @@ def test_what_cannot_be_repeated(quick, change):
 
 
 @pytest.mark.parametrize(("pooling", "size"), [("average", 6), ("statistics", 12)])
-def test_a_head_on_channels_on_the_whole(quick, pooling, size):
+def test_a_head_on_channels_on_the_whole(quick, pooling, size, capsys):
     where = {"features": "pool2", "pooling": pooling}
     pooled = dataclasses.replace(quick, **where, epochs=2, learning_rate=0)
     first = train.train(pooled)
@@ -204,7 +204,11 @@ def test_a_head_on_channels_on_the_whole(quick, pooling, size):
     assert rates[0] == pytest.approx(0.75 * 0.9216 / 6)
     seat = dataclasses.replace(again, features="", pooling="auto")
     seat = dataclasses.replace(seat, run_dir=quick.run_dir + "4")
+    capsys.readouterr()
     (result,) = run.read(str(train.train(seat))).results()  # where the run had it
+    said = capsys.readouterr().err
+    assert "kept head on" in said
+    assert "not used" not in said
     assert result["validation_loss"] == pytest.approx(lowest, rel=1e-4)
     deeper = dataclasses.replace(again, features="conv2", run_dir=quick.run_dir + "3")
     with pytest.raises(

@@ -25,6 +25,13 @@ class Explainer:
         raise self.error
 
 
+def test_a_file_in_place_of_the_folder(tmp_path):
+    path = tmp_path / "why"
+    path.touch()
+    with pytest.raises(schema.DataError, match=r"--explain=.*why: is a file"):
+        contact_sheet.Pictures(path, None, SPEC)
+
+
 @pytest.mark.parametrize("name", ERRORS)
 def test_a_training_photo_that_cannot_be_shown_is_grey(tmp_path, found, capsys, name):
     """And told once; the pictures of all photos are drawn."""

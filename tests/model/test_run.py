@@ -280,6 +280,12 @@ class TestReplacing:
         assert json.loads((tmp_path / "a.json").read_text()) == {"loss": 1.5}
         assert names_in(tmp_path) == ["a.json"]
 
+    def test_a_failure_is_about_the_name_that_was_asked_for(self, tmp_path):
+        path = tmp_path / "gone" / "a.json"
+        with pytest.raises(OSError) as caught, run.replacing(path) as partial:
+            partial.write_text("x")
+        assert caught.value.filename == str(path)
+
     def test_leftover_of_a_killed_process_is_no_obstacle(self, tmp_path):
         path = tmp_path / "a.json"
         with run.replacing(path) as partial:

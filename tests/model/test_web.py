@@ -173,7 +173,8 @@ class TestHostile:
         assert "form" in answer.json()["error"]
 
     @pytest.mark.parametrize(
-        "query", ["top=0", "top=-1", "top=x", "top=9999999", "explain=yes", "top=²"]
+        "query",
+        ["top=0", "top=-1", "top=x", "top=9999999", "explain=yes", "top=²", "up=1"],
     )
     def test_queries(self, client, query):
         answer = client.post(f"/predict?{query}", content=photo())

@@ -50,6 +50,15 @@ def test_variables_of_every_kind(tmp_path, name):
     assert sorted(float(array[0]) for array in found.values()) == list(range(6))
 
 
+@pytest.mark.parametrize("name", weights.WRITERS)
+def test_others_can_read_it_as_any_file(tmp_path, name):
+    plain = tmp_path / "plain"
+    plain.touch()
+    path = tmp_path / f"w{name}"
+    weights.write(path, {"a/kernel": np.ones((2, 3), np.float32)}, {})
+    assert path.stat().st_mode == plain.stat().st_mode
+
+
 def test_npy_as_caffe_tensorflow_reads_it(arrays, tmp_path):
     weights.write(tmp_path / "w.npy", arrays, {"network": "tiny"})
     found = np.load(tmp_path / "w.npy", allow_pickle=True).item()
