@@ -490,5 +490,6 @@ def check_records(
     if seen:
         raise schema.DataError(
             f"{called}: {finished.directory.name} was trained on, or chosen by, "
-            f"{len(seen)} of these {len(rows)} photos; expected others, or the run's own records"
+            f"{len(seen)} of these {len(rows)} photos; expected others, or the run's "
+            "own records"
         )
