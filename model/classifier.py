@@ -114,6 +114,21 @@ class Explanation:
     nearest: Sequence[neighbours.Neighbour] = ()
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What an Explainer keeps of photos that it has classified.
+
+    Attributes:
+        images: uint8 [batch, size_px, size_px, 3].
+        heat: of explain.grad_cam for the likeliest classes; None without.
+        embeddings: what the head sees, float [batch, ...]; None if not needed.
+    """
+
+    images: np.ndarray
+    heat: np.ndarray | None
+    embeddings: np.ndarray | None
+
+
 class Explainer:
     """A classifier that can say why.
 
@@ -134,13 +149,7 @@ class Explainer:
         """
         self.index: neighbours.Index | None = None
         self.missing: list[str] = []
-        self._heat: Any = None
-        self._embedder: Any = None
         model, finished = classifier.model, classifier.finished
-        try:
-            self._heat = explain.grad_cam(model)
-        except explain.NoMap as error:
-            self.missing.append(str(error))
         if finished is None:
             self.missing.append("no nearest training photos: a weight file has none")
         else:
@@ -148,50 +157,52 @@ class Explainer:
                 self.index = neighbours.build(finished, model, data)
             except (schema.DataError, OSError) as error:
                 self.missing.append(f"no nearest training photos: {error}")
-        if self._heat is None and self.index is None:
-            raise schema.DataError("; ".join(self.missing))
+        both: Any = None  # what the head sees, and logits
         if self.index is not None and finished is not None:
-            self._embedder = neighbours.embedder(finished, model)
-        self._step = graph.for_any_batch(
-            lambda images: (self._embedder or model)(images, training=False)
-        )
+            both = neighbours.embedder(finished, model)
+        self._has_heat = True
+        try:
+            self._step = explain.with_answer(model, both.outputs[:1] if both else ())
+        except explain.NoMap as error:
+            self.missing.insert(0, str(error))
+            if both is None:
+                raise schema.DataError("; ".join(self.missing)) from error
+            self._has_heat = False
+            self._step = graph.for_any_batch(
+                lambda images: both(images, training=False)[::-1]
+            )
 
-    def classify(self, images: np.ndarray) -> tuple[Any, np.ndarray]:
-        """What the network says.
-
-        Args:
-            images: uint8 or float32 [batch, size_px, size_px, 3], 0..255.
-
-        Returns:
-            What `explain` needs of it, and the logits, float32 [batch, num_classes].
-        """
-        found = self._step(np.asarray(images, np.float32))
-        if self._embedder is None:
-            return None, np.asarray(found, np.float32)
-        embeddings, logits = found
-        return np.asarray(embeddings), np.asarray(logits, np.float32)
-
-    def explain(
-        self, images: np.ndarray, labels: np.ndarray, embeddings: Any, k: int
-    ) -> list[Explanation]:
-        """Why it says so.
+    def classify(self, images: np.ndarray) -> tuple[np.ndarray, "Seen"]:
+        """What the network says, and what it saw.
 
         Args:
             images: uint8 [batch, size_px, size_px, 3], RGB, 0..255.
-            labels: int [batch], the classes to explain.
-            embeddings: of `classify`, of these images.
+
+        Returns:
+            The logits, float32 [batch, num_classes], and what `explain` needs.
+        """
+        found = [np.asarray(one) for one in self._step(images.astype(np.float32))]
+        heat = found.pop(0) if self._has_heat else None
+        logits, *embeddings = found
+        seen = Seen(
+            images=images, heat=heat, embeddings=embeddings[0] if embeddings else None
+        )
+        return np.asarray(logits, np.float32), seen
+
+    def explain(self, seen: "Seen", which: Sequence[int], k: int) -> list[Explanation]:
+        """Why it says that a photo is most likely of a class.
+
+        Args:
+            seen: of `classify`.
+            which: of its photos.
             k: training photos to name for each.
         """
-        overlays: list[np.ndarray | None] = [None] * len(images)
-        if self._heat is not None:
-            heat = self._heat(images, labels)
-            overlays = [
-                explain.overlay(image, one)
-                for image, one in zip(images, heat, strict=True)
-            ]
-        nearest: Sequence[Sequence[neighbours.Neighbour]] = [()] * len(images)
-        if self.index is not None:
-            nearest = self.index.nearest(embeddings, k)
+        overlays: list[np.ndarray | None] = [None] * len(which)
+        if seen.heat is not None:
+            overlays = [explain.overlay(seen.images[n], seen.heat[n]) for n in which]
+        nearest: Sequence[Sequence[neighbours.Neighbour]] = [()] * len(which)
+        if self.index is not None and seen.embeddings is not None:
+            nearest = self.index.nearest(seen.embeddings[list(which)], k)
         return [
             Explanation(overlay=overlay, nearest=near)
             for overlay, near in zip(overlays, nearest, strict=True)

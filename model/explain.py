@@ -12,7 +12,7 @@ Source: Selvaraju et al. 2017, "Grad-CAM: Visual Explanations from Deep Networks
 Gradient-based Localization".
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -97,23 +97,60 @@ def grad_cam(model: Any) -> Callable[[Any, Any], np.ndarray]:
     Raises:
         NoMap: see `mapped_layer`.
     """
-    deepest = mapped_layer(model)
-    beside = _further_down(model, deepest)
-    all_maps = [deepest.output, *(layer.input for layer in beside)]
-    means = [layer.output for layer in beside]
-    by_place = any(one.name.startswith(head.ONE_OF_DEVIATIONS) for one in model.layers)
-    whole = keras.Model(model.input, [model.output, *all_maps, *means])
-    size = max(tuple(maps.shape[1:3]) for maps in all_maps)
+    network = _Explained(model)
+    heat = graph.for_any_batch(lambda images, labels: network(images, labels)[0])
 
-    @graph.for_any_batch
-    def heat(images: Any, labels: Any) -> Any:
+    def explained(images: Any, labels: Any) -> np.ndarray:
+        pixels = tf.cast(tf.convert_to_tensor(images), tf.float32)
+        return np.asarray(heat(pixels, np.asarray(labels, np.int32)))
+
+    return explained
+
+
+def with_answer(model: Any, more: Sequence[Any] = ()) -> Callable[[Any], list[Any]]:
+    """A function that classifies images and says what speaks for it, in one go.
+
+    Args:
+        model: of `grad_cam`.
+        more: symbolic tensors of the model.
+
+    Returns:
+        A function of images, float32 [batch, size_px, size_px, 3], 0..255. It gives the
+        heat of `grad_cam` for each image's likeliest class, the logits, and what `more`
+        are then.
+
+    Raises:
+        NoMap: see `mapped_layer`.
+    """
+    return graph.for_any_batch(_Explained(model, more))
+
+
+class _Explained:
+    """Tensors of images -> heat, logits and what more is asked for."""
+
+    def __init__(self, model: Any, more: Sequence[Any] = ()) -> None:
+        deepest = mapped_layer(model)
+        beside = _further_down(model, deepest)
+        maps = [deepest.output, *(layer.input for layer in beside)]
+        means = [layer.output for layer in beside]
+        self._counts = len(maps), len(maps) + len(means)
+        self._by_place = any(
+            one.name.startswith(head.ONE_OF_DEVIATIONS) for one in model.layers
+        )
+        self._network = keras.Model(model.input, [model.output, *maps, *means, *more])
+        self._size = max(tuple(one.shape[1:3]) for one in maps)
+
+    def __call__(self, images: Any, labels: Any = None) -> list[Any]:
+        num_maps, num_watched = self._counts
         with tf.GradientTape() as tape:
             tape.watch(images)
-            logits, *found = whole(images, training=False)
-            maps, means = found[: len(all_maps)], found[len(all_maps) :]
+            logits, *found = self._network(images, training=False)
+            maps, means = found[:num_maps], found[num_maps:num_watched]
+            if labels is None:
+                labels = tf.argmax(logits, axis=1)
             of_class = tf.gather(logits, labels, axis=1, batch_dims=1)
         gradient, *of_means = tape.gradient(of_class, [maps[0], *means])
-        if not by_place:
+        if not self._by_place:
             gradient = tf.reduce_mean(gradient, axis=[1, 2], keepdims=True)
         importances = [gradient] + [
             one[:, None, None]
@@ -124,19 +161,14 @@ def grad_cam(model: Any) -> Callable[[Any, Any], np.ndarray]:
             tf.reduce_sum(one * importance, axis=-1, keepdims=True)
             for one, importance in zip(maps, importances, strict=True)
         ]
-        found = tf.add_n([_resized(part, size) for part in parts])
-        if by_place:
-            around = [side // _AROUND | 1 for side in size]
-            found = tf.nn.avg_pool2d(found, around, 1, "SAME")
-        found = tf.image.resize(tf.nn.relu(found), tf.shape(images)[1:3])
-        highest = tf.reduce_max(found, axis=[1, 2], keepdims=True)
-        return tf.math.divide_no_nan(found, highest)[..., 0]
-
-    def explained(images: Any, labels: Any) -> np.ndarray:
-        pixels = tf.cast(tf.convert_to_tensor(images), tf.float32)
-        return np.asarray(heat(pixels, np.asarray(labels, np.int32)))
-
-    return explained
+        heat = tf.add_n([_resized(part, self._size) for part in parts])
+        if self._by_place:
+            around = [side // _AROUND | 1 for side in self._size]
+            heat = tf.nn.avg_pool2d(heat, around, 1, "SAME")
+        heat = tf.image.resize(tf.nn.relu(heat), tf.shape(images)[1:3])
+        highest = tf.reduce_max(heat, axis=[1, 2], keepdims=True)
+        heat = tf.math.divide_no_nan(heat, highest)[..., 0]
+        return [heat, logits, *found[num_watched:]]
 
 
 def _resized(part: Any, size: tuple[int, int]) -> Any:

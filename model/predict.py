@@ -172,10 +172,8 @@ class _Answering:
         if self._explainer is None:
             logits = self._step(batch.images.astype(np.float32))
         else:
-            embeddings, logits = self._explainer.classify(batch.images)
-            explanations = self._explainer.explain(
-                batch.images, logits.argmax(axis=1), embeddings, NEIGHBOURS
-            )
+            logits, seen = self._explainer.classify(batch.images)
+            explanations = self._explainer.explain(seen, range(len(logits)), NEIGHBOURS)
         for number, shares in enumerate(self._chosen.probabilities(logits)):
             classes = self._chosen.likeliest(shares, self._config.top)
             prediction = answers.Prediction(

@@ -188,11 +188,8 @@ class Service:
         if self.explainer is None or not wanted:
             logits = np.asarray(self._step(images.astype(np.float32)))
         else:
-            embeddings, logits = self.explainer.classify(images)
-            chosen = np.array(wanted)
-            some = None if embeddings is None else embeddings[chosen]
-            labels = logits[chosen].argmax(axis=1)
-            found = self.explainer.explain(images[chosen], labels, some, NEIGHBOURS)
+            logits, seen = self.explainer.classify(images)
+            found = self.explainer.explain(seen, wanted, NEIGHBOURS)
             why = dict(zip(wanted, found, strict=True))
         shares = self.chosen.probabilities(logits)
         return [

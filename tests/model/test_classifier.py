@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from model import classifier
+from model import classifier, explain
 from pipeline import preprocess, schema
 
 SPEC = preprocess.InputSpec(size_px=8, short_side_px=8, source="test")
@@ -42,11 +42,14 @@ def test_a_weight_file_has_no_training_photos(convolutional):
     explainer = classifier.Explainer(convolutional)
     assert explainer.missing == ["no nearest training photos: a weight file has none"]
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.uint8)
-    embeddings, logits = explainer.classify(images)
+    logits, seen = explainer.classify(images)
     step = convolutional.predict_step()
     assert logits == pytest.approx(np.asarray(step(images.astype(np.float32))))
-    found = explainer.explain(images, np.array([0, 1]), embeddings, 3)
-    assert [one.overlay.shape for one in found] == [(8, 8, 3)] * 2
+    heat = explain.grad_cam(convolutional.model)(images, logits.argmax(axis=1))
+    assert seen.heat == pytest.approx(heat, abs=1e-6)
+    found = explainer.explain(seen, (1, 0), 3)
+    for one, number in zip(found, (1, 0), strict=True):
+        assert (one.overlay == explain.overlay(images[number], heat[number])).all()
     assert [one.nearest for one in found] == [(), ()]
 
 

@@ -98,12 +98,13 @@ def test_records_that_were_moved(finished, shared_records):
     assert neighbours.build(finished, model, str(shared_records)).rows
 
 
-def small(folder, found, *, has_head):
+def small(folder, found, *, has_head, has_map=True):
     """A classifier by a run whose network ends in a vector, with a head or without."""
     spec, kinds = small_runs.SPEC, keras.layers
     image = keras.Input((spec.size_px, spec.size_px, 3), name=network.INPUT)
     x = network.normalisation(spec)(image)
-    x = kinds.Conv2D(4, 3, name="part_of_another")(x)
+    if has_map:
+        x = kinds.Conv2D(4, 3, name="part_of_another")(x)
     x = kinds.GlobalAveragePooling2D(name="end_of_another")(x)
     if has_head:
         x = kinds.Flatten(name=head.FLATTEN_LAYER)(x)
@@ -125,10 +126,25 @@ def test_a_head_on_a_model_inside_another(found, tmp_path):
     explainer = classifier.Explainer(chosen)
     assert explainer.missing == []
     images = np.random.default_rng(0).integers(0, 256, (2, 24, 24, 3)).astype(np.uint8)
-    embeddings, logits = explainer.classify(images)
-    assert embeddings.shape == (2, 4)
-    found = explainer.explain(images, logits.argmax(axis=1), embeddings, 3)
+    _, seen = explainer.classify(images)
+    assert seen.embeddings.shape == (2, 4)
+    found = explainer.explain(seen, (0, 1), 3)
     assert [len(one.nearest) for one in found] == [3, 3]
+
+
+def test_no_map(found, tmp_path):
+    """There is no Grad-CAM, but there are photos that are alike."""
+    explainer = classifier.Explainer(
+        small(tmp_path, found, has_head=True, has_map=False)
+    )
+    (line,) = explainer.missing
+    assert "so there is no Grad-CAM" in line
+    images = np.zeros((2, 24, 24, 3), np.uint8)
+    logits, seen = explainer.classify(images)
+    assert (logits.shape, seen.embeddings.shape, seen.heat) == ((2, 3), (2, 3), None)
+    (one,) = explainer.explain(seen, (1,), 3)
+    assert one.overlay is None
+    assert len(one.nearest) == 3
 
 
 def test_no_head(found, tmp_path):
