@@ -493,6 +493,7 @@ class TestCompare:
         with pytest.raises(ValueError, match=f"--runs.*{flag}"):
             evaluate.Config(runs="a,b", **how)
 
+    @pytest.mark.slow
     def test_the_command(self, finished, worse):
         both = f"--runs={finished},{worse}"
         done = conftest.run_command("evaluate.py", both)

@@ -271,6 +271,10 @@ def test_find_rate(quick, capsys):
 
 
 class TestPlan:
+    @pytest.fixture(autouse=True)
+    def quickly(self, monkeypatch):
+        monkeypatch.setattr(probe, "_LEAST_S", 0.05)
+
     def test_says_what_trains(self, quick):
         stages = (
             {"stage": "head", "epochs": 3},
@@ -313,8 +317,9 @@ class TestPlan:
         assert "scratch:\n" in text
 
     @pytest.mark.slow
-    def test_is_near_what_the_run_takes(self, quick, found):
+    def test_is_near_what_the_run_takes(self, quick, found, monkeypatch):
         """A network that takes a second an epoch, whole."""
+        monkeypatch.setattr(probe, "_LEAST_S", 1.0)
         config = dataclasses.replace(
             quick, ckpt="none", arch="cifar_cnn", epochs=4, batch_size=16
         )

@@ -162,6 +162,7 @@ def keras_file(path):
     return str(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["model.keras", "w.safetensors", "w.h5", "w.npy"])
 def test_a_run_on_a_rebuilt_model_starts_another_run(quick, tmp_path, name):
     first = dataclasses.replace(

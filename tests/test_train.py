@@ -153,6 +153,7 @@ def test_the_saved_model_is_the_best_by_validation(shared_run, found):
     assert loss == pytest.approx(lowest, abs=0.02)  # features were bfloat16, perhaps
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes(quick, tmp_path):
     weights = []
     for name, seed in (("one", 0), ("same", 0), ("other", 1)):
@@ -193,6 +194,7 @@ def test_deeper_layers_can_train(quick, views, found):
     assert moved == {"conv4": False, "conv5": True}
 
 
+@pytest.mark.slow
 def test_everything_can_train_from_a_random_start(quick):
     config = dataclasses.replace(quick, ckpt="none", features="pool5", epochs=1)
     directory = train.train(config)

@@ -196,7 +196,7 @@ class TestNonFiniteLoss:
         results = []
         with pytest.raises(
             loop.NonFiniteLoss,
-            match=r"nan at step 3 of epoch 2; try a lower --learning_rate than 0\.",
+            match=r"nan at step 3 of epoch 2, at a rate of 0\.\d+; try a lower --learn",
         ):
             results.extend(job.run())
         assert len(job.sizes) == 4 + 2

@@ -105,6 +105,7 @@ class TestCommand:
             assert done.returncode == 0, done.stderr
             assert done.stdout == f"{folder}: 5 photos in 5 classes, {new} new\n"
 
+    @pytest.mark.slow
     def test_killed_and_started_again(self, tmp_path):
         """What a killed call leaves is completed to what one call draws."""
         folder = tmp_path / "f"
