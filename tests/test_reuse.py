@@ -119,7 +119,16 @@ def test_a_near_miss_is_named(tiny, quick, tmp_path, capsys):
     assert "fc4_flickr" in ledger(config)[0]["unused"]
 
 
-@pytest.mark.parametrize("name", ["w.safetensors", "w.h5", "w.weights.h5", "w.npy"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "w.safetensors",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("w.h5", "w.weights.h5", "w.npy")
+        ),
+    ],
+)
 def test_a_runs_weights_start_another_run(quick, tmp_path, name):
     """Exported, restored: the layers and the preprocessing are those of the run."""
     first = dataclasses.replace(

@@ -296,10 +296,8 @@ def test_a_run_folder_is_not_overwritten(quick, shared_run):
     assert conftest.folder_digest(shared_run) == before
 
 
-@pytest.mark.parametrize(
-    "signal_number",
-    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_training_leaves_a_usable_run(
     shared_records, weights_cache, tmp_path, signal_number
 ):

@@ -352,10 +352,8 @@ def test_a_killed_conversion_leaves_nothing_half_and_is_completed(
     assert not (out / staging.PARTIAL_NAME).exists()
 
 
-@pytest.mark.parametrize(
-    "number",
-    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_conversion_cleans_up(photos, tmp_path, number):
     for copy in range(400):
         path = photos / "red" / f"more{copy}.jpg"
