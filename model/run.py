@@ -240,7 +240,7 @@ def replacing(path: Path, suffix: str = ".partial") -> Iterator[Path]:
         partial.replace(path)
     except OSError as error:
         # A file that was open already, or the name that nobody else knows.
-        if error.filename is None or os.fspath(error.filename) == str(partial):
+        if error.filename is None or str(error.filename) == str(partial):
             error.filename = str(path)
             error.filename2 = None
         raise

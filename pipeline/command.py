@@ -156,7 +156,7 @@ def _describe(error: OSError) -> str:
     what = error.strerror or str(error)
     if error.errno == errno.ENOSPC:
         what += "; free some, or choose another place"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if where and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         what += (
             "; expected leave to read or write there: give it, or choose another place"
         )
