@@ -40,7 +40,8 @@ from model import (
     views,
 )
 from model.checkpoints import errors
-from pipeline import command, convert, image, manifest, schema
+from pipeline import command, convert, image, manifest
+from pipeline.system.errors import DataError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,7 +130,7 @@ class Config:
         return judge.How(batch_size=self.batch_size, tta=self.tta, num_features=kept)
 
 
-class TooInaccurate(schema.DataError):
+class TooInaccurate(DataError):
     """The gate that --min_accuracy sets is not passed."""
 
 
@@ -137,7 +138,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     """Evaluates as configured; returns what evaluation/<split>.json holds.
 
     Raises:
-        schema.DataError: run or records are not as they should be, or not each other's.
+        DataError: run or records are not as they should be, or not each other's.
     """
     if config.ckpt:
         return _evaluate_pretrained(config)
@@ -192,7 +193,7 @@ def compare(config: Config) -> dict[str, Any]:
     A run is judged only if it was not yet, as it is, on these records.
 
     Raises:
-        schema.DataError: runs or records are not as they should be, not each other's,
+        DataError: runs or records are not as they should be, not each other's,
             or a run has trained on one of the photos.
     """
     runs = run.read_several(config.run_dirs)
@@ -227,11 +228,11 @@ def _refuse_unlike_sizes(runs: Mapping[str, run.Finished], data: str) -> None:
     """Refuses photos that no one conversion makes as large as all runs expect.
 
     Raises:
-        schema.DataError: the runs' records are not of photos as large.
+        DataError: the runs' records are not of photos as large.
     """
     if len({one.resize_min for one in runs.values()}) > 1:
         sizes = ", ".join(f"{name}: {one.resize_min}" for name, one in runs.items())
-        raise schema.DataError(
+        raise DataError(
             f"--data={data}: photos are shrunk as a run's records were, and those of "
             f"these runs were not shrunk alike (--resize_min of {sizes}); expected a "
             f"folder of records: python -m pipeline.convert {data} --out=FOLDER "
@@ -287,7 +288,7 @@ def _judge_run(
     rows = found.taken(*([] if config.split == "all" else [config.split]))
     seen = len(finished.seen_photos() & {row.sha256 for row in rows})
     if seen and config.min_accuracy:
-        raise schema.DataError(
+        raise DataError(
             f"--min_accuracy: {finished.directory.name} was trained on, or chosen by, "
             f"{seen} of these {len(rows)} photos, so their accuracy is no gate; "
             "expected the test split, or other photos"
@@ -397,4 +398,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    command.run(main, schema.DataError, errors.CheckpointError)
+    command.run(main, DataError, errors.CheckpointError)

@@ -36,7 +36,8 @@ from model import (
     workers,
 )
 from model.checkpoints import errors
-from pipeline import command, manifest, schema
+from pipeline import command, manifest
+from pipeline.system.errors import DataError
 
 SCRATCH = "scratch"  # subfolder of the run of the same network from a random start
 
@@ -45,7 +46,7 @@ def train(config: settings.Config) -> Path:
     """Trains as configured; returns the run folder.
 
     Raises:
-        schema.DataError: data or run folder are not as they should be.
+        DataError: data or run folder are not as they should be.
         errors.CheckpointError: the weights cannot be used.
         loop.NonFiniteLoss: training ran away.
     """
@@ -70,7 +71,7 @@ def plan(config: settings.Config) -> str:
     """Says what a training will take, from a few batches of each stage.
 
     Raises:
-        schema.DataError: data are not as they should be.
+        DataError: data are not as they should be.
         errors.CheckpointError: the weights cannot be used.
     """
     found = _data(config.data)
@@ -92,7 +93,7 @@ def find_rate(config: settings.Config) -> Path:
     """Tries which learning rate suits the first stage; returns the run folder.
 
     Raises:
-        schema.DataError: data or run folder are not as they should be.
+        DataError: data or run folder are not as they should be.
         errors.CheckpointError: the weights cannot be used.
     """
     found = _data(config.data)
@@ -181,7 +182,7 @@ def resume(run_dir: Path) -> Path:
     """Goes on with a stopped training, as if it had never stopped.
 
     Raises:
-        schema.DataError: the run is done, is being trained, or its data has changed.
+        DataError: the run is done, is being trained, or its data has changed.
         errors.CheckpointError: the weights it began with are gone, or others.
         loop.NonFiniteLoss: training ran away.
     """
@@ -275,21 +276,21 @@ def _data(folder: str) -> manifest.Manifest:
     """Records that can be trained on.
 
     Raises:
-        schema.DataError: they are missing or damaged, or a class lacks photos.
+        DataError: they are missing or damaged, or a class lacks photos.
     """
     found = manifest.read(Path(folder))
     manifest.check_files(found)
     for split in ("train", "validation"):
         present = {row.class_name for row in found.taken(split)}
         if split == "train" and (lacking := set(found.class_names) - present):
-            raise schema.DataError(
+            raise DataError(
                 f"{found.directory}: no training photo of "
                 f"{', '.join(sorted(lacking))}; add photos and convert again"
             )
         if not present:
             counts = found.counts().values()
             enough = any(sum(splits.values()) >= len(splits) for splits in counts)
-            raise schema.DataError(
+            raise DataError(
                 f"{found.directory}: no {split} photo; a class needs three photos to "
                 "have one in each split: "
                 + (
@@ -349,4 +350,4 @@ def main(argv: Sequence[str]) -> None:
 if __name__ == "__main__":
     settings.define_flags()
     flags.adopt_module_key_flags(settings)  # so that --help shows them
-    command.run(main, schema.DataError, errors.CheckpointError, loop.NonFiniteLoss)
+    command.run(main, DataError, errors.CheckpointError, loop.NonFiniteLoss)

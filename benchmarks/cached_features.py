@@ -86,7 +86,7 @@ class Stage:
         self.cut = plan.cut
         size = config.batch_size
         of_cache = examples.Cached(found, cached, num_views=1, batch_size=size, seed=0)
-        fresh = examples.Fresh(found, plan, batch_size=size)
+        fresh = examples.Fresh(found, plan.spec, seed=plan.seed, batch_size=size)
         self.num_training = fresh.num_training
         self.candidates = {
             f"{plan.cut} from the cache": self._epochs(tail, of_cache, precision),

@@ -82,7 +82,7 @@ def main() -> None:
                 restore.assign(part, start.fit.values)
             return trunk, tail
 
-        fresh = examples.Fresh(found, plan, batch_size=BATCH_SIZE)
+        fresh = examples.Fresh(found, plan.spec, seed=plan.seed, batch_size=BATCH_SIZE)
         batches = itertools.chain.from_iterable(map(fresh.training, itertools.count()))
         model = stages.join(*parts(device.policy(precision)))
         step = loop.TrainStep(model, learning_of(model, precision))

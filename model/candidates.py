@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 from model import comparison, judged, run
-from pipeline import command, schema
+from pipeline import command
+from pipeline.system.errors import DataError
 
 
 def read(
@@ -24,7 +25,7 @@ def read(
             model as it is.
 
     Raises:
-        schema.DataError: the judgement is damaged, or the run has trained on a photo.
+        DataError: the judgement is damaged, or the run has trained on a photo.
     """
     path = finished.evaluation_path(split, manifest_digest).with_suffix(".npz")
     model_sha256 = finished.model_digest()
@@ -54,11 +55,11 @@ def refuse_seen(name: str, finished: run.Finished, photos: set[str]) -> None:
         photos: SHA-256 of each.
 
     Raises:
-        schema.DataError: there are some.
+        DataError: there are some.
     """
     seen = len(finished.seen_photos() & photos)
     if seen:
-        raise schema.DataError(
+        raise DataError(
             f"--runs: {name} was trained on, or chosen by, {seen} of these "
             f"{len(photos)} photos, so that they say nothing of new ones; expected the "
             "test split, or photos that none has seen: --data=FOLDER --another_dataset"

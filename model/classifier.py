@@ -9,6 +9,7 @@ import numpy as np
 
 from model import explain, graph, inputs, loop, metrics, neighbours, pretrained, run
 from pipeline import image, manifest, preprocess, records, schema
+from pipeline.system.errors import DataError
 
 UNKNOWN = "unknown"
 
@@ -145,7 +146,7 @@ class Explainer:
             data: folder of a run's records, if they were moved; "" otherwise.
 
         Raises:
-            schema.DataError: nothing can be explained.
+            DataError: nothing can be explained.
         """
         self.index: neighbours.Index | None = None
         self.missing: list[str] = []
@@ -155,7 +156,7 @@ class Explainer:
         else:
             try:
                 self.index = neighbours.build(finished, model, data)
-            except (schema.DataError, OSError) as error:
+            except (DataError, OSError) as error:
                 self.missing.append(f"no nearest training photos: {error}")
         both: Any = None  # what the head sees, and logits
         if self.index is not None and finished is not None:
@@ -166,7 +167,7 @@ class Explainer:
         except explain.NoMap as error:
             self.missing.insert(0, str(error))
             if both is None:
-                raise schema.DataError("; ".join(self.missing)) from error
+                raise DataError("; ".join(self.missing)) from error
             self._has_heat = False
             self._step = graph.for_any_batch(
                 lambda images: both(images, training=False)[::-1]
@@ -212,18 +213,18 @@ class Explainer:
         """The encoded image of a training photo, JPEG or PNG, upright.
 
         Raises:
-            schema.DataError: its record is damaged, or not that of the manifest.
+            DataError: its record is damaged, or not that of the manifest.
             OSError: it is gone.
         """
         if self.index is None:
-            raise schema.DataError("there are no training photos")
+            raise DataError("there are no training photos")
         path = self.index.found.directory / row.file
         where = f"{path} ({row.path})"
         with path.open("rb") as file:
             payload = records.read_from(file, row.offset, row.length, where)
         values = schema.parse(payload)
         if values["image/sha256"] != row.sha256.encode():
-            raise schema.DataError(
+            raise DataError(
                 f"{where}: another photo than the manifest says; convert again"
             )
         encoded = values["image/encoded"]

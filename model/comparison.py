@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from model import judged, metrics
-from pipeline import schema
+from pipeline.system.errors import DataError
 
 ALPHA = 0.05  # chance of a difference where there is none, of all pairs together
 POWER = 0.8  # chance to see a difference of POINT on as many photos as are asked for
@@ -61,7 +61,7 @@ def compare(candidates: Sequence[Candidate]) -> dict[str, Any]:
         several times, byte for byte, counts once: its copies say nothing new.
 
     Raises:
-        schema.DataError: classes or photos are not the same.
+        DataError: classes or photos are not the same.
     """
     paired = pair(candidates)
     first, others = paired[0], paired[1:]
@@ -91,12 +91,12 @@ def pair(candidates: Sequence[Candidate]) -> list[Candidate]:
     Photos are told by the SHA-256 of their file and by their class.
 
     Raises:
-        schema.DataError: classes or photos are not the same; says how many are shared.
+        DataError: classes or photos are not the same; says how many are shared.
     """
     first = candidates[0]
     for other in candidates[1:]:
         if other.class_names != first.class_names:
-            raise schema.DataError(
+            raise DataError(
                 f"{first.name} knows the classes {', '.join(first.class_names)}; "
                 f"{other.name} {', '.join(other.class_names)}: same names in the same "
                 "order expected; only runs on the same classes can be compared"
@@ -108,7 +108,7 @@ def pair(candidates: Sequence[Candidate]) -> list[Candidate]:
             f"{one.name} {len(found)}"
             for one, found in zip(paired, photos, strict=True)
         )
-        raise schema.DataError(
+        raise DataError(
             f"judged on different photos: {sizes}, of which all share "
             f"{len(set.intersection(*photos))}; judge them on the same, which none has "
             "trained on: --data=FOLDER --another_dataset"
@@ -120,7 +120,7 @@ def pair(candidates: Sequence[Candidate]) -> list[Candidate]:
         if odd:
             sha256, _ = min(odd)
             path = ours.path[ours.sha256.tolist().index(sha256)]
-            raise schema.DataError(
+            raise DataError(
                 f"{path}: of another class for {other.name} than for {first.name}; "
                 "judge them on the same records: --data=FOLDER --another_dataset"
             )

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from model import classifier, run, sheet
-from pipeline import command, image, manifest, preprocess, schema, view
+from pipeline import command, image, manifest, preprocess, view
+from pipeline.system.errors import DataError
 
 _LONGEST_NAME = 60
 _GREY = 128  # of a training photo that cannot be shown
@@ -29,10 +30,10 @@ class Pictures:
             spec: of the network's input.
 
         Raises:
-            schema.DataError: there is a file of its name.
+            DataError: there is a file of its name.
         """
         if folder.exists() and not folder.is_dir():
-            raise schema.DataError(f"--explain={folder}: is a file; expected a folder")
+            raise DataError(f"--explain={folder}: is a file; expected a folder")
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._explainer = explainer
@@ -78,7 +79,7 @@ class Pictures:
     def _training_photo(self, row: manifest.Row) -> np.ndarray:
         try:
             return self._decoded(row)
-        except (schema.DataError, OSError) as error:
+        except (DataError, OSError) as error:
             if row.path not in self._missing:
                 self._missing.add(row.path)
                 command.log(f"note: a training photo is grey in pictures: {error}")
@@ -99,4 +100,4 @@ class Pictures:
         try:
             return self._viewer(stored)
         except image.ImageError as error:
-            raise schema.DataError(f"{row.file} ({row.path}): {error}") from error
+            raise DataError(f"{row.file} ({row.path}): {error}") from error

@@ -22,7 +22,8 @@ from tensorboard.plugins.scalar import summary_v2 as scalars
 from tensorboard.summary.writer import event_file_writer
 
 from model import board, judge
-from pipeline import command, image, manifest, schema, verify
+from pipeline import command, image, manifest, verify
+from pipeline.system.errors import DataError
 
 _MOST_AXES = 64
 _LONGEST_SETTING = 200  # in characters
@@ -173,7 +174,7 @@ def sprite(
         top, left = (side * place for place in divmod(number, columns))
         try:
             tile = image.thumbnail(verify.image_of(found, row), side)
-        except (image.ImageError, schema.DataError, OSError):
+        except (image.ImageError, DataError, OSError):
             continue
         sheet[top : top + side, left : left + side] = tile[..., ::-1]
     return sheet, side

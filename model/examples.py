@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from model import features, loop, stages, workers
+from model import features, loop, workers
 from pipeline import augment, dataset, manifest, preprocess
 
 
@@ -34,7 +34,7 @@ def compute_features(
 
     Args:
         found: the data set.
-        trunk: of stages.build_trunk.
+        trunk: frozen part of the network.
         spec: of its input.
         num_views: windows of each training photo, at least 1.
         cache_dir: folder of all feature caches.
@@ -142,8 +142,9 @@ class Fresh:
     def __init__(
         self,
         found: manifest.Manifest,
-        plan: stages.Plan,
+        spec: preprocess.InputSpec,
         *,
+        seed: int,
         batch_size: int,
         augmentation: augment.Augmentation = augment.NONE,
         together: workers.Workers = workers.ALONE,
@@ -152,21 +153,22 @@ class Fresh:
 
         Args:
             found: the data set.
-            plan: of the network.
+            spec: preprocessing of the network.
+            seed: decides order, windows and augmentation.
             batch_size: photos per batch.
             augmentation: of the training photos.
             together: processes that share each training batch.
         """
         self._training = dataset.Training(
             found,
-            plan.spec,
+            spec,
             batch_size=batch_size,
-            seed=plan.seed,
+            seed=seed,
             augmentation=augmentation,
             share=together.share,
         )
         self._validation = dataset.Evaluation(
-            found, "validation", plan.spec, batch_size=batch_size
+            found, "validation", spec, batch_size=batch_size
         )
         self.num_training = len(self._training.images.rows)
         self.batch_size = batch_size

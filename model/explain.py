@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from model import graph, head
-from pipeline import schema
+from pipeline.system.errors import DataError
 
 # What the paper's "last convolutional layer" is not, though its output is a map: layers
 # that move, thin out or rescale what is there already.
@@ -36,7 +36,7 @@ _OPACITY = 0.55  # of the hottest place
 _AROUND = 6  # a place's surroundings are this part of the map's side
 
 
-class NoMap(schema.DataError):
+class NoMap(DataError):
     """A network without a layer that keeps places apart."""
 
 

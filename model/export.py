@@ -27,7 +27,8 @@ import pipeline.quiet  # noqa: F401 # isort: split
 from model import network, own_records, restore, run, weights
 from model.checkpoints import errors
 from model.exporting import job
-from pipeline import command, schema
+from pipeline import command
+from pipeline.system.errors import DataError
 
 _NONE = "-"  # in a table
 
@@ -74,7 +75,7 @@ def export(config: Config) -> dict[str, tuple[int, ...]]:
     """Exports weights; returns {"layer/variable": shape} of what was written.
 
     Raises:
-        schema.DataError: the run is not as it should be.
+        DataError: the run is not as it should be.
         errors.UnknownFormat: no format has such an ending.
     """
     path = Path(config.weights)
@@ -103,7 +104,7 @@ def export_classifier(config: Config) -> job.Exported:
     """Exports the whole classifier and proves it.
 
     Raises:
-        schema.DataError: the run cannot be exported so, or the file does not say what
+        DataError: the run cannot be exported so, or the file does not say what
             the run says.
     """
     return job.export(
@@ -207,4 +208,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    command.run(main, schema.DataError, errors.CheckpointError)
+    command.run(main, DataError, errors.CheckpointError)

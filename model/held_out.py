@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from model import judged, label_doubts, metrics, run
-from pipeline import manifest, schema
+from pipeline import manifest
+from pipeline.system.errors import DataError
 
 _LISTED = 200  # doubts in evaluation/<split>.json, the likeliest
 
@@ -85,7 +86,7 @@ def of_folds(finished: run.Finished, found: manifest.Manifest) -> HeldOut | None
         found: its records.
 
     Raises:
-        schema.DataError: a judgement is damaged.
+        DataError: a judgement is damaged.
     """
     num_folds = _num_folds(finished.directory)
     if not num_folds or finished.config["data"]["manifest_digest"] != found.digest:
@@ -132,7 +133,7 @@ def _judgement(
     """A fold's test photos and probabilities; None where it is not judged yet."""
     try:
         fold = run.read(str(place))
-    except schema.DataError:
+    except DataError:
         return None
     digest = fold.config["data"]["manifest_digest"]
     path = fold.evaluation_path("test", digest).with_suffix(".npz")

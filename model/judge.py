@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from model import calibration, held_out, metrics, penultimate, run, views
-from pipeline import command, dataset, manifest, preprocess, schema
+from pipeline import command, dataset, manifest, preprocess
+from pipeline.system.errors import DataError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -159,20 +160,20 @@ def judge(
         A judgement with temperature 1.
 
     Raises:
-        schema.DataError: the split is empty, the classes are not the model's, or not
+        DataError: the split is empty, the classes are not the model's, or not
             every photo came out once.
     """
     num_classes = model.output.shape[-1]
     class_names = class_names or found.class_names
     if num_classes != len(class_names):
-        raise schema.DataError(
+        raise DataError(
             f"{found.directory}: {len(found.class_names)} classes, but the network "
             f"tells {num_classes} apart; judge it on the records it was trained on"
         )
     split_data = dataset.Evaluation(found, split, spec, batch_size=how.batch_size)
     rows = split_data.images.rows
     if not rows:
-        raise schema.DataError(
+        raise DataError(
             f"{found.directory}: no photo in the {split or 'whole'} split; split "
             f"again with python -m pipeline.split {found.directory}"
         )
@@ -190,7 +191,7 @@ def judge(
                 progress.update(len(numbers))
             probe.only_logits()
     if not mean.complete:
-        raise schema.DataError(
+        raise DataError(
             f"{found.directory}: not every photo came out once; convert again"
         )
     return Judgement(
@@ -256,7 +257,7 @@ def judge_run(
         source: folder that the photos are from; "" for that of the records.
 
     Raises:
-        schema.DataError: see `judge`; or a class is none of the run's, or the run's
+        DataError: see `judge`; or a class is none of the run's, or the run's
             folder cannot be written to.
     """
     label_of_each = _label_of_each(finished, found)
@@ -318,12 +319,12 @@ def _label_of_each(finished: run.Finished, found: manifest.Manifest) -> np.ndarr
     """int64 [num_classes of the data]: the run's label of each, by its name.
 
     Raises:
-        schema.DataError: a class is none of the run's.
+        DataError: a class is none of the run's.
     """
     labels = {name: label for label, name in enumerate(finished.class_names)}
     for name in found.class_names:
         if name not in labels:
-            raise schema.DataError(
+            raise DataError(
                 f"{found.directory}: class {name} is none of {finished.directory.name} "
                 f"({', '.join(finished.class_names)}); judge it on the records it was "
                 "trained on, or on photos of its classes"

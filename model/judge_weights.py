@@ -30,7 +30,7 @@ def judge_weights(
         Figures as those of a run, as far as there are any.
 
     Raises:
-        schema.DataError: see judge.judge.
+        DataError: see judge.judge.
         errors.MismatchedCheckpoint: a class of the data is none of the network's.
     """
     start = time.perf_counter()

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from model.checkpoints import archive, npy
-from pipeline import schema
+from pipeline.system.errors import DataError
 
 # Name -> kind, bytes of a value (0: any) and number of axes.
 _ARRAYS = {
@@ -54,7 +54,7 @@ def read(path: Path, num_classes: int) -> Examples:
         num_classes: that the run tells apart.
 
     Raises:
-        schema.DataError: the file is damaged, or not of such a run.
+        DataError: the file is damaged, or not of such a run.
     """
     try:
         with zipfile.ZipFile(path) as opened:
@@ -62,7 +62,7 @@ def read(path: Path, num_classes: int) -> Examples:
         found = Examples(**arrays)
         _check(found, num_classes)
     except archive.FAULTS as error:
-        raise schema.DataError(
+        raise DataError(
             f"{path}: damaged, or not of this run ({error}); remove it, and the run is "
             "judged again"
         ) from error
@@ -124,13 +124,13 @@ def read_figures(path: Path) -> dict[str, Any]:
     """Reads evaluation/<split>.json.
 
     Raises:
-        schema.DataError: it is damaged.
+        DataError: it is damaged.
     """
     try:
         figures = dict(json.loads(path.read_text(encoding="utf-8")))
         _ = figures["model_sha256"], figures["data"]["manifest_digest"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise schema.DataError(
+        raise DataError(
             f"{path}: damaged ({error!r}); remove it, and the run is judged again"
         ) from error
     return figures
@@ -145,7 +145,7 @@ def is_of(path: Path, *, model_sha256: str, manifest_digest: str) -> bool:
         manifest_digest: of the records.
 
     Raises:
-        schema.DataError: the .json is damaged.
+        DataError: the .json is damaged.
     """
     beside = path.with_suffix(".json")
     if not path.exists() or not beside.exists():
@@ -161,7 +161,7 @@ def images_per_s(path: Path) -> float | None:
     """Photos per second of the judgement; None where its .json does not say.
 
     Raises:
-        schema.DataError: the .json is damaged.
+        DataError: the .json is damaged.
     """
     found = read_figures(path).get("images_per_s")
     return found if isinstance(found, float) and 0 < found < math.inf else None

@@ -14,7 +14,8 @@ import keras
 import numpy as np
 
 from model import examples, features, head, own_records, repeats, run
-from pipeline import manifest, schema
+from pipeline import manifest
+from pipeline.system.errors import DataError
 
 _ROWS_AT_ONCE = 4096
 _SMALLEST = 1e-12  # of a length that is divided by
@@ -40,7 +41,7 @@ def below_head(finished: run.Finished, model: Any) -> tuple[str, Any]:
     another, whose parts go by names of their own.
 
     Raises:
-        schema.DataError: the network has no such head.
+        DataError: the network has no such head.
     """
     layers = {layer.name: layer for layer in model.layers}
     features = str(finished.config.get("features", ""))
@@ -50,7 +51,7 @@ def below_head(finished: run.Finished, model: Any) -> tuple[str, Any]:
         return name, layers[head.POOL_LAYER].output
     if head.FLATTEN_LAYER in layers and features:
         return features, layers[head.FLATTEN_LAYER].input
-    raise schema.DataError(
+    raise DataError(
         f"{finished.directory}: no layer of the network is the first of a head; "
         f"expected {head.POOL_LAYER} or {head.FLATTEN_LAYER}"
     )
@@ -67,7 +68,7 @@ def embedder(finished: run.Finished, model: Any) -> Any:
         keras.Model: image -> (what the head sees, logits).
 
     Raises:
-        schema.DataError: the network has no head.
+        DataError: the network has no head.
     """
     _, seen = below_head(finished, model)
     return keras.Model(model.input, [seen, model.output])
@@ -149,7 +150,7 @@ def build(finished: run.Finished, model: Any, data: str = "") -> Index:
         data: of own_records.read.
 
     Raises:
-        schema.DataError: the records are missing, damaged, or no longer the run's; or
+        DataError: the records are missing, damaged, or no longer the run's; or
             the network has no head.
     """
     layer, seen = below_head(finished, model)

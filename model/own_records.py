@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from model import run
-from pipeline import manifest, schema
+from pipeline import manifest
+from pipeline.system.errors import DataError
 
 HELP = "Folder of the run's records, if they were moved."
 
@@ -16,7 +17,7 @@ def read(finished: run.Finished, data: str = "") -> manifest.Manifest:
         data: folder of the records; "" for where training read them.
 
     Raises:
-        schema.DataError: they are not there, damaged, or not those of the run.
+        DataError: they are not there, damaged, or not those of the run.
     """
     found = manifest.read(place(finished, data))
     check(finished, found)
@@ -31,11 +32,11 @@ def place(finished: run.Finished, data: str = "") -> Path:
         data: of `read`.
 
     Raises:
-        schema.DataError: there are none.
+        DataError: there are none.
     """
     folder = Path(data or finished.config["data"]["path"])
     if not (folder / manifest.HEAD_NAME).exists():
-        raise schema.DataError(
+        raise DataError(
             f"{folder}: no {manifest.HEAD_NAME} here; expected the records that "
             f"{finished.directory.name} was trained on; --data=FOLDER says where they "
             "are, if they were moved"
@@ -47,11 +48,11 @@ def check(finished: run.Finished, found: manifest.Manifest) -> None:
     """Refuses records that are not those of a run.
 
     Raises:
-        schema.DataError: they are others, or were changed since.
+        DataError: they are others, or were changed since.
     """
     expected = finished.config["data"]["manifest_digest"]
     if found.digest != expected:
-        raise schema.DataError(
+        raise DataError(
             f"{found.directory}: manifest digest {found.digest[:12]}, but the run "
             f"{finished.directory.name} was trained on {expected[:12]}: these are "
             "other records, or their photos or split have changed since; expected the "

@@ -30,7 +30,8 @@ from model import (
     pretrained,
 )
 from model.checkpoints import errors
-from pipeline import command, photo_files, schema
+from pipeline import command, photo_files
+from pipeline.system.errors import DataError
 
 NEIGHBOURS = 5
 
@@ -86,7 +87,7 @@ def load(config: Config) -> classifier.Classifier:
     """Loads what answers.
 
     Raises:
-        schema.DataError: the run is not as it should be.
+        DataError: the run is not as it should be.
         errors.CheckpointError: the weights cannot be used.
     """
     if not config.ckpt:
@@ -109,13 +110,13 @@ def predict(
         chosen: what answers; None to load it.
 
     Raises:
-        schema.DataError: the run is not as it should be, or there is no photo.
+        DataError: the run is not as it should be, or there is no photo.
         errors.CheckpointError: the weights cannot be used.
     """
     names, own = config.photos, config.explain
     count = sum(1 for _ in photo_files.find(names, collections.Counter(), own))
     if not count:
-        raise schema.DataError(
+        raise DataError(
             f"{', '.join(names)}: no files there; expected photos, or folders of them"
         )
     ignored: collections.Counter[str] = collections.Counter()
@@ -248,7 +249,7 @@ def main(argv: Sequence[str]) -> None:
             first_bad = first_bad or prediction.photo
         _write(written(prediction), raw=raw)
     if num_bad:
-        raise schema.DataError(
+        raise DataError(
             f"{num_bad} of {count} photos could not be read, the first: {first_bad}"
         )
 
@@ -260,4 +261,4 @@ def _write(text: str, *, raw: bool) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    command.run(main, schema.DataError, errors.CheckpointError)
+    command.run(main, DataError, errors.CheckpointError)

@@ -139,7 +139,8 @@ class _Probe:
             model = stages.join(self._trunk, self._tail)
             source = examples.Fresh(
                 self._found,
-                self._plan,
+                self._plan.spec,
+                seed=self._plan.seed,
                 batch_size=self._stage.batch_size,
                 augmentation=self._stage.augmentation,
             )

@@ -22,7 +22,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline import flag_fields, schema
+from pipeline import flag_fields
+from pipeline.system.errors import DataError
 
 _MAX_BYTES = 1 << 20
 
@@ -51,31 +52,31 @@ def read(
         of_stages: settings that a stage may have of its own.
 
     Raises:
-        schema.DataError: it is missing or no TOML, a setting is unknown or of another
+        DataError: it is missing or no TOML, a setting is unknown or of another
             type.
     """
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_BYTES + 1)
     except FileNotFoundError as error:
-        raise schema.DataError(f"{path}: no such recipe") from error
+        raise DataError(f"{path}: no such recipe") from error
     if len(data) > _MAX_BYTES:
-        raise schema.DataError(f"{path}: more than a megabyte; is this a recipe?")
+        raise DataError(f"{path}: more than a megabyte; is this a recipe?")
     try:
         found = tomllib.loads(data.decode())
     except (ValueError, RecursionError) as error:
-        raise schema.DataError(f"{path}: no TOML: {error}") from error
+        raise DataError(f"{path}: no TOML: {error}") from error
     if isinstance(found.get("stage"), dict | list):
-        raise schema.DataError(f"{path}: stage: expected [[stages]]")
+        raise DataError(f"{path}: stage: expected [[stages]]")
     stages = found.pop("stages", [])
     if not isinstance(stages, list) or not all(isinstance(s, dict) for s in stages):
-        raise schema.DataError(f"{path}: stages: expected tables, [[stages]]")
+        raise DataError(f"{path}: stages: expected tables, [[stages]]")
     parts = []
     for number, stage in enumerate(stages, start=1):
         where = f"{path}: stage {number}"
         for key in stage:
             if key in defaults and key not in of_stages:
-                raise schema.DataError(
+                raise DataError(
                     f"{where}: {key} is for the whole training; put it above the stages"
                 )
         allowed = {key: value for key, value in defaults.items() if key in of_stages}
@@ -89,14 +90,14 @@ def _checked(
     values = {}
     for key, value in found.items():
         if key not in defaults:
-            raise schema.DataError(
+            raise DataError(
                 f"{where}: {key}: no such setting; expected "
                 f"{flag_fields.suggestion(key, sorted(defaults))}"
             )
         try:
             values[key] = _converted(value, defaults[key])
         except (TypeError, OverflowError):
-            raise schema.DataError(
+            raise DataError(
                 f"{where}: {key} = {value!r:.100}: expected "
                 f"{_KINDS[type(defaults[key])]}"
             ) from None

@@ -106,7 +106,7 @@ def read_plan(directory: Path) -> tuple[settings.Config, str] | None:
         Their settings and the digest of their records' manifest.
 
     Raises:
-        schema.DataError: it is damaged, or of another version of Graft.
+        DataError: it is damaged, or of another version of Graft.
     """
     path = directory / run.REPEATS
     if not path.exists():

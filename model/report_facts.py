@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from model import head, metrics, run, settings
-from pipeline import manifest, schema
+from pipeline import manifest
+from pipeline.system.errors import DataError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -63,7 +64,7 @@ def training(finished: run.Finished) -> dict[str, Any]:
     try:
         made = settings.from_run(finished.directory, config)
         line, stages = command_line("train.py", made), len(made.stages)
-    except (schema.DataError, KeyError):  # of another version: no reason to stop
+    except (DataError, KeyError):  # of another version: no reason to stop
         line, stages = "", 0
     weights = config.get("weights", {})
     facts = {

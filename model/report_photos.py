@@ -18,9 +18,9 @@ from pipeline import (
     image,
     manifest,
     preprocess,
-    schema,
     verify,
 )
+from pipeline.system.errors import DataError
 
 MAX_BYTES = 9 << 20  # of all thumbnails, as data URLs
 _LARGE_PX, _SMALL_PX = 208, 112
@@ -95,7 +95,7 @@ class Thumbnails:
         try:
             encoded = verify.image_of(self._found, row)
             return data_url(image.small_jpeg(encoded, side))
-        except (image.ImageError, schema.DataError, OSError):
+        except (image.ImageError, DataError, OSError):
             return ""
 
 

@@ -37,7 +37,8 @@ import numpy as np
 import tensorflow as tf
 
 from model import loop, restore, weights
-from pipeline import image, manifest, preprocess, schema
+from pipeline import image, manifest, preprocess
+from pipeline.system.errors import DataError
 
 LATEST = "latest"
 CONFIG_NAME = "config.json"
@@ -68,7 +69,7 @@ def versions() -> dict[str, str]:
     }
 
 
-class RunError(schema.DataError):
+class RunError(DataError):
     """A run folder is missing, unfinished or belongs to other data."""
 
 
@@ -467,28 +468,28 @@ def check_records(
         source: what the user calls them, who may have named a folder of photos.
 
     Raises:
-        schema.DataError: says why, and what to do.
+        DataError: says why, and what to do.
     """
     expected = finished.config["data"]["manifest_digest"]
     called = source or found.directory
     if found.digest == expected:
         return
     if not another:
-        raise schema.DataError(
+        raise DataError(
             f"{called}: manifest digest {found.digest[:12]}, but the run "
             f"{finished.directory.name} was trained on {expected[:12]}: photos or "
             "split have changed since, and test photos may have been trained on. Train "
             "again, or pass --another_dataset if these are other photos on purpose"
         )
     if not set(found.class_names) <= set(finished.class_names):
-        raise schema.DataError(
+        raise DataError(
             f"{called}: classes {', '.join(found.class_names)}; the run knows "
             f"{', '.join(finished.class_names)}: all or some of these names expected"
         )
     rows = found.taken(*([] if split == "all" else [split]))
     seen = finished.seen_photos() & {row.sha256 for row in rows}
     if seen:
-        raise schema.DataError(
+        raise DataError(
             f"{called}: {finished.directory.name} was trained on, or chosen by, "
             f"{len(seen)} of these {len(rows)} photos; expected others, or the run's "
             "own records"

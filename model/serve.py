@@ -17,7 +17,8 @@ from absl import app, flags
 
 import pipeline.quiet  # noqa: F401 # isort: split
 from model import answers, classifier, own_records, service
-from pipeline import command, schema
+from pipeline import command
+from pipeline.system.errors import DataError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,7 +77,7 @@ def listen(config: Config) -> socket.socket:
     """Takes the port; connections are refused until the server is ready.
 
     Raises:
-        schema.DataError: it is taken, or the address is not this machine's.
+        DataError: it is taken, or the address is not this machine's.
     """
     try:
         family, *_, address = socket.getaddrinfo(
@@ -92,7 +93,7 @@ def listen(config: Config) -> socket.socket:
         return found
     except OSError as error:
         what = error.strerror or str(error)
-        raise schema.DataError(
+        raise DataError(
             f"--host={config.host} --port={config.port}: cannot listen there ({what}); "
             "choose others, or --port=0 for a free port"
         ) from error
@@ -110,13 +111,13 @@ def serve(config: Config) -> None:
     """Serves as configured, until a signal.
 
     Raises:
-        schema.DataError: the run is not as it should be, the port is taken, or the
+        DataError: the run is not as it should be, the port is taken, or the
             packages of the extra "serve" are not installed.
     """
     try:
         from model import web, web_guard, web_server
     except ImportError as error:
-        raise schema.DataError(
+        raise DataError(
             f"model.serve: {error.name or error} is missing; python -m pip install "
             "'.[serve]', or starlette, uvicorn and python-multipart"
         ) from error
@@ -228,4 +229,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    command.run(main, schema.DataError)
+    command.run(main, DataError)

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from model import classifier, neighbours
-from pipeline import command, decoders, image, manifest, schema, view
+from pipeline import command, decoders, image, manifest, view
+from pipeline.system.errors import DataError
 
 NEIGHBOURS = 6
 # Taken together, photos of 16 threads were answered at 0.76 to 0.81 of the rate of one
@@ -81,7 +82,7 @@ class Service:
         try:
             self.explainer = classifier.Explainer(chosen, data)
             missing: Sequence[str] = self.explainer.missing
-        except schema.DataError as error:
+        except DataError as error:
             missing = [str(error)]
         for line in missing:
             command.log(f"note: {line}")
@@ -106,7 +107,7 @@ class Service:
         """Starts the processes and answers once, so that no visitor waits for it.
 
         Raises:
-            schema.DataError: a process does not start, or not even a small grey photo
+            DataError: a process does not start, or not even a small grey photo
                 can be decoded.
         """
         self._decoders.start()
@@ -115,7 +116,7 @@ class Service:
             self.answer(grey, explained=True)
             self.answer(grey, explained=False)
         except image.ImageError as error:
-            raise schema.DataError(
+            raise DataError(
                 f"a small grey photo, to begin with: {error}; expected it to decode; "
                 "is --decode_timeout_s too short, or memory?"
             ) from error
@@ -155,7 +156,7 @@ class Service:
 
         Raises:
             KeyError: there is no such photo.
-            schema.DataError, OSError: its record is damaged or gone.
+            DataError, OSError: its record is damaged or gone.
             image.ImageError: it does not decode.
         """
         row, explainer = self._rows[sha256], self.explainer

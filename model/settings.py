@@ -9,7 +9,8 @@ from typing import Any
 from absl import app, flags
 
 from model import device, head, inputs, method, network, recipe, zoo
-from pipeline import augment, flag_fields, schema
+from pipeline import augment, flag_fields
+from pipeline.system.errors import DataError
 
 COMPARISONS = ("none", "scratch")
 STARTS = ("best", "last")
@@ -306,7 +307,7 @@ def from_flags() -> Config:
 
     Raises:
         app.UsageError: the flags do not go together.
-        schema.DataError: the recipe cannot be read, or its settings do not go together.
+        DataError: the recipe cannot be read, or its settings do not go together.
     """
     names = {*_HELP, *_HELP_OF_GROUPS}
     path = flags.FLAGS.recipe
@@ -331,7 +332,7 @@ def from_flags() -> Config:
         return dataclasses.replace(_changed(Config(), whole | of_whole), stages=stages)
     except ValueError as error:
         if path and not given:
-            raise schema.DataError(f"{path}: {error}") from error
+            raise DataError(f"{path}: {error}") from error
         raise app.UsageError(str(error)) from error
 
 
@@ -384,14 +385,14 @@ def from_run(directory: Path, about: Mapping[str, Any]) -> Config:
         about: content of its config.json.
 
     Raises:
-        schema.DataError: its settings are damaged, or of another version of Graft.
+        DataError: its settings are damaged, or of another version of Graft.
     """
     values = about["settings"]
     try:
         groups = {name: kind(**values[name]) for name, kind in _GROUPS.items()}
         return Config(**{**values, **groups, "stages": tuple(values["stages"])})
     except (ValueError, TypeError, KeyError) as error:
-        raise schema.DataError(
+        raise DataError(
             f"{directory / 'config.json'}: settings that are damaged, or of another "
             f"version of Graft ({error!r:.200}); train anew"
         ) from error

@@ -196,7 +196,8 @@ class Trainee:
             )
         fresh = examples.Fresh(
             self._found,
-            plan,
+            plan.spec,
+            seed=plan.seed,
             batch_size=stage.batch_size,
             augmentation=stage.augmentation,
             together=self.machine.together,

@@ -26,7 +26,8 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from model import answers, service, web_guard
-from pipeline import command, decoders, image, schema
+from pipeline import command, decoders, image
+from pipeline.system.errors import DataError
 
 _PAGE = Path(__file__).parent / "page"
 _ASSETS = {
@@ -148,7 +149,7 @@ class _Site:
             found = await run_in_threadpool(self._service.thumbnail, sha256)
         except KeyError as error:
             raise HTTPException(404, "no such training photo") from error
-        except (schema.DataError, image.ImageError, OSError) as error:
+        except (DataError, image.ImageError, OSError) as error:
             command.log(f"thumbnail {sha256}: {error}")
             raise HTTPException(404, "this training photo cannot be shown") from error
         kept = {"Cache-Control": "private, max-age=3600"}

@@ -15,10 +15,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from pipeline import schema
+from pipeline.system.errors import DataError
 
 
-class WorkerLost(schema.DataError):
+class WorkerLost(DataError):
     """Another process of the training has gone."""
 
 
@@ -55,7 +55,7 @@ class Workers:
         """As TF_CONFIG says; to be called before TensorFlow computes anything.
 
         Raises:
-            schema.DataError: TF_CONFIG cannot be understood.
+            DataError: TF_CONFIG cannot be understood.
         """
         found = cls(devices)
         found.rank, found.size = place(os.environ.get("TF_CONFIG", ""))
@@ -70,7 +70,7 @@ class Workers:
             gpus: as TensorFlow lists them, which is those of all processes.
 
         Raises:
-            schema.DataError: there are several, and several processes.
+            DataError: there are several, and several processes.
         """
         if self._strategy is not None:
             gpus = [
@@ -79,7 +79,7 @@ class Workers:
         if len(gpus) < 2:
             return
         if self.size > 1:
-            raise schema.DataError(
+            raise DataError(
                 f"TF_CONFIG: {self.size} processes, and {len(gpus)} GPUs in this one; "
                 "expected one in each: start a process for each GPU, which "
                 "CUDA_VISIBLE_DEVICES shows it alone"
@@ -151,7 +151,7 @@ def place(tf_config: str) -> tuple[int, int]:
             "index": ...}} as JSON; "" for one process.
 
     Raises:
-        schema.DataError: it is not like that.
+        DataError: it is not like that.
     """
     if not tf_config:
         return 0, 1
@@ -168,7 +168,7 @@ def place(tf_config: str) -> tuple[int, int]:
         task = (found["task"]["type"], int(found["task"]["index"]))
         return names.index(task), len(names)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise schema.DataError(
+        raise DataError(
             f"TF_CONFIG: expected a cluster of chief and worker and this process' task "
             f"among them, found {tf_config[:200]} ({error!r:.100})"
         ) from error

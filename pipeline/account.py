@@ -13,7 +13,9 @@ from typing import Self
 
 import numpy as np
 
-from pipeline import duplicates, known, manifest, schema, sources, split, table
+from pipeline import duplicates, known, manifest, sources, table
+from pipeline.grouping import split_assignment
+from pipeline.system.errors import DataError
 
 NO_KEY = -1
 
@@ -90,7 +92,7 @@ def user_keys(source: sources.Source, pattern: str) -> np.ndarray:
         int64 [num_files]; NO_KEY without a match.
 
     Raises:
-        schema.DataError: nothing matches.
+        DataError: nothing matches.
     """
     keys = np.full(len(source.paths), NO_KEY, np.int64)
     if not pattern:
@@ -102,7 +104,7 @@ def user_keys(source: sources.Source, pattern: str) -> np.ndarray:
             key = match.groups() or (match[0],)
             keys[number] = numbers.setdefault(key, len(numbers))
     if not numbers:
-        raise schema.DataError(
+        raise DataError(
             f"--group_by={pattern} matches no path in {source.root}, as "
             f"{source.paths[0]}"
         )
@@ -233,7 +235,7 @@ def check_classes(found: table.Table, source: sources.Source, partial: Path) -> 
     """Refuses a class of which nothing can be used.
 
     Raises:
-        schema.DataError: names the class and the most frequent reason.
+        DataError: names the class and the most frequent reason.
     """
     labels = found.labels[found.taken]
     taken = np.bincount(labels[labels >= 0], minlength=len(source.class_names))
@@ -245,7 +247,7 @@ def check_classes(found: table.Table, source: sources.Source, partial: Path) -> 
         if found.labels[number] == label:
             reason = found.reasons.get(number) or manifest.row_of(own).reason
             why[reason] += 1
-    raise schema.DataError(
+    raise DataError(
         f"{source.root}: class {source.class_names[label]}: none of "
         f"{sum(why.values())} files can be used; most often: "
         f"{why.most_common(1)[0][0]}"
@@ -272,7 +274,7 @@ def assign_splits(
         shares: of validation and test.
     """
     taken = np.flatnonzero(found.taken)
-    groups, group_of = split.groups_of(
+    groups, group_of = split_assignment.groups_of(
         found.groups[taken],
         found.found["sha256"][found.groups[taken]],
         found.labels[taken],
@@ -280,7 +282,7 @@ def assign_splits(
     )
     folds = np.full(len(groups), table.NO_FOLD, np.int16)
     np.maximum.at(folds, group_of, found.folds[taken])
-    assigned = split.by_shares(groups, seed=seed, shares=shares)
+    assigned = split_assignment.by_shares(groups, seed=seed, shares=shares)
     new = found.splits[taken] == table.NO_SPLIT
     found.splits[taken[new]] = assigned[group_of[new]]
     found.folds[taken[new]] = folds[group_of[new]]

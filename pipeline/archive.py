@@ -11,7 +11,8 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from pipeline import fetch, schema
+from pipeline import fetch
+from pipeline.system.errors import DataError
 
 _PARTIAL_NAME = ".download"
 # No archive we fetch unpacks to more.
@@ -54,7 +55,7 @@ FLOWERS = Archive(
 def files_below(folder: Path) -> set[str]:
     """Paths of the files below a folder, but for hidden ones and hidden folders."""
     if folder.exists() and not folder.is_dir():
-        raise schema.DataError(f"{folder}: is a file; expected a folder to fill")
+        raise DataError(f"{folder}: is a file; expected a folder to fill")
     names = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
     return {
         name.as_posix()
@@ -68,7 +69,7 @@ def download_archive(archive: Archive, target: Path) -> int:
 
     Raises:
         fetch.FetchError: the archive cannot be had, or is another one than expected.
-        schema.DataError: the folder holds something else, or the archive tries to
+        DataError: the folder holds something else, or the archive tries to
             write outside of it.
     """
     partial = target / _PARTIAL_NAME
@@ -78,7 +79,7 @@ def download_archive(archive: Archive, target: Path) -> int:
             shutil.rmtree(partial, ignore_errors=True)
             return 0
         if foreign := sorted(files_below(target)):
-            raise schema.DataError(
+            raise DataError(
                 f"{target}: holds {foreign[0]}, and is not the complete data set; "
                 "choose an empty folder"
             )
@@ -103,7 +104,7 @@ def _unpacked(archive: Archive, partial: Path) -> Path:
     unpack(file, unpacked)
     counts = count_classes(unpacked)
     if counts != archive.counts:
-        raise schema.DataError(
+        raise DataError(
             f"{archive.url}: unpacks to {counts}, expected {archive.counts}"
         )
     return unpacked
@@ -121,7 +122,7 @@ def unpack(file: Path, target: Path) -> None:
     Only plain files and folders are made, and only inside `target`.
 
     Raises:
-        schema.DataError: a member is a link or a device, has an absolute path or one
+        DataError: a member is a link or a device, has an absolute path or one
             with "..", the whole is too large, or the file is damaged.
     """
     try:
@@ -138,21 +139,21 @@ def unpack(file: Path, target: Path) -> None:
                     with path.open("wb") as out:
                         shutil.copyfileobj(content, out)
     except (tarfile.TarError, EOFError) as error:
-        raise schema.DataError(f"{file}: damaged archive ({error})") from error
+        raise DataError(f"{file}: damaged archive ({error})") from error
 
 
 def _check_members(file: Path, members: Sequence[tarfile.TarInfo]) -> None:
     for member in members:
         parts = PurePosixPath(member.name).parts
         if not (member.isfile() or member.isdir()):
-            raise schema.DataError(f"{file}: {member.name} is a link or a device")
+            raise DataError(f"{file}: {member.name} is a link or a device")
         if (
             ".." in parts
             or member.name.startswith("/")
             or re.search(r"[\\\0]", member.name)
         ):
-            raise schema.DataError(f"{file}: {member.name} leads out of the folder")
+            raise DataError(f"{file}: {member.name} leads out of the folder")
         if member.isfile() and len(parts) < 2:
-            raise schema.DataError(f"{file}: {member.name} lies in no folder")
+            raise DataError(f"{file}: {member.name} lies in no folder")
     if sum(member.size for member in members) > _UNPACKED_LIMIT_BYTES:
-        raise schema.DataError(f"{file}: unpacks to more than 2 GB")
+        raise DataError(f"{file}: unpacks to more than 2 GB")

@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import parts, runner, schema, table
+from pipeline import parts, runner, table
+from pipeline.system.errors import DataError
 
 RUNNERS = (
     *("DirectRunner", "DaskRunner", "FlinkRunner", "SparkRunner"),
@@ -44,13 +45,13 @@ class Beam:
             options: flags of Beam, as "--direct_num_workers=2".
 
         Raises:
-            schema.DataError: Beam is not installed, or refuses the options.
+            DataError: Beam is not installed, or refuses the options.
         """
         try:
             import apache_beam
             from apache_beam.options.pipeline_options import PipelineOptions
         except ImportError as error:
-            raise schema.DataError(
+            raise DataError(
                 f"--runner={name}: Apache Beam is not installed ({error}); "
                 "python -m pip install 'apache-beam>=2.77' 'dask[distributed]'"
             ) from error
@@ -60,7 +61,7 @@ class Beam:
             full_name = _FULL_NAMES.get(name, name)
             self._options = PipelineOptions([f"--runner={full_name}", *options])
         except SystemExit as error:  # argparse has said why
-            raise schema.DataError(f"--runner={name}: wrong options of Beam") from error
+            raise DataError(f"--runner={name}: wrong options of Beam") from error
 
     def convert(
         self, how: parts.How, blocks: Iterable[Sequence[parts.Task]], num_files: int
@@ -95,7 +96,7 @@ class Beam:
                 )
         except Exception as error:  # of Beam, of the cluster, or of our own functions
             kind = type(error).__name__
-            raise schema.DataError(
+            raise DataError(
                 f"--runner={self._name}: the job failed ({kind}: {error}); its workers "
                 "need Graft installed"
             ) from error

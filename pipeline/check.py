@@ -31,14 +31,15 @@ from pipeline import (
     page,
     parts,
     runner,
-    schema,
     sources,
-    split,
     storage,
     survey,
     table,
     verify,
 )
+from pipeline.check_findings import Finding, Report
+from pipeline.grouping import duplicate_search, split_assignment
+from pipeline.system.errors import DataError
 
 _IMBALANCE = 10  # times as many photos in one class as in another
 _SHOWN = 3  # examples in a line of text
@@ -75,50 +76,11 @@ class Config:
         account.check_pattern(self.group_by)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Finding:
-    """Something to look at.
-
-    Attributes:
-        kind: in a few words.
-        severity: see oddities.KINDS.
-        meaning: what it is, or what to do.
-        groups: of paths that belong together; single photos are groups of one.
-    """
-
-    kind: str
-    severity: oddities.Severity
-    meaning: str
-    groups: tuple[tuple[str, ...], ...] = ()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Report:
-    """What a check came to.
-
-    Attributes:
-        source: what was checked.
-        counts: {class: {"photos": n, "usable": n, ...}}.
-        findings: the worst first.
-        notes: on the source.
-    """
-
-    source: str
-    counts: dict[str, dict[str, int]]
-    findings: tuple[Finding, ...]
-    notes: tuple[str, ...]
-
-    def is_bad(self, *, strict: bool) -> bool:
-        """Whether there is an error; if `strict`, any finding."""
-        severities = {finding.severity for finding in self.findings}
-        return bool(severities) if strict else "error" in severities
-
-
 def check(config: Config) -> Report:
     """Checks photos or records, and writes both files.
 
     Raises:
-        schema.DataError: not even a source, or `out` would become a part of it.
+        DataError: not even a source, or `out` would become a part of it.
     """
     root = Path(config.source)
     if not ((root / manifest.HEAD_NAME).exists() or config.lists or config.csv):
@@ -168,9 +130,11 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, page.Encoded]:
             max_pixels=config.max_pixels,
             keeps_records=False,
         )
-        found = survey.decode(how, source, None, runner.Local(config.workers))
+        found = survey.decode(
+            how, source, None, runner.Local(config.workers), settings={}
+        )
         with image.unheard():  # the workers have heard it
-            similar = survey.similar(
+            similar = duplicate_search.similar(
                 found, source, encoded=encoded, num_workers=config.workers
             )
         odd: dict[str, list[str]] = collections.defaultdict(list)
@@ -209,7 +173,9 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, page.Encoded]:
     return report, shown
 
 
-def _sorted(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+def _sorted(
+    findings: Sequence[Finding],
+) -> tuple[Finding, ...]:
     order = ("error", "warning", "note")
     return tuple(sorted(findings, key=lambda one: order.index(one.severity)))
 
@@ -301,7 +267,9 @@ def _balance(usable: dict[str, int]) -> list[Finding]:
     """Classes that are too small for a split, or much smaller than others."""
     none = {name for name, count in usable.items() if not count}
     tiny = {name for name, count in usable.items() if 0 < count < len(manifest.SPLITS)}
-    few = {name for name, count in usable.items() if count < split.SMALL_CLASS}
+    few = {
+        name for name, count in usable.items() if count < split_assignment.SMALL_CLASS
+    }
     most = max(usable.values(), default=0)
     small = {n for n, count in usable.items() if 0 < _IMBALANCE * count <= most}
     sets: tuple[tuple[str, oddities.Severity, str, set[str]], ...] = (
@@ -315,8 +283,8 @@ def _balance(usable: dict[str, int]) -> list[Finding]:
         (
             "small class",
             "warning",
-            f"below {split.SMALL_CLASS} photos: its accuracy means little; consider "
-            "python -m pipeline.split --folds=5",
+            f"below {split_assignment.SMALL_CLASS} photos: its accuracy means little; "
+            "consider python -m pipeline.split --folds=5",
             few - tiny - none,
         ),
         (
@@ -479,7 +447,7 @@ def main(argv: Sequence[str]) -> None:
     command.say(f"written: {config.out}/check.json, {config.out}/check.html")
     if report.is_bad(strict=config.strict):
         worst = report.findings[0]
-        raise schema.DataError(
+        raise DataError(
             f"{config.source}: {worst.kind}: {worst.meaning}; "
             f"{config.out}/check.html shows it"
         )
@@ -487,4 +455,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    command.run(main, schema.DataError)
+    command.run(main, DataError)

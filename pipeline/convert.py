@@ -35,15 +35,15 @@ from pipeline import (
     parts,
     placing,
     runner,
-    schema,
     sources,
-    split,
     staging,
     storage,
     summaries,
     survey,
     table,
 )
+from pipeline.grouping import duplicate_search, split_assignment
+from pipeline.system.errors import DataError
 
 CONFLICTS = ("leave_out", "keep")
 LACKING = ("refuse", "keep")
@@ -157,7 +157,7 @@ def convert(config: Config) -> Summary:
     """Converts photos.
 
     Raises:
-        schema.DataError: source or output folder are not as they should be.
+        DataError: source or output folder are not as they should be.
         OSError: as the system reports it, no space left on the device among them.
     """
     run: runner.Runner = (
@@ -187,7 +187,13 @@ def convert(config: Config) -> Summary:
             max_pixels=config.max_pixels,
             refuse_animated=config.animated == "refuse",
         )
-        found = survey.decode(how, source, before, run)
+        found = survey.decode(
+            how,
+            source,
+            before,
+            run,
+            settings=how.settings | {"duplicates": duplicates.VERSION},
+        )
         files = placing.RecordFiles(
             partial=partial,
             directory=directory,
@@ -238,7 +244,7 @@ def _decide(
     keys: np.ndarray,
 ) -> list[str]:
     """What is taken, in which group and split; returns what was found out, in lines."""
-    similar = survey.similar(
+    similar = duplicate_search.similar(
         found,
         source,
         encoded=lambda number: placing.image_of(found, number, files),
@@ -266,7 +272,7 @@ def _about(
     return manifest.About(
         class_names=source.class_names,
         seed=before.about.seed if before else config.seed,
-        shares=before.about.shares if before else split.DEFAULT_SHARES,
+        shares=before.about.shares if before else split_assignment.DEFAULT_SHARES,
         settings={**config.settings, **source.settings},
         versions={
             "graft": manifest.GRAFT_VERSION,
@@ -289,9 +295,7 @@ def _same(before: known.Known | None, about: manifest.About, digest: str) -> boo
 
 def _check_output(directory: Path, source: sources.Source) -> None:
     if directory.exists() and not directory.is_dir():
-        raise schema.DataError(
-            f"{directory}: is a file; expected a folder to write into"
-        )
+        raise DataError(f"{directory}: is a file; expected a folder to write into")
     listed = source.kind in ("lists", "CSV")  # what else lies there does not matter
     if not listed:
         listing.check_outside(directory, source.root)
@@ -301,7 +305,7 @@ def _check_output(directory: Path, source: sources.Source) -> None:
     if manifest.HEAD_NAME in found or staging.PARTIAL_NAME in found:
         return
     if foreign := sorted(found - _TOLERATED):
-        raise schema.DataError(
+        raise DataError(
             f"{directory}: not empty and not made by a conversion (holds {foreign[0]}"
             f"{' and more' if len(foreign) > 1 else ''}); choose another --out"
         )
@@ -318,7 +322,7 @@ def _check_same_source(before: known.Known | None, source: sources.Source) -> No
     if before is None:
         return
     if not any(row and row.taken for row in known.rows_at(before, source.paths)):
-        raise schema.DataError(
+        raise DataError(
             f"{before.directory}: holds another data set (classes "
             f"{', '.join(before.about.class_names[:5])}); choose another --out or "
             "remove it"
@@ -484,7 +488,7 @@ def main(argv: Sequence[str]) -> None:
         command.say(f"... and {more} more, in {where}")
     for line in summary.findings:
         command.say(line)
-    for line in split.warnings(summary.tally.splits()):
+    for line in split_assignment.warnings(summary.tally.splits()):
         command.say(f"warning: {line}")
     kept = summary.about.seed
     if flags.FLAGS["seed"].present and kept != config.seed:
@@ -501,4 +505,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    command.run(main, schema.DataError)
+    command.run(main, DataError)

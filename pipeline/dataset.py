@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline import alter, augment, command, manifest, preprocess, records, schema
+from pipeline.system.errors import DataError
 
 # Records read by one call into Python: its cost is shared, and 4 MB are in flight.
 _BLOCK_RECORDS = 64
@@ -99,7 +100,7 @@ class Images:
             views: one per row of `rows`.
 
         Raises:
-            schema.DataError: a record is missing, damaged or not the one the manifest
+            DataError: a record is missing, damaged or not the one the manifest
                 means; or the number of examples is not that asked for.
             ValueError: the views are not of this augmentation.
         """
@@ -119,11 +120,11 @@ class Images:
         except tf.errors.OpError as error:
             if self._reader.error is not None:
                 raise self._reader.error from None
-            raise schema.DataError(
+            raise DataError(
                 f"{directory}: a record does not decode: {error.message}"
             ) from error
         if seen != len(order):
-            raise schema.DataError(
+            raise DataError(
                 f"{directory}: {seen} examples came out, expected {len(order)}"
             )
 
@@ -250,7 +251,7 @@ class _Reader:
         """Returns the encoded images of some rows, as an array of bytes."""
         try:
             images = [self._read_one(self._rows[index]) for index in indices]
-        except (OSError, schema.DataError) as error:
+        except (OSError, DataError) as error:
             self.error = self.error or error
             raise
         return np.array(images, dtype=object)
@@ -261,11 +262,11 @@ class _Reader:
         payload = records.read_at(self._open(path), row.offset, row.length, where)
         try:
             values = schema.parse(payload)
-        except schema.DataError as error:
-            raise schema.DataError(f"{where} at {row.offset}: {error}") from error
+        except DataError as error:
+            raise DataError(f"{where} at {row.offset}: {error}") from error
         expected = (self._labels[row.class_name], row.sha256.encode())
         if (values["image/class/label"], values["image/sha256"]) != expected:
-            raise schema.DataError(
+            raise DataError(
                 f"{where} at {row.offset}: label or SHA-256 differ from the manifest; "
                 "convert again"
             )
@@ -285,7 +286,7 @@ def read_encoded(found: manifest.Manifest, rows: Sequence[manifest.Row]) -> list
     """The stored images of some rows, as JPEG or PNG files.
 
     Raises:
-        schema.DataError: a record is missing, damaged or not the one the manifest
+        DataError: a record is missing, damaged or not the one the manifest
             means.
     """
     return list(_Reader(found, rows).read(np.arange(len(rows))))

@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from pipeline import decoder, image, schema
+from pipeline import decoder, image
+from pipeline.system.errors import DataError
 
 _ROOT = Path(__file__).parents[1]
 _CHILD = "from pipeline import decoder; decoder.main()"
@@ -37,7 +38,7 @@ class Crashed(image.ImageError):
     """A file took its decoder down."""
 
 
-class NotStarted(schema.DataError):
+class NotStarted(DataError):
     """A process for decoding cannot be had; no file is to blame."""
 
 

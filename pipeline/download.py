@@ -23,11 +23,11 @@ from pipeline import (
     labels,
     paper_flowers,
     photo_fetch,
-    schema,
     storage,
     url_list,
     workers,
 )
+from pipeline.system.errors import DataError
 
 DATA_SETS = ("paper-flowers", "flowers")
 _BLOCK_PHOTOS = 8
@@ -84,7 +84,7 @@ def draw_paper_flowers(target: Path, *, images_per_class: int, seed: int) -> int
     """Draws what is missing of a data set of paper flowers; returns how many.
 
     Raises:
-        schema.DataError: the folder holds something else, or those of another seed.
+        DataError: the folder holds something else, or those of another seed.
     """
     wanted = {
         f"{kind}/{kind}_{number:04d}.jpg": (kind, number)
@@ -93,7 +93,7 @@ def draw_paper_flowers(target: Path, *, images_per_class: int, seed: int) -> int
     }
     found = archive.files_below(target)
     if foreign := sorted(found - wanted.keys()):
-        raise schema.DataError(
+        raise DataError(
             f"{target}: holds {foreign[0]}, which is not of this data set; "
             "choose an empty folder"
         )
@@ -102,7 +102,7 @@ def draw_paper_flowers(target: Path, *, images_per_class: int, seed: int) -> int
         kind, number = wanted[name]
         expected = paper_flowers.encode(paper_flowers.draw(kind, seed, number))
         if (target / name).read_bytes() != expected:
-            raise schema.DataError(
+            raise DataError(
                 f"{target}: {name} is not what --seed={seed} draws; choose an empty "
                 "folder, or the seed it was drawn with"
             )
@@ -137,7 +137,7 @@ def _draw_block(target: Path, seed: int, block: Sequence[tuple[str, str, int]]) 
 
 
 def _crashed(item: tuple[str, str, int]) -> None:
-    raise schema.DataError(f"{item[0]}: drawing it took the process down")
+    raise DataError(f"{item[0]}: drawing it took the process down")
 
 
 def download_list(config: Config) -> list[str]:
@@ -145,7 +145,7 @@ def download_list(config: Config) -> list[str]:
 
     Raises:
         fetch.Unreachable: no server answers.
-        schema.DataError: the list is not as it should be, or nothing could be had.
+        DataError: the list is not as it should be, or nothing could be had.
     """
     photos = url_list.read(
         Path(config.urls),
@@ -243,4 +243,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    command.run(main, schema.DataError)
+    command.run(main, DataError)

@@ -18,7 +18,8 @@ from typing import TypeVar
 import requests
 import urllib3
 
-from pipeline import command, schema
+from pipeline import command
+from pipeline.system.errors import DataError
 
 CONNECT_TIMEOUT_S = 5.0  # offline must be told in seconds
 READ_TIMEOUT_S = 60.0
@@ -32,7 +33,7 @@ _RETRY_STATUS = {408, 425, 429, 500, 502, 503, 504}
 T = TypeVar("T")
 
 
-class FetchError(schema.DataError):
+class FetchError(DataError):
     """A file could not be had; says which, why, and what to do."""
 
 

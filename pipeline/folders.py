@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import listing, manifest, schema, storage, table
+from pipeline import listing, manifest, storage, table
+from pipeline.system.errors import DataError
 
 # Files and folders that systems leave behind; nobody means them as photos.
 _SYSTEM_NAMES = {"thumbs.db", "desktop.ini", "__macosx", "$recycle.bin"}
@@ -29,7 +30,7 @@ def list_folders(root: Path) -> listing.Source:
     """Lists a folder of class folders, or one of split folders with class folders.
 
     Raises:
-        schema.DataError: not a folder, empty, no or one class folder, a class folder
+        DataError: not a folder, empty, no or one class folder, a class folder
             without files, splits that do not have the same classes, or folders of which
             some are splits and some are not.
     """
@@ -116,13 +117,13 @@ def _check_top(root: Path, tops: Sequence[str], num_files: int) -> None:
     _check_links(root)
     if not tops:
         what = f"{num_files} files but no folder" if num_files else "nothing"
-        raise schema.DataError(f"{root}: holds {what}; {_EXPECTED}")
+        raise DataError(f"{root}: holds {what}; {_EXPECTED}")
 
 
 def _check_links(folder: Path) -> None:
     for path in sorted(folder.iterdir()):
         if path.is_symlink() and path.is_dir():
-            raise schema.DataError(
+            raise DataError(
                 f"{path}: is a link to a folder, which is not followed, so a class "
                 "would be missing; copy the folder here instead"
             )
@@ -137,15 +138,13 @@ def _splits_among(root: Path, tops: Sequence[str]) -> list[str]:
     kinds = {listing.SPLIT_OF[top.lower()] for top in splits}
     others = [top for top in tops if top not in splits]
     if others and len(kinds) > 1:
-        raise schema.DataError(
+        raise DataError(
             f"{root}: holds {', '.join(splits)}, which look like splits, and "
             f"{', '.join(others[:5])}, which do not; expected splits alone, with class "
             "folders in each, or class folders alone"
         )
     if not others and len(kinds) < len(splits):
-        raise schema.DataError(
-            f"{root}: {', '.join(splits)} name one split twice; merge them"
-        )
+        raise DataError(f"{root}: {', '.join(splits)} name one split twice; merge them")
     return [] if others else splits
 
 
@@ -160,7 +159,7 @@ def _check_splits(
     for top, names in classes.items():
         _check_links(root / top)
         if not names:
-            raise schema.DataError(
+            raise DataError(
                 f"{root / top}: looks like a split but holds no class folder; expected "
                 f"{root / top}/daisy/1.jpg"
             )
@@ -173,7 +172,7 @@ def _check_splits(
                 for kind, some in (("lacks", missing), ("has in addition", unknown))
                 if some
             ]
-            raise schema.DataError(
+            raise DataError(
                 f"{root / top}: {' and '.join(what)}, compared with {first}; all "
                 "splits must have the same class folders"
             )
@@ -186,7 +185,7 @@ def _check_filled(source: listing.Source, splits: dict[str, int]) -> None:
         empty = set(range(len(source.class_names))) - set(present.tolist())
         if empty:
             name = source.class_names[min(empty)]
-            raise schema.DataError(
+            raise DataError(
                 f"{source.root / top / name}: no files for {manifest.SPLITS[split]}; "
                 "add photos, or remove the class from all splits"
             )

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pipeline import account, known, listing, manifest, schema, table
+from pipeline import account, known, listing, manifest, table
+from pipeline.system.errors import DataError
 
 _TRAIN = manifest.SPLITS.index("train")
 
@@ -53,7 +54,7 @@ def place(
         before: the data set as it was; None the first time.
 
     Raises:
-        schema.DataError: a photo is known in another split than it is given for.
+        DataError: a photo is known in another split than it is given for.
     """
     if not source.given:
         return
@@ -70,7 +71,7 @@ def place(
         moved &= ~((source.splits == _TRAIN) & np.isin(splits, open_splits))
         if moved.any():
             first = int(np.argmax(moved))
-            raise schema.DataError(
+            raise DataError(
                 f"{before.directory}: {moved.sum():,} photos are known in another "
                 f"split than the source gives, {source.paths[first]} first (known in "
                 f"{manifest.SPLITS[splits[first]]}, given for "

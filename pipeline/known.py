@@ -29,7 +29,7 @@ class Known:
         """Reads a manifest once.
 
         Raises:
-            schema.DataError: damaged; as manifest.read.
+            DataError: damaged; as manifest.read.
         """
         self.directory = directory
         self.about, self.digest = manifest.read_head(directory)

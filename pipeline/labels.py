@@ -5,7 +5,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline import schema, text
+from pipeline import text
+from pipeline.system.errors import DataError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,7 @@ def read(path: Path) -> Names:
     """Reads class names, a whole line each; blank lines may stand at the end.
 
     Raises:
-        schema.DataError: no text, no names, a blank line between names, or one name
+        DataError: no text, no names, a blank line between names, or one name
             twice.
     """
     names: list[str] = []
@@ -50,18 +51,18 @@ def read(path: Path) -> Names:
         if not name:
             continue
         if number > len(names) + 1:
-            raise schema.DataError(
+            raise DataError(
                 f"{path} line {len(names) + 1}: blank, before {name!r}; expected one "
                 "class name per line, label 0 first"
             )
         if name in line_of:
-            raise schema.DataError(
+            raise DataError(
                 f"{path}: {name!r} stands in lines {line_of[name]} and {number}"
             )
         names.append(name)
         line_of[name] = number
     if not names:
-        raise schema.DataError(f"{path}: no class names; expected one per line")
+        raise DataError(f"{path}: no class names; expected one per line")
     return Names(path=path, names=tuple(names))
 
 
@@ -84,7 +85,7 @@ def resolve(found: Mapping[str, str], names: Names) -> Classes:
         names: of the classes.
 
     Raises:
-        schema.DataError: a label is neither; says where it stands.
+        DataError: a label is neither; says where it stands.
     """
     if found.keys() <= set(names.names):
         label_of = {name: label for label, name in enumerate(names.names)}
@@ -95,7 +96,7 @@ def resolve(found: Mapping[str, str], names: Names) -> Classes:
     count = len(names.names)
     for label, number in numbers.items():
         if number is None or number < 0:
-            raise schema.DataError(
+            raise DataError(
                 f"{found[label]}: label {label[:80]!r}; expected a number from 0 to "
                 f"{count - 1}, or one of the {count} names in {names.path}"
             )
@@ -115,17 +116,17 @@ def by_folder(found: Mapping[str, str], folder_of: Mapping[str, str]) -> Classes
         folder_of: {label: the folder}; {} if there are none.
 
     Raises:
-        schema.DataError: a label is no number, some number is left out, or there are no
+        DataError: a label is no number, some number is left out, or there are no
             such folders.
     """
     for label in found:
         if _number(label) is None:
-            raise schema.DataError(
+            raise DataError(
                 f"{found[label]}: label {label[:80]!r}; expected a number from 0, "
                 "after the path and a space"
             )
     if not folder_of:
-        raise schema.DataError(
+        raise DataError(
             f"{next(iter(found.values()))}: the first folders of the paths are not one "
             "for each label; name the classes with --labels=FILE, one name per line, "
             "label 0 first"
@@ -151,7 +152,7 @@ def _first_label(found: Mapping[str, str], count: int, why: str) -> int:
     """0 or 1: what labels count from.
 
     Raises:
-        schema.DataError: neither gives `count` classes.
+        DataError: neither gives `count` classes.
     """
     smallest, largest = (pick(found, key=int) for pick in (min, max))
     if int(smallest) >= 0 and int(largest) < count:
@@ -159,7 +160,7 @@ def _first_label(found: Mapping[str, str], count: int, why: str) -> int:
     if int(smallest) >= 1 and int(largest) == count:
         return 1
     outside = smallest if int(smallest) < 0 else largest
-    raise schema.DataError(
+    raise DataError(
         f"{found[outside]}: label {outside}; expected 0 to {count - 1}, or 1 to "
         f"{count} without any 0: {why}"
     )

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import labels, listing, manifest, schema, table
+from pipeline import labels, listing, manifest, table
+from pipeline.system.errors import DataError
 
 _LINE_BITS = 40
 
@@ -51,7 +52,7 @@ class Rows:
         """Collects them.
 
         Raises:
-            schema.DataError: no rows, a path that leads out of `root`, or a photo with
+            DataError: no rows, a path that leads out of `root`, or a photo with
                 two labels or in two splits.
         """
         self._files = files
@@ -65,14 +66,14 @@ class Rows:
             try:
                 paths.append(inside.relative(entry.path))
             except ValueError as error:
-                raise schema.DataError(f"{self._where(place)}: {error}") from error
+                raise DataError(f"{self._where(place)}: {error}") from error
             names.append(sys.intern(entry.label))
             splits.append(entry.split)
             places.append(place)
             if entry.label not in self.first:
                 self.first[entry.label] = self._where(place)
         if not paths:
-            raise schema.DataError(f"{', '.join(map(str, files))}: no photos listed")
+            raise DataError(f"{', '.join(map(str, files))}: no photos listed")
         order = sorted(range(len(paths)), key=paths.__getitem__)
         kept = order[:1]
         for number in order[1:]:
@@ -85,7 +86,7 @@ class Rows:
                 (names[row], _split_name(splits[row])) for row in (number, other)
             )
             if mine != others:
-                raise schema.DataError(
+                raise DataError(
                     f"{where[1]}: {paths[number]} has label {mine[0][:80]!r}{mine[1]}, "
                     f"but {others[0][:80]!r}{others[1]} in {where[0]}; one must go"
                 )
@@ -116,7 +117,7 @@ class Rows:
         """The source that these rows are.
 
         Raises:
-            schema.DataError: as listing.check.
+            DataError: as listing.check.
         """
         notes = [f"{kind}: {len(self):,} photos in {where}, {found.note}"]
         if counts := listing.count_splits(self.splits):
@@ -145,11 +146,11 @@ def split_of(name: str, where: str) -> int:
     """The split of a name as people write it; table.NO_SPLIT of "".
 
     Raises:
-        schema.DataError: no split's name.
+        DataError: no split's name.
     """
     key = name.strip().lower()
     if key and key not in listing.SPLIT_OF:
-        raise schema.DataError(
+        raise DataError(
             f"{where}: split {name!r}; expected train, validation, test or nothing"
         )
     return listing.SPLIT_OF.get(key, table.NO_SPLIT)

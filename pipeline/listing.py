@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline import manifest, schema, table
+from pipeline import manifest, table
+from pipeline.system.errors import DataError
 
 Kind = Literal["class folders", "split folders", "lists", "CSV", "two-key records"]
 # Where a photo's bytes lie: file, relative to the source's root; offset and length in
@@ -111,35 +112,35 @@ def check(source: Source) -> Source:
     """Refuses what no classifier can be trained on; returns the source.
 
     Raises:
-        schema.DataError: fewer than two classes, a class without files or with a name
+        DataError: fewer than two classes, a class without files or with a name
             that no list can hold, or splits without one for training.
     """
     root, names = source.root, source.class_names
     for name in names:
         if len(name) > _MAX_NAME:
-            raise schema.DataError(
+            raise DataError(
                 f"{root}: class name {name[:80]!r}... has {len(name)} characters"
             )
         if not name.isprintable() and not _is_undecodable(name):
-            raise schema.DataError(
+            raise DataError(
                 f"{root}: class name {name!r} holds a line break or another control "
                 "character, which no list of labels can; rename the class"
             )
     if len(names) < 2:
-        raise schema.DataError(
+        raise DataError(
             f"{root}: holds one class only, {names[0]!r}; a classifier needs two or "
             "more; expected one folder of photos per class, as in flowers/daisy/1.jpg"
         )
     present = np.bincount(source.labels[source.labels >= 0], minlength=len(names))
     empty = [name for name, count in zip(names, present, strict=True) if not count]
     if empty:
-        raise schema.DataError(
+        raise DataError(
             f"{root}: no files in class {', '.join(empty[:10])}"
             f"{' and more' if len(empty) > 10 else ''}; add photos or remove the class"
         )
     of_classes = source.splits[source.labels >= 0]
     if source.given and not (of_classes <= manifest.SPLITS.index("train")).any():
-        raise schema.DataError(
+        raise DataError(
             f"{root}: all photos are given for {' or '.join(source.given)}, none to "
             "train on; give training photos as well"
         )
@@ -150,7 +151,7 @@ def check_given(source: Source) -> None:
     """Refuses a class of which one of the given splits has no photo, and others have.
 
     Raises:
-        schema.DataError: names classes and splits.
+        DataError: names classes and splits.
     """
     present = np.zeros((len(source.class_names), len(manifest.SPLITS)), np.bool_)
     told = (source.labels >= 0) & (source.splits != table.NO_SPLIT)
@@ -162,7 +163,7 @@ def check_given(source: Source) -> None:
         if not row[manifest.SPLITS.index(split_name)]
     ]
     if lacking:
-        raise schema.DataError(
+        raise DataError(
             f"{source.root}: no photo is given of {', '.join(lacking[:10])}"
             f"{' and more' if len(lacking) > 10 else ''}; expected photos of every "
             "class in every split that is given; list some, or let it be with "
@@ -174,10 +175,10 @@ def check_outside(directory: Path, root: Path) -> None:
     """Refuses an output folder inside a source of folders or records.
 
     Raises:
-        schema.DataError: it is.
+        DataError: it is.
     """
     if directory.resolve().is_relative_to(root.resolve()):
-        raise schema.DataError(
+        raise DataError(
             f"{directory}: lies inside the source {root}, where the next conversion "
             "would take it for a class; choose another --out"
         )

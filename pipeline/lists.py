@@ -12,7 +12,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline import labels, listed, listing, schema, table, text
+from pipeline import labels, listed, listing, table, text
+from pipeline.system.errors import DataError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,7 +84,7 @@ def list_photos(
         names: of the classes; None takes the names of folders.
 
     Raises:
-        schema.DataError: no list, a line without path or label, a label that fits no
+        DataError: no list, a line without path or label, a label that fits no
             class, a photo with two labels or in two splits, or as listing.check.
     """
     rows = listed.Rows(root, [path for path, _ in files], _entries(files))
@@ -104,7 +105,7 @@ def _entries(files: Sequence[tuple[Path, int]]) -> Iterator[listed.Entry]:
                 continue
             cut = max(content.rfind(" "), content.rfind("\t"))
             if cut < 0:
-                raise schema.DataError(
+                raise DataError(
                     f"{path} line {number}: {content[:80]!r}; expected a path, a space "
                     "and a label"
                 )

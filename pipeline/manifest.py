@@ -15,7 +15,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pipeline import schema, staging
+from pipeline import staging
+from pipeline.system.errors import DataError
 
 FORMAT_VERSION = 1
 GRAFT_VERSION = "0.1.0"
@@ -428,7 +429,7 @@ def read(directory: Path) -> Manifest:
     """Reads and checks a manifest.
 
     Raises:
-        schema.DataError: no data set here, an interrupted conversion, another format,
+        DataError: no data set here, an interrupted conversion, another format,
             a damaged file, or one photo in two splits.
     """
     about, digest = read_head(directory)
@@ -446,21 +447,21 @@ def read_head(directory: Path) -> tuple[About, str]:
         What it says, and the digest that class names and rows should have.
 
     Raises:
-        schema.DataError: as `read`, but for rows.
+        DataError: as `read`, but for rows.
     """
     if staging.is_unfinished(directory):
-        raise schema.DataError(
+        raise DataError(
             f"{directory}: a conversion was interrupted while it put its files in "
             "place; run the same `python -m pipeline.convert` command again"
         )
     path = directory / HEAD_NAME
     if not path.exists() and any(directory.glob("*.tfrecord")):
-        raise schema.DataError(
+        raise DataError(
             f"{path}: missing, although there are records; remove {directory} and "
             "convert the photos again"
         )
     if not path.exists():
-        raise schema.DataError(
+        raise DataError(
             f"{directory}: no {HEAD_NAME} here; "
             "convert your photos first: python -m pipeline.convert PHOTOS_FOLDER "
             f"--out={directory}"
@@ -469,21 +470,21 @@ def read_head(directory: Path) -> tuple[About, str]:
         head = json.loads(path.read_text(encoding="ascii"))
         version = head["format_version"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise schema.DataError(
+        raise DataError(
             f"{path}: not a manifest ({error}); remove {directory} and convert the "
             "photos again"
         ) from error
     if version != FORMAT_VERSION:
-        raise schema.DataError(
+        raise DataError(
             f"{path}: format version {version}, this Graft reads {FORMAT_VERSION}; "
             "convert again into a new folder"
         )
     needed = {field.name for field in dataclasses.fields(About)} | {"digest"}
     if missing := needed - head.keys():
-        raise schema.DataError(f"{path}: {sorted(missing)} missing; convert again")
+        raise DataError(f"{path}: {sorted(missing)} missing; convert again")
     for name, kind in _HEAD_KINDS.items():
         if not isinstance(head[name], kind):
-            raise schema.DataError(
+            raise DataError(
                 f"{path}: {name} is {head[name]!r:.80}; was it edited? Convert again "
                 "into a new folder"
             )
@@ -496,7 +497,7 @@ def read_rows(directory: Path) -> Iterator[Row]:
     """Yields the rows of manifest.jsonl, in the order of their paths.
 
     Raises:
-        schema.DataError: a line is damaged; names it.
+        DataError: a line is damaged; names it.
     """
     path = directory / ROWS_NAME
     try:
@@ -505,9 +506,9 @@ def read_rows(directory: Path) -> Iterator[Row]:
                 try:
                     yield _checked(Row(**json.loads(line)))
                 except (ValueError, TypeError, RecursionError) as error:
-                    raise schema.DataError(f"{path} line {number}: {error}") from error
+                    raise DataError(f"{path} line {number}: {error}") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise schema.DataError(f"{path}: cannot be read ({error})") from error
+        raise DataError(f"{path}: cannot be read ({error})") from error
 
 
 def _checked(row: Row) -> Row:
@@ -528,10 +529,10 @@ def check_digest(directory: Path, found: str, expected: str) -> None:
     """Refuses rows that are not those of the head.
 
     Raises:
-        schema.DataError: the digests differ.
+        DataError: the digests differ.
     """
     if found != expected:
-        raise schema.DataError(
+        raise DataError(
             f"{directory / ROWS_NAME}: does not belong to {HEAD_NAME} (digest "
             f"{found[:12]}, expected {expected[:12]}); was it edited? Remove "
             f"{directory} and convert the photos again, or choose another --out"
@@ -542,7 +543,7 @@ def check_files(found: Manifest) -> None:
     """Refuses records that are not all there; their checksums tell the rest.
 
     Raises:
-        schema.DataError: a record file is missing, or of another size.
+        DataError: a record file is missing, or of another size.
     """
     ends: dict[str, int] = collections.defaultdict(int)
     for row in found.taken():
@@ -551,7 +552,7 @@ def check_files(found: Manifest) -> None:
         path = found.directory / name
         size = path.stat().st_size if path.is_file() else 0
         if size != end:
-            raise schema.DataError(
+            raise DataError(
                 f"{path}: {f'has {size:,} bytes' if size else 'missing'}, expected "
                 f"{end:,}; run the same pipeline.convert again"
             )
@@ -561,19 +562,19 @@ def check(found: Manifest) -> None:
     """Refuses a manifest from which no honest accuracy can come.
 
     Raises:
-        schema.DataError: one content hash in two splits, an unknown split or class.
+        DataError: one content hash in two splits, an unknown split or class.
     """
     first: dict[str, Row] = {}
     known = set(found.class_names)
     for row in found.taken():
         if row.split not in SPLITS or row.class_name not in known:
-            raise schema.DataError(
+            raise DataError(
                 f"{found.directory / ROWS_NAME}: {row.path} has split {row.split!r}, "
                 f"class {row.class_name!r}"
             )
         other = first.setdefault(row.sha256, row)
         if other.split != row.split:
-            raise schema.DataError(
+            raise DataError(
                 f"{found.directory}: the same photo stands in two splits: {other.path} "
                 f"({other.split}) and {row.path} ({row.split}); split again with "
                 f"python -m pipeline.split {found.directory}"

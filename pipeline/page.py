@@ -6,14 +6,13 @@ Names of files come from strangers: the template engine escapes them.
 import base64
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 
-from pipeline import image, schema
-
-if TYPE_CHECKING:
-    from pipeline import check
+from pipeline import image
+from pipeline.check_findings import Report
+from pipeline.system.errors import DataError
 
 # Path of a photo -> a JPEG or PNG of it, upright.
 Encoded = Callable[[str], bytes]
@@ -23,7 +22,7 @@ _SHOWN_PHOTOS = 4  # of each group
 _SIDE_PX = 144
 
 
-def render(report: "check.Report", encoded: Encoded) -> str:
+def render(report: Report, encoded: Encoded) -> str:
     """Makes the page.
 
     Args:
@@ -74,6 +73,6 @@ def _thumbnail(path: str, encoded: Encoded) -> str:
     """A data URL; "" of what does not decode."""
     try:
         small = image.small_jpeg(encoded(path), _SIDE_PX)
-    except (image.ImageError, schema.DataError, OSError):
+    except (image.ImageError, DataError, OSError):
         return ""
     return "data:image/jpeg;base64," + base64.b64encode(small).decode("ascii")

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import image, listing, manifest, records, schema, storage, table
+from pipeline.system.errors import DataError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -219,7 +220,7 @@ def _is_intact(how: How, row: manifest.Row) -> bool:
     try:
         with (how.directory / row.file).open("rb") as file:
             records.read_from(file, row.offset, row.length, row.file)
-    except (schema.DataError, OSError):
+    except (DataError, OSError):
         return False
     return True
 

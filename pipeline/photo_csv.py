@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pipeline import labels, listed, listing, schema, text
+from pipeline import labels, listed, listing, text
+from pipeline.system.errors import DataError
 
 # Of a field as well: Python's csv module takes 128 KB.
 _MAX_LINE_BYTES = 1 << 16
@@ -28,7 +29,7 @@ def list_photos(root: Path, path: Path, names: labels.Names | None) -> listing.S
         names: of the classes, for labels that are numbers; None takes labels as names.
 
     Raises:
-        schema.DataError: no such columns, a row without path or label, a label that
+        DataError: no such columns, a row without path or label, a label that
             fits no class, a photo with two labels or in two splits, or as
             listing.check.
     """
@@ -43,7 +44,7 @@ def _entries(path: Path) -> Iterator[listed.Entry]:
         where = f"{path} line {line}"
         for name in columns:
             if not row[name]:
-                raise schema.DataError(f"{where}: no {name}")
+                raise DataError(f"{where}: no {name}")
         yield listed.Entry(
             path=row["path"],
             label=row["label"],
@@ -64,7 +65,7 @@ def read_rows(
         optional: likewise; "" where there is none.
 
     Raises:
-        schema.DataError: no text, a needed column is missing or there twice, or a row
+        DataError: no text, a needed column is missing or there twice, or a row
             has more or fewer fields than the header.
     """
     reader = csv.reader(
@@ -73,13 +74,13 @@ def read_rows(
     try:
         header = next(reader, None)
         if header is None:
-            raise schema.DataError(f"{path}: empty; expected a header of column names")
+            raise DataError(f"{path}: empty; expected a header of column names")
         places = _places(path, header, needed, optional)
         for fields in reader:
             if not fields:
                 continue
             if len(fields) != len(header):
-                raise schema.DataError(
+                raise DataError(
                     f"{path} line {reader.line_num}: {len(fields)} fields, the header "
                     f"has {len(header)}; fields with commas need quotes"
                 )
@@ -91,7 +92,7 @@ def read_rows(
                 },
             )
     except csv.Error as error:
-        raise schema.DataError(f"{path} line {reader.line_num}: {error}") from error
+        raise DataError(f"{path} line {reader.line_num}: {error}") from error
 
 
 def _places(
@@ -105,7 +106,7 @@ def _places(
             columns = ", ".join(repr(title[:40]) for title in header[:20])
             if len(header) == 1 and re.search("[;\t]", header[0]):
                 columns += "; fields need commas between them"
-            raise schema.DataError(
+            raise DataError(
                 f"{path}: expected one column {' or '.join(aliases)}, found "
                 f"{len(found)}; the header has {columns}"
             )

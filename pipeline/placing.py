@@ -13,6 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from pipeline import known, parts, records, runner, schema, storage, table
+from pipeline.system.errors import DataError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -163,7 +164,7 @@ def image_of(found: table.Table, number: int, files: RecordFiles) -> bytes:
     """The image in the record of a file, before the records are joined.
 
     Raises:
-        schema.DataError: a record from an earlier conversion is damaged; names it.
+        DataError: a record from an earlier conversion is damaged; names it.
     """
     entry = found.found[number]
     path = files.path(int(entry["file"]))
@@ -193,6 +194,6 @@ def _copy(part: BinaryIO, out: BinaryIO, length: int) -> None:
     while length:
         chunk = part.read(min(length, 1 << 20))
         if not chunk:
-            raise schema.DataError(f"{part.name}: ended early while it was copied")
+            raise DataError(f"{part.name}: ended early while it was copied")
         out.write(chunk)
         length -= len(chunk)

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import google_crc32c
 
-from pipeline import schema
+from pipeline.system.errors import DataError
 
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
@@ -40,15 +40,15 @@ def unframe(record: bytes, where: str) -> bytes:
         where: what to call it in an error, as `file at byte N`.
 
     Raises:
-        schema.DataError: length or checksum do not fit.
+        DataError: length or checksum do not fit.
     """
     if len(record) < OVERHEAD_BYTES:
-        raise schema.DataError(f"{where}: the file ends inside the record")
+        raise DataError(f"{where}: the file ends inside the record")
     length, length_crc = _HEADER.unpack_from(record)
     if length_crc != _masked_crc(record[:8]):
-        raise schema.DataError(f"{where}: no record starts here (length checksum)")
+        raise DataError(f"{where}: no record starts here (length checksum)")
     if length != len(record) - OVERHEAD_BYTES:
-        raise schema.DataError(
+        raise DataError(
             f"{where}: the record holds {length} bytes, "
             f"the manifest says {len(record) - OVERHEAD_BYTES}"
         )
@@ -56,7 +56,7 @@ def unframe(record: bytes, where: str) -> bytes:
     if _FOOTER.unpack_from(record, len(record) - _FOOTER.size)[0] != _masked_crc(
         payload
     ):
-        raise schema.DataError(
+        raise DataError(
             f"{where}: the record is damaged (checksum); if pipeline.convert wrote "
             "this file, remove it and convert again"
         )
@@ -67,7 +67,7 @@ def read_at(file_descriptor: int, offset: int, length: int, where: str) -> bytes
     """Reads the payload of the record at `offset` (bytes), `length` bytes framed.
 
     Raises:
-        schema.DataError: length or checksum do not fit.
+        DataError: length or checksum do not fit.
     """
     return unframe(os.pread(file_descriptor, length, offset), f"{where} at {offset}")
 
@@ -82,7 +82,7 @@ def scan(path: Path, *, max_bytes: int = 0) -> Iterator[tuple[int, bytes]]:
     """Yields (byte offset, payload) of every record of a file, checksums verified.
 
     Raises:
-        schema.DataError: the file is cut or damaged, or a record is longer than
+        DataError: the file is cut or damaged, or a record is longer than
             `max_bytes`, unless that is 0; names file and byte offset.
     """
     with path.open("rb") as file:
@@ -98,11 +98,11 @@ def scan(path: Path, *, max_bytes: int = 0) -> Iterator[tuple[int, bytes]]:
 def _read_next(file: BinaryIO, available: int, max_bytes: int, where: str) -> bytes:
     header = file.read(_HEADER.size)
     if len(header) < _HEADER.size:
-        raise schema.DataError(f"{where}: the file ends inside a record")
+        raise DataError(f"{where}: the file ends inside a record")
     length = _HEADER.unpack(header)[0]
     if length + OVERHEAD_BYTES > available:
         # Checked before allocating: a damaged length may ask for exabytes.
-        raise schema.DataError(f"{where}: a record of {length} bytes, {available} left")
+        raise DataError(f"{where}: a record of {length} bytes, {available} left")
     if max_bytes and length > max_bytes:
-        raise schema.DataError(f"{where}: a record of {length:,} bytes is no photo")
+        raise DataError(f"{where}: a record of {length:,} bytes is no photo")
     return unframe(header + file.read(length + _FOOTER.size), where)

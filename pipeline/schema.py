@@ -1,18 +1,10 @@
-"""One image and its label <-> the bytes of one `tf.train.Example`; one table for both.
-
-Errors of everything that reads photos, records or manifests:
-
-* DataError: a folder, an image, a record or a manifest is not as it should be.
-"""
+"""One image and its label <-> the bytes of one `tf.train.Example`."""
 
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-
-class DataError(ValueError):
-    """Photos, records or manifest are not as expected; says where and what to do."""
-
+from pipeline.system.errors import DataError
 
 # Feature name -> kind. Writing and parsing both come from this table, so they cannot
 # drift. A record holds exactly one value of every feature.

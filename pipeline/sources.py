@@ -9,8 +9,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline import folders, labels, lists, photo_csv, schema, two_key
+from pipeline import folders, labels, lists, photo_csv, two_key
 from pipeline.listing import Source as Source
+from pipeline.system.errors import DataError
 
 
 def list_source(
@@ -31,12 +32,12 @@ def list_source(
             `root`.
 
     Raises:
-        schema.DataError: nothing to make a data set of; says what is wrong and where.
+        DataError: nothing to make a data set of; says what is wrong and where.
     """
     if not root.exists():
-        raise schema.DataError(f"{root}: no such folder")
+        raise DataError(f"{root}: no such folder")
     if not root.is_dir():
-        raise schema.DataError(
+        raise DataError(
             f"{root}: is a file; expected a folder with one folder of photos per class"
         )
     names = labels.read(find(root, labels_file)) if labels_file else None
@@ -54,9 +55,9 @@ def find(root: Path, name: str) -> Path:
     """A file, relative to the current folder or else to the source.
 
     Raises:
-        schema.DataError: in neither.
+        DataError: in neither.
     """
     for path in (Path(name), root / name):
         if path.exists():
             return path
-    raise schema.DataError(f"{name}: no such file, neither here nor in {root}")
+    raise DataError(f"{name}: no such file, neither here nor in {root}")

@@ -10,7 +10,8 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline import schema, storage
+from pipeline import storage
+from pipeline.system.errors import DataError
 
 PARTIAL_NAME = ".partial"
 COMMIT_NAME = "COMMIT"
@@ -21,12 +22,12 @@ def staged(directory: Path) -> Iterator[Path]:
     """Gives an empty staging folder, alone; what is not committed is removed again.
 
     Raises:
-        schema.DataError: another process is writing into `directory`.
+        DataError: another process is writing into `directory`.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with storage.locked(directory) as free:
         if not free:
-            raise schema.DataError(
+            raise DataError(
                 f"{directory}: another conversion is writing here; wait for it to end"
             )
         finish(directory)

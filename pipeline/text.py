@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline import schema
+from pipeline.system.errors import DataError
 
 MAX_LINE_BYTES = 4096
 # A million photos take some 100 MB of list.
@@ -20,7 +20,7 @@ def read_lines(path: Path, *, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[
     are no UTF-8 become lone surrogates, as in paths. What ends in .gz is unpacked.
 
     Raises:
-        schema.DataError: no such file, not a plain one, larger than 2 GB, damaged, in
+        DataError: no such file, not a plain one, larger than 2 GB, damaged, in
             UTF-16, or a line with a zero byte or of more than `max_line_bytes`.
     """
     _check_plain(path)
@@ -32,28 +32,28 @@ def read_lines(path: Path, *, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[
                 number += 1
                 left -= len(line)
                 if number == 1 and line[:2] in (b"\xff\xfe", b"\xfe\xff"):
-                    raise schema.DataError(f"{path}: is UTF-16; save it as UTF-8")
+                    raise DataError(f"{path}: is UTF-16; save it as UTF-8")
                 if len(line) > max_line_bytes or left < 0 or b"\0" in line:
-                    raise schema.DataError(
+                    raise DataError(
                         f"{path} line {number}: {_fault(line, left)}; is it a list?"
                     )
                 line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
                 yield _decode(line)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise schema.DataError(f"{path}: damaged gzip file ({error})") from error
+        raise DataError(f"{path}: damaged gzip file ({error})") from error
 
 
 def _check_plain(path: Path) -> None:
     try:
         about = path.stat()
     except OSError as error:
-        raise schema.DataError(f"{path}: {error.strerror}") from error
+        raise DataError(f"{path}: {error.strerror}") from error
     except ValueError as error:  # a zero byte in the name
-        raise schema.DataError(f"{path}: {error}") from error
+        raise DataError(f"{path}: {error}") from error
     if not stat.S_ISREG(about.st_mode):
-        raise schema.DataError(f"{path}: not a plain file; expected a list as text")
+        raise DataError(f"{path}: not a plain file; expected a list as text")
     if about.st_size > _MAX_FILE_BYTES:
-        raise schema.DataError(f"{path}: {about.st_size:,} bytes are no list of photos")
+        raise DataError(f"{path}: {about.st_size:,} bytes are no list of photos")
 
 
 def _fault(line: bytes, left: int) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import command, folders, listing, manifest, records, schema, table
+from pipeline.system.errors import DataError
 
 _MAX_RECORD_BYTES = 512 << 20
 # TensorFlow's tools put the number of a shard before or behind the ending.
@@ -35,12 +36,12 @@ def is_source(root: Path) -> bool:
     """Whether a folder holds record files and no folders.
 
     Raises:
-        schema.DataError: they are Graft's own, which need no conversion.
+        DataError: they are Graft's own, which need no conversion.
     """
     kept = _kept(root, {})
     found = any(map(_class_name, kept)) and not any(path.is_dir() for path in kept)
     if found and (root / manifest.HEAD_NAME).exists():
-        raise schema.DataError(
+        raise DataError(
             f"{root}: is a converted data set already; train on it with "
             f"python train.py --data={root}"
         )
@@ -64,7 +65,7 @@ def list_photos(root: Path) -> listing.Source:
     Classes are in the order of their old labels. Other files are in no class.
 
     Raises:
-        schema.DataError: a file is damaged or empty, a record has other features, the
+        DataError: a file is damaged or empty, a record has other features, the
             records of a class do not have one label of their own, or as listing.check.
     """
     ignored: dict[str, int] = {}
@@ -139,13 +140,13 @@ def _in_label_order(
             continue
         for index, photo in enumerate(photos):
             if label_of.setdefault(name, photo.label) != photo.label:
-                raise schema.DataError(
+                raise DataError(
                     f"{path} record {index}: label {photo.label}, but class {name} has "
                     f"{label_of[name]} before; expected one file per class"
                 )
         other = class_of.setdefault(label_of[name], name)
         if other != name:
-            raise schema.DataError(
+            raise DataError(
                 f"{root}: both {other} and {name} have label {label_of[name]}; "
                 "expected one label per class"
             )
@@ -156,7 +157,7 @@ def _photos(path: Path) -> Iterator[_Photo]:
     """Yields what a record file holds.
 
     Raises:
-        schema.DataError: names file and record.
+        DataError: names file and record.
     """
     index = 0
     try:
@@ -166,22 +167,22 @@ def _photos(path: Path) -> Iterator[_Photo]:
             start = offset + records.HEADER_BYTES + payload.find(image)
             yield _Photo(offset=start, length=len(image), label=label)
             index += 1
-    except schema.DataError as error:
-        raise schema.DataError(f"record {index} of {error}") from error
+    except DataError as error:
+        raise DataError(f"record {index} of {error}") from error
     if not index:
-        raise schema.DataError(f"{path}: no records; remove the file")
+        raise DataError(f"{path}: no records; remove the file")
 
 
 def _parse(payload: bytes, where: str) -> tuple[bytes, int]:
     features = schema.features_of(payload, where)
     if {*features} != {"image", "label"}:
-        raise schema.DataError(
+        raise DataError(
             f"{where}: features {sorted(features)[:10]}; expected image and label, as "
             "the scripts of 2018 wrote them"
         )
     values = [features[name].bytes_list.value for name in ("image", "label")]
     if [len(value) for value in values] != [1, 1] or len(values[1][0]) != _LABEL.size:
-        raise schema.DataError(
+        raise DataError(
             f"{where}: expected in image the bytes of one JPEG, and in label the 8 "
             "bytes of one little-endian int64"
         )

@@ -25,11 +25,11 @@ from pipeline import (
     manifest,
     photo_csv,
     photo_fetch,
-    schema,
     storage,
     table,
 )
 from pipeline.photo_fetch import How, Outcome
+from pipeline.system.errors import DataError
 
 LISTING_NAME = "photos.csv"
 REPORT_NAME = "report.csv"
@@ -66,12 +66,12 @@ def read(
         seed: of the subset.
 
     Raises:
-        schema.DataError: no such columns, no photos, a label that is none, or a photo
+        DataError: no such columns, no photos, a label that is none, or a photo
             in two splits.
     """
     rows = list(_rows(path))
     if not rows:
-        raise schema.DataError(f"{path}: no photos listed")
+        raise DataError(f"{path}: no photos listed")
     first: dict[str, str] = {}
     for _, label, _, line in rows:
         first.setdefault(label, f"{path} line {line}")
@@ -81,7 +81,7 @@ def read(
         photo = _photo(url, classes.names[classes.label_of[label]], split)
         known, other = found.setdefault(photo.path, (photo, line))
         if known.split != split:
-            raise schema.DataError(
+            raise DataError(
                 f"{path} line {line}: {fetch.shown(url)} is in another split in line "
                 f"{other}; one must go"
             )
@@ -98,7 +98,7 @@ def _rows(path: Path) -> Iterator[tuple[str, str, int, int]]:
     for line, row in photo_csv.read_rows(path, needed, {"split": ("_split", "split")}):
         where = f"{path} line {line}"
         if not 1 <= len(row["label"]) <= _MAX_LABEL:
-            raise schema.DataError(
+            raise DataError(
                 f"{where}: a label of {len(row['label'])} characters; expected 1 to "
                 f"{_MAX_LABEL}"
             )
@@ -127,7 +127,7 @@ def download(photos: Sequence[Photo], target: Path, how: How) -> list[Outcome]:
 
     Raises:
         fetch.Unreachable: no server of the list can be reached.
-        schema.DataError: `target` holds a photos.csv of another kind, or no photo at
+        DataError: `target` holds a photos.csv of another kind, or no photo at
             all could be had.
         OSError: a file cannot be written.
     """
@@ -144,7 +144,7 @@ def download(photos: Sequence[Photo], target: Path, how: How) -> list[Outcome]:
         _write(target, photos, done)
     if not any(outcome.is_there for outcome in done):
         reason, count = count_reasons(done)[0]
-        raise schema.DataError(
+        raise DataError(
             f"{target}: none of {len(photos):,} photos could be had; most often "
             f"({count:,}): {reason}; see {target / REPORT_NAME}"
         )
@@ -181,12 +181,12 @@ def count_reasons(outcomes: Iterable[Outcome]) -> list[tuple[str, int]]:
 def _check_target(target: Path) -> None:
     listing = target / LISTING_NAME
     if target.exists() and not target.is_dir():
-        raise schema.DataError(f"{target}: is a file; expected a folder to fill")
+        raise DataError(f"{target}: is a file; expected a folder to fill")
     if listing.exists():
         with listing.open("rb") as file:
             head = file.readline(100)
         if head.strip() != ",".join(_LISTING_HEADER).encode():
-            raise schema.DataError(
+            raise DataError(
                 f"{listing}: is there, and was not written by this command; choose "
                 "another folder"
             )

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pipeline import command, image, manifest, records, schema, workers
+from pipeline.system.errors import DataError
 
 _BLOCK_RECORDS = 32
 
@@ -159,7 +160,7 @@ def _problem(file_descriptor: int, task: _Task) -> str:
     try:
         payload = records.read_at(file_descriptor, row.offset, row.length, row.file)
         values = schema.parse(payload)
-    except schema.DataError as error:
+    except DataError as error:
         return str(error)
     if different := _differences(values, task):
         return "; ".join(different)
@@ -201,7 +202,7 @@ def image_of(found: manifest.Manifest, row: manifest.Row) -> bytes:
     """The image in a record.
 
     Raises:
-        schema.DataError: the record is damaged.
+        DataError: the record is damaged.
     """
     with (found.directory / row.file).open("rb") as file:
         payload = records.read_from(file, row.offset, row.length, row.file)

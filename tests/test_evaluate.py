@@ -10,7 +10,8 @@ import pytest
 
 import evaluate
 from model import inputs, report, run
-from pipeline import convert, manifest, schema, split
+from pipeline import convert, manifest, split
+from pipeline.system.errors import DataError
 from tests import conftest
 
 
@@ -162,7 +163,7 @@ def test_the_batch_size_changes_nothing(finished):
 
 
 def test_records_split_anew_are_refused(finished, resplit):
-    with pytest.raises(schema.DataError, match="test photos may have been trained on"):
+    with pytest.raises(DataError, match="test photos may have been trained on"):
         evaluate.evaluate(config(finished, data=str(resplit)))
     assert not (finished / "evaluation").exists()
 
@@ -171,19 +172,19 @@ def test_records_that_were_moved(finished, tmp_path):
     about = json.loads((finished / "config.json").read_text())
     about["data"]["path"] = str(tmp_path / "gone")
     (finished / "config.json").write_text(json.dumps(about))
-    with pytest.raises(schema.DataError, match=r"gone: no manifest.*--data=FOLDER"):
+    with pytest.raises(DataError, match=r"gone: no manifest.*--data=FOLDER"):
         evaluate.evaluate(config(finished))
 
 
 def test_a_folder_that_cannot_be_written_to(finished, monkeypatch):
     """Is refused before photos are judged in vain; nothing stops root's own tests."""
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(schema.DataError, match="evaluation: cannot be written to"):
+    with pytest.raises(DataError, match="evaluation: cannot be written to"):
         evaluate.evaluate(config(finished))
 
 
 def test_photos_that_were_trained_on_are_refused_all_the_same(finished, resplit):
-    with pytest.raises(schema.DataError, match=r"trained on, or chosen by, \d+ of"):
+    with pytest.raises(DataError, match=r"trained on, or chosen by, \d+ of"):
         evaluate.evaluate(config(finished, data=str(resplit), another_dataset=True))
 
 
@@ -210,7 +211,7 @@ def test_other_records_need_the_runs_classes(finished, tmp_path):
     convert.convert(
         convert.Config(source=str(tmp_path / "two"), out=str(tmp_path / "other"))
     )
-    with pytest.raises(schema.DataError, match="all or some of these names expected"):
+    with pytest.raises(DataError, match="all or some of these names expected"):
         evaluate.evaluate(
             config(finished, data=str(tmp_path / "other"), another_dataset=True)
         )
@@ -245,7 +246,7 @@ def test_a_split_without_photos_is_an_error(finished, shared_records, tmp_path):
     records = tmp_path / "records"
     shutil.copytree(shared_records, records)
     dataclasses.replace(found, rows=rows, directory=records).stage(records)
-    with pytest.raises(schema.DataError, match="no photo in the test split"):
+    with pytest.raises(DataError, match="no photo in the test split"):
         evaluate.evaluate(config(finished, data=str(records), another_dataset=True))
 
 
@@ -285,7 +286,7 @@ def test_the_gate(finished):
 
 @pytest.mark.parametrize("split", ["train", "all"])
 def test_no_gate_on_photos_that_training_has_seen(finished, split):
-    with pytest.raises(schema.DataError, match=r"or chosen by, \d+ of these \d+"):
+    with pytest.raises(DataError, match=r"or chosen by, \d+ of these \d+"):
         evaluate.evaluate(config(finished, split=split, min_accuracy=0.5))
     figures = evaluate.evaluate(config(finished, split=split))
     assert figures["photos_seen"] > 0
@@ -335,7 +336,7 @@ def test_records_that_are_not_all_there(finished, shared_records, tmp_path, dama
         path.write_bytes(path.read_bytes()[:-100])
     else:
         path.unlink()
-    with pytest.raises(schema.DataError, match=f"{path.name}: .*, expected .*again"):
+    with pytest.raises(DataError, match=f"{path.name}: .*, expected .*again"):
         evaluate.evaluate(config(finished, data=str(records)))
 
 
@@ -396,7 +397,7 @@ class TestCompare:
     @pytest.mark.parametrize("split", ["train", "validation", "all"])
     def test_photos_that_a_run_has_seen(self, finished, worse, split):
         with pytest.raises(
-            schema.DataError, match=r"run was trained on, or chosen by, \d+ of"
+            DataError, match=r"run was trained on, or chosen by, \d+ of"
         ):
             evaluate.compare(self.config(finished, worse, split=split))
         assert not (finished / "evaluation").exists()
@@ -406,9 +407,7 @@ class TestCompare:
         photos = json.loads(path.read_text())
         photos["train"].append(found.taken("test")[0].sha256)
         path.write_text(json.dumps(photos))
-        with pytest.raises(
-            schema.DataError, match="worse was trained on, or chosen by, 1 of"
-        ):
+        with pytest.raises(DataError, match="worse was trained on, or chosen by, 1 of"):
             evaluate.compare(self.config(finished, worse))
 
     def test_different_photos(self, finished, worse):
@@ -420,7 +419,7 @@ class TestCompare:
         np.savez_compressed(path, **arrays)
         total = len(arrays["label"])
         message = rf"run {total}, worse {total + 1}, of which all share {total};"
-        with pytest.raises(schema.DataError, match=message):
+        with pytest.raises(DataError, match=message):
             evaluate.compare(self.config(finished, worse))
 
     def test_other_records(self, finished, worse, tmp_path):
@@ -432,7 +431,7 @@ class TestCompare:
                 cv2.imwrite(str(others / name / f"{number}.jpg"), pixels)
         asked = self.config(finished, worse, data=str(others), split="all")
         message = f"^{re.escape(str(others))}: .* pass --another_dataset"
-        with pytest.raises(schema.DataError, match=message):
+        with pytest.raises(DataError, match=message):
             evaluate.compare(asked)
         asked = dataclasses.replace(asked, another_dataset=True)
         figures = evaluate.compare(asked)
@@ -453,14 +452,14 @@ class TestCompare:
         content["data"]["resize_min"] = 0
         path.write_text(json.dumps(content))
         asked = self.config(finished, worse, data=str(finished), another_dataset=True)
-        with pytest.raises(schema.DataError, match=r"not shrunk alike .* worse: 0\)"):
+        with pytest.raises(DataError, match=r"not shrunk alike .* worse: 0\)"):
             evaluate.compare(asked)
 
     def test_a_damaged_judgement(self, finished, worse):
         evaluate.compare(self.config(finished, worse))
         path = worse / "evaluation" / "test.npz"
         path.write_bytes(path.read_bytes()[:-50])
-        with pytest.raises(schema.DataError, match=r"worse/evaluation/test\.npz: dam"):
+        with pytest.raises(DataError, match=r"worse/evaluation/test\.npz: dam"):
             evaluate.compare(self.config(finished, worse))
 
     def test_missing_and_unfinished_runs(self, finished, tmp_path):

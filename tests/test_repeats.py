@@ -11,7 +11,7 @@ import pytest
 import train
 from model import loop, probe, repeats, run, settings, workers
 from model.checkpoints import errors
-from pipeline import schema
+from pipeline.system.errors import DataError
 from tests import conftest, test_resume, test_reuse
 
 
@@ -143,7 +143,7 @@ def test_rates_of_a_later_stage(quick):
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        ({"folds": 500}, schema.DataError),
+        ({"folds": 500}, DataError),
         ({"seeds": 2, "features": "conv55"}, errors.MismatchedCheckpoint),
     ],
     ids=str,

@@ -14,7 +14,7 @@ import pytest
 import train
 from model import loop, run, settings
 from model.checkpoints import errors
-from pipeline import schema
+from pipeline.system.errors import DataError
 from tests import conftest, test_reuse
 
 TIMES = {"seconds", "images_per_s"}
@@ -189,7 +189,7 @@ def test_what_cannot_go_on(config, monkeypatch, tmp_path, shared_records):
     with pytest.raises(run.RunError, match="snapshots are of another training"):
         train.resume(directory)
     (directory / "config.json").write_text("{")
-    with pytest.raises(schema.DataError, match="damaged"):
+    with pytest.raises(DataError, match="damaged"):
         train.resume(directory)
     (directory / "config.json").write_text(about)
     train.resume(directory)

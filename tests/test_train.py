@@ -14,7 +14,8 @@ import tensorflow as tf
 import train
 from model import loop, run, settings, zoo
 from model.checkpoints import errors
-from pipeline import dataset, manifest, schema
+from pipeline import dataset, manifest
+from pipeline.system.errors import DataError
 from tests import conftest
 
 
@@ -268,9 +269,7 @@ def test_what_the_weights_do_not_allow_is_an_error(quick, change, message):
 
 def test_records_are_asked_for(quick, tmp_path):
     config = dataclasses.replace(quick, data=str(tmp_path / "nothing"))
-    with pytest.raises(
-        (schema.DataError, FileNotFoundError), match=r"pipeline\.convert"
-    ):
+    with pytest.raises((DataError, FileNotFoundError), match=r"pipeline\.convert"):
         train.train(config)
 
 
@@ -284,7 +283,7 @@ def test_an_empty_validation_split_is_refused(quick, shared_records, tmp_path):
         (tmp_path / path.name).symlink_to(path)
     dataclasses.replace(found, rows=rows, directory=tmp_path).stage(tmp_path)
     config = dataclasses.replace(quick, data=str(tmp_path))
-    with pytest.raises(schema.DataError, match="no validation photo"):
+    with pytest.raises(DataError, match="no validation photo"):
         train.train(config)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from model import run, workers
-from pipeline import schema
+from pipeline.system.errors import DataError
 from tests import conftest
 
 
@@ -194,7 +194,7 @@ class TestGPUs:
 
     def test_several_in_several_processes(self):
         found = self.of_two(self.GPUS)
-        with pytest.raises(schema.DataError, match="2 processes, and 2 GPUs in this"):
+        with pytest.raises(DataError, match="2 processes, and 2 GPUs in this"):
             found.use((*self.GPUS, *self.ANOTHERS))
 
 
@@ -232,7 +232,7 @@ def test_place(tf_config, expected):
     ],
 )
 def test_a_place_that_is_none(tf_config):
-    with pytest.raises(schema.DataError, match="TF_CONFIG: expected"):
+    with pytest.raises(DataError, match="TF_CONFIG: expected"):
         workers.place(tf_config)
 
 

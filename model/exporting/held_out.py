@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from model import judge, judged, metrics, own_records, run
-from pipeline import command, dataset, image, manifest, preprocess, schema
+from pipeline import command, dataset, image, manifest, preprocess
+from pipeline.system.errors import DataError
 
 SPLIT = "test"
 _CALIBRATION_PHOTOS = 128  # TensorFlow's guides say 100 to 500
@@ -42,7 +43,7 @@ class HeldOut:
         """The photos as the records hold them, JPEG or PNG files.
 
         Raises:
-            schema.DataError: a record is damaged.
+            DataError: a record is damaged.
         """
         return dataset.read_encoded(self.found, [self.rows[n] for n in indices])
 
@@ -65,7 +66,7 @@ def of_run(finished: run.Finished, data: str = "") -> HeldOut:
         data: of own_records.read.
 
     Raises:
-        schema.DataError: the records are gone, changed, or have no test split.
+        DataError: the records are gone, changed, or have no test split.
     """
     found = own_records.read(finished, data)
     manifest.check_files(found)
@@ -78,7 +79,7 @@ def of_run(finished: run.Finished, data: str = "") -> HeldOut:
     examples = judged.read(path, len(finished.class_names))
     rows = found.taken(SPLIT)
     if [row.sha256 for row in rows] != examples.sha256.tolist():
-        raise schema.DataError(
+        raise DataError(
             f"{path}: photos other than those of the records' {SPLIT} split; remove "
             "it, and the run is judged again"
         )
@@ -100,7 +101,7 @@ def views(
     """Fills uint8 [num_rows, size_px, size_px, 3]: the photos as a network sees them.
 
     Raises:
-        schema.DataError: a record is damaged.
+        DataError: a record is damaged.
     """
     photos = dataset.Images(found, rows, spec, batch_size=_BATCH_SIZE)
     central = preprocess.central_views(photos.sizes, spec)
@@ -114,7 +115,7 @@ def calibration(
     """Training photos as a network sees them, uint8 [size_px, size_px, 3] each.
 
     Raises:
-        schema.DataError: a record is damaged.
+        DataError: a record is damaged.
     """
     taken = found.taken("train")
     rows = [taken[n] for n in spread(len(taken), _CALIBRATION_PHOTOS)]

@@ -162,7 +162,7 @@ def export(
         max_accuracy_loss: that quantization may cost on the test split, 0..1.
 
     Raises:
-        schema.DataError: the run or its records are not as they should be.
+        DataError: the run or its records are not as they should be.
         errors.ExportError: a package is missing, a layer cannot be exported, or the
             file does not say what the run says; nothing is left under its name.
     """

@@ -107,7 +107,7 @@ def compare(
 
     Raises:
         errors.ExportError: the file cannot be used, or knows other classes.
-        schema.DataError: a record is damaged.
+        DataError: a record is damaged.
     """
     indices = held.sample(NUM_PHOTOS)
     with tempfile.TemporaryDirectory() as scratch:
@@ -139,7 +139,7 @@ def accuracy(
 
     Raises:
         errors.ExportError: the file cannot be used, or knows other classes.
-        schema.DataError: a record is damaged.
+        DataError: a record is damaged.
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

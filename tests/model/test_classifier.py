@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from model import classifier, explain
-from pipeline import preprocess, schema
+from pipeline import preprocess
+from pipeline.system.errors import DataError
 
 SPEC = preprocess.InputSpec(size_px=8, short_side_px=8, source="test")
 
@@ -56,5 +57,5 @@ def test_a_weight_file_has_no_training_photos(convolutional):
 def test_nothing_to_explain():
     inputs = keras.Input((8, 8, 3))
     flat = keras.layers.Flatten()(inputs)
-    with pytest.raises(schema.DataError, match="no layer keeps places"):
+    with pytest.raises(DataError, match="no layer keeps places"):
         classifier.Explainer(of(keras.Model(inputs, keras.layers.Dense(3)(flat))))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from model import comparison, judged, metrics
-from pipeline import schema
+from pipeline.system.errors import DataError
 
 
 def digest(number):
@@ -181,7 +181,7 @@ class TestPair:
             candidate("c", [0, 0], photos=[3, 4]),
         ]
         with pytest.raises(
-            schema.DataError, match=r"a 3, b 3, c 2, of which all share 1; .*--data="
+            DataError, match=r"a 3, b 3, c 2, of which all share 1; .*--data="
         ):
             comparison.pair(three)
 
@@ -190,13 +190,13 @@ class TestPair:
             candidate("a", [0, 0], labels=[0, 1]),
             candidate("b", [0, 0], labels=[0, 0]),
         ]
-        with pytest.raises(schema.DataError, match=r"1\.jpg: of another class for b"):
+        with pytest.raises(DataError, match=r"1\.jpg: of another class for b"):
             comparison.pair(both)
 
     @pytest.mark.parametrize("names", [("dog", "cat"), ("cat", "cow")])
     def test_other_classes(self, names):
         both = [candidate("a", [0]), candidate("b", [0], class_names=names)]
-        with pytest.raises(schema.DataError, match="same names in the same order"):
+        with pytest.raises(DataError, match="same names in the same order"):
             comparison.pair(both)
 
 

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from model import classifier, contact_sheet, neighbours
-from pipeline import schema
+from pipeline.system.errors import DataError
 from tests import small_runs
 
 SPEC = small_runs.SPEC
 ERRORS = {
-    "damaged": schema.DataError("blue.tfrecord: the record is damaged"),
+    "damaged": DataError("blue.tfrecord: the record is damaged"),
     "gone": FileNotFoundError(2, "No such file", "blue.tfrecord"),
 }
 
@@ -28,7 +28,7 @@ class Explainer:
 def test_a_file_in_place_of_the_folder(tmp_path):
     path = tmp_path / "why"
     path.touch()
-    with pytest.raises(schema.DataError, match=r"--explain=.*why: is a file"):
+    with pytest.raises(DataError, match=r"--explain=.*why: is a file"):
         contact_sheet.Pictures(path, None, SPEC)
 
 

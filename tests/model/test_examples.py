@@ -105,7 +105,9 @@ def build(request, numbered, tmp_path):
     def build(seed=PLAN.seed):
         plan = stages.Plan(**{**vars(PLAN), "seed": seed})
         if request.param == "Fresh":
-            return examples.Fresh(numbered, plan, batch_size=BATCH_SIZE)
+            return examples.Fresh(
+                numbered, plan.spec, seed=plan.seed, batch_size=BATCH_SIZE
+            )
         views = 3 if "3" in request.param else 1
         return build_cached(numbered, tmp_path, views, plan)
 
@@ -188,7 +190,9 @@ class TestViews:
         np.testing.assert_allclose(inputs, windows.mean((1, 2)), rtol=1e-5)
 
     def test_fresh_validation_sees_the_central_window(self, found):
-        source = examples.Fresh(found, self.plan, batch_size=100)
+        source = examples.Fresh(
+            found, self.plan.spec, seed=self.plan.seed, batch_size=100
+        )
         ((inputs, _),) = source.validation()
         windows = self.windows(found, "validation", preprocess.central_views)
         assert (inputs.numpy() == windows).all()
@@ -223,7 +227,9 @@ class TestViews:
         )
 
     def test_fresh_windows_are_new_in_every_epoch(self, found):
-        source = examples.Fresh(found, self.plan, batch_size=100)
+        source = examples.Fresh(
+            found, self.plan.spec, seed=self.plan.seed, batch_size=100
+        )
         (first, labels), (second, _) = (
             next(iter(source.training(epoch))) for epoch in (0, 1)
         )
@@ -231,12 +237,16 @@ class TestViews:
         assert not {image.tobytes() for image in first.numpy()} & {
             image.tobytes() for image in second.numpy()
         }
-        (again, _), *_ = examples.Fresh(found, self.plan, batch_size=100).training(0)
+        (again, _), *_ = examples.Fresh(
+            found, self.plan.spec, seed=self.plan.seed, batch_size=100
+        ).training(0)
         assert (again.numpy() == first.numpy()).all()
 
     def test_augmentation_is_of_training_alone(self, found):
         augmentation = augment.Augmentation(brightness=1.0, mixup=0.4)
-        plain = examples.Fresh(found, self.plan, batch_size=100)
+        plain = examples.Fresh(
+            found, self.plan.spec, seed=self.plan.seed, batch_size=100
+        )
         changed = examples.Fresh(
             found, self.plan, batch_size=100, augmentation=augmentation
         )

@@ -4,7 +4,7 @@ import pytest
 
 from model import export
 from model.exporting import job
-from pipeline import schema
+from pipeline.system.errors import DataError
 from tests import conftest, small_runs
 from tests.model import judgements
 
@@ -76,7 +76,7 @@ def test_data_says_where_the_records_are(shared_run, tmp_path):
     config = export.Config(
         run_dir=str(shared_run), format="keras", data=str(tmp_path / "moved")
     )
-    with pytest.raises(schema.DataError, match=r"moved: no manifest\.json here"):
+    with pytest.raises(DataError, match=r"moved: no manifest\.json here"):
         export.export_classifier(config)
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from model import judge, metrics
-from pipeline import dataset, manifest, preprocess, schema
+from pipeline import dataset, manifest, preprocess
+from pipeline.system.errors import DataError
 
 SPEC = preprocess.InputSpec(size_px=8, short_side_px=9, source="test")
 
@@ -234,7 +235,7 @@ class TestJudge:
         rows = [dataclasses.replace(row, split="train") for row in found.rows]
         without = dataclasses.replace(found, rows=tuple(rows))
         with pytest.raises(
-            schema.DataError,
+            DataError,
             match=r"no photo in the test split; split again with python -m "
             r"pipeline\.split",
         ):
@@ -242,9 +243,7 @@ class TestJudge:
 
     def test_another_number_of_classes_is_named(self, found):
         """As when config.json and model.keras of two runs were mixed."""
-        with pytest.raises(
-            schema.DataError, match="3 classes, but the network tells 5 apart"
-        ):
+        with pytest.raises(DataError, match="3 classes, but the network tells 5 apart"):
             ask(found, "test", model=colour_network(num_classes=5))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from model import judged
-from pipeline import schema
+from pipeline.system.errors import DataError
 
 ARRAYS = {
     "sha256": np.array([f"{number:064x}" for number in range(3)]),
@@ -76,16 +76,14 @@ LABEL = npy_bytes(ARRAYS["label"])
 )
 def test_damaged(tmp_path, replaced, message):
     path = write(tmp_path / "test.npz", **replaced)
-    with pytest.raises(
-        schema.DataError, match=rf"test\.npz: damaged.*{message}.*again"
-    ):
+    with pytest.raises(DataError, match=rf"test\.npz: damaged.*{message}.*again"):
         judged.read(path, 2)
 
 
 def test_pickles_are_not_read(tmp_path):
     array = np.array([{}, {}, {}], dtype=object)
     path = write(tmp_path / "test.npz", path=npy_bytes(array, allow_pickle=True))
-    with pytest.raises(schema.DataError, match="no plain value"):
+    with pytest.raises(DataError, match="no plain value"):
         judged.read(path, 2)
 
 
@@ -93,7 +91,7 @@ def test_a_bomb(tmp_path):
     """100 MB in a file of 100 KB: told before any of it is inflated."""
     path = write(tmp_path / "test.npz", label=bytes(100 << 20))
     assert path.stat().st_size < 1 << 20
-    with pytest.raises(schema.DataError, match=r"104,\d+,\d+ bytes in a file of"):
+    with pytest.raises(DataError, match=r"104,\d+,\d+ bytes in a file of"):
         judged.read(path, 2)
 
 
@@ -108,7 +106,7 @@ def test_a_damaged_zip(tmp_path, damage):
     else:
         data[80] ^= 0xFF
     path.write_bytes(data)
-    with pytest.raises(schema.DataError, match=r"test\.npz: damaged"):
+    with pytest.raises(DataError, match=r"test\.npz: damaged"):
         judged.read(path, 2)
 
 
@@ -135,7 +133,7 @@ class TestIsOf:
     def test_damaged_figures(self, tmp_path, text):
         write(tmp_path / "test.npz")
         (tmp_path / "test.json").write_text(text)
-        with pytest.raises(schema.DataError, match=r"test\.json: damaged"):
+        with pytest.raises(DataError, match=r"test\.json: damaged"):
             self.ask(tmp_path)
 
 

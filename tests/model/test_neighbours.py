@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from model import classifier, features, head, loop, neighbours, network, run
-from pipeline import dataset, preprocess, schema, split
+from pipeline import dataset, preprocess, split
+from pipeline.system.errors import DataError
 from tests import small_runs
 
 
@@ -86,14 +87,14 @@ def test_records_that_have_changed(finished, shared_records, tmp_path):
     records = tmp_path / "records"
     shutil.copytree(shared_records, records)
     split.resplit(split.Config(data=str(records), seed=7))
-    with pytest.raises(schema.DataError, match="manifest digest"):
+    with pytest.raises(DataError, match="manifest digest"):
         neighbours.build(finished, finished.load_model(), str(records))
 
 
 def test_records_that_were_moved(finished, shared_records):
     finished.config["data"]["path"] = "gone"
     model = finished.load_model()
-    with pytest.raises(schema.DataError, match="gone: no manifest"):
+    with pytest.raises(DataError, match="gone: no manifest"):
         neighbours.build(finished, model)
     assert neighbours.build(finished, model, str(shared_records)).rows
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from model import own_records, run
-from pipeline import schema
+from pipeline.system.errors import DataError
 
 
 def of(found, path):
@@ -22,7 +22,7 @@ def test_where_training_read_them(found):
 
 def test_they_were_moved(found, tmp_path):
     finished = of(found, tmp_path / "gone")
-    with pytest.raises(schema.DataError, match=r"gone: .*--data=FOLDER says where"):
+    with pytest.raises(DataError, match=r"gone: .*--data=FOLDER says where"):
         own_records.read(finished)
     moved = own_records.read(finished, str(found.directory))
     assert moved.digest == found.digest
@@ -39,6 +39,6 @@ def test_they_were_changed(found, tmp_path):
         (of(found, tmp_path), ""),
         (of(found, "gone"), str(tmp_path)),
     ):
-        with pytest.raises(schema.DataError, match=r"manifest digest .* own") as raised:
+        with pytest.raises(DataError, match=r"manifest digest .* own") as raised:
             own_records.read(finished, data)
         assert "another_dataset" not in str(raised.value)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from model import classifier, inputs, neighbours, predict, run
-from pipeline import image, schema, view
+from pipeline import image, view
+from pipeline.system.errors import DataError
 from tests import conftest
 from tests.pipeline.test_view import png_with_orientation, turned_away
 
@@ -90,7 +91,7 @@ class TestPredict:
         assert found.classes == sure.classes
 
     def test_nothing_there(self, chosen, tmp_path):
-        with pytest.raises(schema.DataError, match="no files there"):
+        with pytest.raises(DataError, match="no files there"):
             predictions(chosen, tmp_path)
 
     def test_exif_turned_photos_have_one_answer(self, unsure, tmp_path):
@@ -138,7 +139,7 @@ class TestExplain:
 
     def test_without_its_records(self, shared_run, photos, tmp_path, monkeypatch):
         def gone(*_):
-            raise schema.DataError("records: gone")
+            raise DataError("records: gone")
 
         monkeypatch.setattr(neighbours, "build", gone)
         path = photos / "red" / "red000.jpg"

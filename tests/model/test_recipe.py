@@ -1,7 +1,7 @@
 import pytest
 
 from model import recipe
-from pipeline import schema
+from pipeline.system.errors import DataError
 
 DEFAULTS = {"epochs": 30, "rate": 0.0, "nesterov": False, "skip": "", "ckpt": "alexnet"}
 OF_STAGES = {"epochs", "rate", "skip"}
@@ -72,16 +72,16 @@ def test_lists_and_tables_as_flags_have_them(tmp_path, value, text):
     ids=lambda text: text[:20],
 )
 def test_what_is_wrong_is_named(tmp_path, text, message):
-    with pytest.raises(schema.DataError, match=message):
+    with pytest.raises(DataError, match=message):
         read(tmp_path, text)
 
 
 def test_no_text(tmp_path):
     (tmp_path / "recipe.toml").write_bytes(b"\xff\xfe\0")
-    with pytest.raises(schema.DataError, match="no TOML"):
+    with pytest.raises(DataError, match="no TOML"):
         recipe.read(tmp_path / "recipe.toml", DEFAULTS, of_stages=())
 
 
 def test_no_file(tmp_path):
-    with pytest.raises(schema.DataError, match="no such recipe"):
+    with pytest.raises(DataError, match="no such recipe"):
         recipe.read(tmp_path / "none.toml", DEFAULTS, of_stages=())

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from model import serve
-from pipeline import schema
+from pipeline.system.errors import DataError
 from tests import conftest
 from tests.model import serving
 
@@ -197,26 +197,26 @@ class TestErrors:
     def test_the_port_is_taken(self):
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
-            with pytest.raises(schema.DataError, match=f"--port={port}: cannot listen"):
+            with pytest.raises(DataError, match=f"--port={port}: cannot listen"):
                 serve.listen(serve.Config(port=port))
 
     def test_an_address_of_another_machine(self):
-        with pytest.raises(schema.DataError, match="cannot listen there"):
+        with pytest.raises(DataError, match="cannot listen there"):
             serve.listen(serve.Config(host="192.0.2.1"))
 
     def test_no_run(self, tmp_path):
-        with pytest.raises(schema.DataError, match="no such run"):
+        with pytest.raises(DataError, match="no such run"):
             serve.serve(serve.Config(run_dir=str(tmp_path / "gone"), port=0))
 
     def test_records_that_were_moved(self, shared_run, monkeypatch):
         """They are looked for where --data says."""
 
         def service(*_, data, **__):
-            raise schema.DataError(f"looked in {data}")
+            raise DataError(f"looked in {data}")
 
         monkeypatch.setattr(serve.service, "Service", service)
         config = serve.Config(run_dir=str(shared_run), port=0, data="elsewhere")
-        with pytest.raises(schema.DataError, match="looked in elsewhere"):
+        with pytest.raises(DataError, match="looked in elsewhere"):
             serve.serve(config)
 
     def test_without_the_extra(self, monkeypatch):
@@ -224,7 +224,7 @@ class TestErrors:
 
         monkeypatch.delattr(model, "web", raising=False)
         monkeypatch.setitem(sys.modules, "model.web", None)
-        with pytest.raises(schema.DataError, match=r"pip install '\.\[serve\]'"):
+        with pytest.raises(DataError, match=r"pip install '\.\[serve\]'"):
             serve.serve(serve.Config())
 
     @pytest.mark.parametrize(

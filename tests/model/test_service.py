@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from model import classifier, service
-from pipeline import decoders, image, schema
+from pipeline import decoders, image
+from pipeline.system.errors import DataError
 from tests import conftest
 
 
@@ -115,7 +116,7 @@ def test_a_start_that_fails_is_told_in_a_line(answering, monkeypatch):
 
     monkeypatch.setattr(answering, "_decoders", decoders.Decoders(0, timeout_s=1))
     monkeypatch.setattr(answering._decoders, "decode", too_slow)
-    with pytest.raises(schema.DataError, match=r"than 0\.01 s.*--decode_timeout_s"):
+    with pytest.raises(DataError, match=r"than 0\.01 s.*--decode_timeout_s"):
         answering.warm_up()
 
 

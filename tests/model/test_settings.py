@@ -5,7 +5,7 @@ import pytest
 from absl import app, flags
 
 from model import base, head, network, settings, stages, zoo
-from pipeline import schema
+from pipeline.system.errors import DataError
 from tests import conftest
 
 
@@ -113,7 +113,7 @@ def test_what_holds_in_all_stages_is_checked_in_each(parse):
     assert [s.learning.momentum for s in (first, second)] == [0.9, 0.5]
     assert [s.learning.stepsize for s in (first, second)] == [10, 20]
     assert {s.start for s in (first, second)} == {"last"}
-    with pytest.raises(schema.DataError, match=r"stage 1: momentum=0\.9: adam has no"):
+    with pytest.raises(DataError, match=r"stage 1: momentum=0\.9: adam has no"):
         parse(recipe.replace('optimizer = "sgd"', ""))
 
 
@@ -159,7 +159,7 @@ def test_without_stages_the_training_is_one(parse):
     ],
 )
 def test_settings_that_cannot_be(parse, text, message):
-    with pytest.raises(schema.DataError, match=message):
+    with pytest.raises(DataError, match=message):
         parse(text)
 
 
@@ -177,7 +177,7 @@ def test_a_run_keeps_them(parse, tmp_path):
 @pytest.mark.parametrize("change", [{"epochs": 0}, {"new": 1}, {"stages": 3}], ids=str)
 def test_a_run_of_another_version(tmp_path, change):
     values = dataclasses.asdict(settings.Config()) | change
-    with pytest.raises(schema.DataError, match="another version of Graft"):
+    with pytest.raises(DataError, match="another version of Graft"):
         settings.from_run(tmp_path, {"settings": values})
 
 

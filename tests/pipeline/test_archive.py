@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import archive, fetch, schema
+from pipeline import archive, fetch
+from pipeline.system.errors import DataError
 from tests.conftest import Answer
 
 PHOTOS = {
@@ -140,7 +141,7 @@ class TestArchive:
         found = make_archive(server, photos_tar(), counts)
         for _ in range(2):
             with pytest.raises(
-                schema.DataError,
+                DataError,
                 match=r"flowers\.tgz: unpacks to \{'daisy': 2, 'roses': 1\}, expected",
             ):
                 archive.download_archive(found, tmp_path)
@@ -161,9 +162,7 @@ class TestArchive:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"mine")
         found = make_archive(server, photos_tar())
-        with pytest.raises(
-            schema.DataError, match=f"holds {name}, .*choose an empty folder"
-        ):
+        with pytest.raises(DataError, match=f"holds {name}, .*choose an empty folder"):
             archive.download_archive(found, tmp_path)
         assert content(tmp_path) == {name: b"mine"}
         assert server.requests == []
@@ -175,7 +174,7 @@ class TestArchive:
 
     def test_target_is_a_file(self, server, tmp_path):
         (tmp_path / "file").write_text("x")
-        with pytest.raises(schema.DataError, match="is a file; expected a folder"):
+        with pytest.raises(DataError, match="is a file; expected a folder"):
             archive.download_archive(
                 make_archive(server, photos_tar()), tmp_path / "file"
             )
@@ -183,7 +182,7 @@ class TestArchive:
     def test_hostile_archive_leaves_nothing_visible(self, server, tmp_path):
         """Even one of the right hash."""
         body = make_tar(member("f/daisy/1.jpg", b"x"), member("f/../../evil", b"x"))
-        with pytest.raises(schema.DataError, match="leads out"):
+        with pytest.raises(DataError, match="leads out"):
             archive.download_archive(
                 make_archive(server, body, {"daisy": 1}), tmp_path / "a" / "b"
             )
@@ -278,7 +277,7 @@ class TestUnpack:
     def test_evil_member(self, tmp_path, evil, message):
         """Nothing is written, not even the good member before it."""
         (tmp_path / "out.txt").write_text("mine")
-        with pytest.raises(schema.DataError, match=message) as caught:
+        with pytest.raises(DataError, match=message) as caught:
             unpack(tmp_path, make_tar(member("f/good/1", b"x"), *evil))
         assert str(tmp_path / "file.tgz") in str(caught.value)
         assert content(tmp_path).keys() == {"file.tgz", "out.txt"}
@@ -288,11 +287,11 @@ class TestUnpack:
 
     def test_name_with_a_zero_byte(self, tmp_path):
         info, body = member("f/a", b"x", pax_headers={"path": "f/a\0b"})
-        with pytest.raises(schema.DataError, match="leads out"):
+        with pytest.raises(DataError, match="leads out"):
             unpack(tmp_path, make_tar((info, body), format=tarfile.PAX_FORMAT))
 
     def test_file_and_folder_of_the_same_name(self, tmp_path):
-        with pytest.raises((schema.DataError, OSError), match="a"):
+        with pytest.raises((DataError, OSError), match="a"):
             unpack(tmp_path, make_tar(member("f/a", b"x"), member("f/a/b", b"y")))
 
     def test_too_large(self, tmp_path):
@@ -302,7 +301,7 @@ class TestUnpack:
         with (tmp_path / "file.tar").open("wb") as file:
             file.write(info.tobuf())
             file.truncate(512 + (2 << 30) + 512 + 1024)
-        with pytest.raises(schema.DataError, match="unpacks to more than 2 GB"):
+        with pytest.raises(DataError, match="unpacks to more than 2 GB"):
             archive.unpack(tmp_path / "file.tar", tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
@@ -312,16 +311,16 @@ class TestUnpack:
         tar = make_tar(member("f/a/1", b"x" * 3000), member("f/a/2"), kind="")
         how = zlib.compressobj(wbits=31)
         start = how.compress(tar[:at]) + how.flush(zlib.Z_FULL_FLUSH)
-        with pytest.raises(schema.DataError, match=r"file\.tgz: damaged archive \("):
+        with pytest.raises(DataError, match=r"file\.tgz: damaged archive \("):
             unpack(tmp_path, start + b"\xff" * 100)
 
     @pytest.mark.parametrize("length", [0, 1, 100, 1000])
     def test_cut_off(self, tmp_path, length):
         text = random.Random(0).randbytes(2000)
         body = make_tar(member("f/a/1", text))
-        with pytest.raises(schema.DataError, match=r"file\.tgz: damaged archive \("):
+        with pytest.raises(DataError, match=r"file\.tgz: damaged archive \("):
             unpack(tmp_path, body[:length])
 
     def test_no_tar_file(self, tmp_path):
-        with pytest.raises(schema.DataError, match=r"file\.tgz: damaged archive \("):
+        with pytest.raises(DataError, match=r"file\.tgz: damaged archive \("):
             unpack(tmp_path, b"<html>Log in here</html>")

@@ -6,7 +6,8 @@ import sys
 import cv2
 import pytest
 
-from pipeline import beam, convert, manifest, schema
+from pipeline import beam, convert, manifest
+from pipeline.system.errors import DataError
 from tests import conftest
 
 pytest.importorskip("apache_beam")
@@ -108,7 +109,7 @@ def test_a_job_that_fails_is_a_named_error(photos, tmp_path, monkeypatch):
         source=str(photos), out=str(tmp_path / "out"), runner="DirectRunner"
     )
     with pytest.raises(
-        schema.DataError, match=r"--runner=DirectRunner: the job failed .*No space left"
+        DataError, match=r"--runner=DirectRunner: the job failed .*No space left"
     ):
         convert.convert(config)
     assert not list((tmp_path / "out").iterdir())
@@ -129,5 +130,5 @@ def test_a_flag_that_is_nearly_ours_is_not_passed_on(photos, tmp_path):
 
 def test_without_beam(monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
-    with pytest.raises(schema.DataError, match="Apache Beam is not installed"):
+    with pytest.raises(DataError, match="Apache Beam is not installed"):
         beam.Beam("DirectRunner", [])

@@ -11,7 +11,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from pipeline import check, convert, image, manifest, oddities, schema
+from pipeline import check, convert, image, manifest, oddities
+from pipeline.system.errors import DataError
 from tests import conftest
 
 
@@ -161,7 +162,7 @@ def test_what_does_not_decode_a_second_time_is_named(scenes, tmp_path, monkeypat
         raise image.ImageError("PNG larger than 178,956,970 pixels")
 
     monkeypatch.setattr(image, "thumbnail", refuse)
-    with pytest.raises(schema.DataError, match=r"ants/01\.jpg: cannot be compared"):
+    with pytest.raises(DataError, match=r"ants/01\.jpg: cannot be compared"):
         run(scenes, tmp_path)
 
 
@@ -208,7 +209,7 @@ def test_class_names_that_are_nearly_the_same(scenes, tmp_path):
 
 def test_out_may_not_become_a_class(scenes, tmp_path, monkeypatch):
     monkeypatch.chdir(scenes)
-    with pytest.raises(schema.DataError, match="check: lies inside the source"):
+    with pytest.raises(DataError, match="check: lies inside the source"):
         check.check(check.Config(source="."))
     assert sorted(path.name for path in scenes.iterdir()) == ["ants", "bees"]
 

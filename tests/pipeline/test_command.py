@@ -38,7 +38,7 @@ def main(argv):
         case "work":
             command.say(f"{config.number} {config.word} {argv[2:]}")
         case "problem":
-            raise schema.DataError("photos: 3 found,\\n  5 expected")
+            raise DataError("photos: 3 found,\\n  5 expected")
         case "system":
             open("nowhere/at all")
         case "bug":
@@ -64,7 +64,7 @@ def main(argv):
 if __name__ == "__main__":
     flags.DEFINE_string("word", Config.word, "A word.")
     flags.DEFINE_integer("number", Config.number, "A number.", lower_bound=0)
-    command.run(main, schema.DataError)
+    command.run(main, DataError)
 """
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from pipeline import convert, manifest, records, schema, staging
+from pipeline.system.errors import DataError
 from tests import conftest
 
 
@@ -249,7 +250,7 @@ def test_sources_that_cannot_be_converted(tmp_path, prepare, message):
 def test_a_class_without_a_usable_photo_is_an_error(photos, tmp_path):
     (photos / "void").mkdir()
     (photos / "void" / "a.jpg").write_text("nothing")
-    with pytest.raises(schema.DataError, match=r"void: none of 1 files.*not an image"):
+    with pytest.raises(DataError, match=r"void: none of 1 files.*not an image"):
         run_convert(photos, tmp_path / "out")
 
 
@@ -298,7 +299,7 @@ def test_a_foreign_folder_is_refused_untouched(photos, tmp_path, name):
         (out / name).mkdir()
     else:
         (out / name).write_text("mine")
-    with pytest.raises(schema.DataError, match=f"not made by a conversion.*{name}"):
+    with pytest.raises(DataError, match=f"not made by a conversion.*{name}"):
         run_convert(photos, out)
     assert final_names(out) == {name}
 
@@ -310,13 +311,13 @@ def test_another_data_set_is_not_overwritten(photos, tmp_path):
     for path in (other / "red").iterdir():
         path.rename(path.with_name(f"other-{path.name}"))
     shutil.copytree(other / "red", other / "blue")
-    with pytest.raises(schema.DataError, match="another data set"):
+    with pytest.raises(DataError, match="another data set"):
         run_convert(other, tmp_path / "out")
     assert conftest.folder_digest(tmp_path / "out") == before
 
 
 def test_out_may_not_lie_in_the_source(photos):
-    with pytest.raises(schema.DataError, match="inside the source"):
+    with pytest.raises(DataError, match="inside the source"):
         run_convert(photos, photos / "out")
 
 
@@ -378,7 +379,7 @@ def test_two_conversions_at_once(photos, tmp_path):
     out = tmp_path / "out"
     with (
         staging.staged(out),
-        pytest.raises(schema.DataError, match="another conversion is writing"),
+        pytest.raises(DataError, match="another conversion is writing"),
     ):
         run_convert(photos, out)
     assert len(run_convert(photos, out).written) == 3
@@ -484,7 +485,7 @@ def test_a_copy_outside_the_classes_does_not_move_a_photo(photos, tmp_path):
 def test_a_class_that_is_a_link_is_refused(photos, tmp_path):
     (photos / "red").rename(tmp_path / "elsewhere")
     (photos / "red").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(schema.DataError, match="red: is a link"):
+    with pytest.raises(DataError, match="red: is a link"):
         run_convert(photos, tmp_path / "out")
 
 

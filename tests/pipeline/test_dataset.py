@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline import alter, augment, convert, dataset, manifest, preprocess, schema
+from pipeline import alter, augment, convert, dataset, manifest, preprocess
+from pipeline.system.errors import DataError
 
 SPEC = preprocess.InputSpec(size_px=28, short_side_px=32, source="a test")
 
@@ -153,7 +154,7 @@ def test_a_damaged_record_is_named(copy):
     row = copy.taken()[3]
     flip_byte(copy.directory / row.file, row.offset + row.length // 2)
     images = images_of(copy)
-    with pytest.raises(schema.DataError) as caught:
+    with pytest.raises(DataError) as caught:
         collect(images.run(np.arange(len(images.rows)), central(images)))
     for part in (row.file, row.path, str(row.offset)):
         assert part in str(caught.value)
@@ -167,7 +168,7 @@ def test_a_file_cut_short_is_named(copy):
     path = copy.directory / row.file
     path.write_bytes(path.read_bytes()[:-10])
     images = images_of(copy)
-    with pytest.raises(schema.DataError, match=row.file):
+    with pytest.raises(DataError, match=row.file):
         collect(images.run(np.arange(len(images.rows)), central(images)))
 
 
@@ -185,7 +186,7 @@ def test_a_record_that_is_not_the_manifests_is_refused(copy, field):
     wrong = {"sha256": "0" * 64, "class_name": copy.class_names[-1]}
     rows[0] = dataclasses.replace(rows[0], **{field: wrong[field]})
     images = images_of(copy, rows=rows)
-    with pytest.raises(schema.DataError, match="differ from the manifest"):
+    with pytest.raises(DataError, match="differ from the manifest"):
         collect(images.run(np.arange(len(rows)), central(images)))
 
 
@@ -194,7 +195,7 @@ def test_a_window_outside_the_image_is_an_error_not_garbage(copy):
     rows = [dataclasses.replace(row, height=5000) for row in copy.taken()]
     images = images_of(copy, rows=[row for row in rows if row.format == "jpeg"])
     views = preprocess.random_views(images.sizes, SPEC, (0,))
-    with pytest.raises(schema.DataError, match="does not decode") as caught:
+    with pytest.raises(DataError, match="does not decode") as caught:
         collect(images.run(np.arange(len(images.rows)), views))
     assert str(copy.directory) in str(caught.value)
 

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from pipeline import archive, download, paper_flowers, schema
+from pipeline import archive, download, paper_flowers
+from pipeline.system.errors import DataError
 from tests.conftest import ROOT, folder_digest, run_command
 
 
@@ -61,7 +62,7 @@ class TestPaperFlowers:
         self.draw(tmp_path, 1, seed=0)
         before = folder_digest(tmp_path)
         with pytest.raises(
-            schema.DataError,
+            DataError,
             match=r"aster/aster_0000\.jpg is not what --seed=1 draws; choose an empty",
         ):
             self.draw(tmp_path, 2, seed=1)
@@ -73,13 +74,13 @@ class TestPaperFlowers:
     def test_folder_of_others_is_left_alone(self, tmp_path, name):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"mine")
-        with pytest.raises(schema.DataError, match=f"{name}.*choose an empty folder"):
+        with pytest.raises(DataError, match=f"{name}.*choose an empty folder"):
             self.draw(tmp_path)
         assert content(tmp_path) == {name: b"mine"}
 
     def test_target_is_a_file(self, tmp_path):
         (tmp_path / "file").write_text("x")
-        with pytest.raises(schema.DataError, match="is a file; expected a folder"):
+        with pytest.raises(DataError, match="is a file; expected a folder"):
             self.draw(tmp_path / "file")
 
 

@@ -2,7 +2,8 @@ import os
 
 import pytest
 
-from pipeline import folders, manifest, schema, table
+from pipeline import folders, manifest, table
+from pipeline.system.errors import DataError
 
 
 def make(folder, *names):
@@ -58,7 +59,7 @@ def test_names_that_are_no_text(tmp_path):
 @pytest.mark.parametrize("name", ["two\nlines", "bell\a", "tab\tin"])
 def test_class_names_that_break_a_list_of_labels(tmp_path, name):
     make(tmp_path, "a/1", f"{name}/1")
-    with pytest.raises(schema.DataError, match="control character"):
+    with pytest.raises(DataError, match="control character"):
         folders.list_folders(tmp_path)
 
 
@@ -73,14 +74,14 @@ def test_class_names_that_break_a_list_of_labels(tmp_path, name):
 )
 def test_what_is_no_data_set(tmp_path, names, message):
     make(tmp_path, *names)
-    with pytest.raises(schema.DataError, match=message):
+    with pytest.raises(DataError, match=message):
         folders.list_folders(tmp_path)
 
 
 def test_empty_class_is_named(tmp_path):
     make(tmp_path, "a/1", "b/1")
     (tmp_path / "c").mkdir()
-    with pytest.raises(schema.DataError, match="no files in class c"):
+    with pytest.raises(DataError, match="no files in class c"):
         folders.list_folders(tmp_path)
 
 
@@ -181,19 +182,19 @@ def test_photos_of_trains_are_a_class(tmp_path):
 )
 def test_splits_that_do_not_fit(tmp_path, names, message):
     make(tmp_path, *names)
-    with pytest.raises(schema.DataError, match=message):
+    with pytest.raises(DataError, match=message):
         folders.list_folders(tmp_path)
 
 
 def test_class_that_is_empty_in_one_split(tmp_path):
     make(tmp_path, "train/a/1", "train/b/1", "test/a/1")
     (tmp_path / "test" / "b").mkdir()
-    with pytest.raises(schema.DataError, match="test/b: no files for test"):
+    with pytest.raises(DataError, match="test/b: no files for test"):
         folders.list_folders(tmp_path)
 
 
 def test_class_of_a_split_that_is_a_link(tmp_path):
     make(tmp_path, "data/train/a/1", "data/train/b/1", "data/test/a/1", "elsewhere/1")
     (tmp_path / "data" / "test" / "b").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(schema.DataError, match="test/b: is a link to a folder"):
+    with pytest.raises(DataError, match="test/b: is a link to a folder"):
         folders.list_folders(tmp_path / "data")

@@ -4,7 +4,9 @@ import shutil
 import cv2
 import pytest
 
-from pipeline import convert, manifest, schema, split
+from pipeline import convert, manifest
+from pipeline.grouping import split_assignment
+from pipeline.system.errors import DataError
 from tests import conftest
 
 
@@ -181,7 +183,7 @@ class TestLacking:
 
     def test_is_refused(self, photos, tmp_path):
         with pytest.raises(
-            schema.DataError, match=r"no photo is given of red \(test\).*--lacking=keep"
+            DataError, match=r"no photo is given of red \(test\).*--lacking=keep"
         ):
             run(photos, tmp_path / "out", lists=self.lists(photos), lacking="refuse")
         assert not (tmp_path / "out").exists()
@@ -202,7 +204,7 @@ class TestLater:
 
         how = write_csv(photos, other)
         with pytest.raises(
-            schema.DataError,
+            DataError,
             match=r"1 photos are known in another.*red/red000\.jpg first \(known in te"
             r"st, given for train\).*new folder with --out",
         ):
@@ -212,7 +214,7 @@ class TestLater:
 
     def test_a_split_by_shares_is_not_replaced(self, photos, tmp_path):
         run(photos, tmp_path / "out")
-        with pytest.raises(schema.DataError, match="known in another split"):
+        with pytest.raises(DataError, match="known in another split"):
             run(photos, tmp_path / "out", **write_csv(photos, all_three))
 
     def test_new_photos_and_gone_ones(self, photos, tmp_path):
@@ -260,7 +262,7 @@ class TestLater:
         after = manifest.read(tmp_path / "out")
         assert after.counts()["red"]["test"] == 1
         assert after.records_digest == before.records_digest
-        with pytest.raises(schema.DataError, match="known in another split"):
+        with pytest.raises(DataError, match="known in another split"):
             run(photos, tmp_path / "out", **how)
 
     def test_split_of_others_says_nothing(self, photos, tmp_path):
@@ -269,7 +271,7 @@ class TestLater:
             "-m", "pipeline.split", tmp_path / "out", "--seed=3"
         )
         assert "replaced" not in done.stdout
-        assert split.DEFAULT_SHARES == {"validation": 0.1, "test": 0.1}
+        assert split_assignment.DEFAULT_SHARES == {"validation": 0.1, "test": 0.1}
 
 
 def test_out_may_lie_beside_listed_photos(photos):

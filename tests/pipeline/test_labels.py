@@ -1,6 +1,7 @@
 import pytest
 
-from pipeline import labels, schema
+from pipeline import labels
+from pipeline.system.errors import DataError
 
 
 def names(tmp_path, body="daisy\nroses\ntulips\n"):
@@ -36,7 +37,7 @@ class TestFile:
         ],
     )
     def test_what_is_no_list_of_names(self, tmp_path, body, message):
-        with pytest.raises(schema.DataError, match=message):
+        with pytest.raises(DataError, match=message):
             names(tmp_path, body)
 
 
@@ -76,7 +77,7 @@ class TestNumbers:
         ids=["K", "K+1", "negative", "float", "mixed", "huge", "Arabic", "other name"],
     )
     def test_others_are_named(self, tmp_path, found, message):
-        with pytest.raises(schema.DataError, match=message):
+        with pytest.raises(DataError, match=message):
             labels.resolve(where(*found), names(tmp_path))
 
 
@@ -108,5 +109,5 @@ class TestFolders:
         ids=["no folders", "a number left out", "no number"],
     )
     def test_what_does_not_tell(self, found, folders, message):
-        with pytest.raises(schema.DataError, match=message):
+        with pytest.raises(DataError, match=message):
             labels.by_folder(where(*found), folders)

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline import convert, manifest, schema, split, verify
+from pipeline import convert, manifest, split, verify
+from pipeline.system.errors import DataError
 from tests import conftest
 from tests.conftest import draw_scene
 
@@ -217,7 +218,7 @@ class TestContradictions:
     def test_a_class_that_is_left_out_as_a_whole_is_an_error(self, scenes, tmp_path):
         (scenes / "c").mkdir()
         shutil.copy(scenes / "a" / "scene00.jpg", scenes / "c")
-        with pytest.raises(schema.DataError, match="c: none of 1 files"):
+        with pytest.raises(DataError, match="c: none of 1 files"):
             run(scenes, tmp_path / "out")
 
 
@@ -272,7 +273,7 @@ class TestGroupBy:
         check_no_leak(after)
 
     def test_a_pattern_that_finds_nothing(self, patients, tmp_path):
-        with pytest.raises(schema.DataError, match=r"--group_by=patient\\d matches no"):
+        with pytest.raises(DataError, match=r"--group_by=patient\\d matches no"):
             run(patients, tmp_path / "out", group_by=r"patient\d")
         assert not list((tmp_path / "out").iterdir())
 

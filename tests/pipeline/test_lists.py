@@ -2,7 +2,8 @@ import os
 
 import pytest
 
-from pipeline import labels, lists, manifest, schema, table
+from pipeline import labels, lists, manifest, table
+from pipeline.system.errors import DataError
 
 TRAIN, VALIDATION, TEST = range(3)
 
@@ -108,7 +109,7 @@ class TestLines:
         ids=["nothing", "no label", "no path", "too high", "text", "empty", "long"],
     )
     def test_that_are_wrong(self, tmp_path, body, message):
-        with pytest.raises(schema.DataError, match=message):
+        with pytest.raises(DataError, match=message):
             listed(tmp_path, body)
 
 
@@ -125,16 +126,16 @@ class TestPaths:
         ["/etc/passwd", "../a.jpg", "a/../../b.jpg", "..", "a/../../../etc/passwd"],
     )
     def test_that_lead_out(self, tmp_path, path):
-        with pytest.raises(schema.DataError, match=r"line 1: .* lies outside of"):
+        with pytest.raises(DataError, match=r"line 1: .* lies outside of"):
             listed(tmp_path, f"{path} 0\nb.jpg 1\n")
 
     def test_beside_the_root(self, tmp_path):
         (tmp_path / "data").mkdir()
-        with pytest.raises(schema.DataError, match="lies outside of"):
+        with pytest.raises(DataError, match="lies outside of"):
             listed(tmp_path / "data", f"{tmp_path}/data2/a.jpg 0\nb.jpg 1\n")
 
     def test_of_the_root_itself(self, tmp_path):
-        with pytest.raises(schema.DataError, match="no path"):
+        with pytest.raises(DataError, match="no path"):
             listed(tmp_path, "a/.. 0\nb.jpg 1\n")
 
 
@@ -146,14 +147,14 @@ class TestRepetition:
 
     def test_with_another_label(self, tmp_path):
         with pytest.raises(
-            schema.DataError,
+            DataError,
             match=r"0\.list line 3: a\.jpg has label '1' .*'0' .*in .*0\.list line 1",
         ):
             listed(tmp_path, "a.jpg 0\nb.jpg 1\na.jpg 1\n")
 
     def test_in_another_split(self, tmp_path):
         with pytest.raises(
-            schema.DataError,
+            DataError,
             match=r"1\.list line 1: .* in validation, but .* in train in .*line 1",
         ):
             listed(tmp_path, "a.jpg 0\nb.jpg 1\n", "a.jpg 0\n")
@@ -171,15 +172,15 @@ class TestWithoutNames:
         ids=["one folder", "two folders", "no folder"],
     )
     def test_or_else_are_asked_for(self, tmp_path, body):
-        with pytest.raises(schema.DataError, match="--labels=FILE"):
+        with pytest.raises(DataError, match="--labels=FILE"):
             listed(tmp_path, body, names=None)
 
     def test_labels_that_are_no_numbers(self, tmp_path):
-        with pytest.raises(schema.DataError, match="label 'x'; expected a number"):
+        with pytest.raises(DataError, match="label 'x'; expected a number"):
             listed(tmp_path, "a/1 x\nb/2 1\n", names=None)
 
 
 def test_nothing_to_train_on(tmp_path):
-    with pytest.raises(schema.DataError, match="given for test, none to train on"):
+    with pytest.raises(DataError, match="given for test, none to train on"):
         listed(tmp_path, "a.jpg 0\nb.jpg 1\n", split=TEST)
     assert manifest.SPLITS[TEST] == "test"

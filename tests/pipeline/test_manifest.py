@@ -3,7 +3,8 @@ import json
 
 import pytest
 
-from pipeline import manifest, schema, staging
+from pipeline import manifest, staging
+from pipeline.system.errors import DataError
 
 
 def make(directory, rows=None):
@@ -82,12 +83,12 @@ def test_edited_rows_are_refused(tmp_path):
     write(make(tmp_path))
     path = tmp_path / manifest.ROWS_NAME
     path.write_text(path.read_text().replace('"train"', '"test"', 1))
-    with pytest.raises(schema.DataError, match="does not belong"):
+    with pytest.raises(DataError, match="does not belong"):
         manifest.read(tmp_path)
 
 
 def test_missing_manifest_says_what_to_do(tmp_path):
-    with pytest.raises(schema.DataError, match=r"python -m pipeline.convert"):
+    with pytest.raises(DataError, match=r"python -m pipeline.convert"):
         manifest.read(tmp_path / "nowhere")
 
 
@@ -103,7 +104,7 @@ def test_missing_manifest_says_what_to_do(tmp_path):
 def test_bad_head(tmp_path, head, message):
     write(make(tmp_path))
     (tmp_path / manifest.HEAD_NAME).write_text(head)
-    with pytest.raises(schema.DataError, match=message):
+    with pytest.raises(DataError, match=message):
         manifest.read(tmp_path)
 
 
@@ -112,7 +113,7 @@ def test_bad_row_names_its_line(tmp_path, line):
     write(make(tmp_path))
     path = tmp_path / manifest.ROWS_NAME
     path.write_text(path.read_text() + line + "\n")
-    with pytest.raises(schema.DataError, match="line 4"):
+    with pytest.raises(DataError, match="line 4"):
         manifest.read(tmp_path)
 
 
@@ -125,7 +126,7 @@ def test_values_of_another_kind(tmp_path, value):
     for name in json.loads(first).keys() - {"fold"}:
         edited = json.dumps(json.loads(first) | {name: value}) + "\n"
         path.write_text(edited + "".join(others))
-        with pytest.raises(schema.DataError, match=r"line 1|does not belong"):
+        with pytest.raises(DataError, match=r"line 1|does not belong"):
             manifest.read(tmp_path)
     path.write_text(text)
     path = tmp_path / manifest.HEAD_NAME
@@ -133,7 +134,7 @@ def test_values_of_another_kind(tmp_path, value):
     for name in ("class_names", "seed", "shares", "settings", "ignored"):
         if not isinstance(value, type(head[name])):
             path.write_text(json.dumps(head | {name: value}))
-            with pytest.raises(schema.DataError, match=f"{name} is "):
+            with pytest.raises(DataError, match=f"{name} is "):
                 manifest.read(tmp_path)
 
 
@@ -141,14 +142,14 @@ def test_values_of_another_kind(tmp_path, value):
 def test_brackets_without_end(tmp_path, name):
     write(make(tmp_path))
     (tmp_path / name).write_text("[" * 100_000)
-    with pytest.raises(schema.DataError, match=name):
+    with pytest.raises(DataError, match=name):
         manifest.read(tmp_path)
 
 
 def test_one_photo_in_two_splits_is_refused(tmp_path):
     rows = [row("a/1.jpg"), row("a/2.jpg", split="test")]
     write(make(tmp_path, rows))
-    with pytest.raises(schema.DataError, match=r"a/1\.jpg \(train\) and a/2\.jpg"):
+    with pytest.raises(DataError, match=r"a/1\.jpg \(train\) and a/2\.jpg"):
         manifest.read(tmp_path)
 
 
@@ -194,7 +195,7 @@ class TestCommit:
         _, new, partial = self.stage_new(tmp_path)
         (partial / staging.COMMIT_NAME).write_text(marker("gone.tfrecord"))
         (partial / "a.tfrecord").rename(tmp_path / "a.tfrecord")  # killed here
-        with pytest.raises(schema.DataError, match="interrupted"):
+        with pytest.raises(DataError, match="interrupted"):
             manifest.read(tmp_path)
         staging.finish(tmp_path)
         assert manifest.read(tmp_path) == new
@@ -221,7 +222,7 @@ class TestCommit:
     def test_two_at_once_are_refused(self, tmp_path):
         with (
             staging.staged(tmp_path),
-            pytest.raises(schema.DataError, match="another conversion"),
+            pytest.raises(DataError, match="another conversion"),
             staging.staged(tmp_path),
         ):
             pass

@@ -1,6 +1,7 @@
 import pytest
 
-from pipeline import labels, photo_csv, schema, table
+from pipeline import labels, photo_csv, table
+from pipeline.system.errors import DataError
 
 
 def listed(root, body, names=()):
@@ -53,7 +54,7 @@ def test_numbers_with_names(tmp_path):
 
 def test_line_breaks_in_fields_do_not_disturb_line_numbers(tmp_path):
     body = 'path,label,note\na,x,"1\n2\n3"\nb,,\n'
-    with pytest.raises(schema.DataError, match=r"photos\.csv line 5: no label"):
+    with pytest.raises(DataError, match=r"photos\.csv line 5: no label"):
         listed(tmp_path, body)
 
 
@@ -85,5 +86,5 @@ def test_line_breaks_in_fields_do_not_disturb_line_numbers(tmp_path):
     ],
 )
 def test_what_is_wrong(tmp_path, body, message):
-    with pytest.raises(schema.DataError, match=message):
+    with pytest.raises(DataError, match=message):
         listed(tmp_path, body)

@@ -5,7 +5,8 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import records, schema
+from pipeline import records
+from pipeline.system.errors import DataError
 
 
 def write(path, payloads):
@@ -47,7 +48,7 @@ def test_every_damaged_byte_is_noticed(tmp_path, byte):
     assert len(data) == 40
     data[byte] ^= 0x40
     path.write_bytes(data)
-    with pytest.raises(schema.DataError, match=r"a\.tfrecord"):
+    with pytest.raises(DataError, match=r"a\.tfrecord"):
         list(records.scan(path))
 
 
@@ -55,14 +56,14 @@ def test_every_damaged_byte_is_noticed(tmp_path, byte):
 def test_cut_file_is_noticed(tmp_path, length):
     path = write(tmp_path / "a.tfrecord", [b"some payload of 24 bytes"])
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(schema.DataError):
+    with pytest.raises(DataError):
         list(records.scan(path))
 
 
 def test_length_is_checked_before_memory_is_taken(tmp_path):
     path = tmp_path / "a.tfrecord"
     path.write_bytes((1 << 62).to_bytes(8, "little") + bytes(20))
-    with pytest.raises(schema.DataError, match="28 left"):
+    with pytest.raises(DataError, match="28 left"):
         list(records.scan(path))
 
 
@@ -70,11 +71,11 @@ def test_wrong_offset_is_noticed(tmp_path):
     path = write(tmp_path / "a.tfrecord", [b"first", b"second"])
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        with pytest.raises(schema.DataError, match="here at 3"):
+        with pytest.raises(DataError, match="here at 3"):
             records.read_at(descriptor, 3, 21, "here")
-        with pytest.raises(schema.DataError, match="5 bytes"):
+        with pytest.raises(DataError, match="5 bytes"):
             records.read_at(descriptor, 0, 25, "here")
-        with pytest.raises(schema.DataError, match="ends inside"):
+        with pytest.raises(DataError, match="ends inside"):
             records.read_at(descriptor, 1000, 21, "here")
     finally:
         os.close(descriptor)

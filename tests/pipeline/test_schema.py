@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import schema
+from pipeline.system.errors import DataError
 
 VALUES = {
     "image/encoded": b"\xff\xd8\xff\xd9",
@@ -60,25 +61,25 @@ def test_same_values_same_bytes():
 @pytest.mark.parametrize("name", schema.FEATURES)
 def test_missing_feature_is_an_error(name):
     rest = {key: value for key, value in VALUES.items() if key != name}
-    with pytest.raises(schema.DataError, match=name):
+    with pytest.raises(DataError, match=name):
         schema.serialize(rest)
     example = schema.Example.FromString(schema.serialize(VALUES))
     del example.features.feature[name]
-    with pytest.raises(schema.DataError, match=f"feature {name} is missing"):
+    with pytest.raises(DataError, match=f"feature {name} is missing"):
         schema.parse(example.SerializeToString())
 
 
 def test_unknown_feature_is_an_error():
-    with pytest.raises(schema.DataError, match="image/colour"):
+    with pytest.raises(DataError, match="image/colour"):
         schema.serialize(VALUES | {"image/colour": b"red"})
 
 
 def test_wrong_kind_is_an_error():
-    with pytest.raises(schema.DataError, match="image/height: expected int"):
+    with pytest.raises(DataError, match="image/height: expected int"):
         schema.serialize(VALUES | {"image/height": b"3"})
 
 
 @pytest.mark.parametrize("data", [b"\xff\xff\xff", b"\x0a\xff", b""])
 def test_garbage_is_an_error(data):
-    with pytest.raises(schema.DataError):
+    with pytest.raises(DataError):
         schema.parse(data)

@@ -1,6 +1,7 @@
 import pytest
 
-from pipeline import lists, schema, sources
+from pipeline import lists, sources
+from pipeline.system.errors import DataError
 from tests.pipeline.test_folders import make
 
 
@@ -25,7 +26,7 @@ def test_files_lie_here_or_in_the_source(tmp_path, monkeypatch):
         )
 
     assert listed("").paths == listed("data/").paths == ["a.jpg", "b.jpg"]
-    with pytest.raises(schema.DataError, match="no such file, neither here nor in"):
+    with pytest.raises(DataError, match="no such file, neither here nor in"):
         listed("other/")
 
 
@@ -37,7 +38,7 @@ def test_csv(tmp_path):
 
 def test_file_or_nothing_instead_of_a_folder(tmp_path):
     make(tmp_path, "file")
-    with pytest.raises(schema.DataError, match="is a file"):
+    with pytest.raises(DataError, match="is a file"):
         sources.list_source(tmp_path / "file")
-    with pytest.raises(schema.DataError, match="no such folder"):
+    with pytest.raises(DataError, match="no such folder"):
         sources.list_source(tmp_path / "nothing")

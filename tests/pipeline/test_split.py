@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import manifest, schema, split, staging, table
+from pipeline import manifest, split, staging, table
+from pipeline.grouping import split_assignment
+from pipeline.system.errors import DataError
 
 SHARES = {"validation": 0.1, "test": 0.1}
 NEW = table.NO_SPLIT
@@ -23,7 +25,7 @@ def mixed_groups(contents, start=0, prefix="mixed"):
         f"{prefix} {start + n}".encode().ljust(32, b".") for n in range(len(contents))
     ]
     parts = [part for content in contents for part in sorted(content.items())]
-    return split.Groups(
+    return split_assignment.Groups(
         names=np.array(names, "S32"),
         splits=np.full(len(contents), NEW, np.int8),
         starts=np.cumsum([0, *map(len, contents)]),
@@ -38,7 +40,7 @@ def join(one, other):
         for name in ("names", "splits", "labels", "sizes")
     }
     starts = np.r_[one.starts, one.starts[-1] + other.starts[1:]]
-    return split.Groups(starts=starts, **columns)
+    return split_assignment.Groups(starts=starts, **columns)
 
 
 def photos(assigned, members, label=None):
@@ -63,7 +65,9 @@ def by_name(members, *columns):
 )
 def test_each_split_is_within_one_group_of_its_share(sizes, seed):
     members = groups(sizes)
-    counts = photos(split.by_shares(members, seed=seed, shares=SHARES), members)
+    counts = photos(
+        split_assignment.by_shares(members, seed=seed, shares=SHARES), members
+    )
     total = sum(sizes)
     assert sum(counts.values()) == total
     for name, share in SHARES.items():
@@ -85,14 +89,17 @@ def test_each_split_is_within_one_group_of_its_share(sizes, seed):
 )
 def test_small_classes(count, expected):
     members = groups([1] * count)
-    assert photos(split.by_shares(members, seed=0, shares=SHARES), members) == expected
+    assert (
+        photos(split_assignment.by_shares(members, seed=0, shares=SHARES), members)
+        == expected
+    )
 
 
 def test_known_groups_stay_and_new_ones_fill_up():
     old = groups([1] * 50)
-    first = split.by_shares(old, seed=0, shares=SHARES)
+    first = split_assignment.by_shares(old, seed=0, shares=SHARES)
     both = join(dataclasses.replace(old, splits=first), groups([1] * 100, start=50))
-    second = split.by_shares(both, seed=0, shares=SHARES)
+    second = split_assignment.by_shares(both, seed=0, shares=SHARES)
     assert (second[:50] == first).all()
     assert photos(second, both) == {"train": 120, "validation": 15, "test": 15}
 
@@ -100,7 +107,8 @@ def test_known_groups_stay_and_new_ones_fill_up():
 def test_another_seed_is_another_split():
     members = groups([1] * 50)
     first, again, other = (
-        split.by_shares(members, seed=s, shares=SHARES).tolist() for s in (0, 0, 1)
+        split_assignment.by_shares(members, seed=s, shares=SHARES).tolist()
+        for s in (0, 0, 1)
     )
     assert first == again != other
 
@@ -109,8 +117,8 @@ def test_order_of_the_groups_does_not_matter():
     first, second = groups([1, 2, 3] * 9), groups([1] * 20, label=1)
     both, other = join(first, second), join(second, first)
     for assign in (
-        lambda g: (split.by_shares(g, seed=0, shares=SHARES),),
-        lambda g: split.by_folds(g, seed=0, folds=5, fold=1, validation=0.1),
+        lambda g: (split_assignment.by_shares(g, seed=0, shares=SHARES),),
+        lambda g: split_assignment.by_folds(g, seed=0, folds=5, fold=1, validation=0.1),
     ):
         assert by_name(both, *assign(both)) == by_name(other, *assign(other))
 
@@ -125,7 +133,7 @@ def test_folds_test_every_photo_once(first, second, folds):
     tested = np.zeros(len(members), int)
     before = None
     for fold in range(folds):
-        splits, fold_of = split.by_folds(
+        splits, fold_of = split_assignment.by_folds(
             members, seed=0, folds=folds, fold=fold, validation=0.1
         )
         # The same folds whichever is tested.
@@ -139,13 +147,15 @@ def test_folds_test_every_photo_once(first, second, folds):
 
 def test_folds_are_even():
     members = join(groups([1] * 53), groups([1] * 52, label=1))
-    _, fold_of = split.by_folds(members, seed=0, folds=5, fold=0, validation=0.1)
+    _, fold_of = split_assignment.by_folds(
+        members, seed=0, folds=5, fold=0, validation=0.1
+    )
     assert {*np.bincount(fold_of)} == {21}
 
 
 def test_a_group_has_the_split_that_some_of_it_have():
     hashes = np.array([b"a", b"b", b"c", b"a"], "S32")
-    found, group_of = split.groups_of(
+    found, group_of = split_assignment.groups_of(
         np.array([7, 5, 9, 7]),
         hashes,
         np.array([1, 0, 1, 0], np.int32),
@@ -176,7 +186,7 @@ class TestGroupsOfSeveralClasses:
             {label: int(random.integers(1, 6)) for label in range(4)} for _ in range(60)
         ]
         members = mixed_groups(contents)
-        assigned = split.by_shares(members, seed=seed, shares=SHARES)
+        assigned = split_assignment.by_shares(members, seed=seed, shares=SHARES)
         for found in self.shares_of(members, 4, assigned):
             assert 0.05 < found["test"] < 0.15
             assert 0.05 < found["validation"] < 0.15
@@ -187,7 +197,7 @@ class TestGroupsOfSeveralClasses:
         random = np.random.default_rng(seed)
         sizes = random.permutation([60, 30, *([5] * 20)])
         members = mixed_groups([{0: 1, 1: int(size)} for size in sizes])
-        assigned = split.by_shares(members, seed=seed, shares=SHARES)
+        assigned = split_assignment.by_shares(members, seed=seed, shares=SHARES)
         first, second = self.shares_of(members, 2, assigned)
         assert min(first.values()) > 0
         assert 0.05 <= second["test"] <= 0.16
@@ -204,26 +214,30 @@ class TestGroupsOfSeveralClasses:
     )
     def test_whatever_the_groups(self, contents):
         members = mixed_groups(contents)
-        assigned = split.by_shares(members, seed=0, shares=SHARES)
+        assigned = split_assignment.by_shares(members, seed=0, shares=SHARES)
         assert {*assigned.tolist()} <= {0, 1, 2}
-        _, fold_of = split.by_folds(members, seed=0, folds=3, fold=0, validation=0.1)
+        _, fold_of = split_assignment.by_folds(
+            members, seed=0, folds=3, fold=0, validation=0.1
+        )
         assert {*fold_of.tolist()} <= {0, 1, 2}
 
     def test_few_groups_that_all_hold_all_classes(self):
         members = mixed_groups([{0: 20, 1: 20, 2: 7}] * 3)
-        assigned = split.by_shares(members, seed=0, shares=SHARES)
+        assigned = split_assignment.by_shares(members, seed=0, shares=SHARES)
         assert sorted(assigned.tolist()) == [0, 1, 2]
 
     def test_a_class_with_groups_of_its_own_fills_up(self):
         members = join(mixed_groups([{0: 30, 1: 1}] * 4), groups([1] * 100, label=1))
-        assigned = split.by_shares(members, seed=0, shares=SHARES)
+        assigned = split_assignment.by_shares(members, seed=0, shares=SHARES)
         counts = photos(assigned, members, 1)
         assert (counts["test"], counts["validation"]) == (10, 10)
 
     def test_one_group_larger_than_a_share_is_for_training(self):
         for seed in range(10):
             members = groups([60, *([1] * 40)])
-            counts = photos(split.by_shares(members, seed=seed, shares=SHARES), members)
+            counts = photos(
+                split_assignment.by_shares(members, seed=seed, shares=SHARES), members
+            )
             assert counts == {"train": 80, "validation": 10, "test": 10}
 
     def test_folds_are_even_in_every_class(self):
@@ -232,7 +246,7 @@ class TestGroupsOfSeveralClasses:
             {label: int(random.integers(1, 6)) for label in range(4)} for _ in range(60)
         ]
         members = mixed_groups(contents)
-        splits, fold_of = split.by_folds(
+        splits, fold_of = split_assignment.by_folds(
             members, seed=0, folds=5, fold=2, validation=0.1
         )
         for label in range(4):
@@ -276,7 +290,7 @@ class TestCommand:
     @pytest.mark.parametrize("folds", [61, 40_000, 10**9])
     def test_more_folds_than_photos(self, found, folds):
         config = split.Config(data=str(found.directory), folds=folds)
-        with pytest.raises(schema.DataError, match=r"for 60 groups .* choose fewer"):
+        with pytest.raises(DataError, match=r"for 60 groups .* choose fewer"):
             split.split_anew(config, found)
         split.split_anew(dataclasses.replace(config, folds=60), found)
 
@@ -305,7 +319,7 @@ class TestCommand:
 def test_warnings_name_the_class(found):
     rows = [r for r in found.rows if r.class_name != "red" or r.split == "train"]
     few = dataclasses.replace(found, rows=tuple(rows))
-    assert split.warnings(found.counts()) == []
-    assert split.warnings(few.counts()) == [
+    assert split_assignment.warnings(found.counts()) == []
+    assert split_assignment.warnings(few.counts()) == [
         "class red: no photo for validation and test"
     ]

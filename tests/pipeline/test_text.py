@@ -3,7 +3,8 @@ import os
 
 import pytest
 
-from pipeline import schema, text
+from pipeline import text
+from pipeline.system.errors import DataError
 
 
 def lines(path, body, **how):
@@ -39,16 +40,16 @@ def test_lines(tmp_path, body, expected):
     ids=["long line", "zero byte", "UTF-16"],
 )
 def test_what_is_no_list(tmp_path, body, message):
-    with pytest.raises(schema.DataError, match=message):
+    with pytest.raises(DataError, match=message):
         lines(tmp_path / "list", body)
 
 
 @pytest.mark.parametrize("cut", [5, 30, -4])
 def test_damaged_gzip(tmp_path, cut):
     body = gzip.compress(os.urandom(500).hex().encode() + b"\n")
-    with pytest.raises(schema.DataError, match=r"list\.gz: damaged gzip"):
+    with pytest.raises(DataError, match=r"list\.gz: damaged gzip"):
         lines(tmp_path / "list.gz", body[:cut])
-    with pytest.raises(schema.DataError, match=r"list\.gz: damaged gzip"):
+    with pytest.raises(DataError, match=r"list\.gz: damaged gzip"):
         lines(tmp_path / "list.gz", b"no gzip at all")
 
 
@@ -63,12 +64,12 @@ def test_what_is_no_file(tmp_path):
         (tmp_path / "loop", "symbolic links"),
         (tmp_path / "a\0b", "null"),
     ):
-        with pytest.raises(schema.DataError, match=message):
+        with pytest.raises(DataError, match=message):
             list(text.read_lines(path))
 
 
 def test_a_file_that_is_no_list_is_not_read(tmp_path):
     with (tmp_path / "list").open("wb") as file:
         file.truncate(3 << 30)
-    with pytest.raises(schema.DataError, match="3,221,225,472 bytes are no list"):
+    with pytest.raises(DataError, match="3,221,225,472 bytes are no list"):
         list(text.read_lines(tmp_path / "list"))

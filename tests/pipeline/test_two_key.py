@@ -4,6 +4,7 @@ import struct
 import pytest
 
 from pipeline import convert, manifest, records, schema, sources, two_key
+from pipeline.system.errors import DataError
 from tests import conftest
 
 
@@ -107,7 +108,7 @@ def test_what_is_another_source(tmp_path):
 
 
 def test_a_converted_data_set_is_told(shared_records):
-    with pytest.raises(schema.DataError, match=r"converted data set already; .*--data"):
+    with pytest.raises(DataError, match=r"converted data set already; .*--data"):
         sources.list_source(shared_records)
 
 
@@ -161,7 +162,7 @@ LABEL = struct.pack("<q", 1)
 def test_what_is_damaged_or_odd(tmp_path, body, message):
     (tmp_path / "a.tfrecord").write_bytes(body)
     write(tmp_path / "b.tfrecord", [b"i"], 0)
-    with pytest.raises(schema.DataError, match=message):
+    with pytest.raises(DataError, match=message):
         sources.list_source(tmp_path)
 
 
@@ -169,7 +170,7 @@ def test_a_record_that_is_no_photo_is_not_read(tmp_path):
     with (tmp_path / "a.tfrecord").open("wb") as file:
         file.write(struct.pack("<Q", 600 << 20))
         file.truncate(700 << 20)
-    with pytest.raises(schema.DataError, match="629,145,600 bytes is no photo"):
+    with pytest.raises(DataError, match="629,145,600 bytes is no photo"):
         sources.list_source(tmp_path)
 
 

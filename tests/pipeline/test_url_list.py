@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from pipeline import convert, labels, photo_fetch, schema, url_list
+from pipeline import convert, labels, photo_fetch, url_list
+from pipeline.system.errors import DataError
 from tests.conftest import ROOT, Answer, run_command
 
 HEADER = "image_url,label,_split\n"
@@ -87,9 +88,7 @@ class TestList:
         assert len(listed(tmp_path, body, names=("x", "y"))) == 2
 
     def test_one_photo_in_two_splits(self, tmp_path):
-        with pytest.raises(
-            schema.DataError, match=r"line 3: .* another split in line 2"
-        ):
+        with pytest.raises(DataError, match=r"line 3: .* another split in line 2"):
             listed(tmp_path, HEADER + "http://u:pw@a,0,test\nhttp://u:pw@a,0,train\n")
 
     @pytest.mark.parametrize(
@@ -104,7 +103,7 @@ class TestList:
         ],
     )
     def test_what_is_wrong(self, tmp_path, body, message):
-        with pytest.raises(schema.DataError, match=message):
+        with pytest.raises(DataError, match=message):
             listed(tmp_path, body)
 
     def test_subset(self, tmp_path):

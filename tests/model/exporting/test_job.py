@@ -14,7 +14,8 @@ import tensorflow as tf
 
 from model import head, judge, network, run
 from model.exporting import errors, exportable, held_out, job, litert, verify
-from pipeline import schema, view
+from pipeline import view
+from pipeline.system.errors import DataError
 from tests import conftest, exif_files, small_runs
 
 SPEC = small_runs.SPEC
@@ -285,9 +286,7 @@ def test_spread():
 
 def test_records_that_were_moved(copy, shared_records):
     copy.config["data"]["path"] = "gone"
-    with pytest.raises(
-        schema.DataError, match=r"gone: no manifest\.json here.*--data="
-    ):
+    with pytest.raises(DataError, match=r"gone: no manifest\.json here.*--data="):
         held_out.of_run(copy)
     held = held_out.of_run(copy, str(shared_records))
     assert len(held.rows) == len(held.probabilities) > 0

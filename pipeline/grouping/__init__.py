@@ -1,0 +1,1 @@
+"""Which photos belong together, and in which split they go."""

@@ -1,0 +1,67 @@
+"""Search all photos of a source for near-duplicates, in many processes.
+
+Only what the hashes propose is decoded again.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from pipeline import (
+    command,
+    duplicates,
+    image,
+    parts,
+    runner,
+    sources,
+    survey,
+    table,
+    workers,
+)
+from pipeline.system.errors import DataError
+
+
+def similar(
+    found: table.Table,
+    source: sources.Source,
+    *,
+    encoded: Callable[[int], bytes],
+    num_workers: int,
+) -> duplicates.Similar:
+    """Searches near-duplicates; only what the hashes propose is decoded again.
+
+    This process does that, whose limit of pixels is that of its start.
+
+    Args:
+        found: all files.
+        source: likewise.
+        encoded: number of a file -> a JPEG or PNG of it, upright.
+        num_workers: processes; 0: one for each processor.
+
+    Raises:
+        DataError: one does not decode any more; names it.
+    """
+
+    def thumbnail(number: int) -> np.ndarray:
+        try:
+            return image.thumbnail(encoded(number), duplicates.SIDE)
+        except image.ImageError as error:
+            raise DataError(
+                f"{source.root}/{source.paths[number]}: cannot be compared with others "
+                f"({error}); run again if it was changed a moment ago, and for a high "
+                f"--max_pixels set {image.MAX_PIXELS_NAME} to the same"
+            ) from error
+
+    def digests(numbers: Sequence[int]) -> list[bytes]:
+        done = workers.map_blocks(
+            functools.partial(parts.digest_block, source.root),
+            survey.blocks(map(source.span, numbers), runner.Local.block_files),
+            on_crash=parts.no_digest,
+            num_workers=min(num_workers or command.available_cpus(), len(numbers)),
+            initializer=parts.start_worker,
+        )
+        return list(itertools.chain(*(one for _, found in done for one in found)))
+
+    return duplicates.find(found, thumbnail, digests)

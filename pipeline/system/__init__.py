@@ -1,0 +1,1 @@
+"""The command line, errors, files, processes, downloads of one file."""
