@@ -54,6 +54,7 @@ gamma = 0.5
 stepsize = 10
 """
 ENDINGS = {"saved_model": "", "onnx": ".onnx", "litert": ".tflite", "keras": ".keras"}
+VARYING = ("report", "run", "data", "model_sha256", "seconds", "images_per_s")
 TIMES = ("seconds", "images_per_s")
 VERSIONS = ("tools", "versions")
 
@@ -157,7 +158,7 @@ class Digests:
             self.add(f"logits of {name}, {path.stem}", b"".join(parts))
         for path in sorted((run / "evaluation").glob("*.json")):
             values = json.loads(path.read_text())
-            kept = {k: v for k, v in values.items() if k not in ("report", "run")}
+            kept = {k: v for k, v in values.items() if k not in VARYING}
             text = json.dumps(kept, sort_keys=True).replace(str(self.scratch), "")
             self.add(f"figures of {name}, {path.stem}", text.encode())
 
@@ -179,7 +180,11 @@ class Digests:
             self.add(f"probabilities of {name}, {kind}", answers.encode())
         target = self.scratch / f"{name}.safetensors"
         self.command("-m", "model.export", f"--run_dir={run}", f"--weights={target}")
-        self.add(f"safetensors of {name}", target.read_bytes())
+        content = target.read_bytes()
+        self.add(
+            f"safetensors of {name}",
+            content[8 + int.from_bytes(content[:8], "little") :],
+        )
 
     def predictions(self, name: str, photos: Iterable[Path]) -> None:
         """Digests what predict writes as lines of JSON."""

@@ -44,7 +44,7 @@ def users_of(*wanted):
 def test_direction(path):
     tops = {name.split(".")[0] for name in imports(path)}
     assert not tops & {"train", "evaluate", "tests", "benchmarks"}
-    if path.parent.name == "pipeline":
+    if path.relative_to(ROOT).parts[0] == "pipeline":
         assert "model" not in tops
 
 
