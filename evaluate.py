@@ -12,7 +12,7 @@ one run is better than another on the same photos, none of which any of them has
 photos that one was trained on speak for it, and are refused.
 """
 
-import pipeline.quiet  # noqa: F401
+import pipeline.system.tensorflow_import  # noqa: F401
 
 # isort: split
 import contextlib
@@ -40,7 +40,8 @@ from model import (
     views,
 )
 from model.checkpoints import errors
-from pipeline import command, convert, image, manifest
+from pipeline import convert, image, manifest
+from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
 
@@ -178,7 +179,7 @@ def _records(
         found = convert.convert(config).manifest
         for row in found.rows:
             if not row.taken:
-                command.log(f"left out: {row.path}: {row.reason}")
+                command_line.log(f"left out: {row.path}: {row.reason}")
         yield found
 
 
@@ -381,14 +382,14 @@ def main(argv: Sequence[str]) -> None:
     """Evaluates as the flags say."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; flags begin with --")
-    config = command.config_from_flags(
+    config = command_line.config_from_flags(
         Config, overrides=inputs.from_flags(), split=_split()
     )
     if config.runs:
-        command.say(report.comparison(compare(config)))
+        command_line.say(report.comparison(compare(config)))
         return
     figures = evaluate(config)
-    command.say(report.judgement(figures))
+    command_line.say(report.judgement(figures))
     if figures["accuracy"] < config.min_accuracy:
         raise TooInaccurate(
             f"{figures['run']}: accuracy {figures['accuracy']:.6g} on {config.split}, "
@@ -398,4 +399,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    command.run(main, DataError, errors.CheckpointError)
+    command_line.run(main, DataError, errors.CheckpointError)

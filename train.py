@@ -8,7 +8,7 @@ Restores a network, freezes it, puts a new head on its deepest restored layer, a
 trains that on the records in --data; or, stage by stage, deeper layers too.
 """
 
-import pipeline.quiet  # noqa: F401
+import pipeline.system.tensorflow_import  # noqa: F401
 
 # isort: split
 import dataclasses
@@ -36,7 +36,8 @@ from model import (
     workers,
 )
 from model.checkpoints import errors
-from pipeline import command, manifest
+from pipeline import manifest
+from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
 SCRATCH = "scratch"  # subfolder of the run of the same network from a random start
@@ -100,11 +101,11 @@ def find_rate(config: settings.Config) -> Path:
     directory = run.new_directory(config.run_dir, config.ckpt)
     machine, _ = _machine(directory, config.precision)
     one, *_ = _trainees(config, found, directory, machine)
-    with command.graceful():
+    with command_line.graceful():
         one.begin()
         training = one.training
         total = rate_finder.STEPS * training.source.batch_size
-        with command.progress(total, "photo", "rates", scale=True) as progress:
+        with command_line.progress(total, "photo", "rates", scale=True) as progress:
             curve = rate_finder.search(
                 training.model,
                 training.learning,
@@ -117,8 +118,8 @@ def find_rate(config: settings.Config) -> Path:
     one.record.write_json("find_rate.json", rate_finder.as_json(curve))
     with run.replacing(directory / "find_rate.png") as partial:
         rate_finder.draw(curve, partial)
-    command.say(rate_finder.as_text(curve))
-    command.say(f"curve: {directory / 'find_rate.png'}")
+    command_line.say(rate_finder.as_text(curve))
+    command_line.say(f"curve: {directory / 'find_rate.png'}")
     return directory
 
 
@@ -156,7 +157,7 @@ def _repeat_each(
     seen = ""
     for name, member in repeats.members(config, found, directory).items():
         place = directory / name
-        command.log(f"{name}:")
+        command_line.log(f"{name}:")
         member = dataclasses.replace(member, features=seen or member.features)
         if (place / run.CHECKPOINTS).exists():
             resume(place)
@@ -174,7 +175,7 @@ def _repeat_each(
     more = {what: one for what, one in found_of.items() if what}
     repeats.write_plan(directory, config, found, **found_of[""], **more)
     for what, one in found_of.items():
-        command.say(repeats.as_text(one, what))
+        command_line.say(repeats.as_text(one, what))
     return directory
 
 
@@ -198,7 +199,7 @@ def resume(run_dir: Path) -> Path:
     found = _data(about["data"]["path"])
     _refuse_changed(directory, found, about["data"]["manifest_digest"])
     if about["versions"] != run.versions():
-        command.log(
+        command_line.log(
             f"warning: {directory} was begun with other versions of Graft, TensorFlow, "
             "Keras or NumPy; the result may differ in its last digits"
         )
@@ -231,7 +232,7 @@ def _machine(directory: Path, precision: str) -> tuple[workers.Machine, str]:
         cache_dir=repeats.cache_dir(directory),
         together=together,
     )
-    command.log(
+    command_line.log(
         f"device: {name}, {machine.precision}"
         + f"; process {together.rank + 1} of {together.size}" * (together.size > 1)
     )
@@ -247,7 +248,7 @@ def _trainees(
     """The network, and the one it is compared with."""
     start = base.choose(config, found.class_names)
     made = "kept" if config.keep_head else "new"
-    command.log(
+    command_line.log(
         f"network: {start.network.name}, {made} head on "
         f"{head.in_words(start.features, start.pooling)}; input "
         f"{start.spec.short_side_px}/{start.spec.size_px}, {start.spec.resize}, "
@@ -307,7 +308,7 @@ def _say_best(directory: Path) -> None:
     for place in filter(run.is_run, (directory, directory / SCRATCH)):
         results = run.read(str(place)).results()
         best = min(results, key=lambda result: result["validation_loss"])
-        command.say(
+        command_line.say(
             f"{place.name}, "
             * (place != directory)
             + f"best epoch {best['epoch']} of {len(results)}: validation accuracy "
@@ -324,7 +325,7 @@ def main(argv: Sequence[str]) -> None:
     elif flags.FLAGS.plan and flags.FLAGS.find_rate:
         raise app.UsageError("--plan, --find_rate: expected one of them")
     elif flags.FLAGS.plan:
-        command.say(plan(settings.from_flags()))
+        command_line.say(plan(settings.from_flags()))
         return
     elif flags.FLAGS.find_rate:
         find_rate(settings.from_flags())
@@ -339,15 +340,15 @@ def main(argv: Sequence[str]) -> None:
     else:
         directory = train(config)
     if (directory / run.REPEATS).exists():
-        command.say(f"runs: {directory}")
+        command_line.say(f"runs: {directory}")
         return
     if workers.place(os.environ.get("TF_CONFIG", ""))[0]:
         return  # the chief says what came of it
     _say_best(directory)
-    command.say(f"run: {directory}")
+    command_line.say(f"run: {directory}")
 
 
 if __name__ == "__main__":
     settings.define_flags()
     flags.adopt_module_key_flags(settings)  # so that --help shows them
-    command.run(main, DataError, errors.CheckpointError, loop.NonFiniteLoss)
+    command_line.run(main, DataError, errors.CheckpointError, loop.NonFiniteLoss)

@@ -20,7 +20,7 @@ import measure
 
 sys.path.insert(0, str(measure.ROOT))
 
-import pipeline.quiet  # noqa: F401
+import pipeline.system.tensorflow_import  # noqa: F401
 
 # isort: split
 import time

@@ -27,7 +27,7 @@ import measure
 
 sys.path.insert(0, str(measure.ROOT))
 
-import pipeline.quiet  # noqa: F401
+import pipeline.system.tensorflow_import  # noqa: F401
 
 # isort: split
 import cv2
@@ -36,7 +36,8 @@ import numpy as np
 import tensorflow as tf
 
 from model import network
-from pipeline import augment, command, convert, dataset, manifest, records, schema
+from pipeline import augment, convert, dataset, manifest, records, schema
+from pipeline.system import command_line
 
 SPEC = network.NETWORKS["alexnet_owt"].input_spec
 BATCH_SIZE = 64
@@ -107,7 +108,7 @@ def plain_decode(found: manifest.Manifest) -> Callable[[], float]:
         image = tf.io.decode_jpeg(one, channels=3, dct_method="INTEGER_ACCURATE")
         return image[0, 0]
 
-    data = data.map(decode, num_parallel_calls=command.available_cpus())
+    data = data.map(decode, num_parallel_calls=command_line.available_cpus())
     return passes(data.batch(BATCH_SIZE), len(rows))
 
 

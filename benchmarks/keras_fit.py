@@ -4,7 +4,8 @@
 
 For each line on stdin it trains so many batches and prints the seconds that they took.
 MODEL is a .keras file, 224 x 224 -> logits; everything is float32, and TensorFlow is
-imported as it comes, without pipeline.quiet and what that switches on.
+imported as it comes, without pipeline.system.tensorflow_import and what that switches
+on.
 """
 
 import sys

@@ -9,7 +9,8 @@ image_classification_from_scratch. The base is the same AlexNet with the same we
 ours. HEAD is `pooling`, as in the guide, or `flatten`, which shows its final layer all
 9,216 numbers of pool5.
 
-Keras and TensorFlow are imported as a guide's program does, without pipeline.quiet.
+Keras and TensorFlow are imported as a guide's program does, without
+pipeline.system.tensorflow_import.
 
 Prints one JSON line per epoch: epoch, seconds since the process started without the
 time spent on testing, and accuracy on the test folder.

@@ -21,7 +21,7 @@ NUM_PHOTOS = 32
 def ours(folder: str, target: str) -> None:
     """Writes photos, weights and features."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import pipeline.quiet  # noqa: F401
+    import pipeline.system.tensorflow_import  # noqa: F401
 
     # isort: split
     from model import network, restore, zoo

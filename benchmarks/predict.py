@@ -16,7 +16,7 @@ import measure
 
 sys.path.insert(0, str(measure.ROOT))
 
-import pipeline.quiet  # noqa: F401
+import pipeline.system.tensorflow_import  # noqa: F401
 
 # isort: split
 import keras

@@ -89,7 +89,7 @@ def over_http(options: Any, photos: list[bytes]) -> None:
 def batching(options: Any, photos: list[bytes]) -> None:
     """Prints the table of the network's batches."""
     sys.path.insert(0, str(measure.ROOT))
-    import pipeline.quiet  # noqa: F401
+    import pipeline.system.tensorflow_import  # noqa: F401
 
     # isort: split
     from model import classifier, service

@@ -11,7 +11,7 @@ from typing import Any
 from absl import flags
 
 from model import classifier, neighbours
-from pipeline import command
+from pipeline.system import command_line
 
 FORMATS = ("text", "csv", "jsonl")
 TOP = 5
@@ -57,7 +57,7 @@ def unicode_name(name: str) -> str:
 
 def as_text(prediction: Prediction) -> str:
     """Lines for people to read."""
-    name = command.one_line(unicode_name(prediction.photo))
+    name = command_line.one_line(unicode_name(prediction.photo))
     said = classifier.UNKNOWN if prediction.unknown else prediction.problem
     lines = [f"{name}  {said}".rstrip()]
     lines += [
@@ -66,7 +66,7 @@ def as_text(prediction: Prediction) -> str:
     if prediction.nearest:
         lines.append("  most like, of the training photos:")
     for near in prediction.nearest:
-        path = command.one_line(unicode_name(near.row.path))
+        path = command_line.one_line(unicode_name(near.row.path))
         lines.append(
             f"    {near.similarity:.3f}  {unicode_name(near.row.class_name)}: {path}"
         )

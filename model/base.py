@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from model import head, kept_head, network, restore, settings, zoo
 from model.checkpoints import errors
-from pipeline import command, preprocess
+from pipeline import preprocess
+from pipeline.system import command_line
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,16 +123,18 @@ def _fit(config: settings.Config, weights: zoo.Weights) -> restore.Fit:
         skip=tuple(filter(None, config.skip.split(","))),
         overrides=config.overrides,
     )
-    command.log(f"weights: {weights.name} is {weights.variant}, from {weights.path}")
+    command_line.log(
+        f"weights: {weights.name} is {weights.variant}, from {weights.path}"
+    )
     for line in fit.near_misses():
-        command.log(f"note: {line}; layers are matched by name")
+        command_line.log(f"note: {line}; layers are matched by name")
     return fit
 
 
 def _note_unused(fit: restore.Fit) -> None:
     if unused := [e.tensor for e in fit.entries if e.status == "unused"]:
         more = ", ..." * (len(unused) > 3)
-        command.log(
+        command_line.log(
             f"note: {len(unused)} tensors of the file are not used "
             f"({', '.join(unused[:3])}{more}); ledger.json has all"
         )

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from model import comparison, judged, run
-from pipeline import command
+from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
 
@@ -32,7 +32,7 @@ def read(
     if not judged.is_of(
         path, model_sha256=model_sha256, manifest_digest=manifest_digest
     ):
-        command.log(f"{name}: not judged on these photos yet; judging it now")
+        command_line.log(f"{name}: not judged on these photos yet; judging it now")
         judge_now()
     examples = judged.read(path, len(finished.class_names))
     refuse_seen(name, finished, set(examples.sha256.tolist()))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from model import comparison
-from pipeline import command
+from pipeline.system import command_line
 
 _LONGEST_NAME = 40
 
@@ -79,5 +79,5 @@ def _table(
 
 def _label(name: str) -> str:
     """A run's name as a font can draw it, and not too long."""
-    text = command.as_utf8(command.one_line(command.shown(name)))
+    text = command_line.as_utf8(command_line.one_line(command_line.shown(name)))
     return text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 3]}..."

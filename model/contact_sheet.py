@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from model import classifier, run, sheet
-from pipeline import command, image, manifest, preprocess, view
+from pipeline import image, manifest, preprocess, view
+from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
 _LONGEST_NAME = 60
@@ -82,7 +83,7 @@ class Pictures:
         except (DataError, OSError) as error:
             if row.path not in self._missing:
                 self._missing.add(row.path)
-                command.log(f"note: a training photo is grey in pictures: {error}")
+                command_line.log(f"note: a training photo is grey in pictures: {error}")
             return np.full((self._size_px, self._size_px, 3), _GREY, np.uint8)
 
     def _decoded(self, row: manifest.Row) -> np.ndarray:

@@ -22,7 +22,8 @@ from tensorboard.plugins.scalar import summary_v2 as scalars
 from tensorboard.summary.writer import event_file_writer
 
 from model import board, judge
-from pipeline import command, image, manifest, verify
+from pipeline import image, manifest, verify
+from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
 _MOST_AXES = 64
@@ -182,4 +183,4 @@ def sprite(
 
 def _cell(text: str) -> str:
     """Text on one line, in UTF-8, without tabs: names are strangers'."""
-    return command.as_utf8(command.one_line(command.shown(text)))
+    return command_line.as_utf8(command_line.one_line(command_line.shown(text)))

@@ -23,11 +23,11 @@ from typing import Literal
 
 from absl import app, flags
 
-import pipeline.quiet  # noqa: F401 # isort: split
+import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
 from model import network, own_records, restore, run, weights
 from model.checkpoints import errors
 from model.exporting import job
-from pipeline import command
+from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
 _NONE = "-"  # in a table
@@ -86,7 +86,7 @@ def export(config: Config) -> dict[str, tuple[int, ...]]:
     network_name = finished.config["network"]
     about = weights.describe(network_name, finished.spec) | {
         "run": finished.directory.name,
-        "class_names": command.as_utf8("\n".join(finished.class_names)),
+        "class_names": command_line.as_utf8("\n".join(finished.class_names)),
     }
     if network_name not in network.NETWORKS:  # it was made of a configuration
         about["keras_config"] = model.to_json()
@@ -192,9 +192,9 @@ def main(argv: Sequence[str]) -> None:
     """Exports as the flags say."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; flags begin with --")
-    config = command.config_from_flags(Config)
+    config = command_line.config_from_flags(Config)
     if config.format:
-        command.say(as_text(export_classifier(config)))
+        command_line.say(as_text(export_classifier(config)))
         return
     if not config.weights:
         raise app.UsageError(
@@ -202,10 +202,10 @@ def main(argv: Sequence[str]) -> None:
             "name of a file to write"
         )
     for name, shape in export(config).items():
-        command.say(f"{name}  {list(shape)}")
-    command.say(f"written: {config.weights}")
+        command_line.say(f"{name}  {list(shape)}")
+    command_line.say(f"written: {config.weights}")
 
 
 if __name__ == "__main__":
     define_flags()
-    command.run(main, DataError, errors.CheckpointError)
+    command_line.run(main, DataError, errors.CheckpointError)

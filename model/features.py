@@ -23,7 +23,8 @@ import numpy as np
 import tensorflow as tf
 
 from model import graph, network, restore
-from pipeline import command, dataset, manifest, preprocess
+from pipeline import dataset, manifest, preprocess
+from pipeline.system import command_line
 
 # Views: the central window, the same mirrored.
 CENTRAL, MIRRORED = 0, 1
@@ -161,7 +162,7 @@ def extract(
         }
         if total := sum(map(len, missing.values())):
             run = as_stored(trunk, kind)
-            with command.progress(total, "photo", "features") as progress:
+            with command_line.progress(total, "photo", "features") as progress:
                 for views, wanted in _passes(missing):
                     with _marking([opened[view] for view in views]) as mark:
                         for batch in images.run(wanted, views_of(images, views[0])):
@@ -254,7 +255,7 @@ def _locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            command.log(
+            command_line.log(
                 f"{folder}: another training computes these features; waiting for it"
             )
             fcntl.flock(file, fcntl.LOCK_EX)

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from model.checkpoints import errors, mean
-from pipeline import flag_fields, preprocess
+from pipeline import preprocess
+from pipeline.system import config_flags
 
 CHANNEL_ORDERS = ("auto", "rgb", "bgr")
 RESIZES = ("auto", "crop", "squash")
@@ -47,7 +48,7 @@ class Overrides:
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
-            flag_fields.check_choice(name, getattr(self, name), choices)
+            config_flags.check_choice(name, getattr(self, name), choices)
         for name in ("image_size", "short_side", "scale"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name}={getattr(self, name)}: expected 0 or more")
@@ -163,9 +164,9 @@ HELP = {
 
 def define_flags() -> None:
     """Declares the flags; defaults are those of Overrides."""
-    flag_fields.define(Overrides, HELP, CHOICES)
+    config_flags.define(Overrides, HELP, CHOICES)
 
 
 def from_flags() -> Overrides:
     """What the flags say."""
-    return flag_fields.read(Overrides)
+    return config_flags.read(Overrides)

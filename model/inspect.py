@@ -15,7 +15,7 @@ import numpy as np
 from absl import app
 
 from model.checkpoints import errors, mean, reading
-from pipeline import command
+from pipeline.system import command_line
 
 _BFLOAT16 = ml_dtypes.bfloat16
 _TEXT_LIMIT_BYTES = 16 << 20
@@ -46,7 +46,7 @@ class Fitting:
 
 def fittings(checkpoint: reading.Checkpoint, where: str) -> list[Fitting]:
     """Which networks a file fits, and how completely; the best first."""
-    import pipeline.quiet  # noqa: F401 # isort: split
+    import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
     from model import matching, restore  # with Keras: what was read is shown before
 
     checkpoint = matching.in_our_terms(checkpoint)
@@ -196,12 +196,12 @@ def main(argv: Sequence[str]) -> None:
     except errors.UnknownFormat:
         if not (other := report_other(path)):
             raise
-        command.say(other)
+        command_line.say(other)
         return
-    command.say(report(path, checkpoint))
+    command_line.say(report(path, checkpoint))
     sys.stdout.flush()
-    command.say(f"\n{report_fittings(checkpoint, str(path))}")
+    command_line.say(f"\n{report_fittings(checkpoint, str(path))}")
 
 
 if __name__ == "__main__":
-    command.run(main, errors.CheckpointError)
+    command_line.run(main, errors.CheckpointError)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from model import calibration, held_out, metrics, penultimate, run, views
-from pipeline import command, dataset, manifest, preprocess
+from pipeline import dataset, manifest, preprocess
+from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
 
@@ -182,7 +183,7 @@ def judge(
     labels = np.full(len(rows), -1, np.int64)
     probe = penultimate.Probe(model, len(rows), how.num_features)
     total = len(rows) * len(seen)
-    with command.progress(total, "photo", split or "all") as progress:
+    with command_line.progress(total, "photo", split or "all") as progress:
         for view in seen:
             for batch in split_data.seen_by(view):
                 numbers = batch["row"].numpy()

@@ -5,7 +5,8 @@ import time
 from typing import Any
 
 from model import judge, pretrained
-from pipeline import command, manifest
+from pipeline import manifest
+from pipeline.system import command_line
 
 
 def judge_weights(
@@ -37,7 +38,7 @@ def judge_weights(
     names = found.class_names
     if not named and len(names) == len(weights.class_names):
         weights = dataclasses.replace(weights, class_names=names)
-        command.log(
+        command_line.log(
             "no --labels: the network's classes are taken to be those of the data, "
             f"in this order: {', '.join(names)}"
         )

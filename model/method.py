@@ -9,7 +9,7 @@ import numpy as np
 
 from model import losses, schedules, update
 from model.checkpoints import errors
-from pipeline import flag_fields
+from pipeline.system import config_flags
 
 CLASS_WEIGHTS = ("none", "balanced")
 
@@ -59,7 +59,7 @@ class Method:
     early_stopping: int = 0
 
     def __post_init__(self) -> None:
-        flag_fields.check_choice("class_weights", self.class_weights, CLASS_WEIGHTS)
+        config_flags.check_choice("class_weights", self.class_weights, CLASS_WEIGHTS)
         if self.early_stopping < 0:
             raise ValueError(
                 f"--early_stopping={self.early_stopping}: expected 0 or more"

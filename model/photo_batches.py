@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from pipeline import command, decoders, image, photo_files, preprocess, view
+from pipeline import decoders, image, photo_files, preprocess, view
+from pipeline.system import command_line
 
 _TIMEOUT_S = 60.0
 _BATCHES_AHEAD = 2
@@ -50,7 +51,7 @@ def read(
         resize_min: longest short side that is not shrunk, in pixels; 0: no limit.
         num_workers: processes that decode; 0: one for each processor.
     """
-    num_workers = num_workers or command.available_cpus()
+    num_workers = num_workers or command_line.available_cpus()
     viewer = view.Viewer(spec)
     waiting: collections.deque[
         tuple[str, concurrent.futures.Future[np.ndarray | str]]

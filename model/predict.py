@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
-import pipeline.quiet  # noqa: F401 # isort: split
+import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
 from model import (
     answers,
     classifier,
@@ -30,7 +30,8 @@ from model import (
     pretrained,
 )
 from model.checkpoints import errors
-from pipeline import command, photo_files
+from pipeline import photo_files
+from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
 NEIGHBOURS = 5
@@ -123,7 +124,7 @@ def predict(
     chosen = chosen or load(config)
     answering = _Answering(config, chosen)
     photos = photo_files.find(names, ignored, own)
-    with command.progress(count, "photo", "predict") as progress:
+    with command_line.progress(count, "photo", "predict") as progress:
         for batch in photo_batches.read(
             photos,
             chosen.spec,
@@ -133,7 +134,7 @@ def predict(
             yield from answering.of_batch(batch)
             progress.update(len(batch.photos))
     for kind, number in ignored.items():
-        command.log(f"ignored: {number} {kind}")
+        command_line.log(f"ignored: {number} {kind}")
 
 
 class _Answering:
@@ -147,7 +148,7 @@ class _Answering:
         if config.explain:
             self._explainer = classifier.Explainer(chosen, config.data)
             for line in self._explainer.missing:
-                command.log(f"note: {line}")
+                command_line.log(f"note: {line}")
             self._pictures = contact_sheet.Pictures(
                 Path(config.explain), self._explainer, chosen.spec
             )
@@ -230,7 +231,7 @@ def main(argv: Sequence[str]) -> None:
     """Predicts the photos named on the command line."""
     if len(argv) < 2:
         raise app.UsageError("expected photos: python -m model.predict photo.jpg")
-    config = command.config_from_flags(
+    config = command_line.config_from_flags(
         Config, photos=tuple(argv[1:]), overrides=inputs.from_flags()
     )
     chosen = load(config)
@@ -256,9 +257,9 @@ def main(argv: Sequence[str]) -> None:
 
 def _write(text: str, *, raw: bool) -> None:
     """Results; for programs as they are, for people without a terminal's commands."""
-    sys.stdout.write(text if raw else command.shown(text))
+    sys.stdout.write(text if raw else command_line.shown(text))
 
 
 if __name__ == "__main__":
     define_flags()
-    command.run(main, DataError, errors.CheckpointError)
+    command_line.run(main, DataError, errors.CheckpointError)

@@ -22,7 +22,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline import flag_fields
+from pipeline.system import config_flags
 from pipeline.system.errors import DataError
 
 _MAX_BYTES = 1 << 20
@@ -92,7 +92,7 @@ def _checked(
         if key not in defaults:
             raise DataError(
                 f"{where}: {key}: no such setting; expected "
-                f"{flag_fields.suggestion(key, sorted(defaults))}"
+                f"{config_flags.suggestion(key, sorted(defaults))}"
             )
         try:
             values[key] = _converted(value, defaults[key])

@@ -3,7 +3,7 @@
 from typing import Any
 
 from model import metrics
-from pipeline import command
+from pipeline.system import command_line
 
 _SHOWN_ERRORS = 10
 
@@ -115,7 +115,9 @@ def comparison(figures: dict[str, Any]) -> str:
         *_run_table(figures),
     ]
     for pair in pairs:
-        first, second = (command.one_line(pair[name]) for name in ("first", "second"))
+        first, second = (
+            command_line.one_line(pair[name]) for name in ("first", "second")
+        )
         low, high = pair["difference_ci95"]
         p = f"{pair['p']:.3g}" + (
             f", corrected {pair['p_holm']:.3g}" if len(pairs) > 1 else ""
@@ -127,7 +129,7 @@ def comparison(figures: dict[str, Any]) -> str:
             f"{pair['only_first']}, McNemar's exact p {p}",
             f"  accuracy {pair['difference']:+.4f}, 95 % interval {low:+.4f} to "
             f"{high:+.4f}",
-            f"  {command.one_line(pair['verdict'])}",
+            f"  {command_line.one_line(pair['verdict'])}",
         ]
     if len(pairs) > 1:
         lines += ["", f"p values are corrected for {len(pairs)} comparisons by Holm"]
@@ -138,7 +140,7 @@ def comparison(figures: dict[str, Any]) -> str:
 
 def _run_table(figures: dict[str, Any]) -> list[str]:
     rows = figures["runs"]
-    names = [command.one_line(row["run"]) for row in rows]
+    names = [command_line.one_line(row["run"]) for row in rows]
     width = max(map(len, ("run", *names)))
     lines = [
         f"{'run':{width}} {'accuracy':>8}  {'95 % interval':16} {'top-5':>6} "

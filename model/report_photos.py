@@ -12,14 +12,8 @@ from typing import Any
 import numpy as np
 
 from model import explain
-from pipeline import (
-    command,
-    dataset,
-    image,
-    manifest,
-    preprocess,
-    verify,
-)
+from pipeline import dataset, image, manifest, preprocess, verify
+from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
 MAX_BYTES = 9 << 20  # of all thumbnails, as data URLs
@@ -80,7 +74,7 @@ class Thumbnails:
         def made(row: manifest.Row) -> str:
             return self._small(row, side)
 
-        workers = command.available_cpus()
+        workers = command_line.available_cpus()
         with concurrent.futures.ThreadPoolExecutor(workers) as pool:
             for start in range(0, len(waiting), _AT_ONCE):
                 some = waiting[start : start + _AT_ONCE]

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
-import pipeline.quiet  # noqa: F401 # isort: split
+import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
 from model import answers, classifier, own_records, service
-from pipeline import command
+from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
 
@@ -144,9 +144,9 @@ def serve(config: Config) -> None:
             address = url(config, listening)
 
             def ready() -> None:
-                command.log(f"ready: {address}  (Ctrl-C ends it)")
+                command_line.log(f"ready: {address}  (Ctrl-C ends it)")
                 if not config.is_loopback:
-                    command.log(
+                    command_line.log(
                         f"note: whoever can reach {config.host} may ask; there is no "
                         "password"
                     )
@@ -224,9 +224,9 @@ def main(argv: Sequence[str]) -> None:
     """Serves as the flags say."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; flags begin with --")
-    serve(command.config_from_flags(Config))
+    serve(command_line.config_from_flags(Config))
 
 
 if __name__ == "__main__":
     define_flags()
-    command.run(main, DataError)
+    command_line.run(main, DataError)

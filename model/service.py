@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from model import classifier, neighbours
-from pipeline import command, decoders, image, manifest, view
+from pipeline import decoders, image, manifest, view
+from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
 NEIGHBOURS = 6
@@ -85,13 +86,13 @@ class Service:
         except DataError as error:
             missing = [str(error)]
         for line in missing:
-            command.log(f"note: {line}")
+            command_line.log(f"note: {line}")
         self._rows: dict[str, manifest.Row] = {}
         if self.explainer is not None and self.explainer.index is not None:
             self._rows = {row.sha256: row for row in self.explainer.index.rows}
         self._viewer = view.Viewer(chosen.spec)
         self._decoders = decoders.Decoders(
-            command.available_cpus(),
+            command_line.available_cpus(),
             timeout_s=decode_timeout_s,
             resize_min=chosen.resize_min,
             max_pixels=max_pixels,

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from model import board, curves, loop, run, settings, snapshots, trainee, workers
-from pipeline import command
+from pipeline.system import command_line
 
 # Between two writings of the best model so far.
 _SAVE_EVERY_S = 60.0
@@ -65,13 +65,13 @@ class Session:
         """
         with self._locked() as folder:
             try:
-                with command.graceful(), self._clock.listening():
+                with command_line.graceful(), self._clock.listening():
                     try:
                         self._begin(folder)
                         self._run_epochs(folder)
                     finally:  # also when stopped
                         self._write()
-            except command.Stopped as stopped:
+            except command_line.Stopped as stopped:
                 if stopped.in_order and all(one.begun for one in self._trainees):
                     self._snapshot(folder)
                 raise
@@ -104,7 +104,7 @@ class Session:
     def _begin(self, folder: Path) -> None:
         state = snapshots.latest(folder)
         if state is None and self._resumed:
-            command.log("no snapshot was written yet: training begins anew")
+            command_line.log("no snapshot was written yet: training begins anew")
         for number, one in enumerate(self._trainees):
             if state is None:
                 one.begin()
@@ -113,7 +113,7 @@ class Session:
             one.record.write_metrics(one.results)
         self._draw_first_batch(self._trainees[0])
         if state is not None:
-            command.log(f"going on after step {self._step}")
+            command_line.log(f"going on after step {self._step}")
         self._clock.begin(self._step)
 
     def _draw_first_batch(self, one: trainee.Trainee) -> None:
@@ -139,7 +139,7 @@ class Session:
     def _run_epochs(self, folder: Path) -> None:
         total = sum(one.num_photos for one in self._trainees)
         done = sum(one.num_photos_done for one in self._trainees)
-        with command.progress(
+        with command_line.progress(
             total, "photo", "train", scale=True, initial=done
         ) as progress:
 
@@ -228,10 +228,10 @@ class Session:
         if folder.exists() and any(folder.iterdir()):
             parent = self._directory.parent  # perhaps of several trainings
             whole = parent if run.is_run(parent) else self._directory
-            command.log(f"python train.py --resume={whole} goes on")
+            command_line.log(f"python train.py --resume={whole} goes on")
         elif not any(one.best.epoch for one in self._trainees):
             for one in reversed(self._trainees):
                 one.record.discard()
             return
         elif folder.exists():
-            command.log(f"run: {self._directory}, as far as it came")
+            command_line.log(f"run: {self._directory}, as far as it came")

@@ -9,7 +9,8 @@ from typing import Any
 from absl import app, flags
 
 from model import device, head, inputs, method, network, recipe, zoo
-from pipeline import augment, flag_fields
+from pipeline import augment
+from pipeline.system import config_flags
 from pipeline.system.errors import DataError
 
 COMPARISONS = ("none", "scratch")
@@ -101,7 +102,7 @@ class Config:
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
-            flag_fields.check_choice(name, getattr(self, name), choices)
+            config_flags.check_choice(name, getattr(self, name), choices)
         for name, least, most in (
             ("hidden", 0, 1 << 16),
             ("seed", 0, (1 << 31) - 1),
@@ -282,11 +283,11 @@ def _changed(config: Config, changes: Mapping[str, Any]) -> Config:
 
 def define_flags() -> None:
     """Declares train.py's flags; defaults are those of Config."""
-    flag_fields.define(Config, _HELP, _CHOICES)
+    config_flags.define(Config, _HELP, _CHOICES)
     inputs.define_flags()
     flags.adopt_module_key_flags(inputs)  # so that --help shows them
-    flag_fields.define(method.Method, method.HELP, method.CHOICES)
-    flag_fields.define(augment.Augmentation, augment.HELP)
+    config_flags.define(method.Method, method.HELP, method.CHOICES)
+    config_flags.define(augment.Augmentation, augment.HELP)
     flags.DEFINE_string("recipe", "", "File of settings; flags override it.")
     flags.DEFINE_bool(
         "plan", False, "Only says what trains, for how long, and in how much memory."
@@ -312,9 +313,9 @@ def from_flags() -> Config:
     names = {*_HELP, *_HELP_OF_GROUPS}
     path = flags.FLAGS.recipe
     written = _read_recipe(Path(path)) if path else recipe.Recipe()
-    given = flag_fields.given(names)
+    given = config_flags.given(names)
     try:
-        found = flag_fields.values(names)
+        found = config_flags.values(names)
         flagged = {name: found[name] for name in given}
         for one in (flagged, written.values, *written.stages):
             if "epochs" in one and one.get("steps"):
@@ -370,7 +371,7 @@ def run_to_resume() -> Path:
         app.UsageError: there are other flags.
     """
     names = {*MODES, *_HELP, *_HELP_OF_GROUPS}
-    if others := sorted(flag_fields.given(names) - {"resume"}):
+    if others := sorted(config_flags.given(names) - {"resume"}):
         raise app.UsageError(
             f"--resume goes on with the run's own settings; without --{others[0]}"
         )

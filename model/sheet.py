@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import command
+from pipeline.system import command_line
 
 MOST_IMAGES = 24
 _COLUMNS = 8
@@ -85,7 +85,7 @@ def _lines(label: Any, class_names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _shown(name: str) -> str:
-    return command.as_utf8(command.one_line(command.shown(name)))
+    return command_line.as_utf8(command_line.one_line(command_line.shown(name)))
 
 
 def _elided(line: tuple[str, str], most: int) -> str:

@@ -22,7 +22,7 @@ from types import FrameType
 import numpy as np
 
 from model import run
-from pipeline import command
+from pipeline.system import command_line
 
 Arrays = Mapping[str, np.ndarray]
 _NAME = re.compile(r"step-(\d{8})\.npz")
@@ -60,14 +60,14 @@ def latest(folder: Path) -> dict[str, np.ndarray] | None:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
                 return {name: found[name] for name in found.files}  # checks every CRC
         except _UNREADABLE as error:
-            command.log(
+            command_line.log(
                 f"warning: {path} is damaged ({str(error)[:200]}); taking the one "
                 "before"
             )
             path.rename(path.with_suffix(".damaged"))
             damaged = True
     if damaged:
-        command.log("warning: no snapshot is whole; training begins anew")
+        command_line.log("warning: no snapshot is whole; training begins anew")
     return None
 
 

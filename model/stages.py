@@ -10,7 +10,8 @@ import numpy as np
 
 from model import base, blocks, dropout, head, network, restore, settings
 from model.checkpoints import errors
-from pipeline import flag_fields, preprocess
+from pipeline import preprocess
+from pipeline.system import config_flags
 
 # Dropout that suits a head. On flower photos of 288 pixels, a head on AlexNet's 256
 # means did not even fit its training photos with 0.5 (loss 0.42 after 40 epochs).
@@ -128,7 +129,7 @@ def _by_patterns(
         if not fnmatch.filter(known, pattern):
             raise errors.MismatchedCheckpoint(
                 f"--train: {pattern} fits no layer up to the new head; expected "
-                f"{flag_fields.suggestion(pattern, sorted(known))}"
+                f"{config_flags.suggestion(pattern, sorted(known))}"
             )
     steps = [s for s, names in layers.items() if any(trains(s, n) for n in names)]
     frozen = [n for s, names in layers.items() for n in names if not trains(s, n)]

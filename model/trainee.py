@@ -27,7 +27,8 @@ from model import (
     stages,
     workers,
 )
-from pipeline import command, manifest
+from pipeline import manifest
+from pipeline.system import command_line
 
 Arrays = dict[str, np.ndarray]
 
@@ -164,14 +165,16 @@ class Trainee:
         trained = f"training from {plan.train_from}"
         if plan.frozen:
             trained += f"; above {plan.cut} frozen: {', '.join(sorted(plan.frozen))}"
-        command.log(": ".join(filter(None, (self.name, stage.stage, trained))))
+        command_line.log(": ".join(filter(None, (self.name, stage.stage, trained))))
         if (warm := stage.learning.warmup_steps) >= (steps := self._steps_of(stage)):
-            command.log(
+            command_line.log(
                 f"warning: --warmup_steps={warm} of {steps} steps: the learning rate "
                 "is not reached"
             )
         if not self.base.fit and plan.cut != network.INPUT and not self._moved:
-            command.log(f"warning: layers up to {plan.cut} are random and stay frozen")
+            command_line.log(
+                f"warning: layers up to {plan.cut} are random and stay frozen"
+            )
 
     def _feed(
         self, stage: settings.Config, plan: stages.Plan

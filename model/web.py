@@ -26,7 +26,8 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from model import answers, service, web_guard
-from pipeline import command, decoders, image
+from pipeline import decoders, image
+from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
 _PAGE = Path(__file__).parent / "page"
@@ -150,7 +151,7 @@ class _Site:
         except KeyError as error:
             raise HTTPException(404, "no such training photo") from error
         except (DataError, image.ImageError, OSError) as error:
-            command.log(f"thumbnail {sha256}: {error}")
+            command_line.log(f"thumbnail {sha256}: {error}")
             raise HTTPException(404, "this training photo cannot be shown") from error
         kept = {"Cache-Control": "private, max-age=3600"}
         return Response(found, media_type="image/jpeg", headers=kept)
@@ -174,7 +175,7 @@ class _Site:
         except image.ImageError as error:
             raise HTTPException(_status(error), str(error)) from error
         except decoders.NotStarted as error:
-            command.log(f"error: {error}")
+            command_line.log(f"error: {error}")
             raise HTTPException(503, _BUSY, _RETRY) from error
         finally:
             self._under_way -= 1

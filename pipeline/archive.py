@@ -11,7 +11,7 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from pipeline import fetch
+from pipeline.system import http_file
 from pipeline.system.errors import DataError
 
 _PARTIAL_NAME = ".download"
@@ -93,7 +93,7 @@ def download_archive(archive: Archive, target: Path) -> int:
 
 def _unpacked(archive: Archive, partial: Path) -> Path:
     file = partial / archive.url.rsplit("/", 1)[-1]
-    fetch.fetch(
+    http_file.fetch(
         archive.url,
         file,
         digest=f"sha256:{archive.sha256}",

@@ -22,7 +22,6 @@ from absl import app, flags
 
 from pipeline import (
     account,
-    command,
     image,
     listing,
     lists,
@@ -32,13 +31,13 @@ from pipeline import (
     parts,
     runner,
     sources,
-    storage,
     survey,
     table,
     verify,
 )
 from pipeline.check_findings import Finding, Report
 from pipeline.grouping import duplicate_search, split_assignment
+from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
 
 _IMBALANCE = 10  # times as many photos in one class as in another
@@ -101,7 +100,7 @@ def check(config: Config) -> Report:
 
 def _replace(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
-    with storage.named(path):
+    with file_system.named(path):
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")
     partial.replace(path)
 
@@ -400,7 +399,7 @@ def summary(report: Report) -> str:
         shown = "; ".join(paths[:_SHOWN]) + " ..." * (len(paths) > _SHOWN)
         count = f" ({len(paths)}: {shown})" if paths else ""
         line = f"{finding.severity}: {finding.kind}: {finding.meaning}{count}"
-        lines.append(command.one_line(line))
+        lines.append(command_line.one_line(line))
     return "\n".join(lines)
 
 
@@ -441,10 +440,10 @@ def main(argv: Sequence[str]) -> None:
             "expected one folder, of photos or of records: python -m pipeline.check "
             "flowers/"
         )
-    config: Any = command.config_from_flags(Config, source=argv[1])
+    config: Any = command_line.config_from_flags(Config, source=argv[1])
     report = check(config)
-    command.say(summary(report))
-    command.say(f"written: {config.out}/check.json, {config.out}/check.html")
+    command_line.say(summary(report))
+    command_line.say(f"written: {config.out}/check.json, {config.out}/check.html")
     if report.is_bad(strict=config.strict):
         worst = report.findings[0]
         raise DataError(
@@ -455,4 +454,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    command.run(main, DataError)
+    command_line.run(main, DataError)

@@ -23,7 +23,6 @@ from absl import app, flags
 from pipeline import (
     account,
     beam,
-    command,
     duplicates,
     findings,
     given,
@@ -37,12 +36,12 @@ from pipeline import (
     runner,
     sources,
     staging,
-    storage,
     summaries,
     survey,
     table,
 )
 from pipeline.grouping import duplicate_search, split_assignment
+from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
 
 CONFLICTS = ("leave_out", "keep")
@@ -165,9 +164,9 @@ def convert(config: Config) -> Summary:
         if config.runner == "local"
         else beam.Beam(config.runner, config.beam_flags)
     )
-    directory = storage.path(config.out)
+    directory = file_system.path(config.out)
     source = sources.list_source(
-        storage.path(config.source),
+        file_system.path(config.source),
         list_files=lists.parse(config.lists),
         csv_file=config.csv,
         labels_file=config.labels,
@@ -472,37 +471,39 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(
             "expected one folder of photos: python -m pipeline.convert flowers/"
         )
-    config = command.config_from_flags(
+    config = command_line.config_from_flags(
         Config, source=argv[1], beam_flags=tuple(options)
     )
     summary = convert(config)
-    command.say(summaries.conversion(summary.tally))
+    command_line.say(summaries.conversion(summary.tally))
     for note in summary.notes:
-        command.say(note)
+        command_line.say(note)
     for kind, count in summary.about.ignored.items():
-        command.say(f"ignored: {count} {kind}")
+        command_line.say(f"ignored: {count} {kind}")
     for path, reason in summary.skipped:
-        command.say(f"skipped {command.one_line(path)}: {reason}")
+        command_line.say(f"skipped {command_line.one_line(path)}: {reason}")
     if (more := summary.tally.total()["skipped"] - len(summary.skipped)) > 0:
         where = summary.directory / manifest.ROWS_NAME
-        command.say(f"... and {more} more, in {where}")
+        command_line.say(f"... and {more} more, in {where}")
     for line in summary.findings:
-        command.say(line)
+        command_line.say(line)
     for line in split_assignment.warnings(summary.tally.splits()):
-        command.say(f"warning: {line}")
+        command_line.say(f"warning: {line}")
     kept = summary.about.seed
     if flags.FLAGS["seed"].present and kept != config.seed:
-        command.say(
+        command_line.say(
             f"--seed={config.seed} is not used: known photos keep the split of seed "
             f"{kept}; python -m pipeline.split {config.out} --seed={config.seed} "
             "splits anew"
         )
     if summary.changed:
-        command.say(f"wrote {len(summary.written)} record files to {config.out}")
+        command_line.say(f"wrote {len(summary.written)} record files to {config.out}")
     else:
-        command.say(f"nothing changed: {config.out} is up to date with {config.source}")
+        command_line.say(
+            f"nothing changed: {config.out} is up to date with {config.source}"
+        )
 
 
 if __name__ == "__main__":
     define_flags()
-    command.run(main, DataError)
+    command_line.run(main, DataError)

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pipeline import alter, augment, command, manifest, preprocess, records, schema
+from pipeline import alter, augment, manifest, preprocess, records, schema
+from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
 # Records read by one call into Python: its cost is shared, and 4 MB are in flight.
@@ -224,11 +225,11 @@ class Images:
             .map(read, num_parallel_calls=1)
             .take_while(more)
             .unbatch()
-            .map(load, num_parallel_calls=command.available_cpus())
+            .map(load, num_parallel_calls=command_line.available_cpus())
             .batch(self.batch_size)
         )
         if augmentation.mixes:
-            batches = batches.map(mix, num_parallel_calls=command.available_cpus())
+            batches = batches.map(mix, num_parallel_calls=command_line.available_cpus())
         return batches.prefetch(2).with_options(options)
 
 

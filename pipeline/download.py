@@ -16,17 +16,8 @@ from pathlib import Path
 
 from absl import app, flags
 
-from pipeline import (
-    archive,
-    command,
-    image,
-    labels,
-    paper_flowers,
-    photo_fetch,
-    storage,
-    url_list,
-    workers,
-)
+from pipeline import archive, image, labels, paper_flowers, photo_fetch, url_list
+from pipeline.system import command_line, file_system, process_pool
 from pipeline.system.errors import DataError
 
 DATA_SETS = ("paper-flowers", "flowers")
@@ -113,12 +104,12 @@ def draw_paper_flowers(target: Path, *, images_per_class: int, seed: int) -> int
         [(name, *wanted[name]) for name in missing[start : start + _BLOCK_PHOTOS]]
         for start in range(0, len(missing), _BLOCK_PHOTOS)
     ]
-    with command.progress(len(missing), "photo", "draw") as progress:
-        for block, _ in workers.map_blocks(
+    with command_line.progress(len(missing), "photo", "draw") as progress:
+        for block, _ in process_pool.map_blocks(
             functools.partial(_draw_block, target, seed),
             blocks,
             on_crash=_crashed,
-            num_workers=min(command.available_cpus(), max(1, len(blocks))),
+            num_workers=min(command_line.available_cpus(), max(1, len(blocks))),
             initializer=image.use_one_thread,
         ):
             progress.update(len(block))
@@ -129,7 +120,7 @@ def _draw_block(target: Path, seed: int, block: Sequence[tuple[str, str, int]]) 
     for name, kind, number in block:
         path = target / name
         partial = path.with_name(f".{path.name}.partial")
-        with storage.named(path):
+        with file_system.named(path):
             partial.write_bytes(
                 paper_flowers.encode(paper_flowers.draw(kind, seed, number))
             )
@@ -219,8 +210,8 @@ def define_flags() -> None:
 def main(argv: Sequence[str]) -> None:
     """Fetches the data set or the list named on the command line."""
     if flags.FLAGS["urls"].value and len(argv) == 2:
-        config = command.config_from_flags(Config, name="", target=argv[1])
-        command.say("\n".join(download_list(config)))
+        config = command_line.config_from_flags(Config, name="", target=argv[1])
+        command_line.say("\n".join(download_list(config)))
         return
     if len(argv) != 3:
         raise app.UsageError(
@@ -228,7 +219,7 @@ def main(argv: Sequence[str]) -> None:
             f"{DATA_SETS[0]} flowers/ (there are {', '.join(DATA_SETS)}), or a list "
             "and a folder: python -m pipeline.download --urls=list.csv photos/"
         )
-    config = command.config_from_flags(Config, name=argv[1], target=argv[2])
+    config = command_line.config_from_flags(Config, name=argv[1], target=argv[2])
     target = Path(config.target)
     if config.name == "paper-flowers":
         new = draw_paper_flowers(
@@ -238,9 +229,9 @@ def main(argv: Sequence[str]) -> None:
         new = archive.download_archive(archive.FLOWERS, target)
     counts = archive.count_classes(target)
     total = sum(counts.values())
-    command.say(f"{target}: {total} photos in {len(counts)} classes, {new} new")
+    command_line.say(f"{target}: {total} photos in {len(counts)} classes, {new} new")
 
 
 if __name__ == "__main__":
     define_flags()
-    command.run(main, DataError)
+    command_line.run(main, DataError)

@@ -23,7 +23,8 @@ from typing import Self
 
 import numpy as np
 
-from pipeline import command, phash, table
+from pipeline import phash, table
+from pipeline.system import command_line
 
 # Of the rules below, as part of a data set's settings.
 VERSION = 1
@@ -135,7 +136,7 @@ def _decode(numbers: np.ndarray, thumbnail: Callable[[int], np.ndarray]) -> np.n
         for place in range(start, min(start + _AT_ONCE, len(numbers))):
             found[place] = thumbnail(int(numbers[place]))
 
-    with concurrent.futures.ThreadPoolExecutor(command.available_cpus()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(command_line.available_cpus()) as pool:
         for done in [pool.submit(fill, n) for n in range(0, len(numbers), _AT_ONCE)]:
             done.result()
     return found

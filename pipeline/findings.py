@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline import account, command, sources, table
+from pipeline import account, sources, table
+from pipeline.system import command_line
 
 _SHOWN = 5  # examples a line
 
@@ -69,4 +70,4 @@ def lines(
             f"{len(torn)} ({pairs(torn)}); python -m pipeline.split splits anew",
         ),
     ]
-    return [command.one_line(text) for members, text in texts if len(members)]
+    return [command_line.one_line(text) for members, text in texts if len(members)]

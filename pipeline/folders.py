@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import listing, manifest, storage, table
+from pipeline import listing, manifest, table
+from pipeline.system import file_system
 from pipeline.system.errors import DataError
 
 # Files and folders that systems leave behind; nobody means them as photos.
@@ -75,7 +76,7 @@ def _walk(
     """Returns all files, sorted, and the folders of the first two levels."""
     paths: list[str] = []
     folders: set[tuple[str, ...]] = set()
-    for folder, folder_names, file_names in storage.walk(root, onerror=_raise):
+    for folder, folder_names, file_names in file_system.walk(root, onerror=_raise):
         inside = os.path.relpath(folder, root)
         parts = () if inside == "." else Path(inside).parts
         folder_names[:] = sorted(
@@ -96,7 +97,7 @@ def _raise(error: OSError) -> None:
 
 
 def _is_link(folder: str, name: str, ignored: dict[str, int]) -> bool:
-    if storage.path(f"{folder}/{name}").is_symlink():
+    if file_system.path(f"{folder}/{name}").is_symlink():
         ignored["linked folders"] += 1
         return True
     return False

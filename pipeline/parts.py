@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import image, listing, manifest, records, schema, storage, table
+from pipeline import image, listing, manifest, records, schema, table
+from pipeline.system import file_system
 from pipeline.system.errors import DataError
 
 
@@ -234,8 +235,8 @@ def read(root: Path, span: listing.Span) -> bytes:
     """
     name, offset, length = span
     path = f"{root}/{name}"
-    if storage.is_remote(path):
-        return _read_remote(storage.path(path), offset, length)
+    if file_system.is_remote(path):
+        return _read_remote(file_system.path(path), offset, length)
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         about = os.fstat(descriptor)

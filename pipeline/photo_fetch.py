@@ -19,7 +19,8 @@ from typing import Literal
 
 import requests
 
-from pipeline import command, fetch, formats, storage
+from pipeline import formats
+from pipeline.system import command_line, file_system, http_file
 
 _MAX_PHOTO_BYTES = 64 << 20
 _MAX_REDIRECTS = 5
@@ -130,12 +131,12 @@ def fetch_all(
     crew = _Crew(photos, target, how, hosts)
     num_hosts = len({_host(photo.url) for photo in photos} - {""})
     try:
-        with command.progress(len(photos), "photo", "fetch") as progress:
+        with command_line.progress(len(photos), "photo", "fetch") as progress:
             while len(outcomes) < len(photos):
                 try:
                     number, outcome = crew.finished.get(timeout=0.2)
                 except queue.Empty:
-                    command.check_signals()
+                    command_line.check_signals()
                     crew.replace_late()
                     continue
                 if isinstance(outcome, Exception):
@@ -144,7 +145,7 @@ def fetch_all(
                     continue
                 outcomes[number] = outcome
                 if num_hosts and hosts.is_offline(num_hosts, len(photos)):
-                    raise fetch.Unreachable(
+                    raise http_file.Unreachable(
                         f"{_host(photos[number].url)}: {outcome.reason}; no server of "
                         "the list answers: check the network and run again; what is "
                         "there is kept"
@@ -156,8 +157,8 @@ def fetch_all(
 
 def _host(url: str) -> str:
     try:
-        return fetch.host_of(url)
-    except fetch.FetchError:
+        return http_file.host_of(url)
+    except http_file.FetchError:
         return ""
 
 
@@ -242,23 +243,23 @@ class _Get:
         try:
             data = self._bytes(photo.url)
         except ValueError as error:  # FetchError, and addresses that are none
-            reason = str(error).removeprefix(f"{fetch.shown(photo.url)}: ")
+            reason = str(error).removeprefix(f"{http_file.shown(photo.url)}: ")
             return Outcome(status="failed", reason=reason[:200])
         if reason := _refusal(data, self.how):
             return Outcome(status="failed", reason=reason)
         path.parent.mkdir(exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
-        with storage.named(path):
+        with file_system.named(path):
             partial.write_bytes(data)
         partial.replace(path)
         return Outcome(status="fetched")
 
     def _bytes(self, url: str) -> bytes:
-        host = fetch.host_of(url)
+        host = http_file.host_of(url)
         if self.hosts.is_down(host):
-            raise fetch.Unreachable(f"{host} cannot be reached")
+            raise http_file.Unreachable(f"{host} cannot be reached")
         try:
-            data = fetch.fetch_small(
+            data = http_file.fetch_small(
                 url,
                 self.session,
                 max_bytes=_MAX_PHOTO_BYTES,
@@ -267,7 +268,7 @@ class _Get:
                 pause=self.stop.wait,
             )
         except ValueError as error:
-            reached = not isinstance(error, fetch.Unreachable)
+            reached = not isinstance(error, http_file.Unreachable)
             self.hosts.note(host, reached=reached)
             raise
         self.hosts.note(host, reached=True)

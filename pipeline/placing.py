@@ -12,7 +12,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from pipeline import known, parts, records, runner, schema, storage, table
+from pipeline import known, parts, records, runner, schema, table
+from pipeline.system import file_system
 from pipeline.system.errors import DataError
 
 
@@ -37,7 +38,7 @@ class Places:
 
 def record_name(class_name: str, shard: int = 0, num_shards: int = 1) -> str:
     """File name of a class's records, told apart from those of shards."""
-    quoted = re.sub(r"-(?=\d{5}-of-\d{5}$)", "%2D", storage.file_name(class_name))
+    quoted = re.sub(r"-(?=\d{5}-of-\d{5}$)", "%2D", file_system.file_name(class_name))
     if num_shards > 1:
         quoted += f"-{shard:05d}-of-{num_shards:05d}"
     return f"{quoted}.tfrecord"

@@ -5,7 +5,8 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
-from pipeline import command, parts, table, workers
+from pipeline import parts, table
+from pipeline.system import command_line, process_pool
 
 
 class Runner(Protocol):
@@ -29,13 +30,13 @@ class Local:
 
     def __init__(self, num_workers: int) -> None:
         """Takes a number of processes; 0: one for each processor."""
-        self._num_workers = num_workers or command.available_cpus()
+        self._num_workers = num_workers or command_line.available_cpus()
 
     def convert(
         self, how: parts.How, blocks: Iterable[Sequence[parts.Task]], num_files: int
     ) -> Iterator[tuple[int, list[table.Segment]]]:
         """As Runner.convert."""
-        for block, results in workers.map_blocks(
+        for block, results in process_pool.map_blocks(
             functools.partial(parts.convert_block, how),
             blocks,
             on_crash=functools.partial(parts.crashed, how),
@@ -46,6 +47,8 @@ class Local:
 
     def call(self, functions: Sequence[Callable[[], Any]]) -> None:
         """As Runner.call."""
-        with concurrent.futures.ThreadPoolExecutor(command.available_cpus()) as pool:
+        with concurrent.futures.ThreadPoolExecutor(
+            command_line.available_cpus()
+        ) as pool:
             for called in [pool.submit(function) for function in functions]:
                 called.result()

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
-from pipeline import command, manifest, staging, summaries, table
+from pipeline import manifest, staging, summaries, table
 from pipeline.grouping import split_assignment
+from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
 
@@ -145,18 +146,18 @@ def main(argv: Sequence[str]) -> None:
     """Splits the data set named on the command line."""
     if len(argv) > 2:
         raise app.UsageError(f"expected one folder of records, found {argv[1:]}")
-    config = command.config_from_flags(Config, data=(*argv, Config.data)[1])
+    config = command_line.config_from_flags(Config, data=(*argv, Config.data)[1])
     found = resplit(config)
-    command.say(summaries.splits(found.counts()))
+    command_line.say(summaries.splits(found.counts()))
     if replaced := found.about.settings.get("given_splits"):
-        command.say(
+        command_line.say(
             f"replaced the split that the photos came with ({', '.join(replaced)}); "
             "convert into a new folder to have it again"
         )
     for line in split_assignment.warnings(found.counts()):
-        command.say(f"warning: {line}")
+        command_line.say(f"warning: {line}")
 
 
 if __name__ == "__main__":
     define_flags()
-    command.run(main, DataError)
+    command_line.run(main, DataError)

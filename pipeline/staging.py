@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline import storage
+from pipeline.system import file_system
 from pipeline.system.errors import DataError
 
 PARTIAL_NAME = ".partial"
@@ -25,21 +25,21 @@ def staged(directory: Path) -> Iterator[Path]:
         DataError: another process is writing into `directory`.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    with storage.locked(directory) as free:
+    with file_system.locked(directory) as free:
         if not free:
             raise DataError(
                 f"{directory}: another conversion is writing here; wait for it to end"
             )
         finish(directory)
         partial = directory / PARTIAL_NAME
-        storage.remove_tree(partial)  # of a conversion that was killed
+        file_system.remove_tree(partial)  # of a conversion that was killed
         partial.mkdir(exist_ok=True)
         try:
-            with storage.named(directory):
+            with file_system.named(directory):
                 yield partial
         finally:
             if not (partial / COMMIT_NAME).exists():
-                storage.remove_tree(partial)
+                file_system.remove_tree(partial)
 
 
 def commit(
@@ -57,13 +57,13 @@ def commit(
     # Not the others: should the power fail before the system has written them, their
     # sizes and checksums tell, and the photos are still there.
     for name in last:
-        storage.sync(partial / name)
+        file_system.sync(partial / name)
     marker = partial / (COMMIT_NAME + ".tmp")
     content = {"last": list(last), "obsolete": list(obsolete)}
     marker.write_text(json.dumps(content), encoding="ascii")
-    storage.sync(marker)
+    file_system.sync(marker)
     marker.rename(partial / COMMIT_NAME)
-    storage.sync(partial)
+    file_system.sync(partial)
     finish(directory)
 
 
@@ -87,6 +87,6 @@ def finish(directory: Path) -> None:
         (directory / name).unlink(missing_ok=True)
     for path in last:
         path.replace(directory / path.name)
-    storage.sync(directory)
+    file_system.sync(directory)
     marker.unlink()
-    storage.remove_tree(partial)
+    file_system.remove_tree(partial)

@@ -7,16 +7,8 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from pipeline import (
-    command,
-    image,
-    known,
-    manifest,
-    parts,
-    runner,
-    sources,
-    table,
-)
+from pipeline import image, known, manifest, parts, runner, sources, table
+from pipeline.system import command_line
 
 Item = TypeVar("Item")
 
@@ -42,7 +34,7 @@ def decode(
     count = len(source.paths)
     image.limit_pixels(how.max_pixels)
     what = "convert" if how.keeps_records else "check"
-    with command.progress(count, "photo", what) as progress:
+    with command_line.progress(count, "photo", what) as progress:
         tasks = _tasks(source, before, found, settings)
         work = blocks(tasks, run.block_files)
         for number, results in run.convert(how, work, count):

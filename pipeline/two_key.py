@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import command, folders, listing, manifest, records, schema, table
+from pipeline import folders, listing, manifest, records, schema, table
+from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
 _MAX_RECORD_BYTES = 512 << 20
@@ -116,7 +117,7 @@ def _read_all(files: Sequence[Path], names: Sequence[str]) -> list[list[_Photo]]
     """The photos of each file; what is no record file is one photo of its own."""
     found = []
     total = sum(path.stat().st_size for path in files)
-    with command.progress(total, "B", "read records", scale=True) as progress:
+    with command_line.progress(total, "B", "read records", scale=True) as progress:
         for path, name in zip(files, names, strict=True):
             if name:
                 found.append(list(_photos(path)))

@@ -17,18 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import (
-    command,
-    fetch,
-    labels,
-    listed,
-    manifest,
-    photo_csv,
-    photo_fetch,
-    storage,
-    table,
-)
+from pipeline import labels, listed, manifest, photo_csv, photo_fetch, table
 from pipeline.photo_fetch import How, Outcome
+from pipeline.system import command_line, file_system, http_file
 from pipeline.system.errors import DataError
 
 LISTING_NAME = "photos.csv"
@@ -82,8 +73,8 @@ def read(
         known, other = found.setdefault(photo.path, (photo, line))
         if known.split != split:
             raise DataError(
-                f"{path} line {line}: {fetch.shown(url)} is in another split in line "
-                f"{other}; one must go"
+                f"{path} line {line}: {http_file.shown(url)} is in another split in "
+                f"line {other}; one must go"
             )
     photos = [photo for photo, _ in found.values()]
     if 0 < images < len(photos):
@@ -107,7 +98,7 @@ def _rows(path: Path) -> Iterator[tuple[str, str, int, int]]:
 
 def _photo(url: str, class_name: str, split: int) -> Photo:
     """A photo lies in the folder of its class, under the hash of its address."""
-    folder = re.sub("^[.]", "%2E", storage.file_name(class_name))
+    folder = re.sub("^[.]", "%2E", file_system.file_name(class_name))
     name = hashlib.sha1(url.encode("utf-8", "surrogateescape")).hexdigest()
     return Photo(
         url=url, class_name=class_name, split=split, path=f"{folder}/{name}.jpg"
@@ -134,7 +125,7 @@ def download(photos: Sequence[Photo], target: Path, how: How) -> list[Outcome]:
     _check_target(target)
     outcomes: dict[int, Outcome] = {}
     try:
-        with command.graceful():
+        with command_line.graceful():
             photo_fetch.fetch_all(photos, target, how, outcomes)
     finally:
         done = [
@@ -214,7 +205,7 @@ def _write_csv(
 ) -> None:
     partial = path.with_name(f".{path.name}.partial")
     with (
-        storage.named(path),
+        file_system.named(path),
         partial.open("w", encoding="utf-8", errors="surrogateescape") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")

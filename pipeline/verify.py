@@ -9,7 +9,8 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pipeline import command, image, manifest, records, schema, workers
+from pipeline import image, manifest, records, schema
+from pipeline.system import command_line, process_pool
 from pipeline.system.errors import DataError
 
 _BLOCK_RECORDS = 32
@@ -73,13 +74,13 @@ def verify(found: manifest.Manifest, *, num_workers: int = 0) -> list[Fault]:
         for index, row in enumerate(some)
     ]
     image.limit_pixels(found.about.settings.get("max_pixels", image.MAX_PIXELS))
-    with command.progress(len(tasks), "record", "check") as progress:
-        for block, results in workers.map_blocks(
+    with command_line.progress(len(tasks), "record", "check") as progress:
+        for block, results in process_pool.map_blocks(
             functools.partial(_check_block, found.directory),
             _blocks(tasks),
             on_crash=_crashed,
             num_workers=min(
-                num_workers or command.available_cpus(),
+                num_workers or command_line.available_cpus(),
                 max(1, -(-len(tasks) // _BLOCK_RECORDS)),
             ),
             initializer=image.use_one_thread,

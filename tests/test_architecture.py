@@ -78,7 +78,11 @@ def test_flags_are_read_by_commands_alone():
     }
     # inspect has no flags, nor replay, which export starts; those of train.py are made
     # of settings, and answers and pretrained declare what several commands have.
-    shared = {"pipeline/command.py", "pipeline/flag_fields.py", "model/settings.py"}
+    shared = {
+        "pipeline/system/command_line.py",
+        "pipeline/system/config_flags.py",
+        "model/settings.py",
+    }
     shared |= {"model/answers.py", "model/pretrained.py"}
     assert using - shared == commands - {
         "model/inspect.py",
@@ -113,7 +117,7 @@ def test_no_network_name_is_left_out_of_the_tables():
 def test_tensorflow_comes_quietly_and_alone():
     """And what was kept out of its import can still be imported afterwards."""
     program = (
-        "import sys, pipeline.quiet\n"
+        "import sys, pipeline.system.tensorflow_import\n"
         "assert 'keras' in sys.modules\n"
         "assert not {'matplotlib', 'sklearn'} & set(sys.modules)\n"
         "import matplotlib.figure\n"

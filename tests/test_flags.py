@@ -16,7 +16,8 @@ from model import (
     serve,
     settings,
 )
-from pipeline import augment, check, command, convert, download, split
+from pipeline import augment, check, convert, download, split
+from pipeline.system import command_line
 
 # Command -> fields of its config that come from arguments without a flag's name.
 COMMANDS = {
@@ -67,7 +68,7 @@ def test_every_flag_is_a_field_with_the_same_default(module):
 def test_flags_become_the_config(module):
     positional = COMMANDS[module]
     flags.FLAGS(["program"])
-    assert command.config_from_flags(module.Config, **positional) == module.Config(
+    assert command_line.config_from_flags(module.Config, **positional) == module.Config(
         **positional
     )
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from model import judge, judged, metrics, own_records, run
-from pipeline import command, dataset, image, manifest, preprocess
+from pipeline import dataset, image, manifest, preprocess
+from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
 SPLIT = "test"
@@ -74,7 +75,9 @@ def of_run(finished: run.Finished, data: str = "") -> HeldOut:
     digest = finished.model_digest()
     if not judged.is_of(path, model_sha256=digest, manifest_digest=found.digest):
         name = finished.directory.name
-        command.log(f"{name}: not judged on its {SPLIT} photos yet; judging it now")
+        command_line.log(
+            f"{name}: not judged on its {SPLIT} photos yet; judging it now"
+        )
         judge.judge_run(finished, found, SPLIT)
     examples = judged.read(path, len(finished.class_names))
     rows = found.taken(SPLIT)

@@ -9,17 +9,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pipeline import (
-    command,
-    duplicates,
-    image,
-    parts,
-    runner,
-    sources,
-    survey,
-    table,
-    workers,
-)
+from pipeline import duplicates, image, parts, runner, sources, survey, table
+from pipeline.system import command_line, process_pool
 from pipeline.system.errors import DataError
 
 
@@ -55,11 +46,11 @@ def similar(
             ) from error
 
     def digests(numbers: Sequence[int]) -> list[bytes]:
-        done = workers.map_blocks(
+        done = process_pool.map_blocks(
             functools.partial(parts.digest_block, source.root),
             survey.blocks(map(source.span, numbers), runner.Local.block_files),
             on_crash=parts.no_digest,
-            num_workers=min(num_workers or command.available_cpus(), len(numbers)),
+            num_workers=min(num_workers or command_line.available_cpus(), len(numbers)),
             initializer=parts.start_worker,
         )
         return list(itertools.chain(*(one for _, found in done for one in found)))

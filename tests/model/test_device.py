@@ -103,7 +103,7 @@ def test_what_commands_import_first_says_how_a_gpu_is_used():
     """In a process of its own: this one's settings are of conftest.py too."""
     program = (
         "import os\n"
-        "import pipeline.quiet\n"
+        "import pipeline.system.tensorflow_import\n"
         "import tensorflow as tf\n"
         "print(tf.config.experimental.tensor_float_32_execution_enabled())\n"
         "print(os.environ['TF_FORCE_GPU_ALLOW_GROWTH'])\n"

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import archive, fetch
+from pipeline import archive
+from pipeline.system import http_file
 from pipeline.system.errors import DataError
 from tests.conftest import Answer
 
@@ -87,7 +88,7 @@ class TestArchive:
         found = make_archive(server, body, {"daisy": 1})
         answers = [Answer(body, cut_after=200_000), Answer(status=403, etag="")]
         server.answers["/flowers.tgz"] = answers
-        with pytest.raises(fetch.FetchError, match="is kept, run again"):
+        with pytest.raises(http_file.FetchError, match="is kept, run again"):
             archive.download_archive(found, tmp_path)
         assert not [path for path in tmp_path.iterdir() if path.name[0] != "."]
 
@@ -151,7 +152,7 @@ class TestArchive:
     def test_another_archive(self, server, tmp_path):
         found = make_archive(server, photos_tar())
         server.answers["/flowers.tgz"] = Answer(b"x" * found.size_bytes)
-        with pytest.raises(fetch.FetchError, match="sha256"):
+        with pytest.raises(http_file.FetchError, match="sha256"):
             archive.download_archive(found, tmp_path)
         assert content(tmp_path) == {}
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import fetch, photo_fetch
+from pipeline import photo_fetch
+from pipeline.system import http_file
 from tests.conftest import Answer
 
 JPEG = b"\xff\xd8\xff\xe0" + b"x" * 1000
@@ -237,7 +238,7 @@ def test_a_server_that_is_gone_costs_no_time(server, closed_url, tmp_path):
 
 def test_offline(closed_url, tmp_path):
     with pytest.raises(
-        fetch.Unreachable, match=r"cannot be reached .*no server of the"
+        http_file.Unreachable, match=r"cannot be reached .*no server of the"
     ):
         get([f"{closed_url}/{number}" for number in range(100)], tmp_path / "t")
     assert files(tmp_path / "t") == []

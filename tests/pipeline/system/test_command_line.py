@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from pipeline import command
+from pipeline.system import command_line
 from tests import conftest
 
 PROGRAM = """
@@ -166,14 +166,16 @@ def test_progress_in_a_log_file_is_lines(program):
 def test_a_terminal_gets_no_commands_from_names():
     """Neither colours nor a cursor that moves, nor text that runs backwards."""
     text = "\x1b[31mred\r\n\x9b2J a\u202eb\x00 \udc80 d\u00e9j\u00e0 \u5c71\tx"
-    assert command.shown(text) == (
+    assert command_line.shown(text) == (
         "\\x1b[31mred\\r\n\\x9b2J a\\u202eb\\x00 \udc80 d\u00e9j\u00e0 \u5c71\\tx"
     )
 
 
 def test_text_that_utf8_has():
-    assert command.as_utf8("d\u00e9j\u00e0 \U0001f337") == "d\u00e9j\u00e0 \U0001f337"
-    assert command.as_utf8("b\udcff") == "b\\udcff"
+    assert (
+        command_line.as_utf8("d\u00e9j\u00e0 \U0001f337") == "d\u00e9j\u00e0 \U0001f337"
+    )
+    assert command_line.as_utf8("b\udcff") == "b\\udcff"
 
 
 @pytest.mark.parametrize("flag", ["--help", "--helpfull", "-?"])
@@ -196,7 +198,7 @@ def test_interrupted_while_tensorflow_is_imported(tmp_path, monkeypatch):
     (tmp_path / "keras.py").write_text(
         "print('tick', flush=True)\nimport time\ntime.sleep(60)\n"
     )
-    (tmp_path / "program.py").write_text("import pipeline.quiet\n")
+    (tmp_path / "program.py").write_text("import pipeline.system.tensorflow_import\n")
     process = start(tmp_path / "program.py", "")
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=10)

@@ -320,7 +320,7 @@ def sync(file: Path | Remote) -> None:
 
 
 def _gfile() -> Any:
-    import pipeline.quiet  # noqa: F401
+    import pipeline.system.tensorflow_import  # noqa: F401
 
     # isort: split
     import tensorflow as tf

@@ -18,7 +18,7 @@ from typing import TypeVar
 import requests
 import urllib3
 
-from pipeline import command
+from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
 CONNECT_TIMEOUT_S = 5.0  # offline must be told in seconds
@@ -292,7 +292,7 @@ def _receive(url: str, part: Path, size_bytes: int) -> None:
                 validator.unlink(missing_ok=True)
         length = response.headers.get("Content-Length", "")
         total = start + int(length) if length.isdigit() else None
-        bar = command.progress(total, "B", part.stem, scale=True, initial=start)
+        bar = command_line.progress(total, "B", part.stem, scale=True, initial=start)
         with bar, part.open("ab" if start else "wb") as file:
             for chunk in response.iter_content(_CHUNK_BYTES):
                 file.write(chunk)

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from pipeline import cache
+from pipeline.system import cache_folder
 from tests import conftest
 
 
@@ -17,7 +17,7 @@ def test_place(monkeypatch, tmp_path, value, expected):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     if value is not None:
         monkeypatch.setenv("XDG_CACHE_HOME", value.format(tmp_path))
-    assert cache.directory() == tmp_path / (expected or ".cache/graft")
+    assert cache_folder.directory() == tmp_path / (expected or ".cache/graft")
 
 
 def test_settings_of_the_user_do_not_reach_keras(tmp_path):
@@ -29,7 +29,7 @@ def test_settings_of_the_user_do_not_reach_keras(tmp_path):
     )
     (home / ".keras" / "keras.json").write_text(text)
     program = (
-        "import pipeline.quiet, keras, matplotlib\n"
+        "import pipeline.system.tensorflow_import, keras, matplotlib\n"
         "print(keras.config.backend(), keras.config.floatx(),"
         " keras.config.image_data_format(), matplotlib.get_cachedir())\n"
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import storage
+from pipeline.system import file_system
 
 
 @pytest.fixture(params=["local", "remote"])
@@ -14,17 +14,17 @@ def folder(request, tmp_path):
     found = (
         tmp_path / "a"
         if request.param == "local"
-        else storage.path(f"ram://{tmp_path.name}/a")
+        else file_system.path(f"ram://{tmp_path.name}/a")
     )
     found.mkdir(parents=True, exist_ok=True)
     return found
 
 
 def test_what_is_remote():
-    assert storage.is_remote("gs://bucket/a")
-    assert not storage.is_remote("/a://b")
-    assert not storage.is_remote("a/b")
-    assert isinstance(storage.path("a/b"), Path)
+    assert file_system.is_remote("gs://bucket/a")
+    assert not file_system.is_remote("/a://b")
+    assert not file_system.is_remote("a/b")
+    assert isinstance(file_system.path("a/b"), Path)
 
 
 def test_names(folder):
@@ -103,16 +103,16 @@ def test_what_a_folder_holds(folder):
     assert sorted(folder.glob("*.part")) == [folder / "a.part", folder / "b.part"]
     found = {
         os.path.relpath(inside, folder): (sorted(folders), sorted(files))
-        for inside, folders, files in storage.walk(folder, onerror=lambda _: None)
+        for inside, folders, files in file_system.walk(folder, onerror=lambda _: None)
     }
     assert found == {
         ".": (["inner"], ["a.part", "b.part", "c.txt"]),
         "inner": ([], ["d"]),
     }
-    storage.remove_tree(folder)
+    file_system.remove_tree(folder)
     assert not (folder / "c.txt").exists()
     assert not (folder / "inner" / "d").exists()
-    storage.remove_tree(folder)
+    file_system.remove_tree(folder)
 
 
 def test_names_that_are_removed_are_not_walked(folder):
@@ -120,7 +120,7 @@ def test_names_that_are_removed_are_not_walked(folder):
         (folder / name).mkdir()
         (folder / name / "file").write_bytes(b"x")
     seen = []
-    for inside, folders, files in storage.walk(folder, onerror=lambda _: None):
+    for inside, folders, files in file_system.walk(folder, onerror=lambda _: None):
         folders[:] = [name for name in folders if name != "out"]
         seen += [f"{inside}/{name}" for name in files]
     assert seen == [f"{folder}/in/file"]
@@ -145,10 +145,10 @@ def test_nothing_there(folder, use):
 
 def test_a_store_that_nobody_knows():
     with pytest.raises(OSError, match="nowhere"):
-        storage.path("nowhere://a/b").read_bytes()
+        file_system.path("nowhere://a/b").read_bytes()
 
 
 def test_sync(folder):
     (folder / "a").write_bytes(b"x")
-    storage.sync(folder / "a")
-    storage.sync(folder)
+    file_system.sync(folder / "a")
+    file_system.sync(folder)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import workers
+from pipeline.system import process_pool
 
-ROOT = Path(__file__).parents[2]  # not from conftest: workers import this file
+ROOT = Path(__file__).parents[3]  # not from conftest: workers import this file
 
 
 def nothing():
@@ -45,7 +45,7 @@ def exit_at_once():
 
 def run(function, blocks, num_workers=2, initializer=nothing):
     return list(
-        workers.map_blocks(
+        process_pool.map_blocks(
             function,
             blocks,
             on_crash=lambda item: [f"{item} crashed"],
@@ -152,6 +152,6 @@ def test_workers_start_with_interrupts_held_back():
             self.mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
     pool = Pool()
-    workers._submit(pool, double, [1])
+    process_pool._submit(pool, double, [1])
     assert signal.SIGINT in pool.mask
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before

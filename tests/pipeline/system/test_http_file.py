@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from pipeline import fetch
+from pipeline.system import http_file
 from tests.conftest import ROOT, Answer
 
 BODY = bytes(range(256)) * 2000  # 512,000 bytes
@@ -19,7 +19,7 @@ CUT = 300_000
 def get(server, folder, **how):
     """Fetches /file into folder/file, with retries that follow at once."""
     how = {"digest": DIGEST, "size_bytes": len(BODY), "patience_s": 0} | how
-    fetch.fetch(f"{server.url}/file", folder / "file", **how)
+    http_file.fetch(f"{server.url}/file", folder / "file", **how)
 
 
 def names(folder):
@@ -70,7 +70,7 @@ class TestFileThatIsThere:
     def test_is_not_believed(self, server, tmp_path, there, message):
         """The message names the local file, which alone can be wrong."""
         (tmp_path / "file").write_bytes(there)
-        with pytest.raises(fetch.FetchError, match=message) as caught:
+        with pytest.raises(http_file.FetchError, match=message) as caught:
             get(server, tmp_path)
         assert str(caught.value).startswith(f"{tmp_path / 'file'}: ")
         assert str(caught.value).endswith("remove it and run again")
@@ -102,7 +102,9 @@ class TestCutConnection:
     def test_too_often(self, server, tmp_path):
         """A later call goes on with what the first one got."""
         server.answers["/file"] = [Answer(BODY, cut_after=70_000) for _ in range(9)]
-        with pytest.raises(fetch.FetchError, match="what has arrived is kept, run aga"):
+        with pytest.raises(
+            http_file.FetchError, match="what has arrived is kept, run aga"
+        ):
             get(server, tmp_path)
         assert len(server.requests) == 5
         assert names(tmp_path) == ["file.part", "file.part.etag"]
@@ -172,14 +174,14 @@ class TestWrongFile:
     )
     def test_leaves_nothing_behind(self, server, tmp_path, body, message):
         server.answers["/file"] = Answer(body)
-        with pytest.raises(fetch.FetchError, match=message) as caught:
+        with pytest.raises(http_file.FetchError, match=message) as caught:
             get(server, tmp_path)
         assert str(caught.value).startswith(f"{server.url}/file: ")
         assert names(tmp_path) == []
 
     def test_is_fetched_whole_the_next_time(self, server, tmp_path):
         server.answers["/file"] = Answer(BODY[::-1])
-        with pytest.raises(fetch.FetchError, match="sha256"):
+        with pytest.raises(http_file.FetchError, match="sha256"):
             get(server, tmp_path)
         server.answers["/file"] = Answer(BODY)
         get(server, tmp_path)
@@ -190,7 +192,7 @@ class TestWrongFile:
         server.answers["/file"] = Answer(BODY)
         (tmp_path / "file.part").write_bytes(b"x" * 1000)
         (tmp_path / "file.part.etag").write_text('"one"')
-        with pytest.raises(fetch.FetchError, match="sha256"):
+        with pytest.raises(http_file.FetchError, match="sha256"):
             get(server, tmp_path)
         assert names(tmp_path) == []
         get(server, tmp_path)
@@ -199,7 +201,9 @@ class TestWrongFile:
     def test_stops_when_more_comes_than_expected(self, server, tmp_path):
         """A server without end cannot fill the disk."""
         server.answers["/file"] = Answer(BODY * 20)
-        with pytest.raises(fetch.FetchError, match="bytes, expected 1,000") as caught:
+        with pytest.raises(
+            http_file.FetchError, match="bytes, expected 1,000"
+        ) as caught:
             get(server, tmp_path, size_bytes=1000)
         received = int(
             str(caught.value).split(" bytes")[0].split()[-1].replace(",", "")
@@ -211,10 +215,10 @@ class TestWrongFile:
 class TestRefusal:
     def test_not_found_is_not_asked_for_again(self, server, tmp_path):
         with pytest.raises(
-            fetch.FetchError, match=r"/file: the server answers 404 Not Found$"
+            http_file.FetchError, match=r"/file: the server answers 404 Not Found$"
         ) as caught:
             get(server, tmp_path)
-        assert not isinstance(caught.value, fetch.Unreachable)
+        assert not isinstance(caught.value, http_file.Unreachable)
         assert len(server.requests) == 1
         assert names(tmp_path) == []
 
@@ -229,7 +233,9 @@ class TestRefusal:
 
     def test_server_error_that_lasts(self, server, tmp_path):
         server.answers["/file"] = Answer(b"broken", status=500)
-        with pytest.raises(fetch.FetchError, match="the server answers 500 Internal"):
+        with pytest.raises(
+            http_file.FetchError, match="the server answers 500 Internal"
+        ):
             get(server, tmp_path)
         assert len(server.requests) == 5
         assert names(tmp_path) == []
@@ -239,7 +245,7 @@ class TestRefusal:
             Answer(BODY, cut_after=CUT),
             Answer(b"no", status=403, etag=""),
         ]
-        with pytest.raises(fetch.FetchError, match=r"403.*is kept, run again"):
+        with pytest.raises(http_file.FetchError, match=r"403.*is kept, run again"):
             get(server, tmp_path)
         assert (tmp_path / "file.part").stat().st_size >= CUT - 65_536
 
@@ -254,10 +260,10 @@ class TestUnreachable:
     def test_nobody_listens(self, closed_url, tmp_path):
         start = time.monotonic()
         with pytest.raises(
-            fetch.Unreachable,
+            http_file.Unreachable,
             match=r"/file: cannot be reached \(.*Connection refused\)$",
         ):
-            fetch.fetch(f"{closed_url}/file", tmp_path / "file")
+            http_file.fetch(f"{closed_url}/file", tmp_path / "file")
         assert time.monotonic() - start < 3
         assert names(tmp_path) == []
 
@@ -265,8 +271,8 @@ class TestUnreachable:
         (tmp_path / "file.part").write_bytes(b"abc")
         (tmp_path / "file.part.etag").write_text('"one"')
         start = time.monotonic()
-        with pytest.raises(fetch.Unreachable, match="is kept, run again"):
-            fetch.fetch(f"{closed_url}/file", tmp_path / "file")
+        with pytest.raises(http_file.Unreachable, match="is kept, run again"):
+            http_file.fetch(f"{closed_url}/file", tmp_path / "file")
         assert time.monotonic() - start < 3
         assert (tmp_path / "file.part").read_bytes() == b"abc"
 
@@ -275,8 +281,8 @@ class TestUnreachable:
             url = f"http://127.0.0.1:{listening.getsockname()[1]}/file"
             thread = threading.Thread(target=lambda: listening.accept()[0].close())
             thread.start()
-            with pytest.raises(fetch.Unreachable, match="cannot be reached"):
-                fetch.fetch(url, tmp_path / "file")
+            with pytest.raises(http_file.Unreachable, match="cannot be reached"):
+                http_file.fetch(url, tmp_path / "file")
             thread.join()
         assert names(tmp_path) == []
 
@@ -286,29 +292,29 @@ class TestUnreachable:
         monkeypatch.setenv("no_proxy", "")
         monkeypatch.setenv("NO_PROXY", "")
         with pytest.raises(
-            fetch.Unreachable, match=r"reached \(the proxy: .*Connection refused\)$"
+            http_file.Unreachable, match=r"reached \(the proxy: .*Connection refused\)$"
         ):
             get(server, tmp_path)
 
     def test_password_is_not_told(self, closed_url, tmp_path):
         url = closed_url.replace("//", "//name:secret@")
-        with pytest.raises(fetch.Unreachable) as caught:
-            fetch.fetch(f"{url}/file", tmp_path / "file")
+        with pytest.raises(http_file.Unreachable) as caught:
+            http_file.fetch(f"{url}/file", tmp_path / "file")
         assert f"{closed_url}/file: cannot" in str(caught.value)
         assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://a/b", "name", ""])
 def test_other_addresses_are_refused(tmp_path, url):
-    with pytest.raises(fetch.FetchError, match="expected an http or https address"):
-        fetch.fetch(url, tmp_path / "file")
+    with pytest.raises(http_file.FetchError, match="expected an http or https address"):
+        http_file.fetch(url, tmp_path / "file")
     assert names(tmp_path) == []
 
 
 def test_address_without_a_host_is_not_tried_again(tmp_path):
     start = time.monotonic()
-    with pytest.raises(fetch.FetchError, match="expected an http or https"):
-        fetch.fetch("http:///file", tmp_path / "file")
+    with pytest.raises(http_file.FetchError, match="expected an http or https"):
+        http_file.fetch("http:///file", tmp_path / "file")
     assert time.monotonic() - start < 1
 
 
@@ -316,7 +322,7 @@ def test_folder_that_cannot_be_written(server, tmp_path):
     server.answers["/file"] = Answer(BODY)
     (tmp_path / "file").write_text("a file")
     with pytest.raises(OSError, match="file"):
-        fetch.fetch(f"{server.url}/file", tmp_path / "file" / "file")
+        http_file.fetch(f"{server.url}/file", tmp_path / "file" / "file")
 
 
 FETCH = "import sys; from pathlib import Path; from pipeline import fetch; " + (
