@@ -40,7 +40,8 @@ from model import (
     views,
 )
 from model.checkpoints import errors
-from pipeline import convert, image, manifest
+from pipeline import convert, image
+from pipeline.records import manifest
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 

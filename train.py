@@ -36,7 +36,7 @@ from model import (
     workers,
 )
 from model.checkpoints import errors
-from pipeline import manifest
+from pipeline.records import manifest
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 

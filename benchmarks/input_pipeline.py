@@ -36,7 +36,8 @@ import numpy as np
 import tensorflow as tf
 
 from model import network
-from pipeline import augment, convert, dataset, manifest, records, schema
+from pipeline import augment, convert, dataset
+from pipeline.records import example_format, manifest, tfrecord
 from pipeline.system import command_line
 
 SPEC = network.NETWORKS["alexnet_owt"].input_spec
@@ -100,8 +101,8 @@ def plain_decode(found: manifest.Manifest) -> Callable[[], float]:
     encoded = []
     for row in rows:
         with (found.directory / row.file).open("rb") as file:
-            payload = records.read_at(file.fileno(), row.offset, row.length, row.path)
-        encoded.append(schema.parse(payload)["image/encoded"])
+            payload = tfrecord.read_at(file.fileno(), row.offset, row.length, row.path)
+        encoded.append(example_format.parse(payload)["image/encoded"])
     data = tf.data.Dataset.from_tensor_slices(encoded)
 
     def decode(one: Any) -> Any:

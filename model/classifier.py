@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from model import explain, graph, inputs, loop, metrics, neighbours, pretrained, run
-from pipeline import image, manifest, preprocess, records, schema
+from pipeline import image, preprocess
+from pipeline.records import example_format, manifest, tfrecord
 from pipeline.system.errors import DataError
 
 UNKNOWN = "unknown"
@@ -221,8 +222,8 @@ class Explainer:
         path = self.index.found.directory / row.file
         where = f"{path} ({row.path})"
         with path.open("rb") as file:
-            payload = records.read_from(file, row.offset, row.length, where)
-        values = schema.parse(payload)
+            payload = tfrecord.read_from(file, row.offset, row.length, where)
+        values = example_format.parse(payload)
         if values["image/sha256"] != row.sha256.encode():
             raise DataError(
                 f"{where}: another photo than the manifest says; convert again"

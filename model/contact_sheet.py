@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from model import classifier, run, sheet
-from pipeline import image, manifest, preprocess, view
+from pipeline import image, preprocess, view
+from pipeline.records import manifest
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 

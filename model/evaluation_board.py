@@ -22,7 +22,8 @@ from tensorboard.plugins.scalar import summary_v2 as scalars
 from tensorboard.summary.writer import event_file_writer
 
 from model import board, judge
-from pipeline import image, manifest, verify
+from pipeline import image, verify
+from pipeline.records import manifest
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from model import features, loop, workers
-from pipeline import augment, dataset, manifest, preprocess
+from pipeline import augment, dataset, preprocess
+from pipeline.records import manifest
 
 
 def wanted_features(

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from model import base, loop, metrics, restore, run, stages, weights
-from pipeline import image, manifest
+from pipeline import image
+from pipeline.records import manifest
 
 
 def write(

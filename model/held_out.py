@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from model import judged, label_doubts, metrics, run
-from pipeline import manifest
+from pipeline.records import manifest
 from pipeline.system.errors import DataError
 
 _LISTED = 200  # doubts in evaluation/<split>.json, the likeliest

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from model import calibration, held_out, metrics, penultimate, run, views
-from pipeline import dataset, manifest, preprocess
+from pipeline import dataset, preprocess
+from pipeline.records import manifest
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 

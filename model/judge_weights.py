@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from model import judge, pretrained
-from pipeline import manifest
+from pipeline.records import manifest
 from pipeline.system import command_line
 
 

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from model import examples, features, head, own_records, repeats, run
-from pipeline import manifest
+from pipeline.records import manifest
 from pipeline.system.errors import DataError
 
 _ROWS_AT_ONCE = 4096

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from model import run
-from pipeline import manifest
+from pipeline.records import manifest
 from pipeline.system.errors import DataError
 
 HELP = "Folder of the run's records, if they were moved."

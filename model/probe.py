@@ -21,7 +21,8 @@ from model import (
     stages,
     trainee,
 )
-from pipeline import dataset, manifest, preprocess
+from pipeline import dataset, preprocess
+from pipeline.records import manifest
 
 _BATCHES = 4  # that are timed, after one that is not
 _LEAST_S = 1.0  # or more, until so much time has passed

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from model import metrics, run, settings
-from pipeline import manifest, split
+from pipeline import split
+from pipeline.records import manifest
 
 _RECORDS_NAME = "records"
 _CACHE_NAME = "cache"

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from model import head, metrics, run, settings
-from pipeline import manifest
+from pipeline.records import manifest
 from pipeline.system.errors import DataError
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from model import (
     report_photos,
     run,
 )
-from pipeline import manifest
+from pipeline.records import manifest
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _WORST, _UNSURE, _DOUBTFUL = 24, 12, 12  # photos that are looked at one by one

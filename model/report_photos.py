@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from model import explain
-from pipeline import dataset, image, manifest, preprocess, verify
+from pipeline import dataset, image, preprocess, verify
+from pipeline.records import manifest
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 

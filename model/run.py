@@ -37,7 +37,8 @@ import numpy as np
 import tensorflow as tf
 
 from model import loop, restore, weights
-from pipeline import image, manifest, preprocess
+from pipeline import image, preprocess
+from pipeline.records import manifest
 from pipeline.system.errors import DataError
 
 LATEST = "latest"

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from model import classifier, neighbours
-from pipeline import decoders, image, manifest, view
+from pipeline import decoders, image, view
+from pipeline.records import manifest
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 

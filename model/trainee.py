@@ -27,7 +27,7 @@ from model import (
     stages,
     workers,
 )
-from pipeline import manifest
+from pipeline.records import manifest
 from pipeline.system import command_line
 
 Arrays = dict[str, np.ndarray]

@@ -13,8 +13,9 @@ from typing import Self
 
 import numpy as np
 
-from pipeline import duplicates, known, manifest, sources, table
+from pipeline import duplicates, sources
 from pipeline.grouping import split_assignment
+from pipeline.records import file_table, manifest, previous_dataset
 from pipeline.system.errors import DataError
 
 NO_KEY = -1
@@ -32,27 +33,27 @@ class Bonds:
     similar: duplicates.Similar
     keys: np.ndarray
 
-    def among(self, found: table.Table) -> Self:
+    def among(self, found: file_table.Table) -> Self:
         """The same for files that are taken: what is left out connects no others."""
         return dataclasses.replace(self, similar=self.similar.among(found.taken))
 
-    def alike(self, found: table.Table) -> np.ndarray:
+    def alike(self, found: file_table.Table) -> np.ndarray:
         """Groups of the same picture: int64 [num_files], the lowest number in each."""
         return duplicates.join(same_files(found), *self.similar.pairs.T)
 
-    def identical(self, found: table.Table) -> np.ndarray:
+    def identical(self, found: file_table.Table) -> np.ndarray:
         """Groups of the same pixels, or at least of different classes, likewise."""
         pairs = self.similar.identical
         pairs = pairs[found.taken[pairs].all(axis=1)]
         return duplicates.join(same_files(found), *pairs.T)
 
-    def together(self, found: table.Table) -> np.ndarray:
+    def together(self, found: file_table.Table) -> np.ndarray:
         """Groups of what must share a split, likewise."""
         keyed = np.flatnonzero(found.taken & (self.keys != NO_KEY))
         return _join_equal(self.alike(found), keyed, self.keys)
 
 
-def same_files(found: table.Table) -> np.ndarray:
+def same_files(found: file_table.Table) -> np.ndarray:
     """Groups of files taken with the same bytes, likewise."""
     taken = np.flatnonzero(found.taken)
     return _join_equal(np.arange(len(found)), taken, found.found["sha256"])
@@ -125,10 +126,10 @@ class LeftOut:
 
 
 def leave_out(
-    found: table.Table,
+    found: file_table.Table,
     source: sources.Source,
     bonds: Bonds,
-    before: known.Known | None,
+    before: previous_dataset.Known | None,
     *,
     keep_conflicts: bool,
 ) -> LeftOut:
@@ -147,7 +148,7 @@ def leave_out(
     is_known = np.zeros(len(found), np.bool_)
     if before is not None:
         splits, folds = before.splits_of(found.found["sha256"])
-        is_known = splits != table.NO_SPLIT
+        is_known = splits != file_table.NO_SPLIT
         found.splits[is_known] = splits[is_known]
         found.folds[is_known] = folds[is_known]
     roots = bonds.among(found).together(found)
@@ -156,7 +157,7 @@ def leave_out(
 
 
 def _leave_out_contradicting(
-    found: table.Table, source: sources.Source, roots: np.ndarray
+    found: file_table.Table, source: sources.Source, roots: np.ndarray
 ) -> list[int]:
     """Takes no photo that is filed under two classes: both cannot be right."""
     taken = np.flatnonzero(found.taken)
@@ -169,7 +170,7 @@ def _leave_out_contradicting(
 
 
 def _leave_out_bridging(
-    found: table.Table,
+    found: file_table.Table,
     source: sources.Source,
     roots: np.ndarray,
     is_known: np.ndarray,
@@ -178,7 +179,7 @@ def _leave_out_bridging(
 
     A photo that was edited is new, but stands on the side of the photo before.
     """
-    placed = np.flatnonzero(found.taken & (found.splits != table.NO_SPLIT))
+    placed = np.flatnonzero(found.taken & (found.splits != file_table.NO_SPLIT))
     sides = found.folds.astype(np.int64) * len(manifest.SPLITS) + found.splits
     new = np.flatnonzero(found.taken & ~is_known)
     left_out: list[int] = []
@@ -195,9 +196,9 @@ def _leave_out_bridging(
     return left_out
 
 
-def _side(found: table.Table, number: int) -> str:
+def _side(found: file_table.Table, number: int) -> str:
     name, fold = manifest.SPLITS[found.splits[number]], found.folds[number]
-    return name if fold == table.NO_FOLD else f"{name} (fold {fold})"
+    return name if fold == file_table.NO_FOLD else f"{name} (fold {fold})"
 
 
 def divided(
@@ -231,7 +232,9 @@ def shared(roots: np.ndarray, numbers: np.ndarray) -> list[np.ndarray]:
     return divided(roots, numbers, np.arange(len(roots)))
 
 
-def check_classes(found: table.Table, source: sources.Source, partial: Path) -> None:
+def check_classes(
+    found: file_table.Table, source: sources.Source, partial: Path
+) -> None:
     """Refuses a class of which nothing can be used.
 
     Raises:
@@ -254,7 +257,7 @@ def check_classes(found: table.Table, source: sources.Source, partial: Path) -> 
     )
 
 
-def group(found: table.Table, bonds: Bonds) -> None:
+def group(found: file_table.Table, bonds: Bonds) -> None:
     """Puts what belongs together into one group, named after the smallest SHA-256."""
     taken = np.flatnonzero(found.taken)
     roots = bonds.together(found)[taken]
@@ -264,7 +267,7 @@ def group(found: table.Table, bonds: Bonds) -> None:
 
 
 def assign_splits(
-    found: table.Table, *, seed: int, shares: Mapping[str, float]
+    found: file_table.Table, *, seed: int, shares: Mapping[str, float]
 ) -> None:
     """Places the photos taken: new ones join their group or fill the shares.
 
@@ -280,16 +283,16 @@ def assign_splits(
         found.labels[taken],
         found.splits[taken],
     )
-    folds = np.full(len(groups), table.NO_FOLD, np.int16)
+    folds = np.full(len(groups), file_table.NO_FOLD, np.int16)
     np.maximum.at(folds, group_of, found.folds[taken])
     assigned = split_assignment.by_shares(groups, seed=seed, shares=shares)
-    new = found.splits[taken] == table.NO_SPLIT
+    new = found.splits[taken] == file_table.NO_SPLIT
     found.splits[taken[new]] = assigned[group_of[new]]
     found.folds[taken[new]] = folds[group_of[new]]
     _place_copies(found)
 
 
-def _place_copies(found: table.Table) -> None:
+def _place_copies(found: file_table.Table) -> None:
     """Gives copies that are not taken the split of the photo that is.
 
     The next conversion will know them so, by their hash.
@@ -297,7 +300,7 @@ def _place_copies(found: table.Table) -> None:
     hashes = found.found["sha256"]
     taken = np.flatnonzero(found.taken)
     known, first = np.unique(hashes[taken], return_index=True)
-    lacking = ~found.taken & (found.splits == table.NO_SPLIT) & (hashes != b"")
+    lacking = ~found.taken & (found.splits == file_table.NO_SPLIT) & (hashes != b"")
     numbers = np.flatnonzero(lacking & np.isin(hashes, known))
     twins = taken[first[np.searchsorted(known, hashes[numbers])]]
     found.splits[numbers] = found.splits[twins]

@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import parts, runner, table
+from pipeline import parts, runner
+from pipeline.records import file_table
 from pipeline.system.errors import DataError
 
 RUNNERS = (
@@ -65,7 +66,7 @@ class Beam:
 
     def convert(
         self, how: parts.How, blocks: Iterable[Sequence[parts.Task]], num_files: int
-    ) -> Iterator[tuple[int, list[table.Segment]]]:
+    ) -> Iterator[tuple[int, list[file_table.Segment]]]:
         """As runner.Runner.convert."""
         numbered = list(enumerate(blocks))
         self._each("Convert", functools.partial(_convert, how), numbered)
@@ -76,7 +77,7 @@ class Beam:
             size = (how.partial / name).stat().st_size
             yield (
                 len(block),
-                [table.Segment(name=name, start=0, size=size, found=found)],
+                [file_table.Segment(name=name, start=0, size=size, found=found)],
             )
 
     def call(self, functions: Sequence[Callable[[], Any]]) -> None:
@@ -126,7 +127,7 @@ def _convert(how: parts.How, numbered: tuple[int, Sequence[parts.Task]]) -> None
         found = np.concatenate([segment.found for segment in segments])
         with parts.part_path(how.partial, number).open("wb") as out:
             for entry in found:
-                if entry["file"] > table.NO_RECORD:
+                if entry["file"] > file_table.NO_RECORD:
                     start = out.tell()
                     out.write(_record(own.partial, entry))
                     entry["file"], entry["offset"] = number, start

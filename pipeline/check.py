@@ -25,18 +25,17 @@ from pipeline import (
     image,
     listing,
     lists,
-    manifest,
     oddities,
     page,
     parts,
     runner,
     sources,
     survey,
-    table,
     verify,
 )
 from pipeline.check_findings import Finding, Report
 from pipeline.grouping import duplicate_search, split_assignment
+from pipeline.records import file_table, manifest
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
 
@@ -180,7 +179,7 @@ def _sorted(
 
 
 def _alike(
-    found: table.Table, source: sources.Source, bonds: account.Bonds
+    found: file_table.Table, source: sources.Source, bonds: account.Bonds
 ) -> list[Finding]:
     """What is found out about photos together; leaves out what conversion does."""
 
@@ -246,7 +245,9 @@ def _alike(
     ]
 
 
-def _counts(found: table.Table, source: sources.Source) -> dict[str, dict[str, int]]:
+def _counts(
+    found: file_table.Table, source: sources.Source
+) -> dict[str, dict[str, int]]:
     """Photos of each class: all, usable, and by given split."""
     counts = {}
     for label, name in enumerate(source.class_names):

@@ -27,20 +27,22 @@ from pipeline import (
     findings,
     given,
     image,
-    known,
     listing,
     lists,
-    manifest,
     parts,
     placing,
     runner,
     sources,
-    staging,
-    summaries,
     survey,
-    table,
 )
 from pipeline.grouping import duplicate_search, split_assignment
+from pipeline.records import (
+    count_tables,
+    file_table,
+    manifest,
+    previous_dataset,
+    staging,
+)
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
 
@@ -236,9 +238,9 @@ def convert(config: Config) -> Summary:
 
 def _decide(
     config: Config,
-    found: table.Table,
+    found: file_table.Table,
     source: sources.Source,
-    before: known.Known | None,
+    before: previous_dataset.Known | None,
     files: placing.RecordFiles,
     keys: np.ndarray,
 ) -> list[str]:
@@ -266,7 +268,7 @@ def _decide(
 
 
 def _about(
-    config: Config, source: sources.Source, before: known.Known | None
+    config: Config, source: sources.Source, before: previous_dataset.Known | None
 ) -> manifest.About:
     return manifest.About(
         class_names=source.class_names,
@@ -283,7 +285,9 @@ def _about(
     )
 
 
-def _same(before: known.Known | None, about: manifest.About, digest: str) -> bool:
+def _same(
+    before: previous_dataset.Known | None, about: manifest.About, digest: str
+) -> bool:
     """Whether the data set is as it was; other versions of tools do not count."""
     return (
         before is not None
@@ -310,17 +314,21 @@ def _check_output(directory: Path, source: sources.Source) -> None:
         )
 
 
-def _read_known(directory: Path) -> known.Known | None:
+def _read_known(directory: Path) -> previous_dataset.Known | None:
     if (directory / manifest.HEAD_NAME).exists():
-        return known.Known(directory)
+        return previous_dataset.Known(directory)
     return None
 
 
-def _check_same_source(before: known.Known | None, source: sources.Source) -> None:
+def _check_same_source(
+    before: previous_dataset.Known | None, source: sources.Source
+) -> None:
     """Refuses to replace another data set: none of its photos is in this source."""
     if before is None:
         return
-    if not any(row and row.taken for row in known.rows_at(before, source.paths)):
+    if not any(
+        row and row.taken for row in previous_dataset.rows_at(before, source.paths)
+    ):
         raise DataError(
             f"{before.directory}: holds another data set (classes "
             f"{', '.join(before.about.class_names[:5])}); choose another --out or "
@@ -329,11 +337,14 @@ def _check_same_source(before: known.Known | None, source: sources.Source) -> No
 
 
 def _lines(
-    found: table.Table, source: sources.Source, places: placing.Places, partial: Path
+    found: file_table.Table,
+    source: sources.Source,
+    places: placing.Places,
+    partial: Path,
 ) -> Iterator[manifest.Line]:
     """The line of each file of the source, in the order of their paths."""
     for number, own in enumerate(found.texts(partial)):
-        action, reason = table.ACTIONS[found.found["action"][number]], ""
+        action, reason = file_table.ACTIONS[found.found["action"][number]], ""
         if not found.taken[number]:
             row = manifest.row_of(own)
             row = row.skipped(found.reasons.get(number, row.reason))
@@ -349,14 +360,16 @@ def _lines(
         )
 
 
-def _place(number: int, found: table.Table, places: placing.Places) -> manifest.Place:
+def _place(
+    number: int, found: file_table.Table, places: placing.Places
+) -> manifest.Place:
     """What a row says beside what is known of the file by itself."""
     split_number, fold = int(found.splits[number]), int(found.folds[number])
-    if split_number == table.NO_SPLIT:
+    if split_number == file_table.NO_SPLIT:
         return manifest.Place()
     group = found.sha256(int(found.groups[number]))
     name = manifest.SPLITS[split_number]
-    kept_fold = None if fold == table.NO_FOLD else fold
+    kept_fold = None if fold == file_table.NO_FOLD else fold
     if not found.taken[number]:
         return manifest.Place(group=group, split=name, fold=kept_fold)
     return manifest.Place(
@@ -475,7 +488,7 @@ def main(argv: Sequence[str]) -> None:
         Config, source=argv[1], beam_flags=tuple(options)
     )
     summary = convert(config)
-    command_line.say(summaries.conversion(summary.tally))
+    command_line.say(count_tables.conversion(summary.tally))
     for note in summary.notes:
         command_line.say(note)
     for kind, count in summary.about.ignored.items():

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pipeline import alter, augment, manifest, preprocess, records, schema
+from pipeline import alter, augment, preprocess
+from pipeline.records import example_format, manifest, tfrecord
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
@@ -260,9 +261,9 @@ class _Reader:
     def _read_one(self, row: manifest.Row) -> bytes:
         path = self.directory / row.file
         where = f"{path} ({row.path})"
-        payload = records.read_at(self._open(path), row.offset, row.length, where)
+        payload = tfrecord.read_at(self._open(path), row.offset, row.length, where)
         try:
-            values = schema.parse(payload)
+            values = example_format.parse(payload)
         except DataError as error:
             raise DataError(f"{where} at {row.offset}: {error}") from error
         expected = (self._labels[row.class_name], row.sha256.encode())

@@ -23,7 +23,8 @@ from typing import Self
 
 import numpy as np
 
-from pipeline import phash, table
+from pipeline import phash
+from pipeline.records import file_table
 from pipeline.system import command_line
 
 # Of the rules below, as part of a data set's settings.
@@ -77,7 +78,7 @@ def join(roots: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray
 
 
 def find(
-    found: table.Table,
+    found: file_table.Table,
     thumbnail: Callable[[int], np.ndarray],
     digests: Callable[[Sequence[int]], Sequence[bytes]],
 ) -> "Similar":
@@ -112,7 +113,7 @@ def find(
     )
 
 
-def _labels(found: table.Table) -> np.ndarray:
+def _labels(found: file_table.Table) -> np.ndarray:
     """int64 [num_files]; one of its own for a file that has copies in other classes."""
     labels = found.labels.astype(np.int64)
     taken = np.flatnonzero(found.taken)

@@ -4,14 +4,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline import account, sources, table
+from pipeline import account, sources
+from pipeline.records import file_table
 from pipeline.system import command_line
 
 _SHOWN = 5  # examples a line
 
 
 def lines(
-    found: table.Table,
+    found: file_table.Table,
     source: sources.Source,
     bonds: account.Bonds,
     left_out: account.LeftOut,

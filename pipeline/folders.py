@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import listing, manifest, table
+from pipeline import listing
+from pipeline.records import file_table, manifest
 from pipeline.system import file_system
 from pipeline.system.errors import DataError
 
@@ -46,12 +47,12 @@ def list_folders(root: Path) -> listing.Source:
     names = sorted({folder[depth] for folder in folders if len(folder) > depth})
     label_of = {name: label for label, name in enumerate(names)}
     labels = np.full(len(paths), -1, np.int32)
-    given = np.full(len(paths), table.NO_SPLIT, np.int8)
+    given = np.full(len(paths), file_table.NO_SPLIT, np.int8)
     for number, path in enumerate(paths):
         parts = path.split("/", depth + 1)
         if len(parts) > depth + 1:
             labels[number] = label_of[parts[depth]]
-            given[number] = splits.get(parts[0], table.NO_SPLIT)
+            given[number] = splits.get(parts[0], file_table.NO_SPLIT)
     kind: listing.Kind = "split folders" if splits else "class folders"
     note = f"{kind}: {len(paths):,} files in {len(names)} classes"
     if counts := listing.count_splits(given[labels >= 0]):

@@ -8,14 +8,15 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pipeline import account, known, listing, manifest, table
+from pipeline import account, listing
+from pipeline.records import file_table, manifest, previous_dataset
 from pipeline.system.errors import DataError
 
 _TRAIN = manifest.SPLITS.index("train")
 
 
 def leave_out_copies(
-    found: table.Table, source: listing.Source, roots: np.ndarray
+    found: file_table.Table, source: listing.Source, roots: np.ndarray
 ) -> None:
     """Takes a photo for the last split only that it, or one of its group, is given for.
 
@@ -44,7 +45,9 @@ def leave_out_copies(
 
 
 def place(
-    found: table.Table, source: listing.Source, before: known.Known | None
+    found: file_table.Table,
+    source: listing.Source,
+    before: previous_dataset.Known | None,
 ) -> None:
     """Writes the given splits into the table.
 
@@ -66,8 +69,10 @@ def place(
     ]
     if before is not None:
         splits, _ = before.splits_of(found.found["sha256"])
-        moved = found.taken & (splits != table.NO_SPLIT) & (splits != source.splits)
-        moved &= source.splits != table.NO_SPLIT
+        moved = (
+            found.taken & (splits != file_table.NO_SPLIT) & (splits != source.splits)
+        )
+        moved &= source.splits != file_table.NO_SPLIT
         moved &= ~((source.splits == _TRAIN) & np.isin(splits, open_splits))
         if moved.any():
             first = int(np.argmax(moved))
@@ -78,7 +83,7 @@ def place(
                 f"{manifest.SPLITS[source.splits[first]]}); known photos do not change "
                 "sides: convert into a new folder with --out"
             )
-    kept = found.taken & (source.splits != table.NO_SPLIT)
+    kept = found.taken & (source.splits != file_table.NO_SPLIT)
     if open_splits:
         kept &= source.splits != _TRAIN
     found.splits[kept] = source.splits[kept]

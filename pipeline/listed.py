@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import labels, listing, manifest, table
+from pipeline import labels, listing
+from pipeline.records import file_table, manifest
 from pipeline.system.errors import DataError
 
 _LINE_BITS = 40
@@ -139,7 +140,7 @@ class Rows:
 
 
 def _split_name(split: int) -> str:
-    return "" if split == table.NO_SPLIT else f" in {manifest.SPLITS[split]}"
+    return "" if split == file_table.NO_SPLIT else f" in {manifest.SPLITS[split]}"
 
 
 def split_of(name: str, where: str) -> int:
@@ -153,7 +154,7 @@ def split_of(name: str, where: str) -> int:
         raise DataError(
             f"{where}: split {name!r}; expected train, validation, test or nothing"
         )
-    return listing.SPLIT_OF.get(key, table.NO_SPLIT)
+    return listing.SPLIT_OF.get(key, file_table.NO_SPLIT)
 
 
 class _Inside:

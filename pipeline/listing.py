@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline import manifest, table
+from pipeline.records import file_table, manifest
 from pipeline.system.errors import DataError
 
 Kind = Literal["class folders", "split folders", "lists", "CSV", "two-key records"]
@@ -94,7 +94,7 @@ class Source:
     @functools.cached_property
     def given(self) -> tuple[str, ...]:
         """The splits that it gives at least one file."""
-        present = np.unique(self.splits[self.splits != table.NO_SPLIT])
+        present = np.unique(self.splits[self.splits != file_table.NO_SPLIT])
         return tuple(manifest.SPLITS[number] for number in present)
 
     @property
@@ -154,7 +154,7 @@ def check_given(source: Source) -> None:
         DataError: names classes and splits.
     """
     present = np.zeros((len(source.class_names), len(manifest.SPLITS)), np.bool_)
-    told = (source.labels >= 0) & (source.splits != table.NO_SPLIT)
+    told = (source.labels >= 0) & (source.splits != file_table.NO_SPLIT)
     present[source.labels[told], source.splits[told]] = True
     lacking = [
         f"{name} ({split_name})"
@@ -197,6 +197,6 @@ def count_splits(splits: np.ndarray) -> str:
         for number, name in enumerate(manifest.SPLITS)
         if counts[number]
     ]
-    if named and counts[table.NO_SPLIT]:
-        named.append(f"{counts[table.NO_SPLIT]:,} without a split")
+    if named and counts[file_table.NO_SPLIT]:
+        named.append(f"{counts[file_table.NO_SPLIT]:,} without a split")
     return ", ".join(named)

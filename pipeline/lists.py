@@ -12,7 +12,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline import labels, listed, listing, table, text
+from pipeline import labels, listed, listing, text
+from pipeline.records import file_table
 from pipeline.system.errors import DataError
 
 
@@ -58,7 +59,7 @@ def parse(names: str) -> tuple[ListFile, ...]:
             found.append(ListFile(path=rest, split=listing.SPLIT_OF[word.lower()]))
             continue
         split = _split_in(Path(name).stem)
-        if split == table.NO_SPLIT and len(items) > 1:
+        if split == file_table.NO_SPLIT and len(items) > 1:
             raise ValueError(
                 f"--lists: {name} does not tell its split by one word of its name; "
                 "say which is which, as --lists=train=a.txt,validation=b.txt,test=c.txt"
@@ -70,7 +71,7 @@ def parse(names: str) -> tuple[ListFile, ...]:
 def _split_in(stem: str) -> int:
     words = re.split("[^a-z]+", stem.lower())
     found = {listing.SPLIT_OF[word] for word in words if word in listing.SPLIT_OF}
-    return found.pop() if len(found) == 1 else table.NO_SPLIT
+    return found.pop() if len(found) == 1 else file_table.NO_SPLIT
 
 
 def list_photos(

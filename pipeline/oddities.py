@@ -4,7 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Literal
 
-from pipeline import formats, image, manifest
+from pipeline import formats, image
+from pipeline.records import manifest
 
 Severity = Literal["error", "warning", "note"]
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import image, listing, manifest, records, schema, table
+from pipeline import image, listing
+from pipeline.records import example_format, file_table, manifest, tfrecord
 from pipeline.system import file_system
 from pipeline.system.errors import DataError
 
@@ -37,7 +38,7 @@ class Task:
     label: int
     span: listing.Span
     known: manifest.Row | None = None
-    known_file: int = table.NO_RECORD
+    known_file: int = file_table.NO_RECORD
     known_sha256: str = ""
 
 
@@ -91,15 +92,15 @@ def part_path(partial: Path, number: int) -> Path:
     return partial / f"{number}.part"
 
 
-def convert_block(how: How, block: Sequence[Task]) -> table.Segment:
+def convert_block(how: How, block: Sequence[Task]) -> file_table.Segment:
     """Decodes a block of files in a worker process."""
-    found = np.zeros(len(block), table.FOUND)
+    found = np.zeros(len(block), file_table.FOUND)
     lines = []
     with part_path(how.partial, os.getpid()).open("ab") as file:
         for number, task in enumerate(block):
             row, record = _convert_file(how, task)
             lines.append(manifest.own_text(row) + "\n")
-            place, offset = table.NO_RECORD, 0
+            place, offset = file_table.NO_RECORD, 0
             if record and how.keeps_records:
                 place, offset = os.getpid(), file.tell()
                 file.write(record)
@@ -125,25 +126,25 @@ def no_digest(span: listing.Span) -> list[bytes]:
     return [hashlib.sha256(repr(span).encode()).digest()]
 
 
-def crashed(how: How, task: Task) -> table.Segment:
+def crashed(how: How, task: Task) -> file_table.Segment:
     """What is told of a file that took its worker down."""
     row = _skipped(task, "the decoder crashed on this file")
-    found = np.array([_entry(row, table.NO_RECORD, 0)], table.FOUND)
+    found = np.array([_entry(row, file_table.NO_RECORD, 0)], file_table.FOUND)
     return _segment(how.partial, [manifest.own_text(row) + "\n"], found)
 
 
 def _entry(row: manifest.Row, place: int, offset: int) -> tuple[object, ...]:
     """What stands for a file in table.FOUND."""
-    digest, action = bytes.fromhex(row.sha256), table.ACTIONS.index(row.action)
+    digest, action = bytes.fromhex(row.sha256), file_table.ACTIONS.index(row.action)
     return digest, int(row.phash or "0", 16), row.length, offset, place, action
 
 
-def _segment(partial: Path, lines: list[str], found: np.ndarray) -> table.Segment:
+def _segment(partial: Path, lines: list[str], found: np.ndarray) -> file_table.Segment:
     name, text = f"{os.getpid()}.lines", "".join(lines).encode("ascii")
     with (partial / name).open("ab") as file:
         start = file.tell()
         file.write(text)
-    return table.Segment(name=name, start=start, size=len(text), found=found)
+    return file_table.Segment(name=name, start=start, size=len(text), found=found)
 
 
 def _skipped(task: Task, reason: str, sha256: str = "", size: int = 0) -> manifest.Row:
@@ -185,8 +186,8 @@ def _convert_file(how: How, task: Task) -> tuple[manifest.Row, bytes]:
         return _skipped(task, str(error), sha256, len(data)), b""
     except MemoryError:
         return _skipped(task, image.NO_MEMORY, sha256, len(data)), b""
-    record = records.frame(
-        schema.serialize(
+    record = tfrecord.frame(
+        example_format.serialize(
             {
                 "image/encoded": stored.encoded,
                 "image/format": stored.format.encode(),
@@ -220,7 +221,7 @@ def _is_intact(how: How, row: manifest.Row) -> bool:
     """Whether a known record is still what was written."""
     try:
         with (how.directory / row.file).open("rb") as file:
-            records.read_from(file, row.offset, row.length, row.file)
+            tfrecord.read_from(file, row.offset, row.length, row.file)
     except (DataError, OSError):
         return False
     return True

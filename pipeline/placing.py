@@ -12,7 +12,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from pipeline import known, parts, records, runner, schema, table
+from pipeline import parts, runner
+from pipeline.records import example_format, file_table, previous_dataset, tfrecord
 from pipeline.system import file_system
 from pipeline.system.errors import DataError
 
@@ -45,10 +46,10 @@ def record_name(class_name: str, shard: int = 0, num_shards: int = 1) -> str:
 
 
 def place(
-    found: table.Table,
+    found: file_table.Table,
     class_names: Sequence[str],
     shard_bytes: int,
-    before: known.Known | None,
+    before: previous_dataset.Known | None,
 ) -> Places:
     """Decides where each record goes.
 
@@ -60,7 +61,7 @@ def place(
     """
     names: list[str] = []
     written: list[str] = []
-    files = np.full(len(found), table.NO_RECORD, np.int32)
+    files = np.full(len(found), file_table.NO_RECORD, np.int32)
     offsets = np.zeros(len(found), np.int64)
     lengths = found.found["length"]
     for label, class_name in enumerate(class_names):
@@ -94,17 +95,17 @@ def _shards(
 
 
 def _is_there(
-    found: table.Table,
+    found: file_table.Table,
     members: np.ndarray,
     offsets: np.ndarray,
     name: str,
-    before: known.Known | None,
+    before: previous_dataset.Known | None,
 ) -> bool:
     """Whether a record file has exactly these records already."""
     if before is None or name not in before.ends:
         return False
     kept = found.found[members]
-    file = table.KNOWN_FILES - before.files.index(name)
+    file = file_table.KNOWN_FILES - before.files.index(name)
     return bool(
         (kept["file"] == file).all()
         and (kept["offset"] == offsets).all()
@@ -128,15 +129,15 @@ class RecordFiles:
 
     def path(self, file: int) -> Path:
         """The file of that number."""
-        if file > table.NO_RECORD:
+        if file > file_table.NO_RECORD:
             return parts.part_path(self.partial, file)
-        if file == table.NO_RECORD:
+        if file == file_table.NO_RECORD:
             raise RuntimeError("a file is taken but has no record")
-        return self.directory / self.known[table.KNOWN_FILES - file]
+        return self.directory / self.known[file_table.KNOWN_FILES - file]
 
 
 def write(
-    found: table.Table, places: Places, files: RecordFiles, run: runner.Runner
+    found: file_table.Table, places: Places, files: RecordFiles, run: runner.Runner
 ) -> None:
     """Joins the parts to record files in the staging folder, those to be written."""
     run.call(
@@ -161,7 +162,7 @@ def _join(members: np.ndarray, files: RecordFiles, target: Path) -> None:
                 _copy(part, out, length)
 
 
-def image_of(found: table.Table, number: int, files: RecordFiles) -> bytes:
+def image_of(found: file_table.Table, number: int, files: RecordFiles) -> bytes:
     """The image in the record of a file, before the records are joined.
 
     Raises:
@@ -170,10 +171,10 @@ def image_of(found: table.Table, number: int, files: RecordFiles) -> bytes:
     entry = found.found[number]
     path = files.path(int(entry["file"]))
     with path.open("rb") as file:
-        payload = records.read_from(
+        payload = tfrecord.read_from(
             file, int(entry["offset"]), int(entry["length"]), str(path)
         )
-    encoded = schema.parse(payload)["image/encoded"]
+    encoded = example_format.parse(payload)["image/encoded"]
     if not isinstance(encoded, bytes):
         raise TypeError(encoded)
     return encoded

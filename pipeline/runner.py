@@ -5,7 +5,8 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
-from pipeline import parts, table
+from pipeline import parts
+from pipeline.records import file_table
 from pipeline.system import command_line, process_pool
 
 
@@ -16,7 +17,7 @@ class Runner(Protocol):
 
     def convert(
         self, how: parts.How, blocks: Iterable[Sequence[parts.Task]], num_files: int
-    ) -> Iterator[tuple[int, list[table.Segment]]]:
+    ) -> Iterator[tuple[int, list[file_table.Segment]]]:
         """Decodes blocks of files; yields numbers of files and what is told of them."""
 
     def call(self, functions: Sequence[Callable[[], Any]]) -> None:
@@ -34,7 +35,7 @@ class Local:
 
     def convert(
         self, how: parts.How, blocks: Iterable[Sequence[parts.Task]], num_files: int
-    ) -> Iterator[tuple[int, list[table.Segment]]]:
+    ) -> Iterator[tuple[int, list[file_table.Segment]]]:
         """As Runner.convert."""
         for block, results in process_pool.map_blocks(
             functools.partial(parts.convert_block, how),

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
-from pipeline import manifest, staging, summaries, table
 from pipeline.grouping import split_assignment
+from pipeline.records import count_tables, file_table, manifest, staging
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
@@ -81,9 +81,9 @@ def split_anew(config: Config, found: manifest.Manifest) -> manifest.Manifest:
     taken = found.taken()
     names = np.array([bytes.fromhex(row.group) for row in taken], "S32")
     labels = np.array([found.labels[row.class_name] for row in taken], np.int32)
-    unknown = np.full(len(taken), table.NO_SPLIT, np.int8)
+    unknown = np.full(len(taken), file_table.NO_SPLIT, np.int8)
     groups, group_of = split_assignment.groups_of(names, names, labels, unknown)
-    folds = np.full(len(groups), table.NO_FOLD)
+    folds = np.full(len(groups), file_table.NO_FOLD)
     if config.folds > min(len(groups), split_assignment.MAX_FOLDS):
         raise DataError(
             f"{config.data}: --folds={config.folds} for {len(groups):,} groups of "
@@ -102,12 +102,14 @@ def split_anew(config: Config, found: manifest.Manifest) -> manifest.Manifest:
     decided = zip(splits[group_of].tolist(), folds[group_of].tolist(), strict=True)
     rows = []
     for row in found.rows:
-        split, fold = next(decided) if row.taken else (table.NO_SPLIT, table.NO_FOLD)
+        split, fold = (
+            next(decided) if row.taken else (file_table.NO_SPLIT, file_table.NO_FOLD)
+        )
         rows.append(
             dataclasses.replace(
                 row,
-                split="" if split == table.NO_SPLIT else manifest.SPLITS[split],
-                fold=None if fold == table.NO_FOLD else fold,
+                split="" if split == file_table.NO_SPLIT else manifest.SPLITS[split],
+                fold=None if fold == file_table.NO_FOLD else fold,
             )
         )
     about = dataclasses.replace(found.about, seed=config.seed, shares=shares)
@@ -148,7 +150,7 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"expected one folder of records, found {argv[1:]}")
     config = command_line.config_from_flags(Config, data=(*argv, Config.data)[1])
     found = resplit(config)
-    command_line.say(summaries.splits(found.counts()))
+    command_line.say(count_tables.splits(found.counts()))
     if replaced := found.about.settings.get("given_splits"):
         command_line.say(
             f"replaced the split that the photos came with ({', '.join(replaced)}); "

@@ -7,7 +7,8 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from pipeline import image, known, manifest, parts, runner, sources, table
+from pipeline import image, parts, runner, sources
+from pipeline.records import file_table, manifest, previous_dataset
 from pipeline.system import command_line
 
 Item = TypeVar("Item")
@@ -16,10 +17,10 @@ Item = TypeVar("Item")
 def decode(
     how: parts.How,
     source: sources.Source,
-    before: known.Known | None,
+    before: previous_dataset.Known | None,
     run: runner.Runner,
     settings: Mapping[str, int | str],
-) -> table.Table:
+) -> file_table.Table:
     """Decodes every file that is not known yet.
 
     Args:
@@ -30,7 +31,7 @@ def decode(
         settings: what decides records and hashes; those of an earlier conversion are
             kept where it had the same.
     """
-    found = table.Table(source.labels)
+    found = file_table.Table(source.labels)
     count = len(source.paths)
     image.limit_pixels(how.max_pixels)
     what = "convert" if how.keeps_records else "check"
@@ -52,33 +53,33 @@ def blocks(items: Iterator[Item], size: int) -> Iterator[Sequence[Item]]:
 
 def _tasks(
     source: sources.Source,
-    before: known.Known | None,
-    found: table.Table,
+    before: previous_dataset.Known | None,
+    found: file_table.Table,
     settings: Mapping[str, int | str],
 ) -> Iterator[parts.Task]:
     """One task a file, in the order of the paths; the split of a path is noted."""
     rows: Iterator[manifest.Row | None] = itertools.repeat(None)
     reusable: dict[str, int] = {}
     if before is not None:
-        rows = known.rows_at(before, source.paths)
+        rows = previous_dataset.rows_at(before, source.paths)
         # A record holds its label, and the settings decide its bytes; a row, its hash.
         kept = {name: before.about.settings.get(name) for name in settings}
         if before.about.class_names == source.class_names and kept == settings:
             reusable = {
-                name: table.KNOWN_FILES - before.files.index(name)
+                name: file_table.KNOWN_FILES - before.files.index(name)
                 for name in before.intact_files()
             }
     for number, (path, row) in enumerate(zip(source.paths, rows, strict=False)):
         file = reusable.get(row.file) if row and row.taken else None
         if row and row.split:
             found.splits[number] = manifest.SPLITS.index(row.split)
-            found.folds[number] = table.NO_FOLD if row.fold is None else row.fold
+            found.folds[number] = file_table.NO_FOLD if row.fold is None else row.fold
         yield parts.Task(
             path=path,
             class_name=source.class_name(number),
             label=int(source.labels[number]),
             span=source.span(number),
             known=row if file is not None else None,
-            known_file=table.NO_RECORD if file is None else file,
+            known_file=file_table.NO_RECORD if file is None else file,
             known_sha256=row.sha256 if row else "",
         )

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import folders, listing, manifest, records, schema, table
+from pipeline import folders, listing
+from pipeline.records import example_format, file_table, manifest, tfrecord
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
@@ -100,7 +101,7 @@ def list_photos(root: Path) -> listing.Source:
             class_names=class_names,
             paths=paths,
             labels=np.array(labels, np.int32),
-            splits=np.full(len(paths), table.NO_SPLIT, np.int8),
+            splits=np.full(len(paths), file_table.NO_SPLIT, np.int8),
             ignored={kind: count for kind, count in ignored.items() if count},
             notes=(note,),
             spans=listing.Spans(
@@ -162,10 +163,10 @@ def _photos(path: Path) -> Iterator[_Photo]:
     """
     index = 0
     try:
-        for offset, payload in records.scan(path, max_bytes=_MAX_RECORD_BYTES):
+        for offset, payload in tfrecord.scan(path, max_bytes=_MAX_RECORD_BYTES):
             image, label = _parse(payload, f"{path} at {offset}")
             # Protobuf stores these bytes as they are, somewhere in the record.
-            start = offset + records.HEADER_BYTES + payload.find(image)
+            start = offset + tfrecord.HEADER_BYTES + payload.find(image)
             yield _Photo(offset=start, length=len(image), label=label)
             index += 1
     except DataError as error:
@@ -175,7 +176,7 @@ def _photos(path: Path) -> Iterator[_Photo]:
 
 
 def _parse(payload: bytes, where: str) -> tuple[bytes, int]:
-    features = schema.features_of(payload, where)
+    features = example_format.features_of(payload, where)
     if {*features} != {"image", "label"}:
         raise DataError(
             f"{where}: features {sorted(features)[:10]}; expected image and label, as "

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import labels, listed, manifest, photo_csv, photo_fetch, table
+from pipeline import labels, listed, photo_csv, photo_fetch
 from pipeline.photo_fetch import How, Outcome
+from pipeline.records import file_table, manifest
 from pipeline.system import command_line, file_system, http_file
 from pipeline.system.errors import DataError
 
@@ -187,7 +188,7 @@ def _check_target(target: Path) -> None:
 def _write(target: Path, photos: Sequence[Photo], outcomes: Sequence[Outcome]) -> None:
     """Writes the listing of what is there, and the report on all."""
     both = list(zip(photos, outcomes, strict=True))
-    names = {**dict(enumerate(manifest.SPLITS)), table.NO_SPLIT: ""}
+    names = {**dict(enumerate(manifest.SPLITS)), file_table.NO_SPLIT: ""}
     _write_csv(
         target / REPORT_NAME,
         ("url", "path", "status", "reason"),

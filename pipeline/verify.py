@@ -9,7 +9,8 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pipeline import image, manifest, records, schema
+from pipeline import image
+from pipeline.records import example_format, manifest, tfrecord
 from pipeline.system import command_line, process_pool
 from pipeline.system.errors import DataError
 
@@ -159,8 +160,8 @@ def _problem(file_descriptor: int, task: _Task) -> str:
     """What is wrong with a record; "" if nothing is."""
     row = task.row
     try:
-        payload = records.read_at(file_descriptor, row.offset, row.length, row.file)
-        values = schema.parse(payload)
+        payload = tfrecord.read_at(file_descriptor, row.offset, row.length, row.file)
+        values = example_format.parse(payload)
     except DataError as error:
         return str(error)
     if different := _differences(values, task):
@@ -206,8 +207,8 @@ def image_of(found: manifest.Manifest, row: manifest.Row) -> bytes:
         DataError: the record is damaged.
     """
     with (found.directory / row.file).open("rb") as file:
-        payload = records.read_from(file, row.offset, row.length, row.file)
-    encoded = schema.parse(payload)["image/encoded"]
+        payload = tfrecord.read_from(file, row.offset, row.length, row.file)
+    encoded = example_format.parse(payload)["image/encoded"]
     if not isinstance(encoded, bytes):
         raise TypeError("schema.parse gives bytes")
     return encoded

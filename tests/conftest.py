@@ -26,7 +26,8 @@ import safetensors.numpy
 
 import train
 from model import network, settings
-from pipeline import convert, manifest
+from pipeline import convert
+from pipeline.records import manifest
 
 ROOT = Path(__file__).parents[1]
 

@@ -10,7 +10,8 @@ import pytest
 
 import evaluate
 from model import inputs, report, run
-from pipeline import convert, manifest, split
+from pipeline import convert, split
+from pipeline.records import manifest
 from pipeline.system.errors import DataError
 from tests import conftest
 

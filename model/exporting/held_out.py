@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from model import judge, judged, metrics, own_records, run
-from pipeline import dataset, image, manifest, preprocess
+from pipeline import dataset, image, preprocess
+from pipeline.records import manifest
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 

@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pipeline import duplicates, image, parts, runner, sources, survey, table
+from pipeline import duplicates, image, parts, runner, sources, survey
+from pipeline.records import file_table
 from pipeline.system import command_line, process_pool
 from pipeline.system.errors import DataError
 
 
 def similar(
-    found: table.Table,
+    found: file_table.Table,
     source: sources.Source,
     *,
     encoded: Callable[[int], bytes],

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pipeline import manifest, table
+from pipeline.records import file_table, manifest
 
 DEFAULT_SHARES = {"validation": 0.1, "test": 0.1}
 # Below this many photos a class, a split of a tenth rounds to nothing.
@@ -68,7 +68,7 @@ def groups_of(
         The groups, and int64 [num_photos]: which of them each photo is in.
     """
     _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
-    known = np.full(len(first), table.NO_SPLIT, np.int8)
+    known = np.full(len(first), file_table.NO_SPLIT, np.int8)
     np.maximum.at(known, inverse, splits)
     num_labels = int(labels.max(initial=0)) + 1
     parts, sizes = np.unique(
@@ -110,7 +110,7 @@ def by_shares(
     assigned = groups.splits.copy()
     targets = _targets(groups, shares)
     counts = np.zeros_like(targets)
-    is_new = (assigned == table.NO_SPLIT)[groups.owners]
+    is_new = (assigned == file_table.NO_SPLIT)[groups.owners]
     known = groups.labels[~is_new], assigned[groups.owners[~is_new]]
     np.add.at(counts, known, groups.sizes[~is_new])
     waiting = np.bincount(groups.labels[is_new], minlength=len(targets))
@@ -120,7 +120,7 @@ def by_shares(
     photos, several = groups.photos, np.diff(groups.starts) > 1
     is_large = several | (photos > least[groups.labels[groups.starts[:-1]]])
     ranked = _ranked(
-        groups, np.flatnonzero(groups.splits == table.NO_SPLIT), seed, salt
+        groups, np.flatnonzero(groups.splits == file_table.NO_SPLIT), seed, salt
     )
     large = sorted((g for g in ranked if is_large[g]), key=lambda g: -photos[g])
     small = sorted(
@@ -205,7 +205,7 @@ def by_folds(
         int8 and int16 [num_groups]: index into manifest.SPLITS, and fold; what fold a
         group is in does not depend on `fold`.
     """
-    fold_of = np.full(len(groups), table.NO_FOLD, np.int16)
+    fold_of = np.full(len(groups), file_table.NO_FOLD, np.int16)
     photos = groups.photos
     totals = np.bincount(groups.labels, groups.sizes)
     dealt = np.zeros((folds, len(totals)))
@@ -225,7 +225,7 @@ def by_folds(
         fold_of[group] = emptiest
         dealt[emptiest, labels] += sizes
         dealt_photos[emptiest] += photos[group]
-    tested = np.where(fold_of == fold, _TEST, table.NO_SPLIT).astype(np.int8)
+    tested = np.where(fold_of == fold, _TEST, file_table.NO_SPLIT).astype(np.int8)
     assigned = by_shares(
         dataclasses.replace(groups, splits=tested),
         seed=seed,

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from model import answers, neighbours
-from pipeline import manifest
+from pipeline.records import manifest
 
 ROW = manifest.Row(
     path="red/1.jpg", class_name="red", sha256="0" * 64, source_bytes=1, action="copied"

@@ -12,7 +12,7 @@ from tests.model import judgements
 
 @pytest.fixture(scope="module")
 def judged(shared_records, tmp_path_factory):
-    from pipeline import manifest
+    from pipeline.records import manifest
 
     found = manifest.read(shared_records)
     return judgements.judged(tmp_path_factory.mktemp("board") / "run", found)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from model import examples, features, network, stages
-from pipeline import augment, dataset, manifest, preprocess, records, schema
+from pipeline import augment, dataset, preprocess
+from pipeline.records import example_format, manifest, tfrecord
 
 NUM_TRAINING, NUM_VALIDATION = 23, 70  # more than one validation batch
 BATCH_SIZE = 5
@@ -46,7 +47,7 @@ def write_numbered(directory):
                 "image/filename": f"{number:03d}.png".encode(),
                 "image/sha256": sha256.encode(),
             }
-            record = records.frame(schema.serialize(values))
+            record = tfrecord.frame(example_format.serialize(values))
             row = manifest.Row(
                 path=f"{number:03d}.png",
                 class_name=names[number % 3],

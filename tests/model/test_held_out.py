@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from model import held_out, judge, run
-from pipeline import manifest
+from pipeline.records import manifest
 from tests.model import judgements
 
 

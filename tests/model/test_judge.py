@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from model import judge, metrics
-from pipeline import dataset, manifest, preprocess
+from pipeline import dataset, preprocess
+from pipeline.records import manifest
 from pipeline.system.errors import DataError
 
 SPEC = preprocess.InputSpec(size_px=8, short_side_px=9, source="test")

@@ -6,7 +6,8 @@ import sys
 import cv2
 import pytest
 
-from pipeline import beam, convert, manifest
+from pipeline import beam, convert
+from pipeline.records import manifest
 from pipeline.system.errors import DataError
 from tests import conftest
 

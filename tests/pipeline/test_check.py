@@ -11,7 +11,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from pipeline import check, convert, image, manifest, oddities
+from pipeline import check, convert, image, oddities
+from pipeline.records import manifest
 from pipeline.system.errors import DataError
 from tests import conftest
 

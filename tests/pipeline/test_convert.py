@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline import convert, manifest, records, schema, staging
+from pipeline import convert
+from pipeline.records import example_format, manifest, staging, tfrecord
 from pipeline.system.errors import DataError
 from tests import conftest
 
@@ -40,8 +41,8 @@ def start(source, out, *flags):
 
 def payload_of(row, directory):
     with (directory / row.file).open("rb") as file:
-        data = records.read_at(file.fileno(), row.offset, row.length, row.path)
-    return schema.parse(data)
+        data = tfrecord.read_at(file.fileno(), row.offset, row.length, row.path)
+    return example_format.parse(data)
 
 
 def final_names(directory):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline import alter, augment, convert, dataset, manifest, preprocess
+from pipeline import alter, augment, convert, dataset, preprocess
+from pipeline.records import manifest
 from pipeline.system.errors import DataError
 
 SPEC = preprocess.InputSpec(size_px=28, short_side_px=32, source="a test")

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import duplicates, image, table
+from pipeline import duplicates, image
+from pipeline.records import file_table
 from tests.conftest import draw_scene
 
 
@@ -39,7 +40,7 @@ def grey(pixels):
 def search(files, tmp_path, labels=None):
     """What `find` makes of image files, all of them taken."""
     labels = np.zeros(len(files), np.int32) if labels is None else np.array(labels)
-    found = table.Table(labels.astype(np.int32))
+    found = file_table.Table(labels.astype(np.int32))
     stored = [image.encode_for_record(data, resize_min=512) for data in files]
     for entry, data, one in zip(found.found, files, stored, strict=True):
         entry["sha256"] = hashlib.sha256(data).digest()

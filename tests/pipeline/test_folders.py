@@ -2,7 +2,8 @@ import os
 
 import pytest
 
-from pipeline import folders, manifest, table
+from pipeline import folders
+from pipeline.records import file_table, manifest
 from pipeline.system.errors import DataError
 
 
@@ -131,7 +132,7 @@ def test_split_folders(tmp_path, folder, split):
 def test_class_folders_give_no_split(tmp_path):
     found = folders.list_folders(make(tmp_path, "a/1", "b/1"))
     assert (found.kind, found.given, found.settings) == ("class folders", (), {})
-    assert set(found.splits) == {table.NO_SPLIT}
+    assert set(found.splits) == {file_table.NO_SPLIT}
 
 
 def test_photos_of_trains_are_a_class(tmp_path):

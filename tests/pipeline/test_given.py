@@ -4,8 +4,9 @@ import shutil
 import cv2
 import pytest
 
-from pipeline import convert, manifest
+from pipeline import convert
 from pipeline.grouping import split_assignment
+from pipeline.records import manifest
 from pipeline.system.errors import DataError
 from tests import conftest
 

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline import convert, manifest, split, verify
+from pipeline import convert, split, verify
+from pipeline.records import manifest
 from pipeline.system.errors import DataError
 from tests import conftest
 from tests.conftest import draw_scene

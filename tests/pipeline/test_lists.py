@@ -2,7 +2,8 @@ import os
 
 import pytest
 
-from pipeline import labels, lists, manifest, table
+from pipeline import labels, lists
+from pipeline.records import file_table, manifest
 from pipeline.system.errors import DataError
 
 TRAIN, VALIDATION, TEST = range(3)
@@ -54,7 +55,7 @@ class TestNames:
             lists.parse(names)
 
     def test_of_folders_tell_nothing(self):
-        assert lists.parse("train/all.txt")[0].split == table.NO_SPLIT
+        assert lists.parse("train/all.txt")[0].split == file_table.NO_SPLIT
 
 
 class TestLines:
@@ -86,7 +87,7 @@ class TestLines:
         assert found.paths == ["b.jpg", os.fsdecode(b"\xe9.jpg")]
 
     def test_one_list_without_a_split(self, tmp_path):
-        found = listed(tmp_path, "a.jpg 0\nb.jpg 1\n", split=table.NO_SPLIT)
+        found = listed(tmp_path, "a.jpg 0\nb.jpg 1\n", split=file_table.NO_SPLIT)
         assert found.given == ()
         assert found.settings == {"source": "lists"}
 

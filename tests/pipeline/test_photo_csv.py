@@ -1,6 +1,7 @@
 import pytest
 
-from pipeline import labels, photo_csv, table
+from pipeline import labels, photo_csv
+from pipeline.records import file_table
 from pipeline.system.errors import DataError
 
 
@@ -20,8 +21,8 @@ def rows(found):
 def test_paths_and_labels(tmp_path):
     found = listed(tmp_path, "path,label\nx/2.jpg,roses\n1.jpg,daisy\n")
     assert rows(found) == [
-        ("1.jpg", "daisy", table.NO_SPLIT),
-        ("x/2.jpg", "roses", table.NO_SPLIT),
+        ("1.jpg", "daisy", file_table.NO_SPLIT),
+        ("x/2.jpg", "roses", file_table.NO_SPLIT),
     ]
     assert (found.kind, found.given) == ("CSV", ())
     assert found.notes == ("CSV: 2 photos in photos.csv, labels are class names",)
@@ -37,7 +38,7 @@ def test_quotes_and_other_columns(tmp_path):
         'Val,x,3.jpg,e "f"\r\n',
     )
     assert rows(found) == [
-        ("2.jpg", 'e "f"', table.NO_SPLIT),
+        ("2.jpg", 'e "f"', file_table.NO_SPLIT),
         ("3.jpg", 'e "f"', 1),
         ("a, b.jpg", "c, d", 0),
     ]

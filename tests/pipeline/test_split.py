@@ -6,12 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import manifest, split, staging, table
+from pipeline import split
 from pipeline.grouping import split_assignment
+from pipeline.records import file_table, manifest, staging
 from pipeline.system.errors import DataError
 
 SHARES = {"validation": 0.1, "test": 0.1}
-NEW = table.NO_SPLIT
+NEW = file_table.NO_SPLIT
 
 
 def groups(sizes, label=0, start=0):

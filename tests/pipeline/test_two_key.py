@@ -3,14 +3,15 @@ import struct
 
 import pytest
 
-from pipeline import convert, manifest, records, schema, sources, two_key
+from pipeline import convert, sources, two_key
+from pipeline.records import example_format, manifest, tfrecord
 from pipeline.system.errors import DataError
 from tests import conftest
 
 
 def example(image, label, **more):
     """A record as scripts of 2018 wrote it; `more` are other features, of bytes."""
-    found = schema.Example()
+    found = example_format.Example()
     for name, value in {"image": image, "label": label, **more}.items():
         found.features.feature[name].bytes_list.value.append(value)
     return found.SerializeToString()
@@ -20,7 +21,7 @@ def write(path, images, label):
     """A record file of these images; the label is raw bytes unless it is a number."""
     raw = struct.pack("<q", label) if isinstance(label, int) else label
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"".join(records.frame(example(i, raw)) for i in images))
+    path.write_bytes(b"".join(tfrecord.frame(example(i, raw)) for i in images))
 
 
 @pytest.fixture
@@ -50,8 +51,8 @@ def test_every_record_is_converted(folder, tmp_path):
     assert {row.path for row in found.taken()} == expected.keys()
     for row in found.taken():
         with (tmp_path / "out" / row.file).open("rb") as file:
-            payload = records.read_at(file.fileno(), row.offset, row.length, row.path)
-        values = schema.parse(payload)
+            payload = tfrecord.read_at(file.fileno(), row.offset, row.length, row.path)
+        values = example_format.parse(payload)
         assert values["image/encoded"] == expected[row.path]
         assert values["image/filename"].decode() == row.path
         assert row.class_name == row.path.split(".")[0]
@@ -63,7 +64,7 @@ def test_records_that_were_added(folder, tmp_path):
     old, _ = folder
     before = {r.path: r.split for r in run(old, tmp_path / "out").manifest.rows}
     path = old / "red.tfrecord"
-    record = records.frame(example(b"no photo", struct.pack("<q", 2)))
+    record = tfrecord.frame(example(b"no photo", struct.pack("<q", 2)))
     path.write_bytes(path.read_bytes() + record)
     after = run(old, tmp_path / "out").manifest
     assert {r.path: r.split for r in after.rows if r.path in before} == before
@@ -120,29 +121,35 @@ LABEL = struct.pack("<q", 1)
     [
         (b"", r"a\.tfrecord: no records"),
         (b"x", r"record 0 of .*a\.tfrecord at 0: the file ends inside"),
-        (records.frame(example(b"i", LABEL))[:-1], "record 0 of .*a record of .* left"),
+        (
+            tfrecord.frame(example(b"i", LABEL))[:-1],
+            "record 0 of .*a record of .* left",
+        ),
         (
             struct.pack("<Q", 1 << 60) + b"x" * 40,
             f"a record of {1 << 60} bytes, 48 lef",
         ),
         (b"\0" * 40, r"record 0 of .*no record starts here \(length checksum\)"),
         (
-            records.frame(example(b"image", LABEL)).replace(b"image", b"imagE"),
+            tfrecord.frame(example(b"image", LABEL)).replace(b"image", b"imagE"),
             r"record 0 of .*damaged \(checksum\)",
         ),
-        (records.frame(b"\xff\xff"), "record 0 of .* at 0: not a tf.train.Example"),
-        (records.frame(b""), r"features \[\]; expected image and label"),
+        (tfrecord.frame(b"\xff\xff"), "record 0 of .* at 0: not a tf.train.Example"),
+        (tfrecord.frame(b""), r"features \[\]; expected image and label"),
         (
-            records.frame(example(b"i", LABEL, more=b"x")),
+            tfrecord.frame(example(b"i", LABEL, more=b"x")),
             r"features \['image', 'label', 'more'\]",
         ),
-        (records.frame(example(b"i", b"1")), "in label the 8 bytes of one"),
+        (tfrecord.frame(example(b"i", b"1")), "in label the 8 bytes of one"),
         (
-            records.frame(example(b"i", LABEL)) * 2
-            + records.frame(example(b"i", struct.pack("<q", -5))),
+            tfrecord.frame(example(b"i", LABEL)) * 2
+            + tfrecord.frame(example(b"i", struct.pack("<q", -5))),
             r"a\.tfrecord record 2: label -5, but class a has 1 before",
         ),
-        (records.frame(example(b"i", struct.pack("<q", 0))), "both a and b have label"),
+        (
+            tfrecord.frame(example(b"i", struct.pack("<q", 0))),
+            "both a and b have label",
+        ),
     ],
     ids=[
         "empty",

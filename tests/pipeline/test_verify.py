@@ -5,7 +5,8 @@ import shutil
 import numpy as np
 import pytest
 
-from pipeline import convert, manifest, records, schema, verify
+from pipeline import convert, verify
+from pipeline.records import example_format, manifest, tfrecord
 from tests import conftest
 
 
@@ -52,8 +53,8 @@ def rewrite(found, row, change):
     path = found.directory / row.file
     data = bytearray(path.read_bytes())
     record = bytes(data[row.offset : row.offset + row.length])
-    values = schema.parse(records.unframe(record, ""))
-    changed = records.frame(schema.serialize(values | change(values)))
+    values = example_format.parse(tfrecord.unframe(record, ""))
+    changed = tfrecord.frame(example_format.serialize(values | change(values)))
     assert len(changed) == row.length
     data[row.offset : row.offset + row.length] = changed
     path.write_bytes(data)

@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline import convert, dataset, decoders, image, manifest, preprocess, view
+from pipeline import convert, dataset, decoders, image, preprocess, view
+from pipeline.records import manifest
 from tests import conftest
 
 SPEC = preprocess.InputSpec(size_px=20, short_side_px=24, source="test")

@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline import manifest
+from pipeline.records import manifest
 from tests import small_runs
 
 

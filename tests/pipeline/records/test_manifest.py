@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from pipeline import manifest, staging
+from pipeline.records import manifest, staging
 from pipeline.system.errors import DataError
 
 

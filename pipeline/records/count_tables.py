@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from pipeline import manifest
+from pipeline.records import manifest
 
 
 def conversion(tally: manifest.Tally) -> str:

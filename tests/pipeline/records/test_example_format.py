@@ -3,7 +3,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import schema
+from pipeline.records import example_format
 from pipeline.system.errors import DataError
 
 VALUES = {
@@ -19,7 +19,7 @@ VALUES = {
 
 
 def test_tensorflow_reads_what_we_write():
-    example = tf.train.Example.FromString(schema.serialize(VALUES))
+    example = tf.train.Example.FromString(example_format.serialize(VALUES))
     found = {
         name: (feature.bytes_list.value or feature.int64_list.value)[0]
         for name, feature in example.features.feature.items()
@@ -36,7 +36,7 @@ def test_we_read_what_tensorflow_writes():
     features = {name: feature(value) for name, value in VALUES.items()}
     features["another"] = feature(7)
     example = tf.train.Example(features=tf.train.Features(feature=features))
-    assert schema.parse(example.SerializeToString()) == VALUES
+    assert example_format.parse(example.SerializeToString()) == VALUES
 
 
 @given(
@@ -50,36 +50,36 @@ def test_round_trip(encoded, label, filename):
         "image/class/label": label,
         "image/filename": filename,
     }
-    assert schema.parse(schema.serialize(values)) == values
+    assert example_format.parse(example_format.serialize(values)) == values
 
 
 def test_same_values_same_bytes():
     reordered = dict(reversed(VALUES.items()))
-    assert schema.serialize(VALUES) == schema.serialize(reordered)
+    assert example_format.serialize(VALUES) == example_format.serialize(reordered)
 
 
-@pytest.mark.parametrize("name", schema.FEATURES)
+@pytest.mark.parametrize("name", example_format.FEATURES)
 def test_missing_feature_is_an_error(name):
     rest = {key: value for key, value in VALUES.items() if key != name}
     with pytest.raises(DataError, match=name):
-        schema.serialize(rest)
-    example = schema.Example.FromString(schema.serialize(VALUES))
+        example_format.serialize(rest)
+    example = example_format.Example.FromString(example_format.serialize(VALUES))
     del example.features.feature[name]
     with pytest.raises(DataError, match=f"feature {name} is missing"):
-        schema.parse(example.SerializeToString())
+        example_format.parse(example.SerializeToString())
 
 
 def test_unknown_feature_is_an_error():
     with pytest.raises(DataError, match="image/colour"):
-        schema.serialize(VALUES | {"image/colour": b"red"})
+        example_format.serialize(VALUES | {"image/colour": b"red"})
 
 
 def test_wrong_kind_is_an_error():
     with pytest.raises(DataError, match="image/height: expected int"):
-        schema.serialize(VALUES | {"image/height": b"3"})
+        example_format.serialize(VALUES | {"image/height": b"3"})
 
 
 @pytest.mark.parametrize("data", [b"\xff\xff\xff", b"\x0a\xff", b""])
 def test_garbage_is_an_error(data):
     with pytest.raises(DataError):
-        schema.parse(data)
+        example_format.parse(data)

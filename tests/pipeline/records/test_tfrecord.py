@@ -5,12 +5,12 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import records
+from pipeline.records import tfrecord
 from pipeline.system.errors import DataError
 
 
 def write(path, payloads):
-    path.write_bytes(b"".join(map(records.frame, payloads)))
+    path.write_bytes(b"".join(map(tfrecord.frame, payloads)))
     return path
 
 
@@ -26,7 +26,7 @@ def test_we_read_what_tensorflow_writes(tmp_path):
     with tf.io.TFRecordWriter(str(path)) as writer:
         for payload in (b"one", b"two" * 1000):
             writer.write(payload)
-    assert [payload for _, payload in records.scan(path)] == [b"one", b"two" * 1000]
+    assert [payload for _, payload in tfrecord.scan(path)] == [b"one", b"two" * 1000]
 
 
 @given(st.lists(st.binary(max_size=200), max_size=5))
@@ -34,9 +34,9 @@ def test_offsets(tmp_path_factory, payloads):
     path = write(tmp_path_factory.mktemp("r") / "a.tfrecord", payloads)
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        for offset, payload in records.scan(path):
-            length = len(payload) + records.OVERHEAD_BYTES
-            assert records.read_at(descriptor, offset, length, "here") == payload
+        for offset, payload in tfrecord.scan(path):
+            length = len(payload) + tfrecord.OVERHEAD_BYTES
+            assert tfrecord.read_at(descriptor, offset, length, "here") == payload
     finally:
         os.close(descriptor)
 
@@ -49,7 +49,7 @@ def test_every_damaged_byte_is_noticed(tmp_path, byte):
     data[byte] ^= 0x40
     path.write_bytes(data)
     with pytest.raises(DataError, match=r"a\.tfrecord"):
-        list(records.scan(path))
+        list(tfrecord.scan(path))
 
 
 @pytest.mark.parametrize("length", [1, 11, 12, 20, 39])
@@ -57,14 +57,14 @@ def test_cut_file_is_noticed(tmp_path, length):
     path = write(tmp_path / "a.tfrecord", [b"some payload of 24 bytes"])
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(DataError):
-        list(records.scan(path))
+        list(tfrecord.scan(path))
 
 
 def test_length_is_checked_before_memory_is_taken(tmp_path):
     path = tmp_path / "a.tfrecord"
     path.write_bytes((1 << 62).to_bytes(8, "little") + bytes(20))
     with pytest.raises(DataError, match="28 left"):
-        list(records.scan(path))
+        list(tfrecord.scan(path))
 
 
 def test_wrong_offset_is_noticed(tmp_path):
@@ -72,10 +72,10 @@ def test_wrong_offset_is_noticed(tmp_path):
     descriptor = os.open(path, os.O_RDONLY)
     try:
         with pytest.raises(DataError, match="here at 3"):
-            records.read_at(descriptor, 3, 21, "here")
+            tfrecord.read_at(descriptor, 3, 21, "here")
         with pytest.raises(DataError, match="5 bytes"):
-            records.read_at(descriptor, 0, 25, "here")
+            tfrecord.read_at(descriptor, 0, 25, "here")
         with pytest.raises(DataError, match="ends inside"):
-            records.read_at(descriptor, 1000, 21, "here")
+            tfrecord.read_at(descriptor, 1000, 21, "here")
     finally:
         os.close(descriptor)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pipeline import staging
+from pipeline.records import staging
 from pipeline.system.errors import DataError
 
 FORMAT_VERSION = 1

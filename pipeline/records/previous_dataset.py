@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import manifest, table
+from pipeline.records import file_table, manifest
 
 
 class Known:
@@ -46,7 +46,7 @@ class Known:
                 if row.split and not row.reason.startswith(manifest.BRIDGES):
                     hashes.append(bytes.fromhex(row.sha256))
                     splits.append(manifest.SPLITS.index(row.split))
-                    folds.append(table.NO_FOLD if row.fold is None else row.fold)
+                    folds.append(file_table.NO_FOLD if row.fold is None else row.fold)
         manifest.check_digest(directory, writer.digest, self.digest)
         self.files = sorted(self.ends)
         order = np.argsort(np.array(hashes, "S32"), kind="stable")
@@ -75,8 +75,8 @@ class Known:
         Returns:
             int8 and int16 [num_photos].
         """
-        splits = np.full(len(hashes), table.NO_SPLIT, np.int8)
-        folds = np.full(len(hashes), table.NO_FOLD, np.int16)
+        splits = np.full(len(hashes), file_table.NO_SPLIT, np.int8)
+        folds = np.full(len(hashes), file_table.NO_FOLD, np.int16)
         if len(self._hashes) and len(hashes):
             places = np.searchsorted(self._hashes, hashes)
             places = np.minimum(places, len(self._hashes) - 1)
