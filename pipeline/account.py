@@ -13,9 +13,10 @@ from typing import Self
 
 import numpy as np
 
-from pipeline import duplicates, sources
+from pipeline import duplicates
 from pipeline.grouping import split_assignment
 from pipeline.records import file_table, manifest, previous_dataset
+from pipeline.sources.find_source import find_source
 from pipeline.system.errors import DataError
 
 NO_KEY = -1
@@ -81,7 +82,7 @@ def check_pattern(pattern: str) -> None:
         ) from error
 
 
-def user_keys(source: sources.Source, pattern: str) -> np.ndarray:
+def user_keys(source: find_source.Source, pattern: str) -> np.ndarray:
     """Groups files by what a pattern finds in their paths.
 
     Args:
@@ -127,7 +128,7 @@ class LeftOut:
 
 def leave_out(
     found: file_table.Table,
-    source: sources.Source,
+    source: find_source.Source,
     bonds: Bonds,
     before: previous_dataset.Known | None,
     *,
@@ -157,7 +158,7 @@ def leave_out(
 
 
 def _leave_out_contradicting(
-    found: file_table.Table, source: sources.Source, roots: np.ndarray
+    found: file_table.Table, source: find_source.Source, roots: np.ndarray
 ) -> list[int]:
     """Takes no photo that is filed under two classes: both cannot be right."""
     taken = np.flatnonzero(found.taken)
@@ -171,7 +172,7 @@ def _leave_out_contradicting(
 
 def _leave_out_bridging(
     found: file_table.Table,
-    source: sources.Source,
+    source: find_source.Source,
     roots: np.ndarray,
     is_known: np.ndarray,
 ) -> list[int]:
@@ -233,7 +234,7 @@ def shared(roots: np.ndarray, numbers: np.ndarray) -> list[np.ndarray]:
 
 
 def check_classes(
-    found: file_table.Table, source: sources.Source, partial: Path
+    found: file_table.Table, source: find_source.Source, partial: Path
 ) -> None:
     """Refuses a class of which nothing can be used.
 

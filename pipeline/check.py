@@ -20,22 +20,11 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
-from pipeline import (
-    account,
-    image,
-    listing,
-    lists,
-    oddities,
-    page,
-    parts,
-    runner,
-    sources,
-    survey,
-    verify,
-)
+from pipeline import account, image, oddities, page, parts, runner, survey, verify
 from pipeline.check_findings import Finding, Report
 from pipeline.grouping import duplicate_search, split_assignment
 from pipeline.records import file_table, manifest
+from pipeline.sources.find_source import caffe_lists, find_source, photo_source
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
 
@@ -70,7 +59,7 @@ class Config:
     workers: int = 0
 
     def __post_init__(self) -> None:
-        lists.check_flags(self.lists, self.csv, self.labels)
+        caffe_lists.check_flags(self.lists, self.csv, self.labels)
         account.check_pattern(self.group_by)
 
 
@@ -82,7 +71,7 @@ def check(config: Config) -> Report:
     """
     root = Path(config.source)
     if not ((root / manifest.HEAD_NAME).exists() or config.lists or config.csv):
-        listing.check_outside(Path(config.out), root)
+        photo_source.check_outside(Path(config.out), root)
     if (root / manifest.HEAD_NAME).exists():
         report, encoded = _check_records(root, config.workers)
     else:
@@ -105,9 +94,9 @@ def _replace(path: Path, text: str) -> None:
 
 
 def _check_photos(config: Config, root: Path) -> tuple[Report, page.Encoded]:
-    source = sources.list_source(
+    source = find_source.list_source(
         root,
-        list_files=lists.parse(config.lists),
+        list_files=caffe_lists.parse(config.lists),
         csv_file=config.csv,
         labels_file=config.labels,
     )
@@ -179,7 +168,7 @@ def _sorted(
 
 
 def _alike(
-    found: file_table.Table, source: sources.Source, bonds: account.Bonds
+    found: file_table.Table, source: find_source.Source, bonds: account.Bonds
 ) -> list[Finding]:
     """What is found out about photos together; leaves out what conversion does."""
 
@@ -246,7 +235,7 @@ def _alike(
 
 
 def _counts(
-    found: file_table.Table, source: sources.Source
+    found: file_table.Table, source: find_source.Source
 ) -> dict[str, dict[str, int]]:
     """Photos of each class: all, usable, and by given split."""
     counts = {}

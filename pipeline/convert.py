@@ -27,12 +27,9 @@ from pipeline import (
     findings,
     given,
     image,
-    listing,
-    lists,
     parts,
     placing,
     runner,
-    sources,
     survey,
 )
 from pipeline.grouping import duplicate_search, split_assignment
@@ -43,6 +40,7 @@ from pipeline.records import (
     previous_dataset,
     staging,
 )
+from pipeline.sources.find_source import caffe_lists, find_source, photo_source
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
 
@@ -106,7 +104,7 @@ class Config:
         ):
             if (value := getattr(self, name)) not in options:
                 raise ValueError(f"--{name}={value}: expected {' or '.join(options)}")
-        lists.check_flags(self.lists, self.csv, self.labels)
+        caffe_lists.check_flags(self.lists, self.csv, self.labels)
         if self.beam_flags and self.runner == "local":
             raise ValueError(f"{self.beam_flags[0]}: --runner=local takes no such flag")
 
@@ -167,14 +165,14 @@ def convert(config: Config) -> Summary:
         else beam.Beam(config.runner, config.beam_flags)
     )
     directory = file_system.path(config.out)
-    source = sources.list_source(
+    source = find_source.list_source(
         file_system.path(config.source),
-        list_files=lists.parse(config.lists),
+        list_files=caffe_lists.parse(config.lists),
         csv_file=config.csv,
         labels_file=config.labels,
     )
     if config.lacking == "refuse":
-        listing.check_given(source)
+        photo_source.check_given(source)
     _check_output(directory, source)
     with staging.staged(directory) as partial:
         before = _read_known(directory)
@@ -239,7 +237,7 @@ def convert(config: Config) -> Summary:
 def _decide(
     config: Config,
     found: file_table.Table,
-    source: sources.Source,
+    source: find_source.Source,
     before: previous_dataset.Known | None,
     files: placing.RecordFiles,
     keys: np.ndarray,
@@ -268,7 +266,7 @@ def _decide(
 
 
 def _about(
-    config: Config, source: sources.Source, before: previous_dataset.Known | None
+    config: Config, source: find_source.Source, before: previous_dataset.Known | None
 ) -> manifest.About:
     return manifest.About(
         class_names=source.class_names,
@@ -296,12 +294,12 @@ def _same(
     )
 
 
-def _check_output(directory: Path, source: sources.Source) -> None:
+def _check_output(directory: Path, source: find_source.Source) -> None:
     if directory.exists() and not directory.is_dir():
         raise DataError(f"{directory}: is a file; expected a folder to write into")
     listed = source.kind in ("lists", "CSV")  # what else lies there does not matter
     if not listed:
-        listing.check_outside(directory, source.root)
+        photo_source.check_outside(directory, source.root)
     if not directory.exists():
         return
     found = {path.name for path in directory.iterdir()}
@@ -321,7 +319,7 @@ def _read_known(directory: Path) -> previous_dataset.Known | None:
 
 
 def _check_same_source(
-    before: previous_dataset.Known | None, source: sources.Source
+    before: previous_dataset.Known | None, source: find_source.Source
 ) -> None:
     """Refuses to replace another data set: none of its photos is in this source."""
     if before is None:
@@ -338,7 +336,7 @@ def _check_same_source(
 
 def _lines(
     found: file_table.Table,
-    source: sources.Source,
+    source: find_source.Source,
     places: placing.Places,
     partial: Path,
 ) -> Iterator[manifest.Line]:

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from absl import app, flags
 
-from pipeline import archive, image, labels, paper_flowers, photo_fetch, url_list
+from pipeline import archive, image, paper_flowers, photo_fetch, url_list
+from pipeline.sources.find_source import class_labels
 from pipeline.system import command_line, file_system, process_pool
 from pipeline.system.errors import DataError
 
@@ -140,7 +141,7 @@ def download_list(config: Config) -> list[str]:
     """
     photos = url_list.read(
         Path(config.urls),
-        labels.read(Path(config.labels)) if config.labels else None,
+        class_labels.read(Path(config.labels)) if config.labels else None,
         images=config.images,
         seed=config.seed,
     )

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline import account, sources
+from pipeline import account
 from pipeline.records import file_table
+from pipeline.sources.find_source import find_source
 from pipeline.system import command_line
 
 _SHOWN = 5  # examples a line
@@ -13,7 +14,7 @@ _SHOWN = 5  # examples a line
 
 def lines(
     found: file_table.Table,
-    source: sources.Source,
+    source: find_source.Source,
     bonds: account.Bonds,
     left_out: account.LeftOut,
 ) -> list[str]:

@@ -8,15 +8,16 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pipeline import account, listing
+from pipeline import account
 from pipeline.records import file_table, manifest, previous_dataset
+from pipeline.sources.find_source import photo_source
 from pipeline.system.errors import DataError
 
 _TRAIN = manifest.SPLITS.index("train")
 
 
 def leave_out_copies(
-    found: file_table.Table, source: listing.Source, roots: np.ndarray
+    found: file_table.Table, source: photo_source.Source, roots: np.ndarray
 ) -> None:
     """Takes a photo for the last split only that it, or one of its group, is given for.
 
@@ -46,7 +47,7 @@ def leave_out_copies(
 
 def place(
     found: file_table.Table,
-    source: listing.Source,
+    source: photo_source.Source,
     before: previous_dataset.Known | None,
 ) -> None:
     """Writes the given splits into the table.
@@ -90,7 +91,7 @@ def place(
 
 
 def open_shares(
-    source: listing.Source, shares: Mapping[str, float]
+    source: photo_source.Source, shares: Mapping[str, float]
 ) -> dict[str, float]:
     """The shares of those splits that the source does not give; 0 for the others."""
     return {
@@ -98,7 +99,7 @@ def open_shares(
     }
 
 
-def notes(source: listing.Source, shares: Mapping[str, float]) -> list[str]:
+def notes(source: photo_source.Source, shares: Mapping[str, float]) -> list[str]:
     """What to tell of splits that are given, or else not."""
     if not source.given:
         return []

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import image, listing
+from pipeline import image
 from pipeline.records import example_format, file_table, manifest, tfrecord
+from pipeline.sources.find_source import photo_source
 from pipeline.system import file_system
 from pipeline.system.errors import DataError
 
@@ -36,7 +37,7 @@ class Task:
     path: str
     class_name: str
     label: int
-    span: listing.Span
+    span: photo_source.Span
     known: manifest.Row | None = None
     known_file: int = file_table.NO_RECORD
     known_sha256: str = ""
@@ -110,7 +111,7 @@ def convert_block(how: How, block: Sequence[Task]) -> file_table.Segment:
     return _segment(how.partial, lines, found)
 
 
-def digest_block(root: Path, spans: Sequence[listing.Span]) -> list[bytes]:
+def digest_block(root: Path, spans: Sequence[photo_source.Span]) -> list[bytes]:
     """What photos have in common with others of the same pixels alone."""
     found = []
     for span in spans:
@@ -121,7 +122,7 @@ def digest_block(root: Path, spans: Sequence[listing.Span]) -> list[bytes]:
     return found
 
 
-def no_digest(span: listing.Span) -> list[bytes]:
+def no_digest(span: photo_source.Span) -> list[bytes]:
     """The same of a photo that does not decode."""
     return [hashlib.sha256(repr(span).encode()).digest()]
 
@@ -227,7 +228,7 @@ def _is_intact(how: How, row: manifest.Row) -> bool:
     return True
 
 
-def read(root: Path, span: listing.Span) -> bytes:
+def read(root: Path, span: photo_source.Span) -> bytes:
     """A file or a part of it, in few system calls; never waits for a pipe.
 
     Raises:
@@ -243,7 +244,7 @@ def read(root: Path, span: listing.Span) -> bytes:
         about = os.fstat(descriptor)
         if not stat.S_ISREG(about.st_mode):
             raise image.ImageError("not a regular file")
-        size = about.st_size if length == listing.WHOLE else length
+        size = about.st_size if length == photo_source.WHOLE else length
         _check_size(size)
         data = os.pread(descriptor, size, offset)
         while len(data) < size:  # some network file systems give less
@@ -257,7 +258,7 @@ def read(root: Path, span: listing.Span) -> bytes:
 
 
 def _read_remote(path: Path, offset: int, length: int) -> bytes:
-    size = path.stat().st_size if length == listing.WHOLE else length
+    size = path.stat().st_size if length == photo_source.WHOLE else length
     _check_size(size)
     with path.open("rb") as file:
         file.seek(offset)

@@ -4,7 +4,8 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pipeline import folders, image, listing, parts
+from pipeline import image, parts
+from pipeline.sources.find_source import class_folders, photo_source
 
 
 def find(
@@ -38,7 +39,7 @@ def _walk(folder: str, ignored: dict[str, int], left_out: Path | None) -> Iterat
         return
     for name, is_folder in found:
         path = str(Path(folder, name))
-        if not folders.keep(name, ignored):
+        if not class_folders.keep(name, ignored):
             continue
         if not is_folder:
             yield path
@@ -56,6 +57,6 @@ def read(path: str) -> bytes:
     """
     where = Path(path)
     try:
-        return parts.read(where.parent, (where.name, 0, listing.WHOLE))
+        return parts.read(where.parent, (where.name, 0, photo_source.WHOLE))
     except OSError as error:
         raise image.ImageError(f"cannot be read: {error.strerror}") from error

@@ -7,8 +7,9 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from pipeline import image, parts, runner, sources
+from pipeline import image, parts, runner
 from pipeline.records import file_table, manifest, previous_dataset
+from pipeline.sources.find_source import find_source
 from pipeline.system import command_line
 
 Item = TypeVar("Item")
@@ -16,7 +17,7 @@ Item = TypeVar("Item")
 
 def decode(
     how: parts.How,
-    source: sources.Source,
+    source: find_source.Source,
     before: previous_dataset.Known | None,
     run: runner.Runner,
     settings: Mapping[str, int | str],
@@ -52,7 +53,7 @@ def blocks(items: Iterator[Item], size: int) -> Iterator[Sequence[Item]]:
 
 
 def _tasks(
-    source: sources.Source,
+    source: find_source.Source,
     before: previous_dataset.Known | None,
     found: file_table.Table,
     settings: Mapping[str, int | str],

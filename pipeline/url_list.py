@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import labels, listed, photo_csv, photo_fetch
+from pipeline import photo_fetch
 from pipeline.photo_fetch import How, Outcome
 from pipeline.records import file_table, manifest
+from pipeline.sources.find_source import class_labels, listed_photos, photo_csv
 from pipeline.system import command_line, file_system, http_file
 from pipeline.system.errors import DataError
 
@@ -46,7 +47,7 @@ class Photo(photo_fetch.Wanted):
 
 
 def read(
-    path: Path, names: labels.Names | None, *, images: int, seed: int
+    path: Path, names: class_labels.Names | None, *, images: int, seed: int
 ) -> list[Photo]:
     """Reads a list, or a subset of it.
 
@@ -67,7 +68,9 @@ def read(
     first: dict[str, str] = {}
     for _, label, _, line in rows:
         first.setdefault(label, f"{path} line {line}")
-    classes = labels.resolve(first, names) if names else labels.as_names(first)
+    classes = (
+        class_labels.resolve(first, names) if names else class_labels.as_names(first)
+    )
     found: dict[str, tuple[Photo, int]] = {}
     for url, label, split, line in rows:
         photo = _photo(url, classes.names[classes.label_of[label]], split)
@@ -94,7 +97,12 @@ def _rows(path: Path) -> Iterator[tuple[str, str, int, int]]:
                 f"{where}: a label of {len(row['label'])} characters; expected 1 to "
                 f"{_MAX_LABEL}"
             )
-        yield row["url"], row["label"], listed.split_of(row["split"], where), line
+        yield (
+            row["url"],
+            row["label"],
+            listed_photos.split_of(row["split"], where),
+            line,
+        )
 
 
 def _photo(url: str, class_name: str, split: int) -> Photo:

@@ -9,15 +9,16 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pipeline import duplicates, image, parts, runner, sources, survey
+from pipeline import duplicates, image, parts, runner, survey
 from pipeline.records import file_table
+from pipeline.sources.find_source import find_source
 from pipeline.system import command_line, process_pool
 from pipeline.system.errors import DataError
 
 
 def similar(
     found: file_table.Table,
-    source: sources.Source,
+    source: find_source.Source,
     *,
     encoded: Callable[[int], bytes],
     num_workers: int,

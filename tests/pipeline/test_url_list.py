@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from pipeline import convert, labels, photo_fetch, url_list
+from pipeline import convert, photo_fetch, url_list
+from pipeline.sources.find_source import class_labels
 from pipeline.system.errors import DataError
 from tests.conftest import ROOT, Answer, run_command
 
@@ -18,7 +19,9 @@ HEADER = "image_url,label,_split\n"
 
 def listed(tmp_path, body, names=(), **how):
     (tmp_path / "list.csv").write_text(body)
-    found = labels.Names(path=tmp_path / "n", names=tuple(names)) if names else None
+    found = (
+        class_labels.Names(path=tmp_path / "n", names=tuple(names)) if names else None
+    )
     how = {"images": 0, "seed": 0} | how
     return url_list.read(tmp_path / "list.csv", found, **how)
 

@@ -1,15 +1,15 @@
 import pytest
 
-from pipeline import lists, sources
+from pipeline.sources.find_source import caffe_lists, find_source
 from pipeline.system.errors import DataError
-from tests.pipeline.test_folders import make
+from tests.pipeline.sources.test_class_folders import make
 
 
 def test_kinds_are_told_by_what_is_there(tmp_path):
     make(tmp_path, "one/a/1", "one/b/1", "one/x.tfrecord")
     make(tmp_path, "two/train/a/1", "two/train/b/1")
-    assert sources.list_source(tmp_path / "one").kind == "class folders"
-    assert sources.list_source(tmp_path / "two").kind == "split folders"
+    assert find_source.list_source(tmp_path / "one").kind == "class folders"
+    assert find_source.list_source(tmp_path / "two").kind == "split folders"
 
 
 def test_files_lie_here_or_in_the_source(tmp_path, monkeypatch):
@@ -19,9 +19,9 @@ def test_files_lie_here_or_in_the_source(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def listed(prefix):
-        return sources.list_source(
+        return find_source.list_source(
             tmp_path / "data",
-            list_files=lists.parse(f"{prefix}list.txt"),
+            list_files=caffe_lists.parse(f"{prefix}list.txt"),
             labels_file=f"{prefix}labels.txt",
         )
 
@@ -32,13 +32,13 @@ def test_files_lie_here_or_in_the_source(tmp_path, monkeypatch):
 
 def test_csv(tmp_path):
     (tmp_path / "photos.csv").write_text("path,label\na,x\nb,y\n")
-    found = sources.list_source(tmp_path, csv_file="photos.csv")
+    found = find_source.list_source(tmp_path, csv_file="photos.csv")
     assert found.kind == "CSV"
 
 
 def test_file_or_nothing_instead_of_a_folder(tmp_path):
     make(tmp_path, "file")
     with pytest.raises(DataError, match="is a file"):
-        sources.list_source(tmp_path / "file")
+        find_source.list_source(tmp_path / "file")
     with pytest.raises(DataError, match="no such folder"):
-        sources.list_source(tmp_path / "nothing")
+        find_source.list_source(tmp_path / "nothing")

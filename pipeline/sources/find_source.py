@@ -9,15 +9,21 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline import folders, labels, lists, photo_csv, two_key
-from pipeline.listing import Source as Source
+from pipeline.sources.find_source import (
+    caffe_lists,
+    class_folders,
+    class_labels,
+    photo_csv,
+    tfrecords_2018,
+)
+from pipeline.sources.find_source.photo_source import Source as Source
 from pipeline.system.errors import DataError
 
 
 def list_source(
     root: Path,
     *,
-    list_files: Sequence[lists.ListFile] = (),
+    list_files: Sequence[caffe_lists.ListFile] = (),
     csv_file: str = "",
     labels_file: str = "",
 ) -> Source:
@@ -40,15 +46,15 @@ def list_source(
         raise DataError(
             f"{root}: is a file; expected a folder with one folder of photos per class"
         )
-    names = labels.read(find(root, labels_file)) if labels_file else None
+    names = class_labels.read(find(root, labels_file)) if labels_file else None
     if list_files:
         files = [(find(root, one.path), one.split) for one in list_files]
-        return lists.list_photos(root, files, names)
+        return caffe_lists.list_photos(root, files, names)
     if csv_file:
         return photo_csv.list_photos(root, find(root, csv_file), names)
-    if two_key.is_source(root):
-        return two_key.list_photos(root)
-    return folders.list_folders(root)
+    if tfrecords_2018.is_source(root):
+        return tfrecords_2018.list_photos(root)
+    return class_folders.list_folders(root)
 
 
 def find(root: Path, name: str) -> Path:

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import listing
 from pipeline.records import file_table, manifest
+from pipeline.sources.find_source import photo_source
 from pipeline.system import file_system
 from pipeline.system.errors import DataError
 
@@ -28,7 +28,7 @@ _SYSTEM_NAMES = {"thumbs.db", "desktop.ini", "__macosx", "$recycle.bin"}
 _EXPECTED = "expected one folder of photos per class, as in flowers/daisy/1.jpg"
 
 
-def list_folders(root: Path) -> listing.Source:
+def list_folders(root: Path) -> photo_source.Source:
     """Lists a folder of class folders, or one of split folders with class folders.
 
     Raises:
@@ -40,7 +40,9 @@ def list_folders(root: Path) -> listing.Source:
     paths, folders = _walk(root, ignored)
     tops = sorted({folder[0] for folder in folders})
     _check_top(root, tops, len(paths))
-    splits = {top: listing.SPLIT_OF[top.lower()] for top in _splits_among(root, tops)}
+    splits = {
+        top: photo_source.SPLIT_OF[top.lower()] for top in _splits_among(root, tops)
+    }
     depth = 1 if splits else 0
     if splits:
         _check_splits(root, splits, folders)
@@ -53,11 +55,11 @@ def list_folders(root: Path) -> listing.Source:
         if len(parts) > depth + 1:
             labels[number] = label_of[parts[depth]]
             given[number] = splits.get(parts[0], file_table.NO_SPLIT)
-    kind: listing.Kind = "split folders" if splits else "class folders"
+    kind: photo_source.Kind = "split folders" if splits else "class folders"
     note = f"{kind}: {len(paths):,} files in {len(names)} classes"
-    if counts := listing.count_splits(given[labels >= 0]):
+    if counts := photo_source.count_splits(given[labels >= 0]):
         note = f"{note}; {counts}"
-    source = listing.Source(
+    source = photo_source.Source(
         kind=kind,
         root=root,
         class_names=tuple(names),
@@ -68,7 +70,7 @@ def list_folders(root: Path) -> listing.Source:
         notes=(note,),
     )
     _check_filled(source, splits)
-    return listing.check(source)
+    return photo_source.check(source)
 
 
 def _walk(
@@ -136,8 +138,8 @@ def _splits_among(root: Path, tops: Sequence[str]) -> list[str]:
 
     One such name among others is a class: there are photos of trains.
     """
-    splits = [top for top in tops if top.lower() in listing.SPLIT_OF]
-    kinds = {listing.SPLIT_OF[top.lower()] for top in splits}
+    splits = [top for top in tops if top.lower() in photo_source.SPLIT_OF]
+    kinds = {photo_source.SPLIT_OF[top.lower()] for top in splits}
     others = [top for top in tops if top not in splits]
     if others and len(kinds) > 1:
         raise DataError(
@@ -180,7 +182,7 @@ def _check_splits(
             )
 
 
-def _check_filled(source: listing.Source, splits: dict[str, int]) -> None:
+def _check_filled(source: photo_source.Source, splits: dict[str, int]) -> None:
     """Refuses a class that has a folder but no files in one of the splits."""
     for top, split in splits.items():
         present = np.unique(source.labels[source.splits == split])

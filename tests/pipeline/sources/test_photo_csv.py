@@ -1,13 +1,15 @@
 import pytest
 
-from pipeline import labels, photo_csv
 from pipeline.records import file_table
+from pipeline.sources.find_source import class_labels, photo_csv
 from pipeline.system.errors import DataError
 
 
 def listed(root, body, names=()):
     (root / "photos.csv").write_bytes(body.encode())
-    found = labels.Names(path=root / "labels", names=tuple(names)) if names else None
+    found = (
+        class_labels.Names(path=root / "labels", names=tuple(names)) if names else None
+    )
     return photo_csv.list_photos(root, root / "photos.csv", found)
 
 

@@ -3,13 +3,13 @@ import os
 
 import pytest
 
-from pipeline import text
+from pipeline.sources.find_source import text_lines
 from pipeline.system.errors import DataError
 
 
 def lines(path, body, **how):
     path.write_bytes(body)
-    return list(text.read_lines(path, **how))
+    return list(text_lines.read_lines(path, **how))
 
 
 @pytest.mark.parametrize(
@@ -65,11 +65,11 @@ def test_what_is_no_file(tmp_path):
         (tmp_path / "a\0b", "null"),
     ):
         with pytest.raises(DataError, match=message):
-            list(text.read_lines(path))
+            list(text_lines.read_lines(path))
 
 
 def test_a_file_that_is_no_list_is_not_read(tmp_path):
     with (tmp_path / "list").open("wb") as file:
         file.truncate(3 << 30)
     with pytest.raises(DataError, match="3,221,225,472 bytes are no list"):
-        list(text.read_lines(tmp_path / "list"))
+        list(text_lines.read_lines(tmp_path / "list"))

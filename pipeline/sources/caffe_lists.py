@@ -12,8 +12,13 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline import labels, listed, listing, text
 from pipeline.records import file_table
+from pipeline.sources.find_source import (
+    class_labels,
+    listed_photos,
+    photo_source,
+    text_lines,
+)
 from pipeline.system.errors import DataError
 
 
@@ -55,8 +60,8 @@ def parse(names: str) -> tuple[ListFile, ...]:
     items = [name.strip() for name in names.split(",") if name.strip()]
     for name in items:
         word, _, rest = name.partition("=")
-        if rest and word.lower() in listing.SPLIT_OF:
-            found.append(ListFile(path=rest, split=listing.SPLIT_OF[word.lower()]))
+        if rest and word.lower() in photo_source.SPLIT_OF:
+            found.append(ListFile(path=rest, split=photo_source.SPLIT_OF[word.lower()]))
             continue
         split = _split_in(Path(name).stem)
         if split == file_table.NO_SPLIT and len(items) > 1:
@@ -70,13 +75,15 @@ def parse(names: str) -> tuple[ListFile, ...]:
 
 def _split_in(stem: str) -> int:
     words = re.split("[^a-z]+", stem.lower())
-    found = {listing.SPLIT_OF[word] for word in words if word in listing.SPLIT_OF}
+    found = {
+        photo_source.SPLIT_OF[word] for word in words if word in photo_source.SPLIT_OF
+    }
     return found.pop() if len(found) == 1 else file_table.NO_SPLIT
 
 
 def list_photos(
-    root: Path, files: Sequence[tuple[Path, int]], names: labels.Names | None
-) -> listing.Source:
+    root: Path, files: Sequence[tuple[Path, int]], names: class_labels.Names | None
+) -> photo_source.Source:
     """Lists the photos of some list files.
 
     Args:
@@ -88,19 +95,19 @@ def list_photos(
         DataError: no list, a line without path or label, a label that fits no
             class, a photo with two labels or in two splits, or as listing.check.
     """
-    rows = listed.Rows(root, [path for path, _ in files], _entries(files))
+    rows = listed_photos.Rows(root, [path for path, _ in files], _entries(files))
     if names:
-        found = labels.resolve(rows.first, names)
+        found = class_labels.resolve(rows.first, names)
     else:
-        found = labels.by_folder(rows.first, rows.folder_of_labels())
+        found = class_labels.by_folder(rows.first, rows.folder_of_labels())
     count = len(files)
     where = f"{count} list{'s' if count > 1 else ''}"
     return rows.source(root, "lists", found, where)
 
 
-def _entries(files: Sequence[tuple[Path, int]]) -> Iterator[listed.Entry]:
+def _entries(files: Sequence[tuple[Path, int]]) -> Iterator[listed_photos.Entry]:
     for file, (path, split) in enumerate(files):
-        for number, line in enumerate(text.read_lines(path), start=1):
+        for number, line in enumerate(text_lines.read_lines(path), start=1):
             content = line.strip(" \t\n")
             if not content:
                 continue
@@ -110,7 +117,7 @@ def _entries(files: Sequence[tuple[Path, int]]) -> Iterator[listed.Entry]:
                     f"{path} line {number}: {content[:80]!r}; expected a path, a space "
                     "and a label"
                 )
-            yield listed.Entry(
+            yield listed_photos.Entry(
                 path=content[:cut].rstrip(" \t"),
                 label=content[cut + 1 :],
                 split=split,

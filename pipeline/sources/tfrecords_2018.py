@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import folders, listing
 from pipeline.records import example_format, file_table, manifest, tfrecord
+from pipeline.sources.find_source import class_folders, photo_source
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
@@ -52,7 +52,11 @@ def is_source(root: Path) -> bool:
 
 def _kept(root: Path, ignored: dict[str, int]) -> list[Path]:
     ignored.update(hidden=0, system=0)
-    return [path for path in sorted(root.iterdir()) if folders.keep(path.name, ignored)]
+    return [
+        path
+        for path in sorted(root.iterdir())
+        if class_folders.keep(path.name, ignored)
+    ]
 
 
 def _class_name(path: Path) -> str:
@@ -61,7 +65,7 @@ def _class_name(path: Path) -> str:
     return match["name"] if match and path.is_file() else ""
 
 
-def list_photos(root: Path) -> listing.Source:
+def list_photos(root: Path) -> photo_source.Source:
     """Lists the photos in a folder of record files, and verifies all checksums.
 
     Classes are in the order of their old labels. Other files are in no class.
@@ -94,8 +98,8 @@ def list_photos(root: Path) -> listing.Source:
     )
     if old != list(range(len(old))):
         note += f"; their labels {', '.join(map(str, old[:20]))} become 0, 1, ..."
-    return listing.check(
-        listing.Source(
+    return photo_source.check(
+        photo_source.Source(
             kind="two-key records",
             root=root,
             class_names=class_names,
@@ -104,7 +108,7 @@ def list_photos(root: Path) -> listing.Source:
             splits=np.full(len(paths), file_table.NO_SPLIT, np.int8),
             ignored={kind: count for kind, count in ignored.items() if count},
             notes=(note,),
-            spans=listing.Spans(
+            spans=photo_source.Spans(
                 files=[path.name for path in files],
                 file=np.array(file, np.int32),
                 offset=np.array(offsets, np.int64),
@@ -123,7 +127,7 @@ def _read_all(files: Sequence[Path], names: Sequence[str]) -> list[list[_Photo]]
             if name:
                 found.append(list(_photos(path)))
             else:
-                found.append([_Photo(offset=0, length=listing.WHOLE, label=-1)])
+                found.append([_Photo(offset=0, length=photo_source.WHOLE, label=-1)])
             progress.update(path.stat().st_size)
     return found
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline import text
+from pipeline.sources.find_source import text_lines
 from pipeline.system.errors import DataError
 
 
@@ -46,7 +46,7 @@ def read(path: Path) -> Names:
     """
     names: list[str] = []
     line_of: dict[str, int] = {}
-    for number, line in enumerate(text.read_lines(path), start=1):
+    for number, line in enumerate(text_lines.read_lines(path), start=1):
         name = line.strip()
         if not name:
             continue

@@ -1,12 +1,12 @@
 import pytest
 
-from pipeline import labels
+from pipeline.sources.find_source import class_labels
 from pipeline.system.errors import DataError
 
 
 def names(tmp_path, body="daisy\nroses\ntulips\n"):
     (tmp_path / "labels.txt").write_bytes(body.encode())
-    return labels.read(tmp_path / "labels.txt")
+    return class_labels.read(tmp_path / "labels.txt")
 
 
 def where(*found):
@@ -53,13 +53,13 @@ class TestNumbers:
         ],
     )
     def test_from_0_or_1(self, tmp_path, found, expected, note):
-        classes = labels.resolve(where(*found), names(tmp_path))
+        classes = class_labels.resolve(where(*found), names(tmp_path))
         assert [classes.label_of[label] for label in found] == expected
         assert classes.names == ("daisy", "roses", "tulips")
         assert classes.note == note
 
     def test_written_in_two_ways(self, tmp_path):
-        classes = labels.resolve(where("1", "01", "0"), names(tmp_path))
+        classes = class_labels.resolve(where("1", "01", "0"), names(tmp_path))
         assert classes.label_of == {"1": 1, "01": 1, "0": 0}
 
     @pytest.mark.parametrize(
@@ -78,25 +78,25 @@ class TestNumbers:
     )
     def test_others_are_named(self, tmp_path, found, message):
         with pytest.raises(DataError, match=message):
-            labels.resolve(where(*found), names(tmp_path))
+            class_labels.resolve(where(*found), names(tmp_path))
 
 
 def test_names_in_the_order_of_the_file(tmp_path):
-    classes = labels.resolve(where("tulips", "daisy"), names(tmp_path))
+    classes = class_labels.resolve(where("tulips", "daisy"), names(tmp_path))
     assert classes.label_of == {"daisy": 0, "roses": 1, "tulips": 2}
 
 
 def test_names_without_a_file_are_sorted():
-    assert labels.as_names(where("b", "a")).names == ("a", "b")
-    assert labels.as_names(where("10", "9", "0")).names == ("0", "9", "10")
+    assert class_labels.as_names(where("b", "a")).names == ("a", "b")
+    assert class_labels.as_names(where("10", "9", "0")).names == ("0", "9", "10")
 
 
 class TestFolders:
     def test_one_for_each_label(self):
-        found = labels.by_folder(where("1", "0"), {"0": "b", "1": "a"})
+        found = class_labels.by_folder(where("1", "0"), {"0": "b", "1": "a"})
         assert found.names == ("b", "a")
         assert found.label_of == {"0": 0, "1": 1}
-        found = labels.by_folder(where("1", "2"), {"1": "b", "2": "a"})
+        found = class_labels.by_folder(where("1", "2"), {"1": "b", "2": "a"})
         assert found.names == ("b", "a")
 
     @pytest.mark.parametrize(
@@ -110,4 +110,4 @@ class TestFolders:
     )
     def test_what_does_not_tell(self, found, folders, message):
         with pytest.raises(DataError, match=message):
-            labels.by_folder(where(*found), folders)
+            class_labels.by_folder(where(*found), folders)

@@ -2,8 +2,8 @@ import os
 
 import pytest
 
-from pipeline import folders
 from pipeline.records import file_table, manifest
+from pipeline.sources.find_source import class_folders
 from pipeline.system.errors import DataError
 
 
@@ -17,7 +17,7 @@ def make(folder, *names):
 
 def test_lists_every_file_with_its_class(tmp_path):
     make(tmp_path, "b/2.jpg", "b/deep/er/1.PNG", "a/x.jpeg", "LICENSE.txt", "a/notes")
-    found = folders.list_folders(tmp_path)
+    found = class_folders.list_folders(tmp_path)
     assert found.class_names == ("a", "b")
     assert [(p, found.class_name(n)) for n, p in enumerate(found.paths)] == [
         ("LICENSE.txt", ""),
@@ -32,7 +32,7 @@ def test_lists_every_file_with_its_class(tmp_path):
 def test_hidden_and_system_files_are_counted(tmp_path):
     make(tmp_path, "a/1", "b/1", ".git/config", "a/.DS_Store", "b/Thumbs.db")
     make(tmp_path, "__MACOSX/a/1")
-    found = folders.list_folders(tmp_path)
+    found = class_folders.list_folders(tmp_path)
     assert found.paths == ["a/1", "b/1"]
     assert found.ignored == {"hidden": 2, "system": 2}
 
@@ -41,7 +41,7 @@ def test_linked_folders_are_not_followed(tmp_path):
     make(tmp_path / "data", "a/1", "b/1")
     (tmp_path / "data" / "a" / "loop").symlink_to(tmp_path / "data")
     (tmp_path / "data" / "a" / "file").symlink_to(tmp_path / "data" / "b" / "1")
-    found = folders.list_folders(tmp_path / "data")
+    found = class_folders.list_folders(tmp_path / "data")
     assert found.paths == ["a/1", "a/file", "b/1"]
     assert found.ignored == {"linked folders": 1}
 
@@ -52,7 +52,7 @@ def test_names_that_are_no_text(tmp_path):
     os.mkdir(folder)  # noqa: PTH102 - bytes
     with open(folder + b"/\xe9.jpg", "wb") as file:  # noqa: PTH123
         file.write(b"x")
-    found = folders.list_folders(tmp_path)
+    found = class_folders.list_folders(tmp_path)
     assert found.class_names == ("a", "\udcff\udcfe")
     assert found.paths[1] == "\udcff\udcfe/\udce9.jpg"
 
@@ -61,7 +61,7 @@ def test_names_that_are_no_text(tmp_path):
 def test_class_names_that_break_a_list_of_labels(tmp_path, name):
     make(tmp_path, "a/1", f"{name}/1")
     with pytest.raises(DataError, match="control character"):
-        folders.list_folders(tmp_path)
+        class_folders.list_folders(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -76,14 +76,14 @@ def test_class_names_that_break_a_list_of_labels(tmp_path, name):
 def test_what_is_no_data_set(tmp_path, names, message):
     make(tmp_path, *names)
     with pytest.raises(DataError, match=message):
-        folders.list_folders(tmp_path)
+        class_folders.list_folders(tmp_path)
 
 
 def test_empty_class_is_named(tmp_path):
     make(tmp_path, "a/1", "b/1")
     (tmp_path / "c").mkdir()
     with pytest.raises(DataError, match="no files in class c"):
-        folders.list_folders(tmp_path)
+        class_folders.list_folders(tmp_path)
 
 
 def splits_of(found):
@@ -107,7 +107,7 @@ def splits_of(found):
 def test_split_folders(tmp_path, folder, split):
     make(tmp_path, "train/b/1", "train/a/deep/2", f"{folder}/a/3", f"{folder}/b/4")
     make(tmp_path, f"{folder}/stray", "LICENSE", ".git/x/y", "train/.DS_Store")
-    found = folders.list_folders(tmp_path)
+    found = class_folders.list_folders(tmp_path)
     assert found.kind == "split folders"
     assert found.class_names == ("a", "b")
     assert found.given == ("train", split)
@@ -130,14 +130,14 @@ def test_split_folders(tmp_path, folder, split):
 
 
 def test_class_folders_give_no_split(tmp_path):
-    found = folders.list_folders(make(tmp_path, "a/1", "b/1"))
+    found = class_folders.list_folders(make(tmp_path, "a/1", "b/1"))
     assert (found.kind, found.given, found.settings) == ("class folders", (), {})
     assert set(found.splits) == {file_table.NO_SPLIT}
 
 
 def test_photos_of_trains_are_a_class(tmp_path):
     make(tmp_path, "train/1.jpg", "car/1.jpg", "bus/old/1.jpg")
-    found = folders.list_folders(tmp_path)
+    found = class_folders.list_folders(tmp_path)
     assert found.class_names == ("bus", "car", "train")
     assert found.given == ()
 
@@ -184,18 +184,18 @@ def test_photos_of_trains_are_a_class(tmp_path):
 def test_splits_that_do_not_fit(tmp_path, names, message):
     make(tmp_path, *names)
     with pytest.raises(DataError, match=message):
-        folders.list_folders(tmp_path)
+        class_folders.list_folders(tmp_path)
 
 
 def test_class_that_is_empty_in_one_split(tmp_path):
     make(tmp_path, "train/a/1", "train/b/1", "test/a/1")
     (tmp_path / "test" / "b").mkdir()
     with pytest.raises(DataError, match="test/b: no files for test"):
-        folders.list_folders(tmp_path)
+        class_folders.list_folders(tmp_path)
 
 
 def test_class_of_a_split_that_is_a_link(tmp_path):
     make(tmp_path, "data/train/a/1", "data/train/b/1", "data/test/a/1", "elsewhere/1")
     (tmp_path / "data" / "test" / "b").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(DataError, match="test/b: is a link to a folder"):
-        folders.list_folders(tmp_path / "data")
+        class_folders.list_folders(tmp_path / "data")

@@ -3,8 +3,9 @@ import struct
 
 import pytest
 
-from pipeline import convert, sources, two_key
+from pipeline import convert
 from pipeline.records import example_format, manifest, tfrecord
+from pipeline.sources.find_source import find_source, tfrecords_2018
 from pipeline.system.errors import DataError
 from tests import conftest
 
@@ -78,7 +79,7 @@ def test_shards_and_stray_files(tmp_path):
     write(tmp_path / "A.TFRecords-00000-of-00001", [b"3"], 9)
     (tmp_path / "README").write_text("mine")
     (tmp_path / ".hidden").write_text("mine")
-    found = sources.list_source(tmp_path)
+    found = find_source.list_source(tmp_path)
     assert found.class_names == ("b", "A")  # by label
     assert [(p, found.class_name(n)) for n, p in enumerate(found.paths)] == [
         ("A.TFRecords-00000-of-00001/000000.jpg", "A"),
@@ -99,18 +100,18 @@ def test_shards_and_stray_files(tmp_path):
 
 def test_what_is_another_source(tmp_path):
     (tmp_path / "a.tfrecord").mkdir()
-    assert not two_key.is_source(tmp_path)
+    assert not tfrecords_2018.is_source(tmp_path)
     (tmp_path / "b.tfrecord").write_bytes(b"x")
-    assert not two_key.is_source(tmp_path)
+    assert not tfrecords_2018.is_source(tmp_path)
     os.mkfifo(tmp_path / "c.tfrecord")
     (tmp_path / "a.tfrecord").rmdir()
     (tmp_path / "b.tfrecord").unlink()
-    assert not two_key.is_source(tmp_path)
+    assert not tfrecords_2018.is_source(tmp_path)
 
 
 def test_a_converted_data_set_is_told(shared_records):
     with pytest.raises(DataError, match=r"converted data set already; .*--data"):
-        sources.list_source(shared_records)
+        find_source.list_source(shared_records)
 
 
 LABEL = struct.pack("<q", 1)
@@ -170,7 +171,7 @@ def test_what_is_damaged_or_odd(tmp_path, body, message):
     (tmp_path / "a.tfrecord").write_bytes(body)
     write(tmp_path / "b.tfrecord", [b"i"], 0)
     with pytest.raises(DataError, match=message):
-        sources.list_source(tmp_path)
+        find_source.list_source(tmp_path)
 
 
 def test_a_record_that_is_no_photo_is_not_read(tmp_path):
@@ -178,14 +179,14 @@ def test_a_record_that_is_no_photo_is_not_read(tmp_path):
         file.write(struct.pack("<Q", 600 << 20))
         file.truncate(700 << 20)
     with pytest.raises(DataError, match="629,145,600 bytes is no photo"):
-        sources.list_source(tmp_path)
+        find_source.list_source(tmp_path)
 
 
 def test_the_label_is_not_taken_for_the_image(tmp_path):
     """The bytes are found in the record even if they stand there twice."""
     for number, name in enumerate("ab"):
         write(tmp_path / f"{name}.tfrecord", [struct.pack("<q", number), b""], number)
-    found = sources.list_source(tmp_path)
+    found = find_source.list_source(tmp_path)
     for number, path in enumerate(found.paths):
         file, offset, length = found.span(number)
         body = (tmp_path / file).read_bytes()[offset : offset + length]

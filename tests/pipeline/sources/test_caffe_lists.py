@@ -2,8 +2,8 @@ import os
 
 import pytest
 
-from pipeline import labels, lists
 from pipeline.records import file_table, manifest
+from pipeline.sources.find_source import caffe_lists, class_labels
 from pipeline.system.errors import DataError
 
 TRAIN, VALIDATION, TEST = range(3)
@@ -16,8 +16,10 @@ def listed(root, body, *more, names=("a", "b"), split=TRAIN):
         path = root / f"{number}.list"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         files.append((path, split + number if split >= 0 else split))
-    found = labels.Names(path=root / "labels", names=tuple(names)) if names else None
-    return lists.list_photos(root, files, found)
+    found = (
+        class_labels.Names(path=root / "labels", names=tuple(names)) if names else None
+    )
+    return caffe_lists.list_photos(root, files, found)
 
 
 def rows(found):
@@ -45,17 +47,17 @@ class TestNames:
         ],
     )
     def test_tell_the_split(self, names, expected):
-        assert [(one.path, one.split) for one in lists.parse(names)] == expected
+        assert [(one.path, one.split) for one in caffe_lists.parse(names)] == expected
 
     @pytest.mark.parametrize(
         "names", ["a.txt,test.txt", "trainval.txt,test.txt", "train.txt,test_val.txt"]
     )
     def test_that_tell_none_are_asked_for(self, names):
         with pytest.raises(ValueError, match=r"does not tell its split.*train=a\.txt"):
-            lists.parse(names)
+            caffe_lists.parse(names)
 
     def test_of_folders_tell_nothing(self):
-        assert lists.parse("train/all.txt")[0].split == file_table.NO_SPLIT
+        assert caffe_lists.parse("train/all.txt")[0].split == file_table.NO_SPLIT
 
 
 class TestLines:

@@ -10,7 +10,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pipeline import labels, listed, listing, text
+from pipeline.sources.find_source import (
+    class_labels,
+    listed_photos,
+    photo_source,
+    text_lines,
+)
 from pipeline.system.errors import DataError
 
 # Of a field as well: Python's csv module takes 128 KB.
@@ -19,7 +24,9 @@ _MAX_LINE_BYTES = 1 << 16
 Columns = Mapping[str, Sequence[str]]
 
 
-def list_photos(root: Path, path: Path, names: labels.Names | None) -> listing.Source:
+def list_photos(
+    root: Path, path: Path, names: class_labels.Names | None
+) -> photo_source.Source:
     """Lists the photos of a CSV file.
 
     Args:
@@ -33,22 +40,26 @@ def list_photos(root: Path, path: Path, names: labels.Names | None) -> listing.S
             fits no class, a photo with two labels or in two splits, or as
             listing.check.
     """
-    rows = listed.Rows(root, [path], _entries(path))
-    found = labels.resolve(rows.first, names) if names else labels.as_names(rows.first)
+    rows = listed_photos.Rows(root, [path], _entries(path))
+    found = (
+        class_labels.resolve(rows.first, names)
+        if names
+        else class_labels.as_names(rows.first)
+    )
     return rows.source(root, "CSV", found, path.name)
 
 
-def _entries(path: Path) -> Iterator[listed.Entry]:
+def _entries(path: Path) -> Iterator[listed_photos.Entry]:
     columns = {"path": ("path",), "label": ("label",)}
     for line, row in read_rows(path, columns, {"split": ("split",)}):
         where = f"{path} line {line}"
         for name in columns:
             if not row[name]:
                 raise DataError(f"{where}: no {name}")
-        yield listed.Entry(
+        yield listed_photos.Entry(
             path=row["path"],
             label=row["label"],
-            split=listed.split_of(row["split"], where),
+            split=listed_photos.split_of(row["split"], where),
             file=0,
             line=line,
         )
@@ -69,7 +80,7 @@ def read_rows(
             has more or fewer fields than the header.
     """
     reader = csv.reader(
-        text.read_lines(path, max_line_bytes=_MAX_LINE_BYTES), strict=True
+        text_lines.read_lines(path, max_line_bytes=_MAX_LINE_BYTES), strict=True
     )
     try:
         header = next(reader, None)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import labels, listing
 from pipeline.records import file_table, manifest
+from pipeline.sources.find_source import class_labels, photo_source
 from pipeline.system.errors import DataError
 
 _LINE_BITS = 40
@@ -113,21 +113,25 @@ class Rows:
         return folders if len({*folders.values()}) == len(folders) else {}
 
     def source(
-        self, root: Path, kind: listing.Kind, found: labels.Classes, where: str
-    ) -> listing.Source:
+        self,
+        root: Path,
+        kind: photo_source.Kind,
+        found: class_labels.Classes,
+        where: str,
+    ) -> photo_source.Source:
         """The source that these rows are.
 
         Raises:
             DataError: as listing.check.
         """
         notes = [f"{kind}: {len(self):,} photos in {where}, {found.note}"]
-        if counts := listing.count_splits(self.splits):
+        if counts := photo_source.count_splits(self.splits):
             notes[0] += f"; {counts}"
         if self.repeated:
             notes.append(f"{self.repeated:,} rows say again what another one says")
         numbers = (found.label_of[label] for label in self.labels)
-        return listing.check(
-            listing.Source(
+        return photo_source.check(
+            photo_source.Source(
                 kind=kind,
                 root=root,
                 class_names=found.names,
@@ -150,11 +154,11 @@ def split_of(name: str, where: str) -> int:
         DataError: no split's name.
     """
     key = name.strip().lower()
-    if key and key not in listing.SPLIT_OF:
+    if key and key not in photo_source.SPLIT_OF:
         raise DataError(
             f"{where}: split {name!r}; expected train, validation, test or nothing"
         )
-    return listing.SPLIT_OF.get(key, file_table.NO_SPLIT)
+    return photo_source.SPLIT_OF.get(key, file_table.NO_SPLIT)
 
 
 class _Inside:

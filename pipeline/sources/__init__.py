@@ -1,0 +1,1 @@
+"""What the user has (class folders, lists, CSV, old records) as one list of photos."""
