@@ -40,7 +40,8 @@ from model import (
     views,
 )
 from model.checkpoints import errors
-from pipeline import convert, image
+from pipeline import convert
+from pipeline.images import record_image
 from pipeline.records import manifest
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
@@ -162,7 +163,7 @@ def evaluate(config: Config) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _records(
-    data: str, resize_min: int = image.RESIZE_MIN
+    data: str, resize_min: int = record_image.RESIZE_MIN
 ) -> Iterator[manifest.Manifest]:
     """Records; those of a folder of photos are made for the time being.
 

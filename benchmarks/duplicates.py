@@ -25,7 +25,7 @@ sys.path.insert(0, str(measure.ROOT))
 
 import numpy as np
 
-from pipeline import image, phash
+from pipeline.images import perceptual_hash, record_image
 
 
 def resembling(photos: list[Path], count: int, changed: float) -> np.ndarray:
@@ -38,7 +38,8 @@ def resembling(photos: list[Path], count: int, changed: float) -> np.ndarray:
     """
     random = np.random.default_rng(0)
     own = [
-        image.encode_for_record(p.read_bytes(), resize_min=512).phash for p in photos
+        record_image.encode_for_record(p.read_bytes(), resize_min=512).phash
+        for p in photos
     ]
     bits = np.unpackbits(
         np.array([[*bytes.fromhex(one)] for one in own], np.uint8), axis=1
@@ -86,7 +87,7 @@ def main() -> None:
 
     def search(name: str, hashes: np.ndarray) -> float:
         start = time.perf_counter()
-        comparisons[name] = phash.Close(hashes).comparisons
+        comparisons[name] = perceptual_hash.Close(hashes).comparisons
         return time.perf_counter() - start
 
     for count in map(int, options.counts.split(",")):

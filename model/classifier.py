@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from model import explain, graph, inputs, loop, metrics, neighbours, pretrained, run
-from pipeline import image, preprocess
+from pipeline import preprocess
+from pipeline.images import record_image
 from pipeline.records import example_format, manifest, tfrecord
 from pipeline.system.errors import DataError
 
@@ -36,7 +37,7 @@ class Classifier:
     class_names: Sequence[str]
     temperature: float = 1.0
     finished: run.Finished | None = None
-    resize_min: int = image.RESIZE_MIN
+    resize_min: int = record_image.RESIZE_MIN
 
     def predict_step(self) -> Callable[[Any], Any]:
         """Images, float32 [batch, size_px, size_px, 3], 0..255 -> logits."""

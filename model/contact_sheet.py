@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from model import classifier, run, sheet
-from pipeline import image, preprocess, view
+from pipeline import preprocess, view
+from pipeline.images import record_image
 from pipeline.records import manifest
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
@@ -89,7 +90,7 @@ class Pictures:
 
     def _decoded(self, row: manifest.Row) -> np.ndarray:
         encoded = self._explainer.training_photo(row)
-        stored = image.RecordImage(
+        stored = record_image.RecordImage(
             encoded=encoded,
             format="png" if row.format == "png" else "jpeg",
             height=row.height,
@@ -101,5 +102,5 @@ class Pictures:
         )
         try:
             return self._viewer(stored)
-        except image.ImageError as error:
+        except record_image.ImageError as error:
             raise DataError(f"{row.file} ({row.path}): {error}") from error

@@ -22,7 +22,8 @@ from tensorboard.plugins.scalar import summary_v2 as scalars
 from tensorboard.summary.writer import event_file_writer
 
 from model import board, judge
-from pipeline import image, verify
+from pipeline import verify
+from pipeline.images import record_image
 from pipeline.records import manifest
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
@@ -175,8 +176,8 @@ def sprite(
     for number, row in enumerate(rows):
         top, left = (side * place for place in divmod(number, columns))
         try:
-            tile = image.thumbnail(verify.image_of(found, row), side)
-        except (image.ImageError, DataError, OSError):
+            tile = record_image.thumbnail(verify.image_of(found, row), side)
+        except (record_image.ImageError, DataError, OSError):
             continue
         sheet[top : top + side, left : left + side] = tile[..., ::-1]
     return sheet, side

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from model import base, loop, metrics, restore, run, stages, weights
-from pipeline import image
+from pipeline.images import record_image
 from pipeline.records import manifest
 
 
@@ -87,7 +87,9 @@ def describe(
             "manifest_digest": found.digest,
             "class_names": list(found.class_names),
             "counts": found.counts(),
-            "resize_min": found.about.settings.get("resize_min", image.RESIZE_MIN),
+            "resize_min": found.about.settings.get(
+                "resize_min", record_image.RESIZE_MIN
+            ),
         },
         "versions": run.versions(),
     }

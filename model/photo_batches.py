@@ -1,7 +1,7 @@
 """Photo files -> batches of pixels as a network sees them, decoded ahead by others.
 
 While the network works on a batch, threads read the files of the next ones, processes
-decode them (pipeline/decoders.py) and TensorFlow cuts and resizes.
+decode them (pipeline/images/isolated_decoder.py) and TensorFlow cuts and resizes.
 """
 
 import collections
@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from pipeline import decoders, image, photo_files, preprocess, view
+from pipeline import preprocess, view
+from pipeline.images import isolated_decoder, photo_files, record_image
 from pipeline.system import command_line
 
 _TIMEOUT_S = 60.0
@@ -39,7 +40,7 @@ def read(
     spec: preprocess.InputSpec,
     *,
     batch_size: int,
-    resize_min: int = image.RESIZE_MIN,
+    resize_min: int = record_image.RESIZE_MIN,
     num_workers: int = 0,
 ) -> Iterator[PhotoBatch]:
     """Reads photos in their order; memory does not grow with their number.
@@ -58,7 +59,7 @@ def read(
     ] = collections.deque()
     remaining = iter(photos)
     with (
-        decoders.running(
+        isolated_decoder.running(
             num_workers, timeout_s=_TIMEOUT_S, resize_min=resize_min
         ) as running,
         concurrent.futures.ThreadPoolExecutor(num_workers) as threads,
@@ -67,7 +68,7 @@ def read(
         def pixels(photo: str) -> np.ndarray | str:
             try:
                 return viewer(running.decode(photo_files.read(photo)))
-            except image.ImageError as error:
+            except record_image.ImageError as error:
                 return str(error)
 
         try:

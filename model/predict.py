@@ -30,7 +30,7 @@ from model import (
     pretrained,
 )
 from model.checkpoints import errors
-from pipeline import photo_files
+from pipeline.images import photo_files
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 

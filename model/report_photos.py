@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from model import explain
-from pipeline import dataset, image, preprocess, verify
+from pipeline import dataset, preprocess, verify
+from pipeline.images import record_image
 from pipeline.records import manifest
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
@@ -89,8 +90,8 @@ class Thumbnails:
     def _small(self, row: manifest.Row, side: int) -> str:
         try:
             encoded = verify.image_of(self._found, row)
-            return data_url(image.small_jpeg(encoded, side))
-        except (image.ImageError, DataError, OSError):
+            return data_url(record_image.small_jpeg(encoded, side))
+        except (record_image.ImageError, DataError, OSError):
             return ""
 
 
@@ -136,7 +137,7 @@ def heats(
             top, left, height, width = views.windows[number].tolist()
             row = rows[number]
             found_heats[row.sha256] = Heat(
-                source=data_url(image.picture_jpeg(laid, _HEAT_PX)),
+                source=data_url(record_image.picture_jpeg(laid, _HEAT_PX)),
                 left=100 * left / row.width,
                 top=100 * top / row.height,
                 width=100 * width / row.width,

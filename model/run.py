@@ -37,7 +37,8 @@ import numpy as np
 import tensorflow as tf
 
 from model import loop, restore, weights
-from pipeline import image, preprocess
+from pipeline import preprocess
+from pipeline.images import record_image
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
 
@@ -275,7 +276,7 @@ class Finished:
     @property
     def resize_min(self) -> int:
         """Longest short side that its records' photos kept, in pixels; 0: no limit."""
-        found = self.config["data"].get("resize_min", image.RESIZE_MIN)
+        found = self.config["data"].get("resize_min", record_image.RESIZE_MIN)
         if not isinstance(found, int) or found < 0:
             raise ValueError(f"resize_min {found!r}")
         return found

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from model import classifier, neighbours
-from pipeline import decoders, image, view
+from pipeline import view
+from pipeline.images import isolated_decoder, record_image
 from pipeline.records import manifest
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
@@ -92,7 +93,7 @@ class Service:
         if self.explainer is not None and self.explainer.index is not None:
             self._rows = {row.sha256: row for row in self.explainer.index.rows}
         self._viewer = view.Viewer(chosen.spec)
-        self._decoders = decoders.Decoders(
+        self._decoders = isolated_decoder.Decoders(
             command_line.available_cpus(),
             timeout_s=decode_timeout_s,
             resize_min=chosen.resize_min,
@@ -113,11 +114,11 @@ class Service:
                 can be decoded.
         """
         self._decoders.start()
-        grey = image.jpeg_of(np.full((64, 64, 3), 128, np.uint8))
+        grey = record_image.jpeg_of(np.full((64, 64, 3), 128, np.uint8))
         try:
             self.answer(grey, explained=True)
             self.answer(grey, explained=False)
-        except image.ImageError as error:
+        except record_image.ImageError as error:
             raise DataError(
                 f"a small grey photo, to begin with: {error}; expected it to decode; "
                 "is --decode_timeout_s too short, or memory?"
@@ -164,7 +165,7 @@ class Service:
         row, explainer = self._rows[sha256], self.explainer
         if explainer is None:
             raise KeyError(sha256)
-        return image.small_jpeg(explainer.training_photo(row), _THUMBNAIL_PX)
+        return record_image.small_jpeg(explainer.training_photo(row), _THUMBNAIL_PX)
 
     def _work(self) -> None:
         ended = False

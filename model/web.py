@@ -26,7 +26,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from model import answers, service, web_guard
-from pipeline import decoders, image
+from pipeline.images import isolated_decoder, record_image
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
@@ -150,7 +150,7 @@ class _Site:
             found = await run_in_threadpool(self._service.thumbnail, sha256)
         except KeyError as error:
             raise HTTPException(404, "no such training photo") from error
-        except (DataError, image.ImageError, OSError) as error:
+        except (DataError, record_image.ImageError, OSError) as error:
             command_line.log(f"thumbnail {sha256}: {error}")
             raise HTTPException(404, "this training photo cannot be shown") from error
         kept = {"Cache-Control": "private, max-age=3600"}
@@ -172,9 +172,9 @@ class _Site:
                 functools.partial(self._told, data, top=top, explained=explained),
                 limiter=self._threads,
             )
-        except image.ImageError as error:
+        except record_image.ImageError as error:
             raise HTTPException(_status(error), str(error)) from error
-        except decoders.NotStarted as error:
+        except isolated_decoder.NotStarted as error:
             command_line.log(f"error: {error}")
             raise HTTPException(503, _BUSY, _RETRY) from error
         finally:
@@ -280,12 +280,12 @@ def _number(request: Request, name: str, default: int) -> int:
     return found
 
 
-def _status(error: image.ImageError) -> int:
+def _status(error: record_image.ImageError) -> int:
     """What kind of fault it is: size, kind, or damage."""
     reason = str(error)
-    if " larger than " in reason or reason == image.NO_MEMORY:
+    if " larger than " in reason or reason == record_image.NO_MEMORY:
         return 413
-    if isinstance(error, decoders.Crashed | decoders.TooSlow):
+    if isinstance(error, isolated_decoder.Crashed | isolated_decoder.TooSlow):
         return 422
     if reason == "empty file":
         return 400
@@ -295,5 +295,5 @@ def _status(error: image.ImageError) -> int:
 
 
 def _data_url(pixels: Any) -> str:
-    encoded = image.jpeg_of(pixels, _PICTURE_QUALITY)
+    encoded = record_image.jpeg_of(pixels, _PICTURE_QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(encoded).decode("ascii")

@@ -16,7 +16,7 @@ import numpy as np
 from pipeline import duplicates
 from pipeline.grouping import split_assignment
 from pipeline.records import file_table, manifest, previous_dataset
-from pipeline.sources.find_source import find_source
+from pipeline.sources import find_source
 from pipeline.system.errors import DataError
 
 NO_KEY = -1

@@ -28,7 +28,7 @@ def change(augmentation: augment.Augmentation, image: Any, numbers: Any) -> Any:
         The same shape and type.
     """
     # Deferred: without these operations, training needs no OpenCV.
-    from pipeline import image as opencv
+    from pipeline.images import record_image as opencv
 
     opencv.use_one_thread()  # images are changed side by side
 

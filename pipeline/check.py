@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
-from pipeline import account, image, oddities, page, parts, runner, survey, verify
+from pipeline import account, oddities, page, verify
 from pipeline.check_findings import Finding, Report
 from pipeline.grouping import duplicate_search, split_assignment
+from pipeline.images import decode_files, decode_source, local_runner, record_image
 from pipeline.records import file_table, manifest
-from pipeline.sources.find_source import caffe_lists, find_source, photo_source
+from pipeline.sources import caffe_lists, find_source, photo_source
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
 
@@ -51,7 +52,7 @@ class Config:
     source: str
     out: str = "check"
     strict: bool = False
-    max_pixels: int = image.MAX_PIXELS
+    max_pixels: int = record_image.MAX_PIXELS
     group_by: str = ""
     lists: str = ""
     csv: str = ""
@@ -80,7 +81,7 @@ def check(config: Config) -> Report:
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(dataclasses.asdict(report), indent=2) + "\n"
     _replace(out / "check.json", text)
-    with image.unheard():
+    with record_image.unheard():
         html = page.render(report, encoded)
     _replace(out / "check.html", html)
     return report
@@ -104,23 +105,25 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, page.Encoded]:
     number_of = {path: number for number, path in enumerate(source.paths)}
 
     def encoded(number: int) -> bytes:
-        data = parts.read(source.root, source.span(number))
-        return image.encode_for_record(data, resize_min=image.RESIZE_MIN).encoded
+        data = decode_files.read(source.root, source.span(number))
+        return record_image.encode_for_record(
+            data, resize_min=record_image.RESIZE_MIN
+        ).encoded
 
     with tempfile.TemporaryDirectory() as scratch:
         partial = Path(scratch)
-        how = parts.How(
+        how = decode_files.How(
             root=source.root,
             partial=partial,
             directory=partial,
-            resize_min=image.RESIZE_MIN,
+            resize_min=record_image.RESIZE_MIN,
             max_pixels=config.max_pixels,
             keeps_records=False,
         )
-        found = survey.decode(
-            how, source, None, runner.Local(config.workers), settings={}
+        found = decode_source.decode(
+            how, source, None, local_runner.Local(config.workers), settings={}
         )
-        with image.unheard():  # the workers have heard it
+        with record_image.unheard():  # the workers have heard it
             similar = duplicate_search.similar(
                 found, source, encoded=encoded, num_workers=config.workers
             )
@@ -154,7 +157,7 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, page.Encoded]:
 
     def shown(path: str) -> bytes:
         if path in odd["crashed"]:  # it would take this process down as well
-            raise image.ImageError("takes the decoder down")
+            raise record_image.ImageError("takes the decoder down")
         return encoded(number_of[path])
 
     return report, shown

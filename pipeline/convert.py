@@ -20,19 +20,15 @@ import google_crc32c
 import numpy as np
 from absl import app, flags
 
-from pipeline import (
-    account,
-    beam,
-    duplicates,
-    findings,
-    given,
-    image,
-    parts,
-    placing,
-    runner,
-    survey,
-)
+from pipeline import account, duplicates, findings, given, placing
 from pipeline.grouping import duplicate_search, split_assignment
+from pipeline.images import (
+    beam_runner,
+    decode_files,
+    decode_source,
+    local_runner,
+    record_image,
+)
 from pipeline.records import (
     count_tables,
     file_table,
@@ -40,7 +36,7 @@ from pipeline.records import (
     previous_dataset,
     staging,
 )
-from pipeline.sources.find_source import caffe_lists, find_source, photo_source
+from pipeline.sources import caffe_lists, find_source, photo_source
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
 
@@ -81,9 +77,9 @@ class Config:
     source: str
     out: str = "tfrecords"
     seed: int = 0
-    resize_min: int = image.RESIZE_MIN
+    resize_min: int = record_image.RESIZE_MIN
     shard_mb: int = 128
-    max_pixels: int = image.MAX_PIXELS
+    max_pixels: int = record_image.MAX_PIXELS
     animated: str = "first"
     group_by: str = ""
     conflicts: str = "leave_out"
@@ -159,10 +155,10 @@ def convert(config: Config) -> Summary:
         DataError: source or output folder are not as they should be.
         OSError: as the system reports it, no space left on the device among them.
     """
-    run: runner.Runner = (
-        runner.Local(config.workers)
+    run: local_runner.Runner = (
+        local_runner.Local(config.workers)
         if config.runner == "local"
-        else beam.Beam(config.runner, config.beam_flags)
+        else beam_runner.Beam(config.runner, config.beam_flags)
     )
     directory = file_system.path(config.out)
     source = find_source.list_source(
@@ -178,7 +174,7 @@ def convert(config: Config) -> Summary:
         before = _read_known(directory)
         _check_same_source(before, source)
         keys = account.user_keys(source, config.group_by)
-        how = parts.How(
+        how = decode_files.How(
             root=source.root,
             partial=partial,
             directory=directory,
@@ -186,7 +182,7 @@ def convert(config: Config) -> Summary:
             max_pixels=config.max_pixels,
             refuse_animated=config.animated == "refuse",
         )
-        found = survey.decode(
+        found = decode_source.decode(
             how,
             source,
             before,
@@ -275,7 +271,7 @@ def _about(
         settings={**config.settings, **source.settings},
         versions={
             "graft": manifest.GRAFT_VERSION,
-            "opencv": image.OPENCV_VERSION,
+            "opencv": record_image.OPENCV_VERSION,
             "numpy": np.__version__,
             "crc32c": google_crc32c.implementation,
         },
@@ -437,7 +433,7 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "runner",
         default.runner,
-        ["local", *beam.RUNNERS],
+        ["local", *beam_runner.RUNNERS],
         "local: processes of this machine; else one of Apache Beam, whose own flags "
         "may follow, as --direct_num_workers=2.",
     )

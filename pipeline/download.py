@@ -16,8 +16,9 @@ from pathlib import Path
 
 from absl import app, flags
 
-from pipeline import archive, image, paper_flowers, photo_fetch, url_list
-from pipeline.sources.find_source import class_labels
+from pipeline import archive, paper_flowers, photo_fetch, url_list
+from pipeline.images import record_image
+from pipeline.sources import class_labels
 from pipeline.system import command_line, file_system, process_pool
 from pipeline.system.errors import DataError
 
@@ -111,7 +112,7 @@ def draw_paper_flowers(target: Path, *, images_per_class: int, seed: int) -> int
             blocks,
             on_crash=_crashed,
             num_workers=min(command_line.available_cpus(), max(1, len(blocks))),
-            initializer=image.use_one_thread,
+            initializer=record_image.use_one_thread,
         ):
             progress.update(len(block))
     return len(missing)

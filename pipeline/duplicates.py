@@ -23,7 +23,7 @@ from typing import Self
 
 import numpy as np
 
-from pipeline import phash
+from pipeline.images import perceptual_hash
 from pipeline.records import file_table
 from pipeline.system import command_line
 
@@ -94,7 +94,7 @@ def find(
     _, once = np.unique(found.found["sha256"][taken], return_index=True)
     numbers = taken[np.sort(once)]
     hashes, cells = np.unique(found.found["phash"][numbers], return_inverse=True)
-    close = phash.Close(hashes)
+    close = perceptual_hash.Close(hashes)
     not_alone = np.bincount(cells, minlength=len(hashes)) > 1
     not_alone[close.first] = not_alone[close.second] = True
     looked_at = np.flatnonzero(not_alone[cells])
@@ -224,7 +224,9 @@ class Similar:
         )
 
 
-def _pairs(cells: np.ndarray, brightness: np.ndarray, close: phash.Close) -> np.ndarray:
+def _pairs(
+    cells: np.ndarray, brightness: np.ndarray, close: perceptual_hash.Close
+) -> np.ndarray:
     """Which thumbnails to compare, those of the closest hashes first.
 
     Args:
@@ -245,12 +247,12 @@ def _pairs(cells: np.ndarray, brightness: np.ndarray, close: phash.Close) -> np.
 
     starts = np.searchsorted(ordered, (close.first, close.second))
     counts = np.searchsorted(ordered, (close.first, close.second), "right") - starts
-    pair, places = phash.expand(starts[0], counts[0])
+    pair, places = perceptual_hash.expand(starts[0], counts[0])
     wanted = close.second[pair] + values[places] % 1
     ends = starts[1] + counts[1]
     nearest = np.searchsorted(values, wanted) - _NEAREST // 2
     begin = np.maximum(np.minimum(nearest, (ends - _NEAREST)[pair]), starts[1][pair])
-    one, other = phash.expand(begin, np.minimum(ends[pair] - begin, _NEAREST))
+    one, other = perceptual_hash.expand(begin, np.minimum(ends[pair] - begin, _NEAREST))
     found.append(
         _listed(
             order[places[one]],
@@ -326,9 +328,9 @@ def _agree(
     first, second = pairs["first"], pairs["second"]
     one = thumbnails.pixels[first].astype(np.float32)
     other = thumbnails.pixels[second].astype(np.float32)
-    for turn in range(1, phash.ORIENTATIONS):
+    for turn in range(1, perceptual_hash.ORIENTATIONS):
         turned = pairs["turn"] == turn
-        one[turned] = phash.turn(one[turned], turn)
+        one[turned] = perceptual_hash.turn(one[turned], turn)
     spread = np.minimum(thumbnails.spread[first], thumbnails.spread[second])
     grey = thumbnails.is_grey[first] != thumbnails.is_grey[second]
     for image in (one, other):

@@ -6,7 +6,7 @@ import numpy as np
 
 from pipeline import account
 from pipeline.records import file_table
-from pipeline.sources.find_source import find_source
+from pipeline.sources import find_source
 from pipeline.system import command_line
 
 _SHOWN = 5  # examples a line

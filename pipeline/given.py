@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline import account
 from pipeline.records import file_table, manifest, previous_dataset
-from pipeline.sources.find_source import photo_source
+from pipeline.sources import photo_source
 from pipeline.system.errors import DataError
 
 _TRAIN = manifest.SPLITS.index("train")

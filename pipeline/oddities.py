@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Literal
 
-from pipeline import formats, image
+from pipeline.images import file_headers, record_image
 from pipeline.records import manifest
 
 Severity = Literal["error", "warning", "note"]
@@ -43,12 +43,12 @@ _REASONS = (
     ("too large", re.compile(r".* larger than [\d,]+ pixels")),
     ("outside the classes", re.compile(r"not in a class folder")),
     ("crashed", re.compile(r"the decoder crashed")),
-    ("complaint", re.compile(image.COMPLAINT)),
-    ("animated", re.compile(image.ANIMATED)),
-    ("CMYK", re.compile(image.CMYK)),
-    ("16-bit", re.compile(image.DEEP)),
-    ("transparent", re.compile(image.TRANSPARENT)),
-    ("turned", re.compile(image.TURNED)),
+    ("complaint", re.compile(record_image.COMPLAINT)),
+    ("animated", re.compile(record_image.ANIMATED)),
+    ("CMYK", re.compile(record_image.CMYK)),
+    ("16-bit", re.compile(record_image.DEEP)),
+    ("transparent", re.compile(record_image.TRANSPARENT)),
+    ("turned", re.compile(record_image.TURNED)),
 )
 _SOURCE = re.compile(r"(.+) source")
 
@@ -61,7 +61,7 @@ def kinds_of(row: manifest.Row) -> list[str]:
     ]
     if row.taken:
         sides = sorted((row.height, row.width))
-        if formats.has_wrong_ending(row.path, _format(parts)):
+        if file_headers.has_wrong_ending(row.path, _format(parts)):
             found.append("wrong ending")
         if sides[0] < TINY_PX:
             found.append("tiny")

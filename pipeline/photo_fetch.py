@@ -19,7 +19,7 @@ from typing import Literal
 
 import requests
 
-from pipeline import formats
+from pipeline.images import file_headers
 from pipeline.system import command_line, file_system, http_file
 
 _MAX_PHOTO_BYTES = 64 << 20
@@ -288,7 +288,7 @@ def _refusal(data: bytes, how: How) -> str:
 
 
 def _is_image(start: bytes) -> bool:
-    return formats.sniff(start) not in ("unknown", "PDF", "ZIP")
+    return file_headers.sniff(start) not in ("unknown", "PDF", "ZIP")
 
 
 def _is_photo(path: Path, how: How) -> bool:

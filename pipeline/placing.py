@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from pipeline import parts, runner
+from pipeline.images import decode_files, local_runner
 from pipeline.records import example_format, file_table, previous_dataset, tfrecord
 from pipeline.system import file_system
 from pipeline.system.errors import DataError
@@ -130,14 +130,17 @@ class RecordFiles:
     def path(self, file: int) -> Path:
         """The file of that number."""
         if file > file_table.NO_RECORD:
-            return parts.part_path(self.partial, file)
+            return decode_files.part_path(self.partial, file)
         if file == file_table.NO_RECORD:
             raise RuntimeError("a file is taken but has no record")
         return self.directory / self.known[file_table.KNOWN_FILES - file]
 
 
 def write(
-    found: file_table.Table, places: Places, files: RecordFiles, run: runner.Runner
+    found: file_table.Table,
+    places: Places,
+    files: RecordFiles,
+    run: local_runner.Runner,
 ) -> None:
     """Joins the parts to record files in the staging folder, those to be written."""
     run.call(

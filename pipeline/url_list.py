@@ -20,7 +20,7 @@ import numpy as np
 from pipeline import photo_fetch
 from pipeline.photo_fetch import How, Outcome
 from pipeline.records import file_table, manifest
-from pipeline.sources.find_source import class_labels, listed_photos, photo_csv
+from pipeline.sources import class_labels, listed_photos, photo_csv
 from pipeline.system import command_line, file_system, http_file
 from pipeline.system.errors import DataError
 

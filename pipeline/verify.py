@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pipeline import image
+from pipeline.images import record_image
 from pipeline.records import example_format, manifest, tfrecord
 from pipeline.system import command_line, process_pool
 from pipeline.system.errors import DataError
@@ -74,7 +74,9 @@ def verify(found: manifest.Manifest, *, num_workers: int = 0) -> list[Fault]:
         if name not in lacking
         for index, row in enumerate(some)
     ]
-    image.limit_pixels(found.about.settings.get("max_pixels", image.MAX_PIXELS))
+    record_image.limit_pixels(
+        found.about.settings.get("max_pixels", record_image.MAX_PIXELS)
+    )
     with command_line.progress(len(tasks), "record", "check") as progress:
         for block, results in process_pool.map_blocks(
             functools.partial(_check_block, found.directory),
@@ -84,7 +86,7 @@ def verify(found: manifest.Manifest, *, num_workers: int = 0) -> list[Fault]:
                 num_workers or command_line.available_cpus(),
                 max(1, -(-len(tasks) // _BLOCK_RECORDS)),
             ),
-            initializer=image.use_one_thread,
+            initializer=record_image.use_one_thread,
         ):
             for some_faults in results:
                 faults += some_faults
@@ -172,8 +174,8 @@ def _problem(file_descriptor: int, task: _Task) -> str:
     if row.action == "copied" and hashlib.sha256(encoded).hexdigest() != row.sha256:
         return "its bytes are not those of the photo (SHA-256)"
     try:
-        pixels = image.decode_record(encoded)
-    except image.ImageError as error:
+        pixels = record_image.decode_record(encoded)
+    except record_image.ImageError as error:
         return str(error)
     if pixels.shape[:2] != (row.height, row.width):
         height, width = pixels.shape[:2]

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pipeline import image, preprocess
+from pipeline import preprocess
+from pipeline.images import record_image
 
 
 class Viewer:
@@ -35,7 +36,7 @@ class Viewer:
             tf.TensorSpec([4], tf.int32),
         )
 
-    def __call__(self, stored: image.RecordImage) -> np.ndarray:
+    def __call__(self, stored: record_image.RecordImage) -> np.ndarray:
         """An image as the network sees it.
 
         Args:
@@ -56,12 +57,14 @@ class Viewer:
                 tf.constant(window),
             )
         except tf.errors.OpError as error:
-            raise image.ImageError(
+            raise record_image.ImageError(
                 f"{stored.format.upper()} that TensorFlow does not decode"
             ) from error
         return np.asarray(found, np.uint8)
 
-    def of_file(self, data: bytes, resize_min: int = image.RESIZE_MIN) -> np.ndarray:
+    def of_file(
+        self, data: bytes, resize_min: int = record_image.RESIZE_MIN
+    ) -> np.ndarray:
         """An image file as the network sees it, decoded in this process.
 
         Args:
@@ -74,4 +77,4 @@ class Viewer:
         Raises:
             image.ImageError: it does not decode.
         """
-        return self(image.encode_for_record(data, resize_min=resize_min))
+        return self(record_image.encode_for_record(data, resize_min=resize_min))

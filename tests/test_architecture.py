@@ -50,7 +50,10 @@ def test_direction(path):
 
 def test_opencv_decodes_in_one_place():
     # The second one only draws.
-    assert users_of("cv2") == {"pipeline/image.py", "pipeline/paper_flowers.py"}
+    assert users_of("cv2") == {
+        "pipeline/images/record_image.py",
+        "pipeline/paper_flowers.py",
+    }
 
 
 def test_pickles_are_read_in_one_place():

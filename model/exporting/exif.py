@@ -1,6 +1,7 @@
 """Bytes of a JPEG -> how EXIF says it lies, by TensorFlow operations alone.
 
-The same as pipeline.image finds, for a graph that runs without Python: the segments of
+The same as pipeline.images.record_image finds, for a graph that runs without Python:
+the segments of
 the file are walked up to the first that holds EXIF, and the first image directory there
 is searched. What is damaged or points elsewhere counts as upright.
 

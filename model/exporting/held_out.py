@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from model import judge, judged, metrics, own_records, run
-from pipeline import dataset, image, preprocess
+from pipeline import dataset, preprocess
+from pipeline.images import record_image
 from pipeline.records import manifest
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
@@ -131,4 +132,4 @@ def calibration(
 
 def upright_pixels(encoded: bytes) -> np.ndarray:
     """A record's photo as uint8 [height, width, 3], RGB."""
-    return image.decode_record(encoded)
+    return record_image.decode_record(encoded)

@@ -1,6 +1,6 @@
 """Bytes or pixels of photos -> what a network sees, by TensorFlow operations alone.
 
-What conversion and preprocessing do (pipeline.image, pipeline.preprocess), for graphs
+What conversion and preprocessing do (record_image and preprocess), for graphs
 that run without Python. Where conversion would encode a photo anew, so does the graph.
 """
 
@@ -9,14 +9,15 @@ from typing import Any
 import tensorflow as tf
 
 from model.exporting import exif
-from pipeline import image, preprocess
+from pipeline import preprocess
+from pipeline.images import record_image
 
 _JPEG_MAGIC = b"\xff\xd8"
 _DEPTH_AT = 24  # where a PNG says how many bits a sample has; source: its IHDR chunk
 
 
 def view_of_photo(
-    encoded: Any, spec: preprocess.InputSpec, resize_min: int = image.RESIZE_MIN
+    encoded: Any, spec: preprocess.InputSpec, resize_min: int = record_image.RESIZE_MIN
 ) -> Any:
     """An image file as a network sees it.
 
@@ -43,7 +44,7 @@ def view_of_photo(
 
 
 def view_of_images(
-    images: Any, spec: preprocess.InputSpec, resize_min: int = image.RESIZE_MIN
+    images: Any, spec: preprocess.InputSpec, resize_min: int = record_image.RESIZE_MIN
 ) -> Any:
     """Upright images, of one size in a batch, as a network sees them.
 
@@ -121,7 +122,7 @@ def _jpeg_window(encoded: Any, spec: preprocess.InputSpec, resize_min: int) -> A
     turned = exif.orientation(encoded)
 
     def encoded_anew() -> Any:
-        # Whole halves come for nothing with decoding; pipeline.image takes them too.
+        # Whole halves come for nothing with decoding; record_image takes them too.
         halves = tf.add_n(
             [tf.cast(short_side // n >= limit, tf.int32) for n in (2, 4, 8)]
         )
@@ -129,7 +130,7 @@ def _jpeg_window(encoded: Any, spec: preprocess.InputSpec, resize_min: int) -> A
         pixels = _turn(tf.switch_case(halves, branches), turned)
         pixels = tf.cast(_shrink(pixels[None], resize_min)[0], tf.uint8)
         pixels.set_shape([None, None, 3])
-        return tf.io.encode_jpeg(pixels, quality=image.JPEG_QUALITY)
+        return tf.io.encode_jpeg(pixels, quality=record_image.JPEG_QUALITY)
 
     is_taken_as_it_is = (short_side <= limit) & (turned == 1)
     stored = tf.cond(is_taken_as_it_is, lambda: encoded, encoded_anew)
@@ -145,7 +146,7 @@ def _jpeg_decoder(encoded: Any, ratio: int) -> Any:
 
 
 def _turn(pixels: Any, orientation: Any) -> Any:
-    """Turns [height, width, 3] upright; see pipeline.image for the orientations."""
+    """Turns [height, width, 3] upright; see record_image for the orientations."""
 
     def one_of(*numbers: int) -> Any:
         return tf.reduce_any(orientation == tf.constant(numbers))

@@ -4,12 +4,12 @@ import contextlib
 import warnings
 from collections.abc import Iterator
 
-from pipeline import image
+from pipeline.images import record_image
 
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
     """Within it nothing reaches stderr: TensorFlow's C++ side writes there too."""
-    with image.unheard(), warnings.catch_warnings():
+    with record_image.unheard(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of parts that are to move to other packages
         yield

@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pipeline import duplicates, image, parts, runner, survey
+from pipeline import duplicates
+from pipeline.images import decode_files, decode_source, local_runner, record_image
 from pipeline.records import file_table
-from pipeline.sources.find_source import find_source
+from pipeline.sources import find_source
 from pipeline.system import command_line, process_pool
 from pipeline.system.errors import DataError
 
@@ -39,21 +40,23 @@ def similar(
 
     def thumbnail(number: int) -> np.ndarray:
         try:
-            return image.thumbnail(encoded(number), duplicates.SIDE)
-        except image.ImageError as error:
+            return record_image.thumbnail(encoded(number), duplicates.SIDE)
+        except record_image.ImageError as error:
             raise DataError(
                 f"{source.root}/{source.paths[number]}: cannot be compared with others "
                 f"({error}); run again if it was changed a moment ago, and for a high "
-                f"--max_pixels set {image.MAX_PIXELS_NAME} to the same"
+                f"--max_pixels set {record_image.MAX_PIXELS_NAME} to the same"
             ) from error
 
     def digests(numbers: Sequence[int]) -> list[bytes]:
         done = process_pool.map_blocks(
-            functools.partial(parts.digest_block, source.root),
-            survey.blocks(map(source.span, numbers), runner.Local.block_files),
-            on_crash=parts.no_digest,
+            functools.partial(decode_files.digest_block, source.root),
+            decode_source.blocks(
+                map(source.span, numbers), local_runner.Local.block_files
+            ),
+            on_crash=decode_files.no_digest,
             num_workers=min(num_workers or command_line.available_cpus(), len(numbers)),
-            initializer=parts.start_worker,
+            initializer=decode_files.start_worker,
         )
         return list(itertools.chain(*(one for _, found in done for one in found)))
 

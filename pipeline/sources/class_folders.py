@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.records import file_table, manifest
-from pipeline.sources.find_source import photo_source
+from pipeline.sources import photo_source
 from pipeline.system import file_system
 from pipeline.system.errors import DataError
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.sources.find_source import text_lines
+from pipeline.sources import text_lines
 from pipeline.system.errors import DataError
 
 

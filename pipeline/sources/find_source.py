@@ -9,14 +9,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.sources.find_source import (
+from pipeline.sources import (
     caffe_lists,
     class_folders,
     class_labels,
     photo_csv,
     tfrecords_2018,
 )
-from pipeline.sources.find_source.photo_source import Source as Source
+from pipeline.sources.photo_source import Source as Source
 from pipeline.system.errors import DataError
 
 

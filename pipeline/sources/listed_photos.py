@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.records import file_table, manifest
-from pipeline.sources.find_source import class_labels, photo_source
+from pipeline.sources import class_labels, photo_source
 from pipeline.system.errors import DataError
 
 _LINE_BITS = 40

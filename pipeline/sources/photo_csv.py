@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pipeline.sources.find_source import (
+from pipeline.sources import (
     class_labels,
     listed_photos,
     photo_source,

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.records import example_format, file_table, manifest, tfrecord
-from pipeline.sources.find_source import class_folders, photo_source
+from pipeline.sources import class_folders, photo_source
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 

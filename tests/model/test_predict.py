@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from model import classifier, inputs, neighbours, predict, run
-from pipeline import image, view
+from pipeline import view
+from pipeline.images import record_image
 from pipeline.system.errors import DataError
 from tests import conftest
 from tests.pipeline.test_view import png_with_orientation, turned_away
@@ -61,7 +62,7 @@ class TestPredict:
         unsure = dataclasses.replace(chosen, temperature=5.0)
         photo = tmp_path / "large.png"
         cv2.imwrite(str(photo), conftest.draw_scene(9, 700, 900))
-        assert unsure.resize_min == image.RESIZE_MIN
+        assert unsure.resize_min == record_image.RESIZE_MIN
         usual = dataclasses.replace(unsure, temperature=1.0)
         for resize_min in (0, 60):
             chosen = dataclasses.replace(usual, resize_min=resize_min)

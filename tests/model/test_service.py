@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from model import classifier, service
-from pipeline import decoders, image
+from pipeline.images import isolated_decoder, record_image
 from pipeline.system.errors import DataError
 from tests import conftest
 
@@ -65,9 +65,9 @@ def test_many_at_once_are_answered_as_one_by_one(answering):
 
 
 def test_what_does_not_decode_harms_nobody(answering):
-    with pytest.raises(image.ImageError, match="not an image"):
+    with pytest.raises(record_image.ImageError, match="not an image"):
         answering.answer(b"no photo", explained=False)
-    with pytest.raises(image.ImageError, match="larger than 1,000,000 pixels"):
+    with pytest.raises(record_image.ImageError, match="larger than 1,000,000 pixels"):
         large = np.zeros((1001, 1000, 3), np.uint8)
         answering.answer(cv2.imencode(".png", large)[1].tobytes(), explained=False)
     assert answering.answer(photo(), explained=False)
@@ -78,7 +78,7 @@ def test_processes_that_are_killed_are_replaced(answering):
     for pid in before:
         os.kill(pid, signal.SIGKILL)
     for _ in before:
-        with pytest.raises(decoders.Crashed):
+        with pytest.raises(isolated_decoder.Crashed):
             answering.answer(photo(), explained=False)
         # The last one used comes first, so that the other is met next.
         break
@@ -112,9 +112,11 @@ def test_thumbnails(answering):
 
 def test_a_start_that_fails_is_told_in_a_line(answering, monkeypatch):
     def too_slow(_):
-        raise decoders.TooSlow("takes longer than 0.01 s to decode")
+        raise isolated_decoder.TooSlow("takes longer than 0.01 s to decode")
 
-    monkeypatch.setattr(answering, "_decoders", decoders.Decoders(0, timeout_s=1))
+    monkeypatch.setattr(
+        answering, "_decoders", isolated_decoder.Decoders(0, timeout_s=1)
+    )
     monkeypatch.setattr(answering._decoders, "decode", too_slow)
     with pytest.raises(DataError, match=r"than 0\.01 s.*--decode_timeout_s"):
         answering.warm_up()

@@ -18,7 +18,7 @@ pytest.importorskip("httpx2", reason="tests/requirements.txt is not installed")
 from starlette.testclient import TestClient
 
 from model import classifier, service, web, web_guard
-from pipeline import decoders, image
+from pipeline.images import isolated_decoder, record_image
 from tests import conftest
 
 LIMITS = web.Limits(
@@ -207,7 +207,7 @@ class TestHostile:
 
     def test_a_decoder_that_does_not_start(self, answering, monkeypatch):
         def fail(*_, **__):
-            raise decoders.NotStarted("a decoder did not start")
+            raise isolated_decoder.NotStarted("a decoder did not start")
 
         monkeypatch.setattr(answering, "answer", fail)
         answer = client_of(answering).post("/predict", content=photo())
@@ -321,5 +321,5 @@ def test_names_are_escaped(answering, monkeypatch):
 def test_pictures_are_what_the_network_saw(client):
     found = client.post("/predict?explain=1", content=photo()).json()
     data = base64.b64decode(found["seen"].partition(",")[2])
-    assert image.decode_record(data).shape == (224, 224, 3)
+    assert record_image.decode_record(data).shape == (224, 224, 3)
     assert io.BytesIO(data).read(2) == b"\xff\xd8"

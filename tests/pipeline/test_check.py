@@ -11,7 +11,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from pipeline import check, convert, image, oddities
+from pipeline import check, convert, oddities
+from pipeline.images import record_image
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
 from tests import conftest
@@ -160,9 +161,9 @@ def test_what_does_not_decode_a_second_time_is_named(scenes, tmp_path, monkeypat
     cv2.imwrite(str(scenes / "ants" / "near.png"), picture)
 
     def refuse(*_, **__):
-        raise image.ImageError("PNG larger than 178,956,970 pixels")
+        raise record_image.ImageError("PNG larger than 178,956,970 pixels")
 
-    monkeypatch.setattr(image, "thumbnail", refuse)
+    monkeypatch.setattr(record_image, "thumbnail", refuse)
     with pytest.raises(DataError, match=r"ants/01\.jpg: cannot be compared"):
         run(scenes, tmp_path)
 

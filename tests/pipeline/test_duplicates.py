@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import duplicates, image
+from pipeline import duplicates
+from pipeline.images import record_image
 from pipeline.records import file_table
 from tests.conftest import draw_scene
 
@@ -41,15 +42,17 @@ def search(files, tmp_path, labels=None):
     """What `find` makes of image files, all of them taken."""
     labels = np.zeros(len(files), np.int32) if labels is None else np.array(labels)
     found = file_table.Table(labels.astype(np.int32))
-    stored = [image.encode_for_record(data, resize_min=512) for data in files]
+    stored = [record_image.encode_for_record(data, resize_min=512) for data in files]
     for entry, data, one in zip(found.found, files, stored, strict=True):
         entry["sha256"] = hashlib.sha256(data).digest()
         entry["phash"] = int(one.phash, 16)
     found.taken[:] = True
     similar = duplicates.find(
         found,
-        lambda number: image.thumbnail(stored[number].encoded, duplicates.SIDE),
-        lambda numbers: [image.pixels_digest(files[number]) for number in numbers],
+        lambda number: record_image.thumbnail(stored[number].encoded, duplicates.SIDE),
+        lambda numbers: [
+            record_image.pixels_digest(files[number]) for number in numbers
+        ],
     )
     assert list(tmp_path.iterdir()) == []
     return similar

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from pipeline import convert, photo_fetch, url_list
-from pipeline.sources.find_source import class_labels
+from pipeline.sources import class_labels
 from pipeline.system.errors import DataError
 from tests.conftest import ROOT, Answer, run_command
 

@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline import convert, dataset, decoders, image, preprocess, view
+from pipeline import convert, dataset, preprocess, view
+from pipeline.images import isolated_decoder, record_image
 from pipeline.records import manifest
 from tests import conftest
 
@@ -13,7 +14,7 @@ SPEC = preprocess.InputSpec(size_px=20, short_side_px=24, source="test")
 
 @pytest.fixture(scope="module")
 def running():
-    with decoders.running(1, timeout_s=30) as found:
+    with isolated_decoder.running(1, timeout_s=30) as found:
         yield found
 
 
@@ -82,7 +83,7 @@ def test_exif_turned_photos_are_seen_upright(running, orientation):
 
 
 def test_what_tensorflow_refuses(running):
-    stored = image.RecordImage(
+    stored = record_image.RecordImage(
         encoded=b"\xff\xd8\xff\xd9",
         format="jpeg",
         height=30,
@@ -92,5 +93,7 @@ def test_what_tensorflow_refuses(running):
         reason="",
         phash="",
     )
-    with pytest.raises(image.ImageError, match="JPEG that TensorFlow does not decode"):
+    with pytest.raises(
+        record_image.ImageError, match="JPEG that TensorFlow does not decode"
+    ):
         view.Viewer(SPEC)(stored)

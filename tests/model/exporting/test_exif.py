@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from model.exporting import exif
-from pipeline import image
+from pipeline.images import record_image
 from tests.exif_files import segment, tiff
 
 PLAIN = cv2.imencode(".jpg", np.zeros((8, 12, 3), np.uint8))[1].tobytes()
@@ -88,8 +88,10 @@ def test_as_conversion_finds_it():
         for place in random.integers(12, head, 2):
             data[place] = random.integers(256)
         try:
-            theirs = image.encode_for_record(bytes(data), resize_min=512).orientation
-        except image.ImageError:
+            theirs = record_image.encode_for_record(
+                bytes(data), resize_min=512
+            ).orientation
+        except record_image.ImageError:
             continue
         agree += 1
         assert orientation(tf.constant(bytes(data))).numpy() == theirs

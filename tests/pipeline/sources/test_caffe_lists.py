@@ -3,7 +3,7 @@ import os
 import pytest
 
 from pipeline.records import file_table, manifest
-from pipeline.sources.find_source import caffe_lists, class_labels
+from pipeline.sources import caffe_lists, class_labels
 from pipeline.system.errors import DataError
 
 TRAIN, VALIDATION, TEST = range(3)

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from pipeline.records import file_table, manifest
-from pipeline.sources.find_source import class_folders
+from pipeline.sources import class_folders
 from pipeline.system.errors import DataError
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.sources.find_source import class_labels
+from pipeline.sources import class_labels
 from pipeline.system.errors import DataError
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.sources.find_source import caffe_lists, find_source
+from pipeline.sources import caffe_lists, find_source
 from pipeline.system.errors import DataError
 from tests.pipeline.sources.test_class_folders import make
 

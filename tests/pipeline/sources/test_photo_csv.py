@@ -1,7 +1,7 @@
 import pytest
 
 from pipeline.records import file_table
-from pipeline.sources.find_source import class_labels, photo_csv
+from pipeline.sources import class_labels, photo_csv
 from pipeline.system.errors import DataError
 
 

@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from pipeline.sources.find_source import text_lines
+from pipeline.sources import text_lines
 from pipeline.system.errors import DataError
 
 

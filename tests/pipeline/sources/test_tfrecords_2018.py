@@ -5,7 +5,7 @@ import pytest
 
 from pipeline import convert
 from pipeline.records import example_format, manifest, tfrecord
-from pipeline.sources.find_source import find_source, tfrecords_2018
+from pipeline.sources import find_source, tfrecords_2018
 from pipeline.system.errors import DataError
 from tests import conftest
 

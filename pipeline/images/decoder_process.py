@@ -20,7 +20,7 @@ import signal
 import sys
 from typing import Any, BinaryIO
 
-from pipeline import image
+from pipeline.images import record_image
 
 READY = b"\x06"
 LENGTH_BYTES = 8
@@ -42,8 +42,8 @@ def main() -> None:
     source = os.fdopen(os.dup(0), "rb")
     target = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no answer
-    messages = image.DecoderMessages()
-    image.use_one_thread()
+    messages = record_image.DecoderMessages()
+    record_image.use_one_thread()
     most = _OWN_BYTES + _BYTES_PER_PIXEL * max_pixels
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -58,15 +58,17 @@ def main() -> None:
 
 
 def answer(
-    data: bytes, resize_min: int, messages: image.DecoderMessages | None
+    data: bytes, resize_min: int, messages: record_image.DecoderMessages | None
 ) -> tuple[dict[str, Any], bytes]:
     """What is said of a file: the JSON and the encoded image."""
     try:
-        found = image.encode_for_record(data, resize_min=resize_min, messages=messages)
-    except image.ImageError as error:
+        found = record_image.encode_for_record(
+            data, resize_min=resize_min, messages=messages
+        )
+    except record_image.ImageError as error:
         return {"error": str(error)}, b""
     except MemoryError:
-        return {"error": image.NO_MEMORY}, b""
+        return {"error": record_image.NO_MEMORY}, b""
     encoded = b"" if found.action == "copied" else found.encoded
     fields = {
         field.name: getattr(found, field.name)

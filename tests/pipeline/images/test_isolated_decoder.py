@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline import decoder, decoders, image
+from pipeline.images import decoder_process, isolated_decoder, record_image
 from tests import conftest
 
 PIXELS = np.random.default_rng(3).integers(0, 256, (60, 90, 3)).astype(np.uint8)
@@ -26,14 +26,14 @@ def encoded(extension, pixels=PIXELS):
 
 @pytest.fixture(scope="module")
 def running():
-    with decoders.running(2, timeout_s=30) as found:
+    with isolated_decoder.running(2, timeout_s=30) as found:
         yield found
 
 
 @pytest.mark.parametrize("extension", [".jpg", ".png", ".bmp", ".webp", ".tiff"])
 def test_it_is_the_decoder_of_conversion(running, extension):
     data = encoded(extension)
-    expected = image.encode_for_record(data, resize_min=image.RESIZE_MIN)
+    expected = record_image.encode_for_record(data, resize_min=record_image.RESIZE_MIN)
     assert running.decode(data) == expected
 
 
@@ -49,10 +49,10 @@ def test_a_jpeg_that_decodes_with_complaints_is_encoded_anew(running):
     cut = data[: len(data) // 2] + b"\xff\xd9"
     try:
         found = running.decode(cut)
-    except image.ImageError:
+    except record_image.ImageError:
         return
     assert found.action == "reencoded"
-    assert found.reason.startswith(image.COMPLAINT)
+    assert found.reason.startswith(record_image.COMPLAINT)
 
 
 @pytest.mark.parametrize(
@@ -65,14 +65,14 @@ def test_a_jpeg_that_decodes_with_complaints_is_encoded_anew(running):
     ids=["empty", "text", "cut"],
 )
 def test_what_does_not_decode(running, data, reason):
-    with pytest.raises(image.ImageError, match=reason):
+    with pytest.raises(record_image.ImageError, match=reason):
         running.decode(data)
     assert running.decode(encoded(".jpg"))
 
 
 def test_the_limit_of_pixels():
-    with decoders.running(1, timeout_s=30, max_pixels=5000) as found:
-        with pytest.raises(image.ImageError, match="larger than 5,000 pixels"):
+    with isolated_decoder.running(1, timeout_s=30, max_pixels=5000) as found:
+        with pytest.raises(record_image.ImageError, match="larger than 5,000 pixels"):
             found.decode(encoded(".png"))
         assert found.decode(encoded(".png", PIXELS[:30]))
 
@@ -93,7 +93,7 @@ def test_many_threads(running):
 
 
 def test_one_photo_starts_one_process():
-    with decoders.running(3, timeout_s=30) as found:
+    with isolated_decoder.running(3, timeout_s=30) as found:
         assert found.pids == ()
         for _ in range(3):
             found.decode(encoded(".png"))
@@ -103,13 +103,13 @@ def test_one_photo_starts_one_process():
 
 
 def test_one_that_hangs_is_replaced():
-    with decoders.running(1, timeout_s=0.5) as found:
+    with isolated_decoder.running(1, timeout_s=0.5) as found:
         found.start()
         (pid,) = found.pids
         os.kill(pid, signal.SIGSTOP)
-        with pytest.raises(decoders.TooSlow, match=r"longer than 0\.5 s"):
+        with pytest.raises(isolated_decoder.TooSlow, match=r"longer than 0\.5 s"):
             found.decode(encoded(".jpg"))
-    with decoders.running(1, timeout_s=30) as found:
+    with isolated_decoder.running(1, timeout_s=30) as found:
         assert found.decode(encoded(".jpg"))
 
 
@@ -117,8 +117,10 @@ SLOW_TO_START = "import time; time.sleep(1.2); "
 
 
 def test_the_time_of_a_file_begins_when_its_process_is_ready(monkeypatch):
-    monkeypatch.setattr(decoders, "_CHILD", SLOW_TO_START + decoders._CHILD)
-    with decoders.running(1, timeout_s=1) as found:
+    monkeypatch.setattr(
+        isolated_decoder, "_CHILD", SLOW_TO_START + isolated_decoder._CHILD
+    )
+    with isolated_decoder.running(1, timeout_s=1) as found:
         assert found.decode(encoded(".png")).height == 60
 
 
@@ -133,45 +135,45 @@ def test_the_time_of_a_file_begins_when_its_process_is_ready(monkeypatch):
 def test_a_process_that_does_not_start(monkeypatch, child, words):
     """No file is called bad for it, and the next one may start."""
     with monkeypatch.context() as patch:
-        patch.setattr(decoders, "_CHILD", child)
-        found = decoders.Decoders(1, timeout_s=30)
+        patch.setattr(isolated_decoder, "_CHILD", child)
+        found = isolated_decoder.Decoders(1, timeout_s=30)
         if "sleep" in child:
-            patch.setattr(decoders, "_START_S", 0.3)
-        with pytest.raises(decoders.NotStarted, match=words):
+            patch.setattr(isolated_decoder, "_START_S", 0.3)
+        with pytest.raises(isolated_decoder.NotStarted, match=words):
             found.decode(encoded(".jpg"))
-        with pytest.raises(decoders.NotStarted, match=words):
+        with pytest.raises(isolated_decoder.NotStarted, match=words):
             found.start()
     assert found.decode(encoded(".jpg"))
     found.close()
 
 
 def test_closed_while_it_starts(monkeypatch):
-    monkeypatch.setattr(decoders, "_CHILD", "import time; time.sleep(60)")
-    found = decoders.Decoders(1, timeout_s=30)
+    monkeypatch.setattr(isolated_decoder, "_CHILD", "import time; time.sleep(60)")
+    found = isolated_decoder.Decoders(1, timeout_s=30)
     threading.Timer(0.3, found.close).start()
-    with pytest.raises(decoders.Crashed, match="closed"):
+    with pytest.raises(isolated_decoder.Crashed, match="closed"):
         found.decode(encoded(".jpg"))
 
 
 def test_one_that_crashes_is_replaced():
-    with decoders.running(1, timeout_s=30) as found:
+    with isolated_decoder.running(1, timeout_s=30) as found:
         found.decode(encoded(".jpg"))
         (pid,) = found.pids
         os.kill(pid, signal.SIGSTOP)
         threading.Timer(0.2, os.kill, [pid, signal.SIGKILL]).start()
-        with pytest.raises(decoders.Crashed, match="crashed on this file"):
+        with pytest.raises(isolated_decoder.Crashed, match="crashed on this file"):
             found.decode(encoded(".jpg"))
         assert found.decode(encoded(".jpg"))
         assert found.pids != (pid,)
 
 
 def test_closed():
-    with decoders.running(1, timeout_s=30) as found:
+    with isolated_decoder.running(1, timeout_s=30) as found:
         found.decode(encoded(".jpg"))
         (pid,) = found.pids
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
-    with pytest.raises(decoders.Crashed, match="closed"):
+    with pytest.raises(isolated_decoder.Crashed, match="closed"):
         found.decode(encoded(".jpg"))
 
 
@@ -202,7 +204,9 @@ def test_they_end_with_a_parent_that_is_killed():
 def answered(header, encoded=b"", size=None):
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     size = len(text) if size is None else size
-    return io.BytesIO(size.to_bytes(decoder.ANSWER_BYTES, "little") + text + encoded)
+    return io.BytesIO(
+        size.to_bytes(decoder_process.ANSWER_BYTES, "little") + text + encoded
+    )
 
 
 GOOD = {
@@ -221,11 +225,11 @@ class TestWhatAProcessSends:
     """A file may have got hold of it."""
 
     def test_good(self):
-        found = decoders._receive(answered(GOOD, b"1234"), b"file")
+        found = isolated_decoder._receive(answered(GOOD, b"1234"), b"file")
         assert (found.encoded, found.width) == (b"1234", 3)
 
     def test_the_file_itself(self):
-        found = decoders._receive(answered(GOOD | {"size": 0}), b"file")
+        found = isolated_decoder._receive(answered(GOOD | {"size": 0}), b"file")
         assert found.encoded == b"file"
 
     @pytest.mark.parametrize(
@@ -248,5 +252,5 @@ class TestWhatAProcessSends:
         ids=range(13),
     )
     def test_nonsense(self, stream):
-        with pytest.raises(decoders._Nonsense):
-            decoders._receive(stream, b"file")
+        with pytest.raises(isolated_decoder._Nonsense):
+            isolated_decoder._receive(stream, b"file")

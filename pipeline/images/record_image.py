@@ -23,7 +23,7 @@ os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
-from pipeline import formats, phash  # noqa: E402
+from pipeline.images import file_headers, perceptual_hash  # noqa: E402
 
 OPENCV_VERSION: str = cv2.__version__
 JPEG_QUALITY = 95
@@ -154,7 +154,7 @@ def encode_for_record(
         raise ImageError("empty file")
     if messages:
         messages.new()  # of a file before this one, that did not decode
-    jpeg = formats.JpegHeader.read(data) if data[:2] == b"\xff\xd8" else None
+    jpeg = file_headers.JpegHeader.read(data) if data[:2] == b"\xff\xd8" else None
     if (
         jpeg
         and jpeg.may_be_copied(resize_min)
@@ -170,8 +170,8 @@ def encode_for_record(
             reason="",
             phash=hashed,
         )
-    kind = formats.sniff(data)
-    frames = formats.frames(data)
+    kind = file_headers.sniff(data)
+    frames = file_headers.frames(data)
     if refuse_animated and frames > 1:
         raise ImageError(f"{ANIMATED} ({kind} of {frames} frames)")
     raw, orientation = _decode_raw(data, _flags(data, jpeg, resize_min))
@@ -221,7 +221,7 @@ def _is_same_again(data: bytes, raw: Any) -> bool:
 
 
 def _oddities(
-    raw: Any, jpeg: formats.JpegHeader | None, kind: str, frames: int
+    raw: Any, jpeg: file_headers.JpegHeader | None, kind: str, frames: int
 ) -> list[str]:
     """What is not as in a plain photo, and what is done about it."""
     found = []
@@ -268,7 +268,9 @@ def thumbnail(encoded: bytes, side: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
         ImageError: does not decode.
     """
     jpeg = (
-        formats.JpegHeader.read(encoded) if formats.sniff(encoded) == "JPEG" else None
+        file_headers.JpegHeader.read(encoded)
+        if file_headers.sniff(encoded) == "JPEG"
+        else None
     )
     pixels, _ = _decode(encoded, _flags(encoded, jpeg, 2 * side))
     size = (side, side)
@@ -281,8 +283,8 @@ def small_jpeg(encoded: bytes, side: int) -> bytes:
     Raises:
         ImageError: does not decode.
     """
-    is_jpeg = formats.sniff(encoded) == "JPEG"
-    jpeg = formats.JpegHeader.read(encoded) if is_jpeg else None
+    is_jpeg = file_headers.sniff(encoded) == "JPEG"
+    jpeg = file_headers.JpegHeader.read(encoded) if is_jpeg else None
     pixels, _ = _decode(encoded, _flags(encoded, jpeg, 2 * side))
     scale = min(1.0, side / max(pixels.shape[:2]))
     size = tuple(max(1, round(scale * length)) for length in pixels.shape[1::-1])
@@ -322,7 +324,7 @@ def pixels_digest(data: bytes) -> bytes:
 
 
 def _hash_if_sound(
-    data: bytes, jpeg: formats.JpegHeader, messages: DecoderMessages | None
+    data: bytes, jpeg: file_headers.JpegHeader, messages: DecoderMessages | None
 ) -> str:
     """Hash of a JPEG that decodes in full without complaint and is upright, or "".
 
@@ -333,7 +335,7 @@ def _hash_if_sound(
     grey, orientation = _decode_raw(data, flag)
     if orientation != 1 or (messages and messages.new()):
         return ""
-    return phash.of(grey, jpeg.height, jpeg.width, cell)
+    return perceptual_hash.of(grey, jpeg.height, jpeg.width, cell)
 
 
 def _grey_flag(short_side: int) -> tuple[int, int]:
@@ -343,7 +345,7 @@ def _grey_flag(short_side: int) -> tuple[int, int]:
         (4, cv2.IMREAD_REDUCED_GRAYSCALE_4),
         (2, cv2.IMREAD_REDUCED_GRAYSCALE_2),
     ):
-        if short_side >= cell * 2 * phash.SIDE:
+        if short_side >= cell * 2 * perceptual_hash.SIDE:
             return cell, int(flag)
     return 1, int(cv2.IMREAD_GRAYSCALE)
 
@@ -351,16 +353,16 @@ def _grey_flag(short_side: int) -> tuple[int, int]:
 def _hash(pixels: Any) -> str:
     """Hash of uint8 [height, width, 3], BGR."""
     grey = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)
-    side = 4 * phash.SIDE
+    side = 4 * perceptual_hash.SIDE
     grey = cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA)
-    return phash.of(np.asarray(grey), side, side, 1)
+    return perceptual_hash.of(np.asarray(grey), side, side, 1)
 
 
-def _flags(data: bytes, jpeg: formats.JpegHeader | None, resize_min: int) -> int:
+def _flags(data: bytes, jpeg: file_headers.JpegHeader | None, resize_min: int) -> int:
     if jpeg and resize_min:
         return _reduced_flag(min(jpeg.height, jpeg.width), resize_min)
     return int(
-        cv2.IMREAD_COLOR if formats.sniff(data) == "JPEG" else cv2.IMREAD_UNCHANGED
+        cv2.IMREAD_COLOR if file_headers.sniff(data) == "JPEG" else cv2.IMREAD_UNCHANGED
     )
 
 
@@ -385,7 +387,7 @@ def _decode_raw(data: bytes, flags: int) -> tuple[Any, int]:
         for kind, m in zip(kinds, metadata, strict=True)
         if kind == cv2.IMAGE_METADATA_EXIF
     ]
-    tiff = data if formats.sniff(data) == "TIFF" else exif[0] if exif else b""
+    tiff = data if file_headers.sniff(data) == "TIFF" else exif[0] if exif else b""
     return pixels, _orientation(tiff.removeprefix(b"Exif\0\0"))
 
 
@@ -405,7 +407,7 @@ def _reduced_flag(short_side: int, resize_min: int) -> int:
 
 
 def _reason(data: bytes, error: str) -> str:
-    kind = formats.sniff(data)
+    kind = file_headers.sniff(data)
     if "CV_IO_MAX_IMAGE" in error or "validateInputImageSize" in error:
         limit = f"{int(_own_limit):,}" if _own_limit.isdigit() else _own_limit
         return f"{kind} larger than {limit} pixels"

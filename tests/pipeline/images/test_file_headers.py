@@ -9,7 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from pipeline import formats
+from pipeline.images import file_headers
 
 
 def pillow(kind, frames=1, size=(20, 16), **how):
@@ -39,20 +39,20 @@ def pillow(kind, frames=1, size=(20, 16), **how):
     ],
 )
 def test_kinds(kind, name):
-    assert formats.sniff(pillow(kind)) == name
-    assert formats.frames(pillow(kind)) == 1
+    assert file_headers.sniff(pillow(kind)) == name
+    assert file_headers.frames(pillow(kind)) == 1
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff", b"text", bytes(100)])
 def test_of_no_kind(data):
-    assert formats.sniff(data) == "unknown"
-    assert formats.frames(data) == 1
+    assert file_headers.sniff(data) == "unknown"
+    assert file_headers.frames(data) == 1
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("count", [2, 5])
 def test_frames(kind, count):
-    assert formats.frames(pillow(kind, count)) == count
+    assert file_headers.frames(pillow(kind, count)) == count
 
 
 def test_frames_of_opencv():
@@ -62,7 +62,7 @@ def test_frames_of_opencv():
     for ending in (".gif", ".png", ".webp"):
         done, data = cv2.imencodeanimation(ending, animation)
         assert done
-        assert formats.frames(data.tobytes()) == 3
+        assert file_headers.frames(data.tobytes()) == 3
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
@@ -74,7 +74,7 @@ def test_any_damage_gives_a_number(kind):
         for _ in range(chosen.choice((1, 3, 20))):
             damaged[chosen.randrange(len(damaged))] = chosen.randrange(256)
         cut = bytes(damaged[: chosen.randrange(8, len(damaged) + 1)])
-        assert 1 <= formats.frames(cut) <= 1_000_000
+        assert 1 <= file_headers.frames(cut) <= 1_000_000
 
 
 def test_directories_that_refer_to_each_other():
@@ -84,7 +84,7 @@ def test_directories_that_refer_to_each_other():
     entries = int.from_bytes(data[first : first + 2], "little")
     link = first + 2 + 12 * entries
     data[link : link + 4] = first.to_bytes(4, "little")
-    assert formats.frames(bytes(data)) == 1
+    assert file_headers.frames(bytes(data)) == 1
 
 
 @pytest.mark.parametrize(
@@ -103,30 +103,30 @@ def test_directories_that_refer_to_each_other():
     ],
 )
 def test_endings(path, kind, wrong):
-    assert formats.has_wrong_ending(path, kind) == wrong
+    assert file_headers.has_wrong_ending(path, kind) == wrong
 
 
 @pytest.mark.parametrize("size", [(20, 16), (1, 300), (3000, 2)])
 def test_size_of_a_jpeg(size):
-    header = formats.JpegHeader.read(pillow("JPEG", size=size))
+    header = file_headers.JpegHeader.read(pillow("JPEG", size=size))
     assert (header.width, header.height, header.oddity) == (*size, "")
 
 
 @pytest.mark.parametrize("how", [{}, {"progressive": True}, {"subsampling": 0}])
 def test_plain_jpegs_may_be_copied(how):
-    assert formats.JpegHeader.read(pillow("JPEG", **how)).may_be_copied(0)
+    assert file_headers.JpegHeader.read(pillow("JPEG", **how)).may_be_copied(0)
 
 
 def test_fill_bytes_are_passed_over_at_once():
     data = pillow("JPEG", size=(20, 16))
     filled = data[:2] + bytes([0xFF]) * (20 << 20) + data[2:]
     start = time.monotonic()
-    header = formats.JpegHeader.read(filled)
+    header = file_headers.JpegHeader.read(filled)
     assert (header.width, header.height) == (20, 16)
-    assert formats.JpegHeader.read(filled[: 20 << 20]) is None
+    assert file_headers.JpegHeader.read(filled[: 20 << 20]) is None
     assert time.monotonic() - start < 1
 
 
 def test_data_after_the_end():
     data = pillow("JPEG")
-    assert "data after" in formats.JpegHeader.read(data + b"more").oddity
+    assert "data after" in file_headers.JpegHeader.read(data + b"more").oddity

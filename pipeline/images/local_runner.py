@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
-from pipeline import parts
+from pipeline.images import decode_files
 from pipeline.records import file_table
 from pipeline.system import command_line, process_pool
 
@@ -16,7 +16,10 @@ class Runner(Protocol):
     block_files: int
 
     def convert(
-        self, how: parts.How, blocks: Iterable[Sequence[parts.Task]], num_files: int
+        self,
+        how: decode_files.How,
+        blocks: Iterable[Sequence[decode_files.Task]],
+        num_files: int,
     ) -> Iterator[tuple[int, list[file_table.Segment]]]:
         """Decodes blocks of files; yields numbers of files and what is told of them."""
 
@@ -34,15 +37,18 @@ class Local:
         self._num_workers = num_workers or command_line.available_cpus()
 
     def convert(
-        self, how: parts.How, blocks: Iterable[Sequence[parts.Task]], num_files: int
+        self,
+        how: decode_files.How,
+        blocks: Iterable[Sequence[decode_files.Task]],
+        num_files: int,
     ) -> Iterator[tuple[int, list[file_table.Segment]]]:
         """As Runner.convert."""
         for block, results in process_pool.map_blocks(
-            functools.partial(parts.convert_block, how),
+            functools.partial(decode_files.convert_block, how),
             blocks,
-            on_crash=functools.partial(parts.crashed, how),
+            on_crash=functools.partial(decode_files.crashed, how),
             num_workers=min(self._num_workers, -(-num_files // self.block_files)),
-            initializer=parts.start_worker,
+            initializer=decode_files.start_worker,
         ):
             yield len(block), results
 

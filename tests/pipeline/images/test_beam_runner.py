@@ -6,7 +6,8 @@ import sys
 import cv2
 import pytest
 
-from pipeline import beam, convert
+from pipeline import convert
+from pipeline.images import beam_runner
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
 from tests import conftest
@@ -89,7 +90,7 @@ def test_stores_that_tensorflow_reaches(photos, expected, tmp_path):
 
 def test_many_small_blocks(photos, expected, tmp_path, monkeypatch):
     """Each block is an element, whose files are named after it."""
-    monkeypatch.setattr(beam.Beam, "block_files", 5)
+    monkeypatch.setattr(beam_runner.Beam, "block_files", 5)
     config = convert.Config(
         source=str(photos),
         out=str(tmp_path / "out"),
@@ -105,7 +106,7 @@ def test_a_job_that_fails_is_a_named_error(photos, tmp_path, monkeypatch):
     def convert_block(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(beam, "_convert", convert_block)
+    monkeypatch.setattr(beam_runner, "_convert", convert_block)
     config = convert.Config(
         source=str(photos), out=str(tmp_path / "out"), runner="DirectRunner"
     )
@@ -132,4 +133,4 @@ def test_a_flag_that_is_nearly_ours_is_not_passed_on(photos, tmp_path):
 def test_without_beam(monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     with pytest.raises(DataError, match="Apache Beam is not installed"):
-        beam.Beam("DirectRunner", [])
+        beam_runner.Beam("DirectRunner", [])

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import image
+from pipeline.images import record_image
 from pipeline.records import example_format, file_table, manifest, tfrecord
-from pipeline.sources.find_source import photo_source
+from pipeline.sources import photo_source
 from pipeline.system import file_system
 from pipeline.system.errors import DataError
 
@@ -78,14 +78,14 @@ class How:
 # Videos and archives lie among photos; none of them is read into memory.
 _MAX_FILE_BYTES = 512 << 20
 # Set in each worker process by start_worker.
-_messages: image.DecoderMessages | None = None
+_messages: record_image.DecoderMessages | None = None
 
 
 def start_worker() -> None:
     """Prepares a worker process: it only decodes, so its stderr is the decoders'."""
     global _messages
-    _messages = image.DecoderMessages()
-    image.use_one_thread()
+    _messages = record_image.DecoderMessages()
+    record_image.use_one_thread()
 
 
 def part_path(partial: Path, number: int) -> Path:
@@ -116,8 +116,8 @@ def digest_block(root: Path, spans: Sequence[photo_source.Span]) -> list[bytes]:
     found = []
     for span in spans:
         try:
-            found.append(image.pixels_digest(read(root, span)))
-        except (OSError, image.ImageError):  # it was changed a moment ago
+            found.append(record_image.pixels_digest(read(root, span)))
+        except (OSError, record_image.ImageError):  # it was changed a moment ago
             found += no_digest(span)
     return found
 
@@ -169,7 +169,7 @@ def _convert_file(how: How, task: Task) -> tuple[manifest.Row, bytes]:
         data = read(how.root, task.span)
     except OSError as error:
         return _skipped(task, f"cannot be read: {error.strerror}"), b""
-    except image.ImageError as error:
+    except record_image.ImageError as error:
         return _skipped(task, str(error)), b""
     sha256 = hashlib.sha256(data).hexdigest()
     if task.known and task.known.sha256 == sha256 and _is_intact(how, task.known):
@@ -177,16 +177,16 @@ def _convert_file(how: How, task: Task) -> tuple[manifest.Row, bytes]:
     if not task.class_name:
         return _skipped(task, "not in a class folder", sha256, len(data)), b""
     try:
-        stored = image.encode_for_record(
+        stored = record_image.encode_for_record(
             data,
             resize_min=how.resize_min,
             refuse_animated=how.refuse_animated,
             messages=_messages,
         )
-    except image.ImageError as error:
+    except record_image.ImageError as error:
         return _skipped(task, str(error), sha256, len(data)), b""
     except MemoryError:
-        return _skipped(task, image.NO_MEMORY, sha256, len(data)), b""
+        return _skipped(task, record_image.NO_MEMORY, sha256, len(data)), b""
     record = tfrecord.frame(
         example_format.serialize(
             {
@@ -243,7 +243,7 @@ def read(root: Path, span: photo_source.Span) -> bytes:
     try:
         about = os.fstat(descriptor)
         if not stat.S_ISREG(about.st_mode):
-            raise image.ImageError("not a regular file")
+            raise record_image.ImageError("not a regular file")
         size = about.st_size if length == photo_source.WHOLE else length
         _check_size(size)
         data = os.pread(descriptor, size, offset)
@@ -267,4 +267,6 @@ def _read_remote(path: Path, offset: int, length: int) -> bytes:
 
 def _check_size(size: int) -> None:
     if size > _MAX_FILE_BYTES:
-        raise image.ImageError(f"larger than {_MAX_FILE_BYTES >> 20} MB, no photo")
+        raise record_image.ImageError(
+            f"larger than {_MAX_FILE_BYTES >> 20} MB, no photo"
+        )

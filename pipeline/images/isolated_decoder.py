@@ -18,11 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from pipeline import decoder, image
+from pipeline.images import decoder_process, record_image
 from pipeline.system.errors import DataError
 
-_ROOT = Path(__file__).parents[1]
-_CHILD = "from pipeline import decoder; decoder.main()"
+_ROOT = Path(__file__).parents[2]
+_CHILD = "from pipeline.images import decoder_process; decoder_process.main()"
 _START_S = 60.0  # for imports, on a machine that has much else to do
 _LONGEST_ANSWER = 10_000  # bytes of JSON
 _MOST_BYTES = 1 << 30  # of an encoded image
@@ -30,11 +30,11 @@ CRASHED = "the decoder crashed on this file"
 _CLOSED = "the decoders are closed"
 
 
-class TooSlow(image.ImageError):
+class TooSlow(record_image.ImageError):
     """A file took its decoder longer than allowed."""
 
 
-class Crashed(image.ImageError):
+class Crashed(record_image.ImageError):
     """A file took its decoder down."""
 
 
@@ -50,8 +50,8 @@ class Decoders:
         count: int,
         *,
         timeout_s: float,
-        resize_min: int = image.RESIZE_MIN,
-        max_pixels: int = image.MAX_PIXELS,
+        resize_min: int = record_image.RESIZE_MIN,
+        max_pixels: int = record_image.MAX_PIXELS,
     ) -> None:
         """Starts nothing yet: a process starts when it is needed.
 
@@ -82,7 +82,7 @@ class Decoders:
         for child in self._children:
             child.ready()
 
-    def decode(self, data: bytes) -> image.RecordImage:
+    def decode(self, data: bytes) -> record_image.RecordImage:
         """Decodes a file, in full.
 
         Args:
@@ -93,7 +93,7 @@ class Decoders:
             NotStarted: there is no process to decode it.
         """
         if not data:
-            raise image.ImageError("empty file")
+            raise record_image.ImageError("empty file")
         child = self._idle.get()
         try:
             return child.decode(data, self._timeout_s)
@@ -157,7 +157,7 @@ class _Child:
             env={
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-                image.MAX_PIXELS_NAME: str(max_pixels),
+                record_image.MAX_PIXELS_NAME: str(max_pixels),
                 "OPENBLAS_NUM_THREADS": "1",
             },
         )
@@ -173,13 +173,13 @@ class _Child:
             try:
                 stdout = cast(io.BufferedReader, process.stdout)
                 with contextlib.suppress(OSError, ValueError):  # closed meanwhile
-                    said = stdout.read(len(decoder.READY))
+                    said = stdout.read(len(decoder_process.READY))
             except BaseException:  # a signal
                 self._end()
                 raise
             finally:
                 alarm.cancel()
-            if said == decoder.READY:
+            if said == decoder_process.READY:
                 self._ready = process
                 return process
         self._end()
@@ -191,16 +191,16 @@ class _Child:
             "start; is there memory to spare?"
         )
 
-    def decode(self, data: bytes, timeout_s: float) -> image.RecordImage:
+    def decode(self, data: bytes, timeout_s: float) -> record_image.RecordImage:
         process = self.ready()
         alarm = _Alarm(timeout_s, process)
         try:
             stdin = cast(io.BufferedWriter, process.stdin)
-            stdin.write(len(data).to_bytes(decoder.LENGTH_BYTES, "little"))
+            stdin.write(len(data).to_bytes(decoder_process.LENGTH_BYTES, "little"))
             stdin.write(data)
             stdin.flush()
             return _receive(cast(io.BufferedReader, process.stdout), data)
-        except image.ImageError:
+        except record_image.ImageError:
             raise
         except (OSError, _Nonsense) as error:
             self._end()
@@ -256,8 +256,8 @@ class _Nonsense(Exception):
     """A process sent something else than an answer, or nothing."""
 
 
-def _receive(stream: io.BufferedReader, data: bytes) -> image.RecordImage:
-    size = int.from_bytes(_read(stream, decoder.ANSWER_BYTES), "little")
+def _receive(stream: io.BufferedReader, data: bytes) -> record_image.RecordImage:
+    size = int.from_bytes(_read(stream, decoder_process.ANSWER_BYTES), "little")
     if size > _LONGEST_ANSWER:
         raise _Nonsense("an answer too long")
     try:
@@ -268,7 +268,7 @@ def _receive(stream: io.BufferedReader, data: bytes) -> image.RecordImage:
         raise _Nonsense("no object")
     reason = header.get("error")
     if isinstance(reason, str):
-        raise image.ImageError(reason)
+        raise record_image.ImageError(reason)
     size = header.pop("size", None)
     if type(size) is not int or not 0 <= size <= _MOST_BYTES:
         raise _Nonsense("an impossible size")
@@ -283,7 +283,7 @@ def _read(stream: io.BufferedReader, size: int) -> bytes:
     return found
 
 
-def _checked(header: dict[str, Any], encoded: bytes) -> image.RecordImage:
+def _checked(header: dict[str, Any], encoded: bytes) -> record_image.RecordImage:
     """Raises _Nonsense: the fields are not those of an image."""
     sizes = [header.get(name) for name in ("height", "width", "orientation")]
     texts = [header.get(name) for name in ("action", "reason", "phash", "format")]
@@ -294,6 +294,6 @@ def _checked(header: dict[str, Any], encoded: bytes) -> image.RecordImage:
     if header["format"] not in ("jpeg", "png"):
         raise _Nonsense("another format")
     try:
-        return image.RecordImage(encoded=encoded, **header)
+        return record_image.RecordImage(encoded=encoded, **header)
     except TypeError as error:
         raise _Nonsense("other fields") from error

@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
-from pipeline import image
+from pipeline.images import record_image
 from tests.conftest import draw_photo
 
 # A picture whose every turn and mirror image differs: bright, middle, dark, darkest.
@@ -42,14 +42,16 @@ def with_exif(data, orientation, order="<"):
 
 
 def encode(data, resize_min=512, messages=None):
-    return image.encode_for_record(data, resize_min=resize_min, messages=messages)
+    return record_image.encode_for_record(
+        data, resize_min=resize_min, messages=messages
+    )
 
 
 @pytest.fixture
 def messages():
     """This process's stderr as workers use it, given back afterwards."""
     stderr = os.dup(2)
-    yield image.DecoderMessages()
+    yield record_image.DecoderMessages()
     os.dup2(stderr, 2)
     os.close(stderr)
 
@@ -77,7 +79,7 @@ def test_plain_jpeg_is_copied_byte_for_byte(data):
     assert found.format == "jpeg"
     pixels = decoded_by_tensorflow(found.encoded)
     assert pixels.shape == (found.height, found.width, 3)
-    np.testing.assert_array_equal(pixels, image.decode_record(found.encoded))
+    np.testing.assert_array_equal(pixels, record_image.decode_record(found.encoded))
 
 
 def corner_values(pixels):
@@ -116,7 +118,7 @@ def test_opencv_agrees_on_the_orientation():
     for orientation in range(1, 9):
         data = with_exif(jpeg(CORNERS), orientation)
         theirs = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-        ours = image.decode_record(encode(data).encoded)
+        ours = record_image.decode_record(encode(data).encoded)
         assert np.abs(ours.astype(int) - theirs).max() <= 3
 
 
@@ -207,7 +209,7 @@ def test_size_limit_may_be_switched_off():
 @pytest.mark.parametrize("resize_min", [512, 16], ids=["full", "reduced"])
 def test_cut_jpeg_is_refused(share, resize_min):
     data = jpeg(photo(300, 400))
-    with pytest.raises(image.ImageError):
+    with pytest.raises(record_image.ImageError):
         encode(data[: int(len(data) * share)], resize_min=resize_min)
 
 
@@ -224,7 +226,7 @@ def test_cut_jpeg_is_refused(share, resize_min):
     ids=["empty", "text", "pdf", "heic", "jpeg start", "cut png"],
 )
 def test_what_is_no_image_is_refused(data, reason):
-    with pytest.raises(image.ImageError, match=reason):
+    with pytest.raises(record_image.ImageError, match=reason):
         encode(data)
 
 
@@ -239,7 +241,7 @@ def test_bombs_are_refused_before_decoding():
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
     data += chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
-    with pytest.raises(image.ImageError, match="larger than"):
+    with pytest.raises(record_image.ImageError, match="larger than"):
         encode(data)
 
 
@@ -261,13 +263,13 @@ def test_whatever_is_copied_decodes_alike_everywhere(seed, messages):
             data[position] = random.integers(256)
         try:
             found = encode(bytes(data), messages=messages)
-        except image.ImageError:
+        except record_image.ImageError:
             outcomes.add("refused")
             continue
         outcomes.add(found.action)
         pixels = decoded_by_tensorflow(found.encoded)
         assert pixels.shape == (found.height, found.width, 3)
-        difference = pixels.astype(int) - image.decode_record(found.encoded)
+        difference = pixels.astype(int) - record_image.decode_record(found.encoded)
         assert np.abs(difference).max() <= (0 if found.action == "copied" else 1)
     assert {"copied", "refused"} <= outcomes
 
@@ -275,7 +277,7 @@ def test_whatever_is_copied_decodes_alike_everywhere(seed, messages):
 def test_numbers_whose_white_is_not_known_are_refused(tmp_path):
     values = np.arange(40 * 40, dtype=np.int32).reshape(40, 40)
     PIL.Image.fromarray(values).save(tmp_path / "x.tif")
-    with pytest.raises(image.ImageError, match="of which white is not known"):
+    with pytest.raises(record_image.ImageError, match="of which white is not known"):
         encode((tmp_path / "x.tif").read_bytes())
 
 
@@ -284,7 +286,7 @@ def test_pixels_that_differ_each_time_are_refused(monkeypatch, tmp_path):
     cv2.imwrite(str(tmp_path / "x.tif"), photo())
     data = (tmp_path / "x.tif").read_bytes()
     assert encode(data).action == "reencoded"
-    decode = image._decode_raw
+    decode = record_image._decode_raw
     counter = iter(range(100))
 
     def unset(*args):
@@ -292,6 +294,6 @@ def test_pixels_that_differ_each_time_are_refused(monkeypatch, tmp_path):
         pixels[0, 0, 0] = next(counter)
         return pixels, orientation
 
-    monkeypatch.setattr(image, "_decode_raw", unset)
-    with pytest.raises(image.ImageError, match="decodes otherwise each time"):
+    monkeypatch.setattr(record_image, "_decode_raw", unset)
+    with pytest.raises(record_image.ImageError, match="decodes otherwise each time"):
         encode(data)

@@ -7,19 +7,19 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from pipeline import image, parts, runner
+from pipeline.images import decode_files, local_runner, record_image
 from pipeline.records import file_table, manifest, previous_dataset
-from pipeline.sources.find_source import find_source
+from pipeline.sources import find_source
 from pipeline.system import command_line
 
 Item = TypeVar("Item")
 
 
 def decode(
-    how: parts.How,
+    how: decode_files.How,
     source: find_source.Source,
     before: previous_dataset.Known | None,
-    run: runner.Runner,
+    run: local_runner.Runner,
     settings: Mapping[str, int | str],
 ) -> file_table.Table:
     """Decodes every file that is not known yet.
@@ -34,7 +34,7 @@ def decode(
     """
     found = file_table.Table(source.labels)
     count = len(source.paths)
-    image.limit_pixels(how.max_pixels)
+    record_image.limit_pixels(how.max_pixels)
     what = "convert" if how.keeps_records else "check"
     with command_line.progress(count, "photo", what) as progress:
         tasks = _tasks(source, before, found, settings)
@@ -57,7 +57,7 @@ def _tasks(
     before: previous_dataset.Known | None,
     found: file_table.Table,
     settings: Mapping[str, int | str],
-) -> Iterator[parts.Task]:
+) -> Iterator[decode_files.Task]:
     """One task a file, in the order of the paths; the split of a path is noted."""
     rows: Iterator[manifest.Row | None] = itertools.repeat(None)
     reusable: dict[str, int] = {}
@@ -75,7 +75,7 @@ def _tasks(
         if row and row.split:
             found.splits[number] = manifest.SPLITS.index(row.split)
             found.folds[number] = file_table.NO_FOLD if row.fold is None else row.fold
-        yield parts.Task(
+        yield decode_files.Task(
             path=path,
             class_name=source.class_name(number),
             label=int(source.labels[number]),

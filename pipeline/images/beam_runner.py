@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import parts, runner
+from pipeline.images import decode_files, local_runner
 from pipeline.records import file_table
 from pipeline.system.errors import DataError
 
@@ -65,7 +65,10 @@ class Beam:
             raise DataError(f"--runner={name}: wrong options of Beam") from error
 
     def convert(
-        self, how: parts.How, blocks: Iterable[Sequence[parts.Task]], num_files: int
+        self,
+        how: decode_files.How,
+        blocks: Iterable[Sequence[decode_files.Task]],
+        num_files: int,
     ) -> Iterator[tuple[int, list[file_table.Segment]]]:
         """As runner.Runner.convert."""
         numbered = list(enumerate(blocks))
@@ -107,14 +110,16 @@ def _call(function: Callable[[], Any]) -> None:
     function()
 
 
-def _convert(how: parts.How, numbered: tuple[int, Sequence[parts.Task]]) -> None:
+def _convert(
+    how: decode_files.How, numbered: tuple[int, Sequence[decode_files.Task]]
+) -> None:
     """Decodes a block, and puts what came of it into the staging folder."""
     number, block = numbered
     # Dask's workers are daemons, which must have no children; ours end with them.
     multiprocessing.current_process().daemon = False
     with tempfile.TemporaryDirectory() as scratch:
         own = dataclasses.replace(how, partial=Path(scratch))
-        local = runner.Local(num_workers=1)
+        local = local_runner.Local(num_workers=1)
         small = (
             block[start : start + local.block_files]
             for start in range(0, len(block), local.block_files)
@@ -125,7 +130,7 @@ def _convert(how: parts.How, numbered: tuple[int, Sequence[parts.Task]]) -> None
             for segment in some
         ]
         found = np.concatenate([segment.found for segment in segments])
-        with parts.part_path(how.partial, number).open("wb") as out:
+        with decode_files.part_path(how.partial, number).open("wb") as out:
             for entry in found:
                 if entry["file"] > file_table.NO_RECORD:
                     start = out.tell()
@@ -141,6 +146,6 @@ def _convert(how: parts.How, numbered: tuple[int, Sequence[parts.Task]]) -> None
 
 
 def _record(partial: Path, entry: np.void) -> bytes:
-    with parts.part_path(partial, int(entry["file"])).open("rb") as part:
+    with decode_files.part_path(partial, int(entry["file"])).open("rb") as part:
         part.seek(int(entry["offset"]))
         return part.read(int(entry["length"]))

@@ -4,8 +4,8 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pipeline import image, parts
-from pipeline.sources.find_source import class_folders, photo_source
+from pipeline.images import decode_files, record_image
+from pipeline.sources import class_folders, photo_source
 
 
 def find(
@@ -57,6 +57,6 @@ def read(path: str) -> bytes:
     """
     where = Path(path)
     try:
-        return parts.read(where.parent, (where.name, 0, photo_source.WHOLE))
+        return decode_files.read(where.parent, (where.name, 0, photo_source.WHOLE))
     except OSError as error:
-        raise image.ImageError(f"cannot be read: {error.strerror}") from error
+        raise record_image.ImageError(f"cannot be read: {error.strerror}") from error

@@ -1,0 +1,1 @@
+"""Bytes of any image file to bytes of a record; the one place of OpenCV."""
