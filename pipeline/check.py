@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
-from pipeline import account, oddities, page, verify
+from pipeline import oddities, page, verify
 from pipeline.check_findings import Finding, Report
-from pipeline.grouping import duplicate_search, split_assignment
+from pipeline.grouping import duplicate_search, selection, split_assignment
 from pipeline.images import decode_files, decode_source, local_runner, record_image
 from pipeline.records import file_table, manifest
 from pipeline.sources import caffe_lists, find_source, photo_source
@@ -61,7 +61,7 @@ class Config:
 
     def __post_init__(self) -> None:
         caffe_lists.check_flags(self.lists, self.csv, self.labels)
-        account.check_pattern(self.group_by)
+        selection.check_pattern(self.group_by)
 
 
 def check(config: Config) -> Report:
@@ -101,7 +101,7 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, page.Encoded]:
         csv_file=config.csv,
         labels_file=config.labels,
     )
-    keys = account.user_keys(source, config.group_by)
+    keys = selection.user_keys(source, config.group_by)
     number_of = {path: number for number, path in enumerate(source.paths)}
 
     def encoded(number: int) -> bytes:
@@ -132,7 +132,7 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, page.Encoded]:
             row = manifest.row_of(own)
             for kind in oddities.kinds_of(row):
                 odd[kind].append(row.path)
-    bonds = account.Bonds(similar=similar, keys=keys)
+    bonds = selection.Bonds(similar=similar, keys=keys)
     findings = _alike(found, source, bonds)
     counts = _counts(found, source)
     findings += _balance({name: row["usable"] for name, row in counts.items()})
@@ -171,7 +171,7 @@ def _sorted(
 
 
 def _alike(
-    found: file_table.Table, source: find_source.Source, bonds: account.Bonds
+    found: file_table.Table, source: find_source.Source, bonds: selection.Bonds
 ) -> list[Finding]:
     """What is found out about photos together; leaves out what conversion does."""
 
@@ -179,17 +179,17 @@ def _alike(
         return tuple(tuple(source.paths[n] for n in members) for members in groups)
 
     taken = np.flatnonzero(found.taken)
-    same, alike = account.same_files(found), bonds.alike(found)
+    same, alike = selection.same_files(found), bonds.alike(found)
     together = bonds.together(found)
     splits = np.maximum(source.splits, 0)
     conflicts = bonds.identical(found)
-    across = account.divided(together, taken, splits) if source.given else []
+    across = selection.divided(together, taken, splits) if source.given else []
     copies = [
         members
-        for members in account.shared(same, taken)
+        for members in selection.shared(same, taken)
         if len(np.unique(found.labels[members])) == 1
     ]
-    mixed = account.divided(alike, taken, found.labels)
+    mixed = selection.divided(alike, taken, found.labels)
     mixed = [one for one in mixed if len(np.unique(conflicts[one])) > 1]
     sets = (
         (
@@ -197,7 +197,7 @@ def _alike(
             "error",
             "the same photo in several classes: both cannot be right; convert leaves "
             "all of them out",
-            account.divided(conflicts, taken, found.labels),
+            selection.divided(conflicts, taken, found.labels),
         ),
         (
             "across splits",
@@ -222,7 +222,7 @@ def _alike(
             "near-duplicates",
             "note",
             "the same picture again, changed; convert keeps them in one split",
-            account.divided(alike, taken, found.found["sha256"]),
+            selection.divided(alike, taken, found.found["sha256"]),
         ),
     )
     return [

@@ -20,8 +20,13 @@ import google_crc32c
 import numpy as np
 from absl import app, flags
 
-from pipeline import account, duplicates, findings, given, placing
-from pipeline.grouping import duplicate_search, split_assignment
+from pipeline import findings, given, placing
+from pipeline.grouping import (
+    duplicate_search,
+    near_duplicates,
+    selection,
+    split_assignment,
+)
 from pipeline.images import (
     beam_runner,
     decode_files,
@@ -92,7 +97,7 @@ class Config:
     beam_flags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        account.check_pattern(self.group_by)
+        selection.check_pattern(self.group_by)
         for name, options in (
             ("conflicts", CONFLICTS),
             ("lacking", LACKING),
@@ -114,7 +119,7 @@ class Config:
             "shard_mb": self.shard_mb,
             "group_by": self.group_by,
             "conflicts": self.conflicts,
-            "duplicates": duplicates.VERSION,
+            "duplicates": near_duplicates.VERSION,
         }
 
 
@@ -173,7 +178,7 @@ def convert(config: Config) -> Summary:
     with staging.staged(directory) as partial:
         before = _read_known(directory)
         _check_same_source(before, source)
-        keys = account.user_keys(source, config.group_by)
+        keys = selection.user_keys(source, config.group_by)
         how = decode_files.How(
             root=source.root,
             partial=partial,
@@ -187,7 +192,7 @@ def convert(config: Config) -> Summary:
             source,
             before,
             run,
-            settings=how.settings | {"duplicates": duplicates.VERSION},
+            settings=how.settings | {"duplicates": near_duplicates.VERSION},
         )
         files = placing.RecordFiles(
             partial=partial,
@@ -245,19 +250,19 @@ def _decide(
         encoded=lambda number: placing.image_of(found, number, files),
         num_workers=config.workers,
     )
-    bonds = account.Bonds(similar=similar, keys=keys)
-    left_out = account.leave_out(
+    bonds = selection.Bonds(similar=similar, keys=keys)
+    left_out = selection.leave_out(
         found, source, bonds, before, keep_conflicts=config.conflicts == "keep"
     )
     bonds = bonds.among(found)
     given.leave_out_copies(found, source, bonds.together(found))
     bonds = bonds.among(found)
-    account.check_classes(found, source, files.partial)
-    account.group(found, bonds)
+    selection.check_classes(found, source, files.partial)
+    selection.group(found, bonds)
     given.place(found, source, before)
     about = _about(config, source, before)
     shares = given.open_shares(source, about.shares)
-    account.assign_splits(found, seed=about.seed, shares=shares)
+    selection.assign_splits(found, seed=about.seed, shares=shares)
     return findings.lines(found, source, bonds, left_out)
 
 

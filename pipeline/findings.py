@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline import account
+from pipeline.grouping import selection
 from pipeline.records import file_table
 from pipeline.sources import find_source
 from pipeline.system import command_line
@@ -15,8 +15,8 @@ _SHOWN = 5  # examples a line
 def lines(
     found: file_table.Table,
     source: find_source.Source,
-    bonds: account.Bonds,
-    left_out: account.LeftOut,
+    bonds: selection.Bonds,
+    left_out: selection.LeftOut,
 ) -> list[str]:
     """Copies, near-duplicates, groups, and what was left out; nothing, no line.
 
@@ -39,13 +39,13 @@ def lines(
         return "; ".join(shown) + (" ..." if len(groups) > _SHOWN else "")
 
     taken = np.flatnonzero(found.taken)
-    copies = taken[account.same_files(found)[taken] != taken]
+    copies = taken[selection.same_files(found)[taken] != taken]
     alike = bonds.alike(found)
-    near = account.divided(alike, taken, found.found["sha256"])
-    mixed = account.divided(alike, taken, found.labels)
-    torn = account.divided(found.groups, taken, found.splits)
+    near = selection.divided(alike, taken, found.found["sha256"])
+    mixed = selection.divided(alike, taken, found.labels)
+    torn = selection.divided(found.groups, taken, found.splits)
     keys = bonds.keys[taken]
-    keys = keys[keys != account.NO_KEY]
+    keys = keys[keys != selection.NO_KEY]
     out = left_out
     texts = [
         (copies, f"exact copies: {len(copies)} ({names(copies)})"),

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pipeline import account
+from pipeline.grouping import selection
 from pipeline.records import file_table, manifest, previous_dataset
 from pipeline.sources import photo_source
 from pipeline.system.errors import DataError
@@ -33,7 +33,7 @@ def leave_out_copies(
         return
     taken = np.flatnonzero(found.taken)
     splits = np.maximum(source.splits, _TRAIN)
-    for members in account.divided(roots, taken, splits):
+    for members in selection.divided(roots, taken, splits):
         best = members[np.argmax(splits[members])]
         copies = members[splits[members] < splits[best]]
         same = found.found["sha256"][copies] == found.found["sha256"][best]

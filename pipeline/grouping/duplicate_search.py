@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pipeline import duplicates
+from pipeline.grouping import near_duplicates
 from pipeline.images import decode_files, decode_source, local_runner, record_image
 from pipeline.records import file_table
 from pipeline.sources import find_source
@@ -23,7 +23,7 @@ def similar(
     *,
     encoded: Callable[[int], bytes],
     num_workers: int,
-) -> duplicates.Similar:
+) -> near_duplicates.Similar:
     """Searches near-duplicates; only what the hashes propose is decoded again.
 
     This process does that, whose limit of pixels is that of its start.
@@ -40,7 +40,7 @@ def similar(
 
     def thumbnail(number: int) -> np.ndarray:
         try:
-            return record_image.thumbnail(encoded(number), duplicates.SIDE)
+            return record_image.thumbnail(encoded(number), near_duplicates.SIDE)
         except record_image.ImageError as error:
             raise DataError(
                 f"{source.root}/{source.paths[number]}: cannot be compared with others "
@@ -60,4 +60,4 @@ def similar(
         )
         return list(itertools.chain(*(one for _, found in done for one in found)))
 
-    return duplicates.find(found, thumbnail, digests)
+    return near_duplicates.find(found, thumbnail, digests)

@@ -13,8 +13,7 @@ from typing import Self
 
 import numpy as np
 
-from pipeline import duplicates
-from pipeline.grouping import split_assignment
+from pipeline.grouping import near_duplicates, split_assignment
 from pipeline.records import file_table, manifest, previous_dataset
 from pipeline.sources import find_source
 from pipeline.system.errors import DataError
@@ -31,7 +30,7 @@ class Bonds:
         keys: int64 [num_files], equal for files that the user groups; NO_KEY: alone.
     """
 
-    similar: duplicates.Similar
+    similar: near_duplicates.Similar
     keys: np.ndarray
 
     def among(self, found: file_table.Table) -> Self:
@@ -40,13 +39,13 @@ class Bonds:
 
     def alike(self, found: file_table.Table) -> np.ndarray:
         """Groups of the same picture: int64 [num_files], the lowest number in each."""
-        return duplicates.join(same_files(found), *self.similar.pairs.T)
+        return near_duplicates.join(same_files(found), *self.similar.pairs.T)
 
     def identical(self, found: file_table.Table) -> np.ndarray:
         """Groups of the same pixels, or at least of different classes, likewise."""
         pairs = self.similar.identical
         pairs = pairs[found.taken[pairs].all(axis=1)]
-        return duplicates.join(same_files(found), *pairs.T)
+        return near_duplicates.join(same_files(found), *pairs.T)
 
     def together(self, found: file_table.Table) -> np.ndarray:
         """Groups of what must share a split, likewise."""
@@ -65,7 +64,7 @@ def _join_equal(
 ) -> np.ndarray:
     """Joins those of some files that have the same value."""
     _, first, place = np.unique(values[numbers], return_index=True, return_inverse=True)
-    return duplicates.join(roots, numbers[first][place], numbers)
+    return near_duplicates.join(roots, numbers[first][place], numbers)
 
 
 def check_pattern(pattern: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import duplicates
+from pipeline.grouping import near_duplicates
 from pipeline.images import record_image
 from pipeline.records import file_table
 from tests.conftest import draw_scene
@@ -47,9 +47,11 @@ def search(files, tmp_path, labels=None):
         entry["sha256"] = hashlib.sha256(data).digest()
         entry["phash"] = int(one.phash, 16)
     found.taken[:] = True
-    similar = duplicates.find(
+    similar = near_duplicates.find(
         found,
-        lambda number: record_image.thumbnail(stored[number].encoded, duplicates.SIDE),
+        lambda number: record_image.thumbnail(
+            stored[number].encoded, near_duplicates.SIDE
+        ),
         lambda numbers: [
             record_image.pixels_digest(files[number]) for number in numbers
         ],
@@ -59,7 +61,7 @@ def search(files, tmp_path, labels=None):
 
 
 def groups(similar, count):
-    roots = duplicates.join(np.arange(count), *similar.pairs.T)
+    roots = near_duplicates.join(np.arange(count), *similar.pairs.T)
     return [np.flatnonzero(roots == root).tolist() for root in np.unique(roots)]
 
 
@@ -180,7 +182,7 @@ def test_what_is_left_out_is_not_missed_as_a_link(tmp_path):
             taken[[left_out, other]] = False
             pairs = similar.among(taken).pairs
             assert taken[pairs].all()
-            roots = duplicates.join(np.arange(10), *pairs.T)
+            roots = near_duplicates.join(np.arange(10), *pairs.T)
             assert len(np.unique(roots[:9][taken[:9]])) == 1
     assert similar.among(np.ones(10, np.bool_)) is similar
 
@@ -217,8 +219,8 @@ class TestIdentical:
 )
 def test_join(count, pairs):
     pairs = np.array([p for p in pairs if max(p) < count], int).reshape(-1, 2)
-    half_way = duplicates.join(np.arange(count), *pairs[::2].T)
-    roots = duplicates.join(half_way, *pairs.T)
+    half_way = near_duplicates.join(np.arange(count), *pairs[::2].T)
+    roots = near_duplicates.join(half_way, *pairs.T)
     expected = {n: {n} for n in range(count)}
     for one, other in pairs.tolist():
         both = expected[one] | expected[other]
