@@ -28,7 +28,7 @@ import tensorflow as tf
 from sklearn.linear_model import LogisticRegression
 
 from model import metrics, network, restore, zoo
-from pipeline import dataset, preprocess
+from pipeline.batches import dataset, preprocess
 from pipeline.records import manifest
 
 NETWORK = network.NETWORKS["alexnet_owt"]

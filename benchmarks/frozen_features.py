@@ -26,7 +26,8 @@ import numpy as np
 import tensorflow as tf
 
 from model import device, features, network, restore, zoo
-from pipeline import convert, dataset, preprocess
+from pipeline import convert
+from pipeline.batches import dataset, preprocess
 
 NETWORK = network.NETWORKS["alexnet_owt"]
 LAST = "pool5"

@@ -9,7 +9,7 @@ mirror, batches of 64). The limit: TensorFlow decoding the same JPEGs in full, f
 memory, and forgetting them. The peer: image_dataset_from_directory with random crop and
 flip. All use the same cores.
 
---augment compares our epochs with operations of pipeline.augment on, against none.
+--augment compares our epochs with the random changes on, against none.
 
 --large draws photos of 12 megapixels, converts them with the default --resize_min and
 with --resize_min=0, and compares the two.
@@ -36,7 +36,8 @@ import numpy as np
 import tensorflow as tf
 
 from model import network
-from pipeline import augment, convert, dataset
+from pipeline import convert
+from pipeline.batches import dataset, random_augmentation
 from pipeline.records import example_format, manifest, tfrecord
 from pipeline.system import command_line
 
@@ -70,7 +71,7 @@ def training(found: manifest.Manifest, **settings: Any) -> Callable[[], float]:
         SPEC,
         batch_size=BATCH_SIZE,
         seed=0,
-        augmentation=augment.Augmentation(**settings),
+        augmentation=random_augmentation.Augmentation(**settings),
     )
     epochs = iter(range(10**6))
 

@@ -25,14 +25,14 @@ def ours(folder: str, target: str) -> None:
 
     # isort: split
     from model import network, restore, zoo
-    from pipeline import view
+    from pipeline.batches import single_photo
 
     photos = sorted(Path(folder).glob("*/*.jpg"))
     photos = photos[:: max(1, len(photos) // NUM_PHOTOS)][:NUM_PHOTOS]
     found: dict[str, Any] = {}
     for ckpt, last in NETWORKS.items():
         fit = restore.fit(zoo.resolve(ckpt).checkpoint, ckpt)
-        viewer = view.Viewer(fit.spec)
+        viewer = single_photo.Viewer(fit.spec)
         images = np.stack([viewer.of_file(photo.read_bytes()) for photo in photos])
         model = network.build(fit.network, fit.spec, last=last)
         restore.assign(model, fit.values)

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from pipeline import preprocess
+from pipeline.batches import preprocess
 
 # Source: TensorFlow's 2018 AlexNet tutorials for Flowers, after the means of VGG
 # (Simonyan and Zisserman 2014). Their checkpoints do not state them.

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from model import head, kept_head, network, restore, settings, zoo
 from model.checkpoints import errors
-from pipeline import preprocess
+from pipeline.batches import preprocess
 from pipeline.system import command_line
 
 

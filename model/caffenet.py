@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from model import blocks
-from pipeline import preprocess
+from pipeline.batches import preprocess
 
 # Source: Caffe's ilsvrc_2012_mean.npy, mean over all pixels (as in its notebook 00).
 CAFFE_INPUT = preprocess.InputSpec(

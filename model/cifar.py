@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from pipeline import preprocess
+from pipeline.batches import preprocess
 
 # The mean colour of CIFAR-10's training photos; Caffe subtracts a mean image, which its
 # weights do not carry. Source: Krizhevsky 2009 (data set).

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from model import explain, graph, inputs, loop, metrics, neighbours, pretrained, run
-from pipeline import preprocess
+from pipeline.batches import preprocess
 from pipeline.images import record_image
 from pipeline.records import example_format, manifest, tfrecord
 from pipeline.system.errors import DataError

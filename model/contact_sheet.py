@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from model import classifier, run, sheet
-from pipeline import preprocess, view
+from pipeline.batches import preprocess, single_photo
 from pipeline.images import record_image
 from pipeline.records import manifest
 from pipeline.system import command_line
@@ -40,7 +40,7 @@ class Pictures:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._explainer = explainer
-        self._viewer = view.Viewer(spec)
+        self._viewer = single_photo.Viewer(spec)
         self._size_px = spec.size_px
         self._count = 0
         self._missing: set[str] = set()

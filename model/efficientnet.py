@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 from model import blocks
-from pipeline import preprocess
+from pipeline.batches import preprocess
 
 # Source: tensorflow/tpu/models/official/efficientnet/lite (mean 127, std 128, 224).
 LITE0_INPUT = preprocess.InputSpec(

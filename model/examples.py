@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from model import features, loop, workers
-from pipeline import augment, dataset, preprocess
+from pipeline.batches import dataset, preprocess, random_augmentation
 from pipeline.records import manifest
 
 
@@ -147,7 +147,7 @@ class Fresh:
         *,
         seed: int,
         batch_size: int,
-        augmentation: augment.Augmentation = augment.NONE,
+        augmentation: random_augmentation.Augmentation = random_augmentation.NONE,
         together: workers.Workers = workers.ALONE,
     ) -> None:
         """Prepares both splits.

@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from model import graph, network, restore
-from pipeline import dataset, preprocess
+from pipeline.batches import dataset, preprocess
 from pipeline.records import manifest
 from pipeline.system import command_line
 

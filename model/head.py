@@ -12,7 +12,7 @@ import keras
 
 from model import network
 from model.checkpoints import errors
-from pipeline import preprocess
+from pipeline.batches import preprocess
 
 # The new final layer, on whatever layer it is grafted. The name is nobody else's, so
 # that no checkpoint's classifier is taken for it.

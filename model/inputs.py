@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from model.checkpoints import errors, mean
-from pipeline import preprocess
+from pipeline.batches import preprocess
 from pipeline.system import config_flags
 
 CHANNEL_ORDERS = ("auto", "rgb", "bgr")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from model import calibration, held_out, metrics, penultimate, run, views
-from pipeline import dataset, preprocess
+from pipeline.batches import dataset, preprocess
 from pipeline.records import manifest
 from pipeline.system import command_line
 from pipeline.system.errors import DataError

@@ -22,7 +22,7 @@ import numpy as np
 from model import blocks, head, network
 from model.checkpoints import errors
 from model.keras_layers import LAYERS, Values
-from pipeline import preprocess
+from pipeline.batches import preprocess
 
 _TEXT_LIMIT = 16 << 20
 _MAX_LAYERS, _MAX_DEPTH = 2_000, 8

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from model import dropout, graph, losses, metrics, schedules, update, workers
-from pipeline import preprocess
+from pipeline.batches import preprocess
 
 # Inputs [batch, ...]; labels int32 [batch], or shares float32 [batch, num_classes].
 Batch = tuple[Any, Any]

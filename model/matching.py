@@ -14,7 +14,7 @@ import numpy as np
 
 from model import blocks, keras_config, naming, network
 from model.checkpoints import ckpt, errors, reading
-from pipeline import preprocess
+from pipeline.batches import preprocess
 
 
 def by_layer_name(

@@ -13,7 +13,7 @@ import numpy as np
 
 from model import alexnet, efficientnet, vgg16, weights
 from model.checkpoints import reading
-from pipeline import preprocess
+from pipeline.batches import preprocess
 
 Layout = Literal["tensorflow", "caffe"]
 

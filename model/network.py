@@ -13,7 +13,7 @@ import numpy as np
 
 from model import alexnet, blocks, caffenet, cifar, efficientnet, vgg16
 from model.checkpoints import errors
-from pipeline import preprocess
+from pipeline.batches import preprocess
 
 INPUT = "image"
 NORMALISATION = "normalize"

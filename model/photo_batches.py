@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from pipeline import preprocess, view
+from pipeline.batches import preprocess, single_photo
 from pipeline.images import isolated_decoder, photo_files, record_image
 from pipeline.system import command_line
 
@@ -53,7 +53,7 @@ def read(
         num_workers: processes that decode; 0: one for each processor.
     """
     num_workers = num_workers or command_line.available_cpus()
-    viewer = view.Viewer(spec)
+    viewer = single_photo.Viewer(spec)
     waiting: collections.deque[
         tuple[str, concurrent.futures.Future[np.ndarray | str]]
     ] = collections.deque()

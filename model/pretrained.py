@@ -11,7 +11,7 @@ from absl import flags
 
 from model import inputs, network, restore, zoo
 from model.checkpoints import errors
-from pipeline import preprocess
+from pipeline.batches import preprocess
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from model import (
     stages,
     trainee,
 )
-from pipeline import dataset, preprocess
+from pipeline.batches import dataset, preprocess
 from pipeline.records import manifest
 
 _BATCHES = 4  # that are timed, after one that is not

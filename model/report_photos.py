@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from model import explain
-from pipeline import dataset, preprocess, verify
+from pipeline import verify
+from pipeline.batches import dataset, preprocess
 from pipeline.images import record_image
 from pipeline.records import manifest
 from pipeline.system import command_line

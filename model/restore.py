@@ -17,7 +17,7 @@ import numpy as np
 
 from model import blocks, inputs, keras_config, matching, naming, network
 from model.checkpoints import errors, reading
-from pipeline import preprocess
+from pipeline.batches import preprocess
 
 Status = Literal["restored", "new", "unused", "mismatched", "skipped"]
 # End of the names of variables that hold a random state and no weight.

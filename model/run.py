@@ -37,7 +37,7 @@ import numpy as np
 import tensorflow as tf
 
 from model import loop, restore, weights
-from pipeline import preprocess
+from pipeline.batches import preprocess
 from pipeline.images import record_image
 from pipeline.records import manifest
 from pipeline.system.errors import DataError

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from model import classifier, neighbours
-from pipeline import view
+from pipeline.batches import single_photo
 from pipeline.images import isolated_decoder, record_image
 from pipeline.records import manifest
 from pipeline.system import command_line
@@ -92,7 +92,7 @@ class Service:
         self._rows: dict[str, manifest.Row] = {}
         if self.explainer is not None and self.explainer.index is not None:
             self._rows = {row.sha256: row for row in self.explainer.index.rows}
-        self._viewer = view.Viewer(chosen.spec)
+        self._viewer = single_photo.Viewer(chosen.spec)
         self._decoders = isolated_decoder.Decoders(
             command_line.available_cpus(),
             timeout_s=decode_timeout_s,

@@ -9,7 +9,7 @@ from typing import Any
 from absl import app, flags
 
 from model import device, head, inputs, method, network, recipe, zoo
-from pipeline import augment
+from pipeline.batches import random_augmentation
 from pipeline.system import config_flags
 from pipeline.system.errors import DataError
 
@@ -97,7 +97,7 @@ class Config:
     batch_size: int = 64
     learning_rate: float = 0.0
     learning: method.Method = method.PLAIN
-    augmentation: augment.Augmentation = augment.NONE
+    augmentation: random_augmentation.Augmentation = random_augmentation.NONE
     stages: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
@@ -202,9 +202,9 @@ MODES = ("recipe", "plan", "find_rate", "resume")
 _GROUPS: dict[str, Any] = {
     "overrides": inputs.Overrides,
     "learning": method.Method,
-    "augmentation": augment.Augmentation,
+    "augmentation": random_augmentation.Augmentation,
 }
-_HELP_OF_GROUPS = inputs.HELP | method.HELP | augment.HELP
+_HELP_OF_GROUPS = inputs.HELP | method.HELP | random_augmentation.HELP
 _OF_STAGES = {
     "stage",
     "start",
@@ -216,7 +216,7 @@ _OF_STAGES = {
     "batch_size",
     "learning_rate",
     *method.HELP,
-    *augment.HELP,
+    *random_augmentation.HELP,
 }
 _CHOICES = {
     "pooling": head.POOLINGS,
@@ -287,7 +287,7 @@ def define_flags() -> None:
     inputs.define_flags()
     flags.adopt_module_key_flags(inputs)  # so that --help shows them
     config_flags.define(method.Method, method.HELP, method.CHOICES)
-    config_flags.define(augment.Augmentation, augment.HELP)
+    config_flags.define(random_augmentation.Augmentation, random_augmentation.HELP)
     flags.DEFINE_string("recipe", "", "File of settings; flags override it.")
     flags.DEFINE_bool(
         "plan", False, "Only says what trains, for how long, and in how much memory."

@@ -10,7 +10,7 @@ import numpy as np
 
 from model import base, blocks, dropout, head, network, restore, settings
 from model.checkpoints import errors
-from pipeline import preprocess
+from pipeline.batches import preprocess
 from pipeline.system import config_flags
 
 # Dropout that suits a head. On flower photos of 288 pixels, a head on AlexNet's 256

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from pipeline import preprocess
+from pipeline.batches import preprocess
 
 # Source: Simonyan and Zisserman 2014, section 2.1 and 3.1; the mean as in Caffe's
 # VGG_ILSVRC_16_layers and Keras' imagenet_utils.

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from model import metrics
-from pipeline import preprocess
+from pipeline.batches import preprocess
 
 NONE, FLIP, TEN_CROP = "none", "flip", "ten_crop"
 CHOICES = (NONE, FLIP, TEN_CROP)

@@ -16,7 +16,7 @@ import numpy as np
 import safetensors.numpy
 
 from model.checkpoints import errors, h5, keras_zip, npy
-from pipeline import preprocess
+from pipeline.batches import preprocess
 
 # Attribute of an .h5 with what the file says of itself.
 MARK = h5.OWN_MARK

@@ -217,7 +217,7 @@ def tiny_layers(num_classes, dtype):
 def tiny(monkeypatch):
     """A network "tiny" in the tables, and its naming: tiny/conv1/weights and so on."""
     from model import naming, network
-    from pipeline import preprocess
+    from pipeline.batches import preprocess
 
     found = network.Network(
         name="tiny",

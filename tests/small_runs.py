@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from model import network, run
-from pipeline import preprocess
+from pipeline.batches import preprocess
 
 SPEC = preprocess.InputSpec(
     size_px=24,

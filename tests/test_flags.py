@@ -16,7 +16,8 @@ from model import (
     serve,
     settings,
 )
-from pipeline import augment, check, convert, download, split
+from pipeline import check, convert, download, split
+from pipeline.batches import random_augmentation
 from pipeline.system import command_line
 
 # Command -> fields of its config that come from arguments without a flag's name.
@@ -56,7 +57,11 @@ def test_every_flag_is_a_field_with_the_same_default(module):
     fields = {field.name for field in dataclasses.fields(module.Config)}
     fields -= {"overrides", "learning", "augmentation", "stages"}  # groups of settings
     if module is settings:
-        mine = {n: f for n, f in mine.items() if n not in {*method.HELP, *augment.HELP}}
+        mine = {
+            n: f
+            for n, f in mine.items()
+            if n not in {*method.HELP, *random_augmentation.HELP}
+        }
         mine = {n: f for n, f in mine.items() if n not in settings.MODES}
     assert set(mine) == fields - set(positional)
     default = module.Config(**positional)

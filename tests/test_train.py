@@ -14,7 +14,7 @@ import tensorflow as tf
 import train
 from model import loop, run, settings, zoo
 from model.checkpoints import errors
-from pipeline import dataset
+from pipeline.batches import dataset
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
 from tests import conftest

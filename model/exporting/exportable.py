@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from model import run
-from pipeline import preprocess
+from pipeline.batches import preprocess
 
 PROBABILITIES = "probabilities"
 

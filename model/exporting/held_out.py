@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from model import judge, judged, metrics, own_records, run
-from pipeline import dataset, preprocess
+from pipeline.batches import dataset, preprocess
 from pipeline.images import record_image
 from pipeline.records import manifest
 from pipeline.system import command_line

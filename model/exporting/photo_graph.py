@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from model.exporting import exif
-from pipeline import preprocess
+from pipeline.batches import preprocess
 from pipeline.images import record_image
 
 _JPEG_MAGIC = b"\xff\xd8"

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from model.exporting import errors, held_out, replay
-from pipeline import preprocess
+from pipeline.batches import preprocess
 
 NUM_PHOTOS = 32
 NUM_TIMED = 30  # calls

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from model import classifier, explain
-from pipeline import preprocess
+from pipeline.batches import preprocess
 from pipeline.system.errors import DataError
 
 SPEC = preprocess.InputSpec(size_px=8, short_side_px=8, source="test")

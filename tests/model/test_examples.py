@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from model import examples, features, network, stages
-from pipeline import augment, dataset, preprocess
+from pipeline.batches import dataset, preprocess, random_augmentation
 from pipeline.records import example_format, manifest, tfrecord
 
 NUM_TRAINING, NUM_VALIDATION = 23, 70  # more than one validation batch
@@ -244,7 +244,7 @@ class TestViews:
         assert (again.numpy() == first.numpy()).all()
 
     def test_augmentation_is_of_training_alone(self, found):
-        augmentation = augment.Augmentation(brightness=1.0, mixup=0.4)
+        augmentation = random_augmentation.Augmentation(brightness=1.0, mixup=0.4)
         plain = examples.Fresh(
             found, self.plan.spec, seed=self.plan.seed, batch_size=100
         )

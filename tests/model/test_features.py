@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from model import features, network
-from pipeline import dataset, preprocess
+from pipeline.batches import dataset, preprocess
 
 SPEC = preprocess.InputSpec(size_px=8, short_side_px=9, source="test")
 BATCH_SIZE = 16

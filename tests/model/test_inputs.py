@@ -3,7 +3,7 @@ import pytest
 
 from model import inputs
 from model.checkpoints import errors
-from pipeline import preprocess
+from pipeline.batches import preprocess
 
 SPEC = preprocess.InputSpec(
     size_px=224, short_side_px=256, mean=(1.0, 2.0, 3.0), source="the weights"

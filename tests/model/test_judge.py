@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from model import judge, metrics
-from pipeline import dataset, preprocess
+from pipeline.batches import dataset, preprocess
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
 

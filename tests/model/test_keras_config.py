@@ -11,7 +11,7 @@ from keras import layers
 
 from model import head, keras_config, network, restore
 from model.checkpoints import errors
-from pipeline import preprocess
+from pipeline.batches import preprocess
 
 
 def sequential():

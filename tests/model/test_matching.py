@@ -8,7 +8,7 @@ import pytest
 
 from model import matching, network
 from model.checkpoints import errors, reading
-from pipeline import preprocess
+from pipeline.batches import preprocess
 from tests.model.test_naming import ALL, BLUE_FIRST, file_of
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from model import classifier, features, head, loop, neighbours, network, run
-from pipeline import dataset, preprocess, split
+from pipeline import split
+from pipeline.batches import dataset, preprocess
 from pipeline.system.errors import DataError
 from tests import small_runs
 

@@ -6,7 +6,7 @@ import pytest
 
 from model import head, network, restore
 from model.checkpoints import errors
-from pipeline import preprocess
+from pipeline.batches import preprocess
 
 SPEC = preprocess.InputSpec(
     size_px=5,

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 
 from model import photo_batches
-from pipeline import preprocess, view
+from pipeline.batches import preprocess, single_photo
 
 SPEC = preprocess.InputSpec(size_px=20, short_side_px=24, source="test")
 
@@ -18,7 +18,7 @@ def test_photos_come_in_order_and_problems_with_them(photos, tmp_path):
     problems = [problem for batch in batches for problem in batch.problems]
     assert [number for number, problem in enumerate(problems) if problem] == [4, 5]
     assert "not an image" in problems[4]
-    viewer = view.Viewer(SPEC)
+    viewer = single_photo.Viewer(SPEC)
     good = [path for path, problem in zip(paths, problems, strict=True) if not problem]
     images = np.concatenate([batch.images for batch in batches])
     assert len(images) == len(good)

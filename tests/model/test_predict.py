@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from model import classifier, inputs, neighbours, predict, run
-from pipeline import view
+from pipeline.batches import single_photo
 from pipeline.images import record_image
 from pipeline.system.errors import DataError
 from tests import conftest
-from tests.pipeline.test_view import png_with_orientation, turned_away
+from tests.pipeline.batches.test_single_photo import png_with_orientation, turned_away
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,9 @@ class TestPredict:
         for resize_min in (0, 60):
             chosen = dataclasses.replace(usual, resize_min=resize_min)
             (found,) = predictions(chosen, photo)
-            seen = view.Viewer(chosen.spec).of_file(photo.read_bytes(), resize_min)
+            seen = single_photo.Viewer(chosen.spec).of_file(
+                photo.read_bytes(), resize_min
+            )
             logits = chosen.model(np.float32(seen[None]), training=False).numpy()
             expected = np.sort(chosen.probabilities(logits)[0])[::-1]
             shares = [share for _, share in found.classes]

@@ -4,7 +4,7 @@ import pytest
 
 from model import inputs, naming, network, restore
 from model.checkpoints import errors, reading
-from pipeline import preprocess
+from pipeline.batches import preprocess
 
 SPEC = preprocess.InputSpec(size_px=16, short_side_px=18, source="test")
 LAYERS = ("conv1", "conv2", "fc3", "fc4", "fc5")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from model import loop, restore, run
-from pipeline import preprocess
+from pipeline.batches import preprocess
 
 SPEC = preprocess.InputSpec(
     size_px=8, short_side_px=9, mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0), source="test"

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from model import metrics, views
-from pipeline import preprocess
+from pipeline.batches import preprocess
 
 SPEC = preprocess.InputSpec(size_px=8, short_side_px=9, source="test")
 SIZES = np.array([[120, 160], [9, 9]])

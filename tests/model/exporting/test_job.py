@@ -14,12 +14,12 @@ import tensorflow as tf
 
 from model import head, judge, network, run
 from model.exporting import errors, exportable, held_out, job, litert, verify
-from pipeline import view
+from pipeline.batches import single_photo
 from pipeline.system.errors import DataError
 from tests import conftest, exif_files, small_runs
 
 SPEC = small_runs.SPEC
-VIEWER = view.Viewer(SPEC)
+VIEWER = single_photo.Viewer(SPEC)
 PACKAGES = {
     "onnx": ("onnx", "onnxruntime", "tf2onnx"),
     "litert": ("ai_edge_litert",),

@@ -4,8 +4,8 @@ import pytest
 import tensorflow as tf
 
 from model.exporting import photo_graph
-from pipeline import preprocess
-from pipeline import view as views
+from pipeline.batches import preprocess
+from pipeline.batches import single_photo as views
 from tests import conftest, exif_files
 
 SPECS = {

@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pipeline import augment, preprocess
+from pipeline.batches import preprocess, random_augmentation
 
 SPEC = preprocess.InputSpec(size_px=14, short_side_px=16, source="a test")
 SQUASH = dataclasses.replace(SPEC, resize="squash")
@@ -27,12 +27,14 @@ MANY = {
 
 def views_of(sizes, spec=SPEC, key=KEY, order=None, **settings):
     order = np.arange(len(sizes)) if order is None else order
-    return augment.views(augment.Augmentation(**settings), sizes, spec, order, key)
+    return random_augmentation.views(
+        random_augmentation.Augmentation(**settings), sizes, spec, order, key
+    )
 
 
 def columns(views, settings):
     """{group of operations: its columns of the numbers}."""
-    widths = augment.Augmentation(**settings).widths
+    widths = random_augmentation.Augmentation(**settings).widths
     ends = np.cumsum(list(widths.values()))
     return dict(zip(widths, np.split(views.numbers, ends[:-1], axis=1), strict=True))
 
@@ -55,15 +57,17 @@ def test_without_mirroring_the_windows_are_the_same():
 
 
 def test_what_is_active():
-    assert not augment.NONE.active
-    assert not augment.Augmentation(mirror=False).active
+    assert not random_augmentation.NONE.active
+    assert not random_augmentation.Augmentation(mirror=False).active
     for name, value in MANY.items():
-        assert augment.Augmentation(**{name: value}).active, name
+        assert random_augmentation.Augmentation(**{name: value}).active, name
 
 
 def test_every_setting_is_told():
-    names = [field.name for field in dataclasses.fields(augment.Augmentation)]
-    assert list(augment.HELP) == names
+    names = [
+        field.name for field in dataclasses.fields(random_augmentation.Augmentation)
+    ]
+    assert list(random_augmentation.HELP) == names
     assert {"mirror", *MANY} == {*names} - {"crop_aspect"}
 
 
@@ -91,12 +95,12 @@ def test_every_setting_is_told():
 )
 def test_settings_that_cannot_be(wrong, expected):
     with pytest.raises(ValueError, match=expected):
-        augment.Augmentation(**wrong)
+        random_augmentation.Augmentation(**wrong)
 
 
-@pytest.mark.parametrize("name", sorted(augment._MOST))
+@pytest.mark.parametrize("name", sorted(random_augmentation._MOST))
 def test_limits_are_allowed(name):
-    most = augment._MOST[name]
+    most = random_augmentation._MOST[name]
     found = views_of(SIZES, **{name: float(most)})
     assert np.isfinite(found.numbers).all()
 

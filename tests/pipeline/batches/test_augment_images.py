@@ -2,10 +2,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline import alter, augment
+from pipeline.batches import augment_images, random_augmentation
 
-MOVES = augment.Augmentation(rotation=1.0)
-RECOLOURS = augment.Augmentation(brightness=0.5, contrast=0.5, saturation=0.5)
+MOVES = random_augmentation.Augmentation(rotation=1.0)
+RECOLOURS = random_augmentation.Augmentation(
+    brightness=0.5, contrast=0.5, saturation=0.5
+)
 GREY = np.array([0.299, 0.587, 0.114])
 
 
@@ -30,7 +32,9 @@ def change(apply):
 
     def change(augmentation, image, numbers):
         numbers = np.asarray(numbers, np.float64)
-        found = apply(lambda *both: alter.change(augmentation, *both), image, numbers)
+        found = apply(
+            lambda *both: augment_images.change(augmentation, *both), image, numbers
+        )
         assert found.shape == image.shape
         assert found.dtype == np.uint8
         return found
@@ -167,7 +171,7 @@ def test_colours_in_known_cases(change):
 
 
 def test_moved_then_recoloured(change):
-    both = augment.Augmentation(rotation=1.0, brightness=0.5)
+    both = random_augmentation.Augmentation(rotation=1.0, brightness=0.5)
     image, numbers = scene(), moving(9, turn=30.0)
     found = change(both, image, [*numbers, 1.5, 1.0, 1.0])
     expected = by_hand(sampled(image, numbers), brightness=1.5)
@@ -180,17 +184,17 @@ def test_cutout_is_a_grey_square_as_far_as_it_lies_inside(change, corner):
     top, left = corner
     expected = image.copy()
     expected[max(0, top) : top + 3, max(0, left) : left + 3] = 128
-    found = change(augment.Augmentation(cutout=1 / 3), image, corner)
+    found = change(random_augmentation.Augmentation(cutout=1 / 3), image, corner)
     assert (found == expected).all()
 
 
 def test_cutout_is_not_recoloured(change):
-    both = augment.Augmentation(brightness=0.5, cutout=1.0)
+    both = random_augmentation.Augmentation(brightness=0.5, cutout=1.0)
     assert (change(both, scene(), [0.5, 1, 1, 0, 0]) == 128).all()
 
 
 def test_a_single_pixel(change):
-    every = augment.Augmentation(rotation=9.0, brightness=0.5, cutout=0.1)
+    every = random_augmentation.Augmentation(rotation=9.0, brightness=0.5, cutout=0.1)
     image = np.array([[[10, 20, 30]]], np.uint8)
     numbers = [*moving(1, turn=50.0, down=0.7), 1.5, 1, 1]
     assert (change(every, image, [*numbers, 1, 1])[0, 0] == (15, 30, 45)).all()
@@ -209,7 +213,7 @@ class TestMix:
         images, labels = self.images[:count], self.labels[:count]
 
         def run(place):
-            return lambda *batch: alter.mix(augmentation, *batch, 3)[place]
+            return lambda *batch: augment_images.mix(augmentation, *batch, 3)[place]
 
         found = [apply(run(place), images, labels, lines) for place in (0, 1)]
         assert found[0].dtype == np.uint8
@@ -220,7 +224,7 @@ class TestMix:
         return found
 
     def test_mixup(self, apply):
-        mixup = augment.Augmentation(mixup=0.2)
+        mixup = random_augmentation.Augmentation(mixup=0.2)
         images, labels = self.mix(apply, mixup, [0.25, 0, 0, 0, 0, 0])
         expected = 0.75 * self.images + 0.25 * np.roll(self.images, 1, axis=0)
         assert (images == np.floor(expected + 0.5)).all()
@@ -228,7 +232,7 @@ class TestMix:
         np.testing.assert_allclose(labels, expected, rtol=1e-6)
 
     def test_cutmix(self, apply):
-        cutmix = augment.Augmentation(cutmix=1.0)
+        cutmix = random_augmentation.Augmentation(cutmix=1.0)
         images, labels = self.mix(apply, cutmix, [12 / 64, 2, 1, 5, 5, 1])
         expected = self.images.copy()
         expected[:, 2:5, 1:5] = np.roll(self.images, 1, axis=0)[:, 2:5, 1:5]
@@ -238,7 +242,7 @@ class TestMix:
         np.testing.assert_allclose(labels[1], [12 / 64, 0, 52 / 64])
 
     def test_both(self, apply):
-        both = augment.Augmentation(mixup=0.2, cutmix=1.0)
+        both = random_augmentation.Augmentation(mixup=0.2, cutmix=1.0)
         numbers = [0.5, 0, 0, 8, 4, 0]
         images, labels = self.mix(apply, both, numbers)
         assert (images[1] == 25).all()
@@ -248,14 +252,14 @@ class TestMix:
         assert (same == labels).all()
 
     def test_nothing_and_everything_of_the_partner(self, apply):
-        mixup = augment.Augmentation(mixup=0.2)
+        mixup = random_augmentation.Augmentation(mixup=0.2)
         for share in (0, 1):
             images, labels = self.mix(apply, mixup, [share, 0, 0, 0, 0, 0])
             assert (images == np.roll(self.images, share, axis=0)).all()
             assert (labels == np.roll(self.one_hot, share, axis=0)).all()
 
     def test_an_image_alone_is_mixed_with_itself(self, apply):
-        mixup = augment.Augmentation(mixup=0.2)
+        mixup = random_augmentation.Augmentation(mixup=0.2)
         images, labels = self.mix(apply, mixup, [0.3, 0, 0, 0, 0, 0], count=1)
         assert (images == self.images[:1]).all()
         np.testing.assert_allclose(labels, self.one_hot[:1], rtol=1e-6)

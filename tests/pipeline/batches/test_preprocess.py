@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline import preprocess
+from pipeline.batches import preprocess
 
 SPEC = preprocess.InputSpec(size_px=14, short_side_px=16, source="a test")
 # (height, width): landscape, portrait, square, thin, single pixel

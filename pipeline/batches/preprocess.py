@@ -129,7 +129,7 @@ class Views:
     Attributes:
         windows: int32 [num_images, 4]: top, left, height, width, in pixels.
         mirrored: bool [num_images].
-        numbers: float64 [num_images, k], of the operations of pipeline.augment that are
+        numbers: float64 [num_images, k], of the random operations that are
             on; None if none is.
     """
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline import alter, augment, convert, dataset, preprocess
+from pipeline import convert
+from pipeline.batches import augment_images, dataset, preprocess, random_augmentation
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
 
@@ -236,7 +237,7 @@ EVERYTHING = {"crop_area": "0.08,1", **CHANGES, **MIXES}
 
 class TestAugmented:
     def training(self, found, seed=0, batch_size=8, spec=SPEC, **settings):
-        augmentation = augment.Augmentation(**settings)
+        augmentation = random_augmentation.Augmentation(**settings)
         return dataset.Training(
             found, spec, batch_size=batch_size, seed=seed, augmentation=augmentation
         )
@@ -283,16 +284,16 @@ class TestAugmented:
         assert after["label"].dtype == np.int32
 
     def test_images_are_those_of_the_operations_on_the_plain_ones(self, found):
-        augmentation = augment.Augmentation(**CHANGES)
+        augmentation = random_augmentation.Augmentation(**CHANGES)
         plain, changed = self.epoch(found), self.epoch(found, **CHANGES)
         rows = found.taken("train")
         sizes = np.array([(row.height, row.width) for row in rows])
         order = dataset.permutation(len(rows), (0, 1))
-        views = augment.views(augmentation, sizes, SPEC, order, (0, 1))
+        views = random_augmentation.views(augmentation, sizes, SPEC, order, (0, 1))
         kinds = collections.Counter()
         for place, number in enumerate(changed["row"]):
             image = tf.constant(plain["image"][place])
-            expected = alter.change(augmentation, image, views.numbers[number])
+            expected = augment_images.change(augmentation, image, views.numbers[number])
             assert (changed["image"][place] == expected.numpy()).all()
             kinds[rows[number].format] += 1
         assert min(kinds["png"], kinds["jpeg"]) > 2
@@ -303,8 +304,10 @@ class TestAugmented:
         rows = found.taken("train")
         sizes = np.array([(row.height, row.width) for row in rows])
         order = dataset.permutation(len(rows), (0, 1))
-        augmentation = augment.Augmentation(**crops)
-        windows = augment.views(augmentation, sizes, SPEC, order, (0, 1)).windows
+        augmentation = random_augmentation.Augmentation(**crops)
+        windows = random_augmentation.views(
+            augmentation, sizes, SPEC, order, (0, 1)
+        ).windows
         for number, image in zip(values["row"], values["image"], strict=True):
             path = shared_records.parent / "photos" / rows[number].path
             pixels = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB).astype(np.float32)

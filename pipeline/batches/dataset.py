@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pipeline import alter, augment, preprocess
+from pipeline.batches import augment_images, preprocess, random_augmentation
 from pipeline.records import example_format, manifest, tfrecord
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
@@ -64,7 +64,7 @@ class Images:
         *,
         batch_size: int,
         memory_bytes: int = 0,
-        augmentation: augment.Augmentation = augment.NONE,
+        augmentation: random_augmentation.Augmentation = random_augmentation.NONE,
     ) -> None:
         """Builds the graph.
 
@@ -199,14 +199,14 @@ class Images:
             if width > 8:
                 drawn = tf.bitcast(numbers[8:], tf.float64)
                 if augmentation.alters:
-                    example["image"] = alter.change(augmentation, image, drawn)
+                    example["image"] = augment_images.change(augmentation, image, drawn)
                 if augmentation.mixes:
                     example["drawn"] = drawn
             return example
 
         @tf.autograph.experimental.do_not_convert
         def mix(batch: Batch) -> Batch:
-            image, label = alter.mix(
+            image, label = augment_images.mix(
                 augmentation,
                 batch["image"],
                 batch["label"],
@@ -315,7 +315,7 @@ class Training:
         *,
         batch_size: int,
         seed: int,
-        augmentation: augment.Augmentation = augment.NONE,
+        augmentation: random_augmentation.Augmentation = random_augmentation.NONE,
         share: Callable[[int], slice] = slice,
     ) -> None:
         """Prepares epochs that (seed, epoch) decides in full.
@@ -353,7 +353,7 @@ class Training:
         """
         key = (self._seed, epoch)
         order = permutation(len(self.images.rows), key)
-        views = augment.views(
+        views = random_augmentation.views(
             self._augmentation, self.images.sizes, self.images.spec, order, key
         )
         order = order[start:]

@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline import convert, dataset, preprocess, view
+from pipeline import convert
+from pipeline.batches import dataset, preprocess, single_photo
 from pipeline.images import isolated_decoder, record_image
 from pipeline.records import manifest
 from tests import conftest
@@ -31,7 +32,7 @@ def test_a_photo_is_seen_as_records_are(photos, tmp_path, running, resize):
     )
     found = manifest.read(out)
     split = dataset.Evaluation(found, "", spec, batch_size=5)
-    viewer = view.Viewer(spec)
+    viewer = single_photo.Viewer(spec)
     seen = 0
     for batch in split:
         for index, pixels in zip(
@@ -77,7 +78,7 @@ def png_with_orientation(pixels, orientation):
 def test_exif_turned_photos_are_seen_upright(running, orientation):
     upright = conftest.draw_photo("blue", 3, 60, 90)
     data = png_with_orientation(turned_away(upright, orientation), orientation)
-    viewer = view.Viewer(SPEC)
+    viewer = single_photo.Viewer(SPEC)
     expected = viewer.of_file(cv2.imencode(".png", upright)[1].tobytes())
     np.testing.assert_array_equal(viewer(running.decode(data)), expected)
 
@@ -96,4 +97,4 @@ def test_what_tensorflow_refuses(running):
     with pytest.raises(
         record_image.ImageError, match="JPEG that TensorFlow does not decode"
     ):
-        view.Viewer(SPEC)(stored)
+        single_photo.Viewer(SPEC)(stored)

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pipeline import augment
+from pipeline.batches import random_augmentation
 
 _GREY_LEVEL = 128  # of cutout's square
 
 
-def change(augmentation: augment.Augmentation, image: Any, numbers: Any) -> Any:
+def change(
+    augmentation: random_augmentation.Augmentation, image: Any, numbers: Any
+) -> Any:
     """Moves, recolours and covers the pixels of one image, as far as that is on.
 
     Args:
@@ -51,7 +53,7 @@ def change(augmentation: augment.Augmentation, image: Any, numbers: Any) -> Any:
 
 
 def mix(
-    augmentation: augment.Augmentation,
+    augmentation: random_augmentation.Augmentation,
     images: Any,
     labels: Any,
     numbers: Any,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import preprocess
+from pipeline.batches import preprocess
 
 _CROP_ATTEMPTS = 10
 # Last parts of the keys that numbers are drawn from; 0 is an epoch's order, 2 the views

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pipeline import preprocess
+from pipeline.batches import preprocess
 from pipeline.images import record_image
 
 
