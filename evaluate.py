@@ -40,7 +40,7 @@ from model import (
     views,
 )
 from model.checkpoints import errors
-from pipeline import convert
+from pipeline.convert import conversion
 from pipeline.images import record_image
 from pipeline.records import manifest
 from pipeline.system import command_line
@@ -175,10 +175,10 @@ def _records(
         yield manifest.read(Path(data))
         return
     with tempfile.TemporaryDirectory() as scratch:
-        config = convert.Config(
+        config = conversion.Config(
             source=data, out=f"{scratch}/records", resize_min=resize_min
         )
-        found = convert.convert(config).manifest
+        found = conversion.convert(config).manifest
         for row in found.rows:
             if not row.taken:
                 command_line.log(f"left out: {row.path}: {row.reason}")

@@ -30,7 +30,7 @@ from typing import Any
 from training_step import learning_of
 
 from model import base, device, examples, features, loop, restore, settings, stages
-from pipeline import convert
+from pipeline.convert import conversion
 
 HEAD_PHOTOS = 3000
 _CLASSES = 5
@@ -59,7 +59,7 @@ class Stage:
             records: of the photos.
             cache: folder of features.
         """
-        found = convert.manifest.read(Path(records))
+        found = conversion.manifest.read(Path(records))
         config = settings.Config(
             ckpt="vgg16_conv",
             train_from="block5_conv1",

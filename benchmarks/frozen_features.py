@@ -26,8 +26,8 @@ import numpy as np
 import tensorflow as tf
 
 from model import device, features, network, restore, zoo
-from pipeline import convert
 from pipeline.batches import dataset, preprocess
+from pipeline.convert import conversion
 
 NETWORK = network.NETWORKS["alexnet_owt"]
 LAST = "pool5"
@@ -52,8 +52,8 @@ def main() -> None:
     options = parser.parse_args()
     precision = device.choose_precision(options.precision)
     with tempfile.TemporaryDirectory() as scratch:
-        config = convert.Config(source=str(options.folder), out=f"{scratch}/records")
-        found = convert.convert(config).manifest
+        config = conversion.Config(source=str(options.folder), out=f"{scratch}/records")
+        found = conversion.convert(config).manifest
         rows = found.taken()
         count = len(rows)
         images = dataset.Images(

@@ -36,8 +36,8 @@ import numpy as np
 import tensorflow as tf
 
 from model import network
-from pipeline import convert
 from pipeline.batches import dataset, random_augmentation
+from pipeline.convert import conversion
 from pipeline.records import example_format, manifest, tfrecord
 from pipeline.system import command_line
 
@@ -60,8 +60,8 @@ AUGMENTED: dict[str, dict[str, Any]] = {
 
 def records_of(folder: Path, out: Path, resize_min: int = 512) -> manifest.Manifest:
     """Converts a folder."""
-    config = convert.Config(source=str(folder), out=str(out), resize_min=resize_min)
-    return convert.convert(config).manifest
+    config = conversion.Config(source=str(folder), out=str(out), resize_min=resize_min)
+    return conversion.convert(config).manifest
 
 
 def training(found: manifest.Manifest, **settings: Any) -> Callable[[], float]:

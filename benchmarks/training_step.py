@@ -45,7 +45,7 @@ from model import (
     stages,
     update,
 )
-from pipeline import convert
+from pipeline.convert import conversion
 
 BATCH_SIZE = 64
 
@@ -67,8 +67,8 @@ def main() -> None:
     precision = device.choose_precision(options.precision)
     images = options.batches * BATCH_SIZE
     with tempfile.TemporaryDirectory() as scratch:
-        source = convert.Config(source=str(options.folder), out=f"{scratch}/records")
-        found = convert.convert(source).manifest
+        source = conversion.Config(source=str(options.folder), out=f"{scratch}/records")
+        found = conversion.convert(source).manifest
         config = settings.Config(
             ckpt="alexnet_conv", train_from="conv1", batch_size=BATCH_SIZE
         )

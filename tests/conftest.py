@@ -26,7 +26,7 @@ import safetensors.numpy
 
 import train
 from model import network, settings
-from pipeline import convert
+from pipeline.convert import conversion
 from pipeline.records import manifest
 
 ROOT = Path(__file__).parents[1]
@@ -81,10 +81,10 @@ def shared_records(tmp_path_factory):
     """Records of three classes with 20 photos each; not to be changed by a test."""
     folder = tmp_path_factory.mktemp("shared")
     write_photos(folder / "photos", per_class=20)
-    config = convert.Config(
+    config = conversion.Config(
         source=str(folder / "photos"), out=str(folder / "records"), workers=1
     )
-    convert.convert(config)
+    conversion.convert(config)
     return folder / "records"
 
 

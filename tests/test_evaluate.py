@@ -10,7 +10,8 @@ import pytest
 
 import evaluate
 from model import inputs, report, run
-from pipeline import convert, split
+from pipeline import split
+from pipeline.convert import conversion
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
 from tests import conftest
@@ -197,7 +198,7 @@ def test_other_records_are_taken_on_purpose_under_their_own_name(finished, tmp_p
             pixels = conftest.draw_photo(name, number)
             cv2.imwrite(str(others / name / f"{number}.jpg"), pixels)
     resplit = tmp_path / "records"
-    convert.convert(convert.Config(source=str(others), out=str(resplit)))
+    conversion.convert(conversion.Config(source=str(others), out=str(resplit)))
     figures = evaluate.evaluate(
         config(finished, data=str(resplit), another_dataset=True)
     )
@@ -209,8 +210,8 @@ def test_other_records_are_taken_on_purpose_under_their_own_name(finished, tmp_p
 def test_other_records_need_the_runs_classes(finished, tmp_path):
     conftest.write_photos(tmp_path / "two", classes=("blue", "green"))
     (tmp_path / "two" / "green").rename(tmp_path / "two" / "lime")
-    convert.convert(
-        convert.Config(source=str(tmp_path / "two"), out=str(tmp_path / "other"))
+    conversion.convert(
+        conversion.Config(source=str(tmp_path / "two"), out=str(tmp_path / "other"))
     )
     with pytest.raises(DataError, match="all or some of these names expected"):
         evaluate.evaluate(

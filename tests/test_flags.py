@@ -16,15 +16,16 @@ from model import (
     serve,
     settings,
 )
-from pipeline import check, convert, download, split
+from pipeline import check, download, split
 from pipeline.batches import random_augmentation
+from pipeline.convert import conversion
 from pipeline.system import command_line
 
 # Command -> fields of its config that come from arguments without a flag's name.
 COMMANDS = {
     settings: {},
     evaluate: {},
-    convert: {"source": "photos", "beam_flags": ()},
+    conversion: {"source": "photos", "beam_flags": ()},
     check: {"source": "photos"},
     split: {"data": "records"},
     download: {"name": "flowers", "target": "photos"},

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from model import judge, run
-from pipeline import convert
+from pipeline.convert import conversion
 from tests import conftest
 
 SPEC = {"size_px": 16, "short_side_px": 18, "source": "test"}
@@ -40,10 +40,10 @@ def misfiled_records(folder):
             path = folder / "photos" / class_name / f"{class_name}{number:03d}.jpg"
             cv2.imwrite(str(path), conftest.draw_photo(other, drawn))
             drawn += 1
-    config = convert.Config(
+    config = conversion.Config(
         source=str(folder / "photos"), out=str(folder / "records"), workers=1
     )
-    return convert.convert(config).manifest
+    return conversion.convert(config).manifest
 
 
 def renamed(found, names):

@@ -11,7 +11,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from pipeline import check, convert, oddities
+from pipeline import check, oddities
+from pipeline.convert import conversion
 from pipeline.images import record_image
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
@@ -297,10 +298,10 @@ def test_what_takes_a_decoder_down_is_not_decoded_for_the_page(
 class TestRecords:
     @pytest.fixture
     def records(self, scenes, tmp_path):
-        config = convert.Config(
+        config = conversion.Config(
             source=str(scenes), out=str(tmp_path / "rec"), workers=1
         )
-        return convert.convert(config).directory
+        return conversion.convert(config).directory
 
     def test_nothing_to_find(self, records, tmp_path):
         report = run(records, tmp_path)
@@ -310,10 +311,10 @@ class TestRecords:
     def test_a_class_that_a_split_lacks(self, scenes, tmp_path):
         for path in sorted((scenes / "bees").iterdir())[1:]:
             path.unlink()
-        config = convert.Config(
+        config = conversion.Config(
             source=str(scenes), out=str(tmp_path / "rec"), workers=1
         )
-        report = run(convert.convert(config).directory, tmp_path)
+        report = run(conversion.convert(config).directory, tmp_path)
         (finding,) = (one for one in report.findings if "missing" in one.kind)
         assert finding.severity == "warning"
         assert finding.meaning.endswith(": bees (validation), bees (test)")

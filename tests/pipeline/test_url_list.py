@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from pipeline import convert, photo_fetch, url_list
+from pipeline import photo_fetch, url_list
+from pipeline.convert import conversion
 from pipeline.sources import class_labels
 from pipeline.system.errors import DataError
 from tests.conftest import ROOT, Answer, run_command
@@ -153,13 +154,13 @@ class TestCommand:
             "the server answers 404 Not Found",
         )
         assert not list(target.rglob(".*"))
-        config = convert.Config(
+        config = conversion.Config(
             source=str(target),
             csv=str(target / "photos.csv"),
             out=str(tmp_path / "out"),
             workers=1,
         )
-        found = convert.convert(config).manifest
+        found = conversion.convert(config).manifest
         assert len(found.rows) == len(found.taken()) == 34
         tests = {row.path for row in found.taken("test")}
         urls = {row["url"] for row in report.values() if row["path"] in tests}

@@ -5,7 +5,8 @@ import shutil
 import numpy as np
 import pytest
 
-from pipeline import convert, verify
+from pipeline import verify
+from pipeline.convert import conversion
 from pipeline.records import example_format, manifest, tfrecord
 from tests import conftest
 
@@ -15,8 +16,8 @@ def converted(tmp_path_factory):
     """A data set of two classes, one record file each."""
     folder = tmp_path_factory.mktemp("verify")
     photos = conftest.write_photos(folder / "photos", per_class=6)
-    config = convert.Config(source=str(photos), out=str(folder / "rec"), workers=1)
-    return convert.convert(config).directory
+    config = conversion.Config(source=str(photos), out=str(folder / "rec"), workers=1)
+    return conversion.convert(config).directory
 
 
 @pytest.fixture

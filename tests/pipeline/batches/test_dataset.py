@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline import convert
 from pipeline.batches import augment_images, dataset, preprocess, random_augmentation
+from pipeline.convert import conversion
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
 
@@ -355,10 +355,10 @@ class TestAugmented:
                 kind = "png" if number % 2 == 0 else "jpg"
                 path = tmp_path / "photos" / name / f"{number}.{kind}"
                 cv2.imwrite(str(path), pixels)
-        config = convert.Config(
+        config = conversion.Config(
             source=str(tmp_path / "photos"), out=str(tmp_path / "records"), workers=1
         )
-        found = convert.convert(config).manifest
+        found = conversion.convert(config).manifest
         rows = tuple(dataclasses.replace(r, split="train") for r in found.taken())
         assert len(rows) == 12
         found = dataclasses.replace(found, rows=rows)

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline import convert
 from pipeline.batches import dataset, preprocess, single_photo
+from pipeline.convert import conversion
 from pipeline.images import isolated_decoder, record_image
 from pipeline.records import manifest
 from tests import conftest
@@ -26,7 +26,7 @@ def test_a_photo_is_seen_as_records_are(photos, tmp_path, running, resize):
     cv2.imwrite(str(photos / "red" / "large.jpg"), large)
     cv2.imwrite(str(photos / "red" / "other.bmp"), conftest.draw_photo("red", 2))
     out = tmp_path / "out"
-    convert.convert(convert.Config(source=str(photos), out=str(out), workers=1))
+    conversion.convert(conversion.Config(source=str(photos), out=str(out), workers=1))
     spec = preprocess.InputSpec(
         size_px=20, short_side_px=24, resize=resize, source="test"
     )

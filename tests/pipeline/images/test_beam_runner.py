@@ -6,7 +6,7 @@ import sys
 import cv2
 import pytest
 
-from pipeline import convert
+from pipeline.convert import conversion
 from pipeline.images import beam_runner
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
@@ -37,7 +37,7 @@ def photos(tmp_path_factory):
 def expected(photos):
     """The data set as this machine's own processes make it."""
     out = photos.parent / "local"
-    convert.convert(convert.Config(source=str(photos), out=str(out), workers=1))
+    conversion.convert(conversion.Config(source=str(photos), out=str(out), workers=1))
     return conftest.folder_digest(out)
 
 
@@ -91,13 +91,13 @@ def test_stores_that_tensorflow_reaches(photos, expected, tmp_path):
 def test_many_small_blocks(photos, expected, tmp_path, monkeypatch):
     """Each block is an element, whose files are named after it."""
     monkeypatch.setattr(beam_runner.Beam, "block_files", 5)
-    config = convert.Config(
+    config = conversion.Config(
         source=str(photos),
         out=str(tmp_path / "out"),
         runner="DirectRunner",
         beam_flags=("--direct_num_workers=1",),
     )
-    convert.convert(config)
+    conversion.convert(config)
     assert conftest.folder_digest(tmp_path / "out") == expected
     assert manifest.read(tmp_path / "out").tally.files()["total"] == 20
 
@@ -107,13 +107,13 @@ def test_a_job_that_fails_is_a_named_error(photos, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(beam_runner, "_convert", convert_block)
-    config = convert.Config(
+    config = conversion.Config(
         source=str(photos), out=str(tmp_path / "out"), runner="DirectRunner"
     )
     with pytest.raises(
         DataError, match=r"--runner=DirectRunner: the job failed .*No space left"
     ):
-        convert.convert(config)
+        conversion.convert(config)
     assert not list((tmp_path / "out").iterdir())
 
 

@@ -3,7 +3,7 @@ import struct
 
 import pytest
 
-from pipeline import convert
+from pipeline.convert import conversion
 from pipeline.records import example_format, manifest, tfrecord
 from pipeline.sources import find_source, tfrecords_2018
 from pipeline.system.errors import DataError
@@ -39,8 +39,8 @@ def folder(photos, tmp_path):
 
 
 def run(source, out):
-    config = convert.Config(source=str(source), out=str(out), workers=1)
-    return convert.convert(config)
+    config = conversion.Config(source=str(source), out=str(out), workers=1)
+    return conversion.convert(config)
 
 
 def test_every_record_is_converted(folder, tmp_path):

@@ -1,26 +1,15 @@
-"""Photos as people have them -> one TFRecord file per class, and a manifest.
-
-    python -m pipeline.convert flowers/ --out=tfrecords
-    python -m pipeline.convert bees/ --lists=train.txt,val.txt --labels=labels.txt
-    python -m pipeline.convert photos/ --csv=photos.csv
-
-Every file of the source is accounted for by a row of the manifest; the source is never
-changed. Running again over the same source changes nothing; over a source that grew, it
-keeps every known photo in its split and decodes only what is new.
-"""
+"""Convert photos to records, so that everything appears at once or not at all."""
 
 import dataclasses
-import difflib
 import heapq
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import google_crc32c
 import numpy as np
-from absl import app, flags
 
-from pipeline import findings, given, placing
+from pipeline.convert import conversion_notes, predefined_splits, record_files
 from pipeline.grouping import (
     duplicate_search,
     near_duplicates,
@@ -35,14 +24,13 @@ from pipeline.images import (
     record_image,
 )
 from pipeline.records import (
-    count_tables,
     file_table,
     manifest,
     previous_dataset,
     staging,
 )
 from pipeline.sources import caffe_lists, find_source, photo_source
-from pipeline.system import command_line, file_system
+from pipeline.system import file_system
 from pipeline.system.errors import DataError
 
 CONFLICTS = ("leave_out", "keep")
@@ -194,7 +182,7 @@ def convert(config: Config) -> Summary:
             run,
             settings=how.settings | {"duplicates": near_duplicates.VERSION},
         )
-        files = placing.RecordFiles(
+        files = record_files.RecordFiles(
             partial=partial,
             directory=directory,
             known=before.files if before else (),
@@ -202,8 +190,8 @@ def convert(config: Config) -> Summary:
         told = _decide(config, found, source, before, files, keys)
         about = _about(config, source, before)
         shard_bytes = config.shard_mb << 20
-        places = placing.place(found, source.class_names, shard_bytes, before)
-        placing.write(found, places, files, run)
+        places = record_files.place(found, source.class_names, shard_bytes, before)
+        record_files.write(found, places, files, run)
         lines = _lines(found, source, places, partial)
         if before is not None:
             gone = before.gone(source.paths, found.found["sha256"])
@@ -224,7 +212,7 @@ def convert(config: Config) -> Summary:
             skipped=tuple(skipped),
             findings=tuple(told),
             changed=bool(places.written) or not _same(before, about, writer.digest),
-            notes=(*source.notes, *given.notes(source, about.shares)),
+            notes=(*source.notes, *predefined_splits.notes(source, about.shares)),
         )
         if not summary.changed:
             return summary
@@ -240,14 +228,14 @@ def _decide(
     found: file_table.Table,
     source: find_source.Source,
     before: previous_dataset.Known | None,
-    files: placing.RecordFiles,
+    files: record_files.RecordFiles,
     keys: np.ndarray,
 ) -> list[str]:
     """What is taken, in which group and split; returns what was found out, in lines."""
     similar = duplicate_search.similar(
         found,
         source,
-        encoded=lambda number: placing.image_of(found, number, files),
+        encoded=lambda number: record_files.image_of(found, number, files),
         num_workers=config.workers,
     )
     bonds = selection.Bonds(similar=similar, keys=keys)
@@ -255,15 +243,15 @@ def _decide(
         found, source, bonds, before, keep_conflicts=config.conflicts == "keep"
     )
     bonds = bonds.among(found)
-    given.leave_out_copies(found, source, bonds.together(found))
+    predefined_splits.leave_out_copies(found, source, bonds.together(found))
     bonds = bonds.among(found)
     selection.check_classes(found, source, files.partial)
     selection.group(found, bonds)
-    given.place(found, source, before)
+    predefined_splits.place(found, source, before)
     about = _about(config, source, before)
-    shares = given.open_shares(source, about.shares)
+    shares = predefined_splits.open_shares(source, about.shares)
     selection.assign_splits(found, seed=about.seed, shares=shares)
-    return findings.lines(found, source, bonds, left_out)
+    return conversion_notes.lines(found, source, bonds, left_out)
 
 
 def _about(
@@ -338,7 +326,7 @@ def _check_same_source(
 def _lines(
     found: file_table.Table,
     source: find_source.Source,
-    places: placing.Places,
+    places: record_files.Places,
     partial: Path,
 ) -> Iterator[manifest.Line]:
     """The line of each file of the source, in the order of their paths."""
@@ -360,7 +348,7 @@ def _lines(
 
 
 def _place(
-    number: int, found: file_table.Table, places: placing.Places
+    number: int, found: file_table.Table, places: record_files.Places
 ) -> manifest.Place:
     """What a row says beside what is known of the file by itself."""
     split_number, fold = int(found.splits[number]), int(found.folds[number])
@@ -379,143 +367,3 @@ def _place(
         offset=int(places.offsets[number]),
         length=int(found.found["length"][number]),
     )
-
-
-def define_flags() -> None:
-    """Declares the command's flags; defaults are those of Config."""
-    default = Config(source="")
-    flags.DEFINE_string("out", default.out, "Folder for records and manifest.")
-    flags.DEFINE_integer(
-        "seed", default.seed, "Ranks the photos for the split.", lower_bound=0
-    )
-    flags.DEFINE_integer(
-        "resize_min",
-        default.resize_min,
-        "Photos with a longer short side, in pixels, are shrunk to it: twice the 256 "
-        "that networks resize to, so nothing they see is lost. 0: keep all pixels.",
-        lower_bound=0,
-    )
-    flags.DEFINE_integer(
-        "shard_mb",
-        default.shard_mb,
-        "A class with more megabytes of records gets several files. 0: never.",
-        lower_bound=0,
-        upper_bound=1 << 20,
-    )
-    flags.DEFINE_string(
-        "group_by",
-        default.group_by,
-        "Regular expression searched in each path, as in 'patient(\\d+)': photos with "
-        "the same match, or the same groups of it, are never divided by the split.",
-    )
-    flags.DEFINE_integer(
-        "max_pixels",
-        default.max_pixels,
-        "Photos of more pixels are refused, before they are decoded.",
-        lower_bound=1,
-    )
-    flags.DEFINE_enum(
-        "animated",
-        default.animated,
-        ANIMATED,
-        "What becomes of animations and files of several pages.",
-    )
-    flags.DEFINE_enum(
-        "conflicts",
-        default.conflicts,
-        CONFLICTS,
-        "What becomes of a photo that is filed under several classes.",
-    )
-    flags.DEFINE_enum(
-        "lacking",
-        default.lacking,
-        LACKING,
-        "What becomes of a class that lists or CSV give no photo of in one split.",
-    )
-    flags.DEFINE_integer(
-        "workers", default.workers, "Processes; 0: one per processor.", lower_bound=0
-    )
-    flags.DEFINE_enum(
-        "runner",
-        default.runner,
-        ["local", *beam_runner.RUNNERS],
-        "local: processes of this machine; else one of Apache Beam, whose own flags "
-        "may follow, as --direct_num_workers=2.",
-    )
-    flags.DEFINE_string(
-        "lists",
-        default.lists,
-        "List files, `path label` per line, with commas between them; their names tell "
-        "the split, or train=a.txt,test=b.txt.",
-    )
-    flags.DEFINE_string(
-        "csv", default.csv, "CSV file with columns path, label and perhaps split."
-    )
-    flags.DEFINE_string(
-        "labels",
-        default.labels,
-        "File of class names, one per line, label 0 first, for --lists and --csv.",
-    )
-
-
-def _beam_options(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Divides what is left after our flags: positional words, and flags of Beam.
-
-    Beam passes over flags that it does not know, so nearly ours are refused here.
-
-    Raises:
-        app.UsageError: names the flag that was meant.
-    """
-    own = [word for word in argv if not word.startswith("--")]
-    options = [word for word in argv if word.startswith("--")]
-    ours = [field.name for field in dataclasses.fields(Config)]
-    for option in options:
-        name = option.removeprefix("--").partition("=")[0]
-        if meant := difflib.get_close_matches(name, ours, n=1, cutoff=0.8):
-            raise app.UsageError(f"--{name}: did you mean --{meant[0]}?")
-    return own, options
-
-
-def main(argv: Sequence[str]) -> None:
-    """Converts the folder named on the command line."""
-    argv, options = _beam_options(argv)
-    if len(argv) != 2 or not argv[1]:
-        raise app.UsageError(
-            "expected one folder of photos: python -m pipeline.convert flowers/"
-        )
-    config = command_line.config_from_flags(
-        Config, source=argv[1], beam_flags=tuple(options)
-    )
-    summary = convert(config)
-    command_line.say(count_tables.conversion(summary.tally))
-    for note in summary.notes:
-        command_line.say(note)
-    for kind, count in summary.about.ignored.items():
-        command_line.say(f"ignored: {count} {kind}")
-    for path, reason in summary.skipped:
-        command_line.say(f"skipped {command_line.one_line(path)}: {reason}")
-    if (more := summary.tally.total()["skipped"] - len(summary.skipped)) > 0:
-        where = summary.directory / manifest.ROWS_NAME
-        command_line.say(f"... and {more} more, in {where}")
-    for line in summary.findings:
-        command_line.say(line)
-    for line in split_assignment.warnings(summary.tally.splits()):
-        command_line.say(f"warning: {line}")
-    kept = summary.about.seed
-    if flags.FLAGS["seed"].present and kept != config.seed:
-        command_line.say(
-            f"--seed={config.seed} is not used: known photos keep the split of seed "
-            f"{kept}; python -m pipeline.split {config.out} --seed={config.seed} "
-            "splits anew"
-        )
-    if summary.changed:
-        command_line.say(f"wrote {len(summary.written)} record files to {config.out}")
-    else:
-        command_line.say(
-            f"nothing changed: {config.out} is up to date with {config.source}"
-        )
-
-
-if __name__ == "__main__":
-    define_flags()
-    command_line.run(main, DataError)

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline import convert, split, verify
+from pipeline import split, verify
+from pipeline.convert import conversion
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
 from tests import conftest
@@ -18,7 +19,9 @@ from tests.conftest import draw_scene
 
 def run(source, out, **how):
     how.setdefault("workers", 1)
-    return convert.convert(convert.Config(source=str(source), out=str(out), **how))
+    return conversion.convert(
+        conversion.Config(source=str(source), out=str(out), **how)
+    )
 
 
 def command(source, out, *flags):
@@ -285,7 +288,7 @@ class TestGroupBy:
             assert "wrong flag" in done.stderr
             assert "Traceback" not in done.stderr
         with pytest.raises(ValueError, match="--conflicts"):
-            convert.Config(source="", conflicts="none")
+            conversion.Config(source="", conflicts="none")
 
     def test_other_settings_are_noticed(self, patients, tmp_path):
         out = tmp_path / "out"

@@ -12,15 +12,15 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline import convert
+from pipeline.convert import conversion
 from pipeline.records import example_format, manifest, staging, tfrecord
 from pipeline.system.errors import DataError
 from tests import conftest
 
 
 def run_convert(source, out, **kwargs):
-    config = convert.Config(source=str(source), out=str(out), workers=1, **kwargs)
-    return convert.convert(config)
+    config = conversion.Config(source=str(source), out=str(out), workers=1, **kwargs)
+    return conversion.convert(config)
 
 
 def command(source, out, *flags, **kwargs):
@@ -123,10 +123,10 @@ def test_large_photos_are_shrunk_unless_told_otherwise(tmp_path):
 
 def test_twice_gives_the_same_bytes(photos, tmp_path):
     for out, workers in (("one", 1), ("two", 2)):
-        config = convert.Config(
+        config = conversion.Config(
             source=str(photos), out=str(tmp_path / out), workers=workers
         )
-        convert.convert(config)
+        conversion.convert(config)
     one, two = (conftest.folder_digest(tmp_path / out) for out in ("one", "two"))
     assert one == two
 

@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline import placing
+from pipeline.convert import record_files
 
 
 @pytest.mark.parametrize(
@@ -13,10 +13,10 @@ from pipeline import placing
     ],
 )
 def test_names(class_name, name):
-    assert placing.record_name(class_name) == name
+    assert record_files.record_name(class_name) == name
 
 
 def test_no_class_is_named_as_a_shard_of_another():
-    names = [placing.record_name("a", shard, 2) for shard in range(2)]
-    names += [placing.record_name(name[: -len(".tfrecord")]) for name in names]
+    names = [record_files.record_name("a", shard, 2) for shard in range(2)]
+    names += [record_files.record_name(name[: -len(".tfrecord")]) for name in names]
     assert len(set(names)) == 4

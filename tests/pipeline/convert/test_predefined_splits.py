@@ -4,7 +4,7 @@ import shutil
 import cv2
 import pytest
 
-from pipeline import convert
+from pipeline.convert import conversion
 from pipeline.grouping import split_assignment
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
@@ -13,8 +13,8 @@ from tests import conftest
 
 def run(source, out, **how):
     how = {"lacking": "keep"} | how
-    config = convert.Config(source=str(source), out=str(out), workers=1, **how)
-    return convert.convert(config)
+    config = conversion.Config(source=str(source), out=str(out), workers=1, **how)
+    return conversion.convert(config)
 
 
 def write_csv(folder, splits):

@@ -1,0 +1,1 @@
+"""Convert photos to TFRecord files and a manifest."""
