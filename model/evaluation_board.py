@@ -22,7 +22,7 @@ from tensorboard.plugins.scalar import summary_v2 as scalars
 from tensorboard.summary.writer import event_file_writer
 
 from model import board, judge
-from pipeline import verify
+from pipeline.check import verify_records
 from pipeline.images import record_image
 from pipeline.records import manifest
 from pipeline.system import command_line
@@ -176,7 +176,7 @@ def sprite(
     for number, row in enumerate(rows):
         top, left = (side * place for place in divmod(number, columns))
         try:
-            tile = record_image.thumbnail(verify.image_of(found, row), side)
+            tile = record_image.thumbnail(verify_records.image_of(found, row), side)
         except (record_image.ImageError, DataError, OSError):
             continue
         sheet[top : top + side, left : left + side] = tile[..., ::-1]

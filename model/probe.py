@@ -12,15 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from model import (
-    examples,
-    features,
-    loop,
-    restore,
-    settings,
-    stages,
-    trainee,
-)
+from model import examples, features, loop, restore, settings, stages, trainee
 from pipeline.batches import dataset, preprocess
 from pipeline.records import manifest
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from model import explain
-from pipeline import verify
 from pipeline.batches import dataset, preprocess
+from pipeline.check import verify_records
 from pipeline.images import record_image
 from pipeline.records import manifest
 from pipeline.system import command_line
@@ -90,7 +90,7 @@ class Thumbnails:
 
     def _small(self, row: manifest.Row, side: int) -> str:
         try:
-            encoded = verify.image_of(self._found, row)
+            encoded = verify_records.image_of(self._found, row)
             return data_url(record_image.small_jpeg(encoded, side))
         except (record_image.ImageError, DataError, OSError):
             return ""

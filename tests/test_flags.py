@@ -6,18 +6,10 @@ import pytest
 from absl import app, flags
 
 import evaluate
-from model import (
-    answers,
-    export,
-    inputs,
-    method,
-    predict,
-    pretrained,
-    serve,
-    settings,
-)
-from pipeline import check, download, split
+from model import answers, export, inputs, method, predict, pretrained, serve, settings
+from pipeline import download, split
 from pipeline.batches import random_augmentation
+from pipeline.check import checking
 from pipeline.convert import conversion
 from pipeline.system import command_line
 
@@ -26,7 +18,7 @@ COMMANDS = {
     settings: {},
     evaluate: {},
     conversion: {"source": "photos", "beam_flags": ()},
-    check: {"source": "photos"},
+    checking: {"source": "photos"},
     split: {"data": "records"},
     download: {"name": "flowers", "target": "photos"},
     export: {},

@@ -15,19 +15,10 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
-from pipeline.convert import (
-    conversion,
-)
-from pipeline.grouping import (
-    split_assignment,
-)
-from pipeline.images import (
-    beam_runner,
-)
-from pipeline.records import (
-    count_tables,
-    manifest,
-)
+from pipeline.convert import conversion
+from pipeline.grouping import split_assignment
+from pipeline.images import beam_runner
+from pipeline.records import count_tables, manifest
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 

@@ -23,12 +23,7 @@ from pipeline.images import (
     local_runner,
     record_image,
 )
-from pipeline.records import (
-    file_table,
-    manifest,
-    previous_dataset,
-    staging,
-)
+from pipeline.records import file_table, manifest, previous_dataset, staging
 from pipeline.sources import caffe_lists, find_source, photo_source
 from pipeline.system import file_system
 from pipeline.system.errors import DataError

@@ -13,12 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.records import file_table
-from pipeline.sources import (
-    class_labels,
-    listed_photos,
-    photo_source,
-    text_lines,
-)
+from pipeline.sources import class_labels, listed_photos, photo_source, text_lines
 from pipeline.system.errors import DataError
 
 

@@ -10,12 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pipeline.sources import (
-    class_labels,
-    listed_photos,
-    photo_source,
-    text_lines,
-)
+from pipeline.sources import class_labels, listed_photos, photo_source, text_lines
 from pipeline.system.errors import DataError
 
 # Of a field as well: Python's csv module takes 128 KB.

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline import split, verify
+from pipeline import split
+from pipeline.check import verify_records
 from pipeline.convert import conversion
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
@@ -173,7 +174,7 @@ class TestNearDuplicates:
             file.write(b"damaged")
         write(scenes, "a/copy.jpg", half(draw_scene(0)))
         assert run(scenes, out).written
-        assert verify.verify(manifest.read(out), num_workers=1) == []
+        assert verify_records.verify(manifest.read(out), num_workers=1) == []
 
 
 class TestContradictions:

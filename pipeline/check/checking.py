@@ -1,12 +1,4 @@
-"""Photos or records -> what is wrong with them, before anything is trained on them.
-
-    python -m pipeline.check flowers/
-    python -m pipeline.check tfrecords/
-
-Every file is decoded in full. Beside the summary come check.json, and check.html: one
-page, with thumbnails, of what to look at. The exit code is 2 when something would
-corrupt training or evaluation; --strict makes it 2 for any finding.
-"""
+"""Check photos or records; the result is a report, check.json and a page."""
 
 import collections
 import dataclasses
@@ -15,19 +7,16 @@ import tempfile
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from absl import app, flags
 
-from pipeline import oddities, page, verify
-from pipeline.check_findings import Finding, Report
+from pipeline.check import file_kinds, html_page, verify_records
+from pipeline.check.check_findings import Finding, Report
 from pipeline.grouping import duplicate_search, selection, split_assignment
 from pipeline.images import decode_files, decode_source, local_runner, record_image
 from pipeline.records import file_table, manifest
 from pipeline.sources import caffe_lists, find_source, photo_source
 from pipeline.system import command_line, file_system
-from pipeline.system.errors import DataError
 
 _IMBALANCE = 10  # times as many photos in one class as in another
 _SHOWN = 3  # examples in a line of text
@@ -82,7 +71,7 @@ def check(config: Config) -> Report:
     text = json.dumps(dataclasses.asdict(report), indent=2) + "\n"
     _replace(out / "check.json", text)
     with record_image.unheard():
-        html = page.render(report, encoded)
+        html = html_page.render(report, encoded)
     _replace(out / "check.html", html)
     return report
 
@@ -94,7 +83,7 @@ def _replace(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def _check_photos(config: Config, root: Path) -> tuple[Report, page.Encoded]:
+def _check_photos(config: Config, root: Path) -> tuple[Report, html_page.Encoded]:
     source = find_source.list_source(
         root,
         list_files=caffe_lists.parse(config.lists),
@@ -130,7 +119,7 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, page.Encoded]:
         odd: dict[str, list[str]] = collections.defaultdict(list)
         for own in found.texts(partial):
             row = manifest.row_of(own)
-            for kind in oddities.kinds_of(row):
+            for kind in file_kinds.kinds_of(row):
                 odd[kind].append(row.path)
     bonds = selection.Bonds(similar=similar, keys=keys)
     findings = _alike(found, source, bonds)
@@ -144,7 +133,7 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, page.Encoded]:
             meaning=meaning,
             groups=tuple((path,) for path in odd[kind]),
         )
-        for kind, (severity, meaning) in oddities.KINDS.items()
+        for kind, (severity, meaning) in file_kinds.KINDS.items()
         if kind in odd
     ]
     ignored = tuple(f"ignored: {n} {kind}" for kind, n in source.ignored.items())
@@ -264,7 +253,7 @@ def _balance(usable: dict[str, int]) -> list[Finding]:
     }
     most = max(usable.values(), default=0)
     small = {n for n, count in usable.items() if 0 < _IMBALANCE * count <= most}
-    sets: tuple[tuple[str, oddities.Severity, str, set[str]], ...] = (
+    sets: tuple[tuple[str, file_kinds.Severity, str, set[str]], ...] = (
         ("empty class", "error", "no photo of it can be used", none),
         (
             "class too small to split",
@@ -302,7 +291,7 @@ def _balance(usable: dict[str, int]) -> list[Finding]:
 def _lacking(
     counts: dict[str, dict[str, int]],
     splits: Sequence[str],
-    severity: oddities.Severity = "error",
+    severity: file_kinds.Severity = "error",
 ) -> list[Finding]:
     """Classes without photos in one of some splits."""
     lacking = [
@@ -341,9 +330,9 @@ def _twins(names: Sequence[str]) -> list[Finding]:
     ]
 
 
-def _check_records(root: Path, num_workers: int) -> tuple[Report, page.Encoded]:
+def _check_records(root: Path, num_workers: int) -> tuple[Report, html_page.Encoded]:
     found = manifest.read(root)
-    faults = verify.verify(found, num_workers=num_workers)
+    faults = verify_records.verify(found, num_workers=num_workers)
     findings = [
         Finding(kind="fault", severity="error", meaning=str(fault)) for fault in faults
     ]
@@ -376,7 +365,7 @@ def _check_records(root: Path, num_workers: int) -> tuple[Report, page.Encoded]:
         findings=_sorted(findings),
         notes=(f"records: {len(rows):,}, manifest digest {found.digest[:12]}",),
     )
-    return report, lambda path: verify.image_of(found, rows[path])
+    return report, lambda path: verify_records.image_of(found, rows[path])
 
 
 def summary(report: Report) -> str:
@@ -394,57 +383,3 @@ def summary(report: Report) -> str:
         line = f"{finding.severity}: {finding.kind}: {finding.meaning}{count}"
         lines.append(command_line.one_line(line))
     return "\n".join(lines)
-
-
-def define_flags() -> None:
-    """Declares the command's flags; defaults are those of Config."""
-    default = Config(source="")
-    flags.DEFINE_string("out", default.out, "Folder for check.json and check.html.")
-    flags.DEFINE_bool("strict", default.strict, "Exit code 2 for any finding.")
-    flags.DEFINE_integer(
-        "max_pixels",
-        default.max_pixels,
-        "Photos of more pixels are refused, before they are decoded.",
-        lower_bound=1,
-    )
-    flags.DEFINE_string(
-        "group_by",
-        default.group_by,
-        "Regular expression; photos in whose paths it finds the same belong together.",
-    )
-    flags.DEFINE_string(
-        "lists", default.lists, "List files, `path label` per line, with commas."
-    )
-    flags.DEFINE_string(
-        "csv", default.csv, "CSV file with columns path, label and perhaps split."
-    )
-    flags.DEFINE_string(
-        "labels", default.labels, "File of class names, one per line, label 0 first."
-    )
-    flags.DEFINE_integer(
-        "workers", default.workers, "Processes; 0: one per processor.", lower_bound=0
-    )
-
-
-def main(argv: Sequence[str]) -> None:
-    """Checks what is named on the command line."""
-    if len(argv) != 2 or not argv[1]:
-        raise app.UsageError(
-            "expected one folder, of photos or of records: python -m pipeline.check "
-            "flowers/"
-        )
-    config: Any = command_line.config_from_flags(Config, source=argv[1])
-    report = check(config)
-    command_line.say(summary(report))
-    command_line.say(f"written: {config.out}/check.json, {config.out}/check.html")
-    if report.is_bad(strict=config.strict):
-        worst = report.findings[0]
-        raise DataError(
-            f"{config.source}: {worst.kind}: {worst.meaning}; "
-            f"{config.out}/check.html shows it"
-        )
-
-
-if __name__ == "__main__":
-    define_flags()
-    command_line.run(main, DataError)

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from pipeline import oddities
+from pipeline.check import file_kinds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class Finding:
     """
 
     kind: str
-    severity: oddities.Severity
+    severity: file_kinds.Severity
     meaning: str
     groups: tuple[tuple[str, ...], ...] = ()
 

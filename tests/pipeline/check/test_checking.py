@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from pipeline import check, oddities
+from pipeline.check import checking, file_kinds
 from pipeline.convert import conversion
 from pipeline.images import record_image
 from pipeline.records import manifest
@@ -32,10 +32,10 @@ def scenes(tmp_path):
 
 
 def run(source, tmp_path, **how):
-    config = check.Config(
+    config = checking.Config(
         source=str(source), out=str(tmp_path / "check"), workers=1, **how
     )
-    return check.check(config)
+    return checking.check(config)
 
 
 def found(report):
@@ -124,7 +124,7 @@ def orientation(number):
 
 
 def test_kinds_of_all_reasons_are_in_the_table():
-    assert {kind for kind, _ in oddities._REASONS} <= oddities.KINDS.keys()
+    assert {kind for kind, _ in file_kinds._REASONS} <= file_kinds.KINDS.keys()
 
 
 def test_a_damaged_tiff_is_of_one_kind():
@@ -136,7 +136,7 @@ def test_a_damaged_tiff_is_of_one_kind():
         action="skipped",
         reason="TIFF that does not decode: cut off or damaged",
     )
-    assert oddities.kinds_of(row) == ["damaged"]
+    assert file_kinds.kinds_of(row) == ["damaged"]
 
 
 def test_photos_that_are_alike(scenes, tmp_path):
@@ -213,7 +213,7 @@ def test_class_names_that_are_nearly_the_same(scenes, tmp_path):
 def test_out_may_not_become_a_class(scenes, tmp_path, monkeypatch):
     monkeypatch.chdir(scenes)
     with pytest.raises(DataError, match="check: lies inside the source"):
-        check.check(check.Config(source="."))
+        checking.check(checking.Config(source="."))
     assert sorted(path.name for path in scenes.iterdir()) == ["ants", "bees"]
 
 
@@ -283,9 +283,9 @@ def test_a_page_of_many_findings_stays_small(scenes, tmp_path):
 def test_what_takes_a_decoder_down_is_not_decoded_for_the_page(
     scenes, tmp_path, monkeypatch
 ):
-    kinds_of = oddities.kinds_of
+    kinds_of = file_kinds.kinds_of
     monkeypatch.setattr(
-        check.oddities,
+        checking.oddities,
         "kinds_of",
         lambda row: ["crashed"] if row.path == "ants/03.jpg" else kinds_of(row),
     )
@@ -344,4 +344,4 @@ def test_command(scenes, tmp_path):
 @pytest.mark.parametrize("how", [{"group_by": "("}, {"lists": "a", "csv": "b"}])
 def test_flags_that_cannot_be(how):
     with pytest.raises(ValueError, match="--"):
-        check.Config(source="x", **how)
+        checking.Config(source="x", **how)

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from pipeline import verify
+from pipeline.check import verify_records
 from pipeline.convert import conversion
 from pipeline.records import example_format, manifest, tfrecord
 from tests import conftest
@@ -30,7 +30,7 @@ def found(converted, tmp_path, monkeypatch, request):
     """A copy of it, to be damaged."""
     if "processes" not in request.fixturenames:
         monkeypatch.setattr(
-            verify.workers,
+            verify_records.workers,
             "map_blocks",
             lambda function, blocks, **_: ((one, [function(one)]) for one in blocks),
         )
@@ -39,7 +39,7 @@ def found(converted, tmp_path, monkeypatch, request):
 
 
 def faults_of(found):
-    return verify.verify(manifest.read(found.directory), num_workers=1)
+    return verify_records.verify(manifest.read(found.directory), num_workers=1)
 
 
 def rows_of(found):
@@ -130,14 +130,16 @@ def test_what_does_not_decode(found):
         for one in found.rows
     ]
     edited = dataclasses.replace(found, rows=tuple(rows))
-    (fault,) = verify.verify(edited, num_workers=1)[-1:]
+    (fault,) = verify_records.verify(edited, num_workers=1)[-1:]
     assert "does not decode" in fault.problem
 
 
 def test_as_many_pixels_as_conversion_allowed(processes, found):
     settings = found.about.settings | {"max_pixels": 100}
     about = dataclasses.replace(found.about, settings=settings)
-    faults = verify.verify(dataclasses.replace(found, about=about), num_workers=1)
+    faults = verify_records.verify(
+        dataclasses.replace(found, about=about), num_workers=1
+    )
     assert len(faults) == len(found.taken())
     assert "larger than 100 pixels" in faults[0].problem
 
@@ -169,7 +171,7 @@ def test_a_file_that_is_cut_off(found):
 def test_a_gap(found):
     rows = tuple(row for row in found.rows if row != rows_of(found)[1])
     found = dataclasses.replace(found, rows=rows)
-    problems = [str(fault) for fault in verify.verify(found, num_workers=1)]
+    problems = [str(fault) for fault in verify_records.verify(found, num_workers=1)]
     assert any("starts at byte" in problem for problem in problems)
 
 
@@ -190,7 +192,7 @@ def test_several_processes_find_the_same(processes, found):
         path.write_bytes(data)
     one = faults_of(found)  # with one process
     assert len(one) == len(rows_of(found)[::2])
-    assert verify.verify(manifest.read(found.directory), num_workers=2) == one
+    assert verify_records.verify(manifest.read(found.directory), num_workers=2) == one
     assert np.unique([fault.index for fault in one]).tolist() == sorted(
         fault.index for fault in one
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 import jinja2
 
-from pipeline.check_findings import Report
+from pipeline.check.check_findings import Report
 from pipeline.images import record_image
 from pipeline.system.errors import DataError
 

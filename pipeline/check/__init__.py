@@ -1,0 +1,1 @@
+"""Say what is wrong with photos or records before anything is trained on them."""
