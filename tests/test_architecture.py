@@ -52,7 +52,7 @@ def test_opencv_decodes_in_one_place():
     # The second one only draws.
     assert users_of("cv2") == {
         "pipeline/images/record_image.py",
-        "pipeline/paper_flowers.py",
+        "pipeline/download/paper_flowers.py",
     }
 
 

@@ -7,10 +7,11 @@ from absl import app, flags
 
 import evaluate
 from model import answers, export, inputs, method, predict, pretrained, serve, settings
-from pipeline import download, split
+from pipeline import split
 from pipeline.batches import random_augmentation
 from pipeline.check import checking
 from pipeline.convert import conversion
+from pipeline.download import downloading
 from pipeline.system import command_line
 
 # Command -> fields of its config that come from arguments without a flag's name.
@@ -20,7 +21,7 @@ COMMANDS = {
     conversion: {"source": "photos", "beam_flags": ()},
     checking: {"source": "photos"},
     split: {"data": "records"},
-    download: {"name": "flowers", "target": "photos"},
+    downloading: {"name": "flowers", "target": "photos"},
     export: {},
     predict: {"photos": ("a.jpg",)},
     serve: {},

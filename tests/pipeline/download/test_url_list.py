@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from pipeline import photo_fetch, url_list
 from pipeline.convert import conversion
+from pipeline.download import photo_downloads, url_list
 from pipeline.sources import class_labels
 from pipeline.system.errors import DataError
 from tests.conftest import ROOT, Answer, run_command
@@ -295,8 +295,8 @@ class TestCommand:
 
 def test_reasons_are_counted():
     outcomes = [
-        photo_fetch.Outcome(status="failed", reason="b"),
-        photo_fetch.Outcome(status="fetched"),
-        *[photo_fetch.Outcome(status="failed", reason="a")] * 2,
+        photo_downloads.Outcome(status="failed", reason="b"),
+        photo_downloads.Outcome(status="fetched"),
+        *[photo_downloads.Outcome(status="failed", reason="a")] * 2,
     ]
     assert url_list.count_reasons(outcomes) == [("a", 2), ("b", 1)]

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import photo_fetch
-from pipeline.photo_fetch import How, Outcome
+from pipeline.download import photo_downloads
+from pipeline.download.photo_downloads import How, Outcome
 from pipeline.records import file_table, manifest
 from pipeline.sources import class_labels, listed_photos, photo_csv
 from pipeline.system import command_line, file_system, http_file
@@ -34,7 +34,7 @@ _MAX_LABEL = 200  # characters of a label as it stands in the list
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Photo(photo_fetch.Wanted):
+class Photo(photo_downloads.Wanted):
     """A row of the list.
 
     Attributes:
@@ -135,10 +135,10 @@ def download(photos: Sequence[Photo], target: Path, how: How) -> list[Outcome]:
     outcomes: dict[int, Outcome] = {}
     try:
         with command_line.graceful():
-            photo_fetch.fetch_all(photos, target, how, outcomes)
+            photo_downloads.fetch_all(photos, target, how, outcomes)
     finally:
         done = [
-            outcomes.get(number) or photo_fetch.as_found(target / photo.path, how)
+            outcomes.get(number) or photo_downloads.as_found(target / photo.path, how)
             for number, photo in enumerate(photos)
         ]
         _write(target, photos, done)

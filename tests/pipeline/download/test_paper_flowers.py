@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline import paper_flowers
+from pipeline.download import paper_flowers
 
 KINDS = tuple(paper_flowers.KINDS)
 

@@ -1,11 +1,4 @@
-"""A data set's name, or a list of addresses -> photos, ready for conversion.
-
-    python -m pipeline.download paper-flowers flowers/   drawn here, in seconds, offline
-    python -m pipeline.download flowers flowers/         3,670 photos, 229 MB
-    python -m pipeline.download --urls=list.csv photos/  what can still be had of a list
-
-All can be stopped at any time and started again: what is there is kept.
-"""
+"""Draw or download photos into a folder."""
 
 import dataclasses
 import functools
@@ -14,9 +7,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import app, flags
-
-from pipeline import archive, paper_flowers, photo_fetch, url_list
+from pipeline.download import flower_archive, paper_flowers, photo_downloads, url_list
 from pipeline.images import record_image
 from pipeline.sources import class_labels
 from pipeline.system import command_line, file_system, process_pool
@@ -84,7 +75,7 @@ def draw_paper_flowers(target: Path, *, images_per_class: int, seed: int) -> int
         for kind in paper_flowers.KINDS
         for number in range(images_per_class)
     }
-    found = archive.files_below(target)
+    found = flower_archive.files_below(target)
     if foreign := sorted(found - wanted.keys()):
         raise DataError(
             f"{target}: holds {foreign[0]}, which is not of this data set; "
@@ -146,7 +137,7 @@ def download_list(config: Config) -> list[str]:
         images=config.images,
         seed=config.seed,
     )
-    how = photo_fetch.How(
+    how = photo_downloads.How(
         workers=config.workers, refused=config.refused, min_bytes=config.min_bytes
     )
     target = Path(config.target)
@@ -158,82 +149,3 @@ def download_list(config: Config) -> list[str]:
         *url_list.summary(photos, outcomes, target),
         f"to convert them: {shlex.join(words)}",
     ]
-
-
-def define_flags() -> None:
-    """Declares the command's flags; defaults are those of Config."""
-    default = Config(name=DATA_SETS[0], target="")
-    flags.DEFINE_integer(
-        "images_per_class",
-        default.images_per_class,
-        "Photos of each kind of paper flower.",
-        lower_bound=1,
-    )
-    flags.DEFINE_integer(
-        "seed",
-        default.seed,
-        "Of the paper flowers, or of the subset of a list.",
-        lower_bound=0,
-    )
-    flags.DEFINE_string(
-        "urls",
-        default.urls,
-        "CSV list with columns image_url or url, label, and perhaps _split or split.",
-    )
-    flags.DEFINE_string(
-        "labels",
-        default.labels,
-        "File of class names, one per line, label 0 first, if labels are numbers.",
-    )
-    flags.DEFINE_integer(
-        "images", default.images, "Photos of the list; 0: all.", lower_bound=0
-    )
-    flags.DEFINE_integer(
-        "workers",
-        default.workers,
-        "Photos of the list under way at once.",
-        lower_bound=1,
-        upper_bound=256,
-    )
-    flags.DEFINE_string(
-        "refuse_sha1",
-        default.refuse_sha1,
-        "SHA-1 of files that are no photos, with commas between them, beside Flickr's "
-        "placeholder.",
-    )
-    flags.DEFINE_integer(
-        "min_bytes",
-        default.min_bytes,
-        "Smaller files of the list are refused: no photo, but many a placeholder.",
-        lower_bound=1,
-    )
-
-
-def main(argv: Sequence[str]) -> None:
-    """Fetches the data set or the list named on the command line."""
-    if flags.FLAGS["urls"].value and len(argv) == 2:
-        config = command_line.config_from_flags(Config, name="", target=argv[1])
-        command_line.say("\n".join(download_list(config)))
-        return
-    if len(argv) != 3:
-        raise app.UsageError(
-            "expected a data set and a folder: python -m pipeline.download "
-            f"{DATA_SETS[0]} flowers/ (there are {', '.join(DATA_SETS)}), or a list "
-            "and a folder: python -m pipeline.download --urls=list.csv photos/"
-        )
-    config = command_line.config_from_flags(Config, name=argv[1], target=argv[2])
-    target = Path(config.target)
-    if config.name == "paper-flowers":
-        new = draw_paper_flowers(
-            target, images_per_class=config.images_per_class, seed=config.seed
-        )
-    else:
-        new = archive.download_archive(archive.FLOWERS, target)
-    counts = archive.count_classes(target)
-    total = sum(counts.values())
-    command_line.say(f"{target}: {total} photos in {len(counts)} classes, {new} new")
-
-
-if __name__ == "__main__":
-    define_flags()
-    command_line.run(main, DataError)

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from pipeline import archive, download, paper_flowers
+from pipeline.download import downloading, flower_archive, paper_flowers
 from pipeline.system.errors import DataError
 from tests.conftest import ROOT, folder_digest, run_command
 
@@ -22,7 +22,7 @@ def content(folder):
 
 class TestPaperFlowers:
     def draw(self, folder, count=2, seed=0):
-        return download.draw_paper_flowers(folder, images_per_class=count, seed=seed)
+        return downloading.draw_paper_flowers(folder, images_per_class=count, seed=seed)
 
     def test_folders_and_counts(self, tmp_path):
         assert self.draw(tmp_path / "f") == 10
@@ -95,7 +95,9 @@ class TestCommand:
         assert time.monotonic() - start < 10
         assert (done.returncode, done.stdout) == (2, "")
         (line,) = done.stderr.splitlines()
-        assert line.startswith(f"error: {archive.FLOWERS.url}: cannot be reached (")
+        assert line.startswith(
+            f"error: {flower_archive.FLOWERS.url}: cannot be reached ("
+        )
         assert content(tmp_path) == {}
 
     def test_paper_flowers_twice(self, tmp_path):
@@ -120,7 +122,7 @@ class TestCommand:
         assert process.returncode == -signal.SIGKILL
         time.sleep(0.5)  # workers end with their parent
         left = content(folder)
-        new = download.draw_paper_flowers(folder, images_per_class=6, seed=0)
+        new = downloading.draw_paper_flowers(folder, images_per_class=6, seed=0)
         assert 0 < new <= 28
         assert len(list(folder.rglob("*.jpg"))) == 30
         for path in folder.rglob("*.jpg"):

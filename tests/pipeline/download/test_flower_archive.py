@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import archive
+from pipeline.download import flower_archive
 from pipeline.system import http_file
 from pipeline.system.errors import DataError
 from tests.conftest import Answer
@@ -47,7 +47,7 @@ def photos_tar(photos=PHOTOS):
 
 def make_archive(server, body, counts=COUNTS):
     server.answers["/flowers.tgz"] = Answer(body)
-    return archive.Archive(
+    return flower_archive.Archive(
         url=f"{server.url}/flowers.tgz",
         sha256=hashlib.sha256(body).hexdigest(),
         size_bytes=len(body),
@@ -72,14 +72,14 @@ class TestArchive:
     def test_complete(self, server, tmp_path):
         target = tmp_path / "new" / "flowers"
         found = make_archive(server, photos_tar())
-        assert archive.download_archive(found, target) == 3
+        assert flower_archive.download_archive(found, target) == 3
         assert content(target) == without_outer_folder()
         assert not list(target.glob(".*"))
 
     def test_second_call_needs_no_network(self, server, tmp_path):
         found = make_archive(server, photos_tar())
-        archive.download_archive(found, tmp_path)
-        assert archive.download_archive(found, tmp_path) == 0
+        flower_archive.download_archive(found, tmp_path)
+        assert flower_archive.download_archive(found, tmp_path) == 0
         assert len(server.requests) == 1
 
     def test_cut_download_is_resumed(self, server, tmp_path):
@@ -89,11 +89,11 @@ class TestArchive:
         answers = [Answer(body, cut_after=200_000), Answer(status=403, etag="")]
         server.answers["/flowers.tgz"] = answers
         with pytest.raises(http_file.FetchError, match="is kept, run again"):
-            archive.download_archive(found, tmp_path)
+            flower_archive.download_archive(found, tmp_path)
         assert not [path for path in tmp_path.iterdir() if path.name[0] != "."]
 
         server.answers["/flowers.tgz"] = Answer(body)
-        assert archive.download_archive(found, tmp_path) == 1
+        assert flower_archive.download_archive(found, tmp_path) == 1
         assert server.requests[-1][1] is not None
         assert content(tmp_path) == without_outer_folder(noise)
 
@@ -112,8 +112,8 @@ class TestArchive:
         with monkeypatch.context() as patch:
             patch.setattr(Path, "rename", rename)
             with pytest.raises(KeyboardInterrupt):
-                archive.download_archive(found, tmp_path)
-        assert archive.download_archive(found, tmp_path) == 3
+                flower_archive.download_archive(found, tmp_path)
+        assert flower_archive.download_archive(found, tmp_path) == 3
         assert content(tmp_path) == without_outer_folder()
         assert not list(tmp_path.glob(".*"))
         assert len(server.requests) == 1
@@ -128,8 +128,8 @@ class TestArchive:
         with monkeypatch.context() as patch:
             patch.setattr(shutil, "rmtree", rmtree)
             with pytest.raises(KeyboardInterrupt):
-                archive.download_archive(found, tmp_path)
-        archive.download_archive(found, tmp_path)
+                flower_archive.download_archive(found, tmp_path)
+        flower_archive.download_archive(found, tmp_path)
         assert content(tmp_path) == without_outer_folder()
         assert len(server.requests) == 1
 
@@ -145,7 +145,7 @@ class TestArchive:
                 DataError,
                 match=r"flowers\.tgz: unpacks to \{'daisy': 2, 'roses': 1\}, expected",
             ):
-                archive.download_archive(found, tmp_path)
+                flower_archive.download_archive(found, tmp_path)
             assert {path.name[0] for path in tmp_path.iterdir()} == {"."}
         assert len(server.requests) == 1
 
@@ -153,7 +153,7 @@ class TestArchive:
         found = make_archive(server, photos_tar())
         server.answers["/flowers.tgz"] = Answer(b"x" * found.size_bytes)
         with pytest.raises(http_file.FetchError, match="sha256"):
-            archive.download_archive(found, tmp_path)
+            flower_archive.download_archive(found, tmp_path)
         assert content(tmp_path) == {}
 
     @pytest.mark.parametrize(
@@ -164,19 +164,19 @@ class TestArchive:
         (tmp_path / name).write_bytes(b"mine")
         found = make_archive(server, photos_tar())
         with pytest.raises(DataError, match=f"holds {name}, .*choose an empty folder"):
-            archive.download_archive(found, tmp_path)
+            flower_archive.download_archive(found, tmp_path)
         assert content(tmp_path) == {name: b"mine"}
         assert server.requests == []
 
     def test_hidden_files_are_no_obstacle(self, server, tmp_path):
         (tmp_path / ".DS_Store").write_bytes(b"x")
         found = make_archive(server, photos_tar())
-        assert archive.download_archive(found, tmp_path) == 3
+        assert flower_archive.download_archive(found, tmp_path) == 3
 
     def test_target_is_a_file(self, server, tmp_path):
         (tmp_path / "file").write_text("x")
         with pytest.raises(DataError, match="is a file; expected a folder"):
-            archive.download_archive(
+            flower_archive.download_archive(
                 make_archive(server, photos_tar()), tmp_path / "file"
             )
 
@@ -184,7 +184,7 @@ class TestArchive:
         """Even one of the right hash."""
         body = make_tar(member("f/daisy/1.jpg", b"x"), member("f/../../evil", b"x"))
         with pytest.raises(DataError, match="leads out"):
-            archive.download_archive(
+            flower_archive.download_archive(
                 make_archive(server, body, {"daisy": 1}), tmp_path / "a" / "b"
             )
         assert {path.name for path in tmp_path.rglob("*")} == {
@@ -195,14 +195,14 @@ class TestArchive:
         }
 
     def test_flowers_is_the_public_set(self):
-        assert sum(archive.FLOWERS.counts.values()) == 3670
-        assert len(archive.FLOWERS.sha256) == 64
-        assert archive.FLOWERS.url.startswith("https://")
+        assert sum(flower_archive.FLOWERS.counts.values()) == 3670
+        assert len(flower_archive.FLOWERS.sha256) == 64
+        assert flower_archive.FLOWERS.url.startswith("https://")
 
 
 def unpack(tmp_path, body):
     (tmp_path / "file.tgz").write_bytes(body)
-    archive.unpack(tmp_path / "file.tgz", tmp_path / "out")
+    flower_archive.unpack(tmp_path / "file.tgz", tmp_path / "out")
     return content(tmp_path / "out")
 
 
@@ -303,7 +303,7 @@ class TestUnpack:
             file.write(info.tobuf())
             file.truncate(512 + (2 << 30) + 512 + 1024)
         with pytest.raises(DataError, match="unpacks to more than 2 GB"):
-            archive.unpack(tmp_path / "file.tar", tmp_path / "out")
+            flower_archive.unpack(tmp_path / "file.tar", tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
     @pytest.mark.parametrize("at", [0, 100, 1500, 5000])

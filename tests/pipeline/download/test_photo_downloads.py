@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import photo_fetch
+from pipeline.download import photo_downloads
 from pipeline.system import http_file
 from tests.conftest import Answer
 
@@ -18,14 +18,14 @@ JPEG = b"\xff\xd8\xff\xe0" + b"x" * 1000
 def get(urls, target, *, refused=(), **how):
     """[(status, reason)] of these addresses, fetched into 0.jpg, 1.jpg and so on."""
     wanted = [
-        photo_fetch.Wanted(url=url, path=f"x/{number}.jpg")
+        photo_downloads.Wanted(url=url, path=f"x/{number}.jpg")
         for number, url in enumerate(urls)
     ]
     how = {"workers": 4, "min_bytes": 500, "timeout_s": 5, "patience_s": 0.01} | how
     target.mkdir(exist_ok=True)
     outcomes = {}
-    photo_fetch.fetch_all(
-        wanted, target, photo_fetch.How(refused=frozenset(refused), **how), outcomes
+    photo_downloads.fetch_all(
+        wanted, target, photo_downloads.How(refused=frozenset(refused), **how), outcomes
     )
     return [(outcomes[n].status, outcomes[n].reason) for n in range(len(wanted))]
 
@@ -189,7 +189,7 @@ def test_cut_again_and_again(server, tmp_path):
 
 
 def test_too_large(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(photo_fetch, "_MAX_PHOTO_BYTES", 100_000)
+    monkeypatch.setattr(photo_downloads, "_MAX_PHOTO_BYTES", 100_000)
     server.answers["/photo"] = Answer(JPEG + b"x" * 1_000_000)
     found = get([f"{server.url}/photo"], tmp_path / "t")
     assert found == [("failed", "more than 100,000 bytes")]

@@ -1,0 +1,1 @@
+"""Fetch photos: drawn flowers, the public flowers, a list of addresses."""
