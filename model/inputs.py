@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from model.checkpoints import errors, mean
+from model.checkpoints import errors
+from model.checkpoints.caffe import mean_file
 from pipeline.batches import preprocess
 from pipeline.system import config_flags
 
@@ -108,7 +109,7 @@ class Overrides:
             if path.suffix in (".binaryproto", ".npy"):
                 raise errors.MissingCheckpoint(f"--mean={path}: no such file")
             return {"mean": _three_numbers("mean", self.mean)}
-        found = mean.read(path)
+        found = mean_file.read(path)
         found = found / np.float32(scale)
         if bgr:
             found = found[..., ::-1]

@@ -14,7 +14,8 @@ import ml_dtypes
 import numpy as np
 from absl import app
 
-from model.checkpoints import errors, mean, reading
+from model.checkpoints import errors, reading
+from model.checkpoints.caffe import mean_file
 from pipeline.system import command_line
 
 _BFLOAT16 = ml_dtypes.bfloat16
@@ -125,7 +126,7 @@ def report_other(path: Path) -> str:
     if not path.is_file():
         return ""
     try:
-        values = mean.read(path)
+        values = mean_file.read(path)
     except errors.CheckpointError:
         return _report_text(path)
     size = " x ".join(map(str, values.shape[:-1])) or "one value"

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from model import blocks, keras_config, naming, network
-from model.checkpoints import ckpt, errors, reading
+from model.checkpoints import errors, reading
+from model.checkpoints.tensorflow import ckpt
 from pipeline.batches import preprocess
 
 

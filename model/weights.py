@@ -15,7 +15,8 @@ import h5py
 import numpy as np
 import safetensors.numpy
 
-from model.checkpoints import errors, h5, keras_zip, npy
+from model.checkpoints import errors, npy
+from model.checkpoints.hdf5 import h5, keras_zip
 from pipeline.batches import preprocess
 
 # Attribute of an .h5 with what the file says of itself.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import h5py
 
-from model.checkpoints import h5_child, h5_process
+from model.checkpoints.hdf5 import h5_child, h5_process
 
 ROOT = Path(__file__).parents[1]
 CPU_SECONDS = 1

@@ -9,18 +9,10 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from model.checkpoints import (
-    archive,
-    caffemodel,
-    ckpt,
-    errors,
-    h5,
-    h5_process,
-    keras_zip,
-    npy,
-    pth,
-    unpickle,
-)
+from model.checkpoints import archive, errors, npy, pth, unpickle
+from model.checkpoints.caffe import caffemodel
+from model.checkpoints.hdf5 import h5, h5_process, keras_zip
+from model.checkpoints.tensorflow import ckpt
 
 # Attribute in which files of ours describe themselves (model/weights.py), and what
 # they say of a network that was itself made of a configuration.

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model.checkpoints import ckpt, errors, leveldb, reading
+from model.checkpoints import errors, reading
+from model.checkpoints.tensorflow import ckpt, leveldb
 
 KERNEL = np.arange(12, dtype=np.float32).reshape(2, 2, 3, 1)
 BIASES = np.array([-0.5], np.float32)

@@ -19,7 +19,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from model.checkpoints import errors, leveldb, object_graph, shapes, wire
+from model.checkpoints import errors, shapes, wire
+from model.checkpoints.tensorflow import leveldb, object_graph
 
 # What optimizers and savers keep beside the weights. Source: tf.compat.v1.train's slot
 # names, tf.train.Checkpoint's bookkeeping.

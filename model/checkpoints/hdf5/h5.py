@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from model.checkpoints import errors, h5_process
+from model.checkpoints import errors
+from model.checkpoints.hdf5 import h5_process
 
 # Keras 1 called variables otherwise. TensorFlow numbers names that it has seen before.
 # Its "running_std" has always been the variance: keras 1.2.2, layers/normalization.py.

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from model.checkpoints import caffemodel, errors, npy
+from model.checkpoints import errors, npy
+from model.checkpoints.caffe import caffemodel
 
 _MAX_BYTES = 64 << 20  # 1536 x 1536 pixels of double precision
 

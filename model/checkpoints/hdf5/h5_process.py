@@ -45,8 +45,8 @@ _TYPES: dict[str, Any] = {
         )
     },
 }
-_CHILD = "from model.checkpoints import h5_child; h5_child.main()"
-_ROOT = Path(__file__).parents[2]
+_CHILD = "from model.checkpoints.hdf5 import h5_child; h5_child.main()"
+_ROOT = Path(__file__).parents[3]
 
 Texts = dict[str, dict[str, str | list[str]]]
 

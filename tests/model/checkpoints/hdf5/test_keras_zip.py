@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from model.checkpoints import errors, keras_zip, reading
+from model.checkpoints import errors, reading
+from model.checkpoints.hdf5 import keras_zip
 
 NAMES = ("config.json", "metadata.json", "model.weights.h5")
 

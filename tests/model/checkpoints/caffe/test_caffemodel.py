@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from model import matching
-from model.checkpoints import caffemodel, errors, mean, reading
+from model.checkpoints import errors, reading
+from model.checkpoints.caffe import caffemodel, mean_file
 
 KERNEL = np.arange(2 * 3 * 5 * 4, dtype=np.float32).reshape(2, 3, 5, 4)
 BIAS = np.array([0.5, -1.25], np.float32)
@@ -276,7 +277,7 @@ class TestMean:
         ids=["new", "legacy", "unpacked", "double", "of one image"],
     )
     def test_binaryproto(self, write, data):
-        found = mean.read(write(data))
+        found = mean_file.read(write(data))
         assert found.dtype == np.float32
         np.testing.assert_array_equal(found, self.IMAGE.transpose(1, 2, 0))
 
@@ -292,7 +293,7 @@ class TestMean:
     )
     def test_npy(self, tmp_path, values, expected):
         np.save(tmp_path / "mean.npy", values)
-        np.testing.assert_array_equal(mean.read(tmp_path / "mean.npy"), expected)
+        np.testing.assert_array_equal(mean_file.read(tmp_path / "mean.npy"), expected)
 
     @pytest.mark.parametrize(
         ("data", "message"),
@@ -306,11 +307,11 @@ class TestMean:
     )
     def test_refused(self, write, data, message):
         with pytest.raises(errors.CorruptCheckpoint, match=message):
-            mean.read(write(data))
+            mean_file.read(write(data))
 
     def test_missing(self, tmp_path):
         with pytest.raises(errors.MissingCheckpoint, match=r"x\.binaryproto: no such"):
-            mean.read(tmp_path / "x.binaryproto")
+            mean_file.read(tmp_path / "x.binaryproto")
 
 
 def mutations(data, count, seed):
@@ -343,7 +344,7 @@ def test_mutations(write, form):
 def test_mutated_means(write):
     for data in mutations(blob(TestMean.IMAGE), 400, seed=1):
         with contextlib.suppress(errors.CheckpointError):
-            assert mean.read(write(data)).shape[-1] == 3
+            assert mean_file.read(write(data)).shape[-1] == 3
 
 
 def test_floats_are_as_the_bytes_say(write):

@@ -9,7 +9,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from model.checkpoints import archive, errors, h5, h5_process
+from model.checkpoints import archive, errors
+from model.checkpoints.hdf5 import h5, h5_process
 
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 OWN_NAME = f"{h5.OWN_MARK}.json"  # member in which files of ours describe themselves

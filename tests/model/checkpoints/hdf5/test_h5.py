@@ -5,7 +5,8 @@ import keras
 import numpy as np
 import pytest
 
-from model.checkpoints import errors, h5, h5_process
+from model.checkpoints import errors
+from model.checkpoints.hdf5 import h5, h5_process
 from tests import h5_forks
 
 KERNEL = np.arange(54, dtype=np.float32).reshape(3, 3, 2, 3)

@@ -11,7 +11,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from model.checkpoints import errors, h5_process
+from model.checkpoints import errors
+from model.checkpoints.hdf5 import h5_process
 from tests import h5_forks
 
 MB = 1 << 20
@@ -327,7 +328,7 @@ class TestReceive:
 
 def test_starts_without_tensorflow():
     program = (
-        "import sys, model.checkpoints.h5_child, model.checkpoints.keras_zip\n"
+        "import sys, model.checkpoints.hdf5.h5_child, model.checkpoints.hdf5.keras_zip\n"
         "assert not {'tensorflow', 'keras', 'torch'} & set(sys.modules)\n"
     )
     done = subprocess.run(

@@ -1,0 +1,1 @@
+"""Weight and mean files of Caffe."""

@@ -1,0 +1,1 @@
+"""Weight files in HDF5 (Keras, Caffe), read in a child process with limits."""
