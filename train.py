@@ -23,7 +23,6 @@ from model import (
     base,
     device,
     finish,
-    head,
     judge,
     loop,
     probe,
@@ -36,6 +35,7 @@ from model import (
     workers,
 )
 from model.checkpoints import errors
+from model.networks import head
 from pipeline.records import manifest
 from pipeline.system import command_line
 from pipeline.system.errors import DataError

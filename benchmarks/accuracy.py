@@ -27,16 +27,17 @@ import numpy as np
 import tensorflow as tf
 from sklearn.linear_model import LogisticRegression
 
-from model import metrics, network, restore, zoo
+from model import metrics, restore, zoo
+from model.networks import registry
 from pipeline.batches import dataset, preprocess
 from pipeline.records import manifest
 
-NETWORK = network.NETWORKS["alexnet_owt"]
+NETWORK = registry.NETWORKS["alexnet_owt"]
 
 
 def features_of(found: manifest.Manifest, layer: str) -> np.ndarray:
     """float32 [num_photos, num_features], of the central window."""
-    base = network.build(NETWORK, NETWORK.input_spec, last=layer)
+    base = registry.build(NETWORK, NETWORK.input_spec, last=layer)
     weights = zoo.resolve("alexnet_conv")
     restore.assign(base, restore.fit(weights.checkpoint, "").values)
     images = dataset.Images(found, found.taken(), NETWORK.input_spec, batch_size=64)

@@ -25,17 +25,18 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from model import device, features, network, restore, zoo
+from model import device, features, restore, zoo
+from model.networks import registry
 from pipeline.batches import dataset, preprocess
 from pipeline.convert import conversion
 
-NETWORK = network.NETWORKS["alexnet_owt"]
+NETWORK = registry.NETWORKS["alexnet_owt"]
 LAST = "pool5"
 
 
 def build(dtype: str) -> Any:
     """The convolutions with their pretrained weights."""
-    trunk = network.build(
+    trunk = registry.build(
         NETWORK, NETWORK.input_spec, last=LAST, dtype=dtype, wide=True
     )
     weights = zoo.resolve("alexnet_conv")

@@ -35,13 +35,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from model import network
+from model.networks import registry
 from pipeline.batches import dataset, random_augmentation
 from pipeline.convert import conversion
 from pipeline.records import example_format, manifest, tfrecord
 from pipeline.system import command_line
 
-SPEC = network.NETWORKS["alexnet_owt"].input_spec
+SPEC = registry.NETWORKS["alexnet_owt"].input_spec
 BATCH_SIZE = 64
 MOVED = {"rotation": 20.0, "shift": 0.1, "shear": 10.0, "zoom": 0.2}
 RECOLOURED = {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3}

@@ -27,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import keras
 import psutil
 
-from model import network, restore, zoo
+from model import restore, zoo
+from model.networks import registry
 
 SIZE = 224
 BATCH_SIZE = 64
@@ -73,8 +74,8 @@ def main(train: str, validation: str, test: str, epochs: str, head: str) -> None
     )
     train_data = train_data.map(lambda x, y: (augment(x, training=True), y))
 
-    chosen = network.NETWORKS["alexnet_owt"]
-    base = network.build(chosen, chosen.input_spec, last="pool5")
+    chosen = registry.NETWORKS["alexnet_owt"]
+    base = registry.build(chosen, chosen.input_spec, last="pool5")
     weights = zoo.resolve("alexnet_conv")
     restore.assign(base, restore.fit(weights.checkpoint, "").values)
     base.trainable = False

@@ -24,7 +24,8 @@ def ours(folder: str, target: str) -> None:
     import pipeline.system.tensorflow_import  # noqa: F401
 
     # isort: split
-    from model import network, restore, zoo
+    from model import restore, zoo
+    from model.networks import registry
     from pipeline.batches import single_photo
 
     photos = sorted(Path(folder).glob("*/*.jpg"))
@@ -34,7 +35,7 @@ def ours(folder: str, target: str) -> None:
         fit = restore.fit(zoo.resolve(ckpt).checkpoint, ckpt)
         viewer = single_photo.Viewer(fit.spec)
         images = np.stack([viewer.of_file(photo.read_bytes()) for photo in photos])
-        model = network.build(fit.network, fit.spec, last=last)
+        model = registry.build(fit.network, fit.spec, last=last)
         restore.assign(model, fit.values)
         found["images"] = images
         found[f"{ckpt}/features"] = np.asarray(model(images.astype(np.float32)))

@@ -3,8 +3,9 @@
 import dataclasses
 from collections.abc import Sequence
 
-from model import head, kept_head, network, restore, settings, zoo
+from model import kept_head, restore, settings, zoo
 from model.checkpoints import errors
+from model.networks import head, registry
 from pipeline.batches import preprocess
 from pipeline.system import command_line
 
@@ -23,7 +24,7 @@ class Base:
         weights: where it comes from; None likewise.
     """
 
-    network: network.Network
+    network: registry.Network
     spec: preprocess.InputSpec
     features: tuple[str, ...]
     pooling: str
@@ -48,7 +49,7 @@ def choose(config: settings.Config, class_names: Sequence[str]) -> Base:
     """
     weights = None if config.ckpt == "none" else zoo.resolve(config.ckpt)
     fit = _fit(config, weights) if weights else None
-    chosen = fit.network if fit else network.by_name(config.arch or "alexnet_owt")
+    chosen = fit.network if fit else registry.by_name(config.arch or "alexnet_owt")
     seat = kept_head.seat(weights) if weights else None
     features = _features(config, chosen, fit, seat)
     if fit:
@@ -82,7 +83,7 @@ def choose(config: settings.Config, class_names: Sequence[str]) -> Base:
 
 def _features(
     config: settings.Config,
-    chosen: network.Network,
+    chosen: registry.Network,
     fit: restore.Fit | None,
     seat: kept_head.Seat | None,
 ) -> tuple[str, ...]:
@@ -140,10 +141,10 @@ def _note_unused(fit: restore.Fit) -> None:
         )
 
 
-def _lowest_new(chosen: network.Network, last: str, fit: restore.Fit | None) -> str:
+def _lowest_new(chosen: registry.Network, last: str, fit: restore.Fit | None) -> str:
     """The lowest step up to `last` that is not restored; else the new final layer."""
     for step in chosen.layers(chosen.num_classes, "float32"):
-        layers = network.weighted_layers(step)
+        layers = registry.weighted_layers(step)
         if layers and not (fit and all(map(fit.complete, layers))):
             return str(step.name)
         if step.name == last:

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from model import blocks
+from model.networks import composite_layers
 
 _step: contextvars.ContextVar[Any] = contextvars.ContextVar("step", default=None)
 
@@ -54,7 +54,9 @@ class _Random(keras.layers.Layer):
         """The output in training."""
         raise NotImplementedError
 
-    def compute_output_shape(self, shape: blocks.Shape) -> blocks.Shape:
+    def compute_output_shape(
+        self, shape: composite_layers.Shape
+    ) -> composite_layers.Shape:
         return shape
 
 
@@ -124,4 +126,4 @@ def by_step(step: Any, seed: int) -> Any:
         spatial = isinstance(layer, kinds.SpatialDropout2D)
         return StepDropout(layer.rate, seed, spatial=spatial, **about)
 
-    return blocks.replaced(step, replacement)
+    return composite_layers.replaced(step, replacement)

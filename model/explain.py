@@ -19,7 +19,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from model import graph, head
+from model import graph
+from model.networks import head
 from pipeline.system.errors import DataError
 
 # What the paper's "last convolutional layer" is not, though its output is a map: layers

@@ -24,9 +24,10 @@ from typing import Literal
 from absl import app, flags
 
 import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
-from model import network, own_records, restore, run, weights
+from model import own_records, restore, run, weights
 from model.checkpoints import errors
 from model.exporting import job
+from model.networks import registry
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
@@ -88,7 +89,7 @@ def export(config: Config) -> dict[str, tuple[int, ...]]:
         "run": finished.directory.name,
         "class_names": command_line.as_utf8("\n".join(finished.class_names)),
     }
-    if network_name not in network.NETWORKS:  # it was made of a configuration
+    if network_name not in registry.NETWORKS:  # it was made of a configuration
         about["keras_config"] = model.to_json()
     path.parent.mkdir(parents=True, exist_ok=True)
     with run.replacing(path, suffix=f".partial{path.name}") as partial:

@@ -22,7 +22,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from model import graph, network, restore
+from model import graph, restore
+from model.networks import registry
 from pipeline.batches import dataset, preprocess
 from pipeline.records import manifest
 from pipeline.system import command_line
@@ -115,7 +116,7 @@ def _layers(trunk: Any) -> list[Any]:
             _material(one.get_config()) if isinstance(one, keras.Layer) else "",
         ]
         for one in trunk.operations
-        if one.name != network.NORMALISATION
+        if one.name != registry.NORMALISATION
         and not isinstance(one, keras.layers.InputLayer | keras.layers.Dropout)
     ]
 

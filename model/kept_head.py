@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from model import head, restore, run, zoo
+from model import restore, run, zoo
 from model.checkpoints import errors
+from model.networks import head
 
 _TEXT_LIMIT = 16 << 20  # characters of a run's config.json; it may be a stranger's
 

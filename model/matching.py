@@ -12,14 +12,15 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from model import blocks, keras_config, naming, network
+from model import naming
 from model.checkpoints import errors, reading
 from model.checkpoints.tensorflow import ckpt
+from model.networks import composite_layers, from_keras_config, registry
 from pipeline.batches import preprocess
 
 
 def by_layer_name(
-    chosen: network.Network,
+    chosen: registry.Network,
     spec: preprocess.InputSpec,
     variables: Mapping[str, str] = naming.KERAS,
 ) -> naming.Naming:
@@ -46,17 +47,17 @@ class Match:
     """
 
     naming: naming.Naming
-    network: network.Network
+    network: registry.Network
     kernels: int
     tensors: int
     wanted: int
 
 
 def match(
-    checkpoint: reading.Checkpoint, habit: naming.Naming, chosen: network.Network
+    checkpoint: reading.Checkpoint, habit: naming.Naming, chosen: registry.Network
 ) -> Match:
     """Counts what of a file a habit accounts for."""
-    shapes = network.variable_shapes(chosen, habit.spec or chosen.input_spec)
+    shapes = registry.variable_shapes(chosen, habit.spec or chosen.input_spec)
     kernels = tensors = wanted = 0
     for layer, variables in shapes.items():
         for variable, shape in variables.items():
@@ -74,7 +75,7 @@ def match(
 def matches(
     checkpoint: reading.Checkpoint,
     where: str,
-    others: Sequence[network.Network] = (),
+    others: Sequence[registry.Network] = (),
 ) -> list[Match]:
     """All habits by which a file has any tensor of a network; the best first.
 
@@ -86,7 +87,7 @@ def matches(
     Raises:
         errors.CorruptCheckpoint: what a file of ours says of itself is damaged.
     """
-    known = {**network.NETWORKS, **{other.name: other for other in others}}
+    known = {**registry.NETWORKS, **{other.name: other for other in others}}
     own, spec = _own(checkpoint, where)
     if own in known:  # a file of ours says what it is
         spec = spec or known[own].input_spec
@@ -137,7 +138,7 @@ def _own(
             f"{where}: its metadata state no usable input_spec ({error})"
         ) from error
     if spec is None and checkpoint.keras_config:
-        model = keras_config.own_model(checkpoint.keras_config)
+        model = from_keras_config.own_model(checkpoint.keras_config)
         if model:
             return model
     return checkpoint.metadata.get("network", ""), spec
@@ -152,7 +153,7 @@ def in_our_terms(checkpoint: reading.Checkpoint) -> reading.Checkpoint:
     parts: dict[str, list[np.ndarray]] = collections.defaultdict(list)
     for name in sorted(tensors):
         layer, _, variable = name.rpartition("/")
-        if group := blocks.group_of(layer):
+        if group := composite_layers.group_of(layer):
             parts[f"{group[0]}/{variable}"].append(tensors[name])
     for name, arrays in parts.items():
         alike = {array.shape for array in arrays}
@@ -180,7 +181,7 @@ def recognise(
     where: str,
     *,
     arch: str = "",
-    others: Sequence[network.Network] = (),
+    others: Sequence[registry.Network] = (),
 ) -> Match:
     """Finds the network that a file's tensors belong to, and by which habit.
 
@@ -197,7 +198,7 @@ def recognise(
             is unknown.
     """
     if arch and arch not in {other.name for other in others}:
-        network.by_name(arch)
+        registry.by_name(arch)
     found = [
         one
         for one in matches(checkpoint, where, others)
@@ -242,7 +243,7 @@ def _is_applications(
     return (
         known.kernels >= rebuilt.kernels
         and known.tensors == len(checkpoint.tensors)
-        and rebuilt.network.name == keras_config.name_of(known.network.name)
+        and rebuilt.network.name == from_keras_config.name_of(known.network.name)
     )
 
 
@@ -308,7 +309,7 @@ def _no_match(
     checkpoint: reading.Checkpoint,
     where: str,
     arch: str,
-    others: Sequence[network.Network],
+    others: Sequence[registry.Network],
 ) -> str:
     """Why a file fits no network, or not the one asked for."""
     by_name = [
@@ -327,7 +328,7 @@ def _no_match(
         instead = "; is it another network's file?"
     if by_name:
         near = by_name[0]
-        shapes = network.variable_shapes(
+        shapes = registry.variable_shapes(
             near.network, near.naming.spec or near.network.input_spec
         )
         for layer, variables in shapes.items():

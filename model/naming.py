@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from model import alexnet, efficientnet, vgg16, weights
+from model import weights
 from model.checkpoints import reading
+from model.networks import alexnet, efficientnet, vgg16
 from pipeline.batches import preprocess
 
 Layout = Literal["tensorflow", "caffe"]

@@ -13,7 +13,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from model import examples, features, head, own_records, repeats, run
+from model import examples, features, own_records, repeats, run
+from model.networks import head
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
 

@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from model import graph, head, loop
+from model import graph, loop
+from model.networks import head
 
 MOST_PHOTOS = 1000  # whose features TensorBoard's projector shows in a browser
 

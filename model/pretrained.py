@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from model import inputs, network, restore, zoo
+from model import inputs, restore, zoo
 from model.checkpoints import errors
+from model.networks import registry
 from pipeline.batches import preprocess
 
 
@@ -72,7 +73,9 @@ def load(
             num_classes=num_classes,
         )
     found.require(last, as_it_is=True)
-    model = network.build(found.network, found.spec, last=last, num_classes=num_classes)
+    model = registry.build(
+        found.network, found.spec, last=last, num_classes=num_classes
+    )
     restore.assign(model, found.values)
     return Pretrained(
         name=ckpt,
@@ -178,7 +181,7 @@ def define_flags() -> None:
         "arch",
         "",
         "Network that the weights belong to: "
-        f"{', '.join(network.NETWORKS)}; by default found by names and shapes.",
+        f"{', '.join(registry.NETWORKS)}; by default found by names and shapes.",
     )
     flags.DEFINE_string(
         "labels",

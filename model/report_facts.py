@@ -8,7 +8,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from model import head, metrics, run, settings
+from model import metrics, run, settings
+from model.networks import head
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
 

@@ -15,8 +15,9 @@ from typing import Any, Literal
 import ml_dtypes
 import numpy as np
 
-from model import blocks, inputs, keras_config, matching, naming, network
+from model import inputs, matching, naming
 from model.checkpoints import errors, reading
+from model.networks import composite_layers, from_keras_config, registry
 from pipeline.batches import preprocess
 
 Status = Literal["restored", "new", "unused", "mismatched", "skipped"]
@@ -62,7 +63,7 @@ class Fit:
     """
 
     where: str
-    network: network.Network
+    network: registry.Network
     naming: naming.Naming
     spec: preprocess.InputSpec
     values: dict[str, dict[str, np.ndarray]]
@@ -209,16 +210,16 @@ def fit(
 
 def rebuilt(
     checkpoint: reading.Checkpoint, where: str
-) -> tuple[list[network.Network], str]:
+) -> tuple[list[registry.Network], str]:
     """The network that a file's own configuration describes, or why there is none."""
     text = checkpoint.keras_config
     if not text:
         return [], ""
-    own = keras_config.own_model(text)
-    if own and own[0] in network.NETWORKS:
+    own = from_keras_config.own_model(text)
+    if own and own[0] in registry.NETWORKS:
         return [], ""
     try:
-        return [keras_config.rebuild(text, where)], ""
+        return [from_keras_config.rebuild(text, where)], ""
     except errors.CheckpointError as error:
         return [], str(error).removeprefix(f"{where}: ")
 
@@ -236,9 +237,9 @@ def fit_match(
     tensors = checkpoint.tensors
     habit, chosen = match.naming, match.network
     spec = overrides.apply(habit.spec or chosen.input_spec, by_weights_bgr=habit.bgr)
-    shapes = network.variable_shapes(chosen, spec, num_classes)
+    shapes = registry.variable_shapes(chosen, spec, num_classes)
     bgr = overrides.bgr(habit.bgr)
-    first = network.first_convolution(chosen) if bgr else ""
+    first = registry.first_convolution(chosen) if bgr else ""
     if bgr and not first:
         raise errors.MismatchedCheckpoint(
             f"{where}: --channel_order=bgr turns the kernel of a first convolution; "
@@ -324,7 +325,7 @@ def assign(model: Any, values: Mapping[str, Mapping[str, np.ndarray]]) -> None:
     for layer in model.layers:
         if not layer.weights:
             continue  # as the one that joins the groups, which has their name
-        group = blocks.group_of(layer.name)
+        group = composite_layers.group_of(layer.name)
         arrays = values.get(layer.name) or values.get(group[0] if group else "", {})
         for name, array in arrays.items():
             variable = getattr(layer, name)
@@ -338,7 +339,7 @@ def _weights(model: Any) -> dict[str, list[Any]]:
     """{"layer/variable": its Keras variables}; several for a convolution in groups."""
     found: dict[str, list[Any]] = collections.defaultdict(list)
     for layer in model.layers:
-        group = blocks.group_of(layer.name)
+        group = composite_layers.group_of(layer.name)
         name = group[0] if group else layer.name
         for variable in layer.weights:
             if variable.name != RANDOM_STATE:

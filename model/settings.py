@@ -8,7 +8,8 @@ from typing import Any
 
 from absl import app, flags
 
-from model import device, head, inputs, method, network, recipe, zoo
+from model import device, inputs, method, recipe, zoo
+from model.networks import head, registry
 from pipeline.batches import random_augmentation
 from pipeline.system import config_flags
 from pipeline.system.errors import DataError
@@ -230,7 +231,7 @@ _HELP = {
     "data": "Folder of records, from convert.",
     "run_dir": "Folder of the run; by default runs/<time>-<ckpt>. Beside it: cache/ "
     "with features, and latest, a link to the newest run.",
-    "arch": f"Network that the weights belong to: {', '.join(network.NETWORKS)}; by "
+    "arch": f"Network that the weights belong to: {', '.join(registry.NETWORKS)}; by "
     "default found by names and shapes.",
     "skip": "Layers not to restore although the file has them, as fc6,fc7.",
     "features": "Layer the new head sits on, as pool5, fc6, fc7, or several, as "

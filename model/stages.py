@@ -8,8 +8,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from model import base, blocks, dropout, head, network, restore, settings
+from model import base, dropout, restore, settings
 from model.checkpoints import errors
+from model.networks import composite_layers, head, registry
 from pipeline.batches import preprocess
 from pipeline.system import config_flags
 
@@ -37,7 +38,7 @@ class Plan:
         frozen: layers above the cut that do not train.
     """
 
-    network: network.Network
+    network: registry.Network
     spec: preprocess.InputSpec
     features: tuple[str, ...]
     train_from: str
@@ -68,7 +69,7 @@ class Plan:
 
     def trains(self, layer_name: str) -> bool:
         """Whether a layer above the cut trains."""
-        group = blocks.group_of(layer_name)
+        group = composite_layers.group_of(layer_name)
         return (group[0] if group else layer_name) not in self.frozen
 
 
@@ -89,7 +90,9 @@ def plan(found: base.Base, config: settings.Config, num_classes: int) -> Plan:
         train_from, frozen = _by_patterns(found, config)
     cut = cut_below(found.network, train_from, found.features)
     frozen |= _between(found.network, cut, train_from)
-    frozen -= set(found.network.weighted_layers(cut)) if cut != network.INPUT else set()
+    frozen -= (
+        set(found.network.weighted_layers(cut)) if cut != registry.INPUT else set()
+    )
     share = config.dropout
     if share < 0:
         sees_few = found.pooling != "none" and not config.hidden
@@ -114,10 +117,14 @@ def _by_patterns(
 ) -> tuple[str, frozenset[str]]:
     """The lowest step that trains, and the layers above that do not."""
     patterns = [part.strip() for part in config.train.split(",")]
-    between = network.between(
-        found.network, network.INPUT, found.features[-1], num_classes=0, dtype="float32"
+    between = registry.between(
+        found.network,
+        registry.INPUT,
+        found.features[-1],
+        num_classes=0,
+        dtype="float32",
     )
-    weighted = {step.name: network.weighted_layers(step) for step in between}
+    weighted = {step.name: registry.weighted_layers(step) for step in between}
     layers = {step: names for step, names in weighted.items() if names}
     layers |= {name: [name] for name in head.weighted(config.hidden)}
 
@@ -137,7 +144,9 @@ def _by_patterns(
     return lowest, frozenset(frozen)
 
 
-def cut_below(chosen: network.Network, train_from: str, features: Sequence[str]) -> str:
+def cut_below(
+    chosen: registry.Network, train_from: str, features: Sequence[str]
+) -> str:
     """The layer below `train_from`; network.INPUT if that is the first with weights.
 
     If the head sits on several layers and not all that it sees is frozen, it is none
@@ -152,14 +161,14 @@ def cut_below(chosen: network.Network, train_from: str, features: Sequence[str])
     steps = list(chosen.layers(chosen.num_classes, "float32"))
     names = [step.name for step in steps]
     below = steps[: names.index(features[-1]) + 1]
-    weighted = [step.name for step in below if network.weighted_layers(step)]
+    weighted = [step.name for step in below if registry.weighted_layers(step)]
     if train_from not in weighted:
         raise errors.MismatchedCheckpoint(
             f"--train_from={train_from}: expected one of {', '.join(weighted)} or "
             f"{head.FINAL_LAYER}"
         )
     if train_from == weighted[0]:
-        return network.INPUT
+        return registry.INPUT
     # Dropout in front of a trained layer is trained with.
     cut = names.index(train_from) - 1
     while isinstance(steps[cut], keras.layers.Dropout):
@@ -167,18 +176,18 @@ def cut_below(chosen: network.Network, train_from: str, features: Sequence[str])
     return names[min(cut, names.index(features[0]))]
 
 
-def _between(chosen: network.Network, cut: str, train_from: str) -> frozenset[str]:
+def _between(chosen: registry.Network, cut: str, train_from: str) -> frozenset[str]:
     """Layers with weights above the cut that lie below those that train."""
     if train_from == head.FINAL_LAYER:
         return frozenset()
-    steps = network.between(chosen, cut, train_from, num_classes=0, dtype="float32")
-    return frozenset(n for step in steps[:-1] for n in network.weighted_layers(step))
+    steps = registry.between(chosen, cut, train_from, num_classes=0, dtype="float32")
+    return frozenset(n for step in steps[:-1] for n in registry.weighted_layers(step))
 
 
 def build_trunk(plan: Plan, dtype: str) -> Any:
     """The frozen part: image -> output of the cut layer; nothing in it trains."""
     keras.utils.set_random_seed(plan.seed)  # for what no weights reach
-    image, outputs = network.outputs_of(
+    image, outputs = registry.outputs_of(
         plan.network, plan.spec, last=plan.cut, dtype=dtype, wide=True
     )
     output = outputs[plan.cut]
@@ -206,14 +215,14 @@ def build_tail(plan: Plan, trunk: Any, dtype: str) -> Any:
     inputs = keras.Input(trunk.output.shape[1:], name="features", dtype="float32")
     output = inputs
     if not plan.trunk_pools:
-        steps = network.between(
+        steps = registry.between(
             plan.network, plan.cut, plan.features[-1], num_classes=0, dtype=dtype
         )
         steps = [
             dropout.by_step(step, plan.seed)
             for step in _without_frozen_dropout(steps, plan.train_from)
         ]
-        outputs = network.through(steps, plan.cut, inputs)
+        outputs = registry.through(steps, plan.cut, inputs)
         output = head.seen(outputs, plan.features, plan.pooling)
     for layer in _head(plan):
         output = dropout.by_step(layer, plan.seed)(output)
@@ -228,7 +237,7 @@ def _without_frozen_dropout(steps: Sequence[Any], train_from: str) -> list[Any]:
     """The steps, without dropout and noise in front of layers that do not train."""
     names = [step.name for step in steps]
     below = names.index(train_from) if train_from in names else 0
-    frozen = [n for n in range(below) if network.weighted_layers(steps[n])]
+    frozen = [n for n in range(below) if registry.weighted_layers(steps[n])]
     return [
         step
         for number, step in enumerate(steps)
@@ -304,7 +313,9 @@ def assemble(plan: Plan, found: Mapping[str, np.ndarray]) -> Any:
         A keras.Model: image -> logits, made of built-in layers only, so that it loads
         in plain Keras.
     """
-    image, outputs = network.outputs_of(plan.network, plan.spec, last=plan.features[-1])
+    image, outputs = registry.outputs_of(
+        plan.network, plan.spec, last=plan.features[-1]
+    )
     output = head.seen(outputs, plan.features, plan.pooling)
     for layer in _head(plan):
         output = layer(output)

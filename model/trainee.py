@@ -16,10 +16,8 @@ from model import (
     examples,
     features,
     finish,
-    head,
     loop,
     metrics,
-    network,
     restore,
     run,
     settings,
@@ -27,6 +25,7 @@ from model import (
     stages,
     workers,
 )
+from model.networks import head, registry
 from pipeline.records import manifest
 from pipeline.system import command_line
 
@@ -153,7 +152,7 @@ class Trainee:
 
     def is_cached(self, stage: settings.Config, plan: stages.Plan) -> bool:
         """Whether a stage trains on cached features."""
-        return plan.cut != network.INPUT and stage.num_views > 0
+        return plan.cut != registry.INPUT and stage.num_views > 0
 
     def cache_key(self, trunk: Any, plan: stages.Plan) -> dict[str, Any]:
         """What a stage's features depend on."""
@@ -171,7 +170,7 @@ class Trainee:
                 f"warning: --warmup_steps={warm} of {steps} steps: the learning rate "
                 "is not reached"
             )
-        if not self.base.fit and plan.cut != network.INPUT and not self._moved:
+        if not self.base.fit and plan.cut != registry.INPUT and not self._moved:
             command_line.log(
                 f"warning: layers up to {plan.cut} are random and stay frozen"
             )

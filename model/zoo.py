@@ -22,8 +22,9 @@ from pathlib import Path
 
 import requests
 
-from model import network, restore, weights
+from model import restore, weights
 from model.checkpoints import errors, reading
+from model.networks import registry
 from pipeline.system import cache_folder, command_line, http_file
 
 _MEMBER_LIMIT_BYTES = 64 << 20
@@ -216,7 +217,7 @@ def _read_cached(path: Path) -> reading.Checkpoint:
     except errors.CheckpointError as error:
         raise errors.CorruptCheckpoint(f"{error}; remove it and run again") from error
     stated = checkpoint.metadata
-    if not stated.get("variant") or stated.get("network") not in network.NETWORKS:
+    if not stated.get("variant") or stated.get("network") not in registry.NETWORKS:
         raise errors.CorruptCheckpoint(
             f"{path}: was not written by Graft; remove it and run again"
         )

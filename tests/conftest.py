@@ -25,7 +25,8 @@ import pytest
 import safetensors.numpy
 
 import train
-from model import network, settings
+from model import settings
+from model.networks import registry
 from pipeline.convert import conversion
 from pipeline.records import manifest
 
@@ -216,10 +217,11 @@ def tiny_layers(num_classes, dtype):
 @pytest.fixture
 def tiny(monkeypatch):
     """A network "tiny" in the tables, and its naming: tiny/conv1/weights and so on."""
-    from model import naming, network
+    from model import naming
+    from model.networks import registry
     from pipeline.batches import preprocess
 
-    found = network.Network(
+    found = registry.Network(
         name="tiny",
         layers=tiny_layers,
         input_spec=preprocess.InputSpec(
@@ -239,14 +241,14 @@ def tiny(monkeypatch):
         },
         variables={"kernel": "{}/weights", "bias": "{}/biases"},
     )
-    monkeypatch.setitem(network.NETWORKS, "tiny", found)
+    monkeypatch.setitem(registry.NETWORKS, "tiny", found)
     monkeypatch.setattr(naming, "NAMINGS", (*naming.NAMINGS, names))
     return found
 
 
 def random_convolutions():
     """{"conv1/kernel": array, ...} of alexnet_owt, small enough not to blow up."""
-    chosen = network.NETWORKS["alexnet_owt"]
+    chosen = registry.NETWORKS["alexnet_owt"]
     random = np.random.default_rng(0)
     return {
         f"{layer}/{name}": (
@@ -254,7 +256,7 @@ def random_convolutions():
             if name == "kernel"
             else np.full(shape, 0.01, np.float32)
         )
-        for layer, shapes in network.variable_shapes(chosen, chosen.input_spec).items()
+        for layer, shapes in registry.variable_shapes(chosen, chosen.input_spec).items()
         if layer.startswith("conv")
         for name, shape in shapes.items()
     }

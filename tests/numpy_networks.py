@@ -7,7 +7,8 @@ dense kernels [out, in]. Nothing here knows our code, except for what compares w
 import keras
 import numpy as np
 
-from model import network, restore
+from model import restore
+from model.networks import registry
 
 
 def draw(random, shape, fan_in):
@@ -114,11 +115,11 @@ def chw(image):
 def every_step(chosen, spec, *, num_classes=0):
     """A Keras model with {step: its output} for all steps of a network."""
     image = keras.Input((spec.size_px, spec.size_px, 3))
-    output = network.normalisation(spec)(image)
+    output = registry.normalisation(spec)(image)
     outputs = {}
-    for step in network.between(
+    for step in registry.between(
         chosen,
-        network.INPUT,
+        registry.INPUT,
         chosen.step_names()[-1],
         num_classes=num_classes,
         dtype="float32",
@@ -159,8 +160,8 @@ def check(model, image, expected, tolerance=1e-5):
 
 def num_parameters(name, *, trained_only=False):
     """Of a network with its own number of classes, without making its weights."""
-    chosen = network.NETWORKS[name]
-    shapes = network.variable_shapes(chosen, chosen.input_spec)
+    chosen = registry.NETWORKS[name]
+    shapes = registry.variable_shapes(chosen, chosen.input_spec)
     return sum(
         int(np.prod(shape))
         for variables in shapes.values()
@@ -171,7 +172,7 @@ def num_parameters(name, *, trained_only=False):
 
 def shapes(name, size_px):
     """{step: shape of its output, without the batch} for images of that size."""
-    chosen = network.NETWORKS[name]
+    chosen = registry.NETWORKS[name]
     shape, found = (1, size_px, size_px, 3), {}
     for step in chosen.layers(chosen.num_classes, "float32"):
         shape = tuple(step.compute_output_shape(shape))

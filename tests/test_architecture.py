@@ -108,13 +108,14 @@ def test_every_module_says_what_it_does():
 
 
 def test_no_network_name_is_left_out_of_the_tables():
-    from model import naming, network
+    from model import naming
+    from model.networks import registry
 
     # This one is met by layer names alone.
-    assert {n.network for n in naming.NAMINGS} == {*network.NETWORKS} - {
+    assert {n.network for n in naming.NAMINGS} == {*registry.NETWORKS} - {
         "cifar_cnn_avg"
     }
-    assert all(name == found.name for name, found in network.NETWORKS.items())
+    assert all(name == found.name for name, found in registry.NETWORKS.items())
 
 
 def test_tensorflow_comes_quietly_and_alone():

@@ -9,8 +9,9 @@ import pytest
 
 import evaluate
 import train
-from model import export, inputs, network, restore, run, settings, weights
+from model import export, inputs, restore, run, settings, weights
 from model.checkpoints import errors, reading
+from model.networks import registry
 from tests import conftest
 
 LAYERS = ("conv1", "conv2", "fc3", "fc4", "fc5")
@@ -19,7 +20,7 @@ LAYERS = ("conv1", "conv2", "fc3", "fc4", "fc5")
 def tiny_arrays(tiny, layers=LAYERS, num_classes=0):
     """{"layer/variable": array} that keep the features of an image alive."""
     random = np.random.default_rng(3)
-    shapes = network.variable_shapes(tiny, tiny.input_spec, num_classes)
+    shapes = registry.variable_shapes(tiny, tiny.input_spec, num_classes)
     return {
         f"{layer}/{name}": random.normal(0, 0.3, shape).astype(np.float32)
         for layer, variables in shapes.items()

@@ -17,9 +17,9 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
-from model import head
 from model.exporting import culprit, packages, quietly
 from model.exporting.exportable import PROBABILITIES, Exportable
+from model.networks import head
 
 FORMAT = "--format=litert"  # what errors are about
 LABELS = "labels.txt"

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model import blocks, dropout
+from model import dropout
+from model.networks import composite_layers
 
 LAYERS = keras.layers
 
@@ -120,13 +121,13 @@ class TestByStep:
     def test_within_blocks(self):
         """However deep; what is no dropout stays the same layer."""
         dense, drop = LAYERS.Dense(4, name="dense"), LAYERS.Dropout(0.5, name="drop")
-        inner = blocks.Chain("inner", [dense, drop])
-        graph = blocks.Graph(
+        inner = composite_layers.Chain("inner", [dense, drop])
+        graph = composite_layers.Graph(
             "sum",
             [(inner, ("",)), (LAYERS.Add(name="sum"), ("inner", ""))],
         )
-        norm = blocks.LocalResponseNorm("norm", "float32")
-        found = dropout.by_step(blocks.Chain("outer", [graph, norm]), 1)
+        norm = composite_layers.LocalResponseNorm("norm", "float32")
+        found = dropout.by_step(composite_layers.Chain("outer", [graph, norm]), 1)
         kinds = [type(layer) for layer in found.layers]
         assert kinds == [LAYERS.Dense, dropout.StepDropout, LAYERS.Add]
         assert found.layers[0] is dense

@@ -5,7 +5,8 @@ import keras
 import numpy as np
 import pytest
 
-from model import examples, features, network, stages
+from model import examples, features, stages
+from model.networks import registry
 from pipeline.batches import dataset, preprocess, random_augmentation
 from pipeline.records import example_format, manifest, tfrecord
 
@@ -13,7 +14,7 @@ NUM_TRAINING, NUM_VALIDATION = 23, 70  # more than one validation batch
 BATCH_SIZE = 5
 SPEC = preprocess.InputSpec(size_px=4, short_side_px=6, source="test")
 PLAN = stages.Plan(
-    network=network.NETWORKS["alexnet"],  # no part of it is looked at
+    network=registry.NETWORKS["alexnet"],  # no part of it is looked at
     spec=SPEC,
     features="mean",
     train_from="logits",

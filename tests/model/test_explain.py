@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model import explain, head, network
+from model import explain
+from model.networks import head, registry
 from tests import small_runs
 
 
@@ -141,7 +142,7 @@ def test_preprocessing_is_no_map():
     """Every run's network begins with it; what moves pixels looks at nothing either."""
     spec, kinds = small_runs.SPEC, keras.layers
     image = keras.Input((spec.size_px, spec.size_px, 3), name="image")
-    x = network.normalisation(spec)(image)
+    x = registry.normalisation(spec)(image)
     for layer in (
         kinds.Normalization(mean=[0.0] * 3, variance=[1.0] * 3),
         kinds.Cropping2D(1),

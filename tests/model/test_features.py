@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from model import features, network
+from model import features
+from model.networks import registry
 from pipeline.batches import dataset, preprocess
 
 SPEC = preprocess.InputSpec(size_px=8, short_side_px=9, source="test")
@@ -253,8 +254,8 @@ class TestKey:
         """They differ in the order of layers without any."""
         keys = []
         for name in (*names, names[0]):
-            chosen = network.by_name(name)
-            trunk = network.build(chosen, chosen.input_spec, last="pool1")
+            chosen = registry.by_name(name)
+            trunk = registry.build(chosen, chosen.input_spec, last="pool1")
             for variable in trunk.variables:
                 variable.assign(np.zeros(variable.shape))
             keys.append(key(trunk=trunk))

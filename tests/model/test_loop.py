@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from model import head, loop, losses, metrics, restore, schedules, update
+from model import loop, losses, metrics, restore, schedules, update
+from model.networks import head
 
 LN2, LN3 = math.log(2), math.log(3)
 

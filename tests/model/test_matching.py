@@ -6,8 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from model import matching, network
+from model import matching
 from model.checkpoints import errors, reading
+from model.networks import registry
 from pipeline.batches import preprocess
 from tests.model.test_naming import ALL, BLUE_FIRST, file_of
 
@@ -151,7 +152,7 @@ class TestOwnFiles:
 
     def test_without_preprocessing(self):
         found = matching.recognise(self.file(), "file")
-        assert found.naming.spec == network.NETWORKS["alexnet"].input_spec
+        assert found.naming.spec == registry.NETWORKS["alexnet"].input_spec
 
     @pytest.mark.parametrize("text", ["{", "[]", "3", '{"a": 1}', '{"size_px": "x"}'])
     def test_damaged(self, text):

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from model import naming, network
+from model import naming
 from model.checkpoints import reading
+from model.networks import registry
 
 # (source, network) -> format of such a file, and what the kernel and bias of the first
 # and the last layer are called in it.
@@ -99,10 +100,10 @@ def by_habit(habit):
 
 def file_of(habit):
     """A complete file in a habit, as far as names and shapes go; empty memory."""
-    found, chosen = by_habit(habit), network.NETWORKS[habit[1]]
+    found, chosen = by_habit(habit), registry.NETWORKS[habit[1]]
     tensors = {}
     spec = found.spec or chosen.input_spec
-    for layer, variables in network.variable_shapes(chosen, spec).items():
+    for layer, variables in registry.variable_shapes(chosen, spec).items():
         for variable, shape in variables.items():
             if name := found.tensor_name(layer, variable):
                 theirs = found.shapes_in_file(shape)[-1]
@@ -128,7 +129,7 @@ def test_names(habit):
     assert [a for a, b in zip(names, expected, strict=True) if b != "-"] == [
         b for b in expected if b != "-"
     ]
-    wanted = network.NETWORKS[habit[1]].weighted_layers()
+    wanted = registry.NETWORKS[habit[1]].weighted_layers()
     assert [name for name in wanted if name in found.layers] == wanted[
         : len(found.layers)
     ]

@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from model import classifier, features, head, loop, neighbours, network, run
+from model import classifier, features, loop, neighbours, run
+from model.networks import head, registry
 from pipeline import split
 from pipeline.batches import dataset, preprocess
 from pipeline.system.errors import DataError
@@ -103,8 +104,8 @@ def test_records_that_were_moved(finished, shared_records):
 def small(folder, found, *, has_head, has_map=True):
     """A classifier by a run whose network ends in a vector, with a head or without."""
     spec, kinds = small_runs.SPEC, keras.layers
-    image = keras.Input((spec.size_px, spec.size_px, 3), name=network.INPUT)
-    x = network.normalisation(spec)(image)
+    image = keras.Input((spec.size_px, spec.size_px, 3), name=registry.INPUT)
+    x = registry.normalisation(spec)(image)
     if has_map:
         x = kinds.Conv2D(4, 3, name="part_of_another")(x)
     x = kinds.GlobalAveragePooling2D(name="end_of_another")(x)

@@ -2,8 +2,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from model import inputs, naming, network, restore
+from model import inputs, naming, restore
 from model.checkpoints import errors, reading
+from model.networks import registry
 from pipeline.batches import preprocess
 
 SPEC = preprocess.InputSpec(size_px=16, short_side_px=18, source="test")
@@ -17,7 +18,7 @@ def tensors(tiny):
     random = np.random.default_rng(4)
     return {
         f"tiny/{layer}/{SUFFIXES[variable]}": random.normal(size=shape).astype("f4")
-        for layer, pair in network.variable_shapes(tiny, SPEC).items()
+        for layer, pair in registry.variable_shapes(tiny, SPEC).items()
         for variable, shape in pair.items()
     }
 
@@ -28,7 +29,7 @@ def fit(tensors, where, **how):
 
 
 def build(tiny, last):
-    return network.build(tiny, SPEC, last=last)
+    return registry.build(tiny, SPEC, last=last)
 
 
 def statuses(entries):

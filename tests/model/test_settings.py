@@ -4,7 +4,8 @@ import json
 import pytest
 from absl import app, flags
 
-from model import base, head, network, settings, stages, zoo
+from model import base, settings, stages, zoo
+from model.networks import head, registry
 from pipeline.system.errors import DataError
 from tests import conftest
 
@@ -37,7 +38,7 @@ def test_recipes_that_ship(parse, path):
     assert len(set(names)) == len(names)
     assert found.ckpt in (*zoo.NAMES, "none")
     by_weights = {"vgg16_conv": "vgg16", "alexnet_conv": "alexnet_owt"}
-    chosen = network.by_name(found.arch or by_weights[found.ckpt])
+    chosen = registry.by_name(found.arch or by_weights[found.ckpt])
     last = {"vgg16": "block5_pool", "alexnet_owt": "pool5"}
     start = base.Base(
         network=chosen,

@@ -8,19 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model import (
-    base,
-    dropout,
-    head,
-    loop,
-    network,
-    restore,
-    schedules,
-    settings,
-    stages,
-    update,
-)
+from model import base, dropout, loop, restore, schedules, settings, stages, update
 from model.checkpoints import errors
+from model.networks import head, registry
 
 # Network -> {lowest layer that trains: layer whose output the trunk gives}, with the
 # new final layer on fc7.
@@ -116,7 +106,7 @@ def images():
 
 @pytest.mark.parametrize("name", CUTS)
 def test_cuts(name):
-    chosen = network.NETWORKS[name]
+    chosen = registry.NETWORKS[name]
     found = {
         train_from: stages.cut_below(chosen, train_from, ("fc7",))
         for train_from in CUTS[name]
@@ -126,7 +116,7 @@ def test_cuts(name):
 
 @pytest.mark.parametrize("features", ["pool5", "fc6", "fc7"])
 def test_the_final_layer_alone(features):
-    chosen = network.NETWORKS["alexnet"]
+    chosen = registry.NETWORKS["alexnet"]
     assert stages.cut_below(chosen, head.FINAL_LAYER, (features,)) == features
 
 
@@ -134,7 +124,7 @@ def test_the_final_layer_alone(features):
     "train_from", ["fc6", "fc7", "fc8", "pool5", "flatten", "image", "", "nonsense"]
 )
 def test_illegal_cuts(train_from):
-    chosen = network.NETWORKS["alexnet"]
+    chosen = registry.NETWORKS["alexnet"]
     with pytest.raises(
         errors.MismatchedCheckpoint,
         match=f"--train_from={train_from}: expected one of "
@@ -327,7 +317,7 @@ def test_deviations_are_not_rounded(tiny, images, policy):
     ],
 )
 def test_what_a_head_on_several_layers_sees_lies_above_the_cut(train_from, cut, frozen):
-    chosen = network.NETWORKS["alexnet_owt"]
+    chosen = registry.NETWORKS["alexnet_owt"]
     start = base.Base(
         network=chosen,
         spec=chosen.input_spec,
@@ -352,7 +342,7 @@ def test_what_a_head_on_several_layers_sees_lies_above_the_cut(train_from, cut, 
 
 def test_dropout_in_front_of_what_is_frozen_is_out_of_use():
     """Where the cut lies deeper than what trains, for a head on several layers."""
-    chosen = network.NETWORKS["cifar_cnn"]
+    chosen = registry.NETWORKS["cifar_cnn"]
     plan = make_plan(
         chosen,
         features=("pool_1", "pool_2"),
@@ -397,7 +387,7 @@ def test_saved_networks_load_in_plain_keras(tmp_path):
     """In a process that has only Keras: same logits, no code of ours."""
     image = np.arange(224 * 224 * 3).reshape(1, 224, 224, 3) % 251
     paths, expected = [], []
-    for name, chosen in network.NETWORKS.items():
+    for name, chosen in registry.NETWORKS.items():
         if not name.startswith("alexnet"):
             continue
         plan = stages.Plan(

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model import head, judge, network, run
+from model import judge, run
 from model.exporting import errors, exportable, held_out, job, litert, verify
+from model.networks import head, registry
 from pipeline.batches import single_photo
 from pipeline.system.errors import DataError
 from tests import conftest, exif_files, small_runs
@@ -186,8 +187,8 @@ class TestQuantized:
         """Of a channel that answers in one place, whole numbers would leave nothing."""
         pytest.importorskip("ai_edge_litert")
         kinds = keras.layers
-        image = keras.Input((SPEC.size_px, SPEC.size_px, 3), name=network.INPUT)
-        x = network.normalisation(SPEC)(image)
+        image = keras.Input((SPEC.size_px, SPEC.size_px, 3), name=registry.INPUT)
+        x = registry.normalisation(SPEC)(image)
         x = kinds.Conv2D(3, 1, padding="same", activation="relu", name="conv")(x)
         seen = head.seen({"conv": x}, ("conv",), "statistics")
         logits = kinds.Dense(3, name="logits")

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from keras import layers
 
-from model import head, keras_config, network, restore
+from model import restore
 from model.checkpoints import errors
+from model.networks import from_keras_config, head, registry
 from pipeline.batches import preprocess
 
 
@@ -71,7 +72,7 @@ def leaves(model):
 
 def copied(found, model):
     """The rebuilt network, with the model's weights by layer and variable name."""
-    rebuilt = network.build(found, found.input_spec, last=found.step_names()[-1])
+    rebuilt = registry.build(found, found.input_spec, last=found.step_names()[-1])
     values = {
         layer.name: {v.name: v.numpy() for v in layer.weights}
         for layer in leaves(model)
@@ -87,7 +88,7 @@ def copied(found, model):
 @pytest.mark.parametrize("make", [sequential, branches])
 def test_same_outputs_as_the_model(make):
     model = shake(make())
-    found = keras_config.rebuild(model.to_json(), "file")
+    found = from_keras_config.rebuild(model.to_json(), "file")
     rebuilt = copied(found, model)
     image = np.random.default_rng(1).uniform(0, 255, (2, 12, 12, 3)).astype("f4")
     expected = model(image / 255).numpy()
@@ -99,7 +100,7 @@ def test_same_outputs_as_the_model(make):
 
 
 def test_what_the_network_says_of_itself():
-    found = keras_config.rebuild(branches().to_json(), "file")
+    found = from_keras_config.rebuild(branches().to_json(), "file")
     assert found.name == "keras-two"
     assert found.num_classes == 4
     assert found.features == ("stem", "both", "sum", "relu6", "inner", "mean")
@@ -110,19 +111,19 @@ def test_what_the_network_says_of_itself():
 
 
 def test_dropout_carries_no_head():
-    found = keras_config.rebuild(sequential().to_json(), "file")
+    found = from_keras_config.rebuild(sequential().to_json(), "file")
     assert "drop" not in found.features
     assert found.features[-1] == "hidden"
 
 
 def test_another_number_of_classes():
-    found = keras_config.rebuild(sequential().to_json(), "file")
-    shapes = network.variable_shapes(found, found.input_spec, num_classes=7)
+    found = from_keras_config.rebuild(sequential().to_json(), "file")
+    shapes = registry.variable_shapes(found, found.input_spec, num_classes=7)
     assert shapes["classes"] == {"kernel": (5, 7), "bias": (7,)}
 
 
 def test_layers_are_new_each_time():
-    found = keras_config.rebuild(sequential().to_json(), "file")
+    found = from_keras_config.rebuild(sequential().to_json(), "file")
     one, other = found.layers(3, "float32"), found.layers(3, "float32")
     assert not {*map(id, one)} & {*map(id, other)}
 
@@ -137,7 +138,7 @@ def test_rescaling_of_its_own():
             layers.Dense(2, name="classes"),
         ]
     )
-    found = keras_config.rebuild(shake(model).to_json(), "file")
+    found = from_keras_config.rebuild(shake(model).to_json(), "file")
     assert found.input_spec.scale == 1
     image = np.random.default_rng(1).uniform(0, 255, (2, 8, 8, 3)).astype("f4")
     np.testing.assert_allclose(
@@ -232,8 +233,8 @@ KERAS_1 = {
     ids=["Keras 2", "Keras 2, functional", "Keras 1"],
 )
 def test_older_configurations(config, shapes):
-    found = keras_config.rebuild(json.dumps(config), "file")
-    variables = network.variable_shapes(found, found.input_spec)
+    found = from_keras_config.rebuild(json.dumps(config), "file")
+    variables = registry.variable_shapes(found, found.input_spec)
     assert {name: [*pair.values()] for name, pair in variables.items()} == shapes
 
 
@@ -314,7 +315,7 @@ CONV = ("config", 0, "config")
 )
 def test_what_is_not_rebuilt_is_named(config, message):
     with pytest.raises(errors.MismatchedCheckpoint, match=message) as caught:
-        keras_config.rebuild(json.dumps(config), "some.h5")
+        from_keras_config.rebuild(json.dumps(config), "some.h5")
     assert str(caught.value).startswith("some.h5: ")
     assert "--arch" in str(caught.value)
 
@@ -324,7 +325,7 @@ def test_what_is_not_rebuilt_is_named(config, message):
 )
 def test_no_configuration(text):
     with pytest.raises(errors.CheckpointError, match=r"^file: "):
-        keras_config.rebuild(text, "file")
+        from_keras_config.rebuild(text, "file")
 
 
 def test_nothing_of_the_file_is_made_by_keras(monkeypatch):
@@ -335,7 +336,7 @@ def test_nothing_of_the_file_is_made_by_keras(monkeypatch):
 
     monkeypatch.setattr(keras.saving, "deserialize_keras_object", forbidden)
     monkeypatch.setattr(keras.layers, "deserialize", forbidden)
-    assert keras_config.rebuild(json.dumps(KERAS_2), "file").num_classes == 10
+    assert from_keras_config.rebuild(json.dumps(KERAS_2), "file").num_classes == 10
 
 
 def places(tree, path=()):
@@ -372,15 +373,15 @@ def test_any_value_may_be_anything(config, seed):
             except (LookupError, TypeError):
                 continue  # the first change has removed the place
         try:
-            found = keras_config.rebuild(json.dumps(mutant), "file")
+            found = from_keras_config.rebuild(json.dumps(mutant), "file")
         except errors.CheckpointError:
             continue
-        assert network.variable_shapes(found, found.input_spec)
+        assert registry.variable_shapes(found, found.input_spec)
 
 
 class TestOwnModel:
     def test_network_and_preprocessing(self):
-        chosen = network.NETWORKS["cifar10_quick"]
+        chosen = registry.NETWORKS["cifar10_quick"]
         spec = preprocess.InputSpec(
             size_px=32,
             short_side_px=32,
@@ -390,21 +391,21 @@ class TestOwnModel:
             std=(0.1, 0.2, 0.3),
             source="x",
         )
-        base = network.build(chosen, spec, last="pool3")
+        base = registry.build(chosen, spec, last="pool3")
         model = keras.Model(base.input, base.output, name=chosen.name)
-        name, found = keras_config.own_model(model.to_json())
+        name, found = from_keras_config.own_model(model.to_json())
         assert name == "cifar10_quick"
         assert found.resize == "squash"
         image = np.random.default_rng(0).uniform(0, 255, (1, 32, 32, 3)).astype("f4")
         np.testing.assert_allclose(
-            network.normalisation(found)(image),
-            network.normalisation(spec)(image),
+            registry.normalisation(found)(image),
+            registry.normalisation(spec)(image),
             rtol=1e-5,
             atol=1e-5,
         )
 
     def test_mean_image(self):
-        chosen = network.NETWORKS["cifar10_quick"]
+        chosen = registry.NETWORKS["cifar10_quick"]
         mean = np.random.default_rng(0).uniform(90, 130, (32, 32, 3)).round(3)
         spec = preprocess.InputSpec(
             size_px=32,
@@ -413,15 +414,15 @@ class TestOwnModel:
             std=(2.0, 3.0, 4.0),
             source="x",
         )
-        base = network.build(chosen, spec, last="pool3")
+        base = registry.build(chosen, spec, last="pool3")
         model = keras.Model(base.input, base.output, name=chosen.name)
-        _, found = keras_config.own_model(model.to_json())
+        _, found = from_keras_config.own_model(model.to_json())
         np.testing.assert_allclose(found.mean_image, mean, rtol=1e-5)
         np.testing.assert_allclose(found.std, spec.std, rtol=1e-5)
 
     @pytest.mark.parametrize("text", ["", "[]", "{}", json.dumps(KERAS_2), "[" * 10**5])
     def test_others(self, text):
-        assert keras_config.own_model(text) is None
+        assert from_keras_config.own_model(text) is None
 
 
 @pytest.mark.parametrize("make", [sequential, branches])
@@ -434,24 +435,24 @@ def test_a_model_that_a_run_saved_is_its_base_again(make, share, on, pooling):
 
     Also where its head sees channels of several layers on the whole.
     """
-    base = keras_config.rebuild(make().to_json(), "file")
+    base = from_keras_config.rebuild(make().to_json(), "file")
     spec = base.input_spec
-    maps = [n for n in base.features if len(network.output_shape(base, spec, n)) == 4]
+    maps = [n for n in base.features if len(registry.output_shape(base, spec, n)) == 4]
     seen = base.features[-1:] if on == 1 else tuple(maps[-on:])
     step = seen[-1]
-    image, outputs = network.outputs_of(base, base.input_spec, last=step)
+    image, outputs = registry.outputs_of(base, base.input_spec, last=step)
     grafted = keras.Model(image, outputs[step])
     output = head.seen(outputs, seen, pooling)
     for layer in head.layers(7, dropout=share, seed=0):
         output = layer(output)
     whole = shake(keras.Model(grafted.input, output, name=base.name))
-    found = keras_config.rebuild(whole.to_json(), "file")
+    found = from_keras_config.rebuild(whole.to_json(), "file")
     assert found.name == base.name
     assert not found.is_classifier
-    name, spec = keras_config.own_model(whole.to_json())
+    name, spec = from_keras_config.own_model(whole.to_json())
     assert (name, spec.size_px, spec.resize) == (base.name, 12, "squash")
     image = np.random.default_rng(1).uniform(0, 255, (2, 12, 12, 3)).astype("f4")
-    again = network.build(found, spec, last=found.features[-1])
+    again = registry.build(found, spec, last=found.features[-1])
     values = {
         layer.name: {v.name: v.numpy() for v in layer.weights}
         for layer in whole.layers
@@ -469,7 +470,7 @@ def ending(*last):
     x = layers.Conv2D(4, 3, name="conv")(image)
     for one in last:
         x = one(x)
-    return keras_config.rebuild(keras.Model(image, x, name="m").to_json(), "file")
+    return from_keras_config.rebuild(keras.Model(image, x, name="m").to_json(), "file")
 
 
 class TestIsClassifier:
@@ -503,7 +504,7 @@ def test_rescaling_behind_other_layers():
     x = layers.Rescaling(1 / 255, name="rescale")(x)
     x = layers.Flatten(name="flat")(layers.Conv2D(2, 3, name="conv")(x))
     model = keras.Model(image, layers.Dense(2, name="d")(x))
-    assert keras_config.rebuild(model.to_json(), "file").input_spec.scale == 1
+    assert from_keras_config.rebuild(model.to_json(), "file").input_spec.scale == 1
 
 
 def test_a_layer_beyond_any_memory():
@@ -512,7 +513,7 @@ def test_a_layer_beyond_any_memory():
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     model = keras.Model(image, layers.Dense(2, name="d")(x))
     with pytest.raises(errors.MismatchedCheckpoint, match=r"layer up, of .* numbers"):
-        keras_config.rebuild(model.to_json(), "file")
+        from_keras_config.rebuild(model.to_json(), "file")
 
 
 def test_a_model_in_a_model_of_keras_2():
@@ -527,6 +528,6 @@ def test_a_model_in_a_model_of_keras_2():
         "inbound_nodes": [[["input_1", 0, 0, {}]]],
     }
     nodes[2]["inbound_nodes"] = [[["input_1", 0, 0, {}], ["a", 1, 0, {}]]]
-    found = keras_config.rebuild(json.dumps(config), "file")
-    shapes = network.variable_shapes(found, found.input_spec)
+    found = from_keras_config.rebuild(json.dumps(config), "file")
+    shapes = registry.variable_shapes(found, found.input_spec)
     assert [*shapes] == ["c1", "d"]

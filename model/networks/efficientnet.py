@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from model import blocks
+from model.networks import composite_layers
 from pipeline.batches import preprocess
 
 # Source: tensorflow/tpu/models/official/efficientnet/lite (mean 127, std 128, 224).
@@ -42,7 +42,9 @@ def efficientnet_lite0(num_classes: int, dtype: str) -> list[Any]:
     Neural Networks", table 1; the lite form as in tensorflow/tpu.
     """
     steps: list[Any] = [
-        blocks.Chain("stem", _conv("stem", 32, 3, dtype, strides=2, active=True))
+        composite_layers.Chain(
+            "stem", _conv("stem", 32, 3, dtype, strides=2, active=True)
+        )
     ]
     channels, number = 32, 0
     for repeats, size, first_stride, expansion, filters in _STAGES:
@@ -59,11 +61,11 @@ def efficientnet_lite0(num_classes: int, dtype: str) -> list[Any]:
                 *_conv(f"{name}_project", filters, 1, dtype),
             ]
             shortcut = strides == 1 and channels == filters
-            steps.append(blocks.Chain(name, layers, shortcut))
+            steps.append(composite_layers.Chain(name, layers, shortcut))
             channels, number = filters, number + 1
     return [
         *steps,
-        blocks.Chain("head", _conv("head", 1280, 1, dtype, active=True)),
+        composite_layers.Chain("head", _conv("head", 1280, 1, dtype, active=True)),
         keras.layers.GlobalAveragePooling2D(name="pool", dtype=dtype),
         keras.layers.Dropout(0.2, name="drop", dtype=dtype),
         keras.layers.Dense(num_classes, name="fc", dtype=dtype),

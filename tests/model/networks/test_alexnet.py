@@ -11,8 +11,9 @@ import keras
 import numpy as np
 import pytest
 
-from model import network, restore
+from model import restore
 from model.checkpoints import reading
+from model.networks import registry
 
 COUNTS = {"alexnet": 62_378_344, "alexnet_owt": 61_100_840}
 # Of the networks' own layers: output without the batch.
@@ -245,11 +246,11 @@ def case(request):
     random = np.random.default_rng(5)
     tensors = make(random)
     image = random.integers(0, 256, (224, 224, 3)).astype(np.float32)
-    chosen = network.NETWORKS[request.param]
+    chosen = registry.NETWORKS[request.param]
     found = Case(
         name=request.param,
         tensors=tensors,
-        whole=network.build(chosen, chosen.input_spec, last="fc8"),
+        whole=registry.build(chosen, chosen.input_spec, last="fc8"),
         image=image,
         expected=forward(tensors, image),
     )
@@ -258,14 +259,14 @@ def case(request):
 
 
 def test_every_network_is_in_the_tables():
-    ours = {name for name in network.NETWORKS if name.startswith("alexnet")}
+    ours = {name for name in registry.NETWORKS if name.startswith("alexnet")}
     assert ours == COUNTS.keys() == SHAPES.keys() == FILES.keys()
 
 
 def test_parameters(case):
     assert case.whole.count_params() == COUNTS[case.name]
-    chosen = network.NETWORKS[case.name]
-    shapes = network.variable_shapes(chosen, chosen.input_spec)
+    chosen = registry.NETWORKS[case.name]
+    shapes = registry.variable_shapes(chosen, chosen.input_spec)
     sizes = [np.prod(shape) for pair in shapes.values() for shape in pair.values()]
     assert sum(sizes) == COUNTS[case.name]
 

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from model import head, network
 from model.checkpoints import errors
+from model.networks import head, registry
 
 
 def test_what_a_head_sees():
-    chosen = network.NETWORKS["alexnet_owt"]
+    chosen = registry.NETWORKS["alexnet_owt"]
     spec = chosen.input_spec
     several = ("conv3", "conv4", "pool5")
     assert head.pooling_of(chosen, spec, ("pool5",), "auto") == "average"

@@ -19,9 +19,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from model import blocks, head, network
 from model.checkpoints import errors
-from model.keras_layers import LAYERS, Values
+from model.networks import composite_layers, head, registry
+from model.networks.keras_layer_arguments import LAYERS, Values
 from pipeline.batches import preprocess
 
 _TEXT_LIMIT = 16 << 20
@@ -37,11 +37,11 @@ _PREFIX = "keras-"  # of the names of networks made here
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 # What a run adds to a network, and the layers by which its model is known.
 _GRAFTED = {
-    *(network.NORMALISATION, "head_drop", head.POOL_LAYER, head.FLATTEN_LAYER),
+    *(registry.NORMALISATION, "head_drop", head.POOL_LAYER, head.FLATTEN_LAYER),
     *(head.HIDDEN_LAYER, head.FINAL_LAYER),
 }
-_IS_OWN = {network.INPUT, network.NORMALISATION, head.FINAL_LAYER}
-_RESERVED = {network.INPUT, "features", *_GRAFTED}
+_IS_OWN = {registry.INPUT, registry.NORMALISATION, head.FINAL_LAYER}
+_RESERVED = {registry.INPUT, "features", *_GRAFTED}
 _MODELS = ("Sequential", "Functional", "Model")
 _LAST = ("softmax", "sigmoid")  # what turns logits into probabilities
 
@@ -73,7 +73,7 @@ class _Graph:
     def make(self, dtype: str) -> Any:
         """A new block."""
         nodes = [(step.make(dtype), inputs) for step, inputs in self.nodes]
-        return blocks.Graph(self.name, nodes)
+        return composite_layers.Graph(self.name, nodes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,10 +85,12 @@ class _Nested:
 
     def make(self, dtype: str) -> Any:
         """A new block."""
-        return blocks.Chain(self.name, [step.make(dtype) for step in self.steps])
+        return composite_layers.Chain(
+            self.name, [step.make(dtype) for step in self.steps]
+        )
 
 
-def rebuild(text: str, where: str) -> network.Network:
+def rebuild(text: str, where: str) -> registry.Network:
     """Makes a network of a configuration.
 
     Args:
@@ -136,16 +138,16 @@ def own_model(text: str) -> tuple[str, preprocess.InputSpec] | None:
     try:
         config = json.loads(text)["config"]
         layers = {layer["name"]: layer["config"] for layer in config["layers"]}
-        size = layers[network.INPUT]["batch_shape"][1]
-        scale = np.array(layers[network.NORMALISATION]["scale"], np.float64)
-        offset = np.array(layers[network.NORMALISATION]["offset"], np.float64)
+        size = layers[registry.INPUT]["batch_shape"][1]
+        scale = np.array(layers[registry.NORMALISATION]["scale"], np.float64)
+        offset = np.array(layers[registry.NORMALISATION]["offset"], np.float64)
         name = config["name"]
         spec = (
-            network.NETWORKS[name].input_spec
-            if name in network.NETWORKS
+            registry.NETWORKS[name].input_spec
+            if name in registry.NETWORKS
             else _assumed_spec(size, 1.0)
         )
-        if name not in network.NETWORKS and not name.startswith(_PREFIX):
+        if name not in registry.NETWORKS and not name.startswith(_PREFIX):
             return None
         std = 1 / np.broadcast_to(scale, 3)
         mean = -offset * std
@@ -174,7 +176,7 @@ def _assumed_spec(size: int, scale: float) -> preprocess.InputSpec:
     )
 
 
-def _as_network(steps: Sequence[Any], reader: "_Reader") -> network.Network:
+def _as_network(steps: Sequence[Any], reader: "_Reader") -> registry.Network:
     """Finds the final layer, the input and where a head may sit."""
     while steps and _is_activation(steps[-1]):
         steps = steps[:-1]
@@ -187,7 +189,7 @@ def _as_network(steps: Sequence[Any], reader: "_Reader") -> network.Network:
     size = reader.input_size()
     layers = functools.partial(_make, tuple(steps), num_classes)
     made = layers(num_classes, "float32")
-    weighted = [n for n, step in enumerate(made) if network.weighted_layers(step)]
+    weighted = [n for n, step in enumerate(made) if registry.weighted_layers(step)]
     if not weighted:
         raise reader.refuse("a model without weights")
     # The network may do it itself.
@@ -200,7 +202,7 @@ def _as_network(steps: Sequence[Any], reader: "_Reader") -> network.Network:
     ]
     if not features:
         raise reader.refuse("a model of one layer, on which no head can sit")
-    found = network.Network(
+    found = registry.Network(
         name=name_of(reader.name),
         layers=layers,
         input_spec=_assumed_spec(size, scale),
@@ -213,7 +215,7 @@ def _as_network(steps: Sequence[Any], reader: "_Reader") -> network.Network:
 
 
 def _rescales(steps: Sequence[Any]) -> bool:
-    layers = blocks.layers_of(steps)
+    layers = composite_layers.layers_of(steps)
     return any(isinstance(layer, keras.layers.Rescaling) for layer in layers)
 
 
@@ -226,24 +228,24 @@ def _make(
     return [step.make(dtype) for step in steps]
 
 
-def _check_shapes(found: network.Network, reader: "_Reader") -> None:
+def _check_shapes(found: registry.Network, reader: "_Reader") -> None:
     """Refuses sizes that do not go together, and networks beyond all measure."""
     size = found.input_spec.size_px
     steps = found.layers(found.num_classes, "float32")
     total = 0
-    for layer, shape in blocks.walk(steps, (None, size, size, 3)):
+    for layer, shape in composite_layers.walk(steps, (None, size, size, 3)):
         output = layer.compute_output_shape(shape)
         if (numbers := math.prod(output[1:])) > _MAX_OUTPUT:
             raise reader.refuse(f"layer {layer.name}, of {numbers:,} numbers an image")
         if numbers < 1:
             raise reader.refuse(f"layer {layer.name}, which puts nothing out")
-        for weight in network.weight_shapes(layer, shape).values():
+        for weight in registry.weight_shapes(layer, shape).values():
             if min(weight) < 1:
                 raise reader.refuse(f"a weight of shape {list(weight)}")
             total += math.prod(weight)
     if total > _MAX_PARAMETERS:
         raise reader.refuse(f"{total:,} parameters")
-    network.variable_shapes(found, found.input_spec)
+    registry.variable_shapes(found, found.input_spec)
 
 
 def _is_a(step: Any, kind: Any) -> bool:
@@ -338,7 +340,7 @@ class _Reader:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise self.refuse(f"a layer named {str(name)[:60]!r}")
         reserved = name in _RESERVED or head.is_part(name)
-        if name in self._names or reserved or blocks.group_of(name):
+        if name in self._names or reserved or composite_layers.group_of(name):
             raise self.refuse(f"layer name {name!r}, twice or one that Graft needs")
         self._names.add(name)
         if len(self._names) > _MAX_LAYERS:

@@ -9,12 +9,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from model import network, restore
+from model import restore
 from model.checkpoints import reading
+from model.networks import registry
 from tests import numpy_networks as ref
 
 COUNT = 4_652_008  # of those that are trained; 2 x 21,008 moving means and variances
-LITE0 = network.NETWORKS["efficientnet_lite0"]
+LITE0 = registry.NETWORKS["efficientnet_lite0"]
 # Kernel size, stride, expansion, filters: a line for each of the 16 blocks.
 BLOCKS = [
     (3, 1, 1, 16),
@@ -143,7 +144,7 @@ def test_built_variables_are_those_that_were_computed(model):
         for layer in model.layers
         if layer.weights and "drop" not in layer.name
     }
-    assert built == network.variable_shapes(LITE0, LITE0.input_spec)
+    assert built == registry.variable_shapes(LITE0, LITE0.input_spec)
 
 
 def test_steps():

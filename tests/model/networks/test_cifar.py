@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from model import network, restore
+from model import restore
 from model.checkpoints import errors, reading
+from model.networks import registry
 from tests import numpy_networks as ref
 
 COUNTS = {
@@ -136,7 +137,7 @@ def filled(checkpoint, arch=""):
 def test_parameters_and_steps(name):
     assert ref.num_parameters(name) == COUNTS[name]
     assert list(ref.shapes(name, 32).items()) == list(STEPS[name].items())
-    assert network.NETWORKS[name].num_classes == 10
+    assert registry.NETWORKS[name].num_classes == 10
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from model import naming, network, restore
+from model import naming, restore
 from model.checkpoints import reading
+from model.networks import registry
 from tests import numpy_networks as ref
 
 # 3x3 kernels over 3-64-64-128-128-256x3-512x6 channels, 25088x4096, 4096x4096,
@@ -33,7 +34,7 @@ CONVOLUTIONS = {
 }
 LAST_OF_BLOCK = [f"block{number}_conv{2 + (number > 2)}" for number in range(1, 6)]
 DENSE = {"fc1": (4096, 512), "fc2": (4096, 4096), "predictions": (1000, 4096)}
-VGG16 = network.NETWORKS["vgg16"]
+VGG16 = registry.NETWORKS["vgg16"]
 SMALL = {"size_px": 50, "short_side_px": 57}
 CAFFE_NAMES = (
     "conv1_1 conv1_2 conv2_1 conv2_2 conv3_1 conv3_2 conv3_3 conv4_1 conv4_2 conv4_3 "
@@ -151,7 +152,7 @@ def model():
 
 def test_parameters():
     assert ref.num_parameters("vgg16") == COUNT
-    shapes = network.variable_shapes(VGG16, VGG16.input_spec)
+    shapes = registry.variable_shapes(VGG16, VGG16.input_spec)
     of_base = [shapes[layer] for layer in CONVOLUTIONS]
     found = sum(np.prod(shape) for pair in of_base for shape in pair.values())
     assert found == COUNT_OF_BASE
@@ -175,7 +176,7 @@ def test_steps():
 
 def test_base_takes_any_size():
     spec = dataclasses.replace(VGG16.input_spec, size_px=150, short_side_px=150)
-    base = network.build(VGG16, spec, last="block5_pool")
+    base = registry.build(VGG16, spec, last="block5_pool")
     assert base.output.shape == (None, 4, 4, 512)
     assert base.count_params() == COUNT_OF_BASE
 

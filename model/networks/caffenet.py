@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from model import blocks
+from model.networks import composite_layers
 from pipeline.batches import preprocess
 
 # Source: Caffe's ilsvrc_2012_mean.npy, mean over all pixels (as in its notebook 00).
@@ -36,10 +36,10 @@ def bvlc_alexnet(num_classes: int, dtype: str) -> list[Any]:
     """
     return [
         _conv("conv1", 96, 11, dtype, strides=4, padding="valid"),
-        blocks.LocalResponseNorm("norm1", dtype),
+        composite_layers.LocalResponseNorm("norm1", dtype),
         _pool("pool1", dtype),
         _grouped("conv2", 256, 5, dtype),
-        blocks.LocalResponseNorm("norm2", dtype),
+        composite_layers.LocalResponseNorm("norm2", dtype),
         _pool("pool2", dtype),
         *_rest(num_classes, dtype),
     ]
@@ -53,10 +53,10 @@ def caffenet(num_classes: int, dtype: str) -> list[Any]:
     return [
         _conv("conv1", 96, 11, dtype, strides=4, padding="valid"),
         _pool("pool1", dtype),
-        blocks.LocalResponseNorm("norm1", dtype),
+        composite_layers.LocalResponseNorm("norm1", dtype),
         _grouped("conv2", 256, 5, dtype),
         _pool("pool2", dtype),
-        blocks.LocalResponseNorm("norm2", dtype),
+        composite_layers.LocalResponseNorm("norm2", dtype),
         *_rest(num_classes, dtype),
     ]
 
@@ -92,7 +92,7 @@ def _conv(
 
 def _grouped(name: str, filters: int, size: int, dtype: str) -> Any:
     """A convolution in two groups, each with half of the filters."""
-    return blocks.GroupedConv.of(
+    return composite_layers.GroupedConv.of(
         name, 2, lambda group: _conv(group, filters // 2, size, dtype)
     )
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import keras
 
-from model import network
 from model.checkpoints import errors
+from model.networks import registry
 from pipeline.batches import preprocess
 
 # The new final layer, on whatever layer it is grafted. The name is nobody else's, so
@@ -37,7 +37,7 @@ def is_part(name: str) -> bool:
 
 
 def pooling_of(
-    chosen: network.Network,
+    chosen: registry.Network,
     spec: preprocess.InputSpec,
     features: Sequence[str],
     wanted: str,
@@ -66,7 +66,7 @@ def pooling_of(
     """
     if len(features) > 1:
         for name in features:
-            shape = network.output_shape(chosen, spec, name)
+            shape = registry.output_shape(chosen, spec, name)
             if len(shape) != 4:
                 raise errors.MismatchedCheckpoint(
                     f"--features={','.join(features)}: of several layers a head sees "
@@ -81,7 +81,7 @@ def pooling_of(
                 "--pooling=statistics, or one layer by --features"
             )
         return "average" if wanted == "auto" else wanted
-    shape = network.output_shape(chosen, spec, features[0])
+    shape = registry.output_shape(chosen, spec, features[0])
     if wanted in ("average", "statistics") and len(shape) != 4:
         raise errors.MismatchedCheckpoint(
             f"--pooling={wanted}: {features[0]} of {chosen.name} gives "
@@ -94,12 +94,12 @@ def pooling_of(
     return wanted
 
 
-def _maps(chosen: network.Network, spec: preprocess.InputSpec) -> list[str]:
+def _maps(chosen: registry.Network, spec: preprocess.InputSpec) -> list[str]:
     """Places for a head that keep those of the photo apart; [""] if there are none."""
     found = [
         name
         for name in chosen.places()
-        if len(network.output_shape(chosen, spec, name)) == 4
+        if len(registry.output_shape(chosen, spec, name)) == 4
     ]
     return found or [""]
 
@@ -117,7 +117,7 @@ def in_words(features: Sequence[str], pooling: str) -> str:
 
 
 def num_seen(
-    chosen: network.Network,
+    chosen: registry.Network,
     spec: preprocess.InputSpec,
     features: Sequence[str],
     pooling: str,
@@ -130,7 +130,7 @@ def num_seen(
         features: layers that it sits on.
         pooling: of `pooling_of`.
     """
-    shapes = [network.output_shape(chosen, spec, name)[1:] for name in features]
+    shapes = [registry.output_shape(chosen, spec, name)[1:] for name in features]
     if pooling == "none":
         return math.prod(shapes[0])
     return num_kinds(pooling) * sum(shape[-1] for shape in shapes)

@@ -11,8 +11,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from model import alexnet, blocks, caffenet, cifar, efficientnet, vgg16
 from model.checkpoints import errors
+from model.networks import (
+    alexnet,
+    caffenet,
+    cifar,
+    composite_layers,
+    efficientnet,
+    vgg16,
+)
 from pipeline.batches import preprocess
 
 INPUT = "image"
@@ -287,7 +294,7 @@ def first_convolution(network: Network) -> str:
     steps = list(network.layers(network.num_classes, "float32"))
     while steps:
         step = steps.pop(0)
-        if isinstance(step, blocks.Chain):
+        if isinstance(step, composite_layers.Chain):
             steps = [*step.steps, *steps]
         elif isinstance(step, keras.layers.Conv2D) and step.groups == 1:
             return str(step.name)
@@ -299,8 +306,8 @@ def first_convolution(network: Network) -> str:
 def weighted_layers(step: Any) -> list[str]:
     """Names of a step's layers that have weights; groups of one count as one."""
     names = []
-    for layer in blocks.layers_of([step]):
-        group = blocks.group_of(layer.name)
+    for layer in composite_layers.layers_of([step]):
+        group = composite_layers.group_of(layer.name)
         name = group[0] if group else layer.name
         if isinstance(layer, _WEIGHTED) and name not in names:
             names.append(name)
@@ -346,8 +353,8 @@ def _variable_shapes(
     shape = (None, size_px, size_px, 3)
     steps = network.layers(num_classes, "float32")
     found: dict[str, dict[str, tuple[int, ...]]] = collections.defaultdict(dict)
-    for layer, inputs in blocks.walk(steps, shape):
-        group = blocks.group_of(layer.name)
+    for layer, inputs in composite_layers.walk(steps, shape):
+        group = composite_layers.group_of(layer.name)
         layer_name = group[0] if group else layer.name
         for name, size in weight_shapes(layer, inputs).items():
             before = found[layer_name].get(name)
@@ -367,7 +374,9 @@ def output_shape(
     return shape
 
 
-def weight_shapes(layer: Any, shape: blocks.Shape) -> dict[str, tuple[int, ...]]:
+def weight_shapes(
+    layer: Any, shape: composite_layers.Shape
+) -> dict[str, tuple[int, ...]]:
     """{variable: shape} of a Keras layer for an input of `shape`; {} if none."""
     kinds = keras.layers
     channels = shape[-1]

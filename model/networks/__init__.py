@@ -1,0 +1,1 @@
+"""AlexNet and the other networks, layer by layer, and the new head."""
