@@ -29,17 +29,16 @@ from model import (
     candidates,
     comparison,
     comparison_picture,
-    inputs,
     judge,
     judge_weights,
     own_records,
     penultimate,
-    pretrained,
     report,
     run,
     views,
 )
 from model.checkpoints import errors
+from model.weights import preprocessing_overrides, pretrained_classifier
 from pipeline.convert import conversion
 from pipeline.images import record_image
 from pipeline.records import manifest
@@ -75,7 +74,7 @@ class Config:
     ckpt: str = ""
     arch: str = ""
     labels: str = ""
-    overrides: inputs.Overrides = inputs.AS_WEIGHTS
+    overrides: preprocessing_overrides.Overrides = preprocessing_overrides.AS_WEIGHTS
     data: str = ""
     another_dataset: bool = False
     split: str = "test"
@@ -94,7 +93,7 @@ class Config:
         elif self.ckpt:
             self._check_weights()
         else:
-            pretrained.refuse_without_ckpt(
+            pretrained_classifier.refuse_without_ckpt(
                 arch=self.arch, labels=self.labels, overrides=self.overrides
             )
 
@@ -300,7 +299,7 @@ def _judge_run(
 
 
 def _evaluate_pretrained(config: Config) -> dict[str, Any]:
-    weights = pretrained.load(
+    weights = pretrained_classifier.load(
         config.ckpt,
         arch=config.arch,
         overrides=config.overrides,
@@ -322,8 +321,8 @@ def define_flags() -> None:
         "Folders of two runs or more to compare on the same photos, with commas "
         "between them: the first with each of the others.",
     )
-    pretrained.define_flags()
-    flags.adopt_module_key_flags(pretrained)  # so that --help shows them
+    pretrained_classifier.define_flags()
+    flags.adopt_module_key_flags(pretrained_classifier)  # so that --help shows them
     flags.DEFINE_string(
         "data",
         default.data,
@@ -385,7 +384,7 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; flags begin with --")
     config = command_line.config_from_flags(
-        Config, overrides=inputs.from_flags(), split=_split()
+        Config, overrides=preprocessing_overrides.from_flags(), split=_split()
     )
     if config.runs:
         command_line.say(report.comparison(compare(config)))

@@ -27,8 +27,9 @@ import numpy as np
 import tensorflow as tf
 from sklearn.linear_model import LogisticRegression
 
-from model import metrics, restore, zoo
+from model import metrics
 from model.networks import registry
+from model.weights import named_weights, restore
 from pipeline.batches import dataset, preprocess
 from pipeline.records import manifest
 
@@ -38,7 +39,7 @@ NETWORK = registry.NETWORKS["alexnet_owt"]
 def features_of(found: manifest.Manifest, layer: str) -> np.ndarray:
     """float32 [num_photos, num_features], of the central window."""
     base = registry.build(NETWORK, NETWORK.input_spec, last=layer)
-    weights = zoo.resolve("alexnet_conv")
+    weights = named_weights.resolve("alexnet_conv")
     restore.assign(base, restore.fit(weights.checkpoint, "").values)
     images = dataset.Images(found, found.taken(), NETWORK.input_spec, batch_size=64)
     views = preprocess.central_views(images.sizes, NETWORK.input_spec)

@@ -29,7 +29,8 @@ from typing import Any
 
 from training_step import learning_of
 
-from model import base, device, examples, features, loop, restore, settings, stages
+from model import base, device, examples, features, loop, settings, stages
+from model.weights import restore
 from pipeline.convert import conversion
 
 HEAD_PHOTOS = 3000

@@ -25,8 +25,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from model import device, features, restore, zoo
+from model import device, features
 from model.networks import registry
+from model.weights import named_weights, restore
 from pipeline.batches import dataset, preprocess
 from pipeline.convert import conversion
 
@@ -39,7 +40,7 @@ def build(dtype: str) -> Any:
     trunk = registry.build(
         NETWORK, NETWORK.input_spec, last=LAST, dtype=dtype, wide=True
     )
-    weights = zoo.resolve("alexnet_conv")
+    weights = named_weights.resolve("alexnet_conv")
     restore.assign(trunk, restore.fit(weights.checkpoint, "").values)
     return trunk
 

@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import keras
 import psutil
 
-from model import restore, zoo
 from model.networks import registry
+from model.weights import named_weights, restore
 
 SIZE = 224
 BATCH_SIZE = 64
@@ -76,7 +76,7 @@ def main(train: str, validation: str, test: str, epochs: str, head: str) -> None
 
     chosen = registry.NETWORKS["alexnet_owt"]
     base = registry.build(chosen, chosen.input_spec, last="pool5")
-    weights = zoo.resolve("alexnet_conv")
+    weights = named_weights.resolve("alexnet_conv")
     restore.assign(base, restore.fit(weights.checkpoint, "").values)
     base.trainable = False
 

@@ -24,15 +24,15 @@ def ours(folder: str, target: str) -> None:
     import pipeline.system.tensorflow_import  # noqa: F401
 
     # isort: split
-    from model import restore, zoo
     from model.networks import registry
+    from model.weights import named_weights, restore
     from pipeline.batches import single_photo
 
     photos = sorted(Path(folder).glob("*/*.jpg"))
     photos = photos[:: max(1, len(photos) // NUM_PHOTOS)][:NUM_PHOTOS]
     found: dict[str, Any] = {}
     for ckpt, last in NETWORKS.items():
-        fit = restore.fit(zoo.resolve(ckpt).checkpoint, ckpt)
+        fit = restore.fit(named_weights.resolve(ckpt).checkpoint, ckpt)
         viewer = single_photo.Viewer(fit.spec)
         images = np.stack([viewer.of_file(photo.read_bytes()) for photo in photos])
         model = registry.build(fit.network, fit.spec, last=last)

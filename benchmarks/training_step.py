@@ -39,12 +39,12 @@ from model import (
     dropout,
     examples,
     loop,
-    restore,
     schedules,
     settings,
     stages,
     update,
 )
+from model.weights import restore
 from pipeline.convert import conversion
 
 BATCH_SIZE = 64

@@ -3,9 +3,10 @@
 import dataclasses
 from collections.abc import Sequence
 
-from model import kept_head, restore, settings, zoo
+from model import kept_head, settings
 from model.checkpoints import errors
 from model.networks import head, registry
+from model.weights import named_weights, restore
 from pipeline.batches import preprocess
 from pipeline.system import command_line
 
@@ -30,7 +31,7 @@ class Base:
     pooling: str
     train_from: str
     fit: restore.Fit | None
-    weights: zoo.Weights | None
+    weights: named_weights.Weights | None
 
     def from_scratch(self) -> "Base":
         """The same with random weights, of which the same layers train."""
@@ -47,7 +48,7 @@ def choose(config: settings.Config, class_names: Sequence[str]) -> Base:
     Raises:
         errors.CheckpointError: the weights cannot be used.
     """
-    weights = None if config.ckpt == "none" else zoo.resolve(config.ckpt)
+    weights = None if config.ckpt == "none" else named_weights.resolve(config.ckpt)
     fit = _fit(config, weights) if weights else None
     chosen = fit.network if fit else registry.by_name(config.arch or "alexnet_owt")
     seat = kept_head.seat(weights) if weights else None
@@ -116,7 +117,7 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _fit(config: settings.Config, weights: zoo.Weights) -> restore.Fit:
+def _fit(config: settings.Config, weights: named_weights.Weights) -> restore.Fit:
     fit = restore.fit(
         weights.checkpoint,
         str(weights.path),

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from model import explain, graph, inputs, loop, metrics, neighbours, pretrained, run
+from model import explain, graph, loop, metrics, neighbours, run
+from model.weights import preprocessing_overrides, pretrained_classifier
 from pipeline.batches import preprocess
 from pipeline.images import record_image
 from pipeline.records import example_format, manifest, tfrecord
@@ -87,14 +88,16 @@ def of_run(run_dir: str) -> Classifier:
 
 
 def of_weights(
-    ckpt: str, *, arch: str, overrides: inputs.Overrides, labels: str
+    ckpt: str, *, arch: str, overrides: preprocessing_overrides.Overrides, labels: str
 ) -> Classifier:
     """Loads weights as they are; see pretrained.load.
 
     Raises:
         errors.CheckpointError: the weights cannot be used.
     """
-    weights = pretrained.load(ckpt, arch=arch, overrides=overrides, labels=labels)
+    weights = pretrained_classifier.load(
+        ckpt, arch=arch, overrides=overrides, labels=labels
+    )
     return Classifier(
         name=Path(ckpt).name,
         model=weights.model,

@@ -24,10 +24,11 @@ from typing import Literal
 from absl import app, flags
 
 import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
-from model import own_records, restore, run, weights
+from model import own_records, run
 from model.checkpoints import errors
 from model.exporting import job
 from model.networks import registry
+from model.weights import restore, weight_file
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
@@ -80,12 +81,12 @@ def export(config: Config) -> dict[str, tuple[int, ...]]:
         errors.UnknownFormat: no format has such an ending.
     """
     path = Path(config.weights)
-    weights.check_ending(path)
+    weight_file.check_ending(path)
     finished = run.read(config.run_dir)
     model = finished.load_model()
     arrays = restore.gather(model)
     network_name = finished.config["network"]
-    about = weights.describe(network_name, finished.spec) | {
+    about = weight_file.describe(network_name, finished.spec) | {
         "run": finished.directory.name,
         "class_names": command_line.as_utf8("\n".join(finished.class_names)),
     }
@@ -95,9 +96,9 @@ def export(config: Config) -> dict[str, tuple[int, ...]]:
     with run.replacing(path, suffix=f".partial{path.name}") as partial:
         if path.name.endswith(".weights.h5"):  # as Keras 3 itself reads it
             model.save_weights(partial)
-            weights.mark_h5(partial, about)
+            weight_file.mark_h5(partial, about)
         else:
-            weights.write(partial, arrays, about)
+            weight_file.write(partial, arrays, about)
     return {name: array.shape for name, array in arrays.items()}
 
 
@@ -164,7 +165,7 @@ def define_flags() -> None:
         "weights",
         default.weights,
         f"File to write the weights to; its ending is one of "
-        f"{', '.join(weights.WRITERS)}.",
+        f"{', '.join(weight_file.WRITERS)}.",
     )
     flags.DEFINE_enum(
         "format", default.format, ["", *job.FORMATS], "Of the whole classifier."

@@ -22,8 +22,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from model import graph, restore
+from model import graph
 from model.networks import registry
+from model.weights import restore
 from pipeline.batches import dataset, preprocess
 from pipeline.records import manifest
 from pipeline.system import command_line

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from model import base, loop, metrics, restore, run, stages, weights
+from model import base, loop, metrics, run, stages
+from model.weights import restore, weight_file
 from pipeline.images import record_image
 from pipeline.records import manifest
 
@@ -55,7 +56,7 @@ def write(
             "epoch": best.epoch,
         },
     )
-    record.save_model(whole, weights.describe(plan.network.name, plan.spec))
+    record.save_model(whole, weight_file.describe(plan.network.name, plan.spec))
 
 
 def photos(found: manifest.Manifest) -> dict[str, list[str]]:

@@ -48,12 +48,15 @@ class Fitting:
 def fittings(checkpoint: reading.Checkpoint, where: str) -> list[Fitting]:
     """Which networks a file fits, and how completely; the best first."""
     import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
-    from model import matching, restore  # with Keras: what was read is shown before
+    from model.weights import (  # with Keras: what was read is shown before
+        identify_network,
+        restore,
+    )
 
-    checkpoint = matching.in_our_terms(checkpoint)
+    checkpoint = identify_network.in_our_terms(checkpoint)
     found: dict[str, Fitting] = {}
     others, _ = restore.rebuilt(checkpoint, where)
-    for match in matching.matches(checkpoint, where, others):
+    for match in identify_network.matches(checkpoint, where, others):
         if not match.kernels or match.network.name in found:
             continue
         fit = restore.fit_match(checkpoint, where, match)
@@ -65,7 +68,7 @@ def fittings(checkpoint: reading.Checkpoint, where: str) -> list[Fitting]:
             wanted=match.wanted,
             features=possible[-1] if possible else "",
             unused=sum(entry.status == "unused" for entry in fit.entries),
-            strangers=tuple(matching.strangers(checkpoint, match)),
+            strangers=tuple(identify_network.strangers(checkpoint, match)),
         )
     return sorted(found.values(), key=lambda one: -one.restored / one.wanted)
 
@@ -95,7 +98,7 @@ def report(path: Path, checkpoint: reading.Checkpoint) -> str:
 def report_fittings(checkpoint: reading.Checkpoint, where: str) -> str:
     """Which networks it fits, as text."""
     lines = [_describe(fitting) for fitting in fittings(checkpoint, where)]
-    from model import restore  # which `fittings` has brought in quietly
+    from model.weights import restore  # which `fittings` has brought in quietly
 
     _, why = restore.rebuilt(checkpoint, where)
     return "\n".join([*(lines or ["fits no network of ours"]), *filter(None, [why])])

@@ -4,13 +4,14 @@ import dataclasses
 import time
 from typing import Any
 
-from model import judge, pretrained
+from model import judge
+from model.weights import pretrained_classifier
 from pipeline.records import manifest
 from pipeline.system import command_line
 
 
 def judge_weights(
-    weights: pretrained.Pretrained,
+    weights: pretrained_classifier.Pretrained,
     found: manifest.Manifest,
     split: str,
     how: judge.How,
@@ -43,7 +44,7 @@ def judge_weights(
             f"in this order: {', '.join(names)}"
         )
     # Before the work, not after it.
-    label_of_each = pretrained.label_of_each(names, weights.class_names)
+    label_of_each = pretrained_classifier.label_of_each(names, weights.class_names)
     judgement = judge.judge(
         weights.model,
         found,

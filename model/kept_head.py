@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from model import restore, run, zoo
+from model import run
 from model.checkpoints import errors
 from model.networks import head
+from model.weights import named_weights, restore
 
 _TEXT_LIMIT = 16 << 20  # characters of a run's config.json; it may be a stranger's
 
@@ -27,7 +28,7 @@ class Seat:
     pooling: str
 
 
-def seat(weights: zoo.Weights) -> Seat | None:
+def seat(weights: named_weights.Weights) -> Seat | None:
     """That of the run whose model the weights are; None if they are no run's."""
     path = Path(weights.path)
     if path.name != run.MODEL_NAME:
@@ -66,7 +67,7 @@ def shapes(
 
 def keep(
     fit: restore.Fit,
-    weights: zoo.Weights,
+    weights: named_weights.Weights,
     features: Sequence[str],
     *,
     pooling: str,
@@ -116,7 +117,7 @@ def keep(
 
 
 def _check_same(
-    weights: zoo.Weights, features: Sequence[str], class_names: Sequence[str]
+    weights: named_weights.Weights, features: Sequence[str], class_names: Sequence[str]
 ) -> None:
     """Raises MismatchedCheckpoint for a run's head on other layers or classes."""
     was = seat(weights)

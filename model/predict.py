@@ -20,16 +20,9 @@ import numpy as np
 from absl import app, flags
 
 import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
-from model import (
-    answers,
-    classifier,
-    contact_sheet,
-    inputs,
-    own_records,
-    photo_batches,
-    pretrained,
-)
+from model import answers, classifier, contact_sheet, own_records, photo_batches
 from model.checkpoints import errors
+from model.weights import preprocessing_overrides, pretrained_classifier
 from pipeline.images import photo_files
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
@@ -62,7 +55,7 @@ class Config:
     ckpt: str = ""
     arch: str = ""
     labels: str = ""
-    overrides: inputs.Overrides = inputs.AS_WEIGHTS
+    overrides: preprocessing_overrides.Overrides = preprocessing_overrides.AS_WEIGHTS
     top: int = answers.TOP
     format: str = "text"
     unknown_below: float = 0.0
@@ -76,7 +69,7 @@ class Config:
         if self.data and not self.explain:
             raise ValueError("--data: expected --explain beside it")
         if not self.ckpt:
-            pretrained.refuse_without_ckpt(
+            pretrained_classifier.refuse_without_ckpt(
                 arch=self.arch, labels=self.labels, overrides=self.overrides
             )
         elif self.data or self.run_dir != type(self).run_dir:
@@ -201,8 +194,8 @@ def define_flags() -> None:
     """Declares the command's flags; defaults are those of Config."""
     default = Config(photos=())
     flags.DEFINE_string("run_dir", default.run_dir, "Folder of the run.")
-    pretrained.define_flags()
-    flags.adopt_module_key_flags(pretrained)  # so that --help shows them
+    pretrained_classifier.define_flags()
+    flags.adopt_module_key_flags(pretrained_classifier)  # so that --help shows them
     answers.define_flags()
     flags.adopt_module_key_flags(answers)  # so that --help shows them
     flags.DEFINE_enum(
@@ -232,7 +225,7 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) < 2:
         raise app.UsageError("expected photos: python -m model.predict photo.jpg")
     config = command_line.config_from_flags(
-        Config, photos=tuple(argv[1:]), overrides=inputs.from_flags()
+        Config, photos=tuple(argv[1:]), overrides=preprocessing_overrides.from_flags()
     )
     chosen = load(config)
     header, written = answers.writer(

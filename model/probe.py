@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from model import examples, features, loop, restore, settings, stages, trainee
+from model import examples, features, loop, settings, stages, trainee
+from model.weights import restore
 from pipeline.batches import dataset, preprocess
 from pipeline.records import manifest
 

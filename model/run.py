@@ -36,7 +36,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from model import loop, restore, weights
+from model import loop
+from model.weights import restore, weight_file
 from pipeline.batches import preprocess
 from pipeline.images import record_image
 from pipeline.records import manifest
@@ -177,7 +178,7 @@ class Run:
             return
         with replacing(self.directory / MODEL_NAME, suffix=".partial.keras") as partial:
             model.save(partial)
-            weights.mark_keras(partial, about)
+            weight_file.mark_keras(partial, about)
 
     def point_latest(self) -> None:
         """Lets the link beside the folder lead to it; inside other runs there is none.

@@ -8,8 +8,9 @@ from typing import Any
 
 from absl import app, flags
 
-from model import device, inputs, method, recipe, zoo
+from model import device, method, recipe
 from model.networks import head, registry
+from model.weights import named_weights, preprocessing_overrides
 from pipeline.batches import random_augmentation
 from pipeline.system import config_flags
 from pipeline.system.errors import DataError
@@ -74,7 +75,7 @@ class Config:
     run_dir: str = ""
     arch: str = ""
     skip: str = ""
-    overrides: inputs.Overrides = inputs.AS_WEIGHTS
+    overrides: preprocessing_overrides.Overrides = preprocessing_overrides.AS_WEIGHTS
     features: str = ""
     pooling: str = "auto"
     hidden: int = 0
@@ -201,11 +202,11 @@ class Config:
 # Flags that are no settings.
 MODES = ("recipe", "plan", "find_rate", "resume")
 _GROUPS: dict[str, Any] = {
-    "overrides": inputs.Overrides,
+    "overrides": preprocessing_overrides.Overrides,
     "learning": method.Method,
     "augmentation": random_augmentation.Augmentation,
 }
-_HELP_OF_GROUPS = inputs.HELP | method.HELP | random_augmentation.HELP
+_HELP_OF_GROUPS = preprocessing_overrides.HELP | method.HELP | random_augmentation.HELP
 _OF_STAGES = {
     "stage",
     "start",
@@ -226,8 +227,8 @@ _CHOICES = {
     "start": STARTS,
 }
 _HELP = {
-    "ckpt": f"Weights to start from: {', '.join(zoo.NAMES)}, the path of a weight file "
-    "or TensorFlow checkpoint, or none.",
+    "ckpt": f"Weights to start from: {', '.join(named_weights.NAMES)}, "
+    "the path of a weight file or TensorFlow checkpoint, or none.",
     "data": "Folder of records, from convert.",
     "run_dir": "Folder of the run; by default runs/<time>-<ckpt>. Beside it: cache/ "
     "with features, and latest, a link to the newest run.",
@@ -285,8 +286,8 @@ def _changed(config: Config, changes: Mapping[str, Any]) -> Config:
 def define_flags() -> None:
     """Declares train.py's flags; defaults are those of Config."""
     config_flags.define(Config, _HELP, _CHOICES)
-    inputs.define_flags()
-    flags.adopt_module_key_flags(inputs)  # so that --help shows them
+    preprocessing_overrides.define_flags()
+    flags.adopt_module_key_flags(preprocessing_overrides)  # so that --help shows them
     config_flags.define(method.Method, method.HELP, method.CHOICES)
     config_flags.define(random_augmentation.Augmentation, random_augmentation.HELP)
     flags.DEFINE_string("recipe", "", "File of settings; flags override it.")

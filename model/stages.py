@@ -8,9 +8,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from model import base, dropout, restore, settings
+from model import base, dropout, settings
 from model.checkpoints import errors
 from model.networks import composite_layers, head, registry
+from model.weights import restore
 from pipeline.batches import preprocess
 from pipeline.system import config_flags
 

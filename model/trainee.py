@@ -18,7 +18,6 @@ from model import (
     finish,
     loop,
     metrics,
-    restore,
     run,
     settings,
     sheet,
@@ -26,6 +25,7 @@ from model import (
     workers,
 )
 from model.networks import head, registry
+from model.weights import restore
 from pipeline.records import manifest
 from pipeline.system import command_line
 

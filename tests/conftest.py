@@ -217,8 +217,8 @@ def tiny_layers(num_classes, dtype):
 @pytest.fixture
 def tiny(monkeypatch):
     """A network "tiny" in the tables, and its naming: tiny/conv1/weights and so on."""
-    from model import naming
     from model.networks import registry
+    from model.weights import layer_names
     from pipeline.batches import preprocess
 
     found = registry.Network(
@@ -233,7 +233,7 @@ def tiny(monkeypatch):
         ),
         features=("pool2", "fc3", "fc4"),
     )
-    names = naming.Naming(
+    names = layer_names.Naming(
         source="test",
         network="tiny",
         layers={
@@ -242,7 +242,7 @@ def tiny(monkeypatch):
         variables={"kernel": "{}/weights", "bias": "{}/biases"},
     )
     monkeypatch.setitem(registry.NETWORKS, "tiny", found)
-    monkeypatch.setattr(naming, "NAMINGS", (*naming.NAMINGS, names))
+    monkeypatch.setattr(layer_names, "NAMINGS", (*layer_names.NAMINGS, names))
     return found
 
 

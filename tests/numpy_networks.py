@@ -7,8 +7,8 @@ dense kernels [out, in]. Nothing here knows our code, except for what compares w
 import keras
 import numpy as np
 
-from model import restore
 from model.networks import registry
+from model.weights import restore
 
 
 def draw(random, shape, fan_in):

@@ -86,7 +86,7 @@ def test_flags_are_read_by_commands_alone():
         "pipeline/system/config_flags.py",
         "model/settings.py",
     }
-    shared |= {"model/answers.py", "model/pretrained.py"}
+    shared |= {"model/answers.py", "model/weights/pretrained_classifier.py"}
     assert using - shared == commands - {
         "model/inspect.py",
         "model/exporting/replay.py",
@@ -108,11 +108,11 @@ def test_every_module_says_what_it_does():
 
 
 def test_no_network_name_is_left_out_of_the_tables():
-    from model import naming
     from model.networks import registry
+    from model.weights import layer_names
 
     # This one is met by layer names alone.
-    assert {n.network for n in naming.NAMINGS} == {*registry.NETWORKS} - {
+    assert {n.network for n in layer_names.NAMINGS} == {*registry.NETWORKS} - {
         "cifar_cnn_avg"
     }
     assert all(name == found.name for name, found in registry.NETWORKS.items())

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import evaluate
-from model import inputs, report, run
+from model import report, run
+from model.weights import preprocessing_overrides
 from pipeline import split
 from pipeline.convert import conversion
 from pipeline.records import manifest
@@ -311,7 +312,7 @@ def test_a_gate_that_cannot_be(value):
         ({"arch": "vgg16"}, "--arch: expected --ckpt beside it"),
         ({"labels": "a.txt"}, "--labels: expected --ckpt"),
         (
-            {"overrides": inputs.Overrides(short_side=9, std="1")},
+            {"overrides": preprocessing_overrides.Overrides(short_side=9, std="1")},
             "--short_side, --std: expected --ckpt",
         ),
         (
@@ -486,7 +487,10 @@ class TestCompare:
             ("--min_accuracy", {"min_accuracy": 0.5}),
             ("--tta", {"tta": "flip"}),
             ("--report", {"report": False}),
-            ("preprocessing", {"overrides": inputs.Overrides(image_size=64)}),
+            (
+                "preprocessing",
+                {"overrides": preprocessing_overrides.Overrides(image_size=64)},
+            ),
             ("--another_dataset", {"another_dataset": True}),
         ],
     )

@@ -6,7 +6,8 @@ import pytest
 from absl import app, flags
 
 import evaluate
-from model import answers, export, inputs, method, predict, pretrained, serve, settings
+from model import answers, export, method, predict, serve, settings
+from model.weights import preprocessing_overrides, pretrained_classifier
 from pipeline import split
 from pipeline.batches import random_augmentation
 from pipeline.check import checking
@@ -27,7 +28,7 @@ COMMANDS = {
     serve: {},
 }
 # Declare flags for several commands.
-SHARED = (answers, pretrained)
+SHARED = (answers, pretrained_classifier)
 
 
 @pytest.fixture(params=COMMANDS, ids=lambda module: module.__name__)
@@ -74,10 +75,12 @@ def test_flags_become_the_config(module):
 
 def test_flags_of_the_preprocessing():
     before = set(flags.FLAGS)
-    inputs.define_flags()
+    preprocessing_overrides.define_flags()
     try:
         flags.FLAGS(["program"])
-        assert inputs.from_flags() == inputs.AS_WEIGHTS
+        assert (
+            preprocessing_overrides.from_flags() == preprocessing_overrides.AS_WEIGHTS
+        )
     finally:
         for name in set(flags.FLAGS) - before:
             delattr(flags.FLAGS, name)

@@ -9,9 +9,10 @@ import pytest
 
 import evaluate
 import train
-from model import export, inputs, restore, run, settings, weights
+from model import export, run, settings
 from model.checkpoints import errors, reading
 from model.networks import registry
+from model.weights import preprocessing_overrides, restore, weight_file
 from tests import conftest
 
 LAYERS = ("conv1", "conv2", "fc3", "fc4", "fc5")
@@ -30,7 +31,7 @@ def tiny_arrays(tiny, layers=LAYERS, num_classes=0):
 
 
 def write(tiny, path, arrays):
-    weights.write(path, arrays, weights.describe("tiny", tiny.input_spec))
+    weight_file.write(path, arrays, weight_file.describe("tiny", tiny.input_spec))
     return str(path)
 
 
@@ -176,7 +177,9 @@ def keras_file(path):
 @pytest.mark.parametrize("name", ["model.keras", "w.safetensors", "w.h5", "w.npy"])
 def test_a_run_on_a_rebuilt_model_starts_another_run(quick, tmp_path, name):
     first = dataclasses.replace(
-        quick, ckpt=keras_file(tmp_path / "theirs.keras"), overrides=inputs.AS_WEIGHTS
+        quick,
+        ckpt=keras_file(tmp_path / "theirs.keras"),
+        overrides=preprocessing_overrides.AS_WEIGHTS,
     )
     train.train(first)
     path = run.Path(first.run_dir) / name

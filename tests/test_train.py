@@ -12,8 +12,9 @@ import pytest
 import tensorflow as tf
 
 import train
-from model import loop, run, settings, zoo
+from model import loop, run, settings
 from model.checkpoints import errors
+from model.weights import named_weights
 from pipeline.batches import dataset
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
@@ -81,7 +82,7 @@ def test_config_says_what_was_done(shared_run, found, weights_cache):
     assert config["data"]["counts"] == found.counts()
     assert config["weights"]["variant"].startswith("convolutions only")
     assert config["weights"]["path"].startswith(str(weights_cache))
-    checkpoint = zoo.resolve("alexnet").checkpoint
+    checkpoint = named_weights.resolve("alexnet").checkpoint
     assert config["weights"]["tensors_sha256"] == checkpoint.digest()
     assert config["versions"]["tensorflow"] == tf.__version__
 
@@ -113,7 +114,7 @@ def test_the_ledger_lists_everything_and_proves_the_frozen_part(shared_run):
     assert set(frozen) == convolutions
     assert ledger["preprocessing"] == "torchvision"
     model = keras.models.load_model(shared_run / "model.keras")
-    tensors = zoo.resolve("alexnet").checkpoint.tensors
+    tensors = named_weights.resolve("alexnet").checkpoint.tensors
     for layer in model.layers:
         for variable in layer.weights if layer.name.startswith("conv") else ():
             name = f"{layer.name}/{variable.name}"
@@ -186,7 +187,7 @@ def test_deeper_layers_can_train(quick, views, found):
     frozen = {entry["variable"].split("/")[0] for entry in ledger["frozen"]}
     assert frozen == {"conv1", "conv2", "conv3", "conv4"}
     model = keras.models.load_model(directory / "model.keras")
-    tensors = zoo.resolve("alexnet").checkpoint.tensors
+    tensors = named_weights.resolve("alexnet").checkpoint.tensors
     moved = {
         name: not np.array_equal(
             model.get_layer(name).kernel.numpy(), tensors[f"{name}/kernel"]

@@ -14,8 +14,8 @@ from model.checkpoints.caffe import caffemodel
 from model.checkpoints.hdf5 import h5, h5_process, keras_zip
 from model.checkpoints.tensorflow import ckpt
 
-# Attribute in which files of ours describe themselves (model/weights.py), and what
-# they say of a network that was itself made of a configuration.
+# Attribute in which files of ours describe themselves (model/weights/weight_file.py),
+# and what they say of a network that was itself made of a configuration.
 MARK = h5.OWN_MARK
 _KERAS_CONFIG = "keras_config"
 

@@ -4,8 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from model import loop, losses, metrics, restore, schedules, update
+from model import loop, losses, metrics, schedules, update
 from model.networks import head
+from model.weights import restore
 
 LN2, LN3 = math.log(2), math.log(3)
 

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from model import classifier, inputs, neighbours, predict, run
+from model import classifier, neighbours, predict, run
+from model.weights import preprocessing_overrides
 from pipeline.batches import single_photo
 from pipeline.images import record_image
 from pipeline.system.errors import DataError
@@ -159,7 +160,11 @@ class TestExplain:
         ({"arch": "vgg16"}, "--arch: expected --ckpt beside it"),
         ({"labels": "a.txt"}, "--labels: expected --ckpt"),
         (
-            {"overrides": inputs.Overrides(image_size=64, mean="1,2,3")},
+            {
+                "overrides": preprocessing_overrides.Overrides(
+                    image_size=64, mean="1,2,3"
+                )
+            },
             "--image_size, --mean: expected --ckpt",
         ),
         ({"data": "records"}, "--data: expected --explain"),
@@ -176,7 +181,10 @@ def test_flags_that_would_be_ignored(how, words):
 
 
 def test_flags_of_weights():
-    how = {"arch": "vgg16", "overrides": inputs.Overrides(image_size=64)}
+    how = {
+        "arch": "vgg16",
+        "overrides": preprocessing_overrides.Overrides(image_size=64),
+    }
     assert predict.Config(photos=("a.jpg",), ckpt="a.npy", **how)
 
 

@@ -5,7 +5,8 @@ import cv2
 import numpy as np
 import pytest
 
-from model import loop, rate_finder, restore, schedules, update
+from model import loop, rate_finder, schedules, update
+from model.weights import restore
 from tests.model import test_loop
 
 

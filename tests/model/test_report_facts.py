@@ -4,7 +4,8 @@ import json
 import pytest
 
 import evaluate
-from model import inputs, report_facts, run, settings
+from model import report_facts, run, settings
+from model.weights import preprocessing_overrides
 from tests.model import judgements
 
 
@@ -18,7 +19,7 @@ class TestCommandLine:
             epochs=3,
             keep_head=True,
             data="my records",
-            overrides=inputs.Overrides(image_size=64),
+            overrides=preprocessing_overrides.Overrides(image_size=64),
         )
         found = report_facts.command_line("train.py", config)
         assert found == (

@@ -7,7 +7,8 @@ import keras
 import numpy as np
 import pytest
 
-from model import loop, restore, run
+from model import loop, run
+from model.weights import restore
 from pipeline.batches import preprocess
 
 SPEC = preprocess.InputSpec(

@@ -4,8 +4,9 @@ import json
 import pytest
 from absl import app, flags
 
-from model import base, settings, stages, zoo
+from model import base, settings, stages
 from model.networks import head, registry
+from model.weights import named_weights
 from pipeline.system.errors import DataError
 from tests import conftest
 
@@ -36,7 +37,7 @@ def test_recipes_that_ship(parse, path):
     found = parse(path.read_text(encoding="utf-8"))
     names = [stage.stage for stage in found.in_stages()]
     assert len(set(names)) == len(names)
-    assert found.ckpt in (*zoo.NAMES, "none")
+    assert found.ckpt in (*named_weights.NAMES, "none")
     by_weights = {"vgg16_conv": "vgg16", "alexnet_conv": "alexnet_owt"}
     chosen = registry.by_name(found.arch or by_weights[found.ckpt])
     last = {"vgg16": "block5_pool", "alexnet_owt": "pool5"}

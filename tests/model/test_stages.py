@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model import base, dropout, loop, restore, schedules, settings, stages, update
+from model import base, dropout, loop, schedules, settings, stages, update
 from model.checkpoints import errors
 from model.networks import head, registry
+from model.weights import restore
 
 # Network -> {lowest layer that trains: layer whose output the trunk gives}, with the
 # new final layer on fc7.

@@ -39,7 +39,7 @@ _NUMBERED = {
     ("embedding", 1): ("embeddings",),
     ("p_re_lu", 1): ("alpha",),
 }
-# Attribute in which files of ours describe themselves (model/weights.py).
+# Attribute in which files of ours describe themselves (model/weights/weight_file.py).
 OWN_MARK = "graft"
 _KERAS_3_PATH = re.compile(r"(?:(.+)/)?vars/([^/]+)")
 _KERAS_3_ASIDE = re.compile(r"(^|/)(metrics|seed_generator)(/|$)|^[^/]*optimizer/")

@@ -11,9 +11,9 @@ import keras
 import numpy as np
 import pytest
 
-from model import restore
 from model.checkpoints import reading
 from model.networks import registry
+from model.weights import restore
 
 COUNTS = {"alexnet": 62_378_344, "alexnet_owt": 61_100_840}
 # Of the networks' own layers: output without the batch.

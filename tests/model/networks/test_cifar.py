@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from model import restore
 from model.checkpoints import errors, reading
 from model.networks import registry
+from model.weights import restore
 from tests import numpy_networks as ref
 
 COUNTS = {

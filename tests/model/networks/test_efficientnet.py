@@ -9,9 +9,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from model import restore
 from model.checkpoints import reading
 from model.networks import registry
+from model.weights import restore
 from tests import numpy_networks as ref
 
 COUNT = 4_652_008  # of those that are trained; 2 x 21,008 moving means and variances

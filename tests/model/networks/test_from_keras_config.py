@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from keras import layers
 
-from model import restore
 from model.checkpoints import errors
 from model.networks import from_keras_config, head, registry
+from model.weights import restore
 from pipeline.batches import preprocess
 
 

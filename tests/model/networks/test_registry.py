@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from model import restore
 from model.checkpoints import errors
 from model.networks import head, registry
+from model.weights import restore
 from pipeline.batches import preprocess
 
 SPEC = preprocess.InputSpec(

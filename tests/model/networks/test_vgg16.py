@@ -9,9 +9,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from model import naming, restore
 from model.checkpoints import reading
 from model.networks import registry
+from model.weights import layer_names, restore
 from tests import numpy_networks as ref
 
 # 3x3 kernels over 3-64-64-128-128-256x3-512x6 channels, 25088x4096, 4096x4096,
@@ -222,7 +222,9 @@ def test_each_habit_gives_the_same_weights_and_its_own_input(source, arrays):
 @EVERY
 def test_names_and_order_of_all_layers(source):
     (habit,) = [
-        one for one in naming.NAMINGS if (one.source, one.network) == (source, "vgg16")
+        one
+        for one in layer_names.NAMINGS
+        if (one.source, one.network) == (source, "vgg16")
     ]
     expected = HABITS[source]
     layers = dict(zip((*CONVOLUTIONS, *DENSE), expected.names.split(), strict=False))
@@ -237,7 +239,9 @@ def test_names_and_order_of_all_layers(source):
 def test_fc1_looks_at_the_same_pixels(source):
     """Two filters of fc1, each weight of which says where its input is."""
     (habit,) = [
-        one for one in naming.NAMINGS if (one.source, one.network) == (source, "vgg16")
+        one
+        for one in layer_names.NAMINGS
+        if (one.source, one.network) == (source, "vgg16")
     ]
     place = np.arange(2 * 7 * 7 * 512, dtype=np.float32).reshape(2, 7, 7, 512)
     ours = place.reshape(2, -1).T  # [height, width, channels] -> filter

@@ -7,9 +7,9 @@ import struct
 import numpy as np
 import pytest
 
-from model import matching
 from model.checkpoints import errors, reading
 from model.checkpoints.caffe import caffemodel, mean_file
+from model.weights import identify_network
 
 KERNEL = np.arange(2 * 3 * 5 * 4, dtype=np.float32).reshape(2, 3, 5, 4)
 BIAS = np.array([0.5, -1.25], np.float32)
@@ -166,7 +166,7 @@ class TestOrderOfLayers:
         data += b"".join(layer(name, "Pooling") for name in order)
         checkpoint = reading.read(write(data))
         assert checkpoint.format == "Caffe"
-        assert matching.recognise(checkpoint, "file").network.name == expected
+        assert identify_network.recognise(checkpoint, "file").network.name == expected
 
     def test_without_them(self, write):
         kernel = np.zeros((96, 3, 11, 11), np.float32)
@@ -175,8 +175,8 @@ class TestOrderOfLayers:
             errors.MismatchedCheckpoint,
             match=r"fit bvlc_alexnet, caffenet alike; say which they are of: --",
         ):
-            matching.recognise(checkpoint, "file")
-        found = matching.recognise(checkpoint, "file", arch="caffenet")
+            identify_network.recognise(checkpoint, "file")
+        found = identify_network.recognise(checkpoint, "file", arch="caffenet")
         assert found.network.name == "caffenet"
 
 

@@ -328,7 +328,8 @@ class TestReceive:
 
 def test_starts_without_tensorflow():
     program = (
-        "import sys, model.checkpoints.hdf5.h5_child, model.checkpoints.hdf5.keras_zip\n"
+        "import sys\n"
+        "from model.checkpoints.hdf5 import h5_child, keras_zip\n"
         "assert not {'tensorflow', 'keras', 'torch'} & set(sys.modules)\n"
     )
     done = subprocess.run(

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from model import inputs
 from model.checkpoints import errors
+from model.weights import preprocessing_overrides
 from pipeline.batches import preprocess
 
 SPEC = preprocess.InputSpec(
@@ -11,7 +11,7 @@ SPEC = preprocess.InputSpec(
 
 
 def apply(spec=SPEC, bgr=False, **how):
-    return inputs.Overrides(**how).apply(spec, by_weights_bgr=bgr)
+    return preprocessing_overrides.Overrides(**how).apply(spec, by_weights_bgr=bgr)
 
 
 def test_nothing_is_replaced_by_default():
@@ -48,10 +48,12 @@ def test_what_cannot_be_is_refused_by_name(how):
 
 
 def test_channel_order_is_the_weights_unless_told():
-    assert not inputs.Overrides().bgr(by_weights=False)
-    assert inputs.Overrides().bgr(by_weights=True)
-    assert inputs.Overrides(channel_order="bgr").bgr(by_weights=False)
-    assert not inputs.Overrides(channel_order="rgb").bgr(by_weights=True)
+    assert not preprocessing_overrides.Overrides().bgr(by_weights=False)
+    assert preprocessing_overrides.Overrides().bgr(by_weights=True)
+    assert preprocessing_overrides.Overrides(channel_order="bgr").bgr(by_weights=False)
+    assert not preprocessing_overrides.Overrides(channel_order="rgb").bgr(
+        by_weights=True
+    )
 
 
 class TestMeanFile:

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from model import pretrained, weights
 from model.checkpoints import errors
 from model.networks import registry
+from model.weights import pretrained_classifier, weight_file
 
 SYNSETS = (
     "n01440764 tench, Tinca tinca",
@@ -25,7 +25,7 @@ def file(tiny, tmp_path):
         for name, shape in variables.items()
     }
     path = tmp_path / "w.safetensors"
-    weights.write(path, arrays, weights.describe("tiny", tiny.input_spec))
+    weight_file.write(path, arrays, weight_file.describe("tiny", tiny.input_spec))
     return path
 
 
@@ -36,7 +36,7 @@ def labels_file(tmp_path, names):
 
 
 def test_final_layer_is_the_files_own(tiny, file):
-    found = pretrained.load(str(file))
+    found = pretrained_classifier.load(str(file))
     assert found.model.output.shape == (None, 5)
     assert found.spec == tiny.input_spec
     assert found.class_names == tuple(f"class {n}" for n in range(5))
@@ -51,13 +51,13 @@ def test_final_layer_is_the_files_own(tiny, file):
 
 def test_class_names(file, tmp_path):
     labels = labels_file(tmp_path, [*SYNSETS, ""])
-    assert pretrained.load(str(file), labels=labels).class_names == SYNSETS
+    assert pretrained_classifier.load(str(file), labels=labels).class_names == SYNSETS
 
 
 def test_another_number_of_names(file, tmp_path):
     labels = labels_file(tmp_path, SYNSETS[:4])
     with pytest.raises(errors.MismatchedCheckpoint, match=r"4 class names.* 5 classes"):
-        pretrained.load(str(file), labels=labels)
+        pretrained_classifier.load(str(file), labels=labels)
 
 
 def test_nothing_starts_at_random(tiny, tmp_path):
@@ -68,9 +68,11 @@ def test_nothing_starts_at_random(tiny, tmp_path):
         for name, shape in variables.items()
         if layer != "fc5"
     }
-    weights.write(tmp_path / "w.npy", arrays, weights.describe("tiny", tiny.input_spec))
+    weight_file.write(
+        tmp_path / "w.npy", arrays, weight_file.describe("tiny", tiny.input_spec)
+    )
     with pytest.raises(errors.MismatchedCheckpoint, match="fc5 of tiny cannot be"):
-        pretrained.load(str(tmp_path / "w.npy"))
+        pretrained_classifier.load(str(tmp_path / "w.npy"))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +91,7 @@ def test_nothing_starts_at_random(tiny, tmp_path):
     ],
 )
 def test_names_of_a_class(name, label):
-    assert pretrained.label_of_each([name], SYNSETS).tolist() == [label]
+    assert pretrained_classifier.label_of_each([name], SYNSETS).tolist() == [label]
 
 
 @pytest.mark.parametrize(
@@ -102,9 +104,11 @@ def test_names_of_a_class(name, label):
 )
 def test_names_of_no_class(name, message):
     with pytest.raises(errors.MismatchedCheckpoint, match=message):
-        pretrained.label_of_each(["tench", name], SYNSETS)
+        pretrained_classifier.label_of_each(["tench", name], SYNSETS)
 
 
 def test_order_of_the_data_does_not_matter():
     names = ("dog", "cat", "ape")
-    assert pretrained.label_of_each(("ape", "cat", "dog"), names).tolist() == [2, 1, 0]
+    assert pretrained_classifier.label_of_each(
+        ("ape", "cat", "dog"), names
+    ).tolist() == [2, 1, 0]

@@ -2,9 +2,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from model import inputs, naming, restore
 from model.checkpoints import errors, reading
 from model.networks import registry
+from model.weights import layer_names, preprocessing_overrides, restore
 from pipeline.batches import preprocess
 
 SPEC = preprocess.InputSpec(size_px=16, short_side_px=18, source="test")
@@ -175,7 +175,7 @@ class TestFit:
             fit(tensors, "w.npy")
 
     def test_shapes_of_another_input_size(self, tensors):
-        larger = inputs.Overrides(image_size=32)
+        larger = preprocessing_overrides.Overrides(image_size=32)
         found = fit(tensors, "", overrides=larger)
         assert found.missing("fc5") == ["fc3"]
 
@@ -212,7 +212,7 @@ class TestAssign:
 
     def test_torch_layout_gives_the_same_outputs(self, tiny, tensors, monkeypatch):
         """The same network as a file with channels first and [out, in]."""
-        torch = naming.Naming(
+        torch = layer_names.Naming(
             source="torch",
             network="tiny",
             layers={layer: f"torch.{layer}" for layer in LAYERS},
@@ -220,7 +220,7 @@ class TestAssign:
             layout="caffe",
             flattened_from={"fc3": (6, 2, 2)},
         )
-        monkeypatch.setattr(naming, "NAMINGS", (*naming.NAMINGS, torch))
+        monkeypatch.setattr(layer_names, "NAMINGS", (*layer_names.NAMINGS, torch))
         theirs = {}
         for layer in LAYERS:
             kernel = tensors[f"tiny/{layer}/weights"]

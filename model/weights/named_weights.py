@@ -22,9 +22,9 @@ from pathlib import Path
 
 import requests
 
-from model import restore, weights
 from model.checkpoints import errors, reading
 from model.networks import registry
+from model.weights import restore, weight_file
 from pipeline.system import cache_folder, command_line, http_file
 
 _MEMBER_LIMIT_BYTES = 64 << 20
@@ -329,13 +329,13 @@ def _store(
 ) -> None:
     """Writes what fits our network, in our names and layout, as safetensors."""
     found = restore.fit(checkpoint, source)
-    about = weights.describe(found.network.name, found.spec) | {
+    about = weight_file.describe(found.network.name, found.spec) | {
         "variant": variant,
         "source": source,
         "source_digest": checkpoint.digest(),
     }
     with _replacing(path) as partial:
-        weights.write(partial, found.arrays(), about)
+        weight_file.write(partial, found.arrays(), about)
 
 
 @contextlib.contextmanager

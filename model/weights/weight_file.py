@@ -1,7 +1,7 @@
 """Weights by layer name -> a file that this and other tools can read.
 
 What the file says of itself, network and preprocessing among it, is read back by
-model/naming.py; so nothing has to be guessed then.
+model/weights/layer_names.py; so nothing has to be guessed then.
 """
 
 import dataclasses

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from model import weights
 from model.checkpoints import reading
 from model.networks import alexnet, efficientnet, vgg16
+from model.weights import weight_file
 from pipeline.batches import preprocess
 
 Layout = Literal["tensorflow", "caffe"]
@@ -127,7 +127,7 @@ _PYTORCH = {
 }
 _CAFFE = {"kernel": "{}/0", "bias": "{}/1"}
 TENSORFLOW = {
-    ours: f"{{}}/{theirs}" for ours, theirs in weights.CAFFE_TENSORFLOW.items()
+    ours: f"{{}}/{theirs}" for ours, theirs in weight_file.CAFFE_TENSORFLOW.items()
 }
 
 

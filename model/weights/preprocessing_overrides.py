@@ -1,8 +1,8 @@
 """The preprocessing that weights expect, and what the user knows better.
 
 Every network here takes RGB: where weights want blue first, the kernel of their first
-layer is turned round when they are restored (model/restore.py), and so is a mean that a
-file gives in the weights' order.
+layer is turned round when they are restored (model/weights/restore.py), and so is a
+mean that a file gives in the weights' order.
 """
 
 import dataclasses

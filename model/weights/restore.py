@@ -15,9 +15,9 @@ from typing import Any, Literal
 import ml_dtypes
 import numpy as np
 
-from model import inputs, matching, naming
 from model.checkpoints import errors, reading
 from model.networks import composite_layers, from_keras_config, registry
+from model.weights import identify_network, layer_names, preprocessing_overrides
 from pipeline.batches import preprocess
 
 Status = Literal["restored", "new", "unused", "mismatched", "skipped"]
@@ -64,7 +64,7 @@ class Fit:
 
     where: str
     network: registry.Network
-    naming: naming.Naming
+    naming: layer_names.Naming
     spec: preprocess.InputSpec
     values: dict[str, dict[str, np.ndarray]]
     shapes: dict[str, dict[str, tuple[int, ...]]]
@@ -172,7 +172,7 @@ def fit(
     *,
     arch: str = "",
     skip: Sequence[str] = (),
-    overrides: inputs.Overrides = inputs.AS_WEIGHTS,
+    overrides: preprocessing_overrides.Overrides = preprocessing_overrides.AS_WEIGHTS,
     num_classes: int = 0,
 ) -> Fit:
     """Matches the tensors of a file to the network they belong to.
@@ -190,10 +190,10 @@ def fit(
         errors.MismatchedCheckpoint: the tensors are of no network, or of several.
         errors.CorruptCheckpoint: a weight is infinite or not a number.
     """
-    checkpoint = matching.in_our_terms(checkpoint)
+    checkpoint = identify_network.in_our_terms(checkpoint)
     others, why_not = rebuilt(checkpoint, where)
     try:
-        match = matching.recognise(checkpoint, where, arch=arch, others=others)
+        match = identify_network.recognise(checkpoint, where, arch=arch, others=others)
     except errors.MismatchedCheckpoint as error:
         raise errors.MismatchedCheckpoint(
             f"{error}; {why_not}" if why_not else str(error)
@@ -227,10 +227,10 @@ def rebuilt(
 def fit_match(
     checkpoint: reading.Checkpoint,
     where: str,
-    match: matching.Match,
+    match: identify_network.Match,
     *,
     skip: Sequence[str] = (),
-    overrides: inputs.Overrides = inputs.AS_WEIGHTS,
+    overrides: preprocessing_overrides.Overrides = preprocessing_overrides.AS_WEIGHTS,
     num_classes: int = 0,
 ) -> Fit:
     """As `fit`, by a habit and for a network that are known."""

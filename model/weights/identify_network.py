@@ -12,23 +12,23 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from model import naming
 from model.checkpoints import errors, reading
 from model.checkpoints.tensorflow import ckpt
 from model.networks import composite_layers, from_keras_config, registry
+from model.weights import layer_names
 from pipeline.batches import preprocess
 
 
 def by_layer_name(
     chosen: registry.Network,
     spec: preprocess.InputSpec,
-    variables: Mapping[str, str] = naming.KERAS,
-) -> naming.Naming:
+    variables: Mapping[str, str] = layer_names.KERAS,
+) -> layer_names.Naming:
     """The habit of Keras, and of this project: our own names."""
-    return naming.Naming(
+    return layer_names.Naming(
         source="layer names",
         network=chosen.name,
-        layers=naming.same(chosen.weighted_layers()),
+        layers=layer_names.same(chosen.weighted_layers()),
         variables=variables,
         spec=spec,
     )
@@ -46,7 +46,7 @@ class Match:
         wanted: number of variables that the network has.
     """
 
-    naming: naming.Naming
+    naming: layer_names.Naming
     network: registry.Network
     kernels: int
     tensors: int
@@ -54,7 +54,7 @@ class Match:
 
 
 def match(
-    checkpoint: reading.Checkpoint, habit: naming.Naming, chosen: registry.Network
+    checkpoint: reading.Checkpoint, habit: layer_names.Naming, chosen: registry.Network
 ) -> Match:
     """Counts what of a file a habit accounts for."""
     shapes = registry.variable_shapes(chosen, habit.spec or chosen.input_spec)
@@ -93,10 +93,10 @@ def matches(
         spec = spec or known[own].input_spec
         habits = [
             (by_layer_name(known[own], spec, variables), known[own])
-            for variables in (naming.KERAS, naming.TENSORFLOW)
+            for variables in (layer_names.KERAS, layer_names.TENSORFLOW)
         ]
     else:
-        habits = [(habit, known[habit.network]) for habit in naming.NAMINGS]
+        habits = [(habit, known[habit.network]) for habit in layer_names.NAMINGS]
         habits += [(by_layer_name(one, one.input_spec), one) for one in known.values()]
         if scope := _scope(checkpoint):
             habits += [(_inside(habit, scope), chosen) for habit, chosen in habits]
@@ -119,7 +119,7 @@ def _scope(checkpoint: reading.Checkpoint) -> str:
     return scopes.pop() if len(scopes) == 1 else ""
 
 
-def _inside(habit: naming.Naming, scope: str) -> naming.Naming:
+def _inside(habit: layer_names.Naming, scope: str) -> layer_names.Naming:
     """The same habit with all names in a scope."""
     layers = {ours: scope + theirs for ours, theirs in habit.layers.items()}
     source = f"{habit.source}, in {scope}"

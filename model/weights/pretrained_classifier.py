@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from model import inputs, restore, zoo
 from model.checkpoints import errors
 from model.networks import registry
+from model.weights import named_weights, preprocessing_overrides, restore
 from pipeline.batches import preprocess
 
 
@@ -36,7 +36,7 @@ def load(
     ckpt: str,
     *,
     arch: str = "",
-    overrides: inputs.Overrides = inputs.AS_WEIGHTS,
+    overrides: preprocessing_overrides.Overrides = preprocessing_overrides.AS_WEIGHTS,
     labels: str = "",
 ) -> Pretrained:
     """Restores a network in full; nothing in it starts at random.
@@ -50,7 +50,7 @@ def load(
     Raises:
         errors.CheckpointError: the weights cannot be used, or lack a part.
     """
-    weights = zoo.resolve(ckpt)
+    weights = named_weights.resolve(ckpt)
     found = restore.fit(
         weights.checkpoint, str(weights.path), arch=arch, overrides=overrides
     )
@@ -152,7 +152,9 @@ def _plain(name: str) -> str:
     return " ".join(name.lower().replace("_", " ").replace("-", " ").split())
 
 
-def refuse_without_ckpt(*, arch: str, labels: str, overrides: inputs.Overrides) -> None:
+def refuse_without_ckpt(
+    *, arch: str, labels: str, overrides: preprocessing_overrides.Overrides
+) -> None:
     """Refuses flags of a weight file where a run is used, which has its own.
 
     Raises:
@@ -174,8 +176,8 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "ckpt",
         "",
-        f"Weights to use as they are, in place of a run: {', '.join(zoo.NAMES)}, or "
-        "the path of a weight file.",
+        f"Weights to use as they are, in place of a run: "
+        f"{', '.join(named_weights.NAMES)}, or the path of a weight file.",
     )
     flags.DEFINE_string(
         "arch",
@@ -188,5 +190,5 @@ def define_flags() -> None:
         "",
         "File of the class names of --ckpt, one a line, as synset_words.txt.",
     )
-    inputs.define_flags()
-    flags.adopt_module_key_flags(inputs)  # so that --help shows them
+    preprocessing_overrides.define_flags()
+    flags.adopt_module_key_flags(preprocessing_overrides)  # so that --help shows them

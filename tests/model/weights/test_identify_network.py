@@ -6,11 +6,11 @@ import json
 import numpy as np
 import pytest
 
-from model import matching
 from model.checkpoints import errors, reading
 from model.networks import registry
+from model.weights import identify_network
 from pipeline.batches import preprocess
-from tests.model.test_naming import ALL, BLUE_FIRST, file_of
+from tests.model.weights.test_layer_names import ALL, BLUE_FIRST, file_of
 
 
 @ALL
@@ -20,7 +20,7 @@ def test_recognised_among_other_tensors(habit):
         {"step": np.array(7), "optimizer/conv1/weights/m": np.zeros(3)}
     )
     arch = habit[1] if habit[0] in BLUE_FIRST else ""
-    found = matching.recognise(checkpoint, "file", arch=arch)
+    found = identify_network.recognise(checkpoint, "file", arch=arch)
     assert (found.naming.source, found.network.name) == habit
     assert found.tensors == len(checkpoint.tensors) - 2
 
@@ -34,7 +34,7 @@ def test_caffenet_and_alexnet_have_the_same_weights(kind):
         errors.MismatchedCheckpoint,
         match=r"file: its 16 known tensors fit bvlc_alexnet, caffenet alike; say which",
     ):
-        matching.recognise(file_of((kind, "caffenet")), "file")
+        identify_network.recognise(file_of((kind, "caffenet")), "file")
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_the_format_tells_the_layout_of_a_square_kernel(kind, other):
     layouts = {
         reading.Checkpoint(tensors=tensors, format=name).format: {
             match.naming.layout
-            for match in matching.matches(
+            for match in identify_network.matches(
                 reading.Checkpoint(tensors=tensors, format=name), "file"
             )
         }
@@ -75,7 +75,7 @@ def empty(*shape):
     ],
 )
 def test_one_kernel_is_enough(name, shape, expected):
-    found = matching.recognise(checkpoint_of({name: empty(*shape)}), "file")
+    found = identify_network.recognise(checkpoint_of({name: empty(*shape)}), "file")
     assert found.network.name == expected
 
 
@@ -85,7 +85,9 @@ def test_names_alone_are_not():
         match=r"file: fits none of our networks; nearest is alexnet_owt, but "
         r"features\.0\.weight is \[9, 9\], expected \[64, 3, 11, 11\]",
     ):
-        matching.recognise(checkpoint_of({"features.0.weight": empty(9, 9)}), "file")
+        identify_network.recognise(
+            checkpoint_of({"features.0.weight": empty(9, 9)}), "file"
+        )
 
 
 @pytest.mark.parametrize(
@@ -101,7 +103,9 @@ def test_names_alone_are_not():
 )
 def test_unknown_names(names, message):
     with pytest.raises(errors.MismatchedCheckpoint, match=message):
-        matching.recognise(checkpoint_of({n: empty(1) for n in names}), "some.file")
+        identify_network.recognise(
+            checkpoint_of({n: empty(1) for n in names}), "some.file"
+        )
 
 
 class TestArch:
@@ -117,7 +121,7 @@ class TestArch:
     )
     def test_another(self, arch, message):
         with pytest.raises(errors.MismatchedCheckpoint, match=message):
-            matching.recognise(self.FILE, "file", arch=arch)
+            identify_network.recognise(self.FILE, "file", arch=arch)
 
     def test_of_the_same_names(self):
         conv1 = {"features.0.weight": empty(64, 3, 11, 11)}
@@ -125,10 +129,10 @@ class TestArch:
             errors.MismatchedCheckpoint,
             match=r"does not fit vgg16; .* \[64, 3, 11, 11\], expected \[64, 3, 3, 3\]",
         ):
-            matching.recognise(checkpoint_of(conv1), "file", arch="vgg16")
+            identify_network.recognise(checkpoint_of(conv1), "file", arch="vgg16")
 
     def test_the_same(self):
-        found = matching.recognise(self.FILE, "file", arch="alexnet_owt")
+        found = identify_network.recognise(self.FILE, "file", arch="alexnet_owt")
         assert found.naming.source == "torchvision"
 
 
@@ -141,23 +145,25 @@ class TestOwnFiles:
 
     def test_say_what_they_are(self):
         text = json.dumps(dataclasses.asdict(self.SPEC))
-        found = matching.recognise(self.file(input_spec=text), "file")
+        found = identify_network.recognise(self.file(input_spec=text), "file")
         assert found.network.name == "alexnet"
         assert found.naming.spec == self.SPEC
 
     def test_of_a_size_that_the_network_does_not_take(self):
         text = json.dumps(dataclasses.asdict(self.SPEC))
         with pytest.raises(errors.MismatchedCheckpoint, match="images of 9 pixels"):
-            matching.recognise(self.file(input_spec=text.replace("96", "9")), "file")
+            identify_network.recognise(
+                self.file(input_spec=text.replace("96", "9")), "file"
+            )
 
     def test_without_preprocessing(self):
-        found = matching.recognise(self.file(), "file")
+        found = identify_network.recognise(self.file(), "file")
         assert found.naming.spec == registry.NETWORKS["alexnet"].input_spec
 
     @pytest.mark.parametrize("text", ["{", "[]", "3", '{"a": 1}', '{"size_px": "x"}'])
     def test_damaged(self, text):
         with pytest.raises(errors.CorruptCheckpoint, match="no usable input_spec"):
-            matching.recognise(self.file(input_spec=text), "file")
+            identify_network.recognise(self.file(input_spec=text), "file")
 
 
 class TestGroups:
@@ -165,7 +171,7 @@ class TestGroups:
 
     def join(self, tensors):
         checkpoint = reading.Checkpoint(tensors=tensors, format="test")
-        return matching.in_our_terms(checkpoint).tensors
+        return identify_network.in_our_terms(checkpoint).tensors
 
     def test_parts_become_one(self):
         parts = {
@@ -218,10 +224,10 @@ class TestStrangers:
     )
     def test_of_another_network(self, extra, named):
         checkpoint = torch_alexnet(**extra)
-        found = matching.recognise(checkpoint, "file", arch="alexnet_owt")
-        assert matching.strangers(checkpoint, found) == [named]
+        found = identify_network.recognise(checkpoint, "file", arch="alexnet_owt")
+        assert identify_network.strangers(checkpoint, found) == [named]
         with pytest.raises(errors.MismatchedCheckpoint) as told:
-            matching.recognise(checkpoint, "file")
+            identify_network.recognise(checkpoint, "file")
         assert named in str(told.value)
         assert "--arch=alexnet_owt" in str(told.value)
 
@@ -237,7 +243,7 @@ class TestStrangers:
         ids=["nothing", "final layer", "bias", "number", "copy"],
     )
     def test_what_others_leave_beside_a_network(self, extra):
-        found = matching.recognise(torch_alexnet(**extra), "file")
+        found = identify_network.recognise(torch_alexnet(**extra), "file")
         assert found.network.name == "alexnet_owt"
 
     def caffe(self, *kinds):
@@ -247,11 +253,11 @@ class TestStrangers:
 
     def test_layers_without_weights(self):
         with pytest.raises(errors.MismatchedCheckpoint, match=r"one \(LRN\)"):
-            matching.recognise(self.caffe("Pooling", "LRN"), "file")
-        matching.recognise(self.caffe("Pooling", "ReLU", "Dropout"), "file")
+            identify_network.recognise(self.caffe("Pooling", "LRN"), "file")
+        identify_network.recognise(self.caffe("Pooling", "ReLU", "Dropout"), "file")
 
     def test_a_list_of_some_layers_says_nothing(self):
-        matching.recognise(self.caffe("LRN"), "file")
+        identify_network.recognise(self.caffe("LRN"), "file")
 
     @pytest.mark.parametrize("name", ["caffenet", "bvlc_alexnet"])
     def test_layers_that_the_network_has(self, name):
@@ -261,7 +267,7 @@ class TestStrangers:
             for line in checkpoint.layers
         )
         checkpoint = dataclasses.replace(checkpoint, layers=layers)
-        assert matching.recognise(checkpoint, "file").network.name == name
+        assert identify_network.recognise(checkpoint, "file").network.name == name
 
 
 class TestScope:
@@ -270,7 +276,7 @@ class TestScope:
         inner = file_of(habit)
         tensors = {f"AlexNet/{name}": array for name, array in inner.tensors.items()}
         tensors["step"] = np.array(7)
-        found = matching.recognise(checkpoint_of(tensors, inner.format), "file")
+        found = identify_network.recognise(checkpoint_of(tensors, inner.format), "file")
         assert found.network.name == "alexnet"
         assert found.tensors == len(inner.tensors)
         assert found.naming.tensor_name("conv1", "kernel") == "AlexNet/conv1/weights"
@@ -278,13 +284,13 @@ class TestScope:
     def test_around_some_is_none(self):
         tensors = {"net/conv2/weights": empty(5, 5, 96, 256), "fc/weights": empty(2, 2)}
         with pytest.raises(errors.MismatchedCheckpoint):
-            matching.recognise(checkpoint_of(tensors), "file")
+            identify_network.recognise(checkpoint_of(tensors), "file")
 
 
 class TestDepthwise:
     def renamed(self, *names):
         checkpoint = checkpoint_of({f"a/{name}": empty(2, 2) for name in names})
-        return [*matching.in_our_terms(checkpoint).tensors]
+        return [*identify_network.in_our_terms(checkpoint).tensors]
 
     def test_keras_2_name(self):
         assert self.renamed("depthwise_kernel", "bias") == ["a/kernel", "a/bias"]
@@ -299,9 +305,9 @@ def test_variables_in_parts_are_named():
         {"b": empty(1)}, aside=("conv1/weights (a variable in parts)",)
     )
     with pytest.raises(errors.MismatchedCheckpoint, match="by a partitioner"):
-        matching.recognise(checkpoint, "file")
+        identify_network.recognise(checkpoint, "file")
 
 
 def test_another_network_is_suggested():
     with pytest.raises(errors.MismatchedCheckpoint, match="it fits alexnet_owt"):
-        matching.recognise(torch_alexnet(), "file", arch="caffenet")
+        identify_network.recognise(torch_alexnet(), "file", arch="caffenet")

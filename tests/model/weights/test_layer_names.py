@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from model import naming
 from model.checkpoints import reading
 from model.networks import registry
+from model.weights import layer_names
 
 # (source, network) -> format of such a file, and what the kernel and bias of the first
 # and the last layer are called in it.
@@ -94,7 +94,7 @@ ALL = pytest.mark.parametrize("habit", EXPECTED, ids=" ".join)
 
 
 def by_habit(habit):
-    (found,) = [n for n in naming.NAMINGS if (n.source, n.network) == habit]
+    (found,) = [n for n in layer_names.NAMINGS if (n.source, n.network) == habit]
     return found
 
 
@@ -113,7 +113,9 @@ def file_of(habit):
 
 
 def test_every_naming_is_in_the_table():
-    assert sorted((n.source, n.network) for n in naming.NAMINGS) == sorted(EXPECTED)
+    assert sorted((n.source, n.network) for n in layer_names.NAMINGS) == sorted(
+        EXPECTED
+    )
 
 
 @ALL

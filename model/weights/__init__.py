@@ -1,0 +1,1 @@
+"""Weights by name, the network they belong to, restoring, and the ledger."""
