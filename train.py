@@ -21,10 +21,8 @@ from absl import app, flags
 
 from model import (
     base,
-    device,
     finish,
     judge,
-    loop,
     probe,
     rate_finder,
     repeats,
@@ -32,9 +30,9 @@ from model import (
     session,
     settings,
     trainee,
-    workers,
 )
 from model.checkpoints import errors
+from model.loop import device, distributed, training_loop
 from model.networks import head
 from pipeline.records import manifest
 from pipeline.system import command_line
@@ -222,12 +220,12 @@ def _refuse_changed(directory: Path, found: manifest.Manifest, digest: str) -> N
         )
 
 
-def _machine(directory: Path, precision: str) -> tuple[workers.Machine, str]:
+def _machine(directory: Path, precision: str) -> tuple[distributed.Machine, str]:
     """What a run computes with, and its name in words."""
     name = device.prepare()
-    together = workers.Workers.from_environment()
+    together = distributed.Workers.from_environment()
     together.use(device.gpus())
-    machine = workers.Machine(
+    machine = distributed.Machine(
         precision=device.choose_precision(precision),
         cache_dir=repeats.cache_dir(directory),
         together=together,
@@ -243,7 +241,7 @@ def _trainees(
     config: settings.Config,
     found: manifest.Manifest,
     directory: Path,
-    machine: workers.Machine,
+    machine: distributed.Machine,
 ) -> list[trainee.Trainee]:
     """The network, and the one it is compared with."""
     start = base.choose(config, found.class_names)
@@ -331,7 +329,7 @@ def main(argv: Sequence[str]) -> None:
         find_rate(settings.from_flags())
         return
     elif (config := settings.from_flags()).seeds > 1 or config.folds:
-        if workers.place(os.environ.get("TF_CONFIG", ""))[1] > 1:
+        if distributed.place(os.environ.get("TF_CONFIG", ""))[1] > 1:
             raise app.UsageError(
                 "--seeds, --folds: several processes (TF_CONFIG) train one run; run "
                 "each seed or fold by itself"
@@ -342,7 +340,7 @@ def main(argv: Sequence[str]) -> None:
     if (directory / run.REPEATS).exists():
         command_line.say(f"runs: {directory}")
         return
-    if workers.place(os.environ.get("TF_CONFIG", ""))[0]:
+    if distributed.place(os.environ.get("TF_CONFIG", ""))[0]:
         return  # the chief says what came of it
     _say_best(directory)
     command_line.say(f"run: {directory}")
@@ -351,4 +349,6 @@ def main(argv: Sequence[str]) -> None:
 if __name__ == "__main__":
     settings.define_flags()
     flags.adopt_module_key_flags(settings)  # so that --help shows them
-    command_line.run(main, DataError, errors.CheckpointError, loop.NonFiniteLoss)
+    command_line.run(
+        main, DataError, errors.CheckpointError, training_loop.NonFiniteLoss
+    )

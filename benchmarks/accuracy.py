@@ -27,7 +27,7 @@ import numpy as np
 import tensorflow as tf
 from sklearn.linear_model import LogisticRegression
 
-from model import metrics
+from model.loop import metrics
 from model.networks import registry
 from model.weights import named_weights, restore
 from pipeline.batches import dataset, preprocess

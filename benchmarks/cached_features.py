@@ -29,7 +29,8 @@ from typing import Any
 
 from training_step import learning_of
 
-from model import base, device, examples, features, loop, settings, stages
+from model import base, settings, stages
+from model.loop import device, feature_cache, training_data, training_loop
 from model.weights import restore
 from pipeline.convert import conversion
 
@@ -79,15 +80,17 @@ class Stage:
         for part in (trunk, tail):
             restore.assign(part, start.fit.values)
         began = time.perf_counter()
-        about = features.key(trunk, plan.cut, plan.spec, precision, found)
-        cached = examples.compute_features(
+        about = feature_cache.key(trunk, plan.cut, plan.spec, precision, found)
+        cached = training_data.compute_features(
             found, trunk, plan.spec, 1, cache_dir=cache, about=about
         )
         self.features_s = time.perf_counter() - began
         self.cut = plan.cut
         size = config.batch_size
-        of_cache = examples.Cached(found, cached, num_views=1, batch_size=size, seed=0)
-        fresh = examples.Fresh(found, plan.spec, seed=plan.seed, batch_size=size)
+        of_cache = training_data.Cached(
+            found, cached, num_views=1, batch_size=size, seed=0
+        )
+        fresh = training_data.Fresh(found, plan.spec, seed=plan.seed, batch_size=size)
         self.num_training = fresh.num_training
         self.candidates = {
             f"{plan.cut} from the cache": self._epochs(tail, of_cache, precision),
@@ -96,7 +99,7 @@ class Stage:
 
     def _epochs(self, model: Any, source: Any, precision: str) -> Callable[[], float]:
         """Trains on every photo once; returns photos per second."""
-        step = loop.TrainStep(model, learning_of(model, precision))
+        step = training_loop.TrainStep(model, learning_of(model, precision))
         numbers = itertools.count()
 
         def run() -> float:

@@ -25,7 +25,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from model import device, features
+from model.loop import device, feature_cache
 from model.networks import registry
 from model.weights import named_weights, restore
 from pipeline.batches import dataset, preprocess
@@ -59,19 +59,21 @@ def main() -> None:
         rows = found.taken()
         count = len(rows)
         images = dataset.Images(
-            found, rows, NETWORK.input_spec, batch_size=features.BATCH_SIZE
+            found, rows, NETWORK.input_spec, batch_size=feature_cache.BATCH_SIZE
         )
         views = preprocess.central_views(images.sizes, NETWORK.input_spec)
         trunk = build(device.policy(precision))
         call = tf.function(lambda x: trunk(x, training=False), autograph=False)
-        batch = next(iter(images.run(np.arange(features.BATCH_SIZE), views)))["image"]
+        batch = next(iter(images.run(np.arange(feature_cache.BATCH_SIZE), views)))[
+            "image"
+        ]
         cache = Path(scratch) / "cache"
 
         def network_alone() -> int:
-            calls = -(-count // features.BATCH_SIZE)
+            calls = -(-count // feature_cache.BATCH_SIZE)
             for _ in range(calls):
                 call(batch).numpy()
-            return calls * features.BATCH_SIZE
+            return calls * feature_cache.BATCH_SIZE
 
         def pipeline_alone() -> int:
             return sum(len(b["label"]) for b in images.run(np.arange(count), views))
@@ -79,7 +81,7 @@ def main() -> None:
         def extract() -> int:
             shutil.rmtree(cache, ignore_errors=True)
             about = {"precision": precision}
-            features.extract(
+            feature_cache.extract(
                 trunk, images, {0: np.arange(count)}, cache_dir=cache, about=about
             )
             return count
@@ -87,7 +89,7 @@ def main() -> None:
         loader = keras.utils.image_dataset_from_directory(
             str(options.folder),
             image_size=(224, 224),
-            batch_size=features.BATCH_SIZE,
+            batch_size=feature_cache.BATCH_SIZE,
             shuffle=False,
             verbose=False,
         )

@@ -33,16 +33,14 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from model import (
-    base,
+from model import base, settings, stages
+from model.loop import (
     device,
     dropout,
-    examples,
-    loop,
-    schedules,
-    settings,
-    stages,
-    update,
+    learning_rate,
+    parameter_update,
+    training_data,
+    training_loop,
 )
 from model.weights import restore
 from pipeline.convert import conversion
@@ -82,10 +80,12 @@ def main() -> None:
                 restore.assign(part, start.fit.values)
             return trunk, tail
 
-        fresh = examples.Fresh(found, plan.spec, seed=plan.seed, batch_size=BATCH_SIZE)
+        fresh = training_data.Fresh(
+            found, plan.spec, seed=plan.seed, batch_size=BATCH_SIZE
+        )
         batches = itertools.chain.from_iterable(map(fresh.training, itertools.count()))
         model = stages.join(*parts(device.policy(precision)))
-        step = loop.TrainStep(model, learning_of(model, precision))
+        step = training_loop.TrainStep(model, learning_of(model, precision))
 
         def ours() -> float:
             began = time.perf_counter()
@@ -120,13 +120,15 @@ def main() -> None:
     print(f"graft / Keras' fit: {measure.ratio(one, other):.2f}")
 
 
-def learning_of(model: Any, precision: str) -> loop.Learning:
+def learning_of(model: Any, precision: str) -> training_loop.Learning:
     """Adam at a constant rate."""
-    return loop.Learning(
-        update=update.Update(
-            restore.trainable(model), update.Settings(), float16=precision == "float16"
+    return training_loop.Learning(
+        update=parameter_update.Update(
+            restore.trainable(model),
+            parameter_update.Settings(),
+            float16=precision == "float16",
         ),
-        schedule=schedules.Schedule(policy="constant"),
+        schedule=learning_rate.Schedule(policy="constant"),
         rate=1e-5,
         epochs=1,
         total_steps=1 << 30,

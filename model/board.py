@@ -15,7 +15,7 @@ from tensorboard.plugins.scalar import summary_v2 as scalars
 from tensorboard.summary.writer import event_file_writer
 from tensorboard.util import tensor_util
 
-from model import loop
+from model.loop import training_loop
 
 _SIDE_PX = 256  # of a confusion matrix; or more, if there are so many classes
 
@@ -50,7 +50,7 @@ class Board:
             for split in ("training", "validation")
         }
 
-    def write(self, result: loop.EpochResult, details: Details) -> None:
+    def write(self, result: training_loop.EpochResult, details: Details) -> None:
         """Adds one epoch."""
         training = {
             "loss": result.loss,

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from model import explain, graph, loop, metrics, neighbours, run
+from model import explain, neighbours, run
+from model.loop import metrics, traced_function, training_loop
 from model.weights import preprocessing_overrides, pretrained_classifier
 from pipeline.batches import preprocess
 from pipeline.images import record_image
@@ -42,7 +43,7 @@ class Classifier:
 
     def predict_step(self) -> Callable[[Any], Any]:
         """Images, float32 [batch, size_px, size_px, 3], 0..255 -> logits."""
-        return loop.make_predict_step(self.model)
+        return training_loop.make_predict_step(self.model)
 
     def probabilities(self, logits: Any) -> np.ndarray:
         """Calibrated probabilities.
@@ -174,7 +175,7 @@ class Explainer:
             if both is None:
                 raise DataError("; ".join(self.missing)) from error
             self._has_heat = False
-            self._step = graph.for_any_batch(
+            self._step = traced_function.for_any_batch(
                 lambda images: both(images, training=False)[::-1]
             )
 

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from model import judged, metrics
+from model import judged
+from model.loop import metrics
 from pipeline.system.errors import DataError
 
 ALPHA = 0.05  # chance of a difference where there is none, of all pairs together

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from model import loop
+from model.loop import training_loop
 
 _SMOOTHING = 0.8
 _FIGURES = (("loss (nats)", "loss"), ("accuracy", "accuracy"))
@@ -35,7 +35,9 @@ def figure(columns: int) -> tuple[Any, list[Any]]:
     return made, axes
 
 
-def draw(results: Mapping[str, Sequence[loop.EpochResult]], path: Path) -> None:
+def draw(
+    results: Mapping[str, Sequence[training_loop.EpochResult]], path: Path
+) -> None:
     """Draws losses and accuracies of both splits over the epochs as a PNG.
 
     Args:
@@ -56,7 +58,7 @@ def _draw_lines(
     axes: Any,
     name: str,
     number: int,
-    epochs: Sequence[loop.EpochResult],
+    epochs: Sequence[training_loop.EpochResult],
     field: str,
 ) -> None:
     """Both splits of one network: pale as they are, strong smoothed."""

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from model import graph
+from model.loop import traced_function
 from model.networks import head
 from pipeline.system.errors import DataError
 
@@ -99,7 +99,9 @@ def grad_cam(model: Any) -> Callable[[Any, Any], np.ndarray]:
         NoMap: see `mapped_layer`.
     """
     network = _Explained(model)
-    heat = graph.for_any_batch(lambda images, labels: network(images, labels)[0])
+    heat = traced_function.for_any_batch(
+        lambda images, labels: network(images, labels)[0]
+    )
 
     def explained(images: Any, labels: Any) -> np.ndarray:
         pixels = tf.cast(tf.convert_to_tensor(images), tf.float32)
@@ -123,7 +125,7 @@ def with_answer(model: Any, more: Sequence[Any] = ()) -> Callable[[Any], list[An
     Raises:
         NoMap: see `mapped_layer`.
     """
-    return graph.for_any_batch(_Explained(model, more))
+    return traced_function.for_any_batch(_Explained(model, more))
 
 
 class _Explained:

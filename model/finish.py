@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from model import base, loop, metrics, run, stages
+from model import base, run, stages
+from model.loop import metrics, training_loop
 from model.weights import restore, weight_file
 from pipeline.images import record_image
 from pipeline.records import manifest
@@ -17,7 +18,7 @@ def write(
     found: manifest.Manifest,
     start: base.Base,
     plan: stages.Plan,
-    best: loop.Best,
+    best: training_loop.Best,
     *,
     frozen: dict[str, str],
 ) -> None:

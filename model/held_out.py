@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from model import judged, label_doubts, metrics, run
+from model import judged, label_doubts, run
+from model.loop import metrics
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from model import calibration, held_out, metrics, penultimate, run, views
+from model import calibration, held_out, penultimate, run, views
+from model.loop import metrics
 from pipeline.batches import dataset, preprocess
 from pipeline.records import manifest
 from pipeline.system import command_line

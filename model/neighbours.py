@@ -13,7 +13,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from model import examples, features, own_records, repeats, run
+from model import own_records, repeats, run
+from model.loop import feature_cache, training_data
 from model.networks import head
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
@@ -87,7 +88,7 @@ class Index:
         self,
         found: manifest.Manifest,
         rows: Sequence[manifest.Row],
-        cached: features.Features,
+        cached: feature_cache.Features,
         numbers: np.ndarray,
     ) -> None:
         """Keeps the features where they are.
@@ -115,7 +116,7 @@ class Index:
         where = np.zeros((len(wanted), 0), np.int64)
         for start in range(0, len(self.rows), _ROWS_AT_ONCE):
             numbers = self._numbers[start : start + _ROWS_AT_ONCE]
-            views = np.full(len(numbers), features.CENTRAL)
+            views = np.full(len(numbers), feature_cache.CENTRAL)
             block = _directions(self._cached.gather(numbers, views))
             places = np.broadcast_to(
                 np.arange(start, start + len(numbers)), (len(wanted), len(numbers))
@@ -158,13 +159,13 @@ def build(finished: run.Finished, model: Any, data: str = "") -> Index:
     found = own_records.read(finished, data)
     trunk = keras.Model(model.input, seen)
     trunk.trainable = False
-    cached = examples.compute_features(
+    cached = training_data.compute_features(
         found,
         trunk,
         finished.spec,
         1,
         cache_dir=repeats.cache_dir(finished.directory),
-        about=features.key(trunk, layer, finished.spec, "float32", found),
+        about=feature_cache.key(trunk, layer, finished.spec, "float32", found),
     )
     numbers = np.array(
         [n for n, row in enumerate(found.taken()) if row.split == "train"], np.int64

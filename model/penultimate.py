@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from model import graph, loop
+from model.loop import traced_function, training_loop
 from model.networks import head
 
 MOST_PHOTOS = 1000  # whose features TensorBoard's projector shows in a browser
@@ -29,7 +29,7 @@ class Probe:
             num_features: of how many of them to keep features, evenly spread; 0 for
                 none. Other than 0 needs a network with the final layer of a run.
         """
-        self._step = loop.make_predict_step(model)
+        self._step = training_loop.make_predict_step(model)
         count = min(num_features, num_photos)
         self.examples = np.rint(np.linspace(0, num_photos - 1, count)).astype(np.int64)
         self.features: np.ndarray | None = None
@@ -37,7 +37,9 @@ class Probe:
         if count:
             below = model.get_layer(head.FINAL_LAYER).input
             both = keras.Model(model.input, [below, model.output])
-            self._both = graph.for_any_batch(lambda image: both(image, training=False))
+            self._both = traced_function.for_any_batch(
+                lambda image: both(image, training=False)
+            )
             self.features = np.zeros((count, below.shape[-1]), np.float32)
 
     def only_logits(self) -> None:

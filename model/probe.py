@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from model import examples, features, loop, settings, stages, trainee
+from model import settings, stages, trainee
+from model.loop import feature_cache, training_data, training_loop
 from model.weights import restore
 from pipeline.batches import dataset, preprocess
 from pipeline.records import manifest
@@ -131,7 +132,7 @@ class _Probe:
         else:
             missing, features_s, extra = 0, 0.0, 0
             model = stages.join(self._trunk, self._tail)
-            source = examples.Fresh(
+            source = training_data.Fresh(
                 self._found,
                 self._plan.spec,
                 seed=self._plan.seed,
@@ -140,7 +141,7 @@ class _Probe:
             )
             example = _forever(source.training)
         learning = self._one.learning(self._stage, self._plan, model)
-        step = loop.TrainStep(model, learning)
+        step = training_loop.TrainStep(model, learning)
         batch_s = _seconds_each(example, lambda batch: step(*batch))
         bound = "memory"
         if not self._cached:
@@ -170,12 +171,12 @@ class _Probe:
 
     def _features(self) -> tuple[int, float, int]:
         """Number of missing features, seconds for them, bytes of their table."""
-        rows, wanted = examples.wanted_features(self._found, self._stage.num_views)
+        rows, wanted = training_data.wanted_features(self._found, self._stage.num_views)
         about = self._one.cache_key(self._trunk, self._plan)
         before = self._planned.setdefault(json.dumps(about, sort_keys=True), {})
         new = {v: np.setdiff1d(some, before.get(v, ())) for v, some in wanted.items()}
         before |= wanted
-        missing = features.num_missing(
+        missing = feature_cache.num_missing(
             self._trunk,
             len(rows),
             {view: some.astype(np.int64) for view, some in new.items()},
@@ -185,12 +186,12 @@ class _Probe:
         kind = np.float32 if about["precision"] == "float32" else np.float16
         one_bytes = math.prod(self._trunk.output.shape[1:]) * np.dtype(kind).itemsize
         table = sum(map(len, wanted.values())) * one_bytes
-        held = 2 * table if table <= features.MEMORY_BYTES else 0
+        held = 2 * table if table <= feature_cache.MEMORY_BYTES else 0
         if not missing:
             return 0, 0.0, held
-        size = features.BATCH_SIZE
+        size = feature_cache.BATCH_SIZE
         images = dataset.Images(self._found, rows, self._plan.spec, batch_size=size)
-        run = features.as_stored(self._trunk, kind)
+        run = feature_cache.as_stored(self._trunk, kind)
         views = preprocess.central_views(images.sizes, images.spec)
         order = np.resize(np.arange(len(rows)), 1 << 20)
         batch_s = _seconds_each(
@@ -198,7 +199,7 @@ class _Probe:
         )
         return missing, missing / size * batch_s, held
 
-    def _example_batches(self) -> Iterator[loop.Batch]:
+    def _example_batches(self) -> Iterator[training_loop.Batch]:
         """What stands in for features while there are none."""
         random = np.random.default_rng(0)
         size = self._stage.batch_size
@@ -209,7 +210,7 @@ class _Probe:
 
     def _validation_s(self, model: Any) -> float:
         """Seconds of a pass over the validation photos."""
-        step = loop.make_predict_step(model)
+        step = training_loop.make_predict_step(model)
         if self._cached:
             inputs, _ = next(self._example_batches())
             batch_s = _seconds_each(_repeat((inputs, None)), lambda b: step(b[0]))
@@ -240,15 +241,15 @@ class _Probe:
 
 
 def _forever(
-    passes: Callable[[int], Iterable[loop.Batch]],
-) -> Iterator[loop.Batch]:
+    passes: Callable[[int], Iterable[training_loop.Batch]],
+) -> Iterator[training_loop.Batch]:
     number = 0
     while True:
         yield from passes(number)
         number += 1
 
 
-def _repeat(batch: loop.Batch) -> Iterator[loop.Batch]:
+def _repeat(batch: training_loop.Batch) -> Iterator[training_loop.Batch]:
     while True:
         yield batch
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from model import curves, loop, schedules
+from model import curves
+from model.loop import learning_rate, training_loop
 
 LOWEST, HIGHEST = 1e-7, 10.0
 STEPS = 100
@@ -63,8 +64,8 @@ class Curve:
 
 def search(
     model: Any,
-    learning: loop.Learning,
-    source: loop.Source,
+    learning: training_loop.Learning,
+    source: training_loop.Source,
     *,
     on_step: Callable[[int], object],
     steps: int = STEPS,
@@ -82,10 +83,10 @@ def search(
     learning = dataclasses.replace(
         learning,
         rate=LOWEST,
-        schedule=schedules.Schedule(policy="exp", gamma=gamma),
+        schedule=learning_rate.Schedule(policy="exp", gamma=gamma),
         total_steps=steps,
     )
-    step = loop.TrainStep(model, learning)
+    step = training_loop.TrainStep(model, learning)
     rates: list[float] = []
     losses: list[float] = []
     batches = itertools.chain.from_iterable(map(source.training, itertools.count()))

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from model import metrics, run, settings
+from model import run, settings
+from model.loop import metrics
 from pipeline import split
 from pipeline.records import manifest
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from model import metrics
+from model.loop import metrics
 from pipeline.system import command_line
 
 _SHOWN_ERRORS = 10

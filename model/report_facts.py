@@ -8,7 +8,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from model import metrics, run, settings
+from model import run, settings
+from model.loop import metrics
 from model.networks import head
 from pipeline.records import manifest
 from pipeline.system.errors import DataError

@@ -16,15 +16,8 @@ import jinja2
 import markupsafe
 import numpy as np
 
-from model import (
-    calibration,
-    judge,
-    metrics,
-    report_drawings,
-    report_facts,
-    report_photos,
-    run,
-)
+from model import calibration, judge, report_drawings, report_facts, report_photos, run
+from model.loop import metrics
 from pipeline.records import manifest
 
 _TEMPLATES = Path(__file__).parent / "templates"

@@ -36,7 +36,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from model import loop
+from model.loop import training_loop
 from model.weights import restore, weight_file
 from pipeline.batches import preprocess
 from pipeline.images import record_image
@@ -153,14 +153,14 @@ class Run:
         with replacing(self.directory / name) as partial:
             partial.write_text(text, encoding="utf-8")
 
-    def write_metrics(self, results: Sequence[loop.EpochResult]) -> None:
+    def write_metrics(self, results: Sequence[training_loop.EpochResult]) -> None:
         """Writes the lines of some epochs in place of all that are there."""
         if not self.writes:
             return
         with replacing(self.directory / "metrics.jsonl") as partial:
             partial.write_text("".join(map(_line, results)), encoding="utf-8")
 
-    def append_metrics(self, result: loop.EpochResult) -> None:
+    def append_metrics(self, result: training_loop.EpochResult) -> None:
         """Adds an epoch's line."""
         if not self.writes:
             return
@@ -230,7 +230,7 @@ class Run:
         self.write_json("ledger.json", content)
 
 
-def _line(result: loop.EpochResult) -> str:
+def _line(result: training_loop.EpochResult) -> str:
     return json.dumps(dataclasses.asdict(result)) + "\n"
 
 

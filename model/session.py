@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from model import board, curves, loop, run, settings, snapshots, trainee, workers
+from model import board, curves, run, settings, snapshots, trainee
+from model.loop import distributed, training_loop
 from pipeline.system import command_line
 
 # Between two writings of the best model so far.
@@ -75,12 +76,12 @@ class Session:
                 if stopped.in_order and all(one.begun for one in self._trainees):
                     self._snapshot(folder)
                 raise
-            except loop.NonFiniteLoss as error:
+            except training_loop.NonFiniteLoss as error:
                 self._remove_snapshots()  # the next time would come to the same
                 self._trainees[0].record.write_text(run.RAN_AWAY, f"{error}\n")
                 raise
-            except workers.LOST as error:
-                raise workers.WorkerLost(
+            except distributed.LOST as error:
+                raise distributed.WorkerLost(
                     f"{self._directory}: another process of this training has gone "
                     f"({str(error)[:200]}); start all of them again with --resume"
                 ) from error
@@ -148,7 +149,7 @@ class Session:
                     self._snapshot(folder)
                 progress.update(size)
 
-            latest: dict[str, loop.EpochResult] = {}  # of this epoch
+            latest: dict[str, training_loop.EpochResult] = {}  # of this epoch
             while not all(one.done for one in self._trainees):
                 waiting = [one for one in self._trainees if not one.done]
                 one = min(waiting, key=lambda one: len(one.results))
@@ -170,7 +171,7 @@ class Session:
                 if one.training.done and not one.done:  # a stage's end
                     self._snapshot(folder)
 
-    def _line(self, latest: Mapping[str, loop.EpochResult]) -> str:
+    def _line(self, latest: Mapping[str, training_loop.EpochResult]) -> str:
         """An epoch of all networks, in columns."""
         first = next(iter(latest.values()))
         epochs = max(one.epochs for one in self._trainees)

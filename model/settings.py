@@ -8,7 +8,8 @@ from typing import Any
 
 from absl import app, flags
 
-from model import device, method, recipe
+from model import recipe
+from model.loop import device, optimization
 from model.networks import head, registry
 from model.weights import named_weights, preprocessing_overrides
 from pipeline.batches import random_augmentation
@@ -98,7 +99,7 @@ class Config:
     steps: int = 0
     batch_size: int = 64
     learning_rate: float = 0.0
-    learning: method.Method = method.PLAIN
+    learning: optimization.Method = optimization.PLAIN
     augmentation: random_augmentation.Augmentation = random_augmentation.NONE
     stages: tuple[Mapping[str, Any], ...] = ()
 
@@ -203,10 +204,12 @@ class Config:
 MODES = ("recipe", "plan", "find_rate", "resume")
 _GROUPS: dict[str, Any] = {
     "overrides": preprocessing_overrides.Overrides,
-    "learning": method.Method,
+    "learning": optimization.Method,
     "augmentation": random_augmentation.Augmentation,
 }
-_HELP_OF_GROUPS = preprocessing_overrides.HELP | method.HELP | random_augmentation.HELP
+_HELP_OF_GROUPS = (
+    preprocessing_overrides.HELP | optimization.HELP | random_augmentation.HELP
+)
 _OF_STAGES = {
     "stage",
     "start",
@@ -217,7 +220,7 @@ _OF_STAGES = {
     "steps",
     "batch_size",
     "learning_rate",
-    *method.HELP,
+    *optimization.HELP,
     *random_augmentation.HELP,
 }
 _CHOICES = {
@@ -288,7 +291,7 @@ def define_flags() -> None:
     config_flags.define(Config, _HELP, _CHOICES)
     preprocessing_overrides.define_flags()
     flags.adopt_module_key_flags(preprocessing_overrides)  # so that --help shows them
-    config_flags.define(method.Method, method.HELP, method.CHOICES)
+    config_flags.define(optimization.Method, optimization.HELP, optimization.CHOICES)
     config_flags.define(random_augmentation.Augmentation, random_augmentation.HELP)
     flags.DEFINE_string("recipe", "", "File of settings; flags override it.")
     flags.DEFINE_bool(

@@ -8,8 +8,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from model import base, dropout, settings
+from model import base, settings
 from model.checkpoints import errors
+from model.loop import dropout
 from model.networks import composite_layers, head, registry
 from model.weights import restore
 from pipeline.batches import preprocess

@@ -9,20 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from model import (
-    base,
-    board,
+from model import base, board, finish, run, settings, sheet, stages
+from model.loop import (
     device,
-    examples,
-    features,
-    finish,
-    loop,
+    distributed,
+    feature_cache,
     metrics,
-    run,
-    settings,
-    sheet,
-    stages,
-    workers,
+    training_data,
+    training_loop,
 )
 from model.networks import head, registry
 from model.weights import restore
@@ -55,7 +49,7 @@ class Trainee:
         found: manifest.Manifest,
         start: base.Base,
         record: run.Run,
-        machine: workers.Machine,
+        machine: distributed.Machine,
         *,
         name: str = "",
     ) -> None:
@@ -83,8 +77,8 @@ class Trainee:
         classes = len(found.class_names)
         self.plans = [stages.plan(start, stage, classes) for stage in self.stages]
         self.num_training = len(found.taken("train"))
-        self.best = loop.Best()
-        self.results: list[loop.EpochResult] = []
+        self.best = training_loop.Best()
+        self.results: list[training_loop.EpochResult] = []
         self.begun = False
         self._steps_before = 0  # of former stages
         self._moved: set[str] = set()  # variables that have trained
@@ -130,7 +124,7 @@ class Trainee:
         learning = self.learning(stage, plan, model)
         self._moved_before = set(self._moved)
         self._moved |= stages.moving(self._tail)
-        self.training = loop.Training(
+        self.training = training_loop.Training(
             model,
             learning,
             source,
@@ -156,7 +150,7 @@ class Trainee:
 
     def cache_key(self, trunk: Any, plan: stages.Plan) -> dict[str, Any]:
         """What a stage's features depend on."""
-        return features.key(
+        return feature_cache.key(
             trunk, plan.last, plan.spec, self.machine.precision, self._found
         )
 
@@ -177,10 +171,10 @@ class Trainee:
 
     def _feed(
         self, stage: settings.Config, plan: stages.Plan
-    ) -> tuple[Any, loop.Source]:
+    ) -> tuple[Any, training_loop.Source]:
         """What is trained, and on what."""
         if self.is_cached(stage, plan):
-            cached = examples.compute_features(
+            cached = training_data.compute_features(
                 self._found,
                 self._trunk,
                 plan.spec,
@@ -188,7 +182,7 @@ class Trainee:
                 cache_dir=self.machine.cache_dir,
                 about=self.cache_key(self._trunk, plan),
             )
-            return self._tail, examples.Cached(
+            return self._tail, training_data.Cached(
                 self._found,
                 cached,
                 num_views=stage.num_views,
@@ -196,7 +190,7 @@ class Trainee:
                 seed=plan.seed,
                 together=self.machine.together,
             )
-        fresh = examples.Fresh(
+        fresh = training_data.Fresh(
             self._found,
             plan.spec,
             seed=plan.seed,
@@ -208,19 +202,20 @@ class Trainee:
 
     def learning(
         self, stage: settings.Config, plan: stages.Plan, model: Any
-    ) -> loop.Learning:
+    ) -> training_loop.Learning:
         """How the model's variables learn."""
         how = stage.learning
         labels = [self._found.labels[r.class_name] for r in self._found.taken("train")]
         on_features = plan.train_from == head.FINAL_LAYER
         kinds = len(plan.features) * head.num_kinds(plan.pooling)
         each = plan.num_features // kinds
-        return loop.Learning(
+        return training_loop.Learning(
             update=how.updates(
                 restore.trainable(model), float16=self.machine.precision == "float16"
             ),
             schedule=how.schedule,
-            rate=stage.learning_rate or loop.suitable_rate(each if on_features else 0),
+            rate=stage.learning_rate
+            or training_loop.suitable_rate(each if on_features else 0),
             epochs=self._epochs(stage),
             total_steps=self._steps_of(stage),
             loss=how.loss(np.bincount(labels)),
@@ -287,7 +282,7 @@ class Trainee:
         self._steps_before += self.training.steps
         self._begin(self.number + 1, values)
 
-    def run_epoch(self, on_batch: Callable[[int], object]) -> loop.EpochResult:
+    def run_epoch(self, on_batch: Callable[[int], object]) -> training_loop.EpochResult:
         """Trains for an epoch of the stage, which is not done.
 
         Args:
@@ -373,7 +368,7 @@ class Trainee:
         self._digests = about["digests"]
         self._steps_before = about["steps_before"]
         self._moved = set(about["moved_before"])
-        results = [loop.EpochResult(**result) for result in about["results"]]
+        results = [training_loop.EpochResult(**result) for result in about["results"]]
         done_here = int(training["counts"][0])
         self.results = results[: len(results) - done_here]
         self._begin(about["stage"], part(state, "weights/"))

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from model import metrics
+from model.loop import metrics
 from pipeline.batches import preprocess
 
 NONE, FLIP, TEN_CROP = "none", "flip", "ten_crop"

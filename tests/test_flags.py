@@ -6,7 +6,8 @@ import pytest
 from absl import app, flags
 
 import evaluate
-from model import answers, export, method, predict, serve, settings
+from model import answers, export, predict, serve, settings
+from model.loop import optimization
 from model.weights import preprocessing_overrides, pretrained_classifier
 from pipeline import split
 from pipeline.batches import random_augmentation
@@ -55,7 +56,7 @@ def test_every_flag_is_a_field_with_the_same_default(module):
         mine = {
             n: f
             for n, f in mine.items()
-            if n not in {*method.HELP, *random_augmentation.HELP}
+            if n not in {*optimization.HELP, *random_augmentation.HELP}
         }
         mine = {n: f for n, f in mine.items() if n not in settings.MODES}
     assert set(mine) == fields - set(positional)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import train
-from model import loop, probe, repeats, run, settings, workers
+from model import probe, repeats, run, settings
 from model.checkpoints import errors
+from model.loop import distributed, training_loop
 from pipeline.system.errors import DataError
 from tests import conftest, test_resume, test_reuse
 
@@ -103,16 +104,16 @@ def test_seeds_of_changed_records(quick, tmp_path, found):
 
 def test_one_that_ran_away_does_not_count(quick, monkeypatch):
     """Although it has a best epoch and no snapshots, as those that have ended."""
-    run_epoch = loop.Training.run_epoch
+    run_epoch = training_loop.Training.run_epoch
 
     def fail(self, on_batch):
         if self.epoch:
-            raise loop.NonFiniteLoss("epoch 2: the loss is nan")
+            raise training_loop.NonFiniteLoss("epoch 2: the loss is nan")
         return run_epoch(self, on_batch)
 
     config = dataclasses.replace(quick, seeds=2)
-    with monkeypatch.context() as patch, pytest.raises(loop.NonFiniteLoss):
-        patch.setattr(loop.Training, "run_epoch", fail)
+    with monkeypatch.context() as patch, pytest.raises(training_loop.NonFiniteLoss):
+        patch.setattr(training_loop.Training, "run_epoch", fail)
         train.repeat(config)
     directory = train.Path(config.run_dir)
     assert run.read(str(directory / "seed-0")).results()
@@ -324,7 +325,7 @@ class TestPlan:
             quick, ckpt="none", arch="cifar_cnn", epochs=4, batch_size=16
         )
         cache = train.Path(config.run_dir).parent / "cache"
-        machine = workers.Machine(precision="float32", cache_dir=cache)
+        machine = distributed.Machine(precision="float32", cache_dir=cache)
         (one,) = train._trainees(config, found, train.Path(config.run_dir), machine)
         (estimate,) = probe.estimate(one, found)
         results = run.read(str(train.train(config))).results()

@@ -12,8 +12,9 @@ import time
 import pytest
 
 import train
-from model import loop, run, settings
+from model import run, settings
 from model.checkpoints import errors
+from model.loop import training_loop
 from pipeline.system.errors import DataError
 from tests import conftest, test_reuse
 
@@ -76,7 +77,7 @@ def outcome(directory):
 
 def kill_at(monkeypatch, batch):
     """Lets training end in front of a batch, counted over all stages."""
-    trained = loop.Training._train
+    trained = training_loop.Training._train
     count = 0
 
     def stop(self, *arguments):
@@ -86,7 +87,7 @@ def kill_at(monkeypatch, batch):
             raise Killed
         return trained(self, *arguments)
 
-    monkeypatch.setattr(loop.Training, "_train", stop)
+    monkeypatch.setattr(training_loop.Training, "_train", stop)
 
 
 _undisturbed = []

@@ -12,8 +12,9 @@ import pytest
 import tensorflow as tf
 
 import train
-from model import loop, run, settings
+from model import run, settings
 from model.checkpoints import errors
+from model.loop import training_loop
 from model.weights import named_weights
 from pipeline.batches import dataset
 from pipeline.records import manifest
@@ -246,7 +247,7 @@ def test_a_tensorflow_1_checkpoint_is_taken_by_its_names(quick, tmp_path):
 
 def test_a_loss_that_runs_away_stops_the_run_and_names_the_step(quick):
     config = dataclasses.replace(quick, learning_rate=1e38)
-    with pytest.raises(loop.NonFiniteLoss, match=r"step \d+ of epoch \d+"):
+    with pytest.raises(training_loop.NonFiniteLoss, match=r"step \d+ of epoch \d+"):
         train.train(config)
 
 

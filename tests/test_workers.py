@@ -11,7 +11,8 @@ import types
 import numpy as np
 import pytest
 
-from model import run, workers
+from model import run
+from model.loop import distributed
 from pipeline.system.errors import DataError
 from tests import conftest
 
@@ -176,12 +177,12 @@ class TestGPUs:
     @staticmethod
     def of_two(own):
         extended = types.SimpleNamespace(worker_devices=own)
-        found = workers.Workers()
+        found = distributed.Workers()
         found.size, found._strategy = 2, types.SimpleNamespace(extended=extended)
         return found
 
     def test_alone(self):
-        found = workers.Workers()
+        found = distributed.Workers()
         found.use(self.GPUS[:1])
         assert found.devices == ("",)
         found.use(self.GPUS)
@@ -217,7 +218,7 @@ class TestGPUs:
     ],
 )
 def test_place(tf_config, expected):
-    assert workers.place(tf_config) == expected
+    assert distributed.place(tf_config) == expected
 
 
 @pytest.mark.parametrize(
@@ -233,7 +234,7 @@ def test_place(tf_config, expected):
 )
 def test_a_place_that_is_none(tf_config):
     with pytest.raises(DataError, match="TF_CONFIG: expected"):
-        workers.place(tf_config)
+        distributed.place(tf_config)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 13, 64])
@@ -241,7 +242,7 @@ def test_a_place_that_is_none(tf_config):
 def test_shares_are_the_whole(count, size):
     taken = []
     for rank in range(size):
-        one = workers.Workers()
+        one = distributed.Workers()
         one.rank, one.size = rank, size
         taken += np.arange(count)[one.share(count)].tolist()
     assert taken == list(range(count))

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from model import judge, judged, metrics, own_records, run
+from model import judge, judged, own_records, run
+from model.loop import metrics
 from pipeline.batches import dataset, preprocess
 from pipeline.images import record_image
 from pipeline.records import manifest

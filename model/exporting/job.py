@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model import loop, run
+from model import run
 from model.exporting import (
     errors,
     exportable,
@@ -23,6 +23,7 @@ from model.exporting import (
     saved_model,
     verify,
 )
+from model.loop import training_loop
 
 FORMATS = ("saved_model", "onnx", "litert", "keras")
 QUANTIZE = ("none", "float16", "int8")
@@ -259,7 +260,7 @@ def _cost(work: _Work, path: Path, name: str, allowed: float) -> Cost:
 def _of_run(finished: run.Finished, work: _Work) -> Line:
     """The run's own model in this process."""
     path = finished.directory / run.MODEL_NAME
-    step = loop.make_predict_step(work.source.model)
+    step = training_loop.make_predict_step(work.source.model)
     size_px = work.source.spec.size_px
     view = np.full((1, size_px, size_px, 3), 128, np.float32)
     calls = itertools.repeat(lambda: step(view).numpy())

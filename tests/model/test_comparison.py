@@ -7,7 +7,8 @@ import statistics
 import numpy as np
 import pytest
 
-from model import comparison, judged, metrics
+from model import comparison, judged
+from model.loop import metrics
 from pipeline.system.errors import DataError
 
 

@@ -2,7 +2,8 @@ import cv2
 import numpy as np
 import pytest
 
-from model import curves, loop
+from model import curves
+from model.loop import training_loop
 
 
 def result(epoch, **figures):
@@ -15,7 +16,7 @@ def result(epoch, **figures):
         "images_per_s": 100.0 * epoch,
         "seconds": 2.0,
     } | figures
-    return loop.EpochResult(epoch=epoch, **figures)
+    return training_loop.EpochResult(epoch=epoch, **figures)
 
 
 def colours(image):

@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from model import judge, metrics
+from model import judge
+from model.loop import metrics
 from pipeline.batches import dataset, preprocess
 from pipeline.records import manifest
 from pipeline.system.errors import DataError

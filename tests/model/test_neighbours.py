@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from model import classifier, features, loop, neighbours, run
+from model import classifier, neighbours, run
+from model.loop import feature_cache, training_loop
 from model.networks import head, registry
 from pipeline import split
 from pipeline.batches import dataset, preprocess
@@ -71,7 +72,7 @@ def test_features_that_training_left_are_used(finished, found, monkeypatch):
     def never(*_):
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(features, "as_stored", never)
+    monkeypatch.setattr(feature_cache, "as_stored", never)
     assert len(neighbours.build(finished, finished.load_model()).rows) == len(
         found.taken("train")
     )
@@ -82,7 +83,9 @@ def test_logits_are_those_of_the_network(finished, found):
     both = neighbours.embedder(finished, model)
     image = np.random.default_rng(0).uniform(0, 255, (2, *model.input.shape[1:]))
     image = image.astype(np.float32)
-    assert np.allclose(both(image)[1], loop.make_predict_step(model)(image), atol=1e-5)
+    assert np.allclose(
+        both(image)[1], training_loop.make_predict_step(model)(image), atol=1e-5
+    )
 
 
 def test_records_that_have_changed(finished, shared_records, tmp_path):

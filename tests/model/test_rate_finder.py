@@ -5,9 +5,10 @@ import cv2
 import numpy as np
 import pytest
 
-from model import loop, rate_finder, schedules, update
+from model import rate_finder
+from model.loop import learning_rate, parameter_update, training_loop
 from model.weights import restore
-from tests.model import test_loop
+from tests.model.loop import test_training_loop
 
 
 def curve(losses):
@@ -39,13 +40,15 @@ def test_no_suggestion_from_a_loss_that_does_not_fall(losses):
 
 
 def search(inputs, labels, steps=60):
-    model = test_loop.linear()
-    job = test_loop.Job(model, inputs, labels, batch_size=10)
-    learning = loop.Learning(
-        update=update.Update(
-            restore.trainable(model), update.Settings(optimizer="sgd"), float16=False
+    model = test_training_loop.linear()
+    job = test_training_loop.Job(model, inputs, labels, batch_size=10)
+    learning = training_loop.Learning(
+        update=parameter_update.Update(
+            restore.trainable(model),
+            parameter_update.Settings(optimizer="sgd"),
+            float16=False,
         ),
-        schedule=schedules.Schedule(),
+        schedule=learning_rate.Schedule(),
         rate=0.1,
         epochs=1,
         total_steps=1,
@@ -58,7 +61,7 @@ def search(inputs, labels, steps=60):
 
 def test_search_goes_through_the_range_and_stops_when_it_runs_away():
     random = np.random.default_rng(0)
-    inputs, labels = test_loop.separable(random, 40)
+    inputs, labels = test_training_loop.separable(random, 40)
     labels[::7] = 1 - labels[::7]  # so that no rate is good for ever
     found = search(30 * inputs, labels)
     ratios = [b / a for a, b in itertools.pairwise(found.rates)]

@@ -5,7 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from model import metrics, report_page, report_photos
+from model import report_page, report_photos
+from model.loop import metrics
 from tests.model import judgements
 from tests.model.conftest import HOSTILE
 

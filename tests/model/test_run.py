@@ -7,7 +7,8 @@ import keras
 import numpy as np
 import pytest
 
-from model import loop, run
+from model import run
+from model.loop import training_loop
 from model.weights import restore
 from pipeline.batches import preprocess
 
@@ -36,9 +37,9 @@ ABOUT = {"network": "tiny"}
 
 
 def result(epoch, **figures):
-    names = [field.name for field in dataclasses.fields(loop.EpochResult)]
+    names = [field.name for field in dataclasses.fields(training_loop.EpochResult)]
     values = dict.fromkeys(names, 0.1) | {"epoch": epoch} | figures
-    return loop.EpochResult(**values)
+    return training_loop.EpochResult(**values)
 
 
 def finish(directory, seed=0):

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model import base, dropout, loop, schedules, settings, stages, update
+from model import base, settings, stages
 from model.checkpoints import errors
+from model.loop import dropout, learning_rate, parameter_update, training_loop
 from model.networks import head, registry
 from model.weights import restore
 
@@ -188,11 +189,17 @@ def test_training_moves_the_tail_alone(tiny, images):
     trunk, tail = build(plan)
     joined = stages.join(trunk, tail)
     frozen, moving = restore.digests(trunk.variables), values_of(tail)
-    moved = update.Update(restore.trainable(joined), update.Settings(), float16=False)
-    learning = loop.Learning(
-        update=moved, schedule=schedules.Schedule(), rate=1e-3, epochs=1, total_steps=1
+    moved = parameter_update.Update(
+        restore.trainable(joined), parameter_update.Settings(), float16=False
     )
-    step = loop.TrainStep(joined, learning)
+    learning = training_loop.Learning(
+        update=moved,
+        schedule=learning_rate.Schedule(),
+        rate=1e-3,
+        epochs=1,
+        total_steps=1,
+    )
+    step = training_loop.TrainStep(joined, learning)
     step(images, np.array([0, 1, 2, 0, 1], np.int32))
     assert restore.digests(trunk.variables) == frozen
     after = values_of(tail)

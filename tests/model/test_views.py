@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from model import metrics, views
+from model import views
+from model.loop import metrics
 from pipeline.batches import preprocess
 
 SPEC = preprocess.InputSpec(size_px=8, short_side_px=9, source="test")

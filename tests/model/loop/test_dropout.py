@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model import dropout
+from model.loop import dropout
 from model.networks import composite_layers
 
 LAYERS = keras.layers

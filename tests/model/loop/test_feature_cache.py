@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from model import features
+from model.loop import feature_cache
 from model.networks import registry
 from pipeline.batches import dataset, preprocess
 
@@ -58,8 +58,10 @@ def extract(found, trunk, tmp_path):
 
     def extract(rows, *, precision="float32", stop_after=None, trunk=trunk):
         images = Watched(found, stop_after)
-        about = features.key(trunk, "conv", SPEC, precision, found)
-        made = features.extract(trunk, images, rows, cache_dir=tmp_path, about=about)
+        about = feature_cache.key(trunk, "conv", SPEC, precision, found)
+        made = feature_cache.extract(
+            trunk, images, rows, cache_dir=tmp_path, about=about
+        )
         return made, images.asked
 
     return extract
@@ -108,12 +110,12 @@ def test_other_views_are_other_windows_and_always_the_same(
     for one, other in ((0, 1), (0, 2), (1, 2)):
         differ = (values[one] != values[other]).any(axis=(1, 2, 3))
         assert differ.mean() > 0.8
-    again = features.extract(
+    again = feature_cache.extract(
         trunk,
         Watched(found),
         rows,
         cache_dir=tmp_path / "other",
-        about=features.key(trunk, "conv", SPEC, "float32", found),
+        about=feature_cache.key(trunk, "conv", SPEC, "float32", found),
     )
     for view in rows:
         assert (gather(again, every, view) == values[view]).all()
@@ -211,7 +213,7 @@ class TestKey:
                 "precision": "float32",
                 "found": found,
             } | how
-            return features.key(**how)
+            return feature_cache.key(**how)
 
         return key
 
@@ -305,8 +307,8 @@ def test_in_memory_and_on_disk_agree():
     rows = {0: np.arange(60), 1: np.arange(20, 60)}
     assert sum(len(some) for some in rows.values()) * wide[0][0].nbytes > 1 << 30
     some, views = np.array([59, 0, 33]), np.array([1, 0, 1])
-    memory = features.Features(narrow, rows).gather(some, views)
-    disk = features.Features(wide, rows).gather(some, views)
+    memory = feature_cache.Features(narrow, rows).gather(some, views)
+    disk = feature_cache.Features(wide, rows).gather(some, views)
     assert memory.dtype == disk.dtype == "float32"
     expected = [narrow[1][59], narrow[0][0], narrow[1][33]]
     assert (memory.numpy() == expected).all()
@@ -344,14 +346,14 @@ class TestEviction:
         self, extract, every, tmp_path, monkeypatch
     ):
         first, second, third = self.fill(extract, every, tmp_path)
-        monkeypatch.setattr(features, "CAP_BYTES", self.size(first, third))
+        monkeypatch.setattr(feature_cache, "CAP_BYTES", self.size(first, third))
         extract({0: every}, precision="float32")  # now the first is the newest
         assert first.exists()
         assert not second.exists()
         assert third.exists()
 
     def test_the_one_in_use_stays(self, extract, every, tmp_path, monkeypatch):
-        monkeypatch.setattr(features, "CAP_BYTES", 0)
+        monkeypatch.setattr(feature_cache, "CAP_BYTES", 0)
         found, asked = extract({0: every})
         assert len(asked) == len(every)
         assert [path.name for path in tmp_path.iterdir()] == [the_folder(tmp_path).name]
@@ -359,7 +361,7 @@ class TestEviction:
 
     def test_other_files_stay(self, extract, every, tmp_path, monkeypatch):
         """Only folders that are caches are taken for caches."""
-        monkeypatch.setattr(features, "CAP_BYTES", 0)
+        monkeypatch.setattr(feature_cache, "CAP_BYTES", 0)
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine" / "photo.jpg").write_text("x")
         extract({0: every})

@@ -12,7 +12,15 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from model import dropout, graph, losses, metrics, schedules, update, workers
+from model.loop import (
+    distributed,
+    dropout,
+    learning_rate,
+    losses,
+    metrics,
+    parameter_update,
+    traced_function,
+)
 from pipeline.batches import preprocess
 
 # Inputs [batch, ...]; labels int32 [batch], or shares float32 [batch, num_classes].
@@ -116,14 +124,14 @@ class Learning:
             averages; of several processes their mean is kept, by examples.
     """
 
-    update: update.Update
-    schedule: schedules.Schedule
+    update: parameter_update.Update
+    schedule: learning_rate.Schedule
     rate: float
     epochs: int
     total_steps: int
     loss: losses.Loss = dataclasses.field(default_factory=losses.Loss)
     patience: int = 0
-    together: workers.Workers = workers.ALONE
+    together: distributed.Workers = distributed.ALONE
     statistics: Sequence[Any] = ()
 
     def rate_at(self, step: int) -> float:
@@ -182,13 +190,13 @@ class TrainStep:
                     variable.assign(total / count)
             return found[:-3], found[-3:]
 
-        @graph.for_any_batch
+        @traced_function.for_any_batch
         def step(inputs: Any, labels: Any, rate: Any) -> tuple[Any, Any, Any]:
             found, (count, total, hits) = gradients(inputs, labels)
             moved.apply(found, count, rate)
             return total / count, hits, count
 
-        @graph.for_any_batch
+        @traced_function.for_any_batch
         def add(inputs: Any, labels: Any) -> tuple[Any, Any, Any]:
             found, (count, total, hits) = gradients(inputs, labels)
             moved.add(found, count)
@@ -229,7 +237,7 @@ class TrainStep:
 def make_predict_step(model: Any) -> Callable[[Any], Any]:
     """Returns inputs -> logits, float32 [batch, num_classes], as in use."""
 
-    @graph.for_any_batch
+    @traced_function.for_any_batch
     def step(inputs: Any) -> Any:
         return tf.cast(model(inputs, training=False), tf.float32)
 

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from model import losses
+from model.loop import losses
 
 LOGITS = np.log(np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]], np.float32))
 LABELS = np.array([0, 1], np.int32)

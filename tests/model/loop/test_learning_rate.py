@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from model import schedules
-from model.schedules import Schedule
+from model.loop import learning_rate
+from model.loop.learning_rate import Schedule
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_shares(schedule, shares):
         assert schedule.share(step, 100) == pytest.approx(share, abs=1e-12)
 
 
-@pytest.mark.parametrize("policy", schedules.POLICIES)
+@pytest.mark.parametrize("policy", learning_rate.POLICIES)
 def test_one_step(policy):
     own = {"step": {"stepsize": 5}, "multistep": {"milestones": (5,)}}
     schedule = Schedule(policy=policy, **own.get(policy, {}))

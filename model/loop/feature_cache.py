@@ -22,7 +22,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from model import graph
+from model.loop import traced_function
 from model.networks import registry
 from model.weights import restore
 from pipeline.batches import dataset, preprocess
@@ -226,7 +226,7 @@ def as_stored(trunk: Any, kind: Any) -> Callable[[Any], Any]:
     float16 holds every bfloat16 number of a feature's usual size exactly.
     """
 
-    @graph.for_any_batch
+    @traced_function.for_any_batch
     def run(images: Any) -> Any:
         found = tf.cast(trunk(images, training=False), tf.float32)
         if kind == np.float16:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from model import features, loop, workers
+from model.loop import distributed, feature_cache, training_loop
 from pipeline.batches import dataset, preprocess, random_augmentation
 from pipeline.records import manifest
 
@@ -30,7 +30,7 @@ def compute_features(
     *,
     cache_dir: Path,
     about: dict[str, Any],
-) -> features.Features:
+) -> feature_cache.Features:
     """What the frozen trunk says of the photos; computes what the cache does not have.
 
     Args:
@@ -42,8 +42,10 @@ def compute_features(
         about: what features depend on; see features.key.
     """
     rows, wanted = wanted_features(found, num_views)
-    images = dataset.Images(found, rows, spec, batch_size=features.BATCH_SIZE)
-    return features.extract(trunk, images, wanted, cache_dir=cache_dir, about=about)
+    images = dataset.Images(found, rows, spec, batch_size=feature_cache.BATCH_SIZE)
+    return feature_cache.extract(
+        trunk, images, wanted, cache_dir=cache_dir, about=about
+    )
 
 
 class Cached:
@@ -52,12 +54,12 @@ class Cached:
     def __init__(
         self,
         found: manifest.Manifest,
-        cached: features.Features,
+        cached: feature_cache.Features,
         *,
         num_views: int,
         batch_size: int,
         seed: int,
-        together: workers.Workers = workers.ALONE,
+        together: distributed.Workers = distributed.ALONE,
     ) -> None:
         """Takes computed features.
 
@@ -83,7 +85,7 @@ class Cached:
         self._seed = seed
         self.num_training = len(self._train)
 
-    def training(self, epoch: int, start: int = 0) -> Iterator[loop.Batch]:
+    def training(self, epoch: int, start: int = 0) -> Iterator[training_loop.Batch]:
         """Each photo once, in a new order, each in one of its views.
 
         Args:
@@ -96,12 +98,12 @@ class Cached:
             order[first:], views[first:], self.batch_size, self._together
         )
 
-    def validation(self) -> Iterator[loop.Batch]:
+    def validation(self) -> Iterator[training_loop.Batch]:
         """Each photo once, in its central view."""
         views = np.zeros(len(self._validation), np.int64)
-        return self._batches(self._validation, views, features.BATCH_SIZE)
+        return self._batches(self._validation, views, feature_cache.BATCH_SIZE)
 
-    def first_batch(self, spec: preprocess.InputSpec) -> loop.Batch:
+    def first_batch(self, spec: preprocess.InputSpec) -> training_loop.Batch:
         """The photos behind the first batch, uint8 [batch, ...], and their labels."""
         order, views = (part[: self.batch_size] for part in self._order(0))
         images = dataset.Images(
@@ -110,7 +112,7 @@ class Cached:
         shown = preprocess.central_views(images.sizes, spec)
         for view in np.unique(views):
             those = order[views == view]
-            found = features.views_of(images, int(view))
+            found = feature_cache.views_of(images, int(view))
             shown.windows[those] = found.windows[those]
             shown.mirrored[those] = found.mirrored[those]
         (batch,) = images.run(order, shown)
@@ -127,8 +129,8 @@ class Cached:
         order: np.ndarray,
         views: np.ndarray,
         batch_size: int,
-        together: workers.Workers = workers.ALONE,
-    ) -> Iterator[loop.Batch]:
+        together: distributed.Workers = distributed.ALONE,
+    ) -> Iterator[training_loop.Batch]:
         for start in range(0, len(order), batch_size):
             count = min(batch_size, len(order) - start)
             share = together.share(count)
@@ -148,7 +150,7 @@ class Fresh:
         seed: int,
         batch_size: int,
         augmentation: random_augmentation.Augmentation = random_augmentation.NONE,
-        together: workers.Workers = workers.ALONE,
+        together: distributed.Workers = distributed.ALONE,
     ) -> None:
         """Prepares both splits.
 
@@ -174,16 +176,16 @@ class Fresh:
         self.num_training = len(self._training.images.rows)
         self.batch_size = batch_size
 
-    def training(self, epoch: int, start: int = 0) -> Iterator[loop.Batch]:
+    def training(self, epoch: int, start: int = 0) -> Iterator[training_loop.Batch]:
         """Each photo once, without the first `start` batches."""
         for batch in self._training.epoch(epoch, start * self.batch_size):
             yield batch["image"], batch["label"]
 
-    def first_batch(self, _: preprocess.InputSpec) -> loop.Batch:
+    def first_batch(self, _: preprocess.InputSpec) -> training_loop.Batch:
         """The first batch."""
         return next(self.training(0))
 
-    def validation(self) -> Iterator[loop.Batch]:
+    def validation(self) -> Iterator[training_loop.Batch]:
         """Each photo once, central window."""
         for batch in self._validation:
             yield batch["image"], batch["label"]

@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model import graph
+from model.loop import traced_function
 
 
 def test_one_trace_for_all_sizes():
     traces = []
 
-    @graph.for_any_batch
+    @traced_function.for_any_batch
     def double(values, labels):
         traces.append(values.shape)
         return 2 * values, labels + 1
@@ -22,7 +22,7 @@ def test_one_trace_for_all_sizes():
 
 
 def test_other_examples_are_traced_anew():
-    square = graph.for_any_batch(lambda values: values * values)
+    square = traced_function.for_any_batch(lambda values: values * values)
     assert square(np.float32([1, 2])).dtype == tf.float32
     assert square(np.int64([1, 2])).dtype == tf.int64
     assert square(np.int64([[3]])).shape == (1, 1)
@@ -31,7 +31,7 @@ def test_other_examples_are_traced_anew():
 def test_labels_and_shares_of_classes_have_a_trace_each():
     ranks = []
 
-    @graph.for_any_batch
+    @traced_function.for_any_batch
     def run(labels):
         ranks.append((labels.shape.rank, labels.dtype))
         return tf.shape(labels)[0]
@@ -44,6 +44,6 @@ def test_labels_and_shares_of_classes_have_a_trace_each():
 
 def test_a_batch_that_does_not_fit_is_an_error():
     weights = tf.constant([[1.0], [2.0]])
-    run = graph.for_any_batch(lambda values: values @ weights)
+    run = traced_function.for_any_batch(lambda values: values @ weights)
     with pytest.raises(ValueError, match="Dimensions must be equal"):
         run(np.float32([[1, 2, 3]]))

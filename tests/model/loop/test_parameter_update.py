@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model import update
-from model.update import Rule, Settings, Update
+from model.loop import parameter_update
+from model.loop.parameter_update import Rule, Settings, Update
 
 START = {"fc/kernel": [[1.0, -2.0], [3.0, 0.5]], "fc/bias": [0.1, -0.3]}
 
@@ -199,7 +199,7 @@ class TestFloat16:
         )
 
     def test_the_scale_grows_again(self, monkeypatch):
-        monkeypatch.setattr(update, "_GROWS_AFTER", 3)
+        monkeypatch.setattr(parameter_update, "_GROWS_AFTER", 3)
         updated = Update(variables(), Settings(optimizer="sgd"), float16=True)
         scale = float(updated.scale)
         for number in range(6):

@@ -5,7 +5,8 @@ import keras
 import numpy as np
 import pytest
 
-from model import examples, features, stages
+from model import stages
+from model.loop import feature_cache, training_data
 from model.networks import registry
 from pipeline.batches import dataset, preprocess, random_augmentation
 from pipeline.records import example_format, manifest, tfrecord
@@ -91,11 +92,11 @@ def mean_trunk(size_px=SPEC.size_px):
 
 def build_cached(found, cache_dir, num_views=1, plan=PLAN):
     trunk = mean_trunk(plan.spec.size_px)
-    about = features.key(trunk, plan.cut, plan.spec, "float32", found)
-    cached = examples.compute_features(
+    about = feature_cache.key(trunk, plan.cut, plan.spec, "float32", found)
+    cached = training_data.compute_features(
         found, trunk, plan.spec, num_views, cache_dir=cache_dir, about=about
     )
-    return examples.Cached(
+    return training_data.Cached(
         found, cached, num_views=num_views, batch_size=BATCH_SIZE, seed=plan.seed
     )
 
@@ -107,7 +108,7 @@ def build(request, numbered, tmp_path):
     def build(seed=PLAN.seed):
         plan = stages.Plan(**{**vars(PLAN), "seed": seed})
         if request.param == "Fresh":
-            return examples.Fresh(
+            return training_data.Fresh(
                 numbered, plan.spec, seed=plan.seed, batch_size=BATCH_SIZE
             )
         views = 3 if "3" in request.param else 1
@@ -192,7 +193,7 @@ class TestViews:
         np.testing.assert_allclose(inputs, windows.mean((1, 2)), rtol=1e-5)
 
     def test_fresh_validation_sees_the_central_window(self, found):
-        source = examples.Fresh(
+        source = training_data.Fresh(
             found, self.plan.spec, seed=self.plan.seed, batch_size=100
         )
         ((inputs, _),) = source.validation()
@@ -229,7 +230,7 @@ class TestViews:
         )
 
     def test_fresh_windows_are_new_in_every_epoch(self, found):
-        source = examples.Fresh(
+        source = training_data.Fresh(
             found, self.plan.spec, seed=self.plan.seed, batch_size=100
         )
         (first, labels), (second, _) = (
@@ -239,17 +240,17 @@ class TestViews:
         assert not {image.tobytes() for image in first.numpy()} & {
             image.tobytes() for image in second.numpy()
         }
-        (again, _), *_ = examples.Fresh(
+        (again, _), *_ = training_data.Fresh(
             found, self.plan.spec, seed=self.plan.seed, batch_size=100
         ).training(0)
         assert (again.numpy() == first.numpy()).all()
 
     def test_augmentation_is_of_training_alone(self, found):
         augmentation = random_augmentation.Augmentation(brightness=1.0, mixup=0.4)
-        plain = examples.Fresh(
+        plain = training_data.Fresh(
             found, self.plan.spec, seed=self.plan.seed, batch_size=100
         )
-        changed = examples.Fresh(
+        changed = training_data.Fresh(
             found, self.plan, batch_size=100, augmentation=augmentation
         )
         (one, labels), (other, shares) = (

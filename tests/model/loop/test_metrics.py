@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from model import metrics
+from model.loop import metrics
 
 # Rows: the labels 0, 1, 1, 2, 2, 2; four hits.
 LABELS = np.array([0, 1, 1, 2, 2, 2])

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from model import loop, losses, metrics, schedules, update
+from model.loop import learning_rate, losses, metrics, parameter_update, training_loop
 from model.networks import head
 from model.weights import restore
 
@@ -36,13 +36,13 @@ def separable(random, count=40):
 
 def learning_of(model, rate, total_steps, epochs=1, *, precision="float32", **how):
     """Adam and a half cosine, unless `how` says otherwise."""
-    settings = how.pop("settings", update.Settings())
-    moved = update.Update(
+    settings = how.pop("settings", parameter_update.Settings())
+    moved = parameter_update.Update(
         restore.trainable(model), settings, float16=precision == "float16"
     )
-    how = {"schedule": schedules.Schedule(), **how}
+    how = {"schedule": learning_rate.Schedule(), **how}
     how |= {"epochs": epochs, "total_steps": total_steps}
-    return loop.Learning(update=moved, rate=rate, **how)
+    return training_loop.Learning(update=moved, rate=rate, **how)
 
 
 class Job:
@@ -59,7 +59,7 @@ class Job:
         steps = epochs * math.ceil(len(self.labels) / batch_size)
         self.learning = learning_of(model, rate, steps, epochs, **how)
         trained = {v.path: v for v in model.trainable_variables}
-        self.best = loop.Best(variables=trained)
+        self.best = training_loop.Best(variables=trained)
         self.num_training = len(self.labels)
         self.sizes = []
 
@@ -71,7 +71,9 @@ class Job:
         return in_batches(self.inputs, self.labels, 7)
 
     def run(self):
-        training = loop.Training(self.model, self.learning, self, best=self.best)
+        training = training_loop.Training(
+            self.model, self.learning, self, best=self.best
+        )
         while not training.done:
             yield training.run_epoch(self.sizes.append)
 
@@ -112,7 +114,7 @@ class TestLearningRate:
         model = linear(bias=(0.0, 50.0))  # so wrong that the gradient is -1 and 1
         job = Job(model, np.zeros((2, 2)), [0, 0], batch_size=1, epochs=2, rate=0.01)
         moved = []
-        step = loop.TrainStep(model, job.learning)
+        step = training_loop.TrainStep(model, job.learning)
         for number in range(4):
             before = model.layers[-1].bias.numpy()
             step(job.inputs[:1], job.labels[:1])
@@ -130,7 +132,7 @@ class TestLearningRate:
 def test_one_step_by_hand():
     """Adam's first step moves each weight by the rate, against its gradient's sign."""
     model = linear()
-    step = loop.TrainStep(model, learning_of(model, 0.01, 10))
+    step = training_loop.TrainStep(model, learning_of(model, 0.01, 10))
     inputs = np.array([[2.0, -1.0], [1.0, -3.0]], np.float32)
     loss, hits, *_ = step(inputs, np.array([1, 0], np.int32))
     assert float(loss) == pytest.approx(LN2)
@@ -179,7 +181,7 @@ class TestBest:
         assert job.best.epoch == 1
 
     def test_nothing_before_the_first_epoch(self):
-        best = loop.Best()
+        best = training_loop.Best()
         assert (best.epoch, best.values, best.validation_logits) == (0, {}, None)
 
 
@@ -197,7 +199,7 @@ class TestNonFiniteLoss:
         job.training = training
         results = []
         with pytest.raises(
-            loop.NonFiniteLoss,
+            training_loop.NonFiniteLoss,
             match=r"nan at step 3 of epoch 2, at a rate of 0\.\d+; try a lower --learn",
         ):
             results.extend(job.run())
@@ -208,7 +210,7 @@ class TestNonFiniteLoss:
         running = job.run()
         next(running)
         job.inputs[:] = np.nan
-        with pytest.raises(loop.NonFiniteLoss, match="step 1 of epoch 2"):
+        with pytest.raises(training_loop.NonFiniteLoss, match="step 1 of epoch 2"):
             next(running)
         assert job.best.epoch == 1
         assert all(np.isfinite(values).all() for values in job.best.values.values())
@@ -244,7 +246,9 @@ def test_float16_scales_the_loss():
         scaled = keras.layers.Rescaling(1e-8, dtype="float32")(hidden(inputs))
         logits = keras.layers.Dense(2, kernel_initializer="identity")(scaled)
         model = keras.Model(inputs, logits)
-        step = loop.TrainStep(model, learning_of(model, 0.1, 10, precision=precision))
+        step = training_loop.TrainStep(
+            model, learning_of(model, 0.1, 10, precision=precision)
+        )
         loss, *_ = step(np.ones((2, 2), np.float32), np.zeros(2, np.int32))
         assert float(loss) == pytest.approx(LN2, rel=1e-3)
         moved[precision] = hidden.kernel.numpy() - 1
@@ -255,11 +259,11 @@ def test_float16_scales_the_loss():
 def test_predict_keeps_order_and_leaves_dropout_out():
     inputs = keras.Input((3,))
     output = keras.layers.Dropout(0.5)(inputs)
-    step = loop.make_predict_step(
+    step = training_loop.make_predict_step(
         keras.Model(inputs, keras.layers.Rescaling(2.0, dtype="bfloat16")(output))
     )
     data = np.arange(30, dtype=np.float32).reshape(10, 3)
-    logits, labels = loop.predict(step, in_batches(data, np.arange(10), 4))
+    logits, labels = training_loop.predict(step, in_batches(data, np.arange(10), 4))
     assert logits.dtype == np.float32
     assert (logits == 2 * data).all()
     assert (labels == np.arange(10)).all()
@@ -269,7 +273,7 @@ def test_predict_keeps_order_and_leaves_dropout_out():
     ("num_features", "rate"), [(9216, 1e-4), (1280, 7.2e-4), (0, 1e-4)]
 )
 def test_suitable_rate(num_features, rate):
-    assert loop.suitable_rate(num_features) == pytest.approx(rate)
+    assert training_loop.suitable_rate(num_features) == pytest.approx(rate)
 
 
 class TestIterSize:
@@ -282,8 +286,8 @@ class TestIterSize:
             *separable(random, 7),
             batch_size=batch_size,
             epochs=2,
-            settings=update.Settings(optimizer="sgd", iter_size=iter_size),
-            schedule=schedules.Schedule(policy="exp", gamma=0.5),
+            settings=parameter_update.Settings(optimizer="sgd", iter_size=iter_size),
+            schedule=learning_rate.Schedule(policy="exp", gamma=0.5),
         )
         rates = [result.learning_rate for result in job.run()]
         return model.layers[-1].kernel.numpy(), rates
@@ -309,7 +313,7 @@ def test_the_moving_average_is_judged_and_kept():
     job = Job(
         linear(),
         *separable(np.random.default_rng(1)),
-        settings=update.Settings(optimizer="sgd", ema=0.5),
+        settings=parameter_update.Settings(optimizer="sgd", ema=0.5),
     )
     (result,) = job.run()
     own = [v.numpy() for v in job.model.trainable_variables]
@@ -339,7 +343,7 @@ class TestMixedLabels:
     def test_a_step_by_hand(self):
         """Probabilities are 3/4 and 1/4 for every input."""
         model = linear(bias=(LN3, 0.0))
-        step = loop.TrainStep(model, learning_of(model, 0.0, 10))
+        step = training_loop.TrainStep(model, learning_of(model, 0.0, 10))
         shares = np.array([[0.9, 0.1], [0.5, 0.5], [0.2, 0.8]], np.float32)
         loss, hits, _ = step(np.zeros((3, 2), np.float32), shares)
         by_hand = (1.6 * math.log(4 / 3) + 1.4 * math.log(4)) / 3
@@ -352,8 +356,10 @@ class TestMixedLabels:
         inputs, labels = separable(np.random.default_rng(0), 7)
         for some in (labels, np.eye(2, dtype=np.float32)[labels]):
             model = linear()
-            settings = update.Settings(optimizer="sgd", iter_size=iter_size)
-            step = loop.TrainStep(model, learning_of(model, 0.1, 9, settings=settings))
+            settings = parameter_update.Settings(optimizer="sgd", iter_size=iter_size)
+            step = training_loop.TrainStep(
+                model, learning_of(model, 0.1, 9, settings=settings)
+            )
             for batch in in_batches(inputs, some, 3):
                 step(*batch)
             step.finish()

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from model import losses, schedules, update
 from model.checkpoints import errors
+from model.loop import learning_rate, losses, parameter_update
 from pipeline.system import config_flags
 
 CLASS_WEIGHTS = ("none", "balanced")
@@ -67,13 +67,13 @@ class Method:
         _ = self.settings, self.schedule, self.loss(np.ones(2))
 
     @property
-    def settings(self) -> update.Settings:
+    def settings(self) -> parameter_update.Settings:
         """Of the updates.
 
         Raises:
             ValueError: they cannot be.
         """
-        return update.Settings(
+        return parameter_update.Settings(
             optimizer=self.optimizer,  # type: ignore[arg-type]
             momentum=self.momentum,
             nesterov=self.nesterov,
@@ -85,7 +85,7 @@ class Method:
         )
 
     @property
-    def schedule(self) -> schedules.Schedule:
+    def schedule(self) -> learning_rate.Schedule:
         """Of the rate.
 
         Raises:
@@ -97,7 +97,7 @@ class Method:
             raise ValueError(
                 f"milestones={self.milestones}: expected steps, as 1000,2000"
             ) from None
-        return schedules.Schedule(
+        return learning_rate.Schedule(
             policy=self.policy,  # type: ignore[arg-type]
             gamma=self.gamma,
             power=self.power,
@@ -115,7 +115,9 @@ class Method:
         weights = losses.balanced(counts) if self.class_weights == "balanced" else ()
         return losses.Loss(label_smoothing=self.label_smoothing, class_weights=weights)
 
-    def updates(self, variables: Mapping[str, Any], *, float16: bool) -> update.Update:
+    def updates(
+        self, variables: Mapping[str, Any], *, float16: bool
+    ) -> parameter_update.Update:
         """What moves some variables.
 
         Args:
@@ -126,7 +128,7 @@ class Method:
             errors.MismatchedCheckpoint: a pattern of `rates` fits none of them.
         """
         self.check_rates(list(variables))
-        return update.Update(variables, self.settings, float16=float16)
+        return parameter_update.Update(variables, self.settings, float16=float16)
 
     def check_rates(self, variables: Sequence[str]) -> None:
         """Refuses rates that are not of these variables.
@@ -152,7 +154,7 @@ class Method:
             )
 
 
-def _rule(text: str) -> update.Rule:
+def _rule(text: str) -> parameter_update.Rule:
     pattern, _, values = text.strip().partition("=")
     numbers = values.split(":")
     try:
@@ -164,7 +166,9 @@ def _rule(text: str) -> update.Rule:
             f"rates: {text}: expected pattern=lr_mult or pattern=lr_mult:decay_mult, "
             "as logits/*=10 or */bias=2:0"
         ) from None
-    return update.Rule(pattern=pattern, lr_mult=lr_mult, decay_mult=decay_mult)
+    return parameter_update.Rule(
+        pattern=pattern, lr_mult=lr_mult, decay_mult=decay_mult
+    )
 
 
 PLAIN = Method()
@@ -191,7 +195,7 @@ HELP = {
     "early_stopping": "Epochs without a lower validation loss that end it; 0: none do.",
 }
 CHOICES: dict[str, Sequence[str]] = {
-    "optimizer": update.OPTIMIZERS,
-    "policy": schedules.POLICIES,
+    "optimizer": parameter_update.OPTIMIZERS,
+    "policy": learning_rate.POLICIES,
     "class_weights": CLASS_WEIGHTS,
 }

@@ -1,0 +1,1 @@
+"""Batches to trained weights: step, epoch, optimizer, schedule, feature cache."""
