@@ -31,13 +31,12 @@ from model import (
     comparison_picture,
     judge,
     judge_weights,
-    own_records,
     penultimate,
     report,
-    run,
     views,
 )
 from model.checkpoints import errors
+from model.runs import run_folder, run_records
 from model.weights import preprocessing_overrides, pretrained_classifier
 from pipeline.convert import conversion
 from pipeline.images import record_image
@@ -144,8 +143,8 @@ def evaluate(config: Config) -> dict[str, Any]:
     """
     if config.ckpt:
         return _evaluate_pretrained(config)
-    finished = run.read(config.run_dir)
-    data = config.data or str(own_records.place(finished))
+    finished = run_folder.read(config.run_dir)
+    data = config.data or str(run_records.place(finished))
     with _records(data, finished.resize_min) as found:
         judgement = _judge_run(config, finished, found, data)
         # Deferred: a comparison needs none of what draws and fills pages.
@@ -198,7 +197,7 @@ def compare(config: Config) -> dict[str, Any]:
         DataError: runs or records are not as they should be, not each other's,
             or a run has trained on one of the photos.
     """
-    runs = run.read_several(config.run_dirs)
+    runs = run_folder.read_several(config.run_dirs)
     curves = [one.validation_curve() for one in runs.values()]
     first = next(iter(runs.values()))
     if config.data and _holds_photos(config.data):
@@ -215,18 +214,18 @@ def compare(config: Config) -> dict[str, Any]:
         "split": config.split,
         **comparison.compare(several),
         "manifest_digest": digest,
-        "versions": run.versions(),
+        "versions": run_folder.versions(),
     }
     path = first.evaluation_path(f"compare-{config.split}", digest)
-    with run.replacing(path.with_suffix(".png")) as partial:
+    with run_folder.replacing(path.with_suffix(".png")) as partial:
         comparison_picture.draw(figures, curves, partial)
-    with run.replacing(path) as partial:
+    with run_folder.replacing(path) as partial:
         partial.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     figures["written"] = f"{path}, {path.with_suffix('.png')}"
     return figures
 
 
-def _refuse_unlike_sizes(runs: Mapping[str, run.Finished], data: str) -> None:
+def _refuse_unlike_sizes(runs: Mapping[str, run_folder.Finished], data: str) -> None:
     """Refuses photos that no one conversion makes as large as all runs expect.
 
     Raises:
@@ -243,10 +242,10 @@ def _refuse_unlike_sizes(runs: Mapping[str, run.Finished], data: str) -> None:
 
 
 def _check(
-    config: Config, finished: run.Finished, found: manifest.Manifest, data: str
+    config: Config, finished: run_folder.Finished, found: manifest.Manifest, data: str
 ) -> None:
     """Refuses records, called `data`, that are not to be judged by the run."""
-    run.check_records(
+    run_folder.check_records(
         finished,
         found,
         config.split,
@@ -256,7 +255,10 @@ def _check(
 
 
 def _candidate(
-    config: Config, name: str, finished: run.Finished, found: manifest.Manifest | None
+    config: Config,
+    name: str,
+    finished: run_folder.Finished,
+    found: manifest.Manifest | None,
 ) -> comparison.Candidate:
     """A run's judgement of the photos, from its folder or made now.
 
@@ -273,7 +275,7 @@ def _candidate(
 
     def judge_now() -> None:
         with contextlib.ExitStack() as stack:
-            data = config.data or str(own_records.place(finished))
+            data = config.data or str(run_records.place(finished))
             records = found or stack.enter_context(_records(data))
             rows = records.taken(*([] if config.split == "all" else [config.split]))
             candidates.refuse_seen(name, finished, {row.sha256 for row in rows})
@@ -283,7 +285,7 @@ def _candidate(
 
 
 def _judge_run(
-    config: Config, finished: run.Finished, found: manifest.Manifest, data: str
+    config: Config, finished: run_folder.Finished, found: manifest.Manifest, data: str
 ) -> judge.Judged:
     _check(config, finished, found, data)
     manifest.check_files(found)

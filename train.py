@@ -26,7 +26,6 @@ from model import (
     probe,
     rate_finder,
     repeats,
-    run,
     session,
     settings,
     trainee,
@@ -34,6 +33,7 @@ from model import (
 from model.checkpoints import errors
 from model.loop import device, distributed, training_loop
 from model.networks import head
+from model.runs import run_folder
 from pipeline.records import manifest
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
@@ -50,7 +50,7 @@ def train(config: settings.Config) -> Path:
         loop.NonFiniteLoss: training ran away.
     """
     found = _data(config.data)
-    directory = run.new_directory(config.run_dir, config.ckpt)
+    directory = run_folder.new_directory(config.run_dir, config.ckpt)
     machine, device_name = _machine(directory, config.precision)
     trainees = _trainees(config, found, directory, machine)
     for one in trainees:
@@ -74,7 +74,7 @@ def plan(config: settings.Config) -> str:
         errors.CheckpointError: the weights cannot be used.
     """
     found = _data(config.data)
-    directory = run.new_directory(config.run_dir, config.ckpt)
+    directory = run_folder.new_directory(config.run_dir, config.ckpt)
     machine, _ = _machine(directory, config.precision)
     trainees = _trainees(config, found, directory, machine)
     started_s = probe.age_s()
@@ -96,7 +96,7 @@ def find_rate(config: settings.Config) -> Path:
         errors.CheckpointError: the weights cannot be used.
     """
     found = _data(config.data)
-    directory = run.new_directory(config.run_dir, config.ckpt)
+    directory = run_folder.new_directory(config.run_dir, config.ckpt)
     machine, _ = _machine(directory, config.precision)
     one, *_ = _trainees(config, found, directory, machine)
     with command_line.graceful():
@@ -114,7 +114,7 @@ def find_rate(config: settings.Config) -> Path:
     about |= finish.describe(found, one.base, one.plans)
     one.record.start(about, found.class_names)
     one.record.write_json("find_rate.json", rate_finder.as_json(curve))
-    with run.replacing(directory / "find_rate.png") as partial:
+    with run_folder.replacing(directory / "find_rate.png") as partial:
         rate_finder.draw(curve, partial)
     command_line.say(rate_finder.as_text(curve))
     command_line.say(f"curve: {directory / 'find_rate.png'}")
@@ -130,7 +130,7 @@ def repeat(config: settings.Config) -> Path:
     Raises:
         as `train`.
     """
-    directory = run.new_directory(config.run_dir, config.ckpt)
+    directory = run_folder.new_directory(config.run_dir, config.ckpt)
     config = dataclasses.replace(config, data=str(Path(config.data).resolve()))
     found = _data(config.data)
     directory.mkdir(parents=True, exist_ok=True)
@@ -143,8 +143,8 @@ def _repeat(config: settings.Config, found: manifest.Manifest, directory: Path) 
     try:
         return _repeat_each(config, found, directory)
     finally:
-        if not any(map(run.is_run, directory.iterdir())):
-            run.Run(directory=directory).discard()
+        if not any(map(run_folder.is_run, directory.iterdir())):
+            run_folder.Run(directory=directory).discard()
 
 
 def _repeat_each(
@@ -157,14 +157,14 @@ def _repeat_each(
         place = directory / name
         command_line.log(f"{name}:")
         member = dataclasses.replace(member, features=seen or member.features)
-        if (place / run.CHECKPOINTS).exists():
+        if (place / run_folder.CHECKPOINTS).exists():
             resume(place)
         elif not repeats.is_done(place):
             train(member)
-        seen = run.read(str(place)).config["features"]  # all on the same layers
+        seen = run_folder.read(str(place)).config["features"]  # all on the same layers
         records = manifest.read(Path(member.data))
         for what, folder in places.items():
-            finished = run.read(str(place / folder))
+            finished = run_folder.read(str(place / folder))
             figures[what][name] = judge.judge_run(finished, records, "test").figures
     found_of = {
         what: repeats.summary(some, folds=bool(config.folds))
@@ -190,13 +190,13 @@ def resume(run_dir: Path) -> Path:
         found = _data(config.data)
         _refuse_changed(run_dir, found, digest)
         return _repeat(config, found, run_dir.resolve())
-    directory, about = run.unfinished(run_dir)
+    directory, about = run_folder.unfinished(run_dir)
     config = settings.from_run(directory, about)
     # Where the head sits was decided then; the default may be another one now.
     config = dataclasses.replace(config, features=about["features"])
     found = _data(about["data"]["path"])
     _refuse_changed(directory, found, about["data"]["manifest_digest"])
-    if about["versions"] != run.versions():
+    if about["versions"] != run_folder.versions():
         command_line.log(
             f"warning: {directory} was begun with other versions of Graft, TensorFlow, "
             "Keras or NumPy; the result may differ in its last digits"
@@ -204,7 +204,7 @@ def resume(run_dir: Path) -> Path:
     machine, _ = _machine(directory, about["precision"])
     trainees = _trainees(config, found, directory, machine)
     if finish.describe(found, trainees[0].base, ())["weights"] != about["weights"]:
-        raise run.RunError(
+        raise run_folder.RunError(
             f"{directory}: --ckpt={config.ckpt} has other weights than when it began; "
             "train anew"
         )
@@ -214,7 +214,7 @@ def resume(run_dir: Path) -> Path:
 
 def _refuse_changed(directory: Path, found: manifest.Manifest, digest: str) -> None:
     if found.digest != digest:
-        raise run.RunError(
+        raise run_folder.RunError(
             f"{directory}: {found.directory} has changed since; going on would mix two "
             "data sets: train anew"
         )
@@ -263,7 +263,7 @@ def _trainees(
             config,
             found,
             one,
-            run.Run(directory=place, writes=machine.together.is_chief),
+            run_folder.Run(directory=place, writes=machine.together.is_chief),
             machine,
             name=name,
         )
@@ -303,8 +303,8 @@ def _data(folder: str) -> manifest.Manifest:
 
 def _say_best(directory: Path) -> None:
     """The best epoch, and that of the network that is compared with."""
-    for place in filter(run.is_run, (directory, directory / SCRATCH)):
-        results = run.read(str(place)).results()
+    for place in filter(run_folder.is_run, (directory, directory / SCRATCH)):
+        results = run_folder.read(str(place)).results()
         best = min(results, key=lambda result: result["validation_loss"])
         command_line.say(
             f"{place.name}, "
@@ -337,7 +337,7 @@ def main(argv: Sequence[str]) -> None:
         directory = repeat(config)
     else:
         directory = train(config)
-    if (directory / run.REPEATS).exists():
+    if (directory / run_folder.REPEATS).exists():
         command_line.say(f"runs: {directory}")
         return
     if distributed.place(os.environ.get("TF_CONFIG", ""))[0]:

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable
 
-from model import comparison, judged, run
+from model import comparison, judged
+from model.runs import run_folder
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
 
 def read(
     name: str,
-    finished: run.Finished,
+    finished: run_folder.Finished,
     split: str,
     manifest_digest: str,
     judge_now: Callable[[], object],
@@ -41,12 +42,12 @@ def read(
         class_names=finished.class_names,
         examples=examples,
         temperature=finished.temperature,
-        model_bytes=(finished.directory / run.MODEL_NAME).stat().st_size,
+        model_bytes=(finished.directory / run_folder.MODEL_NAME).stat().st_size,
         images_per_s=judged.images_per_s(path.with_suffix(".json")),
     )
 
 
-def refuse_seen(name: str, finished: run.Finished, photos: set[str]) -> None:
+def refuse_seen(name: str, finished: run_folder.Finished, photos: set[str]) -> None:
     """Refuses a comparison on photos that a run was trained on.
 
     Args:

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from model import explain, neighbours, run
+from model import explain, neighbours
 from model.loop import metrics, traced_function, training_loop
+from model.runs import run_folder
 from model.weights import preprocessing_overrides, pretrained_classifier
 from pipeline.batches import preprocess
 from pipeline.images import record_image
@@ -38,7 +39,7 @@ class Classifier:
     spec: preprocess.InputSpec
     class_names: Sequence[str]
     temperature: float = 1.0
-    finished: run.Finished | None = None
+    finished: run_folder.Finished | None = None
     resize_min: int = record_image.RESIZE_MIN
 
     def predict_step(self) -> Callable[[Any], Any]:
@@ -76,7 +77,7 @@ def of_run(run_dir: str) -> Classifier:
     Raises:
         run.RunError: it is missing, unfinished or damaged.
     """
-    finished = run.read(run_dir)
+    finished = run_folder.read(run_dir)
     return Classifier(
         name=finished.directory.name,
         model=finished.load_model(),

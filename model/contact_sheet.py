@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from model import classifier, run, sheet
+from model import classifier
+from model.runs import image_grid, run_folder
 from pipeline.batches import preprocess, single_photo
 from pipeline.images import record_image
 from pipeline.records import manifest
@@ -75,8 +76,8 @@ class Pictures:
             titles.append(f"{near.similarity:.2f} {near.row.class_name}")
         stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(photo).stem)[:_LONGEST_NAME]
         path = self._folder / f"{self._count:05d}-{stem or 'photo'}.png"
-        with run.replacing(path) as partial:
-            sheet.draw(np.stack(tiles), np.arange(len(tiles)), titles, partial)
+        with run_folder.replacing(path) as partial:
+            image_grid.draw(np.stack(tiles), np.arange(len(tiles)), titles, partial)
         return str(path)
 
     def _training_photo(self, row: manifest.Row) -> np.ndarray:

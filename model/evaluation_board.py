@@ -21,7 +21,8 @@ from tensorboard.plugins.hparams import summary_v2 as hparams
 from tensorboard.plugins.scalar import summary_v2 as scalars
 from tensorboard.summary.writer import event_file_writer
 
-from model import board, judge
+from model import judge
+from model.runs import tensorboard_log
 from pipeline.check import verify_records
 from pipeline.images import record_image
 from pipeline.records import manifest
@@ -61,7 +62,9 @@ def write(judged: judge.Judged) -> None:
         if row["recall"] is not None
     ]
     confusion = np.array(figures["confusion_matrix"])
-    messages.append(board.image_pb("confusion_matrix", board.picture(confusion)))
+    messages.append(
+        tensorboard_log.image_pb("confusion_matrix", tensorboard_log.picture(confusion))
+    )
     settings = flat_settings(judged.finished.config)
     trial = _cell(f"{judged.finished.directory.name} {judged.path.stem}")
     messages.append(hparams.hparams_pb(settings, trial_id=trial))

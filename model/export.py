@@ -24,10 +24,10 @@ from typing import Literal
 from absl import app, flags
 
 import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
-from model import own_records, run
 from model.checkpoints import errors
 from model.exporting import job
 from model.networks import registry
+from model.runs import run_folder, run_records
 from model.weights import restore, weight_file
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
@@ -82,7 +82,7 @@ def export(config: Config) -> dict[str, tuple[int, ...]]:
     """
     path = Path(config.weights)
     weight_file.check_ending(path)
-    finished = run.read(config.run_dir)
+    finished = run_folder.read(config.run_dir)
     model = finished.load_model()
     arrays = restore.gather(model)
     network_name = finished.config["network"]
@@ -93,7 +93,7 @@ def export(config: Config) -> dict[str, tuple[int, ...]]:
     if network_name not in registry.NETWORKS:  # it was made of a configuration
         about["keras_config"] = model.to_json()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with run.replacing(path, suffix=f".partial{path.name}") as partial:
+    with run_folder.replacing(path, suffix=f".partial{path.name}") as partial:
         if path.name.endswith(".weights.h5"):  # as Keras 3 itself reads it
             model.save_weights(partial)
             weight_file.mark_h5(partial, about)
@@ -110,7 +110,7 @@ def export_classifier(config: Config) -> job.Exported:
             the run says.
     """
     return job.export(
-        run.read(config.run_dir),
+        run_folder.read(config.run_dir),
         config.format,
         data=config.data,
         out=config.out,
@@ -160,7 +160,7 @@ def define_flags() -> None:
     """Declares the command's flags; defaults are those of Config."""
     default = Config()
     flags.DEFINE_string("run_dir", default.run_dir, "Folder of the run.")
-    flags.DEFINE_string("data", default.data, own_records.HELP)
+    flags.DEFINE_string("data", default.data, run_records.HELP)
     flags.DEFINE_string(
         "weights",
         default.weights,

@@ -6,15 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from model import base, run, stages
+from model import base, stages
 from model.loop import metrics, training_loop
+from model.runs import run_folder
 from model.weights import restore, weight_file
 from pipeline.images import record_image
 from pipeline.records import manifest
 
 
 def write(
-    record: run.Run,
+    record: run_folder.Run,
     found: manifest.Manifest,
     start: base.Base,
     plan: stages.Plan,
@@ -93,7 +94,7 @@ def describe(
                 "resize_min", record_image.RESIZE_MIN
             ),
         },
-        "versions": run.versions(),
+        "versions": run_folder.versions(),
     }
 
 

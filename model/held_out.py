@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from model import judged, label_doubts, run
+from model import judged, label_doubts
 from model.loop import metrics
+from model.runs import run_folder
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
 
@@ -79,7 +80,7 @@ def of_split(
     )
 
 
-def of_folds(finished: run.Finished, found: manifest.Manifest) -> HeldOut | None:
+def of_folds(finished: run_folder.Finished, found: manifest.Manifest) -> HeldOut | None:
     """All photos that the folds beside a run have judged; None if it is no fold.
 
     Args:
@@ -118,7 +119,7 @@ def of_folds(finished: run.Finished, found: manifest.Manifest) -> HeldOut | None
 
 def _num_folds(directory: Path) -> int:
     """Of the repeated training that a run is part of; 0 if it is none."""
-    path = directory.parent / run.REPEATS
+    path = directory.parent / run_folder.REPEATS
     if not directory.name.startswith("fold-") or not path.exists():
         return 0
     try:
@@ -133,7 +134,7 @@ def _judgement(
 ) -> tuple[judged.Examples, np.ndarray] | None:
     """A fold's test photos and probabilities; None where it is not judged yet."""
     try:
-        fold = run.read(str(place))
+        fold = run_folder.read(str(place))
     except DataError:
         return None
     digest = fold.config["data"]["manifest_digest"]

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from model import calibration, held_out, penultimate, run, views
+from model import calibration, held_out, penultimate, views
 from model.loop import metrics
+from model.runs import run_folder
 from pipeline.batches import dataset, preprocess
 from pipeline.records import manifest
 from pipeline.system import command_line
@@ -223,7 +224,7 @@ class Judged:
         path: of the .json.
     """
 
-    finished: run.Finished
+    finished: run_folder.Finished
     found: manifest.Manifest
     split: str
     model: Any
@@ -240,7 +241,7 @@ class Judged:
 
 
 def judge_run(
-    finished: run.Finished,
+    finished: run_folder.Finished,
     found: manifest.Manifest,
     split: str,
     how: How = PLAIN,
@@ -268,7 +269,7 @@ def judge_run(
     path = finished.evaluation_path(name, found.digest)
     path.parent.mkdir(exist_ok=True)
     if not os.access(path.parent, os.W_OK):
-        raise run.RunError(
+        raise run_folder.RunError(
             f"{path.parent}: cannot be written to, but figures and report belong "
             "there; allow it, or copy the run to where you may"
         )
@@ -284,7 +285,7 @@ def judge_run(
         temperature=finished.temperature,
     )
     judging_s = time.perf_counter() - loaded
-    with run.replacing(path.with_suffix(".npz")) as partial:
+    with run_folder.replacing(path.with_suffix(".npz")) as partial:
         judgement.save_examples(partial)
     seen = finished.seen_photos()
     unseen = _held_out(finished, found, judgement, seen)
@@ -301,9 +302,9 @@ def judge_run(
         "model_sha256": finished.model_digest(),
         "seconds": time.perf_counter() - start,
         "images_per_s": len(judgement.rows) / judging_s,
-        "versions": run.versions(),
+        "versions": run_folder.versions(),
     }
-    with run.replacing(path) as partial:
+    with run_folder.replacing(path) as partial:
         partial.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     figures["written"] = str(path)
     return Judged(
@@ -318,7 +319,9 @@ def judge_run(
     )
 
 
-def _label_of_each(finished: run.Finished, found: manifest.Manifest) -> np.ndarray:
+def _label_of_each(
+    finished: run_folder.Finished, found: manifest.Manifest
+) -> np.ndarray:
     """int64 [num_classes of the data]: the run's label of each, by its name.
 
     Raises:
@@ -336,7 +339,7 @@ def _label_of_each(finished: run.Finished, found: manifest.Manifest) -> np.ndarr
 
 
 def _held_out(
-    finished: run.Finished,
+    finished: run_folder.Finished,
     found: manifest.Manifest,
     judgement: Judgement,
     seen: set[str],

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from model import run
 from model.checkpoints import errors
 from model.networks import head
+from model.runs import run_folder
 from model.weights import named_weights, restore
 
 _TEXT_LIMIT = 16 << 20  # characters of a run's config.json; it may be a stranger's
@@ -31,10 +31,10 @@ class Seat:
 def seat(weights: named_weights.Weights) -> Seat | None:
     """That of the run whose model the weights are; None if they are no run's."""
     path = Path(weights.path)
-    if path.name != run.MODEL_NAME:
+    if path.name != run_folder.MODEL_NAME:
         return None
     try:
-        with path.with_name(run.CONFIG_NAME).open(encoding="utf-8") as file:
+        with path.with_name(run_folder.CONFIG_NAME).open(encoding="utf-8") as file:
             about = json.loads(file.read(_TEXT_LIMIT))
         features, pooling = about["features"], about.get("pooling", "none")
     except (OSError, ValueError, LookupError, TypeError, AttributeError):

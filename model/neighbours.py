@@ -13,9 +13,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from model import own_records, repeats, run
+from model import repeats
 from model.loop import feature_cache, training_data
 from model.networks import head
+from model.runs import run_folder, run_records
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
 
@@ -36,7 +37,7 @@ class Neighbour:
     similarity: float
 
 
-def below_head(finished: run.Finished, model: Any) -> tuple[str, Any]:
+def below_head(finished: run_folder.Finished, model: Any) -> tuple[str, Any]:
     """What a run's head sees, by name and as a tensor of the network.
 
     The tensor is found from above: below the head, the network may be a model inside
@@ -59,7 +60,7 @@ def below_head(finished: run.Finished, model: Any) -> tuple[str, Any]:
     )
 
 
-def embedder(finished: run.Finished, model: Any) -> Any:
+def embedder(finished: run_folder.Finished, model: Any) -> Any:
     """A network that also gives what its head sees.
 
     Args:
@@ -143,7 +144,7 @@ def _directions(embeddings: Any) -> np.ndarray:
     return flat / np.maximum(lengths, _SMALLEST)
 
 
-def build(finished: run.Finished, model: Any, data: str = "") -> Index:
+def build(finished: run_folder.Finished, model: Any, data: str = "") -> Index:
     """Makes the training photos of a run searchable.
 
     Args:
@@ -156,7 +157,7 @@ def build(finished: run.Finished, model: Any, data: str = "") -> Index:
             the network has no head.
     """
     layer, seen = below_head(finished, model)
-    found = own_records.read(finished, data)
+    found = run_records.read(finished, data)
     trunk = keras.Model(model.input, seen)
     trunk.trainable = False
     cached = training_data.compute_features(

@@ -20,8 +20,9 @@ import numpy as np
 from absl import app, flags
 
 import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
-from model import answers, classifier, contact_sheet, own_records, photo_batches
+from model import answers, classifier, contact_sheet, photo_batches
 from model.checkpoints import errors
+from model.runs import run_records
 from model.weights import preprocessing_overrides, pretrained_classifier
 from pipeline.images import photo_files
 from pipeline.system import command_line
@@ -210,7 +211,7 @@ def define_flags() -> None:
         "Folder for a picture of each photo: where the network looked, and the "
         "training photos that it finds most alike.",
     )
-    flags.DEFINE_string("data", default.data, own_records.HELP)
+    flags.DEFINE_string("data", default.data, run_records.HELP)
     flags.DEFINE_integer(
         "batch_size",
         default.batch_size,

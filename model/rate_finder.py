@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from model import curves
 from model.loop import learning_rate, training_loop
+from model.runs import learning_curves
 
 LOWEST, HIGHEST = 1e-7, 10.0
 STEPS = 100
@@ -108,7 +108,7 @@ def search(
 
 def draw(curve: Curve, path: Path) -> None:
     """Draws the losses over the rates as a PNG, with the suggestion."""
-    figure, (axes,) = curves.figure(1)
+    figure, (axes,) = learning_curves.figure(1)
     axes.semilogx(curve.rates, curve.losses, alpha=0.35)
     axes.semilogx(curve.rates, curve.smoothed, color="C0", label="loss, smoothed")
     if curve.suggestion:

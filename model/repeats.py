@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from model import run, settings
+from model import settings
 from model.loop import metrics
+from model.runs import run_folder
 from pipeline import split
 from pipeline.records import manifest
 
@@ -24,7 +25,7 @@ def cache_dir(directory: Path) -> Path:
         directory: of a run.
     """
     parent = directory.absolute().parent
-    if (parent / run.REPEATS).exists():
+    if (parent / run_folder.REPEATS).exists():
         parent = parent.parent
     return parent / _CACHE_NAME
 
@@ -80,13 +81,13 @@ def is_done(directory: Path) -> bool:
     Raises:
         run.RunError: it ran away; without it the mean would be too good.
     """
-    if (why := directory / run.RAN_AWAY).exists():
-        raise run.RunError(
+    if (why := directory / run_folder.RAN_AWAY).exists():
+        raise run_folder.RunError(
             f"{directory}: {why.read_text(encoding='utf-8').strip()}; so this one of "
             "the trainings cannot count: train all anew, with other settings"
         )
-    ended = (directory / run.MODEL_NAME).exists()
-    return ended and not (directory / run.CHECKPOINTS).exists()
+    ended = (directory / run_folder.MODEL_NAME).exists()
+    return ended and not (directory / run_folder.CHECKPOINTS).exists()
 
 
 def write_plan(
@@ -98,7 +99,7 @@ def write_plan(
         "manifest_digest": found.digest,
         **more,
     }
-    run.Run(directory=directory).write_json(run.REPEATS, about)
+    run_folder.Run(directory=directory).write_json(run_folder.REPEATS, about)
 
 
 def read_plan(directory: Path) -> tuple[settings.Config, str] | None:
@@ -110,7 +111,7 @@ def read_plan(directory: Path) -> tuple[settings.Config, str] | None:
     Raises:
         DataError: it is damaged, or of another version of Graft.
     """
-    path = directory / run.REPEATS
+    path = directory / run_folder.REPEATS
     if not path.exists():
         return None
     try:
@@ -118,7 +119,9 @@ def read_plan(directory: Path) -> tuple[settings.Config, str] | None:
         values = {"settings": about["settings"]}
         digest = str(about["manifest_digest"])
     except (ValueError, KeyError, TypeError) as error:
-        raise run.RunError(f"{path}: damaged ({error!r:.200}); train anew") from error
+        raise run_folder.RunError(
+            f"{path}: damaged ({error!r:.200}); train anew"
+        ) from error
     return settings.from_run(path, values), digest
 
 

@@ -8,9 +8,10 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from model import run, settings
+from model import settings
 from model.loop import metrics
 from model.networks import head
+from model.runs import run_folder
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
 
@@ -55,7 +56,7 @@ def _flags(config: "DataclassInstance") -> list[str]:
     return words
 
 
-def training(finished: run.Finished) -> dict[str, Any]:
+def training(finished: run_folder.Finished) -> dict[str, Any]:
     """How a run was trained.
 
     Returns:
@@ -90,7 +91,7 @@ def training(finished: run.Finished) -> dict[str, Any]:
     }
 
 
-def ledger(finished: run.Finished) -> dict[str, Any]:
+def ledger(finished: run_folder.Finished) -> dict[str, Any]:
     """Summary of ledger.json.
 
     Returns:
@@ -110,7 +111,7 @@ def ledger(finished: run.Finished) -> dict[str, Any]:
         names = [str(t["variable"] or t["tensor"]) for t in content["tensors"]]
         statuses = [str(t["status"]) for t in content["tensors"]]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise run.RunError(
+        raise run_folder.RunError(
             f"{path}: cannot be read ({error!r:.200}); train again"
         ) from (error)
     return {

@@ -16,8 +16,9 @@ import jinja2
 import markupsafe
 import numpy as np
 
-from model import calibration, judge, report_drawings, report_facts, report_photos, run
+from model import calibration, judge, report_drawings, report_facts, report_photos
 from model.loop import metrics
+from model.runs import run_folder
 from pipeline.records import manifest
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -50,7 +51,7 @@ def write(judged: judge.Judged, command_line: str) -> Path:
         command_line: that judged.
     """
     path = judged.path.with_suffix(".html")
-    with run.replacing(path) as partial:
+    with run_folder.replacing(path) as partial:
         # A lone surrogate stands for a byte of a file's name that is no UTF-8.
         partial.write_text(
             render(judged, command_line), encoding="utf-8", errors="backslashreplace"
@@ -139,7 +140,7 @@ def _own_parts() -> dict[str, Any]:
     }
 
 
-def _has(finished: run.Finished, name: str) -> bool:
+def _has(finished: run_folder.Finished, name: str) -> bool:
     return (finished.directory / name).exists()
 
 

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from absl import app, flags
 
 import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
-from model import answers, classifier, own_records, service
+from model import answers, classifier, service
+from model.runs import run_records
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
@@ -166,7 +167,7 @@ def define_flags() -> None:
     """Declares the command's flags; defaults are those of Config."""
     default = Config()
     flags.DEFINE_string("run_dir", default.run_dir, "Folder of the run.")
-    flags.DEFINE_string("data", default.data, own_records.HELP)
+    flags.DEFINE_string("data", default.data, run_records.HELP)
     flags.DEFINE_string(
         "host",
         default.host,

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from model import board, curves, run, settings, snapshots, trainee
+from model import settings, snapshots, trainee
 from model.loop import distributed, training_loop
+from model.runs import learning_curves, run_folder, tensorboard_log
 from pipeline.system import command_line
 
 # Between two writings of the best model so far.
@@ -45,7 +46,7 @@ class Session:
         )
         self._is_chief = trainees[0].record.writes
         self._boards = {
-            one.name: board.Board(one.record.directory / "tensorboard")
+            one.name: tensorboard_log.Board(one.record.directory / "tensorboard")
             for one in trainees
             if self._is_chief
         }
@@ -78,7 +79,7 @@ class Session:
                 raise
             except training_loop.NonFiniteLoss as error:
                 self._remove_snapshots()  # the next time would come to the same
-                self._trainees[0].record.write_text(run.RAN_AWAY, f"{error}\n")
+                self._trainees[0].record.write_text(run_folder.RAN_AWAY, f"{error}\n")
                 raise
             except distributed.LOST as error:
                 raise distributed.WorkerLost(
@@ -96,11 +97,11 @@ class Session:
         """The folder of snapshots, which the chief has for itself."""
         if self._is_chief:
             return snapshots.locked(self._directory)
-        return contextlib.nullcontext(self._directory / run.CHECKPOINTS)
+        return contextlib.nullcontext(self._directory / run_folder.CHECKPOINTS)
 
     def _remove_snapshots(self) -> None:
         if self._is_chief:
-            snapshots.remove(self._directory / run.CHECKPOINTS)
+            snapshots.remove(self._directory / run_folder.CHECKPOINTS)
 
     def _begin(self, folder: Path) -> None:
         state = snapshots.latest(folder)
@@ -122,7 +123,7 @@ class Session:
         if self._is_chief:
             name = f"first_batch-{one.number + 1}.png"
             path = one.record.directory / ("first_batch.png" * (not one.number) or name)
-            with run.replacing(path) as partial:
+            with run_folder.replacing(path) as partial:
                 picture = one.draw_first_batch(partial)
             self._boards[one.name].first_batch(picture, one.number)
 
@@ -132,7 +133,7 @@ class Session:
         try:
             one.restore(trainee.part(state, prefix))
         except (KeyError, ValueError, TypeError) as error:
-            raise run.RunError(
+            raise run_folder.RunError(
                 f"{one.record.directory}: its snapshots are of another training "
                 f"({error!r:.200}); train anew, with another --run_dir"
             ) from error
@@ -219,8 +220,8 @@ class Session:
             self._trainees[0].record.point_latest()
         results = {one.name: one.results for one in self._trainees if one.results}
         if results and self._is_chief:
-            with run.replacing(self._directory / "curves.png") as partial:
-                curves.draw(results, partial)
+            with run_folder.replacing(self._directory / "curves.png") as partial:
+                learning_curves.draw(results, partial)
 
     def _leave(self, folder: Path) -> None:
         """Says what there is; removes run folders with nothing to show."""
@@ -228,7 +229,7 @@ class Session:
             return
         if folder.exists() and any(folder.iterdir()):
             parent = self._directory.parent  # perhaps of several trainings
-            whole = parent if run.is_run(parent) else self._directory
+            whole = parent if run_folder.is_run(parent) else self._directory
             command_line.log(f"python train.py --resume={whole} goes on")
         elif not any(one.best.epoch for one in self._trainees):
             for one in reversed(self._trainees):

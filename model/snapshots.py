@@ -21,7 +21,7 @@ from types import FrameType
 
 import numpy as np
 
-from model import run
+from model.runs import run_folder
 from pipeline.system import command_line
 
 Arrays = Mapping[str, np.ndarray]
@@ -39,7 +39,7 @@ def write(folder: Path, step: int, arrays: Arrays, *, keep: int) -> Path:
         keep: how many of the last stay.
     """
     path = folder / f"step-{step:08d}.npz"
-    with run.replacing(path) as partial, partial.open("wb") as file:
+    with run_folder.replacing(path) as partial, partial.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
         file.flush()
         os.fsync(file.fileno())
@@ -85,14 +85,14 @@ def locked(directory: Path) -> Iterator[Path]:
     Raises:
         run.RunError: another process trains the run.
     """
-    folder = directory / run.CHECKPOINTS
+    folder = directory / run_folder.CHECKPOINTS
     folder.mkdir(exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise run.RunError(
+            raise run_folder.RunError(
                 f"{directory}: another process is training this run"
             ) from None
         # What a process that was killed had begun to write.

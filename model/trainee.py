@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from model import base, board, finish, run, settings, sheet, stages
+from model import base, finish, settings, stages
 from model.loop import (
     device,
     distributed,
@@ -19,6 +19,7 @@ from model.loop import (
     training_loop,
 )
 from model.networks import head, registry
+from model.runs import image_grid, run_folder, tensorboard_log
 from model.weights import restore
 from pipeline.records import manifest
 from pipeline.system import command_line
@@ -48,7 +49,7 @@ class Trainee:
         config: settings.Config,
         found: manifest.Manifest,
         start: base.Base,
-        record: run.Run,
+        record: run_folder.Run,
         machine: distributed.Machine,
         *,
         name: str = "",
@@ -299,13 +300,13 @@ class Trainee:
         """Draws the photos of a stage's first batch; returns the picture, uint8."""
         spec = self.plans[self.number].spec
         images, labels = self.training.source.first_batch(spec)
-        return sheet.draw(images, labels, self._found.class_names, path)
+        return image_grid.draw(images, labels, self._found.class_names, path)
 
-    def details(self) -> board.Details:
+    def details(self) -> tensorboard_log.Details:
         """What TensorBoard shows of the last epoch beside its result."""
         own = head.weighted(self.stages[self.number].hidden)
         logits, labels = self.training.validated
-        return board.Details(
+        return tensorboard_log.Details(
             rates=self.training.rates(),
             weights={
                 name: variable.numpy()

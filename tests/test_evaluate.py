@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import evaluate
-from model import report, run
+from model import report
+from model.runs import run_folder
 from model.weights import preprocessing_overrides
 from pipeline import split
 from pipeline.convert import conversion
@@ -37,7 +38,7 @@ def worse(finished):
     """The same run, but that it takes every class for the next one."""
     directory = finished.with_name("worse")
     shutil.copytree(finished, directory)
-    model = run.read(str(directory)).load_model()
+    model = run_folder.read(str(directory)).load_model()
     logits = model.get_layer("logits")
     kernel, bias = logits.get_weights()
     logits.set_weights([np.roll(kernel, 1, axis=1), np.roll(bias, 1)])
@@ -89,7 +90,7 @@ def test_figures_follow_from_the_logits_on_disk(finished, found):
 def test_errors_name_the_photos_surest_first(finished, shared_records):
     """All labels are shifted by a damaged model: nearly everything is an error."""
     model_path = finished / "model.keras"
-    model = run.read(str(finished)).load_model()
+    model = run_folder.read(str(finished)).load_model()
     logits = model.get_layer("logits")
     kernel, bias = logits.get_weights()
     logits.set_weights([np.roll(kernel, 1, axis=1), np.roll(bias, 1)])
@@ -254,14 +255,14 @@ def test_a_split_without_photos_is_an_error(finished, shared_records, tmp_path):
 
 
 def test_a_missing_run_is_named(tmp_path):
-    with pytest.raises(run.RunError, match=str(tmp_path / "none")):
+    with pytest.raises(run_folder.RunError, match=str(tmp_path / "none")):
         evaluate.evaluate(config(tmp_path / "none"))
 
 
 def test_a_model_cut_short_is_named(finished):
     path = finished / "model.keras"
     path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(run.RunError, match=r"model\.keras"):
+    with pytest.raises(run_folder.RunError, match=r"model\.keras"):
         evaluate.evaluate(config(finished))
 
 
@@ -275,7 +276,7 @@ def test_the_gate(finished):
     assert "top-1 accuracy" in passed.stdout
     figures = json.loads((finished / "evaluation" / "test.json").read_text())
     assert f"{figures['accuracy']:.4f}" in passed.stdout
-    model = run.read(str(finished)).load_model()
+    model = run_folder.read(str(finished)).load_model()
     logits = model.get_layer("logits")
     logits.set_weights([value * 0 for value in logits.get_weights()])
     model.save(finished / "model.keras")
@@ -466,10 +467,10 @@ class TestCompare:
             evaluate.compare(self.config(finished, worse))
 
     def test_missing_and_unfinished_runs(self, finished, tmp_path):
-        with pytest.raises(run.RunError, match="none: no such run"):
+        with pytest.raises(run_folder.RunError, match="none: no such run"):
             evaluate.compare(self.config(finished, tmp_path / "none"))
         (tmp_path / "empty").mkdir()
-        with pytest.raises(run.RunError, match=r"config\.json is missing"):
+        with pytest.raises(run_folder.RunError, match=r"config\.json is missing"):
             evaluate.compare(self.config(finished, tmp_path / "empty"))
 
     @pytest.mark.parametrize("runs", ["a", "a,", ",a", "a,,b", ","])

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import train
-from model import probe, repeats, run, settings
+from model import probe, repeats, settings
 from model.checkpoints import errors
 from model.loop import distributed, training_loop
+from model.runs import run_folder
 from pipeline.system.errors import DataError
 from tests import conftest, test_resume, test_reuse
 
@@ -49,7 +50,7 @@ def test_folds_test_each_photo_once(quick, found, capsys, monkeypatch):
         path = member / "evaluation" / "test.npz"
         with np.load(path) as examples:
             tested += examples["sha256"].tolist()
-        seen = run.read(str(member)).seen_photos()
+        seen = run_folder.read(str(member)).seen_photos()
         assert not seen & set(examples_of(path))
     assert sorted(tested) == sorted(row.sha256 for row in found.taken())
     about = plan_of(directory)
@@ -78,14 +79,17 @@ def test_seeds(quick):
     assert set(about["accuracy"]) == {"seed-5", "seed-6"}
     assert "all_photos" not in about
     kernels = [
-        run.read(str(directory / name)).load_model().get_layer("logits").kernel.numpy()
+        run_folder.read(str(directory / name))
+        .load_model()
+        .get_layer("logits")
+        .kernel.numpy()
         for name in about["accuracy"]
     ]
     assert (kernels[0] != kernels[1]).any()
     config = dataclasses.replace(quick, seed=5, run_dir=quick.run_dir + "1")
     single = train.train(config)
     assert (directory.parent / "latest").resolve() == single
-    alone = run.read(str(single)).load_model().get_layer("logits").kernel.numpy()
+    alone = run_folder.read(str(single)).load_model().get_layer("logits").kernel.numpy()
     assert (alone == kernels[0]).all()
 
 
@@ -98,7 +102,7 @@ def test_seeds_of_changed_records(quick, tmp_path, found):
     directory = train.repeat(config)
     done = conftest.run_command("-m", "pipeline.split", records, "--seed=1")
     assert done.returncode == 0, done.stderr
-    with pytest.raises(run.RunError, match="has changed since"):
+    with pytest.raises(run_folder.RunError, match="has changed since"):
         train.resume(directory)
 
 
@@ -116,8 +120,8 @@ def test_one_that_ran_away_does_not_count(quick, monkeypatch):
         patch.setattr(training_loop.Training, "run_epoch", fail)
         train.repeat(config)
     directory = train.Path(config.run_dir)
-    assert run.read(str(directory / "seed-0")).results()
-    with pytest.raises(run.RunError, match=r"seed-0: epoch 2: .* cannot count"):
+    assert run_folder.read(str(directory / "seed-0")).results()
+    with pytest.raises(run_folder.RunError, match=r"seed-0: epoch 2: .* cannot count"):
         train.resume(directory)
 
 
@@ -171,7 +175,7 @@ def test_progress_comes_to_its_end(quick, monkeypatch, capsys):
 
 def test_a_damaged_plan(tmp_path):
     (tmp_path / "repeats.json").write_text("{")
-    with pytest.raises(run.RunError, match=r"repeats\.json: damaged"):
+    with pytest.raises(run_folder.RunError, match=r"repeats\.json: damaged"):
         train.resume(tmp_path)
 
 
@@ -186,7 +190,7 @@ def test_a_head_on_channels_on_the_whole(quick, pooling, size, capsys):
     where = {"features": "pool2", "pooling": pooling}
     pooled = dataclasses.replace(quick, **where, epochs=2, learning_rate=0)
     first = train.train(pooled)
-    finished = run.read(str(first))
+    finished = run_folder.read(str(first))
     kernel = finished.load_model().get_layer("logits").kernel
     assert kernel.shape == (size, 3)
     lowest = min(result["validation_loss"] for result in finished.results())
@@ -198,7 +202,7 @@ def test_a_head_on_channels_on_the_whole(quick, pooling, size, capsys):
         learning_rate=1e-30,
         epochs=1,
     )
-    (result,) = run.read(str(train.train(again))).results()
+    (result,) = run_folder.read(str(train.train(again))).results()
     assert result["validation_loss"] == pytest.approx(lowest, rel=1e-4)
     rates = [one["learning_rate"] for one in finished.results()]
     # By the 6 numbers of each kind; 0.75 of it two steps into a cosine of six.
@@ -206,7 +210,9 @@ def test_a_head_on_channels_on_the_whole(quick, pooling, size, capsys):
     seat = dataclasses.replace(again, features="", pooling="auto")
     seat = dataclasses.replace(seat, run_dir=quick.run_dir + "4")
     capsys.readouterr()
-    (result,) = run.read(str(train.train(seat))).results()  # where the run had it
+    (result,) = run_folder.read(
+        str(train.train(seat))
+    ).results()  # where the run had it
     said = capsys.readouterr().err
     assert "kept head on" in said
     assert "not used" not in said
@@ -225,7 +231,7 @@ def test_a_head_on_channels_on_the_whole(quick, pooling, size, capsys):
 def test_a_run_is_trained_on_with_its_head(quick, found):
     """A new run begins at the accuracy, and the loss, that the old one had."""
     first = train.train(dataclasses.replace(quick, hidden=6, epochs=4))
-    results = run.read(str(first)).results()
+    results = run_folder.read(str(first)).results()
     lowest = min(result["validation_loss"] for result in results)
     again = dataclasses.replace(
         quick,
@@ -237,14 +243,14 @@ def test_a_run_is_trained_on_with_its_head(quick, found):
         epochs=1,
     )
     second = train.train(again)
-    (result,) = run.read(str(second)).results()
+    (result,) = run_folder.read(str(second)).results()
     assert result["validation_loss"] == pytest.approx(lowest, rel=1e-4)
     ledger = json.loads((second / "ledger.json").read_text())
     status = {entry["variable"]: entry["status"] for entry in ledger["tensors"]}
     assert status["logits/kernel"] == status["head_hidden/bias"] == "restored"
     assert "new" not in status.values()
     new_head = dataclasses.replace(again, keep_head=False, run_dir=quick.run_dir + "3")
-    (other,) = run.read(str(train.train(new_head))).results()
+    (other,) = run_folder.read(str(train.train(new_head))).results()
     assert other["validation_loss"] == pytest.approx(np.log(3), rel=0.05)
     for change, message in (
         ({"hidden": 7}, r"head_hidden/kernel of \[7, 7\].*found \[7, 6\]"),
@@ -328,7 +334,7 @@ class TestPlan:
         machine = distributed.Machine(precision="float32", cache_dir=cache)
         (one,) = train._trainees(config, found, train.Path(config.run_dir), machine)
         (estimate,) = probe.estimate(one, found)
-        results = run.read(str(train.train(config))).results()
+        results = run_folder.read(str(train.train(config))).results()
         # The first epoch has TensorFlow's preparations.
         took = sum(result["seconds"] for result in results[1:]) * 4 / 3
         assert 0.4 < estimate.seconds / took < 2.5  # other processes may be at work

@@ -9,9 +9,10 @@ import pytest
 
 import evaluate
 import train
-from model import export, run, settings
+from model import export, settings
 from model.checkpoints import errors, reading
 from model.networks import registry
+from model.runs import run_folder
 from model.weights import preprocessing_overrides, restore, weight_file
 from tests import conftest
 
@@ -50,7 +51,7 @@ def quick(tiny, shared_records, tmp_path):
 
 
 def ledger(config):
-    tensors = json.loads((run.Path(config.run_dir) / "ledger.json").read_text())
+    tensors = json.loads((run_folder.Path(config.run_dir) / "ledger.json").read_text())
     found = {}
     for entry in tensors["tensors"]:
         found.setdefault(entry["status"], set()).add(
@@ -60,7 +61,7 @@ def ledger(config):
 
 
 def about(config):
-    return json.loads((run.Path(config.run_dir) / "config.json").read_text())
+    return json.loads((run_folder.Path(config.run_dir) / "config.json").read_text())
 
 
 def test_all_that_fits_is_restored(quick):
@@ -147,8 +148,8 @@ def test_a_runs_weights_start_another_run(quick, tmp_path, name):
     )
     train.train(second)
     assert about(second)["input_spec"]["scale"] == 2.0
-    before = restore.gather(run.read(first.run_dir).load_model())
-    after = restore.gather(run.read(second.run_dir).load_model())
+    before = restore.gather(run_folder.read(first.run_dir).load_model())
+    after = restore.gather(run_folder.read(second.run_dir).load_model())
     for layer in LAYERS[:4]:
         np.testing.assert_array_equal(
             after[f"{layer}/kernel"], before[f"{layer}/kernel"]
@@ -182,7 +183,7 @@ def test_a_run_on_a_rebuilt_model_starts_another_run(quick, tmp_path, name):
         overrides=preprocessing_overrides.AS_WEIGHTS,
     )
     train.train(first)
-    path = run.Path(first.run_dir) / name
+    path = run_folder.Path(first.run_dir) / name
     if name != "model.keras":
         export.export(export.Config(run_dir=first.run_dir, weights=str(path)))
     second = dataclasses.replace(first, ckpt=str(path), run_dir=str(tmp_path / "b"))
@@ -214,7 +215,7 @@ class TestPretrained:
         arrays = {
             name.replace("logits", "fc5"): array
             for name, array in restore.gather(
-                run.read(config.run_dir).load_model()
+                run_folder.read(config.run_dir).load_model()
             ).items()
         }
         return write(tiny, tmp_path / "whole.safetensors", arrays)
@@ -233,7 +234,7 @@ class TestPretrained:
     ):
         """The network's classes are named by the file, whatever the folders' order."""
         photos = conftest.write_photos(tmp_path / "photos", per_class=6)
-        tensors = reading.read(run.Path(file)).tensors
+        tensors = reading.read(run_folder.Path(file)).tensors
         order = [2, 0, 1]
         arrays = {
             name: array[..., order] if name.startswith("fc5") else array

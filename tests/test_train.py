@@ -12,9 +12,10 @@ import pytest
 import tensorflow as tf
 
 import train
-from model import run, settings
+from model import settings
 from model.checkpoints import errors
 from model.loop import training_loop
+from model.runs import run_folder
 from model.weights import named_weights
 from pipeline.batches import dataset
 from pipeline.records import manifest
@@ -46,7 +47,7 @@ def content(directory, name):
 
 def validation_logits(directory, found):
     """What model.keras says of the validation photos, central window."""
-    finished = run.read(str(directory))
+    finished = run_folder.read(str(directory))
     model = keras.models.load_model(directory / "model.keras")
     images = dataset.Evaluation(found, "validation", finished.spec, batch_size=8)
     return np.concatenate([model(batch["image"]).numpy() for batch in images])
@@ -128,7 +129,7 @@ def test_the_ledger_lists_everything_and_proves_the_frozen_part(shared_run):
 def test_the_model_loads_in_plain_keras_elsewhere(shared_run, found, tmp_path):
     """A process that has never seen our code gives the same logits."""
     images = dataset.Evaluation(
-        found, "test", run.read(str(shared_run)).spec, batch_size=8
+        found, "test", run_folder.read(str(shared_run)).spec, batch_size=8
     )
     batch = next(iter(images))["image"].numpy()
     np.save(tmp_path / "images.npy", batch)
@@ -267,7 +268,7 @@ def test_what_the_weights_do_not_allow_is_an_error(quick, change, message):
     config = dataclasses.replace(quick, **change)
     with pytest.raises(errors.CheckpointError, match=message):
         train.train(config)
-    assert not (run.Path(config.run_dir)).exists()
+    assert not (run_folder.Path(config.run_dir)).exists()
 
 
 def test_records_are_asked_for(quick, tmp_path):
@@ -293,7 +294,7 @@ def test_an_empty_validation_split_is_refused(quick, shared_records, tmp_path):
 def test_a_run_folder_is_not_overwritten(quick, shared_run):
     config = dataclasses.replace(quick, run_dir=str(shared_run))
     before = conftest.folder_digest(shared_run)
-    with pytest.raises(run.RunError, match="choose another"):
+    with pytest.raises(run_folder.RunError, match="choose another"):
         train.train(config)
     assert conftest.folder_digest(shared_run) == before
 
@@ -333,7 +334,7 @@ def test_a_stopped_training_leaves_a_usable_run(
     assert "Traceback" not in stderr
     done = conftest.run_command("evaluate.py", f"--run_dir={directory}")
     assert done.returncode == 0, done.stderr
-    assert run.read(str(directory)).spec.source == "torchvision"
+    assert run_folder.read(str(directory)).spec.source == "torchvision"
 
 
 def test_wrong_flags_exit_with_1_and_problems_with_2(tmp_path):

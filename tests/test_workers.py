@@ -11,8 +11,8 @@ import types
 import numpy as np
 import pytest
 
-from model import run
 from model.loop import distributed
+from model.runs import run_folder
 from pipeline.system.errors import DataError
 from tests import conftest
 
@@ -46,7 +46,7 @@ def start(rank, ports, cache, *arguments):
 
 
 def results(directory):
-    return run.read(str(directory)).results()
+    return run_folder.read(str(directory)).results()
 
 
 def small_training(records, directory, *more):

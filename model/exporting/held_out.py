@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from model import judge, judged, own_records, run
+from model import judge, judged
 from model.loop import metrics
+from model.runs import run_folder, run_records
 from pipeline.batches import dataset, preprocess
 from pipeline.images import record_image
 from pipeline.records import manifest
@@ -62,7 +63,7 @@ def spread(total: int, count: int) -> np.ndarray:
     return np.arange(min(total, count)) * total // min(total, count)
 
 
-def of_run(finished: run.Finished, data: str = "") -> HeldOut:
+def of_run(finished: run_folder.Finished, data: str = "") -> HeldOut:
     """Reads them; the run is judged if that was not done, or with other weights.
 
     Args:
@@ -72,7 +73,7 @@ def of_run(finished: run.Finished, data: str = "") -> HeldOut:
     Raises:
         DataError: the records are gone, changed, or have no test split.
     """
-    found = own_records.read(finished, data)
+    found = run_records.read(finished, data)
     manifest.check_files(found)
     path = finished.evaluation_path(SPLIT, found.digest).with_suffix(".npz")
     digest = finished.model_digest()

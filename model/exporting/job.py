@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from model import run
 from model.exporting import (
     errors,
     exportable,
@@ -24,6 +23,7 @@ from model.exporting import (
     verify,
 )
 from model.loop import training_loop
+from model.runs import run_folder
 
 FORMATS = ("saved_model", "onnx", "litert", "keras")
 QUANTIZE = ("none", "float16", "int8")
@@ -144,7 +144,7 @@ class _Work:
 
 
 def export(
-    finished: run.Finished,
+    finished: run_folder.Finished,
     form: str,
     *,
     data: str = "",
@@ -209,7 +209,7 @@ def _written(
         beside = path.with_name("labels.txt")
         content = keras_file.labels(source)
         with (
-            run.replacing(path, suffix=".partial.keras") as partial,
+            run_folder.replacing(path, suffix=".partial.keras") as partial,
             places.replacing_labels(beside, content) as labels,
         ):
             keras_file.write(source, partial)
@@ -220,11 +220,11 @@ def _written(
             if quantize == "int8"
             else []
         )
-        with run.replacing(path) as partial:
+        with run_folder.replacing(path) as partial:
             litert.write(source, partial, quantize, samples)
             yield partial, None
     else:
-        with run.replacing(path) as partial:
+        with run_folder.replacing(path) as partial:
             onnx_file.write(source, partial)
             yield partial, None
 
@@ -257,16 +257,16 @@ def _cost(work: _Work, path: Path, name: str, allowed: float) -> Cost:
     return cost
 
 
-def _of_run(finished: run.Finished, work: _Work) -> Line:
+def _of_run(finished: run_folder.Finished, work: _Work) -> Line:
     """The run's own model in this process."""
-    path = finished.directory / run.MODEL_NAME
+    path = finished.directory / run_folder.MODEL_NAME
     step = training_loop.make_predict_step(work.source.model)
     size_px = work.source.spec.size_px
     view = np.full((1, size_px, size_px, 3), 128, np.float32)
     calls = itertools.repeat(lambda: step(view).numpy())
     seconds = replay.seconds_of(calls, verify.NUM_TIMED)
     return Line(
-        name=f"{run.MODEL_NAME} of the run",
+        name=f"{run_folder.MODEL_NAME} of the run",
         takes="views",
         size_bytes=path.stat().st_size,
         latency_s=statistics.median(seconds),

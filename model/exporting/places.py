@@ -6,8 +6,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from model import run
 from model.exporting import errors
+from model.runs import run_folder
 
 _FOLDER = "exported"  # in the run's folder
 _SAVED_MODEL = "saved_model.pb"  # in every folder that is one
@@ -20,7 +20,7 @@ _NAMES = {
 }
 
 
-def choose(finished: run.Finished, form: str, out: str, quantize: str) -> Path:
+def choose(finished: run_folder.Finished, form: str, out: str, quantize: str) -> Path:
     """The path that is asked for, or that of the format in the run's folder.
 
     Raises:
@@ -72,6 +72,6 @@ def replacing_labels(path: Path, content: bytes) -> Iterator[Path]:
             f"{path}: is there already, with other class names; expected none, or "
             "those of the run: choose another --out, or remove it"
         )
-    with run.replacing(path) as partial:
+    with run_folder.replacing(path) as partial:
         partial.write_bytes(content)
         yield partial

@@ -7,7 +7,8 @@ import cv2
 import keras
 import numpy as np
 
-from model import judge, run
+from model import judge
+from model.runs import run_folder
 from pipeline.convert import conversion
 from tests import conftest
 
@@ -60,7 +61,7 @@ def renamed(found, names):
 def write_run(directory, found, seen=()):
     """A finished run on these records; returns it as it is read."""
     directory.mkdir(parents=True)
-    record = run.Run(directory=directory)
+    record = run_folder.Run(directory=directory)
     config = {
         "settings": {},
         "network": "tiny",
@@ -96,7 +97,7 @@ def write_run(directory, found, seen=()):
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (directory / "metrics.jsonl").write_text(text)
     network().save(directory / "model.keras")
-    return run.read(str(directory))
+    return run_folder.read(str(directory))
 
 
 def judged(directory, found, split="all", seen=(), **how):

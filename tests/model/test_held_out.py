@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from model import held_out, judge, run
+from model import held_out, judge
+from model.runs import run_folder
 from pipeline.records import manifest
 from tests.model import judgements
 
@@ -54,7 +55,7 @@ class TestFolds:
     def folds(self, found, tmp_path):
         """Two runs of three, each judged on a part of the photos."""
         plan = {"settings": {"folds": 3}}
-        (tmp_path / run.REPEATS).write_text(json.dumps(plan))
+        (tmp_path / run_folder.REPEATS).write_text(json.dumps(plan))
         runs = []
         for number, split in enumerate(("test", "validation")):
             finished = judgements.write_run(tmp_path / f"fold-{number}", found)
@@ -93,5 +94,5 @@ class TestFolds:
     @pytest.mark.parametrize("plan", ["", "{}", '{"settings": {"folds": "many"}}'])
     def test_a_damaged_plan(self, found, tmp_path, plan):
         finished = judgements.write_run(tmp_path / "fold-0", found)
-        (tmp_path / run.REPEATS).write_text(plan)
+        (tmp_path / run_folder.REPEATS).write_text(plan)
         assert held_out.of_folds(finished, found) is None

@@ -6,9 +6,10 @@ import keras
 import numpy as np
 import pytest
 
-from model import classifier, neighbours, run
+from model import classifier, neighbours
 from model.loop import feature_cache, training_loop
 from model.networks import head, registry
+from model.runs import run_folder
 from pipeline import split
 from pipeline.batches import dataset, preprocess
 from pipeline.system.errors import DataError
@@ -21,7 +22,7 @@ def finished(shared_run, tmp_path):
     runs = tmp_path / "runs"
     shutil.copytree(shared_run, runs / "run")
     shutil.copytree(shared_run.parent / "cache", runs / "cache")
-    return run.read(str(runs / "run"))
+    return run_folder.read(str(runs / "run"))
 
 
 def embeddings(finished, model, found, rows):

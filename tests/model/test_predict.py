@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from model import classifier, neighbours, predict, run
+from model import classifier, neighbours, predict
+from model.runs import run_folder
 from model.weights import preprocessing_overrides
 from pipeline.batches import single_photo
 from pipeline.images import record_image
@@ -39,7 +40,7 @@ class TestPredict:
         (photos / ".hidden.jpg").touch()
         found = predictions(chosen, photos, batch_size=7)
         assert [one.photo for one in found] == sorted(map(str, photos.rglob("[!.]*.*")))
-        names = run.read(str(shared_run)).class_names
+        names = run_folder.read(str(shared_run)).class_names
         for one in found:
             classes = dict(one.classes)
             assert {*classes} == {*names}

@@ -4,7 +4,8 @@ import json
 import pytest
 
 import evaluate
-from model import report_facts, run, settings
+from model import report_facts, settings
+from model.runs import run_folder
 from model.weights import preprocessing_overrides
 from tests.model import judgements
 
@@ -59,7 +60,7 @@ class TestLedger:
     def test_damaged(self, found, tmp_path, text):
         finished = judgements.write_run(tmp_path / "run", found)
         (finished.directory / "ledger.json").write_text(text)
-        with pytest.raises(run.RunError, match=r"ledger\.json: cannot be read"):
+        with pytest.raises(run_folder.RunError, match=r"ledger\.json: cannot be read"):
             report_facts.ledger(finished)
 
 

@@ -4,7 +4,8 @@ import signal
 import numpy as np
 import pytest
 
-from model import run, snapshots
+from model import snapshots
+from model.runs import run_folder
 
 
 def arrays(number):
@@ -83,7 +84,7 @@ def test_one_process_at_a_time(tmp_path):
     with snapshots.locked(tmp_path) as folder:
         assert folder.is_dir()
         with (
-            pytest.raises(run.RunError, match="another process is training"),
+            pytest.raises(run_folder.RunError, match="another process is training"),
             snapshots.locked(tmp_path),
         ):
             pass

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model import judge, run
+from model import judge
 from model.exporting import errors, exportable, held_out, job, litert, verify
 from model.networks import head, registry
+from model.runs import run_folder
 from pipeline.batches import single_photo
 from pipeline.system.errors import DataError
 from tests import conftest, exif_files, small_runs
@@ -62,7 +63,7 @@ def copy(small_run, tmp_path):
     folder = shutil.copytree(
         small_run.directory, tmp_path / "run", ignore=shutil.ignore_patterns("exp*")
     )
-    return run.read(str(folder))
+    return run_folder.read(str(folder))
 
 
 def scene(number=1, height=60, width=90):

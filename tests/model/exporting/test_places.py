@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from model import run
 from model.exporting import errors, places
+from model.runs import run_folder
 
 
 def left_in(folder):
@@ -11,7 +11,7 @@ def left_in(folder):
 
 
 def choose(form, out="", quantize="none"):
-    finished = run.Finished(directory=Path("/runs/a"), config={})
+    finished = run_folder.Finished(directory=Path("/runs/a"), config={})
     return places.choose(finished, form, str(out), quantize)
 
 

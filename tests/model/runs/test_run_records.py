@@ -5,26 +5,26 @@ from pathlib import Path
 
 import pytest
 
-from model import own_records, run
+from model.runs import run_folder, run_records
 from pipeline.system.errors import DataError
 
 
 def of(found, path):
     """A run that was trained on these records, which lay there."""
     data = {"path": str(path), "manifest_digest": found.digest}
-    return run.Finished(directory=Path("runs/a"), config={"data": data})
+    return run_folder.Finished(directory=Path("runs/a"), config={"data": data})
 
 
 def test_where_training_read_them(found):
     finished = of(found, found.directory)
-    assert own_records.read(finished).digest == found.digest
+    assert run_records.read(finished).digest == found.digest
 
 
 def test_they_were_moved(found, tmp_path):
     finished = of(found, tmp_path / "gone")
     with pytest.raises(DataError, match=r"gone: .*--data=FOLDER says where"):
-        own_records.read(finished)
-    moved = own_records.read(finished, str(found.directory))
+        run_records.read(finished)
+    moved = run_records.read(finished, str(found.directory))
     assert moved.digest == found.digest
 
 
@@ -40,5 +40,5 @@ def test_they_were_changed(found, tmp_path):
         (of(found, "gone"), str(tmp_path)),
     ):
         with pytest.raises(DataError, match=r"manifest digest .* own") as raised:
-            own_records.read(finished, data)
+            run_records.read(finished, data)
         assert "another_dataset" not in str(raised.value)

@@ -2,8 +2,8 @@ import cv2
 import numpy as np
 import pytest
 
-from model import curves
 from model.loop import training_loop
+from model.runs import learning_curves
 
 
 def result(epoch, **figures):
@@ -28,7 +28,7 @@ def colours(image):
 @pytest.mark.parametrize("epochs", [1, 2, 30])
 def test_png(tmp_path, epochs):
     path = tmp_path / "curves.png"
-    curves.draw({"": [result(epoch) for epoch in range(1, epochs + 1)]}, path)
+    learning_curves.draw({"": [result(epoch) for epoch in range(1, epochs + 1)]}, path)
     image = cv2.imread(str(path))
     assert image.shape == (350, 900, 3)
     left, right = image[:, :450], image[:, 450:]
@@ -39,10 +39,10 @@ def test_png(tmp_path, epochs):
 def test_png_shows_the_figures(tmp_path):
     """Other figures, another picture; the same figures, the same bytes."""
     first = [result(1), result(2)]
-    curves.draw({"": first}, tmp_path / "one.png")
-    curves.draw({"": first}, tmp_path / "again.png")
+    learning_curves.draw({"": first}, tmp_path / "one.png")
+    learning_curves.draw({"": first}, tmp_path / "again.png")
     other = {"": [result(1), result(2, accuracy=0.1)]}
-    curves.draw(other, tmp_path / "other.png")
+    learning_curves.draw(other, tmp_path / "other.png")
     one, again, other = (
         (tmp_path / f"{name}.png").read_bytes() for name in ("one", "again", "other")
     )
@@ -51,21 +51,23 @@ def test_png_shows_the_figures(tmp_path):
 
 def test_png_of_figures_that_are_no_numbers(tmp_path):
     results = [result(1, validation_loss=np.nan), result(2)]
-    curves.draw({"": results}, tmp_path / "a.png")
+    learning_curves.draw({"": results}, tmp_path / "a.png")
     assert cv2.imread(str(tmp_path / "a.png")) is not None
 
 
 def test_smoothing_by_hand():
-    assert curves.smoothed([1.0, 2.0, 0.0]) == pytest.approx(
+    assert learning_curves.smoothed([1.0, 2.0, 0.0]) == pytest.approx(
         [1, 0.8 + 0.4, 0.8 * 1.2 + 0]
     )
-    assert curves.smoothed([]) == []
+    assert learning_curves.smoothed([]) == []
 
 
 def test_png_of_two_networks_in_stages(tmp_path):
     epochs = [result(n, stage="head" if n < 3 else "all") for n in range(1, 6)]
-    curves.draw({"pretrained": epochs, "scratch": epochs[:4]}, tmp_path / "a.png")
-    curves.draw({"pretrained": epochs}, tmp_path / "b.png")
+    learning_curves.draw(
+        {"pretrained": epochs, "scratch": epochs[:4]}, tmp_path / "a.png"
+    )
+    learning_curves.draw({"pretrained": epochs}, tmp_path / "b.png")
     first, second = (cv2.imread(str(tmp_path / name)) for name in ("a.png", "b.png"))
     assert first.shape == second.shape == (350, 900, 3)
     assert (first != second).any()

@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import pytest
 
-from model import run
 from model.loop import training_loop
+from model.runs import run_folder
 from model.weights import restore
 from pipeline.batches import preprocess
 
@@ -44,7 +44,7 @@ def result(epoch, **figures):
 
 def finish(directory, seed=0):
     """A run folder with everything that judging needs."""
-    record = run.Run(directory=directory)
+    record = run_folder.Run(directory=directory)
     record.start(CONFIG, ["cat", "dog"])
     record.append_metrics(result(1))
     record.write_json("calibration.json", {"temperature": 1.5})
@@ -70,18 +70,18 @@ class TestNewDirectory:
         ],
     )
     def test_is_named_by_time_and_weights(self, ckpt, stem):
-        found = run.new_directory("", ckpt)
+        found = run_folder.new_directory("", ckpt)
         assert found.parent.name == "runs"
         assert re.fullmatch(rf"\d{{8}}-\d{{6}}-{stem}", found.name)
         assert not found.exists()
 
     def test_is_the_one_asked_for(self, tmp_path):
         new = tmp_path / "deep" / "run"
-        assert run.new_directory(str(new), "alexnet") == new
+        assert run_folder.new_directory(str(new), "alexnet") == new
         assert not new.exists()
 
     def test_may_exist_if_empty(self, tmp_path):
-        assert run.new_directory(str(tmp_path), "alexnet") == tmp_path
+        assert run_folder.new_directory(str(tmp_path), "alexnet") == tmp_path
 
     @pytest.mark.parametrize("kind", ["full folder", "file"])
     def test_is_not_overwritten(self, tmp_path, kind):
@@ -92,24 +92,27 @@ class TestNewDirectory:
             path.mkdir()
             (path / "mine").write_text("mine")
         with pytest.raises(
-            run.RunError, match=r"run: exists and is not empty; remove it, or choose"
+            run_folder.RunError,
+            match=r"run: exists and is not empty; remove it, or choose",
         ):
-            run.new_directory(str(path), "alexnet")
+            run_folder.new_directory(str(path), "alexnet")
 
     def test_a_stopped_training_is_told(self, tmp_path):
         (tmp_path / "checkpoints").mkdir()
-        with pytest.raises(run.RunError, match=r"--resume=.* goes on"):
-            run.new_directory(str(tmp_path), "alexnet")
+        with pytest.raises(run_folder.RunError, match=r"--resume=.* goes on"):
+            run_folder.new_directory(str(tmp_path), "alexnet")
 
     def test_is_not_the_link(self, tmp_path):
         """The link could not be put in its place when training is over."""
-        with pytest.raises(run.RunError, match="the link to the newest run; choose"):
-            run.new_directory(str(tmp_path / "latest"), "alexnet")
+        with pytest.raises(
+            run_folder.RunError, match="the link to the newest run; choose"
+        ):
+            run_folder.new_directory(str(tmp_path / "latest"), "alexnet")
 
 
 class TestWriting:
     def test_start(self, tmp_path):
-        record = run.Run(directory=tmp_path / "runs" / "a")
+        record = run_folder.Run(directory=tmp_path / "runs" / "a")
         record.start({"network": "alexnet"}, ["dog", "cat", "ä \udcff"])
         assert names_in(record.directory) == ["config.json", "labels.txt"]
         labels = (record.directory / "labels.txt").read_bytes()
@@ -121,10 +124,13 @@ class TestWriting:
     def test_two_trainings_that_chose_one_folder(self, tmp_path):
         """Both were started in the same second, when it did not exist yet."""
         first, second = (
-            run.Run(directory=run.new_directory(str(tmp_path / "a"), "")) for _ in "12"
+            run_folder.Run(directory=run_folder.new_directory(str(tmp_path / "a"), ""))
+            for _ in "12"
         )
         first.start({"seed": 1}, ["cat"])
-        with pytest.raises(run.RunError, match="another training has begun here"):
+        with pytest.raises(
+            run_folder.RunError, match="another training has begun here"
+        ):
             second.start({"seed": 2}, ["cat"])
         config = json.loads((tmp_path / "a" / "config.json").read_text())
         assert config == {"seed": 1}
@@ -132,7 +138,7 @@ class TestWriting:
     def test_metrics_are_appended(self, tmp_path):
         record = finish(tmp_path / "a")
         record.append_metrics(result(2, loss=0.25))
-        results = run.read(str(tmp_path / "a")).results()
+        results = run_folder.read(str(tmp_path / "a")).results()
         assert [found["epoch"] for found in results] == [1, 2]
         assert results[1] == dataclasses.asdict(result(2, loss=0.25))
 
@@ -141,17 +147,17 @@ class TestWriting:
         finish(tmp_path / "a")
         assert latest.is_symlink()
         assert latest.readlink().name == str(latest.readlink()) == "a"
-        run.Run(directory=tmp_path / "b").start(CONFIG, ["cat"])
+        run_folder.Run(directory=tmp_path / "b").start(CONFIG, ["cat"])
         assert latest.readlink().name == "a"
         finish(tmp_path / "c")
         assert latest.readlink().name == "c"
         assert names_in(tmp_path) == ["a", "b", "c", "latest"]
-        assert run.read(str(latest)).directory == tmp_path / "c"
+        assert run_folder.read(str(latest)).directory == tmp_path / "c"
 
     def test_the_link_survives_moving_all_runs(self, tmp_path):
         finish(tmp_path / "runs" / "a")
         (tmp_path / "runs").rename(tmp_path / "kept")
-        assert run.read(str(tmp_path / "kept" / "latest")).directory.name == "a"
+        assert run_folder.read(str(tmp_path / "kept" / "latest")).directory.name == "a"
 
     def test_the_link_is_put_right_when_it_leads_nowhere(self, tmp_path):
         (tmp_path / "latest").symlink_to("gone")
@@ -162,26 +168,26 @@ class TestWriting:
         finish(tmp_path / "a")
         finish(tmp_path / "a" / "scratch")
         assert "latest" not in names_in(tmp_path / "a")
-        several = run.Run(directory=tmp_path / "b")
+        several = run_folder.Run(directory=tmp_path / "b")
         several.directory.mkdir()
-        several.write_json(run.REPEATS, {})
+        several.write_json(run_folder.REPEATS, {})
         several.point_latest()
         finish(several.directory / "seed-0")
-        assert names_in(several.directory) == [run.REPEATS, "seed-0"]
+        assert names_in(several.directory) == [run_folder.REPEATS, "seed-0"]
         with pytest.raises(
-            run.RunError, match=r"several runs; name one .*latest/seed-0"
+            run_folder.RunError, match=r"several runs; name one .*latest/seed-0"
         ):
-            run.read(str(tmp_path / "latest"))
+            run_folder.read(str(tmp_path / "latest"))
 
     def test_in_the_working_folder(self, tmp_path, monkeypatch):
         (tmp_path / "a").mkdir()
         monkeypatch.chdir(tmp_path / "a")
-        finish(run.new_directory(".", "alexnet"))
+        finish(run_folder.new_directory(".", "alexnet"))
         assert (tmp_path / "latest").readlink().name == "a"
 
     def test_saving_again_replaces_the_model(self, tmp_path):
         record = finish(tmp_path / "a", seed=0)
-        found = run.read(str(tmp_path / "a"))
+        found = run_folder.read(str(tmp_path / "a"))
         before = found.model_digest()
         record.save_model(small_network(seed=1), ABOUT)
         assert found.model_digest() != before
@@ -210,7 +216,7 @@ class TestLedger:
 
     def test_content(self, tmp_path):
         before = {"conv1/kernel": "aa", "conv1/bias": "bb"}
-        run.Run(directory=tmp_path).write_ledger(
+        run_folder.Run(directory=tmp_path).write_ledger(
             self.entries,
             {"ckpt": "alexnet"},
             before=before,
@@ -249,7 +255,7 @@ class TestLedger:
     @pytest.mark.parametrize("after", [{"a": "1", "b": "other"}, {"a": "1"}])
     def test_a_frozen_variable_that_moved_is_a_bug(self, tmp_path, after):
         with pytest.raises(RuntimeError, match=r"changed in training: \['b'\]"):
-            run.Run(directory=tmp_path).write_ledger(
+            run_folder.Run(directory=tmp_path).write_ledger(
                 [], {}, before={"a": "1", "b": "2"}, after=after
             )
         assert names_in(tmp_path) == []
@@ -258,7 +264,7 @@ class TestLedger:
 class TestReplacing:
     def test_the_name_appears_with_the_whole_content(self, tmp_path):
         path = tmp_path / "a.json"
-        with run.replacing(path) as partial:
+        with run_folder.replacing(path) as partial:
             assert partial.parent == tmp_path  # so that renaming copies nothing
             partial.write_text("new")
             assert not path.exists()
@@ -268,14 +274,14 @@ class TestReplacing:
     def test_a_failure_keeps_what_was_there(self, tmp_path, kind):
         path = tmp_path / "a.json"
         path.write_text("old")
-        with pytest.raises(kind), run.replacing(path) as partial:
+        with pytest.raises(kind), run_folder.replacing(path) as partial:
             partial.write_text("half")
             raise kind
         assert path.read_text() == "old"
         assert names_in(tmp_path) == ["a.json"]
 
     def test_json_that_cannot_be_written_keeps_what_was_there(self, tmp_path):
-        record = run.Run(directory=tmp_path)
+        record = run_folder.Run(directory=tmp_path)
         record.write_json("a.json", {"loss": 1.5})
         with pytest.raises(TypeError):
             record.write_json("a.json", {"loss": np.float32(1)})
@@ -284,16 +290,16 @@ class TestReplacing:
 
     def test_a_failure_is_about_the_name_that_was_asked_for(self, tmp_path):
         path = tmp_path / "gone" / "a.json"
-        with pytest.raises(OSError) as caught, run.replacing(path) as partial:
+        with pytest.raises(OSError) as caught, run_folder.replacing(path) as partial:
             partial.write_text("x")
         assert caught.value.filename == str(path)
 
     def test_leftover_of_a_killed_process_is_no_obstacle(self, tmp_path):
         path = tmp_path / "a.json"
-        with run.replacing(path) as partial:
+        with run_folder.replacing(path) as partial:
             partial.write_text("x")
         partial.write_text("left over by a process of the same number")
-        with run.replacing(path) as again:
+        with run_folder.replacing(path) as again:
             assert not again.exists()
             again.write_text("new")
         assert path.read_text() == "new"
@@ -305,7 +311,7 @@ class TestReading:
         return finish(tmp_path / "a").directory
 
     def test_everything(self, directory):
-        found = run.read(str(directory))
+        found = run_folder.read(str(directory))
         assert found.directory == directory
         assert found.class_names == ("cat", "dog")
         assert found.spec == SPEC
@@ -332,15 +338,16 @@ class TestReading:
             "file": r"latest: config\.json is missing; .* or this is no run folder",
             "empty": r"latest: config\.json is missing; .* or this is no run folder",
         }
-        with pytest.raises(run.RunError, match=expected[kind]):
-            run.read(str(path))
+        with pytest.raises(run_folder.RunError, match=expected[kind]):
+            run_folder.read(str(path))
 
     def test_half_made_run(self, tmp_path):
-        run.Run(directory=tmp_path).start(CONFIG, ["cat", "dog"])
+        run_folder.Run(directory=tmp_path).start(CONFIG, ["cat", "dog"])
         with pytest.raises(
-            run.RunError, match=r"model\.keras is missing; the run was stopped before"
+            run_folder.RunError,
+            match=r"model\.keras is missing; the run was stopped before",
         ):
-            run.read(str(tmp_path))
+            run_folder.read(str(tmp_path))
 
     @pytest.mark.parametrize(
         "text",
@@ -366,9 +373,9 @@ class TestReading:
     def test_damaged_config(self, directory, text):
         (directory / "config.json").write_text(text, encoding="latin-1")
         with pytest.raises(
-            run.RunError, match=r"a/config\.json: damaged \(.+\); train again"
+            run_folder.RunError, match=r"a/config\.json: damaged \(.+\); train again"
         ):
-            run.read(str(directory))
+            run_folder.read(str(directory))
 
     @pytest.mark.parametrize(
         "text",
@@ -376,33 +383,42 @@ class TestReading:
     )
     def test_damaged_calibration(self, directory, text):
         (directory / "calibration.json").write_text(text)
-        found = run.read(str(directory))
+        found = run_folder.read(str(directory))
         with pytest.raises(
-            run.RunError, match=r"a/calibration\.json: cannot be read \(.+\); train ag"
+            run_folder.RunError,
+            match=r"a/calibration\.json: cannot be read \(.+\); train ag",
         ):
             _ = found.temperature
 
     @pytest.mark.parametrize("value", ["0", "-1", "NaN", "Infinity"])
     def test_impossible_temperature(self, directory, value):
         (directory / "calibration.json").write_text(f'{{"temperature": {value}}}')
-        with pytest.raises(run.RunError, match=r"temperature .+, expected above 0"):
-            _ = run.read(str(directory)).temperature
+        with pytest.raises(
+            run_folder.RunError, match=r"temperature .+, expected above 0"
+        ):
+            _ = run_folder.read(str(directory)).temperature
 
     def test_missing_calibration(self, directory):
         (directory / "calibration.json").unlink()
-        with pytest.raises(run.RunError, match=r"calibration\.json: cannot be read"):
-            _ = run.read(str(directory)).temperature
+        with pytest.raises(
+            run_folder.RunError, match=r"calibration\.json: cannot be read"
+        ):
+            _ = run_folder.read(str(directory)).temperature
 
     @pytest.mark.parametrize("text", ["{", '{"epoch": 1}\n{"epo', "7", "\0"])
     def test_damaged_metrics(self, directory, text):
         (directory / "metrics.jsonl").write_text(text)
         line = text.count("\n") + 1
-        with pytest.raises(run.RunError, match=rf"a/metrics\.jsonl line {line}: "):
-            run.read(str(directory)).results()
+        with pytest.raises(
+            run_folder.RunError, match=rf"a/metrics\.jsonl line {line}: "
+        ):
+            run_folder.read(str(directory)).results()
 
     def test_validation_curve(self, directory):
-        run.Run(directory=directory).append_metrics(result(2, validation_accuracy=0.7))
-        found = run.read(str(directory))
+        run_folder.Run(directory=directory).append_metrics(
+            result(2, validation_accuracy=0.7)
+        )
+        found = run_folder.read(str(directory))
         assert found.validation_curve() == [(1, 0.1), (2, 0.7)]
         (directory / "metrics.jsonl").unlink()
         assert found.validation_curve() == []
@@ -411,11 +427,11 @@ class TestReading:
     def test_damaged_validation_curve(self, directory, value):
         line = f'{{"epoch": 1, "validation_accuracy": {value}}}'
         (directory / "metrics.jsonl").write_text(line)
-        with pytest.raises(run.RunError, match=r"a/metrics\.jsonl: damaged"):
-            run.read(str(directory)).validation_curve()
+        with pytest.raises(run_folder.RunError, match=r"a/metrics\.jsonl: damaged"):
+            run_folder.read(str(directory)).validation_curve()
 
     def test_evaluation_path(self, directory):
-        found = run.read(str(directory))
+        found = run_folder.read(str(directory))
         folder = found.directory / "evaluation"
         assert found.evaluation_path("test", "0" * 64) == folder / "test.json"
         other = found.evaluation_path("test", "1234567890")
@@ -423,19 +439,21 @@ class TestReading:
 
     def test_several(self, directory, tmp_path):
         finish(tmp_path / "b")
-        found = run.read_several([str(tmp_path / "b"), str(directory)])
+        found = run_folder.read_several([str(tmp_path / "b"), str(directory)])
         assert list(found) == ["b", "a"]
         assert found["a"].directory == directory.resolve()
 
     def test_several_of_one_name(self, directory, tmp_path):
         finish(tmp_path / "deeper" / "a")
         names = [str(directory.resolve()), str((tmp_path / "deeper" / "a").resolve())]
-        assert list(run.read_several(names)) == names
+        assert list(run_folder.read_several(names)) == names
 
     def test_one_twice(self, directory, tmp_path):
         """Also by the link to the newest."""
-        with pytest.raises(run.RunError, match=r"a: named twice .* as .*latest;"):
-            run.read_several([str(directory), str(tmp_path / "latest")])
+        with pytest.raises(
+            run_folder.RunError, match=r"a: named twice .* as .*latest;"
+        ):
+            run_folder.read_several([str(directory), str(tmp_path / "latest")])
 
     @pytest.mark.parametrize("share", [0, 0.3, 0.9, 0.999])
     def test_model_that_was_cut_off(self, directory, share):
@@ -443,9 +461,10 @@ class TestReading:
         data = path.read_bytes()
         path.write_bytes(data[: int(share * len(data))])
         with pytest.raises(
-            run.RunError, match=r"a/model\.keras: cut off, or no Keras model; train ag"
+            run_folder.RunError,
+            match=r"a/model\.keras: cut off, or no Keras model; train ag",
         ):
-            run.read(str(directory)).load_model()
+            run_folder.read(str(directory)).load_model()
 
     def test_model_with_a_flipped_byte(self, directory):
         """Wherever it is: an error of ours, or it did not matter to the model."""
@@ -458,8 +477,8 @@ class TestReading:
             changed[place] ^= 0xFF
             path.write_bytes(changed)
             try:
-                model = run.read(str(directory)).load_model()
-            except run.RunError as error:
+                model = run_folder.read(str(directory)).load_model()
+            except run_folder.RunError as error:
                 errors += 1
                 assert str(path) in str(error)
             else:
@@ -471,5 +490,7 @@ class TestReading:
         image = keras.Input((8, 8, 3))
         bad = keras.Model(image, keras.layers.Lambda(lambda x: x * 2)(image))
         bad.save(directory / "model.keras")
-        with pytest.raises(run.RunError, match=r"a/model\.keras: cannot be read"):
-            run.read(str(directory)).load_model()
+        with pytest.raises(
+            run_folder.RunError, match=r"a/model\.keras: cannot be read"
+        ):
+            run_folder.read(str(directory)).load_model()

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from model import sheet
+from model.runs import image_grid
 
 NAMES = ("daisy", "rose", "tulip")
 
@@ -26,7 +26,7 @@ def read(path):
 @pytest.mark.parametrize("count", [1, 3, 8, 9, 40, 64])
 def test_the_png_is_the_sheet_with_names_below(tmp_path, count):
     path = tmp_path / "sheet.png"
-    found = sheet.draw(batch(count), labels_of(count), NAMES, path)
+    found = image_grid.draw(batch(count), labels_of(count), NAMES, path)
     picture = read(path)
     assert picture.shape == found.shape
     assert found.dtype == np.uint8
@@ -38,7 +38,7 @@ def test_the_png_is_the_sheet_with_names_below(tmp_path, count):
 
 def test_images_lie_in_rows_of_eight(tmp_path):
     images = batch(10)
-    found = sheet.draw(images, labels_of(10), NAMES, tmp_path / "a.png")
+    found = image_grid.draw(images, labels_of(10), NAMES, tmp_path / "a.png")
     # 32 pixels become 96, with 6 between and 12 for a line of text.
     assert found.shape == (2 * (96 + 12 + 6), 8 * (96 + 6) + 6, 3)
     for number, (row, column) in enumerate(divmod(n, 8) for n in range(10)):
@@ -50,7 +50,7 @@ def test_images_lie_in_rows_of_eight(tmp_path):
 
 def test_large_images_become_means(tmp_path):
     images = batch(2, height=224, width=300)
-    found = sheet.draw(images, labels_of(2), NAMES, tmp_path / "a.png")
+    found = image_grid.draw(images, labels_of(2), NAMES, tmp_path / "a.png")
     # By 3: 300 are more than twice 112.
     assert found.shape == (74 + 12 + 6, 2 * 106 + 6, 3)
     expected = images[0, :222].reshape(74, 3, 100, 3, 3).mean(axis=(1, 3))
@@ -59,7 +59,7 @@ def test_large_images_become_means(tmp_path):
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 1), (113, 57)])
 def test_odd_shapes(tmp_path, shape):
-    found = sheet.draw(batch(3, *shape), labels_of(3), NAMES, tmp_path / "a.png")
+    found = image_grid.draw(batch(3, *shape), labels_of(3), NAMES, tmp_path / "a.png")
     assert read(tmp_path / "a.png").shape == found.shape
 
 
@@ -68,13 +68,13 @@ def test_the_canvas_has_every_size(tmp_path):
     for count in (1, 2, 5):
         for width in range(57, 113, 5):
             images = batch(count, 60, width)
-            found = sheet.draw(images, labels_of(count), NAMES, tmp_path / "a.png")
+            found = image_grid.draw(images, labels_of(count), NAMES, tmp_path / "a.png")
             assert read(tmp_path / "a.png").shape == found.shape
 
 
 def texts(labels, names=NAMES):
     """What stands under the images."""
-    return [sheet._lines(label, names) for label in np.asarray(labels)]
+    return [image_grid._lines(label, names) for label in np.asarray(labels)]
 
 
 def test_mixed_labels_have_two_names(tmp_path):
@@ -85,24 +85,26 @@ def test_mixed_labels_have_two_names(tmp_path):
         [("daisy", " 50 %"), ("rose", " 50 %")],
     ]
     images = batch(3)
-    two = sheet.draw(images, shares, NAMES, tmp_path / "a.png")
-    one = sheet.draw(images, labels_of(3), NAMES, tmp_path / "b.png")
+    two = image_grid.draw(images, shares, NAMES, tmp_path / "a.png")
+    one = image_grid.draw(images, labels_of(3), NAMES, tmp_path / "b.png")
     assert len(two) == len(one) + 12
     assert texts(np.float32([[1.0]]), ("all",)) == [[("all", "")]]
 
 
 def test_long_names_end_in_an_ellipsis():
-    assert sheet._elided(("Taraxacum officinale", ""), 21) == "Taraxacum officinale"
-    assert sheet._elided(("Taraxacum officinale", ""), 12) == "Taraxacum o…"
-    assert sheet._elided(("Taraxacum officinale", " 75 %"), 12) == "Taraxa… 75 %"
-    assert sheet._elided(("rose", " 75 %"), 3) == "… 75 %"
+    assert (
+        image_grid._elided(("Taraxacum officinale", ""), 21) == "Taraxacum officinale"
+    )
+    assert image_grid._elided(("Taraxacum officinale", ""), 12) == "Taraxacum o…"
+    assert image_grid._elided(("Taraxacum officinale", " 75 %"), 12) == "Taraxa… 75 %"
+    assert image_grid._elided(("rose", " 75 %"), 3) == "… 75 %"
 
 
 def test_a_name_stays_under_its_image(tmp_path):
     """The longest of the first column end before the second begins."""
     names = ("W" * 200, "x", "y")
     path = tmp_path / "a.png"
-    found = sheet.draw(batch(2), np.array([0, 1]), names, path)
+    found = image_grid.draw(batch(2), np.array([0, 1]), names, path)
     text = (read(path) != found).any(axis=(0, 2))
     assert text[6:102].any()
     assert not text[103:107].any()
@@ -112,20 +114,20 @@ def test_a_name_stays_under_its_image(tmp_path):
     "name", ["$x_", "\\frac", "花", "a\nb", "\x1b[31m", "%", "é", "b\udcff"]
 )
 def test_odd_names(tmp_path, name):
-    sheet.draw(batch(1), np.array([0]), (name,), tmp_path / "a.png")
+    image_grid.draw(batch(1), np.array([0]), (name,), tmp_path / "a.png")
     assert read(tmp_path / "a.png") is not None
 
 
 def test_same_batch_same_bytes(tmp_path):
     for name, seed in (("one", 0), ("same", 0), ("other", 1)):
-        sheet.draw(batch(3, seed=seed), labels_of(3), NAMES, tmp_path / name)
+        image_grid.draw(batch(3, seed=seed), labels_of(3), NAMES, tmp_path / name)
     one, same, other = ((tmp_path / n).read_bytes() for n in ("one", "same", "other"))
     assert one == same != other
 
 
 def test_takes_no_second(tmp_path):
     images = batch(64, 224)
-    sheet.draw(images, labels_of(64), NAMES, tmp_path / "a.png")
+    image_grid.draw(images, labels_of(64), NAMES, tmp_path / "a.png")
     start = time.perf_counter()
-    sheet.draw(images, labels_of(64), NAMES, tmp_path / "a.png")
+    image_grid.draw(images, labels_of(64), NAMES, tmp_path / "a.png")
     assert time.perf_counter() - start < 1

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from model import run
+from model.runs import run_folder
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
 
 HELP = "Folder of the run's records, if they were moved."
 
 
-def read(finished: run.Finished, data: str = "") -> manifest.Manifest:
+def read(finished: run_folder.Finished, data: str = "") -> manifest.Manifest:
     """Reads their manifest.
 
     Args:
@@ -24,7 +24,7 @@ def read(finished: run.Finished, data: str = "") -> manifest.Manifest:
     return found
 
 
-def place(finished: run.Finished, data: str = "") -> Path:
+def place(finished: run_folder.Finished, data: str = "") -> Path:
     """Their folder.
 
     Args:
@@ -44,7 +44,7 @@ def place(finished: run.Finished, data: str = "") -> Path:
     return folder
 
 
-def check(finished: run.Finished, found: manifest.Manifest) -> None:
+def check(finished: run_folder.Finished, found: manifest.Manifest) -> None:
     """Refuses records that are not those of a run.
 
     Raises:

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model import board
-from tests.model import test_curves
+from model.runs import tensorboard_log
+from tests.model.runs import test_learning_curves
 
 
 def read_events(folder):
@@ -23,13 +23,13 @@ def details(**how):
         "weights": {"logits/kernel": np.arange(6.0)},
         "confusion": np.array([[3, 1], [0, 2]]),
     } | how
-    return board.Details(**how)
+    return tensorboard_log.Details(**how)
 
 
 def test_what_is_written_can_be_read_back(tmp_path):
-    written = board.Board(tmp_path)
-    written.write(test_curves.result(1), details())
-    written.write(test_curves.result(2), details(rates={1.0: 0.05, 10.0: 0.5}))
+    written = tensorboard_log.Board(tmp_path)
+    written.write(test_learning_curves.result(1), details())
+    written.write(test_learning_curves.result(2), details(rates={1.0: 0.05, 10.0: 0.5}))
     written.first_batch(np.zeros((4, 6, 3), np.uint8), 0)
     found = read_events(tmp_path / "training")
     weights = found.pop("logits/kernel")
@@ -55,7 +55,7 @@ def test_what_is_written_can_be_read_back(tmp_path):
 
 
 def test_picture_by_hand():
-    found = board.picture(np.array([[4, 0], [3, 1]]))
+    found = tensorboard_log.picture(np.array([[4, 0], [3, 1]]))
     assert found.shape == (256, 256, 3)
     blue, white = (0, 0, 255), (255, 255, 255)
     assert tuple(found[0, 0]) == blue
@@ -65,5 +65,5 @@ def test_picture_by_hand():
 
 
 def test_picture_of_many_classes_and_of_none_seen():
-    assert board.picture(np.zeros((600, 600), int)).shape == (600, 600, 3)
-    assert (board.picture(np.zeros((3, 3), int)) == 255).all()
+    assert tensorboard_log.picture(np.zeros((600, 600), int)).shape == (600, 600, 3)
+    assert (tensorboard_log.picture(np.zeros((3, 3), int)) == 255).all()
