@@ -19,21 +19,21 @@ from typing import Any
 
 from absl import app, flags
 
-from model import (
-    base,
-    finish,
-    judge,
-    probe,
-    rate_finder,
-    repeats,
-    session,
-    settings,
-    trainee,
-)
+from model import judge
 from model.checkpoints import errors
 from model.loop import device, distributed, training_loop
 from model.networks import head
 from model.runs import run_folder
+from model.training import (
+    learning_rate_finder,
+    plan_estimate,
+    repeated_runs,
+    save_run,
+    session,
+    settings,
+    staged_training,
+    starting_point,
+)
 from pipeline.records import manifest
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
@@ -59,9 +59,9 @@ def train(config: settings.Config) -> Path:
             "device": device_name,
             "precision": machine.precision,
         }
-        about |= finish.describe(found, one.base, one.plans)
+        about |= save_run.describe(found, one.base, one.plans)
         one.record.start(about, found.class_names)
-        one.record.write_json("photos.json", finish.photos(found))
+        one.record.write_json("photos.json", save_run.photos(found))
     session.Session(config, trainees).run()
     return directory
 
@@ -77,13 +77,13 @@ def plan(config: settings.Config) -> str:
     directory = run_folder.new_directory(config.run_dir, config.ckpt)
     machine, _ = _machine(directory, config.precision)
     trainees = _trainees(config, found, directory, machine)
-    started_s = probe.age_s()
-    estimates = [e for one in trainees for e in probe.estimate(one, found)]
-    return probe.as_text(
+    started_s = plan_estimate.age_s()
+    estimates = [e for one in trainees for e in plan_estimate.estimate(one, found)]
+    return plan_estimate.as_text(
         estimates,
         batch_sizes=[stage.batch_size for one in trainees for stage in one.stages],
         started_s=started_s,
-        peak=probe.peak_bytes(),
+        peak=plan_estimate.peak_bytes(),
         repeats=config.folds or config.seeds,
     )
 
@@ -102,21 +102,21 @@ def find_rate(config: settings.Config) -> Path:
     with command_line.graceful():
         one.begin()
         training = one.training
-        total = rate_finder.STEPS * training.source.batch_size
+        total = learning_rate_finder.STEPS * training.source.batch_size
         with command_line.progress(total, "photo", "rates", scale=True) as progress:
-            curve = rate_finder.search(
+            curve = learning_rate_finder.search(
                 training.model,
                 training.learning,
                 training.source,
                 on_step=progress.update,
             )
     about = {"settings": dataclasses.asdict(config), "precision": machine.precision}
-    about |= finish.describe(found, one.base, one.plans)
+    about |= save_run.describe(found, one.base, one.plans)
     one.record.start(about, found.class_names)
-    one.record.write_json("find_rate.json", rate_finder.as_json(curve))
+    one.record.write_json("find_rate.json", learning_rate_finder.as_json(curve))
     with run_folder.replacing(directory / "find_rate.png") as partial:
-        rate_finder.draw(curve, partial)
-    command_line.say(rate_finder.as_text(curve))
+        learning_rate_finder.draw(curve, partial)
+    command_line.say(learning_rate_finder.as_text(curve))
     command_line.say(f"curve: {directory / 'find_rate.png'}")
     return directory
 
@@ -134,7 +134,7 @@ def repeat(config: settings.Config) -> Path:
     config = dataclasses.replace(config, data=str(Path(config.data).resolve()))
     found = _data(config.data)
     directory.mkdir(parents=True, exist_ok=True)
-    repeats.write_plan(directory, config, found)
+    repeated_runs.write_plan(directory, config, found)
     return _repeat(config, found, directory)
 
 
@@ -153,13 +153,13 @@ def _repeat_each(
     places = {"": ""} | ({SCRATCH: SCRATCH} if config.compare == "scratch" else {})
     figures: dict[str, dict[str, Any]] = {what: {} for what in places}
     seen = ""
-    for name, member in repeats.members(config, found, directory).items():
+    for name, member in repeated_runs.members(config, found, directory).items():
         place = directory / name
         command_line.log(f"{name}:")
         member = dataclasses.replace(member, features=seen or member.features)
         if (place / run_folder.CHECKPOINTS).exists():
             resume(place)
-        elif not repeats.is_done(place):
+        elif not repeated_runs.is_done(place):
             train(member)
         seen = run_folder.read(str(place)).config["features"]  # all on the same layers
         records = manifest.read(Path(member.data))
@@ -167,13 +167,13 @@ def _repeat_each(
             finished = run_folder.read(str(place / folder))
             figures[what][name] = judge.judge_run(finished, records, "test").figures
     found_of = {
-        what: repeats.summary(some, folds=bool(config.folds))
+        what: repeated_runs.summary(some, folds=bool(config.folds))
         for what, some in figures.items()
     }
     more = {what: one for what, one in found_of.items() if what}
-    repeats.write_plan(directory, config, found, **found_of[""], **more)
+    repeated_runs.write_plan(directory, config, found, **found_of[""], **more)
     for what, one in found_of.items():
-        command_line.say(repeats.as_text(one, what))
+        command_line.say(repeated_runs.as_text(one, what))
     return directory
 
 
@@ -185,7 +185,7 @@ def resume(run_dir: Path) -> Path:
         errors.CheckpointError: the weights it began with are gone, or others.
         loop.NonFiniteLoss: training ran away.
     """
-    if plan := repeats.read_plan(run_dir):
+    if plan := repeated_runs.read_plan(run_dir):
         config, digest = plan
         found = _data(config.data)
         _refuse_changed(run_dir, found, digest)
@@ -203,7 +203,7 @@ def resume(run_dir: Path) -> Path:
         )
     machine, _ = _machine(directory, about["precision"])
     trainees = _trainees(config, found, directory, machine)
-    if finish.describe(found, trainees[0].base, ())["weights"] != about["weights"]:
+    if save_run.describe(found, trainees[0].base, ())["weights"] != about["weights"]:
         raise run_folder.RunError(
             f"{directory}: --ckpt={config.ckpt} has other weights than when it began; "
             "train anew"
@@ -227,7 +227,7 @@ def _machine(directory: Path, precision: str) -> tuple[distributed.Machine, str]
     together.use(device.gpus())
     machine = distributed.Machine(
         precision=device.choose_precision(precision),
-        cache_dir=repeats.cache_dir(directory),
+        cache_dir=repeated_runs.cache_dir(directory),
         together=together,
     )
     command_line.log(
@@ -242,9 +242,9 @@ def _trainees(
     found: manifest.Manifest,
     directory: Path,
     machine: distributed.Machine,
-) -> list[trainee.Trainee]:
+) -> list[staged_training.Trainee]:
     """The network, and the one it is compared with."""
-    start = base.choose(config, found.class_names)
+    start = starting_point.choose(config, found.class_names)
     made = "kept" if config.keep_head else "new"
     command_line.log(
         f"network: {start.network.name}, {made} head on "
@@ -259,7 +259,7 @@ def _trainees(
             SCRATCH: (directory / SCRATCH, start.from_scratch()),
         }
     return [
-        trainee.Trainee(
+        staged_training.Trainee(
             config,
             found,
             one,

@@ -29,8 +29,8 @@ from typing import Any
 
 from training_step import learning_of
 
-from model import base, settings, stages
 from model.loop import device, feature_cache, training_data, training_loop
+from model.training import settings, stages, starting_point
 from model.weights import restore
 from pipeline.convert import conversion
 
@@ -72,7 +72,7 @@ class Stage:
                 image_size=150, short_side=150, resize="squash"
             ),
         )
-        start = base.choose(config, found.class_names)
+        start = starting_point.choose(config, found.class_names)
         plan = stages.plan(start, config, len(found.class_names))
         precision = device.choose_precision("auto")
         trunk = stages.build_trunk(plan, device.policy(precision))

@@ -33,7 +33,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from model import base, settings, stages
 from model.loop import (
     device,
     dropout,
@@ -42,6 +41,7 @@ from model.loop import (
     training_data,
     training_loop,
 )
+from model.training import settings, stages, starting_point
 from model.weights import restore
 from pipeline.convert import conversion
 
@@ -70,7 +70,7 @@ def main() -> None:
         config = settings.Config(
             ckpt="alexnet_conv", train_from="conv1", batch_size=BATCH_SIZE
         )
-        start = base.choose(config, found.class_names)
+        start = starting_point.choose(config, found.class_names)
         plan = stages.plan(start, config, len(found.class_names))
 
         def parts(policy: str) -> tuple[Any, Any]:

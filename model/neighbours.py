@@ -13,10 +13,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from model import repeats
 from model.loop import feature_cache, training_data
 from model.networks import head
 from model.runs import run_folder, run_records
+from model.training import repeated_runs
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
 
@@ -165,7 +165,7 @@ def build(finished: run_folder.Finished, model: Any, data: str = "") -> Index:
         trunk,
         finished.spec,
         1,
-        cache_dir=repeats.cache_dir(finished.directory),
+        cache_dir=repeated_runs.cache_dir(finished.directory),
         about=feature_cache.key(trunk, layer, finished.spec, "float32", found),
     )
     numbers = np.array(

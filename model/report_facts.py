@@ -8,10 +8,10 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from model import settings
 from model.loop import metrics
 from model.networks import head
 from model.runs import run_folder
+from model.training import settings
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
 

@@ -25,8 +25,8 @@ import pytest
 import safetensors.numpy
 
 import train
-from model import settings
 from model.networks import registry
+from model.training import settings
 from pipeline.convert import conversion
 from pipeline.records import manifest
 

@@ -84,7 +84,7 @@ def test_flags_are_read_by_commands_alone():
     shared = {
         "pipeline/system/command_line.py",
         "pipeline/system/config_flags.py",
-        "model/settings.py",
+        "model/training/settings.py",
     }
     shared |= {"model/answers.py", "model/weights/pretrained_classifier.py"}
     assert using - shared == commands - {

@@ -6,8 +6,9 @@ import pytest
 from absl import app, flags
 
 import evaluate
-from model import answers, export, predict, serve, settings
+from model import answers, export, predict, serve
 from model.loop import optimization
+from model.training import settings
 from model.weights import preprocessing_overrides, pretrained_classifier
 from pipeline import split
 from pipeline.batches import random_augmentation

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import train
-from model import probe, repeats, settings
 from model.checkpoints import errors
 from model.loop import distributed, training_loop
 from model.runs import run_folder
+from model.training import plan_estimate, repeated_runs, settings
 from pipeline.system.errors import DataError
 from tests import conftest, test_resume, test_reuse
 
@@ -280,7 +280,7 @@ def test_find_rate(quick, capsys):
 class TestPlan:
     @pytest.fixture(autouse=True)
     def quickly(self, monkeypatch):
-        monkeypatch.setattr(probe, "_LEAST_S", 0.05)
+        monkeypatch.setattr(plan_estimate, "_LEAST_S", 0.05)
 
     def test_says_what_trains(self, quick):
         stages = (
@@ -326,14 +326,14 @@ class TestPlan:
     @pytest.mark.slow
     def test_is_near_what_the_run_takes(self, quick, found, monkeypatch):
         """A network that takes a second an epoch, whole."""
-        monkeypatch.setattr(probe, "_LEAST_S", 1.0)
+        monkeypatch.setattr(plan_estimate, "_LEAST_S", 1.0)
         config = dataclasses.replace(
             quick, ckpt="none", arch="cifar_cnn", epochs=4, batch_size=16
         )
         cache = train.Path(config.run_dir).parent / "cache"
         machine = distributed.Machine(precision="float32", cache_dir=cache)
         (one,) = train._trainees(config, found, train.Path(config.run_dir), machine)
-        (estimate,) = probe.estimate(one, found)
+        (estimate,) = plan_estimate.estimate(one, found)
         results = run_folder.read(str(train.train(config))).results()
         # The first epoch has TensorFlow's preparations.
         took = sum(result["seconds"] for result in results[1:]) * 4 / 3
@@ -341,8 +341,8 @@ class TestPlan:
 
 
 def test_memory_and_age_are_told():
-    assert 1e8 < probe.peak_bytes() < 1e11
-    assert 0.1 < probe.age_s() < 1e5
+    assert 1e8 < plan_estimate.peak_bytes() < 1e11
+    assert 0.1 < plan_estimate.age_s() < 1e5
 
 
 def test_summary_by_hand():
@@ -350,8 +350,8 @@ def test_summary_by_hand():
         "fold-0": {"accuracy": 0.5, "num_examples": 10},
         "fold-1": {"accuracy": 0.75, "num_examples": 4},
     }
-    found = repeats.summary(figures, folds=True)
+    found = repeated_runs.summary(figures, folds=True)
     assert found["mean"] == 0.625
     assert found["standard_deviation"] == pytest.approx(0.125 * 2**0.5)
     assert found["all_photos"]["accuracy"] == pytest.approx(8 / 14)
-    assert repeats.as_text(found).splitlines()[-1].startswith("each of 14 photos")
+    assert repeated_runs.as_text(found).splitlines()[-1].startswith("each of 14 photos")

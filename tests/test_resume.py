@@ -12,10 +12,10 @@ import time
 import pytest
 
 import train
-from model import settings
 from model.checkpoints import errors
 from model.loop import training_loop
 from model.runs import run_folder
+from model.training import settings
 from pipeline.system.errors import DataError
 from tests import conftest, test_reuse
 

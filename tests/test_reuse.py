@@ -9,10 +9,11 @@ import pytest
 
 import evaluate
 import train
-from model import export, settings
+from model import export
 from model.checkpoints import errors, reading
 from model.networks import registry
 from model.runs import run_folder
+from model.training import settings
 from model.weights import preprocessing_overrides, restore, weight_file
 from tests import conftest
 

@@ -12,10 +12,10 @@ import pytest
 import tensorflow as tf
 
 import train
-from model import settings
 from model.checkpoints import errors
 from model.loop import training_loop
 from model.runs import run_folder
+from model.training import settings
 from model.weights import named_weights
 from pipeline.batches import dataset
 from pipeline.records import manifest

@@ -4,8 +4,9 @@ import json
 import pytest
 
 import evaluate
-from model import report_facts, settings
+from model import report_facts
 from model.runs import run_folder
+from model.training import settings
 from model.weights import preprocessing_overrides
 from tests.model import judgements
 

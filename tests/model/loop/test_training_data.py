@@ -5,9 +5,9 @@ import keras
 import numpy as np
 import pytest
 
-from model import stages
 from model.loop import feature_cache, training_data
 from model.networks import registry
+from model.training import stages
 from pipeline.batches import dataset, preprocess, random_augmentation
 from pipeline.records import example_format, manifest, tfrecord
 

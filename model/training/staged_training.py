@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from model import base, finish, settings, stages
 from model.loop import (
     device,
     distributed,
@@ -20,6 +19,7 @@ from model.loop import (
 )
 from model.networks import head, registry
 from model.runs import image_grid, run_folder, tensorboard_log
+from model.training import save_run, settings, stages, starting_point
 from model.weights import restore
 from pipeline.records import manifest
 from pipeline.system import command_line
@@ -48,7 +48,7 @@ class Trainee:
         self,
         config: settings.Config,
         found: manifest.Manifest,
-        start: base.Base,
+        start: starting_point.Base,
         record: run_folder.Run,
         machine: distributed.Machine,
         *,
@@ -323,7 +323,7 @@ class Trainee:
         if not self.record.writes:
             return
         frozen = {n: d for n, d in self._digests.items() if n not in self._moved}
-        finish.write(
+        save_run.write(
             self.record,
             self._found,
             self.base,

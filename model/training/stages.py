@@ -8,10 +8,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from model import base, settings
 from model.checkpoints import errors
 from model.loop import dropout
 from model.networks import composite_layers, head, registry
+from model.training import settings, starting_point
 from model.weights import restore
 from pipeline.batches import preprocess
 from pipeline.system import config_flags
@@ -75,7 +75,7 @@ class Plan:
         return (group[0] if group else layer_name) not in self.frozen
 
 
-def plan(found: base.Base, config: settings.Config, num_classes: int) -> Plan:
+def plan(found: starting_point.Base, config: settings.Config, num_classes: int) -> Plan:
     """What a stage trains.
 
     Args:
@@ -115,7 +115,7 @@ def plan(found: base.Base, config: settings.Config, num_classes: int) -> Plan:
 
 
 def _by_patterns(
-    found: base.Base, config: settings.Config
+    found: starting_point.Base, config: settings.Config
 ) -> tuple[str, frozenset[str]]:
     """The lowest step that trains, and the layers above that do not."""
     patterns = [part.strip() for part in config.train.split(",")]

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from model import settings, stages, trainee
 from model.loop import feature_cache, training_data, training_loop
+from model.training import settings, staged_training, stages
 from model.weights import restore
 from pipeline.batches import dataset, preprocess
 from pipeline.records import manifest
@@ -92,7 +92,7 @@ def age_s() -> float:
         return 0.0
 
 
-def estimate(one: trainee.Trainee, found: manifest.Manifest) -> list[Estimate]:
+def estimate(one: staged_training.Trainee, found: manifest.Manifest) -> list[Estimate]:
     """Times a few batches of each stage; the trainee is not changed.
 
     Args:
@@ -111,7 +111,7 @@ class _Probe:
 
     def __init__(
         self,
-        one: trainee.Trainee,
+        one: staged_training.Trainee,
         found: manifest.Manifest,
         stage: settings.Config,
         plan: stages.Plan,

@@ -8,9 +8,9 @@ from typing import Any
 
 from absl import app, flags
 
-from model import recipe
 from model.loop import device, optimization
 from model.networks import head, registry
+from model.training import recipe
 from model.weights import named_weights, preprocessing_overrides
 from pipeline.batches import random_augmentation
 from pipeline.system import config_flags

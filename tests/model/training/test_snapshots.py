@@ -4,8 +4,8 @@ import signal
 import numpy as np
 import pytest
 
-from model import snapshots
 from model.runs import run_folder
+from model.training import snapshots
 
 
 def arrays(number):

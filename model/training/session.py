@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from model import settings, snapshots, trainee
 from model.loop import distributed, training_loop
 from model.runs import learning_curves, run_folder, tensorboard_log
+from model.training import settings, snapshots, staged_training
 from pipeline.system import command_line
 
 # Between two writings of the best model so far.
@@ -26,7 +26,7 @@ class Session:
     def __init__(
         self,
         config: settings.Config,
-        trainees: Sequence[trainee.Trainee],
+        trainees: Sequence[staged_training.Trainee],
         *,
         resumed: bool = False,
     ) -> None:
@@ -118,7 +118,7 @@ class Session:
             command_line.log(f"going on after step {self._step}")
         self._clock.begin(self._step)
 
-    def _draw_first_batch(self, one: trainee.Trainee) -> None:
+    def _draw_first_batch(self, one: staged_training.Trainee) -> None:
         """Shows what the network sees in a stage."""
         if self._is_chief:
             name = f"first_batch-{one.number + 1}.png"
@@ -128,10 +128,10 @@ class Session:
             self._boards[one.name].first_batch(picture, one.number)
 
     def _restore(
-        self, one: trainee.Trainee, state: Mapping[str, np.ndarray], prefix: str
+        self, one: staged_training.Trainee, state: Mapping[str, np.ndarray], prefix: str
     ) -> None:
         try:
-            one.restore(trainee.part(state, prefix))
+            one.restore(staged_training.part(state, prefix))
         except (KeyError, ValueError, TypeError) as error:
             raise run_folder.RunError(
                 f"{one.record.directory}: its snapshots are of another training "
@@ -192,7 +192,7 @@ class Session:
             )
         return "  ".join(words)
 
-    def _save_best(self, one: trainee.Trainee) -> None:
+    def _save_best(self, one: staged_training.Trainee) -> None:
         saved_s, saved_epoch = self._saved[one.name]
         if one.best.epoch > saved_epoch and time.monotonic() - saved_s > _SAVE_EVERY_S:
             one.write()

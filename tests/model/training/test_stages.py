@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model import base, settings, stages
 from model.checkpoints import errors
 from model.loop import dropout, learning_rate, parameter_update, training_loop
 from model.networks import head, registry
+from model.training import settings, stages, starting_point
 from model.weights import restore
 
 # Network -> {lowest layer that trains: layer whose output the trunk gives}, with the
@@ -326,7 +326,7 @@ def test_deviations_are_not_rounded(tiny, images, policy):
 )
 def test_what_a_head_on_several_layers_sees_lies_above_the_cut(train_from, cut, frozen):
     chosen = registry.NETWORKS["alexnet_owt"]
-    start = base.Base(
+    start = starting_point.Base(
         network=chosen,
         spec=chosen.input_spec,
         features=("conv3", "conv4", "pool5"),

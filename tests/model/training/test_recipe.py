@@ -1,6 +1,6 @@
 import pytest
 
-from model import recipe
+from model.training import recipe
 from pipeline.system.errors import DataError
 
 DEFAULTS = {"epochs": 30, "rate": 0.0, "nesterov": False, "skip": "", "ckpt": "alexnet"}

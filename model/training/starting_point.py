@@ -3,9 +3,9 @@
 import dataclasses
 from collections.abc import Sequence
 
-from model import kept_head, settings
 from model.checkpoints import errors
 from model.networks import head, registry
+from model.training import reused_head, settings
 from model.weights import named_weights, restore
 from pipeline.batches import preprocess
 from pipeline.system import command_line
@@ -51,7 +51,7 @@ def choose(config: settings.Config, class_names: Sequence[str]) -> Base:
     weights = None if config.ckpt == "none" else named_weights.resolve(config.ckpt)
     fit = _fit(config, weights) if weights else None
     chosen = fit.network if fit else registry.by_name(config.arch or "alexnet_owt")
-    seat = kept_head.seat(weights) if weights else None
+    seat = reused_head.seat(weights) if weights else None
     features = _features(config, chosen, fit, seat)
     if fit:
         fit.require(features[-1])
@@ -61,7 +61,7 @@ def choose(config: settings.Config, class_names: Sequence[str]) -> Base:
         wanted = seat.pooling
     pooling = head.pooling_of(chosen, spec, features, wanted)
     if fit and weights and config.keep_head:
-        fit = kept_head.keep(
+        fit = reused_head.keep(
             fit,
             weights,
             features,
@@ -86,7 +86,7 @@ def _features(
     config: settings.Config,
     chosen: registry.Network,
     fit: restore.Fit | None,
-    seat: kept_head.Seat | None,
+    seat: reused_head.Seat | None,
 ) -> tuple[str, ...]:
     """Layers that the new head sits on, from shallow to deep.
 

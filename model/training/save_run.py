@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from model import base, stages
 from model.loop import metrics, training_loop
 from model.runs import run_folder
+from model.training import stages, starting_point
 from model.weights import restore, weight_file
 from pipeline.images import record_image
 from pipeline.records import manifest
@@ -17,7 +17,7 @@ from pipeline.records import manifest
 def write(
     record: run_folder.Run,
     found: manifest.Manifest,
-    start: base.Base,
+    start: starting_point.Base,
     plan: stages.Plan,
     best: training_loop.Best,
     *,
@@ -70,7 +70,7 @@ def photos(found: manifest.Manifest) -> dict[str, list[str]]:
 
 
 def describe(
-    found: manifest.Manifest, start: base.Base, plans: Sequence[stages.Plan]
+    found: manifest.Manifest, start: starting_point.Base, plans: Sequence[stages.Plan]
 ) -> dict[str, Any]:
     """What config.json says of data, network and weights."""
     about = _about_weights(start)
@@ -98,7 +98,7 @@ def describe(
     }
 
 
-def _about_weights(start: base.Base) -> dict[str, Any]:
+def _about_weights(start: starting_point.Base) -> dict[str, Any]:
     if start.weights is None or start.fit is None:
         return {"ckpt": "none"}
     checkpoint = start.weights.checkpoint

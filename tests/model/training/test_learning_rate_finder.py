@@ -5,15 +5,15 @@ import cv2
 import numpy as np
 import pytest
 
-from model import rate_finder
 from model.loop import learning_rate, parameter_update, training_loop
+from model.training import learning_rate_finder
 from model.weights import restore
 from tests.model.loop import test_training_loop
 
 
 def curve(losses):
     rates = tuple(np.geomspace(1e-6, 1, len(losses)).tolist())
-    return rate_finder.Curve(rates=rates, losses=tuple(map(float, losses)))
+    return learning_rate_finder.Curve(rates=rates, losses=tuple(map(float, losses)))
 
 
 def test_smoothing_by_hand():
@@ -36,7 +36,7 @@ def test_suggests_where_the_loss_falls_fastest():
 def test_no_suggestion_from_a_loss_that_does_not_fall(losses):
     found = curve(losses)
     assert found.suggestion is None
-    assert "no learning rate" in rate_finder.as_text(found)
+    assert "no learning rate" in learning_rate_finder.as_text(found)
 
 
 def search(inputs, labels, steps=60):
@@ -54,7 +54,9 @@ def search(inputs, labels, steps=60):
         total_steps=1,
     )
     sizes = []
-    found = rate_finder.search(model, learning, job, on_step=sizes.append, steps=steps)
+    found = learning_rate_finder.search(
+        model, learning, job, on_step=sizes.append, steps=steps
+    )
     assert sum(sizes) >= 10 * len(found.rates)
     return found
 
@@ -65,7 +67,7 @@ def test_search_goes_through_the_range_and_stops_when_it_runs_away():
     labels[::7] = 1 - labels[::7]  # so that no rate is good for ever
     found = search(30 * inputs, labels)
     ratios = [b / a for a, b in itertools.pairwise(found.rates)]
-    assert found.rates[0] == pytest.approx(rate_finder.LOWEST)
+    assert found.rates[0] == pytest.approx(learning_rate_finder.LOWEST)
     assert ratios == pytest.approx([1e8 ** (1 / 59)] * len(ratios))
     assert 1e-7 < found.suggestion < 1e-1
     assert len(found.rates) < 60
@@ -77,7 +79,7 @@ def test_search_goes_through_the_range_and_stops_when_it_runs_away():
 def test_search_ends_with_the_range():
     found = search(np.zeros((40, 2)), np.arange(40) % 2, steps=20)
     assert len(found.rates) == 20
-    assert found.rates[-1] == pytest.approx(rate_finder.HIGHEST)
+    assert found.rates[-1] == pytest.approx(learning_rate_finder.HIGHEST)
 
 
 def test_search_ends_with_a_loss_that_is_no_number():
@@ -85,5 +87,5 @@ def test_search_ends_with_a_loss_that_is_no_number():
 
 
 def test_picture(tmp_path):
-    rate_finder.draw(curve(np.linspace(2, 1, 30)), tmp_path / "a.png")
+    learning_rate_finder.draw(curve(np.linspace(2, 1, 30)), tmp_path / "a.png")
     assert cv2.imread(str(tmp_path / "a.png")).shape == (350, 450, 3)

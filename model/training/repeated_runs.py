@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from model import settings
 from model.loop import metrics
 from model.runs import run_folder
+from model.training import settings
 from pipeline import split
 from pipeline.records import manifest
 

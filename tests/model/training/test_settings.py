@@ -4,8 +4,8 @@ import json
 import pytest
 from absl import app, flags
 
-from model import base, settings, stages
 from model.networks import head, registry
+from model.training import settings, stages, starting_point
 from model.weights import named_weights
 from pipeline.system.errors import DataError
 from tests import conftest
@@ -41,7 +41,7 @@ def test_recipes_that_ship(parse, path):
     by_weights = {"vgg16_conv": "vgg16", "alexnet_conv": "alexnet_owt"}
     chosen = registry.by_name(found.arch or by_weights[found.ckpt])
     last = {"vgg16": "block5_pool", "alexnet_owt": "pool5"}
-    start = base.Base(
+    start = starting_point.Base(
         network=chosen,
         spec=found.overrides.apply(chosen.input_spec),
         features=(found.features or last[chosen.name],),

@@ -1,0 +1,1 @@
+"""A training: settings, starting point, stages, resuming, folds."""
