@@ -25,17 +25,16 @@ from typing import Any
 
 from absl import app, flags
 
-from model import (
+from model import comparison_picture, report
+from model.checkpoints import errors
+from model.evaluation import (
     candidates,
     comparison,
-    comparison_picture,
-    judge,
-    judge_weights,
-    penultimate,
-    report,
-    views,
+    evaluate_split,
+    evaluate_weights,
+    final_features,
+    test_time_augmentation,
 )
-from model.checkpoints import errors
 from model.runs import run_folder, run_records
 from model.weights import preprocessing_overrides, pretrained_classifier
 from pipeline.convert import conversion
@@ -78,15 +77,17 @@ class Config:
     another_dataset: bool = False
     split: str = "test"
     batch_size: int = 64
-    tta: str = views.NONE
+    tta: str = test_time_augmentation.NONE
     report: bool = True
     min_accuracy: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_accuracy <= 1:
             raise ValueError(f"--min_accuracy={self.min_accuracy}: expected 0 to 1")
-        if self.tta not in views.CHOICES:
-            raise ValueError(f"--tta={self.tta}: expected {', '.join(views.CHOICES)}")
+        if self.tta not in test_time_augmentation.CHOICES:
+            raise ValueError(
+                f"--tta={self.tta}: expected {', '.join(test_time_augmentation.CHOICES)}"
+            )
         if self.runs:
             self._check_comparison()
         elif self.ckpt:
@@ -125,10 +126,12 @@ class Config:
         return self.runs.split(",")
 
     @property
-    def how(self) -> judge.How:
+    def how(self) -> evaluate_split.How:
         """How photos are looked at."""
-        kept = penultimate.MOST_PHOTOS if self.report and not self.ckpt else 0
-        return judge.How(batch_size=self.batch_size, tta=self.tta, num_features=kept)
+        kept = final_features.MOST_PHOTOS if self.report and not self.ckpt else 0
+        return evaluate_split.How(
+            batch_size=self.batch_size, tta=self.tta, num_features=kept
+        )
 
 
 class TooInaccurate(DataError):
@@ -286,7 +289,7 @@ def _candidate(
 
 def _judge_run(
     config: Config, finished: run_folder.Finished, found: manifest.Manifest, data: str
-) -> judge.Judged:
+) -> evaluate_split.Judged:
     _check(config, finished, found, data)
     manifest.check_files(found)
     rows = found.taken(*([] if config.split == "all" else [config.split]))
@@ -297,7 +300,9 @@ def _judge_run(
             f"{seen} of these {len(rows)} photos, so their accuracy is no gate; "
             "expected the test split, or other photos"
         )
-    return judge.judge_run(finished, found, config.split, config.how, source=data)
+    return evaluate_split.judge_run(
+        finished, found, config.split, config.how, source=data
+    )
 
 
 def _evaluate_pretrained(config: Config) -> dict[str, Any]:
@@ -308,7 +313,7 @@ def _evaluate_pretrained(config: Config) -> dict[str, Any]:
         labels=config.labels,
     )
     with _records(config.data) as found:
-        return judge_weights.judge_weights(
+        return evaluate_weights.judge_weights(
             weights, found, config.split, config.how, named=bool(config.labels)
         )
 
@@ -354,7 +359,7 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "tta",
         default.tta,
-        views.CHOICES,
+        test_time_augmentation.CHOICES,
         "Views of each photo whose answers are averaged: the central window; flip: and "
         "mirrored; ten_crop: and those in the corners. The files are named after it.",
     )

@@ -19,8 +19,8 @@ from typing import Any
 
 from absl import app, flags
 
-from model import judge
 from model.checkpoints import errors
+from model.evaluation import evaluate_split
 from model.loop import device, distributed, training_loop
 from model.networks import head
 from model.runs import run_folder
@@ -165,7 +165,9 @@ def _repeat_each(
         records = manifest.read(Path(member.data))
         for what, folder in places.items():
             finished = run_folder.read(str(place / folder))
-            figures[what][name] = judge.judge_run(finished, records, "test").figures
+            figures[what][name] = evaluate_split.judge_run(
+                finished, records, "test"
+            ).figures
     found_of = {
         what: repeated_runs.summary(some, folds=bool(config.folds))
         for what, some in figures.items()

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from model import explain, neighbours
+from model import neighbours
+from model.evaluation import grad_cam
 from model.loop import metrics, traced_function, training_loop
 from model.runs import run_folder
 from model.weights import preprocessing_overrides, pretrained_classifier
@@ -170,8 +171,8 @@ class Explainer:
             both = neighbours.embedder(finished, model)
         self._has_heat = True
         try:
-            self._step = explain.with_answer(model, both.outputs[:1] if both else ())
-        except explain.NoMap as error:
+            self._step = grad_cam.with_answer(model, both.outputs[:1] if both else ())
+        except grad_cam.NoMap as error:
             self.missing.insert(0, str(error))
             if both is None:
                 raise DataError("; ".join(self.missing)) from error
@@ -207,7 +208,7 @@ class Explainer:
         """
         overlays: list[np.ndarray | None] = [None] * len(which)
         if seen.heat is not None:
-            overlays = [explain.overlay(seen.images[n], seen.heat[n]) for n in which]
+            overlays = [grad_cam.overlay(seen.images[n], seen.heat[n]) for n in which]
         nearest: Sequence[Sequence[neighbours.Neighbour]] = [()] * len(which)
         if self.index is not None and seen.embeddings is not None:
             nearest = self.index.nearest(seen.embeddings[list(which)], k)

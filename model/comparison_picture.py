@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from model import comparison
+from model.evaluation import comparison
 from pipeline.system import command_line
 
 _LONGEST_NAME = 40

@@ -21,7 +21,7 @@ from tensorboard.plugins.hparams import summary_v2 as hparams
 from tensorboard.plugins.scalar import summary_v2 as scalars
 from tensorboard.summary.writer import event_file_writer
 
-from model import judge
+from model.evaluation import evaluate_split
 from model.runs import tensorboard_log
 from pipeline.check import verify_records
 from pipeline.images import record_image
@@ -34,12 +34,12 @@ _LONGEST_SETTING = 200  # in characters
 _TILE_PX, _SPRITE_PX = 48, 8192  # the projector shows no larger sprite
 
 
-def directory(judged: judge.Judged) -> Path:
+def directory(judged: evaluate_split.Judged) -> Path:
     """The folder that TensorBoard reads."""
     return judged.finished.directory / "tensorboard" / f"evaluation-{judged.path.stem}"
 
 
-def write(judged: judge.Judged) -> None:
+def write(judged: evaluate_split.Judged) -> None:
     """Writes figures and settings, in place of those of an evaluation before."""
     folder = directory(judged)
     shutil.rmtree(folder, ignore_errors=True)
@@ -101,7 +101,7 @@ def flat_settings(config: Mapping[str, Any]) -> dict[str, bool | int | float | s
     return found
 
 
-def write_projector(judged: judge.Judged) -> None:
+def write_projector(judged: evaluate_split.Judged) -> None:
     """Writes what the projector shows, if the judgement has kept features.
 
     Features of more than 64 axes are turned onto the 64 along which the photos differ

@@ -16,7 +16,8 @@ import jinja2
 import markupsafe
 import numpy as np
 
-from model import calibration, judge, report_drawings, report_facts, report_photos
+from model import report_drawings, report_facts, report_photos
+from model.evaluation import calibration, evaluate_split
 from model.loop import metrics
 from model.runs import run_folder
 from pipeline.records import manifest
@@ -43,7 +44,7 @@ class _Card:
     true_probability: float
 
 
-def write(judged: judge.Judged, command_line: str) -> Path:
+def write(judged: evaluate_split.Judged, command_line: str) -> Path:
     """Writes the page beside the .json; returns its path.
 
     Args:
@@ -59,7 +60,7 @@ def write(judged: judge.Judged, command_line: str) -> Path:
     return path
 
 
-def render(judged: judge.Judged, command_line: str) -> str:
+def render(judged: evaluate_split.Judged, command_line: str) -> str:
     """The page as HTML."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
@@ -153,7 +154,9 @@ def _once(cards: Any) -> Any:
             yield card
 
 
-def _card(judged: judge.Judged, example: int, probabilities: np.ndarray) -> _Card:
+def _card(
+    judged: evaluate_split.Judged, example: int, probabilities: np.ndarray
+) -> _Card:
     judgement = judged.judgement
     label = int(judgement.labels[example])
     predicted = int(judgement.logits[example].argmax())
@@ -167,7 +170,9 @@ def _card(judged: judge.Judged, example: int, probabilities: np.ndarray) -> _Car
     )
 
 
-def _ordered(judged: judge.Judged, *, right: bool) -> tuple[np.ndarray, np.ndarray]:
+def _ordered(
+    judged: evaluate_split.Judged, *, right: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Examples that are right, or wrong, the surest first; and all probabilities."""
     judgement = judged.judgement
     probabilities = judgement.probabilities()
@@ -177,17 +182,17 @@ def _ordered(judged: judge.Judged, *, right: bool) -> tuple[np.ndarray, np.ndarr
     return chosen[np.argsort(-sureness, kind="stable")], probabilities
 
 
-def _worst(judged: judge.Judged) -> list[_Card]:
+def _worst(judged: evaluate_split.Judged) -> list[_Card]:
     examples, probabilities = _ordered(judged, right=False)
     return [_card(judged, n, probabilities) for n in examples[:_WORST]]
 
 
-def _unsure(judged: judge.Judged) -> list[_Card]:
+def _unsure(judged: evaluate_split.Judged) -> list[_Card]:
     examples, probabilities = _ordered(judged, right=True)
     return [_card(judged, n, probabilities) for n in examples[::-1][:_UNSURE]]
 
 
-def _doubtful(judged: judge.Judged) -> list[_Card]:
+def _doubtful(judged: evaluate_split.Judged) -> list[_Card]:
     """Photos whose labels are likely wrong."""
     names = judged.judgement.class_names
     labels = {name: label for label, name in enumerate(names)}
@@ -250,7 +255,9 @@ def _matrix(figures: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cells(
-    judged: judge.Judged, matrix: dict[str, Any], thumbnails: report_photos.Thumbnails
+    judged: evaluate_split.Judged,
+    matrix: dict[str, Any],
+    thumbnails: report_photos.Thumbnails,
 ) -> dict[str, dict[str, Any]]:
     """Photos behind the cells that the page shows: {"true,predicted": ...}.
 

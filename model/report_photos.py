@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from model import explain
+from model.evaluation import grad_cam
 from pipeline.batches import dataset, preprocess
 from pipeline.check import verify_records
 from pipeline.images import record_image
@@ -123,8 +123,8 @@ def heats(
     if not rows:
         return {}
     try:
-        explained = explain.grad_cam(model)
-    except explain.NoMap:
+        explained = grad_cam.grad_cam(model)
+    except grad_cam.NoMap:
         return {}
     images = dataset.Images(found, rows, spec, batch_size=16)
     views = preprocess.central_views(images.sizes, spec)
@@ -134,7 +134,7 @@ def heats(
         pixels = batch["image"].numpy()
         maps = explained(pixels, np.array([labels[n] for n in numbers], np.int32))
         for number, seen, heat in zip(numbers, pixels, maps, strict=True):
-            laid = explain.overlay(seen, heat)
+            laid = grad_cam.overlay(seen, heat)
             top, left, height, width = views.windows[number].tolist()
             row = rows[number]
             found_heats[row.sha256] = Heat(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from model import judge, judged
+from model.evaluation import evaluate_split, stored_logits
 from model.loop import metrics
 from model.runs import run_folder, run_records
 from pipeline.batches import dataset, preprocess
@@ -77,13 +77,13 @@ def of_run(finished: run_folder.Finished, data: str = "") -> HeldOut:
     manifest.check_files(found)
     path = finished.evaluation_path(SPLIT, found.digest).with_suffix(".npz")
     digest = finished.model_digest()
-    if not judged.is_of(path, model_sha256=digest, manifest_digest=found.digest):
+    if not stored_logits.is_of(path, model_sha256=digest, manifest_digest=found.digest):
         name = finished.directory.name
         command_line.log(
             f"{name}: not judged on its {SPLIT} photos yet; judging it now"
         )
-        judge.judge_run(finished, found, SPLIT)
-    examples = judged.read(path, len(finished.class_names))
+        evaluate_split.judge_run(finished, found, SPLIT)
+    examples = stored_logits.read(path, len(finished.class_names))
     rows = found.taken(SPLIT)
     if [row.sha256 for row in rows] != examples.sha256.tolist():
         raise DataError(

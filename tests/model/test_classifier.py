@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from model import classifier, explain
+from model import classifier
+from model.evaluation import grad_cam
 from pipeline.batches import preprocess
 from pipeline.system.errors import DataError
 
@@ -46,11 +47,11 @@ def test_a_weight_file_has_no_training_photos(convolutional):
     logits, seen = explainer.classify(images)
     step = convolutional.predict_step()
     assert logits == pytest.approx(np.asarray(step(images.astype(np.float32))))
-    heat = explain.grad_cam(convolutional.model)(images, logits.argmax(axis=1))
+    heat = grad_cam.grad_cam(convolutional.model)(images, logits.argmax(axis=1))
     assert seen.heat == pytest.approx(heat, abs=1e-6)
     found = explainer.explain(seen, (1, 0), 3)
     for one, number in zip(found, (1, 0), strict=True):
-        assert (one.overlay == explain.overlay(images[number], heat[number])).all()
+        assert (one.overlay == grad_cam.overlay(images[number], heat[number])).all()
     assert [one.nearest for one in found] == [(), ()]
 
 

@@ -4,7 +4,8 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from model import calibration, report_drawings
+from model import report_drawings
+from model.evaluation import calibration
 
 
 @pytest.fixture(scope="module")

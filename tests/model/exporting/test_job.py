@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model import judge
+from model.evaluation import evaluate_split
 from model.exporting import errors, exportable, held_out, job, litert, verify
 from model.networks import head, registry
 from model.runs import run_folder
@@ -275,7 +275,7 @@ def test_a_run_that_was_not_judged_is_judged(copy):
     temperature = small_runs.TEMPERATURE
     assert copy.temperature == temperature
     model = copy.load_model()
-    judged = judge.judge(model, held.found, "test", SPEC)
+    judged = evaluate_split.judge(model, held.found, "test", SPEC)
     logits = judged.logits.astype(np.float64) / temperature
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(held.probabilities, expected, atol=1e-6)

@@ -7,7 +7,7 @@ import statistics
 import numpy as np
 import pytest
 
-from model import comparison, judged
+from model.evaluation import comparison, stored_logits
 from model.loop import metrics
 from pipeline.system.errors import DataError
 
@@ -21,7 +21,7 @@ def candidate(name, answers, labels=None, photos=None, **how):
     answers = np.array(answers)
     labels = np.zeros(len(answers), np.int64) if labels is None else np.array(labels)
     photos = range(len(answers)) if photos is None else photos
-    examples = judged.Examples(
+    examples = stored_logits.Examples(
         sha256=np.array([digest(number) for number in photos]),
         path=np.array([f"{number}.jpg" for number in photos]),
         label=labels,
@@ -150,7 +150,7 @@ class TestPair:
         second = candidate("b", [0, 1, 1, 0, 1], labels=[0, 1, 1, 0, 0])
         order = np.array([3, 0, 4, 2, 1])
         fields = dataclasses.asdict(second.examples)
-        mixed = judged.Examples(**{name: fields[name][order] for name in fields})
+        mixed = stored_logits.Examples(**{name: fields[name][order] for name in fields})
         expected = comparison.compare([first, second])
         assert expected["pairs"][0]["photos_only_first"] == ["4.jpg"]
         assert expected["pairs"][0]["photos_only_second"] == ["1.jpg", "3.jpg"]

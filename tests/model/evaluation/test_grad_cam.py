@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model import explain
+from model.evaluation import grad_cam
 from model.networks import head, registry
 from tests import small_runs
 
@@ -36,7 +36,7 @@ def image_with_corners():
 
 class TestGradCam:
     def test_it_points_at_what_speaks_for_the_class(self, two_places):
-        heat = explain.grad_cam(two_places)(
+        heat = grad_cam.grad_cam(two_places)(
             np.repeat(image_with_corners(), 2, 0), [0, 1]
         )
         assert heat.shape == (2, 8, 8)
@@ -48,7 +48,7 @@ class TestGradCam:
     def test_nothing_speaks_for_it(self, two_places):
         blue = np.zeros((1, 8, 8, 3), np.uint8)
         blue[..., 2] = 255
-        assert not explain.grad_cam(two_places)(blue, [0]).any()
+        assert not grad_cam.grad_cam(two_places)(blue, [0]).any()
 
     def test_it_is_the_formula_of_the_paper(self):
         keras.utils.set_random_seed(1)
@@ -71,7 +71,7 @@ class TestGradCam:
                     place = (2 * row + at[0], 2 * column + at[1], channel)
                     gradients[place] = kernel[row, column, channel]
         expected = np.maximum(found @ gradients.mean(axis=(0, 1)), 0)
-        heat = explain.grad_cam(model)(image, [2])[0]
+        heat = grad_cam.grad_cam(model)(image, [2])[0]
         assert heat == pytest.approx(expected / expected.max(), abs=1e-4)
 
     def test_a_head_that_sees_layers_further_down_as_well(self):
@@ -96,7 +96,7 @@ class TestGradCam:
         large = np.asarray(tf.image.resize(parts[1], (12, 12)))
         expected = np.maximum(parts[0] + large, 0)[..., 0]
         assert (expected > 0).any()
-        heat = explain.grad_cam(model)(image, [2])[0]
+        heat = grad_cam.grad_cam(model)(image, [2])[0]
         assert heat == pytest.approx(expected / expected.max(), abs=1e-4)
 
     def test_a_head_that_sees_deviations(self):
@@ -123,19 +123,19 @@ class TestGradCam:
         windows = np.lib.stride_tricks.sliding_window_view(both, (3, 3))
         expected = np.maximum(np.nanmean(windows, axis=(2, 3)), 0)
         assert (expected > 0).any()
-        heat = explain.grad_cam(model)(image, [2])[0]
+        heat = grad_cam.grad_cam(model)(image, [2])[0]
         assert heat == pytest.approx(expected / expected.max(), abs=1e-2)
 
     def test_a_frozen_network(self, two_places):
         two_places.trainable = False
-        assert explain.grad_cam(two_places)(image_with_corners(), [0]).max() == 1
+        assert grad_cam.grad_cam(two_places)(image_with_corners(), [0]).max() == 1
 
     def test_a_network_without_places(self):
         inputs = keras.Input((4, 4, 3))
         flat = keras.layers.Flatten()(inputs)
         model = keras.Model(inputs, keras.layers.Dense(2)(flat), name="flat")
-        with pytest.raises(explain.NoMap, match="flat: no layer keeps places"):
-            explain.grad_cam(model)
+        with pytest.raises(grad_cam.NoMap, match="flat: no layer keeps places"):
+            grad_cam.grad_cam(model)
 
 
 def test_preprocessing_is_no_map():
@@ -153,24 +153,24 @@ def test_preprocessing_is_no_map():
     ):
         x = layer(x)
     model = keras.Model(image, kinds.Dense(3)(kinds.Flatten()(x)))
-    with pytest.raises(explain.NoMap):
-        explain.mapped_layer(model)
-    assert explain.mapped_layer(small_runs.colour_model()).name == "norm"
+    with pytest.raises(grad_cam.NoMap):
+        grad_cam.mapped_layer(model)
+    assert grad_cam.mapped_layer(small_runs.colour_model()).name == "norm"
 
 
 def test_the_layer_is_the_last_one_before_pooling(two_places):
-    assert explain.mapped_layer(two_places).name == "conv1"
+    assert grad_cam.mapped_layer(two_places).name == "conv1"
 
 
 class TestOverlay:
     def test_without_heat_the_image_is_as_it_was(self):
         image = np.random.default_rng(0).integers(0, 256, (5, 6, 3)).astype(np.uint8)
-        assert (explain.overlay(image, np.zeros((5, 6))) == image).all()
+        assert (grad_cam.overlay(image, np.zeros((5, 6))) == image).all()
 
     def test_heat_is_seen(self):
         image = np.full((5, 6, 3), 20, np.uint8)
         heat = np.zeros((5, 6))
         heat[2, 3] = 1
-        changed = explain.overlay(image, heat) != image
+        changed = grad_cam.overlay(image, heat) != image
         assert changed[2, 3].any()
         assert changed.any(axis=2).sum() == 1

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from model import judged
+from model.evaluation import stored_logits
 from model.loop import metrics
 from pipeline.system.errors import DataError
 
@@ -40,7 +40,7 @@ class Candidate:
 
     name: str
     class_names: tuple[str, ...]
-    examples: judged.Examples
+    examples: stored_logits.Examples
     temperature: float
     model_bytes: int
     images_per_s: float | None = None
@@ -128,7 +128,7 @@ def pair(candidates: Sequence[Candidate]) -> list[Candidate]:
     return paired
 
 
-def _kinds(found: judged.Examples) -> Iterator[tuple[str, int]]:
+def _kinds(found: stored_logits.Examples) -> Iterator[tuple[str, int]]:
     return zip(found.sha256.tolist(), found.label.tolist(), strict=True)
 
 
@@ -140,7 +140,7 @@ def _sorted_once(one: Candidate) -> Candidate:
     new = np.ones(len(order), np.bool_)
     new[1:] = (sha256[1:] != sha256[:-1]) | (label[1:] != label[:-1])
     order = order[new]
-    examples = judged.Examples(
+    examples = stored_logits.Examples(
         sha256=found.sha256[order],
         path=found.path[order],
         label=found.label[order],

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from model import held_out, judge
+from model.evaluation import evaluate_split, unseen_photos
 from model.runs import run_folder
 from pipeline.records import manifest
 from tests.model import judgements
@@ -28,7 +28,7 @@ def test_none_is_left(found, tmp_path):
 def test_doubts_name_photos_and_classes():
     kind = {"class_name": "a", "source_bytes": 1, "action": "copied"}
     rows = [manifest.Row(path=f"{n}.jpg", sha256=str(n), **kind) for n in range(4)]
-    unseen = held_out.HeldOut(
+    unseen = unseen_photos.HeldOut(
         rows=rows,
         labels=np.array([0, 0, 1, 1]),
         probabilities=np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.1, 0.9]]),
@@ -59,7 +59,7 @@ class TestFolds:
         runs = []
         for number, split in enumerate(("test", "validation")):
             finished = judgements.write_run(tmp_path / f"fold-{number}", found)
-            judged = judge.judge_run(finished, found, split)
+            judged = evaluate_split.judge_run(finished, found, split)
             for name in ("json", "npz"):  # as if it had been this fold's test split
                 path = judged.path.with_suffix(f".{name}")
                 path.rename(path.with_stem("test"))
@@ -67,14 +67,14 @@ class TestFolds:
         return runs
 
     def test_all_photos_that_any_has_judged(self, folds, found):
-        unseen = held_out.of_folds(folds[0], found)
+        unseen = unseen_photos.of_folds(folds[0], found)
         assert unseen.source == "out-of-fold probabilities of 2 of 3 folds"
         expected = [*found.taken("test"), *found.taken("validation")]
         assert [row.path for row in unseen.rows] == [row.path for row in expected]
         labels = [found.labels[row.class_name] for row in expected]
         assert unseen.labels.tolist() == labels
         np.testing.assert_allclose(unseen.probabilities.sum(axis=1), 1)
-        here = judge.judge_run(folds[0], found, "test")
+        here = evaluate_split.judge_run(folds[0], found, "test")
         np.testing.assert_allclose(
             unseen.probabilities[: len(found.taken("test"))],
             here.judgement.probabilities(),
@@ -85,14 +85,14 @@ class TestFolds:
     def test_a_fold_whose_model_has_changed_does_not_count(self, folds, found):
         path = folds[1].directory / "model.keras"
         path.write_bytes(path.read_bytes() + b"\0")
-        assert held_out.of_folds(folds[0], found) is None  # the other one is alone
+        assert unseen_photos.of_folds(folds[0], found) is None  # the other one is alone
 
     def test_a_run_that_is_no_fold(self, found, tmp_path):
         finished = judgements.write_run(tmp_path / "run", found)
-        assert held_out.of_folds(finished, found) is None
+        assert unseen_photos.of_folds(finished, found) is None
 
     @pytest.mark.parametrize("plan", ["", "{}", '{"settings": {"folds": "many"}}'])
     def test_a_damaged_plan(self, found, tmp_path, plan):
         finished = judgements.write_run(tmp_path / "fold-0", found)
         (tmp_path / run_folder.REPEATS).write_text(plan)
-        assert held_out.of_folds(finished, found) is None
+        assert unseen_photos.of_folds(finished, found) is None

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from model import comparison, judged
+from model.evaluation import comparison, stored_logits
 from model.runs import run_folder
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
@@ -30,12 +30,12 @@ def read(
     """
     path = finished.evaluation_path(split, manifest_digest).with_suffix(".npz")
     model_sha256 = finished.model_digest()
-    if not judged.is_of(
+    if not stored_logits.is_of(
         path, model_sha256=model_sha256, manifest_digest=manifest_digest
     ):
         command_line.log(f"{name}: not judged on these photos yet; judging it now")
         judge_now()
-    examples = judged.read(path, len(finished.class_names))
+    examples = stored_logits.read(path, len(finished.class_names))
     refuse_seen(name, finished, set(examples.sha256.tolist()))
     return comparison.Candidate(
         name=name,
@@ -43,7 +43,7 @@ def read(
         examples=examples,
         temperature=finished.temperature,
         model_bytes=(finished.directory / run_folder.MODEL_NAME).stat().st_size,
-        images_per_s=judged.images_per_s(path.with_suffix(".json")),
+        images_per_s=stored_logits.images_per_s(path.with_suffix(".json")),
     )
 
 

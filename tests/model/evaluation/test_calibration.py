@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from model import calibration
+from model.evaluation import calibration
 
 
 def sureness(confidence, right):

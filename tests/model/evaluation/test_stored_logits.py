@@ -5,7 +5,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from model import judged
+from model.evaluation import stored_logits
 from pipeline.system.errors import DataError
 
 ARRAYS = {
@@ -34,7 +34,7 @@ def write(path, arrays=ARRAYS, /, **replaced):
 def test_what_is_written_reads_back(tmp_path):
     with (tmp_path / "test.npz").open("wb") as file:
         np.savez_compressed(file, **ARRAYS)
-    found = judged.read(tmp_path / "test.npz", 2)
+    found = stored_logits.read(tmp_path / "test.npz", 2)
     for name, array in ARRAYS.items():
         np.testing.assert_array_equal(getattr(found, name), array)
 
@@ -77,14 +77,14 @@ LABEL = npy_bytes(ARRAYS["label"])
 def test_damaged(tmp_path, replaced, message):
     path = write(tmp_path / "test.npz", **replaced)
     with pytest.raises(DataError, match=rf"test\.npz: damaged.*{message}.*again"):
-        judged.read(path, 2)
+        stored_logits.read(path, 2)
 
 
 def test_pickles_are_not_read(tmp_path):
     array = np.array([{}, {}, {}], dtype=object)
     path = write(tmp_path / "test.npz", path=npy_bytes(array, allow_pickle=True))
     with pytest.raises(DataError, match="no plain value"):
-        judged.read(path, 2)
+        stored_logits.read(path, 2)
 
 
 def test_a_bomb(tmp_path):
@@ -92,7 +92,7 @@ def test_a_bomb(tmp_path):
     path = write(tmp_path / "test.npz", label=bytes(100 << 20))
     assert path.stat().st_size < 1 << 20
     with pytest.raises(DataError, match=r"104,\d+,\d+ bytes in a file of"):
-        judged.read(path, 2)
+        stored_logits.read(path, 2)
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "flipped"])
@@ -107,7 +107,7 @@ def test_a_damaged_zip(tmp_path, damage):
         data[80] ^= 0xFF
     path.write_bytes(data)
     with pytest.raises(DataError, match=r"test\.npz: damaged"):
-        judged.read(path, 2)
+        stored_logits.read(path, 2)
 
 
 FIGURES = {"model_sha256": "m", "data": {"manifest_digest": "d"}, "images_per_s": 9.5}
@@ -116,7 +116,7 @@ FIGURES = {"model_sha256": "m", "data": {"manifest_digest": "d"}, "images_per_s"
 class TestIsOf:
     def ask(self, tmp_path, model="m", digest="d"):
         path = tmp_path / "test.npz"
-        return judged.is_of(path, model_sha256=model, manifest_digest=digest)
+        return stored_logits.is_of(path, model_sha256=model, manifest_digest=digest)
 
     def test_both_files_of_this_model_on_these_records(self, tmp_path):
         assert not self.ask(tmp_path)
@@ -144,4 +144,4 @@ class TestIsOf:
 def test_images_per_s(tmp_path, rate, expected):
     path = tmp_path / "test.json"
     path.write_text(json.dumps(FIGURES | {"images_per_s": rate}))
-    assert judged.images_per_s(path) == expected
+    assert stored_logits.images_per_s(path) == expected

@@ -4,7 +4,7 @@ import dataclasses
 import time
 from typing import Any
 
-from model import judge
+from model.evaluation import evaluate_split
 from model.weights import pretrained_classifier
 from pipeline.records import manifest
 from pipeline.system import command_line
@@ -14,7 +14,7 @@ def judge_weights(
     weights: pretrained_classifier.Pretrained,
     found: manifest.Manifest,
     split: str,
-    how: judge.How,
+    how: evaluate_split.How,
     *,
     named: bool,
 ) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def judge_weights(
         )
     # Before the work, not after it.
     label_of_each = pretrained_classifier.label_of_each(names, weights.class_names)
-    judgement = judge.judge(
+    judgement = evaluate_split.judge(
         weights.model,
         found,
         "" if split == "all" else split,

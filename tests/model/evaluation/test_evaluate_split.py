@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from model import judge
+from model.evaluation import evaluate_split
 from model.loop import metrics
 from pipeline.batches import dataset, preprocess
 from pipeline.records import manifest
@@ -42,12 +42,12 @@ def ask(
     tta="none",
     num_features=0,
 ):
-    found = judge.judge(
+    found = evaluate_split.judge(
         model or colour_network(),
         found,
         split,
         SPEC,
-        judge.How(batch_size=batch_size, tta=tta, num_features=num_features),
+        evaluate_split.How(batch_size=batch_size, tta=tta, num_features=num_features),
     )
     return dataclasses.replace(found, temperature=temperature)
 
@@ -56,7 +56,7 @@ def ask(
 def by_hand():
     """Five photos of two classes, two mistakes; probabilities 3/4, 9/10 and so on."""
     odds = [(3, 1), (1, 9), (4, 1), (1, 1), (1, 4)]
-    return judge.Judgement(
+    return evaluate_split.Judgement(
         rows=[row(f"{n}.jpg") for n in range(5)],
         labels=np.array([0, 0, 1, 0, 1]),
         logits=np.log(np.array(odds, np.float32)),

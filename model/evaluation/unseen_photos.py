@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from model import judged, label_doubts
+from model.evaluation import label_errors, stored_logits
 from model.loop import metrics
 from model.runs import run_folder
 from pipeline.records import manifest
@@ -39,7 +39,7 @@ class HeldOut:
 
     def doubts(self, class_names: Sequence[str]) -> dict[str, Any]:
         """What evaluation/<split>.json says of labels that are likely wrong."""
-        found = label_doubts.find(self.probabilities, self.labels)
+        found = label_errors.find(self.probabilities, self.labels)
         return {
             "source": self.source,
             "num_examples": len(self.labels),
@@ -131,7 +131,7 @@ def _num_folds(directory: Path) -> int:
 
 def _judgement(
     place: Path, class_names: Sequence[str]
-) -> tuple[judged.Examples, np.ndarray] | None:
+) -> tuple[stored_logits.Examples, np.ndarray] | None:
     """A fold's test photos and probabilities; None where it is not judged yet."""
     try:
         fold = run_folder.read(str(place))
@@ -141,8 +141,10 @@ def _judgement(
     path = fold.evaluation_path("test", digest).with_suffix(".npz")
     if tuple(fold.class_names) != tuple(class_names):
         return None
-    if not judged.is_of(path, model_sha256=fold.model_digest(), manifest_digest=digest):
+    if not stored_logits.is_of(
+        path, model_sha256=fold.model_digest(), manifest_digest=digest
+    ):
         return None
-    examples = judged.read(path, len(class_names))
+    examples = stored_logits.read(path, len(class_names))
     logits = examples.logits / fold.temperature
     return examples, np.exp(metrics.log_softmax(logits))

@@ -10,7 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from model import calibration, held_out, penultimate, views
+from model.evaluation import (
+    calibration,
+    final_features,
+    test_time_augmentation,
+    unseen_photos,
+)
 from model.loop import metrics
 from model.runs import run_folder
 from pipeline.batches import dataset, preprocess
@@ -31,7 +36,7 @@ class How:
     """
 
     batch_size: int = 64
-    tta: str = views.NONE
+    tta: str = test_time_augmentation.NONE
     num_features: int = 0
 
 
@@ -64,7 +69,7 @@ class Judgement:
     logits: np.ndarray
     class_names: Sequence[str]
     temperature: float = 1.0
-    tta: str = views.NONE
+    tta: str = test_time_augmentation.NONE
     examples: np.ndarray = dataclasses.field(default_factory=_no_numbers)
     features: np.ndarray | None = None
 
@@ -181,10 +186,10 @@ def judge(
             f"{found.directory}: no photo in the {split or 'whole'} split; split "
             f"again with python -m pipeline.split {found.directory}"
         )
-    seen = views.of(how.tta, split_data.images.sizes, spec)
-    mean = views.Mean(len(seen), (len(rows), num_classes))
+    seen = test_time_augmentation.of(how.tta, split_data.images.sizes, spec)
+    mean = test_time_augmentation.Mean(len(seen), (len(rows), num_classes))
     labels = np.full(len(rows), -1, np.int64)
-    probe = penultimate.Probe(model, len(rows), how.num_features)
+    probe = final_features.Probe(model, len(rows), how.num_features)
     total = len(rows) * len(seen)
     with command_line.progress(total, "photo", split or "all") as progress:
         for view in seen:
@@ -229,7 +234,7 @@ class Judged:
     split: str
     model: Any
     judgement: Judgement
-    held_out: held_out.HeldOut
+    held_out: unseen_photos.HeldOut
     figures: dict[str, Any]
     path: Path
 
@@ -265,7 +270,7 @@ def judge_run(
             folder cannot be written to.
     """
     label_of_each = _label_of_each(finished, found)
-    name = split if how.tta == views.NONE else f"{split}-{how.tta}"
+    name = split if how.tta == test_time_augmentation.NONE else f"{split}-{how.tta}"
     path = finished.evaluation_path(name, found.digest)
     path.parent.mkdir(exist_ok=True)
     if not os.access(path.parent, os.W_OK):
@@ -343,10 +348,10 @@ def _held_out(
     found: manifest.Manifest,
     judgement: Judgement,
     seen: set[str],
-) -> held_out.HeldOut:
+) -> unseen_photos.HeldOut:
     """Of the photos judged here, and of all folds if the run is one of them."""
-    here = held_out.of_split(
+    here = unseen_photos.of_split(
         judgement.rows, judgement.labels, judgement.probabilities(), seen
     )
-    folds = held_out.of_folds(finished, found)
+    folds = unseen_photos.of_folds(finished, found)
     return folds if folds and len(folds.labels) > len(here.labels) else here

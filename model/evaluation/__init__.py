@@ -1,0 +1,1 @@
+"""Logits to figures: metrics, calibration, comparison, label errors, Grad-CAM."""
