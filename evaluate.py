@@ -25,7 +25,6 @@ from typing import Any
 
 from absl import app, flags
 
-from model import comparison_picture, report
 from model.checkpoints import errors
 from model.evaluation import (
     candidates,
@@ -35,6 +34,7 @@ from model.evaluation import (
     final_features,
     test_time_augmentation,
 )
+from model.reports import comparison_picture, text_report
 from model.runs import run_folder, run_records
 from model.weights import preprocessing_overrides, pretrained_classifier
 from pipeline.convert import conversion
@@ -151,13 +151,13 @@ def evaluate(config: Config) -> dict[str, Any]:
     with _records(data, finished.resize_min) as found:
         judgement = _judge_run(config, finished, found, data)
         # Deferred: a comparison needs none of what draws and fills pages.
-        from model import evaluation_board, report_facts, report_page
+        from model.reports import html_report, report_facts, tensorboard_pages
 
-        evaluation_board.write(judgement)
+        tensorboard_pages.write(judgement)
         if config.report:
             made_by = report_facts.command_line("evaluate.py", config)
-            page = report_page.write(judgement, made_by)
-            evaluation_board.write_projector(judgement)
+            page = html_report.write(judgement, made_by)
+            tensorboard_pages.write_projector(judgement)
             judgement.figures["report"] = str(page)
         return judgement.figures
 
@@ -394,10 +394,10 @@ def main(argv: Sequence[str]) -> None:
         Config, overrides=preprocessing_overrides.from_flags(), split=_split()
     )
     if config.runs:
-        command_line.say(report.comparison(compare(config)))
+        command_line.say(text_report.comparison(compare(config)))
         return
     figures = evaluate(config)
-    command_line.say(report.judgement(figures))
+    command_line.say(text_report.judgement(figures))
     if figures["accuracy"] < config.min_accuracy:
         raise TooInaccurate(
             f"{figures['run']}: accuracy {figures['accuracy']:.6g} on {config.split}, "

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import evaluate
-from model import report
+from model.reports import text_report
 from model.runs import run_folder
 from model.weights import preprocessing_overrides
 from pipeline import split
@@ -103,7 +103,7 @@ def test_errors_name_the_photos_surest_first(finished, shared_records):
     for error in errors:
         assert error["path"].startswith(f"{error['true']}/")
         assert error["predicted"] != error["true"]
-    text = report.judgement(figures)
+    text = text_report.judgement(figures)
     assert errors[0]["path"] in text
     assert f"the surest of {len(errors)} mistakes" in text
 
@@ -121,8 +121,8 @@ def test_averaged_views_have_files_of_their_own(finished):
     plain = evaluate.evaluate(config(finished))
     both = evaluate.evaluate(config(finished, tta="flip"))
     assert (plain["tta"], both["tta"]) == ("none", "flip")
-    assert "12 photos" not in report.judgement(plain)
-    assert "flip views averaged" in report.judgement(both)
+    assert "12 photos" not in text_report.judgement(plain)
+    assert "flip views averaged" in text_report.judgement(both)
     folder = finished / "evaluation"
     assert json.loads((folder / "test.json").read_text())["tta"] == "none"
     assert json.loads((folder / "test-flip.json").read_text())["tta"] == "flip"
@@ -150,7 +150,7 @@ def test_the_report_changes_no_figure(finished):
     assert f"<title>{finished.name}: test split</title>" in page
     assert f"python evaluate.py --run_dir={finished}" in page
     assert "4 restored" not in page and "10 restored" in page  # five convolutions
-    assert f"report:  {folder / 'test.html'}" in report.judgement(figures)
+    assert f"report:  {folder / 'test.html'}" in text_report.judgement(figures)
     board = finished / "tensorboard" / "evaluation-test"
     assert (board / "projector_config.pbtxt").exists()
 
@@ -238,7 +238,7 @@ def test_photos_of_some_of_the_classes(finished, tmp_path):
     assert supports == [10, 0, 10]
     with np.load(figures["written"].replace(".json", ".npz")) as file:
         assert sorted(set(file["label"].tolist())) == [0, 2]
-    assert "blue" in report.judgement(figures)
+    assert "blue" in text_report.judgement(figures)
 
 
 def test_a_split_without_photos_is_an_error(finished, shared_records, tmp_path):
@@ -294,7 +294,7 @@ def test_no_gate_on_photos_that_training_has_seen(finished, split):
         evaluate.evaluate(config(finished, split=split, min_accuracy=0.5))
     figures = evaluate.evaluate(config(finished, split=split))
     assert figures["photos_seen"] > 0
-    assert "seen in training: no measure" in report.judgement(figures)
+    assert "seen in training: no measure" in text_report.judgement(figures)
 
 
 def test_the_test_split_is_unseen(finished):
@@ -371,7 +371,7 @@ class TestCompare:
         assert pair["p"] < 0.05
         assert pair["verdict"].startswith("run is better (p")
         assert cv2.imread(str(folder / "compare-test.png")) is not None
-        text = report.comparison(figures)
+        text = text_report.comparison(figures)
         assert pair["verdict"] in text
         assert str(folder / "compare-test.json") in text
 
@@ -396,7 +396,7 @@ class TestCompare:
         figures = evaluate.compare(self.config(finished, worse, third))
         assert [pair["second"] for pair in figures["pairs"]] == ["worse", "third"]
         assert all(pair["p_holm"] == 2 * pair["p"] for pair in figures["pairs"])
-        assert "corrected for 2 comparisons by Holm" in report.comparison(figures)
+        assert "corrected for 2 comparisons by Holm" in text_report.comparison(figures)
 
     @pytest.mark.parametrize("split", ["train", "validation", "all"])
     def test_photos_that_a_run_has_seen(self, finished, worse, split):

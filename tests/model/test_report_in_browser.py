@@ -2,7 +2,7 @@
 
 import pytest
 
-from model import report_page
+from model.reports import html_report
 from tests import browser
 from tests.model.conftest import HOSTILE
 
@@ -16,7 +16,7 @@ def judged(hostile_judged):
 
 @pytest.fixture(scope="module")
 def address(judged):
-    return report_page.write(judged, "python evaluate.py").as_uri()
+    return html_report.write(judged, "python evaluate.py").as_uri()
 
 
 @pytest.fixture(scope="module")

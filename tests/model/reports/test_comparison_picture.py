@@ -1,7 +1,7 @@
 import cv2
 import pytest
 
-from model import comparison_picture
+from model.reports import comparison_picture
 
 
 def run(name, accuracy=0.9):

@@ -1,4 +1,4 @@
-from model import report
+from model.reports import text_report
 
 
 def run(name, **how):
@@ -40,7 +40,7 @@ def comparison(pairs, **how):
 
 
 def test_two_runs():
-    lines = report.comparison(comparison([pair("longer")])).splitlines()
+    lines = text_report.comparison(comparison([pair("longer")])).splitlines()
     assert lines == [
         "test split, 60 photos that none of the runs has seen in training",
         "",
@@ -61,7 +61,7 @@ def test_more_runs_and_classes():
     figures = comparison(
         [pair("longer"), pair("c")], num_copies=3, class_names=list("abcdef")
     )
-    text = report.comparison(figures)
+    text = text_report.comparison(figures)
     assert "training; 3 more are copies of these\n" in text
     assert "a        0.9000  0.8000 to 0.9500 1.0000" in text
     assert text.count("p 0.0703, corrected 0.141\n") == 2
@@ -70,11 +70,13 @@ def test_more_runs_and_classes():
 
 def test_names_stay_on_their_line():
     figures = comparison([pair("b\nc")], runs=[run("a"), run("b\nc")])
-    lines = report.comparison(figures).splitlines()
+    lines = text_report.comparison(figures).splitlines()
     assert "b\\nc against a" in lines
 
 
 def test_a_temperature_at_its_bound_is_told():
-    assert report.temperature_at_bound(1.5) == ""
+    assert text_report.temperature_at_bound(1.5) == ""
     for bound in (0.05, 20):
-        assert "probabilities are not calibrated" in report.temperature_at_bound(bound)
+        assert "probabilities are not calibrated" in text_report.temperature_at_bound(
+            bound
+        )

@@ -4,7 +4,7 @@ import json
 import pytest
 
 import evaluate
-from model import report_facts
+from model.reports import report_facts
 from model.runs import run_folder
 from model.training import settings
 from model.weights import preprocessing_overrides

@@ -6,7 +6,7 @@ from google.protobuf import text_format
 from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 from tensorboard.plugins.projector import projector_config_pb2
 
-from model import evaluation_board
+from model.reports import tensorboard_pages
 from tests.model import judgements
 
 
@@ -29,9 +29,9 @@ def read(folder):
 
 
 def test_figures_and_settings(judged):
-    evaluation_board.write(judged)
-    evaluation_board.write(judged)  # takes the place of the first
-    found = read(evaluation_board.directory(judged))
+    tensorboard_pages.write(judged)
+    tensorboard_pages.write(judged)  # takes the place of the first
+    found = read(tensorboard_pages.directory(judged))
     assert float(tf.make_ndarray(found["accuracy"].tensor)) == pytest.approx(
         judged.figures["accuracy"]
     )
@@ -48,13 +48,13 @@ def test_names_that_are_no_utf8(found, tmp_path):
     records = judgements.renamed(found, ("b\udcff", "green", "a\tb"))
     judged = judgements.judged(tmp_path / "run", records, split="test")
     judged.finished.config["settings"] = {"ckpt": "w\udcfe.npy"}
-    evaluation_board.write(judged)
-    tags = read(evaluation_board.directory(judged))
+    tensorboard_pages.write(judged)
+    tags = read(tensorboard_pages.directory(judged))
     assert {"recall/b\\udcff", "recall/a\\tb"} <= set(tags)
-    settings = evaluation_board.flat_settings(judged.finished.config)
+    settings = tensorboard_pages.flat_settings(judged.finished.config)
     assert settings["ckpt"] == "w\\udcfe.npy"
-    evaluation_board.write_projector(judged)
-    table = (evaluation_board.directory(judged) / "labels.tsv").read_text("utf-8")
+    tensorboard_pages.write_projector(judged)
+    table = (tensorboard_pages.directory(judged) / "labels.tsv").read_text("utf-8")
     assert "b\\udcff" in table
 
 
@@ -71,7 +71,7 @@ def test_settings_by_the_names_of_flags():
             "stages": [{"epochs": 3}],
         },
     }
-    assert evaluation_board.flat_settings(config) == {
+    assert tensorboard_pages.flat_settings(config) == {
         "network": "alexnet_owt",
         "features_used": "",
         "precision_used": "",
@@ -86,7 +86,7 @@ def test_settings_by_the_names_of_flags():
 def test_principal_axes_keep_distances():
     random = np.random.default_rng(0)
     features = random.normal(0, 1, (12, 40)).astype(np.float32)
-    found = evaluation_board.principal(features, 64)
+    found = tensorboard_pages.principal(features, 64)
     assert found.shape == (12, 12)
     for points in (features, found):
         distances = np.linalg.norm(points[:, None] - points[None], axis=2)
@@ -99,13 +99,13 @@ def test_principal_axes_keep_distances():
 def test_principal_axes_of_a_line():
     """Points along (3, 4): one axis tells all."""
     features = np.array([[0, 0], [3, 4], [6, 8]], np.float32)
-    (found,) = evaluation_board.principal(features, 1).T
+    (found,) = tensorboard_pages.principal(features, 1).T
     np.testing.assert_allclose(found * np.sign(found[2]), [-5, 0, 5], atol=1e-6)
 
 
 def test_the_projector(judged):
-    evaluation_board.write_projector(judged)
-    folder = evaluation_board.directory(judged)
+    tensorboard_pages.write_projector(judged)
+    folder = tensorboard_pages.directory(judged)
     text = (folder / "projector_config.pbtxt").read_text()
     config = text_format.Parse(text, projector_config_pb2.ProjectorConfig())
     (embedding,) = config.embeddings

@@ -4,8 +4,8 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from model import report_drawings
 from model.evaluation import calibration
+from model.reports import diagrams
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def drawings():
         }
         for epoch in (1, 2, 3)
     ]
-    drawer = report_drawings.Drawings()
+    drawer = diagrams.Drawings()
     reliability, histogram = drawer.reliability(figures["calibration"])
     loss, accuracy = drawer.training(results)
     return {

@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from model import report_page, report_photos
 from model.loop import metrics
+from model.reports import html_report, photo_thumbnails
 from tests.model import judgements
 from tests.model.conftest import HOSTILE
 
@@ -47,7 +47,7 @@ def judged(hostile_judged):
 
 @pytest.fixture(scope="module")
 def page(judged):
-    path = report_page.write(judged, "python evaluate.py --run_dir='<b>'")
+    path = html_report.write(judged, "python evaluate.py --run_dir='<b>'")
     assert path == judged.path.with_suffix(".html")
     return path.read_text(encoding="utf-8")
 
@@ -150,7 +150,7 @@ def test_photos_that_are_looked_at_have_words_and_heat(page, reader, judged):
 def test_seen_photos_are_a_warning(found, tmp_path):
     seen = {row.sha256 for row in found.taken()}
     judged = judgements.judged(tmp_path / "run", found, seen=seen)
-    text = report_page.render(judged, "")
+    text = html_report.render(judged, "")
     assert "60 of these photos were seen in training." in text
     assert "None can be named: all of these photos were seen in training" in text
 
@@ -162,16 +162,16 @@ def test_the_split_says_what_the_temperature_was_fitted_on(found, tmp_path):
         ("test", "split and never on these photos"),
     ):
         judged = judgements.judged(tmp_path / split, found, split=split, seen=seen)
-        text = report_page.render(judged, "")
+        text = html_report.render(judged, "")
         assert f"temperature 1.500, which was fitted on the validation {words}" in text
 
 
 def test_other_photos_are_not_described_as_the_runs_own(found, tmp_path):
     judged = judgements.judged(tmp_path / "run", found, split="test")
-    assert '<button type="button">train</button>' in report_page.render(judged, "")
+    assert '<button type="button">train</button>' in html_report.render(judged, "")
     judged.finished.config["data"]["manifest_digest"] = "of other records"
     judged.figures["data"]["path"] = "holiday/photos"
-    text = report_page.render(judged, "")
+    text = html_report.render(judged, "")
     assert '<button type="button">train</button>' not in text
     assert '<button type="button">judged</button>' in text
     assert "Other photos than the run&#39;s: <span class" in text
@@ -183,7 +183,7 @@ def test_a_run_with_less_in_its_folder(found, tmp_path):
     judged = judgements.judged(tmp_path / "run", found, split="test", tta="flip")
     for name in ("ledger.json", "metrics.jsonl"):
         (judged.finished.directory / name).unlink()
-    text = report_page.render(judged, "")
+    text = html_report.render(judged, "")
     assert "ledger.json is missing from the run" in text
     assert "metrics.jsonl is missing from the run" in text
     assert "each seen twice, as it is and mirrored" in text
@@ -191,12 +191,12 @@ def test_a_run_with_less_in_its_folder(found, tmp_path):
 
 def test_a_network_without_maps_has_no_heat(found, tmp_path, monkeypatch):
     judged = judgements.judged(tmp_path / "run", found, split="test")
-    monkeypatch.setattr(report_photos.explain, "mapped_layer", lambda _: no_map())
+    monkeypatch.setattr(photo_thumbnails.explain, "mapped_layer", lambda _: no_map())
 
     def no_map():
-        raise report_photos.explain.NoMap("none")
+        raise photo_thumbnails.explain.NoMap("none")
 
-    text = report_page.render(judged, "")
+    text = html_report.render(judged, "")
     assert "where it looked" not in text
     assert "Show where" not in text
 
@@ -210,12 +210,12 @@ class TestManyClasses:
         return {"confusion_matrix": confusion.tolist()}
 
     def test_all_of_a_few(self):
-        found = report_page._matrix(self.figures(12))
+        found = html_report._matrix(self.figures(12))
         assert found["labels"] == list(range(12))
         assert found["left_out"] == 0
 
     def test_of_many_those_with_most_mistakes(self):
-        found = report_page._matrix(self.figures(200))
+        found = html_report._matrix(self.figures(200))
         assert len(found["labels"]) == 40
         assert {3, 7, 199, 0} <= set(found["labels"])
         assert found["left_out"] == 160
@@ -232,7 +232,7 @@ class TestCoverageTable:
             {"threshold": 0.4, "coverage": 1.0, "accuracy": 0.8},
         ]
         confidence = np.array([0.9] * 25 + [0.4] * 25)
-        found = report_page._coverage_table(points, confidence)
+        found = html_report._coverage_table(points, confidence)
         rows = {row["goal"]: row for row in found}
         assert rows["answer 100 % of the photos"]["accuracy"] == 0.8
         half = rows["answer 50 % of the photos"]
@@ -255,13 +255,13 @@ class TestCoverageTable:
 
 
 def test_photos_take_turns():
-    assert report_page._in_turns([[1, 2, 3], [4], [], [5, 6]]) == [1, 4, 5, 2, 6, 3]
-    assert report_page._in_turns([]) == []
+    assert html_report._in_turns([[1, 2, 3], [4], [], [5, 6]]) == [1, 4, 5, 2, 6, 3]
+    assert html_report._in_turns([]) == []
 
 
 def test_thumbnails_have_room_for_so_many(found, monkeypatch):
-    monkeypatch.setattr(report_photos, "MAX_BYTES", 20_000)
-    thumbnails = report_photos.Thumbnails(found)
+    monkeypatch.setattr(photo_thumbnails, "MAX_BYTES", 20_000)
+    thumbnails = photo_thumbnails.Thumbnails(found)
     thumbnails.add(found.taken(), large=False)
     assert thumbnails.full
     assert 0 < sum(map(len, thumbnails.sources.values())) <= 20_000

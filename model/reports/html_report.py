@@ -16,9 +16,9 @@ import jinja2
 import markupsafe
 import numpy as np
 
-from model import report_drawings, report_facts, report_photos
 from model.evaluation import calibration, evaluate_split
 from model.loop import metrics
+from model.reports import diagrams, photo_thumbnails, report_facts
 from model.runs import run_folder
 from pipeline.records import manifest
 
@@ -77,9 +77,9 @@ def render(judged: evaluate_split.Judged, command_line: str) -> str:
         "doubtful": _doubtful(judged),
     }
     looked_at = list(_once(card for group in cards.values() for card in group))
-    thumbnails = report_photos.Thumbnails(judged.found)
+    thumbnails = photo_thumbnails.Thumbnails(judged.found)
     thumbnails.add([card.row for card in looked_at], large=True)
-    heats = report_photos.heats(
+    heats = photo_thumbnails.heats(
         judged.model,
         judged.found,
         [card.row for card in looked_at],
@@ -88,7 +88,7 @@ def render(judged: evaluate_split.Judged, command_line: str) -> str:
     )
     matrix = _matrix(figures)
     cells = _cells(judged, matrix, thumbnails)
-    drawings = report_drawings.Drawings()
+    drawings = diagrams.Drawings()
     results = finished.results() if _has(finished, "metrics.jsonl") else []
     return environment.get_template("report.html").render(
         **_own_parts(),
@@ -257,7 +257,7 @@ def _matrix(figures: dict[str, Any]) -> dict[str, Any]:
 def _cells(
     judged: evaluate_split.Judged,
     matrix: dict[str, Any],
-    thumbnails: report_photos.Thumbnails,
+    thumbnails: photo_thumbnails.Thumbnails,
 ) -> dict[str, dict[str, Any]]:
     """Photos behind the cells that the page shows: {"true,predicted": ...}.
 

@@ -1,0 +1,1 @@
+"""Figures to text, an HTML page and TensorBoard."""

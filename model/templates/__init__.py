@@ -1,1 +1,0 @@
-"""Pages, filled by Jinja2."""
