@@ -86,7 +86,8 @@ class Config:
             raise ValueError(f"--min_accuracy={self.min_accuracy}: expected 0 to 1")
         if self.tta not in test_time_augmentation.CHOICES:
             raise ValueError(
-                f"--tta={self.tta}: expected {', '.join(test_time_augmentation.CHOICES)}"
+                f"--tta={self.tta}: expected "
+                f"{', '.join(test_time_augmentation.CHOICES)}"
             )
         if self.runs:
             self._check_comparison()

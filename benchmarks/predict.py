@@ -22,7 +22,7 @@ import pipeline.system.tensorflow_import  # noqa: F401
 import keras
 import numpy as np
 
-from model import classifier, photo_batches, predict
+from model.predict import classifier, photo_batches, predicting
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     paths = tuple(map(str, measure.photo_paths(options.folder)))
-    config = predict.Config(photos=paths, run_dir=options.run_dir)
+    config = predicting.Config(photos=paths, run_dir=options.run_dir)
     chosen = classifier.of_run(options.run_dir)
     step, size = chosen.predict_step(), config.batch_size
     batches = photo_batches.read(paths, chosen.spec, batch_size=size)
@@ -50,7 +50,7 @@ def main() -> None:
         return sum(len(batch.images) for batch in batches)
 
     def ours() -> int:
-        return sum(1 for one in predict.predict(config, chosen) if one.classes)
+        return sum(1 for one in predicting.predict(config, chosen) if one.classes)
 
     loader = keras.utils.image_dataset_from_directory(
         str(options.folder),

@@ -92,7 +92,8 @@ def batching(options: Any, photos: list[bytes]) -> None:
     import pipeline.system.tensorflow_import  # noqa: F401
 
     # isort: split
-    from model import classifier, service
+    from model import service
+    from model.predict import classifier
 
     chosen = classifier.of_run(options.run_dir)
 

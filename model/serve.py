@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from absl import app, flags
 
 import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
-from model import answers, classifier, service
+from model import service
+from model.predict import classifier, output_formats
 from model.runs import run_records
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
@@ -48,7 +49,7 @@ class Config:
     host: str = "127.0.0.1"
     port: int = 8000
     allowed_hosts: str = ""
-    top: int = answers.TOP
+    top: int = output_formats.TOP
     unknown_below: float = 0.0
     max_upload_mb: int = 20
     max_megapixels: int = 50
@@ -186,8 +187,8 @@ def define_flags() -> None:
         "Names that browsers may call the server by, with commas between them; by "
         "default those of this machine, if it serves no other, or else any.",
     )
-    answers.define_flags()
-    flags.adopt_module_key_flags(answers)  # so that --help shows them
+    output_formats.define_flags()
+    flags.adopt_module_key_flags(output_formats)  # so that --help shows them
     flags.DEFINE_integer(
         "max_upload_mb",
         default.max_upload_mb,

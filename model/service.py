@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from model import classifier, neighbours
+from model.predict import classifier, similar_photos
 from pipeline.batches import single_photo
 from pipeline.images import isolated_decoder, record_image
 from pipeline.records import manifest
@@ -44,7 +44,7 @@ class Answer:
     shares: np.ndarray
     pixels: np.ndarray
     overlay: np.ndarray | None = None
-    similar: Sequence[neighbours.Neighbour] = ()
+    similar: Sequence[similar_photos.Neighbour] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

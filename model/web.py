@@ -25,7 +25,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from model import answers, service, web_guard
+from model import service, web_guard
+from model.predict import output_formats
 from pipeline.images import isolated_decoder, record_image
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
@@ -105,7 +106,7 @@ class _Site:
         self._under_way = 0
         self._threads = anyio.CapacityLimiter(limits.max_requests)
         self._names = [
-            answers.unicode_name(name) for name in answering.chosen.class_names
+            output_formats.unicode_name(name) for name in answering.chosen.class_names
         ]
         environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(_PAGE),
@@ -184,7 +185,7 @@ class _Site:
     def _told(self, data: bytes, *, top: int, explained: bool) -> dict[str, Any]:
         answer = self._service.answer(data, explained=explained)
         classes = self._service.chosen.likeliest(answer.shares, top)
-        prediction = answers.Prediction(
+        prediction = output_formats.Prediction(
             photo="",
             classes=classes,
             unknown=classes[0][1] < self._limits.unknown_below,
@@ -193,7 +194,7 @@ class _Site:
             "answer": prediction.answer,
             "probability": prediction.probability,
             "unknown": prediction.unknown,
-            "classes": answers.classes_json(classes),
+            "classes": output_formats.classes_json(classes),
             "run": self._service.chosen.name,
         }
         if explained:
@@ -202,8 +203,8 @@ class _Site:
             found["looked_at"] = None if overlay is None else _data_url(overlay)
             found["nearest"] = [
                 {
-                    "class": answers.unicode_name(near.row.class_name),
-                    "photo": answers.unicode_name(near.row.path),
+                    "class": output_formats.unicode_name(near.row.class_name),
+                    "photo": output_formats.unicode_name(near.row.path),
                     "similarity": near.similarity,
                     "thumbnail": f"/thumbnails/{near.row.sha256}",
                 }

@@ -6,8 +6,9 @@ import pytest
 from absl import app, flags
 
 import evaluate
-from model import answers, export, predict, serve
+from model import export, serve
 from model.loop import optimization
+from model.predict import output_formats, predicting
 from model.training import settings
 from model.weights import preprocessing_overrides, pretrained_classifier
 from pipeline import split
@@ -26,11 +27,11 @@ COMMANDS = {
     split: {"data": "records"},
     downloading: {"name": "flowers", "target": "photos"},
     export: {},
-    predict: {"photos": ("a.jpg",)},
+    predicting: {"photos": ("a.jpg",)},
     serve: {},
 }
 # Declare flags for several commands.
-SHARED = (answers, pretrained_classifier)
+SHARED = (output_formats, pretrained_classifier)
 
 
 @pytest.fixture(params=COMMANDS, ids=lambda module: module.__name__)

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from model import classifier, service
+from model import service
+from model.predict import classifier
 from pipeline.images import isolated_decoder, record_image
 from pipeline.system.errors import DataError
 from tests import conftest

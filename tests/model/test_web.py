@@ -17,7 +17,8 @@ pytest.importorskip("httpx2", reason="tests/requirements.txt is not installed")
 
 from starlette.testclient import TestClient
 
-from model import classifier, service, web, web_guard
+from model import service, web, web_guard
+from model.predict import classifier
 from pipeline.images import isolated_decoder, record_image
 from tests import conftest
 

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from model import classifier
 from model.evaluation import grad_cam
+from model.predict import classifier
 from pipeline.batches import preprocess
 from pipeline.system.errors import DataError
 

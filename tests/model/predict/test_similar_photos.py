@@ -6,9 +6,9 @@ import keras
 import numpy as np
 import pytest
 
-from model import classifier, neighbours
 from model.loop import feature_cache, training_loop
 from model.networks import head, registry
+from model.predict import classifier, similar_photos
 from model.runs import run_folder
 from pipeline import split
 from pipeline.batches import dataset, preprocess
@@ -27,7 +27,7 @@ def finished(shared_run, tmp_path):
 
 def embeddings(finished, model, found, rows):
     """What the network says of some photos, computed here."""
-    both = neighbours.embedder(finished, model)
+    both = similar_photos.embedder(finished, model)
     images = dataset.Images(found, rows, finished.spec, batch_size=8)
     views = preprocess.central_views(images.sizes, finished.spec)
     batches = images.run(np.arange(len(rows)), views)
@@ -38,7 +38,7 @@ def embeddings(finished, model, found, rows):
 
 def test_nearest(finished, found):
     model = finished.load_model()
-    index = neighbours.build(finished, model)
+    index = similar_photos.build(finished, model)
     train_rows, test_rows = found.taken("train"), found.taken("test")
     assert index.rows == train_rows
     known = embeddings(finished, model, found, train_rows).reshape(len(train_rows), -1)
@@ -55,9 +55,9 @@ def test_nearest(finished, found):
 
 
 def test_a_training_photo_is_nearest_to_itself(finished, found, monkeypatch):
-    monkeypatch.setattr(neighbours, "_ROWS_AT_ONCE", 7)  # several blocks
+    monkeypatch.setattr(similar_photos, "_ROWS_AT_ONCE", 7)  # several blocks
     model = finished.load_model()
-    index = neighbours.build(finished, model)
+    index = similar_photos.build(finished, model)
     asked = embeddings(finished, model, found, index.rows)
     for row, one in zip(index.rows, index.nearest(asked, 2), strict=True):
         assert one[0].row == row
@@ -74,14 +74,14 @@ def test_features_that_training_left_are_used(finished, found, monkeypatch):
         raise AssertionError("computed again")
 
     monkeypatch.setattr(feature_cache, "as_stored", never)
-    assert len(neighbours.build(finished, finished.load_model()).rows) == len(
+    assert len(similar_photos.build(finished, finished.load_model()).rows) == len(
         found.taken("train")
     )
 
 
 def test_logits_are_those_of_the_network(finished, found):
     model = finished.load_model()
-    both = neighbours.embedder(finished, model)
+    both = similar_photos.embedder(finished, model)
     image = np.random.default_rng(0).uniform(0, 255, (2, *model.input.shape[1:]))
     image = image.astype(np.float32)
     assert np.allclose(
@@ -94,15 +94,15 @@ def test_records_that_have_changed(finished, shared_records, tmp_path):
     shutil.copytree(shared_records, records)
     split.resplit(split.Config(data=str(records), seed=7))
     with pytest.raises(DataError, match="manifest digest"):
-        neighbours.build(finished, finished.load_model(), str(records))
+        similar_photos.build(finished, finished.load_model(), str(records))
 
 
 def test_records_that_were_moved(finished, shared_records):
     finished.config["data"]["path"] = "gone"
     model = finished.load_model()
     with pytest.raises(DataError, match="gone: no manifest"):
-        neighbours.build(finished, model)
-    assert neighbours.build(finished, model, str(shared_records)).rows
+        similar_photos.build(finished, model)
+    assert similar_photos.build(finished, model, str(shared_records)).rows
 
 
 def small(folder, found, *, has_head, has_map=True):

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from model import neighbours
 from model.evaluation import grad_cam
 from model.loop import metrics, traced_function, training_loop
+from model.predict import similar_photos
 from model.runs import run_folder
 from model.weights import preprocessing_overrides, pretrained_classifier
 from pipeline.batches import preprocess
@@ -120,7 +120,7 @@ class Explanation:
     """
 
     overlay: np.ndarray | None
-    nearest: Sequence[neighbours.Neighbour] = ()
+    nearest: Sequence[similar_photos.Neighbour] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -156,19 +156,19 @@ class Explainer:
         Raises:
             DataError: nothing can be explained.
         """
-        self.index: neighbours.Index | None = None
+        self.index: similar_photos.Index | None = None
         self.missing: list[str] = []
         model, finished = classifier.model, classifier.finished
         if finished is None:
             self.missing.append("no nearest training photos: a weight file has none")
         else:
             try:
-                self.index = neighbours.build(finished, model, data)
+                self.index = similar_photos.build(finished, model, data)
             except (DataError, OSError) as error:
                 self.missing.append(f"no nearest training photos: {error}")
         both: Any = None  # what the head sees, and logits
         if self.index is not None and finished is not None:
-            both = neighbours.embedder(finished, model)
+            both = similar_photos.embedder(finished, model)
         self._has_heat = True
         try:
             self._step = grad_cam.with_answer(model, both.outputs[:1] if both else ())
@@ -209,7 +209,7 @@ class Explainer:
         overlays: list[np.ndarray | None] = [None] * len(which)
         if seen.heat is not None:
             overlays = [grad_cam.overlay(seen.images[n], seen.heat[n]) for n in which]
-        nearest: Sequence[Sequence[neighbours.Neighbour]] = [()] * len(which)
+        nearest: Sequence[Sequence[similar_photos.Neighbour]] = [()] * len(which)
         if self.index is not None and seen.embeddings is not None:
             nearest = self.index.nearest(seen.embeddings[list(which)], k)
         return [

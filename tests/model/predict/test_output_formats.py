@@ -5,24 +5,26 @@ import os
 
 import pytest
 
-from model import answers, neighbours
+from model.predict import output_formats, similar_photos
 from pipeline.records import manifest
 
 ROW = manifest.Row(
     path="red/1.jpg", class_name="red", sha256="0" * 64, source_bytes=1, action="copied"
 )
-NEAR = (neighbours.Neighbour(row=ROW, similarity=0.75),)
+NEAR = (similar_photos.Neighbour(row=ROW, similarity=0.75),)
 CLASSES = (("red", 0.75), ("blue, or\nso", 0.25))
 HOSTILE = 'a\n"b",\r\x1b[31m' + os.fsdecode(b"\xff") + ".jpg"
 READABLE = 'a\n"b",\r\x1b[31m\\xff.jpg'
 
 
 def prediction(**changed):
-    return answers.Prediction(**{"photo": HOSTILE, "classes": CLASSES} | changed)
+    return output_formats.Prediction(**{"photo": HOSTILE, "classes": CLASSES} | changed)
 
 
 def written(form, *predictions, top=2, neighbours_each=0):
-    header, write = answers.writer(form, top=top, neighbours_each=neighbours_each)
+    header, write = output_formats.writer(
+        form, top=top, neighbours_each=neighbours_each
+    )
     return header + "".join(map(write, predictions))
 
 
@@ -108,4 +110,4 @@ class TestText:
 
 @pytest.mark.parametrize("name", ["ä.jpg", "花.jpg", "a b"])
 def test_names_in_unicode_stay(name):
-    assert answers.unicode_name(name) == name
+    assert output_formats.unicode_name(name) == name

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model import classifier
+from model.predict import classifier
 from model.runs import image_grid, run_folder
 from pipeline.batches import preprocess, single_photo
 from pipeline.images import record_image

@@ -1,28 +1,13 @@
-"""Photos, or folders of them -> their most likely classes.
-
-    python -m model.predict photo.jpg
-    python -m model.predict --run_dir=runs/latest holiday/ --format=csv > holiday.csv
-    python -m model.predict holiday/ --unknown_below=0.5 --explain=why/
-    python -m model.predict --ckpt=FILE --labels=synset_words.txt photo.jpg
-
-With a run, probabilities are calibrated on its validation photos; those of a weight
-file are as they are. A photo is decoded, turned upright and cut as conversion and
-evaluation do it.
-"""
+"""Predict the classes of photos, with a picture of the reasons if asked for."""
 
 import collections
 import dataclasses
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
 
-import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
-from model import answers, classifier, contact_sheet, photo_batches
-from model.checkpoints import errors
-from model.runs import run_records
+from model.predict import classifier, explanation_picture, output_formats, photo_batches
 from model.weights import preprocessing_overrides, pretrained_classifier
 from pipeline.images import photo_files
 from pipeline.system import command_line
@@ -57,7 +42,7 @@ class Config:
     arch: str = ""
     labels: str = ""
     overrides: preprocessing_overrides.Overrides = preprocessing_overrides.AS_WEIGHTS
-    top: int = answers.TOP
+    top: int = output_formats.TOP
     format: str = "text"
     unknown_below: float = 0.0
     explain: str = ""
@@ -97,7 +82,7 @@ def load(config: Config) -> classifier.Classifier:
 
 def predict(
     config: Config, chosen: classifier.Classifier | None = None
-) -> Iterator[answers.Prediction]:
+) -> Iterator[output_formats.Prediction]:
     """Predicts as configured; one answer per photo, in their order.
 
     Args:
@@ -143,22 +128,24 @@ class _Answering:
             self._explainer = classifier.Explainer(chosen, config.data)
             for line in self._explainer.missing:
                 command_line.log(f"note: {line}")
-            self._pictures = contact_sheet.Pictures(
+            self._pictures = explanation_picture.Pictures(
                 Path(config.explain), self._explainer, chosen.spec
             )
 
-    def of_batch(self, batch: photo_batches.PhotoBatch) -> Iterator[answers.Prediction]:
+    def of_batch(
+        self, batch: photo_batches.PhotoBatch
+    ) -> Iterator[output_formats.Prediction]:
         """One for each photo of the batch."""
         found = iter(self._of_images(batch) if len(batch.images) else ())
         for photo, problem in zip(batch.photos, batch.problems, strict=True):
             if problem:
-                yield answers.Prediction(photo=photo, problem=problem)
+                yield output_formats.Prediction(photo=photo, problem=problem)
             else:
                 yield next(found)
 
     def _of_images(
         self, batch: photo_batches.PhotoBatch
-    ) -> Iterator[answers.Prediction]:
+    ) -> Iterator[output_formats.Prediction]:
         readable = [
             photo
             for photo, problem in zip(batch.photos, batch.problems, strict=True)
@@ -172,7 +159,7 @@ class _Answering:
             explanations = self._explainer.explain(seen, range(len(logits)), NEIGHBOURS)
         for number, shares in enumerate(self._chosen.probabilities(logits)):
             classes = self._chosen.likeliest(shares, self._config.top)
-            prediction = answers.Prediction(
+            prediction = output_formats.Prediction(
                 photo=readable[number],
                 classes=classes,
                 unknown=classes[0][1] < self._config.unknown_below,
@@ -189,71 +176,3 @@ class _Answering:
                     prediction, picture=picture, nearest=why.nearest
                 )
             yield prediction
-
-
-def define_flags() -> None:
-    """Declares the command's flags; defaults are those of Config."""
-    default = Config(photos=())
-    flags.DEFINE_string("run_dir", default.run_dir, "Folder of the run.")
-    pretrained_classifier.define_flags()
-    flags.adopt_module_key_flags(pretrained_classifier)  # so that --help shows them
-    answers.define_flags()
-    flags.adopt_module_key_flags(answers)  # so that --help shows them
-    flags.DEFINE_enum(
-        "format",
-        default.format,
-        answers.FORMATS,
-        "Of the results: text for people; a table; or an object of JSON a line.",
-    )
-    flags.DEFINE_string(
-        "explain",
-        default.explain,
-        "Folder for a picture of each photo: where the network looked, and the "
-        "training photos that it finds most alike.",
-    )
-    flags.DEFINE_string("data", default.data, run_records.HELP)
-    flags.DEFINE_integer(
-        "batch_size",
-        default.batch_size,
-        "Photos per step.",
-        lower_bound=1,
-        upper_bound=1 << 12,
-    )
-
-
-def main(argv: Sequence[str]) -> None:
-    """Predicts the photos named on the command line."""
-    if len(argv) < 2:
-        raise app.UsageError("expected photos: python -m model.predict photo.jpg")
-    config = command_line.config_from_flags(
-        Config, photos=tuple(argv[1:]), overrides=preprocessing_overrides.from_flags()
-    )
-    chosen = load(config)
-    header, written = answers.writer(
-        config.format,
-        top=min(config.top, len(chosen.class_names)),
-        neighbours_each=NEIGHBOURS if config.explain else 0,
-    )
-    raw = config.format != "text" and not sys.stdout.isatty()
-    _write(header, raw=raw)
-    count, num_bad, first_bad = 0, 0, ""
-    for prediction in predict(config, chosen):
-        count += 1
-        if prediction.problem:
-            num_bad += 1
-            first_bad = first_bad or prediction.photo
-        _write(written(prediction), raw=raw)
-    if num_bad:
-        raise DataError(
-            f"{num_bad} of {count} photos could not be read, the first: {first_bad}"
-        )
-
-
-def _write(text: str, *, raw: bool) -> None:
-    """Results; for programs as they are, for people without a terminal's commands."""
-    sys.stdout.write(text if raw else command_line.shown(text))
-
-
-if __name__ == "__main__":
-    define_flags()
-    command_line.run(main, DataError, errors.CheckpointError)

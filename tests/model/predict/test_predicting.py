@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from model import classifier, neighbours, predict
+from model.predict import classifier, predicting, similar_photos
 from model.runs import run_folder
 from model.weights import preprocessing_overrides
 from pipeline.batches import single_photo
@@ -31,8 +31,8 @@ def unsure(chosen):
 
 
 def predictions(chosen, *names, **settings):
-    config = predict.Config(photos=tuple(map(str, names)), **settings)
-    return list(predict.predict(config, chosen))
+    config = predicting.Config(photos=tuple(map(str, names)), **settings)
+    return list(predicting.predict(config, chosen))
 
 
 class TestPredict:
@@ -53,7 +53,7 @@ class TestPredict:
     def test_probabilities_are_calibrated(self, chosen, photos):
         path = str(photos / "red" / "red000.jpg")
         (found,) = predictions(chosen, path)
-        (batch,) = predict.photo_batches.read([path], chosen.spec, batch_size=1)
+        (batch,) = prediction.photo_batches.read([path], chosen.spec, batch_size=1)
         logits = chosen.model(np.float32(batch.images), training=False).numpy()[0]
         scaled = np.exp(logits.astype(float) / chosen.finished.temperature)
         expected = np.sort(scaled / scaled.sum())[::-1]
@@ -124,7 +124,7 @@ class TestExplain:
         assert sorted(one.picture for one in good) == sorted(map(str, folder.iterdir()))
         assert good[-1].picture.endswith("00004-red001.png")
         for one in good:
-            assert len(one.nearest) == predict.NEIGHBOURS
+            assert len(one.nearest) == predicting.NEIGHBOURS
             likeness = [near.similarity for near in one.nearest]
             assert likeness == sorted(likeness, reverse=True)
             assert cv2.imread(one.picture).shape[1] > 7 * 100
@@ -140,13 +140,13 @@ class TestExplain:
         moved = dataclasses.replace(chosen, finished=finished)
         how = {"explain": str(tmp_path / "why"), "data": str(shared_records)}
         (found,) = predictions(moved, photos / "red" / "red000.jpg", **how)
-        assert len(found.nearest) == predict.NEIGHBOURS
+        assert len(found.nearest) == predicting.NEIGHBOURS
 
     def test_without_its_records(self, shared_run, photos, tmp_path, monkeypatch):
         def gone(*_):
             raise DataError("records: gone")
 
-        monkeypatch.setattr(neighbours, "build", gone)
+        monkeypatch.setattr(similar_photos, "build", gone)
         path = photos / "red" / "red000.jpg"
         found = predictions(
             classifier.of_run(str(shared_run)), path, explain=str(tmp_path / "why")
@@ -178,7 +178,7 @@ class TestExplain:
 )
 def test_flags_that_would_be_ignored(how, words):
     with pytest.raises(ValueError, match=words):
-        predict.Config(photos=("a.jpg",), **how)
+        predicting.Config(photos=("a.jpg",), **how)
 
 
 def test_flags_of_weights():
@@ -186,7 +186,7 @@ def test_flags_of_weights():
         "arch": "vgg16",
         "overrides": preprocessing_overrides.Overrides(image_size=64),
     }
-    assert predict.Config(photos=("a.jpg",), ckpt="a.npy", **how)
+    assert predicting.Config(photos=("a.jpg",), ckpt="a.npy", **how)
 
 
 def test_the_command(shared_run, photos, tmp_path):

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model import photo_batches
+from model.predict import photo_batches
 from pipeline.batches import preprocess, single_photo
 
 SPEC = preprocess.InputSpec(size_px=20, short_side_px=24, source="test")

@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import flags
 
-from model import classifier, neighbours
+from model.predict import classifier, similar_photos
 from pipeline.system import command_line
 
 FORMATS = ("text", "csv", "jsonl")
@@ -35,7 +35,7 @@ class Prediction:
     problem: str = ""
     unknown: bool = False
     picture: str = ""
-    nearest: Sequence[neighbours.Neighbour] = ()
+    nearest: Sequence[similar_photos.Neighbour] = ()
 
     @property
     def answer(self) -> str:

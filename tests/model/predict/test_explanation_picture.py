@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from model import classifier, contact_sheet, neighbours
+from model.predict import classifier, explanation_picture, similar_photos
 from pipeline.system.errors import DataError
 from tests import small_runs
 
@@ -29,14 +29,16 @@ def test_a_file_in_place_of_the_folder(tmp_path):
     path = tmp_path / "why"
     path.touch()
     with pytest.raises(DataError, match=r"--explain=.*why: is a file"):
-        contact_sheet.Pictures(path, None, SPEC)
+        explanation_picture.Pictures(path, None, SPEC)
 
 
 @pytest.mark.parametrize("name", ERRORS)
 def test_a_training_photo_that_cannot_be_shown_is_grey(tmp_path, found, capsys, name):
     """And told once; the pictures of all photos are drawn."""
-    pictures = contact_sheet.Pictures(tmp_path, Explainer(ERRORS[name]), SPEC)
-    near = [neighbours.Neighbour(row=row, similarity=0.5) for row in found.taken()[:2]]
+    pictures = explanation_picture.Pictures(tmp_path, Explainer(ERRORS[name]), SPEC)
+    near = [
+        similar_photos.Neighbour(row=row, similarity=0.5) for row in found.taken()[:2]
+    ]
     why = classifier.Explanation(overlay=None, nearest=near)
     black = np.zeros((SPEC.size_px, SPEC.size_px, 3), np.uint8)
     for photo in ("a.jpg", "b.jpg"):

@@ -1,0 +1,1 @@
+"""Photos to their most probable classes."""
