@@ -92,7 +92,7 @@ def test_flags_are_read_by_commands_alone():
     }
     assert using - shared == commands - {
         "model/inspect.py",
-        "model/exporting/replay.py",
+        "model/export/replay.py",
     }
 
 

@@ -6,7 +6,8 @@ import pytest
 from absl import app, flags
 
 import evaluate
-from model import export, serve
+from model import serve
+from model.export import exporting
 from model.loop import optimization
 from model.predict import output_formats, predicting
 from model.training import settings
@@ -26,7 +27,7 @@ COMMANDS = {
     checking: {"source": "photos"},
     split: {"data": "records"},
     downloading: {"name": "flowers", "target": "photos"},
-    export: {},
+    exporting: {},
     predicting: {"photos": ("a.jpg",)},
     serve: {},
 }

@@ -9,8 +9,8 @@ import pytest
 
 import evaluate
 import train
-from model import export
 from model.checkpoints import errors, reading
+from model.export import exporting
 from model.networks import registry
 from model.runs import run_folder
 from model.training import settings
@@ -142,7 +142,9 @@ def test_a_runs_weights_start_another_run(quick, tmp_path, name):
     )
     train.train(first)
     path = tmp_path / "out" / name
-    shapes = export.export(export.Config(run_dir=first.run_dir, weights=str(path)))
+    shapes = exporting.export(
+        exporting.Config(run_dir=first.run_dir, weights=str(path))
+    )
     assert shapes["logits/kernel"] == (7, 3)
     second = dataclasses.replace(
         quick, ckpt=str(path), run_dir=str(tmp_path / "second"), epochs=1
@@ -186,7 +188,7 @@ def test_a_run_on_a_rebuilt_model_starts_another_run(quick, tmp_path, name):
     train.train(first)
     path = run_folder.Path(first.run_dir) / name
     if name != "model.keras":
-        export.export(export.Config(run_dir=first.run_dir, weights=str(path)))
+        exporting.export(exporting.Config(run_dir=first.run_dir, weights=str(path)))
     second = dataclasses.replace(first, ckpt=str(path), run_dir=str(tmp_path / "b"))
     train.train(second)
     assert about(second)["network"] == "keras-theirs"

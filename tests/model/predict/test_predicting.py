@@ -53,7 +53,7 @@ class TestPredict:
     def test_probabilities_are_calibrated(self, chosen, photos):
         path = str(photos / "red" / "red000.jpg")
         (found,) = predictions(chosen, path)
-        (batch,) = prediction.photo_batches.read([path], chosen.spec, batch_size=1)
+        (batch,) = predicting.photo_batches.read([path], chosen.spec, batch_size=1)
         logits = chosen.model(np.float32(batch.images), training=False).numpy()[0]
         scaled = np.exp(logits.astype(float) / chosen.finished.temperature)
         expected = np.sort(scaled / scaled.sum())[::-1]

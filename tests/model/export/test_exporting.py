@@ -2,8 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from model import export
-from model.exporting import job
+from model.export import exporting, job
 from pipeline.system.errors import DataError
 from tests import conftest, small_runs
 from tests.model import judgements
@@ -23,7 +22,7 @@ from tests.model import judgements
 )
 def test_settings_that_do_not_go_together(how, words):
     with pytest.raises(ValueError, match=words):
-        export.Config(**how)
+        exporting.Config(**how)
 
 
 def line(name, difference=None):
@@ -39,7 +38,7 @@ def line(name, difference=None):
 def test_table():
     lines = (line("model.keras of the run"), line("a.onnx", 3e-7))
     done = job.Exported(path=Path("a.onnx"), lines=lines, num_photos=32, tolerance=1e-4)
-    head, first, second, _, words, written = export.as_text(done).splitlines()
+    head, first, second, _, words, written = exporting.as_text(done).splitlines()
     assert head.split()[:3] == ["model", "takes", "MB"]
     assert first.split()[-4:] == ["views", "1.2", "12.3", "-"]
     assert second.split() == ["a.onnx", "views", "1.2", "12.3", "3.0e-07"]
@@ -56,7 +55,7 @@ def test_table_of_int8():
         tolerance=1.0,
         cost=cost,
     )
-    text = export.as_text(done)
+    text = exporting.as_text(done)
     assert "int8 is judged by the accuracy that it costs" in text
     assert (
         "accuracy on 112 test photos: 0.8500, of the run 0.8750: -0.0250; a "
@@ -73,11 +72,11 @@ def test_command_without_a_run(tmp_path):
 
 
 def test_data_says_where_the_records_are(shared_run, tmp_path):
-    config = export.Config(
+    config = exporting.Config(
         run_dir=str(shared_run), format="keras", data=str(tmp_path / "moved")
     )
     with pytest.raises(DataError, match=r"moved: no manifest\.json here"):
-        export.export_classifier(config)
+        exporting.export_classifier(config)
 
 
 @pytest.mark.parametrize("name", ["a.safetensors", "a.npy", "a.h5", "a.weights.h5"])
@@ -86,5 +85,5 @@ def test_class_names_that_are_no_utf8(found, tmp_path, name):
     model = small_runs.colour_model()
     small_runs.write_run(tmp_path / "run", records, model)
     path = tmp_path / name
-    export.export(export.Config(run_dir=str(tmp_path / "run"), weights=str(path)))
+    exporting.export(exporting.Config(run_dir=str(tmp_path / "run"), weights=str(path)))
     assert path.stat().st_size > 100

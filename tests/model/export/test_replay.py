@@ -4,7 +4,7 @@ import time
 import numpy as np
 import pytest
 
-from model.exporting import replay
+from model.export import replay
 
 
 def test_calls_that_are_timed():

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from model.exporting import errors
+from model.export import errors
 from model.runs import run_folder
 
 _FOLDER = "exported"  # in the run's folder

@@ -2,7 +2,7 @@
 
 import importlib.util
 
-from model.exporting import errors
+from model.export import errors
 
 _EXTRA = "export"  # in pyproject.toml
 

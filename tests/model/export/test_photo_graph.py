@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model.exporting import photo_graph
+from model.export import photo_graph
 from pipeline.batches import preprocess
 from pipeline.batches import single_photo as views
 from tests import conftest, exif_files

@@ -1,6 +1,6 @@
 import pytest
 
-from model.exporting import errors, packages
+from model.export import errors, packages
 
 
 def test_what_is_there():

@@ -7,7 +7,7 @@ probabilities  float32 [n, num_classes], in label order
 
 from pathlib import Path
 
-from model.exporting.exportable import Exportable
+from model.export.exportable import Exportable
 
 
 def write(classifier: Exportable, path: Path) -> None:

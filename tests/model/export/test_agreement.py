@@ -5,13 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from model.exporting import errors, job, replay, saved_model, verify
+from model.export import errors, job, replay, saved_model, verify_file
 
 EXPECTED = np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]])
 
 
 def answers(probabilities=EXPECTED, batch=EXPECTED[1:]):
-    return verify.Answers(
+    return verify_file.Answers(
         probabilities=probabilities,
         together=np.array([1, 2]),
         batch=batch,
@@ -60,9 +60,11 @@ def test_a_process_that_hangs(monkeypatch, tmp_path):
     script = tmp_path / "hangs.py"
     script.write_text("import time\ntime.sleep(60)\n")
     monkeypatch.setattr(replay, "__file__", str(script))
-    monkeypatch.setattr(verify, "_START_S", 0.3)
-    monkeypatch.setattr(verify, "_EACH_S", 0.1)
-    target = verify.Target(kind="keras", path=tmp_path / "a.keras", class_names=("a",))
+    monkeypatch.setattr(verify_file, "_START_S", 0.3)
+    monkeypatch.setattr(verify_file, "_EACH_S", 0.1)
+    target = verify_file.Target(
+        kind="keras", path=tmp_path / "a.keras", class_names=("a",)
+    )
     words = r"a\.keras: gave no answer about 2 photos within 0\.5 s"
     with pytest.raises(errors.ExportError, match=words):
-        verify.ask(target, [[tmp_path / "views.npy"]], tmp_path, 2)
+        verify_file.ask(target, [[tmp_path / "views.npy"]], tmp_path, 2)

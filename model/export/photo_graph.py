@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from model.exporting import exif
+from model.export import exif
 from pipeline.batches import preprocess
 from pipeline.images import record_image
 

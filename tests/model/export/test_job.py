@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from model.evaluation import evaluate_split
-from model.exporting import errors, exportable, held_out, job, litert, verify
+from model.export import errors, exportable, heldout_photos, job, litert, verify_file
 from model.networks import head, registry
 from model.runs import run_folder
 from pipeline.batches import single_photo
@@ -80,7 +80,7 @@ def left_in(folder):
 
 def test_the_run_is_worth_comparing(small_run):
     """Probabilities that hardly differ between photos would prove nothing."""
-    held = held_out.of_run(small_run)
+    held = heldout_photos.of_run(small_run)
     assert held.probabilities.std(axis=0).min() > 0.1
     assert held.accuracy > 0.9
 
@@ -90,7 +90,7 @@ def test_every_format(exported, small_run, form):
     done = exported(form)
     assert done.path.exists()
     assert done.tolerance == (1e-3 if form == "onnx" else 1e-4)
-    assert done.num_photos == len(held_out.of_run(small_run).rows)
+    assert done.num_photos == len(heldout_photos.of_run(small_run).rows)
     first, *others = done.lines
     assert (first.name, first.takes) == ("model.keras of the run", "views")
     assert len(others) == (2 if form == "saved_model" else 1)
@@ -175,7 +175,7 @@ class TestQuantized:
             quantize=quantize,
             max_accuracy_loss=0.2,
         )
-        assert done.cost.num_photos == len(held_out.of_run(small_run).rows)
+        assert done.cost.num_photos == len(heldout_photos.of_run(small_run).rows)
         assert done.cost.of_run - done.cost.of_file <= 0.2
         run_line, exact, smaller = done.lines
         assert exact.difference < 1e-5
@@ -234,7 +234,7 @@ class TestRefused:
         """One logit of one photo is not what the exported file says."""
         for name in PACKAGES[form]:
             pytest.importorskip(name)
-        held_out.of_run(copy)
+        heldout_photos.of_run(copy)
         path = copy.directory / "evaluation" / "test.npz"
         stored = dict(np.load(path))
         stored["logits"][-1, 0] += 0.5
@@ -247,30 +247,32 @@ class TestRefused:
     def test_other_weights(self, small_run, tmp_path):
         pytest.importorskip("ai_edge_litert")
         source = exportable.of_run(small_run)
-        held = held_out.of_run(small_run)
+        held = heldout_photos.of_run(small_run)
         kernel = source.model.get_layer("colour").kernel
         kernel.assign(kernel * 1.01)
         path = tmp_path / "a.tflite"
         litert.write(source, path)
-        target = verify.Target(kind="litert", path=path, class_names=source.class_names)
-        (found,) = verify.compare(target, held, SPEC)
+        target = verify_file.Target(
+            kind="litert", path=path, class_names=source.class_names
+        )
+        (found,) = verify_file.compare(target, held, SPEC)
         assert found.difference > 5 * job.TOLERANCE["litert"]
         other = dataclasses.replace(target, class_names=("blue", "green", "pink"))
         with pytest.raises(errors.ExportError, match="blue, green, red; expected blue"):
-            verify.compare(other, held, SPEC)
+            verify_file.compare(other, held, SPEC)
 
     def test_a_damaged_file(self, small_run, tmp_path):
         pytest.importorskip("ai_edge_litert")
         path = tmp_path / "a.tflite"
         path.write_bytes(b"TFL3" * 9)
-        target = verify.Target(kind="litert", path=path, class_names=("a",))
+        target = verify_file.Target(kind="litert", path=path, class_names=("a",))
         with pytest.raises(errors.ExportError, match="cannot be used in a fresh proc"):
-            verify.compare(target, held_out.of_run(small_run), SPEC)
+            verify_file.compare(target, heldout_photos.of_run(small_run), SPEC)
 
 
 def test_a_run_that_was_not_judged_is_judged(copy):
     shutil.rmtree(copy.directory / "evaluation", ignore_errors=True)
-    held = held_out.of_run(copy)
+    held = heldout_photos.of_run(copy)
     assert (copy.directory / "evaluation" / "test.npz").exists()
     temperature = small_runs.TEMPERATURE
     assert copy.temperature == temperature
@@ -282,13 +284,13 @@ def test_a_run_that_was_not_judged_is_judged(copy):
 
 
 def test_spread():
-    assert held_out.spread(3, 32).tolist() == [0, 1, 2]
-    assert held_out.spread(10, 4).tolist() == [0, 2, 5, 7]
+    assert heldout_photos.spread(3, 32).tolist() == [0, 1, 2]
+    assert heldout_photos.spread(10, 4).tolist() == [0, 2, 5, 7]
 
 
 def test_records_that_were_moved(copy, shared_records):
     copy.config["data"]["path"] = "gone"
     with pytest.raises(DataError, match=r"gone: no manifest\.json here.*--data="):
-        held_out.of_run(copy)
-    held = held_out.of_run(copy, str(shared_records))
+        heldout_photos.of_run(copy)
+    held = heldout_photos.of_run(copy, str(shared_records))
     assert len(held.rows) == len(held.probabilities) > 0

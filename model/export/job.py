@@ -10,17 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
-from model.exporting import (
+from model.export import (
     errors,
     exportable,
-    held_out,
+    heldout_photos,
     keras_file,
     litert,
     onnx_file,
     places,
     replay,
     saved_model,
-    verify,
+    verify_file,
 )
 from model.loop import training_loop
 from model.runs import run_folder
@@ -103,7 +103,7 @@ class _Work:
     """What all steps of a job go by."""
 
     source: exportable.Exportable
-    held: held_out.HeldOut
+    held: heldout_photos.HeldOut
     tolerance: float
 
     def checked(
@@ -115,17 +115,19 @@ class _Work:
             errors.ExportError: they differ by more than allowed.
         """
         several = (saved_model.PHOTOS, saved_model.IMAGES)
-        target = verify.Target(
+        target = verify_file.Target(
             kind=kind,
             path=path,
             class_names=self.source.class_names,
             signatures=several if kind == "saved_model" else ("",),
             labels=labels,
         )
-        found = verify.compare(target, self.held, self.source.spec)
+        found = verify_file.compare(target, self.held, self.source.spec)
         return tuple(self._line(target, name, one) for one in found)
 
-    def _line(self, target: verify.Target, name: str, found: verify.Agreement) -> Line:
+    def _line(
+        self, target: verify_file.Target, name: str, found: verify_file.Agreement
+    ) -> Line:
         shown = f"{name} {found.signature}".strip()
         if not found.difference <= self.tolerance:
             raise errors.ExportError(
@@ -174,7 +176,7 @@ def export(
     path = places.choose(finished, form, out, quantize)
     work = _Work(
         source=exportable.of_run(finished),
-        held=held_out.of_run(finished, data),
+        held=heldout_photos.of_run(finished, data),
         tolerance=QUANTIZED.get(quantize, TOLERANCE[form]),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -189,7 +191,7 @@ def export(
     return Exported(
         path=path,
         lines=tuple(lines),
-        num_photos=len(work.held.sample(verify.NUM_PHOTOS)),
+        num_photos=len(work.held.sample(verify_file.NUM_PHOTOS)),
         tolerance=work.tolerance,
         cost=cost,
     )
@@ -216,7 +218,7 @@ def _written(
             yield partial, labels
     elif form == "litert":
         samples = (
-            held_out.calibration(work.held.found, source.spec)
+            heldout_photos.calibration(work.held.found, source.spec)
             if quantize == "int8"
             else []
         )
@@ -239,13 +241,13 @@ def _in_float32(work: _Work, name: str) -> tuple[Line, ...]:
 
 
 def _cost(work: _Work, path: Path, name: str, allowed: float) -> Cost:
-    target = verify.Target(
+    target = verify_file.Target(
         kind="litert", path=path, class_names=work.source.class_names
     )
     cost = Cost(
         num_photos=len(work.held.rows),
         of_run=work.held.accuracy,
-        of_file=verify.accuracy(target, work.held, work.source.spec),
+        of_file=verify_file.accuracy(target, work.held, work.source.spec),
         allowed=allowed,
     )
     if cost.of_run - cost.of_file > allowed:
@@ -264,7 +266,7 @@ def _of_run(finished: run_folder.Finished, work: _Work) -> Line:
     size_px = work.source.spec.size_px
     view = np.full((1, size_px, size_px, 3), 128, np.float32)
     calls = itertools.repeat(lambda: step(view).numpy())
-    seconds = replay.seconds_of(calls, verify.NUM_TIMED)
+    seconds = replay.seconds_of(calls, verify_file.NUM_TIMED)
     return Line(
         name=f"{run_folder.MODEL_NAME} of the run",
         takes="views",

@@ -13,8 +13,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from model.exporting import photo_graph, quietly
-from model.exporting.exportable import PROBABILITIES, Exportable
+from model.export import photo_graph, quietly
+from model.export.exportable import PROBABILITIES, Exportable
 
 PHOTOS, IMAGES = "serving_default", "float_image"
 

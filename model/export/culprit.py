@@ -5,8 +5,8 @@ from typing import Any
 
 import keras
 
-from model.exporting import errors
-from model.exporting.exportable import Exportable
+from model.export import errors
+from model.export.exportable import Exportable
 
 _MAX_WORDS = 200  # characters of a converter's own message
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model.exporting import exif
+from model.export import exif
 from pipeline.images import record_image
 from tests.exif_files import segment, tiff
 

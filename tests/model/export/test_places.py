@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from model.exporting import errors, places
+from model.export import errors, places
 from model.runs import run_folder
 
 

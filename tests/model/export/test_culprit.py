@@ -2,7 +2,7 @@ import keras
 import pytest
 from keras import layers
 
-from model.exporting import culprit, exportable
+from model.export import culprit, exportable
 from tests import small_runs
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model.exporting import errors, held_out, replay
+from model.export import errors, heldout_photos, replay
 from pipeline.batches import preprocess
 
 NUM_PHOTOS = 32
@@ -94,7 +94,7 @@ class Agreement:
 
 
 def compare(
-    target: Target, held: held_out.HeldOut, spec: preprocess.InputSpec
+    target: Target, held: heldout_photos.HeldOut, spec: preprocess.InputSpec
 ) -> list[Agreement]:
     """Asks a file about held-out photos that the run has answered.
 
@@ -133,7 +133,7 @@ def compare(
 
 
 def accuracy(
-    target: Target, held: held_out.HeldOut, spec: preprocess.InputSpec
+    target: Target, held: heldout_photos.HeldOut, spec: preprocess.InputSpec
 ) -> float:
     """Of a file that takes views, on the whole test split.
 
@@ -146,7 +146,7 @@ def accuracy(
         everything = np.arange(len(held.rows))
         inputs = [_write_views(held, everything, spec, folder)]
         (answers,) = ask(target, [inputs], folder, len(everything))
-    return held_out.accuracy(answers.probabilities, held.labels)
+    return heldout_photos.accuracy(answers.probabilities, held.labels)
 
 
 def _write_photos(
@@ -158,13 +158,13 @@ def _write_photos(
         if as_files:
             path.write_bytes(encoded)
         else:
-            np.save(path, held_out.upright_pixels(encoded)[None])
+            np.save(path, heldout_photos.upright_pixels(encoded)[None])
         paths.append(path)
     return paths
 
 
 def _write_views(
-    held: held_out.HeldOut,
+    held: heldout_photos.HeldOut,
     indices: np.ndarray,
     spec: preprocess.InputSpec,
     folder: Path,
@@ -172,7 +172,7 @@ def _write_views(
     path = folder / "views.npy"
     shape = (len(indices), spec.size_px, spec.size_px, 3)
     out = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
-    held_out.views(held.found, [held.rows[n] for n in indices], spec, out)
+    heldout_photos.views(held.found, [held.rows[n] for n in indices], spec, out)
     out.flush()
     return path
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from model.exporting import culprit, packages, photo_graph, quietly
-from model.exporting.exportable import PROBABILITIES, Exportable
+from model.export import culprit, packages, photo_graph, quietly
+from model.export.exportable import PROBABILITIES, Exportable
 
 FORMAT = "--format=onnx"  # what errors are about
 IMAGE = "image"

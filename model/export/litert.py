@@ -17,8 +17,8 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
-from model.exporting import culprit, packages, quietly
-from model.exporting.exportable import PROBABILITIES, Exportable
+from model.export import culprit, packages, quietly
+from model.export.exportable import PROBABILITIES, Exportable
 from model.networks import head
 
 FORMAT = "--format=litert"  # what errors are about

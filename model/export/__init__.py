@@ -1,0 +1,1 @@
+"""A run to files for other tools: SavedModel, ONNX, LiteRT, Keras."""

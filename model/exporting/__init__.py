@@ -1,1 +1,0 @@
-"""A run -> files that other programs classify photos with."""
