@@ -92,13 +92,13 @@ def batching(options: Any, photos: list[bytes]) -> None:
     import pipeline.system.tensorflow_import  # noqa: F401
 
     # isort: split
-    from model import service
     from model.predict import classifier
+    from model.serve import prediction_service
 
     chosen = classifier.of_run(options.run_dir)
 
     def candidate(together: int) -> Callable[[], float]:
-        answering = service.Service(
+        answering = prediction_service.Service(
             chosen, max_pixels=10**8, decode_timeout_s=60, most_together=together
         )
         answering.warm_up()

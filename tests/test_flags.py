@@ -6,10 +6,10 @@ import pytest
 from absl import app, flags
 
 import evaluate
-from model import serve
 from model.export import exporting
 from model.loop import optimization
 from model.predict import output_formats, predicting
+from model.serve import serving
 from model.training import settings
 from model.weights import preprocessing_overrides, pretrained_classifier
 from pipeline import split
@@ -29,7 +29,7 @@ COMMANDS = {
     downloading: {"name": "flowers", "target": "photos"},
     exporting: {},
     predicting: {"photos": ("a.jpg",)},
-    serve: {},
+    serving: {},
 }
 # Declare flags for several commands.
 SHARED = (output_formats, pretrained_classifier)

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from model import web_server
+from model.serve import uvicorn_server
 
 LARGE = 32 << 20  # more than the buffers of both ends of a connection
 SMALL = 48 << 10  # less than asyncio lets wait without a word
@@ -14,9 +14,9 @@ SMALL = 48 << 10  # less than asyncio lets wait without a word
 def port(monkeypatch):
     """Of a server in a thread that answers with as many zeros as the path says."""
     servers = []
-    serving = web_server._Server.run
+    serving = uvicorn_server._Server.run
     monkeypatch.setattr(
-        web_server._Server,
+        uvicorn_server._Server,
         "run",
         lambda self, **how: (servers.append(self), serving(self, **how)),
     )
@@ -31,7 +31,7 @@ def port(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         thread = threading.Thread(
-            target=web_server.serve,
+            target=uvicorn_server.serve,
             args=(application, listening),
             kwargs={
                 "header_timeout_s": 0.5,

@@ -13,7 +13,7 @@ import cv2
 import psutil
 import pytest
 
-from model import serve
+from model.serve import serving
 from pipeline.system.errors import DataError
 from tests import conftest
 from tests.model import serving
@@ -136,7 +136,7 @@ class TestSlowClients:
 def test_too_many_connections(server):
     """Whoever comes then is told so as a program reads it, and when to come back."""
     with contextlib.ExitStack() as stack:
-        for _ in range(8 * serve.Config().max_requests):
+        for _ in range(8 * serving.Config().max_requests):
             stack.enter_context(connect(server))
         connection = http.client.HTTPConnection(server.netloc, timeout=30)
         stack.enter_context(contextlib.closing(connection))
@@ -198,15 +198,15 @@ class TestErrors:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
             with pytest.raises(DataError, match=f"--port={port}: cannot listen"):
-                serve.listen(serve.Config(port=port))
+                serving.listen(serving.Config(port=port))
 
     def test_an_address_of_another_machine(self):
         with pytest.raises(DataError, match="cannot listen there"):
-            serve.listen(serve.Config(host="192.0.2.1"))
+            serving.listen(serving.Config(host="192.0.2.1"))
 
     def test_no_run(self, tmp_path):
         with pytest.raises(DataError, match="no such run"):
-            serve.serve(serve.Config(run_dir=str(tmp_path / "gone"), port=0))
+            serving.serve(serving.Config(run_dir=str(tmp_path / "gone"), port=0))
 
     def test_records_that_were_moved(self, shared_run, monkeypatch):
         """They are looked for where --data says."""
@@ -214,18 +214,18 @@ class TestErrors:
         def service(*_, data, **__):
             raise DataError(f"looked in {data}")
 
-        monkeypatch.setattr(serve.service, "Service", service)
-        config = serve.Config(run_dir=str(shared_run), port=0, data="elsewhere")
+        monkeypatch.setattr(serving.service, "Service", service)
+        config = serving.Config(run_dir=str(shared_run), port=0, data="elsewhere")
         with pytest.raises(DataError, match="looked in elsewhere"):
-            serve.serve(config)
+            serving.serve(config)
 
     def test_without_the_extra(self, monkeypatch):
         import model
 
         monkeypatch.delattr(model, "web", raising=False)
-        monkeypatch.setitem(sys.modules, "model.web", None)
+        monkeypatch.setitem(sys.modules, "model.serve.web_app", None)
         with pytest.raises(DataError, match=r"pip install '\.\[serve\]'"):
-            serve.serve(serve.Config())
+            serving.serve(serving.Config())
 
     @pytest.mark.parametrize(
         "changed",
@@ -234,7 +234,7 @@ class TestErrors:
     )
     def test_config(self, changed):
         with pytest.raises(ValueError, match="expected"):
-            serve.Config(**changed)
+            serving.Config(**changed)
 
 
 @pytest.mark.parametrize(
@@ -246,8 +246,8 @@ class TestErrors:
     ],
 )
 def test_addresses(host, loopback, url):
-    config = serve.Config(host=host, port=0)
+    config = serving.Config(host=host, port=0)
     assert config.is_loopback == loopback
-    with serve.listen(config) as listening:
+    with serving.listen(config) as listening:
         listening.listen()
-        assert serve.url(config, listening).startswith(url)
+        assert serving.url(config, listening).startswith(url)

@@ -17,12 +17,12 @@ pytest.importorskip("httpx2", reason="tests/requirements.txt is not installed")
 
 from starlette.testclient import TestClient
 
-from model import service, web, web_guard
 from model.predict import classifier
+from model.serve import prediction_service, web_app, web_guard
 from pipeline.images import isolated_decoder, record_image
 from tests import conftest
 
-LIMITS = web.Limits(
+LIMITS = web_app.Limits(
     max_upload_bytes=1 << 20,
     max_requests=4,
     upload_timeout_s=5,
@@ -34,7 +34,7 @@ URL = "http://127.0.0.1:8000"
 
 @pytest.fixture(scope="module")
 def answering(shared_run):
-    found = service.Service(
+    found = prediction_service.Service(
         classifier.of_run(str(shared_run)), max_pixels=1_000_000, decode_timeout_s=30
     )
     yield found
@@ -42,7 +42,7 @@ def answering(shared_run):
 
 
 def client_of(answering, limits=LIMITS):
-    application = web.application(answering, limits, web_guard.LOOPBACK_HOSTS)
+    application = web_app.application(answering, limits, web_guard.LOOPBACK_HOSTS)
     return TestClient(application, base_url=URL, raise_server_exceptions=False)
 
 
@@ -81,7 +81,7 @@ class TestPredict:
             head, _, body = found[name].partition(",")
             assert head == "data:image/jpeg;base64"
             assert len(body) > 1000
-        assert len(found["nearest"]) == service.NEIGHBOURS
+        assert len(found["nearest"]) == prediction_service.NEIGHBOURS
         for near in found["nearest"]:
             answer = client.get(near["thumbnail"])
             assert answer.headers["content-type"] == "image/jpeg"
@@ -246,7 +246,7 @@ class TestWhoMayAsk:
         assert answer.status_code == 200
 
     def test_any_name(self, answering):
-        application = web.application(answering, LIMITS, frozenset())
+        application = web_app.application(answering, LIMITS, frozenset())
         client = TestClient(application, base_url="http://flowers.example")
         assert client.get("/health").status_code == 200
         headers = {"origin": "http://evil.example"}

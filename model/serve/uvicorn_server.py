@@ -10,7 +10,7 @@ import uvicorn
 from starlette.responses import JSONResponse
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from model import web_guard
+from model.serve import web_guard
 
 _GRACE_S = 10  # for answers that are under way when the server is stopped
 _KEEP_ALIVE_S = 5

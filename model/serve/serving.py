@@ -1,24 +1,11 @@
-"""A run -> a page on this machine that says of which class photos are.
-
-    python -m model.serve
-    python -m model.serve --run_dir=runs/latest --port=8080
-    curl --data-binary @photo.jpg http://127.0.0.1:8000/predict
-
-Needs the extra "serve": python -m pip install '.[serve]'. Serves this machine alone
-unless --host names another address; whoever can reach that may ask.
-"""
+"""Serve a run on a page of this machine."""
 
 import dataclasses
 import ipaddress
 import socket
-from collections.abc import Sequence
 
-from absl import app, flags
-
-import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
-from model import service
 from model.predict import classifier, output_formats
-from model.runs import run_records
+from model.serve import prediction_service
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
@@ -117,7 +104,7 @@ def serve(config: Config) -> None:
             packages of the extra "serve" are not installed.
     """
     try:
-        from model import web, web_guard, web_server
+        from model.serve import uvicorn_server, web_app, web_guard
     except ImportError as error:
         raise DataError(
             f"model.serve: {error.name or error} is missing; python -m pip install "
@@ -127,7 +114,7 @@ def serve(config: Config) -> None:
     allowed = frozenset(named)
     if config.is_loopback:
         allowed |= web_guard.LOOPBACK_HOSTS | {config.host.lower()}
-    limits = web.Limits(
+    limits = web_app.Limits(
         max_upload_bytes=config.max_upload_mb << 20,
         max_requests=config.max_requests,
         upload_timeout_s=config.upload_timeout_s,
@@ -135,7 +122,7 @@ def serve(config: Config) -> None:
         top=config.top,
     )
     with listen(config) as listening:
-        answering = service.Service(
+        answering = prediction_service.Service(
             classifier.of_run(config.run_dir),
             data=config.data,
             max_pixels=config.max_megapixels * 1_000_000,
@@ -153,8 +140,8 @@ def serve(config: Config) -> None:
                         "password"
                     )
 
-            web_server.serve(
-                web.application(answering, limits, allowed),
+            uvicorn_server.serve(
+                web_app.application(answering, limits, allowed),
                 listening,
                 header_timeout_s=config.upload_timeout_s,
                 max_requests=config.max_requests,
@@ -162,73 +149,3 @@ def serve(config: Config) -> None:
             )
         finally:
             answering.close()
-
-
-def define_flags() -> None:
-    """Declares the command's flags; defaults are those of Config."""
-    default = Config()
-    flags.DEFINE_string("run_dir", default.run_dir, "Folder of the run.")
-    flags.DEFINE_string("data", default.data, run_records.HELP)
-    flags.DEFINE_string(
-        "host",
-        default.host,
-        "Address to listen at; 0.0.0.0 lets other machines ask.",
-    )
-    flags.DEFINE_integer(
-        "port",
-        default.port,
-        "Likewise; 0 for one that is free.",
-        lower_bound=0,
-        upper_bound=65535,
-    )
-    flags.DEFINE_string(
-        "allowed_hosts",
-        default.allowed_hosts,
-        "Names that browsers may call the server by, with commas between them; by "
-        "default those of this machine, if it serves no other, or else any.",
-    )
-    output_formats.define_flags()
-    flags.adopt_module_key_flags(output_formats)  # so that --help shows them
-    flags.DEFINE_integer(
-        "max_upload_mb",
-        default.max_upload_mb,
-        "Larger files are refused, in MiB.",
-        lower_bound=1,
-        upper_bound=512,
-    )
-    flags.DEFINE_integer(
-        "max_megapixels",
-        default.max_megapixels,
-        "Larger photos are refused before they are decoded, in millions of pixels.",
-        lower_bound=1,
-        upper_bound=178,
-    )
-    flags.DEFINE_integer(
-        "max_requests",
-        default.max_requests,
-        "Photos under way at one time, uploads included; more are turned away (503).",
-        lower_bound=1,
-        upper_bound=1024,
-    )
-    flags.DEFINE_float(
-        "upload_timeout_s",
-        default.upload_timeout_s,
-        "How long an upload may take, in seconds.",
-    )
-    flags.DEFINE_float(
-        "decode_timeout_s",
-        default.decode_timeout_s,
-        "How long decoding a photo may take, in seconds; then its process is replaced.",
-    )
-
-
-def main(argv: Sequence[str]) -> None:
-    """Serves as the flags say."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}; flags begin with --")
-    serve(command_line.config_from_flags(Config))
-
-
-if __name__ == "__main__":
-    define_flags()
-    command_line.run(main, DataError)

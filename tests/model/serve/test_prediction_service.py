@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from model import service
 from model.predict import classifier
+from model.serve import prediction_service
 from pipeline.images import isolated_decoder, record_image
 from pipeline.system.errors import DataError
 from tests import conftest
@@ -18,7 +18,7 @@ from tests import conftest
 
 @pytest.fixture(scope="module")
 def answering(shared_run):
-    found = service.Service(
+    found = prediction_service.Service(
         classifier.of_run(str(shared_run)),
         max_pixels=1_000_000,
         decode_timeout_s=30,
@@ -45,7 +45,7 @@ def test_why(answering):
     found = answering.answer(photo(), explained=True)
     assert found.overlay.shape == found.pixels.shape == (224, 224, 3)
     assert (found.overlay != found.pixels).any()
-    assert len(found.similar) == service.NEIGHBOURS
+    assert len(found.similar) == prediction_service.NEIGHBOURS
     rows = answering.explainer.index.rows
     assert {near.row for near in found.similar} <= {*rows}
 
@@ -128,7 +128,7 @@ def test_records_that_were_moved(answering, shared_records):
     config = {**answering.chosen.finished.config, "data": data}
     finished = dataclasses.replace(answering.chosen.finished, config=config)
     moved = dataclasses.replace(answering.chosen, finished=finished)
-    found = service.Service(
+    found = prediction_service.Service(
         moved, max_pixels=1_000_000, decode_timeout_s=30, data=str(shared_records)
     )
     assert found.explainer.index is not None

@@ -25,8 +25,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from model import service, web_guard
 from model.predict import output_formats
+from model.serve import prediction_service, web_guard
 from pipeline.images import isolated_decoder, record_image
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
@@ -64,7 +64,7 @@ class Limits:
 
 
 def application(
-    answering: service.Service, limits: Limits, allowed_hosts: frozenset[str]
+    answering: prediction_service.Service, limits: Limits, allowed_hosts: frozenset[str]
 ) -> Starlette:
     """The application.
 
@@ -100,7 +100,7 @@ async def _failed(_: Request, error: Exception) -> Response:
 class _Site:
     """The handlers."""
 
-    def __init__(self, answering: service.Service, limits: Limits) -> None:
+    def __init__(self, answering: prediction_service.Service, limits: Limits) -> None:
         self._service = answering
         self._limits = limits
         self._under_way = 0
