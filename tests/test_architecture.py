@@ -1,6 +1,11 @@
-"""Who may import whom: downstream imports upstream only."""
+"""Keep the house in order: who imports whom, and how large rooms and modules are.
+
+A room is a folder of `pipeline/` or `model/`, or a module that stands there alone. It
+imports rooms of lower ranks, whether at the top of a module or inside a function.
+"""
 
 import ast
+import collections
 import re
 import subprocess
 import sys
@@ -40,12 +45,150 @@ def users_of(*wanted):
     }
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(ROOT).as_posix())
-def test_direction(path):
+# The way of a photo, from its bytes to an answer; rooms in one line do not know each
+# other.
+RANKS = (
+    ("system",),
+    ("records",),
+    ("sources",),
+    ("images",),
+    ("grouping",),
+    ("batches",),
+    ("convert", "split", "check", "download"),
+    ("checkpoints",),
+    ("networks",),
+    ("weights",),
+    ("loop",),
+    ("runs",),
+    ("evaluation",),
+    ("training",),
+    ("reports", "predict", "export"),
+    ("serve",),
+    ("train", "evaluate", "inspect"),
+)
+RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}
+MAX_ENTRIES = 12  # of a folder, __init__.py not counted
+MAX_FILE_LINES = 350
+MAX_FUNCTION_LINES = 60
+# What is larger still. These lists only shrink.
+LARGE_FOLDERS = {"model/export"}
+LARGE_FILES = {
+    "evaluate.py",
+    "model/checkpoints/tensorflow/ckpt.py",
+    "model/checkpoints/unpickle.py",
+    "model/evaluation/evaluate_split.py",
+    "model/loop/feature_cache.py",
+    "model/loop/training_loop.py",
+    "model/networks/from_keras_config.py",
+    "model/networks/registry.py",
+    "model/runs/run_folder.py",
+    "model/training/settings.py",
+    "model/training/staged_training.py",
+    "model/weights/identify_network.py",
+    "model/weights/layer_names.py",
+    "model/weights/named_weights.py",
+    "model/weights/restore.py",
+    "pipeline/batches/dataset.py",
+    "pipeline/check/checking.py",
+    "pipeline/convert/conversion.py",
+    "pipeline/download/paper_flowers.py",
+    "pipeline/grouping/near_duplicates.py",
+    "pipeline/images/record_image.py",
+    "pipeline/records/manifest.py",
+    "pipeline/system/http_file.py",
+    "train.py",
+}
+LARGE_FUNCTIONS = {
+    "model/checkpoints/tensorflow/ckpt.py read",
+    "model/evaluation/evaluate_split.py judge",
+    "model/evaluation/evaluate_split.py judge_run",
+    "model/loop/training_loop.py __init__",
+    "model/reports/html_report.py render",
+    "model/weights/restore.py fit_match",
+    "pipeline/batches/dataset.py _build",
+    "pipeline/check/checking.py _alike",
+    "pipeline/check/checking.py _check_photos",
+    "pipeline/convert/__main__.py define_flags",
+    "pipeline/convert/conversion.py convert",
+    "pipeline/convert/conversion_notes.py lines",
+    "pipeline/images/record_image.py encode_for_record",
+}
+
+
+def name_of(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+def room_of(module):
+    """Room of a dotted module name; "" of what is no module of ours."""
+    top, *rest = module.split(".")
+    if top in ("train", "evaluate"):
+        return top
+    return rest[0] if top in ("pipeline", "model") and rest else ""
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_module_imports_its_own_room_and_lower_ones_alone(path):
     tops = {name.split(".")[0] for name in imports(path)}
     assert not tops & {"train", "evaluate", "tests", "benchmarks"}
     if path.relative_to(ROOT).parts[0] == "pipeline":
         assert "model" not in tops
+    own = room_of(name_of(path).removesuffix(".py").replace("/", "."))
+    if own == "__init__":
+        return
+    for name in imports(path):
+        room = room_of(name)
+        if room and room != own:
+            assert RANK[room] < RANK[own], f"{name_of(path)} imports {name}"
+
+
+def test_every_room_has_a_rank():
+    rooms = {
+        room_of(name_of(path).removesuffix(".py").replace("/", ".")) for path in MODULES
+    }
+    assert rooms - {"__init__"} == RANK.keys()
+
+
+def test_a_folder_can_be_taken_in_at_a_glance():
+    assets = {"__pycache__", "templates", "page"}
+    tops = (ROOT / "pipeline", ROOT / "model")
+    folders = [*tops, *(p for top in tops for p in top.rglob("*") if p.is_dir())]
+    large = {
+        name_of(folder)
+        for folder in folders
+        if folder.name not in assets
+        and sum(
+            path.name not in ("__pycache__", "__init__.py") for path in folder.iterdir()
+        )
+        > MAX_ENTRIES
+    }
+    assert large <= LARGE_FOLDERS
+
+
+def test_a_module_is_read_in_one_sitting():
+    large = {
+        name_of(path)
+        for path in MODULES
+        if len(path.read_text(encoding="utf-8").splitlines()) > MAX_FILE_LINES
+    }
+    assert large <= LARGE_FILES
+
+
+def test_a_function_fits_a_screen():
+    large = {
+        f"{name_of(path)} {node.name}"
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.end_lineno - node.lineno + 1 > MAX_FUNCTION_LINES
+    }
+    assert large <= LARGE_FUNCTIONS
+
+
+def test_no_two_modules_have_one_name():
+    stems = collections.Counter(path.stem for path in MODULES)
+    shared = {stem for stem, count in stems.items() if count > 1}
+    assert shared <= {"__init__", "__main__", "errors"}
 
 
 def test_opencv_decodes_in_one_place():
@@ -80,25 +223,26 @@ def test_flags_are_read_by_commands_alone():
         if "absl.flags" in imports(path)
     }
     # inspect has no flags, nor replay, which export starts; those of train.py are made
-    # of settings, and answers and pretrained declare what several commands have.
+    # of settings, and two modules declare what several commands have.
     shared = {
         "pipeline/system/command_line.py",
         "pipeline/system/config_flags.py",
         "model/training/settings.py",
-    }
-    shared |= {
         "model/predict/output_formats.py",
         "model/weights/pretrained_classifier.py",
     }
-    assert using - shared == commands - {
-        "model/inspect.py",
-        "model/export/replay.py",
-    }
+    assert using - shared == commands - {"model/inspect.py", "model/export/replay.py"}
 
 
 def test_conversion_starts_without_tensorflow():
     """TensorFlow takes seconds to import, and conversion does not need it."""
-    modules = ("convert", "check", "split", "download", "verify", "beam", "storage")
+    modules = (
+        "convert.conversion",
+        "check.checking",
+        "split",
+        "download.downloading",
+        "images.beam_runner",
+    )
     program = "; ".join(f"import pipeline.{module}" for module in modules)
     program += "; import sys; assert not {'tensorflow', 'keras'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)

@@ -6,54 +6,61 @@ import pytest
 from absl import app, flags
 
 import evaluate
+from model.export import __main__ as export_flags
 from model.export import exporting
 from model.loop import optimization
+from model.predict import __main__ as predict_flags
 from model.predict import output_formats, predicting
+from model.serve import __main__ as serve_flags
 from model.serve import serving
 from model.training import settings
 from model.weights import preprocessing_overrides, pretrained_classifier
 from pipeline import split
 from pipeline.batches import random_augmentation
+from pipeline.check import __main__ as check_flags
 from pipeline.check import checking
+from pipeline.convert import __main__ as convert_flags
 from pipeline.convert import conversion
+from pipeline.download import __main__ as download_flags
 from pipeline.download import downloading
 from pipeline.system import command_line
 
 # Command -> fields of its config that come from arguments without a flag's name.
 COMMANDS = {
-    settings: {},
-    evaluate: {},
-    conversion: {"source": "photos", "beam_flags": ()},
-    checking: {"source": "photos"},
-    split: {"data": "records"},
-    downloading: {"name": "flowers", "target": "photos"},
-    exporting: {},
-    predicting: {"photos": ("a.jpg",)},
-    serving: {},
+    (settings, settings.Config): {},
+    (evaluate, evaluate.Config): {},
+    (convert_flags, conversion.Config): {"source": "photos", "beam_flags": ()},
+    (check_flags, checking.Config): {"source": "photos"},
+    (split, split.Config): {"data": "records"},
+    (download_flags, downloading.Config): {"name": "flowers", "target": "photos"},
+    (export_flags, exporting.Config): {},
+    (predict_flags, predicting.Config): {"photos": ("a.jpg",)},
+    (serve_flags, serving.Config): {},
 }
 # Declare flags for several commands.
 SHARED = (output_formats, pretrained_classifier)
 
 
-@pytest.fixture(params=COMMANDS, ids=lambda module: module.__name__)
-def module(request):
+@pytest.fixture(params=COMMANDS, ids=lambda pair: pair[0].__name__)
+def command(request):
     """A command with its flags defined, as when it is run."""
     before = set(flags.FLAGS)
-    request.param.define_flags()
+    request.param[0].define_flags()
     yield request.param
     for name in set(flags.FLAGS) - before:
         delattr(flags.FLAGS, name)
 
 
-def test_every_flag_is_a_field_with_the_same_default(module):
-    positional = COMMANDS[module]
+def test_every_flag_is_a_field_with_the_same_default(command):
+    positional = COMMANDS[command]
+    module, config = command
     by_module = flags.FLAGS.flags_by_module_dict()
     mine = {
         flag.name: flag
         for declared in (module, *SHARED)
         for flag in by_module.get(declared.__name__, ())
     }
-    fields = {field.name for field in dataclasses.fields(module.Config)}
+    fields = {field.name for field in dataclasses.fields(config)}
     fields -= {"overrides", "learning", "augmentation", "stages"}  # groups of settings
     if module is settings:
         mine = {
@@ -63,18 +70,17 @@ def test_every_flag_is_a_field_with_the_same_default(module):
         }
         mine = {n: f for n, f in mine.items() if n not in settings.MODES}
     assert set(mine) == fields - set(positional)
-    default = module.Config(**positional)
+    default = config(**positional)
     for name, flag in mine.items():
         assert flag.default == getattr(default, name), name
         assert len(flag.help) > 10, name
 
 
-def test_flags_become_the_config(module):
-    positional = COMMANDS[module]
+def test_flags_become_the_config(command):
+    positional = COMMANDS[command]
+    _, config = command
     flags.FLAGS(["program"])
-    assert command_line.config_from_flags(module.Config, **positional) == module.Config(
-        **positional
-    )
+    assert command_line.config_from_flags(config, **positional) == config(**positional)
 
 
 def test_flags_of_the_preprocessing():

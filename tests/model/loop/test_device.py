@@ -91,7 +91,7 @@ def test_prepare_names_the_processor_and_makes_runs_repeatable():
         capture_output=True,
         text=True,
         check=False,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )
     assert asked.stdout.startswith("CPU (")
     # TensorFlow refuses random numbers without a seed from then on.
@@ -114,7 +114,7 @@ def test_what_commands_import_first_says_how_a_gpu_is_used():
         capture_output=True,
         text=True,
         check=True,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         env=environment,
     )
     assert asked.stdout.split() == ["False", "true"]

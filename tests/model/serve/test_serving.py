@@ -16,14 +16,14 @@ import pytest
 from model.serve import serving
 from pipeline.system.errors import DataError
 from tests import conftest
-from tests.model import serving
+from tests.model import server_process
 
 pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 
 
 @pytest.fixture(scope="module")
 def server(shared_run):
-    with serving.running(shared_run, "--upload_timeout_s=1.5") as found:
+    with server_process.running(shared_run, "--upload_timeout_s=1.5") as found:
         yield found
 
 
@@ -187,7 +187,7 @@ def test_decoders_that_are_killed_are_replaced(server):
 
 
 def test_a_signal_ends_it_when_all_is_answered(shared_run):
-    with serving.running(shared_run) as found:
+    with server_process.running(shared_run) as found:
         code, said = found.stop(signal.SIGTERM)
     assert code == 128 + signal.SIGTERM
     assert said == "stopped by SIGTERM\n"
@@ -214,15 +214,15 @@ class TestErrors:
         def service(*_, data, **__):
             raise DataError(f"looked in {data}")
 
-        monkeypatch.setattr(serving.service, "Service", service)
+        monkeypatch.setattr(serving.prediction_service, "Service", service)
         config = serving.Config(run_dir=str(shared_run), port=0, data="elsewhere")
         with pytest.raises(DataError, match="looked in elsewhere"):
             serving.serve(config)
 
     def test_without_the_extra(self, monkeypatch):
-        import model
+        import model.serve
 
-        monkeypatch.delattr(model, "web", raising=False)
+        monkeypatch.delattr(model.serve, "web_app", raising=False)
         monkeypatch.setitem(sys.modules, "model.serve.web_app", None)
         with pytest.raises(DataError, match=r"pip install '\.\[serve\]'"):
             serving.serve(serving.Config())

@@ -6,7 +6,7 @@ import cv2
 import pytest
 
 from tests import browser, conftest
-from tests.model import serving
+from tests.model import server_process
 
 pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 pytestmark = pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())
@@ -31,7 +31,7 @@ if (kind === "paste") {
 
 @pytest.fixture(scope="module")
 def server(shared_run):
-    with serving.running(shared_run) as found:
+    with server_process.running(shared_run) as found:
         yield found
 
 
