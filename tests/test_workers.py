@@ -120,7 +120,9 @@ tf.config.set_logical_device_configuration(
 )
 import numpy as np
 import keras
-from model import loop, restore, schedules, stages, update, workers
+from model.loop import distributed, learning_rate, parameter_update, training_loop
+from model.training import stages
+from model.weights import restore
 
 def train(devices, trained=False):
     keras.utils.set_random_seed(0)
@@ -128,13 +130,15 @@ def train(devices, trained=False):
     hidden = keras.layers.Dense(5, activation="relu")(inputs)
     norm = keras.layers.BatchNormalization(trainable=trained)(hidden)
     model = keras.Model(inputs, keras.layers.Dense(3)(norm))
-    moved = update.Update(restore.trainable(model), update.Settings(), float16=False)
-    learning = loop.Learning(
-        update=moved, schedule=schedules.Schedule(), rate=0.1, epochs=1,
-        total_steps=9, together=workers.Workers(devices),
+    moved = parameter_update.Update(
+        restore.trainable(model), parameter_update.Settings(), float16=False
+    )
+    learning = training_loop.Learning(
+        update=moved, schedule=learning_rate.Schedule(), rate=0.1, epochs=1,
+        total_steps=9, together=distributed.Workers(devices),
         statistics=stages.statistics(model),
     )
-    step = loop.TrainStep(model, learning)
+    step = training_loop.TrainStep(model, learning)
     random = np.random.default_rng(0)
     figures = []
     for size in (7, 8, 1):

@@ -12,7 +12,7 @@ without_gpu = pytest.mark.skipif(
     bool(tf.config.list_physical_devices("GPU")), reason="about machines without a GPU"
 )
 PREPARE = """
-from model import device
+from model.loop import device
 print(device.prepare())
 import tensorflow as tf
 print(tf.random.uniform([]))

@@ -251,7 +251,11 @@ class TestViews:
             found, self.plan.spec, seed=self.plan.seed, batch_size=100
         )
         changed = training_data.Fresh(
-            found, self.plan, batch_size=100, augmentation=augmentation
+            found,
+            self.plan.spec,
+            seed=self.plan.seed,
+            batch_size=100,
+            augmentation=augmentation,
         )
         (one, labels), (other, shares) = (
             next(iter(source.training(0))) for source in (plain, changed)

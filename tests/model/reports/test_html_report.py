@@ -191,10 +191,10 @@ def test_a_run_with_less_in_its_folder(found, tmp_path):
 
 def test_a_network_without_maps_has_no_heat(found, tmp_path, monkeypatch):
     judged = judgements.judged(tmp_path / "run", found, split="test")
-    monkeypatch.setattr(photo_thumbnails.explain, "mapped_layer", lambda _: no_map())
+    monkeypatch.setattr(photo_thumbnails.grad_cam, "mapped_layer", lambda _: no_map())
 
     def no_map():
-        raise photo_thumbnails.explain.NoMap("none")
+        raise photo_thumbnails.grad_cam.NoMap("none")
 
     text = html_report.render(judged, "")
     assert "where it looked" not in text

@@ -171,7 +171,7 @@ def children(pid):
         one.pid
         for one in psutil.Process(pid).children()
         if one.status() != psutil.STATUS_ZOMBIE
-        and any("decoder.main" in word for word in one.cmdline())
+        and any("decoder_process.main" in word for word in one.cmdline())
     ]
 
 

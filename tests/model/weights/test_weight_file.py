@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from model.checkpoints import errors, reading
-from model.weights import restore, weight_file
+from model.weights import preprocessing_overrides, restore, weight_file
 
 FORMATS = ("w.safetensors", "w.h5", "w.npy")
 
@@ -27,7 +27,9 @@ def arrays(tiny):
 @pytest.mark.parametrize("name", FORMATS)
 def test_what_is_written_is_restored(tiny, arrays, tmp_path, name):
     """In the same network, whatever habits there are; and its preprocessing with it."""
-    spec = restore.inputs.Overrides(image_size=16, scale=3.0).apply(tiny.input_spec)
+    spec = preprocessing_overrides.Overrides(image_size=16, scale=3.0).apply(
+        tiny.input_spec
+    )
     weight_file.write(tmp_path / name, arrays, weight_file.describe("tiny", spec))
     checkpoint = reading.read(tmp_path / name)
     found = restore.fit(checkpoint, name)

@@ -285,7 +285,7 @@ def test_what_takes_a_decoder_down_is_not_decoded_for_the_page(
 ):
     kinds_of = file_kinds.kinds_of
     monkeypatch.setattr(
-        checking.oddities,
+        checking.file_kinds,
         "kinds_of",
         lambda row: ["crashed"] if row.path == "ants/03.jpg" else kinds_of(row),
     )

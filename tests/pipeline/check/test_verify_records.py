@@ -30,7 +30,7 @@ def found(converted, tmp_path, monkeypatch, request):
     """A copy of it, to be damaged."""
     if "processes" not in request.fixturenames:
         monkeypatch.setattr(
-            verify_records.workers,
+            verify_records.process_pool,
             "map_blocks",
             lambda function, blocks, **_: ((one, [function(one)]) for one in blocks),
         )

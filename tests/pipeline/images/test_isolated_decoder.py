@@ -179,8 +179,8 @@ def test_closed():
 
 PROGRAM = """
 import os, signal
-from pipeline import decoders
-found = decoders.Decoders(1, timeout_s=30)
+from pipeline.images import isolated_decoder
+found = isolated_decoder.Decoders(1, timeout_s=30)
 found.start()
 print(*found.pids, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)

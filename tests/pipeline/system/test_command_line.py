@@ -13,7 +13,8 @@ from tests import conftest
 PROGRAM = """
 import dataclasses, os, sys, time
 from absl import flags
-from pipeline import command, schema
+from pipeline.system import command_line
+from pipeline.system.errors import DataError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
@@ -26,17 +27,17 @@ class Config:
             raise ValueError("--number=13: expected a lucky one")
 
 def wait(count):
-    with command.progress(count, "step", "wait") as progress:
+    with command_line.progress(count, "step", "wait") as progress:
         for _ in range(count):
             print("tick", flush=True)
             time.sleep(0.2)
             progress.update()
 
 def main(argv):
-    config = command.config_from_flags(Config, what=argv[1])
+    config = command_line.config_from_flags(Config, what=argv[1])
     match config.what:
         case "work":
-            command.say(f"{config.number} {config.word} {argv[2:]}")
+            command_line.say(f"{config.number} {config.word} {argv[2:]}")
         case "problem":
             raise DataError("photos: 3 found,\\n  5 expected")
         case "system":
@@ -46,25 +47,25 @@ def main(argv):
         case "wait":
             wait(100)
         case "gracefully":
-            with command.graceful():
+            with command_line.graceful():
                 try:
                     wait(100)
                 finally:
                     time.sleep(0.3)
-                    command.say("saved")
+                    command_line.say("saved")
         case "at the end":
-            with command.graceful():
+            with command_line.graceful():
                 print("tick", flush=True)
                 time.sleep(1)
-                command.say("done")
+                command_line.say("done")
         case "many lines":
             for _ in range(100_000):
-                command.say("a line")
+                command_line.say("a line")
 
 if __name__ == "__main__":
     flags.DEFINE_string("word", Config.word, "A word.")
     flags.DEFINE_integer("number", Config.number, "A number.", lower_bound=0)
-    command.run(main, DataError)
+    command_line.run(main, DataError)
 """
 
 

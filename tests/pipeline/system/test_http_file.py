@@ -325,8 +325,9 @@ def test_folder_that_cannot_be_written(server, tmp_path):
         http_file.fetch(f"{server.url}/file", tmp_path / "file" / "file")
 
 
-FETCH = "import sys; from pathlib import Path; from pipeline import fetch; " + (
-    "fetch.fetch(sys.argv[1], Path(sys.argv[2]))"
+FETCH = "import sys; from pathlib import Path; " + (
+    "from pipeline.system import http_file; "
+    "http_file.fetch(sys.argv[1], Path(sys.argv[2]))"
 )
 
 

@@ -92,7 +92,7 @@ def test_workers_that_cannot_start_are_no_crash_of_an_item():
 PROGRAM = """
 import os, time
 from pathlib import Path
-from pipeline import workers
+from pipeline.system import process_pool
 
 def nothing():
     pass
@@ -103,7 +103,7 @@ def note(block):
     return block
 
 if __name__ == "__main__":
-    list(workers.map_blocks(
+    list(process_pool.map_blocks(
         note, [[1], [2]], on_crash=str, num_workers=2, initializer=nothing))
 """
 
