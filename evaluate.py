@@ -40,7 +40,7 @@ from model.weights import preprocessing_overrides, pretrained_classifier
 from pipeline.convert import conversion
 from pipeline.images import record_image
 from pipeline.records import manifest
-from pipeline.system import command_line
+from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
 
 
@@ -221,9 +221,9 @@ def compare(config: Config) -> dict[str, Any]:
         "versions": run_folder.versions(),
     }
     path = first.evaluation_path(f"compare-{config.split}", digest)
-    with run_folder.replacing(path.with_suffix(".png")) as partial:
+    with file_system.replacing(path.with_suffix(".png")) as partial:
         comparison_picture.draw(figures, curves, partial)
-    with run_folder.replacing(path) as partial:
+    with file_system.replacing(path) as partial:
         partial.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     figures["written"] = f"{path}, {path.with_suffix('.png')}"
     return figures

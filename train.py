@@ -35,7 +35,7 @@ from model.training import (
     starting_point,
 )
 from pipeline.records import manifest
-from pipeline.system import command_line
+from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
 
 SCRATCH = "scratch"  # subfolder of the run of the same network from a random start
@@ -114,7 +114,7 @@ def find_rate(config: settings.Config) -> Path:
     about |= save_run.describe(found, one.base, one.plans)
     one.record.start(about, found.class_names)
     one.record.write_json("find_rate.json", learning_rate_finder.as_json(curve))
-    with run_folder.replacing(directory / "find_rate.png") as partial:
+    with file_system.replacing(directory / "find_rate.png") as partial:
         learning_rate_finder.draw(curve, partial)
     command_line.say(learning_rate_finder.as_text(curve))
     command_line.say(f"curve: {directory / 'find_rate.png'}")

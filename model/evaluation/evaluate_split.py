@@ -20,7 +20,7 @@ from model.loop import metrics
 from model.runs import run_folder
 from pipeline.batches import dataset, preprocess
 from pipeline.records import manifest
-from pipeline.system import command_line
+from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
 
 
@@ -290,7 +290,7 @@ def judge_run(
         temperature=finished.temperature,
     )
     judging_s = time.perf_counter() - loaded
-    with run_folder.replacing(path.with_suffix(".npz")) as partial:
+    with file_system.replacing(path.with_suffix(".npz")) as partial:
         judgement.save_examples(partial)
     seen = finished.seen_photos()
     unseen = _held_out(finished, found, judgement, seen)
@@ -309,7 +309,7 @@ def judge_run(
         "images_per_s": len(judgement.rows) / judging_s,
         "versions": run_folder.versions(),
     }
-    with run_folder.replacing(path) as partial:
+    with file_system.replacing(path) as partial:
         partial.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     figures["written"] = str(path)
     return Judged(

@@ -8,7 +8,7 @@ from model.export import job
 from model.networks import registry
 from model.runs import run_folder
 from model.weights import restore, weight_file
-from pipeline.system import command_line
+from pipeline.system import command_line, file_system
 
 _NONE = "-"  # in a table
 
@@ -71,7 +71,7 @@ def export(config: Config) -> dict[str, tuple[int, ...]]:
     if network_name not in registry.NETWORKS:  # it was made of a configuration
         about["keras_config"] = model.to_json()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with run_folder.replacing(path, suffix=f".partial{path.name}") as partial:
+    with file_system.replacing(path, suffix=f".partial{path.name}") as partial:
         if path.name.endswith(".weights.h5"):  # as Keras 3 itself reads it
             model.save_weights(partial)
             weight_file.mark_h5(partial, about)

@@ -24,6 +24,7 @@ from model.export import (
 )
 from model.loop import training_loop
 from model.runs import run_folder
+from pipeline.system import file_system
 
 FORMATS = ("saved_model", "onnx", "litert", "keras")
 QUANTIZE = ("none", "float16", "int8")
@@ -211,7 +212,7 @@ def _written(
         beside = path.with_name("labels.txt")
         content = keras_file.labels(source)
         with (
-            run_folder.replacing(path, suffix=".partial.keras") as partial,
+            file_system.replacing(path, suffix=".partial.keras") as partial,
             places.replacing_labels(beside, content) as labels,
         ):
             keras_file.write(source, partial)
@@ -222,11 +223,11 @@ def _written(
             if quantize == "int8"
             else []
         )
-        with run_folder.replacing(path) as partial:
+        with file_system.replacing(path) as partial:
             litert.write(source, partial, quantize, samples)
             yield partial, None
     else:
-        with run_folder.replacing(path) as partial:
+        with file_system.replacing(path) as partial:
             onnx_file.write(source, partial)
             yield partial, None
 

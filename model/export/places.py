@@ -8,6 +8,7 @@ from pathlib import Path
 
 from model.export import errors
 from model.runs import run_folder
+from pipeline.system import file_system
 
 _FOLDER = "exported"  # in the run's folder
 _SAVED_MODEL = "saved_model.pb"  # in every folder that is one
@@ -72,6 +73,6 @@ def replacing_labels(path: Path, content: bytes) -> Iterator[Path]:
             f"{path}: is there already, with other class names; expected none, or "
             "those of the run: choose another --out, or remove it"
         )
-    with run_folder.replacing(path) as partial:
+    with file_system.replacing(path) as partial:
         partial.write_bytes(content)
         yield partial

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from model.predict import classifier
-from model.runs import image_grid, run_folder
+from model.runs import image_grid
 from pipeline.batches import preprocess, single_photo
 from pipeline.images import record_image
 from pipeline.records import manifest
-from pipeline.system import command_line
+from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
 
 _LONGEST_NAME = 60
@@ -76,7 +76,7 @@ class Pictures:
             titles.append(f"{near.similarity:.2f} {near.row.class_name}")
         stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(photo).stem)[:_LONGEST_NAME]
         path = self._folder / f"{self._count:05d}-{stem or 'photo'}.png"
-        with run_folder.replacing(path) as partial:
+        with file_system.replacing(path) as partial:
             image_grid.draw(np.stack(tiles), np.arange(len(tiles)), titles, partial)
         return str(path)
 

@@ -21,6 +21,7 @@ from model.loop import metrics
 from model.reports import diagrams, photo_thumbnails, report_facts
 from model.runs import run_folder
 from pipeline.records import manifest
+from pipeline.system import file_system
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _WORST, _UNSURE, _DOUBTFUL = 24, 12, 12  # photos that are looked at one by one
@@ -52,7 +53,7 @@ def write(judged: evaluate_split.Judged, command_line: str) -> Path:
         command_line: that judged.
     """
     path = judged.path.with_suffix(".html")
-    with run_folder.replacing(path) as partial:
+    with file_system.replacing(path) as partial:
         # A lone surrogate stands for a byte of a file's name that is no UTF-8.
         partial.write_text(
             render(judged, command_line), encoding="utf-8", errors="backslashreplace"

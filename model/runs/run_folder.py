@@ -17,18 +17,16 @@ runs/20260101-120000-alexnet/
 runs/latest            -> the newest of them
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import math
-import os
 import re
 import shutil
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +39,7 @@ from model.weights import restore, weight_file
 from pipeline.batches import preprocess
 from pipeline.images import record_image
 from pipeline.records import manifest
+from pipeline.system import file_system
 from pipeline.system.errors import DataError
 
 LATEST = "latest"
@@ -133,7 +132,7 @@ class Run:
             )
         self.write_json(CONFIG_NAME, config)
         labels = "".join(f"{name}\n" for name in class_names)
-        with replacing(self.directory / "labels.txt") as partial:
+        with file_system.replacing(self.directory / "labels.txt") as partial:
             partial.write_text(labels, encoding="utf-8", errors="surrogateescape")
 
     def discard(self) -> None:
@@ -150,14 +149,14 @@ class Run:
         """Writes a file of the folder in one go."""
         if not self.writes:
             return
-        with replacing(self.directory / name) as partial:
+        with file_system.replacing(self.directory / name) as partial:
             partial.write_text(text, encoding="utf-8")
 
     def write_metrics(self, results: Sequence[training_loop.EpochResult]) -> None:
         """Writes the lines of some epochs in place of all that are there."""
         if not self.writes:
             return
-        with replacing(self.directory / "metrics.jsonl") as partial:
+        with file_system.replacing(self.directory / "metrics.jsonl") as partial:
             partial.write_text("".join(map(_line, results)), encoding="utf-8")
 
     def append_metrics(self, result: training_loop.EpochResult) -> None:
@@ -176,7 +175,9 @@ class Run:
         """
         if not self.writes:
             return
-        with replacing(self.directory / MODEL_NAME, suffix=".partial.keras") as partial:
+        with file_system.replacing(
+            self.directory / MODEL_NAME, suffix=".partial.keras"
+        ) as partial:
             model.save(partial)
             weight_file.mark_keras(partial, about)
 
@@ -194,7 +195,7 @@ class Run:
             return
         if link.exists() and not link.is_symlink():
             return  # somebody's own file or folder
-        with replacing(link) as partial:
+        with file_system.replacing(link) as partial:
             partial.symlink_to(directory.name)
 
     def write_ledger(
@@ -232,24 +233,6 @@ class Run:
 
 def _line(result: training_loop.EpochResult) -> str:
     return json.dumps(dataclasses.asdict(result)) + "\n"
-
-
-@contextlib.contextmanager
-def replacing(path: Path, suffix: str = ".partial") -> Iterator[Path]:
-    """Gives a name to write to, which becomes `path` when all went well."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}{suffix}")
-    partial.unlink(missing_ok=True)
-    try:
-        yield partial
-        partial.replace(path)
-    except OSError as error:
-        # A file that was open already, or the name that nobody else knows.
-        if error.filename is None or str(error.filename) == str(partial):
-            error.filename = str(path)
-            error.filename2 = None
-        raise
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

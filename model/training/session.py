@@ -14,7 +14,7 @@ import numpy as np
 from model.loop import distributed, training_loop
 from model.runs import learning_curves, run_folder, tensorboard_log
 from model.training import settings, snapshots, staged_training
-from pipeline.system import command_line
+from pipeline.system import command_line, file_system
 
 # Between two writings of the best model so far.
 _SAVE_EVERY_S = 60.0
@@ -123,7 +123,7 @@ class Session:
         if self._is_chief:
             name = f"first_batch-{one.number + 1}.png"
             path = one.record.directory / ("first_batch.png" * (not one.number) or name)
-            with run_folder.replacing(path) as partial:
+            with file_system.replacing(path) as partial:
                 picture = one.draw_first_batch(partial)
             self._boards[one.name].first_batch(picture, one.number)
 
@@ -220,7 +220,7 @@ class Session:
             self._trainees[0].record.point_latest()
         results = {one.name: one.results for one in self._trainees if one.results}
         if results and self._is_chief:
-            with run_folder.replacing(self._directory / "curves.png") as partial:
+            with file_system.replacing(self._directory / "curves.png") as partial:
                 learning_curves.draw(results, partial)
 
     def _leave(self, folder: Path) -> None:

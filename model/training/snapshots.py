@@ -22,7 +22,7 @@ from types import FrameType
 import numpy as np
 
 from model.runs import run_folder
-from pipeline.system import command_line
+from pipeline.system import command_line, file_system
 
 Arrays = Mapping[str, np.ndarray]
 _NAME = re.compile(r"step-(\d{8})\.npz")
@@ -39,7 +39,7 @@ def write(folder: Path, step: int, arrays: Arrays, *, keep: int) -> Path:
         keep: how many of the last stay.
     """
     path = folder / f"step-{step:08d}.npz"
-    with run_folder.replacing(path) as partial, partial.open("wb") as file:
+    with file_system.replacing(path) as partial, partial.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
         file.flush()
         os.fsync(file.fileno())

@@ -17,7 +17,7 @@ import tarfile
 import tempfile
 import urllib.parse
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import requests
@@ -25,7 +25,7 @@ import requests
 from model.checkpoints import errors, reading
 from model.networks import registry
 from model.weights import restore, weight_file
-from pipeline.system import cache_folder, command_line, http_file
+from pipeline.system import command_line, file_system, http_file
 
 _MEMBER_LIMIT_BYTES = 64 << 20
 
@@ -246,7 +246,7 @@ def _check_exists(ckpt: str) -> None:
 
 def _cached(name: str, sources: Mapping[str, tuple[Source, ...]]) -> Path:
     """The cache file of a name, made from the first source that can be had."""
-    path = cache_folder.directory() / f"{name}.safetensors"
+    path = file_system.cache_folder() / f"{name}.safetensors"
     if path.exists():
         return path
     try:
@@ -260,7 +260,7 @@ def _cached(name: str, sources: Mapping[str, tuple[Source, ...]]) -> Path:
         if isinstance(source, str):
             other = _cached(source, sources)
             _read_cached(other)
-            with _replacing(path) as partial:
+            with file_system.replacing(path) as partial:
                 partial.write_bytes(other.read_bytes())
             break
         try:
@@ -334,18 +334,8 @@ def _store(
         "source": source,
         "source_digest": checkpoint.digest(),
     }
-    with _replacing(path) as partial:
+    with file_system.replacing(path, suffix=f".partial{path.suffix}") as partial:
         weight_file.write(partial, found.arrays(), about)
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    partial = path.with_name(f".{os.getpid()}.partial.{path.name}")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _find_on_index(source: Packaged) -> str:

@@ -69,18 +69,16 @@ def check(config: Config) -> Report:
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(dataclasses.asdict(report), indent=2) + "\n"
-    _replace(out / "check.json", text)
+    _write_text(out / "check.json", text)
     with record_image.unheard():
         html = html_page.render(report, encoded)
-    _replace(out / "check.html", html)
+    _write_text(out / "check.html", html)
     return report
 
 
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    with file_system.named(path):
+def _write_text(path: Path, text: str) -> None:
+    with file_system.replacing(path) as partial:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")
-    partial.replace(path)
 
 
 def _check_photos(config: Config, root: Path) -> tuple[Report, html_page.Encoded]:

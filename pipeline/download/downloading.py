@@ -111,13 +111,10 @@ def draw_paper_flowers(target: Path, *, images_per_class: int, seed: int) -> int
 
 def _draw_block(target: Path, seed: int, block: Sequence[tuple[str, str, int]]) -> None:
     for name, kind, number in block:
-        path = target / name
-        partial = path.with_name(f".{path.name}.partial")
-        with file_system.named(path):
+        with file_system.replacing(target / name) as partial:
             partial.write_bytes(
                 paper_flowers.encode(paper_flowers.draw(kind, seed, number))
             )
-        partial.replace(path)
 
 
 def _crashed(item: tuple[str, str, int]) -> None:

@@ -248,10 +248,8 @@ class _Get:
         if reason := _refusal(data, self.how):
             return Outcome(status="failed", reason=reason)
         path.parent.mkdir(exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        with file_system.named(path):
+        with file_system.replacing(path) as partial:
             partial.write_bytes(data)
-        partial.replace(path)
         return Outcome(status="fetched")
 
     def _bytes(self, url: str) -> bytes:

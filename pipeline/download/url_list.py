@@ -212,12 +212,10 @@ def _write(target: Path, photos: Sequence[Photo], outcomes: Sequence[Outcome]) -
 def _write_csv(
     path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]
 ) -> None:
-    partial = path.with_name(f".{path.name}.partial")
     with (
-        file_system.named(path),
+        file_system.replacing(path) as partial,
         partial.open("w", encoding="utf-8", errors="surrogateescape") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
-    partial.replace(path)

@@ -24,15 +24,15 @@ import signal
 import sys
 import threading
 
-from pipeline.system import cache_folder
+from pipeline.system import file_system
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if platform.machine() in ("x86_64", "AMD64"):
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 os.environ["KERAS_BACKEND"] = "tensorflow"
-os.environ["KERAS_HOME"] = str(cache_folder.directory() / "keras")
-os.environ.setdefault("MPLCONFIGDIR", str(cache_folder.directory() / "matplotlib"))
+os.environ["KERAS_HOME"] = str(file_system.cache_folder() / "keras")
+os.environ.setdefault("MPLCONFIGDIR", str(file_system.cache_folder() / "matplotlib"))
 
 _hidden = {"matplotlib", "sklearn"} - sys.modules.keys()
 _stderr = os.dup(2)

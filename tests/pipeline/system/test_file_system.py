@@ -152,3 +152,66 @@ def test_sync(folder):
     (folder / "a").write_bytes(b"x")
     file_system.sync(folder / "a")
     file_system.sync(folder)
+
+
+class TestReplacing:
+    def test_the_file_appears_when_it_is_complete(self, tmp_path):
+        path = tmp_path / "a.json"
+        with file_system.replacing(path) as partial:
+            assert partial.parent == tmp_path  # so that renaming copies nothing
+            partial.write_text("new")
+            assert not path.exists()
+        assert [*tmp_path.iterdir()] == [path]
+
+    @pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
+    def test_a_failure_keeps_what_was_there(self, tmp_path, kind):
+        path = tmp_path / "a.json"
+        path.write_text("old")
+        with pytest.raises(kind), file_system.replacing(path) as partial:
+            partial.write_text("half")
+            raise kind
+        assert path.read_text() == "old"
+        assert [*tmp_path.iterdir()] == [path]
+
+    def test_an_error_names_the_finished_file(self, tmp_path):
+        path = tmp_path / "gone" / "a.json"
+        with pytest.raises(OSError) as caught, file_system.replacing(path) as partial:
+            partial.write_text("x")
+        assert caught.value.filename == str(path)
+
+    def test_a_killed_process_of_the_same_number_is_no_obstacle(self, tmp_path):
+        path = tmp_path / "a.json"
+        with file_system.replacing(path) as partial:
+            partial.write_text("x")
+        partial.write_text("left over by a process of the same number")
+        with file_system.replacing(path) as again:
+            assert not again.exists()
+            again.write_text("new")
+        assert path.read_text() == "new"
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+    def test_an_error_of_an_open_file_names_the_finished_file(self, tmp_path):
+        path = tmp_path / "a.json"
+        with (
+            pytest.raises(OSError, match="No space left") as caught,
+            file_system.replacing(path) as partial,
+        ):
+            partial.symlink_to("/dev/full")
+            partial.write_text("x")
+        assert caught.value.filename == str(path)
+        assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("{}/x", "x/graft"), ("", ".cache/graft"), (None, ".cache/graft")],
+    ids=["set", "empty", "not set"],
+)
+def test_the_cache_is_in_the_folder_of_the_environment(
+    monkeypatch, tmp_path, value, expected
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    if value is not None:
+        monkeypatch.setenv("XDG_CACHE_HOME", value.format(tmp_path))
+    assert file_system.cache_folder() == tmp_path / expected

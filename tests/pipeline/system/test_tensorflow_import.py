@@ -3,21 +3,7 @@ import os
 import subprocess
 import sys
 
-import pytest
-
-from pipeline.system import cache_folder
 from tests import conftest
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"), [("{}/x", "x/graft"), ("", ".cache/graft"), (None, None)]
-)
-def test_place(monkeypatch, tmp_path, value, expected):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    if value is not None:
-        monkeypatch.setenv("XDG_CACHE_HOME", value.format(tmp_path))
-    assert cache_folder.directory() == tmp_path / (expected or ".cache/graft")
 
 
 def test_settings_of_the_user_do_not_reach_keras(tmp_path):
