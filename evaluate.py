@@ -182,7 +182,7 @@ def _records(
         )
         found = conversion.convert(config).manifest
         for row in found.rows:
-            if not row.taken:
+            if not row.is_included:
                 command_line.log(f"left out: {row.path}: {row.reason}")
         yield found
 
@@ -281,7 +281,7 @@ def _candidate(
         with contextlib.ExitStack() as stack:
             data = config.data or str(run_records.place(finished))
             records = found or stack.enter_context(_records(data))
-            rows = records.taken(*([] if config.split == "all" else [config.split]))
+            rows = records.included(*([] if config.split == "all" else [config.split]))
             candidates.refuse_seen(name, finished, {row.sha256 for row in rows})
             _judge_run(config, finished, records, data)
 
@@ -293,7 +293,7 @@ def _judge_run(
 ) -> evaluate_split.Judged:
     _check(config, finished, found, data)
     manifest.check_files(found)
-    rows = found.taken(*([] if config.split == "all" else [config.split]))
+    rows = found.included(*([] if config.split == "all" else [config.split]))
     seen = len(finished.seen_photos() & {row.sha256 for row in rows})
     if seen and config.min_accuracy:
         raise DataError(

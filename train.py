@@ -282,7 +282,7 @@ def _data(folder: str) -> manifest.Manifest:
     found = manifest.read(Path(folder))
     manifest.check_files(found)
     for split in ("train", "validation"):
-        present = {row.class_name for row in found.taken(split)}
+        present = {row.class_name for row in found.included(split)}
         if split == "train" and (lacking := set(found.class_names) - present):
             raise DataError(
                 f"{found.directory}: no training photo of "

@@ -41,7 +41,7 @@ def features_of(found: manifest.Manifest, layer: str) -> np.ndarray:
     base = registry.build(NETWORK, NETWORK.input_spec, last=layer)
     weights = named_weights.resolve("alexnet_conv")
     restore.assign(base, restore.fit(weights.checkpoint, "").values)
-    images = dataset.Images(found, found.taken(), NETWORK.input_spec, batch_size=64)
+    images = dataset.Images(found, found.included(), NETWORK.input_spec, batch_size=64)
     views = preprocess.central_views(images.sizes, NETWORK.input_spec)
     order = np.arange(len(images.rows))
     call = tf.function(lambda x: base(x, training=False), autograph=False)
@@ -96,7 +96,7 @@ def main() -> None:
                 )
                 for ckpt in options.ckpts.split(",")
             }
-            taken = manifest.read(records).taken()
+            taken = manifest.read(records).included()
             labels = np.array([found.labels[row.class_name] for row in taken])
             folds = np.array([row.fold for row in taken])
             for name, values in features.items():

@@ -56,7 +56,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         config = conversion.Config(source=str(options.folder), out=f"{scratch}/records")
         found = conversion.convert(config).manifest
-        rows = found.taken()
+        rows = found.included()
         count = len(rows)
         images = dataset.Images(
             found, rows, NETWORK.input_spec, batch_size=feature_cache.BATCH_SIZE

@@ -98,7 +98,7 @@ def passes(data: Any, count: int) -> Callable[[], float]:
 
 def plain_decode(found: manifest.Manifest) -> Callable[[], float]:
     """The limit."""
-    rows = found.taken("train")
+    rows = found.included("train")
     encoded = []
     for row in rows:
         with (found.directory / row.file).open("rb") as file:
@@ -166,11 +166,13 @@ def main() -> None:
                 name: training(found, **settings)
                 for name, settings in AUGMENTED.items()
             }
-            title = f"Training batches of {len(found.taken('train')):,} photos, changed"
+            title = (
+                f"Training batches of {len(found.included('train')):,} photos, changed"
+            )
             limit = "none"
         else:
             found = records_of(options.folder, out / "records")
-            count = len(found.taken())
+            count = len(found.included())
             candidates = {
                 "graft: dataset.Training": training(found),
                 "limit: plain JPEG decode": plain_decode(found),
@@ -178,7 +180,7 @@ def main() -> None:
                     options.folder, count
                 ),
             }
-            title = f"Training batches of {len(found.taken('train')):,} photos"
+            title = f"Training batches of {len(found.included('train')):,} photos"
             limit = "limit: plain JPEG decode"
         rates = measure.rounds(candidates, options.rounds)
     measure.table(title, measure.rate_rows(rates, limit))

@@ -78,7 +78,7 @@ def split_anew(config: Config, found: manifest.Manifest) -> manifest.Manifest:
         DataError: more folds than groups.
     """
     shares = {"validation": config.validation_share, "test": config.test_share}
-    taken = found.taken()
+    taken = found.included()
     names = np.array([bytes.fromhex(row.group) for row in taken], "S32")
     labels = np.array([found.labels[row.class_name] for row in taken], np.int32)
     unknown = np.full(len(taken), file_table.NO_SPLIT, np.int8)
@@ -103,7 +103,9 @@ def split_anew(config: Config, found: manifest.Manifest) -> manifest.Manifest:
     rows = []
     for row in found.rows:
         split, fold = (
-            next(decided) if row.taken else (file_table.NO_SPLIT, file_table.NO_FOLD)
+            next(decided)
+            if row.is_included
+            else (file_table.NO_SPLIT, file_table.NO_FOLD)
         )
         rows.append(
             dataclasses.replace(
@@ -112,8 +114,8 @@ def split_anew(config: Config, found: manifest.Manifest) -> manifest.Manifest:
                 fold=None if fold == file_table.NO_FOLD else fold,
             )
         )
-    about = dataclasses.replace(found.about, seed=config.seed, shares=shares)
-    return dataclasses.replace(found, about=about, rows=tuple(rows))
+    info = dataclasses.replace(found.info, seed=config.seed, shares=shares)
+    return dataclasses.replace(found, info=info, rows=tuple(rows))
 
 
 def define_flags() -> None:
@@ -151,7 +153,7 @@ def main(argv: Sequence[str]) -> None:
     config = command_line.config_from_flags(Config, data=(*argv, Config.data)[1])
     found = resplit(config)
     command_line.say(count_tables.splits(found.counts()))
-    if replaced := found.about.settings.get("given_splits"):
+    if replaced := found.info.settings.get("given_splits"):
         command_line.say(
             f"replaced the split that the photos came with ({', '.join(replaced)}); "
             "convert into a new folder to have it again"

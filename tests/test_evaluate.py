@@ -61,7 +61,7 @@ def test_figures_follow_from_the_logits_on_disk(finished, found):
     written = json.loads((finished / "evaluation" / "test.json").read_text())
     with np.load(finished / "evaluation" / "test.npz", allow_pickle=False) as file:
         examples = dict(file)
-    rows = found.taken("test")
+    rows = found.included("test")
     assert examples["sha256"].tolist() == [row.sha256 for row in rows]
     assert examples["path"].tolist() == [row.path for row in rows]
     assert examples["label"].tolist() == [found.labels[r.class_name] for r in rows]
@@ -111,7 +111,7 @@ def test_errors_name_the_photos_surest_first(finished, shared_records):
 @pytest.mark.parametrize("name", ["train", "validation", "test", "all"])
 def test_each_split_has_its_own_files(finished, found, name):
     figures = evaluate.evaluate(config(finished, split=name))
-    rows = found.taken() if name == "all" else found.taken(name)
+    rows = found.included() if name == "all" else found.included(name)
     assert figures["num_examples"] == len(rows)
     names = {path.name for path in (finished / "evaluation").iterdir()}
     assert names == {f"{name}.json", f"{name}.npz"}
@@ -353,7 +353,7 @@ class TestCompare:
         folder = worse / "evaluation"
         written = json.loads((folder / "compare-test.json").read_text())
         assert {key: figures[key] for key in written} == written
-        rows = found.taken("test")
+        rows = found.included("test")
         assert written["num_examples"] == len(rows)
         assert [one["run"] for one in written["runs"]] == ["worse", "run"]
         for directory, one in zip((worse, finished), written["runs"], strict=True):
@@ -409,7 +409,7 @@ class TestCompare:
     def test_one_of_them_has_seen_a_photo(self, finished, worse, found):
         path = worse / "photos.json"
         photos = json.loads(path.read_text())
-        photos["train"].append(found.taken("test")[0].sha256)
+        photos["train"].append(found.included("test")[0].sha256)
         path.write_text(json.dumps(photos))
         with pytest.raises(DataError, match="worse was trained on, or chosen by, 1 of"):
             evaluate.compare(self.config(finished, worse))

@@ -52,14 +52,14 @@ def test_folds_test_each_photo_once(quick, found, capsys, monkeypatch):
             tested += examples["sha256"].tolist()
         seen = run_folder.read(str(member)).seen_photos()
         assert not seen & set(examples_of(path))
-    assert sorted(tested) == sorted(row.sha256 for row in found.taken())
+    assert sorted(tested) == sorted(row.sha256 for row in found.included())
     about = plan_of(directory)
     accuracies = list(about["accuracy"].values())
     assert about["mean"] == pytest.approx(np.mean(accuracies))
     assert about["standard_deviation"] == pytest.approx(np.std(accuracies, ddof=1))
-    assert about["all_photos"]["num_examples"] == len(found.taken())
+    assert about["all_photos"]["num_examples"] == len(found.included())
     said = capsys.readouterr().out
-    assert f"each of {len(found.taken())} photos tested once" in said
+    assert f"each of {len(found.included())} photos tested once" in said
     # Features do not depend on the split, so that all folds share them.
     (cache,) = (directory.parent / "cache").iterdir()
     assert cache.is_dir()

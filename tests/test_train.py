@@ -80,7 +80,7 @@ def test_config_says_what_was_done(shared_run, found, weights_cache):
     (stage,) = config["stages"]
     assert stage == {"train_from": "logits", "cut": "pool5", "frozen": []}
     assert config["data"]["manifest_digest"] == found.digest
-    assert config["data"]["resize_min"] == found.about.settings["resize_min"]
+    assert config["data"]["resize_min"] == found.info.settings["resize_min"]
     assert config["data"]["counts"] == found.counts()
     assert config["weights"]["variant"].startswith("convolutions only")
     assert config["weights"]["path"].startswith(str(weights_cache))
@@ -152,7 +152,7 @@ def test_the_saved_model_is_the_best_by_validation(shared_run, found):
     lines = (shared_run / "metrics.jsonl").read_text().splitlines()
     lowest = min(json.loads(line)["validation_loss"] for line in lines)
     logits = validation_logits(shared_run, found).astype(np.float64)
-    labels = [found.labels[row.class_name] for row in found.taken("validation")]
+    labels = [found.labels[row.class_name] for row in found.included("validation")]
     chosen = logits[np.arange(len(labels)), labels]
     loss = np.mean(np.log(np.exp(logits).sum(axis=1)) - chosen)
     assert loss == pytest.approx(lowest, abs=0.02)  # features were bfloat16, perhaps

@@ -93,7 +93,7 @@ def of_folds(finished: run_folder.Finished, found: manifest.Manifest) -> HeldOut
     num_folds = _num_folds(finished.directory)
     if not num_folds or finished.config["data"]["manifest_digest"] != found.digest:
         return None
-    rows = {row.sha256: row for row in found.taken()}
+    rows = {row.sha256: row for row in found.included()}
     by_photo: dict[str, tuple[int, np.ndarray]] = {}
     counted = 0
     for number in range(num_folds):

@@ -84,7 +84,7 @@ def of_run(finished: run_folder.Finished, data: str = "") -> HeldOut:
         )
         evaluate_split.judge_run(finished, found, SPLIT)
     examples = stored_logits.read(path, len(finished.class_names))
-    rows = found.taken(SPLIT)
+    rows = found.included(SPLIT)
     if [row.sha256 for row in rows] != examples.sha256.tolist():
         raise DataError(
             f"{path}: photos other than those of the records' {SPLIT} split; remove "
@@ -124,7 +124,7 @@ def calibration(
     Raises:
         DataError: a record is damaged.
     """
-    taken = found.taken("train")
+    taken = found.included("train")
     rows = [taken[n] for n in spread(len(taken), _CALIBRATION_PHOTOS)]
     size_px = spec.size_px
     pixels = np.zeros((len(rows), size_px, size_px, 3), np.uint8)

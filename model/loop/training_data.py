@@ -15,7 +15,7 @@ def wanted_features(
     found: manifest.Manifest, num_views: int
 ) -> tuple[tuple[manifest.Row, ...], dict[int, np.ndarray]]:
     """All photos, and {view: indices of those wanted in it}."""
-    rows = found.taken()
+    rows = found.included()
     split = np.array([row.split for row in rows])
     train = np.flatnonzero(split == "train")
     central = np.concatenate([train, np.flatnonzero(split == "validation")])
@@ -72,7 +72,7 @@ class Cached:
             seed: of order and views.
             together: processes that share each training batch.
         """
-        rows = found.taken()
+        rows = found.included()
         split = np.array([row.split for row in rows])
         self._train = np.flatnonzero(split == "train")
         self._validation = np.flatnonzero(split == "validation")
@@ -107,7 +107,7 @@ class Cached:
         """The photos behind the first batch, uint8 [batch, ...], and their labels."""
         order, views = (part[: self.batch_size] for part in self._order(0))
         images = dataset.Images(
-            self._found, self._found.taken(), spec, batch_size=len(order)
+            self._found, self._found.included(), spec, batch_size=len(order)
         )
         shown = preprocess.central_views(images.sizes, spec)
         for view in np.unique(views):

@@ -169,7 +169,7 @@ def build(finished: run_folder.Finished, model: Any, data: str = "") -> Index:
         about=feature_cache.key(trunk, layer, finished.spec, "float32", found),
     )
     numbers = np.array(
-        [n for n, row in enumerate(found.taken()) if row.split == "train"], np.int64
+        [n for n, row in enumerate(found.included()) if row.split == "train"], np.int64
     )
-    rows = tuple(row for row in found.taken() if row.split == "train")
+    rows = tuple(row for row in found.included() if row.split == "train")
     return Index(found, rows, cached, numbers)

@@ -189,12 +189,12 @@ def data(
         else {name: {"judged": number} for name, number in judged.items()},
         "columns": manifest.SPLITS if own else ("judged",),
         "files": found.tally.files(),
-        "skipped": _by_reason([row for row in rows if not row.taken]),
+        "skipped": _by_reason([row for row in rows if not row.is_included]),
         "reencoded": _by_reason([row for row in rows if row.action == "reencoded"]),
-        "ignored": {str(kind): int(n) for kind, n in found.about.ignored.items()},
+        "ignored": {str(kind): int(n) for kind, n in found.info.ignored.items()},
         "warnings": [*_few(judged), *(_unequal(found) if own else ())],
         "notes": _notes(found, own=own),
-        "made_by": {name: str(v) for name, v in found.about.versions.items()},
+        "made_by": {name: str(v) for name, v in found.info.versions.items()},
     }
 
 
@@ -254,7 +254,7 @@ def _unequal(found: manifest.Manifest) -> list[str]:
 
 def _notes(found: manifest.Manifest, *, own: bool) -> list[str]:
     """What was done about photos that belong together."""
-    groups = collections.Counter(row.group for row in found.taken())
+    groups = collections.Counter(row.group for row in found.included())
     together = sum(number for number in groups.values() if number > 1)
     if not together:
         return []

@@ -472,7 +472,7 @@ def check_records(
             f"{called}: classes {', '.join(found.class_names)}; the run knows "
             f"{', '.join(finished.class_names)}: all or some of these names expected"
         )
-    rows = found.taken(*([] if split == "all" else [split]))
+    rows = found.included(*([] if split == "all" else [split]))
     seen = finished.seen_photos() & {row.sha256 for row in rows}
     if seen:
         raise DataError(

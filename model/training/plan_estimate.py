@@ -122,7 +122,7 @@ class _Probe:
         self._trunk, self._tail = one.build(plan)
         self._cached = one.is_cached(stage, plan)
         self._num_training = one.num_training
-        self._num_validation = len(found.taken("validation"))
+        self._num_validation = len(found.included("validation"))
 
     def estimate(self) -> Estimate:
         if self._cached:

@@ -67,7 +67,7 @@ def _write_fold(
     if (folder / manifest.HEAD_NAME).exists():
         return  # written before it was stopped
     folder.mkdir(parents=True, exist_ok=True)
-    for name in {row.file for row in found.taken()}:
+    for name in {row.file for row in found.included()}:
         link = folder / name
         if not link.is_symlink():
             link.symlink_to((found.directory / name).resolve())

@@ -40,7 +40,7 @@ def write(
         before=frozen,
         after=restore.digests(whole.variables),
     )
-    rows = found.taken("validation")
+    rows = found.included("validation")
     labels = np.array([found.labels[row.class_name] for row in rows])
     logits = best.validation_logits
     if logits is None:
@@ -64,7 +64,7 @@ def write(
 def photos(found: manifest.Manifest) -> dict[str, list[str]]:
     """SHA-256 of the photos that a run has seen, by split: none may test it."""
     return {
-        split: sorted({row.sha256 for row in found.taken(split)})
+        split: sorted({row.sha256 for row in found.included(split)})
         for split in ("train", "validation")
     }
 
@@ -90,7 +90,7 @@ def describe(
             "manifest_digest": found.digest,
             "class_names": list(found.class_names),
             "counts": found.counts(),
-            "resize_min": found.about.settings.get(
+            "resize_min": found.info.settings.get(
                 "resize_min", record_image.RESIZE_MIN
             ),
         },

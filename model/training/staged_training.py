@@ -77,7 +77,7 @@ class Trainee:
         self.stages = config.in_stages()
         classes = len(found.class_names)
         self.plans = [stages.plan(start, stage, classes) for stage in self.stages]
-        self.num_training = len(found.taken("train"))
+        self.num_training = len(found.included("train"))
         self.best = training_loop.Best()
         self.results: list[training_loop.EpochResult] = []
         self.begun = False
@@ -206,7 +206,9 @@ class Trainee:
     ) -> training_loop.Learning:
         """How the model's variables learn."""
         how = stage.learning
-        labels = [self._found.labels[r.class_name] for r in self._found.taken("train")]
+        labels = [
+            self._found.labels[r.class_name] for r in self._found.included("train")
+        ]
         on_features = plan.train_from == head.FINAL_LAYER
         kinds = len(plan.features) * head.num_kinds(plan.pooling)
         each = plan.num_features // kinds

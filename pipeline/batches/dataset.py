@@ -332,7 +332,7 @@ class Training:
         whole = range(batch_size)
         self.images = Images(
             found,
-            found.taken("train"),
+            found.included("train"),
             spec,
             batch_size=len(whole[share(batch_size)]),
             memory_bytes=_MEMORY_BYTES,
@@ -391,7 +391,7 @@ class Evaluation:
         batch_size: int,
     ) -> None:
         """Prepares passes over a split, or over all photos if `split` is ""."""
-        rows = found.taken(split) if split else found.taken()
+        rows = found.included(split) if split else found.included()
         self.images = Images(found, rows, spec, batch_size=batch_size)
 
     def __iter__(self) -> Iterator[Batch]:

@@ -335,7 +335,7 @@ def _check_records(root: Path, num_workers: int) -> tuple[Report, html_page.Enco
         Finding(kind="fault", severity="error", meaning=str(fault)) for fault in faults
     ]
     by_group: dict[str, list[manifest.Row]] = collections.defaultdict(list)
-    for row in found.taken():
+    for row in found.included():
         by_group[row.group].append(row)
     torn = [rows for rows in by_group.values() if len({r.split for r in rows}) > 1]
     if torn:
@@ -354,9 +354,9 @@ def _check_records(root: Path, num_workers: int) -> tuple[Report, html_page.Enco
         splits = {split_name: counter[split_name] for split_name in manifest.SPLITS}
         counts[name] = {"photos": counter["photos"], "usable": usable, **splits}
     findings += _balance({name: row["usable"] for name, row in counts.items()})
-    filled = [name for name in manifest.SPLITS if found.taken(name)]
+    filled = [name for name in manifest.SPLITS if found.included(name)]
     findings += _lacking(counts, filled, "warning")
-    rows = {row.path: row for row in found.taken()}
+    rows = {row.path: row for row in found.included()}
     report = Report(
         source=str(root),
         counts=counts,

@@ -59,7 +59,7 @@ def kinds_of(row: manifest.Row) -> list[str]:
     found = [
         kind for kind, begins in _REASONS if any(begins.match(part) for part in parts)
     ]
-    if row.taken:
+    if row.is_included:
         sides = sorted((row.height, row.width))
         if file_headers.has_wrong_ending(row.path, _format(parts)):
             found.append("wrong ending")

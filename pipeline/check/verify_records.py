@@ -58,7 +58,7 @@ def verify(found: manifest.Manifest, *, num_workers: int = 0) -> list[Fault]:
         What is wrong, the first fault of each record; nothing if all is well.
     """
     rows: dict[str, list[manifest.Row]] = collections.defaultdict(list)
-    for row in found.taken():
+    for row in found.included():
         rows[row.file].append(row)
     for some in rows.values():
         some.sort(key=lambda row: row.offset)
@@ -75,7 +75,7 @@ def verify(found: manifest.Manifest, *, num_workers: int = 0) -> list[Fault]:
         for index, row in enumerate(some)
     ]
     record_image.limit_pixels(
-        found.about.settings.get("max_pixels", record_image.MAX_PIXELS)
+        found.info.settings.get("max_pixels", record_image.MAX_PIXELS)
     )
     with command_line.progress(len(tasks), "record", "check") as progress:
         for block, results in process_pool.map_blocks(

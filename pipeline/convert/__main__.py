@@ -132,7 +132,7 @@ def main(argv: Sequence[str]) -> None:
     command_line.say(count_tables.conversion(summary.tally))
     for note in summary.notes:
         command_line.say(note)
-    for kind, count in summary.about.ignored.items():
+    for kind, count in summary.info.ignored.items():
         command_line.say(f"ignored: {count} {kind}")
     for path, reason in summary.skipped:
         command_line.say(f"skipped {command_line.one_line(path)}: {reason}")
@@ -143,7 +143,7 @@ def main(argv: Sequence[str]) -> None:
         command_line.say(line)
     for line in split_assignment.warnings(summary.tally.splits()):
         command_line.say(f"warning: {line}")
-    kept = summary.about.seed
+    kept = summary.info.seed
     if flags.FLAGS["seed"].present and kept != config.seed:
         command_line.say(
             f"--seed={config.seed} is not used: known photos keep the split of seed "

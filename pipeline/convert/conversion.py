@@ -112,7 +112,7 @@ class Summary:
 
     Attributes:
         directory: of the data set.
-        about: the data set as it is now.
+        info: the data set as it is now.
         tally: counts of its rows.
         written: names of the record files written; none when nothing had changed.
         skipped: path and reason of the first files that were not taken.
@@ -122,7 +122,7 @@ class Summary:
     """
 
     directory: Path
-    about: manifest.About
+    info: manifest.DatasetInfo
     tally: manifest.Tally
     written: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]
@@ -183,7 +183,7 @@ def convert(config: Config) -> Summary:
             known=before.files if before else (),
         )
         told = _decide(config, found, source, before, files, keys)
-        about = _about(config, source, before)
+        info = _info(config, source, before)
         shard_bytes = config.shard_mb << 20
         places = record_files.place(found, source.class_names, shard_bytes, before)
         record_files.write(found, places, files, run)
@@ -193,7 +193,7 @@ def convert(config: Config) -> Summary:
             key = operator.attrgetter("path")
             lines = heapq.merge(lines, map(manifest.Line.of, gone), key=key)
         skipped: list[tuple[str, str]] = []
-        with manifest.Writer(about, partial) as writer:
+        with manifest.Writer(info, partial) as writer:
             for line in lines:
                 writer.add(line)
                 if line.action == "skipped" and len(skipped) < _SHOWN_SKIPPED:
@@ -201,13 +201,13 @@ def convert(config: Config) -> Summary:
             writer.finish()
         summary = Summary(
             directory=directory,
-            about=about,
+            info=info,
             tally=writer.tally,
             written=tuple(places.written),
             skipped=tuple(skipped),
             findings=tuple(told),
-            changed=bool(places.written) or not _same(before, about, writer.digest),
-            notes=(*source.notes, *predefined_splits.notes(source, about.shares)),
+            changed=bool(places.written) or not _same(before, info, writer.digest),
+            notes=(*source.notes, *predefined_splits.notes(source, info.shares)),
         )
         if not summary.changed:
             return summary
@@ -243,19 +243,19 @@ def _decide(
     selection.check_classes(found, source, files.partial)
     selection.group(found, bonds)
     predefined_splits.place(found, source, before)
-    about = _about(config, source, before)
-    shares = predefined_splits.open_shares(source, about.shares)
-    selection.assign_splits(found, seed=about.seed, shares=shares)
+    info = _info(config, source, before)
+    shares = predefined_splits.open_shares(source, info.shares)
+    selection.assign_splits(found, seed=info.seed, shares=shares)
     return conversion_notes.lines(found, source, bonds, left_out)
 
 
-def _about(
+def _info(
     config: Config, source: find_source.Source, before: previous_dataset.Known | None
-) -> manifest.About:
-    return manifest.About(
+) -> manifest.DatasetInfo:
+    return manifest.DatasetInfo(
         class_names=source.class_names,
-        seed=before.about.seed if before else config.seed,
-        shares=before.about.shares if before else split_assignment.DEFAULT_SHARES,
+        seed=before.info.seed if before else config.seed,
+        shares=before.info.shares if before else split_assignment.DEFAULT_SHARES,
         settings={**config.settings, **source.settings},
         versions={
             "graft": manifest.GRAFT_VERSION,
@@ -268,13 +268,13 @@ def _about(
 
 
 def _same(
-    before: previous_dataset.Known | None, about: manifest.About, digest: str
+    before: previous_dataset.Known | None, info: manifest.DatasetInfo, digest: str
 ) -> bool:
     """Whether the data set is as it was; other versions of tools do not count."""
     return (
         before is not None
         and before.digest == digest
-        and before.about == dataclasses.replace(about, versions=before.about.versions)
+        and before.info == dataclasses.replace(info, versions=before.info.versions)
     )
 
 
@@ -309,11 +309,12 @@ def _check_same_source(
     if before is None:
         return
     if not any(
-        row and row.taken for row in previous_dataset.rows_at(before, source.paths)
+        row and row.is_included
+        for row in previous_dataset.rows_at(before, source.paths)
     ):
         raise DataError(
             f"{before.directory}: holds another data set (classes "
-            f"{', '.join(before.about.class_names[:5])}); choose another --out or "
+            f"{', '.join(before.info.class_names[:5])}); choose another --out or "
             "remove it"
         )
 

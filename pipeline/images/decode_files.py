@@ -105,7 +105,7 @@ def convert_block(how: How, block: Sequence[Task]) -> file_table.Segment:
             if record and how.keeps_records:
                 place, offset = os.getpid(), file.tell()
                 file.write(record)
-            elif row.taken:
+            elif row.is_included:
                 place, offset = task.known_file, row.offset
             found[number] = _entry(row, place, offset)
     return _segment(how.partial, lines, found)

@@ -64,14 +64,14 @@ def _tasks(
     if before is not None:
         rows = previous_dataset.rows_at(before, source.paths)
         # A record holds its label, and the settings decide its bytes; a row, its hash.
-        kept = {name: before.about.settings.get(name) for name in settings}
-        if before.about.class_names == source.class_names and kept == settings:
+        kept = {name: before.info.settings.get(name) for name in settings}
+        if before.info.class_names == source.class_names and kept == settings:
             reusable = {
                 name: file_table.KNOWN_FILES - before.files.index(name)
                 for name in before.intact_files()
             }
     for number, (path, row) in enumerate(zip(source.paths, rows, strict=False)):
-        file = reusable.get(row.file) if row and row.taken else None
+        file = reusable.get(row.file) if row and row.is_included else None
         if row and row.split:
             found.splits[number] = manifest.SPLITS.index(row.split)
             found.folds[number] = file_table.NO_FOLD if row.fold is None else row.fold

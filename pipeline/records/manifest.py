@@ -81,7 +81,7 @@ class Row:
     length: int = 0
 
     @property
-    def taken(self) -> bool:
+    def is_included(self) -> bool:
         """Whether the records hold this photo."""
         return self.action != "skipped"
 
@@ -160,7 +160,7 @@ class Tally:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class About:
+class DatasetInfo:
     """What is said of a data set beside its rows.
 
     Attributes:
@@ -185,36 +185,36 @@ class Manifest:
     """A converted data set.
 
     Attributes:
-        about: class names, seed, settings.
+        info: class names, seed, settings.
         rows: one per source file, in the order of their paths.
         directory: the folder that holds manifest and records.
     """
 
-    about: About
+    info: DatasetInfo
     rows: tuple[Row, ...]
     directory: Path
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """In label order; label i is class_names[i]."""
-        return self.about.class_names
+        return self.info.class_names
 
     @functools.cached_property
     def labels(self) -> dict[str, int]:
         """{class name: 0-based label}."""
         return {name: label for label, name in enumerate(self.class_names)}
 
-    def taken(self, *splits: str) -> tuple[Row, ...]:
+    def included(self, *splits: str) -> tuple[Row, ...]:
         """Rows with a record, of the named splits (all when none is named)."""
         return tuple(
             row
             for row in self.rows
-            if row.taken and (not splits or row.split in splits)
+            if row.is_included and (not splits or row.split in splits)
         )
 
     @functools.cached_property
     def _writer(self) -> "Writer":
-        writer = Writer(self.about, None)
+        writer = Writer(self.info, None)
         for row in self.rows:
             writer.add(Line.of(row))
         return writer
@@ -240,7 +240,7 @@ class Manifest:
 
     def stage(self, partial_dir: Path) -> None:
         """Writes both manifest files into a staging folder."""
-        with Writer(self.about, partial_dir) as writer:
+        with Writer(self.info, partial_dir) as writer:
             for row in self.rows:
                 writer.add(Line.of(row))
             writer.finish()
@@ -248,7 +248,7 @@ class Manifest:
     def same_data(self, other: Self) -> bool:
         """Whether both describe the same records, splits and settings."""
         mine, others = (
-            dataclasses.replace(one.about, versions={}) for one in (self, other)
+            dataclasses.replace(one.info, versions={}) for one in (self, other)
         )
         return mine == others and self.digest == other.digest
 
@@ -343,22 +343,22 @@ class Writer:
         tally: counts of the rows so far.
     """
 
-    def __init__(self, about: About, partial_dir: Path | None) -> None:
+    def __init__(self, info: DatasetInfo, partial_dir: Path | None) -> None:
         """Begins.
 
         Args:
-            about: the data set.
+            info: the data set.
             partial_dir: folder for both files; None only counts and digests.
         """
-        self.tally = Tally(about.class_names)
-        self._about = about
+        self.tally = Tally(info.class_names)
+        self._info = info
         self._partial_dir = partial_dir
         self._file = (
             (partial_dir / ROWS_NAME).open("w", encoding="ascii")
             if partial_dir
             else None
         )
-        names = json.dumps(about.class_names) + "\n"
+        names = json.dumps(info.class_names) + "\n"
         self._digest = hashlib.sha256(names.encode("ascii"))
         self._records = hashlib.sha256()
 
@@ -392,7 +392,7 @@ class Writer:
         digest = self._records.copy()
         settings = {
             name: value
-            for name, value in self._about.settings.items()
+            for name, value in self._info.settings.items()
             if name not in _NOT_OF_RECORDS
         }
         digest.update(json.dumps(settings, sort_keys=True).encode())
@@ -405,14 +405,14 @@ class Writer:
         self._file.close()
         head = {
             "format_version": FORMAT_VERSION,
-            "class_names": list(self._about.class_names),
+            "class_names": list(self._info.class_names),
             "counts": self.tally.splits(),
             "files": self.tally.files(),
-            "ignored": self._about.ignored,
-            "seed": self._about.seed,
-            "shares": self._about.shares,
-            "settings": self._about.settings,
-            "versions": self._about.versions,
+            "ignored": self._info.ignored,
+            "seed": self._info.seed,
+            "shares": self._info.shares,
+            "settings": self._info.settings,
+            "versions": self._info.versions,
             "digest": self.digest,
             "records_digest": self.records_digest,
         }
@@ -432,15 +432,15 @@ def read(directory: Path) -> Manifest:
         DataError: no data set here, an interrupted conversion, another format,
             a damaged file, or one photo in two splits.
     """
-    about, digest = read_head(directory)
+    info, digest = read_head(directory)
     rows = tuple(read_rows(directory))
-    found = Manifest(about=about, rows=rows, directory=directory)
+    found = Manifest(info=info, rows=rows, directory=directory)
     check_digest(directory, found.digest, digest)
     check(found)
     return found
 
 
-def read_head(directory: Path) -> tuple[About, str]:
+def read_head(directory: Path) -> tuple[DatasetInfo, str]:
     """Reads manifest.json.
 
     Returns:
@@ -479,7 +479,7 @@ def read_head(directory: Path) -> tuple[About, str]:
             f"{path}: format version {version}, this Graft reads {FORMAT_VERSION}; "
             "convert again into a new folder"
         )
-    needed = {field.name for field in dataclasses.fields(About)} | {"digest"}
+    needed = {field.name for field in dataclasses.fields(DatasetInfo)} | {"digest"}
     if missing := needed - head.keys():
         raise DataError(f"{path}: {sorted(missing)} missing; convert again")
     for name, kind in _HEAD_KINDS.items():
@@ -490,7 +490,7 @@ def read_head(directory: Path) -> tuple[About, str]:
             )
     values = {name: head[name] for name in needed - {"digest"}}
     values["class_names"] = tuple(map(str, values["class_names"]))
-    return About(**values), head["digest"]
+    return DatasetInfo(**values), head["digest"]
 
 
 def read_rows(directory: Path) -> Iterator[Row]:
@@ -546,7 +546,7 @@ def check_files(found: Manifest) -> None:
         DataError: a record file is missing, or of another size.
     """
     ends: dict[str, int] = collections.defaultdict(int)
-    for row in found.taken():
+    for row in found.included():
         ends[row.file] = max(ends[row.file], row.offset + row.length)
     for name, end in ends.items():
         path = found.directory / name
@@ -566,7 +566,7 @@ def check(found: Manifest) -> None:
     """
     first: dict[str, Row] = {}
     known = set(found.class_names)
-    for row in found.taken():
+    for row in found.included():
         if row.split not in SPLITS or row.class_name not in known:
             raise DataError(
                 f"{found.directory / ROWS_NAME}: {row.path} has split {row.split!r}, "

@@ -18,7 +18,7 @@ class Known:
     """What is read of an earlier manifest, without holding its rows.
 
     Attributes:
-        about: class names, seed, settings.
+        info: class names, seed, settings.
         digest: of the manifest.
         directory: of the data set.
         files: names of its record files.
@@ -32,13 +32,13 @@ class Known:
             DataError: damaged; as manifest.read.
         """
         self.directory = directory
-        self.about, self.digest = manifest.read_head(directory)
+        self.info, self.digest = manifest.read_head(directory)
         self.ends: dict[str, int] = collections.defaultdict(int)
         hashes, splits, folds = [], bytearray(), []
-        with manifest.Writer(self.about, None) as writer:
+        with manifest.Writer(self.info, None) as writer:
             for row in manifest.read_rows(directory):
                 writer.add(manifest.Line.of(row))
-                if row.taken:
+                if row.is_included:
                     end = row.offset + row.length
                     self.ends[row.file] = max(self.ends[row.file], end)
                 # The same bytes may also lie outside any class, without a split; and a

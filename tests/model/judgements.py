@@ -54,8 +54,8 @@ def renamed(found, names):
         dataclasses.replace(row, class_name=new.get(row.class_name, ""))
         for row in found.rows
     )
-    about = dataclasses.replace(found.about, class_names=tuple(names))
-    return dataclasses.replace(found, rows=rows, about=about)
+    info = dataclasses.replace(found.info, class_names=tuple(names))
+    return dataclasses.replace(found, rows=rows, info=info)
 
 
 def write_run(directory, found, seen=()):

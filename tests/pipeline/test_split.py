@@ -273,8 +273,8 @@ class TestCommand:
         config = split.Config(data=str(tmp_path), folds=5, fold=2)
         split.resplit(config)
         after = manifest.read(tmp_path)
-        assert {row.fold for row in after.taken("test")} == {2}
-        assert len(after.taken("test")) == 12
+        assert {row.fold for row in after.included("test")} == {2}
+        assert len(after.included("test")) == 12
         assert after.records_digest == before.records_digest
         assert after.digest != before.digest
 
@@ -285,8 +285,8 @@ class TestCommand:
         )
         split.resplit(config)
         after = manifest.read(tmp_path)
-        assert (after.about.seed, after.about.shares["test"]) == (5, 0.25)
-        assert len(after.taken("test")) == len(after.taken("validation")) == 15
+        assert (after.info.seed, after.info.shares["test"]) == (5, 0.25)
+        assert len(after.included("test")) == len(after.included("validation")) == 15
 
     @pytest.mark.parametrize("folds", [61, 40_000, 10**9])
     def test_more_folds_than_photos(self, found, folds):
@@ -299,7 +299,7 @@ class TestCommand:
         self.copy(found, tmp_path)
         head = tmp_path / manifest.HEAD_NAME
         before = head.stat().st_mtime_ns
-        split.resplit(split.Config(data=str(tmp_path), seed=found.about.seed))
+        split.resplit(split.Config(data=str(tmp_path), seed=found.info.seed))
         assert head.stat().st_mtime_ns == before
 
     @pytest.mark.parametrize(

@@ -187,7 +187,7 @@ def test_saved_examples_read_back(by_hand, tmp_path):
 
 class TestJudge:
     def test_every_photo_once_in_the_manifests_order(self, found):
-        rows = found.taken("test")
+        rows = found.included("test")
         assert len(rows) % 4
         judged = ask(found, "test", batch_size=4)
         assert list(judged.rows) == list(rows)
@@ -215,7 +215,7 @@ class TestJudge:
 
     def test_whole_data_set(self, found):
         judged = ask(found, "")
-        assert len(judged.labels) == len(found.taken()) == 60
+        assert len(judged.labels) == len(found.included()) == 60
         assert judged.figures()["accuracy"] == 1
 
     def test_one_mistake_is_named(self, found):
@@ -227,7 +227,7 @@ class TestJudge:
         judged = ask(found, "test", model=model, temperature=50.0)
         wrong = {error["path"] for error in judged.errors()}
         assert wrong == {
-            row.path for row in found.taken("test") if row.class_name != "red"
+            row.path for row in found.included("test") if row.class_name != "red"
         }
         assert {error["predicted"] for error in judged.errors()} == {"red"}
         chances = [error["probability"] for error in judged.errors()]

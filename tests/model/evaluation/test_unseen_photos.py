@@ -10,16 +10,16 @@ from tests.model import judgements
 
 
 def test_photos_that_were_trained_on_do_not_count(found, tmp_path):
-    seen = {row.sha256 for row in found.taken("train", "validation")}
+    seen = {row.sha256 for row in found.included("train", "validation")}
     judged = judgements.judged(tmp_path / "run", found, seen=seen)
-    assert judged.held_out.rows == list(found.taken("test"))
+    assert judged.held_out.rows == list(found.included("test"))
     doubts = judged.figures["label_doubts"]
-    assert doubts["num_examples"] == len(found.taken("test"))
+    assert doubts["num_examples"] == len(found.included("test"))
     assert judged.figures["photos_seen"] == len(seen)
 
 
 def test_none_is_left(found, tmp_path):
-    seen = {row.sha256 for row in found.taken()}
+    seen = {row.sha256 for row in found.included()}
     judged = judgements.judged(tmp_path / "run", found, seen=seen)
     doubts = judged.figures["label_doubts"]
     assert (doubts["num_examples"], doubts["photos"]) == (0, [])
@@ -69,14 +69,14 @@ class TestFolds:
     def test_all_photos_that_any_has_judged(self, folds, found):
         unseen = unseen_photos.of_folds(folds[0], found)
         assert unseen.source == "out-of-fold probabilities of 2 of 3 folds"
-        expected = [*found.taken("test"), *found.taken("validation")]
+        expected = [*found.included("test"), *found.included("validation")]
         assert [row.path for row in unseen.rows] == [row.path for row in expected]
         labels = [found.labels[row.class_name] for row in expected]
         assert unseen.labels.tolist() == labels
         np.testing.assert_allclose(unseen.probabilities.sum(axis=1), 1)
         here = evaluate_split.judge_run(folds[0], found, "test")
         np.testing.assert_allclose(
-            unseen.probabilities[: len(found.taken("test"))],
+            unseen.probabilities[: len(found.included("test"))],
             here.judgement.probabilities(),
             rtol=1e-6,
         )

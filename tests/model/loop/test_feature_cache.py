@@ -28,7 +28,7 @@ class Watched(dataset.Images):
     """Keeps what was asked for; can be stopped as by Ctrl-C."""
 
     def __init__(self, found, stop_after=None):
-        super().__init__(found, found.taken(), SPEC, batch_size=BATCH_SIZE)
+        super().__init__(found, found.included(), SPEC, batch_size=BATCH_SIZE)
         self.asked = []
         self._left = stop_after
 
@@ -49,7 +49,7 @@ def trunk():
 
 @pytest.fixture
 def every(found):
-    return np.arange(len(found.taken()))
+    return np.arange(len(found.included()))
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def extract(found, trunk, tmp_path):
 @pytest.fixture
 def central(found, trunk, every):
     """What the trunk says of the central windows, worked out without a cache."""
-    images = dataset.Images(found, found.taken(), SPEC, batch_size=len(every))
+    images = dataset.Images(found, found.included(), SPEC, batch_size=len(every))
     views = preprocess.central_views(images.sizes, SPEC)
     (batch,) = images.run(every, views)
     return np.asarray(trunk(np.asarray(batch["image"], np.float32)))
@@ -375,7 +375,7 @@ def test_views_are_the_centre_the_same_mirrored_and_random_windows(
     first, second, third = (
         made.gather(every, np.full(len(every), view)).numpy() for view in range(3)
     )
-    images = dataset.Images(found, found.taken(), SPEC, batch_size=len(every))
+    images = dataset.Images(found, found.included(), SPEC, batch_size=len(every))
     (batch,) = images.run(every, preprocess.central_views(images.sizes, SPEC))
     mirrored = np.asarray(batch["image"], np.float32)[:, :, ::-1]
     assert np.allclose(first, central, atol=1e-3)

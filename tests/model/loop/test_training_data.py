@@ -71,10 +71,10 @@ def write_numbered(directory):
         path="004.txt", class_name="a", sha256="", source_bytes=1, action="skipped"
     )
     rows.insert(5, skipped)
-    about = manifest.About(
+    info = manifest.DatasetInfo(
         class_names=names, seed=0, shares={}, settings={}, versions={}, ignored={}
     )
-    return manifest.Manifest(about=about, rows=tuple(rows), directory=directory)
+    return manifest.Manifest(info=info, rows=tuple(rows), directory=directory)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def numbers_of(batches):
 
 
 def of_split(found, split):
-    return [int(row.path[:3]) for row in found.taken(split)]
+    return [int(row.path[:3]) for row in found.included(split)]
 
 
 def flat(batches):
@@ -178,7 +178,7 @@ class TestViews:
 
     def windows(self, found, split, views):
         """float64 [num_photos, 8, 8, 3] of a split, in the manifest's order."""
-        rows = found.taken(split)
+        rows = found.included(split)
         images = dataset.Images(found, rows, self.spec, batch_size=len(rows))
         (batch,) = images.run(np.arange(len(rows)), views(images.sizes, self.spec))
         return np.asarray(batch["image"], np.float64)
@@ -270,6 +270,6 @@ class TestViews:
         build_cached(found, tmp_path, 2, self.plan)
         (folder,) = tmp_path.iterdir()
         central, random = (np.load(folder / f"view{view}.done.npy") for view in (0, 1))
-        splits = np.array([row.split for row in found.taken()])
+        splits = np.array([row.split for row in found.included()])
         assert set(splits[central]) == {"train", "validation"}
         assert set(splits[random]) == {"train"}

@@ -37,7 +37,8 @@ def test_a_training_photo_that_cannot_be_shown_is_grey(tmp_path, found, capsys, 
     """And told once; the pictures of all photos are drawn."""
     pictures = explanation_picture.Pictures(tmp_path, Explainer(ERRORS[name]), SPEC)
     near = [
-        similar_photos.Neighbour(row=row, similarity=0.5) for row in found.taken()[:2]
+        similar_photos.Neighbour(row=row, similarity=0.5)
+        for row in found.included()[:2]
     ]
     why = classifier.Explanation(overlay=None, nearest=near)
     black = np.zeros((SPEC.size_px, SPEC.size_px, 3), np.uint8)

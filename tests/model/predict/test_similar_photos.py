@@ -39,7 +39,7 @@ def embeddings(finished, model, found, rows):
 def test_nearest(finished, found):
     model = finished.load_model()
     index = similar_photos.build(finished, model)
-    train_rows, test_rows = found.taken("train"), found.taken("test")
+    train_rows, test_rows = found.included("train"), found.included("test")
     assert index.rows == train_rows
     known = embeddings(finished, model, found, train_rows).reshape(len(train_rows), -1)
     asked = embeddings(finished, model, found, test_rows)
@@ -75,7 +75,7 @@ def test_features_that_training_left_are_used(finished, found, monkeypatch):
 
     monkeypatch.setattr(feature_cache, "as_stored", never)
     assert len(similar_photos.build(finished, finished.load_model()).rows) == len(
-        found.taken("train")
+        found.included("train")
     )
 
 

@@ -148,7 +148,7 @@ def test_photos_that_are_looked_at_have_words_and_heat(page, reader, judged):
 
 
 def test_seen_photos_are_a_warning(found, tmp_path):
-    seen = {row.sha256 for row in found.taken()}
+    seen = {row.sha256 for row in found.included()}
     judged = judgements.judged(tmp_path / "run", found, seen=seen)
     text = html_report.render(judged, "")
     assert "60 of these photos were seen in training." in text
@@ -156,7 +156,7 @@ def test_seen_photos_are_a_warning(found, tmp_path):
 
 
 def test_the_split_says_what_the_temperature_was_fitted_on(found, tmp_path):
-    seen = {row.sha256 for row in found.taken("train", "validation")}
+    seen = {row.sha256 for row in found.included("train", "validation")}
     for split, words in (
         ("validation", "split, and so on these photos"),
         ("test", "split and never on these photos"),
@@ -262,9 +262,9 @@ def test_photos_take_turns():
 def test_thumbnails_have_room_for_so_many(found, monkeypatch):
     monkeypatch.setattr(photo_thumbnails, "MAX_BYTES", 20_000)
     thumbnails = photo_thumbnails.Thumbnails(found)
-    thumbnails.add(found.taken(), large=False)
+    thumbnails.add(found.included(), large=False)
     assert thumbnails.full
     assert 0 < sum(map(len, thumbnails.sources.values())) <= 20_000
     before = dict(thumbnails.sources)
-    thumbnails.add(found.taken()[:3], large=True)
+    thumbnails.add(found.included()[:3], large=True)
     assert thumbnails.sources == before  # made once

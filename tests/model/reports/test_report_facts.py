@@ -92,7 +92,7 @@ class TestData:
         assert "no photo judged of blue, green, red" in data["warnings"]
 
     def test_classes_of_unequal_size(self, found):
-        reds = [row for row in found.taken("train") if row.class_name == "red"]
+        reds = [row for row in found.included("train") if row.class_name == "red"]
         left_out = {row.path for row in reds[1:]}
         rows = tuple(
             row.skipped("empty file") if row.path in left_out else row
@@ -117,7 +117,7 @@ class TestData:
 
     def test_of_other_photos_nothing_is_said_of_training(self, found):
         """One red training photo is no warning where nothing was trained on them."""
-        reds = [row for row in found.taken("train") if row.class_name == "red"]
+        reds = [row for row in found.included("train") if row.class_name == "red"]
         left_out = {row.path for row in reds[1:]}
         rows = [
             row.skipped("empty file") if row.path in left_out else row

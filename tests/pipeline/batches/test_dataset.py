@@ -16,7 +16,7 @@ SPEC = preprocess.InputSpec(size_px=28, short_side_px=32, source="a test")
 
 
 def images_of(found, rows=None, batch_size=7, **kwargs):
-    rows = found.taken() if rows is None else rows
+    rows = found.included() if rows is None else rows
     return dataset.Images(found, rows, SPEC, batch_size=batch_size, **kwargs)
 
 
@@ -53,7 +53,7 @@ def test_element_specs_are_as_announced(found):
 @pytest.mark.parametrize("batch_size", [1, 7, 48, 100])
 def test_an_epoch_has_each_training_photo_once(found, batch_size):
     training = dataset.Training(found, SPEC, batch_size=batch_size, seed=0)
-    rows = found.taken("train")
+    rows = found.included("train")
     for epoch in range(2):
         batches = list(training.epoch(epoch))
         sizes = [len(batch["row"]) for batch in batches]
@@ -68,7 +68,7 @@ def test_an_epoch_has_each_training_photo_once(found, batch_size):
 @pytest.mark.parametrize("batch_size", [1, 5, 64])
 def test_evaluation_sees_each_photo_once_in_order(found, split, batch_size):
     evaluation = dataset.Evaluation(found, split, SPEC, batch_size=batch_size)
-    rows = found.taken(split) if split else found.taken()
+    rows = found.included(split) if split else found.included()
     values = collect(evaluation)
     assert values["row"].tolist() == list(range(len(rows)))
     assert values["label"].tolist() == [found.labels[r.class_name] for r in rows]
@@ -128,7 +128,7 @@ def test_pixels_are_those_of_the_source_photo(found, shared_records):
 
 
 def test_memory_and_disk_give_the_same(found):
-    order = np.random.default_rng(0).permutation(len(found.taken()))
+    order = np.random.default_rng(0).permutation(len(found.included()))
     stored, read = (images_of(found, memory_bytes=size) for size in (1 << 30, 0))
     one, other = (collect(i.run(order, central(i))) for i in (stored, read))
     assert all((one[name] == other[name]).all() for name in one)
@@ -136,7 +136,7 @@ def test_memory_and_disk_give_the_same(found):
 
 def test_records_in_memory_need_no_file(copy):
     images = images_of(copy, memory_bytes=1 << 30)
-    for row in copy.taken():
+    for row in copy.included():
         (copy.directory / row.file).unlink(missing_ok=True)
     assert len(collect(images.run(np.arange(5), central(images)))["row"]) == 5
 
@@ -153,7 +153,7 @@ def flip_byte(path, offset):
 
 
 def test_a_damaged_record_is_named(copy):
-    row = copy.taken()[3]
+    row = copy.included()[3]
     flip_byte(copy.directory / row.file, row.offset + row.length // 2)
     images = images_of(copy)
     with pytest.raises(DataError) as caught:
@@ -166,7 +166,7 @@ def test_a_damaged_record_is_named(copy):
 
 
 def test_a_file_cut_short_is_named(copy):
-    row = copy.taken()[-1]
+    row = copy.included()[-1]
     path = copy.directory / row.file
     path.write_bytes(path.read_bytes()[:-10])
     images = images_of(copy)
@@ -175,7 +175,7 @@ def test_a_file_cut_short_is_named(copy):
 
 
 def test_a_missing_file_is_named(copy):
-    path = copy.directory / copy.taken()[0].file
+    path = copy.directory / copy.included()[0].file
     path.unlink()
     images = images_of(copy)
     with pytest.raises(FileNotFoundError, match=path.name):
@@ -184,7 +184,7 @@ def test_a_missing_file_is_named(copy):
 
 @pytest.mark.parametrize("field", ["sha256", "class_name"])
 def test_a_record_that_is_not_the_manifests_is_refused(copy, field):
-    rows = list(copy.taken())
+    rows = list(copy.included())
     wrong = {"sha256": "0" * 64, "class_name": copy.class_names[-1]}
     rows[0] = dataclasses.replace(rows[0], **{field: wrong[field]})
     images = images_of(copy, rows=rows)
@@ -194,7 +194,7 @@ def test_a_record_that_is_not_the_manifests_is_refused(copy, field):
 
 def test_a_window_outside_the_image_is_an_error_not_garbage(copy):
     """A manifest whose sizes lie: the decoder refuses, and the folder is named."""
-    rows = [dataclasses.replace(row, height=5000) for row in copy.taken()]
+    rows = [dataclasses.replace(row, height=5000) for row in copy.included()]
     images = images_of(copy, rows=[row for row in rows if row.format == "jpeg"])
     views = preprocess.random_views(images.sizes, SPEC, (0,))
     with pytest.raises(DataError, match="does not decode") as caught:
@@ -246,7 +246,7 @@ class TestAugmented:
         return collect(self.training(found, **how).epoch(number, start))
 
     def test_off_is_bit_by_bit_what_it_was(self, found):
-        images = images_of(found, rows=found.taken("train"), batch_size=8)
+        images = images_of(found, rows=found.included("train"), batch_size=8)
         views = preprocess.random_views(images.sizes, SPEC, (0, 1, 1))
         order = preprocess.generator((0, 1, 0)).permutation(len(images.rows))
         before = collect(images.run(order, views))
@@ -286,7 +286,7 @@ class TestAugmented:
     def test_images_are_those_of_the_operations_on_the_plain_ones(self, found):
         augmentation = random_augmentation.Augmentation(**CHANGES)
         plain, changed = self.epoch(found), self.epoch(found, **CHANGES)
-        rows = found.taken("train")
+        rows = found.included("train")
         sizes = np.array([(row.height, row.width) for row in rows])
         order = dataset.permutation(len(rows), (0, 1))
         views = random_augmentation.views(augmentation, sizes, SPEC, order, (0, 1))
@@ -301,7 +301,7 @@ class TestAugmented:
     def test_crops_are_those_parts_of_the_photo(self, found, shared_records):
         crops = {"crop_area": "0.3,1", "mirror": False}
         values = self.epoch(found, **crops)
-        rows = found.taken("train")
+        rows = found.included("train")
         sizes = np.array([(row.height, row.width) for row in rows])
         order = dataset.permutation(len(rows), (0, 1))
         augmentation = random_augmentation.Augmentation(**crops)
@@ -359,7 +359,7 @@ class TestAugmented:
             source=str(tmp_path / "photos"), out=str(tmp_path / "records"), workers=1
         )
         found = conversion.convert(config).manifest
-        rows = tuple(dataclasses.replace(r, split="train") for r in found.taken())
+        rows = tuple(dataclasses.replace(r, split="train") for r in found.included())
         assert len(rows) == 12
         found = dataclasses.replace(found, rows=rows)
         spec = dataclasses.replace(SPEC, resize=resize)

@@ -42,7 +42,7 @@ def test_a_photo_is_seen_as_records_are(photos, tmp_path, running, resize):
             np.testing.assert_array_equal(viewer(running.decode(data)), pixels)
             np.testing.assert_array_equal(viewer.of_file(data), pixels)
             seen += 1
-    assert seen == len(found.taken())
+    assert seen == len(found.included())
 
 
 def turned_away(pixels, orientation):

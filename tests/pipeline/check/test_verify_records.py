@@ -44,8 +44,8 @@ def faults_of(found):
 
 def rows_of(found):
     """The rows of the first record file, in its order."""
-    name = min(row.file for row in found.taken())
-    rows = [row for row in found.taken() if row.file == name]
+    name = min(row.file for row in found.included())
+    rows = [row for row in found.included() if row.file == name]
     return sorted(rows, key=lambda row: row.offset)
 
 
@@ -95,7 +95,7 @@ def other_letter(text):
     ],
 )
 def test_a_feature_that_the_manifest_has_otherwise(found, name, change):
-    rows = [row for row in found.taken() if found.labels[row.class_name] == 1]
+    rows = [row for row in found.included() if found.labels[row.class_name] == 1]
     row = rows[0]
     rewrite(found, row, lambda values: {name: change(values[name])})
     (fault,) = faults_of(found)
@@ -105,7 +105,7 @@ def test_a_feature_that_the_manifest_has_otherwise(found, name, change):
 
 def test_pixels_of_another_photo(found):
     """Right checksums, right features, and bytes that are not the photo's."""
-    row = next(row for row in found.taken() if row.action == "copied")
+    row = next(row for row in found.included() if row.action == "copied")
 
     def change(values):
         encoded = values["image/encoded"]
@@ -118,7 +118,7 @@ def test_pixels_of_another_photo(found):
 
 
 def test_what_does_not_decode(found):
-    row = next(row for row in found.taken() if row.action == "copied")
+    row = next(row for row in found.included() if row.action == "copied")
     rewrite(
         found,
         row,
@@ -135,12 +135,10 @@ def test_what_does_not_decode(found):
 
 
 def test_as_many_pixels_as_conversion_allowed(processes, found):
-    settings = found.about.settings | {"max_pixels": 100}
-    about = dataclasses.replace(found.about, settings=settings)
-    faults = verify_records.verify(
-        dataclasses.replace(found, about=about), num_workers=1
-    )
-    assert len(faults) == len(found.taken())
+    settings = found.info.settings | {"max_pixels": 100}
+    info = dataclasses.replace(found.info, settings=settings)
+    faults = verify_records.verify(dataclasses.replace(found, info=info), num_workers=1)
+    assert len(faults) == len(found.included())
     assert "larger than 100 pixels" in faults[0].problem
 
 

@@ -63,19 +63,19 @@ def test_every_file_is_accounted_for(photos, tmp_path):
         if path.is_file() and not path.name.startswith(".")
     }
     assert {row.path for row in found.rows} == files
-    skipped = {row.path: row.reason for row in found.rows if not row.taken}
+    skipped = {row.path: row.reason for row in found.rows if not row.is_included}
     assert set(skipped) == {"red/notes.txt", "red/cut.jpg", "stray.jpg"}
     assert "not an image" in skipped["red/notes.txt"]
     assert skipped["stray.jpg"] == "not in a class folder"
     head = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert head["files"]["total"] == 36 + 3
-    assert sum(found.about.ignored.values()) == 1
+    assert sum(found.info.ignored.values()) == 1
 
 
 def test_records_hold_what_the_manifest_says(photos, tmp_path):
     found = run_convert(photos, tmp_path / "out").manifest
     kinds = set()
-    for row in found.taken():
+    for row in found.included():
         values = payload_of(row, tmp_path / "out")
         source = (photos / row.path).read_bytes()
         assert values["image/filename"].decode() == row.path
@@ -96,9 +96,10 @@ def test_records_hold_what_the_manifest_says(photos, tmp_path):
 
 def test_rows_tile_the_record_files(photos, tmp_path):
     found = run_convert(photos, tmp_path / "out").manifest
-    for name in {row.file for row in found.taken()}:
+    for name in {row.file for row in found.included()}:
         rows = sorted(
-            (row for row in found.taken() if row.file == name), key=lambda r: r.offset
+            (row for row in found.included() if row.file == name),
+            key=lambda r: r.offset,
         )
         ends = [0, *(row.offset + row.length for row in rows)]
         assert [row.offset for row in rows] == ends[:-1]
@@ -163,7 +164,7 @@ def test_photos_added_later_move_no_other(photos, tmp_path):
     assert summary.written == ("red.tfrecord",)
     counts = summary.manifest.counts()["red"]
     assert counts == {"train": 34, "validation": 4, "test": 4}
-    for row in summary.manifest.taken():
+    for row in summary.manifest.included():
         assert payload_of(row, out)["image/sha256"].decode() == row.sha256
 
 
@@ -173,7 +174,7 @@ def test_a_photo_under_a_new_name_keeps_its_split(photos, tmp_path):
     for path in sorted(photos.rglob("*.jpg")):
         path.rename(path.with_name(f"renamed-{path.name}"))
     after = run_convert(photos, out).manifest
-    assert {row.sha256: row.split for row in after.taken()} == before
+    assert {row.sha256: row.split for row in after.included()} == before
 
 
 def test_removed_photos_stay_in_the_manifest_and_come_back(photos, tmp_path):
@@ -211,7 +212,7 @@ def test_copies_of_a_photo_share_a_split(photos, tmp_path):
             )
     found = run_convert(photos, tmp_path / "out").manifest
     splits = {}
-    for row in found.taken():
+    for row in found.included():
         splits.setdefault(row.sha256, set()).add(row.split)
     assert {len(names) for names in splits.values()} == {1}
     assert found.counts()["red"]["test"] in (4, 8)
@@ -220,7 +221,7 @@ def test_copies_of_a_photo_share_a_split(photos, tmp_path):
 def test_a_photo_under_two_classes_is_left_out(photos, tmp_path):
     shutil.copy(photos / "red" / "red000.jpg", photos / "blue" / "same.jpg")
     found = run_convert(photos, tmp_path / "out").manifest
-    reasons = {row.path: row.reason for row in found.rows if not row.taken}
+    reasons = {row.path: row.reason for row in found.rows if not row.is_included}
     assert set(reasons) == {"red/red000.jpg", "blue/same.jpg"}
     assert set(reasons.values()) == {"the same photo is filed under blue, red"}
 
@@ -266,7 +267,7 @@ def test_unreadable_files_are_skipped_by_name(photos, tmp_path):
     (photos / "red" / "dangling.jpg").symlink_to(tmp_path / "nowhere")
     (photos / "red" / "empty.jpg").write_bytes(b"")
     found = run_convert(photos, tmp_path / "out").manifest
-    reasons = {row.path: row.reason for row in found.rows if not row.taken}
+    reasons = {row.path: row.reason for row in found.rows if not row.is_included}
     assert set(reasons) == {"red/dangling.jpg", "red/empty.jpg"}
     assert "No such file" in reasons["red/dangling.jpg"]
     assert reasons["red/empty.jpg"] == "empty file"
@@ -346,7 +347,7 @@ def test_a_killed_conversion_leaves_nothing_half_and_is_completed(
     if out.exists() and final_names(out):
         # Renaming had begun: the rest is marked as on its way, or all is there.
         marker = out / staging.PARTIAL_NAME / staging.COMMIT_NAME
-        assert marker.exists() or manifest.read(out).taken()
+        assert marker.exists() or manifest.read(out).included()
     run_convert(photos, out)
     run_convert(photos, tmp_path / "undisturbed")
     expected = conftest.folder_digest(tmp_path / "undisturbed")
@@ -454,7 +455,7 @@ def test_what_is_no_plain_file_is_skipped(photos, tmp_path):
     with (photos / "red" / "video.mp4").open("wb") as file:
         file.truncate(600 << 20)
     found = run_convert(photos, tmp_path / "out").manifest
-    reasons = {row.path: row.reason for row in found.rows if not row.taken}
+    reasons = {row.path: row.reason for row in found.rows if not row.is_included}
     assert reasons == {
         "red/pipe.jpg": "not a regular file",
         "red/video.mp4": "larger than 512 MB, no photo",
@@ -475,11 +476,11 @@ def test_a_copy_outside_the_classes_does_not_move_a_photo(photos, tmp_path):
     for path in sorted((photos / "red").glob("*.jpg")):
         shutil.copy(path, photos / f"zz-{path.name}")
     out = tmp_path / "out"
-    before = {r.path: r.split for r in run_convert(photos, out).manifest.taken()}
+    before = {r.path: r.split for r in run_convert(photos, out).manifest.included()}
     for number in range(100, 130):
         pixels = conftest.draw_photo("red", number)
         cv2.imwrite(str(photos / "red" / f"new{number}.png"), pixels)
-    after = {r.path: r.split for r in run_convert(photos, out).manifest.taken()}
+    after = {r.path: r.split for r in run_convert(photos, out).manifest.included()}
     assert {path: after[path] for path in before} == before
 
 
@@ -514,7 +515,7 @@ class TestAnimated:
         assert row.action == "skipped"
         assert row.reason == "animated (GIF of 2 frames)"
         row = self.row(run_convert(animated, out))  # another setting: looked at anew
-        assert row.taken
+        assert row.is_included
 
 
 def test_more_pixels_than_allowed_are_refused_by_the_header(photos, tmp_path):
@@ -522,7 +523,7 @@ def test_more_pixels_than_allowed_are_refused_by_the_header(photos, tmp_path):
     cv2.imwrite(str(photos / "red" / "large.png"), large)
     out = tmp_path / "out"
     summary = run_convert(photos, out, max_pixels=300 * 400 - 1)
-    reasons = {r.path: r.reason for r in summary.manifest.rows if not r.taken}
+    reasons = {r.path: r.reason for r in summary.manifest.rows if not r.is_included}
     assert reasons == {"red/large.png": "PNG larger than 119,999 pixels"}
     summary = run_convert(photos, out, max_pixels=300 * 400)
-    assert not [row for row in summary.manifest.rows if not row.taken]
+    assert not [row for row in summary.manifest.rows if not row.is_included]

@@ -52,13 +52,13 @@ def scenes(tmp_path):
 
 
 def splits(found):
-    return {row.path: row.split for row in found.taken()}
+    return {row.path: row.split for row in found.included()}
 
 
 def groups(found):
     """{group: [paths]}, in their order."""
     members = collections.defaultdict(list)
-    for row in found.taken():
+    for row in found.included():
         members[row.group].append(row.path)
     return members
 
@@ -69,12 +69,12 @@ def check_no_leak(found):
 
 
 def reasons(found):
-    return {row.path: row.reason for row in found.rows if not row.taken}
+    return {row.path: row.reason for row in found.rows if not row.is_included}
 
 
 def of_split(found, name):
     """Path of a photo of class a in a split."""
-    return next(r.path for r in found.taken(name) if r.class_name == "a")
+    return next(r.path for r in found.included(name) if r.class_name == "a")
 
 
 class TestNearDuplicates:
@@ -100,7 +100,7 @@ class TestNearDuplicates:
     def test_every_photo_taken_has_its_hash(self, scenes, tmp_path):
         (scenes / "a" / "bad.jpg").write_text("x")
         for row in run(scenes, tmp_path / "out").manifest.rows:
-            assert len(row.phash) == (16 if row.taken else 0)
+            assert len(row.phash) == (16 if row.is_included else 0)
 
     def test_whatever_the_number_of_workers(self, scenes, tmp_path):
         self.add_copies(scenes)
@@ -125,7 +125,7 @@ class TestNearDuplicates:
             write(scenes, name, draw_scene(number)[:, ::-1], 80)
         after = run(scenes, tmp_path / "out").manifest
         check_no_leak(after)
-        assert len(after.taken()) == 60
+        assert len(after.included()) == 60
         for path, name in splits(before).items():
             assert splits(after)[path] == name
             assert splits(after)[path.replace("scene", "later")] == name
@@ -138,7 +138,7 @@ class TestNearDuplicates:
         for number in range(30):
             name = f"{'ab'[number % 2]}/later{number:02d}.jpg"
             write(scenes, name, draw_scene(number)[:, ::-1], 80)
-        for row in run(scenes, out).manifest.taken():
+        for row in run(scenes, out).manifest.included():
             first = before[row.path.replace("later", "scene")]
             assert (row.split, row.fold) == (first.split, first.fold)
 
@@ -150,7 +150,7 @@ class TestNearDuplicates:
             split.resplit(split.Config(data=str(out), **how))
             found = manifest.read(out)
             check_no_leak(found)
-            folds = {row.path: row.fold for row in found.taken()}
+            folds = {row.path: row.fold for row in found.included()}
             for paths in groups(found).values():
                 assert len({folds[path] for path in paths}) == 1
 
@@ -168,7 +168,7 @@ class TestNearDuplicates:
     def test_a_damaged_record_of_a_candidate_is_made_anew(self, scenes, tmp_path):
         out = tmp_path / "out"
         found = run(scenes, out).manifest
-        row = found.taken()[0]
+        row = found.included()[0]
         with (out / row.file).open("r+b") as file:
             file.seek(row.offset + row.length // 2)
             file.write(b"damaged")
@@ -299,7 +299,7 @@ class TestGroupBy:
         assert after.changed
         assert not after.written
         assert splits(after.manifest) == splits(before.manifest)
-        assert after.about.settings["group_by"] == ""
+        assert after.info.settings["group_by"] == ""
         # The records are the same, and so are features made of them.
         assert before.manifest.records_digest == after.manifest.records_digest
 
@@ -346,7 +346,7 @@ class TestLaterConversions:
         out = tmp_path / "out"
         run(scenes, out)
         split.resplit(split.Config(data=str(out), folds=5))
-        rows = [r for r in manifest.read(out).taken("train") if r.class_name == "a"]
+        rows = [r for r in manifest.read(out).included("train") if r.class_name == "a"]
         one = rows[0]
         other = next(row for row in rows if row.fold != one.fold)
         for row in (one, other):
@@ -364,7 +364,7 @@ class TestLaterConversions:
         after = run(scenes, out).manifest
         assert splits(after) == splits(before)
         known = {row.sha256 for row in before.rows}
-        assert known.isdisjoint(row.sha256 for row in after.taken())
+        assert known.isdisjoint(row.sha256 for row in after.included())
         assert set(reasons(after).values()) == {manifest.REPLACED}
         assert not run(scenes, out).changed
 
@@ -428,8 +428,8 @@ class TestLaterConversions:
             for row in found.rows
         ]
         settings = {"resize_min": 512, "shard_mb": 128}
-        about = dataclasses.replace(found.about, settings=settings)
-        old = dataclasses.replace(found, about=about, rows=tuple(rows))
+        info = dataclasses.replace(found.info, settings=settings)
+        old = dataclasses.replace(found, info=info, rows=tuple(rows))
         folder = out / "old"
         folder.mkdir()
         old.stage(folder)

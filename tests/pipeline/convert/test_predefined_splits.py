@@ -35,7 +35,7 @@ def all_three(name, number):
 
 
 def split_of(found):
-    return {row.path: row.split for row in found.taken()}
+    return {row.path: row.split for row in found.included()}
 
 
 class TestKept:
@@ -73,7 +73,7 @@ class TestKept:
             return "test" if number == 0 and name == "red" else ""
 
         found = run(photos, tmp_path / "out", **write_csv(photos, few)).manifest
-        assert [r.path for r in found.taken("test")] == ["red/red000.jpg"]
+        assert [r.path for r in found.included("test")] == ["red/red000.jpg"]
         assert found.counts()["red"]["validation"] == 1
 
     def test_split_folders(self, photos, tmp_path):
@@ -86,8 +86,8 @@ class TestKept:
                     path.unlink()
         found = run(source, tmp_path / "out").manifest
         assert found.counts()["red"] == {"train": 7, "validation": 4, "test": 1}
-        assert {r.path.split("/")[0] for r in found.taken("validation")} == {"val"}
-        assert {r.path.split("/")[0] for r in found.taken("test")} == {"train"}
+        assert {r.path.split("/")[0] for r in found.included("validation")} == {"val"}
+        assert {r.path.split("/")[0] for r in found.included("test")} == {"train"}
 
     def test_lists(self, photos, tmp_path):
         for name, numbers in (("train", range(8)), ("test", range(8, 12))):
@@ -142,11 +142,13 @@ class TestCopies:
         summary = run(photos, tmp_path / "out", **how)
         rows = {row.path: row for row in summary.manifest.rows}
         two = {"red/red000.jpg", "red/red900.jpg"}
-        assert {path for path in two if rows[path].taken} == stays
+        assert {path for path in two if rows[path].is_included} == stays
         for path in two - stays:
             (other,) = stays
             assert rows[path].reason == f"also in {rows[other].split}: {other}"
-        assert {path for path, row in rows.items() if not row.taken} == two - stays
+        assert {
+            path for path, row in rows.items() if not row.is_included
+        } == two - stays
         manifest.check(summary.manifest)
         assert not run(photos, tmp_path / "out", **how).changed
 

@@ -161,8 +161,8 @@ class TestCommand:
             workers=1,
         )
         found = conversion.convert(config).manifest
-        assert len(found.rows) == len(found.taken()) == 34
-        tests = {row.path for row in found.taken("test")}
+        assert len(found.rows) == len(found.included()) == 34
+        tests = {row.path for row in found.included("test")}
         urls = {row["url"] for row in report.values() if row["path"] in tests}
         assert {url.rsplit("0", 1)[1] for url in urls} == {".jpg"}
         assert len(urls) == 5

@@ -10,7 +10,7 @@ from pipeline.system.errors import DataError
 def make(directory, rows=None):
     if rows is None:
         rows = [row(f"a/{n}.jpg", sha256=f"{n:064x}") for n in range(3)]
-    about = manifest.About(
+    info = manifest.DatasetInfo(
         class_names=("a", "b"),
         seed=3,
         shares={"validation": 0.1, "test": 0.1},
@@ -18,7 +18,7 @@ def make(directory, rows=None):
         versions={"graft": "0"},
         ignored={"hidden": 2},
     )
-    return manifest.Manifest(about=about, rows=tuple(rows), directory=directory)
+    return manifest.Manifest(info=info, rows=tuple(rows), directory=directory)
 
 
 def row(path, **how):
@@ -63,8 +63,8 @@ def test_digest_changes_with_any_column(tmp_path):
     ):
         rows = (dataclasses.replace(first.rows[0], **change), *first.rows[1:])
         assert dataclasses.replace(first, rows=rows).digest != first.digest
-    about = dataclasses.replace(first.about, class_names=("a", "c"))
-    renamed = dataclasses.replace(first, about=about)
+    info = dataclasses.replace(first.info, class_names=("a", "c"))
+    renamed = dataclasses.replace(first, info=info)
     assert renamed.digest != first.digest
 
 
@@ -176,8 +176,8 @@ class TestCommit:
         write(old)
         (tmp_path / "a.tfrecord").write_text("old")
         (tmp_path / "gone.tfrecord").write_text("old")
-        about = dataclasses.replace(old.about, seed=99)
-        new = dataclasses.replace(old, about=about)
+        info = dataclasses.replace(old.info, seed=99)
+        new = dataclasses.replace(old, info=info)
         partial = tmp_path / staging.PARTIAL_NAME
         partial.mkdir()
         new.stage(partial)

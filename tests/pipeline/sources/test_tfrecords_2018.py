@@ -49,8 +49,8 @@ def test_every_record_is_converted(folder, tmp_path):
     found = summary.manifest
     assert found.class_names == ("blue", "green", "red")
     assert summary.notes == ("two-key records: 3 files, 30 photos in 3 classes",)
-    assert {row.path for row in found.taken()} == expected.keys()
-    for row in found.taken():
+    assert {row.path for row in found.included()} == expected.keys()
+    for row in found.included():
         with (tmp_path / "out" / row.file).open("rb") as file:
             payload = tfrecord.read_at(file.fileno(), row.offset, row.length, row.path)
         values = example_format.parse(payload)
