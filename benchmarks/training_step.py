@@ -36,7 +36,7 @@ import tensorflow as tf
 from model.loop import (
     device,
     dropout,
-    learning_rate,
+    optimization,
     parameter_update,
     training_data,
     training_loop,
@@ -125,10 +125,10 @@ def learning_of(model: Any, precision: str) -> training_loop.Learning:
     return training_loop.Learning(
         update=parameter_update.Update(
             restore.trainable(model),
-            parameter_update.Settings(),
+            optimization.Settings(),
             float16=precision == "float16",
         ),
-        schedule=learning_rate.Schedule(policy="constant"),
+        schedule=optimization.Settings(policy="constant"),
         rate=1e-5,
         epochs=1,
         total_steps=1 << 30,

@@ -120,7 +120,7 @@ tf.config.set_logical_device_configuration(
 )
 import numpy as np
 import keras
-from model.loop import distributed, learning_rate, parameter_update, training_loop
+from model.loop import distributed, optimization, parameter_update, training_loop
 from model.training import stages
 from model.weights import restore
 
@@ -131,10 +131,10 @@ def train(devices, trained=False):
     norm = keras.layers.BatchNormalization(trainable=trained)(hidden)
     model = keras.Model(inputs, keras.layers.Dense(3)(norm))
     moved = parameter_update.Update(
-        restore.trainable(model), parameter_update.Settings(), float16=False
+        restore.trainable(model), optimization.Settings(), float16=False
     )
     learning = training_loop.Learning(
-        update=moved, schedule=learning_rate.Schedule(), rate=0.1, epochs=1,
+        update=moved, schedule=optimization.Settings(), rate=0.1, epochs=1,
         total_steps=9, together=distributed.Workers(devices),
         statistics=stages.statistics(model),
     )

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from model.loop import optimization
+
 
 def balanced(counts: np.ndarray) -> tuple[float, ...]:
     """Weights that make all classes count alike, whatever their numbers of photos.
@@ -24,19 +26,14 @@ class Loss:
     """Cross-entropy in nats.
 
     Attributes:
-        label_smoothing: share of the label that all classes get alike, 0..1. Source: C.
-            Szegedy et al., Rethinking the Inception Architecture, 2016, section 7.
-        class_weights: how much an example of each class counts; () if all alike.
+        label_smoothing: share of each label that is spread evenly over all classes, 0
+            to 1. Source: C. Szegedy et al., Rethinking the Inception Architecture,
+            2016, section 7.
+        class_weights: factor of each class's examples; () for 1 everywhere.
     """
 
     label_smoothing: float = 0.0
     class_weights: tuple[float, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(
-                f"label_smoothing={self.label_smoothing}: expected 0 to below 1"
-            )
 
     def of(self, logits: Any, labels: Any) -> Any:
         """The loss of each example.
@@ -76,3 +73,14 @@ class Loss:
             targets = (1 - self.label_smoothing) * targets
             targets += self.label_smoothing / tf.cast(num_classes, logits.dtype)
         return targets
+
+
+def from_settings(settings: optimization.Settings, counts: np.ndarray) -> Loss:
+    """Return the loss of a training.
+
+    Args:
+        settings: label smoothing and class weights.
+        counts: int [num_classes], training photos of each class.
+    """
+    weights = balanced(counts) if settings.class_weights == "balanced" else ()
+    return Loss(label_smoothing=settings.label_smoothing, class_weights=weights)

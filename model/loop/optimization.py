@@ -1,160 +1,230 @@
-"""How a training learns, as flags say it: optimizer, rates, schedule, loss."""
+"""Define how a training learns: optimizer, learning rates, schedule and loss."""
 
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-import numpy as np
+import fnmatch
+import functools
+import math
+from collections.abc import Sequence
 
 from model.checkpoints import errors
-from model.loop import learning_rate, losses, parameter_update
 from pipeline.system import config_flags
 
-CLASS_WEIGHTS = ("none", "balanced")
+# Settings that only some schedules use.
+_USED_BY = {
+    "gamma": ("step", "multistep", "inv", "exp"),
+    "power": ("poly", "inv"),
+    "stepsize": ("step",),
+    "milestones": ("multistep",),
+}
+_update = functools.partial(config_flags.setting, group="Optimizer")
+_schedule = functools.partial(config_flags.setting, group="Learning rate")
+_loss = functools.partial(config_flags.setting, group="Loss")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Method:
-    """Settings; each is a flag of that name.
+class LayerRate:
+    """Scale the learning rate and the weight decay of some variables.
 
     Attributes:
-        optimizer: one of update.OPTIMIZERS.
-        momentum: see update.Settings; so are the next five.
-        nesterov: likewise.
-        weight_decay: likewise.
-        clip_norm: likewise.
-        iter_size: likewise.
-        ema: likewise.
-        rates: rules with commas between them, "pattern=lr_mult" or
-            "pattern=lr_mult:decay_mult", as "logits/*=10,*/bias=2:0".
-        policy: one of schedules.POLICIES.
-        gamma: see schedules.Schedule; so are the next four.
-        power: likewise.
-        stepsize: likewise.
-        milestones: likewise; steps with commas between them.
-        warmup_steps: likewise.
-        label_smoothing: see losses.Loss.
-        class_weights: "balanced" lets all classes count alike.
-        early_stopping: epochs without a lower validation loss after which training
-            ends; 0: never.
+        pattern: pattern for "layer/variable", with * and ?, such as "fc8/*" or
+            "*/bias".
+        lr_mult: Caffe's factor of the learning rate, 0 or more; 0 freezes.
+        decay_mult: Caffe's factor of the weight decay, 0 or more.
     """
 
-    optimizer: str = "adam"
-    momentum: float = 0.0
-    nesterov: bool = False
-    weight_decay: float = 0.0
-    clip_norm: float = 0.0
-    iter_size: int = 1
-    ema: float = 0.0
-    rates: str = ""
-    policy: str = "cosine"
-    gamma: float = 0.1
-    power: float = 1.0
-    stepsize: int = 0
-    milestones: str = ""
-    warmup_steps: int = 0
-    label_smoothing: float = 0.0
-    class_weights: str = "none"
-    early_stopping: int = 0
+    pattern: str
+    lr_mult: float = 1.0
+    decay_mult: float = 1.0
 
     def __post_init__(self) -> None:
-        config_flags.check_choice("class_weights", self.class_weights, CLASS_WEIGHTS)
-        if self.early_stopping < 0:
+        for name in ("lr_mult", "decay_mult"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"--rates: {self.pattern}: {name}={getattr(self, name)}: expected "
+                    "0 or more"
+                )
+
+    def fits(self, variable: str) -> bool:
+        """Return whether the pattern fits a variable, named "layer/variable"."""
+        return fnmatch.fnmatchcase(variable, self.pattern)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Settings of optimizer, learning rates, schedule and loss."""
+
+    optimizer: str = _update(
+        "adam",
+        "Rule that updates the weights; adam needs the least tuning.",
+        choices=("adam", "adamw", "sgd", "rmsprop"),
+        basic=True,
+    )
+    momentum: float = _update(
+        0.0,
+        "Share of the previous update that sgd and rmsprop add to the next one.",
+        lower=0,
+        below=1,
+    )
+    nesterov: bool = _update(
+        False, "Uses Nesterov's variant of momentum, with --optimizer=sgd."
+    )
+    weight_decay: float = _update(
+        0.0,
+        "Strength with which weights are pulled towards 0: decoupled for adamw, as an "
+        "L2 term of the gradient for the other optimizers.",
+        lower=0,
+        basic=True,
+    )
+    clip_norm: float = _update(
+        0.0,
+        "Largest norm of the gradient over all variables; longer gradients are scaled "
+        "down. 0 leaves them alone.",
+        lower=0,
+    )
+    iter_size: int = _update(
+        1,
+        "Batches whose gradients are summed for one update, to train with larger "
+        "batches than fit into memory.",
+        lower=1,
+    )
+    ema: float = _update(
+        0.0,
+        "Share that a moving average of the weights keeps at each step, such as 0.999. "
+        "The average is then validated and saved. 0 turns it off.",
+        lower=0,
+        below=1,
+    )
+    rates: str = _schedule(
+        "",
+        "Factors for single layers: pattern=lr_mult[:decay_mult], with commas, such as "
+        "logits/*=10,*/bias=2:0. The last pattern that fits counts; 0 freezes.",
+    )
+    policy: str = _schedule(
+        "cosine",
+        "How the learning rate changes during training; cosine falls smoothly to 0 and "
+        "needs no further setting.",
+        choices=("constant", "step", "multistep", "poly", "inv", "exp", "cosine"),
+    )
+    gamma: float = _schedule(
+        0.1, "Decay factor of the policies step, multistep, inv and exp.", above=0
+    )
+    power: float = _schedule(1.0, "Exponent of the policies poly and inv.", lower=0)
+    stepsize: int = _schedule(
+        0, "Steps between two decays of the policy step.", lower=0
+    )
+    milestones: str = _schedule(
+        "", "Steps at which the policy multistep decays the rate, such as 1000,2000."
+    )
+    warmup_steps: int = _schedule(
+        0,
+        "Steps over which the learning rate rises from 0 to its full value; 0 starts "
+        "with the full value.",
+        lower=0,
+    )
+    label_smoothing: float = _loss(
+        0.0,
+        "Share of each label that is spread evenly over all classes, against "
+        "overconfident predictions.",
+        lower=0,
+        below=1,
+    )
+    class_weights: str = _loss(
+        "none",
+        "How much each class counts: balanced gives rare classes the same total weight "
+        "as common ones; none counts every photo the same.",
+        choices=("none", "balanced"),
+        basic=True,
+    )
+    early_stopping: int = _loss(
+        0,
+        "Epochs without a lower validation loss after which training ends; 0 trains "
+        "all epochs.",
+        lower=0,
+    )
+
+    def __post_init__(self) -> None:
+        config_flags.check(self)
+        _ = self.layer_rates
+        if self.momentum and self.optimizer not in ("sgd", "rmsprop"):
             raise ValueError(
-                f"--early_stopping={self.early_stopping}: expected 0 or more"
+                f"--momentum={self.momentum}: {self.optimizer} has none; expected "
+                "--optimizer=sgd or rmsprop"
             )
-        _ = self.settings, self.schedule, self.loss(np.ones(2))
+        if self.nesterov and not (self.optimizer == "sgd" and self.momentum):
+            raise ValueError("--nesterov: expected --optimizer=sgd and --momentum")
+        if self.policy == "step" and not self.stepsize:
+            raise ValueError("--policy=step: expected --stepsize, in steps")
+        milestones = self.milestone_steps
+        if self.policy == "multistep" and not milestones:
+            raise ValueError("--policy=multistep: expected --milestones, in steps")
+        if [0, *milestones] != sorted([0, *milestones]):
+            raise ValueError(
+                f"--milestones={self.milestones}: expected ascending steps"
+            )
+        for name, policies in _USED_BY.items():
+            value = getattr(self, name)
+            if value != getattr(type(self), name) and self.policy not in policies:
+                raise ValueError(
+                    f"--{name}={value}: not used by --policy={self.policy}; expected "
+                    f"--policy={' or '.join(policies)}"
+                )
 
     @property
-    def settings(self) -> parameter_update.Settings:
-        """Of the updates.
+    def milestone_steps(self) -> tuple[int, ...]:
+        """Steps at which the policy multistep decays the rate.
 
         Raises:
-            ValueError: they cannot be.
-        """
-        return parameter_update.Settings(
-            optimizer=self.optimizer,  # type: ignore[arg-type]
-            momentum=self.momentum,
-            nesterov=self.nesterov,
-            weight_decay=self.weight_decay,
-            clip_norm=self.clip_norm,
-            iter_size=self.iter_size,
-            ema=self.ema,
-            rules=tuple(map(_rule, filter(None, self.rates.split(",")))),
-        )
-
-    @property
-    def schedule(self) -> learning_rate.Schedule:
-        """Of the rate.
-
-        Raises:
-            ValueError: it cannot be.
+            ValueError: The text is not a list of whole numbers.
         """
         try:
-            milestones = tuple(map(int, filter(None, self.milestones.split(","))))
+            return tuple(map(int, filter(None, self.milestones.split(","))))
         except ValueError:
             raise ValueError(
-                f"milestones={self.milestones}: expected steps, as 1000,2000"
+                f"--milestones={self.milestones}: expected steps, such as 1000,2000"
             ) from None
-        return learning_rate.Schedule(
-            policy=self.policy,  # type: ignore[arg-type]
-            gamma=self.gamma,
-            power=self.power,
-            stepsize=self.stepsize,
-            milestones=milestones,
-            warmup_steps=self.warmup_steps,
-        )
 
-    def loss(self, counts: np.ndarray) -> losses.Loss:
-        """What is made small.
-
-        Args:
-            counts: int [num_classes], training photos of each class.
-        """
-        weights = losses.balanced(counts) if self.class_weights == "balanced" else ()
-        return losses.Loss(label_smoothing=self.label_smoothing, class_weights=weights)
-
-    def updates(
-        self, variables: Mapping[str, Any], *, float16: bool
-    ) -> parameter_update.Update:
-        """What moves some variables.
-
-        Args:
-            variables: {"layer/variable": Keras variable} that train.
-            float16: their gradients are computed in float16.
+    @property
+    def layer_rates(self) -> tuple[LayerRate, ...]:
+        """Factors for single layers, in the order of --rates.
 
         Raises:
-            errors.MismatchedCheckpoint: a pattern of `rates` fits none of them.
+            ValueError: A part is not pattern=lr_mult or pattern=lr_mult:decay_mult.
         """
-        self.check_rates(list(variables))
-        return parameter_update.Update(variables, self.settings, float16=float16)
+        return tuple(map(_layer_rate, filter(None, self.rates.split(","))))
+
+    def layer_rate_of(self, variable: str) -> LayerRate:
+        """Return the last layer rate that fits a variable, named "layer/variable"."""
+        fitting = [rate for rate in self.layer_rates if rate.fits(variable)]
+        return fitting[-1] if fitting else LayerRate(pattern="*")
 
     def check_rates(self, variables: Sequence[str]) -> None:
-        """Refuses rates that are not of these variables.
+        """Refuse layer rates that do not belong to a training's variables.
 
         Args:
-            variables: "layer/variable" of those that train.
+            variables: names "layer/variable" of the variables that train.
 
         Raises:
-            errors.MismatchedCheckpoint: a pattern fits none of them, or none learns.
+            errors.MismatchedCheckpoint: A pattern fits none of them, or all of them
+                have a learning rate of 0.
         """
-        settings = self.settings
-        if unused := settings.unused_rules(variables):
-            layers = sorted({name.split("/")[0] for name in variables})
-            close = difflib.get_close_matches(unused[0].split("/")[0], layers, n=1)
-            hint = f"did you mean {close[0]}/*?" if close else "as in layer/*, */bias"
-            raise errors.MismatchedCheckpoint(
-                f"--rates: {unused[0]} fits no variable that trains ("
-                f"{', '.join(variables[:4])}, ...); {hint}"
-            )
-        if not any(settings.rule_of(name).lr_mult for name in variables):
+        for rate in self.layer_rates:
+            if not any(map(rate.fits, variables)):
+                layers = sorted({name.split("/")[0] for name in variables})
+                layer = rate.pattern.split("/")[0]
+                close = difflib.get_close_matches(layer, layers, n=1)
+                hint = f"Did you mean {close[0]}/*?" if close else "Expected layer/*."
+                raise errors.MismatchedCheckpoint(
+                    f"--rates: {rate.pattern} fits no variable that trains ("
+                    f"{', '.join(variables[:4])}, ...). {hint}"
+                )
+        if not any(self.layer_rate_of(name).lr_mult for name in variables):
             raise errors.MismatchedCheckpoint(
                 f"--rates={self.rates}: no variable learns; expected an lr_mult above 0"
             )
 
 
-def _rule(text: str) -> parameter_update.Rule:
+def _layer_rate(text: str) -> LayerRate:
     pattern, _, values = text.strip().partition("=")
     numbers = values.split(":")
     try:
@@ -163,39 +233,10 @@ def _rule(text: str) -> parameter_update.Rule:
             raise ValueError
     except ValueError:
         raise ValueError(
-            f"rates: {text}: expected pattern=lr_mult or pattern=lr_mult:decay_mult, "
-            "as logits/*=10 or */bias=2:0"
+            f"--rates: {text}: expected pattern=lr_mult or pattern=lr_mult:decay_mult, "
+            "such as logits/*=10 or */bias=2:0"
         ) from None
-    return parameter_update.Rule(
-        pattern=pattern, lr_mult=lr_mult, decay_mult=decay_mult
-    )
+    return LayerRate(pattern=pattern, lr_mult=lr_mult, decay_mult=decay_mult)
 
 
-PLAIN = Method()
-HELP = {
-    "optimizer": "What moves the weights.",
-    "momentum": "Of sgd and rmsprop, 0..1.",
-    "nesterov": "Of sgd with momentum.",
-    "weight_decay": "Of adamw decoupled, of the others L2 in the gradient, as Caffe's.",
-    "clip_norm": "Largest norm of the gradient over all variables; 0: any.",
-    "iter_size": "Batches whose gradients make one step.",
-    "ema": "Share that a moving average of the weights keeps at each step, as 0.999; "
-    "the average is judged and saved. 0: none.",
-    "rates": "How single layers or biases learn: pattern=lr_mult[:decay_mult], with "
-    "commas, as logits/*=10,*/bias=2:0; of several that fit the last holds; lr_mult 0 "
-    "freezes.",
-    "policy": "How the learning rate changes over the steps.",
-    "gamma": "Of policies step, multistep, inv and exp.",
-    "power": "Of policies poly and inv.",
-    "stepsize": "Of policy step, in steps.",
-    "milestones": "Of policy multistep, in steps, as 1000,2000.",
-    "warmup_steps": "Steps in which the learning rate climbs from 0.",
-    "label_smoothing": "Share of the label that all classes get alike, 0..1.",
-    "class_weights": "balanced: all classes count alike, whatever their numbers.",
-    "early_stopping": "Epochs without a lower validation loss that end it; 0: none do.",
-}
-CHOICES: dict[str, Sequence[str]] = {
-    "optimizer": parameter_update.OPTIMIZERS,
-    "policy": learning_rate.POLICIES,
-    "class_weights": CLASS_WEIGHTS,
-}
+DEFAULTS = Settings()

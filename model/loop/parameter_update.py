@@ -6,101 +6,16 @@ variable at its own rate; a moving average of the weights follows.
 """
 
 import contextlib
-import dataclasses
-import fnmatch
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-Optimizer = Literal["adam", "adamw", "sgd", "rmsprop"]
-OPTIMIZERS: tuple[str, ...] = get_args(Optimizer)
+from model.loop import optimization
+
 _LARGEST_SCALE = 2.0**15
 _GROWS_AFTER = 2_000  # steps without overflow
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Rule:
-    """How variables whose name fits a pattern learn, relative to the others.
-
-    Attributes:
-        pattern: of "layer/variable", with * and ?, as "fc8/*" or "*/bias".
-        lr_mult: Caffe's: times the rate; 0 leaves them as they are.
-        decay_mult: Caffe's: times the weight decay.
-    """
-
-    pattern: str
-    lr_mult: float = 1.0
-    decay_mult: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in ("lr_mult", "decay_mult"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{self.pattern}: {name}: expected 0 or more")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How weights are updated.
-
-    Attributes:
-        optimizer: one of OPTIMIZERS.
-        momentum: of sgd and rmsprop, 0..1.
-        nesterov: sgd looks ahead.
-        weight_decay: of adamw decoupled from the gradient, as its paper has it; of the
-            others L2, in the gradient, as Caffe has it.
-        clip_norm: the gradient's largest norm over all variables; 0: any.
-        iter_size: batches whose gradients make one step.
-        rules: of all that fit a variable, the last holds.
-        ema: share that a moving average of the weights keeps at each step; 0: none.
-    """
-
-    optimizer: Optimizer = "adam"
-    momentum: float = 0.0
-    nesterov: bool = False
-    weight_decay: float = 0.0
-    clip_norm: float = 0.0
-    iter_size: int = 1
-    rules: tuple[Rule, ...] = ()
-    ema: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(
-                f"optimizer={self.optimizer!r}: expected one of {', '.join(OPTIMIZERS)}"
-            )
-        for name in ("momentum", "ema"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: expected 0 to below 1")
-        for name in ("weight_decay", "clip_norm"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
-        if self.iter_size < 1:
-            raise ValueError(f"iter_size={self.iter_size}: expected 1 or more")
-        if self.momentum and self.optimizer not in ("sgd", "rmsprop"):
-            raise ValueError(
-                f"momentum={self.momentum}: {self.optimizer} has none; expected "
-                "optimizer sgd or rmsprop"
-            )
-        if self.nesterov and not (self.optimizer == "sgd" and self.momentum):
-            raise ValueError("nesterov: expected optimizer sgd with momentum")
-
-    def rule_of(self, name: str) -> Rule:
-        """The rule that holds for a variable, named as "layer/variable"."""
-        fitting = [
-            rule for rule in self.rules if fnmatch.fnmatchcase(name, rule.pattern)
-        ]
-        return fitting[-1] if fitting else Rule(pattern="*")
-
-    def unused_rules(self, names: Sequence[str]) -> list[str]:
-        """Patterns that fit none of some variables."""
-        return [
-            rule.pattern
-            for rule in self.rules
-            if not any(fnmatch.fnmatchcase(name, rule.pattern) for name in names)
-        ]
 
 
 class Update:
@@ -115,29 +30,33 @@ class Update:
     """
 
     def __init__(
-        self, variables: Mapping[str, Any], settings: Settings, *, float16: bool
+        self,
+        variables: Mapping[str, Any],
+        settings: optimization.Settings,
+        *,
+        float16: bool,
     ) -> None:
         """Makes what it needs to remember.
 
         Args:
             variables: {"layer/variable": Keras variable} that train.
-            settings: how.
+            settings: optimizer, clipping, decay and layer rates.
             float16: gradients are computed in float16.
         """
-        rules = {name: settings.rule_of(name) for name in variables}
-        kept = {name: v for name, v in variables.items() if rules[name].lr_mult}
+        rates = {name: settings.layer_rate_of(name) for name in variables}
+        kept = {name: v for name, v in variables.items() if rates[name].lr_mult}
         self.variables = list(kept.values())
         self.iter_size = settings.iter_size
         self._settings = settings
-        self._decays = [settings.weight_decay * rules[name].decay_mult for name in kept]
+        self._decays = [settings.weight_decay * rates[name].decay_mult for name in kept]
         self._groups: list[tuple[float, Any, list[int]]] = []
         for lr_mult, decay in sorted(
-            {(rules[n].lr_mult, self._decoupled(d)) for n, d in self._named(kept)}
+            {(rates[n].lr_mult, self._decoupled(d)) for n, d in self._named(kept)}
         ):
             members = [
                 place
                 for place, (name, own) in enumerate(self._named(kept))
-                if (rules[name].lr_mult, self._decoupled(own)) == (lr_mult, decay)
+                if (rates[name].lr_mult, self._decoupled(own)) == (lr_mult, decay)
             ]
             optimizer = self._make(decay)
             optimizer.build([self.variables[place] for place in members])
@@ -223,7 +142,7 @@ class Update:
             gradients: of the sum over examples of the loss, times `scale`; one for each
                 of `variables`.
             count: float scalar, number of examples.
-            rate: float scalar, of variables whose rule has lr_mult 1.
+            rate: float scalar, learning rate of variables whose lr_mult is 1.
         """
         gradients = [
             tf.cast(gradient, tf.float32) / (count * self.scale)

@@ -18,6 +18,7 @@ from model.loop import (
     learning_rate,
     losses,
     metrics,
+    optimization,
     parameter_update,
     traced_function,
 )
@@ -113,7 +114,7 @@ class Learning:
 
     Attributes:
         update: moves the weights.
-        schedule: of the rate.
+        schedule: settings of the learning rate's policy and warm-up.
         rate: the base rate.
         epochs: passes over the training examples.
         total_steps: of the training; it ends with them, also within an epoch.
@@ -125,7 +126,7 @@ class Learning:
     """
 
     update: parameter_update.Update
-    schedule: learning_rate.Schedule
+    schedule: optimization.Settings
     rate: float
     epochs: int
     total_steps: int
@@ -136,7 +137,8 @@ class Learning:
 
     def rate_at(self, step: int) -> float:
         """The rate of a step, from 0."""
-        return self.rate * self.schedule.share(step, self.total_steps)
+        share = learning_rate.share(self.schedule, step, self.total_steps)
+        return self.rate * share
 
 
 class TrainStep:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from model.loop import learning_rate, training_loop
+from model.loop import optimization, training_loop
 from model.runs import learning_curves
 
 LOWEST, HIGHEST = 1e-7, 10.0
@@ -83,7 +83,7 @@ def search(
     learning = dataclasses.replace(
         learning,
         rate=LOWEST,
-        schedule=learning_rate.Schedule(policy="exp", gamma=gamma),
+        schedule=optimization.Settings(policy="exp", gamma=gamma),
         total_steps=steps,
     )
     step = training_loop.TrainStep(model, learning)

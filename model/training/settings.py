@@ -99,7 +99,7 @@ class Config:
     steps: int = 0
     batch_size: int = 64
     learning_rate: float = 0.0
-    learning: optimization.Method = optimization.PLAIN
+    learning: optimization.Settings = optimization.DEFAULTS
     augmentation: random_augmentation.Augmentation = random_augmentation.NONE
     stages: tuple[Mapping[str, Any], ...] = ()
 
@@ -204,11 +204,15 @@ class Config:
 MODES = ("recipe", "plan", "find_rate", "resume")
 _GROUPS: dict[str, Any] = {
     "overrides": preprocessing_overrides.Overrides,
-    "learning": optimization.Method,
+    "learning": optimization.Settings,
     "augmentation": random_augmentation.Augmentation,
 }
+_LEARNING_HELP = {
+    name: described.help
+    for name, described in config_flags.settings_of(optimization.Settings).items()
+}
 _HELP_OF_GROUPS = (
-    preprocessing_overrides.HELP | optimization.HELP | random_augmentation.HELP
+    preprocessing_overrides.HELP | _LEARNING_HELP | random_augmentation.HELP
 )
 _OF_STAGES = {
     "stage",
@@ -220,7 +224,7 @@ _OF_STAGES = {
     "steps",
     "batch_size",
     "learning_rate",
-    *optimization.HELP,
+    *_LEARNING_HELP,
     *random_augmentation.HELP,
 }
 _CHOICES = {
@@ -291,7 +295,7 @@ def define_flags() -> None:
     config_flags.define(Config, _HELP, _CHOICES)
     preprocessing_overrides.define_flags()
     flags.adopt_module_key_flags(preprocessing_overrides)  # so that --help shows them
-    config_flags.define(optimization.Method, optimization.HELP, optimization.CHOICES)
+    config_flags.define(optimization.Settings, _LEARNING_HELP)
     config_flags.define(random_augmentation.Augmentation, random_augmentation.HELP)
     flags.DEFINE_string("recipe", "", "File of settings; flags override it.")
     flags.DEFINE_bool(

@@ -13,7 +13,9 @@ from model.loop import (
     device,
     distributed,
     feature_cache,
+    losses,
     metrics,
+    parameter_update,
     training_data,
     training_loop,
 )
@@ -205,7 +207,9 @@ class Trainee:
         self, stage: settings.Config, plan: stages.Plan, model: Any
     ) -> training_loop.Learning:
         """How the model's variables learn."""
-        how = stage.learning
+        learning = stage.learning
+        variables = restore.trainable(model)
+        learning.check_rates(list(variables))
         labels = [
             self._found.labels[r.class_name] for r in self._found.included("train")
         ]
@@ -213,16 +217,16 @@ class Trainee:
         kinds = len(plan.features) * head.num_kinds(plan.pooling)
         each = plan.num_features // kinds
         return training_loop.Learning(
-            update=how.updates(
-                restore.trainable(model), float16=self.machine.precision == "float16"
+            update=parameter_update.Update(
+                variables, learning, float16=self.machine.precision == "float16"
             ),
-            schedule=how.schedule,
+            schedule=learning,
             rate=stage.learning_rate
             or training_loop.suitable_rate(each if on_features else 0),
             epochs=self._epochs(stage),
             total_steps=self._steps_of(stage),
-            loss=how.loss(np.bincount(labels)),
-            patience=how.early_stopping,
+            loss=losses.from_settings(learning, np.bincount(labels)),
+            patience=learning.early_stopping,
             together=self.machine.together,
             statistics=stages.statistics(model),
         )

@@ -1,4 +1,8 @@
-"""A dataclass of settings -> flags of the same names, and back."""
+"""Define each setting once, as a field of a dataclass.
+
+Name, type, default, bounds, choices, help and heading stand in the field. Flags,
+checks, recipes, help texts and docs/settings.md are made from it.
+"""
 
 import dataclasses
 import difflib
@@ -13,6 +17,87 @@ if TYPE_CHECKING:
 
 flags.disclaim_key_flags()  # --help shows them as flags of the command
 Settings = TypeVar("Settings", bound="DataclassInstance")
+_KEY = "setting"  # of a field's metadata
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Describe a setting beyond its name, type and default.
+
+    Attributes:
+        help: one plain sentence: what the setting changes, in which unit, and what its
+            default is good for.
+        group: heading under which help and documentation list the setting.
+        basic: whether --help lists the setting; --helpfull lists all.
+        choices: values that a text may have; empty for any text.
+        lower: smallest allowed number.
+        upper: largest allowed number.
+        above: number that the value exceeds.
+        below: number that the value stays under.
+    """
+
+    help: str
+    group: str
+    basic: bool = False
+    choices: Sequence[str] = ()
+    lower: float = -math.inf
+    upper: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
+
+    @property
+    def bounds(self) -> str:
+        """Allowed numbers in words, such as "0 or more, below 1"; "" for any."""
+        if self.lower > -math.inf and self.upper < math.inf:
+            return f"{self.lower:.10g} to {self.upper:.10g}"
+        parts = {
+            "above {:.10g}": self.above,
+            "{:.10g} or more": self.lower,
+            "below {:.10g}": self.below,
+            "at most {:.10g}": self.upper,
+        }
+        return ", ".join(
+            text.format(bound) for text, bound in parts.items() if math.isfinite(bound)
+        )
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise ValueError if the setting called `name` cannot have this value."""
+        if self.choices and value not in self.choices:
+            raise ValueError(
+                f"--{name}={value}: expected {suggestion(value, self.choices)}"
+            )
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return
+        inside = self.lower <= value <= self.upper and self.above < value < self.below
+        if not inside or not math.isfinite(value):
+            raise ValueError(f"--{name}={value}: expected {self.bounds or 'a number'}")
+
+
+def setting(default: Any, help: str, **details: Any) -> Any:
+    """Return a dataclass field that is a setting.
+
+    Args:
+        default: value of the setting where nothing else is said.
+        help: attribute of the same name of Setting.
+        details: other attributes of Setting.
+    """
+    metadata = {_KEY: Setting(help=help, **details)}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def settings_of(kind: "type[DataclassInstance]") -> dict[str, Setting]:
+    """Return {name: setting} of a dataclass, in the order of its fields."""
+    return {
+        field.name: field.metadata[_KEY]
+        for field in dataclasses.fields(kind)
+        if _KEY in field.metadata
+    }
+
+
+def check(config: "DataclassInstance") -> None:
+    """Raise ValueError if a field's value lies outside its bounds or choices."""
+    for name, described in settings_of(type(config)).items():
+        described.check(name, getattr(config, name))
 
 
 def define(

@@ -76,9 +76,3 @@ def test_balanced_classes_count_alike():
     assert (weights * counts).tolist() == pytest.approx([100 / 3] * 3)
     assert (weights * counts).sum() / counts.sum() == pytest.approx(1)
     assert losses.balanced(np.array([7, 7])) == (1.0, 1.0)
-
-
-@pytest.mark.parametrize("share", [-0.1, 1.0, math.nan])
-def test_a_share_that_cannot_be(share):
-    with pytest.raises(ValueError, match="expected 0 to below 1"):
-        losses.Loss(label_smoothing=share)

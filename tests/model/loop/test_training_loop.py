@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from model.loop import learning_rate, losses, metrics, parameter_update, training_loop
+from model.loop import losses, metrics, optimization, parameter_update, training_loop
 from model.networks import head
 from model.weights import restore
 
@@ -36,11 +36,11 @@ def separable(random, count=40):
 
 def learning_of(model, rate, total_steps, epochs=1, *, precision="float32", **how):
     """Adam and a half cosine, unless `how` says otherwise."""
-    settings = how.pop("settings", parameter_update.Settings())
+    settings = how.pop("settings", optimization.Settings())
     moved = parameter_update.Update(
         restore.trainable(model), settings, float16=precision == "float16"
     )
-    how = {"schedule": learning_rate.Schedule(), **how}
+    how = {"schedule": optimization.Settings(), **how}
     how |= {"epochs": epochs, "total_steps": total_steps}
     return training_loop.Learning(update=moved, rate=rate, **how)
 
@@ -286,8 +286,8 @@ class TestIterSize:
             *separable(random, 7),
             batch_size=batch_size,
             epochs=2,
-            settings=parameter_update.Settings(optimizer="sgd", iter_size=iter_size),
-            schedule=learning_rate.Schedule(policy="exp", gamma=0.5),
+            settings=optimization.Settings(optimizer="sgd", iter_size=iter_size),
+            schedule=optimization.Settings(policy="exp", gamma=0.5),
         )
         rates = [result.learning_rate for result in job.run()]
         return model.layers[-1].kernel.numpy(), rates
@@ -313,7 +313,7 @@ def test_the_moving_average_is_judged_and_kept():
     job = Job(
         linear(),
         *separable(np.random.default_rng(1)),
-        settings=parameter_update.Settings(optimizer="sgd", ema=0.5),
+        settings=optimization.Settings(optimizer="sgd", ema=0.5),
     )
     (result,) = job.run()
     own = [v.numpy() for v in job.model.trainable_variables]
@@ -356,7 +356,7 @@ class TestMixedLabels:
         inputs, labels = separable(np.random.default_rng(0), 7)
         for some in (labels, np.eye(2, dtype=np.float32)[labels]):
             model = linear()
-            settings = parameter_update.Settings(optimizer="sgd", iter_size=iter_size)
+            settings = optimization.Settings(optimizer="sgd", iter_size=iter_size)
             step = training_loop.TrainStep(
                 model, learning_of(model, 0.1, 9, settings=settings)
             )

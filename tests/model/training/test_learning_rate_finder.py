@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from model.loop import learning_rate, parameter_update, training_loop
+from model.loop import optimization, parameter_update, training_loop
 from model.training import learning_rate_finder
 from model.weights import restore
 from tests.model.loop import test_training_loop
@@ -45,10 +45,10 @@ def search(inputs, labels, steps=60):
     learning = training_loop.Learning(
         update=parameter_update.Update(
             restore.trainable(model),
-            parameter_update.Settings(optimizer="sgd"),
+            optimization.Settings(optimizer="sgd"),
             float16=False,
         ),
-        schedule=learning_rate.Schedule(),
+        schedule=optimization.Settings(),
         rate=0.1,
         epochs=1,
         total_steps=1,

@@ -115,7 +115,7 @@ def test_what_holds_in_all_stages_is_checked_in_each(parse):
     assert [s.learning.momentum for s in (first, second)] == [0.9, 0.5]
     assert [s.learning.stepsize for s in (first, second)] == [10, 20]
     assert {s.start for s in (first, second)} == {"last"}
-    with pytest.raises(DataError, match=r"stage 1: momentum=0\.9: adam has no"):
+    with pytest.raises(DataError, match=r"stage 1: --momentum=0\.9: adam has no"):
         parse(recipe.replace('optimizer = "sgd"', ""))
 
 
@@ -142,8 +142,8 @@ def test_without_stages_the_training_is_one(parse):
         ("epochs = 0", "recipe.toml: --epochs=0: expected 1 or more"),
         ('precision = "float64"', r"--precision=float64: expected float16\?"),
         ("image_size = -1", "image_size=-1: expected 0 or more"),
-        ('[[stages]]\nstage = "a"\nmomentum = 2.0', "a: momentum=2.0: expected 0"),
-        ('[[stages]]\noptimizer = "adma"', "stage 1: optimizer='adma': expected"),
+        ('[[stages]]\nstage = "a"\nmomentum = 2.0', "a: --momentum=2.0: expected 0"),
+        ('[[stages]]\noptimizer = "adma"', "stage 1: --optimizer=adma: expected"),
         ('train = "a"\ntrain_from = "b"', "--train and --train_from"),
         ('ckpt = "none"\ncompare = "scratch"', "--compare: says what to do with weig"),
         (

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from model.checkpoints import errors
-from model.loop import dropout, learning_rate, parameter_update, training_loop
+from model.loop import dropout, optimization, parameter_update, training_loop
 from model.networks import head, registry
 from model.training import settings, stages, starting_point
 from model.weights import restore
@@ -190,11 +190,11 @@ def test_training_moves_the_tail_alone(tiny, images):
     joined = stages.join(trunk, tail)
     frozen, moving = restore.digests(trunk.variables), values_of(tail)
     moved = parameter_update.Update(
-        restore.trainable(joined), parameter_update.Settings(), float16=False
+        restore.trainable(joined), optimization.Settings(), float16=False
     )
     learning = training_loop.Learning(
         update=moved,
-        schedule=learning_rate.Schedule(),
+        schedule=optimization.Settings(),
         rate=1e-3,
         epochs=1,
         total_steps=1,
