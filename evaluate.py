@@ -35,7 +35,7 @@ from model.evaluation import (
     test_time_augmentation,
 )
 from model.reports import comparison_picture, text_report
-from model.runs import run_folder, run_records
+from model.runs import finished_run, run_folder, run_records
 from model.weights import preprocessing_overrides, pretrained_classifier
 from pipeline.convert import conversion
 from pipeline.images import record_image
@@ -147,8 +147,8 @@ def evaluate(config: Config) -> dict[str, Any]:
     """
     if config.ckpt:
         return _evaluate_pretrained(config)
-    finished = run_folder.read(config.run_dir)
-    data = config.data or str(run_records.place(finished))
+    finished = finished_run.read(config.run_dir)
+    data = config.data or str(run_records.locate(finished))
     with _records(data, finished.resize_min) as found:
         judgement = _judge_run(config, finished, found, data)
         # Deferred: a comparison needs none of what draws and fills pages.
@@ -201,7 +201,7 @@ def compare(config: Config) -> dict[str, Any]:
         DataError: runs or records are not as they should be, not each other's,
             or a run has trained on one of the photos.
     """
-    runs = run_folder.read_several(config.run_dirs)
+    runs = finished_run.read_several(config.run_dirs)
     curves = [one.validation_curve() for one in runs.values()]
     first = next(iter(runs.values()))
     if config.data and _holds_photos(config.data):
@@ -229,7 +229,9 @@ def compare(config: Config) -> dict[str, Any]:
     return figures
 
 
-def _refuse_unlike_sizes(runs: Mapping[str, run_folder.Finished], data: str) -> None:
+def _refuse_unlike_sizes(
+    runs: Mapping[str, finished_run.FinishedRun], data: str
+) -> None:
     """Refuses photos that no one conversion makes as large as all runs expect.
 
     Raises:
@@ -246,22 +248,28 @@ def _refuse_unlike_sizes(runs: Mapping[str, run_folder.Finished], data: str) -> 
 
 
 def _check(
-    config: Config, finished: run_folder.Finished, found: manifest.Manifest, data: str
+    config: Config,
+    finished: finished_run.FinishedRun,
+    found: manifest.Manifest,
+    data: str,
 ) -> None:
     """Refuses records, called `data`, that are not to be judged by the run."""
-    run_folder.check_records(
-        finished,
-        found,
-        config.split,
-        another=config.another_dataset,
-        source=data,
-    )
+    if found.digest == finished.manifest_digest or not config.another_dataset:
+        run_records.check(
+            finished.directory,
+            finished.manifest_digest,
+            found,
+            source=data,
+            advice="For other photos on purpose, pass --another_dataset.",
+        )
+    else:
+        run_records.check_unseen(finished, found, config.split, source=data)
 
 
 def _candidate(
     config: Config,
     name: str,
-    finished: run_folder.Finished,
+    finished: finished_run.FinishedRun,
     found: manifest.Manifest | None,
 ) -> comparison.Candidate:
     """A run's judgement of the photos, from its folder or made now.
@@ -279,7 +287,7 @@ def _candidate(
 
     def judge_now() -> None:
         with contextlib.ExitStack() as stack:
-            data = config.data or str(run_records.place(finished))
+            data = config.data or str(run_records.locate(finished))
             records = found or stack.enter_context(_records(data))
             rows = records.included(*([] if config.split == "all" else [config.split]))
             candidates.refuse_seen(name, finished, {row.sha256 for row in rows})
@@ -289,7 +297,10 @@ def _candidate(
 
 
 def _judge_run(
-    config: Config, finished: run_folder.Finished, found: manifest.Manifest, data: str
+    config: Config,
+    finished: finished_run.FinishedRun,
+    found: manifest.Manifest,
+    data: str,
 ) -> evaluate_split.Judged:
     _check(config, finished, found, data)
     manifest.check_files(found)

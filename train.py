@@ -23,7 +23,7 @@ from model.checkpoints import errors
 from model.evaluation import evaluate_split
 from model.loop import device, distributed, training_loop
 from model.networks import head
-from model.runs import run_folder
+from model.runs import finished_run, run_folder, run_records
 from model.training import (
     learning_rate_finder,
     plan_estimate,
@@ -144,7 +144,7 @@ def _repeat(config: settings.Config, found: manifest.Manifest, directory: Path) 
         return _repeat_each(config, found, directory)
     finally:
         if not any(map(run_folder.is_run, directory.iterdir())):
-            run_folder.Run(directory=directory).discard()
+            run_folder.RunFolder(directory=directory).discard()
 
 
 def _repeat_each(
@@ -161,10 +161,12 @@ def _repeat_each(
             resume(place)
         elif not repeated_runs.is_done(place):
             train(member)
-        seen = run_folder.read(str(place)).config["features"]  # all on the same layers
+        seen = finished_run.read(str(place)).config[
+            "features"
+        ]  # all on the same layers
         records = manifest.read(Path(member.data))
         for what, folder in places.items():
-            finished = run_folder.read(str(place / folder))
+            finished = finished_run.read(str(place / folder))
             figures[what][name] = evaluate_split.judge_run(
                 finished, records, "test"
             ).figures
@@ -190,14 +192,14 @@ def resume(run_dir: Path) -> Path:
     if plan := repeated_runs.read_plan(run_dir):
         config, digest = plan
         found = _data(config.data)
-        _refuse_changed(run_dir, found, digest)
+        run_records.check(run_dir, digest, found)
         return _repeat(config, found, run_dir.resolve())
-    directory, about = run_folder.unfinished(run_dir)
+    directory, about = finished_run.read_unfinished(run_dir)
     config = settings.from_run(directory, about)
     # Where the head sits was decided then; the default may be another one now.
     config = dataclasses.replace(config, features=about["features"])
     found = _data(about["data"]["path"])
-    _refuse_changed(directory, found, about["data"]["manifest_digest"])
+    run_records.check(directory, about["data"]["manifest_digest"], found)
     if about["versions"] != run_folder.versions():
         command_line.log(
             f"warning: {directory} was begun with other versions of Graft, TensorFlow, "
@@ -212,14 +214,6 @@ def resume(run_dir: Path) -> Path:
         )
     session.Session(config, trainees, resumed=True).run()
     return directory
-
-
-def _refuse_changed(directory: Path, found: manifest.Manifest, digest: str) -> None:
-    if found.digest != digest:
-        raise run_folder.RunError(
-            f"{directory}: {found.directory} has changed since; going on would mix two "
-            "data sets: train anew"
-        )
 
 
 def _machine(directory: Path, precision: str) -> tuple[distributed.Machine, str]:
@@ -265,7 +259,7 @@ def _trainees(
             config,
             found,
             one,
-            run_folder.Run(directory=place, writes=machine.together.is_chief),
+            run_folder.RunFolder(directory=place, writes=machine.together.is_chief),
             machine,
             name=name,
         )
@@ -306,7 +300,7 @@ def _data(folder: str) -> manifest.Manifest:
 def _say_best(directory: Path) -> None:
     """The best epoch, and that of the network that is compared with."""
     for place in filter(run_folder.is_run, (directory, directory / SCRATCH)):
-        results = run_folder.read(str(place)).results()
+        results = finished_run.read(str(place)).results()
         best = min(results, key=lambda result: result["validation_loss"])
         command_line.say(
             f"{place.name}, "

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from model.networks import registry
-from model.runs import run_folder
+from model.runs import finished_run, run_folder
 from pipeline.batches import preprocess
 
 SPEC = preprocess.InputSpec(
@@ -41,7 +41,7 @@ def colour_model(spec=SPEC):
 
 def write_run(folder, found, model, spec=SPEC, network_name="test"):
     """A finished run folder."""
-    record = run_folder.Run(directory=folder)
+    record = run_folder.RunFolder(directory=folder)
     config = {
         "network": network_name,
         "input_spec": dataclasses.asdict(spec),
@@ -55,4 +55,4 @@ def write_run(folder, found, model, spec=SPEC, network_name="test"):
     record.write_json("calibration.json", {"temperature": TEMPERATURE})
     record.write_json("photos.json", {"train": [], "validation": []})
     record.save_model(model, {"network": network_name})
-    return run_folder.read(str(folder))
+    return finished_run.read(str(folder))

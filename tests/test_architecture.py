@@ -81,7 +81,6 @@ LARGE_FILES = {
     "model/loop/training_loop.py",
     "model/networks/from_keras_config.py",
     "model/networks/registry.py",
-    "model/runs/run_folder.py",
     "model/training/settings.py",
     "model/training/staged_training.py",
     "model/weights/identify_network.py",

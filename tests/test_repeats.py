@@ -11,7 +11,7 @@ import pytest
 import train
 from model.checkpoints import errors
 from model.loop import distributed, training_loop
-from model.runs import run_folder
+from model.runs import finished_run, run_folder
 from model.training import plan_estimate, repeated_runs, settings
 from pipeline.system.errors import DataError
 from tests import conftest, test_resume, test_reuse
@@ -50,7 +50,7 @@ def test_folds_test_each_photo_once(quick, found, capsys, monkeypatch):
         path = member / "evaluation" / "test.npz"
         with np.load(path) as examples:
             tested += examples["sha256"].tolist()
-        seen = run_folder.read(str(member)).seen_photos()
+        seen = finished_run.read(str(member)).seen_photos()
         assert not seen & set(examples_of(path))
     assert sorted(tested) == sorted(row.sha256 for row in found.included())
     about = plan_of(directory)
@@ -79,7 +79,7 @@ def test_seeds(quick):
     assert set(about["accuracy"]) == {"seed-5", "seed-6"}
     assert "all_photos" not in about
     kernels = [
-        run_folder.read(str(directory / name))
+        finished_run.read(str(directory / name))
         .load_model()
         .get_layer("logits")
         .kernel.numpy()
@@ -89,7 +89,9 @@ def test_seeds(quick):
     config = dataclasses.replace(quick, seed=5, run_dir=quick.run_dir + "1")
     single = train.train(config)
     assert (directory.parent / "latest").resolve() == single
-    alone = run_folder.read(str(single)).load_model().get_layer("logits").kernel.numpy()
+    alone = (
+        finished_run.read(str(single)).load_model().get_layer("logits").kernel.numpy()
+    )
     assert (alone == kernels[0]).all()
 
 
@@ -102,7 +104,7 @@ def test_seeds_of_changed_records(quick, tmp_path, found):
     directory = train.repeat(config)
     done = conftest.run_command("-m", "pipeline.split", records, "--seed=1")
     assert done.returncode == 0, done.stderr
-    with pytest.raises(run_folder.RunError, match="has changed since"):
+    with pytest.raises(run_folder.RunError, match="not the records that"):
         train.resume(directory)
 
 
@@ -120,7 +122,7 @@ def test_one_that_ran_away_does_not_count(quick, monkeypatch):
         patch.setattr(training_loop.Training, "run_epoch", fail)
         train.repeat(config)
     directory = train.Path(config.run_dir)
-    assert run_folder.read(str(directory / "seed-0")).results()
+    assert finished_run.read(str(directory / "seed-0")).results()
     with pytest.raises(run_folder.RunError, match=r"seed-0: epoch 2: .* cannot count"):
         train.resume(directory)
 
@@ -190,7 +192,7 @@ def test_a_head_on_channels_on_the_whole(quick, pooling, size, capsys):
     where = {"features": "pool2", "pooling": pooling}
     pooled = dataclasses.replace(quick, **where, epochs=2, learning_rate=0)
     first = train.train(pooled)
-    finished = run_folder.read(str(first))
+    finished = finished_run.read(str(first))
     kernel = finished.load_model().get_layer("logits").kernel
     assert kernel.shape == (size, 3)
     lowest = min(result["validation_loss"] for result in finished.results())
@@ -202,7 +204,7 @@ def test_a_head_on_channels_on_the_whole(quick, pooling, size, capsys):
         learning_rate=1e-30,
         epochs=1,
     )
-    (result,) = run_folder.read(str(train.train(again))).results()
+    (result,) = finished_run.read(str(train.train(again))).results()
     assert result["validation_loss"] == pytest.approx(lowest, rel=1e-4)
     rates = [one["learning_rate"] for one in finished.results()]
     # By the 6 numbers of each kind; 0.75 of it two steps into a cosine of six.
@@ -210,7 +212,7 @@ def test_a_head_on_channels_on_the_whole(quick, pooling, size, capsys):
     seat = dataclasses.replace(again, features="", pooling="auto")
     seat = dataclasses.replace(seat, run_dir=quick.run_dir + "4")
     capsys.readouterr()
-    (result,) = run_folder.read(
+    (result,) = finished_run.read(
         str(train.train(seat))
     ).results()  # where the run had it
     said = capsys.readouterr().err
@@ -231,7 +233,7 @@ def test_a_head_on_channels_on_the_whole(quick, pooling, size, capsys):
 def test_a_run_is_trained_on_with_its_head(quick, found):
     """A new run begins at the accuracy, and the loss, that the old one had."""
     first = train.train(dataclasses.replace(quick, hidden=6, epochs=4))
-    results = run_folder.read(str(first)).results()
+    results = finished_run.read(str(first)).results()
     lowest = min(result["validation_loss"] for result in results)
     again = dataclasses.replace(
         quick,
@@ -243,14 +245,14 @@ def test_a_run_is_trained_on_with_its_head(quick, found):
         epochs=1,
     )
     second = train.train(again)
-    (result,) = run_folder.read(str(second)).results()
+    (result,) = finished_run.read(str(second)).results()
     assert result["validation_loss"] == pytest.approx(lowest, rel=1e-4)
     ledger = json.loads((second / "ledger.json").read_text())
     status = {entry["variable"]: entry["status"] for entry in ledger["tensors"]}
     assert status["logits/kernel"] == status["head_hidden/bias"] == "restored"
     assert "new" not in status.values()
     new_head = dataclasses.replace(again, keep_head=False, run_dir=quick.run_dir + "3")
-    (other,) = run_folder.read(str(train.train(new_head))).results()
+    (other,) = finished_run.read(str(train.train(new_head))).results()
     assert other["validation_loss"] == pytest.approx(np.log(3), rel=0.05)
     for change, message in (
         ({"hidden": 7}, r"head_hidden/kernel of \[7, 7\].*found \[7, 6\]"),
@@ -334,7 +336,7 @@ class TestPlan:
         machine = distributed.Machine(precision="float32", cache_dir=cache)
         (one,) = train._trainees(config, found, train.Path(config.run_dir), machine)
         (estimate,) = plan_estimate.estimate(one, found)
-        results = run_folder.read(str(train.train(config))).results()
+        results = finished_run.read(str(train.train(config))).results()
         # The first epoch has TensorFlow's preparations.
         took = sum(result["seconds"] for result in results[1:]) * 4 / 3
         assert 0.4 < estimate.seconds / took < 2.5  # other processes may be at work

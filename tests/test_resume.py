@@ -14,7 +14,7 @@ import pytest
 import train
 from model.checkpoints import errors
 from model.loop import training_loop
-from model.runs import run_folder
+from model.runs import finished_run, run_folder
 from model.training import settings
 from pipeline.system.errors import DataError
 from tests import conftest, test_reuse
@@ -69,7 +69,7 @@ def results_of(directory):
 
 def outcome(directory):
     """All that a training decides: weights, figures, ledger."""
-    model = run_folder.read(str(directory)).load_model()
+    model = finished_run.read(str(directory)).load_model()
     values = [value.tobytes() for value in model.get_weights()]
     ledger = json.loads((directory / "ledger.json").read_text())
     calibration = (directory / "calibration.json").read_text()
@@ -147,7 +147,7 @@ def test_a_head_stays_where_it_was(config, monkeypatch):
     about["settings"]["features"] = ""
     path.write_text(json.dumps(about))
     directory = train.resume(train.Path(config.run_dir))
-    model = run_folder.read(str(directory)).load_model()
+    model = finished_run.read(str(directory)).load_model()
     assert model.get_layer("logits").kernel.shape == (4 + 6, 3)
 
 
@@ -167,20 +167,18 @@ def test_a_damaged_snapshot_is_made_up_for(config, undisturbed, monkeypatch, cap
 @pytest.mark.slow
 def test_what_cannot_go_on(config, monkeypatch, tmp_path, shared_records):
     directory = train.Path(config.run_dir)
-    with pytest.raises(run_folder.RunError, match="no run"):
+    with pytest.raises(run_folder.RunError, match="no run, or one"):
         train.resume(directory)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_at(patch, 20)
         train.train(config)
-    with pytest.raises(
-        run_folder.RunError, match=f"--resume={directory} goes on with it"
-    ):
+    with pytest.raises(run_folder.RunError, match=f"--resume={directory}"):
         train.train(config)
     about = (directory / "config.json").read_text()
     other = json.loads(about)
     other["data"]["manifest_digest"] = "0" * 64
     (directory / "config.json").write_text(json.dumps(other))
-    with pytest.raises(run_folder.RunError, match="has changed since"):
+    with pytest.raises(run_folder.RunError, match="not the records that"):
         train.resume(directory)
     other = json.loads(about)
     other["weights"]["tensors_sha256"] = "0" * 64
@@ -197,7 +195,7 @@ def test_what_cannot_go_on(config, monkeypatch, tmp_path, shared_records):
         train.resume(directory)
     (directory / "config.json").write_text(about)
     train.resume(directory)
-    with pytest.raises(run_folder.RunError, match="is done"):
+    with pytest.raises(run_folder.RunError, match="training is complete"):
         train.resume(directory)
 
 

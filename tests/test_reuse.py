@@ -12,7 +12,7 @@ import train
 from model.checkpoints import errors, reading
 from model.export import exporting
 from model.networks import registry
-from model.runs import run_folder
+from model.runs import finished_run, run_folder
 from model.training import settings
 from model.weights import preprocessing_overrides, restore, weight_file
 from tests import conftest
@@ -151,8 +151,8 @@ def test_a_runs_weights_start_another_run(quick, tmp_path, name):
     )
     train.train(second)
     assert about(second)["input_spec"]["scale"] == 2.0
-    before = restore.gather(run_folder.read(first.run_dir).load_model())
-    after = restore.gather(run_folder.read(second.run_dir).load_model())
+    before = restore.gather(finished_run.read(first.run_dir).load_model())
+    after = restore.gather(finished_run.read(second.run_dir).load_model())
     for layer in LAYERS[:4]:
         np.testing.assert_array_equal(
             after[f"{layer}/kernel"], before[f"{layer}/kernel"]
@@ -218,7 +218,7 @@ class TestPretrained:
         arrays = {
             name.replace("logits", "fc5"): array
             for name, array in restore.gather(
-                run_folder.read(config.run_dir).load_model()
+                finished_run.read(config.run_dir).load_model()
             ).items()
         }
         return write(tiny, tmp_path / "whole.safetensors", arrays)

@@ -14,7 +14,7 @@ import tensorflow as tf
 import train
 from model.checkpoints import errors
 from model.loop import training_loop
-from model.runs import run_folder
+from model.runs import finished_run, run_folder
 from model.training import settings
 from model.weights import named_weights
 from pipeline.batches import dataset
@@ -47,7 +47,7 @@ def content(directory, name):
 
 def validation_logits(directory, found):
     """What model.keras says of the validation photos, central window."""
-    finished = run_folder.read(str(directory))
+    finished = finished_run.read(str(directory))
     model = keras.models.load_model(directory / "model.keras")
     images = dataset.Evaluation(found, "validation", finished.spec, batch_size=8)
     return np.concatenate([model(batch["image"]).numpy() for batch in images])
@@ -129,7 +129,7 @@ def test_the_ledger_lists_everything_and_proves_the_frozen_part(shared_run):
 def test_the_model_loads_in_plain_keras_elsewhere(shared_run, found, tmp_path):
     """A process that has never seen our code gives the same logits."""
     images = dataset.Evaluation(
-        found, "test", run_folder.read(str(shared_run)).spec, batch_size=8
+        found, "test", finished_run.read(str(shared_run)).spec, batch_size=8
     )
     batch = next(iter(images))["image"].numpy()
     np.save(tmp_path / "images.npy", batch)
@@ -334,7 +334,7 @@ def test_a_stopped_training_leaves_a_usable_run(
     assert "Traceback" not in stderr
     done = conftest.run_command("evaluate.py", f"--run_dir={directory}")
     assert done.returncode == 0, done.stderr
-    assert run_folder.read(str(directory)).spec.source == "torchvision"
+    assert finished_run.read(str(directory)).spec.source == "torchvision"
 
 
 def test_wrong_flags_exit_with_1_and_problems_with_2(tmp_path):

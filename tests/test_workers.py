@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from model.loop import distributed
-from model.runs import run_folder
+from model.runs import finished_run
 from pipeline.system.errors import DataError
 from tests import conftest
 
@@ -46,7 +46,7 @@ def start(rank, ports, cache, *arguments):
 
 
 def results(directory):
-    return run_folder.read(str(directory)).results()
+    return finished_run.read(str(directory)).results()
 
 
 def small_training(records, directory, *more):

@@ -3,14 +3,14 @@
 from collections.abc import Callable
 
 from model.evaluation import comparison, stored_logits
-from model.runs import run_folder
+from model.runs import finished_run, run_folder
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
 
 def read(
     name: str,
-    finished: run_folder.Finished,
+    finished: finished_run.FinishedRun,
     split: str,
     manifest_digest: str,
     judge_now: Callable[[], object],
@@ -47,7 +47,9 @@ def read(
     )
 
 
-def refuse_seen(name: str, finished: run_folder.Finished, photos: set[str]) -> None:
+def refuse_seen(
+    name: str, finished: finished_run.FinishedRun, photos: set[str]
+) -> None:
     """Refuses a comparison on photos that a run was trained on.
 
     Args:

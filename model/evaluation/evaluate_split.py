@@ -17,7 +17,7 @@ from model.evaluation import (
     unseen_photos,
 )
 from model.loop import metrics
-from model.runs import run_folder
+from model.runs import finished_run, run_folder
 from pipeline.batches import dataset, preprocess
 from pipeline.records import manifest
 from pipeline.system import command_line, file_system
@@ -229,7 +229,7 @@ class Judged:
         path: of the .json.
     """
 
-    finished: run_folder.Finished
+    finished: finished_run.FinishedRun
     found: manifest.Manifest
     split: str
     model: Any
@@ -246,7 +246,7 @@ class Judged:
 
 
 def judge_run(
-    finished: run_folder.Finished,
+    finished: finished_run.FinishedRun,
     found: manifest.Manifest,
     split: str,
     how: How = PLAIN,
@@ -325,7 +325,7 @@ def judge_run(
 
 
 def _label_of_each(
-    finished: run_folder.Finished, found: manifest.Manifest
+    finished: finished_run.FinishedRun, found: manifest.Manifest
 ) -> np.ndarray:
     """int64 [num_classes of the data]: the run's label of each, by its name.
 
@@ -344,7 +344,7 @@ def _label_of_each(
 
 
 def _held_out(
-    finished: run_folder.Finished,
+    finished: finished_run.FinishedRun,
     found: manifest.Manifest,
     judgement: Judgement,
     seen: set[str],

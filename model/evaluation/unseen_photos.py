@@ -14,7 +14,7 @@ import numpy as np
 
 from model.evaluation import label_errors, stored_logits
 from model.loop import metrics
-from model.runs import run_folder
+from model.runs import finished_run, run_folder
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
 
@@ -80,7 +80,9 @@ def of_split(
     )
 
 
-def of_folds(finished: run_folder.Finished, found: manifest.Manifest) -> HeldOut | None:
+def of_folds(
+    finished: finished_run.FinishedRun, found: manifest.Manifest
+) -> HeldOut | None:
     """All photos that the folds beside a run have judged; None if it is no fold.
 
     Args:
@@ -134,7 +136,7 @@ def _judgement(
 ) -> tuple[stored_logits.Examples, np.ndarray] | None:
     """A fold's test photos and probabilities; None where it is not judged yet."""
     try:
-        fold = run_folder.read(str(place))
+        fold = finished_run.read(str(place))
     except DataError:
         return None
     digest = fold.config["data"]["manifest_digest"]

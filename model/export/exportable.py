@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from model.runs import run_folder
+from model.runs import finished_run
 from pipeline.batches import preprocess
 
 PROBABILITIES = "probabilities"
@@ -37,7 +37,7 @@ class Exportable:
         return [name.encode(errors="surrogateescape") for name in self.class_names]
 
 
-def of_run(finished: run_folder.Finished) -> Exportable:
+def of_run(finished: finished_run.FinishedRun) -> Exportable:
     """Builds it from a run's weights and temperature.
 
     Raises:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from model.export import job
 from model.networks import registry
-from model.runs import run_folder
+from model.runs import finished_run
 from model.weights import restore, weight_file
 from pipeline.system import command_line, file_system
 
@@ -60,7 +60,7 @@ def export(config: Config) -> dict[str, tuple[int, ...]]:
     """
     path = Path(config.weights)
     weight_file.check_ending(path)
-    finished = run_folder.read(config.run_dir)
+    finished = finished_run.read(config.run_dir)
     model = finished.load_model()
     arrays = restore.gather(model)
     network_name = finished.config["network"]
@@ -88,7 +88,7 @@ def export_classifier(config: Config) -> job.Exported:
             the run says.
     """
     return job.export(
-        run_folder.read(config.run_dir),
+        finished_run.read(config.run_dir),
         config.format,
         data=config.data,
         out=config.out,

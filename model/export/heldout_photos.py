@@ -7,7 +7,7 @@ import numpy as np
 
 from model.evaluation import evaluate_split, stored_logits
 from model.loop import metrics
-from model.runs import run_folder, run_records
+from model.runs import finished_run, run_records
 from pipeline.batches import dataset, preprocess
 from pipeline.images import record_image
 from pipeline.records import manifest
@@ -63,7 +63,7 @@ def spread(total: int, count: int) -> np.ndarray:
     return np.arange(min(total, count)) * total // min(total, count)
 
 
-def of_run(finished: run_folder.Finished, data: str = "") -> HeldOut:
+def of_run(finished: finished_run.FinishedRun, data: str = "") -> HeldOut:
     """Reads them; the run is judged if that was not done, or with other weights.
 
     Args:

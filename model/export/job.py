@@ -23,7 +23,7 @@ from model.export import (
     verify_file,
 )
 from model.loop import training_loop
-from model.runs import run_folder
+from model.runs import finished_run, run_folder
 from pipeline.system import file_system
 
 FORMATS = ("saved_model", "onnx", "litert", "keras")
@@ -147,7 +147,7 @@ class _Work:
 
 
 def export(
-    finished: run_folder.Finished,
+    finished: finished_run.FinishedRun,
     form: str,
     *,
     data: str = "",
@@ -260,7 +260,7 @@ def _cost(work: _Work, path: Path, name: str, allowed: float) -> Cost:
     return cost
 
 
-def _of_run(finished: run_folder.Finished, work: _Work) -> Line:
+def _of_run(finished: finished_run.FinishedRun, work: _Work) -> Line:
     """The run's own model in this process."""
     path = finished.directory / run_folder.MODEL_NAME
     step = training_loop.make_predict_step(work.source.model)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from model.export import errors
-from model.runs import run_folder
+from model.runs import finished_run
 from pipeline.system import file_system
 
 _FOLDER = "exported"  # in the run's folder
@@ -21,7 +21,9 @@ _NAMES = {
 }
 
 
-def choose(finished: run_folder.Finished, form: str, out: str, quantize: str) -> Path:
+def choose(
+    finished: finished_run.FinishedRun, form: str, out: str, quantize: str
+) -> Path:
     """The path that is asked for, or that of the format in the run's folder.
 
     Raises:

@@ -10,7 +10,7 @@ import numpy as np
 from model.evaluation import grad_cam
 from model.loop import metrics, traced_function, training_loop
 from model.predict import similar_photos
-from model.runs import run_folder
+from model.runs import finished_run
 from model.weights import preprocessing_overrides, pretrained_classifier
 from pipeline.batches import preprocess
 from pipeline.images import record_image
@@ -40,7 +40,7 @@ class Classifier:
     spec: preprocess.InputSpec
     class_names: Sequence[str]
     temperature: float = 1.0
-    finished: run_folder.Finished | None = None
+    finished: finished_run.FinishedRun | None = None
     resize_min: int = record_image.RESIZE_MIN
 
     def predict_step(self) -> Callable[[Any], Any]:
@@ -78,7 +78,7 @@ def of_run(run_dir: str) -> Classifier:
     Raises:
         run.RunError: it is missing, unfinished or damaged.
     """
-    finished = run_folder.read(run_dir)
+    finished = finished_run.read(run_dir)
     return Classifier(
         name=finished.directory.name,
         model=finished.load_model(),

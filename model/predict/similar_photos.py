@@ -15,7 +15,7 @@ import numpy as np
 
 from model.loop import feature_cache, training_data
 from model.networks import head
-from model.runs import run_folder, run_records
+from model.runs import finished_run, run_records
 from model.training import repeated_runs
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
@@ -37,7 +37,7 @@ class Neighbour:
     similarity: float
 
 
-def below_head(finished: run_folder.Finished, model: Any) -> tuple[str, Any]:
+def below_head(finished: finished_run.FinishedRun, model: Any) -> tuple[str, Any]:
     """What a run's head sees, by name and as a tensor of the network.
 
     The tensor is found from above: below the head, the network may be a model inside
@@ -60,7 +60,7 @@ def below_head(finished: run_folder.Finished, model: Any) -> tuple[str, Any]:
     )
 
 
-def embedder(finished: run_folder.Finished, model: Any) -> Any:
+def embedder(finished: finished_run.FinishedRun, model: Any) -> Any:
     """A network that also gives what its head sees.
 
     Args:
@@ -144,7 +144,7 @@ def _directions(embeddings: Any) -> np.ndarray:
     return flat / np.maximum(lengths, _SMALLEST)
 
 
-def build(finished: run_folder.Finished, model: Any, data: str = "") -> Index:
+def build(finished: finished_run.FinishedRun, model: Any, data: str = "") -> Index:
     """Makes the training photos of a run searchable.
 
     Args:

@@ -19,7 +19,7 @@ import numpy as np
 from model.evaluation import calibration, evaluate_split
 from model.loop import metrics
 from model.reports import diagrams, photo_thumbnails, report_facts
-from model.runs import run_folder
+from model.runs import finished_run
 from pipeline.records import manifest
 from pipeline.system import file_system
 
@@ -142,7 +142,7 @@ def _own_parts() -> dict[str, Any]:
     }
 
 
-def _has(finished: run_folder.Finished, name: str) -> bool:
+def _has(finished: finished_run.FinishedRun, name: str) -> bool:
     return (finished.directory / name).exists()
 
 

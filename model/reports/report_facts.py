@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from model.loop import metrics
 from model.networks import head
-from model.runs import run_folder
+from model.runs import finished_run, run_folder
 from model.training import settings
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
@@ -56,7 +56,7 @@ def _flags(config: "DataclassInstance") -> list[str]:
     return words
 
 
-def training(finished: run_folder.Finished) -> dict[str, Any]:
+def training(finished: finished_run.FinishedRun) -> dict[str, Any]:
     """How a run was trained.
 
     Returns:
@@ -91,7 +91,7 @@ def training(finished: run_folder.Finished) -> dict[str, Any]:
     }
 
 
-def ledger(finished: run_folder.Finished) -> dict[str, Any]:
+def ledger(finished: finished_run.FinishedRun) -> dict[str, Any]:
     """Summary of ledger.json.
 
     Returns:

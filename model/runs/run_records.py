@@ -1,60 +1,111 @@
-"""A run -> the records that it was trained on, wherever they lie now."""
+"""Find the records that a run was trained on, and refuse any others."""
 
 from pathlib import Path
 
-from model.runs import run_folder
+from model.runs import finished_run
+from model.runs.run_folder import RunError
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
 
 HELP = "Folder of the run's records, if they were moved."
 
 
-def read(finished: run_folder.Finished, data: str = "") -> manifest.Manifest:
-    """Reads their manifest.
+def read(run: finished_run.FinishedRun, data: str = "") -> manifest.Manifest:
+    """Read the manifest of the records that a run was trained on.
 
     Args:
-        finished: the run.
-        data: folder of the records; "" for where training read them.
+        run: The finished run.
+        data: Folder of the records; "" for the folder that training used.
 
     Raises:
-        DataError: they are not there, damaged, or not those of the run.
+        DataError: The records are missing, damaged, or not those of the run.
     """
-    found = manifest.read(place(finished, data))
-    check(finished, found)
-    return found
+    records = manifest.read(locate(run, data))
+    check(run.directory, run.manifest_digest, records)
+    return records
 
 
-def place(finished: run_folder.Finished, data: str = "") -> Path:
-    """Their folder.
+def locate(run: finished_run.FinishedRun, data: str = "") -> Path:
+    """Return the folder of the records that a run was trained on.
 
     Args:
-        finished: the run.
-        data: of `read`.
+        run: The finished run.
+        data: Folder of the records; "" for the folder that training used.
 
     Raises:
-        DataError: there are none.
+        DataError: The folder holds no records.
     """
-    folder = Path(data or finished.config["data"]["path"])
+    folder = Path(data or run.config["data"]["path"])
     if not (folder / manifest.HEAD_NAME).exists():
         raise DataError(
-            f"{folder}: no {manifest.HEAD_NAME} here; expected the records that "
-            f"{finished.directory.name} was trained on; --data=FOLDER says where they "
-            "are, if they were moved"
+            f"{folder}: {manifest.HEAD_NAME} is missing. Expected the records that run "
+            f"{run.directory.name} was trained on. If they were moved, name their "
+            "folder by --data=FOLDER."
         )
     return folder
 
 
-def check(finished: run_folder.Finished, found: manifest.Manifest) -> None:
-    """Refuses records that are not those of a run.
+def check(
+    run_directory: Path,
+    manifest_digest: str,
+    records: manifest.Manifest,
+    *,
+    source: str = "",
+    advice: str = "",
+) -> None:
+    """Refuse records that are not exactly those that a run was trained on.
+
+    Args:
+        run_directory: Folder of the run, or of the runs of --seeds or --folds.
+        manifest_digest: SHA-256 of the manifest that the run was trained on.
+        records: The records to check.
+        source: What the user calls the records; "" for the name of their folder.
+        advice: Another way out than the message gives, as a sentence; "" for none.
 
     Raises:
-        DataError: they are others, or were changed since.
+        RunError: These are other records, or their photos or split have changed.
     """
-    expected = finished.config["data"]["manifest_digest"]
-    if found.digest != expected:
+    if records.digest != manifest_digest:
+        raise RunError(
+            f"{source or records.directory}: these are not the records that run "
+            f"{run_directory.name} was trained on: photos or their split have changed, "
+            "so that test photos may have been used for training. Expected manifest "
+            f"digest {manifest_digest[:12]}, found {records.digest[:12]}. Use the "
+            "run's own records, or train a new run on these."
+            + f" {advice}"
+            * bool(advice)
+        )
+
+
+def check_unseen(
+    run: finished_run.FinishedRun,
+    records: manifest.Manifest,
+    split: str,
+    *,
+    source: str = "",
+) -> None:
+    """Refuse records of another data set that a run cannot be evaluated on.
+
+    Args:
+        run: The finished run.
+        records: Records of other photos than those the run was trained on.
+        split: Split to be evaluated; "all" for all photos.
+        source: What the user calls the records; "" for the name of their folder.
+
+    Raises:
+        DataError: A class is unknown to the run, or it was trained on a photo.
+    """
+    source = source or str(records.directory)
+    if not set(records.class_names) <= set(run.class_names):
         raise DataError(
-            f"{found.directory}: manifest digest {found.digest[:12]}, but the run "
-            f"{finished.directory.name} was trained on {expected[:12]}: these are "
-            "other records, or their photos or split have changed since; expected the "
-            "run's own as they were, or a run that was trained on these"
+            f"{source}: the classes do not match run {run.directory.name}. Expected "
+            f"some or all of {', '.join(run.class_names)}, found "
+            f"{', '.join(records.class_names)}."
+        )
+    rows = records.included(*([] if split == "all" else [split]))
+    if seen := run.seen_photos() & {row.sha256 for row in rows}:
+        raise DataError(
+            f"{source}: run {run.directory.name} was trained on, or chosen by, "
+            f"{len(seen)} of these {len(rows)} photos. Use other photos, or the run's "
+            "own records."
         )

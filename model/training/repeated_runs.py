@@ -81,7 +81,7 @@ def is_done(directory: Path) -> bool:
     Raises:
         run.RunError: it ran away; without it the mean would be too good.
     """
-    if (why := directory / run_folder.RAN_AWAY).exists():
+    if (why := directory / run_folder.DIVERGED).exists():
         raise run_folder.RunError(
             f"{directory}: {why.read_text(encoding='utf-8').strip()}; so this one of "
             "the trainings cannot count: train all anew, with other settings"
@@ -99,7 +99,7 @@ def write_plan(
         "manifest_digest": found.digest,
         **more,
     }
-    run_folder.Run(directory=directory).write_json(run_folder.REPEATS, about)
+    run_folder.RunFolder(directory=directory).write_json(run_folder.REPEATS, about)
 
 
 def read_plan(directory: Path) -> tuple[settings.Config, str] | None:

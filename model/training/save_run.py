@@ -15,7 +15,7 @@ from pipeline.records import manifest
 
 
 def write(
-    record: run_folder.Run,
+    record: run_folder.RunFolder,
     found: manifest.Manifest,
     start: starting_point.Base,
     plan: stages.Plan,

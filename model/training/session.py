@@ -79,7 +79,7 @@ class Session:
                 raise
             except training_loop.NonFiniteLoss as error:
                 self._remove_snapshots()  # the next time would come to the same
-                self._trainees[0].record.write_text(run_folder.RAN_AWAY, f"{error}\n")
+                self._trainees[0].record.write_text(run_folder.DIVERGED, f"{error}\n")
                 raise
             except distributed.LOST as error:
                 raise distributed.WorkerLost(

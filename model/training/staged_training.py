@@ -51,7 +51,7 @@ class Trainee:
         config: settings.Config,
         found: manifest.Manifest,
         start: starting_point.Base,
-        record: run_folder.Run,
+        record: run_folder.RunFolder,
         machine: distributed.Machine,
         *,
         name: str = "",

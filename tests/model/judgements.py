@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from model.evaluation import evaluate_split
-from model.runs import run_folder
+from model.runs import finished_run, run_folder
 from pipeline.convert import conversion
 from tests import conftest
 
@@ -61,7 +61,7 @@ def renamed(found, names):
 def write_run(directory, found, seen=()):
     """A finished run on these records; returns it as it is read."""
     directory.mkdir(parents=True)
-    record = run_folder.Run(directory=directory)
+    record = run_folder.RunFolder(directory=directory)
     config = {
         "settings": {},
         "network": "tiny",
@@ -97,7 +97,7 @@ def write_run(directory, found, seen=()):
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (directory / "metrics.jsonl").write_text(text)
     network().save(directory / "model.keras")
-    return run_folder.read(str(directory))
+    return finished_run.read(str(directory))
 
 
 def judged(directory, found, split="all", seen=(), **how):

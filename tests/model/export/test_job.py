@@ -15,7 +15,7 @@ import tensorflow as tf
 from model.evaluation import evaluate_split
 from model.export import errors, exportable, heldout_photos, job, litert, verify_file
 from model.networks import head, registry
-from model.runs import run_folder
+from model.runs import finished_run
 from pipeline.batches import single_photo
 from pipeline.system.errors import DataError
 from tests import conftest, exif_files, small_runs
@@ -63,7 +63,7 @@ def copy(small_run, tmp_path):
     folder = shutil.copytree(
         small_run.directory, tmp_path / "run", ignore=shutil.ignore_patterns("exp*")
     )
-    return run_folder.read(str(folder))
+    return finished_run.read(str(folder))
 
 
 def scene(number=1, height=60, width=90):

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from model.export import errors, places
-from model.runs import run_folder
+from model.runs import finished_run
 
 
 def left_in(folder):
@@ -11,7 +11,7 @@ def left_in(folder):
 
 
 def choose(form, out="", quantize="none"):
-    finished = run_folder.Finished(directory=Path("/runs/a"), config={})
+    finished = finished_run.FinishedRun(directory=Path("/runs/a"), config={})
     return places.choose(finished, form, str(out), quantize)
 
 

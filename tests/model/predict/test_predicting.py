@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from model.predict import classifier, predicting, similar_photos
-from model.runs import run_folder
+from model.runs import finished_run
 from model.weights import preprocessing_overrides
 from pipeline.batches import single_photo
 from pipeline.images import record_image
@@ -40,7 +40,7 @@ class TestPredict:
         (photos / ".hidden.jpg").touch()
         found = predictions(chosen, photos, batch_size=7)
         assert [one.photo for one in found] == sorted(map(str, photos.rglob("[!.]*.*")))
-        names = run_folder.read(str(shared_run)).class_names
+        names = finished_run.read(str(shared_run)).class_names
         for one in found:
             classes = dict(one.classes)
             assert {*classes} == {*names}

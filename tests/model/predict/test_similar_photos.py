@@ -9,7 +9,7 @@ import pytest
 from model.loop import feature_cache, training_loop
 from model.networks import head, registry
 from model.predict import classifier, similar_photos
-from model.runs import run_folder
+from model.runs import finished_run
 from pipeline import split
 from pipeline.batches import dataset, preprocess
 from pipeline.system.errors import DataError
@@ -22,7 +22,7 @@ def finished(shared_run, tmp_path):
     runs = tmp_path / "runs"
     shutil.copytree(shared_run, runs / "run")
     shutil.copytree(shared_run.parent / "cache", runs / "cache")
-    return run_folder.read(str(runs / "run"))
+    return finished_run.read(str(runs / "run"))
 
 
 def embeddings(finished, model, found, rows):

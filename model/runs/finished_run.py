@@ -1,0 +1,257 @@
+"""Read the folder of a finished run: its settings, figures, photos and model."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from model.runs import run_folder
+from model.runs.run_folder import RunError
+from pipeline.batches import preprocess
+from pipeline.images import record_image
+
+# What Keras, HDF5 and zipfile raise on a damaged model file.
+_UNREADABLE = (
+    ValueError,
+    OSError,
+    KeyError,
+    TypeError,
+    RuntimeError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinishedRun:
+    """A run folder that holds a trained model.
+
+    Attributes:
+        directory: Folder of the run, links resolved.
+        config: Content of its config.json.
+    """
+
+    directory: Path
+    config: dict[str, Any]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in label order."""
+        return tuple(self.config["data"]["class_names"])
+
+    @property
+    def manifest_digest(self) -> str:
+        """SHA-256 of the manifest of the records that the run was trained on."""
+        return str(self.config["data"]["manifest_digest"])
+
+    @property
+    def spec(self) -> preprocess.InputSpec:
+        """Preprocessing of the network's input."""
+        return preprocess.InputSpec.from_json(self.config["input_spec"])
+
+    @property
+    def resize_min(self) -> int:
+        """Shorter side that larger photos were shrunk to, in pixels; 0: no limit."""
+        value = self.config["data"].get("resize_min", record_image.RESIZE_MIN)
+        if not isinstance(value, int) or value < 0:
+            raise ValueError(f"resize_min {value!r}")
+        return value
+
+    def results(self) -> list[dict[str, float]]:
+        """Return the lines of metrics.jsonl, one per epoch.
+
+        Raises:
+            RunError: A line is damaged.
+        """
+        path = self.directory / "metrics.jsonl"
+        results = []
+        for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+            try:
+                results.append(dict(json.loads(line)))
+            except (ValueError, TypeError) as error:
+                raise RunError(
+                    f"{path} line {number}: damaged ({error}). Train again."
+                ) from error
+        return results
+
+    def validation_curve(self) -> list[tuple[int, float]]:
+        """Return epochs with their validation accuracy; [] without metrics.jsonl.
+
+        Raises:
+            RunError: A line is damaged.
+        """
+        path = self.directory / "metrics.jsonl"
+        if not path.exists():
+            return []
+        try:
+            return [
+                (int(result["epoch"]), float(result["validation_accuracy"]))
+                for result in self.results()
+            ]
+        except RunError:
+            raise
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
+            raise RunError(f"{path}: damaged ({error!r}). Train again.") from error
+
+    @property
+    def temperature(self) -> float:
+        """Number above 0 that logits are divided by for calibrated probabilities.
+
+        Raises:
+            RunError: calibration.json is missing or damaged.
+        """
+        path = self.directory / "calibration.json"
+        try:
+            value = float(json.loads(path.read_text(encoding="utf-8"))["temperature"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(
+                f"{path}: cannot be read ({error!r}). Train again."
+            ) from error
+        if not 0 < value < math.inf:
+            raise RunError(
+                f"{path}: temperature expected above 0, found {value}. Train again."
+            )
+        return value
+
+    def seen_photos(self) -> set[str]:
+        """Return the SHA-256 of the photos used for training and validation.
+
+        Raises:
+            RunError: photos.json is missing or damaged.
+        """
+        path = self.directory / "photos.json"
+        try:
+            photos = json.loads(path.read_text(encoding="utf-8"))
+            return {*photos["train"], *photos["validation"]}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(
+                f"{path}: cannot be read ({error!r}). Train again."
+            ) from error
+
+    def evaluation_path(self, name: str, manifest_digest: str) -> Path:
+        """Return the path of an evaluation's .json file.
+
+        Args:
+            name: Stem of the file's name.
+            manifest_digest: SHA-256 of the evaluated records' manifest. The name
+                contains it if these are not the run's own records.
+        """
+        if manifest_digest != self.manifest_digest:
+            name += f"-{manifest_digest[:8]}"
+        return self.directory / "evaluation" / f"{name}.json"
+
+    def model_digest(self) -> str:
+        """Return the SHA-256 of the model file."""
+        with (self.directory / run_folder.MODEL_NAME).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def load_model(self) -> Any:
+        """Load the saved network, float32: image -> logits.
+
+        Raises:
+            RunError: The file is damaged.
+        """
+        path = self.directory / run_folder.MODEL_NAME
+        # Keras reports a damaged archive as a missing file.
+        if not zipfile.is_zipfile(path):
+            raise RunError(f"{path}: cut off, or not a Keras model. Train again.")
+        try:
+            return keras.models.load_model(path, compile=False, safe_mode=True)
+        except _UNREADABLE as error:
+            raise RunError(f"{path}: cannot be read ({error}). Train again.") from error
+
+
+def read(run_dir: str) -> FinishedRun:
+    """Open the folder of a finished run.
+
+    Raises:
+        RunError: The folder is missing or holds no finished model.
+    """
+    directory = Path(run_dir)
+    if not directory.exists():
+        raise RunError(
+            f"{directory}: no such run folder. Train a run first: python train.py"
+        )
+    if (directory / run_folder.REPEATS).exists():
+        names = sorted(
+            path.name
+            for path in directory.iterdir()
+            if (path / run_folder.MODEL_NAME).exists()
+        )
+        raise RunError(
+            f"{directory}: this folder holds several runs. Name one of them: "
+            + ", ".join(str(directory / name) for name in names[:10])
+        )
+    for name in (run_folder.CONFIG_NAME, run_folder.MODEL_NAME):
+        if not (directory / name).exists():
+            raise RunError(
+                f"{directory}: {name} is missing. Either this is not a run folder, or "
+                "the run was stopped before its first epoch ended."
+            )
+    return FinishedRun(directory=directory.resolve(), config=_read_config(directory))
+
+
+def read_several(run_dirs: Sequence[str]) -> dict[str, FinishedRun]:
+    """Open several finished runs.
+
+    Returns:
+        {name: run} in the given order. The name is that of the folder, or its whole
+        path if two folders have the same name.
+
+    Raises:
+        RunError: A run is missing, unfinished or named twice.
+    """
+    runs = [read(run_dir) for run_dir in run_dirs]
+    names = [run.directory.name for run in runs]
+    if len(set(names)) < len(names):
+        names = [str(run.directory) for run in runs]
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise RunError(
+                f"{name}: named twice in --runs, the second time as "
+                f"{run_dirs[number]}. Expected different runs."
+            )
+    return dict(zip(names, runs, strict=True))
+
+
+def read_unfinished(directory: Path) -> tuple[Path, dict[str, Any]]:
+    """Open the folder of a run whose training was stopped.
+
+    Returns:
+        The folder, links resolved, and the content of its config.json.
+
+    Raises:
+        RunError: The folder holds no run, or one whose training is complete.
+    """
+    if not (directory / run_folder.CONFIG_NAME).exists():
+        raise RunError(
+            f"{directory}: no run, or one that was stopped before it began. Start it "
+            "again without --resume."
+        )
+    if not (directory / run_folder.CHECKPOINTS).exists():
+        raise RunError(f"{directory}: this training is complete; nothing to resume.")
+    config = _read_config(directory)
+    if not {"settings", "features", "precision", "versions"} <= config.keys():
+        raise RunError(f"{directory / run_folder.CONFIG_NAME}: damaged. Train again.")
+    return directory.resolve(), config
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    """Raises RunError if config.json is damaged."""
+    path = directory / run_folder.CONFIG_NAME
+    try:
+        config = dict(json.loads(path.read_text(encoding="utf-8")))
+        run = FinishedRun(directory=directory, config=config)
+        _ = run.class_names, run.spec, run.resize_min, run.manifest_digest
+        _ = config["data"]["path"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path}: damaged ({error!r}). Train again.") from error
+    return config
