@@ -244,7 +244,7 @@ def _trainees(
     made = "kept" if config.keep_head else "new"
     command_line.log(
         f"network: {start.network.name}, {made} head on "
-        f"{head.in_words(start.features, start.pooling)}; input "
+        f"{head.describe(start.features, start.pooling)}; input "
         f"{start.spec.short_side_px}/{start.spec.size_px}, {start.spec.resize}, "
         f"preprocessing by {start.spec.source}"
     )

@@ -38,7 +38,7 @@ NETWORK = registry.NETWORKS["alexnet_owt"]
 
 def features_of(found: manifest.Manifest, layer: str) -> np.ndarray:
     """float32 [num_photos, num_features], of the central window."""
-    base = registry.build(NETWORK, NETWORK.input_spec, last=layer)
+    base = NETWORK.build(NETWORK.input_spec, last=layer)
     weights = named_weights.resolve("alexnet_conv")
     restore.assign(base, restore.fit(weights.checkpoint, "").values)
     images = dataset.Images(found, found.included(), NETWORK.input_spec, batch_size=64)

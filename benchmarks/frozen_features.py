@@ -37,9 +37,10 @@ LAST = "pool5"
 
 def build(dtype: str) -> Any:
     """The convolutions with their pretrained weights."""
-    trunk = registry.build(
-        NETWORK, NETWORK.input_spec, last=LAST, dtype=dtype, wide=True
+    image, outputs = NETWORK.step_outputs(
+        NETWORK.input_spec, last=LAST, dtype=dtype, repeat_per_column=True
     )
+    trunk = keras.Model(image, outputs[LAST])
     weights = named_weights.resolve("alexnet_conv")
     restore.assign(trunk, restore.fit(weights.checkpoint, "").values)
     return trunk

@@ -75,7 +75,7 @@ def main(train: str, validation: str, test: str, epochs: str, head: str) -> None
     train_data = train_data.map(lambda x, y: (augment(x, training=True), y))
 
     chosen = registry.NETWORKS["alexnet_owt"]
-    base = registry.build(chosen, chosen.input_spec, last="pool5")
+    base = chosen.build(chosen.input_spec, last="pool5")
     weights = named_weights.resolve("alexnet_conv")
     restore.assign(base, restore.fit(weights.checkpoint, "").values)
     base.trainable = False

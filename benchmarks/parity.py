@@ -24,7 +24,6 @@ def ours(folder: str, target: str) -> None:
     import pipeline.system.tensorflow_import  # noqa: F401
 
     # isort: split
-    from model.networks import registry
     from model.weights import named_weights, restore
     from pipeline.batches import single_photo
 
@@ -35,7 +34,7 @@ def ours(folder: str, target: str) -> None:
         fit = restore.fit(named_weights.resolve(ckpt).checkpoint, ckpt)
         viewer = single_photo.Viewer(fit.spec)
         images = np.stack([viewer.of_file(photo.read_bytes()) for photo in photos])
-        model = registry.build(fit.network, fit.spec, last=last)
+        model = fit.network.build(fit.spec, last=last)
         restore.assign(model, fit.values)
         found["images"] = images
         found[f"{ckpt}/features"] = np.asarray(model(images.astype(np.float32)))

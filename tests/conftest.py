@@ -25,7 +25,7 @@ import pytest
 import safetensors.numpy
 
 import train
-from model.networks import registry
+from model.networks import architecture, registry
 from model.training import settings
 from pipeline.convert import conversion
 from pipeline.records import manifest
@@ -221,9 +221,9 @@ def tiny(monkeypatch):
     from model.weights import layer_names
     from pipeline.batches import preprocess
 
-    found = registry.Network(
+    found = architecture.Network(
         name="tiny",
-        layers=tiny_layers,
+        make_steps=tiny_layers,
         input_spec=preprocess.InputSpec(
             size_px=16,
             short_side_px=18,
@@ -256,7 +256,7 @@ def random_convolutions():
             if name == "kernel"
             else np.full(shape, 0.01, np.float32)
         )
-        for layer, shapes in registry.variable_shapes(chosen, chosen.input_spec).items()
+        for layer, shapes in chosen.variable_shapes(chosen.input_spec).items()
         if layer.startswith("conv")
         for name, shape in shapes.items()
     }

@@ -7,7 +7,7 @@ dense kernels [out, in]. Nothing here knows our code, except for what compares w
 import keras
 import numpy as np
 
-from model.networks import registry
+from model.networks import architecture, registry
 from model.weights import restore
 
 
@@ -115,11 +115,10 @@ def chw(image):
 def every_step(chosen, spec, *, num_classes=0):
     """A Keras model with {step: its output} for all steps of a network."""
     image = keras.Input((spec.size_px, spec.size_px, 3))
-    output = registry.normalisation(spec)(image)
+    output = architecture.normalisation(spec)(image)
     outputs = {}
-    for step in registry.between(
-        chosen,
-        registry.INPUT,
+    for step in chosen.steps_between(
+        architecture.INPUT,
         chosen.step_names()[-1],
         num_classes=num_classes,
         dtype="float32",
@@ -161,7 +160,7 @@ def check(model, image, expected, tolerance=1e-5):
 def num_parameters(name, *, trained_only=False):
     """Of a network with its own number of classes, without making its weights."""
     chosen = registry.NETWORKS[name]
-    shapes = registry.variable_shapes(chosen, chosen.input_spec)
+    shapes = chosen.variable_shapes(chosen.input_spec)
     return sum(
         int(np.prod(shape))
         for variables in shapes.values()
@@ -174,7 +173,7 @@ def shapes(name, size_px):
     """{step: shape of its output, without the batch} for images of that size."""
     chosen = registry.NETWORKS[name]
     shape, found = (1, size_px, size_px, 3), {}
-    for step in chosen.layers(chosen.num_classes, "float32"):
+    for step in chosen.steps():
         shape = tuple(step.compute_output_shape(shape))
         found[step.name] = shape[1:]
     return found

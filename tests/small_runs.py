@@ -5,7 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 
-from model.networks import registry
+from model.networks import architecture
 from model.runs import finished_run, run_folder
 from pipeline.batches import preprocess
 
@@ -23,8 +23,8 @@ def colour_model(spec=SPEC):
     """Tells blue, green and red apart, with some of each layer that matters."""
     keras.utils.set_random_seed(5)
     kinds = keras.layers
-    image = keras.Input((spec.size_px, spec.size_px, 3), name=registry.INPUT)
-    x = registry.normalisation(spec)(image)
+    image = keras.Input((spec.size_px, spec.size_px, 3), name=architecture.INPUT)
+    x = architecture.normalisation(spec)(image)
     mean = kinds.GlobalAveragePooling2D(name="mean")(x)
     x = kinds.Conv2D(4, 3, padding="same", activation="relu", name="conv")(x)
     x = kinds.BatchNormalization(name="norm")(x)

@@ -80,7 +80,6 @@ LARGE_FILES = {
     "model/loop/feature_cache.py",
     "model/loop/training_loop.py",
     "model/networks/from_keras_config.py",
-    "model/networks/registry.py",
     "model/training/settings.py",
     "model/training/staged_training.py",
     "model/weights/identify_network.py",

@@ -11,7 +11,6 @@ import evaluate
 import train
 from model.checkpoints import errors, reading
 from model.export import exporting
-from model.networks import registry
 from model.runs import finished_run, run_folder
 from model.training import settings
 from model.weights import preprocessing_overrides, restore, weight_file
@@ -23,7 +22,7 @@ LAYERS = ("conv1", "conv2", "fc3", "fc4", "fc5")
 def tiny_arrays(tiny, layers=LAYERS, num_classes=0):
     """{"layer/variable": array} that keep the features of an image alive."""
     random = np.random.default_rng(3)
-    shapes = registry.variable_shapes(tiny, tiny.input_spec, num_classes)
+    shapes = tiny.variable_shapes(tiny.input_spec, num_classes)
     return {
         f"{layer}/{name}": random.normal(0, 0.3, shape).astype(np.float32)
         for layer, variables in shapes.items()

@@ -52,7 +52,7 @@ def mapped_layer(model: Any) -> Any:
     """
     for layer in reversed(model.layers):
         shape: Any = getattr(layer.output, "shape", ())
-        if head.is_part(layer.name):
+        if head.is_pooling_layer(layer.name):
             continue
         is_map = len(shape) == 4 and None not in shape[1:] and shape[1] * shape[2] > 1
         if is_map and not isinstance(layer, _NOT_LOOKED_AT):
@@ -69,16 +69,16 @@ def _further_down(model: Any, deepest: Any) -> list[Any]:
     below = [one.output for one in operations[: operations.index(deepest)]]
 
     def source(layer: Any) -> Any:
-        if layer.name.startswith(head.ONE_OF_MEANS):
+        if layer.name.startswith(head.MEAN_PREFIX):
             return layer.input
-        name = layer.name.removeprefix(head.ONE_OF_DEVIATIONS)
-        return model.get_layer(head.SPREAD + name).input[0]
+        name = layer.name.removeprefix(head.DEVIATION_PREFIX)
+        return model.get_layer(head.SPREAD_PREFIX + name).input[0]
 
     return [
         layer
         for layer in model.layers
         if isinstance(layer, keras.layers.GlobalAveragePooling2D)
-        and head.is_part(layer.name)
+        and head.is_pooling_layer(layer.name)
         and any(output is source(layer) for output in below)
     ]
 
@@ -138,7 +138,7 @@ class _Explained:
         means = [layer.output for layer in beside]
         self._counts = len(maps), len(maps) + len(means)
         self._by_place = any(
-            one.name.startswith(head.ONE_OF_DEVIATIONS) for one in model.layers
+            one.name.startswith(head.DEVIATION_PREFIX) for one in model.layers
         )
         self._network = keras.Model(model.input, [model.output, *maps, *means, *more])
         self._size = max(tuple(one.shape[1:3]) for one in maps)

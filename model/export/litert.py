@@ -105,7 +105,7 @@ def _convert(
             converter.target_spec.supported_types = [tf.float16]
         if quantize == "int8":
             converter.representative_dataset = samples
-            if any(one.name.startswith(head.SPREAD) for one in model.layers):
+            if any(one.name.startswith(head.SPREAD_PREFIX) for one in model.layers):
                 return _partly_in_float32(converter)
         return bytes(converter.convert())
 

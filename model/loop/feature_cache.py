@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from model.loop import traced_function
-from model.networks import registry
+from model.networks import architecture
 from model.weights import restore
 from pipeline.batches import dataset, preprocess
 from pipeline.records import manifest
@@ -117,7 +117,7 @@ def _layers(trunk: Any) -> list[Any]:
             _material(one.get_config()) if isinstance(one, keras.Layer) else "",
         ]
         for one in trunk.operations
-        if one.name != registry.NORMALISATION
+        if one.name != architecture.NORMALISATION
         and not isinstance(one, keras.layers.InputLayer | keras.layers.Dropout)
     ]
 

@@ -1,12 +1,13 @@
 """AlexNet in its two single-tower forms, as lists of Keras layers from input to logits.
 
-Layer names are the papers'. A layer's output is after its ReLU.
+Layer names are those of the papers. The output of a layer is after its ReLU.
 """
 
 from typing import Any
 
 import keras
 
+from model.networks import layers
 from pipeline.batches import preprocess
 
 # Source: TensorFlow's 2018 AlexNet tutorials for Flowers, after the means of VGG
@@ -26,10 +27,10 @@ ALEXNET_OWT_INPUT = preprocess.InputSpec(
 
 
 def alexnet(num_classes: int, dtype: str) -> list[Any]:
-    """AlexNet of 2012 on one GPU: no groups and, as in the 2018 practice, no LRN.
+    """Make the AlexNet of 2012 for one GPU: no groups and, as usual in 2018, no LRN.
 
     Args:
-        num_classes: of the last layer.
+        num_classes: number of classes of the last layer.
         dtype: Keras dtype policy of all layers.
 
     Returns:
@@ -40,28 +41,28 @@ def alexnet(num_classes: int, dtype: str) -> list[Any]:
     Neural Networks"; conv1 is SAME on 224 pixels as in TensorFlow's form.
     """
     return [
-        _conv("conv1", 96, 11, dtype, strides=4),
-        _pool("pool1", dtype),
-        _conv("conv2", 256, 5, dtype),
-        _pool("pool2", dtype),
-        _conv("conv3", 384, 3, dtype),
-        _conv("conv4", 384, 3, dtype),
-        _conv("conv5", 256, 3, dtype),
-        _pool("pool5", dtype),
-        keras.layers.Flatten(name="flatten", dtype=dtype),
-        keras.layers.Dense(4096, activation="relu", name="fc6", dtype=dtype),
-        keras.layers.Dropout(0.5, name="drop6", dtype=dtype),
-        keras.layers.Dense(4096, activation="relu", name="fc7", dtype=dtype),
-        keras.layers.Dropout(0.5, name="drop7", dtype=dtype),
-        keras.layers.Dense(num_classes, name="fc8", dtype=dtype),
+        layers.conv("conv1", 96, 11, dtype, stride=4),
+        layers.max_pool("pool1", 3, 2, dtype),
+        layers.conv("conv2", 256, 5, dtype),
+        layers.max_pool("pool2", 3, 2, dtype),
+        layers.conv("conv3", 384, 3, dtype),
+        layers.conv("conv4", 384, 3, dtype),
+        layers.conv("conv5", 256, 3, dtype),
+        layers.max_pool("pool5", 3, 2, dtype),
+        layers.flatten(dtype),
+        layers.dense("fc6", 4096, dtype),
+        layers.dropout("drop6", 0.5, dtype),
+        layers.dense("fc7", 4096, dtype),
+        layers.dropout("drop7", 0.5, dtype),
+        layers.dense("fc8", num_classes, dtype, activation=None),
     ]
 
 
 def alexnet_owt(num_classes: int, dtype: str) -> list[Any]:
-    """AlexNet of "One weird trick": narrower convolutions, dropout before fc6 and fc7.
+    """Make AlexNet of "One weird trick": narrower, dropout before fc6 and fc7.
 
     Args:
-        num_classes: of the last layer.
+        num_classes: number of classes of the last layer.
         dtype: Keras dtype policy of all layers.
 
     Returns:
@@ -73,42 +74,18 @@ def alexnet_owt(num_classes: int, dtype: str) -> list[Any]:
     """
     return [
         keras.layers.ZeroPadding2D(2, name="pad1", dtype=dtype),
-        _conv("conv1", 64, 11, dtype, strides=4, padding="valid"),
-        _pool("pool1", dtype),
-        _conv("conv2", 192, 5, dtype),
-        _pool("pool2", dtype),
-        _conv("conv3", 384, 3, dtype),
-        _conv("conv4", 256, 3, dtype),
-        _conv("conv5", 256, 3, dtype),
-        _pool("pool5", dtype),
-        keras.layers.Flatten(name="flatten", dtype=dtype),
-        keras.layers.Dropout(0.5, name="drop6", dtype=dtype),
-        keras.layers.Dense(4096, activation="relu", name="fc6", dtype=dtype),
-        keras.layers.Dropout(0.5, name="drop7", dtype=dtype),
-        keras.layers.Dense(4096, activation="relu", name="fc7", dtype=dtype),
-        keras.layers.Dense(num_classes, name="fc8", dtype=dtype),
+        layers.conv("conv1", 64, 11, dtype, stride=4, padding="valid"),
+        layers.max_pool("pool1", 3, 2, dtype),
+        layers.conv("conv2", 192, 5, dtype),
+        layers.max_pool("pool2", 3, 2, dtype),
+        layers.conv("conv3", 384, 3, dtype),
+        layers.conv("conv4", 256, 3, dtype),
+        layers.conv("conv5", 256, 3, dtype),
+        layers.max_pool("pool5", 3, 2, dtype),
+        layers.flatten(dtype),
+        layers.dropout("drop6", 0.5, dtype),
+        layers.dense("fc6", 4096, dtype),
+        layers.dropout("drop7", 0.5, dtype),
+        layers.dense("fc7", 4096, dtype),
+        layers.dense("fc8", num_classes, dtype, activation=None),
     ]
-
-
-def _conv(
-    name: str,
-    filters: int,
-    size: int,
-    dtype: str,
-    *,
-    strides: int = 1,
-    padding: str = "same",
-) -> Any:
-    return keras.layers.Conv2D(
-        filters,
-        size,
-        strides,
-        padding,
-        activation="relu",
-        name=name,
-        dtype=dtype,
-    )
-
-
-def _pool(name: str, dtype: str) -> Any:
-    return keras.layers.MaxPooling2D(3, 2, name=name, dtype=dtype)

@@ -1,14 +1,12 @@
-"""AlexNet as Caffe trained it, in two towers' worth of groups: CaffeNet and AlexNet.
+"""AlexNet as Caffe trained it, with convolutions in two groups: CaffeNet and AlexNet.
 
-They differ in the order of pooling and local response normalisation alone, so their
+They differ only in the order of pooling and local response normalisation, so their
 weights have the same names and shapes.
 """
 
 from typing import Any
 
-import keras
-
-from model.networks import composite_layers
+from model.networks import composite_layers, layers
 from pipeline.batches import preprocess
 
 # Source: Caffe's ilsvrc_2012_mean.npy, mean over all pixels (as in its notebook 00).
@@ -22,10 +20,10 @@ CAFFE_INPUT = preprocess.InputSpec(
 
 
 def bvlc_alexnet(num_classes: int, dtype: str) -> list[Any]:
-    """AlexNet of 2012: normalisation, then pooling.
+    """Make the AlexNet of 2012: normalisation, then pooling.
 
     Args:
-        num_classes: of the last layer.
+        num_classes: number of classes of the last layer.
         dtype: Keras dtype policy of all layers.
 
     Returns:
@@ -35,67 +33,50 @@ def bvlc_alexnet(num_classes: int, dtype: str) -> list[Any]:
     Source: Krizhevsky et al. 2012; caffe/models/bvlc_alexnet/train_val.prototxt.
     """
     return [
-        _conv("conv1", 96, 11, dtype, strides=4, padding="valid"),
+        layers.conv("conv1", 96, 11, dtype, stride=4, padding="valid"),
         composite_layers.LocalResponseNorm("norm1", dtype),
-        _pool("pool1", dtype),
+        layers.max_pool("pool1", 3, 2, dtype),
         _grouped("conv2", 256, 5, dtype),
         composite_layers.LocalResponseNorm("norm2", dtype),
-        _pool("pool2", dtype),
-        *_rest(num_classes, dtype),
+        layers.max_pool("pool2", 3, 2, dtype),
+        *_from_conv3(num_classes, dtype),
     ]
 
 
 def caffenet(num_classes: int, dtype: str) -> list[Any]:
-    """CaffeNet: pooling, then normalisation; else as `bvlc_alexnet`.
+    """Make CaffeNet: pooling, then normalisation; otherwise `bvlc_alexnet`.
 
     Source: caffe/models/bvlc_reference_caffenet/train_val.prototxt.
     """
     return [
-        _conv("conv1", 96, 11, dtype, strides=4, padding="valid"),
-        _pool("pool1", dtype),
+        layers.conv("conv1", 96, 11, dtype, stride=4, padding="valid"),
+        layers.max_pool("pool1", 3, 2, dtype),
         composite_layers.LocalResponseNorm("norm1", dtype),
         _grouped("conv2", 256, 5, dtype),
-        _pool("pool2", dtype),
+        layers.max_pool("pool2", 3, 2, dtype),
         composite_layers.LocalResponseNorm("norm2", dtype),
-        *_rest(num_classes, dtype),
+        *_from_conv3(num_classes, dtype),
     ]
 
 
-def _rest(num_classes: int, dtype: str) -> list[Any]:
+def _from_conv3(num_classes: int, dtype: str) -> list[Any]:
+    """Make the layers from conv3 to the logits."""
     return [
-        _conv("conv3", 384, 3, dtype),
+        layers.conv("conv3", 384, 3, dtype),
         _grouped("conv4", 384, 3, dtype),
         _grouped("conv5", 256, 3, dtype),
-        _pool("pool5", dtype),
-        keras.layers.Flatten(name="flatten", dtype=dtype),
-        keras.layers.Dense(4096, activation="relu", name="fc6", dtype=dtype),
-        keras.layers.Dropout(0.5, name="drop6", dtype=dtype),
-        keras.layers.Dense(4096, activation="relu", name="fc7", dtype=dtype),
-        keras.layers.Dropout(0.5, name="drop7", dtype=dtype),
-        keras.layers.Dense(num_classes, name="fc8", dtype=dtype),
+        layers.max_pool("pool5", 3, 2, dtype),
+        layers.flatten(dtype),
+        layers.dense("fc6", 4096, dtype),
+        layers.dropout("drop6", 0.5, dtype),
+        layers.dense("fc7", 4096, dtype),
+        layers.dropout("drop7", 0.5, dtype),
+        layers.dense("fc8", num_classes, dtype, activation=None),
     ]
-
-
-def _conv(
-    name: str,
-    filters: int,
-    size: int,
-    dtype: str,
-    *,
-    strides: int = 1,
-    padding: str = "same",
-) -> Any:
-    return keras.layers.Conv2D(
-        filters, size, strides, padding, activation="relu", name=name, dtype=dtype
-    )
 
 
 def _grouped(name: str, filters: int, size: int, dtype: str) -> Any:
-    """A convolution in two groups, each with half of the filters."""
-    return composite_layers.GroupedConv.of(
-        name, 2, lambda group: _conv(group, filters // 2, size, dtype)
+    """Make a convolution in two groups, each with half of the filters."""
+    return composite_layers.GroupedConv.build(
+        name, 2, lambda group: layers.conv(group, filters // 2, size, dtype)
     )
-
-
-def _pool(name: str, dtype: str) -> Any:
-    return keras.layers.MaxPooling2D(3, 2, name=name, dtype=dtype)

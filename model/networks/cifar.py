@@ -4,10 +4,11 @@ from typing import Any
 
 import keras
 
+from model.networks import layers
 from pipeline.batches import preprocess
 
-# The mean colour of CIFAR-10's training photos; Caffe subtracts a mean image, which its
-# weights do not carry. Source: Krizhevsky 2009 (data set).
+# Mean colour of CIFAR-10's training photos. Caffe subtracts a mean image instead, which
+# its weight files do not contain. Source: Krizhevsky 2009 (data set).
 QUICK_INPUT = preprocess.InputSpec(
     size_px=32,
     short_side_px=32,
@@ -26,13 +27,13 @@ CIFAR_CNN_INPUT = preprocess.InputSpec(
 
 
 def cifar10_quick(num_classes: int, dtype: str) -> list[Any]:
-    """Caffe's quick network: three convolutions, of which the first pools before ReLU.
+    """Make Caffe's quick network: three convolutions; the first pools before its ReLU.
 
-    Caffe rounds the size of pooled images up, as SAME does; and its average is over the
-    pixels inside the image alone, as TensorFlow's.
+    Caffe rounds the size of pooled images up, as padding "same" does. It averages only
+    over pixels inside the image, as TensorFlow does.
 
     Args:
-        num_classes: of the last layer.
+        num_classes: number of classes of the last layer.
         dtype: Keras dtype policy of all layers.
 
     Returns:
@@ -41,27 +42,25 @@ def cifar10_quick(num_classes: int, dtype: str) -> list[Any]:
 
     Source: caffe/examples/cifar10/cifar10_quick_train_test.prototxt.
     """
-    conv, pool = keras.layers.Conv2D, keras.layers.AveragePooling2D
-    how: dict[str, Any] = {"padding": "same", "dtype": dtype}
     return [
-        conv(32, 5, name="conv1", **how),
-        keras.layers.MaxPooling2D(3, 2, name="pool1", **how),
+        layers.conv("conv1", 32, 5, dtype, activation=None),
+        layers.max_pool("pool1", 3, 2, dtype, padding="same"),
         keras.layers.ReLU(name="relu1", dtype=dtype),
-        conv(32, 5, activation="relu", name="conv2", **how),
-        pool(3, 2, name="pool2", **how),
-        conv(64, 5, activation="relu", name="conv3", **how),
-        pool(3, 2, name="pool3", **how),
-        keras.layers.Flatten(name="flatten", dtype=dtype),
-        keras.layers.Dense(64, name="ip1", dtype=dtype),
-        keras.layers.Dense(num_classes, name="ip2", dtype=dtype),
+        layers.conv("conv2", 32, 5, dtype),
+        keras.layers.AveragePooling2D(3, 2, "same", name="pool2", dtype=dtype),
+        layers.conv("conv3", 64, 5, dtype),
+        keras.layers.AveragePooling2D(3, 2, "same", name="pool3", dtype=dtype),
+        layers.flatten(dtype),
+        layers.dense("ip1", 64, dtype, activation=None),
+        layers.dense("ip2", num_classes, dtype, activation=None),
     ]
 
 
 def cifar_cnn(num_classes: int, dtype: str) -> list[Any]:
-    """The Keras example: two blocks of two convolutions, max pooling, dense 512.
+    """Make the Keras example: two blocks of two convolutions, max pooling, dense 512.
 
     Args:
-        num_classes: of the last layer.
+        num_classes: number of classes of the last layer.
         dtype: Keras dtype policy of all layers.
 
     Returns:
@@ -74,26 +73,24 @@ def cifar_cnn(num_classes: int, dtype: str) -> list[Any]:
 
 
 def cifar_cnn_avg(num_classes: int, dtype: str) -> list[Any]:
-    """`cifar_cnn` with average pooling, as in the practice of weights by name."""
+    """Make `cifar_cnn` with average pooling; its weights have the same names."""
     return _cifar_cnn(num_classes, dtype, keras.layers.AveragePooling2D)
 
 
 def _cifar_cnn(num_classes: int, dtype: str, pooling: Any) -> list[Any]:
     def block(number: int, filters: int) -> list[Any]:
-        conv = keras.layers.Conv2D
-        how: dict[str, Any] = {"activation": "relu", "dtype": dtype}
         return [
-            conv(filters, 3, padding="same", name=f"block_{number}_0", **how),
-            conv(filters, 3, name=f"block_{number}_1", **how),
+            layers.conv(f"block_{number}_0", filters, 3, dtype),
+            layers.conv(f"block_{number}_1", filters, 3, dtype, padding="valid"),
             pooling(2, name=f"pool_{number}", dtype=dtype),
-            keras.layers.Dropout(0.25, name=f"drop_{number}", dtype=dtype),
+            layers.dropout(f"drop_{number}", 0.25, dtype),
         ]
 
     return [
         *block(1, 32),
         *block(2, 64),
-        keras.layers.Flatten(name="flatten", dtype=dtype),
-        keras.layers.Dense(512, activation="relu", name="dense_1", dtype=dtype),
-        keras.layers.Dropout(0.5, name="drop_3", dtype=dtype),
-        keras.layers.Dense(num_classes, name="dense_2", dtype=dtype),
+        layers.flatten(dtype),
+        layers.dense("dense_1", 512, dtype),
+        layers.dropout("drop_3", 0.5, dtype),
+        layers.dense("dense_2", num_classes, dtype, activation=None),
     ]

@@ -1,8 +1,7 @@
-"""Parts of a network that are more than one Keras layer in a row.
+"""Combine Keras layers to blocks: chains, groups, branches, local normalisation.
 
-A network is a list of steps from input to logits: Keras layers and these blocks. They
-are made of built-in layers and keras.ops alone, so that a saved model loads in plain
-Keras.
+A network is a list of steps from input to logits: Keras layers and these blocks. Blocks
+consist only of built-in layers and keras.ops, so a saved model loads in plain Keras.
 """
 
 import dataclasses
@@ -14,51 +13,102 @@ import keras
 import numpy as np
 
 Shape = tuple[Any, ...]
-# Name of the layer that computes one group of a convolution in groups.
+_WEIGHTED = (
+    keras.layers.BatchNormalization,
+    keras.layers.Conv2D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.SeparableConv2D,
+    keras.layers.Dense,
+)
+# Name of the layer that computes one group of a grouped convolution.
 _GROUP = re.compile(r"(.+)_group(\d+)")
 
 
 class Block(Protocol):
-    """What a block has in common with a Keras layer, and the layers in it."""
+    """What blocks share with Keras layers, and access to the layers inside."""
 
     @property
     def name(self) -> str:
-        """Unique in the network."""
+        """Name, unique in the network."""
 
     def __call__(self, inputs: Any) -> Any:
-        """Applies it to a Keras tensor."""
+        """Apply the block to a Keras tensor."""
 
     def compute_output_shape(self, shape: Shape) -> Shape:
-        """Shape of the output for an input of `shape`."""
+        """Return the shape of the output for an input of `shape`."""
 
     def walk(self, shape: Shape) -> Iterator[tuple[Any, Shape]]:
-        """Yields its layers, each with the shape of its input."""
+        """Yield the block's layers, each with the shape of its input."""
 
     @property
     def layers(self) -> list[Any]:
-        """Its layers, from input to output."""
+        """The block's layers, from input to output."""
 
     def replaced(self, function: Callable[[Any], Any]) -> "Block":
-        """The same block with function(layer) for each of its layers."""
+        """Return the same block with function(layer) in place of each layer."""
 
 
 def layers_of(steps: Sequence[Any]) -> list[Any]:
-    """The Keras layers of steps in a row."""
-    found: list[Any] = []
+    """Return the Keras layers of steps in a row."""
+    layers: list[Any] = []
     for step in steps:
-        found += [step] if isinstance(step, keras.layers.Layer) else step.layers
-    return found
+        layers += [step] if isinstance(step, keras.layers.Layer) else step.layers
+    return layers
+
+
+def weighted_layers(step: Any) -> list[str]:
+    """Return the names of a step's layers with weights; groups of one count as one."""
+    names = []
+    for layer in layers_of([step]):
+        group = group_of(layer.name)
+        name = group[0] if group else layer.name
+        if isinstance(layer, _WEIGHTED) and name not in names:
+            names.append(name)
+    return names
+
+
+def weight_shapes(layer: Any, shape: Shape) -> dict[str, tuple[int, ...]]:
+    """Return {variable: shape} of a Keras layer; {} if it has no weights.
+
+    Args:
+        layer: Keras layer, unbuilt or built.
+        shape: shape of its input, with the batch.
+    """
+    kinds = keras.layers
+    channels = shape[-1]
+    if isinstance(layer, kinds.BatchNormalization):
+        names = ["gamma"] * layer.scale + ["beta"] * layer.center
+        names += ["moving_mean", "moving_variance"]
+        return dict.fromkeys(names, (channels,))
+    if isinstance(layer, kinds.Conv2D):
+        kernel = (*layer.kernel_size, channels // layer.groups, layer.filters)
+        shapes, outputs = {"kernel": kernel}, layer.filters
+    elif isinstance(layer, kinds.DepthwiseConv2D):
+        kernel = (*layer.kernel_size, channels, layer.depth_multiplier)
+        shapes, outputs = {"kernel": kernel}, channels * layer.depth_multiplier
+    elif isinstance(layer, kinds.SeparableConv2D):
+        inner = channels * layer.depth_multiplier
+        shapes = {
+            "depthwise_kernel": (*layer.kernel_size, channels, inner // channels),
+            "pointwise_kernel": (1, 1, inner, layer.filters),
+        }
+        outputs = layer.filters
+    elif isinstance(layer, kinds.Dense):
+        shapes, outputs = {"kernel": (channels, layer.units)}, layer.units
+    else:
+        return {}
+    return shapes | ({"bias": (outputs,)} if layer.use_bias else {})
 
 
 def replaced(step: Any, function: Callable[[Any], Any]) -> Any:
-    """A step with function(layer) in place of each layer."""
+    """Return a step with function(layer) in place of each layer."""
     if isinstance(step, keras.layers.Layer):
         return function(step)
     return step.replaced(function)
 
 
 def walk(steps: Sequence[Any], shape: Shape) -> Iterator[tuple[Any, Shape]]:
-    """Yields the Keras layers of steps in a row, each with the shape of its input."""
+    """Yield the Keras layers of steps in a row, each with the shape of its input."""
     for step in steps:
         if isinstance(step, keras.layers.Layer):
             yield step, shape
@@ -72,9 +122,9 @@ class Chain:
     """Steps in a row that are one step of the network.
 
     Attributes:
-        name: of the block.
-        steps: from input to output.
-        shortcut: the input is added to the output, which has the same shape.
+        name: name of the block.
+        steps: layers and blocks, from input to output.
+        shortcut: whether the input is added to the output, which has the same shape.
     """
 
     name: str
@@ -82,7 +132,7 @@ class Chain:
     shortcut: bool = False
 
     def __call__(self, inputs: Any) -> Any:
-        """Applies the steps; adds."""
+        """Apply the steps, and add the input if there is a shortcut."""
         output = inputs
         for step in self.steps:
             output = step(output)
@@ -92,93 +142,95 @@ class Chain:
         return keras.layers.Add(name=self.name, dtype=dtype)([inputs, output])
 
     def compute_output_shape(self, shape: Shape) -> Shape:
-        """That of the last step."""
+        """Return the shape of the last step's output."""
         for step in self.steps:
             shape = tuple(step.compute_output_shape(shape))
         return shape
 
     def walk(self, shape: Shape) -> Iterator[tuple[Any, Shape]]:
-        """Yields the layers of the steps."""
+        """Yield the layers of the steps, each with the shape of its input."""
         yield from walk(self.steps, shape)
 
     @property
     def layers(self) -> list[Any]:
-        """The layers of the steps."""
+        """The steps' layers."""
         return layers_of(self.steps)
 
     def replaced(self, function: Callable[[Any], Any]) -> "Chain":
-        """With other layers in its steps."""
+        """Return the same block with other layers in its steps."""
         steps = [replaced(step, function) for step in self.steps]
         return dataclasses.replace(self, steps=steps)
 
 
 @dataclasses.dataclass(frozen=True)
 class GroupedConv:
-    """A convolution in groups: each has its part of the input and of the filters.
+    """A convolution in groups: each sees its part of the input and has its own filters.
 
-    One layer per group, split and joined: on CPUs Keras' own `groups` took three times
-    as long forwards and seven times backwards. Together their kernels are what other
-    tools keep as one, [height, width, in / groups, out].
+    Each group is a layer of its own: on CPUs, Keras' `groups` took three times as long
+    forwards and seven times backwards. Joined along the last axis, their kernels are
+    the single one that other tools store, [height, width, in / groups, out].
 
     Attributes:
-        name: of the block, and of its weights in a file.
-        groups: one convolution each, all alike.
+        name: name of the block, and of its weights in a file.
+        groups: convolutions of equal size, one for each group.
     """
 
     name: str
     groups: Sequence[Any]
 
     @classmethod
-    def of(cls, name: str, number: int, make: Callable[[str], Any]) -> "GroupedConv":
-        """Makes the layers by name, as conv2_group1 and conv2_group2."""
-        return cls(name, [make(f"{name}_group{n + 1}") for n in range(number)])
+    def build(
+        cls, name: str, num_groups: int, make: Callable[[str], Any]
+    ) -> "GroupedConv":
+        """Make the layers by name, such as conv2_group1 and conv2_group2."""
+        return cls(name, [make(f"{name}_group{n + 1}") for n in range(num_groups)])
 
     def __call__(self, inputs: Any) -> Any:
-        """Splits, convolves, joins."""
+        """Split the channels, convolve each part, and join the outputs."""
         parts = keras.ops.split(inputs, len(self.groups), axis=-1)
         outputs = [group(part) for group, part in zip(self.groups, parts, strict=True)]
         dtype = self.groups[0].dtype_policy
         return keras.layers.Concatenate(name=self.name, dtype=dtype)(outputs)
 
     def compute_output_shape(self, shape: Shape) -> Shape:
-        """[batch, height, width, filters of all groups]."""
+        """Return [batch, height, width, filters of all groups]."""
         outputs = [layer.compute_output_shape(part) for layer, part in self.walk(shape)]
         return (*outputs[0][:-1], sum(output[-1] for output in outputs))
 
     def walk(self, shape: Shape) -> Iterator[tuple[Any, Shape]]:
-        """Yields the layer of each group."""
+        """Yield the layer of each group with the shape of its part of the input."""
         for group in self.groups:
             yield group, (*shape[:-1], shape[-1] // len(self.groups))
 
     @property
     def layers(self) -> list[Any]:
-        """One for each group."""
+        """The groups' layers."""
         return list(self.groups)
 
     def replaced(self, function: Callable[[Any], Any]) -> "GroupedConv":
-        """With other layers for its groups."""
+        """Return the same block with other layers for its groups."""
         return dataclasses.replace(self, groups=list(map(function, self.groups)))
 
 
 def group_of(layer_name: str) -> tuple[str, int] | None:
-    """(name of the grouped convolution, number from 0) that a layer is a group of."""
-    found = _GROUP.fullmatch(layer_name)
-    return (found[1], int(found[2]) - 1) if found else None
+    """Return (name of the grouped convolution, index of the group from 0), or None."""
+    match = _GROUP.fullmatch(layer_name)
+    return (match[1], int(match[2]) - 1) if match else None
 
 
 @dataclasses.dataclass(frozen=True)
 class LocalResponseNorm:
     """x -> x / (1 + alpha / size * sum of x^2 over `size` neighbouring channels)^beta.
 
-    Source: Krizhevsky et al. 2012, section 3.3; alpha and size as Caffe has them
+    Source: Krizhevsky et al. 2012, section 3.3; alpha and size as in Caffe
     (tf.nn.local_response_normalization takes alpha / size and (size - 1) / 2). The sum
-    is a product with a band matrix: as fast as TensorFlow's own, and it has no code of
-    ours in the saved model. Computed in float32.
+    is a product with a band matrix: it is as fast as TensorFlow's own operation and
+    puts no code of Graft into the saved model. It is computed in float32.
 
     Attributes:
-        name: of the block.
-        dtype: Keras dtype policy.
-        size: number of channels, odd.
+        name: name of the block.
+        dtype: Keras dtype policy of the output.
+        size: number of channels in the sum, odd.
         alpha: weight of the mean square.
         beta: exponent.
     """
@@ -190,7 +242,7 @@ class LocalResponseNorm:
     beta: float = 0.75
 
     def __call__(self, inputs: Any) -> Any:
-        """Normalises [batch, height, width, channels]."""
+        """Normalise [batch, height, width, channels]."""
         channels = np.arange(inputs.shape[-1])
         distance = np.abs(channels[:, None] - channels)
         band = (distance <= self.size // 2).astype(np.float32)
@@ -201,20 +253,20 @@ class LocalResponseNorm:
         return keras.ops.cast(wide * scale, compute)
 
     def compute_output_shape(self, shape: Shape) -> Shape:
-        """That of the input."""
+        """Return the shape of the input."""
         return shape
 
     def walk(self, shape: Shape) -> Iterator[tuple[Any, Shape]]:
-        """Yields nothing: it has no layers."""
+        """Yield nothing, for the block has no layers."""
         yield from ()
 
     @property
     def layers(self) -> list[Any]:
-        """None."""
+        """No layers."""
         return []
 
     def replaced(self, _: Callable[[Any], Any]) -> "LocalResponseNorm":
-        """Itself."""
+        """Return the block itself."""
         return self
 
 
@@ -223,37 +275,37 @@ class Graph:
     """Steps that branch and join between one tensor and the next.
 
     Attributes:
-        name: of the block, and of its last step.
+        name: name of the block, and of its last step.
         nodes: steps in an order in which they can be computed, each with the names of
-            those it takes its inputs from; "" is the input of the block.
+            the steps that give its inputs; "" is the input of the block.
     """
 
     name: str
     nodes: Sequence[tuple[Any, tuple[str, ...]]]
 
     def __call__(self, inputs: Any) -> Any:
-        """Computes every step; the output of the last one is that of the block."""
-        found = {"": inputs}
+        """Compute every step, and return the output of the last one."""
+        outputs = {"": inputs}
         for step, sources in self.nodes:
-            tensors = [found[source] for source in sources]
-            found[step.name] = step(tensors[0] if len(tensors) == 1 else tensors)
-        return found[self.nodes[-1][0].name]
+            tensors = [outputs[source] for source in sources]
+            outputs[step.name] = step(tensors[0] if len(tensors) == 1 else tensors)
+        return outputs[self.nodes[-1][0].name]
 
     def _shapes(self, shape: Shape) -> dict[str, Any]:
-        """{step: shape of its input}, and "" for the output of the last step."""
-        outputs, found = {"": shape}, dict[str, Any]()
+        """Return {step: shape of its input}; "" is the output of the last step."""
+        outputs, inputs = {"": shape}, dict[str, Any]()
         for step, sources in self.nodes:
             shapes = [outputs[source] for source in sources]
-            found[step.name] = shapes[0] if len(shapes) == 1 else shapes
-            outputs[step.name] = tuple(step.compute_output_shape(found[step.name]))
-        return found | {"": outputs[self.nodes[-1][0].name]}
+            inputs[step.name] = shapes[0] if len(shapes) == 1 else shapes
+            outputs[step.name] = tuple(step.compute_output_shape(inputs[step.name]))
+        return inputs | {"": outputs[self.nodes[-1][0].name]}
 
     def compute_output_shape(self, shape: Shape) -> Shape:
-        """That of the last step."""
+        """Return the shape of the last step's output."""
         return tuple(self._shapes(shape)[""])
 
     def walk(self, shape: Shape) -> Iterator[tuple[Any, Shape]]:
-        """Yields the layers of the steps."""
+        """Yield the layers of the steps, each with the shape of its input."""
         shapes = self._shapes(shape)
         for step, _ in self.nodes:
             if isinstance(step, keras.layers.Layer):
@@ -263,10 +315,10 @@ class Graph:
 
     @property
     def layers(self) -> list[Any]:
-        """The layers of the steps."""
+        """The steps' layers."""
         return layers_of([step for step, _ in self.nodes])
 
     def replaced(self, function: Callable[[Any], Any]) -> "Graph":
-        """With other layers in its steps."""
+        """Return the same block with other layers in its steps."""
         nodes = [(replaced(step, function), names) for step, names in self.nodes]
         return dataclasses.replace(self, nodes=nodes)

@@ -20,7 +20,7 @@ import keras
 import numpy as np
 
 from model.checkpoints import errors
-from model.networks import composite_layers, head, registry
+from model.networks import architecture, composite_layers, head, registry
 from model.networks.keras_layer_arguments import LAYERS, Values
 from pipeline.batches import preprocess
 
@@ -37,11 +37,11 @@ _PREFIX = "keras-"  # of the names of networks made here
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 # What a run adds to a network, and the layers by which its model is known.
 _GRAFTED = {
-    *(registry.NORMALISATION, "head_drop", head.POOL_LAYER, head.FLATTEN_LAYER),
+    *(architecture.NORMALISATION, "head_drop", head.POOL_LAYER, head.FLATTEN_LAYER),
     *(head.HIDDEN_LAYER, head.FINAL_LAYER),
 }
-_IS_OWN = {registry.INPUT, registry.NORMALISATION, head.FINAL_LAYER}
-_RESERVED = {registry.INPUT, "features", *_GRAFTED}
+_IS_OWN = {architecture.INPUT, architecture.NORMALISATION, head.FINAL_LAYER}
+_RESERVED = {architecture.INPUT, "features", *_GRAFTED}
 _MODELS = ("Sequential", "Functional", "Model")
 _LAST = ("softmax", "sigmoid")  # what turns logits into probabilities
 
@@ -90,7 +90,7 @@ class _Nested:
         )
 
 
-def rebuild(text: str, where: str) -> registry.Network:
+def rebuild(text: str, where: str) -> architecture.Network:
     """Makes a network of a configuration.
 
     Args:
@@ -138,9 +138,9 @@ def own_model(text: str) -> tuple[str, preprocess.InputSpec] | None:
     try:
         config = json.loads(text)["config"]
         layers = {layer["name"]: layer["config"] for layer in config["layers"]}
-        size = layers[registry.INPUT]["batch_shape"][1]
-        scale = np.array(layers[registry.NORMALISATION]["scale"], np.float64)
-        offset = np.array(layers[registry.NORMALISATION]["offset"], np.float64)
+        size = layers[architecture.INPUT]["batch_shape"][1]
+        scale = np.array(layers[architecture.NORMALISATION]["scale"], np.float64)
+        offset = np.array(layers[architecture.NORMALISATION]["offset"], np.float64)
         name = config["name"]
         spec = (
             registry.NETWORKS[name].input_spec
@@ -176,7 +176,7 @@ def _assumed_spec(size: int, scale: float) -> preprocess.InputSpec:
     )
 
 
-def _as_network(steps: Sequence[Any], reader: "_Reader") -> registry.Network:
+def _as_network(steps: Sequence[Any], reader: "_Reader") -> architecture.Network:
     """Finds the final layer, the input and where a head may sit."""
     while steps and _is_activation(steps[-1]):
         steps = steps[:-1]
@@ -189,7 +189,9 @@ def _as_network(steps: Sequence[Any], reader: "_Reader") -> registry.Network:
     size = reader.input_size()
     layers = functools.partial(_make, tuple(steps), num_classes)
     made = layers(num_classes, "float32")
-    weighted = [n for n, step in enumerate(made) if registry.weighted_layers(step)]
+    weighted = [
+        n for n, step in enumerate(made) if composite_layers.weighted_layers(step)
+    ]
     if not weighted:
         raise reader.refuse("a model without weights")
     # The network may do it itself.
@@ -202,9 +204,9 @@ def _as_network(steps: Sequence[Any], reader: "_Reader") -> registry.Network:
     ]
     if not features:
         raise reader.refuse("a model of one layer, on which no head can sit")
-    found = registry.Network(
+    found = architecture.Network(
         name=name_of(reader.name),
-        layers=layers,
+        make_steps=layers,
         input_spec=_assumed_spec(size, scale),
         features=tuple(features),
         num_classes=num_classes or 1,
@@ -228,10 +230,10 @@ def _make(
     return [step.make(dtype) for step in steps]
 
 
-def _check_shapes(found: registry.Network, reader: "_Reader") -> None:
+def _check_shapes(found: architecture.Network, reader: "_Reader") -> None:
     """Refuses sizes that do not go together, and networks beyond all measure."""
     size = found.input_spec.size_px
-    steps = found.layers(found.num_classes, "float32")
+    steps = found.steps()
     total = 0
     for layer, shape in composite_layers.walk(steps, (None, size, size, 3)):
         output = layer.compute_output_shape(shape)
@@ -239,13 +241,13 @@ def _check_shapes(found: registry.Network, reader: "_Reader") -> None:
             raise reader.refuse(f"layer {layer.name}, of {numbers:,} numbers an image")
         if numbers < 1:
             raise reader.refuse(f"layer {layer.name}, which puts nothing out")
-        for weight in registry.weight_shapes(layer, shape).values():
+        for weight in composite_layers.weight_shapes(layer, shape).values():
             if min(weight) < 1:
                 raise reader.refuse(f"a weight of shape {list(weight)}")
             total += math.prod(weight)
     if total > _MAX_PARAMETERS:
         raise reader.refuse(f"{total:,} parameters")
-    registry.variable_shapes(found, found.input_spec)
+    found.variable_shapes(found.input_spec)
 
 
 def _is_a(step: Any, kind: Any) -> bool:
@@ -339,7 +341,7 @@ class _Reader:
             raise self.refuse(f"layer {str(name)[:60]!r} of class {str(kind)[:60]!r}")
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise self.refuse(f"a layer named {str(name)[:60]!r}")
-        reserved = name in _RESERVED or head.is_part(name)
+        reserved = name in _RESERVED or head.is_pooling_layer(name)
         if name in self._names or reserved or composite_layers.group_of(name):
             raise self.refuse(f"layer name {name!r}, twice or one that Graft needs")
         self._names.add(name)
@@ -374,7 +376,7 @@ class _Reader:
             name = one.values.get("name", inner.values.get("name"))
             if not isinstance(name, str) or name in nodes or name in inputs:
                 raise self.refuse(f"a layer named {str(name)[:60]!r}, or two of them")
-            if is_own and (name in _GRAFTED or head.is_part(name)):
+            if is_own and (name in _GRAFTED or head.is_pooling_layer(name)):
                 # Of the layers that a head sits on, the last is the deepest.
                 grafted[name] = self._inbound(one, name)[-1]
                 continue

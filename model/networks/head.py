@@ -1,7 +1,7 @@
-"""The new head of a network: what it sees of the layers that it sits on, and its own.
+"""Make the new head of a network, and what it sees of the layers that it sits on.
 
-It may sit on one layer or on several, of which it then sees the means of channels, or
-these and their standard deviations.
+A head sits on one layer and sees all of its numbers, or pools one or several feature
+maps: to the mean of each channel, or to its mean and standard deviation.
 """
 
 import math
@@ -11,143 +11,160 @@ from typing import Any
 import keras
 
 from model.checkpoints import errors
-from model.networks import registry
+from model.networks import architecture
 from pipeline.batches import preprocess
 
-# The new final layer, on whatever layer it is grafted. The name is nobody else's, so
-# that no checkpoint's classifier is taken for it.
+# The new final layer. No known network uses this name, so no checkpoint's classifier is
+# mistaken for it.
 FINAL_LAYER = "logits"
-HIDDEN_LAYER = "head_hidden"  # of a new head, below the final layer
-# The first of a new head, if it sees what channels give on the whole: the means of one
-# layer; or all of these together, each before it and with the layer's name.
+HIDDEN_LAYER = "head_hidden"  # optional layer below the final one
+# First layer of a head that pools: the means of one layer, or the concatenation of all
+# pooled numbers. Names of the layers before it end in that of the layer they pool.
 POOL_LAYER = "head_pool"
-ONE_OF_MEANS = POOL_LAYER + "_"
-ONE_OF_DEVIATIONS = "head_deviation_"  # the mean of what the next one gives
-SPREAD = "head_spread_"  # a map times itself, normalised
-_NORMAL = "head_normal_"  # a map whose channels have mean 0 and deviation 1
-_PARTS = (ONE_OF_MEANS, ONE_OF_DEVIATIONS, SPREAD, _NORMAL)
+MEAN_PREFIX = POOL_LAYER + "_"
+DEVIATION_PREFIX = "head_deviation_"  # the mean of the next one's output
+SPREAD_PREFIX = "head_spread_"  # a map times itself, normalised
+_NORMAL_PREFIX = "head_normal_"  # a map whose channels have mean 0 and deviation 1
+_POOLING_PREFIXES = (MEAN_PREFIX, DEVIATION_PREFIX, SPREAD_PREFIX, _NORMAL_PREFIX)
 _EPSILON = 1e-6  # added to a channel's variance
-FLATTEN_LAYER = "head_flatten"  # or if it sees all numbers
-POOLINGS = ("auto", "none", "average", "statistics")  # of what a new head sees
+FLATTEN_LAYER = "head_flatten"  # first layer of a head that sees all numbers
+POOLINGS = ("auto", "none", "average", "statistics")
 
 
-def is_part(name: str) -> bool:
-    """Whether a layer is one of those that lead to POOL_LAYER."""
-    return name.startswith(_PARTS)
+def is_pooling_layer(name: str) -> bool:
+    """Return whether a layer is one of those that lead to POOL_LAYER."""
+    return name.startswith(_POOLING_PREFIXES)
 
 
-def pooling_of(
-    chosen: registry.Network,
+def choose_pooling(
+    network: architecture.Network,
     spec: preprocess.InputSpec,
     features: Sequence[str],
-    wanted: str,
+    requested: str,
 ) -> str:
-    """What a new head sees of layers.
+    """Choose how a new head pools its layers: "none", "average" or "statistics".
 
-    "none": all numbers. Of each channel on the whole, "average": its mean;
-    "statistics": its mean and standard deviation (Snyder et al. 2018 of speech).
+    "none" keeps all numbers; "average" is the mean of each channel; "statistics" is its
+    mean and standard deviation (Snyder et al. 2018, for speech).
 
     In five folds of 1,127 flower photos, a head on the means of AlexNet's pool5 was
     right for 85.4 %, on all of its numbers for 84.4 %, on the means of conv3, conv4 and
     pool5 for 85.8 %. For 315 photos of 21 species of bees, logistic regression on the
-    latter was right for 45 %, on those of pool5 for 39 %. Deviations say how unevenly a
-    channel answers over the photo; at 416 pixels a head on both was right for 89.5 % of
-    the flowers and one on means for 88.6 %; at 224 there was hardly a difference.
+    latter was right for 45 %, on those of pool5 for 39 %. Deviations tell how unevenly
+    a channel responds over the photo: at 416 pixels a head on both was right for 89.5 %
+    of the flowers and one on means for 88.6 %; at 224 there was hardly a difference.
 
     Args:
-        chosen: that it sits on.
-        spec: of the input.
-        features: layers that it sits on.
-        wanted: one of POOLINGS; "auto" takes means where there is a map.
+        network: network below the head.
+        spec: size and normalisation of the network's input.
+        features: layers that the head sits on.
+        requested: one of POOLINGS; "auto" is "average" for feature maps.
 
     Raises:
-        errors.MismatchedCheckpoint: there is no map to take means of; or several layers
-            shall be seen as they are.
+        errors.MismatchedCheckpoint: a layer is to be pooled that is not a feature map,
+            or several layers are to be used without pooling.
     """
     if len(features) > 1:
-        for name in features:
-            shape = registry.output_shape(chosen, spec, name)
-            if len(shape) != 4:
-                raise errors.MismatchedCheckpoint(
-                    f"--features={','.join(features)}: of several layers a head sees "
-                    f"channels on the whole, but {name} of {chosen.name} gives "
-                    f"{list(shape[1:])} numbers, no map of places; expected it alone, "
-                    f"or others of {', '.join(_maps(chosen, spec))}"
-                )
-        if wanted == "none":
-            raise errors.MismatchedCheckpoint(
-                f"--pooling=none: of several layers, {', '.join(features)}, a head "
-                "sees channels on the whole; expected --pooling=average or "
-                "--pooling=statistics, or one layer by --features"
-            )
-        return "average" if wanted == "auto" else wanted
-    shape = registry.output_shape(chosen, spec, features[0])
-    if wanted in ("average", "statistics") and len(shape) != 4:
+        return _choose_for_several(network, spec, features, requested)
+    shape = network.output_shape(spec, features[0])
+    if requested in ("average", "statistics") and len(shape) != 4:
         raise errors.MismatchedCheckpoint(
-            f"--pooling={wanted}: {features[0]} of {chosen.name} gives "
-            f"{list(shape[1:])} numbers, no map of places; expected --pooling=none, or "
-            f"--features={_maps(chosen, spec)[-1]} or another one with places"
+            f"--pooling={requested}: {features[0]} of {network.name} is not a feature "
+            f"map. Expected [height, width, channels], found {list(shape[1:])}. Use "
+            f"--pooling=none, or a feature map such as "
+            f"--features={_feature_maps(network, spec)[-1]}."
         )
-    if wanted == "auto":
+    if requested == "auto":
         is_map = len(shape) == 4 and shape[1] * shape[2] > 1
         return "average" if is_map else "none"
-    return wanted
+    return requested
 
 
-def _maps(chosen: registry.Network, spec: preprocess.InputSpec) -> list[str]:
-    """Places for a head that keep those of the photo apart; [""] if there are none."""
-    found = [
+def _choose_for_several(
+    network: architecture.Network,
+    spec: preprocess.InputSpec,
+    features: Sequence[str],
+    requested: str,
+) -> str:
+    names = ",".join(features)
+    for name in features:
+        shape = network.output_shape(spec, name)
+        if len(shape) != 4:
+            raise errors.MismatchedCheckpoint(
+                f"--features={names}: a head on several layers pools feature maps, but "
+                f"{name} of {network.name} is not one. Expected [height, width, "
+                f"channels], found {list(shape[1:])}. Use it alone, or choose from "
+                f"{', '.join(_feature_maps(network, spec))}."
+            )
+    if requested == "none":
+        raise errors.MismatchedCheckpoint(
+            f"--pooling=none: a head on several layers ({names}) has to pool them. Use "
+            "--pooling=average or --pooling=statistics, or one layer in --features."
+        )
+    return "average" if requested == "auto" else requested
+
+
+def _feature_maps(
+    network: architecture.Network, spec: preprocess.InputSpec
+) -> list[str]:
+    """Return the positions of a head that are feature maps; [""] if there are none."""
+    names = [
         name
-        for name in chosen.places()
-        if len(registry.output_shape(chosen, spec, name)) == 4
+        for name in network.head_positions()
+        if len(network.output_shape(spec, name)) == 4
     ]
-    return found or [""]
+    return names or [""]
 
 
-def seen_name(features: Sequence[str], pooling: str) -> str:
-    """What the feature cache calls what a head sees of channels on the whole."""
+def pooled_name(features: Sequence[str], pooling: str) -> str:
+    """Return the feature cache's name for the numbers that a pooling head sees."""
     kind = " and deviations" * (pooling == "statistics")
     return POOL_LAYER + kind + f" of {', '.join(features)}" * (len(features) > 1)
 
 
-def in_words(features: Sequence[str], pooling: str) -> str:
-    """What a head sees, for people."""
+def describe(features: Sequence[str], pooling: str) -> str:
+    """Return what a head sees, in words."""
     kinds = {"average": "the means of ", "statistics": "means and deviations of "}
     return kinds.get(pooling, "") + ", ".join(features)
 
 
-def num_seen(
-    chosen: registry.Network,
+def num_features(
+    network: architecture.Network,
     spec: preprocess.InputSpec,
     features: Sequence[str],
     pooling: str,
 ) -> int:
-    """How many numbers a head sees of a photo.
+    """Return how many numbers a head sees of a photo.
 
     Args:
-        chosen: that it sits on.
-        spec: of the input.
-        features: layers that it sits on.
-        pooling: of `pooling_of`.
+        network: network below the head.
+        spec: size and normalisation of the network's input.
+        features: layers that the head sits on.
+        pooling: result of `choose_pooling`.
     """
-    shapes = [registry.output_shape(chosen, spec, name)[1:] for name in features]
+    shapes = [network.output_shape(spec, name)[1:] for name in features]
     if pooling == "none":
         return math.prod(shapes[0])
-    return num_kinds(pooling) * sum(shape[-1] for shape in shapes)
+    return numbers_per_channel(pooling) * sum(shape[-1] for shape in shapes)
 
 
-def num_kinds(pooling: str) -> int:
-    """How many numbers a head sees of a channel, if it sees it on the whole."""
+def numbers_per_channel(pooling: str) -> int:
+    """Return how many numbers a head that pools sees of a channel."""
     return 2 if pooling == "statistics" else 1
 
 
-def seen(outputs: Mapping[str, Any], features: Sequence[str], pooling: str) -> Any:
-    """What a head sees, float32 [batch, num_seen].
+def pool_features(
+    outputs: Mapping[str, Any], features: Sequence[str], pooling: str
+) -> Any:
+    """Build the layers that lead to the numbers a head sees.
 
     Args:
-        outputs: {step: its output}.
-        features: layers that it sits on.
-        pooling: of `pooling_of`.
+        outputs: {step: its output}, Keras tensors.
+        features: layers that the head sits on.
+        pooling: result of `choose_pooling`.
+
+    Returns:
+        float32 [batch, num_features], a Keras tensor.
     """
     kinds = keras.layers
     if pooling == "none":
@@ -157,48 +174,48 @@ def seen(outputs: Mapping[str, Any], features: Sequence[str], pooling: str) -> A
         return kinds.GlobalAveragePooling2D(name=name, dtype="float32")(output)
 
     def deviation(layer: str) -> Any:
-        """E[x (x - E x) / d] = d, of layers that Keras has, so that it can be saved."""
+        """E[x (x - E x) / d] = d, of Keras' own layers, so that it can be saved."""
         normal = kinds.LayerNormalization(
             axis=(1, 2),
             epsilon=_EPSILON,
             center=False,
             scale=False,
-            name=_NORMAL + layer,
+            name=_NORMAL_PREFIX + layer,
             dtype="float32",
-        )(_wide(outputs[layer]))
-        spread = kinds.Multiply(name=SPREAD + layer, dtype="float32")
-        return mean(ONE_OF_DEVIATIONS + layer, spread([outputs[layer], normal]))
+        )(_to_float32(outputs[layer]))
+        spread = kinds.Multiply(name=SPREAD_PREFIX + layer, dtype="float32")
+        return mean(DEVIATION_PREFIX + layer, spread([outputs[layer], normal]))
 
     if pooling == "average" and len(features) == 1:
         return mean(POOL_LAYER, outputs[features[0]])
     parts = []
     for layer in features:
-        parts.append(mean(ONE_OF_MEANS + layer, outputs[layer]))
+        parts.append(mean(MEAN_PREFIX + layer, outputs[layer]))
         if pooling == "statistics":
             parts.append(deviation(layer))
     return kinds.Concatenate(name=POOL_LAYER, dtype="float32")(parts)
 
 
-def _wide(output: Any) -> Any:
-    """In float32: that layer rounds what it gives as what it takes was."""
+def _to_float32(output: Any) -> Any:
+    """Cast a tensor; LayerNormalization rounds its output to the type of its input."""
     return output if output.dtype == "float32" else keras.ops.cast(output, "float32")
 
 
-def layers(
+def make_layers(
     num_classes: int, *, hidden: int = 0, dropout: float, seed: int
 ) -> list[Any]:
-    """The new final layer and what leads to it from what it sees: dense, dropout.
+    """Make the head's own layers: dense, dropout, and the new final layer.
 
     Args:
-        num_classes: of the new layer.
-        hidden: units of a ReLU layer before it; 0 for none.
-        dropout: share of what the final layer sees that is dropped in training, 0..1.
-        seed: of the new layers' initial kernels and of dropout.
+        num_classes: number of classes of the final layer.
+        hidden: number of units of a ReLU layer before it; 0 for no such layer.
+        dropout: share of the final layer's inputs that is dropped in training, 0..1.
+        seed: seed of the new layers' initial kernels and of dropout.
     """
     kinds = keras.layers
-    found: list[Any] = []
+    layers: list[Any] = []
     if hidden:
-        found.append(
+        layers.append(
             kinds.Dense(
                 hidden,
                 activation="relu",
@@ -208,23 +225,23 @@ def layers(
             )
         )
     if dropout:
-        found.append(
+        layers.append(
             kinds.Dropout(dropout, name="head_drop", seed=seed, dtype="float32")
         )
-    # So small that all classes are about as likely at first; 0.01 is Caffe's for fc8.
+    # Small enough that all classes start about equally likely; 0.01 is Caffe's for fc8.
     kernel = keras.initializers.RandomNormal(0, 0.01 if hidden else 0.001, seed=seed)
-    found.append(
+    layers.append(
         kinds.Dense(
             num_classes, kernel_initializer=kernel, name=FINAL_LAYER, dtype="float32"
         )
     )
-    return found
+    return layers
 
 
-def weighted(hidden: int) -> list[str]:
-    """Names of its layers that have weights.
+def weighted_layers(hidden: int) -> list[str]:
+    """Return the names of the head's layers that have weights.
 
     Args:
-        hidden: of `layers`.
+        hidden: number of units of the layer before the final one; 0 for no such layer.
     """
     return [HIDDEN_LAYER] * bool(hidden) + [FINAL_LAYER]

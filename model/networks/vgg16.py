@@ -1,9 +1,8 @@
-"""VGG16, with the layer names that Keras gave it."""
+"""VGG16, with the layer names of keras.applications."""
 
 from typing import Any
 
-import keras
-
+from model.networks import layers
 from pipeline.batches import preprocess
 
 # Source: Simonyan and Zisserman 2014, section 2.1 and 3.1; the mean as in Caffe's
@@ -22,44 +21,35 @@ CONV_NAMES = tuple(
 
 
 def vgg16(num_classes: int, dtype: str) -> list[Any]:
-    """Configuration D: 13 convolutions of 3 x 3 in five blocks, three dense layers.
+    """Make configuration D: 13 convolutions of 3 x 3 in five blocks, 3 dense layers.
 
     Args:
-        num_classes: of the last layer.
+        num_classes: number of classes of the last layer.
         dtype: Keras dtype policy of all layers.
 
     Returns:
-        Unbuilt layers; input [batch, size, size, 3], normalised, where the dense layers
-        want size 224 and the convolutions any; block5_pool [batch, size / 32,
-        size / 32, 512]; logits [batch, num_classes].
+        Unbuilt layers; input [batch, size, size, 3], normalised (pretrained dense
+        layers need size 224, convolutions take any size); block5_pool [batch,
+        size / 32, size / 32, 512]; logits [batch, num_classes].
 
     Source: Simonyan and Zisserman 2014, "Very Deep Convolutional Networks for
     Large-Scale Image Recognition", table 1.
     """
-    layers: list[Any] = []
+    blocks: list[Any] = []
     for block, (filters, count) in enumerate(
         zip(FILTERS, CONVOLUTIONS, strict=True), start=1
     ):
-        layers += [
-            keras.layers.Conv2D(
-                filters,
-                3,
-                padding="same",
-                activation="relu",
-                name=f"block{block}_conv{number}",
-                dtype=dtype,
-            )
+        blocks += [
+            layers.conv(f"block{block}_conv{number}", filters, 3, dtype)
             for number in range(1, count + 1)
         ]
-        layers.append(
-            keras.layers.MaxPooling2D(2, 2, name=f"block{block}_pool", dtype=dtype)
-        )
+        blocks.append(layers.max_pool(f"block{block}_pool", 2, 2, dtype))
     return [
-        *layers,
-        keras.layers.Flatten(name="flatten", dtype=dtype),
-        keras.layers.Dense(4096, activation="relu", name="fc1", dtype=dtype),
-        keras.layers.Dropout(0.5, name="drop1", dtype=dtype),
-        keras.layers.Dense(4096, activation="relu", name="fc2", dtype=dtype),
-        keras.layers.Dropout(0.5, name="drop2", dtype=dtype),
-        keras.layers.Dense(num_classes, name="predictions", dtype=dtype),
+        *blocks,
+        layers.flatten(dtype),
+        layers.dense("fc1", 4096, dtype),
+        layers.dropout("drop1", 0.5, dtype),
+        layers.dense("fc2", 4096, dtype),
+        layers.dropout("drop2", 0.5, dtype),
+        layers.dense("predictions", num_classes, dtype, activation=None),
     ]

@@ -50,7 +50,7 @@ def below_head(finished: finished_run.FinishedRun, model: Any) -> tuple[str, Any
     features = str(finished.config.get("features", ""))
     if head.POOL_LAYER in layers:
         pooling = str(finished.config.get("pooling", "average"))
-        name = head.seen_name(features.split(","), pooling)
+        name = head.pooled_name(features.split(","), pooling)
         return name, layers[head.POOL_LAYER].output
     if head.FLATTEN_LAYER in layers and features:
         return features, layers[head.FLATTEN_LAYER].input

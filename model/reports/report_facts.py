@@ -72,7 +72,7 @@ def training(finished: finished_run.FinishedRun) -> dict[str, Any]:
     weights = config.get("weights", {})
     facts = {
         "network": config.get("network", ""),
-        "head on": head.in_words(
+        "head on": head.describe(
             str(config.get("features", "")).split(","),
             str(config.get("pooling", "none")),
         ),

@@ -21,7 +21,7 @@ class Seat:
 
     Attributes:
         features: layers, with commas.
-        pooling: what it sees of them; see head.pooling_of.
+        pooling: what it sees of them; see head.choose_pooling.
     """
 
     features: str
@@ -80,7 +80,7 @@ def keep(
         fit: of the layers below.
         weights: that it is of.
         features: layers that the head sits on.
-        pooling: of head.pooling_of.
+        pooling: of head.choose_pooling.
         hidden: units of the layer below the final one; 0 if there is none.
         class_names: of the data, in label order.
 
@@ -88,7 +88,7 @@ def keep(
         errors.MismatchedCheckpoint: the file has no such head, or one for others.
     """
     _check_same(weights, features, class_names)
-    seen = head.num_seen(fit.network, fit.spec, features, pooling)
+    seen = head.num_features(fit.network, fit.spec, features, pooling)
     wanted = shapes(seen, hidden, len(class_names))
     tensors = weights.checkpoint.tensors
     values: dict[str, dict[str, np.ndarray]] = {}

@@ -19,7 +19,7 @@ from model.loop import (
     training_data,
     training_loop,
 )
-from model.networks import head, registry
+from model.networks import architecture, head
 from model.runs import image_grid, run_folder, tensorboard_log
 from model.training import save_run, settings, stages, starting_point
 from model.weights import restore
@@ -149,7 +149,7 @@ class Trainee:
 
     def is_cached(self, stage: settings.Config, plan: stages.Plan) -> bool:
         """Whether a stage trains on cached features."""
-        return plan.cut != registry.INPUT and stage.num_views > 0
+        return plan.cut != architecture.INPUT and stage.num_views > 0
 
     def cache_key(self, trunk: Any, plan: stages.Plan) -> dict[str, Any]:
         """What a stage's features depend on."""
@@ -167,7 +167,7 @@ class Trainee:
                 f"warning: --warmup_steps={warm} of {steps} steps: the learning rate "
                 "is not reached"
             )
-        if not self.base.fit and plan.cut != registry.INPUT and not self._moved:
+        if not self.base.fit and plan.cut != architecture.INPUT and not self._moved:
             command_line.log(
                 f"warning: layers up to {plan.cut} are random and stay frozen"
             )
@@ -214,7 +214,7 @@ class Trainee:
             self._found.labels[r.class_name] for r in self._found.included("train")
         ]
         on_features = plan.train_from == head.FINAL_LAYER
-        kinds = len(plan.features) * head.num_kinds(plan.pooling)
+        kinds = len(plan.features) * head.numbers_per_channel(plan.pooling)
         each = plan.num_features // kinds
         return training_loop.Learning(
             update=parameter_update.Update(
@@ -310,7 +310,7 @@ class Trainee:
 
     def details(self) -> tensorboard_log.Details:
         """What TensorBoard shows of the last epoch beside its result."""
-        own = head.weighted(self.stages[self.number].hidden)
+        own = head.weighted_layers(self.stages[self.number].hidden)
         logits, labels = self.training.validated
         return tensorboard_log.Details(
             rates=self.training.rates(),

@@ -10,7 +10,7 @@ import numpy as np
 
 from model.checkpoints import errors
 from model.loop import dropout
-from model.networks import composite_layers, head, registry
+from model.networks import architecture, composite_layers, head
 from model.training import settings, starting_point
 from model.weights import restore
 from pipeline.batches import preprocess
@@ -35,12 +35,12 @@ class Plan:
         num_classes: of the new final layer.
         dropout: in front of it, 0..1.
         seed: of new kernels and of dropout.
-        pooling: of head.pooling_of.
+        pooling: of head.choose_pooling.
         hidden: units of a layer in front of the final one; 0 for none.
         frozen: layers above the cut that do not train.
     """
 
-    network: registry.Network
+    network: architecture.Network
     spec: preprocess.InputSpec
     features: tuple[str, ...]
     train_from: str
@@ -55,7 +55,7 @@ class Plan:
     @property
     def num_features(self) -> int:
         """Size of what the new head sees."""
-        return head.num_seen(self.network, self.spec, self.features, self.pooling)
+        return head.num_features(self.network, self.spec, self.features, self.pooling)
 
     @property
     def trunk_pools(self) -> bool:
@@ -66,7 +66,7 @@ class Plan:
     def last(self) -> str:
         """What the trunk gives, by name: the cut, or what the head sees of layers."""
         if self.trunk_pools:
-            return head.seen_name(self.features, self.pooling)
+            return head.pooled_name(self.features, self.pooling)
         return self.cut
 
     def trains(self, layer_name: str) -> bool:
@@ -93,7 +93,7 @@ def plan(found: starting_point.Base, config: settings.Config, num_classes: int) 
     cut = cut_below(found.network, train_from, found.features)
     frozen |= _between(found.network, cut, train_from)
     frozen -= (
-        set(found.network.weighted_layers(cut)) if cut != registry.INPUT else set()
+        set(found.network.weighted_layers(cut)) if cut != architecture.INPUT else set()
     )
     share = config.dropout
     if share < 0:
@@ -119,16 +119,15 @@ def _by_patterns(
 ) -> tuple[str, frozenset[str]]:
     """The lowest step that trains, and the layers above that do not."""
     patterns = [part.strip() for part in config.train.split(",")]
-    between = registry.between(
-        found.network,
-        registry.INPUT,
+    between = found.network.steps_between(
+        architecture.INPUT,
         found.features[-1],
         num_classes=0,
         dtype="float32",
     )
-    weighted = {step.name: registry.weighted_layers(step) for step in between}
+    weighted = {step.name: composite_layers.weighted_layers(step) for step in between}
     layers = {step: names for step, names in weighted.items() if names}
-    layers |= {name: [name] for name in head.weighted(config.hidden)}
+    layers |= {name: [name] for name in head.weighted_layers(config.hidden)}
 
     def trains(step: str, layer: str) -> bool:
         return any(fnmatch.fnmatchcase(n, p) for n in (step, layer) for p in patterns)
@@ -147,7 +146,7 @@ def _by_patterns(
 
 
 def cut_below(
-    chosen: registry.Network, train_from: str, features: Sequence[str]
+    chosen: architecture.Network, train_from: str, features: Sequence[str]
 ) -> str:
     """The layer below `train_from`; network.INPUT if that is the first with weights.
 
@@ -160,17 +159,17 @@ def cut_below(
     """
     if train_from == head.FINAL_LAYER:
         return features[-1]
-    steps = list(chosen.layers(chosen.num_classes, "float32"))
+    steps = chosen.steps()
     names = [step.name for step in steps]
     below = steps[: names.index(features[-1]) + 1]
-    weighted = [step.name for step in below if registry.weighted_layers(step)]
+    weighted = [step.name for step in below if composite_layers.weighted_layers(step)]
     if train_from not in weighted:
         raise errors.MismatchedCheckpoint(
             f"--train_from={train_from}: expected one of {', '.join(weighted)} or "
             f"{head.FINAL_LAYER}"
         )
     if train_from == weighted[0]:
-        return registry.INPUT
+        return architecture.INPUT
     # Dropout in front of a trained layer is trained with.
     cut = names.index(train_from) - 1
     while isinstance(steps[cut], keras.layers.Dropout):
@@ -178,23 +177,25 @@ def cut_below(
     return names[min(cut, names.index(features[0]))]
 
 
-def _between(chosen: registry.Network, cut: str, train_from: str) -> frozenset[str]:
+def _between(chosen: architecture.Network, cut: str, train_from: str) -> frozenset[str]:
     """Layers with weights above the cut that lie below those that train."""
     if train_from == head.FINAL_LAYER:
         return frozenset()
-    steps = registry.between(chosen, cut, train_from, num_classes=0, dtype="float32")
-    return frozenset(n for step in steps[:-1] for n in registry.weighted_layers(step))
+    steps = chosen.steps_between(cut, train_from, num_classes=0, dtype="float32")
+    return frozenset(
+        n for step in steps[:-1] for n in composite_layers.weighted_layers(step)
+    )
 
 
 def build_trunk(plan: Plan, dtype: str) -> Any:
     """The frozen part: image -> output of the cut layer; nothing in it trains."""
     keras.utils.set_random_seed(plan.seed)  # for what no weights reach
-    image, outputs = registry.outputs_of(
-        plan.network, plan.spec, last=plan.cut, dtype=dtype, wide=True
+    image, outputs = plan.network.step_outputs(
+        plan.spec, last=plan.cut, dtype=dtype, repeat_per_column=True
     )
     output = outputs[plan.cut]
     if plan.trunk_pools:
-        output = head.seen(outputs, plan.features, plan.pooling)
+        output = head.pool_features(outputs, plan.features, plan.pooling)
     trunk = keras.Model(image, output)
     trunk.trainable = False
     for layer in trunk.layers:  # Keras would use dropout of a frozen part in training
@@ -217,15 +218,15 @@ def build_tail(plan: Plan, trunk: Any, dtype: str) -> Any:
     inputs = keras.Input(trunk.output.shape[1:], name="features", dtype="float32")
     output = inputs
     if not plan.trunk_pools:
-        steps = registry.between(
-            plan.network, plan.cut, plan.features[-1], num_classes=0, dtype=dtype
+        steps = plan.network.steps_between(
+            plan.cut, plan.features[-1], num_classes=0, dtype=dtype
         )
         steps = [
             dropout.by_step(step, plan.seed)
             for step in _without_frozen_dropout(steps, plan.train_from)
         ]
-        outputs = registry.through(steps, plan.cut, inputs)
-        output = head.seen(outputs, plan.features, plan.pooling)
+        outputs = architecture.apply_steps(steps, plan.cut, inputs)
+        output = head.pool_features(outputs, plan.features, plan.pooling)
     for layer in _head(plan):
         output = dropout.by_step(layer, plan.seed)(output)
     tail = keras.Model(inputs, output)
@@ -239,7 +240,7 @@ def _without_frozen_dropout(steps: Sequence[Any], train_from: str) -> list[Any]:
     """The steps, without dropout and noise in front of layers that do not train."""
     names = [step.name for step in steps]
     below = names.index(train_from) if train_from in names else 0
-    frozen = [n for n in range(below) if registry.weighted_layers(steps[n])]
+    frozen = [n for n in range(below) if composite_layers.weighted_layers(steps[n])]
     return [
         step
         for number, step in enumerate(steps)
@@ -291,7 +292,7 @@ def put(part: Any, found: Mapping[str, np.ndarray]) -> None:
 
 
 def _head(plan: Plan) -> list[Any]:
-    return head.layers(
+    return head.make_layers(
         plan.num_classes,
         hidden=plan.hidden,
         dropout=plan.dropout,
@@ -315,10 +316,8 @@ def assemble(plan: Plan, found: Mapping[str, np.ndarray]) -> Any:
         A keras.Model: image -> logits, made of built-in layers only, so that it loads
         in plain Keras.
     """
-    image, outputs = registry.outputs_of(
-        plan.network, plan.spec, last=plan.features[-1]
-    )
-    output = head.seen(outputs, plan.features, plan.pooling)
+    image, outputs = plan.network.step_outputs(plan.spec, last=plan.features[-1])
+    output = head.pool_features(outputs, plan.features, plan.pooling)
     for layer in _head(plan):
         output = layer(output)
     whole = keras.Model(image, output, name=plan.network.name)

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from model.checkpoints import errors
-from model.networks import head, registry
+from model.networks import architecture, composite_layers, head, registry
 from model.training import reused_head, settings
 from model.weights import named_weights, restore
 from pipeline.batches import preprocess
@@ -19,13 +19,13 @@ class Base:
         network: the architecture.
         spec: of the input.
         features: layers that the new head sits on, from shallow to deep.
-        pooling: what it sees of that; see head.pooling_of.
+        pooling: what it sees of that; see head.choose_pooling.
         train_from: lowest layer that is not restored; the new head if all are.
         fit: what is restored; None for a random start.
         weights: where it comes from; None likewise.
     """
 
-    network: registry.Network
+    network: architecture.Network
     spec: preprocess.InputSpec
     features: tuple[str, ...]
     pooling: str
@@ -59,7 +59,7 @@ def choose(config: settings.Config, class_names: Sequence[str]) -> Base:
     wanted = config.pooling
     if seat and config.keep_head and wanted == "auto":
         wanted = seat.pooling
-    pooling = head.pooling_of(chosen, spec, features, wanted)
+    pooling = head.choose_pooling(chosen, spec, features, wanted)
     if fit and weights and config.keep_head:
         fit = reused_head.keep(
             fit,
@@ -84,7 +84,7 @@ def choose(config: settings.Config, class_names: Sequence[str]) -> Base:
 
 def _features(
     config: settings.Config,
-    chosen: registry.Network,
+    chosen: architecture.Network,
     fit: restore.Fit | None,
     seat: reused_head.Seat | None,
 ) -> tuple[str, ...]:
@@ -97,7 +97,7 @@ def _features(
         errors.MismatchedCheckpoint: the network has no such layer, or no head may sit
             there.
     """
-    places = chosen.places()
+    places = chosen.head_positions()
     asked = _names(config.features)
     if seat and not asked and set(_names(seat.features)) <= set(places):
         asked = _names(seat.features)
@@ -108,8 +108,8 @@ def _features(
             )
         return tuple(name for name in places if name in asked)
     last = fit.deepest_feature() if fit else chosen.features[-1]
-    if chosen.together[-1:] == (last,) and config.pooling != "none":
-        return chosen.together
+    if chosen.combined_features[-1:] == (last,) and config.pooling != "none":
+        return chosen.combined_features
     return (last,)
 
 
@@ -142,10 +142,12 @@ def _note_unused(fit: restore.Fit) -> None:
         )
 
 
-def _lowest_new(chosen: registry.Network, last: str, fit: restore.Fit | None) -> str:
+def _lowest_new(
+    chosen: architecture.Network, last: str, fit: restore.Fit | None
+) -> str:
     """The lowest step up to `last` that is not restored; else the new final layer."""
-    for step in chosen.layers(chosen.num_classes, "float32"):
-        layers = registry.weighted_layers(step)
+    for step in chosen.steps():
+        layers = composite_layers.weighted_layers(step)
         if layers and not (fit and all(map(fit.complete, layers))):
             return str(step.name)
         if step.name == last:

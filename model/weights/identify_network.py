@@ -14,13 +14,13 @@ import numpy as np
 
 from model.checkpoints import errors, reading
 from model.checkpoints.tensorflow import ckpt
-from model.networks import composite_layers, from_keras_config, registry
+from model.networks import architecture, composite_layers, from_keras_config, registry
 from model.weights import layer_names
 from pipeline.batches import preprocess
 
 
 def by_layer_name(
-    chosen: registry.Network,
+    chosen: architecture.Network,
     spec: preprocess.InputSpec,
     variables: Mapping[str, str] = layer_names.KERAS,
 ) -> layer_names.Naming:
@@ -47,17 +47,19 @@ class Match:
     """
 
     naming: layer_names.Naming
-    network: registry.Network
+    network: architecture.Network
     kernels: int
     tensors: int
     wanted: int
 
 
 def match(
-    checkpoint: reading.Checkpoint, habit: layer_names.Naming, chosen: registry.Network
+    checkpoint: reading.Checkpoint,
+    habit: layer_names.Naming,
+    chosen: architecture.Network,
 ) -> Match:
     """Counts what of a file a habit accounts for."""
-    shapes = registry.variable_shapes(chosen, habit.spec or chosen.input_spec)
+    shapes = chosen.variable_shapes(habit.spec or chosen.input_spec)
     kernels = tensors = wanted = 0
     for layer, variables in shapes.items():
         for variable, shape in variables.items():
@@ -75,7 +77,7 @@ def match(
 def matches(
     checkpoint: reading.Checkpoint,
     where: str,
-    others: Sequence[registry.Network] = (),
+    others: Sequence[architecture.Network] = (),
 ) -> list[Match]:
     """All habits by which a file has any tensor of a network; the best first.
 
@@ -181,7 +183,7 @@ def recognise(
     where: str,
     *,
     arch: str = "",
-    others: Sequence[registry.Network] = (),
+    others: Sequence[architecture.Network] = (),
 ) -> Match:
     """Finds the network that a file's tensors belong to, and by which habit.
 
@@ -309,7 +311,7 @@ def _no_match(
     checkpoint: reading.Checkpoint,
     where: str,
     arch: str,
-    others: Sequence[registry.Network],
+    others: Sequence[architecture.Network],
 ) -> str:
     """Why a file fits no network, or not the one asked for."""
     by_name = [
@@ -328,8 +330,8 @@ def _no_match(
         instead = "; is it another network's file?"
     if by_name:
         near = by_name[0]
-        shapes = registry.variable_shapes(
-            near.network, near.naming.spec or near.network.input_spec
+        shapes = near.network.variable_shapes(
+            near.naming.spec or near.network.input_spec
         )
         for layer, variables in shapes.items():
             name = near.naming.tensor_name(layer, "kernel")

@@ -73,9 +73,7 @@ def load(
             num_classes=num_classes,
         )
     found.require(last, as_it_is=True)
-    model = registry.build(
-        found.network, found.spec, last=last, num_classes=num_classes
-    )
+    model = found.network.build(found.spec, last=last, num_classes=num_classes)
     restore.assign(model, found.values)
     return Pretrained(
         name=ckpt,

@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from model.checkpoints import errors, reading
-from model.networks import composite_layers, from_keras_config, registry
+from model.networks import architecture, composite_layers, from_keras_config, registry
 from model.weights import identify_network, layer_names, preprocessing_overrides
 from pipeline.batches import preprocess
 
@@ -63,7 +63,7 @@ class Fit:
     """
 
     where: str
-    network: registry.Network
+    network: architecture.Network
     naming: layer_names.Naming
     spec: preprocess.InputSpec
     values: dict[str, dict[str, np.ndarray]]
@@ -100,7 +100,9 @@ class Fit:
 
     def reachable_places(self) -> list[str]:
         """The same of all steps that a head may sit on if it is asked for."""
-        return [name for name in self.network.places() if not self.missing(name)]
+        return [
+            name for name in self.network.head_positions() if not self.missing(name)
+        ]
 
     def missing(self, last: str) -> list[str]:
         """Layers up to step `last` that have weights and cannot be restored."""
@@ -210,7 +212,7 @@ def fit(
 
 def rebuilt(
     checkpoint: reading.Checkpoint, where: str
-) -> tuple[list[registry.Network], str]:
+) -> tuple[list[architecture.Network], str]:
     """The network that a file's own configuration describes, or why there is none."""
     text = checkpoint.keras_config
     if not text:
@@ -237,9 +239,9 @@ def fit_match(
     tensors = checkpoint.tensors
     habit, chosen = match.naming, match.network
     spec = overrides.apply(habit.spec or chosen.input_spec, by_weights_bgr=habit.bgr)
-    shapes = registry.variable_shapes(chosen, spec, num_classes)
+    shapes = chosen.variable_shapes(spec, num_classes)
     bgr = overrides.bgr(habit.bgr)
-    first = registry.first_convolution(chosen) if bgr else ""
+    first = chosen.first_convolution() if bgr else ""
     if bgr and not first:
         raise errors.MismatchedCheckpoint(
             f"{where}: --channel_order=bgr turns the kernel of a first convolution; "

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from model.evaluation import grad_cam
-from model.networks import head, registry
+from model.networks import architecture, head
 from tests import small_runs
 
 
@@ -81,7 +81,7 @@ class TestGradCam:
         low = keras.layers.Conv2D(4, 3, 1, "same", name="low")(inputs)
         top = keras.layers.Conv2D(5, 3, 2, "same", activation="relu", name="top")(low)
         outputs = {"low": low, "top": top}
-        seen = head.seen(outputs, ("low", "top"), "average")
+        seen = head.pool_features(outputs, ("low", "top"), "average")
         final = keras.layers.Dense(3, name="logits", bias_initializer="ones")
         model = keras.Model(inputs, final(seen))
         image = np.random.default_rng(0).uniform(0, 1, (1, 12, 12, 3)).astype("f4")
@@ -105,7 +105,9 @@ class TestGradCam:
         inputs = keras.Input((12, 12, 3))
         low = keras.layers.Conv2D(4, 3, 1, "same", activation="relu")(inputs)
         top = keras.layers.Conv2D(5, 3, 2, "same", activation="relu", name="top")(low)
-        seen = head.seen({"low": low, "top": top}, ("low", "top"), "statistics")
+        seen = head.pool_features(
+            {"low": low, "top": top}, ("low", "top"), "statistics"
+        )
         final = keras.layers.Dense(3, name="logits", bias_initializer="ones")
         model = keras.Model(inputs, final(seen))
         image = np.random.default_rng(0).uniform(0, 1, (1, 12, 12, 3)).astype("f4")
@@ -142,7 +144,7 @@ def test_preprocessing_is_no_map():
     """Every run's network begins with it; what moves pixels looks at nothing either."""
     spec, kinds = small_runs.SPEC, keras.layers
     image = keras.Input((spec.size_px, spec.size_px, 3), name="image")
-    x = registry.normalisation(spec)(image)
+    x = architecture.normalisation(spec)(image)
     for layer in (
         kinds.Normalization(mean=[0.0] * 3, variance=[1.0] * 3),
         kinds.Cropping2D(1),

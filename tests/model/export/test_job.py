@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from model.evaluation import evaluate_split
 from model.export import errors, exportable, heldout_photos, job, litert, verify_file
-from model.networks import head, registry
+from model.networks import architecture, head
 from model.runs import finished_run
 from pipeline.batches import single_photo
 from pipeline.system.errors import DataError
@@ -188,10 +188,10 @@ class TestQuantized:
         """Of a channel that answers in one place, whole numbers would leave nothing."""
         pytest.importorskip("ai_edge_litert")
         kinds = keras.layers
-        image = keras.Input((SPEC.size_px, SPEC.size_px, 3), name=registry.INPUT)
-        x = registry.normalisation(SPEC)(image)
+        image = keras.Input((SPEC.size_px, SPEC.size_px, 3), name=architecture.INPUT)
+        x = architecture.normalisation(SPEC)(image)
         x = kinds.Conv2D(3, 1, padding="same", activation="relu", name="conv")(x)
-        seen = head.seen({"conv": x}, ("conv",), "statistics")
+        seen = head.pool_features({"conv": x}, ("conv",), "statistics")
         logits = kinds.Dense(3, name="logits")
         model = keras.Model(image, logits(seen))
         model.get_layer("conv").set_weights([np.eye(3)[None, None], np.full(3, -1.0)])
@@ -211,7 +211,7 @@ class TestQuantized:
             details["name"]: details["dtype"] for details in loaded.get_tensor_details()
         }
         assert np.int8 in types.values()
-        spread = [types[name] for name in types if head.SPREAD in name]
+        spread = [types[name] for name in types if head.SPREAD_PREFIX in name]
         assert spread
         assert set(spread) == {np.float32}
 

@@ -257,7 +257,7 @@ class TestKey:
         keys = []
         for name in (*names, names[0]):
             chosen = registry.by_name(name)
-            trunk = registry.build(chosen, chosen.input_spec, last="pool1")
+            trunk = chosen.build(chosen.input_spec, last="pool1")
             for variable in trunk.variables:
                 variable.assign(np.zeros(variable.shape))
             keys.append(key(trunk=trunk))

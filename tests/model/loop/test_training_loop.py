@@ -222,7 +222,7 @@ def test_same_seed_same_bytes():
     def run(seed, dropout=0.5):
         inputs = keras.Input((6,))
         output = inputs
-        for layer in head.layers(2, dropout=dropout, seed=seed):
+        for layer in head.make_layers(2, dropout=dropout, seed=seed):
             output = layer(output)
         data = np.random.default_rng(0).normal(size=(30, 6))
         job = Job(keras.Model(inputs, output), data, data[:, 0] > 0, epochs=3)

@@ -250,7 +250,7 @@ def case(request):
     found = Case(
         name=request.param,
         tensors=tensors,
-        whole=registry.build(chosen, chosen.input_spec, last="fc8"),
+        whole=chosen.build(chosen.input_spec, last="fc8"),
         image=image,
         expected=forward(tensors, image),
     )
@@ -266,7 +266,7 @@ def test_every_network_is_in_the_tables():
 def test_parameters(case):
     assert case.whole.count_params() == COUNTS[case.name]
     chosen = registry.NETWORKS[case.name]
-    shapes = registry.variable_shapes(chosen, chosen.input_spec)
+    shapes = chosen.variable_shapes(chosen.input_spec)
     sizes = [np.prod(shape) for pair in shapes.values() for shape in pair.values()]
     assert sum(sizes) == COUNTS[case.name]
 

@@ -225,7 +225,7 @@ def test_converted_files_give_what_caffes_give(variables, form, tensors):
 def test_a_saved_network_needs_nothing_of_ours(tmp_path, image):
     """Groups and normalisation are built-in operations alone."""
     chosen = registry.NETWORKS["bvlc_alexnet"]
-    model = registry.build(chosen, chosen.input_spec, last="norm2")
+    model = chosen.build(chosen.input_spec, last="norm2")
     model.save(tmp_path / "part.keras")
     loaded = keras.models.load_model(tmp_path / "part.keras", safe_mode=True)
     np.testing.assert_array_equal(loaded(image[None]), model(image[None]))

@@ -144,7 +144,7 @@ def test_built_variables_are_those_that_were_computed(model):
         for layer in model.layers
         if layer.weights and "drop" not in layer.name
     }
-    assert built == registry.variable_shapes(LITE0, LITE0.input_spec)
+    assert built == LITE0.variable_shapes(LITE0.input_spec)
 
 
 def test_steps():

@@ -10,7 +10,7 @@ import pytest
 from keras import layers
 
 from model.checkpoints import errors
-from model.networks import from_keras_config, head, registry
+from model.networks import architecture, from_keras_config, head, registry
 from model.weights import restore
 from pipeline.batches import preprocess
 
@@ -72,7 +72,7 @@ def leaves(model):
 
 def copied(found, model):
     """The rebuilt network, with the model's weights by layer and variable name."""
-    rebuilt = registry.build(found, found.input_spec, last=found.step_names()[-1])
+    rebuilt = found.build(found.input_spec, last=found.step_names()[-1])
     values = {
         layer.name: {v.name: v.numpy() for v in layer.weights}
         for layer in leaves(model)
@@ -118,13 +118,13 @@ def test_dropout_carries_no_head():
 
 def test_another_number_of_classes():
     found = from_keras_config.rebuild(sequential().to_json(), "file")
-    shapes = registry.variable_shapes(found, found.input_spec, num_classes=7)
+    shapes = found.variable_shapes(found.input_spec, num_classes=7)
     assert shapes["classes"] == {"kernel": (5, 7), "bias": (7,)}
 
 
 def test_layers_are_new_each_time():
     found = from_keras_config.rebuild(sequential().to_json(), "file")
-    one, other = found.layers(3, "float32"), found.layers(3, "float32")
+    one, other = found.steps(3), found.steps(3)
     assert not {*map(id, one)} & {*map(id, other)}
 
 
@@ -234,7 +234,7 @@ KERAS_1 = {
 )
 def test_older_configurations(config, shapes):
     found = from_keras_config.rebuild(json.dumps(config), "file")
-    variables = registry.variable_shapes(found, found.input_spec)
+    variables = found.variable_shapes(found.input_spec)
     assert {name: [*pair.values()] for name, pair in variables.items()} == shapes
 
 
@@ -376,7 +376,7 @@ def test_any_value_may_be_anything(config, seed):
             found = from_keras_config.rebuild(json.dumps(mutant), "file")
         except errors.CheckpointError:
             continue
-        assert registry.variable_shapes(found, found.input_spec)
+        assert found.variable_shapes(found.input_spec)
 
 
 class TestOwnModel:
@@ -391,15 +391,15 @@ class TestOwnModel:
             std=(0.1, 0.2, 0.3),
             source="x",
         )
-        base = registry.build(chosen, spec, last="pool3")
+        base = chosen.build(spec, last="pool3")
         model = keras.Model(base.input, base.output, name=chosen.name)
         name, found = from_keras_config.own_model(model.to_json())
         assert name == "cifar10_quick"
         assert found.resize == "squash"
         image = np.random.default_rng(0).uniform(0, 255, (1, 32, 32, 3)).astype("f4")
         np.testing.assert_allclose(
-            registry.normalisation(found)(image),
-            registry.normalisation(spec)(image),
+            architecture.normalisation(found)(image),
+            architecture.normalisation(spec)(image),
             rtol=1e-5,
             atol=1e-5,
         )
@@ -414,7 +414,7 @@ class TestOwnModel:
             std=(2.0, 3.0, 4.0),
             source="x",
         )
-        base = registry.build(chosen, spec, last="pool3")
+        base = chosen.build(spec, last="pool3")
         model = keras.Model(base.input, base.output, name=chosen.name)
         _, found = from_keras_config.own_model(model.to_json())
         np.testing.assert_allclose(found.mean_image, mean, rtol=1e-5)
@@ -437,13 +437,13 @@ def test_a_model_that_a_run_saved_is_its_base_again(make, share, on, pooling):
     """
     base = from_keras_config.rebuild(make().to_json(), "file")
     spec = base.input_spec
-    maps = [n for n in base.features if len(registry.output_shape(base, spec, n)) == 4]
+    maps = [n for n in base.features if len(base.output_shape(spec, n)) == 4]
     seen = base.features[-1:] if on == 1 else tuple(maps[-on:])
     step = seen[-1]
-    image, outputs = registry.outputs_of(base, base.input_spec, last=step)
+    image, outputs = base.step_outputs(base.input_spec, last=step)
     grafted = keras.Model(image, outputs[step])
-    output = head.seen(outputs, seen, pooling)
-    for layer in head.layers(7, dropout=share, seed=0):
+    output = head.pool_features(outputs, seen, pooling)
+    for layer in head.make_layers(7, dropout=share, seed=0):
         output = layer(output)
     whole = shake(keras.Model(grafted.input, output, name=base.name))
     found = from_keras_config.rebuild(whole.to_json(), "file")
@@ -452,7 +452,7 @@ def test_a_model_that_a_run_saved_is_its_base_again(make, share, on, pooling):
     name, spec = from_keras_config.own_model(whole.to_json())
     assert (name, spec.size_px, spec.resize) == (base.name, 12, "squash")
     image = np.random.default_rng(1).uniform(0, 255, (2, 12, 12, 3)).astype("f4")
-    again = registry.build(found, spec, last=found.features[-1])
+    again = found.build(spec, last=found.features[-1])
     values = {
         layer.name: {v.name: v.numpy() for v in layer.weights}
         for layer in whole.layers
@@ -529,5 +529,5 @@ def test_a_model_in_a_model_of_keras_2():
     }
     nodes[2]["inbound_nodes"] = [[["input_1", 0, 0, {}], ["a", 1, 0, {}]]]
     found = from_keras_config.rebuild(json.dumps(config), "file")
-    shapes = registry.variable_shapes(found, found.input_spec)
+    shapes = found.variable_shapes(found.input_spec)
     assert [*shapes] == ["c1", "d"]

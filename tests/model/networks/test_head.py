@@ -9,31 +9,33 @@ def test_what_a_head_sees():
     chosen = registry.NETWORKS["alexnet_owt"]
     spec = chosen.input_spec
     several = ("conv3", "conv4", "pool5")
-    assert head.pooling_of(chosen, spec, ("pool5",), "auto") == "average"
-    assert head.pooling_of(chosen, spec, ("pool5",), "none") == "none"
-    assert head.pooling_of(chosen, spec, ("fc6",), "auto") == "none"
-    assert head.pooling_of(chosen, spec, several, "auto") == "average"
-    with pytest.raises(errors.MismatchedCheckpoint, match="fc6 of alexnet_owt gives"):
-        head.pooling_of(chosen, spec, ("fc6",), "average")
+    assert head.choose_pooling(chosen, spec, ("pool5",), "auto") == "average"
+    assert head.choose_pooling(chosen, spec, ("pool5",), "none") == "none"
+    assert head.choose_pooling(chosen, spec, ("fc6",), "auto") == "none"
+    assert head.choose_pooling(chosen, spec, several, "auto") == "average"
     with pytest.raises(
-        errors.MismatchedCheckpoint, match="conv3, conv4, pool5, a head"
+        errors.MismatchedCheckpoint, match="fc6 of alexnet_owt is not a"
     ):
-        head.pooling_of(chosen, spec, several, "none")
-    with pytest.raises(errors.MismatchedCheckpoint, match=r"fc6 of .* gives \[4096\]"):
-        head.pooling_of(chosen, spec, ("pool5", "fc6"), "auto")
-    assert head.pooling_of(chosen, spec, several, "statistics") == "statistics"
+        head.choose_pooling(chosen, spec, ("fc6",), "average")
+    with pytest.raises(errors.MismatchedCheckpoint, match=r"\(conv3,conv4,pool5\)"):
+        head.choose_pooling(chosen, spec, several, "none")
+    with pytest.raises(errors.MismatchedCheckpoint, match=r"fc6 of .*found \[4096\]"):
+        head.choose_pooling(chosen, spec, ("pool5", "fc6"), "auto")
+    assert head.choose_pooling(chosen, spec, several, "statistics") == "statistics"
     with pytest.raises(errors.MismatchedCheckpoint, match="--pooling=statistics: fc6"):
-        head.pooling_of(chosen, spec, ("fc6",), "statistics")
-    assert head.num_seen(chosen, spec, several, "average") == 384 + 256 + 256
-    assert head.num_seen(chosen, spec, several, "statistics") == 2 * (384 + 256 + 256)
-    assert head.num_seen(chosen, spec, ("pool5",), "none") == 6 * 6 * 256
+        head.choose_pooling(chosen, spec, ("fc6",), "statistics")
+    assert head.num_features(chosen, spec, several, "average") == 384 + 256 + 256
+    assert head.num_features(chosen, spec, several, "statistics") == 2 * (
+        384 + 256 + 256
+    )
+    assert head.num_features(chosen, spec, ("pool5",), "none") == 6 * 6 * 256
 
 
 class TestHead:
     def build(self, features, pooling="none", **how):
         how = {"num_classes": 4, "dropout": 0.5, "seed": 7} | how
-        layers = head.layers(**how)
-        output = head.seen({"conv": features}, ("conv",), pooling)
+        layers = head.make_layers(**how)
+        output = head.pool_features({"conv": features}, ("conv",), pooling)
         for layer in layers:
             output = layer(output)
         return layers, np.asarray(output)
@@ -46,7 +48,7 @@ class TestHead:
             name: random.normal(size=shape).astype(np.float32)
             for name, shape in shapes.items()
         }
-        found = head.seen(outputs, ("a", "b"), "average")
+        found = head.pool_features(outputs, ("a", "b"), "average")
         means = [outputs[name].mean((1, 2)) for name in ("a", "b")]
         np.testing.assert_allclose(found, np.concatenate(means, axis=1), rtol=1e-5)
 
@@ -60,7 +62,7 @@ class TestHead:
             for name, shape in shapes.items()
         }
         outputs["a"][..., 2] = 0
-        found = head.seen(outputs, names, "statistics")
+        found = head.pool_features(outputs, names, "statistics")
         expected = [
             figures
             for name in names

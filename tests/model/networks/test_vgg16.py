@@ -152,7 +152,7 @@ def model():
 
 def test_parameters():
     assert ref.num_parameters("vgg16") == COUNT
-    shapes = registry.variable_shapes(VGG16, VGG16.input_spec)
+    shapes = VGG16.variable_shapes(VGG16.input_spec)
     of_base = [shapes[layer] for layer in CONVOLUTIONS]
     found = sum(np.prod(shape) for pair in of_base for shape in pair.values())
     assert found == COUNT_OF_BASE
@@ -176,7 +176,7 @@ def test_steps():
 
 def test_base_takes_any_size():
     spec = dataclasses.replace(VGG16.input_spec, size_px=150, short_side_px=150)
-    base = registry.build(VGG16, spec, last="block5_pool")
+    base = VGG16.build(spec, last="block5_pool")
     assert base.output.shape == (None, 4, 4, 512)
     assert base.count_params() == COUNT_OF_BASE
 

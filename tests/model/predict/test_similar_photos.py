@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from model.loop import feature_cache, training_loop
-from model.networks import head, registry
+from model.networks import architecture, head
 from model.predict import classifier, similar_photos
 from model.runs import finished_run
 from pipeline import split
@@ -108,8 +108,8 @@ def test_records_that_were_moved(finished, shared_records):
 def small(folder, found, *, has_head, has_map=True):
     """A classifier by a run whose network ends in a vector, with a head or without."""
     spec, kinds = small_runs.SPEC, keras.layers
-    image = keras.Input((spec.size_px, spec.size_px, 3), name=registry.INPUT)
-    x = registry.normalisation(spec)(image)
+    image = keras.Input((spec.size_px, spec.size_px, 3), name=architecture.INPUT)
+    x = architecture.normalisation(spec)(image)
     if has_map:
         x = kinds.Conv2D(4, 3, name="part_of_another")(x)
     x = kinds.GlobalAveragePooling2D(name="end_of_another")(x)

@@ -103,7 +103,7 @@ def file_of(habit):
     found, chosen = by_habit(habit), registry.NETWORKS[habit[1]]
     tensors = {}
     spec = found.spec or chosen.input_spec
-    for layer, variables in registry.variable_shapes(chosen, spec).items():
+    for layer, variables in chosen.variable_shapes(spec).items():
         for variable, shape in variables.items():
             if name := found.tensor_name(layer, variable):
                 theirs = found.shapes_in_file(shape)[-1]

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from model.checkpoints import errors
-from model.networks import registry
 from model.weights import pretrained_classifier, weight_file
 
 SYNSETS = (
@@ -18,7 +17,7 @@ SYNSETS = (
 def file(tiny, tmp_path):
     """All weights of a tiny network of five classes."""
     random = np.random.default_rng(0)
-    shapes = registry.variable_shapes(tiny, tiny.input_spec, num_classes=5)
+    shapes = tiny.variable_shapes(tiny.input_spec, num_classes=5)
     arrays = {
         f"{layer}/{name}": random.normal(0, 0.3, shape).astype(np.float32)
         for layer, variables in shapes.items()
@@ -40,7 +39,7 @@ def test_final_layer_is_the_files_own(tiny, file):
     assert found.model.output.shape == (None, 5)
     assert found.spec == tiny.input_spec
     assert found.class_names == tuple(f"class {n}" for n in range(5))
-    base = registry.build(tiny, tiny.input_spec, last="fc4")
+    base = tiny.build(tiny.input_spec, last="fc4")
     for layer in base.layers:
         layer.set_weights(found.model.get_layer(layer.name).get_weights())
     image = np.random.default_rng(1).integers(0, 256, (2, 16, 16, 3))
@@ -61,7 +60,7 @@ def test_another_number_of_names(file, tmp_path):
 
 
 def test_nothing_starts_at_random(tiny, tmp_path):
-    shapes = registry.variable_shapes(tiny, tiny.input_spec)
+    shapes = tiny.variable_shapes(tiny.input_spec)
     arrays = {
         f"{layer}/{name}": np.zeros(shape, np.float32)
         for layer, variables in shapes.items()

@@ -3,7 +3,6 @@ import numpy as np
 import pytest
 
 from model.checkpoints import errors, reading
-from model.networks import registry
 from model.weights import layer_names, preprocessing_overrides, restore
 from pipeline.batches import preprocess
 
@@ -18,7 +17,7 @@ def tensors(tiny):
     random = np.random.default_rng(4)
     return {
         f"tiny/{layer}/{SUFFIXES[variable]}": random.normal(size=shape).astype("f4")
-        for layer, pair in registry.variable_shapes(tiny, SPEC).items()
+        for layer, pair in tiny.variable_shapes(SPEC).items()
         for variable, shape in pair.items()
     }
 
@@ -29,7 +28,7 @@ def fit(tensors, where, **how):
 
 
 def build(tiny, last):
-    return registry.build(tiny, SPEC, last=last)
+    return tiny.build(SPEC, last=last)
 
 
 def statuses(entries):

@@ -13,12 +13,11 @@ FORMATS = ("w.safetensors", "w.h5", "w.npy")
 @pytest.fixture
 def arrays(tiny):
     """{"layer/variable": array} of the tiny network's convolutions and first dense."""
-    from model.networks import registry
 
     random = np.random.default_rng(0)
     return {
         f"{layer}/{name}": random.normal(size=shape).astype(np.float32)
-        for layer, shapes in registry.variable_shapes(tiny, tiny.input_spec).items()
+        for layer, shapes in tiny.variable_shapes(tiny.input_spec).items()
         for name, shape in shapes.items()
         if layer != "fc5"
     }
@@ -70,10 +69,9 @@ def test_npy_as_caffe_tensorflow_reads_it(arrays, tmp_path):
 
 
 def test_h5_as_keras_reads_it_by_name(tiny, arrays, tmp_path):
-    from model.networks import registry
 
     weight_file.write(tmp_path / "w.h5", arrays, {})
-    model = registry.build(tiny, tiny.input_spec, last="fc4")
+    model = tiny.build(tiny.input_spec, last="fc4")
     model.load_weights(tmp_path / "w.h5", by_name=True)
     for name, array in restore.gather(model).items():
         np.testing.assert_array_equal(array, arrays[name])
