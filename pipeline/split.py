@@ -65,10 +65,11 @@ def resplit(config: Config) -> manifest.Manifest:
     with staging.staged(directory) as partial:
         found = manifest.read(directory)
         changed = split_anew(config, found)
-        if not changed.same_data(found):
-            changed.stage(partial)
-            manifest.commit(directory)
-    return changed
+        if changed.same_data(found):
+            return found
+        changed.stage(partial)
+        manifest.commit(directory)
+    return dataclasses.replace(changed, format_version=manifest.FORMAT_VERSION)
 
 
 def split_anew(config: Config, found: manifest.Manifest) -> manifest.Manifest:

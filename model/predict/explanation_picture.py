@@ -98,7 +98,6 @@ class Pictures:
             width=row.width,
             orientation=1,
             action="copied",
-            reason="",
             phash=row.phash,
         )
         try:

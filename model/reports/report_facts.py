@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import json
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -202,10 +201,9 @@ def _by_reason(rows: Sequence[manifest.Row]) -> list[dict[str, Any]]:
     """Rows of the same reason together, the most frequent first."""
     groups: dict[str, list[manifest.Row]] = collections.defaultdict(list)
     for row in rows:
-        # "16-bit to 8-bit, turned upright (EXIF orientation 6)": numbers differ.
-        groups[re.split(r"[:(,]", row.reason)[0].strip() or "no reason given"].append(
-            row
-        )
+        # Records that an earlier version wrote have no codes.
+        reason = row.codes[0].replace("_", " ") if row.codes else row.reason
+        groups[reason].append(row)
     ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
     return [
         {

@@ -28,6 +28,7 @@ from starlette.routing import Route
 from model.predict import output_formats
 from model.serve import prediction_service, web_guard
 from pipeline.images import isolated_decoder, record_image
+from pipeline.records.reasons import Code
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
@@ -39,6 +40,15 @@ _ASSETS = {
 }
 _MOST_FIELDS = 16
 _PICTURE_QUALITY = 88
+# What is not here is 422: the file is well-formed as an upload, but no usable photo.
+_STATUS_OF_KIND = {
+    Code.EMPTY: 400,
+    Code.TOO_MANY_BYTES: 413,
+    Code.TOO_MANY_PIXELS: 413,
+    Code.OUT_OF_MEMORY: 413,
+    Code.NOT_AN_IMAGE: 415,
+    Code.UNSUPPORTED_FORMAT: 415,
+}
 _BUSY = "the server is too busy to decode photos; try again"
 _RETRY = {"Retry-After": "1"}
 
@@ -174,7 +184,8 @@ class _Site:
                 limiter=self._threads,
             )
         except record_image.ImageError as error:
-            raise HTTPException(_status(error), str(error)) from error
+            status = _STATUS_OF_KIND.get(error.kind, 422)
+            raise HTTPException(status, str(error)) from error
         except isolated_decoder.NotStarted as error:
             command_line.log(f"error: {error}")
             raise HTTPException(503, _BUSY, _RETRY) from error
@@ -279,20 +290,6 @@ def _number(request: Request, name: str, default: int) -> int:
     if name == "top" and not found:
         raise HTTPException(400, "top: expected 1 or more")
     return found
-
-
-def _status(error: record_image.ImageError) -> int:
-    """What kind of fault it is: size, kind, or damage."""
-    reason = str(error)
-    if " larger than " in reason or reason == record_image.NO_MEMORY:
-        return 413
-    if isinstance(error, isolated_decoder.Crashed | isolated_decoder.TooSlow):
-        return 422
-    if reason == "empty file":
-        return 400
-    if reason.startswith(("not an image", "HEIC")):
-        return 415
-    return 422
 
 
 def _data_url(pixels: Any) -> str:

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from pipeline.batches import preprocess
 from pipeline.images import record_image
+from pipeline.records import reasons
 
 
 class Viewer:
@@ -58,7 +59,8 @@ class Viewer:
             )
         except tf.errors.OpError as error:
             raise record_image.ImageError(
-                f"{stored.format.upper()} that TensorFlow does not decode"
+                reasons.Code.UNDECODABLE,
+                f"{stored.format.upper()} that TensorFlow does not decode",
             ) from error
         return np.asarray(found, np.uint8)
 

@@ -15,6 +15,7 @@ from pipeline.check.check_findings import Finding, Report
 from pipeline.grouping import duplicate_search, selection, split_assignment
 from pipeline.images import decode_files, decode_source, local_runner, record_image
 from pipeline.records import file_table, manifest
+from pipeline.records.reasons import Code
 from pipeline.sources import caffe_lists, find_source, photo_source
 from pipeline.system import command_line, file_system
 
@@ -144,7 +145,9 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, html_page.Encoded
 
     def shown(path: str) -> bytes:
         if path in odd["crashed"]:  # it would take this process down as well
-            raise record_image.ImageError("takes the decoder down")
+            raise record_image.ImageError(
+                Code.DECODER_CRASHED, "takes the decoder down"
+            )
         return encoded(number_of[path])
 
     return report, shown

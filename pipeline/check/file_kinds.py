@@ -1,11 +1,10 @@
 """A row of what became of a file -> what is odd about the file, by kind."""
 
-import re
 from collections.abc import Mapping
 from typing import Literal
 
-from pipeline.images import file_headers, record_image
 from pipeline.records import manifest
+from pipeline.records.reasons import Code
 
 Severity = Literal["error", "warning", "note"]
 
@@ -30,47 +29,37 @@ KINDS: Mapping[str, tuple[Severity, str]] = {
     "transparent": ("note", "laid over white"),
     "turned": ("note", "stored on its side, turned upright as its EXIF says"),
 }
-_REASONS = (
-    ("unreadable", re.compile(r"cannot be read|not a regular file|too large for this")),
-    ("damaged", re.compile(r".* that does not decode|empty file|could not be encoded")),
-    (
-        "not an image",
-        re.compile(
-            r"not an image|HEIC|larger than \d+ MB, no photo|.* numbers$|"
-            r"TIFF that decodes otherwise"
-        ),
-    ),
-    ("too large", re.compile(r".* larger than [\d,]+ pixels")),
-    ("outside the classes", re.compile(r"not in a class folder")),
-    ("crashed", re.compile(r"the decoder crashed")),
-    ("complaint", re.compile(record_image.COMPLAINT)),
-    ("animated", re.compile(record_image.ANIMATED)),
-    ("CMYK", re.compile(record_image.CMYK)),
-    ("16-bit", re.compile(record_image.DEEP)),
-    ("transparent", re.compile(record_image.TRANSPARENT)),
-    ("turned", re.compile(record_image.TURNED)),
-)
-_SOURCE = re.compile(r"(.+) source")
+_KIND_OF_CODE: Mapping[str, str] = {
+    Code.UNREADABLE: "unreadable",
+    Code.OUT_OF_MEMORY: "unreadable",
+    Code.UNDECODABLE: "damaged",
+    Code.EMPTY: "damaged",
+    Code.UNENCODABLE: "damaged",
+    Code.NOT_AN_IMAGE: "not an image",
+    Code.UNSUPPORTED_FORMAT: "not an image",
+    Code.UNSUPPORTED_PIXELS: "not an image",
+    Code.DECODES_DIFFERENTLY: "not an image",
+    Code.TOO_MANY_BYTES: "not an image",
+    Code.TOO_MANY_PIXELS: "too large",
+    Code.NO_CLASS: "outside the classes",
+    Code.DECODER_CRASHED: "crashed",
+    Code.DECODER_WARNING: "complaint",
+    Code.WRONG_ENDING: "wrong ending",
+    Code.ANIMATED: "animated",
+    Code.CMYK: "CMYK",
+    Code.SIXTEEN_BITS: "16-bit",
+    Code.TRANSPARENT: "transparent",
+    Code.TURNED_UPRIGHT: "turned",
+}
 
 
 def kinds_of(row: manifest.Row) -> list[str]:
-    """The kinds of KINDS that a file is of."""
-    parts = row.reason.split(", ")
-    found = [
-        kind for kind, begins in _REASONS if any(begins.match(part) for part in parts)
-    ]
+    """Lists the kinds of KINDS that apply to a file."""
+    kinds = [_KIND_OF_CODE[code] for code in row.codes if code in _KIND_OF_CODE]
     if row.is_included:
         sides = sorted((row.height, row.width))
-        if file_headers.has_wrong_ending(row.path, _format(parts)):
-            found.append("wrong ending")
         if sides[0] < TINY_PX:
-            found.append("tiny")
+            kinds.append("tiny")
         if sides[1] > EXTREME_ASPECT * sides[0]:
-            found.append("extreme aspect")
-    return found
-
-
-def _format(parts: list[str]) -> str:
-    """What kind of image a file was; only of a JPEG nothing is said."""
-    named = (_SOURCE.fullmatch(part) for part in parts)
-    return next((match[1] for match in named if match), "JPEG")
+            kinds.append("extreme aspect")
+    return kinds

@@ -330,7 +330,8 @@ def _lines(
         action, reason = file_table.ACTIONS[found.found["action"][number]], ""
         if not found.taken[number]:
             row = manifest.row_of(own)
-            row = row.skipped(found.reasons.get(number, row.reason))
+            if number in found.reasons:
+                row = row.skipped(*found.reasons[number])
             own, action, reason = manifest.own_text(row), row.action, row.reason
         yield manifest.Line(
             path=source.paths[number],

@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.grouping import selection
 from pipeline.records import file_table, manifest, previous_dataset
+from pipeline.records.reasons import Code
 from pipeline.sources import photo_source
 from pipeline.system.errors import DataError
 
@@ -38,9 +39,10 @@ def leave_out_copies(
         copies = members[splits[members] < splits[best]]
         same = found.found["sha256"][copies] == found.found["sha256"][best]
         name, path = manifest.SPLITS[splits[best]], source.paths[best]
-        found.leave_out(copies[same], f"also in {name}: {path}")
+        reason = f"also in {name}: {path}"
+        found.leave_out(copies[same], Code.ALSO_IN_LATER_SPLIT, reason)
         reason = f"belongs to a photo that is given for {name}: {path}"
-        found.leave_out(copies[~same], reason)
+        found.leave_out(copies[~same], Code.GROUP_IN_LATER_SPLIT, reason)
         # As the next conversion will know it, by the photo that is taken.
         found.splits[copies[same]] = splits[best]
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from pipeline.grouping import near_duplicates, split_assignment
 from pipeline.records import file_table, manifest, previous_dataset
+from pipeline.records.reasons import Code
 from pipeline.sources import find_source
 from pipeline.system.errors import DataError
 
@@ -164,7 +165,8 @@ def _leave_out_contradicting(
     left_out: list[int] = []
     for members in divided(roots, taken, found.labels):
         names = ", ".join(sorted({source.class_name(number) for number in members}))
-        found.leave_out(members, f"the same photo is filed under {names}")
+        reason = f"the same photo is filed under {names}"
+        found.leave_out(members, Code.CONFLICTING_LABELS, reason)
         left_out += members.tolist()
     return left_out
 
@@ -189,7 +191,8 @@ def _leave_out_bridging(
         bridges = new[roots[new] == roots[one]]
         found.leave_out(
             bridges,
-            f"{manifest.BRIDGES} {_side(found, one)} and {_side(found, other)}: "
+            Code.BRIDGES_SPLITS,
+            f"bridges {_side(found, one)} and {_side(found, other)}: "
             f"in one group with {source.paths[one]} and {source.paths[other]}",
         )
         left_out += bridges.tolist()
@@ -245,15 +248,18 @@ def check_classes(
     if taken.all():
         return
     label = int(np.argmin(taken))
-    why: collections.Counter[str] = collections.Counter()
+    counts: collections.Counter[str] = collections.Counter()
+    examples: dict[str, str] = {}
     for number, own in enumerate(found.texts(partial)):
         if found.labels[number] == label:
-            reason = found.reasons.get(number) or manifest.row_of(own).reason
-            why[reason] += 1
+            row = manifest.row_of(own)
+            code, reason = found.reasons.get(number) or (row.codes[0], row.reason)
+            counts[code] += 1
+            examples.setdefault(code, reason)
+    ((code, _),) = counts.most_common(1)
     raise DataError(
         f"{source.root}: class {source.class_names[label]}: none of "
-        f"{sum(why.values())} files can be used; most often: "
-        f"{why.most_common(1)[0][0]}"
+        f"{counts.total()} files can be used; most often: {examples[code]}"
     )
 
 

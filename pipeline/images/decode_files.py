@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.images import record_image
+from pipeline.images import file_headers, record_image
 from pipeline.records import example_format, file_table, manifest, tfrecord
+from pipeline.records.reasons import Code
 from pipeline.sources import photo_source
 from pipeline.system import file_system
 from pipeline.system.errors import DataError
@@ -129,7 +130,7 @@ def no_digest(span: photo_source.Span) -> list[bytes]:
 
 def crashed(how: How, task: Task) -> file_table.Segment:
     """What is told of a file that took its worker down."""
-    row = _skipped(task, "the decoder crashed on this file")
+    row = _skipped(task, Code.DECODER_CRASHED, "the decoder crashed on this file")
     found = np.array([_entry(row, file_table.NO_RECORD, 0)], file_table.FOUND)
     return _segment(how.partial, [manifest.own_text(row) + "\n"], found)
 
@@ -148,7 +149,9 @@ def _segment(partial: Path, lines: list[str], found: np.ndarray) -> file_table.S
     return file_table.Segment(name=name, start=start, size=len(text), found=found)
 
 
-def _skipped(task: Task, reason: str, sha256: str = "", size: int = 0) -> manifest.Row:
+def _skipped(
+    task: Task, code: Code, reason: str, sha256: str = "", size: int = 0
+) -> manifest.Row:
     """The row of a file of which no record is made.
 
     One that cannot be read now keeps the hash it was known by, and so its split.
@@ -159,6 +162,7 @@ def _skipped(task: Task, reason: str, sha256: str = "", size: int = 0) -> manife
         sha256=sha256 or task.known_sha256,
         source_bytes=size,
         action="skipped",
+        codes=(code,),
         reason=reason,
     )
 
@@ -168,14 +172,16 @@ def _convert_file(how: How, task: Task) -> tuple[manifest.Row, bytes]:
     try:
         data = read(how.root, task.span)
     except OSError as error:
-        return _skipped(task, f"cannot be read: {error.strerror}"), b""
+        reason = f"cannot be read: {error.strerror}"
+        return _skipped(task, Code.UNREADABLE, reason), b""
     except record_image.ImageError as error:
-        return _skipped(task, str(error)), b""
+        return _skipped(task, error.kind, str(error)), b""
     sha256 = hashlib.sha256(data).hexdigest()
     if task.known and task.known.sha256 == sha256 and _is_intact(how, task.known):
         return task.known, b""
     if not task.class_name:
-        return _skipped(task, "not in a class folder", sha256, len(data)), b""
+        reason = "not in a class folder"
+        return _skipped(task, Code.NO_CLASS, reason, sha256, len(data)), b""
     try:
         stored = record_image.encode_for_record(
             data,
@@ -184,9 +190,10 @@ def _convert_file(how: How, task: Task) -> tuple[manifest.Row, bytes]:
             messages=_messages,
         )
     except record_image.ImageError as error:
-        return _skipped(task, str(error), sha256, len(data)), b""
+        return _skipped(task, error.kind, str(error), sha256, len(data)), b""
     except MemoryError:
-        return _skipped(task, record_image.NO_MEMORY, sha256, len(data)), b""
+        refused = record_image.no_memory()
+        return _skipped(task, refused.kind, str(refused), sha256, len(data)), b""
     record = tfrecord.frame(
         example_format.serialize(
             {
@@ -201,6 +208,9 @@ def _convert_file(how: How, task: Task) -> tuple[manifest.Row, bytes]:
             }
         )
     )
+    codes = stored.codes
+    if file_headers.has_wrong_ending(task.path, file_headers.sniff(data)):
+        codes = (*codes, Code.WRONG_ENDING)
     row = manifest.Row(
         path=task.path,
         class_name=task.class_name,
@@ -212,6 +222,7 @@ def _convert_file(how: How, task: Task) -> tuple[manifest.Row, bytes]:
         width=stored.width,
         orientation=stored.orientation,
         action=stored.action,
+        codes=codes,
         reason=stored.reason,
         length=len(record),
     )
@@ -243,7 +254,7 @@ def read(root: Path, span: photo_source.Span) -> bytes:
     try:
         about = os.fstat(descriptor)
         if not stat.S_ISREG(about.st_mode):
-            raise record_image.ImageError("not a regular file")
+            raise record_image.ImageError(Code.UNREADABLE, "not a regular file")
         size = about.st_size if length == photo_source.WHOLE else length
         _check_size(size)
         data = os.pread(descriptor, size, offset)
@@ -268,5 +279,5 @@ def _read_remote(path: Path, offset: int, length: int) -> bytes:
 def _check_size(size: int) -> None:
     if size > _MAX_FILE_BYTES:
         raise record_image.ImageError(
-            f"larger than {_MAX_FILE_BYTES >> 20} MB, no photo"
+            Code.TOO_MANY_BYTES, f"larger than {_MAX_FILE_BYTES >> 20} MB, no photo"
         )

@@ -6,8 +6,9 @@ files come in on standard input, answers leave on standard output.
     to begin   the byte READY, once
     request    uint64 length, the file
     answer     uint32 length, JSON, encoded image
-               {"error": reason}, or the fields of image.RecordImage with "size", the
-               length of the encoded image: 0 where it is the file itself
+               {"error": sentence, "kind": one of reasons.Code}, or the fields of
+               record_image.RecordImage with "size", the length of the encoded image:
+               0 where it is the file itself
 
 Numbers are little-endian.
 """
@@ -66,9 +67,10 @@ def answer(
             data, resize_min=resize_min, messages=messages
         )
     except record_image.ImageError as error:
-        return {"error": str(error)}, b""
+        return {"error": str(error), "kind": error.kind}, b""
     except MemoryError:
-        return {"error": record_image.NO_MEMORY}, b""
+        refused = record_image.no_memory()
+        return {"error": str(refused), "kind": refused.kind}, b""
     encoded = b"" if found.action == "copied" else found.encoded
     fields = {
         field.name: getattr(found, field.name)

@@ -9,6 +9,9 @@ import re
 from collections.abc import Callable
 from pathlib import PurePosixPath
 
+from pipeline.records import reasons
+from pipeline.records.reasons import Reason
+
 _SIGNATURES = (
     ("JPEG", 0, b"\xff\xd8"),
     ("PNG", 0, b"\x89PNG\r\n\x1a\n"),
@@ -153,12 +156,12 @@ class JpegHeader:
     Attributes:
         height: in pixels, before it is turned.
         width: likewise.
-        oddity: what forbids a plain copy; "" if nothing does.
+        oddity: the property that forbids a plain copy; None if nothing does.
     """
 
     height: int
     width: int
-    oddity: str
+    oddity: Reason | None
 
     def may_be_copied(self, resize_min: int) -> bool:
         """Whether nothing in the header forbids it."""
@@ -186,13 +189,13 @@ class JpegHeader:
         if len(frame) < 6:
             return None
         components = frame[5]
-        oddity = ""
+        code, oddity = reasons.Code.UNUSUAL_JPEG, ""
         if marker not in (0xC0, 0xC1, 0xC2):  # Huffman-coded baseline to progressive
             oddity = f"JPEG process 0x{marker:02x}"
         elif frame[0] != 8:
             oddity = f"{frame[0]}-bit JPEG"
         elif components == 4:
-            oddity = "CMYK JPEG"
+            code, oddity = reasons.Code.CMYK, "CMYK JPEG"
         elif components not in (1, 3):
             oddity = f"{components}-component JPEG"
         elif not any(frame[1:3]) or not any(frame[3:5]):
@@ -203,5 +206,5 @@ class JpegHeader:
         return cls(
             height=int.from_bytes(frame[1:3], "big"),
             width=int.from_bytes(frame[3:5], "big"),
-            oddity=oddity,
+            oddity=Reason(code, oddity) if oddity else None,
         )

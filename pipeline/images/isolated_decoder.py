@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pipeline.images import decoder_process, record_image
+from pipeline.records.reasons import Code
 from pipeline.system.errors import DataError
 
 _ROOT = Path(__file__).parents[2]
@@ -93,7 +94,7 @@ class Decoders:
             NotStarted: there is no process to decode it.
         """
         if not data:
-            raise record_image.ImageError("empty file")
+            raise record_image.ImageError(Code.EMPTY, "empty file")
         child = self._idle.get()
         try:
             return child.decode(data, self._timeout_s)
@@ -140,7 +141,7 @@ class _Child:
     def start(self) -> "subprocess.Popen[bytes]":
         with self._lock:
             if self._closed:
-                raise Crashed(_CLOSED)
+                raise Crashed(Code.DECODER_CRASHED, _CLOSED)
             if self._process is None:
                 self._process = self._new()
             return self._process
@@ -184,7 +185,7 @@ class _Child:
                 return process
         self._end()
         if self._closed:
-            raise Crashed(_CLOSED)
+            raise Crashed(Code.DECODER_CRASHED, _CLOSED)
         why = f"took longer than {_START_S:g} s" if alarm.rang else "ended"
         raise NotStarted(
             f"a process for decoding photos {why} before it was ready; expected it to "
@@ -205,8 +206,11 @@ class _Child:
         except (OSError, _Nonsense) as error:
             self._end()
             if alarm.rang:
-                raise TooSlow(f"takes longer than {timeout_s:g} s to decode") from error
-            raise Crashed(CRASHED) from error
+                raise TooSlow(
+                    Code.DECODER_TOO_SLOW,
+                    f"takes longer than {timeout_s:g} s to decode",
+                ) from error
+            raise Crashed(Code.DECODER_CRASHED, CRASHED) from error
         except BaseException:  # a signal between request and answer
             self._end()
             raise
@@ -268,7 +272,11 @@ def _receive(stream: io.BufferedReader, data: bytes) -> record_image.RecordImage
         raise _Nonsense("no object")
     reason = header.get("error")
     if isinstance(reason, str):
-        raise record_image.ImageError(reason)
+        try:
+            kind = Code(header.get("kind", ""))
+        except ValueError as error:
+            raise _Nonsense("an unknown kind of error") from error
+        raise record_image.ImageError(kind, reason)
     size = header.pop("size", None)
     if type(size) is not int or not 0 <= size <= _MOST_BYTES:
         raise _Nonsense("an impossible size")
@@ -293,6 +301,10 @@ def _checked(header: dict[str, Any], encoded: bytes) -> record_image.RecordImage
         raise _Nonsense("fields of other kinds")
     if header["format"] not in ("jpeg", "png"):
         raise _Nonsense("another format")
+    codes = header.get("codes")
+    if not isinstance(codes, list) or not all(isinstance(c, str) for c in codes):
+        raise _Nonsense("codes of another kind")
+    header["codes"] = tuple(codes)
     try:
         return record_image.RecordImage(encoded=encoded, **header)
     except TypeError as error:

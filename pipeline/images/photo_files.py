@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pipeline.images import decode_files, record_image
+from pipeline.records import reasons
 from pipeline.sources import class_folders, photo_source
 
 
@@ -59,4 +60,6 @@ def read(path: str) -> bytes:
     try:
         return decode_files.read(where.parent, (where.name, 0, photo_source.WHOLE))
     except OSError as error:
-        raise record_image.ImageError(f"cannot be read: {error.strerror}") from error
+        raise record_image.ImageError(
+            reasons.Code.UNREADABLE, f"cannot be read: {error.strerror}"
+        ) from error

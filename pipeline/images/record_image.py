@@ -24,6 +24,7 @@ import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
 from pipeline.images import file_headers, perceptual_hash  # noqa: E402
+from pipeline.records.reasons import Code, Reason  # noqa: E402
 
 OPENCV_VERSION: str = cv2.__version__
 JPEG_QUALITY = 95
@@ -45,15 +46,24 @@ _TURNS = {
 }
 
 
-# How reasons begin, for those that count them.
-ANIMATED, CMYK, DEEP, TRANSPARENT = "animated", "CMYK", "16-bit", "transparent"
-TURNED, COMPLAINT = "turned upright", "decoder"
-# A reason that those who call the decoder give.
-NO_MEMORY = "too large for this machine's memory"
-
-
 class ImageError(ValueError):
-    """These bytes cannot become a record; the message is the reason."""
+    """These bytes cannot become a record.
+
+    Attributes:
+        kind: the reason; the message is the same reason as a sentence.
+    """
+
+    def __init__(self, kind: Code, message: str) -> None:
+        super().__init__(kind, message)  # both, so that it can be pickled
+        self.kind = kind
+
+    def __str__(self) -> str:
+        return str(self.args[1])
+
+
+def no_memory() -> ImageError:
+    """Returns the error to raise when an image does not fit into the memory."""
+    return ImageError(Code.OUT_OF_MEMORY, "too large for this machine's memory")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,7 +77,8 @@ class RecordImage:
         width: likewise.
         orientation: EXIF orientation that the source stated and that was applied.
         action: "copied" when `encoded` is the source, byte for byte.
-        reason: why it was re-encoded; "" if copied.
+        codes: why it was re-encoded, as members of reasons.Code; () if copied.
+        reason: the same as a sentence; "" if copied.
         phash: perceptual hash, see phash.of.
     """
 
@@ -77,7 +88,8 @@ class RecordImage:
     width: int
     orientation: int
     action: Literal["copied", "reencoded"]
-    reason: str
+    codes: tuple[str, ...] = ()
+    reason: str = ""
     phash: str
 
 
@@ -151,7 +163,7 @@ def encode_for_record(
             an animation that is refused.
     """
     if not data:
-        raise ImageError("empty file")
+        raise ImageError(Code.EMPTY, "empty file")
     if messages:
         messages.new()  # of a file before this one, that did not decode
     jpeg = file_headers.JpegHeader.read(data) if data[:2] == b"\xff\xd8" else None
@@ -167,35 +179,37 @@ def encode_for_record(
             width=jpeg.width,
             orientation=1,
             action="copied",
-            reason="",
             phash=hashed,
         )
     kind = file_headers.sniff(data)
     frames = file_headers.frames(data)
     if refuse_animated and frames > 1:
-        raise ImageError(f"{ANIMATED} ({kind} of {frames} frames)")
+        raise ImageError(Code.ANIMATED, f"animated ({kind} of {frames} frames)")
     raw, orientation = _decode_raw(data, _flags(data, jpeg, resize_min))
     complaint = messages.new() if messages else ""
     if kind == "TIFF" and not _is_same_again(data, raw):
         raise ImageError(
+            Code.DECODES_DIFFERENTLY,
             "TIFF that decodes otherwise each time, a fault of its decoder; save it as "
-            "PNG"
+            "PNG",
         )
     if raw.dtype.kind == "i" or raw.dtype == np.uint32:
         raise ImageError(
+            Code.UNSUPPORTED_PIXELS,
             f"{kind} of {raw.dtype} numbers, of which white is not known; save it with "
-            "8 or 16 bits"
+            "8 or 16 bits",
         )
     reasons = _oddities(raw, jpeg, kind, frames)
     if complaint:
-        reasons.append(f"{COMPLAINT}: {complaint.replace(',', ';')}")
+        reasons.append(Reason(Code.DECODER_WARNING, f"decoder: {complaint}"))
     pixels = _as_bgr(raw)
     if orientation != 1:
-        reasons.append(f"{TURNED} (EXIF orientation {orientation})")
+        text = f"turned upright (EXIF orientation {orientation})"
+        reasons.append(Reason(Code.TURNED_UPRIGHT, text))
         pixels = _turn(pixels, orientation)
     short_side = min((jpeg.height, jpeg.width) if jpeg else pixels.shape[:2])
     if resize_min and short_side > resize_min:
-        reasons.append(f"shrunk to short side {resize_min}")
+        reasons.append(Reason(Code.SHRUNK, f"shrunk to short side {resize_min}"))
         pixels = _shrink(pixels, resize_min)
     form: Literal["jpeg", "png"] = "png" if kind == "PNG" else "jpeg"
     return RecordImage(
@@ -205,7 +219,8 @@ def encode_for_record(
         width=pixels.shape[1],
         orientation=orientation,
         action="reencoded",
-        reason=", ".join(reasons),
+        codes=tuple(reason.code for reason in reasons),
+        reason=", ".join(reason.text for reason in reasons),
         phash=_hash(pixels),
     )
 
@@ -222,22 +237,25 @@ def _is_same_again(data: bytes, raw: Any) -> bool:
 
 def _oddities(
     raw: Any, jpeg: file_headers.JpegHeader | None, kind: str, frames: int
-) -> list[str]:
-    """What is not as in a plain photo, and what is done about it."""
-    found = []
+) -> list[Reason]:
+    """Lists what differs from a plain photo, and what is done about it."""
+    reasons = []
     if jpeg is None:
-        found.append(f"{kind} source")
+        reasons.append(Reason(Code.NOT_JPEG, f"{kind} source"))
     elif jpeg.oddity:
-        found.append(jpeg.oddity)
+        reasons.append(jpeg.oddity)
     if frames > 1:
-        what = "pages" if kind == "TIFF" else "frames"
-        found.append(f"{ANIMATED} or of several pages: first of {frames} {what}")
-    if raw.dtype != np.uint8:
-        found.append(f"{DEEP if raw.dtype == np.uint16 else raw.dtype} to 8-bit")
+        parts = "pages" if kind == "TIFF" else "frames"
+        text = f"animated or of several pages: first of {frames} {parts}"
+        reasons.append(Reason(Code.ANIMATED, text))
+    if raw.dtype == np.uint16:
+        reasons.append(Reason(Code.SIXTEEN_BITS, "16-bit to 8-bit"))
+    elif raw.dtype != np.uint8:
+        reasons.append(Reason(Code.FLOATING_POINT, f"{raw.dtype} to 8-bit"))
     channels = raw.shape[2] if raw.ndim == 3 else 1
     if channels in (2, 4) and jpeg is None:
-        found.append(f"{TRANSPARENT} parts laid over white")
-    return found
+        reasons.append(Reason(Code.TRANSPARENT, "transparent parts laid over white"))
+    return reasons
 
 
 def use_one_thread() -> None:
@@ -255,9 +273,9 @@ def decode_record(encoded: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
     try:
         pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
     except cv2.error as error:
-        raise ImageError(_reason(encoded, str(error))) from error
+        raise _decoding_error(encoded, str(error)) from error
     if pixels is None:
-        raise ImageError("does not decode")
+        raise ImageError(Code.UNDECODABLE, "does not decode")
     return np.asarray(pixels, np.uint8)
 
 
@@ -379,9 +397,9 @@ def _decode_raw(data: bytes, flags: int) -> tuple[Any, int]:
             np.frombuffer(data, np.uint8), flags=flags | cv2.IMREAD_IGNORE_ORIENTATION
         )
     except (cv2.error, MemoryError) as error:
-        raise ImageError(_reason(data, str(error))) from error
+        raise _decoding_error(data, str(error)) from error
     if pixels is None or pixels.size == 0:
-        raise ImageError(_reason(data, ""))
+        raise _decoding_error(data, "")
     exif = [
         m.tobytes()
         for kind, m in zip(kinds, metadata, strict=True)
@@ -406,17 +424,28 @@ def _reduced_flag(short_side: int, resize_min: int) -> int:
     return int(cv2.IMREAD_COLOR)
 
 
-def _reason(data: bytes, error: str) -> str:
+def _decoding_error(data: bytes, opencv_message: str) -> ImageError:
+    """Returns the error to raise when OpenCV does not decode a file.
+
+    OpenCV has one class of errors; that an image exceeds the limit stands in the
+    failed condition that its message quotes.
+    """
     kind = file_headers.sniff(data)
-    if "CV_IO_MAX_IMAGE" in error or "validateInputImageSize" in error:
+    if any(
+        condition in opencv_message
+        for condition in ("CV_IO_MAX_IMAGE", "validateInputImageSize")
+    ):
         limit = f"{int(_own_limit):,}" if _own_limit.isdigit() else _own_limit
-        return f"{kind} larger than {limit} pixels"
+        return ImageError(Code.TOO_MANY_PIXELS, f"{kind} larger than {limit} pixels")
     if kind in ("unknown", "PDF", "ZIP"):
         known = "" if kind == "unknown" else f" (a {kind} file)"
-        return f"not an image that OpenCV reads{known}"
+        text = f"not an image that OpenCV reads{known}"
+        return ImageError(Code.NOT_AN_IMAGE, text)
     if kind == "HEIC":
-        return "HEIC, which OpenCV does not read; export the photo as JPEG"
-    return f"{kind} that does not decode: cut off or damaged"
+        text = "HEIC, which OpenCV does not read; export the photo as JPEG"
+        return ImageError(Code.UNSUPPORTED_FORMAT, text)
+    text = f"{kind} that does not decode: cut off or damaged"
+    return ImageError(Code.UNDECODABLE, text)
 
 
 def _as_bgr(pixels: Any) -> Any:
@@ -483,7 +512,7 @@ def _encode(
         how = [cv2.IMWRITE_JPEG_QUALITY, quality]
         done, encoded = cv2.imencode(".jpg", pixels, how)
     if not done:
-        raise ImageError("could not be encoded again")
+        raise ImageError(Code.UNENCODABLE, "could not be encoded again")
     return bytes(encoded)
 
 

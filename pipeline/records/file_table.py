@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.records import reasons
+
 # A file as a worker tells of it. `file` is the number of the process in whose part file
 # the record lies, at `offset`; NO_RECORD; or, from KNOWN_FILES down, a record file that
 # was there before.
@@ -57,7 +59,7 @@ class Table:
         folds: int16 [num_files], or NO_FOLD.
         groups: int32 [num_files], the number of the file after which a file's
             duplicate group is named.
-        reasons: {number of a file: why it is left out although it could be taken}.
+        reasons: {number of a file: why it is left out although it could be included}.
     """
 
     def __init__(self, labels: np.ndarray) -> None:
@@ -69,7 +71,7 @@ class Table:
         self.splits = np.full(count, NO_SPLIT, np.int8)
         self.folds = np.full(count, NO_FOLD, np.int16)
         self.groups = np.arange(count, dtype=np.int32)
-        self.reasons: dict[int, str] = {}
+        self.reasons: dict[int, reasons.Reason] = {}
         self._count = 0
         self._segments: list[tuple[str, int, int]] = []
 
@@ -84,11 +86,13 @@ class Table:
     def __len__(self) -> int:
         return len(self.found)
 
-    def leave_out(self, numbers: Iterable[int], reason: str) -> None:
-        """Takes no record of some files."""
+    def leave_out(
+        self, numbers: Iterable[int], code: reasons.Code, reason: str
+    ) -> None:
+        """Excludes files from the records."""
         for number in numbers:
             self.taken[number] = False
-            self.reasons[int(number)] = reason
+            self.reasons[int(number)] = reasons.Reason(code, reason)
 
     def sha256(self, number: int) -> str:
         """64 hex digits; "" if the file could not be read."""

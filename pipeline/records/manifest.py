@@ -16,19 +16,17 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from pipeline.records import staging
+from pipeline.records.reasons import Code
 from pipeline.system.errors import DataError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 GRAFT_VERSION = "0.1.0"
 SPLITS = ("train", "validation", "test")
 HEAD_NAME = "manifest.json"
 ROWS_NAME = "manifest.jsonl"
-# Reason of a row whose photo was converted once and is no longer in the source.
-GONE = "gone from the source"
-# The same of one where another file lies now.
-REPLACED = "replaced by another file of this name"
-# Beginning of the reason of a row whose photo belongs to both sides of the split.
-BRIDGES = "bridges"
+# Keys of a row that its data set's digest leaves out, by format version: rows of
+# version 1 have no codes; in version 2 the digest does not change with the words.
+_NOT_IN_DIGEST = {1: ("codes",), FORMAT_VERSION: ("codes", "reason")}
 # Settings that do not change a record.
 _NOT_OF_RECORDS = (
     *("animated", "conflicts", "duplicates", "given_splits", "group_by"),
@@ -53,7 +51,9 @@ class Row:
         width: likewise.
         orientation: EXIF orientation of the source, 1..8; 1 is upright.
         action: what happened to the file.
-        reason: why it was re-encoded or skipped; "" if copied.
+        codes: why it was re-encoded or skipped, as members of reasons.Code; () also
+            where a version of Graft without codes has written the row.
+        reason: the same as a sentence; "" if copied.
         group: SHA-256 that names its duplicate group: such files share a split.
         split: "train", "validation", "test"; "" if skipped.
         fold: 0-based fold; None unless the split was made by folds.
@@ -72,6 +72,7 @@ class Row:
     width: int = 0
     orientation: int = 1
     action: Action
+    codes: tuple[str, ...] = ()
     reason: str = ""
     group: str = ""
     split: str = ""
@@ -85,7 +86,7 @@ class Row:
         """Whether the records hold this photo."""
         return self.action != "skipped"
 
-    def skipped(self, reason: str) -> "Row":
+    def skipped(self, code: Code, reason: str) -> "Row":
         """The same file, not taken.
 
         Keeps hash, group and split, so that a photo that comes back is known.
@@ -93,6 +94,7 @@ class Row:
         return dataclasses.replace(
             self,
             action="skipped",
+            codes=(code,),
             reason=reason,
             format="",
             height=0,
@@ -108,7 +110,7 @@ _INT_FIELDS = ("source_bytes", "height", "width", "orientation", "offset", "leng
 # Types of a row's values, without and with a fold.
 _ROW_KINDS = {
     tuple(
-        fold if name == "fold" else int if name in _INT_FIELDS else str
+        {"fold": fold, "codes": tuple, **dict.fromkeys(_INT_FIELDS, int)}.get(name, str)
         for name in _FIELDS
     )
     for fold in (type(None), int)
@@ -188,11 +190,13 @@ class Manifest:
         info: class names, seed, settings.
         rows: one per source file, in the order of their paths.
         directory: the folder that holds manifest and records.
+        format_version: version of the format that the data set was read from.
     """
 
     info: DatasetInfo
     rows: tuple[Row, ...]
     directory: Path
+    format_version: int = FORMAT_VERSION
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -214,7 +218,7 @@ class Manifest:
 
     @functools.cached_property
     def _writer(self) -> "Writer":
-        writer = Writer(self.info, None)
+        writer = Writer(self.info, None, self.format_version)
         for row in self.rows:
             writer.add(Line.of(row))
         return writer
@@ -230,7 +234,10 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over class names and all rows: changes with any photo or split."""
+        """SHA-256 over class names and rows: changes with any photo or split.
+
+        Codes and reasons do not change it.
+        """
         return self._writer.digest
 
     @property
@@ -250,7 +257,7 @@ class Manifest:
         mine, others = (
             dataclasses.replace(one.info, versions={}) for one in (self, other)
         )
-        return mine == others and self.digest == other.digest
+        return mine == others and self.rows == other.rows
 
 
 _HEAD_KINDS = {
@@ -269,7 +276,8 @@ def own_text(row: Row) -> str:
 
 def row_of(own: str) -> Row:
     """The row that `own_text` was made of, without group, split and record."""
-    return Row(**json.loads(own + "}"))
+    values = json.loads(own + "}")
+    return Row(**values | {"codes": tuple(values["codes"])})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -343,13 +351,21 @@ class Writer:
         tally: counts of the rows so far.
     """
 
-    def __init__(self, info: DatasetInfo, partial_dir: Path | None) -> None:
+    def __init__(
+        self,
+        info: DatasetInfo,
+        partial_dir: Path | None,
+        format_version: int = FORMAT_VERSION,
+    ) -> None:
         """Begins.
 
         Args:
             info: the data set.
             partial_dir: folder for both files; None only counts and digests.
+            format_version: version of the format whose digest is computed; what is
+                written is always in FORMAT_VERSION.
         """
+        self._not_in_digest = _NOT_IN_DIGEST[format_version]
         self.tally = Tally(info.class_names)
         self._info = info
         self._partial_dir = partial_dir
@@ -372,7 +388,10 @@ class Writer:
     def add(self, line: Line) -> None:
         """Adds a row."""
         text = line.own + line.place.text()
-        self._digest.update(text.encode("ascii"))
+        values = json.loads(text)
+        for name in self._not_in_digest:
+            del values[name]
+        self._digest.update(f"{_encode(values)}\n".encode("ascii"))
         if self._file:
             self._file.write(text)
         place = line.place
@@ -432,19 +451,20 @@ def read(directory: Path) -> Manifest:
         DataError: no data set here, an interrupted conversion, another format,
             a damaged file, or one photo in two splits.
     """
-    info, digest = read_head(directory)
+    info, digest, version = read_head(directory)
     rows = tuple(read_rows(directory))
-    found = Manifest(info=info, rows=rows, directory=directory)
+    found = Manifest(info=info, rows=rows, directory=directory, format_version=version)
     check_digest(directory, found.digest, digest)
     check(found)
     return found
 
 
-def read_head(directory: Path) -> tuple[DatasetInfo, str]:
+def read_head(directory: Path) -> tuple[DatasetInfo, str, int]:
     """Reads manifest.json.
 
     Returns:
-        What it says, and the digest that class names and rows should have.
+        What it says, the digest that class names and rows should have, and the format
+        version, which says how that digest is computed.
 
     Raises:
         DataError: as `read`, but for rows.
@@ -474,10 +494,10 @@ def read_head(directory: Path) -> tuple[DatasetInfo, str]:
             f"{path}: not a manifest ({error}); remove {directory} and convert the "
             "photos again"
         ) from error
-    if version != FORMAT_VERSION:
+    if version not in _NOT_IN_DIGEST:
         raise DataError(
-            f"{path}: format version {version}, this Graft reads {FORMAT_VERSION}; "
-            "convert again into a new folder"
+            f"{path}: format version {version}, this Graft reads 1 to "
+            f"{FORMAT_VERSION}; convert again into a new folder"
         )
     needed = {field.name for field in dataclasses.fields(DatasetInfo)} | {"digest"}
     if missing := needed - head.keys():
@@ -490,7 +510,7 @@ def read_head(directory: Path) -> tuple[DatasetInfo, str]:
             )
     values = {name: head[name] for name in needed - {"digest"}}
     values["class_names"] = tuple(map(str, values["class_names"]))
-    return DatasetInfo(**values), head["digest"]
+    return DatasetInfo(**values), head["digest"], version
 
 
 def read_rows(directory: Path) -> Iterator[Row]:
@@ -504,11 +524,25 @@ def read_rows(directory: Path) -> Iterator[Row]:
         with path.open(encoding="ascii", newline="\n") as file:
             for number, line in enumerate(file, start=1):
                 try:
-                    yield _checked(Row(**json.loads(line)))
+                    yield _checked(Row(**_with_codes(json.loads(line))))
                 except (ValueError, TypeError, RecursionError) as error:
                     raise DataError(f"{path} line {number}: {error}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
+
+
+def _with_codes(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns a row's values with codes, which version 1 of the format does not have.
+
+    There, a reason that begins with "bridges" is a part of the format: it marks a photo
+    whose split is not its own. No other reason of that version decides anything.
+    """
+    if "codes" in values:
+        if not isinstance(values["codes"], list):
+            raise ValueError("codes is not a list")
+        return values | {"codes": tuple(values["codes"])}
+    bridges = str(values.get("reason", "")).startswith("bridges")
+    return values | {"codes": (Code.BRIDGES_SPLITS,) if bridges else ()}
 
 
 def _checked(row: Row) -> Row:
@@ -517,9 +551,12 @@ def _checked(row: Row) -> Row:
     Raises:
         ValueError: one is not.
     """
-    if tuple(map(type, _values(row))) not in _ROW_KINDS:
+    if tuple(map(type, _values(row))) not in _ROW_KINDS or not all(
+        isinstance(code, str) for code in row.codes
+    ):
         raise ValueError("a value is not of the kind it should be")
-    os.fsencode(f"{row.path}{row.class_name}{row.file}")  # refuses lone surrogates
+    # Refuses lone surrogates.
+    os.fsencode("".join((row.path, row.class_name, row.file, row.reason, *row.codes)))
     if not (row.sha256 + row.group + row.split).isascii():
         raise ValueError("sha256, group or split is not ASCII")
     return row

@@ -12,6 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.records import file_table, manifest
+from pipeline.records.reasons import Code, Reason
+
+REMOVED = Reason(Code.REMOVED, "gone from the source")
+REPLACED = Reason(Code.REPLACED, "replaced by another file of this name")
 
 
 class Known:
@@ -19,7 +23,7 @@ class Known:
 
     Attributes:
         info: class names, seed, settings.
-        digest: of the manifest.
+        digest: digest that the manifest has in the present version of the format.
         directory: of the data set.
         files: names of its record files.
         ends: {record file: its size in bytes}.
@@ -32,22 +36,28 @@ class Known:
             DataError: damaged; as manifest.read.
         """
         self.directory = directory
-        self.info, self.digest = manifest.read_head(directory)
+        self.info, digest, version = manifest.read_head(directory)
         self.ends: dict[str, int] = collections.defaultdict(int)
         hashes, splits, folds = [], bytearray(), []
-        with manifest.Writer(self.info, None) as writer:
-            for row in manifest.read_rows(directory):
+        # Rows are compared by the digest of the present format, whatever they are in.
+        writers = {
+            number: manifest.Writer(self.info, None, number)
+            for number in {version, manifest.FORMAT_VERSION}
+        }
+        for row in manifest.read_rows(directory):
+            for writer in writers.values():
                 writer.add(manifest.Line.of(row))
-                if row.is_included:
-                    end = row.offset + row.length
-                    self.ends[row.file] = max(self.ends[row.file], end)
-                # The same bytes may also lie outside any class, without a split; and a
-                # photo that was edited and left out has the split of its path alone.
-                if row.split and not row.reason.startswith(manifest.BRIDGES):
-                    hashes.append(bytes.fromhex(row.sha256))
-                    splits.append(manifest.SPLITS.index(row.split))
-                    folds.append(file_table.NO_FOLD if row.fold is None else row.fold)
-        manifest.check_digest(directory, writer.digest, self.digest)
+            if row.is_included:
+                end = row.offset + row.length
+                self.ends[row.file] = max(self.ends[row.file], end)
+            # The same bytes may also lie outside any class, without a split; and a
+            # photo that was edited and left out has the split of its path alone.
+            if row.split and Code.BRIDGES_SPLITS not in row.codes:
+                hashes.append(bytes.fromhex(row.sha256))
+                splits.append(manifest.SPLITS.index(row.split))
+                folds.append(file_table.NO_FOLD if row.fold is None else row.fold)
+        manifest.check_digest(directory, writers[version].digest, digest)
+        self.digest = writers[manifest.FORMAT_VERSION].digest
         self.files = sorted(self.ends)
         order = np.argsort(np.array(hashes, "S32"), kind="stable")
         self._hashes = np.array(hashes, "S32")[order]
@@ -101,12 +111,13 @@ class Known:
             place = bisect.bisect_left(source_paths, row.path)
             there = place < len(source_paths) and source_paths[place] == row.path
             # One that was edited and left out has no split but that of its path.
-            if not row.group or (there and row.reason.startswith(manifest.BRIDGES)):
+            if not row.group or (there and Code.BRIDGES_SPLITS in row.codes):
                 continue
             digest = np.array(bytes.fromhex(row.sha256), "S32")
             place = int(np.searchsorted(present, digest))
             if place == len(present) or present[place] != digest:
-                yield row.skipped(manifest.REPLACED if there else manifest.GONE)
+                reason = REPLACED if there else REMOVED
+                yield row.skipped(*reason)
 
 
 def rows_at(known: Known, paths: Sequence[str]) -> Iterator[manifest.Row | None]:

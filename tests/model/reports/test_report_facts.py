@@ -8,6 +8,7 @@ from model.reports import report_facts
 from model.runs import run_folder
 from model.training import settings
 from model.weights import preprocessing_overrides
+from pipeline.records.reasons import Code
 from tests.model import judgements
 
 
@@ -68,21 +69,21 @@ class TestLedger:
 class TestData:
     def test_counts_reasons_and_files(self, found):
         rows = list(found.rows)
-        rows[0] = rows[0].skipped("JPEG that does not decode: cut off or damaged")
-        rows[1] = rows[1].skipped("JPEG that does not decode: otherwise")
-        rows[2] = rows[2].skipped("empty file")
+        rows[0] = rows[0].skipped(Code.UNDECODABLE, "JPEG that does not decode")
+        rows[1] = rows[1].skipped(Code.UNDECODABLE, "PNG that does not decode")
+        rows[2] = rows[2].skipped(Code.EMPTY, "empty file")
         changed = dataclasses.replace(found, rows=tuple(rows))
         data = report_facts.data(changed, "test", own=True)
         assert data["files"]["skipped"] == 3
         first, second = data["skipped"]
-        assert (first["reason"], first["count"]) == ("JPEG that does not decode", 2)
+        assert (first["reason"], first["count"]) == ("undecodable", 2)
         assert first["photos"][0] == (rows[0].path, rows[0].reason)
-        assert second["reason"] == "empty file"
-        assert [group["reason"] for group in data["reencoded"]] == ["PNG source"]
+        assert second["reason"] == "empty"
+        assert [group["reason"] for group in data["reencoded"]] == ["not jpeg"]
         assert any("fewer than 10 photos judged" in line for line in data["warnings"])
 
     def test_of_many_paths_some(self, found):
-        rows = tuple(row.skipped("empty file") for row in found.rows)
+        rows = tuple(row.skipped(Code.EMPTY, "empty file") for row in found.rows)
         data = report_facts.data(
             dataclasses.replace(found, rows=rows), "test", own=True
         )
@@ -95,7 +96,7 @@ class TestData:
         reds = [row for row in found.included("train") if row.class_name == "red"]
         left_out = {row.path for row in reds[1:]}
         rows = tuple(
-            row.skipped("empty file") if row.path in left_out else row
+            row.skipped(Code.EMPTY, "empty file") if row.path in left_out else row
             for row in found.rows
         )
         data = report_facts.data(
@@ -120,7 +121,7 @@ class TestData:
         reds = [row for row in found.included("train") if row.class_name == "red"]
         left_out = {row.path for row in reds[1:]}
         rows = [
-            row.skipped("empty file") if row.path in left_out else row
+            row.skipped(Code.EMPTY, "empty file") if row.path in left_out else row
             for row in found.rows
         ]
         rows[1] = dataclasses.replace(rows[1], group=rows[0].group)

@@ -12,6 +12,7 @@ import pytest
 from model.predict import classifier
 from model.serve import prediction_service
 from pipeline.images import isolated_decoder, record_image
+from pipeline.records.reasons import Code
 from pipeline.system.errors import DataError
 from tests import conftest
 
@@ -113,7 +114,9 @@ def test_thumbnails(answering):
 
 def test_a_start_that_fails_is_told_in_a_line(answering, monkeypatch):
     def too_slow(_):
-        raise isolated_decoder.TooSlow("takes longer than 0.01 s to decode")
+        raise isolated_decoder.TooSlow(
+            Code.DECODER_TOO_SLOW, "takes longer than 0.01 s to decode"
+        )
 
     monkeypatch.setattr(
         answering, "_decoders", isolated_decoder.Decoders(0, timeout_s=1)

@@ -14,6 +14,7 @@ import pytest
 
 from pipeline.convert import conversion
 from pipeline.records import example_format, manifest, staging, tfrecord
+from pipeline.records.reasons import Code
 from pipeline.system.errors import DataError
 from tests import conftest
 
@@ -184,9 +185,9 @@ def test_removed_photos_stay_in_the_manifest_and_come_back(photos, tmp_path):
     data = lost.read_bytes()
     lost.unlink()
     summary = run_convert(photos, out)
-    assert summary.skipped == (("green/green001.jpg", manifest.GONE),)
+    assert summary.skipped == (("green/green001.jpg", "gone from the source"),)
     (row,) = [r for r in summary.manifest.rows if r.path == "green/green001.jpg"]
-    assert (row.action, row.reason) == ("skipped", manifest.GONE)
+    assert (row.action, row.codes) == ("skipped", (Code.REMOVED,))
     lost.write_bytes(data)
     assert run_convert(photos, out).manifest.digest == before.digest
 

@@ -13,9 +13,11 @@ from pipeline import split
 from pipeline.check import verify_records
 from pipeline.convert import conversion
 from pipeline.records import manifest
+from pipeline.records.reasons import Code
 from pipeline.system.errors import DataError
 from tests import conftest
 from tests.conftest import draw_scene
+from tests.support import old_manifest
 
 
 def run(source, out, **how):
@@ -70,6 +72,10 @@ def check_no_leak(found):
 
 def reasons(found):
     return {row.path: row.reason for row in found.rows if not row.is_included}
+
+
+def codes(found):
+    return {code for row in found.rows if not row.is_included for code in row.codes}
 
 
 def of_split(found, name):
@@ -334,8 +340,8 @@ class TestLaterConversions:
         summary = run(scenes, out, group_by="/(x)")
         found = summary.manifest
         assert set(reasons(found)) == {"a/x0.jpg", "a/x1.jpg"}
+        assert codes(found) == {Code.BRIDGES_SPLITS}
         for reason in reasons(found).values():
-            assert reason.startswith("bridges ")
             assert train in reason
             assert test in reason
         assert splits(found) == splits(before)
@@ -365,7 +371,7 @@ class TestLaterConversions:
         assert splits(after) == splits(before)
         known = {row.sha256 for row in before.rows}
         assert known.isdisjoint(row.sha256 for row in after.included())
-        assert set(reasons(after).values()) == {manifest.REPLACED}
+        assert codes(after) == {Code.REPLACED}
         assert not run(scenes, out).changed
 
     def test_a_photo_that_was_replaced_is_known_when_it_comes_back(
@@ -376,7 +382,8 @@ class TestLaterConversions:
         (scenes / path).rename(tmp_path / "kept.jpg")
         write(scenes, path, draw_scene(1000))
         found = run(scenes, out).manifest
-        assert reasons(found) == {path: manifest.REPLACED}
+        assert list(reasons(found)) == [path]
+        assert codes(found) == {Code.REPLACED}
         assert splits(found)[path] == "test"
         assert len(found.rows) == 31
         assert not run(scenes, out).changed
@@ -397,7 +404,8 @@ class TestLaterConversions:
         after = splits(run(scenes, out).manifest)
         assert (after[train], after[test]) == ("test", "train")
 
-    def test_an_edited_photo_cannot_change_sides(self, scenes, tmp_path):
+    @pytest.mark.parametrize("version", [1, manifest.FORMAT_VERSION])
+    def test_an_edited_photo_cannot_change_sides(self, scenes, tmp_path, version):
         """Edited to look like a test photo, a training photo is left out for good."""
         out = tmp_path / "out"
         before = run(scenes, out).manifest
@@ -406,10 +414,36 @@ class TestLaterConversions:
         found = run(scenes, out).manifest
         assert set(reasons(found)) == {train}
         assert splits(found)[test] == "test"
+        if version == 1:
+            old_manifest.rewrite_as_version_1(out)
         for _ in range(2):
             assert not run(scenes, out).changed
         write(scenes, train, draw_scene(int(train[-6:-4])))
         assert splits(run(scenes, out).manifest) == splits(before)
+
+    def test_a_data_set_of_version_1_stays_until_a_photo_changes(
+        self, scenes, tmp_path
+    ):
+        out = tmp_path / "out"
+        write(scenes, "a/other.png", draw_scene(99))
+        before = run(scenes, out).manifest
+        old_manifest.rewrite_as_version_1(out)
+        digest = conftest.folder_digest(out)
+        assert not run(scenes, out).changed
+        assert conftest.folder_digest(out) == digest
+        write(scenes, "b/new.png", draw_scene(100))
+        summary = run(scenes, out)
+        assert summary.written == ("b.tfrecord",)
+        after = summary.manifest
+        assert after.format_version == manifest.FORMAT_VERSION
+        known = {row.path: row for row in after.rows}
+        assert {path: known[path].split for path in splits(before)} == splits(before)
+        # Of a record that is kept, no more is known than the sentence.
+        assert (known["a/other.png"].codes, known["b/new.png"].codes) == (
+            (),
+            (Code.NOT_JPEG,),
+        )
+        assert known["a/other.png"].reason == "PNG source"
 
     def from_before(self, scenes, out):
         """A data set of the time before photos had hashes; copies in every split."""

@@ -7,6 +7,7 @@ import pytest
 from pipeline.convert import conversion
 from pipeline.grouping import split_assignment
 from pipeline.records import manifest
+from pipeline.records.reasons import Code
 from pipeline.system.errors import DataError
 from tests import conftest
 
@@ -234,7 +235,7 @@ class TestLater:
         after = run(photos, tmp_path / "out", **how).manifest
         rows = {row.path: row for row in after.rows}
         assert rows["red/red501.jpg"].split == "validation"
-        assert rows["blue/blue003.jpg"].reason == manifest.GONE
+        assert rows["blue/blue003.jpg"].codes == (Code.REMOVED,)
         del before["blue/blue003.jpg"]
         assert before.items() <= split_of(after).items()
 

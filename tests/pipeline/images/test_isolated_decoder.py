@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from pipeline.images import decoder_process, isolated_decoder, record_image
+from pipeline.records.reasons import Code
 from tests import conftest
 
 PIXELS = np.random.default_rng(3).integers(0, 256, (60, 90, 3)).astype(np.uint8)
@@ -52,21 +53,22 @@ def test_a_jpeg_that_decodes_with_complaints_is_encoded_anew(running):
     except record_image.ImageError:
         return
     assert found.action == "reencoded"
-    assert found.reason.startswith(record_image.COMPLAINT)
+    assert found.codes == (Code.DECODER_WARNING,)
 
 
 @pytest.mark.parametrize(
-    ("data", "reason"),
+    ("data", "kind", "message"),
     [
-        (b"", "empty file"),
-        (b"no photo", "not an image"),
-        (encoded(".png")[:200], "PNG that does not decode"),
+        (b"", Code.EMPTY, "empty file"),
+        (b"no photo", Code.NOT_AN_IMAGE, "not an image"),
+        (encoded(".png")[:200], Code.UNDECODABLE, "PNG that does not decode"),
     ],
     ids=["empty", "text", "cut"],
 )
-def test_what_does_not_decode(running, data, reason):
-    with pytest.raises(record_image.ImageError, match=reason):
+def test_what_does_not_decode(running, data, kind, message):
+    with pytest.raises(record_image.ImageError, match=message) as raised:
         running.decode(data)
+    assert raised.value.kind is kind
     assert running.decode(encoded(".jpg"))
 
 
@@ -215,6 +217,7 @@ GOOD = {
     "width": 3,
     "orientation": 1,
     "action": "reencoded",
+    "codes": [],
     "reason": "",
     "phash": "0" * 16,
     "size": 4,
@@ -248,8 +251,10 @@ class TestWhatAProcessSends:
             answered(GOOD | {"height": 0}, b"1234"),
             answered(GOOD | {"format": "exe"}, b"1234"),
             answered(GOOD | {"more": 1}, b"1234"),
+            answered(GOOD | {"codes": "cmyk"}, b"1234"),
+            answered({"error": "x", "kind": "unknown"}),
         ],
-        ids=range(13),
+        ids=range(15),
     )
     def test_nonsense(self, stream):
         with pytest.raises(isolated_decoder._Nonsense):

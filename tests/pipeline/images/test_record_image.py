@@ -1,6 +1,7 @@
 """What becomes of a file's bytes; TensorFlow's decoder is the judge of copies."""
 
 import os
+import pickle
 import struct
 
 import cv2
@@ -10,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from pipeline.images import record_image
+from pipeline.records.reasons import Code
 from tests.conftest import draw_photo
 
 # A picture whose every turn and mirror image differs: bright, middle, dark, darkest.
@@ -75,7 +77,8 @@ def decoded_by_tensorflow(data):
 )
 def test_plain_jpeg_is_copied_byte_for_byte(data):
     found = encode(data)
-    assert (found.action, found.reason, found.encoded) == ("copied", "", data)
+    assert (found.action, found.encoded) == ("copied", data)
+    assert (found.codes, found.reason) == ((), "")
     assert found.format == "jpeg"
     pixels = decoded_by_tensorflow(found.encoded)
     assert pixels.shape == (found.height, found.width, 3)
@@ -109,7 +112,8 @@ def test_orientation_is_applied(orientation, expected, order):
     pixels = decoded_by_tensorflow(found.encoded)
     assert corner_values(pixels) == expected
     assert found.orientation == orientation
-    assert "turned upright" in found.reason
+    assert found.codes == (Code.TURNED_UPRIGHT,)
+    assert found.reason == f"turned upright (EXIF orientation {orientation})"
     turned = orientation >= 5
     assert (found.height, found.width) == ((64, 48) if turned else (48, 64))
 
@@ -170,7 +174,8 @@ def test_other_formats_become_jpeg(extension):
     pixels = cv2.GaussianBlur(photo(), (0, 0), 2)
     found = encode(bytes(cv2.imencode(extension, pixels)[1]))
     assert (found.format, found.action) == ("jpeg", "reencoded")
-    assert "source" in found.reason
+    assert found.codes == (Code.NOT_JPEG,)
+    assert found.reason.endswith(" source")
     difference = decoded_by_tensorflow(found.encoded)[..., ::-1].astype(int) - pixels
     assert np.abs(difference).mean() < 3
 
@@ -187,6 +192,7 @@ def test_other_formats_become_jpeg(extension):
 def test_large_photos_are_shrunk_by_their_short_side(height, width, expected):
     found = encode(jpeg(photo(height, width)), resize_min=256)
     assert (found.height, found.width) == expected
+    assert found.codes == (Code.SHRUNK,)
     assert found.reason == "shrunk to short side 256"
     assert decoded_by_tensorflow(found.encoded).shape[:2] == expected
 
@@ -214,20 +220,27 @@ def test_cut_jpeg_is_refused(share, resize_min):
 
 
 @pytest.mark.parametrize(
-    ("data", "reason"),
+    ("data", "kind", "message"),
     [
-        (b"", "empty file"),
-        (b"hello, I am a text", "not an image that OpenCV reads"),
-        (b"%PDF-1.4 and so on", r"not an image that OpenCV reads \(a PDF file\)"),
-        (b"\0\0\0\x18ftypheic" + bytes(40), "HEIC"),
-        (b"\xff\xd8\xff\xe0", "JPEG that does not decode"),
-        (png(photo())[:200], "PNG that does not decode"),
+        (b"", Code.EMPTY, "empty file"),
+        (b"hello, I am a text", Code.NOT_AN_IMAGE, "not an image"),
+        (b"%PDF-1.4 and so on", Code.NOT_AN_IMAGE, "a PDF file"),
+        (b"\0\0\0\x18ftypheic" + bytes(40), Code.UNSUPPORTED_FORMAT, "HEIC"),
+        (b"\xff\xd8\xff\xe0", Code.UNDECODABLE, "JPEG that does not decode"),
+        (png(photo())[:200], Code.UNDECODABLE, "PNG that does not decode"),
     ],
     ids=["empty", "text", "pdf", "heic", "jpeg start", "cut png"],
 )
-def test_what_is_no_image_is_refused(data, reason):
-    with pytest.raises(record_image.ImageError, match=reason):
+def test_what_is_no_image_is_refused(data, kind, message):
+    with pytest.raises(record_image.ImageError, match=message) as raised:
         encode(data)
+    assert raised.value.kind is kind
+
+
+def test_an_error_comes_whole_out_of_another_process():
+    error = record_image.ImageError(Code.EMPTY, "empty file")
+    copy = pickle.loads(pickle.dumps(error))
+    assert (copy.kind, str(copy)) == (Code.EMPTY, "empty file")
 
 
 def test_bombs_are_refused_before_decoding():
@@ -241,12 +254,14 @@ def test_bombs_are_refused_before_decoding():
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
     data += chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
-    with pytest.raises(record_image.ImageError, match="larger than"):
+    with pytest.raises(record_image.ImageError, match="larger than") as raised:
         encode(data)
+    assert raised.value.kind is Code.TOO_MANY_PIXELS
 
 
 def test_data_after_the_end_forbids_a_copy():
     found = encode(jpeg(photo()) + b"more")
+    assert found.codes == (Code.UNUSUAL_JPEG,)
     assert found.reason == "JPEG with data after its end"
     assert found.encoded.endswith(b"\xff\xd9")
 

@@ -4,7 +4,9 @@ import json
 import pytest
 
 from pipeline.records import manifest, staging
+from pipeline.records.reasons import Code
 from pipeline.system.errors import DataError
+from tests.support import old_manifest
 
 
 def make(directory, rows=None):
@@ -46,7 +48,14 @@ def write(found):
 
 
 def test_round_trip(tmp_path):
-    odd = row("a/\udcff \u00e4\n.jpg", sha256="f" * 64, fold=2, split="test")
+    odd = row(
+        "a/\udcff \u00e4\n.jpg",
+        sha256="f" * 64,
+        fold=2,
+        split="test",
+        codes=(Code.CMYK, Code.SHRUNK),
+        reason="CMYK JPEG, shrunk",
+    )
     written = make(tmp_path, [row("a/1.jpg"), odd])
     write(written)
     assert manifest.read(tmp_path) == written
@@ -66,6 +75,49 @@ def test_digest_changes_with_any_column(tmp_path):
     info = dataclasses.replace(first.info, class_names=("a", "c"))
     renamed = dataclasses.replace(first, info=info)
     assert renamed.digest != first.digest
+
+
+def test_digest_does_not_change_with_the_words(tmp_path):
+    first = make(tmp_path)
+    explained = dataclasses.replace(
+        first.rows[0], codes=(Code.DECODER_WARNING,), reason="decoder: no end, no start"
+    )
+    other = dataclasses.replace(first, rows=(explained, *first.rows[1:]))
+    assert other.digest == first.digest
+
+
+class TestVersion1:
+    """Rows without codes, and a digest that covers their reasons."""
+
+    def test_it_is_read_with_the_digest_that_its_runs_have_stored(self, tmp_path):
+        written = make(tmp_path, [row("a/1.jpg", reason="PNG source"), row("a/2.jpg")])
+        write(written)
+        old_manifest.rewrite_as_version_1(tmp_path)
+        head = json.loads((tmp_path / manifest.HEAD_NAME).read_text())
+        old = manifest.read(tmp_path)
+        assert old.rows == written.rows
+        assert old.digest == head["digest"] != written.digest
+
+    def test_an_edited_reason_is_refused(self, tmp_path):
+        write(make(tmp_path, [row("a/1.jpg", reason="PNG source")]))
+        old_manifest.rewrite_as_version_1(tmp_path)
+        path = tmp_path / manifest.ROWS_NAME
+        path.write_text(path.read_text().replace("PNG", "GIF"))
+        with pytest.raises(DataError, match="does not belong"):
+            manifest.read(tmp_path)
+
+    def test_a_photo_that_bridges_splits_gets_its_code(self, tmp_path):
+        words = "bridges train and test: in one group with a/2.jpg and a/3.jpg"
+        bridge = row("a/1.jpg").skipped(Code.BRIDGES_SPLITS, words)
+        write(make(tmp_path, [bridge]))
+        old_manifest.rewrite_as_version_1(tmp_path)
+        assert manifest.read(tmp_path).rows == (bridge,)
+
+    def test_it_is_written_in_the_present_version(self, tmp_path):
+        write(make(tmp_path))
+        old_manifest.rewrite_as_version_1(tmp_path)
+        write(manifest.read(tmp_path))
+        assert manifest.read(tmp_path) == make(tmp_path)
 
 
 def test_records_digest_does_not_change_with_the_split(tmp_path):
@@ -123,7 +175,7 @@ def test_values_of_another_kind(tmp_path, value):
     path = tmp_path / manifest.ROWS_NAME
     text = path.read_text()
     first, *others = text.splitlines(keepends=True)
-    for name in json.loads(first).keys() - {"fold"}:
+    for name in json.loads(first).keys() - {"fold", "codes"}:
         edited = json.dumps(json.loads(first) | {name: value}) + "\n"
         path.write_text(edited + "".join(others))
         with pytest.raises(DataError, match=r"line 1|does not belong"):
@@ -136,6 +188,16 @@ def test_values_of_another_kind(tmp_path, value):
             path.write_text(json.dumps(head | {name: value}))
             with pytest.raises(DataError, match=f"{name} is "):
                 manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize("codes", ["cmyk", None, 1, [1], [None], ["\ud800"]])
+def test_codes_that_are_no_list_of_texts_are_refused(tmp_path, codes):
+    write(make(tmp_path))
+    path = tmp_path / manifest.ROWS_NAME
+    text = path.read_text()
+    path.write_text(text.replace('"codes":[]', f'"codes":{json.dumps(codes)}', 1))
+    with pytest.raises(DataError, match="line 1"):
+        manifest.read(tmp_path)
 
 
 @pytest.mark.parametrize("name", [manifest.HEAD_NAME, manifest.ROWS_NAME])

@@ -1,0 +1,13 @@
+"""The codes of manifest.jsonl."""
+
+import re
+
+from pipeline.records import reasons
+from tests import conftest
+
+
+def test_the_page_on_the_format_explains_every_code():
+    text = (conftest.ROOT / "tfrecords" / "README.md").read_text()
+    tables = "".join(line for line in text.splitlines(True) if line.startswith("| `"))
+    codes = {code.value for code in reasons.Code}
+    assert codes <= set(re.findall("`([^`]+)`", tables))
