@@ -71,7 +71,7 @@ MAX_ENTRIES = 12  # of a folder, __init__.py not counted
 MAX_FILE_LINES = 350
 MAX_FUNCTION_LINES = 60
 # What is larger still. These lists only shrink.
-LARGE_FOLDERS = {"model/export"}
+LARGE_FOLDERS: set[str] = set()
 LARGE_FILES = {
     "evaluate.py",
     "model/checkpoints/tensorflow/ckpt.py",

@@ -1,4 +1,4 @@
-"""A run -> one Keras model from pixels to calibrated probabilities, all in float32."""
+"""Build one float32 Keras model of a run, from pixels to calibrated probabilities."""
 
 import dataclasses
 import json
@@ -14,34 +14,40 @@ PROBABILITIES = "probabilities"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Exportable:
-    """What every format is made from.
+    """A classifier that every format is written from.
 
     Attributes:
-        model: keras.Model of built-in layers, float32 [n, size_px, size_px, 3], RGB,
-            0..255 -> float32 [n, num_classes], each row summing to 1.
-        spec: of its input.
-        resize_min: of classifier.Classifier.
-        class_names: in label order.
-        about: what a file that has room for it shall say of itself.
+        model: keras.Model of built-in layers: float32 [n, size_px, size_px, 3], RGB,
+            0..255 -> float32 [n, num_classes], where each row sums to 1.
+        spec: input of the model.
+        resize_min: longest short side of a photo, in pixels, that conversion keeps;
+            0: any.
+        class_names: class names in label order.
+        metadata: texts for formats that have room for them, by name.
     """
 
     model: Any
     spec: preprocess.InputSpec
     resize_min: int
     class_names: tuple[str, ...]
-    about: dict[str, str]
+    metadata: dict[str, str]
 
     @property
-    def name_bytes(self) -> list[bytes]:
-        """Class names as UTF-8; bytes that are none stay as they are."""
+    def encoded_names(self) -> list[bytes]:
+        """Return the class names as UTF-8; bytes that are not UTF-8 stay unchanged."""
         return [name.encode(errors="surrogateescape") for name in self.class_names]
 
+    @property
+    def labels(self) -> bytes:
+        """Return the content of labels.txt: one class name a line, in label order."""
+        return b"".join(name + b"\n" for name in self.encoded_names)
 
-def of_run(finished: finished_run.FinishedRun) -> Exportable:
-    """Builds it from a run's weights and temperature.
+
+def load_run(finished: finished_run.FinishedRun) -> Exportable:
+    """Build the classifier from a run's weights and temperature.
 
     Raises:
-        run.RunError: the run's files are damaged.
+        run_folder.RunError: a file of the run is damaged.
     """
     logits = finished.load_model()
     scaled = keras.layers.Rescaling(
@@ -49,11 +55,11 @@ def of_run(finished: finished_run.FinishedRun) -> Exportable:
     )(logits.output)
     output = keras.layers.Softmax(name=PROBABILITIES, dtype="float32")(scaled)
     spec = finished.spec
-    about = {
-        "class_names": json.dumps(finished.class_names),  # ASCII, whatever they are
+    metadata = {
+        "class_names": json.dumps(finished.class_names),  # ASCII for any names
         "graft_run": finished.directory.name,
         "network": str(finished.config["network"]),
-        "input": _input_in_words(spec),
+        "input": _describe_input(spec),
         "temperature": repr(finished.temperature),
     }
     return Exportable(
@@ -61,11 +67,11 @@ def of_run(finished: finished_run.FinishedRun) -> Exportable:
         spec=spec,
         resize_min=finished.resize_min,
         class_names=finished.class_names,
-        about=about,
+        metadata=metadata,
     )
 
 
-def _input_in_words(spec: preprocess.InputSpec) -> str:
+def _describe_input(spec: preprocess.InputSpec) -> str:
     share = spec.size_px / spec.short_side_px
     window = "square window" if spec.resize == "crop" else "window"
     side = "the short side" if spec.resize == "crop" else "each side"

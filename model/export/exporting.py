@@ -1,4 +1,4 @@
-"""Export the weights of a run, or the whole classifier with a proof."""
+"""Export the weights of a run, or its whole classifier with proof that it agrees."""
 
 import dataclasses
 from pathlib import Path
@@ -9,8 +9,6 @@ from model.networks import registry
 from model.runs import finished_run
 from model.weights import restore, weight_file
 from pipeline.system import command_line, file_system
-
-_NONE = "-"  # in a table
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,11 +50,11 @@ class Config:
 
 
 def export(config: Config) -> dict[str, tuple[int, ...]]:
-    """Exports weights; returns {"layer/variable": shape} of what was written.
+    """Write the weights of a run; return {"layer/variable": shape} of the file.
 
     Raises:
-        DataError: the run is not as it should be.
-        errors.UnknownFormat: no format has such an ending.
+        DataError: the run is not as expected.
+        errors.UnknownFormat: no weight format has this file ending.
     """
     path = Path(config.weights)
     weight_file.check_ending(path)
@@ -64,28 +62,28 @@ def export(config: Config) -> dict[str, tuple[int, ...]]:
     model = finished.load_model()
     arrays = restore.gather(model)
     network_name = finished.config["network"]
-    about = weight_file.describe(network_name, finished.spec) | {
+    metadata = weight_file.describe(network_name, finished.spec) | {
         "run": finished.directory.name,
         "class_names": command_line.as_utf8("\n".join(finished.class_names)),
     }
-    if network_name not in registry.NETWORKS:  # it was made of a configuration
-        about["keras_config"] = model.to_json()
+    if network_name not in registry.NETWORKS:  # it was built from a configuration
+        metadata["keras_config"] = model.to_json()
     path.parent.mkdir(parents=True, exist_ok=True)
     with file_system.replacing(path, suffix=f".partial{path.name}") as partial:
-        if path.name.endswith(".weights.h5"):  # as Keras 3 itself reads it
+        if path.name.endswith(".weights.h5"):  # the layout that Keras 3 reads
             model.save_weights(partial)
-            weight_file.mark_h5(partial, about)
+            weight_file.mark_h5(partial, metadata)
         else:
-            weight_file.write(partial, arrays, about)
+            weight_file.write(partial, arrays, metadata)
     return {name: array.shape for name, array in arrays.items()}
 
 
 def export_classifier(config: Config) -> job.Exported:
-    """Exports the whole classifier and proves it.
+    """Write the whole classifier, if the file agrees with the run.
 
     Raises:
-        DataError: the run cannot be exported so, or the file does not say what
-            the run says.
+        DataError: the run cannot be exported in this format, or the file does not
+            agree with it.
     """
     return job.export(
         finished_run.read(config.run_dir),
@@ -98,37 +96,38 @@ def export_classifier(config: Config) -> job.Exported:
 
 
 def as_text(exported: job.Exported) -> str:
-    """Sizes, latencies and differences as a table, and what quantization costs."""
-    width = max(len(line.name) for line in exported.lines)
-    rows = [
+    """Format sizes, latencies and differences as a table, then what was compared."""
+    width = max(len(facts.name) for facts in exported.models)
+    lines = [
         f"{'model':{width}}  takes        MB  ms a photo  difference",
         *(
-            f"{line.name:{width}}  {line.takes:6}  {line.size_bytes / 1e6:7.1f}  "
-            f"{line.latency_s * 1000:10.1f}  {_difference(line):>10}"
-            for line in exported.lines
+            f"{facts.name:{width}}  {facts.takes:6}  {facts.size_bytes / 1e6:7.1f}  "
+            f"{facts.latency_s * 1000:10.1f}  {_difference(facts):>10}"
+            for facts in exported.models
         ),
         "",
     ]
     cost = exported.cost
     if cost is None or exported.tolerance < 1:
-        rows.append(
+        lines.append(
             "difference: the largest between a probability of the file, in a process "
             f"without Graft, and the run's, on {exported.num_photos} held-out photos; "
-            f"allowed {exported.tolerance:g}"
+            f"at most {exported.tolerance:g} is allowed"
         )
     else:
-        rows.append(
-            "difference: as found; int8 is judged by the accuracy that it costs, its "
-            "probabilities are others"
+        lines.append(
+            "difference: not limited, because int8 changes probabilities; its accuracy "
+            "is limited instead"
         )
     if cost is not None:
-        rows.append(
-            f"accuracy on {cost.num_photos} test photos: {cost.of_file:.4f}, of the "
-            f"run {cost.of_run:.4f}: {cost.of_file - cost.of_run:+.4f}; a loss of "
-            f"{cost.allowed:g} is allowed"
+        lines.append(
+            f"accuracy on {cost.num_photos} test photos: {cost.file_accuracy:.4f} "
+            f"(run: {cost.run_accuracy:.4f}, change "
+            f"{cost.file_accuracy - cost.run_accuracy:+.4f}); a loss of "
+            f"{cost.allowed_loss:g} is allowed"
         )
-    return "\n".join([*rows, f"written: {exported.path}"])
+    return "\n".join([*lines, f"written: {exported.path}"])
 
 
-def _difference(line: job.Line) -> str:
-    return _NONE if line.difference is None else f"{line.difference:.1e}"
+def _difference(facts: job.ModelFacts) -> str:
+    return "-" if facts.difference is None else f"{facts.difference:.1e}"

@@ -1,4 +1,4 @@
-"""A run -> photos that it has not trained on, and what it says of them."""
+"""Read photos that a run was not trained on, and the run's probabilities for them."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,129 +9,130 @@ from model.evaluation import evaluate_split, stored_logits
 from model.loop import metrics
 from model.runs import finished_run, run_records
 from pipeline.batches import dataset, preprocess
-from pipeline.images import record_image
 from pipeline.records import manifest
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
 SPLIT = "test"
-_CALIBRATION_PHOTOS = 128  # TensorFlow's guides say 100 to 500
+_CALIBRATION_PHOTOS = 128  # TensorFlow's guides recommend 100 to 500
 _BATCH_SIZE = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class HeldOut:
-    """The test photos of a run, and its answers as evaluate.py stored them.
+class HeldoutPhotos:
+    """The test photos of a run, with the probabilities that evaluate.py stored.
 
     Attributes:
-        found: the records.
-        rows: of the test split.
-        labels: int64 [num_examples], 0-based.
-        probabilities: float64 [num_examples, num_classes], calibrated.
+        records: records of the photos.
+        rows: rows of the test split.
+        labels: int64 [num_photos], 0-based.
+        probabilities: float64 [num_photos, num_classes], calibrated.
     """
 
-    found: manifest.Manifest
+    records: manifest.Manifest
     rows: tuple[manifest.Row, ...]
     labels: np.ndarray
     probabilities: np.ndarray
 
     @property
     def accuracy(self) -> float:
-        """Of the run, 0..1."""
+        """Return the accuracy of the run, 0..1."""
         return accuracy(self.probabilities, self.labels)
 
     def sample(self, count: int) -> np.ndarray:
-        """int64 [at most `count`]: photos spread evenly over the split."""
-        return spread(len(self.rows), count)
+        """Return indices of at most `count` photos, evenly spaced: int64."""
+        return evenly_spaced(len(self.rows), count)
 
     def encoded(self, indices: np.ndarray) -> list[bytes]:
-        """The photos as the records hold them, JPEG or PNG files.
+        """Read photos as the records hold them, JPEG or PNG files.
 
         Raises:
             DataError: a record is damaged.
         """
-        return dataset.read_encoded(self.found, [self.rows[n] for n in indices])
+        return dataset.read_encoded(self.records, [self.rows[n] for n in indices])
 
 
 def accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Share of photos whose likeliest class is theirs, 0..1."""
+    """Return the share of photos whose most probable class is right, 0..1."""
     return float((probabilities.argmax(axis=1) == labels).mean())
 
 
-def spread(total: int, count: int) -> np.ndarray:
-    """int64 [min(total, count)]: indices below `total`, evenly apart."""
+def evenly_spaced(total: int, count: int) -> np.ndarray:
+    """Return min(total, count) indices below `total`, evenly spaced: int64."""
     return np.arange(min(total, count)) * total // min(total, count)
 
 
-def of_run(finished: finished_run.FinishedRun, data: str = "") -> HeldOut:
-    """Reads them; the run is judged if that was not done, or with other weights.
+def load(finished: finished_run.FinishedRun, data: str = "") -> HeldoutPhotos:
+    """Load the test photos; evaluate the run on them first if that was not done.
 
     Args:
-        finished: the run.
-        data: of own_records.read.
+        finished: run to load the photos of.
+        data: folder of the run's records, if they were moved; "" otherwise.
 
     Raises:
-        DataError: the records are gone, changed, or have no test split.
+        DataError: the records are missing or changed, or have no test split.
     """
-    found = run_records.read(finished, data)
-    manifest.check_files(found)
-    path = finished.evaluation_path(SPLIT, found.digest).with_suffix(".npz")
+    records = run_records.read(finished, data)
+    manifest.check_files(records)
+    path = finished.evaluation_path(SPLIT, records.digest).with_suffix(".npz")
     digest = finished.model_digest()
-    if not stored_logits.is_of(path, model_sha256=digest, manifest_digest=found.digest):
-        name = finished.directory.name
+    if not stored_logits.is_of(
+        path, model_sha256=digest, manifest_digest=records.digest
+    ):
         command_line.log(
-            f"{name}: not judged on its {SPLIT} photos yet; judging it now"
+            f"{finished.directory.name} was not evaluated with these weights yet; "
+            f"evaluating it on its {SPLIT} photos"
         )
-        evaluate_split.judge_run(finished, found, SPLIT)
+        evaluate_split.judge_run(finished, records, SPLIT)
     examples = stored_logits.read(path, len(finished.class_names))
-    rows = found.included(SPLIT)
+    rows = records.included(SPLIT)
     if [row.sha256 for row in rows] != examples.sha256.tolist():
         raise DataError(
-            f"{path}: photos other than those of the records' {SPLIT} split; remove "
-            "it, and the run is judged again"
+            f"{path}: holds other photos than the {SPLIT} split of the records. Remove "
+            "the file, and the run is evaluated again."
         )
     logits = examples.logits.astype(np.float64) / finished.temperature
-    return HeldOut(
-        found=found,
+    return HeldoutPhotos(
+        records=records,
         rows=rows,
         labels=examples.label,
         probabilities=np.exp(metrics.log_softmax(logits)),
     )
 
 
-def views(
-    found: manifest.Manifest,
+def fill_views(
+    records: manifest.Manifest,
     rows: Sequence[manifest.Row],
     spec: preprocess.InputSpec,
-    out: np.ndarray,
+    views: np.ndarray,
 ) -> None:
-    """Fills uint8 [num_rows, size_px, size_px, 3]: the photos as a network sees them.
+    """Fill an array with photos as a network sees them.
+
+    Args:
+        records: records of the photos.
+        rows: rows of the photos.
+        spec: input of the network.
+        views: uint8 [num_rows, size_px, size_px, 3], RGB, to be filled.
 
     Raises:
         DataError: a record is damaged.
     """
-    photos = dataset.Images(found, rows, spec, batch_size=_BATCH_SIZE)
+    photos = dataset.Images(records, rows, spec, batch_size=_BATCH_SIZE)
     central = preprocess.central_views(photos.sizes, spec)
     for batch in photos.run(np.arange(len(rows)), central):
-        out[batch["row"].numpy()] = batch["image"].numpy()
+        views[batch["row"].numpy()] = batch["image"].numpy()
 
 
-def calibration(
-    found: manifest.Manifest, spec: preprocess.InputSpec
+def calibration_views(
+    records: manifest.Manifest, spec: preprocess.InputSpec
 ) -> list[np.ndarray]:
-    """Training photos as a network sees them, uint8 [size_px, size_px, 3] each.
+    """Read training photos as a network sees them: uint8 [size_px, size_px, 3] each.
 
     Raises:
         DataError: a record is damaged.
     """
-    taken = found.included("train")
-    rows = [taken[n] for n in spread(len(taken), _CALIBRATION_PHOTOS)]
-    size_px = spec.size_px
-    pixels = np.zeros((len(rows), size_px, size_px, 3), np.uint8)
-    views(found, rows, spec, pixels)
-    return list(pixels)
-
-
-def upright_pixels(encoded: bytes) -> np.ndarray:
-    """A record's photo as uint8 [height, width, 3], RGB."""
-    return record_image.decode_record(encoded)
+    train_rows = records.included("train")
+    indices = evenly_spaced(len(train_rows), _CALIBRATION_PHOTOS)
+    views = np.zeros((len(indices), spec.size_px, spec.size_px, 3), np.uint8)
+    fill_views(records, [train_rows[n] for n in indices], spec, views)
+    return list(views)

@@ -1,11 +1,11 @@
-"""A classifier -> a LiteRT (TensorFlow Lite) file for phones and small computers.
+"""Write a LiteRT (TensorFlow Lite) file for phones and small computers.
 
-    image          uint8 [n, size_px, size_px, 3], RGB, upright, as the network sees it;
+    image          uint8 [n, size_px, size_px, 3], upright RGB, as the network sees it;
                    n is 1 unless the interpreter resizes it
     probabilities  float32 [n, num_classes], in label order
 
-labels.txt, a class name on each line in label order, is packed into the file the way
-that TensorFlow Lite's metadata tools pack it: as a ZIP archive at the end.
+labels.txt, with one class name a line in label order, is packed into the file as a ZIP
+archive at the end, where TensorFlow Lite's metadata tools put it.
 """
 
 import tempfile
@@ -17,26 +17,17 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
-from model.export import culprit, packages, quietly
+from model.export import converters
 from model.export.exportable import PROBABILITIES, Exportable
 from model.networks import head
 
-FORMAT = "--format=litert"  # what errors are about
-LABELS = "labels.txt"
+FORMAT = "--format=litert"  # named in errors
+PACKAGES = ("ai_edge_litert",)
 _SIGNATURE = "serving_default"
 Quantize = Literal["none", "float16", "int8"]
-# What computes standard deviations: in steps of 1/256 of a channel's range nothing is
-# left of a channel that is near one value almost everywhere.
-_OF_DEVIATIONS = ["ADD", "MEAN", "MUL", "RSQRT", "SQUARED_DIFFERENCE", "SUB"]
-
-
-def check_packages() -> None:
-    """Refuses if something is not installed.
-
-    Raises:
-        errors.ExportError: says what.
-    """
-    packages.require(FORMAT, "ai_edge_litert")
+# The operations of standard deviations. In steps of 1/256 of a channel's range, a
+# channel that is near one value almost everywhere would be lost.
+_DEVIATION_OPERATIONS = ["ADD", "MEAN", "MUL", "RSQRT", "SQUARED_DIFFERENCE", "SUB"]
 
 
 def write(
@@ -45,26 +36,26 @@ def write(
     quantize: Quantize = "none",
     calibration: Sequence[np.ndarray] = (),
 ) -> None:
-    """Writes the file.
+    """Write the file.
 
     Args:
-        classifier: to be written.
-        path: of the file.
-        quantize: "float16" stores the weights so; "int8" stores weights and computes
-            in whole numbers, but for the first and last steps, and for the standard
-            deviations that a head may see.
-        calibration: for "int8", uint8 [size_px, size_px, 3], training photos as the
-            network sees them: their range is that of the whole numbers.
+        classifier: classifier to write.
+        path: name of the file.
+        quantize: "float16" stores the weights in float16. "int8" stores weights and
+            computes in whole numbers, except for the first and last steps and for the
+            standard deviations that a head may use.
+        calibration: training photos as the network sees them, uint8
+            [size_px, size_px, 3] each; their range scales the whole numbers of "int8".
 
     Raises:
-        errors.ExportError: LiteRT has nothing for one of the layers; names it.
+        DataError: LiteRT has no operation for a layer. The error names the layer.
     """
     size_px = classifier.spec.size_px
     signature = tf.TensorSpec([None, size_px, size_px, 3], tf.uint8, "image")
 
     def classify(image: Any) -> dict[str, Any]:
-        found = classifier.model(tf.cast(image, tf.float32), training=False)
-        return {PROBABILITIES: found}
+        views = tf.cast(image, tf.float32)
+        return {PROBABILITIES: classifier.model(views, training=False)}
 
     def samples() -> Iterator[dict[str, np.ndarray]]:
         for pixels in calibration:
@@ -72,12 +63,13 @@ def write(
 
     try:
         content = _convert(classify, [signature], classifier.model, quantize, samples)
-    except Exception as error:  # of any kind: the converter's own, or of its parts
-        raise culprit.find(FORMAT, error, classifier, _convert_model) from error
+    except Exception as error:  # the converter raises errors of any kind
+        raise converters.name_failing_layer(
+            FORMAT, error, classifier, _convert_model
+        ) from error
     path.write_bytes(content)
     with zipfile.ZipFile(path, "a") as archive:
-        lines = b"".join(name + b"\n" for name in classifier.name_bytes)
-        archive.writestr(LABELS, lines)
+        archive.writestr("labels.txt", classifier.labels)
 
 
 def _convert(
@@ -87,17 +79,18 @@ def _convert(
     quantize: Quantize = "none",
     samples: Callable[[], Iterator[dict[str, np.ndarray]]] | None = None,
 ) -> bytes:
-    """The file of a function of tensors; the model is what it computes with."""
+    """Return the file of a function of tensors that computes with a model."""
     module = tf.Module()
     module.weights = [variable.value for variable in model.variables]
     graph = tf.function(function, input_signature=signature, autograph=False)
-    with tempfile.TemporaryDirectory() as scratch, quietly.quietly():
+    with tempfile.TemporaryDirectory() as scratch, converters.silence():
         tf.saved_model.save(module, scratch, signatures={_SIGNATURE: graph})
         converter = tf.lite.TFLiteConverter.from_saved_model(
             scratch, signature_keys=[_SIGNATURE]
         )
-        # The default, stated because it matters: what these lack is an error, and not
-        # left to TensorFlow's own kernels ("Flex"), which small computers lack.
+        # This is the default, and it matters: an operation that LiteRT lacks is an
+        # error instead of one of TensorFlow's own kernels ("Flex"), which small
+        # computers do not have.
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         if quantize != "none":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -105,22 +98,23 @@ def _convert(
             converter.target_spec.supported_types = [tf.float16]
         if quantize == "int8":
             converter.representative_dataset = samples
-            if any(one.name.startswith(head.SPREAD_PREFIX) for one in model.layers):
-                return _partly_in_float32(converter)
+            if any(layer.name.startswith(head.SPREAD_PREFIX) for layer in model.layers):
+                return _convert_except_deviations(converter)
         return bytes(converter.convert())
 
 
-def _partly_in_float32(converter: Any) -> bytes:
-    """In int8 but for what computes deviations, by TensorFlow's own way to leave out.
+def _convert_except_deviations(converter: Any) -> bytes:
+    """Convert to int8, but keep the operations of standard deviations in float32.
 
-    Its debugger, which it is part of, also takes photos to compare by; here are none.
+    TensorFlow's quantization debugger is the way to exclude operations. It can also
+    compare photos, so it is given an empty data set.
     """
     tools = tf.lite.experimental
-    options = tools.QuantizationDebugOptions(denylisted_ops=_OF_DEVIATIONS)
-    partly = tools.QuantizationDebugger(
+    options = tools.QuantizationDebugOptions(denylisted_ops=_DEVIATION_OPERATIONS)
+    debugger = tools.QuantizationDebugger(
         converter=converter, debug_dataset=lambda: iter(()), debug_options=options
     )
-    return bytes(partly.get_nondebug_quantized_model())
+    return bytes(debugger.get_nondebug_quantized_model())
 
 
 def _convert_model(model: Any) -> bytes:

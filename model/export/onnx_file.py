@@ -1,10 +1,10 @@
-"""A classifier -> an ONNX file that takes upright images of any size.
+"""Write an ONNX file that takes upright images of any size.
 
     image          uint8 [n, height, width, 3], RGB
     probabilities  float32 [n, num_classes], in label order
 
-The file's metadata hold `class_names`, a JSON list in label order, and what else the
-classifier says of itself.
+The metadata of the file have `class_names`, a JSON list in label order, and the
+network, input, temperature and run of the classifier.
 """
 
 from pathlib import Path
@@ -12,57 +12,49 @@ from typing import Any
 
 import tensorflow as tf
 
-from model.export import culprit, packages, photo_graph, quietly
+from model.export import converters, photo_graph
 from model.export.exportable import PROBABILITIES, Exportable
 
-FORMAT = "--format=onnx"  # what errors are about
-IMAGE = "image"
+FORMAT = "--format=onnx"  # named in errors
+PACKAGES = ("onnx", "onnxruntime", "tf2onnx")
 _OPSET = 18
-_MODULES = ("onnx", "onnxruntime", "tf2onnx")
-
-
-def check_packages() -> None:
-    """Refuses if something is not installed.
-
-    Raises:
-        errors.ExportError: says what.
-    """
-    packages.require(FORMAT, *_MODULES)
 
 
 def write(classifier: Exportable, path: Path) -> None:
-    """Writes the file.
+    """Write the file.
 
     Raises:
-        errors.ExportError: ONNX has nothing for one of the layers; names it.
+        DataError: ONNX has no operation for a layer. The error names the layer.
     """
     import onnx
 
-    signature = tf.TensorSpec([None, None, None, 3], tf.uint8, IMAGE)
+    signature = tf.TensorSpec([None, None, None, 3], tf.uint8, "image")
 
     def classify(image: Any) -> dict[str, Any]:
         views = photo_graph.portable_view_of_images(image, classifier.spec)
-        found = classifier.model(tf.cast(views, tf.float32), training=False)
-        return {PROBABILITIES: found}
+        views = tf.cast(views, tf.float32)
+        return {PROBABILITIES: classifier.model(views, training=False)}
 
     try:
         model = _convert(classify, [signature])
-    except Exception as error:  # of any kind: its own, NumPy's, protobuf's
-        raise culprit.find(FORMAT, error, classifier, _convert_model) from error
-    onnx.helper.set_model_props(model, classifier.about)
+    except Exception as error:  # errors of the converter, of NumPy or of protobuf
+        raise converters.name_failing_layer(
+            FORMAT, error, classifier, _convert_model
+        ) from error
+    onnx.helper.set_model_props(model, classifier.metadata)
     onnx.save(model, path)
 
 
 def _convert(function: Any, signature: list[Any]) -> Any:
-    """ModelProto of a function of tensors.
+    """Return the ModelProto of a function of tensors.
 
-    It is checked, for tf2onnx leaves in what it does not know.
+    It is checked because tf2onnx keeps operations that it does not know.
     """
     import onnx
     import tf2onnx
 
     graph = tf.function(function, input_signature=signature, autograph=False)
-    with quietly.quietly():
+    with converters.silence():
         model, _ = tf2onnx.convert.from_function(
             graph, input_signature=signature, opset=_OPSET
         )

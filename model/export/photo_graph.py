@@ -1,36 +1,44 @@
-"""Bytes or pixels of photos -> what a network sees, by TensorFlow operations alone.
+"""Compute what a network sees of photos, in TensorFlow operations alone.
 
-What conversion and preprocessing do (record_image and preprocess), for graphs
-that run without Python. Where conversion would encode a photo anew, so does the graph.
+The graphs run without Python. They do what conversion (pipeline.images.record_image)
+and preprocessing (pipeline.batches.preprocess) do. Where conversion encodes a photo
+again, the graph does too. EXIF orientation is read by walking the segments of a JPEG to
+the first that holds EXIF, and searching the first image directory there. A JPEG whose
+EXIF is damaged or points outside the segment counts as upright.
+
+Sources: ITU-T T.81 (JPEG), B.1.1; CIPA DC-008 (Exif 2.32), tag Orientation.
 """
 
 from typing import Any
 
 import tensorflow as tf
 
-from model.export import exif
 from pipeline.batches import preprocess
 from pipeline.images import record_image
 
 _JPEG_MAGIC = b"\xff\xd8"
-_DEPTH_AT = 24  # where a PNG says how many bits a sample has; source: its IHDR chunk
+_DEPTH_AT = 24  # offset of the bits per sample in a PNG; source: its IHDR chunk
+_ORIENTATION_TAG = 0x0112
+_ENTRY_BYTES = 12  # bytes of an entry of an image directory
+_EXIF = b"Exif\0\0"
+_FILL, _APP1, _SCAN, _END = 0xFF, 0xE1, 0xDA, 0xD9
 
 
 def view_of_photo(
     encoded: Any, spec: preprocess.InputSpec, resize_min: int = record_image.RESIZE_MIN
 ) -> Any:
-    """An image file as a network sees it.
+    """Return the view of an image file.
 
     Args:
         encoded: string scalar, a JPEG or PNG file of any size; a JPEG may be turned.
-        spec: of the network.
-        resize_min: longest short side that conversion keeps, in pixels; 0: no limit.
+        spec: input of the network.
+        resize_min: longest short side that conversion keeps, in pixels; 0: any.
 
     Returns:
         uint8 [size_px, size_px, 3], RGB, 0..255.
 
     Raises:
-        tf.errors.InvalidArgumentError: when it runs on something else.
+        tf.errors.InvalidArgumentError: the graph runs on another kind of file.
     """
     is_jpeg = tf.strings.substr(encoded, 0, 2) == _JPEG_MAGIC
     pixels = tf.cond(
@@ -46,12 +54,12 @@ def view_of_photo(
 def view_of_images(
     images: Any, spec: preprocess.InputSpec, resize_min: int = record_image.RESIZE_MIN
 ) -> Any:
-    """Upright images, of one size in a batch, as a network sees them.
+    """Return the views of a batch of upright images of one size.
 
     Args:
         images: uint8 or float32 [batch, height, width, 3], RGB, 0..255.
-        spec: of the network.
-        resize_min: longest short side that conversion keeps, in pixels; 0: no limit.
+        spec: input of the network.
+        resize_min: longest short side that conversion keeps, in pixels; 0: any.
 
     Returns:
         uint8 [batch, size_px, size_px, 3], RGB, 0..255.
@@ -62,9 +70,9 @@ def view_of_images(
 
 
 def portable_view_of_images(images: Any, spec: preprocess.InputSpec) -> Any:
-    """`view_of_images` by simple operations alone, for formats that lack others.
+    """Return what `view_of_images` does, in operations that every format has.
 
-    Large images are not shrunk first, as conversion does.
+    Unlike conversion, it does not shrink large images first.
     """
     pixels = tf.cast(_window(images, spec), tf.float32)
     square = spec.resize == "crop"
@@ -74,27 +82,27 @@ def portable_view_of_images(images: Any, spec: preprocess.InputSpec) -> Any:
 
 
 def _interpolated(images: Any, axis: int, size_px: int) -> Any:
-    """Linear along one axis, adding up in the order of TensorFlow's ResizeBilinear.
+    """Resize linearly along one axis, and add in the order of TensorFlow's resizing.
 
-    Other libraries' own resizing rounds pixels that lie between two levels otherwise:
-    in ONNX Runtime some 50 values of a photo, by which probabilities were up to 4e-4
-    apart. So it is one value in a dozen photos.
+    ONNX Runtime's own resizing rounds about 50 values of a photo to another level,
+    which changes probabilities by up to 4e-4. This function changes one value in a
+    dozen photos.
     """
     length = tf.shape(images)[axis]
-    # In float64, for converters multiply by 1 / size_px, which rounds otherwise.
+    # In float64 because converters multiply by 1 / size_px, which rounds differently.
     scale = tf.cast(tf.cast(length, tf.float64) / size_px, tf.float32)
     centres = tf.constant([n + 0.5 for n in range(size_px)], tf.float32)
-    places = centres * scale - 0.5
-    floor = tf.floor(places)
+    positions = centres * scale - 0.5
+    floor = tf.floor(positions)
     before = tf.cast(tf.maximum(floor, 0), tf.int32)
-    after = tf.minimum(tf.cast(tf.math.ceil(places), tf.int32), length - 1)
-    share = tf.reshape(places - floor, [-1, *[1] * (3 - axis)])
+    after = tf.minimum(tf.cast(tf.math.ceil(positions), tf.int32), length - 1)
+    share = tf.reshape(positions - floor, [-1, *[1] * (3 - axis)])
     first = tf.gather(images, before, axis=axis)
     return first + (tf.gather(images, after, axis=axis) - first) * share
 
 
 def _central(height: Any, width: Any, spec: preprocess.InputSpec) -> Any:
-    """int32 [4]: the window of preprocess.central_views."""
+    """Return the window of preprocess.central_views: int32 [4]."""
     sizes = tf.stack([height, width])
     whole = (
         sizes
@@ -108,21 +116,21 @@ def _central(height: Any, width: Any, spec: preprocess.InputSpec) -> Any:
 
 
 def _window(images: Any, spec: preprocess.InputSpec) -> Any:
-    """The central window of [batch, height, width, 3]."""
+    """Return the central window of [batch, height, width, 3]."""
     shape = tf.shape(images)
     top, left, height, width = tf.unstack(_central(shape[1], shape[2], spec))
     return images[:, top : top + height, left : left + width]
 
 
 def _jpeg_window(encoded: Any, spec: preprocess.InputSpec, resize_min: int) -> Any:
-    """uint8 [height, width, 3]: the central window of a JPEG, upright."""
+    """Return the central window of a JPEG, upright: uint8 [height, width, 3]."""
     limit = resize_min or tf.int32.max
     shape = tf.io.extract_jpeg_shape(encoded)
     short_side = tf.minimum(shape[0], shape[1])
-    turned = exif.orientation(encoded)
+    turned = orientation(encoded)
 
-    def encoded_anew() -> Any:
-        # Whole halves come for nothing with decoding; record_image takes them too.
+    def encode_again() -> Any:
+        # Decoding can halve a JPEG at no cost; record_image does the same.
         halves = tf.add_n(
             [tf.cast(short_side // n >= limit, tf.int32) for n in (2, 4, 8)]
         )
@@ -132,8 +140,8 @@ def _jpeg_window(encoded: Any, spec: preprocess.InputSpec, resize_min: int) -> A
         pixels.set_shape([None, None, 3])
         return tf.io.encode_jpeg(pixels, quality=record_image.JPEG_QUALITY)
 
-    is_taken_as_it_is = (short_side <= limit) & (turned == 1)
-    stored = tf.cond(is_taken_as_it_is, lambda: encoded, encoded_anew)
+    is_copied = (short_side <= limit) & (turned == 1)
+    stored = tf.cond(is_copied, lambda: encoded, encode_again)
     stored_shape = tf.io.extract_jpeg_shape(stored)
     window = _central(stored_shape[0], stored_shape[1], spec)
     return preprocess.decode_window(stored, False, window)
@@ -145,24 +153,22 @@ def _jpeg_decoder(encoded: Any, ratio: int) -> Any:
     )
 
 
-def _turn(pixels: Any, orientation: Any) -> Any:
-    """Turns [height, width, 3] upright; see record_image for the orientations."""
+def _turn(pixels: Any, turned: Any) -> Any:
+    """Turn [height, width, 3] upright from an EXIF orientation, 1 to 8."""
 
     def one_of(*numbers: int) -> Any:
-        return tf.reduce_any(orientation == tf.constant(numbers))
+        return tf.reduce_any(turned == tf.constant(numbers))
 
     def changed(condition: Any, function: Any, pixels: Any) -> Any:
         return tf.cond(condition, lambda: function(pixels), lambda: pixels)
 
-    pixels = changed(
-        orientation >= 5, lambda whole: tf.transpose(whole, (1, 0, 2)), pixels
-    )
+    pixels = changed(turned >= 5, lambda whole: tf.transpose(whole, (1, 0, 2)), pixels)
     pixels = changed(one_of(2, 3, 6, 7), lambda whole: tf.reverse(whole, [1]), pixels)
     return changed(one_of(3, 4, 7, 8), lambda whole: tf.reverse(whole, [0]), pixels)
 
 
 def _shrink(images: Any, resize_min: int) -> Any:
-    """Shrinks by area to that short side where it is longer; rounds."""
+    """Shrink images by area if the short side is longer than `resize_min`; round."""
     if not resize_min:
         return images
     sizes = tf.shape(images)[1:3]
@@ -171,28 +177,110 @@ def _shrink(images: Any, resize_min: int) -> Any:
     def smaller() -> Any:
         scale = resize_min / tf.cast(short_side, tf.float64)
         size = tf.round(tf.cast(sizes, tf.float64) * scale)
-        found = tf.raw_ops.ResizeArea(
+        pixels = tf.raw_ops.ResizeArea(
             images=images, size=tf.maximum(1, tf.cast(size, tf.int32))
         )
-        return tf.cast(tf.round(found), images.dtype)
+        return tf.cast(tf.round(pixels), images.dtype)
 
     return tf.cond(short_side > resize_min, smaller, lambda: images)
 
 
 def _decode_png(encoded: Any) -> Any:
-    """uint8 [height, width, 3]: a PNG of any kind, laid over white."""
+    """Decode a PNG of any kind over white: uint8 [height, width, 3]."""
     is_deep = (
         tf.strings.substr(encoded + b"\0" * (_DEPTH_AT + 1), _DEPTH_AT, 1) == b"\x10"
     )
 
     def deep() -> Any:
-        found = tf.io.decode_png(encoded, channels=4, dtype=tf.uint16)
-        return (tf.cast(found, tf.int32) * 255 + 32_767) // 65_535
+        pixels = tf.io.decode_png(encoded, channels=4, dtype=tf.uint16)
+        return (tf.cast(pixels, tf.int32) * 255 + 32_767) // 65_535
 
     def usual() -> Any:
         return tf.cast(tf.io.decode_png(encoded, channels=4), tf.int32)
 
-    found = tf.cond(is_deep, deep, usual)
-    alpha = found[..., 3:]
-    over_white = found[..., :3] * alpha + 255 * (255 - alpha)
+    pixels = tf.cond(is_deep, deep, usual)
+    alpha = pixels[..., 3:]
+    over_white = pixels[..., :3] * alpha + 255 * (255 - alpha)
     return tf.cast((over_white + 127) // 255, tf.uint8)
+
+
+def orientation(encoded: Any) -> Any:
+    """Read the EXIF orientation of a JPEG.
+
+    Args:
+        encoded: string scalar, a JPEG file.
+
+    Returns:
+        int32 scalar, 1 to 8; 1 is upright or not stated.
+    """
+    # One zero at the end stands for all positions beyond the file.
+    octets = tf.concat(
+        [tf.io.decode_raw(encoded, tf.uint8), [tf.zeros([], "uint8")]], 0
+    )
+    start, end = _exif_segment(octets)
+    return tf.cond(
+        end > start, lambda: _read_directory(octets, start, end), lambda: tf.constant(1)
+    )
+
+
+def _at(octets: Any, positions: Any) -> Any:
+    """Return the bytes at these positions, 0 beyond the end: int64."""
+    last = tf.size(octets, tf.int64) - 1
+    return tf.cast(tf.gather(octets, tf.clip_by_value(positions, 0, last)), tf.int64)
+
+
+def _number(octets: Any, positions: Any, size: int, little: Any) -> Any:
+    """Return the numbers of `size` bytes at positions: int64 of the same shape."""
+    steps = tf.range(size, dtype=tf.int64)
+    powers = tf.where(little, steps, size - 1 - steps)
+    digits = _at(octets, positions[..., None] + steps)
+    return tf.reduce_sum(tf.bitwise.left_shift(digits, 8 * powers), axis=-1)
+
+
+def _exif_segment(octets: Any) -> tuple[Any, Any]:
+    """Return where the first EXIF begins and ends: int64 scalars; 0 and 0 without."""
+    size = tf.size(octets, tf.int64) - 1
+    zero = tf.constant(0, tf.int64)
+
+    def continues(position: Any, start: Any, _: Any) -> Any:
+        return (start == 0) & (position < size)
+
+    def step(position: Any, start: Any, end: Any) -> tuple[Any, Any, Any]:
+        marker = _at(octets, position + 1)
+        length = _number(octets, position + 2, 2, little=False)
+        is_fill = marker == _FILL
+        stands_alone = (marker == 0x01) | ((marker >= 0xD0) & (marker <= 0xD8))
+        is_last = (marker == _SCAN) | (marker == _END) | (length < 2)
+        is_last &= ~(is_fill | stands_alone)
+        is_last |= _at(octets, position) != _FILL
+        name = _at(octets, position + 4 + tf.range(len(_EXIF), dtype=tf.int64))
+        is_exif = tf.reduce_all(name == tf.constant(list(_EXIF), tf.int64))
+        is_exif &= (marker == _APP1) & ~is_last
+        after = position + tf.where(
+            is_fill, zero + 1, tf.where(stands_alone, zero + 2, length + 2)
+        )
+        return (
+            tf.where(is_last, size, after),
+            tf.where(is_exif, position + 4 + len(_EXIF), start),
+            tf.where(is_exif, tf.minimum(after, size), end),
+        )
+
+    _, start, end = tf.while_loop(continues, step, [zero + 2, zero, zero])
+    return start, end
+
+
+def _read_directory(octets: Any, start: Any, end: Any) -> Any:
+    """Return the orientation that the TIFF from `start` to `end` states: int32."""
+    head = _at(octets, start + tf.range(4, dtype=tf.int64))
+    little = tf.reduce_all(head == tf.constant(list(b"II*\0"), tf.int64))
+    big = tf.reduce_all(head == tf.constant(list(b"MM\0*"), tf.int64))
+    first = start + _number(octets, start + 4, 4, little)
+    count = _number(octets, first, 2, little)
+    stop = tf.minimum(first + 2 + _ENTRY_BYTES * count, end - _ENTRY_BYTES + 1)
+    entries = tf.range(first + 2, tf.maximum(stop, first + 2), _ENTRY_BYTES)
+    tags = _number(octets, entries, 2, little)
+    values = _number(octets, entries + 8, 2, little)
+    stated = tf.boolean_mask(values, tags == _ORIENTATION_TAG)
+    first_stated = tf.cast(tf.concat([stated, [1]], 0)[0], tf.int32)
+    is_known = (little | big) & (first_stated >= 1) & (first_stated <= 8)
+    return tf.where(is_known, first_stated, 1)

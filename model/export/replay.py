@@ -1,15 +1,15 @@
-"""An exported file and photos -> what it says of them; a process without Graft.
+"""Classify photos with an exported file, in a process without Graft.
 
-Run as `python -I replay.py REQUEST.json`, away from the project: nothing here but the
-standard library, NumPy and the one package that a user of such a file would have.
+Run as `python -I replay.py REQUEST.json`. It imports only the standard library, NumPy
+and the one package that a user of the file would have.
 
-REQUEST.json is {"kind", "model", "labels", "calls", "timed"}, and each of "calls" is
-{"signature", "inputs", "answers"}. "inputs" are the names of files: .npy of a batch of
-images, or photos of any other name; each photo or image is asked about alone, and then
-some of them together. "answers" is the .npz to write: probabilities float64
-[n, num_classes], class_names (as JSON), together int64 [2 to 4], the photos of the
-batch, its probabilities as batch float64 [2 to 4, num_classes], and seconds float64
-[timed or fewer] of calls made again.
+REQUEST.json is {"kind", "model", "labels", "calls", "timed"}. Each of "calls" is
+{"signature", "inputs", "outputs"}. "inputs" are names of files: .npy files hold a batch
+of images, all others are photos. Each photo or image is classified alone, and some of
+them again as a batch. "outputs" is the .npz to write: probabilities float64 [n,
+num_classes], class_names (as JSON), batch_indices int64 [2 to 4] of the photos in the
+batch, batch_probabilities float64 [2 to 4, num_classes], and seconds float64 [timed or
+fewer] of repeated calls.
 """
 
 import functools
@@ -29,9 +29,9 @@ import numpy as np
 Classify = Callable[[list[Any]], Any]
 Request = dict[str, Any]
 _WARM_UP = 3  # calls
-_LEAST = 5  # calls that are timed
-_TIMING_S = 10.0  # after which no more are
-_TOGETHER = 4
+_MIN_TIMED = 5  # calls
+_TIMING_S = 10.0  # no call begins later, once there are _MIN_TIMED
+_MAX_BATCH = 4
 
 
 @functools.cache
@@ -47,14 +47,14 @@ def _saved_model(request: Request, signature: str) -> tuple[Classify, list[str]]
     function = _loaded(request["model"]).signatures[signature]
     names: list[str] = []
 
-    def classify(some: list[Any]) -> Any:
-        if isinstance(some[0], bytes):
-            found = function(image_bytes=tf.constant(some))
+    def classify(photos: list[Any]) -> Any:
+        if isinstance(photos[0], bytes):
+            outputs = function(image_bytes=tf.constant(photos))
         else:
-            found = function(image=tf.constant(np.stack(some), tf.float32))
+            outputs = function(image=tf.constant(np.stack(photos), tf.float32))
         if not names:
-            names.extend(_decoded(name) for name in found["classes"].numpy()[0])
-        return found["probabilities"].numpy()
+            names.extend(_decoded(name) for name in outputs["classes"].numpy()[0])
+        return outputs["probabilities"].numpy()
 
     return classify, names
 
@@ -67,8 +67,8 @@ def _onnx(request: Request, _: str) -> tuple[Classify, list[str]]:
     )
     properties = session.get_modelmeta().custom_metadata_map
 
-    def classify(some: list[Any]) -> Any:
-        return session.run(["probabilities"], {"image": np.stack(some)})[0]
+    def classify(photos: list[Any]) -> Any:
+        return session.run(["probabilities"], {"image": np.stack(photos)})[0]
 
     return classify, json.loads(properties["class_names"])
 
@@ -81,8 +81,8 @@ def _litert(request: Request, _: str) -> tuple[Classify, list[str]]:
     )
     runner = loaded.get_signature_runner("serving_default")
 
-    def classify(some: list[Any]) -> Any:
-        return runner(image=np.stack(some))["probabilities"]
+    def classify(photos: list[Any]) -> Any:
+        return runner(image=np.stack(photos))["probabilities"]
 
     with zipfile.ZipFile(request["model"]) as archive:
         return classify, _lines(archive.read("labels.txt"))
@@ -95,8 +95,8 @@ def _keras(request: Request, _: str) -> tuple[Classify, list[str]]:
     model = keras.saving.load_model(request["model"])
     function = tf.function(lambda images: model(images, training=False))
 
-    def classify(some: list[Any]) -> Any:
-        return function(tf.constant(np.stack(some), tf.float32)).numpy()
+    def classify(photos: list[Any]) -> Any:
+        return function(tf.constant(np.stack(photos), tf.float32)).numpy()
 
     return classify, _lines(Path(request["labels"]).read_bytes())
 
@@ -125,57 +125,62 @@ def _inputs(names: list[str]) -> Iterator[Any]:
             yield Path(name).read_bytes()
 
 
-def seconds_of(calls: Iterator[Callable[[], object]], count: int) -> list[float]:
-    """Seconds of calls after some that do not count; fewer of slow ones."""
-    found: list[float] = []
+def time_calls(calls: Iterator[Callable[[], object]], count: int) -> list[float]:
+    """Time calls after a few untimed ones; return seconds of each.
+
+    Args:
+        calls: functions to call.
+        count: number of calls to time; fewer are timed if they are slow.
+    """
+    seconds: list[float] = []
     begin = time.perf_counter()
     for call in itertools.islice(calls, _WARM_UP + count):
         start = time.perf_counter()
         call()
         end = time.perf_counter()
-        found.append(end - start)
-        if end - begin > _TIMING_S and len(found) >= _WARM_UP + _LEAST:
+        seconds.append(end - start)
+        if end - begin > _TIMING_S and len(seconds) >= _WARM_UP + _MIN_TIMED:
             break
-    return found[_WARM_UP:]
+    return seconds[_WARM_UP:]
 
 
 def _calls(classify: Classify, names: list[str]) -> Iterator[Callable[[], object]]:
-    """One photo after the other, without end."""
+    """Yield calls with one photo each, without end."""
     while True:
-        yield from (functools.partial(classify, [one]) for one in _inputs(names))
+        yield from (functools.partial(classify, [photo]) for photo in _inputs(names))
 
 
-def batch_of(inputs: Iterable[Any]) -> tuple[list[int], list[Any]]:
-    """Which photos can be asked about together, and these: up to 4 of one size.
+def choose_batch(inputs: Iterable[Any]) -> tuple[list[int], list[Any]]:
+    """Return indices and pixels of up to 4 photos of one size, for one call.
 
-    A photo that has no other of its size is there twice.
+    If no two photos have the same size, the batch holds one photo twice.
     """
     groups: dict[Any, list[tuple[int, Any]]] = {}
-    for number, one in enumerate(inputs):
-        group = groups.setdefault(getattr(one, "shape", None), [])
-        if len(group) < _TOGETHER:
-            group.append((number, one))
-    most = max(groups.values(), key=len)
-    numbers, some = zip(*(most if len(most) > 1 else most * 2), strict=True)
-    return list(numbers), list(some)
+    for index, photo in enumerate(inputs):
+        group = groups.setdefault(getattr(photo, "shape", None), [])
+        if len(group) < _MAX_BATCH:
+            group.append((index, photo))
+    largest = max(groups.values(), key=len)
+    indices, photos = zip(*(largest if len(largest) > 1 else largest * 2), strict=True)
+    return list(indices), list(photos)
 
 
 def main() -> None:
-    """Serves one request."""
+    """Answer one request."""
     request = json.loads(Path(sys.argv[1]).read_bytes())
     for call in request["calls"]:
         classify, class_names = _KINDS[request["kind"]](request, call["signature"])
-        found = [classify([one])[0] for one in _inputs(call["inputs"])]
-        together, some = batch_of(_inputs(call["inputs"]))
-        batch = classify(some)
+        alone = [classify([photo])[0] for photo in _inputs(call["inputs"])]
+        indices, photos = choose_batch(_inputs(call["inputs"]))
+        batch = classify(photos)
         calls = _calls(classify, call["inputs"])
         np.savez(
-            call["answers"],
-            probabilities=np.array(found, np.float64),
-            together=np.array(together, np.int64),
-            batch=np.array(batch, np.float64),
+            call["outputs"],
+            probabilities=np.array(alone, np.float64),
+            batch_indices=np.array(indices, np.int64),
+            batch_probabilities=np.array(batch, np.float64),
             class_names=np.array([json.dumps(name) for name in class_names]),
-            seconds=np.array(seconds_of(calls, request["timed"])),
+            seconds=np.array(time_calls(calls, request["timed"])),
         )
 
 

@@ -1,10 +1,10 @@
-"""A classifier -> a SavedModel that takes photos as they are, for TensorFlow Serving.
+"""Write a SavedModel that takes photo files, for TensorFlow Serving.
 
-Signatures, both -> classes: string [n, num_classes], the class names in label order;
-probabilities: float32 [n, num_classes].
+Both signatures return classes: string [n, num_classes], the class names in label order,
+and probabilities: float32 [n, num_classes].
 
-    serving_default   image_bytes: string [n], JPEG or PNG files of any size; a JPEG
-                      that EXIF calls turned is turned upright
+    serving_default   image_bytes: string [n], JPEG or PNG files of any size; a JPEG is
+                      turned upright by its EXIF orientation
     float_image       image: float32 [n, height, width, 3], upright RGB, 0..255
 """
 
@@ -13,23 +13,23 @@ from typing import Any
 
 import tensorflow as tf
 
-from model.export import photo_graph, quietly
+from model.export import converters, photo_graph
 from model.export.exportable import PROBABILITIES, Exportable
 
 PHOTOS, IMAGES = "serving_default", "float_image"
 
 
 def write(classifier: Exportable, path: Path) -> None:
-    """Writes the folder; it is not there yet."""
+    """Write the folder, which must not exist yet."""
     spec, resize_min = classifier.spec, classifier.resize_min
     size_px = spec.size_px
-    names = tf.constant(classifier.name_bytes)
-    seen = tf.TensorSpec([size_px, size_px, 3], tf.uint8)
+    names = tf.constant(classifier.encoded_names)
+    view_spec = tf.TensorSpec([size_px, size_px, 3], tf.uint8)
 
-    def answer(views: Any) -> dict[str, Any]:
-        found = classifier.model(tf.cast(views, tf.float32), training=False)
-        classes = tf.repeat(names[None], tf.shape(found)[0], axis=0)
-        return {"classes": classes, PROBABILITIES: found}
+    def classify(views: Any) -> dict[str, Any]:
+        probabilities = classifier.model(tf.cast(views, tf.float32), training=False)
+        classes = tf.repeat(names[None], tf.shape(probabilities)[0], axis=0)
+        return {"classes": classes, PROBABILITIES: probabilities}
 
     @tf.function(
         input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")],
@@ -39,18 +39,18 @@ def write(classifier: Exportable, path: Path) -> None:
         views = tf.map_fn(
             lambda photo: photo_graph.view_of_photo(photo, spec, resize_min),
             image_bytes,
-            fn_output_signature=seen,
+            fn_output_signature=view_spec,
         )
-        return answer(views)
+        return classify(views)
 
     @tf.function(
         input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32, "image")],
         autograph=False,
     )
     def images(image: Any) -> dict[str, Any]:
-        return answer(photo_graph.view_of_images(image, spec, resize_min))
+        return classify(photo_graph.view_of_images(image, spec, resize_min))
 
     module = tf.Module()
     module.weights = [variable.value for variable in classifier.model.variables]
-    with quietly.quietly():
+    with converters.silence():
         tf.saved_model.save(module, path, signatures={PHOTOS: photos, IMAGES: images})

@@ -1,4 +1,4 @@
-"""An exported file and a run -> how far apart they are on photos never trained on."""
+"""Measure how far an exported file and its run differ on photos never trained on."""
 
 import dataclasses
 import json
@@ -12,32 +12,33 @@ from pathlib import Path
 
 import numpy as np
 
-from model.export import errors, heldout_photos, replay
+from model.export import heldout_photos, replay
 from pipeline.batches import preprocess
+from pipeline.images import record_image
+from pipeline.system.errors import DataError
 
 NUM_PHOTOS = 32
 NUM_TIMED = 30  # calls
-_WORDS = 400  # of what the other process says
-# Of the other process: no greetings, and float32 that is float32 on a GPU too.
+_MAX_MESSAGE = 400  # characters of the other process's own message
+# The other process prints no greetings, and computes in float32 on a GPU too.
 _ENVIRONMENT = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "TF_FORCE_GPU_ALLOW_GROWTH": "true",
     "NVIDIA_TF32_OVERRIDE": "0",
 }
-# How long it may take, for imports and timed calls and for each photo.
-_START_S, _EACH_S = 600.0, 10.0
+_SCRIPT = Path(replay.__file__).absolute()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Target:
-    """A file to be checked.
+    """An exported file to verify.
 
     Attributes:
-        kind: one of replay's.
-        path: of the file or folder.
-        class_names: that it shall know.
-        signatures: to call; ("",) where a file has but one.
-        labels: file of class names beside a .keras; None for other kinds.
+        kind: format of the file, one of those of replay.
+        path: file or folder.
+        class_names: class names that the file should have.
+        signatures: signatures to call; ("",) for a file with only one.
+        labels: file of class names beside a .keras file; None for other formats.
     """
 
     kind: str
@@ -48,43 +49,44 @@ class Target:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Answers:
-    """What an exported file says in a process without Graft.
+class FilePredictions:
+    """Predictions of an exported file in a process without Graft.
 
     Attributes:
-        probabilities: float64 [num_photos, num_classes], of each photo alone.
-        together: int64 [2 to 4], photos that were asked about as a batch.
-        batch: float64 [2 to 4, num_classes], probabilities of these.
-        latency_s: median of single calls, after some that do not count.
+        probabilities: float64 [num_photos, num_classes], each photo classified alone.
+        batch_indices: int64 [2 to 4], photos that were also classified as a batch.
+        batch_probabilities: float64 [2 to 4, num_classes], those of the batch.
+        latency_s: median duration of a call with one photo, in seconds.
     """
 
     probabilities: np.ndarray
-    together: np.ndarray
-    batch: np.ndarray
+    batch_indices: np.ndarray
+    batch_probabilities: np.ndarray
     latency_s: float
 
     def difference(self, expected: np.ndarray) -> float:
-        """The largest from expected probabilities, alone or in the batch.
-
-        What is no number at all is as far apart as can be.
+        """Return the largest difference from expected probabilities; infinite for NaN.
 
         Args:
-            expected: float64 [num_photos, num_classes].
+            expected: float64 [num_photos, num_classes], probabilities of the run.
         """
-        apart = self.probabilities - expected, self.batch - expected[self.together]
-        largest = [float(np.abs(one).max()) for one in apart]
+        differences = (
+            self.probabilities - expected,
+            self.batch_probabilities - expected[self.batch_indices],
+        )
+        largest = [float(np.abs(array).max()) for array in differences]
         return math.inf if any(map(math.isnan, largest)) else max(largest)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How far an exported file and its run are apart.
+    """How far an exported file and its run differ.
 
     Attributes:
-        signature: that was called.
-        num_photos: that both were asked about.
-        difference: the largest between two probabilities, 0..1.
-        latency_s: see Answers.
+        signature: signature that was called; "" for a file with only one.
+        num_photos: number of photos that both classified.
+        difference: largest difference between two probabilities, 0..1.
+        latency_s: median duration of a call with one photo, in seconds.
     """
 
     signature: str
@@ -94,59 +96,54 @@ class Agreement:
 
 
 def compare(
-    target: Target, held: heldout_photos.HeldOut, spec: preprocess.InputSpec
+    target: Target, heldout: heldout_photos.HeldoutPhotos, spec: preprocess.InputSpec
 ) -> list[Agreement]:
-    """Asks a file about held-out photos that the run has answered.
+    """Compare a file's probabilities with those of its run, for each signature.
 
-    Photos come as the format takes them: SavedModel's `serving_default` as files,
-    its other signature and ONNX as pixels of any size, the others as the network sees
-    them.
-
-    Returns:
-        One for each signature.
+    Each format gets its own input: SavedModel's `serving_default` takes photo files,
+    its other signature and ONNX take pixels of any size, and the others take photos as
+    the network sees them.
 
     Raises:
-        errors.ExportError: the file cannot be used, or knows other classes.
-        DataError: a record is damaged.
+        DataError: the file cannot be used, has other classes, or a record is damaged.
     """
-    indices = held.sample(NUM_PHOTOS)
+    indices = heldout.sample(NUM_PHOTOS)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         inputs = []
         for signature in target.signatures:
             if target.kind in ("litert", "keras"):
-                inputs.append([_write_views(held, indices, spec, folder)])
+                inputs.append([_write_views(heldout, indices, spec, folder)])
             else:
                 as_files = signature == "serving_default"
-                photos = held.encoded(indices)
+                photos = heldout.encoded(indices)
                 inputs.append(_write_photos(photos, folder, as_files=as_files))
-        answers = ask(target, inputs, folder, len(indices))
+        outputs = predict(target, inputs, folder, len(indices))
     return [
         Agreement(
             signature=signature,
             num_photos=len(indices),
-            difference=answer.difference(held.probabilities[indices]),
-            latency_s=answer.latency_s,
+            difference=predictions.difference(heldout.probabilities[indices]),
+            latency_s=predictions.latency_s,
         )
-        for signature, answer in zip(target.signatures, answers, strict=True)
+        for signature, predictions in zip(target.signatures, outputs, strict=True)
     ]
 
 
 def accuracy(
-    target: Target, held: heldout_photos.HeldOut, spec: preprocess.InputSpec
+    target: Target, heldout: heldout_photos.HeldoutPhotos, spec: preprocess.InputSpec
 ) -> float:
-    """Of a file that takes views, on the whole test split.
+    """Return the accuracy of a file that takes views, on all test photos, 0..1.
 
     Raises:
-        errors.ExportError: the file cannot be used, or knows other classes.
-        DataError: a record is damaged.
+        DataError: the file cannot be used, has other classes, or a record is damaged.
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        everything = np.arange(len(held.rows))
-        inputs = [_write_views(held, everything, spec, folder)]
-        (answers,) = ask(target, [inputs], folder, len(everything))
-    return heldout_photos.accuracy(answers.probabilities, held.labels)
+        indices = np.arange(len(heldout.rows))
+        inputs = [_write_views(heldout, indices, spec, folder)]
+        (predictions,) = predict(target, [inputs], folder, len(indices))
+    return heldout_photos.accuracy(predictions.probabilities, heldout.labels)
 
 
 def _write_photos(
@@ -158,45 +155,55 @@ def _write_photos(
         if as_files:
             path.write_bytes(encoded)
         else:
-            np.save(path, heldout_photos.upright_pixels(encoded)[None])
+            np.save(path, record_image.decode_record(encoded)[None])
         paths.append(path)
     return paths
 
 
 def _write_views(
-    held: heldout_photos.HeldOut,
+    heldout: heldout_photos.HeldoutPhotos,
     indices: np.ndarray,
     spec: preprocess.InputSpec,
     folder: Path,
 ) -> Path:
     path = folder / "views.npy"
     shape = (len(indices), spec.size_px, spec.size_px, 3)
-    out = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
-    heldout_photos.views(held.found, [held.rows[n] for n in indices], spec, out)
-    out.flush()
+    views = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    rows = [heldout.rows[n] for n in indices]
+    heldout_photos.fill_views(heldout.records, rows, spec, views)
+    views.flush()
     return path
 
 
-def ask(
-    target: Target, inputs: Sequence[Sequence[Path]], folder: Path, num_photos: int
-) -> list[Answers]:
-    """Lets a file answer in a fresh process that knows nothing of this project.
+def predict(
+    target: Target,
+    inputs: Sequence[Sequence[Path]],
+    folder: Path,
+    num_photos: int,
+    *,
+    script: Path = _SCRIPT,
+    start_s: float = 600.0,
+    photo_s: float = 10.0,
+) -> list[FilePredictions]:
+    """Classify photos with a file in a fresh process that does not import Graft.
 
     Args:
-        target: the file.
-        inputs: files of photos for each signature, see replay.
-        folder: to work in.
-        num_photos: of each signature.
+        target: file to use.
+        inputs: files of photos for each signature, as replay takes them.
+        folder: folder for temporary files.
+        num_photos: number of photos of each signature.
+        script: program to run.
+        start_s: time limit for imports and timed calls, in seconds.
+        photo_s: time limit for each photo, in seconds.
 
     Raises:
-        errors.ExportError: the file cannot be used there, takes too long, or knows
-            other classes.
+        DataError: the file cannot be used there, takes too long, or has other classes.
     """
     calls = [
         {
             "signature": signature,
             "inputs": [str(path) for path in paths],
-            "answers": str(folder / f"answers{number}.npz"),
+            "outputs": str(folder / f"outputs{number}.npz"),
         }
         for number, (signature, paths) in enumerate(
             zip(target.signatures, inputs, strict=True)
@@ -209,55 +216,62 @@ def ask(
         "calls": calls,
         "timed": NUM_TIMED,
     }
-    asked = folder / "request.json"
-    asked.write_text(json.dumps(request), encoding="utf-8")
-    limit_s = _START_S + _EACH_S * num_photos * len(calls)
+    request_path = folder / "request.json"
+    request_path.write_text(json.dumps(request), encoding="utf-8")
+    limit_s = start_s + photo_s * num_photos * len(calls)
+    _run(script, request_path, target.path.name, limit_s)
+    return [_read(target, Path(str(call["outputs"]))) for call in calls]
+
+
+def _run(script: Path, request_path: Path, name: str, limit_s: float) -> None:
     try:
         done = subprocess.run(
-            [sys.executable, "-I", str(Path(replay.__file__).absolute()), str(asked)],
-            cwd=folder,
+            [sys.executable, "-I", str(script), str(request_path)],
+            cwd=request_path.parent,
             env=os.environ | _ENVIRONMENT,
             capture_output=True,
             check=False,
             timeout=limit_s,
         )
     except subprocess.TimeoutExpired as error:
-        raise errors.ExportError(
-            f"{target.path.name}: gave no answer about {num_photos} photos within "
-            f"{limit_s:g} s in a fresh process; expected one; nothing was written, "
-            "try again on a machine with less to do, or another format"
+        raise DataError(
+            f"{name}: did not classify the photos within {limit_s:g} s in a fresh "
+            "process. Nothing was written. Try again on a machine with less load, or "
+            "export to another format."
         ) from error
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines() or ["killed"]
-        raise errors.ExportError(
-            f"{target.path.name}: cannot be used in a fresh process (exit code "
-            f"{done.returncode}): {lines[-1][:_WORDS]}"
+        raise DataError(
+            f"{name}: cannot be used in a fresh process (exit code "
+            f"{done.returncode}): {lines[-1][:_MAX_MESSAGE]}"
         )
-    return [_read(target, Path(str(call["answers"]))) for call in calls]
 
 
-def _read(target: Target, path: Path) -> Answers:
-    with np.load(path) as answers:
-        names = tuple(map(json.loads, answers["class_names"].tolist()))
-        found, batch = answers["probabilities"], answers["batch"]
-        together = answers["together"]
-        latency_s = float(np.median(answers["seconds"]))
+def _read(target: Target, path: Path) -> FilePredictions:
+    with np.load(path) as outputs:
+        names = tuple(map(json.loads, outputs["class_names"].tolist()))
+        predictions = FilePredictions(
+            probabilities=outputs["probabilities"],
+            batch_indices=outputs["batch_indices"],
+            batch_probabilities=outputs["batch_probabilities"],
+            latency_s=float(np.median(outputs["seconds"])),
+        )
     if names != target.class_names:
-        raise errors.ExportError(
-            f"{target.path.name}: says that its classes are {', '.join(names)[:_WORDS]}"
-            f"; expected {', '.join(target.class_names)[:_WORDS]}"
+        raise DataError(
+            f"{target.path.name}: has the classes {', '.join(names)[:_MAX_MESSAGE]}. "
+            f"Expected {', '.join(target.class_names)[:_MAX_MESSAGE]}."
         )
-    if found.ndim != 2 or found.shape[1] != len(names):
-        raise errors.ExportError(
-            f"{target.path.name}: answers are {list(found.shape)}; expected "
-            f"{len(names)} probabilities for each photo"
+    shape = predictions.probabilities.shape
+    if len(shape) != 2 or shape[1] != len(names):
+        raise DataError(
+            f"{target.path.name}: returns {list(shape)}. Expected {len(names)} "
+            "probabilities for each photo."
         )
-    if batch.shape != (len(together), len(names)):
-        raise errors.ExportError(
-            f"{target.path.name}: answers about {len(together)} photos at once are "
-            f"{list(batch.shape)}; expected [{len(together)}, {len(names)}]; nothing "
-            "was written"
+    num_batch = len(predictions.batch_indices)
+    shape = predictions.batch_probabilities.shape
+    if shape != (num_batch, len(names)):
+        raise DataError(
+            f"{target.path.name}: returns {list(shape)} for {num_batch} photos in one "
+            f"call. Expected [{num_batch}, {len(names)}]. Nothing was written."
         )
-    return Answers(
-        probabilities=found, together=together, batch=batch, latency_s=latency_s
-    )
+    return predictions

@@ -120,6 +120,27 @@ def replacing(path: Path, suffix: str = ".partial") -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Yield a name for a folder to write, which replaces `path` if the block succeeds.
+
+    If it fails, what was written is removed and `path` stays as it was.
+    """
+    partial, before = (
+        path.with_name(f".{path.name}.{os.getpid()}{end}")
+        for end in (".partial", ".old")
+    )
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        yield partial
+        if path.exists():
+            path.rename(before)
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(before, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def named(place: Path | BucketPath) -> Iterator[None]:
     """Add `place` to an OSError of the block that names no file."""
     try:

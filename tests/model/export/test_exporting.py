@@ -9,7 +9,7 @@ from tests.model import judgements
 
 
 @pytest.mark.parametrize(
-    ("how", "words"),
+    ("settings", "message"),
     [
         ({"weights": "a.npy", "format": "onnx"}, "does not go together with --format"),
         ({"quantize": "int8", "format": "onnx"}, "expected --format=litert"),
@@ -20,13 +20,13 @@ from tests.model import judgements
         ({"format": "litert", "max_accuracy_loss": float("nan")}, "expected 0 to 1"),
     ],
 )
-def test_settings_that_do_not_go_together(how, words):
-    with pytest.raises(ValueError, match=words):
-        exporting.Config(**how)
+def test_settings_that_contradict_each_other_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        exporting.Config(**settings)
 
 
-def line(name, difference=None):
-    return job.Line(
+def facts(name, difference=None):
+    return job.ModelFacts(
         name=name,
         takes="views",
         size_bytes=1_250_000,
@@ -35,35 +35,39 @@ def line(name, difference=None):
     )
 
 
-def test_table():
-    lines = (line("model.keras of the run"), line("a.onnx", 3e-7))
-    done = job.Exported(path=Path("a.onnx"), lines=lines, num_photos=32, tolerance=1e-4)
-    head, first, second, _, words, written = exporting.as_text(done).splitlines()
+def test_the_table_compares_the_file_with_the_run():
+    models = (facts("model.keras of the run"), facts("a.onnx", 3e-7))
+    done = job.Exported(
+        path=Path("a.onnx"), models=models, num_photos=32, tolerance=1e-4
+    )
+    head, first, second, _, explanation, written = exporting.as_text(done).splitlines()
     assert head.split()[:3] == ["model", "takes", "MB"]
     assert first.split()[-4:] == ["views", "1.2", "12.3", "-"]
     assert second.split() == ["a.onnx", "views", "1.2", "12.3", "3.0e-07"]
-    assert "on 32 held-out photos; allowed 0.0001" in words
+    assert "on 32 held-out photos; at most 0.0001 is allowed" in explanation
     assert written == "written: a.onnx"
 
 
-def test_table_of_int8():
-    cost = job.Cost(num_photos=112, of_run=0.875, of_file=0.85, allowed=0.1)
+def test_the_table_of_int8_has_its_accuracy():
+    cost = job.QuantizationCost(
+        num_photos=112, run_accuracy=0.875, file_accuracy=0.85, allowed_loss=0.1
+    )
     done = job.Exported(
         path=Path("a.tflite"),
-        lines=(line("a.tflite", 0.05),),
+        models=(facts("a.tflite", 0.05),),
         num_photos=32,
         tolerance=1.0,
         cost=cost,
     )
     text = exporting.as_text(done)
-    assert "int8 is judged by the accuracy that it costs" in text
+    assert "its accuracy is limited instead" in text
     assert (
-        "accuracy on 112 test photos: 0.8500, of the run 0.8750: -0.0250; a "
-        "loss of 0.1 is allowed" in text
+        "accuracy on 112 test photos: 0.8500 (run: 0.8750, change -0.0250); a loss of "
+        "0.1 is allowed" in text
     )
 
 
-def test_command_without_a_run(tmp_path):
+def test_the_command_needs_a_run(tmp_path):
     done = conftest.run_command(
         "-m", "model.export", "--format=keras", f"--run_dir={tmp_path}/no"
     )
@@ -71,7 +75,7 @@ def test_command_without_a_run(tmp_path):
     assert "no such run" in done.stderr
 
 
-def test_data_says_where_the_records_are(shared_run, tmp_path):
+def test_the_records_are_read_from_data(shared_run, tmp_path):
     config = exporting.Config(
         run_dir=str(shared_run), format="keras", data=str(tmp_path / "moved")
     )
@@ -80,7 +84,7 @@ def test_data_says_where_the_records_are(shared_run, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.safetensors", "a.npy", "a.h5", "a.weights.h5"])
-def test_class_names_that_are_no_utf8(found, tmp_path, name):
+def test_class_names_that_are_not_utf8_can_be_exported(found, tmp_path, name):
     records = judgements.renamed(found, ("b\udcff", "green", "red"))
     model = small_runs.colour_model()
     small_runs.write_run(tmp_path / "run", records, model)

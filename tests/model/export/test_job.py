@@ -1,6 +1,5 @@
-"""Every format, with a small network; what must be refused is refused."""
+"""Every format, with a small network; files that do not agree are refused."""
 
-import dataclasses
 import json
 import shutil
 import zipfile
@@ -13,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from model.evaluation import evaluate_split
-from model.export import errors, exportable, heldout_photos, job, litert, verify_file
+from model.export import exportable, heldout_photos, job
 from model.networks import architecture, head
 from model.runs import finished_run
 from pipeline.batches import single_photo
@@ -30,19 +29,19 @@ PACKAGES = {
 
 @pytest.fixture(scope="session")
 def expected(small_run):
-    """Encoded image -> probabilities, by the run's own model and preprocessing."""
-    model = exportable.of_run(small_run).model
+    """A function that classifies an image file with the run's own model."""
+    model = exportable.load_run(small_run).model
 
-    def ask(data):
-        seen = VIEWER.of_file(data)
-        return model(seen[None].astype(np.float32), training=False).numpy()[0]
+    def classify(data):
+        view = VIEWER.of_file(data)
+        return model(view[None].astype(np.float32), training=False).numpy()[0]
 
-    return ask
+    return classify
 
 
 @pytest.fixture(scope="session")
 def exported(small_run, tmp_path_factory):
-    """Format -> what came of it, made once: a process with TensorFlow takes seconds."""
+    """A function that exports to a format, once a session: it takes seconds."""
     done = {}
 
     def export(form):
@@ -59,7 +58,7 @@ def exported(small_run, tmp_path_factory):
 
 @pytest.fixture
 def copy(small_run, tmp_path):
-    """A run that a test may spoil."""
+    """A run that a test may change."""
     folder = shutil.copytree(
         small_run.directory, tmp_path / "run", ignore=shutil.ignore_patterns("exp*")
     )
@@ -74,51 +73,47 @@ def jpeg(pixels):
     return cv2.imencode(".jpg", pixels)[1].tobytes()
 
 
-def left_in(folder):
+def names_in(folder):
     return sorted(path.name for path in Path(folder).iterdir())
 
 
-def test_the_run_is_worth_comparing(small_run):
+def test_the_run_of_these_tests_tells_photos_apart(small_run):
     """Probabilities that hardly differ between photos would prove nothing."""
-    held = heldout_photos.of_run(small_run)
-    assert held.probabilities.std(axis=0).min() > 0.1
-    assert held.accuracy > 0.9
+    heldout = heldout_photos.load(small_run)
+    assert heldout.probabilities.std(axis=0).min() > 0.1
+    assert heldout.accuracy > 0.9
 
 
 @pytest.mark.parametrize("form", job.FORMATS)
-def test_every_format(exported, small_run, form):
+def test_a_file_of_each_format_agrees_with_the_run(exported, small_run, form):
     done = exported(form)
     assert done.path.exists()
     assert done.tolerance == (1e-3 if form == "onnx" else 1e-4)
-    assert done.num_photos == len(heldout_photos.of_run(small_run).rows)
-    first, *others = done.lines
+    assert done.num_photos == len(heldout_photos.load(small_run).rows)
+    first, *others = done.models
     assert (first.name, first.takes) == ("model.keras of the run", "views")
     assert len(others) == (2 if form == "saved_model" else 1)
-    assert all(line.difference < 1e-4 for line in others)
-    assert all(line.latency_s > 0 and line.size_bytes > 1000 for line in done.lines)
+    assert all(facts.difference < 1e-4 for facts in others)
+    assert all(facts.latency_s > 0 for facts in done.models)
+    assert all(facts.size_bytes > 1000 for facts in done.models)
     beside = ["labels.txt"] if form == "keras" else []
-    assert left_in(done.path.parent) == sorted([done.path.name, *beside])
+    assert names_in(done.path.parent) == sorted([done.path.name, *beside])
 
 
 def test_saved_model_takes_photos_as_they_are(exported, small_run, expected):
     loaded = tf.saved_model.load(exported("saved_model").path)
-    photos = [
-        jpeg(
-            scene(),
-        )
-        for _ in range(1)
-    ]
+    photos = [jpeg(scene())]
     photos += [exif_files.turned(jpeg(scene(2)), number) for number in range(1, 9)]
     photos += [cv2.imencode(".png", scene(3, 600, 700))[1].tobytes()]
-    answers = loaded.signatures["serving_default"](image_bytes=tf.constant(photos))
+    outputs = loaded.signatures["serving_default"](image_bytes=tf.constant(photos))
     names = [name.encode() for name in small_run.class_names]
-    assert answers["classes"].numpy().tolist() == [names] * len(photos)
-    for photo, found in zip(photos, answers["probabilities"].numpy(), strict=True):
-        np.testing.assert_allclose(found, expected(photo), atol=1e-4)
+    assert outputs["classes"].numpy().tolist() == [names] * len(photos)
+    for photo, row in zip(photos, outputs["probabilities"].numpy(), strict=True):
+        np.testing.assert_allclose(row, expected(photo), atol=1e-4)
     rgb = scene()[None, ..., ::-1].astype(np.float32)
-    found = loaded.signatures["float_image"](image=tf.constant(rgb))
+    outputs = loaded.signatures["float_image"](image=tf.constant(rgb))
     png = cv2.imencode(".png", scene())[1].tobytes()
-    np.testing.assert_allclose(found["probabilities"][0], expected(png), atol=1e-5)
+    np.testing.assert_allclose(outputs["probabilities"][0], expected(png), atol=1e-5)
 
 
 def test_onnx_takes_images_of_any_size(exported, small_run, expected):
@@ -128,16 +123,16 @@ def test_onnx_takes_images_of_any_size(exported, small_run, expected):
 
     onnx.checker.check_model(path, full_check=True)
     session = onnxruntime.InferenceSession(path)
-    about = session.get_modelmeta().custom_metadata_map
-    assert json.loads(about["class_names"]) == list(small_run.class_names)
-    assert "square window of 0.857143" in about["input"]
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["class_names"]) == list(small_run.class_names)
+    assert "square window of 0.857143" in metadata["input"]
     for size in ((60, 90), (400, 300), (24, 24), (1, 5)):
         scenes = [scene(number, *size) for number in (1, 2)]
         pixels = np.stack(scenes)[..., ::-1]
-        (found,) = session.run(None, {"image": pixels})
+        (probabilities,) = session.run(None, {"image": pixels})
         for number in range(2):
             png = cv2.imencode(".png", scenes[number])[1].tobytes()
-            np.testing.assert_allclose(found[number], expected(png), atol=1e-3)
+            np.testing.assert_allclose(probabilities[number], expected(png), atol=1e-3)
 
 
 def test_litert_holds_its_labels(exported):
@@ -158,14 +153,14 @@ def test_keras_loads_in_plain_keras(exported, expected):
     model = keras.models.load_model(path, safe_mode=True)
     assert {type(layer).__module__.split(".")[0] for layer in model.layers} == {"keras"}
     png = cv2.imencode(".png", scene())[1].tobytes()
-    seen = VIEWER.of_file(png)[None].astype(np.float32)
-    np.testing.assert_allclose(model.predict(seen, verbose=0)[0], expected(png), 1e-5)
+    view = VIEWER.of_file(png)[None].astype(np.float32)
+    np.testing.assert_allclose(model.predict(view, verbose=0)[0], expected(png), 1e-5)
     assert path.with_name("labels.txt").read_text() == "blue\ngreen\nred\n"
 
 
 class TestQuantized:
     @pytest.mark.parametrize("quantize", ["float16", "int8"])
-    def test_cost(self, small_run, quantize, tmp_path):
+    def test_a_smaller_file_costs_little_accuracy(self, small_run, quantize, tmp_path):
         pytest.importorskip("ai_edge_litert")
         path = tmp_path / "a.tflite"
         done = job.export(
@@ -175,27 +170,27 @@ class TestQuantized:
             quantize=quantize,
             max_accuracy_loss=0.2,
         )
-        assert done.cost.num_photos == len(heldout_photos.of_run(small_run).rows)
-        assert done.cost.of_run - done.cost.of_file <= 0.2
-        run_line, exact, smaller = done.lines
+        assert done.cost.num_photos == len(heldout_photos.load(small_run).rows)
+        assert done.cost.run_accuracy - done.cost.file_accuracy <= 0.2
+        run, exact, smaller = done.models
         assert exact.difference < 1e-5
         assert exact.difference < smaller.difference < 0.1
         assert smaller.size_bytes < exact.size_bytes
-        assert left_in(tmp_path) == ["a.tflite"]
-        assert run_line.difference is None
+        assert names_in(tmp_path) == ["a.tflite"]
+        assert run.difference is None
 
     def test_deviations_stay_in_float32(self, found, tmp_path):
-        """Of a channel that answers in one place, whole numbers would leave nothing."""
+        """Whole numbers would lose a channel that is active in one place only."""
         pytest.importorskip("ai_edge_litert")
         kinds = keras.layers
         image = keras.Input((SPEC.size_px, SPEC.size_px, 3), name=architecture.INPUT)
         x = architecture.normalisation(SPEC)(image)
         x = kinds.Conv2D(3, 1, padding="same", activation="relu", name="conv")(x)
-        seen = head.pool_features({"conv": x}, ("conv",), "statistics")
+        features = head.pool_features({"conv": x}, ("conv",), "statistics")
         logits = kinds.Dense(3, name="logits")
-        model = keras.Model(image, logits(seen))
+        model = keras.Model(image, logits(features))
         model.get_layer("conv").set_weights([np.eye(3)[None, None], np.full(3, -1.0)])
-        # By means and deviations both, so that either alone shows in what is said.
+        # Means and deviations both count, so an error of either is visible.
         kernel = np.concatenate([np.eye(3)[::-1], -2 * np.eye(3)[::-1]])
         logits.set_weights([kernel, np.zeros(3)])
         finished = small_runs.write_run(tmp_path / "run", found, model)
@@ -203,7 +198,7 @@ class TestQuantized:
         done = job.export(
             finished, "litert", out=out, quantize="int8", max_accuracy_loss=1
         )
-        assert done.lines[-1].difference < 0.02
+        assert done.models[-1].difference < 0.02
         from ai_edge_litert import interpreter
 
         loaded = interpreter.Interpreter(out)
@@ -211,86 +206,109 @@ class TestQuantized:
             details["name"]: details["dtype"] for details in loaded.get_tensor_details()
         }
         assert np.int8 in types.values()
-        spread = [types[name] for name in types if head.SPREAD_PREFIX in name]
-        assert spread
-        assert set(spread) == {np.float32}
+        deviations = {types[name] for name in types if head.SPREAD_PREFIX in name}
+        assert deviations == {np.float32}
 
-    def test_that_costs_too_much(self, small_run, tmp_path):
+    def test_a_file_that_costs_too_much_accuracy_is_refused(self, small_run, tmp_path):
         pytest.importorskip("ai_edge_litert")
-        with pytest.raises(errors.ExportError, match="--max_accuracy_loss=-2 less"):
+        with pytest.raises(DataError, match=r"--max_accuracy_loss=-2\."):
             job.export(
                 small_run,
                 "litert",
                 out=str(tmp_path / "a.tflite"),
                 quantize="int8",
-                max_accuracy_loss=-2,  # not even the best is good enough
+                max_accuracy_loss=-2,  # no file is good enough
             )
-        assert left_in(tmp_path) == []
+        assert names_in(tmp_path) == []
 
 
-class TestRefused:
-    @pytest.mark.parametrize("form", ["onnx", "litert"])
-    def test_other_probabilities_than_stored(self, copy, form, tmp_path):
-        """One logit of one photo is not what the exported file says."""
-        for name in PACKAGES[form]:
-            pytest.importorskip(name)
-        heldout_photos.of_run(copy)
-        path = copy.directory / "evaluation" / "test.npz"
-        stored = dict(np.load(path))
-        stored["logits"][-1, 0] += 0.5
-        np.savez_compressed(path, **stored)
-        out = tmp_path / "out" / "a"
-        with pytest.raises(errors.ExportError, match="differs from the run's by"):
-            job.export(copy, form, out=str(out))
-        assert left_in(out.parent) == []
-
-    def test_other_weights(self, small_run, tmp_path):
-        pytest.importorskip("ai_edge_litert")
-        source = exportable.of_run(small_run)
-        held = heldout_photos.of_run(small_run)
-        kernel = source.model.get_layer("colour").kernel
-        kernel.assign(kernel * 1.01)
-        path = tmp_path / "a.tflite"
-        litert.write(source, path)
-        target = verify_file.Target(
-            kind="litert", path=path, class_names=source.class_names
-        )
-        (found,) = verify_file.compare(target, held, SPEC)
-        assert found.difference > 5 * job.TOLERANCE["litert"]
-        other = dataclasses.replace(target, class_names=("blue", "green", "pink"))
-        with pytest.raises(errors.ExportError, match="blue, green, red; expected blue"):
-            verify_file.compare(other, held, SPEC)
-
-    def test_a_damaged_file(self, small_run, tmp_path):
-        pytest.importorskip("ai_edge_litert")
-        path = tmp_path / "a.tflite"
-        path.write_bytes(b"TFL3" * 9)
-        target = verify_file.Target(kind="litert", path=path, class_names=("a",))
-        with pytest.raises(errors.ExportError, match="cannot be used in a fresh proc"):
-            verify_file.compare(target, heldout_photos.of_run(small_run), SPEC)
+@pytest.mark.parametrize("form", ["onnx", "litert"])
+def test_a_file_is_refused_if_one_logit_differs(copy, form, tmp_path):
+    for name in PACKAGES[form]:
+        pytest.importorskip(name)
+    heldout_photos.load(copy)
+    path = copy.directory / "evaluation" / "test.npz"
+    stored = dict(np.load(path))
+    stored["logits"][-1, 0] += 0.5
+    np.savez_compressed(path, **stored)
+    out = tmp_path / "out" / "a"
+    with pytest.raises(DataError, match="differs from the run's by"):
+        job.export(copy, form, out=str(out))
+    assert names_in(out.parent) == []
 
 
-def test_a_run_that_was_not_judged_is_judged(copy):
+def test_a_run_that_was_not_evaluated_is_evaluated(copy):
     shutil.rmtree(copy.directory / "evaluation", ignore_errors=True)
-    held = heldout_photos.of_run(copy)
+    heldout = heldout_photos.load(copy)
     assert (copy.directory / "evaluation" / "test.npz").exists()
     temperature = small_runs.TEMPERATURE
     assert copy.temperature == temperature
     model = copy.load_model()
-    judged = evaluate_split.judge(model, held.found, "test", SPEC)
-    logits = judged.logits.astype(np.float64) / temperature
+    predictions = evaluate_split.judge(model, heldout.records, "test", SPEC)
+    logits = predictions.logits.astype(np.float64) / temperature
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(held.probabilities, expected, atol=1e-6)
+    np.testing.assert_allclose(heldout.probabilities, expected, atol=1e-6)
 
 
-def test_spread():
-    assert heldout_photos.spread(3, 32).tolist() == [0, 1, 2]
-    assert heldout_photos.spread(10, 4).tolist() == [0, 2, 5, 7]
+def test_samples_are_evenly_spaced():
+    assert heldout_photos.evenly_spaced(3, 32).tolist() == [0, 1, 2]
+    assert heldout_photos.evenly_spaced(10, 4).tolist() == [0, 2, 5, 7]
 
 
-def test_records_that_were_moved(copy, shared_records):
+def test_records_that_were_moved_are_read_from_data(copy, shared_records):
     copy.config["data"]["path"] = "gone"
     with pytest.raises(DataError, match=r"gone: no manifest\.json here.*--data="):
-        heldout_photos.of_run(copy)
-    held = heldout_photos.of_run(copy, str(shared_records))
-    assert len(held.rows) == len(held.probabilities) > 0
+        heldout_photos.load(copy)
+    heldout = heldout_photos.load(copy, str(shared_records))
+    assert len(heldout.rows) == len(heldout.probabilities) > 0
+
+
+class TestPath:
+    @staticmethod
+    def choose(form, out="", quantize="none"):
+        finished = finished_run.FinishedRun(directory=Path("/runs/a"), config={})
+        return job.choose_path(finished, form, str(out), quantize)
+
+    @pytest.mark.parametrize(
+        ("form", "quantize", "name"),
+        [
+            ("saved_model", "none", "saved_model"),
+            ("onnx", "none", "model.onnx"),
+            ("litert", "none", "model.tflite"),
+            ("litert", "int8", "model-int8.tflite"),
+            ("keras", "none", "model.keras"),
+        ],
+    )
+    def test_each_format_has_a_default_name(self, form, quantize, name):
+        assert self.choose(form, quantize=quantize) == Path("/runs/a/exported") / name
+
+    def test_a_name_that_does_not_suit_the_format_is_refused(self, tmp_path):
+        with pytest.raises(DataError, match=r"ends in \.keras"):
+            self.choose("keras", "model.h5")
+        with pytest.raises(DataError, match="is a folder"):
+            self.choose("onnx", tmp_path)
+
+    def test_only_a_saved_model_or_an_empty_folder_is_replaced(self, tmp_path):
+        folder = tmp_path / "mine"
+        folder.mkdir()
+        with pytest.raises(DataError, match="exists and is not a SavedModel"):
+            self.choose("saved_model", tmp_path)
+        assert self.choose("saved_model", folder) == folder
+        (folder / "saved_model.pb").touch()
+        assert self.choose("saved_model", folder) == folder
+        (tmp_path / "file").touch()
+        with pytest.raises(DataError, match="exists and is not a SavedModel"):
+            self.choose("saved_model", tmp_path / "file")
+
+    def test_labels_of_other_classes_are_not_replaced(self, tmp_path):
+        path = tmp_path / "labels.txt"
+        for _ in range(2):
+            with job.replacing_labels(path, b"a\nb\n") as partial:
+                assert partial.read_bytes() == b"a\nb\n"
+        with (
+            pytest.raises(DataError, match="other class names"),
+            job.replacing_labels(path, b"c\n"),
+        ):
+            pass
+        assert path.read_bytes() == b"a\nb\n"
+        assert names_in(tmp_path) == ["labels.txt"]

@@ -4,9 +4,10 @@ import pytest
 import tensorflow as tf
 
 from model.export import photo_graph
-from pipeline.batches import preprocess
-from pipeline.batches import single_photo as views
+from pipeline.batches import preprocess, single_photo
+from pipeline.images import record_image
 from tests import conftest, exif_files
+from tests.exif_files import segment, tiff
 
 SPECS = {
     resize: preprocess.InputSpec(
@@ -24,11 +25,11 @@ _graphs = {
 }
 
 
-_viewers = {name: views.Viewer(spec) for name, spec in SPECS.items()}
+_viewers = {name: single_photo.Viewer(spec) for name, spec in SPECS.items()}
 
 
-def seen(data, resize="crop"):
-    """As records and predictions are seen."""
+def expected_view(data, resize="crop"):
+    """The view that evaluation and prediction use."""
     return _viewers[resize].of_file(data)
 
 
@@ -37,8 +38,8 @@ def view(data, resize="crop"):
 
 
 def distance(data):
-    """How far the graph's pixels are from prediction's, int [40, 40, 3]."""
-    expected = seen(data).astype(int)
+    """Absolute differences from the expected view, int [40, 40, 3]."""
+    expected = expected_view(data).astype(int)
     return np.abs(view(data) - expected)
 
 
@@ -48,22 +49,20 @@ def encode(pixels, kind=".jpg"):
 
 @pytest.mark.parametrize("resize", SPECS)
 @pytest.mark.parametrize("size", [(240, 320), (320, 240), (41, 97), (512, 512), (1, 1)])
-def test_taken_as_they_are(size, resize):
-    """To the bit: the same bytes are decoded by the same decoder."""
+def test_a_small_upright_jpeg_gives_the_same_pixels(size, resize):
     data = encode(conftest.draw_scene(1, *size))
-    expected = seen(data, resize)
+    expected = expected_view(data, resize)
     np.testing.assert_array_equal(view(data, resize), expected)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientations(orientation):
+def test_a_turned_jpeg_is_turned_upright(orientation):
     data = exif_files.turned(encode(conftest.draw_scene(2, 130, 200)), orientation)
     assert distance(data).max() <= 1
 
 
 @pytest.mark.parametrize("size", [(700, 900), (1100, 1024), (2100, 4300)])
-def test_large(size):
-    """Shrunk and encoded anew, as conversion does, by other code."""
+def test_a_large_jpeg_is_shrunk_and_encoded_again(size):
     data = exif_files.turned(encode(conftest.draw_scene(3, *size)), 6)
     assert distance(data).max() <= 2
     assert distance(data).mean() < 0.1
@@ -83,20 +82,20 @@ def pngs():
 
 
 @pytest.mark.parametrize(("pixels"), pngs().values(), ids=pngs())
-def test_png(pixels):
+def test_a_png_of_any_kind_is_decoded_over_white(pixels):
     data = encode(pixels, ".png")
     assert distance(data).max() <= (1 if min(pixels.shape[:2]) > 512 else 0)
 
 
-def test_grey_jpeg():
+def test_a_grey_jpeg_is_decoded():
     data = encode(conftest.draw_scene(6)[..., 0])
-    np.testing.assert_array_equal(view(data), seen(data))
+    np.testing.assert_array_equal(view(data), expected_view(data))
 
 
 @pytest.mark.parametrize(
     "data", [b"", b"\xff\xd8", b"GIF89a", encode(np.zeros((9, 9, 3)))[:60]]
 )
-def test_no_photo(data):
+def test_other_files_are_refused(data):
     with pytest.raises(tf.errors.InvalidArgumentError):
         view(data)
 
@@ -106,39 +105,128 @@ def test_no_photo(data):
     "view_of", [photo_graph.view_of_images, photo_graph.portable_view_of_images]
 )
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
-def test_images_of_a_batch(dtype, view_of, resize):
-    """As records are seen; the second image is another one of the same size."""
+def test_each_image_of_a_batch_gets_its_view(dtype, view_of, resize):
     scenes = [conftest.draw_scene(number, 240, 320) for number in (7, 8)]
     data = [encode(scene, ".png") for scene in scenes]
     pixels = np.stack(scenes)[..., ::-1].astype(dtype)
-    found = view_of(tf.constant(pixels), SPECS[resize]).numpy()
+    views = view_of(tf.constant(pixels), SPECS[resize]).numpy()
     for number in range(2):
-        expected = seen(data[number], resize)
-        np.testing.assert_array_equal(found[number], expected)
+        expected = expected_view(data[number], resize)
+        np.testing.assert_array_equal(views[number], expected)
 
 
-def test_large_images():
+def test_large_images_are_shrunk_first_except_in_portable_graphs():
     pixels = conftest.draw_scene(9, 700, 900)
-    expected = seen(encode(pixels, ".png"))
+    expected = expected_view(encode(pixels, ".png"))
     expected = expected.astype(int)
     batch = tf.constant(pixels[None, ..., ::-1].astype(np.float32))
-    found = photo_graph.view_of_images(batch, SPECS["crop"]).numpy()[0]
-    assert np.abs(found - expected).max() <= 1
+    shrunk = photo_graph.view_of_images(batch, SPECS["crop"]).numpy()[0]
+    assert np.abs(shrunk - expected).max() <= 1
     halved = photo_graph.portable_view_of_images(batch, SPECS["crop"]).numpy()[0]
     assert 1 < np.abs(halved - expected).max() < 40
 
 
 @pytest.mark.parametrize("resize_min", [0, 300])
-def test_large_photos_of_records_that_were_converted_otherwise(resize_min):
+def test_photos_are_shrunk_to_the_size_that_the_records_have(resize_min):
     pixels = conftest.draw_scene(9, 700, 900)
     for data in (encode(pixels), encode(pixels, ".png")):
         expected = _viewers["crop"].of_file(data, resize_min).astype(int)
-        found = photo_graph.view_of_photo(
+        pixels_seen = photo_graph.view_of_photo(
             tf.constant(data), SPECS["crop"], resize_min
         ).numpy()
-        assert np.abs(found - expected).max() <= (8 if resize_min else 0)
+        assert np.abs(pixels_seen - expected).max() <= (8 if resize_min else 0)
         usual = _viewers["crop"].of_file(data).astype(int)
         assert np.abs(usual - expected).max() > 8
     batch = tf.constant(pixels[None, ..., ::-1].astype(np.float32))
-    found = photo_graph.view_of_images(batch, SPECS["crop"], resize_min).numpy()[0]
-    assert np.abs(found - expected).max() <= (1 if resize_min else 0)
+    pixels_seen = photo_graph.view_of_images(batch, SPECS["crop"], resize_min).numpy()
+    assert np.abs(pixels_seen[0] - expected).max() <= (1 if resize_min else 0)
+
+
+PLAIN = cv2.imencode(".jpg", np.zeros((8, 12, 3), np.uint8))[1].tobytes()
+orientation = tf.function(photo_graph.orientation, autograph=False)
+
+
+def with_segments(*segments):
+    return PLAIN[:2] + b"".join(segments) + PLAIN[2:]
+
+
+def exif_jpeg(value, order="<", **tags):
+    return with_segments(segment(b"Exif\0\0" + tiff(value, order, **tags)))
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("value", range(1, 9))
+def test_every_orientation_is_read_in_either_byte_order(value, order):
+    result = orientation(tf.constant(exif_jpeg(value, order, before=value % 3)))
+    assert (result.dtype, result.numpy()) == (tf.int32, value)
+
+
+OTHERS = {
+    "no EXIF": (PLAIN, 1),
+    "no such tag": (exif_jpeg(6, tag=0x0111), 1),
+    "zero": (exif_jpeg(0), 1),
+    "nine": (exif_jpeg(9), 1),
+    "behind other segments": (
+        with_segments(
+            segment(b"JFIF\0" + bytes(9), 0xE0),
+            segment(b"http://ns.adobe.com/xap/1.0/\0"),
+            b"\xff\xff\xff" + segment(b"Exif\0\0" + tiff(6)),
+        ),
+        6,
+    ),
+    "the first counts": (
+        with_segments(*(segment(b"Exif\0\0" + tiff(value)) for value in (3, 6))),
+        3,
+    ),
+    "more entries than there are": (exif_jpeg(8, count=60_000), 8),
+    "fewer entries than there are": (exif_jpeg(8, before=2, count=2), 1),
+    "directory beyond the end": (
+        with_segments(segment(b"Exif\0\0II*\0\xff\xff\xff\xff" + tiff(6)[8:])),
+        1,
+    ),
+    "other magic": (with_segments(segment(b"Exif\0\0XX*\0" + tiff(6)[4:])), 1),
+    "only in the pixels": (PLAIN + segment(b"Exif\0\0" + tiff(6)), 1),
+}
+
+
+@pytest.mark.parametrize(("data", "expected"), OTHERS.values(), ids=OTHERS)
+def test_the_first_valid_orientation_counts(data, expected):
+    assert orientation(tf.constant(data)).numpy() == expected
+
+
+HOSTILE = {
+    "empty": b"",
+    "start alone": b"\xff\xd8",
+    "half a marker": b"\xff\xd8\xff",
+    "no length": b"\xff\xd8\xff\xe1",
+    "length zero": with_segments(segment(b"Exif\0\0" + tiff(6), length=0)),
+    "fill bytes alone": b"\xff\xd8" + b"\xff" * 999,
+    "restarts alone": b"\xff\xd8" + b"\xff\xd0" * 999,
+    "EXIF alone": b"\xff\xd8" + segment(b"Exif\0\0"),
+    "cut in the directory": b"\xff\xd8" + segment(b"Exif\0\0" + tiff(6)[:12]),
+}
+
+
+@pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
+def test_a_damaged_file_counts_as_upright(data):
+    assert orientation(tf.constant(data)).numpy() == 1
+
+
+def test_conversion_reads_the_same_orientation_of_damaged_files():
+    random = np.random.default_rng(0)
+    start = exif_jpeg(6, before=3)
+    head = len(start) - len(PLAIN) + 2
+    agree = 0
+    for _ in range(200):
+        data = bytearray(start)
+        for place in random.integers(12, head, 2):
+            data[place] = random.integers(256)
+        try:
+            theirs = record_image.encode_for_record(
+                bytes(data), resize_min=512
+            ).orientation
+        except record_image.ImageError:
+            continue
+        agree += 1
+        assert orientation(tf.constant(bytes(data))).numpy() == theirs
+    assert agree > 100

@@ -7,38 +7,41 @@ import pytest
 from model.export import replay
 
 
-def test_calls_that_are_timed():
+def test_the_first_calls_do_not_count():
     pauses = itertools.chain([0.05] * 3, itertools.repeat(0.001))
     calls = (lambda: time.sleep(next(pauses)) for _ in itertools.count())
-    found = replay.seconds_of(calls, 7)
-    assert len(found) == 7
-    assert min(found) >= 0.001
-    assert sorted(found)[3] < 0.05  # the first ones do not count
+    seconds = replay.time_calls(calls, 7)
+    assert len(seconds) == 7
+    assert min(seconds) >= 0.001
+    assert sorted(seconds)[3] < 0.05
 
 
-def test_fewer_of_slow_ones(monkeypatch):
+def test_fewer_calls_are_timed_when_they_are_slow(monkeypatch):
     now = itertools.count(0, 4)  # seconds pass between any two looks
     monkeypatch.setattr(time, "perf_counter", lambda: next(now))
-    assert replay.seconds_of(itertools.repeat(lambda: None), 100) == [4] * 5
+    assert replay.time_calls(itertools.repeat(lambda: None), 100) == [4] * 5
 
 
 def image(height, value):
     return np.full((height, 3, 3), value, np.uint8)
 
 
-class TestBatchOf:
-    def test_images_of_the_commonest_size(self):
+class TestChooseBatch:
+    def test_images_have_the_most_frequent_size(self):
         sizes = (5, 4, 4, 6, 4, 4, 4)
         images = [image(size, n) for n, size in enumerate(sizes)]
-        numbers, some = replay.batch_of(images)
-        assert numbers == [1, 2, 4, 5]
-        assert np.stack(some)[:, 0, 0, 0].tolist() == numbers
+        indices, batch = replay.choose_batch(images)
+        assert indices == [1, 2, 4, 5]
+        assert np.stack(batch)[:, 0, 0, 0].tolist() == indices
 
-    def test_photos_of_any_size(self):
-        assert replay.batch_of([b"a", b"b", b"c"]) == ([0, 1, 2], [b"a", b"b", b"c"])
+    def test_photo_files_may_have_any_size(self):
+        assert replay.choose_batch([b"a", b"b", b"c"]) == (
+            [0, 1, 2],
+            [b"a", b"b", b"c"],
+        )
 
     @pytest.mark.parametrize("images", [[image(4, 1)], [image(4, 1), image(5, 2)]])
-    def test_one_alone_is_there_twice(self, images):
-        numbers, some = replay.batch_of(images)
-        assert numbers == [0, 0]
-        assert np.stack(some).shape == (2, 4, 3, 3)
+    def test_an_image_of_its_own_size_is_there_twice(self, images):
+        indices, batch = replay.choose_batch(images)
+        assert indices == [0, 0]
+        assert np.stack(batch).shape == (2, 4, 3, 3)

@@ -202,6 +202,20 @@ class TestReplacing:
         assert [*tmp_path.iterdir()] == []
 
 
+def test_a_folder_is_replaced_as_a_whole(tmp_path):
+    folder = tmp_path / "model"
+    for name in ("first", "second"):
+        with file_system.replacing_folder(folder) as partial:
+            partial.mkdir()
+            (partial / name).touch()
+        assert [path.name for path in folder.iterdir()] == [name]
+    with pytest.raises(KeyError), file_system.replacing_folder(folder) as partial:
+        partial.mkdir()
+        raise KeyError
+    assert [path.name for path in folder.iterdir()] == ["second"]
+    assert [*tmp_path.iterdir()] == [folder]
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [("{}/x", "x/graft"), ("", ".cache/graft"), (None, ".cache/graft")],

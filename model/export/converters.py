@@ -1,0 +1,84 @@
+"""Check the packages of a converter, silence it, and name the layer it refuses."""
+
+import contextlib
+import importlib.util
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+
+from model.export.exportable import Exportable
+from pipeline.images import record_image
+from pipeline.system.errors import DataError
+
+_EXTRA = "export"  # in pyproject.toml
+_MAX_MESSAGE = 200  # characters of a converter's own message
+
+
+def require_packages(flag: str, *modules: str) -> None:
+    """Check that the packages of a format are installed.
+
+    Args:
+        flag: flag that chooses the format, such as "--format=onnx".
+        modules: names of the packages for `import`.
+
+    Raises:
+        DataError: a package is missing. The error says how to install it.
+    """
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        raise DataError(
+            f"{flag}: the Python packages {', '.join(missing)} are not installed. "
+            f"Install them with: python -m pip install '.[{_EXTRA}]'"
+        )
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Keep everything from stderr, where TensorFlow's C++ code writes too."""
+    with record_image.unheard(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # parts that will move to other packages
+        yield
+
+
+def name_failing_layer(
+    flag: str,
+    failure: Exception,
+    classifier: Exportable,
+    convert: Callable[[Any], object],
+) -> DataError:
+    """Convert each layer alone until one fails, and return an error that names it.
+
+    Args:
+        flag: flag that chooses the format, such as "--format=onnx".
+        failure: exception of the conversion of the whole classifier.
+        classifier: classifier that could not be converted.
+        convert: function that converts a keras.Model of one layer or raises.
+    """
+    for layer in classifier.model.layers:
+        if isinstance(layer, keras.layers.InputLayer):
+            continue
+        try:
+            convert(_as_model(layer))
+        except Exception as error:  # converters raise errors of any kind
+            return DataError(
+                f"{flag}: layer {layer.name} ({type(layer).__name__}) cannot be "
+                f"converted: {_shortened(error)}. Choose another format."
+            )
+    return DataError(
+        f"{flag}: {_shortened(failure)}. Each layer alone can be converted. Choose "
+        "another format."
+    )
+
+
+def _as_model(layer: Any) -> Any:
+    """Return a keras.Model of one layer."""
+    tensors = layer.input if isinstance(layer.input, list) else [layer.input]
+    inputs = [keras.Input(tensor.shape[1:], dtype="float32") for tensor in tensors]
+    return keras.Model(inputs, layer(inputs if len(inputs) > 1 else inputs[0]))
+
+
+def _shortened(error: Exception) -> str:
+    message = " ".join(str(error).split()) or type(error).__name__
+    return message[:_MAX_MESSAGE] + "..." * (len(message) > _MAX_MESSAGE)

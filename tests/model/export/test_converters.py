@@ -1,0 +1,62 @@
+import keras
+import pytest
+from keras import layers
+
+from model.export import converters, exportable
+from pipeline.system.errors import DataError
+from tests import small_runs
+
+
+@pytest.fixture
+def source():
+    image = keras.Input((8, 8, 3), name="image")
+    left = layers.Conv2D(4, 3, padding="same", name="left")(image)
+    right = layers.Conv2D(4, 1, name="right")(image)
+    both = layers.Add(name="both")([left, right])
+    mean = layers.GlobalAveragePooling2D(name="mean")(both)
+    return exportable.Exportable(
+        model=keras.Model(image, layers.Softmax(name="probabilities")(mean)),
+        spec=small_runs.SPEC,
+        resize_min=512,
+        class_names=("a", "b", "c", "d"),
+        metadata={},
+    )
+
+
+def refusing(*names):
+    """A converter that fails for layers of these names, and the layers it was given."""
+    converted = []
+
+    def convert(model):
+        converted.append(model.layers[-1].name)
+        if converted[-1] in names:
+            raise RuntimeError("no such\noperation " + "x" * 500)
+
+    return convert, converted
+
+
+def test_the_first_layer_that_cannot_be_converted_is_named(source):
+    convert, converted = refusing("both", "mean")
+    error = converters.name_failing_layer(
+        "--format=x", ValueError("whole"), source, convert
+    )
+    assert str(error).startswith(
+        "--format=x: layer both (Add) cannot be converted: no such operation xxx"
+    )
+    assert len(str(error)) < 400
+    assert converted == ["left", "right", "both"]
+
+
+def test_a_failure_of_no_single_layer_says_so(source):
+    convert, converted = refusing()
+    error = converters.name_failing_layer(
+        "--format=x", ValueError("all of it"), source, convert
+    )
+    assert "--format=x: all of it. Each layer alone can be converted." in str(error)
+    assert converted[-1] == "probabilities"
+
+
+def test_missing_packages_are_named_with_the_command_that_installs_them():
+    with pytest.raises(DataError, match=r"no_such_package are not .*\[export\]") as e:
+        converters.require_packages("--format=x", "numpy", "no_such_package")
+    assert "numpy" not in str(e.value)
