@@ -30,7 +30,7 @@ from sklearn.linear_model import LogisticRegression
 from model.loop import metrics
 from model.networks import registry
 from model.weights import named_weights, restore
-from pipeline.batches import dataset, preprocess
+from pipeline.batches import image_batches, preprocess
 from pipeline.records import manifest
 
 NETWORK = registry.NETWORKS["alexnet_owt"]
@@ -41,7 +41,9 @@ def features_of(found: manifest.Manifest, layer: str) -> np.ndarray:
     base = NETWORK.build(NETWORK.input_spec, last=layer)
     weights = named_weights.resolve("alexnet_conv")
     restore.assign(base, restore.fit(weights.checkpoint, "").values)
-    images = dataset.Images(found, found.included(), NETWORK.input_spec, batch_size=64)
+    images = image_batches.Images(
+        found, found.included(), NETWORK.input_spec, batch_size=64
+    )
     views = preprocess.central_views(images.sizes, NETWORK.input_spec)
     order = np.arange(len(images.rows))
     call = tf.function(lambda x: base(x, training=False), autograph=False)

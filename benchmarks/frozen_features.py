@@ -28,7 +28,7 @@ import tensorflow as tf
 from model.loop import device, feature_cache
 from model.networks import registry
 from model.weights import named_weights, restore
-from pipeline.batches import dataset, preprocess
+from pipeline.batches import image_batches, preprocess
 from pipeline.convert import conversion
 
 NETWORK = registry.NETWORKS["alexnet_owt"]
@@ -59,7 +59,7 @@ def main() -> None:
         found = conversion.convert(config).manifest
         rows = found.included()
         count = len(rows)
-        images = dataset.Images(
+        images = image_batches.Images(
             found, rows, NETWORK.input_spec, batch_size=feature_cache.BATCH_SIZE
         )
         views = preprocess.central_views(images.sizes, NETWORK.input_spec)

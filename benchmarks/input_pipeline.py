@@ -38,7 +38,7 @@ import tensorflow as tf
 from model.networks import registry
 from pipeline.batches import dataset, random_augmentation
 from pipeline.convert import conversion
-from pipeline.records import example_format, manifest, tfrecord
+from pipeline.records import manifest, stored_photo
 from pipeline.system import command_line
 
 SPEC = registry.NETWORKS["alexnet_owt"].input_spec
@@ -99,11 +99,8 @@ def passes(data: Any, count: int) -> Callable[[], float]:
 def plain_decode(found: manifest.Manifest) -> Callable[[], float]:
     """The limit."""
     rows = found.included("train")
-    encoded = []
-    for row in rows:
-        with (found.directory / row.file).open("rb") as file:
-            payload = tfrecord.read_at(file.fileno(), row.offset, row.length, row.path)
-        encoded.append(example_format.parse(payload)["image/encoded"])
+    photos = stored_photo.StoredPhotos(found.directory)
+    encoded = [photos.image(row) for row in rows]
     data = tf.data.Dataset.from_tensor_slices(encoded)
 
     def decode(one: Any) -> Any:

@@ -8,8 +8,8 @@ import numpy as np
 from model.evaluation import evaluate_split, stored_logits
 from model.loop import metrics
 from model.runs import finished_run, run_records
-from pipeline.batches import dataset, preprocess
-from pipeline.records import manifest
+from pipeline.batches import image_batches, preprocess
+from pipeline.records import manifest, stored_photo
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
@@ -49,7 +49,8 @@ class HeldoutPhotos:
         Raises:
             DataError: a record is damaged.
         """
-        return dataset.read_encoded(self.records, [self.rows[n] for n in indices])
+        photos = stored_photo.StoredPhotos(self.records.directory)
+        return [photos.image(self.rows[n]) for n in indices]
 
 
 def accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -117,7 +118,7 @@ def fill_views(
     Raises:
         DataError: a record is damaged.
     """
-    photos = dataset.Images(records, rows, spec, batch_size=_BATCH_SIZE)
+    photos = image_batches.Images(records, rows, spec, batch_size=_BATCH_SIZE)
     central = preprocess.central_views(photos.sizes, spec)
     for batch in photos.run(np.arange(len(rows)), central):
         views[batch["row"].numpy()] = batch["image"].numpy()

@@ -25,7 +25,7 @@ import tensorflow as tf
 from model.loop import traced_function
 from model.networks import architecture
 from model.weights import restore
-from pipeline.batches import dataset, preprocess
+from pipeline.batches import image_batches, preprocess
 from pipeline.records import manifest
 from pipeline.system import command_line
 
@@ -136,7 +136,7 @@ def _material(config: Any) -> Any:
 
 def extract(
     trunk: Any,
-    images: dataset.Images,
+    images: image_batches.Images,
     rows: Mapping[int, np.ndarray],
     *,
     cache_dir: Path,
@@ -298,7 +298,7 @@ def _marking(
         settle()
 
 
-def views_of(images: dataset.Images, view: int) -> preprocess.Views:
+def views_of(images: image_batches.Images, view: int) -> preprocess.Views:
     """The windows of all photos in a view."""
     if view in (CENTRAL, MIRRORED):
         mirrored = view == MIRRORED

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from model.loop import distributed, feature_cache, training_loop
-from pipeline.batches import dataset, preprocess, random_augmentation
+from pipeline.batches import dataset, image_batches, preprocess, random_augmentation
 from pipeline.records import manifest
 
 
@@ -42,7 +42,9 @@ def compute_features(
         about: what features depend on; see features.key.
     """
     rows, wanted = wanted_features(found, num_views)
-    images = dataset.Images(found, rows, spec, batch_size=feature_cache.BATCH_SIZE)
+    images = image_batches.Images(
+        found, rows, spec, batch_size=feature_cache.BATCH_SIZE
+    )
     return feature_cache.extract(
         trunk, images, wanted, cache_dir=cache_dir, about=about
     )
@@ -106,7 +108,7 @@ class Cached:
     def first_batch(self, spec: preprocess.InputSpec) -> training_loop.Batch:
         """The photos behind the first batch, uint8 [batch, ...], and their labels."""
         order, views = (part[: self.batch_size] for part in self._order(0))
-        images = dataset.Images(
+        images = image_batches.Images(
             self._found, self._found.included(), spec, batch_size=len(order)
         )
         shown = preprocess.central_views(images.sizes, spec)

@@ -14,7 +14,7 @@ from model.runs import finished_run
 from model.weights import preprocessing_overrides, pretrained_classifier
 from pipeline.batches import preprocess
 from pipeline.images import record_image
-from pipeline.records import example_format, manifest, tfrecord
+from pipeline.records import manifest, stored_photo
 from pipeline.system.errors import DataError
 
 UNKNOWN = "unknown"
@@ -226,16 +226,5 @@ class Explainer:
         """
         if self.index is None:
             raise DataError("there are no training photos")
-        path = self.index.found.directory / row.file
-        where = f"{path} ({row.path})"
-        with path.open("rb") as file:
-            payload = tfrecord.read_from(file, row.offset, row.length, where)
-        values = example_format.parse(payload)
-        if values["image/sha256"] != row.sha256.encode():
-            raise DataError(
-                f"{where}: another photo than the manifest says; convert again"
-            )
-        encoded = values["image/encoded"]
-        if not isinstance(encoded, bytes):
-            raise TypeError("image/encoded is declared as bytes")
-        return encoded
+        photos = stored_photo.StoredPhotos(self.index.found.directory)
+        return photos.image(row)

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from model.evaluation import grad_cam
-from pipeline.batches import dataset, preprocess
-from pipeline.check import verify_records
+from pipeline.batches import image_batches, preprocess
 from pipeline.images import record_image
-from pipeline.records import manifest
+from pipeline.records import manifest, stored_photo
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
@@ -60,7 +59,7 @@ class Thumbnails:
         """
         self.sources: dict[str, str] = {}
         self.full = False
-        self._found = found
+        self._photos = stored_photo.StoredPhotos(found.directory)
         self._bytes = 0
 
     def add(self, rows: Iterable[manifest.Row], *, large: bool) -> None:
@@ -90,7 +89,7 @@ class Thumbnails:
 
     def _small(self, row: manifest.Row, side: int) -> str:
         try:
-            encoded = verify_records.image_of(self._found, row)
+            encoded = self._photos.image(row)
             return data_url(record_image.small_jpeg(encoded, side))
         except (record_image.ImageError, DataError, OSError):
             return ""
@@ -126,7 +125,7 @@ def heats(
         explained = grad_cam.grad_cam(model)
     except grad_cam.NoMap:
         return {}
-    images = dataset.Images(found, rows, spec, batch_size=16)
+    images = image_batches.Images(found, rows, spec, batch_size=16)
     views = preprocess.central_views(images.sizes, spec)
     found_heats = {}
     for batch in images.run(np.arange(len(rows)), views):

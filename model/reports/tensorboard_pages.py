@@ -23,9 +23,8 @@ from tensorboard.summary.writer import event_file_writer
 
 from model.evaluation import evaluate_split
 from model.runs import tensorboard_log
-from pipeline.check import verify_records
 from pipeline.images import record_image
-from pipeline.records import manifest
+from pipeline.records import manifest, stored_photo
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
@@ -173,13 +172,14 @@ def sprite(
         uint8 [columns * side, columns * side, 3], RGB; and the side, in pixels. A photo
         that does not decode is white.
     """
+    photos = stored_photo.StoredPhotos(found.directory)
     columns = math.ceil(math.sqrt(len(rows)))
     side = min(_TILE_PX, _SPRITE_PX // columns)
     sheet = np.full((columns * side, columns * side, 3), 255, np.uint8)
     for number, row in enumerate(rows):
         top, left = (side * place for place in divmod(number, columns))
         try:
-            tile = record_image.thumbnail(verify_records.image_of(found, row), side)
+            tile = record_image.thumbnail(photos.image(row), side)
         except (record_image.ImageError, DataError, OSError):
             continue
         sheet[top : top + side, left : left + side] = tile[..., ::-1]

@@ -15,7 +15,7 @@ import numpy as np
 from model.loop import feature_cache, training_data, training_loop
 from model.training import settings, staged_training, stages
 from model.weights import restore
-from pipeline.batches import dataset, preprocess
+from pipeline.batches import dataset, image_batches, preprocess
 from pipeline.records import manifest
 
 _BATCHES = 4  # that are timed, after one that is not
@@ -190,7 +190,9 @@ class _Probe:
         if not missing:
             return 0, 0.0, held
         size = feature_cache.BATCH_SIZE
-        images = dataset.Images(self._found, rows, self._plan.spec, batch_size=size)
+        images = image_batches.Images(
+            self._found, rows, self._plan.spec, batch_size=size
+        )
         run = feature_cache.as_stored(self._trunk, kind)
         views = preprocess.central_views(images.sizes, images.spec)
         order = np.resize(np.arange(len(rows)), 1 << 20)

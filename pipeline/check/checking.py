@@ -14,7 +14,7 @@ from pipeline.check import file_kinds, html_page, verify_records
 from pipeline.check.check_findings import Finding, Report
 from pipeline.grouping import duplicate_search, selection, split_assignment
 from pipeline.images import decode_files, decode_source, local_runner, record_image
-from pipeline.records import file_table, manifest
+from pipeline.records import file_table, manifest, stored_photo
 from pipeline.records.reasons import Code
 from pipeline.sources import caffe_lists, find_source, photo_source
 from pipeline.system import command_line, file_system
@@ -366,7 +366,8 @@ def _check_records(root: Path, num_workers: int) -> tuple[Report, html_page.Enco
         findings=_sorted(findings),
         notes=(f"records: {len(rows):,}, manifest digest {found.digest[:12]}",),
     )
-    return report, lambda path: verify_records.image_of(found, rows[path])
+    photos = stored_photo.StoredPhotos(root)
+    return report, lambda path: photos.image(rows[path])
 
 
 def summary(report: Report) -> str:

@@ -5,12 +5,11 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.images import record_image
-from pipeline.records import example_format, manifest, tfrecord
+from pipeline.records import example_format, manifest, stored_photo
 from pipeline.system import command_line, process_pool
 from pipeline.system.errors import DataError
 
@@ -132,20 +131,10 @@ def _check_file(path: Path, rows: Sequence[manifest.Row]) -> list[Fault]:
 
 
 def _check_block(directory: Path, block: Sequence[_Task]) -> list[Fault]:
-    """Reads records in a worker process."""
-    faults = []
-    opened: dict[str, int] = {}
-    try:
-        for task in block:
-            name = task.row.file
-            if name not in opened:
-                opened[name] = os.open(directory / name, os.O_RDONLY)
-            if problem := _problem(opened[name], task):
-                faults.append(_fault(task, problem))
-    finally:
-        for descriptor in opened.values():
-            os.close(descriptor)
-    return faults
+    """Read records in a worker process."""
+    photos = stored_photo.StoredPhotos(directory)
+    problems = [(task, _problem(photos, task)) for task in block]
+    return [_fault(task, problem) for task, problem in problems if problem]
 
 
 def _crashed(task: _Task) -> list[Fault]:
@@ -158,23 +147,20 @@ def _fault(task: _Task, problem: str) -> Fault:
     )
 
 
-def _problem(file_descriptor: int, task: _Task) -> str:
-    """What is wrong with a record; "" if nothing is."""
+def _problem(photos: stored_photo.StoredPhotos, task: _Task) -> str:
+    """Return what is wrong with a record; "" if nothing is."""
     row = task.row
     try:
-        payload = tfrecord.read_at(file_descriptor, row.offset, row.length, row.file)
-        values = example_format.parse(payload)
+        record = photos.record(row)
     except DataError as error:
         return str(error)
-    if different := _differences(values, task):
-        return "; ".join(different)
-    encoded = values["image/encoded"]
-    if not isinstance(encoded, bytes):
-        raise TypeError("schema.parse gives bytes")
-    if row.action == "copied" and hashlib.sha256(encoded).hexdigest() != row.sha256:
+    if differences := _differences(record, task):
+        return "; ".join(differences)
+    content_sha256 = hashlib.sha256(record.encoded).hexdigest()
+    if row.action == "copied" and content_sha256 != row.sha256:
         return "its bytes are not those of the photo (SHA-256)"
     try:
-        pixels = record_image.decode_record(encoded)
+        pixels = record_image.decode_record(record.encoded)
     except record_image.ImageError as error:
         return str(error)
     if pixels.shape[:2] != (row.height, row.width):
@@ -183,34 +169,22 @@ def _problem(file_descriptor: int, task: _Task) -> str:
     return ""
 
 
-def _differences(values: Mapping[str, bytes | int], task: _Task) -> list[str]:
-    """Features that are not as the manifest says."""
+def _differences(record: example_format.Record, task: _Task) -> list[str]:
+    """Return the features that are not as the manifest says."""
     row = task.row
-    expected: dict[str, bytes | int] = {
-        "image/format": row.format.encode(),
-        "image/height": row.height,
-        "image/width": row.width,
-        "image/class/label": task.label,
-        "image/class/text": os.fsencode(row.class_name),
-        "image/filename": os.fsencode(row.path),
-        "image/sha256": row.sha256.encode(),
-    }
+    expected = example_format.Record(
+        encoded=record.encoded,
+        format=row.format,
+        height=row.height,
+        width=row.width,
+        label=task.label,
+        class_name=row.class_name,
+        path=row.path,
+        sha256=row.sha256,
+    )
     return [
-        f"{name} is {values[name]!r:.80}, expected {value!r:.80}"
-        for name, value in expected.items()
-        if values[name] != value
+        f"{name} is {getattr(record, attribute)!r:.80}, "
+        f"expected {getattr(expected, attribute)!r:.80}"
+        for name, attribute in example_format.FEATURES.items()
+        if getattr(record, attribute) != getattr(expected, attribute)
     ]
-
-
-def image_of(found: manifest.Manifest, row: manifest.Row) -> bytes:
-    """The image in a record.
-
-    Raises:
-        DataError: the record is damaged.
-    """
-    with (found.directory / row.file).open("rb") as file:
-        payload = tfrecord.read_from(file, row.offset, row.length, row.file)
-    encoded = example_format.parse(payload)["image/encoded"]
-    if not isinstance(encoded, bytes):
-        raise TypeError("schema.parse gives bytes")
-    return encoded

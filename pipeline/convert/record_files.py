@@ -177,10 +177,7 @@ def image_of(found: file_table.Table, number: int, files: RecordFiles) -> bytes:
         payload = tfrecord.read_from(
             file, int(entry["offset"]), int(entry["length"]), str(path)
         )
-    encoded = example_format.parse(payload)["image/encoded"]
-    if not isinstance(encoded, bytes):
-        raise TypeError(encoded)
-    return encoded
+    return example_format.parse(payload).encoded
 
 
 def _runs(members: np.ndarray) -> Iterator[tuple[int, int, int]]:

@@ -196,16 +196,16 @@ def _convert_file(how: How, task: Task) -> tuple[manifest.Row, bytes]:
         return _skipped(task, refused.kind, str(refused), sha256, len(data)), b""
     record = tfrecord.frame(
         example_format.serialize(
-            {
-                "image/encoded": stored.encoded,
-                "image/format": stored.format.encode(),
-                "image/height": stored.height,
-                "image/width": stored.width,
-                "image/class/label": task.label,
-                "image/class/text": os.fsencode(task.class_name),
-                "image/filename": os.fsencode(task.path),
-                "image/sha256": sha256.encode(),
-            }
+            example_format.Record(
+                encoded=stored.encoded,
+                format=stored.format,
+                height=stored.height,
+                width=stored.width,
+                label=task.label,
+                class_name=task.class_name,
+                path=task.path,
+                sha256=sha256,
+            )
         )
     )
     codes = stored.codes

@@ -180,7 +180,7 @@ def _photos(path: Path) -> Iterator[_Photo]:
 
 
 def _parse(payload: bytes, where: str) -> tuple[bytes, int]:
-    features = example_format.features_of(payload, where)
+    features = example_format.parse_features(payload, where)
     if {*features} != {"image", "label"}:
         raise DataError(
             f"{where}: features {sorted(features)[:10]}; expected image and label, as "

@@ -8,7 +8,7 @@ import pytest
 
 from model.evaluation import evaluate_split
 from model.loop import metrics
-from pipeline.batches import dataset, preprocess
+from pipeline.batches import image_batches, preprocess
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
 
@@ -201,7 +201,9 @@ class TestJudge:
 
     def test_logits_are_the_networks(self, found):
         judged = ask(found, "validation")
-        images = dataset.Images(found, judged.rows, SPEC, batch_size=len(judged.rows))
+        images = image_batches.Images(
+            found, judged.rows, SPEC, batch_size=len(judged.rows)
+        )
         views = preprocess.central_views(images.sizes, SPEC)
         (batch,) = images.run(np.arange(len(judged.rows)), views)
         expected = batch["image"].numpy().mean(axis=(1, 2))[:, ::-1] * 0.1

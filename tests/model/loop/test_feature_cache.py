@@ -8,7 +8,7 @@ import pytest
 
 from model.loop import feature_cache
 from model.networks import registry
-from pipeline.batches import dataset, preprocess
+from pipeline.batches import image_batches, preprocess
 
 SPEC = preprocess.InputSpec(size_px=8, short_side_px=9, source="test")
 BATCH_SIZE = 16
@@ -24,7 +24,7 @@ def build_trunk(seed=0, gain=1.0):
     return trunk
 
 
-class Watched(dataset.Images):
+class Watched(image_batches.Images):
     """Keeps what was asked for; can be stopped as by Ctrl-C."""
 
     def __init__(self, found, stop_after=None):
@@ -70,7 +70,7 @@ def extract(found, trunk, tmp_path):
 @pytest.fixture
 def central(found, trunk, every):
     """What the trunk says of the central windows, worked out without a cache."""
-    images = dataset.Images(found, found.included(), SPEC, batch_size=len(every))
+    images = image_batches.Images(found, found.included(), SPEC, batch_size=len(every))
     views = preprocess.central_views(images.sizes, SPEC)
     (batch,) = images.run(every, views)
     return np.asarray(trunk(np.asarray(batch["image"], np.float32)))
@@ -375,7 +375,7 @@ def test_views_are_the_centre_the_same_mirrored_and_random_windows(
     first, second, third = (
         made.gather(every, np.full(len(every), view)).numpy() for view in range(3)
     )
-    images = dataset.Images(found, found.included(), SPEC, batch_size=len(every))
+    images = image_batches.Images(found, found.included(), SPEC, batch_size=len(every))
     (batch,) = images.run(every, preprocess.central_views(images.sizes, SPEC))
     mirrored = np.asarray(batch["image"], np.float32)[:, :, ::-1]
     assert np.allclose(first, central, atol=1e-3)

@@ -8,7 +8,7 @@ import pytest
 from model.loop import feature_cache, training_data
 from model.networks import registry
 from model.training import stages
-from pipeline.batches import dataset, preprocess, random_augmentation
+from pipeline.batches import image_batches, preprocess, random_augmentation
 from pipeline.records import example_format, manifest, tfrecord
 
 NUM_TRAINING, NUM_VALIDATION = 23, 70  # more than one validation batch
@@ -39,17 +39,17 @@ def write_numbered(directory):
         for number, split in enumerate(splits):
             pixels = np.full((9, 12, 3), 2 * number, np.uint8)
             sha256 = f"{number:064x}"
-            values = {
-                "image/encoded": cv2.imencode(".png", pixels)[1].tobytes(),
-                "image/format": b"png",
-                "image/height": 9,
-                "image/width": 12,
-                "image/class/label": number % 3,
-                "image/class/text": names[number % 3].encode(),
-                "image/filename": f"{number:03d}.png".encode(),
-                "image/sha256": sha256.encode(),
-            }
-            record = tfrecord.frame(example_format.serialize(values))
+            stored = example_format.Record(
+                encoded=cv2.imencode(".png", pixels)[1].tobytes(),
+                format="png",
+                height=9,
+                width=12,
+                label=number % 3,
+                class_name=names[number % 3],
+                path=f"{number:03d}.png",
+                sha256=sha256,
+            )
+            record = tfrecord.frame(example_format.serialize(stored))
             row = manifest.Row(
                 path=f"{number:03d}.png",
                 class_name=names[number % 3],
@@ -179,7 +179,7 @@ class TestViews:
     def windows(self, found, split, views):
         """float64 [num_photos, 8, 8, 3] of a split, in the manifest's order."""
         rows = found.included(split)
-        images = dataset.Images(found, rows, self.spec, batch_size=len(rows))
+        images = image_batches.Images(found, rows, self.spec, batch_size=len(rows))
         (batch,) = images.run(np.arange(len(rows)), views(images.sizes, self.spec))
         return np.asarray(batch["image"], np.float64)
 

@@ -11,7 +11,7 @@ from model.networks import architecture, head
 from model.predict import classifier, similar_photos
 from model.runs import finished_run
 from pipeline import split
-from pipeline.batches import dataset, preprocess
+from pipeline.batches import image_batches, preprocess
 from pipeline.system.errors import DataError
 from tests import small_runs
 
@@ -28,7 +28,7 @@ def finished(shared_run, tmp_path):
 def embeddings(finished, model, found, rows):
     """What the network says of some photos, computed here."""
     both = similar_photos.embedder(finished, model)
-    images = dataset.Images(found, rows, finished.spec, batch_size=8)
+    images = image_batches.Images(found, rows, finished.spec, batch_size=8)
     views = preprocess.central_views(images.sizes, finished.spec)
     batches = images.run(np.arange(len(rows)), views)
     return np.concatenate(

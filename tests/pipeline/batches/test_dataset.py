@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.batches import augment_images, dataset, preprocess, random_augmentation
+from pipeline.batches import (
+    augment_images,
+    dataset,
+    image_batches,
+    preprocess,
+    random_augmentation,
+)
 from pipeline.convert import conversion
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
@@ -17,7 +23,7 @@ SPEC = preprocess.InputSpec(size_px=28, short_side_px=32, source="a test")
 
 def images_of(found, rows=None, batch_size=7, **kwargs):
     rows = found.included() if rows is None else rows
-    return dataset.Images(found, rows, SPEC, batch_size=batch_size, **kwargs)
+    return image_batches.Images(found, rows, SPEC, batch_size=batch_size, **kwargs)
 
 
 def central(images):
@@ -43,7 +49,7 @@ def copy(shared_records, tmp_path):
 
 
 def test_element_specs_are_as_announced(found):
-    expected = dataset.element_spec(SPEC.size_px)
+    expected = image_batches.element_spec(SPEC.size_px)
     training = dataset.Training(found, SPEC, batch_size=4, seed=0)
     evaluation = dataset.Evaluation(found, "test", SPEC, batch_size=4)
     for images in (training.images, evaluation.images):
@@ -319,7 +325,7 @@ class TestAugmented:
     @pytest.mark.parametrize("batch_size", [1, 7, 48])
     def test_mixed_batches_are_as_announced(self, found, batch_size):
         training = self.training(found, batch_size=batch_size, **MIXES)
-        assert training.images.dataset.element_spec == dataset.element_spec(28, 3)
+        assert training.images.dataset.element_spec == image_batches.element_spec(28, 3)
         plain = list(self.training(found, batch_size=batch_size).epoch(0))
         mixed = list(training.epoch(0))
         assert len(mixed) == len(plain)
@@ -336,7 +342,7 @@ class TestAugmented:
 
     def test_operations_that_are_on_change_no_spec(self, found):
         training = self.training(found, crop_area="0.08,1", **CHANGES)
-        assert training.images.dataset.element_spec == dataset.element_spec(28)
+        assert training.images.dataset.element_spec == image_batches.element_spec(28)
 
     def test_views_of_another_augmentation_are_refused(self, found):
         training = self.training(found, **CHANGES)

@@ -4,7 +4,7 @@ import struct
 import pytest
 
 from pipeline.convert import conversion
-from pipeline.records import example_format, manifest, tfrecord
+from pipeline.records import example_format, manifest, stored_photo, tfrecord
 from pipeline.sources import find_source, tfrecords_2018
 from pipeline.system.errors import DataError
 from tests import conftest
@@ -51,11 +51,9 @@ def test_every_record_is_converted(folder, tmp_path):
     assert summary.notes == ("two-key records: 3 files, 30 photos in 3 classes",)
     assert {row.path for row in found.included()} == expected.keys()
     for row in found.included():
-        with (tmp_path / "out" / row.file).open("rb") as file:
-            payload = tfrecord.read_at(file.fileno(), row.offset, row.length, row.path)
-        values = example_format.parse(payload)
-        assert values["image/encoded"] == expected[row.path]
-        assert values["image/filename"].decode() == row.path
+        record = stored_photo.StoredPhotos(tmp_path / "out").record(row)
+        assert record.encoded == expected[row.path]
+        assert record.path == row.path
         assert row.class_name == row.path.split(".")[0]
         assert row.source_bytes == len(expected[row.path])
     assert not run(old, tmp_path / "out").changed
@@ -201,4 +199,4 @@ def test_as_a_command(folder, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "two-key records: 3 files, 30 photos in 3 classes" in done.stdout
-    assert manifest.read(tmp_path / "out").about.settings["source"] == "two-key records"
+    assert manifest.read(tmp_path / "out").info.settings["source"] == "two-key records"

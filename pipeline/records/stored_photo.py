@@ -1,0 +1,72 @@
+"""Read single photos from the record files of a data set."""
+
+import os
+import threading
+from pathlib import Path
+
+from pipeline.records import example_format, tfrecord
+from pipeline.records.manifest import Row
+from pipeline.system import file_system
+from pipeline.system.errors import DataError
+
+
+class StoredPhotos:
+    """Read the record of any row; threads may share a reader.
+
+    Record files of this machine stay open as long as the reader exists.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Open nothing yet.
+
+        Args:
+            directory: Folder that the rows' record files are relative to.
+        """
+        self.directory = directory
+        self._descriptors: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def __del__(self) -> None:
+        for descriptor in self._descriptors.values():
+            os.close(descriptor)
+
+    def record(self, row: Row) -> example_format.Record:
+        """Return the record of a row.
+
+        Raises:
+            DataError: The record is damaged.
+            OSError: The record file cannot be read.
+        """
+        path = self.directory / row.file
+        where = f"{path} ({row.path})"
+        if file_system.is_remote(str(path)):
+            with path.open("rb") as file:
+                payload = tfrecord.read_from(file, row.offset, row.length, where)
+        else:
+            descriptor = self._open(row.file)
+            payload = tfrecord.read_at(descriptor, row.offset, row.length, where)
+        try:
+            return example_format.parse(payload)
+        except DataError as error:
+            raise DataError(f"{where} at {row.offset}: {error}") from error
+
+    def image(self, row: Row) -> bytes:
+        """Return the JPEG or PNG file in the record of a row.
+
+        Raises:
+            DataError: The record is damaged, or holds another photo.
+            OSError: The record file cannot be read.
+        """
+        record = self.record(row)
+        if record.sha256 != row.sha256:
+            raise DataError(
+                f"{self.directory / row.file} ({row.path}) at {row.offset}: holds "
+                "another photo than the manifest says. Convert the photos again."
+            )
+        return record.encoded
+
+    def _open(self, name: str) -> int:
+        with self._lock:
+            if name not in self._descriptors:
+                self._descriptors[name] = os.open(self.directory / name, os.O_RDONLY)
+            return self._descriptors[name]
