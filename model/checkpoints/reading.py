@@ -11,7 +11,7 @@ import safetensors.numpy
 
 from model.checkpoints import archive, errors, npy, pth, unpickle
 from model.checkpoints.caffe import caffemodel
-from model.checkpoints.hdf5 import h5, h5_process, keras_zip
+from model.checkpoints.hdf5 import h5, isolated_h5, keras_zip
 from model.checkpoints.tensorflow import ckpt
 
 # Attribute in which files of ours describe themselves (model/weights/weight_file.py),
@@ -77,7 +77,7 @@ def _read(path: Path) -> Checkpoint:
         raise errors.CorruptCheckpoint(f"{path}: is empty")
     if start.startswith(b"PK\x03\x04"):
         return _read_zip(path)
-    if start.startswith(h5_process.SIGNATURE):
+    if start.startswith(isolated_h5.SIGNATURE):
         return _from_h5(h5.read(path), path)
     if start.startswith(npy.SIGNATURE):
         return _from_npy(path)

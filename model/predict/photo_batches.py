@@ -59,7 +59,7 @@ def read(
     ] = collections.deque()
     remaining = iter(photos)
     with (
-        isolated_decoder.running(
+        isolated_decoder.Decoders(
             num_workers, timeout_s=_TIMEOUT_S, resize_min=resize_min
         ) as running,
         concurrent.futures.ThreadPoolExecutor(num_workers) as threads,

@@ -27,9 +27,9 @@ from starlette.routing import Route
 
 from model.predict import output_formats
 from model.serve import prediction_service, web_guard
-from pipeline.images import isolated_decoder, record_image
+from pipeline.images import record_image
 from pipeline.records.reasons import Code
-from pipeline.system import command_line
+from pipeline.system import command_line, sandbox
 from pipeline.system.errors import DataError
 
 _PAGE = Path(__file__).parent / "page"
@@ -186,7 +186,7 @@ class _Site:
         except record_image.ImageError as error:
             status = _STATUS_OF_KIND.get(error.kind, 422)
             raise HTTPException(status, str(error)) from error
-        except isolated_decoder.NotStarted as error:
+        except sandbox.NotStarted as error:
             command_line.log(f"error: {error}")
             raise HTTPException(503, _BUSY, _RETRY) from error
         finally:

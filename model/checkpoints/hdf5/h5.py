@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from model.checkpoints import errors
-from model.checkpoints.hdf5 import h5_process
+from model.checkpoints.hdf5 import isolated_h5
 
 # Keras 1 called variables otherwise. TensorFlow numbers names that it has seen before.
 # Its "running_std" has always been the variance: keras 1.2.2, layers/normalization.py.
@@ -99,13 +99,13 @@ def read(path: Path) -> H5Content:
 
     Raises:
         errors.CheckpointError: missing, not HDF5, damaged or unsafe; see
-            h5_process.read.
+            isolated_h5.read.
     """
-    return interpret(h5_process.read(path), str(path))
+    return interpret(isolated_h5.read(path), str(path))
 
 
 def interpret(
-    found: h5_process.Content, where: str, *, keras_config: str = ""
+    found: isolated_h5.Content, where: str, *, keras_config: str = ""
 ) -> H5Content:
     """Names the arrays of an HDF5 file by layer and variable.
 
@@ -178,7 +178,7 @@ def parse_config(text: str, where: str) -> dict[str, Any]:
 
 
 def _unique(
-    found: h5_process.Content, named: list[_Named], where: str
+    found: isolated_h5.Content, named: list[_Named], where: str
 ) -> dict[str, np.ndarray]:
     """The arrays by name; by full name where two have the same."""
     counts = collections.Counter(item.name for item in named)
@@ -196,7 +196,7 @@ def _text(texts: dict[str, str | list[str]], key: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _names(found: h5_process.Content, path: str, key: str) -> list[str] | None:
+def _names(found: isolated_h5.Content, path: str, key: str) -> list[str] | None:
     """A list among the attributes; HDF5 takes 64 kB in one, so it may be in chunks."""
     texts = found.texts.get(path, {})
     if key in texts:
@@ -244,7 +244,7 @@ def _snake_case(kind: str) -> str:
 
 
 def _keras_2(
-    found: h5_process.Content, base: str, layers: list[_Layer], where: str
+    found: isolated_h5.Content, base: str, layers: list[_Layer], where: str
 ) -> Iterator[_Named]:
     is_model = {layer.name: layer.is_model for layer in layers}
     for layer in _names(found, base.rstrip("/"), "layer_names") or ():
@@ -280,7 +280,7 @@ def _same(owner: str, layer: str) -> bool:
     return bool(re.fullmatch(rf"{re.escape(layer)}(_\d+)?", owner))
 
 
-def _keras_3(found: h5_process.Content, layers: list[_Layer]) -> Iterator[_Named]:
+def _keras_3(found: isolated_h5.Content, layers: list[_Layer]) -> Iterator[_Named]:
     by_path = {layer.path: layer for layer in layers}
     groups: dict[str, list[str]] = collections.defaultdict(list)
     for path in found.arrays:

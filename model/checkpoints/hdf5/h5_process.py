@@ -1,253 +1,224 @@
-"""An HDF5 file -> its texts and arrays by path, through a process with limits.
+"""List the objects of an HDF5 file and read its arrays, as a child of isolated_h5.
 
-h5_child.py does the reading and says what it sends. What comes is checked here as if a
-stranger had sent it: a file may have got hold of the child.
+A request is {"path", "limit_bytes": most bytes of all arrays, "cpu_s": time limit}. The
+first answer is {"texts", "arrays", "others"}. One more follows for each of "arrays",
+with its numbers in C order, little-endian. {"error": message, "unsafe": bool} is the
+last answer. No other file is opened.
 """
 
-import dataclasses
-import io
-import json
 import math
-import os
-import subprocess
-import sys
-import threading
-from pathlib import Path
-from typing import Any, cast
+import re
+import resource
+from collections.abc import Iterator
+from typing import Any
 
-import ml_dtypes
+import h5py
 import numpy as np
 
-from model.checkpoints import errors
+from pipeline.system import sandbox
 
-SIGNATURE = b"\x89HDF\r\n\x1a\n"
-
-# Bytes that the arrays of a file may have: so many times its size, for what is
-# compressed; at least so many; at most so many, or its size.
-_EXPANSION = 20
-_LEAST_BYTES = 64 << 20
-_MOST_BYTES = 4 << 30
-# A slow disk has 20 MB/s, a slow CPU decompresses 50 MB/s; starting takes 0.2 s.
-_START_SECONDS = 10
-_CPU_BYTES_PER_SECOND = 50e6
-_DISK_BYTES_PER_SECOND = 20e6
-
-_HEADER_LIMIT = 256 << 20
-_ERROR_LIMIT = 10_000
-_TYPES: dict[str, Any] = {
-    "bfloat16": ml_dtypes.bfloat16,
-    **{
-        name: np.dtype(name)
-        for name in (
-            *("bool", "int8", "int16", "int32", "int64"),
-            *("uint8", "uint16", "uint32", "uint64"),
-            *("float16", "float32", "float64"),
-        )
-    },
+_OBJECT_LIMIT = 100_000
+_DEPTH_LIMIT = 32
+_NAME_LIMIT = 1000  # characters
+_TEXT_LIMIT = 32 << 20  # characters, all attributes together
+_WORKING_MEMORY = 256 << 20  # bytes, in addition to the array that is being read
+# What Keras writes about layers, and h5py about types.
+_ATTRIBUTES = re.compile(
+    r"(layer_names|weight_names)\d*|model_config|keras_version|backend|name|graft"
+)
+# Groups that hold no weights; their numbers are not read.
+_NOT_WEIGHTS = ("optimizer_weights", "optimizer", "diff")
+# Others would have to be loaded from plug-ins. 32000 is h5py's LZF.
+_FILTERS = {
+    h5py.h5z.FILTER_DEFLATE,
+    h5py.h5z.FILTER_SHUFFLE,
+    h5py.h5z.FILTER_FLETCHER32,
+    32000,
 }
-_CHILD = "from model.checkpoints.hdf5 import h5_child; h5_child.main()"
-_ROOT = Path(__file__).parents[3]
 
-Texts = dict[str, dict[str, str | list[str]]]
+Answers = Iterator[tuple[sandbox.Header, bytes | memoryview]]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Content:
-    """What an HDF5 file holds.
+class _Refused(Exception):
+    """The file is one that this reader does not accept."""
 
-    Attributes:
-        texts: {path of a group, "" for the root: {name: attribute}}, as Keras writes.
-        arrays: {path of a dataset: its numbers}.
-        others: paths of what holds no numbers, or none that are weights.
-    """
-
-    texts: Texts
-    arrays: dict[str, np.ndarray]
-    others: tuple[str, ...]
+    def __init__(self, message: str, *, unsafe: bool = False) -> None:
+        super().__init__(message)
+        self.unsafe = unsafe
 
 
-def read(path: Path, *, where: str = "") -> Content:
-    """Reads a file in a process of its own.
+def main() -> None:
+    """Answer the request of isolated_h5."""
+    sandbox.serve(answers)
+
+
+def answers(request: sandbox.Header, _: bytes) -> Answers:
+    """Read a file, and limit the memory and CPU time of this process for good.
 
     Args:
-        path: the file.
-        where: what errors call it, if not by its path.
+        request: the file and its limits, as this module's docstring says.
 
-    Raises:
-        errors.MissingCheckpoint: there is no such file.
-        errors.UnknownFormat: it is no HDF5 file.
-        errors.UnsafeCheckpoint: it takes data from other files.
-        errors.CorruptCheckpoint: damaged, or more than its size allows.
+    Yields:
+        The answers.
     """
-    where = where or str(path)
-    if not path.is_file():
-        raise errors.MissingCheckpoint(f"{where}: no such file")
-    with path.open("rb") as file:
-        if file.read(len(SIGNATURE)) != SIGNATURE:
-            raise errors.UnknownFormat(f"{where}: not an HDF5 file")
-    size_bytes = path.stat().st_size
-    limit_bytes = limit_for(size_bytes)
-    cpu_seconds = round(_START_SECONDS + limit_bytes / _CPU_BYTES_PER_SECOND)
-    wall_seconds = 3 * cpu_seconds + size_bytes / _DISK_BYTES_PER_SECOND
-    with subprocess.Popen(
-        [sys.executable, "-P", "-c", _CHILD, path, str(limit_bytes), str(cpu_seconds)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=_environment(),
-    ) as child:
-        alarm = threading.Timer(wall_seconds, child.kill)
-        alarm.start()
-        try:
-            return receive(cast(io.BufferedReader, child.stdout), limit_bytes, where)
-        finally:
-            alarm.cancel()
-            child.kill()
+    sandbox.limit_memory(_WORKING_MEMORY + request["limit_bytes"])
+    sandbox.lower_limit(resource.RLIMIT_CPU, request["cpu_s"])
+    unsafe = False
+    try:
+        with h5py.File(request["path"], "r", locking=False) as file:
+            yield from _read(file, request["limit_bytes"])
+            return
+    except _Refused as error:
+        message, unsafe = str(error), error.unsafe
+    except MemoryError:
+        message = "the HDF5 library asks for more memory than such a file needs"
+    except (OSError, RuntimeError, LookupError, ValueError) as error:
+        # Whatever h5py makes of the library's findings.
+        text = "".join(filter(str.isprintable, str(error)[:300])).strip("'\"")
+        message = f"damaged HDF5 file ({text}); copy or download it again"
+    yield {"error": message, "unsafe": unsafe}, b""
 
 
-def _environment() -> dict[str, str]:
-    paths = [str(_ROOT), os.environ.get("PYTHONPATH", "")]
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-        "HDF5_PLUGIN_PRELOAD": "::",  # HDF5's way to say: no plug-ins
-        "OPENBLAS_NUM_THREADS": "1",  # each takes address space, and none is needed
-    }
+def _read(file: h5py.File, limit_bytes: int) -> Answers:
+    listing = _Listing(file, limit_bytes)
+    yield listing.header(), b""
+    for dataset, type_name in listing.datasets:
+        # h5py knows bfloat16 as two bytes.
+        stored = np.dtype("V2" if type_name == "bfloat16" else type_name)
+        values = np.ascontiguousarray(dataset[()], stored.newbyteorder("<"))
+        yield {}, values.reshape(-1).view(np.uint8).data
 
 
-def limit_for(size_bytes: int) -> int:
-    """Bytes that the arrays of a file of this size may have, all together."""
-    return max(_LEAST_BYTES, size_bytes, min(_EXPANSION * size_bytes, _MOST_BYTES))
+class _Listing:
+    """All objects of a file, checked; no array is read yet."""
+
+    def __init__(self, file: h5py.File, limit_bytes: int) -> None:
+        self.datasets: list[tuple[h5py.Dataset, str]] = []
+        self._texts: dict[str, dict[str, str | list[str]]] = {}
+        self._arrays: list[tuple[str, tuple[int, ...], str]] = []
+        self._others: list[str] = []
+        self._bytes_left = limit_bytes
+        self._text_left = _TEXT_LIMIT
+        self._seen = {_address(file)}
+        self._visit_group(file, ())
+
+    def header(self) -> dict[str, Any]:
+        """What is sent ahead of the arrays."""
+        return {"texts": self._texts, "arrays": self._arrays, "others": self._others}
+
+    def _visit_group(self, group: h5py.Group, path: tuple[str, ...]) -> None:
+        if len(path) > _DEPTH_LIMIT:
+            raise _Refused(f"groups nested more than {_DEPTH_LIMIT} levels deep")
+        texts = dict(self._read_texts(group))
+        if texts:
+            self._texts["/".join(path)] = texts
+        for name in group:
+            self._visit(group, (*path, name))
+
+    def _visit(self, group: h5py.Group, path: tuple[str, ...]) -> None:
+        name, where = path[-1], "/".join(map(str, path))
+        # h5py leaves what is no UTF-8 as bytes.
+        if not isinstance(name, str) or "/" in name or not _is_name(where):
+            raise _Refused(f"an impossible name, {where[:100]!r}")
+        link = group.get(name, getlink=True)
+        if isinstance(link, h5py.ExternalLink | h5py.SoftLink):
+            raise _Refused(f"{where} is a link to elsewhere", unsafe=True)
+        found = group[name]
+        if _address(found) in self._seen:
+            raise _Refused(f"{where} is in the file under two names")
+        self._seen.add(_address(found))
+        if len(self._seen) > _OBJECT_LIMIT:
+            raise _Refused(f"more than {_OBJECT_LIMIT:,} objects")
+        if isinstance(found, h5py.Group):
+            self._visit_group(found, path)
+        elif isinstance(found, h5py.Dataset) and path[0] not in _NOT_WEIGHTS:
+            self._visit_dataset(found, where)
+        else:
+            self._others.append(where)
+
+    def _visit_dataset(self, dataset: h5py.Dataset, where: str) -> None:
+        _check_storage(dataset, where)
+        dtype = _number_type(dataset)
+        shape = dataset.shape
+        if dtype is None or shape is None:
+            self._others.append(where)
+            return
+        size_bytes = math.prod(shape) * dataset.dtype.itemsize
+        self._bytes_left -= math.prod(n or 1 for n in shape) * dataset.dtype.itemsize
+        if self._bytes_left < 0:
+            raise _Refused(
+                f"{where}, of shape {shape}, is more than a file of this size can hold"
+            )
+        stored_bytes = dataset.id.get_storage_size()
+        if dataset.id.get_create_plist().get_nfilters():
+            size_bytes = min(size_bytes, 1)
+        if stored_bytes < size_bytes:  # the library would make them up
+            raise _Refused(f"the numbers of {where} are not in the file")
+        self._arrays.append((where, shape, dtype))
+        self.datasets.append((dataset, dtype))
+
+    def _read_texts(self, group: h5py.Group) -> Iterator[tuple[str, str | list[str]]]:
+        """Yields the attributes that Keras writes, as far as they are text."""
+        for name in group.attrs:
+            if not isinstance(name, str) or not _ATTRIBUTES.fullmatch(name):
+                continue
+            attribute = h5py.h5a.open(group.id, name.encode())
+            size = math.prod(attribute.shape) * attribute.dtype.itemsize
+            if size > self._text_left:
+                raise _Refused(f"attribute {name} is too long")
+            value = group.attrs[name]
+            if isinstance(value, np.ndarray) and value.ndim == 1:
+                text: str | list[str] = [_text(item) for item in value]
+                if not all(map(_is_name, text)):
+                    raise _Refused(f"attribute {name} lists impossible names")
+                self._text_left -= sum(map(len, text)) + 10 * len(text)
+            elif isinstance(value, str | bytes):
+                text = _text(value)
+                self._text_left -= len(text)
+            else:
+                continue
+            if self._text_left < 0:
+                raise _Refused("its attributes hold too much text")
+            yield name, text
 
 
-def receive(stream: io.BufferedIOBase, limit_bytes: int, where: str) -> Content:
-    """Takes in what h5_child.serve sends.
-
-    Args:
-        stream: of frames.
-        limit_bytes: that all arrays together may have.
-        where: the file, for errors.
-
-    Raises:
-        errors.CheckpointError: as `read`; or what comes makes no sense.
-    """
-    return _Receiver(stream, where).content(limit_bytes)
+def _address(found: h5py.HLObject) -> int:
+    """Where in the file the object is."""
+    return h5py.h5o.get_info(found.id).addr
 
 
-class _Receiver:
-    def __init__(self, stream: io.BufferedIOBase, where: str) -> None:
-        self._stream = stream
-        self._where = where
-
-    def content(self, limit_bytes: int) -> Content:
-        size = self._frame(b"H")
-        if size > _HEADER_LIMIT:
-            raise self._nonsense("a listing too long")
-        header = self._json(size)
-        texts, others = header.get("texts"), header.get("others")
-        if not (isinstance(texts, dict) and _is_texts(texts)):
-            raise self._nonsense("texts of another kind")
-        if not (isinstance(others, list) and _is_names(others)):
-            raise self._nonsense("other things than names")
-        arrays = self._allocate(header.get("arrays"), limit_bytes)
-        for name, array in arrays.items():
-            if self._frame(b"D") != array.nbytes:
-                raise self._nonsense(f"{name} with another size")
-            self._fill(array.reshape(-1).view(np.uint8).data)
-        return Content(texts=texts, arrays=arrays, others=tuple(others))
-
-    def _frame(self, tag: bytes) -> int:
-        """Begins the next frame; returns its length."""
-        start = bytearray(9)
-        self._fill(memoryview(start))
-        size = int.from_bytes(start[1:], "little")
-        if start[:1] == b"E":
-            raise self._reported(size)
-        if start[:1] != tag:
-            raise self._nonsense(f"a part {bytes(start[:1])!r}")
-        return size
-
-    def _fill(self, view: memoryview) -> None:
-        while len(view):
-            count = self._stream.readinto(view)
-            if not count:
-                raise errors.CorruptCheckpoint(
-                    f"{self._where}: damaged HDF5 file; the process that read it "
-                    "crashed or ran out of time; copy or download it again"
-                )
-            view = view[count:]
-
-    def _json(self, size: int) -> dict[str, Any]:
-        text = bytearray(size)
-        self._fill(memoryview(text))
-        try:
-            found = json.loads(text)
-        except (ValueError, RecursionError):
-            found = None
-        if not isinstance(found, dict):
-            raise self._nonsense("something else than JSON")
-        return found
-
-    def _allocate(self, listing: Any, limit_bytes: int) -> dict[str, np.ndarray]:
-        if not isinstance(listing, list):
-            raise self._nonsense("no listing")
-        planned: dict[str, tuple[list[int], np.dtype[Any]]] = {}
-        for entry in listing:
-            if not isinstance(entry, list) or len(entry) != 3:
-                raise self._nonsense("an array without name, shape and type")
-            name, shape, dtype = entry
-            if not _is_name(name) or name in planned or not _is_shape(shape):
-                raise self._nonsense("an array with an impossible name or shape")
-            if not isinstance(dtype, str) or dtype not in _TYPES:
-                raise self._nonsense("an array of an unknown type")
-            planned[name] = shape, np.dtype(_TYPES[dtype])
-            limit_bytes -= math.prod(n or 1 for n in shape) * planned[name][1].itemsize
-        if limit_bytes < 0:
-            raise self._nonsense("arrays larger than the file allows")
-        return {name: np.empty(*how) for name, how in planned.items()}
-
-    def _reported(self, size: int) -> errors.CheckpointError:
-        """The error that the child reports."""
-        if size > _ERROR_LIMIT:
-            return self._nonsense("an error too long")
-        found = self._json(size)
-        message = found.get("message")
-        if not isinstance(message, str) or not message.isprintable():
-            return self._nonsense("an error without words")
-        kind = (
-            errors.UnsafeCheckpoint if found.get("unsafe") else errors.CorruptCheckpoint
-        )
-        return kind(f"{self._where}: {message}")
-
-    def _nonsense(self, what: str) -> errors.CorruptCheckpoint:
-        return errors.CorruptCheckpoint(
-            f"{self._where}: damaged HDF5 file; the process that read it sent {what}"
-        )
+def _is_name(text: str) -> bool:
+    return text.isprintable() and len(text) <= _NAME_LIMIT
 
 
-def _is_name(found: Any) -> bool:
-    return isinstance(found, str) and found.isprintable()
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, str):
+        return value
+    raise _Refused("a list of names holds something else than text")
 
 
-def _is_names(found: list[Any]) -> bool:
-    return all(map(_is_name, found))
+def _check_storage(dataset: h5py.Dataset, where: str) -> None:
+    """Checks that the numbers are in the file itself, stored in a way that is known."""
+    how = dataset.id.get_create_plist()
+    if how.get_layout() == h5py.h5d.VIRTUAL or how.get_external_count():
+        raise _Refused(f"{where} takes its numbers from other files", unsafe=True)
+    for number in range(how.get_nfilters()):
+        if how.get_filter(number)[0] not in _FILTERS:
+            raise _Refused(
+                f"{where} is compressed in a way that is not read; save it without"
+            )
 
 
-def _is_shape(found: Any) -> bool:
-    return (
-        isinstance(found, list)
-        and len(found) <= 32
-        and all(type(n) is int and 0 <= n < 1 << 48 for n in found)
-    )
-
-
-def _is_texts(found: dict[Any, Any]) -> bool:
-    return all(
-        _is_name(path)
-        and isinstance(texts, dict)
-        and all(
-            isinstance(text, str) or (isinstance(text, list) and _is_names(text))
-            for text in texts.values()
-        )
-        for path, texts in found.items()
-    )
+def _number_type(dataset: h5py.Dataset) -> str | None:
+    """The type's name, or None if the dataset holds no numbers."""
+    try:
+        dtype = dataset.dtype
+    except TypeError:  # NumPy has no such type
+        return None
+    if dtype == np.dtype("V2"):  # how Keras writes it
+        return "bfloat16"
+    if dtype.kind not in "biuf" or dtype.itemsize > 8:
+        return None
+    return dtype.newbyteorder("=").name

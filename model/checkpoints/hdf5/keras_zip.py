@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 
 from model.checkpoints import archive, errors
-from model.checkpoints.hdf5 import h5, h5_process
+from model.checkpoints.hdf5 import h5, isolated_h5
 
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 OWN_NAME = f"{h5.OWN_MARK}.json"  # member in which files of ours describe themselves
@@ -28,7 +28,7 @@ def read(path: Path) -> h5.H5Content:
         weights = Path(folder) / _WEIGHTS
         config, metadata = unpack(path, weights)
         where = f"{path}:{_WEIGHTS}"
-        found = h5_process.read(weights, where=where)
+        found = isolated_h5.read(weights, where=where)
     content = h5.interpret(found, where, keras_config=config)
     return dataclasses.replace(content, format="Keras 3 model", metadata=metadata)
 
@@ -81,7 +81,7 @@ def _check(opened: zipfile.ZipFile, path: Path) -> None:
                 f"{path}: a zip file, but not of a Keras model (no {name})"
             )
         info = members[name]
-        limit = h5_process.limit_for(size_bytes) if name == _WEIGHTS else _TEXT_LIMIT
+        limit = isolated_h5.limit_for(size_bytes) if name == _WEIGHTS else _TEXT_LIMIT
         archive.check_methods([info], path)
         if info.file_size > limit:
             raise errors.CorruptCheckpoint(

@@ -19,7 +19,8 @@ from starlette.testclient import TestClient
 
 from model.predict import classifier
 from model.serve import prediction_service, web_app, web_guard
-from pipeline.images import isolated_decoder, record_image
+from pipeline.images import record_image
+from pipeline.system import sandbox
 from tests import conftest
 
 LIMITS = web_app.Limits(
@@ -208,7 +209,7 @@ class TestHostile:
 
     def test_a_decoder_that_does_not_start(self, answering, monkeypatch):
         def fail(*_, **__):
-            raise isolated_decoder.NotStarted("a decoder did not start")
+            raise sandbox.NotStarted("a decoder did not start")
 
         monkeypatch.setattr(answering, "answer", fail)
         answer = client_of(answering).post("/predict", content=photo())

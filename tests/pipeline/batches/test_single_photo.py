@@ -15,7 +15,7 @@ SPEC = preprocess.InputSpec(size_px=20, short_side_px=24, source="test")
 
 @pytest.fixture(scope="module")
 def running():
-    with isolated_decoder.running(1, timeout_s=30) as found:
+    with isolated_decoder.Decoders(1, timeout_s=30) as found:
         yield found
 
 

@@ -1,0 +1,255 @@
+"""Work on strangers' files in a child process, which may crash or hang.
+
+A crash or a hang costs the file at hand and nothing else, and the child has limits of
+memory and time. It is no protection against a file that takes over the child, which may
+do whatever the user may do.
+
+Requests and answers are messages through pipes: two lengths, an object in JSON, bytes.
+A request has one answer or several, as parent and child agree.
+"""
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from pipeline.system.errors import DataError
+
+Header = dict[str, Any]  # values that JSON can hold
+
+_LENGTHS = struct.Struct("<IQ")
+_ROOT = Path(__file__).parents[2]
+
+
+class NotStarted(DataError):
+    """A child process cannot start; no file is to blame."""
+
+
+class ChildEnded(Exception):
+    """The child process ended before it answered."""
+
+
+class OutOfTime(ChildEnded):
+    """A time limit ended the child process."""
+
+
+class Child:
+    """A child process that answers one request after another.
+
+    It starts when it is needed, and again after it has ended. One thread at a time may
+    use it, but any thread may start and close it.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        *arguments: str,
+        task: str,
+        environment: Mapping[str, str],
+        start_timeout_s: float = 60,
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            module: full name of a module whose function `main` calls `serve`.
+            arguments: sys.argv[1:] in the child.
+            task: the child's work, as in "the process to TASK".
+            environment: variables to set in addition to those of this process.
+            start_timeout_s: longest time for imports, in seconds; the default is enough
+                on a busy machine.
+        """
+        package, _, name = module.rpartition(".")
+        program = (
+            f"import signal; signal.setitimer(signal.ITIMER_REAL, {start_timeout_s}); "
+            f"from {package} import {name}; {name}.main()"
+        )
+        # -P: a module that lies in the working folder is not imported.
+        self._command = [sys.executable, "-P", "-c", program, *arguments]
+        paths = filter(None, (str(_ROOT), os.environ.get("PYTHONPATH")))
+        self._environment = {
+            "PYTHONPATH": os.pathsep.join(paths),
+            "OPENBLAS_NUM_THREADS": "1",  # each takes memory, and there is no work
+            **environment,
+        }
+        self._task = task
+        self._process: subprocess.Popen[bytes] | None = None
+        self._is_ready = self._is_closed = False
+        self._lock = threading.Lock()
+
+    @property
+    def pid(self) -> int:
+        """Process id; 0 while there is no process."""
+        process = self._process
+        return process.pid if process else 0
+
+    def start(self) -> None:
+        """Start a process unless there is one; do not wait until it is ready."""
+        with self._lock:
+            if self._process is None and not self._is_closed:
+                self._is_ready = False
+                self._process = subprocess.Popen(
+                    self._command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,  # Ctrl-C is the parent's to handle
+                    env={**os.environ, **self._environment},
+                )
+
+    def wait_until_ready(self) -> None:
+        """Start a process unless there is one; return when it waits for requests.
+
+        Raises:
+            NotStarted: it ended or ran out of time before.
+            ChildEnded: `close` was called.
+        """
+        try:
+            self.start()
+            if not self._is_ready:
+                self.receive()
+        except (OSError, ChildEnded) as error:
+            if self._is_closed:
+                raise
+            ending = "took too long" if isinstance(error, OutOfTime) else "failed"
+            raise NotStarted(
+                f"The start of a process to {self._task} {ending}. Check that this "
+                "machine has free memory and try again."
+            ) from error
+        self._is_ready = True
+
+    def send(self, request: Header, data: bytes = b"", *, timeout_s: float) -> None:
+        """Send a request.
+
+        Args:
+            request: what to do.
+            data: bytes to do it with.
+            timeout_s: longest time for all answers, in seconds, above 0. It starts when
+                the child has read the request.
+
+        Raises:
+            NotStarted: there is no process to send it to.
+            ChildEnded: the process has ended.
+        """
+        self.wait_until_ready()
+        with self._process_for_a_message() as process:
+            pipe = cast(BinaryIO, process.stdin)
+            write_message(pipe, {**request, "timeout_s": timeout_s}, data)
+            pipe.flush()
+
+    def receive(self) -> tuple[Header, bytes]:
+        """Wait for the next answer.
+
+        Raises:
+            ChildEnded: the process has ended.
+        """
+        with self._process_for_a_message() as process:
+            return read_message(cast(BinaryIO, process.stdout))
+
+    @contextlib.contextmanager
+    def _process_for_a_message(self) -> Iterator["subprocess.Popen[bytes]"]:
+        """Provide the process, and end it if the message does not get through."""
+        process = self._process
+        if process is None:
+            raise ChildEnded
+        try:
+            yield process
+        except (OSError, EOFError, ValueError) as error:
+            if self._end() in (-signal.SIGALRM, -signal.SIGXCPU):
+                raise OutOfTime from error
+            raise ChildEnded from error
+        except BaseException:  # Ctrl-C: the next answer would be that to this request
+            self._end()
+            raise
+
+    def _end(self) -> int:
+        """Kill the process and return its exit code; 0 if there is no process."""
+        with self._lock:
+            process, self._process = self._process, None
+        if process is None:
+            return 0
+        with contextlib.suppress(OSError), process:  # which closes the pipes and waits
+            process.kill()
+        return process.returncode
+
+    def close(self) -> None:
+        """End the process for good."""
+        self._is_closed = True
+        self._end()
+
+
+def serve(
+    answer: Callable[[Header, bytes], Iterable[tuple[Header, bytes | memoryview]]],
+) -> None:
+    """Answer requests until the parent ends; called by the `main` of a child's module.
+
+    Args:
+        answer: a function from a request and its bytes to the answers.
+    """
+    requests = os.fdopen(os.dup(0), "rb")
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints is no answer
+    lower_limit(resource.RLIMIT_CORE, 0)
+    write_message(answers, {"ready": True})
+    while True:
+        answers.flush()
+        # Its signal ends the process, whether or not a parent is left to do so.
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        try:
+            request, data = read_message(requests)
+        except EOFError:
+            return
+        signal.setitimer(signal.ITIMER_REAL, request["timeout_s"])
+        for header, content in answer(request, data):
+            write_message(answers, header, content)
+
+
+def limit_memory(more_bytes: int) -> None:
+    """Let this process take at most `more_bytes` of memory more than it has."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    lower_limit(resource.RLIMIT_AS, pages * resource.getpagesize() + more_bytes)
+
+
+def lower_limit(kind: int, value: int) -> None:
+    """Limit a resource of this process.
+
+    Args:
+        kind: a constant resource.RLIMIT_*.
+        value: the limit in its unit; a lower one that the user has set stays.
+    """
+    _, hard = resource.getrlimit(kind)
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(kind, (value, hard))
+
+
+def write_message(
+    stream: BinaryIO, header: Header, data: bytes | memoryview = b""
+) -> None:
+    """Write a message to a pipe or a file."""
+    text = json.dumps(header).encode()
+    stream.write(_LENGTHS.pack(len(text), len(data)) + text)
+    stream.write(data)
+
+
+def read_message(stream: BinaryIO) -> tuple[Header, bytes]:
+    """Read a message from a pipe or a file.
+
+    Raises:
+        EOFError: the stream ends before the message does.
+    """
+    text_size, data_size = _LENGTHS.unpack(_read(stream, _LENGTHS.size))
+    return json.loads(_read(stream, text_size)), _read(stream, data_size)
+
+
+def _read(stream: BinaryIO, size: int) -> bytes:
+    data = stream.read(size)
+    if len(data) < size:
+        raise EOFError
+    return data
