@@ -43,30 +43,30 @@ class Exportable:
         return b"".join(name + b"\n" for name in self.encoded_names)
 
 
-def load_run(finished: finished_run.FinishedRun) -> Exportable:
+def load_run(run: finished_run.FinishedRun) -> Exportable:
     """Build the classifier from a run's weights and temperature.
 
     Raises:
         run_folder.RunError: a file of the run is damaged.
     """
-    logits = finished.load_model()
+    logits = run.load_model()
     scaled = keras.layers.Rescaling(
-        1 / finished.temperature, name="temperature", dtype="float32"
+        1 / run.temperature, name="temperature", dtype="float32"
     )(logits.output)
     output = keras.layers.Softmax(name=PROBABILITIES, dtype="float32")(scaled)
-    spec = finished.spec
+    spec = run.spec
     metadata = {
-        "class_names": json.dumps(finished.class_names),  # ASCII for any names
-        "graft_run": finished.directory.name,
-        "network": str(finished.config["network"]),
+        "class_names": json.dumps(run.class_names),  # ASCII for any names
+        "graft_run": run.directory.name,
+        "network": str(run.config["network"]),
         "input": _describe_input(spec),
-        "temperature": repr(finished.temperature),
+        "temperature": repr(run.temperature),
     }
     return Exportable(
         model=keras.Model(logits.input, output, name="classifier"),
         spec=spec,
-        resize_min=finished.resize_min,
-        class_names=finished.class_names,
+        resize_min=run.resize_min,
+        class_names=run.class_names,
         metadata=metadata,
     )
 

@@ -58,13 +58,13 @@ def export(config: Config) -> dict[str, tuple[int, ...]]:
     """
     path = Path(config.weights)
     weight_file.check_ending(path)
-    finished = finished_run.read(config.run_dir)
-    model = finished.load_model()
+    run = finished_run.read(config.run_dir)
+    model = run.load_model()
     arrays = restore.gather(model)
-    network_name = finished.config["network"]
-    metadata = weight_file.describe(network_name, finished.spec) | {
-        "run": finished.directory.name,
-        "class_names": command_line.as_utf8("\n".join(finished.class_names)),
+    network_name = run.config["network"]
+    metadata = weight_file.describe(network_name, run.spec) | {
+        "run": run.directory.name,
+        "class_names": command_line.as_utf8("\n".join(run.class_names)),
     }
     if network_name not in registry.NETWORKS:  # it was built from a configuration
         metadata["keras_config"] = model.to_json()

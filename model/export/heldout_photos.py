@@ -63,36 +63,36 @@ def evenly_spaced(total: int, count: int) -> np.ndarray:
     return np.arange(min(total, count)) * total // min(total, count)
 
 
-def load(finished: finished_run.FinishedRun, data: str = "") -> HeldoutPhotos:
+def load(run: finished_run.FinishedRun, data: str = "") -> HeldoutPhotos:
     """Load the test photos; evaluate the run on them first if that was not done.
 
     Args:
-        finished: run to load the photos of.
+        run: run to load the photos of.
         data: folder of the run's records, if they were moved; "" otherwise.
 
     Raises:
         DataError: the records are missing or changed, or have no test split.
     """
-    records = run_records.read(finished, data)
+    records = run_records.read(run, data)
     manifest.check_files(records)
-    path = finished.evaluation_path(SPLIT, records.digest).with_suffix(".npz")
-    digest = finished.model_digest()
+    path = run.evaluation_path(SPLIT, records.digest).with_suffix(".npz")
+    digest = run.model_digest()
     if not stored_logits.is_of(
         path, model_sha256=digest, manifest_digest=records.digest
     ):
         command_line.log(
-            f"{finished.directory.name} was not evaluated with these weights yet; "
+            f"{run.directory.name} was not evaluated with these weights yet; "
             f"evaluating it on its {SPLIT} photos"
         )
-        evaluate_split.judge_run(finished, records, SPLIT)
-    examples = stored_logits.read(path, len(finished.class_names))
+        evaluate_split.judge_run(run, records, SPLIT)
+    examples = stored_logits.read(path, len(run.class_names))
     rows = records.included(SPLIT)
     if [row.sha256 for row in rows] != examples.sha256.tolist():
         raise DataError(
             f"{path}: holds other photos than the {SPLIT} split of the records. Remove "
             "the file, and the run is evaluated again."
         )
-    logits = examples.logits.astype(np.float64) / finished.temperature
+    logits = examples.logits.astype(np.float64) / run.temperature
     return HeldoutPhotos(
         records=records,
         rows=rows,

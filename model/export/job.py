@@ -156,7 +156,7 @@ class _Job:
 
 
 def export(
-    finished: finished_run.FinishedRun,
+    run: finished_run.FinishedRun,
     format_name: str,
     *,
     data: str = "",
@@ -167,7 +167,7 @@ def export(
     """Write a run's model in a format, if the file agrees with the run.
 
     Args:
-        finished: run to export.
+        run: run to export.
         format_name: format, one of FORMATS.
         data: folder of the run's records, if they were moved; "" otherwise.
         out: name of the file or folder; "" for one in the run's folder.
@@ -183,14 +183,14 @@ def export(
         converters.require_packages(onnx_file.FORMAT, *onnx_file.PACKAGES)
     if format_name == "litert":
         converters.require_packages(litert.FORMAT, *litert.PACKAGES)
-    path = choose_path(finished, format_name, out, quantize)
+    path = choose_path(run, format_name, out, quantize)
     job = _Job(
-        source=exportable.load_run(finished),
-        heldout=heldout_photos.load(finished, data),
+        source=exportable.load_run(run),
+        heldout=heldout_photos.load(run, data),
         tolerance=QUANTIZED.get(quantize, TOLERANCE[format_name]),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    models = [_measure_run(finished, job)]
+    models = [_measure_run(run, job)]
     cost = None
     with _written(job, path, format_name, quantize) as (partial, labels):
         if quantize != "none":
@@ -208,7 +208,7 @@ def export(
 
 
 def choose_path(
-    finished: finished_run.FinishedRun, format_name: str, out: str, quantize: str
+    run: finished_run.FinishedRun, format_name: str, out: str, quantize: str
 ) -> Path:
     """Return the path that was asked for, or the format's default in the run's folder.
 
@@ -216,7 +216,7 @@ def choose_path(
         DataError: the name does not suit the format, or belongs to something else.
     """
     kind = "" if quantize == "none" else f"-{quantize}"
-    default = finished.directory / _FOLDER / _NAMES[format_name].format(kind)
+    default = run.directory / _FOLDER / _NAMES[format_name].format(kind)
     path = Path(out) if out else default
     if format_name == "keras" and path.suffix != ".keras":
         raise DataError(f"--out={path}: expected a name that ends in .keras.")
@@ -308,9 +308,9 @@ def _measure_cost(job: _Job, path: Path, name: str, allowed: float) -> Quantizat
     return cost
 
 
-def _measure_run(finished: finished_run.FinishedRun, job: _Job) -> ModelFacts:
+def _measure_run(run: finished_run.FinishedRun, job: _Job) -> ModelFacts:
     """Measure the run's own model in this process."""
-    path = finished.directory / run_folder.MODEL_NAME
+    path = run.directory / run_folder.MODEL_NAME
     step = training_loop.make_predict_step(job.source.model)
     size_px = job.source.spec.size_px
     view = np.full((1, size_px, size_px, 3), 128, np.float32)

@@ -79,7 +79,7 @@ def test_the_records_are_read_from_data(shared_run, tmp_path):
     config = exporting.Config(
         run_dir=str(shared_run), format="keras", data=str(tmp_path / "moved")
     )
-    with pytest.raises(DataError, match=r"moved: no manifest\.json here"):
+    with pytest.raises(DataError, match=r"moved: manifest\.json is missing"):
         exporting.export_classifier(config)
 
 

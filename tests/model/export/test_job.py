@@ -257,7 +257,7 @@ def test_samples_are_evenly_spaced():
 
 def test_records_that_were_moved_are_read_from_data(copy, shared_records):
     copy.config["data"]["path"] = "gone"
-    with pytest.raises(DataError, match=r"gone: no manifest\.json here.*--data="):
+    with pytest.raises(DataError, match=r"gone: manifest\.json is missing.*--data="):
         heldout_photos.load(copy)
     heldout = heldout_photos.load(copy, str(shared_records))
     assert len(heldout.rows) == len(heldout.probabilities) > 0
