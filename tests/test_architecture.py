@@ -90,7 +90,6 @@ LARGE_FILES = {
     "pipeline/convert/conversion.py",
     "pipeline/download/paper_flowers.py",
     "pipeline/grouping/near_duplicates.py",
-    "pipeline/images/record_image.py",
     "pipeline/records/manifest.py",
     "pipeline/system/http_file.py",
     "train.py",
@@ -190,7 +189,7 @@ def test_no_two_modules_have_one_name():
 def test_opencv_decodes_in_one_place():
     # The second one only draws.
     assert users_of("cv2") == {
-        "pipeline/images/record_image.py",
+        "pipeline/images/opencv.py",
         "pipeline/download/paper_flowers.py",
     }
 

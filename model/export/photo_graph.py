@@ -14,7 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from pipeline.batches import preprocess
-from pipeline.images import record_image
+from pipeline.images import opencv, record_image
 
 _JPEG_MAGIC = b"\xff\xd8"
 _DEPTH_AT = 24  # offset of the bits per sample in a PNG; source: its IHDR chunk
@@ -138,7 +138,7 @@ def _jpeg_window(encoded: Any, spec: preprocess.InputSpec, resize_min: int) -> A
         pixels = _turn(tf.switch_case(halves, branches), turned)
         pixels = tf.cast(_shrink(pixels[None], resize_min)[0], tf.uint8)
         pixels.set_shape([None, None, 3])
-        return tf.io.encode_jpeg(pixels, quality=record_image.JPEG_QUALITY)
+        return tf.io.encode_jpeg(pixels, quality=opencv.JPEG_QUALITY)
 
     is_copied = (short_side <= limit) & (turned == 1)
     stored = tf.cond(is_copied, lambda: encoded, encode_again)

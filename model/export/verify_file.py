@@ -14,7 +14,7 @@ import numpy as np
 
 from model.export import heldout_photos, replay
 from pipeline.batches import preprocess
-from pipeline.images import record_image
+from pipeline.images import opencv
 from pipeline.system.errors import DataError
 
 NUM_PHOTOS = 32
@@ -155,7 +155,7 @@ def _write_photos(
         if as_files:
             path.write_bytes(encoded)
         else:
-            np.save(path, record_image.decode_record(encoded)[None])
+            np.save(path, opencv.decode_rgb(encoded)[None])
         paths.append(path)
     return paths
 

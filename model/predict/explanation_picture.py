@@ -12,6 +12,7 @@ from model.predict import classifier
 from model.runs import image_grid
 from pipeline.batches import preprocess, single_photo
 from pipeline.images import record_image
+from pipeline.images.errors import ImageError
 from pipeline.records import manifest
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
@@ -102,5 +103,5 @@ class Pictures:
         )
         try:
             return self._viewer(stored)
-        except record_image.ImageError as error:
+        except ImageError as error:
             raise DataError(f"{row.file} ({row.path}): {error}") from error

@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline.batches import preprocess, single_photo
 from pipeline.images import isolated_decoder, photo_files, record_image
+from pipeline.images.errors import ImageError
 from pipeline.system import command_line
 
 _TIMEOUT_S = 60.0
@@ -68,7 +69,7 @@ def read(
         def pixels(photo: str) -> np.ndarray | str:
             try:
                 return viewer(running.decode(photo_files.read(photo)))
-            except record_image.ImageError as error:
+            except ImageError as error:
                 return str(error)
 
         try:

@@ -13,7 +13,8 @@ import numpy as np
 
 from model.evaluation import grad_cam
 from pipeline.batches import image_batches, preprocess
-from pipeline.images import record_image
+from pipeline.images import opencv
+from pipeline.images.errors import ImageError
 from pipeline.records import manifest, stored_photo
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
@@ -90,8 +91,8 @@ class Thumbnails:
     def _small(self, row: manifest.Row, side: int) -> str:
         try:
             encoded = self._photos.image(row)
-            return data_url(record_image.small_jpeg(encoded, side))
-        except (record_image.ImageError, DataError, OSError):
+            return data_url(opencv.thumbnail_jpeg(encoded, side))
+        except (ImageError, DataError, OSError):
             return ""
 
 
@@ -137,7 +138,7 @@ def heats(
             top, left, height, width = views.windows[number].tolist()
             row = rows[number]
             found_heats[row.sha256] = Heat(
-                source=data_url(record_image.picture_jpeg(laid, _HEAT_PX)),
+                source=data_url(opencv.page_jpeg(laid, side=_HEAT_PX)),
                 left=100 * left / row.width,
                 top=100 * top / row.height,
                 width=100 * width / row.width,

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from pipeline.batches import preprocess
 from pipeline.images import record_image
+from pipeline.images.errors import ImageError
 from pipeline.records import reasons
 
 
@@ -58,7 +59,7 @@ class Viewer:
                 tf.constant(window),
             )
         except tf.errors.OpError as error:
-            raise record_image.ImageError(
+            raise ImageError(
                 reasons.Code.UNDECODABLE,
                 f"{stored.format.upper()} that TensorFlow does not decode",
             ) from error

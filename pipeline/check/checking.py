@@ -13,11 +13,18 @@ import numpy as np
 from pipeline.check import file_kinds, html_page, verify_records
 from pipeline.check.check_findings import Finding, Report
 from pipeline.grouping import duplicate_search, selection, split_assignment
-from pipeline.images import decode_files, decode_source, local_runner, record_image
+from pipeline.images import (
+    decode_files,
+    decode_source,
+    local_runner,
+    opencv,
+    record_image,
+)
+from pipeline.images.errors import ImageError
 from pipeline.records import file_table, manifest, stored_photo
 from pipeline.records.reasons import Code
 from pipeline.sources import caffe_lists, find_source, photo_source
-from pipeline.system import command_line, file_system
+from pipeline.system import command_line, file_system, standard_error
 
 _IMBALANCE = 10  # times as many photos in one class as in another
 _SHOWN = 3  # examples in a line of text
@@ -42,7 +49,7 @@ class Config:
     source: str
     out: str = "check"
     strict: bool = False
-    max_pixels: int = record_image.MAX_PIXELS
+    max_pixels: int = opencv.MAX_PIXELS
     group_by: str = ""
     lists: str = ""
     csv: str = ""
@@ -71,7 +78,7 @@ def check(config: Config) -> Report:
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(dataclasses.asdict(report), indent=2) + "\n"
     _write_text(out / "check.json", text)
-    with record_image.unheard():
+    with standard_error.silenced():
         html = html_page.render(report, encoded)
     _write_text(out / "check.html", html)
     return report
@@ -111,7 +118,7 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, html_page.Encoded
         found = decode_source.decode(
             how, source, None, local_runner.Local(config.workers), settings={}
         )
-        with record_image.unheard():  # the workers have heard it
+        with standard_error.silenced():  # the workers have heard it
             similar = duplicate_search.similar(
                 found, source, encoded=encoded, num_workers=config.workers
             )
@@ -145,9 +152,7 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, html_page.Encoded
 
     def shown(path: str) -> bytes:
         if path in odd["crashed"]:  # it would take this process down as well
-            raise record_image.ImageError(
-                Code.DECODER_CRASHED, "takes the decoder down"
-            )
+            raise ImageError(Code.DECODER_CRASHED, "takes the decoder down")
         return encoded(number_of[path])
 
     return report, shown

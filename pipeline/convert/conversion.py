@@ -21,6 +21,7 @@ from pipeline.images import (
     decode_files,
     decode_source,
     local_runner,
+    opencv,
     record_image,
 )
 from pipeline.records import file_table, manifest, previous_dataset, staging
@@ -67,7 +68,7 @@ class Config:
     seed: int = 0
     resize_min: int = record_image.RESIZE_MIN
     shard_mb: int = 128
-    max_pixels: int = record_image.MAX_PIXELS
+    max_pixels: int = opencv.MAX_PIXELS
     animated: str = "first"
     group_by: str = ""
     conflicts: str = "leave_out"
@@ -259,7 +260,7 @@ def _info(
         settings={**config.settings, **source.settings},
         versions={
             "graft": manifest.GRAFT_VERSION,
-            "opencv": record_image.OPENCV_VERSION,
+            "opencv": opencv.OPENCV_VERSION,
             "numpy": np.__version__,
             "crc32c": google_crc32c.implementation,
         },

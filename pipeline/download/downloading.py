@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.download import flower_archive, paper_flowers, photo_downloads, url_list
-from pipeline.images import record_image
+from pipeline.images import opencv
 from pipeline.sources import class_labels
 from pipeline.system import command_line, file_system, process_pool
 from pipeline.system.errors import DataError
@@ -103,7 +103,7 @@ def draw_paper_flowers(target: Path, *, images_per_class: int, seed: int) -> int
             blocks,
             on_crash=_crashed,
             num_workers=min(command_line.available_cpus(), max(1, len(blocks))),
-            initializer=record_image.use_one_thread,
+            initializer=opencv.use_one_thread,
         ):
             progress.update(len(block))
     return len(missing)

@@ -7,6 +7,7 @@ import pytest
 from pipeline.batches import dataset, preprocess, single_photo
 from pipeline.convert import conversion
 from pipeline.images import isolated_decoder, record_image
+from pipeline.images.errors import ImageError
 from pipeline.records import manifest
 from tests import conftest
 
@@ -94,7 +95,5 @@ def test_what_tensorflow_refuses(running):
         reason="",
         phash="",
     )
-    with pytest.raises(
-        record_image.ImageError, match="JPEG that TensorFlow does not decode"
-    ):
+    with pytest.raises(ImageError, match="JPEG that TensorFlow does not decode"):
         single_photo.Viewer(SPEC)(stored)

@@ -12,7 +12,8 @@ import pytest
 
 from pipeline.check import checking, file_kinds
 from pipeline.convert import conversion
-from pipeline.images import record_image
+from pipeline.images import opencv
+from pipeline.images.errors import ImageError
 from pipeline.records import manifest
 from pipeline.records.reasons import Code
 from pipeline.system.errors import DataError
@@ -161,9 +162,9 @@ def test_what_does_not_decode_a_second_time_is_named(scenes, tmp_path, monkeypat
     cv2.imwrite(str(scenes / "ants" / "near.png"), picture)
 
     def refuse(*_, **__):
-        raise record_image.ImageError(Code.TOO_MANY_PIXELS, "PNG larger than")
+        raise ImageError(Code.TOO_MANY_PIXELS, "PNG larger than")
 
-    monkeypatch.setattr(record_image, "thumbnail", refuse)
+    monkeypatch.setattr(opencv, "thumbnail", refuse)
     with pytest.raises(DataError, match=r"ants/01\.jpg: cannot be compared"):
         run(scenes, tmp_path)
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.images import isolated_decoder, record_image
+from pipeline.images.errors import ImageError
 from pipeline.records.reasons import Code
 from tests import conftest
 
@@ -57,7 +58,7 @@ def test_a_damaged_jpeg_is_reencoded_as_in_conversion(decoders):
     ids=["empty", "text", "cut"],
 )
 def test_a_file_that_does_not_decode_is_refused(decoders, data, kind, message):
-    with pytest.raises(record_image.ImageError, match=message) as caught:
+    with pytest.raises(ImageError, match=message) as caught:
         decoders.decode(data)
     assert caught.value.kind is kind
     assert decoders.decode(encoded(".jpg"))
@@ -65,7 +66,7 @@ def test_a_file_that_does_not_decode_is_refused(decoders, data, kind, message):
 
 def test_larger_images_than_the_limit_are_refused():
     with isolated_decoder.Decoders(1, timeout_s=30, max_pixels=5000) as decoders:
-        with pytest.raises(record_image.ImageError, match="larger than 5,000 pixels"):
+        with pytest.raises(ImageError, match="larger than 5,000 pixels"):
             decoders.decode(encoded(".png"))
         assert decoders.decode(encoded(".png", PIXELS[:30]))
 
