@@ -127,7 +127,8 @@ class Server:
 
     def __init__(self):
         self.answers = {}
-        self.requests = []
+        self.requests = []  # (path, Range header)
+        self.headers = []
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -139,6 +140,7 @@ class Server:
             def do_GET(self):
                 range_header = self.headers.get("Range")
                 outer.requests.append((self.path, range_header))
+                outer.headers.append(self.headers)
                 answer = outer.answers.get(self.path, Answer(status=404))
                 if isinstance(answer, list):
                     answer = answer.pop(0) if len(answer) > 1 else answer[0]

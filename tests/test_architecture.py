@@ -84,14 +84,12 @@ LARGE_FILES = {
     "model/training/staged_training.py",
     "model/weights/identify_network.py",
     "model/weights/layer_names.py",
-    "model/weights/named_weights.py",
     "model/weights/restore.py",
     "pipeline/check/checking.py",
     "pipeline/convert/conversion.py",
     "pipeline/download/paper_flowers.py",
     "pipeline/grouping/near_duplicates.py",
     "pipeline/records/manifest.py",
-    "pipeline/system/http_file.py",
     "train.py",
 }
 LARGE_FUNCTIONS = {

@@ -65,43 +65,48 @@ class Config:
 
 
 def draw_paper_flowers(target: Path, *, images_per_class: int, seed: int) -> int:
-    """Draws what is missing of a data set of paper flowers; returns how many.
+    """Draw the photos of paper flowers that are missing, and return their number.
+
+    Args:
+        target: folder to fill.
+        images_per_class: number of photos of each kind.
+        seed: random seed of the data set.
 
     Raises:
-        DataError: the folder holds something else, or those of another seed.
+        DataError: the folder has other files, or photos of another seed.
     """
-    wanted = {
+    photos = {
         f"{kind}/{kind}_{number:04d}.jpg": (kind, number)
         for kind in paper_flowers.KINDS
         for number in range(images_per_class)
     }
-    found = flower_archive.files_below(target)
-    if foreign := sorted(found - wanted.keys()):
+    files = flower_archive.files_below(target)
+    if foreign := sorted(files - photos.keys()):
         raise DataError(
-            f"{target}: holds {foreign[0]}, which is not of this data set; "
-            "choose an empty folder"
+            f"{target}: has {foreign[0]}, which is not part of this data set. Choose "
+            "an empty folder"
         )
-    if found:
-        name = min(found)
-        kind, number = wanted[name]
+    if files:
+        name = min(files)
+        kind, number = photos[name]
         expected = paper_flowers.encode(paper_flowers.draw(kind, seed, number))
         if (target / name).read_bytes() != expected:
             raise DataError(
-                f"{target}: {name} is not what --seed={seed} draws; choose an empty "
+                f"{target}: {name} is not what --seed={seed} draws. Choose an empty "
                 "folder, or the seed it was drawn with"
             )
-    missing = sorted(wanted.keys() - found)
+    missing = sorted(photos.keys() - files)
     for kind in paper_flowers.KINDS:
         (target / kind).mkdir(parents=True, exist_ok=True)
     blocks = [
-        [(name, *wanted[name]) for name in missing[start : start + _BLOCK_PHOTOS]]
+        [(name, *photos[name]) for name in missing[start : start + _BLOCK_PHOTOS]]
         for start in range(0, len(missing), _BLOCK_PHOTOS)
     ]
     with command_line.progress(len(missing), "photo", "draw") as progress:
         for block, _ in process_pool.map_blocks(
             functools.partial(_draw_block, target, seed),
             blocks,
-            on_crash=_crashed,
+            on_crash=_raise_crash,
             num_workers=min(command_line.available_cpus(), max(1, len(blocks))),
             initializer=opencv.use_one_thread,
         ):
@@ -117,16 +122,15 @@ def _draw_block(target: Path, seed: int, block: Sequence[tuple[str, str, int]]) 
             )
 
 
-def _crashed(item: tuple[str, str, int]) -> None:
-    raise DataError(f"{item[0]}: drawing it took the process down")
+def _raise_crash(photo: tuple[str, str, int]) -> None:
+    raise DataError(f"{photo[0]}: the process that draws this photo has crashed")
 
 
 def download_list(config: Config) -> list[str]:
-    """Fetches the photos of a list; returns what to tell of them, line by line.
+    """Download the photos of a list, and return lines that sum up the result.
 
     Raises:
-        fetch.Unreachable: no server answers.
-        DataError: the list is not as it should be, or nothing could be had.
+        DataError: the list is invalid, or no photo could be downloaded.
     """
     photos = url_list.read(
         Path(config.urls),
@@ -134,11 +138,11 @@ def download_list(config: Config) -> list[str]:
         images=config.images,
         seed=config.seed,
     )
-    how = photo_downloads.How(
+    options = photo_downloads.DownloadOptions(
         workers=config.workers, refused=config.refused, min_bytes=config.min_bytes
     )
     target = Path(config.target)
-    outcomes = url_list.download(photos, target, how)
+    outcomes = url_list.download(photos, target, options)
     words = ["python", "-m", "pipeline.convert", str(target)]
     words.append(f"--csv={target / url_list.LISTING_NAME}")
     words += [f"--labels={config.labels}"] if config.labels else []

@@ -74,7 +74,7 @@ def run(main: Callable[[Sequence[str]], None], *named_errors: type[Exception]) -
             _fail(str(error))
         except Stopped as stopped:
             log(f"stopped by {stopped.signal.name}")
-            raise
+            _leave(128 + stopped.signal)
         except BrokenPipeError:  # `| head` has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(128 + signal.SIGPIPE)
@@ -112,16 +112,16 @@ def check_signals() -> None:
         raise Stopped(_held_back[0], in_order=True)
 
 
-def _leave() -> None:
-    """Ends a command that did its work, without taking TensorFlow apart first.
+def _leave(code: int = 0) -> None:
+    """End a stopped command, or one that has used TensorFlow, at once.
 
-    All files are written and closed by now; the interpreter's own way out took a second
-    more, freeing what the system frees at once.
+    All files are written and closed by now. The interpreter would take a second more to
+    free TensorFlow's memory, and would wait for threads that wait for slow servers.
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    if "tensorflow" in sys.modules:
-        os._exit(0)
+    if code or "tensorflow" in sys.modules:
+        os._exit(code)
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
