@@ -221,12 +221,12 @@ def tiny(monkeypatch):
     """A network "tiny" in the tables, and its naming: tiny/conv1/weights and so on."""
     from model.networks import registry
     from model.weights import layer_names
-    from pipeline.batches import preprocess
+    from pipeline.batches.input_spec import InputSpec
 
     found = architecture.Network(
         name="tiny",
         make_steps=tiny_layers,
-        input_spec=preprocess.InputSpec(
+        input_spec=InputSpec(
             size_px=16,
             short_side_px=18,
             mean=(100.0, 110.0, 120.0),

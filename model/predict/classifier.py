@@ -12,7 +12,7 @@ from model.loop import metrics, traced_function, training_loop
 from model.predict import similar_photos
 from model.runs import finished_run
 from model.weights import preprocessing_overrides, pretrained_classifier
-from pipeline.batches import preprocess
+from pipeline.batches.input_spec import InputSpec
 from pipeline.images import record_image
 from pipeline.records import manifest, stored_photo
 from pipeline.system.errors import DataError
@@ -37,7 +37,7 @@ class Classifier:
 
     name: str
     model: Any
-    spec: preprocess.InputSpec
+    spec: InputSpec
     class_names: Sequence[str]
     temperature: float = 1.0
     finished: finished_run.FinishedRun | None = None

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from pipeline.batches import preprocess, single_photo
+from pipeline.batches import single_photo
+from pipeline.batches.input_spec import InputSpec
 from pipeline.images import isolated_decoder, photo_files, record_image
 from pipeline.images.errors import ImageError
 from pipeline.system import command_line
@@ -38,7 +39,7 @@ class PhotoBatch:
 
 def read(
     photos: Iterable[str],
-    spec: preprocess.InputSpec,
+    spec: InputSpec,
     *,
     batch_size: int,
     resize_min: int = record_image.RESIZE_MIN,

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from model.evaluation import grad_cam
-from pipeline.batches import image_batches, preprocess
+from pipeline.batches import crop_and_resize, image_batches
+from pipeline.batches.input_spec import InputSpec
 from pipeline.images import opencv
 from pipeline.images.errors import ImageError
 from pipeline.records import manifest, stored_photo
@@ -106,7 +107,7 @@ def heats(
     found: manifest.Manifest,
     rows: Sequence[manifest.Row],
     labels: Sequence[int],
-    spec: preprocess.InputSpec,
+    spec: InputSpec,
 ) -> dict[str, Heat]:
     """Grad-CAM of some photos, for a class of each.
 
@@ -127,7 +128,7 @@ def heats(
     except grad_cam.NoMap:
         return {}
     images = image_batches.Images(found, rows, spec, batch_size=16)
-    views = preprocess.central_views(images.sizes, spec)
+    views = crop_and_resize.central_views(images.sizes, spec)
     found_heats = {}
     for batch in images.run(np.arange(len(rows)), views):
         numbers = batch["row"].numpy()

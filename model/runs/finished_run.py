@@ -14,7 +14,7 @@ import keras
 
 from model.runs import run_folder
 from model.runs.run_folder import RunError
-from pipeline.batches import preprocess
+from pipeline.batches.input_spec import InputSpec
 from pipeline.images import record_image
 
 # What Keras, HDF5 and zipfile raise on a damaged model file.
@@ -53,9 +53,9 @@ class FinishedRun:
         return str(self.config["data"]["manifest_digest"])
 
     @property
-    def spec(self) -> preprocess.InputSpec:
+    def spec(self) -> InputSpec:
         """Preprocessing of the network's input."""
-        return preprocess.InputSpec.from_json(self.config["input_spec"])
+        return InputSpec.from_json(self.config["input_spec"])
 
     @property
     def resize_min(self) -> int:

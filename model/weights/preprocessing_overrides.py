@@ -14,7 +14,7 @@ import numpy as np
 
 from model.checkpoints import errors
 from model.checkpoints.caffe import mean_file
-from pipeline.batches import preprocess
+from pipeline.batches.input_spec import InputSpec, as_tuples
 from pipeline.system import config_flags
 
 CHANNEL_ORDERS = ("auto", "rgb", "bgr")
@@ -60,9 +60,7 @@ class Overrides:
             by_weights if self.channel_order == "auto" else self.channel_order == "bgr"
         )
 
-    def apply(
-        self, spec: preprocess.InputSpec, *, by_weights_bgr: bool = False
-    ) -> preprocess.InputSpec:
+    def apply(self, spec: InputSpec, *, by_weights_bgr: bool = False) -> InputSpec:
         """The spec with what was overridden.
 
         Raises:
@@ -127,7 +125,7 @@ class Overrides:
         window = found[start : start + size, start : start + size]
         digits = 3 + round(math.log10(scale))
         rounded = np.round(window.astype(np.float64), max(0, digits))
-        return {"mean_image": preprocess.tuples(rounded.tolist())}
+        return {"mean_image": as_tuples(rounded.tolist())}
 
 
 AS_WEIGHTS = Overrides()

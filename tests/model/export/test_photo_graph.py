@@ -4,16 +4,15 @@ import pytest
 import tensorflow as tf
 
 from model.export import photo_graph
-from pipeline.batches import preprocess, single_photo
+from pipeline.batches import single_photo
+from pipeline.batches.input_spec import InputSpec
 from pipeline.images import record_image
 from pipeline.images.errors import ImageError
 from tests import conftest, exif_files
 from tests.exif_files import segment, tiff
 
 SPECS = {
-    resize: preprocess.InputSpec(
-        size_px=40, short_side_px=48, resize=resize, source="test"
-    )
+    resize: InputSpec(size_px=40, short_side_px=48, resize=resize, source="test")
     for resize in ("crop", "squash")
 }
 _graphs = {
