@@ -61,7 +61,7 @@ class TestPaperFlowers:
         before = folder_digest(tmp_path)
         with pytest.raises(
             DataError,
-            match=r"aster/aster_0000\.jpg is not what --seed=1 draws; Choose an empty",
+            match=r"aster/aster_0000\.jpg is not what --seed=1 draws\. Choose",
         ):
             self.draw(tmp_path, 2, seed=1)
         assert folder_digest(tmp_path) == before
