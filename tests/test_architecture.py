@@ -6,9 +6,11 @@ imports rooms of lower ranks, whether at the top of a module or inside a functio
 
 import ast
 import collections
+import itertools
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -225,6 +227,30 @@ def test_flags_are_read_by_commands_alone():
         "model/weights/pretrained_classifier.py",
     }
     assert using - shared == commands - {"model/inspect.py", "model/export/replay.py"}
+
+
+# Names of distributions that are not those of the modules they bring.
+DISTRIBUTIONS = {
+    "absl": "absl-py",
+    "cv2": "opencv-python-headless",
+    "google": "protobuf",
+}
+# Libraries that other libraries import for us: forms of Starlette, runners of Beam.
+INDIRECT = {"python-multipart", "dask"}
+
+
+def test_what_is_imported_is_declared_and_nothing_else():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    requirements = [*project["dependencies"], *itertools.chain(*extras)]
+    declared = {re.split(r"[\[>=<]", text)[0] for text in requirements}
+    ours = {"pipeline", "model", "train", "evaluate", "_typeshed"}
+    modules = {name.split(".")[0] for path in MODULES for name in imports(path)}
+    imported = {
+        DISTRIBUTIONS.get(name, name.replace("_", "-"))
+        for name in modules - ours - sys.stdlib_module_names
+    }
+    assert imported == declared - INDIRECT
 
 
 def test_conversion_starts_without_tensorflow():
