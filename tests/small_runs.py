@@ -7,9 +7,9 @@ import numpy as np
 
 from model.networks import architecture
 from model.runs import finished_run, run_folder
-from pipeline.batches.input_spec import InputSpec
+from pipeline.batches import preprocess
 
-SPEC = InputSpec(
+SPEC = preprocess.InputSpec(
     size_px=24,
     short_side_px=28,
     mean=(100.0, 110.0, 120.0),

@@ -18,8 +18,7 @@ from model.evaluation import (
 )
 from model.loop import metrics
 from model.runs import finished_run, run_folder
-from pipeline.batches import dataset
-from pipeline.batches.input_spec import InputSpec
+from pipeline.batches import dataset, preprocess
 from pipeline.records import manifest
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
@@ -150,7 +149,7 @@ def judge(
     model: Any,
     found: manifest.Manifest,
     split: str,
-    spec: InputSpec,
+    spec: preprocess.InputSpec,
     how: How = PLAIN,
     *,
     class_names: Sequence[str] = (),

@@ -5,14 +5,15 @@ import dataclasses
 import numpy as np
 
 from model.loop import metrics
-from pipeline.batches import crop_and_resize
-from pipeline.batches.input_spec import InputSpec
+from pipeline.batches import preprocess
 
 NONE, FLIP, TEN_CROP = "none", "flip", "ten_crop"
 CHOICES = (NONE, FLIP, TEN_CROP)
 
 
-def of(tta: str, sizes: np.ndarray, spec: InputSpec) -> list[crop_and_resize.Views]:
+def of(
+    tta: str, sizes: np.ndarray, spec: preprocess.InputSpec
+) -> list[preprocess.Views]:
     """The views that are averaged.
 
     Args:
@@ -30,11 +31,11 @@ def of(tta: str, sizes: np.ndarray, spec: InputSpec) -> list[crop_and_resize.Vie
     if tta not in CHOICES:
         raise ValueError(f"--tta={tta}: expected {', '.join(CHOICES)}")
     if tta == NONE:
-        return [crop_and_resize.central_views(sizes, spec)]
+        return [preprocess.central_views(sizes, spec)]
     if tta == FLIP:
-        upright = [crop_and_resize.central_views(sizes, spec)]
+        upright = [preprocess.central_views(sizes, spec)]
     else:
-        upright = list(crop_and_resize.cornered_views(sizes, spec))
+        upright = list(preprocess.cornered_views(sizes, spec))
     mirrored = [
         dataclasses.replace(one, mirrored=np.ones(len(sizes), np.bool_))
         for one in upright

@@ -25,8 +25,7 @@ import tensorflow as tf
 from model.loop import traced_function
 from model.networks import architecture
 from model.weights import restore
-from pipeline.batches import crop_and_resize, image_batches
-from pipeline.batches.input_spec import InputSpec
+from pipeline.batches import image_batches, preprocess
 from pipeline.records import manifest
 from pipeline.system import command_line
 
@@ -82,7 +81,7 @@ class Features:
 def key(
     trunk: Any,
     last: str,
-    spec: InputSpec,
+    spec: preprocess.InputSpec,
     precision: str,
     found: manifest.Manifest,
 ) -> dict[str, Any]:
@@ -299,14 +298,12 @@ def _marking(
         settle()
 
 
-def views_of(images: image_batches.Images, view: int) -> crop_and_resize.Views:
+def views_of(images: image_batches.Images, view: int) -> preprocess.Views:
     """The windows of all photos in a view."""
     if view in (CENTRAL, MIRRORED):
         mirrored = view == MIRRORED
-        return crop_and_resize.central_views(
-            images.sizes, images.spec, mirrored=mirrored
-        )
-    return crop_and_resize.random_views(images.sizes, images.spec, (view,))
+        return preprocess.central_views(images.sizes, images.spec, mirrored=mirrored)
+    return preprocess.random_views(images.sizes, images.spec, (view,))
 
 
 def _open_view(

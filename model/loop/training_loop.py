@@ -22,13 +22,14 @@ from model.loop import (
     parameter_update,
     traced_function,
 )
-from pipeline.batches.input_spec import InputSpec
+from pipeline.batches import preprocess
+from pipeline.system.errors import UserError
 
 # Inputs [batch, ...]; labels int32 [batch], or shares float32 [batch, num_classes].
 Batch = tuple[Any, Any]
 
 
-class NonFiniteLoss(ArithmeticError):
+class NonFiniteLoss(UserError):
     """Training ran away; names epoch and step."""
 
 
@@ -104,7 +105,7 @@ class Source(Protocol):
     def validation(self) -> Iterator[Batch]:
         """Batches of the validation examples, each once."""
 
-    def first_batch(self, spec: InputSpec) -> Batch:
+    def first_batch(self, spec: preprocess.InputSpec) -> Batch:
         """The photos behind the first training batch, and their labels."""
 
 

@@ -12,10 +12,13 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from pipeline.batches import single_photo
-from pipeline.batches.input_spec import InputSpec
-from pipeline.images import isolated_decoder, photo_files, record_image
-from pipeline.images.errors import ImageError
+from pipeline.batches import preprocess, single_photo
+from pipeline.images import (
+    decoding_settings,
+    isolated_decoder,
+    photo_files,
+    record_image,
+)
 from pipeline.system import command_line
 
 _TIMEOUT_S = 60.0
@@ -39,10 +42,10 @@ class PhotoBatch:
 
 def read(
     photos: Iterable[str],
-    spec: InputSpec,
+    spec: preprocess.InputSpec,
     *,
     batch_size: int,
-    resize_min: int = record_image.RESIZE_MIN,
+    resize_min: int = decoding_settings.RESIZE_MIN,
     num_workers: int = 0,
 ) -> Iterator[PhotoBatch]:
     """Reads photos in their order; memory does not grow with their number.
@@ -70,7 +73,7 @@ def read(
         def pixels(photo: str) -> np.ndarray | str:
             try:
                 return viewer(running.decode(photo_files.read(photo)))
-            except ImageError as error:
+            except record_image.ImageError as error:
                 return str(error)
 
         try:

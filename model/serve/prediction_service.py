@@ -15,8 +15,7 @@ import numpy as np
 
 from model.predict import classifier, similar_photos
 from pipeline.batches import single_photo
-from pipeline.images import isolated_decoder, opencv
-from pipeline.images.errors import ImageError
+from pipeline.images import isolated_decoder, record_image
 from pipeline.records import manifest
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
@@ -115,11 +114,11 @@ class Service:
                 can be decoded.
         """
         self._decoders.start()
-        grey = opencv.page_jpeg(np.full((64, 64, 3), 128, np.uint8))
+        grey = record_image.jpeg_of(np.full((64, 64, 3), 128, np.uint8))
         try:
             self.answer(grey, explained=True)
             self.answer(grey, explained=False)
-        except ImageError as error:
+        except record_image.ImageError as error:
             raise DataError(
                 f"a small grey photo, to begin with: {error}; expected it to decode; "
                 "is --decode_timeout_s too short, or memory?"
@@ -166,7 +165,7 @@ class Service:
         row, explainer = self._rows[sha256], self.explainer
         if explainer is None:
             raise KeyError(sha256)
-        return opencv.thumbnail_jpeg(explainer.training_photo(row), _THUMBNAIL_PX)
+        return record_image.small_jpeg(explainer.training_photo(row), _THUMBNAIL_PX)
 
     def _work(self) -> None:
         ended = False

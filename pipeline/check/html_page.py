@@ -11,8 +11,7 @@ from typing import Any
 import jinja2
 
 from pipeline.check.check_findings import Report
-from pipeline.images import opencv
-from pipeline.images.errors import ImageError
+from pipeline.images import record_image
 from pipeline.system.errors import DataError
 
 # Path of a photo -> a JPEG or PNG of it, upright.
@@ -73,7 +72,7 @@ def render(report: Report, encoded: Encoded) -> str:
 def _thumbnail(path: str, encoded: Encoded) -> str:
     """A data URL; "" of what does not decode."""
     try:
-        small = opencv.thumbnail_jpeg(encoded(path), _SIDE_PX)
-    except (ImageError, DataError, OSError):
+        small = record_image.small_jpeg(encoded(path), _SIDE_PX)
+    except (record_image.ImageError, DataError, OSError):
         return ""
     return "data:image/jpeg;base64," + base64.b64encode(small).decode("ascii")
