@@ -37,8 +37,8 @@ from model.evaluation import (
 from model.reports import comparison_picture, text_report
 from model.runs import finished_run, run_folder, run_records
 from model.weights import preprocessing_overrides, pretrained_classifier
-from pipeline.convert import conversion, convert_settings
-from pipeline.images import decoding_settings
+from pipeline.convert import conversion
+from pipeline.images import record_image
 from pipeline.records import manifest
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
@@ -165,7 +165,7 @@ def evaluate(config: Config) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _records(
-    data: str, resize_min: int = decoding_settings.RESIZE_MIN
+    data: str, resize_min: int = record_image.RESIZE_MIN
 ) -> Iterator[manifest.Manifest]:
     """Records; those of a folder of photos are made for the time being.
 
@@ -177,7 +177,7 @@ def _records(
         yield manifest.read(Path(data))
         return
     with tempfile.TemporaryDirectory() as scratch:
-        config = convert_settings.Config(
+        config = conversion.Config(
             source=data, out=f"{scratch}/records", resize_min=resize_min
         )
         found = conversion.convert(config).manifest

@@ -30,7 +30,7 @@ from sklearn.linear_model import LogisticRegression
 from model.loop import metrics
 from model.networks import registry
 from model.weights import named_weights, restore
-from pipeline.batches import image_batches, preprocess
+from pipeline.batches import crop_and_resize, image_batches
 from pipeline.records import manifest
 
 NETWORK = registry.NETWORKS["alexnet_owt"]
@@ -44,7 +44,7 @@ def features_of(found: manifest.Manifest, layer: str) -> np.ndarray:
     images = image_batches.Images(
         found, found.included(), NETWORK.input_spec, batch_size=64
     )
-    views = preprocess.central_views(images.sizes, NETWORK.input_spec)
+    views = crop_and_resize.central_views(images.sizes, NETWORK.input_spec)
     order = np.arange(len(images.rows))
     call = tf.function(lambda x: base(x, training=False), autograph=False)
     batches = [call(batch["image"]).numpy() for batch in images.run(order, views)]

@@ -28,8 +28,8 @@ import tensorflow as tf
 from model.loop import device, feature_cache
 from model.networks import registry
 from model.weights import named_weights, restore
-from pipeline.batches import image_batches, preprocess
-from pipeline.convert import conversion, convert_settings
+from pipeline.batches import crop_and_resize, image_batches
+from pipeline.convert import conversion
 
 NETWORK = registry.NETWORKS["alexnet_owt"]
 LAST = "pool5"
@@ -55,16 +55,14 @@ def main() -> None:
     options = parser.parse_args()
     precision = device.choose_precision(options.precision)
     with tempfile.TemporaryDirectory() as scratch:
-        config = convert_settings.Config(
-            source=str(options.folder), out=f"{scratch}/records"
-        )
+        config = conversion.Config(source=str(options.folder), out=f"{scratch}/records")
         found = conversion.convert(config).manifest
         rows = found.included()
         count = len(rows)
         images = image_batches.Images(
             found, rows, NETWORK.input_spec, batch_size=feature_cache.BATCH_SIZE
         )
-        views = preprocess.central_views(images.sizes, NETWORK.input_spec)
+        views = crop_and_resize.central_views(images.sizes, NETWORK.input_spec)
         trunk = build(device.policy(precision))
         call = tf.function(lambda x: trunk(x, training=False), autograph=False)
         batch = next(iter(images.run(np.arange(feature_cache.BATCH_SIZE), views)))[

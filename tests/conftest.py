@@ -27,7 +27,7 @@ import safetensors.numpy
 import train
 from model.networks import architecture, registry
 from model.training import settings
-from pipeline.convert import conversion, convert_settings
+from pipeline.convert import conversion
 from pipeline.records import manifest
 
 ROOT = Path(__file__).parents[1]
@@ -82,7 +82,7 @@ def shared_records(tmp_path_factory):
     """Records of three classes with 20 photos each; not to be changed by a test."""
     folder = tmp_path_factory.mktemp("shared")
     write_photos(folder / "photos", per_class=20)
-    config = convert_settings.Config(
+    config = conversion.Config(
         source=str(folder / "photos"), out=str(folder / "records"), workers=1
     )
     conversion.convert(config)
@@ -127,7 +127,8 @@ class Server:
 
     def __init__(self):
         self.answers = {}
-        self.requests = []
+        self.requests = []  # (path, Range header)
+        self.headers = []
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -139,6 +140,7 @@ class Server:
             def do_GET(self):
                 range_header = self.headers.get("Range")
                 outer.requests.append((self.path, range_header))
+                outer.headers.append(self.headers)
                 answer = outer.answers.get(self.path, Answer(status=404))
                 if isinstance(answer, list):
                     answer = answer.pop(0) if len(answer) > 1 else answer[0]
@@ -219,12 +221,12 @@ def tiny(monkeypatch):
     """A network "tiny" in the tables, and its naming: tiny/conv1/weights and so on."""
     from model.networks import registry
     from model.weights import layer_names
-    from pipeline.batches import preprocess
+    from pipeline.batches.input_spec import InputSpec
 
     found = architecture.Network(
         name="tiny",
         make_steps=tiny_layers,
-        input_spec=preprocess.InputSpec(
+        input_spec=InputSpec(
             size_px=16,
             short_side_px=18,
             mean=(100.0, 110.0, 120.0),

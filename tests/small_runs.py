@@ -7,9 +7,9 @@ import numpy as np
 
 from model.networks import architecture
 from model.runs import finished_run, run_folder
-from pipeline.batches import preprocess
+from pipeline.batches.input_spec import InputSpec
 
-SPEC = preprocess.InputSpec(
+SPEC = InputSpec(
     size_px=24,
     short_side_px=28,
     mean=(100.0, 110.0, 120.0),

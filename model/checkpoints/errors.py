@@ -8,10 +8,8 @@
     * MismatchedCheckpoint: its tensors do not fit the network.
 """
 
-from pipeline.system.errors import UserError
 
-
-class CheckpointError(UserError):
+class CheckpointError(ValueError):
     """Weights cannot be used; says where, what was expected and what to do."""
 
 

@@ -81,10 +81,10 @@ def _read(path: Path) -> Checkpoint:
         return _from_h5(h5.read(path), path)
     if start.startswith(npy.SIGNATURE):
         return _from_npy(path)
-    if start[:1] == b"\x80":
-        return _read_pickle(path)
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= _HEADER_LIMIT:
         return _read_safetensors(path)
+    if start[:1] == b"\x80":
+        return _read_pickle(path)
     if ckpt.is_v1(path):
         raise errors.UnknownFormat(
             f"{path}: a TensorFlow checkpoint of version 1, from before 2017; write it "

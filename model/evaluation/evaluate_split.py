@@ -18,7 +18,8 @@ from model.evaluation import (
 )
 from model.loop import metrics
 from model.runs import finished_run, run_folder
-from pipeline.batches import dataset, preprocess
+from pipeline.batches import dataset
+from pipeline.batches.input_spec import InputSpec
 from pipeline.records import manifest
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
@@ -149,7 +150,7 @@ def judge(
     model: Any,
     found: manifest.Manifest,
     split: str,
-    spec: preprocess.InputSpec,
+    spec: InputSpec,
     how: How = PLAIN,
     *,
     class_names: Sequence[str] = (),

@@ -5,15 +5,14 @@ import dataclasses
 import numpy as np
 
 from model.loop import metrics
-from pipeline.batches import preprocess
+from pipeline.batches import crop_and_resize
+from pipeline.batches.input_spec import InputSpec
 
 NONE, FLIP, TEN_CROP = "none", "flip", "ten_crop"
 CHOICES = (NONE, FLIP, TEN_CROP)
 
 
-def of(
-    tta: str, sizes: np.ndarray, spec: preprocess.InputSpec
-) -> list[preprocess.Views]:
+def of(tta: str, sizes: np.ndarray, spec: InputSpec) -> list[crop_and_resize.Views]:
     """The views that are averaged.
 
     Args:
@@ -31,11 +30,11 @@ def of(
     if tta not in CHOICES:
         raise ValueError(f"--tta={tta}: expected {', '.join(CHOICES)}")
     if tta == NONE:
-        return [preprocess.central_views(sizes, spec)]
+        return [crop_and_resize.central_views(sizes, spec)]
     if tta == FLIP:
-        upright = [preprocess.central_views(sizes, spec)]
+        upright = [crop_and_resize.central_views(sizes, spec)]
     else:
-        upright = list(preprocess.cornered_views(sizes, spec))
+        upright = list(crop_and_resize.cornered_views(sizes, spec))
     mirrored = [
         dataclasses.replace(one, mirrored=np.ones(len(sizes), np.bool_))
         for one in upright

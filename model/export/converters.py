@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from model.export.exportable import Exportable
-from pipeline.images import record_image
+from pipeline.system import standard_error
 from pipeline.system.errors import DataError
 
 _EXTRA = "export"  # in pyproject.toml
@@ -37,7 +37,7 @@ def require_packages(flag: str, *modules: str) -> None:
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
     """Keep everything from stderr, where TensorFlow's C++ code writes too."""
-    with record_image.unheard(), warnings.catch_warnings():
+    with standard_error.silenced(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # parts that will move to other packages
         yield
 

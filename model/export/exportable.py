@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from model.runs import finished_run
-from pipeline.batches import preprocess
+from pipeline.batches.input_spec import InputSpec
 
 PROBABILITIES = "probabilities"
 
@@ -27,7 +27,7 @@ class Exportable:
     """
 
     model: Any
-    spec: preprocess.InputSpec
+    spec: InputSpec
     resize_min: int
     class_names: tuple[str, ...]
     metadata: dict[str, str]
@@ -71,7 +71,7 @@ def load_run(run: finished_run.FinishedRun) -> Exportable:
     )
 
 
-def _describe_input(spec: preprocess.InputSpec) -> str:
+def _describe_input(spec: InputSpec) -> str:
     share = spec.size_px / spec.short_side_px
     window = "square window" if spec.resize == "crop" else "window"
     side = "the short side" if spec.resize == "crop" else "each side"

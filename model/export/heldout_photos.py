@@ -8,7 +8,8 @@ import numpy as np
 from model.evaluation import evaluate_split, stored_logits
 from model.loop import metrics
 from model.runs import finished_run, run_records
-from pipeline.batches import image_batches, preprocess
+from pipeline.batches import crop_and_resize, image_batches
+from pipeline.batches.input_spec import InputSpec
 from pipeline.records import manifest, stored_photo
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
@@ -104,7 +105,7 @@ def load(run: finished_run.FinishedRun, data: str = "") -> HeldoutPhotos:
 def fill_views(
     records: manifest.Manifest,
     rows: Sequence[manifest.Row],
-    spec: preprocess.InputSpec,
+    spec: InputSpec,
     views: np.ndarray,
 ) -> None:
     """Fill an array with photos as a network sees them.
@@ -119,14 +120,12 @@ def fill_views(
         DataError: a record is damaged.
     """
     photos = image_batches.Images(records, rows, spec, batch_size=_BATCH_SIZE)
-    central = preprocess.central_views(photos.sizes, spec)
+    central = crop_and_resize.central_views(photos.sizes, spec)
     for batch in photos.run(np.arange(len(rows)), central):
         views[batch["row"].numpy()] = batch["image"].numpy()
 
 
-def calibration_views(
-    records: manifest.Manifest, spec: preprocess.InputSpec
-) -> list[np.ndarray]:
+def calibration_views(records: manifest.Manifest, spec: InputSpec) -> list[np.ndarray]:
     """Read training photos as a network sees them: uint8 [size_px, size_px, 3] each.
 
     Raises:

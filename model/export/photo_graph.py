@@ -1,8 +1,8 @@
 """Compute what a network sees of photos, in TensorFlow operations alone.
 
 The graphs run without Python. They do what conversion (pipeline.images.record_image)
-and preprocessing (pipeline.batches.preprocess) do. Where conversion encodes a photo
-again, the graph does too. EXIF orientation is read by walking the segments of a JPEG to
+and pipeline.batches.crop_and_resize do. Where conversion encodes a photo again, the
+graph does too. EXIF orientation is read by walking the segments of a JPEG to
 the first that holds EXIF, and searching the first image directory there. A JPEG whose
 EXIF is damaged or points outside the segment counts as upright.
 
@@ -13,8 +13,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from pipeline.batches import preprocess
-from pipeline.images import decoding_settings, record_image
+from pipeline.batches import crop_and_resize
+from pipeline.batches.input_spec import InputSpec
+from pipeline.images import opencv, record_image
 
 _JPEG_MAGIC = b"\xff\xd8"
 _DEPTH_AT = 24  # offset of the bits per sample in a PNG; source: its IHDR chunk
@@ -25,9 +26,7 @@ _FILL, _APP1, _SCAN, _END = 0xFF, 0xE1, 0xDA, 0xD9
 
 
 def view_of_photo(
-    encoded: Any,
-    spec: preprocess.InputSpec,
-    resize_min: int = decoding_settings.RESIZE_MIN,
+    encoded: Any, spec: InputSpec, resize_min: int = record_image.RESIZE_MIN
 ) -> Any:
     """Return the view of an image file.
 
@@ -50,13 +49,11 @@ def view_of_photo(
     )
     pixels.set_shape([None, None, 3])
     square = spec.resize == "crop"
-    return preprocess.resize(pixels, spec.size_px, halve=True, square=square)
+    return crop_and_resize.resize(pixels, spec.size_px, halving=True, square=square)
 
 
 def view_of_images(
-    images: Any,
-    spec: preprocess.InputSpec,
-    resize_min: int = decoding_settings.RESIZE_MIN,
+    images: Any, spec: InputSpec, resize_min: int = record_image.RESIZE_MIN
 ) -> Any:
     """Return the views of a batch of upright images of one size.
 
@@ -70,17 +67,17 @@ def view_of_images(
     """
     pixels = _window(_shrink(images, resize_min), spec)
     square = spec.resize == "crop"
-    return preprocess.resize_all(pixels, spec.size_px, halve=True, square=square)
+    return crop_and_resize.resize_all(pixels, spec.size_px, halving=True, square=square)
 
 
-def portable_view_of_images(images: Any, spec: preprocess.InputSpec) -> Any:
+def portable_view_of_images(images: Any, spec: InputSpec) -> Any:
     """Return what `view_of_images` does, in operations that every format has.
 
     Unlike conversion, it does not shrink large images first.
     """
     pixels = tf.cast(_window(images, spec), tf.float32)
     square = spec.resize == "crop"
-    pixels = preprocess.halved(pixels, spec.size_px, square=square)
+    pixels = crop_and_resize.halve(pixels, spec.size_px, square=square)
     pixels = _interpolated(_interpolated(pixels, 2, spec.size_px), 1, spec.size_px)
     return tf.cast(pixels + 0.5, tf.uint8)
 
@@ -105,8 +102,8 @@ def _interpolated(images: Any, axis: int, size_px: int) -> Any:
     return first + (tf.gather(images, after, axis=axis) - first) * share
 
 
-def _central(height: Any, width: Any, spec: preprocess.InputSpec) -> Any:
-    """Return the window of preprocess.central_views: int32 [4]."""
+def _central(height: Any, width: Any, spec: InputSpec) -> Any:
+    """Return the window of crop_and_resize.central_views: int32 [4]."""
     sizes = tf.stack([height, width])
     whole = (
         sizes
@@ -119,14 +116,14 @@ def _central(height: Any, width: Any, spec: preprocess.InputSpec) -> Any:
     return tf.concat([(sizes - sides) // 2, sides], axis=0)
 
 
-def _window(images: Any, spec: preprocess.InputSpec) -> Any:
+def _window(images: Any, spec: InputSpec) -> Any:
     """Return the central window of [batch, height, width, 3]."""
     shape = tf.shape(images)
     top, left, height, width = tf.unstack(_central(shape[1], shape[2], spec))
     return images[:, top : top + height, left : left + width]
 
 
-def _jpeg_window(encoded: Any, spec: preprocess.InputSpec, resize_min: int) -> Any:
+def _jpeg_window(encoded: Any, spec: InputSpec, resize_min: int) -> Any:
     """Return the central window of a JPEG, upright: uint8 [height, width, 3]."""
     limit = resize_min or tf.int32.max
     shape = tf.io.extract_jpeg_shape(encoded)
@@ -142,13 +139,13 @@ def _jpeg_window(encoded: Any, spec: preprocess.InputSpec, resize_min: int) -> A
         pixels = _turn(tf.switch_case(halves, branches), turned)
         pixels = tf.cast(_shrink(pixels[None], resize_min)[0], tf.uint8)
         pixels.set_shape([None, None, 3])
-        return tf.io.encode_jpeg(pixels, quality=record_image.JPEG_QUALITY)
+        return tf.io.encode_jpeg(pixels, quality=opencv.JPEG_QUALITY)
 
     is_copied = (short_side <= limit) & (turned == 1)
     stored = tf.cond(is_copied, lambda: encoded, encode_again)
     stored_shape = tf.io.extract_jpeg_shape(stored)
     window = _central(stored_shape[0], stored_shape[1], spec)
-    return preprocess.decode_window(stored, False, window)
+    return crop_and_resize.decode_window(stored, False, window)
 
 
 def _jpeg_decoder(encoded: Any, ratio: int) -> Any:

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from model.export import heldout_photos, replay
-from pipeline.batches import preprocess
-from pipeline.images import record_image
+from pipeline.batches.input_spec import InputSpec
+from pipeline.images import opencv
 from pipeline.system.errors import DataError
 
 NUM_PHOTOS = 32
@@ -96,7 +96,7 @@ class Agreement:
 
 
 def compare(
-    target: Target, heldout: heldout_photos.HeldoutPhotos, spec: preprocess.InputSpec
+    target: Target, heldout: heldout_photos.HeldoutPhotos, spec: InputSpec
 ) -> list[Agreement]:
     """Compare a file's probabilities with those of its run, for each signature.
 
@@ -131,7 +131,7 @@ def compare(
 
 
 def accuracy(
-    target: Target, heldout: heldout_photos.HeldoutPhotos, spec: preprocess.InputSpec
+    target: Target, heldout: heldout_photos.HeldoutPhotos, spec: InputSpec
 ) -> float:
     """Return the accuracy of a file that takes views, on all test photos, 0..1.
 
@@ -155,7 +155,7 @@ def _write_photos(
         if as_files:
             path.write_bytes(encoded)
         else:
-            np.save(path, record_image.decode_record(encoded)[None])
+            np.save(path, opencv.decode_rgb(encoded)[None])
         paths.append(path)
     return paths
 
@@ -163,7 +163,7 @@ def _write_photos(
 def _write_views(
     heldout: heldout_photos.HeldoutPhotos,
     indices: np.ndarray,
-    spec: preprocess.InputSpec,
+    spec: InputSpec,
     folder: Path,
 ) -> Path:
     path = folder / "views.npy"

@@ -25,7 +25,8 @@ import tensorflow as tf
 from model.loop import traced_function
 from model.networks import architecture
 from model.weights import restore
-from pipeline.batches import image_batches, preprocess
+from pipeline.batches import crop_and_resize, image_batches
+from pipeline.batches.input_spec import InputSpec
 from pipeline.records import manifest
 from pipeline.system import command_line
 
@@ -81,7 +82,7 @@ class Features:
 def key(
     trunk: Any,
     last: str,
-    spec: preprocess.InputSpec,
+    spec: InputSpec,
     precision: str,
     found: manifest.Manifest,
 ) -> dict[str, Any]:
@@ -298,12 +299,14 @@ def _marking(
         settle()
 
 
-def views_of(images: image_batches.Images, view: int) -> preprocess.Views:
+def views_of(images: image_batches.Images, view: int) -> crop_and_resize.Views:
     """The windows of all photos in a view."""
     if view in (CENTRAL, MIRRORED):
         mirrored = view == MIRRORED
-        return preprocess.central_views(images.sizes, images.spec, mirrored=mirrored)
-    return preprocess.random_views(images.sizes, images.spec, (view,))
+        return crop_and_resize.central_views(
+            images.sizes, images.spec, mirrored=mirrored
+        )
+    return crop_and_resize.random_views(images.sizes, images.spec, (view,))
 
 
 def _open_view(

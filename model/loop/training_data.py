@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 
 from model.loop import distributed, feature_cache, training_loop
-from pipeline.batches import dataset, image_batches, preprocess, random_augmentation
+from pipeline.batches import (
+    crop_and_resize,
+    dataset,
+    image_batches,
+    random_augmentation,
+    seeded_random,
+)
+from pipeline.batches.input_spec import InputSpec
 from pipeline.records import manifest
 
 
@@ -25,7 +32,7 @@ def wanted_features(
 def compute_features(
     found: manifest.Manifest,
     trunk: Any,
-    spec: preprocess.InputSpec,
+    spec: InputSpec,
     num_views: int,
     *,
     cache_dir: Path,
@@ -105,13 +112,13 @@ class Cached:
         views = np.zeros(len(self._validation), np.int64)
         return self._batches(self._validation, views, feature_cache.BATCH_SIZE)
 
-    def first_batch(self, spec: preprocess.InputSpec) -> training_loop.Batch:
+    def first_batch(self, spec: InputSpec) -> training_loop.Batch:
         """The photos behind the first batch, uint8 [batch, ...], and their labels."""
         order, views = (part[: self.batch_size] for part in self._order(0))
         images = image_batches.Images(
             self._found, self._found.included(), spec, batch_size=len(order)
         )
-        shown = preprocess.central_views(images.sizes, spec)
+        shown = crop_and_resize.central_views(images.sizes, spec)
         for view in np.unique(views):
             those = order[views == view]
             found = feature_cache.views_of(images, int(view))
@@ -123,7 +130,7 @@ class Cached:
     def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         key = (self._seed, epoch)
         order = self._train[dataset.permutation(len(self._train), key)]
-        random = preprocess.generator((*key, 2))
+        random = seeded_random.generator((*key, 2))
         return order, random.integers(self._num_views, size=len(order))
 
     def _batches(
@@ -147,7 +154,7 @@ class Fresh:
     def __init__(
         self,
         found: manifest.Manifest,
-        spec: preprocess.InputSpec,
+        spec: InputSpec,
         *,
         seed: int,
         batch_size: int,
@@ -183,7 +190,7 @@ class Fresh:
         for batch in self._training.epoch(epoch, start * self.batch_size):
             yield batch["image"], batch["label"]
 
-    def first_batch(self, _: preprocess.InputSpec) -> training_loop.Batch:
+    def first_batch(self, _: InputSpec) -> training_loop.Batch:
         """The first batch."""
         return next(self.training(0))
 

@@ -22,14 +22,13 @@ from model.loop import (
     parameter_update,
     traced_function,
 )
-from pipeline.batches import preprocess
-from pipeline.system.errors import UserError
+from pipeline.batches.input_spec import InputSpec
 
 # Inputs [batch, ...]; labels int32 [batch], or shares float32 [batch, num_classes].
 Batch = tuple[Any, Any]
 
 
-class NonFiniteLoss(UserError):
+class NonFiniteLoss(ArithmeticError):
     """Training ran away; names epoch and step."""
 
 
@@ -105,7 +104,7 @@ class Source(Protocol):
     def validation(self) -> Iterator[Batch]:
         """Batches of the validation examples, each once."""
 
-    def first_batch(self, spec: preprocess.InputSpec) -> Batch:
+    def first_batch(self, spec: InputSpec) -> Batch:
         """The photos behind the first training batch, and their labels."""
 
 

@@ -8,17 +8,17 @@ from typing import Any
 import keras
 
 from model.networks import layers
-from pipeline.batches import preprocess
+from pipeline.batches.input_spec import InputSpec
 
 # Source: TensorFlow's 2018 AlexNet tutorials for Flowers, after the means of VGG
 # (Simonyan and Zisserman 2014). Their checkpoints do not state them.
-ALEXNET_INPUT = preprocess.InputSpec(
+ALEXNET_INPUT = InputSpec(
     mean=(123.68, 116.78, 103.94),
     source="assumed: the checkpoint states none; ImageNet's mean RGB, 256/224",
 )
 
 # Source: torchvision, AlexNet_Weights.IMAGENET1K_V1.transforms (mean, std, 256/224).
-ALEXNET_OWT_INPUT = preprocess.InputSpec(
+ALEXNET_OWT_INPUT = InputSpec(
     scale=255.0,
     mean=(0.485, 0.456, 0.406),
     std=(0.229, 0.224, 0.225),

@@ -16,7 +16,7 @@ import numpy as np
 
 from model.checkpoints import errors
 from model.networks import composite_layers
-from pipeline.batches import preprocess
+from pipeline.batches.input_spec import InputSpec
 
 INPUT = "image"  # name of the input, as if it were the first step
 NORMALISATION = "normalize"  # name of the layer that follows the input
@@ -52,7 +52,7 @@ class Network:
 
     name: str
     make_steps: Callable[[int, str], Sequence[Any]]
-    input_spec: preprocess.InputSpec
+    input_spec: InputSpec
     features: tuple[str, ...]
     combined_features: tuple[str, ...] = ()
     num_classes: int = 1000
@@ -129,9 +129,7 @@ class Network:
                 return ""
         return ""
 
-    def variable_shapes(
-        self, spec: preprocess.InputSpec, num_classes: int = 0
-    ) -> _Shapes:
+    def variable_shapes(self, spec: InputSpec, num_classes: int = 0) -> _Shapes:
         """Compute the shapes of the weights without making them.
 
         Args:
@@ -159,7 +157,7 @@ class Network:
                 f"{str(error)[:200]}"
             ) from error
 
-    def output_shape(self, spec: preprocess.InputSpec, last: str) -> tuple[Any, ...]:
+    def output_shape(self, spec: InputSpec, last: str) -> tuple[Any, ...]:
         """Compute the shape of the output of step `last`; the batch's size is None."""
         shape: tuple[Any, ...] = (None, spec.size_px, spec.size_px, 3)
         for step in self.steps_between(INPUT, last):
@@ -168,7 +166,7 @@ class Network:
 
     def build(
         self,
-        spec: preprocess.InputSpec,
+        spec: InputSpec,
         *,
         last: str,
         num_classes: int = 0,
@@ -196,7 +194,7 @@ class Network:
 
     def step_outputs(
         self,
-        spec: preprocess.InputSpec,
+        spec: InputSpec,
         *,
         last: str,
         num_classes: int = 0,
@@ -231,9 +229,7 @@ def apply_steps(steps: Sequence[Any], before: str, output: Any) -> dict[str, Any
     return outputs
 
 
-def normalisation(
-    spec: preprocess.InputSpec, *, repeat_per_column: bool = False
-) -> Any:
+def normalisation(spec: InputSpec, *, repeat_per_column: bool = False) -> Any:
     """Make the layer x -> (x / scale - mean) / std, which computes in float32.
 
     Args:

@@ -7,10 +7,10 @@ weights have the same names and shapes.
 from typing import Any
 
 from model.networks import composite_layers, layers
-from pipeline.batches import preprocess
+from pipeline.batches.input_spec import InputSpec
 
 # Source: Caffe's ilsvrc_2012_mean.npy, mean over all pixels (as in its notebook 00).
-CAFFE_INPUT = preprocess.InputSpec(
+CAFFE_INPUT = InputSpec(
     size_px=227,
     short_side_px=256,
     resize="squash",

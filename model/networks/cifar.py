@@ -5,11 +5,11 @@ from typing import Any
 import keras
 
 from model.networks import layers
-from pipeline.batches import preprocess
+from pipeline.batches.input_spec import InputSpec
 
 # Mean colour of CIFAR-10's training photos. Caffe subtracts a mean image instead, which
 # its weight files do not contain. Source: Krizhevsky 2009 (data set).
-QUICK_INPUT = preprocess.InputSpec(
+QUICK_INPUT = InputSpec(
     size_px=32,
     short_side_px=32,
     resize="squash",
@@ -17,7 +17,7 @@ QUICK_INPUT = preprocess.InputSpec(
     source="assumed: CIFAR-10's mean colour; better with Caffe's mean file as --mean",
 )
 # Source: keras/examples/cifar10_cnn.py.
-CIFAR_CNN_INPUT = preprocess.InputSpec(
+CIFAR_CNN_INPUT = InputSpec(
     size_px=32,
     short_side_px=32,
     resize="squash",

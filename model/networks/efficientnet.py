@@ -5,10 +5,10 @@ from typing import Any
 import keras
 
 from model.networks import composite_layers, layers
-from pipeline.batches import preprocess
+from pipeline.batches.input_spec import InputSpec
 
 # Source: tensorflow/tpu/models/official/efficientnet/lite (mean 127, std 128, 224).
-LITE0_INPUT = preprocess.InputSpec(
+LITE0_INPUT = InputSpec(
     mean=(127.0, 127.0, 127.0),
     std=(128.0, 128.0, 128.0),
     source="EfficientNet-Lite: mean 127, std 128",

@@ -22,7 +22,7 @@ import numpy as np
 from model.checkpoints import errors
 from model.networks import architecture, composite_layers, head, registry
 from model.networks.keras_layer_arguments import LAYERS, Values
-from pipeline.batches import preprocess
+from pipeline.batches.input_spec import InputSpec, as_tuples
 
 _TEXT_LIMIT = 16 << 20
 _MAX_LAYERS, _MAX_DEPTH = 2_000, 8
@@ -129,7 +129,7 @@ def name_of(model_name: str) -> str:
     return model_name if model_name.startswith(_PREFIX) else _PREFIX + model_name
 
 
-def own_model(text: str) -> tuple[str, preprocess.InputSpec] | None:
+def own_model(text: str) -> tuple[str, InputSpec] | None:
     """The network and preprocessing of a model that a run saved; None for others.
 
     The spec is that of the network, with what the model's first layer says; it serves
@@ -157,7 +157,7 @@ def own_model(text: str) -> tuple[str, preprocess.InputSpec] | None:
             short_side_px=round(size * spec.short_side_px / spec.size_px),
             scale=1.0,
             mean=tuple(mean.reshape(-1, 3).mean(axis=0).tolist()),
-            mean_image=preprocess.tuples(mean.tolist()) if mean.ndim > 1 else None,
+            mean_image=as_tuples(mean.tolist()) if mean.ndim > 1 else None,
             std=tuple(std.tolist()),
             source="a run's own model; its resizing is assumed",
         )
@@ -165,8 +165,8 @@ def own_model(text: str) -> tuple[str, preprocess.InputSpec] | None:
         return None
 
 
-def _assumed_spec(size: int, scale: float) -> preprocess.InputSpec:
-    return preprocess.InputSpec(
+def _assumed_spec(size: int, scale: float) -> InputSpec:
+    return InputSpec(
         size_px=size,
         short_side_px=size,
         resize="squash",

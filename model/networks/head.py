@@ -12,7 +12,7 @@ import keras
 
 from model.checkpoints import errors
 from model.networks import architecture
-from pipeline.batches import preprocess
+from pipeline.batches.input_spec import InputSpec
 
 # The new final layer. No known network uses this name, so no checkpoint's classifier is
 # mistaken for it.
@@ -38,7 +38,7 @@ def is_pooling_layer(name: str) -> bool:
 
 def choose_pooling(
     network: architecture.Network,
-    spec: preprocess.InputSpec,
+    spec: InputSpec,
     features: Sequence[str],
     requested: str,
 ) -> str:
@@ -82,7 +82,7 @@ def choose_pooling(
 
 def _choose_for_several(
     network: architecture.Network,
-    spec: preprocess.InputSpec,
+    spec: InputSpec,
     features: Sequence[str],
     requested: str,
 ) -> str:
@@ -104,9 +104,7 @@ def _choose_for_several(
     return "average" if requested == "auto" else requested
 
 
-def _feature_maps(
-    network: architecture.Network, spec: preprocess.InputSpec
-) -> list[str]:
+def _feature_maps(network: architecture.Network, spec: InputSpec) -> list[str]:
     """Return the positions of a head that are feature maps; [""] if there are none."""
     names = [
         name
@@ -130,7 +128,7 @@ def describe(features: Sequence[str], pooling: str) -> str:
 
 def num_features(
     network: architecture.Network,
-    spec: preprocess.InputSpec,
+    spec: InputSpec,
     features: Sequence[str],
     pooling: str,
 ) -> int:

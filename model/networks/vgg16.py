@@ -3,11 +3,11 @@
 from typing import Any
 
 from model.networks import layers
-from pipeline.batches import preprocess
+from pipeline.batches.input_spec import InputSpec
 
 # Source: Simonyan and Zisserman 2014, section 2.1 and 3.1; the mean as in Caffe's
 # VGG_ILSVRC_16_layers and Keras' imagenet_utils.
-VGG16_INPUT = preprocess.InputSpec(
+VGG16_INPUT = InputSpec(
     mean=(123.68, 116.779, 103.939), source="VGG: mean colour of ImageNet"
 )
 

@@ -12,8 +12,8 @@ from model.loop import metrics, traced_function, training_loop
 from model.predict import similar_photos
 from model.runs import finished_run
 from model.weights import preprocessing_overrides, pretrained_classifier
-from pipeline.batches import preprocess
-from pipeline.images import decoding_settings
+from pipeline.batches.input_spec import InputSpec
+from pipeline.images import record_image
 from pipeline.records import manifest, stored_photo
 from pipeline.system.errors import DataError
 
@@ -37,11 +37,11 @@ class Classifier:
 
     name: str
     model: Any
-    spec: preprocess.InputSpec
+    spec: InputSpec
     class_names: Sequence[str]
     temperature: float = 1.0
     finished: finished_run.FinishedRun | None = None
-    resize_min: int = decoding_settings.RESIZE_MIN
+    resize_min: int = record_image.RESIZE_MIN
 
     def predict_step(self) -> Callable[[Any], Any]:
         """Images, float32 [batch, size_px, size_px, 3], 0..255 -> logits."""

@@ -10,8 +10,10 @@ import numpy as np
 
 from model.predict import classifier
 from model.runs import image_grid
-from pipeline.batches import preprocess, single_photo
+from pipeline.batches import single_photo
+from pipeline.batches.input_spec import InputSpec
 from pipeline.images import record_image
+from pipeline.images.errors import ImageError
 from pipeline.records import manifest
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
@@ -24,7 +26,7 @@ class Pictures:
     """Writes one picture for each photo into a folder."""
 
     def __init__(
-        self, folder: Path, explainer: classifier.Explainer, spec: preprocess.InputSpec
+        self, folder: Path, explainer: classifier.Explainer, spec: InputSpec
     ) -> None:
         """Makes the folder.
 
@@ -102,5 +104,5 @@ class Pictures:
         )
         try:
             return self._viewer(stored)
-        except record_image.ImageError as error:
+        except ImageError as error:
             raise DataError(f"{row.file} ({row.path}): {error}") from error

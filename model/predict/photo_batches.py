@@ -12,13 +12,10 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from pipeline.batches import preprocess, single_photo
-from pipeline.images import (
-    decoding_settings,
-    isolated_decoder,
-    photo_files,
-    record_image,
-)
+from pipeline.batches import single_photo
+from pipeline.batches.input_spec import InputSpec
+from pipeline.images import isolated_decoder, photo_files, record_image
+from pipeline.images.errors import ImageError
 from pipeline.system import command_line
 
 _TIMEOUT_S = 60.0
@@ -42,10 +39,10 @@ class PhotoBatch:
 
 def read(
     photos: Iterable[str],
-    spec: preprocess.InputSpec,
+    spec: InputSpec,
     *,
     batch_size: int,
-    resize_min: int = decoding_settings.RESIZE_MIN,
+    resize_min: int = record_image.RESIZE_MIN,
     num_workers: int = 0,
 ) -> Iterator[PhotoBatch]:
     """Reads photos in their order; memory does not grow with their number.
@@ -73,7 +70,7 @@ def read(
         def pixels(photo: str) -> np.ndarray | str:
             try:
                 return viewer(running.decode(photo_files.read(photo)))
-            except record_image.ImageError as error:
+            except ImageError as error:
                 return str(error)
 
         try:

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from model.evaluation import grad_cam
-from pipeline.batches import image_batches, preprocess
-from pipeline.images import record_image
+from pipeline.batches import crop_and_resize, image_batches
+from pipeline.batches.input_spec import InputSpec
+from pipeline.images import opencv
+from pipeline.images.errors import ImageError
 from pipeline.records import manifest, stored_photo
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
@@ -90,8 +92,8 @@ class Thumbnails:
     def _small(self, row: manifest.Row, side: int) -> str:
         try:
             encoded = self._photos.image(row)
-            return data_url(record_image.small_jpeg(encoded, side))
-        except (record_image.ImageError, DataError, OSError):
+            return data_url(opencv.thumbnail_jpeg(encoded, side))
+        except (ImageError, DataError, OSError):
             return ""
 
 
@@ -105,7 +107,7 @@ def heats(
     found: manifest.Manifest,
     rows: Sequence[manifest.Row],
     labels: Sequence[int],
-    spec: preprocess.InputSpec,
+    spec: InputSpec,
 ) -> dict[str, Heat]:
     """Grad-CAM of some photos, for a class of each.
 
@@ -126,7 +128,7 @@ def heats(
     except grad_cam.NoMap:
         return {}
     images = image_batches.Images(found, rows, spec, batch_size=16)
-    views = preprocess.central_views(images.sizes, spec)
+    views = crop_and_resize.central_views(images.sizes, spec)
     found_heats = {}
     for batch in images.run(np.arange(len(rows)), views):
         numbers = batch["row"].numpy()
@@ -137,7 +139,7 @@ def heats(
             top, left, height, width = views.windows[number].tolist()
             row = rows[number]
             found_heats[row.sha256] = Heat(
-                source=data_url(record_image.picture_jpeg(laid, _HEAT_PX)),
+                source=data_url(opencv.page_jpeg(laid, side=_HEAT_PX)),
                 left=100 * left / row.width,
                 top=100 * top / row.height,
                 width=100 * width / row.width,

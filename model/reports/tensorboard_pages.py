@@ -23,7 +23,8 @@ from tensorboard.summary.writer import event_file_writer
 
 from model.evaluation import evaluate_split
 from model.runs import tensorboard_log
-from pipeline.images import record_image
+from pipeline.images import opencv
+from pipeline.images.errors import ImageError
 from pipeline.records import manifest, stored_photo
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
@@ -179,8 +180,8 @@ def sprite(
     for number, row in enumerate(rows):
         top, left = (side * place for place in divmod(number, columns))
         try:
-            tile = record_image.thumbnail(photos.image(row), side)
-        except (record_image.ImageError, DataError, OSError):
+            tile = opencv.thumbnail(photos.image(row), side)
+        except (ImageError, DataError, OSError):
             continue
         sheet[top : top + side, left : left + side] = tile[..., ::-1]
     return sheet, side

@@ -14,8 +14,8 @@ import keras
 
 from model.runs import run_folder
 from model.runs.run_folder import RunError
-from pipeline.batches import preprocess
-from pipeline.images import decoding_settings
+from pipeline.batches.input_spec import InputSpec
+from pipeline.images import record_image
 
 # What Keras, HDF5 and zipfile raise on a damaged model file.
 _UNREADABLE = (
@@ -53,14 +53,14 @@ class FinishedRun:
         return str(self.config["data"]["manifest_digest"])
 
     @property
-    def spec(self) -> preprocess.InputSpec:
+    def spec(self) -> InputSpec:
         """Preprocessing of the network's input."""
-        return preprocess.InputSpec.from_json(self.config["input_spec"])
+        return InputSpec.from_json(self.config["input_spec"])
 
     @property
     def resize_min(self) -> int:
         """Shorter side that larger photos were shrunk to, in pixels; 0: no limit."""
-        value = self.config["data"].get("resize_min", decoding_settings.RESIZE_MIN)
+        value = self.config["data"].get("resize_min", record_image.RESIZE_MIN)
         if not isinstance(value, int) or value < 0:
             raise ValueError(f"resize_min {value!r}")
         return value

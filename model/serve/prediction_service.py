@@ -15,7 +15,8 @@ import numpy as np
 
 from model.predict import classifier, similar_photos
 from pipeline.batches import single_photo
-from pipeline.images import isolated_decoder, record_image
+from pipeline.images import isolated_decoder, opencv
+from pipeline.images.errors import ImageError
 from pipeline.records import manifest
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
@@ -114,11 +115,11 @@ class Service:
                 can be decoded.
         """
         self._decoders.start()
-        grey = record_image.jpeg_of(np.full((64, 64, 3), 128, np.uint8))
+        grey = opencv.page_jpeg(np.full((64, 64, 3), 128, np.uint8))
         try:
             self.answer(grey, explained=True)
             self.answer(grey, explained=False)
-        except record_image.ImageError as error:
+        except ImageError as error:
             raise DataError(
                 f"a small grey photo, to begin with: {error}; expected it to decode; "
                 "is --decode_timeout_s too short, or memory?"
@@ -165,7 +166,7 @@ class Service:
         row, explainer = self._rows[sha256], self.explainer
         if explainer is None:
             raise KeyError(sha256)
-        return record_image.small_jpeg(explainer.training_photo(row), _THUMBNAIL_PX)
+        return opencv.thumbnail_jpeg(explainer.training_photo(row), _THUMBNAIL_PX)
 
     def _work(self) -> None:
         ended = False

@@ -27,7 +27,8 @@ from starlette.routing import Route
 
 from model.predict import output_formats
 from model.serve import prediction_service, web_guard
-from pipeline.images import record_image
+from pipeline.images import opencv
+from pipeline.images.errors import ImageError
 from pipeline.records.reasons import Code
 from pipeline.system import command_line, sandbox
 from pipeline.system.errors import DataError
@@ -161,7 +162,7 @@ class _Site:
             found = await run_in_threadpool(self._service.thumbnail, sha256)
         except KeyError as error:
             raise HTTPException(404, "no such training photo") from error
-        except (DataError, record_image.ImageError, OSError) as error:
+        except (DataError, ImageError, OSError) as error:
             command_line.log(f"thumbnail {sha256}: {error}")
             raise HTTPException(404, "this training photo cannot be shown") from error
         kept = {"Cache-Control": "private, max-age=3600"}
@@ -183,7 +184,7 @@ class _Site:
                 functools.partial(self._told, data, top=top, explained=explained),
                 limiter=self._threads,
             )
-        except record_image.ImageError as error:
+        except ImageError as error:
             status = _STATUS_OF_KIND.get(error.kind, 422)
             raise HTTPException(status, str(error)) from error
         except sandbox.NotStarted as error:
@@ -293,5 +294,5 @@ def _number(request: Request, name: str, default: int) -> int:
 
 
 def _data_url(pixels: Any) -> str:
-    encoded = record_image.jpeg_of(pixels, _PICTURE_QUALITY)
+    encoded = opencv.page_jpeg(pixels, quality=_PICTURE_QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(encoded).decode("ascii")

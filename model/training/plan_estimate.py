@@ -15,7 +15,7 @@ import numpy as np
 from model.loop import feature_cache, training_data, training_loop
 from model.training import settings, staged_training, stages
 from model.weights import restore
-from pipeline.batches import dataset, image_batches, preprocess
+from pipeline.batches import crop_and_resize, dataset, image_batches
 from pipeline.records import manifest
 
 _BATCHES = 4  # that are timed, after one that is not
@@ -194,7 +194,7 @@ class _Probe:
             self._found, rows, self._plan.spec, batch_size=size
         )
         run = feature_cache.as_stored(self._trunk, kind)
-        views = preprocess.central_views(images.sizes, images.spec)
+        views = crop_and_resize.central_views(images.sizes, images.spec)
         order = np.resize(np.arange(len(rows)), 1 << 20)
         batch_s = _seconds_each(
             images.run(order, views), lambda batch: run(batch["image"]).numpy()

@@ -13,7 +13,7 @@ from model.loop import dropout
 from model.networks import architecture, composite_layers, head
 from model.training import settings, starting_point
 from model.weights import restore
-from pipeline.batches import preprocess
+from pipeline.batches.input_spec import InputSpec
 from pipeline.system import config_flags
 
 # Dropout that suits a head. On flower photos of 288 pixels, a head on AlexNet's 256
@@ -41,7 +41,7 @@ class Plan:
     """
 
     network: architecture.Network
-    spec: preprocess.InputSpec
+    spec: InputSpec
     features: tuple[str, ...]
     train_from: str
     cut: str

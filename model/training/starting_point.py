@@ -7,7 +7,7 @@ from model.checkpoints import errors
 from model.networks import architecture, composite_layers, head, registry
 from model.training import reused_head, settings
 from model.weights import named_weights, restore
-from pipeline.batches import preprocess
+from pipeline.batches.input_spec import InputSpec
 from pipeline.system import command_line
 
 
@@ -26,7 +26,7 @@ class Base:
     """
 
     network: architecture.Network
-    spec: preprocess.InputSpec
+    spec: InputSpec
     features: tuple[str, ...]
     pooling: str
     train_from: str

@@ -16,12 +16,12 @@ from model.checkpoints import errors, reading
 from model.checkpoints.tensorflow import ckpt
 from model.networks import architecture, composite_layers, from_keras_config, registry
 from model.weights import layer_names
-from pipeline.batches import preprocess
+from pipeline.batches.input_spec import InputSpec
 
 
 def by_layer_name(
     chosen: architecture.Network,
-    spec: preprocess.InputSpec,
+    spec: InputSpec,
     variables: Mapping[str, str] = layer_names.KERAS,
 ) -> layer_names.Naming:
     """The habit of Keras, and of this project: our own names."""
@@ -128,13 +128,11 @@ def _inside(habit: layer_names.Naming, scope: str) -> layer_names.Naming:
     return dataclasses.replace(habit, layers=layers, source=source)
 
 
-def _own(
-    checkpoint: reading.Checkpoint, where: str
-) -> tuple[str, preprocess.InputSpec | None]:
+def _own(checkpoint: reading.Checkpoint, where: str) -> tuple[str, InputSpec | None]:
     """What a file of ours says of its network and preprocessing."""
     text = checkpoint.metadata.get("input_spec", "")
     try:
-        spec = preprocess.InputSpec.from_json(json.loads(text)) if text else None
+        spec = InputSpec.from_json(json.loads(text)) if text else None
     except (ValueError, TypeError, RecursionError) as error:
         raise errors.CorruptCheckpoint(
             f"{where}: its metadata state no usable input_spec ({error})"

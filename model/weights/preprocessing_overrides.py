@@ -14,8 +14,8 @@ import numpy as np
 
 from model.checkpoints import errors
 from model.checkpoints.caffe import mean_file
-from pipeline.batches import preprocess
-from pipeline.system import absl_flags
+from pipeline.batches.input_spec import InputSpec, as_tuples
+from pipeline.system import config_flags
 
 CHANNEL_ORDERS = ("auto", "rgb", "bgr")
 RESIZES = ("auto", "crop", "squash")
@@ -49,7 +49,7 @@ class Overrides:
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
-            absl_flags.check_choice(name, getattr(self, name), choices)
+            config_flags.check_choice(name, getattr(self, name), choices)
         for name in ("image_size", "short_side", "scale"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name}={getattr(self, name)}: expected 0 or more")
@@ -60,9 +60,7 @@ class Overrides:
             by_weights if self.channel_order == "auto" else self.channel_order == "bgr"
         )
 
-    def apply(
-        self, spec: preprocess.InputSpec, *, by_weights_bgr: bool = False
-    ) -> preprocess.InputSpec:
+    def apply(self, spec: InputSpec, *, by_weights_bgr: bool = False) -> InputSpec:
         """The spec with what was overridden.
 
         Raises:
@@ -127,7 +125,7 @@ class Overrides:
         window = found[start : start + size, start : start + size]
         digits = 3 + round(math.log10(scale))
         rounded = np.round(window.astype(np.float64), max(0, digits))
-        return {"mean_image": preprocess.tuples(rounded.tolist())}
+        return {"mean_image": as_tuples(rounded.tolist())}
 
 
 AS_WEIGHTS = Overrides()
@@ -165,9 +163,9 @@ HELP = {
 
 def define_flags() -> None:
     """Declares the flags; defaults are those of Overrides."""
-    absl_flags.define(Overrides, HELP, CHOICES)
+    config_flags.define(Overrides, HELP, CHOICES)
 
 
 def from_flags() -> Overrides:
     """What the flags say."""
-    return absl_flags.read(Overrides)
+    return config_flags.read(Overrides)

@@ -12,7 +12,7 @@ from absl import flags
 from model.checkpoints import errors
 from model.networks import registry
 from model.weights import named_weights, preprocessing_overrides, restore
-from pipeline.batches import preprocess
+from pipeline.batches.input_spec import InputSpec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Pretrained:
 
     name: str
     model: Any
-    spec: preprocess.InputSpec
+    spec: InputSpec
     class_names: tuple[str, ...]
 
 

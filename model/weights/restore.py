@@ -18,7 +18,7 @@ import numpy as np
 from model.checkpoints import errors, reading
 from model.networks import architecture, composite_layers, from_keras_config, registry
 from model.weights import identify_network, layer_names, preprocessing_overrides
-from pipeline.batches import preprocess
+from pipeline.batches.input_spec import InputSpec
 
 Status = Literal["restored", "new", "unused", "mismatched", "skipped"]
 # End of the names of variables that hold a random state and no weight.
@@ -65,7 +65,7 @@ class Fit:
     where: str
     network: architecture.Network
     naming: layer_names.Naming
-    spec: preprocess.InputSpec
+    spec: InputSpec
     values: dict[str, dict[str, np.ndarray]]
     shapes: dict[str, dict[str, tuple[int, ...]]]
     skipped: tuple[str, ...] = ()

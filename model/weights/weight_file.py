@@ -17,7 +17,7 @@ import safetensors.numpy
 
 from model.checkpoints import errors, npy
 from model.checkpoints.hdf5 import h5, keras_zip
-from pipeline.batches import preprocess
+from pipeline.batches.input_spec import InputSpec
 
 # Attribute of an .h5 with what the file says of itself.
 MARK = h5.OWN_MARK
@@ -32,7 +32,7 @@ CAFFE_TENSORFLOW = {
 }
 
 
-def describe(network_name: str, spec: preprocess.InputSpec) -> dict[str, str]:
+def describe(network_name: str, spec: InputSpec) -> dict[str, str]:
     """What every weight file of ours says of itself."""
     return {
         "network": network_name,

@@ -30,16 +30,16 @@ def change(
         The same shape and type.
     """
     # Deferred: without these operations, training needs no OpenCV.
-    from pipeline.images import record_image as opencv
+    from pipeline.images import opencv
 
     opencv.use_one_thread()  # images are changed side by side
 
     def changed(pixels: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         parts = augmentation.split(numbers)
         if augmentation.moves:
-            pixels = opencv.moved(pixels, parts["geometry"].reshape(2, 3))
+            pixels = opencv.warp(pixels, parts["geometry"].reshape(2, 3))
         if augmentation.recolours:
-            pixels = opencv.recoloured(pixels, *parts["colour"])
+            pixels = opencv.adjust_colours(pixels, *parts["colour"])
         if augmentation.cutout:
             pixels = pixels.copy()
             side = augmentation.cutout_px(len(pixels))

@@ -8,7 +8,13 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from pipeline.batches import image_batches, preprocess, random_augmentation
+from pipeline.batches import (
+    crop_and_resize,
+    image_batches,
+    random_augmentation,
+    seeded_random,
+)
+from pipeline.batches.input_spec import InputSpec
 from pipeline.records import manifest
 
 # Encoded photos that training keeps in memory: some 4,000 of the usual 64 KB.
@@ -21,7 +27,7 @@ class Training:
     def __init__(
         self,
         found: manifest.Manifest,
-        spec: preprocess.InputSpec,
+        spec: InputSpec,
         *,
         batch_size: int,
         seed: int,
@@ -87,7 +93,7 @@ class Training:
 
 def permutation(num_rows: int, key: tuple[int, ...]) -> np.ndarray:
     """Return the order of an epoch, int64 [num_rows]; `key` decides it."""
-    return preprocess.generator((*key, 0)).permutation(num_rows)
+    return seeded_random.generator((*key, 0)).permutation(num_rows)
 
 
 class Evaluation:
@@ -97,7 +103,7 @@ class Evaluation:
         self,
         found: manifest.Manifest,
         split: str,
-        spec: preprocess.InputSpec,
+        spec: InputSpec,
         *,
         batch_size: int,
     ) -> None:
@@ -107,9 +113,9 @@ class Evaluation:
 
     def __iter__(self) -> Iterator[image_batches.Batch]:
         """Yield the batches; the last may be smaller."""
-        views = preprocess.central_views(self.images.sizes, self.images.spec)
+        views = crop_and_resize.central_views(self.images.sizes, self.images.spec)
         return self.seen_by(views)
 
-    def seen_by(self, views: preprocess.Views) -> Iterator[image_batches.Batch]:
+    def seen_by(self, views: crop_and_resize.Views) -> Iterator[image_batches.Batch]:
         """Yield the batches of the same photos in other windows."""
         return self.images.run(np.arange(len(self.images.rows)), views)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pipeline.batches import augment_images, preprocess, random_augmentation
+from pipeline.batches import augment_images, crop_and_resize, random_augmentation
+from pipeline.batches.input_spec import InputSpec
 from pipeline.records import manifest, stored_photo
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
@@ -56,7 +57,7 @@ class Images:
         self,
         found: manifest.Manifest,
         rows: Sequence[manifest.Row],
-        spec: preprocess.InputSpec,
+        spec: InputSpec,
         *,
         batch_size: int,
         memory_bytes: int = 0,
@@ -89,10 +90,13 @@ class Images:
         self._stored: Any = None
         if rows and sum(row.length for row in rows) <= memory_bytes:
             self._stored = tf.constant(self._images(np.arange(len(rows))))
-        self._plan = (np.zeros(0, np.int64), preprocess.central_views(self.sizes, spec))
+        self._plan = (
+            np.zeros(0, np.int64),
+            crop_and_resize.central_views(self.sizes, spec),
+        )
         self.dataset = self._build()
 
-    def run(self, order: np.ndarray, views: preprocess.Views) -> Iterator[Batch]:
+    def run(self, order: np.ndarray, views: crop_and_resize.Views) -> Iterator[Batch]:
         """Yield batches as `element_spec` says.
 
         Args:
@@ -172,7 +176,7 @@ class Images:
 
     def _resizing(self) -> tuple[bool, bool]:
         """Return whether any window must be halved, and whether all are square."""
-        sides = preprocess.window_sides(self.sizes, self.spec)
+        sides = crop_and_resize.window_sides(self.sizes, self.spec)
         square = self.spec.resize == "crop"
         if self._augmentation.crop_area:
             sides, square = self.sizes, False  # none is larger
@@ -220,10 +224,12 @@ class Images:
         only_png = bool(self._is_png.any())
         mixed = only_png and not self._is_png.all()
         is_png = numbers[7] == 1 if mixed else only_png
-        image = preprocess.decode_window(encoded, is_png, window)
+        image = crop_and_resize.decode_window(encoded, is_png, window)
         halve, square = self._resizing()
-        image = preprocess.resize(image, self.spec.size_px, halve=halve, square=square)
-        image = preprocess.mirror(image, numbers[6] == 1)
+        image = crop_and_resize.resize(
+            image, self.spec.size_px, halving=halve, square=square
+        )
+        image = crop_and_resize.mirror(image, numbers[6] == 1)
         label = tf.cast(numbers[1], tf.int32)
         example = {"image": image, "label": label, "row": numbers[0]}
         if self._num_numbers:

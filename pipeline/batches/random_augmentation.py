@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.batches import preprocess
+from pipeline.batches import crop_and_resize, seeded_random
+from pipeline.batches.input_spec import InputSpec
 
 _CROP_ATTEMPTS = 10
 # Last parts of the keys that numbers are drawn from; 0 is an epoch's order, 2 the views
@@ -181,10 +182,10 @@ NONE = Augmentation()
 def views(
     augmentation: Augmentation,
     sizes: np.ndarray,
-    spec: preprocess.InputSpec,
+    spec: InputSpec,
     order: np.ndarray,
     key: tuple[int, ...],
-) -> preprocess.Views:
+) -> crop_and_resize.Views:
     """What happens to each image in an epoch.
 
     Args:
@@ -195,7 +196,7 @@ def views(
             the place of its first example says.
         key: decides everything: (seed, epoch).
     """
-    found = preprocess.random_views(sizes, spec, (*key, _WINDOW))
+    found = crop_and_resize.random_views(sizes, spec, (*key, _WINDOW))
     windows, mirrored = found.windows, found.mirrored
     if augmentation.crop_area:
         windows = _crops(augmentation, sizes, spec, (*key, _CROP))
@@ -210,13 +211,13 @@ def views(
         parts[-1] = np.empty_like(by_place)
         parts[-1][order] = by_place
     numbers = np.concatenate(parts, axis=1) if parts else None
-    return preprocess.Views(windows=windows, mirrored=mirrored, numbers=numbers)
+    return crop_and_resize.Views(windows=windows, mirrored=mirrored, numbers=numbers)
 
 
 def _crops(
     augmentation: Augmentation,
     sizes: np.ndarray,
-    spec: preprocess.InputSpec,
+    spec: InputSpec,
     key: tuple[int, ...],
 ) -> np.ndarray:
     """Windows of random area, aspect and place; int32 [num_images, 4].
@@ -234,7 +235,7 @@ def _crops(
     sides = np.maximum(1, np.rint(sizes * np.minimum(1, shares))).astype(np.int64)
     corners = (sizes - sides) // 2
     waiting = np.ones(len(sizes), np.bool_)
-    random = preprocess.generator(key)
+    random = seeded_random.generator(key)
     for _ in range(_CROP_ATTEMPTS):
         uniform = random.random((len(sizes), 4))
         share = np.sqrt(area[0] + uniform[:, 0] * (area[1] - area[0]))
@@ -260,7 +261,7 @@ def _draw_geometry(
     column x and row y of the result. The image is turned, shifted, sheared and zoomed
     about its centre, in the order and sense of the Keras ImageDataGenerator.
     """
-    uniform = preprocess.generator((*key, _GEOMETRY)).uniform(-1, 1, (count, 6))
+    uniform = seeded_random.generator((*key, _GEOMETRY)).uniform(-1, 1, (count, 6))
     turn = math.radians(augmentation.rotation) * uniform[:, 0]
     down, right = (augmentation.shift * size_px * uniform[:, 1:3]).T
     sheared = turn + math.radians(augmentation.shear) * uniform[:, 3]
@@ -277,7 +278,7 @@ def _draw_colour(
     augmentation: Augmentation, count: int, size_px: int, key: tuple[int, ...]
 ) -> np.ndarray:
     """float64 [count, 3]: factors of brightness, contrast and saturation."""
-    uniform = preprocess.generator((*key, _COLOUR)).uniform(-1, 1, (count, 3))
+    uniform = seeded_random.generator((*key, _COLOUR)).uniform(-1, 1, (count, 3))
     return 1 + uniform * (
         augmentation.brightness,
         augmentation.contrast,
@@ -289,7 +290,7 @@ def _draw_cutout(
     augmentation: Augmentation, count: int, size_px: int, key: tuple[int, ...]
 ) -> np.ndarray:
     """float64 [count, 2]: top and left of the square; a part of it may lie outside."""
-    uniform = preprocess.generator((*key, _CUTOUT)).random((count, 2))
+    uniform = seeded_random.generator((*key, _CUTOUT)).random((count, 2))
     return np.floor(uniform * size_px) - augmentation.cutout_px(size_px) // 2
 
 
@@ -303,19 +304,19 @@ def _draw_mixing(
     mixup, cutmix = augmentation.mixup, augmentation.cutmix
     found = np.zeros((count, 6))
     if mixup:
-        random = preprocess.generator((*key, _MIXUP))
+        random = seeded_random.generator((*key, _MIXUP))
         found[:, 0] = random.beta(mixup, mixup, count)
     if cutmix:
-        random = preprocess.generator((*key, _CUTMIX))
+        random = seeded_random.generator((*key, _CUTMIX))
         share = random.beta(cutmix, cutmix, count)
         sides = np.rint(size_px * np.sqrt(share))[:, None]
-        uniform = preprocess.generator((*key, _CUTMIX_PLACE)).random((count, 2))
+        uniform = seeded_random.generator((*key, _CUTMIX_PLACE)).random((count, 2))
         corners = np.floor(uniform * size_px) - sides // 2
         first = np.clip(corners, 0, size_px)
         last = np.clip(corners + sides, 0, size_px)
         area = (last - first).prod(axis=1, keepdims=True) / size_px**2
         boxes = np.concatenate([area, first, last, np.ones((count, 1))], axis=1)
-        which = preprocess.generator((*key, _WHICH)).random(count) < 0.5
+        which = seeded_random.generator((*key, _WHICH)).random(count) < 0.5
         pasted = which if mixup else np.ones(count, np.bool_)
         found[pasted] = boxes[pasted]
     return found

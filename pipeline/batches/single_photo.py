@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pipeline.batches import preprocess
-from pipeline.images import decoding_settings, record_image
+from pipeline.batches import crop_and_resize
+from pipeline.batches.input_spec import InputSpec
+from pipeline.images import record_image
+from pipeline.images.errors import ImageError
 from pipeline.records import reasons
 
 
 class Viewer:
     """The central window of images, as a network takes them."""
 
-    def __init__(self, spec: preprocess.InputSpec) -> None:
+    def __init__(self, spec: InputSpec) -> None:
         """Builds the graph.
 
         Args:
@@ -28,8 +30,10 @@ class Viewer:
 
         @tf.autograph.experimental.do_not_convert
         def view(encoded: Any, is_png: Any, window: Any) -> Any:
-            pixels = preprocess.decode_window(encoded, is_png, window)
-            return preprocess.resize(pixels, spec.size_px, halve=True, square=square)
+            pixels = crop_and_resize.decode_window(encoded, is_png, window)
+            return crop_and_resize.resize(
+                pixels, spec.size_px, halving=True, square=square
+            )
 
         self._view = tf.function(view, autograph=False).get_concrete_function(
             tf.TensorSpec([], tf.string),
@@ -50,7 +54,7 @@ class Viewer:
             image.ImageError: TensorFlow's decoder refuses what OpenCV's has taken.
         """
         sizes = np.array([(stored.height, stored.width)], np.int64)
-        window = preprocess.central_views(sizes, self.spec).windows[0]
+        window = crop_and_resize.central_views(sizes, self.spec).windows[0]
         try:
             found = self._view(
                 tf.constant(stored.encoded),
@@ -58,14 +62,14 @@ class Viewer:
                 tf.constant(window),
             )
         except tf.errors.OpError as error:
-            raise record_image.ImageError(
+            raise ImageError(
                 reasons.Code.UNDECODABLE,
                 f"{stored.format.upper()} that TensorFlow does not decode",
             ) from error
         return np.asarray(found, np.uint8)
 
     def of_file(
-        self, data: bytes, resize_min: int = decoding_settings.RESIZE_MIN
+        self, data: bytes, resize_min: int = record_image.RESIZE_MIN
     ) -> np.ndarray:
         """An image file as the network sees it, decoded in this process.
 

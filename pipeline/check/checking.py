@@ -12,22 +12,53 @@ import numpy as np
 
 from pipeline.check import file_kinds, html_page, verify_records
 from pipeline.check.check_findings import Finding, Report
-from pipeline.check.check_settings import Config
 from pipeline.grouping import duplicate_search, selection, split_assignment
 from pipeline.images import (
     decode_files,
     decode_source,
-    decoding_settings,
     local_runner,
+    opencv,
     record_image,
 )
+from pipeline.images.errors import ImageError
 from pipeline.records import file_table, manifest, stored_photo
 from pipeline.records.reasons import Code
 from pipeline.sources import caffe_lists, find_source, photo_source
-from pipeline.system import command_line, file_system
+from pipeline.system import command_line, file_system, standard_error
 
 _IMBALANCE = 10  # times as many photos in one class as in another
 _SHOWN = 3  # examples in a line of text
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of the command.
+
+    Attributes:
+        source: as that of convert; or a folder of converted records.
+        out: folder for check.json and check.html.
+        strict: any finding makes the exit code 2.
+        max_pixels: larger photos are refused, before they are decoded.
+        group_by: as that of convert.
+        lists: likewise.
+        csv: likewise.
+        labels: likewise.
+        workers: processes; 0: one for each processor.
+    """
+
+    source: str
+    out: str = "check"
+    strict: bool = False
+    max_pixels: int = opencv.MAX_PIXELS
+    group_by: str = ""
+    lists: str = ""
+    csv: str = ""
+    labels: str = ""
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        caffe_lists.check_flags(self.lists, self.csv, self.labels)
+        selection.check_pattern(self.group_by)
 
 
 def check(config: Config) -> Report:
@@ -47,7 +78,7 @@ def check(config: Config) -> Report:
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(dataclasses.asdict(report), indent=2) + "\n"
     _write_text(out / "check.json", text)
-    with record_image.unheard():
+    with standard_error.silenced():
         html = html_page.render(report, encoded)
     _write_text(out / "check.html", html)
     return report
@@ -71,7 +102,7 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, html_page.Encoded
     def encoded(number: int) -> bytes:
         data = decode_files.read(source.root, source.span(number))
         return record_image.encode_for_record(
-            data, resize_min=decoding_settings.RESIZE_MIN
+            data, resize_min=record_image.RESIZE_MIN
         ).encoded
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -80,14 +111,14 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, html_page.Encoded
             root=source.root,
             partial=partial,
             directory=partial,
-            resize_min=decoding_settings.RESIZE_MIN,
+            resize_min=record_image.RESIZE_MIN,
             max_pixels=config.max_pixels,
             keeps_records=False,
         )
         found = decode_source.decode(
             how, source, None, local_runner.Local(config.workers), settings={}
         )
-        with record_image.unheard():  # the workers have heard it
+        with standard_error.silenced():  # the workers have heard it
             similar = duplicate_search.similar(
                 found, source, encoded=encoded, num_workers=config.workers
             )
@@ -121,9 +152,7 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, html_page.Encoded
 
     def shown(path: str) -> bytes:
         if path in odd["crashed"]:  # it would take this process down as well
-            raise record_image.ImageError(
-                Code.DECODER_CRASHED, "takes the decoder down"
-            )
+            raise ImageError(Code.DECODER_CRASHED, "takes the decoder down")
         return encoded(number_of[path])
 
     return report, shown

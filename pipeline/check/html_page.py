@@ -11,7 +11,8 @@ from typing import Any
 import jinja2
 
 from pipeline.check.check_findings import Report
-from pipeline.images import record_image
+from pipeline.images import opencv
+from pipeline.images.errors import ImageError
 from pipeline.system.errors import DataError
 
 # Path of a photo -> a JPEG or PNG of it, upright.
@@ -72,7 +73,7 @@ def render(report: Report, encoded: Encoded) -> str:
 def _thumbnail(path: str, encoded: Encoded) -> str:
     """A data URL; "" of what does not decode."""
     try:
-        small = record_image.small_jpeg(encoded(path), _SIDE_PX)
-    except (record_image.ImageError, DataError, OSError):
+        small = opencv.thumbnail_jpeg(encoded(path), _SIDE_PX)
+    except (ImageError, DataError, OSError):
         return ""
     return "data:image/jpeg;base64," + base64.b64encode(small).decode("ascii")

@@ -8,7 +8,8 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline.images import decoding_settings, record_image
+from pipeline.images import opencv
+from pipeline.images.errors import ImageError
 from pipeline.records import example_format, manifest, stored_photo
 from pipeline.system import command_line, process_pool
 from pipeline.system.errors import DataError
@@ -73,9 +74,7 @@ def verify(found: manifest.Manifest, *, num_workers: int = 0) -> list[Fault]:
         if name not in lacking
         for index, row in enumerate(some)
     ]
-    record_image.limit_pixels(
-        found.info.settings.get("max_pixels", decoding_settings.MAX_PIXELS)
-    )
+    opencv.limit_pixels(found.info.settings.get("max_pixels", opencv.MAX_PIXELS))
     with command_line.progress(len(tasks), "record", "check") as progress:
         for block, results in process_pool.map_blocks(
             functools.partial(_check_block, found.directory),
@@ -85,7 +84,7 @@ def verify(found: manifest.Manifest, *, num_workers: int = 0) -> list[Fault]:
                 num_workers or command_line.available_cpus(),
                 max(1, -(-len(tasks) // _BLOCK_RECORDS)),
             ),
-            initializer=record_image.use_one_thread,
+            initializer=opencv.use_one_thread,
         ):
             for some_faults in results:
                 faults += some_faults
@@ -160,8 +159,8 @@ def _problem(photos: stored_photo.StoredPhotos, task: _Task) -> str:
     if row.action == "copied" and content_sha256 != row.sha256:
         return "its bytes are not those of the photo (SHA-256)"
     try:
-        pixels = record_image.decode_record(record.encoded)
-    except record_image.ImageError as error:
+        pixels = opencv.decode_rgb(record.encoded)
+    except ImageError as error:
         return str(error)
     if pixels.shape[:2] != (row.height, row.width):
         height, width = pixels.shape[:2]

@@ -1,60 +1,114 @@
 """Draw or download photos into a folder."""
 
+import dataclasses
 import functools
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.download import flower_archive, paper_flowers, photo_downloads, url_list
-from pipeline.download.download_settings import Config
-from pipeline.images import record_image
+from pipeline.images import opencv
 from pipeline.sources import class_labels
 from pipeline.system import command_line, file_system, process_pool
 from pipeline.system.errors import DataError
 
+DATA_SETS = ("paper-flowers", "flowers")
 _BLOCK_PHOTOS = 8
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of the command.
+
+    Attributes:
+        name: one of DATA_SETS; "" with `urls`.
+        target: folder to fill.
+        images_per_class: of paper-flowers.
+        seed: of paper-flowers, or of a subset of a list.
+        urls: CSV list of addresses and labels.
+        labels: file of class names, label 0 first, for a list whose labels are numbers.
+        images: size of the subset of a list; 0: all of it.
+        workers: photos of a list under way at once.
+        refuse_sha1: of files of a list that are no photos, with commas between them,
+            beside Flickr's placeholder.
+        min_bytes: smaller files of a list are refused.
+    """
+
+    name: str
+    target: str
+    images_per_class: int = 120
+    seed: int = 0
+    urls: str = ""
+    labels: str = ""
+    images: int = 0
+    workers: int = 16
+    refuse_sha1: str = ""
+    min_bytes: int = 500
+
+    def __post_init__(self) -> None:
+        if self.urls and self.name:
+            raise ValueError(f"--urls and {self.name}: expected one of them")
+        for digest in self.refused:
+            if not re.fullmatch("[0-9a-f]{40}", digest):
+                raise ValueError(f"--refuse_sha1: {digest!r}; expected 40 hex digits")
+        if not self.urls and self.name not in DATA_SETS:
+            raise ValueError(
+                f"no data set {self.name!r}; expected one of {', '.join(DATA_SETS)}"
+            )
+
+    @property
+    def refused(self) -> frozenset[str]:
+        """SHA-1 of files that are no photos."""
+        given = self.refuse_sha1.lower().replace(" ", "").split(",")
+        return frozenset({url_list.FLICKR_PLACEHOLDER, *filter(None, given)})
+
+
 def draw_paper_flowers(target: Path, *, images_per_class: int, seed: int) -> int:
-    """Draws what is missing of a data set of paper flowers; returns how many.
+    """Draw the photos of paper flowers that are missing, and return their number.
+
+    Args:
+        target: folder to fill.
+        images_per_class: number of photos of each kind.
+        seed: random seed of the data set.
 
     Raises:
-        DataError: the folder holds something else, or those of another seed.
+        DataError: the folder has other files, or photos of another seed.
     """
-    wanted = {
+    photos = {
         f"{kind}/{kind}_{number:04d}.jpg": (kind, number)
         for kind in paper_flowers.KINDS
         for number in range(images_per_class)
     }
-    found = flower_archive.files_below(target)
-    if foreign := sorted(found - wanted.keys()):
+    files = flower_archive.files_below(target)
+    if foreign := sorted(files - photos.keys()):
         raise DataError(
-            f"{target}: holds {foreign[0]}, which is not of this data set; "
-            "choose an empty folder"
+            f"{target}: has {foreign[0]}, which is not part of this data set. Choose "
+            "an empty folder"
         )
-    if found:
-        name = min(found)
-        kind, number = wanted[name]
+    if files:
+        name = min(files)
+        kind, number = photos[name]
         expected = paper_flowers.encode(paper_flowers.draw(kind, seed, number))
         if (target / name).read_bytes() != expected:
             raise DataError(
-                f"{target}: {name} is not what --seed={seed} draws; choose an empty "
+                f"{target}: {name} is not what --seed={seed} draws. Choose an empty "
                 "folder, or the seed it was drawn with"
             )
-    missing = sorted(wanted.keys() - found)
+    missing = sorted(photos.keys() - files)
     for kind in paper_flowers.KINDS:
         (target / kind).mkdir(parents=True, exist_ok=True)
     blocks = [
-        [(name, *wanted[name]) for name in missing[start : start + _BLOCK_PHOTOS]]
+        [(name, *photos[name]) for name in missing[start : start + _BLOCK_PHOTOS]]
         for start in range(0, len(missing), _BLOCK_PHOTOS)
     ]
     with command_line.progress(len(missing), "photo", "draw") as progress:
         for block, _ in process_pool.map_blocks(
             functools.partial(_draw_block, target, seed),
             blocks,
-            on_crash=_crashed,
+            on_crash=_raise_crash,
             num_workers=min(command_line.available_cpus(), max(1, len(blocks))),
-            initializer=record_image.use_one_thread,
+            initializer=opencv.use_one_thread,
         ):
             progress.update(len(block))
     return len(missing)
@@ -68,16 +122,15 @@ def _draw_block(target: Path, seed: int, block: Sequence[tuple[str, str, int]]) 
             )
 
 
-def _crashed(item: tuple[str, str, int]) -> None:
-    raise DataError(f"{item[0]}: drawing it took the process down")
+def _raise_crash(photo: tuple[str, str, int]) -> None:
+    raise DataError(f"{photo[0]}: the process that draws this photo has crashed")
 
 
 def download_list(config: Config) -> list[str]:
-    """Fetches the photos of a list; returns what to tell of them, line by line.
+    """Download the photos of a list, and return lines that sum up the result.
 
     Raises:
-        fetch.Unreachable: no server answers.
-        DataError: the list is not as it should be, or nothing could be had.
+        DataError: the list is invalid, or no photo could be downloaded.
     """
     photos = url_list.read(
         Path(config.urls),
@@ -85,12 +138,11 @@ def download_list(config: Config) -> list[str]:
         images=config.images,
         seed=config.seed,
     )
-    refused = frozenset({url_list.FLICKR_PLACEHOLDER, *config.refused_digests})
-    how = photo_downloads.How(
-        workers=config.workers, refused=refused, min_bytes=config.min_bytes
+    options = photo_downloads.DownloadOptions(
+        workers=config.workers, refused=config.refused, min_bytes=config.min_bytes
     )
     target = Path(config.target)
-    outcomes = url_list.download(photos, target, how)
+    outcomes = url_list.download(photos, target, options)
     words = ["python", "-m", "pipeline.convert", str(target)]
     words.append(f"--csv={target / url_list.LISTING_NAME}")
     words += [f"--labels={config.labels}"] if config.labels else []

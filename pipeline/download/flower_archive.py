@@ -1,33 +1,30 @@
-"""A tar file of class folders on a server -> those folders, complete and nothing else.
+"""Download a tar file of class folders and unpack it into a folder.
 
-It can be stopped at any time and started again: what is there is kept.
+The download can be stopped at any time and continued by running it again. The class
+folders appear once all photos are there.
 """
 
 import collections
 import dataclasses
-import re
 import shutil
 import tarfile
-from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from pipeline.system import http_file
 from pipeline.system.errors import DataError
 
 _PARTIAL_NAME = ".download"
-# No archive we fetch unpacks to more.
-_UNPACKED_LIMIT_BYTES = 2 << 30
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Archive:
-    """A data set that comes as a tar file of class folders.
+    """A data set that is a tar file with one folder of class folders.
 
     Attributes:
-        url: of the file.
-        sha256: of the file.
-        size_bytes: of the file.
-        counts: {class folder: number of photos} when complete.
+        url: address of the file.
+        sha256: SHA-256 of the file, 64 hex digits.
+        size_bytes: size of the file.
+        counts: {class folder: number of photos} of the complete data set.
     """
 
     url: str
@@ -53,24 +50,34 @@ FLOWERS = Archive(
 
 
 def files_below(folder: Path) -> set[str]:
-    """Paths of the files below a folder, but for hidden ones and hidden folders."""
+    """Return the paths of files below a folder, except hidden files and folders.
+
+    Raises:
+        DataError: `folder` is a file.
+    """
     if folder.exists() and not folder.is_dir():
-        raise DataError(f"{folder}: is a file; expected a folder to fill")
-    names = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+        raise DataError(f"{folder}: is a file. Expected a folder to fill")
+    paths = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
     return {
-        name.as_posix()
-        for name in names
-        if not any(part.startswith(".") for part in name.parts)
+        path.as_posix()
+        for path in paths
+        if not any(part.startswith(".") for part in path.parts)
     }
 
 
+def count_classes(folder: Path) -> dict[str, int]:
+    """Return {class folder: number of files in it} of a folder."""
+    names = (name.split("/")[0] for name in files_below(folder) if "/" in name)
+    return dict(sorted(collections.Counter(names).items()))
+
+
 def download_archive(archive: Archive, target: Path) -> int:
-    """Downloads and unpacks a data set; returns the number of photos, 0 if all there.
+    """Download and unpack a data set; return the number of new photos.
 
     Raises:
-        fetch.FetchError: the archive cannot be had, or is another one than expected.
-        DataError: the folder holds something else, or the archive tries to
-            write outside of it.
+        http_file.DownloadError: the archive cannot be downloaded, or is another file
+            than expected.
+        DataError: the folder has other files, or the archive other photos.
     """
     partial = target / _PARTIAL_NAME
     complete = partial / "complete"
@@ -80,80 +87,33 @@ def download_archive(archive: Archive, target: Path) -> int:
             return 0
         if foreign := sorted(files_below(target)):
             raise DataError(
-                f"{target}: holds {foreign[0]}, and is not the complete data set; "
-                "choose an empty folder"
+                f"{target}: has {foreign[0]}, and is not the complete data set. Choose "
+                "an empty folder"
             )
         partial.mkdir(parents=True, exist_ok=True)
-        _unpacked(archive, partial).rename(complete)
-    for folder in sorted(complete.iterdir()):  # those not moved by an earlier call
+        _unpack(archive, partial).rename(complete)
+    for folder in sorted(
+        complete.iterdir()
+    ):  # those that an earlier call has not moved
         folder.rename(target / folder.name)
     shutil.rmtree(partial)
     return sum(archive.counts.values())
 
 
-def _unpacked(archive: Archive, partial: Path) -> Path:
+def _unpack(archive: Archive, partial: Path) -> Path:
+    """Download and unpack the archive; return its one folder."""
     file = partial / archive.url.rsplit("/", 1)[-1]
-    http_file.fetch(
-        archive.url,
-        file,
-        digest=f"sha256:{archive.sha256}",
-        size_bytes=archive.size_bytes,
-    )
+    digest = f"sha256:{archive.sha256}"
+    http_file.download(archive.url, file, digest=digest, size_bytes=archive.size_bytes)
     unpacked = partial / "unpacked"
     shutil.rmtree(unpacked, ignore_errors=True)
-    unpack(file, unpacked)
-    counts = count_classes(unpacked)
+    with tarfile.open(file) as tar:
+        tar.extractall(unpacked, filter="data")
+    (folder,) = unpacked.iterdir()
+    counts = count_classes(folder)
     if counts != archive.counts:
         raise DataError(
-            f"{archive.url}: unpacks to {counts}, expected {archive.counts}"
+            f"{archive.url}: expected {archive.counts}, found {counts}. Remove "
+            f"{partial} and run again"
         )
-    return unpacked
-
-
-def count_classes(folder: Path) -> dict[str, int]:
-    """Number of files below each folder in a folder."""
-    names = (name.split("/")[0] for name in files_below(folder) if "/" in name)
-    return dict(sorted(collections.Counter(names).items()))
-
-
-def unpack(file: Path, target: Path) -> None:
-    """Unpacks a tar file of class folders, without the one folder around them.
-
-    Only plain files and folders are made, and only inside `target`.
-
-    Raises:
-        DataError: a member is a link or a device, has an absolute path or one
-            with "..", the whole is too large, or the file is damaged.
-    """
-    try:
-        with tarfile.open(file) as tar:
-            members = tar.getmembers()
-            _check_members(file, members)
-            for member in members:
-                path = target.joinpath(*PurePosixPath(member.name).parts[1:])
-                content = tar.extractfile(member) if member.isfile() else None
-                if content is None:
-                    path.mkdir(parents=True, exist_ok=True)
-                else:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    with path.open("wb") as out:
-                        shutil.copyfileobj(content, out)
-    except (tarfile.TarError, EOFError) as error:
-        raise DataError(f"{file}: damaged archive ({error})") from error
-
-
-def _check_members(file: Path, members: Sequence[tarfile.TarInfo]) -> None:
-    for member in members:
-        parts = PurePosixPath(member.name).parts
-        if not (member.isfile() or member.isdir()):
-            raise DataError(f"{file}: {member.name} is a link or a device")
-        if (
-            ".." in parts
-            or member.name.startswith("/")
-            or re.search(r"[\\\0]", member.name)
-        ):
-            raise DataError(f"{file}: {member.name} leads out of the folder")
-        if member.isfile() and len(parts) < 2:
-            raise DataError(f"{file}: {member.name} lies in no folder")
-    if sum(member.size for member in members) > _UNPACKED_LIMIT_BYTES:
-        raise DataError(f"{file}: unpacks to more than 2 GB")
+    return folder

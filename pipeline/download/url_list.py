@@ -1,7 +1,7 @@
-"""A CSV list of the addresses of photos -> those that can be had, in class folders.
+"""Download the photos of a CSV list of addresses into class folders.
 
-`photos.csv` in the folder lists the photos there, ready for pipeline.convert;
-`report.csv` lists all that were asked for, and why some could not be had.
+`photos.csv` in the folder lists the photos there, ready for pipeline.convert.
+`report.csv` lists all photos of the list, with the reason if one is missing.
 
 Source: caffe/examples/finetune_flickr_style/assemble_data.py: columns image_url, label
 and _split; the hash of Flickr's placeholder; a subset drawn by a seed.
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.download import photo_downloads
-from pipeline.download.photo_downloads import How, Outcome
+from pipeline.download.photo_downloads import DownloadOptions, Outcome, PhotoAddress
 from pipeline.records import file_table, manifest
 from pipeline.sources import class_labels, listed_photos, photo_csv
 from pipeline.system import command_line, file_system, http_file
@@ -30,16 +30,16 @@ REPORT_NAME = "report.csv"
 FLICKR_PLACEHOLDER = "6a92790b1c2a301c6e7ddef645dca1f53ea97ac2"
 _SHOWN_REASONS = 10
 _LISTING_HEADER = ("path", "label", "split")
-_MAX_LABEL = 200  # characters of a label as it stands in the list
+_MAX_LABEL = 200  # characters
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Photo(photo_downloads.Wanted):
+class Photo(PhotoAddress):
     """A row of the list.
 
     Attributes:
-        class_name: of the photo.
-        split: index into manifest.SPLITS, or table.NO_SPLIT.
+        class_name: class of the photo.
+        split: index into manifest.SPLITS, or file_table.NO_SPLIT.
     """
 
     class_name: str
@@ -49,53 +49,54 @@ class Photo(photo_downloads.Wanted):
 def read(
     path: Path, names: class_labels.Names | None, *, images: int, seed: int
 ) -> list[Photo]:
-    """Reads a list, or a subset of it.
+    """Read a list, or a random subset of it.
 
     Args:
-        path: CSV with a header: image_url or url, label, and perhaps _split or split.
-        names: of the classes, for labels that are numbers; None takes labels as names.
-        images: size of the subset, in which all photos are equally likely; a larger one
-            holds the smaller one of the same seed. 0: all.
-        seed: of the subset.
+        path: CSV file with a header: image_url or url, label, and optionally _split or
+            split.
+        names: class names, for labels that are numbers; None if labels are names.
+        images: number of photos in the subset; 0 for all. A larger subset of the same
+            seed includes the smaller one.
+        seed: random seed of the subset.
 
     Raises:
-        DataError: no such columns, no photos, a label that is none, or a photo
-            in two splits.
+        DataError: the list lacks a column or photos, has an invalid label, or a photo
+            is in two splits.
     """
     rows = list(_rows(path))
     if not rows:
-        raise DataError(f"{path}: no photos listed")
+        raise DataError(f"{path}: the list has no photos")
     first: dict[str, str] = {}
     for _, label, _, line in rows:
         first.setdefault(label, f"{path} line {line}")
     classes = (
         class_labels.resolve(first, names) if names else class_labels.as_names(first)
     )
-    found: dict[str, tuple[Photo, int]] = {}
+    photo_at: dict[str, tuple[Photo, int]] = {}
     for url, label, split, line in rows:
         photo = _photo(url, classes.names[classes.label_of[label]], split)
-        known, other = found.setdefault(photo.path, (photo, line))
-        if known.split != split:
+        earlier, earlier_line = photo_at.setdefault(photo.path, (photo, line))
+        if earlier.split != split:
             raise DataError(
-                f"{path} line {line}: {http_file.shown(url)} is in another split in "
-                f"line {other}; one must go"
+                f"{path} line {line}: {http_file.without_password(url)} is in another "
+                f"split than in line {earlier_line}. Remove one of the lines"
             )
-    photos = [photo for photo, _ in found.values()]
+    photos = [photo for photo, _ in photo_at.values()]
     if 0 < images < len(photos):
-        chosen = np.random.default_rng(seed).permutation(len(photos))[:images]
-        photos = [photos[number] for number in sorted(chosen.tolist())]
+        subset = np.random.default_rng(seed).permutation(len(photos))[:images]
+        photos = [photos[index] for index in sorted(subset.tolist())]
     return photos
 
 
 def _rows(path: Path) -> Iterator[tuple[str, str, int, int]]:
-    """Yields address, label, split and number of each line."""
+    """Yield address, label, split and line number of each photo."""
     needed = {"url": ("image_url", "url"), "label": ("label",)}
     for line, row in photo_csv.read_rows(path, needed, {"split": ("_split", "split")}):
         where = f"{path} line {line}"
         if not 1 <= len(row["label"]) <= _MAX_LABEL:
             raise DataError(
-                f"{where}: a label of {len(row['label'])} characters; expected 1 to "
-                f"{_MAX_LABEL}"
+                f"{where}: the label has {len(row['label'])} characters. Expected 1 "
+                f"to {_MAX_LABEL}"
             )
         yield (
             row["url"],
@@ -106,7 +107,7 @@ def _rows(path: Path) -> Iterator[tuple[str, str, int, int]]:
 
 
 def _photo(url: str, class_name: str, split: int) -> Photo:
-    """A photo lies in the folder of its class, under the hash of its address."""
+    """Place a photo in the folder of its class, under the hash of its address."""
     folder = re.sub("^[.]", "%2E", file_system.file_name(class_name))
     name = hashlib.sha1(url.encode("utf-8", "surrogateescape")).hexdigest()
     return Photo(
@@ -114,47 +115,52 @@ def _photo(url: str, class_name: str, split: int) -> Photo:
     )
 
 
-def download(photos: Sequence[Photo], target: Path, how: How) -> list[Outcome]:
-    """Fetches what is not there yet; what is there stays, however this ends.
+def download(
+    photos: Sequence[Photo], target: Path, options: DownloadOptions
+) -> list[Outcome]:
+    """Download the photos that are not there yet, and list what is there.
+
+    The list is written even if the download is stopped.
 
     Args:
-        photos: with different paths.
+        photos: photos with different paths.
         target: folder to fill; photos.csv and report.csv are written there.
-        how: to fetch.
+        options: options of the download.
 
     Returns:
-        What became of each photo.
+        One result for each photo.
 
     Raises:
-        fetch.Unreachable: no server of the list can be reached.
-        DataError: `target` holds a photos.csv of another kind, or no photo at
-            all could be had.
+        DataError: `target` holds a photos.csv of another program, or no photo could be
+            downloaded.
         OSError: a file cannot be written.
     """
     _check_target(target)
     outcomes: dict[int, Outcome] = {}
     try:
         with command_line.graceful():
-            photo_downloads.fetch_all(photos, target, how, outcomes)
+            photo_downloads.download_all(photos, target, options, outcomes)
     finally:
-        done = [
-            outcomes.get(number) or photo_downloads.as_found(target / photo.path, how)
-            for number, photo in enumerate(photos)
+        results = [
+            outcomes.get(index)
+            or photo_downloads.unfinished_outcome(target / photo.path, options)
+            for index, photo in enumerate(photos)
         ]
-        _write(target, photos, done)
-    if not any(outcome.is_there for outcome in done):
-        reason, count = count_reasons(done)[0]
+        _write(target, photos, results)
+    if not any(outcome.is_there for outcome in results):
+        reason, count = count_reasons(results)[0]
         raise DataError(
-            f"{target}: none of {len(photos):,} photos could be had; most often "
-            f"({count:,}): {reason}; see {target / REPORT_NAME}"
+            f"{target}: none of {len(photos):,} photos could be downloaded. Most "
+            f"frequent reason ({count:,} times): {reason}. Check the network, or look "
+            f"for the other reasons in {target / REPORT_NAME}"
         )
-    return done
+    return results
 
 
 def summary(
     photos: Sequence[Photo], outcomes: Sequence[Outcome], target: Path
 ) -> list[str]:
-    """What became of a list, line by line."""
+    """Return lines that say how many photos are there, and why others are not."""
     there = [p for p, o in zip(photos, outcomes, strict=True) if o.is_there]
     new = sum(outcome.status == "fetched" for outcome in outcomes)
     lines = [
@@ -163,17 +169,18 @@ def summary(
     ]
     reasons = count_reasons(outcomes)
     lines += [
-        f"not to be had: {count:,}: {why}" for why, count in reasons[:_SHOWN_REASONS]
+        f"{count:,} not downloaded: {reason}"
+        for reason, count in reasons[:_SHOWN_REASONS]
     ]
     if len(reasons) > _SHOWN_REASONS:
-        more = sum(count for _, count in reasons[_SHOWN_REASONS:])
-        lines.append(f"not to be had: {more:,} for other reasons")
-    lines.append(f"listed in {LISTING_NAME} there, and all reasons in {REPORT_NAME}")
+        others = sum(count for _, count in reasons[_SHOWN_REASONS:])
+        lines.append(f"{others:,} not downloaded for other reasons")
+    lines.append(f"{LISTING_NAME} lists the photos, {REPORT_NAME} all reasons")
     return lines
 
 
 def count_reasons(outcomes: Iterable[Outcome]) -> list[tuple[str, int]]:
-    """Why photos failed, and how many for each reason, the most frequent first."""
+    """Return the reasons of failures with their counts, the most frequent first."""
     reasons = (o.reason for o in outcomes if o.status == "failed")
     return collections.Counter(reasons).most_common()
 
@@ -181,31 +188,30 @@ def count_reasons(outcomes: Iterable[Outcome]) -> list[tuple[str, int]]:
 def _check_target(target: Path) -> None:
     listing = target / LISTING_NAME
     if target.exists() and not target.is_dir():
-        raise DataError(f"{target}: is a file; expected a folder to fill")
+        raise DataError(f"{target}: is a file. Expected a folder to fill")
     if listing.exists():
         with listing.open("rb") as file:
             head = file.readline(100)
         if head.strip() != ",".join(_LISTING_HEADER).encode():
             raise DataError(
-                f"{listing}: is there, and was not written by this command; choose "
-                "another folder"
+                f"{listing}: was not written by this command. Choose another folder"
             )
     target.mkdir(parents=True, exist_ok=True)
 
 
 def _write(target: Path, photos: Sequence[Photo], outcomes: Sequence[Outcome]) -> None:
-    """Writes the listing of what is there, and the report on all."""
-    both = list(zip(photos, outcomes, strict=True))
-    names = {**dict(enumerate(manifest.SPLITS)), file_table.NO_SPLIT: ""}
+    """Write the list of the photos that are there, and the report on all."""
+    results = list(zip(photos, outcomes, strict=True))
+    splits = {**dict(enumerate(manifest.SPLITS)), file_table.NO_SPLIT: ""}
     _write_csv(
         target / REPORT_NAME,
         ("url", "path", "status", "reason"),
-        ((p.url, p.path, outcome.status, outcome.reason) for p, outcome in both),
+        ((p.url, p.path, outcome.status, outcome.reason) for p, outcome in results),
     )
     _write_csv(
         target / LISTING_NAME,
         _LISTING_HEADER,
-        ((p.path, p.class_name, names[p.split]) for p, o in both if o.is_there),
+        ((p.path, p.class_name, splits[p.split]) for p, o in results if o.is_there),
     )
 
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from pipeline.grouping import near_duplicates
-from pipeline.images import decode_files, decode_source, local_runner, record_image
+from pipeline.images import decode_files, decode_source, local_runner, opencv
+from pipeline.images.errors import ImageError
 from pipeline.records import file_table
 from pipeline.sources import find_source
 from pipeline.system import command_line, process_pool
@@ -40,12 +41,12 @@ def similar(
 
     def thumbnail(number: int) -> np.ndarray:
         try:
-            return record_image.thumbnail(encoded(number), near_duplicates.SIDE)
-        except record_image.ImageError as error:
+            return opencv.thumbnail(encoded(number), near_duplicates.SIDE)
+        except ImageError as error:
             raise DataError(
                 f"{source.root}/{source.paths[number]}: cannot be compared with others "
                 f"({error}); run again if it was changed a moment ago, and for a high "
-                f"--max_pixels set {record_image.MAX_PIXELS_NAME} to the same"
+                f"--max_pixels set {opencv.MAX_PIXELS_NAME} to the same"
             ) from error
 
     def digests(numbers: Sequence[int]) -> list[bytes]:

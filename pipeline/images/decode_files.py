@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.images import file_headers, record_image
+from pipeline.images import errors, file_headers, opencv, record_image
+from pipeline.images.errors import ImageError
 from pipeline.records import example_format, file_table, manifest, tfrecord
 from pipeline.records.reasons import Code
 from pipeline.sources import photo_source
-from pipeline.system import file_system
+from pipeline.system import file_system, standard_error
 from pipeline.system.errors import DataError
 
 
@@ -79,14 +80,14 @@ class How:
 # Videos and archives lie among photos; none of them is read into memory.
 _MAX_FILE_BYTES = 512 << 20
 # Set in each worker process by start_worker.
-_messages: record_image.DecoderMessages | None = None
+_messages: standard_error.Collector | None = None
 
 
 def start_worker() -> None:
     """Prepares a worker process: it only decodes, so its stderr is the decoders'."""
     global _messages
-    _messages = record_image.DecoderMessages()
-    record_image.use_one_thread()
+    _messages = standard_error.Collector()
+    opencv.use_one_thread()
 
 
 def part_path(partial: Path, number: int) -> Path:
@@ -117,8 +118,8 @@ def digest_block(root: Path, spans: Sequence[photo_source.Span]) -> list[bytes]:
     found = []
     for span in spans:
         try:
-            found.append(record_image.pixels_digest(read(root, span)))
-        except (OSError, record_image.ImageError):  # it was changed a moment ago
+            found.append(opencv.digest(read(root, span)))
+        except (OSError, ImageError):  # it was changed a moment ago
             found += no_digest(span)
     return found
 
@@ -174,7 +175,7 @@ def _convert_file(how: How, task: Task) -> tuple[manifest.Row, bytes]:
     except OSError as error:
         reason = f"cannot be read: {error.strerror}"
         return _skipped(task, Code.UNREADABLE, reason), b""
-    except record_image.ImageError as error:
+    except ImageError as error:
         return _skipped(task, error.kind, str(error)), b""
     sha256 = hashlib.sha256(data).hexdigest()
     if task.known and task.known.sha256 == sha256 and _is_intact(how, task.known):
@@ -189,10 +190,10 @@ def _convert_file(how: How, task: Task) -> tuple[manifest.Row, bytes]:
             refuse_animated=how.refuse_animated,
             messages=_messages,
         )
-    except record_image.ImageError as error:
+    except ImageError as error:
         return _skipped(task, error.kind, str(error), sha256, len(data)), b""
     except MemoryError:
-        refused = record_image.no_memory()
+        refused = errors.out_of_memory()
         return _skipped(task, refused.kind, str(refused), sha256, len(data)), b""
     record = tfrecord.frame(
         example_format.serialize(
@@ -254,7 +255,7 @@ def read(root: Path, span: photo_source.Span) -> bytes:
     try:
         about = os.fstat(descriptor)
         if not stat.S_ISREG(about.st_mode):
-            raise record_image.ImageError(Code.UNREADABLE, "not a regular file")
+            raise ImageError(Code.UNREADABLE, "not a regular file")
         size = about.st_size if length == photo_source.WHOLE else length
         _check_size(size)
         data = os.pread(descriptor, size, offset)
@@ -278,6 +279,6 @@ def _read_remote(path: Path, offset: int, length: int) -> bytes:
 
 def _check_size(size: int) -> None:
     if size > _MAX_FILE_BYTES:
-        raise record_image.ImageError(
+        raise ImageError(
             Code.TOO_MANY_BYTES, f"larger than {_MAX_FILE_BYTES >> 20} MB, no photo"
         )

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from pipeline.images import decode_files, local_runner, record_image
+from pipeline.images import decode_files, local_runner, opencv
 from pipeline.records import file_table, manifest, previous_dataset
 from pipeline.sources import find_source
 from pipeline.system import command_line
@@ -34,7 +34,7 @@ def decode(
     """
     found = file_table.Table(source.labels)
     count = len(source.paths)
-    record_image.limit_pixels(how.max_pixels)
+    opencv.limit_pixels(how.max_pixels)
     what = "convert" if how.keeps_records else "check"
     with command_line.progress(count, "photo", what) as progress:
         tasks = _tasks(source, before, found, settings)

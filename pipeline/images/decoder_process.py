@@ -10,8 +10,9 @@ import dataclasses
 import sys
 from collections.abc import Iterator
 
-from pipeline.images import record_image
-from pipeline.system import sandbox
+from pipeline.images import errors, opencv, record_image
+from pipeline.images.errors import ImageError
+from pipeline.system import sandbox, standard_error
 
 # Memory for libraries and what they keep. And for each pixel, in the worst case: 16
 # bits and 4 channels, twice, and what is made of them.
@@ -22,8 +23,8 @@ _BYTES_PER_PIXEL = 32
 def main() -> None:
     """Answer requests until the parent ends."""
     max_pixels, resize_min = map(int, sys.argv[1:])
-    messages = record_image.DecoderMessages()
-    record_image.use_one_thread()
+    messages = standard_error.Collector()
+    opencv.use_one_thread()
     sandbox.limit_memory(_LIBRARY_BYTES + _BYTES_PER_PIXEL * max_pixels)
 
     def answers(
@@ -33,10 +34,10 @@ def main() -> None:
             image = record_image.encode_for_record(
                 data, resize_min=resize_min, messages=messages
             )
-        except record_image.ImageError as error:
+        except ImageError as error:
             yield {"error": str(error), "kind": error.kind}, b""
         except MemoryError:
-            refusal = record_image.no_memory()
+            refusal = errors.out_of_memory()
             yield {"error": str(refusal), "kind": refusal.kind}, b""
         else:
             fields = {

@@ -163,14 +163,24 @@ class JpegHeader:
     width: int
     oddity: Reason | None
 
+    @property
+    def short_side(self) -> int:
+        """The shorter of both sides, in pixels."""
+        return min(self.height, self.width)
+
     def may_be_copied(self, resize_min: int) -> bool:
-        """Whether nothing in the header forbids it."""
-        short_side = min(self.height, self.width)
-        return not self.oddity and (not resize_min or short_side <= resize_min)
+        """Says whether nothing in the header forbids it."""
+        return not self.oddity and (not resize_min or self.short_side <= resize_min)
 
     @classmethod
     def read(cls, data: bytes) -> "JpegHeader | None":
-        """Walks the marker segments. None: no frame header, let the decoder judge."""
+        """Walks the marker segments of a file.
+
+        Returns:
+            None if the file is no JPEG, or has no frame header.
+        """
+        if data[:2] != b"\xff\xd8":
+            return None
         position = 2
         while position + 4 <= len(data) and data[position] == 0xFF:
             marker = data[position + 1]

@@ -9,18 +9,19 @@ would start TensorFlow in each process.
 import queue
 from typing import Self
 
-from pipeline.images import decoding_settings, record_image
+from pipeline.images import opencv, record_image
+from pipeline.images.errors import ImageError
 from pipeline.records.reasons import Code
 from pipeline.system import sandbox
 
 CRASHED = "the decoder crashed on this file"
 
 
-class TooSlow(record_image.ImageError):
+class TooSlow(ImageError):
     """Decoding the file took longer than allowed."""
 
 
-class Crashed(record_image.ImageError):
+class Crashed(ImageError):
     """The process that decoded the file ended."""
 
 
@@ -32,8 +33,8 @@ class Decoders:
         count: int,
         *,
         timeout_s: float,
-        resize_min: int = decoding_settings.RESIZE_MIN,
-        max_pixels: int = decoding_settings.MAX_PIXELS,
+        resize_min: int = record_image.RESIZE_MIN,
+        max_pixels: int = opencv.MAX_PIXELS,
     ) -> None:
         """Start nothing yet: a process starts when it is needed.
 
@@ -53,7 +54,7 @@ class Decoders:
                 str(max_pixels),
                 str(resize_min),
                 task="decode photos",
-                environment={record_image.MAX_PIXELS_NAME: str(max_pixels)},
+                environment={opencv.MAX_PIXELS_NAME: str(max_pixels)},
             )
             for _ in range(count)
         ]
@@ -87,12 +88,12 @@ class Decoders:
             data: the whole file.
 
         Raises:
-            record_image.ImageError: the file does not decode, or it crashed its process
+            ImageError: the file does not decode, or it crashed its process
                 (Crashed) or took too long (TooSlow).
             sandbox.NotStarted: there is no process to decode it.
         """
         if not data:
-            raise record_image.ImageError(Code.EMPTY, "empty file")
+            raise ImageError(Code.EMPTY, "empty file")
         child = self._idle.get()
         try:
             child.send({}, data, timeout_s=self._timeout_s)
@@ -105,7 +106,7 @@ class Decoders:
         finally:
             self._idle.put(child)
         if "error" in answer:
-            raise record_image.ImageError(Code(answer["kind"]), answer["error"])
+            raise ImageError(Code(answer["kind"]), answer["error"])
         codes = tuple(map(Code, answer.pop("codes")))
         return record_image.RecordImage(encoded=encoded or data, codes=codes, **answer)
 

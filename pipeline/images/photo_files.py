@@ -4,7 +4,8 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pipeline.images import decode_files, record_image
+from pipeline.images import decode_files
+from pipeline.images.errors import ImageError
 from pipeline.records import reasons
 from pipeline.sources import class_folders, photo_source
 
@@ -60,6 +61,6 @@ def read(path: str) -> bytes:
     try:
         return decode_files.read(where.parent, (where.name, 0, photo_source.WHOLE))
     except OSError as error:
-        raise record_image.ImageError(
+        raise ImageError(
             reasons.Code.UNREADABLE, f"cannot be read: {error.strerror}"
         ) from error

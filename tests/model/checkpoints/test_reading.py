@@ -91,6 +91,14 @@ class TestFormats:
         with pytest.raises(errors.UnknownFormat, match="w: holds numbers of a kind"):
             reading.read(tmp_path / "w")
 
+    def test_a_safetensors_header_may_begin_like_a_pickle(self, tmp_path):
+        """Its length, which comes first, ends in the byte 0x80: one in 32 does."""
+        for number in range(256):
+            safetensors.numpy.save_file(WEIGHTS, tmp_path / "w", {"a": "x" * number})
+            if (tmp_path / "w").read_bytes()[0] == 0x80:
+                break
+        assert reading.read(tmp_path / "w").format == "safetensors"
+
     def test_metadata_of_safetensors(self, tmp_path):
         about = {"variant": "x", "note": "\u00e4"}
         safetensors.numpy.save_file(WEIGHTS, tmp_path / "w", about)

@@ -8,11 +8,12 @@ import pytest
 
 from model.evaluation import evaluate_split
 from model.loop import metrics
-from pipeline.batches import image_batches, preprocess
+from pipeline.batches import crop_and_resize, image_batches
+from pipeline.batches.input_spec import InputSpec
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
 
-SPEC = preprocess.InputSpec(size_px=8, short_side_px=9, source="test")
+SPEC = InputSpec(size_px=8, short_side_px=9, source="test")
 
 
 def row(path, **how):
@@ -204,7 +205,7 @@ class TestJudge:
         images = image_batches.Images(
             found, judged.rows, SPEC, batch_size=len(judged.rows)
         )
-        views = preprocess.central_views(images.sizes, SPEC)
+        views = crop_and_resize.central_views(images.sizes, SPEC)
         (batch,) = images.run(np.arange(len(judged.rows)), views)
         expected = batch["image"].numpy().mean(axis=(1, 2))[:, ::-1] * 0.1
         np.testing.assert_allclose(judged.logits, expected, rtol=1e-5)

@@ -3,15 +3,16 @@ import pytest
 
 from model.evaluation import test_time_augmentation
 from model.loop import metrics
-from pipeline.batches import preprocess
+from pipeline.batches import crop_and_resize
+from pipeline.batches.input_spec import InputSpec
 
-SPEC = preprocess.InputSpec(size_px=8, short_side_px=9, source="test")
+SPEC = InputSpec(size_px=8, short_side_px=9, source="test")
 SIZES = np.array([[120, 160], [9, 9]])
 
 
 def test_the_central_window_alone():
     (found,) = test_time_augmentation.of("none", SIZES, SPEC)
-    expected = preprocess.central_views(SIZES, SPEC)
+    expected = crop_and_resize.central_views(SIZES, SPEC)
     np.testing.assert_array_equal(found.windows, expected.windows)
     assert not found.mirrored.any()
 

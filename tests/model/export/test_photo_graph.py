@@ -4,15 +4,15 @@ import pytest
 import tensorflow as tf
 
 from model.export import photo_graph
-from pipeline.batches import preprocess, single_photo
+from pipeline.batches import single_photo
+from pipeline.batches.input_spec import InputSpec
 from pipeline.images import record_image
+from pipeline.images.errors import ImageError
 from tests import conftest, exif_files
 from tests.exif_files import segment, tiff
 
 SPECS = {
-    resize: preprocess.InputSpec(
-        size_px=40, short_side_px=48, resize=resize, source="test"
-    )
+    resize: InputSpec(size_px=40, short_side_px=48, resize=resize, source="test")
     for resize in ("crop", "squash")
 }
 _graphs = {
@@ -225,7 +225,7 @@ def test_conversion_reads_the_same_orientation_of_damaged_files():
             theirs = record_image.encode_for_record(
                 bytes(data), resize_min=512
             ).orientation
-        except record_image.ImageError:
+        except ImageError:
             continue
         agree += 1
         assert orientation(tf.constant(bytes(data))).numpy() == theirs

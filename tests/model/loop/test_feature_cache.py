@@ -8,9 +8,10 @@ import pytest
 
 from model.loop import feature_cache
 from model.networks import registry
-from pipeline.batches import image_batches, preprocess
+from pipeline.batches import crop_and_resize, image_batches
+from pipeline.batches.input_spec import InputSpec
 
-SPEC = preprocess.InputSpec(size_px=8, short_side_px=9, source="test")
+SPEC = InputSpec(size_px=8, short_side_px=9, source="test")
 BATCH_SIZE = 16
 
 
@@ -71,7 +72,7 @@ def extract(found, trunk, tmp_path):
 def central(found, trunk, every):
     """What the trunk says of the central windows, worked out without a cache."""
     images = image_batches.Images(found, found.included(), SPEC, batch_size=len(every))
-    views = preprocess.central_views(images.sizes, SPEC)
+    views = crop_and_resize.central_views(images.sizes, SPEC)
     (batch,) = images.run(every, views)
     return np.asarray(trunk(np.asarray(batch["image"], np.float32)))
 
@@ -376,7 +377,7 @@ def test_views_are_the_centre_the_same_mirrored_and_random_windows(
         made.gather(every, np.full(len(every), view)).numpy() for view in range(3)
     )
     images = image_batches.Images(found, found.included(), SPEC, batch_size=len(every))
-    (batch,) = images.run(every, preprocess.central_views(images.sizes, SPEC))
+    (batch,) = images.run(every, crop_and_resize.central_views(images.sizes, SPEC))
     mirrored = np.asarray(batch["image"], np.float32)[:, :, ::-1]
     assert np.allclose(first, central, atol=1e-3)
     assert np.allclose(second, np.asarray(trunk(mirrored)), atol=1e-3)

@@ -8,12 +8,13 @@ import pytest
 from model.loop import feature_cache, training_data
 from model.networks import registry
 from model.training import stages
-from pipeline.batches import image_batches, preprocess, random_augmentation
+from pipeline.batches import crop_and_resize, image_batches, random_augmentation
+from pipeline.batches.input_spec import InputSpec
 from pipeline.records import example_format, manifest, tfrecord
 
 NUM_TRAINING, NUM_VALIDATION = 23, 70  # more than one validation batch
 BATCH_SIZE = 5
-SPEC = preprocess.InputSpec(size_px=4, short_side_px=6, source="test")
+SPEC = InputSpec(size_px=4, short_side_px=6, source="test")
 PLAN = stages.Plan(
     network=registry.NETWORKS["alexnet"],  # no part of it is looked at
     spec=SPEC,
@@ -173,7 +174,7 @@ def test_batches_mix_the_classes(build):
 class TestViews:
     """With photos whose windows differ."""
 
-    spec = preprocess.InputSpec(size_px=8, short_side_px=12, source="test")
+    spec = InputSpec(size_px=8, short_side_px=12, source="test")
     plan = stages.Plan(**{**vars(PLAN), "spec": spec})
 
     def windows(self, found, split, views):
@@ -189,7 +190,7 @@ class TestViews:
     ):
         source = build_cached(found, tmp_path, num_views, self.plan)
         (inputs, _), *_ = source.validation()
-        windows = self.windows(found, "validation", preprocess.central_views)
+        windows = self.windows(found, "validation", crop_and_resize.central_views)
         np.testing.assert_allclose(inputs, windows.mean((1, 2)), rtol=1e-5)
 
     def test_fresh_validation_sees_the_central_window(self, found):
@@ -197,7 +198,7 @@ class TestViews:
             found, self.plan.spec, seed=self.plan.seed, batch_size=100
         )
         ((inputs, _),) = source.validation()
-        windows = self.windows(found, "validation", preprocess.central_views)
+        windows = self.windows(found, "validation", crop_and_resize.central_views)
         assert (inputs.numpy() == windows).all()
 
     def test_one_view_is_the_same_in_every_epoch(self, found, tmp_path):
@@ -217,7 +218,9 @@ class TestViews:
         )
         assert counts.total() == 60 * source.num_training
         assert len(counts) == 2 * source.num_training
-        central = self.windows(found, "train", preprocess.central_views).mean((1, 2))
+        central = self.windows(found, "train", crop_and_resize.central_views).mean(
+            (1, 2)
+        )
         # Binomial(60, 2/3): mean 40, deviation 3.7.
         assert all(23 < counts[tuple(row)] < 57 for row in central)
 

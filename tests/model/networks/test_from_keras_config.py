@@ -12,7 +12,7 @@ from keras import layers
 from model.checkpoints import errors
 from model.networks import architecture, from_keras_config, head, registry
 from model.weights import restore
-from pipeline.batches import preprocess
+from pipeline.batches.input_spec import InputSpec, as_tuples
 
 
 def sequential():
@@ -382,7 +382,7 @@ def test_any_value_may_be_anything(config, seed):
 class TestOwnModel:
     def test_network_and_preprocessing(self):
         chosen = registry.NETWORKS["cifar10_quick"]
-        spec = preprocess.InputSpec(
+        spec = InputSpec(
             size_px=32,
             short_side_px=32,
             resize="squash",
@@ -407,10 +407,10 @@ class TestOwnModel:
     def test_mean_image(self):
         chosen = registry.NETWORKS["cifar10_quick"]
         mean = np.random.default_rng(0).uniform(90, 130, (32, 32, 3)).round(3)
-        spec = preprocess.InputSpec(
+        spec = InputSpec(
             size_px=32,
             short_side_px=32,
-            mean_image=preprocess.tuples(mean.tolist()),
+            mean_image=as_tuples(mean.tolist()),
             std=(2.0, 3.0, 4.0),
             source="x",
         )

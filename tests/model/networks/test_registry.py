@@ -7,9 +7,9 @@ import pytest
 from model.checkpoints import errors
 from model.networks import architecture, head, registry
 from model.weights import restore
-from pipeline.batches import preprocess
+from pipeline.batches.input_spec import InputSpec
 
-SPEC = preprocess.InputSpec(
+SPEC = InputSpec(
     size_px=5,
     short_side_px=6,
     scale=2.0,
@@ -104,7 +104,7 @@ def test_features_are_layers_from_shallow_to_deep(name):
 @pytest.mark.parametrize("name", ["alexnet", "alexnet_owt", "bvlc_alexnet"])
 def test_variable_shapes_are_those_of_the_built_network(name):
     """At a smaller size, where fc6 is another one too."""
-    spec = preprocess.InputSpec(size_px=70, short_side_px=80, source="test")
+    spec = InputSpec(size_px=70, short_side_px=80, source="test")
     chosen = registry.NETWORKS[name]
     model = chosen.build(spec, last="fc6")
     built = {f"conv{number}": {} for number in range(1, 6)} | {"fc6": {}}

@@ -6,10 +6,10 @@ import pytest
 
 from model.evaluation import grad_cam
 from model.predict import classifier
-from pipeline.batches import preprocess
+from pipeline.batches.input_spec import InputSpec
 from pipeline.system.errors import DataError
 
-SPEC = preprocess.InputSpec(size_px=8, short_side_px=8, source="test")
+SPEC = InputSpec(size_px=8, short_side_px=8, source="test")
 
 
 def of(model):

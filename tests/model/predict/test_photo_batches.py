@@ -3,9 +3,10 @@ from pathlib import Path
 import numpy as np
 
 from model.predict import photo_batches
-from pipeline.batches import preprocess, single_photo
+from pipeline.batches import single_photo
+from pipeline.batches.input_spec import InputSpec
 
-SPEC = preprocess.InputSpec(size_px=20, short_side_px=24, source="test")
+SPEC = InputSpec(size_px=20, short_side_px=24, source="test")
 
 
 def test_photos_come_in_order_and_problems_with_them(photos, tmp_path):

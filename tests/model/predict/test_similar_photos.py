@@ -11,7 +11,7 @@ from model.networks import architecture, head
 from model.predict import classifier, similar_photos
 from model.runs import finished_run
 from pipeline import split
-from pipeline.batches import image_batches, preprocess
+from pipeline.batches import crop_and_resize, image_batches
 from pipeline.system.errors import DataError
 from tests import small_runs
 
@@ -29,7 +29,7 @@ def embeddings(finished, model, found, rows):
     """What the network says of some photos, computed here."""
     both = similar_photos.embedder(finished, model)
     images = image_batches.Images(found, rows, finished.spec, batch_size=8)
-    views = preprocess.central_views(images.sizes, finished.spec)
+    views = crop_and_resize.central_views(images.sizes, finished.spec)
     batches = images.run(np.arange(len(rows)), views)
     return np.concatenate(
         [both(np.float32(batch["image"]), training=False)[0] for batch in batches]

@@ -9,9 +9,9 @@ import pytest
 from model.loop import training_loop
 from model.runs import finished_run, run_folder
 from model.weights import restore
-from pipeline.batches import preprocess
+from pipeline.batches.input_spec import InputSpec
 
-SPEC = preprocess.InputSpec(
+SPEC = InputSpec(
     size_px=8, short_side_px=9, mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0), source="test"
 )
 CONFIG = {

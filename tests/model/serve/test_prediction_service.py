@@ -11,7 +11,8 @@ import pytest
 
 from model.predict import classifier
 from model.serve import prediction_service
-from pipeline.images import isolated_decoder, record_image
+from pipeline.images import isolated_decoder
+from pipeline.images.errors import ImageError
 from pipeline.records.reasons import Code
 from pipeline.system.errors import DataError
 from tests import conftest
@@ -67,9 +68,9 @@ def test_many_at_once_are_answered_as_one_by_one(answering):
 
 
 def test_what_does_not_decode_harms_nobody(answering):
-    with pytest.raises(record_image.ImageError, match="not an image"):
+    with pytest.raises(ImageError, match="not an image"):
         answering.answer(b"no photo", explained=False)
-    with pytest.raises(record_image.ImageError, match="larger than 1,000,000 pixels"):
+    with pytest.raises(ImageError, match="larger than 1,000,000 pixels"):
         large = np.zeros((1001, 1000, 3), np.uint8)
         answering.answer(cv2.imencode(".png", large)[1].tobytes(), explained=False)
     assert answering.answer(photo(), explained=False)

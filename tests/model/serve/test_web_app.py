@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 
 from model.predict import classifier
 from model.serve import prediction_service, web_app, web_guard
-from pipeline.images import record_image
+from pipeline.images import opencv
 from pipeline.system import sandbox
 from tests import conftest
 
@@ -323,5 +323,5 @@ def test_names_are_escaped(answering, monkeypatch):
 def test_pictures_are_what_the_network_saw(client):
     found = client.post("/predict?explain=1", content=photo()).json()
     data = base64.b64decode(found["seen"].partition(",")[2])
-    assert record_image.decode_record(data).shape == (224, 224, 3)
+    assert opencv.decode_rgb(data).shape == (224, 224, 3)
     assert io.BytesIO(data).read(2) == b"\xff\xd8"

@@ -9,7 +9,7 @@ import pytest
 from model.checkpoints import errors, reading
 from model.networks import registry
 from model.weights import identify_network
-from pipeline.batches import preprocess
+from pipeline.batches.input_spec import InputSpec
 from tests.model.weights.test_layer_names import ALL, BLUE_FIRST, file_of
 
 
@@ -137,7 +137,7 @@ class TestArch:
 
 
 class TestOwnFiles:
-    SPEC = preprocess.InputSpec(size_px=96, short_side_px=100, source="mine")
+    SPEC = InputSpec(size_px=96, short_side_px=100, source="mine")
 
     def file(self, **about):
         names = {"conv1/kernel": empty(11, 11, 3, 96)}

@@ -3,9 +3,9 @@ import pytest
 
 from model.checkpoints import errors
 from model.weights import preprocessing_overrides
-from pipeline.batches import preprocess
+from pipeline.batches.input_spec import InputSpec
 
-SPEC = preprocess.InputSpec(
+SPEC = InputSpec(
     size_px=224, short_side_px=256, mean=(1.0, 2.0, 3.0), source="the weights"
 )
 
@@ -65,9 +65,7 @@ class TestMeanFile:
         return str(tmp_path / "mean.npy")
 
     def spec(self, size, short_side):
-        return preprocess.InputSpec(
-            size_px=size, short_side_px=short_side, source="the weights"
-        )
+        return InputSpec(size_px=size, short_side_px=short_side, source="the weights")
 
     def test_central_window_in_rgb(self, mean):
         found = apply(self.spec(4, 8), bgr=True, mean=mean)

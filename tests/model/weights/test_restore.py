@@ -4,9 +4,9 @@ import pytest
 
 from model.checkpoints import errors, reading
 from model.weights import layer_names, preprocessing_overrides, restore
-from pipeline.batches import preprocess
+from pipeline.batches.input_spec import InputSpec
 
-SPEC = preprocess.InputSpec(size_px=16, short_side_px=18, source="test")
+SPEC = InputSpec(size_px=16, short_side_px=18, source="test")
 LAYERS = ("conv1", "conv2", "fc3", "fc4", "fc5")
 SUFFIXES = {"kernel": "weights", "bias": "biases"}
 

@@ -9,16 +9,18 @@ import tensorflow as tf
 
 from pipeline.batches import (
     augment_images,
+    crop_and_resize,
     dataset,
     image_batches,
-    preprocess,
     random_augmentation,
+    seeded_random,
 )
-from pipeline.convert import conversion, convert_settings
+from pipeline.batches.input_spec import InputSpec
+from pipeline.convert import conversion
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
 
-SPEC = preprocess.InputSpec(size_px=28, short_side_px=32, source="a test")
+SPEC = InputSpec(size_px=28, short_side_px=32, source="a test")
 
 
 def images_of(found, rows=None, batch_size=7, **kwargs):
@@ -27,7 +29,7 @@ def images_of(found, rows=None, batch_size=7, **kwargs):
 
 
 def central(images):
-    return preprocess.central_views(images.sizes, SPEC)
+    return crop_and_resize.central_views(images.sizes, SPEC)
 
 
 def collect(batches):
@@ -111,7 +113,7 @@ def test_an_epoch_can_start_in_the_middle(found):
 def test_pixels_are_those_of_the_source_photo(found, shared_records):
     """Decoded with OpenCV from the source folder, cropped and resized by hand."""
     images = images_of(found)
-    views = preprocess.random_views(images.sizes, SPEC, (5,))
+    views = crop_and_resize.random_views(images.sizes, SPEC, (5,))
     values = collect(images.run(np.arange(len(images.rows)), views))
     source = shared_records.parent / "photos"
     kinds = collections.Counter()
@@ -202,7 +204,7 @@ def test_a_window_outside_the_image_is_an_error_not_garbage(copy):
     """A manifest whose sizes lie: the decoder refuses, and the folder is named."""
     rows = [dataclasses.replace(row, height=5000) for row in copy.included()]
     images = images_of(copy, rows=[row for row in rows if row.format == "jpeg"])
-    views = preprocess.random_views(images.sizes, SPEC, (0,))
+    views = crop_and_resize.random_views(images.sizes, SPEC, (0,))
     with pytest.raises(DataError, match="does not decode") as caught:
         collect(images.run(np.arange(len(images.rows)), views))
     assert str(copy.directory) in str(caught.value)
@@ -253,8 +255,8 @@ class TestAugmented:
 
     def test_off_is_bit_by_bit_what_it_was(self, found):
         images = images_of(found, rows=found.included("train"), batch_size=8)
-        views = preprocess.random_views(images.sizes, SPEC, (0, 1, 1))
-        order = preprocess.generator((0, 1, 0)).permutation(len(images.rows))
+        views = crop_and_resize.random_views(images.sizes, SPEC, (0, 1, 1))
+        order = seeded_random.generator((0, 1, 0)).permutation(len(images.rows))
         before = collect(images.run(order, views))
         now = self.epoch(found)
         assert all((now[name] == before[name]).all() for name in before)
@@ -361,7 +363,7 @@ class TestAugmented:
                 kind = "png" if number % 2 == 0 else "jpg"
                 path = tmp_path / "photos" / name / f"{number}.{kind}"
                 cv2.imwrite(str(path), pixels)
-        config = convert_settings.Config(
+        config = conversion.Config(
             source=str(tmp_path / "photos"), out=str(tmp_path / "records"), workers=1
         )
         found = conversion.convert(config).manifest

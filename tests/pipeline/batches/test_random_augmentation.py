@@ -3,9 +3,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pipeline.batches import preprocess, random_augmentation
+from pipeline.batches import crop_and_resize, random_augmentation, seeded_random
+from pipeline.batches.input_spec import InputSpec
 
-SPEC = preprocess.InputSpec(size_px=14, short_side_px=16, source="a test")
+SPEC = InputSpec(size_px=14, short_side_px=16, source="a test")
 SQUASH = dataclasses.replace(SPEC, resize="squash")
 # (height, width): landscape, portrait, square, thin, single pixel
 SIZES = np.array([(40, 64), (64, 40), (50, 50), (3, 200), (200, 3), (1, 1)])
@@ -41,7 +42,7 @@ def columns(views, settings):
 
 def test_off_is_what_training_always_did():
     found = views_of(SIZES)
-    before = preprocess.random_views(SIZES, SPEC, (*KEY, 1))
+    before = crop_and_resize.random_views(SIZES, SPEC, (*KEY, 1))
     assert found.windows.tobytes() == before.windows.tobytes()
     assert found.windows.dtype == before.windows.dtype
     assert found.mirrored.tolist() == before.mirrored.tolist()
@@ -189,7 +190,7 @@ def test_geometry_is_that_of_the_keras_generator():
     """rotation @ shift @ shear @ zoom in (row, column), about the centre."""
     settings = {name: MANY[name] for name in ("rotation", "shift", "shear", "zoom")}
     numbers = views_of(SIZES, **settings).numbers
-    uniform = preprocess.generator((*KEY, 4)).uniform(-1, 1, (len(SIZES), 6))
+    uniform = seeded_random.generator((*KEY, 4)).uniform(-1, 1, (len(SIZES), 6))
     for found, u in zip(numbers, uniform, strict=True):
         t, s = np.radians(20 * u[0]), np.radians(10 * u[3])
         rotation = [[np.cos(t), -np.sin(t), 0], [np.sin(t), np.cos(t), 0], [0, 0, 1]]

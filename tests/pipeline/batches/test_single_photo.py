@@ -4,13 +4,15 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.batches import dataset, preprocess, single_photo
-from pipeline.convert import conversion, convert_settings
+from pipeline.batches import dataset, single_photo
+from pipeline.batches.input_spec import InputSpec
+from pipeline.convert import conversion
 from pipeline.images import isolated_decoder, record_image
+from pipeline.images.errors import ImageError
 from pipeline.records import manifest
 from tests import conftest
 
-SPEC = preprocess.InputSpec(size_px=20, short_side_px=24, source="test")
+SPEC = InputSpec(size_px=20, short_side_px=24, source="test")
 
 
 @pytest.fixture(scope="module")
@@ -26,12 +28,8 @@ def test_a_photo_is_seen_as_records_are(photos, tmp_path, running, resize):
     cv2.imwrite(str(photos / "red" / "large.jpg"), large)
     cv2.imwrite(str(photos / "red" / "other.bmp"), conftest.draw_photo("red", 2))
     out = tmp_path / "out"
-    conversion.convert(
-        convert_settings.Config(source=str(photos), out=str(out), workers=1)
-    )
-    spec = preprocess.InputSpec(
-        size_px=20, short_side_px=24, resize=resize, source="test"
-    )
+    conversion.convert(conversion.Config(source=str(photos), out=str(out), workers=1))
+    spec = InputSpec(size_px=20, short_side_px=24, resize=resize, source="test")
     found = manifest.read(out)
     split = dataset.Evaluation(found, "", spec, batch_size=5)
     viewer = single_photo.Viewer(spec)
@@ -96,7 +94,5 @@ def test_what_tensorflow_refuses(running):
         reason="",
         phash="",
     )
-    with pytest.raises(
-        record_image.ImageError, match="JPEG that TensorFlow does not decode"
-    ):
+    with pytest.raises(ImageError, match="JPEG that TensorFlow does not decode"):
         single_photo.Viewer(SPEC)(stored)

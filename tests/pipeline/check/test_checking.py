@@ -10,9 +10,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from pipeline.check import check_settings, checking, file_kinds
-from pipeline.convert import conversion, convert_settings
-from pipeline.images import record_image
+from pipeline.check import checking, file_kinds
+from pipeline.convert import conversion
+from pipeline.images import opencv
+from pipeline.images.errors import ImageError
 from pipeline.records import manifest
 from pipeline.records.reasons import Code
 from pipeline.system.errors import DataError
@@ -32,7 +33,7 @@ def scenes(tmp_path):
 
 
 def run(source, tmp_path, **how):
-    config = check_settings.Config(
+    config = checking.Config(
         source=str(source), out=str(tmp_path / "check"), workers=1, **how
     )
     return checking.check(config)
@@ -161,9 +162,9 @@ def test_what_does_not_decode_a_second_time_is_named(scenes, tmp_path, monkeypat
     cv2.imwrite(str(scenes / "ants" / "near.png"), picture)
 
     def refuse(*_, **__):
-        raise record_image.ImageError(Code.TOO_MANY_PIXELS, "PNG larger than")
+        raise ImageError(Code.TOO_MANY_PIXELS, "PNG larger than")
 
-    monkeypatch.setattr(record_image, "thumbnail", refuse)
+    monkeypatch.setattr(opencv, "thumbnail", refuse)
     with pytest.raises(DataError, match=r"ants/01\.jpg: cannot be compared"):
         run(scenes, tmp_path)
 
@@ -212,7 +213,7 @@ def test_class_names_that_are_nearly_the_same(scenes, tmp_path):
 def test_out_may_not_become_a_class(scenes, tmp_path, monkeypatch):
     monkeypatch.chdir(scenes)
     with pytest.raises(DataError, match="check: lies inside the source"):
-        checking.check(check_settings.Config(source="."))
+        checking.check(checking.Config(source="."))
     assert sorted(path.name for path in scenes.iterdir()) == ["ants", "bees"]
 
 
@@ -289,7 +290,7 @@ def test_what_takes_a_decoder_down_is_not_decoded_for_the_page(
 class TestRecords:
     @pytest.fixture
     def records(self, scenes, tmp_path):
-        config = convert_settings.Config(
+        config = conversion.Config(
             source=str(scenes), out=str(tmp_path / "rec"), workers=1
         )
         return conversion.convert(config).directory
@@ -302,7 +303,7 @@ class TestRecords:
     def test_a_class_that_a_split_lacks(self, scenes, tmp_path):
         for path in sorted((scenes / "bees").iterdir())[1:]:
             path.unlink()
-        config = convert_settings.Config(
+        config = conversion.Config(
             source=str(scenes), out=str(tmp_path / "rec"), workers=1
         )
         report = run(conversion.convert(config).directory, tmp_path)
@@ -335,4 +336,4 @@ def test_command(scenes, tmp_path):
 @pytest.mark.parametrize("how", [{"group_by": "("}, {"lists": "a", "csv": "b"}])
 def test_flags_that_cannot_be(how):
     with pytest.raises(ValueError, match="--"):
-        check_settings.Config(source="x", **how)
+        checking.Config(source="x", **how)

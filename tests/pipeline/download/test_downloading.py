@@ -61,7 +61,7 @@ class TestPaperFlowers:
         before = folder_digest(tmp_path)
         with pytest.raises(
             DataError,
-            match=r"aster/aster_0000\.jpg is not what --seed=1 draws; choose an empty",
+            match=r"aster/aster_0000\.jpg is not what --seed=1 draws\. Choose",
         ):
             self.draw(tmp_path, 2, seed=1)
         assert folder_digest(tmp_path) == before
@@ -72,13 +72,13 @@ class TestPaperFlowers:
     def test_folder_of_others_is_left_alone(self, tmp_path, name):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"mine")
-        with pytest.raises(DataError, match=f"{name}.*choose an empty folder"):
+        with pytest.raises(DataError, match=f"{name}.*Choose an empty folder"):
             self.draw(tmp_path)
         assert content(tmp_path) == {name: b"mine"}
 
     def test_target_is_a_file(self, tmp_path):
         (tmp_path / "file").write_text("x")
-        with pytest.raises(DataError, match="is a file; expected a folder"):
+        with pytest.raises(DataError, match="is a file"):
             self.draw(tmp_path / "file")
 
 
@@ -133,10 +133,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("words", "message"),
         [
-            (
-                ["roses", "f"],
-                "data set 'roses' is unknown: expected one of paper-flowers, flo",
-            ),
+            (["roses", "f"], "no data set 'roses'; expected one of paper-flowers, flo"),
             (["flowers"], "expected a data set and a folder"),
             (["paper-flowers", "f", "--images_per_class=0"], "images_per_class"),
             (["paper-flowers", "f", "--seed=-1"], "seed"),

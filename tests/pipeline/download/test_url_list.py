@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from pipeline.convert import conversion, convert_settings
+from pipeline.convert import conversion
 from pipeline.download import photo_downloads, url_list
 from pipeline.sources import class_labels
 from pipeline.system.errors import DataError
@@ -92,17 +92,17 @@ class TestList:
         assert len(listed(tmp_path, body, names=("x", "y"))) == 2
 
     def test_one_photo_in_two_splits(self, tmp_path):
-        with pytest.raises(DataError, match=r"line 3: .* another split in line 2"):
+        with pytest.raises(DataError, match=r"line 3: .* another split than in line 2"):
             listed(tmp_path, HEADER + "http://u:pw@a,0,test\nhttp://u:pw@a,0,train\n")
 
     @pytest.mark.parametrize(
         ("body", "message"),
         [
-            (HEADER, "no photos listed"),
+            (HEADER, "the list has no photos"),
             ("a,b\n1,2\n", "expected one column image_url or url, found 0"),
             ("url,image_url,label\n1,2,3\n", "found 2"),
-            (HEADER + "http://a,,train\n", "line 2: a label of 0 characters"),
-            (HEADER + f"http://a,{'x' * 201},train\n", "a label of 201 characters"),
+            (HEADER + "http://a,,train\n", "line 2: the label has 0 characters"),
+            (HEADER + f"http://a,{'x' * 201},train\n", "the label has 201 characters"),
             (HEADER + "http://a,x,dev\n", "line 2: split 'dev'"),
         ],
     )
@@ -140,9 +140,9 @@ class TestCommand:
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines() == [
             f"{target}: 34 of 36 photos in 3 classes, 34 new",
-            "not to be had: 1: the server answers 404 Not Found",
-            "not to be had: 1: a web page, no image",
-            "listed in photos.csv there, and all reasons in report.csv",
+            "1 not downloaded: the server answers 404 Not Found",
+            "1 not downloaded: a web page, not an image",
+            "photos.csv lists the photos, report.csv all reasons",
             f"to convert them: python -m pipeline.convert {target} "
             f"--csv={target}/photos.csv",
         ]
@@ -154,7 +154,7 @@ class TestCommand:
             "the server answers 404 Not Found",
         )
         assert not list(target.rglob(".*"))
-        config = convert_settings.Config(
+        config = conversion.Config(
             source=str(target),
             csv=str(target / "photos.csv"),
             out=str(tmp_path / "out"),
@@ -202,21 +202,13 @@ class TestCommand:
             assert row["label"] in ("Noir", "Bokeh")
             assert row["path"].startswith(f"{row['label']}/")
 
-    def test_nothing_to_be_had(self, server, tmp_path):
-        (tmp_path / "list.csv").write_text(f"url,label\n{server.url}/a,x\n")
-        done = command(f"--urls={tmp_path / 'list.csv'}", target=tmp_path / "got")
-        assert (done.returncode, done.stdout) == (2, "")
-        last = done.stderr.splitlines()[-1]
-        assert (
-            "none of 1 photos could be had; most often (1): the server answers" in last
-        )
-        assert len(table_of(tmp_path / "got" / "report.csv")) == 1
-
-    @pytest.mark.parametrize("hosts", [1, 50])
-    def test_offline_is_told_in_seconds(self, tmp_path, hosts, closed_url):
+    @pytest.mark.parametrize("servers", [1, 50])
+    def test_without_a_network_the_command_fails_in_seconds(
+        self, tmp_path, servers, closed_url
+    ):
         port = closed_url.rsplit(":", 1)[1]
         rows = [
-            f"http://127.0.0.{1 + number % hosts}:{port}/{number},x,"
+            f"http://127.0.0.{1 + number % servers}:{port}/{number},x,"
             for number in range(5000)
         ]
         (tmp_path / "list.csv").write_text(HEADER + "\n".join(rows))
@@ -225,8 +217,10 @@ class TestCommand:
         assert time.monotonic() - start < 10
         assert (done.returncode, done.stdout) == (2, "")
         last = done.stderr.splitlines()[-1]
-        assert "no server of the list answers: check the network" in last
-        assert "Connection refused" in last
+        assert "none of 5,000 photos could be downloaded" in last
+        assert "cannot be reached" in last
+        assert "Check the network" in last
+        assert len(table_of(tmp_path / "got" / "report.csv")) == 5000
 
     def test_stopped_and_started_again(self, flowers, server, tmp_path):
         for answer in list(server.answers.values())[10:]:
@@ -280,12 +274,9 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("words", "message"),
         [
-            (["--urls=a.csv", "flowers", "p"], "--urls and flowers: expected only one"),
-            (["--urls=a.csv"], "FOLDER is missing"),
-            (
-                ["--urls=a.csv", "--refuse_sha1=abc", "p"],
-                "--refuse_sha1=abc: expected 40 hex",
-            ),
+            (["--urls=a.csv", "flowers", "p"], "--urls and flowers: expected one"),
+            (["--urls=a.csv"], "expected a data set and a folder"),
+            (["--urls=a.csv", "--refuse_sha1=abc", "p"], "'abc'; expected 40 hex"),
             (["--urls=a.csv", "--workers=0", "p"], "workers"),
         ],
     )

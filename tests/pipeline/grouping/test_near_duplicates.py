@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.grouping import near_duplicates
-from pipeline.images import record_image
+from pipeline.images import opencv, record_image
 from pipeline.records import file_table
 from tests.conftest import draw_scene
 
@@ -49,12 +49,8 @@ def search(files, tmp_path, labels=None):
     found.taken[:] = True
     similar = near_duplicates.find(
         found,
-        lambda number: record_image.thumbnail(
-            stored[number].encoded, near_duplicates.SIDE
-        ),
-        lambda numbers: [
-            record_image.pixels_digest(files[number]) for number in numbers
-        ],
+        lambda number: opencv.thumbnail(stored[number].encoded, near_duplicates.SIDE),
+        lambda numbers: [opencv.digest(files[number]) for number in numbers],
     )
     assert list(tmp_path.iterdir()) == []
     return similar

@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.images import decoding_settings, isolated_decoder, record_image
+from pipeline.images import isolated_decoder, record_image
+from pipeline.images.errors import ImageError
 from pipeline.records.reasons import Code
 from tests import conftest
 
@@ -30,9 +31,7 @@ def decoders():
 @pytest.mark.parametrize("extension", [".jpg", ".png", ".bmp", ".webp", ".tiff"])
 def test_images_equal_those_of_conversion(decoders, extension):
     data = encoded(extension)
-    expected = record_image.encode_for_record(
-        data, resize_min=decoding_settings.RESIZE_MIN
-    )
+    expected = record_image.encode_for_record(data, resize_min=record_image.RESIZE_MIN)
     assert decoders.decode(data) == expected
 
 
@@ -59,7 +58,7 @@ def test_a_damaged_jpeg_is_reencoded_as_in_conversion(decoders):
     ids=["empty", "text", "cut"],
 )
 def test_a_file_that_does_not_decode_is_refused(decoders, data, kind, message):
-    with pytest.raises(record_image.ImageError, match=message) as caught:
+    with pytest.raises(ImageError, match=message) as caught:
         decoders.decode(data)
     assert caught.value.kind is kind
     assert decoders.decode(encoded(".jpg"))
@@ -67,7 +66,7 @@ def test_a_file_that_does_not_decode_is_refused(decoders, data, kind, message):
 
 def test_larger_images_than_the_limit_are_refused():
     with isolated_decoder.Decoders(1, timeout_s=30, max_pixels=5000) as decoders:
-        with pytest.raises(record_image.ImageError, match="larger than 5,000 pixels"):
+        with pytest.raises(ImageError, match="larger than 5,000 pixels"):
             decoders.decode(encoded(".png"))
         assert decoders.decode(encoded(".png", PIXELS[:30]))
 

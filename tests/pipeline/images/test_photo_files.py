@@ -3,7 +3,8 @@ import os
 
 import pytest
 
-from pipeline.images import photo_files, record_image
+from pipeline.images import photo_files
+from pipeline.images.errors import ImageError
 
 
 @pytest.fixture
@@ -57,10 +58,10 @@ def test_names_of_any_bytes(tmp_path):
 
 def test_read(folder):
     assert photo_files.read(str(folder / "b.jpg")) == b"b.jpg"
-    with pytest.raises(record_image.ImageError, match="cannot be read: No such file"):
+    with pytest.raises(ImageError, match="cannot be read: No such file"):
         photo_files.read(str(folder / "gone.jpg"))
-    with pytest.raises(record_image.ImageError, match="not a regular file"):
+    with pytest.raises(ImageError, match="not a regular file"):
         photo_files.read(str(folder))
     os.mkfifo(folder / "pipe")
-    with pytest.raises(record_image.ImageError, match="not a regular file"):
+    with pytest.raises(ImageError, match="not a regular file"):
         photo_files.read(str(folder / "pipe"))

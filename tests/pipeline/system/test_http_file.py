@@ -1,4 +1,5 @@
 import hashlib
+import re
 import socket
 import subprocess
 import sys
@@ -16,10 +17,10 @@ DIGEST = f"sha256:{SHA256}"
 CUT = 300_000
 
 
-def get(server, folder, **how):
-    """Fetches /file into folder/file, with retries that follow at once."""
-    how = {"digest": DIGEST, "size_bytes": len(BODY), "patience_s": 0} | how
-    http_file.fetch(f"{server.url}/file", folder / "file", **how)
+def get(server, folder, **options):
+    """Download /file to folder/file, with retries that follow at once."""
+    options = {"digest": DIGEST, "size_bytes": len(BODY), "backoff_s": 0} | options
+    http_file.download(f"{server.url}/file", folder / "file", **options)
 
 
 def names(folder):
@@ -39,7 +40,7 @@ def names(folder):
     ],
     ids=["hash and size", "hash begins", "sha1", "md5", "size", "hash", "nothing"],
 )
-def test_complete_download(server, tmp_path, known):
+def test_a_complete_file_gets_its_name(server, tmp_path, known):
     server.answers["/file"] = Answer(BODY)
     get(server, tmp_path / "new" / "folder", **known)
     assert names(tmp_path / "new" / "folder") == ["file"]
@@ -47,14 +48,14 @@ def test_complete_download(server, tmp_path, known):
     assert server.requests == [("/file", None)]
 
 
-def test_empty_file(server, tmp_path):
+def test_an_empty_file_is_downloaded(server, tmp_path):
     server.answers["/file"] = Answer(b"")
     get(server, tmp_path, digest="", size_bytes=0)
     assert (tmp_path / "file").read_bytes() == b""
 
 
 class TestFileThatIsThere:
-    def test_is_not_fetched_again(self, server, tmp_path):
+    def test_the_right_file_is_not_downloaded_again(self, server, tmp_path):
         (tmp_path / "file").write_bytes(BODY)
         get(server, tmp_path)
         assert server.requests == []
@@ -62,24 +63,24 @@ class TestFileThatIsThere:
     @pytest.mark.parametrize(
         ("there", "message"),
         [
-            (BODY[:-1], "511,999 bytes, expected 512,000"),
-            (BODY[:-1] + b"x", f"sha256 is .*, expected {SHA256}"),
+            (BODY[:-1], "expected 512,000 bytes, found 511,999"),
+            (BODY[:-1] + b"x", f"expected sha256 {SHA256}, found "),
         ],
         ids=["size", "hash"],
     )
-    def test_is_not_believed(self, server, tmp_path, there, message):
+    def test_another_file_is_refused_and_kept(self, server, tmp_path, there, message):
         """The message names the local file, which alone can be wrong."""
         (tmp_path / "file").write_bytes(there)
-        with pytest.raises(http_file.FetchError, match=message) as caught:
+        with pytest.raises(http_file.DownloadError, match=message) as caught:
             get(server, tmp_path)
         assert str(caught.value).startswith(f"{tmp_path / 'file'}: ")
-        assert str(caught.value).endswith("remove it and run again")
+        assert str(caught.value).endswith("Remove the file and run again")
         assert (tmp_path / "file").read_bytes() == there
         assert server.requests == []
 
 
 class TestCutConnection:
-    def test_resumes_where_it_was_cut(self, server, tmp_path):
+    def test_a_download_continues_where_it_was_cut(self, server, tmp_path):
         server.answers["/file"] = Answer(BODY, cut_after=CUT)
         get(server, tmp_path)
         assert (tmp_path / "file").read_bytes() == BODY
@@ -89,7 +90,7 @@ class TestCutConnection:
         begin = int(second[1].removeprefix("bytes=").removesuffix("-"))
         assert CUT - 65_536 <= begin <= CUT
 
-    def test_again_and_again(self, server, tmp_path):
+    def test_a_download_survives_four_cuts(self, server, tmp_path):
         server.answers["/file"] = [
             Answer(BODY, cut_after=100_000) for _ in range(4)
         ] + [Answer(BODY)]
@@ -99,11 +100,11 @@ class TestCutConnection:
         assert begins == sorted(set(begins))
         assert len(begins) == 5
 
-    def test_too_often(self, server, tmp_path):
+    def test_a_fifth_cut_ends_it_and_keeps_the_part(self, server, tmp_path):
         """A later call goes on with what the first one got."""
         server.answers["/file"] = [Answer(BODY, cut_after=70_000) for _ in range(9)]
         with pytest.raises(
-            http_file.FetchError, match="what has arrived is kept, run aga"
+            http_file.DownloadError, match="The part that arrived is kept; run aga"
         ):
             get(server, tmp_path)
         assert len(server.requests) == 5
@@ -118,7 +119,7 @@ class TestCutConnection:
         assert (tmp_path / "file").read_bytes() == BODY
         assert names(tmp_path) == ["file"]
 
-    def test_file_changed_meanwhile(self, server, tmp_path):
+    def test_a_file_that_changed_meanwhile_starts_from_zero(self, server, tmp_path):
         """Halves of two files are never put together."""
         other = BODY[::-1]
         server.answers["/file"] = [
@@ -132,19 +133,21 @@ class TestCutConnection:
         assert names(tmp_path) == ["file"]
 
     @pytest.mark.parametrize("etag", ['W/"weak"', ""], ids=["weak", "none"])
-    def test_starts_anew_without_a_strong_etag(self, server, tmp_path, etag):
+    def test_without_a_strong_etag_a_cut_download_starts_from_zero(
+        self, server, tmp_path, etag
+    ):
         server.answers["/file"] = Answer(BODY, cut_after=CUT, etag=etag)
         get(server, tmp_path, digest="", size_bytes=0)
         assert server.requests == [("/file", None)] * 2
         assert (tmp_path / "file").read_bytes() == BODY
 
-    def test_server_that_ignores_range(self, server, tmp_path):
+    def test_a_server_may_ignore_the_range(self, server, tmp_path):
         server.answers["/file"] = Answer(BODY, cut_after=CUT, ranges=False)
         get(server, tmp_path, digest="", size_bytes=0)
         assert server.requests[1][1] is not None
         assert (tmp_path / "file").read_bytes() == BODY
 
-    def test_nothing_was_missing(self, server, tmp_path):
+    def test_a_complete_part_gets_its_name(self, server, tmp_path):
         """Stopped between the last byte and the new name: the server answers 416."""
         server.answers["/file"] = Answer(BODY)
         (tmp_path / "file.part").write_bytes(BODY)
@@ -154,7 +157,7 @@ class TestCutConnection:
         assert (tmp_path / "file").read_bytes() == BODY
         assert names(tmp_path) == ["file"]
 
-    def test_leftover_of_unknown_origin_is_not_used(self, server, tmp_path):
+    def test_a_part_without_an_etag_is_not_used(self, server, tmp_path):
         server.answers["/file"] = Answer(BODY)
         (tmp_path / "file.part").write_bytes(b"something else")
         get(server, tmp_path)
@@ -166,63 +169,61 @@ class TestWrongFile:
     @pytest.mark.parametrize(
         ("body", "message"),
         [
-            (b"x" + BODY[1:], rf"sha256 is [0-9a-f]{{64}}, expected {SHA256}; "),
-            (b"<html>Log in here</html>", "24 bytes, expected 512,000; "),
-            (b"", "0 bytes, expected 512,000; "),
+            (b"x" + BODY[1:], rf"expected sha256 {SHA256}, found [0-9a-f]{{64}}\. "),
+            (b"<html>Log in here</html>", "expected 512,000 bytes, found 24"),
+            (b"", "expected 512,000 bytes, found 0"),
         ],
         ids=["hash", "a portal answers", "empty"],
     )
-    def test_leaves_nothing_behind(self, server, tmp_path, body, message):
+    def test_a_wrong_file_leaves_nothing_behind(self, server, tmp_path, body, message):
         server.answers["/file"] = Answer(body)
-        with pytest.raises(http_file.FetchError, match=message) as caught:
+        with pytest.raises(http_file.DownloadError, match=message) as caught:
             get(server, tmp_path)
         assert str(caught.value).startswith(f"{server.url}/file: ")
         assert names(tmp_path) == []
 
-    def test_is_fetched_whole_the_next_time(self, server, tmp_path):
+    def test_after_a_wrong_file_the_next_call_starts_from_zero(self, server, tmp_path):
         server.answers["/file"] = Answer(BODY[::-1])
-        with pytest.raises(http_file.FetchError, match="sha256"):
+        with pytest.raises(http_file.DownloadError, match="sha256"):
             get(server, tmp_path)
         server.answers["/file"] = Answer(BODY)
         get(server, tmp_path)
         assert server.requests == [("/file", None)] * 2
         assert (tmp_path / "file").read_bytes() == BODY
 
-    def test_kept_part_was_damaged(self, server, tmp_path):
+    def test_a_damaged_part_is_removed(self, server, tmp_path):
         server.answers["/file"] = Answer(BODY)
         (tmp_path / "file.part").write_bytes(b"x" * 1000)
         (tmp_path / "file.part.etag").write_text('"one"')
-        with pytest.raises(http_file.FetchError, match="sha256"):
+        with pytest.raises(http_file.DownloadError, match="sha256"):
             get(server, tmp_path)
         assert names(tmp_path) == []
         get(server, tmp_path)
         assert (tmp_path / "file").read_bytes() == BODY
 
-    def test_stops_when_more_comes_than_expected(self, server, tmp_path):
+    def test_a_download_stops_when_more_arrives_than_expected(self, server, tmp_path):
         """A server without end cannot fill the disk."""
         server.answers["/file"] = Answer(BODY * 20)
         with pytest.raises(
-            http_file.FetchError, match="bytes, expected 1,000"
+            http_file.DownloadError, match="expected 1,000 bytes, found "
         ) as caught:
             get(server, tmp_path, size_bytes=1000)
-        received = int(
-            str(caught.value).split(" bytes")[0].split()[-1].replace(",", "")
-        )
-        assert received <= 1000 + 65_536
+        received = re.search(r"found ([\d,]+)", str(caught.value))[1]
+        assert int(received.replace(",", "")) <= 1000 + 65_536
         assert names(tmp_path) == []
 
 
 class TestRefusal:
-    def test_not_found_is_not_asked_for_again(self, server, tmp_path):
+    def test_404_is_not_repeated(self, server, tmp_path):
         with pytest.raises(
-            http_file.FetchError, match=r"/file: the server answers 404 Not Found$"
+            http_file.DownloadError, match=r"/file: the server answers 404 Not Found$"
         ) as caught:
             get(server, tmp_path)
-        assert not isinstance(caught.value, http_file.Unreachable)
+        assert not isinstance(caught.value, http_file.UnreachableError)
         assert len(server.requests) == 1
         assert names(tmp_path) == []
 
-    def test_server_error_is_retried(self, server, tmp_path):
+    def test_a_server_error_is_repeated(self, server, tmp_path):
         server.answers["/file"] = [
             Answer(b"busy", status=503),
             Answer(b"broken", status=500),
@@ -231,111 +232,128 @@ class TestRefusal:
         get(server, tmp_path)
         assert (tmp_path / "file").read_bytes() == BODY
 
-    def test_server_error_that_lasts(self, server, tmp_path):
+    def test_a_server_error_that_lasts_is_reported(self, server, tmp_path):
         server.answers["/file"] = Answer(b"broken", status=500)
         with pytest.raises(
-            http_file.FetchError, match="the server answers 500 Internal"
+            http_file.DownloadError, match="the server answers 500 Internal"
         ):
             get(server, tmp_path)
         assert len(server.requests) == 5
         assert names(tmp_path) == []
 
-    def test_error_page_does_not_touch_what_arrived(self, server, tmp_path):
+    def test_an_error_page_does_not_touch_the_part(self, server, tmp_path):
         server.answers["/file"] = [
             Answer(BODY, cut_after=CUT),
             Answer(b"no", status=403, etag=""),
         ]
-        with pytest.raises(http_file.FetchError, match=r"403.*is kept, run again"):
+        with pytest.raises(http_file.DownloadError, match=r"403.*is kept; run again"):
             get(server, tmp_path)
         assert (tmp_path / "file.part").stat().st_size >= CUT - 65_536
 
-    def test_pause_doubles(self, server, tmp_path):
+    def test_pauses_grow_after_the_first(self, server, tmp_path):
         server.answers["/file"] = [Answer(status=503)] * 3 + [Answer(BODY)]
         start = time.monotonic()
-        get(server, tmp_path, patience_s=0.05)
-        assert time.monotonic() - start >= 0.05 + 0.1 + 0.2
+        get(server, tmp_path, backoff_s=0.05)
+        assert time.monotonic() - start >= 0.1 + 0.2
+
+    def test_retry_after_of_the_server_is_respected(self, server, tmp_path):
+        busy = Answer(status=429, headers={"Retry-After": "1"})
+        server.answers["/file"] = [busy, Answer(BODY)]
+        start = time.monotonic()
+        get(server, tmp_path)
+        assert time.monotonic() - start >= 1
 
 
 class TestUnreachable:
-    def test_nobody_listens(self, closed_url, tmp_path):
+    def test_a_closed_port_is_reported_in_seconds(self, closed_url, tmp_path):
         start = time.monotonic()
         with pytest.raises(
-            http_file.Unreachable,
+            http_file.UnreachableError,
             match=r"/file: cannot be reached \(.*Connection refused\)$",
         ):
-            http_file.fetch(f"{closed_url}/file", tmp_path / "file")
+            http_file.download(f"{closed_url}/file", tmp_path / "file")
         assert time.monotonic() - start < 3
         assert names(tmp_path) == []
 
-    def test_offline_with_a_part_is_told_as_fast(self, closed_url, tmp_path):
+    def test_a_closed_port_is_reported_as_fast_with_a_part(self, closed_url, tmp_path):
         (tmp_path / "file.part").write_bytes(b"abc")
         (tmp_path / "file.part.etag").write_text('"one"')
         start = time.monotonic()
-        with pytest.raises(http_file.Unreachable, match="is kept, run again"):
-            http_file.fetch(f"{closed_url}/file", tmp_path / "file")
+        with pytest.raises(http_file.UnreachableError, match="is kept; run again"):
+            http_file.download(f"{closed_url}/file", tmp_path / "file")
         assert time.monotonic() - start < 3
         assert (tmp_path / "file.part").read_bytes() == b"abc"
 
-    def test_server_that_hangs_up(self, tmp_path):
+    def test_a_server_that_hangs_up_is_unreachable(self, tmp_path):
         with socket.create_server(("127.0.0.1", 0)) as listening:
             url = f"http://127.0.0.1:{listening.getsockname()[1]}/file"
             thread = threading.Thread(target=lambda: listening.accept()[0].close())
             thread.start()
-            with pytest.raises(http_file.Unreachable, match="cannot be reached"):
-                http_file.fetch(url, tmp_path / "file")
+            with pytest.raises(http_file.UnreachableError, match="cannot be reached"):
+                http_file.download(url, tmp_path / "file")
             thread.join()
         assert names(tmp_path) == []
 
-    def test_proxy_that_is_not_there(self, server, closed_url, tmp_path, monkeypatch):
-        """The message says that it is the proxy."""
+    def test_a_proxy_that_is_down_is_named(
+        self, server, closed_url, tmp_path, monkeypatch
+    ):
         monkeypatch.setenv("http_proxy", closed_url)
         monkeypatch.setenv("no_proxy", "")
         monkeypatch.setenv("NO_PROXY", "")
         with pytest.raises(
-            http_file.Unreachable, match=r"reached \(the proxy: .*Connection refused\)$"
+            http_file.UnreachableError,
+            match=r"reached \(the proxy: .*Connection refused\)$",
         ):
             get(server, tmp_path)
 
-    def test_password_is_not_told(self, closed_url, tmp_path):
+    def test_a_password_is_not_shown(self, closed_url, tmp_path):
         url = closed_url.replace("//", "//name:secret@")
-        with pytest.raises(http_file.Unreachable) as caught:
-            http_file.fetch(f"{url}/file", tmp_path / "file")
+        with pytest.raises(http_file.UnreachableError) as caught:
+            http_file.download(f"{url}/file", tmp_path / "file")
         assert f"{closed_url}/file: cannot" in str(caught.value)
         assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://a/b", "name", ""])
-def test_other_addresses_are_refused(tmp_path, url):
-    with pytest.raises(http_file.FetchError, match="expected an http or https address"):
-        http_file.fetch(url, tmp_path / "file")
+def test_other_addresses_than_http_are_refused(tmp_path, url):
+    with pytest.raises(
+        http_file.DownloadError, match="expected an http or https address"
+    ):
+        http_file.download(url, tmp_path / "file")
     assert names(tmp_path) == []
 
 
-def test_address_without_a_host_is_not_tried_again(tmp_path):
+def test_an_address_without_a_host_is_refused_at_once(tmp_path):
     start = time.monotonic()
-    with pytest.raises(http_file.FetchError, match="expected an http or https"):
-        http_file.fetch("http:///file", tmp_path / "file")
+    with pytest.raises(http_file.DownloadError, match="expected an http or https"):
+        http_file.download("http:///file", tmp_path / "file")
     assert time.monotonic() - start < 1
 
 
-def test_folder_that_cannot_be_written(server, tmp_path):
+def test_a_folder_that_cannot_be_made_is_an_os_error(server, tmp_path):
     server.answers["/file"] = Answer(BODY)
     (tmp_path / "file").write_text("a file")
     with pytest.raises(OSError, match="file"):
-        http_file.fetch(f"{server.url}/file", tmp_path / "file" / "file")
+        http_file.download(f"{server.url}/file", tmp_path / "file" / "file")
 
 
-FETCH = "import sys; from pathlib import Path; " + (
+DOWNLOAD = "import sys; from pathlib import Path; " + (
     "from pipeline.system import http_file; "
-    "http_file.fetch(sys.argv[1], Path(sys.argv[2]))"
+    "http_file.download(sys.argv[1], Path(sys.argv[2]))"
 )
 
 
-def test_two_processes_fetch_one_file(server, tmp_path):
-    """The second one waits, and takes what the first has got."""
+def test_processes_share_one_download(server, tmp_path):
+    """The others wait for the first one and use its file."""
     body = bytes(range(256)) * 40_000
     server.answers["/file"] = Answer(body)
-    words = [sys.executable, "-c", FETCH, f"{server.url}/file", str(tmp_path / "file")]
+    words = [
+        sys.executable,
+        "-c",
+        DOWNLOAD,
+        f"{server.url}/file",
+        str(tmp_path / "file"),
+    ]
     running = [
         subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE) for _ in range(3)
     ]

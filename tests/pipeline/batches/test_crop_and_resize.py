@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.batches import preprocess
+from pipeline.batches import crop_and_resize
+from pipeline.batches.input_spec import InputSpec
 
-SPEC = preprocess.InputSpec(size_px=14, short_side_px=16, source="a test")
+SPEC = InputSpec(size_px=14, short_side_px=16, source="a test")
 # (height, width): landscape, portrait, square, thin, single pixel
 SIZES = np.array([(40, 64), (64, 40), (50, 50), (3, 200), (200, 3), (1, 1)])
 
@@ -38,7 +39,7 @@ def encode(pixels, extension):
 
 
 def test_the_central_window_is_seven_eighths_of_the_short_side():
-    views = preprocess.central_views(SIZES, SPEC)
+    views = crop_and_resize.central_views(SIZES, SPEC)
     assert views.windows.tolist() == [
         [2, 14, 35, 35],
         [14, 2, 35, 35],
@@ -54,7 +55,7 @@ class TestCorneredViews:
     def corners(self, spec):
         return [
             view.windows[0].tolist()
-            for view in preprocess.cornered_views(np.array([(40, 64)]), spec)
+            for view in crop_and_resize.cornered_views(np.array([(40, 64)]), spec)
         ]
 
     def test_they_share_the_central_square(self):
@@ -77,7 +78,7 @@ class TestCorneredViews:
         ]
 
     def test_they_never_leave_the_image(self):
-        for view in preprocess.cornered_views(SIZES, SPEC):
+        for view in crop_and_resize.cornered_views(SIZES, SPEC):
             top, left, height, width = view.windows.T
             assert (top >= 0).all() and (left >= 0).all()
             assert (top + height <= SIZES[:, 0]).all()
@@ -86,8 +87,8 @@ class TestCorneredViews:
 
 def test_cropping_first_is_the_geometry_of_resizing_first():
     """256 and 224: the window covers what a 224 crop of the resized image covers."""
-    spec = preprocess.InputSpec(source="a test")
-    (window,) = preprocess.central_views(np.array([(512, 1024)]), spec).windows
+    spec = InputSpec(source="a test")
+    (window,) = crop_and_resize.central_views(np.array([(512, 1024)]), spec).windows
     scale = 256 / 512
     assert window[2] * scale == window[3] * scale == 224
     assert window[0] * scale == (256 - 224) / 2
@@ -96,7 +97,7 @@ def test_cropping_first_is_the_geometry_of_resizing_first():
 
 def test_random_windows_reach_every_place_and_never_leave_the_image():
     sizes = np.repeat([(40, 48)], 4000, axis=0)
-    views = preprocess.random_views(sizes, SPEC, (0, 0))
+    views = crop_and_resize.random_views(sizes, SPEC, (0, 0))
     top, left, height, width = views.windows.T
     assert (height == 35).all()
     assert (width == 35).all()
@@ -108,7 +109,7 @@ def test_random_windows_reach_every_place_and_never_leave_the_image():
 
 @pytest.mark.parametrize("size", SIZES.tolist(), ids=str)
 def test_random_windows_lie_inside_odd_images(size):
-    views = preprocess.random_views(np.array([size] * 200), SPEC, (3,))
+    views = crop_and_resize.random_views(np.array([size] * 200), SPEC, (3,))
     top, left, height, width = views.windows.T
     assert (np.minimum(top, left) >= 0).all()
     assert (top + height <= size[0]).all()
@@ -119,7 +120,8 @@ def test_random_windows_lie_inside_odd_images(size):
 def test_the_key_decides_random_windows():
     sizes = np.repeat([(300, 400)], 50, axis=0)
     one, same, other = (
-        preprocess.random_views(sizes, SPEC, key) for key in ((1, 2), (1, 2), (1, 3))
+        crop_and_resize.random_views(sizes, SPEC, key)
+        for key in ((1, 2), (1, 2), (1, 3))
     )
     assert (one.windows == same.windows).all()
     assert (one.mirrored == same.mirrored).all()
@@ -140,7 +142,7 @@ def test_a_window_is_the_same_part_of_the_whole(apply, extension, size, is_png):
 
     def decode(encoded, window, flag):
         png = flag if is_png == "tensor" else extension == ".png"
-        return preprocess.decode_window(encoded, png, window)
+        return crop_and_resize.decode_window(encoded, png, window)
 
     found = apply(decode, encoded, np.array(window, np.int32), extension == ".png")
     expected = whole[
@@ -160,7 +162,7 @@ def test_jpegs_decode_to_the_bit_as_in_opencv(apply):
     encoded = encode(pixels, ".jpg")
     expected = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB)
     found = apply(
-        lambda data, window: preprocess.decode_window(data, False, window),
+        lambda data, window: crop_and_resize.decode_window(data, False, window),
         encoded,
         np.array([0, 0, 120, 160], np.int32),
     )
@@ -187,7 +189,7 @@ def bilinear(image, size_px):
 @pytest.mark.parametrize("side", [1, 5, 14, 20, 27])
 def test_resizing_below_a_factor_of_two_is_bilinear(apply, side, halve):
     image = np.random.default_rng(side).integers(0, 256, (side, side, 3), np.uint8)
-    found = apply(lambda x: preprocess.resize(x, 14, halve=halve), image)
+    found = apply(lambda x: crop_and_resize.resize(x, 14, halving=halve), image)
     assert found.shape == (14, 14, 3)
     assert np.abs(found - bilinear(image, 14)).max() <= 0.51
 
@@ -201,7 +203,7 @@ def test_large_windows_are_halved_first(apply, side, halvings):
         expected = (
             even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2]
         ) / 4
-    found = apply(lambda x: preprocess.resize(x, 14, halve=True), image)
+    found = apply(lambda x: crop_and_resize.resize(x, 14, halving=True), image)
     assert np.abs(found - bilinear(expected, 14)).max() <= 0.51
 
 
@@ -209,14 +211,14 @@ def test_fine_stripes_become_grey_not_stripes():
     """What halving is for: without it every eighth stripe would be all there is."""
     image = np.zeros((112, 112, 3), np.uint8)
     image[:, ::2] = 255
-    found = preprocess.resize(tf.constant(image), 14, halve=True).numpy()
+    found = crop_and_resize.resize(tf.constant(image), 14, halving=True).numpy()
     assert np.abs(found.astype(int) - 128).max() <= 1
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_mirroring_exchanges_left_and_right(apply, mirrored):
     image = gradient(7, 9)
-    found = apply(preprocess.mirror, image, mirrored)
+    found = apply(crop_and_resize.mirror, image, mirrored)
     assert (found == (image[:, ::-1] if mirrored else image)).all()
 
 
@@ -232,4 +234,4 @@ def test_mirroring_exchanges_left_and_right(apply, mirrored):
 )
 def test_impossible_specs_are_refused(wrong):
     with pytest.raises(ValueError, match="expected"):
-        preprocess.InputSpec(source="a test", **wrong)
+        InputSpec(source="a test", **wrong)

@@ -1,0 +1,113 @@
+"""State what a network expects of its input: size, crop, mean, scale of pixels."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+MAX_SIDE_PX = 4096  # of a network's input
+_MAX_LEVEL = 512  # no mean of pixels lies beyond, in units of 0..255
+_MIN_DIVISOR, _MAX_DIVISOR = 1e-4, 1e5  # of pixels
+MeanImage = tuple[tuple[tuple[float, float, float], ...], ...]
+
+
+def as_tuples(value: Any) -> Any:
+    """Return nested lists as nested tuples."""
+    return tuple(map(as_tuples, value)) if isinstance(value, list) else value
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InputSpec:
+    """What a checkpoint expects of its input; a part of the weights.
+
+    A network takes uint8 or float [batch, size_px, size_px, 3], RGB, 0..255, and starts
+    with (image / scale - mean) / std on the device.
+
+    Attributes:
+        size_px: height and width of the input, in pixels.
+        short_side_px: length to which the image's short side is resized before the
+            crop, in pixels.
+        resize: "crop" keeps the image's aspect; "squash" resizes both of its sides to
+            `short_side_px`, as Caffe's tools do.
+        scale: 255 if mean and std are for 0..1, 1 if they are for 0..255.
+        mean: means of R, G, B, in units of image / scale.
+        std: standard deviations of R, G, B, in units of image / scale.
+        mean_image: float [size_px, size_px, 3] in nested tuples: a mean for each pixel,
+            in place of `mean`; None for `mean`.
+        source: where these values stand; "assumed: ..." where the checkpoint does not
+            state them.
+    """
+
+    size_px: int = 224
+    short_side_px: int = 256
+    resize: Literal["crop", "squash"] = "crop"
+    scale: float = 1.0
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    mean_image: MeanImage | None = None
+    source: str
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "InputSpec":
+        """Rebuild a spec from what dataclasses.asdict and JSON made of it.
+
+        Raises:
+            ValueError, TypeError: the values are not those of a spec.
+        """
+        if not isinstance(values, Mapping):
+            raise TypeError("no JSON object")
+        return cls(**{name: as_tuples(value) for name, value in values.items()})
+
+    def __post_init__(self) -> None:
+        self._check_sizes()
+        for name in ("mean", "std"):
+            if not _are_numbers(getattr(self, name), (3,)):
+                raise ValueError(f"{name}: expected three finite numbers")
+        if not _are_numbers(self.scale, ()):
+            raise ValueError("scale: expected a finite number")
+        divisors = (*self.std, self.scale)
+        if min(divisors) < _MIN_DIVISOR or max(divisors) > _MAX_DIVISOR:
+            raise ValueError(
+                f"std={self.std}, scale={self.scale}: expected {_MIN_DIVISOR:g} to "
+                f"{_MAX_DIVISOR:g}"
+            )
+        if max(map(abs, self.mean)) * self.scale > _MAX_LEVEL:
+            raise ValueError(
+                f"mean={self.mean}: pixels are divided by {self.scale:g} first, so "
+                f"expected at most {255 / self.scale:g}"
+            )
+        if self.mean_image is not None:
+            shape = (self.size_px, self.size_px, 3)
+            if not _are_numbers(self.mean_image, shape):
+                raise ValueError(
+                    f"mean image: expected {shape[0]} x {shape[1]} pixels of three "
+                    "finite numbers"
+                )
+        if not isinstance(self.source, str) or not self.source.isprintable():
+            raise ValueError("source: expected a line of text")
+
+    def _check_sizes(self) -> None:
+        if self.resize not in ("crop", "squash"):
+            raise ValueError("resize: expected crop or squash")
+        if (
+            type(self.size_px) is not int
+            or type(self.short_side_px) is not int
+            or not 1 <= self.size_px <= self.short_side_px <= MAX_SIDE_PX
+        ):
+            raise ValueError(
+                f"size_px={self.size_px!r:.40}, short_side_px="
+                f"{self.short_side_px!r:.40}: expected 1 <= size_px <= short_side_px "
+                f"<= {MAX_SIDE_PX}"
+            )
+
+
+def _are_numbers(value: Any, shape: tuple[int, ...]) -> bool:
+    """Say whether nested tuples hold finite numbers, in that shape."""
+    if not shape:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return is_number and math.isfinite(value)
+    return (
+        isinstance(value, tuple)
+        and len(value) == shape[0]
+        and all(_are_numbers(item, shape[1:]) for item in value)
+    )

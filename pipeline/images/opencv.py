@@ -1,0 +1,345 @@
+"""Decode, change and encode pixels with OpenCV, for all other modules.
+
+Arrays of pixels are BGR as OpenCV has them, unless a function says RGB.
+"""
+
+import hashlib
+import os
+from typing import Any, Literal
+
+# Pillow warns of decompression bombs at half of it.
+MAX_PIXELS = 178_956_970
+# OpenCV reads this variable when it is loaded, and checks a file's header against it
+# before it allocates.
+MAX_PIXELS_NAME = "OPENCV_IO_MAX_IMAGE_PIXELS"
+_limit_of_process = os.environ.setdefault(MAX_PIXELS_NAME, str(MAX_PIXELS))
+os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+
+from pipeline.images import file_headers  # noqa: E402
+from pipeline.images.errors import ImageError  # noqa: E402
+from pipeline.records.reasons import Code  # noqa: E402
+
+OPENCV_VERSION: str = cv2.__version__
+JPEG_QUALITY = 95  # of records
+_PAGE_QUALITY = 80
+_STRIP_ROWS = 64
+# Shares of R, G and B in a pixel's grey. Source: ITU-R BT.601.
+_GREY_SHARES = np.array([0.299, 0.587, 0.114])
+# Factor by which libjpeg shrinks while it decodes -> OpenCV's flag.
+_COLOUR_FLAGS = {
+    8: int(cv2.IMREAD_REDUCED_COLOR_8),
+    4: int(cv2.IMREAD_REDUCED_COLOR_4),
+    2: int(cv2.IMREAD_REDUCED_COLOR_2),
+    1: int(cv2.IMREAD_COLOR),
+}
+_GREY_FLAGS = {
+    8: int(cv2.IMREAD_REDUCED_GRAYSCALE_8),
+    4: int(cv2.IMREAD_REDUCED_GRAYSCALE_4),
+    2: int(cv2.IMREAD_REDUCED_GRAYSCALE_2),
+    1: int(cv2.IMREAD_GRAYSCALE),
+}
+_EXIF_ORIENTATION_TAG = 0x0112
+# EXIF orientation -> (quarter turns counter-clockwise, then mirror left-right).
+# Source: CIPA DC-008 (Exif 2.32), tag Orientation.
+_TURNS = {
+    2: (0, True),
+    3: (2, False),
+    4: (2, True),
+    5: (3, True),
+    6: (3, False),
+    7: (1, True),
+    8: (1, False),
+}
+
+
+def limit_pixels(max_pixels: int) -> None:
+    """Limits the images of processes started from now on; this one keeps its limit."""
+    os.environ[MAX_PIXELS_NAME] = str(max_pixels)
+
+
+def use_one_thread() -> None:
+    """Keeps OpenCV from starting threads in a process that is one of many."""
+    cv2.setNumThreads(1)
+
+
+def reduction(short_side: int, least: int) -> int:
+    """Returns by how much libjpeg can shrink while it decodes.
+
+    The entropy-coded data are read in full all the same, so damage is still noticed.
+
+    Args:
+        short_side: short side of the image as stored, in pixels.
+        least: short side that the decoded image needs, in pixels; 0 keeps the size.
+
+    Returns:
+        8, 4, 2 or 1.
+    """
+    fitting = (factor for factor in _COLOUR_FLAGS if short_side // factor >= least)
+    return next(fitting, 1) if least else 1
+
+
+def decode_as_stored(data: bytes, reduction: int = 1) -> tuple[Any, int]:
+    """Decodes an image file without turning it upright.
+
+    Args:
+        data: the whole file.
+        reduction: the factor by which a JPEG is shrunk: 1, 2, 4 or 8; 1 for others.
+
+    Returns:
+        What OpenCV gives, [height, width] or [height, width, channels] of any number
+        type; and the EXIF orientation, 1 to 8.
+
+    Raises:
+        ImageError: the file does not decode, or is larger than allowed.
+    """
+    is_jpeg = file_headers.sniff(data) == "JPEG"
+    flags = _COLOUR_FLAGS[reduction] if is_jpeg else int(cv2.IMREAD_UNCHANGED)
+    return _decode(data, flags)
+
+
+def decode_grey(data: bytes, reduction: int) -> tuple[Any, int]:
+    """Decodes a JPEG as `decode_as_stored`, but to uint8 [height, width], grey.
+
+    An eighth of the size in grey takes two thirds of the time of all pixels in colour.
+    """
+    return _decode(data, _GREY_FLAGS[reduction])
+
+
+def _decode(data: bytes, flags: int) -> tuple[Any, int]:
+    try:
+        pixels, kinds, metadata = cv2.imdecodeWithMetadata(
+            np.frombuffer(data, np.uint8), flags=flags | cv2.IMREAD_IGNORE_ORIENTATION
+        )
+    except (cv2.error, MemoryError) as error:
+        raise _decoding_error(data, str(error)) from error
+    if pixels is None or pixels.size == 0:
+        raise _decoding_error(data, "")
+    exif = [
+        block.tobytes()
+        for kind, block in zip(kinds, metadata, strict=True)
+        if kind == cv2.IMAGE_METADATA_EXIF
+    ]
+    tiff = data if file_headers.sniff(data) == "TIFF" else exif[0] if exif else b""
+    return pixels, _orientation(tiff.removeprefix(b"Exif\0\0"))
+
+
+def _decoding_error(data: bytes, opencv_message: str) -> ImageError:
+    """Returns the error for a file that OpenCV does not decode.
+
+    OpenCV has one class of errors. That an image exceeds the limit stands only in the
+    failed condition, which the message quotes.
+    """
+    kind = file_headers.sniff(data)
+    conditions = ("CV_IO_MAX_IMAGE", "validateInputImageSize")
+    if any(condition in opencv_message for condition in conditions):
+        limit = _limit_of_process
+        limit = f"{int(limit):,}" if limit.isdigit() else limit
+        return ImageError(Code.TOO_MANY_PIXELS, f"{kind} larger than {limit} pixels")
+    if kind in ("unknown", "PDF", "ZIP"):
+        known = "" if kind == "unknown" else f" (a {kind} file)"
+        text = f"not an image that OpenCV reads{known}"
+        return ImageError(Code.NOT_AN_IMAGE, text)
+    if kind == "HEIC":
+        text = "HEIC, which OpenCV does not read; export the photo as JPEG"
+        return ImageError(Code.UNSUPPORTED_FORMAT, text)
+    text = f"{kind} that does not decode: cut off or damaged"
+    return ImageError(Code.UNDECODABLE, text)
+
+
+def _orientation(tiff: bytes) -> int:
+    """Reads the orientation in the first directory of TIFF or EXIF bytes; 1 if none."""
+    order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
+    if tiff[:4] not in (b"II*\0", b"MM\0*"):
+        return 1
+    start = int.from_bytes(tiff[4:8], order)
+    count = int.from_bytes(tiff[start : start + 2], order)
+    for entry in range(start + 2, min(start + 2 + 12 * count, len(tiff) - 11), 12):
+        if int.from_bytes(tiff[entry : entry + 2], order) == _EXIF_ORIENTATION_TAG:
+            value = int.from_bytes(tiff[entry + 8 : entry + 10], order)
+            return value if 1 <= value <= 8 else 1
+    return 1
+
+
+def turn_upright(pixels: Any, orientation: int) -> Any:
+    """Turns and mirrors an image as its EXIF orientation, 1 to 8, says."""
+    if orientation == 1:
+        return pixels
+    quarter_turns, mirror = _TURNS[orientation]
+    turned = np.rot90(pixels, quarter_turns)
+    return np.ascontiguousarray(turned[:, ::-1] if mirror else turned)
+
+
+def as_bgr(pixels: Any) -> Any:
+    """Converts any decoded array to uint8 BGR, laid over white where transparent."""
+    if pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3:
+        return pixels
+    converted = np.empty((*pixels.shape[:2], 3), np.uint8)
+    for top in range(0, len(pixels), _STRIP_ROWS):  # intermediate arrays are large
+        strip = slice(top, top + _STRIP_ROWS)
+        converted[strip] = _strip_as_bgr(pixels[strip])
+    return converted
+
+
+def _strip_as_bgr(pixels: Any) -> Any:
+    if pixels.dtype == np.uint16:
+        pixels = (pixels.astype(np.uint32) * 255 + 32_767) // 65_535
+    elif pixels.dtype != np.uint8:  # floating-point formats hold 0..1
+        finite = np.nan_to_num(pixels.astype(np.float32), nan=0, posinf=1, neginf=0)
+        pixels = np.clip(finite, 0, 1) * 255 + 0.5
+    pixels = pixels.astype(np.uint8, copy=False)
+    if pixels.ndim == 2 or pixels.shape[2] == 1:
+        return cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR)
+    if pixels.shape[2] == 3:
+        return pixels
+    alpha = pixels[..., -1:].astype(np.uint16)
+    colour = pixels[..., :3] if pixels.shape[2] == 4 else pixels[..., :1].repeat(3, 2)
+    over_white = colour.astype(np.uint16) * alpha + 255 * (255 - alpha)
+    return ((over_white + 127) // 255).astype(np.uint8)
+
+
+def shrink(pixels: Any, short_side: int) -> Any:
+    """Resizes an image to a short side in pixels, averaging areas."""
+    height, width = pixels.shape[:2]
+    scale = short_side / min(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+
+
+def grey_square(pixels: Any, side: int) -> Any:
+    """Stretches an image to uint8 [side, side], grey."""
+    grey = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)
+    return np.asarray(cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA))
+
+
+def encode(
+    pixels: Any, format: Literal["jpeg", "png"], quality: int = JPEG_QUALITY
+) -> bytes:
+    """Encodes uint8 [height, width, 3].
+
+    Args:
+        pixels: the image.
+        format: the format of the file.
+        quality: quality of libjpeg, 1 to 100.
+
+    Raises:
+        ImageError: OpenCV does not encode it.
+    """
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality] if format == "jpeg" else []
+    done, encoded = cv2.imencode(f".{format}", pixels, options)
+    if not done:
+        raise ImageError(Code.UNENCODABLE, "could not be encoded again")
+    return bytes(encoded)
+
+
+def decode_rgb(encoded: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Decodes a record's image to uint8 [height, width, 3], RGB, 0..255.
+
+    Raises:
+        ImageError: the image does not decode, or is larger than allowed.
+    """
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
+    except cv2.error as error:
+        raise _decoding_error(encoded, str(error)) from error
+    if pixels is None:
+        raise ImageError(Code.UNDECODABLE, "does not decode")
+    return np.asarray(pixels, np.uint8)
+
+
+def _decode_small(encoded: bytes, side: int) -> Any:
+    """Decodes a record's image to a short side of at least 2 `side`, if it has that."""
+    jpeg = file_headers.JpegHeader.read(encoded)
+    factor = reduction(jpeg.short_side, 2 * side) if jpeg else 1
+    return as_bgr(decode_as_stored(encoded, factor)[0])
+
+
+def thumbnail(encoded: bytes, side: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Stretches a record's image to uint8 [side, side, 3].
+
+    Raises:
+        ImageError: the image does not decode.
+    """
+    small = _decode_small(encoded, side)
+    return np.asarray(cv2.resize(small, (side, side), interpolation=cv2.INTER_AREA))
+
+
+def thumbnail_jpeg(encoded: bytes, side: int) -> bytes:
+    """Shrinks a record's image until both sides fit, and encodes it for a page.
+
+    Raises:
+        ImageError: the image does not decode.
+    """
+    return encode(_fit(_decode_small(encoded, side), side), "jpeg", _PAGE_QUALITY)
+
+
+def page_jpeg(
+    pixels: np.ndarray, *, side: int = 0, quality: int = _PAGE_QUALITY
+) -> bytes:
+    """Encodes pixels for a page.
+
+    Args:
+        pixels: uint8 [height, width, 3], RGB.
+        side: the longest side of the result, in pixels; 0 keeps the size.
+        quality: quality of libjpeg, 1 to 100.
+    """
+    small = _fit(pixels, side) if side else pixels
+    return encode(cv2.cvtColor(small, cv2.COLOR_RGB2BGR), "jpeg", quality)
+
+
+def _fit(pixels: Any, side: int) -> Any:
+    scale = min(1.0, side / max(pixels.shape[:2]))
+    size = tuple(max(1, round(scale * length)) for length in pixels.shape[1::-1])
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+
+
+def digest(data: bytes) -> bytes:
+    """Returns the SHA-256 of what a viewer shows of an image file.
+
+    Files with the same digest have the same pixels.
+
+    Raises:
+        ImageError: the file does not decode.
+    """
+    stored, orientation = decode_as_stored(data)
+    pixels = turn_upright(as_bgr(stored), orientation)
+    sha256 = hashlib.sha256(repr(pixels.shape).encode())
+    sha256.update(np.ascontiguousarray(pixels).data)
+    return sha256.digest()
+
+
+def warp(pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Moves pixels by an affine map, bilinearly; the border is continued outwards.
+
+    Args:
+        pixels: uint8 [height, width, 3].
+        matrix: float [2, 3]; times (column, row, 1) of a pixel of the result, it gives
+            the column and row that the pixel comes from.
+    """
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    size = pixels.shape[1::-1]
+    border = cv2.BORDER_REPLICATE
+    return cv2.warpAffine(pixels, matrix, size, flags=flags, borderMode=border)
+
+
+def adjust_colours(
+    pixels: np.ndarray, brightness: float, contrast: float, saturation: float
+) -> np.ndarray:
+    """Changes brightness, then contrast, then saturation, clipped once to 0..255.
+
+    Args:
+        pixels: uint8 [height, width, 3], RGB.
+        brightness: factor of the pixels.
+        contrast: factor of their distance from the image's mean grey.
+        saturation: factor of their distance from their own grey.
+
+    Source: the definitions of torchvision's ColorJitter.
+    """
+    mean = brightness * (_GREY_SHARES @ cv2.mean(pixels)[:3])
+    mixing = saturation * np.eye(3) + (1 - saturation) * _GREY_SHARES
+    offset = np.full((3, 1), (1 - contrast) * mean)
+    matrix = np.concatenate([brightness * contrast * mixing, offset], axis=1)
+    return cv2.transform(pixels, matrix)
