@@ -89,8 +89,9 @@ def report(path: Path, checkpoint: reading.Checkpoint) -> str:
     ]
     if checkpoint.layers:
         lines.append(f"layers: {_short(', '.join(checkpoint.layers))}")
-    if checkpoint.aside:
-        lines.append(f"set aside, no weights: {_short(', '.join(checkpoint.aside))}")
+    if checkpoint.ignored_entries:
+        names = _short(", ".join(checkpoint.ignored_entries))
+        lines.append(f"set aside, no weights: {names}")
     lines += ["", *_tensor_table(tensors)]
     return "\n".join(lines)
 

@@ -1,15 +1,16 @@
-"""Zip files, as several weight formats are: what is in one, and how it can fail."""
+"""Open zip files, which several weight formats are; damage is a CorruptCheckpoint."""
 
+import contextlib
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from model.checkpoints import errors, shapes
+from model.checkpoints import bounds, errors
 
-# What zipfile raises on damaged files: a place before the file's start, a name that is
-# no text, a version or compression that it does not know, a member that is encrypted.
+# What zipfile raises on damaged files: an offset before the file's start, a name that
+# is not text, an unknown version or compression, a member that is encrypted.
 FAULTS = (
     zipfile.BadZipFile,
     zlib.error,
@@ -18,35 +19,66 @@ FAULTS = (
     ValueError,
     RuntimeError,
 )
+_METHODS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
 
 
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-
-
-def check_methods(members: Iterable[zipfile.ZipInfo], path: Path) -> None:
-    """Refuses members that are compressed in another way than NumPy and Keras do.
-
-    Raises:
-        errors.CorruptCheckpoint: names the first.
-    """
-    for info in members:
-        if info.compress_type not in _METHODS:
-            raise errors.CorruptCheckpoint(
-                f"{path}: {shapes.brief(info.filename)} is compressed by method "
-                f"{info.compress_type}; expected stored or deflated"
-            )
-
-
-def names(path: Path) -> list[str]:
-    """Names of the members, in the file's order.
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Provide an open zip file.
 
     Raises:
-        errors.CorruptCheckpoint: its list of members cannot be read.
+        errors.MissingCheckpoint: there is no such file.
+        errors.CorruptCheckpoint: the file is damaged, as far as the caller reads it.
     """
+    if not path.is_file():
+        raise errors.MissingCheckpoint(f"{path}: no such file")
     try:
-        with zipfile.ZipFile(path) as found:
-            return found.namelist()
+        with zipfile.ZipFile(path) as file:
+            yield file
+    except errors.CheckpointError:
+        raise
     except FAULTS as error:
         raise errors.CorruptCheckpoint(
             f"{path}: damaged zip file ({error}); copy or download it again"
         ) from error
+
+
+def check_members(
+    members: Collection[zipfile.ZipInfo],
+    path: Path,
+    *,
+    max_bytes: int,
+    methods: Collection[int] = _METHODS,
+) -> None:
+    """Check what members state, before any of them is read.
+
+    Args:
+        members: members to be read.
+        path: the zip file.
+        max_bytes: most bytes of all members together, unpacked.
+        methods: compression methods that are allowed.
+
+    Raises:
+        errors.CorruptCheckpoint: the members are too large, overlap, lie outside the
+            file, or are compressed in another way.
+    """
+    for info in members:
+        if info.compress_type not in methods:
+            raise errors.CorruptCheckpoint(
+                f"{path}: {bounds.brief(info.filename)} is compressed by method "
+                f"{info.compress_type}; expected "
+                f"{' or '.join(_METHODS[method] for method in methods)}"
+            )
+    total = sum(info.file_size for info in members)
+    size = path.stat().st_size
+    if total > max_bytes:
+        raise errors.CorruptCheckpoint(
+            f"{path}: {total:,} bytes unpacked, in a file of {size:,}; expected at "
+            f"most {max_bytes:,}"
+        )
+    if sum(info.compress_size for info in members) > size or not all(
+        0 <= info.header_offset < size for info in members
+    ):
+        raise errors.CorruptCheckpoint(
+            f"{path}: its members overlap or reach beyond the file"
+        )

@@ -1,11 +1,11 @@
-"""What can be wrong with a weight file.
+"""Define what can be wrong with a weight file.
 
-* CheckpointError: any of these, caught by the commands.
-    * MissingCheckpoint: there is no such file, or it cannot be had (offline).
-    * UnknownFormat: its content is no format that Graft reads.
-    * CorruptCheckpoint: cut off, damaged, or not consistent with itself.
-    * UnsafeCheckpoint: a pickle that asks for more than plain data.
-    * MismatchedCheckpoint: its tensors do not fit the network.
+* CheckpointError: any of these; the commands catch it.
+    * MissingCheckpoint: there is no such file, or it cannot be downloaded (offline).
+    * UnknownFormat: the content is in no format that Graft reads.
+    * CorruptCheckpoint: the file is cut off, damaged, or inconsistent.
+    * UnsafeCheckpoint: a pickle asks for more than plain data.
+    * MismatchedCheckpoint: the tensors do not fit the network.
 """
 
 
@@ -14,15 +14,15 @@ class CheckpointError(ValueError):
 
 
 class MissingCheckpoint(CheckpointError):
-    """There is no such file, or it cannot be had."""
+    """There is no such file, or it cannot be downloaded."""
 
 
 class UnknownFormat(CheckpointError):
-    """The content is no format that Graft reads."""
+    """The content is in no format that Graft reads."""
 
 
 class CorruptCheckpoint(CheckpointError):
-    """The file is cut off, damaged, or not consistent with itself."""
+    """The file is cut off, damaged, or inconsistent."""
 
 
 class UnsafeCheckpoint(CheckpointError):

@@ -1,4 +1,4 @@
-"""Any weight file -> its tensors by name, whatever its format; told by its content."""
+"""Read any weight file as tensors by name; its content decides which reader does it."""
 
 import dataclasses
 import hashlib
@@ -9,15 +9,19 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from model.checkpoints import archive, errors, npy, pth, unpickle
+from model.checkpoints import archive, errors, npy
 from model.checkpoints.caffe import caffemodel
 from model.checkpoints.hdf5 import h5, isolated_h5, keras_zip
+from model.checkpoints.pickles import pth, unpickle
 from model.checkpoints.tensorflow import ckpt
 
-# Attribute in which files of ours describe themselves (model/weights/weight_file.py),
-# and what they say of a network that was itself made of a configuration.
+# Metadata of files that Graft wrote (model/weights/weight_file.py): the key of all, and
+# the one of the configuration of a network that was built from one.
 MARK = h5.OWN_MARK
 _KERAS_CONFIG = "keras_config"
+# The format's own limit (safetensors' README), and what 100,000 tensors need of it.
+_HEADER_LIMIT, _MAX_HEADER_BYTES = 100_000_000, 16 << 20
+_MAX_TENSORS = 100_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,22 +30,22 @@ class Checkpoint:
 
     Attributes:
         tensors: {name in the file: array}.
-        format: of the file, in words; naming.Naming.formats begin alike.
-        metadata: what the file says of itself.
-        aside: names of entries that are no weights.
-        layers: "name Type" of the layers the file lists, in its order.
-        keras_config: JSON text of a Keras model's configuration; "" if there is none.
+        format: name of the format; model/weights/layer_names.py looks at its beginning.
+        metadata: what the file says about itself.
+        ignored_entries: names of entries that are no weights.
+        layers: "name Type" of the layers that the file lists, in its order.
+        keras_config: JSON text of a Keras model's configuration; "" if it has none.
     """
 
     tensors: dict[str, np.ndarray]
     format: str
     metadata: dict[str, str] = dataclasses.field(default_factory=dict)
-    aside: tuple[str, ...] = ()
+    ignored_entries: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
     keras_config: str = ""
 
     def digest(self) -> str:
-        """SHA-256 over names, shapes, types and values of all tensors."""
+        """Return the SHA-256 of names, shapes, types and values of all tensors."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.tensors.items()):
             line = f"{name} {tensor.shape} {tensor.dtype}\n"
@@ -51,24 +55,23 @@ class Checkpoint:
 
 
 def read(path: Path) -> Checkpoint:
-    """Reads a weight file; nothing in it is executed.
+    """Read a weight file; nothing in it is executed.
 
     Args:
         path: a file, the prefix of a TensorFlow checkpoint, or a folder with one.
 
     Raises:
-        errors.CheckpointError: missing, unknown, damaged or unsafe; see there.
+        errors.CheckpointError: the file is missing, unknown, damaged or unsafe.
     """
-    found = _read(path)
-    if len(found.tensors) > _MAX_TENSORS:
+    checkpoint = _read(path)
+    if len(checkpoint.tensors) > _MAX_TENSORS:
         raise errors.CorruptCheckpoint(
-            f"{path}: {len(found.tensors):,} tensors, more than any network has"
+            f"{path}: {len(checkpoint.tensors):,} tensors, more than any network has"
         )
-    return found
+    return checkpoint
 
 
 def _read(path: Path) -> Checkpoint:
-    """As `read`."""
     if not path.is_file() or ckpt.prefix_of(path) is not None:
         return _read_tensorflow(path)
     with path.open("rb") as file:
@@ -80,7 +83,7 @@ def _read(path: Path) -> Checkpoint:
     if start.startswith(isolated_h5.SIGNATURE):
         return _from_h5(h5.read(path), path)
     if start.startswith(npy.SIGNATURE):
-        return _from_npy(path)
+        return _read_npy(path)
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= _HEADER_LIMIT:
         return _read_safetensors(path)
     if start[:1] == b"\x80":
@@ -91,7 +94,11 @@ def _read(path: Path) -> Checkpoint:
             "again with tf.compat.v1.train.Saver(write_version=2)"
         )
     if caffemodel.recognises(path):
-        return _read_caffemodel(path)
+        tensors, metadata = caffemodel.read(path)
+        layers = tuple(metadata.pop("layers", "").splitlines())
+        return Checkpoint(
+            tensors=tensors, format="Caffe", metadata=metadata, layers=layers
+        )
     raise errors.UnknownFormat(
         f"{path}: not a weight file that Graft reads; it reads TensorFlow checkpoints "
         "(.index), Caffe's .caffemodel and .caffemodel.h5, PyTorch state dicts (.pth, "
@@ -100,78 +107,69 @@ def _read(path: Path) -> Checkpoint:
     )
 
 
+def _read_tensorflow(path: Path) -> Checkpoint:
+    prefix = ckpt.prefix_of(path)
+    if prefix is None:
+        problem = "a folder without one checkpoint" if path.is_dir() else "no such file"
+        raise errors.MissingCheckpoint(
+            f"{path}: {problem}; expected a weight file, or the prefix of a TensorFlow "
+            "checkpoint"
+        )
+    tensors, ignored_entries = ckpt.read(prefix)
+    return Checkpoint(
+        tensors=tensors, format="TensorFlow checkpoint", ignored_entries=ignored_entries
+    )
+
+
 def _read_zip(path: Path) -> Checkpoint:
-    names = archive.names(path)
+    with archive.opened(path) as file:
+        names = file.namelist()
     if any(name.endswith(".npy") for name in names):
-        return _from_npy(path)
+        return _read_npy(path)
     if any(name.endswith("/data.pkl") for name in names):
         return Checkpoint(tensors=pth.read_zip(path), format="PyTorch (zip)")
     return _from_h5(keras_zip.read(path), path)
 
 
-def _from_npy(path: Path) -> Checkpoint:
-    tensors, kind, about = npy.read(path)
-    metadata = _own_metadata(about, path) if about else {}
+def _read_npy(path: Path) -> Checkpoint:
+    tensors, kind, text = npy.read(path)
+    metadata = _parse_metadata(text, path) if text else {}
     config = metadata.pop(_KERAS_CONFIG, "")
     return Checkpoint(
         tensors=tensors, format=kind, metadata=metadata, keras_config=config
     )
 
 
-def _from_h5(found: h5.H5Content, path: Path) -> Checkpoint:
-    metadata = dict(found.metadata)
+def _from_h5(content: h5.H5Content, path: Path) -> Checkpoint:
+    metadata = dict(content.metadata)
     if text := metadata.pop(MARK, ""):
-        metadata |= _own_metadata(text.encode(), path)
+        metadata |= _parse_metadata(text.encode(), path)
     config = metadata.pop(_KERAS_CONFIG, "")
     return Checkpoint(
-        tensors=found.tensors,
-        format=found.format,
+        tensors=content.tensors,
+        format=content.format,
         metadata=metadata,
-        aside=found.aside,
-        keras_config=found.keras_config or config,
+        ignored_entries=content.ignored_entries,
+        keras_config=content.keras_config or config,
     )
 
 
-def _own_metadata(text: bytes, path: Path) -> dict[str, str]:
-    """What a file of ours says of itself, in JSON."""
+def _parse_metadata(text: bytes, path: Path) -> dict[str, str]:
+    """Parse the metadata that Graft wrote to a file, in JSON."""
     try:
-        found = json.loads(text)
-        return {str(key): str(value) for key, value in found.items()}
+        return {str(key): str(value) for key, value in json.loads(text).items()}
     except (ValueError, AttributeError, RecursionError) as error:
         raise errors.CorruptCheckpoint(
             f"{path}: its own description is damaged ({error})"
         ) from error
 
 
-def _read_caffemodel(path: Path) -> Checkpoint:
-    tensors, metadata = caffemodel.read(path)
-    layers = tuple(metadata.pop("layers", "").splitlines())
-    return Checkpoint(tensors=tensors, format="Caffe", metadata=metadata, layers=layers)
-
-
-# The format's own limit (safetensors' README), and what 100,000 tensors need of it.
-_HEADER_LIMIT, _MAX_HEADER_BYTES = 100_000_000, 16 << 20
-_MAX_TENSORS = 100_000
-
-
-def _read_tensorflow(path: Path) -> Checkpoint:
-    prefix = ckpt.prefix_of(path)
-    if prefix is None:
-        what = "a folder without one checkpoint" if path.is_dir() else "no such file"
-        raise errors.MissingCheckpoint(
-            f"{path}: {what}; expected a weight file, or the prefix of a TensorFlow "
-            "checkpoint"
-        )
-    tensors, aside = ckpt.read(prefix)
-    return Checkpoint(tensors=tensors, format="TensorFlow checkpoint", aside=aside)
-
-
 def _read_pickle(path: Path) -> Checkpoint:
     data = path.read_bytes()
     if pth.LEGACY_MAGIC.to_bytes(10, "little") in data[:32]:
         return Checkpoint(tensors=pth.read_legacy(path), format="PyTorch (legacy)")
-    found, _ = unpickle.loads(data, str(path))
-    tensors = unpickle.flatten(found, str(path))
+    value, _ = unpickle.loads(data, str(path))
+    tensors = unpickle.flatten(value, str(path))
     return Checkpoint(tensors=tensors, format="pickled dict of arrays")
 
 
@@ -184,10 +182,10 @@ def _read_safetensors(path: Path) -> Checkpoint:
         )
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            # The library gives them in another order each time.
+            # The library returns metadata in a random order.
             metadata = dict(sorted((file.metadata() or {}).items()))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except AttributeError as error:  # the library looks the kind up in NumPy
+    except AttributeError as error:  # the library looks the type up in NumPy
         raise errors.UnknownFormat(
             f"{path}: holds numbers of a kind that Graft does not read ({error}); save "
             "them as float32 or bfloat16"

@@ -1,7 +1,7 @@
-"""Bytes -> protobuf fields: only the wire format, no messages.
+"""Split bytes into protobuf fields; the wire format only, no messages.
 
-Of hostile files every length is checked against the message it lies in before anything
-is done with it. Source: protobuf.dev/programming-guides/encoding.
+Files may be hostile: every length is checked against the message it lies in before it
+is used. Source: protobuf.dev/programming-guides/encoding.
 """
 
 import dataclasses
@@ -17,11 +17,11 @@ class Field:
     """One field of a message.
 
     Attributes:
-        number: of the field.
-        kind: wire type.
-        start: where its value begins in the file.
-        end: where it ends.
-        value: of a varint; else 0.
+        number: field number, as the message's definition has it.
+        kind: wire type: VARINT, FIXED64, BYTES or FIXED32.
+        start: byte of the file where the value begins.
+        end: byte of the file after the value.
+        value: the number of a VARINT; 0 for other types.
     """
 
     number: int
@@ -35,19 +35,19 @@ class Wire:
     """A file as protobuf messages."""
 
     def __init__(self, data: bytes, where: str) -> None:
-        """Looks at the file's bytes; makes no copy."""
+        """Take the file's bytes, without a copy, and its name for errors."""
         self.data = data
         self.where = where
 
-    def corrupt(self, what: str, at: int) -> errors.CorruptCheckpoint:
-        """The error for damage at a byte."""
+    def corrupt(self, problem: str, at: int) -> errors.CorruptCheckpoint:
+        """Return the error for a problem at a byte."""
         return errors.CorruptCheckpoint(
-            f"{self.where}: {what} at byte {at:,}; the file is damaged or cut off, get "
-            "it again"
+            f"{self.where}: {problem} at byte {at:,}; the file is damaged or cut off, "
+            "get it again"
         )
 
     def varint(self, at: int, end: int) -> tuple[int, int]:
-        """Returns the number, below 2^64, and where it ends."""
+        """Return the number at a byte, below 2^64, and the byte after it."""
         value = 0
         for shift in range(0, 70, 7):
             if at >= end:
@@ -60,7 +60,7 @@ class Wire:
         raise self.corrupt("a number that does not end", at)
 
     def field(self, at: int, end: int) -> Field:
-        """The field that starts at `at`, inside a message that ends at `end`."""
+        """Return the field that begins at `at`, in a message that ends at `end`."""
         tag, begin = self.varint(at, end)
         number, kind = tag >> 3, tag & 7
         value = 0
@@ -80,7 +80,7 @@ class Wire:
         return Field(number, kind, begin, stop, value)
 
     def fields(self, start: int, end: int) -> Iterator[Field]:
-        """Walks the fields of the message in [start, end)."""
+        """Yield the fields of the message in [start, end)."""
         at = start
         while at < end:
             field = self.field(at, end)
@@ -88,7 +88,7 @@ class Wire:
             yield field
 
     def text(self, field: Field) -> str:
-        """The value of a string field."""
+        """Return the value of a text field."""
         if field.kind != BYTES:
             raise self.corrupt(f"field {field.number}, expected text,", field.start)
         return self.data[field.start : field.end].decode("utf-8", "replace")

@@ -110,5 +110,5 @@ def _about_weights(start: starting_point.Base) -> dict[str, Any]:
         "format": checkpoint.format,
         "metadata": checkpoint.metadata,
         "naming": start.fit.naming.source,
-        "set_aside": list(checkpoint.aside),
+        "set_aside": list(checkpoint.ignored_entries),
     }

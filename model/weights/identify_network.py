@@ -341,7 +341,7 @@ def _no_match(
                     f"{list(checkpoint.tensors[name].shape)}, expected "
                     f"{list(expected)}{instead if arch else ''}"
                 )
-    if any(name.endswith(ckpt.IN_PARTS) for name in checkpoint.aside):
+    if any(name.endswith(ckpt.IN_PARTS) for name in checkpoint.ignored_entries):
         instead += (
             "; it has variables in parts, by a partitioner, which Graft does not join: "
             "save them whole"

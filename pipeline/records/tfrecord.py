@@ -20,7 +20,11 @@ HEADER_BYTES = _HEADER.size  # before the payload
 OVERHEAD_BYTES = _HEADER.size + _FOOTER.size
 
 
-def _masked_crc(data: bytes) -> int:
+def masked_crc(data: bytes) -> int:
+    """Return the CRC32C of bytes as TensorFlow stores it, rotated and shifted.
+
+    Source: tensorflow/core/lib/hash/crc32c.h.
+    """
     crc = google_crc32c.value(data)
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
@@ -28,8 +32,8 @@ def _masked_crc(data: bytes) -> int:
 def frame(payload: bytes) -> bytes:
     """Returns `payload` as one TFRecord, `OVERHEAD_BYTES` longer."""
     length = struct.pack("<Q", len(payload))
-    header = _HEADER.pack(len(payload), _masked_crc(length))
-    return b"".join((header, payload, _FOOTER.pack(_masked_crc(payload))))
+    header = _HEADER.pack(len(payload), masked_crc(length))
+    return b"".join((header, payload, _FOOTER.pack(masked_crc(payload))))
 
 
 def unframe(record: bytes, where: str) -> bytes:
@@ -45,7 +49,7 @@ def unframe(record: bytes, where: str) -> bytes:
     if len(record) < OVERHEAD_BYTES:
         raise DataError(f"{where}: the file ends inside the record")
     length, length_crc = _HEADER.unpack_from(record)
-    if length_crc != _masked_crc(record[:8]):
+    if length_crc != masked_crc(record[:8]):
         raise DataError(f"{where}: no record starts here (length checksum)")
     if length != len(record) - OVERHEAD_BYTES:
         raise DataError(
@@ -53,7 +57,7 @@ def unframe(record: bytes, where: str) -> bytes:
             f"the manifest says {len(record) - OVERHEAD_BYTES}"
         )
     payload = record[_HEADER.size : -_FOOTER.size]
-    if _FOOTER.unpack_from(record, len(record) - _FOOTER.size)[0] != _masked_crc(
+    if _FOOTER.unpack_from(record, len(record) - _FOOTER.size)[0] != masked_crc(
         payload
     ):
         raise DataError(

@@ -1,7 +1,7 @@
-"""Caffe's .caffemodel -> {name: array}, straight from protobuf's wire format.
+"""Read Caffe's .caffemodel as {name: array}, from protobuf's wire format.
 
 The protobuf runtime would make an object of each of 60 million numbers; here they are
-views of the file's bytes. Only the fields that hold weights are looked at.
+views of the file's bytes. Only fields that hold weights are read.
 
 Sources: caffe/src/caffe/proto/caffe.proto (field numbers, layer types);
 protobuf.dev/programming-guides/encoding.
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model.checkpoints import errors, wire
+from model.checkpoints import bounds, errors, wire
 
 # Fields of NetParameter; of a layer, new and of version 1; of a blob.
 _NET_NAME, _NET_LAYERS_V1, _NET_LAYERS = 1, 2, 100
@@ -30,71 +30,42 @@ _NUMBERS = {
     _BLOB_DOUBLE_DIFF: ("<f8", wire.FIXED64),
 }
 _MAX_AXES = 32  # kMaxBlobAxes, caffe/blob.hpp
-# Of a file, a run of numbers being one; networks of 1,500 layers have some 30,000.
+# Fields of a file, where a run of numbers counts as one. Networks of 1,500 layers have
+# some 30,000.
 _MAX_FIELDS = 500_000
 _MAX_NAME_BYTES = 1000
-_BEGINNING = 1 << 20  # bytes that tell whether a file is one
-# V1LayerParameter.LayerType.
-_V1_TYPES = {
-    1: "Accuracy",
-    2: "BNLL",
-    3: "Concat",
-    4: "Convolution",
-    5: "Data",
-    6: "Dropout",
-    7: "EuclideanLoss",
-    8: "Flatten",
-    9: "HDF5Data",
-    10: "HDF5Output",
-    11: "Im2col",
-    12: "ImageData",
-    13: "InfogainLoss",
-    14: "InnerProduct",
-    15: "LRN",
-    16: "MultinomialLogisticLoss",
-    17: "Pooling",
-    18: "ReLU",
-    19: "Sigmoid",
-    20: "Softmax",
-    21: "SoftmaxWithLoss",
-    22: "Split",
-    23: "TanH",
-    24: "WindowData",
-    25: "Eltwise",
-    26: "Power",
-    27: "SigmoidCrossEntropyLoss",
-    28: "HingeLoss",
-    29: "MemoryData",
-    30: "ArgMax",
-    31: "Threshold",
-    32: "DummyData",
-    33: "Slice",
-    34: "MVN",
-    35: "AbsVal",
-    36: "Silence",
-    37: "ContrastiveLoss",
-    38: "Exp",
-    39: "Deconvolution",
-}
+_BEGINNING = 1 << 20  # bytes that show whether a file is one
+# Axes of a layer's first blob, the kernel; other blobs are biases and have one.
+_KERNEL_AXES = {"Convolution": 4, "Deconvolution": 4, "InnerProduct": 2}
+# V1LayerParameter.LayerType, from 1 on.
+_V1_TYPES = dict(enumerate((
+    "Accuracy", "BNLL", "Concat", "Convolution", "Data", "Dropout", "EuclideanLoss",
+    "Flatten", "HDF5Data", "HDF5Output", "Im2col", "ImageData", "InfogainLoss",
+    "InnerProduct", "LRN", "MultinomialLogisticLoss", "Pooling", "ReLU", "Sigmoid",
+    "Softmax", "SoftmaxWithLoss", "Split", "TanH", "WindowData", "Eltwise", "Power",
+    "SigmoidCrossEntropyLoss", "HingeLoss", "MemoryData", "ArgMax", "Threshold",
+    "DummyData", "Slice", "MVN", "AbsVal", "Silence", "ContrastiveLoss", "Exp",
+    "Deconvolution",
+), start=1))  # fmt: skip
 
 
 class Message(wire.Wire):
-    """A file as protobuf messages, with no more in it than a network has."""
+    """A file as protobuf messages, with limits that every network observes."""
 
     def __init__(self, data: bytes, where: str) -> None:
-        """Looks at the file's bytes; makes no copy."""
+        """Take the file's bytes, without a copy, and its name for errors."""
         super().__init__(data, where)
         self._fields_left = _MAX_FIELDS
 
     def field(self, at: int, end: int) -> wire.Field:
-        """The field that starts at `at`, inside a message that ends at `end`."""
+        """Return the field that begins at `at`, in a message that ends at `end`."""
         if not self._fields_left:
             raise self.corrupt(f"more than {_MAX_FIELDS:,} fields", at)
         self._fields_left -= 1
         return super().field(at, end)
 
     def text(self, field: wire.Field) -> str:
-        """The value of a string field, a name."""
+        """Return the value of a text field, a name."""
         size = field.end - field.start
         if size > _MAX_NAME_BYTES:
             raise self.corrupt(f"a name of {size:,} bytes", field.start)
@@ -102,7 +73,7 @@ class Message(wire.Wire):
 
 
 def recognises(path: Path) -> bool:
-    """Whether a file begins like a NetParameter: it has no mark of its own."""
+    """Return whether a file begins like a NetParameter, which has no signature."""
     size = path.stat().st_size
     with path.open("rb") as file:
         message = Message(file.read(_BEGINNING), str(path))
@@ -118,22 +89,22 @@ def recognises(path: Path) -> bool:
                 layers += 1
             at = field.end
     except errors.CorruptCheckpoint:
-        pass  # if it has begun as one, the reader says what is wrong
+        pass  # if layers came before, `read` says what is wrong
     return layers > 0
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Reads a network's weights.
+    """Read a network's weights.
 
     Returns:
         {"layer/number of the blob": float32 or float64 array}, as the file has them: a
-        convolution's kernel "conv1/0" is OIHW, a dense layer's "fc6/0" [out, in]; and
-        what the file says of itself: "name", and "layers" with a line "name Type" for
-        each layer, in its order.
+        convolution's kernel "conv1/0" is OIHW, a dense layer's "fc6/0" [out, in]. And
+        metadata: "name" of the network, and "layers", a line "name Type" for each layer
+        in the file's order.
 
     Raises:
-        errors.UnknownFormat: of Caffe's oldest version.
-        errors.CorruptCheckpoint: cut off or damaged.
+        errors.UnknownFormat: the file is of Caffe's oldest version.
+        errors.CorruptCheckpoint: the file is cut off or damaged.
     """
     message = Message(path.read_bytes(), str(path))
     tensors: dict[str, np.ndarray] = {}
@@ -144,14 +115,15 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             name = message.text(field)
         elif field.number in (_NET_LAYERS, _NET_LAYERS_V1):
             layer, kind, blobs = _layer(message, field)
-            layers.append(f"{_word(layer)} {_word(kind)}")
+            layers.append(f"{_as_word(layer)} {_as_word(kind)}")
             for number, values in enumerate(blobs):
                 key = f"{layer}/{number}"
                 if key in tensors:
                     raise message.corrupt(
                         f"a second layer {layer!r} with weights", field.start
                     )
-                tensors[key] = _of_layer(values, kind, number)
+                axes = _KERNEL_AXES.get(kind, 1) if number == 0 else 1
+                tensors[key] = _without_leading_ones(values, axes)
     if not tensors:
         raise errors.UnknownFormat(
             f"{path}: a Caffe network without weights; expected a .caffemodel as "
@@ -160,13 +132,13 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     return tensors, {"name": name, "layers": "\n".join(layers)}
 
 
-def _word(text: str) -> str:
-    """A name without space, so that a line of two stays one of two."""
+def _as_word(text: str) -> str:
+    """Replace spaces, so that a line of two names has two words."""
     return "_".join(text.split()) or "?"
 
 
 def _layer(message: Message, field: wire.Field) -> tuple[str, str, list[np.ndarray]]:
-    """Name, type and blobs of a layer of either version."""
+    """Return name, type and blobs of a layer, of the new version or version 1."""
     old = field.number == _NET_LAYERS_V1
     if field.kind != wire.BYTES:
         raise message.corrupt("a layer that is no message", field.start)
@@ -175,7 +147,7 @@ def _layer(message: Message, field: wire.Field) -> tuple[str, str, list[np.ndarr
     for part in message.fields(field.start, field.end):
         if old and part.number == _V1_V0_LAYER and part.kind == wire.BYTES:
             raise errors.UnknownFormat(
-                f"{message.where}: of Caffe's version 0; turn it with Caffe's "
+                f"{message.where}: of Caffe's version 0; convert it with Caffe's "
                 "upgrade_net_proto_binary and try the result"
             )
         if part.number == (_V1_NAME if old else _LAYER_NAME):
@@ -190,18 +162,18 @@ def _layer(message: Message, field: wire.Field) -> tuple[str, str, list[np.ndarr
 
 
 def blob(message: Message, start: int, end: int) -> np.ndarray:
-    """A BlobProto as an array, float32 or float64, in the file's own shape.
+    """Return a BlobProto as an array, float32 or float64, in the file's own shape.
 
     Args:
         message: the file.
-        start: where the BlobProto begins in it.
-        end: where it ends.
+        start: first byte of the BlobProto.
+        end: byte after the BlobProto.
 
     Returns:
-        A view of the file's bytes, read-only; a copy if its numbers are in pieces.
+        A read-only view of the file's bytes; a copy if the numbers are in pieces.
 
     Raises:
-        errors.CorruptCheckpoint: damaged, or of another number of numbers.
+        errors.CorruptCheckpoint: damaged, or the shape does not fit the numbers.
     """
     axes, shape = [1, 1, 1, 1], None
     pieces: dict[int, list[np.ndarray]] = {number: [] for number in _NUMBERS}
@@ -217,19 +189,18 @@ def blob(message: Message, start: int, end: int) -> np.ndarray:
             pieces[field.number].append(piece)
             continue
         at = field.end
-    found = pieces[_BLOB_DOUBLES] or pieces[_BLOB_DATA] or [np.empty(0, "<f4")]
-    values = np.concatenate(found) if len(found) > 1 else found[0]
-    wanted = tuple(axes) if shape is None else shape
-    # NumPy counts what an array would have without its axes of size 0.
-    if math.prod(wanted) != values.size or math.prod(filter(None, wanted)) >= 1 << 48:
+    parts = pieces[_BLOB_DOUBLES] or pieces[_BLOB_DATA] or [np.empty(0, "<f4")]
+    values = np.concatenate(parts) if len(parts) > 1 else parts[0]
+    shape = tuple(axes) if shape is None else shape
+    if not bounds.is_possible_shape(shape) or math.prod(shape) != values.size:
         raise message.corrupt(
-            f"a blob of shape {list(wanted)} with {values.size:,} numbers", start
+            f"a blob of shape {list(shape)} with {values.size:,} numbers", start
         )
-    return values.reshape(wanted)
+    return values.reshape(shape)
 
 
 def _shape(message: Message, field: wire.Field) -> tuple[int, ...]:
-    """A BlobShape, packed or not."""
+    """Return a BlobShape, packed or not."""
     if field.kind != wire.BYTES:
         raise message.corrupt("a shape that is no message", field.start)
     sizes: list[int] = []
@@ -250,10 +221,10 @@ def _shape(message: Message, field: wire.Field) -> tuple[int, ...]:
 def _numbers(
     message: Message, field: wire.Field, at: int, end: int
 ) -> tuple[np.ndarray, int]:
-    """Numbers that begin with a field at `at`, and where they end.
+    """Return numbers that begin with a field at `at`, and the byte after them.
 
-    Packed, they are one field. Else each is a field of its own, with a tag of one byte;
-    a run of such is a structured array, and needs no loop.
+    Packed numbers are one field. Others are a field each, with a tag of one byte; a run
+    of such fields is read as a structured array, without a loop.
     """
     code, kind = _NUMBERS[field.number]
     dtype = np.dtype(code)
@@ -273,9 +244,9 @@ def _numbers(
 
 
 def _run_length(tags: np.ndarray) -> int:
-    """How many tags are like the first.
+    """Return how many tags at the beginning equal the first.
 
-    Looks no further than about twice that far: a hostile blob is a million short runs.
+    Tags far behind the run are not read: a hostile blob is a million short runs.
     """
     count, block = 0, 1024
     while count < len(tags):
@@ -286,13 +257,8 @@ def _run_length(tags: np.ndarray) -> int:
     return len(tags)
 
 
-def _of_layer(values: np.ndarray, kind: str, number: int) -> np.ndarray:
-    """Drops the leading ones that blobs of old versions have, four axes being theirs.
-
-    A kernel of a dense layer has two axes, one of a convolution four, a bias one.
-    """
-    wanted = {("Convolution", 0): 4, ("Deconvolution", 0): 4, ("InnerProduct", 0): 2}
-    axes = wanted.get((kind, number), 1)
+def _without_leading_ones(values: np.ndarray, axes: int) -> np.ndarray:
+    """Drop axes of size 1, of which blobs of old versions have up to four."""
     while values.ndim > axes and values.shape[0] == 1:
         values = values[0]
     return values

@@ -1,4 +1,4 @@
-"""HDF5 files of Keras, Caffe and others -> {"layer/variable": array}.
+"""Read HDF5 files of Keras, Caffe and others as {"layer/variable": array}.
 
 Sources: keras/src/legacy/saving/legacy_h5_format.py for Keras 1 and 2,
 keras/src/saving/saving_lib.py for Keras 3, `Net::ToHDF5` in caffe/src/caffe/net.cpp.
@@ -17,8 +17,8 @@ import numpy as np
 from model.checkpoints import errors
 from model.checkpoints.hdf5 import isolated_h5
 
-# Keras 1 called variables otherwise. TensorFlow numbers names that it has seen before.
-# Its "running_std" has always been the variance: keras 1.2.2, layers/normalization.py.
+# Keras 1 had other names for variables. Its "running_std" has always been the variance:
+# keras 1.2.2, layers/normalization.py. TensorFlow numbers names that exist already.
 _VARIABLES = {
     "W": "kernel",
     "b": "bias",
@@ -29,8 +29,8 @@ _VARIABLES = {
 }
 _KERAS_1_NAME = re.compile(r"(.+)_(W|b|gamma|beta|running_mean|running_std)(?:_\d+)?")
 
-# Keras 3 numbers variables in the order in which a layer makes them. Dense and
-# convolution layers, and complete normalizations, are told by their shapes alone.
+# Keras 3 numbers variables in the order in which a layer makes them. The shapes alone
+# show dense and convolution layers, and normalizations with all four variables.
 _NORMALIZATION = ("gamma", "beta", "moving_mean", "moving_variance")
 _NUMBERED = {
     ("separable_conv2d", 3): ("depthwise_kernel", "pointwise_kernel", "bias"),
@@ -39,11 +39,11 @@ _NUMBERED = {
     ("embedding", 1): ("embeddings",),
     ("p_re_lu", 1): ("alpha",),
 }
-# Attribute in which files of ours describe themselves (model/weights/weight_file.py).
+# Attribute with the metadata of files that Graft wrote (model/weights/weight_file.py).
 OWN_MARK = "graft"
 _KERAS_3_PATH = re.compile(r"(?:(.+)/)?vars/([^/]+)")
-_KERAS_3_ASIDE = re.compile(r"(^|/)(metrics|seed_generator)(/|$)|^[^/]*optimizer/")
-_DEPTH_LIMIT = 32  # of models in models
+_KERAS_3_IGNORED = re.compile(r"(^|/)(metrics|seed_generator)(/|$)|^[^/]*optimizer/")
+_MAX_LEVELS = 32  # of models in one another
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,17 +55,17 @@ class H5Content:
             are HWIO; but Keras 1 wrote OIHW under "dim_ordering": "th", and Theano as
             the backend turns kernels of convolutions by 180 degrees. Those of Caffe
             are OIHW.
-        format: in words.
-        keras_config: JSON text of the model's configuration; "" if there is none.
-        metadata: what the file says of itself: keras_version, backend.
-        aside: paths of what are no weights.
+        format: name of the format.
+        keras_config: JSON text of the model's configuration; "" if it has none.
+        metadata: what the file says about itself: keras_version, backend.
+        ignored_entries: paths of datasets that are no weights.
     """
 
     tensors: dict[str, np.ndarray]
     format: str
     keras_config: str = ""
     metadata: dict[str, str] = dataclasses.field(default_factory=dict)
-    aside: tuple[str, ...] = ()
+    ignored_entries: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,10 +73,10 @@ class _Layer:
     """A layer in a model's configuration.
 
     Attributes:
-        path: where Keras 3 keeps its variables.
-        name: its own.
-        options: its configuration.
-        is_model: has layers itself.
+        path: group of the layer's variables in a file of Keras 3.
+        name: name of the layer.
+        options: configuration of the layer.
+        is_model: whether the layer has layers itself.
     """
 
     path: str
@@ -87,7 +87,7 @@ class _Layer:
 
 @dataclasses.dataclass(frozen=True)
 class _Named:
-    """A tensor's path, the name it is to have, and another if that is not unique."""
+    """A tensor's path, its name, and the name to use if two have the former."""
 
     path: str
     name: str
@@ -95,73 +95,72 @@ class _Named:
 
 
 def read(path: Path) -> H5Content:
-    """Reads an HDF5 file of any kind.
+    """Read an HDF5 file of any kind.
 
     Raises:
-        errors.CheckpointError: missing, not HDF5, damaged or unsafe; see
-            isolated_h5.read.
+        errors.CheckpointError: the file is missing, not HDF5, damaged or unsafe.
     """
     return interpret(isolated_h5.read(path), str(path))
 
 
 def interpret(
-    found: isolated_h5.Content, where: str, *, keras_config: str = ""
+    content: isolated_h5.Content, where: str, *, keras_config: str = ""
 ) -> H5Content:
-    """Names the arrays of an HDF5 file by layer and variable.
+    """Name the arrays of an HDF5 file by layer and variable.
 
     Args:
-        found: the file's content.
-        where: the file, for errors.
-        keras_config: the model's configuration, if that stands elsewhere.
+        content: texts and arrays of the file.
+        where: name of the file in errors.
+        keras_config: JSON text of the model's configuration, if it is not in the file.
 
     Raises:
-        errors.CorruptCheckpoint: what the file lists is not in it, or a name is there
-            twice.
+        errors.CorruptCheckpoint: a weight that the file lists is missing, or two have
+            one name.
     """
-    root = found.texts.get("", {})
+    root = content.texts.get("", {})
     keras_config = keras_config or _text(root, "model_config")
     layers = list(_layers(parse_config(keras_config, where))) if keras_config else []
     metadata = {
-        key: _text(root, key) or _text(found.texts.get("model_weights", {}), key)
+        key: _text(root, key) or _text(content.texts.get("model_weights", {}), key)
         for key in ("keras_version", "backend", OWN_MARK)
     }
-    if _names(found, "model_weights", "layer_names") is not None:
+    if _names(content, "model_weights", "layer_names") is not None:
         kind = "Keras 2 HDF5 (full model)"
-        named = list(_keras_2(found, "model_weights/", layers, where))
-    elif _names(found, "", "layer_names") is not None:
+        named = list(_keras_2(content, "model_weights/", layers, where))
+    elif _names(content, "", "layer_names") is not None:
         kind = "Keras 2 HDF5 (weights)"
-        named = list(_keras_2(found, "", layers, where))
-    elif any(_KERAS_3_PATH.fullmatch(path) for path in found.arrays):
+        named = list(_keras_2(content, "", layers, where))
+    elif any(_KERAS_3_PATH.fullmatch(path) for path in content.arrays):
         kind = "Keras 3 weights"
-        named = list(_keras_3(found, layers))
-    elif any(re.fullmatch(r"data/.+/\d+", path) for path in found.arrays):
+        named = list(_keras_3(content, layers))
+    elif any(re.fullmatch(r"data/.+/\d+", path) for path in content.arrays):
         kind = "Caffe HDF5"
         named = [
             _Named(path, path.removeprefix("data/"), path)
-            for path in found.arrays
+            for path in content.arrays
             if path.startswith("data/")
         ]
     else:
         kind = "HDF5"
-        named = [_Named(path, path, path) for path in found.arrays]
-    tensors = _unique(found, named, where)
+        named = [_Named(path, path, path) for path in content.arrays]
+    tensors = _by_name(content, named, where)
     if not tensors:
         raise errors.UnknownFormat(f"{where}: an HDF5 file ({kind}) without weights")
-    taken = {item.path for item in named}
+    named_paths = {item.path for item in named}
     return H5Content(
         tensors=tensors,
         format=kind,
         keras_config=keras_config,
         metadata={k: v for k, v in metadata.items() if v and v.isprintable()},
-        aside=tuple(sorted({*found.arrays, *found.others} - taken)),
+        ignored_entries=tuple(sorted({*content.arrays, *content.others} - named_paths)),
     )
 
 
 def parse_config(text: str, where: str) -> dict[str, Any]:
-    """JSON text of a model's configuration -> a dict, not checked further.
+    """Parse JSON text as a dict, such as a model's configuration.
 
     Raises:
-        errors.CorruptCheckpoint: it is none.
+        errors.CorruptCheckpoint: the text is not JSON, or not of a dict.
     """
     try:
         config = json.loads(text)
@@ -177,17 +176,17 @@ def parse_config(text: str, where: str) -> dict[str, Any]:
     return config
 
 
-def _unique(
-    found: isolated_h5.Content, named: list[_Named], where: str
+def _by_name(
+    content: isolated_h5.Content, named: list[_Named], where: str
 ) -> dict[str, np.ndarray]:
-    """The arrays by name; by full name where two have the same."""
+    """Return the arrays by name, or by full name where two names are the same."""
     counts = collections.Counter(item.name for item in named)
     tensors: dict[str, np.ndarray] = {}
     for item in named:
         name = item.name if counts[item.name] == 1 else item.full_name
         if name in tensors:
             raise errors.CorruptCheckpoint(f"{where}: two tensors are called {name!r}")
-        tensors[name] = found.arrays[item.path]
+        tensors[name] = content.arrays[item.path]
     return tensors
 
 
@@ -196,9 +195,12 @@ def _text(texts: dict[str, str | list[str]], key: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _names(found: isolated_h5.Content, path: str, key: str) -> list[str] | None:
-    """A list among the attributes; HDF5 takes 64 kB in one, so it may be in chunks."""
-    texts = found.texts.get(path, {})
+def _names(content: isolated_h5.Content, path: str, key: str) -> list[str] | None:
+    """Return a list among the attributes, or None if there is no such list.
+
+    HDF5 takes 64 kB in one attribute, so the list may be in numbered chunks.
+    """
+    texts = content.texts.get(path, {})
     if key in texts:
         chunks = [texts[key]]
     else:
@@ -208,16 +210,16 @@ def _names(found: isolated_h5.Content, path: str, key: str) -> list[str] | None:
     return [name for chunk in lists for name in chunk] if lists else None
 
 
-def _layers(model: Any, prefix: str = "", depth: int = 0) -> Iterator[_Layer]:
-    """All layers of a configuration, those of models in it included.
+def _layers(model: Any, prefix: str = "", level: int = 0) -> Iterator[_Layer]:
+    """Yield all layers of a configuration, including those of models in it.
 
     Keras 3 keeps them under the class name in snake case, numbered from the second on.
-    What makes no sense is passed over.
+    Entries that are no layers are skipped.
     """
     inside = model.get("config")
     entries = inside.get("layers") if isinstance(inside, dict) else inside
     counts: collections.Counter[str] = collections.Counter()
-    for entry in entries if isinstance(entries, list) and depth < _DEPTH_LIMIT else ():
+    for entry in entries if isinstance(entries, list) and level < _MAX_LEVELS else ():
         kind, options = (
             (entry.get("class_name"), entry.get("config"))
             if isinstance(entry, dict)
@@ -234,28 +236,28 @@ def _layers(model: Any, prefix: str = "", depth: int = 0) -> Iterator[_Layer]:
         name = options.get("name")
         if isinstance(name, str) and name.isprintable():
             yield _Layer(path, name, options, "layers" in options)
-        yield from _layers({"config": options}, f"{path}/", depth + 1)
+        yield from _layers({"config": options}, f"{path}/", level + 1)
 
 
 def _snake_case(kind: str) -> str:
-    """SeparableConv2D -> separable_conv2d. Source: keras/src/utils/naming.py."""
+    """Turn SeparableConv2D into separable_conv2d. Source: keras/src/utils/naming.py."""
     kind = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", kind))
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", kind).lower()
 
 
 def _keras_2(
-    found: isolated_h5.Content, base: str, layers: list[_Layer], where: str
+    content: isolated_h5.Content, base: str, layers: list[_Layer], where: str
 ) -> Iterator[_Named]:
     is_model = {layer.name: layer.is_model for layer in layers}
-    for layer in _names(found, base.rstrip("/"), "layer_names") or ():
-        weights = _names(found, f"{base}{layer}", "weight_names")
+    for layer in _names(content, base.rstrip("/"), "layer_names") or ():
+        weights = _names(content, f"{base}{layer}", "weight_names")
         if weights is None:
             raise errors.CorruptCheckpoint(
                 f"{where}: layer {layer!r} is listed, but not what belongs to it"
             )
         for weight in weights:
             path = f"{base}{layer}/{weight}"
-            if path not in found.arrays:
+            if path not in content.arrays:
                 raise errors.CorruptCheckpoint(
                     f"{where}: {path!r} is listed, but not there, or holds no numbers"
                 )
@@ -266,7 +268,7 @@ def _keras_2(
 
 
 def _owner(weight: str, layer: str) -> tuple[str, str]:
-    """The layer and the variable that a weight's name speaks of."""
+    """Return the layer and the variable in a weight's name."""
     *owners, variable = weight.split(":")[0].split("/")
     old = _KERAS_1_NAME.fullmatch(variable)
     if old and not owners:
@@ -276,25 +278,25 @@ def _owner(weight: str, layer: str) -> tuple[str, str]:
 
 
 def _same(owner: str, layer: str) -> bool:
-    """Whether the owner is the layer; TensorFlow may have numbered its name."""
+    """Return whether the owner is the layer, whose name TensorFlow may number."""
     return bool(re.fullmatch(rf"{re.escape(layer)}(_\d+)?", owner))
 
 
-def _keras_3(found: isolated_h5.Content, layers: list[_Layer]) -> Iterator[_Named]:
+def _keras_3(content: isolated_h5.Content, layers: list[_Layer]) -> Iterator[_Named]:
     by_path = {layer.path: layer for layer in layers}
     groups: dict[str, list[str]] = collections.defaultdict(list)
-    for path in found.arrays:
+    for path in content.arrays:
         match = _KERAS_3_PATH.fullmatch(path)
-        if match and not _KERAS_3_ASIDE.search(path):
+        if match and not _KERAS_3_IGNORED.search(path):
             groups[match[1] or ""].append(match[2])
     for group, keys in groups.items():
         prefix = f"{group}/" if group else ""
-        # Keras 2.13 had another word for layers.
+        # Keras 2.13 had another name for layers.
         layer = by_path.get(group.replace("_layer_checkpoint_dependencies", "layers"))
-        written = _text(found.texts.get(f"{prefix}vars", {}), "name")
+        written = _text(content.texts.get(f"{prefix}vars", {}), "name")
         name = layer.name if layer else written if written.isprintable() else ""
         keys.sort(key=lambda key: (len(key), key))
-        shapes = [found.arrays[f"{prefix}vars/{key}"].shape for key in keys]
+        shapes = [content.arrays[f"{prefix}vars/{key}"].shape for key in keys]
         variables = _numbered(group, shapes, layer.options if layer else {})
         if keys != [str(number) for number in range(len(keys))]:
             variables = None
@@ -307,7 +309,7 @@ def _keras_3(found: isolated_h5.Content, layers: list[_Layer]) -> Iterator[_Name
 def _numbered(
     group: str, shapes: list[tuple[int, ...]], options: dict[str, Any]
 ) -> tuple[str, ...] | None:
-    """What the variables 0, 1, ... of a layer are, where that is clear."""
+    """Return the names of a layer's variables 0, 1, ...; None if they are unclear."""
     kind = re.sub(r"_\d+$", "", group.rsplit("/", 1)[-1])
     known = _NUMBERED.get((kind, len(shapes)))
     if known:

@@ -17,10 +17,10 @@ import numpy as np
 
 from pipeline.system import sandbox
 
-_OBJECT_LIMIT = 100_000
-_DEPTH_LIMIT = 32
-_NAME_LIMIT = 1000  # characters
-_TEXT_LIMIT = 32 << 20  # characters, all attributes together
+_MAX_OBJECTS = 100_000
+_MAX_LEVELS = 32
+_MAX_NAME = 1000  # characters
+_MAX_TEXT = 32 << 20  # characters of all attributes together
 _WORKING_MEMORY = 256 << 20  # bytes, in addition to the array that is being read
 # What Keras writes about layers, and h5py about types.
 _ATTRIBUTES = re.compile(
@@ -90,7 +90,7 @@ def _read(file: h5py.File, limit_bytes: int) -> Answers:
 
 
 class _Listing:
-    """All objects of a file, checked; no array is read yet."""
+    """All objects of a file, checked, before any array is read."""
 
     def __init__(self, file: h5py.File, limit_bytes: int) -> None:
         self.datasets: list[tuple[h5py.Dataset, str]] = []
@@ -98,17 +98,17 @@ class _Listing:
         self._arrays: list[tuple[str, tuple[int, ...], str]] = []
         self._others: list[str] = []
         self._bytes_left = limit_bytes
-        self._text_left = _TEXT_LIMIT
-        self._seen = {_address(file)}
+        self._text_left = _MAX_TEXT
+        self._addresses = {_address(file)}
         self._visit_group(file, ())
 
     def header(self) -> dict[str, Any]:
-        """What is sent ahead of the arrays."""
+        """Return the answer that comes before the arrays."""
         return {"texts": self._texts, "arrays": self._arrays, "others": self._others}
 
     def _visit_group(self, group: h5py.Group, path: tuple[str, ...]) -> None:
-        if len(path) > _DEPTH_LIMIT:
-            raise _Refused(f"groups nested more than {_DEPTH_LIMIT} levels deep")
+        if len(path) > _MAX_LEVELS:
+            raise _Refused(f"groups nested more than {_MAX_LEVELS} levels deep")
         texts = dict(self._read_texts(group))
         if texts:
             self._texts["/".join(path)] = texts
@@ -117,22 +117,22 @@ class _Listing:
 
     def _visit(self, group: h5py.Group, path: tuple[str, ...]) -> None:
         name, where = path[-1], "/".join(map(str, path))
-        # h5py leaves what is no UTF-8 as bytes.
+        # h5py returns names that are not UTF-8 as bytes.
         if not isinstance(name, str) or "/" in name or not _is_name(where):
             raise _Refused(f"an impossible name, {where[:100]!r}")
         link = group.get(name, getlink=True)
         if isinstance(link, h5py.ExternalLink | h5py.SoftLink):
             raise _Refused(f"{where} is a link to elsewhere", unsafe=True)
-        found = group[name]
-        if _address(found) in self._seen:
+        item = group[name]
+        if _address(item) in self._addresses:
             raise _Refused(f"{where} is in the file under two names")
-        self._seen.add(_address(found))
-        if len(self._seen) > _OBJECT_LIMIT:
-            raise _Refused(f"more than {_OBJECT_LIMIT:,} objects")
-        if isinstance(found, h5py.Group):
-            self._visit_group(found, path)
-        elif isinstance(found, h5py.Dataset) and path[0] not in _NOT_WEIGHTS:
-            self._visit_dataset(found, where)
+        self._addresses.add(_address(item))
+        if len(self._addresses) > _MAX_OBJECTS:
+            raise _Refused(f"more than {_MAX_OBJECTS:,} objects")
+        if isinstance(item, h5py.Group):
+            self._visit_group(item, path)
+        elif isinstance(item, h5py.Dataset) and path[0] not in _NOT_WEIGHTS:
+            self._visit_dataset(item, where)
         else:
             self._others.append(where)
 
@@ -158,7 +158,7 @@ class _Listing:
         self.datasets.append((dataset, dtype))
 
     def _read_texts(self, group: h5py.Group) -> Iterator[tuple[str, str | list[str]]]:
-        """Yields the attributes that Keras writes, as far as they are text."""
+        """Yield the attributes that Keras writes, if they are text."""
         for name in group.attrs:
             if not isinstance(name, str) or not _ATTRIBUTES.fullmatch(name):
                 continue
@@ -182,13 +182,13 @@ class _Listing:
             yield name, text
 
 
-def _address(found: h5py.HLObject) -> int:
-    """Where in the file the object is."""
-    return h5py.h5o.get_info(found.id).addr
+def _address(item: h5py.HLObject) -> int:
+    """Return the object's address in the file."""
+    return h5py.h5o.get_info(item.id).addr
 
 
 def _is_name(text: str) -> bool:
-    return text.isprintable() and len(text) <= _NAME_LIMIT
+    return text.isprintable() and len(text) <= _MAX_NAME
 
 
 def _text(value: Any) -> str:
@@ -200,24 +200,24 @@ def _text(value: Any) -> str:
 
 
 def _check_storage(dataset: h5py.Dataset, where: str) -> None:
-    """Checks that the numbers are in the file itself, stored in a way that is known."""
-    how = dataset.id.get_create_plist()
-    if how.get_layout() == h5py.h5d.VIRTUAL or how.get_external_count():
+    """Check that the numbers are in the file itself, stored in a known way."""
+    properties = dataset.id.get_create_plist()
+    if properties.get_layout() == h5py.h5d.VIRTUAL or properties.get_external_count():
         raise _Refused(f"{where} takes its numbers from other files", unsafe=True)
-    for number in range(how.get_nfilters()):
-        if how.get_filter(number)[0] not in _FILTERS:
+    for number in range(properties.get_nfilters()):
+        if properties.get_filter(number)[0] not in _FILTERS:
             raise _Refused(
                 f"{where} is compressed in a way that is not read; save it without"
             )
 
 
 def _number_type(dataset: h5py.Dataset) -> str | None:
-    """The type's name, or None if the dataset holds no numbers."""
+    """Return the type's name, or None if the dataset holds no numbers."""
     try:
         dtype = dataset.dtype
     except TypeError:  # NumPy has no such type
         return None
-    if dtype == np.dtype("V2"):  # how Keras writes it
+    if dtype == np.dtype("V2"):  # as Keras writes it
         return "bfloat16"
     if dtype.kind not in "biuf" or dtype.itemsize > 8:
         return None

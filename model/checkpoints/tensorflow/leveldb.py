@@ -1,42 +1,35 @@
-"""A sorted table of LevelDB's kind -> its keys and values.
+"""Read the keys and values of a sorted table of LevelDB's kind.
 
-Sources: tensorflow/core/lib/io/format.cc, leveldb/doc/table_format.md,
-tensorflow/core/lib/hash/crc32c.h.
+Sources: tensorflow/core/lib/io/format.cc, leveldb/doc/table_format.md.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 
-import google_crc32c
-
 from model.checkpoints import errors, wire
+from pipeline.records import tfrecord
 
 MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
 FOOTER_BYTES, _TRAILER_BYTES = 48, 5
-_MAX_KEY_BYTES, _MAX_KEYS_BYTES = 4096, 64 << 20  # one, and those of a block
+_MAX_KEY_BYTES, _MAX_KEYS_BYTES = 4096, 64 << 20  # of one key, of a block's keys
 
 
-def unreadable(prefix: Path, what: str) -> errors.CorruptCheckpoint:
-    """The error for a damaged index."""
+def unreadable(prefix: Path, problem: str) -> errors.CorruptCheckpoint:
+    """Return the error for a damaged index."""
     return errors.CorruptCheckpoint(
-        f"{prefix}: not a readable TensorFlow checkpoint ({what}); copy its index again"
+        f"{prefix}: not a readable TensorFlow checkpoint ({problem}); copy its index "
+        "again"
     )
-
-
-def masked_crc(data: bytes) -> int:
-    """CRC-32C as TensorFlow stores it: turned and shifted."""
-    crc = google_crc32c.value(data)
-    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 class Table:
     """A LevelDB table: blocks of keys and values, found by an index block."""
 
     def __init__(self, data: bytes, prefix: Path) -> None:
-        """Looks at the file's bytes; makes no copy.
+        """Take the file's bytes, without a copy, and the checkpoint's name for errors.
 
         Raises:
-            errors.CorruptCheckpoint: not a table; as `items`.
+            errors.CorruptCheckpoint: the bytes are not a table.
         """
         self._data = data
         self._prefix = prefix
@@ -44,10 +37,14 @@ class Table:
             raise unreadable(prefix, "its index does not end as one")
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yields all keys with their values."""
+        """Yield all keys with their values.
+
+        Raises:
+            errors.CorruptCheckpoint: the table is damaged.
+        """
         footer = wire.Wire(self._data[-FOOTER_BYTES:-8], str(self._prefix))
         at = 0
-        for _ in range(2):  # the first is of a block that is not used here
+        for _ in range(2):  # a block that is not used here
             _, at = footer.varint(at, len(footer.data))
         offset, at = footer.varint(at, len(footer.data))
         size, _ = footer.varint(at, len(footer.data))
@@ -71,7 +68,7 @@ class Table:
             raise unreadable(self._prefix, "a block outside the index")
         block = self._data[offset : end + 1]
         crc = int.from_bytes(self._data[end + 1 : end + _TRAILER_BYTES], "little")
-        if masked_crc(block) != crc:
+        if tfrecord.masked_crc(block) != crc:
             raise unreadable(self._prefix, "a block's checksum is wrong")
         if block[-1] != 0:
             raise unreadable(
@@ -80,7 +77,7 @@ class Table:
         return block[:-1]
 
     def _entries(self, block: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Walks a block; keys share their beginning with the one before."""
+        """Yield a block's keys and values; a key may begin as the one before it."""
         if len(block) < 4:
             raise unreadable(self._prefix, "a block of nothing")
         restarts = int.from_bytes(block[-4:], "little")

@@ -1,5 +1,6 @@
-"""The object graph of a TF2 checkpoint -> what Keras calls the variables.
+"""Find the names that Keras gave to the variables of a TF2 checkpoint.
 
+Input: the checkpoint's object graph. Output: {checkpoint key: full name}.
 Source: tensorflow/core/protobuf/trackable_object_graph.proto.
 """
 
@@ -10,28 +11,26 @@ _NODES, _ATTRIBUTES, _FULL_NAME, _CHECKPOINT_KEY = 1, 2, 2, 3
 
 
 def full_names(graph: wire.Wire) -> dict[str, str]:
-    """{checkpoint key: full name} of the variables that have one.
+    """Return {checkpoint key: full name} of the variables that have a full name.
 
     Raises:
-        errors.CorruptCheckpoint: not such a message.
+        errors.CorruptCheckpoint: the bytes are not an object graph.
     """
-    found: dict[str, str] = {}
-    fields = 0
+    names: dict[str, str] = {}
+    num_fields = 0
     for node in graph.fields(0, len(graph.data)):
         if node.number != _NODES or node.kind != wire.BYTES:
             continue
         for part in graph.fields(node.start, node.end):
-            fields += 1
-            if fields > _MAX_FIELDS:
+            num_fields += 1
+            if num_fields > _MAX_FIELDS:
                 raise graph.corrupt("an object graph beyond any model's", part.start)
             if part.number == _ATTRIBUTES and part.kind == wire.BYTES:
-                texts = _texts(graph, part)
+                texts = {
+                    field.number: graph.text(field)
+                    for field in graph.fields(part.start, part.end)
+                    if field.kind == wire.BYTES
+                }
                 if texts.get(_FULL_NAME) and texts.get(_CHECKPOINT_KEY):
-                    found[texts[_CHECKPOINT_KEY]] = texts[_FULL_NAME]
-    return found
-
-
-def _texts(graph: wire.Wire, message: wire.Field) -> dict[int, str]:
-    """The strings of a message, by number of the field."""
-    fields = graph.fields(message.start, message.end)
-    return {one.number: graph.text(one) for one in fields if one.kind == wire.BYTES}
+                    names[texts[_CHECKPOINT_KEY]] = texts[_FULL_NAME]
+    return names

@@ -55,21 +55,24 @@ LABEL = npy_bytes(ARRAYS["label"])
         ({"logits": np.zeros((3, 2))}, "logits is float64"),
         ({"sha256": np.array(["0"] * 3)}, "sha256 is <U1"),
         ({"sha256": np.array(["g" * 64] * 3)}, "SHA-256 that are none"),
-        ({"path": np.array([b"a"] * 3)}, "no plain value"),
+        ({"path": np.array([b"a"] * 3)}, "expected numbers or text"),
         ({"path": np.full(3, 0x110000, "<u4").view("<U1")}, "no text"),
         ({name: array[:0] for name, array in ARRAYS.items()}, "no photo"),
         ({"more": np.zeros(3)}, "expected the arrays sha256"),
         ({"label": LABEL[:-1]}, "23 bytes of values, expected 24"),
         (
             {"label": LABEL.replace(b"(3,), }   ", b"(1<<9,), }")},
-            "a header that is none",
+            "a header that cannot be parsed",
         ),
         ({"label": LABEL.replace(b"(3,), } ", b"(-3,), }")}, "and shape"),
         (
             {"label": LABEL.replace(b"(3,), }          ", b"(99999999999,), }")},
             "24 bytes of values, expected 799,999,999,992",
         ),
-        ({"label": LABEL.replace(b"{'descr'", b"{[]    }")}, "a header that is none"),
+        (
+            {"label": LABEL.replace(b"{'descr'", b"{[]    }")},
+            "a header that cannot be parsed",
+        ),
         ({"label": b"\x93NUMPY\x02\x00" + LABEL[8:]}, "a header of version 2"),
         ({"label": b"nothing"}, "expected NumPy's mark"),
     ],
@@ -83,7 +86,7 @@ def test_damaged(tmp_path, replaced, message):
 def test_pickles_are_not_read(tmp_path):
     array = np.array([{}, {}, {}], dtype=object)
     path = write(tmp_path / "test.npz", path=npy_bytes(array, allow_pickle=True))
-    with pytest.raises(DataError, match="no plain value"):
+    with pytest.raises(DataError, match="expected numbers or text"):
         stored_logits.read(path, 2)
 
 

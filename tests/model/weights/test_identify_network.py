@@ -302,7 +302,7 @@ class TestDepthwise:
 
 def test_variables_in_parts_are_named():
     checkpoint = checkpoint_of(
-        {"b": empty(1)}, aside=("conv1/weights (a variable in parts)",)
+        {"b": empty(1)}, ignored_entries=("conv1/weights (a variable in parts)",)
     )
     with pytest.raises(errors.MismatchedCheckpoint, match="by a partitioner"):
         identify_network.recognise(checkpoint, "file")

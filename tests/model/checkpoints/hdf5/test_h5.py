@@ -84,7 +84,7 @@ class TestKeras2:
         assert_tensors(found, {"conv2d_1/kernel": KERNEL, "conv2d_1/bias": BIAS})
         assert found.keras_config == text
         assert found.metadata == {"keras_version": "2.2.4", "backend": "theano"}
-        assert found.aside == ("optimizer_weights/RMSprop/Variable:0",)
+        assert found.ignored_entries == ("optimizer_weights/RMSprop/Variable:0",)
 
     @pytest.mark.parametrize("chunks", [False, True], ids=["list", "chunks"])
     def test_weights(self, path, chunks):
@@ -104,7 +104,11 @@ class TestKeras2:
                 "c/depthwise_kernel": 3 * KERNEL,
             },
         )
-        assert (found.keras_config, found.metadata, found.aside) == ("", {}, ())
+        assert (found.keras_config, found.metadata, found.ignored_entries) == (
+            "",
+            {},
+            (),
+        )
 
     def test_keras_1(self, path):
         layers = {
@@ -193,7 +197,7 @@ class TestKeras3:
                 file[f"layers/{group}/vars"].attrs["name"] = name
         found = h5.read(path)
         assert found.format == "Keras 3 weights"
-        assert found.aside == (
+        assert found.ignored_entries == (
             "layers/dropout/seed_generator/vars/0",
             "optimizer/vars/0",
         )
@@ -305,8 +309,8 @@ def test_files_of_keras(tmp_path, make, suffix):
     found = h5.read(path)
     assert_tensors(found, expected)
     assert found.format == ("Keras 3 weights" if suffix == ".weights.h5" else FULL)
-    assert all(name.startswith("optimizer") for name in found.aside)
-    assert bool(found.aside) == (make is two_branches)
+    assert all(name.startswith("optimizer") for name in found.ignored_entries)
+    assert bool(found.ignored_entries) == (make is two_branches)
 
 
 class TestOthers:
@@ -318,14 +322,14 @@ class TestOthers:
             file["diff/conv1/0"] = KERNEL
         found = h5.read(path)
         assert found.format == "Caffe HDF5"
-        assert found.aside == ("diff/conv1/0",)
+        assert found.ignored_entries == ("diff/conv1/0",)
         assert_tensors(found, expected)
 
     def test_any(self, path):
         expected = {"a": BIAS, "layer_0/param_0": KERNEL}
         found = h5.read(write_groups(path, {**expected, "word": np.array(b"x")}))
         assert found.format == "HDF5"
-        assert found.aside == ("word",)
+        assert found.ignored_entries == ("word",)
         assert_tensors(found, expected)
 
     def test_no_weights(self, path):

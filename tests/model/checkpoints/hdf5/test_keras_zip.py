@@ -66,7 +66,7 @@ class TestRead:
         assert found.format == "Keras 3 model"
         assert found.metadata == {"keras_version": keras.__version__}
         assert found.keras_config.encode() == members["config.json"]
-        assert found.aside == ()
+        assert found.ignored_entries == ()
 
     def test_what_a_file_of_ours_says_of_itself(self, path, model, members):
         own = {keras_zip.OWN_NAME: json.dumps({"network": "alexnet"})}
@@ -107,7 +107,7 @@ class TestHostile:
         """72 MB of zeros, 70 kB in the file."""
         zeros = {name: bytes(72_000_000)}
         write(path, {**members, **zeros}, zipfile.ZIP_DEFLATED)
-        with pytest.raises(errors.CorruptCheckpoint, match=f"{name} has 72,000,000"):
+        with pytest.raises(errors.CorruptCheckpoint, match="bytes unpacked, in"):
             keras_zip.read(path)
 
     def test_another_compression(self, path, members):

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from model.checkpoints import errors, reading
 from model.checkpoints.tensorflow import ckpt, leveldb
+from pipeline.records import tfrecord
 
 KERNEL = np.arange(12, dtype=np.float32).reshape(2, 2, 3, 1)
 BIASES = np.array([-0.5], np.float32)
@@ -80,7 +81,7 @@ class TestTf1:
         assert_weights(found.tensors)
 
     def test_what_is_no_weight_is_told(self, saved_by_tf1):
-        aside = reading.read(saved_by_tf1).aside
+        aside = reading.read(saved_by_tf1).ignored_entries
         both = ("conv1/biases/", "conv1/weights/")
         slots = {"Momentum", "Adam", "Adam_1", "RMSProp", "RMSProp_1"}
         expected = {name + slot for name in both for slot in slots}
@@ -365,7 +366,7 @@ class TestDamaged:
                 found += varint(shared) + varint(len(added)) + varint(len(value))
                 found += added + value
             found += bytes(4) + (1).to_bytes(4, "little") + b"\0"
-            return found + leveldb.masked_crc(found).to_bytes(4, "little")
+            return found + tfrecord.masked_crc(found).to_bytes(4, "little")
 
         first = block(entries)
         handle = varint(0) + varint(len(first) - 5)

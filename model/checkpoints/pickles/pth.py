@@ -1,4 +1,4 @@
-"""PyTorch files (.pth, .pt), zip and legacy -> {name: array}, without PyTorch.
+"""Read PyTorch files (.pth, .pt), zip and legacy, as {name: array}, without PyTorch.
 
 Sources: torch/serialization.py (`_save`, `_legacy_save`) and, for the zip layout,
 torch/csrc/jit/docs/serialization.md.
@@ -15,11 +15,12 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from model.checkpoints import archive, errors, shapes, unpickle
+from model.checkpoints import archive, bounds, errors
+from model.checkpoints.pickles import unpickle
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 # Tensors may share a storage, as tied weights do; each may take memory of its own.
-_SHARING_LIMIT = 10
+_MAX_SHARING = 10
 
 _STORAGE_DTYPES: dict[str, Any] = {
     "DoubleStorage": np.float64,
@@ -36,7 +37,7 @@ _STORAGE_DTYPES: dict[str, Any] = {
 
 
 class _Sealed:
-    """What a pickle gets hold of and must not change."""
+    """An object that a pickle gets but must not change."""
 
     def __setstate__(self, state: Any) -> None:
         raise pickle.UnpicklingError(f"a change of {type(self).__name__}")
@@ -44,24 +45,38 @@ class _Sealed:
 
 @dataclasses.dataclass(frozen=True)
 class _StorageKind(_Sealed):
-    """Stands in for torch.FloatStorage and its like."""
+    """Stands in for torch.FloatStorage and the other classes of storages."""
 
     dtype: np.dtype[Any]
 
 
 @dataclasses.dataclass
 class _Storage(_Sealed):
-    """A flat piece of memory that tensors are views of; filled when it is read."""
+    """A flat piece of memory that tensors are views of; `values` comes later."""
 
     key: str
     dtype: np.dtype[Any]
     num_elements: int
     values: np.ndarray | None = None
 
+    def set_values(self, data: bytes | memoryview, path: Path) -> None:
+        """Take the storage's bytes.
+
+        Raises:
+            errors.CorruptCheckpoint: there are too few or too many.
+        """
+        expected = self.num_elements * self.dtype.itemsize
+        if len(data) != expected:
+            raise errors.CorruptCheckpoint(
+                f"{path}: storage {bounds.brief(self.key)} has {len(data)} bytes, "
+                f"expected {expected}"
+            )
+        self.values = np.frombuffer(data, self.dtype)
+
 
 @dataclasses.dataclass(frozen=True)
 class _Tensor(_Sealed):
-    """A tensor whose storage may still be unread; its sizes lie within the storage."""
+    """A tensor that lies within its storage, which may still be without values."""
 
     storage: _Storage
     offset: int
@@ -73,14 +88,15 @@ class _Tensor(_Sealed):
         return math.prod(self.shape) * self.storage.dtype.itemsize
 
     def read(self) -> np.ndarray:
-        """Returns it, read-only where it lies in the storage as NumPy would have it."""
+        """Return the array, a read-only view of the storage if it is in C order."""
         values = self.storage.values
         if values is None:
-            raise ValueError(f"storage {self.storage.key!r} is unread")
-        if not math.prod(self.shape):
+            raise ValueError(f"storage {self.storage.key!r} has no values")
+        count = math.prod(self.shape)
+        if not count:
             return np.empty(self.shape, values.dtype)
-        if self.strides == _strides(self.shape):
-            count = math.prod(self.shape)
+        axes = range(len(self.shape))
+        if self.strides == tuple(math.prod(self.shape[axis + 1 :]) for axis in axes):
             return values[self.offset : self.offset + count].reshape(self.shape)
         view = np.lib.stride_tricks.as_strided(
             values[self.offset :],
@@ -91,12 +107,6 @@ class _Tensor(_Sealed):
         return np.array(view)
 
 
-def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Those of an array in C order, in numbers."""
-    found = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-    return tuple(found)
-
-
 def _rebuild_tensor(
     storage: Any, offset: Any, shape: Any, strides: Any, *_: Any
 ) -> _Tensor:
@@ -104,9 +114,11 @@ def _rebuild_tensor(
         raise pickle.UnpicklingError("a tensor without storage")
     shape, strides = tuple(shape), tuple(strides)
     if (
-        not shapes.is_possible(shape)
+        not bounds.is_possible_shape(shape)
         or len(strides) > len(shape)
-        or not all(type(n) is int and 0 <= n < shapes.LIMIT for n in (*strides, offset))
+        or not all(
+            type(n) is int and 0 <= n < bounds.MAX_NUMBERS for n in (*strides, offset)
+        )
     ):
         raise pickle.UnpicklingError("a tensor with impossible sizes")
     if len(strides) != len(shape):
@@ -141,11 +153,11 @@ _NAMES: dict[str, Any] = {
 
 
 class _Storages:
-    """Answers the pickle's references; remembers which storages it named."""
+    """Resolves a pickle's references to storages, and collects these by key."""
 
     def __init__(self, where: str) -> None:
         self.where = where
-        self.found: dict[str, _Storage] = {}
+        self.by_key: dict[str, _Storage] = {}
 
     def load(self, reference: Any) -> _Storage:
         """("storage", kind, key, location, number of elements[, view]) -> storage."""
@@ -160,153 +172,130 @@ class _Storages:
             raise pickle.UnpicklingError("a view of a storage, as of PyTorch 0.1")
         name = unpickle.key_text(key, self.where)
         if not isinstance(kind, _StorageKind) or type(size) is not int:
-            raise pickle.UnpicklingError(f"storage {shapes.brief(name)} of no kind")
-        if not 0 <= size < shapes.LIMIT:
+            raise pickle.UnpicklingError(f"storage {bounds.brief(name)} of no kind")
+        if not 0 <= size < bounds.MAX_NUMBERS:
             raise pickle.UnpicklingError(
-                f"storage {shapes.brief(name)} with an impossible size"
+                f"storage {bounds.brief(name)} with an impossible size"
             )
-        storage = self.found.setdefault(name, _Storage(name, kind.dtype, size))
+        storage = self.by_key.setdefault(name, _Storage(name, kind.dtype, size))
         if (storage.dtype, storage.num_elements) != (kind.dtype, size):
             raise pickle.UnpicklingError(
-                f"storage {shapes.brief(name)} is of two kinds"
+                f"storage {bounds.brief(name)} is of two kinds"
             )
         return storage
 
 
 def read_zip(path: Path) -> dict[str, np.ndarray]:
-    """Reads a file of torch.save since PyTorch 1.6.
+    """Read a file that torch.save wrote since PyTorch 1.6.
 
     Raises:
-        errors.CheckpointError: damaged, unsafe, or not a state dict.
+        errors.CheckpointError: the file is damaged, unsafe, or not a state dict.
     """
-    try:
-        with zipfile.ZipFile(path) as opened:
-            return _read_archive(opened, path)
-    except errors.CheckpointError:
-        raise
-    except archive.FAULTS as error:
-        raise errors.CorruptCheckpoint(f"{path}: damaged zip file ({error})") from error
-
-
-def _read_archive(opened: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
-    members = {info.filename: info for info in opened.infolist()}
-    pickles = [name for name in members if name.endswith("/data.pkl")]
-    if len(pickles) != 1:
-        raise errors.UnknownFormat(
-            f"{path}: a zip file, but not of torch.save (no data.pkl)"
-        )
-    # torch.save never compresses; so no member can grow, nor all of them together.
-    for info in members.values():
-        if info.compress_type != zipfile.ZIP_STORED:
-            raise errors.CorruptCheckpoint(
-                f"{path}: {info.filename} is compressed; torch.save never does that"
+    with archive.opened(path) as file:
+        members = {info.filename: info for info in file.infolist()}
+        pickles = [name for name in members if name.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise errors.UnknownFormat(
+                f"{path}: a zip file, but not of torch.save (no data.pkl)"
             )
-    total = sum(info.file_size for info in members.values())
-    if (
-        total > path.stat().st_size
-        or min(i.header_offset for i in members.values()) < 0
-    ):
-        raise errors.CorruptCheckpoint(
-            f"{path}: its members overlap or reach beyond the file"
+        prefix = pickles[0].removesuffix("data.pkl")
+        order = f"{prefix}byteorder"
+        # torch.save never compresses, so what it writes is not larger than the file.
+        archive.check_members(
+            [
+                info
+                for name, info in members.items()
+                if name in (*pickles, order) or name.startswith(f"{prefix}data/")
+            ],
+            path,
+            max_bytes=path.stat().st_size,
+            methods=[zipfile.ZIP_STORED],
         )
-    prefix = pickles[0].removesuffix("data.pkl")
-    order = members.get(f"{prefix}byteorder")
-    if order is not None and opened.read(order) != b"little":
-        raise errors.CorruptCheckpoint(f"{path}: big-endian data are not read")
-    storages = _Storages(str(path))
-    found, _ = unpickle.loads(
-        opened.read(pickles[0]),
-        f"{path}:{pickles[0]}",
-        names=_NAMES,
-        persistent_load=storages.load,
-    )
-    for storage in storages.found.values():
-        name = f"{prefix}data/{storage.key}"
-        if name not in members:
-            raise errors.CorruptCheckpoint(f"{path}: {shapes.brief(name)} is missing")
-        storage.values = _storage_values(opened.read(name), storage, path)
-    return _state_dict(found, path)
-
-
-def _storage_values(
-    data: bytes | memoryview, storage: _Storage, path: Path
-) -> np.ndarray:
-    expected = storage.num_elements * storage.dtype.itemsize
-    if len(data) != expected:
-        raise errors.CorruptCheckpoint(
-            f"{path}: storage {shapes.brief(storage.key)} has {len(data)} bytes, "
-            f"expected {expected}"
+        if order in members and file.read(order) != b"little":
+            raise errors.CorruptCheckpoint(f"{path}: big-endian data are not read")
+        storages = _Storages(str(path))
+        value, _ = unpickle.loads(
+            file.read(pickles[0]),
+            f"{path}:{pickles[0]}",
+            names=_NAMES,
+            persistent_load=storages.load,
         )
-    return np.frombuffer(data, storage.dtype)
+        for storage in storages.by_key.values():
+            name = f"{prefix}data/{storage.key}"
+            if name not in members:
+                raise errors.CorruptCheckpoint(
+                    f"{path}: {bounds.brief(name)} is missing"
+                )
+            storage.set_values(file.read(name), path)
+    return _state_dict(value, path)
 
 
 def read_legacy(path: Path) -> dict[str, np.ndarray]:
-    """Reads a file of torch.save before PyTorch 1.6: five pickles, then raw storages.
+    """Read a file that torch.save wrote before PyTorch 1.6.
+
+    It is five pickles, then the storages.
 
     Raises:
-        errors.CheckpointError: damaged, unsafe, or not a state dict.
+        errors.CheckpointError: the file is damaged, unsafe, or not a state dict.
     """
     data = path.read_bytes()
-    where = str(path)
-    storages = _Storages(where)
+    storages = _Storages(str(path))
     position = 0
-    parts = []
+    values = []
     for _ in range(5):
-        part, length = unpickle.loads(
+        value, length = unpickle.loads(
             data,
-            where,
+            str(path),
             start=position,
             names=_NAMES,
             persistent_load=storages.load,
         )
-        parts.append(part)
+        values.append(value)
         position += length
-    magic, _, _, found, keys = parts
+    magic, _, _, saved, keys = values
     if magic != LEGACY_MAGIC or not isinstance(keys, list):
         raise errors.CorruptCheckpoint(f"{path}: not the parts that torch.save writes")
     for key in keys:
-        name = unpickle.key_text(key, where)
-        storage = storages.found.get(name)
+        name = unpickle.key_text(key, str(path))
+        storage = storages.by_key.get(name)
         count = data[position : position + 8]
         if storage is None or len(count) < 8:
             raise errors.CorruptCheckpoint(
-                f"{path}: storage {shapes.brief(name)} is missing"
+                f"{path}: storage {bounds.brief(name)} is missing"
             )
         if int.from_bytes(count, "little") != storage.num_elements:
             raise errors.CorruptCheckpoint(
-                f"{path}: storage {shapes.brief(name)} has another size"
+                f"{path}: storage {bounds.brief(name)} has another size"
             )
         position += 8
         size = storage.num_elements * storage.dtype.itemsize
-        available = min(size, len(data) - position)
-        content = memoryview(data)[position : position + available]
-        storage.values = _storage_values(content, storage, path)
+        storage.set_values(memoryview(data)[position : position + size], path)
         position += size
-    for storage in storages.found.values():
+    for storage in storages.by_key.values():
         if storage.values is None:
             raise errors.CorruptCheckpoint(
-                f"{path}: storage {shapes.brief(storage.key)} is missing"
+                f"{path}: storage {bounds.brief(storage.key)} is missing"
             )
-    return _state_dict(found, path)
+    return _state_dict(saved, path)
 
 
-def _state_dict(found: Any, path: Path) -> dict[str, np.ndarray]:
-    """Tensors by name, out of the usual wrappers, without "module." prefixes."""
+def _state_dict(saved: Any, path: Path) -> dict[str, np.ndarray]:
+    """Take the tensors out of the usual wrappers, and off the prefix "module."."""
     for wrapper in ("state_dict", "model_state_dict", "model"):
-        if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
-            found = found[wrapper]
-    unread = {
+        if isinstance(saved, Mapping) and isinstance(saved.get(wrapper), Mapping):
+            saved = saved[wrapper]
+    by_name = {
         unpickle.key_text(name, str(path)): value
-        for name, value in (found.items() if isinstance(found, Mapping) else ())
+        for name, value in (saved.items() if isinstance(saved, Mapping) else ())
         if isinstance(value, _Tensor)
     }
-    total = sum(tensor.size_bytes for tensor in unread.values())
-    if total > _SHARING_LIMIT * path.stat().st_size:
+    total = sum(tensor.size_bytes for tensor in by_name.values())
+    if total > _MAX_SHARING * path.stat().st_size:
         raise errors.CorruptCheckpoint(
-            f"{path}: {len(unread)} tensors share storages, {total:,} bytes in all, "
-            f"more than {_SHARING_LIMIT} times the file"
+            f"{path}: {len(by_name)} tensors share storages, {total:,} bytes in all, "
+            f"more than {_MAX_SHARING} times the file"
         )
-    tensors = {name: tensor.read() for name, tensor in unread.items()}
+    tensors = {name: tensor.read() for name, tensor in by_name.items()}
     if not tensors:
         raise errors.UnknownFormat(
             f"{path}: holds no state dict; save model.state_dict() and try that file"

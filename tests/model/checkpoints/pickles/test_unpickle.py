@@ -11,7 +11,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from model.checkpoints import errors, unpickle
+from model.checkpoints import errors
+from model.checkpoints.pickles import unpickle
 
 # Pickle opcodes, as pickletools names them.
 PROTO2, STOP, MARK, NONE = b"\x80\x02", b".", b"(", b"N"
@@ -263,7 +264,7 @@ class TestUnsafe:
             loads(b"\x80\x04" + opcodes + STOP)
 
     def test_own_module_is_no_exception(self):
-        opcodes = name("model.checkpoints.unpickle", "loads")
+        opcodes = name("model.checkpoints.pickles.unpickle", "loads")
         with pytest.raises(errors.UnsafeCheckpoint, match=r"unpickle\.loads"):
             loads(PROTO2 + opcodes + STOP)
 

@@ -1,0 +1,36 @@
+"""Check what files from strangers state, before anything is computed with it."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+_MAX_AXES = 32
+MAX_NUMBERS = 1 << 48  # numbers in an array; more than any file holds
+
+
+def is_possible_shape(shape: Iterable[Any]) -> bool:
+    """Return whether an array can have this shape.
+
+    NumPy also limits the numbers that an array would have without its axes of size 0.
+    """
+    sizes = tuple(shape)
+    return (
+        len(sizes) <= _MAX_AXES
+        and all(type(size) is int and 0 <= size < MAX_NUMBERS for size in sizes)
+        and math.prod(filter(None, sizes)) < MAX_NUMBERS
+    )
+
+
+def brief(value: Any) -> str:
+    """Return a short text for a message, of a value of any type and length."""
+    if isinstance(value, str | bytes):
+        return ascii(value[:40])
+    if isinstance(value, int | float) and abs(value) < 1 << 64:
+        return repr(value)
+    if (
+        isinstance(value, tuple)
+        and len(value) <= 8
+        and all(isinstance(item, int) and abs(item) < 1 << 64 for item in value)
+    ):
+        return repr(value)
+    return f"a {type(value).__name__}"

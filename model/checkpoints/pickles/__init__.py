@@ -1,0 +1,1 @@
+"""Pickles, and the files of PyTorch, read as plain data."""

@@ -1,0 +1,164 @@
+"""Read the index of a TensorFlow checkpoint: where each of its tensors lies.
+
+The index is a table of LevelDB's kind, with protobuf messages as values.
+
+Sources: tensorflow/core/util/tensor_bundle/tensor_bundle.h and
+core/protobuf/tensor_bundle.proto.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from model.checkpoints import bounds, wire
+from model.checkpoints.tensorflow import leveldb
+
+_MAX_INDEX_BYTES = 256 << 20
+_MAX_ENTRIES, _MAX_SHARDS = 100_000, 100_000
+# tensorflow/core/framework/types.proto
+STRING = 7
+DTYPES: Mapping[int, np.dtype[Any]] = {
+    number: np.dtype(kind)
+    for number, kind in {
+        1: np.float32,
+        2: np.float64,
+        3: np.int32,
+        4: np.uint8,
+        5: np.int16,
+        6: np.int8,
+        9: np.int64,
+        10: np.bool_,
+        14: ml_dtypes.bfloat16,
+        17: np.uint16,
+        19: np.float16,
+        22: np.uint32,
+        23: np.uint64,
+    }.items()
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Entry:
+    """Where a tensor lies.
+
+    Attributes:
+        dtype: number of the type; DTYPES has those of numbers.
+        shape: shape of the tensor.
+        shard: number of the data file.
+        offset: first byte in the data file.
+        size: number of bytes.
+        crc: masked CRC32C of the bytes.
+        sliced: whether the tensor's parts are entries of their own.
+    """
+
+    dtype: int = 0
+    shape: tuple[int, ...] = ()
+    shard: int = 0
+    offset: int = 0
+    size: int = 0
+    crc: int = 0
+    sliced: bool = False
+
+    @property
+    def num_bytes(self) -> int:
+        """Number of bytes that shape and type require."""
+        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
+
+
+def read(index: Path, prefix: Path) -> tuple[int, dict[str, Entry]]:
+    """Read an index.
+
+    Args:
+        index: the file.
+        prefix: the checkpoint, as errors name it.
+
+    Returns:
+        The number of data files, and {name of a tensor: entry}.
+
+    Raises:
+        errors.CorruptCheckpoint: the file is damaged, or not an index.
+    """
+    size = index.stat().st_size
+    if size > _MAX_INDEX_BYTES:
+        raise leveldb.unreadable(prefix, f"an index of {size:,} bytes")
+    table = leveldb.Table(index.read_bytes(), prefix)
+    num_shards, entries = 0, {}
+    for key, value in table.items():
+        message = wire.Wire(value, str(index))
+        if not key:
+            num_shards = _parse_num_shards(message, prefix)
+        elif not key.startswith(b"\0"):  # parts of sliced variables, by ordered codes
+            entries[key.decode("utf-8", "replace")] = _parse_entry(message, prefix)
+        if len(entries) > _MAX_ENTRIES:
+            raise leveldb.unreadable(prefix, f"more than {_MAX_ENTRIES:,} entries")
+    if not 1 <= num_shards <= _MAX_SHARDS:
+        raise leveldb.unreadable(prefix, f"{num_shards} data files")
+    for name, entry in entries.items():
+        if entry.shard >= num_shards:
+            raise leveldb.unreadable(prefix, f"{name[:80]} in data file {entry.shard}")
+    return num_shards, entries
+
+
+def _parse_num_shards(message: wire.Wire, prefix: Path) -> int:
+    """Return the number of data files in a BundleHeaderProto."""
+    num_shards = 0
+    for field in message.fields(0, len(message.data)):
+        if field.number == 1 and field.kind == wire.VARINT:
+            num_shards = field.value
+        elif field.number == 2 and field.kind == wire.VARINT and field.value:
+            raise leveldb.unreadable(prefix, "written on a big-endian machine")
+    return num_shards
+
+
+def _parse_entry(message: wire.Wire, prefix: Path) -> Entry:
+    """Parse a BundleEntryProto."""
+    numbers = dict.fromkeys((1, 3, 4, 5), 0)
+    shape: tuple[int, ...] = ()
+    crc, sliced = 0, False
+    for field in message.fields(0, len(message.data)):
+        if field.number in numbers and field.kind == wire.VARINT:
+            numbers[field.number] = field.value
+        elif field.number == 2 and field.kind == wire.BYTES:
+            shape = _parse_shape(message, field, prefix)
+        elif field.number == 6 and field.kind == wire.FIXED32:
+            crc = int.from_bytes(message.data[field.start : field.end], "little")
+        elif field.number == 7:
+            sliced = True
+    dtype, shard, offset, size = numbers.values()
+    entry = Entry(
+        dtype=dtype,
+        shape=shape,
+        shard=shard,
+        offset=offset,
+        size=size,
+        crc=crc,
+        sliced=sliced,
+    )
+    if dtype in DTYPES and not sliced and size != entry.num_bytes:
+        raise leveldb.unreadable(
+            prefix, f"a tensor of shape {list(shape)} in {size:,} bytes"
+        )
+    return entry
+
+
+def _parse_shape(
+    message: wire.Wire, field: wire.Field, prefix: Path
+) -> tuple[int, ...]:
+    """Parse a TensorShapeProto."""
+    sizes: list[int] = []
+    for dim in message.fields(field.start, field.end):
+        if dim.number != 2 or dim.kind != wire.BYTES:
+            continue
+        size = 0
+        for part in message.fields(dim.start, dim.end):
+            if part.number == 1 and part.kind == wire.VARINT:
+                size = part.value
+        sizes.append(size)
+        if not bounds.is_possible_shape(sizes):
+            raise leveldb.unreadable(prefix, f"a shape that begins with {sizes[:8]}")
+    return tuple(sizes)
