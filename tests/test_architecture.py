@@ -87,7 +87,6 @@ LARGE_FILES = {
     "model/weights/restore.py",
     "pipeline/check/checking.py",
     "pipeline/convert/conversion.py",
-    "pipeline/download/paper_flowers.py",
     "pipeline/grouping/near_duplicates.py",
     "pipeline/records/manifest.py",
     "train.py",
@@ -187,7 +186,7 @@ def test_opencv_decodes_in_one_place():
     # The second one only draws.
     assert users_of("cv2") == {
         "pipeline/images/opencv.py",
-        "pipeline/download/paper_flowers.py",
+        "pipeline/download/flower_canvas.py",
     }
 
 

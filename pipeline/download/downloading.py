@@ -7,7 +7,13 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.download import flower_archive, paper_flowers, photo_downloads, url_list
+from pipeline.download import (
+    flower_archive,
+    flower_canvas,
+    paper_flowers,
+    photo_downloads,
+    url_list,
+)
 from pipeline.images import opencv
 from pipeline.sources import class_labels
 from pipeline.system import command_line, file_system, process_pool
@@ -89,7 +95,7 @@ def draw_paper_flowers(target: Path, *, images_per_class: int, seed: int) -> int
     if files:
         name = min(files)
         kind, number = photos[name]
-        expected = paper_flowers.encode(paper_flowers.draw(kind, seed, number))
+        expected = flower_canvas.encode(paper_flowers.draw(kind, seed, number))
         if (target / name).read_bytes() != expected:
             raise DataError(
                 f"{target}: {name} is not what --seed={seed} draws. Choose an empty "
@@ -118,7 +124,7 @@ def _draw_block(target: Path, seed: int, block: Sequence[tuple[str, str, int]]) 
     for name, kind, number in block:
         with file_system.replacing(target / name) as partial:
             partial.write_bytes(
-                paper_flowers.encode(paper_flowers.draw(kind, seed, number))
+                flower_canvas.encode(paper_flowers.draw(kind, seed, number))
             )
 
 

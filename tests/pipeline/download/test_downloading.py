@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from pipeline.download import downloading, flower_archive, paper_flowers
+from pipeline.download import downloading, flower_archive, flower_canvas, paper_flowers
 from pipeline.system.errors import DataError
 from tests.conftest import ROOT, folder_digest, run_command
 
@@ -37,7 +37,7 @@ class TestPaperFlowers:
         self.draw(tmp_path, seed=5)
         for kind in paper_flowers.KINDS:
             for number in range(2):
-                drawn = paper_flowers.encode(paper_flowers.draw(kind, 5, number))
+                drawn = flower_canvas.encode(paper_flowers.draw(kind, 5, number))
                 path = tmp_path / kind / f"{kind}_{number:04d}.jpg"
                 assert path.read_bytes() == drawn
 
@@ -127,7 +127,7 @@ class TestCommand:
             name = path.relative_to(folder).as_posix()
             kind, number = path.parent.name, int(path.stem[-4:])
             if name in left or number == 5:
-                drawn = paper_flowers.encode(paper_flowers.draw(kind, 0, number))
+                drawn = flower_canvas.encode(paper_flowers.draw(kind, 0, number))
                 assert path.read_bytes() == drawn
 
     @pytest.mark.parametrize(

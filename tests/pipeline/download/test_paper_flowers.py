@@ -2,9 +2,9 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.download import paper_flowers
+from pipeline.download import flower_canvas, paper_flowers
 
-KINDS = tuple(paper_flowers.KINDS)
+KINDS = paper_flowers.KINDS
 
 
 @pytest.fixture(scope="module")
@@ -17,12 +17,12 @@ def photos():
     }
 
 
-def test_kinds():
-    """Sorted, as class folders are, so that labels are in the same order."""
+def test_kinds_are_sorted():
+    """So are class folders, so labels have the same order."""
     assert KINDS == ("aster", "globe", "lily", "poppy", "tulip")
 
 
-def test_images(photos):
+def test_photos_have_the_size_of_small_photos(photos):
     for image in photos.values():
         assert image.dtype == np.uint8
         long, short = max(image.shape[:2]), min(image.shape[:2])
@@ -39,16 +39,16 @@ def test_sizes_and_orientations_vary(photos):
     assert 0 < upright < 0.41
 
 
-def test_same_seed_same_bytes(photos):
-    """In whatever order, in whatever process."""
+def test_the_same_seed_draws_the_same_bytes(photos):
+    """The order of drawing does not matter."""
     for kind, number in [("tulip", 3), ("aster", 0), ("tulip", 3)]:
         again = paper_flowers.draw(kind, 0, number)
         assert (again == photos[kind, number]).all()
-        encoded = paper_flowers.encode(again)
-        assert encoded == paper_flowers.encode(photos[kind, number])
+        encoded = flower_canvas.encode(again)
+        assert encoded == flower_canvas.encode(photos[kind, number])
 
 
-def test_every_seed_kind_and_number_is_another_photo(photos):
+def test_every_seed_kind_and_number_gives_another_photo(photos):
     drawn = [image.tobytes() for image in photos.values()]
     drawn += [paper_flowers.draw(kind, 1, 0).tobytes() for kind in KINDS]
     drawn += [paper_flowers.draw("lily", 2**40, 0).tobytes()]
@@ -89,15 +89,14 @@ def test_mean_colours_of_kinds_overlap(photos):
         assert inside.mean() >= 0.75, kind
 
 
-class TestEncode:
-    def test_is_a_jpeg_that_opencv_decodes_to_nearly_the_same(self, photos):
-        for image in list(photos.values())[::7]:
-            data = paper_flowers.encode(image)
-            assert data[:3] == b"\xff\xd8\xff"
-            decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-            decoded = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
-            assert decoded.shape == image.shape
-            error = np.abs(decoded.astype(int) - image).mean()
-            assert error < 8
-            # With channels swapped it would not be so.
-            assert error < np.abs(decoded[..., ::-1].astype(int) - image).mean()
+def test_a_photo_is_encoded_as_a_jpeg_of_nearly_the_same_pixels(photos):
+    for image in list(photos.values())[::7]:
+        data = flower_canvas.encode(image)
+        assert data[:3] == b"\xff\xd8\xff"
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        decoded = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+        assert decoded.shape == image.shape
+        error = np.abs(decoded.astype(int) - image).mean()
+        assert error < 8
+        # With channels swapped it would not be so.
+        assert error < np.abs(decoded[..., ::-1].astype(int) - image).mean()

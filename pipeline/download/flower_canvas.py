@@ -1,0 +1,116 @@
+"""Draw shapes on a canvas, blur it and turn it into a photo."""
+
+import dataclasses
+from typing import Any
+
+import cv2
+import numpy as np
+
+Image = np.ndarray[Any, np.dtype[Any]]
+Points = np.ndarray[Any, np.dtype[np.float64]]
+
+# Everything is drawn at twice the size and then halved, which smooths all edges.
+OVERSIZE = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Canvas:
+    """Pixels to draw on, and the random numbers of one photo.
+
+    Attributes:
+        pixels: float32 [height, width, 3], RGB, 0..255.
+        random: generator of all random numbers of the photo.
+    """
+
+    pixels: Image
+    random: np.random.Generator
+
+    def polygon(self, points: Points, colour: Any) -> None:
+        """Fill a polygon; points are (x, y) in pixels of the canvas."""
+        fixed = np.round(points * 16).astype(np.int32)
+        cv2.fillPoly(self.pixels, [fixed], tuple(map(float, colour)), cv2.LINE_AA, 4)
+
+    def line(self, points: Points, colour: Any, width: float) -> None:
+        """Draw an open line; points are (x, y) in pixels of the canvas."""
+        fixed = np.round(points * 16).astype(np.int32)
+        thickness = max(1, round(width))
+        cv2.polylines(
+            self.pixels,
+            [fixed],
+            False,
+            tuple(map(float, colour)),
+            thickness,
+            cv2.LINE_AA,
+            4,
+        )
+
+    def disc(self, centre: Points, radius: float, colour: Any) -> None:
+        """Fill a circle."""
+        self.polygon(centre + circle(24) * radius, colour)
+
+    def shadow(self, centre: Points, radius: float) -> None:
+        """Darken a soft round patch."""
+        mask = np.zeros(self.pixels.shape[:2], np.float32)
+        place = tuple(int(value) for value in centre)
+        cv2.circle(mask, place, int(radius * 0.8), 1.0, -1)
+        mask = soften(mask, max(1.0, radius * 0.18))
+        self.pixels[...] *= (1 - 0.3 * mask)[..., None]
+
+    def grain(self, columns: int, rows: int, strength: float) -> None:
+        """Add grey noise from a grid of cells, enlarged to the canvas."""
+        height, width = self.pixels.shape[:2]
+        noise = self.random.normal(0, strength, (max(2, rows), max(2, columns)))
+        enlarged = cv2.resize(noise.astype(np.float32), (width, height))
+        self.pixels[...] += enlarged[..., None]
+
+
+def circle(count: int) -> Points:
+    """Return `count` points on a circle of radius 1 around (0, 0)."""
+    angles = np.linspace(0, 2 * np.pi, count, endpoint=False)
+    return np.stack([np.cos(angles), np.sin(angles)], 1)
+
+
+def soften(pixels: Image, sigma: float) -> Image:
+    """Blur; wide blurs at a smaller size, which looks the same and is faster."""
+    height, width = pixels.shape[:2]
+    factor = max(1, int(sigma / 1.5))
+    size = (max(1, width // factor), max(1, height // factor))
+    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    small = cv2.GaussianBlur(small, (0, 0), sigma / factor)
+    return np.asarray(cv2.resize(small, (width, height)))
+
+
+def photograph(canvas: Canvas) -> Image:
+    """Halve the canvas; add light, colour cast, vignette, blur and noise of a camera.
+
+    Returns:
+        uint8 [height, width, 3], RGB.
+    """
+    random = canvas.random
+    height, width = canvas.pixels.shape[:2]
+    small = cv2.resize(
+        canvas.pixels,
+        (width // OVERSIZE, height // OVERSIZE),
+        interpolation=cv2.INTER_AREA,
+    )
+    height, width = small.shape[:2]
+    small = np.clip(small, 0, 255) / 255
+    small = small ** random.uniform(0.65, 1.3) * random.uniform(0.75, 1.15)
+    small *= random.normal(1, 0.05, 3)
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    centre = random.uniform(-0.4, 0.4, 2)
+    distance = (x - centre[0]) ** 2 + (y - centre[1]) ** 2
+    small *= (1 - random.uniform(0, 0.28) * distance)[..., None]
+    if random.random() < 0.5:
+        small = cv2.GaussianBlur(small, (0, 0), random.uniform(0.4, 1.6))
+    small += random.normal(0, random.uniform(0.004, 0.03), small.shape)
+    return np.clip(small * 255 + 0.5, 0, 255).astype(np.uint8)
+
+
+def encode(image: Image) -> bytes:
+    """Encode an RGB image as JPEG of quality 90."""
+    flags = [cv2.IMWRITE_JPEG_QUALITY, 90]
+    done, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), flags)
+    if not done:
+        raise RuntimeError("OpenCV could not encode a drawn image")
+    return bytes(data)
