@@ -29,7 +29,7 @@ from sklearn.linear_model import LogisticRegression
 
 from model.loop import metrics
 from model.networks import registry
-from model.weights import named_weights, restore
+from model.weights import model_variables, named_weights, restore
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.records import manifest
 
@@ -40,7 +40,9 @@ def features_of(found: manifest.Manifest, layer: str) -> np.ndarray:
     """float32 [num_photos, num_features], of the central window."""
     base = NETWORK.build(NETWORK.input_spec, last=layer)
     weights = named_weights.resolve("alexnet_conv")
-    restore.assign(base, restore.fit(weights.checkpoint, "").values)
+    model_variables.assign(
+        base, restore.restore_checkpoint(weights.checkpoint, "").values
+    )
     images = image_batches.Images(
         found, found.included(), NETWORK.input_spec, batch_size=64
     )

@@ -31,7 +31,7 @@ from training_step import learning_of
 
 from model.loop import device, feature_cache, training_data, training_loop
 from model.training import settings, stages, starting_point
-from model.weights import restore
+from model.weights import model_variables
 from pipeline.convert import conversion
 
 HEAD_PHOTOS = 3000
@@ -78,7 +78,7 @@ class Stage:
         trunk = stages.build_trunk(plan, device.policy(precision))
         tail = stages.build_tail(plan, trunk, device.policy(precision))
         for part in (trunk, tail):
-            restore.assign(part, start.fit.values)
+            model_variables.assign(part, start.fit.values)
         began = time.perf_counter()
         about = feature_cache.key(trunk, plan.cut, plan.spec, precision, found)
         cached = training_data.compute_features(

@@ -27,7 +27,7 @@ import tensorflow as tf
 
 from model.loop import device, feature_cache
 from model.networks import registry
-from model.weights import named_weights, restore
+from model.weights import model_variables, named_weights, restore
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.convert import conversion
 
@@ -42,7 +42,9 @@ def build(dtype: str) -> Any:
     )
     trunk = keras.Model(image, outputs[LAST])
     weights = named_weights.resolve("alexnet_conv")
-    restore.assign(trunk, restore.fit(weights.checkpoint, "").values)
+    model_variables.assign(
+        trunk, restore.restore_checkpoint(weights.checkpoint, "").values
+    )
     return trunk
 
 

@@ -28,7 +28,7 @@ import keras
 import psutil
 
 from model.networks import registry
-from model.weights import named_weights, restore
+from model.weights import model_variables, named_weights, restore
 
 SIZE = 224
 BATCH_SIZE = 64
@@ -77,7 +77,9 @@ def main(train: str, validation: str, test: str, epochs: str, head: str) -> None
     chosen = registry.NETWORKS["alexnet_owt"]
     base = chosen.build(chosen.input_spec, last="pool5")
     weights = named_weights.resolve("alexnet_conv")
-    restore.assign(base, restore.fit(weights.checkpoint, "").values)
+    model_variables.assign(
+        base, restore.restore_checkpoint(weights.checkpoint, "").values
+    )
     base.trainable = False
 
     inputs = keras.Input((SIZE, SIZE, 3))

@@ -24,18 +24,18 @@ def ours(folder: str, target: str) -> None:
     import pipeline.system.tensorflow_import  # noqa: F401
 
     # isort: split
-    from model.weights import named_weights, restore
+    from model.weights import model_variables, named_weights, restore
     from pipeline.batches import single_photo
 
     photos = sorted(Path(folder).glob("*/*.jpg"))
     photos = photos[:: max(1, len(photos) // NUM_PHOTOS)][:NUM_PHOTOS]
     found: dict[str, Any] = {}
     for ckpt, last in NETWORKS.items():
-        fit = restore.fit(named_weights.resolve(ckpt).checkpoint, ckpt)
+        fit = restore.restore_checkpoint(named_weights.resolve(ckpt).checkpoint, ckpt)
         viewer = single_photo.Viewer(fit.spec)
         images = np.stack([viewer.of_file(photo.read_bytes()) for photo in photos])
         model = fit.network.build(fit.spec, last=last)
-        restore.assign(model, fit.values)
+        model_variables.assign(model, fit.values)
         found["images"] = images
         found[f"{ckpt}/features"] = np.asarray(model(images.astype(np.float32)))
         for number, arrays in enumerate(fit.values.values()):

@@ -42,7 +42,7 @@ from model.loop import (
     training_loop,
 )
 from model.training import settings, stages, starting_point
-from model.weights import restore
+from model.weights import model_variables
 from pipeline.convert import conversion
 
 BATCH_SIZE = 64
@@ -77,7 +77,7 @@ def main() -> None:
             trunk = stages.build_trunk(plan, policy)
             tail = stages.build_tail(plan, trunk, policy)
             for part in (trunk, tail):
-                restore.assign(part, start.fit.values)
+                model_variables.assign(part, start.fit.values)
             return trunk, tail
 
         fresh = training_data.Fresh(
@@ -124,7 +124,7 @@ def learning_of(model: Any, precision: str) -> training_loop.Learning:
     """Adam at a constant rate."""
     return training_loop.Learning(
         update=parameter_update.Update(
-            restore.trainable(model),
+            model_variables.trainable(model),
             optimization.Settings(),
             float16=precision == "float16",
         ),

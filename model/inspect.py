@@ -24,53 +24,63 @@ _TEXT_LIMIT_BYTES = 16 << 20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fitting:
-    """How far a file goes for a network.
+    """How much of a network a file contains.
 
     Attributes:
-        network: its name.
-        source: whose habit of naming it is.
-        restored: number of variables that fit.
-        wanted: number that the network has.
-        features: the deepest step that a new head may sit on; "" if none.
-        unused: number of tensors that it has no place for.
-        strangers: what among them another network must have brought.
+        network: name of the network.
+        source: name of the naming convention.
+        num_restored: number of variables that the file has and that fit.
+        num_variables: number of variables that the network has.
+        features: the deepest step that a new head may sit on; "" if there are none.
+        num_unused: number of tensors that belong to no variable.
+        unexplained: tensors and layers that only another network can have.
     """
 
     network: str
     source: str
-    restored: int
-    wanted: int
+    num_restored: int
+    num_variables: int
     features: str
-    unused: int
-    strangers: tuple[str, ...]
+    num_unused: int
+    unexplained: tuple[str, ...]
 
 
-def fittings(checkpoint: reading.Checkpoint, where: str) -> list[Fitting]:
-    """Which networks a file fits, and how completely; the best first."""
+def find_fittings(
+    checkpoint: reading.Checkpoint, where: str
+) -> tuple[list[Fitting], str]:
+    """Find the networks that a file fits, the most complete one first.
+
+    Returns:
+        The networks, and why the file's own description cannot be used; "" if it can.
+    """
     import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
-    from model.weights import (  # with Keras: what was read is shown before
+    from model.weights import (  # with Keras: the tensors are shown before
         identify_network,
         restore,
+        unexplained_tensors,
     )
 
-    checkpoint = identify_network.in_our_terms(checkpoint)
-    found: dict[str, Fitting] = {}
-    others, _ = restore.rebuilt(checkpoint, where)
-    for match in identify_network.matches(checkpoint, where, others):
-        if not match.kernels or match.network.name in found:
+    candidates = identify_network.find_candidates(checkpoint, where)
+    fittings: dict[str, Fitting] = {}
+    for match in candidates.matches:
+        if not match.num_kernels or match.network.name in fittings:
             continue
-        fit = restore.fit_match(checkpoint, where, match)
-        possible = fit.possible_features() or fit.reachable_places()
-        found[match.network.name] = Fitting(
+        restored = restore.restore_match(match)
+        statuses = [entry.status for entry in restored.entries]
+        positions = restored.possible_features() or restored.possible_positions()
+        fittings[match.network.name] = Fitting(
             network=match.network.name,
             source=match.naming.source,
-            restored=sum(entry.status == "restored" for entry in fit.entries),
-            wanted=match.wanted,
-            features=possible[-1] if possible else "",
-            unused=sum(entry.status == "unused" for entry in fit.entries),
-            strangers=tuple(identify_network.strangers(checkpoint, match)),
+            num_restored=statuses.count("restored"),
+            num_variables=sum(map(len, restored.shapes.values())),
+            features=positions[-1] if positions else "",
+            num_unused=statuses.count("unused"),
+            unexplained=tuple(unexplained_tensors.find(match.checkpoint, match.naming)),
         )
-    return sorted(found.values(), key=lambda one: -one.restored / one.wanted)
+    return (
+        sorted(fittings.values(), key=lambda f: -f.num_restored / f.num_variables),
+        candidates.why_not_rebuilt,
+    )
 
 
 def report(path: Path, checkpoint: reading.Checkpoint) -> str:
@@ -97,28 +107,27 @@ def report(path: Path, checkpoint: reading.Checkpoint) -> str:
 
 
 def report_fittings(checkpoint: reading.Checkpoint, where: str) -> str:
-    """Which networks it fits, as text."""
-    lines = [_describe(fitting) for fitting in fittings(checkpoint, where)]
-    from model.weights import restore  # which `fittings` has brought in quietly
-
-    _, why = restore.rebuilt(checkpoint, where)
-    return "\n".join([*(lines or ["fits no network of ours"]), *filter(None, [why])])
+    """Return the networks that a file fits, as text."""
+    fittings, why_not_rebuilt = find_fittings(checkpoint, where)
+    lines = [_describe(fitting) for fitting in fittings]
+    lines = lines or ["fits no network that Graft knows"]
+    return "\n".join([*lines, *filter(None, [why_not_rebuilt])])
 
 
 def _describe(fitting: Fitting) -> str:
-    unused = f", {fitting.unused} tensors unused" if fitting.unused else ""
+    unused = f", {fitting.num_unused} tensors unused" if fitting.num_unused else ""
     line = (
-        f"fits {fitting.network} (names as of {fitting.source}): {fitting.restored} of "
-        f"{fitting.wanted} variables{unused}; "
+        f"fits {fitting.network} (names as in {fitting.source}): "
+        f"{fitting.num_restored} of {fitting.num_variables} variables{unused}; "
     )
-    if fitting.strangers:
+    if fitting.unexplained:
         return line + (
-            f"but it is another network's file, as {fitting.strangers[0]} shows; "
+            f"but {fitting.unexplained[0]} shows that it belongs to another network; "
             f"--arch={fitting.network} uses what fits"
         )
     if fitting.features:
         return f"{line}a new head may sit on {fitting.features}"
-    return f"{line}not from the input on, so no head can sit"
+    return f"{line}its first layers are missing, so a new head cannot use it"
 
 
 def report_other(path: Path) -> str:

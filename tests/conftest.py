@@ -220,7 +220,7 @@ def tiny_layers(num_classes, dtype):
 def tiny(monkeypatch):
     """A network "tiny" in the tables, and its naming: tiny/conv1/weights and so on."""
     from model.networks import registry
-    from model.weights import layer_names
+    from model.weights import layer_naming, naming_conventions
     from pipeline.batches.input_spec import InputSpec
 
     found = architecture.Network(
@@ -235,7 +235,7 @@ def tiny(monkeypatch):
         ),
         features=("pool2", "fc3", "fc4"),
     )
-    names = layer_names.Naming(
+    names = layer_naming.LayerNaming(
         source="test",
         network="tiny",
         layers={
@@ -244,7 +244,9 @@ def tiny(monkeypatch):
         variables={"kernel": "{}/weights", "bias": "{}/biases"},
     )
     monkeypatch.setitem(registry.NETWORKS, "tiny", found)
-    monkeypatch.setattr(layer_names, "NAMINGS", (*layer_names.NAMINGS, names))
+    monkeypatch.setattr(
+        naming_conventions, "NAMINGS", (*naming_conventions.NAMINGS, names)
+    )
     return found
 
 

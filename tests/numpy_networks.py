@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from model.networks import architecture, registry
-from model.weights import restore
+from model.weights import model_variables
 
 
 def draw(random, shape, fan_in):
@@ -130,7 +130,7 @@ def every_step(chosen, spec, *, num_classes=0):
 def fill(model, found):
     """Puts what restore found into a model, and says that it was everything."""
     assert {entry.status for entry in found.entries} == {"restored"}
-    restore.assign(model, found.values)
+    model_variables.assign(model, found.values)
 
 
 def check(model, image, expected, tolerance=1e-5):

@@ -82,9 +82,6 @@ LARGE_FILES = {
     "model/networks/from_keras_config.py",
     "model/training/settings.py",
     "model/training/staged_training.py",
-    "model/weights/identify_network.py",
-    "model/weights/layer_names.py",
-    "model/weights/restore.py",
     "pipeline/check/checking.py",
     "pipeline/convert/conversion.py",
     "pipeline/grouping/near_duplicates.py",
@@ -96,7 +93,6 @@ LARGE_FUNCTIONS = {
     "model/evaluation/evaluate_split.py judge_run",
     "model/loop/training_loop.py __init__",
     "model/reports/html_report.py render",
-    "model/weights/restore.py fit_match",
     "pipeline/check/checking.py _alike",
     "pipeline/check/checking.py _check_photos",
     "pipeline/convert/__main__.py define_flags",
@@ -271,10 +267,10 @@ def test_every_module_says_what_it_does():
 
 def test_no_network_name_is_left_out_of_the_tables():
     from model.networks import registry
-    from model.weights import layer_names
+    from model.weights import naming_conventions
 
     # This one is met by layer names alone.
-    assert {n.network for n in layer_names.NAMINGS} == {*registry.NETWORKS} - {
+    assert {n.network for n in naming_conventions.NAMINGS} == {*registry.NETWORKS} - {
         "cifar_cnn_avg"
     }
     assert all(name == found.name for name, found in registry.NETWORKS.items())

@@ -122,7 +122,7 @@ import numpy as np
 import keras
 from model.loop import distributed, optimization, parameter_update, training_loop
 from model.training import stages
-from model.weights import restore
+from model.weights import model_variables, restore
 
 def train(devices, trained=False):
     keras.utils.set_random_seed(0)
@@ -131,7 +131,7 @@ def train(devices, trained=False):
     norm = keras.layers.BatchNormalization(trainable=trained)(hidden)
     model = keras.Model(inputs, keras.layers.Dense(3)(norm))
     moved = parameter_update.Update(
-        restore.trainable(model), optimization.Settings(), float16=False
+        model_variables.trainable(model), optimization.Settings(), float16=False
     )
     learning = training_loop.Learning(
         update=moved, schedule=optimization.Settings(), rate=0.1, epochs=1,

@@ -7,7 +7,7 @@ from typing import Literal
 from model.export import job
 from model.networks import registry
 from model.runs import finished_run
-from model.weights import restore, weight_file
+from model.weights import model_variables, weight_file
 from pipeline.system import command_line, file_system
 
 
@@ -60,7 +60,7 @@ def export(config: Config) -> dict[str, tuple[int, ...]]:
     weight_file.check_ending(path)
     run = finished_run.read(config.run_dir)
     model = run.load_model()
-    arrays = restore.gather(model)
+    arrays = model_variables.gather(model)
     network_name = run.config["network"]
     metadata = weight_file.describe(network_name, run.spec) | {
         "run": run.directory.name,

@@ -24,7 +24,7 @@ import tensorflow as tf
 
 from model.loop import traced_function
 from model.networks import architecture
-from model.weights import restore
+from model.weights import model_variables
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.batches.input_spec import InputSpec
 from pipeline.records import manifest
@@ -87,7 +87,7 @@ def key(
     found: manifest.Manifest,
 ) -> dict[str, Any]:
     """Everything that features depend on, as it is digested for the cache's name."""
-    weights = sorted(restore.digests(trunk.variables).items())
+    weights = sorted(model_variables.digests(trunk.variables).items())
     layers = json.dumps(_layers(trunk), sort_keys=True, default=str)
     return {
         "format": 2,

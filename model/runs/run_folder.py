@@ -31,7 +31,7 @@ import numpy as np
 import tensorflow as tf
 
 from model.loop import training_loop
-from model.weights import restore, weight_file
+from model.weights import ledger, weight_file
 from pipeline.records import manifest
 from pipeline.system import file_system
 from pipeline.system.errors import DataError
@@ -192,7 +192,7 @@ class RunFolder:
 
     def write_ledger(
         self,
-        entries: Sequence[restore.Entry],
+        entries: Sequence[ledger.Entry],
         metadata: dict[str, Any],
         before: dict[str, str],
         after: dict[str, str],

@@ -14,7 +14,7 @@ import numpy as np
 
 from model.loop import feature_cache, training_data, training_loop
 from model.training import settings, staged_training, stages
-from model.weights import restore
+from model.weights import model_variables
 from pipeline.batches import crop_and_resize, dataset, image_batches
 from pipeline.records import manifest
 
@@ -231,7 +231,9 @@ class _Probe:
     def _layers(self) -> Iterator[Layer]:
         for part in (self._trunk, self._tail):
             for layer in part.layers:
-                weights = [v for v in layer.weights if v.name != restore.RANDOM_STATE]
+                weights = [
+                    v for v in layer.weights if v.name != model_variables.RANDOM_STATE
+                ]
                 if weights:
                     frozen = "cached" if self._cached and part is self._trunk else ""
                     yield Layer(

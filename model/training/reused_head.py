@@ -66,14 +66,14 @@ def shapes(
 
 
 def keep(
-    fit: restore.Fit,
+    fit: restore.RestoredWeights,
     weights: named_weights.Weights,
     features: Sequence[str],
     *,
     pooling: str,
     hidden: int,
     class_names: Sequence[str],
-) -> restore.Fit:
+) -> restore.RestoredWeights:
     """The fit with the file's own head, for the same classes in the same order.
 
     Args:
@@ -104,7 +104,9 @@ def keep(
                     f"found {has}; a run of this project has it, with the same "
                     "--features, --pooling, --hidden and classes"
                 )
-            values.setdefault(layer, {})[variable] = restore.finite(tensor, name)
+            values.setdefault(layer, {})[variable] = restore.finite_float32(
+                tensor, name
+            )
             entries[name] = dataclasses.replace(
                 entries[name], status="restored", variable=name, shape=shape
             )

@@ -9,7 +9,7 @@ import numpy as np
 from model.loop import metrics, training_loop
 from model.runs import run_folder
 from model.training import stages, starting_point
-from model.weights import restore, weight_file
+from model.weights import ledger, model_variables, weight_file
 from pipeline.images import record_image
 from pipeline.records import manifest
 
@@ -35,10 +35,10 @@ def write(
     """
     whole = stages.assemble(plan, best.values)
     record.write_ledger(
-        restore.ledger(start.fit, whole),
+        ledger.complete(start.fit.entries if start.fit else (), whole),
         _about_weights(start) | {"preprocessing": plan.spec.source},
         before=frozen,
-        after=restore.digests(whole.variables),
+        after=model_variables.digests(whole.variables),
     )
     rows = found.included("validation")
     labels = np.array([found.labels[row.class_name] for row in rows])

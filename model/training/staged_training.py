@@ -22,7 +22,7 @@ from model.loop import (
 from model.networks import architecture, head
 from model.runs import image_grid, run_folder, tensorboard_log
 from model.training import save_run, settings, stages, starting_point
-from model.weights import restore
+from model.weights import model_variables
 from pipeline.records import manifest
 from pipeline.system import command_line
 
@@ -96,7 +96,7 @@ class Trainee:
         self._check_rates()
         self._begin(0, {})
         variables = [*self._trunk.variables, *self._tail.variables]
-        self._digests = restore.digests(variables)
+        self._digests = model_variables.digests(variables)
 
     def _check_rates(self) -> None:
         """Before anything has trained, for later it would be in vain."""
@@ -105,7 +105,7 @@ class Trainee:
                 tail = stages.build_tail(
                     plan, stages.build_trunk(plan, "float32"), "float32"
                 )
-                stage.learning.check_rates(list(restore.trainable(tail)))
+                stage.learning.check_rates(list(model_variables.trainable(tail)))
 
     def _begin(self, number: int, values: Mapping[str, np.ndarray]) -> None:
         """Builds a stage's network.
@@ -144,7 +144,7 @@ class Trainee:
         tail = stages.build_tail(plan, trunk, policy)
         for part in (trunk, tail):
             if self.base.fit:
-                restore.assign(part, self.base.fit.values)
+                model_variables.assign(part, self.base.fit.values)
         return trunk, tail
 
     def is_cached(self, stage: settings.Config, plan: stages.Plan) -> bool:
@@ -208,7 +208,7 @@ class Trainee:
     ) -> training_loop.Learning:
         """How the model's variables learn."""
         learning = stage.learning
-        variables = restore.trainable(model)
+        variables = model_variables.trainable(model)
         learning.check_rates(list(variables))
         labels = [
             self._found.labels[r.class_name] for r in self._found.included("train")

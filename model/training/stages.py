@@ -12,7 +12,7 @@ from model.checkpoints import errors
 from model.loop import dropout
 from model.networks import architecture, composite_layers, head
 from model.training import settings, starting_point
-from model.weights import restore
+from model.weights import model_variables
 from pipeline.batches.input_spec import InputSpec
 from pipeline.system import config_flags
 
@@ -254,14 +254,18 @@ def _without_frozen_dropout(steps: Sequence[Any], train_from: str) -> list[Any]:
 
 def kept(part: Any) -> dict[str, Any]:
     """{name: variable} of a trunk or tail: all but random states."""
-    named = {restore.variable_name(variable): variable for variable in part.variables}
-    return {n: v for n, v in named.items() if not n.endswith(restore.RANDOM_STATE)}
+    named = {
+        model_variables.variable_name(variable): variable for variable in part.variables
+    }
+    return {
+        n: v for n, v in named.items() if not n.endswith(model_variables.RANDOM_STATE)
+    }
 
 
 def moving(tail: Any) -> set[str]:
     """Names of the variables that training changes, moving averages among them."""
     return {
-        restore.variable_name(variable)
+        model_variables.variable_name(variable)
         for layer in tail.layers
         if layer.trainable
         for variable in layer.variables

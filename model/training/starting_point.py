@@ -30,7 +30,7 @@ class Base:
     features: tuple[str, ...]
     pooling: str
     train_from: str
-    fit: restore.Fit | None
+    fit: restore.RestoredWeights | None
     weights: named_weights.Weights | None
 
     def from_scratch(self) -> "Base":
@@ -85,7 +85,7 @@ def choose(config: settings.Config, class_names: Sequence[str]) -> Base:
 def _features(
     config: settings.Config,
     chosen: architecture.Network,
-    fit: restore.Fit | None,
+    fit: restore.RestoredWeights | None,
     seat: reused_head.Seat | None,
 ) -> tuple[str, ...]:
     """Layers that the new head sits on, from shallow to deep.
@@ -117,8 +117,10 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _fit(config: settings.Config, weights: named_weights.Weights) -> restore.Fit:
-    fit = restore.fit(
+def _fit(
+    config: settings.Config, weights: named_weights.Weights
+) -> restore.RestoredWeights:
+    fit = restore.restore_checkpoint(
         weights.checkpoint,
         str(weights.path),
         arch=config.arch,
@@ -133,7 +135,7 @@ def _fit(config: settings.Config, weights: named_weights.Weights) -> restore.Fit
     return fit
 
 
-def _note_unused(fit: restore.Fit) -> None:
+def _note_unused(fit: restore.RestoredWeights) -> None:
     if unused := [e.tensor for e in fit.entries if e.status == "unused"]:
         more = ", ..." * (len(unused) > 3)
         command_line.log(
@@ -143,12 +145,12 @@ def _note_unused(fit: restore.Fit) -> None:
 
 
 def _lowest_new(
-    chosen: architecture.Network, last: str, fit: restore.Fit | None
+    chosen: architecture.Network, last: str, fit: restore.RestoredWeights | None
 ) -> str:
     """The lowest step up to `last` that is not restored; else the new final layer."""
     for step in chosen.steps():
         layers = composite_layers.weighted_layers(step)
-        if layers and not (fit and all(map(fit.complete, layers))):
+        if layers and not (fit and all(map(fit.is_complete, layers))):
             return str(step.name)
         if step.name == last:
             break

@@ -1,356 +1,308 @@
-"""A file's tensors -> the network they belong to, and the habit that names them.
+"""Identify the network that a file's tensors belong to.
 
-A name and a shape are no proof: other networks have a features.0.weight, too. So what
-a file holds beside the network is looked at, and told if it cannot be explained.
+Input: the content of a weight file. Output: a `NetworkMatch`, the network with the
+naming convention that finds its variables in the file, or an error with the reason.
+
+A name and a shape prove little, because other networks also have a features.0.weight.
+`identify` therefore applies four rules, in this order:
+
+1. A file written by Graft names its network; no other network is tried.
+2. A network that the file's own Keras configuration describes is preferred to known
+   ones. The exception are networks of keras.applications that Graft knows, because only
+   Graft knows their preprocessing.
+3. Otherwise the network wins of which the file has most kernels, by name and shape, and
+   then most tensors. If several are equal, the user has to choose with --arch.
+4. A file that also has layers unknown to this network belongs to another one. It is
+   refused, unless the user passes --arch.
 """
 
-import collections
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-
-import numpy as np
+from collections.abc import Sequence
 
 from model.checkpoints import errors, reading
 from model.checkpoints.tensorflow import ckpt
-from model.networks import architecture, composite_layers, from_keras_config, registry
-from model.weights import layer_names
+from model.networks import from_keras_config, registry
+from model.networks.architecture import Network
+from model.weights import layer_naming, naming_conventions, unexplained_tensors
+from model.weights.layer_naming import LayerNaming
 from pipeline.batches.input_spec import InputSpec
 
 
-def by_layer_name(
-    chosen: architecture.Network,
-    spec: InputSpec,
-    variables: Mapping[str, str] = layer_names.KERAS,
-) -> layer_names.Naming:
-    """The habit of Keras, and of this project: our own names."""
-    return layer_names.Naming(
-        source="layer names",
-        network=chosen.name,
-        layers=layer_names.same(chosen.weighted_layers()),
-        variables=variables,
-        spec=spec,
-    )
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NetworkMatch:
+    """A network that a file has tensors of, and the naming that finds them.
+
+    Attributes:
+        where: name of the file, for messages.
+        checkpoint: content of the file, with Keras' variants of tensors unified.
+        network: the network.
+        naming: naming convention and layout of its weights in the file.
+        num_kernels: number of kernels with the right name and shape.
+        num_tensors: number of tensors with the right name, whatever their shape.
+    """
+
+    where: str
+    checkpoint: reading.Checkpoint
+    network: Network
+    naming: LayerNaming
+    num_kernels: int
+    num_tensors: int
+
+    @property
+    def score(self) -> tuple[int, int]:
+        """Number of kernels, then of tensors: the higher, the better the match."""
+        return self.num_kernels, self.num_tensors
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Match:
-    """How far a file's tensors go by a habit.
+class Candidates:
+    """All networks that a file may belong to.
 
     Attributes:
-        naming: the habit.
-        network: that it is for.
-        kernels: number of kernels found whose shapes fit.
-        tensors: number of tensors found by name, whatever their shape.
-        wanted: number of variables that the network has.
+        where: name of the file, for messages.
+        checkpoint: content of the file, with Keras' variants of tensors unified.
+        matches: networks that the file has any tensor of, best match first.
+        rebuilt: network made of the file's own Keras configuration; None without one.
+        why_not_rebuilt: reason why the configuration cannot be used; "" if it can, or
+            if the file has none.
     """
 
-    naming: layer_names.Naming
-    network: architecture.Network
-    kernels: int
-    tensors: int
-    wanted: int
+    where: str
+    checkpoint: reading.Checkpoint
+    matches: Sequence[NetworkMatch]
+    rebuilt: Network | None
+    why_not_rebuilt: str
 
 
-def match(
-    checkpoint: reading.Checkpoint,
-    habit: layer_names.Naming,
-    chosen: architecture.Network,
-) -> Match:
-    """Counts what of a file a habit accounts for."""
-    shapes = chosen.variable_shapes(habit.spec or chosen.input_spec)
-    kernels = tensors = wanted = 0
-    for layer, variables in shapes.items():
-        for variable, shape in variables.items():
-            wanted += 1
-            found = checkpoint.tensors.get(habit.tensor_name(layer, variable))
-            if found is not None:
-                tensors += 1
-                fits = found.shape in habit.shapes_in_file(shape)
-                kernels += fits and len(shape) > 1
-    return Match(
-        naming=habit, network=chosen, kernels=kernels, tensors=tensors, wanted=wanted
-    )
-
-
-def matches(
-    checkpoint: reading.Checkpoint,
-    where: str,
-    others: Sequence[architecture.Network] = (),
-) -> list[Match]:
-    """All habits by which a file has any tensor of a network; the best first.
+def find_candidates(checkpoint: reading.Checkpoint, where: str) -> Candidates:
+    """Find all networks and naming conventions that a file has any tensor of.
 
     Args:
-        checkpoint: the file.
-        where: the file, for errors.
-        others: networks to try beside those of NETWORKS.
+        checkpoint: content of the file.
+        where: name of the file, for messages.
 
     Raises:
-        errors.CorruptCheckpoint: what a file of ours says of itself is damaged.
+        errors.CorruptCheckpoint: a file of Graft describes itself wrongly.
+        errors.MismatchedCheckpoint: it describes an impossible input.
     """
-    known = {**registry.NETWORKS, **{other.name: other for other in others}}
-    own, spec = _own(checkpoint, where)
-    if own in known:  # a file of ours says what it is
-        spec = spec or known[own].input_spec
-        habits = [
-            (by_layer_name(known[own], spec, variables), known[own])
-            for variables in (layer_names.KERAS, layer_names.TENSORFLOW)
-        ]
+    tensors = layer_naming.unify_keras_tensors(checkpoint.tensors)
+    checkpoint = dataclasses.replace(checkpoint, tensors=tensors)
+    config = checkpoint.keras_config
+    saved = from_keras_config.own_model(config) if config else None
+    rebuilt, why_not = None, ""
+    if config and not (saved and saved[0] in registry.NETWORKS):
+        try:
+            rebuilt = from_keras_config.rebuild(config, where)
+        except errors.CheckpointError as error:
+            why_not = str(error).removeprefix(f"{where}: ")
+    networks = dict(registry.NETWORKS)
+    if rebuilt:
+        networks[rebuilt.name] = rebuilt
+    name, spec = _read_metadata(checkpoint, where, saved)
+    if name in networks:
+        network = networks[name]
+        spec = spec or network.input_spec
+        namings = list(naming_conventions.by_layer_name(network, spec))
     else:
-        habits = [(habit, known[habit.network]) for habit in layer_names.NAMINGS]
-        habits += [(by_layer_name(one, one.input_spec), one) for one in known.values()]
-        if scope := _scope(checkpoint):
-            habits += [(_inside(habit, scope), chosen) for habit, chosen in habits]
-    found = [
-        match(checkpoint, habit, chosen)
-        for habit, chosen in habits
-        if habit.met_in(checkpoint)
+        namings = _known_namings(checkpoint, [*networks.values()])
+    matches = [
+        _count_matches(checkpoint, where, naming, networks[naming.network])
+        for naming in namings
+        if naming.is_possible_in(checkpoint)
     ]
-    return sorted(
-        (one for one in found if one.tensors),
-        key=lambda one: (-one.kernels, -one.tensors),
+    return Candidates(
+        where=where,
+        checkpoint=checkpoint,
+        matches=sorted(
+            (match for match in matches if match.num_tensors),
+            key=lambda match: match.score,
+            reverse=True,
+        ),
+        rebuilt=rebuilt,
+        why_not_rebuilt=why_not,
     )
 
 
-def _scope(checkpoint: reading.Checkpoint) -> str:
-    """What the names of all kernels begin with, as "AlexNet/"; "" if nothing."""
-    names = [name for name, array in checkpoint.tensors.items() if array.ndim > 1]
-    found = {re.match(r"[^/.]+[/.]", name) for name in names}
-    scopes = {match[0] if match else "" for match in found}
-    return scopes.pop() if len(scopes) == 1 else ""
+def _read_metadata(
+    checkpoint: reading.Checkpoint,
+    where: str,
+    saved: tuple[str, InputSpec] | None,
+) -> tuple[str, InputSpec | None]:
+    """Return the network and preprocessing that a file of Graft states; "" for none.
 
-
-def _inside(habit: layer_names.Naming, scope: str) -> layer_names.Naming:
-    """The same habit with all names in a scope."""
-    layers = {ours: scope + theirs for ours, theirs in habit.layers.items()}
-    source = f"{habit.source}, in {scope}"
-    return dataclasses.replace(habit, layers=layers, source=source)
-
-
-def _own(checkpoint: reading.Checkpoint, where: str) -> tuple[str, InputSpec | None]:
-    """What a file of ours says of its network and preprocessing."""
+    `saved` are those of a model that a run saved, if the file is one.
+    """
     text = checkpoint.metadata.get("input_spec", "")
     try:
         spec = InputSpec.from_json(json.loads(text)) if text else None
     except (ValueError, TypeError, RecursionError) as error:
         raise errors.CorruptCheckpoint(
-            f"{where}: its metadata state no usable input_spec ({error})"
+            f"{where}: the input_spec in its metadata cannot be used ({error}). The "
+            "file is damaged. Export the weights again."
         ) from error
-    if spec is None and checkpoint.keras_config:
-        model = from_keras_config.own_model(checkpoint.keras_config)
-        if model:
-            return model
+    if spec is None and saved:
+        return saved
     return checkpoint.metadata.get("network", ""), spec
 
 
-def in_our_terms(checkpoint: reading.Checkpoint) -> reading.Checkpoint:
-    """What Keras files have otherwise than we: groups in parts, depthwise kernels."""
-    tensors = {
-        _depthwise(name, checkpoint.tensors): tensor
-        for name, tensor in checkpoint.tensors.items()
-    }
-    parts: dict[str, list[np.ndarray]] = collections.defaultdict(list)
-    for name in sorted(tensors):
-        layer, _, variable = name.rpartition("/")
-        if group := composite_layers.group_of(layer):
-            parts[f"{group[0]}/{variable}"].append(tensors[name])
-    for name, arrays in parts.items():
-        alike = {array.shape for array in arrays}
-        if name not in tensors and len(alike) == 1 and arrays[0].ndim:
-            tensors[name] = np.concatenate(arrays, axis=-1)
-            layer, _, variable = name.rpartition("/")
-            for number in range(len(arrays)):
-                tensors.pop(f"{layer}_group{number + 1}/{variable}", None)
-    return dataclasses.replace(checkpoint, tensors=tensors)
+def _known_namings(
+    checkpoint: reading.Checkpoint, networks: Sequence[Network]
+) -> list[LayerNaming]:
+    """Return the namings to try for a file that does not name its network."""
+    namings = [
+        *naming_conventions.NAMINGS,
+        *(naming_conventions.by_layer_name(n, n.input_spec)[0] for n in networks),
+    ]
+    if scope := _common_scope(checkpoint):
+        namings += [
+            dataclasses.replace(
+                naming,
+                source=f"{naming.source}, in {scope}",
+                layers={name: scope + other for name, other in naming.layers.items()},
+            )
+            for naming in namings
+        ]
+    return namings
 
 
-def _depthwise(name: str, tensors: Mapping[str, np.ndarray]) -> str:
-    """Keras 2 called the kernel of a DepthwiseConv2D so; a SeparableConv2D has two."""
-    layer, _, variable = name.rpartition("/")
-    if variable == "depthwise_kernel" and not tensors.keys() & {
-        f"{layer}/pointwise_kernel",
-        f"{layer}/kernel",
-    }:
-        return f"{layer}/kernel"
-    return name
+def _common_scope(checkpoint: reading.Checkpoint) -> str:
+    """Return the scope of all kernels, such as "AlexNet/"; "" if they share none."""
+    names = [name for name, array in checkpoint.tensors.items() if array.ndim > 1]
+    matches = {re.match(r"[^/.]+[/.]", name) for name in names}
+    scopes = {match[0] if match else "" for match in matches}
+    return scopes.pop() if len(scopes) == 1 else ""
 
 
-def recognise(
-    checkpoint: reading.Checkpoint,
-    where: str,
-    *,
-    arch: str = "",
-    others: Sequence[architecture.Network] = (),
-) -> Match:
-    """Finds the network that a file's tensors belong to, and by which habit.
+def _count_matches(
+    checkpoint: reading.Checkpoint, where: str, naming: LayerNaming, network: Network
+) -> NetworkMatch:
+    """Count the tensors of a file that a naming finds."""
+    shapes = network.variable_shapes(naming.spec or network.input_spec)
+    num_kernels = num_tensors = 0
+    for layer, variables in shapes.items():
+        for variable, shape in variables.items():
+            tensor = checkpoint.tensors.get(naming.tensor_name(layer, variable))
+            if tensor is not None:
+                num_tensors += 1
+                fits = tensor.shape in naming.shapes_in_file(shape)
+                num_kernels += fits and len(shape) > 1
+    return NetworkMatch(
+        where=where,
+        checkpoint=checkpoint,
+        network=network,
+        naming=naming,
+        num_kernels=num_kernels,
+        num_tensors=num_tensors,
+    )
+
+
+def identify(
+    checkpoint: reading.Checkpoint, where: str, *, arch: str = ""
+) -> NetworkMatch:
+    """Find the network that a file's tensors belong to, by the rules above.
 
     Args:
-        checkpoint: the file.
-        where: the file, for errors.
-        arch: name of the network; "" to find it.
-        others: networks to try beside those of NETWORKS, made of the file's own
-            description.
+        checkpoint: content of the file.
+        where: name of the file, for messages.
+        arch: name of the network; "" to identify it.
 
     Raises:
-        errors.MismatchedCheckpoint: no network has a kernel of these names and shapes,
-            several have them alike, the file has layers of another network, or `arch`
-            is unknown.
+        errors.MismatchedCheckpoint: the file fits no network, or several equally well;
+            it has layers of another network; or `arch` is unknown.
+        errors.CorruptCheckpoint: a file of Graft describes itself wrongly.
     """
-    if arch and arch not in {other.name for other in others}:
+    candidates = find_candidates(checkpoint, where)
+    try:
+        return _choose(candidates, arch)
+    except errors.MismatchedCheckpoint as error:
+        if not candidates.why_not_rebuilt:
+            raise
+        raise errors.MismatchedCheckpoint(
+            f"{error} {candidates.why_not_rebuilt}"
+        ) from error
+
+
+def _choose(candidates: Candidates, arch: str) -> NetworkMatch:
+    rebuilt, where = candidates.rebuilt, candidates.where
+    if arch and not (rebuilt and rebuilt.name == arch):
         registry.by_name(arch)
-    found = [
-        one
-        for one in matches(checkpoint, where, others)
-        if arch in ("", one.network.name) and one.kernels
+    matches = [
+        match
+        for match in candidates.matches
+        if arch in ("", match.network.name) and match.num_kernels
     ]
-    if not found:
-        raise errors.MismatchedCheckpoint(_no_match(checkpoint, where, arch, others))
-    best = found[0]
-    for one in found:
-        if one.network in others and not _is_applications(best, one, checkpoint):
-            return one
-    alike = {
-        one.network.name
-        for one in found
-        if (one.kernels, one.tensors) == (best.kernels, best.tensors)
-    }
-    if len(alike) > 1:
-        choice = " or ".join(f"--arch={name}" for name in sorted(alike))
+    if not matches:
+        raise errors.MismatchedCheckpoint(_explain_no_match(candidates, arch))
+    best = matches[0]
+    for match in matches:
+        if match.network is rebuilt and not _is_keras_application(best, match):
+            return match
+    equal = {match.network.name for match in matches if match.score == best.score}
+    if len(equal) > 1:
+        choice = " or ".join(f"--arch={name}" for name in sorted(equal))
         raise errors.MismatchedCheckpoint(
-            f"{where}: its {best.tensors} known tensors fit {_list(alike)} alike; say "
-            f"which they are of: {choice}"
+            f"{where}: its {best.num_tensors} known tensors fit "
+            f"{' and '.join(sorted(equal))} equally well. Say which network they "
+            f"belong to: pass {choice}."
         )
-    if not arch and (strange := strangers(checkpoint, best)):
+    unexplained = unexplained_tensors.find(best.checkpoint, best.naming)
+    if unexplained and not arch:
+        more = f" and {len(unexplained) - 3} more" if len(unexplained) > 3 else ""
         raise errors.MismatchedCheckpoint(
-            f"{where}: {best.tensors} of its tensors are named and shaped as in "
-            f"{best.network.name} ({best.naming.source}), but it has what that network "
-            f"has not: {_some(strange)}; so it is another network's file, and what "
-            f"those tensors mean is unknown; --arch={best.network.name} uses them all "
-            "the same"
+            f"{where}: {best.num_tensors} of its tensors have names and shapes of "
+            f"{best.network.name} ({best.naming.source}), but it also contains what "
+            f"{best.network.name} does not have: {', '.join(unexplained[:3])}{more}. "
+            f"It probably belongs to another network. Pass --arch={best.network.name} "
+            "to use the matching tensors anyway."
         )
     return best
 
 
-def _is_applications(
-    known: Match, rebuilt: Match, checkpoint: reading.Checkpoint
-) -> bool:
-    """Whether a file's own description is that of a network with known preprocessing.
+def _is_keras_application(known: NetworkMatch, rebuilt: NetworkMatch) -> bool:
+    """Return whether a file's own description is that of a known network.
 
-    keras.applications call their networks by name, and the file states nothing of the
-    preprocessing, which we know.
+    Models of keras.applications carry the network's name, and their files state no
+    preprocessing, which is known for the known network.
     """
     return (
-        known.kernels >= rebuilt.kernels
-        and known.tensors == len(checkpoint.tensors)
+        known.num_kernels >= rebuilt.num_kernels
+        and known.num_tensors == len(known.checkpoint.tensors)
         and rebuilt.network.name == from_keras_config.name_of(known.network.name)
     )
 
 
-def strangers(checkpoint: reading.Checkpoint, match: Match) -> list[str]:
-    """What a file holds that its network does not explain.
-
-    A new final layer under a name of its own does, as do biases, numbers and copies of
-    the network's weights; convolutions and normalisations do not, nor do layers that
-    compute without weights, where the file lists its layers.
-
-    Returns:
-        Names, each with what it is.
-    """
-    habit = match.naming
-    names = {
-        habit.tensor_name(layer, variable)
-        for layer in habit.layers
-        for variable in habit.variables
-    }
-    shapes: dict[str, list[int]] = collections.defaultdict(list)
-    for name in sorted(checkpoint.tensors.keys() - names):
-        layer, separator, _ = name.rpartition("/" if "/" in name else ".")
-        if not separator:
-            layer = name.rpartition("_")[0]
-        # A tensor below another is a copy, as moving averages are.
-        if layer not in names and not name.startswith(habit.beside):
-            shapes[layer or name].append(checkpoint.tensors[name].ndim)
-    found = []
-    for layer, dimensions in shapes.items():
-        if max(dimensions) > 2:
-            found.append(f"{layer} (a convolution)")
-        elif dimensions.count(1) > 1 and 2 not in dimensions:
-            found.append(f"{layer} (a normalisation)")
-    lines = [line.split() for line in checkpoint.layers]
-    listed = [(line[0], line[-1]) for line in lines if len(line) == 2]
-    if "Pooling" in {kind for _, kind in listed}:  # all layers, and not some
-        found += [
-            f"{name} ({kind})"
-            for name, kind in listed
-            if kind in _CAFFE_KINDS and kind not in habit.kinds
-        ]
-    return found
-
-
-# Layers that compute something of their own; none of our networks has more than LRN.
-_CAFFE_KINDS = {
-    *("LRN", "BatchNorm", "Scale", "Bias", "Eltwise", "Concat", "PReLU", "ELU"),
-    *("Power", "Exp", "Log", "AbsVal", "BNLL", "MVN", "Sigmoid", "TanH", "Slice"),
-    *("SPP", "Reduction", "Deconvolution", "Embed", "LSTM", "RNN", "Crop", "Tile"),
-}
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
-
-
-def _list(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names))
-
-
-def _no_match(
-    checkpoint: reading.Checkpoint,
-    where: str,
-    arch: str,
-    others: Sequence[architecture.Network],
-) -> str:
-    """Why a file fits no network, or not the one asked for."""
-    by_name = [
-        one
-        for one in matches(checkpoint, where, others)
-        if arch in ("", one.network.name)  # none has a kernel
-    ]
-    if arch:
-        fits = [
-            one.network.name
-            for one in matches(checkpoint, where, others)
-            if one.kernels
-        ]
-        instead = f"; it fits {fits[0]}" if fits else ""
-    else:
-        instead = "; is it another network's file?"
-    if by_name:
-        near = by_name[0]
-        shapes = near.network.variable_shapes(
-            near.naming.spec or near.network.input_spec
-        )
+def _explain_no_match(candidates: Candidates, arch: str) -> str:
+    """Say why a file fits no network, or not the requested one."""
+    checkpoint = candidates.checkpoint
+    fitting = [m.network.name for m in candidates.matches if m.num_kernels]
+    advice = f" It fits {fitting[0]}." if arch and fitting else ""
+    named = [m for m in candidates.matches if arch in ("", m.network.name)]
+    for match in named[:1]:
+        naming, network = match.naming, match.network
+        shapes = network.variable_shapes(naming.spec or network.input_spec)
         for layer, variables in shapes.items():
-            name = near.naming.tensor_name(layer, "kernel")
+            name = naming.tensor_name(layer, "kernel")
             if name in checkpoint.tensors and "kernel" in variables:
-                expected = near.naming.shapes_in_file(variables["kernel"])[0]
-                what = f"does not fit {arch}" if arch else "fits none of our networks"
                 return (
-                    f"{where}: {what}; nearest is {near.network.name}, but {name} is "
-                    f"{list(checkpoint.tensors[name].shape)}, expected "
-                    f"{list(expected)}{instead if arch else ''}"
+                    f"{candidates.where}: it does not fit {arch or 'any network'}. "
+                    f"The nearest is {network.name}, but the shape of "
+                    f"{name} is {list(checkpoint.tensors[name].shape)}, expected "
+                    f"{list(naming.shapes_in_file(variables['kernel'])[0])}.{advice}"
                 )
+    if not arch:
+        advice = " It may belong to another network."
     if any(name.endswith(ckpt.IN_PARTS) for name in checkpoint.ignored_entries):
-        instead += (
-            "; it has variables in parts, by a partitioner, which Graft does not join: "
-            "save them whole"
+        advice += (
+            " It has variables in parts, made by a partitioner, which Graft does not "
+            "join. Save them whole."
         )
     names = ", ".join(sorted(checkpoint.tensors)[:4])
     names += ", ..." * (len(checkpoint.tensors) > 4)
     return (
-        f"{where}: none of its {len(checkpoint.tensors)} tensors ({names}) has a name "
-        f"by which Graft knows the layers of {arch or 'any network'}, as conv1/weights "
-        f"or features.0.weight{instead}; "
-        "python -m model.inspect shows what it holds"
+        f"{candidates.where}: none of its {len(checkpoint.tensors)} tensors ({names}) "
+        f"has a name by which Graft knows the layers of {arch or 'any network'}, such "
+        f"as conv1/weights or features.0.weight.{advice} Run python -m model.inspect "
+        "to see what the file holds."
     )

@@ -305,7 +305,7 @@ def _store(
     checkpoint: reading.Checkpoint, path: Path, variant: str, source: str
 ) -> None:
     """Write what fits one of our networks, in our names and layout, as safetensors."""
-    restored = restore.fit(checkpoint, source)
+    restored = restore.restore_checkpoint(checkpoint, source)
     metadata = weight_file.describe(restored.network.name, restored.spec) | {
         "variant": variant,
         "source": source,

@@ -11,7 +11,13 @@ from absl import flags
 
 from model.checkpoints import errors
 from model.networks import registry
-from model.weights import named_weights, preprocessing_overrides, restore
+from model.weights import (
+    identify_network,
+    model_variables,
+    named_weights,
+    preprocessing_overrides,
+    restore,
+)
 from pipeline.batches.input_spec import InputSpec
 
 
@@ -51,46 +57,40 @@ def load(
         errors.CheckpointError: the weights cannot be used, or lack a part.
     """
     weights = named_weights.resolve(ckpt)
-    found = restore.fit(
-        weights.checkpoint, str(weights.path), arch=arch, overrides=overrides
-    )
-    if not found.network.is_classifier:
+    where = str(weights.path)
+    match = identify_network.identify(weights.checkpoint, where, arch=arch)
+    network = match.network
+    if not network.is_classifier:
         raise errors.MismatchedCheckpoint(
-            f"{weights.path}: {found.network.name} does not end in a dense layer with "
-            "a logit for each of two classes or more, so it cannot be judged as it is; "
-            "it can carry a new head (train.py --ckpt), and --run_dir names a run of "
-            "this project"
+            f"{where}: {network.name} does not end in a dense layer with a logit for "
+            "each of two classes or more, so it cannot be evaluated without training. "
+            "Use train.py --ckpt to give it a new head, or --run_dir to evaluate a run."
         )
-    last = found.network.step_names()[-1]
-    final = found.network.weighted_layers()[-1]
-    num_classes = _num_classes(found, final)
-    if num_classes != found.network.num_classes:
-        found = restore.fit(
-            weights.checkpoint,
-            str(weights.path),
-            arch=found.network.name,
-            overrides=overrides,
-            num_classes=num_classes,
-        )
-    found.require(last, as_it_is=True)
-    model = found.network.build(found.spec, last=last, num_classes=num_classes)
-    restore.assign(model, found.values)
+    num_classes = _num_classes(match)
+    restored = restore.restore_match(
+        match, overrides=overrides, num_classes=num_classes
+    )
+    last = network.step_names()[-1]
+    restored.require(last, for_evaluation=True)
+    model = network.build(restored.spec, last=last, num_classes=num_classes)
+    model_variables.assign(model, restored.values)
     return Pretrained(
         name=ckpt,
         model=model,
-        spec=found.spec,
+        spec=restored.spec,
         class_names=read_labels(Path(labels), num_classes)
         if labels
         else tuple(f"class {number}" for number in range(num_classes)),
     )
 
 
-def _num_classes(found: restore.Fit, final: str) -> int:
-    """How many classes the file's own final layer tells apart."""
-    for entry in found.entries:
-        if entry.variable == f"{final}/bias" and len(entry.file_shape) == 1:
-            return entry.file_shape[0]
-    return found.network.num_classes
+def _num_classes(match: identify_network.NetworkMatch) -> int:
+    """Return the number of classes of the file's own final layer."""
+    name = match.naming.tensor_name(match.network.weighted_layers()[-1], "bias")
+    bias = match.checkpoint.tensors.get(name)
+    if bias is not None and bias.ndim == 1:
+        return len(bias)
+    return match.network.num_classes
 
 
 def read_labels(path: Path, num_classes: int) -> tuple[str, ...]:

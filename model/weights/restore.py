@@ -1,157 +1,140 @@
-"""Tensors of a weight file -> variables of a network, by name; and the ledger of it.
+"""Restore the weights of a file: convert its tensors to the variables of a network.
 
-The ledger lists every tensor of the file and every variable of the network: what was
-restored from what, what is new, what was left unused, and what did not fit.
+Input: a checkpoint, or the `NetworkMatch` that identified its network. Output:
+`RestoredWeights`, which `model_variables.assign` puts into a Keras model.
 """
 
 import collections
 import dataclasses
 import difflib
-import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence
 
 import ml_dtypes
 import numpy as np
 
 from model.checkpoints import errors, reading
-from model.networks import architecture, composite_layers, from_keras_config, registry
-from model.weights import identify_network, layer_names, preprocessing_overrides
+from model.networks.architecture import Network
+from model.weights import (
+    identify_network,
+    ledger,
+    preprocessing_overrides,
+)
+from model.weights.layer_naming import LayerNaming
 from pipeline.batches.input_spec import InputSpec
 
-Status = Literal["restored", "new", "unused", "mismatched", "skipped"]
-# End of the names of variables that hold a random state and no weight.
-RANDOM_STATE = "seed_generator_state"
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One line of the ledger.
+class RestoredWeights:
+    """Weights of a file as values for the variables of a network.
 
     Attributes:
-        status: what became of it.
-        variable: of the network, as "conv1/kernel"; "" for a tensor of the file alone.
-        shape: of the variable.
-        tensor: its name in the file; "" for a variable alone.
-        file_shape: of the tensor as the file has it.
-        file_dtype: likewise.
-    """
-
-    status: Status
-    variable: str = ""
-    shape: tuple[int, ...] = ()
-    tensor: str = ""
-    file_shape: tuple[int, ...] = ()
-    file_dtype: str = ""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Fit:
-    """A file's tensors, matched to a network but not yet put into one.
-
-    Attributes:
-        where: the file.
-        network: that they belong to.
-        naming: by which the tensors were found.
-        spec: of the input, as the weights expect it.
-        values: {layer: {"kernel" or "bias" or ...: array in our layout}} of all that
-            fit.
+        where: name of the file, for messages.
+        network: network that the weights belong to.
+        naming: naming convention that found the tensors.
+        spec: size and normalisation of the input that the weights expect.
+        values: {layer: {"kernel" or "bias" or ...: array in Graft's layout}} of all
+            tensors that fit.
         shapes: {layer: {variable: shape}} of the network.
         skipped: layers that were left out on purpose.
-        entries: ledger lines of the file's tensors.
+        entries: ledger entries of the file's tensors.
     """
 
     where: str
-    network: architecture.Network
-    naming: layer_names.Naming
+    network: Network
+    naming: LayerNaming
     spec: InputSpec
     values: dict[str, dict[str, np.ndarray]]
     shapes: dict[str, dict[str, tuple[int, ...]]]
     skipped: tuple[str, ...] = ()
-    entries: tuple[Entry, ...]
+    entries: tuple[ledger.Entry, ...]
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """{"layer/variable": array} of all that fit."""
+        """Return {"layer/variable": array} of all tensors that fit."""
         return {
             f"{layer}/{name}": array
             for layer, arrays in self.values.items()
             for name, array in arrays.items()
         }
 
-    def complete(self, layer: str) -> bool:
-        """Whether all variables of a layer were found and fit."""
+    def is_complete(self, layer: str) -> bool:
+        """Return whether all variables of a layer are restored."""
         return self.values.get(layer, {}).keys() == self.shapes[layer].keys()
 
+    def missing_layers(self, last: str) -> list[str]:
+        """List the layers with weights up to step `last` that are not restored.
+
+        Layers that were left out on purpose do not count as missing.
+        """
+        return [
+            name
+            for name in self.network.weighted_layers(last)
+            if not self.is_complete(name) and name not in self.skipped
+        ]
+
+    def possible_features(self) -> list[str]:
+        """List the network's features below which nothing is missing."""
+        return [n for n in self.network.features if not self.missing_layers(n)]
+
+    def possible_positions(self) -> list[str]:
+        """List all positions of a head below which nothing is missing."""
+        return [n for n in self.network.head_positions() if not self.missing_layers(n)]
+
     def deepest_feature(self) -> str:
-        """The deepest step for a head below which everything can be restored.
+        """Return the deepest feature below which nothing is missing.
 
         Raises:
-            errors.MismatchedCheckpoint: not even the first one.
+            errors.MismatchedCheckpoint: something is missing below the first one.
         """
         possible = self.possible_features()
         if not possible:
             self.require(self.network.features[0])
         return possible[-1]
 
-    def possible_features(self) -> list[str]:
-        """Steps for a head below which everything can be restored, or is skipped."""
-        return [name for name in self.network.features if not self.missing(name)]
-
-    def reachable_places(self) -> list[str]:
-        """The same of all steps that a head may sit on if it is asked for."""
-        return [
-            name for name in self.network.head_positions() if not self.missing(name)
-        ]
-
-    def missing(self, last: str) -> list[str]:
-        """Layers up to step `last` that have weights and cannot be restored."""
-        return [
-            name
-            for name in self.network.weighted_layers(last)
-            if not self.complete(name) and name not in self.skipped
-        ]
-
-    def require(self, last: str, *, as_it_is: bool = False) -> None:
-        """Refuses a random start where restored weights are expected.
+    def require(self, last: str, *, for_evaluation: bool = False) -> None:
+        """Refuse a random start where restored weights are expected.
 
         Args:
             last: step up to which they are expected.
-            as_it_is: the network is to be judged without training.
+            for_evaluation: whether the network is to be evaluated without training.
 
         Raises:
-            errors.MismatchedCheckpoint: a layer up to `last` cannot be restored.
+            errors.MismatchedCheckpoint: a layer up to `last` is not restored.
         """
-        missing = self.missing(last)
+        missing = self.missing_layers(last)
         if not missing:
             return
         wrong = [
-            f"{e.tensor} is {e.file_dtype} {list(e.file_shape)}, expected float "
-            f"{list(self.naming.shapes_in_file(e.shape)[0])}"
-            for e in self.entries
-            if e.status == "mismatched" and e.variable.split("/")[0] in missing
+            f"{entry.tensor} is {entry.file_dtype} {list(entry.file_shape)}, expected "
+            f"float {list(self.naming.shapes_in_file(entry.shape)[0])}"
+            for entry in self.entries
+            if entry.status == "mismatched" and entry.variable.split("/")[0] in missing
         ]
-        possible = self.reachable_places()
-        advice = (
-            f"use --features={possible[-1]}, which they reach, or start them anew with "
-            f"--skip={','.join(missing)}"
-            if possible
-            else "is it another network's file?"
-        )
-        if as_it_is:
-            advice = (
-                "a network is judged as it is only with all of its weights; --run_dir "
-                "names a run of this project, and train.py gives others a new head"
-            )
-        near = "".join(f"; {line}" for line in self.near_misses() if not wrong)
+        reason = "; ".join(wrong or ["the file does not contain them"])
+        if not wrong and (near := self.near_misses()):
+            reason += f" ({'; '.join(near)})"
         raise errors.MismatchedCheckpoint(
             f"{self.where}: {', '.join(missing)} of {self.network.name} cannot be "
-            f"restored up to {last}: {'; '.join(wrong) or 'not in the file'}{near}; "
-            f"{advice}"
+            f"restored, but {last} needs them: {reason}. "
+            f"{self._advice(missing, for_evaluation)}"
         )
 
+    def _advice(self, missing: Sequence[str], for_evaluation: bool) -> str:
+        possible = self.possible_positions()
+        if for_evaluation:
+            return (
+                "A network can only be evaluated with all of its weights. Use train.py "
+                "to give it a new head, or --run_dir to evaluate a run."
+            )
+        if possible:
+            return (
+                f"Pass --features={possible[-1]}, below which everything is restored, "
+                f"or --skip={','.join(missing)} to start these layers at random."
+            )
+        return "The file may belong to another network."
+
     def near_misses(self) -> list[str]:
-        """Layers of file and network that nearly have the same name, a line each."""
+        """List layers of file and network whose names are nearly equal, as text."""
         unused = {
             re.split(r"[./](?=[^./]*$)", entry.tensor)[0]
             for entry in self.entries
@@ -160,136 +143,92 @@ class Fit:
         matched = {entry.variable.split("/")[0] for entry in self.entries}
         lines = []
         for layer in self.shapes.keys() - matched - {*self.skipped}:
-            wanted = self.naming.layers.get(layer, layer)
-            close = sorted(name for name in unused if name.startswith(wanted))
-            close += difflib.get_close_matches(wanted, unused, n=1)
+            expected = self.naming.layers.get(layer, layer)
+            close = sorted(name for name in unused if name.startswith(expected))
+            close += difflib.get_close_matches(expected, unused, n=1)
             if close:
-                lines.append(f"the file has {close[0]}, the network has {wanted}")
+                lines.append(f"the file has {close[0]}, the network has {expected}")
         return sorted(lines)
 
 
-def fit(
+def restore_checkpoint(
     checkpoint: reading.Checkpoint,
     where: str,
     *,
     arch: str = "",
     skip: Sequence[str] = (),
     overrides: preprocessing_overrides.Overrides = preprocessing_overrides.AS_WEIGHTS,
-    num_classes: int = 0,
-) -> Fit:
-    """Matches the tensors of a file to the network they belong to.
+) -> RestoredWeights:
+    """Identify the network of a file's tensors and restore them.
 
     Args:
-        checkpoint: the file.
-        where: its name, for errors and the ledger.
-        arch: name of the network; "" to find it.
-        skip: layers to leave out, although the file may have them.
-        overrides: of the preprocessing.
-        num_classes: of the network's own final layer; 0 for that of its best-known
-            weights.
+        checkpoint: content of the file.
+        where: name of the file, for messages.
+        arch: name of the network; "" to identify it.
+        skip: layers to leave out even if the file has them.
+        overrides: preprocessing that the user sets by flags.
 
     Raises:
-        errors.MismatchedCheckpoint: the tensors are of no network, or of several.
+        errors.MismatchedCheckpoint: the tensors fit no network, or several.
         errors.CorruptCheckpoint: a weight is infinite or not a number.
     """
-    checkpoint = identify_network.in_our_terms(checkpoint)
-    others, why_not = rebuilt(checkpoint, where)
-    try:
-        match = identify_network.recognise(checkpoint, where, arch=arch, others=others)
-    except errors.MismatchedCheckpoint as error:
-        raise errors.MismatchedCheckpoint(
-            f"{error}; {why_not}" if why_not else str(error)
-        ) from error
-    return fit_match(
-        checkpoint,
-        where,
-        match,
-        skip=skip,
-        overrides=overrides,
-        num_classes=num_classes,
-    )
+    match = identify_network.identify(checkpoint, where, arch=arch)
+    return restore_match(match, skip=skip, overrides=overrides)
 
 
-def rebuilt(
-    checkpoint: reading.Checkpoint, where: str
-) -> tuple[list[architecture.Network], str]:
-    """The network that a file's own configuration describes, or why there is none."""
-    text = checkpoint.keras_config
-    if not text:
-        return [], ""
-    own = from_keras_config.own_model(text)
-    if own and own[0] in registry.NETWORKS:
-        return [], ""
-    try:
-        return [from_keras_config.rebuild(text, where)], ""
-    except errors.CheckpointError as error:
-        return [], str(error).removeprefix(f"{where}: ")
-
-
-def fit_match(
-    checkpoint: reading.Checkpoint,
-    where: str,
-    match: identify_network.Match,
+def restore_match(
+    match: identify_network.NetworkMatch,
     *,
     skip: Sequence[str] = (),
     overrides: preprocessing_overrides.Overrides = preprocessing_overrides.AS_WEIGHTS,
     num_classes: int = 0,
-) -> Fit:
-    """As `fit`, by a habit and for a network that are known."""
-    tensors = checkpoint.tensors
-    habit, chosen = match.naming, match.network
-    spec = overrides.apply(habit.spec or chosen.input_spec, by_weights_bgr=habit.bgr)
-    shapes = chosen.variable_shapes(spec, num_classes)
-    bgr = overrides.bgr(habit.bgr)
-    first = chosen.first_convolution() if bgr else ""
-    if bgr and not first:
-        raise errors.MismatchedCheckpoint(
-            f"{where}: --channel_order=bgr turns the kernel of a first convolution; "
-            f"{chosen.name} does not begin with one, so change the order in the file"
-        )
-    if unknown := [name for name in skip if name not in shapes]:
-        raise errors.MismatchedCheckpoint(
-            f"--skip={','.join(unknown)}: {chosen.name} has {', '.join(shapes)}"
-        )
+) -> RestoredWeights:
+    """Restore the tensors of a file whose network is known.
+
+    Args:
+        match: file, network and naming convention.
+        skip: layers to leave out even if the file has them.
+        overrides: preprocessing that the user sets by flags.
+        num_classes: number of classes of the network's own final layer; 0 for that of
+            its best-known weights.
+
+    Raises:
+        errors.MismatchedCheckpoint: `skip` or `overrides` do not suit the network.
+        errors.CorruptCheckpoint: a weight is infinite or not a number.
+    """
+    tensors, naming, network = match.checkpoint.tensors, match.naming, match.network
+    spec = overrides.apply(naming.spec or network.input_spec, by_weights_bgr=naming.bgr)
+    shapes = network.variable_shapes(spec, num_classes)
+    bgr_layer = _bgr_layer(match, overrides)
+    _check_skip(skip, network, shapes)
     values: dict[str, dict[str, np.ndarray]] = collections.defaultdict(dict)
     entries = []
     for layer, variables in shapes.items():
         for variable, shape in variables.items():
-            name = habit.tensor_name(layer, variable)
+            name = naming.tensor_name(layer, variable)
             if name not in tensors:
                 continue
-            tensor = tensors[name]
-            fits = tensor.shape in habit.shapes_in_file(shape) and is_float(tensor)
-            status: Status = "restored" if fits else "mismatched"
-            entries.append(
-                Entry(
-                    status="skipped" if layer in skip else status,
-                    variable=f"{layer}/{variable}",
-                    shape=shape,
-                    tensor=name,
-                    file_shape=tensor.shape,
-                    file_dtype=str(tensor.dtype),
-                )
+            status = (
+                "skipped" if layer in skip else _status(naming, tensors[name], shape)
             )
-            if entries[-1].status == "restored":
-                ours = habit.to_ours(layer, finite(tensor, f"{where}: {name}"), shape)
-                if layer == first and variable == "kernel":
-                    ours = ours[:, :, ::-1]
-                values[layer][variable] = ours
+            entry = ledger.file_entry(status, name, tensors[name])
+            entries.append(
+                dataclasses.replace(entry, variable=f"{layer}/{variable}", shape=shape)
+            )
+            if status == "restored":
+                array = finite_float32(tensors[name], f"{match.where}: {name}")
+                array = naming.to_graft(layer, array, shape)
+                is_reversed = layer == bgr_layer and variable == "kernel"
+                values[layer][variable] = array[:, :, ::-1] if is_reversed else array
     used = {entry.tensor for entry in entries}
     entries += [
-        Entry(
-            status="unused",
-            tensor=name,
-            file_shape=tensors[name].shape,
-            file_dtype=str(tensors[name].dtype),
-        )
+        ledger.file_entry("unused", name, tensors[name])
         for name in sorted(tensors.keys() - used)
     ]
-    return Fit(
-        where=where,
-        network=chosen,
-        naming=habit,
+    return RestoredWeights(
+        where=match.where,
+        network=network,
+        naming=naming,
         spec=spec,
         values=dict(values),
         shapes=shapes,
@@ -298,135 +237,53 @@ def fit_match(
     )
 
 
+def _check_skip(skip: Sequence[str], network: Network, layers: Iterable[str]) -> None:
+    if unknown := {*skip} - {*layers}:
+        raise errors.MismatchedCheckpoint(
+            f"--skip={','.join(sorted(unknown))}: {network.name} has no such layer. "
+            f"Expected some of {', '.join(layers)}."
+        )
+
+
+def _status(
+    naming: LayerNaming, tensor: np.ndarray, shape: tuple[int, ...]
+) -> ledger.Status:
+    fits = tensor.shape in naming.shapes_in_file(shape) and is_float(tensor)
+    return "restored" if fits else "mismatched"
+
+
+def _bgr_layer(
+    match: identify_network.NetworkMatch, overrides: preprocessing_overrides.Overrides
+) -> str:
+    """Return the layer whose kernel sees blue first; "" if the input is RGB."""
+    if not overrides.bgr(match.naming.bgr):
+        return ""
+    layer = match.network.first_convolution()
+    if not layer:
+        raise errors.MismatchedCheckpoint(
+            f"{match.where}: --channel_order=bgr reverses the kernel of the first "
+            f"convolution, but {match.network.name} does not begin with one. Change "
+            "the order of the channels in the file."
+        )
+    return layer
+
+
 def is_float(tensor: np.ndarray) -> bool:
-    """Whether its numbers can be weights."""
+    """Return whether a tensor's numbers can be weights."""
     return tensor.dtype.kind == "f" or tensor.dtype == ml_dtypes.bfloat16
 
 
-def finite(tensor: np.ndarray, where: str) -> np.ndarray:
-    """The tensor in float32; one bad weight would make every logit nan."""
+def finite_float32(tensor: np.ndarray, where: str) -> np.ndarray:
+    """Convert a tensor to float32.
+
+    Raises:
+        errors.CorruptCheckpoint: a number is not finite; it would make every logit nan.
+    """
     with np.errstate(over="ignore"):
-        found = tensor.astype(np.float32)
-    if not np.isfinite(found).all():
+        array = tensor.astype(np.float32)
+    if not np.isfinite(array).all():
         raise errors.CorruptCheckpoint(
-            f"{where} holds weights that are infinite or not numbers; the file is "
-            "damaged, or the training behind it ran away: use another"
+            f"{where} holds weights that are infinite or not numbers. The file is "
+            "damaged, or its training diverged. Use another file."
         )
-    return found
-
-
-def assign(model: Any, values: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-    """Puts values into a model's layers.
-
-    Args:
-        model: keras.Model.
-        values: {layer: {"kernel" or "bias" or ...: array}}; layers that the model does
-            not have are left out. Of a convolution in groups, each group's layer gets
-            its part.
-    """
-    for layer in model.layers:
-        if not layer.weights:
-            continue  # as the one that joins the groups, which has their name
-        group = composite_layers.group_of(layer.name)
-        arrays = values.get(layer.name) or values.get(group[0] if group else "", {})
-        for name, array in arrays.items():
-            variable = getattr(layer, name)
-            if group and layer.name not in values:
-                size = variable.shape[-1]
-                array = array[..., group[1] * size : (group[1] + 1) * size]
-            variable.assign(array)
-
-
-def _weights(model: Any) -> dict[str, list[Any]]:
-    """{"layer/variable": its Keras variables}; several for a convolution in groups."""
-    found: dict[str, list[Any]] = collections.defaultdict(list)
-    for layer in model.layers:
-        group = composite_layers.group_of(layer.name)
-        name = group[0] if group else layer.name
-        for variable in layer.weights:
-            if variable.name != RANDOM_STATE:
-                found[f"{name}/{variable.name}"].append(variable)
-    return dict(found)
-
-
-def gather(model: Any) -> dict[str, np.ndarray]:
-    """{"layer/variable": array} of a model's weights, groups joined."""
-    return {
-        name: np.concatenate([v.numpy() for v in variables], axis=-1)
-        for name, variables in _weights(model).items()
-    }
-
-
-def ledger(found: Fit | None, model: Any) -> list[Entry]:
-    """All lines: tensors of the file, and variables of the model that are new.
-
-    Args:
-        found: what was restored; None for a random start.
-        model: the model as it will be trained.
-    """
-    shapes = {
-        name: (*some[0].shape[:-1], sum(variable.shape[-1] for variable in some))
-        for name, some in _weights(model).items()
-    }
-    entries = []
-    for entry in found.entries if found else ():
-        if entry.status == "restored" and entry.variable not in shapes:
-            # The file has it, but the model ends below that layer.
-            entry = dataclasses.replace(entry, status="unused", variable="", shape=())
-        entries.append(entry)
-    restored = {entry.variable for entry in entries if entry.status == "restored"}
-    entries += [
-        Entry(status="new", variable=name, shape=shape)
-        for name, shape in shapes.items()
-        if name not in restored
-    ]
-    return entries
-
-
-def variable_name(variable: Any) -> str:
-    """The layer's name and the variable's, as in conv1/kernel."""
-    return str(variable.path)
-
-
-def trainable(model: Any) -> dict[str, Any]:
-    """{"layer/variable": variable} of what trains, also in a model's parts."""
-    found = {}
-    for variable in model.trainable_variables:
-        found["/".join(variable_name(variable).split("/")[-2:])] = variable
-    return found
-
-
-def digests(variables: Iterable[Any]) -> dict[str, str]:
-    """{variable: SHA-256 of its bytes}: proof of what training did not change.
-
-    Random states are no weights: dropout brings one, another in every model built.
-    """
-    return {
-        variable_name(variable): hashlib.sha256(
-            np.ascontiguousarray(variable.numpy()).tobytes()
-        ).hexdigest()
-        for variable in variables
-        if not variable_name(variable).endswith(RANDOM_STATE)
-    }
-
-
-def table(entries: Iterable[Entry]) -> str:
-    """The ledger as text, one line per entry."""
-    rows: list[tuple[str, ...]] = [
-        (
-            entry.status,
-            entry.variable or "-",
-            str(list(entry.shape)) if entry.variable else "-",
-            entry.tensor or "-",
-            str(list(entry.file_shape)) if entry.tensor else "-",
-        )
-        for entry in entries
-    ]
-    rows.insert(0, ("status", "variable", "shape", "tensor in the file", "its shape"))
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    return "\n".join(
-        "  ".join(
-            f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)
-        ).rstrip()
-        for row in rows
-    )
+    return array

@@ -46,7 +46,7 @@ def test_what_a_file_holds_and_fits(quick):
     table = {line.split()[0]: line.split()[1:] for line in lines if "/" in line}
     assert table["conv1/kernel"] == ["[5,", "5,", "3,", "32]", "float32", "0.5", "0"]
     assert lines[-1] == (
-        "fits cifar10_quick (names as of layer names): 10 of 10 variables; a new head "
+        "fits cifar10_quick (names as in layer names): 10 of 10 variables; a new head "
         "may sit on ip1"
     )
 
@@ -57,8 +57,8 @@ def test_how_completely(tmp_path):
     path = tmp_path / "part.safetensors"
     safetensors.numpy.save_file(tensors, path)
     (line,) = inspect.report_fittings(reading.read(path), "file").splitlines()
-    assert line.startswith("fits cifar10_quick (names as of layer names): 1 of 10")
-    assert line.endswith("not from the input on, so no head can sit")
+    assert line.startswith("fits cifar10_quick (names as in layer names): 1 of 10")
+    assert line.endswith("its first layers are missing, so a new head cannot use it")
 
 
 def test_a_network_of_nobody(tmp_path):
@@ -66,7 +66,7 @@ def test_a_network_of_nobody(tmp_path):
     safetensors.numpy.save_file({"w": np.array([1, np.nan], np.float32)}, path)
     done = inspected(path)
     assert done.returncode == 0
-    assert done.stdout.endswith("\nfits no network of ours\n")
+    assert done.stdout.endswith("\nfits no network that Graft knows\n")
     assert "nan" in done.stdout
 
 

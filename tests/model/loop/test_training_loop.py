@@ -6,7 +6,7 @@ import pytest
 
 from model.loop import losses, metrics, optimization, parameter_update, training_loop
 from model.networks import head
-from model.weights import restore
+from model.weights import model_variables
 
 LN2, LN3 = math.log(2), math.log(3)
 
@@ -38,7 +38,7 @@ def learning_of(model, rate, total_steps, epochs=1, *, precision="float32", **ho
     """Adam and a half cosine, unless `how` says otherwise."""
     settings = how.pop("settings", optimization.Settings())
     moved = parameter_update.Update(
-        restore.trainable(model), settings, float16=precision == "float16"
+        model_variables.trainable(model), settings, float16=precision == "float16"
     )
     how = {"schedule": optimization.Settings(), **how}
     how |= {"epochs": epochs, "total_steps": total_steps}

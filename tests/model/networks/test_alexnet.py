@@ -13,7 +13,7 @@ import pytest
 
 from model.checkpoints import reading
 from model.networks import registry
-from model.weights import restore
+from model.weights import model_variables, restore
 
 COUNTS = {"alexnet": 62_378_344, "alexnet_owt": 61_100_840}
 # Of the networks' own layers: output without the batch.
@@ -84,10 +84,10 @@ class Case:
         checkpoint = reading.Checkpoint(
             tensors=changed or self.tensors, format="PyTorch (zip)"
         )
-        found = restore.fit(checkpoint, "file")
+        found = restore.restore_checkpoint(checkpoint, "file")
         assert found.network.name == self.name
         assert all(entry.status == "restored" for entry in found.entries)
-        restore.assign(self.whole, found.values)
+        model_variables.assign(self.whole, found.values)
         return found.naming
 
 

@@ -140,7 +140,7 @@ WRONG = {
 
 
 def filled(name, tensors):
-    found = restore.fit(caffe_file(tensors, LISTED[name]), "file")
+    found = restore.restore_checkpoint(caffe_file(tensors, LISTED[name]), "file")
     assert found.network.name == name
     assert found.naming.bgr
     model = ref.every_step(found.network, found.spec)
@@ -164,7 +164,7 @@ def test_wrong_layouts_are_noticed(tensors, image):
         wrong = np.ascontiguousarray(change(kernel))
         assert wrong.shape == kernel.shape
         one = caffe_file({f"{layer}/0": wrong})
-        ref.fill(model, restore.fit(one, "file", arch="caffenet"))
+        ref.fill(model, restore.restore_checkpoint(one, "file", arch="caffenet"))
         with pytest.raises(AssertionError, match=f"step {layer};"):
             ref.check(model, image, expected)
 
@@ -179,12 +179,18 @@ def test_an_unlisted_order_is_ambiguous(tensors):
     small = {name: tensors[name] for name in ("conv1/0", "conv1/1", "conv2/0")}
     with pytest.raises(
         errors.MismatchedCheckpoint,
-        match="fit bvlc_alexnet, caffenet alike; say which they are of: --arch",
+        match=r"fit bvlc_alexnet and caffenet equally well.*--arch",
     ):
-        restore.fit(caffe_file(small), "file")
+        restore.restore_checkpoint(caffe_file(small), "file")
     for name, layers in LISTED.items():
-        assert restore.fit(caffe_file(small), "f", arch=name).network.name == name
-        assert restore.fit(caffe_file(small, layers), "f").network.name == name
+        assert (
+            restore.restore_checkpoint(caffe_file(small), "f", arch=name).network.name
+            == name
+        )
+        assert (
+            restore.restore_checkpoint(caffe_file(small, layers), "f").network.name
+            == name
+        )
 
 
 def hwio(kernel):
@@ -209,10 +215,10 @@ def test_converted_files_give_what_caffes_give(variables, form, tensors):
         turned[kernel.format(layer)] = hwio(tensors[f"{layer}/0"])
         turned[bias.format(layer)] = tensors[f"{layer}/1"]
     checkpoint = reading.Checkpoint(tensors=turned, format=form)
-    with pytest.raises(errors.MismatchedCheckpoint, match="bvlc_alexnet, caffenet"):
-        restore.fit(checkpoint, "file")
+    with pytest.raises(errors.MismatchedCheckpoint, match="bvlc_alexnet and caffenet"):
+        restore.restore_checkpoint(checkpoint, "file")
     for name in LISTED:
-        found = restore.fit(checkpoint, "file", arch=name)
+        found = restore.restore_checkpoint(checkpoint, "file", arch=name)
         assert {entry.status for entry in found.entries} == {"restored"}
         for layer, values in found.values.items():
             expected = hwio(tensors[f"{layer}/0"])

@@ -124,7 +124,7 @@ IMAGE = np.random.default_rng(2).integers(0, 256, (70, 70, 3)).astype(np.float32
 
 def fit(tensors):
     checkpoint = reading.Checkpoint(tensors=tensors, format="PyTorch (zip)")
-    return restore.fit(checkpoint, "file")
+    return restore.restore_checkpoint(checkpoint, "file")
 
 
 def test_parameters():

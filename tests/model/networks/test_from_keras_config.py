@@ -11,7 +11,7 @@ from keras import layers
 
 from model.checkpoints import errors
 from model.networks import architecture, from_keras_config, head, registry
-from model.weights import restore
+from model.weights import model_variables
 from pipeline.batches.input_spec import InputSpec, as_tuples
 
 
@@ -78,8 +78,8 @@ def copied(found, model):
         for layer in leaves(model)
         if layer.weights
     }
-    restore.assign(rebuilt, values)
-    assert restore.gather(rebuilt).keys() == {
+    model_variables.assign(rebuilt, values)
+    assert model_variables.gather(rebuilt).keys() == {
         f"{layer}/{name}" for layer, arrays in values.items() for name in arrays
     }
     return rebuilt
@@ -458,7 +458,7 @@ def test_a_model_that_a_run_saved_is_its_base_again(make, share, on, pooling):
         for layer in whole.layers
         if layer.weights and "seed" not in layer.weights[0].path
     }
-    restore.assign(again, values)
+    model_variables.assign(again, values)
     assert found.features[-1] == grafted.layers[-1].name
     expected = keras.Model(whole.input, grafted.output)(image)
     np.testing.assert_allclose(again(image), expected, rtol=1e-4, atol=1e-5)

@@ -11,7 +11,7 @@ import pytest
 
 from model.checkpoints import reading
 from model.networks import registry
-from model.weights import layer_names, restore
+from model.weights import model_variables, naming_conventions, restore
 from tests import numpy_networks as ref
 
 # 3x3 kernels over 3-64-64-128-128-256x3-512x6 channels, 25088x4096, 4096x4096,
@@ -184,16 +184,16 @@ def test_base_takes_any_size():
 def test_every_step(model, arrays, image):
     """The convolutions and fc2 from a file of torchvision's, fc1 as it is."""
     without = {layer: pair for layer, pair in arrays.items() if layer != "fc1"}
-    found = restore.fit(file_of(without, "torchvision"), "file")
+    found = restore.restore_checkpoint(file_of(without, "torchvision"), "file")
     ref.fill(model, found)
     kernel, bias = arrays["fc1"]
-    restore.assign(model, {"fc1": {"kernel": kernel.T, "bias": bias}})
+    model_variables.assign(model, {"fc1": {"kernel": kernel.T, "bias": bias}})
     expected = forward(arrays, image)
     assert set(expected) == set(ref.shapes("vgg16", 50)) - {"flatten", "drop1", "drop2"}
     ref.check(model, image, expected)
     kernel, bias = arrays["fc2"]
     transposed = file_of({"fc2": (kernel.T, bias)}, "torchvision")
-    ref.fill(model, restore.fit(transposed, "file", arch="vgg16"))
+    ref.fill(model, restore.restore_checkpoint(transposed, "file", arch="vgg16"))
     with pytest.raises(AssertionError, match="step fc2;"):
         ref.check(model, image, expected)
 
@@ -204,7 +204,7 @@ def test_each_habit_gives_the_same_weights_and_its_own_input(source, arrays):
     names = ("block1_conv1", "block1_conv2", "block4_conv1", "fc2", "predictions")
     part = {layer: arrays[layer] for layer in names}
     checkpoint = file_of(part, source)
-    found = restore.fit(checkpoint, "file")
+    found = restore.restore_checkpoint(checkpoint, "file")
     assert (found.network.name, found.naming.source) == ("vgg16", source)
     assert {entry.status for entry in found.entries} == {"restored"}
     assert len(found.entries) == len(checkpoint.tensors) >= 6
@@ -223,7 +223,7 @@ def test_each_habit_gives_the_same_weights_and_its_own_input(source, arrays):
 def test_names_and_order_of_all_layers(source):
     (habit,) = [
         one
-        for one in layer_names.NAMINGS
+        for one in naming_conventions.NAMINGS
         if (one.source, one.network) == (source, "vgg16")
     ]
     expected = HABITS[source]
@@ -240,7 +240,7 @@ def test_fc1_looks_at_the_same_pixels(source):
     """Two filters of fc1, each weight of which says where its input is."""
     (habit,) = [
         one
-        for one in layer_names.NAMINGS
+        for one in naming_conventions.NAMINGS
         if (one.source, one.network) == (source, "vgg16")
     ]
     place = np.arange(2 * 7 * 7 * 512, dtype=np.float32).reshape(2, 7, 7, 512)
@@ -249,5 +249,5 @@ def test_fc1_looks_at_the_same_pixels(source):
     if HABITS[source].pytorch:
         in_file = place.transpose(0, 3, 1, 2).reshape(2, -1)
     assert in_file.shape in habit.shapes_in_file(ours.shape)
-    found = habit.to_ours("fc1", in_file, ours.shape)
+    found = habit.to_graft("fc1", in_file, ours.shape)
     np.testing.assert_array_equal(found, ours)

@@ -7,7 +7,7 @@ import pytest
 
 from model.loop import optimization, parameter_update, training_loop
 from model.training import learning_rate_finder
-from model.weights import restore
+from model.weights import model_variables
 from tests.model.loop import test_training_loop
 
 
@@ -44,7 +44,7 @@ def search(inputs, labels, steps=60):
     job = test_training_loop.Job(model, inputs, labels, batch_size=10)
     learning = training_loop.Learning(
         update=parameter_update.Update(
-            restore.trainable(model),
+            model_variables.trainable(model),
             optimization.Settings(optimizer="sgd"),
             float16=False,
         ),

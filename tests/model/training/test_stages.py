@@ -12,7 +12,7 @@ from model.checkpoints import errors
 from model.loop import dropout, optimization, parameter_update, training_loop
 from model.networks import head, registry
 from model.training import settings, stages, starting_point
-from model.weights import restore
+from model.weights import model_variables
 
 # Network -> {lowest layer that trains: layer whose output the trunk gives}, with the
 # new final layer on fc7.
@@ -93,7 +93,7 @@ def values_of(part):
 
 
 def names_of(variables):
-    return [restore.variable_name(variable) for variable in variables]
+    return [model_variables.variable_name(variable) for variable in variables]
 
 
 def pair(layers):
@@ -143,7 +143,7 @@ def test_what_trains_and_what_does_not(tiny, cut):
     frozen = TINY_CUTS[cut]
     trained = [n for n in ("conv1", "conv2", "fc3", "fc4") if n not in frozen]
     assert trunk.trainable_variables == []
-    assert list(restore.digests(trunk.variables)) == pair(frozen)
+    assert list(model_variables.digests(trunk.variables)) == pair(frozen)
     assert names_of(tail.trainable_variables) == pair([*trained, "logits"])
     joined = stages.join(trunk, tail)
     assert names_of(joined.trainable_variables) == pair([*trained, "logits"])
@@ -168,8 +168,10 @@ def test_assembled_weights_are_those_of_the_parts(tiny, cut):
     plan = make_plan(tiny, cut=cut)
     trunk, tail = build(plan)
     whole = stages.assemble(plan, values_of(trunk) | values_of(tail))
-    parts = restore.digests(trunk.variables) | restore.digests(tail.variables)
-    assert restore.digests(whole.variables) == parts
+    parts = model_variables.digests(trunk.variables) | model_variables.digests(
+        tail.variables
+    )
+    assert model_variables.digests(whole.variables) == parts
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
@@ -188,9 +190,9 @@ def test_training_moves_the_tail_alone(tiny, images):
     plan = make_plan(tiny, cut="pool1")
     trunk, tail = build(plan)
     joined = stages.join(trunk, tail)
-    frozen, moving = restore.digests(trunk.variables), values_of(tail)
+    frozen, moving = model_variables.digests(trunk.variables), values_of(tail)
     moved = parameter_update.Update(
-        restore.trainable(joined), optimization.Settings(), float16=False
+        model_variables.trainable(joined), optimization.Settings(), float16=False
     )
     learning = training_loop.Learning(
         update=moved,
@@ -201,7 +203,7 @@ def test_training_moves_the_tail_alone(tiny, images):
     )
     step = training_loop.TrainStep(joined, learning)
     step(images, np.array([0, 1, 2, 0, 1], np.int32))
-    assert restore.digests(trunk.variables) == frozen
+    assert model_variables.digests(trunk.variables) == frozen
     after = values_of(tail)
     assert all((after[name] != moving[name]).any() for name in moving)
 

@@ -8,9 +8,9 @@ import pytest
 
 from model.checkpoints import errors, reading
 from model.networks import registry
-from model.weights import identify_network
+from model.weights import identify_network, layer_naming, unexplained_tensors
 from pipeline.batches.input_spec import InputSpec
-from tests.model.weights.test_layer_names import ALL, BLUE_FIRST, file_of
+from tests.model.weights.test_naming_conventions import ALL, BLUE_FIRST, file_of
 
 
 @ALL
@@ -20,9 +20,9 @@ def test_recognised_among_other_tensors(habit):
         {"step": np.array(7), "optimizer/conv1/weights/m": np.zeros(3)}
     )
     arch = habit[1] if habit[0] in BLUE_FIRST else ""
-    found = identify_network.recognise(checkpoint, "file", arch=arch)
+    found = identify_network.identify(checkpoint, "file", arch=arch)
     assert (found.naming.source, found.network.name) == habit
-    assert found.tensors == len(checkpoint.tensors) - 2
+    assert found.num_tensors == len(checkpoint.tensors) - 2
 
 
 @pytest.mark.parametrize(
@@ -32,9 +32,9 @@ def test_caffenet_and_alexnet_have_the_same_weights(kind):
     """A file without a list of layers fits both; the user has to say."""
     with pytest.raises(
         errors.MismatchedCheckpoint,
-        match=r"file: its 16 known tensors fit bvlc_alexnet, caffenet alike; say which",
+        match=r"file: its 16 known tensors fit bvlc_alexnet and caffenet equally well",
     ):
-        identify_network.recognise(file_of((kind, "caffenet")), "file")
+        identify_network.identify(file_of((kind, "caffenet")), "file")
 
 
 @pytest.mark.parametrize(
@@ -47,9 +47,9 @@ def test_the_format_tells_the_layout_of_a_square_kernel(kind, other):
     layouts = {
         reading.Checkpoint(tensors=tensors, format=name).format: {
             match.naming.layout
-            for match in identify_network.matches(
+            for match in identify_network.find_candidates(
                 reading.Checkpoint(tensors=tensors, format=name), "file"
-            )
+            ).matches
         }
         for name in (kind, other)
     }
@@ -75,17 +75,17 @@ def empty(*shape):
     ],
 )
 def test_one_kernel_is_enough(name, shape, expected):
-    found = identify_network.recognise(checkpoint_of({name: empty(*shape)}), "file")
+    found = identify_network.identify(checkpoint_of({name: empty(*shape)}), "file")
     assert found.network.name == expected
 
 
 def test_names_alone_are_not():
     with pytest.raises(
         errors.MismatchedCheckpoint,
-        match=r"file: fits none of our networks; nearest is alexnet_owt, but "
-        r"features\.0\.weight is \[9, 9\], expected \[64, 3, 11, 11\]",
+        match=r"file: it does not fit any network.*nearest is alexnet_owt, but "
+        r".*features\.0\.weight is \[9, 9\], expected \[64, 3, 11, 11\]",
     ):
-        identify_network.recognise(
+        identify_network.identify(
             checkpoint_of({"features.0.weight": empty(9, 9)}), "file"
         )
 
@@ -97,13 +97,13 @@ def test_names_alone_are_not():
         (["b", "a"], r"none of its 2 tensors \(a, b\) has a name"),
         (list("fedcba"), r"none of its 6 tensors \(a, b, c, d, \.\.\.\) has a name"),
         (["conv1/weight"], r"as conv1/weights or features\.0\.weight"),
-        (["conv1/weights/Adam"], r"is it another network's file\?"),
-        (["module.features.0.weight"], r"python -m model\.inspect shows"),
+        (["conv1/weights/Adam"], r"may belong to another network"),
+        (["module.features.0.weight"], r"python -m model\.inspect"),
     ],
 )
 def test_unknown_names(names, message):
     with pytest.raises(errors.MismatchedCheckpoint, match=message):
-        identify_network.recognise(
+        identify_network.identify(
             checkpoint_of({n: empty(1) for n in names}), "some.file"
         )
 
@@ -121,18 +121,18 @@ class TestArch:
     )
     def test_another(self, arch, message):
         with pytest.raises(errors.MismatchedCheckpoint, match=message):
-            identify_network.recognise(self.FILE, "file", arch=arch)
+            identify_network.identify(self.FILE, "file", arch=arch)
 
     def test_of_the_same_names(self):
         conv1 = {"features.0.weight": empty(64, 3, 11, 11)}
         with pytest.raises(
             errors.MismatchedCheckpoint,
-            match=r"does not fit vgg16; .* \[64, 3, 11, 11\], expected \[64, 3, 3, 3\]",
+            match=r"does not fit vgg16\..* \[64, 3, 11, 11\], expected \[64, 3, 3, 3\]",
         ):
-            identify_network.recognise(checkpoint_of(conv1), "file", arch="vgg16")
+            identify_network.identify(checkpoint_of(conv1), "file", arch="vgg16")
 
     def test_the_same(self):
-        found = identify_network.recognise(self.FILE, "file", arch="alexnet_owt")
+        found = identify_network.identify(self.FILE, "file", arch="alexnet_owt")
         assert found.naming.source == "torchvision"
 
 
@@ -145,33 +145,34 @@ class TestOwnFiles:
 
     def test_say_what_they_are(self):
         text = json.dumps(dataclasses.asdict(self.SPEC))
-        found = identify_network.recognise(self.file(input_spec=text), "file")
+        found = identify_network.identify(self.file(input_spec=text), "file")
         assert found.network.name == "alexnet"
         assert found.naming.spec == self.SPEC
 
     def test_of_a_size_that_the_network_does_not_take(self):
         text = json.dumps(dataclasses.asdict(self.SPEC))
         with pytest.raises(errors.MismatchedCheckpoint, match="images of 9 pixels"):
-            identify_network.recognise(
+            identify_network.identify(
                 self.file(input_spec=text.replace("96", "9")), "file"
             )
 
     def test_without_preprocessing(self):
-        found = identify_network.recognise(self.file(), "file")
+        found = identify_network.identify(self.file(), "file")
         assert found.naming.spec == registry.NETWORKS["alexnet"].input_spec
 
     @pytest.mark.parametrize("text", ["{", "[]", "3", '{"a": 1}', '{"size_px": "x"}'])
     def test_damaged(self, text):
-        with pytest.raises(errors.CorruptCheckpoint, match="no usable input_spec"):
-            identify_network.recognise(self.file(input_spec=text), "file")
+        with pytest.raises(
+            errors.CorruptCheckpoint, match="input_spec in its metadata"
+        ):
+            identify_network.identify(self.file(input_spec=text), "file")
 
 
 class TestGroups:
     KERNEL = np.arange(3 * 3 * 2 * 4, dtype=np.float32).reshape(3, 3, 2, 4)
 
     def join(self, tensors):
-        checkpoint = reading.Checkpoint(tensors=tensors, format="test")
-        return identify_network.in_our_terms(checkpoint).tensors
+        return layer_naming.unify_keras_tensors(tensors)
 
     def test_parts_become_one(self):
         parts = {
@@ -224,10 +225,10 @@ class TestStrangers:
     )
     def test_of_another_network(self, extra, named):
         checkpoint = torch_alexnet(**extra)
-        found = identify_network.recognise(checkpoint, "file", arch="alexnet_owt")
-        assert identify_network.strangers(checkpoint, found) == [named]
+        found = identify_network.identify(checkpoint, "file", arch="alexnet_owt")
+        assert unexplained_tensors.find(checkpoint, found.naming) == [named]
         with pytest.raises(errors.MismatchedCheckpoint) as told:
-            identify_network.recognise(checkpoint, "file")
+            identify_network.identify(checkpoint, "file")
         assert named in str(told.value)
         assert "--arch=alexnet_owt" in str(told.value)
 
@@ -243,7 +244,7 @@ class TestStrangers:
         ids=["nothing", "final layer", "bias", "number", "copy"],
     )
     def test_what_others_leave_beside_a_network(self, extra):
-        found = identify_network.recognise(torch_alexnet(**extra), "file")
+        found = identify_network.identify(torch_alexnet(**extra), "file")
         assert found.network.name == "alexnet_owt"
 
     def caffe(self, *kinds):
@@ -253,11 +254,11 @@ class TestStrangers:
 
     def test_layers_without_weights(self):
         with pytest.raises(errors.MismatchedCheckpoint, match=r"one \(LRN\)"):
-            identify_network.recognise(self.caffe("Pooling", "LRN"), "file")
-        identify_network.recognise(self.caffe("Pooling", "ReLU", "Dropout"), "file")
+            identify_network.identify(self.caffe("Pooling", "LRN"), "file")
+        identify_network.identify(self.caffe("Pooling", "ReLU", "Dropout"), "file")
 
     def test_a_list_of_some_layers_says_nothing(self):
-        identify_network.recognise(self.caffe("LRN"), "file")
+        identify_network.identify(self.caffe("LRN"), "file")
 
     @pytest.mark.parametrize("name", ["caffenet", "bvlc_alexnet"])
     def test_layers_that_the_network_has(self, name):
@@ -267,7 +268,7 @@ class TestStrangers:
             for line in checkpoint.layers
         )
         checkpoint = dataclasses.replace(checkpoint, layers=layers)
-        assert identify_network.recognise(checkpoint, "file").network.name == name
+        assert identify_network.identify(checkpoint, "file").network.name == name
 
 
 class TestScope:
@@ -276,21 +277,21 @@ class TestScope:
         inner = file_of(habit)
         tensors = {f"AlexNet/{name}": array for name, array in inner.tensors.items()}
         tensors["step"] = np.array(7)
-        found = identify_network.recognise(checkpoint_of(tensors, inner.format), "file")
+        found = identify_network.identify(checkpoint_of(tensors, inner.format), "file")
         assert found.network.name == "alexnet"
-        assert found.tensors == len(inner.tensors)
+        assert found.num_tensors == len(inner.tensors)
         assert found.naming.tensor_name("conv1", "kernel") == "AlexNet/conv1/weights"
 
     def test_around_some_is_none(self):
         tensors = {"net/conv2/weights": empty(5, 5, 96, 256), "fc/weights": empty(2, 2)}
         with pytest.raises(errors.MismatchedCheckpoint):
-            identify_network.recognise(checkpoint_of(tensors), "file")
+            identify_network.identify(checkpoint_of(tensors), "file")
 
 
 class TestDepthwise:
     def renamed(self, *names):
-        checkpoint = checkpoint_of({f"a/{name}": empty(2, 2) for name in names})
-        return [*identify_network.in_our_terms(checkpoint).tensors]
+        tensors = {f"a/{name}": empty(2, 2) for name in names}
+        return [*layer_naming.unify_keras_tensors(tensors)]
 
     def test_keras_2_name(self):
         assert self.renamed("depthwise_kernel", "bias") == ["a/kernel", "a/bias"]
@@ -305,9 +306,9 @@ def test_variables_in_parts_are_named():
         {"b": empty(1)}, ignored_entries=("conv1/weights (a variable in parts)",)
     )
     with pytest.raises(errors.MismatchedCheckpoint, match="by a partitioner"):
-        identify_network.recognise(checkpoint, "file")
+        identify_network.identify(checkpoint, "file")
 
 
 def test_another_network_is_suggested():
-    with pytest.raises(errors.MismatchedCheckpoint, match="it fits alexnet_owt"):
-        identify_network.recognise(torch_alexnet(), "file", arch="caffenet")
+    with pytest.raises(errors.MismatchedCheckpoint, match="It fits alexnet_owt"):
+        identify_network.identify(torch_alexnet(), "file", arch="caffenet")

@@ -3,7 +3,14 @@ import numpy as np
 import pytest
 
 from model.checkpoints import errors, reading
-from model.weights import layer_names, preprocessing_overrides, restore
+from model.weights import (
+    layer_naming,
+    ledger,
+    model_variables,
+    naming_conventions,
+    preprocessing_overrides,
+    restore,
+)
 from pipeline.batches.input_spec import InputSpec
 
 SPEC = InputSpec(size_px=16, short_side_px=18, source="test")
@@ -24,7 +31,7 @@ def tensors(tiny):
 
 def fit(tensors, where, **how):
     checkpoint = reading.Checkpoint(tensors=tensors, format="test")
-    return restore.fit(checkpoint, where, **how)
+    return restore.restore_checkpoint(checkpoint, where, **how)
 
 
 def build(tiny, last):
@@ -40,16 +47,16 @@ class TestFit:
         found = fit(tensors, "w.npy")
         assert (found.where, found.network.name) == ("w.npy", "tiny")
         assert tuple(found.shapes) == LAYERS
-        assert all(found.complete(layer) for layer in LAYERS)
+        assert all(found.is_complete(layer) for layer in LAYERS)
         assert set(statuses(found.entries).values()) == {"restored"}
         assert len(found.entries) == 10
         assert found.deepest_feature() == "fc4"
-        assert found.missing("fc5") == []
+        assert found.missing_layers("fc5") == []
         found.require("fc5")
 
     def test_entry_tells_both_sides(self, tensors):
         found = fit(tensors, "")
-        assert found.entries[0] == restore.Entry(
+        assert found.entries[0] == ledger.Entry(
             status="restored",
             variable="conv1/kernel",
             shape=(3, 3, 3, 4),
@@ -63,24 +70,23 @@ class TestFit:
         found = fit(tensors, "")
         unused = [entry for entry in found.entries if entry.status == "unused"]
         assert unused == [
-            restore.Entry(
+            ledger.Entry(
                 status="unused",
                 tensor="ema/fc3",
                 file_shape=(2, 3),
                 file_dtype="float16",
             ),
-            restore.Entry(status="unused", tensor="step", file_dtype="int64"),
+            ledger.Entry(status="unused", tensor="step", file_dtype="int64"),
         ]
 
     def test_file_that_ends_early(self, tensors):
         short = {n: t for n, t in tensors.items() if "fc4" not in n and "fc5" not in n}
         found = fit(short, "w.npy")
         assert found.deepest_feature() == "fc3"
-        assert found.missing("fc5") == ["fc4", "fc5"]
+        assert found.missing_layers("fc5") == ["fc4", "fc5"]
         with pytest.raises(
             errors.MismatchedCheckpoint,
-            match=r"w\.npy: fc4 of tiny cannot be restored up to fc4: not in the file; "
-            "use --features=fc3",
+            match=r"w\.npy: fc4 of tiny cannot be restored.*contain.*--features=fc3",
         ):
             found.require("fc4")
 
@@ -88,7 +94,7 @@ class TestFit:
     def test_half_a_layer_is_no_layer(self, tensors, lost):
         del tensors[lost]
         found = fit(tensors, "")
-        assert not found.complete("fc3")
+        assert not found.is_complete("fc3")
         assert found.deepest_feature() == "pool2"
         with pytest.raises(errors.MismatchedCheckpoint, match="fc3 of tiny"):
             found.require("fc4")
@@ -103,7 +109,7 @@ class TestFit:
         with pytest.raises(
             errors.MismatchedCheckpoint,
             match=r"fc4 of tiny .* tiny/fc4/weights is float32 \[8, 9\], expected "
-            r"float \[8, 7\]; use --features=fc3",
+            r"float \[8, 7\].*--features=fc3",
         ):
             found.require("fc4")
 
@@ -118,14 +124,14 @@ class TestFit:
         with pytest.raises(
             errors.MismatchedCheckpoint,
             match=r"w\.npy: conv1 of tiny .* \[5, 5, 3, 4\], expected float "
-            r"\[3, 3, 3, 4\]; is it another network's file\?",
+            r"\[3, 3, 3, 4\].*may belong to another network",
         ):
             found.deepest_feature()
 
     def test_a_head_may_sit_where_the_file_ends(self, tensors):
         """As of a run whose head sat on a layer further down than any by default."""
         kept = {name: a for name, a in tensors.items() if "/conv1/" in name}
-        with pytest.raises(errors.MismatchedCheckpoint, match="use --features=pool1"):
+        with pytest.raises(errors.MismatchedCheckpoint, match="--features=pool1"):
             fit(kept, "w.npy", arch="tiny").deepest_feature()
 
     def test_another_networks_file_in_the_files_own_layout(self):
@@ -136,7 +142,7 @@ class TestFit:
         }
         with pytest.raises(
             errors.MismatchedCheckpoint,
-            match=r"fits none .* features\.0\.weight is \[96, 3, 7, 7\]",
+            match=r"does not fit .* features\.0\.weight is \[96, 3, 7, 7\]",
         ):
             fit(squeezenet, "squeezenet.pth")
 
@@ -176,7 +182,7 @@ class TestFit:
     def test_shapes_of_another_input_size(self, tensors):
         larger = preprocessing_overrides.Overrides(image_size=32)
         found = fit(tensors, "", overrides=larger)
-        assert found.missing("fc5") == ["fc3"]
+        assert found.missing_layers("fc5") == ["fc3"]
 
     def test_unknown_names(self):
         with pytest.raises(errors.MismatchedCheckpoint, match="none of its 1 tensors"):
@@ -187,7 +193,7 @@ class TestAssign:
     def test_every_value_arrives(self, tiny, tensors):
         model = build(tiny, "fc5")
         # The last layer has as many classes as the file.
-        restore.assign(model, fit(tensors, "").values)
+        model_variables.assign(model, fit(tensors, "").values)
         for layer in LAYERS:
             for variable, suffix in SUFFIXES.items():
                 found = getattr(model.get_layer(layer), variable).numpy()
@@ -195,7 +201,7 @@ class TestAssign:
 
     def test_layers_above_the_model_are_left_out(self, tiny, tensors):
         model = build(tiny, "pool2")
-        restore.assign(model, fit(tensors, "").values)
+        model_variables.assign(model, fit(tensors, "").values)
         kernel = model.get_layer("conv2").kernel.numpy()
         assert (kernel == tensors["tiny/conv2/weights"]).all()
 
@@ -204,14 +210,14 @@ class TestAssign:
         tensors["tiny/fc4/weights"] = np.zeros((8, 9), np.float32)
         model = build(tiny, "fc4")
         before = model.get_layer("fc4").kernel.numpy()
-        restore.assign(model, fit(tensors, "").values)
+        model_variables.assign(model, fit(tensors, "").values)
         layer = model.get_layer("fc4")
         assert (layer.kernel.numpy() == before).all()
         assert (layer.bias.numpy() == tensors["tiny/fc4/biases"]).all()
 
     def test_torch_layout_gives_the_same_outputs(self, tiny, tensors, monkeypatch):
         """The same network as a file with channels first and [out, in]."""
-        torch = layer_names.Naming(
+        torch = layer_naming.LayerNaming(
             source="torch",
             network="tiny",
             layers={layer: f"torch.{layer}" for layer in LAYERS},
@@ -219,7 +225,9 @@ class TestAssign:
             layout="caffe",
             flattened_from={"fc3": (6, 2, 2)},
         )
-        monkeypatch.setattr(layer_names, "NAMINGS", (*layer_names.NAMINGS, torch))
+        monkeypatch.setattr(
+            naming_conventions, "NAMINGS", (*naming_conventions.NAMINGS, torch)
+        )
         theirs = {}
         for layer in LAYERS:
             kernel = tensors[f"tiny/{layer}/weights"]
@@ -233,7 +241,7 @@ class TestAssign:
         outputs = []
         for file in (tensors, theirs):
             model = build(tiny, "fc5")
-            restore.assign(model, fit(file, "").values)
+            model_variables.assign(model, fit(file, "").values)
             outputs.append(np.asarray(model(image)))
         assert (outputs[0] == outputs[1]).all()
 
@@ -244,7 +252,7 @@ class TestLedger:
         tensors["tiny/fc4/weights"] = np.zeros((8, 9), np.float32)
         tensors["step"] = np.array(7)
         found = fit(tensors, "")
-        entries = restore.ledger(found, build(tiny, "fc4"))
+        entries = ledger.complete(found.entries, build(tiny, "fc4"))
         table = {
             (entry.variable, entry.tensor.removeprefix("tiny/")): entry.status
             for entry in entries
@@ -267,7 +275,7 @@ class TestLedger:
 
     def test_random_start_is_all_new(self, tiny):
         """Dropout's random state is no variable of the network's."""
-        entries = restore.ledger(None, build(tiny, "fc4"))
+        entries = ledger.complete((), build(tiny, "fc4"))
         assert [(entry.status, entry.variable, entry.shape) for entry in entries] == [
             ("new", "conv1/kernel", (3, 3, 3, 4)),
             ("new", "conv1/bias", (4,)),
@@ -282,56 +290,34 @@ class TestLedger:
     def test_frozen_variables_are_listed_too(self, tiny, tensors):
         model = build(tiny, "pool2")
         model.trainable = False
-        assert len(restore.ledger(None, model)) == 4
-
-    def test_table(self):
-        entries = [
-            restore.Entry(
-                status="restored",
-                variable="fc3/kernel",
-                shape=(24, 8),
-                tensor="tiny/fc3/weights",
-                file_shape=(24, 8),
-            ),
-            restore.Entry(status="new", variable="logits/bias", shape=(3,)),
-            restore.Entry(status="unused", tensor="step"),
-        ]
-        assert restore.table(entries).splitlines() == [
-            "status    variable     shape    tensor in the file  its shape",
-            "restored  fc3/kernel   [24, 8]  tiny/fc3/weights    [24, 8]",
-            "new       logits/bias  [3]      -                   -",
-            "unused    -            -        step                []",
-        ]
-        assert restore.table([]).splitlines() == [
-            "status  variable  shape  tensor in the file  its shape"
-        ]
+        assert len(ledger.complete((), model)) == 4
 
 
 class TestDigests:
     def test_change_with_any_bit_and_with_nothing_else(self, tiny):
         model = build(tiny, "fc4")
-        before = restore.digests(model.variables)
+        before = model_variables.digests(model.variables)
         model(np.zeros((2, 16, 16, 3)), training=True)  # turns dropout's random state
-        assert restore.digests(model.variables) == before
+        assert model_variables.digests(model.variables) == before
         bias = model.get_layer("fc3").bias
         bias.assign(np.nextafter(bias.numpy(), np.float32(1)))
-        after = restore.digests(model.variables)
+        after = model_variables.digests(model.variables)
         assert {name for name in before if before[name] != after[name]} == {"fc3/bias"}
         bias.assign(np.zeros(8))
-        assert restore.digests(model.variables) == before
+        assert model_variables.digests(model.variables) == before
 
     def test_are_of_weights_alone(self, tiny):
         """Two builds with the same weights are one network, for the cache as well."""
         first, second = build(tiny, "fc4"), build(tiny, "fc4")
         second.set_weights(first.get_weights())
-        found = restore.digests(first.variables)
-        assert found == restore.digests(second.variables)
+        found = model_variables.digests(first.variables)
+        assert found == model_variables.digests(second.variables)
         assert sorted(found) == sorted(
             f"{layer}/{variable}" for layer in LAYERS[:4] for variable in SUFFIXES
         )
 
     def test_minus_zero_is_another_value(self, tiny):
         bias = build(tiny, "conv1").get_layer("conv1").bias
-        before = restore.digests([bias])
+        before = model_variables.digests([bias])
         bias.assign([0.0, 0.0, 0.0, -0.0])
-        assert restore.digests([bias]) != before
+        assert model_variables.digests([bias]) != before

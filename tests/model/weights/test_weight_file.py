@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from model.checkpoints import errors, reading
-from model.weights import preprocessing_overrides, restore, weight_file
+from model.weights import model_variables, preprocessing_overrides, restore, weight_file
 
 FORMATS = ("w.safetensors", "w.h5", "w.npy")
 
@@ -31,7 +31,7 @@ def test_what_is_written_is_restored(tiny, arrays, tmp_path, name):
     )
     weight_file.write(tmp_path / name, arrays, weight_file.describe("tiny", spec))
     checkpoint = reading.read(tmp_path / name)
-    found = restore.fit(checkpoint, name)
+    found = restore.restore_checkpoint(checkpoint, name)
     assert found.network is tiny
     assert found.spec == spec
     assert found.arrays().keys() == arrays.keys()
@@ -73,7 +73,7 @@ def test_h5_as_keras_reads_it_by_name(tiny, arrays, tmp_path):
     weight_file.write(tmp_path / "w.h5", arrays, {})
     model = tiny.build(tiny.input_spec, last="fc4")
     model.load_weights(tmp_path / "w.h5", by_name=True)
-    for name, array in restore.gather(model).items():
+    for name, array in model_variables.gather(model).items():
         np.testing.assert_array_equal(array, arrays[name])
     with h5py.File(tmp_path / "w.h5") as file:
         assert json.loads(file.attrs["graft"]) == {}

@@ -166,17 +166,17 @@ class TestOrderOfLayers:
         data += b"".join(layer(name, "Pooling") for name in order)
         checkpoint = reading.read(write(data))
         assert checkpoint.format == "Caffe"
-        assert identify_network.recognise(checkpoint, "file").network.name == expected
+        assert identify_network.identify(checkpoint, "file").network.name == expected
 
     def test_without_them(self, write):
         kernel = np.zeros((96, 3, 11, 11), np.float32)
         checkpoint = reading.read(write(layer("conv1", "Convolution", blob(kernel))))
         with pytest.raises(
             errors.MismatchedCheckpoint,
-            match=r"fit bvlc_alexnet, caffenet alike; say which they are of: --",
+            match=r"fit bvlc_alexnet and caffenet equally well.*--",
         ):
-            identify_network.recognise(checkpoint, "file")
-        found = identify_network.recognise(checkpoint, "file", arch="caffenet")
+            identify_network.identify(checkpoint, "file")
+        found = identify_network.identify(checkpoint, "file", arch="caffenet")
         assert found.network.name == "caffenet"
 
 

@@ -3,7 +3,7 @@ import pytest
 
 from model.checkpoints import reading
 from model.networks import registry
-from model.weights import layer_names
+from model.weights import naming_conventions
 
 # (source, network) -> format of such a file, and what the kernel and bias of the first
 # and the last layer are called in it.
@@ -94,7 +94,7 @@ ALL = pytest.mark.parametrize("habit", EXPECTED, ids=" ".join)
 
 
 def by_habit(habit):
-    (found,) = [n for n in layer_names.NAMINGS if (n.source, n.network) == habit]
+    (found,) = [n for n in naming_conventions.NAMINGS if (n.source, n.network) == habit]
     return found
 
 
@@ -108,12 +108,12 @@ def file_of(habit):
             if name := found.tensor_name(layer, variable):
                 theirs = found.shapes_in_file(shape)[-1]
                 tensors[name] = np.broadcast_to(np.float32(0), theirs)
-    layers = tuple(f"{name} Type" for name in found.order or ())
+    layers = tuple(f"{name} Type" for name in found.layer_order or ())
     return reading.Checkpoint(tensors=tensors, format=EXPECTED[habit][0], layers=layers)
 
 
 def test_every_naming_is_in_the_table():
-    assert sorted((n.source, n.network) for n in layer_names.NAMINGS) == sorted(
+    assert sorted((n.source, n.network) for n in naming_conventions.NAMINGS) == sorted(
         EXPECTED
     )
 
@@ -150,7 +150,7 @@ class TestLayout:
     def test_convolution(self):
         """[out, in, height, width] -> [height, width, in, out], element by element."""
         theirs = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
-        ours = self.torch.to_ours("conv1", theirs, (4, 5, 3, 2))
+        ours = self.torch.to_graft("conv1", theirs, (4, 5, 3, 2))
         assert ours.shape == (4, 5, 3, 2)
         assert all(
             ours[y, x, i, o] == theirs[o, i, y, x]
@@ -160,7 +160,7 @@ class TestLayout:
     def test_square_convolution(self):
         """As many channels in as out: not taken for the depthwise case."""
         theirs = np.arange(3 * 3 * 2 * 2).reshape(3, 3, 2, 2)
-        ours = self.torch.to_ours("conv1", theirs, (2, 2, 3, 3))
+        ours = self.torch.to_graft("conv1", theirs, (2, 2, 3, 3))
         assert all(
             ours[y, x, i, o] == theirs[o, i, y, x]
             for o, i, y, x in np.ndindex(theirs.shape)
@@ -170,7 +170,7 @@ class TestLayout:
         """[channels, 1, height, width] -> [height, width, channels, 1]."""
         theirs = np.arange(6 * 4 * 5).reshape(6, 1, 4, 5)
         assert theirs.shape in self.torch.shapes_in_file((4, 5, 6, 1))
-        ours = self.torch.to_ours("conv1", theirs, (4, 5, 6, 1))
+        ours = self.torch.to_graft("conv1", theirs, (4, 5, 6, 1))
         assert ours.shape == (4, 5, 6, 1)
         assert all(
             ours[y, x, c, 0] == theirs[c, 0, y, x] for c, y, x in np.ndindex(6, 4, 5)
@@ -178,18 +178,18 @@ class TestLayout:
 
     def test_one_filter(self):
         theirs = np.arange(6 * 4 * 5).reshape(1, 6, 4, 5)
-        ours = self.torch.to_ours("conv1", theirs, (4, 5, 6, 1))
+        ours = self.torch.to_graft("conv1", theirs, (4, 5, 6, 1))
         assert ours[3, 2, 5, 0] == theirs[0, 5, 3, 2]
 
     def test_dense(self):
         theirs = np.arange(6).reshape(2, 3)
-        ours = self.torch.to_ours("fc7", theirs, (3, 2))
+        ours = self.torch.to_graft("fc7", theirs, (3, 2))
         assert ours.tolist() == [[0, 3], [1, 4], [2, 5]]
 
     def test_first_dense_layer(self):
         """Its input was flattened as [256 channels, 6, 6]; ours is [6, 6, 256]."""
         theirs = np.arange(2 * 9216).reshape(2, 9216)
-        ours = self.torch.to_ours("fc6", theirs, (9216, 2))
+        ours = self.torch.to_graft("fc6", theirs, (9216, 2))
         assert ours.shape == (9216, 2)
         for channel, y, x in [(0, 0, 0), (1, 0, 0), (0, 0, 1), (0, 1, 0), (255, 4, 5)]:
             for out in (0, 1):
@@ -198,19 +198,19 @@ class TestLayout:
 
     def test_bias(self):
         bias = np.arange(9216)
-        assert (self.torch.to_ours("fc6", bias, (9216,)) == bias).all()
+        assert (self.torch.to_graft("fc6", bias, (9216,)) == bias).all()
 
     @pytest.mark.parametrize("shape", [(2, 3, 4, 5), (9216, 2), (3, 3)])
     def test_tensorflow_has_our_layout(self, shape):
         theirs = np.random.default_rng(0).normal(size=shape)
         layer = "conv1" if len(shape) == 4 else "fc6"
-        assert (self.tensorflow.to_ours(layer, theirs, shape) == theirs).all()
+        assert (self.tensorflow.to_graft(layer, theirs, shape) == theirs).all()
         assert self.tensorflow.shapes_in_file(shape) == [shape]
 
     @pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 3, 4, 1), (7, 5), (6,)])
     def test_every_shape_in_a_file_comes_to_ours(self, shape):
         for theirs in self.torch.shapes_in_file(shape):
-            assert self.torch.to_ours("fc7", np.zeros(theirs), shape).shape == shape
+            assert self.torch.to_graft("fc7", np.zeros(theirs), shape).shape == shape
 
 
 def test_dense_layer_as_a_convolution():
@@ -220,5 +220,5 @@ def test_dense_layer_as_a_convolution():
     assert theirs == (7, 7, 512, 4)
     assert slim.shapes_in_file((4096, 4)) == [(1, 1, 4096, 4)]
     tensor = np.arange(7 * 7 * 512 * 4).reshape(theirs)
-    ours = slim.to_ours("fc1", tensor, (7 * 7 * 512, 4))
+    ours = slim.to_graft("fc1", tensor, (7 * 7 * 512, 4))
     assert ours[(3 * 7 + 2) * 512 + 9, 1] == tensor[3, 2, 9, 1]

@@ -1,0 +1,147 @@
+"""Translate one tool's names and layout of a network's weights to Graft's.
+
+Graft's kernels are [height, width, in, out] (HWIO) for convolutions, [height, width,
+channels, 1] for depthwise ones and [in, out] for dense layers. The input of the first
+dense layer is flattened as [height, width, channels]; images are RGB.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+
+from model.checkpoints import reading
+from model.networks import composite_layers
+from pipeline.batches.input_spec import InputSpec
+
+Layout = Literal["tensorflow", "caffe"]
+# Number of inputs of a dense layer -> side of the window that it sees as a convolution.
+_WINDOW_SIDES = {7 * 7 * 512: 7}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LayerNaming:
+    """One tool's naming convention and layout for one network.
+
+    Attributes:
+        source: name of the tool or file, for people.
+        network: name of Graft's network.
+        layers: {Graft's layer: what stands for it in the file}.
+        variables: {Graft's variable: its name in the file, with {} for the layer}.
+        layout: "caffe" (also PyTorch) if kernels are OIHW and [out, in] and the input
+            of dense layers is flattened as CHW; "tensorflow" for Graft's layout.
+        flattened_from: {dense layer: (channels, height, width)} of the feature map that
+            its input is flattened from.
+        bgr: whether the channels of the input are blue, green, red.
+        spec: size and normalisation of the input; None for the network's own.
+        formats: possible beginnings of the file's format; empty for any format.
+        layer_order: two layers; in a file that lists its layers, the first one comes
+            before the second. It distinguishes networks with equal tensors.
+        caffe_types: types of Caffe's layers without weights that this network has and
+            most networks lack.
+        dense_as_conv: whether dense layers are stored as convolutions over their whole
+            input.
+        ignored_prefixes: beginnings of the names of other tensors in such files.
+    """
+
+    source: str
+    network: str
+    layers: Mapping[str, str]
+    variables: Mapping[str, str]
+    layout: Layout = "tensorflow"
+    flattened_from: Mapping[str, tuple[int, int, int]] = dataclasses.field(
+        default_factory=dict
+    )
+    bgr: bool = False
+    spec: InputSpec | None = None
+    formats: tuple[str, ...] = ()
+    layer_order: tuple[str, str] | None = None
+    caffe_types: frozenset[str] = frozenset()
+    dense_as_conv: bool = False
+    ignored_prefixes: tuple[str, ...] = ()
+
+    def tensor_name(self, layer: str, variable: str) -> str:
+        """Return the variable's name in the file; "" if the convention has none."""
+        if layer not in self.layers or variable not in self.variables:
+            return ""
+        return self.variables[variable].format(self.layers[layer])
+
+    def shapes_in_file(self, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """Return the shapes that a variable of Graft's `shape` may have in the file."""
+        if self.dense_as_conv and len(shape) == 2:
+            side = _WINDOW_SIDES.get(shape[0], 1)
+            return [(side, side, shape[0] // side**2, shape[1])]
+        if self.layout == "tensorflow" or len(shape) < 2:
+            return [shape]
+        if len(shape) == 2:
+            return [shape[::-1]]
+        height, width, channels, filters = shape
+        shapes: list[tuple[int, ...]] = [(filters, channels, height, width)]
+        if filters == 1:  # it may be depthwise
+            shapes.append((channels, filters, height, width))
+        return shapes
+
+    def to_graft(
+        self, layer: str, tensor: np.ndarray, shape: tuple[int, ...]
+    ) -> np.ndarray:
+        """Bring a tensor with one of `shapes_in_file` to Graft's layout and `shape`."""
+        if self.layout == "tensorflow" or tensor.ndim < 2:
+            return tensor.reshape(shape)
+        if tensor.ndim == 2:
+            if layer in self.flattened_from:
+                parts = tensor.reshape(-1, *self.flattened_from[layer])
+                tensor = parts.transpose(0, 2, 3, 1).reshape(tensor.shape)
+            return tensor.T
+        array = tensor.transpose(2, 3, 1, 0)
+        return array if array.shape == shape else array.swapaxes(2, 3)
+
+    def is_possible_in(self, checkpoint: reading.Checkpoint) -> bool:
+        """Return whether a file's format and list of layers allow this convention."""
+        if self.formats and not checkpoint.format.startswith(self.formats):
+            return False
+        listed = [line.split()[0] for line in checkpoint.layers if line.split()]
+        if self.layer_order is None or not {*self.layer_order} <= {*listed}:
+            return True
+        first, second = map(listed.index, self.layer_order)
+        return first < second
+
+
+def unify_keras_tensors(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Undo what Keras files have differently: depthwise kernels, groups in parts.
+
+    Args:
+        tensors: {name in the file: array}.
+
+    Returns:
+        {name: array}: the kernel of a depthwise convolution is called "kernel", and the
+        groups of a convolution are joined to one tensor.
+    """
+    unified = {
+        _unify_depthwise(name, tensors): array for name, array in tensors.items()
+    }
+    groups: dict[str, list[np.ndarray]] = collections.defaultdict(list)
+    for name in sorted(unified):
+        layer, _, variable = name.rpartition("/")
+        if group := composite_layers.group_of(layer):
+            groups[f"{group[0]}/{variable}"].append(unified[name])
+    for name, arrays in groups.items():
+        shapes = {array.shape for array in arrays}
+        if name not in unified and len(shapes) == 1 and arrays[0].ndim:
+            unified[name] = np.concatenate(arrays, axis=-1)
+            layer, _, variable = name.rpartition("/")
+            for number in range(len(arrays)):
+                unified.pop(f"{layer}_group{number + 1}/{variable}", None)
+    return unified
+
+
+def _unify_depthwise(name: str, tensors: Mapping[str, np.ndarray]) -> str:
+    """Rename Keras 2's kernel of a DepthwiseConv2D; a SeparableConv2D has two."""
+    layer, _, variable = name.rpartition("/")
+    if variable == "depthwise_kernel" and not tensors.keys() & {
+        f"{layer}/pointwise_kernel",
+        f"{layer}/kernel",
+    }:
+        return f"{layer}/kernel"
+    return name

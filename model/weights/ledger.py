@@ -1,0 +1,75 @@
+"""List what became of every tensor of a weight file and every variable of a model.
+
+Input: the entries of the file's tensors, made when they are restored. Output: these and
+the variables that start new.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import numpy as np
+
+from model.weights import model_variables
+
+# Restored into a variable; a new variable; a tensor without a variable; a tensor of the
+# wrong shape or type; left out by --skip.
+Status = Literal["restored", "new", "unused", "mismatched", "skipped"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One line of the ledger.
+
+    Attributes:
+        status: what became of the tensor or variable.
+        variable: variable of the network, such as "conv1/kernel"; "" for a tensor that
+            belongs to none.
+        shape: shape of the variable.
+        tensor: name of the tensor in the file; "" for a variable that has none.
+        file_shape: shape of the tensor in the file.
+        file_dtype: data type of the tensor in the file.
+    """
+
+    status: Status
+    variable: str = ""
+    shape: tuple[int, ...] = ()
+    tensor: str = ""
+    file_shape: tuple[int, ...] = ()
+    file_dtype: str = ""
+
+
+def file_entry(status: Status, name: str, tensor: np.ndarray) -> Entry:
+    """Return the entry of a tensor of the file, without a variable."""
+    return Entry(
+        status=status,
+        tensor=name,
+        file_shape=tensor.shape,
+        file_dtype=str(tensor.dtype),
+    )
+
+
+def complete(file_entries: Iterable[Entry], model: Any) -> list[Entry]:
+    """Return the whole ledger: a file's tensors, and the model's new variables.
+
+    Args:
+        file_entries: entries of the restored file; empty for a random start.
+        model: keras.Model as it will be trained.
+    """
+    shapes = {
+        name: (*parts[0].shape[:-1], sum(part.shape[-1] for part in parts))
+        for name, parts in model_variables.by_name(model).items()
+    }
+    entries = []
+    for entry in file_entries:
+        if entry.status == "restored" and entry.variable not in shapes:
+            # The file has it, but the model ends below that layer.
+            entry = dataclasses.replace(entry, status="unused", variable="", shape=())
+        entries.append(entry)
+    restored = {entry.variable for entry in entries if entry.status == "restored"}
+    entries += [
+        Entry(status="new", variable=name, shape=shape)
+        for name, shape in shapes.items()
+        if name not in restored
+    ]
+    return entries
