@@ -15,11 +15,8 @@ photos that one was trained on speak for it, and are refused.
 import pipeline.system.tensorflow_import  # noqa: F401
 
 # isort: split
-import contextlib
 import dataclasses
-import json
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +24,20 @@ from absl import app, flags
 
 from model.checkpoints import errors
 from model.evaluation import (
-    candidates,
-    comparison,
-    evaluate_split,
-    evaluate_weights,
-    final_features,
+    evaluation_data,
+    run_comparison,
+    run_evaluation,
+    split_evaluation,
     test_time_augmentation,
 )
 from model.reports import comparison_picture, text_report
-from model.runs import finished_run, run_folder, run_records
+from model.runs import finished_run, run_records
 from model.weights import preprocessing_overrides, pretrained_classifier
-from pipeline.convert import conversion
-from pipeline.images import record_image
 from pipeline.records import manifest
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
+
+_PROJECTOR_PHOTOS = 1000  # shown by TensorBoard's projector in a browser
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,11 +123,11 @@ class Config:
         return self.runs.split(",")
 
     @property
-    def how(self) -> evaluate_split.How:
-        """How photos are looked at."""
-        kept = final_features.MOST_PHOTOS if self.report and not self.ckpt else 0
-        return evaluate_split.How(
-            batch_size=self.batch_size, tta=self.tta, num_features=kept
+    def options(self) -> split_evaluation.EvaluationOptions:
+        """Options of the evaluation."""
+        recorded = _PROJECTOR_PHOTOS if self.report and not self.ckpt else 0
+        return split_evaluation.EvaluationOptions(
+            batch_size=self.batch_size, tta=self.tta, num_features=recorded
         )
 
 
@@ -140,181 +136,54 @@ class TooInaccurate(DataError):
 
 
 def evaluate(config: Config) -> dict[str, Any]:
-    """Evaluates as configured; returns what evaluation/<split>.json holds.
+    """Evaluate a run, and write its report; or a pretrained network as it is.
+
+    Returns:
+        The figures of evaluation/<split>.json.
 
     Raises:
-        DataError: run or records are not as they should be, or not each other's.
+        DataError: the run or the records are damaged, or do not belong together.
     """
     if config.ckpt:
         return _evaluate_pretrained(config)
-    finished = finished_run.read(config.run_dir)
-    data = config.data or str(run_records.locate(finished))
-    with _records(data, finished.resize_min) as found:
-        judgement = _judge_run(config, finished, found, data)
-        # Deferred: a comparison needs none of what draws and fills pages.
+    run = finished_run.read(config.run_dir)
+    data = config.data or str(run_records.locate(run))
+    with evaluation_data.open_records(data, run.resize_min) as records:
+        evaluation_data.check_records(
+            run,
+            records,
+            config.split,
+            another_dataset=config.another_dataset,
+            source=data,
+        )
+        manifest.check_files(records)
+        if config.min_accuracy:
+            _refuse_training_photos(config, run, records)
+        evaluation = run_evaluation.evaluate_run(
+            run, records, config.split, config.options, source=data
+        )
+        # Deferred: a comparison does not need what draws and fills pages.
         from model.reports import html_report, report_facts, tensorboard_pages
 
-        tensorboard_pages.write(judgement)
+        tensorboard_pages.write(evaluation)
+        written = {"written": str(evaluation.path)}
         if config.report:
-            made_by = report_facts.command_line("evaluate.py", config)
-            page = html_report.write(judgement, made_by)
-            tensorboard_pages.write_projector(judgement)
-            judgement.figures["report"] = str(page)
-        return judgement.figures
+            command = report_facts.command_line("evaluate.py", config)
+            written["report"] = str(html_report.write(evaluation, command))
+            tensorboard_pages.write_projector(evaluation)
+    return evaluation.figures | written
 
 
-@contextlib.contextmanager
-def _records(
-    data: str, resize_min: int = record_image.RESIZE_MIN
-) -> Iterator[manifest.Manifest]:
-    """Records; those of a folder of photos are made for the time being.
-
-    Args:
-        data: folder of records, or of one folder of photos per class.
-        resize_min: of convert.Config.
-    """
-    if not _holds_photos(data):
-        yield manifest.read(Path(data))
-        return
-    with tempfile.TemporaryDirectory() as scratch:
-        config = conversion.Config(
-            source=data, out=f"{scratch}/records", resize_min=resize_min
-        )
-        found = conversion.convert(config).manifest
-        for row in found.rows:
-            if not row.is_included:
-                command_line.log(f"left out: {row.path}: {row.reason}")
-        yield found
-
-
-def _holds_photos(data: str) -> bool:
-    folder = Path(data)
-    return folder.is_dir() and not (folder / manifest.HEAD_NAME).exists()
-
-
-def compare(config: Config) -> dict[str, Any]:
-    """Compares runs as configured; returns what evaluation/compare-<split>.json holds.
-
-    A run is judged only if it was not yet, as it is, on these records.
-
-    Raises:
-        DataError: runs or records are not as they should be, not each other's,
-            or a run has trained on one of the photos.
-    """
-    runs = finished_run.read_several(config.run_dirs)
-    curves = [one.validation_curve() for one in runs.values()]
-    first = next(iter(runs.values()))
-    if config.data and _holds_photos(config.data):
-        _refuse_unlike_sizes(runs, config.data)
-    with contextlib.ExitStack() as stack:
-        found = None
-        if config.data:
-            found = stack.enter_context(_records(config.data, first.resize_min))
-        several = [_candidate(config, name, one, found) for name, one in runs.items()]
-    digest = (
-        found.digest if found is not None else first.config["data"]["manifest_digest"]
-    )
-    figures = {
-        "split": config.split,
-        **comparison.compare(several),
-        "manifest_digest": digest,
-        "versions": run_folder.versions(),
-    }
-    path = first.evaluation_path(f"compare-{config.split}", digest)
-    with file_system.replacing(path.with_suffix(".png")) as partial:
-        comparison_picture.draw(figures, curves, partial)
-    with file_system.replacing(path) as partial:
-        partial.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    figures["written"] = f"{path}, {path.with_suffix('.png')}"
-    return figures
-
-
-def _refuse_unlike_sizes(
-    runs: Mapping[str, finished_run.FinishedRun], data: str
+def _refuse_training_photos(
+    config: Config, run: finished_run.FinishedRun, records: manifest.Manifest
 ) -> None:
-    """Refuses photos that no one conversion makes as large as all runs expect.
-
-    Raises:
-        DataError: the runs' records are not of photos as large.
-    """
-    if len({one.resize_min for one in runs.values()}) > 1:
-        sizes = ", ".join(f"{name}: {one.resize_min}" for name, one in runs.items())
+    photos = evaluation_data.included_photos(records, config.split)
+    if num_seen := len(run.seen_photos() & photos):
         raise DataError(
-            f"--data={data}: photos are shrunk as a run's records were, and those of "
-            f"these runs were not shrunk alike (--resize_min of {sizes}); expected a "
-            f"folder of records: python -m pipeline.convert {data} --out=FOLDER "
-            "--resize_min=N"
+            f"--min_accuracy: {run.directory.name} was trained on, or chosen by, "
+            f"{num_seen} of these {len(photos)} photos, so their accuracy is not a "
+            "valid gate. Evaluate the test split, or other photos."
         )
-
-
-def _check(
-    config: Config,
-    finished: finished_run.FinishedRun,
-    found: manifest.Manifest,
-    data: str,
-) -> None:
-    """Refuses records, called `data`, that are not to be judged by the run."""
-    if found.digest == finished.manifest_digest or not config.another_dataset:
-        run_records.check(
-            finished.directory,
-            finished.manifest_digest,
-            found,
-            source=data,
-            advice="For other photos on purpose, pass --another_dataset.",
-        )
-    else:
-        run_records.check_unseen(finished, found, config.split, source=data)
-
-
-def _candidate(
-    config: Config,
-    name: str,
-    finished: finished_run.FinishedRun,
-    found: manifest.Manifest | None,
-) -> comparison.Candidate:
-    """A run's judgement of the photos, from its folder or made now.
-
-    Args:
-        config: of the comparison.
-        name: of the run.
-        finished: the run.
-        found: records that all are judged on; None for each run's own.
-    """
-    digest = finished.config["data"]["manifest_digest"]
-    if found is not None:
-        _check(config, finished, found, config.data)
-        digest = found.digest
-
-    def judge_now() -> None:
-        with contextlib.ExitStack() as stack:
-            data = config.data or str(run_records.locate(finished))
-            records = found or stack.enter_context(_records(data))
-            rows = records.included(*([] if config.split == "all" else [config.split]))
-            candidates.refuse_seen(name, finished, {row.sha256 for row in rows})
-            _judge_run(config, finished, records, data)
-
-    return candidates.read(name, finished, config.split, digest, judge_now)
-
-
-def _judge_run(
-    config: Config,
-    finished: finished_run.FinishedRun,
-    found: manifest.Manifest,
-    data: str,
-) -> evaluate_split.Judged:
-    _check(config, finished, found, data)
-    manifest.check_files(found)
-    rows = found.included(*([] if config.split == "all" else [config.split]))
-    seen = len(finished.seen_photos() & {row.sha256 for row in rows})
-    if seen and config.min_accuracy:
-        raise DataError(
-            f"--min_accuracy: {finished.directory.name} was trained on, or chosen by, "
-            f"{seen} of these {len(rows)} photos, so their accuracy is no gate; "
-            "expected the test split, or other photos"
-        )
-    return evaluate_split.judge_run(
-        finished, found, config.split, config.how, source=data
-    )
 
 
 def _evaluate_pretrained(config: Config) -> dict[str, Any]:
@@ -324,10 +193,39 @@ def _evaluate_pretrained(config: Config) -> dict[str, Any]:
         overrides=config.overrides,
         labels=config.labels,
     )
-    with _records(config.data) as found:
-        return evaluate_weights.judge_weights(
-            weights, found, config.split, config.how, named=bool(config.labels)
+    with evaluation_data.open_records(config.data) as records:
+        return split_evaluation.evaluate_weights(
+            weights,
+            records,
+            config.split,
+            config.options,
+            has_class_names=bool(config.labels),
         )
+
+
+def compare(config: Config) -> dict[str, Any]:
+    """Compare runs on the same photos, and write figures and a picture.
+
+    Returns:
+        The figures of evaluation/compare-<split>.json.
+
+    Raises:
+        DataError: runs or records are damaged or do not belong together, or a run was
+            trained on one of the photos.
+    """
+    runs = finished_run.read_several(config.run_dirs)
+    figures, path = run_comparison.compare_runs(
+        runs,
+        config.split,
+        data=config.data,
+        another_dataset=config.another_dataset,
+        options=config.options,
+    )
+    curves = [run.validation_curve() for run in runs.values()]
+    picture = path.with_suffix(".png")
+    with file_system.replacing(picture) as partial:
+        comparison_picture.draw(figures, curves, partial)
+    return figures | {"written": f"{path}, {picture}"}
 
 
 def define_flags() -> None:
@@ -409,7 +307,7 @@ def main(argv: Sequence[str]) -> None:
         command_line.say(text_report.comparison(compare(config)))
         return
     figures = evaluate(config)
-    command_line.say(text_report.judgement(figures))
+    command_line.say(text_report.evaluation(figures))
     if figures["accuracy"] < config.min_accuracy:
         raise TooInaccurate(
             f"{figures['run']}: accuracy {figures['accuracy']:.6g} on {config.split}, "

@@ -20,7 +20,7 @@ from typing import Any
 from absl import app, flags
 
 from model.checkpoints import errors
-from model.evaluation import evaluate_split
+from model.evaluation import run_evaluation
 from model.loop import device, distributed, training_loop
 from model.networks import head
 from model.runs import finished_run, run_folder, run_records
@@ -167,7 +167,7 @@ def _repeat_each(
         records = manifest.read(Path(member.data))
         for what, folder in places.items():
             finished = finished_run.read(str(place / folder))
-            figures[what][name] = evaluate_split.judge_run(
+            figures[what][name] = run_evaluation.evaluate_run(
                 finished, records, "test"
             ).figures
     found_of = {

@@ -87,7 +87,7 @@ def test_figures_follow_from_the_logits_on_disk(finished, found):
     assert {key: figures[key] for key in written} == written
 
 
-def test_errors_name_the_photos_surest_first(finished, shared_records):
+def test_errors_name_the_photos_most_confident_first(finished, shared_records):
     """All labels are shifted by a damaged model: nearly everything is an error."""
     model_path = finished / "model.keras"
     model = finished_run.read(str(finished)).load_model()
@@ -103,9 +103,9 @@ def test_errors_name_the_photos_surest_first(finished, shared_records):
     for error in errors:
         assert error["path"].startswith(f"{error['true']}/")
         assert error["predicted"] != error["true"]
-    text = text_report.judgement(figures)
+    text = text_report.evaluation(figures)
     assert errors[0]["path"] in text
-    assert f"the surest of {len(errors)} mistakes" in text
+    assert f"the most confident of {len(errors)} mistakes" in text
 
 
 @pytest.mark.parametrize("name", ["train", "validation", "test", "all"])
@@ -121,8 +121,8 @@ def test_averaged_views_have_files_of_their_own(finished):
     plain = evaluate.evaluate(config(finished))
     both = evaluate.evaluate(config(finished, tta="flip"))
     assert (plain["tta"], both["tta"]) == ("none", "flip")
-    assert "12 photos" not in text_report.judgement(plain)
-    assert "flip views averaged" in text_report.judgement(both)
+    assert "12 photos" not in text_report.evaluation(plain)
+    assert "flip views averaged" in text_report.evaluation(both)
     folder = finished / "evaluation"
     assert json.loads((folder / "test.json").read_text())["tta"] == "none"
     assert json.loads((folder / "test-flip.json").read_text())["tta"] == "flip"
@@ -150,7 +150,7 @@ def test_the_report_changes_no_figure(finished):
     assert f"<title>{finished.name}: test split</title>" in page
     assert f"python evaluate.py --run_dir={finished}" in page
     assert "4 restored" not in page and "10 restored" in page  # five convolutions
-    assert f"report:  {folder / 'test.html'}" in text_report.judgement(figures)
+    assert f"report:  {folder / 'test.html'}" in text_report.evaluation(figures)
     board = finished / "tensorboard" / "evaluation-test"
     assert (board / "projector_config.pbtxt").exists()
 
@@ -183,7 +183,7 @@ def test_records_that_were_moved(finished, tmp_path):
 def test_a_folder_that_cannot_be_written_to(finished, monkeypatch):
     """Is refused before photos are judged in vain; nothing stops root's own tests."""
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(DataError, match="evaluation: cannot be written to"):
+    with pytest.raises(DataError, match="evaluation: permission denied"):
         evaluate.evaluate(config(finished))
 
 
@@ -238,7 +238,7 @@ def test_photos_of_some_of_the_classes(finished, tmp_path):
     assert supports == [10, 0, 10]
     with np.load(figures["written"].replace(".json", ".npz")) as file:
         assert sorted(set(file["label"].tolist())) == [0, 2]
-    assert "blue" in text_report.judgement(figures)
+    assert "blue" in text_report.evaluation(figures)
 
 
 def test_a_split_without_photos_is_an_error(finished, shared_records, tmp_path):
@@ -250,7 +250,7 @@ def test_a_split_without_photos_is_an_error(finished, shared_records, tmp_path):
     records = tmp_path / "records"
     shutil.copytree(shared_records, records)
     dataclasses.replace(found, rows=rows, directory=records).stage(records)
-    with pytest.raises(DataError, match="no photo in the test split"):
+    with pytest.raises(DataError, match="the test split has no photos"):
         evaluate.evaluate(config(finished, data=str(records), another_dataset=True))
 
 
@@ -294,7 +294,7 @@ def test_no_gate_on_photos_that_training_has_seen(finished, split):
         evaluate.evaluate(config(finished, split=split, min_accuracy=0.5))
     figures = evaluate.evaluate(config(finished, split=split))
     assert figures["photos_seen"] > 0
-    assert "seen in training: no measure" in text_report.judgement(figures)
+    assert "used in training: not a measure" in text_report.evaluation(figures)
 
 
 def test_the_test_split_is_unseen(finished):
@@ -388,7 +388,7 @@ class TestCompare:
         assert paths[1].stat().st_mtime_ns > before[1]
         (pair,) = figures["pairs"]
         assert pair["p"] == 1
-        assert "both are right, and wrong, on the same photos" in pair["verdict"]
+        assert "both runs are right, and wrong, on the same photos" in pair["verdict"]
 
     def test_three(self, finished, worse, tmp_path):
         third = tmp_path / "third"
@@ -456,14 +456,16 @@ class TestCompare:
         content["data"]["resize_min"] = 0
         path.write_text(json.dumps(content))
         asked = self.config(finished, worse, data=str(finished), another_dataset=True)
-        with pytest.raises(DataError, match=r"not shrunk alike .* worse: 0\)"):
+        with pytest.raises(DataError, match=r"different --resize_min .* worse: 0\)"):
             evaluate.compare(asked)
 
     def test_a_damaged_judgement(self, finished, worse):
         evaluate.compare(self.config(finished, worse))
         path = worse / "evaluation" / "test.npz"
         path.write_bytes(path.read_bytes()[:-50])
-        with pytest.raises(DataError, match=r"worse/evaluation/test\.npz: dam"):
+        with pytest.raises(
+            DataError, match=r"worse/evaluation/test\.npz: the file is damaged"
+        ):
             evaluate.compare(self.config(finished, worse))
 
     def test_missing_and_unfinished_runs(self, finished, tmp_path):
@@ -505,7 +507,7 @@ class TestCompare:
         done = conftest.run_command("evaluate.py", both)
         assert done.returncode == 0, done.stderr
         assert "run is better (p" in done.stdout
-        assert "judging it now" in done.stderr
+        assert "evaluating it now" in done.stderr
         refused = conftest.run_command("evaluate.py", both, "--min_accuracy=0.5")
         assert (refused.returncode, refused.stdout) == (1, "")
         assert "--runs: does not go together with --min_accuracy" in refused.stderr

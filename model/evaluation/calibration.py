@@ -1,4 +1,4 @@
-"""Probabilities and labels -> how far the probabilities can be trusted; NumPy only."""
+"""Compute how far probabilities can be trusted, and what abstaining is worth."""
 
 import dataclasses
 import decimal
@@ -13,74 +13,81 @@ _DIGITS, _MOST_DIGITS = 3, 20  # after the point of a threshold
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sureness:
-    """The likeliest class of each photo.
+class TopPredictions:
+    """The most probable class of each photo.
 
     Attributes:
-        confidence: float64 [num_examples], its probability, 0..1.
-        right: bool [num_examples], whether it is the photo's class.
+        confidence: float64 [num_examples], probability of that class, 0..1.
+        correct: bool [num_examples], whether that class is the label.
     """
 
     confidence: np.ndarray
-    right: np.ndarray
+    correct: np.ndarray
 
     @classmethod
-    def of(cls, probabilities: np.ndarray, labels: np.ndarray) -> "Sureness":
-        """Of some photos.
+    def from_probabilities(
+        cls, probabilities: np.ndarray, labels: np.ndarray
+    ) -> "TopPredictions":
+        """Take the most probable class of each photo.
 
         Args:
-            probabilities: float [num_examples, num_classes], rows summing to 1. Of
-                equal ones the lower class counts as the likeliest, as in argmax.
+            probabilities: float [num_examples, num_classes], rows summing to 1. Among
+                equal probabilities the lower label counts, as in argmax.
             labels: int [num_examples], 0-based.
         """
         predicted = probabilities.argmax(axis=1)
         confidence = probabilities[np.arange(len(labels)), predicted]
         return cls(
-            confidence=np.asarray(confidence, np.float64), right=predicted == labels
+            confidence=np.asarray(confidence, np.float64), correct=predicted == labels
         )
 
 
-def reliability(sureness: Sureness, num_bins: int = NUM_BINS) -> list[dict[str, Any]]:
-    """Compares confidence and accuracy in bins of equal width.
+def reliability(
+    predictions: TopPredictions, num_bins: int = NUM_BINS
+) -> list[dict[str, Any]]:
+    """Compare confidence and accuracy in bins of equal width.
 
     Args:
-        sureness: of the photos.
-        num_bins: that 0..1 is cut into; a bin holds its upper end, the first one 0 too.
+        predictions: most probable class of each photo.
+        num_bins: number of bins of 0..1; a bin includes its upper end, the first one
+            also 0.
 
     Returns:
-        A row per bin: its ends `low` and `high`, `num_examples`, their mean
-        `confidence` and their `accuracy`, both None in an empty bin.
+        One row per bin: its ends `low` and `high`, `num_examples`, mean `confidence`
+        and `accuracy`; the last two are None in an empty bin.
 
     Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2.
     """
     ends = np.arange(num_bins + 1) / num_bins
-    place = np.searchsorted(ends[1:-1], sureness.confidence, side="left")
+    bin_of = np.searchsorted(ends[1:-1], predictions.confidence, side="left")
     rows = []
     for number in range(num_bins):
-        inside = place == number
+        inside = bin_of == number
         count = int(inside.sum())
         rows.append(
             {
                 "low": float(ends[number]),
                 "high": float(ends[number + 1]),
                 "num_examples": count,
-                "confidence": float(sureness.confidence[inside].mean())
+                "confidence": float(predictions.confidence[inside].mean())
                 if count
                 else None,
-                "accuracy": float(sureness.right[inside].mean()) if count else None,
+                "accuracy": float(predictions.correct[inside].mean())
+                if count
+                else None,
             }
         )
     return rows
 
 
 def expected_calibration_error(bins: list[dict[str, Any]]) -> float:
-    """Mean distance of confidence and accuracy, bins weighted by their photos.
+    """Return the mean distance of confidence and accuracy, weighted by photos.
 
     Args:
-        bins: of `reliability`.
+        bins: rows from `reliability`.
 
     Returns:
-        0 (as right as it is sure) to 1; nan without photos.
+        0 (calibrated) to 1; nan without photos.
 
     Source: Naeini et al. 2015, "Obtaining Well Calibrated Probabilities Using Bayesian
     Binning"; Guo et al. 2017.
@@ -96,71 +103,69 @@ def expected_calibration_error(bins: list[dict[str, Any]]) -> float:
     return float(sum(gaps) / total)
 
 
-def coverage(sureness: Sureness) -> list[dict[str, float]]:
-    """Accuracy on the photos that are answered when unsure answers are left out.
+def coverage(predictions: TopPredictions) -> list[dict[str, float]]:
+    """Return the accuracy on the photos at or above each confidence threshold.
 
     Args:
-        sureness: of the photos.
+        predictions: most probable class of each photo.
 
     Returns:
-        Points from the surest photos to all of them, at most 100, those that leave out
-        least among them: a `threshold` of confidence; the share of photos at or above
-        it, `coverage`; and their `accuracy`. Photos that are equally sure are answered
-        together. Empty without photos.
+        At most 100 points, from the most confident photos to all photos: `threshold` of
+        the confidence, `coverage` (share of the photos at or above it) and their
+        `accuracy`. Photos with equal confidence share a point. Empty without photos.
 
     Source: El-Yaniv and Wiener 2010, "On the Foundations of Noise-free Selective
     Classification".
     """
-    total = len(sureness.right)
+    total = len(predictions.correct)
     if not total:
         return []
-    order = np.argsort(-sureness.confidence, kind="stable")
-    confidence = sureness.confidence[order]
-    hits = np.cumsum(sureness.right[order])
+    order = np.argsort(-predictions.confidence, kind="stable")
+    confidence = predictions.confidence[order]
+    num_correct = np.cumsum(predictions.correct[order])
     last = np.flatnonzero(np.append(confidence[1:] < confidence[:-1], True))
-    wanted = np.linspace(0, len(last) - 1, min(len(last), _CURVE_POINTS))
+    selected = np.linspace(0, len(last) - 1, min(len(last), _CURVE_POINTS))
     return [
         {
             "threshold": float(confidence[n]),
             "coverage": float((n + 1) / total),
-            "accuracy": float(hits[n] / (n + 1)),
+            "accuracy": float(num_correct[n] / (n + 1)),
         }
-        for n in last[np.rint(wanted).astype(np.int64)]
+        for n in last[np.rint(selected).astype(np.int64)]
     ]
 
 
 def threshold_text(threshold: float, confidence: np.ndarray) -> str:
-    """A threshold in few digits, by which the same photos are answered.
+    """Round a threshold to few digits without changing which photos reach it.
 
-    It is rounded down: 0.9996 as 1.000 would leave out the photo that it is made of.
+    It is rounded down: 0.9996 as 1.000 would leave out its own photo.
 
     Args:
-        threshold: of a point of `coverage`.
-        confidence: float64 [num_examples], of all photos.
+        threshold: threshold of a point from `coverage`.
+        confidence: float64 [num_examples], confidence of all photos.
     """
-    answered = confidence >= threshold
+    reached = confidence >= threshold
     for digits in range(_DIGITS, _MOST_DIGITS):
         unit = decimal.Decimal(1).scaleb(-digits)
-        found = decimal.Decimal(threshold).quantize(unit, decimal.ROUND_FLOOR)
-        if np.array_equal(confidence >= float(found), answered):
-            return str(found)
+        rounded = decimal.Decimal(threshold).quantize(unit, decimal.ROUND_FLOOR)
+        if np.array_equal(confidence >= float(rounded), reached):
+            return str(rounded)
     return repr(threshold)
 
 
 def figures(
     before: np.ndarray, after: np.ndarray, labels: np.ndarray
 ) -> dict[str, Any]:
-    """What evaluation/<split>.json says about calibration and abstaining.
+    """Return the figures of evaluation/<split>.json on calibration and coverage.
 
     Args:
-        before: float [num_examples, num_classes], probabilities as the network gives
-            them.
-        after: likewise, calibrated.
+        before: float [num_examples, num_classes], uncalibrated probabilities.
+        after: float [num_examples, num_classes], calibrated probabilities.
         labels: int [num_examples], 0-based.
     """
-    bins_before = reliability(Sureness.of(before, labels))
-    sureness = Sureness.of(after, labels)
-    bins = reliability(sureness)
+    bins_before = reliability(TopPredictions.from_probabilities(before, labels))
+    predictions = TopPredictions.from_probabilities(after, labels)
+    bins = reliability(predictions)
     return {
         "calibration": {
             "ece": expected_calibration_error(bins),
@@ -168,5 +173,5 @@ def figures(
             "bins": bins,
             "bins_before": bins_before,
         },
-        "coverage": coverage(sureness),
+        "coverage": coverage(predictions),
     }

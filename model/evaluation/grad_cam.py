@@ -37,7 +37,7 @@ _OPACITY = 0.55  # of the hottest place
 _AROUND = 6  # a place's surroundings are this part of the map's side
 
 
-class NoMap(DataError):
+class NoSpatialLayer(DataError):
     """A network without a layer that keeps places apart."""
 
 
@@ -48,7 +48,7 @@ def mapped_layer(model: Any) -> Any:
         model: keras.Model: image [batch, height, width, 3] -> logits.
 
     Raises:
-        NoMap: there is none.
+        NoSpatialLayer: there is none.
     """
     for layer in reversed(model.layers):
         shape: Any = getattr(layer.output, "shape", ())
@@ -57,7 +57,7 @@ def mapped_layer(model: Any) -> Any:
         is_map = len(shape) == 4 and None not in shape[1:] and shape[1] * shape[2] > 1
         if is_map and not isinstance(layer, _NOT_LOOKED_AT):
             return layer
-    raise NoMap(
+    raise NoSpatialLayer(
         f"{model.name}: no layer keeps places of the photo apart, so there is no "
         "Grad-CAM; expected a network with convolutions"
     )
@@ -96,7 +96,7 @@ def grad_cam(model: Any) -> Callable[[Any, Any], np.ndarray]:
         class, 0 where nothing does; all 0 if nothing in the image does.
 
     Raises:
-        NoMap: see `mapped_layer`.
+        NoSpatialLayer: see `mapped_layer`.
     """
     network = _Explained(model)
     heat = traced_function.for_any_batch(
@@ -123,7 +123,7 @@ def with_answer(model: Any, more: Sequence[Any] = ()) -> Callable[[Any], list[An
         are then.
 
     Raises:
-        NoMap: see `mapped_layer`.
+        NoSpatialLayer: see `mapped_layer`.
     """
     return traced_function.for_any_batch(_Explained(model, more))
 

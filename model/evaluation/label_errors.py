@@ -1,20 +1,38 @@
-"""Held-out probabilities -> photos whose label is likely wrong; NumPy only."""
+"""Find photos that are probably filed under the wrong class.
+
+The probabilities must come from a network that was not trained on the photo. If the run
+is one of several folds, the photos of all folds count, each predicted by the network of
+the fold that was not trained on it.
+"""
 
 import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from model.evaluation import stored_logits
+from model.evaluation.predictions import Predictions
+from model.loop import metrics
+from model.runs import finished_run, run_folder
+from pipeline.records import manifest
+from pipeline.system.errors import DataError
+
+_MAX_LISTED = 200  # label errors in evaluation/<split>.json, the most probable
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Doubt:
-    """A photo that is confidently another class than its label says.
+class LabelError:
+    """A photo that the network confidently assigns to a class other than its label.
 
     Attributes:
         example: index of the photo.
-        label: that it was given, 0-based.
-        suggested: class that it is likely of.
-        label_probability: of the given label, 0..1.
-        suggested_probability: of the suggested class.
+        label: label that the photo has, 0-based.
+        suggested: label that it probably should have, 0-based.
+        label_probability: probability of `label`, 0..1.
+        suggested_probability: probability of `suggested`, 0..1.
     """
 
     example: int
@@ -24,34 +42,36 @@ class Doubt:
     suggested_probability: float
 
 
-def thresholds(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """How sure a network is of each class on the photos that are labelled so.
+def class_thresholds(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the mean probability of each class on the photos labelled as that class.
 
     Args:
-        probabilities: float [num_examples, num_classes], held out.
+        probabilities: float [num_examples, num_classes], out of sample.
         labels: int [num_examples], 0-based.
 
     Returns:
-        float64 [num_classes]: the mean self-confidence; inf for a class that no photo
-        has, so that nothing is confidently of it.
+        float64 [num_classes]; inf for a class without photos, so that no photo is
+        confidently assigned to it.
     """
     num_classes = probabilities.shape[1]
-    own = probabilities[np.arange(len(labels)), labels]
-    totals = np.bincount(labels, weights=own, minlength=num_classes)
+    label_probabilities = probabilities[np.arange(len(labels)), labels]
+    totals = np.bincount(labels, weights=label_probabilities, minlength=num_classes)
     counts = np.bincount(labels, minlength=num_classes)
     return np.where(counts > 0, totals / np.maximum(1, counts), np.inf)
 
 
-def find(probabilities: np.ndarray, labels: np.ndarray) -> list[Doubt]:
-    """Finds labels that are likely wrong, the likeliest first.
+def find_label_errors(
+    probabilities: np.ndarray, labels: np.ndarray
+) -> list[LabelError]:
+    """Find labels that are probably wrong, the most probable errors first.
 
-    A photo is confidently of a class if that class is at least as probable as it is on
-    average for the photos that are labelled so; of several such classes it is the most
-    probable. Where that is not the label, the label is in doubt. Doubts are ordered by
-    how much less probable the label is than the suggested class.
+    A photo is confidently assigned to a class if that class is at least as probable as
+    it is on average for the photos labelled as that class; among several such classes
+    the most probable one counts. If that is not the label, the label is probably wrong.
+    Errors are ordered by the probability of the label minus that of the suggestion.
 
     Args:
-        probabilities: float [num_examples, num_classes], rows summing to 1, each by a
+        probabilities: float [num_examples, num_classes], rows summing to 1, each from a
             network that was not trained on the photo.
         labels: int [num_examples], 0-based.
 
@@ -62,20 +82,169 @@ def find(probabilities: np.ndarray, labels: np.ndarray) -> list[Doubt]:
     if not len(labels):
         return []
     # The mean of equal numbers may be a rounding error above them.
-    confident = probabilities >= thresholds(probabilities, labels) - 1e-9
+    confident = probabilities >= class_thresholds(probabilities, labels) - 1e-9
     candidates = np.where(confident, probabilities, -1.0)
     suggested = candidates.argmax(axis=1)
     examples = np.flatnonzero(confident.any(axis=1) & (suggested != labels))
-    own = probabilities[examples, labels[examples]]
-    other = probabilities[examples, suggested[examples]]
-    order = np.argsort(own - other, kind="stable")
+    of_label = probabilities[examples, labels[examples]]
+    of_suggested = probabilities[examples, suggested[examples]]
+    order = np.argsort(of_label - of_suggested, kind="stable")
     return [
-        Doubt(
+        LabelError(
             example=int(examples[n]),
             label=int(labels[examples[n]]),
             suggested=int(suggested[examples[n]]),
-            label_probability=float(own[n]),
-            suggested_probability=float(other[n]),
+            label_probability=float(of_label[n]),
+            suggested_probability=float(of_suggested[n]),
         )
         for n in order
     ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UnseenPhotos:
+    """Predictions for photos that the predicting network was not trained on.
+
+    Attributes:
+        rows: manifest rows of the photos.
+        labels: int64 [num_examples], 0-based.
+        probabilities: float64 [num_examples, num_classes], calibrated.
+        source: origin of the probabilities, in words.
+    """
+
+    rows: Sequence[manifest.Row]
+    labels: np.ndarray
+    probabilities: np.ndarray
+    source: str
+
+    def figures(self, class_names: Sequence[str]) -> dict[str, Any]:
+        """Return the entry "label_doubts" of evaluation/<split>.json."""
+        label_errors = find_label_errors(self.probabilities, self.labels)
+        return {
+            "source": self.source,
+            "num_examples": len(self.labels),
+            "num_doubts": len(label_errors),
+            "photos": [
+                {
+                    "path": self.rows[error.example].path,
+                    "label": class_names[error.label],
+                    "label_probability": error.label_probability,
+                    "suggested": class_names[error.suggested],
+                    "suggested_probability": error.suggested_probability,
+                }
+                for error in label_errors[:_MAX_LISTED]
+            ],
+        }
+
+
+def unseen_photos(
+    run: finished_run.FinishedRun,
+    records: manifest.Manifest,
+    predictions: Predictions,
+    training_photos: set[str],
+) -> UnseenPhotos:
+    """Return the unseen photos of all folds, or those of the evaluated split.
+
+    Args:
+        run: the evaluated run, perhaps one of several folds.
+        records: records it was evaluated on.
+        predictions: its predictions for a split.
+        training_photos: SHA-256 of the photos that the run was trained on or chosen by.
+
+    Raises:
+        DataError: stored logits of a fold are damaged.
+    """
+    of_split = unseen_in_split(predictions, training_photos)
+    of_folds = unseen_in_folds(run, records)
+    if of_folds and len(of_folds.labels) > len(of_split.labels):
+        return of_folds
+    return of_split
+
+
+def unseen_in_split(
+    predictions: Predictions, training_photos: set[str]
+) -> UnseenPhotos:
+    """Return the photos of a split that were not used in training."""
+    unseen = [
+        n for n, row in enumerate(predictions.rows) if row.sha256 not in training_photos
+    ]
+    return UnseenPhotos(
+        rows=[predictions.rows[n] for n in unseen],
+        labels=predictions.labels[unseen],
+        probabilities=predictions.probabilities()[unseen],
+        source="held-out probabilities of the photos evaluated here",
+    )
+
+
+def unseen_in_folds(
+    run: finished_run.FinishedRun, records: manifest.Manifest
+) -> UnseenPhotos | None:
+    """Return the test photos of all folds that were evaluated; None outside folds.
+
+    Args:
+        run: a run whose test split has been evaluated.
+        records: its records.
+
+    Raises:
+        DataError: stored logits of a fold are damaged.
+    """
+    num_folds = _num_folds(run.directory)
+    if not num_folds or run.manifest_digest != records.digest:
+        return None
+    rows = {row.sha256: row for row in records.included()}
+    by_photo: dict[str, tuple[int, np.ndarray]] = {}
+    num_evaluated = 0
+    for number in range(num_folds):
+        fold_dir = run.directory.parent / f"fold-{number}"
+        fold = _fold_probabilities(fold_dir, run.class_names)
+        if fold is None:
+            continue
+        num_evaluated += 1
+        examples, probabilities = fold
+        for sha256, label, photo_probabilities in zip(
+            examples.sha256.tolist(), examples.label, probabilities, strict=True
+        ):
+            if sha256 in rows:
+                by_photo[sha256] = int(label), photo_probabilities
+    if num_evaluated < 2:
+        return None
+    return UnseenPhotos(
+        rows=[rows[sha256] for sha256 in by_photo],
+        labels=np.array([label for label, _ in by_photo.values()], np.int64),
+        probabilities=np.stack([p for _, p in by_photo.values()]),
+        source=f"out-of-fold probabilities of {num_evaluated} of {num_folds} folds",
+    )
+
+
+def _num_folds(directory: Path) -> int:
+    """Return the number of folds that a run is one of; 0 outside folds."""
+    path = directory.parent / run_folder.REPEATS
+    if not directory.name.startswith("fold-") or not path.exists():
+        return 0
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        num_folds = int(settings["folds"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return 0  # a damaged file about other runs is no reason to fail here
+    return min(max(0, num_folds), 1000)
+
+
+def _fold_probabilities(
+    fold_dir: Path, class_names: Sequence[str]
+) -> tuple[stored_logits.Examples, np.ndarray] | None:
+    """Return a fold's test photos and probabilities; None if it is not evaluated."""
+    try:
+        fold = finished_run.read(str(fold_dir))
+    except DataError:
+        return None
+    digest = fold.manifest_digest
+    path = fold.evaluation_path("test", digest).with_suffix(".npz")
+    if tuple(fold.class_names) != tuple(class_names):
+        return None
+    if not stored_logits.is_current(
+        path, model_sha256=fold.model_digest(), manifest_digest=digest
+    ):
+        return None
+    examples = stored_logits.read(path, len(class_names))
+    logits = examples.logits / fold.temperature
+    return examples, np.exp(metrics.log_softmax(logits))

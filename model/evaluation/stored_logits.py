@@ -1,6 +1,6 @@
-"""evaluation/<split>.npz, as evaluate.py writes it -> checked arrays; NumPy only.
+"""Read evaluation/<split>.npz as checked arrays.
 
-The file may be damaged or somebody else's: sizes are checked before memory is
+The file may be damaged or come from a stranger: sizes are checked before memory is
 allocated, and nothing in it is executed.
 """
 
@@ -16,14 +16,14 @@ import numpy as np
 from model.checkpoints import archive, npy
 from pipeline.system.errors import DataError
 
-# Name -> kind, bytes of a value (0: any) and number of axes.
+# {name: (kind, bytes of one value or 0 for any, number of axes)}
 _ARRAYS = {
     "sha256": ("U", 256, 1),  # UTF-32
     "path": ("U", 0, 1),
     "label": ("i", 8, 1),
     "logits": ("f", 4, 2),
 }
-# What the arrays may come to, inflated: 30 times with paths of 300 characters.
+# Largest growth on decompression: paths of 300 characters grow 30 times.
 _MAX_GROWTH, _SMALL_BYTES = 100, 64 << 20
 _HEX_DIGITS = np.frombuffer(b"0123456789abcdef", np.uint8)
 _LAST_CHARACTER = 0x10FFFF
@@ -31,11 +31,11 @@ _LAST_CHARACTER = 0x10FFFF
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Examples:
-    """What a run says of every photo that it was judged on.
+    """The logits of a run for every photo of a split.
 
     Attributes:
-        sha256: str [num_examples], 64 hex digits, of each photo's file.
-        path: str [num_examples], as the manifest names it.
+        sha256: str [num_examples], SHA-256 of each photo's file, 64 hex digits.
+        path: str [num_examples], path of each photo in the manifest.
         label: int64 [num_examples], 0-based.
         logits: float32 [num_examples, num_classes], finite.
     """
@@ -47,26 +47,27 @@ class Examples:
 
 
 def read(path: Path, num_classes: int) -> Examples:
-    """Reads the photos' logits.
+    """Read the logits of a run.
 
     Args:
-        path: of the .npz.
-        num_classes: that the run tells apart.
+        path: path of the .npz.
+        num_classes: number of classes of the run.
 
     Raises:
-        DataError: the file is damaged, or not of such a run.
+        DataError: the file is damaged, or belongs to another run.
     """
     try:
         with zipfile.ZipFile(path) as opened:
             arrays = _read_arrays(opened, path.stat().st_size)
-        found = Examples(**arrays)
-        _check(found, num_classes)
+        examples = Examples(**arrays)
+        _check(examples, num_classes)
     except archive.FAULTS as error:
         raise DataError(
-            f"{path}: damaged, or not of this run ({error}); remove it, and the run is "
-            "judged again"
+            f"{path}: the file is damaged or belongs to another run ({error}). Remove "
+            f"it, "
+            "and the run is evaluated again."
         ) from error
-    return found
+    return examples
 
 
 def _read_arrays(opened: zipfile.ZipFile, size_bytes: int) -> dict[str, np.ndarray]:
@@ -95,62 +96,64 @@ def _read_arrays(opened: zipfile.ZipFile, size_bytes: int) -> dict[str, np.ndarr
     return arrays
 
 
-def _check(found: Examples, num_classes: int) -> None:
-    """Refuses arrays that do not go together.
+def _check(examples: Examples, num_classes: int) -> None:
+    """Check that the arrays belong together.
 
     Raises:
-        ValueError: says what.
+        ValueError: they do not; the message says why.
     """
-    total = len(found.label)
+    total = len(examples.label)
     if not total:
-        raise ValueError("no photo")
-    if len(found.sha256) != total or len(found.path) != total:
+        raise ValueError("no photos")
+    if len(examples.sha256) != total or len(examples.path) != total:
         raise ValueError("arrays of different length")
-    if found.logits.shape != (total, num_classes):
+    if examples.logits.shape != (total, num_classes):
         raise ValueError(
-            f"logits are {list(found.logits.shape)}, expected [{total}, {num_classes}]"
+            f"logits are {list(examples.logits.shape)}, expected [{total}, "
+            f"{num_classes}]"
         )
-    if not np.isfinite(found.logits).all():
-        raise ValueError("logits that are no numbers")
-    if found.label.min() < 0 or found.label.max() >= num_classes:
+    if not np.isfinite(examples.logits).all():
+        raise ValueError("logits that are not finite")
+    if examples.label.min() < 0 or examples.label.max() >= num_classes:
         raise ValueError(f"labels beyond 0 to {num_classes - 1}")
-    if not np.isin(found.sha256.view(np.uint32), _HEX_DIGITS).all():
-        raise ValueError("SHA-256 that are none")
-    if found.path.view(np.uint32).max() > _LAST_CHARACTER:
-        raise ValueError("paths that are no text")
+    if not np.isin(examples.sha256.view(np.uint32), _HEX_DIGITS).all():
+        raise ValueError("sha256 that are not hex digits")
+    if examples.path.view(np.uint32).max() > _LAST_CHARACTER:
+        raise ValueError("paths that are not text")
 
 
 def read_figures(path: Path) -> dict[str, Any]:
-    """Reads evaluation/<split>.json.
+    """Read evaluation/<split>.json.
 
     Raises:
-        DataError: it is damaged.
+        DataError: the file is damaged.
     """
     try:
         figures = dict(json.loads(path.read_text(encoding="utf-8")))
         _ = figures["model_sha256"], figures["data"]["manifest_digest"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
-            f"{path}: damaged ({error!r}); remove it, and the run is judged again"
+            f"{path}: the file is damaged ({error!r}). Remove it, and the run is "
+            "evaluated again."
         ) from error
     return figures
 
 
-def is_of(path: Path, *, model_sha256: str, manifest_digest: str) -> bool:
-    """Whether a model was judged on these records, and both files are there.
+def is_current(path: Path, *, model_sha256: str, manifest_digest: str) -> bool:
+    """Return whether the stored logits are those of this model on these records.
 
     Args:
-        path: of the .npz; the .json lies beside it.
-        model_sha256: of model.keras as it is now.
-        manifest_digest: of the records.
+        path: path of the .npz; the .json lies beside it.
+        model_sha256: SHA-256 of the run's model.keras as it is now.
+        manifest_digest: digest of the records' manifest.
 
     Raises:
         DataError: the .json is damaged.
     """
-    beside = path.with_suffix(".json")
-    if not path.exists() or not beside.exists():
+    json_path = path.with_suffix(".json")
+    if not path.exists() or not json_path.exists():
         return False
-    figures = read_figures(beside)
+    figures = read_figures(json_path)
     return bool(
         figures["model_sha256"] == model_sha256
         and figures["data"]["manifest_digest"] == manifest_digest
@@ -158,10 +161,10 @@ def is_of(path: Path, *, model_sha256: str, manifest_digest: str) -> bool:
 
 
 def images_per_s(path: Path) -> float | None:
-    """Photos per second of the judgement; None where its .json does not say.
+    """Return the photos per second of an evaluation; None if its .json has none.
 
     Raises:
         DataError: the .json is damaged.
     """
-    found = read_figures(path).get("images_per_s")
-    return found if isinstance(found, float) and 0 < found < math.inf else None
+    rate = read_figures(path).get("images_per_s")
+    return rate if isinstance(rate, float) and 0 < rate < math.inf else None

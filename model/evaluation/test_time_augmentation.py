@@ -1,4 +1,4 @@
-"""Several views of each photo -> one answer: test-time augmentation."""
+"""Average the predictions for several views of each photo."""
 
 import dataclasses
 
@@ -12,18 +12,20 @@ NONE, FLIP, TEN_CROP = "none", "flip", "ten_crop"
 CHOICES = (NONE, FLIP, TEN_CROP)
 
 
-def of(tta: str, sizes: np.ndarray, spec: InputSpec) -> list[crop_and_resize.Views]:
-    """The views that are averaged.
+def views_of(
+    tta: str, sizes: np.ndarray, spec: InputSpec
+) -> list[crop_and_resize.Views]:
+    """Return the views to average over.
 
     Args:
-        tta: "none" for the central window; "flip" for that and its mirror image;
-            "ten_crop" for the central window and those in the corners, each with its
-            mirror image.
-        sizes: int [num_images, 2]: height, width of the stored images, in pixels.
-        spec: of the network.
+        tta: "none" for the central crop; "flip" for it and its mirror image; "ten_crop"
+            for the central crop and those in the four corners, each with its mirror
+            image.
+        sizes: int [num_images, 2], height and width of the stored images, in pixels.
+        spec: input specification of the network.
 
     Raises:
-        ValueError: `tta` is none of these.
+        ValueError: `tta` is not one of `CHOICES`.
 
     Source: Krizhevsky et al. 2012, section 4.1.
     """
@@ -36,24 +38,24 @@ def of(tta: str, sizes: np.ndarray, spec: InputSpec) -> list[crop_and_resize.Vie
     else:
         upright = list(crop_and_resize.cornered_views(sizes, spec))
     mirrored = [
-        dataclasses.replace(one, mirrored=np.ones(len(sizes), np.bool_))
-        for one in upright
+        dataclasses.replace(view, mirrored=np.ones(len(sizes), np.bool_))
+        for view in upright
     ]
     return upright + mirrored
 
 
-class Mean:
-    """Log-probabilities of several views, averaged: a geometric mean.
+class AveragedLogits:
+    """Averages log-probabilities over views: a geometric mean of the probabilities.
 
-    The mean is again something to divide by a temperature: as one view's logits are,
-    so each view's would be. (Krizhevsky et al. average probabilities.)
+    The average can be divided by a temperature like the logits of a single view.
+    (Krizhevsky et al. average probabilities.)
     """
 
     def __init__(self, num_views: int, shape: tuple[int, int]) -> None:
-        """Begins with nothing.
+        """Starts without any view.
 
         Args:
-            num_views: that will come for each photo.
+            num_views: number of views of each photo that will be added.
             shape: number of photos, number of classes.
         """
         self._num_views = num_views
@@ -61,22 +63,22 @@ class Mean:
         self._count = np.zeros(shape[0], np.int64)
 
     def add(self, numbers: np.ndarray, logits: np.ndarray) -> None:
-        """Adds one view of some photos.
+        """Add one view of some photos.
 
         Args:
-            numbers: int [batch], which photos; each at most once.
+            numbers: int [batch], indices of the photos; each at most once.
             logits: float32 [batch, num_classes].
         """
-        # One view is kept to the bit.
-        one = self._num_views == 1
-        self._sum[numbers] += logits if one else metrics.log_softmax(logits)
+        # The logits of a single view stay as they are, to the bit.
+        single = self._num_views == 1
+        self._sum[numbers] += logits if single else metrics.log_softmax(logits)
         self._count[numbers] += 1
 
     @property
     def complete(self) -> bool:
-        """Whether every photo was seen in each of its views, and in no other."""
+        """Whether every photo was added in exactly `num_views` views."""
         return bool((self._count == self._num_views).all())
 
     def logits(self) -> np.ndarray:
-        """float32 [num_examples, num_classes]; as they were if there is one view."""
+        """Return the averages, float32 [num_examples, num_classes]."""
         return (self._sum / self._num_views).astype(np.float32)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from model.evaluation import evaluate_split, stored_logits
+from model.evaluation import run_evaluation, stored_logits
 from model.loop import metrics
 from model.runs import finished_run, run_records
 from pipeline.batches import crop_and_resize, image_batches
@@ -78,14 +78,14 @@ def load(run: finished_run.FinishedRun, data: str = "") -> HeldoutPhotos:
     manifest.check_files(records)
     path = run.evaluation_path(SPLIT, records.digest).with_suffix(".npz")
     digest = run.model_digest()
-    if not stored_logits.is_of(
+    if not stored_logits.is_current(
         path, model_sha256=digest, manifest_digest=records.digest
     ):
         command_line.log(
             f"{run.directory.name} was not evaluated with these weights yet; "
             f"evaluating it on its {SPLIT} photos"
         )
-        evaluate_split.judge_run(run, records, SPLIT)
+        run_evaluation.evaluate_run(run, records, SPLIT)
     examples = stored_logits.read(path, len(run.class_names))
     rows = records.included(SPLIT)
     if [row.sha256 for row in rows] != examples.sha256.tolist():

@@ -172,7 +172,7 @@ class Explainer:
         self._has_heat = True
         try:
             self._step = grad_cam.with_answer(model, both.outputs[:1] if both else ())
-        except grad_cam.NoMap as error:
+        except grad_cam.NoSpatialLayer as error:
             self.missing.insert(0, str(error))
             if both is None:
                 raise DataError("; ".join(self.missing)) from error

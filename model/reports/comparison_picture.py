@@ -1,4 +1,4 @@
-"""Runs that are compared -> compare-<split>.png."""
+"""Draw compare-<split>.png: the runs of a comparison with their curves."""
 
 import logging
 import warnings
@@ -15,17 +15,17 @@ Curve = Sequence[tuple[int, float]]  # epoch, accuracy on the validation split
 
 
 def draw(figures: dict[str, Any], curves: Sequence[Curve], path: Path) -> None:
-    """Draws the table of runs, and their validation accuracy over the epochs.
+    """Draw the table of runs, and their validation accuracy over the epochs.
 
-    A run's row has its accuracy with interval, size, speed, and the p value against the
-    first.
+    The row of a run has its accuracy with interval, model size, speed, and the p value
+    against the first run.
 
     Args:
-        figures: as comparison.compare has them.
-        curves: of each run; an empty one for a run that has none.
-        path: of the PNG.
+        figures: figures from `comparison.compare`.
+        curves: validation curve of each run, empty for a run without one.
+        path: path of the PNG.
     """
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of its fonts
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it reports fonts
     # Deferred, and without pyplot's state: matplotlib takes half a second to import.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -37,20 +37,24 @@ def draw(figures: dict[str, Any], curves: Sequence[Curve], path: Path) -> None:
     figure = Figure(figsize=(11, height), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
-    for number, (one, curve) in enumerate(zip(runs, curves, strict=True)):
-        colour, accuracy = f"C{number % 10}", one["accuracy"]
-        low, high = one["accuracy_ci95"]
+    for number, (run, curve) in enumerate(zip(runs, curves, strict=True)):
+        colour, accuracy = f"C{number % 10}", run["accuracy"]
+        low, high = run["accuracy_ci95"]
         ends = [[max(0.0, accuracy - low)], [max(0.0, high - accuracy)]]
         left.errorbar(accuracy, number, xerr=ends, fmt="o", color=colour, capsize=4)
-        where = {"transform": left.get_yaxis_transform(), "va": "center", "size": 8}
-        left.text(0.02, number + 0.32, texts[number], **where)
+        text_style = {
+            "transform": left.get_yaxis_transform(),
+            "va": "center",
+            "size": 8,
+        }
+        left.text(0.02, number + 0.32, texts[number], **text_style)
         epochs = [epoch for epoch, _ in curve]
         values = [value for _, value in curve]
         marker = "o" if len(curve) == 1 else None
         right.plot(epochs, values, color=colour, marker=marker)
-    left.set_yticks(range(len(runs)), [_label(one["run"]) for one in runs])
+    left.set_yticks(range(len(runs)), [_label(run["run"]) for run in runs])
     for number, tick in enumerate(left.get_yticklabels()):
-        tick.set(color=f"C{number % 10}", parse_math=False)  # $ is a name's own
+        tick.set(color=f"C{number % 10}", parse_math=False)  # names may contain $
     left.set_ylim(len(runs) - 0.5, -0.5)  # the first run on top
     left.set(title="accuracy with 95 % interval")
     right.set(title="validation accuracy", xlabel="epoch")
@@ -58,26 +62,26 @@ def draw(figures: dict[str, Any], curves: Sequence[Curve], path: Path) -> None:
     for axes in (left, right):
         axes.grid(alpha=0.3)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # letters that the font lacks are boxes
+        warnings.simplefilter("ignore")  # about missing glyphs
         figure.savefig(path, dpi=100, format="png")
 
 
 def _table(
     runs: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]
 ) -> list[str]:
-    """A line for each run."""
+    """Return one line for each run."""
     lines = []
-    for number, one in enumerate(runs):
-        words = [f"{one['accuracy']:.4f}", f"{one['model_bytes'] / 1e6:.1f} MB"]
-        if one["images_per_s"] is not None:
-            words.append(f"{one['images_per_s']:,.0f} photos/s")
-        if number:  # the first has none to be compared with
+    for number, run in enumerate(runs):
+        words = [f"{run['accuracy']:.4f}", f"{run['model_bytes'] / 1e6:.1f} MB"]
+        if run["images_per_s"] is not None:
+            words.append(f"{run['images_per_s']:,.0f} photos/s")
+        if number:  # the others are compared with the first
             words.append(comparison.describe_p(pairs[number - 1]["p_holm"]))
         lines.append("   ".join(words))
     return lines
 
 
 def _label(name: str) -> str:
-    """A run's name as a font can draw it, and not too long."""
+    """Return a run's name in printable characters, shortened if necessary."""
     text = command_line.as_utf8(command_line.one_line(command_line.shown(name)))
     return text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 3]}..."

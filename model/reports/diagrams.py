@@ -1,7 +1,7 @@
-"""Figures of an evaluation -> drawings for its page, as SVG in the page's own colours.
+"""Draw the diagrams of the HTML report as SVG in the colours of the page.
 
-Colours are CSS variables, so that a drawing is dark where the page is; text stays text,
-so that it can be read out, searched and enlarged.
+Colours are CSS variables, so that a diagram is dark if the page is; text stays text, so
+that it can be read aloud, searched and enlarged.
 """
 
 import io
@@ -14,7 +14,7 @@ from typing import Any
 
 import markupsafe
 
-# Stand-ins that matplotlib takes for colours -> what the page calls them.
+# {placeholder colour in matplotlib: CSS colour of the page}
 _COLOURS = {
     "#010101": "currentColor",
     "#020202": "var(--muted)",
@@ -28,11 +28,11 @@ _REFERENCE = re.compile(r'(\bid="|href="#|url\(#)')
 
 
 class Drawings:
-    """Draws figures one after the other, each with names of its own in the page."""
+    """Draws diagrams, each with unique ids in the page."""
 
     def __init__(self) -> None:
         """Imports matplotlib, which takes half a second."""
-        logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of fonts
+        logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it reports fonts
         import matplotlib as mpl
         from matplotlib.backends.backend_svg import FigureCanvasSVG
         from matplotlib.figure import Figure
@@ -43,7 +43,7 @@ class Drawings:
 
     def _axes(self, **labels: Any) -> tuple[Any, Any]:
         figure = self._figure(figsize=(4.4, 3.2))
-        # A layout that is computed takes as long as all the rest.
+        # An automatic layout would double the time.
         figure.subplots_adjust(left=0.13, right=0.97, bottom=0.15, top=0.96)
         self._canvas(figure)
         figure.patch.set_alpha(0)
@@ -57,10 +57,10 @@ class Drawings:
         return figure, axes
 
     def reliability(self, calibration: Mapping[str, Any]) -> list[markupsafe.Markup]:
-        """Accuracy over confidence, and how many photos are how sure.
+        """Draw accuracy over confidence, and the distribution of the confidence.
 
         Args:
-            calibration: as evaluation/<split>.json has it.
+            calibration: entry "calibration" of evaluation/<split>.json.
         """
         with self._settings(_TEXT):
             first, left = self._axes(
@@ -74,8 +74,8 @@ class Drawings:
                 ("bins_before", "before temperature", _SECOND),
                 ("bins", "after", _FIRST),
             ):
-                every = calibration[name]
-                rows = [row for row in every if row["num_examples"]]
+                bins = calibration[name]
+                rows = [row for row in bins if row["num_examples"]]
                 left.plot(
                     [row["confidence"] for row in rows],
                     [row["accuracy"] for row in rows],
@@ -85,8 +85,8 @@ class Drawings:
                     label=label,
                 )
                 right.stairs(
-                    [row["num_examples"] for row in every],
-                    [every[0]["low"], *(row["high"] for row in every)],
+                    [row["num_examples"] for row in bins],
+                    [bins[0]["low"], *(row["high"] for row in bins)],
                     color=colour,
                     linewidth=1.5,
                     label=label,
@@ -100,18 +100,18 @@ class Drawings:
                     f"calibration error is {calibration['ece_before']:.3f} before and "
                     f"{calibration['ece']:.3f} after.",
                 ),
-                self._svg(second, "How many photos have which confidence."),
+                self._svg(second, "Number of photos by confidence."),
             ]
 
     def coverage(self, points: Sequence[Mapping[str, float]]) -> markupsafe.Markup:
-        """Accuracy over the share of photos that are answered.
+        """Draw accuracy over the share of photos that are classified.
 
         Args:
-            points: as evaluation/<split>.json has them, at least one.
+            points: entry "coverage" of evaluation/<split>.json, at least one point.
         """
         with self._settings(_TEXT):
             figure, axes = self._axes(
-                xlabel="photos answered, %", ylabel="of these right, %"
+                xlabel="photos classified, %", ylabel="of these correct, %"
             )
             shares = [100 * point["coverage"] for point in points]
             accuracies = [100 * point["accuracy"] for point in points]
@@ -122,12 +122,12 @@ class Drawings:
             return self._svg(
                 figure,
                 "Accuracy against coverage: of all photos "
-                f"{accuracies[-1]:.1f} % are right; of the surest {share:.0f} % of the "
-                f"photos {accuracy:.1f} % are.",
+                f"{accuracies[-1]:.1f} % are correct; of the most confident "
+                f"{share:.0f} % {accuracy:.1f} % are.",
             )
 
     def training(self, results: Sequence[Mapping[str, Any]]) -> list[markupsafe.Markup]:
-        """Loss and accuracy over the epochs.
+        """Draw loss and accuracy over the epochs.
 
         Args:
             results: lines of metrics.jsonl, at least one.
@@ -135,7 +135,7 @@ class Drawings:
         epochs = [result["epoch"] for result in results]
         marker = "o" if len(epochs) == 1 else None
         best = min(results, key=lambda result: result["validation_loss"])
-        drawn = []
+        diagrams = []
         for field, unit in (("loss", ", nats"), ("accuracy", "")):
             with self._settings(_TEXT):
                 figure, axes = self._axes(xlabel="epoch", ylabel=field + unit)
@@ -149,26 +149,26 @@ class Drawings:
                     )
                 axes.xaxis.get_major_locator().set_params(integer=True)
                 last = results[-1]
-                drawn.append(
+                diagrams.append(
                     self._svg(
                         figure,
                         f"Training curve over {len(results)} epochs: the {field} ends "
                         f"at {last[field]:.3f} on training photos and at "
                         f"{last['validation_' + field]:.3f} on validation photos; in "
                         f"the best epoch, {best['epoch']}, it was "
-                        f"{best['validation_' + field]:.3f} on these.",
+                        f"{best['validation_' + field]:.3f} on validation photos.",
                     )
                 )
-        return drawn
+        return diagrams
 
     def _svg(self, figure: Any, text: str) -> markupsafe.Markup:
-        """The drawing as markup, with what it shows in words."""
+        """Return the diagram as markup, with a description in words."""
         (axes,) = figure.axes
         if len(axes.get_legend_handles_labels()[0]) > 1:
             axes.legend(fontsize="small", frameon=False)
         written = io.StringIO()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of signs the font lacks
+            warnings.simplefilter("ignore", UserWarning)  # about missing glyphs
             figure.savefig(written, format="svg", metadata={"Date": None})
         svg = _HEAD.sub("", written.getvalue())
         svg = _SIZE.sub(r"\1", svg)
@@ -177,7 +177,8 @@ class Drawings:
         prefix = f"drawing-{next(self._number)}-"
         svg = _REFERENCE.sub(rf"\g<1>{prefix}", svg)
         label = markupsafe.escape(text)
-        # Matplotlib wrote it, and escapes what it is given; no name of a stranger's is.
+        # Written by matplotlib, which escapes text; it contains no names from
+        # strangers.
         return markupsafe.Markup(
             svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
         )
@@ -195,6 +196,6 @@ _TEXT: dict[Any, Any] = {
 def _nearest(
     points: Sequence[Mapping[str, float]], share: float
 ) -> tuple[float, float]:
-    """Coverage and accuracy, in %, of the point nearest to a coverage."""
+    """Return coverage and accuracy, in %, of the point nearest to a coverage."""
     point = min(points, key=lambda point: abs(point["coverage"] - share))
     return 100 * point["coverage"], 100 * point["accuracy"]

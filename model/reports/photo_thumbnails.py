@@ -1,7 +1,4 @@
-"""Photos of an evaluation -> thumbnails for its page, and where the network looked.
-
-However many photos were judged, the page gets no more than `MAX_BYTES` of them.
-"""
+"""Make the thumbnails and heat maps of the HTML report, of limited total size."""
 
 import base64
 import concurrent.futures
@@ -20,22 +17,22 @@ from pipeline.records import manifest, stored_photo
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
-MAX_BYTES = 9 << 20  # of all thumbnails, as data URLs
+MAX_BYTES = 9 << 20  # 9 MiB: total size of the thumbnails, as data URLs
 _LARGE_PX, _SMALL_PX = 208, 112
 _HEAT_PX = 160
-_AT_ONCE = 64
+_PHOTOS_AT_ONCE = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Heat:
-    """Where a network looked.
+class HeatMap:
+    """A heat map of what the network looked at, and its place in the photo.
 
     Attributes:
-        source: data URL of what it saw, with the heat laid over it.
-        left: of that window in the photo, in % of the photo's width.
-        top: likewise, of its height.
-        width: likewise, of its width.
-        height: likewise, of its height.
+        source: data URL of the network's input with the heat map over it.
+        left: left edge of the input, in % of the photo's width.
+        top: top edge of the input, in % of the photo's height.
+        width: width of the input, in % of the photo's width.
+        height: height of the input, in % of the photo's height.
     """
 
     source: str
@@ -46,33 +43,33 @@ class Heat:
 
 
 class Thumbnails:
-    """Small pictures of photos, each made once.
+    """Thumbnails of photos, each made once, up to a total size.
 
     Attributes:
-        sources: {SHA-256: data URL}; "" of a photo that does not decode.
-        full: whether there is no room for more.
+        sources: {SHA-256 of a photo: data URL}; "" for a photo that does not decode.
+        full: whether the total size is reached.
     """
 
-    def __init__(self, found: manifest.Manifest) -> None:
-        """Begins with none.
+    def __init__(self, records: manifest.Manifest) -> None:
+        """Starts without thumbnails.
 
         Args:
-            found: records of the photos.
+            records: records of the photos.
         """
         self.sources: dict[str, str] = {}
         self.full = False
-        self._photos = stored_photo.StoredPhotos(found.directory)
+        self._photos = stored_photo.StoredPhotos(records.directory)
         self._bytes = 0
 
     def add(self, rows: Iterable[manifest.Row], *, large: bool) -> None:
-        """Makes those that are not there yet, in this order, while there is room.
+        """Make missing thumbnails, in the given order, until the total size is reached.
 
         Args:
-            rows: the photos.
-            large: they are looked at one by one.
+            rows: manifest rows of the photos.
+            large: whether the photos are shown one by one.
         """
-        wanted = {row.sha256: row for row in rows if row.sha256 not in self.sources}
-        waiting = list(wanted.values())
+        missing = {row.sha256: row for row in rows if row.sha256 not in self.sources}
+        waiting = list(missing.values())
         side = _LARGE_PX if large else _SMALL_PX
 
         def made(row: manifest.Row) -> str:
@@ -80,9 +77,9 @@ class Thumbnails:
 
         workers = command_line.available_cpus()
         with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-            for start in range(0, len(waiting), _AT_ONCE):
-                some = waiting[start : start + _AT_ONCE]
-                for row, source in zip(some, pool.map(made, some), strict=True):
+            for start in range(0, len(waiting), _PHOTOS_AT_ONCE):
+                rows_now = waiting[start : start + _PHOTOS_AT_ONCE]
+                for row, source in zip(rows_now, pool.map(made, rows_now), strict=True):
                     if self._bytes + len(source) > MAX_BYTES:
                         self.full = True
                         return
@@ -98,51 +95,51 @@ class Thumbnails:
 
 
 def data_url(jpeg: bytes) -> str:
-    """A JPEG file as a page holds it."""
+    """Return a JPEG file as a data URL."""
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
 
 
-def heats(
+def heat_maps(
     model: Any,
-    found: manifest.Manifest,
+    records: manifest.Manifest,
     rows: Sequence[manifest.Row],
     labels: Sequence[int],
     spec: InputSpec,
-) -> dict[str, Heat]:
-    """Grad-CAM of some photos, for a class of each.
+) -> dict[str, HeatMap]:
+    """Return the heat map of each photo for one class (Grad-CAM).
 
     Args:
         model: keras.Model, image -> logits.
-        found: records of the photos.
-        rows: the photos, each once.
-        labels: of the class in question, for each.
-        spec: of the model's input.
+        records: records of the photos.
+        rows: manifest rows of the photos, each once.
+        labels: label of the class in question for each photo, 0-based.
+        spec: input specification of the model.
 
     Returns:
-        {SHA-256: where the network looked}; {} of a network without a map of places.
+        {SHA-256: heat map}; {} for a network without a spatial layer.
     """
     if not rows:
         return {}
     try:
-        explained = grad_cam.grad_cam(model)
-    except grad_cam.NoMap:
+        explain = grad_cam.grad_cam(model)
+    except grad_cam.NoSpatialLayer:
         return {}
-    images = image_batches.Images(found, rows, spec, batch_size=16)
+    images = image_batches.Images(records, rows, spec, batch_size=16)
     views = crop_and_resize.central_views(images.sizes, spec)
-    found_heats = {}
+    maps_by_photo = {}
     for batch in images.run(np.arange(len(rows)), views):
         numbers = batch["row"].numpy()
         pixels = batch["image"].numpy()
-        maps = explained(pixels, np.array([labels[n] for n in numbers], np.int32))
-        for number, seen, heat in zip(numbers, pixels, maps, strict=True):
-            laid = grad_cam.overlay(seen, heat)
+        heats = explain(pixels, np.array([labels[n] for n in numbers], np.int32))
+        for number, image, heat in zip(numbers, pixels, heats, strict=True):
+            overlaid = grad_cam.overlay(image, heat)
             top, left, height, width = views.windows[number].tolist()
             row = rows[number]
-            found_heats[row.sha256] = Heat(
-                source=data_url(opencv.page_jpeg(laid, side=_HEAT_PX)),
+            maps_by_photo[row.sha256] = HeatMap(
+                source=data_url(opencv.page_jpeg(overlaid, side=_HEAT_PX)),
                 left=100 * left / row.width,
                 top=100 * top / row.height,
                 width=100 * width / row.width,
                 height=100 * height / row.height,
             )
-    return found_heats
+    return maps_by_photo

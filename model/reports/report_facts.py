@@ -1,4 +1,4 @@
-"""A run and its records -> what the page of an evaluation says of them in words."""
+"""Collect the facts about a run and its records that the HTML report states."""
 
 import collections
 import dataclasses
@@ -17,25 +17,25 @@ from pipeline.system.errors import DataError
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-_SHOWN_PATHS = 30  # of each reason
+_MAX_PATHS = 30  # listed for each reason
 _FEW_PHOTOS = 10
-_UNEQUAL = 10
+_LARGE_RATIO = 10  # between the largest and the smallest class
 _STATUSES = {
-    "restored": "taken from the weight file",
-    "new": "began at random",
-    "skipped": "left out on purpose",
-    "mismatched": "did not fit, and were refused",
-    "unused": "in the file alone",
+    "restored": "loaded from the weight file",
+    "new": "initialised at random",
+    "skipped": "left uninitialised on purpose (--skip)",
+    "mismatched": "refused because their shapes differ",
+    "unused": "only in the weight file",
 }
 
 
 def command_line(script: str, config: "DataclassInstance") -> str:
-    """The command with these settings; those that are as they are by default go unsaid.
+    """Return the command with these settings, without those at their default.
 
     Args:
-        script: name of it.
-        config: of a command whose flags are named as its fields, and those of the
-            dataclasses within.
+        script: name of the script.
+        config: settings of the command; flags are named like its fields and those of
+            the dataclasses in it.
     """
     return shlex.join(["python", script, *_flags(config)])
 
@@ -55,19 +55,19 @@ def _flags(config: "DataclassInstance") -> list[str]:
     return words
 
 
-def training(finished: finished_run.FinishedRun) -> dict[str, Any]:
-    """How a run was trained.
+def training(run: finished_run.FinishedRun) -> dict[str, Any]:
+    """Return how a run was trained.
 
     Returns:
-        Its `command` ("" where config.json does not say), the number of its `stages`,
-        the `facts` of it as {name: value}, and `versions`.
+        `command`, "" if config.json is of another version; `stages`, their number;
+        `facts`, {name: value}; `versions` of the tools.
     """
-    config = finished.config
+    config = run.config
     try:
-        made = settings.from_run(finished.directory, config)
-        line, stages = command_line("train.py", made), len(made.stages)
-    except (DataError, KeyError):  # of another version: no reason to stop
-        line, stages = "", 0
+        restored = settings.from_run(run.directory, config)
+        command, num_stages = command_line("train.py", restored), len(restored.stages)
+    except (DataError, KeyError):  # another version wrote it; the report goes without
+        command, num_stages = "", 0
     weights = config.get("weights", {})
     facts = {
         "network": config.get("network", ""),
@@ -78,41 +78,41 @@ def training(finished: finished_run.FinishedRun) -> dict[str, Any]:
         "weights": " ".join(filter(None, map(weights.get, ("ckpt", "variant")))),
         "device": config.get("device", ""),
         "precision in training": config.get("precision", ""),
-        "input": f"{finished.spec.size_px} x {finished.spec.size_px} of "
-        f"{finished.spec.short_side_px} pixels, {finished.spec.resize}",
-        "preprocessing by": finished.spec.source,
+        "input": f"{run.spec.size_px} x {run.spec.size_px} of "
+        f"{run.spec.short_side_px} pixels, {run.spec.resize}",
+        "preprocessing by": run.spec.source,
     }
     return {
-        "command": line,
-        "stages": stages,
+        "command": command,
+        "stages": num_stages,
         "facts": {name: str(value) for name, value in facts.items() if value},
         "versions": {k: str(v) for k, v in dict(config.get("versions", {})).items()},
     }
 
 
-def ledger(finished: finished_run.FinishedRun) -> dict[str, Any]:
-    """Summary of ledger.json.
+def ledger(run: finished_run.FinishedRun) -> dict[str, Any]:
+    """Return a summary of ledger.json.
 
     Returns:
-        `counts`, what became of how many tensors: {status, meaning, count, names}; the
-        number of `frozen` variables; and how many of them are `unchanged`, with the
-        same SHA-256 before and after training.
+        `counts`, the tensors by status: {status, meaning, count, names}; `frozen`, the
+        number of frozen variables; `unchanged`, the number of these with the same
+        SHA-256 before and after training.
 
     Raises:
-        run.RunError: it is missing or damaged.
+        RunError: ledger.json is missing or damaged.
     """
-    path = finished.directory / "ledger.json"
+    path = run.directory / "ledger.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         counts = collections.Counter(str(t["status"]) for t in content["tensors"])
         frozen = content["frozen"]
-        same = sum(one["sha256_before"] == one["sha256_after"] for one in frozen)
+        unchanged = sum(v["sha256_before"] == v["sha256_after"] for v in frozen)
         names = [str(t["variable"] or t["tensor"]) for t in content["tensors"]]
         statuses = [str(t["status"]) for t in content["tensors"]]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise run_folder.RunError(
-            f"{path}: cannot be read ({error!r:.200}); train again"
-        ) from (error)
+            f"{path}: the ledger cannot be read ({error!r:.200}). Train again."
+        ) from error
     return {
         "counts": [
             {
@@ -126,79 +126,82 @@ def ledger(finished: finished_run.FinishedRun) -> dict[str, Any]:
             for status, meaning in _STATUSES.items()
         ],
         "frozen": len(frozen),
-        "unchanged": same,
+        "unchanged": unchanged,
     }
 
 
 def temperature(figures: Mapping[str, Any]) -> str:
-    """Where the temperature comes from, and what that means for its figures.
+    """Return where the temperature comes from, and what that means.
 
     Args:
-        figures: of a judgement, as evaluation/<split>.json has them.
+        figures: content of evaluation/<split>.json.
 
     Returns:
-        The end of a sentence about it, and further ones.
+        The end of a sentence about the temperature, and further sentences.
     """
-    told = "which was fitted on the validation split"
+    text = "which was fitted on the validation split"
     if not figures["photos_seen"] or figures["split"] == "train":
-        told += " and never on these photos."
+        text += ", not on these photos."
     else:
         which = "" if figures["split"] == "validation" else "some of "
-        told += (
-            f", and so on {which}these photos: of new ones, the error is likely larger."
+        text += (
+            f", and so on {which}these photos: the error on new photos is probably "
+            "larger."
         )
     if metrics.at_bound(figures["temperature"]):
-        told += (
-            f" It is at the bound of what is tried, {metrics.LEAST_TEMPERATURE:g} to "
+        text += (
+            f" It is at a bound of the search, {metrics.LEAST_TEMPERATURE:g} to "
             f"{metrics.MOST_TEMPERATURE:g}: the probabilities are not calibrated."
         )
-    return told
+    return text
 
 
 def data(
-    found: manifest.Manifest,
+    records: manifest.Manifest,
     split: str,
     *,
     own: bool,
     class_names: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """What the manifest says of the photos.
+    """Return what the manifest says about the photos.
 
     Args:
-        found: the records.
-        split: that was judged; "all" for all photos.
-        own: the run was trained on these records. Of others, their splits and what they
-            would be to a training say nothing.
-        class_names: of the run, of which other photos may lack some; () for those of
-            the records.
+        records: records of the evaluation.
+        split: split that was evaluated; "all" for all photos.
+        own: whether the run was trained on these records. The splits of other records
+            are not reported.
+        class_names: class names of the run, of which other records may lack some; ()
+            for those of the records.
 
     Returns:
-        `own`; `counts`, {class name: {column: photos}}, and the `columns`, which are
-        the splits, or "judged"; `files` by what became of them; `skipped` and
-        `reencoded`, rows of {reason, count, photos, more}; `ignored`; `warnings`, what
-        makes the figures less sure than they look, and `notes`, lines of text; and the
-        versions that it was `made_by`.
+        `own`; `counts`, {class name: {column: photos}}; `columns`, the splits or
+        "evaluated"; `files`, counts by action; `skipped` and `reencoded`, rows of
+        {reason, count, photos, more}; `ignored`, counts by kind; `warnings` and
+        `notes`, lines of text; `made_by`, versions of the tools that made the records.
     """
-    rows = found.rows
-    judged = dict.fromkeys(class_names, 0) | _judged(found, split)
+    rows = records.rows
+    evaluated = dict.fromkeys(class_names, 0) | _num_evaluated(records, split)
     return {
         "own": own,
-        "counts": found.counts()
+        "counts": records.counts()
         if own
-        else {name: {"judged": number} for name, number in judged.items()},
-        "columns": manifest.SPLITS if own else ("judged",),
-        "files": found.tally.files(),
+        else {name: {"evaluated": number} for name, number in evaluated.items()},
+        "columns": manifest.SPLITS if own else ("evaluated",),
+        "files": records.tally.files(),
         "skipped": _by_reason([row for row in rows if not row.is_included]),
         "reencoded": _by_reason([row for row in rows if row.action == "reencoded"]),
-        "ignored": {str(kind): int(n) for kind, n in found.info.ignored.items()},
-        "warnings": [*_few(judged), *(_unequal(found) if own else ())],
-        "notes": _notes(found, own=own),
-        "made_by": {name: str(v) for name, v in found.info.versions.items()},
+        "ignored": {str(kind): int(n) for kind, n in records.info.ignored.items()},
+        "warnings": [
+            *_few_photos(evaluated),
+            *(_unequal_classes(records) if own else ()),
+        ],
+        "notes": _notes(records, own=own),
+        "made_by": {name: str(v) for name, v in records.info.versions.items()},
     }
 
 
 def _by_reason(rows: Sequence[manifest.Row]) -> list[dict[str, Any]]:
-    """Rows of the same reason together, the most frequent first."""
+    """Group rows by reason, the most frequent reason first."""
     groups: dict[str, list[manifest.Row]] = collections.defaultdict(list)
     for row in rows:
         # Records that an earlier version wrote have no codes.
@@ -209,56 +212,56 @@ def _by_reason(rows: Sequence[manifest.Row]) -> list[dict[str, Any]]:
         {
             "reason": reason,
             "count": len(group),
-            "photos": [(row.path, row.reason) for row in group[:_SHOWN_PATHS]],
-            "more": max(0, len(group) - _SHOWN_PATHS),
+            "photos": [(row.path, row.reason) for row in group[:_MAX_PATHS]],
+            "more": max(0, len(group) - _MAX_PATHS),
         }
         for reason, group in ordered
     ]
 
 
-def _judged(found: manifest.Manifest, split: str) -> dict[str, int]:
-    """{class name: photos judged}."""
+def _num_evaluated(records: manifest.Manifest, split: str) -> dict[str, int]:
+    """Return {class name: number of photos evaluated}."""
     return {
         name: sum(splits.values()) if split == "all" else splits[split]
-        for name, splits in found.counts().items()
+        for name, splits in records.counts().items()
     }
 
 
-def _few(judged: Mapping[str, int]) -> list[str]:
-    """What is said of classes with few photos or none."""
+def _few_photos(evaluated: Mapping[str, int]) -> list[str]:
+    """Return warnings about classes with few photos or none."""
     lines = []
-    if lacking := [name for name, number in judged.items() if not number]:
-        lines.append(f"no photo judged of {_listed(lacking)}")
-    few = [name for name, number in judged.items() if 0 < number < _FEW_PHOTOS]
+    if lacking := [name for name, number in evaluated.items() if not number]:
+        lines.append(f"no photos were evaluated of {_listed(lacking)}")
+    few = [name for name, number in evaluated.items() if 0 < number < _FEW_PHOTOS]
     if few:
         lines.append(
-            f"fewer than {_FEW_PHOTOS} photos judged of {_listed(few)}: their figures "
-            "say little"
+            f"fewer than {_FEW_PHOTOS} photos were evaluated of {_listed(few)}: their "
+            "figures are uncertain"
         )
     return lines
 
 
-def _unequal(found: manifest.Manifest) -> list[str]:
-    """What is said of training on classes of unequal size."""
-    trained = {name: splits["train"] for name, splits in found.counts().items()}
+def _unequal_classes(records: manifest.Manifest) -> list[str]:
+    """Return a warning about classes of very unequal size."""
+    trained = {name: splits["train"] for name, splits in records.counts().items()}
     largest, smallest = (pick(trained, key=trained.__getitem__) for pick in (max, min))
-    if trained[largest] <= _UNEQUAL * trained[smallest]:
+    if trained[largest] <= _LARGE_RATIO * trained[smallest]:
         return []
     return [
         f"{trained[largest]} training photos of {largest}, {trained[smallest]} of "
-        f"{smallest}: --class_weights=balanced lets them count alike"
+        f"{smallest}: --class_weights=balanced gives all classes the same weight"
     ]
 
 
-def _notes(found: manifest.Manifest, *, own: bool) -> list[str]:
-    """What was done about photos that belong together."""
-    groups = collections.Counter(row.group for row in found.included())
-    together = sum(number for number in groups.values() if number > 1)
-    if not together:
+def _notes(records: manifest.Manifest, *, own: bool) -> list[str]:
+    """Return a note about photos that belong together."""
+    groups = collections.Counter(row.group for row in records.included())
+    num_grouped = sum(number for number in groups.values() if number > 1)
+    if not num_grouped:
         return []
     note = (
-        f"{together} photos belong to groups of copies, near-duplicates or of what "
-        "--group_by finds alike"
+        f"{num_grouped} photos belong to groups of copies, of near-duplicates, or of "
+        "--group_by"
     )
     return [note + ("; each group lies within one split." if own else ".")]
 

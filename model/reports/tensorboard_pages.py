@@ -1,10 +1,10 @@
-"""What TensorBoard shows of an evaluation: figures, settings, photos by their features.
+"""Write what TensorBoard shows of an evaluation: figures, settings, the projector.
 
     tensorboard --logdir runs
 
 runs/NAME/tensorboard/evaluation-<split>/ holds scalars, the confusion matrix and the
-run's settings, by which TensorBoard's HParams shows runs side by side; and for the
-projector the features of up to 1,000 photos with their thumbnails.
+run's settings, by which TensorBoard's HParams shows runs side by side; and, for the
+projector, the features of up to 1,000 photos with their thumbnails.
 """
 
 import math
@@ -21,7 +21,7 @@ from tensorboard.plugins.hparams import summary_v2 as hparams
 from tensorboard.plugins.scalar import summary_v2 as scalars
 from tensorboard.summary.writer import event_file_writer
 
-from model.evaluation import evaluate_split
+from model.evaluation import run_evaluation
 from model.runs import tensorboard_log
 from pipeline.images import opencv
 from pipeline.images.errors import ImageError
@@ -34,18 +34,20 @@ _LONGEST_SETTING = 200  # in characters
 _TILE_PX, _SPRITE_PX = 48, 8192  # the projector shows no larger sprite
 
 
-def directory(judged: evaluate_split.Judged) -> Path:
-    """The folder that TensorBoard reads."""
-    return judged.finished.directory / "tensorboard" / f"evaluation-{judged.path.stem}"
+def directory(evaluation: run_evaluation.RunEvaluation) -> Path:
+    """Return the folder that TensorBoard reads."""
+    return (
+        evaluation.run.directory / "tensorboard" / f"evaluation-{evaluation.path.stem}"
+    )
 
 
-def write(judged: evaluate_split.Judged) -> None:
-    """Writes figures and settings, in place of those of an evaluation before."""
-    folder = directory(judged)
+def write(evaluation: run_evaluation.RunEvaluation) -> None:
+    """Write figures and settings, replacing those of an earlier evaluation."""
+    folder = directory(evaluation)
     shutil.rmtree(folder, ignore_errors=True)
-    figures = judged.figures
+    figures = evaluation.figures
     writer = event_file_writer.EventFileWriter(str(folder))
-    named = {
+    values = {
         "accuracy": figures["accuracy"],
         "accuracy_low": figures["accuracy_ci95"][0],
         "accuracy_high": figures["accuracy_ci95"][1],
@@ -55,7 +57,7 @@ def write(judged: evaluate_split.Judged) -> None:
         "calibration_error": figures["calibration"]["ece"],
         "calibration_error_before": figures["calibration"]["ece_before"],
     }
-    messages = [scalars.scalar_pb(name, value) for name, value in named.items()]
+    messages = [scalars.scalar_pb(name, value) for name, value in values.items()]
     messages += [
         scalars.scalar_pb(f"recall/{_cell(row['class_name'])}", row["recall"])
         for row in figures["per_class"]
@@ -65,8 +67,8 @@ def write(judged: evaluate_split.Judged) -> None:
     messages.append(
         tensorboard_log.image_pb("confusion_matrix", tensorboard_log.picture(confusion))
     )
-    settings = flat_settings(judged.finished.config)
-    trial = _cell(f"{judged.finished.directory.name} {judged.path.stem}")
+    settings = flat_settings(evaluation.run.config)
+    trial = _cell(f"{evaluation.run.directory.name} {evaluation.path.stem}")
     messages.append(hparams.hparams_pb(settings, trial_id=trial))
     for message in messages:
         writer.add_event(
@@ -76,61 +78,60 @@ def write(judged: evaluate_split.Judged) -> None:
 
 
 def flat_settings(config: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
-    """Settings of a training by the names of their flags, as HParams takes them.
+    """Return the settings of a training by flag name, as HParams accepts them.
 
     Args:
         config: content of a run's config.json.
     """
     settings = dict(config.get("settings", {}))
-    found: dict[str, bool | int | float | str] = {
+    flat: dict[str, bool | int | float | str] = {
         "network": str(config.get("network", "")),
         "features_used": str(config.get("features", "")),
         "precision_used": str(config.get("precision", "")),
     }
     for name, value in settings.items():
         inner = value.items() if isinstance(value, Mapping) else [(name, value)]
-        for key, one in inner:
-            if isinstance(one, bool | int | float):
-                found[key] = one
-            elif isinstance(one, str):
-                found[key] = _cell(one)
-            elif one not in (None, [], ()):
-                found[key] = _cell(str(one)[:_LONGEST_SETTING])
-    for place in ("run_dir", "data"):  # say nothing of the learning
-        found.pop(place, None)
-    return found
+        for key, setting in inner:
+            if isinstance(setting, bool | int | float):
+                flat[key] = setting
+            elif isinstance(setting, str):
+                flat[key] = _cell(setting)
+            elif setting not in (None, [], ()):
+                flat[key] = _cell(str(setting)[:_LONGEST_SETTING])
+    for folder in ("run_dir", "data"):  # they do not influence the training
+        flat.pop(folder, None)
+    return flat
 
 
-def write_projector(judged: evaluate_split.Judged) -> None:
-    """Writes what the projector shows, if the judgement has kept features.
+def write_projector(evaluation: run_evaluation.RunEvaluation) -> None:
+    """Write the files of the projector, if features were recorded.
 
-    Features of more than 64 axes are turned onto the 64 along which the photos differ
-    most.
+    Features of more than 64 dimensions are projected onto the 64 principal axes.
     """
-    judgement = judged.judgement
-    if judgement.features is None or len(judgement.features) < 2:
+    predictions = evaluation.predictions
+    if predictions.features is None or len(predictions.features) < 2:
         return
-    folder = directory(judged)
+    folder = directory(evaluation)
     folder.mkdir(parents=True, exist_ok=True)
-    axes = principal(judgement.features, _MOST_AXES)
+    axes = principal(predictions.features, _MOST_AXES)
     lines = "".join("\t".join(f"{value:.5g}" for value in row) + "\n" for row in axes)
     (folder / "features.tsv").write_text(lines, encoding="ascii")
-    rows = [judgement.rows[n] for n in judgement.examples]
-    predicted = judgement.logits.argmax(axis=1)
-    names = [_cell(name) for name in judgement.class_names]
+    rows = [predictions.rows[n] for n in predictions.feature_examples]
+    predicted = predictions.logits.argmax(axis=1)
+    names = [_cell(name) for name in predictions.class_names]
     table = ["class\tpredicted\tright\tpath"]
-    for number, row in zip(judgement.examples, rows, strict=True):
-        label, guess = int(judgement.labels[number]), int(predicted[number])
+    for number, row in zip(predictions.feature_examples, rows, strict=True):
+        label, guess = int(predictions.labels[number]), int(predicted[number])
         right = "yes" if label == guess else "no"
         table.append(f"{names[label]}\t{names[guess]}\t{right}\t{_cell(row.path)}")
     text = "\n".join(table) + "\n"
     path = folder / "labels.tsv"
     path.write_text(text, encoding="utf-8")
-    sheet, side = sprite(judged.found, rows)
+    sheet, side = sprite(evaluation.records, rows)
     (folder / "sprite.png").write_bytes(tf.io.encode_png(sheet).numpy())
     (folder / "projector_config.pbtxt").write_text(
         "embeddings {\n"
-        '  tensor_name: "what the final layer sees"\n'
+        '  tensor_name: "input of the final layer"\n'
         f"  tensor_shape: {axes.shape[0]}\n"
         f"  tensor_shape: {axes.shape[1]}\n"
         '  tensor_path: "features.tsv"\n'
@@ -146,11 +147,11 @@ def write_projector(judged: evaluate_split.Judged) -> None:
 
 
 def principal(features: np.ndarray, most: int) -> np.ndarray:
-    """Coordinates of points along the axes of greatest variance.
+    """Return the coordinates of points along the axes of greatest variance.
 
     Args:
         features: float [num_points, num_features].
-        most: number of axes at most.
+        most: largest number of axes.
 
     Returns:
         float64 [num_points, min(most, num_points, num_features)], centred; distances
@@ -165,15 +166,15 @@ def principal(features: np.ndarray, most: int) -> np.ndarray:
 
 
 def sprite(
-    found: manifest.Manifest, rows: Sequence[manifest.Row]
+    records: manifest.Manifest, rows: Sequence[manifest.Row]
 ) -> tuple[np.ndarray, int]:
-    """Thumbnails of photos in rows of a square sheet, as the projector cuts it.
+    """Return the thumbnails of photos in a square sheet, as the projector expects.
 
     Returns:
-        uint8 [columns * side, columns * side, 3], RGB; and the side, in pixels. A photo
-        that does not decode is white.
+        uint8 [columns * side, columns * side, 3], RGB, and the side of a thumbnail in
+        pixels. A photo that does not decode is white.
     """
-    photos = stored_photo.StoredPhotos(found.directory)
+    photos = stored_photo.StoredPhotos(records.directory)
     columns = math.ceil(math.sqrt(len(rows)))
     side = min(_TILE_PX, _SPRITE_PX // columns)
     sheet = np.full((columns * side, columns * side, 3), 255, np.uint8)
@@ -188,5 +189,5 @@ def sprite(
 
 
 def _cell(text: str) -> str:
-    """Text on one line, in UTF-8, without tabs: names are strangers'."""
+    """Return text on one line, in UTF-8, without tabs: names come from strangers."""
     return command_line.as_utf8(command_line.one_line(command_line.shown(text)))

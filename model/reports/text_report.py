@@ -1,26 +1,30 @@
-"""Figures of a judgement, or of runs that are compared -> lines of text."""
+"""Format the figures of an evaluation or a comparison as text."""
 
 from typing import Any
 
 from model.loop import metrics
 from pipeline.system import command_line
 
-_SHOWN_ERRORS = 10
+_MAX_ERRORS = 10
 
 
-def judgement(figures: dict[str, Any]) -> str:
-    """The figures of a run on a split, as evaluation/<split>.json has them."""
+def evaluation(figures: dict[str, Any]) -> str:
+    """Return the figures of evaluation/<split>.json as text."""
     low, high = figures["accuracy_ci95"]
     classes = len(figures["class_names"])
     top5 = (
         f"{figures['top5_accuracy']:.4f}" if classes > 5 else "- (5 classes or fewer)"
     )
-    seen, calibration = figures.get("photos_seen"), figures["calibration"]
+    num_seen, calibration = figures.get("photos_seen"), figures["calibration"]
     views = "" if figures["tta"] == "none" else f", {figures['tta']} views averaged"
     lines = [
         f"{figures['run']}, {figures['split']} split, "
         f"{figures['num_examples']} photos{views}"
-        + (f", {seen} seen in training: no measure of new ones" if seen else ""),
+        + (
+            f", {num_seen} of them used in training: not a measure for new photos"
+            if num_seen
+            else ""
+        ),
         "",
         f"top-1 accuracy  {figures['accuracy']:.4f}   95 % interval "
         f"{low:.4f} to {high:.4f}",
@@ -28,7 +32,7 @@ def judgement(figures: dict[str, Any]) -> str:
         f"calibration error  {calibration['ece']:.4f}, before temperature "
         f"{calibration['ece_before']:.4f}"
         + temperature_at_bound(figures["temperature"]),
-        f"always answering the largest class: {figures['largest_class_share']:.4f}",
+        f"always predicting the largest class: {figures['largest_class_share']:.4f}",
         "",
         *_class_table(figures),
         "",
@@ -36,11 +40,11 @@ def judgement(figures: dict[str, Any]) -> str:
     ]
     errors = figures["errors"]
     if errors:
-        lines += ["", f"the surest of {len(errors)} mistakes:"]
+        lines += ["", f"the most confident of {len(errors)} mistakes:"]
         lines += [
-            f"  {error['probability']:.3f}  {error['true']} taken for "
+            f"  {error['probability']:.3f}  {error['true']} predicted as "
             f"{error['predicted']}: {error['path']}"
-            for error in errors[:_SHOWN_ERRORS]
+            for error in errors[:_MAX_ERRORS]
         ]
     if "written" in figures:
         lines += ["", f"written: {figures['written']}"]
@@ -50,11 +54,11 @@ def judgement(figures: dict[str, Any]) -> str:
 
 
 def temperature_at_bound(temperature: float) -> str:
-    """What is to be said of a temperature at a bound, after a figure; "" of others."""
+    """Return a remark about a temperature at a bound of the search; "" for others."""
     if not metrics.at_bound(temperature):
         return ""
     return (
-        f" (the temperature, {temperature:.4g}, is at the bound of what is tried: "
+        f" (the temperature, {temperature:.4g}, is at a bound of the search: "
         "probabilities are not calibrated)"
     )
 
@@ -76,7 +80,7 @@ def _class_table(figures: dict[str, Any]) -> list[str]:
 
 
 def _confusion_table(figures: dict[str, Any]) -> list[str]:
-    """True classes down, predicted across; of many classes only the worst mix-ups."""
+    """Return the confusion matrix; of many classes the most frequent confusions."""
     names, confusion = figures["class_names"], figures["confusion_matrix"]
     if len(names) > 15:
         mixed = [
@@ -87,7 +91,7 @@ def _confusion_table(figures: dict[str, Any]) -> list[str]:
         ]
         mixed.sort(reverse=True)
         return ["most frequent confusions:"] + [
-            f"  {count:5}  {names[true]} taken for {names[predicted]}"
+            f"  {count:5}  {names[true]} predicted as {names[predicted]}"
             for count, true, predicted in mixed[:10]
         ]
     corner = "true, predicted:"
@@ -102,15 +106,15 @@ def _confusion_table(figures: dict[str, Any]) -> list[str]:
 
 
 def comparison(figures: dict[str, Any]) -> str:
-    """The figures of runs, as evaluation/compare-<split>.json has them.
+    """Return the figures of evaluation/compare-<split>.json as text.
 
-    Log loss is that of the calibrated probabilities, as model.predict gives them.
+    The log loss is that of the calibrated probabilities.
     """
     copies, pairs = figures["num_copies"], figures["pairs"]
     lines = [
         f"{figures['split']} split, {figures['num_examples']} photos that none of the "
-        "runs has seen in training"
-        + (f"; {copies} more are copies of these" if copies else ""),
+        "runs was trained on"
+        + (f"; {copies} more are identical copies of these" if copies else ""),
         "",
         *_run_table(figures),
     ]
@@ -124,9 +128,9 @@ def comparison(figures: dict[str, Any]) -> str:
         )
         lines += [
             "",
-            f"{second} against {first}",
-            f"  right alone: {pair['only_second']} photos against "
-            f"{pair['only_first']}, McNemar's exact p {p}",
+            f"{second} compared with {first}",
+            f"  only this run right: {pair['only_second']} photos; only the other: "
+            f"{pair['only_first']}; McNemar's exact p {p}",
             f"  accuracy {pair['difference']:+.4f}, 95 % interval {low:+.4f} to "
             f"{high:+.4f}",
             f"  {command_line.one_line(pair['verdict'])}",

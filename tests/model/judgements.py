@@ -7,7 +7,7 @@ import cv2
 import keras
 import numpy as np
 
-from model.evaluation import evaluate_split
+from model.evaluation import run_evaluation, split_evaluation
 from model.runs import finished_run, run_folder
 from pipeline.convert import conversion
 from tests import conftest
@@ -104,4 +104,6 @@ def judged(directory, found, split="all", seen=(), **how):
     """The judgement of such a run."""
     finished = write_run(directory, found, seen)
     how = {"num_features": 1000, **how}
-    return evaluate_split.judge_run(finished, found, split, evaluate_split.How(**how))
+    return run_evaluation.evaluate_run(
+        finished, found, split, split_evaluation.EvaluationOptions(**how)
+    )

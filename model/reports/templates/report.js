@@ -68,11 +68,11 @@
     button.addEventListener("click", () => {
       const place = button.dataset.cell;
       const [actual, answer] = place.split(",").map((label) => data.classes[Number(label)]);
-      const title = actual === answer ? `${actual}, recognised` : `${actual} taken for ${answer}`;
+      const title = actual === answer ? `${actual}, predicted correctly` : `${actual} predicted as ${answer}`;
       const cell = data.cells[place];
       document.getElementById("cell-title").textContent = `${title} (${button.textContent})`;
       document.getElementById("cell-photos").replaceChildren(...cell.photos.map((photo) => card(photo, title)));
-      document.getElementById("cell-more").textContent = cell.more ? `and ${cell.more} more, less sure; all are in the .npz beside this page` : "";
+      document.getElementById("cell-more").textContent = cell.more ? `and ${cell.more} more with lower probability; all are in the .npz beside this page` : "";
       dialog.showModal();
       dialog.scrollTop = 0;
     });

@@ -6,25 +6,31 @@ import pytest
 from model.evaluation import calibration
 
 
-def sureness(confidence, right):
-    return calibration.Sureness(
-        confidence=np.array(confidence, float), right=np.array(right, bool)
+def top_predictions(confidence, correct):
+    return calibration.TopPredictions(
+        confidence=np.array(confidence, float), correct=np.array(correct, bool)
     )
 
 
-class TestSureness:
-    def test_of_probabilities(self):
+class TestTopPredictions:
+    def test_the_lower_class_counts_among_equal_probabilities(self):
         probabilities = np.array([[0.2, 0.8], [0.9, 0.1], [0.5, 0.5]])
-        found = calibration.Sureness.of(probabilities, np.array([1, 1, 1]))
+        found = calibration.TopPredictions.from_probabilities(
+            probabilities, np.array([1, 1, 1])
+        )
         assert found.confidence.tolist() == [0.8, 0.9, 0.5]
-        assert found.right.tolist() == [True, False, False]  # a tie is the lower class
+        assert found.correct.tolist() == [
+            True,
+            False,
+            False,
+        ]  # a tie is the lower class
 
 
 class TestReliability:
-    def test_by_hand(self):
+    def test_bins_match_those_computed_by_hand(self):
         """A bin holds its upper end: 0.6 belongs to 0.4..0.6."""
         found = calibration.reliability(
-            sureness([0.9, 0.8, 0.6, 0.5], [1, 1, 0, 1]), num_bins=5
+            top_predictions([0.9, 0.8, 0.6, 0.5], [1, 1, 0, 1]), num_bins=5
         )
         assert [row["num_examples"] for row in found] == [0, 0, 2, 1, 1]
         assert [row["accuracy"] for row in found] == [None, None, 0.5, 1, 1]
@@ -37,52 +43,54 @@ class TestReliability:
             "accuracy": 1.0,
         }
 
-    def test_ends(self):
-        found = calibration.reliability(sureness([0, 1], [0, 1]))
+    def test_the_first_bin_holds_0_and_the_last_1(self):
+        found = calibration.reliability(top_predictions([0, 1], [0, 1]))
         assert len(found) == 15
         assert found[0]["num_examples"] == found[-1]["num_examples"] == 1
         assert (found[0]["low"], found[-1]["high"]) == (0, 1)
 
 
 class TestExpectedCalibrationError:
-    def test_by_hand(self):
+    def test_error_matches_that_computed_by_hand(self):
         """(|1 - 0.9| + |1 - 0.8| + 2 |0.5 - 0.55|) / 4"""
         bins = calibration.reliability(
-            sureness([0.9, 0.8, 0.6, 0.5], [1, 1, 0, 1]), num_bins=5
+            top_predictions([0.9, 0.8, 0.6, 0.5], [1, 1, 0, 1]), num_bins=5
         )
         found = calibration.expected_calibration_error(bins)
         assert found == pytest.approx(0.4 / 4)
 
-    def test_as_right_as_it_is_sure(self):
-        bins = calibration.reliability(sureness([0.75] * 4, [1, 1, 1, 0]))
+    def test_calibrated_predictions_have_no_error(self):
+        bins = calibration.reliability(top_predictions([0.75] * 4, [1, 1, 1, 0]))
         assert calibration.expected_calibration_error(bins) == 0
 
-    def test_sure_and_wrong(self):
-        bins = calibration.reliability(sureness([1, 1], [0, 0]))
+    def test_confident_mistakes_have_error_1(self):
+        bins = calibration.reliability(top_predictions([1, 1], [0, 0]))
         assert calibration.expected_calibration_error(bins) == 1
 
-    def test_no_photos(self):
-        bins = calibration.reliability(sureness([], []))
+    def test_without_photos_the_error_is_nan(self):
+        bins = calibration.reliability(top_predictions([], []))
         assert math.isnan(calibration.expected_calibration_error(bins))
 
 
 class TestCoverage:
-    def test_by_hand(self):
+    def test_points_match_those_computed_by_hand(self):
         """Two photos of 0.9 are answered together or not at all."""
-        found = calibration.coverage(sureness([0.5, 0.9, 0.6, 0.9], [1, 0, 1, 1]))
+        found = calibration.coverage(
+            top_predictions([0.5, 0.9, 0.6, 0.9], [1, 0, 1, 1])
+        )
         assert found == [
             {"threshold": 0.9, "coverage": 0.5, "accuracy": 0.5},
             {"threshold": 0.6, "coverage": 0.75, "accuracy": pytest.approx(2 / 3)},
             {"threshold": 0.5, "coverage": 1.0, "accuracy": 0.75},
         ]
 
-    def test_no_photos(self):
-        assert calibration.coverage(sureness([], [])) == []
+    def test_without_photos_there_are_no_points(self):
+        assert calibration.coverage(top_predictions([], [])) == []
 
     def test_many_photos_give_a_hundred_points(self):
         confidence = np.linspace(0.2, 1, 5000)
         right = confidence > 0.6
-        found = calibration.coverage(sureness(confidence, right))
+        found = calibration.coverage(top_predictions(confidence, right))
         assert len(found) == 100
         assert found[-1]["coverage"] == 1
         assert found[-1]["accuracy"] == right.mean()
@@ -117,7 +125,9 @@ class TestThresholdText:
     def test_every_point_of_a_curve(self):
         random = np.random.default_rng(5)
         confidence = 1 - random.random(400) ** 8
-        for point in calibration.coverage(sureness(confidence, confidence > 0.5)):
+        for point in calibration.coverage(
+            top_predictions(confidence, confidence > 0.5)
+        ):
             text = calibration.threshold_text(point["threshold"], confidence)
             answered = (confidence >= float(text)).sum()
             assert answered == round(point["coverage"] * len(confidence))

@@ -136,7 +136,9 @@ class TestGradCam:
         inputs = keras.Input((4, 4, 3))
         flat = keras.layers.Flatten()(inputs)
         model = keras.Model(inputs, keras.layers.Dense(2)(flat), name="flat")
-        with pytest.raises(grad_cam.NoMap, match="flat: no layer keeps places"):
+        with pytest.raises(
+            grad_cam.NoSpatialLayer, match="flat: no layer keeps places"
+        ):
             grad_cam.grad_cam(model)
 
 
@@ -155,7 +157,7 @@ def test_preprocessing_is_no_map():
     ):
         x = layer(x)
     model = keras.Model(image, kinds.Dense(3)(kinds.Flatten()(x)))
-    with pytest.raises(grad_cam.NoMap):
+    with pytest.raises(grad_cam.NoSpatialLayer):
         grad_cam.mapped_layer(model)
     assert grad_cam.mapped_layer(small_runs.colour_model()).name == "norm"
 

@@ -51,13 +51,13 @@ LABEL = npy_bytes(ARRAYS["label"])
         ({"label": np.zeros(3)}, "label is float64"),
         ({"label": np.zeros((3, 1), np.int64)}, "with 2 axes"),
         ({"logits": np.zeros((3, 3), np.float32)}, r"\[3, 3\], expected \[3, 2\]"),
-        ({"logits": np.full((3, 2), np.nan, np.float32)}, "no numbers"),
+        ({"logits": np.full((3, 2), np.nan, np.float32)}, "not finite"),
         ({"logits": np.zeros((3, 2))}, "logits is float64"),
         ({"sha256": np.array(["0"] * 3)}, "sha256 is <U1"),
-        ({"sha256": np.array(["g" * 64] * 3)}, "SHA-256 that are none"),
+        ({"sha256": np.array(["g" * 64] * 3)}, "sha256 that are not hex digits"),
         ({"path": np.array([b"a"] * 3)}, "expected numbers or text"),
-        ({"path": np.full(3, 0x110000, "<u4").view("<U1")}, "no text"),
-        ({name: array[:0] for name, array in ARRAYS.items()}, "no photo"),
+        ({"path": np.full(3, 0x110000, "<u4").view("<U1")}, "not text"),
+        ({name: array[:0] for name, array in ARRAYS.items()}, "no photos"),
         ({"more": np.zeros(3)}, "expected the arrays sha256"),
         ({"label": LABEL[:-1]}, "23 bytes of values, expected 24"),
         (
@@ -77,9 +77,11 @@ LABEL = npy_bytes(ARRAYS["label"])
         ({"label": b"nothing"}, "expected NumPy's mark"),
     ],
 )
-def test_damaged(tmp_path, replaced, message):
+def test_a_damaged_file_is_a_named_error(tmp_path, replaced, message):
     path = write(tmp_path / "test.npz", **replaced)
-    with pytest.raises(DataError, match=rf"test\.npz: damaged.*{message}.*again"):
+    with pytest.raises(
+        DataError, match=rf"test\.npz: the file is damaged.*{message}.*again"
+    ):
         stored_logits.read(path, 2)
 
 
@@ -90,8 +92,7 @@ def test_pickles_are_not_read(tmp_path):
         stored_logits.read(path, 2)
 
 
-def test_a_bomb(tmp_path):
-    """100 MB in a file of 100 KB: told before any of it is inflated."""
+def test_a_zip_bomb_is_refused_before_it_is_inflated(tmp_path):
     path = write(tmp_path / "test.npz", label=bytes(100 << 20))
     assert path.stat().st_size < 1 << 20
     with pytest.raises(DataError, match=r"104,\d+,\d+ bytes in a file of"):
@@ -99,7 +100,7 @@ def test_a_bomb(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "flipped"])
-def test_a_damaged_zip(tmp_path, damage):
+def test_a_damaged_zip_is_a_named_error(tmp_path, damage):
     path = write(tmp_path / "test.npz")
     data = bytearray(path.read_bytes())
     if damage == "cut":
@@ -109,17 +110,19 @@ def test_a_damaged_zip(tmp_path, damage):
     else:
         data[80] ^= 0xFF
     path.write_bytes(data)
-    with pytest.raises(DataError, match=r"test\.npz: damaged"):
+    with pytest.raises(DataError, match=r"test\.npz: the file is damaged"):
         stored_logits.read(path, 2)
 
 
 FIGURES = {"model_sha256": "m", "data": {"manifest_digest": "d"}, "images_per_s": 9.5}
 
 
-class TestIsOf:
+class TestIsCurrent:
     def ask(self, tmp_path, model="m", digest="d"):
         path = tmp_path / "test.npz"
-        return stored_logits.is_of(path, model_sha256=model, manifest_digest=digest)
+        return stored_logits.is_current(
+            path, model_sha256=model, manifest_digest=digest
+        )
 
     def test_both_files_of_this_model_on_these_records(self, tmp_path):
         assert not self.ask(tmp_path)
@@ -133,10 +136,10 @@ class TestIsOf:
     @pytest.mark.parametrize(
         "text", ["", "{", "[]", "3", "{}", '{"data": 3}', "[" * 9**5]
     )
-    def test_damaged_figures(self, tmp_path, text):
+    def test_damaged_figures_are_a_named_error(self, tmp_path, text):
         write(tmp_path / "test.npz")
         (tmp_path / "test.json").write_text(text)
-        with pytest.raises(DataError, match=r"test\.json: damaged"):
+        with pytest.raises(DataError, match=r"test\.json: the file is damaged"):
             self.ask(tmp_path)
 
 

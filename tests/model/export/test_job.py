@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model.evaluation import evaluate_split
+from model.evaluation import split_evaluation
 from model.export import exportable, heldout_photos, job
 from model.networks import architecture, head
 from model.runs import finished_run
@@ -244,7 +244,7 @@ def test_a_run_that_was_not_evaluated_is_evaluated(copy):
     temperature = small_runs.TEMPERATURE
     assert copy.temperature == temperature
     model = copy.load_model()
-    predictions = evaluate_split.judge(model, heldout.records, "test", SPEC)
+    predictions = split_evaluation.evaluate_split(model, heldout.records, "test", SPEC)
     logits = predictions.logits.astype(np.float64) / temperature
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(heldout.probabilities, expected, atol=1e-6)

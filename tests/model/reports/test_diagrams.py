@@ -40,7 +40,7 @@ def drawings():
     }
 
 
-def test_are_well_formed_and_scale(drawings):
+def test_diagrams_are_well_formed_and_scale(drawings):
     for svg in drawings.values():
         root = ElementTree.fromstring(svg)
         assert root.tag.endswith("svg")
@@ -48,7 +48,7 @@ def test_are_well_formed_and_scale(drawings):
         assert "width" not in root.attrib and "height" not in root.attrib
 
 
-def test_names_are_each_of_one_drawing(drawings):
+def test_ids_are_unique_in_the_page(drawings):
     names = [set(re.findall(r'\bid="([^"]*)"', svg)) for svg in drawings.values()]
     assert all(names)
     assert sum(map(len, names)) == len(set.union(*names))
@@ -57,7 +57,7 @@ def test_names_are_each_of_one_drawing(drawings):
         assert used <= own
 
 
-def test_colours_are_the_pages(drawings):
+def test_diagrams_use_the_colours_of_the_page(drawings):
     svg = drawings["reliability"]
     assert "var(--series-1)" in svg
     assert "currentColor" in svg
@@ -65,16 +65,16 @@ def test_colours_are_the_pages(drawings):
     assert "#000000" not in svg and "#ffffff" not in svg
 
 
-def test_text_is_text_and_words_say_what_is_shown(drawings):
+def test_text_stays_text_and_a_label_describes_the_diagram(drawings):
     assert re.search(r"<text[^>]*>confidence</text>", drawings["reliability"])
     label = ElementTree.fromstring(drawings["accuracy"]).attrib["aria-label"]
     assert "over 3 epochs" in label
-    assert "in the best epoch, 3, it was 0.300 on these" in label
+    assert "in the best epoch, 3, it was 0.300 on validation photos" in label
     label = ElementTree.fromstring(drawings["one photo"]).attrib["aria-label"]
-    assert "of all photos 100.0 % are right" in label
+    assert "of all photos 100.0 % are correct" in label
 
 
-def test_refer_to_nothing_elsewhere(drawings):
+def test_diagrams_refer_to_nothing_outside(drawings):
     for svg in drawings.values():
         found = re.findall(r'(?:href|src)="(?!#)[^"]*"|url\((?!#)', svg)
         assert found == []

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from model.loop import metrics
-from model.reports import html_report, photo_thumbnails
+from model.reports import (
+    html_report,
+    photo_thumbnails,
+    report_photos,
+    report_tables,
+)
 from tests.model import judgements
 from tests.model.conftest import HOSTILE
 
@@ -41,14 +46,14 @@ def found(hostile_records):
 
 
 @pytest.fixture(scope="module")
-def judged(hostile_judged):
+def evaluation(hostile_judged):
     return hostile_judged
 
 
 @pytest.fixture(scope="module")
-def page(judged):
-    path = html_report.write(judged, "python evaluate.py --run_dir='<b>'")
-    assert path == judged.path.with_suffix(".html")
+def page(evaluation):
+    path = html_report.write(evaluation, "python evaluate.py --run_dir='<b>'")
+    assert path == evaluation.path.with_suffix(".html")
     return path.read_text(encoding="utf-8")
 
 
@@ -61,13 +66,13 @@ def photo_data(page):
     return json.loads(re.search(r'id="photo-data">(.*?)</script>', page, re.S)[1])
 
 
-def test_the_judgement_has_what_a_page_shows(judged):
+def test_the_evaluation_has_what_the_page_shows(evaluation):
     misfiled = {
         f"{name}/{name}{number:03d}.jpg"
         for name, others in judgements.MISFILED.items()
         for number in range(len(others))
     }
-    errors, doubts = judged.figures["errors"], judged.figures["label_doubts"]
+    errors, doubts = evaluation.figures["errors"], evaluation.figures["label_doubts"]
     assert {error["path"] for error in errors} == misfiled
     assert {photo["path"] for photo in doubts["photos"]} == misfiled
 
@@ -83,7 +88,7 @@ def test_names_of_strangers_are_text(page, reader):
     assert photo_data(page)["classes"] == list(HOSTILE)
 
 
-def test_nothing_is_loaded(reader):
+def test_the_page_loads_nothing(reader):
     for tag, about in reader.found:
         for name in ("src", "href", "srcset", "action", "poster"):
             value = about.get(name) or "#"
@@ -93,8 +98,8 @@ def test_nothing_is_loaded(reader):
     assert re.search(r"script-src 'sha256-[\w+/]{43}='$", policy["content"])
 
 
-def test_headline_and_figures(page, judged):
-    figures = judged.figures
+def test_the_page_states_accuracy_and_figures(page, evaluation):
+    figures = evaluation.figures
     share = f"{100 * figures['accuracy']:.1f} %"
     assert f'<span class="value" id="accuracy">{share}</span>' in page
     low, high = figures["accuracy_ci95"]
@@ -106,12 +111,12 @@ def test_headline_and_figures(page, judged):
     assert "--run_dir=&#39;&lt;b&gt;&#39;" in page
 
 
-def test_every_photo_of_a_cell_is_behind_it(page, judged):
+def test_every_photo_of_a_cell_is_behind_it(page, evaluation):
     """And each photo's bytes are there once."""
     data = photo_data(page)
-    judgement = judged.judgement
-    confusion = np.array(judged.figures["confusion_matrix"])
-    predicted = judgement.logits.argmax(axis=1)
+    predictions = evaluation.predictions
+    confusion = np.array(evaluation.figures["confusion_matrix"])
+    predicted = predictions.logits.argmax(axis=1)
     for true in range(3):
         for guess in range(3):
             cell = data["cells"].get(f"{true},{guess}")
@@ -120,8 +125,8 @@ def test_every_photo_of_a_cell_is_behind_it(page, judged):
                 continue
             assert len(cell["photos"]) + cell["more"] == confusion[true, guess]
             paths = {photo["path"] for photo in cell["photos"]}
-            inside = (judgement.labels == true) & (predicted == guess)
-            behind = {judgement.rows[n].path for n in np.flatnonzero(inside)}
+            inside = (predictions.labels == true) & (predicted == guess)
+            behind = {predictions.rows[n].path for n in np.flatnonzero(inside)}
             assert paths <= behind
             for photo in cell["photos"]:
                 assert data["photos"][photo["id"]].startswith("data:image/jpeg;base64,")
@@ -129,7 +134,7 @@ def test_every_photo_of_a_cell_is_behind_it(page, judged):
         assert page.count(source) == 1
 
 
-def test_photos_that_are_looked_at_have_words_and_heat(page, reader, judged):
+def test_photos_that_are_looked_at_have_words_and_heat(page, reader, evaluation):
     data = photo_data(page)
     images = [about for about in reader.all("img") if "data-photo" in about]
     heats = [about for about in reader.all("img") if "data-heat" in about]
@@ -138,65 +143,65 @@ def test_photos_that_are_looked_at_have_words_and_heat(page, reader, judged):
     for about in images:
         assert about["alt"]
         assert about["data-photo"] in data["photos"]
-    worst = judged.figures["errors"][0]
-    expected = f"{worst['true']}, taken for {worst['predicted']}: {worst['path']}"
+    worst = evaluation.figures["errors"][0]
+    expected = f"{worst['true']}, predicted as {worst['predicted']}: {worst['path']}"
     assert images[0]["alt"] == expected
     # 16 of 18 parts of the short side, in the middle.
-    row = next(r for r in judged.judgement.rows if r.path == worst["path"])
+    row = next(r for r in evaluation.predictions.rows if r.path == worst["path"])
     side = round(min(row.height, row.width) * 16 / 18)
     assert f"width:{100 * side / row.width:.2f}%" in heats[0]["style"]
 
 
 def test_seen_photos_are_a_warning(found, tmp_path):
     seen = {row.sha256 for row in found.included()}
-    judged = judgements.judged(tmp_path / "run", found, seen=seen)
-    text = html_report.render(judged, "")
+    evaluation = judgements.judged(tmp_path / "run", found, seen=seen)
+    text = html_report.render(evaluation, "")
     assert "60 of these photos were seen in training." in text
-    assert "None can be named: all of these photos were seen in training" in text
+    assert "None can be found: all of these photos were seen in training" in text
 
 
 def test_the_split_says_what_the_temperature_was_fitted_on(found, tmp_path):
     seen = {row.sha256 for row in found.included("train", "validation")}
     for split, words in (
         ("validation", "split, and so on these photos"),
-        ("test", "split and never on these photos"),
+        ("test", "split, not on these photos"),
     ):
-        judged = judgements.judged(tmp_path / split, found, split=split, seen=seen)
-        text = html_report.render(judged, "")
+        evaluation = judgements.judged(tmp_path / split, found, split=split, seen=seen)
+        text = html_report.render(evaluation, "")
         assert f"temperature 1.500, which was fitted on the validation {words}" in text
 
 
 def test_other_photos_are_not_described_as_the_runs_own(found, tmp_path):
-    judged = judgements.judged(tmp_path / "run", found, split="test")
-    assert '<button type="button">train</button>' in html_report.render(judged, "")
-    judged.finished.config["data"]["manifest_digest"] = "of other records"
-    judged.figures["data"]["path"] = "holiday/photos"
-    text = html_report.render(judged, "")
+    evaluation = judgements.judged(tmp_path / "run", found, split="test")
+    assert '<button type="button">train</button>' in html_report.render(evaluation, "")
+    evaluation.run.config["data"]["manifest_digest"] = "of other records"
+    evaluation.figures["data"]["path"] = "holiday/photos"
+    text = html_report.render(evaluation, "")
     assert '<button type="button">train</button>' not in text
-    assert '<button type="button">judged</button>' in text
-    assert "Other photos than the run&#39;s: <span class" in text
+    assert '<button type="button">evaluated</button>' in text
+    assert "Photos other than the run&#39;s: <span class" in text
     assert ">holiday/photos</span>" in text
 
 
-def test_a_run_with_less_in_its_folder(found, tmp_path):
+def test_a_run_without_ledger_and_curves_has_a_report(found, tmp_path):
     """As one that was copied without its ledger and curves."""
-    judged = judgements.judged(tmp_path / "run", found, split="test", tta="flip")
+    evaluation = judgements.judged(tmp_path / "run", found, split="test", tta="flip")
     for name in ("ledger.json", "metrics.jsonl"):
-        (judged.finished.directory / name).unlink()
-    text = html_report.render(judged, "")
+        (evaluation.run.directory / name).unlink()
+    text = html_report.render(evaluation, "")
     assert "ledger.json is missing from the run" in text
     assert "metrics.jsonl is missing from the run" in text
-    assert "each seen twice, as it is and mirrored" in text
+    assert "predictions averaged over the photo and its mirror image" in text
 
 
 def test_a_network_without_maps_has_no_heat(found, tmp_path, monkeypatch):
-    judged = judgements.judged(tmp_path / "run", found, split="test")
+    evaluation = judgements.judged(tmp_path / "run", found, split="test")
     monkeypatch.setattr(photo_thumbnails.grad_cam, "mapped_layer", lambda _: no_map())
 
     def no_map():
-        raise photo_thumbnails.grad_cam.NoMap("none")
+        raise photo_thumbnails.grad_cam.NoSpatialLayer("none")
 
-    text = html_report.render(judged, "")
+    text = html_report.render(evaluation, "")
     assert "where it looked" not in text
     assert "Show where" not in text
 
@@ -209,13 +214,13 @@ class TestManyClasses:
         confusion[num_classes - 1, 0] = 30
         return {"confusion_matrix": confusion.tolist()}
 
-    def test_all_of_a_few(self):
-        found = html_report._matrix(self.figures(12))
+    def test_a_small_matrix_shows_all_classes(self):
+        found = report_tables.class_matrix(self.figures(12)["confusion_matrix"])
         assert found["labels"] == list(range(12))
         assert found["left_out"] == 0
 
-    def test_of_many_those_with_most_mistakes(self):
-        found = html_report._matrix(self.figures(200))
+    def test_a_large_matrix_shows_the_most_confused_classes(self):
+        found = report_tables.class_matrix(self.figures(200)["confusion_matrix"])
         assert len(found["labels"]) == 40
         assert {3, 7, 199, 0} <= set(found["labels"])
         assert found["left_out"] == 160
@@ -226,25 +231,25 @@ class TestManyClasses:
 
 
 class TestCoverageTable:
-    def test_by_hand(self):
+    def test_rows_match_those_computed_by_hand(self):
         points = [
             {"threshold": 0.9, "coverage": 0.5, "accuracy": 0.96},
             {"threshold": 0.4, "coverage": 1.0, "accuracy": 0.8},
         ]
         confidence = np.array([0.9] * 25 + [0.4] * 25)
-        found = html_report._coverage_table(points, confidence)
+        found = report_tables.coverage_table(points, confidence)
         rows = {row["goal"]: row for row in found}
-        assert rows["answer 100 % of the photos"]["accuracy"] == 0.8
-        half = rows["answer 50 % of the photos"]
+        assert rows["classify 100 % of the photos"]["accuracy"] == 0.8
+        half = rows["classify 50 % of the photos"]
         assert (half["threshold"], half["answered"]) == ("0.900", 25)
         low, high = metrics.wilson_interval(24, 25)
         assert (half["low"], half["high"]) == (low, high)
-        assert rows["be right in 95 % of the answers"]["coverage"] == 0.5
-        assert rows["be right in 99 % of the answers"]["threshold"] is None
+        assert rows["be right for 95 % of them"]["coverage"] == 0.5
+        assert rows["be right for 99 % of them"]["threshold"] is None
 
-    def test_thresholds_answer_what_the_table_says(self, page, judged):
+    def test_thresholds_answer_what_the_table_says(self, page, evaluation):
         """By what stands there, as --unknown_below takes it."""
-        confidence = judged.judgement.probabilities().max(axis=1)
+        confidence = evaluation.predictions.probabilities().max(axis=1)
         cells = re.findall(
             r"<td>([\d.]+)</td><td>[\d.]+ % \((\d+)\)</td><td>[\d.]+ % <span", page
         )
@@ -254,12 +259,12 @@ class TestCoverageTable:
         assert "thresholds were chosen on these photos" in page
 
 
-def test_photos_take_turns():
-    assert html_report._in_turns([[1, 2, 3], [4], [], [5, 6]]) == [1, 4, 5, 2, 6, 3]
-    assert html_report._in_turns([]) == []
+def test_groups_take_turns():
+    assert report_photos.take_turns([[1, 2, 3], [4], [], [5, 6]]) == [1, 4, 5, 2, 6, 3]
+    assert report_photos.take_turns([]) == []
 
 
-def test_thumbnails_have_room_for_so_many(found, monkeypatch):
+def test_thumbnails_stop_at_their_total_size(found, monkeypatch):
     monkeypatch.setattr(photo_thumbnails, "MAX_BYTES", 20_000)
     thumbnails = photo_thumbnails.Thumbnails(found)
     thumbnails.add(found.included(), large=False)

@@ -10,13 +10,13 @@ pytestmark = pytest.mark.skipif(bool(browser.missing()), reason=browser.missing(
 
 
 @pytest.fixture(scope="module")
-def judged(hostile_judged):
+def evaluation(hostile_judged):
     return hostile_judged
 
 
 @pytest.fixture(scope="module")
-def address(judged):
-    return html_report.write(judged, "python evaluate.py").as_uri()
+def address(evaluation):
+    return html_report.write(evaluation, "python evaluate.py").as_uri()
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +84,8 @@ def test_a_script_that_is_not_the_pages_own_does_not_run(page):
     assert "Content Security Policy" in page.get_log("browser")[0]["message"]
 
 
-def test_a_click_sorts_and_the_next_one_turns_it_round(page, judged):
-    recalls = [row["recall"] for row in judged.figures["per_class"]]
+def test_a_click_sorts_and_the_next_one_turns_it_round(page, evaluation):
+    recalls = [row["recall"] for row in evaluation.figures["per_class"]]
     assert recalls != sorted(recalls)
     button = every(page, "#classes thead button")[2]
 
@@ -113,8 +113,8 @@ def test_sorting_by_keyboard(page):
     assert names[0] == "red"
 
 
-def test_a_cell_opens_its_photos(page, judged):
-    confusion = judged.figures["confusion_matrix"]
+def test_a_cell_opens_its_photos(page, evaluation):
+    confusion = evaluation.figures["confusion_matrix"]
     true, guess = next(
         (t, p) for t in range(3) for p in range(3) if t != p and confusion[t][p]
     )
@@ -122,14 +122,14 @@ def test_a_cell_opens_its_photos(page, judged):
     assert not dialog.is_displayed()
     find(page, f"button[data-cell='{true},{guess}']").click()
     assert dialog.is_displayed()
-    names = judged.figures["class_names"]
-    title = f"{names[true]} taken for {names[guess]} ({confusion[true][guess]})"
+    names = evaluation.figures["class_names"]
+    title = f"{names[true]} predicted as {names[guess]} ({confusion[true][guess]})"
     assert find(page, "#cell-title").text == title
     images = every(page, "#cell-photos img")
     assert len(images) == min(24, confusion[true][guess])
     expected = {
         error["path"]
-        for error in judged.figures["errors"]
+        for error in evaluation.figures["errors"]
         if (error["true"], error["predicted"]) == (names[true], names[guess])
     }
     assert {path.text for path in every(page, "#cell-photos .path")} <= expected

@@ -11,7 +11,7 @@ from tests.model import judgements
 
 
 @pytest.fixture(scope="module")
-def judged(shared_records, tmp_path_factory):
+def evaluation(shared_records, tmp_path_factory):
     from pipeline.records import manifest
 
     found = manifest.read(shared_records)
@@ -28,15 +28,15 @@ def read(folder):
     }
 
 
-def test_figures_and_settings(judged):
-    tensorboard_pages.write(judged)
-    tensorboard_pages.write(judged)  # takes the place of the first
-    found = read(tensorboard_pages.directory(judged))
+def test_figures_and_settings_are_written(evaluation):
+    tensorboard_pages.write(evaluation)
+    tensorboard_pages.write(evaluation)  # takes the place of the first
+    found = read(tensorboard_pages.directory(evaluation))
     assert float(tf.make_ndarray(found["accuracy"].tensor)) == pytest.approx(
-        judged.figures["accuracy"]
+        evaluation.figures["accuracy"]
     )
     error = float(tf.make_ndarray(found["calibration_error"].tensor))
-    assert error == pytest.approx(judged.figures["calibration"]["ece"])
+    assert error == pytest.approx(evaluation.figures["calibration"]["ece"])
     assert "recall/red" in found
     assert "confusion_matrix" in found
     about = found[metadata.SESSION_START_INFO_TAG].metadata.plugin_data.content
@@ -46,15 +46,15 @@ def test_figures_and_settings(judged):
 
 def test_names_that_are_no_utf8(found, tmp_path):
     records = judgements.renamed(found, ("b\udcff", "green", "a\tb"))
-    judged = judgements.judged(tmp_path / "run", records, split="test")
-    judged.finished.config["settings"] = {"ckpt": "w\udcfe.npy"}
-    tensorboard_pages.write(judged)
-    tags = read(tensorboard_pages.directory(judged))
+    evaluation = judgements.judged(tmp_path / "run", records, split="test")
+    evaluation.run.config["settings"] = {"ckpt": "w\udcfe.npy"}
+    tensorboard_pages.write(evaluation)
+    tags = read(tensorboard_pages.directory(evaluation))
     assert {"recall/b\\udcff", "recall/a\\tb"} <= set(tags)
-    settings = tensorboard_pages.flat_settings(judged.finished.config)
+    settings = tensorboard_pages.flat_settings(evaluation.run.config)
     assert settings["ckpt"] == "w\\udcfe.npy"
-    tensorboard_pages.write_projector(judged)
-    table = (tensorboard_pages.directory(judged) / "labels.tsv").read_text("utf-8")
+    tensorboard_pages.write_projector(evaluation)
+    table = (tensorboard_pages.directory(evaluation) / "labels.tsv").read_text("utf-8")
     assert "b\\udcff" in table
 
 
@@ -103,19 +103,19 @@ def test_principal_axes_of_a_line():
     np.testing.assert_allclose(found * np.sign(found[2]), [-5, 0, 5], atol=1e-6)
 
 
-def test_the_projector(judged):
-    tensorboard_pages.write_projector(judged)
-    folder = tensorboard_pages.directory(judged)
+def test_the_projector_shows_every_photo(evaluation):
+    tensorboard_pages.write_projector(evaluation)
+    folder = tensorboard_pages.directory(evaluation)
     text = (folder / "projector_config.pbtxt").read_text()
     config = text_format.Parse(text, projector_config_pb2.ProjectorConfig())
     (embedding,) = config.embeddings
     points = np.loadtxt(folder / embedding.tensor_path, delimiter="\t")
-    total = len(judged.judgement.rows)
+    total = len(evaluation.predictions.rows)
     assert list(points.shape) == list(embedding.tensor_shape) == [total, 3]
     head, *lines = (folder / embedding.metadata_path).read_text().splitlines()
     assert head == "class\tpredicted\tright\tpath"
     assert len(lines) == total
-    row = judged.judgement.rows[7]
+    row = evaluation.predictions.rows[7]
     label, _, _, path = lines[7].split("\t")
     assert (label, path) == (row.class_name, row.path)
     sheet = cv2.imread(str(folder / embedding.sprite.image_path))

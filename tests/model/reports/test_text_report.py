@@ -39,17 +39,17 @@ def comparison(pairs, **how):
     } | how
 
 
-def test_two_runs():
+def test_two_runs_are_compared_in_a_table():
     lines = text_report.comparison(comparison([pair("longer")])).splitlines()
     assert lines == [
-        "test split, 60 photos that none of the runs has seen in training",
+        "test split, 60 photos that none of the runs was trained on",
         "",
         "run    accuracy  95 % interval     top-5 log loss     MB photos/s",
         "a        0.9000  0.8000 to 0.9500      -   0.2500   12.3    1,234",
         "longer   1.0000  0.8000 to 0.9500      -   0.2500   12.3        -",
         "",
-        "longer against a",
-        "  right alone: 7 photos against 1, McNemar's exact p 0.0703",
+        "longer compared with a",
+        "  only this run right: 7 photos; only the other: 1; McNemar's exact p 0.0703",
         "  accuracy +0.1000, 95 % interval +0.0013 to +0.2048",
         "  no difference can be seen (p = 0.14)",
         "",
@@ -57,12 +57,12 @@ def test_two_runs():
     ]
 
 
-def test_more_runs_and_classes():
+def test_p_values_of_more_runs_are_corrected():
     figures = comparison(
         [pair("longer"), pair("c")], num_copies=3, class_names=list("abcdef")
     )
     text = text_report.comparison(figures)
-    assert "training; 3 more are copies of these\n" in text
+    assert "trained on; 3 more are identical copies of these\n" in text
     assert "a        0.9000  0.8000 to 0.9500 1.0000" in text
     assert text.count("p 0.0703, corrected 0.141\n") == 2
     assert "p values are corrected for 2 comparisons by Holm\n" in text
@@ -71,10 +71,10 @@ def test_more_runs_and_classes():
 def test_names_stay_on_their_line():
     figures = comparison([pair("b\nc")], runs=[run("a"), run("b\nc")])
     lines = text_report.comparison(figures).splitlines()
-    assert "b\\nc against a" in lines
+    assert "b\\nc compared with a" in lines
 
 
-def test_a_temperature_at_its_bound_is_told():
+def test_a_temperature_at_a_bound_has_a_remark():
     assert text_report.temperature_at_bound(1.5) == ""
     for bound in (0.05, 20):
         assert "probabilities are not calibrated" in text_report.temperature_at_bound(

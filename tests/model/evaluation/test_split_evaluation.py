@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from model.evaluation import evaluate_split
+from model.evaluation import split_evaluation
+from model.evaluation.predictions import Predictions
 from model.loop import metrics
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.batches.input_spec import InputSpec
@@ -34,7 +35,7 @@ def colour_network(num_classes=3):
     return model
 
 
-def ask(
+def predict(
     found,
     split,
     batch_size=7,
@@ -43,21 +44,23 @@ def ask(
     tta="none",
     num_features=0,
 ):
-    found = evaluate_split.judge(
+    predictions = split_evaluation.evaluate_split(
         model or colour_network(),
         found,
         split,
         SPEC,
-        evaluate_split.How(batch_size=batch_size, tta=tta, num_features=num_features),
+        split_evaluation.EvaluationOptions(
+            batch_size=batch_size, tta=tta, num_features=num_features
+        ),
     )
-    return dataclasses.replace(found, temperature=temperature)
+    return dataclasses.replace(predictions, temperature=temperature)
 
 
 @pytest.fixture
 def by_hand():
     """Five photos of two classes, two mistakes; probabilities 3/4, 9/10 and so on."""
     odds = [(3, 1), (1, 9), (4, 1), (1, 1), (1, 4)]
-    return evaluate_split.Judgement(
+    return Predictions(
         rows=[row(f"{n}.jpg") for n in range(5)],
         labels=np.array([0, 0, 1, 0, 1]),
         logits=np.log(np.array(odds, np.float32)),
@@ -67,7 +70,7 @@ def by_hand():
 
 
 class TestFigures:
-    def test_by_hand(self, by_hand):
+    def test_figures_match_those_computed_by_hand(self, by_hand):
         figures = by_hand.figures()
         errors = figures.pop("errors")
         assert [error["path"] for error in errors] == ["1.jpg", "2.jpg"]
@@ -111,11 +114,11 @@ class TestFigures:
             ],
         }
 
-    def test_are_json(self, by_hand):
+    def test_figures_can_be_written_as_json(self, by_hand):
         figures = by_hand.figures()
         assert json.loads(json.dumps(figures)) == figures
 
-    def test_surest_mistakes_first(self, by_hand):
+    def test_most_confident_mistakes_come_first(self, by_hand):
         assert by_hand.errors() == [
             {
                 "path": "1.jpg",
@@ -131,12 +134,12 @@ class TestFigures:
             },
         ]
 
-    def test_equally_sure_mistakes_in_the_manifests_order(self, by_hand):
+    def test_equally_confident_mistakes_keep_the_manifests_order(self, by_hand):
         logits = np.log(np.array([(1, 2)] * 5, np.float32))
         same = dataclasses.replace(by_hand, logits=logits)
         assert [error["path"] for error in same.errors()] == ["0.jpg", "1.jpg", "3.jpg"]
 
-    def test_no_mistake(self, by_hand):
+    def test_without_mistakes_there_are_no_errors(self, by_hand):
         right = dataclasses.replace(by_hand, labels=np.array([0, 1, 0, 0, 1]))
         assert right.errors() == []
         assert right.figures()["accuracy"] == 1
@@ -156,7 +159,7 @@ class TestFigures:
             metrics.mean_loss(by_hand.logits / 2, by_hand.labels)
         )
 
-    def test_a_class_without_photos(self, by_hand):
+    def test_a_class_without_photos_has_no_precision(self, by_hand):
         three = dataclasses.replace(
             by_hand,
             class_names=("cat", "dog", "owl"),
@@ -173,10 +176,10 @@ class TestFigures:
         }
 
 
-def test_saved_examples_read_back(by_hand, tmp_path):
+def test_saved_predictions_read_back(by_hand, tmp_path):
     odd = row("ä \udcff\n.jpg")
     saved = dataclasses.replace(by_hand, rows=[odd, *by_hand.rows[1:]])
-    saved.save_examples(tmp_path / "test.npz")
+    saved.save(tmp_path / "test.npz")
     with np.load(tmp_path / "test.npz") as file:
         assert sorted(file.files) == ["label", "logits", "path", "sha256"]
         assert file["path"].tolist() == [odd.path, "1.jpg", "2.jpg", "3.jpg", "4.jpg"]
@@ -186,40 +189,42 @@ def test_saved_examples_read_back(by_hand, tmp_path):
         assert (file["logits"] == by_hand.logits).all()
 
 
-class TestJudge:
-    def test_every_photo_once_in_the_manifests_order(self, found):
+class TestEvaluateSplit:
+    def test_every_photo_is_predicted_once_in_the_manifests_order(self, found):
         rows = found.included("test")
         assert len(rows) % 4
-        judged = ask(found, "test", batch_size=4)
-        assert list(judged.rows) == list(rows)
-        assert judged.labels.tolist() == [found.labels[r.class_name] for r in rows]
-        assert judged.class_names == found.class_names
+        predictions = predict(found, "test", batch_size=4)
+        assert list(predictions.rows) == list(rows)
+        assert predictions.labels.tolist() == [found.labels[r.class_name] for r in rows]
+        assert predictions.class_names == found.class_names
         # The drawn photos are told by their colour: any mix-up of rows would show.
-        figures = judged.figures()
+        figures = predictions.figures()
         assert figures["accuracy"] == 1
         assert figures["num_examples"] == len(rows) > 3
-        assert len(set(judged.labels)) == 3
+        assert len(set(predictions.labels)) == 3
 
-    def test_logits_are_the_networks(self, found):
-        judged = ask(found, "validation")
+    def test_logits_are_those_of_the_network(self, found):
+        predictions = predict(found, "validation")
         images = image_batches.Images(
-            found, judged.rows, SPEC, batch_size=len(judged.rows)
+            found, predictions.rows, SPEC, batch_size=len(predictions.rows)
         )
         views = crop_and_resize.central_views(images.sizes, SPEC)
-        (batch,) = images.run(np.arange(len(judged.rows)), views)
+        (batch,) = images.run(np.arange(len(predictions.rows)), views)
         expected = batch["image"].numpy().mean(axis=(1, 2))[:, ::-1] * 0.1
-        np.testing.assert_allclose(judged.logits, expected, rtol=1e-5)
-        assert judged.logits.dtype == np.float32
+        np.testing.assert_allclose(predictions.logits, expected, rtol=1e-5)
+        assert predictions.logits.dtype == np.float32
 
     @pytest.mark.parametrize("batch_size", [1, 100])
     def test_batch_size_does_not_matter(self, found, batch_size):
-        judged = ask(found, "test", batch_size)
-        np.testing.assert_allclose(judged.logits, ask(found, "test").logits, rtol=1e-6)
+        predictions = predict(found, "test", batch_size)
+        np.testing.assert_allclose(
+            predictions.logits, predict(found, "test").logits, rtol=1e-6
+        )
 
-    def test_whole_data_set(self, found):
-        judged = ask(found, "")
-        assert len(judged.labels) == len(found.included()) == 60
-        assert judged.figures()["accuracy"] == 1
+    def test_all_photos_can_be_evaluated(self, found):
+        predictions = predict(found, "all")
+        assert len(predictions.labels) == len(found.included()) == 60
+        assert predictions.figures()["accuracy"] == 1
 
     def test_one_mistake_is_named(self, found):
         """A photo filed under the wrong class is the one that is reported."""
@@ -227,53 +232,54 @@ class TestJudge:
         kernel, bias = model.get_layer("logits").get_weights()
         bias[2] = 1000  # always says red
         model.get_layer("logits").set_weights([kernel, bias])
-        judged = ask(found, "test", model=model, temperature=50.0)
-        wrong = {error["path"] for error in judged.errors()}
+        predictions = predict(found, "test", model=model, temperature=50.0)
+        wrong = {error["path"] for error in predictions.errors()}
         assert wrong == {
             row.path for row in found.included("test") if row.class_name != "red"
         }
-        assert {error["predicted"] for error in judged.errors()} == {"red"}
-        chances = [error["probability"] for error in judged.errors()]
+        assert {error["predicted"] for error in predictions.errors()} == {"red"}
+        chances = [error["probability"] for error in predictions.errors()]
         assert chances == sorted(chances, reverse=True)
 
-    def test_empty_split_says_what_to_do(self, found):
+    def test_an_empty_split_is_an_error_that_says_what_to_do(self, found):
         rows = [dataclasses.replace(row, split="train") for row in found.rows]
         without = dataclasses.replace(found, rows=tuple(rows))
         with pytest.raises(
             DataError,
-            match=r"no photo in the test split; split again with python -m "
-            r"pipeline\.split",
+            match=r"the test split has no photos.* python -m pipeline\.split",
         ):
-            ask(without, "test")
+            predict(without, "test")
 
-    def test_another_number_of_classes_is_named(self, found):
+    def test_another_number_of_classes_is_an_error(self, found):
         """As when config.json and model.keras of two runs were mixed."""
-        with pytest.raises(DataError, match="3 classes, but the network tells 5 apart"):
-            ask(found, "test", model=colour_network(num_classes=5))
+        with pytest.raises(DataError, match="3 classes, but the network has 5"):
+            predict(found, "test", model=colour_network(num_classes=5))
 
 
 class TestViews:
-    def test_of_a_photo_and_its_mirror_image(self, found):
+    def test_flip_averages_a_photo_and_its_mirror_image(self, found):
         """A network that looks at the left half alone sees both halves."""
         model = half_network()
         plain, both = (
-            ask(found, "test", model=model),
-            ask(found, "test", model=model, tta="flip"),
+            predict(found, "test", model=model),
+            predict(found, "test", model=model, tta="flip"),
         )
         assert both.figures()["tta"] == "flip"
         assert not np.allclose(plain.logits, both.logits)
         mirrored = half_network(left=False)
-        other = ask(found, "test", model=mirrored)
+        other = predict(found, "test", model=mirrored)
         expected = [metrics.log_softmax(one.logits) for one in (plain, other)]
         # The mirrored pixels are rounded once more or less.
         np.testing.assert_allclose(both.logits, sum(expected) / 2, atol=0.05)
 
     def test_ten_crop_sees_every_photo_ten_times(self, found):
-        judged = ask(found, "test", tta="ten_crop")
-        plain = ask(found, "test")
-        assert (judged.labels == plain.labels).all()
-        assert (judged.logits.argmax(axis=1) == plain.logits.argmax(axis=1)).all()
-        np.testing.assert_allclose(np.exp(judged.logits).sum(axis=1) <= 1 + 1e-6, True)
+        predictions = predict(found, "test", tta="ten_crop")
+        plain = predict(found, "test")
+        assert (predictions.labels == plain.labels).all()
+        assert (predictions.logits.argmax(axis=1) == plain.logits.argmax(axis=1)).all()
+        np.testing.assert_allclose(
+            np.exp(predictions.logits).sum(axis=1) <= 1 + 1e-6, True
+        )
 
 
 def half_network(left=True):
@@ -290,25 +296,29 @@ def half_network(left=True):
 
 
 class TestFeatures:
-    def test_are_what_the_final_layer_sees(self, found):
+    def test_features_are_the_inputs_of_the_final_layer(self, found):
         """Here the mean colour, from which the logits follow."""
         model = colour_network()
-        judged = ask(found, "test", model=model, num_features=1000)
-        plain = ask(found, "test", model=model)
+        predictions = predict(found, "test", model=model, num_features=1000)
+        plain = predict(found, "test", model=model)
         assert plain.features is None
-        np.testing.assert_array_equal(judged.logits, plain.logits)
+        np.testing.assert_array_equal(predictions.logits, plain.logits)
         kernel, bias = model.get_layer("logits").get_weights()
-        assert judged.examples.tolist() == list(range(len(judged.rows)))
-        expected = judged.features @ kernel + bias
-        np.testing.assert_allclose(judged.logits, expected, rtol=1e-5)
+        assert predictions.feature_examples.tolist() == list(
+            range(len(predictions.rows))
+        )
+        expected = predictions.features @ kernel + bias
+        np.testing.assert_allclose(predictions.logits, expected, rtol=1e-5)
 
-    def test_of_some_photos_evenly_spread(self, found):
-        judged = ask(found, "", num_features=5)
-        whole = ask(found, "", num_features=60)
-        assert judged.examples.tolist() == [0, 15, 30, 44, 59]
-        np.testing.assert_array_equal(judged.features, whole.features[judged.examples])
+    def test_features_of_some_photos_are_evenly_spread(self, found):
+        predictions = predict(found, "all", num_features=5)
+        whole = predict(found, "all", num_features=60)
+        assert predictions.feature_examples.tolist() == [0, 15, 30, 44, 59]
+        np.testing.assert_array_equal(
+            predictions.features, whole.features[predictions.feature_examples]
+        )
 
-    def test_are_those_of_the_central_window(self, found):
-        plain = ask(found, "test", num_features=3)
-        both = ask(found, "test", num_features=3, tta="flip")
+    def test_features_are_those_of_the_central_crop(self, found):
+        plain = predict(found, "test", num_features=3)
+        both = predict(found, "test", num_features=3, tta="flip")
         np.testing.assert_array_equal(plain.features, both.features)

@@ -1,0 +1,84 @@
+"""Open the photos of an evaluation, records or a folder of photos, and check them."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from model.runs import finished_run, run_records
+from pipeline.convert import conversion
+from pipeline.images import record_image
+from pipeline.records import manifest
+from pipeline.system import command_line
+
+
+def is_photo_folder(data: str) -> bool:
+    """Return whether `data` is a folder without a manifest."""
+    folder = Path(data)
+    return folder.is_dir() and not (folder / manifest.HEAD_NAME).exists()
+
+
+@contextlib.contextmanager
+def open_records(
+    data: str, resize_min: int = record_image.RESIZE_MIN
+) -> Iterator[manifest.Manifest]:
+    """Open a folder of records; photos are converted into temporary records first.
+
+    Args:
+        data: folder of records, or of class folders with photos.
+        resize_min: longest short side of converted photos, in pixels; 0 for no limit.
+
+    Yields:
+        The manifest of the records, which exist while the context is open.
+    """
+    if not is_photo_folder(data):
+        yield manifest.read(Path(data))
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        config = conversion.Config(
+            source=data, out=f"{scratch}/records", resize_min=resize_min
+        )
+        records = conversion.convert(config).manifest
+        for row in records.rows:
+            if not row.is_included:
+                command_line.log(f"skipped {row.path}: {row.reason}")
+        yield records
+
+
+def check_records(
+    run: finished_run.FinishedRun,
+    records: manifest.Manifest,
+    split: str,
+    *,
+    another_dataset: bool,
+    source: str,
+) -> None:
+    """Refuse records that a run must not be evaluated on.
+
+    Args:
+        run: the finished run.
+        records: the records to check.
+        split: split to be evaluated; "all" for all photos.
+        another_dataset: whether the records may hold photos other than the run's own.
+        source: what the user calls the records.
+
+    Raises:
+        DataError: the records are not the run's; or, of another data set, a class is
+            unknown to the run, or the run was trained on a photo.
+    """
+    if another_dataset and records.digest != run.manifest_digest:
+        run_records.check_unseen(run, records, split, source=source)
+        return
+    run_records.check(
+        run.directory,
+        run.manifest_digest,
+        records,
+        source=source,
+        advice="For other photos on purpose, pass --another_dataset.",
+    )
+
+
+def included_photos(records: manifest.Manifest, split: str) -> set[str]:
+    """Return the SHA-256 of the photos of a split; "all" for all photos."""
+    splits = [] if split == "all" else [split]
+    return {row.sha256 for row in records.included(*splits)}

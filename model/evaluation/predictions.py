@@ -1,0 +1,121 @@
+"""Hold the predictions for every photo of a split, and compute their figures."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.evaluation import calibration, test_time_augmentation
+from model.loop import metrics
+from pipeline.records import manifest
+
+
+def _no_examples() -> np.ndarray:
+    return np.zeros(0, np.int64)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """A model's predictions for every photo of a split.
+
+    Attributes:
+        rows: manifest rows of the photos, in the manifest's order.
+        labels: int64 [num_examples], 0-based labels of the photos.
+        logits: float32 [num_examples, num_classes]; with test-time augmentation the
+            average over the views, see `test_time_augmentation.AveragedLogits`.
+        class_names: class names in label order.
+        temperature: divisor of the logits that calibrates the probabilities.
+        tta: views of each photo, one of `test_time_augmentation.CHOICES`.
+        feature_examples: int64 [num_features], indices of the photos whose features
+            were recorded.
+        features: float32 [num_features, size], inputs of the final layer for the
+            central crops of these photos; None if they were not recorded.
+    """
+
+    rows: Sequence[manifest.Row]
+    labels: np.ndarray
+    logits: np.ndarray
+    class_names: Sequence[str]
+    temperature: float = 1.0
+    tta: str = test_time_augmentation.NONE
+    feature_examples: np.ndarray = dataclasses.field(default_factory=_no_examples)
+    features: np.ndarray | None = None
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """The most probable class of each photo, int64 [num_examples]."""
+        return np.asarray(self.logits.argmax(axis=1))
+
+    def probabilities(self) -> np.ndarray:
+        """Return calibrated probabilities, float64 [num_examples, num_classes]."""
+        return np.exp(metrics.log_softmax(self.logits / self.temperature))
+
+    def figures(self) -> dict[str, Any]:
+        """Return everything evaluation/<split>.json holds about the photos."""
+        predicted = self.predicted
+        num_correct = int((predicted == self.labels).sum())
+        confusion = metrics.confusion_matrix(
+            self.labels, predicted, len(self.class_names)
+        )
+        per_class = [
+            {"class_name": name, **row}
+            for name, row in zip(
+                self.class_names, metrics.per_class(confusion), strict=True
+            )
+        ]
+        return {
+            "num_examples": len(self.labels),
+            "accuracy": metrics.accuracy(self.logits, self.labels),
+            "accuracy_ci95": list(
+                metrics.wilson_interval(num_correct, len(self.labels))
+            ),
+            "top5_accuracy": metrics.top_k_accuracy(self.logits, self.labels, 5),
+            "loss": metrics.mean_loss(self.logits, self.labels),
+            "calibrated_loss": metrics.mean_loss(
+                self.logits / self.temperature, self.labels
+            ),
+            "temperature": self.temperature,
+            **calibration.figures(
+                np.exp(metrics.log_softmax(self.logits)),
+                self.probabilities(),
+                self.labels,
+            ),
+            "tta": self.tta,
+            "largest_class_share": float(
+                confusion.sum(axis=1).max() / len(self.labels)
+            ),
+            "class_names": list(self.class_names),
+            "confusion_matrix": confusion.tolist(),
+            "per_class": per_class,
+            "errors": self.errors(),
+        }
+
+    def errors(self) -> list[dict[str, Any]]:
+        """Return the misclassified photos, the most confident mistakes first."""
+        probabilities, predicted = self.probabilities(), self.predicted
+        wrong = np.flatnonzero(predicted != self.labels)
+        by_confidence = wrong[
+            np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")
+        ]
+        return [
+            {
+                "path": self.rows[n].path,
+                "true": self.class_names[self.labels[n]],
+                "predicted": self.class_names[predicted[n]],
+                "probability": float(probabilities[n, predicted[n]]),
+            }
+            for n in by_confidence
+        ]
+
+    def save(self, path: Path) -> None:
+        """Write SHA-256, path, label and logits of every photo as .npz."""
+        with path.open("wb") as file:
+            np.savez_compressed(
+                file,
+                sha256=np.array([row.sha256 for row in self.rows]),
+                path=np.array([row.path for row in self.rows]),
+                label=self.labels,
+                logits=self.logits,
+            )

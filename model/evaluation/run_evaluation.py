@@ -1,0 +1,161 @@
+"""Evaluate a run on a split and write the results to its evaluation folder."""
+
+import dataclasses
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.evaluation import (
+    label_errors,
+    split_evaluation,
+    test_time_augmentation,
+)
+from model.evaluation.predictions import Predictions
+from model.runs import finished_run, run_folder
+from pipeline.records import manifest
+from pipeline.system import file_system
+from pipeline.system.errors import DataError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunEvaluation:
+    """A run, its predictions for a split, and their figures.
+
+    Attributes:
+        run: the finished run.
+        records: records that the predictions were made on.
+        split: name of the split; "all" for all photos.
+        model: keras.Model, image -> logits.
+        predictions: predictions for every photo of the split.
+        unseen: predictions for photos the model was not trained on, from which label
+            errors are found.
+        figures: content of the .json.
+        path: path of the .json.
+    """
+
+    run: finished_run.FinishedRun
+    records: manifest.Manifest
+    split: str
+    model: Any
+    predictions: Predictions
+    unseen: label_errors.UnseenPhotos
+    figures: dict[str, Any]
+    path: Path
+
+    @property
+    def on_own_records(self) -> bool:
+        """Whether the run was trained on these records."""
+        return self.records.digest == self.run.manifest_digest
+
+
+def evaluate_run(
+    run: finished_run.FinishedRun,
+    records: manifest.Manifest,
+    split: str,
+    options: split_evaluation.EvaluationOptions = split_evaluation.DEFAULT,
+    *,
+    source: str = "",
+) -> RunEvaluation:
+    """Evaluate a run and write evaluation/<split>.json and .npz.
+
+    With test-time augmentation the files are called <split>-<tta>, so that they are
+    never taken for the plain figures.
+
+    Args:
+        run: the finished run.
+        records: the run's records, or others with all or some of its classes.
+        split: name of the split; "all" for all photos.
+        options: batch size and views.
+        source: folder of the photos, for the .json; "" for that of the records.
+
+    Raises:
+        DataError: see `evaluate_split`; or the run does not know a class, or its folder
+            cannot be written to.
+    """
+    label_of_each = _label_of_each(run, records)
+    path = _writable_path(run, records, split, options.tta)
+    start = time.perf_counter()
+    model = run.load_model()
+    loaded = time.perf_counter()
+    predictions = split_evaluation.evaluate_split(
+        model, records, split, run.spec, options, class_names=run.class_names
+    )
+    predictions = dataclasses.replace(
+        predictions,
+        labels=label_of_each[predictions.labels],
+        temperature=run.temperature,
+    )
+    predicting_s = time.perf_counter() - loaded
+    with file_system.replacing(path.with_suffix(".npz")) as partial:
+        predictions.save(partial)
+    training_photos = run.seen_photos()
+    unseen = label_errors.unseen_photos(run, records, predictions, training_photos)
+    figures = {
+        "run": run.directory.name,
+        "split": split,
+        **predictions.figures(),
+        "label_doubts": unseen.figures(predictions.class_names),
+        "photos_seen": len(training_photos & {row.sha256 for row in predictions.rows}),
+        "data": {
+            "path": source or str(records.directory),
+            "manifest_digest": records.digest,
+        },
+        "model_sha256": run.model_digest(),
+        "seconds": time.perf_counter() - start,
+        "images_per_s": len(predictions.rows) / predicting_s,
+        "versions": run_folder.versions(),
+    }
+    with file_system.replacing(path) as partial:
+        partial.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    return RunEvaluation(
+        run=run,
+        records=records,
+        split=split,
+        model=model,
+        predictions=predictions,
+        unseen=unseen,
+        figures=figures,
+        path=path,
+    )
+
+
+def _writable_path(
+    run: finished_run.FinishedRun, records: manifest.Manifest, split: str, tta: str
+) -> Path:
+    """Return the path of the .json.
+
+    Raises:
+        RunError: its folder cannot be written to.
+    """
+    name = split if tta == test_time_augmentation.NONE else f"{split}-{tta}"
+    path = run.evaluation_path(name, records.digest)
+    path.parent.mkdir(exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        raise run_folder.RunError(
+            f"{path.parent}: permission denied. The figures and the report are written "
+            "there: change the permissions, or copy the run to another folder."
+        )
+    return path
+
+
+def _label_of_each(
+    run: finished_run.FinishedRun, records: manifest.Manifest
+) -> np.ndarray:
+    """Return int64 [num_classes of the records]: the run's label of each class name.
+
+    Raises:
+        DataError: the run does not know a class.
+    """
+    labels = {name: label for label, name in enumerate(run.class_names)}
+    for name in records.class_names:
+        if name not in labels:
+            raise DataError(
+                f"{records.directory}: class {name} is unknown to run "
+                f"{run.directory.name} (classes: {', '.join(run.class_names)}). "
+                "Evaluate the run on its own records, or on photos of these classes."
+            )
+    return np.array([labels[name] for name in records.class_names], np.int64)

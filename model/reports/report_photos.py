@@ -1,0 +1,167 @@
+"""Choose the photos that the HTML report shows one by one and behind its matrix."""
+
+import collections
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from model.evaluation import run_evaluation
+from model.evaluation.predictions import Predictions
+from model.reports import photo_thumbnails
+from pipeline.records import manifest
+
+_NUM_MISTAKES, _NUM_UNCERTAIN, _NUM_LABEL_ERRORS = 24, 12, 12
+_MAX_CELL_PHOTOS = 24  # behind one cell of the confusion matrix
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PhotoCard:
+    """A photo that the report shows by itself.
+
+    Attributes:
+        row: manifest row of the photo.
+        true: class name of its label.
+        other: class name in question: the predicted or the suggested class.
+        label: label of `other`, 0-based.
+        probability: probability of `other`, 0..1.
+        true_probability: probability of `true`, 0..1.
+    """
+
+    row: manifest.Row
+    true: str
+    other: str
+    label: int
+    probability: float
+    true_probability: float
+
+
+def photo_cards(
+    evaluation: run_evaluation.RunEvaluation,
+) -> dict[str, list[PhotoCard]]:
+    """Return the cards of the report by the section that shows them.
+
+    Returns:
+        `worst`, the most confident mistakes; `unsure`, the least confident correct
+        predictions; `doubtful`, the most probable label errors.
+    """
+    predictions = evaluation.predictions
+    probabilities = predictions.probabilities()
+    predicted = predictions.predicted
+    confidence = probabilities[np.arange(len(predicted)), predicted]
+    by_confidence = np.argsort(-confidence, kind="stable")
+    is_correct = (predicted == predictions.labels)[by_confidence]
+    mistakes, correct = by_confidence[~is_correct], by_confidence[is_correct]
+    return {
+        "worst": [
+            _prediction_card(predictions, n, probabilities)
+            for n in mistakes[:_NUM_MISTAKES]
+        ],
+        "unsure": [
+            _prediction_card(predictions, n, probabilities)
+            for n in correct[::-1][:_NUM_UNCERTAIN]
+        ],
+        "doubtful": _label_error_cards(evaluation),
+    }
+
+
+def unique_photos(cards: Iterable[PhotoCard]) -> Iterator[PhotoCard]:
+    """Yield the first card of each photo."""
+    shown: set[str] = set()
+    for card in cards:
+        if card.row.sha256 not in shown:
+            shown.add(card.row.sha256)
+            yield card
+
+
+def _prediction_card(
+    predictions: Predictions, example: int, probabilities: np.ndarray
+) -> PhotoCard:
+    label = int(predictions.labels[example])
+    predicted = int(predictions.predicted[example])
+    return PhotoCard(
+        row=predictions.rows[example],
+        true=predictions.class_names[label],
+        other=predictions.class_names[predicted],
+        label=predicted,
+        probability=float(probabilities[example, predicted]),
+        true_probability=float(probabilities[example, label]),
+    )
+
+
+def _label_error_cards(evaluation: run_evaluation.RunEvaluation) -> list[PhotoCard]:
+    labels = {
+        name: label for label, name in enumerate(evaluation.predictions.class_names)
+    }
+    rows = {row.path: row for row in evaluation.unseen.rows}
+    return [
+        PhotoCard(
+            row=rows[photo["path"]],
+            true=photo["label"],
+            other=photo["suggested"],
+            label=labels[photo["suggested"]],
+            probability=photo["suggested_probability"],
+            true_probability=photo["label_probability"],
+        )
+        for photo in evaluation.figures["label_doubts"]["photos"][:_NUM_LABEL_ERRORS]
+    ]
+
+
+def cell_photos(
+    predictions: Predictions,
+    matrix: dict[str, Any],
+    thumbnails: photo_thumbnails.Thumbnails,
+) -> dict[str, dict[str, Any]]:
+    """Return the photos behind the cells of the matrix, and make their thumbnails.
+
+    Each cell has its most confident predictions first. The cells share the room for
+    thumbnails in turns, mistakes before correct predictions.
+
+    Args:
+        predictions: predictions for every photo of the split.
+        matrix: matrix from `report_tables.class_matrix`.
+        thumbnails: thumbnails of the report, to which those of the photos are added.
+
+    Returns:
+        {"true label,predicted label": {photos: [{id, path, probability}], more}}.
+    """
+    predicted = predictions.predicted
+    confidence = predictions.probabilities()[np.arange(len(predicted)), predicted]
+    shown = {
+        (cell["true"], cell["predicted"])
+        for cell in (*matrix["mixed_up"], *(c for row in matrix["rows"] for c in row))
+    }
+    examples: dict[tuple[int, int], list[int]] = collections.defaultdict(list)
+    for n in np.argsort(-confidence, kind="stable").tolist():
+        cell = int(predictions.labels[n]), int(predicted[n])
+        if cell in shown:
+            examples[cell].append(n)
+    mistakes = [ns[:_MAX_CELL_PHOTOS] for (t, p), ns in examples.items() if t != p]
+    correct = [ns[:_MAX_CELL_PHOTOS] for (t, p), ns in examples.items() if t == p]
+    for group in (mistakes, correct):
+        thumbnails.add([predictions.rows[n] for n in take_turns(group)], large=False)
+    return {
+        f"{true},{guess}": {
+            "more": max(0, len(ns) - _MAX_CELL_PHOTOS),
+            "photos": [
+                {
+                    "id": predictions.rows[n].sha256,
+                    "path": predictions.rows[n].path,
+                    "probability": round(float(confidence[n]), 3),
+                }
+                for n in ns[:_MAX_CELL_PHOTOS]
+            ],
+        }
+        for (true, guess), ns in examples.items()
+    }
+
+
+def take_turns(groups: Sequence[Sequence[int]]) -> list[int]:
+    """Return the first member of each group, then the second of each, and so on."""
+    return [
+        group[turn]
+        for turn in range(max(map(len, groups), default=0))
+        for group in groups
+        if turn < len(group)
+    ]
