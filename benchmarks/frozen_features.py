@@ -29,7 +29,7 @@ from model.loop import device, feature_cache
 from model.networks import registry
 from model.weights import model_variables, named_weights, restore
 from pipeline.batches import crop_and_resize, image_batches
-from pipeline.convert import conversion
+from pipeline.convert import conversion, convert_settings
 
 NETWORK = registry.NETWORKS["alexnet_owt"]
 LAST = "pool5"
@@ -57,7 +57,9 @@ def main() -> None:
     options = parser.parse_args()
     precision = device.choose_precision(options.precision)
     with tempfile.TemporaryDirectory() as scratch:
-        config = conversion.Config(source=str(options.folder), out=f"{scratch}/records")
+        config = convert_settings.Config(
+            source=str(options.folder), out=f"{scratch}/records"
+        )
         found = conversion.convert(config).manifest
         rows = found.included()
         count = len(rows)

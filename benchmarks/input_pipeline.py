@@ -37,7 +37,7 @@ import tensorflow as tf
 
 from model.networks import registry
 from pipeline.batches import dataset, random_augmentation
-from pipeline.convert import conversion
+from pipeline.convert import conversion, convert_settings
 from pipeline.records import manifest, stored_photo
 from pipeline.system import command_line
 
@@ -60,7 +60,9 @@ AUGMENTED: dict[str, dict[str, Any]] = {
 
 def records_of(folder: Path, out: Path, resize_min: int = 512) -> manifest.Manifest:
     """Converts a folder."""
-    config = conversion.Config(source=str(folder), out=str(out), resize_min=resize_min)
+    config = convert_settings.Config(
+        source=str(folder), out=str(out), resize_min=resize_min
+    )
     return conversion.convert(config).manifest
 
 

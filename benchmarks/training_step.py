@@ -43,7 +43,7 @@ from model.loop import (
 )
 from model.training import settings, stages, starting_point
 from model.weights import model_variables
-from pipeline.convert import conversion
+from pipeline.convert import conversion, convert_settings
 
 BATCH_SIZE = 64
 
@@ -65,7 +65,9 @@ def main() -> None:
     precision = device.choose_precision(options.precision)
     images = options.batches * BATCH_SIZE
     with tempfile.TemporaryDirectory() as scratch:
-        source = conversion.Config(source=str(options.folder), out=f"{scratch}/records")
+        source = convert_settings.Config(
+            source=str(options.folder), out=f"{scratch}/records"
+        )
         found = conversion.convert(source).manifest
         config = settings.Config(
             ckpt="alexnet_conv", train_from="conv1", batch_size=BATCH_SIZE

@@ -1,46 +1,57 @@
-"""Photos -> train, validation, test or folds; and the command that splits anew.
+"""Split records again into train, validation and test, or into folds.
 
     python -m pipeline.split tfrecords --seed=7
     python -m pipeline.split tfrecords --folds=5 --fold=0
 
-The records stay as they are: a split is a column of the manifest. Photos of one
-duplicate group always stay on one side.
+Only the manifest changes, not the records. Photos that belong together, such as
+duplicates, always stay in one split.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from absl import app, flags
 
 from pipeline.grouping import split_assignment
 from pipeline.records import count_tables, file_table, manifest, staging
-from pipeline.system import command_line
+from pipeline.system import command_line, config_flags
 from pipeline.system.errors import DataError
+
+_setting = functools.partial(config_flags.setting, group="Split", basic=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """Settings of the command.
+    """Settings of a new split."""
 
-    Attributes:
-        data: folder with records and manifest.
-        seed: ranks the photos.
-        folds: number of folds; 0 splits by shares.
-        fold: which fold is the test split, from 0.
-        validation_share: of each class's photos.
-        test_share: likewise; not used with folds.
-    """
-
-    data: str = "tfrecords"
-    seed: int = 0
-    folds: int = 0
-    fold: int = 0
-    validation_share: float = split_assignment.DEFAULT_SHARES["validation"]
-    test_share: float = split_assignment.DEFAULT_SHARES["test"]
+    data: str = config_flags.argument(
+        "FOLDER", "Folder of records; tfrecords if you name no other.", "tfrecords"
+    )
+    seed: int = _setting(0, "Number that decides the random order of photos.", lower=0)
+    folds: int = _setting(
+        0,
+        "Number of folds for cross-validation, each once the test split; 0 splits by "
+        "shares.",
+        lower=0,
+    )
+    fold: int = _setting(0, "Fold that becomes the test split, from 0.", lower=0)
+    validation_share: float = _setting(
+        split_assignment.DEFAULT_SHARES["validation"],
+        "Share of each class's photos for validation.",
+        lower=0,
+        upper=1,
+    )
+    test_share: float = _setting(
+        split_assignment.DEFAULT_SHARES["test"],
+        "Share of each class's photos for the test split; not used with --folds.",
+        lower=0,
+        upper=1,
+    )
 
     def __post_init__(self) -> None:
+        config_flags.check(self)
         if not self.validation_share + self.test_share < 1:  # nan included
             raise ValueError(
                 f"--validation_share={self.validation_share} and --test_share="
@@ -119,39 +130,9 @@ def split_anew(config: Config, found: manifest.Manifest) -> manifest.Manifest:
     return dataclasses.replace(found, info=info, rows=tuple(rows))
 
 
-def define_flags() -> None:
-    """Declares the command's flags; defaults are those of Config."""
-    default = Config()
-    flags.DEFINE_integer(
-        "seed", default.seed, "Ranks the photos of a class.", lower_bound=0
-    )
-    flags.DEFINE_integer(
-        "folds", default.folds, "Number of folds; 0 splits by shares.", lower_bound=0
-    )
-    flags.DEFINE_integer(
-        "fold", default.fold, "Fold to test on, from 0.", lower_bound=0
-    )
-    flags.DEFINE_float(
-        "validation_share",
-        default.validation_share,
-        "Share of each class for validation, 0..1.",
-        lower_bound=0,
-        upper_bound=1,
-    )
-    flags.DEFINE_float(
-        "test_share",
-        default.test_share,
-        "Share of each class for the test split, 0..1; unused with --folds.",
-        lower_bound=0,
-        upper_bound=1,
-    )
-
-
-def main(argv: Sequence[str]) -> None:
-    """Splits the data set named on the command line."""
-    if len(argv) > 2:
-        raise app.UsageError(f"expected one folder of records, found {argv[1:]}")
-    config = command_line.config_from_flags(Config, data=(*argv, Config.data)[1])
+def main(typed: dict[str, Any]) -> None:
+    """Split the data set named on the command line."""
+    config = config_flags.build(Config, typed)
     found = resplit(config)
     command_line.say(count_tables.splits(found.counts()))
     if replaced := found.info.settings.get("given_splits"):
@@ -164,5 +145,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    define_flags()
-    command_line.run(main, DataError)
+    command_line.run_command(main, Config)

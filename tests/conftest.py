@@ -27,7 +27,7 @@ import safetensors.numpy
 import train
 from model.networks import architecture, registry
 from model.training import settings
-from pipeline.convert import conversion
+from pipeline.convert import conversion, convert_settings
 from pipeline.records import manifest
 
 ROOT = Path(__file__).parents[1]
@@ -82,7 +82,7 @@ def shared_records(tmp_path_factory):
     """Records of three classes with 20 photos each; not to be changed by a test."""
     folder = tmp_path_factory.mktemp("shared")
     write_photos(folder / "photos", per_class=20)
-    config = conversion.Config(
+    config = convert_settings.Config(
         source=str(folder / "photos"), out=str(folder / "records"), workers=1
     )
     conversion.convert(config)

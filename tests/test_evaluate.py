@@ -13,7 +13,7 @@ from model.reports import text_report
 from model.runs import finished_run, run_folder
 from model.weights import preprocessing_overrides
 from pipeline import split
-from pipeline.convert import conversion
+from pipeline.convert import conversion, convert_settings
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
 from tests import conftest
@@ -200,7 +200,7 @@ def test_other_records_are_taken_on_purpose_under_their_own_name(finished, tmp_p
             pixels = conftest.draw_photo(name, number)
             cv2.imwrite(str(others / name / f"{number}.jpg"), pixels)
     resplit = tmp_path / "records"
-    conversion.convert(conversion.Config(source=str(others), out=str(resplit)))
+    conversion.convert(convert_settings.Config(source=str(others), out=str(resplit)))
     figures = evaluate.evaluate(
         config(finished, data=str(resplit), another_dataset=True)
     )
@@ -213,7 +213,9 @@ def test_other_records_need_the_runs_classes(finished, tmp_path):
     conftest.write_photos(tmp_path / "two", classes=("blue", "green"))
     (tmp_path / "two" / "green").rename(tmp_path / "two" / "lime")
     conversion.convert(
-        conversion.Config(source=str(tmp_path / "two"), out=str(tmp_path / "other"))
+        convert_settings.Config(
+            source=str(tmp_path / "two"), out=str(tmp_path / "other")
+        )
     )
     with pytest.raises(DataError, match="classes do not match"):
         evaluate.evaluate(

@@ -15,24 +15,13 @@ from model.serve import __main__ as serve_flags
 from model.serve import serving
 from model.training import settings
 from model.weights import preprocessing_overrides, pretrained_classifier
-from pipeline import split
 from pipeline.batches import random_augmentation
-from pipeline.check import __main__ as check_flags
-from pipeline.check import checking
-from pipeline.convert import __main__ as convert_flags
-from pipeline.convert import conversion
-from pipeline.download import __main__ as download_flags
-from pipeline.download import downloading
 from pipeline.system import command_line, config_flags
 
 # Command -> fields of its config that come from arguments without a flag's name.
 COMMANDS = {
     (settings, settings.Config): {},
     (evaluate, evaluate.Config): {},
-    (convert_flags, conversion.Config): {"source": "photos", "beam_flags": ()},
-    (check_flags, checking.Config): {"source": "photos"},
-    (split, split.Config): {"data": "records"},
-    (download_flags, downloading.Config): {"name": "flowers", "target": "photos"},
     (export_flags, exporting.Config): {},
     (predict_flags, predicting.Config): {"photos": ("a.jpg",)},
     (serve_flags, serving.Config): {},

@@ -8,8 +8,10 @@
     * MismatchedCheckpoint: the tensors do not fit the network.
 """
 
+from pipeline.system.errors import UserError
 
-class CheckpointError(ValueError):
+
+class CheckpointError(UserError):
     """Weights cannot be used; says where, what was expected and what to do."""
 
 

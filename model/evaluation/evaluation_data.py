@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from model.runs import finished_run, run_records
-from pipeline.convert import conversion
-from pipeline.images import record_image
+from pipeline.convert import conversion, convert_settings
 from pipeline.records import manifest
+from pipeline.sources import source_settings
 from pipeline.system import command_line
 
 
@@ -20,7 +20,7 @@ def is_photo_folder(data: str) -> bool:
 
 @contextlib.contextmanager
 def open_records(
-    data: str, resize_min: int = record_image.RESIZE_MIN
+    data: str, resize_min: int = source_settings.RESIZE_MIN
 ) -> Iterator[manifest.Manifest]:
     """Open a folder of records; photos are converted into temporary records first.
 
@@ -35,7 +35,7 @@ def open_records(
         yield manifest.read(Path(data))
         return
     with tempfile.TemporaryDirectory() as scratch:
-        config = conversion.Config(
+        config = convert_settings.Config(
             source=data, out=f"{scratch}/records", resize_min=resize_min
         )
         records = conversion.convert(config).manifest

@@ -23,12 +23,13 @@ from model.loop import (
     traced_function,
 )
 from pipeline.batches.input_spec import InputSpec
+from pipeline.system.errors import UserError
 
 # Inputs [batch, ...]; labels int32 [batch], or shares float32 [batch, num_classes].
 Batch = tuple[Any, Any]
 
 
-class NonFiniteLoss(ArithmeticError):
+class NonFiniteLoss(UserError):
     """Training ran away; names epoch and step."""
 
 

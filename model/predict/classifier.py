@@ -13,8 +13,8 @@ from model.predict import similar_photos
 from model.runs import finished_run
 from model.weights import preprocessing_overrides, pretrained_classifier
 from pipeline.batches.input_spec import InputSpec
-from pipeline.images import record_image
 from pipeline.records import manifest, stored_photo
+from pipeline.sources import source_settings
 from pipeline.system.errors import DataError
 
 UNKNOWN = "unknown"
@@ -41,7 +41,7 @@ class Classifier:
     class_names: Sequence[str]
     temperature: float = 1.0
     finished: finished_run.FinishedRun | None = None
-    resize_min: int = record_image.RESIZE_MIN
+    resize_min: int = source_settings.RESIZE_MIN
 
     def predict_step(self) -> Callable[[Any], Any]:
         """Images, float32 [batch, size_px, size_px, 3], 0..255 -> logits."""

@@ -10,8 +10,8 @@ from model.loop import metrics, training_loop
 from model.runs import run_folder
 from model.training import stages, starting_point
 from model.weights import ledger, model_variables, weight_file
-from pipeline.images import record_image
 from pipeline.records import manifest
+from pipeline.sources import source_settings
 
 
 def write(
@@ -91,7 +91,7 @@ def describe(
             "class_names": list(found.class_names),
             "counts": found.counts(),
             "resize_min": found.info.settings.get(
-                "resize_min", record_image.RESIZE_MIN
+                "resize_min", source_settings.RESIZE_MIN
             ),
         },
         "versions": run_folder.versions(),

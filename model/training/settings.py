@@ -13,7 +13,7 @@ from model.networks import head, registry
 from model.training import recipe
 from model.weights import named_weights, preprocessing_overrides
 from pipeline.batches import random_augmentation
-from pipeline.system import config_flags
+from pipeline.system import absl_flags, config_flags
 from pipeline.system.errors import DataError
 
 COMPARISONS = ("none", "scratch")
@@ -105,7 +105,7 @@ class Config:
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
-            config_flags.check_choice(name, getattr(self, name), choices)
+            absl_flags.check_choice(name, getattr(self, name), choices)
         for name, least, most in (
             ("hidden", 0, 1 << 16),
             ("seed", 0, (1 << 31) - 1),
@@ -292,11 +292,11 @@ def _changed(config: Config, changes: Mapping[str, Any]) -> Config:
 
 def define_flags() -> None:
     """Declares train.py's flags; defaults are those of Config."""
-    config_flags.define(Config, _HELP, _CHOICES)
+    absl_flags.define(Config, _HELP, _CHOICES)
     preprocessing_overrides.define_flags()
     flags.adopt_module_key_flags(preprocessing_overrides)  # so that --help shows them
-    config_flags.define(optimization.Settings, _LEARNING_HELP)
-    config_flags.define(random_augmentation.Augmentation, random_augmentation.HELP)
+    absl_flags.define(optimization.Settings, _LEARNING_HELP)
+    absl_flags.define(random_augmentation.Augmentation, random_augmentation.HELP)
     flags.DEFINE_string("recipe", "", "File of settings; flags override it.")
     flags.DEFINE_bool(
         "plan", False, "Only says what trains, for how long, and in how much memory."
@@ -322,9 +322,9 @@ def from_flags() -> Config:
     names = {*_HELP, *_HELP_OF_GROUPS}
     path = flags.FLAGS.recipe
     written = _read_recipe(Path(path)) if path else recipe.Recipe()
-    given = config_flags.given(names)
+    given = absl_flags.given(names)
     try:
-        found = config_flags.values(names)
+        found = absl_flags.values(names)
         flagged = {name: found[name] for name in given}
         for one in (flagged, written.values, *written.stages):
             if "epochs" in one and one.get("steps"):
@@ -380,7 +380,7 @@ def run_to_resume() -> Path:
         app.UsageError: there are other flags.
     """
     names = {*MODES, *_HELP, *_HELP_OF_GROUPS}
-    if others := sorted(config_flags.given(names) - {"resume"}):
+    if others := sorted(absl_flags.given(names) - {"resume"}):
         raise app.UsageError(
             f"--resume goes on with the run's own settings; without --{others[0]}"
         )

@@ -15,7 +15,7 @@ import numpy as np
 from model.checkpoints import errors
 from model.checkpoints.caffe import mean_file
 from pipeline.batches.input_spec import InputSpec, as_tuples
-from pipeline.system import config_flags
+from pipeline.system import absl_flags
 
 CHANNEL_ORDERS = ("auto", "rgb", "bgr")
 RESIZES = ("auto", "crop", "squash")
@@ -49,7 +49,7 @@ class Overrides:
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
-            config_flags.check_choice(name, getattr(self, name), choices)
+            absl_flags.check_choice(name, getattr(self, name), choices)
         for name in ("image_size", "short_side", "scale"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name}={getattr(self, name)}: expected 0 or more")
@@ -163,9 +163,9 @@ HELP = {
 
 def define_flags() -> None:
     """Declares the flags; defaults are those of Overrides."""
-    config_flags.define(Overrides, HELP, CHOICES)
+    absl_flags.define(Overrides, HELP, CHOICES)
 
 
 def from_flags() -> Overrides:
     """What the flags say."""
-    return config_flags.read(Overrides)
+    return absl_flags.read(Overrides)

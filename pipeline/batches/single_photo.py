@@ -14,6 +14,7 @@ from pipeline.batches.input_spec import InputSpec
 from pipeline.images import record_image
 from pipeline.images.errors import ImageError
 from pipeline.records import reasons
+from pipeline.sources import source_settings
 
 
 class Viewer:
@@ -69,7 +70,7 @@ class Viewer:
         return np.asarray(found, np.uint8)
 
     def of_file(
-        self, data: bytes, resize_min: int = record_image.RESIZE_MIN
+        self, data: bytes, resize_min: int = source_settings.RESIZE_MIN
     ) -> np.ndarray:
         """An image file as the network sees it, decoded in this process.
 

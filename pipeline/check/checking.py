@@ -12,53 +12,17 @@ import numpy as np
 
 from pipeline.check import file_kinds, html_page, verify_records
 from pipeline.check.check_findings import Finding, Report
+from pipeline.check.check_settings import Config
 from pipeline.grouping import duplicate_search, selection, split_assignment
-from pipeline.images import (
-    decode_files,
-    decode_source,
-    local_runner,
-    opencv,
-    record_image,
-)
+from pipeline.images import decode_files, decode_source, local_runner, record_image
 from pipeline.images.errors import ImageError
 from pipeline.records import file_table, manifest, stored_photo
 from pipeline.records.reasons import Code
-from pipeline.sources import caffe_lists, find_source, photo_source
+from pipeline.sources import caffe_lists, find_source, photo_source, source_settings
 from pipeline.system import command_line, file_system, standard_error
 
 _IMBALANCE = 10  # times as many photos in one class as in another
 _SHOWN = 3  # examples in a line of text
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
-    """Settings of the command.
-
-    Attributes:
-        source: as that of convert; or a folder of converted records.
-        out: folder for check.json and check.html.
-        strict: any finding makes the exit code 2.
-        max_pixels: larger photos are refused, before they are decoded.
-        group_by: as that of convert.
-        lists: likewise.
-        csv: likewise.
-        labels: likewise.
-        workers: processes; 0: one for each processor.
-    """
-
-    source: str
-    out: str = "check"
-    strict: bool = False
-    max_pixels: int = opencv.MAX_PIXELS
-    group_by: str = ""
-    lists: str = ""
-    csv: str = ""
-    labels: str = ""
-    workers: int = 0
-
-    def __post_init__(self) -> None:
-        caffe_lists.check_flags(self.lists, self.csv, self.labels)
-        selection.check_pattern(self.group_by)
 
 
 def check(config: Config) -> Report:
@@ -102,7 +66,7 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, html_page.Encoded
     def encoded(number: int) -> bytes:
         data = decode_files.read(source.root, source.span(number))
         return record_image.encode_for_record(
-            data, resize_min=record_image.RESIZE_MIN
+            data, resize_min=source_settings.RESIZE_MIN
         ).encoded
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -111,7 +75,7 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, html_page.Encoded
             root=source.root,
             partial=partial,
             directory=partial,
-            resize_min=record_image.RESIZE_MIN,
+            resize_min=source_settings.RESIZE_MIN,
             max_pixels=config.max_pixels,
             keeps_records=False,
         )

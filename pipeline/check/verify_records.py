@@ -11,6 +11,7 @@ from pathlib import Path
 from pipeline.images import opencv
 from pipeline.images.errors import ImageError
 from pipeline.records import example_format, manifest, stored_photo
+from pipeline.sources import source_settings
 from pipeline.system import command_line, process_pool
 from pipeline.system.errors import DataError
 
@@ -74,7 +75,9 @@ def verify(found: manifest.Manifest, *, num_workers: int = 0) -> list[Fault]:
         if name not in lacking
         for index, row in enumerate(some)
     ]
-    opencv.limit_pixels(found.info.settings.get("max_pixels", opencv.MAX_PIXELS))
+    opencv.limit_pixels(
+        found.info.settings.get("max_pixels", source_settings.MAX_PIXELS)
+    )
     with command_line.progress(len(tasks), "record", "check") as progress:
         for block, results in process_pool.map_blocks(
             functools.partial(_check_block, found.directory),

@@ -10,6 +10,7 @@ import google_crc32c
 import numpy as np
 
 from pipeline.convert import conversion_notes, predefined_splits, record_files
+from pipeline.convert.convert_settings import Config
 from pipeline.grouping import (
     duplicate_search,
     near_duplicates,
@@ -22,89 +23,15 @@ from pipeline.images import (
     decode_source,
     local_runner,
     opencv,
-    record_image,
 )
 from pipeline.records import file_table, manifest, previous_dataset, staging
 from pipeline.sources import caffe_lists, find_source, photo_source
 from pipeline.system import file_system
 from pipeline.system.errors import DataError
 
-CONFLICTS = ("leave_out", "keep")
-LACKING = ("refuse", "keep")
-ANIMATED = ("first", "refuse")
 # What may stand in an output folder without being ours.
 _TOLERATED = {"README.md", ".gitignore", ".gitkeep"}
 _SHOWN_SKIPPED = 20
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
-    """Settings of the command.
-
-    Attributes:
-        source: folder with one folder of photos per class, or of old records, or that
-            the paths of lists are relative to.
-        out: folder for records and manifest.
-        seed: ranks the photos for the split.
-        resize_min: longest short side of a record's image, in pixels; 0: no limit.
-        shard_mb: a class with more megabytes gets several record files; 0: never.
-        max_pixels: larger photos are refused, before they are decoded.
-        animated: what becomes of animations; one of ANIMATED.
-        group_by: regular expression; photos in whose paths it finds the same share a
-            split; "": none.
-        conflicts: what becomes of a photo that is filed under several classes.
-        lacking: what becomes of a class that lists or CSV give no photo of in one of
-            their splits.
-        workers: processes; 0: one for each processor.
-        lists: Caffe's list files, with commas between them.
-        csv: a CSV file of paths, labels and perhaps splits.
-        labels: a file of class names, label 0 first, for lists or csv.
-        runner: what does the work: "local", or one of beam.RUNNERS.
-        beam_flags: flags of Apache Beam, for the latter.
-    """
-
-    source: str
-    out: str = "tfrecords"
-    seed: int = 0
-    resize_min: int = record_image.RESIZE_MIN
-    shard_mb: int = 128
-    max_pixels: int = opencv.MAX_PIXELS
-    animated: str = "first"
-    group_by: str = ""
-    conflicts: str = "leave_out"
-    lacking: str = "refuse"
-    workers: int = 0
-    lists: str = ""
-    csv: str = ""
-    labels: str = ""
-    runner: str = "local"
-    beam_flags: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        selection.check_pattern(self.group_by)
-        for name, options in (
-            ("conflicts", CONFLICTS),
-            ("lacking", LACKING),
-            ("animated", ANIMATED),
-        ):
-            if (value := getattr(self, name)) not in options:
-                raise ValueError(f"--{name}={value}: expected {' or '.join(options)}")
-        caffe_lists.check_flags(self.lists, self.csv, self.labels)
-        if self.beam_flags and self.runner == "local":
-            raise ValueError(f"{self.beam_flags[0]}: --runner=local takes no such flag")
-
-    @property
-    def settings(self) -> dict[str, int | str]:
-        """What decides the rows."""
-        return {
-            "resize_min": self.resize_min,
-            "max_pixels": self.max_pixels,
-            "animated": self.animated,
-            "shard_mb": self.shard_mb,
-            "group_by": self.group_by,
-            "conflicts": self.conflicts,
-            "duplicates": near_duplicates.VERSION,
-        }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -250,6 +177,19 @@ def _decide(
     return conversion_notes.lines(found, source, bonds, left_out)
 
 
+def _row_settings(config: Config) -> dict[str, int | str]:
+    """Return the settings that decide what the rows of the manifest say."""
+    return {
+        "resize_min": config.resize_min,
+        "max_pixels": config.max_pixels,
+        "animated": config.animated,
+        "shard_mb": config.shard_mb,
+        "group_by": config.group_by,
+        "conflicts": config.conflicts,
+        "duplicates": near_duplicates.VERSION,
+    }
+
+
 def _info(
     config: Config, source: find_source.Source, before: previous_dataset.Known | None
 ) -> manifest.DatasetInfo:
@@ -257,7 +197,7 @@ def _info(
         class_names=source.class_names,
         seed=before.info.seed if before else config.seed,
         shares=before.info.shares if before else split_assignment.DEFAULT_SHARES,
-        settings={**config.settings, **source.settings},
+        settings={**_row_settings(config), **source.settings},
         versions={
             "graft": manifest.GRAFT_VERSION,
             "opencv": opencv.OPENCV_VERSION,

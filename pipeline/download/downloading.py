@@ -1,8 +1,6 @@
 """Draw or download photos into a folder."""
 
-import dataclasses
 import functools
-import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,60 +12,13 @@ from pipeline.download import (
     photo_downloads,
     url_list,
 )
+from pipeline.download.download_settings import Config
 from pipeline.images import opencv
 from pipeline.sources import class_labels
 from pipeline.system import command_line, file_system, process_pool
 from pipeline.system.errors import DataError
 
-DATA_SETS = ("paper-flowers", "flowers")
 _BLOCK_PHOTOS = 8
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
-    """Settings of the command.
-
-    Attributes:
-        name: one of DATA_SETS; "" with `urls`.
-        target: folder to fill.
-        images_per_class: of paper-flowers.
-        seed: of paper-flowers, or of a subset of a list.
-        urls: CSV list of addresses and labels.
-        labels: file of class names, label 0 first, for a list whose labels are numbers.
-        images: size of the subset of a list; 0: all of it.
-        workers: photos of a list under way at once.
-        refuse_sha1: of files of a list that are no photos, with commas between them,
-            beside Flickr's placeholder.
-        min_bytes: smaller files of a list are refused.
-    """
-
-    name: str
-    target: str
-    images_per_class: int = 120
-    seed: int = 0
-    urls: str = ""
-    labels: str = ""
-    images: int = 0
-    workers: int = 16
-    refuse_sha1: str = ""
-    min_bytes: int = 500
-
-    def __post_init__(self) -> None:
-        if self.urls and self.name:
-            raise ValueError(f"--urls and {self.name}: expected one of them")
-        for digest in self.refused:
-            if not re.fullmatch("[0-9a-f]{40}", digest):
-                raise ValueError(f"--refuse_sha1: {digest!r}; expected 40 hex digits")
-        if not self.urls and self.name not in DATA_SETS:
-            raise ValueError(
-                f"no data set {self.name!r}; expected one of {', '.join(DATA_SETS)}"
-            )
-
-    @property
-    def refused(self) -> frozenset[str]:
-        """SHA-1 of files that are no photos."""
-        given = self.refuse_sha1.lower().replace(" ", "").split(",")
-        return frozenset({url_list.FLICKR_PLACEHOLDER, *filter(None, given)})
 
 
 def draw_paper_flowers(target: Path, *, images_per_class: int, seed: int) -> int:
@@ -144,8 +95,9 @@ def download_list(config: Config) -> list[str]:
         images=config.images,
         seed=config.seed,
     )
+    refused = frozenset({url_list.FLICKR_PLACEHOLDER, *config.refused_digests})
     options = photo_downloads.DownloadOptions(
-        workers=config.workers, refused=config.refused, min_bytes=config.min_bytes
+        workers=config.workers, refused=refused, min_bytes=config.min_bytes
     )
     target = Path(config.target)
     outcomes = url_list.download(photos, target, options)

@@ -68,20 +68,6 @@ def _join_equal(
     return near_duplicates.join(roots, numbers[first][place], numbers)
 
 
-def check_pattern(pattern: str) -> None:
-    """Refuses what is no regular expression.
-
-    Raises:
-        ValueError: says why.
-    """
-    try:
-        re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(
-            f"--group_by={pattern}: not a regular expression ({error})"
-        ) from error
-
-
 def user_keys(source: find_source.Source, pattern: str) -> np.ndarray:
     """Groups files by what a pattern finds in their paths.
 

@@ -24,11 +24,6 @@ from pipeline.images import decode_files, local_runner
 from pipeline.records import file_table
 from pipeline.system.errors import DataError
 
-RUNNERS = (
-    *("DirectRunner", "DaskRunner", "FlinkRunner", "SparkRunner"),
-    *("PrismRunner", "PortableRunner", "DataflowRunner"),
-)
-
 # Of runners that Beam does not know by their short names.
 _FULL_NAMES = {"DaskRunner": "apache_beam.runners.dask.dask_runner.DaskRunner"}
 
@@ -42,7 +37,7 @@ class Beam:
         """Takes a runner of Beam by its name.
 
         Args:
-            name: one of RUNNERS.
+            name: name of the runner, such as DirectRunner.
             options: flags of Beam, as "--direct_num_workers=2".
 
         Raises:

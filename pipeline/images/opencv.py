@@ -7,12 +7,14 @@ import hashlib
 import os
 from typing import Any, Literal
 
-# Pillow warns of decompression bombs at half of it.
-MAX_PIXELS = 178_956_970
+from pipeline.sources import source_settings
+
 # OpenCV reads this variable when it is loaded, and checks a file's header against it
 # before it allocates.
 MAX_PIXELS_NAME = "OPENCV_IO_MAX_IMAGE_PIXELS"
-_limit_of_process = os.environ.setdefault(MAX_PIXELS_NAME, str(MAX_PIXELS))
+_limit_of_process = os.environ.setdefault(
+    MAX_PIXELS_NAME, str(source_settings.MAX_PIXELS)
+)
 os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
 
 import cv2  # noqa: E402

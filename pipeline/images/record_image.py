@@ -14,8 +14,6 @@ from pipeline.images.errors import ImageError
 from pipeline.records.reasons import Code, Reason
 from pipeline.system import standard_error
 
-RESIZE_MIN = 512  # pixels of the longest short side that conversion keeps
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RecordImage:

@@ -30,19 +30,6 @@ class ListFile:
     split: int
 
 
-def check_flags(list_files: str, csv_file: str, labels_file: str) -> None:
-    """Refuses flags of several sources at once.
-
-    Raises:
-        ValueError: says which.
-    """
-    if list_files and csv_file:
-        raise ValueError("--lists and --csv: expected one of them")
-    if labels_file and not (list_files or csv_file):
-        raise ValueError("--labels: names the classes of --lists or --csv alone")
-    parse(list_files)
-
-
 def parse(names: str) -> tuple[ListFile, ...]:
     """Reads `a.txt,b.txt` or `train=a.txt,test=b.txt`; the name of a file may tell.
 

@@ -14,23 +14,25 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import tqdm
 from absl import app, flags
+
+from pipeline.system import config_flags, flag_help
+from pipeline.system.errors import UsageError, UserError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 _MAX_ERROR = 2000  # characters; what strangers' files say may be of any length
+EXIT_USAGE = 1
 EXIT_PROBLEM = 2
 
 # Control characters but the newline, and marks that turn the direction of writing.
 _UNSHOWN = re.compile(
     r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]"
 )
-
-Config = TypeVar("Config", bound="DataclassInstance")
 
 
 class Stopped(SystemExit):
@@ -49,6 +51,72 @@ class Stopped(SystemExit):
 
 # Signals that `graceful` holds back; None outside it.
 _held_back: list[int] | None = None
+
+
+def run_command(
+    main: Callable[[dict[str, Any]], None],
+    *kinds: "type[DataclassInstance]",
+    passes_on: str = "",
+) -> None:
+    """Run a command and turn what it raises into an exit code.
+
+    The docstring of the module that defines `main` is the head of the help.
+
+    Args:
+        main: function of {name: value}, the flags and arguments that the user typed.
+        kinds: dataclasses whose fields are the flags and arguments of the command.
+        passes_on: name under which `main` gets unknown flags, which may be another
+            program's; "" to refuse them.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    for stream in (sys.stdout, sys.stderr):  # names may be in any encoding
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    doc = sys.modules[main.__module__].__doc__ or ""
+    try:
+        if (typed := _typed(doc, kinds, passes_on)) is not None:
+            main(typed)
+        _leave()
+    except UsageError as error:
+        log(f"error: {error}")
+        sys.exit(EXIT_USAGE)
+    except UserError as error:
+        _fail(str(error))
+    except Stopped as stopped:
+        log(f"stopped by {stopped.signal.name}")
+        raise
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        _fail(_describe(error))
+
+
+def _typed(
+    doc: str, kinds: "Sequence[type[DataclassInstance]]", passes_on: str
+) -> dict[str, Any] | None:
+    """Return {name: value} of the command line; None if it asks for help.
+
+    Raises:
+        UsageError: A flag is unknown, or an argument is missing.
+    """
+    settings = config_flags.settings_of(*kinds)
+    arguments = config_flags.arguments_of(*kinds)
+    flags = {name: known for name, known in settings.items() if known.is_flag}
+    values, unknown, words = config_flags.parse(sys.argv[1:], flags)
+    for word in unknown:
+        name = word.lstrip("-")
+        if name in ("help", "helpfull", "h", "?"):
+            say(flag_help.screen(doc, arguments, flags, full=name == "helpfull"))
+            return None
+    for word in unknown:
+        if not passes_on or config_flags.meant(word, flags, cutoff=0.8):
+            raise UsageError(config_flags.unknown_flag(word, flags))
+    if passes_on:
+        values[passes_on] = tuple(unknown)
+    example = next(iter(re.findall(r"^ {4,}(python .*)", doc, re.MULTILINE)), "")
+    return values | config_flags.assign(words, arguments, example)
 
 
 def run(main: Callable[[Sequence[str]], None], *named_errors: type[Exception]) -> None:
@@ -82,6 +150,45 @@ def run(main: Callable[[Sequence[str]], None], *named_errors: type[Exception]) -
             _fail(_describe(error))
 
     app.run(guarded, flags_parser=_parse_flags)
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+    """Lets flags and positional arguments mix, as people type them."""
+    flags.FLAGS.set_gnu_getopt(True)
+    try:
+        return list(flags.FLAGS(list(argv), known_only=_passes_flags_on(argv)))
+    except flags.Error as error:
+        _refuse(str(error))
+    except SystemExit:  # --help, which is no failure
+        sys.exit(0)
+
+
+def _passes_flags_on(argv: Sequence[str]) -> bool:
+    """Whether flags that we do not know may be another program's."""
+    return "runner" in flags.FLAGS and any(word.startswith("--runner") for word in argv)
+
+
+def _refuse(message: str) -> NoReturn:
+    log(f"wrong flags: {message}; --help lists them")
+    sys.exit(1)
+
+
+def config_from_flags(kind: type[Any], **positional: Any) -> Any:
+    """Builds a command's config from its flags.
+
+    Args:
+        kind: a dataclass; its fields are flags or stand in `positional`.
+        positional: fields that are not flags of the same name.
+
+    Raises:
+        app.UsageError: the values do not go together (the config's ValueError).
+    """
+    values = flags.FLAGS.flag_values_dict()
+    names = {field.name for field in dataclasses.fields(kind)} - positional.keys()
+    try:
+        return kind(**positional, **{n: values[n] for n in names if n in values})
+    except ValueError as error:
+        raise app.UsageError(str(error)) from error
 
 
 def _stop(signal_number: int, _: FrameType | None) -> None:
@@ -124,27 +231,6 @@ def _leave(code: int = 0) -> None:
         os._exit(code)
 
 
-def _parse_flags(argv: Sequence[str]) -> list[str]:
-    """Lets flags and positional arguments mix, as people type them."""
-    flags.FLAGS.set_gnu_getopt(True)
-    try:
-        return list(flags.FLAGS(list(argv), known_only=_passes_flags_on(argv)))
-    except flags.Error as error:
-        _refuse(str(error))
-    except SystemExit:  # --help, which is no failure
-        sys.exit(0)
-
-
-def _passes_flags_on(argv: Sequence[str]) -> bool:
-    """Whether flags that we do not know may be another program's."""
-    return "runner" in flags.FLAGS and any(word.startswith("--runner") for word in argv)
-
-
-def _refuse(message: str) -> NoReturn:
-    log(f"wrong flags: {message}; --help lists them")
-    sys.exit(1)
-
-
 def _fail(message: str) -> NoReturn:
     line = " ".join(message.split())
     log(f"error: {line[:_MAX_ERROR]}" + "..." * (len(line) > _MAX_ERROR))
@@ -161,24 +247,6 @@ def _describe(error: OSError) -> str:
             "; expected leave to read or write there: give it, or choose another place"
         )
     return f"{where}: {what}" if where else what
-
-
-def config_from_flags(kind: type[Config], **positional: Any) -> Config:
-    """Builds a command's config from its flags.
-
-    Args:
-        kind: a dataclass; its fields are flags or stand in `positional`.
-        positional: fields that are not flags of the same name.
-
-    Raises:
-        app.UsageError: the values do not go together (the config's ValueError).
-    """
-    values = flags.FLAGS.flag_values_dict()
-    names = {field.name for field in dataclasses.fields(kind)} - positional.keys()
-    try:
-        return kind(**positional, **{n: values[n] for n in names if n in values})
-    except ValueError as error:
-        raise app.UsageError(str(error)) from error
 
 
 def say(text: str) -> None:

@@ -8,42 +8,57 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
-from absl import app, flags
+from pipeline.system.errors import UsageError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-flags.disclaim_key_flags()  # --help shows them as flags of the command
-Settings = TypeVar("Settings", bound="DataclassInstance")
-_KEY = "setting"  # of a field's metadata
+Config = TypeVar("Config", bound="DataclassInstance")
+# Keys of a field's metadata.
+_KEY, _ARGUMENT = "setting", "argument"
+_TYPES = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+}
+_BOOLS = {"true": True, "false": False}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
-    """Describe a setting beyond its name, type and default.
+    """Describe a setting: a flag of a command, a key of recipes, or both.
 
     Attributes:
+        default: value where the user gives none; its type is the setting's.
         help: one plain sentence: what the setting changes, in which unit, and what its
             default is good for.
         group: heading under which help and documentation list the setting.
-        basic: whether --help lists the setting; --helpfull lists all.
+        basic: whether --help lists the flag; --helpfull lists all.
+        value: placeholder for the value in the help, such as FOLDER.
         choices: values that a text may have; empty for any text.
         lower: smallest allowed number.
         upper: largest allowed number.
         above: number that the value exceeds.
         below: number that the value stays under.
+        synonyms: names that people try in place of the setting's.
+        is_flag: False for a key that only recipes have.
     """
 
+    default: Any
     help: str
     group: str
     basic: bool = False
+    value: str = ""
     choices: Sequence[str] = ()
     lower: float = -math.inf
     upper: float = math.inf
     above: float = -math.inf
     below: float = math.inf
+    synonyms: Sequence[str] = ()
+    is_flag: bool = True
 
     @property
     def bounds(self) -> str:
@@ -60,12 +75,28 @@ class Setting:
             text.format(bound) for text, bound in parts.items() if math.isfinite(bound)
         )
 
+    @property
+    def type_name(self) -> str:
+        """Type of the value in words."""
+        return _TYPES[type(self.default)]
+
+    def parse(self, name: str, text: str) -> Any:
+        """Return the value that a text on the command line stands for.
+
+        Raises:
+            UsageError: The text is not of the setting's type.
+        """
+        kind = type(self.default)
+        try:
+            return _BOOLS[text.lower()] if kind is bool else kind(text)
+        except (ValueError, KeyError):
+            raise UsageError(f"--{name}={text}: expected {self.type_name}") from None
+
     def check(self, name: str, value: Any) -> None:
         """Raise ValueError if the setting called `name` cannot have this value."""
         if self.choices and value not in self.choices:
-            raise ValueError(
-                f"--{name}={value}: expected {suggestion(value, self.choices)}"
-            )
+            expected = suggestion(value, self.choices)
+            raise ValueError(f"--{name}={value}: expected {expected}")
         if isinstance(value, bool) or not isinstance(value, int | float):
             return
         inside = self.lower <= value <= self.upper and self.above < value < self.below
@@ -77,98 +108,210 @@ def setting(default: Any, help: str, **details: Any) -> Any:
     """Return a dataclass field that is a setting.
 
     Args:
-        default: value of the setting where nothing else is said.
+        default: value of the setting where the user gives none.
         help: attribute of the same name of Setting.
         details: other attributes of Setting.
     """
-    metadata = {_KEY: Setting(help=help, **details)}
+    metadata = {_KEY: Setting(default=default, help=help, **details)}
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def settings_of(kind: "type[DataclassInstance]") -> dict[str, Setting]:
-    """Return {name: setting} of a dataclass, in the order of its fields."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Argument:
+    """Describe a word that stands on the command line without a flag.
+
+    Attributes:
+        value: placeholder in the help, such as FOLDER.
+        help: what the word names.
+        optional: whether it may be missing.
+        many: whether it may be repeated; the field is then a tuple.
+    """
+
+    value: str
+    help: str
+    optional: bool
+    many: bool
+
+
+def argument(
+    value: str, help: str, default: Any = dataclasses.MISSING, *, many: bool = False
+) -> Any:
+    """Return a dataclass field that is an argument; see Argument."""
+    optional = default is not dataclasses.MISSING
+    described = Argument(value=value, help=help, optional=optional, many=many)
+    return dataclasses.field(default=default, metadata={_ARGUMENT: described})
+
+
+def arguments_of(*kinds: "type[DataclassInstance]") -> dict[str, Argument]:
+    """Return {name: argument} of dataclasses."""
     return {
-        field.name: field.metadata[_KEY]
+        field.name: field.metadata[_ARGUMENT]
+        for kind in kinds
         for field in dataclasses.fields(kind)
-        if _KEY in field.metadata
+        if _ARGUMENT in field.metadata
     }
+
+
+def settings_of(*kinds: "type[DataclassInstance]") -> dict[str, Setting]:
+    """Return {name: setting} of dataclasses and of the dataclasses within them."""
+    settings: dict[str, Setting] = {}
+    for kind in kinds:
+        for field in dataclasses.fields(kind):
+            if _KEY in field.metadata:
+                settings[field.name] = field.metadata[_KEY]
+            elif _is_group(default := field.default):
+                settings |= settings_of(type(default))
+    return settings
+
+
+def _is_group(value: Any) -> "TypeGuard[DataclassInstance]":
+    """Return whether a field's value is a dataclass of settings."""
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
 def check(config: "DataclassInstance") -> None:
     """Raise ValueError if a field's value lies outside its bounds or choices."""
-    for name, described in settings_of(type(config)).items():
-        described.check(name, getattr(config, name))
+    for field in dataclasses.fields(config):
+        if _KEY in field.metadata:
+            field.metadata[_KEY].check(field.name, getattr(config, field.name))
 
 
-def define(
-    kind: type["DataclassInstance"],
-    texts: Mapping[str, str],
-    choices: Mapping[str, Sequence[str]] | None = None,
-) -> None:
-    """Declares a flag for each field that has a text; defaults are those of the fields.
+def build(kind: type[Config], values: Mapping[str, Any]) -> Config:
+    """Return a dataclass with some of its settings given.
 
     Args:
-        kind: a dataclass with fields of type bool, int, float and str. Its own checks
-            say which numbers are allowed.
-        texts: {field: what --help says}.
-        choices: {field: what it may be}.
-    """
-    defaults = {field.name: field.default for field in dataclasses.fields(kind)}
-    for name, text in texts.items():
-        default: Any = defaults[name]
-        if choices and name in choices:
-            flags.DEFINE_enum(name, default, choices[name], text)
-        elif isinstance(default, bool):
-            flags.DEFINE_bool(name, default, text)
-        elif isinstance(default, int):
-            flags.DEFINE_integer(name, default, text)
-        elif isinstance(default, float):
-            flags.DEFINE_float(name, default, text)
-        else:
-            flags.DEFINE_string(name, default, text)
-
-
-def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Refuses what a field may not be; flags are checked by absl, recipes here.
+        kind: dataclass with settings, and perhaps dataclasses of settings within.
+        values: {name: value}; names that the dataclass lacks are ignored.
 
     Raises:
-        ValueError: it is none of the choices; says which one is meant.
+        UsageError: The values contradict each other or lie outside their bounds.
     """
-    if value not in choices:
-        raise ValueError(f"--{name}={value}: expected {suggestion(value, choices)}")
+    own = {}
+    for field in dataclasses.fields(kind):
+        if field.name in values:
+            own[field.name] = values[field.name]
+        elif _is_group(field.default):
+            own[field.name] = build(type(field.default), values)
+    try:
+        return kind(**own)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def changed(config: Config, values: Mapping[str, Any]) -> Config:
+    """Return a copy with other values of some settings, those of its groups included.
+
+    Raises:
+        ValueError: The values contradict each other or lie outside their bounds.
+    """
+    own = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in values:
+            own[field.name] = values[field.name]
+        elif _is_group(value):
+            own[field.name] = changed(value, values)
+    return dataclasses.replace(config, **own)
 
 
 def suggestion(name: str, known: Collection[str]) -> str:
-    """The known name that is meant, or all of them."""
+    """Return the known name that is meant with a question mark, or all of them."""
     close = difflib.get_close_matches(name, known, n=1)
-    return f"{close[0]}?" if close else f"one of {', '.join(known)}"
+    return f"{close[0]}?" if close else f"one of {', '.join(filter(None, known))}"
 
 
-def values(names: Collection[str]) -> dict[str, Any]:
-    """{name: value} of some flags.
+def parse(
+    words: Sequence[str], settings: Mapping[str, Setting]
+) -> tuple[dict[str, Any], list[str], list[str]]:
+    """Divide a command line into flags and arguments, in whatever order they stand.
 
-    Raises:
-        ValueError: one is not a number.
-    """
-    found = {name: flags.FLAGS[name].value for name in names}
-    for name, value in found.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"--{name}={value}: not a number")
-    return found
+    Args:
+        words: command line without the name of the program.
+        settings: {name: setting}; a bool is set by --name, --noname or --name=false,
+            any other setting by --name=value or --name value.
 
-
-def given(names: Collection[str]) -> set[str]:
-    """Those that stand on the command line."""
-    return {name for name in names if flags.FLAGS[name].present}
-
-
-def read(kind: type[Settings]) -> Settings:
-    """What the flags named as its fields say.
+    Returns:
+        {name: value} of the known flags, unknown flags as they stand, arguments.
 
     Raises:
-        app.UsageError: they do not go together.
+        UsageError: A flag has no value, or one of another type.
     """
-    try:
-        return kind(**values([field.name for field in dataclasses.fields(kind)]))
-    except ValueError as error:
-        raise app.UsageError(str(error)) from error
+    values: dict[str, Any] = {}
+    unknown: list[str] = []
+    arguments: list[str] = []
+    waiting = list(words)
+    while waiting:
+        word = waiting.pop(0)
+        if word == "--":
+            return values, unknown, arguments + waiting
+        if not word.startswith("-") or word == "-":
+            arguments.append(word)
+            continue
+        name, equals, text = word.lstrip("-").partition("=")
+        switch = name.removeprefix("no") if name not in settings else name
+        described = settings.get(switch)
+        is_switch = described is not None and isinstance(described.default, bool)
+        if is_switch and not equals:
+            values[switch] = switch == name
+        elif described is None or switch != name:
+            unknown.append(word)
+        elif equals:
+            values[name] = described.parse(name, text)
+        elif waiting:
+            values[name] = described.parse(name, waiting.pop(0))
+        else:
+            raise UsageError(f"--{name}: expected a value, as in --{name}=VALUE")
+    return values, unknown, arguments
+
+
+def meant(word: str, settings: Mapping[str, Setting], cutoff: float = 0.6) -> str:
+    """Return the name of the flag that an unknown word resembles; "" for no flag.
+
+    Args:
+        word: unknown flag, with or without dashes and a value.
+        settings: {name: setting} of the command.
+        cutoff: least similarity of the names, 0 to 1.
+    """
+    typed = word.lstrip("-").partition("=")[0].replace("-", "_").lower()
+    names = {name: name for name, known in settings.items() if known.is_flag}
+    for name, known in settings.items():
+        names |= {synonym: name for synonym in known.synonyms if synonym not in names}
+    close = difflib.get_close_matches(typed, names, n=1, cutoff=cutoff)
+    return names[close[0]] if close else ""
+
+
+def unknown_flag(word: str, settings: Mapping[str, Setting]) -> str:
+    """Return what to say of a flag that a command does not have."""
+    name = meant(word, settings)
+    hint = f"Did you mean --{name}?" if name else "--helpfull lists all flags."
+    return f"{word}: no such flag. {hint}"
+
+
+def assign(
+    words: Sequence[str], arguments: Mapping[str, Argument], example: str
+) -> dict[str, Any]:
+    """Return {name of an argument: word, or words of one that may be repeated}.
+
+    Args:
+        words: arguments as the user typed them.
+        arguments: {name: argument} of the command; if words are missing, the optional
+            ones go without.
+        example: command line that is right, for messages.
+
+    Raises:
+        UsageError: There are too few words, too many, or empty ones.
+    """
+    names = list(arguments)
+    if len(words) < len(names):
+        names = [name for name in names if not arguments[name].optional]
+    if len(words) < len(names) or "" in words:
+        missing = arguments[names[min(len(words), len(names) - 1)]].value
+        raise UsageError(f"{missing} is missing. Expected, for example: {example}")
+    if names and arguments[names[-1]].many:
+        return {names[-1]: tuple(words)}
+    if len(words) > len(names):
+        raise UsageError(
+            f"unexpected argument {words[len(names)]!r}. Flags begin with --, for "
+            f"example: {example}"
+        )
+    return dict(zip(names, words, strict=True))

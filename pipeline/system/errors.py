@@ -1,8 +1,22 @@
-"""Define the errors whose message is for the user."""
+"""Define the errors whose message is for the user.
+
+* UsageError: the command line is wrong; exit code 1.
+* UserError: data, weights or a run are wrong; exit code 2.
+    * DataError: photos, records, a manifest or a run.
+    * Other rooms derive theirs, such as model.checkpoints.errors.CheckpointError.
+"""
 
 
-class DataError(ValueError):
-    """Photos, records, a manifest or a run are not as expected.
+class UsageError(Exception):
+    """A flag or argument is unknown, missing or out of bounds."""
+
+
+class UserError(ValueError):
+    """A problem that the user can solve.
 
     The message says where, what was expected, what was found and what to do.
     """
+
+
+class DataError(UserError):
+    """Photos, records, a manifest or a run are not as expected."""

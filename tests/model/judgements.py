@@ -9,7 +9,7 @@ import numpy as np
 
 from model.evaluation import run_evaluation, split_evaluation
 from model.runs import finished_run, run_folder
-from pipeline.convert import conversion
+from pipeline.convert import conversion, convert_settings
 from tests import conftest
 
 SPEC = {"size_px": 16, "short_side_px": 18, "source": "test"}
@@ -41,7 +41,7 @@ def misfiled_records(folder):
             path = folder / "photos" / class_name / f"{class_name}{number:03d}.jpg"
             cv2.imwrite(str(path), conftest.draw_photo(other, drawn))
             drawn += 1
-    config = conversion.Config(
+    config = convert_settings.Config(
         source=str(folder / "photos"), out=str(folder / "records"), workers=1
     )
     return conversion.convert(config).manifest

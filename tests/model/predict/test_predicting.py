@@ -13,7 +13,7 @@ from model.predict import classifier, predicting, similar_photos
 from model.runs import finished_run
 from model.weights import preprocessing_overrides
 from pipeline.batches import single_photo
-from pipeline.images import record_image
+from pipeline.sources import source_settings
 from pipeline.system.errors import DataError
 from tests import conftest
 from tests.pipeline.batches.test_single_photo import png_with_orientation, turned_away
@@ -64,7 +64,7 @@ class TestPredict:
         unsure = dataclasses.replace(chosen, temperature=5.0)
         photo = tmp_path / "large.png"
         cv2.imwrite(str(photo), conftest.draw_scene(9, 700, 900))
-        assert unsure.resize_min == record_image.RESIZE_MIN
+        assert unsure.resize_min == source_settings.RESIZE_MIN
         usual = dataclasses.replace(unsure, temperature=1.0)
         for resize_min in (0, 60):
             chosen = dataclasses.replace(usual, resize_min=resize_min)

@@ -16,7 +16,7 @@ from pipeline.batches import (
     seeded_random,
 )
 from pipeline.batches.input_spec import InputSpec
-from pipeline.convert import conversion
+from pipeline.convert import conversion, convert_settings
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
 
@@ -363,7 +363,7 @@ class TestAugmented:
                 kind = "png" if number % 2 == 0 else "jpg"
                 path = tmp_path / "photos" / name / f"{number}.{kind}"
                 cv2.imwrite(str(path), pixels)
-        config = conversion.Config(
+        config = convert_settings.Config(
             source=str(tmp_path / "photos"), out=str(tmp_path / "records"), workers=1
         )
         found = conversion.convert(config).manifest

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.batches import dataset, single_photo
 from pipeline.batches.input_spec import InputSpec
-from pipeline.convert import conversion
+from pipeline.convert import conversion, convert_settings
 from pipeline.images import isolated_decoder, record_image
 from pipeline.images.errors import ImageError
 from pipeline.records import manifest
@@ -28,7 +28,9 @@ def test_a_photo_is_seen_as_records_are(photos, tmp_path, running, resize):
     cv2.imwrite(str(photos / "red" / "large.jpg"), large)
     cv2.imwrite(str(photos / "red" / "other.bmp"), conftest.draw_photo("red", 2))
     out = tmp_path / "out"
-    conversion.convert(conversion.Config(source=str(photos), out=str(out), workers=1))
+    conversion.convert(
+        convert_settings.Config(source=str(photos), out=str(out), workers=1)
+    )
     spec = InputSpec(size_px=20, short_side_px=24, resize=resize, source="test")
     found = manifest.read(out)
     split = dataset.Evaluation(found, "", spec, batch_size=5)

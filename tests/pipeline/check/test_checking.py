@@ -10,8 +10,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from pipeline.check import checking, file_kinds
-from pipeline.convert import conversion
+from pipeline.check import check_settings, checking, file_kinds
+from pipeline.convert import conversion, convert_settings
 from pipeline.images import opencv
 from pipeline.images.errors import ImageError
 from pipeline.records import manifest
@@ -33,7 +33,7 @@ def scenes(tmp_path):
 
 
 def run(source, tmp_path, **how):
-    config = checking.Config(
+    config = check_settings.Config(
         source=str(source), out=str(tmp_path / "check"), workers=1, **how
     )
     return checking.check(config)
@@ -213,7 +213,7 @@ def test_class_names_that_are_nearly_the_same(scenes, tmp_path):
 def test_out_may_not_become_a_class(scenes, tmp_path, monkeypatch):
     monkeypatch.chdir(scenes)
     with pytest.raises(DataError, match="check: lies inside the source"):
-        checking.check(checking.Config(source="."))
+        checking.check(check_settings.Config(source="."))
     assert sorted(path.name for path in scenes.iterdir()) == ["ants", "bees"]
 
 
@@ -290,7 +290,7 @@ def test_what_takes_a_decoder_down_is_not_decoded_for_the_page(
 class TestRecords:
     @pytest.fixture
     def records(self, scenes, tmp_path):
-        config = conversion.Config(
+        config = convert_settings.Config(
             source=str(scenes), out=str(tmp_path / "rec"), workers=1
         )
         return conversion.convert(config).directory
@@ -303,7 +303,7 @@ class TestRecords:
     def test_a_class_that_a_split_lacks(self, scenes, tmp_path):
         for path in sorted((scenes / "bees").iterdir())[1:]:
             path.unlink()
-        config = conversion.Config(
+        config = convert_settings.Config(
             source=str(scenes), out=str(tmp_path / "rec"), workers=1
         )
         report = run(conversion.convert(config).directory, tmp_path)
@@ -336,4 +336,4 @@ def test_command(scenes, tmp_path):
 @pytest.mark.parametrize("how", [{"group_by": "("}, {"lists": "a", "csv": "b"}])
 def test_flags_that_cannot_be(how):
     with pytest.raises(ValueError, match="--"):
-        checking.Config(source="x", **how)
+        check_settings.Config(source="x", **how)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.check import verify_records
-from pipeline.convert import conversion
+from pipeline.convert import conversion, convert_settings
 from pipeline.records import example_format, manifest, tfrecord
 from tests import conftest
 
@@ -16,7 +16,9 @@ def converted(tmp_path_factory):
     """A data set of two classes, one record file each."""
     folder = tmp_path_factory.mktemp("verify")
     photos = conftest.write_photos(folder / "photos", per_class=6)
-    config = conversion.Config(source=str(photos), out=str(folder / "rec"), workers=1)
+    config = convert_settings.Config(
+        source=str(photos), out=str(folder / "rec"), workers=1
+    )
     return conversion.convert(config).directory
 
 

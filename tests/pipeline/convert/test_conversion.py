@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.convert import conversion
+from pipeline.convert import conversion, convert_settings
 from pipeline.records import manifest, staging, stored_photo
 from pipeline.records.reasons import Code
 from pipeline.system.errors import DataError
@@ -20,7 +20,9 @@ from tests import conftest
 
 
 def run_convert(source, out, **kwargs):
-    config = conversion.Config(source=str(source), out=str(out), workers=1, **kwargs)
+    config = convert_settings.Config(
+        source=str(source), out=str(out), workers=1, **kwargs
+    )
     return conversion.convert(config)
 
 
@@ -121,7 +123,7 @@ def test_large_photos_are_shrunk_unless_told_otherwise(tmp_path):
 
 def test_twice_gives_the_same_bytes(photos, tmp_path):
     for out, workers in (("one", 1), ("two", 2)):
-        config = conversion.Config(
+        config = convert_settings.Config(
             source=str(photos), out=str(tmp_path / out), workers=workers
         )
         conversion.convert(config)

@@ -4,7 +4,7 @@ import shutil
 import cv2
 import pytest
 
-from pipeline.convert import conversion
+from pipeline.convert import conversion, convert_settings
 from pipeline.grouping import split_assignment
 from pipeline.records import manifest
 from pipeline.records.reasons import Code
@@ -14,7 +14,7 @@ from tests import conftest
 
 def run(source, out, **how):
     how = {"lacking": "keep"} | how
-    config = conversion.Config(source=str(source), out=str(out), workers=1, **how)
+    config = convert_settings.Config(source=str(source), out=str(out), workers=1, **how)
     return conversion.convert(config)
 
 
@@ -289,8 +289,8 @@ def test_out_may_lie_beside_listed_photos(photos):
     ("flags", "message"),
     [
         (("--lists=a.txt,b.txt",), "a.txt does not tell its split"),
-        (("--lists=a.txt", "--csv=b.csv"), "expected one of them"),
-        (("--labels=a.txt",), "--labels: names the classes of --lists or --csv"),
+        (("--lists=a.txt", "--csv=b.csv"), "expected only one of them"),
+        (("--labels=a.txt",), "--labels: expected --lists or --csv"),
     ],
 )
 def test_wrong_flags(photos, flags, message):

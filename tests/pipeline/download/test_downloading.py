@@ -133,7 +133,10 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("words", "message"),
         [
-            (["roses", "f"], "no data set 'roses'; expected one of paper-flowers, flo"),
+            (
+                ["roses", "f"],
+                "data set 'roses' is unknown: expected one of paper-flowers, flo",
+            ),
             (["flowers"], "expected a data set and a folder"),
             (["paper-flowers", "f", "--images_per_class=0"], "images_per_class"),
             (["paper-flowers", "f", "--seed=-1"], "seed"),

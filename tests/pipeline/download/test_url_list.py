@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from pipeline.convert import conversion
+from pipeline.convert import conversion, convert_settings
 from pipeline.download import photo_downloads, url_list
 from pipeline.sources import class_labels
 from pipeline.system.errors import DataError
@@ -154,7 +154,7 @@ class TestCommand:
             "the server answers 404 Not Found",
         )
         assert not list(target.rglob(".*"))
-        config = conversion.Config(
+        config = convert_settings.Config(
             source=str(target),
             csv=str(target / "photos.csv"),
             out=str(tmp_path / "out"),
@@ -274,9 +274,12 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("words", "message"),
         [
-            (["--urls=a.csv", "flowers", "p"], "--urls and flowers: expected one"),
-            (["--urls=a.csv"], "expected a data set and a folder"),
-            (["--urls=a.csv", "--refuse_sha1=abc", "p"], "'abc'; expected 40 hex"),
+            (["--urls=a.csv", "flowers", "p"], "--urls and flowers: expected only one"),
+            (["--urls=a.csv"], "FOLDER is missing"),
+            (
+                ["--urls=a.csv", "--refuse_sha1=abc", "p"],
+                "--refuse_sha1=abc: expected 40 hex",
+            ),
             (["--urls=a.csv", "--workers=0", "p"], "workers"),
         ],
     )

@@ -6,7 +6,7 @@ import sys
 import cv2
 import pytest
 
-from pipeline.convert import conversion
+from pipeline.convert import conversion, convert_settings
 from pipeline.images import beam_runner
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
@@ -37,7 +37,9 @@ def photos(tmp_path_factory):
 def expected(photos):
     """The data set as this machine's own processes make it."""
     out = photos.parent / "local"
-    conversion.convert(conversion.Config(source=str(photos), out=str(out), workers=1))
+    conversion.convert(
+        convert_settings.Config(source=str(photos), out=str(out), workers=1)
+    )
     return conftest.folder_digest(out)
 
 
@@ -91,7 +93,7 @@ def test_stores_that_tensorflow_reaches(photos, expected, tmp_path):
 def test_many_small_blocks(photos, expected, tmp_path, monkeypatch):
     """Each block is an element, whose files are named after it."""
     monkeypatch.setattr(beam_runner.Beam, "block_files", 5)
-    config = conversion.Config(
+    config = convert_settings.Config(
         source=str(photos),
         out=str(tmp_path / "out"),
         runner="DirectRunner",
@@ -107,7 +109,7 @@ def test_a_job_that_fails_is_a_named_error(photos, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(beam_runner, "_convert", convert_block)
-    config = conversion.Config(
+    config = convert_settings.Config(
         source=str(photos), out=str(tmp_path / "out"), runner="DirectRunner"
     )
     with pytest.raises(
@@ -127,7 +129,7 @@ def test_a_flag_that_is_nearly_ours_is_not_passed_on(photos, tmp_path):
     flags = ("--runner=DirectRunner", r"--group_byy=red(\d)")
     done = command(photos, tmp_path / "out", *flags)
     assert done.returncode == 1
-    assert "--group_byy: did you mean --group_by?" in done.stderr
+    assert "no such flag. Did you mean --group_by?" in done.stderr
 
 
 def test_without_beam(monkeypatch):

@@ -13,6 +13,7 @@ import pytest
 from pipeline.images import isolated_decoder, record_image
 from pipeline.images.errors import ImageError
 from pipeline.records.reasons import Code
+from pipeline.sources import source_settings
 from tests import conftest
 
 PIXELS = np.random.default_rng(3).integers(0, 256, (60, 90, 3)).astype(np.uint8)
@@ -31,7 +32,9 @@ def decoders():
 @pytest.mark.parametrize("extension", [".jpg", ".png", ".bmp", ".webp", ".tiff"])
 def test_images_equal_those_of_conversion(decoders, extension):
     data = encoded(extension)
-    expected = record_image.encode_for_record(data, resize_min=record_image.RESIZE_MIN)
+    expected = record_image.encode_for_record(
+        data, resize_min=source_settings.RESIZE_MIN
+    )
     assert decoders.decode(data) == expected
 
 

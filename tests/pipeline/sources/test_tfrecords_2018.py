@@ -3,7 +3,7 @@ import struct
 
 import pytest
 
-from pipeline.convert import conversion
+from pipeline.convert import conversion, convert_settings
 from pipeline.records import example_format, manifest, stored_photo, tfrecord
 from pipeline.sources import find_source, tfrecords_2018
 from pipeline.system.errors import DataError
@@ -39,7 +39,7 @@ def folder(photos, tmp_path):
 
 
 def run(source, out):
-    config = conversion.Config(source=str(source), out=str(out), workers=1)
+    config = convert_settings.Config(source=str(source), out=str(out), workers=1)
     return conversion.convert(config)
 
 

@@ -1,0 +1,95 @@
+"""Define the settings of pipeline.convert."""
+
+import dataclasses
+import functools
+
+from pipeline.sources import source_settings
+from pipeline.system import config_flags
+
+_output = functools.partial(config_flags.setting, group="Output", basic=True)
+_rules = functools.partial(config_flags.setting, group="Labels and splits", basic=True)
+_decoding = functools.partial(config_flags.setting, group="Decoding", basic=True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of a conversion.
+
+    Attributes:
+        beam_flags: flags for Apache Beam, as they stand on the command line.
+    """
+
+    source: str = config_flags.argument(
+        "FOLDER",
+        "Folder with one folder of photos per class, or of records from 2018, or the "
+        "folder that paths in --lists and --csv are relative to.",
+    )
+    out: str = _output(
+        "tfrecords",
+        "Folder for the records and the manifest.",
+        value="FOLDER",
+        synonyms=("output", "output_dir", "out_dir"),
+    )
+    seed: int = _rules(
+        0,
+        "Number that decides the random split into train, validation and test.",
+        lower=0,
+    )
+    resize_min: int = _output(
+        source_settings.RESIZE_MIN,
+        "Short side in pixels to which larger photos are shrunk; the default is twice "
+        "what networks resize to, so they lose nothing. 0 keeps all pixels.",
+        lower=0,
+    )
+    shard_mb: int = _output(
+        128,
+        "Megabytes of records after which a class gets another file; 0 writes one file "
+        "per class.",
+        lower=0,
+        upper=1 << 20,
+    )
+    max_pixels: int = source_settings.max_pixels()
+    animated: str = _decoding(
+        "first",
+        "Whether animations and files with several pages are converted by their first "
+        "frame or skipped.",
+        choices=("first", "refuse"),
+    )
+    group_by: str = source_settings.group_by()
+    conflicts: str = _rules(
+        "leave_out",
+        "What happens to a photo that is filed under several classes.",
+        choices=("leave_out", "keep"),
+    )
+    lacking: str = _rules(
+        "refuse",
+        "What happens when a class has no photo in one of the splits that --lists or "
+        "--csv give: stop, or keep the class.",
+        choices=("refuse", "keep"),
+    )
+    workers: int = source_settings.workers()
+    lists: str = source_settings.lists()
+    csv: str = source_settings.csv()
+    labels: str = source_settings.labels()
+    runner: str = _decoding(
+        "local",
+        "What runs the conversion: processes of this computer, or a runner of Apache "
+        "Beam, whose own flags may follow, such as --direct_num_workers=2.",
+        choices=(
+            *("local", "DirectRunner", "DaskRunner", "FlinkRunner", "SparkRunner"),
+            *("PrismRunner", "PortableRunner", "DataflowRunner"),
+        ),
+    )
+    beam_flags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        config_flags.check(self)
+        source_settings.check(
+            lists=self.lists,
+            csv=self.csv,
+            labels=self.labels,
+            group_by=self.group_by,
+        )
+        if self.beam_flags and self.runner == "local":
+            settings = config_flags.settings_of(type(self))
+            raise ValueError(config_flags.unknown_flag(self.beam_flags[0], settings))

@@ -1,0 +1,85 @@
+"""Define the settings of pipeline.download."""
+
+import dataclasses
+import functools
+import re
+
+from pipeline.system import config_flags
+
+DATA_SETS = ("paper-flowers", "flowers")
+_drawn = functools.partial(config_flags.setting, group="Drawn flowers", basic=True)
+_listed = functools.partial(config_flags.setting, group="List of photos", basic=True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of a download."""
+
+    name: str = config_flags.argument(
+        "NAME",
+        f"Data set to fetch: {' or '.join(DATA_SETS)}; not used with --urls.",
+        "",
+    )
+    target: str = config_flags.argument("FOLDER", "Folder to fill with photos.")
+    images_per_class: int = _drawn(
+        120, "Photos to draw of each kind of paper flower.", lower=1
+    )
+    seed: int = _drawn(
+        0,
+        "Number that decides how paper flowers look, and which photos of a list "
+        "--images picks.",
+        lower=0,
+    )
+    urls: str = _listed(
+        "",
+        "CSV list to download, with the columns image_url or url, label and, if you "
+        "like, _split or split.",
+        value="FILE",
+    )
+    labels: str = _listed(
+        "",
+        "File of class names, one a line, label 0 first, for a list with numbers as "
+        "labels.",
+        value="FILE",
+    )
+    images: int = _listed(
+        0, "Photos to pick from the list at random; 0 downloads all.", lower=0
+    )
+    workers: int = _listed(
+        16, "Photos of the list to download at the same time.", lower=1, upper=256
+    )
+    refuse_sha1: str = _listed(
+        "",
+        "SHA-1 digests of placeholders to refuse besides Flickr's, separated by "
+        "commas.",
+        value="DIGESTS",
+    )
+    min_bytes: int = _listed(
+        500,
+        "Bytes below which a file of the list is refused, for placeholders are smaller "
+        "than photos.",
+        lower=1,
+    )
+
+    def __post_init__(self) -> None:
+        config_flags.check(self)
+        if self.urls and self.name:
+            raise ValueError(f"--urls and {self.name}: expected only one of them")
+        for digest in self.refused_digests:
+            if not re.fullmatch("[0-9a-f]{40}", digest):
+                raise ValueError(
+                    f"--refuse_sha1={digest}: expected 40 hexadecimal digits"
+                )
+        if not self.urls and not self.name:
+            raise ValueError(
+                "expected a data set and a folder, such as paper-flowers flowers/, or "
+                "--urls and a folder"
+            )
+        if not self.urls and self.name not in DATA_SETS:
+            expected = config_flags.suggestion(self.name, DATA_SETS)
+            raise ValueError(f"data set {self.name!r} is unknown: expected {expected}")
+
+    @property
+    def refused_digests(self) -> list[str]:
+        """SHA-1 digests that --refuse_sha1 lists."""
+        return [*filter(None, self.refuse_sha1.lower().replace(" ", "").split(","))]

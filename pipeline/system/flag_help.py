@@ -1,0 +1,107 @@
+"""Write the help of a command, and its part of docs/settings.md, from its settings."""
+
+import inspect
+import textwrap
+from collections.abc import Iterator, Mapping
+
+from pipeline.system.config_flags import Argument, Setting
+
+_WIDTH = 100  # characters of a line
+_INDENT = 26  # characters before the text of a flag
+_VALUES = {int: "N", float: "X", str: "TEXT"}
+
+
+def screen(
+    doc: str,
+    arguments: Mapping[str, Argument],
+    settings: Mapping[str, Setting],
+    *,
+    full: bool,
+) -> str:
+    """Return what --help or --helpfull prints.
+
+    Args:
+        doc: docstring of the command's module: a sentence, examples, remarks.
+        arguments: {name: argument} of the command.
+        settings: {name: setting} of the command, in the order of the help.
+        full: whether to list all flags, not only the basic ones.
+    """
+    flags = {name: flag for name, flag in settings.items() if flag.is_flag}
+    shown = {name: flag for name, flag in flags.items() if full or flag.basic}
+    lines = [inspect.cleandoc(doc)]
+    if arguments:
+        lines += ["", "Arguments"]
+    for argument in arguments.values():
+        lines += _entry(argument.value, argument.help)
+    for group in dict.fromkeys(flag.group for flag in shown.values()):
+        lines += ["", group]
+        for name, flag in shown.items():
+            if flag.group == group:
+                lines += _entry(_name(name, flag), _sentence(flag))
+    hidden = len(flags) - len(shown)
+    lines += ["", f"--helpfull lists {hidden} more flags." if hidden else _ALL]
+    return "\n".join(lines)
+
+
+_ALL = "These are all flags of this command."
+
+
+def markdown(
+    title: str,
+    arguments: Mapping[str, Argument],
+    settings: Mapping[str, Setting],
+) -> str:
+    """Return a command's settings as a section of Markdown with a table a group."""
+    lines = [f"## `{title}`", ""]
+    lines += [f"`{argument.value}`: {argument.help}" for argument in arguments.values()]
+    lines += [""] * bool(arguments)
+    for group in dict.fromkeys(setting.group for setting in settings.values()):
+        lines += [f"### {group}", "", "| setting | default | what it changes |"]
+        lines += ["|---|---|---|"]
+        for name, setting in settings.items():
+            if setting.group == group:
+                lines.append(_row(name, setting))
+        lines += [""]
+    return "\n".join(lines)
+
+
+def _row(name: str, setting: Setting) -> str:
+    flag = f"`--{name}`" if setting.is_flag else f"`{name}` (only in recipes)"
+    remarks = [setting.help]
+    if setting.choices:
+        remarks.append(f"Choices: {', '.join(filter(None, setting.choices))}.")
+    if setting.bounds:
+        remarks.append(f"Range: {setting.bounds}.")
+    default = f"`{_default(setting)}`" if _default(setting) else ""
+    return f"| {flag} | {default} | {' '.join(remarks)} |".replace("\\|", "\\\\|")
+
+
+def _entry(name: str, text: str) -> Iterator[str]:
+    wrapped = textwrap.wrap(text, _WIDTH - _INDENT, break_on_hyphens=False)
+    if len(name) > _INDENT - 4:
+        yield f"  {name}"
+    else:
+        yield f"  {name:{_INDENT - 2}}{wrapped.pop(0)}"
+    yield from (" " * _INDENT + line for line in wrapped)
+
+
+def _name(name: str, flag: Setting) -> str:
+    if isinstance(flag.default, bool):
+        return f"--[no]{name}" if flag.default else f"--{name}"
+    return f"--{name}={flag.value or _VALUES[type(flag.default)]}"
+
+
+def _sentence(flag: Setting) -> str:
+    """Return the help with choices and default."""
+    remarks = [", ".join(filter(None, flag.choices))] if flag.choices else []
+    if default := _default(flag):
+        remarks.append(f"default {default}")
+    return f"{flag.help} ({'; '.join(remarks)})" if remarks else flag.help
+
+
+def _default(setting: Setting) -> str:
+    if isinstance(setting.default, bool):
+        return "on" if setting.default else ""
+    if isinstance(setting.default, float):
+        return f"{setting.default:g}"
+    return str(setting.default)
