@@ -25,8 +25,6 @@ from typing import Any
 from pipeline.system import config_flags
 from pipeline.system.errors import DataError
 
-_MAX_BYTES = 1 << 20
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -56,14 +54,9 @@ def read(
             type.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such recipe") from error
-    if len(data) > _MAX_BYTES:
-        raise DataError(f"{path}: more than a megabyte; is this a recipe?")
-    try:
-        found = tomllib.loads(data.decode())
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: no TOML: {error}") from error
     if isinstance(found.get("stage"), dict | list):

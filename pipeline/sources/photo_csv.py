@@ -13,9 +13,6 @@ from pathlib import Path
 from pipeline.sources import class_labels, listed_photos, photo_source, text_lines
 from pipeline.system.errors import DataError
 
-# Of a field as well: Python's csv module takes 128 KB.
-_MAX_LINE_BYTES = 1 << 16
-
 Columns = Mapping[str, Sequence[str]]
 
 
@@ -74,9 +71,7 @@ def read_rows(
         DataError: no text, a needed column is missing or there twice, or a row
             has more or fewer fields than the header.
     """
-    reader = csv.reader(
-        text_lines.read_lines(path, max_line_bytes=_MAX_LINE_BYTES), strict=True
-    )
+    reader = csv.reader(text_lines.read_lines(path), strict=True)
     try:
         header = next(reader, None)
         if header is None:
