@@ -1,4 +1,4 @@
-"""Labels as a list has them, names or numbers -> class names and 0-based labels."""
+"""Turn the labels of a list, names or numbers, into class names and 0-based labels."""
 
 import dataclasses
 import re
@@ -11,11 +11,11 @@ from pipeline.system.errors import DataError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Names:
-    """The names of all classes, as a file of labels has them.
+    """Class names from a file.
 
     Attributes:
-        path: of that file.
-        names: one for each line, label i is names[i].
+        path: path of the file.
+        names: class names, one for each line; label i is names[i].
     """
 
     path: Path
@@ -24,12 +24,12 @@ class Names:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classes:
-    """What the labels of a list mean.
+    """Classes that the labels of a list stand for.
 
     Attributes:
-        names: label i is names[i].
-        label_of: {label as it stands in the list: 0-based label}.
-        note: how they were read, in few words.
+        names: class names; label i is names[i].
+        label_of: {label as written in the list: 0-based label}.
+        note: short description of how the labels were read.
     """
 
     names: tuple[str, ...]
@@ -38,11 +38,11 @@ class Classes:
 
 
 def read(path: Path) -> Names:
-    """Reads class names, a whole line each; blank lines may stand at the end.
+    """Read class names, one per line; blank lines are allowed at the end.
 
     Raises:
-        DataError: no text, no names, a blank line between names, or one name
-            twice.
+        DataError: the file is not text, has no names, a blank line between names, or
+            the same name twice.
     """
     names: list[str] = []
     line_of: dict[str, int] = {}
@@ -52,24 +52,29 @@ def read(path: Path) -> Names:
             continue
         if number > len(names) + 1:
             raise DataError(
-                f"{path} line {len(names) + 1}: blank, before {name!r}; expected one "
-                "class name per line, label 0 first"
+                f"{path} line {len(names) + 1}: is blank, but {name!r} follows. "
+                "Expected one class name per line, label 0 first"
             )
         if name in line_of:
             raise DataError(
-                f"{path}: {name!r} stands in lines {line_of[name]} and {number}"
+                f"{path}: {name!r} is in line {line_of[name]} and in line {number}. "
+                "Remove one of them"
             )
         names.append(name)
         line_of[name] = number
     if not names:
-        raise DataError(f"{path}: no class names; expected one per line")
+        raise DataError(f"{path}: has no class names. Expected one per line")
     return Names(path=path, names=tuple(names))
 
 
-def as_names(found: Mapping[str, str]) -> Classes:
-    """Labels that are class names themselves; numbers sort as numbers."""
-    numbers = all(_number(label) is not None for label in found)
-    names = tuple(sorted(found, key=lambda name: (int(name) if numbers else 0, name)))
+def as_names(places: Mapping[str, str]) -> Classes:
+    """Use labels as class names; if all are numbers, they are sorted as numbers.
+
+    Args:
+        places: {label as written in the list: file and line of its first use}.
+    """
+    numbers = all(_number(label) is not None for label in places)
+    names = tuple(sorted(places, key=lambda name: (int(name) if numbers else 0, name)))
     return Classes(
         names=names,
         label_of={name: label for label, name in enumerate(names)},
@@ -77,66 +82,66 @@ def as_names(found: Mapping[str, str]) -> Classes:
     )
 
 
-def resolve(found: Mapping[str, str], names: Names) -> Classes:
-    """Labels that are all names of `names`, or numbers that count them.
+def resolve(places: Mapping[str, str], names: Names) -> Classes:
+    """Match labels with class names: all are names, or all are their numbers.
 
     Args:
-        found: {label as it stands in the list: where it stands first}.
-        names: of the classes.
+        places: {label as written in the list: file and line of its first use}.
+        names: class names from a file.
 
     Raises:
-        DataError: a label is neither; says where it stands.
+        DataError: a label is neither a name nor a number in range.
     """
-    if found.keys() <= set(names.names):
+    if places.keys() <= set(names.names):
         label_of = {name: label for label, name in enumerate(names.names)}
         return Classes(
             names=names.names, label_of=label_of, note=f"names as in {names.path.name}"
         )
-    numbers = {label: _number(label) for label in found}
+    numbers = {label: _number(label) for label in places}
     count = len(names.names)
     for label, number in numbers.items():
         if number is None or number < 0:
             raise DataError(
-                f"{found[label]}: label {label[:80]!r}; expected a number from 0 to "
-                f"{count - 1}, or one of the {count} names in {names.path}"
+                f"{places[label]}: label {label[:80]!r} is unknown. Expected a number "
+                f"from 0 to {count - 1}, or one of the {count} names in {names.path}"
             )
-    first = _first_label(found, count, f"{names.path} has {count} names")
+    first = _first_label(places, count, f"{names.path} has {count} names")
     return Classes(
         names=names.names,
-        label_of={label: int(label) - first for label in found},
+        label_of={label: int(label) - first for label in places},
         note=f"labels {first}-based",
     )
 
 
-def by_folder(found: Mapping[str, str], folder_of: Mapping[str, str]) -> Classes:
-    """Labels that are numbers, each with a folder of its own that names its class.
+def by_folder(places: Mapping[str, str], folder_of: Mapping[str, str]) -> Classes:
+    """Name the classes of numbers by the folders of their photos.
 
     Args:
-        found: {label as it stands in the list: where it stands first}.
-        folder_of: {label: the folder}; {} if there are none.
+        places: {label as written in the list: file and line of its first use}.
+        folder_of: {label: name of the one folder of its photos}; {} if photos of a
+            label are in several folders, or a folder has photos of several labels.
 
     Raises:
-        DataError: a label is no number, some number is left out, or there are no
-            such folders.
+        DataError: a label is not a number, a number is left out, or `folder_of` is {}.
     """
-    for label in found:
+    for label in places:
         if _number(label) is None:
             raise DataError(
-                f"{found[label]}: label {label[:80]!r}; expected a number from 0, "
-                "after the path and a space"
+                f"{places[label]}: label {label[:80]!r} is not a number. Expected a "
+                "path, a space and a number from 0"
             )
     if not folder_of:
         raise DataError(
-            f"{next(iter(found.values()))}: the first folders of the paths are not one "
-            "for each label; name the classes with --labels=FILE, one name per line, "
-            "label 0 first"
+            f"{next(iter(places.values()))}: classes cannot be named by the first "
+            "folders of the paths, because these are not one for each label. Name the "
+            "classes with --labels=FILE, one name per line, label 0 first"
         )
-    count = len({int(label) for label in found})
+    count = len({int(label) for label in places})
     first = _first_label(
-        found, count, f"there are {count} labels; name all classes with --labels=FILE"
+        places, count, f"there are {count} labels; name all classes with --labels=FILE"
     )
-    label_of = {label: int(label) - first for label in found}
-    names = {label_of[label]: folder_of[label] for label in found}
+    label_of = {label: int(label) - first for label in places}
+    names = {label_of[label]: folder_of[label] for label in places}
     return Classes(
         names=tuple(names[label] for label in range(count)),
         label_of=label_of,
@@ -148,19 +153,19 @@ def _number(label: str) -> int | None:
     return int(label) if re.fullmatch("-?[0-9]{1,9}", label) else None
 
 
-def _first_label(found: Mapping[str, str], count: int, why: str) -> int:
-    """0 or 1: what labels count from.
+def _first_label(places: Mapping[str, str], count: int, reason: str) -> int:
+    """Return the number of the first class, 0 or 1.
 
     Raises:
-        DataError: neither gives `count` classes.
+        DataError: the numbers are neither 0 to `count` - 1 nor 1 to `count`.
     """
-    smallest, largest = (pick(found, key=int) for pick in (min, max))
+    smallest, largest = (pick(places, key=int) for pick in (min, max))
     if int(smallest) >= 0 and int(largest) < count:
         return 0
     if int(smallest) >= 1 and int(largest) == count:
         return 1
     outside = smallest if int(smallest) < 0 else largest
     raise DataError(
-        f"{found[outside]}: label {outside}; expected 0 to {count - 1}, or 1 to "
-        f"{count} without any 0: {why}"
+        f"{places[outside]}: label {outside} is out of range. Expected 0 to "
+        f"{count - 1}, or 1 to {count} without any 0: {reason}"
     )

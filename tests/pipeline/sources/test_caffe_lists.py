@@ -104,7 +104,7 @@ class TestLines:
             ("", r"0\.list: no photos listed"),
             ("a.jpg 0\nb.jpg\n", "line 2: 'b.jpg'; expected a path, a space and"),
             ("a.jpg 0\n 1\n", "line 2: '1'; expected a path"),
-            ("a.jpg 0\nb.jpg 2\n", r"0\.list line 2: label 2; expected 0 to 1"),
+            ("a.jpg 0\nb.jpg 2\n", r"0\.list line 2: label 2 is out of range"),
             ("a.jpg 0\nb.jpg one\n", r"0\.list line 2: label 'one'"),
             ("a.jpg 0\nb.jpg 0\n", "no files in class b"),
         ],
@@ -178,7 +178,7 @@ class TestWithoutNames:
             listed(tmp_path, body, names=None)
 
     def test_labels_that_are_no_numbers(self, tmp_path):
-        with pytest.raises(DataError, match="label 'x'; expected a number"):
+        with pytest.raises(DataError, match="label 'x' is not a number"):
             listed(tmp_path, "a/1 x\nb/2 1\n", names=None)
 
 

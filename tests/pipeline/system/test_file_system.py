@@ -1,4 +1,4 @@
-"""The same things done in a folder and in TensorFlow's store in memory."""
+"""What a folder and a bucket have in common, tested with TensorFlow's ram:// store."""
 
 import io
 import os
@@ -9,25 +9,23 @@ import pytest
 from pipeline.system import file_system
 
 
-@pytest.fixture(params=["local", "remote"])
+@pytest.fixture(params=["local", "bucket"])
 def folder(request, tmp_path):
-    found = (
-        tmp_path / "a"
-        if request.param == "local"
-        else file_system.path(f"ram://{tmp_path.name}/a")
-    )
-    found.mkdir(parents=True, exist_ok=True)
-    return found
+    is_local = request.param == "local"
+    place = str(tmp_path) if is_local else f"ram://{tmp_path.name}"
+    folder = file_system.path(f"{place}/a")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
-def test_what_is_remote():
+def test_an_address_with_a_scheme_is_in_a_bucket():
     assert file_system.is_remote("gs://bucket/a")
     assert not file_system.is_remote("/a://b")
     assert not file_system.is_remote("a/b")
     assert isinstance(file_system.path("a/b"), Path)
 
 
-def test_names(folder):
+def test_a_path_has_the_attributes_of_pathlib(folder):
     file = folder / "x.txt"
     assert file.name == "x.txt"
     assert file.parent == folder
@@ -39,7 +37,7 @@ def test_names(folder):
     assert {file: 1}[folder / "x.txt"] == 1
 
 
-def test_a_file(folder):
+def test_a_file_is_written_read_and_removed(folder):
     file = folder / "x.bin"
     assert not file.exists()
     file.write_bytes(b"abc")
@@ -55,7 +53,7 @@ def test_a_file(folder):
     file.unlink(missing_ok=True)
 
 
-def test_text(folder):
+def test_text_keeps_its_line_ends(folder):
     file = folder / "x.txt"
     file.write_text("über\nz\r\n", encoding="utf-8")
     assert file.read_text(encoding="utf-8").startswith("über\nz")
@@ -66,7 +64,7 @@ def test_text(folder):
     assert (folder / "y.txt").read_bytes() == b"a" * 10
 
 
-def test_places_in_a_file(folder):
+def test_a_file_is_read_from_any_place(folder):
     file = folder / "x.bin"
     with file.open("wb") as opened:
         for number in range(1000):
@@ -81,7 +79,7 @@ def test_places_in_a_file(folder):
         assert opened.read(4) == b"\2\0\0\0"
 
 
-def test_another_name(folder):
+def test_a_file_takes_the_name_of_another(folder):
     (folder / "a").write_bytes(b"new")
     (folder / "b").write_bytes(b"old")
     (folder / "a").replace(folder / "b")
@@ -89,7 +87,7 @@ def test_another_name(folder):
     assert not (folder / "a").exists()
 
 
-def test_what_a_folder_holds(folder):
+def test_a_folder_is_listed_walked_and_removed(folder):
     for name in ("a.part", "b.part", "c.txt"):
         (folder / name).write_bytes(b"x")
     (folder / "inner").mkdir()
@@ -101,11 +99,11 @@ def test_what_a_folder_holds(folder):
         "inner",
     ]
     assert sorted(folder.glob("*.part")) == [folder / "a.part", folder / "b.part"]
-    found = {
+    content = {
         os.path.relpath(inside, folder): (sorted(folders), sorted(files))
         for inside, folders, files in file_system.walk(folder, onerror=lambda _: None)
     }
-    assert found == {
+    assert content == {
         ".": (["inner"], ["a.part", "b.part", "c.txt"]),
         "inner": ([], ["d"]),
     }
@@ -115,15 +113,15 @@ def test_what_a_folder_holds(folder):
     file_system.remove_tree(folder)
 
 
-def test_names_that_are_removed_are_not_walked(folder):
+def test_folder_names_that_are_removed_are_not_walked(folder):
     for name in ("in", "out"):
         (folder / name).mkdir()
         (folder / name / "file").write_bytes(b"x")
-    seen = []
+    paths = []
     for inside, folders, files in file_system.walk(folder, onerror=lambda _: None):
         folders[:] = [name for name in folders if name != "out"]
-        seen += [f"{inside}/{name}" for name in files]
-    assert seen == [f"{folder}/in/file"]
+        paths += [f"{inside}/{name}" for name in files]
+    assert paths == [f"{folder}/in/file"]
 
 
 @pytest.mark.parametrize(
@@ -137,21 +135,22 @@ def test_names_that_are_removed_are_not_walked(folder):
     ],
     ids=["read", "open", "stat", "unlink", "replace"],
 )
-def test_nothing_there(folder, use):
-    with pytest.raises(FileNotFoundError) as told:
+def test_a_file_that_is_not_there_is_named(folder, use):
+    with pytest.raises(FileNotFoundError) as caught:
         use(folder / "none")
-    assert os.fsdecode(told.value.filename) == str(folder / "none")
+    assert os.fsdecode(caught.value.filename) == str(folder / "none")
 
 
-def test_a_store_that_nobody_knows():
+def test_an_unknown_scheme_is_an_os_error():
     with pytest.raises(OSError, match="nowhere"):
         file_system.path("nowhere://a/b").read_bytes()
 
 
-def test_sync(folder):
+def test_syncing_keeps_the_file(folder):
     (folder / "a").write_bytes(b"x")
     file_system.sync(folder / "a")
     file_system.sync(folder)
+    assert (folder / "a").read_bytes() == b"x"
 
 
 class TestReplacing:
