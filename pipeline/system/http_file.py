@@ -25,7 +25,6 @@ _READ_TIMEOUT_S = 60.0
 _RETRIES = 4
 _BYTES_RETRIES = 2  # of one file among thousands
 _CHUNK_BYTES = 1 << 16  # a connection that breaks loses the chunk under way
-_BUSY_STATUS = (408, 425, 429, 500, 502, 503, 504)
 # The connection broke, or nothing arrived on it for too long.
 _INTERRUPTIONS = (
     requests.ConnectionError,
@@ -128,12 +127,12 @@ def _fill(url: str, part: Path, size_bytes: int, backoff_s: float) -> None:
                 return _receive(session, url, part, size_bytes)
             except requests.RequestException as error:
                 size, reason = _size(part), _describe(error)
-                kept = ". The part that arrived is kept; run again" if size else ""
+                hint = ". The part that arrived is kept; run again" if size else ""
                 if isinstance(error, requests.ConnectionError) and size == size_before:
-                    reason = f"cannot be reached ({reason}){kept}"
+                    reason = f"cannot be reached ({reason}){hint}"
                     raise UnreachableError(url, reason) from error
                 if attempt == _RETRIES or not isinstance(error, _INTERRUPTIONS):
-                    raise DownloadError(url, reason + kept) from error
+                    raise DownloadError(url, reason + hint) from error
             time.sleep(backoff_s * 2**attempt)
             attempt += 1
 
@@ -255,16 +254,16 @@ def _receive_bytes(
     timeout = (_CONNECT_TIMEOUT_S, timeout_s)
     with session.get(url, stream=True, timeout=timeout) as response:
         response.raise_for_status()
-        # read1 returns what has arrived, so a slow server cannot outlast the deadline.
-        while chunk := response.raw.read1(_CHUNK_BYTES):
+        while True:
+            # read1 returns what has arrived: a slow server cannot outlast the deadline.
+            chunk = response.raw.read1(_CHUNK_BYTES)
+            if time.monotonic() >= end:
+                raise requests.Timeout
+            if not chunk:
+                return bytes(data)
             data += chunk
             if len(data) > max_bytes:
                 raise DownloadError(url, f"more than {max_bytes:,} bytes")
-            if time.monotonic() >= end:
-                break
-    if time.monotonic() >= end:
-        raise requests.Timeout
-    return bytes(data)
 
 
 def _describe(error: Exception) -> str:
