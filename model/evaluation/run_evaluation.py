@@ -62,8 +62,7 @@ def evaluate_run(
 ) -> RunEvaluation:
     """Evaluate a run and write evaluation/<split>.json and .npz.
 
-    With test-time augmentation the files are called <split>-<tta>, so that they are
-    never taken for the plain figures.
+    With test-time augmentation the files are called <split>-<tta>.
 
     Args:
         run: the finished run.
@@ -73,10 +72,9 @@ def evaluate_run(
         source: folder of the photos, for the .json; "" for that of the records.
 
     Raises:
-        DataError: see `evaluate_split`; or the run does not know a class, or its folder
-            cannot be written to.
+        DataError: the records cannot be evaluated, or the figures cannot be written.
     """
-    label_of_each = _label_of_each(run, records)
+    labels = _label_of_each(run, records)
     path = _writable_path(run, records, split, options.tta)
     start = time.perf_counter()
     model = run.load_model()
@@ -84,33 +82,24 @@ def evaluate_run(
     predictions = split_evaluation.evaluate_split(
         model, records, split, run.spec, options, class_names=run.class_names
     )
-    predictions = dataclasses.replace(
-        predictions,
-        labels=label_of_each[predictions.labels],
-        temperature=run.temperature,
-    )
     predicting_s = time.perf_counter() - loaded
+    predictions = dataclasses.replace(
+        predictions, labels=labels[predictions.labels], temperature=run.temperature
+    )
     with file_system.replacing(path.with_suffix(".npz")) as partial:
         predictions.save(partial)
-    training_photos = run.seen_photos()
-    unseen = label_errors.unseen_photos(run, records, predictions, training_photos)
+    unseen = label_errors.unseen_photos(run, records, predictions, run.seen_photos())
     figures = {
         "run": run.directory.name,
         "split": split,
         **predictions.figures(),
         "label_doubts": unseen.figures(predictions.class_names),
-        "photos_seen": len(training_photos & {row.sha256 for row in predictions.rows}),
-        "data": {
-            "path": source or str(records.directory),
-            "manifest_digest": records.digest,
-        },
-        "model_sha256": run.model_digest(),
+        **_origin(run, records, predictions, source),
         "seconds": time.perf_counter() - start,
         "images_per_s": len(predictions.rows) / predicting_s,
         "versions": run_folder.versions(),
     }
-    with file_system.replacing(path) as partial:
-        partial.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    _write_json(path, figures)
     return RunEvaluation(
         run=run,
         records=records,
@@ -121,6 +110,29 @@ def evaluate_run(
         figures=figures,
         path=path,
     )
+
+
+def _origin(
+    run: finished_run.FinishedRun,
+    records: manifest.Manifest,
+    predictions: Predictions,
+    source: str,
+) -> dict[str, Any]:
+    """Return which photos were evaluated, by which model."""
+    photos = {row.sha256 for row in predictions.rows}
+    return {
+        "photos_seen": len(run.seen_photos() & photos),
+        "data": {
+            "path": source or str(records.directory),
+            "manifest_digest": records.digest,
+        },
+        "model_sha256": run.model_digest(),
+    }
+
+
+def _write_json(path: Path, figures: dict[str, Any]) -> None:
+    with file_system.replacing(path) as partial:
+        partial.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
 def _writable_path(

@@ -50,7 +50,7 @@ def evaluate_split(
     *,
     class_names: Sequence[str] = (),
 ) -> Predictions:
-    """Predict every photo of a split.
+    """Predict every photo of a split; return predictions with temperature 1.
 
     Args:
         model: keras.Model, image -> logits.
@@ -58,41 +58,29 @@ def evaluate_split(
         split: name of the split; "all" for all photos.
         spec: input specification of the model.
         options: batch size and views.
-        class_names: class names of the model; () for those of the data set. The labels
-            returned are those of the data set in either case.
-
-    Returns:
-        Predictions with temperature 1.
+        class_names: class names of the model; () for those of the data set, to which
+            the labels returned belong in either case.
 
     Raises:
-        DataError: the split is empty, the classes are not the model's, or a photo was
-            not seen exactly once.
+        DataError: the split is empty, or its classes are not the model's.
     """
-    num_classes = model.output.shape[-1]
     class_names = class_names or records.class_names
-    if num_classes != len(class_names):
-        raise DataError(
-            f"{records.directory}: the records have {len(records.class_names)} "
-            f"classes, but the network has {num_classes}. Evaluate it on the records "
-            f"it was "
-            "trained on."
-        )
+    _check_num_classes(model, records, len(class_names))
     name = "" if split == "all" else split
     images = dataset.Evaluation(records, name, spec, batch_size=options.batch_size)
-    rows = images.images.rows
+    rows, sizes = images.images.rows, images.images.sizes
     if not rows:
         raise DataError(
             f"{records.directory}: the {name or 'whole'} split has no photos. Make a "
             f"new split with: python -m pipeline.split {records.directory}"
         )
-    views = test_time_augmentation.views_of(options.tta, images.images.sizes, spec)
+    views = test_time_augmentation.views_of(options.tta, sizes, spec)
     averaged = test_time_augmentation.AveragedLogits(
-        len(views), (len(rows), num_classes)
+        len(views), (len(rows), len(class_names))
     )
     recorder = FeatureRecorder(model, len(rows), options.num_features)
     labels = np.full(len(rows), -1, np.int64)
-    total = len(rows) * len(views)
-    with command_line.progress(total, "photo", split) as progress:
+    with command_line.progress(len(rows) * len(views), "photo", split) as progress:
         for view in views:
             for batch in images.seen_by(view):
                 numbers = batch["row"].numpy()
@@ -100,11 +88,6 @@ def evaluate_split(
                 labels[numbers] = batch["label"].numpy()
                 progress.update(len(numbers))
             recorder.stop_recording()
-    if not averaged.complete:
-        raise DataError(
-            f"{records.directory}: some photos were not seen exactly once. Convert the "
-            "photos again."
-        )
     return Predictions(
         rows=rows,
         labels=labels,
@@ -114,6 +97,17 @@ def evaluate_split(
         feature_examples=recorder.examples,
         features=recorder.features,
     )
+
+
+def _check_num_classes(
+    model: Any, records: manifest.Manifest, num_classes: int
+) -> None:
+    if (num_outputs := model.output.shape[-1]) != num_classes:
+        raise DataError(
+            f"{records.directory}: the records have {len(records.class_names)} "
+            f"classes, but the network has {num_outputs}. Evaluate it on its own "
+            f"records."
+        )
 
 
 class FeatureRecorder:

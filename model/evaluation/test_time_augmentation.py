@@ -74,11 +74,12 @@ class AveragedLogits:
         self._sum[numbers] += logits if single else metrics.log_softmax(logits)
         self._count[numbers] += 1
 
-    @property
-    def complete(self) -> bool:
-        """Whether every photo was added in exactly `num_views` views."""
-        return bool((self._count == self._num_views).all())
-
     def logits(self) -> np.ndarray:
-        """Return the averages, float32 [num_examples, num_classes]."""
+        """Return the averages, float32 [num_examples, num_classes].
+
+        Raises:
+            RuntimeError: a photo was not added in exactly `num_views` views.
+        """
+        if not (self._count == self._num_views).all():
+            raise RuntimeError("not every photo was seen once in each view")
         return (self._sum / self._num_views).astype(np.float32)

@@ -38,14 +38,14 @@ def test_another_name():
         test_time_augmentation.views_of("five_crop", SIZES, SPEC)
 
 
-class TestMean:
-    def test_by_hand(self):
+class TestAveragedLogits:
+    def test_the_mean_is_geometric(self):
         """The geometric mean of (1/2, 1/2) and (8/9, 1/9) is as 4 to sqrt(2)."""
         mean = test_time_augmentation.AveragedLogits(2, (1, 2))
         mean.add(np.array([0]), np.log(np.array([[3, 3]], np.float32)))
-        assert not mean.complete
+        with pytest.raises(RuntimeError, match="once in each view"):
+            mean.logits()
         mean.add(np.array([0]), np.log(np.array([[8, 1]], np.float32)))
-        assert mean.complete
         odds = np.exp(mean.logits()[0])
         assert odds[0] / odds[1] == pytest.approx(np.sqrt(8))
         assert mean.logits().dtype == np.float32
@@ -70,8 +70,9 @@ class TestMean:
         mean.add(np.array([2, 0, 1]), logits[[2, 0, 1]])
         np.testing.assert_array_equal(mean.logits(), logits)
 
-    def test_a_photo_that_comes_twice(self):
+    def test_a_photo_seen_twice_is_a_bug(self):
         mean = test_time_augmentation.AveragedLogits(1, (2, 2))
         for _ in range(2):
             mean.add(np.array([0]), np.zeros((1, 2), np.float32))
-        assert not mean.complete
+        with pytest.raises(RuntimeError, match="once in each view"):
+            mean.logits()
