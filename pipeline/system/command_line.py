@@ -1,7 +1,7 @@
-"""What every command shares: exit codes, one-line errors, results on stdout.
+"""Run a command: exit codes, one-line errors, results on stdout, progress on stderr.
 
-0 done; 2 a named problem with data, weights or a run, one line on stderr; 1 wrong
-flags, or a bug with its traceback; 128 + signal when stopped.
+Exit codes: 0 for success; 1 for wrong flags, or a bug with its traceback; 2 for a
+problem with data, weights or a run, with one line on stderr; 128 + signal when stopped.
 """
 
 import contextlib
@@ -25,22 +25,25 @@ from pipeline.system.errors import UsageError, UserError
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-_MAX_ERROR = 2000  # characters; what strangers' files say may be of any length
+_MAX_ERROR = 2000  # characters; texts from files can be of any length
 EXIT_USAGE = 1
 EXIT_PROBLEM = 2
 
-# Control characters but the newline, and marks that turn the direction of writing.
+# Control characters except the newline, and marks that reverse the writing direction.
 _UNSHOWN = re.compile(
     r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]"
 )
 
 
 class Stopped(SystemExit):
-    """Ctrl-C or SIGTERM; unwinds, so that nothing half-written stays.
+    """Ctrl-C or SIGTERM has stopped the command.
+
+    The exception unwinds the stack, so that nothing half-written is left.
 
     Attributes:
-        signal: which of them.
-        in_order: raised where `graceful` allows it, not in the middle of something.
+        signal: signal that stopped the command.
+        in_order: whether it was raised where `graceful` allows it, rather than at any
+            moment.
     """
 
     def __init__(self, signal_number: int, *, in_order: bool = False) -> None:
@@ -49,7 +52,7 @@ class Stopped(SystemExit):
         self.in_order = in_order
 
 
-# Signals that `graceful` holds back; None outside it.
+# Signals that `graceful` holds back; None outside of it.
 _held_back: list[int] | None = None
 
 
@@ -85,7 +88,7 @@ def run_command(
         _fail(str(error))
     except Stopped as stopped:
         log(f"stopped by {stopped.signal.name}")
-        raise
+        _end(128 + stopped.signal)
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
@@ -142,7 +145,7 @@ def run(main: Callable[[Sequence[str]], None], *named_errors: type[Exception]) -
             _fail(str(error))
         except Stopped as stopped:
             log(f"stopped by {stopped.signal.name}")
-            _leave(128 + stopped.signal)
+            _end(128 + stopped.signal)
         except BrokenPipeError:  # `| head` has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(128 + signal.SIGPIPE)
@@ -199,10 +202,10 @@ def _stop(signal_number: int, _: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def graceful() -> Iterator[None]:
-    """Within it, a signal takes effect when a progress bar moves, or at the end.
+    """Let signals take effect only when a progress bar moves, or at the end.
 
-    Raised at any moment it could leave half a result, and within TensorFlow come out
-    as another error. The second signal does not wait.
+    At any other moment they could leave half a result, or become another error within
+    TensorFlow. A second signal takes effect at once.
     """
     global _held_back
     _held_back = []
@@ -214,75 +217,79 @@ def graceful() -> Iterator[None]:
 
 
 def check_signals() -> None:
-    """Raises Stopped if `graceful` has held a signal back."""
+    """Raise Stopped if `graceful` has held back a signal."""
     if _held_back:
         raise Stopped(_held_back[0], in_order=True)
 
 
-def _leave(code: int = 0) -> None:
-    """End a stopped command, or one that has used TensorFlow, at once.
+def _leave() -> None:
+    """End a command that has used TensorFlow without freeing its memory, to save 1 s.
 
-    All files are written and closed by now. The interpreter would take a second more to
-    free TensorFlow's memory, and would wait for threads that wait for slow servers.
+    All files are written and closed by now.
     """
     sys.stdout.flush()
-    sys.stderr.flush()
-    if code or "tensorflow" in sys.modules:
-        os._exit(code)
+    if "tensorflow" in sys.modules:
+        _end(0)
+
+
+def _end(code: int) -> NoReturn:
+    """End the process at once, without waiting for threads that a server keeps busy."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # nobody reads it any more
+            stream.flush()
+    os._exit(code)
 
 
 def _fail(message: str) -> NoReturn:
     line = " ".join(message.split())
     log(f"error: {line[:_MAX_ERROR]}" + "..." * (len(line) > _MAX_ERROR))
-    sys.exit(EXIT_PROBLEM)
+    _end(EXIT_PROBLEM)
 
 
 def _describe(error: OSError) -> str:
-    where = os.fsdecode(error.filename) if error.filename is not None else ""
-    what = error.strerror or str(error)
+    path = os.fsdecode(error.filename) if error.filename is not None else ""
+    text = error.strerror or str(error)
     if error.errno == errno.ENOSPC:
-        what += "; free some, or choose another place"
-    if where and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        what += (
-            "; expected leave to read or write there: give it, or choose another place"
-        )
-    return f"{where}: {what}" if where else what
+        text += ". Free some, or choose another place"
+    if path and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        text += ". Change the permissions, or choose another place"
+    return f"{path}: {text}" if path else text
 
 
 def say(text: str) -> None:
-    """Writes lines of results to stdout."""
+    """Write lines of results to stdout."""
     sys.stdout.write(shown(text) + "\n")
 
 
 def shown(text: str) -> str:
-    """Text as a terminal may get it: names from strangers can hold its commands."""
-    return _UNSHOWN.sub(lambda found: ascii(found[0])[1:-1], text)
+    """Return text that is safe to print: file names can hold commands of a terminal."""
+    return _UNSHOWN.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def as_utf8(text: str) -> str:
-    r"""Text that UTF-8 has: a byte of a name that is none becomes \udcff."""
+    r"""Return text that UTF-8 can encode: the byte 0xff of a name becomes "\udcff"."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def one_line(text: str) -> str:
-    """The same on one line: a file's name may hold line breaks."""
+    """Return text on one line: names of files can contain line breaks."""
     return text.replace("\n", "\\n")
 
 
 def available_cpus() -> int:
-    """Processors this process may use."""
+    """Return the number of processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def log(text: str) -> None:
-    """Writes lines of a log to stderr, so that stdout is results alone."""
+    """Write lines of a log to stderr, so that stdout has only results."""
     sys.stderr.write(shown(text) + "\n")
 
 
 class _Progress(tqdm.tqdm):  # type: ignore[type-arg]
-    """A bar on a terminal, lines in a log file; where it moves, signals are noticed."""
+    """Show a bar on a terminal, or lines in a log file, and check for signals."""
 
     def update(self, n: float | None = 1) -> bool | None:
         moved = super().update(n)
@@ -290,7 +297,7 @@ class _Progress(tqdm.tqdm):  # type: ignore[type-arg]
         return moved
 
     def log(self, line: str) -> None:
-        """Writes a line above the bar."""
+        """Write a line above the bar."""
         if sys.stderr.isatty():
             self.write(shown(line), file=sys.stderr)
         else:
