@@ -34,7 +34,7 @@ def main() -> None:
     options = parser.parse_args()
     paths = tuple(map(str, measure.photo_paths(options.folder)))
     config = predicting.Config(photos=paths, run_dir=options.run_dir)
-    chosen = classifier.of_run(options.run_dir)
+    chosen = classifier.load_run(options.run_dir)
     step, size = chosen.predict_step(), config.batch_size
     batches = photo_batches.read(paths, chosen.spec, batch_size=size)
     ready = next(batches).images.astype(np.float32)

@@ -95,11 +95,11 @@ def batching(options: Any, photos: list[bytes]) -> None:
     from model.predict import classifier
     from model.serve import prediction_service
 
-    chosen = classifier.of_run(options.run_dir)
+    chosen = classifier.load_run(options.run_dir)
 
     def candidate(together: int) -> Callable[[], float]:
         answering = prediction_service.Service(
-            chosen, max_pixels=10**8, decode_timeout_s=60, most_together=together
+            chosen, max_pixels=10**8, decode_timeout_s=60, max_batch=together
         )
         answering.warm_up()
 
@@ -107,7 +107,7 @@ def batching(options: Any, photos: list[bytes]) -> None:
             start = time.perf_counter()
             with concurrent.futures.ThreadPoolExecutor(16) as threads:
                 for _ in threads.map(
-                    lambda data: answering.answer(data, explained=False), photos
+                    lambda data: answering.classify(data, explained=False), photos
                 ):
                     pass
             return len(photos) / (time.perf_counter() - start)

@@ -63,21 +63,21 @@ def main(argv: Sequence[str]) -> None:
         photos=tuple(argv[1:]),
         overrides=preprocessing_overrides.from_flags(),
     )
-    chosen = predicting.load(config)
-    header, written = output_formats.writer(
+    photo_classifier = predicting.load_classifier(config)
+    header, format_prediction = output_formats.writer(
         config.format,
-        top=min(config.top, len(chosen.class_names)),
-        neighbours_each=predicting.NEIGHBOURS if config.explain else 0,
+        top=min(config.top, len(photo_classifier.class_names)),
+        num_similar=predicting.NUM_SIMILAR if config.explain else 0,
     )
     raw = config.format != "text" and not sys.stdout.isatty()
     _write(header, raw=raw)
     count, num_bad, first_bad = 0, 0, ""
-    for prediction in predicting.predict(config, chosen):
+    for prediction in predicting.predict(config, photo_classifier):
         count += 1
         if prediction.problem:
             num_bad += 1
             first_bad = first_bad or prediction.photo
-        _write(written(prediction), raw=raw)
+        _write(format_prediction(prediction), raw=raw)
     if num_bad:
         raise DataError(
             f"{num_bad} of {count} photos could not be read, the first: {first_bad}"
@@ -85,7 +85,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _write(text: str, *, raw: bool) -> None:
-    """Results; for programs as they are, for people without a terminal's commands."""
+    """Write results: unchanged for programs, without control characters for people."""
     sys.stdout.write(text if raw else command_line.shown(text))
 
 

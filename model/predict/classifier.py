@@ -1,4 +1,4 @@
-"""A run, or a weight file as it is -> what says of which class photos are, and why."""
+"""Load a run or a weight file as a classifier, and explain its predictions."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -17,22 +17,22 @@ from pipeline.records import manifest, stored_photo
 from pipeline.sources import source_settings
 from pipeline.system.errors import DataError
 
-UNKNOWN = "unknown"
+UNKNOWN = "unknown"  # the answer when no class is probable enough
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classifier:
-    """A network and how to read its answers.
+    """A network with all that turns its logits into predictions.
 
     Attributes:
-        name: of the run, or of the weights.
+        name: name of the run or of the weights.
         model: keras.Model, float32: image -> logits.
-        spec: of its input.
-        class_names: in label order.
-        temperature: that logits are divided by for calibrated probabilities.
-        finished: the run; None for a weight file.
+        spec: input of the network.
+        class_names: class names in label order.
+        temperature: number that logits are divided by for calibrated probabilities.
+        run: the run; None for a weight file.
         resize_min: longest short side of a photo, in pixels, that is not shrunk before
-            the network's window is cut, as its training photos were; 0: no limit.
+            the network's window is cut, like its training photos; 0: any.
     """
 
     name: str
@@ -40,60 +40,66 @@ class Classifier:
     spec: InputSpec
     class_names: Sequence[str]
     temperature: float = 1.0
-    finished: finished_run.FinishedRun | None = None
+    run: finished_run.FinishedRun | None = None
     resize_min: int = source_settings.RESIZE_MIN
 
     def predict_step(self) -> Callable[[Any], Any]:
-        """Images, float32 [batch, size_px, size_px, 3], 0..255 -> logits."""
+        """Return a function: float32 [batch, size_px, size_px, 3], 0..255 -> logits."""
         return training_loop.make_predict_step(self.model)
 
     def probabilities(self, logits: Any) -> np.ndarray:
-        """Calibrated probabilities.
+        """Return calibrated probabilities.
 
         Args:
             logits: float [num_photos, num_classes].
 
         Returns:
-            float64, of the same shape; rows sum to 1.
+            float64 of the same shape, where each row sums to 1.
         """
         scaled = np.asarray(logits, np.float64) / self.temperature
         return np.exp(metrics.log_softmax(scaled))
 
-    def likeliest(
+    def most_probable(
         self, probabilities: np.ndarray, top: int
     ) -> tuple[tuple[str, float], ...]:
-        """Names and probabilities of the likeliest classes, the first the likeliest.
+        """Return names and probabilities of the most probable classes, best first.
 
         Args:
-            probabilities: float [num_classes], of one photo.
-            top: how many, at least 1.
+            probabilities: float [num_classes], probabilities of one photo.
+            top: number of classes, at least 1.
         """
         best = np.argsort(-probabilities, kind="stable")[:top]
         return tuple((self.class_names[n], float(probabilities[n])) for n in best)
 
 
-def of_run(run_dir: str) -> Classifier:
-    """Loads a run.
+def load_run(run_dir: str) -> Classifier:
+    """Load a run.
 
     Raises:
-        run.RunError: it is missing, unfinished or damaged.
+        run_folder.RunError: the run is missing, unfinished or damaged.
     """
-    finished = finished_run.read(run_dir)
+    run = finished_run.read(run_dir)
     return Classifier(
-        name=finished.directory.name,
-        model=finished.load_model(),
-        spec=finished.spec,
-        class_names=finished.class_names,
-        temperature=finished.temperature,
-        finished=finished,
-        resize_min=finished.resize_min,
+        name=run.directory.name,
+        model=run.load_model(),
+        spec=run.spec,
+        class_names=run.class_names,
+        temperature=run.temperature,
+        run=run,
+        resize_min=run.resize_min,
     )
 
 
-def of_weights(
+def load_weights(
     ckpt: str, *, arch: str, overrides: preprocessing_overrides.Overrides, labels: str
 ) -> Classifier:
-    """Loads weights as they are; see pretrained.load.
+    """Load a weight file with its own final layer.
+
+    Args:
+        ckpt: name or path of the weights.
+        arch: name of the network; "" to detect it.
+        overrides: changes of the preprocessing.
+        labels: file of class names, one a line; "" if there is none.
 
     Raises:
         errors.CheckpointError: the weights cannot be used.
@@ -111,26 +117,27 @@ def of_weights(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """Why a network says what it says of a photo.
+    """Reasons for a prediction.
 
     Attributes:
-        overlay: uint8 [size_px, size_px, 3], RGB: where it looked; None if its layers
-            do not keep places apart.
-        nearest: the training photos that it finds most alike, the likest first.
+        overlay: uint8 [size_px, size_px, 3], RGB, the photo with the places where the
+            network looked; None if no layer of the network has places.
+        similar: most similar training photos, best first.
     """
 
     overlay: np.ndarray | None
-    nearest: Sequence[similar_photos.Neighbour] = ()
+    similar: Sequence[similar_photos.SimilarPhoto] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Seen:
-    """What an Explainer keeps of photos that it has classified.
+class ClassifiedBatch:
+    """Photos that an Explainer has classified, and what their explanations need.
 
     Attributes:
-        images: uint8 [batch, size_px, size_px, 3].
-        heat: of explain.grad_cam for the likeliest classes; None without.
-        embeddings: what the head sees, float [batch, ...]; None if not needed.
+        images: uint8 [batch, size_px, size_px, 3], RGB.
+        heat: Grad-CAM heat maps of the most probable classes; None if no layer of the
+            network has places.
+        embeddings: input of the head, float [batch, ...]; None without training photos.
     """
 
     images: np.ndarray
@@ -139,50 +146,52 @@ class Seen:
 
 
 class Explainer:
-    """A classifier that can say why.
+    """Classify photos and explain the predictions.
 
     Attributes:
-        index: of the training photos; None if they are not to be had.
-        missing: what is not explained, and why; one line each.
+        index: training photos to compare with; None if they cannot be read.
+        notes: lines that say which explanations are missing, and why.
     """
 
     def __init__(self, classifier: Classifier, data: str = "") -> None:
-        """Prepares; the features of training photos are computed if none are kept.
+        """Prepare; compute the features of the training photos if none are cached.
 
         Args:
-            classifier: to be explained.
-            data: folder of a run's records, if they were moved; "" otherwise.
+            classifier: classifier to explain.
+            data: folder of the run's records, if they were moved; "" otherwise.
 
         Raises:
             DataError: nothing can be explained.
         """
-        self.index: similar_photos.Index | None = None
-        self.missing: list[str] = []
-        model, finished = classifier.model, classifier.finished
-        if finished is None:
-            self.missing.append("no nearest training photos: a weight file has none")
+        self.index: similar_photos.SimilarityIndex | None = None
+        self.notes: list[str] = []
+        model, run = classifier.model, classifier.run
+        if run is None:
+            self.notes.append("no similar training photos: a weight file has none")
         else:
             try:
-                self.index = similar_photos.build(finished, model, data)
+                self.index = similar_photos.build_index(run, model, data)
             except (DataError, OSError) as error:
-                self.missing.append(f"no nearest training photos: {error}")
-        both: Any = None  # what the head sees, and logits
-        if self.index is not None and finished is not None:
-            both = similar_photos.embedder(finished, model)
+                self.notes.append(f"no similar training photos: {error}")
+        embedder: Any = None  # image -> (input of the head, logits)
+        if self.index is not None and run is not None:
+            embedder = similar_photos.build_embedder(run, model)
         self._has_heat = True
         try:
-            self._step = grad_cam.with_answer(model, both.outputs[:1] if both else ())
+            self._step = grad_cam.with_answer(
+                model, embedder.outputs[:1] if embedder else ()
+            )
         except grad_cam.NoSpatialLayer as error:
-            self.missing.insert(0, str(error))
-            if both is None:
-                raise DataError("; ".join(self.missing)) from error
+            self.notes.insert(0, str(error))
+            if embedder is None:
+                raise DataError("; ".join(self.notes)) from error
             self._has_heat = False
             self._step = traced_function.for_any_batch(
-                lambda images: both(images, training=False)[::-1]
+                lambda images: embedder(images, training=False)[::-1]
             )
 
-    def classify(self, images: np.ndarray) -> tuple[np.ndarray, "Seen"]:
-        """What the network says, and what it saw.
+    def classify(self, images: np.ndarray) -> tuple[np.ndarray, ClassifiedBatch]:
+        """Classify photos.
 
         Args:
             images: uint8 [batch, size_px, size_px, 3], RGB, 0..255.
@@ -190,41 +199,44 @@ class Explainer:
         Returns:
             The logits, float32 [batch, num_classes], and what `explain` needs.
         """
-        found = [np.asarray(one) for one in self._step(images.astype(np.float32))]
-        heat = found.pop(0) if self._has_heat else None
-        logits, *embeddings = found
-        seen = Seen(
+        outputs = [np.asarray(array) for array in self._step(np.float32(images))]
+        heat = outputs.pop(0) if self._has_heat else None
+        logits, *embeddings = outputs
+        batch = ClassifiedBatch(
             images=images, heat=heat, embeddings=embeddings[0] if embeddings else None
         )
-        return np.asarray(logits, np.float32), seen
+        return np.asarray(logits, np.float32), batch
 
-    def explain(self, seen: "Seen", which: Sequence[int], k: int) -> list[Explanation]:
-        """Why it says that a photo is most likely of a class.
+    def explain(
+        self, batch: ClassifiedBatch, indices: Sequence[int], k: int
+    ) -> list[Explanation]:
+        """Explain the most probable class of photos.
 
         Args:
-            seen: of `classify`.
-            which: of its photos.
-            k: training photos to name for each.
+            batch: photos that `classify` has classified.
+            indices: indices of the photos to explain.
+            k: number of training photos for each.
         """
-        overlays: list[np.ndarray | None] = [None] * len(which)
-        if seen.heat is not None:
-            overlays = [grad_cam.overlay(seen.images[n], seen.heat[n]) for n in which]
-        nearest: Sequence[Sequence[similar_photos.Neighbour]] = [()] * len(which)
-        if self.index is not None and seen.embeddings is not None:
-            nearest = self.index.nearest(seen.embeddings[list(which)], k)
+        overlays: list[np.ndarray | None] = [None] * len(indices)
+        if batch.heat is not None:
+            overlays = [
+                grad_cam.overlay(batch.images[n], batch.heat[n]) for n in indices
+            ]
+        similar: Sequence[Sequence[similar_photos.SimilarPhoto]] = [()] * len(indices)
+        if self.index is not None and batch.embeddings is not None:
+            similar = self.index.most_similar(batch.embeddings[list(indices)], k)
         return [
-            Explanation(overlay=overlay, nearest=near)
-            for overlay, near in zip(overlays, nearest, strict=True)
+            Explanation(overlay=overlay, similar=photos)
+            for overlay, photos in zip(overlays, similar, strict=True)
         ]
 
     def training_photo(self, row: manifest.Row) -> bytes:
-        """The encoded image of a training photo, JPEG or PNG, upright.
+        """Read a training photo: a whole JPEG or PNG, upright.
 
         Raises:
-            DataError: its record is damaged, or not that of the manifest.
-            OSError: it is gone.
+            DataError: its record is damaged, or not the one of the manifest.
+            OSError: its record is missing.
         """
         if self.index is None:
-            raise DataError("there are no training photos")
-        photos = stored_photo.StoredPhotos(self.index.found.directory)
-        return photos.image(row)
+            raise DataError("There are no training photos.")
+        return stored_photo.StoredPhotos(self.index.records.directory).image(row)

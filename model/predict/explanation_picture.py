@@ -1,6 +1,7 @@
-"""Why a network says what it says of a photo -> a picture of it.
+"""Draw the explanation of a prediction.
 
-The photo as the network sees it, where it looked, and the training photos most like it.
+A picture shows the photo as the network sees it, where the network looked, and the most
+similar training photos.
 """
 
 import re
@@ -19,34 +20,34 @@ from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
 
 _LONGEST_NAME = 60
-_GREY = 128  # of a training photo that cannot be shown
+_GREY = 128  # shown instead of a training photo that cannot be read
 
 
 class Pictures:
-    """Writes one picture for each photo into a folder."""
+    """Write one picture for each photo into a folder."""
 
     def __init__(
         self, folder: Path, explainer: classifier.Explainer, spec: InputSpec
     ) -> None:
-        """Makes the folder.
+        """Make the folder.
 
         Args:
-            folder: for the pictures.
-            explainer: knows the training photos.
-            spec: of the network's input.
+            folder: folder for the pictures.
+            explainer: explainer that reads the training photos.
+            spec: input of the network.
 
         Raises:
-            DataError: there is a file of its name.
+            DataError: the folder is a file.
         """
         if folder.exists() and not folder.is_dir():
-            raise DataError(f"--explain={folder}: is a file; expected a folder")
+            raise DataError(f"--explain={folder}: is a file. Expected a folder.")
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._explainer = explainer
         self._viewer = single_photo.Viewer(spec)
         self._size_px = spec.size_px
         self._count = 0
-        self._missing: set[str] = set()
+        self._unreadable: set[str] = set()
 
     def draw(
         self,
@@ -55,15 +56,16 @@ class Pictures:
         answer: str,
         explanation: classifier.Explanation,
     ) -> str:
-        """Draws the picture of the next photo; returns its path.
+        """Draw the picture of the next photo; return its path.
 
-        A training photo whose record is damaged or gone is grey; the log says so once.
+        A training photo whose record is damaged or missing is grey; the log says so
+        once.
 
         Args:
-            photo: its file, after which the picture is named, and its number.
-            pixels: uint8 [size_px, size_px, 3], RGB.
-            answer: what the network says it is.
-            explanation: why.
+            photo: name of the photo's file; the picture is named by it and a number.
+            pixels: uint8 [size_px, size_px, 3], RGB, the photo as the network sees it.
+            answer: title of the overlay, the most probable class.
+            explanation: explanation to draw.
 
         Raises:
             OSError: the picture cannot be written.
@@ -73,9 +75,9 @@ class Pictures:
         if explanation.overlay is not None:
             tiles.append(explanation.overlay)
             titles.append(answer)
-        for near in explanation.nearest:
-            tiles.append(self._training_photo(near.row))
-            titles.append(f"{near.similarity:.2f} {near.row.class_name}")
+        for similar in explanation.similar:
+            tiles.append(self._training_photo(similar.row))
+            titles.append(f"{similar.similarity:.2f} {similar.row.class_name}")
         stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(photo).stem)[:_LONGEST_NAME]
         path = self._folder / f"{self._count:05d}-{stem or 'photo'}.png"
         with file_system.replacing(path) as partial:
@@ -86,8 +88,8 @@ class Pictures:
         try:
             return self._decoded(row)
         except (DataError, OSError) as error:
-            if row.path not in self._missing:
-                self._missing.add(row.path)
+            if row.path not in self._unreadable:
+                self._unreadable.add(row.path)
                 command_line.log(f"note: a training photo is grey in pictures: {error}")
             return np.full((self._size_px, self._size_px, 3), _GREY, np.uint8)
 

@@ -1,4 +1,4 @@
-"""What a network says of photos, one by one -> text, CSV or JSON lines."""
+"""Format predictions as text, CSV or JSON lines."""
 
 import csv
 import dataclasses
@@ -19,15 +19,15 @@ TOP = 5
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a network says of a photo.
+    """The prediction for a photo.
 
     Attributes:
-        photo: the file.
-        classes: the most likely, with their probabilities; the likeliest first.
-        problem: why there is none; "" if there is.
-        unknown: the likeliest is not likely enough to be an answer.
-        picture: file that shows where the network looked; "" if none was asked for.
-        nearest: the training photos that it finds most alike, the likest first.
+        photo: name of the file.
+        classes: most probable classes with their probabilities, best first.
+        problem: reason why the photo cannot be read; "" if it can.
+        unknown: whether the best class is not probable enough to be the answer.
+        picture: file with the explanation; "" if none was requested.
+        similar: most similar training photos, best first.
     """
 
     photo: str
@@ -35,54 +35,54 @@ class Prediction:
     problem: str = ""
     unknown: bool = False
     picture: str = ""
-    nearest: Sequence[similar_photos.Neighbour] = ()
+    similar: Sequence[similar_photos.SimilarPhoto] = ()
 
     @property
     def answer(self) -> str:
-        """The likeliest class, or that it is unknown; "" of what cannot be read."""
+        """Return the best class or "unknown"; "" if the photo cannot be read."""
         if not self.classes:
             return ""
         return classifier.UNKNOWN if self.unknown else unicode_name(self.classes[0][0])
 
     @property
     def probability(self) -> float | None:
-        """Of the likeliest class, also where it is no answer."""
+        """Return the probability of the best class, also if the answer is unknown."""
         return self.classes[0][1] if self.classes else None
 
 
 def unicode_name(name: str) -> str:
-    r"""The name of a file or class in Unicode: bytes that are no UTF-8 become \xff."""
+    r"""Return a name of a file or class in Unicode; bytes not in UTF-8 become \xff."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def as_text(prediction: Prediction) -> str:
-    """Lines for people to read."""
+    """Format a prediction for people to read."""
     name = command_line.one_line(unicode_name(prediction.photo))
-    said = classifier.UNKNOWN if prediction.unknown else prediction.problem
-    lines = [f"{name}  {said}".rstrip()]
+    remark = classifier.UNKNOWN if prediction.unknown else prediction.problem
+    lines = [f"{name}  {remark}".rstrip()]
     lines += [
-        f"  {share:.4f}  {unicode_name(one)}" for one, share in prediction.classes
+        f"  {probability:.4f}  {unicode_name(class_name)}"
+        for class_name, probability in prediction.classes
     ]
-    if prediction.nearest:
-        lines.append("  most like, of the training photos:")
-    for near in prediction.nearest:
-        path = command_line.one_line(unicode_name(near.row.path))
-        lines.append(
-            f"    {near.similarity:.3f}  {unicode_name(near.row.class_name)}: {path}"
-        )
+    if prediction.similar:
+        lines.append("  most similar training photos:")
+    for similar in prediction.similar:
+        class_name = unicode_name(similar.row.class_name)
+        path = command_line.one_line(unicode_name(similar.row.path))
+        lines.append(f"    {similar.similarity:.3f}  {class_name}: {path}")
     if prediction.picture:
-        lines.append(f"  shown in {unicode_name(prediction.picture)}")
+        lines.append(f"  picture: {unicode_name(prediction.picture)}")
     return "\n".join(lines)
 
 
 def as_json(prediction: Prediction, *, explained: bool) -> dict[str, Any]:
-    """An object of JSON.
+    """Return a prediction as a JSON object.
 
     Args:
-        prediction: of a photo.
-        explained: whether explanations were asked for.
+        prediction: prediction for a photo.
+        explained: whether explanations were requested.
     """
-    found: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "photo": unicode_name(prediction.photo),
         "answer": prediction.answer or None,
         "probability": prediction.probability,
@@ -91,73 +91,74 @@ def as_json(prediction: Prediction, *, explained: bool) -> dict[str, Any]:
         "problem": prediction.problem or None,
     }
     if explained:
-        found["picture"] = unicode_name(prediction.picture) or None
-        found["nearest"] = [
+        fields["picture"] = unicode_name(prediction.picture) or None
+        fields["nearest"] = [
             {
-                "photo": unicode_name(near.row.path),
-                "class": unicode_name(near.row.class_name),
-                "similarity": near.similarity,
+                "photo": unicode_name(similar.row.path),
+                "class": unicode_name(similar.row.class_name),
+                "similarity": similar.similarity,
             }
-            for near in prediction.nearest
+            for similar in prediction.similar
         ]
-    return found
+    return fields
 
 
 def classes_json(classes: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
-    """Classes with their probabilities, as JSON has them."""
+    """Return classes and their probabilities as JSON objects."""
     return [
-        {"class": unicode_name(name), "probability": share} for name, share in classes
+        {"class": unicode_name(name), "probability": probability}
+        for name, probability in classes
     ]
 
 
 def writer(
-    form: str, *, top: int, neighbours_each: int
+    format_name: str, *, top: int, num_similar: int
 ) -> tuple[str, Callable[[Prediction], str]]:
-    """What comes before all predictions, and what makes one of them text.
+    """Return a header, and a function that formats one prediction.
 
     Args:
-        form: one of FORMATS.
-        top: classes that each photo gets.
-        neighbours_each: training photos that each photo gets; 0: not asked for.
+        format_name: format of the results, one of FORMATS.
+        top: number of classes of each photo.
+        num_similar: number of training photos of each photo; 0 without explanations.
 
     Returns:
-        A header, "" or one line with its end; and a function of a prediction, which
-        gives one or more lines with their end.
+        The header, which is "" or one line with its line break, and a function:
+        prediction -> one or more lines with their line breaks.
     """
-    if form == "csv":
+    if format_name == "csv":
         header = ["photo", "answer", "probability", "problem"]
         for number in range(1, top + 1):
             header += [f"class_{number}", f"probability_{number}"]
-        if neighbours_each:
+        if num_similar:
             header.append("picture")
-        for number in range(1, neighbours_each + 1):
+        for number in range(1, num_similar + 1):
             header += [f"nearest_{number}", f"similarity_{number}"]
-        return _csv_line(header), lambda one: _as_csv(one, top, neighbours_each)
-    if form == "jsonl":
-        explained = bool(neighbours_each)
-        return "", lambda one: json.dumps(as_json(one, explained=explained)) + "\n"
-    return "", lambda one: as_text(one) + "\n"
+        return _csv_line(header), lambda item: _as_csv(item, top, num_similar)
+    if format_name == "jsonl":
+        explained = bool(num_similar)
+        return "", lambda item: json.dumps(as_json(item, explained=explained)) + "\n"
+    return "", lambda item: as_text(item) + "\n"
 
 
-def _as_csv(prediction: Prediction, top: int, neighbours_each: int) -> str:
-    share = prediction.probability
+def _as_csv(prediction: Prediction, top: int, num_similar: int) -> str:
+    probability = prediction.probability
     cells = [
         unicode_name(prediction.photo),
         prediction.answer,
-        "" if share is None else f"{share:.6g}",
+        "" if probability is None else f"{probability:.6g}",
         prediction.problem,
     ]
-    shares = [
-        (unicode_name(name), f"{share:.6g}") for name, share in prediction.classes
+    classes = [
+        (unicode_name(name), f"{value:.6g}") for name, value in prediction.classes
     ]
-    cells += _padded(shares, top)
-    if neighbours_each:
+    cells += _padded(classes, top)
+    if num_similar:
         cells.append(unicode_name(prediction.picture))
-    likest = [
-        (unicode_name(near.row.path), f"{near.similarity:.6g}")
-        for near in prediction.nearest
+    similar = [
+        (unicode_name(photo.row.path), f"{photo.similarity:.6g}")
+        for photo in prediction.similar
     ]
-    return _csv_line(cells + _padded(likest, neighbours_each))
+    return _csv_line(cells + _padded(similar, num_similar))
 
 
 def _padded(pairs: Sequence[tuple[str, str]], count: int) -> list[str]:

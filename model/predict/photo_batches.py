@@ -1,7 +1,7 @@
-"""Photo files -> batches of pixels as a network sees them, decoded ahead by others.
+"""Read photo files as batches of pixels, as a network sees them.
 
 While the network works on a batch, threads read the files of the next ones, processes
-decode them (pipeline/images/isolated_decoder.py) and TensorFlow cuts and resizes.
+decode them (pipeline.images.isolated_decoder), and TensorFlow crops and resizes them.
 """
 
 import collections
@@ -25,12 +25,12 @@ _BATCHES_AHEAD = 2
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PhotoBatch:
-    """Some photos, and what came of reading them.
+    """Photos of a batch, and the problems with those that cannot be read.
 
     Attributes:
-        photos: their files.
+        photos: names of all files.
         images: uint8 [num_readable, size_px, size_px, 3], RGB, 0..255.
-        problems: for each file why it cannot be read; "" if it can.
+        problems: reason for each file that cannot be read; "" for the others.
     """
 
     photos: tuple[str, ...]
@@ -46,14 +46,14 @@ def read(
     resize_min: int = source_settings.RESIZE_MIN,
     num_workers: int = 0,
 ) -> Iterator[PhotoBatch]:
-    """Reads photos in their order; memory does not grow with their number.
+    """Yield batches of photos in their order; memory does not grow with their number.
 
     Args:
-        photos: files.
-        spec: of the network's input.
-        batch_size: files of each batch but the last.
-        resize_min: longest short side that is not shrunk, in pixels; 0: no limit.
-        num_workers: processes that decode; 0: one for each processor.
+        photos: names of the files.
+        spec: input of the network.
+        batch_size: files of each batch except the last.
+        resize_min: longest short side that is not shrunk, in pixels; 0: any.
+        num_workers: number of processes that decode; 0: one for each processor.
     """
     num_workers = num_workers or command_line.available_cpus()
     viewer = single_photo.Viewer(spec)
@@ -76,28 +76,26 @@ def read(
 
         try:
             while True:
-                wanted = _BATCHES_AHEAD * batch_size + batch_size - len(waiting)
-                for photo in itertools.islice(remaining, wanted):
+                num_free = _BATCHES_AHEAD * batch_size + batch_size - len(waiting)
+                for photo in itertools.islice(remaining, num_free):
                     waiting.append((photo, threads.submit(pixels, photo)))
                 if not waiting:
                     return
-                some = [waiting.popleft() for _ in range(min(batch_size, len(waiting)))]
-                yield _batch(some, spec.size_px)
+                size = min(batch_size, len(waiting))
+                batch = [waiting.popleft() for _ in range(size)]
+                yield _collect(batch, spec.size_px)
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
             running.close()
 
 
-def _batch(
-    some: list[tuple[str, "concurrent.futures.Future[np.ndarray | str]"]], size_px: int
+def _collect(
+    batch: list[tuple[str, "concurrent.futures.Future[np.ndarray | str]"]], size_px: int
 ) -> PhotoBatch:
-    found = [future.result() for _, future in some]
-    readable = [one for one in found if not isinstance(one, str)]
-    images = np.zeros((len(readable), size_px, size_px, 3), np.uint8)
-    for number, one in enumerate(readable):
-        images[number] = one
+    results = [future.result() for _, future in batch]
+    views = [result for result in results if not isinstance(result, str)]
     return PhotoBatch(
-        photos=tuple(photo for photo, _ in some),
-        images=images,
-        problems=tuple(one if isinstance(one, str) else "" for one in found),
+        photos=tuple(photo for photo, _ in batch),
+        images=np.array(views, np.uint8).reshape(-1, size_px, size_px, 3),
+        problems=tuple(result if isinstance(result, str) else "" for result in results),
     )

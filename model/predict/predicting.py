@@ -1,4 +1,4 @@
-"""Predict the classes of photos, with a picture of the reasons if asked for."""
+"""Predict the classes of photos, with a picture of the reasons on request."""
 
 import collections
 import dataclasses
@@ -13,7 +13,7 @@ from pipeline.images import photo_files
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
-NEIGHBOURS = 5
+NUM_SIMILAR = 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,16 +63,16 @@ class Config:
             raise ValueError(f"--ckpt: does not go together with --{name}")
 
 
-def load(config: Config) -> classifier.Classifier:
-    """Loads what answers.
+def load_classifier(config: Config) -> classifier.Classifier:
+    """Load the run or the weights that predict.
 
     Raises:
-        DataError: the run is not as it should be.
+        DataError: the run is not as expected.
         errors.CheckpointError: the weights cannot be used.
     """
     if not config.ckpt:
-        return classifier.of_run(config.run_dir)
-    return classifier.of_weights(
+        return classifier.load_run(config.run_dir)
+    return classifier.load_weights(
         config.ckpt,
         arch=config.arch,
         overrides=config.overrides,
@@ -81,98 +81,100 @@ def load(config: Config) -> classifier.Classifier:
 
 
 def predict(
-    config: Config, chosen: classifier.Classifier | None = None
+    config: Config, photo_classifier: classifier.Classifier | None = None
 ) -> Iterator[output_formats.Prediction]:
-    """Predicts as configured; one answer per photo, in their order.
+    """Yield one prediction for each photo, in their order.
 
     Args:
-        config: of the prediction.
-        chosen: what answers; None to load it.
+        config: settings of the prediction.
+        photo_classifier: classifier that predicts; None to load it.
 
     Raises:
-        DataError: the run is not as it should be, or there is no photo.
+        DataError: the run is not as expected, or there is no photo.
         errors.CheckpointError: the weights cannot be used.
     """
-    names, own = config.photos, config.explain
-    count = sum(1 for _ in photo_files.find(names, collections.Counter(), own))
+    names, ignored_folder = config.photos, config.explain
+    ignored: collections.Counter[str] = collections.Counter()
+    count = sum(1 for _ in photo_files.find(names, ignored, ignored_folder))
     if not count:
         raise DataError(
-            f"{', '.join(names)}: no files there; expected photos, or folders of them"
+            f"{', '.join(names)}: there are no photos. Expected photos or folders of "
+            "photos."
         )
-    ignored: collections.Counter[str] = collections.Counter()
-    chosen = chosen or load(config)
-    answering = _Answering(config, chosen)
-    photos = photo_files.find(names, ignored, own)
+    photo_classifier = photo_classifier or load_classifier(config)
+    predictor = _Predictor(config, photo_classifier)
+    photos = photo_files.find(names, collections.Counter(), ignored_folder)
     with command_line.progress(count, "photo", "predict") as progress:
         for batch in photo_batches.read(
             photos,
-            chosen.spec,
+            photo_classifier.spec,
             batch_size=min(config.batch_size, count),
-            resize_min=chosen.resize_min,
+            resize_min=photo_classifier.resize_min,
         ):
-            yield from answering.of_batch(batch)
+            yield from predictor.predict(batch)
             progress.update(len(batch.photos))
     for kind, number in ignored.items():
         command_line.log(f"ignored: {number} {kind}")
 
 
-class _Answering:
-    """Batches of photos -> predictions, with explanations if they are asked for."""
+class _Predictor:
+    """Predict batches of photos, with explanations on request."""
 
-    def __init__(self, config: Config, chosen: classifier.Classifier) -> None:
+    def __init__(self, config: Config, photo_classifier: classifier.Classifier) -> None:
         self._config = config
-        self._chosen = chosen
-        self._step = chosen.predict_step()
+        self._classifier = photo_classifier
+        self._step = photo_classifier.predict_step()
         self._explainer: classifier.Explainer | None = None
         if config.explain:
-            self._explainer = classifier.Explainer(chosen, config.data)
-            for line in self._explainer.missing:
+            self._explainer = classifier.Explainer(photo_classifier, config.data)
+            for line in self._explainer.notes:
                 command_line.log(f"note: {line}")
             self._pictures = explanation_picture.Pictures(
-                Path(config.explain), self._explainer, chosen.spec
+                Path(config.explain), self._explainer, photo_classifier.spec
             )
 
-    def of_batch(
+    def predict(
         self, batch: photo_batches.PhotoBatch
     ) -> Iterator[output_formats.Prediction]:
-        """One for each photo of the batch."""
-        found = iter(self._of_images(batch) if len(batch.images) else ())
-        for photo, problem in zip(batch.photos, batch.problems, strict=True):
-            if problem:
-                yield output_formats.Prediction(photo=photo, problem=problem)
-            else:
-                yield next(found)
-
-    def _of_images(
-        self, batch: photo_batches.PhotoBatch
-    ) -> Iterator[output_formats.Prediction]:
+        """Yield one prediction for each photo of a batch, readable or not."""
         readable = [
             photo
             for photo, problem in zip(batch.photos, batch.problems, strict=True)
             if not problem
         ]
+        predictions = iter(self._predict(readable, batch.images) if readable else ())
+        for photo, problem in zip(batch.photos, batch.problems, strict=True):
+            if problem:
+                yield output_formats.Prediction(photo=photo, problem=problem)
+            else:
+                yield next(predictions)
+
+    def _predict(
+        self, photos: Sequence[str], images: np.ndarray
+    ) -> Iterator[output_formats.Prediction]:
         explanations: Sequence[classifier.Explanation] = ()
         if self._explainer is None:
-            logits = self._step(batch.images.astype(np.float32))
+            logits = self._step(images.astype(np.float32))
         else:
-            logits, seen = self._explainer.classify(batch.images)
-            explanations = self._explainer.explain(seen, range(len(logits)), NEIGHBOURS)
-        for number, shares in enumerate(self._chosen.probabilities(logits)):
-            classes = self._chosen.likeliest(shares, self._config.top)
+            logits, batch = self._explainer.classify(images)
+            explanations = self._explainer.explain(
+                batch, range(len(logits)), NUM_SIMILAR
+            )
+        for number, row in enumerate(self._classifier.probabilities(logits)):
+            classes = self._classifier.most_probable(row, self._config.top)
             prediction = output_formats.Prediction(
-                photo=readable[number],
+                photo=photos[number],
                 classes=classes,
                 unknown=classes[0][1] < self._config.unknown_below,
             )
             if explanations:
-                why = explanations[number]
                 picture = self._pictures.draw(
                     prediction.photo,
-                    batch.images[number],
+                    images[number],
                     f"{classes[0][1]:.2f} {classes[0][0]}",
-                    why,
+                    explanations[number],
                 )
                 prediction = dataclasses.replace(
-                    prediction, picture=picture, nearest=why.nearest
+                    prediction, picture=picture, similar=explanations[number].similar
                 )
             yield prediction

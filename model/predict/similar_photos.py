@@ -1,8 +1,9 @@
-"""The training photos that a network finds most like a photo.
+"""Find the training photos that a network finds most similar to a photo.
 
-Likeness is the cosine of the angle between what the network says of two photos at the
-layer that its head sits on. What it says of the training photos comes from the feature
-cache; a run whose layers below the head stayed as they were has it there already.
+Similarity is the cosine of the angle between the network's features of two photos, at
+the layer that its head sits on. The features of the training photos come from the
+feature cache, where training has already put them if the layers below the head stayed
+frozen.
 """
 
 import dataclasses
@@ -20,16 +21,16 @@ from model.training import repeated_runs
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
 
-_ROWS_AT_ONCE = 4096
-_SMALLEST = 1e-12  # of a length that is divided by
+_BLOCK_ROWS = 4096
+_MIN_LENGTH = 1e-12  # so that nothing is divided by 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Neighbour:
-    """A training photo that is like another one.
+class SimilarPhoto:
+    """A training photo that is similar to another photo.
 
     Attributes:
-        row: of the manifest.
+        row: row of the training photo in the manifest.
         similarity: cosine, -1..1; 1 for a copy.
     """
 
@@ -37,139 +38,149 @@ class Neighbour:
     similarity: float
 
 
-def below_head(finished: finished_run.FinishedRun, model: Any) -> tuple[str, Any]:
-    """What a run's head sees, by name and as a tensor of the network.
+def head_input(run: finished_run.FinishedRun, model: Any) -> tuple[str, Any]:
+    """Return the input of a run's head: its name, and the tensor of the network.
 
-    The tensor is found from above: below the head, the network may be a model inside
-    another, whose parts go by names of their own.
+    The tensor is found from the head downwards: below the head, the network may be a
+    model inside another, whose layers have names of their own.
 
     Raises:
         DataError: the network has no such head.
     """
     layers = {layer.name: layer for layer in model.layers}
-    features = str(finished.config.get("features", ""))
+    features = str(run.config.get("features", ""))
     if head.POOL_LAYER in layers:
-        pooling = str(finished.config.get("pooling", "average"))
+        pooling = str(run.config.get("pooling", "average"))
         name = head.pooled_name(features.split(","), pooling)
         return name, layers[head.POOL_LAYER].output
     if head.FLATTEN_LAYER in layers and features:
         return features, layers[head.FLATTEN_LAYER].input
     raise DataError(
-        f"{finished.directory}: no layer of the network is the first of a head; "
-        f"expected {head.POOL_LAYER} or {head.FLATTEN_LAYER}"
+        f"{run.directory}: the network has no head of this project. Expected a layer "
+        f"{head.POOL_LAYER} or {head.FLATTEN_LAYER}."
     )
 
 
-def embedder(finished: finished_run.FinishedRun, model: Any) -> Any:
-    """A network that also gives what its head sees.
+def build_embedder(run: finished_run.FinishedRun, model: Any) -> Any:
+    """Build a network that also returns the input of its head.
 
     Args:
-        finished: the run.
-        model: of it: image -> logits.
+        run: run of the network.
+        model: keras.Model of the run: image -> logits.
 
     Returns:
-        keras.Model: image -> (what the head sees, logits).
+        keras.Model: image -> (input of the head, logits).
 
     Raises:
         DataError: the network has no head.
     """
-    _, seen = below_head(finished, model)
-    return keras.Model(model.input, [seen, model.output])
+    _, embeddings = head_input(run, model)
+    return keras.Model(model.input, [embeddings, model.output])
 
 
-class Index:
-    """Training photos, to be searched.
+class SimilarityIndex:
+    """Training photos to be searched.
 
     Attributes:
-        rows: of them.
-        found: the data set that they are of.
+        rows: rows of the training photos.
+        records: records that the photos are in.
     """
 
     def __init__(
         self,
-        found: manifest.Manifest,
+        records: manifest.Manifest,
         rows: Sequence[manifest.Row],
-        cached: feature_cache.Features,
-        numbers: np.ndarray,
+        features: feature_cache.Features,
+        indices: np.ndarray,
+        block_rows: int = _BLOCK_ROWS,
     ) -> None:
-        """Keeps the features where they are.
+        """Keep the features in their file.
 
         Args:
-            found: the data set.
-            rows: of the training photos.
-            cached: features of all photos of the data set that are used.
-            numbers: int [num_rows]: where in `cached` the rows are.
+            records: records that the photos are in.
+            rows: rows of the training photos.
+            features: features of all photos of the records.
+            indices: int [num_rows], indices of the rows in `features`.
+            block_rows: photos that are compared at the same time.
         """
-        self.found = found
+        self.records = records
         self.rows = rows
-        self._cached = cached
-        self._numbers = numbers
+        self._features = features
+        self._indices = indices
+        self._block_rows = block_rows
 
-    def nearest(self, embeddings: Any, k: int) -> list[list[Neighbour]]:
-        """The k training photos most like each of some photos, the likest first.
+    def most_similar(self, embeddings: Any, k: int) -> list[list[SimilarPhoto]]:
+        """Return the most similar training photos of each photo, best first.
 
         Args:
-            embeddings: float [num_photos, ...], of `embedder`.
-            k: neighbours of each, at least 1; fewer if there are fewer photos.
+            embeddings: float [num_photos, ...], from `build_embedder`.
+            k: training photos for each, at least 1; fewer if there are fewer.
         """
-        wanted = _directions(embeddings)
-        best = np.zeros((len(wanted), 0), np.float32)
-        where = np.zeros((len(wanted), 0), np.int64)
-        for start in range(0, len(self.rows), _ROWS_AT_ONCE):
-            numbers = self._numbers[start : start + _ROWS_AT_ONCE]
-            views = np.full(len(numbers), feature_cache.CENTRAL)
-            block = _directions(self._cached.gather(numbers, views))
-            places = np.broadcast_to(
-                np.arange(start, start + len(numbers)), (len(wanted), len(numbers))
+        queries = _unit_vectors(embeddings)
+        best = np.zeros((len(queries), 0), np.float32)
+        positions = np.zeros((len(queries), 0), np.int64)
+        for start in range(0, len(self.rows), self._block_rows):
+            indices = self._indices[start : start + self._block_rows]
+            views = np.full(len(indices), feature_cache.CENTRAL)
+            block = _unit_vectors(self._features.gather(indices, views))
+            block_positions = np.broadcast_to(
+                np.arange(start, start + len(indices)), (len(queries), len(indices))
             )
-            best = np.concatenate([best, wanted @ block.T], axis=1)
-            where = np.concatenate([where, places], axis=1)
+            best = np.concatenate([best, queries @ block.T], axis=1)
+            positions = np.concatenate([positions, block_positions], axis=1)
             order = np.argsort(-best, axis=1, kind="stable")[:, :k]
             best = np.take_along_axis(best, order, axis=1)
-            where = np.take_along_axis(where, order, axis=1)
+            positions = np.take_along_axis(positions, order, axis=1)
         return [
             [
-                Neighbour(row=self.rows[place], similarity=float(similarity))
-                for place, similarity in zip(places, similarities, strict=True)
+                SimilarPhoto(row=self.rows[position], similarity=float(similarity))
+                for position, similarity in zip(*pair, strict=True)
             ]
-            for places, similarities in zip(where, best, strict=True)
+            for pair in zip(positions, best, strict=True)
         ]
 
 
-def _directions(embeddings: Any) -> np.ndarray:
-    """float32 [num_photos, num_features], each of length 1."""
+def _unit_vectors(embeddings: Any) -> np.ndarray:
+    """Return vectors of length 1: float32 [num_photos, num_features]."""
     flat = np.asarray(embeddings, np.float32)
     flat = flat.reshape(len(flat), math.prod(flat.shape[1:]))
     lengths = np.linalg.norm(flat, axis=1, keepdims=True)
-    return flat / np.maximum(lengths, _SMALLEST)
+    return flat / np.maximum(lengths, _MIN_LENGTH)
 
 
-def build(finished: finished_run.FinishedRun, model: Any, data: str = "") -> Index:
-    """Makes the training photos of a run searchable.
+def build_index(
+    run: finished_run.FinishedRun,
+    model: Any,
+    data: str = "",
+    block_rows: int = _BLOCK_ROWS,
+) -> SimilarityIndex:
+    """Make the training photos of a run searchable.
 
     Args:
-        finished: the run.
-        model: of it: image -> logits, float32.
-        data: of own_records.read.
+        run: run to search the training photos of.
+        model: keras.Model of the run, float32: image -> logits.
+        data: folder of the run's records, if they were moved; "" otherwise.
+        block_rows: photos that are compared at the same time.
 
     Raises:
-        DataError: the records are missing, damaged, or no longer the run's; or
-            the network has no head.
+        DataError: the records are missing, damaged or have changed, or the network has
+            no head.
     """
-    layer, seen = below_head(finished, model)
-    found = run_records.read(finished, data)
-    trunk = keras.Model(model.input, seen)
+    layer, embeddings = head_input(run, model)
+    records = run_records.read(run, data)
+    trunk = keras.Model(model.input, embeddings)
     trunk.trainable = False
-    cached = training_data.compute_features(
-        found,
+    features = training_data.compute_features(
+        records,
         trunk,
-        finished.spec,
+        run.spec,
         1,
-        cache_dir=repeated_runs.cache_dir(finished.directory),
-        about=feature_cache.key(trunk, layer, finished.spec, "float32", found),
+        cache_dir=repeated_runs.cache_dir(run.directory),
+        about=feature_cache.key(trunk, layer, run.spec, "float32", records),
     )
-    numbers = np.array(
-        [n for n, row in enumerate(found.included()) if row.split == "train"], np.int64
+    included = records.included()
+    indices = [n for n, row in enumerate(included) if row.split == "train"]
+    rows = tuple(included[n] for n in indices)
+    return SimilarityIndex(
+        records, rows, features, np.array(indices, np.int64), block_rows
     )
-    rows = tuple(row for row in found.included() if row.split == "train")
-    return Index(found, rows, cached, numbers)

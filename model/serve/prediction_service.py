@@ -1,7 +1,7 @@
-"""One photo after the other, from many threads -> answers; what a server does.
+"""Classify single photos for many threads at the same time.
 
 Photos are decoded by processes that may crash or hang. The network has a thread of its
-own, which can take photos that wait as one batch; none waits for others to come.
+own, which can classify several waiting photos as one batch; it never waits for more.
 """
 
 import concurrent.futures
@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from model.predict import classifier, similar_photos
+from model.predict import similar_photos
+from model.predict.classifier import Classifier, Explainer, Explanation
 from pipeline.batches import single_photo
 from pipeline.images import isolated_decoder, opencv
 from pipeline.images.errors import ImageError
@@ -21,147 +22,147 @@ from pipeline.records import manifest
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
-NEIGHBOURS = 6
-# Taken together, photos of 16 threads were answered at 0.76 to 0.81 of the rate of one
-# by one on 2 busy cores: all wait for the batch, and then no decoder is ahead.
+NUM_SIMILAR = 6
+# On 2 busy cores, 16 threads got 0.76 to 0.81 of the rate when photos were classified
+# as batches: all threads wait for the batch, and then no decoder is ahead.
 # benchmarks/serve.py --batching measures it.
-_MOST_TOGETHER = 1
+_MAX_BATCH = 1
 _THUMBNAIL_PX = 160
-_KEPT_THUMBNAILS = 1024  # of some 5 KB
+_CACHED_THUMBNAILS = 1024  # about 5 KB each
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What the network says of a photo.
+class ClassifiedPhoto:
+    """A photo with its probabilities, and their explanation on request.
 
     Attributes:
-        shares: float64 [num_classes]: calibrated probabilities.
-        pixels: uint8 [size_px, size_px, 3], RGB: what it saw.
-        overlay: likewise, with the places where it looked; None if not asked for, or
-            not to be had.
-        similar: training photos, the likest first; likewise.
+        probabilities: float64 [num_classes], calibrated.
+        view: uint8 [size_px, size_px, 3], RGB, the photo as the network sees it.
+        overlay: the view with the places where the network looked; None if it was not
+            requested or no layer of the network has places.
+        similar: most similar training photos, best first; () if not requested.
     """
 
-    shares: np.ndarray
-    pixels: np.ndarray
+    probabilities: np.ndarray
+    view: np.ndarray
     overlay: np.ndarray | None = None
-    similar: Sequence[similar_photos.Neighbour] = ()
+    similar: Sequence[similar_photos.SimilarPhoto] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Job:
-    pixels: np.ndarray
+    view: np.ndarray
     explained: bool
-    done: "concurrent.futures.Future[Answer]"
+    done: "concurrent.futures.Future[ClassifiedPhoto]"
 
 
 class Service:
-    """Answers from several threads at once.
+    """Classify photos from several threads at the same time.
 
     Attributes:
-        chosen: what answers.
-        explainer: says why.
+        classifier: classifier that predicts.
+        explainer: explainer of its predictions; None if nothing can be explained.
     """
 
     def __init__(
         self,
-        chosen: classifier.Classifier,
+        classifier: Classifier,
         *,
         max_pixels: int,
         decode_timeout_s: float,
         data: str = "",
-        most_together: int = _MOST_TOGETHER,
+        max_batch: int = _MAX_BATCH,
     ) -> None:
-        """Starts the thread of the network; no process yet.
+        """Start the thread of the network, but no process yet.
 
         Args:
-            chosen: what answers.
-            max_pixels: larger photos are refused before they are decoded.
-            decode_timeout_s: how long decoding a photo may take.
-            data: folder of a run's records, if they were moved; "" otherwise.
-            most_together: photos that the network takes as one batch.
+            classifier: classifier that predicts.
+            max_pixels: largest photo that is decoded, in pixels.
+            decode_timeout_s: time limit to decode a photo, in seconds.
+            data: folder of the run's records, if they were moved; "" otherwise.
+            max_batch: largest number of photos that are classified as one batch.
         """
-        self.chosen = chosen
-        self.explainer: classifier.Explainer | None = None
+        self.classifier = classifier
+        self.explainer: Explainer | None = None
         try:
-            self.explainer = classifier.Explainer(chosen, data)
-            missing: Sequence[str] = self.explainer.missing
+            self.explainer = Explainer(classifier, data)
+            notes: Sequence[str] = self.explainer.notes
         except DataError as error:
-            missing = [str(error)]
-        for line in missing:
+            notes = [str(error)]
+        for line in notes:
             command_line.log(f"note: {line}")
         self._rows: dict[str, manifest.Row] = {}
         if self.explainer is not None and self.explainer.index is not None:
             self._rows = {row.sha256: row for row in self.explainer.index.rows}
-        self._viewer = single_photo.Viewer(chosen.spec)
+        self._viewer = single_photo.Viewer(classifier.spec)
         self._decoders = isolated_decoder.Decoders(
             command_line.available_cpus(),
             timeout_s=decode_timeout_s,
-            resize_min=chosen.resize_min,
+            resize_min=classifier.resize_min,
             max_pixels=max_pixels,
         )
-        self._step = chosen.predict_step()
-        self._most_together = most_together
+        self._step = classifier.predict_step()
+        self._max_batch = max_batch
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
-        self.thumbnail = functools.lru_cache(_KEPT_THUMBNAILS)(self._thumbnail)
+        self.thumbnail = functools.lru_cache(_CACHED_THUMBNAILS)(self._thumbnail)
 
     def warm_up(self) -> None:
-        """Starts the processes and answers once, so that no visitor waits for it.
+        """Start the processes and classify a photo, so that no visitor waits for it.
 
         Raises:
-            DataError: a process does not start, or not even a small grey photo
-                can be decoded.
+            DataError: a process does not start, or cannot decode a small grey photo.
         """
         self._decoders.start()
         grey = opencv.page_jpeg(np.full((64, 64, 3), 128, np.uint8))
         try:
-            self.answer(grey, explained=True)
-            self.answer(grey, explained=False)
+            self.classify(grey, explained=True)
+            self.classify(grey, explained=False)
         except ImageError as error:
             raise DataError(
-                f"a small grey photo, to begin with: {error}; expected it to decode; "
-                "is --decode_timeout_s too short, or memory?"
+                f"A small grey photo cannot be decoded: {error}. Raise "
+                "--decode_timeout_s, or free memory."
             ) from error
 
-    def answer(self, data: bytes, *, explained: bool) -> Answer:
-        """Says of which class a photo is.
+    def classify(self, data: bytes, *, explained: bool) -> ClassifiedPhoto:
+        """Classify a photo.
 
         Args:
-            data: an image file.
-            explained: says why, too.
+            data: content of an image file.
+            explained: whether to explain the prediction.
 
         Raises:
-            image.ImageError: it cannot be decoded.
+            ImageError: the photo cannot be decoded.
         """
-        pixels = self._viewer(self._decoders.decode(data))
-        done: concurrent.futures.Future[Answer] = concurrent.futures.Future()
-        self._jobs.put(_Job(pixels=pixels, explained=explained, done=done))
+        view = self._viewer(self._decoders.decode(data))
+        done: concurrent.futures.Future[ClassifiedPhoto] = concurrent.futures.Future()
+        self._jobs.put(_Job(view=view, explained=explained, done=done))
         return done.result()
 
     def close(self) -> None:
-        """Ends thread and processes."""
+        """End the thread and the processes."""
         self._jobs.put(None)
         self._thread.join()
         self._decoders.close()
 
     @property
     def decoder_pids(self) -> tuple[int, ...]:
-        """Of the processes that decode."""
+        """Return the process numbers of the decoders."""
         return self._decoders.pids
 
     def _thumbnail(self, sha256: str) -> bytes:
-        """A small JPEG of a training photo.
+        """Return a small JPEG of a training photo.
 
         Args:
-            sha256: of its file, in hex digits. A number would name another photo for
-                another run, which browsers that keep pictures could not know.
+            sha256: SHA-256 of the photo's file in hex digits. A number would name
+                another photo of another run, and browsers cache thumbnails.
 
         Raises:
             KeyError: there is no such photo.
-            DataError, OSError: its record is damaged or gone.
-            image.ImageError: it does not decode.
+            DataError: its record is damaged.
+            OSError: its record is missing.
+            ImageError: it cannot be decoded.
         """
         row, explainer = self._rows[sha256], self.explainer
         if explainer is None:
@@ -169,40 +170,42 @@ class Service:
         return opencv.thumbnail_jpeg(explainer.training_photo(row), _THUMBNAIL_PX)
 
     def _work(self) -> None:
-        ended = False
-        while not ended:
-            jobs = [self._jobs.get()]
-            while len(jobs) < self._most_together and not self._jobs.empty():
-                jobs.append(self._jobs.get())
-            some = [job for job in jobs if job is not None]
-            ended = len(some) < len(jobs)
+        is_closed = False
+        while not is_closed:
+            waiting = [self._jobs.get()]
+            while len(waiting) < self._max_batch and not self._jobs.empty():
+                waiting.append(self._jobs.get())
+            jobs = [job for job in waiting if job is not None]
+            is_closed = len(jobs) < len(waiting)
             try:
-                for job, answer in zip(some, self._answers(some), strict=True):
-                    job.done.set_result(answer)
-            except Exception as error:  # whoever asked is told; the thread goes on
-                for job in some:
+                for job, result in zip(jobs, self._classify(jobs), strict=True):
+                    job.done.set_result(result)
+            except Exception as error:  # raised where the photo came from
+                for job in jobs:
                     if not job.done.done():
                         job.done.set_exception(error)
 
-    def _answers(self, jobs: Sequence[_Job]) -> list[Answer]:
+    def _classify(self, jobs: Sequence[_Job]) -> list[ClassifiedPhoto]:
         if not jobs:
             return []
-        images = np.stack([job.pixels for job in jobs])
-        wanted = [number for number, job in enumerate(jobs) if job.explained]
-        why: dict[int, classifier.Explanation] = {}
-        if self.explainer is None or not wanted:
+        images = np.stack([job.view for job in jobs])
+        indices = [number for number, job in enumerate(jobs) if job.explained]
+        explanations: dict[int, Explanation] = {}
+        if self.explainer is None or not indices:
             logits = np.asarray(self._step(images.astype(np.float32)))
         else:
-            logits, seen = self.explainer.classify(images)
-            found = self.explainer.explain(seen, wanted, NEIGHBOURS)
-            why = dict(zip(wanted, found, strict=True))
-        shares = self.chosen.probabilities(logits)
+            logits, batch = self.explainer.classify(images)
+            explained = self.explainer.explain(batch, indices, NUM_SIMILAR)
+            explanations = dict(zip(indices, explained, strict=True))
+        nothing = Explanation(overlay=None)
         return [
-            Answer(
-                shares=shares[number],
-                pixels=job.pixels,
-                overlay=why[number].overlay if number in why else None,
-                similar=why[number].nearest if number in why else (),
+            ClassifiedPhoto(
+                probabilities=probabilities,
+                view=job.view,
+                overlay=explanations.get(number, nothing).overlay,
+                similar=explanations.get(number, nothing).similar,
             )
-            for number, job in enumerate(jobs)
+            for number, (job, probabilities) in enumerate(
+                zip(jobs, self.classifier.probabilities(logits), strict=True)
+            )
         ]

@@ -1,4 +1,4 @@
-"""Serve a run on a page of this machine."""
+"""Serve a run: a page for browsers and an endpoint for programs."""
 
 import dataclasses
 import ipaddress
@@ -63,33 +63,33 @@ class Config:
 
 
 def listen(config: Config) -> socket.socket:
-    """Takes the port; connections are refused until the server is ready.
+    """Bind the address; connections are refused until the server is ready.
 
     Raises:
-        DataError: it is taken, or the address is not this machine's.
+        DataError: the port is in use, or the address is not one of this machine.
     """
     try:
         family, *_, address = socket.getaddrinfo(
             config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        found = socket.socket(family, socket.SOCK_STREAM)
+        listening = socket.socket(family, socket.SOCK_STREAM)
         try:
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            found.bind(address)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
         except OSError:
-            found.close()
+            listening.close()
             raise
-        return found
+        return listening
     except OSError as error:
-        what = error.strerror or str(error)
         raise DataError(
-            f"--host={config.host} --port={config.port}: cannot listen there ({what}); "
-            "choose others, or --port=0 for a free port"
+            f"--host={config.host} --port={config.port}: cannot listen there "
+            f"({error.strerror or error}). Choose another address, or --port=0 for a "
+            "free port."
         ) from error
 
 
 def url(config: Config, listening: socket.socket) -> str:
-    """Where a browser on this machine finds it."""
+    """Return the address of the page for a browser on this machine."""
     host, port = listening.getsockname()[:2]
     if ipaddress.ip_address(host).is_unspecified:
         host = "127.0.0.1" if listening.family == socket.AF_INET else "::1"
@@ -97,55 +97,56 @@ def url(config: Config, listening: socket.socket) -> str:
 
 
 def serve(config: Config) -> None:
-    """Serves as configured, until a signal.
+    """Serve a run until SIGINT or SIGTERM.
 
     Raises:
-        DataError: the run is not as it should be, the port is taken, or the
-            packages of the extra "serve" are not installed.
+        DataError: the run is not as expected, the port is in use, or the package of the
+            extra "serve" is not installed.
+        command_line.Stopped: a signal came, and the photos under way are answered.
     """
     try:
-        from model.serve import uvicorn_server, web_app, web_guard
+        from model.serve import guarded_handler, upload_limits, web_app, web_server
     except ImportError as error:
         raise DataError(
-            f"model.serve: {error.name or error} is missing; python -m pip install "
-            "'.[serve]', or starlette, uvicorn and python-multipart"
+            f"model.serve: the Python package {error.name} is not installed. Install "
+            "it with: python -m pip install '.[serve]'"
         ) from error
-    named = {one.strip().lower() for one in config.allowed_hosts.split(",")} - {""}
-    allowed = frozenset(named)
+    names = {name.strip().lower() for name in config.allowed_hosts.split(",")}
+    allowed_hosts = frozenset(names - {""})
     if config.is_loopback:
-        allowed |= web_guard.LOOPBACK_HOSTS | {config.host.lower()}
-    limits = web_app.Limits(
+        allowed_hosts |= guarded_handler.LOOPBACK_HOSTS | {config.host.lower()}
+    limits = upload_limits.Limits(
         max_upload_bytes=config.max_upload_mb << 20,
-        max_requests=config.max_requests,
-        upload_timeout_s=config.upload_timeout_s,
-        unknown_below=config.unknown_below,
-        top=config.top,
+        max_photos=config.max_requests,
+        timeout_s=config.upload_timeout_s,
     )
     with listen(config) as listening:
-        answering = prediction_service.Service(
-            classifier.of_run(config.run_dir),
+        service = prediction_service.Service(
+            classifier.load_run(config.run_dir),
             data=config.data,
             max_pixels=config.max_megapixels * 1_000_000,
             decode_timeout_s=config.decode_timeout_s,
         )
         try:
-            answering.warm_up()
+            service.warm_up()
             address = url(config, listening)
 
-            def ready() -> None:
-                command_line.log(f"ready: {address}  (Ctrl-C ends it)")
+            def announce() -> None:
+                command_line.log(f"ready: {address}  (Ctrl-C stops it)")
                 if not config.is_loopback:
                     command_line.log(
-                        f"note: whoever can reach {config.host} may ask; there is no "
-                        "password"
+                        f"note: every machine that can reach {config.host} can use "
+                        "this server; there is no password"
                     )
 
-            uvicorn_server.serve(
-                web_app.application(answering, limits, allowed),
-                listening,
-                header_timeout_s=config.upload_timeout_s,
-                max_requests=config.max_requests,
-                on_ready=ready,
+            application = web_app.Application(
+                service,
+                limits,
+                allowed_hosts=allowed_hosts,
+                top=config.top,
+                unknown_below=config.unknown_below,
             )
+            signal = web_server.serve(application, listening, limits, announce)
         finally:
-            answering.close()
+            service.close()
+    raise command_line.Stopped(signal, in_order=True)

@@ -1,32 +1,23 @@
-"""Requests of browsers and programs -> answers of a service, as pages and JSON.
+"""Answer requests of browsers and programs with a page and JSON.
 
-Whatever comes in is a stranger's: it is bounded in bytes, pixels, time and number, its
-names reach no file, and what is wrong with it is told in one line of JSON.
+Requests come from strangers. Their bytes, pixels, seconds and number are limited, names
+in them do not reach the file system, and every error is one line of JSON.
 """
 
 import asyncio
 import base64
-import dataclasses
-import functools
-from collections.abc import AsyncIterator
+import concurrent.futures
+import contextlib
 from pathlib import Path
 from typing import Any
 
-import anyio
-import anyio.to_thread
 import jinja2
-from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
-from starlette.routing import Route
+import numpy as np
+from tornado import iostream, web
 
 from model.predict import output_formats
-from model.serve import prediction_service, web_guard
+from model.serve import guarded_handler, prediction_service
+from model.serve.upload_limits import Limits, Refusal, Upload
 from pipeline.images import opencv
 from pipeline.images.errors import ImageError
 from pipeline.records.reasons import Code
@@ -39,9 +30,8 @@ _ASSETS = {
     "serve.js": "text/javascript",
     "icon.svg": "image/svg+xml",
 }
-_MOST_FIELDS = 16
 _PICTURE_QUALITY = 88
-# What is not here is 422: the file is well-formed as an upload, but no usable photo.
+# Every other kind is 422: the upload is complete, but the photo cannot be used.
 _STATUS_OF_KIND = {
     Code.EMPTY: 400,
     Code.TOO_MANY_BYTES: 413,
@@ -50,75 +40,49 @@ _STATUS_OF_KIND = {
     Code.NOT_AN_IMAGE: 415,
     Code.UNSUPPORTED_FORMAT: 415,
 }
-_BUSY = "the server is too busy to decode photos; try again"
-_RETRY = {"Retry-After": "1"}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What strangers may ask for.
+class Application(web.Application):
+    """The web application.
 
     Attributes:
-        max_upload_bytes: of a request's body.
-        max_requests: photos under way at one time, uploads among them.
-        upload_timeout_s: how long an upload may take.
-        unknown_below: the answer is "unknown" where the likeliest class is less
-            probable, 0..1.
-        top: classes that are told.
+        service: service that classifies photos.
+        limits: limits for clients.
+        top: number of classes in a response, unless the request says otherwise.
+        unknown_below: probability below which the answer is "unknown", 0..1.
+        num_photos: photos that are being uploaded or classified.
+        class_names: class names in Unicode, in label order.
+        page: the HTML page.
+        threads: threads that wait for the service.
     """
 
-    max_upload_bytes: int
-    max_requests: int
-    upload_timeout_s: float
-    unknown_below: float
-    top: int
+    def __init__(
+        self,
+        service: prediction_service.Service,
+        limits: Limits,
+        *,
+        allowed_hosts: frozenset[str],
+        top: int,
+        unknown_below: float,
+    ) -> None:
+        """Prepare the page.
 
-
-def application(
-    answering: prediction_service.Service, limits: Limits, allowed_hosts: frozenset[str]
-) -> Starlette:
-    """The application.
-
-    Args:
-        answering: answers.
-        limits: for strangers.
-        allowed_hosts: names that a browser may call this server by; empty for any.
-    """
-    site = _Site(answering, limits)
-    return Starlette(
-        routes=[
-            Route("/", site.page),
-            Route("/health", site.health),
-            Route("/predict", site.predict, methods=["POST"]),
-            Route("/thumbnails/{sha256}", site.thumbnail),
-            Route("/page/{name}", site.asset),
-        ],
-        middleware=[Middleware(web_guard.Guard, allowed_hosts=allowed_hosts)],
-        exception_handlers={HTTPException: _refused, Exception: _failed},
-    )
-
-
-async def _refused(_: Request, error: Exception) -> Response:
-    if not isinstance(error, HTTPException):
-        raise error
-    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
-
-
-async def _failed(_: Request, error: Exception) -> Response:
-    return JSONResponse({"error": "a fault of the server; its log says more"}, 500)
-
-
-class _Site:
-    """The handlers."""
-
-    def __init__(self, answering: prediction_service.Service, limits: Limits) -> None:
-        self._service = answering
-        self._limits = limits
-        self._under_way = 0
-        self._threads = anyio.CapacityLimiter(limits.max_requests)
-        self._names = [
-            output_formats.unicode_name(name) for name in answering.chosen.class_names
-        ]
+        Args:
+            service: service that classifies photos.
+            limits: limits for clients.
+            allowed_hosts: host names, in lower case, by which browsers may call this
+                server; empty for any.
+            top: number of classes in a response, unless the request says otherwise.
+            unknown_below: probability below which the answer is "unknown", 0..1.
+        """
+        self.service = service
+        self.limits = limits
+        self.top = top
+        self.unknown_below = unknown_below
+        self.num_photos = 0
+        names = service.classifier.class_names
+        self.class_names = [output_formats.unicode_name(name) for name in names]
+        self.threads = concurrent.futures.ThreadPoolExecutor(limits.max_photos)
         environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(_PAGE),
             autoescape=True,
@@ -126,173 +90,205 @@ class _Site:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._assets = {name: (_PAGE / name).read_bytes() for name in _ASSETS}
-        chosen = answering.chosen
-        self._page = environment.get_template("serve.html").render(
-            run=chosen.name,
-            class_names=self._names,
+        self.page = environment.get_template("serve.html").render(
+            run=service.classifier.name,
+            class_names=self.class_names,
             max_upload_mb=limits.max_upload_bytes >> 20,
             max_upload_bytes=limits.max_upload_bytes,
         )
+        super().__init__(
+            [
+                ("/", _Page),
+                ("/health", _Health),
+                ("/predict", _Predict),
+                ("/thumbnails/([^/]+)", _Thumbnail),
+                ("/page/([^/]+)", _Asset),
+            ],
+            default_handler_class=_Missing,
+            log_function=lambda _: None,
+            allowed_hosts=allowed_hosts,
+        )
 
-    async def page(self, _: Request) -> Response:
-        return HTMLResponse(self._page)
 
-    async def asset(self, request: Request) -> Response:
-        name = request.path_params["name"]
-        if name not in self._assets:
-            raise HTTPException(404, "no such file")
-        return Response(self._assets[name], media_type=_ASSETS[name])
+class _Handler(guarded_handler.Handler):
+    application: Application
 
-    async def health(self, _: Request) -> Response:
-        chosen = self._service.chosen
-        return JSONResponse(
+
+class _Missing(_Handler):
+    def prepare(self) -> None:
+        super().prepare()
+        raise Refusal(404, "There is no such page.")
+
+
+class _Page(_Handler):
+    def get(self) -> None:
+        self.finish(self.application.page)
+
+
+class _Asset(_Handler):
+    def get(self, name: str) -> None:
+        if name not in _ASSETS:
+            raise Refusal(404, "There is no such file.")
+        self.set_header("Content-Type", _ASSETS[name])
+        self.finish((_PAGE / name).read_bytes())
+
+
+class _Health(_Handler):
+    def get(self) -> None:
+        app = self.application
+        self.finish(
             {
                 "status": "ready",
-                "run": chosen.name,
-                "classes": self._names,
-                "under_way": self._under_way,
-                "max_requests": self._limits.max_requests,
+                "run": app.service.classifier.name,
+                "classes": app.class_names,
+                "under_way": app.num_photos,
+                "max_requests": app.limits.max_photos,
             }
         )
 
-    async def thumbnail(self, request: Request) -> Response:
-        sha256 = request.path_params["sha256"]
+
+class _Thumbnail(_Handler):
+    async def get(self, sha256: str) -> None:
         try:
-            found = await run_in_threadpool(self._service.thumbnail, sha256)
+            thumbnail = await asyncio.to_thread(
+                self.application.service.thumbnail, sha256
+            )
         except KeyError as error:
-            raise HTTPException(404, "no such training photo") from error
+            raise Refusal(404, "There is no such training photo.") from error
         except (DataError, ImageError, OSError) as error:
             command_line.log(f"thumbnail {sha256}: {error}")
-            raise HTTPException(404, "this training photo cannot be shown") from error
-        kept = {"Cache-Control": "private, max-age=3600"}
-        return Response(found, media_type="image/jpeg", headers=kept)
+            message = "This training photo cannot be read. See the server's log."
+            raise Refusal(404, message) from error
+        self.set_header("Cache-Control", "private, max-age=3600")
+        self.set_header("Content-Type", "image/jpeg")
+        self.finish(thumbnail)
 
-    async def predict(self, request: Request) -> Response:
-        if unknown := request.query_params.keys() - {"top", "explain"}:
-            raise HTTPException(
-                400, f"{min(unknown)}: no such option; expected top or explain"
-            )
-        top = _number(request, "top", self._limits.top)
-        explained = _number(request, "explain", 0) > 0
-        if self._under_way >= self._limits.max_requests:
-            raise HTTPException(503, "too many photos at once; try again", _RETRY)
-        self._under_way += 1
+
+@web.stream_request_body
+class _Predict(_Handler):
+    """Classify the photo that is posted.
+
+    A client that is refused still gets to send its whole upload, which is dropped:
+    otherwise the connection would be reset before the client reads the response.
+    """
+
+    def prepare(self) -> None:
+        app, limits = self.application, self.application.limits
+        self._is_counted = False
+        self._is_uploaded = False
+        self._refusal = self.refusal()
+        if self._refusal is None and app.num_photos >= limits.max_photos:
+            message = "Too many photos at the same time. Try again."
+            self._refusal = Refusal(503, message)
+        if self._refusal is None:
+            self._is_counted = True
+            app.num_photos += 1
+        self._upload = Upload(0 if self._refusal else limits.max_upload_bytes)
+        connection: Any = self.request.connection
+        connection.set_max_body_size(1 << 62)  # Upload limits the size
+        connection.set_body_timeout(2 * limits.timeout_s)  # never before the timer:
+        self._timer = asyncio.get_running_loop().call_later(
+            limits.timeout_s, self._end, Refusal(408, "The upload took too long.")
+        )
+
+    def data_received(self, chunk: bytes) -> None:
+        self._upload.add(chunk)
+        if self._upload.is_hopeless and not self._refusal:
+            self._end(self._upload.too_large())
+
+    async def post(self) -> None:
+        self._timer.cancel()
+        self._is_uploaded = True
         try:
-            data = await self._upload(request)
-            told = await anyio.to_thread.run_sync(
-                functools.partial(self._told, data, top=top, explained=explained),
-                limiter=self._threads,
+            response = await self._answer()
+            with contextlib.suppress(iostream.StreamClosedError):
+                await self.finish(response)
+        finally:
+            self._release()
+
+    async def _answer(self) -> dict[str, Any]:
+        if self._refusal:
+            raise self._refusal
+        if unknown := self.request.query_arguments.keys() - {"top", "explain"}:
+            raise Refusal(
+                400, f"{min(unknown)}: no such option. Expected top or explain."
+            )
+        app = self.application
+        top = self._number("top", app.top, at_least=1)
+        explained = self._number("explain", 0) > 0
+        photo = self._upload.photo(self.request.headers.get("Content-Type", ""))
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(
+                app.threads, _classify, app, photo, top, explained
             )
         except ImageError as error:
             status = _STATUS_OF_KIND.get(error.kind, 422)
-            raise HTTPException(status, str(error)) from error
+            raise Refusal(status, str(error)) from error
         except sandbox.NotStarted as error:
             command_line.log(f"error: {error}")
-            raise HTTPException(503, _BUSY, _RETRY) from error
-        finally:
-            self._under_way -= 1
-        return JSONResponse(told)
+            message = "The server is too busy to decode photos. Try again."
+            raise Refusal(503, message) from error
 
-    def _told(self, data: bytes, *, top: int, explained: bool) -> dict[str, Any]:
-        answer = self._service.answer(data, explained=explained)
-        classes = self._service.chosen.likeliest(answer.shares, top)
-        prediction = output_formats.Prediction(
-            photo="",
-            classes=classes,
-            unknown=classes[0][1] < self._limits.unknown_below,
-        )
-        found: dict[str, Any] = {
-            "answer": prediction.answer,
-            "probability": prediction.probability,
-            "unknown": prediction.unknown,
-            "classes": output_formats.classes_json(classes),
-            "run": self._service.chosen.name,
-        }
-        if explained:
-            found["seen"] = _data_url(answer.pixels)
-            overlay = answer.overlay
-            found["looked_at"] = None if overlay is None else _data_url(overlay)
-            found["nearest"] = [
-                {
-                    "class": output_formats.unicode_name(near.row.class_name),
-                    "photo": output_formats.unicode_name(near.row.path),
-                    "similarity": near.similarity,
-                    "thumbnail": f"/thumbnails/{near.row.sha256}",
-                }
-                for near in answer.similar
-            ]
-        return found
+    def _number(self, name: str, default: int, at_least: int = 0) -> int:
+        text = self.get_query_argument(name, "")
+        if not text:
+            return default
+        is_number = text.isascii() and text.isdigit() and len(text) <= 6
+        if is_number and int(text) >= at_least:
+            return int(text)
+        raise Refusal(400, f"{name}: expected a number from {at_least} to 999999.")
 
-    async def _upload(self, request: Request) -> bytes:
-        """The photo's bytes, raw or from a form.
+    def _end(self, refusal: Refusal) -> None:
+        """Refuse before the end of the upload; Tornado then closes the connection."""
+        self.send_error(refusal.status_code, exc_info=(Refusal, refusal, None))
 
-        Raises:
-            HTTPException: too large, too slow, or no form.
-        """
-        limit = self._limits.max_upload_bytes
-        too_large = HTTPException(
-            413, f"larger than {limit >> 20} MB, the most that is taken"
-        )
-        try:
-            async with asyncio.timeout(self._limits.upload_timeout_s):
-                body = bytearray()
-                size = 0
-                async for chunk in request.stream():
-                    size += len(chunk)
-                    if size <= limit:
-                        body += chunk
-                    elif size > 2 * limit:
-                        raise too_large
-                # An answer before the end of an upload would not reach the sender.
-                if size > limit:
-                    raise too_large
-        except TimeoutError as error:
-            raise HTTPException(408, "the upload took too long") from error
-        except ClientDisconnect as error:
-            raise HTTPException(400, "the upload was broken off") from error
-        if request.headers.get("content-type", "").startswith("multipart/form-data"):
-            return await _file_of_form(request, bytes(body))
-        return bytes(body)
+    def _release(self) -> None:
+        self._timer.cancel()
+        self.application.num_photos -= self._is_counted
+        self._is_counted = False
+
+    def on_finish(self) -> None:
+        if not self._is_uploaded:
+            self._release()
+
+    def on_connection_close(self) -> None:
+        super().on_connection_close()
+        self.on_finish()
 
 
-async def _file_of_form(request: Request, body: bytes) -> bytes:
-    async def stream() -> AsyncIterator[bytes]:
-        yield body
-
-    parser = MultiPartParser(
-        request.headers,
-        stream(),  # type: ignore[arg-type]
-        max_files=1,
-        max_fields=_MOST_FIELDS,
-        max_part_size=len(body),
+def _classify(
+    app: Application, photo: bytes, top: int, explained: bool
+) -> dict[str, Any]:
+    """Classify a photo, in a thread; return the response."""
+    answer = app.service.classify(photo, explained=explained)
+    classes = app.service.classifier.most_probable(answer.probabilities, top)
+    prediction = output_formats.Prediction(
+        photo="", classes=classes, unknown=classes[0][1] < app.unknown_below
     )
-    try:
-        form = await parser.parse()
-    except (MultiPartException, KeyError, UnicodeError) as error:
-        what = getattr(error, "message", "") or "no boundary"
-        raise HTTPException(400, f"no form that can be read: {what}") from error
-    try:
-        for value in form.values():
-            if isinstance(value, UploadFile):
-                return await value.read()
-    finally:
-        await form.close()
-    raise HTTPException(400, "a form without a file")
+    response: dict[str, Any] = {
+        "answer": prediction.answer,
+        "probability": prediction.probability,
+        "unknown": prediction.unknown,
+        "classes": output_formats.classes_json(classes),
+        "run": app.service.classifier.name,
+    }
+    if explained:
+        response["seen"] = _data_url(answer.view)
+        overlay = answer.overlay
+        response["looked_at"] = None if overlay is None else _data_url(overlay)
+        response["nearest"] = [
+            {
+                "class": output_formats.unicode_name(similar.row.class_name),
+                "photo": output_formats.unicode_name(similar.row.path),
+                "similarity": similar.similarity,
+                "thumbnail": f"/thumbnails/{similar.row.sha256}",
+            }
+            for similar in answer.similar
+        ]
+    return response
 
 
-def _number(request: Request, name: str, default: int) -> int:
-    text = request.query_params.get(name, "")
-    if not text:
-        return default
-    if not (text.isascii() and text.isdigit() and len(text) < 7):
-        raise HTTPException(400, f"{name}: expected a number, at most 999999")
-    found = int(text)
-    if name == "top" and not found:
-        raise HTTPException(400, "top: expected 1 or more")
-    return found
-
-
-def _data_url(pixels: Any) -> str:
+def _data_url(pixels: np.ndarray) -> str:
     encoded = opencv.page_jpeg(pixels, quality=_PICTURE_QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(encoded).decode("ascii")

@@ -1,10 +1,13 @@
-"""A server as a user starts it, for tests."""
+"""Servers for tests: a process as a user starts it, and a thread of this process."""
 
+import asyncio
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from urllib.parse import urlsplit
 
 from tests import conftest
@@ -19,15 +22,42 @@ class Server:
         self.process = process
 
     def stop(self, number=signal.SIGINT):
-        """Ends it; returns the exit code and what it has said."""
+        """Stop it; return its exit code and its log after the first lines."""
         self.process.send_signal(number)
-        said = self.process.communicate(timeout=30)[1]
-        return self.process.returncode, said
+        log = self.process.communicate(timeout=30)[1]
+        return self.process.returncode, log
+
+
+@contextlib.contextmanager
+def in_thread(application, limits):
+    """Serve an application in a thread; yield the port."""
+    from model.serve import web_server
+
+    loop = asyncio.new_event_loop()
+    stopped = asyncio.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        started = threading.Event()
+
+        async def serve():
+            server = web_server.start(application, listening, limits)
+            started.set()
+            await stopped.wait()
+            server.stop()
+            await server.close_all_connections()
+
+        thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+        thread.start()
+        assert started.wait(30)
+        yield listening.getsockname()[1]
+        loop.call_soon_threadsafe(stopped.set)
+        thread.join(30)
+        assert not thread.is_alive()
+        loop.close()
 
 
 @contextlib.contextmanager
 def running(run_dir, *flags, cwd=conftest.ROOT):
-    """Starts python -m model.serve and waits until it is ready."""
+    """Start python -m model.serve and wait until it is ready."""
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "model.serve", f"--run_dir={run_dir}", "--port=0"),
@@ -41,13 +71,13 @@ def running(run_dir, *flags, cwd=conftest.ROOT):
         text=True,
     )
     try:
-        said = []
+        log = []
         for line in process.stderr:
-            said.append(line)
+            log.append(line)
             if line.startswith("ready: "):
                 break
         else:
-            raise AssertionError("".join(said))
+            raise AssertionError("".join(log))
         yield Server(line.split()[1], process)
     finally:
         if process.poll() is None:

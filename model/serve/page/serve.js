@@ -1,11 +1,11 @@
-// A photo that is dropped, chosen or pasted -> POST /predict -> the answer on the page.
-// Names come from strangers: they are set as text, never as HTML.
+// Send a photo that is dropped, chosen or pasted to /predict, and show the answer.
+// Names come from strangers, so they are set as text, never as HTML.
 "use strict";
 
 const at = (id) => document.getElementById(id);
 const maxBytes = Number(document.body.dataset.maxBytes);
 const maxMb = document.body.dataset.maxMb;
-let asking = null; // the request that is under way
+let pending = null; // the request under way
 
 const percent = (share) => {
   if (share >= 0.9995 && share < 1) return "> 99.9 %";
@@ -14,94 +14,94 @@ const percent = (share) => {
 };
 
 function element(kind, text, ...classes) {
-  const found = document.createElement(kind);
-  found.textContent = text;
-  found.classList.add(...classes);
-  return found;
+  const node = document.createElement(kind);
+  node.textContent = text;
+  node.classList.add(...classes);
+  return node;
 }
 
-function complain(text) {
+function showProblem(text) {
   at("problem").textContent = text;
   at("problem").hidden = false;
   at("status").hidden = true;
   at("result").hidden = true;
 }
 
-function wait(file) {
+function showProgress(file) {
   at("problem").hidden = true;
-  at("status").textContent = `Looking at ${file.name || "the photo"} …`;
+  at("status").textContent = `Classifying ${file.name || "the photo"} …`;
   at("status").hidden = false;
   at("result").classList.add("waiting");
 }
 
-async function ask(file) {
+async function classify(file) {
   if (!file) return;
-  if (asking) asking.abort();
+  if (pending) pending.abort();
   if (file.size > maxBytes) {
-    complain(`${file.name}: larger than ${maxMb} MB, the most that is taken.`);
+    showProblem(`${file.name}: larger than ${maxMb} MB.`);
     return;
   }
-  const mine = new AbortController();
-  asking = mine;
-  wait(file);
+  const request = new AbortController();
+  pending = request;
+  showProgress(file);
   try {
     const response = await fetch("predict?explain=1", {
       method: "POST",
       body: file,
       headers: { "Content-Type": "application/octet-stream" },
-      signal: mine.signal,
+      signal: request.signal,
     });
-    const found = await response.json().catch(() => ({}));
-    if (asking !== mine) return;
-    if (response.ok) show(file, found);
-    else complain(`${file.name || "The photo"}: ${found.error || response.statusText}`);
+    const answer = await response.json().catch(() => ({}));
+    if (pending !== request) return;
+    if (response.ok) show(file, answer);
+    else showProblem(`${file.name || "The photo"}: ${answer.error || response.statusText}`);
   } catch (error) {
-    if (asking === mine && error.name !== "AbortError") {
-      complain("The server does not answer. Is it still running?");
+    if (pending === request && error.name !== "AbortError") {
+      showProblem("The server does not answer. Is it still running?");
     }
   } finally {
-    if (asking === mine) {
-      asking = null;
+    if (pending === request) {
+      pending = null;
       at("status").hidden = true;
       at("result").classList.remove("waiting");
     }
   }
 }
 
-function show(file, found) {
-  at("answer").textContent = found.unknown
-    ? `Unknown: perhaps ${found.classes[0].class}`
-    : `${found.answer}`;
-  at("file-name").textContent = `${file.name || "pasted photo"} · ${percent(found.probability)}`;
-  at("classes").replaceChildren(...found.classes.map(classRow));
-  showPicture(found);
+function show(file, answer) {
+  at("answer").textContent = answer.unknown
+    ? `Unknown: perhaps ${answer.classes[0].class}`
+    : `${answer.answer}`;
+  at("file-name").textContent = `${file.name || "pasted photo"} · ${percent(answer.probability)}`;
+  at("classes").replaceChildren(...answer.classes.map(classRow));
+  showPicture(answer);
   at("neighbours").replaceChildren(
-    ...found.nearest.map((near) => neighbour(near, found.classes[0].class)),
+    ...answer.nearest.map((similar) => trainingPhoto(similar, answer.classes[0].class)),
   );
-  at("nearest").hidden = !found.nearest.length;
+  at("nearest").hidden = !answer.nearest.length;
   document.body.classList.add("answered");
   at("result").hidden = false;
 }
 
-function classRow(one) {
+function classRow(entry) {
   const row = document.createElement("li");
   const name = element("div", "", "name");
-  name.append(element("span", one.class), element("span", percent(one.probability), "share"));
+  name.append(element("span", entry.class), element("span", percent(entry.probability), "share"));
   const bar = element("div", "", "bar");
   const filled = element("span", "");
-  filled.style.width = `${100 * one.probability}%`;
+  filled.style.width = `${100 * entry.probability}%`;
   bar.append(filled);
   bar.setAttribute("aria-hidden", "true");
   row.append(name, bar);
   return row;
 }
 
-function showPicture(found) {
-  at("seen").src = found.seen;
-  at("switch").hidden = !found.looked_at;
-  if (found.looked_at) {
-    at("looked").src = found.looked_at;
-    at("looked").alt = `The same; the brighter a place, the more it speaks for ${found.classes[0].class}`;
+function showPicture(answer) {
+  at("seen").src = answer.seen;
+  at("switch").hidden = !answer.looked_at;
+  if (answer.looked_at) {
+    at("looked").src = answer.looked_at;
+    at("looked").alt = `The same photo; brighter places count more for ${answer.classes[0].class}`;
   }
   showHeat();
 }
@@ -110,22 +110,22 @@ function showHeat() {
   at("looked").hidden = at("switch").hidden || !at("heat").checked;
 }
 
-function neighbour(near, answer) {
+function trainingPhoto(similar, bestClass) {
   const item = document.createElement("li");
   const image = document.createElement("img");
-  image.src = near.thumbnail.replace(/^\//, "");
-  image.alt = `Training photo of ${near.class}`;
+  image.src = similar.thumbnail.replace(/^\//, "");
+  image.alt = `Training photo of ${similar.class}`;
   image.loading = "lazy";
-  const label = element("span", near.class, "class");
-  label.classList.toggle("same", near.class === answer);
-  const where = element("span", `${near.similarity.toFixed(2)} · ${near.photo}`, "where");
-  where.title = near.photo;
-  item.append(image, label, where);
+  const label = element("span", similar.class, "class");
+  label.classList.toggle("same", similar.class === bestClass);
+  const source = element("span", `${similar.similarity.toFixed(2)} · ${similar.photo}`, "where");
+  source.title = similar.photo;
+  item.append(image, label, source);
   return item;
 }
 
 at("file").addEventListener("change", (event) => {
-  ask(event.target.files[0]);
+  classify(event.target.files[0]);
   event.target.value = ""; // so that the same photo can be chosen again
 });
 at("heat").addEventListener("change", showHeat);
@@ -142,12 +142,12 @@ document.addEventListener("drop", (event) => {
   event.preventDefault();
   document.body.classList.remove("over");
   const file = event.dataTransfer.files[0];
-  if (file) ask(file);
-  else complain("That was no file. Save the photo first, then drop it here.");
+  if (file) classify(file);
+  else showProblem("This is not a file. Save the photo first, then drop it here.");
 });
 document.addEventListener("paste", (event) => {
   const file = event.clipboardData.files[0];
-  if (file) ask(file);
+  if (file) classify(file);
 });
 for (const origin of document.querySelectorAll(".origin")) {
   origin.textContent = location.href.split(/[?#]/)[0].replace(/\/$/, "");

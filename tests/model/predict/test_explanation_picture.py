@@ -1,4 +1,4 @@
-"""Pictures of photos and of what they are like; not all of that can be shown."""
+"""Pictures of explanations, also with training photos that cannot be read."""
 
 import cv2
 import numpy as np
@@ -16,7 +16,7 @@ ERRORS = {
 
 
 class Explainer:
-    """Has no training photo that can be read."""
+    """An explainer that can read no training photo."""
 
     def __init__(self, error):
         self.error = error
@@ -25,7 +25,7 @@ class Explainer:
         raise self.error
 
 
-def test_a_file_in_place_of_the_folder(tmp_path):
+def test_a_file_instead_of_the_folder_is_refused(tmp_path):
     path = tmp_path / "why"
     path.touch()
     with pytest.raises(DataError, match=r"--explain=.*why: is a file"):
@@ -33,19 +33,18 @@ def test_a_file_in_place_of_the_folder(tmp_path):
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_a_training_photo_that_cannot_be_shown_is_grey(tmp_path, found, capsys, name):
-    """And told once; the pictures of all photos are drawn."""
+def test_a_training_photo_that_cannot_be_read_is_grey(tmp_path, found, capsys, name):
     pictures = explanation_picture.Pictures(tmp_path, Explainer(ERRORS[name]), SPEC)
-    near = [
-        similar_photos.Neighbour(row=row, similarity=0.5)
+    similar = [
+        similar_photos.SimilarPhoto(row=row, similarity=0.5)
         for row in found.included()[:2]
     ]
-    why = classifier.Explanation(overlay=None, nearest=near)
+    explanation = classifier.Explanation(overlay=None, similar=similar)
     black = np.zeros((SPEC.size_px, SPEC.size_px, 3), np.uint8)
     for photo in ("a.jpg", "b.jpg"):
-        drawn = cv2.imread(pictures.draw(photo, black, "red", why))
+        drawn = cv2.imread(pictures.draw(photo, black, "red", explanation))
         grey = (drawn == 128).all(axis=2).sum()
         assert grey >= 2 * (drawn == 0).all(axis=2).sum() * 0.9 > 0
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 2
-    assert all("grey" in line and "blue.tfrecord" in line for line in said)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all("grey" in line and "blue.tfrecord" in line for line in lines)

@@ -11,7 +11,7 @@ from pipeline.records import manifest
 ROW = manifest.Row(
     path="red/1.jpg", class_name="red", sha256="0" * 64, source_bytes=1, action="copied"
 )
-NEAR = (similar_photos.Neighbour(row=ROW, similarity=0.75),)
+SIMILAR = (similar_photos.SimilarPhoto(row=ROW, similarity=0.75),)
 CLASSES = (("red", 0.75), ("blue, or\nso", 0.25))
 HOSTILE = 'a\n"b",\r\x1b[31m' + os.fsdecode(b"\xff") + ".jpg"
 READABLE = 'a\n"b",\r\x1b[31m\\xff.jpg'
@@ -21,16 +21,14 @@ def prediction(**changed):
     return output_formats.Prediction(**{"photo": HOSTILE, "classes": CLASSES} | changed)
 
 
-def written(form, *predictions, top=2, neighbours_each=0):
-    header, write = output_formats.writer(
-        form, top=top, neighbours_each=neighbours_each
-    )
+def formatted(form, *predictions, top=2, num_similar=0):
+    header, write = output_formats.writer(form, top=top, num_similar=num_similar)
     return header + "".join(map(write, predictions))
 
 
 class TestJson:
     def test_a_line_for_each_whatever_the_name(self):
-        text = written("jsonl", prediction(), prediction(unknown=True))
+        text = formatted("jsonl", prediction(), prediction(unknown=True))
         text.encode("ascii")
         first, second = map(json.loads, text.splitlines())
         assert first == {
@@ -47,23 +45,23 @@ class TestJson:
         assert (second["answer"], second["probability"]) == ("unknown", 0.75)
         assert second["unknown"] is True
 
-    def test_a_problem(self):
-        found = json.loads(written("jsonl", prediction(classes=(), problem="bad")))
-        assert (found["answer"], found["probability"]) == (None, None)
-        assert (found["problem"], found["classes"]) == ("bad", [])
+    def test_a_photo_that_cannot_be_read_has_a_problem(self):
+        fields = json.loads(formatted("jsonl", prediction(classes=(), problem="bad")))
+        assert (fields["answer"], fields["probability"]) == (None, None)
+        assert (fields["problem"], fields["classes"]) == ("bad", [])
 
-    def test_explained(self):
-        one = prediction(picture="why/1.png", nearest=NEAR)
-        found = json.loads(written("jsonl", one, neighbours_each=5))
-        assert found["picture"] == "why/1.png"
-        assert found["nearest"] == [
+    def test_an_explanation_adds_picture_and_training_photos(self):
+        explained = prediction(picture="why/1.png", similar=SIMILAR)
+        fields = json.loads(formatted("jsonl", explained, num_similar=5))
+        assert fields["picture"] == "why/1.png"
+        assert fields["nearest"] == [
             {"photo": "red/1.jpg", "class": "red", "similarity": 0.75}
         ]
 
 
 class TestCsv:
-    def test_whatever_the_name(self):
-        text = written("csv", prediction(), prediction(classes=(), problem="a, b"))
+    def test_a_row_for_each_photo_whatever_its_name(self):
+        text = formatted("csv", prediction(), prediction(classes=(), problem="a, b"))
         rows = list(csv.DictReader(io.StringIO(text, newline="")))
         assert rows[0] == {
             "photo": READABLE,
@@ -78,9 +76,9 @@ class TestCsv:
         assert (rows[1]["problem"], rows[1]["answer"]) == ("a, b", "")
         assert rows[1]["probability_2"] == ""
 
-    def test_explained(self):
-        one = prediction(picture="why/1.png", nearest=NEAR)
-        text = written("csv", one, prediction(classes=()), neighbours_each=2)
+    def test_an_explanation_adds_picture_and_training_photos(self):
+        explained = prediction(picture="why/1.png", similar=SIMILAR)
+        text = formatted("csv", explained, prediction(classes=()), num_similar=2)
         rows = list(csv.DictReader(io.StringIO(text, newline="")))
         assert None not in rows[0]
         assert None not in rows[1].values()
@@ -90,24 +88,24 @@ class TestCsv:
 
 
 class TestText:
-    def test_one_line_for_the_name(self):
-        lines = written("text", prediction(photo="a\nb.jpg")).splitlines()
+    def test_a_name_with_a_line_break_is_on_one_line(self):
+        lines = formatted("text", prediction(photo="a\nb.jpg")).splitlines()
         assert lines[:2] == ["a\\nb.jpg", "  0.7500  red"]
 
-    def test_unknown(self):
-        assert written("text", prediction(photo="a", unknown=True)).startswith(
+    def test_an_unknown_answer_keeps_the_probabilities(self):
+        assert formatted("text", prediction(photo="a", unknown=True)).startswith(
             "a  unknown\n  0.7500  red\n"
         )
 
-    def test_a_problem(self):
-        one = prediction(photo="a", classes=(), problem="bad")
-        assert written("text", one) == "a  bad\n"
+    def test_a_photo_that_cannot_be_read_has_its_reason(self):
+        unreadable = prediction(photo="a", classes=(), problem="bad")
+        assert formatted("text", unreadable) == "a  bad\n"
 
-    def test_explained(self):
-        text = written("text", prediction(picture="p.png", nearest=NEAR))
-        assert "\n    0.750  red: red/1.jpg\n  shown in p.png\n" in text
+    def test_an_explanation_adds_picture_and_training_photos(self):
+        text = formatted("text", prediction(picture="p.png", similar=SIMILAR))
+        assert "\n    0.750  red: red/1.jpg\n  picture: p.png\n" in text
 
 
 @pytest.mark.parametrize("name", ["ä.jpg", "花.jpg", "a b"])
-def test_names_in_unicode_stay(name):
+def test_a_name_in_unicode_does_not_change(name):
     assert output_formats.unicode_name(name) == name

@@ -28,21 +28,21 @@ def test_photos_come_in_order_and_problems_with_them(photos, tmp_path):
         np.testing.assert_array_equal(pixels, expected)
 
 
-def test_only_some_photos_are_read_ahead(photos):
-    asked = []
+def test_only_two_batches_are_read_ahead(photos):
+    requested = []
 
     def names():
         for number in range(10_000):
-            asked.append(number)
+            requested.append(number)
             yield str(photos / "red" / "red000.jpg")
 
     batches = photo_batches.read(names(), SPEC, batch_size=4, num_workers=1)
     next(batches)
-    assert len(asked) <= 12
+    assert len(requested) <= 12
     next(batches)
-    assert len(asked) <= 16
+    assert len(requested) <= 16
     batches.close()
 
 
-def test_none():
+def test_no_photos_are_no_batches():
     assert list(photo_batches.read([], SPEC, batch_size=4)) == []

@@ -1,4 +1,4 @@
-"""The page of the server in a real browser: a photo is dropped, an answer is read."""
+"""The page of the server in a real browser."""
 
 import base64
 
@@ -8,18 +8,18 @@ import pytest
 from tests import browser, conftest
 from tests.model import server_process
 
-pytest.importorskip("uvicorn", reason="the extra serve is not installed")
+pytest.importorskip("tornado", reason="the extra serve is not installed")
 pytestmark = pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())
 
-# Drops or pastes a file that the script makes, as a file manager does.
+# Drops or pastes a file that the script makes, like a file manager.
 DROP = """
 const [name, encoded, kind] = arguments;
 const bytes = Uint8Array.from(atob(encoded), (c) => c.charCodeAt(0));
 const data = new DataTransfer();
 data.items.add(new File([bytes], name));
 if (kind === "paste") {
-  const how = {clipboardData: data, bubbles: true};
-  document.dispatchEvent(new ClipboardEvent("paste", how));
+  const options = {clipboardData: data, bubbles: true};
+  document.dispatchEvent(new ClipboardEvent("paste", options));
 } else {
   for (const type of ["dragenter", "dragover", "drop"]) {
     document.getElementById("zone").dispatchEvent(
@@ -31,8 +31,8 @@ if (kind === "paste") {
 
 @pytest.fixture(scope="module")
 def server(shared_run):
-    with server_process.running(shared_run) as found:
-        yield found
+    with server_process.running(shared_run) as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def drop(page, data, name="flower.jpg", kind="drop"):
 
 
 def answer(page):
-    """The headline, once the server has answered."""
+    """The headline when the response is shown."""
     until(page, lambda page: not find(page, "#status").is_displayed())
     return find(page, "#answer").text if find(page, "#result").is_displayed() else ""
 
@@ -80,13 +80,13 @@ def answer(page):
 def loaded(page, selector):
     return page.execute_script(
         "return [...document.querySelectorAll(arguments[0])]"
-        ".every((one) => one.complete && one.naturalWidth > 0)",
+        ".every((image) => image.complete && image.naturalWidth > 0)",
         selector,
     )
 
 
 @pytest.mark.parametrize("kind", ["drop", "paste"])
-def test_a_photo_is_answered(page, kind):
+def test_a_photo_that_is_dropped_or_pasted_is_classified(page, kind):
     drop(page, photo("green"), kind=kind)
     assert answer(page) == "green"
     rows = every(page, "#classes li")
@@ -109,7 +109,7 @@ def test_the_heat_can_be_switched_off(page):
     assert not find(page, "#looked").is_displayed()
 
 
-def test_a_photo_is_chosen(page, tmp_path):
+def test_a_photo_that_is_chosen_is_classified(page, tmp_path):
     path = tmp_path / "blue.png"
     cv2.imwrite(str(path), conftest.draw_photo("blue", 2))
     find(page, "#file").send_keys(str(path))
@@ -117,7 +117,7 @@ def test_a_photo_is_chosen(page, tmp_path):
     assert find(page, "#file-name").text.startswith("blue.png")
 
 
-def test_what_is_no_photo(page):
+def test_a_file_that_is_not_a_photo_gets_a_message_as_text(page):
     drop(page, b"no photo", "<img src=x onerror=alert(1)>.txt")
     problem = find(page, "#problem")
     until(page, lambda _: problem.is_displayed())
@@ -130,10 +130,11 @@ def test_what_is_no_photo(page):
     assert not problem.is_displayed()
 
 
-def test_one_that_is_too_large_is_not_sent(page):
+def test_a_photo_that_is_too_large_is_not_sent(page):
     browser.requests(page)
     page.execute_script(
-        "ask(new File([new Uint8Array(arguments[0])], 'large.jpg'))", (20 << 20) + 1
+        "classify(new File([new Uint8Array(arguments[0])], 'large.jpg'))",
+        (20 << 20) + 1,
     )
     assert "larger than 20 MB" in find(page, "#problem").text
     assert browser.requests(page) == []
@@ -146,15 +147,15 @@ def test_the_keyboard_reaches_the_photo(page):
     assert page.switch_to.active_element.get_attribute("id") == "file"
 
 
-def test_it_is_said_to_those_who_do_not_see(page):
+def test_screen_readers_get_the_result_and_descriptions(page):
     assert find(page, "#result").get_attribute("aria-live") == "polite"
     assert find(page, "#problem").get_attribute("role") == "alert"
     drop(page, photo())
     answer(page)
-    assert all(one.get_attribute("alt") for one in every(page, "#result img"))
+    assert all(image.get_attribute("alt") for image in every(page, "#result img"))
 
 
-def test_it_fits_a_phone(page):
+def test_the_page_fits_a_phone(page):
     browser.emulate(page, 375, 700, dark=True)
     drop(page, photo())
     assert answer(page) == "red"
@@ -162,7 +163,7 @@ def test_it_fits_a_phone(page):
     assert width <= 375
 
 
-def test_nothing_comes_from_elsewhere(page, server):
+def test_the_page_loads_and_runs_nothing_from_other_sites(page, server):
     page.refresh()
     drop(page, photo())
     answer(page)

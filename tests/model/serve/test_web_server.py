@@ -1,0 +1,125 @@
+"""Clients that are slow, silent or too many; a stub application behind the server."""
+
+import contextlib
+import socket
+import time
+
+import pytest
+
+pytest.importorskip("tornado", reason="the extra serve is not installed")
+
+from tornado import web
+
+from model.serve import upload_limits
+from tests.model import server_process
+
+LIMIT_S = 0.5
+LARGE = 32 << 20  # more than the buffers of both ends of a connection
+LIMITS = upload_limits.Limits(max_upload_bytes=1000, max_photos=1, timeout_s=LIMIT_S)
+
+
+class Zeros(web.RequestHandler):
+    def get(self, size):
+        self.finish(bytes(int(size)))
+
+
+@pytest.fixture(scope="module")
+def port():
+    application = web.Application([(r"/(\d+)", Zeros)], log_function=lambda _: None)
+    with server_process.in_thread(application, LIMITS) as port:
+        yield port
+
+
+def connect(port, **options):
+    connection = socket.socket()
+    connection.settimeout(30)
+    if "receive_bytes" in options:
+        size = options["receive_bytes"]
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+    connection.connect(("127.0.0.1", port))
+    return connection
+
+
+HEAD = b"GET /0 HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "repeated"),
+    [
+        (b"", b""),
+        (b"", b"G"),
+        (HEAD, b"X: y\r\n"),
+        (HEAD + b"\r\nGET /", b"0"),
+        (HEAD + b"Content-Length: 1000\r\n\r\n", b"x"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+        (HEAD + b"Upgrade: websocket\r\nConnection: Upgrade\r\n\r\n", b"x"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\0"),
+    ],
+    ids=[
+        "silent",
+        "first line",
+        "headers",
+        "second request",
+        "body",
+        "chunked body",
+        "WebSocket",
+        "HTTP/2",
+    ],
+)
+def test_a_client_that_sends_byte_by_byte_is_hung_up_on(port, first, repeated):
+    start = time.monotonic()
+    with connect(port) as connection, contextlib.suppress(ConnectionError):
+        connection.sendall(first)
+        connection.settimeout(0.05)
+        while time.monotonic() - start < 20:
+            connection.sendall(repeated)
+            with contextlib.suppress(TimeoutError):
+                if connection.recv(1000) == b"":
+                    break
+    assert time.monotonic() - start < 10 * LIMIT_S
+
+
+def receive(connection, size, *, pause_s=0.0):
+    """Count bytes until the server hangs up, or all are there."""
+    count = 0
+    with contextlib.suppress(ConnectionResetError):
+        while count < size and (part := connection.recv(1 << 16)):
+            count += len(part)
+            time.sleep(pause_s)
+    return count
+
+
+@pytest.mark.skipif(
+    not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the system has no such limit"
+)
+def test_a_client_that_does_not_read_its_response_is_hung_up_on(port):
+    with connect(port, receive_bytes=4096) as connection:
+        connection.sendall(f"GET /{LARGE} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        time.sleep(5 * LIMIT_S)
+        assert receive(connection, LARGE) < LARGE
+
+
+def test_a_client_that_reads_slowly_gets_its_whole_response(port):
+    size = 4 << 20
+    with connect(port, receive_bytes=1 << 18) as connection:
+        connection.sendall(f"GET /{size} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        start = time.monotonic()
+        assert receive(connection, size, pause_s=LIMIT_S / 20) >= size
+        assert time.monotonic() - start > 2 * LIMIT_S
+
+
+def test_connections_beyond_the_limit_are_closed_at_once(port):
+    with contextlib.ExitStack() as stack:
+        for _ in range(LIMITS.max_connections):
+            stack.enter_context(connect(port))
+        extra = stack.enter_context(connect(port))
+        start = time.monotonic()
+        assert receive(extra, 1) == 0
+        assert time.monotonic() - start < LIMIT_S
+    for _ in range(100):
+        with connect(port) as connection:
+            connection.sendall(HEAD + b"\r\n")
+            if receive(connection, 1):
+                return
+        time.sleep(0.1)
+    raise AssertionError("closed connections still count")
