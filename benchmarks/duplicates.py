@@ -87,7 +87,7 @@ def main() -> None:
 
     def search(name: str, hashes: np.ndarray) -> float:
         start = time.perf_counter()
-        comparisons[name] = perceptual_hash.Close(hashes).comparisons
+        comparisons[name] = perceptual_hash.ClosePairs(hashes).comparisons
         return time.perf_counter() - start
 
     for count in map(int, options.counts.split(",")):

@@ -26,14 +26,16 @@ def ours(folder: str, target: str) -> None:
     # isort: split
     from model.weights import model_variables, named_weights, restore
     from pipeline.batches import single_photo
+    from pipeline.images import record_image
 
     photos = sorted(Path(folder).glob("*/*.jpg"))
     photos = photos[:: max(1, len(photos) // NUM_PHOTOS)][:NUM_PHOTOS]
     found: dict[str, Any] = {}
     for ckpt, last in NETWORKS.items():
         fit = restore.restore_checkpoint(named_weights.resolve(ckpt).checkpoint, ckpt)
-        viewer = single_photo.Viewer(fit.spec)
-        images = np.stack([viewer.of_file(photo.read_bytes()) for photo in photos])
+        network_input = single_photo.NetworkInput(fit.spec)
+        stored = [record_image.encode_for_record(p.read_bytes()) for p in photos]
+        images = np.stack([network_input(image) for image in stored])
         model = fit.network.build(fit.spec, last=last)
         model_variables.assign(model, fit.values)
         found["images"] = images

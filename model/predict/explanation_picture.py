@@ -44,7 +44,7 @@ class Pictures:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._explainer = explainer
-        self._viewer = single_photo.Viewer(spec)
+        self._network_input = single_photo.NetworkInput(spec)
         self._size_px = spec.size_px
         self._count = 0
         self._unreadable: set[str] = set()
@@ -105,6 +105,6 @@ class Pictures:
             phash=row.phash,
         )
         try:
-            return self._viewer(stored)
+            return self._network_input(stored)
         except ImageError as error:
             raise DataError(f"{row.file} ({row.path}): {error}") from error

@@ -56,7 +56,7 @@ def read(
         num_workers: number of processes that decode; 0: one for each processor.
     """
     num_workers = num_workers or command_line.available_cpus()
-    viewer = single_photo.Viewer(spec)
+    network_input = single_photo.NetworkInput(spec)
     waiting: collections.deque[
         tuple[str, concurrent.futures.Future[np.ndarray | str]]
     ] = collections.deque()
@@ -70,7 +70,7 @@ def read(
 
         def pixels(photo: str) -> np.ndarray | str:
             try:
-                return viewer(running.decode(photo_files.read(photo)))
+                return network_input(running.decode(photo_files.read(photo)))
             except ImageError as error:
                 return str(error)
 

@@ -94,7 +94,7 @@ class Service:
         self._rows: dict[str, manifest.Row] = {}
         if self.explainer is not None and self.explainer.index is not None:
             self._rows = {row.sha256: row for row in self.explainer.index.rows}
-        self._viewer = single_photo.Viewer(classifier.spec)
+        self._network_input = single_photo.NetworkInput(classifier.spec)
         self._decoders = isolated_decoder.Decoders(
             command_line.available_cpus(),
             timeout_s=decode_timeout_s,
@@ -135,7 +135,7 @@ class Service:
         Raises:
             ImageError: the photo cannot be decoded.
         """
-        view = self._viewer(self._decoders.decode(data))
+        view = self._network_input(self._decoders.decode(data))
         done: concurrent.futures.Future[ClassifiedPhoto] = concurrent.futures.Future()
         self._jobs.put(_Job(view=view, explained=explained, done=done))
         return done.result()

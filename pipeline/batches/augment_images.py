@@ -1,8 +1,8 @@
-"""Images and the numbers drawn for them -> the images that augmentation makes of them.
+"""Augment images with the random numbers that were drawn for them.
 
-Single images are changed in NumPy and OpenCV, whose call from a graph is paid for many
-times over: TensorFlow's own transform took four times as long. Batches are mixed by
-TensorFlow. Only what is on is called, or becomes part of a graph.
+Geometry and colour of single images are changed by OpenCV through `tf.numpy_function`.
+Including the call, that is four times as fast as TensorFlow's own image transform.
+Batches are mixed by TensorFlow. Operations that are off are not part of the graph.
 """
 
 from collections.abc import Sequence
@@ -16,25 +16,25 @@ from pipeline.batches import random_augmentation
 _GREY_LEVEL = 128  # of cutout's square
 
 
-def change(
+def augment(
     augmentation: random_augmentation.Augmentation, image: Any, numbers: Any
 ) -> Any:
-    """Moves, recolours and covers the pixels of one image, as far as that is on.
+    """Move, recolour and cover the pixels of one image, as far as that is on.
 
     Args:
-        augmentation: what is on.
+        augmentation: the operations that are on.
         image: uint8 [size_px, size_px, 3], RGB.
         numbers: float64 [k], a row of Views.numbers.
 
     Returns:
-        The same shape and type.
+        uint8 [size_px, size_px, 3], RGB.
     """
-    # Deferred: without these operations, training needs no OpenCV.
+    # Imported here: without these operations, training needs no OpenCV.
     from pipeline.images import opencv
 
     opencv.use_one_thread()  # images are changed side by side
 
-    def changed(pixels: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    def change(pixels: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         parts = augmentation.split(numbers)
         if augmentation.moves:
             pixels = opencv.warp(pixels, parts["geometry"].reshape(2, 3))
@@ -48,8 +48,8 @@ def change(
             pixels[rows, columns] = _GREY_LEVEL
         return pixels
 
-    found = tf.numpy_function(changed, [image, numbers], tf.uint8, stateful=False)
-    return tf.ensure_shape(found, image.shape)
+    changed = tf.numpy_function(change, [image, numbers], tf.uint8, stateful=False)
+    return tf.ensure_shape(changed, image.shape)
 
 
 def mix(
@@ -59,21 +59,21 @@ def mix(
     numbers: Any,
     num_classes: int,
 ) -> tuple[Any, Any]:
-    """Mixes each image of a batch, and its label, with that of the one before it.
+    """Mix each image of a batch, and its label, with the image before it.
 
     Args:
-        augmentation: with mixup, cutmix or both.
+        augmentation: the operations that are on: mixup, cutmix or both.
         images: uint8 [batch, size_px, size_px, 3].
-        labels: int32 [batch].
-        numbers: float64 [batch, k], rows of Views.numbers; the first decides.
-        num_classes: of the data set.
+        labels: int32 [batch], 0-based.
+        numbers: float64 [batch, k], rows of Views.numbers; the first row is used.
+        num_classes: number of classes of the data set.
 
     Returns:
-        Images of the same shape and type; float32 [batch, num_classes], the share of
-        each class in each.
+        uint8 [batch, size_px, size_px, 3], the images; and float32 [batch,
+        num_classes], the share of each class in each image.
     """
-    found = tf.unstack(augmentation.split(numbers[0])["mixing"])
-    share, box = tf.cast(found[0], tf.float32), found[1:5]
+    mixing = tf.unstack(augmentation.split(numbers[0])["mixing"])
+    share, box = tf.cast(mixing[0], tf.float32), mixing[1:5]
 
     def paste() -> Any:
         return _paste(images, [tf.cast(edge, tf.int32) for edge in box])
@@ -82,7 +82,7 @@ def mix(
         return _blend(images, share)
 
     if augmentation.mixup and augmentation.cutmix:
-        mixed = tf.cond(found[5] > 0, paste, blend)
+        mixed = tf.cond(mixing[5] > 0, paste, blend)
     else:
         mixed = paste() if augmentation.cutmix else blend()
     classes = tf.one_hot(labels, num_classes)
@@ -90,11 +90,11 @@ def mix(
 
 
 def _paste(images: Any, box: Sequence[Any]) -> Any:
-    """Gives each image of a batch the same part of the one before it.
+    """Paste the same part of the image before into each image of a batch.
 
     Args:
         images: uint8 [batch, size_px, size_px, 3].
-        box: of the part: top, left, bottom and right, int32 scalars.
+        box: top, left, bottom and right of the part, int32 scalars, in pixels.
     """
     # Copies of slices: choosing pixel by pixel took ten times as long.
     top, left, bottom, right = box
@@ -106,16 +106,19 @@ def _paste(images: Any, box: Sequence[Any]) -> Any:
 
 
 def _blend(images: Any, share: Any) -> Any:
-    """Adds to each image of a batch a share of the one before it, and rounds.
+    """Blend each image of a batch with a share of the image before it.
 
-    One image after the other stays in the processor's cache: four times as fast.
+    Images are blended one by one, which is four times as fast: they stay in the
+    processor's cache.
     """
 
-    def one(number: Any) -> Any:
-        own = tf.cast(images[number], tf.float32)
-        other = tf.cast(images[number - 1], tf.float32)
-        return tf.cast(own + share * (other - own) + 0.5, tf.uint8)
+    def blend_pair(number: Any) -> Any:
+        image = tf.cast(images[number], tf.float32)
+        partner = tf.cast(images[number - 1], tf.float32)
+        return tf.cast(image + share * (partner - image) + 0.5, tf.uint8)
 
     spec = tf.TensorSpec(images.shape[1:], tf.uint8)
     numbers = tf.range(tf.shape(images)[0])
-    return tf.map_fn(one, numbers, fn_output_signature=spec, parallel_iterations=1)
+    return tf.map_fn(
+        blend_pair, numbers, fn_output_signature=spec, parallel_iterations=1
+    )

@@ -70,7 +70,7 @@ class Training:
         """
         key = (self._seed, epoch)
         order = permutation(len(self.images.rows), key)
-        views = random_augmentation.views(
+        views = random_augmentation.draw_views(
             self._augmentation, self.images.sizes, self.images.spec, order, key
         )
         order = order[start:]

@@ -235,7 +235,7 @@ class Images:
         if self._num_numbers:
             drawn = tf.bitcast(numbers[_NUM_COLUMNS:], tf.float64)
             if self._augmentation.alters:
-                example["image"] = augment_images.change(
+                example["image"] = augment_images.augment(
                     self._augmentation, image, drawn
                 )
             if self._augmentation.mixes:

@@ -1,8 +1,8 @@
-"""What changes training photos at random: settings, and the numbers drawn for them.
+"""Draw the random numbers by which training photos are augmented.
 
-What an epoch does to a photo is decided by (seed, epoch, row). The numbers of all rows
-are drawn before the epoch, each group of operations from a key of its own: an epoch can
-begin in its middle, and one more operation leaves what the others do as it was.
+The augmentation of a photo is a function of (seed, epoch, row). The numbers of all rows
+are drawn before an epoch, each group of operations with a key of its own. So an epoch
+can be resumed in its middle, and switching one operation on does not change the others.
 """
 
 import dataclasses
@@ -16,8 +16,8 @@ from pipeline.batches import crop_and_resize, seeded_random
 from pipeline.batches.input_spec import InputSpec
 
 _CROP_ATTEMPTS = 10
-# Last parts of the keys that numbers are drawn from; 0 is an epoch's order, 2 the views
-# of cached features.
+# Last parts of the keys of random numbers; 0 is for the order of an epoch, 2 for the
+# views of cached features.
 _WINDOW, _CROP, _GEOMETRY, _COLOUR, _CUTOUT = 1, 3, 4, 5, 6
 _MIXUP, _CUTMIX, _CUTMIX_PLACE, _WHICH = 7, 8, 9, 10
 _MOST = {
@@ -37,10 +37,10 @@ _MOST = {
 def _pair(
     name: str, text: str, least: float, most: float, example: str
 ) -> tuple[float, float]:
-    """Two numbers with a comma between them, the smaller first, above 0.
+    """Parse two positive numbers with a comma between them, the smaller first.
 
     Raises:
-        ValueError: they are not, or lie outside of `least` to `most`.
+        ValueError: the text is anything else, or a number is outside `least` to `most`.
     """
     try:
         low, high = map(float, text.split(","))
@@ -111,7 +111,7 @@ class Augmentation:
 
     @property
     def active(self) -> bool:
-        """Whether more is on than windows of a fixed size and mirroring."""
+        """Whether anything but windows of a fixed size and mirroring is on."""
         return bool(self.crop_area or self.widths)
 
     @property
@@ -136,7 +136,7 @@ class Augmentation:
 
     @property
     def widths(self) -> dict[str, int]:
-        """{group of operations that is on: how many numbers an image has for it}."""
+        """{group of operations that is on: number of random numbers for an image}."""
         groups = {
             "geometry": (self.moves, 6),
             "colour": (self.recolours, 3),
@@ -146,15 +146,15 @@ class Augmentation:
         return {name: width for name, (is_on, width) in groups.items() if is_on}
 
     def split(self, numbers: Any) -> dict[str, Any]:
-        """{group of operations that is on: its numbers}, of a row of Views.numbers."""
-        found, start = {}, 0
+        """Split a row of Views.numbers into {group of operations: its numbers}."""
+        groups, start = {}, 0
         for name, width in self.widths.items():
-            found[name] = numbers[start : start + width]
+            groups[name] = numbers[start : start + width]
             start += width
-        return found
+        return groups
 
     def cutout_px(self, size_px: int) -> int:
-        """Side of cutout's square in an image of that side."""
+        """Return the side of the grey square in an image of `size_px`, in pixels."""
         return max(1, round(self.cutout * size_px))
 
 
@@ -179,27 +179,27 @@ HELP = {
 NONE = Augmentation()
 
 
-def views(
+def draw_views(
     augmentation: Augmentation,
     sizes: np.ndarray,
     spec: InputSpec,
     order: np.ndarray,
     key: tuple[int, ...],
 ) -> crop_and_resize.Views:
-    """What happens to each image in an epoch.
+    """Draw how each image is seen and augmented in an epoch.
 
     Args:
-        augmentation: what is on.
+        augmentation: the operations that are on.
         sizes: int [num_images, 2]: height, width, in pixels, at least 1.
-        spec: of the network.
-        order: int [num_images]: the rows in the order of the epoch; a batch is mixed as
-            the place of its first example says.
-        key: decides everything: (seed, epoch).
+        spec: input of the network.
+        order: int [num_images]: the rows in the order of the epoch; how a batch is
+            mixed depends on the place of its first example.
+        key: key of the random numbers: (seed, epoch).
     """
-    found = crop_and_resize.random_views(sizes, spec, (*key, _WINDOW))
-    windows, mirrored = found.windows, found.mirrored
+    plain = crop_and_resize.random_views(sizes, spec, (*key, _WINDOW))
+    windows, mirrored = plain.windows, plain.mirrored
     if augmentation.crop_area:
-        windows = _crops(augmentation, sizes, spec, (*key, _CROP))
+        windows = _draw_crops(augmentation, sizes, spec, (*key, _CROP))
     if not augmentation.mirror:
         mirrored = np.zeros_like(mirrored)
     parts = [
@@ -214,15 +214,19 @@ def views(
     return crop_and_resize.Views(windows=windows, mirrored=mirrored, numbers=numbers)
 
 
-def _crops(
+def _draw_crops(
     augmentation: Augmentation,
     sizes: np.ndarray,
     spec: InputSpec,
     key: tuple[int, ...],
 ) -> np.ndarray:
-    """Windows of random area, aspect and place; int32 [num_images, 4].
+    """Draw windows of random area, aspect and place.
 
-    Where ten do not fit into the image, the largest central one of an allowed aspect.
+    Where ten of them in turn do not fit into the image, the window is the largest
+    central one of an allowed aspect.
+
+    Returns:
+        int32 [num_images, 4]: top, left, height, width, in pixels.
     """
     area = _pair("crop_area", augmentation.crop_area, 0, 1, "")
     aspects = _pair("crop_aspect", augmentation.crop_aspect, 0.01, 100, "")
@@ -230,8 +234,8 @@ def _crops(
     whole = sizes.astype(np.float64)
     if spec.resize == "crop":
         whole = np.sqrt(whole.prod(axis=1, keepdims=True)).repeat(2, axis=1)
-    own = (sizes[:, 1] / whole[:, 1]) / (sizes[:, 0] / whole[:, 0])
-    shares = np.stack([own / aspects[0], aspects[1] / own], axis=1)
+    aspect = (sizes[:, 1] / whole[:, 1]) / (sizes[:, 0] / whole[:, 0])
+    shares = np.stack([aspect / aspects[0], aspects[1] / aspect], axis=1)
     sides = np.maximum(1, np.rint(sizes * np.minimum(1, shares))).astype(np.int64)
     corners = (sizes - sides) // 2
     waiting = np.ones(len(sizes), np.bool_)
@@ -255,11 +259,14 @@ def _crops(
 def _draw_geometry(
     augmentation: Augmentation, count: int, size_px: int, key: tuple[int, ...]
 ) -> np.ndarray:
-    """float64 [count, 6]: where each pixel of the result comes from.
+    """Draw where each pixel of the result comes from.
 
-    [a, b, c, d, e, f]: column a x + b y + c and row d x + e y + f of the image, for
-    column x and row y of the result. The image is turned, shifted, sheared and zoomed
-    about its centre, in the order and sense of the Keras ImageDataGenerator.
+    The image is turned, shifted, sheared and zoomed about its centre, in the order and
+    sense of the Keras ImageDataGenerator.
+
+    Returns:
+        float64 [count, 6]: a, b, c, d, e, f. Column x and row y of the result come from
+        column a x + b y + c and row d x + e y + f of the image.
     """
     uniform = seeded_random.generator((*key, _GEOMETRY)).uniform(-1, 1, (count, 6))
     turn = math.radians(augmentation.rotation) * uniform[:, 0]
@@ -277,7 +284,7 @@ def _draw_geometry(
 def _draw_colour(
     augmentation: Augmentation, count: int, size_px: int, key: tuple[int, ...]
 ) -> np.ndarray:
-    """float64 [count, 3]: factors of brightness, contrast and saturation."""
+    """Draw factors of brightness, contrast and saturation: float64 [count, 3]."""
     uniform = seeded_random.generator((*key, _COLOUR)).uniform(-1, 1, (count, 3))
     return 1 + uniform * (
         augmentation.brightness,
@@ -289,7 +296,11 @@ def _draw_colour(
 def _draw_cutout(
     augmentation: Augmentation, count: int, size_px: int, key: tuple[int, ...]
 ) -> np.ndarray:
-    """float64 [count, 2]: top and left of the square; a part of it may lie outside."""
+    """Draw top and left of the grey square, which may lie partly outside the image.
+
+    Returns:
+        float64 [count, 2], in pixels.
+    """
     uniform = seeded_random.generator((*key, _CUTOUT)).random((count, 2))
     return np.floor(uniform * size_px) - augmentation.cutout_px(size_px) // 2
 
@@ -297,15 +308,17 @@ def _draw_cutout(
 def _draw_mixing(
     augmentation: Augmentation, count: int, size_px: int, key: tuple[int, ...]
 ) -> np.ndarray:
-    """float64 [count, 6]: how a batch is mixed that begins at each place of the epoch.
+    """Draw how a batch is mixed, for each place of the epoch where one may begin.
 
-    Share of the partner; top, left, bottom and right of what is pasted; 1 for cutmix.
+    Returns:
+        float64 [count, 6]: share of the partner; top, left, bottom and right of the
+        part that is pasted, in pixels; 1 to paste, 0 to blend.
     """
     mixup, cutmix = augmentation.mixup, augmentation.cutmix
-    found = np.zeros((count, 6))
+    mixing = np.zeros((count, 6))
     if mixup:
         random = seeded_random.generator((*key, _MIXUP))
-        found[:, 0] = random.beta(mixup, mixup, count)
+        mixing[:, 0] = random.beta(mixup, mixup, count)
     if cutmix:
         random = seeded_random.generator((*key, _CUTMIX))
         share = random.beta(cutmix, cutmix, count)
@@ -318,8 +331,8 @@ def _draw_mixing(
         boxes = np.concatenate([area, first, last, np.ones((count, 1))], axis=1)
         which = seeded_random.generator((*key, _WHICH)).random(count) < 0.5
         pasted = which if mixup else np.ones(count, np.bool_)
-        found[pasted] = boxes[pasted]
-    return found
+        mixing[pasted] = boxes[pasted]
+    return mixing
 
 
 _DRAWS: dict[str, Callable[..., np.ndarray]] = {

@@ -54,7 +54,7 @@ _KIND_OF_CODE: Mapping[str, str] = {
 
 
 def kinds_of(row: manifest.Row) -> list[str]:
-    """Lists the kinds of KINDS that apply to a file."""
+    """List the kinds of KINDS that apply to a file."""
     kinds = [_KIND_OF_CODE[code] for code in row.codes if code in _KIND_OF_CODE]
     if row.is_included:
         sides = sorted((row.height, row.width))

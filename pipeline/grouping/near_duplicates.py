@@ -94,7 +94,7 @@ def find(
     _, once = np.unique(found.found["sha256"][taken], return_index=True)
     numbers = taken[np.sort(once)]
     hashes, cells = np.unique(found.found["phash"][numbers], return_inverse=True)
-    close = perceptual_hash.Close(hashes)
+    close = perceptual_hash.ClosePairs(hashes)
     not_alone = np.bincount(cells, minlength=len(hashes)) > 1
     not_alone[close.first] = not_alone[close.second] = True
     looked_at = np.flatnonzero(not_alone[cells])
@@ -225,7 +225,7 @@ class Similar:
 
 
 def _pairs(
-    cells: np.ndarray, brightness: np.ndarray, close: perceptual_hash.Close
+    cells: np.ndarray, brightness: np.ndarray, close: perceptual_hash.ClosePairs
 ) -> np.ndarray:
     """Which thumbnails to compare, those of the closest hashes first.
 
@@ -330,7 +330,7 @@ def _agree(
     other = thumbnails.pixels[second].astype(np.float32)
     for turn in range(1, perceptual_hash.ORIENTATIONS):
         turned = pairs["turn"] == turn
-        one[turned] = perceptual_hash.turn(one[turned], turn)
+        one[turned] = perceptual_hash.turn_pixels(one[turned], turn)
     spread = np.minimum(thumbnails.spread[first], thumbnails.spread[second])
     grey = thumbnails.is_grey[first] != thumbnails.is_grey[second]
     for image in (one, other):

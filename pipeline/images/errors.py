@@ -19,5 +19,5 @@ class ImageError(ValueError):
 
 
 def out_of_memory() -> ImageError:
-    """Returns the error for an image that does not fit into the memory."""
+    """Return the error for an image that does not fit into the memory."""
     return ImageError(Code.OUT_OF_MEMORY, "too large for this machine's memory")

@@ -1,4 +1,4 @@
-"""What the first bytes of an image file say: its kind, its size, how many frames.
+"""Read the header of an image file: its format, its size, its number of frames.
 
 Sources: ITU-T T.81, annex B (JPEG); W3C PNG, third edition; GIF89a; Google's WebP
 container; TIFF 6.0; ISO/IEC 23008-12 (AVIF, HEIC).
@@ -38,43 +38,43 @@ _ENDINGS = {
     "HEIC": {"heic", "heif"},
     "JPEG 2000": {"jp2", "j2k", "jpf", "jpx"},
 }
-_MOST_FRAMES = 1_000_000
-_OTHER_BYTE = re.compile(rb"[^\xff]")  # than a fill byte
+_MAX_FRAMES = 1_000_000
+_NO_FILL_BYTE = re.compile(rb"[^\xff]")
 
 
 def sniff(data: bytes) -> str:
-    """Names the kind of a file by its first bytes; "unknown" if none fits."""
+    """Return the name of a file's format by its first bytes, or "unknown"."""
     for name, offset, signature in _SIGNATURES:
         if data[offset : offset + len(signature)] == signature:
             return name
     return "unknown"
 
 
-def has_wrong_ending(path: str, kind: str) -> bool:
-    """Whether a file's name says that it is of another kind of image than it is."""
+def has_wrong_ending(path: str, format: str) -> bool:
+    """Say whether a file is named as another image format than that of its content."""
     ending = PurePosixPath(path).suffix.lower().removeprefix(".")
-    if kind not in _ENDINGS or ending in _ENDINGS[kind]:
+    if format not in _ENDINGS or ending in _ENDINGS[format]:
         return False
     return any(ending in endings for endings in _ENDINGS.values())
 
 
-def frames(data: bytes) -> int:
-    """The number of frames of an animation, or of pages; 1 for a plain image.
+def count_frames(data: bytes) -> int:
+    """Count the frames of an animation, or the pages; 1 for a plain image.
 
-    What is damaged counts as far as it can be followed.
+    In a damaged file, only the frames before the damage are counted.
     """
-    kind = sniff(data)
-    count = _FRAMES[kind](data) if kind in _FRAMES else 1
-    return max(1, min(count, _MOST_FRAMES))
+    format = sniff(data)
+    count = _FRAMES[format](data) if format in _FRAMES else 1
+    return max(1, min(count, _MAX_FRAMES))
 
 
 def _gif_frames(data: bytes) -> int:
-    """Walks the blocks; each image descriptor is a frame."""
+    """Walk the blocks; each image descriptor is a frame."""
     if len(data) < 13:
         return 1
     at = 13 + _colour_table_bytes(data[10])
     count = 0
-    while at < len(data) and count < _MOST_FRAMES:
+    while at < len(data) and count < _MAX_FRAMES:
         if data[at] == 0x2C and at + 10 <= len(data):  # image descriptor
             count += 1
             at = _after_sub_blocks(data, at + 11 + _colour_table_bytes(data[at + 9]))
@@ -96,7 +96,7 @@ def _after_sub_blocks(data: bytes, at: int) -> int:
 
 
 def _png_frames(data: bytes) -> int:
-    """APNG has a chunk acTL before the pixels, which begins with the number."""
+    """Read the number from the chunk acTL, which an APNG has before its pixels."""
     at = 8
     while at + 12 <= len(data):
         length = int.from_bytes(data[at : at + 4], "big")
@@ -110,11 +110,11 @@ def _png_frames(data: bytes) -> int:
 
 
 def _webp_frames(data: bytes) -> int:
-    """Counts chunks ANMF, of a file that says that it is animated."""
+    """Count the chunks ANMF if the flag for animations is set."""
     if data[12:16] != b"VP8X" or len(data) < 21 or not data[20] & 0x02:
         return 1
     at, count = 12, 0
-    while at + 8 <= len(data) and count < _MOST_FRAMES:
+    while at + 8 <= len(data) and count < _MAX_FRAMES:
         count += data[at : at + 4] == b"ANMF"
         length = int.from_bytes(data[at + 4 : at + 8], "little")
         at += 8 + length + length % 2
@@ -122,21 +122,21 @@ def _webp_frames(data: bytes) -> int:
 
 
 def _tiff_pages(data: bytes) -> int:
-    """Follows the chain of image directories."""
+    """Follow the chain of image directories."""
     little = data[:2] == b"II"
 
     def number(at: int, size: int) -> int:
         return int.from_bytes(data[at : at + size], "little" if little else "big")
 
-    at, seen = number(4, 4), set[int]()
-    while 8 <= at <= len(data) - 2 and at not in seen and len(seen) < _MOST_FRAMES:
-        seen.add(at)
+    at, visited = number(4, 4), set[int]()
+    while 8 <= at <= len(data) - 2 and at not in visited and len(visited) < _MAX_FRAMES:
+        visited.add(at)
         at = number(at + 2 + 12 * number(at, 2), 4)
-    return len(seen)
+    return len(visited)
 
 
 def _avif_frames(data: bytes) -> int:
-    """At least: the brand says that it is a sequence."""
+    """Return 2 if the brand says that the file is a sequence of images."""
     return 2 if data[8:12] == b"avis" else 1
 
 
@@ -151,11 +151,11 @@ _FRAMES: dict[str, Callable[[bytes], int]] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class JpegHeader:
-    """What the markers before the first scan say.
+    """The facts in the markers before a JPEG's first scan.
 
     Attributes:
-        height: in pixels, before it is turned.
-        width: likewise.
+        height: height as stored, before EXIF orientation, in pixels.
+        width: width as stored, before EXIF orientation, in pixels.
         oddity: the property that forbids a plain copy; None if nothing does.
     """
 
@@ -165,16 +165,20 @@ class JpegHeader:
 
     @property
     def short_side(self) -> int:
-        """The shorter of both sides, in pixels."""
+        """Return the length of the shorter side, in pixels."""
         return min(self.height, self.width)
 
     def may_be_copied(self, resize_min: int) -> bool:
-        """Says whether nothing in the header forbids it."""
+        """Say whether the header permits a record with the file's own bytes.
+
+        Args:
+            resize_min: longest short side of a record, in pixels; 0: no limit.
+        """
         return not self.oddity and (not resize_min or self.short_side <= resize_min)
 
     @classmethod
     def read(cls, data: bytes) -> "JpegHeader | None":
-        """Walks the marker segments of a file.
+        """Walk the marker segments of a file.
 
         Returns:
             None if the file is no JPEG, or has no frame header.
@@ -186,8 +190,8 @@ class JpegHeader:
             marker = data[position + 1]
             length = int.from_bytes(data[position + 2 : position + 4], "big")
             if marker == 0xFF:  # fill bytes
-                other = _OTHER_BYTE.search(data, position)
-                position = (other.start() if other else len(data)) - 1
+                marker_byte = _NO_FILL_BYTE.search(data, position)
+                position = (marker_byte.start() if marker_byte else len(data)) - 1
             elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
                 return cls._from_frame(marker, data[position + 4 : position + 10], data)
             else:

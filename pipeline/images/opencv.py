@@ -58,17 +58,17 @@ _TURNS = {
 
 
 def limit_pixels(max_pixels: int) -> None:
-    """Limits the images of processes started from now on; this one keeps its limit."""
+    """Limit the images of processes started from now on; this one keeps its limit."""
     os.environ[MAX_PIXELS_NAME] = str(max_pixels)
 
 
 def use_one_thread() -> None:
-    """Keeps OpenCV from starting threads in a process that is one of many."""
+    """Keep OpenCV from starting threads in a process that is one of many."""
     cv2.setNumThreads(1)
 
 
 def reduction(short_side: int, least: int) -> int:
-    """Returns by how much libjpeg can shrink while it decodes.
+    """Return by how much libjpeg can shrink while it decodes.
 
     The entropy-coded data are read in full all the same, so damage is still noticed.
 
@@ -84,7 +84,7 @@ def reduction(short_side: int, least: int) -> int:
 
 
 def decode_as_stored(data: bytes, reduction: int = 1) -> tuple[Any, int]:
-    """Decodes an image file without turning it upright.
+    """Decode an image file without turning it upright.
 
     Args:
         data: the whole file.
@@ -103,7 +103,7 @@ def decode_as_stored(data: bytes, reduction: int = 1) -> tuple[Any, int]:
 
 
 def decode_grey(data: bytes, reduction: int) -> tuple[Any, int]:
-    """Decodes a JPEG as `decode_as_stored`, but to uint8 [height, width], grey.
+    """Decode a JPEG as `decode_as_stored`, but to uint8 [height, width], grey.
 
     An eighth of the size in grey takes two thirds of the time of all pixels in colour.
     """
@@ -129,7 +129,7 @@ def _decode(data: bytes, flags: int) -> tuple[Any, int]:
 
 
 def _decoding_error(data: bytes, opencv_message: str) -> ImageError:
-    """Returns the error for a file that OpenCV does not decode.
+    """Return the error for a file that OpenCV does not decode.
 
     OpenCV has one class of errors. That an image exceeds the limit stands only in the
     failed condition, which the message quotes.
@@ -152,7 +152,7 @@ def _decoding_error(data: bytes, opencv_message: str) -> ImageError:
 
 
 def _orientation(tiff: bytes) -> int:
-    """Reads the orientation in the first directory of TIFF or EXIF bytes; 1 if none."""
+    """Read the orientation in the first directory of TIFF or EXIF bytes; 1 if none."""
     order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
     if tiff[:4] not in (b"II*\0", b"MM\0*"):
         return 1
@@ -166,7 +166,7 @@ def _orientation(tiff: bytes) -> int:
 
 
 def turn_upright(pixels: Any, orientation: int) -> Any:
-    """Turns and mirrors an image as its EXIF orientation, 1 to 8, says."""
+    """Turn and mirror an image as its EXIF orientation, 1 to 8, says."""
     if orientation == 1:
         return pixels
     quarter_turns, mirror = _TURNS[orientation]
@@ -175,7 +175,7 @@ def turn_upright(pixels: Any, orientation: int) -> Any:
 
 
 def as_bgr(pixels: Any) -> Any:
-    """Converts any decoded array to uint8 BGR, laid over white where transparent."""
+    """Convert any decoded array to uint8 BGR, laid over white where transparent."""
     if pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3:
         return pixels
     converted = np.empty((*pixels.shape[:2], 3), np.uint8)
@@ -203,7 +203,7 @@ def _strip_as_bgr(pixels: Any) -> Any:
 
 
 def shrink(pixels: Any, short_side: int) -> Any:
-    """Resizes an image to a short side in pixels, averaging areas."""
+    """Resize an image to a short side in pixels, averaging areas."""
     height, width = pixels.shape[:2]
     scale = short_side / min(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -211,7 +211,7 @@ def shrink(pixels: Any, short_side: int) -> Any:
 
 
 def grey_square(pixels: Any, side: int) -> Any:
-    """Stretches an image to uint8 [side, side], grey."""
+    """Stretch an image to uint8 [side, side], grey."""
     grey = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)
     return np.asarray(cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA))
 
@@ -219,7 +219,7 @@ def grey_square(pixels: Any, side: int) -> Any:
 def encode(
     pixels: Any, format: Literal["jpeg", "png"], quality: int = JPEG_QUALITY
 ) -> bytes:
-    """Encodes uint8 [height, width, 3].
+    """Encode uint8 [height, width, 3].
 
     Args:
         pixels: the image.
@@ -237,7 +237,7 @@ def encode(
 
 
 def decode_rgb(encoded: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Decodes a record's image to uint8 [height, width, 3], RGB, 0..255.
+    """Decode a record's image to uint8 [height, width, 3], RGB, 0..255.
 
     Raises:
         ImageError: the image does not decode, or is larger than allowed.
@@ -253,14 +253,14 @@ def decode_rgb(encoded: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def _decode_small(encoded: bytes, side: int) -> Any:
-    """Decodes a record's image to a short side of at least 2 `side`, if it has that."""
+    """Decode a record's image to a short side of at least 2 `side`, if it has that."""
     jpeg = file_headers.JpegHeader.read(encoded)
     factor = reduction(jpeg.short_side, 2 * side) if jpeg else 1
     return as_bgr(decode_as_stored(encoded, factor)[0])
 
 
 def thumbnail(encoded: bytes, side: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Stretches a record's image to uint8 [side, side, 3].
+    """Stretch a record's image to uint8 [side, side, 3].
 
     Raises:
         ImageError: the image does not decode.
@@ -270,7 +270,7 @@ def thumbnail(encoded: bytes, side: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def thumbnail_jpeg(encoded: bytes, side: int) -> bytes:
-    """Shrinks a record's image until both sides fit, and encodes it for a page.
+    """Shrink a record's image until both sides fit, and encode it for a page.
 
     Raises:
         ImageError: the image does not decode.
@@ -281,7 +281,7 @@ def thumbnail_jpeg(encoded: bytes, side: int) -> bytes:
 def page_jpeg(
     pixels: np.ndarray, *, side: int = 0, quality: int = _PAGE_QUALITY
 ) -> bytes:
-    """Encodes pixels for a page.
+    """Encode pixels for a page.
 
     Args:
         pixels: uint8 [height, width, 3], RGB.
@@ -299,7 +299,7 @@ def _fit(pixels: Any, side: int) -> Any:
 
 
 def digest(data: bytes) -> bytes:
-    """Returns the SHA-256 of what a viewer shows of an image file.
+    """Return the SHA-256 of what a viewer shows of an image file.
 
     Files with the same digest have the same pixels.
 
@@ -314,7 +314,7 @@ def digest(data: bytes) -> bytes:
 
 
 def warp(pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Moves pixels by an affine map, bilinearly; the border is continued outwards.
+    """Move pixels by an affine map, bilinearly; the border is continued outwards.
 
     Args:
         pixels: uint8 [height, width, 3].
@@ -330,7 +330,7 @@ def warp(pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 def adjust_colours(
     pixels: np.ndarray, brightness: float, contrast: float, saturation: float
 ) -> np.ndarray:
-    """Changes brightness, then contrast, then saturation, clipped once to 0..255.
+    """Change brightness, then contrast, then saturation, clipped once to 0..255.
 
     Args:
         pixels: uint8 [height, width, 3], RGB.

@@ -1,4 +1,4 @@
-"""Names of files and folders, as people type them -> the files, one after the other."""
+"""Find and read the photos that a user names: files, and folders with all below."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -13,33 +13,34 @@ from pipeline.sources import class_folders, photo_source
 def find(
     names: Iterable[str], ignored: dict[str, int], without: str = ""
 ) -> Iterator[str]:
-    """Lists files; folders are walked, and no list of all is made.
+    """Yield the paths of photos one by one, without a list of all.
 
     Args:
-        names: of files, which are given back as they are, or of folders.
-        ignored: counts hidden and system files, and linked folders, which are not
-            followed.
-        without: a folder that is passed over where it lies in others; "" for none.
+        names: paths of files, which need not exist, and of folders, which are walked.
+        ignored: {kind: number of files passed over}, which is updated: hidden and
+            system files, and linked folders, which are not followed.
+        without: path of a folder to pass over where it lies in others; "" for none.
 
     Yields:
-        Paths, those of a folder sorted; a folder that cannot be listed gives its own.
+        Paths; those of one folder are sorted. A folder that cannot be listed yields its
+        own path.
     """
-    left_out = Path(without).resolve() if without else None
+    excluded = Path(without).resolve() if without else None
     for name in names:
         if Path(name).is_dir():
-            yield from _walk(name, ignored, left_out)
+            yield from _walk(name, ignored, excluded)
         else:
             yield name
 
 
-def _walk(folder: str, ignored: dict[str, int], left_out: Path | None) -> Iterator[str]:
+def _walk(folder: str, ignored: dict[str, int], excluded: Path | None) -> Iterator[str]:
     try:
         with os.scandir(folder) as entries:
-            found = sorted((entry.name, entry.is_dir()) for entry in entries)
+            children = sorted((entry.name, entry.is_dir()) for entry in entries)
     except OSError:
         yield folder
         return
-    for name, is_folder in found:
+    for name, is_folder in children:
         path = str(Path(folder, name))
         if not class_folders.keep(name, ignored):
             continue
@@ -47,19 +48,19 @@ def _walk(folder: str, ignored: dict[str, int], left_out: Path | None) -> Iterat
             yield path
         elif Path(path).is_symlink():
             ignored["linked folders"] += 1
-        elif Path(path).resolve() != left_out:
-            yield from _walk(path, ignored, left_out)
+        elif Path(path).resolve() != excluded:
+            yield from _walk(path, ignored, excluded)
 
 
 def read(path: str) -> bytes:
-    """Reads a photo; never waits for a pipe.
+    """Read a photo's file; never wait for a pipe.
 
     Raises:
-        image.ImageError: no regular file, too large, or not to be read; says why.
+        ImageError: the file is not a regular one, is too large, or cannot be read.
     """
-    where = Path(path)
+    file = Path(path)
     try:
-        return decode_files.read(where.parent, (where.name, 0, photo_source.WHOLE))
+        return decode_files.read(file.parent, (file.name, 0, photo_source.WHOLE))
     except OSError as error:
         raise ImageError(
             reasons.Code.UNREADABLE, f"cannot be read: {error.strerror}"

@@ -45,11 +45,11 @@ class RecordImage:
 def encode_for_record(
     data: bytes,
     *,
-    resize_min: int,
+    resize_min: int = RESIZE_MIN,
     refuse_animated: bool = False,
     messages: standard_error.Collector | None = None,
 ) -> RecordImage:
-    """Decodes an image file in full and returns what its record holds.
+    """Decode an image file in full and return what its record holds.
 
     A JPEG that decodes without complaint, upright, 8 bits, RGB or grey, with a short
     side of at most `resize_min`, is copied. Any other image is turned upright, laid
@@ -83,7 +83,7 @@ def encode_for_record(
                 action="copied",
                 phash=phash,
             )
-    kind, frames = file_headers.sniff(data), file_headers.frames(data)
+    kind, frames = file_headers.sniff(data), file_headers.count_frames(data)
     if refuse_animated and frames > 1:
         raise ImageError(Code.ANIMATED, f"animated ({kind} of {frames} frames)")
     reduction = opencv.reduction(jpeg.short_side, resize_min) if jpeg else 1
@@ -109,7 +109,7 @@ def _hash_if_sound(
     jpeg: file_headers.JpegHeader,
     messages: standard_error.Collector | None,
 ) -> str:
-    """Hashes a JPEG that decodes in full without complaint and is upright; else "".
+    """Hash a JPEG that decodes in full without complaint and is upright; else "".
 
     libjpeg reads all entropy-coded data at any size. It shrinks only so far that the
     lowest frequencies stay.
@@ -118,11 +118,11 @@ def _hash_if_sound(
     grey, orientation = opencv.decode_grey(data, cell)
     if orientation != 1 or (messages and messages.take_line()):
         return ""
-    return perceptual_hash.of(grey, jpeg.height, jpeg.width, cell)
+    return perceptual_hash.hash_grey(grey, jpeg.height, jpeg.width, cell)
 
 
 def _check_usable(data: bytes, kind: str, stored: Any) -> None:
-    """Refuses decoded numbers that cannot become pixels.
+    """Refuse decoded numbers that cannot become pixels.
 
     Raises:
         ImageError: the file decodes differently each time, or white is unknown.
@@ -142,7 +142,7 @@ def _check_usable(data: bytes, kind: str, stored: Any) -> None:
 
 
 def _decodes_the_same_again(data: bytes, stored: Any) -> bool:
-    """Says whether a file decodes to the same pixels a second time.
+    """Say whether a file decodes to the same pixels a second time.
 
     Of a planar TIFF of 16 bits with transparency, OpenCV 5.0 leaves some unset.
     """
@@ -156,7 +156,7 @@ def _decodes_the_same_again(data: bytes, stored: Any) -> bool:
 def _differences(
     stored: Any, jpeg: file_headers.JpegHeader | None, kind: str, frames: int
 ) -> list[Reason]:
-    """Lists how a file differs from a plain photo, and what is done about it."""
+    """List how a file differs from a plain photo, and what is done about it."""
     reasons = []
     if jpeg is None:
         reasons.append(Reason(Code.NOT_JPEG, f"{kind} source"))
@@ -191,5 +191,5 @@ def _reencoded(
         action="reencoded",
         codes=tuple(reason.code for reason in reasons),
         reason=", ".join(reason.text for reason in reasons),
-        phash=perceptual_hash.of(grey, side, side, 1),
+        phash=perceptual_hash.hash_grey(grey, side, side, 1),
     )

@@ -10,7 +10,7 @@ _DESCRIPTOR = 2
 
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
-    """Drops everything that this process prints to standard error inside the block."""
+    """Drop everything that this process prints to standard error inside the block."""
     original, nowhere = os.dup(_DESCRIPTOR), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, _DESCRIPTOR)
     try:
@@ -22,7 +22,7 @@ def silenced() -> Iterator[None]:
 
 
 class Collector:
-    """Collects what libjpeg and other decoders print to standard error.
+    """Collect what libjpeg and other decoders print to standard error.
 
     Damage that a decoder survives ("Corrupt JPEG data: premature end of data segment")
     is reported nowhere else. The file descriptor of the whole process is redirected for
@@ -34,7 +34,7 @@ class Collector:
             os.dup2(file.fileno(), _DESCRIPTOR)
 
     def take_line(self) -> str:
-        """Returns the first line printed since the last call; "" if nothing was."""
+        """Return the first line printed since the last call; "" if nothing was."""
         size = os.fstat(_DESCRIPTOR).st_size
         if not size:
             return ""

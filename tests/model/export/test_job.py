@@ -16,11 +16,12 @@ from model.export import exportable, heldout_photos, job
 from model.networks import architecture, head
 from model.runs import finished_run
 from pipeline.batches import single_photo
+from pipeline.images import record_image
 from pipeline.system.errors import DataError
 from tests import conftest, exif_files, small_runs
 
 SPEC = small_runs.SPEC
-VIEWER = single_photo.Viewer(SPEC)
+NETWORK_INPUT = single_photo.NetworkInput(SPEC)
 PACKAGES = {
     "onnx": ("onnx", "onnxruntime", "tf2onnx"),
     "litert": ("ai_edge_litert",),
@@ -33,7 +34,7 @@ def expected(small_run):
     model = exportable.load_run(small_run).model
 
     def classify(data):
-        view = VIEWER.of_file(data)
+        view = NETWORK_INPUT(record_image.encode_for_record(data))
         return model(view[None].astype(np.float32), training=False).numpy()[0]
 
     return classify
@@ -153,7 +154,7 @@ def test_keras_loads_in_plain_keras(exported, expected):
     model = keras.models.load_model(path, safe_mode=True)
     assert {type(layer).__module__.split(".")[0] for layer in model.layers} == {"keras"}
     png = cv2.imencode(".png", scene())[1].tobytes()
-    view = VIEWER.of_file(png)[None].astype(np.float32)
+    view = NETWORK_INPUT(record_image.encode_for_record(png))[None].astype(np.float32)
     np.testing.assert_allclose(model.predict(view, verbose=0)[0], expected(png), 1e-5)
     assert path.with_name("labels.txt").read_text() == "blue\ngreen\nred\n"
 

@@ -5,6 +5,7 @@ import numpy as np
 from model.predict import photo_batches
 from pipeline.batches import single_photo
 from pipeline.batches.input_spec import InputSpec
+from pipeline.images import record_image
 
 SPEC = InputSpec(size_px=20, short_side_px=24, source="test")
 
@@ -19,13 +20,13 @@ def test_photos_come_in_order_and_problems_with_them(photos, tmp_path):
     problems = [problem for batch in batches for problem in batch.problems]
     assert [number for number, problem in enumerate(problems) if problem] == [4, 5]
     assert "not an image" in problems[4]
-    viewer = single_photo.Viewer(SPEC)
+    network_input = single_photo.NetworkInput(SPEC)
     good = [path for path, problem in zip(paths, problems, strict=True) if not problem]
     images = np.concatenate([batch.images for batch in batches])
     assert len(images) == len(good)
     for path, pixels in zip(good, images, strict=True):
-        expected = viewer.of_file(Path(path).read_bytes())
-        np.testing.assert_array_equal(pixels, expected)
+        stored = record_image.encode_for_record(Path(path).read_bytes())
+        np.testing.assert_array_equal(pixels, network_input(stored))
 
 
 def test_only_two_batches_are_read_ahead(photos):

@@ -17,6 +17,7 @@ from pipeline.sources import source_settings
 from pipeline.system.errors import DataError
 from tests import conftest
 from tests.pipeline.batches.test_single_photo import png_with_orientation, turned_away
+from pipeline.images import record_image
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +75,10 @@ class TestPredict:
         for resize_min in (0, 60):
             other = dataclasses.replace(usual, resize_min=resize_min)
             (result,) = predict(other, photo)
-            view = single_photo.Viewer(other.spec).of_file(
-                photo.read_bytes(), resize_min
+            stored = record_image.encode_for_record(
+                photo.read_bytes(), resize_min=resize_min
             )
+            view = single_photo.NetworkInput(other.spec)(stored)
             logits = other.model(np.float32(view[None]), training=False).numpy()
             expected = np.sort(other.probabilities(logits)[0])[::-1]
             probabilities = [probability for _, probability in result.classes]

@@ -33,7 +33,7 @@ def change(apply):
     def change(augmentation, image, numbers):
         numbers = np.asarray(numbers, np.float64)
         found = apply(
-            lambda *both: augment_images.change(augmentation, *both), image, numbers
+            lambda *both: augment_images.augment(augmentation, *both), image, numbers
         )
         assert found.shape == image.shape
         assert found.dtype == np.uint8

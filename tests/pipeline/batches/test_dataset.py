@@ -297,11 +297,13 @@ class TestAugmented:
         rows = found.included("train")
         sizes = np.array([(row.height, row.width) for row in rows])
         order = dataset.permutation(len(rows), (0, 1))
-        views = random_augmentation.views(augmentation, sizes, SPEC, order, (0, 1))
+        views = random_augmentation.draw_views(augmentation, sizes, SPEC, order, (0, 1))
         kinds = collections.Counter()
         for place, number in enumerate(changed["row"]):
             image = tf.constant(plain["image"][place])
-            expected = augment_images.change(augmentation, image, views.numbers[number])
+            expected = augment_images.augment(
+                augmentation, image, views.numbers[number]
+            )
             assert (changed["image"][place] == expected.numpy()).all()
             kinds[rows[number].format] += 1
         assert min(kinds["png"], kinds["jpeg"]) > 2
@@ -313,7 +315,7 @@ class TestAugmented:
         sizes = np.array([(row.height, row.width) for row in rows])
         order = dataset.permutation(len(rows), (0, 1))
         augmentation = random_augmentation.Augmentation(**crops)
-        windows = random_augmentation.views(
+        windows = random_augmentation.draw_views(
             augmentation, sizes, SPEC, order, (0, 1)
         ).windows
         for number, image in zip(values["row"], values["image"], strict=True):

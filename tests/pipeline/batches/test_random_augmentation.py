@@ -28,7 +28,7 @@ MANY = {
 
 def views_of(sizes, spec=SPEC, key=KEY, order=None, **settings):
     order = np.arange(len(sizes)) if order is None else order
-    return random_augmentation.views(
+    return random_augmentation.draw_views(
         random_augmentation.Augmentation(**settings), sizes, spec, order, key
     )
 

@@ -34,15 +34,14 @@ def test_a_photo_is_seen_as_records_are(photos, tmp_path, running, resize):
     spec = InputSpec(size_px=20, short_side_px=24, resize=resize, source="test")
     found = manifest.read(out)
     split = dataset.Evaluation(found, "", spec, batch_size=5)
-    viewer = single_photo.Viewer(spec)
+    network_input = single_photo.NetworkInput(spec)
     seen = 0
     for batch in split:
         for index, pixels in zip(
             batch["row"].numpy(), batch["image"].numpy(), strict=True
         ):
             data = (photos / split.images.rows[index].path).read_bytes()
-            np.testing.assert_array_equal(viewer(running.decode(data)), pixels)
-            np.testing.assert_array_equal(viewer.of_file(data), pixels)
+            np.testing.assert_array_equal(network_input(running.decode(data)), pixels)
             seen += 1
     assert seen == len(found.included())
 
@@ -80,9 +79,11 @@ def png_with_orientation(pixels, orientation):
 def test_exif_turned_photos_are_seen_upright(running, orientation):
     upright = conftest.draw_photo("blue", 3, 60, 90)
     data = png_with_orientation(turned_away(upright, orientation), orientation)
-    viewer = single_photo.Viewer(SPEC)
-    expected = viewer.of_file(cv2.imencode(".png", upright)[1].tobytes())
-    np.testing.assert_array_equal(viewer(running.decode(data)), expected)
+    network_input = single_photo.NetworkInput(SPEC)
+    expected = running.decode(cv2.imencode(".png", upright)[1].tobytes())
+    np.testing.assert_array_equal(
+        network_input(running.decode(data)), network_input(expected)
+    )
 
 
 def test_what_tensorflow_refuses(running):
@@ -93,8 +94,7 @@ def test_what_tensorflow_refuses(running):
         width=30,
         orientation=1,
         action="copied",
-        reason="",
         phash="",
     )
     with pytest.raises(ImageError, match="JPEG that TensorFlow does not decode"):
-        single_photo.Viewer(SPEC)(stored)
+        single_photo.NetworkInput(SPEC)(stored)

@@ -40,19 +40,19 @@ def pillow(kind, frames=1, size=(20, 16), **how):
 )
 def test_kinds(kind, name):
     assert file_headers.sniff(pillow(kind)) == name
-    assert file_headers.frames(pillow(kind)) == 1
+    assert file_headers.count_frames(pillow(kind)) == 1
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff", b"text", bytes(100)])
 def test_of_no_kind(data):
     assert file_headers.sniff(data) == "unknown"
-    assert file_headers.frames(data) == 1
+    assert file_headers.count_frames(data) == 1
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("count", [2, 5])
 def test_frames(kind, count):
-    assert file_headers.frames(pillow(kind, count)) == count
+    assert file_headers.count_frames(pillow(kind, count)) == count
 
 
 def test_frames_of_opencv():
@@ -62,7 +62,7 @@ def test_frames_of_opencv():
     for ending in (".gif", ".png", ".webp"):
         done, data = cv2.imencodeanimation(ending, animation)
         assert done
-        assert file_headers.frames(data.tobytes()) == 3
+        assert file_headers.count_frames(data.tobytes()) == 3
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
@@ -74,7 +74,7 @@ def test_any_damage_gives_a_number(kind):
         for _ in range(chosen.choice((1, 3, 20))):
             damaged[chosen.randrange(len(damaged))] = chosen.randrange(256)
         cut = bytes(damaged[: chosen.randrange(8, len(damaged) + 1)])
-        assert 1 <= file_headers.frames(cut) <= 1_000_000
+        assert 1 <= file_headers.count_frames(cut) <= 1_000_000
 
 
 def test_directories_that_refer_to_each_other():
@@ -84,7 +84,7 @@ def test_directories_that_refer_to_each_other():
     entries = int.from_bytes(data[first : first + 2], "little")
     link = first + 2 + 12 * entries
     data[link : link + 4] = first.to_bytes(4, "little")
-    assert file_headers.frames(bytes(data)) == 1
+    assert file_headers.count_frames(bytes(data)) == 1
 
 
 @pytest.mark.parametrize(

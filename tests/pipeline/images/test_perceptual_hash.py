@@ -9,12 +9,14 @@ HASHES = st.integers(1, 2**64 - 1)
 
 
 def hash_of(image):
-    return int(perceptual_hash.of(np.ascontiguousarray(image), *image.shape, 1), 16)
+    return int(
+        perceptual_hash.hash_grey(np.ascontiguousarray(image), *image.shape, 1), 16
+    )
 
 
 def distances(hashes):
     """{(first, second): bits that differ, in the best of the orientations}."""
-    turned = perceptual_hash.turned(hashes)
+    turned = perceptual_hash.turn_hashes(hashes)
     bits = np.bitwise_count(turned[:, :, None] ^ hashes).min(axis=0)
     return {
         (one, other): int(bits[one, other])
@@ -32,26 +34,26 @@ def test_the_hash_of_a_photo_turned_follows_from_its_hash(orientation):
     random = np.random.default_rng(0)
     image = random.integers(0, 256, (32, 32, 1)).astype(np.uint8)
     hashes = np.array([hash_of(image[..., 0])], np.uint64)
-    turned = perceptual_hash.turn(image, orientation)[..., 0]
-    assert hash_of(turned) == perceptual_hash.turned(hashes)[orientation, 0]
-    assert perceptual_hash.turned(hashes)[0, 0] == hashes[0]
+    turned = perceptual_hash.turn_pixels(image, orientation)[..., 0]
+    assert hash_of(turned) == perceptual_hash.turn_hashes(hashes)[orientation, 0]
+    assert perceptual_hash.turn_hashes(hashes)[0, 0] == hashes[0]
 
 
 @given(HASHES)
 def test_orientations_are_a_group(number):
     """Turned in any way, the set of all eight stays the same."""
     hashes = np.array([number], np.uint64)
-    eight = perceptual_hash.turned(hashes)[:, 0]
-    assert {*eight.tolist()} == {*perceptual_hash.turned(eight).ravel().tolist()}
+    eight = perceptual_hash.turn_hashes(hashes)[:, 0]
+    assert {*eight.tolist()} == {*perceptual_hash.turn_hashes(eight).ravel().tolist()}
 
 
 @pytest.mark.parametrize("level", [0, 1, 128, 255])
 @pytest.mark.parametrize("shape", [(32, 32), (42, 63), (1, 1), (3, 200)])
 def test_plain_photos_have_one_hash_which_is_not_none(level, shape):
     plain = np.full(shape, level, np.uint8)
-    assert perceptual_hash.of(plain, *shape, 1) == "f" * 16
+    assert perceptual_hash.hash_grey(plain, *shape, 1) == "f" * 16
     height, width = shape[0] * 8 - 5, shape[1] * 8 - 1  # the last cells are cut off
-    assert perceptual_hash.of(plain, height, width, 8) == "f" * 16
+    assert perceptual_hash.hash_grey(plain, height, width, 8) == "f" * 16
 
 
 def test_cells_that_are_cut_off_do_not_stretch_the_photo():
@@ -61,8 +63,8 @@ def test_cells_that_are_cut_off_do_not_stretch_the_photo():
     height, width = image.shape
     padded = np.pad(image, ((0, -height % 8), (0, -width % 8)), "edge")
     cells = padded.reshape(len(padded) // 8, 8, -1, 8).mean(axis=(1, 3))
-    one = int(perceptual_hash.of(image, height, width, 1), 16)
-    other = int(perceptual_hash.of(cells.astype(np.uint8), height, width, 8), 16)
+    one = int(perceptual_hash.hash_grey(image, height, width, 1), 16)
+    other = int(perceptual_hash.hash_grey(cells.astype(np.uint8), height, width, 8), 16)
     assert (one ^ other).bit_count() <= 2
 
 
@@ -82,10 +84,10 @@ class TestClose:
         hashes = {*base}
         for which, orientation, bits in changes:
             own = np.array([base[which % len(base)]], np.uint64)
-            turned = int(perceptual_hash.turned(own)[orientation, 0])
+            turned = int(perceptual_hash.turn_hashes(own)[orientation, 0])
             hashes.add(turned ^ sum(1 << bit for bit in bits))
         hashes = np.array(sorted(hashes), np.uint64)
-        close = perceptual_hash.Close(hashes)
+        close = perceptual_hash.ClosePairs(hashes)
         all_pairs = distances(hashes)
         found = found_by(close)
         assert found >= {pair for pair, bits in all_pairs.items() if bits <= 6}
@@ -94,9 +96,9 @@ class TestClose:
     def test_says_how_the_first_is_turned(self):
         random = np.random.default_rng(0)
         own = random.integers(1, 2**63, 1, dtype=np.uint64)
-        for orientation, turned in enumerate(perceptual_hash.turned(own)[:, 0]):
+        for orientation, turned in enumerate(perceptual_hash.turn_hashes(own)[:, 0]):
             hashes = np.unique(np.r_[own, turned ^ np.uint64(5)])
-            close = perceptual_hash.Close(hashes)
+            close = perceptual_hash.ClosePairs(hashes)
             for first, second, turn, bits in zip(
                 close.first,
                 close.second,
@@ -104,7 +106,7 @@ class TestClose:
                 close.distances,
                 strict=True,
             ):
-                there = perceptual_hash.turned(hashes[first : first + 1])[turn, 0]
+                there = perceptual_hash.turn_hashes(hashes[first : first + 1])[turn, 0]
                 assert np.bitwise_count(there ^ hashes[second]) == bits
             assert found_by(close) == {(0, 1)}, orientation
 
@@ -122,7 +124,7 @@ class TestClose:
             else:  # differ in one byte and a half
                 hashes = random.integers(1, 2**12, count, dtype=np.uint64)
             hashes = np.unique(hashes)
-            close = perceptual_hash.Close(hashes)
+            close = perceptual_hash.ClosePairs(hashes)
             assert close.comparisons <= most * len(hashes)
             assert np.bincount(close.first, minlength=1).max() <= 16
         if kind == "any":
@@ -137,7 +139,7 @@ class TestClose:
             np.uint64(1) << random.integers(0, 64, 200).astype("u8")
         )
         hashes = np.unique(np.r_[crowd, copies])
-        found = found_by(perceptual_hash.Close(hashes))
+        found = found_by(perceptual_hash.ClosePairs(hashes))
         wanted = {
             tuple(sorted(np.searchsorted(hashes, pair).tolist()))
             for pair in zip(crowd[:200], copies, strict=True)
@@ -146,5 +148,5 @@ class TestClose:
 
     @pytest.mark.parametrize("count", [0, 1])
     def test_none_and_one(self, count):
-        close = perceptual_hash.Close(np.arange(1, count + 1).astype(np.uint64))
+        close = perceptual_hash.ClosePairs(np.arange(1, count + 1).astype(np.uint64))
         assert len(close.first) == len(close.orientations) == 0
