@@ -1,4 +1,4 @@
-"""What a check found: single findings, and all of them together."""
+"""Hold what a check finds: single findings, and the report of all."""
 
 import dataclasses
 
@@ -7,13 +7,13 @@ from pipeline.check import file_kinds
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finding:
-    """Something to look at.
+    """Photos or classes that the user should look at, for one reason.
 
     Attributes:
-        kind: in a few words.
-        severity: see oddities.KINDS.
-        meaning: what it is, or what to do.
-        groups: of paths that belong together; single photos are groups of one.
+        kind: name of the reason, in a few words.
+        severity: "error", "warning" or "note".
+        meaning: what the reason means, and what to do about it.
+        groups: groups of paths that belong together; a single photo is a group.
     """
 
     kind: str
@@ -24,13 +24,13 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a check came to.
+    """The result of a check.
 
     Attributes:
-        source: what was checked.
-        counts: {class: {"photos": n, "usable": n, ...}}.
-        findings: the worst first.
-        notes: on the source.
+        source: folder that was checked, as the user named it.
+        counts: {class name: {"photos": number, "usable": number, ...}}.
+        findings: all findings, the most severe first.
+        notes: remarks on the source as a whole.
     """
 
     source: str
@@ -39,6 +39,6 @@ class Report:
     notes: tuple[str, ...]
 
     def is_bad(self, *, strict: bool) -> bool:
-        """Whether there is an error; if `strict`, any finding."""
+        """Say whether there is an error, or with `strict` any finding."""
         severities = {finding.severity for finding in self.findings}
         return bool(severities) if strict else "error" in severities

@@ -1,4 +1,4 @@
-"""A row of what became of a file -> what is odd about the file, by kind."""
+"""Name what is unusual about a file, by the codes and sizes in its manifest row."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -9,25 +9,28 @@ from pipeline.records.reasons import Code
 Severity = Literal["error", "warning", "note"]
 
 TINY_PX = 32  # short side
-EXTREME_ASPECT = 4.0  # of the sides
-# Kind -> how bad it is, and what it means for the user. An error would corrupt training
-# or evaluation; a warning costs photos or says that something may be wrong with them.
+EXTREME_ASPECT = 4.0  # long side divided by short side
+# Kind -> severity and meaning. An error would corrupt training or evaluation. A warning
+# costs photos, or says that something may be wrong with them.
 KINDS: Mapping[str, tuple[Severity, str]] = {
-    "unreadable": ("warning", "cannot be opened or read"),
-    "damaged": ("warning", "cut off or damaged: does not decode"),
-    "not an image": ("warning", "no image, or of a kind that OpenCV does not read"),
-    "too large": ("warning", "more pixels than --max_pixels, refused by the header"),
-    "outside the classes": ("warning", "in no class folder"),
-    "crashed": ("warning", "takes the decoder down"),
-    "complaint": ("warning", "decodes, but the decoder complains"),
-    "wrong ending": ("warning", "named as another kind of image than it is"),
-    "tiny": ("warning", f"short side below {TINY_PX} pixels"),
-    "extreme aspect": ("warning", f"one side over {EXTREME_ASPECT:g} times the other"),
-    "animated": ("note", "an animation or several pages: the first counts"),
-    "CMYK": ("note", "printing colours, converted as a viewer does"),
-    "16-bit": ("note", "reduced to 8 bits"),
-    "transparent": ("note", "laid over white"),
-    "turned": ("note", "stored on its side, turned upright as its EXIF says"),
+    "unreadable": ("warning", "the file cannot be opened or read"),
+    "damaged": ("warning", "the file is cut off or damaged and does not decode"),
+    "not an image": ("warning", "the file is no image, or of an unknown format"),
+    "too large": ("warning", "the image has more pixels than --max_pixels"),
+    "outside the classes": ("warning", "the file is in no class folder"),
+    "crashed": ("warning", "the decoder crashed on this file"),
+    "complaint": ("warning", "the image decodes, but the decoder warns"),
+    "wrong ending": ("warning", "the file is named as another image format"),
+    "tiny": ("warning", f"the short side is below {TINY_PX} pixels"),
+    "extreme aspect": (
+        "warning",
+        f"one side is more than {EXTREME_ASPECT:g} times as long as the other",
+    ),
+    "animated": ("note", "of several frames or pages, the first is used"),
+    "CMYK": ("note", "printing colours are converted to RGB"),
+    "16-bit": ("note", "the numbers are reduced to 8 bits"),
+    "transparent": ("note", "transparent parts are laid over white"),
+    "turned": ("note", "the photo is turned upright as its EXIF data say"),
 }
 _KIND_OF_CODE: Mapping[str, str] = {
     Code.UNREADABLE: "unreadable",
@@ -54,7 +57,7 @@ _KIND_OF_CODE: Mapping[str, str] = {
 
 
 def kinds_of(row: manifest.Row) -> list[str]:
-    """List the kinds of KINDS that apply to a file."""
+    """Return the kinds, of KINDS, that apply to a file."""
     kinds = [_KIND_OF_CODE[code] for code in row.codes if code in _KIND_OF_CODE]
     if row.is_included:
         sides = sorted((row.height, row.width))

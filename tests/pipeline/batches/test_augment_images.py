@@ -79,7 +79,7 @@ def sampled(image, numbers):
 
 @pytest.mark.parametrize("quarters", [-1, 1, 2])
 @pytest.mark.parametrize("size_px", [8, 9])
-def test_quarter_turns(change, size_px, quarters):
+def test_quarter_turns_move_every_pixel_exactly(change, size_px, quarters):
     image = scene(size_px)
     found = change(MOVES, image, moving(size_px, turn=90 * quarters))
     expected = np.rot90(image, -quarters)
@@ -107,7 +107,7 @@ def test_whole_shifts_repeat_the_border(change, down, right):
     ],
     ids=str,
 )
-def test_moves_are_bilinear(change, move):
+def test_fractional_moves_are_bilinear(change, move):
     image = scene()
     numbers = moving(9, **move)
     found = change(MOVES, image, numbers)
@@ -121,7 +121,7 @@ def test_a_zoom_below_one_enlarges_the_middle(change):
     assert (found > 100).sum() > 2 * (image > 100).sum()
 
 
-def test_no_move_is_no_change(change):
+def test_the_identity_changes_nothing(change):
     image = scene(13)
     assert (change(MOVES, image, moving(13)) == image).all()
 
@@ -150,7 +150,7 @@ def by_hand(image, brightness=1.0, contrast=1.0, saturation=1.0):
     ],
     ids=str,
 )
-def test_colours_by_hand(change, factors):
+def test_colours_equal_those_computed_by_hand(change, factors):
     image = scene()
     expected = by_hand(image, **factors)
     numbers = [factors.get(n, 1.0) for n in ("brightness", "contrast", "saturation")]
@@ -158,7 +158,7 @@ def test_colours_by_hand(change, factors):
     assert np.abs(found - expected).max() <= 0.9  # OpenCV has ten bits for a factor
 
 
-def test_colours_in_known_cases(change):
+def test_extreme_factors_give_known_colours(change):
     image = scene()
     assert (change(RECOLOURS, image, (1, 1, 1)) == image).all()
     assert not change(RECOLOURS, image, (0, 1, 1)).any()
@@ -170,7 +170,7 @@ def test_colours_in_known_cases(change):
     assert np.abs(change(RECOLOURS, grey, (1, 1, 1.7)).astype(int) - grey).max() <= 1
 
 
-def test_moved_then_recoloured(change):
+def test_an_image_is_moved_before_it_is_recoloured(change):
     both = random_augmentation.Augmentation(rotation=1.0, brightness=0.5)
     image, numbers = scene(), moving(9, turn=30.0)
     found = change(both, image, [*numbers, 1.5, 1.0, 1.0])
@@ -179,7 +179,7 @@ def test_moved_then_recoloured(change):
 
 
 @pytest.mark.parametrize("corner", [(3, 4), (-2, 7), (-1, -1), (8, 8)])
-def test_cutout_is_a_grey_square_as_far_as_it_lies_inside(change, corner):
+def test_cutout_covers_a_grey_square_inside_the_image(change, corner):
     image = scene()
     top, left = corner
     expected = image.copy()
@@ -193,7 +193,7 @@ def test_cutout_is_not_recoloured(change):
     assert (change(both, scene(), [0.5, 1, 1, 0, 0]) == 128).all()
 
 
-def test_a_single_pixel(change):
+def test_an_image_of_one_pixel_is_augmented(change):
     every = random_augmentation.Augmentation(rotation=9.0, brightness=0.5, cutout=0.1)
     image = np.array([[[10, 20, 30]]], np.uint8)
     numbers = [*moving(1, turn=50.0, down=0.7), 1.5, 1, 1]
@@ -223,7 +223,7 @@ class TestMix:
         np.testing.assert_allclose(found[1].sum(axis=1), 1, rtol=1e-6)
         return found
 
-    def test_mixup(self, apply):
+    def test_mixup_blends_images_and_labels(self, apply):
         mixup = random_augmentation.Augmentation(mixup=0.2)
         images, labels = self.mix(apply, mixup, [0.25, 0, 0, 0, 0, 0])
         expected = 0.75 * self.images + 0.25 * np.roll(self.images, 1, axis=0)
@@ -231,7 +231,7 @@ class TestMix:
         expected = 0.75 * self.one_hot + 0.25 * np.roll(self.one_hot, 1, axis=0)
         np.testing.assert_allclose(labels, expected, rtol=1e-6)
 
-    def test_cutmix(self, apply):
+    def test_cutmix_pastes_a_box_and_shares_the_label(self, apply):
         cutmix = random_augmentation.Augmentation(cutmix=1.0)
         images, labels = self.mix(apply, cutmix, [12 / 64, 2, 1, 5, 5, 1])
         expected = self.images.copy()
@@ -241,7 +241,7 @@ class TestMix:
         assert (images[1] == 0).all(axis=2).sum() == 12
         np.testing.assert_allclose(labels[1], [12 / 64, 0, 52 / 64])
 
-    def test_both(self, apply):
+    def test_with_both_a_batch_is_blended_or_pasted(self, apply):
         both = random_augmentation.Augmentation(mixup=0.2, cutmix=1.0)
         numbers = [0.5, 0, 0, 8, 4, 0]
         images, labels = self.mix(apply, both, numbers)
@@ -251,7 +251,7 @@ class TestMix:
         assert (images[1, :, 4:] == 50).all()
         assert (same == labels).all()
 
-    def test_nothing_and_everything_of_the_partner(self, apply):
+    def test_a_share_of_0_or_1_keeps_or_replaces_the_image(self, apply):
         mixup = random_augmentation.Augmentation(mixup=0.2)
         for share in (0, 1):
             images, labels = self.mix(apply, mixup, [share, 0, 0, 0, 0, 0])

@@ -58,7 +58,7 @@ class TestCorneredViews:
             for view in crop_and_resize.cornered_views(np.array([(40, 64)]), spec)
         ]
 
-    def test_they_share_the_central_square(self):
+    def test_corners_are_those_of_the_central_square(self):
         assert self.corners(SPEC) == [
             [2, 14, 35, 35],
             [0, 12, 35, 35],
@@ -67,7 +67,7 @@ class TestCorneredViews:
             [5, 17, 35, 35],
         ]
 
-    def test_of_a_squashed_image_all_is_the_square(self):
+    def test_corners_of_a_squashed_image_are_those_of_the_whole_image(self):
         spec = dataclasses.replace(SPEC, resize="squash")
         assert self.corners(spec) == [
             [2, 4, 35, 56],
@@ -77,7 +77,7 @@ class TestCorneredViews:
             [5, 8, 35, 56],
         ]
 
-    def test_they_never_leave_the_image(self):
+    def test_corner_windows_never_leave_the_image(self):
         for view in crop_and_resize.cornered_views(SIZES, SPEC):
             top, left, height, width = view.windows.T
             assert (top >= 0).all() and (left >= 0).all()
@@ -85,7 +85,7 @@ class TestCorneredViews:
             assert (left + width <= SIZES[:, 1]).all()
 
 
-def test_cropping_first_is_the_geometry_of_resizing_first():
+def test_cropping_first_gives_the_geometry_of_resizing_first():
     """256 and 224: the window covers what a 224 crop of the resized image covers."""
     spec = InputSpec(source="a test")
     (window,) = crop_and_resize.central_views(np.array([(512, 1024)]), spec).windows
@@ -117,7 +117,7 @@ def test_random_windows_lie_inside_odd_images(size):
     assert (np.minimum(height, width) >= 1).all()
 
 
-def test_the_key_decides_random_windows():
+def test_random_windows_depend_on_the_key_alone():
     sizes = np.repeat([(300, 400)], 50, axis=0)
     one, same, other = (
         crop_and_resize.random_views(sizes, SPEC, key)
@@ -131,7 +131,9 @@ def test_the_key_decides_random_windows():
 @pytest.mark.parametrize("extension", [".jpg", ".png"])
 @pytest.mark.parametrize("size", [(40, 64), (64, 40), (50, 50), (1, 1)], ids=str)
 @pytest.mark.parametrize("is_png", ["python", "tensor"])
-def test_a_window_is_the_same_part_of_the_whole(apply, extension, size, is_png):
+def test_a_decoded_window_equals_that_part_of_the_whole_image(
+    apply, extension, size, is_png
+):
     height, width = size
     encoded = encode(gradient(height, width), extension)
     whole = tf.io.decode_image(encoded, channels=3).numpy()
@@ -156,7 +158,7 @@ def test_a_window_is_the_same_part_of_the_whole(apply, extension, size, is_png):
     assert found.dtype == np.uint8
 
 
-def test_jpegs_decode_to_the_bit_as_in_opencv(apply):
+def test_jpegs_decode_to_the_same_bits_as_in_opencv(apply):
     random = np.random.default_rng(0)
     pixels = cv2.resize(random.integers(0, 256, (12, 16, 3), np.uint8), (160, 120))
     encoded = encode(pixels, ".jpg")
@@ -207,7 +209,7 @@ def test_large_windows_are_halved_first(apply, side, halvings):
     assert np.abs(found - bilinear(expected, 14)).max() <= 0.51
 
 
-def test_fine_stripes_become_grey_not_stripes():
+def test_fine_stripes_become_grey():
     """What halving is for: without it every eighth stripe would be all there is."""
     image = np.zeros((112, 112, 3), np.uint8)
     image[:, ::2] = 255

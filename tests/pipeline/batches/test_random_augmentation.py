@@ -40,7 +40,7 @@ def columns(views, settings):
     return dict(zip(widths, np.split(views.numbers, ends[:-1], axis=1), strict=True))
 
 
-def test_off_is_what_training_always_did():
+def test_without_augmentation_views_are_random_windows_and_mirrored():
     found = views_of(SIZES)
     before = crop_and_resize.random_views(SIZES, SPEC, (*KEY, 1))
     assert found.windows.tobytes() == before.windows.tobytes()
@@ -57,14 +57,14 @@ def test_without_mirroring_the_windows_are_the_same():
     assert not found.mirrored.any()
 
 
-def test_what_is_active():
+def test_an_operation_with_a_strength_is_active():
     assert not random_augmentation.NONE.active
     assert not random_augmentation.Augmentation(mirror=False).active
     for name, value in MANY.items():
         assert random_augmentation.Augmentation(**{name: value}).active, name
 
 
-def test_every_setting_is_told():
+def test_every_setting_has_help():
     names = [
         field.name for field in dataclasses.fields(random_augmentation.Augmentation)
     ]
@@ -94,20 +94,20 @@ def test_every_setting_is_told():
     ],
     ids=str,
 )
-def test_settings_that_cannot_be(wrong, expected):
+def test_settings_out_of_range_are_refused(wrong, expected):
     with pytest.raises(ValueError, match=expected):
         random_augmentation.Augmentation(**wrong)
 
 
 @pytest.mark.parametrize("name", sorted(random_augmentation._MOST))
-def test_limits_are_allowed(name):
+def test_the_limits_of_a_range_are_allowed(name):
     most = random_augmentation._MOST[name]
     found = views_of(SIZES, **{name: float(most)})
     assert np.isfinite(found.numbers).all()
 
 
 @pytest.mark.parametrize("name", MANY)
-def test_the_key_decides(name):
+def test_numbers_depend_on_the_key_alone(name):
     sizes = SIZES.repeat(5, axis=0)
     setting = {name: MANY[name]}
     one, same, epoch, seed = (
@@ -120,7 +120,7 @@ def test_the_key_decides(name):
     assert first.tobytes() != getattr(seed, drawn).tobytes()
 
 
-def test_one_more_operation_leaves_the_others_as_they_were():
+def test_switching_one_operation_on_does_not_change_the_others():
     every = columns(views_of(SIZES, **MANY), MANY)
     for names in (
         ("rotation", "shift", "shear", "zoom"),
@@ -142,7 +142,7 @@ class TestCrops:
         sizes = np.repeat([size], count, axis=0)
         return views_of(sizes, spec, **{"crop_area": "0.08,1", **settings}).windows.T
 
-    def test_area_aspect_and_place(self):
+    def test_windows_fill_the_ranges_of_area_aspect_and_place(self):
         """Szegedy's: area even in its range, the logarithm of the aspect, too."""
         top, left, height, width = self.crops((600, 800), crop_area="0.08,0.4")
         area, aspect = height * width / (600 * 800), width / height
@@ -159,34 +159,34 @@ class TestCrops:
 
     @pytest.mark.parametrize("spec", [SPEC, SQUASH], ids=["crop", "squash"])
     @pytest.mark.parametrize("size", SIZES.tolist(), ids=str)
-    def test_never_leave_the_image(self, size, spec):
+    def test_windows_never_leave_the_image(self, size, spec):
         top, left, height, width = self.crops(size, spec, count=300)
         assert min(top.min(), left.min()) >= 0
         assert min(height.min(), width.min()) >= 1
         assert (top + height).max() <= size[0]
         assert (left + width).max() <= size[1]
 
-    def test_a_squashed_image_is_a_square_one(self):
+    def test_a_squashed_image_is_cropped_as_a_square_one(self):
         half = {"crop_area": "0.08,0.5"}  # so that all fit at once
         _, _, height, width = self.crops((100, 1000), SQUASH, **half)
         _, _, side, other = self.crops((1000, 1000), **half)
         assert np.abs(width - other).max() <= 1
         assert np.abs(10 * height - side).max() <= 10
 
-    def test_where_none_fits_the_largest_central_one(self):
+    def test_where_no_window_fits_the_largest_central_one_is_used(self):
         """3 x 200 with at least a fifth of the area: 3 x 4 is the widest allowed."""
         found = self.crops((3, 200), crop_area="0.2,1").T
         assert (found == (0, 98, 3, 4)).all()
         found = self.crops((200, 3), crop_area="0.2,1").T
         assert (found == (98, 0, 4, 3)).all()
 
-    def test_all_of_the_image(self):
+    def test_a_window_may_be_the_whole_image(self):
         exact = {"crop_area": "1,1", "crop_aspect": "1,1"}
         assert (self.crops((50, 50), **exact).T == (0, 0, 50, 50)).all()
         assert (self.crops((40, 64), SQUASH, **exact).T == (0, 0, 40, 64)).all()
 
 
-def test_geometry_is_that_of_the_keras_generator():
+def test_geometry_equals_that_of_the_keras_generator():
     """rotation @ shift @ shear @ zoom in (row, column), about the centre."""
     settings = {name: MANY[name] for name in ("rotation", "shift", "shear", "zoom")}
     numbers = views_of(SIZES, **settings).numbers
@@ -204,7 +204,7 @@ def test_geometry_is_that_of_the_keras_generator():
         np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
-def test_factors_of_colour_fill_their_ranges():
+def test_colour_factors_fill_their_ranges():
     settings = {"brightness": 0.3, "contrast": 0.4}
     found = views_of(SIZES.repeat(500, axis=0), **settings).numbers
     assert found[:, 0].min() == pytest.approx(0.7, abs=0.01)
@@ -213,7 +213,7 @@ def test_factors_of_colour_fill_their_ranges():
     assert (found[:, 2] == 1).all()
 
 
-def test_cutout_has_its_centre_anywhere():
+def test_the_centre_of_cutout_may_be_anywhere():
     """Side 4 of 14: the upper left corner lies two before the centre."""
     found = views_of(SIZES.repeat(100, axis=0), cutout=0.3).numbers
     assert set(found[:, 0]) == set(found[:, 1]) == set(range(-2, 12))
@@ -222,7 +222,7 @@ def test_cutout_has_its_centre_anywhere():
 class TestMixing:
     sizes = np.repeat([(40, 64)], 4000, axis=0)
 
-    def test_shares_of_mixup_are_of_the_beta_distribution(self):
+    def test_shares_of_mixup_follow_the_beta_distribution(self):
         found = views_of(self.sizes, mixup=0.4).numbers
         share = found[:, 0]
         assert share.mean() == pytest.approx(0.5, abs=0.02)
@@ -230,7 +230,7 @@ class TestMixing:
         assert share.var() == pytest.approx(1 / 7.2, rel=0.05)
         assert not found[:, 1:].any()
 
-    def test_the_share_of_cutmix_is_its_area(self):
+    def test_the_share_of_cutmix_equals_its_area(self):
         share, top, left, bottom, right, pasted = views_of(
             self.sizes, cutmix=1.0
         ).numbers.T
@@ -240,7 +240,7 @@ class TestMixing:
         assert (pasted == 1).all()
         assert len(set(share)) > 50
 
-    def test_both_take_half_of_the_batches_each(self):
+    def test_mixup_and_cutmix_take_half_of_the_batches_each(self):
         both = views_of(self.sizes, mixup=0.4, cutmix=1.0).numbers
         pasted = both[:, 5] == 1
         assert 0.47 < pasted.mean() < 0.53
@@ -249,7 +249,7 @@ class TestMixing:
         assert (both[pasted] == cutmix[pasted]).all()
         assert (both[~pasted] == mixup[~pasted]).all()
 
-    def test_goes_by_the_place_in_the_epoch_not_by_the_row(self):
+    def test_mixing_depends_on_the_place_in_the_epoch_not_on_the_row(self):
         order = np.random.default_rng(0).permutation(len(self.sizes))
         settings = {"cutout": 0.3, "mixup": 0.4}
         shuffled = views_of(self.sizes, order=order, **settings)
@@ -258,7 +258,7 @@ class TestMixing:
         assert (shuffled.numbers[:, :2] == plain.numbers[:, :2]).all()
 
 
-def test_no_images():
+def test_no_images_have_no_views():
     found = views_of(np.zeros((0, 2), np.int64), **MANY)
     assert found.windows.shape == (0, 4)
     assert found.numbers.shape == (0, 17)

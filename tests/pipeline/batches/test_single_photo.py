@@ -22,7 +22,9 @@ def running():
 
 
 @pytest.mark.parametrize("resize", ["crop", "squash"])
-def test_a_photo_is_seen_as_records_are(photos, tmp_path, running, resize):
+def test_a_photo_gives_the_pixels_that_its_record_gives(
+    photos, tmp_path, running, resize
+):
     """The pixels are those that evaluation looks at, format and size whatever."""
     large = cv2.resize(conftest.draw_photo("red", 1), (900, 700))
     cv2.imwrite(str(photos / "red" / "large.jpg"), large)
@@ -76,7 +78,7 @@ def png_with_orientation(pixels, orientation):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_turned_photos_are_seen_upright(running, orientation):
+def test_photos_turned_by_exif_are_seen_upright(running, orientation):
     upright = conftest.draw_photo("blue", 3, 60, 90)
     data = png_with_orientation(turned_away(upright, orientation), orientation)
     network_input = single_photo.NetworkInput(SPEC)
@@ -86,7 +88,7 @@ def test_exif_turned_photos_are_seen_upright(running, orientation):
     )
 
 
-def test_what_tensorflow_refuses(running):
+def test_an_image_that_tensorflow_refuses_is_an_image_error(running):
     stored = record_image.RecordImage(
         encoded=b"\xff\xd8\xff\xd9",
         format="jpeg",

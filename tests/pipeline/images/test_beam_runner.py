@@ -50,7 +50,9 @@ def command(source, out, *flags):
 
 
 @pytest.mark.slow
-def test_several_processes_of_direct_runner(photos, expected, tmp_path):
+def test_several_processes_of_the_direct_runner_write_the_same_records(
+    photos, expected, tmp_path
+):
     words = (
         "--runner=DirectRunner",
         "--direct_num_workers=2",
@@ -65,7 +67,9 @@ def test_several_processes_of_direct_runner(photos, expected, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_cluster_of_dask(photos, expected, tmp_path, monkeypatch):
+def test_a_dask_cluster_writes_the_same_records(
+    photos, expected, tmp_path, monkeypatch
+):
     """Two processes that know Graft; the client is closed before the cluster."""
     distributed = pytest.importorskip("distributed")
     paths = [str(conftest.ROOT), os.environ.get("PYTHONPATH", "")]
@@ -84,13 +88,17 @@ def test_a_cluster_of_dask(photos, expected, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_stores_that_tensorflow_reaches(photos, expected, tmp_path):
+def test_a_store_that_tensorflow_reaches_holds_the_same_records(
+    photos, expected, tmp_path
+):
     done = command(f"file://{photos}", f"file://{tmp_path}/out", "--workers=1")
     assert done.returncode == 0, done.stderr
     assert conftest.folder_digest(tmp_path / "out") == expected
 
 
-def test_many_small_blocks(photos, expected, tmp_path, monkeypatch):
+def test_many_small_blocks_write_the_same_records(
+    photos, expected, tmp_path, monkeypatch
+):
     """Each block is an element, whose files are named after it."""
     monkeypatch.setattr(beam_runner.Beam, "block_files", 5)
     config = convert_settings.Config(
@@ -104,7 +112,7 @@ def test_many_small_blocks(photos, expected, tmp_path, monkeypatch):
     assert manifest.read(tmp_path / "out").tally.files()["total"] == 20
 
 
-def test_a_job_that_fails_is_a_named_error(photos, tmp_path, monkeypatch):
+def test_a_failing_job_is_an_error_that_names_the_runner(photos, tmp_path, monkeypatch):
     def convert_block(*_):
         raise OSError(28, "No space left on device")
 
@@ -119,20 +127,20 @@ def test_a_job_that_fails_is_a_named_error(photos, tmp_path, monkeypatch):
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_beams_flags_are_nobody_elses(photos, tmp_path):
+def test_flags_of_beam_are_refused_without_its_runner(photos, tmp_path):
     done = command(photos, tmp_path / "out", "--direct_num_workers=2")
     assert done.returncode == 1
     assert "direct_num_workers" in done.stderr
 
 
-def test_a_flag_that_is_nearly_ours_is_not_passed_on(photos, tmp_path):
+def test_a_misspelt_flag_is_not_passed_on_to_beam(photos, tmp_path):
     flags = ("--runner=DirectRunner", r"--group_byy=red(\d)")
     done = command(photos, tmp_path / "out", *flags)
     assert done.returncode == 1
     assert "no such flag. Did you mean --group_by?" in done.stderr
 
 
-def test_without_beam(monkeypatch):
+def test_a_runner_without_beam_installed_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     with pytest.raises(DataError, match="Apache Beam is not installed"):
         beam_runner.Beam("DirectRunner", [])

@@ -38,24 +38,24 @@ def pillow(kind, frames=1, size=(20, 16), **how):
         ("PDF", "PDF"),
     ],
 )
-def test_kinds(kind, name):
+def test_formats_are_detected_by_their_first_bytes(kind, name):
     assert file_headers.sniff(pillow(kind)) == name
     assert file_headers.count_frames(pillow(kind)) == 1
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff", b"text", bytes(100)])
-def test_of_no_kind(data):
+def test_other_bytes_are_of_unknown_format(data):
     assert file_headers.sniff(data) == "unknown"
     assert file_headers.count_frames(data) == 1
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("count", [2, 5])
-def test_frames(kind, count):
+def test_frames_are_counted_in_files_that_pillow_writes(kind, count):
     assert file_headers.count_frames(pillow(kind, count)) == count
 
 
-def test_frames_of_opencv():
+def test_frames_are_counted_in_files_that_opencv_writes():
     animation = cv2.Animation()
     animation.frames = [np.full((20, 20, 3), n * 60, np.uint8) for n in range(3)]
     animation.durations = [50] * 3
@@ -66,7 +66,7 @@ def test_frames_of_opencv():
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
-def test_any_damage_gives_a_number(kind):
+def test_damaged_files_still_have_a_number_of_frames(kind):
     data = pillow(kind, 4)
     chosen = random.Random(0)
     for _ in range(500):
@@ -77,7 +77,7 @@ def test_any_damage_gives_a_number(kind):
         assert 1 <= file_headers.count_frames(cut) <= 1_000_000
 
 
-def test_directories_that_refer_to_each_other():
+def test_tiff_directories_in_a_circle_are_counted_once():
     """The second TIFF directory names the first as the next one."""
     data = bytearray(pillow("TIFF", 2))
     first = int.from_bytes(data[4:8], "little")
@@ -102,12 +102,12 @@ def test_directories_that_refer_to_each_other():
         ("a/b.jpg", "PDF", False),
     ],
 )
-def test_endings(path, kind, wrong):
+def test_a_wrong_ending_is_noticed(path, kind, wrong):
     assert file_headers.has_wrong_ending(path, kind) == wrong
 
 
 @pytest.mark.parametrize("size", [(20, 16), (1, 300), (3000, 2)])
-def test_size_of_a_jpeg(size):
+def test_the_size_of_a_jpeg_is_read(size):
     header = file_headers.JpegHeader.read(pillow("JPEG", size=size))
     assert (header.width, header.height, header.oddity) == (*size, None)
 
@@ -117,7 +117,7 @@ def test_plain_jpegs_may_be_copied(how):
     assert file_headers.JpegHeader.read(pillow("JPEG", **how)).may_be_copied(0)
 
 
-def test_fill_bytes_are_passed_over_at_once():
+def test_megabytes_of_fill_bytes_are_skipped_at_once():
     data = pillow("JPEG", size=(20, 16))
     filled = data[:2] + bytes([0xFF]) * (20 << 20) + data[2:]
     start = time.monotonic()
@@ -127,6 +127,6 @@ def test_fill_bytes_are_passed_over_at_once():
     assert time.monotonic() - start < 1
 
 
-def test_data_after_the_end():
+def test_data_after_the_end_of_a_jpeg_is_an_oddity():
     data = pillow("JPEG")
     assert "data after" in file_headers.JpegHeader.read(data + b"more").oddity.text

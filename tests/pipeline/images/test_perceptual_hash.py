@@ -30,7 +30,7 @@ def found_by(close):
 
 
 @pytest.mark.parametrize("orientation", range(perceptual_hash.ORIENTATIONS))
-def test_the_hash_of_a_photo_turned_follows_from_its_hash(orientation):
+def test_the_hash_of_a_turned_photo_follows_from_its_hash(orientation):
     random = np.random.default_rng(0)
     image = random.integers(0, 256, (32, 32, 1)).astype(np.uint8)
     hashes = np.array([hash_of(image[..., 0])], np.uint64)
@@ -40,7 +40,7 @@ def test_the_hash_of_a_photo_turned_follows_from_its_hash(orientation):
 
 
 @given(HASHES)
-def test_orientations_are_a_group(number):
+def test_turning_twice_gives_one_of_the_eight_orientations(number):
     """Turned in any way, the set of all eight stays the same."""
     hashes = np.array([number], np.uint64)
     eight = perceptual_hash.turn_hashes(hashes)[:, 0]
@@ -49,14 +49,14 @@ def test_orientations_are_a_group(number):
 
 @pytest.mark.parametrize("level", [0, 1, 128, 255])
 @pytest.mark.parametrize("shape", [(32, 32), (42, 63), (1, 1), (3, 200)])
-def test_plain_photos_have_one_hash_which_is_not_none(level, shape):
+def test_plain_photos_have_the_hash_of_all_ones(level, shape):
     plain = np.full(shape, level, np.uint8)
     assert perceptual_hash.hash_grey(plain, *shape, 1) == "f" * 16
     height, width = shape[0] * 8 - 5, shape[1] * 8 - 1  # the last cells are cut off
     assert perceptual_hash.hash_grey(plain, height, width, 8) == "f" * 16
 
 
-def test_cells_that_are_cut_off_do_not_stretch_the_photo():
+def test_incomplete_cells_at_the_border_do_not_stretch_the_photo():
     random = np.random.default_rng(0)
     coarse = random.integers(0, 256, (9, 9)).astype(np.float32)
     image = coarse.repeat(37, axis=0).repeat(41, axis=1).astype(np.uint8)
@@ -68,7 +68,7 @@ def test_cells_that_are_cut_off_do_not_stretch_the_photo():
     assert (one ^ other).bit_count() <= 2
 
 
-class TestClose:
+class TestClosePairs:
     @given(
         st.lists(HASHES, min_size=1, max_size=8),
         st.lists(
@@ -80,7 +80,7 @@ class TestClose:
             max_size=12,
         ),
     )
-    def test_what_differs_in_six_bits_is_found_in_any_orientation(self, base, changes):
+    def test_hashes_within_six_bits_are_found_in_any_orientation(self, base, changes):
         hashes = {*base}
         for which, orientation, bits in changes:
             own = np.array([base[which % len(base)]], np.uint64)
@@ -93,7 +93,7 @@ class TestClose:
         assert found >= {pair for pair, bits in all_pairs.items() if bits <= 6}
         assert all(all_pairs[pair] <= perceptual_hash.MAX_BITS for pair in found)
 
-    def test_says_how_the_first_is_turned(self):
+    def test_a_pair_states_how_its_first_hash_is_turned(self):
         random = np.random.default_rng(0)
         own = random.integers(1, 2**63, 1, dtype=np.uint64)
         for orientation, turned in enumerate(perceptual_hash.turn_hashes(own)[:, 0]):
@@ -130,7 +130,7 @@ class TestClose:
         if kind == "any":
             assert close.comparisons < 100 * count
 
-    def test_copies_are_found_in_a_crowd(self):
+    def test_copies_are_found_among_many_similar_hashes(self):
         """Among thousands that are alike, the closest are compared."""
         random = np.random.default_rng(1)
         bits = (random.random((4000, 64)) < 0.15).astype(np.uint8)
@@ -147,6 +147,6 @@ class TestClose:
         assert len(found & wanted) >= 0.98 * len(wanted)
 
     @pytest.mark.parametrize("count", [0, 1])
-    def test_none_and_one(self, count):
+    def test_no_hash_or_one_makes_no_pair(self, count):
         close = perceptual_hash.ClosePairs(np.arange(1, count + 1).astype(np.uint64))
         assert len(close.first) == len(close.orientations) == 0

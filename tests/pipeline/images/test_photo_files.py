@@ -29,7 +29,7 @@ def test_a_folder_is_walked_in_order(folder):
     assert ignored == {"hidden": 2, "system": 1, "linked folders": 1}
 
 
-def test_files_are_as_they_are_named(folder):
+def test_names_of_files_are_returned_unchanged(folder):
     hidden = str(folder / ".hidden.jpg")
     assert found(folder / "b.jpg", hidden, "gone.jpg", folder / "sub")[0] == [
         str(folder / "b.jpg"),
@@ -44,19 +44,19 @@ def test_a_link_that_is_named_is_followed(folder):
     assert found(folder.parent / "link")[0] == [f"{folder.parent}/link/c.jpg"]
 
 
-def test_a_folder_that_is_written_to_is_passed_over(folder):
+def test_the_output_folder_is_skipped(folder):
     ignored = collections.Counter()
     left = photo_files.find([str(folder)], ignored, without=f"{folder}/../photos/sub")
     assert list(left) == [f"{folder}/a.png", f"{folder}/b.jpg"]
 
 
-def test_names_of_any_bytes(tmp_path):
+def test_names_may_be_any_bytes(tmp_path):
     name = os.fsdecode(b"\xff\n,.jpg")
     (tmp_path / name).touch()
     assert found(tmp_path)[0] == [str(tmp_path / name)]
 
 
-def test_read(folder):
+def test_only_regular_files_are_read(folder):
     assert photo_files.read(str(folder / "b.jpg")) == b"b.jpg"
     with pytest.raises(ImageError, match="cannot be read: No such file"):
         photo_files.read(str(folder / "gone.jpg"))

@@ -108,7 +108,7 @@ def corner_values(pixels):
         (8, [2, 0, 3, 1]),
     ],
 )
-def test_orientation_is_applied(orientation, expected, order):
+def test_exif_orientation_is_applied(orientation, expected, order):
     assert corner_values(CORNERS[..., None]) == [3, 2, 1, 0]
     found = encode(with_exif(jpeg(CORNERS), orientation, order))
     pixels = decoded_by_tensorflow(found.encoded)
@@ -199,7 +199,7 @@ def test_large_photos_are_shrunk_by_their_short_side(height, width, expected):
     assert decoded_by_tensorflow(found.encoded).shape[:2] == expected
 
 
-def test_shrinking_in_the_decoder_is_shrinking():
+def test_shrinking_while_decoding_gives_the_same_picture():
     """libjpeg's reduced sizes are used for large photos: same picture, faster."""
     pixels = cv2.GaussianBlur(photo(2100, 2400), (0, 0), 9)
     found = decoded_by_tensorflow(encode(jpeg(pixels), resize_min=256).encoded)
@@ -208,14 +208,14 @@ def test_shrinking_in_the_decoder_is_shrinking():
     assert np.abs(found.astype(int) - expected).mean() < 2
 
 
-def test_size_limit_may_be_switched_off():
+def test_without_a_limit_large_photos_are_copied():
     data = jpeg(photo(600, 900))
     assert encode(data, resize_min=0).encoded == data
 
 
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.5, 0.9, 0.99])
 @pytest.mark.parametrize("resize_min", [512, 16], ids=["full", "reduced"])
-def test_cut_jpeg_is_refused(share, resize_min):
+def test_a_jpeg_that_is_cut_off_is_refused(share, resize_min):
     data = jpeg(photo(300, 400))
     with pytest.raises(ImageError):
         encode(data[: int(len(data) * share)], resize_min=resize_min)
@@ -233,7 +233,7 @@ def test_cut_jpeg_is_refused(share, resize_min):
     ],
     ids=["empty", "text", "pdf", "heic", "jpeg start", "cut png"],
 )
-def test_what_is_no_image_is_refused(data, kind, message):
+def test_a_file_that_is_no_image_is_refused(data, kind, message):
     with pytest.raises(ImageError, match=message) as raised:
         encode(data)
     assert raised.value.kind is kind
@@ -269,7 +269,7 @@ def test_data_after_the_end_forbids_a_copy():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_whatever_is_copied_decodes_alike_everywhere(seed, messages):
+def test_tensorflow_and_opencv_decode_copied_files_alike(seed, messages):
     """Damaged at random, a file is refused, or encoded anew, or decodes the same."""
     random = np.random.default_rng(seed)
     original = jpeg(photo(64, 80))
@@ -291,7 +291,7 @@ def test_whatever_is_copied_decodes_alike_everywhere(seed, messages):
     assert {"copied", "refused"} <= outcomes
 
 
-def test_numbers_whose_white_is_not_known_are_refused(tmp_path):
+def test_pixels_without_a_known_white_are_refused(tmp_path):
     values = np.arange(40 * 40, dtype=np.int32).reshape(40, 40)
     PIL.Image.fromarray(values).save(tmp_path / "x.tif")
     with pytest.raises(ImageError, match="of which white is not known"):

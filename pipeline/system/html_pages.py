@@ -1,0 +1,23 @@
+"""Make HTML pages from templates; names of files are escaped."""
+
+import base64
+from pathlib import Path
+
+import jinja2
+
+
+def load_template(path: Path) -> jinja2.Template:
+    """Load a template, in which a name without a value is an error."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(path.parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(path.name)
+
+
+def jpeg_url(jpeg: bytes) -> str:
+    """Return the URL by which a page holds a JPEG file in itself."""
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
