@@ -28,7 +28,7 @@ ORIENTATIONS = 8
 # The most hashes with two bytes in common that one hash is compared with.
 WINDOW = 32
 # The most close hashes that are kept for one hash.
-_MAX_CLOSE = 16
+MAX_CLOSE = 16
 _BLOCK_HASHES = 1 << 15
 _MAX_WAITING_PAIRS = 1 << 20
 
@@ -181,7 +181,7 @@ class ClosePairs:
         order = np.lexsort((distances, first))
         first = first[order]
         rank = np.arange(len(first)) - np.searchsorted(first, first)
-        closest = np.sort(order[rank < _MAX_CLOSE])
+        closest = np.sort(order[rank < MAX_CLOSE])
         return pairs[closest], distances[closest]
 
 

@@ -13,11 +13,11 @@ from model.predict import classifier, photo_batches, predicting
 from model.runs import finished_run
 from model.weights import preprocessing_overrides
 from pipeline.batches import single_photo
+from pipeline.images import record_image
 from pipeline.sources import source_settings
 from pipeline.system.errors import DataError
 from tests import conftest
 from tests.pipeline.batches.test_single_photo import png_with_orientation, turned_away
-from pipeline.images import record_image
 
 
 @pytest.fixture(scope="module")

@@ -1,3 +1,5 @@
+import collections
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -90,7 +92,10 @@ class TestClosePairs:
         close = perceptual_hash.ClosePairs(hashes)
         all_pairs = distances(hashes)
         found = found_by(close)
-        assert found >= {pair for pair, bits in all_pairs.items() if bits <= 6}
+        missed = {pair for pair, bits in all_pairs.items() if bits <= 6} - found
+        # A hash that looks the same in many orientations soon has the most pairs.
+        per_hash = collections.Counter(close.first.tolist())
+        assert all(per_hash[one] == perceptual_hash.MAX_CLOSE for one, _ in missed)
         assert all(all_pairs[pair] <= perceptual_hash.MAX_BITS for pair in found)
 
     def test_a_pair_states_how_its_first_hash_is_turned(self):
