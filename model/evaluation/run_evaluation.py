@@ -12,6 +12,7 @@ import numpy as np
 from model.evaluation import (
     label_errors,
     split_evaluation,
+    stored_logits,
     test_time_augmentation,
 )
 from model.evaluation.predictions import Predictions
@@ -50,6 +51,26 @@ class RunEvaluation:
     def on_own_records(self) -> bool:
         """Whether the run was trained on these records."""
         return self.records.digest == self.run.manifest_digest
+
+
+def describe(run: finished_run.FinishedRun) -> str:
+    """Return one line on a run: its name, network, classes and test accuracy."""
+    num_classes = len(run.class_names)
+    line = f"run {run.directory.name}: {run.config['network']}, {num_classes} classes"
+    path = run.evaluation_path("test", run.manifest_digest)
+    if not stored_logits.is_current(
+        path.with_suffix(".npz"),
+        model_sha256=run.model_digest(),
+        manifest_digest=run.manifest_digest,
+    ):
+        folder = os.path.relpath(run.directory)
+        return f"{line}, not evaluated yet: python evaluate.py --run_dir={folder}"
+    figures = stored_logits.read_figures(path)
+    low, high = figures["accuracy_ci95"]
+    return (
+        f"{line}, accuracy {figures['accuracy']:.3f} on {figures['num_examples']} test "
+        f"photos (95 % interval {low:.3f} to {high:.3f})"
+    )
 
 
 def evaluate_run(

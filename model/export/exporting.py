@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
+from model.evaluation import run_evaluation
 from model.export import job
 from model.networks import registry
 from model.runs import finished_run
@@ -59,6 +60,7 @@ def export(config: Config) -> dict[str, tuple[int, ...]]:
     path = Path(config.weights)
     weight_file.check_ending(path)
     run = finished_run.read(config.run_dir)
+    command_line.log(run_evaluation.describe(run))
     model = run.load_model()
     arrays = model_variables.gather(model)
     network_name = run.config["network"]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from model.evaluation import run_evaluation
 from model.export import (
     converters,
     exportable,
@@ -22,7 +23,7 @@ from model.export import (
 )
 from model.loop import training_loop
 from model.runs import finished_run, run_folder
-from pipeline.system import file_system
+from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
 
 FORMATS = ("saved_model", "onnx", "litert", "keras")
@@ -189,6 +190,7 @@ def export(
         heldout=heldout_photos.load(run, data),
         tolerance=QUANTIZED.get(quantize, TOLERANCE[format_name]),
     )
+    command_line.log(run_evaluation.describe(run))  # evaluated by load
     path.parent.mkdir(parents=True, exist_ok=True)
     models = [_measure_run(run, job)]
     cost = None

@@ -64,6 +64,7 @@ def main(argv: Sequence[str]) -> None:
         overrides=preprocessing_overrides.from_flags(),
     )
     photo_classifier = predicting.load_classifier(config)
+    command_line.log(photo_classifier.describe())
     header, format_prediction = output_formats.writer(
         config.format,
         top=min(config.top, len(photo_classifier.class_names)),

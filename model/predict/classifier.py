@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from model.evaluation import grad_cam
+from model.evaluation import grad_cam, run_evaluation
 from model.loop import metrics, traced_function, training_loop
 from model.predict import similar_photos
 from model.runs import finished_run
@@ -42,6 +42,13 @@ class Classifier:
     temperature: float = 1.0
     run: finished_run.FinishedRun | None = None
     resize_min: int = source_settings.RESIZE_MIN
+
+    def describe(self) -> str:
+        """Return one line: name, number of classes, and test accuracy if known."""
+        if self.run is not None:
+            return run_evaluation.describe(self.run)
+        num_classes = len(self.class_names)
+        return f"weights {self.name}: {num_classes} classes, not trained on your photos"
 
     def predict_step(self) -> Callable[[Any], Any]:
         """Return a function: float32 [batch, size_px, size_px, 3], 0..255 -> logits."""
@@ -167,7 +174,7 @@ class Explainer:
         self.notes: list[str] = []
         model, run = classifier.model, classifier.run
         if run is None:
-            self.notes.append("no similar training photos: a weight file has none")
+            self.notes.append("no similar training photos: only runs have them")
         else:
             try:
                 self.index = similar_photos.build_index(run, model, data)

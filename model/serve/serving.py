@@ -121,8 +121,10 @@ def serve(config: Config) -> None:
         timeout_s=config.upload_timeout_s,
     )
     with listen(config) as listening:
+        run_classifier = classifier.load_run(config.run_dir)
+        command_line.log(run_classifier.describe())
         service = prediction_service.Service(
-            classifier.load_run(config.run_dir),
+            run_classifier,
             data=config.data,
             max_pixels=config.max_megapixels * 1_000_000,
             decode_timeout_s=config.decode_timeout_s,

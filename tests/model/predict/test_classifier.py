@@ -44,7 +44,7 @@ def test_equal_probabilities_are_in_label_order(convolutional):
 
 def test_a_weight_file_has_no_training_photos(convolutional):
     explainer = classifier.Explainer(convolutional)
-    assert explainer.notes == ["no similar training photos: a weight file has none"]
+    assert explainer.notes == ["no similar training photos: only runs have them"]
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.uint8)
     logits, batch = explainer.classify(images)
     step = convolutional.predict_step()

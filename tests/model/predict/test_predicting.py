@@ -222,6 +222,7 @@ def test_json_lines_are_all_of_stdout(shared_run, photos):
         *("--top=1", photos / "blue"),
     )
     assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith(f"run {shared_run.name}: alexnet_owt, 3 classes, ")
     results = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(results) == 12
     assert all(len(result["classes"]) == 1 for result in results)
