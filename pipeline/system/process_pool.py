@@ -1,8 +1,7 @@
-"""Blocks of work -> results, on several processes; a crash costs one item, not all.
+"""Work on blocks of items in several processes; a crash costs one item only.
 
-Decoders of strangers' files can take their process down. The job then goes on: the
-items that were under way are tried again one at a time, and the one that crashes again
-is reported as such.
+Decoders of strangers' files may crash their process. Then the items of that block are
+tried again one at a time, and the caller learns which of them crash.
 """
 
 import collections
@@ -27,18 +26,19 @@ def map_blocks(
     num_workers: int,
     initializer: Callable[[], None],
 ) -> Iterator[tuple[Sequence[Item], list[Result]]]:
-    """Applies `function` to each block in worker processes.
+    """Apply a function to each block in worker processes.
 
     Args:
-        function: block -> result; picklable, and so is what it raises.
-        blocks: of items.
-        on_crash: the result for an item that takes its process down.
-        num_workers: processes.
-        initializer: called once in each process.
+        function: a function from a block to its result; it and its exceptions can be
+            pickled.
+        blocks: lists of items.
+        on_crash: a function from an item that crashes its process to a result.
+        num_workers: number of processes, at least 1.
+        initializer: a function to call once in each process.
 
     Yields:
-        (block, results), in the order of the blocks: one result for the block, or, if
-        one of its items took a process down, one for each item.
+        (block, results), in the order of the blocks: one result for the whole block, or
+        one for each item if an item crashed.
     """
     pending: collections.deque[
         tuple[Sequence[Item], concurrent.futures.Future[Result]]
@@ -60,13 +60,13 @@ def map_blocks(
                 yield block, [future.result()]
             except BrokenProcessPool:
                 pool.shutdown(wait=True, cancel_futures=True)
-                alone = _one_by_one(function, block, on_crash, initializer)
+                results = _one_by_one(function, block, on_crash, initializer)
                 pool = _pool(num_workers, initializer)
                 pending = collections.deque(
-                    (waiting, _again(pool, function, waiting, done))
-                    for waiting, done in pending
+                    (next_block, _submit_if_broken(pool, function, next_block, future))
+                    for next_block, future in pending
                 )
-                yield block, alone
+                yield block, results
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -83,7 +83,7 @@ def _pool(
 
 
 def _start_worker(initializer: Callable[[], None]) -> None:
-    """Makes the worker end with its parent, even when that is killed outright."""
+    """Prepare a worker; it ends with its parent, even when that is killed."""
 
     def follow_parent() -> None:
         parent = multiprocessing.parent_process()
@@ -102,11 +102,12 @@ def _submit(
     function: Callable[[Sequence[Item]], Result],
     block: Sequence[Item],
 ) -> "concurrent.futures.Future[Result]":
-    # A process that starts here inherits the mask, until it can ignore Ctrl-C.
+    # A process that starts here inherits the mask, and so survives Ctrl-C until it can
+    # ignore it.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return pool.submit(function, block)
-    except BrokenProcessPool as error:  # it broke a moment ago: told with the others
+    except BrokenProcessPool as error:  # the caller handles it with the other futures
         future: concurrent.futures.Future[Result] = concurrent.futures.Future()
         future.set_exception(error)
         return future
@@ -114,13 +115,13 @@ def _submit(
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _again(
+def _submit_if_broken(
     pool: concurrent.futures.ProcessPoolExecutor,
     function: Callable[[Sequence[Item]], Result],
     block: Sequence[Item],
     future: "concurrent.futures.Future[Result]",
 ) -> "concurrent.futures.Future[Result]":
-    """Keeps a finished block, submits a broken one anew."""
+    """Return the future of a block, a new one if the old pool lost its result."""
     if future.cancelled() or isinstance(future.exception(), BrokenProcessPool):
         return _submit(pool, function, block)
     return future
@@ -149,7 +150,7 @@ def _one_by_one(
 
 
 def _check_starts(pool: concurrent.futures.ProcessPoolExecutor) -> None:
-    """Tells an item that crashes its process from processes that cannot start."""
+    """Raise if processes cannot start, so that no item is blamed for it."""
     try:
         pool.submit(os.getpid).result()
     except BrokenProcessPool as error:

@@ -11,6 +11,7 @@ import pytest
 from pipeline.system import process_pool
 
 ROOT = Path(__file__).parents[3]  # not from conftest: workers import this file
+SIGNALS_BLOCKED_AT_IMPORT = signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def nothing():
@@ -22,7 +23,7 @@ def double(block):
 
 
 def deadly(victims, block):
-    """Takes its process down at some items; the rest are doubled."""
+    """Crash at some items; double the others."""
     for item in block:
         if item in victims:
             os.kill(os.getpid(), signal.SIGSEGV)
@@ -60,31 +61,31 @@ BLOCKS = [list(range(start, start + 3)) for start in range(0, 30, 3)]
 
 @pytest.mark.parametrize("num_workers", [1, 3])
 def test_results_come_in_the_order_of_the_blocks(num_workers):
-    found = run(slow_first, BLOCKS, num_workers)
-    assert found == [(block, [double(block)]) for block in BLOCKS]
+    results = run(slow_first, BLOCKS, num_workers)
+    assert results == [(block, [double(block)]) for block in BLOCKS]
 
 
-def test_no_blocks():
+def test_no_blocks_give_no_results():
     assert run(double, []) == []
 
 
 @pytest.mark.parametrize("victims", [(0,), (29,), (3, 4, 5), (7, 8, 20)], ids=str)
-def test_a_crash_costs_its_item_alone(victims):
-    found = run(functools.partial(deadly, victims), BLOCKS)
-    assert [block for block, _ in found] == BLOCKS
-    flat = [one for _, results in found for result in results for one in result]
+def test_a_crash_costs_its_item_only(victims):
+    answers = run(functools.partial(deadly, victims), BLOCKS)
+    assert [block for block, _ in answers] == BLOCKS
     expected = [
         f"{item} crashed" if item in victims else 2 * item for item in range(30)
     ]
+    flat = [item for _, results in answers for result in results for item in result]
     assert flat == expected
 
 
-def test_an_exception_comes_through():
+def test_an_exception_of_a_worker_is_raised():
     with pytest.raises(ValueError, match="cannot work on 0"):
         run(fail, BLOCKS)
 
 
-def test_workers_that_cannot_start_are_no_crash_of_an_item():
+def test_no_item_is_blamed_for_workers_that_cannot_start():
     with pytest.raises(RuntimeError, match="do not start"):
         run(double, BLOCKS, initializer=exit_at_once)
 
@@ -134,24 +135,21 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
 
 
 def interrupt_self():
-    """What Ctrl-C does to a worker that has just started."""
+    """Do what Ctrl-C does to a worker that has just started."""
     os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_workers_leave_an_interrupt_to_their_parent():
-    found = run(double, BLOCKS, initializer=interrupt_self)
-    assert found == [(block, [double(block)]) for block in BLOCKS]
+    results = run(double, BLOCKS, initializer=interrupt_self)
+    assert results == [(block, [double(block)]) for block in BLOCKS]
 
 
-def test_workers_start_with_interrupts_held_back():
-    """Until they ignore Ctrl-C, their imports would end in a traceback."""
+def is_interrupt_blocked_at_import(_):
+    return signal.SIGINT in SIGNALS_BLOCKED_AT_IMPORT
+
+
+def test_interrupts_are_blocked_while_workers_import():
+    """Until they ignore Ctrl-C, it would end their imports with a traceback."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-
-    class Pool:
-        def submit(self, function, block):
-            self.mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-
-    pool = Pool()
-    process_pool._submit(pool, double, [1])
-    assert signal.SIGINT in pool.mask
+    assert run(is_interrupt_blocked_at_import, [[1]]) == [([1], [True])]
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
