@@ -75,19 +75,19 @@ def parameter(of):
 
 def tensors(arrays):
     """{name: array} -> {name: opcodes of a tensor}, {key: bytes of a storage}."""
-    found, storages = {}, {}
+    opcodes, storages = {}, {}
     for key, (label, array) in enumerate(arrays.items()):
         strides = [n // array.itemsize for n in np.empty_like(array, order="C").strides]
         of = storage(KINDS[array.dtype], str(key), array.size)
-        found[label] = tensor(of, 0, array.shape, strides)
+        opcodes[label] = tensor(of, 0, array.shape, strides)
         storages[str(key)] = array.tobytes()
-    return found, storages
+    return opcodes, storages
 
 
-def zip_file(opcodes, storages, *, prefix="archive", byteorder=b"little", **how):
+def zip_file(opcodes, storages, *, prefix="archive", byteorder=b"little"):
     """The bytes of a file of PyTorch 1.6 and later."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", **how) as archive:
+    with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr(f"{prefix}/data.pkl", b"\x80\x02" + opcodes + b".")
         if byteorder:
             archive.writestr(f"{prefix}/byteorder", byteorder)
@@ -101,14 +101,14 @@ def legacy_file(opcodes, storages, *, magic=0x1950A86A20F9469CFC6C, counts=None)
     """The bytes of a file before PyTorch 1.6.
 
     Args:
-        opcodes: of the object.
+        opcodes: opcodes of the object.
         storages: {key: (bytes, size of a number)}.
-        magic: number at its beginning.
-        counts: {key: numbers in a storage}, where that is not to be true.
+        magic: number at the beginning.
+        counts: {key: wrong count of numbers to write for a storage}.
     """
     keys = b"](" + b"".join(map(text, storages)) + b"e"
-    about = b"}(" + text("little_endian") + b"\x88u"
-    parts = (integer(magic), integer(1001), about, opcodes, keys)
+    system = b"}(" + text("little_endian") + b"\x88u"
+    parts = (integer(magic), integer(1001), system, opcodes, keys)
     data = b"".join(b"\x80\x02" + part + b"." for part in parts)
     for key, (content, size) in storages.items():
         count = (counts or {}).get(key, len(content) // size)
@@ -118,5 +118,5 @@ def legacy_file(opcodes, storages, *, magic=0x1950A86A20F9469CFC6C, counts=None)
 
 def state_dict_file(arrays):
     """The bytes of a file with a plain state dict."""
-    found, storages = tensors(arrays)
-    return zip_file(ordered_dict(found), storages)
+    opcodes, storages = tensors(arrays)
+    return zip_file(ordered_dict(opcodes), storages)

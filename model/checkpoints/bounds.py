@@ -21,6 +21,14 @@ def is_possible_shape(shape: Iterable[Any]) -> bool:
     )
 
 
+def printable(text: str, max_length: int = 200) -> str:
+    """Return the beginning of a text, with escapes for what cannot be printed."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text[:max_length]
+    )
+
+
 def brief(value: Any) -> str:
     """Return a short text for a message, of a value of any type and length."""
     if isinstance(value, str | bytes):

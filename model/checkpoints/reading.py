@@ -9,7 +9,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from model.checkpoints import archive, errors, npy
+from model.checkpoints import archive, bounds, errors, npy
 from model.checkpoints.caffe import caffemodel
 from model.checkpoints.hdf5 import h5, isolated_h5, keras_zip
 from model.checkpoints.pickles import pth, unpickle
@@ -192,7 +192,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
         ) from error
     except (safetensors.SafetensorError, ValueError, TypeError) as error:
         raise errors.CorruptCheckpoint(
-            f"{path}: not a readable safetensors file ({error})"
+            f"{path}: not a readable safetensors file ({bounds.printable(str(error))})"
         ) from error
     config = metadata.pop(_KERAS_CONFIG, "")
     return Checkpoint(

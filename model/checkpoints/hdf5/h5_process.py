@@ -15,6 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from model.checkpoints import bounds
 from pipeline.system import sandbox
 
 _MAX_OBJECTS = 100_000
@@ -74,7 +75,7 @@ def answers(request: sandbox.Header, _: bytes) -> Answers:
         message = "the HDF5 library asks for more memory than such a file needs"
     except (OSError, RuntimeError, LookupError, ValueError) as error:
         # Whatever h5py makes of the library's findings.
-        text = "".join(filter(str.isprintable, str(error)[:300])).strip("'\"")
+        text = bounds.printable(str(error), 300).strip("'\"")
         message = f"damaged HDF5 file ({text}); copy or download it again"
     yield {"error": message, "unsafe": unsafe}, b""
 

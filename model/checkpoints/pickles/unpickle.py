@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from model.checkpoints import errors
+from model.checkpoints import bounds, errors
 from model.checkpoints.pickles import opcodes, stand_ins
 
 _MAX_LEVELS = 20  # of lists and dicts in one another
@@ -58,7 +58,7 @@ def loads(
     except Exception as error:  # a damaged pickle raises whatever its opcodes meet
         raise errors.CorruptCheckpoint(
             f"{where}: not a readable pickle ({type(error).__name__}: "
-            f"{str(error)[:200]})"
+            f"{bounds.printable(str(error))})"
         ) from error
     return value, length
 
@@ -90,12 +90,10 @@ class _Reader(pickle.Unpickler):
         if full_name == "collections.OrderedDict":
             return self._ordered_dict
         if full_name not in self._names:
-            # The name may be of any length and hold any characters.
-            printable = full_name.encode("unicode_escape").decode()[:200]
             raise errors.UnsafeCheckpoint(
-                f"{self._where}: its pickle asks for {printable}, which is not "
-                "plain data; nothing was run. Save the weights alone (a state dict, or "
-                ".safetensors) and try that file"
+                f"{self._where}: its pickle asks for {bounds.printable(full_name)}, "
+                "which is not plain data; nothing was run. Save the weights alone (a "
+                "state dict, or .safetensors) and try that file"
             )
         return self._names[full_name]
 

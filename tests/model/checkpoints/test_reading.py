@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from model.checkpoints import errors, reading
 from tests import torch_files
+from tests.model.checkpoints import arrays, damage
 
 WEIGHTS = {
     "conv1/weights": np.arange(12, dtype=np.float32).reshape(2, 2, 3, 1),
@@ -24,13 +25,13 @@ WEIGHTS = {
 
 
 def torch_legacy():
-    found, storages = torch_files.tensors(WEIGHTS)
+    tensors, storages = torch_files.tensors(WEIGHTS)
     sizes = [array.itemsize for array in WEIGHTS.values()]
     sized = {key: (storages[key], sizes[int(key)]) for key in storages}
-    return torch_files.legacy_file(torch_files.ordered_dict(found), sized)
+    return torch_files.legacy_file(torch_files.ordered_dict(tensors), sized)
 
 
-# Format, as the reader calls it -> the bytes of WEIGHTS in it.
+# {format: function that returns the bytes of WEIGHTS in it}.
 FILES = {
     "PyTorch (zip)": lambda: torch_files.state_dict_file(WEIGHTS),
     "PyTorch (legacy)": torch_legacy,
@@ -42,19 +43,15 @@ FILES = {
 class TestFormats:
     @pytest.mark.parametrize("suffix", ["", ".pth", ".safetensors", ".ckpt", ".txt"])
     @pytest.mark.parametrize("kind", FILES)
-    def test_told_by_content(self, tmp_path, kind, suffix):
+    def test_the_content_decides_and_not_the_name(self, tmp_path, kind, suffix):
         path = tmp_path / f"weights{suffix}"
         path.write_bytes(FILES[kind]())
-        found = reading.read(path)
-        assert found.format == kind
-        assert found.tensors.keys() == WEIGHTS.keys()
-        for name, expected in WEIGHTS.items():
-            assert found.tensors[name].dtype == expected.dtype
-            assert found.tensors[name].shape == expected.shape
-            assert (found.tensors[name] == expected).all()
+        checkpoint = reading.read(path)
+        assert checkpoint.format == kind
+        arrays.assert_same(checkpoint.tensors, WEIGHTS)
 
     @pytest.mark.parametrize("kind", FILES)
-    def test_same_weights_same_digest(self, tmp_path, kind):
+    def test_the_digest_is_the_same_in_every_format(self, tmp_path, kind):
         (tmp_path / "w").write_bytes(FILES[kind]())
         prefix = str(tmp_path / "tf")
         shapes = [""] * len(WEIGHTS)
@@ -67,7 +64,7 @@ class TestFormats:
         expected = reading.read(Path(prefix)).digest()
         assert reading.read(tmp_path / "w").digest() == expected
 
-    def test_nested_pickle(self, tmp_path):
+    def test_names_in_a_nested_pickle_are_paths(self, tmp_path):
         layers = {"conv1": [np.zeros(2), np.ones(3)], "conv2": {"kernel": np.ones(1)}}
         (tmp_path / "w").write_bytes(pickle.dumps(layers))
         assert reading.read(tmp_path / "w").tensors.keys() == {
@@ -76,16 +73,13 @@ class TestFormats:
             "conv2/kernel",
         }
 
-    def test_bfloat16_in_safetensors(self, tmp_path):
+    def test_safetensors_may_hold_bfloat16(self, tmp_path):
         values = np.array([1.5, -3e38], ml_dtypes.bfloat16)
         safetensors.numpy.save_file({"a": values}, tmp_path / "w")
-        found = reading.read(tmp_path / "w").tensors["a"]
-        assert found.dtype == values.dtype
-        assert (found == values).all()
+        arrays.assert_same(reading.read(tmp_path / "w").tensors, {"a": values})
 
     @pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2"])
-    def test_eight_bit_floats_in_safetensors(self, tmp_path, dtype):
-        """The library's own answer is no named error."""
+    def test_eight_bit_floats_in_safetensors_are_refused(self, tmp_path, dtype):
         data = header({"a": entry(end=2, dtype=dtype)}, bytes(2))
         (tmp_path / "w").write_bytes(data)
         with pytest.raises(errors.UnknownFormat, match="w: holds numbers of a kind"):
@@ -99,10 +93,10 @@ class TestFormats:
                 break
         assert reading.read(tmp_path / "w").format == "safetensors"
 
-    def test_metadata_of_safetensors(self, tmp_path):
-        about = {"variant": "x", "note": "\u00e4"}
-        safetensors.numpy.save_file(WEIGHTS, tmp_path / "w", about)
-        assert reading.read(tmp_path / "w").metadata == about
+    def test_metadata_of_safetensors_are_read(self, tmp_path):
+        metadata = {"variant": "x", "note": "\u00e4"}
+        safetensors.numpy.save_file(WEIGHTS, tmp_path / "w", metadata)
+        assert reading.read(tmp_path / "w").metadata == metadata
 
     @pytest.mark.parametrize(
         "data",
@@ -122,7 +116,7 @@ class TestFormats:
             "zeros", "braces", "header beyond the limit", "empty zip",
         ],
     )  # fmt: skip
-    def test_unknown(self, tmp_path, data):
+    def test_an_unknown_format_is_named(self, tmp_path, data):
         (tmp_path / "w.pth").write_bytes(data)
         with pytest.raises(
             errors.UnknownFormat,
@@ -130,23 +124,23 @@ class TestFormats:
         ):
             reading.read(tmp_path / "w.pth")
 
-    def test_another_zip_file(self, tmp_path):
+    def test_another_zip_file_is_named(self, tmp_path):
         with zipfile.ZipFile(tmp_path / "w.zip", "w") as archive:
             archive.writestr("notes.txt", "no weights")
         with pytest.raises(errors.UnknownFormat, match=r"w\.zip: a zip file, but"):
             reading.read(tmp_path / "w.zip")
 
-    def test_empty(self, tmp_path):
+    def test_an_empty_file_is_named(self, tmp_path):
         (tmp_path / "w").write_bytes(b"")
         with pytest.raises(errors.CorruptCheckpoint, match="w: is empty"):
             reading.read(tmp_path / "w")
 
     @pytest.mark.parametrize("name", ["no/where.pth", "where.pth", "where.index"])
-    def test_missing(self, tmp_path, name):
+    def test_a_missing_file_is_named(self, tmp_path, name):
         with pytest.raises(errors.MissingCheckpoint, match="no such file"):
             reading.read(tmp_path / name)
 
-    def test_malicious_pickle_does_nothing(self, tmp_path):
+    def test_code_in_a_pickle_is_not_run(self, tmp_path):
         data = b"\x80\x02cos\nsystem\n" + torch_files.text(f"mkdir {tmp_path}/evil")
         (tmp_path / "w.pth").write_bytes(data + b"\x85R.")
         with pytest.raises(
@@ -157,7 +151,7 @@ class TestFormats:
 
 
 def header(entries, data=b"", *, size=None):
-    """A safetensors file; `entries` are its header, as JSON or bytes."""
+    """Return a safetensors file; `entries` are its header, as JSON or bytes."""
     text = entries if isinstance(entries, bytes) else json.dumps(entries).encode()
     return struct.pack("<Q", len(text) if size is None else size) + text + data
 
@@ -167,8 +161,7 @@ def entry(shape=(2,), begin=0, end=8, dtype="F32"):
 
 
 class TestHostileSafetensors:
-    def test_good_one(self, tmp_path):
-        """Of the same making as those below."""
+    def test_a_good_file_of_the_same_making_is_read(self, tmp_path):
         (tmp_path / "w").write_bytes(header({"a": entry()}, struct.pack("<2f", 1, 2)))
         assert reading.read(tmp_path / "w").tensors["a"].tolist() == [1, 2]
 
@@ -211,7 +204,7 @@ class TestHostileSafetensors:
             "metadata number", "metadata list",
         ],
     )  # fmt: skip
-    def test_fault(self, tmp_path, data):
+    def test_every_fault_is_named_and_takes_no_memory(self, tmp_path, data):
         (tmp_path / "w").write_bytes(data)
         tracemalloc.start()
         try:
@@ -223,12 +216,20 @@ class TestHostileSafetensors:
         finally:
             tracemalloc.stop()
 
+    def test_damaged_files_are_read_or_refused(self, tmp_path):
+        def read(copy):
+            (tmp_path / "w").write_bytes(copy)
+            reading.read(tmp_path / "w")
+
+        data = safetensors.numpy.save(WEIGHTS)
+        assert damage.outcomes(read, data, 400)["CorruptCheckpoint"]
+
 
 class TestDigest:
     def digest(self, tensors):
         return reading.Checkpoint(tensors=tensors, format="x").digest()
 
-    def test_of_the_tensors_alone(self):
+    def test_only_tensors_count(self):
         whole = reading.Checkpoint(tensors=WEIGHTS, format="x", metadata={"a": "b"})
         assert whole.digest() == self.digest(dict(reversed(WEIGHTS.items())))
         assert (
@@ -247,17 +248,17 @@ class TestDigest:
         ],
         ids=["value", "shape", "dtype and bytes", "dtype", "one more"],
     )
-    def test_changes(self, change):
+    def test_values_shapes_and_types_count(self, change):
         assert self.digest(WEIGHTS | change) != self.digest(WEIGHTS)
 
-    def test_changes_with_a_name(self):
+    def test_names_count(self):
         assert self.digest({"a": np.zeros(1)}) != self.digest({"b": np.zeros(1)})
 
-    def test_layout_in_memory_does_not_matter(self):
+    def test_the_layout_in_memory_does_not_count(self):
         kernel = np.arange(6.0).reshape(2, 3)
         turned = np.asfortranarray(kernel)
         assert self.digest({"a": kernel}) == self.digest({"a": turned})
 
-    def test_name_that_is_no_unicode(self, tmp_path):
+    def test_a_name_that_is_no_unicode_has_a_digest(self, tmp_path):
         (tmp_path / "w").write_bytes(pickle.dumps({"\ud800": np.zeros(1)}))
         assert len(reading.read(tmp_path / "w").digest()) == 64

@@ -1,5 +1,4 @@
 import contextlib
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,9 @@ import pytest
 from model.checkpoints import errors
 from model.checkpoints.hdf5 import isolated_h5
 from pipeline.system import sandbox
-from tests import h5_forks
+from tests import conftest
+from tests.model.checkpoints import arrays
+from tests.model.checkpoints.hdf5 import h5_forks
 
 MB = 1 << 20
 ARRAYS = {
@@ -32,39 +33,32 @@ def path(tmp_path):
     return tmp_path / "w.h5"
 
 
-def write(path, arrays, **how):
+def write(path, datasets, **options):
     with h5py.File(path, "w") as file:
-        for name, array in arrays.items():
-            file.create_dataset(name, data=array, **how)
+        for name, array in datasets.items():
+            file.create_dataset(name, data=array, **options)
     return path
 
 
-def assert_equal(found, expected):
-    assert found.keys() == expected.keys()
-    for name, array in expected.items():
-        assert found[name].dtype == array.dtype.newbyteorder("=")
-        assert found[name].shape == array.shape
-        assert (found[name] == array).all()
+class TestContent:
+    def test_arrays_of_every_type_and_shape_come_over(self, path):
+        arrays.assert_same(isolated_h5.read(write(path, ARRAYS)).arrays, ARRAYS)
 
-
-class TestArrays:
-    def test_types_and_shapes(self, path):
-        assert_equal(isolated_h5.read(write(path, ARRAYS)).arrays, ARRAYS)
-
-    def test_from_another_folder(self, path, tmp_path, monkeypatch):
-        """And what lies there is not imported."""
+    def test_modules_of_the_working_folder_are_not_imported(
+        self, path, tmp_path, monkeypatch
+    ):
         write(path, {"a": np.ones(3)})
         (tmp_path / "h5py.py").write_text("raise SystemExit")
         monkeypatch.chdir(tmp_path)
-        assert_equal(isolated_h5.read(Path("w.h5")).arrays, {"a": np.ones(3)})
+        arrays.assert_same(isolated_h5.read(Path("w.h5")).arrays, {"a": np.ones(3)})
 
-    @pytest.mark.parametrize("how", ["gzip", "lzf"])
-    def test_compressed(self, path, how):
+    @pytest.mark.parametrize("compression", ["gzip", "lzf"])
+    def test_compressed_arrays_are_read(self, path, compression):
         expected = {"a": np.arange(6000, dtype=np.float32).reshape(60, 100)}
-        write(path, expected, compression=how, shuffle=True, fletcher32=True)
-        assert_equal(isolated_h5.read(path).arrays, expected)
+        write(path, expected, compression=compression, shuffle=True, fletcher32=True)
+        arrays.assert_same(isolated_h5.read(path).arrays, expected)
 
-    def test_texts_and_others(self, path):
+    def test_texts_of_keras_and_names_of_other_data_are_listed(self, path):
         with h5py.File(path, "w") as file:
             file.attrs["model_config"] = "{}"
             file.attrs["backend"] = np.bytes_(b"th\xc3\xa9ano")
@@ -76,16 +70,16 @@ class TestArrays:
             group.attrs["weight_names"] = [b"a:0", b"b:0"]
             group.attrs["layer_names0"] = np.array(["c"], dtype=object)
             file.create_group("empty").attrs["weight_names"] = []
-        found = isolated_h5.read(path)
-        assert found.texts == {
+        content = isolated_h5.read(path)
+        assert content.texts == {
             "": {"model_config": "{}", "backend": "théano"},
             "layer": {"weight_names": ["a:0", "b:0"], "layer_names0": ["c"]},
             "empty": {"weight_names": []},
         }
-        assert not found.arrays
-        assert sorted(found.others) == ["optimizer_weights/m", "structure", "words"]
+        assert not content.arrays
+        assert sorted(content.others) == ["optimizer_weights/m", "structure", "words"]
 
-    def test_as_many_bytes_as_the_file(self):
+    def test_arrays_are_limited_by_the_size_of_the_file(self):
         assert isolated_h5.limit_for(100) == 64 * MB
         assert isolated_h5.limit_for(10 * MB) == 200 * MB
         assert isolated_h5.limit_for(600 * MB) == 4096 * MB
@@ -176,7 +170,7 @@ CORRUPT = {
 
 class TestHostile:
     @pytest.mark.parametrize("make", UNSAFE, ids=lambda make: make.__name__)
-    def test_other_files_are_not_touched(self, path, make):
+    def test_data_of_other_files_are_not_read(self, path, make):
         with h5py.File(path, "w") as file:
             make(file)
         with pytest.raises(
@@ -185,31 +179,31 @@ class TestHostile:
             isolated_h5.read(path)
 
     @pytest.mark.parametrize("make", CORRUPT, ids=lambda make: make.__name__)
-    def test_named(self, path, make):
+    def test_a_file_that_claims_too_much_is_refused(self, path, make):
         with h5py.File(path, "w") as file:
             make(file)
         with pytest.raises(errors.CorruptCheckpoint) as caught:
             isolated_h5.read(path)
         assert str(caught.value).startswith(f"{path}: {CORRUPT[make]}")
 
-    def test_missing(self, path):
+    def test_a_missing_file_is_named(self, path):
         with pytest.raises(errors.MissingCheckpoint, match="no such file"):
             isolated_h5.read(path)
 
     @pytest.mark.parametrize("data", [b"", b"\x89HDF", b"x" * 1000])
-    def test_not_hdf5(self, path, data):
+    def test_a_file_of_another_format_is_named(self, path, data):
         path.write_bytes(data)
         with pytest.raises(errors.UnknownFormat, match=r"v\.zip: not an HDF5 file"):
             isolated_h5.read(path, where="v.zip")
 
-    def test_cut_off(self, path):
+    def test_a_file_that_is_cut_off_is_named(self, path):
         write(path, ARRAYS)
         path.write_bytes(path.read_bytes()[:-1])
         with pytest.raises(errors.CorruptCheckpoint, match=r"\(.*truncated file"):
             isolated_h5.read(path)
 
-    def test_the_library_crashes(self, path):
-        """A B-tree that is its own child: the library follows it down, for ever."""
+    def test_a_crash_of_the_library_costs_the_file_only(self, path):
+        """The library descends without end into a B-tree that is its own child."""
         data = bytearray(write(path, ARRAYS).read_bytes())
         tree = data.index(b"TREE")
         data[tree + 5] = 1  # its level
@@ -218,8 +212,8 @@ class TestHostile:
         with pytest.raises(errors.CorruptCheckpoint, match=r"crashed|recursion|depth"):
             isolated_h5.read(path)
 
-    def test_the_library_hangs(self, path):
-        """Because a B-tree is its own neighbour."""
+    def test_a_hang_of_the_library_costs_the_file_only(self, path):
+        """The library walks without end along a B-tree that is its own neighbour."""
         data = bytearray(write(path, ARRAYS).read_bytes())
         tree = data.index(b"TREE")
         data[tree + 16 : tree + 24] = tree.to_bytes(8, "little")
@@ -231,29 +225,20 @@ class TestHostile:
             child.send(request, timeout_s=60)
             isolated_h5.receive(child.receive, "w")
 
-    def test_mutations(self, path, tmp_path):
-        """Of numbers in compressed chunks; test_h5.py has plain ones."""
-        arrays = {
-            name: ARRAYS[name] for name in ("float32", "inner/uint8", "big_endian")
-        }
-        write(path, arrays, compression="gzip")
+    def test_damaged_files_are_read_or_refused(self, path, tmp_path):
+        """With numbers in compressed chunks; test_h5.py has plain ones."""
+        names = ("float32", "inner/uint8", "big_endian")
+        write(path, {name: ARRAYS[name] for name in names}, compression="gzip")
         contents = h5_forks.read_damaged(path, 300, tmp_path, seed=0)
         for content in contents:
             assert sum(a.nbytes for a in content.arrays.values()) <= 64 * MB
         assert 50 < len(contents) < 290
 
 
-def test_starts_without_tensorflow():
+def test_hdf5_is_read_without_tensorflow():
     program = (
         "import sys\n"
         "from model.checkpoints.hdf5 import h5_process, keras_zip\n"
         "assert not {'tensorflow', 'keras', 'torch'} & set(sys.modules)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=h5_forks.ROOT,
-        env={**os.environ},
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    subprocess.run([sys.executable, "-c", program], cwd=conftest.ROOT, check=True)

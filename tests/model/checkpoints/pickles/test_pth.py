@@ -1,5 +1,5 @@
+import functools
 import pickle
-import random
 import struct
 import tracemalloc
 import zipfile
@@ -12,6 +12,7 @@ import pytest
 from model.checkpoints import errors
 from model.checkpoints.pickles import pth
 from tests import torch_files
+from tests.model.checkpoints import arrays, damage
 from tests.torch_files import (
     call,
     integer,
@@ -28,32 +29,32 @@ BASE = np.arange(24, dtype=np.float32)
 BASE_STORAGE = storage("FloatStorage", "0", 24)
 
 
-def as_zip(path, opcodes, storages=None, **how):
+def as_zip(path, opcodes, storages=None, **options):
     storages = {"0": BASE.tobytes()} if storages is None else storages
-    path.write_bytes(torch_files.zip_file(opcodes, storages, **how))
+    path.write_bytes(torch_files.zip_file(opcodes, storages, **options))
     return pth.read_zip(path)
 
 
-def as_legacy(path, opcodes, storages=None, **how):
+def as_legacy(path, opcodes, storages=None, **options):
     storages = {"0": BASE.tobytes()} if storages is None else storages
     sized = {key: (data, 4) for key, data in storages.items()}
-    path.write_bytes(torch_files.legacy_file(opcodes, sized, **how))
+    path.write_bytes(torch_files.legacy_file(opcodes, sized, **options))
     return pth.read_legacy(path)
 
 
 @pytest.fixture(params=[as_zip, as_legacy], ids=["zip", "legacy"])
 def read(request, tmp_path):
-    """(opcodes, storages) -> what the reader makes of a file with them."""
-    return lambda *what, **how: request.param(tmp_path / "w.pth", *what, **how)
+    """Return a function that writes a file of one kind and reads it."""
+    return functools.partial(request.param, tmp_path / "w.pth")
 
 
 @pytest.fixture
 def refuse(read, tmp_path):
-    """Expects an error that names the file and says what is given."""
+    """Return a function that expects an error of a kind, which names the file."""
 
-    def check(kind, message, *what, **how):
+    def check(kind, message, *arguments, **options):
         with pytest.raises(kind, match=message) as caught:
-            read(*what, **how)
+            read(*arguments, **options)
         assert str(caught.value).startswith(f"{tmp_path / 'w.pth'}")
         assert type(caught.value) is kind
 
@@ -78,23 +79,19 @@ VALUES = {
 
 class TestStateDict:
     @pytest.mark.parametrize("key", VALUES)
-    def test_values(self, tmp_path, key):
-        """Through both kinds of file."""
-        expected = VALUES[key]
-        found, storages = torch_files.tensors({"w": expected, "v": BASE})
-        sizes = {"0": expected.itemsize, "1": 4}
+    def test_tensors_of_every_type_are_read_from_both_kinds_of_file(
+        self, tmp_path, key
+    ):
+        expected = {"w": VALUES[key], "v": BASE}
+        tensors, storages = torch_files.tensors(expected)
+        sizes = {"0": VALUES[key].itemsize, "1": 4}
         sized = {number: (data, sizes[number]) for number, data in storages.items()}
-        opcodes = ordered_dict(found)
+        opcodes = ordered_dict(tensors)
         path = tmp_path / "w.pth"
         path.write_bytes(torch_files.zip_file(opcodes, storages))
-        first = pth.read_zip(path)
+        arrays.assert_same(pth.read_zip(path), expected)
         path.write_bytes(torch_files.legacy_file(opcodes, sized))
-        for tensors in (first, pth.read_legacy(path)):
-            assert list(tensors) == ["w", "v"]
-            assert tensors["w"].dtype == expected.dtype
-            assert tensors["w"].shape == expected.shape
-            assert (tensors["w"] == expected).all()
-            assert (tensors["v"] == BASE).all()
+        arrays.assert_same(pth.read_legacy(path), expected)
 
     @pytest.mark.parametrize(
         "view",
@@ -116,18 +113,15 @@ class TestStateDict:
             "column", "one number", "nothing", "overlapping", "a row repeated",
         ],
     )  # fmt: skip
-    def test_views(self, read, view):
-        """A storage is read by offset and strides, as NumPy does."""
+    def test_views_of_a_storage_have_the_values_of_numpy(self, read, view):
         expected = view(BASE)
         offset = (expected.ctypes.data - BASE.ctypes.data) // 4 if expected.size else 0
         strides = [stride // 4 for stride in expected.strides]
         opcodes = tensor(BASE_STORAGE, offset, expected.shape, strides)
-        found = read(ordered_dict({"w": opcodes}))["w"]
-        assert found.shape == expected.shape
-        assert (found == expected).all()
+        arrays.assert_same(read(ordered_dict({"w": opcodes})), {"w": expected})
 
-    def test_shared_storage(self, read):
-        found = read(
+    def test_tensors_may_share_a_storage(self, read):
+        tensors = read(
             ordered_dict(
                 {
                     "front": tensor(BASE_STORAGE, 0, (3, 4), (4, 1)),
@@ -136,47 +130,48 @@ class TestStateDict:
                 }
             )
         )
-        assert (found["front"] == np.arange(12).reshape(3, 4)).all()
-        assert (found["whole"] == BASE).all()
-        assert (found["same"] == BASE).all()
+        front = BASE[:12].reshape(3, 4)
+        arrays.assert_same(tensors, {"front": front, "whole": BASE, "same": BASE})
 
     @pytest.mark.parametrize("wrapper", ["state_dict", "model_state_dict", "model"])
-    def test_wrapped(self, read, wrapper):
+    def test_state_dicts_are_taken_out_of_their_wrapper(self, read, wrapper):
         weights = ordered_dict({"w": tensor(BASE_STORAGE, 0, (24,), (1,))})
-        what = {"epoch": integer(3), wrapper: weights, "arch": text("alexnet")}
-        assert read(ordered_dict(what)).keys() == {"w"}
+        saved = {"epoch": integer(3), wrapper: weights, "arch": text("alexnet")}
+        assert read(ordered_dict(saved)).keys() == {"w"}
 
-    def test_prefix_of_parallel_training(self, read):
+    @pytest.mark.parametrize(
+        ("names", "expected"),
+        [
+            (["module.a.w", "module.module.b"], {"a.w", "module.b"}),
+            (["module.a", "b"], {"module.a", "b"}),
+        ],
+        ids=["all", "some"],
+    )
+    def test_the_prefix_of_parallel_training_is_removed_from_all_or_none(
+        self, read, names, expected
+    ):
         whole = tensor(BASE_STORAGE, 0, (24,), (1,))
-        found = read(ordered_dict({"module.a.w": whole, "module.module.b": whole}))
-        assert found.keys() == {"a.w", "module.b"}
+        assert read(ordered_dict(dict.fromkeys(names, whole))).keys() == expected
 
-    def test_prefix_of_some_is_a_name(self, read):
-        whole = tensor(BASE_STORAGE, 0, (24,), (1,))
-        assert read(ordered_dict({"module.a": whole, "b": whole})).keys() == {
-            "module.a",
-            "b",
-        }
-
-    def test_parameters(self, read):
+    def test_parameters_are_tensors(self, read):
         whole = parameter(tensor(BASE_STORAGE, 0, (24,), (1,)))
         assert (read(ordered_dict({"w": whole}))["w"] == BASE).all()
 
-    def test_old_function_for_tensors(self, read):
+    def test_tensors_of_old_versions_are_read(self, read):
         function = name("torch._utils", "_rebuild_tensor")
         shape = tuple_of(integer(24))
         strides = tuple_of(integer(1))
         old = call(function, BASE_STORAGE, integer(0), shape, strides)
         assert (read(ordered_dict({"w": old}))["w"] == BASE).all()
 
-    def test_metadata_of_modules(self, read):
-        """state_dict() hangs versions to its OrderedDict."""
+    def test_versions_of_modules_are_left_out(self, read):
+        """state_dict() adds them to its OrderedDict as an attribute."""
         versions = ordered_dict({"": ordered_dict({"version": integer(1)})})
         state = b"}" + text("_metadata") + versions + b"sb"
         weights = ordered_dict({"w": tensor(BASE_STORAGE, 0, (24,), (1,))})
         assert read(weights + state).keys() == {"w"}
 
-    def test_what_is_no_tensor_is_left_out(self, read):
+    def test_values_that_are_no_tensors_are_left_out(self, read):
         whole = tensor(BASE_STORAGE, 0, (24,), (1,))
         assert read(ordered_dict({"w": whole, "n": integer(1)})).keys() == {"w"}
 
@@ -191,7 +186,7 @@ class TestStateDict:
         ],
         ids=["tensor", "empty", "no tensor", "list", "None"],
     )
-    def test_no_state_dict(self, refuse, opcodes):
+    def test_files_without_a_state_dict_are_refused(self, refuse, opcodes):
         storages = {} if BASE_STORAGE not in opcodes else None
         message = r"holds no state dict; save model\.state_dict\(\)"
         refuse(errors.UnknownFormat, message, opcodes, storages)
@@ -228,32 +223,33 @@ class TestLies:
             "stride missing", "stride too many", "100 dimensions",
         ],
     )  # fmt: skip
-    def test_tensor_beyond_its_storage(self, refuse, offset, shape, strides):
+    def test_a_tensor_beyond_its_storage_is_refused(
+        self, refuse, offset, shape, strides
+    ):
         opcodes = ordered_dict({"w": tensor(BASE_STORAGE, offset, shape, strides)})
         refuse(errors.CorruptCheckpoint, "not a readable pickle .* a tensor ", opcodes)
 
     @pytest.mark.parametrize(
         "size", [b"N", b"\x88", text("24"), b"G" + bytes(8), b"]", tuple_of()]
     )
-    def test_sizes_that_are_no_numbers(self, refuse, size):
+    def test_sizes_that_are_no_numbers_are_refused(self, refuse, size):
         function = name("torch._utils", "_rebuild_tensor_v2")
-        one = tuple_of(integer(1))
-        for sizes in ((size, one, one), (integer(0), tuple_of(size), one)):
+        unit = tuple_of(integer(1))
+        for sizes in ((size, unit, unit), (integer(0), tuple_of(size), unit)):
             opcodes = ordered_dict({"w": call(function, BASE_STORAGE, *sizes)})
             refuse(errors.CorruptCheckpoint, "not a readable pickle", opcodes)
 
     @pytest.mark.parametrize("stored", [0, 1, 92, 95, 100])
-    def test_storage_of_another_length(self, refuse, stored):
+    def test_a_storage_of_another_length_is_refused(self, refuse, stored):
         data = (BASE.tobytes() + b"more")[:stored]
         opcodes = ordered_dict({"w": tensor(BASE_STORAGE, 0, (1,), (1,))})
-        how = {"storages": {"0": data}}
-        refuse(errors.CorruptCheckpoint, "storage '?0'? has", opcodes, **how)
+        refuse(errors.CorruptCheckpoint, "storage '?0'? has", opcodes, {"0": data})
 
-    def test_storage_that_is_missing(self, refuse):
+    def test_a_missing_storage_is_named(self, refuse):
         opcodes = ordered_dict({"w": tensor(BASE_STORAGE, 0, (1,), (1,))})
         refuse(errors.CorruptCheckpoint, "0'? is missing", opcodes, {})
 
-    def test_storage_of_two_kinds(self, refuse):
+    def test_a_storage_of_two_types_is_refused(self, refuse):
         other = storage("IntStorage", "0", 24)
         opcodes = ordered_dict(
             {
@@ -264,12 +260,12 @@ class TestLies:
         refuse(errors.CorruptCheckpoint, "storage '0' is of two kinds", opcodes)
 
     @pytest.mark.parametrize("count", [-1, 2**62, 2**64, 2**90])
-    def test_storage_of_impossible_size(self, refuse, count):
+    def test_a_storage_of_impossible_size_is_refused(self, refuse, count):
         of = storage("FloatStorage", "0", count)
         opcodes = ordered_dict({"w": tensor(of, 0, (1,), (1,))})
         refuse(errors.CorruptCheckpoint, "storage '0' with an impossible", opcodes)
 
-    def test_large_storage_takes_no_memory(self, refuse):
+    def test_a_storage_that_claims_terabytes_takes_no_memory(self, refuse):
         of = storage("FloatStorage", "0", 2**40)
         opcodes = ordered_dict({"w": tensor(of, 0, (2**40,), (1,))})
         tracemalloc.start()
@@ -302,19 +298,18 @@ class TestLies:
             "number", "None",
         ],
     )  # fmt: skip
-    def test_odd_reference(self, refuse, reference):
+    def test_a_reference_that_makes_no_sense_is_refused(self, refuse, reference):
         opcodes = ordered_dict({"w": tensor(reference + b"Q", 0, (1,), (1,))})
         refuse(errors.CorruptCheckpoint, "not a readable pickle", opcodes)
 
-    def test_storage_elsewhere(self, tmp_path, refuse):
-        """A key is a member's name, and never a path."""
+    def test_a_key_is_never_a_path_in_the_file_system(self, tmp_path, refuse):
         (tmp_path / "secret").write_bytes(bytes(4))
         of = storage("FloatStorage", "../../../secret", 1)
         opcodes = ordered_dict({"w": tensor(of, 0, (1,), (1,))})
         refuse(errors.CorruptCheckpoint, "secret'? is missing", opcodes, {})
 
-    def test_many_names_for_one_storage(self, read, refuse):
-        """Each is read into memory of its own; tied weights have a few."""
+    def test_thousands_of_tensors_cannot_share_a_storage(self, read, refuse):
+        """Each may take memory of its own; tied weights are a few."""
         data = {"0": np.zeros(10_000, np.float32).tobytes()}
         whole = tensor(storage("FloatStorage", "0", 10_000), 0, (10_000,), (1,))
         assert len(read(ordered_dict({str(n): whole for n in range(8)}), data)) == 8
@@ -323,7 +318,7 @@ class TestLies:
         message = "2000 tensors share storages, 80,000,000 bytes in all"
         refuse(errors.CorruptCheckpoint, message, ordered_dict(many), data)
 
-    def test_name_that_is_no_text(self, refuse):
+    def test_a_name_that_is_no_text_is_refused(self, refuse):
         whole = tensor(BASE_STORAGE, 0, (24,), (1,))
         opcodes = b"}" + tuple_of(text("a")) + whole + b"s"
         refuse(errors.CorruptCheckpoint, "names in text, found a tuple", opcodes)
@@ -341,7 +336,7 @@ class TestUnsafe:
             ("__builtin__", "eval"),
         ],
     )
-    def test_name(self, tmp_path, monkeypatch, refuse, module, attribute):
+    def test_code_is_not_run(self, tmp_path, monkeypatch, refuse, module, attribute):
         monkeypatch.chdir(tmp_path)
         evil = call(name(module, attribute), text("mkdir evil"))
         weights = tensor(BASE_STORAGE, 0, (24,), (1,))
@@ -360,8 +355,10 @@ class TestUnsafe:
         ids=["kind", "storage", "tensor"],
     )
     @pytest.mark.parametrize("slots", [False, True])
-    def test_stand_ins_cannot_be_changed(self, read, refuse, target, slots):
-        """Else a file could spoil the reading of those after it."""
+    def test_a_file_cannot_spoil_the_reading_of_the_next(
+        self, read, refuse, target, slots
+    ):
+        """By a change of the objects that stand in for PyTorch's."""
         state = b"}(" + text("dtype") + text("x") + text("shape") + text("y") + b"u"
         state = tuple_of(b"N", state) if slots else state
         good = ordered_dict({"w": tensor(BASE_STORAGE, 0, (24,), (1,))})
@@ -374,28 +371,35 @@ class TestZip:
     WEIGHTS = ordered_dict({"w": tensor(BASE_STORAGE, 0, (24,), (1,))})
 
     @pytest.mark.parametrize("prefix", ["archive", "alexnet-owt", "a/b", "\u00e4 b"])
-    def test_name_inside(self, tmp_path, prefix):
-        found = as_zip(tmp_path / "w", self.WEIGHTS, prefix=prefix)
-        assert (found["w"] == BASE).all()
+    def test_the_folder_inside_may_have_any_name(self, tmp_path, prefix):
+        tensors = as_zip(tmp_path / "w", self.WEIGHTS, prefix=prefix)
+        arrays.assert_same(tensors, {"w": BASE})
 
-    def test_before_byte_order_was_written(self, tmp_path):
+    def test_files_without_a_byte_order_are_read(self, tmp_path):
         assert as_zip(tmp_path / "w", self.WEIGHTS, byteorder=None).keys() == {"w"}
 
-    def test_big_endian(self, tmp_path):
+    def test_big_endian_files_are_refused(self, tmp_path):
         with pytest.raises(
             errors.CorruptCheckpoint, match=r"w: big-endian data are no"
         ):
             as_zip(tmp_path / "w", self.WEIGHTS, byteorder=b"big")
 
-    def test_another_zip_file(self, tmp_path):
-        for how in (np.savez, np.savez_compressed):
-            how(tmp_path / "w.npz", a=BASE)
-            with pytest.raises(
-                errors.UnknownFormat, match=r"w\.npz: a zip file, but no"
-            ):
-                pth.read_zip(tmp_path / "w.npz")
+    def test_another_zip_file_is_named(self, tmp_path):
+        np.savez(tmp_path / "w.npz", a=BASE)
+        with pytest.raises(errors.UnknownFormat, match=r"w\.npz: a zip file, but no"):
+            pth.read_zip(tmp_path / "w.npz")
 
-    def test_two_pickles(self, tmp_path):
+    def test_torchscript_is_refused_with_advice(self, tmp_path):
+        """It has compressed members beside a pickle that asks for its classes."""
+        evil = call(name("__torch__.Net", "Net"))
+        (tmp_path / "w").write_bytes(torch_files.zip_file(evil, {}))
+        with zipfile.ZipFile(tmp_path / "w", "a", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("archive/code/Net.py", "class Net: pass\n" * 100)
+        message = "asks for __torch__.Net.Net, .* Save the weights alone"
+        with pytest.raises(errors.UnsafeCheckpoint, match=message):
+            pth.read_zip(tmp_path / "w")
+
+    def test_a_file_with_two_pickles_is_refused(self, tmp_path):
         path = tmp_path / "w"
         as_zip(path, self.WEIGHTS)
         with zipfile.ZipFile(path, "a") as archive:
@@ -403,8 +407,8 @@ class TestZip:
         with pytest.raises(errors.UnknownFormat, match="not of torch"):
             pth.read_zip(path)
 
-    def test_compressed(self, tmp_path):
-        """A small file cannot become a large one: 100 MB of zeros in 100 KB."""
+    def test_a_zip_bomb_takes_no_memory(self, tmp_path):
+        """100 MB of zeros in 100 KB."""
         path = tmp_path / "w"
         of = storage("FloatStorage", "0", 25_000_000)
         opcodes = ordered_dict({"w": tensor(of, 0, (25_000_000,), (1,))})
@@ -422,7 +426,7 @@ class TestZip:
         finally:
             tracemalloc.stop()
 
-    def test_members_in_one_another(self, tmp_path):
+    def test_members_that_overlap_are_refused(self, tmp_path):
         """Each storage is all that follows: 60 kB claim to be 100 times 30 kB."""
         tail, entries = bytes(30_000), []
         for key in range(100):
@@ -458,7 +462,7 @@ class TestZip:
         ):
             pth.read_zip(path)
 
-    def test_checksum(self, tmp_path):
+    def test_a_wrong_checksum_is_found(self, tmp_path):
         path = tmp_path / "w"
         as_zip(path, self.WEIGHTS)
         data = bytearray(path.read_bytes())
@@ -467,7 +471,7 @@ class TestZip:
         with pytest.raises(errors.CorruptCheckpoint, match=r"damaged zip file .*CRC"):
             pth.read_zip(path)
 
-    def test_encrypted(self, tmp_path):
+    def test_an_encrypted_file_is_refused(self, tmp_path):
         path = tmp_path / "w"
         as_zip(path, self.WEIGHTS)
         data = bytearray(path.read_bytes())
@@ -478,7 +482,7 @@ class TestZip:
         with pytest.raises(errors.CorruptCheckpoint, match="encrypted"):
             pth.read_zip(path)
 
-    def test_cut_anywhere(self, tmp_path):
+    def test_a_file_that_is_cut_off_anywhere_is_refused(self, tmp_path):
         path = tmp_path / "w"
         as_zip(path, self.WEIGHTS)
         data = path.read_bytes()
@@ -489,33 +493,22 @@ class TestZip:
 
 
 @pytest.mark.parametrize("kind", [as_zip, as_legacy], ids=["zip", "legacy"])
-def test_any_byte_changed(tmp_path, kind):
-    """Whatever it comes to, it is arrays or a named error."""
+def test_damaged_files_are_read_or_refused(tmp_path, kind):
     path = tmp_path / "w.pth"
     kind(path, TestZip.WEIGHTS)
-    data = path.read_bytes()
-    chance = random.Random(1)
     reader = pth.read_zip if kind is as_zip else pth.read_legacy
-    readable = 0
-    for _ in range(1500):
-        changed = bytearray(data)
-        for _ in range(chance.choice([1, 1, 2, 5])):
-            changed[chance.randrange(len(data))] = chance.randrange(256)
-        path.write_bytes(changed)
-        try:
-            tensors = reader(path)
-        except errors.CheckpointError as error:
-            assert str(error).startswith(str(path))
-            continue
-        assert all(isinstance(found, np.ndarray) for found in tensors.values())
-        readable += 1
-    assert readable < 1500
+
+    def read(copy):
+        path.write_bytes(copy)
+        assert all(isinstance(array, np.ndarray) for array in reader(path).values())
+
+    assert damage.outcomes(read, path.read_bytes(), 800)["CorruptCheckpoint"]
 
 
 class TestLegacy:
     WEIGHTS = TestZip.WEIGHTS
 
-    def test_cut_anywhere(self, tmp_path):
+    def test_a_file_that_is_cut_off_anywhere_is_refused(self, tmp_path):
         path = tmp_path / "w"
         as_legacy(path, self.WEIGHTS)
         data = path.read_bytes()
@@ -524,21 +517,21 @@ class TestLegacy:
             with pytest.raises(errors.CorruptCheckpoint, match=f"^{path}: "):
                 pth.read_legacy(path)
 
-    def test_magic_number(self, tmp_path):
+    def test_another_magic_number_is_refused(self, tmp_path):
         with pytest.raises(errors.CorruptCheckpoint, match="not the parts that torch"):
             as_legacy(tmp_path / "w", self.WEIGHTS, magic=7)
 
     @pytest.mark.parametrize("count", [0, 23, 25, 2**63])
-    def test_count_before_the_data(self, tmp_path, count):
+    def test_another_count_before_the_data_is_refused(self, tmp_path, count):
         with pytest.raises(errors.CorruptCheckpoint, match="'0' has another size"):
             as_legacy(tmp_path / "w", self.WEIGHTS, counts={"0": count})
 
-    def test_data_of_no_storage(self, tmp_path):
+    def test_data_of_an_unknown_storage_are_refused(self, tmp_path):
         storages = {"0": BASE.tobytes(), "other": BASE.tobytes()}
         with pytest.raises(errors.CorruptCheckpoint, match="'other' is missing"):
             as_legacy(tmp_path / "w", self.WEIGHTS, storages)
 
-    def test_pickles_of_something_else(self, tmp_path):
+    def test_pickles_of_something_else_are_refused(self, tmp_path):
         path = tmp_path / "w"
         path.write_bytes(pickle.dumps(1) * 5)
         with pytest.raises(errors.CorruptCheckpoint, match="not the parts that torch"):

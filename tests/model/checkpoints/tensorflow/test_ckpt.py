@@ -1,7 +1,8 @@
 import shutil
+from pathlib import Path
 
-import google_crc32c
 import keras
+import ml_dtypes
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,6 +10,7 @@ import tensorflow as tf
 from model.checkpoints import errors, reading
 from model.checkpoints.tensorflow import ckpt, leveldb
 from pipeline.records import tfrecord
+from tests.model.checkpoints import arrays, damage
 
 KERNEL = np.arange(12, dtype=np.float32).reshape(2, 2, 3, 1)
 BIASES = np.array([-0.5], np.float32)
@@ -16,7 +18,7 @@ WEIGHTS = {"conv1/weights": KERNEL, "conv1/biases": BIASES}
 
 
 def save(prefix, tensors):
-    """Writes a checkpoint of named tensors."""
+    """Write a checkpoint of named tensors."""
     tf.raw_ops.SaveV2(
         prefix=str(prefix),
         tensor_names=list(tensors),
@@ -24,14 +26,6 @@ def save(prefix, tensors):
         tensors=list(tensors.values()),
     )
     return prefix
-
-
-def assert_weights(tensors):
-    assert tensors.keys() == WEIGHTS.keys()
-    for name, expected in WEIGHTS.items():
-        assert tensors[name].dtype == np.float32
-        assert tensors[name].shape == expected.shape
-        assert (tensors[name] == expected).all()
 
 
 @pytest.fixture
@@ -75,22 +69,24 @@ def saved_by_tf1(tmp_path_factory):
 
 class TestTf1:
     @pytest.mark.parametrize("name", ["model.ckpt-2", "model.ckpt-2.index", "."])
-    def test_prefix_index_and_folder(self, saved_by_tf1, name):
-        found = reading.read(saved_by_tf1 / name)
-        assert found.format == "TensorFlow checkpoint"
-        assert_weights(found.tensors)
+    def test_prefix_index_and_folder_name_a_checkpoint(self, saved_by_tf1, name):
+        checkpoint = reading.read(saved_by_tf1 / name)
+        assert checkpoint.format == "TensorFlow checkpoint"
+        arrays.assert_same(checkpoint.tensors, WEIGHTS)
 
-    def test_what_is_no_weight_is_told(self, saved_by_tf1):
-        aside = reading.read(saved_by_tf1).ignored_entries
+    def test_slots_and_counters_are_listed_as_ignored(self, saved_by_tf1):
+        ignored_entries = reading.read(saved_by_tf1).ignored_entries
         both = ("conv1/biases/", "conv1/weights/")
         slots = {"Momentum", "Adam", "Adam_1", "RMSProp", "RMSProp_1"}
         expected = {name + slot for name in both for slot in slots}
         expected |= {name + "ExponentialMovingAverage" for name in both}
         expected |= {"global_step", "beta1_power", "beta2_power"}
-        assert set(aside) == expected
+        assert set(ignored_entries) == expected
 
-    def test_copy_of_a_folder_is_read_itself(self, saved_by_tf1, tmp_path):
-        """TF1 writes whole paths, here of the folder that was copied."""
+    def test_a_copy_of_a_folder_does_not_lead_to_the_original(
+        self, saved_by_tf1, tmp_path
+    ):
+        """TF1 writes absolute paths, here of the folder that was copied."""
         folder = shutil.copytree(saved_by_tf1, tmp_path / "copy")
         assert str(saved_by_tf1) in (folder / "checkpoint").read_text()
         assert ckpt.prefix_of(folder) == folder / "model.ckpt-2"
@@ -107,42 +103,39 @@ class TestTf1:
             'model_checkpoint_path: "a\0b"',
         ],
     )
-    def test_folder_that_was_moved(self, prefix, state):
-        """The file `checkpoint` is lost, broken, or speaks of what is gone."""
+    def test_a_folder_is_read_without_a_good_state_file(self, prefix, state):
+        """The file `checkpoint` is lost, broken, or names a file that is gone."""
         if state is not None:
             (prefix.parent / "checkpoint").write_text(state, errors="surrogateescape")
-        assert_weights(reading.read(prefix.parent).tensors)
+        arrays.assert_same(reading.read(prefix.parent).tensors, WEIGHTS)
 
-    def test_state_file_stands_for_its_folder(self, saved_by_tf1):
+    def test_a_state_file_stands_for_its_folder(self, saved_by_tf1):
         state = saved_by_tf1 / "checkpoint"
         assert ckpt.prefix_of(state) == saved_by_tf1 / "model.ckpt-2"
 
 
 class TestTf2:
-    def test_object_based(self, tmp_path):
+    def test_keys_of_objects_are_the_names(self, tmp_path):
         layer = tf.Module()
         layer.kernel, layer.bias = tf.Variable(KERNEL), tf.Variable(BIASES)
         optimizer = tf.keras.optimizers.Adam(0.0)
         optimizer.build([layer.kernel, layer.bias])
         everything = tf.train.Checkpoint(conv1=layer, optimizer=optimizer)
         prefix = everything.save(str(tmp_path / "ckpt"))
-        tensors, aside = ckpt.read(ckpt.prefix_of(tmp_path))
+        tensors, ignored = ckpt.read(ckpt.prefix_of(tmp_path))
         assert prefix == str(ckpt.prefix_of(tmp_path))
-        assert (tensors["conv1/kernel"] == KERNEL).all()
-        assert (tensors["conv1/bias"] == BIASES).all()
-        assert "_CHECKPOINTABLE_OBJECT_GRAPH" in aside
-        assert "save_counter" in aside
-        assert any(name.startswith("optimizer/") for name in aside)
-        assert tensors.keys() == {"conv1/kernel", "conv1/bias"}
+        arrays.assert_same(tensors, {"conv1/kernel": KERNEL, "conv1/bias": BIASES})
+        assert {"_CHECKPOINTABLE_OBJECT_GRAPH", "save_counter"} < set(ignored)
+        assert any(name.startswith("optimizer/") for name in ignored)
 
-    def test_slots_of_older_optimizers(self, tmp_path):
+    def test_slots_of_older_optimizers_are_ignored(self, tmp_path):
         name = "conv1/kernel/.OPTIMIZER_SLOT/optimizer/m/.ATTRIBUTES/VARIABLE_VALUE"
-        tensors, aside = ckpt.read(save(tmp_path / "x", WEIGHTS | {name: KERNEL}))
-        assert_weights(tensors)
-        assert aside == (name.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE"),)
+        tensors, ignored = ckpt.read(save(tmp_path / "x", WEIGHTS | {name: KERNEL}))
+        arrays.assert_same(tensors, WEIGHTS)
+        assert ignored == (name.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE"),)
 
-    def test_full_names_of_variables(self, tmp_path):
-        """A Keras model is saved by the place of its layers, and says their names."""
+    def test_full_names_in_the_object_graph_are_the_names(self, tmp_path):
+        """A Keras model is saved under the numbers of its layers, with their names."""
         model = tf.keras.Sequential(
             [tf.keras.Input((2, 2, 3)), tf.keras.layers.Conv2D(1, 2, name="conv1")]
         )
@@ -156,7 +149,7 @@ class TestTf2:
 
 
 def trained_by_keras(folder, name):
-    """The weights of a Keras 3 model that was trained, and its checkpoint."""
+    """Write a checkpoint of a trained Keras 3 model; return its weights."""
     model = keras.Sequential(
         [keras.Input((4, 4, 3)), keras.layers.Conv2D(2, 2, name="conv1")]
     )
@@ -168,17 +161,15 @@ def trained_by_keras(folder, name):
 
 
 @pytest.mark.parametrize("name", ["optimizer", "opt", "a"])
-def test_weights_of_keras_3_that_stand_below_their_optimizer(tmp_path, name):
-    """The graph's shortest way to a trained variable may be by the optimizer."""
+def test_weights_of_keras_3_below_their_optimizer_are_read(tmp_path, name):
+    """The graph's shortest way to a trained variable may lead through the optimizer."""
     expected = trained_by_keras(tmp_path, name)
-    tensors, aside = ckpt.read(tmp_path / "x")
-    assert tensors.keys() == expected.keys()
-    for key, value in expected.items():
-        np.testing.assert_array_equal(tensors[key], value)
-    assert f"{name}/_iterations" in aside
+    tensors, ignored = ckpt.read(tmp_path / "x")
+    arrays.assert_same(tensors, expected)
+    assert f"{name}/_iterations" in ignored
 
 
-def test_variables_in_parts(tmp_path):
+def test_variables_in_parts_are_listed_as_ignored(tmp_path):
     v1 = tf.compat.v1
     with tf.Graph().as_default(), v1.Session() as session:
         v1.get_variable(
@@ -189,17 +180,17 @@ def test_variables_in_parts(tmp_path):
         )
         session.run(v1.global_variables_initializer())
         v1.train.Saver().save(session, str(tmp_path / "x"))
-    tensors, aside = ckpt.read(tmp_path / "x")
+    tensors, ignored = ckpt.read(tmp_path / "x")
     assert tensors == {}
-    assert aside == (f"conv1/weights{ckpt.IN_PARTS}",)
+    assert ignored == (f"conv1/weights{ckpt.IN_PARTS}",)
 
 
-class TestNames:
+class TestVariables:
     @pytest.mark.parametrize(
         "name",
         ["Adam_layer/weights", "conv1/Momentum2", "my_global_step", "AdamNet/conv1/w"],
     )
-    def test_nearly_a_slot(self, tmp_path, name):
+    def test_names_that_resemble_a_slot_are_weights(self, tmp_path, name):
         assert ckpt.read(save(tmp_path / "x", {name: KERNEL}))[0].keys() == {name}
 
     @pytest.mark.parametrize(
@@ -211,42 +202,36 @@ class TestNames:
             np.array([255], np.uint8),
             np.array([True, False]),
             np.zeros((0, 3), np.float32),
+            np.array([1.5, -3e38], ml_dtypes.bfloat16),
         ],
         ids=lambda value: f"{value.dtype} {value.shape}",
     )
-    def test_numbers_of_all_kinds(self, tmp_path, value):
-        (found,) = ckpt.read(save(tmp_path / "x", {"a": value}))[0].values()
-        assert (found.dtype, found.shape) == (value.dtype, value.shape)
-        assert (found == value).all()
+    def test_numbers_of_every_type_are_read(self, tmp_path, value):
+        tensors, _ = ckpt.read(save(tmp_path / "x", {"a": tf.constant(value)}))
+        arrays.assert_same(tensors, {"a": value})
 
-    def test_bfloat16(self, tmp_path):
-        value = tf.constant([1.5, -3e38], tf.bfloat16)
-        found = ckpt.read(save(tmp_path / "x", {"a": value}))[0]["a"]
-        assert found.dtype == "bfloat16"
-        assert (found == value.numpy()).all()
-
-    def test_strings_are_no_weights(self, tmp_path):
+    def test_strings_are_ignored(self, tmp_path):
         words = tf.constant(["daisy", "roses"])
-        tensors, aside = ckpt.read(save(tmp_path / "x", WEIGHTS | {"labels": words}))
-        assert_weights(tensors)
-        assert aside == ("labels",)
+        tensors, ignored = ckpt.read(save(tmp_path / "x", WEIGHTS | {"labels": words}))
+        arrays.assert_same(tensors, WEIGHTS)
+        assert ignored == ("labels",)
 
 
-class TestPlaces:
-    def test_nothing_there(self, tmp_path):
+class TestFiles:
+    def test_a_missing_checkpoint_is_named(self, tmp_path):
         with pytest.raises(
             errors.MissingCheckpoint, match=r"x\.ckpt: no such file; exp"
         ):
             reading.read(tmp_path / "x.ckpt")
 
-    def test_no_index(self, prefix):
+    def test_a_missing_index_is_named(self, prefix):
         index_file(prefix).unlink()
         with pytest.raises(
             errors.MissingCheckpoint, match=r"ckpt\.index: no such file"
         ):
             reading.read(index_file(prefix))
 
-    def test_no_data_file(self, prefix):
+    def test_a_missing_data_file_is_named(self, prefix):
         data_file(prefix).unlink()
         with pytest.raises(
             errors.MissingCheckpoint,
@@ -254,7 +239,7 @@ class TestPlaces:
         ):
             reading.read(prefix)
 
-    def test_one_of_two_data_files(self, tmp_path):
+    def test_each_of_two_data_files_is_needed(self, tmp_path):
         parts = [
             str(save(tmp_path / f"part{number}", {name: value}))
             for number, (name, value) in enumerate(WEIGHTS.items())
@@ -263,7 +248,7 @@ class TestPlaces:
         tf.raw_ops.MergeV2Checkpoints(
             checkpoint_prefixes=parts, destination_prefix=str(prefix)
         )
-        assert_weights(reading.read(prefix).tensors)
+        arrays.assert_same(reading.read(prefix).tensors, WEIGHTS)
         (tmp_path / "both.data-00001-of-00002").unlink()
         with pytest.raises(
             errors.MissingCheckpoint,
@@ -271,7 +256,7 @@ class TestPlaces:
         ):
             reading.read(prefix)
 
-    def test_folder_without_a_checkpoint(self, tmp_path, monkeypatch):
+    def test_a_folder_without_a_checkpoint_is_named(self, tmp_path, monkeypatch):
         with pytest.raises(
             errors.MissingCheckpoint, match="a folder without one check"
         ):
@@ -279,24 +264,24 @@ class TestPlaces:
         monkeypatch.chdir(tmp_path)
         for name in (".", ""):
             with pytest.raises(errors.MissingCheckpoint, match="a folder without"):
-                reading.read(reading.Path(name))
+                reading.read(Path(name))
 
-    def test_folder_one_stands_in(self, prefix, monkeypatch):
+    def test_the_working_folder_can_be_the_checkpoint(self, prefix, monkeypatch):
         monkeypatch.chdir(prefix.parent)
-        assert_weights(reading.read(reading.Path(".")).tensors)
+        arrays.assert_same(reading.read(Path()).tensors, WEIGHTS)
 
-    def test_folder_with_several(self, prefix):
+    def test_a_folder_with_several_checkpoints_is_refused(self, prefix):
         save(prefix.with_name("other"), WEIGHTS)
         with pytest.raises(
             errors.MissingCheckpoint, match="a folder without one check"
         ):
             reading.read(prefix.parent)
-        assert_weights(reading.read(prefix.with_name("other")).tensors)
+        arrays.assert_same(reading.read(prefix.with_name("other")).tensors, WEIGHTS)
 
 
 class TestDamaged:
     @pytest.mark.parametrize("length", [0, 1, 40, 51])
-    def test_data_file_cut_off(self, prefix, length):
+    def test_a_data_file_that_is_cut_off_is_refused(self, prefix, length):
         data = data_file(prefix).read_bytes()
         assert len(data) == 13 * 4
         data_file(prefix).write_bytes(data[:length])
@@ -305,7 +290,7 @@ class TestDamaged:
         ):
             reading.read(prefix)
 
-    def test_data_file_changed(self, prefix):
+    def test_a_changed_data_file_is_refused(self, prefix):
         data = bytearray(data_file(prefix).read_bytes())
         data[5] ^= 1
         data_file(prefix).write_bytes(data)
@@ -313,7 +298,7 @@ class TestDamaged:
             reading.read(prefix)
 
     @pytest.mark.parametrize(
-        "damage",
+        "change",
         [
             lambda data: b"",
             lambda data: data[:-1],
@@ -323,15 +308,15 @@ class TestDamaged:
         ],
         ids=["empty", "cut", "half", "something else", "one bit"],
     )
-    def test_index(self, prefix, damage):
-        index_file(prefix).write_bytes(damage(index_file(prefix).read_bytes()))
+    def test_a_damaged_index_is_refused(self, prefix, change):
+        index_file(prefix).write_bytes(change(index_file(prefix).read_bytes()))
         with pytest.raises(
             errors.CorruptCheckpoint, match=f"^{prefix}: not a readable"
         ):
             reading.read(prefix)
 
-    def test_index_that_claims_much(self, tmp_path):
-        """16 TB, told before they are asked of the system; the checksum is right."""
+    def test_an_index_that_claims_terabytes_takes_no_memory(self, tmp_path):
+        """16 TB, with a correct checksum."""
         prefix = save(tmp_path / "x", {"a": np.ones((1,) * 6, np.float32)})
         data = bytearray(index_file(prefix).read_bytes())
         # The footer, 48 bytes, begins with the place of the second block as a varint;
@@ -341,9 +326,8 @@ class TestDamaged:
         dimension = b"\x12\x02\x08\x01"
         assert data.count(dimension, 0, end) == 6
         data[:end] = data[:end].replace(dimension, b"\x12\x02\x08\x7f")
-        crc = google_crc32c.value(bytes(data[: end + 1]))
-        masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-        data[end + 1 : end + 5] = masked.to_bytes(4, "little")
+        crc = tfrecord.masked_crc(bytes(data[: end + 1]))
+        data[end + 1 : end + 5] = crc.to_bytes(4, "little")
         index_file(prefix).write_bytes(data)
         shapes = tf.train.load_checkpoint(str(prefix)).get_variable_to_shape_map()
         assert shapes == {"a": [127] * 6}
@@ -351,22 +335,22 @@ class TestDamaged:
             reading.read(prefix)
 
     def forged(self, prefix, entries):
-        """An index of these (shared, added, value) entries, checksums and all."""
+        """Write an index of these (shared, added, value) entries, with checksums."""
 
         def varint(number):
-            found = b""
+            data = b""
             while number >= 0x80:
-                found += bytes([number & 0x7F | 0x80])
+                data += bytes([number & 0x7F | 0x80])
                 number >>= 7
-            return found + bytes([number])
+            return data + bytes([number])
 
         def block(entries):
-            found = b""
+            data = b""
             for shared, added, value in entries:
-                found += varint(shared) + varint(len(added)) + varint(len(value))
-                found += added + value
-            found += bytes(4) + (1).to_bytes(4, "little") + b"\0"
-            return found + tfrecord.masked_crc(found).to_bytes(4, "little")
+                data += varint(shared) + varint(len(added)) + varint(len(value))
+                data += added + value
+            data += bytes(4) + (1).to_bytes(4, "little") + b"\0"
+            return data + tfrecord.masked_crc(data).to_bytes(4, "little")
 
         first = block(entries)
         handle = varint(0) + varint(len(first) - 5)
@@ -376,14 +360,25 @@ class TestDamaged:
         index_file(prefix).write_bytes(data)
 
     @pytest.mark.parametrize("length", [5000, 4096])
-    def test_names_without_end(self, prefix, length):
-        """Each shares the one before and so costs a few bytes of the file."""
+    def test_names_that_grow_without_end_are_refused(self, prefix, length):
+        """Each begins as the one before, and so takes a few bytes of the file."""
         start = [(0, b"", b"\x08\x01"), (0, b"a" * length, b"")]
         self.forged(prefix, [*start, *[(length - 1, b"b", b"")] * 30_000])
         with pytest.raises(errors.CorruptCheckpoint, match="beyond any variable's"):
             reading.read(prefix)
 
-    def test_forged_index_of_a_real_one(self, prefix):
-        """The forger itself is right: without the faults its files are read."""
+    def test_a_forged_index_without_faults_is_read(self, prefix):
+        """So the forged files above are refused for their faults."""
         self.forged(prefix, [(0, b"", b"\x08\x01")])
         assert reading.read(prefix).tensors == {}
+
+    def test_damaged_files_are_read_or_refused(self, prefix):
+        for file in (index_file(prefix), data_file(prefix)):
+            data = file.read_bytes()
+
+            def read(copy, file=file):
+                file.write_bytes(copy)
+                reading.read(prefix)
+
+            assert damage.outcomes(read, data, 300)["CorruptCheckpoint"] > 100
+            file.write_bytes(data)
