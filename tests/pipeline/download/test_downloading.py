@@ -24,39 +24,27 @@ class TestPaperFlowers:
     def draw(self, folder, count=2, seed=0):
         return downloading.draw_paper_flowers(folder, images_per_class=count, seed=seed)
 
-    def test_folders_and_counts(self, tmp_path):
-        assert self.draw(tmp_path / "f") == 10
-        assert sorted(content(tmp_path / "f")) == [
-            f"{kind}/{kind}_{number:04d}.jpg"
+    def test_every_photo_is_the_one_of_its_name(self, tmp_path):
+        """Processes draw them, a block each."""
+        assert self.draw(tmp_path / "f", seed=5) == 10
+        assert content(tmp_path / "f") == {
+            f"{kind}/{kind}_{number:04d}.jpg": flower_canvas.encode(
+                paper_flowers.draw(kind, 5, number)
+            )
             for kind in ("aster", "globe", "lily", "poppy", "tulip")
             for number in range(2)
-        ]
+        }
 
-    def test_every_photo_is_the_one_of_its_name(self, tmp_path):
-        """However they are spread over processes."""
-        self.draw(tmp_path, seed=5)
-        for kind in paper_flowers.KINDS:
-            for number in range(2):
-                drawn = flower_canvas.encode(paper_flowers.draw(kind, 5, number))
-                path = tmp_path / kind / f"{kind}_{number:04d}.jpg"
-                assert path.read_bytes() == drawn
-
-    def test_rerun_draws_what_is_missing(self, tmp_path):
-        self.draw(tmp_path)
-        before = folder_digest(tmp_path)
-        assert self.draw(tmp_path) == 0
-        (tmp_path / "lily" / "lily_0001.jpg").unlink()
-        shutil.rmtree(tmp_path / "aster")
-        assert self.draw(tmp_path) == 3
-        assert folder_digest(tmp_path) == before
-
-    def test_more_can_be_asked_for_later(self, tmp_path):
+    def test_a_later_call_draws_what_is_missing(self, tmp_path):
         self.draw(tmp_path, 1)
         before = folder_digest(tmp_path)
-        assert self.draw(tmp_path, 2) == 5
+        assert self.draw(tmp_path, 1) == 0
+        (tmp_path / "lily" / "lily_0000.jpg").unlink()
+        shutil.rmtree(tmp_path / "aster")
+        assert self.draw(tmp_path, 2) == 7
         assert before.items() <= folder_digest(tmp_path).items()
 
-    def test_another_seed_is_not_mixed_in(self, tmp_path):
+    def test_photos_of_another_seed_are_not_mixed_in(self, tmp_path):
         self.draw(tmp_path, 1, seed=0)
         before = folder_digest(tmp_path)
         with pytest.raises(
@@ -69,21 +57,23 @@ class TestPaperFlowers:
     @pytest.mark.parametrize(
         "name", ["mine.jpg", "rose/rose_0000.jpg", "aster/aster_0002.jpg"]
     )
-    def test_folder_of_others_is_left_alone(self, tmp_path, name):
+    def test_a_folder_with_other_files_is_left_alone(self, tmp_path, name):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"mine")
         with pytest.raises(DataError, match=f"{name}.*Choose an empty folder"):
             self.draw(tmp_path)
         assert content(tmp_path) == {name: b"mine"}
 
-    def test_target_is_a_file(self, tmp_path):
+    def test_a_file_cannot_be_the_folder(self, tmp_path):
         (tmp_path / "file").write_text("x")
         with pytest.raises(DataError, match="is a file"):
             self.draw(tmp_path / "file")
 
 
 class TestCommand:
-    def test_offline(self, tmp_path, closed_url, monkeypatch):
+    def test_without_a_network_the_command_fails_in_seconds(
+        self, tmp_path, closed_url, monkeypatch
+    ):
         monkeypatch.setenv("HTTPS_PROXY", closed_url)
         monkeypatch.setenv("https_proxy", closed_url)
         monkeypatch.setenv("no_proxy", "")
@@ -98,7 +88,7 @@ class TestCommand:
         )
         assert content(tmp_path) == {}
 
-    def test_paper_flowers_twice(self, tmp_path):
+    def test_a_second_call_draws_nothing(self, tmp_path):
         folder = tmp_path / "f"
         how = ("--images_per_class=1", "--seed=3")
         for new in (5, 0):
@@ -107,8 +97,7 @@ class TestCommand:
             assert done.stdout == f"{folder}: 5 photos in 5 classes, {new} new\n"
 
     @pytest.mark.slow
-    def test_killed_and_started_again(self, tmp_path):
-        """What a killed call leaves is completed to what one call draws."""
+    def test_a_killed_command_is_completed_by_the_next(self, tmp_path):
         folder = tmp_path / "f"
         command = [sys.executable, "-m", "pipeline.download", "paper-flowers", folder]
         with subprocess.Popen(
@@ -143,7 +132,7 @@ class TestCommand:
         ],
         ids=["name", "no folder", "no photos", "seed"],
     )
-    def test_usage(self, tmp_path, monkeypatch, words, message):
+    def test_wrong_arguments_are_refused(self, tmp_path, monkeypatch, words, message):
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
         done = run_command("-m", "pipeline.download", *words, cwd=tmp_path)
         assert done.returncode == 1

@@ -120,8 +120,8 @@ def test_redirects_are_followed(server, tmp_path):
 
 
 @contextlib.contextmanager
-def endless(begin, more):
-    """The address of a server that never stops saying `more`."""
+def endless(begin, repeated):
+    """The address of a server that sends `begin`, and `repeated` without end."""
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self):
@@ -129,7 +129,7 @@ def endless(begin, more):
             self.request.sendall(begin)
             with contextlib.suppress(OSError):
                 while not stop.wait(0.01):
-                    self.request.sendall(more)
+                    self.request.sendall(repeated)
 
     stop = threading.Event()
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as running:

@@ -18,13 +18,13 @@ from tests.conftest import ROOT, Answer, run_command
 HEADER = "image_url,label,_split\n"
 
 
-def listed(tmp_path, body, names=(), **how):
+def listed(tmp_path, body, names=(), **options):
     (tmp_path / "list.csv").write_text(body)
-    found = (
+    classes = (
         class_labels.Names(path=tmp_path / "n", names=tuple(names)) if names else None
     )
-    how = {"images": 0, "seed": 0} | how
-    return url_list.read(tmp_path / "list.csv", found, **how)
+    options = {"images": 0, "seed": 0} | options
+    return url_list.read(tmp_path / "list.csv", classes, **options)
 
 
 def table_of(path):
@@ -50,26 +50,26 @@ def command(*flags, target):
 
 
 class TestList:
-    def test_as_caffe_has_it(self, tmp_path):
+    def test_a_list_of_caffe_is_read(self, tmp_path):
         body = (
             ",image_url,page_url,label,_split\n"
             "5159730964,http://farm2.example/a.jpg,,1,train\n"
             "8530766395,http://farm9.example/b.jpg,,0,test\n"
         )
-        found = listed(tmp_path, body, names=("Detailed", "Pastel"))
-        assert [(p.url, p.class_name, p.split) for p in found] == [
+        photos = listed(tmp_path, body, names=("Detailed", "Pastel"))
+        assert [(p.url, p.class_name, p.split) for p in photos] == [
             ("http://farm2.example/a.jpg", "Pastel", 0),
             ("http://farm9.example/b.jpg", "Detailed", 2),
         ]
         digest = hashlib.sha1(b"http://farm2.example/a.jpg").hexdigest()
-        assert found[0].path == f"Pastel/{digest}.jpg"
+        assert photos[0].path == f"Pastel/{digest}.jpg"
 
-    def test_packed_and_with_other_columns(self, tmp_path):
+    def test_a_list_may_be_packed_and_have_other_columns(self, tmp_path):
         (tmp_path / "list.csv.gz").write_bytes(
             gzip.compress(b"label,URL\nx,http://a\n")
         )
-        (found,) = url_list.read(tmp_path / "list.csv.gz", None, images=0, seed=0)
-        assert (found.class_name, found.split) == ("x", -1)
+        (photo,) = url_list.read(tmp_path / "list.csv.gz", None, images=0, seed=0)
+        assert (photo.class_name, photo.split) == ("x", -1)
 
     @pytest.mark.parametrize(
         "label",
@@ -78,20 +78,20 @@ class TestList:
             *("é", "\u82b1" * 100),
         ],
     )
-    def test_labels_never_lead_out(self, tmp_path, label):
-        (found,) = listed(tmp_path, f'image_url,label\nhttp://a/../../x,"{label}"\n')
-        folder, name = found.path.split("/")
+    def test_a_label_never_leads_out_of_the_folder(self, tmp_path, label):
+        (photo,) = listed(tmp_path, f'image_url,label\nhttp://a/../../x,"{label}"\n')
+        folder, name = photo.path.split("/")
         assert folder not in ("", ".", "..")
         assert not folder.startswith(".")
         assert len(folder) < 256
         assert name == f"{hashlib.sha1(b'http://a/../../x').hexdigest()}.jpg"
-        assert found.class_name == label
+        assert photo.class_name == label
 
-    def test_repeated_rows_are_one(self, tmp_path):
+    def test_repeated_rows_are_one_photo(self, tmp_path):
         body = HEADER + "http://a,0,\nhttp://a,00,\nhttp://a,1,\n"
         assert len(listed(tmp_path, body, names=("x", "y"))) == 2
 
-    def test_one_photo_in_two_splits(self, tmp_path):
+    def test_a_photo_in_two_splits_is_refused(self, tmp_path):
         with pytest.raises(DataError, match=r"line 3: .* another split than in line 2"):
             listed(tmp_path, HEADER + "http://u:pw@a,0,test\nhttp://u:pw@a,0,train\n")
 
@@ -106,23 +106,23 @@ class TestList:
             (HEADER + "http://a,x,dev\n", "line 2: split 'dev'"),
         ],
     )
-    def test_what_is_wrong(self, tmp_path, body, message):
+    def test_a_wrong_list_is_refused_with_the_line(self, tmp_path, body, message):
         with pytest.raises(DataError, match=message):
             listed(tmp_path, body)
 
-    def test_subset(self, tmp_path):
+    def test_a_larger_subset_of_a_seed_includes_the_smaller(self, tmp_path):
         rows = "".join(f"http://a/{number},x,\n" for number in range(200))
         every = listed(tmp_path, HEADER + rows)
-        some = listed(tmp_path, HEADER + rows, images=40, seed=1)
-        assert len(some) == 40
-        assert some == listed(tmp_path, HEADER + rows, images=40, seed=1)
-        assert some != listed(tmp_path, HEADER + rows, images=40, seed=2)
-        assert some == [photo for photo in every if photo in some]
-        more = listed(tmp_path, HEADER + rows, images=60, seed=1)
-        assert all(photo in more for photo in some)
+        subset = listed(tmp_path, HEADER + rows, images=40, seed=1)
+        assert len(subset) == 40
+        assert subset == listed(tmp_path, HEADER + rows, images=40, seed=1)
+        assert subset != listed(tmp_path, HEADER + rows, images=40, seed=2)
+        assert subset == [photo for photo in every if photo in subset]
+        larger = listed(tmp_path, HEADER + rows, images=60, seed=1)
+        assert all(photo in larger for photo in subset)
         assert listed(tmp_path, HEADER + rows, images=500, seed=1) == every
 
-    def test_subset_is_uniform(self, tmp_path):
+    def test_every_photo_is_as_likely_in_a_subset(self, tmp_path):
         rows = "".join(f"http://a/{number},x,\n" for number in range(20))
         counts = dict.fromkeys(range(20), 0)
         for seed in range(400):
@@ -132,7 +132,7 @@ class TestList:
 
 
 class TestCommand:
-    def test_from_list_to_records(self, flowers, server, tmp_path):
+    def test_a_downloaded_list_can_be_converted(self, flowers, server, tmp_path):
         target = tmp_path / "new" / "photos"
         server.answers["/red000.jpg"] = Answer(b"gone", status=404)
         server.answers["/red001.jpg"] = Answer(b"<html>" + b"x" * 1000)
@@ -160,14 +160,14 @@ class TestCommand:
             out=str(tmp_path / "out"),
             workers=1,
         )
-        found = conversion.convert(config).manifest
-        assert len(found.rows) == len(found.included()) == 34
-        tests = {row.path for row in found.included("test")}
+        dataset = conversion.convert(config).manifest
+        assert len(dataset.rows) == len(dataset.included()) == 34
+        tests = {row.path for row in dataset.included("test")}
         urls = {row["url"] for row in report.values() if row["path"] in tests}
         assert {url.rsplit("0", 1)[1] for url in urls} == {".jpg"}
         assert len(urls) == 5
 
-    def test_again_fetches_what_failed(self, flowers, server, tmp_path):
+    def test_a_second_call_downloads_what_failed(self, flowers, server, tmp_path):
         whole = server.answers["/red000.jpg"]
         server.answers["/red000.jpg"] = Answer(status=404)
         target = tmp_path / "got"
@@ -181,7 +181,7 @@ class TestCommand:
         assert len(server.requests) == 2
         assert len(table_of(target / "photos.csv")) == 36
 
-    def test_subset_with_names(self, server, photos, tmp_path):
+    def test_a_subset_with_class_names_is_downloaded(self, server, photos, tmp_path):
         body = (photos / "red" / "red000.jpg").read_bytes()
         rows = []
         for number in range(10):
@@ -222,7 +222,9 @@ class TestCommand:
         assert "Check the network" in last
         assert len(table_of(tmp_path / "got" / "report.csv")) == 5000
 
-    def test_stopped_and_started_again(self, flowers, server, tmp_path):
+    def test_a_stopped_download_is_continued_by_the_next(
+        self, flowers, server, tmp_path
+    ):
         for answer in list(server.answers.values())[10:]:
             answer.trickle_s = 0.5
         target = tmp_path / "got"
@@ -254,7 +256,7 @@ class TestCommand:
         assert "36 of 36 photos" in done.stdout, done.stderr
         assert there < {row["path"] for row in table_of(target / "photos.csv")}
 
-    def test_a_folder_of_others_is_left_alone(self, flowers, tmp_path):
+    def test_a_listing_of_others_is_left_alone(self, flowers, tmp_path):
         shutil.copy(flowers, tmp_path / "photos.csv")
         before = (tmp_path / "photos.csv").read_bytes()
         done = command(f"--urls={tmp_path / 'photos.csv'}", target=tmp_path)
@@ -262,7 +264,7 @@ class TestCommand:
         assert "was not written by this command" in done.stderr
         assert (tmp_path / "photos.csv").read_bytes() == before
 
-    def test_folder_that_cannot_be_written(self, flowers, tmp_path):
+    def test_a_folder_that_cannot_be_made_is_named(self, flowers, tmp_path):
         target = tmp_path / "got"
         target.mkdir()
         (target / "red").write_text("a file")
@@ -283,14 +285,14 @@ class TestCommand:
             (["--urls=a.csv", "--workers=0", "p"], "workers"),
         ],
     )
-    def test_usage(self, words, message):
+    def test_wrong_arguments_are_refused(self, words, message):
         done = run_command("-m", "pipeline.download", *words)
         assert done.returncode == 1
         assert message in done.stderr
         assert "Traceback" not in done.stderr
 
 
-def test_reasons_are_counted():
+def test_reasons_are_counted_the_most_frequent_first():
     outcomes = [
         photo_downloads.Outcome(status="failed", reason="b"),
         photo_downloads.Outcome(status="fetched"),
