@@ -1,12 +1,12 @@
 """Draw compare-<split>.png: the runs of a comparison with their curves."""
 
-import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from model.evaluation import comparison
+from model.runs import png_figure
 from pipeline.system import command_line
 
 _LONGEST_NAME = 40
@@ -25,17 +25,12 @@ def draw(figures: dict[str, Any], curves: Sequence[Curve], path: Path) -> None:
         curves: validation curve of each run, empty for a run without one.
         path: path of the PNG.
     """
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it reports fonts
-    # Deferred, and without pyplot's state: matplotlib takes half a second to import.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     runs = figures["runs"]
     texts = _table(runs, figures["pairs"])
     height = max(3.5, 1.5 + 0.5 * len(runs))
-    figure = Figure(figsize=(11, height), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = png_figure.create(11, height, layout="constrained")
     left, right = figure.subplots(1, 2)
     for number, (run, curve) in enumerate(zip(runs, curves, strict=True)):
         colour, accuracy = f"C{number % 10}", run["accuracy"]

@@ -9,7 +9,6 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import markupsafe
 
 from model.evaluation import run_evaluation
@@ -20,7 +19,7 @@ from model.reports import (
     report_photos,
     report_tables,
 )
-from pipeline.system import file_system
+from pipeline.system import file_system, html_pages
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -45,15 +44,10 @@ def write(evaluation: run_evaluation.RunEvaluation, command_line: str) -> Path:
 
 def render(evaluation: run_evaluation.RunEvaluation, command_line: str) -> str:
     """Return the report as HTML."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    template = html_pages.load_template(
+        _TEMPLATES / "report.html", percent=lambda share: f"{100 * share:.1f} %"
     )
-    environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
-    return environment.get_template("report.html").render(
+    return template.render(
         **_assets(),
         **_photos(evaluation),
         **_figures(evaluation),

@@ -1,6 +1,5 @@
 """Make the thumbnails and heat maps of the HTML report, of limited total size."""
 
-import base64
 import concurrent.futures
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -14,7 +13,7 @@ from pipeline.batches.input_spec import InputSpec
 from pipeline.images import opencv
 from pipeline.images.errors import ImageError
 from pipeline.records import manifest, stored_photo
-from pipeline.system import command_line
+from pipeline.system import command_line, html_pages
 from pipeline.system.errors import DataError
 
 MAX_BYTES = 9 << 20  # 9 MiB: total size of the thumbnails, as data URLs
@@ -89,14 +88,9 @@ class Thumbnails:
     def _small(self, row: manifest.Row, side: int) -> str:
         try:
             encoded = self._photos.image(row)
-            return data_url(opencv.thumbnail_jpeg(encoded, side))
+            return html_pages.jpeg_url(opencv.thumbnail_jpeg(encoded, side))
         except (ImageError, DataError, OSError):
             return ""
-
-
-def data_url(jpeg: bytes) -> str:
-    """Return a JPEG file as a data URL."""
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
 
 
 def heat_maps(
@@ -136,7 +130,7 @@ def heat_maps(
             top, left, height, width = views.windows[number].tolist()
             row = rows[number]
             maps_by_photo[row.sha256] = HeatMap(
-                source=data_url(opencv.page_jpeg(overlaid, side=_HEAT_PX)),
+                source=html_pages.jpeg_url(opencv.page_jpeg(overlaid, side=_HEAT_PX)),
                 left=100 * left / row.width,
                 top=100 * top / row.height,
                 width=100 * width / row.width,

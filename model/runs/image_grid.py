@@ -1,6 +1,5 @@
 """A batch as a network gets it -> a picture of its images with their class names."""
 
-import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from model.runs import png_figure
 from pipeline.system import command_line
 
 MOST_IMAGES = 24
@@ -102,17 +102,10 @@ def _save(
     path: Path,
 ) -> None:
     """Writes the picture, pixel by pixel, with a text below and right of each place."""
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of its fonts
-    # Deferred, and without pyplot's state: matplotlib takes half a second to import.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     height, width, _ = sheet.shape
     dpi = 100
     # A hundredth more: 29 / 100 * 100 is below 29, and the canvas rounds down.
-    size = ((width + 0.01) / dpi, (height + 0.01) / dpi)
-    figure = Figure(figsize=size, dpi=dpi)
-    FigureCanvasAgg(figure)
+    figure = png_figure.create((width + 0.01) / dpi, (height + 0.01) / dpi, dpi=dpi)
     # Not an axes' imshow: that resamples, and draws axes that nobody sees.
     figure.figimage(sheet)
     for (left, top), text in zip(places, texts, strict=True):

@@ -1,12 +1,12 @@
 """Epoch results -> curves.png."""
 
 import itertools
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from model.loop import training_loop
+from model.runs import png_figure
 
 _SMOOTHING = 0.8
 _FIGURES = (("loss (nats)", "loss"), ("accuracy", "accuracy"))
@@ -21,18 +21,12 @@ def smoothed(values: Sequence[float], share: float = _SMOOTHING) -> list[float]:
 
 
 def figure(columns: int) -> tuple[Any, list[Any]]:
-    """An empty picture of some diagrams side by side, and its axes."""
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of its fonts
-    # Deferred, and without pyplot's state: matplotlib takes half a second to import.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    made = Figure(figsize=(4.5 * columns, 3.5), layout="constrained")
-    FigureCanvasAgg(made)
-    axes = [made.add_subplot(1, columns, place + 1) for place in range(columns)]
-    for one in axes:
-        one.grid(alpha=0.3)
-    return made, axes
+    """Return an empty figure with diagrams side by side, and their axes."""
+    figure = png_figure.create(4.5 * columns, 3.5, layout="constrained")
+    all_axes = [figure.add_subplot(1, columns, n + 1) for n in range(columns)]
+    for axes in all_axes:
+        axes.grid(alpha=0.3)
+    return figure, all_axes
 
 
 def draw(

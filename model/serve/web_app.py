@@ -5,13 +5,11 @@ in them do not reach the file system, and every error is one line of JSON.
 """
 
 import asyncio
-import base64
 import concurrent.futures
 import contextlib
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from tornado import iostream, web
 
@@ -21,7 +19,7 @@ from model.serve.upload_limits import Limits, Refusal, Upload
 from pipeline.images import opencv
 from pipeline.images.errors import ImageError
 from pipeline.records.reasons import Code
-from pipeline.system import command_line, sandbox
+from pipeline.system import command_line, html_pages, sandbox
 from pipeline.system.errors import DataError
 
 _PAGE = Path(__file__).parent / "page"
@@ -83,14 +81,7 @@ class Application(web.Application):
         names = service.classifier.class_names
         self.class_names = [output_formats.unicode_name(name) for name in names]
         self.threads = concurrent.futures.ThreadPoolExecutor(limits.max_photos)
-        environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(_PAGE),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self.page = environment.get_template("serve.html").render(
+        self.page = html_pages.load_template(_PAGE / "serve.html").render(
             run=service.classifier.name,
             class_names=self.class_names,
             max_upload_mb=limits.max_upload_bytes >> 20,
@@ -291,4 +282,4 @@ def _classify(
 
 def _data_url(pixels: np.ndarray) -> str:
     encoded = opencv.page_jpeg(pixels, quality=_PICTURE_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(encoded).decode("ascii")
+    return html_pages.jpeg_url(encoded)

@@ -1,13 +1,20 @@
 """Make HTML pages from templates; names of files are escaped."""
 
 import base64
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
 
-def load_template(path: Path) -> jinja2.Template:
-    """Load a template, in which a name without a value is an error."""
+def load_template(path: Path, **filters: Callable[[Any], str]) -> jinja2.Template:
+    """Load a template, in which a name without a value is an error.
+
+    Args:
+        path: path of the template.
+        filters: filters that the template uses, by name.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(path.parent),
         autoescape=True,
@@ -15,6 +22,7 @@ def load_template(path: Path) -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters.update(filters)
     return environment.get_template(path.name)
 
 
