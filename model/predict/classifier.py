@@ -185,7 +185,7 @@ class Explainer:
             embedder = similar_photos.build_embedder(run, model)
         self._has_heat = True
         try:
-            self._step = grad_cam.with_answer(
+            self._step = grad_cam.explained_predictions(
                 model, embedder.outputs[:1] if embedder else ()
             )
         except grad_cam.NoSpatialLayer as error:

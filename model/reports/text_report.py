@@ -3,7 +3,7 @@
 from typing import Any
 
 from model.loop import metrics
-from pipeline.system import command_line
+from pipeline.system import command_line, tables
 
 _MAX_ERRORS = 10
 
@@ -64,45 +64,31 @@ def temperature_at_bound(temperature: float) -> str:
 
 
 def _class_table(figures: dict[str, Any]) -> list[str]:
-    rows = figures["per_class"]
-    width = max(map(len, ("class", *(row["class_name"] for row in rows))))
-    lines = [
-        f"{'class':{width}} {'precision':>9} {'recall':>7} {'f1':>7} {'photos':>7}"
-    ]
-    for row in rows:
-        values = [row[name] for name in ("precision", "recall", "f1")]
-        cells = ["-" if value is None else f"{value:.3f}" for value in values]
-        lines.append(
-            f"{row['class_name']:{width}} {cells[0]:>9} {cells[1]:>7} {cells[2]:>7} "
-            f"{row['support']:>7}"
-        )
-    return lines
+    rows = []
+    for row in figures["per_class"]:
+        scores = [row[name] for name in ("precision", "recall", "f1")]
+        cells = [None if score is None else f"{score:.3f}" for score in scores]
+        rows.append((row["class_name"], *cells, row["support"]))
+    return tables.table(("class", "precision", "recall", "f1", "photos"), rows)
 
 
 def _confusion_table(figures: dict[str, Any]) -> list[str]:
     """Return the confusion matrix; of many classes the most frequent confusions."""
     names, confusion = figures["class_names"], figures["confusion_matrix"]
     if len(names) > 15:
-        mixed = [
+        confused = [
             (count, true, predicted)
             for true, row in enumerate(confusion)
             for predicted, count in enumerate(row)
             if count and true != predicted
         ]
-        mixed.sort(reverse=True)
+        confused.sort(reverse=True)
         return ["most frequent confusions:"] + [
             f"  {count:5}  {names[true]} predicted as {names[predicted]}"
-            for count, true, predicted in mixed[:10]
+            for count, true, predicted in confused[:10]
         ]
-    corner = "true, predicted:"
-    width = max(map(len, (corner, *names)))
-    widths = [max(6, len(name)) for name in names]
-    header = " ".join(f"{n:>{w}}" for n, w in zip(names, widths, strict=True))
-    lines = [f"{corner:{width}} {header}"]
-    for name, row in zip(names, confusion, strict=True):
-        cells = " ".join(f"{count:>{w}}" for count, w in zip(row, widths, strict=True))
-        lines.append(f"{name:{width}} {cells}")
-    return lines
+    rows = ((name, *row) for name, row in zip(names, confusion, strict=True))
+    return tables.table(("true, predicted:", *names), rows)
 
 
 def comparison(figures: dict[str, Any]) -> str:
@@ -143,21 +129,20 @@ def comparison(figures: dict[str, Any]) -> str:
 
 
 def _run_table(figures: dict[str, Any]) -> list[str]:
-    rows = figures["runs"]
-    names = [command_line.one_line(row["run"]) for row in rows]
-    width = max(map(len, ("run", *names)))
-    lines = [
-        f"{'run':{width}} {'accuracy':>8}  {'95 % interval':16} {'top-5':>6} "
-        f"{'log loss':>8} {'MB':>6} {'photos/s':>8}"
-    ]
-    for name, row in zip(names, rows, strict=True):
-        low, high = row["accuracy_ci95"]
-        few, rate = len(figures["class_names"]) <= 5, row["images_per_s"]
-        top5 = "-" if few else f"{row['top5_accuracy']:.4f}"
-        speed = "-" if rate is None else f"{rate:,.0f}"
-        lines.append(
-            f"{name:{width}} {row['accuracy']:8.4f}  {low:.4f} to {high:.4f} "
-            f"{top5:>6} {row['calibrated_loss']:8.4f} "
-            f"{row['model_bytes'] / 1e6:6.1f} {speed:>8}"
+    rows = []
+    for run in figures["runs"]:
+        low, high = run["accuracy_ci95"]
+        few, rate = len(figures["class_names"]) <= 5, run["images_per_s"]
+        rows.append(
+            (
+                command_line.one_line(run["run"]),
+                f"{run['accuracy']:.4f}",
+                f"{low:.4f} to {high:.4f}",
+                None if few else f"{run['top5_accuracy']:.4f}",
+                f"{run['calibrated_loss']:.4f}",
+                f"{run['model_bytes'] / 1e6:.1f}",
+                None if rate is None else f"{rate:,.0f}",
+            )
         )
-    return lines
+    columns = ("accuracy", "95 % interval", "top-5", "log loss", "MB", "photos/s")
+    return tables.table(("run", *columns), rows)

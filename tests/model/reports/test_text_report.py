@@ -44,9 +44,9 @@ def test_two_runs_are_compared_in_a_table():
     assert lines == [
         "test split, 60 photos that none of the runs was trained on",
         "",
-        "run    accuracy  95 % interval     top-5 log loss     MB photos/s",
-        "a        0.9000  0.8000 to 0.9500      -   0.2500   12.3    1,234",
-        "longer   1.0000  0.8000 to 0.9500      -   0.2500   12.3        -",
+        "run     accuracy     95 % interval  top-5  log loss    MB  photos/s",
+        "a         0.9000  0.8000 to 0.9500      -    0.2500  12.3     1,234",
+        "longer    1.0000  0.8000 to 0.9500      -    0.2500  12.3         -",
         "",
         "longer compared with a",
         "  only this run right: 7 photos; only the other: 1; McNemar's exact p 0.0703",
@@ -63,7 +63,7 @@ def test_p_values_of_more_runs_are_corrected():
     )
     text = text_report.comparison(figures)
     assert "trained on; 3 more are identical copies of these\n" in text
-    assert "a        0.9000  0.8000 to 0.9500 1.0000" in text
+    assert "a         0.9000  0.8000 to 0.9500  1.0000" in text
     assert text.count("p 0.0703, corrected 0.141\n") == 2
     assert "p values are corrected for 2 comparisons by Holm\n" in text
 
