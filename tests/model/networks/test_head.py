@@ -4,116 +4,113 @@ import pytest
 from model.checkpoints import errors
 from model.networks import head, registry
 
-
-def test_what_a_head_sees():
-    chosen = registry.NETWORKS["alexnet_owt"]
-    spec = chosen.input_spec
-    several = ("conv3", "conv4", "pool5")
-    assert head.choose_pooling(chosen, spec, ("pool5",), "auto") == "average"
-    assert head.choose_pooling(chosen, spec, ("pool5",), "none") == "none"
-    assert head.choose_pooling(chosen, spec, ("fc6",), "auto") == "none"
-    assert head.choose_pooling(chosen, spec, several, "auto") == "average"
-    with pytest.raises(
-        errors.MismatchedCheckpoint, match="fc6 of alexnet_owt is not a"
-    ):
-        head.choose_pooling(chosen, spec, ("fc6",), "average")
-    with pytest.raises(errors.MismatchedCheckpoint, match=r"\(conv3,conv4,pool5\)"):
-        head.choose_pooling(chosen, spec, several, "none")
-    with pytest.raises(errors.MismatchedCheckpoint, match=r"fc6 of .*found \[4096\]"):
-        head.choose_pooling(chosen, spec, ("pool5", "fc6"), "auto")
-    assert head.choose_pooling(chosen, spec, several, "statistics") == "statistics"
-    with pytest.raises(errors.MismatchedCheckpoint, match="--pooling=statistics: fc6"):
-        head.choose_pooling(chosen, spec, ("fc6",), "statistics")
-    assert head.num_features(chosen, spec, several, "average") == 384 + 256 + 256
-    assert head.num_features(chosen, spec, several, "statistics") == 2 * (
-        384 + 256 + 256
-    )
-    assert head.num_features(chosen, spec, ("pool5",), "none") == 6 * 6 * 256
+NETWORK = registry.NETWORKS["alexnet_owt"]
+SPEC = NETWORK.input_spec
+SEVERAL = ("conv3", "conv4", "pool5")
 
 
-class TestHead:
-    def build(self, features, pooling="none", **how):
-        how = {"num_classes": 4, "dropout": 0.5, "seed": 7} | how
-        layers = head.make_layers(**how)
-        output = head.pool_features({"conv": features}, ("conv",), pooling)
-        for layer in layers:
-            output = layer(output)
-        return layers, np.asarray(output)
+@pytest.mark.parametrize(
+    ("features", "requested", "pooling", "num_features"),
+    [
+        (("pool5",), "auto", "average", 256),
+        (("pool5",), "none", "none", 6 * 6 * 256),
+        (("fc6",), "auto", "none", 4096),
+        (SEVERAL, "auto", "average", 384 + 256 + 256),
+        (SEVERAL, "statistics", "statistics", 2 * (384 + 256 + 256)),
+    ],
+)
+def test_pooling_suits_the_layers(features, requested, pooling, num_features):
+    assert head.choose_pooling(NETWORK, SPEC, features, requested) == pooling
+    assert head.num_features(NETWORK, SPEC, features, pooling) == num_features
 
-    def test_the_means_of_several_layers(self):
-        """In their order, one after the other."""
+
+@pytest.mark.parametrize(
+    ("features", "requested", "message"),
+    [
+        (("fc6",), "average", "--pooling=average: fc6 of alexnet_owt is not a"),
+        (("fc6",), "statistics", "--pooling=statistics: fc6"),
+        (("pool5", "fc6"), "auto", r"fc6 of .*found \[4096\]"),
+        (SEVERAL, "none", r"\(conv3,conv4,pool5\)"),
+    ],
+)
+def test_pooling_that_layers_do_not_allow_is_refused(features, requested, message):
+    with pytest.raises(errors.MismatchedCheckpoint, match=message):
+        head.choose_pooling(NETWORK, SPEC, features, requested)
+
+
+class TestPooledFeatures:
+    @pytest.fixture
+    def outputs(self):
         random = np.random.default_rng(2)
         shapes = {"a": (3, 4, 4, 5), "b": (3, 2, 2, 7)}
-        outputs = {
-            name: random.normal(size=shape).astype(np.float32)
-            for name, shape in shapes.items()
-        }
-        found = head.pool_features(outputs, ("a", "b"), "average")
-        means = [outputs[name].mean((1, 2)) for name in ("a", "b")]
-        np.testing.assert_allclose(found, np.concatenate(means, axis=1), rtol=1e-5)
-
-    @pytest.mark.parametrize("names", [("a",), ("a", "b")])
-    def test_means_and_deviations(self, names):
-        """Of each layer its means, then its deviations; a dead channel has neither."""
-        random = np.random.default_rng(2)
-        shapes = {"a": (3, 4, 4, 5), "b": (3, 2, 2, 7)}
-        outputs = {
+        return {
             name: random.gamma(1, 3, size=shape).astype(np.float32)
             for name, shape in shapes.items()
         }
-        outputs["a"][..., 2] = 0
-        found = head.pool_features(outputs, names, "statistics")
+
+    def test_are_the_means_of_one_layer_after_the_other(self, outputs):
+        pooled = head.pool_features(outputs, ("a", "b"), "average")
+        means = [outputs[name].mean((1, 2)) for name in ("a", "b")]
+        np.testing.assert_allclose(pooled, np.concatenate(means, axis=1), rtol=1e-5)
+
+    @pytest.mark.parametrize("names", [("a",), ("a", "b")])
+    def test_are_means_then_deviations_of_each_layer(self, outputs, names):
+        outputs["a"][..., 2] = 0  # a dead channel has neither
+        pooled = head.pool_features(outputs, names, "statistics")
         expected = [
             figures
             for name in names
             for figures in (outputs[name].mean((1, 2)), outputs[name].std((1, 2)))
         ]
-        expected = np.concatenate(expected, axis=1)
-        np.testing.assert_allclose(found, expected, rtol=1e-4)
+        np.testing.assert_allclose(pooled, np.concatenate(expected, axis=1), rtol=1e-4)
 
-    def test_the_mean_of_each_channel(self):
+
+class TestHead:
+    def build(self, features, pooling="none", **options):
+        options = {"num_classes": 4, "dropout": 0.5, "seed": 7} | options
+        layers = head.make_layers(**options)
+        output = head.pool_features({"conv": features}, ("conv",), pooling)
+        for layer in layers:
+            output = layer(output)
+        return layers, np.asarray(output)
+
+    def test_sees_the_mean_of_each_channel(self):
         features = np.random.default_rng(2).normal(size=(3, 2, 5, 6)) * 1000
-        layers, found = self.build(features.astype(np.float32), pooling="average")
+        layers, logits = self.build(features.astype(np.float32), pooling="average")
         kernel = layers[-1].kernel.numpy()
         assert kernel.shape == (6, 4)
         expected = features.mean(axis=(1, 2)) @ kernel
-        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4)
 
-    def test_logits_by_hand(self):
-        """Flattened as [height, width, channels]; dropout does nothing in use."""
+    def test_sees_all_numbers_as_height_width_channels(self):
         features = np.random.default_rng(2).normal(size=(3, 2, 5, 6)) * 1000
-        layers, found = self.build(features.astype(np.float32))
+        layers, logits = self.build(features.astype(np.float32))
         kernel = layers[-1].kernel.numpy()
         assert kernel.shape == (60, 4)
         expected = np.einsum("nyxc,yxco->no", features, kernel.reshape(2, 5, 6, 4))
-        np.testing.assert_allclose(found, expected, rtol=1e-4)
-        assert not np.allclose(
-            found,
-            np.einsum("nyxc,cyxo->no", features, kernel.reshape(6, 2, 5, 4)),
-            rtol=0.1,
-        )
+        np.testing.assert_allclose(logits, expected, rtol=1e-4)
+        other = np.einsum("nyxc,cyxo->no", features, kernel.reshape(6, 2, 5, 4))
+        assert not np.allclose(logits, other, rtol=0.1)
 
-    def test_start(self):
-        features = np.ones((1, 1000), np.float32)
-        layers, _ = self.build(features, num_classes=50)
+    def test_starts_with_small_kernels_and_no_bias(self):
+        layers, _ = self.build(np.ones((1, 1000), np.float32), num_classes=50)
         kernel = layers[-1].kernel.numpy()
         assert kernel.std() == pytest.approx(0.001, rel=0.05)
         assert abs(kernel.mean()) < 3 * 0.001 / np.sqrt(kernel.size)
         assert not layers[-1].bias.numpy().any()
 
-    def test_seed_decides_the_start(self):
+    def test_starts_as_the_seed_decides(self):
         features = np.ones((2, 30), np.float32)
         first, again, other = (self.build(features, seed=seed)[1] for seed in (1, 1, 2))
         assert (first == again).all()
         assert (first != other).any()
 
-    def test_without_dropout_there_is_no_such_layer(self):
-        features = np.ones((2, 3), np.float32)
-        names = [layer.name for layer in self.build(features, dropout=0.0)[0]]
-        assert names == ["logits"]
-        names = [layer.name for layer in self.build(features)[0]]
-        assert names == ["head_drop", "logits"]
+    @pytest.mark.parametrize(
+        ("dropout", "names"), [(0.0, ["logits"]), (0.5, ["head_drop", "logits"])]
+    )
+    def test_has_a_dropout_layer_only_if_it_drops(self, dropout, names):
+        layers, _ = self.build(np.ones((2, 3), np.float32), dropout=dropout)
+        assert [layer.name for layer in layers] == names
 
-    def test_narrow_features_are_widened(self):
-        features = np.ones((1, 3), np.float16)
-        assert self.build(features)[1].dtype == np.float32
+    def test_widens_narrow_features(self):
+        assert self.build(np.ones((1, 3), np.float16))[1].dtype == np.float32

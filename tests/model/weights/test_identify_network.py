@@ -1,4 +1,4 @@
-"""Files of every habit, of none, of several, and of other networks."""
+"""Files in every naming convention, in none, in several, and of other networks."""
 
 import dataclasses
 import json
@@ -8,60 +8,84 @@ import pytest
 
 from model.checkpoints import errors, reading
 from model.networks import registry
-from model.weights import identify_network, layer_naming, unexplained_tensors
+from model.weights import identify_network, unexplained_tensors
 from pipeline.batches.input_spec import InputSpec
-from tests.model.weights.test_naming_conventions import ALL, BLUE_FIRST, file_of
+from tests.model import foreign_weights
 
 
-@ALL
-def test_recognised_among_other_tensors(habit):
-    checkpoint = file_of(habit)
-    checkpoint.tensors.update(
-        {"step": np.array(7), "optimizer/conv1/weights/m": np.zeros(3)}
-    )
-    arch = habit[1] if habit[0] in BLUE_FIRST else ""
-    found = identify_network.identify(checkpoint, "file", arch=arch)
-    assert (found.naming.source, found.network.name) == habit
-    assert found.num_tensors == len(checkpoint.tensors) - 2
-
-
-@pytest.mark.parametrize(
-    "kind", ["caffe-tensorflow", "Toronto's list [weights, biases]"]
-)
-def test_caffenet_and_alexnet_have_the_same_weights(kind):
-    """A file without a list of layers fits both; the user has to say."""
-    with pytest.raises(
-        errors.MismatchedCheckpoint,
-        match=r"file: its 16 known tensors fit bvlc_alexnet and caffenet equally well",
-    ):
-        identify_network.identify(file_of((kind, "caffenet")), "file")
-
-
-@pytest.mark.parametrize(
-    ("kind", "other"),
-    [("Caffe", "NumPy, pickled dict of arrays"), ("Caffe HDF5", "NumPy array")],
-)
-def test_the_format_tells_the_layout_of_a_square_kernel(kind, other):
-    """fc7 is 4096 x 4096 whichever way round; its names are the same, too."""
-    tensors = {"fc7/0": np.broadcast_to(np.float32(0), (4096, 4096))}
-    layouts = {
-        reading.Checkpoint(tensors=tensors, format=name).format: {
-            match.naming.layout
-            for match in identify_network.find_candidates(
-                reading.Checkpoint(tensors=tensors, format=name), "file"
-            ).matches
-        }
-        for name in (kind, other)
-    }
-    assert layouts == {kind: {"caffe"}, other: {"tensorflow"}}
-
-
-def checkpoint_of(tensors, kind="test", **how):
-    return reading.Checkpoint(tensors=tensors, format=kind, **how)
+def checkpoint_of(tensors, kind="test", **options):
+    return reading.Checkpoint(tensors=tensors, format=kind, **options)
 
 
 def empty(*shape):
     return np.broadcast_to(np.float32(0), shape)
+
+
+def identify(tensors, **options):
+    return identify_network.identify(checkpoint_of(tensors), "file", **options)
+
+
+@pytest.mark.parametrize(("source", "network"), foreign_weights.FORMS, ids=" ".join)
+def test_a_complete_file_is_identified_among_other_tensors(source, network):
+    file = foreign_weights.empty_file(source, network)
+    file.tensors.update({"step": np.array(7), "optimizer/conv1/weights/m": np.zeros(3)})
+    arch = network if (source, network) in foreign_weights.AMBIGUOUS else ""
+    match = identify_network.identify(file, "file", arch=arch)
+    assert (match.naming.source, match.network.name) == (source, network)
+    assert match.num_tensors == len(file.tensors) - 2
+
+
+@pytest.mark.parametrize(
+    "source", ["caffe-tensorflow", "Toronto's list [weights, biases]"]
+)
+def test_without_a_list_of_layers_caffenet_may_be_alexnet(source):
+    """Both have the same weights; the order of pooling tells them apart."""
+    file = foreign_weights.empty_file(source, "caffenet")
+    with pytest.raises(
+        errors.MismatchedCheckpoint,
+        match=r"file: its 16 known tensors fit bvlc_alexnet and caffenet equally well"
+        r".*--arch=bvlc_alexnet or --arch=caffenet",
+    ):
+        identify_network.identify(file, "file")
+
+
+@pytest.mark.parametrize("network", ["caffenet", "bvlc_alexnet"])
+def test_a_list_of_layers_tells_caffenet_from_alexnet(network):
+    kernel = {"conv1/0": empty(96, 3, 11, 11)}
+    listed = foreign_weights.FORMS["Caffe", network].listed
+    file = checkpoint_of(kernel, "Caffe", layers=listed)
+    assert identify_network.identify(file, "file").network.name == network
+    unlisted = checkpoint_of(kernel, "Caffe")
+    with pytest.raises(errors.MismatchedCheckpoint, match="bvlc_alexnet and caffenet"):
+        identify_network.identify(unlisted, "file")
+    match = identify_network.identify(unlisted, "file", arch=network)
+    assert match.network.name == network
+
+
+def test_layer_names_do_not_tell_the_pooling_of_cifar_cnn():
+    kernel = {"block_1_0/kernel": empty(3, 3, 3, 32)}
+    with pytest.raises(
+        errors.MismatchedCheckpoint, match="cifar_cnn and cifar_cnn_avg equally well"
+    ):
+        identify(kernel)
+    for arch in ("cifar_cnn", "cifar_cnn_avg"):
+        assert identify(kernel, arch=arch).network.name == arch
+
+
+@pytest.mark.parametrize(
+    ("kind", "layout"),
+    [
+        ("Caffe", "caffe"),
+        ("Caffe HDF5", "caffe"),
+        ("NumPy, pickled dict of arrays", "tensorflow"),
+        ("NumPy array", "tensorflow"),
+    ],
+)
+def test_the_format_tells_the_layout_of_a_square_kernel(kind, layout):
+    """fc7 is 4096 x 4096 in either layout, and its name is the same, too."""
+    file = checkpoint_of({"fc7/0": empty(4096, 4096)}, kind)
+    matches = identify_network.find_candidates(file, "file").matches
+    assert {match.naming.layout for match in matches} == {layout}
 
 
 @pytest.mark.parametrize(
@@ -75,141 +99,101 @@ def empty(*shape):
     ],
 )
 def test_one_kernel_is_enough(name, shape, expected):
-    found = identify_network.identify(checkpoint_of({name: empty(*shape)}), "file")
-    assert found.network.name == expected
+    assert identify({name: empty(*shape)}).network.name == expected
 
 
-def test_names_alone_are_not():
+def test_a_name_without_the_shape_is_not_enough():
     with pytest.raises(
         errors.MismatchedCheckpoint,
         match=r"file: it does not fit any network.*nearest is alexnet_owt, but "
         r".*features\.0\.weight is \[9, 9\], expected \[64, 3, 11, 11\]",
     ):
-        identify_network.identify(
-            checkpoint_of({"features.0.weight": empty(9, 9)}), "file"
-        )
+        identify({"features.0.weight": empty(9, 9)})
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([], r"some\.file: none of its 0 tensors \(\) has a name"),
+        ([], r"file: none of its 0 tensors \(\) has a name"),
         (["b", "a"], r"none of its 2 tensors \(a, b\) has a name"),
         (list("fedcba"), r"none of its 6 tensors \(a, b, c, d, \.\.\.\) has a name"),
-        (["conv1/weight"], r"as conv1/weights or features\.0\.weight"),
+        (["conv1/weight"], r"such as conv1/weights or features\.0\.weight"),
         (["conv1/weights/Adam"], r"may belong to another network"),
         (["module.features.0.weight"], r"python -m model\.inspect"),
     ],
 )
-def test_unknown_names(names, message):
+def test_a_file_of_unknown_names_is_refused(names, message):
     with pytest.raises(errors.MismatchedCheckpoint, match=message):
-        identify_network.identify(
-            checkpoint_of({n: empty(1) for n in names}), "some.file"
-        )
+        identify({name: empty(1) for name in names})
+
+
+def alexnet_of_torchvision(**extra):
+    """A complete file and more: names with "__" for "." -> shapes."""
+    file = foreign_weights.empty_file("torchvision", "alexnet_owt")
+    for name, shape in extra.items():
+        file.tensors[name.replace("__", ".")] = empty(*shape)
+    return file
 
 
 class TestArch:
-    FILE = file_of(("torchvision", "alexnet_owt"))
-
     @pytest.mark.parametrize(
         ("arch", "message"),
         [
             ("alexnett", r"--arch=alexnett: .*Did you mean alexnet\?"),
             ("resnet50", r"--arch=resnet50: .*one of alexnet, alexnet_owt"),
-            ("caffenet", r"by which Graft knows the layers of caffenet"),
+            ("caffenet", r"the layers of caffenet.*It fits alexnet_owt"),
         ],
     )
-    def test_another(self, arch, message):
+    def test_of_another_network_is_refused(self, arch, message):
         with pytest.raises(errors.MismatchedCheckpoint, match=message):
-            identify_network.identify(self.FILE, "file", arch=arch)
+            identify_network.identify(alexnet_of_torchvision(), "file", arch=arch)
 
-    def test_of_the_same_names(self):
-        conv1 = {"features.0.weight": empty(64, 3, 11, 11)}
+    def test_of_a_network_with_the_same_names_is_refused(self):
         with pytest.raises(
             errors.MismatchedCheckpoint,
             match=r"does not fit vgg16\..* \[64, 3, 11, 11\], expected \[64, 3, 3, 3\]",
         ):
-            identify_network.identify(checkpoint_of(conv1), "file", arch="vgg16")
+            identify({"features.0.weight": empty(64, 3, 11, 11)}, arch="vgg16")
 
-    def test_the_same(self):
-        found = identify_network.identify(self.FILE, "file", arch="alexnet_owt")
-        assert found.naming.source == "torchvision"
+    def test_of_the_files_own_network_changes_nothing(self):
+        file = alexnet_of_torchvision()
+        match = identify_network.identify(file, "file", arch="alexnet_owt")
+        assert match == identify_network.identify(file, "file")
 
 
-class TestOwnFiles:
+class TestFileOfGraft:
     SPEC = InputSpec(size_px=96, short_side_px=100, source="mine")
+    TEXT = json.dumps(dataclasses.asdict(SPEC))
 
-    def file(self, **about):
-        names = {"conv1/kernel": empty(11, 11, 3, 96)}
-        return checkpoint_of(names, metadata={"network": "alexnet", **about})
+    def identify(self, **metadata):
+        file = checkpoint_of(
+            {"conv1/kernel": empty(11, 11, 3, 96)},
+            metadata={"network": "alexnet", **metadata},
+        )
+        return identify_network.identify(file, "file")
 
-    def test_say_what_they_are(self):
-        text = json.dumps(dataclasses.asdict(self.SPEC))
-        found = identify_network.identify(self.file(input_spec=text), "file")
-        assert found.network.name == "alexnet"
-        assert found.naming.spec == self.SPEC
+    def test_states_its_network_and_preprocessing(self):
+        match = self.identify(input_spec=self.TEXT)
+        assert match.network.name == "alexnet"
+        assert match.naming.spec == self.SPEC
 
-    def test_of_a_size_that_the_network_does_not_take(self):
-        text = json.dumps(dataclasses.asdict(self.SPEC))
+    def test_with_an_impossible_size_is_refused(self):
         with pytest.raises(errors.MismatchedCheckpoint, match="images of 9 pixels"):
-            identify_network.identify(
-                self.file(input_spec=text.replace("96", "9")), "file"
-            )
+            self.identify(input_spec=self.TEXT.replace("96", "9"))
 
-    def test_without_preprocessing(self):
-        found = identify_network.identify(self.file(), "file")
-        assert found.naming.spec == registry.NETWORKS["alexnet"].input_spec
+    def test_without_preprocessing_has_that_of_the_network(self):
+        spec = registry.NETWORKS["alexnet"].input_spec
+        assert self.identify().naming.spec == spec
 
     @pytest.mark.parametrize("text", ["{", "[]", "3", '{"a": 1}', '{"size_px": "x"}'])
-    def test_damaged(self, text):
-        with pytest.raises(
-            errors.CorruptCheckpoint, match="input_spec in its metadata"
-        ):
-            identify_network.identify(self.file(input_spec=text), "file")
+    def test_with_damaged_preprocessing_is_refused(self, text):
+        with pytest.raises(errors.CorruptCheckpoint, match="input_spec in its meta"):
+            self.identify(input_spec=text)
 
 
-class TestGroups:
-    KERNEL = np.arange(3 * 3 * 2 * 4, dtype=np.float32).reshape(3, 3, 2, 4)
-
-    def join(self, tensors):
-        return layer_naming.unify_keras_tensors(tensors)
-
-    def test_parts_become_one(self):
-        parts = {
-            "c_group1/kernel": self.KERNEL[..., :2],
-            "c_group2/kernel": self.KERNEL[..., 2:],
-            "d/kernel": self.KERNEL,
-        }
-        found = self.join(parts)
-        assert found.keys() == {"c/kernel", "d/kernel"}
-        np.testing.assert_array_equal(found["c/kernel"], self.KERNEL)
-
+class TestUnexplainedTensors:
     @pytest.mark.parametrize(
-        "others",
-        [
-            {"c_group2/kernel": np.zeros((3, 3, 1, 2), np.float32)},
-            {"c/kernel": np.zeros(1, np.float32)},
-        ],
-        ids=["of other sizes", "there already"],
-    )
-    def test_what_is_no_group_is_left(self, others):
-        parts = {"c_group1/kernel": self.KERNEL[..., :2], **others}
-        assert self.join(parts).keys() == parts.keys()
-
-
-def torch_alexnet(**extra):
-    """torchvision's AlexNet and more: names with "__" for "." -> shapes."""
-    checkpoint = file_of(("torchvision", "alexnet_owt"))
-    for name, shape in extra.items():
-        checkpoint.tensors[name.replace("__", ".")] = empty(*shape)
-    return checkpoint
-
-
-class TestStrangers:
-    """What a file has beside the network tells whose it is."""
-
-    @pytest.mark.parametrize(
-        ("extra", "named"),
+        ("extra", "unexplained"),
         [
             ({"features__12__weight": (9, 256, 3, 3)}, "features.12 (a convolution)"),
             (
@@ -223,14 +207,14 @@ class TestStrangers:
         ],
         ids=["convolution", "affine", "moving"],
     )
-    def test_of_another_network(self, extra, named):
-        checkpoint = torch_alexnet(**extra)
-        found = identify_network.identify(checkpoint, "file", arch="alexnet_owt")
-        assert unexplained_tensors.find(checkpoint, found.naming) == [named]
-        with pytest.raises(errors.MismatchedCheckpoint) as told:
-            identify_network.identify(checkpoint, "file")
-        assert named in str(told.value)
-        assert "--arch=alexnet_owt" in str(told.value)
+    def test_show_another_network(self, extra, unexplained):
+        file = alexnet_of_torchvision(**extra)
+        match = identify_network.identify(file, "file", arch="alexnet_owt")
+        assert unexplained_tensors.find(file, match.naming) == [unexplained]
+        with pytest.raises(errors.MismatchedCheckpoint) as refused:
+            identify_network.identify(file, "file")
+        assert unexplained in str(refused.value)
+        assert "--arch=alexnet_owt" in str(refused.value)
 
     @pytest.mark.parametrize(
         "extra",
@@ -243,72 +227,53 @@ class TestStrangers:
         ],
         ids=["nothing", "final layer", "bias", "number", "copy"],
     )
-    def test_what_others_leave_beside_a_network(self, extra):
-        found = identify_network.identify(torch_alexnet(**extra), "file")
-        assert found.network.name == "alexnet_owt"
+    def test_are_not_those_that_tools_add_to_a_network(self, extra):
+        match = identify_network.identify(alexnet_of_torchvision(**extra), "file")
+        assert match.network.name == "alexnet_owt"
 
-    def caffe(self, *kinds):
-        checkpoint = file_of(("Caffe", "vgg16"))
-        layers = ("conv1_1 Convolution", *(f"one {kind}" for kind in kinds))
-        return dataclasses.replace(checkpoint, layers=layers)
+    @pytest.mark.parametrize(
+        ("types", "unexplained"),
+        [
+            (("Pooling", "LRN"), ["extra (LRN)"]),
+            (("Pooling", "ReLU", "Dropout"), []),
+            (("LRN",), []),  # a list without pooling is not complete
+        ],
+        ids=["normalisation", "activations", "incomplete list"],
+    )
+    def test_are_listed_layers_without_weights(self, types, unexplained):
+        file = foreign_weights.empty_file("Caffe", "vgg16")
+        layers = ("conv1_1 Convolution", *(f"extra {name}" for name in types))
+        file = dataclasses.replace(file, layers=layers)
+        naming = foreign_weights.naming_of("Caffe", "vgg16")
+        assert unexplained_tensors.find(file, naming) == unexplained
 
-    def test_layers_without_weights(self):
-        with pytest.raises(errors.MismatchedCheckpoint, match=r"one \(LRN\)"):
-            identify_network.identify(self.caffe("Pooling", "LRN"), "file")
-        identify_network.identify(self.caffe("Pooling", "ReLU", "Dropout"), "file")
-
-    def test_a_list_of_some_layers_says_nothing(self):
-        identify_network.identify(self.caffe("LRN"), "file")
-
-    @pytest.mark.parametrize("name", ["caffenet", "bvlc_alexnet"])
-    def test_layers_that_the_network_has(self, name):
-        checkpoint = file_of(("Caffe", name))
-        layers = tuple(
-            f"{line.split()[0]} {'LRN' if 'norm' in line else 'Pooling'}"
-            for line in checkpoint.layers
-        )
-        checkpoint = dataclasses.replace(checkpoint, layers=layers)
-        assert identify_network.identify(checkpoint, "file").network.name == name
+    @pytest.mark.parametrize("network", ["caffenet", "bvlc_alexnet"])
+    def test_are_not_the_normalisations_that_the_network_has(self, network):
+        file = foreign_weights.empty_file("Caffe", network)
+        assert {"norm1 LRN", "pool1 Pooling"} <= {*file.layers}
+        assert identify_network.identify(file, "file").network.name == network
 
 
 class TestScope:
-    def test_around_all_names(self):
-        habit = ("TensorFlow AlexNet of 2018", "alexnet")
-        inner = file_of(habit)
+    def test_around_all_names_is_removed(self):
+        inner = foreign_weights.empty_file("TensorFlow AlexNet of 2018", "alexnet")
         tensors = {f"AlexNet/{name}": array for name, array in inner.tensors.items()}
         tensors["step"] = np.array(7)
-        found = identify_network.identify(checkpoint_of(tensors, inner.format), "file")
-        assert found.network.name == "alexnet"
-        assert found.num_tensors == len(inner.tensors)
-        assert found.naming.tensor_name("conv1", "kernel") == "AlexNet/conv1/weights"
+        file = checkpoint_of(tensors, inner.format)
+        match = identify_network.identify(file, "file")
+        assert match.network.name == "alexnet"
+        assert match.num_tensors == len(inner.tensors)
+        assert match.naming.tensor_name("conv1", "kernel") == "AlexNet/conv1/weights"
 
-    def test_around_some_is_none(self):
+    def test_around_some_names_is_kept(self):
         tensors = {"net/conv2/weights": empty(5, 5, 96, 256), "fc/weights": empty(2, 2)}
-        with pytest.raises(errors.MismatchedCheckpoint):
-            identify_network.identify(checkpoint_of(tensors), "file")
+        with pytest.raises(errors.MismatchedCheckpoint, match="none of its 2 tensors"):
+            identify(tensors)
 
 
-class TestDepthwise:
-    def renamed(self, *names):
-        tensors = {f"a/{name}": empty(2, 2) for name in names}
-        return [*layer_naming.unify_keras_tensors(tensors)]
-
-    def test_keras_2_name(self):
-        assert self.renamed("depthwise_kernel", "bias") == ["a/kernel", "a/bias"]
-
-    def test_of_a_separable_convolution(self):
-        names = ["depthwise_kernel", "pointwise_kernel"]
-        assert self.renamed(*names) == [f"a/{name}" for name in names]
-
-
-def test_variables_in_parts_are_named():
-    checkpoint = checkpoint_of(
+def test_variables_in_parts_are_refused_with_the_reason():
+    file = checkpoint_of(
         {"b": empty(1)}, ignored_entries=("conv1/weights (a variable in parts)",)
     )
     with pytest.raises(errors.MismatchedCheckpoint, match="by a partitioner"):
-        identify_network.identify(checkpoint, "file")
-
-
-def test_another_network_is_suggested():
-    with pytest.raises(errors.MismatchedCheckpoint, match="It fits alexnet_owt"):
-        identify_network.identify(torch_alexnet(), "file", arch="caffenet")
+        identify_network.identify(file, "file")

@@ -1,0 +1,506 @@
+"""Every network against a forward pass in NumPy, with the weights of a foreign file.
+
+The weights go in as a file names and lays them out, so the outputs show whether layout,
+padding, order of flattening, channels and names are right.
+"""
+
+import dataclasses
+import re
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from model.checkpoints import reading
+from model.networks import registry
+from model.weights import ledger, model_variables, preprocessing_overrides, restore
+from tests import numpy_networks as ref
+from tests.model import foreign_weights
+
+NETWORKS = tuple(registry.NETWORKS)
+# The sums of kernels and biases; of efficientnet_lite0, those that are trained.
+PARAMETERS = {
+    "alexnet": 62_378_344,
+    "alexnet_owt": 61_100_840,
+    "bvlc_alexnet": 60_965_224,
+    "caffenet": 60_965_224,
+    "vgg16": 138_357_544,
+    "cifar10_quick": 145_578,
+    "cifar_cnn": 1_250_858,
+    "cifar_cnn_avg": 1_250_858,
+    "efficientnet_lite0": 4_652_008,
+}
+
+
+def sizes(text):
+    """{name: its size} of text like "conv1 55x55x96, fc6 4096"."""
+    pairs = (part.split() for part in text.split(","))
+    return {name: tuple(map(int, size.split("x"))) for name, size in pairs}
+
+
+# {step: shape of its output} for an input of the usual size.
+FROM_CONV3 = (
+    "conv3 13x13x384, conv4 13x13x384, conv5 13x13x256, pool5 6x6x256, flatten 9216, "
+    "fc6 4096, drop6 4096, fc7 4096, drop7 4096, fc8 1000"
+)
+CIFAR_CNN = (
+    "block_1_0 32x32x32, block_1_1 30x30x32, pool_1 15x15x32, drop_1 15x15x32, "
+    "block_2_0 15x15x64, block_2_1 13x13x64, pool_2 6x6x64, drop_2 6x6x64, "
+    "flatten 2304, dense_1 512, drop_3 512, dense_2 10"
+)
+SHAPES = {
+    "alexnet": "conv1 56x56x96, pool1 27x27x96, conv2 27x27x256, pool2 13x13x256, "
+    + FROM_CONV3,
+    "alexnet_owt": "pad1 228x228x3, conv1 55x55x64, pool1 27x27x64, conv2 27x27x192, "
+    "pool2 13x13x192, conv3 13x13x384, conv4 13x13x256, conv5 13x13x256, "
+    "pool5 6x6x256, flatten 9216, drop6 9216, fc6 4096, drop7 4096, fc7 4096, fc8 1000",
+    "bvlc_alexnet": "conv1 55x55x96, norm1 55x55x96, pool1 27x27x96, conv2 27x27x256, "
+    "norm2 27x27x256, pool2 13x13x256, " + FROM_CONV3,
+    "caffenet": "conv1 55x55x96, pool1 27x27x96, norm1 27x27x96, conv2 27x27x256, "
+    "pool2 13x13x256, norm2 13x13x256, " + FROM_CONV3,
+    "vgg16": "block1_conv1 224x224x64, block1_conv2 224x224x64, block1_pool 112x112x64,"
+    "block2_conv1 112x112x128, block2_conv2 112x112x128, block2_pool 56x56x128, "
+    "block3_conv1 56x56x256, block3_conv2 56x56x256, block3_conv3 56x56x256, "
+    "block3_pool 28x28x256, block4_conv1 28x28x512, block4_conv2 28x28x512, "
+    "block4_conv3 28x28x512, block4_pool 14x14x512, block5_conv1 14x14x512, "
+    "block5_conv2 14x14x512, block5_conv3 14x14x512, block5_pool 7x7x512, "
+    "flatten 25088, fc1 4096, drop1 4096, fc2 4096, drop2 4096, predictions 1000",
+    "cifar10_quick": "conv1 32x32x32, pool1 16x16x32, relu1 16x16x32, conv2 16x16x32, "
+    "pool2 8x8x32, conv3 8x8x64, pool3 4x4x64, flatten 1024, ip1 64, ip2 10",
+    "cifar_cnn": CIFAR_CNN,
+    "cifar_cnn_avg": CIFAR_CNN,
+    "efficientnet_lite0": "stem 112x112x32, block_0 112x112x16, block_1 56x56x24, "
+    "block_2 56x56x24, block_3 28x28x40, block_4 28x28x40, block_5 14x14x80, "
+    "block_6 14x14x80, block_7 14x14x80, block_8 14x14x112, block_9 14x14x112, "
+    "block_10 14x14x112, block_11 7x7x192, block_12 7x7x192, block_13 7x7x192, "
+    "block_14 7x7x192, block_15 7x7x320, head 7x7x1280, pool 1280, drop 1280, fc 1000",
+}
+# [out, in / groups, height, width] and [out, in]; vgg16's fc1 for images of 50 pixels.
+KERNELS = {
+    "alexnet": "conv1 96x3x11x11, conv2 256x96x5x5, conv3 384x256x3x3, "
+    "conv4 384x384x3x3, conv5 256x384x3x3, fc6 4096x9216, fc7 4096x4096, fc8 1000x4096",
+    "alexnet_owt": "conv1 64x3x11x11, conv2 192x64x5x5, conv3 384x192x3x3, "
+    "conv4 256x384x3x3, conv5 256x256x3x3, fc6 4096x9216, fc7 4096x4096, fc8 1000x4096",
+    **dict.fromkeys(
+        ("bvlc_alexnet", "caffenet"),
+        "conv1 96x3x11x11, conv2 256x48x5x5, conv3 384x256x3x3, conv4 384x192x3x3, "
+        "conv5 256x192x3x3, fc6 4096x9216, fc7 4096x4096, fc8 1000x4096",
+    ),
+    "vgg16": "block1_conv1 64x3x3x3, block1_conv2 64x64x3x3, block2_conv1 128x64x3x3, "
+    "block2_conv2 128x128x3x3, block3_conv1 256x128x3x3, block3_conv2 256x256x3x3, "
+    "block3_conv3 256x256x3x3, block4_conv1 512x256x3x3, block4_conv2 512x512x3x3, "
+    "block4_conv3 512x512x3x3, block5_conv1 512x512x3x3, block5_conv2 512x512x3x3, "
+    "block5_conv3 512x512x3x3, fc1 4096x512, fc2 4096x4096, predictions 1000x4096",
+    "cifar10_quick": "conv1 32x3x5x5, conv2 32x32x5x5, conv3 64x32x5x5, ip1 64x1024, "
+    "ip2 10x64",
+    **dict.fromkeys(
+        ("cifar_cnn", "cifar_cnn_avg"),
+        "block_1_0 32x3x3x3, block_1_1 32x32x3x3, block_2_0 64x32x3x3, "
+        "block_2_1 64x64x3x3, dense_1 512x2304, dense_2 10x512",
+    ),
+}
+
+
+def conv(*, stride=1, border=None, groups=1, relu=True):
+    """A convolution; `border` zeros on each side, None for TensorFlow's SAME."""
+
+    def step(x, kernel, bias):
+        same = ref.same_border(x.shape[1], kernel.shape[-1], stride)
+        edge = same if border is None else (border, border)
+        x = ref.convolution(x, kernel, bias, stride=stride, border=edge, groups=groups)
+        return ref.relu(x) if relu else x
+
+    return step
+
+
+def dense(*, relu=True):
+    def step(x, kernel, bias):
+        x = ref.dense(x.ravel(), kernel, bias)  # channels, height, width
+        return ref.relu(x) if relu else x
+
+    return step
+
+
+def pool(size, reduce=np.max, function=ref.pool):
+    return lambda x: function(x, size, 2, reduce)
+
+
+# What each step computes, by its name or by its kind: fc7 is the fc.
+ALEXNET = {"pool": pool(3), "fc": dense(), "fc8": dense(relu=False)}
+CAFFE_ALEXNET = {
+    **ALEXNET,
+    "conv1": conv(stride=4, border=0),
+    "norm": ref.local_response_norm,
+    "conv3": conv(border=1),
+    "conv": conv(groups=2),
+}
+KERAS_EXAMPLE = {
+    **{f"block_{number}_0": conv(border=1) for number in (1, 2)},
+    **{f"block_{number}_1": conv(border=0) for number in (1, 2)},
+    "dense_1": dense(),
+    "dense_2": dense(relu=False),
+}
+FUNCTIONS = {
+    "alexnet": {**ALEXNET, "conv1": conv(stride=4), "conv": conv()},
+    "alexnet_owt": {
+        **ALEXNET,
+        "conv1": conv(stride=4, border=2),
+        "conv2": conv(border=2),
+        "conv": conv(border=1),
+    },
+    "bvlc_alexnet": CAFFE_ALEXNET,
+    "caffenet": CAFFE_ALEXNET,
+    "vgg16": {
+        "conv": conv(border=1),
+        "pool": pool(2),
+        "fc": dense(),
+        "predictions": dense(relu=False),
+    },
+    "cifar10_quick": {
+        "conv1": conv(border=2, relu=False),
+        "pool1": pool(3, np.max, ref.caffe_pool),
+        "relu": ref.relu,
+        "conv": conv(border=2),
+        "pool": pool(3, np.mean, ref.caffe_pool),
+        "ip": dense(relu=False),
+    },
+    "cifar_cnn": {**KERAS_EXAMPLE, "pool": pool(2, np.max)},
+    "cifar_cnn_avg": {**KERAS_EXAMPLE, "pool": pool(2, np.mean)},
+}
+WITHOUT_EFFECT = ("flatten", "drop", "pad")
+
+
+def forward(network, arrays, image, changed=None):
+    """{step: its output} in NumPy, with other functions for the `changed` steps."""
+    functions = FUNCTIONS[network] | (changed or {})
+    mean, deviation = foreign_weights.form_of(SOURCES[network], network).norm
+    x = ref.chw((image - np.array(mean)) / np.array(deviation))
+    outputs = {}
+    for step in sizes(SHAPES[network]):
+        if not step.startswith(WITHOUT_EFFECT):
+            kind = re.sub(r"block\d|[\d_]", "", step)
+            function = functions.get(step) or functions[kind]
+            weights = [a for n, a in arrays.items() if n.split("/")[0] == step]
+            outputs[step] = x = function(x, *weights)
+    return outputs
+
+
+# Kernel size, stride, expansion, filters: a line for each block of EfficientNet-Lite0.
+LITE0_BLOCKS = [
+    (3, 1, 1, 16),
+    *((3, 2, 6, 24), (3, 1, 6, 24)),
+    *((5, 2, 6, 40), (5, 1, 6, 40)),
+    *((3, 2, 6, 80), (3, 1, 6, 80), (3, 1, 6, 80)),
+    *((5, 1, 6, 112), (5, 1, 6, 112), (5, 1, 6, 112)),
+    *((5, 2, 6, 192), (5, 1, 6, 192), (5, 1, 6, 192), (5, 1, 6, 192)),
+    (3, 1, 6, 320),
+]
+WITH_SHORTCUT = [2, 4, 6, 7, 9, 10, 12, 13, 14]
+
+
+def draw_lite0(random):
+    """Weights with the names of efficientnet_lite_pytorch."""
+    arrays = {}
+
+    def conv(name, *shape):
+        arrays[f"{name}.weight"] = ref.draw(random, shape, np.prod(shape[1:]))
+
+    def norm(name, channels, scale=1.0):
+        arrays[f"{name}.weight"] = random.uniform(0.8, 1.6, channels) * scale
+        arrays[f"{name}.bias"] = random.normal(0.5, 0.5, channels)
+        arrays[f"{name}.running_mean"] = random.normal(0, 0.3, channels)
+        arrays[f"{name}.running_var"] = random.uniform(0.3, 1.5, channels)
+
+    conv("_conv_stem", 32, 3, 3, 3)
+    norm("_bn0", 32)
+    channels = 32
+    for number, (size, _, expansion, filters) in enumerate(LITE0_BLOCKS):
+        block, wide = f"_blocks.{number}", channels * expansion
+        if expansion > 1:
+            conv(f"{block}._expand_conv", wide, channels, 1, 1)
+            norm(f"{block}._bn0", wide)
+        conv(f"{block}._depthwise_conv", wide, 1, size, size)
+        norm(f"{block}._bn1", wide)
+        conv(f"{block}._project_conv", filters, wide, 1, 1)
+        # Larger, and rounding errors would grow from block to block a hundredfold.
+        norm(f"{block}._bn2", filters, scale=0.3)
+        channels = filters
+    conv("_conv_head", 1280, 320, 1, 1)
+    norm("_bn1", 1280)
+    conv("_fc", 1000, 1280)
+    arrays["_fc.bias"] = random.standard_normal(1000)
+    return {name: array.astype(np.float32) for name, array in arrays.items()}
+
+
+def forward_lite0(arrays, image):
+    """{step: its output} as efficientnet_lite_pytorch computes it."""
+
+    def norm(x, name):
+        parts = ("weight", "bias", "running_mean", "running_var")
+        return ref.batch_norm(x, *(arrays[f"{name}.{p}"] for p in parts), 1e-3)
+
+    def conv(x, name, stride=1):
+        kernel = arrays[f"{name}.weight"]
+        border = ref.same_border(x.shape[1], kernel.shape[-1], stride)
+        return ref.convolution(x, kernel, stride=stride, border=border)
+
+    x = ref.chw((image - np.float64(127)) / 128)
+    outputs = {"stem": ref.relu6(norm(conv(x, "_conv_stem", 2), "_bn0"))}
+    x = outputs["stem"]
+    for number, (size, stride, expansion, _) in enumerate(LITE0_BLOCKS):
+        block, inputs = f"_blocks.{number}", x
+        if expansion > 1:
+            x = ref.relu6(norm(conv(x, f"{block}._expand_conv"), f"{block}._bn0"))
+        border = ref.same_border(x.shape[1], size, stride)
+        kernel = arrays[f"{block}._depthwise_conv.weight"]
+        x = ref.depthwise(x, kernel, stride=stride, border=border)
+        x = ref.relu6(norm(x, f"{block}._bn1"))
+        x = norm(conv(x, f"{block}._project_conv"), f"{block}._bn2")
+        if number in WITH_SHORTCUT:
+            x = x + inputs
+        outputs[f"block_{number}"] = x
+    outputs["head"] = x = ref.relu6(norm(conv(x, "_conv_head"), "_bn1"))
+    outputs["pool"] = x = x.mean(axis=(1, 2))
+    outputs["fc"] = ref.dense(x, arrays["_fc.weight"], arrays["_fc.bias"])
+    return outputs
+
+
+# The form of the file in which the weights go in.
+SOURCES = {
+    "alexnet": "TensorFlow AlexNet of 2018",
+    "alexnet_owt": "torchvision",
+    "bvlc_alexnet": "Caffe",
+    "caffenet": "Caffe",
+    "vgg16": "Keras applications",
+    "cifar10_quick": "Caffe",
+    "cifar_cnn": "Keras' automatic names",
+    "cifar_cnn_avg": "layer names",
+}
+# Side of the image in pixels. With 50, each pooling of vgg16 but one drops a row; with
+# 70, efficientnet_lite0 has 35, 18, 9, 5 and 3, so SAME pads even and odd sizes.
+SIDES = {"caffenet": 227, "bvlc_alexnet": 227, "vgg16": 50, "efficientnet_lite0": 70}
+SIDES |= dict.fromkeys(("cifar10_quick", "cifar_cnn", "cifar_cnn_avg"), 32)
+
+
+def restore_all(network, arrays, arch=""):
+    """Restore weights by way of a file of that network, all of them."""
+    if network == "efficientnet_lite0":
+        file = reading.Checkpoint(tensors=arrays, format="PyTorch (zip)")
+    else:
+        file = foreign_weights.file_of(arrays, SOURCES[network], network)
+    size = preprocessing_overrides.Overrides(image_size=SIDES.get(network, 224))
+    restored = restore.restore_checkpoint(file, "file", arch=arch, overrides=size)
+    assert restored.network is registry.NETWORKS[network]
+    assert {entry.status for entry in restored.entries} == {"restored"}
+    assert len(restored.entries) == len(arrays)
+    return restored
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A network with weights, and what NumPy makes of them."""
+
+    network: str
+    arrays: dict[str, np.ndarray]
+    image: np.ndarray
+    expected: dict[str, np.ndarray]
+    model: Any
+
+    def check(self):
+        ref.check(self.model, self.image, self.expected)
+
+    def put(self, arrays):
+        """Restore some weights into the model."""
+        restored = restore_all(self.network, arrays, arch=self.network)
+        model_variables.assign(self.model, restored.values)
+
+
+def draw(network):
+    """Random weights, an image, and what NumPy makes of them."""
+    random, side = np.random.default_rng(5), SIDES.get(network, 224)
+    image = random.integers(0, 256, (side, side, 3)).astype(np.float32)
+    if network == "efficientnet_lite0":
+        arrays = draw_lite0(random)
+        return arrays, image, forward_lite0(arrays, image)
+    arrays = {}
+    for layer, shape in sizes(KERNELS[network]).items():
+        arrays[f"{layer}/kernel"] = ref.draw(random, shape, np.prod(shape[1:]))
+        arrays[f"{layer}/bias"] = random.standard_normal(shape[0], np.float32)
+    return arrays, image, forward(network, arrays, image)
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def case(request):
+    network = request.param
+    arrays, image, expected = draw(network)
+    arch = network if network == "cifar_cnn_avg" else ""  # else it would be ambiguous
+    restored = restore_all(network, arrays, arch)
+    model = ref.every_step(restored.network, restored.spec)
+    model_variables.assign(model, restored.values)
+    return Case(network, arrays, image, expected, model)
+
+
+def test_every_network_is_in_the_tables():
+    assert PARAMETERS.keys() == SHAPES.keys() == set(NETWORKS)
+    assert KERNELS.keys() | {"efficientnet_lite0"} == set(NETWORKS)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_number_of_parameters_is_the_published_one(network):
+    trained_only = network == "efficientnet_lite0"
+    count = ref.num_parameters(network, trained_only=trained_only)
+    assert count == PARAMETERS[network]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_steps_have_the_published_order_and_shapes(network):
+    side = 227 if network in ("caffenet", "bvlc_alexnet") else 224
+    side = 32 if "cifar" in network else side
+    assert list(ref.shapes(network, side).items()) == [*sizes(SHAPES[network]).items()]
+
+
+def test_built_variables_have_the_computed_shapes(case):
+    spec = registry.NETWORKS[case.network].input_spec
+    spec = dataclasses.replace(spec, size_px=len(case.image), short_side_px=300)
+    shapes = registry.NETWORKS[case.network].variable_shapes(spec)
+    assert {e.variable: e.shape for e in ledger.complete((), case.model)} == {
+        f"{layer}/{variable}": shape
+        for layer, variables in shapes.items()
+        for variable, shape in variables.items()
+    }
+
+
+def test_every_step_gives_what_numpy_gives(case):
+    computed = {
+        step
+        for step in sizes(SHAPES[case.network])
+        if not step.startswith(WITHOUT_EFFECT)
+    }
+    assert case.expected.keys() == computed
+    case.check()
+
+
+def blue_first(kernel):
+    return kernel[:, ::-1]
+
+
+def groups_exchanged(kernel):
+    return np.roll(kernel, len(kernel) // 2, axis=0)
+
+
+def rolled(bias):
+    return np.roll(bias, 1)
+
+
+def transposed(kernel):
+    return kernel.swapaxes(-1, -2)
+
+
+def flattened_as_hwc(channels):
+    def change(kernel):
+        parts = kernel.reshape(len(kernel), channels, -1)
+        return parts.transpose(0, 2, 1).reshape(kernel.shape)
+
+    return change
+
+
+def slightly_larger(array):
+    return array + 0.002
+
+
+# Network -> array, what is wrong with it, first step whose output shows it.
+WRONG_WEIGHTS = {
+    "alexnet": [
+        ("conv3/bias", rolled, "conv3"),
+        ("fc6/kernel", flattened_as_hwc(256), "fc6"),
+        ("fc7/kernel", transposed, "fc7"),
+    ],
+    "alexnet_owt": [
+        ("fc6/kernel", flattened_as_hwc(256), "fc6"),
+        ("fc7/kernel", transposed, "fc7"),
+    ],
+    "caffenet": [
+        ("conv1/kernel", blue_first, "conv1"),
+        ("conv2/kernel", groups_exchanged, "conv2"),
+        ("fc6/kernel", flattened_as_hwc(256), "fc6"),
+        ("fc7/kernel", transposed, "fc7"),
+    ],
+    "vgg16": [
+        ("block1_conv1/kernel", blue_first, "block1_conv1"),
+        ("fc2/kernel", transposed, "fc2"),
+    ],
+    "cifar10_quick": [
+        ("conv1/kernel", blue_first, "conv1"),
+        ("ip1/kernel", flattened_as_hwc(64), "ip1"),
+    ],
+    "cifar_cnn": [("dense_1/kernel", flattened_as_hwc(64), "dense_1")],
+    "efficientnet_lite0": [
+        ("_conv_stem.weight", blue_first, "stem"),
+        ("_conv_stem.weight", transposed, "stem"),
+        ("_blocks.3._depthwise_conv.weight", transposed, "block_3"),
+        ("_blocks.5._bn1.running_var", slightly_larger, "block_5"),
+        ("_blocks.8._bn0.bias", np.flip, "block_8"),
+        ("_conv_head.weight", np.flip, "head"),
+    ],
+}
+
+
+def test_wrong_weights_of_the_right_shape_are_noticed(case):
+    """The comparison above would not pass if restoring confused the layouts."""
+    for name, change, step in WRONG_WEIGHTS.get(case.network, []):
+        wrong = np.ascontiguousarray(change(case.arrays[name]))
+        assert wrong.shape == case.arrays[name].shape
+        layer = name.partition("/")[0] if "/" in name else ""
+        part = {n: array for n, array in case.arrays.items() if n.startswith(layer)}
+        case.put(part | {name: wrong})
+        with pytest.raises(AssertionError, match=f"step {step};"):
+            case.check()
+        case.put(part)
+
+
+def test_wrong_operations_are_noticed(case):
+    wrong_operations = {
+        "cifar_cnn": {"pool_1": pool(2, np.mean)},
+        "bvlc_alexnet": {"norm1": lambda x: x},
+    }
+    for step, function in wrong_operations.get(case.network, {}).items():
+        expected = forward(case.network, case.arrays, case.image, {step: function})
+        with pytest.raises(AssertionError, match=f"step {step};"):
+            ref.check(case.model, case.image, expected)
+
+
+def test_relu6_reaches_its_upper_bound():
+    """Otherwise the comparison would not tell it from ReLU."""
+    assert (draw("efficientnet_lite0")[2]["stem"] == 6).any()
+
+
+@pytest.mark.parametrize(
+    ("size", "places"), [(32, 16), (16, 8), (8, 4)], ids=["32", "16", "8"]
+)
+def test_caffes_pooling_rounds_up(size, places):
+    """Without the rounding it would give one place less than TensorFlow's SAME."""
+    image = np.random.default_rng(3).standard_normal((2, size, size))
+    pooled = ref.caffe_pool(image, 3, 2, np.mean)
+    assert pooled.shape == (2, places, places)
+    assert pooled[1, -1, -1] == pytest.approx(image[1, -2:, -2:].mean())
+    inside = ref.pool(image, 3, 2, np.mean)
+    np.testing.assert_allclose(pooled[:, :-1, :-1], inside, atol=1e-12)
+
+
+def test_convolutions_of_vgg16_take_any_size():
+    vgg16 = registry.NETWORKS["vgg16"]
+    spec = dataclasses.replace(vgg16.input_spec, size_px=150, short_side_px=150)
+    base = vgg16.build(spec, last="block5_pool")
+    assert base.output.shape == (None, 4, 4, 512)
+    assert base.count_params() == 14_714_688
+
+
+def test_a_saved_network_loads_in_plain_keras(tmp_path):
+    """Groups and local normalisation consist of built-in operations."""
+    network = registry.NETWORKS["bvlc_alexnet"]
+    model = network.build(network.input_spec, last="norm2")
+    model.save(tmp_path / "part.keras")
+    loaded = keras.models.load_model(tmp_path / "part.keras", safe_mode=True)
+    image = np.random.default_rng(8).integers(0, 256, (1, 227, 227, 3))
+    np.testing.assert_array_equal(loaded(image), model(image))
