@@ -35,7 +35,7 @@ def image_with_corners():
 
 
 class TestGradCam:
-    def test_it_points_at_what_speaks_for_the_class(self, two_places):
+    def test_the_heat_map_points_at_the_evidence_for_the_class(self, two_places):
         heat = grad_cam.grad_cam(two_places)(
             np.repeat(image_with_corners(), 2, 0), [0, 1]
         )
@@ -45,12 +45,12 @@ class TestGradCam:
         assert (heat[1, 6:, 6:] == 1).all()
         assert heat[1, :6].max() == 0
 
-    def test_nothing_speaks_for_it(self, two_places):
+    def test_without_evidence_the_heat_map_is_0(self, two_places):
         blue = np.zeros((1, 8, 8, 3), np.uint8)
         blue[..., 2] = 255
         assert not grad_cam.grad_cam(two_places)(blue, [0]).any()
 
-    def test_it_is_the_formula_of_the_paper(self):
+    def test_the_heat_map_follows_the_formula_of_the_paper(self):
         keras.utils.set_random_seed(1)
         inputs = keras.Input((12, 12, 3))
         maps = keras.layers.Conv2D(5, 3, 1, "same", activation="relu")(inputs)
@@ -74,7 +74,7 @@ class TestGradCam:
         heat = grad_cam.grad_cam(model)(image, [2])[0]
         assert heat == pytest.approx(expected / expected.max(), abs=1e-4)
 
-    def test_a_head_that_sees_layers_further_down_as_well(self):
+    def test_maps_of_earlier_layers_are_added(self):
         """Of a head on plain means the parts add up to the logit, place by place."""
         keras.utils.set_random_seed(2)
         inputs = keras.Input((12, 12, 3))
@@ -99,7 +99,7 @@ class TestGradCam:
         heat = grad_cam.grad_cam(model)(image, [2])[0]
         assert heat == pytest.approx(expected / expected.max(), abs=1e-4)
 
-    def test_a_head_that_sees_deviations(self):
+    def test_a_head_on_deviations_weights_every_position(self):
         """These too are sums over places, shown as means of 3 x 3 of these."""
         keras.utils.set_random_seed(2)
         inputs = keras.Input((12, 12, 3))
@@ -128,21 +128,21 @@ class TestGradCam:
         heat = grad_cam.grad_cam(model)(image, [2])[0]
         assert heat == pytest.approx(expected / expected.max(), abs=1e-2)
 
-    def test_a_frozen_network(self, two_places):
+    def test_a_frozen_network_has_heat_maps(self, two_places):
         two_places.trainable = False
         assert grad_cam.grad_cam(two_places)(image_with_corners(), [0]).max() == 1
 
-    def test_a_network_without_places(self):
+    def test_a_network_without_a_spatial_layer_is_a_named_error(self):
         inputs = keras.Input((4, 4, 3))
         flat = keras.layers.Flatten()(inputs)
         model = keras.Model(inputs, keras.layers.Dense(2)(flat), name="flat")
         with pytest.raises(
-            grad_cam.NoSpatialLayer, match="flat: no layer keeps places"
+            grad_cam.NoSpatialLayer, match="flat: no layer has a spatial output"
         ):
             grad_cam.grad_cam(model)
 
 
-def test_preprocessing_is_no_map():
+def test_preprocessing_layers_are_not_maps():
     """Every run's network begins with it; what moves pixels looks at nothing either."""
     spec, kinds = small_runs.SPEC, keras.layers
     image = keras.Input((spec.size_px, spec.size_px, 3), name="image")
@@ -167,11 +167,11 @@ def test_the_layer_is_the_last_one_before_pooling(two_places):
 
 
 class TestOverlay:
-    def test_without_heat_the_image_is_as_it_was(self):
+    def test_without_heat_the_image_is_unchanged(self):
         image = np.random.default_rng(0).integers(0, 256, (5, 6, 3)).astype(np.uint8)
         assert (grad_cam.overlay(image, np.zeros((5, 6))) == image).all()
 
-    def test_heat_is_seen(self):
+    def test_heat_changes_the_image(self):
         image = np.full((5, 6, 3), 20, np.uint8)
         heat = np.zeros((5, 6))
         heat[2, 3] = 1
