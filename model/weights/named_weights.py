@@ -22,7 +22,8 @@ from pathlib import Path
 from model.checkpoints import errors, reading
 from model.networks import registry
 from model.weights import restore, weight_file
-from pipeline.system import command_line, file_system, http_file, http_session
+from pipeline.system import command_line, file_system
+from pipeline.system.remote import http_file, http_session
 
 _INDEX_TYPE = "application/vnd.pypi.simple.v1+json"
 _INDEX_LIMIT_BYTES = 64 << 20

@@ -10,8 +10,8 @@ import shutil
 import tarfile
 from pathlib import Path
 
-from pipeline.system import http_file
 from pipeline.system.errors import DataError
+from pipeline.system.remote import http_file
 
 _PARTIAL_NAME = ".download"
 

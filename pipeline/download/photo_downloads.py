@@ -18,7 +18,8 @@ from typing import Literal
 import requests
 
 from pipeline.images import file_headers
-from pipeline.system import command_line, file_system, http_file, http_session
+from pipeline.system import command_line, file_system
+from pipeline.system.remote import http_file, http_session
 
 _MAX_REDIRECTS = 5
 _RETRIES = 2  # when a server is busy

@@ -21,8 +21,9 @@ from pipeline.download import photo_downloads
 from pipeline.download.photo_downloads import DownloadOptions, Outcome, PhotoAddress
 from pipeline.records import file_table, manifest
 from pipeline.sources import class_labels, listed_photos, photo_csv
-from pipeline.system import command_line, file_system, http_file
+from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
+from pipeline.system.remote import http_file
 
 LISTING_NAME = "photos.csv"
 REPORT_NAME = "report.csv"

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
 
-from pipeline.system.bucket import BucketPath
+from pipeline.system.remote.bucket import BucketPath
 
 # Characters. File systems allow 255 bytes; `replacing` adds some 20 of its own.
 _MAX_NAME = 220

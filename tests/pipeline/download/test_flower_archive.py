@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.download import flower_archive
-from pipeline.system import http_file
 from pipeline.system.errors import DataError
+from pipeline.system.remote import http_file
 from tests.conftest import Answer
 
 PHOTOS = {

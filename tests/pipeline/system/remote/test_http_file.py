@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from pipeline.system import http_file
+from pipeline.system.remote import http_file
 from tests.conftest import ROOT, Answer
 
 BODY = bytes(range(256)) * 2000  # 512,000 bytes
@@ -338,7 +338,7 @@ def test_a_folder_that_cannot_be_made_is_an_os_error(server, tmp_path):
 
 
 DOWNLOAD = "import sys; from pathlib import Path; " + (
-    "from pipeline.system import http_file; "
+    "from pipeline.system.remote import http_file; "
     "http_file.download(sys.argv[1], Path(sys.argv[2]))"
 )
 

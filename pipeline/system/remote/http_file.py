@@ -17,8 +17,9 @@ from pathlib import Path
 import requests
 from urllib3 import exceptions
 
-from pipeline.system import command_line, http_session
+from pipeline.system import command_line
 from pipeline.system.errors import DataError
+from pipeline.system.remote import http_session
 
 _CONNECT_TIMEOUT_S = 5.0  # without a network, users learn it within seconds
 _READ_TIMEOUT_S = 60.0
