@@ -146,11 +146,6 @@ class Service:
         self._thread.join()
         self._decoders.close()
 
-    @property
-    def decoder_pids(self) -> tuple[int, ...]:
-        """Return the process numbers of the decoders."""
-        return self._decoders.pids
-
     def _thumbnail(self, sha256: str) -> bytes:
         """Return a small JPEG of a training photo.
 

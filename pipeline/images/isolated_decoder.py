@@ -116,12 +116,6 @@ class Decoders:
         for child in self._children:
             child.close()
 
-    @property
-    def pids(self) -> tuple[int, ...]:
-        """Ids of the processes that run."""
-        running = [child.pid for child in self._children]
-        return tuple(pid for pid in running if pid)
-
     def __enter__(self) -> Self:
         return self
 

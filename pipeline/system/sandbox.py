@@ -84,12 +84,6 @@ class Child:
         self._is_ready = self._is_closed = False
         self._lock = threading.Lock()
 
-    @property
-    def pid(self) -> int:
-        """Process id; 0 while there is no process."""
-        process = self._process
-        return process.pid if process else 0
-
     def start(self) -> None:
         """Start a process unless there is one; do not wait until it is ready."""
         with self._lock:

@@ -83,7 +83,7 @@ def answers(request: sandbox.Header, _: bytes) -> Answers:
 def _read(file: h5py.File, limit_bytes: int) -> Answers:
     listing = _Listing(file, limit_bytes)
     yield listing.header(), b""
-    for dataset, type_name in listing.datasets:
+    for _, dataset, type_name in listing.datasets:
         # h5py knows bfloat16 as two bytes.
         stored = np.dtype("V2" if type_name == "bfloat16" else type_name)
         values = np.ascontiguousarray(dataset[()], stored.newbyteorder("<"))
@@ -94,9 +94,8 @@ class _Listing:
     """All objects of a file, checked, before any array is read."""
 
     def __init__(self, file: h5py.File, limit_bytes: int) -> None:
-        self.datasets: list[tuple[h5py.Dataset, str]] = []
+        self.datasets: list[tuple[str, h5py.Dataset, str]] = []
         self._texts: dict[str, dict[str, str | list[str]]] = {}
-        self._arrays: list[tuple[str, tuple[int, ...], str]] = []
         self._others: list[str] = []
         self._bytes_left = limit_bytes
         self._text_left = _MAX_TEXT
@@ -105,7 +104,8 @@ class _Listing:
 
     def header(self) -> dict[str, Any]:
         """Return the answer that comes before the arrays."""
-        return {"texts": self._texts, "arrays": self._arrays, "others": self._others}
+        arrays = [(name, data.shape, dtype) for name, data, dtype in self.datasets]
+        return {"texts": self._texts, "arrays": arrays, "others": self._others}
 
     def _visit_group(self, group: h5py.Group, path: tuple[str, ...]) -> None:
         if len(path) > _MAX_LEVELS:
@@ -155,8 +155,7 @@ class _Listing:
             size_bytes = min(size_bytes, 1)
         if stored_bytes < size_bytes:  # the library would make them up
             raise _Refused(f"the numbers of {where} are not in the file")
-        self._arrays.append((where, shape, dtype))
-        self.datasets.append((dataset, dtype))
+        self.datasets.append((where, dataset, dtype))
 
     def _read_texts(self, group: h5py.Group) -> Iterator[tuple[str, str | list[str]]]:
         """Yield the attributes that Keras writes, if they are text."""

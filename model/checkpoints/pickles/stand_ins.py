@@ -130,10 +130,8 @@ NAMES: dict[str, Any] = {
     "__builtin__.bytes": _bytes,
     "numpy.ndarray": Array,
     "numpy.dtype": _Dtype,
-    "numpy.core.multiarray._reconstruct": _reconstruct,
-    "numpy._core.multiarray._reconstruct": _reconstruct,
-    "numpy.core.multiarray.scalar": _scalar,
-    "numpy._core.multiarray.scalar": _scalar,
-    "numpy.core.numeric._frombuffer": _frombuffer,
-    "numpy._core.numeric._frombuffer": _frombuffer,
 }
+for _core in ("numpy.core", "numpy._core"):  # before NumPy 2, and since
+    NAMES[f"{_core}.multiarray._reconstruct"] = _reconstruct
+    NAMES[f"{_core}.multiarray.scalar"] = _scalar
+    NAMES[f"{_core}.numeric._frombuffer"] = _frombuffer

@@ -22,24 +22,12 @@ _MAX_INDEX_BYTES = 256 << 20
 _MAX_ENTRIES, _MAX_SHARDS = 100_000, 100_000
 # tensorflow/core/framework/types.proto
 STRING = 7
-DTYPES: Mapping[int, np.dtype[Any]] = {
-    number: np.dtype(kind)
-    for number, kind in {
-        1: np.float32,
-        2: np.float64,
-        3: np.int32,
-        4: np.uint8,
-        5: np.int16,
-        6: np.int8,
-        9: np.int64,
-        10: np.bool_,
-        14: ml_dtypes.bfloat16,
-        17: np.uint16,
-        19: np.float16,
-        22: np.uint32,
-        23: np.uint64,
-    }.items()
-}
+_TYPES = {
+    1: np.float32, 2: np.float64, 3: np.int32, 4: np.uint8, 5: np.int16, 6: np.int8,
+    9: np.int64, 10: np.bool_, 14: ml_dtypes.bfloat16, 17: np.uint16, 19: np.float16,
+    22: np.uint32, 23: np.uint64,
+}  # fmt: skip
+DTYPES: Mapping[int, np.dtype[Any]] = {n: np.dtype(kind) for n, kind in _TYPES.items()}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,13 +44,13 @@ class Entry:
         sliced: whether the tensor's parts are entries of their own.
     """
 
-    dtype: int = 0
-    shape: tuple[int, ...] = ()
-    shard: int = 0
-    offset: int = 0
-    size: int = 0
-    crc: int = 0
-    sliced: bool = False
+    dtype: int
+    shape: tuple[int, ...]
+    shard: int
+    offset: int
+    size: int
+    crc: int
+    sliced: bool
 
     @property
     def num_bytes(self) -> int:
@@ -129,19 +117,18 @@ def _parse_entry(message: wire.Wire, prefix: Path) -> Entry:
             crc = int.from_bytes(message.data[field.start : field.end], "little")
         elif field.number == 7:
             sliced = True
-    dtype, shard, offset, size = numbers.values()
     entry = Entry(
-        dtype=dtype,
+        dtype=numbers[1],
         shape=shape,
-        shard=shard,
-        offset=offset,
-        size=size,
+        shard=numbers[3],
+        offset=numbers[4],
+        size=numbers[5],
         crc=crc,
         sliced=sliced,
     )
-    if dtype in DTYPES and not sliced and size != entry.num_bytes:
+    if entry.dtype in DTYPES and not sliced and entry.size != entry.num_bytes:
         raise leveldb.unreadable(
-            prefix, f"a tensor of shape {list(shape)} in {size:,} bytes"
+            prefix, f"a tensor of shape {list(shape)} in {entry.size:,} bytes"
         )
     return entry
 

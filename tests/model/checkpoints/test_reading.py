@@ -15,6 +15,7 @@ import tensorflow as tf
 from model.checkpoints import errors, reading
 from tests import torch_files
 from tests.model.checkpoints import arrays, damage
+from tests.support import cases
 
 WEIGHTS = {
     "conv1/weights": np.arange(12, dtype=np.float32).reshape(2, 2, 3, 1),
@@ -98,24 +99,22 @@ class TestFormats:
         safetensors.numpy.save_file(WEIGHTS, tmp_path / "w", metadata)
         assert reading.read(tmp_path / "w").metadata == metadata
 
-    @pytest.mark.parametrize(
+    @cases.table(
         "data",
-        [
-            b"PNG",
-            b"\x89PNG\r\n\x1a\n" + bytes(100),
-            b"\x1f\x8b\x08" + bytes(100),
-            b"<!DOCTYPE html><html>404</html>",
-            pickle.dumps({"a": 1}, 0),
-            bytes(100),
-            b"{" * 100,
-            struct.pack("<Q", 100_000_001) + b"{" + bytes(100),
-            b"PK\5\6" + bytes(18),
-        ],
-        ids=[
-            "short", "PNG", "gzip", "web page", "pickle of text",
-            "zeros", "braces", "header beyond the limit", "empty zip",
-        ],
-    )  # fmt: skip
+        {
+            "short": b"PNG",
+            "PNG": b"\x89PNG\r\n\x1a\n" + bytes(100),
+            "gzip": b"\x1f\x8b\x08" + bytes(100),
+            "web page": b"<!DOCTYPE html><html>404</html>",
+            "pickle of text": pickle.dumps({"a": 1}, 0),
+            "zeros": bytes(100),
+            "braces": b"{" * 100,
+            "header beyond the limit": struct.pack("<Q", 100_000_001)
+            + b"{"
+            + bytes(100),
+            "empty zip": b"PK\5\6" + bytes(18),
+        },
+    )
     def test_an_unknown_format_is_named(self, tmp_path, data):
         (tmp_path / "w.pth").write_bytes(data)
         with pytest.raises(
@@ -165,45 +164,39 @@ class TestHostileSafetensors:
         (tmp_path / "w").write_bytes(header({"a": entry()}, struct.pack("<2f", 1, 2)))
         assert reading.read(tmp_path / "w").tensors["a"].tolist() == [1, 2]
 
-    @pytest.mark.parametrize(
+    @cases.table(
         "data",
-        [
-            header({"a": entry()}, bytes(8))[:-1],
-            header({"a": entry()}, bytes(8))[:20],
-            header({"a": entry()}, bytes(9)),
-            header({"a": entry()}, bytes(8), size=99_999_999),
-            header({"a": entry()}, bytes(8), size=10),
-            header(b'{"\xff\xfe": 1}'),
-            header(b'{"a": '),
-            header(b"{]"),
-            header(b"{" * 10_000),
-            header(b'{"a":' * 10_000),
-            header({"a": entry(), "b": entry(begin=4, end=12)}, bytes(12)),
-            header({"a": entry(), "b": entry()}, bytes(8)),
-            header({"a": entry(), "b": entry(begin=12, end=20)}, bytes(20)),
-            header({"a": entry(begin=4, end=12)}, bytes(12)),
-            header({"a": entry(begin=8, end=0)}, bytes(8)),
-            header({"a": entry(begin=-8, end=0)}, bytes(8)),
-            header({"a": entry(end=2**40)}, bytes(8)),
-            header({"a": entry(shape=(2**62, 2**62))}, bytes(8)),
-            header({"a": entry(shape=(3,))}, bytes(8)),
-            header({"a": entry(shape=(-2,))}, bytes(8)),
-            header({"a": entry(dtype="OBJECT")}, bytes(8)),
-            header({"a": entry(dtype="I64")}, bytes(8)),
-            header({"a": 1}, bytes(8)),
-            header({"a": {}}, bytes(8)),
-            header({"a": entry(), "__metadata__": {"x": 1}}, bytes(8)),
-            header({"a": entry(), "__metadata__": []}, bytes(8)),
-        ],
-        ids=[
-            "cut off", "cut in the header", "more than told", "header beyond the file",
-            "header too short", "not UTF-8", "cut JSON", "no JSON", "deep JSON",
-            "deep entries", "overlap", "the same bytes", "gap", "gap in front",
-            "backwards", "negative", "far beyond", "shape overflows", "shape",
-            "negative shape", "unknown dtype", "dtype", "number", "nothing",
-            "metadata number", "metadata list",
-        ],
-    )  # fmt: skip
+        {
+            "cut off": header({"a": entry()}, bytes(8))[:-1],
+            "cut in the header": header({"a": entry()}, bytes(8))[:20],
+            "more than told": header({"a": entry()}, bytes(9)),
+            "header beyond the file": header({"a": entry()}, bytes(8), size=99_999_999),
+            "header too short": header({"a": entry()}, bytes(8), size=10),
+            "not UTF-8": header(b'{"\xff\xfe": 1}'),
+            "cut JSON": header(b'{"a": '),
+            "no JSON": header(b"{]"),
+            "deep JSON": header(b"{" * 10_000),
+            "deep entries": header(b'{"a":' * 10_000),
+            "overlap": header({"a": entry(), "b": entry(begin=4, end=12)}, bytes(12)),
+            "the same bytes": header({"a": entry(), "b": entry()}, bytes(8)),
+            "gap": header({"a": entry(), "b": entry(begin=12, end=20)}, bytes(20)),
+            "gap in front": header({"a": entry(begin=4, end=12)}, bytes(12)),
+            "backwards": header({"a": entry(begin=8, end=0)}, bytes(8)),
+            "negative": header({"a": entry(begin=-8, end=0)}, bytes(8)),
+            "far beyond": header({"a": entry(end=2**40)}, bytes(8)),
+            "shape overflows": header({"a": entry(shape=(2**62, 2**62))}, bytes(8)),
+            "shape": header({"a": entry(shape=(3,))}, bytes(8)),
+            "negative shape": header({"a": entry(shape=(-2,))}, bytes(8)),
+            "unknown dtype": header({"a": entry(dtype="OBJECT")}, bytes(8)),
+            "dtype": header({"a": entry(dtype="I64")}, bytes(8)),
+            "number": header({"a": 1}, bytes(8)),
+            "nothing": header({"a": {}}, bytes(8)),
+            "metadata number": header(
+                {"a": entry(), "__metadata__": {"x": 1}}, bytes(8)
+            ),
+            "metadata list": header({"a": entry(), "__metadata__": []}, bytes(8)),
+        },
+    )
     def test_every_fault_is_named_and_takes_no_memory(self, tmp_path, data):
         (tmp_path / "w").write_bytes(data)
         tracemalloc.start()
@@ -237,16 +230,15 @@ class TestDigest:
             == whole.digest()
         )
 
-    @pytest.mark.parametrize(
+    @cases.table(
         "change",
-        [
-            {"half": np.array([1.5, 2], np.float16)},
-            {"half": np.array([[1.5, -2]], np.float16)},
-            {"half": np.array([1.5, -2], np.float32)},
-            {"half": WEIGHTS["half"].view(np.int16)},
-            {"other": np.zeros(0)},
-        ],
-        ids=["value", "shape", "dtype and bytes", "dtype", "one more"],
+        {
+            "value": {"half": np.array([1.5, 2], np.float16)},
+            "shape": {"half": np.array([[1.5, -2]], np.float16)},
+            "dtype and bytes": {"half": np.array([1.5, -2], np.float32)},
+            "dtype": {"half": WEIGHTS["half"].view(np.int16)},
+            "one more": {"other": np.zeros(0)},
+        },
     )
     def test_values_shapes_and_types_count(self, change):
         assert self.digest(WEIGHTS | change) != self.digest(WEIGHTS)

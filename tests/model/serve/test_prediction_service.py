@@ -2,8 +2,6 @@
 
 import concurrent.futures
 import dataclasses
-import os
-import signal
 
 import cv2
 import numpy as np
@@ -11,7 +9,6 @@ import pytest
 
 from model.predict import classifier
 from model.serve import prediction_service
-from pipeline.images import isolated_decoder
 from pipeline.images.errors import ImageError
 from pipeline.system.errors import DataError
 from tests import conftest
@@ -72,16 +69,6 @@ def test_a_file_that_does_not_decode_leaves_the_service_working(service):
         large = np.zeros((1001, 1000, 3), np.uint8)
         service.classify(cv2.imencode(".png", large)[1].tobytes(), explained=False)
     assert service.classify(photo(), explained=False)
-
-
-def test_decoders_that_are_killed_are_replaced(service):
-    for pid in service.decoder_pids:
-        os.kill(pid, signal.SIGKILL)
-    with pytest.raises(isolated_decoder.Crashed):
-        service.classify(photo(), explained=False)
-    # The decoder that was used last comes first, so it is a new one.
-    for _ in range(3):
-        assert service.classify(photo(), explained=False)
 
 
 def test_an_error_of_the_network_is_raised_and_the_thread_lives(shared_run):

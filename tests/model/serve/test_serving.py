@@ -10,13 +10,13 @@ import sys
 import time
 
 import cv2
-import psutil
 import pytest
 
 from model.serve import serving
 from pipeline.system.errors import DataError
 from tests import conftest
 from tests.model import server_process
+from tests.support import processes
 
 pytest.importorskip("tornado", reason="the extra serve is not installed")
 
@@ -68,25 +68,15 @@ def test_bytes_that_are_not_http_do_no_harm(server, data):
     assert post(server, photo())[0] == 200
 
 
-def children(pid):
-    """Process numbers of the decoders of a server."""
-    return [
-        process.pid
-        for process in psutil.Process(pid).children()
-        if process.status() != psutil.STATUS_ZOMBIE
-        and any("decoder_process.main" in word for word in process.cmdline())
-    ]
-
-
 def test_decoders_that_are_killed_are_replaced(server):
-    before = children(server.process.pid)
+    before = processes.decoders(server.process.pid)
     assert before
     for pid in before:
         os.kill(pid, signal.SIGKILL)
     statuses = [post(server, photo())[0] for _ in range(6)]
     assert set(statuses) <= {200, 422}
     assert statuses[-1] == 200
-    assert not set(before) & set(children(server.process.pid))
+    assert not before & processes.decoders(server.process.pid)
 
 
 def test_a_signal_stops_it_when_the_photos_under_way_are_answered(shared_run):

@@ -12,31 +12,31 @@ from pipeline.system import sandbox
 
 
 def main():
-    if sys.argv[1:] == ["fail"]:
+    start = sys.argv[1] if sys.argv[1:] else "0"
+    if start == "fail":
         raise SystemExit
-    if sys.argv[1:]:
-        time.sleep(float(sys.argv[1]))
+    time.sleep(float(start))
     sandbox.serve(answers)
 
 
 def answers(request, data):
-    work = request.get("work")
+    work, error = request.get("work"), ""
     if work == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)
     elif work == "sleep":
         time.sleep(60)
-    elif work == "spin":  # in C, where no handler of Python's can run
-        collections.deque(itertools.repeat(0), maxlen=0)
-    elif work == "spin with little CPU time":
-        sandbox.lower_limit(resource.RLIMIT_CPU, 1)
+    elif work and work.startswith("spin"):
+        if work == "spin with little CPU time":
+            sandbox.lower_limit(resource.RLIMIT_CPU, 1)
+        # In C, where no handler of Python's can run.
         collections.deque(itertools.repeat(0), maxlen=0)
     elif work == "take memory":
         sandbox.limit_memory(64 << 20)
         try:
             bytearray(96 << 20)
         except MemoryError:
-            yield {"error": "memory"}, b""
+            error = "memory"
     elif work == "print":
         os.write(1, b"text of a library")
-    yield request, data
+    yield {**request, "pid": os.getpid(), "error": error}, data
     yield {"second": True}, memoryview(data[::-1])

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.system import process_pool
+from tests.support import processes
 
 ROOT = Path(__file__).parents[3]  # not from conftest: workers import this file
 SIGNALS_BLOCKED_AT_IMPORT = signal.pthread_sigmask(signal.SIG_BLOCK, ())
@@ -109,14 +110,6 @@ if __name__ == "__main__":
 """
 
 
-def alive(pid):
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
-
-
 def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     (tmp_path / "program.py").write_text(PROGRAM)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -129,9 +122,8 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
         time.sleep(0.05)
     parent.kill()
     parent.wait()
-    while any(map(alive, pids)):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    for pid in pids:
+        processes.wait_for_end(int(pid))
 
 
 def interrupt_self():

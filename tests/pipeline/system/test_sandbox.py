@@ -5,12 +5,12 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
 from pipeline.system import sandbox
 from tests import conftest
+from tests.support import processes
 
 MODULE = "tests.pipeline.system.sandbox_child"
 
@@ -27,44 +27,30 @@ def echo():
         yield started
 
 
-def ask(process, request, data=b"", timeout_s=30):
-    """The first answer, its time limit left out."""
-    process.send(request, data, timeout_s=timeout_s)
+def ask(process, work="", data=b"", timeout_s=30, **request):
+    """Return the first answer and its data, and take the second."""
+    process.send({"work": work, **request}, data, timeout_s=timeout_s)
     answer, content = process.receive()
-    return {**answer, "timeout_s": None}, content
+    assert process.receive() == ({"second": True}, data[::-1])
+    return answer, content
 
 
-def wait_for_end(pid):
-    stat = Path(f"/proc/{pid}/stat")
-    deadline = time.monotonic() + 30
-    while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-@pytest.mark.parametrize("data", [b"", b"12", bytes(range(256)) * 100_000])
-def test_a_request_has_as_many_answers_as_the_child_gives(echo, data):
+@pytest.mark.parametrize("work", ["", "print"])
+@pytest.mark.parametrize("data", [b"", b"12", bytes(range(256)) * 100_000], ids=len)
+def test_requests_and_answers_come_over_unchanged(echo, work, data):
+    """And what a library prints is no answer."""
     request = {"text": "é\udc80\n", "numbers": [1, 2.5, None]}
-    answer, content = ask(echo, request, data)
-    assert (answer, content) == ({**request, "timeout_s": None}, data)
-    assert echo.receive() == ({"second": True}, data[::-1])
-
-
-def test_what_the_child_prints_is_no_answer(echo):
-    answer, content = ask(echo, {"work": "print"}, b"data")
-    assert (answer["work"], content) == ("print", b"data")
-    echo.receive()
+    answer, content = ask(echo, work, data, **request)
+    assert content == data
+    assert answer.items() >= request.items()
 
 
 def test_a_crash_costs_one_request(echo):
-    echo.wait_until_ready()
-    pid = echo.pid
+    pid = ask(echo)[0]["pid"]
     with pytest.raises(sandbox.ChildEnded) as caught:
-        ask(echo, {"work": "crash"})
+        ask(echo, "crash")
     assert caught.type is sandbox.ChildEnded
-    assert ask(echo, {}, b"data")[1] == b"data"
-    assert echo.pid != pid
-    echo.receive()
+    assert ask(echo)[0]["pid"] != pid
 
 
 @pytest.mark.parametrize(
@@ -73,24 +59,19 @@ def test_a_crash_costs_one_request(echo):
 )
 def test_a_hang_costs_one_request(echo, work, timeout_s):
     with pytest.raises(sandbox.OutOfTime):
-        ask(echo, {"work": work}, timeout_s=timeout_s)
-    assert ask(echo, {}, b"data")[1] == b"data"
-    echo.receive()
+        ask(echo, work, timeout_s=timeout_s)
+    assert ask(echo, data=b"data")[1] == b"data"
 
 
 def test_a_time_limit_ends_with_its_request(echo):
-    ask(echo, {}, timeout_s=0.3)
-    echo.receive()
-    pid = echo.pid
+    pid = ask(echo, timeout_s=0.3)[0]["pid"]
     time.sleep(0.5)
-    ask(echo, {})
-    echo.receive()
-    assert echo.pid == pid
+    assert ask(echo)[0]["pid"] == pid
 
 
 def test_memory_is_limited():
     with child() as process:
-        assert ask(process, {"work": "take memory"})[0]["error"] == "memory"
+        assert ask(process, "take memory")[0]["error"] == "memory"
 
 
 def test_a_signal_to_the_parent_leaves_no_answer_behind(echo):
@@ -102,16 +83,10 @@ def test_a_signal_to_the_parent_leaves_no_answer_behind(echo):
     try:
         threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGUSR1]).start()
         with pytest.raises(KeyboardInterrupt):
-            ask(echo, {"work": "sleep"})
+            ask(echo, "sleep")
     finally:
         signal.signal(signal.SIGUSR1, before)
-    assert ask(echo, {"number": 2})[0]["number"] == 2
-    echo.receive()
-
-
-def test_the_time_of_a_request_starts_when_the_child_is_ready():
-    with child("1.2") as process:
-        assert ask(process, {}, b"data", timeout_s=1)[1] == b"data"
+    assert ask(echo, number=2)[0]["number"] == 2
 
 
 @pytest.mark.parametrize(
@@ -125,38 +100,36 @@ def test_a_child_that_does_not_start_is_named(argument, limit_s, message):
                 process.send({}, timeout_s=30)
 
 
-def test_children_start_at_the_same_time():
-    with child("1.2") as first, child("1.2") as second:
+def test_children_start_at_the_same_time_and_on_their_own():
+    """The time of a request begins when its child is ready."""
+    with child("2") as first, child("2") as second:
         begin = time.monotonic()
+        first.start()
+        second.start()
         for process in (first, second):
-            process.start()
-        for process in (first, second):
-            process.wait_until_ready()
-        assert time.monotonic() - begin < 2.4
+            assert ask(process, data=b"data", timeout_s=1.9)[1] == b"data"
+        assert time.monotonic() - begin < 4
 
 
 @pytest.mark.parametrize("argument", ["0", "60"], ids=["working", "starting"])
 def test_closing_ends_a_child_at_work(argument):
     with child(argument) as process:
-        process.start()
-        pid = process.pid
         threading.Timer(0.5, process.close).start()
-        with pytest.raises(sandbox.ChildEnded):
-            ask(process, {"work": "sleep"})
-        wait_for_end(pid)
-        with pytest.raises(sandbox.ChildEnded):
-            ask(process, {})
-        assert not process.pid
+        for _ in range(2):
+            with pytest.raises(sandbox.ChildEnded):
+                ask(process, "sleep")
 
 
-@pytest.mark.parametrize("work", ["echo", "spin"])
+@pytest.mark.parametrize("work", ["", "spin"], ids=["idle", "working"])
 def test_a_child_ends_with_a_parent_that_is_killed(work):
     program = f"""
 import os, signal
 from pipeline.system import sandbox
 child = sandbox.Child("{MODULE}", task="test", environment={{}})
+child.send({{}}, timeout_s=1)
+print(child.receive()[0]["pid"], flush=True)
+child.receive()
 child.send({{"work": "{work}"}}, timeout_s=1)
-print(child.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     done = subprocess.run(
@@ -165,7 +138,7 @@ os.kill(os.getpid(), signal.SIGKILL)
         stdout=subprocess.PIPE,
         timeout=60,
     )
-    wait_for_end(int(done.stdout))
+    processes.wait_for_end(int(done.stdout))
 
 
 def test_modules_of_the_working_folder_are_not_imported(tmp_path, monkeypatch):
@@ -173,4 +146,4 @@ def test_modules_of_the_working_folder_are_not_imported(tmp_path, monkeypatch):
         (tmp_path / f"{name}.py").write_text("raise SystemExit")
     monkeypatch.chdir(tmp_path)
     with child() as process:
-        assert ask(process, {}, b"data")[1] == b"data"
+        assert ask(process, data=b"data")[1] == b"data"

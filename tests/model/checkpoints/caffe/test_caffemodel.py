@@ -9,6 +9,7 @@ from model.checkpoints import errors, reading
 from model.checkpoints.caffe import caffemodel, mean_file
 from model.weights import identify_network
 from tests.model.checkpoints import arrays, damage
+from tests.support import cases
 
 KERNEL = np.arange(2 * 3 * 5 * 4, dtype=np.float32).reshape(2, 3, 5, 4)
 BIAS = np.array([0.5, -1.25], np.float32)
@@ -265,16 +266,15 @@ class TestRefused:
 class TestMean:
     IMAGE = np.arange(3 * 4 * 5, dtype=np.float32).reshape(3, 4, 5)
 
-    @pytest.mark.parametrize(
+    @cases.table(
         "data",
-        [
-            blob(IMAGE),
-            blob(IMAGE, legacy=True),
-            blob(IMAGE, legacy=True, packed=False),
-            blob(IMAGE, double=True),
-            blob(IMAGE[None]),
-        ],
-        ids=["new", "legacy", "unpacked", "double", "of one image"],
+        {
+            "new": blob(IMAGE),
+            "legacy": blob(IMAGE, legacy=True),
+            "unpacked": blob(IMAGE, legacy=True, packed=False),
+            "double": blob(IMAGE, double=True),
+            "of one image": blob(IMAGE[None]),
+        },
     )
     def test_every_form_of_binaryproto_gives_the_same_image(self, write, data):
         mean = mean_file.read(write(data))

@@ -9,6 +9,7 @@ from model.checkpoints import errors
 from model.checkpoints.hdf5 import h5, isolated_h5
 from tests.model.checkpoints import arrays
 from tests.model.checkpoints.hdf5 import h5_forks
+from tests.support import cases
 
 KERNEL = np.arange(54, dtype=np.float32).reshape(3, 3, 2, 3)
 BIAS = np.array([0.5, -1, 2], np.float32)
@@ -338,38 +339,51 @@ class TestHostile:
         content = isolated_h5.Content(texts=texts, arrays=datasets, others=())
         return h5.interpret(content, "w", **options)
 
-    @pytest.mark.parametrize(
+    @cases.table(
         ("texts", "message"),
-        [
-            ({"": {"layer_names": ["b"]}}, "layer 'b' is listed, but not what"),
-            (
+        {
+            "layer": (
+                {"": {"layer_names": ["b"]}},
+                "layer 'b' is listed, but not what",
+            ),
+            "weight": (
                 {"": {"layer_names": ["a"]}, "a": {"weight_names": ["z"]}},
                 "'a/z' is listed, but not there, or holds no numbers",
             ),
-            (
+            "twice": (
                 {"": {"layer_names": ["a", "a"]}, "a": {"weight_names": ["x"]}},
                 "two tensors are called 'a/x'",
             ),
-            ({"": {"model_config": "{"}}, "the model's configuration is not JSON"),
-            ({"": {"model_config": "[" * 100_000}}, "configuration is not JSON"),
-            ({"": {"model_config": "[]"}}, "is a list, expected a dict"),
-        ],
-        ids=["layer", "weight", "twice", "JSON", "depth", "list"],
+            "JSON": (
+                {"": {"model_config": "{"}},
+                "the model's configuration is not JSON",
+            ),
+            "depth": (
+                {"": {"model_config": "[" * 100_000}},
+                "configuration is not JSON",
+            ),
+            "list": ({"": {"model_config": "[]"}}, "is a list, expected a dict"),
+        },
     )
     def test_lists_and_configurations_that_are_wrong_are_refused(self, texts, message):
         with pytest.raises(errors.CorruptCheckpoint, match=message):
             self.interpret(texts)
 
-    @pytest.mark.parametrize(
+    @cases.table(
         "options",
-        [
-            {"config": 1},
-            {"config": {"layers": 1}},
-            {"config": {"layers": [1, {}, {"class_name": [], "config": {}}]}},
-            {"config": {"layers": [{"class_name": "A", "config": {"name": []}}]}},
-            {"config": [{"class_name": "A", "config": {"layers": {"a": 1}}}]},
-        ],
-        ids=["config", "layers", "entries", "name", "inner layers"],
+        {
+            "config": {"config": 1},
+            "layers": {"config": {"layers": 1}},
+            "entries": {
+                "config": {"layers": [1, {}, {"class_name": [], "config": {}}]}
+            },
+            "name": {
+                "config": {"layers": [{"class_name": "A", "config": {"name": []}}]}
+            },
+            "inner layers": {
+                "config": [{"class_name": "A", "config": {"layers": {"a": 1}}}]
+            },
+        },
     )
     def test_a_configuration_that_makes_no_sense_gives_no_names(self, options):
         content = self.interpret({}, keras_config=json.dumps(options))

@@ -13,6 +13,7 @@ from model.checkpoints import errors
 from model.checkpoints.pickles import pth
 from tests import torch_files
 from tests.model.checkpoints import arrays, damage
+from tests.support import cases
 from tests.torch_files import (
     call,
     integer,
@@ -93,26 +94,26 @@ class TestStateDict:
         path.write_bytes(torch_files.legacy_file(opcodes, sized))
         arrays.assert_same(pth.read_legacy(path), expected)
 
-    @pytest.mark.parametrize(
+    @cases.table(
         "view",
-        [
-            lambda base: base.reshape(4, 6).T,
-            lambda base: base.reshape(2, 3, 4).transpose(2, 0, 1),
-            lambda base: base.reshape(4, 6)[1:, ::2],
-            lambda base: base[5:],
-            lambda base: base[23:],
-            lambda base: base[::5],
-            lambda base: base.reshape(4, 6)[:, 3],
-            lambda base: base[3:4].reshape(()),
-            lambda base: base[:0].reshape(0, 7),
-            lambda base: np.lib.stride_tricks.as_strided(base, (3, 4), (4, 8)),
-            lambda base: np.lib.stride_tricks.as_strided(base, (3, 4), (0, 4)),
-        ],
-        ids=[
-            "transposed", "axes turned", "every other", "from 5", "last", "every fifth",
-            "column", "one number", "nothing", "overlapping", "a row repeated",
-        ],
-    )  # fmt: skip
+        {
+            "transposed": lambda base: base.reshape(4, 6).T,
+            "axes turned": lambda base: base.reshape(2, 3, 4).transpose(2, 0, 1),
+            "every other": lambda base: base.reshape(4, 6)[1:, ::2],
+            "from 5": lambda base: base[5:],
+            "last": lambda base: base[23:],
+            "every fifth": lambda base: base[::5],
+            "column": lambda base: base.reshape(4, 6)[:, 3],
+            "one number": lambda base: base[3:4].reshape(()),
+            "nothing": lambda base: base[:0].reshape(0, 7),
+            "overlapping": lambda base: np.lib.stride_tricks.as_strided(
+                base, (3, 4), (4, 8)
+            ),
+            "a row repeated": lambda base: np.lib.stride_tricks.as_strided(
+                base, (3, 4), (0, 4)
+            ),
+        },
+    )
     def test_views_of_a_storage_have_the_values_of_numpy(self, read, view):
         expected = view(BASE)
         offset = (expected.ctypes.data - BASE.ctypes.data) // 4 if expected.size else 0
@@ -175,16 +176,15 @@ class TestStateDict:
         whole = tensor(BASE_STORAGE, 0, (24,), (1,))
         assert read(ordered_dict({"w": whole, "n": integer(1)})).keys() == {"w"}
 
-    @pytest.mark.parametrize(
+    @cases.table(
         "opcodes",
-        [
-            tensor(BASE_STORAGE, 0, (24,), (1,)),
-            ordered_dict({}),
-            ordered_dict({"epoch": integer(3)}),
-            b"](" + tensor(BASE_STORAGE, 0, (24,), (1,)) + b"e",
-            b"N",
-        ],
-        ids=["tensor", "empty", "no tensor", "list", "None"],
+        {
+            "tensor": tensor(BASE_STORAGE, 0, (24,), (1,)),
+            "empty": ordered_dict({}),
+            "no tensor": ordered_dict({"epoch": integer(3)}),
+            "list": b"](" + tensor(BASE_STORAGE, 0, (24,), (1,)) + b"e",
+            "None": b"N",
+        },
     )
     def test_files_without_a_state_dict_are_refused(self, refuse, opcodes):
         storages = {} if BASE_STORAGE not in opcodes else None
@@ -193,36 +193,29 @@ class TestStateDict:
 
 
 class TestLies:
-    @pytest.mark.parametrize(
+    @cases.table(
         ("offset", "shape", "strides"),
-        [
-            (1, (24,), (1,)),
-            (24, (1,), (1,)),
-            (2**40, (1,), (1,)),
-            (2**70, (1,), (1,)),
-            (-1, (2,), (1,)),
-            (0, (25,), (1,)),
-            (0, (2, 12), (13, 1)),
-            (0, (2, 2), (1, 23)),
-            (0, (-1,), (1,)),
-            (0, (-1, -1), (1, 1)),
-            (12, (2,), (-1,)),
-            (0, (2,), (2**62,)),
-            (0, (2**62, 2**62), (0, 0)),
-            (0, (25,), (0,)),
-            (0, (2**31, 2**31, 2**31, 0), (0, 0, 0, 0)),
-            (0, (2, 3), (1,)),
-            (0, (2,), (1, 1)),
-            (0, (1,) * 100, (1,) * 100),
-        ],
-        ids=[
-            "offset by one", "offset at the end", "offset far", "offset beyond 64 bits",
-            "negative offset", "shape", "row stride", "column stride",
-            "negative size", "negative sizes", "negative stride", "stride far",
-            "bomb of one number", "a number repeated too often", "huge and empty",
-            "stride missing", "stride too many", "100 dimensions",
-        ],
-    )  # fmt: skip
+        {
+            "offset by one": (1, (24,), (1,)),
+            "offset at the end": (24, (1,), (1,)),
+            "offset far": (2**40, (1,), (1,)),
+            "offset beyond 64 bits": (2**70, (1,), (1,)),
+            "negative offset": (-1, (2,), (1,)),
+            "shape": (0, (25,), (1,)),
+            "row stride": (0, (2, 12), (13, 1)),
+            "column stride": (0, (2, 2), (1, 23)),
+            "negative size": (0, (-1,), (1,)),
+            "negative sizes": (0, (-1, -1), (1, 1)),
+            "negative stride": (12, (2,), (-1,)),
+            "stride far": (0, (2,), (2**62,)),
+            "bomb of one number": (0, (2**62, 2**62), (0, 0)),
+            "a number repeated too often": (0, (25,), (0,)),
+            "huge and empty": (0, (2**31, 2**31, 2**31, 0), (0, 0, 0, 0)),
+            "stride missing": (0, (2, 3), (1,)),
+            "stride too many": (0, (2,), (1, 1)),
+            "100 dimensions": (0, (1,) * 100, (1,) * 100),
+        },
+    )
     def test_a_tensor_beyond_its_storage_is_refused(
         self, refuse, offset, shape, strides
     ):
@@ -275,29 +268,31 @@ class TestLies:
         finally:
             tracemalloc.stop()
 
-    @pytest.mark.parametrize(
+    @cases.table(
         "reference",
-        [
-            tuple_of(),
-            tuple_of(text("storage")),
-            tuple_of(text("module"), *[b"N"] * 4),
-            tuple_of(text("storage"), text("FloatStorage"), text("0"), b"N", b"K\x01"),
-            tuple_of(
+        {
+            "empty": tuple_of(),
+            "short": tuple_of(text("storage")),
+            "module": tuple_of(text("module"), *[b"N"] * 4),
+            "kind as text": tuple_of(
+                text("storage"), text("FloatStorage"), text("0"), b"N", b"K\x01"
+            ),
+            "no count": tuple_of(
                 text("storage"), name("torch", "FloatStorage"), text("0"), b"N", b"N"
             ),
-            tuple_of(
-                text("storage"), name("torch", "FloatStorage"), text("0"), b"N",
-                b"K\x18", tuple_of(text("1"), b"K\x00", b"K\x01"),
+            "view": tuple_of(
+                text("storage"),
+                name("torch", "FloatStorage"),
+                text("0"),
+                b"N",
+                b"K\x18",
+                tuple_of(text("1"), b"K\x00", b"K\x01"),
             ),
-            text("storage"),
-            integer(5),
-            b"N",
-        ],
-        ids=[
-            "empty", "short", "module", "kind as text", "no count", "view", "text",
-            "number", "None",
-        ],
-    )  # fmt: skip
+            "text": text("storage"),
+            "number": integer(5),
+            "None": b"N",
+        },
+    )
     def test_a_reference_that_makes_no_sense_is_refused(self, refuse, reference):
         opcodes = ordered_dict({"w": tensor(reference + b"Q", 0, (1,), (1,))})
         refuse(errors.CorruptCheckpoint, "not a readable pickle", opcodes)

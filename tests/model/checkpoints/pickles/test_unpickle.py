@@ -13,6 +13,7 @@ import pytest
 from model.checkpoints import errors
 from model.checkpoints.pickles import unpickle
 from tests.model.checkpoints import arrays, damage
+from tests.support import cases
 
 # Pickle opcodes, as pickletools names them.
 PROTO2, STOP, MARK, NONE = b"\x80\x02", b".", b"(", b"N"
@@ -202,28 +203,19 @@ class TestUnsafe:
             process.wait()
         assert (tmp_path / "evil").is_dir()
 
-    @pytest.mark.parametrize(
+    @cases.table(
         "opcodes",
-        [
-            name("os", "system") + b"(S'mkdir evil'\nt" + REDUCE,
-            b"(S'mkdir evil'\nios\nsystem\n",
-            MARK + name("os", "system") + b"S'mkdir evil'\n" + OBJ,
-            b"\x8c\x02os\x8c\x06system\x93\x8c\x0amkdir evil\x85" + REDUCE,
-            name("os", "system") + b")" + NEWOBJ,
-            name("os", "system") + b")}\x92",
-            name("os", "environ") + b"}" + BUILD,
-            name("os", "system") + POP + NONE,
-        ],
-        ids=[
-            "GLOBAL",
-            "INST",
-            "OBJ",
-            "STACK_GLOBAL",
-            "NEWOBJ",
-            "NEWOBJ_EX",
-            "BUILD",
-            "not even called",
-        ],
+        {
+            "GLOBAL": name("os", "system") + b"(S'mkdir evil'\nt" + REDUCE,
+            "INST": b"(S'mkdir evil'\nios\nsystem\n",
+            "OBJ": MARK + name("os", "system") + b"S'mkdir evil'\n" + OBJ,
+            "STACK_GLOBAL": b"\x8c\x02os\x8c\x06system\x93\x8c\x0amkdir evil\x85"
+            + REDUCE,
+            "NEWOBJ": name("os", "system") + b")" + NEWOBJ,
+            "NEWOBJ_EX": name("os", "system") + b")}\x92",
+            "BUILD": name("os", "environ") + b"}" + BUILD,
+            "not even called": name("os", "system") + POP + NONE,
+        },
     )
     def test_no_opcode_reaches_a_function(self, tmp_path, monkeypatch, opcodes):
         monkeypatch.chdir(tmp_path)
@@ -313,44 +305,50 @@ class TestDamaged:
 
         assert damage.outcomes(read, data, 1500)["CorruptCheckpoint"]
 
-    @pytest.mark.parametrize(
+    @cases.table(
         "content",
-        [
-            array(b"U\x08" + bytes(8), shape=b"K\x03\x85"),
-            array(b"U\x08" + bytes(8), shape=b"K\x01\x85"),
-            array(b"U\x08" + bytes(8), shape=number(-2) + b"\x85"),
-            array(b"U\x08" + bytes(8), shape=b"X\x01\x00\x00\x002\x85"),
-            array(b"U\x08" + bytes(8), shape=b"K\x02"),
-            array(b"U\x08" + bytes(8), shape=b"N\x85"),
-            array(b"U\x08" + bytes(8), shape=MARK + b"K\x01" * 40 + b"K\x02t"),
-            array(b"U\x08" + bytes(8), dtype=b"O8"),
-            array(b"U\x08" + bytes(8), dtype=b"S4"),
-            array(b"U\x08" + bytes(8), dtype=b"V4"),
-            array(b"U\x08" + bytes(8), dtype=b"M8"),
-            array(b"U\x08" + bytes(8), dtype=b"c8"),
-            array(b"U\x08" + bytes(8), dtype=b"f,f"),
-            array(b"U\x08" + bytes(8), dtype=b"2f4"),
-            array(b"U\x08" + bytes(8), dtype=b"f4,f4,f4,f4"),
-            array(text("\u20ac" * 8)),
-            array(NONE),
-            array(LIST),
-            name("numpy.core.multiarray", "_reconstruct")
-            + name("collections", "OrderedDict") + b"K\x00\x85U\x01b\x87" + REDUCE,
-            name("numpy.core.multiarray", "_reconstruct")
-            + name("numpy", "ndarray") + b"K\x00\x85U\x01b\x87" + REDUCE,
-            name("numpy", "ndarray") + b")" + NEWOBJ,
-            name("numpy", "dtype") + b")" + NEWOBJ + b"(K\x03U\x01<t" + BUILD,
-            name("_codecs", "encode") + text("a") + text("rot13") + b"\x86" + REDUCE,
-        ],
-        ids=[
-            "fewer bytes", "more bytes", "negative", "text as size", "size for shape",
-            "none as size", "41 dimensions", "objects", "strings",
-            "void", "dates", "complex", "structure", "array of arrays", "long dtype",
-            "euro signs", "no data", "a list as data", "reconstruct something else",
-            "never filled", "made without init", "dtype made without init",
-            "another encoding",
-        ],
-    )  # fmt: skip
+        {
+            "fewer bytes": array(b"U\x08" + bytes(8), shape=b"K\x03\x85"),
+            "more bytes": array(b"U\x08" + bytes(8), shape=b"K\x01\x85"),
+            "negative": array(b"U\x08" + bytes(8), shape=number(-2) + b"\x85"),
+            "text as size": array(b"U\x08" + bytes(8), shape=b"X\x01\x00\x00\x002\x85"),
+            "size for shape": array(b"U\x08" + bytes(8), shape=b"K\x02"),
+            "none as size": array(b"U\x08" + bytes(8), shape=b"N\x85"),
+            "41 dimensions": array(
+                b"U\x08" + bytes(8), shape=MARK + b"K\x01" * 40 + b"K\x02t"
+            ),
+            "objects": array(b"U\x08" + bytes(8), dtype=b"O8"),
+            "strings": array(b"U\x08" + bytes(8), dtype=b"S4"),
+            "void": array(b"U\x08" + bytes(8), dtype=b"V4"),
+            "dates": array(b"U\x08" + bytes(8), dtype=b"M8"),
+            "complex": array(b"U\x08" + bytes(8), dtype=b"c8"),
+            "structure": array(b"U\x08" + bytes(8), dtype=b"f,f"),
+            "array of arrays": array(b"U\x08" + bytes(8), dtype=b"2f4"),
+            "long dtype": array(b"U\x08" + bytes(8), dtype=b"f4,f4,f4,f4"),
+            "euro signs": array(text("\u20ac" * 8)),
+            "no data": array(NONE),
+            "a list as data": array(LIST),
+            "reconstruct something else": name("numpy.core.multiarray", "_reconstruct")
+            + name("collections", "OrderedDict")
+            + b"K\x00\x85U\x01b\x87"
+            + REDUCE,
+            "never filled": name("numpy.core.multiarray", "_reconstruct")
+            + name("numpy", "ndarray")
+            + b"K\x00\x85U\x01b\x87"
+            + REDUCE,
+            "made without init": name("numpy", "ndarray") + b")" + NEWOBJ,
+            "dtype made without init": name("numpy", "dtype")
+            + b")"
+            + NEWOBJ
+            + b"(K\x03U\x01<t"
+            + BUILD,
+            "another encoding": name("_codecs", "encode")
+            + text("a")
+            + text("rot13")
+            + b"\x86"
+            + REDUCE,
+        },
+    )
     def test_arrays_that_cannot_be_are_refused(self, content):
         """A good one of the same making is in test_pickles_of_python_2_are_read."""
         with pytest.raises(errors.CorruptCheckpoint, match=r"^w\.pkl: not a readable"):
@@ -375,25 +373,21 @@ def peak_of(data, message):
 
 
 class TestBombs:
-    @pytest.mark.parametrize(
+    @cases.table(
         "data",
-        [
-            LIST + put(2**32 - 1) + STOP,
-            LIST + put(10**8) + STOP,
-            LIST + b"p100000000\n" + STOP,
-            b"\x8e" + struct.pack("<Q", 2**62) + b"x" + STOP,
-            b"\x8d" + struct.pack("<Q", 2**40) + b"x" + STOP,
-            b"\x96" + struct.pack("<Q", 2**36) + b"x" + STOP,
-            b"B" + struct.pack("<I", 2**32 - 1) + b"x" + STOP,
-            b"T" + struct.pack("<i", 2**31 - 1) + b"x" + STOP,
-            b"\x8b" + struct.pack("<i", 2**31 - 1) + b"x" + STOP,
-            b"\x95" + struct.pack("<Q", 2**60) + LIST + STOP,
-        ],
-        ids=[
-            "LONG_BINPUT", "LONG_BINPUT 100 million", "PUT", "BINBYTES8",
-            "BINUNICODE8", "BYTEARRAY8", "BINBYTES", "BINSTRING", "LONG4", "FRAME",
-        ],
-    )  # fmt: skip
+        {
+            "LONG_BINPUT": LIST + put(2**32 - 1) + STOP,
+            "LONG_BINPUT 100 million": LIST + put(10**8) + STOP,
+            "PUT": LIST + b"p100000000\n" + STOP,
+            "BINBYTES8": b"\x8e" + struct.pack("<Q", 2**62) + b"x" + STOP,
+            "BINUNICODE8": b"\x8d" + struct.pack("<Q", 2**40) + b"x" + STOP,
+            "BYTEARRAY8": b"\x96" + struct.pack("<Q", 2**36) + b"x" + STOP,
+            "BINBYTES": b"B" + struct.pack("<I", 2**32 - 1) + b"x" + STOP,
+            "BINSTRING": b"T" + struct.pack("<i", 2**31 - 1) + b"x" + STOP,
+            "LONG4": b"\x8b" + struct.pack("<i", 2**31 - 1) + b"x" + STOP,
+            "FRAME": b"\x95" + struct.pack("<Q", 2**60) + LIST + STOP,
+        },
+    )
     def test_a_claim_of_gigabytes_takes_no_memory(self, data):
         assert peak_of(b"\x80\x05" + data, "not a readable pickle") < 1 << 20
 
@@ -409,23 +403,19 @@ class TestBombs:
         ):
             loads(PROTO2 + begin * levels + NONE + end * levels + STOP)
 
-    @pytest.mark.parametrize(
+    @cases.table(
         "wrap",
-        [
-            TUPLE1,
-            b"\x85NN\x87",
-            MARK + b"0" + TUPLE1,
-            put(0) + POP + get(0) + TUPLE1,
-            b"N" + BUILD + TUPLE1,
-            b"2\x86",
-            put(0) + get(0) + b"\x86",
-            MARK + b"K\x01\x91" + b"\x86",
-        ],
-        ids=[
-            "TUPLE1", "TUPLE3", "mark taken back", "by the memo", "BUILD",
-            "doubled by DUP", "doubled by the memo", "frozen sets",
-        ],
-    )  # fmt: skip
+        {
+            "TUPLE1": TUPLE1,
+            "TUPLE3": b"\x85NN\x87",
+            "mark taken back": MARK + b"0" + TUPLE1,
+            "by the memo": put(0) + POP + get(0) + TUPLE1,
+            "BUILD": b"N" + BUILD + TUPLE1,
+            "doubled by DUP": b"2\x86",
+            "doubled by the memo": put(0) + get(0) + b"\x86",
+            "frozen sets": MARK + b"K\x01\x91" + b"\x86",
+        },
+    )
     def test_tuples_that_cannot_be_hashed_are_refused(self, wrap):
         """A deep one's hash would crash Python, that of a doubled one never end."""
         data = PROTO2 + DICT + NONE + wrap * 90_000 + NONE + b"s" + STOP

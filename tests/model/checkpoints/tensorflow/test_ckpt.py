@@ -11,6 +11,7 @@ from model.checkpoints import errors, reading
 from model.checkpoints.tensorflow import ckpt, leveldb
 from pipeline.records import tfrecord
 from tests.model.checkpoints import arrays, damage
+from tests.support import cases
 
 KERNEL = np.arange(12, dtype=np.float32).reshape(2, 2, 3, 1)
 BIASES = np.array([-0.5], np.float32)
@@ -297,16 +298,15 @@ class TestDamaged:
         with pytest.raises(errors.CorruptCheckpoint, match="not a readable TensorFlow"):
             reading.read(prefix)
 
-    @pytest.mark.parametrize(
+    @cases.table(
         "change",
-        [
-            lambda data: b"",
-            lambda data: data[:-1],
-            lambda data: data[: len(data) // 2],
-            lambda data: b"x" * 500,
-            lambda data: data[:20] + bytes([data[20] ^ 1]) + data[21:],
-        ],
-        ids=["empty", "cut", "half", "something else", "one bit"],
+        {
+            "empty": lambda data: b"",
+            "cut": lambda data: data[:-1],
+            "half": lambda data: data[: len(data) // 2],
+            "something else": lambda data: b"x" * 500,
+            "one bit": lambda data: data[:20] + bytes([data[20] ^ 1]) + data[21:],
+        },
     )
     def test_a_damaged_index_is_refused(self, prefix, change):
         index_file(prefix).write_bytes(change(index_file(prefix).read_bytes()))
