@@ -1,11 +1,10 @@
-"""Records + pretrained weights -> a run folder with a trained classifier.
+"""Train a classifier on records, starting from pretrained weights.
 
     python train.py --ckpt=alexnet
-    python train.py --recipe=recipes/flowers.toml
-    python train.py --resume=runs/latest
+    python train.py --recipe=flowers
 
-Restores a network, freezes it, puts a new head on its deepest restored layer, and
-trains that on the records in --data; or, stage by stage, deeper layers too.
+Writes a run folder with the trained network. By default the pretrained layers stay
+frozen and only a new final layer trains; --train_from trains deeper layers too.
 """
 
 import pipeline.system.tensorflow_import  # noqa: F401
@@ -13,20 +12,17 @@ import pipeline.system.tensorflow_import  # noqa: F401
 # isort: split
 import dataclasses
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
-
-from model.checkpoints import errors
 from model.evaluation import run_evaluation
-from model.loop import device, distributed, training_loop
+from model.loop import device, distributed
 from model.networks import head
 from model.runs import finished_run, run_folder, run_records
 from model.training import (
     learning_rate_finder,
     plan_estimate,
+    recipe,
     repeated_runs,
     save_run,
     session,
@@ -35,8 +31,8 @@ from model.training import (
     starting_point,
 )
 from pipeline.records import manifest
-from pipeline.system import command_line, file_system
-from pipeline.system.errors import DataError
+from pipeline.system import command_line, config_flags, file_system
+from pipeline.system.errors import DataError, UsageError
 
 SCRATCH = "scratch"  # subfolder of the run of the same network from a random start
 
@@ -310,23 +306,20 @@ def _say_best(directory: Path) -> None:
         )
 
 
-def main(argv: Sequence[str]) -> None:
+def main(typed: dict[str, Any]) -> None:
     """Trains as the flags say."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}; flags begin with --")
-    if flags.FLAGS.resume:
-        directory = resume(settings.run_to_resume())
-    elif flags.FLAGS.plan and flags.FLAGS.find_rate:
-        raise app.UsageError("--plan, --find_rate: expected one of them")
-    elif flags.FLAGS.plan:
-        command_line.say(plan(settings.from_flags()))
+    action = config_flags.build(settings.Action, typed)
+    if action.resume:
+        directory = resume(settings.run_to_resume(typed))
+    elif action.plan:
+        command_line.say(plan(recipe.configure(typed)))
         return
-    elif flags.FLAGS.find_rate:
-        find_rate(settings.from_flags())
+    elif action.find_rate:
+        find_rate(recipe.configure(typed))
         return
-    elif (config := settings.from_flags()).seeds > 1 or config.folds:
+    elif (config := recipe.configure(typed)).seeds > 1 or config.folds:
         if distributed.place(os.environ.get("TF_CONFIG", ""))[1] > 1:
-            raise app.UsageError(
+            raise UsageError(
                 "--seeds, --folds: several processes (TF_CONFIG) train one run; run "
                 "each seed or fold by itself"
             )
@@ -343,8 +336,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    settings.define_flags()
-    flags.adopt_module_key_flags(settings)  # so that --help shows them
-    command_line.run(
-        main, DataError, errors.CheckpointError, training_loop.NonFiniteLoss
-    )
+    command_line.run_command(main, settings.Action, settings.Config)

@@ -36,7 +36,7 @@ import numpy as np
 import tensorflow as tf
 
 from model.networks import registry
-from pipeline.batches import dataset, random_augmentation
+from pipeline.batches import augmentation_settings, dataset
 from pipeline.convert import conversion, convert_settings
 from pipeline.records import manifest, stored_photo
 from pipeline.system import command_line
@@ -73,7 +73,7 @@ def training(found: manifest.Manifest, **settings: Any) -> Callable[[], float]:
         SPEC,
         batch_size=BATCH_SIZE,
         seed=0,
-        augmentation=random_augmentation.Augmentation(**settings),
+        augmentation=augmentation_settings.Augmentation(**settings),
     )
     epochs = iter(range(10**6))
 

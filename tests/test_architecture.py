@@ -79,7 +79,6 @@ LARGE_FILES = {
     "model/loop/feature_cache.py",
     "model/loop/training_loop.py",
     "model/networks/from_keras_config.py",
-    "model/training/settings.py",
     "model/training/staged_training.py",
     "pipeline/check/checking.py",
     "pipeline/convert/conversion.py",
@@ -212,7 +211,6 @@ def test_flags_are_read_by_commands_alone():
     shared = {
         "pipeline/system/command_line.py",
         "pipeline/system/absl_flags.py",
-        "model/training/settings.py",
         "model/predict/output_formats.py",
         "model/weights/pretrained_classifier.py",
     }

@@ -3,24 +3,20 @@
 import dataclasses
 
 import pytest
-from absl import app, flags
+from absl import flags
 
 import evaluate
 from model.export import __main__ as export_flags
 from model.export import exporting
-from model.loop import optimization
 from model.predict import __main__ as predict_flags
 from model.predict import output_formats, predicting
 from model.serve import __main__ as serve_flags
 from model.serve import serving
-from model.training import settings
 from model.weights import preprocessing_overrides, pretrained_classifier
-from pipeline.batches import random_augmentation
-from pipeline.system import command_line, config_flags
+from pipeline.system import command_line
 
 # Command -> fields of its config that come from arguments without a flag's name.
 COMMANDS = {
-    (settings, settings.Config): {},
     (evaluate, evaluate.Config): {},
     (export_flags, exporting.Config): {},
     (predict_flags, predicting.Config): {"photos": ("a.jpg",)},
@@ -51,14 +47,6 @@ def test_every_flag_is_a_field_with_the_same_default(command):
     }
     fields = {field.name for field in dataclasses.fields(config)}
     fields -= {"overrides", "learning", "augmentation", "stages"}  # groups of settings
-    if module is settings:
-        learning = config_flags.settings_of(optimization.Settings)
-        mine = {
-            n: f
-            for n, f in mine.items()
-            if n not in learning and n not in random_augmentation.HELP
-        }
-        mine = {n: f for n, f in mine.items() if n not in settings.MODES}
     assert set(mine) == fields - set(positional)
     default = config(**positional)
     for name, flag in mine.items():
@@ -81,18 +69,6 @@ def test_flags_of_the_preprocessing():
         assert (
             preprocessing_overrides.from_flags() == preprocessing_overrides.AS_WEIGHTS
         )
-    finally:
-        for name in set(flags.FLAGS) - before:
-            delattr(flags.FLAGS, name)
-
-
-def test_flags_that_are_not_numbers():
-    before = set(flags.FLAGS)
-    settings.define_flags()
-    try:
-        flags.FLAGS(["program", "--ema=nan"])
-        with pytest.raises(app.UsageError, match="--ema=nan: not a number"):
-            settings.from_flags()
     finally:
         for name in set(flags.FLAGS) - before:
             delattr(flags.FLAGS, name)

@@ -17,9 +17,10 @@ _USED_BY = {
     "stepsize": ("step",),
     "milestones": ("multistep",),
 }
-_update = functools.partial(config_flags.setting, group="Optimizer")
-_schedule = functools.partial(config_flags.setting, group="Learning rate")
-_loss = functools.partial(config_flags.setting, group="Loss")
+_setting = functools.partial(config_flags.setting, per_stage=True)
+_update = functools.partial(_setting, group="Optimizer")
+_schedule = functools.partial(_setting, group="Learning rate")
+_loss = functools.partial(_setting, group="Loss")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

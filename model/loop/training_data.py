@@ -8,10 +8,10 @@ import numpy as np
 
 from model.loop import distributed, feature_cache, training_loop
 from pipeline.batches import (
+    augmentation_settings,
     crop_and_resize,
     dataset,
     image_batches,
-    random_augmentation,
     seeded_random,
 )
 from pipeline.batches.input_spec import InputSpec
@@ -158,7 +158,7 @@ class Fresh:
         *,
         seed: int,
         batch_size: int,
-        augmentation: random_augmentation.Augmentation = random_augmentation.NONE,
+        augmentation: augmentation_settings.Augmentation = augmentation_settings.NONE,
         together: distributed.Workers = distributed.ALONE,
     ) -> None:
         """Prepares both splits.

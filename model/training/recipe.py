@@ -1,4 +1,4 @@
-"""Recipes: an experiment as a TOML file with the names of train.py's flags.
+"""Read recipes: experiments as TOML files with the names of train.py's flags.
 
     ckpt = "vgg16_conv"
     learning_rate = 1e-3
@@ -12,104 +12,181 @@
     train_from = "block5_conv1"
     learning_rate = 1e-5
 
-A setting outside the stages holds in all of them. Lists may stand where a flag has
-commas, and a table where it has pattern=value.
+A setting above the stages holds in all of them. A list may stand for a text with
+commas, and a table for a text with pattern=value.
 """
 
 import dataclasses
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from model.training import settings
 from pipeline.system import config_flags
-from pipeline.system.errors import DataError
+from pipeline.system.config_flags import Setting
+from pipeline.system.errors import DataError, UsageError
+
+FOLDER = Path(__file__).parents[2] / "recipes"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What a recipe says.
+    """Content of a recipe.
 
     Attributes:
-        values: {setting: value}.
-        stages: the same for each stage.
+        values: {setting: value} for the whole training.
+        stages: {setting: value} of each stage.
     """
 
     values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     stages: tuple[Mapping[str, Any], ...] = ()
 
 
-def read(
-    path: Path, defaults: Mapping[str, Any], *, of_stages: Collection[str]
-) -> Recipe:
-    """Reads a recipe.
+def configure(typed: Mapping[str, Any]) -> settings.Config:
+    """Return the settings of flags and recipe; a flag holds in all stages.
+
+    Settings that hold in all stages are checked as part of each stage, because they
+    need not go together alone: a momentum may be for the stages' optimizers.
 
     Args:
-        path: of the file.
-        defaults: {setting: default}; a value is of the default's type.
-        of_stages: settings that a stage may have of its own.
+        typed: {name: value} of the flags on the command line.
 
     Raises:
-        DataError: it is missing or no TOML, a setting is unknown or of another
-            type.
+        UsageError: The flags contradict each other.
+        DataError: The recipe cannot be read, or its settings contradict each other.
+    """
+    flags = {name: value for name, value in typed.items() if name in settings.SETTINGS}
+    written = Recipe()
+    if name := typed.get("recipe", ""):
+        path = find(name)
+        written = read(path, settings.SETTINGS)
+    try:
+        return _merged(flags, written)
+    except ValueError as error:
+        if name and not flags:
+            raise DataError(f"{path}: {error}") from error
+        raise UsageError(str(error)) from error
+
+
+def _merged(flags: Mapping[str, Any], written: Recipe) -> settings.Config:
+    for values in (flags, written.values, *written.stages):
+        if "epochs" in values and values.get("steps"):
+            raise ValueError(
+                f"--steps={values['steps']} and --epochs={values['epochs']}: expected "
+                "only one of them to end the training"
+            )
+    if not written.stages:
+        values = _overridden(written.values, flags)
+        return config_flags.changed(settings.Config(), values)
+    everywhere, whole = _parted(written.values)
+    flags_of_stages, flags_of_whole = _parted(flags)
+    stages = tuple(
+        _overridden(everywhere, stage, flags_of_stages) for stage in written.stages
+    )
+    config = config_flags.changed(settings.Config(), whole | flags_of_whole)
+    return dataclasses.replace(config, stages=stages)
+
+
+def _overridden(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge settings, later ones first; an end in epochs replaces one in steps."""
+    values: dict[str, Any] = {}
+    for layer in layers:
+        if "epochs" in layer and "steps" in values:
+            values["steps"] = 0
+        values |= layer
+    return values
+
+
+def _parted(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Divide settings into those of stages and those of the whole training."""
+    of_stages = {n: v for n, v in values.items() if settings.SETTINGS[n].per_stage}
+    return of_stages, {n: v for n, v in values.items() if n not in of_stages}
+
+
+def find(name: str, folder: Path = FOLDER) -> Path:
+    """Return the file of a recipe.
+
+    Args:
+        name: path of the file, or the name of a recipe in `folder` without its ending.
+        folder: folder with the recipes that come with Graft.
+
+    Raises:
+        DataError: There is no such recipe.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    shipped = {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    if name in shipped:
+        return shipped[name]
+    raise DataError(
+        f"--recipe={name}: no such recipe. Expected the path of a file or one of "
+        f"{', '.join(shipped)}."
+    )
+
+
+def read(path: Path, known: Mapping[str, Setting]) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        path: file of the recipe.
+        known: {name: setting} that a recipe may have.
+
+    Raises:
+        DataError: The file is not TOML, or a setting is unknown or of another type.
     """
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such recipe") from error
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: no TOML: {error}") from error
-    if isinstance(found.get("stage"), dict | list):
+        raise DataError(f"{path}: not TOML: {error}") from error
+    if isinstance(content.get("stage"), dict | list):
         raise DataError(f"{path}: stage: expected [[stages]]")
-    stages = found.pop("stages", [])
+    stages = content.pop("stages", [])
     if not isinstance(stages, list) or not all(isinstance(s, dict) for s in stages):
         raise DataError(f"{path}: stages: expected tables, [[stages]]")
+    of_stages = {name: setting for name, setting in known.items() if setting.per_stage}
     parts = []
     for number, stage in enumerate(stages, start=1):
         where = f"{path}: stage {number}"
         for key in stage:
-            if key in defaults and key not in of_stages:
+            if key in known and key not in of_stages:
                 raise DataError(
-                    f"{where}: {key} is for the whole training; put it above the stages"
+                    f"{where}: {key} holds for the whole training. Put it above the "
+                    "stages."
                 )
-        allowed = {key: value for key, value in defaults.items() if key in of_stages}
-        parts.append(_checked(stage, allowed, where))
-    return Recipe(values=_checked(found, defaults, str(path)), stages=tuple(parts))
+        parts.append(_converted(stage, of_stages, where))
+    return Recipe(values=_converted(content, known, str(path)), stages=tuple(parts))
 
 
-def _checked(
-    found: Mapping[str, Any], defaults: Mapping[str, Any], where: str
+def _converted(
+    content: Mapping[str, Any], known: Mapping[str, Setting], where: str
 ) -> dict[str, Any]:
+    """Return {setting: value} with values of the settings' types."""
     values = {}
-    for key, value in found.items():
-        if key not in defaults:
-            raise DataError(
-                f"{where}: {key}: no such setting; expected "
-                f"{config_flags.suggestion(key, sorted(defaults))}"
-            )
+    for key, value in content.items():
+        if key not in known:
+            meant = config_flags.meant(key, known) or ", ".join(sorted(known))
+            raise DataError(f"{where}: {key}: no such setting; expected {meant}")
+        default = known[key].default
         try:
-            values[key] = _converted(value, defaults[key])
+            values[key] = _convert(value, default)
         except (TypeError, OverflowError):
+            expected = (
+                'text in quotes, such as "conv5", or a list'
+                if isinstance(default, str)
+                else known[key].type_name
+            )
             raise DataError(
-                f"{where}: {key} = {value!r:.100}: expected "
-                f"{_KINDS[type(defaults[key])]}"
+                f"{where}: {key} = {value!r:.100}: expected {expected}"
             ) from None
     return values
 
 
-_KINDS = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: 'text in quotes, as "conv5"; or a list',
-}
-
-
-def _converted(value: Any, default: Any) -> Any:
-    """A TOML value as the setting's type.
+def _convert(value: Any, default: Any) -> Any:
+    """Return a TOML value as the type of the default.
 
     Raises:
-        TypeError: it is of another.
+        TypeError: The value is of another type.
     """
     if isinstance(default, str):
         return _as_text(value)
@@ -121,7 +198,7 @@ def _converted(value: Any, default: Any) -> Any:
 
 
 def _as_text(value: Any) -> str:
-    """Text as a flag has it, of a list with commas, of a table pattern=a:b."""
+    """Return text as a flag has it: a list with commas, a table as pattern=a:b."""
     if isinstance(value, str):
         return value
     if isinstance(value, list):

@@ -6,6 +6,7 @@ mean that a file gives in the weights' order.
 """
 
 import dataclasses
+import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -15,44 +16,61 @@ import numpy as np
 from model.checkpoints import errors
 from model.checkpoints.caffe import mean_file
 from pipeline.batches.input_spec import InputSpec, as_tuples
-from pipeline.system import absl_flags
+from pipeline.system import absl_flags, config_flags
 
-CHANNEL_ORDERS = ("auto", "rgb", "bgr")
-RESIZES = ("auto", "crop", "squash")
-CHOICES = {"resize": RESIZES, "channel_order": CHANNEL_ORDERS}
+_setting = functools.partial(config_flags.setting, group="Preprocessing")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Overrides:
-    """What replaces parts of an InputSpec; the defaults replace nothing.
+    """Settings that replace parts of an InputSpec; the defaults replace nothing."""
 
-    Attributes:
-        image_size: height and width of the input, in pixels; 0: the weights' own.
-        short_side: to which photos are resized before the crop; 0: in the same relation
-            to the input as the weights' own.
-        resize: one of RESIZES.
-        channel_order: of the weights' input; one of CHANNEL_ORDERS.
-        scale: what 0..255 is divided by; 0: the weights' own.
-        mean: what is subtracted then: three numbers in RGB order, or a file
-            (.binaryproto, .npy) in the weights' order and units of 0..255; "": the
-            weights' own.
-        std: three numbers in RGB order that it is divided by then; "": likewise.
-    """
-
-    image_size: int = 0
-    short_side: int = 0
-    resize: str = "auto"
-    channel_order: str = "auto"
-    scale: float = 0.0
-    mean: str = ""
-    std: str = ""
+    image_size: int = _setting(
+        0,
+        "Height and width of the network's input, in pixels; 0 keeps the size that the "
+        "weights were trained with.",
+        basic=True,
+        lower=0,
+        synonyms=("size", "img_size", "input_size"),
+    )
+    short_side: int = _setting(
+        0,
+        "Short side in pixels to which photos are resized before the crop; 0 keeps the "
+        "weights' ratio to the input.",
+        lower=0,
+    )
+    resize: str = _setting(
+        "auto",
+        "Whether photos keep their aspect ratio and are cropped, or are squashed to a "
+        "square; auto does what the weights expect.",
+        choices=("auto", "crop", "squash"),
+    )
+    channel_order: str = _setting(
+        "auto",
+        "Order of colours that the weights' first layer expects; auto knows it from "
+        "where the weights come from.",
+        choices=("auto", "rgb", "bgr"),
+    )
+    scale: float = _setting(
+        0.0,
+        "Divides pixels, which are 0 to 255, by this number; 0 keeps the weights' own.",
+        lower=0,
+    )
+    mean: str = _setting(
+        "",
+        "Mean to subtract after --scale: three numbers for red, green and blue, or a "
+        "file (.binaryproto, .npy); by default the weights' own.",
+        value="R,G,B",
+    )
+    std: str = _setting(
+        "",
+        "Three numbers for red, green and blue to divide by after --mean; by default "
+        "the weights' own.",
+        value="R,G,B",
+    )
 
     def __post_init__(self) -> None:
-        for name, choices in CHOICES.items():
-            absl_flags.check_choice(name, getattr(self, name), choices)
-        for name in ("image_size", "short_side", "scale"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"--{name}={getattr(self, name)}: expected 0 or more")
+        config_flags.check(self)
 
     def bgr(self, by_weights: bool) -> bool:
         """Whether the weights' input is blue, green, red."""
@@ -146,26 +164,12 @@ def _three_numbers(flag: str, text: str) -> tuple[float, ...]:
     return numbers
 
 
-HELP = {
-    "image_size": "Height and width of the network's input; 0: that of the weights.",
-    "short_side": "To which photos are resized before the crop; 0: as the weights have "
-    "it.",
-    "resize": "crop keeps the photo's aspect, squash does not; auto: as the weights "
-    "have it.",
-    "channel_order": "Order that the weights' first layer expects; auto: by their "
-    "source.",
-    "scale": "What pixels of 0..255 are divided by; 0: as the weights have it.",
-    "mean": "What is subtracted then: a mean file (.binaryproto, .npy), or three "
-    "numbers for red, green, blue; by default that of the weights.",
-    "std": "What it is divided by then: three numbers; by default that of the weights.",
-}
-
-
 def define_flags() -> None:
-    """Declares the flags; defaults are those of Overrides."""
-    absl_flags.define(Overrides, HELP, CHOICES)
+    """Declare the flags."""
+    texts = config_flags.settings_of(Overrides)
+    absl_flags.define(Overrides, {name: text.help for name, text in texts.items()})
 
 
 def from_flags() -> Overrides:
-    """What the flags say."""
+    """Return what the flags say."""
     return absl_flags.read(Overrides)

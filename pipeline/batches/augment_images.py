@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pipeline.batches import random_augmentation
+from pipeline.batches import augmentation_settings
 
 _GREY_LEVEL = 128  # of cutout's square
 
 
 def augment(
-    augmentation: random_augmentation.Augmentation, image: Any, numbers: Any
+    augmentation: augmentation_settings.Augmentation, image: Any, numbers: Any
 ) -> Any:
     """Move, recolour and cover the pixels of one image, as far as that is on.
 
@@ -53,7 +53,7 @@ def augment(
 
 
 def mix(
-    augmentation: random_augmentation.Augmentation,
+    augmentation: augmentation_settings.Augmentation,
     images: Any,
     labels: Any,
     numbers: Any,

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.batches import (
+    augmentation_settings,
     crop_and_resize,
     image_batches,
     random_augmentation,
@@ -31,7 +32,7 @@ class Training:
         *,
         batch_size: int,
         seed: int,
-        augmentation: random_augmentation.Augmentation = random_augmentation.NONE,
+        augmentation: augmentation_settings.Augmentation = augmentation_settings.NONE,
         share: Callable[[int], slice] = slice,
     ) -> None:
         """Prepare epochs that (seed, epoch) decides in full.

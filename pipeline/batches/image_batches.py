@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pipeline.batches import augment_images, crop_and_resize, random_augmentation
+from pipeline.batches import augment_images, augmentation_settings, crop_and_resize
 from pipeline.batches.input_spec import InputSpec
 from pipeline.records import manifest, stored_photo
 from pipeline.system import command_line
@@ -61,7 +61,7 @@ class Images:
         *,
         batch_size: int,
         memory_bytes: int = 0,
-        augmentation: random_augmentation.Augmentation = random_augmentation.NONE,
+        augmentation: augmentation_settings.Augmentation = augmentation_settings.NONE,
     ) -> None:
         """Build the graph.
 

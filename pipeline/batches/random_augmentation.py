@@ -5,14 +5,13 @@ are drawn before an epoch, each group of operations with a key of its own. So an
 can be resumed in its middle, and switching one operation on does not change the others.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from pipeline.batches import crop_and_resize, seeded_random
+from pipeline.batches.augmentation_settings import Augmentation
 from pipeline.batches.input_spec import InputSpec
 
 _CROP_ATTEMPTS = 10
@@ -20,163 +19,6 @@ _CROP_ATTEMPTS = 10
 # views of cached features.
 _WINDOW, _CROP, _GEOMETRY, _COLOUR, _CUTOUT = 1, 3, 4, 5, 6
 _MIXUP, _CUTMIX, _CUTMIX_PLACE, _WHICH = 7, 8, 9, 10
-_MOST = {
-    "rotation": 180,
-    "shift": 1,
-    "shear": 90,
-    "zoom": 1,
-    "brightness": 1,
-    "contrast": 1,
-    "saturation": 1,
-    "cutout": 1,
-    "mixup": 100,
-    "cutmix": 100,
-}
-
-
-def _pair(
-    name: str, text: str, least: float, most: float, example: str
-) -> tuple[float, float]:
-    """Parse two positive numbers with a comma between them, the smaller first.
-
-    Raises:
-        ValueError: the text is anything else, or a number is outside `least` to `most`.
-    """
-    try:
-        low, high = map(float, text.split(","))
-        if not 0 < low <= high or low < least or high > most:
-            raise ValueError
-    except ValueError:
-        bounds = f"{least:g} to {most:g}" if least else f"above 0, up to {most:g}"
-        raise ValueError(
-            f"{name}={text}: expected the least and the greatest, {bounds}, as "
-            f"{example}"
-        ) from None
-    return low, high
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Augmentation:
-    """What happens to training photos, and how strongly; 0 and "" are off.
-
-    Attributes:
-        mirror: left and right exchanged half of the time.
-        crop_area: least and greatest share of the image's area that a window has, as
-            "0.08,1"; "": the fixed window of the network at a random place.
-        crop_aspect: least and greatest width/height of such windows; they are resized
-            to a square. Where the network squashes, of the squashed image.
-        rotation: degrees, to either side.
-        shift: share of the side, in each direction.
-        shear: degrees, to either side.
-        zoom: each side by a factor of its own, 1 - zoom to 1 + zoom.
-        brightness: pixels times a factor of 1 - brightness to 1 + brightness.
-        contrast: likewise the distance from the image's mean grey.
-        saturation: likewise the distance from the pixel's grey.
-        cutout: share of the side of a grey square at a random centre.
-        mixup: alpha of the beta distribution of shares in which two images are mixed.
-        cutmix: likewise of the area that comes from another image. With mixup, each
-            batch has one of the two, half of the time each.
-
-    Source: Szegedy et al. 2015, section 6 (windows); DeVries and Taylor 2017 (cutout);
-    Zhang et al. 2018 (mixup); Yun et al. 2019 (cutmix).
-    """
-
-    mirror: bool = True
-    crop_area: str = ""
-    crop_aspect: str = "0.75,1.3333"
-    rotation: float = 0.0
-    shift: float = 0.0
-    shear: float = 0.0
-    zoom: float = 0.0
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    cutout: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name, most in _MOST.items():
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 <= value <= most:
-                raise ValueError(f"{name}={value}: expected 0 to {most}")
-        if self.crop_area:
-            _pair("crop_area", self.crop_area, 0, 1, "0.08,1")
-        _pair("crop_aspect", self.crop_aspect, 0.01, 100, "0.75,1.3333")
-        if not self.crop_area and self.crop_aspect != Augmentation.crop_aspect:
-            raise ValueError(
-                f"--crop_aspect={self.crop_aspect}: of windows of --crop_area; "
-                "expected that too"
-            )
-
-    @property
-    def active(self) -> bool:
-        """Whether anything but windows of a fixed size and mirroring is on."""
-        return bool(self.crop_area or self.widths)
-
-    @property
-    def mixes(self) -> bool:
-        """Whether images and labels of a batch are mixed."""
-        return bool(self.mixup or self.cutmix)
-
-    @property
-    def moves(self) -> bool:
-        """Whether pixels change their places."""
-        return bool(self.rotation or self.shift or self.shear or self.zoom)
-
-    @property
-    def recolours(self) -> bool:
-        """Whether pixels change their colours."""
-        return bool(self.brightness or self.contrast or self.saturation)
-
-    @property
-    def alters(self) -> bool:
-        """Whether pixels of single images are changed, after the window is resized."""
-        return bool(self.moves or self.recolours or self.cutout)
-
-    @property
-    def widths(self) -> dict[str, int]:
-        """{group of operations that is on: number of random numbers for an image}."""
-        groups = {
-            "geometry": (self.moves, 6),
-            "colour": (self.recolours, 3),
-            "cutout": (self.cutout, 2),
-            "mixing": (self.mixes, 6),
-        }
-        return {name: width for name, (is_on, width) in groups.items() if is_on}
-
-    def split(self, numbers: Any) -> dict[str, Any]:
-        """Split a row of Views.numbers into {group of operations: its numbers}."""
-        groups, start = {}, 0
-        for name, width in self.widths.items():
-            groups[name] = numbers[start : start + width]
-            start += width
-        return groups
-
-    def cutout_px(self, size_px: int) -> int:
-        """Return the side of the grey square in an image of `size_px`, in pixels."""
-        return max(1, round(self.cutout * size_px))
-
-
-HELP = {
-    "mirror": "Left and right exchanged half of the time.",
-    "crop_area": "Least and greatest share of a photo's area that a training window "
-    "has, as 0.08,1; by default the network's window, at a random place.",
-    "crop_aspect": "Least and greatest width/height of the windows of --crop_area.",
-    "rotation": "Degrees to either side by which training photos are turned, 0..180.",
-    "shift": "Share of the side by which they are moved in each direction, 0..1.",
-    "shear": "Degrees to either side by which they are sheared, 0..90.",
-    "zoom": "Each side is zoomed by its own factor of 1 - zoom to 1 + zoom, 0..1.",
-    "brightness": "Pixels times a factor of 1 - brightness to 1 + brightness, 0..1.",
-    "contrast": "Likewise the distance from the photo's mean grey, 0..1.",
-    "saturation": "Likewise the distance from each pixel's grey, 0..1.",
-    "cutout": "Share of the side of a grey square at a random place, 0..1.",
-    "mixup": "Alpha of the shares in which pairs of photos and labels are mixed, as "
-    "0.2; 0: none are.",
-    "cutmix": "Alpha of the share of a photo that is pasted from another, as 1; 0: "
-    "none is. With --mixup, each batch has one of the two.",
-}
-NONE = Augmentation()
 
 
 def draw_views(
@@ -228,8 +70,7 @@ def _draw_crops(
     Returns:
         int32 [num_images, 4]: top, left, height, width, in pixels.
     """
-    area = _pair("crop_area", augmentation.crop_area, 0, 1, "")
-    aspects = _pair("crop_aspect", augmentation.crop_aspect, 0.01, 100, "")
+    area, aspects = augmentation.crop_areas, augmentation.crop_aspects
     # Sides of a window of all of the area with aspect 1.
     whole = sizes.astype(np.float64)
     if spec.resize == "crop":

@@ -44,6 +44,7 @@ class Setting:
         above: number that the value exceeds.
         below: number that the value stays under.
         synonyms: names that people try in place of the setting's.
+        per_stage: whether each stage of a recipe may have its own value.
         is_flag: False for a key that only recipes have.
     """
 
@@ -58,6 +59,7 @@ class Setting:
     above: float = -math.inf
     below: float = math.inf
     synonyms: Sequence[str] = ()
+    per_stage: bool = False
     is_flag: bool = True
 
     @property
@@ -94,14 +96,15 @@ class Setting:
 
     def check(self, name: str, value: Any) -> None:
         """Raise ValueError if the setting called `name` cannot have this value."""
-        if self.choices and value not in self.choices:
-            expected = suggestion(value, self.choices)
+        kind, expected = type(self.default), self.bounds or self.type_name
+        fits = type(value) is kind or (kind is float and type(value) is int)
+        if fits and self.choices:
+            fits, expected = value in self.choices, suggestion(value, self.choices)
+        elif fits and kind in (int, float):
+            inside = self.lower <= value <= self.upper
+            fits = inside and self.above < value < self.below and math.isfinite(value)
+        if not fits:
             raise ValueError(f"--{name}={value}: expected {expected}")
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return
-        inside = self.lower <= value <= self.upper and self.above < value < self.below
-        if not inside or not math.isfinite(value):
-            raise ValueError(f"--{name}={value}: expected {self.bounds or 'a number'}")
 
 
 def setting(default: Any, help: str, **details: Any) -> Any:
@@ -273,7 +276,7 @@ def meant(word: str, settings: Mapping[str, Setting], cutoff: float = 0.6) -> st
         cutoff: least similarity of the names, 0 to 1.
     """
     typed = word.lstrip("-").partition("=")[0].replace("-", "_").lower()
-    names = {name: name for name, known in settings.items() if known.is_flag}
+    names = {name: name for name in settings}
     for name, known in settings.items():
         names |= {synonym: name for synonym in known.synonyms if synonym not in names}
     close = difflib.get_close_matches(typed, names, n=1, cutoff=cutoff)

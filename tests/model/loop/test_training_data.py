@@ -8,7 +8,7 @@ import pytest
 from model.loop import feature_cache, training_data
 from model.networks import registry
 from model.training import stages
-from pipeline.batches import crop_and_resize, image_batches, random_augmentation
+from pipeline.batches import augmentation_settings, crop_and_resize, image_batches
 from pipeline.batches.input_spec import InputSpec
 from pipeline.records import example_format, manifest, tfrecord
 
@@ -249,7 +249,7 @@ class TestViews:
         assert (again.numpy() == first.numpy()).all()
 
     def test_augmentation_is_of_training_alone(self, found):
-        augmentation = random_augmentation.Augmentation(brightness=1.0, mixup=0.4)
+        augmentation = augmentation_settings.Augmentation(brightness=1.0, mixup=0.4)
         plain = training_data.Fresh(
             found, self.plan.spec, seed=self.plan.seed, batch_size=100
         )

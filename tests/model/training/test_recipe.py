@@ -1,16 +1,22 @@
 import pytest
 
 from model.training import recipe
+from pipeline.system import config_flags
 from pipeline.system.errors import DataError
 
 DEFAULTS = {"epochs": 30, "rate": 0.0, "nesterov": False, "skip": "", "ckpt": "alexnet"}
-OF_STAGES = {"epochs", "rate", "skip"}
+SETTINGS = {
+    name: config_flags.Setting(
+        default=default, help="", group="", per_stage=name in ("epochs", "rate", "skip")
+    )
+    for name, default in DEFAULTS.items()
+}
 
 
 def read(tmp_path, text):
     path = tmp_path / "recipe.toml"
     path.write_text(text)
-    return recipe.read(path, DEFAULTS, of_stages=OF_STAGES)
+    return recipe.read(path, SETTINGS)
 
 
 def test_values_and_stages(tmp_path):
@@ -48,7 +54,7 @@ def test_lists_and_tables_as_flags_have_them(tmp_path, value, text):
     ("text", "message"),
     [
         ("epoch = 3", "recipe.toml: epoch: no such setting; expected epochs"),
-        ("qqq = 3", "qqq: no such setting; expected one of ckpt, epochs, nesterov"),
+        ("qqq = 3", "qqq: no such setting; expected ckpt, epochs, nesterov"),
         ("epochs = 3.5", "epochs = 3.5: expected a whole number"),
         ("epochs = true", "epochs = True: expected a whole number"),
         ('rate = "fast"', "rate = 'fast': expected a number"),
@@ -59,13 +65,13 @@ def test_lists_and_tables_as_flags_have_them(tmp_path, value, text):
         ("skip = [true]", "expected text"),
         ("[[stages]]\nepoch = 1", "stage 1: epoch: no such setting; expected epochs"),
         ("[[stage]]\nepochs = 1", r"stage: expected \[\[stages\]\]"),
-        ('[[stages]]\nckpt = "a"', "stage 1: ckpt is for the whole training"),
+        ('[[stages]]\nckpt = "a"', "stage 1: ckpt holds for the whole training"),
         ("stages = 3", r"stages: expected tables, \[\[stages\]\]"),
         ("stages = [1]", "stages: expected tables"),
-        ("epochs 3", "no TOML"),
-        ("epochs = 3\nepochs = 4", "no TOML"),
-        ("a = " + "[" * 100_000, "no TOML"),
-        ("epochs = " + "9" * 5000, "no TOML|whole"),
+        ("epochs 3", "not TOML"),
+        ("epochs = 3\nepochs = 4", "not TOML"),
+        ("a = " + "[" * 100_000, "not TOML"),
+        ("epochs = " + "9" * 5000, "not TOML|whole"),
         (f"rate = {10**400}", "expected a number"),
     ],
     ids=lambda text: text[:20],
@@ -77,10 +83,13 @@ def test_what_is_wrong_is_named(tmp_path, text, message):
 
 def test_no_text(tmp_path):
     (tmp_path / "recipe.toml").write_bytes(b"\xff\xfe\0")
-    with pytest.raises(DataError, match="no TOML"):
-        recipe.read(tmp_path / "recipe.toml", DEFAULTS, of_stages=())
+    with pytest.raises(DataError, match="not TOML"):
+        recipe.read(tmp_path / "recipe.toml", SETTINGS)
 
 
-def test_no_file(tmp_path):
-    with pytest.raises(DataError, match="no such recipe"):
-        recipe.read(tmp_path / "none.toml", DEFAULTS, of_stages=())
+def test_recipes_are_found_by_name_or_path(tmp_path):
+    (tmp_path / "bees.toml").write_text("")
+    path = recipe.find(str(tmp_path / "bees.toml"), tmp_path / "none")
+    assert path == recipe.find("bees", tmp_path)
+    with pytest.raises(DataError, match=r"--recipe=bee: no such recipe.* bees"):
+        recipe.find("bee", tmp_path)

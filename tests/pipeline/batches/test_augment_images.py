@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.batches import augment_images, random_augmentation
+from pipeline.batches import augment_images, augmentation_settings
 
-MOVES = random_augmentation.Augmentation(rotation=1.0)
-RECOLOURS = random_augmentation.Augmentation(
+MOVES = augmentation_settings.Augmentation(rotation=1.0)
+RECOLOURS = augmentation_settings.Augmentation(
     brightness=0.5, contrast=0.5, saturation=0.5
 )
 GREY = np.array([0.299, 0.587, 0.114])
@@ -171,7 +171,7 @@ def test_extreme_factors_give_known_colours(change):
 
 
 def test_an_image_is_moved_before_it_is_recoloured(change):
-    both = random_augmentation.Augmentation(rotation=1.0, brightness=0.5)
+    both = augmentation_settings.Augmentation(rotation=1.0, brightness=0.5)
     image, numbers = scene(), moving(9, turn=30.0)
     found = change(both, image, [*numbers, 1.5, 1.0, 1.0])
     expected = by_hand(sampled(image, numbers), brightness=1.5)
@@ -184,17 +184,17 @@ def test_cutout_covers_a_grey_square_inside_the_image(change, corner):
     top, left = corner
     expected = image.copy()
     expected[max(0, top) : top + 3, max(0, left) : left + 3] = 128
-    found = change(random_augmentation.Augmentation(cutout=1 / 3), image, corner)
+    found = change(augmentation_settings.Augmentation(cutout=1 / 3), image, corner)
     assert (found == expected).all()
 
 
 def test_cutout_is_not_recoloured(change):
-    both = random_augmentation.Augmentation(brightness=0.5, cutout=1.0)
+    both = augmentation_settings.Augmentation(brightness=0.5, cutout=1.0)
     assert (change(both, scene(), [0.5, 1, 1, 0, 0]) == 128).all()
 
 
 def test_an_image_of_one_pixel_is_augmented(change):
-    every = random_augmentation.Augmentation(rotation=9.0, brightness=0.5, cutout=0.1)
+    every = augmentation_settings.Augmentation(rotation=9.0, brightness=0.5, cutout=0.1)
     image = np.array([[[10, 20, 30]]], np.uint8)
     numbers = [*moving(1, turn=50.0, down=0.7), 1.5, 1, 1]
     assert (change(every, image, [*numbers, 1, 1])[0, 0] == (15, 30, 45)).all()
@@ -224,7 +224,7 @@ class TestMix:
         return found
 
     def test_mixup_blends_images_and_labels(self, apply):
-        mixup = random_augmentation.Augmentation(mixup=0.2)
+        mixup = augmentation_settings.Augmentation(mixup=0.2)
         images, labels = self.mix(apply, mixup, [0.25, 0, 0, 0, 0, 0])
         expected = 0.75 * self.images + 0.25 * np.roll(self.images, 1, axis=0)
         assert (images == np.floor(expected + 0.5)).all()
@@ -232,7 +232,7 @@ class TestMix:
         np.testing.assert_allclose(labels, expected, rtol=1e-6)
 
     def test_cutmix_pastes_a_box_and_shares_the_label(self, apply):
-        cutmix = random_augmentation.Augmentation(cutmix=1.0)
+        cutmix = augmentation_settings.Augmentation(cutmix=1.0)
         images, labels = self.mix(apply, cutmix, [12 / 64, 2, 1, 5, 5, 1])
         expected = self.images.copy()
         expected[:, 2:5, 1:5] = np.roll(self.images, 1, axis=0)[:, 2:5, 1:5]
@@ -242,7 +242,7 @@ class TestMix:
         np.testing.assert_allclose(labels[1], [12 / 64, 0, 52 / 64])
 
     def test_with_both_a_batch_is_blended_or_pasted(self, apply):
-        both = random_augmentation.Augmentation(mixup=0.2, cutmix=1.0)
+        both = augmentation_settings.Augmentation(mixup=0.2, cutmix=1.0)
         numbers = [0.5, 0, 0, 8, 4, 0]
         images, labels = self.mix(apply, both, numbers)
         assert (images[1] == 25).all()
@@ -252,14 +252,14 @@ class TestMix:
         assert (same == labels).all()
 
     def test_a_share_of_0_or_1_keeps_or_replaces_the_image(self, apply):
-        mixup = random_augmentation.Augmentation(mixup=0.2)
+        mixup = augmentation_settings.Augmentation(mixup=0.2)
         for share in (0, 1):
             images, labels = self.mix(apply, mixup, [share, 0, 0, 0, 0, 0])
             assert (images == np.roll(self.images, share, axis=0)).all()
             assert (labels == np.roll(self.one_hot, share, axis=0)).all()
 
     def test_an_image_alone_is_mixed_with_itself(self, apply):
-        mixup = random_augmentation.Augmentation(mixup=0.2)
+        mixup = augmentation_settings.Augmentation(mixup=0.2)
         images, labels = self.mix(apply, mixup, [0.3, 0, 0, 0, 0, 0], count=1)
         assert (images == self.images[:1]).all()
         np.testing.assert_allclose(labels, self.one_hot[:1], rtol=1e-6)

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from pipeline.batches import (
     augment_images,
+    augmentation_settings,
     crop_and_resize,
     dataset,
     image_batches,
@@ -245,7 +246,7 @@ EVERYTHING = {"crop_area": "0.08,1", **CHANGES, **MIXES}
 
 class TestAugmented:
     def training(self, found, seed=0, batch_size=8, spec=SPEC, **settings):
-        augmentation = random_augmentation.Augmentation(**settings)
+        augmentation = augmentation_settings.Augmentation(**settings)
         return dataset.Training(
             found, spec, batch_size=batch_size, seed=seed, augmentation=augmentation
         )
@@ -292,7 +293,7 @@ class TestAugmented:
         assert after["label"].dtype == np.int32
 
     def test_images_are_those_of_the_operations_on_the_plain_ones(self, found):
-        augmentation = random_augmentation.Augmentation(**CHANGES)
+        augmentation = augmentation_settings.Augmentation(**CHANGES)
         plain, changed = self.epoch(found), self.epoch(found, **CHANGES)
         rows = found.included("train")
         sizes = np.array([(row.height, row.width) for row in rows])
@@ -314,7 +315,7 @@ class TestAugmented:
         rows = found.included("train")
         sizes = np.array([(row.height, row.width) for row in rows])
         order = dataset.permutation(len(rows), (0, 1))
-        augmentation = random_augmentation.Augmentation(**crops)
+        augmentation = augmentation_settings.Augmentation(**crops)
         windows = random_augmentation.draw_views(
             augmentation, sizes, SPEC, order, (0, 1)
         ).windows

@@ -1,10 +1,17 @@
 import dataclasses
+import math
 
 import numpy as np
 import pytest
 
-from pipeline.batches import crop_and_resize, random_augmentation, seeded_random
+from pipeline.batches import (
+    augmentation_settings,
+    crop_and_resize,
+    random_augmentation,
+    seeded_random,
+)
 from pipeline.batches.input_spec import InputSpec
+from pipeline.system import config_flags
 
 SPEC = InputSpec(size_px=14, short_side_px=16, source="a test")
 SQUASH = dataclasses.replace(SPEC, resize="squash")
@@ -25,17 +32,19 @@ MANY = {
     "cutmix": 1.0,
 }
 
+SETTINGS = config_flags.settings_of(augmentation_settings.Augmentation)
+
 
 def views_of(sizes, spec=SPEC, key=KEY, order=None, **settings):
     order = np.arange(len(sizes)) if order is None else order
     return random_augmentation.draw_views(
-        random_augmentation.Augmentation(**settings), sizes, spec, order, key
+        augmentation_settings.Augmentation(**settings), sizes, spec, order, key
     )
 
 
 def columns(views, settings):
     """{group of operations: its columns of the numbers}."""
-    widths = random_augmentation.Augmentation(**settings).widths
+    widths = augmentation_settings.Augmentation(**settings).widths
     ends = np.cumsum(list(widths.values()))
     return dict(zip(widths, np.split(views.numbers, ends[:-1], axis=1), strict=True))
 
@@ -58,18 +67,14 @@ def test_without_mirroring_the_windows_are_the_same():
 
 
 def test_an_operation_with_a_strength_is_active():
-    assert not random_augmentation.NONE.active
-    assert not random_augmentation.Augmentation(mirror=False).active
+    assert not augmentation_settings.NONE.active
+    assert not augmentation_settings.Augmentation(mirror=False).active
     for name, value in MANY.items():
-        assert random_augmentation.Augmentation(**{name: value}).active, name
+        assert augmentation_settings.Augmentation(**{name: value}).active, name
 
 
-def test_every_setting_has_help():
-    names = [
-        field.name for field in dataclasses.fields(random_augmentation.Augmentation)
-    ]
-    assert list(random_augmentation.HELP) == names
-    assert {"mirror", *MANY} == {*names} - {"crop_aspect"}
+def test_every_setting_is_tried_here():
+    assert {"mirror", "crop_aspect", *MANY} == {*SETTINGS}
 
 
 @pytest.mark.parametrize(
@@ -81,27 +86,29 @@ def test_every_setting_has_help():
         ({"zoom": float("inf")}, "zoom=inf: expected 0 to 1"),
         ({"mixup": -0.1}, "mixup=-0.1: expected 0 to 100"),
         ({"cutmix": "1"}, "cutmix=1: expected 0 to 100"),
-        ({"crop_area": "0.5"}, "crop_area=0.5: expected the least and the greatest"),
-        ({"crop_area": "0,1"}, "crop_area=0,1: .* above 0, up to 1, as 0.08,1"),
+        ({"crop_area": "0.5"}, "crop_area=0.5: expected the smallest and the largest"),
+        ({"crop_area": "0,1"}, "crop_area=0,1: .* above 0, at most 1, such as 0.08,1"),
         ({"crop_area": "0.5,0.4"}, "crop_area=0.5,0.4"),
         ({"crop_area": "0.5,2"}, "crop_area=0.5,2"),
         ({"crop_area": "a,b"}, "crop_area=a,b"),
         ({"crop_area": "0.1,0.2,0.3"}, "crop_area=0.1,0.2,0.3"),
-        ({"crop_aspect": ""}, "crop_aspect=: .* 0.01 to 100, as 0.75,1.3333"),
+        ({"crop_aspect": ""}, "crop_aspect=: .* 0.01 to 100, such as 0.75,1.3333"),
         ({"crop_aspect": "1,inf"}, "crop_aspect=1,inf"),
-        ({"crop_aspect": "1,2"}, "crop_aspect=1,2: of windows of --crop_area"),
+        ({"crop_aspect": "1,2"}, "crop_aspect=1,2: expected --crop_area"),
         ({"crop_aspect": "nan,1"}, "crop_aspect=nan,1"),
     ],
     ids=str,
 )
 def test_settings_out_of_range_are_refused(wrong, expected):
     with pytest.raises(ValueError, match=expected):
-        random_augmentation.Augmentation(**wrong)
+        augmentation_settings.Augmentation(**wrong)
 
 
-@pytest.mark.parametrize("name", sorted(random_augmentation._MOST))
+@pytest.mark.parametrize(
+    "name", [name for name, known in SETTINGS.items() if known.upper < math.inf]
+)
 def test_the_limits_of_a_range_are_allowed(name):
-    most = random_augmentation._MOST[name]
+    most = SETTINGS[name].upper
     found = views_of(SIZES, **{name: float(most)})
     assert np.isfinite(found.numbers).all()
 

@@ -1,0 +1,69 @@
+"""Define the settings of a weight file that is used in place of a run."""
+
+import dataclasses
+import functools
+from typing import Any
+
+from model.weights import preprocessing_overrides
+from pipeline.system import config_flags
+
+# What named_weights.SOURCES and registry.NETWORKS hold; these two import Keras.
+NAMED_WEIGHTS = (
+    *("alexnet", "alexnet_conv", "vgg16", "vgg16_conv", "vgg16_keras", "caffenet"),
+    *("bvlc_alexnet", "efficientnet_lite0"),
+)
+NETWORKS = (
+    *("alexnet", "alexnet_owt", "bvlc_alexnet", "caffenet", "vgg16"),
+    *("cifar10_quick", "cifar_cnn", "cifar_cnn_avg", "efficientnet_lite0"),
+)
+_setting = functools.partial(config_flags.setting, group="Weight file")
+ARCH = (
+    "Network that the weights belong to, if their names and shapes leave it open: "
+    f"{', '.join(NETWORKS)}."
+)
+
+
+def ckpt() -> Any:
+    """Return the field of the setting `ckpt`."""
+    return _setting(
+        "",
+        "Weights to use in place of a run, with their own classes: a name ("
+        f"{', '.join(NAMED_WEIGHTS)}) or the path of a file.",
+        basic=True,
+        value="NAME",
+        synonyms=("weights", "checkpoint", "model"),
+    )
+
+
+def arch() -> Any:
+    """Return the field of the setting `arch`."""
+    return _setting("", ARCH, value="NAME", synonyms=("network",))
+
+
+def labels() -> Any:
+    """Return the field of the setting `labels`."""
+    return _setting(
+        "",
+        "File of the class names of --ckpt, one a line, such as synset_words.txt.",
+        basic=True,
+        value="FILE",
+        synonyms=("class_names", "classes"),
+    )
+
+
+def refuse_without_ckpt(
+    *, arch: str, labels: str, overrides: preprocessing_overrides.Overrides
+) -> None:
+    """Refuse settings of a weight file where a run is used.
+
+    Raises:
+        ValueError: A setting differs from its default.
+    """
+    fields = dataclasses.fields(overrides)
+    changed = [f.name for f in fields if getattr(overrides, f.name) != f.default]
+    names = ["arch"] * bool(arch) + ["labels"] * bool(labels) + changed
+    if names:
+        raise ValueError(
+            f"{', '.join(f'--{name}' for name in names)} can only be used with --ckpt. "
+            "A run already defines its network, classes and preprocessing."
+        )

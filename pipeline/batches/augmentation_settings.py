@@ -1,0 +1,189 @@
+"""Define the settings of what changes training photos at random."""
+
+import dataclasses
+import functools
+from typing import Any
+
+from pipeline.system import config_flags
+
+_setting = functools.partial(config_flags.setting, group="Augmentation", per_stage=True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Settings of augmentation; 0 and "" are off.
+
+    Source: Szegedy et al. 2015, section 6 (windows); DeVries and Taylor 2017 (cutout);
+    Zhang et al. 2018 (mixup); Yun et al. 2019 (cutmix).
+    """
+
+    mirror: bool = _setting(
+        True,
+        "Mirrors each training photo half of the time; turn it off where left and "
+        "right differ, as in text.",
+        basic=True,
+        synonyms=("flip", "hflip"),
+    )
+    crop_area: str = _setting(
+        "",
+        "Smallest and largest share of the photo's area in a random crop, such as "
+        "0.08,1; empty moves the network's own window.",
+        basic=True,
+        value="MIN,MAX",
+    )
+    crop_aspect: str = _setting(
+        "0.75,1.3333",
+        "Smallest and largest ratio of width to height of the crops of --crop_area.",
+        value="MIN,MAX",
+    )
+    rotation: float = _setting(
+        0.0, "Largest random rotation to either side, in degrees.", lower=0, upper=180
+    )
+    shift: float = _setting(
+        0.0,
+        "Largest random shift in each direction, as a share of the side.",
+        lower=0,
+        upper=1,
+    )
+    shear: float = _setting(
+        0.0, "Largest random shear to either side, in degrees.", lower=0, upper=90
+    )
+    zoom: float = _setting(
+        0.0,
+        "Scales each side by its own random factor between 1 - X and 1 + X.",
+        lower=0,
+        upper=1,
+    )
+    brightness: float = _setting(
+        0.0,
+        "Multiplies pixels by a random factor between 1 - X and 1 + X.",
+        lower=0,
+        upper=1,
+    )
+    contrast: float = _setting(
+        0.0,
+        "Multiplies the distance of pixels from the photo's mean grey by a random "
+        "factor between 1 - X and 1 + X.",
+        lower=0,
+        upper=1,
+    )
+    saturation: float = _setting(
+        0.0,
+        "Multiplies the distance of pixels from their own grey by a random factor "
+        "between 1 - X and 1 + X.",
+        lower=0,
+        upper=1,
+    )
+    cutout: float = _setting(
+        0.0,
+        "Side of a grey square at a random place, as a share of the photo's side.",
+        lower=0,
+        upper=1,
+    )
+    mixup: float = _setting(
+        0.0,
+        "Alpha of the beta distribution by which pairs of photos and their labels are "
+        "mixed, such as 0.2; 0 mixes none.",
+        lower=0,
+        upper=100,
+    )
+    cutmix: float = _setting(
+        0.0,
+        "Alpha of the beta distribution of the area pasted from another photo, such as "
+        "1; 0 pastes none. With --mixup, each batch has one of the two.",
+        lower=0,
+        upper=100,
+    )
+
+    def __post_init__(self) -> None:
+        config_flags.check(self)
+        if self.crop_area:
+            _ = self.crop_areas
+        _ = self.crop_aspects
+        if not self.crop_area and self.crop_aspect != Augmentation.crop_aspect:
+            raise ValueError(
+                f"--crop_aspect={self.crop_aspect}: expected --crop_area, whose crops "
+                "it shapes"
+            )
+
+    @property
+    def crop_areas(self) -> tuple[float, float]:
+        """Smallest and largest share of the photo's area in a crop."""
+        return _pair("crop_area", self.crop_area, 0, 1, "0.08,1")
+
+    @property
+    def crop_aspects(self) -> tuple[float, float]:
+        """Smallest and largest ratio of a crop's width to its height."""
+        return _pair("crop_aspect", self.crop_aspect, 0.01, 100, "0.75,1.3333")
+
+    @property
+    def active(self) -> bool:
+        """Whether anything but windows of a fixed size and mirroring is on."""
+        return bool(self.crop_area or self.widths)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images and labels of a batch are mixed."""
+        return bool(self.mixup or self.cutmix)
+
+    @property
+    def moves(self) -> bool:
+        """Whether pixels change their places."""
+        return bool(self.rotation or self.shift or self.shear or self.zoom)
+
+    @property
+    def recolours(self) -> bool:
+        """Whether pixels change their colours."""
+        return bool(self.brightness or self.contrast or self.saturation)
+
+    @property
+    def alters(self) -> bool:
+        """Whether pixels of single images are changed, after the window is resized."""
+        return bool(self.moves or self.recolours or self.cutout)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """{group of operations that is on: number of random numbers for an image}."""
+        groups = {
+            "geometry": (self.moves, 6),
+            "colour": (self.recolours, 3),
+            "cutout": (self.cutout, 2),
+            "mixing": (self.mixes, 6),
+        }
+        return {name: width for name, (is_on, width) in groups.items() if is_on}
+
+    def split(self, numbers: Any) -> dict[str, Any]:
+        """Split a row of Views.numbers into {group of operations: its numbers}."""
+        groups, start = {}, 0
+        for name, width in self.widths.items():
+            groups[name] = numbers[start : start + width]
+            start += width
+        return groups
+
+    def cutout_px(self, size_px: int) -> int:
+        """Return the side of the grey square in an image of `size_px`, in pixels."""
+        return max(1, round(self.cutout * size_px))
+
+
+def _pair(
+    name: str, text: str, least: float, most: float, example: str
+) -> tuple[float, float]:
+    """Return two numbers above 0 from a text with a comma, the smaller one first.
+
+    Raises:
+        ValueError: The text holds anything else, or a number outside the bounds.
+    """
+    try:
+        low, high = map(float, text.split(","))
+        if not 0 < low <= high or low < least or high > most:
+            raise ValueError
+    except ValueError:
+        bounds = f"{least:g} to {most:g}" if least else f"above 0, at most {most:g}"
+        raise ValueError(
+            f"--{name}={text}: expected the smallest and the largest value, {bounds}, "
+            f"such as {example}"
+        ) from None
+    return low, high
+
+
+NONE = Augmentation()
