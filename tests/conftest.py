@@ -2,7 +2,7 @@
 
 import os
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # a GPU is shared
 # Plain Keras, in processes beside ours, shall multiply as we do on a GPU: in float32.
 os.environ["NVIDIA_TF32_OVERRIDE"] = "0"

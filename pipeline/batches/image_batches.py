@@ -3,7 +3,6 @@
 Records are read by their byte offsets, so a batch may mix photos of all record files.
 """
 
-import ctypes
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -186,9 +185,8 @@ class Images:
         """Build blocks -> single examples -> batches; `_plan` decides one pass.
 
         No from_generator: it counts as stateful, for which deterministic ops give up
-        all parallelism, and it sets glibc to hand freed memory back.
+        all parallelism.
         """
-        _keep_freed_memory()
         options = tf.data.Options()
         options.deterministic = True
         # The autotuner's thread sleeps longer and longer and holds up the end of every
@@ -256,14 +254,3 @@ class Images:
 
 # Converting functions to graphs by AutoGraph took 0.3 s; these need no conversion.
 _as_graph = tf.autograph.experimental.do_not_convert
-
-
-def _keep_freed_memory() -> None:
-    """Tell glibc to keep freed memory: handing it back and forth cost 15 % here."""
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):  # another C library
-        return
-    trim_threshold, mmap_threshold = -1, -3  # numbers from malloc.h
-    mallopt(trim_threshold, 1 << 30)
-    mallopt(mmap_threshold, 32 << 20)

@@ -3,6 +3,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests import conftest
 
 
@@ -38,3 +40,26 @@ def test_settings_of_the_user_do_not_reach_keras(tmp_path):
     place = tmp_path / "cache" / "graft" / "matplotlib"
     assert done.stdout == f"tensorflow float32 channels_last {place}\n"
     assert [path.name for path in home.iterdir()] == [".keras"]
+
+
+@pytest.mark.parametrize("level", ["0", "2"])
+def test_the_log_level_of_the_user_lets_no_line_of_tensorflow_through(level):
+    """Neither while it is imported, nor when it looks for a GPU, nor at an error."""
+    program = (
+        "import pipeline.system.tensorflow_import\n"
+        "import tensorflow as tf\n"
+        "tf.ones(2)\n"
+        "bad = tf.data.Dataset.range(1).map(lambda _: tf.io.decode_jpeg(b'x'))\n"
+        "try:\n"
+        "    list(bad)\n"
+        "except tf.errors.InvalidArgumentError:\n"
+        "    print('raised')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=conftest.ROOT,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": level},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr) == ("raised\n", "")
