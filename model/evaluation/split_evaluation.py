@@ -166,7 +166,7 @@ class FeatureRecorder:
 
 
 def evaluate_weights(
-    weights: pretrained_classifier.Pretrained,
+    weights: pretrained_classifier.PretrainedClassifier,
     records: manifest.Manifest,
     split: str,
     options: EvaluationOptions,
@@ -200,7 +200,7 @@ def evaluate_weights(
             f"the data, in this order: {', '.join(names)}"
         )
     # Unknown classes are an error before the work, not after it.
-    label_of_each = pretrained_classifier.label_of_each(names, weights.class_names)
+    label_of_each = pretrained_classifier.match_class_names(names, weights.class_names)
     predictions = evaluate_split(
         weights.model,
         records,

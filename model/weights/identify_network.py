@@ -249,11 +249,11 @@ def _choose(candidates: Candidates, arch: str) -> NetworkMatch:
         )
     unexplained = unexplained_tensors.find(best.checkpoint, best.naming)
     if unexplained and not arch:
-        more = f" and {len(unexplained) - 3} more" if len(unexplained) > 3 else ""
+        others = f" and {len(unexplained) - 3} more" if len(unexplained) > 3 else ""
         raise errors.MismatchedCheckpoint(
             f"{where}: {best.num_tensors} of its tensors have names and shapes of "
             f"{best.network.name} ({best.naming.source}), but it also contains what "
-            f"{best.network.name} does not have: {', '.join(unexplained[:3])}{more}. "
+            f"{best.network.name} does not have: {', '.join(unexplained[:3])}{others}. "
             f"It probably belongs to another network. Pass --arch={best.network.name} "
             "to use the matching tensors anyway."
         )

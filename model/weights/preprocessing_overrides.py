@@ -1,8 +1,7 @@
-"""The preprocessing that weights expect, and what the user knows better.
+"""Change the preprocessing that weights expect, by flags.
 
-Every network here takes RGB: where weights want blue first, the kernel of their first
-layer is turned round when they are restored (model/weights/restore.py), and so is a
-mean that a file gives in the weights' order.
+Every network takes RGB. If weights expect blue first, `restore` reverses the kernel of
+their first layer, and the mean of a file in the weights' order is reversed here.
 """
 
 import dataclasses
@@ -72,18 +71,20 @@ class Overrides:
     def __post_init__(self) -> None:
         config_flags.check(self)
 
-    def bgr(self, by_weights: bool) -> bool:
-        """Whether the weights' input is blue, green, red."""
-        return (
-            by_weights if self.channel_order == "auto" else self.channel_order == "bgr"
-        )
+    def is_bgr(self, default: bool) -> bool:
+        """Return whether the weights expect blue, green, red; `default` for "auto"."""
+        return default if self.channel_order == "auto" else self.channel_order == "bgr"
 
-    def apply(self, spec: InputSpec, *, by_weights_bgr: bool = False) -> InputSpec:
-        """The spec with what was overridden.
+    def apply(self, spec: InputSpec, *, bgr: bool = False) -> InputSpec:
+        """Return the spec with the parts that the user set by flags.
+
+        Args:
+            spec: size and normalisation of the input that the weights expect.
+            bgr: whether the weights expect blue, green, red, as far as is known.
 
         Raises:
             errors.CheckpointError: the mean file cannot be read or does not fit, or the
-                values do not go together.
+                values contradict each other.
         """
         size = self.image_size or spec.size_px
         short_side = self.short_side or round(size * spec.short_side_px / spec.size_px)
@@ -100,8 +101,8 @@ class Overrides:
         if self.mean:
             changes["mean_image"] = None
             scale = self.scale or spec.scale
-            bgr = self.bgr(by_weights_bgr)
-            changes |= self._mean(size, short_side, scale=scale, bgr=bgr)
+            is_bgr = self.is_bgr(bgr)
+            changes |= self._read_mean(size, short_side, scale=scale, bgr=is_bgr)
         named = [
             field.name
             for field in dataclasses.fields(self)
@@ -113,34 +114,33 @@ class Overrides:
             return dataclasses.replace(spec, **changes)
         except ValueError as error:
             raise errors.MismatchedCheckpoint(
-                f"preprocessing by flags ({', '.join(named)}): {error}"
+                f"{', '.join(f'--{name}' for name in named)}: {error}"
             ) from error
 
-    def _mean(
+    def _read_mean(
         self, size: int, short_side: int, *, scale: float, bgr: bool
     ) -> dict[str, Any]:
-        """The mean in units of pixels / scale; files have it in those of 0..255."""
+        """Return the mean in units of pixels / scale; files have it in 0..255."""
         path = Path(self.mean)
         if not path.exists():
             if path.suffix in (".binaryproto", ".npy"):
-                raise errors.MissingCheckpoint(f"--mean={path}: no such file")
+                raise errors.MissingCheckpoint(f"--mean={path}: no such file.")
             return {"mean": _three_numbers("mean", self.mean)}
-        found = mean_file.read(path)
-        found = found / np.float32(scale)
+        mean = mean_file.read(path) / np.float32(scale)
         if bgr:
-            found = found[..., ::-1]
-        if found.ndim == 1:
-            return {"mean": tuple(found.tolist())}
-        height, width = found.shape[:2]
+            mean = mean[..., ::-1]
+        if mean.ndim == 1:
+            return {"mean": tuple(mean.tolist())}
+        height, width = mean.shape[:2]
         if (height, width) not in ((size, size), (short_side, short_side)):
             raise errors.MismatchedCheckpoint(
-                f"{path}: a mean image of {height} x {width} pixels; expected "
-                f"{short_side} x {short_side}, as before the crop, or {size} x {size}; "
-                "give three numbers for a mean of any size"
+                f"{path}: the mean image has the wrong size. Expected {short_side} x "
+                f"{short_side} pixels, as before the crop, or {size} x {size}, found "
+                f"{height} x {width}. Three numbers suit any size."
             )
-        # Windows lie elsewhere in training; the mean of the central one serves all.
+        # Training crops elsewhere, too; the mean of the central window serves all.
         start = (height - size) // 2
-        window = found[start : start + size, start : start + size]
+        window = mean[start : start + size, start : start + size]
         digits = 3 + round(math.log10(scale))
         rounded = np.round(window.astype(np.float64), max(0, digits))
         return {"mean_image": as_tuples(rounded.tolist())}
@@ -157,9 +157,10 @@ def _three_numbers(flag: str, text: str) -> tuple[float, ...]:
     if len(numbers) == 1:
         numbers *= 3
     if len(numbers) != 3 or not np.isfinite(numbers).all():
+        expected = "an existing file, or three" if flag == "mean" else "three"
         raise errors.MismatchedCheckpoint(
-            f"--{flag}={text}: no such file, and not three numbers for red, green and "
-            "blue, as 123.68,116.78,103.94"
+            f"--{flag}={text}: expected {expected} numbers for red, green and blue, "
+            "such as 123.68,116.78,103.94."
         )
     return numbers
 

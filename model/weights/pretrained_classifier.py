@@ -1,4 +1,4 @@
-"""A weight file -> its network as it is, with its own final layer and class names."""
+"""Load a weight file as a classifier, with its own final layer and class names."""
 
 import dataclasses
 import re
@@ -22,14 +22,14 @@ from pipeline.batches.input_spec import InputSpec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Pretrained:
+class PretrainedClassifier:
     """A network with all its weights.
 
     Attributes:
-        name: of the weights, as given.
+        name: name or path of the weights, as given.
         model: keras.Model, float32: image -> logits.
-        spec: of its input.
-        class_names: in label order.
+        spec: size and normalisation of the model's input.
+        class_names: names of the classes, in label order.
     """
 
     name: str
@@ -44,17 +44,17 @@ def load(
     arch: str = "",
     overrides: preprocessing_overrides.Overrides = preprocessing_overrides.AS_WEIGHTS,
     labels: str = "",
-) -> Pretrained:
-    """Restores a network in full; nothing in it starts at random.
+) -> PretrainedClassifier:
+    """Restore a network completely; nothing in it starts at random.
 
     Args:
         ckpt: name or path of the weights.
-        arch: name of the network; "" to find it.
-        overrides: of the preprocessing.
-        labels: file of class names, one a line; "" if there is none.
+        arch: name of the network; "" to identify it.
+        overrides: preprocessing that the user sets by flags.
+        labels: file of class names, one a line; "" for "class 0", "class 1", ...
 
     Raises:
-        errors.CheckpointError: the weights cannot be used, or lack a part.
+        errors.CheckpointError: the weights cannot be used, or are not complete.
     """
     weights = named_weights.resolve(ckpt)
     where = str(weights.path)
@@ -74,7 +74,7 @@ def load(
     restored.require(last, for_evaluation=True)
     model = network.build(restored.spec, last=last, num_classes=num_classes)
     model_variables.assign(model, restored.values)
-    return Pretrained(
+    return PretrainedClassifier(
         name=ckpt,
         model=model,
         spec=restored.spec,
@@ -94,50 +94,59 @@ def _num_classes(match: identify_network.NetworkMatch) -> int:
 
 
 def read_labels(path: Path, num_classes: int) -> tuple[str, ...]:
-    """Reads class names, one a line, in label order from 0.
+    """Read class names, one a line, in label order from 0.
 
     Raises:
-        errors.MismatchedCheckpoint: not as many as the network has.
-        OSError: cannot be read.
+        errors.MismatchedCheckpoint: their number is not that of the network's classes.
+        OSError: the file cannot be read.
     """
     text = path.read_text(encoding="utf-8", errors="surrogateescape")
     names = tuple(line.strip() for line in text.splitlines() if line.strip())
     if len(names) != num_classes:
         raise errors.MismatchedCheckpoint(
-            f"{path}: {len(names)} class names, but the network tells {num_classes} "
-            "classes apart; expected one name a line, in the network's order"
+            f"{path}: expected {num_classes} class names, one a line, found "
+            f"{len(names)}. List the network's classes in the order of its logits."
         )
     return names
 
 
-def label_of_each(data_names: Sequence[str], class_names: Sequence[str]) -> np.ndarray:
-    """int64 [num_data_names]: the network's label of each class of the data.
+def match_class_names(
+    data_names: Sequence[str], class_names: Sequence[str]
+) -> np.ndarray:
+    """Find the network's label of each class of the data.
 
-    A class of the data is one of the network if they have the same name; or if it is
-    the WordNet number, the words, or one of the words with commas between them, of a
-    line such as "n01440764 tench, Tinca tinca". Case, "_" and "-" do not matter.
+    A class of the data matches one of the network if both have the same name. For a
+    line such as "n01440764 tench, Tinca tinca", it may also be the WordNet number, the
+    words, or one of the words between commas. Case, "_" and "-" do not matter.
+
+    Args:
+        data_names: class names of the data.
+        class_names: class names of the network, in label order.
+
+    Returns:
+        int64 [num_data_names].
 
     Raises:
-        errors.MismatchedCheckpoint: a class is none of the network's, or of several.
+        errors.MismatchedCheckpoint: a class of the data matches no class, or several.
     """
     known: dict[str, set[int]] = {}
     for label, line in enumerate(class_names):
         for name in _synonyms(line):
             known.setdefault(_plain(name), set()).add(label)
-    # A whole line means its own class, also where it is a synonym of another one.
+    # A whole line means its own class, even if it is a synonym of another one.
     known |= {_plain(line): {label} for label, line in enumerate(class_names)}
-    found: list[int] = []
+    matched: list[int] = []
     for name in data_names:
         labels = known.get(_plain(name), set())
         if len(labels) != 1:
-            what = "no class" if not labels else f"{len(labels)} classes"
+            matches = f"{len(labels)} classes" if labels else "no class"
             raise errors.MismatchedCheckpoint(
-                f"class {name} of the data is {what} of the network "
-                f"({', '.join(class_names[:3])}, ...); expected the name, or the "
-                "WordNet number, of one; --labels gives the network's names"
+                f"class {name} of the data matches {matches} of the network "
+                f"({', '.join(class_names[:3])}, ...). Expected the name or WordNet "
+                "number of exactly one. Give the network's class names by --labels."
             )
-        found += labels
-    return np.array(found, np.int64)
+        matched += labels
+    return np.array(matched, np.int64)
 
 
 def _synonyms(line: str) -> set[str]:

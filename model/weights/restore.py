@@ -197,7 +197,7 @@ def restore_match(
         errors.CorruptCheckpoint: a weight is infinite or not a number.
     """
     tensors, naming, network = match.checkpoint.tensors, match.naming, match.network
-    spec = overrides.apply(naming.spec or network.input_spec, by_weights_bgr=naming.bgr)
+    spec = overrides.apply(naming.spec or network.input_spec, bgr=naming.bgr)
     shapes = network.variable_shapes(spec, num_classes)
     bgr_layer = _bgr_layer(match, overrides)
     _check_skip(skip, network, shapes)
@@ -256,7 +256,7 @@ def _bgr_layer(
     match: identify_network.NetworkMatch, overrides: preprocessing_overrides.Overrides
 ) -> str:
     """Return the layer whose kernel sees blue first; "" if the input is RGB."""
-    if not overrides.bgr(match.naming.bgr):
+    if not overrides.is_bgr(match.naming.bgr):
         return ""
     layer = match.network.first_convolution()
     if not layer:

@@ -1,7 +1,7 @@
-"""Weights by layer name -> a file that this and other tools can read.
+"""Write weights by layer name to a file that Graft and other tools can read.
 
-What the file says of itself, network and preprocessing among it, is read back by
-model/weights/layer_names.py; so nothing has to be guessed then.
+The file also states its network and preprocessing, which
+`identify_network.find_candidates` reads back.
 """
 
 import dataclasses
@@ -19,9 +19,9 @@ from model.checkpoints import errors, npy
 from model.checkpoints.hdf5 import h5, keras_zip
 from pipeline.batches.input_spec import InputSpec
 
-# Attribute of an .h5 with what the file says of itself.
+# Attribute of an .h5 that describes the file.
 MARK = h5.OWN_MARK
-# Our variables as caffe-tensorflow names them.
+# Graft's variables -> their names in caffe-tensorflow.
 CAFFE_TENSORFLOW = {
     "kernel": "weights",
     "bias": "biases",
@@ -33,32 +33,34 @@ CAFFE_TENSORFLOW = {
 
 
 def describe(network_name: str, spec: InputSpec) -> dict[str, str]:
-    """What every weight file of ours says of itself."""
+    """Return the metadata that every weight file of Graft contains."""
     return {
         "network": network_name,
         "input_spec": json.dumps(dataclasses.asdict(spec)),
     }
 
 
-def write(path: Path, arrays: Mapping[str, np.ndarray], about: dict[str, str]) -> None:
-    """Writes weights in the format that the file's name asks for.
+def write(
+    path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str]
+) -> None:
+    """Write weights in the format that belongs to the file's name.
 
     Args:
-        path: .safetensors, .h5 or .npy; not there yet, or to be replaced.
-        arrays: {"layer/variable": float32 array}, in our layout.
-        about: of `describe`, and more.
+        path: new or existing .safetensors, .h5 or .npy file.
+        arrays: {"layer/variable": float32 array}, in Graft's layout.
+        metadata: result of `describe`, and further texts.
 
     Raises:
-        errors.UnknownFormat: another ending.
+        errors.UnknownFormat: no format has this ending.
     """
-    _writer(path)(path, arrays, about)
+    _writer(path)(path, arrays, metadata)
 
 
 def check_ending(path: Path) -> None:
-    """Refuses a file name that no format has.
+    """Refuse a file name whose ending belongs to no format.
 
     Raises:
-        errors.UnknownFormat: names those there are.
+        errors.UnknownFormat: no format has this ending.
     """
     _writer(path)
 
@@ -68,40 +70,41 @@ def _writer(path: Path) -> "_Writer":
         if path.name.endswith(ending):
             return writer
     raise errors.UnknownFormat(
-        f"{path}: expected a name that ends in {', '.join(WRITERS)}"
+        f"{path}: the name does not show the format. Expected a name that ends in "
+        f"{', '.join(WRITERS)}."
     )
 
 
 def _write_safetensors(
-    path: Path, arrays: Mapping[str, np.ndarray], about: dict[str, str]
+    path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str]
 ) -> None:
-    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    # Its own way to write a file leaves it for nobody else to read.
-    path.write_bytes(safetensors.numpy.save(whole, about))
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    # The library's save_file makes files that only their owner can read.
+    path.write_bytes(safetensors.numpy.save(contiguous, metadata))
 
 
 def _write_npy(
-    path: Path, arrays: Mapping[str, np.ndarray], about: dict[str, str]
+    path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str]
 ) -> None:
-    """A pickled {layer: {"weights": array, "biases": array}}.
+    """Write a pickled {layer: {"weights": array, "biases": array}}.
 
-    What the file says of itself follows the pickle, where NumPy reads no further: tools
-    that go through the dict would take it for a layer.
+    The metadata follow the pickle, where NumPy does not read on: in the dict, other
+    tools would take them for a layer.
     """
-    found: dict[str, Any] = {}
+    layers: dict[str, Any] = {}
     for name, array in arrays.items():
         layer, _, variable = name.rpartition("/")
-        theirs = CAFFE_TENSORFLOW.get(variable, variable)
-        found.setdefault(layer, {})[theirs] = np.ascontiguousarray(array)
+        other_name = CAFFE_TENSORFLOW.get(variable, variable)
+        layers.setdefault(layer, {})[other_name] = np.ascontiguousarray(array)
     with path.open("wb") as file:
-        np.save(file, np.array(found, dtype=object))
-        file.write(npy.OWN_MARK + json.dumps(about).encode("ascii"))
+        np.save(file, np.array(layers, dtype=object))
+        file.write(npy.OWN_MARK + json.dumps(metadata).encode("ascii"))
 
 
 def _write_h5(
-    path: Path, arrays: Mapping[str, np.ndarray], about: dict[str, str]
+    path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str]
 ) -> None:
-    """Keras' own layout for weights by layer name.
+    """Write Keras' own layout for weights by layer name.
 
     Source: keras/src/legacy/saving/legacy_h5_format.py (attributes layer_names and
     weight_names).
@@ -110,7 +113,7 @@ def _write_h5(
     for name in arrays:
         layers.setdefault(name.rpartition("/")[0], []).append(name)
     with h5py.File(path, "w") as file:
-        file.attrs[MARK] = json.dumps(about)
+        file.attrs[MARK] = json.dumps(metadata)
         file.attrs["layer_names"] = [layer.encode() for layer in layers]
         file.attrs["backend"] = b"tensorflow"
         file.attrs["keras_version"] = b"2.15.0"
@@ -121,16 +124,16 @@ def _write_h5(
                 group.create_dataset(f"{name}:0", data=arrays[name])
 
 
-def mark_keras(path: Path, about: dict[str, str]) -> None:
-    """Lets a .keras file that is there say what it is; Keras passes over it."""
+def mark_keras(path: Path, metadata: dict[str, str]) -> None:
+    """Add metadata to an existing .keras file; Keras ignores them."""
     with zipfile.ZipFile(path, "a") as file:
-        file.writestr(zipfile.ZipInfo(keras_zip.OWN_NAME), json.dumps(about))
+        file.writestr(zipfile.ZipInfo(keras_zip.OWN_NAME), json.dumps(metadata))
 
 
-def mark_h5(path: Path, about: dict[str, str]) -> None:
-    """Lets an HDF5 file that is there say what it is."""
+def mark_h5(path: Path, metadata: dict[str, str]) -> None:
+    """Add metadata to an existing HDF5 file."""
     with h5py.File(path, "r+") as file:
-        file.attrs[MARK] = json.dumps(about)
+        file.attrs[MARK] = json.dumps(metadata)
 
 
 _Writer = Callable[[Path, Mapping[str, np.ndarray], dict[str, str]], None]

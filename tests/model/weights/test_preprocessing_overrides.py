@@ -10,17 +10,17 @@ SPEC = InputSpec(
 )
 
 
-def apply(spec=SPEC, bgr=False, **how):
-    return preprocessing_overrides.Overrides(**how).apply(spec, by_weights_bgr=bgr)
+def apply(spec=SPEC, bgr=False, **settings):
+    return preprocessing_overrides.Overrides(**settings).apply(spec, bgr=bgr)
 
 
-def test_nothing_is_replaced_by_default():
-    assert apply() == SPEC
-    assert apply(bgr=True) == SPEC
+@pytest.mark.parametrize("bgr", [False, True])
+def test_nothing_is_replaced_by_default(bgr):
+    assert apply(bgr=bgr) == SPEC
 
 
 @pytest.mark.parametrize(
-    ("how", "expected"),
+    ("settings", "expected"),
     [
         ({"image_size": 112}, {"size_px": 112, "short_side_px": 128}),
         ({"image_size": 256, "short_side": 256}, {"size_px": 256}),
@@ -32,28 +32,50 @@ def test_nothing_is_replaced_by_default():
     ],
     ids=str,
 )
-def test_what_is_replaced_is_said(how, expected):
-    found = apply(**how)
+def test_the_source_names_the_flags_that_replaced_something(settings, expected):
+    spec = apply(**settings)
     for name, value in expected.items():
-        assert getattr(found, name) == value
-    assert found.source == f"the weights; by flags: {', '.join(how)}"
+        assert getattr(spec, name) == value
+    assert spec.source == f"the weights; by flags: {', '.join(settings)}"
 
 
 @pytest.mark.parametrize(
-    "how", [{"scale": 255.0}, {"mean": "9999"}, {"std": "0"}, {"std": "nan"}], ids=str
+    "settings",
+    [{"scale": 255.0}, {"mean": "9999"}, {"std": "0"}, {"std": "nan"}],
+    ids=str,
 )
-def test_what_cannot_be_is_refused_by_name(how):
-    with pytest.raises(errors.MismatchedCheckpoint, match=next(iter(how))):
-        apply(**how)
+def test_impossible_values_are_refused_with_their_flag(settings):
+    flag = next(iter(settings))
+    with pytest.raises(errors.MismatchedCheckpoint, match=f"--{flag}"):
+        apply(**settings)
 
 
-def test_channel_order_is_the_weights_unless_told():
-    assert not preprocessing_overrides.Overrides().bgr(by_weights=False)
-    assert preprocessing_overrides.Overrides().bgr(by_weights=True)
-    assert preprocessing_overrides.Overrides(channel_order="bgr").bgr(by_weights=False)
-    assert not preprocessing_overrides.Overrides(channel_order="rgb").bgr(
-        by_weights=True
-    )
+def test_contradicting_sizes_are_refused_together():
+    with pytest.raises(ValueError, match="size_px=300, short_side_px=256"):
+        apply(image_size=300, short_side=256)
+
+
+@pytest.mark.parametrize("text", ["1,2", "a,b,c", "1,2,nan", "1,2,3,4", "mean"])
+@pytest.mark.parametrize("flag", ["mean", "std"])
+def test_other_texts_than_three_numbers_are_refused(flag, text):
+    with pytest.raises(
+        errors.MismatchedCheckpoint, match=f"--{flag}={text}: .*three numbers"
+    ):
+        apply(**{flag: text})
+
+
+@pytest.mark.parametrize(
+    ("order", "default", "is_bgr"),
+    [
+        ("auto", False, False),
+        ("auto", True, True),
+        ("bgr", False, True),
+        ("rgb", True, False),
+    ],
+)
+def test_the_channel_order_is_that_of_the_weights_or_the_flag(order, default, is_bgr):
+    overrides = preprocessing_overrides.Overrides(channel_order=order)
+    assert overrides.is_bgr(default) == is_bgr
 
 
 class TestMeanFile:
@@ -67,44 +89,30 @@ class TestMeanFile:
     def spec(self, size, short_side):
         return InputSpec(size_px=size, short_side_px=short_side, source="the weights")
 
-    def test_central_window_in_rgb(self, mean):
-        found = apply(self.spec(4, 8), bgr=True, mean=mean)
-        image = np.array(found.mean_image)
+    def test_gives_its_central_window_in_rgb(self, mean):
+        spec = apply(self.spec(4, 8), bgr=True, mean=mean)
+        image = np.array(spec.mean_image)
         assert image.shape == (4, 4, 3)
         assert image[0, 0].tolist() == [2 * 8 + 2 + 200, 18 + 100, 18]
 
-    def test_of_the_inputs_size(self, mean):
-        found = apply(self.spec(8, 10), mean=mean)
-        assert np.array(found.mean_image)[7, 7].tolist() == [63, 163, 263]
+    def test_may_have_the_size_of_the_input(self, mean):
+        spec = apply(self.spec(8, 10), mean=mean)
+        assert np.array(spec.mean_image)[7, 7].tolist() == [63, 163, 263]
 
-    def test_of_another_size(self, mean):
+    def test_of_another_size_is_refused(self, mean):
         with pytest.raises(
             errors.MismatchedCheckpoint,
-            match=r"8 x 8 pixels; expected 5 x 5, .* or 4 x 4.*three numbers",
+            match=r"Expected 5 x 5 .* or 4 x 4, found 8 x 8.*Three numbers",
         ):
             apply(self.spec(4, 5), mean=mean)
 
-    def test_of_the_weights_gives_its_colour_to_another_size(self, mean):
-        by_weights = apply(self.spec(8, 8), mean=mean)
-        found = apply(by_weights, image_size=16)
-        assert found.mean_image is None
-        assert found.mean == (31.5, 131.5, 231.5)
+    def test_of_the_weights_becomes_a_colour_for_another_size(self, mean):
+        of_weights = apply(self.spec(8, 8), mean=mean)
+        spec = apply(of_weights, image_size=16)
+        assert spec.mean_image is None
+        assert spec.mean == (31.5, 131.5, 231.5)
 
     @pytest.mark.parametrize("name", ["gone.npy", "gone.binaryproto"])
-    def test_missing(self, name):
+    def test_that_is_missing_is_refused(self, name):
         with pytest.raises(errors.MissingCheckpoint, match=f"--mean={name}: no such"):
             apply(mean=name)
-
-
-@pytest.mark.parametrize("text", ["1,2", "a,b,c", "1,2,nan", "1,2,3,4", "mean"])
-@pytest.mark.parametrize("flag", ["mean", "std"])
-def test_no_numbers(flag, text):
-    with pytest.raises(
-        errors.MismatchedCheckpoint, match=f"--{flag}={text}: .*three numbers"
-    ):
-        apply(**{flag: text})
-
-
-def test_values_that_do_not_go_together():
-    with pytest.raises(ValueError, match="size_px=300, short_side_px=256"):
-        apply(image_size=300, short_side=256)

@@ -34,32 +34,34 @@ def labels_file(tmp_path, names):
     return str(path)
 
 
-def test_final_layer_is_the_files_own(tiny, file):
-    found = pretrained_classifier.load(str(file))
-    assert found.model.output.shape == (None, 5)
-    assert found.spec == tiny.input_spec
-    assert found.class_names == tuple(f"class {n}" for n in range(5))
+def test_the_final_layer_is_that_of_the_file(tiny, file):
+    classifier = pretrained_classifier.load(str(file))
+    assert classifier.model.output.shape == (None, 5)
+    assert classifier.spec == tiny.input_spec
+    assert classifier.class_names == tuple(f"class {n}" for n in range(5))
     base = tiny.build(tiny.input_spec, last="fc4")
     for layer in base.layers:
-        layer.set_weights(found.model.get_layer(layer.name).get_weights())
+        layer.set_weights(classifier.model.get_layer(layer.name).get_weights())
     image = np.random.default_rng(1).integers(0, 256, (2, 16, 16, 3))
-    fc5 = found.model.get_layer("fc5")
+    fc5 = classifier.model.get_layer("fc5")
     expected = base(image).numpy() @ fc5.kernel.numpy() + fc5.bias.numpy()
-    np.testing.assert_allclose(found.model(image), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(classifier.model(image), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_class_names(file, tmp_path):
+def test_class_names_are_read_from_a_file(file, tmp_path):
     labels = labels_file(tmp_path, [*SYNSETS, ""])
     assert pretrained_classifier.load(str(file), labels=labels).class_names == SYNSETS
 
 
-def test_another_number_of_names(file, tmp_path):
+def test_a_wrong_number_of_class_names_is_refused(file, tmp_path):
     labels = labels_file(tmp_path, SYNSETS[:4])
-    with pytest.raises(errors.MismatchedCheckpoint, match=r"4 class names.* 5 classes"):
+    with pytest.raises(
+        errors.MismatchedCheckpoint, match=r"expected 5 class names, .*found 4"
+    ):
         pretrained_classifier.load(str(file), labels=labels)
 
 
-def test_nothing_starts_at_random(tiny, tmp_path):
+def test_a_file_without_the_final_layer_is_refused(tiny, tmp_path):
     shapes = tiny.variable_shapes(tiny.input_spec)
     arrays = {
         f"{layer}/{name}": np.zeros(shape, np.float32)
@@ -89,25 +91,25 @@ def test_nothing_starts_at_random(tiny, tmp_path):
         ("pier", 4),
     ],
 )
-def test_names_of_a_class(name, label):
-    assert pretrained_classifier.label_of_each([name], SYNSETS).tolist() == [label]
+def test_a_class_has_several_names(name, label):
+    assert pretrained_classifier.match_class_names([name], SYNSETS).tolist() == [label]
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("crane", "class crane of the data is 2 classes of the network"),
-        ("n9", r"n9 of the data is no class .*tench, Tinca tinca, .*--labels"),
-        ("", "is no class"),
+        ("crane", "class crane of the data matches 2 classes of the network"),
+        ("n9", r"n9 of the data matches no class .*tench, Tinca tinca, .*--labels"),
+        ("", "matches no class"),
     ],
 )
-def test_names_of_no_class(name, message):
+def test_unknown_and_ambiguous_names_are_refused(name, message):
     with pytest.raises(errors.MismatchedCheckpoint, match=message):
-        pretrained_classifier.label_of_each(["tench", name], SYNSETS)
+        pretrained_classifier.match_class_names(["tench", name], SYNSETS)
 
 
-def test_order_of_the_data_does_not_matter():
+def test_labels_follow_the_order_of_the_data():
     names = ("dog", "cat", "ape")
-    assert pretrained_classifier.label_of_each(
+    assert pretrained_classifier.match_class_names(
         ("ape", "cat", "dog"), names
     ).tolist() == [2, 1, 0]

@@ -12,8 +12,7 @@ FORMATS = ("w.safetensors", "w.h5", "w.npy")
 
 @pytest.fixture
 def arrays(tiny):
-    """{"layer/variable": array} of the tiny network's convolutions and first dense."""
-
+    """{"layer/variable": array} of the tiny network without its final layer."""
     random = np.random.default_rng(0)
     return {
         f"{layer}/{name}": random.normal(size=shape).astype(np.float32)
@@ -24,35 +23,36 @@ def arrays(tiny):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_what_is_written_is_restored(tiny, arrays, tmp_path, name):
-    """In the same network, whatever habits there are; and its preprocessing with it."""
+def test_written_weights_are_restored_with_their_preprocessing(
+    tiny, arrays, tmp_path, name
+):
     spec = preprocessing_overrides.Overrides(image_size=16, scale=3.0).apply(
         tiny.input_spec
     )
     weight_file.write(tmp_path / name, arrays, weight_file.describe("tiny", spec))
     checkpoint = reading.read(tmp_path / name)
-    found = restore.restore_checkpoint(checkpoint, name)
-    assert found.network is tiny
-    assert found.spec == spec
-    assert found.arrays().keys() == arrays.keys()
+    restored = restore.restore_checkpoint(checkpoint, name)
+    assert restored.network is tiny
+    assert restored.spec == spec
+    assert restored.arrays().keys() == arrays.keys()
     for key, array in arrays.items():
-        np.testing.assert_array_equal(found.arrays()[key], array)
-    assert found.deepest_feature() == "fc4"
+        np.testing.assert_array_equal(restored.arrays()[key], array)
+    assert restored.deepest_feature() == "fc4"
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_variables_of_every_kind(tmp_path, name):
+def test_every_kind_of_variable_is_written(tmp_path, name):
     arrays = {
         f"bn/{variable}": np.full(3, number, np.float32)
         for number, variable in enumerate(weight_file.CAFFE_TENSORFLOW)
     }
     weight_file.write(tmp_path / name, arrays, {})
-    found = reading.read(tmp_path / name).tensors
-    assert sorted(float(array[0]) for array in found.values()) == list(range(6))
+    tensors = reading.read(tmp_path / name).tensors
+    assert sorted(float(array[0]) for array in tensors.values()) == list(range(6))
 
 
 @pytest.mark.parametrize("name", weight_file.WRITERS)
-def test_others_can_read_it_as_any_file(tmp_path, name):
+def test_a_file_has_the_permissions_of_any_new_file(tmp_path, name):
     plain = tmp_path / "plain"
     plain.touch()
     path = tmp_path / f"w{name}"
@@ -60,16 +60,15 @@ def test_others_can_read_it_as_any_file(tmp_path, name):
     assert path.stat().st_mode == plain.stat().st_mode
 
 
-def test_npy_as_caffe_tensorflow_reads_it(arrays, tmp_path):
+def test_an_npy_file_has_the_layout_of_caffe_tensorflow(arrays, tmp_path):
     weight_file.write(tmp_path / "w.npy", arrays, {"network": "tiny"})
-    found = np.load(tmp_path / "w.npy", allow_pickle=True).item()
-    np.testing.assert_array_equal(found["conv1"]["weights"], arrays["conv1/kernel"])
-    np.testing.assert_array_equal(found["fc4"]["biases"], arrays["fc4/bias"])
-    assert found.keys() == {name.split("/")[0] for name in arrays}
+    layers = np.load(tmp_path / "w.npy", allow_pickle=True).item()
+    np.testing.assert_array_equal(layers["conv1"]["weights"], arrays["conv1/kernel"])
+    np.testing.assert_array_equal(layers["fc4"]["biases"], arrays["fc4/bias"])
+    assert layers.keys() == {name.split("/")[0] for name in arrays}
 
 
-def test_h5_as_keras_reads_it_by_name(tiny, arrays, tmp_path):
-
+def test_keras_loads_an_h5_file_by_layer_name(tiny, arrays, tmp_path):
     weight_file.write(tmp_path / "w.h5", arrays, {})
     model = tiny.build(tiny.input_spec, last="fc4")
     model.load_weights(tmp_path / "w.h5", by_name=True)
@@ -79,7 +78,7 @@ def test_h5_as_keras_reads_it_by_name(tiny, arrays, tmp_path):
         assert json.loads(file.attrs["graft"]) == {}
 
 
-def test_another_ending(arrays, tmp_path):
-    with pytest.raises(errors.UnknownFormat, match=r"w\.pth: expected .*safetensors"):
+def test_an_ending_without_a_format_is_refused(arrays, tmp_path):
+    with pytest.raises(errors.UnknownFormat, match=r"w\.pth: .*Expected .*safetensors"):
         weight_file.write(tmp_path / "w.pth", arrays, {})
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+
+from model.checkpoints import reading
+from model.weights import model_variables, restore
+from tests.model.weights import tiny_file
+
+
+@pytest.fixture
+def tensors(tiny):
+    return tiny_file.tensors(tiny)
+
+
+def values(tensors):
+    checkpoint = reading.Checkpoint(tensors=tensors, format="test")
+    return restore.restore_checkpoint(checkpoint, "").values
+
+
+def build(tiny, last):
+    return tiny.build(tiny_file.SPEC, last=last)
+
+
+class TestAssign:
+    def test_puts_every_value_into_its_variable(self, tiny, tensors):
+        model = build(tiny, "fc5")
+        model_variables.assign(model, values(tensors))
+        for layer in tiny_file.LAYERS:
+            for variable, suffix in tiny_file.SUFFIXES.items():
+                array = getattr(model.get_layer(layer), variable).numpy()
+                assert (array == tensors[f"tiny/{layer}/{suffix}"]).all()
+
+    def test_ignores_layers_above_the_model(self, tiny, tensors):
+        model = build(tiny, "pool2")
+        model_variables.assign(model, values(tensors))
+        kernel = model.get_layer("conv2").kernel.numpy()
+        assert (kernel == tensors["tiny/conv2/weights"]).all()
+
+    def test_leaves_the_missing_half_of_a_layer_new(self, tiny, tensors):
+        tensors["tiny/fc4/weights"] = np.zeros((8, 9), np.float32)
+        model = build(tiny, "fc4")
+        before = model.get_layer("fc4").kernel.numpy()
+        model_variables.assign(model, values(tensors))
+        layer = model.get_layer("fc4")
+        assert (layer.kernel.numpy() == before).all()
+        assert (layer.bias.numpy() == tensors["tiny/fc4/biases"]).all()
+
+
+class TestDigests:
+    def test_change_with_any_bit_and_with_nothing_else(self, tiny):
+        model = build(tiny, "fc4")
+        before = model_variables.digests(model.variables)
+        model(np.zeros((2, 16, 16, 3)), training=True)  # turns dropout's random state
+        assert model_variables.digests(model.variables) == before
+        bias = model.get_layer("fc3").bias
+        bias.assign(np.nextafter(bias.numpy(), np.float32(1)))
+        after = model_variables.digests(model.variables)
+        assert {name for name in before if before[name] != after[name]} == {"fc3/bias"}
+        bias.assign(np.zeros(8))
+        assert model_variables.digests(model.variables) == before
+
+    def test_are_equal_for_two_models_with_equal_weights(self, tiny):
+        first, second = build(tiny, "fc4"), build(tiny, "fc4")
+        second.set_weights(first.get_weights())
+        digests = model_variables.digests(first.variables)
+        assert digests == model_variables.digests(second.variables)
+        assert sorted(digests) == sorted(
+            f"{layer}/{variable}"
+            for layer in tiny_file.LAYERS[:4]
+            for variable in tiny_file.SUFFIXES
+        )
+
+    def test_tell_minus_zero_from_zero(self, tiny):
+        bias = build(tiny, "conv1").get_layer("conv1").bias
+        before = model_variables.digests([bias])
+        bias.assign([0.0, 0.0, 0.0, -0.0])
+        assert model_variables.digests([bias]) != before
