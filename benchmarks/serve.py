@@ -1,13 +1,9 @@
 """How many photos a server answers, and how long each takes.
 
     python benchmarks/serve.py FOLDER [--run_dir=runs/latest] [--seconds=10]
-    python benchmarks/serve.py FOLDER --batching [--run_dir=runs/latest] [--rounds=3]
 
 The server is a process of its own; this one asks, with 1, 4 and 16 connections that
 each post the next photo when the last one is answered. On the same cores as the server.
-
---batching compares, without HTTP, 16 threads whose photos the network takes together
-with the same whose photos it takes one by one.
 """
 
 import argparse
@@ -16,7 +12,6 @@ import itertools
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,55 +81,17 @@ def over_http(options: Any, photos: list[bytes]) -> None:
     measure.table(f"Requests of {len(photos)} photos, {options.run_dir}", rows)
 
 
-def batching(options: Any, photos: list[bytes]) -> None:
-    """Prints the table of the network's batches."""
-    sys.path.insert(0, str(measure.ROOT))
-    import pipeline.system.tensorflow_import  # noqa: F401
-
-    # isort: split
-    from model.predict import classifier
-    from model.serve import prediction_service
-
-    chosen = classifier.load_run(options.run_dir)
-
-    def candidate(together: int) -> Callable[[], float]:
-        answering = prediction_service.Service(
-            chosen, max_pixels=10**8, decode_timeout_s=60, max_batch=together
-        )
-        answering.warm_up()
-
-        def run() -> float:
-            start = time.perf_counter()
-            with concurrent.futures.ThreadPoolExecutor(16) as threads:
-                for _ in threads.map(
-                    lambda data: answering.classify(data, explained=False), photos
-                ):
-                    pass
-            return len(photos) / (time.perf_counter() - start)
-
-        return run
-
-    alone = "one by one"
-    rates = measure.rounds(
-        {alone: candidate(1), "together, at most 4": candidate(4)}, options.rounds
-    )
-    title = f"{len(photos)} photos of 16 threads, {chosen.name}"
-    measure.table(title, measure.rate_rows(rates, alone))
-
-
 def main() -> None:
     """Prints a table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--run_dir", default="runs/latest")
     parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--batching", action="store_true")
-    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     options.run_dir = str(Path(options.run_dir).absolute())
     paths = measure.photo_paths(options.folder)
     photos = [path.read_bytes() for path in paths[:: max(1, len(paths) // 200)]]
-    (batching if options.batching else over_http)(options, photos)
+    over_http(options, photos)
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def load_weights(
         ckpt: name or path of the weights.
         arch: name of the network; "" to detect it.
         overrides: changes of the preprocessing.
-        labels: file of class names, one a line; "" if there is none.
+        labels: file of class names, one a line; "" for "class 0" and so on.
 
     Raises:
         errors.CheckpointError: the weights cannot be used.
@@ -136,22 +136,6 @@ class Explanation:
     similar: Sequence[similar_photos.SimilarPhoto] = ()
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ClassifiedBatch:
-    """Photos that an Explainer has classified, and what their explanations need.
-
-    Attributes:
-        images: uint8 [batch, size_px, size_px, 3], RGB.
-        heat: Grad-CAM heat maps of the most probable classes; None if no layer of the
-            network has places.
-        embeddings: input of the head, float [batch, ...]; None without training photos.
-    """
-
-    images: np.ndarray
-    heat: np.ndarray | None
-    embeddings: np.ndarray | None
-
-
 class Explainer:
     """Classify photos and explain the predictions.
 
@@ -174,12 +158,12 @@ class Explainer:
         self.notes: list[str] = []
         model, run = classifier.model, classifier.run
         if run is None:
-            self.notes.append("no similar training photos: only runs have them")
+            self.notes.append("No similar training photos: only runs have them.")
         else:
             try:
                 self.index = similar_photos.build_index(run, model, data)
             except (DataError, OSError) as error:
-                self.notes.append(f"no similar training photos: {error}")
+                self.notes.append(f"No similar training photos: {error}")
         embedder: Any = None  # image -> (input of the head, logits)
         if self.index is not None and run is not None:
             embedder = similar_photos.build_embedder(run, model)
@@ -191,58 +175,45 @@ class Explainer:
         except grad_cam.NoSpatialLayer as error:
             self.notes.insert(0, str(error))
             if embedder is None:
-                raise DataError("; ".join(self.notes)) from error
+                raise DataError(" ".join(self.notes)) from error
             self._has_heat = False
             self._step = traced_function.for_any_batch(
                 lambda images: embedder(images, training=False)[::-1]
             )
 
-    def classify(self, images: np.ndarray) -> tuple[np.ndarray, ClassifiedBatch]:
-        """Classify photos.
+    def explain(
+        self, images: np.ndarray, num_similar: int
+    ) -> tuple[np.ndarray, list[Explanation]]:
+        """Classify photos and explain the most probable class of each.
 
         Args:
             images: uint8 [batch, size_px, size_px, 3], RGB, 0..255.
+            num_similar: number of training photos for each.
 
         Returns:
-            The logits, float32 [batch, num_classes], and what `explain` needs.
+            The logits, float32 [batch, num_classes], and an explanation of each photo.
         """
         outputs = [np.asarray(array) for array in self._step(np.float32(images))]
-        heat = outputs.pop(0) if self._has_heat else None
+        overlays: list[np.ndarray | None] = [None] * len(images)
+        if self._has_heat:
+            heat = outputs.pop(0)
+            overlays = list(map(grad_cam.overlay, images, heat))
         logits, *embeddings = outputs
-        batch = ClassifiedBatch(
-            images=images, heat=heat, embeddings=embeddings[0] if embeddings else None
-        )
-        return np.asarray(logits, np.float32), batch
-
-    def explain(
-        self, batch: ClassifiedBatch, indices: Sequence[int], k: int
-    ) -> list[Explanation]:
-        """Explain the most probable class of photos.
-
-        Args:
-            batch: photos that `classify` has classified.
-            indices: indices of the photos to explain.
-            k: number of training photos for each.
-        """
-        overlays: list[np.ndarray | None] = [None] * len(indices)
-        if batch.heat is not None:
-            overlays = [
-                grad_cam.overlay(batch.images[n], batch.heat[n]) for n in indices
-            ]
-        similar: Sequence[Sequence[similar_photos.SimilarPhoto]] = [()] * len(indices)
-        if self.index is not None and batch.embeddings is not None:
-            similar = self.index.most_similar(batch.embeddings[list(indices)], k)
-        return [
+        similar: Sequence[Sequence[similar_photos.SimilarPhoto]] = [()] * len(images)
+        if self.index is not None and embeddings:
+            similar = self.index.most_similar(embeddings[0], num_similar)
+        explanations = [
             Explanation(overlay=overlay, similar=photos)
             for overlay, photos in zip(overlays, similar, strict=True)
         ]
+        return np.asarray(logits, np.float32), explanations
 
     def training_photo(self, row: manifest.Row) -> bytes:
         """Read a training photo: a whole JPEG or PNG, upright.
 
         Raises:
-            DataError: its record is damaged, or not the one of the manifest.
-            OSError: its record is missing.
+            DataError: the record is damaged, or not the one of the manifest.
+            OSError: the record is missing.
         """
         if self.index is None:
             raise DataError("There are no training photos.")

@@ -92,14 +92,7 @@ def as_json(prediction: Prediction, *, explained: bool) -> dict[str, Any]:
     }
     if explained:
         fields["picture"] = unicode_name(prediction.picture) or None
-        fields["nearest"] = [
-            {
-                "photo": unicode_name(similar.row.path),
-                "class": unicode_name(similar.row.class_name),
-                "similarity": similar.similarity,
-            }
-            for similar in prediction.similar
-        ]
+        fields["nearest"] = list(map(similar_json, prediction.similar))
     return fields
 
 
@@ -109,6 +102,15 @@ def classes_json(classes: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
         {"class": unicode_name(name), "probability": probability}
         for name, probability in classes
     ]
+
+
+def similar_json(similar: similar_photos.SimilarPhoto) -> dict[str, Any]:
+    """Return a training photo as a JSON object."""
+    return {
+        "photo": unicode_name(similar.row.path),
+        "class": unicode_name(similar.row.class_name),
+        "similarity": similar.similarity,
+    }
 
 
 def writer(

@@ -156,10 +156,7 @@ class _Predictor:
         if self._explainer is None:
             logits = self._step(images.astype(np.float32))
         else:
-            logits, batch = self._explainer.classify(images)
-            explanations = self._explainer.explain(
-                batch, range(len(logits)), NUM_SIMILAR
-            )
+            logits, explanations = self._explainer.explain(images, NUM_SIMILAR)
         for number, row in enumerate(self._classifier.probabilities(logits)):
             classes = self._classifier.most_probable(row, self._config.top)
             prediction = output_formats.Prediction(

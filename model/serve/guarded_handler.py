@@ -7,9 +7,6 @@ from urllib.parse import urlsplit
 
 from tornado import web
 
-from model.serve.upload_limits import Refusal
-
-LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 _POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -33,6 +30,18 @@ _HEADERS = {
 }
 
 
+class Refusal(web.HTTPError):
+    """A request that gets a status and one line of JSON instead of an answer.
+
+    Attributes:
+        message: sentence for the client.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(status)
+        self.message = message
+
+
 class Handler(web.RequestHandler):
     """Add headers to every response, and refuse requests of other sites' pages."""
 
@@ -54,19 +63,22 @@ class Handler(web.RequestHandler):
         page one of this server, so host names are checked where they are known. A page
         of another site can also post here, so the Origin header must be this server.
         """
-        allowed: frozenset[str] = self.settings["allowed_hosts"]
-        host = self.request.headers.get("Host", "")
-        if allowed and _name(host) not in allowed:
+        allowed: frozenset[str] = self.settings["config"].hosts
+        host = self.request.headers.get("Host", "").lower()
+        origin = self.request.headers.get("Origin", f"http://{host}")
+        try:
+            host_name = urlsplit(f"//{host}").hostname
+            source = urlsplit(origin)
+            source_name = source.hostname
+        except ValueError:
+            return Refusal(403, "The Host or Origin header is not an address.")
+        if allowed and host_name not in allowed:
             return Refusal(
                 421, "This server does not have that host name. See --allowed_hosts."
             )
-        origin = self.request.headers.get("Origin")
-        if origin is None:
-            return None
-        source = _netloc(origin)
-        if source == host.lower() or (allowed and _name(source) in allowed):
-            return None
-        return Refusal(403, "Pages of other sites may not use this server.")
+        if source.netloc.lower() != host and not (allowed and source_name in allowed):
+            return Refusal(403, "Pages of other sites may not use this server.")
+        return None
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Send an error as one line of JSON."""
@@ -84,19 +96,3 @@ class Handler(web.RequestHandler):
     def head(self, *names: str) -> Awaitable[None] | None:
         """Answer like `get`; Tornado leaves out the body."""
         return self.get(*names)
-
-
-def _netloc(origin: str) -> str:
-    """Return host and port of an origin in lower case; "" if it is not a URL."""
-    try:
-        return urlsplit(origin).netloc.lower()
-    except ValueError:
-        return ""
-
-
-def _name(host: str) -> str:
-    """Return a host without its port, in lower case."""
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""

@@ -1,19 +1,16 @@
 """Classify single photos for many threads at the same time.
 
-Photos are decoded by processes that may crash or hang. The network has a thread of its
-own, which can classify several waiting photos as one batch; it never waits for more.
+Photos are decoded by processes that may crash or hang. The network classifies one photo
+after the other. Batches of waiting photos had 0.76 to 0.81 of that rate on 2 cores,
+because all threads wait for a batch, and then no decoder is ahead.
 """
 
-import concurrent.futures
 import dataclasses
 import functools
-import queue
 import threading
-from collections.abc import Sequence
 
 import numpy as np
 
-from model.predict import similar_photos
 from model.predict.classifier import Classifier, Explainer, Explanation
 from pipeline.batches import single_photo
 from pipeline.images import isolated_decoder, opencv
@@ -23,37 +20,23 @@ from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
 NUM_SIMILAR = 6
-# On 2 busy cores, 16 threads got 0.76 to 0.81 of the rate when photos were classified
-# as batches: all threads wait for the batch, and then no decoder is ahead.
-# benchmarks/serve.py --batching measures it.
-_MAX_BATCH = 1
 _THUMBNAIL_PX = 160
 _CACHED_THUMBNAILS = 1024  # about 5 KB each
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassifiedPhoto:
-    """A photo with its probabilities, and their explanation on request.
+    """A photo with its probabilities.
 
     Attributes:
         probabilities: float64 [num_classes], calibrated.
         view: uint8 [size_px, size_px, 3], RGB, the photo as the network sees it.
-        overlay: the view with the places where the network looked; None if it was not
-            requested or no layer of the network has places.
-        similar: most similar training photos, best first; () if not requested.
+        explanation: explanation of the most probable class; empty if not requested.
     """
 
     probabilities: np.ndarray
     view: np.ndarray
-    overlay: np.ndarray | None = None
-    similar: Sequence[similar_photos.SimilarPhoto] = ()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Job:
-    view: np.ndarray
-    explained: bool
-    done: "concurrent.futures.Future[ClassifiedPhoto]"
+    explanation: Explanation
 
 
 class Service:
@@ -71,22 +54,20 @@ class Service:
         max_pixels: int,
         decode_timeout_s: float,
         data: str = "",
-        max_batch: int = _MAX_BATCH,
     ) -> None:
-        """Start the thread of the network, but no process yet.
+        """Prepare, but start no process yet.
 
         Args:
             classifier: classifier that predicts.
             max_pixels: largest photo that is decoded, in pixels.
             decode_timeout_s: time limit to decode a photo, in seconds.
             data: folder of the run's records, if they were moved; "" otherwise.
-            max_batch: largest number of photos that are classified as one batch.
         """
         self.classifier = classifier
         self.explainer: Explainer | None = None
         try:
             self.explainer = Explainer(classifier, data)
-            notes: Sequence[str] = self.explainer.notes
+            notes = self.explainer.notes
         except DataError as error:
             notes = [str(error)]
         for line in notes:
@@ -102,10 +83,7 @@ class Service:
             max_pixels=max_pixels,
         )
         self._step = classifier.predict_step()
-        self._max_batch = max_batch
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
+        self._lock = threading.Lock()  # of the network
         self.thumbnail = functools.lru_cache(_CACHED_THUMBNAILS)(self._thumbnail)
 
     def warm_up(self) -> None:
@@ -136,14 +114,20 @@ class Service:
             ImageError: the photo cannot be decoded.
         """
         view = self._network_input(self._decoders.decode(data))
-        done: concurrent.futures.Future[ClassifiedPhoto] = concurrent.futures.Future()
-        self._jobs.put(_Job(view=view, explained=explained, done=done))
-        return done.result()
+        explanation = Explanation(overlay=None)
+        with self._lock:
+            if explained and self.explainer is not None:
+                logits, (explanation,) = self.explainer.explain(view[None], NUM_SIMILAR)
+            else:
+                logits = np.asarray(self._step(np.float32(view[None])))
+        return ClassifiedPhoto(
+            probabilities=self.classifier.probabilities(logits)[0],
+            view=view,
+            explanation=explanation,
+        )
 
     def close(self) -> None:
-        """End the thread and the processes."""
-        self._jobs.put(None)
-        self._thread.join()
+        """End the processes."""
         self._decoders.close()
 
     def _thumbnail(self, sha256: str) -> bytes:
@@ -155,52 +139,11 @@ class Service:
 
         Raises:
             KeyError: there is no such photo.
-            DataError: its record is damaged.
-            OSError: its record is missing.
+            DataError: the record is damaged.
+            OSError: the record is missing.
             ImageError: it cannot be decoded.
         """
         row, explainer = self._rows[sha256], self.explainer
         if explainer is None:
             raise KeyError(sha256)
         return opencv.thumbnail_jpeg(explainer.training_photo(row), _THUMBNAIL_PX)
-
-    def _work(self) -> None:
-        is_closed = False
-        while not is_closed:
-            waiting = [self._jobs.get()]
-            while len(waiting) < self._max_batch and not self._jobs.empty():
-                waiting.append(self._jobs.get())
-            jobs = [job for job in waiting if job is not None]
-            is_closed = len(jobs) < len(waiting)
-            try:
-                for job, result in zip(jobs, self._classify(jobs), strict=True):
-                    job.done.set_result(result)
-            except Exception as error:  # raised where the photo came from
-                for job in jobs:
-                    if not job.done.done():
-                        job.done.set_exception(error)
-
-    def _classify(self, jobs: Sequence[_Job]) -> list[ClassifiedPhoto]:
-        if not jobs:
-            return []
-        images = np.stack([job.view for job in jobs])
-        indices = [number for number, job in enumerate(jobs) if job.explained]
-        explanations: dict[int, Explanation] = {}
-        if self.explainer is None or not indices:
-            logits = np.asarray(self._step(images.astype(np.float32)))
-        else:
-            logits, batch = self.explainer.classify(images)
-            explained = self.explainer.explain(batch, indices, NUM_SIMILAR)
-            explanations = dict(zip(indices, explained, strict=True))
-        nothing = Explanation(overlay=None)
-        return [
-            ClassifiedPhoto(
-                probabilities=probabilities,
-                view=job.view,
-                overlay=explanations.get(number, nothing).overlay,
-                similar=explanations.get(number, nothing).similar,
-            )
-            for number, (job, probabilities) in enumerate(
-                zip(jobs, self.classifier.probabilities(logits), strict=True)
-            )
-        ]

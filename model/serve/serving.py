@@ -55,11 +55,19 @@ class Config:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether no other machine can reach it."""
+        """Whether no other machine can reach the server."""
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return self.host == "localhost"
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """Host names, in lower case, by which browsers may call; empty for any."""
+        names = {name.strip().lower() for name in self.allowed_hosts.split(",")}
+        if self.is_loopback:
+            names |= {"localhost", "127.0.0.1", "::1", self.host.lower()}
+        return frozenset(names - {""})
 
 
 def listen(config: Config) -> socket.socket:
@@ -105,21 +113,12 @@ def serve(config: Config) -> None:
         command_line.Stopped: a signal came, and the photos under way are answered.
     """
     try:
-        from model.serve import guarded_handler, upload_limits, web_app, web_server
+        from model.serve import web_app, web_server
     except ImportError as error:
         raise DataError(
             f"model.serve: the Python package {error.name} is not installed. Install "
             "it with: python -m pip install '.[serve]'"
         ) from error
-    names = {name.strip().lower() for name in config.allowed_hosts.split(",")}
-    allowed_hosts = frozenset(names - {""})
-    if config.is_loopback:
-        allowed_hosts |= guarded_handler.LOOPBACK_HOSTS | {config.host.lower()}
-    limits = upload_limits.Limits(
-        max_upload_bytes=config.max_upload_mb << 20,
-        max_photos=config.max_requests,
-        timeout_s=config.upload_timeout_s,
-    )
     with listen(config) as listening:
         run_classifier = classifier.load_run(config.run_dir)
         command_line.log(run_classifier.describe())
@@ -131,24 +130,22 @@ def serve(config: Config) -> None:
         )
         try:
             service.warm_up()
-            address = url(config, listening)
-
-            def announce() -> None:
-                command_line.log(f"ready: {address}  (Ctrl-C stops it)")
-                if not config.is_loopback:
-                    command_line.log(
-                        f"note: every machine that can reach {config.host} can use "
-                        "this server; there is no password"
-                    )
-
-            application = web_app.Application(
-                service,
-                limits,
-                allowed_hosts=allowed_hosts,
-                top=config.top,
-                unknown_below=config.unknown_below,
+            signal = web_server.serve(
+                web_app.application(service, config),
+                listening,
+                timeout_s=config.upload_timeout_s,
+                max_photos=config.max_requests,
+                on_ready=lambda: _announce(config, listening),
             )
-            signal = web_server.serve(application, listening, limits, announce)
         finally:
             service.close()
     raise command_line.Stopped(signal, in_order=True)
+
+
+def _announce(config: Config, listening: socket.socket) -> None:
+    command_line.log(f"ready: {url(config, listening)}  (Ctrl-C stops it)")
+    if not config.is_loopback:
+        command_line.log(
+            f"note: every machine that can reach {config.host} can use this server; "
+            "there is no password"
+        )

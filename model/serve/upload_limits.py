@@ -1,95 +1,98 @@
-"""Limit what a client may upload: bytes, seconds, and photos at the same time."""
+"""Limit uploads: bytes, seconds, and photos at the same time."""
 
-import dataclasses
+import asyncio
 from typing import Any
 
-from tornado import httputil, web
+from tornado import httputil
 
-_CONNECTIONS_PER_PHOTO = 8
+from model.serve import guarded_handler
+from model.serve.guarded_handler import Refusal
+from model.serve.serving import Config
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Limits:
-    """Limits that protect the server from its clients.
+class UploadHandler(guarded_handler.Handler):
+    """Receive an upload, raw bytes of a photo or a form, within the limits.
 
-    Attributes:
-        max_upload_bytes: largest body of a request, in bytes.
-        max_photos: photos that may be uploaded or classified at the same time.
-        timeout_s: seconds that a client may take to send the head of a request, its
-            body, or to receive any part of a waiting response.
+    A client that is refused still gets to send its upload, which is dropped: otherwise
+    the connection would be reset before the client reads the response.
     """
 
-    max_upload_bytes: int
-    max_photos: int
-    timeout_s: float
-
-    @property
-    def max_connections(self) -> int:
-        """Return the number of connections that may be open at the same time."""
-        return max(64, _CONNECTIONS_PER_PHOTO * self.max_photos)
-
-
-class Refusal(web.HTTPError):
-    """A request that gets a status and one line of JSON instead of an answer.
-
-    Attributes:
-        message: sentence for the client.
-    """
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(status)
-        self.message = message
-
-
-class Upload:
-    """The body of a request while it arrives, raw bytes of a photo or a form."""
-
-    def __init__(self, max_bytes: int) -> None:
-        """Prepare for a body.
-
-        Args:
-            max_bytes: largest body that is kept; the rest is counted and dropped.
-        """
-        self._max_bytes = max_bytes
+    def prepare(self) -> None:
+        """Count the photo, or prepare to refuse it; start the clock."""
+        config: Config = self.settings["config"]
+        photos: set[UploadHandler] = self.settings["photos"]
+        self._max_bytes = config.max_upload_mb << 20
         self._body = bytearray()
         self._num_bytes = 0
+        self._is_complete = False
+        self._refusal = self.refusal()
+        if not self._refusal and len(photos) >= config.max_requests:
+            self._refusal = Refusal(503, "Too many photos at once. Try again.")
+        if not self._refusal:
+            photos.add(self)
+        connection: Any = self.request.connection
+        connection.set_max_body_size(1 << 62)  # the size is limited below
+        connection.set_body_timeout(2 * config.upload_timeout_s)  # after the timer
+        self._timer = asyncio.get_running_loop().call_later(
+            config.upload_timeout_s, self._end, 408, "The upload took too long."
+        )
 
-    def add(self, chunk: bytes) -> None:
-        """Add the next part of the body."""
+    def data_received(self, chunk: bytes) -> None:
+        """Keep the next part of the body, within the limit.
+
+        A slightly larger body is received to its end, a much larger one is not.
+        """
         self._num_bytes += len(chunk)
-        if self._num_bytes <= self._max_bytes:
+        if self._num_bytes > 2 * self._max_bytes:
+            self._end(413, self._too_large)
+        elif self._num_bytes <= self._max_bytes and not self._refusal:
             self._body += chunk
 
-    @property
-    def is_hopeless(self) -> bool:
-        """Return whether the body is so large that its end is not worth waiting for.
-
-        A client reads the response only after it has sent its whole body, so a slightly
-        larger body is received to its end.
-        """
-        return self._num_bytes > 2 * self._max_bytes
-
-    def photo(self, content_type: str) -> bytes:
-        """Return the photo, from a form if the content type says so.
+    def uploaded_photo(self) -> bytes:
+        """Return the photo of a complete upload, from a form if it is one.
 
         Raises:
-            Refusal: the body is too large, or a form without a file.
+            Refusal: the upload is too large, or a form without a file; or the server
+                is too busy, or the request comes from a page of another site.
         """
+        self._is_complete = True
+        self._timer.cancel()
+        if self._refusal:
+            raise self._refusal
         if self._num_bytes > self._max_bytes:
-            raise self.too_large()
+            raise Refusal(413, self._too_large)
+        content_type = self.request.headers.get("Content-Type", "")
         if not content_type.startswith("multipart/form-data"):
             return bytes(self._body)
         files: dict[str, list[Any]] = {}
         try:
             httputil.parse_body_arguments(content_type, bytes(self._body), {}, files)
         except (httputil.HTTPInputError, UnicodeError) as error:
-            message = f"The form data cannot be parsed: {error}."
-            raise Refusal(400, message) from error
+            raise Refusal(400, f"The form cannot be parsed: {error}.") from error
         for parts in files.values():
             return bytes(parts[0].body)
         raise Refusal(400, "The form has no file.")
 
-    def too_large(self) -> Refusal:
-        """Return the refusal of a body that is too large."""
+    def release(self) -> None:
+        """Stop counting the photo, which is answered or lost."""
+        self._timer.cancel()
+        self.settings["photos"].discard(self)
+
+    def on_finish(self) -> None:
+        """Stop counting a photo whose upload was refused before its end."""
+        if not self._is_complete:
+            self.release()
+
+    def on_connection_close(self) -> None:
+        """Stop counting a photo whose client has hung up before its end."""
+        super().on_connection_close()
+        self.on_finish()
+
+    @property
+    def _too_large(self) -> str:
         limit = f"{self._max_bytes >> 20} MB (--max_upload_mb)"
-        return Refusal(413, f"The upload is larger than {limit}.")
+        return f"The upload is larger than {limit}."
+
+    def _end(self, status: int, message: str) -> None:
+        """Refuse before the end of the upload; Tornado then closes the connection."""
+        self.send_error(status, exc_info=(Refusal, Refusal(status, message), None))

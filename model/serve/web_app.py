@@ -14,8 +14,9 @@ import numpy as np
 from tornado import iostream, web
 
 from model.predict import output_formats
-from model.serve import guarded_handler, prediction_service
-from model.serve.upload_limits import Limits, Refusal, Upload
+from model.serve import guarded_handler, prediction_service, upload_limits
+from model.serve.guarded_handler import Refusal
+from model.serve.serving import Config
 from pipeline.images import opencv
 from pipeline.images.errors import ImageError
 from pipeline.records.reasons import Code
@@ -40,83 +41,50 @@ _STATUS_OF_KIND = {
 }
 
 
-class Application(web.Application):
-    """The web application.
+def application(service: prediction_service.Service, config: Config) -> web.Application:
+    """Return the web application.
 
-    Attributes:
+    Args:
         service: service that classifies photos.
-        limits: limits for clients.
-        top: number of classes in a response, unless the request says otherwise.
-        unknown_below: probability below which the answer is "unknown", 0..1.
-        num_photos: photos that are being uploaded or classified.
-        class_names: class names in Unicode, in label order.
-        page: the HTML page.
-        threads: threads that wait for the service.
+        config: settings of the server.
     """
-
-    def __init__(
-        self,
-        service: prediction_service.Service,
-        limits: Limits,
-        *,
-        allowed_hosts: frozenset[str],
-        top: int,
-        unknown_below: float,
-    ) -> None:
-        """Prepare the page.
-
-        Args:
-            service: service that classifies photos.
-            limits: limits for clients.
-            allowed_hosts: host names, in lower case, by which browsers may call this
-                server; empty for any.
-            top: number of classes in a response, unless the request says otherwise.
-            unknown_below: probability below which the answer is "unknown", 0..1.
-        """
-        self.service = service
-        self.limits = limits
-        self.top = top
-        self.unknown_below = unknown_below
-        self.num_photos = 0
-        names = service.classifier.class_names
-        self.class_names = [output_formats.unicode_name(name) for name in names]
-        self.threads = concurrent.futures.ThreadPoolExecutor(limits.max_photos)
-        self.page = html_pages.load_template(_PAGE / "serve.html").render(
+    names = [output_formats.unicode_name(n) for n in service.classifier.class_names]
+    return web.Application(
+        [
+            ("/", _Page),
+            ("/health", _Health),
+            ("/predict", _Predict),
+            ("/thumbnails/([^/]+)", _Thumbnail),
+            ("/page/([^/]+)", _Asset),
+        ],
+        default_handler_class=_Missing,
+        log_function=lambda _: None,
+        service=service,
+        config=config,
+        class_names=names,
+        photos=set(),  # the handlers of photos that are being uploaded or classified
+        threads=concurrent.futures.ThreadPoolExecutor(config.max_requests),
+        page=html_pages.load_template(_PAGE / "serve.html").render(
             run=service.classifier.name,
-            class_names=self.class_names,
-            max_upload_mb=limits.max_upload_bytes >> 20,
-            max_upload_bytes=limits.max_upload_bytes,
-        )
-        super().__init__(
-            [
-                ("/", _Page),
-                ("/health", _Health),
-                ("/predict", _Predict),
-                ("/thumbnails/([^/]+)", _Thumbnail),
-                ("/page/([^/]+)", _Asset),
-            ],
-            default_handler_class=_Missing,
-            log_function=lambda _: None,
-            allowed_hosts=allowed_hosts,
-        )
+            class_names=names,
+            max_upload_mb=config.max_upload_mb,
+            max_upload_bytes=config.max_upload_mb << 20,
+        ),
+    )
 
 
-class _Handler(guarded_handler.Handler):
-    application: Application
-
-
-class _Missing(_Handler):
+class _Missing(guarded_handler.Handler):
     def prepare(self) -> None:
         super().prepare()
         raise Refusal(404, "There is no such page.")
 
 
-class _Page(_Handler):
+class _Page(guarded_handler.Handler):
     def get(self) -> None:
-        self.finish(self.application.page)
+        self.finish(self.settings["page"])
 
 
-class _Asset(_Handler):
+class _Asset(guarded_handler.Handler):
     def get(self, name: str) -> None:
         if name not in _ASSETS:
             raise Refusal(404, "There is no such file.")
@@ -124,26 +92,24 @@ class _Asset(_Handler):
         self.finish((_PAGE / name).read_bytes())
 
 
-class _Health(_Handler):
+class _Health(guarded_handler.Handler):
     def get(self) -> None:
-        app = self.application
         self.finish(
             {
                 "status": "ready",
-                "run": app.service.classifier.name,
-                "classes": app.class_names,
-                "under_way": app.num_photos,
-                "max_requests": app.limits.max_photos,
+                "run": self.settings["service"].classifier.name,
+                "classes": self.settings["class_names"],
+                "under_way": len(self.settings["photos"]),
+                "max_requests": self.settings["config"].max_requests,
             }
         )
 
 
-class _Thumbnail(_Handler):
+class _Thumbnail(guarded_handler.Handler):
     async def get(self, sha256: str) -> None:
+        service: prediction_service.Service = self.settings["service"]
         try:
-            thumbnail = await asyncio.to_thread(
-                self.application.service.thumbnail, sha256
-            )
+            thumbnail = await asyncio.to_thread(service.thumbnail, sha256)
         except KeyError as error:
             raise Refusal(404, "There is no such training photo.") from error
         except (DataError, ImageError, OSError) as error:
@@ -156,62 +122,26 @@ class _Thumbnail(_Handler):
 
 
 @web.stream_request_body
-class _Predict(_Handler):
-    """Classify the photo that is posted.
-
-    A client that is refused still gets to send its whole upload, which is dropped:
-    otherwise the connection would be reset before the client reads the response.
-    """
-
-    def prepare(self) -> None:
-        app, limits = self.application, self.application.limits
-        self._is_counted = False
-        self._is_uploaded = False
-        self._refusal = self.refusal()
-        if self._refusal is None and app.num_photos >= limits.max_photos:
-            message = "Too many photos at the same time. Try again."
-            self._refusal = Refusal(503, message)
-        if self._refusal is None:
-            self._is_counted = True
-            app.num_photos += 1
-        self._upload = Upload(0 if self._refusal else limits.max_upload_bytes)
-        connection: Any = self.request.connection
-        connection.set_max_body_size(1 << 62)  # Upload limits the size
-        connection.set_body_timeout(2 * limits.timeout_s)  # never before the timer:
-        self._timer = asyncio.get_running_loop().call_later(
-            limits.timeout_s, self._end, Refusal(408, "The upload took too long.")
-        )
-
-    def data_received(self, chunk: bytes) -> None:
-        self._upload.add(chunk)
-        if self._upload.is_hopeless and not self._refusal:
-            self._end(self._upload.too_large())
-
+class _Predict(upload_limits.UploadHandler):
     async def post(self) -> None:
-        self._timer.cancel()
-        self._is_uploaded = True
         try:
-            response = await self._answer()
+            response = await self._answer(self.uploaded_photo())
             with contextlib.suppress(iostream.StreamClosedError):
                 await self.finish(response)
         finally:
-            self._release()
+            self.release()
 
-    async def _answer(self) -> dict[str, Any]:
-        if self._refusal:
-            raise self._refusal
+    async def _answer(self, photo: bytes) -> dict[str, Any]:
         if unknown := self.request.query_arguments.keys() - {"top", "explain"}:
             raise Refusal(
                 400, f"{min(unknown)}: no such option. Expected top or explain."
             )
-        app = self.application
-        top = self._number("top", app.top, at_least=1)
+        top = self._number("top", self.settings["config"].top, at_least=1)
         explained = self._number("explain", 0) > 0
-        photo = self._upload.photo(self.request.headers.get("Content-Type", ""))
-        loop = asyncio.get_running_loop()
+        threads: concurrent.futures.Executor = self.settings["threads"]
         try:
-            return await loop.run_in_executor(
-                app.threads, _classify, app, photo, top, explained
+            return await asyncio.wrap_future(
+                threads.submit(self._classify, photo, top, explained=explained)
             )
         except ImageError as error:
             status = _STATUS_OF_KIND.get(error.kind, 422)
@@ -230,56 +160,36 @@ class _Predict(_Handler):
             return int(text)
         raise Refusal(400, f"{name}: expected a number from {at_least} to 999999.")
 
-    def _end(self, refusal: Refusal) -> None:
-        """Refuse before the end of the upload; Tornado then closes the connection."""
-        self.send_error(refusal.status_code, exc_info=(Refusal, refusal, None))
-
-    def _release(self) -> None:
-        self._timer.cancel()
-        self.application.num_photos -= self._is_counted
-        self._is_counted = False
-
-    def on_finish(self) -> None:
-        if not self._is_uploaded:
-            self._release()
-
-    def on_connection_close(self) -> None:
-        super().on_connection_close()
-        self.on_finish()
-
-
-def _classify(
-    app: Application, photo: bytes, top: int, explained: bool
-) -> dict[str, Any]:
-    """Classify a photo, in a thread; return the response."""
-    answer = app.service.classify(photo, explained=explained)
-    classes = app.service.classifier.most_probable(answer.probabilities, top)
-    prediction = output_formats.Prediction(
-        photo="", classes=classes, unknown=classes[0][1] < app.unknown_below
-    )
-    response: dict[str, Any] = {
-        "answer": prediction.answer,
-        "probability": prediction.probability,
-        "unknown": prediction.unknown,
-        "classes": output_formats.classes_json(classes),
-        "run": app.service.classifier.name,
-    }
-    if explained:
-        response["seen"] = _data_url(answer.view)
-        overlay = answer.overlay
-        response["looked_at"] = None if overlay is None else _data_url(overlay)
-        response["nearest"] = [
-            {
-                "class": output_formats.unicode_name(similar.row.class_name),
-                "photo": output_formats.unicode_name(similar.row.path),
-                "similarity": similar.similarity,
-                "thumbnail": f"/thumbnails/{similar.row.sha256}",
-            }
-            for similar in answer.similar
-        ]
-    return response
+    def _classify(self, photo: bytes, top: int, *, explained: bool) -> dict[str, Any]:
+        """Classify a photo, in a thread; return the response."""
+        service: prediction_service.Service = self.settings["service"]
+        result = service.classify(photo, explained=explained)
+        classes = service.classifier.most_probable(result.probabilities, top)
+        prediction = output_formats.Prediction(
+            photo="",
+            classes=classes,
+            unknown=classes[0][1] < self.settings["config"].unknown_below,
+        )
+        response: dict[str, Any] = {
+            "answer": prediction.answer,
+            "probability": prediction.probability,
+            "unknown": prediction.unknown,
+            "classes": output_formats.classes_json(classes),
+            "run": service.classifier.name,
+        }
+        if explained:
+            overlay = result.explanation.overlay
+            response["seen"] = _jpeg_url(result.view)
+            response["looked_at"] = None if overlay is None else _jpeg_url(overlay)
+            response["nearest"] = [
+                {
+                    **output_formats.similar_json(similar),
+                    "thumbnail": f"/thumbnails/{similar.row.sha256}",
+                }
+                for similar in result.explanation.similar
+            ]
+        return response
 
 
-def _data_url(pixels: np.ndarray) -> str:
-    encoded = opencv.page_jpeg(pixels, quality=_PICTURE_QUALITY)
-    return html_pages.jpeg_url(encoded)
+def _jpeg_url(pixels: np.ndarray) -> str:
+    return html_pages.jpeg_url(opencv.page_jpeg(pixels, quality=_PICTURE_QUALITY))

@@ -1,4 +1,4 @@
-"""Run the web application, and hang up on clients that are too slow or too many.
+"""Run the web application, and disconnect clients that are too slow or too many.
 
 Tornado's own options limit how long the head of a request, its body and a pause between
 requests may take. The operating system ends connections whose client does not receive.
@@ -11,20 +11,19 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from tornado import httpserver, iostream
+from tornado import httpserver, iostream, web
 
-from model.serve import upload_limits, web_app
-
-_GRACE_S = 10  # seconds for photos under way when the server is stopped
+_GRACE_S = 10  # for photos under way when the server is stopped
 _MAX_HEAD_BYTES = 16 << 10
 _MAX_OTHER_BODY_BYTES = 64 << 10  # body of a request that is not an upload
+_MIN_CONNECTIONS, _CONNECTIONS_PER_PHOTO = 64, 8
 _BACKLOG = 128
 
 
 class _Server(httpserver.HTTPServer):
     """Close connections beyond a limit as soon as they are opened."""
 
-    max_connections = 64
+    max_connections = _MIN_CONNECTIONS
     _num_connections = 0
 
     def handle_stream(
@@ -42,47 +41,54 @@ class _Server(httpserver.HTTPServer):
 
 
 def start(
-    application: web_app.Application,
+    application: web.Application,
     listening: socket.socket,
-    limits: upload_limits.Limits,
+    *,
+    timeout_s: float,
+    max_photos: int,
 ) -> httpserver.HTTPServer:
     """Start to serve in the running event loop.
 
     Args:
         application: application that answers.
-        listening: socket with its address.
-        limits: limits for clients.
+        listening: socket that is bound to an address.
+        timeout_s: seconds that a client may take for the head of a request, for its
+            body, or without receiving anything of a response.
+        max_photos: photos at the same time; each allows for some connections.
     """
     logging.getLogger("tornado.general").setLevel(logging.ERROR)  # clients' mistakes
     server = _Server(
         application,
-        idle_connection_timeout=limits.timeout_s,
-        body_timeout=limits.timeout_s,
+        idle_connection_timeout=timeout_s,
+        body_timeout=timeout_s,
         max_header_size=_MAX_HEAD_BYTES,
         max_body_size=_MAX_OTHER_BODY_BYTES,
     )
-    server.max_connections = limits.max_connections
+    server.max_connections = max(_MIN_CONNECTIONS, _CONNECTIONS_PER_PHOTO * max_photos)
     listening.setblocking(False)
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; accepted sockets inherit it
-        milliseconds = int(1000 * limits.timeout_s)
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+        option, value = socket.TCP_USER_TIMEOUT, int(1000 * timeout_s)
+        listening.setsockopt(socket.IPPROTO_TCP, option, value)
     listening.listen(_BACKLOG)
     server.add_socket(listening)
     return server
 
 
 def serve(
-    application: web_app.Application,
+    application: web.Application,
     listening: socket.socket,
-    limits: upload_limits.Limits,
+    *,
+    timeout_s: float,
+    max_photos: int,
     on_ready: Callable[[], None],
 ) -> signal.Signals:
     """Serve until SIGINT or SIGTERM; then answer the photos under way.
 
     Args:
         application: application that answers.
-        listening: socket with its address.
-        limits: limits for clients.
+        listening: socket that is bound to an address.
+        timeout_s: time limit for clients, in seconds.
+        max_photos: photos at the same time.
         on_ready: function to call when connections are accepted.
 
     Returns:
@@ -91,22 +97,19 @@ def serve(
 
     async def run() -> signal.Signals:
         loop = asyncio.get_running_loop()
-        stopped: asyncio.Future[signal.Signals] = loop.create_future()
-
-        def stop(number: signal.Signals) -> None:
-            if not stopped.done():
-                stopped.set_result(number)
-
+        signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop, number)
-        server = start(application, listening, limits)
+            loop.add_signal_handler(number, signals.put_nowait, number)
+        server = start(
+            application, listening, timeout_s=timeout_s, max_photos=max_photos
+        )
         on_ready()
-        await stopped
+        received = await signals.get()
         server.stop()
         deadline = loop.time() + _GRACE_S
-        while application.num_photos and loop.time() < deadline:
+        while application.settings["photos"] and loop.time() < deadline:
             await asyncio.sleep(0.05)
         await server.close_all_connections()
-        return stopped.result()
+        return received
 
     return asyncio.run(run())

@@ -29,7 +29,7 @@ class Server:
 
 
 @contextlib.contextmanager
-def in_thread(application, limits):
+def in_thread(application, timeout_s):
     """Serve an application in a thread; yield the port."""
     from model.serve import web_server
 
@@ -39,7 +39,9 @@ def in_thread(application, limits):
         started = threading.Event()
 
         async def serve():
-            server = web_server.start(application, listening, limits)
+            server = web_server.start(
+                application, listening, timeout_s=timeout_s, max_photos=1
+            )
             started.set()
             await stopped.wait()
             server.stop()

@@ -130,9 +130,7 @@ def test_the_head_of_a_model_inside_another_is_found(found, tmp_path):
     explainer = classifier.Explainer(small(tmp_path, found, has_head=True))
     assert explainer.notes == []
     images = np.random.default_rng(0).integers(0, 256, (2, 24, 24, 3)).astype(np.uint8)
-    _, batch = explainer.classify(images)
-    assert batch.embeddings.shape == (2, 4)
-    first, second = explainer.explain(batch, (0, 1), 3)
+    _, (first, second) = explainer.explain(images, 3)
     assert len(first.similar) == len(second.similar) == 3
 
 
@@ -143,15 +141,15 @@ def test_a_network_without_places_still_finds_similar_photos(found, tmp_path):
     (line,) = explainer.notes
     assert "so there is no Grad-CAM" in line
     images = np.zeros((2, 24, 24, 3), np.uint8)
-    logits, batch = explainer.classify(images)
-    assert (logits.shape, batch.embeddings.shape, batch.heat) == ((2, 3), (2, 3), None)
-    (explanation,) = explainer.explain(batch, (1,), 3)
-    assert explanation.overlay is None
-    assert len(explanation.similar) == 3
+    logits, explanations = explainer.explain(images, 3)
+    assert logits.shape == (2, 3)
+    for explanation in explanations:
+        assert explanation.overlay is None
+        assert len(explanation.similar) == 3
 
 
 def test_a_network_without_a_head_finds_no_similar_photos(found, tmp_path):
     explainer = classifier.Explainer(small(tmp_path, found, has_head=False))
     (line,) = explainer.notes
-    assert line.startswith("no similar training photos: ")
+    assert line.startswith("No similar training photos: ")
     assert "Expected a layer head_pool or head_flatten" in line

@@ -20,7 +20,6 @@ def service(shared_run):
         classifier.load_run(str(shared_run)),
         max_pixels=1_000_000,
         decode_timeout_s=30,
-        max_batch=8,
     )
     started.warm_up()
     yield started
@@ -36,16 +35,16 @@ def test_the_most_probable_class_is_right(service):
     result = service.classify(photo(), explained=False)
     assert service.classifier.class_names[result.probabilities.argmax()] == "red"
     assert result.probabilities.sum() == pytest.approx(1)
-    assert (result.overlay, result.similar) == (None, ())
+    assert result.explanation == classifier.Explanation(overlay=None)
 
 
 def test_an_explanation_has_an_overlay_and_training_photos(service):
     result = service.classify(photo(), explained=True)
-    assert result.overlay.shape == result.view.shape == (224, 224, 3)
-    assert (result.overlay != result.view).any()
-    assert len(result.similar) == prediction_service.NUM_SIMILAR
-    rows = service.explainer.index.rows
-    assert {similar.row for similar in result.similar} <= {*rows}
+    overlay, similar = result.explanation.overlay, result.explanation.similar
+    assert overlay.shape == result.view.shape == (224, 224, 3)
+    assert (overlay != result.view).any()
+    assert len(similar) == prediction_service.NUM_SIMILAR
+    assert {photo.row for photo in similar} <= {*service.explainer.index.rows}
 
 
 def test_photos_of_many_threads_get_the_same_probabilities(service):
@@ -59,7 +58,7 @@ def test_photos_of_many_threads_get_the_same_probabilities(service):
     for number, pair in enumerate(zip(alone, together, strict=True)):
         expected, result = pair
         assert result.probabilities == pytest.approx(expected.probabilities, abs=1e-4)
-        assert (result.overlay is not None) == (number % 3 == 0)
+        assert (result.explanation.overlay is not None) == (number % 3 == 0)
 
 
 def test_a_file_that_does_not_decode_leaves_the_service_working(service):
@@ -69,29 +68,6 @@ def test_a_file_that_does_not_decode_leaves_the_service_working(service):
         large = np.zeros((1001, 1000, 3), np.uint8)
         service.classify(cv2.imencode(".png", large)[1].tobytes(), explained=False)
     assert service.classify(photo(), explained=False)
-
-
-def test_an_error_of_the_network_is_raised_and_the_thread_lives(shared_run):
-    class Failing(classifier.Classifier):
-        def predict_step(self):
-            step, errors = super().predict_step(), [RuntimeError("no memory left")]
-
-            def fail_once(images):
-                if errors:
-                    raise errors.pop()
-                return step(images)
-
-            return fail_once
-
-    run = classifier.load_run(str(shared_run))
-    fields = {f.name: getattr(run, f.name) for f in dataclasses.fields(run)}
-    service = prediction_service.Service(
-        Failing(**fields), max_pixels=1_000_000, decode_timeout_s=30
-    )
-    with pytest.raises(RuntimeError, match="no memory"):
-        service.classify(photo(), explained=False)
-    assert service.classify(photo(), explained=False)
-    service.close()
 
 
 def test_a_thumbnail_shows_the_photo_of_a_sha256(service):

@@ -132,7 +132,7 @@ class TestErrors:
     def test_a_missing_package_is_named(self, monkeypatch):
         import model.serve
 
-        for name in ("guarded_handler", "upload_limits", "web_app", "web_server"):
+        for name in ("web_app", "web_server"):
             monkeypatch.delattr(model.serve, name, raising=False)
             monkeypatch.delitem(sys.modules, f"model.serve.{name}", raising=False)
         monkeypatch.setitem(sys.modules, "tornado", None)

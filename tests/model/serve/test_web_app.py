@@ -17,13 +17,13 @@ import requests
 pytest.importorskip("tornado", reason="the extra serve is not installed")
 
 from model.predict import classifier
-from model.serve import guarded_handler, prediction_service, upload_limits, web_app
+from model.serve import prediction_service, serving, web_app
 from pipeline.images import opencv
 from pipeline.system import sandbox
 from tests import conftest
 from tests.model import server_process
 
-LIMITS = upload_limits.Limits(max_upload_bytes=1 << 20, max_photos=4, timeout_s=5)
+CONFIG = {"max_upload_mb": 1, "max_requests": 4, "upload_timeout_s": 5, "top": 2}
 
 
 @pytest.fixture(scope="module")
@@ -51,21 +51,10 @@ class Client:
 
 
 @contextlib.contextmanager
-def running(
-    service,
-    *,
-    limits=LIMITS,
-    allowed_hosts=guarded_handler.LOOPBACK_HOSTS,
-    unknown_below=0.0,
-):
-    application = web_app.Application(
-        service,
-        limits,
-        allowed_hosts=allowed_hosts,
-        top=2,
-        unknown_below=unknown_below,
-    )
-    with server_process.in_thread(application, limits) as port:
+def running(service, **changed):
+    config = serving.Config(**CONFIG | changed)
+    application = web_app.application(service, config)
+    with server_process.in_thread(application, config.upload_timeout_s) as port:
         yield Client(port)
 
 
@@ -129,8 +118,7 @@ class TestPredict:
         assert response["classes"][0]["class"] == "red"
 
     def test_an_upload_that_takes_too_long_gets_408(self, service):
-        limits = dataclasses.replace(LIMITS, timeout_s=0.5)
-        with running(service, limits=limits) as client:
+        with running(service, upload_timeout_s=0.5) as client:
             with socket.create_connection(("127.0.0.1", client.port), 30) as slow:
                 slow.sendall(
                     b"POST /predict HTTP/1.1\r\nHost: localhost\r\n"
@@ -301,7 +289,7 @@ class TestOtherSites:
         assert response.status_code == 200
 
     def test_any_host_name_is_answered_if_none_is_named(self, service):
-        with running(service, allowed_hosts=frozenset()) as client:
+        with running(service, host="0.0.0.0") as client:
             headers = {"host": "flowers.example"}
             assert client.get("/health", headers=headers).status_code == 200
             headers["origin"] = "http://evil.example"
@@ -346,17 +334,17 @@ def test_photos_beyond_the_limit_are_refused_and_the_others_answered(
                     client.post("/predict", data=photo()).status_code
                 )
             )
-            for _ in range(LIMITS.max_photos)
+            for _ in range(CONFIG["max_requests"])
         ]
         for thread in threads:
             thread.start()
-        wait_for(client, LIMITS.max_photos)
+        wait_for(client, CONFIG["max_requests"])
         refused = client.post("/predict", data=photo() + bytes(900_000))
         proceed.set()
         for thread in threads:
             thread.join()
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
-        assert statuses == [200] * LIMITS.max_photos
+        assert statuses == [200] * CONFIG["max_requests"]
         assert client.post("/predict", data=photo()).status_code == 200
 
 

@@ -10,12 +10,11 @@ pytest.importorskip("tornado", reason="the extra serve is not installed")
 
 from tornado import web
 
-from model.serve import upload_limits
 from tests.model import server_process
 
 LIMIT_S = 0.5
 LARGE = 32 << 20  # more than the buffers of both ends of a connection
-LIMITS = upload_limits.Limits(max_upload_bytes=1000, max_photos=1, timeout_s=LIMIT_S)
+MAX_CONNECTIONS = 64
 
 
 class Zeros(web.RequestHandler):
@@ -26,7 +25,7 @@ class Zeros(web.RequestHandler):
 @pytest.fixture(scope="module")
 def port():
     application = web.Application([(r"/(\d+)", Zeros)], log_function=lambda _: None)
-    with server_process.in_thread(application, LIMITS) as port:
+    with server_process.in_thread(application, LIMIT_S) as port:
         yield port
 
 
@@ -110,7 +109,7 @@ def test_a_client_that_reads_slowly_gets_its_whole_response(port):
 
 def test_connections_beyond_the_limit_are_closed_at_once(port):
     with contextlib.ExitStack() as stack:
-        for _ in range(LIMITS.max_connections):
+        for _ in range(MAX_CONNECTIONS):
             stack.enter_context(connect(port))
         extra = stack.enter_context(connect(port))
         start = time.monotonic()
