@@ -109,7 +109,9 @@ class Decoders:
         if "error" in answer:
             raise ImageError(Code(answer["kind"]), answer["error"])
         codes = tuple(map(Code, answer.pop("codes")))
-        return record_image.RecordImage(encoded=encoded or data, codes=codes, **answer)
+        return record_image.RecordImage(
+            encoded=bytes(encoded) or data, codes=codes, **answer
+        )
 
     def close(self) -> None:
         """End the processes; photos that are being decoded count as crashed."""

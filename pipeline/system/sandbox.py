@@ -9,6 +9,7 @@ A request has one answer or several, as parent and child agree.
 """
 
 import contextlib
+import io
 import json
 import os
 import resource
@@ -19,7 +20,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
+
+import numpy as np
 
 from pipeline.system.errors import DataError
 
@@ -134,18 +137,18 @@ class Child:
         """
         self.wait_until_ready()
         with self._process_for_a_message() as process:
-            pipe = cast(BinaryIO, process.stdin)
+            pipe = cast(io.BufferedWriter, process.stdin)
             write_message(pipe, {**request, "timeout_s": timeout_s}, data)
             pipe.flush()
 
-    def receive(self) -> tuple[Header, bytes]:
+    def receive(self) -> tuple[Header, memoryview]:
         """Wait for the next answer.
 
         Raises:
             ChildEnded: the process has ended.
         """
         with self._process_for_a_message() as process:
-            return read_message(cast(BinaryIO, process.stdout))
+            return read_message(cast(io.BufferedReader, process.stdout))
 
     @contextlib.contextmanager
     def _process_for_a_message(self) -> Iterator["subprocess.Popen[bytes]"]:
@@ -201,7 +204,7 @@ def serve(
         except EOFError:
             return
         signal.setitimer(signal.ITIMER_REAL, request["timeout_s"])
-        for header, content in answer(request, data):
+        for header, content in answer(request, bytes(data)):
             write_message(answers, header, content)
 
 
@@ -224,7 +227,7 @@ def lower_limit(kind: int, value: int) -> None:
 
 
 def write_message(
-    stream: BinaryIO, header: Header, data: bytes | memoryview = b""
+    stream: io.BufferedWriter, header: Header, data: bytes | memoryview = b""
 ) -> None:
     """Write a message to a pipe or a file."""
     text = json.dumps(header).encode()
@@ -232,18 +235,20 @@ def write_message(
     stream.write(data)
 
 
-def read_message(stream: BinaryIO) -> tuple[Header, bytes]:
+def read_message(stream: io.BufferedReader) -> tuple[Header, memoryview]:
     """Read a message from a pipe or a file.
 
     Raises:
         EOFError: the stream ends before the message does.
     """
     text_size, data_size = _LENGTHS.unpack(_read(stream, _LENGTHS.size))
-    return json.loads(_read(stream, text_size)), _read(stream, data_size)
+    header = json.loads(bytes(_read(stream, text_size)))
+    return header, _read(stream, data_size)
 
 
-def _read(stream: BinaryIO, size: int) -> bytes:
-    data = stream.read(size)
-    if len(data) < size:
+def _read(stream: io.BufferedReader, size: int) -> memoryview:
+    # NumPy asks for huge pages: large data take three quarters of the CPU time.
+    data = np.empty(size, np.uint8).data
+    if stream.readinto(data) < size:
         raise EOFError
     return data

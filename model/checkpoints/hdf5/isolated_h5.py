@@ -35,7 +35,7 @@ class Content:
 
     Attributes:
         texts: {path of a group, "" for the root: {name: attribute}}, as Keras writes.
-        arrays: {path of a dataset: its numbers}, read-only.
+        arrays: {path of a dataset: its numbers}.
         others: paths of datasets that hold no numbers, or numbers that are no weights.
     """
 
@@ -96,7 +96,7 @@ def limit_for(size_bytes: int) -> int:
 
 
 def receive(
-    next_answer: Callable[[], tuple[sandbox.Header, bytes]], where: str
+    next_answer: Callable[[], tuple[sandbox.Header, memoryview]], where: str
 ) -> Content:
     """Receive the answers of h5_process.
 
@@ -108,7 +108,7 @@ def receive(
         errors.CheckpointError: the child refuses the file.
     """
 
-    def answer() -> tuple[sandbox.Header, bytes]:
+    def answer() -> tuple[sandbox.Header, memoryview]:
         header, numbers = next_answer()
         if "error" not in header:
             return header, numbers
