@@ -78,7 +78,6 @@ LARGE_FILES = {
     "evaluate.py",
     "model/loop/feature_cache.py",
     "model/loop/training_loop.py",
-    "model/networks/from_keras_config.py",
     "model/training/staged_training.py",
     "pipeline/check/checking.py",
     "pipeline/convert/conversion.py",

@@ -23,8 +23,9 @@ from collections.abc import Sequence
 
 from model.checkpoints import errors, reading
 from model.checkpoints.tensorflow import ckpt
-from model.networks import from_keras_config, registry
+from model.networks import registry
 from model.networks.architecture import Network
+from model.networks.keras_models import from_keras_config
 from model.weights import layer_naming, naming_conventions, unexplained_tensors
 from model.weights.layer_naming import LayerNaming
 from pipeline.batches.input_spec import InputSpec
@@ -96,7 +97,8 @@ def find_candidates(checkpoint: reading.Checkpoint, where: str) -> Candidates:
         try:
             rebuilt = from_keras_config.rebuild(config, where)
         except errors.CheckpointError as error:
-            why_not = str(error).removeprefix(f"{where}: ")
+            reason = str(error).removeprefix(f"{where}: ")
+            why_not = reason[0].upper() + reason[1:]
     networks = dict(registry.NETWORKS)
     if rebuilt:
         networks[rebuilt.name] = rebuilt

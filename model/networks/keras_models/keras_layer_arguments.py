@@ -1,9 +1,9 @@
-"""The configuration of a Keras layer -> arguments for a built-in one, of an allow-list.
+"""Read the configuration of a Keras layer as arguments for a built-in layer.
 
-Numbers and names are checked one by one. Dtypes, initializers and so on are of no use
-here and never looked at.
+Only layers of an allow-list are known, and their numbers and names are checked one by
+one. Dtypes, initializers and the like are ignored.
 
-Sources: get_config of the layers of Keras 3, and what Keras 1 and 2 called the same.
+Sources: get_config of the layers of Keras 3, and the older names of Keras 1 and 2.
 """
 
 import json
@@ -21,15 +21,15 @@ Refuse = Callable[[str], Exception]
 
 
 class Values:
-    """A JSON object whose values are taken one by one, each checked."""
+    """A JSON object whose values are read one by one, each checked."""
 
     def __init__(self, values: Any, refuse: Refuse, what: str) -> None:
-        """Takes an object.
+        """Wrap the object.
 
         Args:
-            values: that should be one.
-            refuse: what is wrong -> the error to raise.
-            what: it is, for errors.
+            values: JSON value that should be an object.
+            refuse: function (what is wrong) -> the error to raise.
+            what: name of the object, for messages.
         """
         if not isinstance(values, dict):
             raise refuse(f"{what} that is no JSON object")
@@ -82,7 +82,7 @@ class Values:
         if (
             not isinstance(value, list | tuple)
             or len(value) != 2
-            or not all(type(one) is int and low <= one <= MAX_SIZE for one in value)
+            or not all(type(side) is int and low <= side <= MAX_SIZE for side in value)
         ):
             raise self.wrong(name)
         return value[0], value[1]
@@ -94,12 +94,12 @@ class Values:
             value = [value, value]
         if not isinstance(value, list) or len(value) != 2:
             raise self.wrong(name)
-        pairs = [[one, one] if type(one) is int else one for one in value]
-        for one in pairs:
+        pairs = [[pair, pair] if type(pair) is int else pair for pair in value]
+        for pair in pairs:
             if (
-                not isinstance(one, list)
-                or len(one) != 2
-                or not all(type(side) is int and 0 <= side <= 1024 for side in one)
+                not isinstance(pair, list)
+                or len(pair) != 2
+                or not all(type(side) is int and 0 <= side <= 1024 for side in pair)
             ):
                 raise self.wrong(name)
         return (pairs[0][0], pairs[0][1]), (pairs[1][0], pairs[1][1])

@@ -10,7 +10,8 @@ import pytest
 from keras import layers
 
 from model.checkpoints import errors
-from model.networks import architecture, from_keras_config, head, registry
+from model.networks import architecture, head, registry
+from model.networks.keras_models import from_keras_config
 from model.weights import model_variables
 from pipeline.batches.input_spec import InputSpec, as_tuples
 

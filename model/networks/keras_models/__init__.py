@@ -1,0 +1,1 @@
+"""Rebuild the network that a Keras model's configuration describes; run none of it."""
