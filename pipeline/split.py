@@ -7,15 +7,15 @@ Only the manifest changes, not the records. Photos that belong together, such as
 duplicates, always stay in one split.
 """
 
+import collections
 import dataclasses
 import functools
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipeline.grouping import split_assignment
-from pipeline.records import count_tables, file_table, manifest, staging
+from pipeline.records import count_tables, manifest, manifest_row, staging
+from pipeline.records.manifest import Manifest
 from pipeline.system import command_line, config_flags
 from pipeline.system.errors import DataError
 
@@ -64,43 +64,41 @@ class Config:
             )
 
 
-def resplit(config: Config) -> manifest.Manifest:
-    """Writes a new split into the manifest.
+def resplit(config: Config) -> Manifest:
+    """Write a new split into the manifest.
 
     Raises:
-        DataError: no data set there, or as split_anew.
+        DataError: The folder holds no data set, or split_rows refuses the folds.
     """
     directory = Path(config.data)
     if not (directory / staging.PARTIAL_NAME).exists():
         manifest.read(directory)  # before anything is written there
     with staging.staged(directory) as partial:
-        found = manifest.read(directory)
-        changed = split_anew(config, found)
-        if changed.same_data(found):
-            return found
-        changed.stage(partial)
+        before = manifest.read(directory)
+        after = split_rows(config, before)
+        if after.same_data(before):
+            return before
+        after.stage(partial)
         manifest.commit(directory)
-    return dataclasses.replace(changed, format_version=manifest.FORMAT_VERSION)
+    return dataclasses.replace(after, format_version=manifest_row.FORMAT_VERSION)
 
 
-def split_anew(config: Config, found: manifest.Manifest) -> manifest.Manifest:
-    """The data set with a new split; nothing is written.
+def split_rows(config: Config, before: Manifest) -> Manifest:
+    """Return the data set with a new split; nothing is written.
 
     Raises:
-        DataError: more folds than groups.
+        DataError: There are more folds than groups.
     """
     shares = {"validation": config.validation_share, "test": config.test_share}
-    taken = found.included()
-    names = np.array([bytes.fromhex(row.group) for row in taken], "S32")
-    labels = np.array([found.labels[row.class_name] for row in taken], np.int32)
-    unknown = np.full(len(taken), file_table.NO_SPLIT, np.int8)
-    groups, group_of = split_assignment.groups_of(names, names, labels, unknown)
-    folds = np.full(len(groups), file_table.NO_FOLD)
-    if config.folds > min(len(groups), split_assignment.MAX_FOLDS):
+    groups: dict[str, list[int]] = collections.defaultdict(list)
+    for row in before.included():
+        groups[row.group].append(before.labels[row.class_name])
+    if config.folds > len(groups):
         raise DataError(
             f"{config.data}: --folds={config.folds} for {len(groups):,} groups of "
             "photos that stay together; choose fewer, so that each fold has some"
         )
+    folds: dict[str, int] = {}
     if config.folds:
         splits, folds = split_assignment.by_folds(
             groups,
@@ -111,36 +109,27 @@ def split_anew(config: Config, found: manifest.Manifest) -> manifest.Manifest:
         )
     else:
         splits = split_assignment.by_shares(groups, seed=config.seed, shares=shares)
-    decided = zip(splits[group_of].tolist(), folds[group_of].tolist(), strict=True)
-    rows = []
-    for row in found.rows:
-        split, fold = (
-            next(decided)
-            if row.is_included
-            else (file_table.NO_SPLIT, file_table.NO_FOLD)
-        )
-        rows.append(
-            dataclasses.replace(
-                row,
-                split="" if split == file_table.NO_SPLIT else manifest.SPLITS[split],
-                fold=None if fold == file_table.NO_FOLD else fold,
-            )
-        )
-    info = dataclasses.replace(found.info, seed=config.seed, shares=shares)
-    return dataclasses.replace(found, info=info, rows=tuple(rows))
+    rows = [
+        dataclasses.replace(row, split=splits[row.group], fold=folds.get(row.group))
+        if row.is_included
+        else dataclasses.replace(row, split="", fold=None)
+        for row in before.rows
+    ]
+    info = dataclasses.replace(before.info, seed=config.seed, shares=shares)
+    return dataclasses.replace(before, info=info, rows=tuple(rows))
 
 
 def main(typed: dict[str, Any]) -> None:
     """Split the data set named on the command line."""
     config = config_flags.build(Config, typed)
-    found = resplit(config)
-    command_line.say(count_tables.splits(found.counts()))
-    if replaced := found.info.settings.get("given_splits"):
+    converted = resplit(config)
+    command_line.say(count_tables.splits(converted.counts()))
+    if replaced := converted.info.settings.get("given_splits"):
         command_line.say(
             f"replaced the split that the photos came with ({', '.join(replaced)}); "
             "convert into a new folder to have it again"
         )
-    for line in split_assignment.warnings(found.counts()):
+    for line in split_assignment.warn_of_small_classes(converted.counts()):
         command_line.say(f"warning: {line}")
 
 

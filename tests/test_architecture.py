@@ -79,21 +79,12 @@ LARGE_FILES = {
     "model/loop/feature_cache.py",
     "model/loop/training_loop.py",
     "model/training/staged_training.py",
-    "pipeline/check/checking.py",
-    "pipeline/convert/conversion.py",
-    "pipeline/grouping/near_duplicates.py",
-    "pipeline/records/manifest.py",
     "train.py",
 }
 LARGE_FUNCTIONS = {
     "model/evaluation/run_evaluation.py evaluate_run",
     "model/evaluation/split_evaluation.py evaluate_split",
     "model/loop/training_loop.py __init__",
-    "pipeline/check/checking.py _alike",
-    "pipeline/check/checking.py _check_photos",
-    "pipeline/convert/__main__.py define_flags",
-    "pipeline/convert/conversion.py convert",
-    "pipeline/convert/conversion_notes.py lines",
     "pipeline/images/record_image.py encode_for_record",
 }
 

@@ -166,7 +166,7 @@ def test_the_batch_size_changes_nothing(finished):
     assert np.allclose(logits[0], logits[2], atol=1e-4)
 
 
-def test_records_split_anew_are_refused(finished, resplit):
+def test_records_split_rows_are_refused(finished, resplit):
     with pytest.raises(DataError, match=r"not the records that run .* was trained on"):
         evaluate.evaluate(config(finished, data=str(resplit)))
     assert not (finished / "evaluation").exists()

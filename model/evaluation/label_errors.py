@@ -18,6 +18,7 @@ from model.evaluation.predictions import Predictions
 from model.loop import metrics
 from model.runs import finished_run, run_folder
 from pipeline.records import manifest
+from pipeline.records.manifest_row import Row
 from pipeline.system.errors import DataError
 
 _MAX_LISTED = 200  # label errors in evaluation/<split>.json, the most probable
@@ -112,7 +113,7 @@ class UnseenPhotos:
         source: origin of the probabilities, in words.
     """
 
-    rows: Sequence[manifest.Row]
+    rows: Sequence[Row]
     labels: np.ndarray
     probabilities: np.ndarray
     source: str

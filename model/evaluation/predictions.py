@@ -9,7 +9,7 @@ import numpy as np
 
 from model.evaluation import calibration, test_time_augmentation
 from model.loop import metrics
-from pipeline.records import manifest
+from pipeline.records.manifest_row import Row
 
 
 def _no_examples() -> np.ndarray:
@@ -34,7 +34,7 @@ class Predictions:
             central crops of these photos; None if they were not recorded.
     """
 
-    rows: Sequence[manifest.Row]
+    rows: Sequence[Row]
     labels: np.ndarray
     logits: np.ndarray
     class_names: Sequence[str]

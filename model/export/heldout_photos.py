@@ -11,6 +11,7 @@ from model.runs import finished_run, run_records
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.batches.input_spec import InputSpec
 from pipeline.records import manifest, stored_photo
+from pipeline.records.manifest_row import Row
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
@@ -31,7 +32,7 @@ class HeldoutPhotos:
     """
 
     records: manifest.Manifest
-    rows: tuple[manifest.Row, ...]
+    rows: tuple[Row, ...]
     labels: np.ndarray
     probabilities: np.ndarray
 
@@ -104,7 +105,7 @@ def load(run: finished_run.FinishedRun, data: str = "") -> HeldoutPhotos:
 
 def fill_views(
     records: manifest.Manifest,
-    rows: Sequence[manifest.Row],
+    rows: Sequence[Row],
     spec: InputSpec,
     views: np.ndarray,
 ) -> None:

@@ -16,11 +16,12 @@ from pipeline.batches import (
 )
 from pipeline.batches.input_spec import InputSpec
 from pipeline.records import manifest
+from pipeline.records.manifest_row import Row
 
 
 def wanted_features(
     found: manifest.Manifest, num_views: int
-) -> tuple[tuple[manifest.Row, ...], dict[int, np.ndarray]]:
+) -> tuple[tuple[Row, ...], dict[int, np.ndarray]]:
     """All photos, and {view: indices of those wanted in it}."""
     rows = found.included()
     split = np.array([row.split for row in rows])

@@ -13,7 +13,8 @@ from model.predict import similar_photos
 from model.runs import finished_run
 from model.weights import preprocessing_overrides, pretrained_classifier
 from pipeline.batches.input_spec import InputSpec
-from pipeline.records import manifest, stored_photo
+from pipeline.records import stored_photo
+from pipeline.records.manifest_row import Row
 from pipeline.sources import source_settings
 from pipeline.system.errors import DataError
 
@@ -208,7 +209,7 @@ class Explainer:
         ]
         return np.asarray(logits, np.float32), explanations
 
-    def training_photo(self, row: manifest.Row) -> bytes:
+    def training_photo(self, row: Row) -> bytes:
         """Read a training photo: a whole JPEG or PNG, upright.
 
         Raises:

@@ -15,7 +15,7 @@ from pipeline.batches import single_photo
 from pipeline.batches.input_spec import InputSpec
 from pipeline.images import record_image
 from pipeline.images.errors import ImageError
-from pipeline.records import manifest
+from pipeline.records.manifest_row import Row
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
 
@@ -84,7 +84,7 @@ class Pictures:
             image_grid.draw(np.stack(tiles), np.arange(len(tiles)), titles, partial)
         return str(path)
 
-    def _training_photo(self, row: manifest.Row) -> np.ndarray:
+    def _training_photo(self, row: Row) -> np.ndarray:
         try:
             return self._decoded(row)
         except (DataError, OSError) as error:
@@ -93,7 +93,7 @@ class Pictures:
                 command_line.log(f"note: a training photo is grey in pictures: {error}")
             return np.full((self._size_px, self._size_px, 3), _GREY, np.uint8)
 
-    def _decoded(self, row: manifest.Row) -> np.ndarray:
+    def _decoded(self, row: Row) -> np.ndarray:
         encoded = self._explainer.training_photo(row)
         stored = record_image.RecordImage(
             encoded=encoded,

@@ -19,6 +19,7 @@ from model.networks import head
 from model.runs import finished_run, run_records
 from model.training import repeated_runs
 from pipeline.records import manifest
+from pipeline.records.manifest_row import Row
 from pipeline.system.errors import DataError
 
 _BLOCK_ROWS = 4096
@@ -34,7 +35,7 @@ class SimilarPhoto:
         similarity: cosine, -1..1; 1 for a copy.
     """
 
-    row: manifest.Row
+    row: Row
     similarity: float
 
 
@@ -89,7 +90,7 @@ class SimilarityIndex:
     def __init__(
         self,
         records: manifest.Manifest,
-        rows: Sequence[manifest.Row],
+        rows: Sequence[Row],
         features: feature_cache.Features,
         indices: np.ndarray,
         block_rows: int = _BLOCK_ROWS,

@@ -13,6 +13,7 @@ from pipeline.batches.input_spec import InputSpec
 from pipeline.images import opencv
 from pipeline.images.errors import ImageError
 from pipeline.records import manifest, stored_photo
+from pipeline.records.manifest_row import Row
 from pipeline.system import command_line, html_pages
 from pipeline.system.errors import DataError
 
@@ -60,7 +61,7 @@ class Thumbnails:
         self._photos = stored_photo.StoredPhotos(records.directory)
         self._bytes = 0
 
-    def add(self, rows: Iterable[manifest.Row], *, large: bool) -> None:
+    def add(self, rows: Iterable[Row], *, large: bool) -> None:
         """Make missing thumbnails, in the given order, until the total size is reached.
 
         Args:
@@ -71,7 +72,7 @@ class Thumbnails:
         waiting = list(missing.values())
         side = _LARGE_PX if large else _SMALL_PX
 
-        def made(row: manifest.Row) -> str:
+        def made(row: Row) -> str:
             return self._small(row, side)
 
         workers = command_line.available_cpus()
@@ -85,7 +86,7 @@ class Thumbnails:
                     self._bytes += len(source)
                     self.sources[row.sha256] = source
 
-    def _small(self, row: manifest.Row, side: int) -> str:
+    def _small(self, row: Row, side: int) -> str:
         try:
             encoded = self._photos.image(row)
             return html_pages.jpeg_url(opencv.thumbnail_jpeg(encoded, side))
@@ -96,7 +97,7 @@ class Thumbnails:
 def heat_maps(
     model: Any,
     records: manifest.Manifest,
-    rows: Sequence[manifest.Row],
+    rows: Sequence[Row],
     labels: Sequence[int],
     spec: InputSpec,
 ) -> dict[str, HeatMap]:

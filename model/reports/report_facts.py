@@ -12,6 +12,7 @@ from model.networks import head
 from model.runs import finished_run, run_folder
 from model.training import settings
 from pipeline.records import manifest
+from pipeline.records.manifest_row import Row
 from pipeline.system.errors import DataError
 
 if TYPE_CHECKING:
@@ -200,9 +201,9 @@ def data(
     }
 
 
-def _by_reason(rows: Sequence[manifest.Row]) -> list[dict[str, Any]]:
+def _by_reason(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Group rows by reason, the most frequent reason first."""
-    groups: dict[str, list[manifest.Row]] = collections.defaultdict(list)
+    groups: dict[str, list[Row]] = collections.defaultdict(list)
     for row in rows:
         # Records that an earlier version wrote have no codes.
         reason = row.codes[0].replace("_", " ") if row.codes else row.reason

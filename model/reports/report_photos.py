@@ -10,7 +10,7 @@ import numpy as np
 from model.evaluation import run_evaluation
 from model.evaluation.predictions import Predictions
 from model.reports import photo_thumbnails
-from pipeline.records import manifest
+from pipeline.records.manifest_row import Row
 
 _NUM_MISTAKES, _NUM_UNCERTAIN, _NUM_LABEL_ERRORS = 24, 12, 12
 _MAX_CELL_PHOTOS = 24  # behind one cell of the confusion matrix
@@ -29,7 +29,7 @@ class PhotoCard:
         true_probability: probability of `true`, 0..1.
     """
 
-    row: manifest.Row
+    row: Row
     true: str
     other: str
     label: int

@@ -26,6 +26,7 @@ from model.runs import tensorboard_log
 from pipeline.images import opencv
 from pipeline.images.errors import ImageError
 from pipeline.records import manifest, stored_photo
+from pipeline.records.manifest_row import Row
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
@@ -165,9 +166,7 @@ def principal(features: np.ndarray, most: int) -> np.ndarray:
     return np.asarray(vectors[:, order] * np.sqrt(np.maximum(0, values[order])))
 
 
-def sprite(
-    records: manifest.Manifest, rows: Sequence[manifest.Row]
-) -> tuple[np.ndarray, int]:
+def sprite(records: manifest.Manifest, rows: Sequence[Row]) -> tuple[np.ndarray, int]:
     """Return the thumbnails of photos in a square sheet, as the projector expects.
 
     Returns:

@@ -15,7 +15,7 @@ from model.predict.classifier import Classifier, Explainer, Explanation
 from pipeline.batches import single_photo
 from pipeline.images import isolated_decoder, opencv
 from pipeline.images.errors import ImageError
-from pipeline.records import manifest
+from pipeline.records.manifest_row import Row
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
@@ -72,7 +72,7 @@ class Service:
             notes = [str(error)]
         for line in notes:
             command_line.log(f"note: {line}")
-        self._rows: dict[str, manifest.Row] = {}
+        self._rows: dict[str, Row] = {}
         if self.explainer is not None and self.explainer.index is not None:
             self._rows = {row.sha256: row for row in self.explainer.index.rows}
         self._network_input = single_photo.NetworkInput(classifier.spec)

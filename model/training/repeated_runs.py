@@ -71,7 +71,7 @@ def _write_fold(
         link = folder / name
         if not link.is_symlink():
             link.symlink_to((found.directory / name).resolve())
-    changed = split.split_anew(how, found)
+    changed = split.split_rows(how, found)
     dataclasses.replace(changed, directory=folder).stage(folder)
 
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 from pipeline.batches import augment_images, augmentation_settings, crop_and_resize
 from pipeline.batches.input_spec import InputSpec
 from pipeline.records import manifest, stored_photo
+from pipeline.records.manifest_row import Row
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
@@ -55,7 +56,7 @@ class Images:
     def __init__(
         self,
         found: manifest.Manifest,
-        rows: Sequence[manifest.Row],
+        rows: Sequence[Row],
         spec: InputSpec,
         *,
         batch_size: int,

@@ -3,33 +3,31 @@
 import collections
 import dataclasses
 import json
-import tempfile
-import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from pipeline.check import file_kinds, html_page, verify_records
+from pipeline.check import file_kinds, html_page, photo_findings, verify_records
 from pipeline.check.check_findings import Finding, Report
 from pipeline.check.check_settings import Config
-from pipeline.grouping import duplicate_search, selection, split_assignment
+from pipeline.grouping import duplicate_search, photo_groups
 from pipeline.images import decode_files, decode_source, local_runner, record_image
 from pipeline.images.errors import ImageError
-from pipeline.records import file_table, manifest, stored_photo
+from pipeline.records import manifest, stored_photo
+from pipeline.records.manifest_row import Row
 from pipeline.records.reasons import Code
 from pipeline.sources import caffe_lists, find_source, photo_source, source_settings
+from pipeline.sources.photo_source import SourcePhoto
 from pipeline.system import command_line, file_system, standard_error
 
-_IMBALANCE = 10  # times as many photos in one class as in another
 _SHOWN = 3  # examples in a line of text
 
 
 def check(config: Config) -> Report:
-    """Checks photos or records, and writes both files.
+    """Check photos or records, and write both files.
 
     Raises:
-        DataError: not even a source, or `out` would become a part of it.
+        DataError: `source` is neither photos nor records, or `out` would become a part
+            of it.
     """
     root = Path(config.source)
     if not ((root / manifest.HEAD_NAME).exists() or config.lists or config.csv):
@@ -60,51 +58,38 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, html_page.Encoded
         csv_file=config.csv,
         labels_file=config.labels,
     )
-    keys = selection.user_keys(source, config.group_by)
-    number_of = {path: number for number, path in enumerate(source.paths)}
+    user_keys = photo_groups.find_user_keys(source, config.group_by)
 
-    def encoded(number: int) -> bytes:
-        data = decode_files.read(source.root, source.span(number))
+    def encoded(photo: SourcePhoto) -> bytes:
+        data = decode_files.read(source.root, photo)
         return record_image.encode_for_record(
             data, resize_min=source_settings.RESIZE_MIN
         ).encoded
 
-    with tempfile.TemporaryDirectory() as scratch:
-        partial = Path(scratch)
-        how = decode_files.How(
-            root=source.root,
-            partial=partial,
-            directory=partial,
-            resize_min=source_settings.RESIZE_MIN,
-            max_pixels=config.max_pixels,
-            keeps_records=False,
+    options = decode_files.DecodeOptions(
+        root=source.root,
+        resize_min=source_settings.RESIZE_MIN,
+        max_pixels=config.max_pixels,
+    )
+    rows = decode_source.decode(
+        options, source, None, local_runner.Local(config.workers), settings={}
+    )
+    with standard_error.silenced():  # the workers have heard it
+        similar = duplicate_search.search(
+            rows,
+            source,
+            encoded=lambda index: encoded(source.photos[index]),
+            num_workers=config.workers,
         )
-        found = decode_source.decode(
-            how, source, None, local_runner.Local(config.workers), settings={}
-        )
-        with standard_error.silenced():  # the workers have heard it
-            similar = duplicate_search.similar(
-                found, source, encoded=encoded, num_workers=config.workers
-            )
-        odd: dict[str, list[str]] = collections.defaultdict(list)
-        for own in found.texts(partial):
-            row = manifest.row_of(own)
-            for kind in file_kinds.kinds_of(row):
-                odd[kind].append(row.path)
-    bonds = selection.Bonds(similar=similar, keys=keys)
-    findings = _alike(found, source, bonds)
-    counts = _counts(found, source)
-    findings += _balance({name: row["usable"] for name, row in counts.items()})
-    findings += _lacking(counts, source.given) + _twins(source.class_names)
-    findings += [
-        Finding(
-            kind=kind,
-            severity=severity,
-            meaning=meaning,
-            groups=tuple((path,) for path in odd[kind]),
-        )
-        for kind, (severity, meaning) in file_kinds.KINDS.items()
-        if kind in odd
+    groups = photo_groups.PhotoGroups(similar=similar, user_keys=user_keys)
+    counts = photo_findings.count_photos(rows, source)
+    paths = _paths_by_kind(rows)
+    findings = [
+        *photo_findings.find_groups(rows, source, groups),
+        *photo_findings.find_small_classes(_usable(counts)),
+        *photo_findings.find_missing_splits(counts, source.given),
+        *photo_findings.find_similar_names(source.class_names),
+        *_kind_findings(paths),
     ]
     ignored = tuple(f"ignored: {n} {kind}" for kind, n in source.ignored.items())
     report = Report(
@@ -113,234 +98,94 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, html_page.Encoded
         findings=_sorted(findings),
         notes=(*source.notes, *ignored),
     )
+    photo_at = {photo.path: photo for photo in source.photos}
 
     def shown(path: str) -> bytes:
-        if path in odd["crashed"]:  # it would take this process down as well
+        if path in paths.get("crashed", ()):  # it would take this process down as well
             raise ImageError(Code.DECODER_CRASHED, "takes the decoder down")
-        return encoded(number_of[path])
+        return encoded(photo_at[path])
 
     return report, shown
 
 
-def _sorted(
-    findings: Sequence[Finding],
-) -> tuple[Finding, ...]:
-    order = ("error", "warning", "note")
-    return tuple(sorted(findings, key=lambda one: order.index(one.severity)))
+def _paths_by_kind(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """Return {kind in file_kinds.KINDS: paths of the files of that kind}."""
+    paths: dict[str, list[str]] = collections.defaultdict(list)
+    for row in rows:
+        for kind in file_kinds.kinds_of(row):
+            paths[kind].append(row.path)
+    return paths
 
 
-def _alike(
-    found: file_table.Table, source: find_source.Source, bonds: selection.Bonds
-) -> list[Finding]:
-    """What is found out about photos together; leaves out what conversion does."""
-
-    def paths(groups: Sequence[np.ndarray]) -> tuple[tuple[str, ...], ...]:
-        return tuple(tuple(source.paths[n] for n in members) for members in groups)
-
-    taken = np.flatnonzero(found.taken)
-    same, alike = selection.same_files(found), bonds.alike(found)
-    together = bonds.together(found)
-    splits = np.maximum(source.splits, 0)
-    conflicts = bonds.identical(found)
-    across = selection.divided(together, taken, splits) if source.given else []
-    copies = [
-        members
-        for members in selection.shared(same, taken)
-        if len(np.unique(found.labels[members])) == 1
-    ]
-    mixed = selection.divided(alike, taken, found.labels)
-    mixed = [one for one in mixed if len(np.unique(conflicts[one])) > 1]
-    sets = (
-        (
-            "conflicting labels",
-            "error",
-            "the same photo in several classes: both cannot be right; convert leaves "
-            "all of them out",
-            selection.divided(conflicts, taken, found.labels),
-        ),
-        (
-            "across splits",
-            "error",
-            "the same picture in several of the given splits: figures would be too "
-            "good; convert keeps that of the last split alone",
-            across,
-        ),
-        (
-            "one picture in several classes",
-            "warning",
-            "nearly the same picture in several classes: is one of them wrong?",
-            mixed,
-        ),
-        (
-            "exact copies",
-            "note",
-            "the same file again; convert keeps copies in one split",
-            copies,
-        ),
-        (
-            "near-duplicates",
-            "note",
-            "the same picture again, changed; convert keeps them in one split",
-            selection.divided(alike, taken, found.found["sha256"]),
-        ),
-    )
+def _kind_findings(paths: Mapping[str, Sequence[str]]) -> list[Finding]:
+    """Return a finding for each kind of file that there is."""
     return [
         Finding(
             kind=kind,
-            severity=severity,  # type: ignore[arg-type]
+            severity=severity,
             meaning=meaning,
-            groups=paths(groups),
+            groups=tuple((path,) for path in paths[kind]),
         )
-        for kind, severity, meaning, groups in sets
-        if groups
+        for kind, (severity, meaning) in file_kinds.KINDS.items()
+        if kind in paths
     ]
 
 
-def _counts(
-    found: file_table.Table, source: find_source.Source
-) -> dict[str, dict[str, int]]:
-    """Photos of each class: all, usable, and by given split."""
-    counts = {}
-    for label, name in enumerate(source.class_names):
-        own = found.labels == label
-        counts[name] = {
-            "photos": int(own.sum()),
-            "usable": int((own & found.taken).sum()),
-        }
-        for number, split_name in enumerate(manifest.SPLITS):
-            if split_name in source.given:
-                some = own & found.taken & (source.splits == number)
-                counts[name][split_name] = int(some.sum())
-    return counts
+def _usable(counts: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    return {name: count["usable"] for name, count in counts.items()}
 
 
-def _balance(usable: dict[str, int]) -> list[Finding]:
-    """Classes that are too small for a split, or much smaller than others."""
-    none = {name for name, count in usable.items() if not count}
-    tiny = {name for name, count in usable.items() if 0 < count < len(manifest.SPLITS)}
-    few = {
-        name for name, count in usable.items() if count < split_assignment.SMALL_CLASS
-    }
-    most = max(usable.values(), default=0)
-    small = {n for n, count in usable.items() if 0 < _IMBALANCE * count <= most}
-    sets: tuple[tuple[str, file_kinds.Severity, str, set[str]], ...] = (
-        ("empty class", "error", "no photo of it can be used", none),
-        (
-            "class too small to split",
-            "error",
-            "below three photos not every split gets one",
-            tiny,
-        ),
-        (
-            "small class",
-            "warning",
-            f"below {split_assignment.SMALL_CLASS} photos: its accuracy means little; "
-            "consider python -m pipeline.split --folds=5",
-            few - tiny - none,
-        ),
-        (
-            "imbalance",
-            "warning",
-            f"at most a {_IMBALANCE}th of the largest class; consider "
-            "train.py --class_weights=balanced",
-            small,
-        ),
-    )
-    return [
-        Finding(
-            kind=kind,
-            severity=severity,
-            meaning=f"{meaning}: "
-            + ", ".join(f"{name} ({usable[name]})" for name in sorted(names)),
-        )
-        for kind, severity, meaning, names in sets
-        if names
-    ]
-
-
-def _lacking(
-    counts: dict[str, dict[str, int]],
-    splits: Sequence[str],
-    severity: file_kinds.Severity = "error",
-) -> list[Finding]:
-    """Classes without photos in one of some splits."""
-    lacking = [
-        f"{name} ({split_name})"
-        for name, row in counts.items()
-        for split_name in splits
-        if row["usable"] and not row[split_name]
-    ]
-    if not lacking:
-        return []
-    return [
-        Finding(
-            kind="class missing from a split",
-            severity=severity,
-            meaning="no photo of it is there: " + ", ".join(lacking),
-        )
-    ]
-
-
-def _twins(names: Sequence[str]) -> list[Finding]:
-    """Classes whose names look the same, or nearly."""
-    alike: dict[str, list[str]] = collections.defaultdict(list)
-    for name in names:
-        key = unicodedata.normalize("NFKC", name).casefold()
-        alike["".join(key.replace("_", " ").split())].append(name)
-    twins = [" and ".join(some) for some in alike.values() if len(some) > 1]
-    if not twins:
-        return []
-    return [
-        Finding(
-            kind="class names alike",
-            severity="warning",
-            meaning="the same but for case, spaces or encoding; are they one "
-            "class? " + "; ".join(twins),
-        )
-    ]
+def _sorted(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    order = ("error", "warning", "note")
+    return tuple(sorted(findings, key=lambda finding: order.index(finding.severity)))
 
 
 def _check_records(root: Path, num_workers: int) -> tuple[Report, html_page.Encoded]:
-    found = manifest.read(root)
-    faults = verify_records.verify(found, num_workers=num_workers)
+    converted = manifest.read(root)
     findings = [
-        Finding(kind="fault", severity="error", meaning=str(fault)) for fault in faults
+        Finding(kind="fault", severity="error", meaning=str(fault))
+        for fault in verify_records.verify(converted, num_workers=num_workers)
     ]
-    by_group: dict[str, list[manifest.Row]] = collections.defaultdict(list)
-    for row in found.included():
+    by_group: dict[str, list[Row]] = collections.defaultdict(list)
+    for row in converted.included():
         by_group[row.group].append(row)
-    torn = [rows for rows in by_group.values() if len({r.split for r in rows}) > 1]
-    if torn:
+    divided = [
+        rows for rows in by_group.values() if len({row.split for row in rows}) > 1
+    ]
+    if divided:
         findings.append(
             Finding(
                 kind="across splits",
                 severity="error",
                 meaning="photos of one group on several sides of the split; "
                 f"python -m pipeline.split {root} splits anew",
-                groups=tuple(tuple(row.path for row in rows) for rows in torn),
+                groups=tuple(tuple(row.path for row in rows) for rows in divided),
             )
         )
-    counts = {}
-    for name, counter in found.tally.classes.items():
-        usable = counter["photos"] - counter["skipped"]
-        splits = {split_name: counter[split_name] for split_name in manifest.SPLITS}
-        counts[name] = {"photos": counter["photos"], "usable": usable, **splits}
-    findings += _balance({name: row["usable"] for name, row in counts.items()})
-    filled = [name for name in manifest.SPLITS if found.included(name)]
-    findings += _lacking(counts, filled, "warning")
-    rows = {row.path: row for row in found.included()}
+    counts = {
+        name: {
+            "photos": counter["photos"],
+            "usable": counter["photos"] - counter["skipped"],
+            **{split: counter[split] for split in manifest.SPLITS},
+        }
+        for name, counter in converted.tally.classes.items()
+    }
+    filled = [name for name in manifest.SPLITS if converted.included(name)]
+    findings += photo_findings.find_small_classes(_usable(counts))
+    findings += photo_findings.find_missing_splits(counts, filled, "warning")
+    row_at = {row.path: row for row in converted.included()}
     report = Report(
         source=str(root),
         counts=counts,
         findings=_sorted(findings),
-        notes=(f"records: {len(rows):,}, manifest digest {found.digest[:12]}",),
+        notes=(f"records: {len(row_at):,}, manifest digest {converted.digest[:12]}",),
     )
     photos = stored_photo.StoredPhotos(root)
-    return report, lambda path: photos.image(rows[path])
+    return report, lambda path: photos.image(row_at[path])
 
 
 def summary(report: Report) -> str:
-    """The report as text."""
+    """Return the report as text."""
     columns = list(next(iter(report.counts.values())))
     width = max(len("class"), *map(len, report.counts))
     lines = [f"{'class':{width}}" + "".join(f"{name:>11}" for name in columns)]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from pipeline.records import manifest
+from pipeline.records.manifest_row import Row
 from pipeline.records.reasons import Code
 
 Severity = Literal["error", "warning", "note"]
@@ -56,7 +56,7 @@ _KIND_OF_CODE: Mapping[str, str] = {
 }
 
 
-def kinds_of(row: manifest.Row) -> list[str]:
+def kinds_of(row: Row) -> list[str]:
     """Return the kinds, of KINDS, that apply to a file."""
     kinds = [_KIND_OF_CODE[code] for code in row.codes if code in _KIND_OF_CODE]
     if row.is_included:

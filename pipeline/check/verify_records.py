@@ -11,6 +11,7 @@ from pathlib import Path
 from pipeline.images import opencv
 from pipeline.images.errors import ImageError
 from pipeline.records import example_format, manifest, stored_photo
+from pipeline.records.manifest_row import Row
 from pipeline.sources import source_settings
 from pipeline.system import command_line, process_pool
 from pipeline.system.errors import DataError
@@ -43,7 +44,7 @@ class Fault:
 class _Task:
     """A record for a worker: its row, its place in the file, its label."""
 
-    row: manifest.Row
+    row: Row
     index: int
     label: int
 
@@ -58,7 +59,7 @@ def verify(found: manifest.Manifest, *, num_workers: int = 0) -> list[Fault]:
     Returns:
         What is wrong, the first fault of each record; nothing if all is well.
     """
-    rows: dict[str, list[manifest.Row]] = collections.defaultdict(list)
+    rows: dict[str, list[Row]] = collections.defaultdict(list)
     for row in found.included():
         rows[row.file].append(row)
     for some in rows.values():
@@ -101,21 +102,23 @@ def _blocks(tasks: Sequence[_Task]) -> Iterator[Sequence[_Task]]:
 
 
 def _check_head(found: manifest.Manifest) -> list[Fault]:
-    """Whether the counts in manifest.json are those of the rows."""
+    """Compare the counts in manifest.json with those of the rows."""
     path = found.directory / manifest.HEAD_NAME
     head = json.loads(path.read_text(encoding="ascii"))
-    faults = []
-    tally = found.tally
-    for name, counts in (("counts", tally.splits()), ("files", tally.files())):
-        if head.get(name) != counts:
-            problem = f"its {name} are not those of {manifest.ROWS_NAME}"
-            faults.append(
-                Fault(file=manifest.HEAD_NAME, index=-1, path="", problem=problem)
-            )
-    return faults
+    counts = {"counts": found.counts(), "files": found.tally.files()}
+    return [
+        Fault(
+            file=manifest.HEAD_NAME,
+            index=-1,
+            path="",
+            problem=f"its {name} are not those of {manifest.ROWS_NAME}",
+        )
+        for name, expected in counts.items()
+        if head.get(name) != expected
+    ]
 
 
-def _check_file(path: Path, rows: Sequence[manifest.Row]) -> list[Fault]:
+def _check_file(path: Path, rows: Sequence[Row]) -> list[Fault]:
     """Whether the rows of a record file leave no gap in it."""
     if not path.is_file():
         problem = f"missing, with {len(rows)} records"

@@ -13,6 +13,8 @@ from typing import Any
 from pipeline.convert.convert_settings import Config
 from pipeline.system import command_line, config_flags
 
+_SHOWN_SKIPPED = 20  # files
+
 
 def main(typed: dict[str, Any]) -> None:
     """Convert the folder named on the command line."""
@@ -23,26 +25,27 @@ def main(typed: dict[str, Any]) -> None:
     from pipeline.records import count_tables, manifest
 
     summary = conversion.convert(config)
-    command_line.say(count_tables.conversion(summary.tally))
+    converted = summary.manifest
+    command_line.say(count_tables.conversion(converted.tally))
     for note in summary.notes:
         command_line.say(note)
-    for kind, count in summary.info.ignored.items():
+    for kind, count in converted.info.ignored.items():
         command_line.say(f"ignored: {count} {kind}")
-    for path, reason in summary.skipped:
-        command_line.say(f"skipped {command_line.one_line(path)}: {reason}")
-    if (more := summary.tally.total()["skipped"] - len(summary.skipped)) > 0:
-        where = summary.directory / manifest.ROWS_NAME
-        command_line.say(f"... and {more} more, in {where}")
+    skipped = [row for row in converted.rows if not row.is_included]
+    for row in skipped[:_SHOWN_SKIPPED]:
+        command_line.say(f"skipped {command_line.one_line(row.path)}: {row.reason}")
+    if len(skipped) > _SHOWN_SKIPPED:
+        where = converted.directory / manifest.ROWS_NAME
+        command_line.say(f"... and {len(skipped) - _SHOWN_SKIPPED} more, in {where}")
     for line in summary.findings:
         command_line.say(line)
-    for line in split_assignment.warnings(summary.tally.splits()):
+    for line in split_assignment.warn_of_small_classes(converted.counts()):
         command_line.say(f"warning: {line}")
-    kept = summary.info.seed
-    if "seed" in typed and kept != config.seed:
+    if "seed" in typed and converted.info.seed != config.seed:
         command_line.say(
             f"--seed={config.seed} was ignored because these records were split with "
-            f"seed {kept}. To make a new split, run: python -m pipeline.split "
-            f"{config.out} --seed={config.seed}"
+            f"seed {converted.info.seed}. To make a new split, run: python -m "
+            f"pipeline.split {config.out} --seed={config.seed}"
         )
     if summary.changed:
         command_line.say(f"wrote {len(summary.written)} record files to {config.out}")

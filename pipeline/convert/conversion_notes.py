@@ -1,75 +1,86 @@
-"""What was found out about photos together -> lines for the user."""
+"""Say in lines for the user what conversion found out about photos together."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-import numpy as np
-
-from pipeline.grouping import selection
-from pipeline.records import file_table
-from pipeline.sources import find_source
+from pipeline.grouping import photo_groups
+from pipeline.grouping.photo_groups import Group, PhotoGroups
+from pipeline.grouping.selection import Reasons
+from pipeline.records.manifest_row import Row
 from pipeline.system import command_line
 
 _SHOWN = 5  # examples a line
 
 
 def lines(
-    found: file_table.Table,
-    source: find_source.Source,
-    bonds: selection.Bonds,
-    left_out: selection.LeftOut,
+    rows: Sequence[Row],
+    groups: PhotoGroups,
+    contradicting: Reasons,
+    bridging: Reasons,
 ) -> list[str]:
-    """Copies, near-duplicates, groups, and what was left out; nothing, no line.
+    """Describe copies, near-duplicates, groups, and photos that were left out.
 
     Args:
-        found: all files, in groups and splits.
-        source: likewise.
-        bonds: what belongs together.
-        left_out: what is not taken because of it.
+        rows: Rows of all files, with group and split.
+        groups: Photos that belong together.
+        contradicting: Photos that were left out because of their labels.
+        bridging: Photos that were left out because of their groups' splits.
+
+    Returns:
+        One line for each kind of finding that there is.
     """
-
-    def names(numbers: Sequence[int] | np.ndarray) -> str:
-        shown = [source.paths[number] for number in numbers[:_SHOWN]]
-        return ", ".join(shown) + (" ..." if len(numbers) > _SHOWN else "")
-
-    def pairs(groups: Sequence[np.ndarray]) -> str:
-        shown = [
-            " and ".join(source.paths[number] for number in members[:2])
-            for members in groups[:_SHOWN]
-        ]
-        return "; ".join(shown) + (" ..." if len(groups) > _SHOWN else "")
-
-    taken = np.flatnonzero(found.taken)
-    copies = taken[selection.same_files(found)[taken] != taken]
-    alike = bonds.alike(found)
-    near = selection.divided(alike, taken, found.found["sha256"])
-    mixed = selection.divided(alike, taken, found.labels)
-    torn = selection.divided(found.groups, taken, found.splits)
-    keys = bonds.keys[taken]
-    keys = keys[keys != selection.NO_KEY]
-    out = left_out
+    copies = [index for group in photo_groups.same_files(rows) for index in group[1:]]
+    alike = groups.same_picture(rows)
+    near = [g for g in alike if len({rows[index].sha256 for index in g}) > 1]
+    mixed = [g for g in alike if len({rows[index].class_name for index in g}) > 1]
+    divided = [
+        group
+        for group in groups.together(rows)
+        if len({rows[index].split for index in group}) > 1
+    ]
+    keys = [
+        key
+        for row, key in zip(rows, groups.user_keys, strict=True)
+        if row.is_included and key is not None
+    ]
     texts = [
-        (copies, f"exact copies: {len(copies)} ({names(copies)})"),
-        (near, f"groups of near-duplicates: {len(near)} ({pairs(near)})"),
-        (keys, f"groups by path: {len(np.unique(keys))}, of {len(keys)} photos"),
+        (copies, f"exact copies: {len(copies)} ({_names(rows, sorted(copies))})"),
+        (near, f"groups of near-duplicates: {len(near)} ({_pairs(rows, near)})"),
+        (keys, f"groups by path: {len(set(keys))}, of {len(keys)} photos"),
         (
-            out.contradicting,
-            f"left out, filed under several classes: {len(out.contradicting)} "
-            f"({names(out.contradicting)})",
+            contradicting,
+            f"left out, filed under several classes: {len(contradicting)} "
+            f"({_names(rows, contradicting)})",
         ),
         (
-            out.bridging,
-            f"left out, on both sides of the split: {len(out.bridging)} "
-            f"({names(out.bridging)})",
+            bridging,
+            f"left out, on both sides of the split: {len(bridging)} "
+            f"({_names(rows, bridging)})",
         ),
         (
             mixed,
             "warning: groups of the same picture in several classes: "
-            f"{len(mixed)} ({pairs(mixed)})",
+            f"{len(mixed)} ({_pairs(rows, mixed)})",
         ),
         (
-            torn,
+            divided,
             "warning: groups of known photos on several sides of the split: "
-            f"{len(torn)} ({pairs(torn)}); python -m pipeline.split splits anew",
+            f"{len(divided)} ({_pairs(rows, divided)}); python -m pipeline.split "
+            "splits anew",
         ),
     ]
-    return [command_line.one_line(text) for members, text in texts if len(members)]
+    return [command_line.one_line(text) for findings, text in texts if findings]
+
+
+def _names(rows: Sequence[Row], indices: Collection[int]) -> str:
+    """Return paths of the first rows."""
+    shown = [rows[index].path for index in [*indices][:_SHOWN]]
+    return ", ".join(shown) + (" ..." if len(indices) > _SHOWN else "")
+
+
+def _pairs(rows: Sequence[Row], groups: Sequence[Group]) -> str:
+    """Return paths of two photos of each of the first groups."""
+    shown = [
+        " and ".join(rows[index].path for index in group[:2])
+        for group in groups[:_SHOWN]
+    ]
+    return "; ".join(shown) + (" ..." if len(groups) > _SHOWN else "")

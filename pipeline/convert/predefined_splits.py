@@ -1,115 +1,117 @@
-"""Splits that the source gives -> splits of the data set, and no photo in two of them.
+"""Apply splits that come with the source, and keep every photo in one split only.
 
-A given split is kept as it is and gets no other photos. One that the source does not
-give is taken by shares from the photos that are given for training or for nothing.
+A given split gets no other photos. A split that the source does not give is filled by
+shares from the photos that are given for training, or for nothing.
 """
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 
-import numpy as np
-
-from pipeline.grouping import selection
-from pipeline.records import file_table, manifest, previous_dataset
+from pipeline.grouping.photo_groups import Group
+from pipeline.records.manifest import SPLITS
+from pipeline.records.manifest_row import Row
+from pipeline.records.previous_dataset import PreviousDataset
 from pipeline.records.reasons import Code
-from pipeline.sources import photo_source
+from pipeline.sources.photo_source import Source
 from pipeline.system.errors import DataError
 
-_TRAIN = manifest.SPLITS.index("train")
+_TRAIN = SPLITS[0]
 
 
-def leave_out_copies(
-    found: file_table.Table, source: photo_source.Source, roots: np.ndarray
-) -> None:
-    """Takes a photo for the last split only that it, or one of its group, is given for.
+def leave_out_copies(rows: list[Row], source: Source, groups: Sequence[Group]) -> None:
+    """Skip photos of a group that is given for a later split as well, in place.
 
     A copy among the training photos of what is tested would make the figures too good,
     so the test photo stays, then the validation photo.
 
     Args:
-        found: all files.
-        source: with their splits.
-        roots: int64 [num_files], the lowest number in each one's group.
+        rows: Rows of all files.
+        source: Photos with their given splits.
+        groups: Groups of photos that must share a split.
     """
     if not source.given:
         return
-    taken = np.flatnonzero(found.taken)
-    splits = np.maximum(source.splits, _TRAIN)
-    for members in selection.divided(roots, taken, splits):
-        best = members[np.argmax(splits[members])]
-        copies = members[splits[members] < splits[best]]
-        same = found.found["sha256"][copies] == found.found["sha256"][best]
-        name, path = manifest.SPLITS[splits[best]], source.paths[best]
-        reason = f"also in {name}: {path}"
-        found.leave_out(copies[same], Code.ALSO_IN_LATER_SPLIT, reason)
-        reason = f"belongs to a photo that is given for {name}: {path}"
-        found.leave_out(copies[~same], Code.GROUP_IN_LATER_SPLIT, reason)
-        # As the next conversion will know it, by the photo that is taken.
-        found.splits[copies[same]] = splits[best]
+    for group in groups:
+        split_of = {index: source.photos[index].split or _TRAIN for index in group}
+        best = max(group, key=lambda index: SPLITS.index(split_of[index]))
+        split, path = split_of[best], rows[best].path
+        for index in group:
+            row = rows[index]
+            if split_of[index] == split:
+                continue
+            if row.sha256 == rows[best].sha256:
+                row = row.skipped(Code.ALSO_IN_LATER_SPLIT, f"also in {split}: {path}")
+                # The next conversion will know this photo by the one that stays.
+                rows[index] = dataclasses.replace(row, split=split)
+            else:
+                reason = f"belongs to a photo that is given for {split}: {path}"
+                rows[index] = row.skipped(Code.GROUP_IN_LATER_SPLIT, reason)
 
 
-def place(
-    found: file_table.Table,
-    source: photo_source.Source,
-    before: previous_dataset.Known | None,
-) -> None:
-    """Writes the given splits into the table.
+def place(rows: list[Row], source: Source, previous: PreviousDataset | None) -> None:
+    """Write the given splits into the rows, in place.
 
     Args:
-        found: all files.
-        source: with their splits.
-        before: the data set as it was; None the first time.
+        rows: Rows of all files.
+        source: Photos with their given splits.
+        previous: Data set as it was; None the first time.
 
     Raises:
-        DataError: a photo is known in another split than it is given for.
+        DataError: A photo had another split than it is given for now.
     """
     if not source.given:
         return
-    # Where a split is not given, some of the training photos will be for that.
-    open_splits = [
-        number
-        for number, name in enumerate(manifest.SPLITS)
-        if name not in source.given and number != _TRAIN
-    ]
-    if before is not None:
-        splits, _ = before.splits_of(found.found["sha256"])
-        moved = (
-            found.taken & (splits != file_table.NO_SPLIT) & (splits != source.splits)
+    # Some of the training photos serve the splits that are not given.
+    open_splits = [name for name in SPLITS[1:] if name not in source.given]
+    _check_unmoved(rows, source, previous, open_splits)
+    for index, photo in enumerate(source.photos):
+        is_open = photo.split == _TRAIN and bool(open_splits)
+        if rows[index].is_included and photo.split and not is_open:
+            rows[index] = dataclasses.replace(rows[index], split=photo.split)
+
+
+def _check_unmoved(
+    rows: Sequence[Row],
+    source: Source,
+    previous: PreviousDataset | None,
+    open_splits: Sequence[str],
+) -> None:
+    """Refuse splits that differ from those of the previous data set."""
+    if previous is None:
+        return
+    moved = []
+    for row, photo in zip(rows, source.photos, strict=True):
+        before = previous.row_of_photo(row) if row.is_included else None
+        if before is None or photo.split in ("", before.split):
+            continue
+        if not (photo.split == _TRAIN and before.split in open_splits):
+            moved.append((photo, before.split))
+    if moved:
+        photo, split = moved[0]
+        raise DataError(
+            f"{previous.manifest.directory}: {len(moved):,} photos are known in "
+            f"another split than the source gives, {photo.path} first (known in "
+            f"{split}, given for {photo.split}); known photos do not change sides: "
+            "convert into a new folder with --out"
         )
-        moved &= source.splits != file_table.NO_SPLIT
-        moved &= ~((source.splits == _TRAIN) & np.isin(splits, open_splits))
-        if moved.any():
-            first = int(np.argmax(moved))
-            raise DataError(
-                f"{before.directory}: {moved.sum():,} photos are known in another "
-                f"split than the source gives, {source.paths[first]} first (known in "
-                f"{manifest.SPLITS[splits[first]]}, given for "
-                f"{manifest.SPLITS[source.splits[first]]}); known photos do not change "
-                "sides: convert into a new folder with --out"
-            )
-    kept = found.taken & (source.splits != file_table.NO_SPLIT)
-    if open_splits:
-        kept &= source.splits != _TRAIN
-    found.splits[kept] = source.splits[kept]
 
 
-def open_shares(
-    source: photo_source.Source, shares: Mapping[str, float]
-) -> dict[str, float]:
-    """The shares of those splits that the source does not give; 0 for the others."""
+def open_shares(source: Source, shares: Mapping[str, float]) -> dict[str, float]:
+    """Return the shares of the splits that the source does not give; 0 for others."""
     return {
         name: 0 if name in source.given else share for name, share in shares.items()
     }
 
 
-def notes(source: photo_source.Source, shares: Mapping[str, float]) -> list[str]:
-    """What to tell of splits that are given, or else not."""
+def notes(source: Source, shares: Mapping[str, float]) -> list[str]:
+    """Return a line about the splits that the source gives; none if it gives none."""
     if not source.given:
         return []
-    taken = {
+    filled = {
         name: share for name, share in open_shares(source, shares).items() if share
     }
     line = f"given splits: {', '.join(source.given)}"
-    if taken:
-        what = " and ".join(f"{name} ({share:g})" for name, share in taken.items())
-        line += f"; {what} {'is' if len(taken) == 1 else 'are'} taken from the rest"
+    if filled:
+        names = " and ".join(f"{name} ({share:g})" for name, share in filled.items())
+        line += f"; {names} {'is' if len(filled) == 1 else 'are'} taken from the rest"
     return [line]

@@ -1,44 +1,41 @@
-"""Records in part files -> one record file or more a class, in the order of the paths.
+"""Join the records of a conversion to one record file or more a class.
 
-A record file whose records would stay as they are is left alone.
+A class's records are in the order of the paths. A record file that would stay the same
+is not written again.
 """
 
 import dataclasses
 import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-
-from pipeline.images import decode_files, local_runner
-from pipeline.records import example_format, file_table, previous_dataset, tfrecord
+from pipeline.images import local_runner
+from pipeline.records.manifest_row import Row
+from pipeline.records.previous_dataset import PreviousDataset
 from pipeline.system import file_system
 from pipeline.system.errors import DataError
 
+# Part of a file: its name, relative to the data set, and start and size in bytes.
+Extent = tuple[str, int, int]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Places:
-    """Where the records go.
+class RecordFiles:
+    """The record files that a conversion gives.
 
     Attributes:
-        names: of the record files.
-        files: int32 [num_files], index into `names`; table.NO_RECORD without a record.
-        offsets: int64 [num_files], in bytes.
-        written: names of the files to be written.
-        obsolete: names of files that are there and no longer wanted.
+        written: {record file: parts of other files to join}, of those to be written.
+        obsolete: Names of record files of the previous data set that are not needed.
     """
 
-    names: Sequence[str]
-    files: np.ndarray
-    offsets: np.ndarray
-    written: Sequence[str]
+    written: Mapping[str, Sequence[Extent]]
     obsolete: Sequence[str]
 
 
 def record_name(class_name: str, shard: int = 0, num_shards: int = 1) -> str:
-    """File name of a class's records, told apart from those of shards."""
+    """Return the name of a class's record file, which no shard of another has."""
     quoted = re.sub(r"-(?=\d{5}-of-\d{5}$)", "%2D", file_system.file_name(class_name))
     if num_shards > 1:
         quoted += f"-{shard:05d}-of-{num_shards:05d}"
@@ -46,150 +43,101 @@ def record_name(class_name: str, shard: int = 0, num_shards: int = 1) -> str:
 
 
 def place(
-    found: file_table.Table,
+    rows: list[Row],
     class_names: Sequence[str],
     shard_bytes: int,
-    before: previous_dataset.Known | None,
-) -> Places:
-    """Decides where each record goes.
+    previous: PreviousDataset | None,
+) -> RecordFiles:
+    """Decide where each record goes, and write that into the rows, in place.
 
     Args:
-        found: all files.
-        class_names: in label order.
-        shard_bytes: a record file has at most so many, or one record; 0: no limit.
-        before: the data set as it was.
+        rows: Rows of all files; those with a record say where it is now.
+        class_names: Class names in label order.
+        shard_bytes: Largest size of a record file of several records, in bytes; 0: no
+            limit.
+        previous: Data set as it was; None the first time.
     """
-    names: list[str] = []
-    written: list[str] = []
-    files = np.full(len(found), file_table.NO_RECORD, np.int32)
-    offsets = np.zeros(len(found), np.int64)
-    lengths = found.found["length"]
-    for label, class_name in enumerate(class_names):
-        members = np.flatnonzero(found.taken & (found.labels == label))
-        shards = _shards(members, lengths, shard_bytes)
-        for number, some in enumerate(shards):
+    members: dict[str, list[int]] = {name: [] for name in class_names}
+    for index, row in enumerate(rows):
+        if row.is_included:
+            members[row.class_name].append(index)
+    names: set[str] = set()
+    written: dict[str, Sequence[Extent]] = {}
+    for class_name, indices in members.items():
+        shards = _shards(rows, indices, shard_bytes)
+        for number, shard in enumerate(shards):
             name = record_name(class_name, number, len(shards))
-            files[some] = len(names)
-            offsets[some] = np.cumsum(lengths[some]) - lengths[some]
-            names.append(name)
-            if not _is_there(found, some, offsets[some], name, before):
-                written.append(name)
-    old = set(before.files) if before else set()
-    return Places(
-        names=names,
-        files=files,
-        offsets=offsets,
-        written=written,
-        obsolete=sorted(old - {*names}),
-    )
+            names.add(name)
+            extents = list(_extents(rows[index] for index in shard))
+            size = sum(length for _, _, length in extents)
+            is_there = previous is not None and previous.file_sizes.get(name) == size
+            if not (is_there and extents == [(name, 0, size)]):
+                written[name] = extents
+            offset = 0
+            for index in shard:
+                row = rows[index]
+                if (row.file, row.offset) != (name, offset):
+                    rows[index] = dataclasses.replace(row, file=name, offset=offset)
+                offset += row.length
+    before = previous.file_sizes.keys() if previous else set()
+    return RecordFiles(written=written, obsolete=sorted(before - names))
 
 
 def _shards(
-    members: np.ndarray, lengths: np.ndarray, shard_bytes: int
-) -> list[np.ndarray]:
-    """Divides photos into files; one ends where `shard_bytes` more are full."""
-    if not shard_bytes or not len(members):
-        return [members] if len(members) else []
-    number = (np.cumsum(lengths[members]) - 1) // shard_bytes
-    return [members[number == shard] for shard in np.unique(number)]
+    rows: Sequence[Row], indices: Sequence[int], shard_bytes: int
+) -> list[list[int]]:
+    """Divide photos into files; one ends where `shard_bytes` more are full."""
+    shards: dict[int, list[int]] = {}
+    size = 0
+    for index in indices:
+        size += rows[index].length
+        number = (size - 1) // shard_bytes if shard_bytes else 0
+        shards.setdefault(number, []).append(index)
+    return list(shards.values())
 
 
-def _is_there(
-    found: file_table.Table,
-    members: np.ndarray,
-    offsets: np.ndarray,
-    name: str,
-    before: previous_dataset.Known | None,
-) -> bool:
-    """Whether a record file has exactly these records already."""
-    if before is None or name not in before.ends:
-        return False
-    kept = found.found[members]
-    file = file_table.KNOWN_FILES - before.files.index(name)
-    return bool(
-        (kept["file"] == file).all()
-        and (kept["offset"] == offsets).all()
-        and before.ends[name] == int(kept["length"].sum())
-    )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RecordFiles:
-    """What the numbers in table.FOUND["file"] stand for.
-
-    Attributes:
-        partial: staging folder, with the parts.
-        directory: of the data set as it was.
-        known: names of its record files.
-    """
-
-    partial: Path
-    directory: Path
-    known: Sequence[str]
-
-    def path(self, file: int) -> Path:
-        """The file of that number."""
-        if file > file_table.NO_RECORD:
-            return decode_files.part_path(self.partial, file)
-        if file == file_table.NO_RECORD:
-            raise RuntimeError("a file is taken but has no record")
-        return self.directory / self.known[file_table.KNOWN_FILES - file]
+def _extents(rows: Iterator[Row]) -> Iterator[Extent]:
+    """Yield where the records of rows lie, neighbours in one file as one part."""
+    file, start, end = "", 0, 0
+    for row in rows:
+        if (row.file, row.offset) != (file, end):
+            if end > start:
+                yield file, start, end - start
+            file, start = row.file, row.offset
+        end = row.offset + row.length
+    if end > start:
+        yield file, start, end - start
 
 
 def write(
-    found: file_table.Table,
-    places: Places,
-    files: RecordFiles,
-    run: local_runner.Runner,
+    record_files: RecordFiles,
+    directory: Path,
+    partial: Path,
+    runner: local_runner.Runner,
 ) -> None:
-    """Joins the parts to record files in the staging folder, those to be written."""
-    run.call(
+    """Write record files into the staging folder.
+
+    Args:
+        record_files: Files to write.
+        directory: Folder of the data set.
+        partial: Staging folder.
+        runner: Local processes or a cluster.
+    """
+    runner.call(
         [
-            functools.partial(
-                _join,
-                found.found[np.flatnonzero(places.files == places.names.index(name))],
-                files,
-                files.partial / name,
-            )
-            for name in places.written
+            functools.partial(_join, directory, extents, partial / name)
+            for name, extents in record_files.written.items()
         ]
     )
 
 
-def _join(members: np.ndarray, files: RecordFiles, target: Path) -> None:
-    """Writes records, in their order, into one file."""
+def _join(directory: Path, extents: Sequence[Extent], target: Path) -> None:
+    """Write parts of files, in their order, into one file."""
     with target.open("wb") as out:
-        for file, start, length in _runs(members):
-            with files.path(file).open("rb") as part:
+        for name, start, length in extents:
+            with (directory / name).open("rb") as part:
                 part.seek(start)
                 _copy(part, out, length)
-
-
-def image_of(found: file_table.Table, number: int, files: RecordFiles) -> bytes:
-    """The image in the record of a file, before the records are joined.
-
-    Raises:
-        DataError: a record from an earlier conversion is damaged; names it.
-    """
-    entry = found.found[number]
-    path = files.path(int(entry["file"]))
-    with path.open("rb") as file:
-        payload = tfrecord.read_from(
-            file, int(entry["offset"]), int(entry["length"]), str(path)
-        )
-    return example_format.parse(payload).encoded
-
-
-def _runs(members: np.ndarray) -> Iterator[tuple[int, int, int]]:
-    """Merges neighbouring records of one file into (file, offset, length) runs."""
-    ends = members["offset"] + members["length"]
-    new = (members["file"][1:] != members["file"][:-1]) | (
-        members["offset"][1:] != ends[:-1]
-    )
-    starts = np.r_[0, np.flatnonzero(new) + 1]
-    for first, last in zip(starts, np.r_[starts[1:], len(members)] - 1, strict=True):
-        start = int(members["offset"][first])
-        yield int(members["file"][first]), start, int(ends[last]) - start
 
 
 def _copy(part: BinaryIO, out: BinaryIO, length: int) -> None:

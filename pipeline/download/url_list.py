@@ -19,7 +19,6 @@ import numpy as np
 
 from pipeline.download import photo_downloads
 from pipeline.download.photo_downloads import DownloadOptions, Outcome, PhotoAddress
-from pipeline.records import file_table, manifest
 from pipeline.sources import class_labels, listed_photos, photo_csv
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
@@ -40,11 +39,11 @@ class Photo(PhotoAddress):
 
     Attributes:
         class_name: class of the photo.
-        split: index into manifest.SPLITS, or file_table.NO_SPLIT.
+        split: name of the split, one of manifest.SPLITS; "" for none.
     """
 
     class_name: str
-    split: int
+    split: str
 
 
 def read(
@@ -89,7 +88,7 @@ def read(
     return photos
 
 
-def _rows(path: Path) -> Iterator[tuple[str, str, int, int]]:
+def _rows(path: Path) -> Iterator[tuple[str, str, str, int]]:
     """Yield address, label, split and line number of each photo."""
     needed = {"url": ("image_url", "url"), "label": ("label",)}
     for line, row in photo_csv.read_rows(path, needed, {"split": ("_split", "split")}):
@@ -107,7 +106,7 @@ def _rows(path: Path) -> Iterator[tuple[str, str, int, int]]:
         )
 
 
-def _photo(url: str, class_name: str, split: int) -> Photo:
+def _photo(url: str, class_name: str, split: str) -> Photo:
     """Place a photo in the folder of its class, under the hash of its address."""
     folder = re.sub("^[.]", "%2E", file_system.file_name(class_name))
     name = hashlib.sha1(url.encode("utf-8", "surrogateescape")).hexdigest()
@@ -203,7 +202,6 @@ def _check_target(target: Path) -> None:
 def _write(target: Path, photos: Sequence[Photo], outcomes: Sequence[Outcome]) -> None:
     """Write the list of the photos that are there, and the report on all."""
     results = list(zip(photos, outcomes, strict=True))
-    splits = {**dict(enumerate(manifest.SPLITS)), file_table.NO_SPLIT: ""}
     _write_csv(
         target / REPORT_NAME,
         ("url", "path", "status", "reason"),
@@ -212,7 +210,7 @@ def _write(target: Path, photos: Sequence[Photo], outcomes: Sequence[Outcome]) -
     _write_csv(
         target / LISTING_NAME,
         _LISTING_HEADER,
-        ((p.path, p.class_name, splits[p.split]) for p, o in results if o.is_there),
+        ((p.path, p.class_name, p.split) for p, o in results if o.is_there),
     )
 
 

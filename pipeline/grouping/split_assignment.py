@@ -1,94 +1,34 @@
-"""Photos and their groups -> train, validation, test, or folds.
+"""Assign groups of photos to train, validation and test, or to folds.
 
-Photos of one duplicate group always stay on one side.
+Groups are given as {name of a group: the label of each of its photos}. A name is the
+smallest SHA-256 of the group's photos.
 """
 
-import dataclasses
+import collections
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from pipeline.records import file_table, manifest
+from pipeline.records.manifest import SPLITS
 
 DEFAULT_SHARES = {"validation": 0.1, "test": 0.1}
 # Below this many photos a class, a split of a tenth rounds to nothing.
 SMALL_CLASS = 10
-MAX_FOLDS = int(np.iinfo(np.int16).max)
-_TRAIN, _VALIDATION, _TEST = range(3)  # in manifest.SPLITS
+_TRAIN, _VALIDATION, _TEST = SPLITS
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Groups:
-    """Photos that must share a split, as columns: of groups, and of their parts.
-
-    A part are the photos of a group that are of one class; most groups have one.
-
-    Attributes:
-        names: S32 [num_groups], smallest SHA-256 of a group's photos.
-        splits: int8 [num_groups], index into manifest.SPLITS of what some of them
-            already have; table.NO_SPLIT when all are new.
-        starts: int64 [num_groups + 1]: group k has the parts from starts[k] on.
-        labels: int32 [num_parts], 0-based class.
-        sizes: int64 [num_parts], number of photos.
-    """
-
-    names: np.ndarray
-    splits: np.ndarray
-    starts: np.ndarray
-    labels: np.ndarray
-    sizes: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    @property
-    def owners(self) -> np.ndarray:
-        """int64 [num_parts], the group of each part."""
-        return np.repeat(np.arange(len(self)), np.diff(self.starts))
-
-    @property
-    def photos(self) -> np.ndarray:
-        """int64 [num_groups], number of their photos."""
-        return np.add.reduceat(self.sizes, self.starts[:-1])
-
-
-def groups_of(
-    groups: np.ndarray, hashes: np.ndarray, labels: np.ndarray, splits: np.ndarray
-) -> tuple[Groups, np.ndarray]:
-    """Collects the groups of some photos.
-
-    Args:
-        groups: int [num_photos], any number that stands for a photo's group.
-        hashes: S32 [num_photos], SHA-256 of each photo's group.
-        labels: int32 [num_photos].
-        splits: int8 [num_photos], or NO_SPLIT.
-
-    Returns:
-        The groups, and int64 [num_photos]: which of them each photo is in.
-    """
-    _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
-    known = np.full(len(first), file_table.NO_SPLIT, np.int8)
-    np.maximum.at(known, inverse, splits)
-    num_labels = int(labels.max(initial=0)) + 1
-    parts, sizes = np.unique(
-        inverse.astype(np.int64) * num_labels + labels, return_counts=True
-    )
-    owners, part_labels = np.divmod(parts, num_labels)
-    found = Groups(
-        names=hashes[first],
-        splits=known,
-        starts=np.searchsorted(owners, np.arange(len(first) + 1)),
-        labels=part_labels.astype(np.int32),
-        sizes=sizes,
-    )
-    return found, inverse
+Groups = Mapping[str, Sequence[int]]
 
 
 def by_shares(
-    groups: Groups, *, seed: int, shares: Mapping[str, float], salt: str = "split"
-) -> np.ndarray:
-    """Splits class by class; groups that have a split keep it.
+    groups: Groups,
+    *,
+    seed: int,
+    shares: Mapping[str, float],
+    known: Mapping[str, str] | None = None,
+    salt: str = "split",
+) -> dict[str, str]:
+    """Split class by class; groups that have a split keep it.
 
     Groups of several classes, and those larger than what a split should have of their
     class, come first, the largest before the others: each goes where, for its classes,
@@ -99,173 +39,186 @@ def by_shares(
     several classes make that impossible.
 
     Args:
-        groups: all groups, with the split that is already known, if any.
-        seed: of the ranking.
+        groups: Labels of the photos of all groups.
+        seed: Seed of the ranking.
         shares: {"validation": share, "test": share} of a class's photos, 0..1.
-        salt: of the ranking.
+        known: {name of a group: split} of the groups that have one.
+        salt: Salt of the ranking.
 
     Returns:
-        int8 [num_groups], index into manifest.SPLITS.
+        {name of a group: its split}, one of SPLITS.
     """
-    assigned = groups.splits.copy()
-    targets = _targets(groups, shares)
-    counts = np.zeros_like(targets)
-    is_new = (assigned == file_table.NO_SPLIT)[groups.owners]
-    known = groups.labels[~is_new], assigned[groups.owners[~is_new]]
-    np.add.at(counts, known, groups.sizes[~is_new])
-    waiting = np.bincount(groups.labels[is_new], minlength=len(targets))
-    room = _Room(targets.tolist(), counts.tolist(), waiting.tolist())
-
-    least = np.where(targets > 0, targets, targets.max(initial=1))[:, 1:].min(axis=1)
-    photos, several = groups.photos, np.diff(groups.starts) > 1
-    is_large = several | (photos > least[groups.labels[groups.starts[:-1]]])
-    ranked = _ranked(
-        groups, np.flatnonzero(groups.splits == file_table.NO_SPLIT), seed, salt
-    )
-    large = sorted((g for g in ranked if is_large[g]), key=lambda g: -photos[g])
-    small = sorted(
-        (g for g in ranked if not is_large[g]),
-        key=groups.labels[groups.starts[:-1]].__getitem__,
-    )
-    starts, labels, sizes = (
-        column.tolist() for column in (groups.starts, groups.labels, groups.sizes)
-    )
-    for group in (*large, *small):
-        some = slice(starts[group], starts[group + 1])
-        parts = list(zip(labels[some], sizes[some], strict=True))
-        assigned[group] = room.take(parts, is_large=bool(is_large[group]))
+    assigned = dict(known or {})
+    new = [name for name in groups if name not in assigned]
+    quotas = SplitQuotas(_targets(groups, shares), (groups[name] for name in new))
+    for name, split in assigned.items():
+        quotas.add(groups[name], split)
+    least = quotas.least()
+    ranked = _ranked(new, seed, salt)
+    large = [
+        name
+        for name in ranked
+        if len({*groups[name]}) > 1 or len(groups[name]) > least[groups[name][0]]
+    ]
+    is_large = set(large)
+    for name in sorted(large, key=lambda name: -len(groups[name])):
+        assigned[name] = quotas.place_large(groups[name])
+    for name in ranked:
+        if name not in is_large:
+            assigned[name] = quotas.place_small(groups[name])
     return assigned
 
 
-@dataclasses.dataclass(frozen=True)
-class _Room:
-    """What each class has in each split while groups are placed one by one.
+class SplitQuotas:
+    """Photos that each class should have, and has, while groups are placed in turn."""
 
-    Attributes:
-        targets: [num_classes][num_splits], photos that there should be.
-        counts: [num_classes][num_splits], photos that there are.
-        waiting: [num_classes], groups with photos of the class, not yet placed.
-    """
+    def __init__(
+        self, targets: Mapping[int, Mapping[str, int]], waiting: Iterable[Sequence[int]]
+    ) -> None:
+        """Begin with nothing placed.
 
-    targets: list[list[int]]
-    counts: list[list[int]]
-    waiting: list[int]
+        Args:
+            targets: {label: {split: photos that there should be}}.
+            waiting: Labels of the photos of each group that will be placed.
+        """
+        self._targets = targets
+        self._counts = {label: dict.fromkeys(SPLITS, 0) for label in targets}
+        # {label: number of groups with photos of the class that are not placed yet}.
+        self._waiting = collections.Counter(
+            label for labels in waiting for label in {*labels}
+        )
 
-    def take(self, parts: Sequence[tuple[int, int]], *, is_large: bool) -> int:
-        """Places a group of (label, size) parts; returns its split."""
-        allowed = self._needed(parts) or {_TRAIN, _VALIDATION, _TEST}
-        chosen = _TRAIN
-        if is_large:
-            chosen = max(sorted(allowed), key=lambda split: self._left(parts, split))
-        else:
-            (label, _), *_ = parts
-            for split in (_TEST, _VALIDATION):
-                if (
-                    split in allowed
-                    and self.counts[label][split] < self.targets[label][split]
-                ):
-                    chosen = split
-                    break
-        for label, size in parts:
-            self.counts[label][chosen] += size
-            self.waiting[label] -= 1
-        return chosen
+    def least(self) -> dict[int, int]:
+        """Return {label: photos of the smallest split beside training that it gets}."""
+        highest = max((max(t.values()) for t in self._targets.values()), default=1)
+        return {
+            label: min(target[split] or highest for split in (_VALIDATION, _TEST))
+            for label, target in self._targets.items()
+        }
 
-    def _needed(self, parts: Sequence[tuple[int, int]]) -> set[int]:
-        """Splits that a class stays without unless it gets its last groups."""
-        needed = set()
-        for label, _ in parts:
-            both = zip(self.targets[label], self.counts[label], strict=True)
-            empty = {
-                n for n, (target, count) in enumerate(both) if target and not count
-            }
-            if self.waiting[label] <= len(empty):
+    def add(self, labels: Sequence[int], split: str) -> None:
+        """Count a group that has its split already."""
+        for label in labels:
+            self._counts[label][split] += 1
+
+    def place_large(self, labels: Sequence[int]) -> str:
+        """Place a group where it leaves the most room; return its split."""
+        sizes = sorted(collections.Counter(labels).items())
+        allowed = self._needed(labels) or {*SPLITS}
+        split = max(
+            (split for split in SPLITS if split in allowed),
+            key=lambda split: self._room_left(sizes, split),
+        )
+        return self._place(labels, split)
+
+    def place_small(self, labels: Sequence[int]) -> str:
+        """Place a group of one class in a split that is not full; return it."""
+        allowed = self._needed(labels) or {*SPLITS}
+        counts, targets = self._counts[labels[0]], self._targets[labels[0]]
+        for split in (_TEST, _VALIDATION):
+            if split in allowed and counts[split] < targets[split]:
+                return self._place(labels, split)
+        return self._place(labels, _TRAIN)
+
+    def _place(self, labels: Sequence[int], split: str) -> str:
+        self.add(labels, split)
+        self._waiting.subtract({*labels})
+        return split
+
+    def _needed(self, labels: Sequence[int]) -> set[str]:
+        """Return splits that a class stays without unless it gets its last groups."""
+        needed: set[str] = set()
+        for label in {*labels}:
+            counts, targets = self._counts[label], self._targets[label]
+            empty = {split for split in SPLITS if targets[split] and not counts[split]}
+            if self._waiting[label] <= len(empty):
                 needed |= empty
         return needed
 
-    def _left(self, parts: Sequence[tuple[int, int]], split: int) -> float:
-        """Room that is left, as a share of the target; negative if it is too much."""
+    def _room_left(self, sizes: Sequence[tuple[int, int]], split: str) -> float:
+        """Return the room left as a share of the target; negative if it is too full."""
         return sum(
             size
-            * (self.targets[label][split] - self.counts[label][split] - size)
-            / max(1, self.targets[label][split])
-            for label, size in parts
+            * (self._targets[label][split] - self._counts[label][split] - size)
+            / max(1, self._targets[label][split])
+            for label, size in sizes
         )
 
 
 def by_folds(
     groups: Groups, *, seed: int, folds: int, fold: int, validation: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Deals every group to one of `folds` folds; fold `fold` becomes the test split.
+) -> tuple[dict[str, str], dict[str, int]]:
+    """Deal every group to one of `folds` folds; fold `fold` becomes the test split.
 
     Each class is dealt evenly, groups of several classes and large ones first. From the
     other folds, `validation` of the class's photos serve validation, the rest training.
 
     Returns:
-        int8 and int16 [num_groups]: index into manifest.SPLITS, and fold; what fold a
-        group is in does not depend on `fold`.
+        {name of a group: its split}, and {name of a group: its fold}. The fold of a
+        group does not depend on `fold`.
     """
-    fold_of = np.full(len(groups), file_table.NO_FOLD, np.int16)
-    photos = groups.photos
-    totals = np.bincount(groups.labels, groups.sizes)
+    totals = np.bincount([label for labels in groups.values() for label in labels])
     dealt = np.zeros((folds, len(totals)))
     dealt_photos = np.zeros(folds, np.int64)
+    fold_of: dict[str, int] = {}
 
-    def order(group: int) -> tuple[bool, int, int]:
-        start, end = groups.starts[group : group + 2]
-        is_single = bool(end - start == 1)
-        return is_single, groups.labels[start] * is_single, -photos[group]
+    def order(name: str) -> tuple[bool, int, int]:
+        labels = groups[name]
+        is_single = len({*labels}) == 1
+        return is_single, labels[0] if is_single else 0, -len(labels)
 
-    ranked = _ranked(groups, np.arange(len(groups)), seed, "fold")
-    for group in sorted(ranked, key=order):
-        parts = slice(*groups.starts[group : group + 2])
-        labels, sizes = groups.labels[parts], groups.sizes[parts]
+    for name in sorted(_ranked(groups, seed, "fold"), key=order):
+        labels, sizes = np.unique(groups[name], return_counts=True)
         share = dealt[:, labels] @ (sizes / totals[labels])
-        emptiest = np.lexsort((dealt_photos, share))[0]
-        fold_of[group] = emptiest
+        emptiest = int(np.lexsort((dealt_photos, share))[0])
+        fold_of[name] = emptiest
         dealt[emptiest, labels] += sizes
-        dealt_photos[emptiest] += photos[group]
-    tested = np.where(fold_of == fold, _TEST, file_table.NO_SPLIT).astype(np.int8)
-    assigned = by_shares(
-        dataclasses.replace(groups, splits=tested),
+        dealt_photos[emptiest] += len(groups[name])
+    splits = by_shares(
+        groups,
         seed=seed,
         shares={"validation": validation, "test": 0},
+        known={name: _TEST for name, number in fold_of.items() if number == fold},
         salt=f"validation {fold}",
     )
-    return assigned, fold_of
+    return splits, fold_of
 
 
-def _ranked(groups: Groups, members: np.ndarray, seed: int, salt: str) -> list[int]:
-    def rank(group: int) -> bytes:
-        name = groups.names[group].ljust(32, b"\0").hex()
+def _ranked(names: Iterable[str], seed: int, salt: str) -> list[str]:
+    def rank(name: str) -> bytes:
         return hashlib.sha256(f"{salt} {seed} {name}".encode()).digest()
 
-    return sorted(members.tolist(), key=rank)
+    return sorted(names, key=rank)
 
 
-def _targets(groups: Groups, shares: Mapping[str, float]) -> np.ndarray:
-    """int64 [num_classes, num_splits], photos that each class should have."""
-    photos = np.bincount(groups.labels, groups.sizes)
-    members = np.bincount(groups.labels)
-    targets = np.zeros((len(photos), len(manifest.SPLITS)), np.int64)
-    for split, enough in ((_TEST, 2), (_VALIDATION, 3)):
-        share = shares[manifest.SPLITS[split]]
-        if share:
-            wanted = np.maximum(1, np.rint(share * photos))
-            targets[:, split] = np.where(members >= enough, wanted, 0)
-    targets[:, _TRAIN] = np.maximum(1, photos - targets.sum(axis=1))
+def _targets(groups: Groups, shares: Mapping[str, float]) -> dict[int, dict[str, int]]:
+    """Return {label: {split: photos that the class should have there}}."""
+    num_photos = collections.Counter(
+        label for labels in groups.values() for label in labels
+    )
+    num_groups = collections.Counter(
+        label for labels in groups.values() for label in {*labels}
+    )
+    targets = {}
+    for label, photos in num_photos.items():
+        target = dict.fromkeys(SPLITS, 0)
+        for split, enough in ((_TEST, 2), (_VALIDATION, 3)):
+            if shares[split] and num_groups[label] >= enough:
+                target[split] = max(1, round(shares[split] * photos))
+        target[_TRAIN] = max(1, photos - target[_TEST] - target[_VALIDATION])
+        targets[label] = target
     return targets
 
 
-def warnings(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """Names classes that lack photos in a split, or whose accuracy means little.
+def warn_of_small_classes(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Return lines that name classes without photos in a split, or with very few.
 
     Args:
-        counts: {class name: {split: photos}}.
+        counts: {class name: {split: number of photos}}.
     """
     lines = []
     for name, splits in counts.items():
-        lacking = [split for split in manifest.SPLITS if not splits[split]]
+        lacking = [split for split in SPLITS if not splits[split]]
         total = sum(splits.values())
         if lacking:
             lines.append(f"class {name}: no photo for {' and '.join(lacking)}")

@@ -1,13 +1,13 @@
-"""The work of a conversion as Apache Beam pipelines: on a cluster, or on this machine.
+"""Do the work of a conversion as Apache Beam pipelines, for instance on a cluster.
 
     pip install '.[beam]'
     python -m pipeline.convert gs://bucket/flowers --out=gs://bucket/records \
         --runner=DataflowRunner --project=P --region=R --temp_location=gs://bucket/tmp
 
-Each element is a block of files. It is decoded as at home, by processes that may crash,
-into a folder of the worker's own; what comes of it is then put into the staging folder,
-in files named after the block. So the results do not depend on who did what, nor on
-what was done twice.
+Each element is a block of files. A worker decodes it in processes that may crash, into
+a folder of its own. Then it writes the results to the staging folder, in files named
+after the block. So the results do not depend on which worker did what, nor on what was
+done twice.
 """
 
 import dataclasses
@@ -18,13 +18,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipeline.images import decode_files, local_runner
-from pipeline.records import file_table
+from pipeline.records import manifest_row, staging
+from pipeline.records.manifest_row import Row
 from pipeline.system.errors import DataError
 
-# Of runners that Beam does not know by their short names.
+# Runners that Beam does not know by their short names.
 _FULL_NAMES = {"DaskRunner": "apache_beam.runners.dask.dask_runner.DaskRunner"}
 
 
@@ -34,11 +33,11 @@ class Beam:
     block_files = 512
 
     def __init__(self, name: str, options: Sequence[str]) -> None:
-        """Takes a runner of Beam by its name.
+        """Import Beam and choose one of its runners.
 
         Args:
-            name: name of the runner, such as DirectRunner.
-            options: flags of Beam, as "--direct_num_workers=2".
+            name: Name of the runner, such as DirectRunner.
+            options: Flags of Beam, such as "--direct_num_workers=2".
 
         Raises:
             DataError: Beam is not installed, or refuses the options.
@@ -61,25 +60,23 @@ class Beam:
 
     def convert(
         self,
-        how: decode_files.How,
+        options: decode_files.DecodeOptions,
         blocks: Iterable[Sequence[decode_files.Task]],
         num_files: int,
-    ) -> Iterator[tuple[int, list[file_table.Segment]]]:
-        """As runner.Runner.convert."""
+    ) -> Iterator[local_runner.BlockRows]:
+        """Decode blocks of files as local_runner.Runner.convert says."""
+        if options.part_dir is None:
+            raise ValueError("workers of a cluster need a folder to write to")
         numbered = list(enumerate(blocks))
-        self._each("Convert", functools.partial(_convert, how), numbered)
+        function = functools.partial(_convert, options, options.part_dir)
+        self._each("Convert", function, numbered)
         for number, block in numbered:
-            with (how.partial / f"{number}.found").open("rb") as file:
-                found = np.load(file, allow_pickle=False)
-            name = f"{number}.lines"
-            size = (how.partial / name).stat().st_size
-            yield (
-                len(block),
-                [file_table.Segment(name=name, start=0, size=size, found=found)],
-            )
+            path = _rows_path(options.part_dir, number)
+            lines = path.read_text(encoding="ascii").splitlines()
+            yield block, [manifest_row.from_line(s) if s else None for s in lines]
 
     def call(self, functions: Sequence[Callable[[], Any]]) -> None:
-        """As runner.Runner.call."""
+        """Call functions that write files as local_runner.Runner.call says."""
         if functions:
             self._each("Join", _call, list(functions))
 
@@ -105,42 +102,42 @@ def _call(function: Callable[[], Any]) -> None:
     function()
 
 
+def _rows_path(part_dir: Path, number: int) -> Path:
+    """Return the file with the rows of a block, a line each; "" where one stays."""
+    return part_dir / staging.PARTIAL_NAME / f"{number}.rows"
+
+
 def _convert(
-    how: decode_files.How, numbered: tuple[int, Sequence[decode_files.Task]]
+    options: decode_files.DecodeOptions,
+    part_dir: Path,
+    numbered: tuple[int, Sequence[decode_files.Task]],
 ) -> None:
-    """Decodes a block, and puts what came of it into the staging folder."""
+    """Decode a block, and put its records and rows into the staging folder."""
     number, block = numbered
     # Dask's workers are daemons, which must have no children; ours end with them.
     multiprocessing.current_process().daemon = False
     with tempfile.TemporaryDirectory() as scratch:
-        own = dataclasses.replace(how, partial=Path(scratch))
+        own_dir, name = Path(scratch), decode_files.part_name(number)
+        (own_dir / staging.PARTIAL_NAME).mkdir()
+        own_options = dataclasses.replace(options, part_dir=own_dir)
         local = local_runner.Local(num_workers=1)
-        small = (
+        small_blocks = (
             block[start : start + local.block_files]
             for start in range(0, len(block), local.block_files)
         )
-        segments = [
-            segment
-            for _, some in local.convert(own, small, len(block))
-            for segment in some
-        ]
-        found = np.concatenate([segment.found for segment in segments])
-        with decode_files.part_path(how.partial, number).open("wb") as out:
-            for entry in found:
-                if entry["file"] > file_table.NO_RECORD:
-                    start = out.tell()
-                    out.write(_record(own.partial, entry))
-                    entry["file"], entry["offset"] = number, start
-        with (how.partial / f"{number}.lines").open("wb") as out:
-            for segment in segments:
-                with (own.partial / segment.name).open("rb") as lines:
-                    lines.seek(segment.start)
-                    out.write(lines.read(segment.size))
-        with (how.partial / f"{number}.found").open("wb") as out:
-            np.save(out, found, allow_pickle=False)
+        lines = []
+        with (part_dir / name).open("wb") as part:
+            for _, rows in local.convert(own_options, small_blocks, len(block)):
+                for row in rows:
+                    if row and row.is_included:
+                        record = _record(own_dir, row)
+                        row = dataclasses.replace(row, file=name, offset=part.tell())
+                        part.write(record)
+                    lines.append(manifest_row.to_line(row) if row else "\n")
+        _rows_path(part_dir, number).write_text("".join(lines), encoding="ascii")
 
 
-def _record(partial: Path, entry: np.void) -> bytes:
-    with decode_files.part_path(partial, int(entry["file"])).open("rb") as part:
-        part.seek(int(entry["offset"]))
-        return part.read(int(entry["length"]))
+def _record(directory: Path, row: Row) -> bytes:
+    with (directory / row.file).open("rb") as part:
+        part.seek(row.offset)
+        return part.read(row.length)

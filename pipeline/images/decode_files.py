@@ -1,23 +1,23 @@
-"""Files of a block -> records and lines of the manifest, in files of this process.
+"""Turn blocks of source files into rows of the manifest and records, in a worker.
 
-This runs in worker processes, which hand back a few numbers for each file: the bytes of
-records and lines stay on disk, until the records are joined in the manifest's order.
+A worker hands back rows. It writes the records to a part file of its own in the staging
+folder; they are joined later, in the order of the manifest.
 """
 
 import dataclasses
+import functools
 import hashlib
 import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from pipeline.images import errors, file_headers, opencv, record_image
 from pipeline.images.errors import ImageError
-from pipeline.records import example_format, file_table, manifest, tfrecord
+from pipeline.records import example_format, staging, stored_photo, tfrecord
+from pipeline.records.manifest_row import Row
 from pipeline.records.reasons import Code
-from pipeline.sources import photo_source
+from pipeline.sources.photo_source import SourcePhoto
 from pipeline.system import file_system, standard_error
 from pipeline.system.errors import DataError
 
@@ -27,49 +27,43 @@ class Task:
     """One file for a worker.
 
     Attributes:
-        path: relative to the source folder.
-        class_name: "" outside any class.
-        label: 0-based; -1 outside any class.
-        known: its row, if its record may be kept as long as the file is the same.
-        known_file: what stands for the file of that record in table.FOUND.
-        known_sha256: of the file as it was known; "" if it was not.
-        span: where its bytes lie.
+        photo: File of the source.
+        label: 0-based label of its class; -1 for a file outside any class.
+        previous: Row that the previous data set has for the path; None if it has none.
+        may_keep: Whether the record of `previous` stays if the file has not changed.
     """
 
-    path: str
-    class_name: str
+    photo: SourcePhoto
     label: int
-    span: photo_source.Span
-    known: manifest.Row | None = None
-    known_file: int = file_table.NO_RECORD
-    known_sha256: str = ""
+    previous: Row | None = None
+    may_keep: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class How:
-    """What is the same for all files.
+class DecodeOptions:
+    """Options that are the same for all files.
 
     Attributes:
-        root: source folder.
-        partial: staging folder for the parts.
-        directory: of the data set, where known records lie.
-        resize_min: longest short side of a record's image, in pixels; 0: no limit.
-        max_pixels: larger photos are refused, before they are decoded.
-        refuse_animated: takes no animation, rather than its first frame.
-        keeps_records: writes the records, and not only what is known of the files.
+        root: Source folder.
+        directory: Folder of the data set, whose records may stay; None without one.
+        part_dir: Folder with the staging folder that gets the part files of records;
+            None to write no records.
+        resize_min: Longest short side of a record's image, in pixels; 0: no limit.
+        max_pixels: Number of pixels above which a photo is refused undecoded.
+        refuse_animated: Whether animations are refused; otherwise their first frame
+            counts.
     """
 
     root: Path
-    partial: Path
-    directory: Path
+    directory: Path | None = None
+    part_dir: Path | None = None
     resize_min: int
     max_pixels: int
     refuse_animated: bool = False
-    keeps_records: bool = True
 
     @property
     def settings(self) -> dict[str, int | str]:
-        """What decides a record's bytes, as a data set's settings have it."""
+        """Settings that decide a record's bytes, under their names in the manifest."""
         return {
             "resize_min": self.resize_min,
             "max_pixels": self.max_pixels,
@@ -84,83 +78,70 @@ _messages: standard_error.Collector | None = None
 
 
 def start_worker() -> None:
-    """Prepares a worker process: it only decodes, so its stderr is the decoders'."""
+    """Prepare a worker process, which only decodes: stderr is the decoders' alone."""
     global _messages
     _messages = standard_error.Collector()
     opencv.use_one_thread()
 
 
-def part_path(partial: Path, number: int) -> Path:
-    """The file with the records of a process."""
-    return partial / f"{number}.part"
+def part_name(number: int) -> str:
+    """Return the name of a part file of records, relative to the data set."""
+    return f"{staging.PARTIAL_NAME}/{number}.part"
 
 
-def convert_block(how: How, block: Sequence[Task]) -> file_table.Segment:
-    """Decodes a block of files in a worker process."""
-    found = np.zeros(len(block), file_table.FOUND)
-    lines = []
-    with part_path(how.partial, os.getpid()).open("ab") as file:
-        for number, task in enumerate(block):
-            row, record = _convert_file(how, task)
-            lines.append(manifest.own_text(row) + "\n")
-            place, offset = file_table.NO_RECORD, 0
-            if record and how.keeps_records:
-                place, offset = os.getpid(), file.tell()
-                file.write(record)
-            elif row.is_included:
-                place, offset = task.known_file, row.offset
-            found[number] = _entry(row, place, offset)
-    return _segment(how.partial, lines, found)
+def convert_block(options: DecodeOptions, block: Sequence[Task]) -> list[Row | None]:
+    """Decode a block of files in a worker process.
+
+    Returns:
+        One row for each task; None where the row of the previous data set stays.
+    """
+    if options.part_dir is None:
+        return [_convert_file(options, task)[0] for task in block]
+    rows: list[Row | None] = []
+    name = part_name(os.getpid())
+    with (options.part_dir / name).open("ab") as part:
+        for task in block:
+            row, record = _convert_file(options, task)
+            if row and record:
+                row = dataclasses.replace(row, file=name, offset=part.tell())
+                part.write(record)
+            rows.append(row)
+    return rows
 
 
-def digest_block(root: Path, spans: Sequence[photo_source.Span]) -> list[bytes]:
-    """What photos have in common with others of the same pixels alone."""
-    found = []
-    for span in spans:
+def crashed(task: Task) -> list[Row | None]:
+    """Return the row of a file that took its worker process down."""
+    return [_skipped(task, Code.DECODER_CRASHED, "the decoder crashed on this file")]
+
+
+def digest_block(root: Path, photos: Sequence[SourcePhoto]) -> list[bytes]:
+    """Return a digest of each photo, equal for photos of the same pixels alone."""
+    digests = []
+    for photo in photos:
         try:
-            found.append(opencv.digest(read(root, span)))
+            digests.append(opencv.digest(read(root, photo)))
         except (OSError, ImageError):  # it was changed a moment ago
-            found += no_digest(span)
-    return found
+            digests += no_digest(photo)
+    return digests
 
 
-def no_digest(span: photo_source.Span) -> list[bytes]:
-    """The same of a photo that does not decode."""
-    return [hashlib.sha256(repr(span).encode()).digest()]
-
-
-def crashed(how: How, task: Task) -> file_table.Segment:
-    """What is told of a file that took its worker down."""
-    row = _skipped(task, Code.DECODER_CRASHED, "the decoder crashed on this file")
-    found = np.array([_entry(row, file_table.NO_RECORD, 0)], file_table.FOUND)
-    return _segment(how.partial, [manifest.own_text(row) + "\n"], found)
-
-
-def _entry(row: manifest.Row, place: int, offset: int) -> tuple[object, ...]:
-    """What stands for a file in table.FOUND."""
-    digest, action = bytes.fromhex(row.sha256), file_table.ACTIONS.index(row.action)
-    return digest, int(row.phash or "0", 16), row.length, offset, place, action
-
-
-def _segment(partial: Path, lines: list[str], found: np.ndarray) -> file_table.Segment:
-    name, text = f"{os.getpid()}.lines", "".join(lines).encode("ascii")
-    with (partial / name).open("ab") as file:
-        start = file.tell()
-        file.write(text)
-    return file_table.Segment(name=name, start=start, size=len(text), found=found)
+def no_digest(photo: SourcePhoto) -> list[bytes]:
+    """Return a digest that no other photo has, for one that does not decode."""
+    return [hashlib.sha256(os.fsencode(photo.path)).digest()]
 
 
 def _skipped(
     task: Task, code: Code, reason: str, sha256: str = "", size: int = 0
-) -> manifest.Row:
-    """The row of a file of which no record is made.
+) -> Row:
+    """Return the row of a file without a record.
 
-    One that cannot be read now keeps the hash it was known by, and so its split.
+    A file that cannot be read now keeps the SHA-256 of the previous data set, and with
+    it its split.
     """
-    return manifest.Row(
-        path=task.path,
-        class_name=task.class_name,
-        sha256=sha256 or task.known_sha256,
+    return Row(
+        path=task.photo.path,
+        class_name=task.photo.class_name,
+        sha256=sha256 or (task.previous.sha256 if task.previous else ""),
         source_bytes=size,
         action="skipped",
         codes=(code,),
@@ -168,33 +149,37 @@ def _skipped(
     )
 
 
-def _convert_file(how: How, task: Task) -> tuple[manifest.Row, bytes]:
-    """Returns the row and the framed record; b"" if skipped or known already."""
+def _convert_file(options: DecodeOptions, task: Task) -> tuple[Row | None, bytes]:
+    """Return the row of a file and its framed record, b"" if it is skipped.
+
+    The row is None if the row of the previous data set stays.
+    """
+    photo = task.photo
     try:
-        data = read(how.root, task.span)
+        data = read(options.root, photo)
     except OSError as error:
         reason = f"cannot be read: {error.strerror}"
         return _skipped(task, Code.UNREADABLE, reason), b""
     except ImageError as error:
         return _skipped(task, error.kind, str(error)), b""
     sha256 = hashlib.sha256(data).hexdigest()
-    if task.known and task.known.sha256 == sha256 and _is_intact(how, task.known):
-        return task.known, b""
-    if not task.class_name:
-        reason = "not in a class folder"
-        return _skipped(task, Code.NO_CLASS, reason, sha256, len(data)), b""
+    if _keeps_record(options, task, sha256):
+        return None, b""
+    skipped = functools.partial(_skipped, task, sha256=sha256, size=len(data))
+    if not photo.class_name:
+        return skipped(Code.NO_CLASS, "not in a class folder"), b""
     try:
         stored = record_image.encode_for_record(
             data,
-            resize_min=how.resize_min,
-            refuse_animated=how.refuse_animated,
+            resize_min=options.resize_min,
+            refuse_animated=options.refuse_animated,
             messages=_messages,
         )
     except ImageError as error:
-        return _skipped(task, error.kind, str(error), sha256, len(data)), b""
+        return skipped(error.kind, str(error)), b""
     except MemoryError:
         refused = errors.out_of_memory()
-        return _skipped(task, refused.kind, str(refused), sha256, len(data)), b""
+        return skipped(refused.kind, str(refused)), b""
     record = tfrecord.frame(
         example_format.serialize(
             example_format.Record(
@@ -203,18 +188,26 @@ def _convert_file(how: How, task: Task) -> tuple[manifest.Row, bytes]:
                 height=stored.height,
                 width=stored.width,
                 label=task.label,
-                class_name=task.class_name,
-                path=task.path,
+                class_name=photo.class_name,
+                path=photo.path,
                 sha256=sha256,
             )
         )
     )
+    row = _row_of(photo, sha256, data, stored)
+    return dataclasses.replace(row, length=len(record)), record
+
+
+def _row_of(
+    photo: SourcePhoto, sha256: str, data: bytes, stored: record_image.RecordImage
+) -> Row:
+    """Return the row of a photo that gets a record."""
     codes = stored.codes
-    if file_headers.has_wrong_ending(task.path, file_headers.sniff(data)):
+    if file_headers.has_wrong_ending(photo.path, file_headers.sniff(data)):
         codes = (*codes, Code.WRONG_ENDING)
-    row = manifest.Row(
-        path=task.path,
-        class_name=task.class_name,
+    return Row(
+        path=photo.path,
+        class_name=photo.class_name,
         sha256=sha256,
         phash=stored.phash,
         source_bytes=len(data),
@@ -225,38 +218,40 @@ def _convert_file(how: How, task: Task) -> tuple[manifest.Row, bytes]:
         action=stored.action,
         codes=codes,
         reason=stored.reason,
-        length=len(record),
     )
-    return row, record
 
 
-def _is_intact(how: How, row: manifest.Row) -> bool:
-    """Whether a known record is still what was written."""
+def _keeps_record(options: DecodeOptions, task: Task, sha256: str) -> bool:
+    """Return whether the record of the previous data set stays."""
+    row = task.previous
+    if row is None or not task.may_keep or options.directory is None:
+        return False
+    if row.sha256 != sha256:
+        return False
     try:
-        with (how.directory / row.file).open("rb") as file:
-            tfrecord.read_from(file, row.offset, row.length, row.file)
-    except (DataError, OSError):
+        stored_photo.StoredPhotos(options.directory).record(row)
+    except (DataError, OSError):  # damaged: it is written again
         return False
     return True
 
 
-def read(root: Path, span: photo_source.Span) -> bytes:
-    """A file or a part of it, in few system calls; never waits for a pipe.
+def read(root: Path, photo: SourcePhoto) -> bytes:
+    """Read a photo of a source in few system calls; never wait for a pipe.
 
     Raises:
-        image.ImageError: no file that could be a photo.
-        OSError: cannot be read.
+        ImageError: The file cannot be a photo.
+        OSError: The file cannot be read.
     """
-    name, offset, length = span
+    name, offset, length = photo.span or (photo.path, 0, None)
     path = f"{root}/{name}"
     if file_system.is_remote(path):
         return _read_remote(file_system.path(path), offset, length)
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        about = os.fstat(descriptor)
-        if not stat.S_ISREG(about.st_mode):
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             raise ImageError(Code.UNREADABLE, "not a regular file")
-        size = about.st_size if length == photo_source.WHOLE else length
+        size = status.st_size if length is None else length
         _check_size(size)
         data = os.pread(descriptor, size, offset)
         while len(data) < size:  # some network file systems give less
@@ -269,8 +264,8 @@ def read(root: Path, span: photo_source.Span) -> bytes:
         os.close(descriptor)
 
 
-def _read_remote(path: Path, offset: int, length: int) -> bytes:
-    size = path.stat().st_size if length == photo_source.WHOLE else length
+def _read_remote(path: Path, offset: int, length: int | None) -> bytes:
+    size = path.stat().st_size if length is None else length
     _check_size(size)
     with path.open("rb") as file:
         file.seek(offset)

@@ -1,86 +1,89 @@
-"""A source -> every file decoded in full.
+"""Decode every file of a source in full, for conversion and for checks."""
 
-The part that converting and checking share.
-"""
-
+import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from pipeline.images import decode_files, local_runner, opencv
-from pipeline.records import file_table, manifest, previous_dataset
-from pipeline.sources import find_source
+from pipeline.records.manifest_row import Row
+from pipeline.records.previous_dataset import PreviousDataset
+from pipeline.sources.photo_source import Source
 from pipeline.system import command_line
 
 Item = TypeVar("Item")
 
 
 def decode(
-    how: decode_files.How,
-    source: find_source.Source,
-    before: previous_dataset.Known | None,
-    run: local_runner.Runner,
+    options: decode_files.DecodeOptions,
+    source: Source,
+    previous: PreviousDataset | None,
+    runner: local_runner.Runner,
     settings: Mapping[str, int | str],
-) -> file_table.Table:
-    """Decodes every file that is not known yet.
+) -> list[Row]:
+    """Decode every file whose record cannot stay.
 
     Args:
-        how: for the workers.
-        source: the files.
-        before: an earlier conversion, whose records are kept; None if there is none.
-        run: does the work.
-        settings: what decides records and hashes; those of an earlier conversion are
-            kept where it had the same.
+        options: Options for the workers.
+        source: Photos to decode.
+        previous: Data set of an earlier conversion, whose records may stay; None if
+            there is none.
+        runner: Local processes or a cluster.
+        settings: Settings that decide records and hashes. Records of an earlier
+            conversion stay only if it had the same.
+
+    Returns:
+        One row for each photo of the source, in its order. Files and offsets are those
+        of part files or of the previous data set; group and split are undecided, unless
+        the row is one of the previous data set.
     """
-    found = file_table.Table(source.labels)
-    count = len(source.paths)
-    opencv.limit_pixels(how.max_pixels)
-    what = "convert" if how.keeps_records else "check"
+    rows: list[Row] = []
+    count = len(source.photos)
+    opencv.limit_pixels(options.max_pixels)
+    what = "check" if options.part_dir is None else "convert"
     with command_line.progress(count, "photo", what) as progress:
-        tasks = _tasks(source, before, found, settings)
-        work = blocks(tasks, run.block_files)
-        for number, results in run.convert(how, work, count):
-            for segment in results:
-                found.add(segment)
-            progress.update(number)
-    return found
+        work = blocks(_tasks(source, previous, settings), runner.block_files)
+        for tasks, results in runner.convert(options, work, count):
+            rows += map(_shared, tasks, results)
+            progress.update(len(tasks))
+    return rows
 
 
-def blocks(items: Iterator[Item], size: int) -> Iterator[Sequence[Item]]:
-    """Items in runs of `size`; the last may be shorter."""
-    while block := list(itertools.islice(items, size)):
+def _shared(task: decode_files.Task, row: Row | None) -> Row:
+    """Return the row of a task, without the texts that a process sent once more."""
+    if row is not None:
+        photo = task.photo
+        return dataclasses.replace(row, path=photo.path, class_name=photo.class_name)
+    if task.previous is None:
+        raise RuntimeError(f"{task.photo.path}: no row to keep")
+    return task.previous
+
+
+def blocks(items: Iterable[Item], size: int) -> Iterator[Sequence[Item]]:
+    """Yield items in lists of `size`; the last may be shorter."""
+    remaining = iter(items)
+    while block := list(itertools.islice(remaining, size)):
         yield block
 
 
 def _tasks(
-    source: find_source.Source,
-    before: previous_dataset.Known | None,
-    found: file_table.Table,
-    settings: Mapping[str, int | str],
+    source: Source, previous: PreviousDataset | None, settings: Mapping[str, int | str]
 ) -> Iterator[decode_files.Task]:
-    """One task a file, in the order of the paths; the split of a path is noted."""
-    rows: Iterator[manifest.Row | None] = itertools.repeat(None)
-    reusable: dict[str, int] = {}
-    if before is not None:
-        rows = previous_dataset.rows_at(before, source.paths)
+    """Yield one task a file, in the order of the paths."""
+    reusable: set[str] = set()
+    if previous is not None:
         # A record holds its label, and the settings decide its bytes; a row, its hash.
-        kept = {name: before.info.settings.get(name) for name in settings}
-        if before.info.class_names == source.class_names and kept == settings:
-            reusable = {
-                name: file_table.KNOWN_FILES - before.files.index(name)
-                for name in before.intact_files()
-            }
-    for number, (path, row) in enumerate(zip(source.paths, rows, strict=False)):
-        file = reusable.get(row.file) if row and row.is_included else None
-        if row and row.split:
-            found.splits[number] = manifest.SPLITS.index(row.split)
-            found.folds[number] = file_table.NO_FOLD if row.fold is None else row.fold
+        info = previous.manifest.info
+        same_settings = all(
+            info.settings.get(name) == value for name, value in settings.items()
+        )
+        if same_settings and info.class_names == source.class_names:
+            reusable = previous.intact_files()
+    for photo in source.photos:
+        row = previous.row_at(photo.path) if previous else None
         yield decode_files.Task(
-            path=path,
-            class_name=source.class_name(number),
-            label=int(source.labels[number]),
-            span=source.span(number),
-            known=row if file is not None else None,
-            known_file=file_table.NO_RECORD if file is None else file,
-            known_sha256=row.sha256 if row else "",
+            photo=photo,
+            label=source.labels.get(photo.class_name, -1),
+            previous=row,
+            may_keep=bool(row and row.is_included and row.file in reusable),
         )

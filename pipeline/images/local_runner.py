@@ -1,30 +1,38 @@
-"""Where the work of a conversion is done: on this machine's processors."""
+"""Do the work of a conversion on this machine's processors."""
 
 import concurrent.futures
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from pipeline.images import decode_files
-from pipeline.records import file_table
+from pipeline.images.decode_files import DecodeOptions, Task
+from pipeline.records.manifest_row import Row
 from pipeline.system import command_line, process_pool
+
+# Tasks of a block, and for each its row, or None where the previous row stays.
+BlockRows = tuple[Sequence[Task], Sequence[Row | None]]
 
 
 class Runner(Protocol):
-    """What does the work, and in what order its results come."""
+    """Does the work of a conversion, in processes of some kind."""
 
     block_files: int
 
     def convert(
-        self,
-        how: decode_files.How,
-        blocks: Iterable[Sequence[decode_files.Task]],
-        num_files: int,
-    ) -> Iterator[tuple[int, list[file_table.Segment]]]:
-        """Decodes blocks of files; yields numbers of files and what is told of them."""
+        self, options: DecodeOptions, blocks: Iterable[Sequence[Task]], num_files: int
+    ) -> Iterator[BlockRows]:
+        """Decode blocks of files; yield each with its rows, in the order of blocks.
+
+        Args:
+            options: Options that are the same for all files.
+            blocks: Blocks of at most `block_files` tasks.
+            num_files: Number of tasks in all blocks.
+        """
 
     def call(self, functions: Sequence[Callable[[], Any]]) -> None:
-        """Calls functions that write files."""
+        """Call functions that write files."""
 
 
 class Local:
@@ -33,29 +41,25 @@ class Local:
     block_files = 16
 
     def __init__(self, num_workers: int) -> None:
-        """Takes a number of processes; 0: one for each processor."""
+        """Store the number of processes; 0 means one for each processor."""
         self._num_workers = num_workers or command_line.available_cpus()
 
     def convert(
-        self,
-        how: decode_files.How,
-        blocks: Iterable[Sequence[decode_files.Task]],
-        num_files: int,
-    ) -> Iterator[tuple[int, list[file_table.Segment]]]:
-        """As Runner.convert."""
+        self, options: DecodeOptions, blocks: Iterable[Sequence[Task]], num_files: int
+    ) -> Iterator[BlockRows]:
+        """Decode blocks of files as Runner.convert says."""
         for block, results in process_pool.map_blocks(
-            functools.partial(decode_files.convert_block, how),
+            functools.partial(decode_files.convert_block, options),
             blocks,
-            on_crash=functools.partial(decode_files.crashed, how),
+            on_crash=decode_files.crashed,
             num_workers=min(self._num_workers, -(-num_files // self.block_files)),
             initializer=decode_files.start_worker,
         ):
-            yield len(block), results
+            yield block, list(itertools.chain(*results))
 
     def call(self, functions: Sequence[Callable[[], Any]]) -> None:
-        """As Runner.call."""
-        with concurrent.futures.ThreadPoolExecutor(
-            command_line.available_cpus()
-        ) as pool:
+        """Call functions that write files as Runner.call says."""
+        threads = command_line.available_cpus()
+        with concurrent.futures.ThreadPoolExecutor(threads) as pool:
             for called in [pool.submit(function) for function in functions]:
                 called.result()

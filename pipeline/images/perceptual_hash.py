@@ -29,7 +29,7 @@ ORIENTATIONS = 8
 WINDOW = 32
 # The most close hashes that are kept for one hash.
 MAX_CLOSE = 16
-_BLOCK_HASHES = 1 << 15
+_BLOCK_HASHES = 1 << 14
 _MAX_WAITING_PAIRS = 1 << 20
 
 
@@ -135,15 +135,20 @@ class ClosePairs:
         self._pairs = [np.zeros(0, np.int64)]
         self._distances = [np.zeros(0, np.uint8)]
         self._waiting = 0
-        queries = turn_hashes(hashes).ravel()
+        # Block by block: each further array of all queries takes 64 bytes a photo.
+        by_turn = np.empty((ORIENTATIONS, len(hashes)), np.uint64)
+        for start in range(0, len(hashes), _BLOCK_HASHES):
+            block = slice(start, start + _BLOCK_HASHES)
+            by_turn[:, block] = turn_hashes(hashes[block])
+        queries = by_turn.ravel()
         places = np.searchsorted(hashes, queries)
-        hash_bytes, query_bytes = _bytes(hashes), _bytes(queries)
+        hash_bytes = _bytes(hashes)
         for pair in _BYTE_PAIRS:
             cells = _Cells(hashes, _key(hash_bytes, *pair))
-            keys = _key(query_bytes, *pair)
             for start in range(0, len(queries), _BLOCK_HASHES):
                 block = slice(start, start + _BLOCK_HASHES)
-                self._compare(cells, queries[block], keys[block], places[block], start)
+                keys = _key(_bytes(queries[block]), *pair)
+                self._compare(cells, queries[block], keys, places[block], start)
         pairs, self.distances = self._closest()
         pairs, orientations = np.divmod(pairs, ORIENTATIONS)
         self.first, self.second = np.divmod(pairs, max(1, len(hashes)))

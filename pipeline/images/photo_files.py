@@ -7,7 +7,8 @@ from pathlib import Path
 from pipeline.images import decode_files
 from pipeline.images.errors import ImageError
 from pipeline.records import reasons
-from pipeline.sources import class_folders, photo_source
+from pipeline.sources import class_folders
+from pipeline.sources.photo_source import SourcePhoto
 
 
 def find(
@@ -60,7 +61,9 @@ def read(path: str) -> bytes:
     """
     file = Path(path)
     try:
-        return decode_files.read(file.parent, (file.name, 0, photo_source.WHOLE))
+        return decode_files.read(
+            file.parent, SourcePhoto(path=file.name, class_name="")
+        )
     except OSError as error:
         raise ImageError(
             reasons.Code.UNREADABLE, f"cannot be read: {error.strerror}"

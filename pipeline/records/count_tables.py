@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-from pipeline.records import manifest
+from pipeline.records import manifest, photo_counts
 
 
-def conversion(tally: manifest.Tally) -> str:
+def conversion(tally: photo_counts.Tally) -> str:
     """Photos per class by what became of them, and by split."""
     columns = ("photos", "copied", "reencoded", "skipped", *manifest.SPLITS, "MB")
     cells = [*tally.classes.items()]

@@ -5,7 +5,7 @@ import threading
 from pathlib import Path
 
 from pipeline.records import example_format, tfrecord
-from pipeline.records.manifest import Row
+from pipeline.records.manifest_row import Row
 from pipeline.system import file_system
 from pipeline.system.errors import DataError
 

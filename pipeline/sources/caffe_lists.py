@@ -1,4 +1,4 @@
-"""Caffe's list files, `path label` per line -> a source.
+"""Read Caffe's list files, `path label` per line, as a source.
 
     daisy/1.jpg 0
     daisy/a photo with spaces.jpg 0
@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline.records import file_table
 from pipeline.sources import class_labels, listed_photos, photo_source, text_lines
 from pipeline.system.errors import DataError
 
@@ -22,73 +21,80 @@ class ListFile:
     """A list file.
 
     Attributes:
-        path: as it was named.
-        split: index into manifest.SPLITS, or table.NO_SPLIT.
+        path: Path as the user named it.
+        split: Split of its photos, one of manifest.SPLITS; "" for none.
     """
 
     path: str
-    split: int
+    split: str
 
 
 def parse(names: str) -> tuple[ListFile, ...]:
-    """Reads `a.txt,b.txt` or `train=a.txt,test=b.txt`; the name of a file may tell.
+    """Read the value of --lists: `a.txt,b.txt` or `train=a.txt,test=b.txt`.
 
-    A single file without such a word gives no split.
+    Without `train=` and the like, a word of the file's name gives the split. A single
+    file without such a word gives no split.
 
     Raises:
-        ValueError: of several files, one does not tell its split.
+        ValueError: One of several files has no split.
     """
-    found = []
+    list_files = []
     items = [name.strip() for name in names.split(",") if name.strip()]
     for name in items:
         word, _, rest = name.partition("=")
         if rest and word.lower() in photo_source.SPLIT_OF:
-            found.append(ListFile(path=rest, split=photo_source.SPLIT_OF[word.lower()]))
+            list_files.append(
+                ListFile(path=rest, split=photo_source.SPLIT_OF[word.lower()])
+            )
             continue
         split = _split_in(Path(name).stem)
-        if split == file_table.NO_SPLIT and len(items) > 1:
+        if not split and len(items) > 1:
             raise ValueError(
                 f"--lists: {name} does not tell its split by one word of its name; "
                 "say which is which, as --lists=train=a.txt,validation=b.txt,test=c.txt"
             )
-        found.append(ListFile(path=name, split=split))
-    return tuple(found)
+        list_files.append(ListFile(path=name, split=split))
+    return tuple(list_files)
 
 
-def _split_in(stem: str) -> int:
+def _split_in(stem: str) -> str:
+    """Return the split that the words of a file name mean; "" for none or several."""
     words = re.split("[^a-z]+", stem.lower())
-    found = {
+    splits = {
         photo_source.SPLIT_OF[word] for word in words if word in photo_source.SPLIT_OF
     }
-    return found.pop() if len(found) == 1 else file_table.NO_SPLIT
+    return splits.pop() if len(splits) == 1 else ""
 
 
 def list_photos(
-    root: Path, files: Sequence[tuple[Path, int]], names: class_labels.Names | None
+    root: Path, files: Sequence[tuple[Path, str]], names: class_labels.Names | None
 ) -> photo_source.Source:
-    """Lists the photos of some list files.
+    """List the photos of list files.
 
     Args:
-        root: the folder that their paths are relative to.
-        files: path and split of each.
-        names: of the classes; None takes the names of folders.
+        root: Folder that the paths in the lists are relative to.
+        files: Path and split of each list.
+        names: Names of the classes; None takes the names of the photos' folders.
 
     Raises:
-        DataError: no list, a line without path or label, a label that fits no
-            class, a photo with two labels or in two splits, or as listing.check.
+        DataError: A file is no list, a line has no path or no label, a label fits no
+            class, a photo has two labels or two splits, or photo_source.check refuses
+            the source.
     """
-    rows = listed_photos.Rows(root, [path for path, _ in files], _entries(files))
+    listed = listed_photos.ListedPhotos(
+        root, [path for path, _ in files], _entries(files)
+    )
     if names:
-        found = class_labels.resolve(rows.first, names)
+        classes = class_labels.resolve(listed.first, names)
     else:
-        found = class_labels.by_folder(rows.first, rows.folder_of_labels())
+        classes = class_labels.by_folder(listed.first, listed.folder_of_labels())
     count = len(files)
     where = f"{count} list{'s' if count > 1 else ''}"
-    return rows.source(root, "lists", found, where)
+    return listed.to_source(root, "lists", classes, where)
 
 
-def _entries(files: Sequence[tuple[Path, int]]) -> Iterator[listed_photos.Entry]:
-    for file, (path, split) in enumerate(files):
+def _entries(files: Sequence[tuple[Path, str]]) -> Iterator[listed_photos.Entry]:
+    for path, split in files:
         for number, line in enumerate(text_lines.read_lines(path), start=1):
             content = line.strip(" \t\n")
             if not content:
@@ -103,6 +109,6 @@ def _entries(files: Sequence[tuple[Path, int]]) -> Iterator[listed_photos.Entry]
                 path=content[:cut].rstrip(" \t"),
                 label=content[cut + 1 :],
                 split=split,
-                file=file,
+                file=path,
                 line=number,
             )

@@ -1,4 +1,4 @@
-"""Folders -> the list of their files, each with its class, and its split if given.
+"""List the files of class folders, or of split folders, as a source.
 
 flowers/
     daisy/1.jpg             class "daisy"
@@ -16,9 +16,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from pipeline.records import file_table, manifest
+from pipeline.records.manifest import SPLITS
 from pipeline.sources import photo_source
 from pipeline.system import file_system
 from pipeline.system.errors import DataError
@@ -29,12 +27,11 @@ _EXPECTED = "expected one folder of photos per class, as in flowers/daisy/1.jpg"
 
 
 def list_folders(root: Path) -> photo_source.Source:
-    """Lists a folder of class folders, or one of split folders with class folders.
+    """List a folder of class folders, or of split folders with class folders.
 
     Raises:
-        DataError: not a folder, empty, no or one class folder, a class folder
-            without files, splits that do not have the same classes, or folders of which
-            some are splits and some are not.
+        DataError: The folder is empty or has fewer than two classes, a class has no
+            files, splits have different classes, or only some folders are splits.
     """
     ignored = {"hidden": 0, "system": 0, "linked folders": 0}
     paths, folders = _walk(root, ignored)
@@ -47,25 +44,27 @@ def list_folders(root: Path) -> photo_source.Source:
     if splits:
         _check_splits(root, splits, folders)
     names = sorted({folder[depth] for folder in folders if len(folder) > depth})
-    label_of = {name: label for label, name in enumerate(names)}
-    labels = np.full(len(paths), -1, np.int32)
-    given = np.full(len(paths), file_table.NO_SPLIT, np.int8)
-    for number, path in enumerate(paths):
+    interned = {name: name for name in names}  # one string for all files of a class
+    photos = []
+    for path in paths:
         parts = path.split("/", depth + 1)
-        if len(parts) > depth + 1:
-            labels[number] = label_of[parts[depth]]
-            given[number] = splits.get(parts[0], file_table.NO_SPLIT)
+        in_class = len(parts) > depth + 1
+        photos.append(
+            photo_source.SourcePhoto(
+                path=path,
+                class_name=interned[parts[depth]] if in_class else "",
+                split=splits.get(parts[0], "") if in_class else "",
+            )
+        )
     kind: photo_source.Kind = "split folders" if splits else "class folders"
     note = f"{kind}: {len(paths):,} files in {len(names)} classes"
-    if counts := photo_source.count_splits(given[labels >= 0]):
+    if counts := photo_source.count_splits(p.split for p in photos if p.class_name):
         note = f"{note}; {counts}"
     source = photo_source.Source(
         kind=kind,
         root=root,
         class_names=tuple(names),
-        paths=paths,
-        labels=labels,
-        splits=given,
+        photos=photos,
         ignored={kind: count for kind, count in ignored.items() if count},
         notes=(note,),
     )
@@ -76,7 +75,7 @@ def list_folders(root: Path) -> photo_source.Source:
 def _walk(
     root: Path, ignored: dict[str, int]
 ) -> tuple[list[str], set[tuple[str, ...]]]:
-    """Returns all files, sorted, and the folders of the first two levels."""
+    """Return all files, sorted, and the folders of the first two levels."""
     paths: list[str] = []
     folders: set[tuple[str, ...]] = set()
     for folder, folder_names, file_names in file_system.walk(root, onerror=_raise):
@@ -107,7 +106,7 @@ def _is_link(folder: str, name: str, ignored: dict[str, int]) -> bool:
 
 
 def keep(name: str, ignored: dict[str, int]) -> bool:
-    """Whether a file or folder may be meant; counts it if not."""
+    """Return whether users mean a file or folder as data; count it if not."""
     if name.startswith("."):
         ignored["hidden"] += 1
     elif name.lower() in _SYSTEM_NAMES:
@@ -134,7 +133,7 @@ def _check_links(folder: Path) -> None:
 
 
 def _splits_among(root: Path, tops: Sequence[str]) -> list[str]:
-    """The folders that are splits: all or none.
+    """Return the folders that are splits: all or none.
 
     One such name among others is a class: there are photos of trains.
     """
@@ -153,9 +152,9 @@ def _splits_among(root: Path, tops: Sequence[str]) -> list[str]:
 
 
 def _check_splits(
-    root: Path, splits: dict[str, int], folders: set[tuple[str, ...]]
+    root: Path, splits: dict[str, str], folders: set[tuple[str, ...]]
 ) -> None:
-    """Refuses splits without class folders, or with others than the training split."""
+    """Refuse splits without class folders, or with others than the training split."""
     classes = {
         top: {folder[1] for folder in folders if folder[0] == top and len(folder) > 1}
         for top in splits
@@ -167,14 +166,14 @@ def _check_splits(
                 f"{root / top}: looks like a split but holds no class folder; expected "
                 f"{root / top}/daisy/1.jpg"
             )
-    first = min(splits, key=lambda top: splits[top])  # train, if there
+    first = min(splits, key=lambda top: SPLITS.index(splits[top]))  # train, if there
     for top, names in classes.items():
         missing, unknown = classes[first] - names, names - classes[first]
         if missing or unknown:
             what = [
-                f"{kind} class {', '.join(sorted(some)[:10])}"
-                for kind, some in (("lacks", missing), ("has in addition", unknown))
-                if some
+                f"{kind} class {', '.join(sorted(others)[:10])}"
+                for kind, others in (("lacks", missing), ("has in addition", unknown))
+                if others
             ]
             raise DataError(
                 f"{root / top}: {' and '.join(what)}, compared with {first}; all "
@@ -182,14 +181,13 @@ def _check_splits(
             )
 
 
-def _check_filled(source: photo_source.Source, splits: dict[str, int]) -> None:
-    """Refuses a class that has a folder but no files in one of the splits."""
+def _check_filled(source: photo_source.Source, splits: dict[str, str]) -> None:
+    """Refuse a class that has a folder but no files in one of the splits."""
+    present = {(photo.split, photo.class_name) for photo in source.photos}
     for top, split in splits.items():
-        present = np.unique(source.labels[source.splits == split])
-        empty = set(range(len(source.class_names))) - set(present.tolist())
-        if empty:
-            name = source.class_names[min(empty)]
-            raise DataError(
-                f"{source.root / top / name}: no files for {manifest.SPLITS[split]}; "
-                "add photos, or remove the class from all splits"
-            )
+        for name in source.class_names:
+            if (split, name) not in present:
+                raise DataError(
+                    f"{source.root / top / name}: no files for {split}; add photos, "
+                    "or remove the class from all splits"
+                )

@@ -1,9 +1,9 @@
-"""Photos as people have them -> the list of the files, each with its class and split.
+"""Find out what kind of source a user has, and list its photos.
 
-* a folder of class folders, or of split folders with class folders (folders.py)
-* a folder of old records of two keys, one file a class (two_key.py)
-* Caffe's list files, with a folder that their paths are relative to (lists.py)
-* a CSV file of paths and labels, likewise (photo_csv.py)
+* a folder of class folders, or of split folders with class folders (class_folders.py)
+* a folder of old records of two keys, one file a class (tfrecords_2018.py)
+* Caffe's list files, and the folder that their paths are relative to (caffe_lists.py)
+* a CSV file of paths and labels, and the same folder (photo_csv.py)
 """
 
 from collections.abc import Sequence
@@ -27,18 +27,18 @@ def list_source(
     csv_file: str = "",
     labels_file: str = "",
 ) -> Source:
-    """Lists a source of any kind; what a folder holds is told by its content.
+    """List a source of any kind; the content of a folder decides its kind.
+
+    Paths of files are relative to the current folder, or else to `root`.
 
     Args:
-        root: the folder of photos, or of records.
-        list_files: from lists.parse; none for another kind of source.
-        csv_file: path of a CSV file; "" for another kind of source.
-        labels_file: path of a file of class names in label order, for lists and CSV;
-            "" if there is none. Paths are relative to the current folder, or else to
-            `root`.
+        root: Folder of photos, or of records.
+        list_files: Result of caffe_lists.parse; () for another kind of source.
+        csv_file: CSV file; "" for another kind of source.
+        labels_file: File of class names in label order, for lists and CSV; "" for none.
 
     Raises:
-        DataError: nothing to make a data set of; says what is wrong and where.
+        DataError: The source cannot become a data set; says what is wrong and where.
     """
     if not root.exists():
         raise DataError(f"{root}: no such folder")
@@ -48,7 +48,7 @@ def list_source(
         )
     names = class_labels.read(find(root, labels_file)) if labels_file else None
     if list_files:
-        files = [(find(root, one.path), one.split) for one in list_files]
+        files = [(find(root, file.path), file.split) for file in list_files]
         return caffe_lists.list_photos(root, files, names)
     if csv_file:
         return photo_csv.list_photos(root, find(root, csv_file), names)
@@ -58,10 +58,10 @@ def list_source(
 
 
 def find(root: Path, name: str) -> Path:
-    """A file, relative to the current folder or else to the source.
+    """Return the path of a file in the current folder, or else in the source.
 
     Raises:
-        DataError: in neither.
+        DataError: The file is in neither.
     """
     for path in (Path(name), root / name):
         if path.exists():

@@ -1,4 +1,4 @@
-"""A CSV file of photos, `path,label,split` -> a source; and its rows, for others.
+"""Read a CSV file of photos, `path,label,split`, as a source.
 
 path,label,split
 a/1.jpg,daisy,train
@@ -19,26 +19,27 @@ Columns = Mapping[str, Sequence[str]]
 def list_photos(
     root: Path, path: Path, names: class_labels.Names | None
 ) -> photo_source.Source:
-    """Lists the photos of a CSV file.
+    """List the photos of a CSV file.
 
     Args:
-        root: the folder that its paths are relative to.
-        path: of the file; its header names the columns path, label and, if there is
-            one, split (train, validation, test or nothing); others are ignored.
-        names: of the classes, for labels that are numbers; None takes labels as names.
+        root: Folder that the paths in the file are relative to.
+        path: CSV file. Its header names the columns path, label and optionally split
+            (train, validation, test or nothing); other columns are ignored.
+        names: Names of the classes, for labels that are numbers; None takes the labels
+            as class names.
 
     Raises:
-        DataError: no such columns, a row without path or label, a label that
-            fits no class, a photo with two labels or in two splits, or as
-            listing.check.
+        DataError: A column is missing, a row has no path or no label, a label fits no
+            class, a photo has two labels or two splits, or photo_source.check refuses
+            the source.
     """
-    rows = listed_photos.Rows(root, [path], _entries(path))
-    found = (
-        class_labels.resolve(rows.first, names)
+    listed = listed_photos.ListedPhotos(root, [path], _entries(path))
+    classes = (
+        class_labels.resolve(listed.first, names)
         if names
-        else class_labels.as_names(rows.first)
+        else class_labels.as_names(listed.first)
     )
-    return rows.source(root, "CSV", found, path.name)
+    return listed.to_source(root, "CSV", classes, path.name)
 
 
 def _entries(path: Path) -> Iterator[listed_photos.Entry]:
@@ -52,7 +53,7 @@ def _entries(path: Path) -> Iterator[listed_photos.Entry]:
             path=row["path"],
             label=row["label"],
             split=listed_photos.split_of(row["split"], where),
-            file=0,
+            file=path,
             line=line,
         )
 
@@ -60,16 +61,16 @@ def _entries(path: Path) -> Iterator[listed_photos.Entry]:
 def read_rows(
     path: Path, needed: Columns, optional: Columns
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yields the number of its last line and some columns of each row of a CSV file.
+    """Yield the number of the last line, and columns, of each row of a CSV file.
 
     Args:
-        path: of the file, which may end in .csv.gz.
-        needed: {name of a column here: what its header may be}.
-        optional: likewise; "" where there is none.
+        path: CSV file, which may be gzipped and end in .csv.gz.
+        needed: {name of a column: titles that its header may have}.
+        optional: The same for columns that may be missing; their values are "" then.
 
     Raises:
-        DataError: no text, a needed column is missing or there twice, or a row
-            has more or fewer fields than the header.
+        DataError: The file is not text, a needed column is missing or repeated, or a
+            row has more or fewer fields than the header.
     """
     reader = csv.reader(text_lines.read_lines(path), strict=True)
     try:
@@ -102,14 +103,14 @@ def _places(
     titles = [title.strip().lower() for title in header]
     places: dict[str, int | None] = {}
     for name, aliases in {**needed, **optional}.items():
-        found = [place for place, title in enumerate(titles) if title in aliases]
-        if len(found) > 1 or (not found and name in needed):
-            columns = ", ".join(repr(title[:40]) for title in header[:20])
+        columns = [place for place, title in enumerate(titles) if title in aliases]
+        if len(columns) > 1 or (not columns and name in needed):
+            listed = ", ".join(repr(title[:40]) for title in header[:20])
             if len(header) == 1 and re.search("[;\t]", header[0]):
-                columns += "; fields need commas between them"
+                listed += "; fields need commas between them"
             raise DataError(
                 f"{path}: expected one column {' or '.join(aliases)}, found "
-                f"{len(found)}; the header has {columns}"
+                f"{len(columns)}; the header has {listed}"
             )
-        places[name] = found[0] if found else None
+        places[name] = columns[0] if columns else None
     return places

@@ -1,119 +1,111 @@
-"""What every source of photos is turned into, and what all of them must fulfil."""
+"""Describe the photos that a source holds, and refuse what no one can train on."""
 
 import collections
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-import numpy as np
-
-from pipeline.records import file_table, manifest
+from pipeline.records import manifest
 from pipeline.system.errors import DataError
 
 Kind = Literal["class folders", "split folders", "lists", "CSV", "two-key records"]
-# Where a photo's bytes lie: file, relative to the source's root; offset and length in
-# bytes, the length being WHOLE for a whole file.
-Span = tuple[str, int, int]
-WHOLE = -1
 _MAX_NAME = 500
-# What people call the splits -> index into manifest.SPLITS.
-SPLIT_OF: Mapping[str, int] = {
-    "train": 0,
-    "training": 0,
-    "validation": 1,
-    "valid": 1,
-    "val": 1,
-    "test": 2,
-    "testing": 2,
+# What people call the splits -> names in manifest.SPLITS.
+SPLIT_OF: Mapping[str, str] = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "test": "test",
+    "testing": "test",
 }
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Spans:
-    """Where the bytes of photos lie that are parts of files.
+class Span(NamedTuple):
+    """Place of a photo that is a part of a file.
 
     Attributes:
-        files: relative to the source's root.
-        file: int32 [num_photos], index into `files`.
-        offset: int64 [num_photos], in bytes.
-        length: int64 [num_photos], in bytes; WHOLE for a whole file.
+        file: Path of the file, relative to the source folder.
+        offset: Start of the photo in the file, in bytes.
+        length: Size of the photo, in bytes.
     """
 
-    files: Sequence[str]
-    file: np.ndarray
-    offset: np.ndarray
-    length: np.ndarray
+    file: str
+    offset: int
+    length: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class SourcePhoto:
+    """One file of a source, or one photo of its records.
+
+    Attributes:
+        path: Path relative to the source folder, with "/".
+        class_name: Class that the photo is filed under; "" for none.
+        split: Split that the source gives the photo, one of manifest.SPLITS; "" if it
+            gives none.
+        span: Place of the photo if it is a part of a file; None for a whole file.
+    """
+
+    path: str
+    class_name: str
+    split: str = ""
+    span: Span | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    """What a source holds.
+    """All photos of a source.
 
     Attributes:
-        kind: how it tells the classes.
-        root: the folder that paths are relative to.
-        class_names: label i is class_names[i]; sorted, unless the source has an order.
-        paths: of all files, with "/", sorted.
-        labels: int32 [num_files], 0-based; -1 for a file in no class.
-        splits: int8 [num_files], the split that the source gives each file, as an index
-            into manifest.SPLITS; table.NO_SPLIT where it gives none.
-        ignored: number of hidden or system files and folders, and of linked folders
-            (which are not followed), by kind.
-        notes: what to tell of it, as its numbers.
-        spans: where the photos lie, if they are not files themselves.
+        kind: How the source names the classes.
+        root: Folder that paths are relative to.
+        class_names: Class names in label order; sorted, unless the source has an order.
+        photos: All files, sorted by path.
+        ignored: {kind: number} of hidden or system files and folders, and of linked
+            folders, which are not followed.
+        notes: Lines about the source for the user, such as its counts.
     """
 
     kind: Kind
     root: Path
     class_names: tuple[str, ...]
-    paths: Sequence[str]
-    labels: np.ndarray
-    splits: np.ndarray
+    photos: Sequence[SourcePhoto]
     ignored: dict[str, int] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    spans: Spans | None = None
 
-    def class_name(self, number: int) -> str:
-        """The class of a file; "" if it is in none."""
-        label = self.labels[number]
-        return self.class_names[label] if label >= 0 else ""
-
-    def span(self, number: int) -> Span:
-        """Where the bytes of a photo lie."""
-        if self.spans is None:
-            return self.paths[number], 0, WHOLE
-        return (
-            self.spans.files[self.spans.file[number]],
-            int(self.spans.offset[number]),
-            int(self.spans.length[number]),
-        )
+    @functools.cached_property
+    def labels(self) -> dict[str, int]:
+        """{class name: 0-based label}."""
+        return {name: label for label, name in enumerate(self.class_names)}
 
     @functools.cached_property
     def given(self) -> tuple[str, ...]:
-        """The splits that it gives at least one file."""
-        present = np.unique(self.splits[self.splits != file_table.NO_SPLIT])
-        return tuple(manifest.SPLITS[number] for number in present)
+        """Names of the splits that the source gives to at least one file."""
+        present = {photo.split for photo in self.photos}
+        return tuple(name for name in manifest.SPLITS if name in present)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a data set keeps of it beside rows; nothing for class folders."""
-        kept: dict[str, Any] = {}
+        """What a data set stores of its source; nothing for class folders."""
+        settings: dict[str, Any] = {}
         if self.kind != "class folders":
-            kept["source"] = self.kind
+            settings["source"] = self.kind
         if self.given:
-            kept["given_splits"] = list(self.given)
-        return kept
+            settings["given_splits"] = list(self.given)
+        return settings
 
 
 def check(source: Source) -> Source:
-    """Refuses what no classifier can be trained on; returns the source.
+    """Refuse a source that no classifier can be trained on; return it otherwise.
 
     Raises:
-        DataError: fewer than two classes, a class without files or with a name
-            that no list can hold, or splits without one for training.
+        DataError: There are fewer than two classes, a class has no files or a name that
+            no list can hold, or no photo is given for training.
     """
     root, names = source.root, source.class_names
     for name in names:
@@ -131,15 +123,16 @@ def check(source: Source) -> Source:
             f"{root}: holds one class only, {names[0]!r}; a classifier needs two or "
             "more; expected one folder of photos per class, as in flowers/daisy/1.jpg"
         )
-    present = np.bincount(source.labels[source.labels >= 0], minlength=len(names))
-    empty = [name for name, count in zip(names, present, strict=True) if not count]
+    present = {photo.class_name for photo in source.photos}
+    empty = [name for name in names if name not in present]
     if empty:
         raise DataError(
             f"{root}: no files in class {', '.join(empty[:10])}"
             f"{' and more' if len(empty) > 10 else ''}; add photos or remove the class"
         )
-    of_classes = source.splits[source.labels >= 0]
-    if source.given and not (of_classes <= manifest.SPLITS.index("train")).any():
+    if source.given and not any(
+        photo.class_name and photo.split in ("", "train") for photo in source.photos
+    ):
         raise DataError(
             f"{root}: all photos are given for {' or '.join(source.given)}, none to "
             "train on; give training photos as well"
@@ -148,19 +141,17 @@ def check(source: Source) -> Source:
 
 
 def check_given(source: Source) -> None:
-    """Refuses a class of which one of the given splits has no photo, and others have.
+    """Refuse a class that has no photo in one of the given splits.
 
     Raises:
-        DataError: names classes and splits.
+        DataError: Names classes and splits.
     """
-    present = np.zeros((len(source.class_names), len(manifest.SPLITS)), np.bool_)
-    told = (source.labels >= 0) & (source.splits != file_table.NO_SPLIT)
-    present[source.labels[told], source.splits[told]] = True
+    present = {(photo.class_name, photo.split) for photo in source.photos}
     lacking = [
-        f"{name} ({split_name})"
-        for name, row in zip(source.class_names, present, strict=True)
-        for split_name in source.given
-        if not row[manifest.SPLITS.index(split_name)]
+        f"{name} ({split})"
+        for name in source.class_names
+        for split in source.given
+        if (name, split) not in present
     ]
     if lacking:
         raise DataError(
@@ -172,10 +163,10 @@ def check_given(source: Source) -> None:
 
 
 def check_outside(directory: Path, root: Path) -> None:
-    """Refuses an output folder inside a source of folders or records.
+    """Refuse an output folder inside a source of folders or records.
 
     Raises:
-        DataError: it is.
+        DataError: The output folder lies there.
     """
     if directory.resolve().is_relative_to(root.resolve()):
         raise DataError(
@@ -185,18 +176,14 @@ def check_outside(directory: Path, root: Path) -> None:
 
 
 def _is_undecodable(name: str) -> bool:
-    """Whether only bytes that are no UTF-8 make it unprintable."""
+    """Return whether only bytes that are no UTF-8 make a name unprintable."""
     return re.sub("[\udc80-\udcff]", "", name).isprintable()
 
 
-def count_splits(splits: np.ndarray) -> str:
-    """Numbers of photos by given split, as text."""
-    counts = collections.Counter(splits.tolist())
-    named = [
-        f"{counts[number]:,} {name}"
-        for number, name in enumerate(manifest.SPLITS)
-        if counts[number]
-    ]
-    if named and counts[file_table.NO_SPLIT]:
-        named.append(f"{counts[file_table.NO_SPLIT]:,} without a split")
-    return ", ".join(named)
+def count_splits(splits: Iterable[str]) -> str:
+    """Return the numbers of photos by given split as text; "" if none is given."""
+    counts = collections.Counter(splits)
+    parts = [f"{counts[name]:,} {name}" for name in manifest.SPLITS if counts[name]]
+    if parts and counts[""]:
+        parts.append(f"{counts['']:,} without a split")
+    return ", ".join(parts)

@@ -1,4 +1,4 @@
-"""Old records of two keys, one file a class -> a source.
+"""Read old records of two keys, one file a class, as a source.
 
 Scripts of 2018 wrote `daisy.tfrecord`, `roses.tfrecord` and so on. Each record is a
 tf.train.Example of `image`, the bytes of a JPEG, and `label`, the 8 bytes of a
@@ -8,12 +8,10 @@ little-endian int64. Its photo is called `daisy.tfrecord/000012.jpg` here.
 import dataclasses
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from pipeline.records import example_format, file_table, manifest, tfrecord
+from pipeline.records import example_format, manifest, tfrecord
 from pipeline.sources import class_folders, photo_source
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
@@ -27,7 +25,7 @@ _LABEL = struct.Struct("<q")
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class _Photo:
-    """Where the photo of a record lies in its file, in bytes, and its old label."""
+    """A photo of a record file: its place there, in bytes, and its old label."""
 
     offset: int
     length: int
@@ -35,22 +33,24 @@ class _Photo:
 
 
 def is_source(root: Path) -> bool:
-    """Whether a folder holds record files and no folders.
+    """Return whether a folder holds record files and no folders.
 
     Raises:
-        DataError: they are Graft's own, which need no conversion.
+        DataError: The records are Graft's own and need no conversion.
     """
-    kept = _kept(root, {})
-    found = any(map(_class_name, kept)) and not any(path.is_dir() for path in kept)
-    if found and (root / manifest.HEAD_NAME).exists():
+    paths = _visible_paths(root, {})
+    has_records = any(map(_class_name, paths))
+    if not has_records or any(path.is_dir() for path in paths):
+        return False
+    if (root / manifest.HEAD_NAME).exists():
         raise DataError(
             f"{root}: is a converted data set already; train on it with "
             f"python train.py --data={root}"
         )
-    return found
+    return True
 
 
-def _kept(root: Path, ignored: dict[str, int]) -> list[Path]:
+def _visible_paths(root: Path, ignored: dict[str, int]) -> list[Path]:
     ignored.update(hidden=0, system=0)
     return [
         path
@@ -60,90 +60,81 @@ def _kept(root: Path, ignored: dict[str, int]) -> list[Path]:
 
 
 def _class_name(path: Path) -> str:
-    """What a record file is named after; "" if it is none."""
+    """Return the class that a record file is named after; "" for another file."""
     match = _NAME.fullmatch(path.name)
     return match["name"] if match and path.is_file() else ""
 
 
 def list_photos(root: Path) -> photo_source.Source:
-    """Lists the photos in a folder of record files, and verifies all checksums.
+    """List the photos in a folder of record files, and verify all checksums.
 
     Classes are in the order of their old labels. Other files are in no class.
 
     Raises:
-        DataError: a file is damaged or empty, a record has other features, the
-            records of a class do not have one label of their own, or as listing.check.
+        DataError: A file is damaged or empty, a record has other features, the records
+            of a class do not share one label that no other class has, or
+            photo_source.check refuses the source.
     """
     ignored: dict[str, int] = {}
-    files = _kept(root, ignored)
-    names = [_class_name(path) for path in files]
-    found = _read_all(files, names)
-    class_names = _in_label_order(root, files, names, found)
-    columns = sorted(
-        (
-            f"{path.name}/{index:06d}.jpg" if name else path.name,
-            class_names.index(name) if name else -1,
-            number,
-            photo.offset,
-            photo.length,
-        )
-        for number, (path, name) in enumerate(zip(files, names, strict=True))
-        for index, photo in enumerate(found[number])
-    )
-    paths, labels, file, offsets, lengths = zip(*columns, strict=True)
-    old = [found[names.index(name)][0].label for name in class_names]
+    files = _visible_paths(root, ignored)
+    names = {path: _class_name(path) for path in files}
+    records = _read_all([path for path in files if names[path]])
+    class_of_label = _class_of_label(root, names, records)
+    photos = [
+        photo_source.SourcePhoto(path=path.name, class_name="")
+        for path in files
+        if path not in records
+    ]
+    for path, old_photos in records.items():
+        photos += [
+            photo_source.SourcePhoto(
+                path=f"{path.name}/{index:06d}.jpg",
+                class_name=names[path],
+                span=photo_source.Span(path.name, photo.offset, photo.length),
+            )
+            for index, photo in enumerate(old_photos)
+        ]
+    photos.sort(key=lambda photo: photo.path)
     note = (
-        f"two-key records: {sum(map(bool, names)):,} files, "
-        f"{sum(label >= 0 for label in labels):,} photos in {len(class_names)} classes"
+        f"two-key records: {len(records):,} files, "
+        f"{sum(map(len, records.values())):,} photos in {len(class_of_label)} classes"
     )
-    if old != list(range(len(old))):
-        note += f"; their labels {', '.join(map(str, old[:20]))} become 0, 1, ..."
+    old_labels = list(class_of_label)
+    if old_labels != list(range(len(old_labels))):
+        note += (
+            f"; their labels {', '.join(map(str, old_labels[:20]))} become 0, 1, ..."
+        )
     return photo_source.check(
         photo_source.Source(
             kind="two-key records",
             root=root,
-            class_names=class_names,
-            paths=paths,
-            labels=np.array(labels, np.int32),
-            splits=np.full(len(paths), file_table.NO_SPLIT, np.int8),
+            class_names=tuple(class_of_label.values()),
+            photos=photos,
             ignored={kind: count for kind, count in ignored.items() if count},
             notes=(note,),
-            spans=photo_source.Spans(
-                files=[path.name for path in files],
-                file=np.array(file, np.int32),
-                offset=np.array(offsets, np.int64),
-                length=np.array(lengths, np.int64),
-            ),
         )
     )
 
 
-def _read_all(files: Sequence[Path], names: Sequence[str]) -> list[list[_Photo]]:
-    """The photos of each file; what is no record file is one photo of its own."""
-    found = []
+def _read_all(files: Sequence[Path]) -> dict[Path, list[_Photo]]:
+    """Return {record file: its photos}."""
+    records = {}
     total = sum(path.stat().st_size for path in files)
     with command_line.progress(total, "B", "read records", scale=True) as progress:
-        for path, name in zip(files, names, strict=True):
-            if name:
-                found.append(list(_photos(path)))
-            else:
-                found.append([_Photo(offset=0, length=photo_source.WHOLE, label=-1)])
+        for path in files:
+            records[path] = list(_photos(path))
             progress.update(path.stat().st_size)
-    return found
+    return records
 
 
-def _in_label_order(
-    root: Path,
-    files: Sequence[Path],
-    names: Sequence[str],
-    found: Sequence[Sequence[_Photo]],
-) -> tuple[str, ...]:
-    """Class names in the order of their labels, one for each."""
+def _class_of_label(
+    root: Path, names: Mapping[Path, str], records: Mapping[Path, Sequence[_Photo]]
+) -> dict[int, str]:
+    """Return {old label: class name}, by ascending label; refuse labels that clash."""
     label_of: dict[str, int] = {}
     class_of: dict[int, str] = {}
-    for path, name, photos in zip(files, names, found, strict=True):
-        if not name:
-            continue
+    for path, photos in records.items():
+        name = names[path]
         for index, photo in enumerate(photos):
             if label_of.setdefault(name, photo.label) != photo.label:
                 raise DataError(
@@ -156,20 +147,20 @@ def _in_label_order(
                 f"{root}: both {other} and {name} have label {label_of[name]}; "
                 "expected one label per class"
             )
-    return tuple(class_of[label] for label in sorted(class_of))
+    return dict(sorted(class_of.items()))
 
 
 def _photos(path: Path) -> Iterator[_Photo]:
-    """Yields what a record file holds.
+    """Yield the photos of a record file.
 
     Raises:
-        DataError: names file and record.
+        DataError: A record is damaged; names file and record.
     """
     index = 0
     try:
         for offset, payload in tfrecord.scan(path, max_bytes=_MAX_RECORD_BYTES):
             image, label = _parse(payload, f"{path} at {offset}")
-            # Protobuf stores these bytes as they are, somewhere in the record.
+            # Protobuf stores these bytes unchanged, somewhere in the record.
             start = offset + tfrecord.HEADER_BYTES + payload.find(image)
             yield _Photo(offset=start, length=len(image), label=label)
             index += 1

@@ -5,7 +5,7 @@ import pytest
 
 from model.evaluation import label_errors, run_evaluation
 from model.runs import run_folder
-from pipeline.records import manifest
+from pipeline.records.manifest_row import Row
 from tests.model import judgements
 
 # Self-confidence of class 0 is on average 0.55, of class 1 it is 0.8.
@@ -105,7 +105,7 @@ def test_without_unseen_photos_there_are_no_label_errors(found, tmp_path):
 
 def test_label_errors_name_photos_and_classes():
     kind = {"class_name": "a", "source_bytes": 1, "action": "copied"}
-    rows = [manifest.Row(path=f"{n}.jpg", sha256=str(n), **kind) for n in range(4)]
+    rows = [Row(path=f"{n}.jpg", sha256=str(n), **kind) for n in range(4)]
     unseen = label_errors.UnseenPhotos(
         rows=rows,
         labels=np.array([0, 0, 1, 1]),

@@ -11,14 +11,14 @@ from model.evaluation.predictions import Predictions
 from model.loop import metrics
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.batches.input_spec import InputSpec
-from pipeline.records import manifest
+from pipeline.records.manifest_row import Row
 from pipeline.system.errors import DataError
 
 SPEC = InputSpec(size_px=8, short_side_px=9, source="test")
 
 
 def row(path, **how):
-    return manifest.Row(
+    return Row(
         path=path, class_name="a", sha256="0", source_bytes=1, action="copied", **how
     )
 

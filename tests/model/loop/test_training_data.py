@@ -11,6 +11,7 @@ from model.training import stages
 from pipeline.batches import augmentation_settings, crop_and_resize, image_batches
 from pipeline.batches.input_spec import InputSpec
 from pipeline.records import example_format, manifest, tfrecord
+from pipeline.records.manifest_row import Row
 
 NUM_TRAINING, NUM_VALIDATION = 23, 70  # more than one validation batch
 BATCH_SIZE = 5
@@ -51,7 +52,7 @@ def write_numbered(directory):
                 sha256=sha256,
             )
             record = tfrecord.frame(example_format.serialize(stored))
-            row = manifest.Row(
+            row = Row(
                 path=f"{number:03d}.png",
                 class_name=names[number % 3],
                 sha256=sha256,
@@ -68,7 +69,7 @@ def write_numbered(directory):
             )
             rows.append(row)
             file.write(record)
-    skipped = manifest.Row(
+    skipped = Row(
         path="004.txt", class_name="a", sha256="", source_bytes=1, action="skipped"
     )
     rows.insert(5, skipped)

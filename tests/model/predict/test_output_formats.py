@@ -6,9 +6,9 @@ import os
 import pytest
 
 from model.predict import output_formats, similar_photos
-from pipeline.records import manifest
+from pipeline.records.manifest_row import Row
 
-ROW = manifest.Row(
+ROW = Row(
     path="red/1.jpg", class_name="red", sha256="0" * 64, source_bytes=1, action="copied"
 )
 SIMILAR = (similar_photos.SimilarPhoto(row=ROW, similarity=0.75),)

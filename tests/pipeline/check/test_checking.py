@@ -14,7 +14,7 @@ from pipeline.check import check_settings, checking, file_kinds
 from pipeline.convert import conversion, convert_settings
 from pipeline.images import opencv
 from pipeline.images.errors import ImageError
-from pipeline.records import manifest
+from pipeline.records.manifest_row import Row
 from pipeline.records.reasons import Code
 from pipeline.system.errors import DataError
 from tests import conftest
@@ -126,7 +126,7 @@ def orientation(number):
 
 @pytest.mark.parametrize("code", Code)
 def test_a_code_is_of_at_most_one_kind_of_the_table(code):
-    row = manifest.Row(
+    row = Row(
         path="a/b.tif",
         class_name="a",
         sha256="",
@@ -293,7 +293,7 @@ class TestRecords:
         config = convert_settings.Config(
             source=str(scenes), out=str(tmp_path / "rec"), workers=1
         )
-        return conversion.convert(config).directory
+        return conversion.convert(config).manifest.directory
 
     def test_nothing_to_find(self, records, tmp_path):
         report = run(records, tmp_path)
@@ -306,7 +306,7 @@ class TestRecords:
         config = convert_settings.Config(
             source=str(scenes), out=str(tmp_path / "rec"), workers=1
         )
-        report = run(conversion.convert(config).directory, tmp_path)
+        report = run(conversion.convert(config).manifest.directory, tmp_path)
         (finding,) = (one for one in report.findings if "missing" in one.kind)
         assert finding.severity == "warning"
         assert finding.meaning.endswith(": bees (validation), bees (test)")

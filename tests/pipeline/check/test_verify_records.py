@@ -19,7 +19,7 @@ def converted(tmp_path_factory):
     config = convert_settings.Config(
         source=str(photos), out=str(folder / "rec"), workers=1
     )
-    return conversion.convert(config).directory
+    return conversion.convert(config).manifest.directory
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from pipeline import split
 from pipeline.check import verify_records
 from pipeline.convert import conversion, convert_settings
-from pipeline.records import manifest
+from pipeline.records import manifest, manifest_row
 from pipeline.records.reasons import Code
 from pipeline.system.errors import DataError
 from tests import conftest
@@ -22,9 +22,11 @@ from tests.support import old_manifest
 
 def run(source, out, **how):
     how.setdefault("workers", 1)
-    return conversion.convert(
+    summary = conversion.convert(
         convert_settings.Config(source=str(source), out=str(out), **how)
     )
+    assert summary.manifest == manifest.read(out)
+    return summary
 
 
 def command(source, out, *flags):
@@ -305,7 +307,7 @@ class TestGroupBy:
         assert after.changed
         assert not after.written
         assert splits(after.manifest) == splits(before.manifest)
-        assert after.info.settings["group_by"] == ""
+        assert after.manifest.info.settings["group_by"] == ""
         # The records are the same, and so are features made of them.
         assert before.manifest.records_digest == after.manifest.records_digest
 
@@ -404,7 +406,7 @@ class TestLaterConversions:
         after = splits(run(scenes, out).manifest)
         assert (after[train], after[test]) == ("test", "train")
 
-    @pytest.mark.parametrize("version", [1, manifest.FORMAT_VERSION])
+    @pytest.mark.parametrize("version", [1, manifest_row.FORMAT_VERSION])
     def test_an_edited_photo_cannot_change_sides(self, scenes, tmp_path, version):
         """Edited to look like a test photo, a training photo is left out for good."""
         out = tmp_path / "out"
@@ -435,7 +437,7 @@ class TestLaterConversions:
         summary = run(scenes, out)
         assert summary.written == ("b.tfrecord",)
         after = summary.manifest
-        assert after.format_version == manifest.FORMAT_VERSION
+        assert after.format_version == manifest_row.FORMAT_VERSION
         known = {row.path: row for row in after.rows}
         assert {path: known[path].split for path in splits(before)} == splits(before)
         # Of a record that is kept, no more is known than the sentence.

@@ -58,8 +58,8 @@ class TestList:
         )
         photos = listed(tmp_path, body, names=("Detailed", "Pastel"))
         assert [(p.url, p.class_name, p.split) for p in photos] == [
-            ("http://farm2.example/a.jpg", "Pastel", 0),
-            ("http://farm9.example/b.jpg", "Detailed", 2),
+            ("http://farm2.example/a.jpg", "Pastel", "train"),
+            ("http://farm9.example/b.jpg", "Detailed", "test"),
         ]
         digest = hashlib.sha1(b"http://farm2.example/a.jpg").hexdigest()
         assert photos[0].path == f"Pastel/{digest}.jpg"
@@ -69,7 +69,7 @@ class TestList:
             gzip.compress(b"label,URL\nx,http://a\n")
         )
         (photo,) = url_list.read(tmp_path / "list.csv.gz", None, images=0, seed=0)
-        assert (photo.class_name, photo.split) == ("x", -1)
+        assert (photo.class_name, photo.split) == ("x", "")
 
     @pytest.mark.parametrize(
         "label",

@@ -3,12 +3,10 @@ import hashlib
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from pipeline.grouping import near_duplicates
+from pipeline.grouping import near_duplicates, photo_groups, thumbnail_comparison
 from pipeline.images import opencv, record_image
-from pipeline.records import file_table
+from pipeline.records.manifest_row import Row
 from tests.conftest import draw_scene
 
 
@@ -39,17 +37,26 @@ def grey(pixels):
 
 
 def search(files, tmp_path, labels=None):
-    """What `find` makes of image files, all of them taken."""
-    labels = np.zeros(len(files), np.int32) if labels is None else np.array(labels)
-    found = file_table.Table(labels.astype(np.int32))
+    """Near-duplicates among image files that all have a record."""
     stored = [record_image.encode_for_record(data, resize_min=512) for data in files]
-    for entry, data, one in zip(found.found, files, stored, strict=True):
-        entry["sha256"] = hashlib.sha256(data).digest()
-        entry["phash"] = int(one.phash, 16)
-    found.taken[:] = True
+    rows = [
+        Row(
+            path=f"{number}.jpg",
+            class_name=str(label),
+            sha256=hashlib.sha256(data).hexdigest(),
+            phash=image.phash,
+            source_bytes=len(data),
+            action="copied",
+        )
+        for number, (data, image, label) in enumerate(
+            zip(files, stored, labels or [0] * len(files), strict=True)
+        )
+    ]
     similar = near_duplicates.find(
-        found,
-        lambda number: opencv.thumbnail(stored[number].encoded, near_duplicates.SIDE),
+        rows,
+        lambda number: opencv.thumbnail(
+            stored[number].encoded, thumbnail_comparison.SIDE
+        ),
         lambda numbers: [opencv.digest(files[number]) for number in numbers],
     )
     assert list(tmp_path.iterdir()) == []
@@ -57,8 +64,10 @@ def search(files, tmp_path, labels=None):
 
 
 def groups(similar, count):
-    roots = near_duplicates.join(np.arange(count), *similar.pairs.T)
-    return [np.flatnonzero(roots == root).tolist() for root in np.unique(roots)]
+    """All groups, also those of one photo."""
+    connected = photo_groups.connect(similar.pairs.tolist())
+    alone = {*range(count)}.difference(*connected)
+    return sorted([*connected, *([number] for number in alone)])
 
 
 TREATMENTS = {
@@ -178,8 +187,8 @@ def test_what_is_left_out_is_not_missed_as_a_link(tmp_path):
             taken[[left_out, other]] = False
             pairs = similar.among(taken).pairs
             assert taken[pairs].all()
-            roots = near_duplicates.join(np.arange(10), *pairs.T)
-            assert len(np.unique(roots[:9][taken[:9]])) == 1
+            (group,) = photo_groups.connect(pairs.tolist())
+            assert group == np.flatnonzero(taken[:9]).tolist()
     assert similar.among(np.ones(10, np.bool_)) is similar
 
 
@@ -207,19 +216,3 @@ class TestIdentical:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         files = [data, data, png(pixels)]
         assert self.find(files, [0, 1, 0], tmp_path) == [(0, 2)]
-
-
-@given(
-    st.integers(1, 30),
-    st.lists(st.tuples(st.integers(0, 29), st.integers(0, 29)), max_size=60),
-)
-def test_join(count, pairs):
-    pairs = np.array([p for p in pairs if max(p) < count], int).reshape(-1, 2)
-    half_way = near_duplicates.join(np.arange(count), *pairs[::2].T)
-    roots = near_duplicates.join(half_way, *pairs.T)
-    expected = {n: {n} for n in range(count)}
-    for one, other in pairs.tolist():
-        both = expected[one] | expected[other]
-        for member in both:
-            expected[member] = both
-    assert roots.tolist() == [min(expected[n]) for n in range(count)]

@@ -4,6 +4,7 @@ import json
 import pytest
 
 from pipeline.records import manifest, staging
+from pipeline.records.manifest_row import Row
 from pipeline.records.reasons import Code
 from pipeline.system.errors import DataError
 from tests.support import old_manifest
@@ -38,7 +39,7 @@ def row(path, **how):
         "file": "a.tfrecord",
         "length": 7,
     }
-    return manifest.Row(**(base | how))
+    return Row(**(base | how))
 
 
 def write(found):

@@ -2,20 +2,21 @@ import os
 
 import pytest
 
-from pipeline.records import file_table, manifest
+from pipeline.records import manifest
 from pipeline.sources import caffe_lists, class_labels
 from pipeline.system.errors import DataError
 
-TRAIN, VALIDATION, TEST = range(3)
+TRAIN, VALIDATION, TEST = manifest.SPLITS
 
 
 def listed(root, body, *more, names=("a", "b"), split=TRAIN):
     """The source of list files with these bodies, the later ones of the next splits."""
     files = []
+    first = manifest.SPLITS.index(split) if split else 0
     for number, text in enumerate((body, *more)):
         path = root / f"{number}.list"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        files.append((path, split + number if split >= 0 else split))
+        files.append((path, manifest.SPLITS[first + number] if split else ""))
     found = (
         class_labels.Names(path=root / "labels", names=tuple(names)) if names else None
     )
@@ -23,10 +24,11 @@ def listed(root, body, *more, names=("a", "b"), split=TRAIN):
 
 
 def rows(found):
-    return [
-        (path, found.class_name(number), int(found.splits[number]))
-        for number, path in enumerate(found.paths)
-    ]
+    return [(photo.path, photo.class_name, photo.split) for photo in found.photos]
+
+
+def paths(found):
+    return [photo.path for photo in found.photos]
 
 
 class TestNames:
@@ -34,16 +36,26 @@ class TestNames:
         ("names", "expected"),
         [
             ("", []),
-            ("all.txt", [("all.txt", -1)]),
-            ("train.txt", [("train.txt", 0)]),
-            ("a/train.txt,a/val.txt", [("a/train.txt", 0), ("a/val.txt", 1)]),
+            ("all.txt", [("all.txt", "")]),
+            ("train.txt", [("train.txt", TRAIN)]),
+            (
+                "a/train.txt,a/val.txt",
+                [("a/train.txt", TRAIN), ("a/val.txt", VALIDATION)],
+            ),
             (
                 "bees_train.txt, valid-2.txt ,TEST.lst",
-                [("bees_train.txt", 0), ("valid-2.txt", 1), ("TEST.lst", 2)],
+                [
+                    ("bees_train.txt", TRAIN),
+                    ("valid-2.txt", VALIDATION),
+                    ("TEST.lst", TEST),
+                ],
             ),
-            ("train=x.txt,test=y.txt", [("x.txt", 0), ("y.txt", 2)]),
-            ("validation=train.txt,train=b=c", [("train.txt", 1), ("b=c", 0)]),
-            ("train1.txt,train2.txt", [("train1.txt", 0), ("train2.txt", 0)]),
+            ("train=x.txt,test=y.txt", [("x.txt", TRAIN), ("y.txt", TEST)]),
+            (
+                "validation=train.txt,train=b=c",
+                [("train.txt", VALIDATION), ("b=c", TRAIN)],
+            ),
+            ("train1.txt,train2.txt", [("train1.txt", TRAIN), ("train2.txt", TRAIN)]),
         ],
     )
     def test_tell_the_split(self, names, expected):
@@ -57,7 +69,7 @@ class TestNames:
             caffe_lists.parse(names)
 
     def test_of_folders_tell_nothing(self):
-        assert caffe_lists.parse("train/all.txt")[0].split == file_table.NO_SPLIT
+        assert caffe_lists.parse("train/all.txt")[0].split == ""
 
 
 class TestLines:
@@ -82,14 +94,14 @@ class TestLines:
     def test_classes_are_in_the_order_of_the_names(self, tmp_path):
         found = listed(tmp_path, "1.jpg 0\n2.jpg 1\n", names=("z", "a"))
         assert found.class_names == ("z", "a")
-        assert found.labels.tolist() == [0, 1]
+        assert rows(found) == [("1.jpg", "z", TRAIN), ("2.jpg", "a", TRAIN)]
 
     def test_names_that_are_no_text(self, tmp_path):
         found = listed(tmp_path, b"\xe9.jpg 0\nb.jpg 1\n")
-        assert found.paths == ["b.jpg", os.fsdecode(b"\xe9.jpg")]
+        assert paths(found) == ["b.jpg", os.fsdecode(b"\xe9.jpg")]
 
     def test_one_list_without_a_split(self, tmp_path):
-        found = listed(tmp_path, "a.jpg 0\nb.jpg 1\n", split=file_table.NO_SPLIT)
+        found = listed(tmp_path, "a.jpg 0\nb.jpg 1\n", split="")
         assert found.given == ()
         assert found.settings == {"source": "lists"}
 
@@ -121,7 +133,7 @@ class TestPaths:
         (tmp_path / "link").symlink_to(tmp_path / "real")
         body = f"{tmp_path}/link/a.jpg 0\n/{tmp_path}/real/./b.jpg 1\nc.jpg 0\n"
         found = listed(tmp_path / "link", body)
-        assert found.paths == ["a.jpg", "b.jpg", "c.jpg"]
+        assert paths(found) == ["a.jpg", "b.jpg", "c.jpg"]
 
     @pytest.mark.parametrize(
         "path",
@@ -144,7 +156,7 @@ class TestPaths:
 class TestRepetition:
     def test_of_the_same_is_counted(self, tmp_path):
         found = listed(tmp_path, "a.jpg 0\nb.jpg 1\n./a.jpg 0\na.jpg 0\n")
-        assert found.paths == ["a.jpg", "b.jpg"]
+        assert paths(found) == ["a.jpg", "b.jpg"]
         assert found.notes[1] == "2 rows say again what another one says"
 
     def test_with_another_label(self, tmp_path):
@@ -185,4 +197,3 @@ class TestWithoutNames:
 def test_nothing_to_train_on(tmp_path):
     with pytest.raises(DataError, match="given for test, none to train on"):
         listed(tmp_path, "a.jpg 0\nb.jpg 1\n", split=TEST)
-    assert manifest.SPLITS[TEST] == "test"

@@ -2,7 +2,6 @@ import os
 
 import pytest
 
-from pipeline.records import file_table, manifest
 from pipeline.sources import class_folders
 from pipeline.system.errors import DataError
 
@@ -15,11 +14,15 @@ def make(folder, *names):
     return folder
 
 
+def paths(found):
+    return [photo.path for photo in found.photos]
+
+
 def test_lists_every_file_with_its_class(tmp_path):
     make(tmp_path, "b/2.jpg", "b/deep/er/1.PNG", "a/x.jpeg", "LICENSE.txt", "a/notes")
     found = class_folders.list_folders(tmp_path)
     assert found.class_names == ("a", "b")
-    assert [(p, found.class_name(n)) for n, p in enumerate(found.paths)] == [
+    assert [(photo.path, photo.class_name) for photo in found.photos] == [
         ("LICENSE.txt", ""),
         ("a/notes", "a"),
         ("a/x.jpeg", "a"),
@@ -33,7 +36,7 @@ def test_hidden_and_system_files_are_counted(tmp_path):
     make(tmp_path, "a/1", "b/1", ".git/config", "a/.DS_Store", "b/Thumbs.db")
     make(tmp_path, "__MACOSX/a/1")
     found = class_folders.list_folders(tmp_path)
-    assert found.paths == ["a/1", "b/1"]
+    assert paths(found) == ["a/1", "b/1"]
     assert found.ignored == {"hidden": 2, "system": 2}
 
 
@@ -42,7 +45,7 @@ def test_linked_folders_are_not_followed(tmp_path):
     (tmp_path / "data" / "a" / "loop").symlink_to(tmp_path / "data")
     (tmp_path / "data" / "a" / "file").symlink_to(tmp_path / "data" / "b" / "1")
     found = class_folders.list_folders(tmp_path / "data")
-    assert found.paths == ["a/1", "a/file", "b/1"]
+    assert paths(found) == ["a/1", "a/file", "b/1"]
     assert found.ignored == {"linked folders": 1}
 
 
@@ -54,7 +57,7 @@ def test_names_that_are_no_text(tmp_path):
         file.write(b"x")
     found = class_folders.list_folders(tmp_path)
     assert found.class_names == ("a", "\udcff\udcfe")
-    assert found.paths[1] == "\udcff\udcfe/\udce9.jpg"
+    assert paths(found)[1] == "\udcff\udcfe/\udce9.jpg"
 
 
 @pytest.mark.parametrize("name", ["two\nlines", "bell\a", "tab\tin"])
@@ -87,11 +90,7 @@ def test_empty_class_is_named(tmp_path):
 
 
 def splits_of(found):
-    """{path: name of the split, or ""}."""
-    names = (*manifest.SPLITS, "")
-    return {
-        path: names[found.splits[number]] for number, path in enumerate(found.paths)
-    }
+    return {photo.path: photo.split for photo in found.photos}
 
 
 @pytest.mark.parametrize(
@@ -119,7 +118,7 @@ def test_split_folders(tmp_path, folder, split):
         "train/a/deep/2": "train",
         "train/b/1": "train",
     }
-    classes = {path: found.class_name(n) for n, path in enumerate(found.paths)}
+    classes = {photo.path: photo.class_name for photo in found.photos}
     assert classes["train/a/deep/2"] == "a"
     assert classes[f"{folder}/stray"] == classes["LICENSE"] == ""
     assert found.ignored == {"hidden": 2}
@@ -132,7 +131,7 @@ def test_split_folders(tmp_path, folder, split):
 def test_class_folders_give_no_split(tmp_path):
     found = class_folders.list_folders(make(tmp_path, "a/1", "b/1"))
     assert (found.kind, found.given, found.settings) == ("class folders", (), {})
-    assert set(found.splits) == {file_table.NO_SPLIT}
+    assert set(splits_of(found).values()) == {""}
 
 
 def test_photos_of_trains_are_a_class(tmp_path):

@@ -25,7 +25,9 @@ def test_files_lie_here_or_in_the_source(tmp_path, monkeypatch):
             labels_file=f"{prefix}labels.txt",
         )
 
-    assert listed("").paths == listed("data/").paths == ["a.jpg", "b.jpg"]
+    for prefix in ("", "data/"):
+        photos = listed(prefix).photos
+        assert [photo.path for photo in photos] == ["a.jpg", "b.jpg"]
     with pytest.raises(DataError, match="no such file, neither here nor in"):
         listed("other/")
 

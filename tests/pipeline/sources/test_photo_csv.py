@@ -1,6 +1,5 @@
 import pytest
 
-from pipeline.records import file_table
 from pipeline.sources import class_labels, photo_csv
 from pipeline.system.errors import DataError
 
@@ -14,17 +13,14 @@ def listed(root, body, names=()):
 
 
 def rows(found):
-    return [
-        (path, found.class_name(number), int(found.splits[number]))
-        for number, path in enumerate(found.paths)
-    ]
+    return [(photo.path, photo.class_name, photo.split) for photo in found.photos]
 
 
 def test_paths_and_labels(tmp_path):
     found = listed(tmp_path, "path,label\nx/2.jpg,roses\n1.jpg,daisy\n")
     assert rows(found) == [
-        ("1.jpg", "daisy", file_table.NO_SPLIT),
-        ("x/2.jpg", "roses", file_table.NO_SPLIT),
+        ("1.jpg", "daisy", ""),
+        ("x/2.jpg", "roses", ""),
     ]
     assert (found.kind, found.given) == ("CSV", ())
     assert found.notes == ("CSV: 2 photos in photos.csv, labels are class names",)
@@ -40,19 +36,19 @@ def test_quotes_and_other_columns(tmp_path):
         'Val,x,3.jpg,e "f"\r\n',
     )
     assert rows(found) == [
-        ("2.jpg", 'e "f"', file_table.NO_SPLIT),
-        ("3.jpg", 'e "f"', 1),
-        ("a, b.jpg", "c, d", 0),
+        ("2.jpg", 'e "f"', ""),
+        ("3.jpg", 'e "f"', "validation"),
+        ("a, b.jpg", "c, d", "train"),
     ]
     assert found.given == ("train", "validation")
 
 
 def test_numbers_with_names(tmp_path):
     found = listed(tmp_path, "path,label\na,1\nb,0\n", names=("z", "y"))
-    assert rows(found) == [("a", "y", -1), ("b", "z", -1)]
+    assert rows(found) == [("a", "y", ""), ("b", "z", "")]
     found = listed(tmp_path, "path,label\na,y\nb,z\n", names=("z", "y"))
     assert found.class_names == ("z", "y")
-    assert found.labels.tolist() == [1, 0]
+    assert [found.labels[row[1]] for row in rows(found)] == [1, 0]
 
 
 def test_line_breaks_in_fields_do_not_disturb_line_numbers(tmp_path):

@@ -4,6 +4,7 @@ import struct
 import pytest
 
 from pipeline.convert import conversion, convert_settings
+from pipeline.images import decode_files
 from pipeline.records import example_format, manifest, stored_photo, tfrecord
 from pipeline.sources import find_source, tfrecords_2018
 from pipeline.system.errors import DataError
@@ -79,7 +80,7 @@ def test_shards_and_stray_files(tmp_path):
     (tmp_path / ".hidden").write_text("mine")
     found = find_source.list_source(tmp_path)
     assert found.class_names == ("b", "A")  # by label
-    assert [(p, found.class_name(n)) for n, p in enumerate(found.paths)] == [
+    assert [(photo.path, photo.class_name) for photo in found.photos] == [
         ("A.TFRecords-00000-of-00001/000000.jpg", "A"),
         ("README", ""),
         ("b-00000-of-00002.tfrecord/000000.jpg", "b"),
@@ -87,13 +88,11 @@ def test_shards_and_stray_files(tmp_path):
     ]
     assert found.ignored == {"hidden": 1}
     assert "their labels 7, 9 become 0, 1" in found.notes[0]
-    for number, path in enumerate(found.paths):
-        file, offset, length = found.span(number)
-        body = (tmp_path / file).read_bytes()
-        if path == "README":
-            assert (file, offset, length) == ("README", 0, -1)
+    for photo in found.photos:
+        if photo.path == "README":
+            assert photo.span is None
         else:
-            assert body[offset : offset + length] in b"123"
+            assert decode_files.read(tmp_path, photo) in (b"1", b"2", b"3")
 
 
 def test_what_is_another_source(tmp_path):
@@ -185,11 +184,10 @@ def test_the_label_is_not_taken_for_the_image(tmp_path):
     for number, name in enumerate("ab"):
         write(tmp_path / f"{name}.tfrecord", [struct.pack("<q", number), b""], number)
     found = find_source.list_source(tmp_path)
-    for number, path in enumerate(found.paths):
-        file, offset, length = found.span(number)
-        body = (tmp_path / file).read_bytes()[offset : offset + length]
-        expected = struct.pack("<q", "ab".index(path[0])) if "000000" in path else b""
-        assert body == expected
+    for photo in found.photos:
+        label = struct.pack("<q", "ab".index(photo.path[0]))
+        expected = label if "000000" in photo.path else b""
+        assert decode_files.read(tmp_path, photo) == expected
 
 
 def test_as_a_command(folder, tmp_path):

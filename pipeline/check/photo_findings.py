@@ -1,0 +1,202 @@
+"""Find what is wrong with photos together: copies, splits, classes and their names."""
+
+import collections
+import unicodedata
+from collections.abc import Mapping, Sequence
+
+from pipeline.check import file_kinds
+from pipeline.check.check_findings import Finding
+from pipeline.grouping import photo_groups, split_assignment
+from pipeline.grouping.photo_groups import Group, PhotoGroups
+from pipeline.records.manifest import SPLITS
+from pipeline.records.manifest_row import Row
+from pipeline.sources.photo_source import Source
+
+_IMBALANCE = 10  # times as many photos in one class as in another
+# Kind of a group of photos -> how bad it is, and what convert does about it.
+_GROUP_KINDS: Mapping[str, tuple[file_kinds.Severity, str]] = {
+    "conflicting labels": (
+        "error",
+        "the same photo in several classes: both cannot be right; convert leaves "
+        "all of them out",
+    ),
+    "across splits": (
+        "error",
+        "the same picture in several of the given splits: figures would be too "
+        "good; convert keeps that of the last split alone",
+    ),
+    "one picture in several classes": (
+        "warning",
+        "nearly the same picture in several classes: is one of them wrong?",
+    ),
+    "exact copies": ("note", "the same file again; convert keeps copies in one split"),
+    "near-duplicates": (
+        "note",
+        "the same picture again, changed; convert keeps them in one split",
+    ),
+}
+
+
+def find_groups(
+    rows: Sequence[Row], source: Source, groups: PhotoGroups
+) -> list[Finding]:
+    """Find photos that show the same; photos that convert leaves out count, too.
+
+    Args:
+        rows: Rows of all files.
+        source: Photos with their given splits.
+        groups: Photos that belong together.
+    """
+
+    def classes(group: Group) -> set[str]:
+        return {rows[index].class_name for index in group}
+
+    same_pixels = groups.same_pixels(rows)
+    pixels_of = {
+        index: number for number, group in enumerate(same_pixels) for index in group
+    }
+    alike = groups.same_picture(rows)
+    sets = {
+        "conflicting labels": [g for g in same_pixels if len(classes(g)) > 1],
+        "across splits": [
+            group
+            for group in (groups.together(rows) if source.given else [])
+            if len({source.photos[index].split or SPLITS[0] for index in group}) > 1
+        ],
+        "one picture in several classes": [
+            group
+            for group in alike
+            if len(classes(group)) > 1
+            and len({pixels_of.get(index, -1 - index) for index in group}) > 1
+        ],
+        "exact copies": [
+            group for group in photo_groups.same_files(rows) if len(classes(group)) == 1
+        ],
+        "near-duplicates": [
+            group for group in alike if len({rows[index].sha256 for index in group}) > 1
+        ],
+    }
+    return [
+        Finding(
+            kind=kind,
+            severity=severity,
+            meaning=meaning,
+            groups=tuple(
+                tuple(rows[index].path for index in group) for group in sets[kind]
+            ),
+        )
+        for kind, (severity, meaning) in _GROUP_KINDS.items()
+        if sets[kind]
+    ]
+
+
+def count_photos(rows: Sequence[Row], source: Source) -> dict[str, dict[str, int]]:
+    """Return {class name: {"photos", "usable" or given split: number of photos}}."""
+    counts = {
+        name: dict.fromkeys(("photos", "usable", *source.given), 0)
+        for name in source.class_names
+    }
+    for row, photo in zip(rows, source.photos, strict=True):
+        if count := counts.get(row.class_name):
+            count["photos"] += 1
+            if row.is_included:
+                count["usable"] += 1
+                if photo.split:
+                    count[photo.split] += 1
+    return counts
+
+
+def find_small_classes(usable: Mapping[str, int]) -> list[Finding]:
+    """Find classes that are too small for a split, or much smaller than others.
+
+    Args:
+        usable: {class name: number of photos that can be used}.
+    """
+    empty = {name for name, count in usable.items() if not count}
+    tiny = {name for name, count in usable.items() if 0 < count < len(SPLITS)}
+    few = {
+        name for name, count in usable.items() if count < split_assignment.SMALL_CLASS
+    }
+    most = max(usable.values(), default=0)
+    small = {n for n, count in usable.items() if 0 < _IMBALANCE * count <= most}
+    sets: tuple[tuple[str, file_kinds.Severity, str, set[str]], ...] = (
+        ("empty class", "error", "no photo of it can be used", empty),
+        (
+            "class too small to split",
+            "error",
+            "below three photos not every split gets one",
+            tiny,
+        ),
+        (
+            "small class",
+            "warning",
+            f"below {split_assignment.SMALL_CLASS} photos: its accuracy means little; "
+            "consider python -m pipeline.split --folds=5",
+            few - tiny - empty,
+        ),
+        (
+            "imbalance",
+            "warning",
+            f"at most a {_IMBALANCE}th of the largest class; consider "
+            "train.py --class_weights=balanced",
+            small,
+        ),
+    )
+    return [
+        Finding(
+            kind=kind,
+            severity=severity,
+            meaning=f"{meaning}: "
+            + ", ".join(f"{name} ({usable[name]})" for name in sorted(names)),
+        )
+        for kind, severity, meaning, names in sets
+        if names
+    ]
+
+
+def find_missing_splits(
+    counts: Mapping[str, Mapping[str, int]],
+    splits: Sequence[str],
+    severity: file_kinds.Severity = "error",
+) -> list[Finding]:
+    """Find classes without photos in one of the splits.
+
+    Args:
+        counts: {class name: {"usable": number, split: number, ...}} of photos.
+        splits: Names of the splits to look at.
+        severity: Severity of the finding.
+    """
+    lacking = [
+        f"{name} ({split_name})"
+        for name, row in counts.items()
+        for split_name in splits
+        if row["usable"] and not row[split_name]
+    ]
+    if not lacking:
+        return []
+    return [
+        Finding(
+            kind="class missing from a split",
+            severity=severity,
+            meaning="no photo of it is there: " + ", ".join(lacking),
+        )
+    ]
+
+
+def find_similar_names(names: Sequence[str]) -> list[Finding]:
+    """Find classes whose names look the same, or nearly."""
+    by_look: dict[str, list[str]] = collections.defaultdict(list)
+    for name in names:
+        key = unicodedata.normalize("NFKC", name).casefold()
+        by_look["".join(key.replace("_", " ").split())].append(name)
+    twins = [" and ".join(same) for same in by_look.values() if len(same) > 1]
+    if not twins:
+        return []
+    return [
+        Finding(
+            kind="class names alike",
+            severity="warning",
+            meaning="the same but for case, spaces or encoding; are they one "
+            "class? " + "; ".join(twins),
+        )
+    ]

@@ -1,0 +1,123 @@
+"""Group the photos that must share a split: copies, near-duplicates, the user's groups.
+
+A group is a list of at least two indices of rows, ascending. Lists of groups are in the
+order of their first members. Rows without a record are in no group.
+"""
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from typing import Self
+
+import numpy as np
+
+from pipeline.grouping import near_duplicates
+from pipeline.records.manifest_row import Row
+from pipeline.sources.photo_source import Source
+from pipeline.system.errors import DataError
+
+Group = list[int]
+# What the user's pattern finds in a path; None for a photo that it does not match.
+UserKey = tuple[str | None, ...] | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PhotoGroups:
+    """What makes photos belong together, apart from being the same file.
+
+    Attributes:
+        similar: Photos that show the same picture.
+        user_keys: One key a row; photos with the same key belong together.
+    """
+
+    similar: near_duplicates.NearDuplicates
+    user_keys: Sequence[UserKey]
+
+    def among(self, rows: Sequence[Row]) -> Self:
+        """Return the same without the links that skipped photos alone made."""
+        is_included = np.array([row.is_included for row in rows], np.bool_)
+        return dataclasses.replace(self, similar=self.similar.among(is_included))
+
+    def same_picture(self, rows: Sequence[Row]) -> list[Group]:
+        """Return groups of copies and near-duplicates."""
+        return connect(itertools.chain(_copies(rows), self.similar.pairs.tolist()))
+
+    def same_pixels(self, rows: Sequence[Row]) -> list[Group]:
+        """Return groups of copies, and of the same pixels in several classes."""
+        pairs = [
+            (first, second)
+            for first, second in self.similar.identical.tolist()
+            if rows[first].is_included and rows[second].is_included
+        ]
+        return connect(itertools.chain(_copies(rows), pairs))
+
+    def together(self, rows: Sequence[Row]) -> list[Group]:
+        """Return groups that must share a split."""
+        keys = (
+            key if row.is_included else None
+            for row, key in zip(rows, self.user_keys, strict=True)
+        )
+        pairs = (_copies(rows), self.similar.pairs.tolist(), _pairs_of_equal(keys))
+        return connect(itertools.chain(*pairs))
+
+
+def same_files(rows: Sequence[Row]) -> list[Group]:
+    """Return groups of photos with the same bytes."""
+    return connect(_copies(rows))
+
+
+def connect(pairs: Iterable[Sequence[int]]) -> list[Group]:
+    """Return the groups that pairs of different numbers connect."""
+    parents: dict[int, int] = {}
+
+    def root(number: int) -> int:
+        while (parent := parents.setdefault(number, number)) != number:
+            parents[number] = parents[parent]  # shortens the way for the next time
+            number = parent
+        return number
+
+    for pair in pairs:
+        first, second = sorted(map(root, pair))
+        parents[second] = first
+    groups: dict[int, Group] = {}
+    for number in sorted(parents):
+        groups.setdefault(root(number), []).append(number)
+    return list(groups.values())
+
+
+def _copies(rows: Sequence[Row]) -> Iterator[tuple[int, int]]:
+    """Yield pairs that connect the included photos of each SHA-256."""
+    return _pairs_of_equal(row.sha256 if row.is_included else None for row in rows)
+
+
+def _pairs_of_equal(keys: Iterable[Hashable]) -> Iterator[tuple[int, int]]:
+    """Yield (first index, later index) of equal keys; None equals nothing."""
+    first: dict[Hashable, int] = {}
+    for index, key in enumerate(keys):
+        if key is not None and (earlier := first.setdefault(key, index)) != index:
+            yield earlier, index
+
+
+def find_user_keys(source: Source, pattern: str) -> list[UserKey]:
+    """Return for each photo what a pattern finds in its path.
+
+    Args:
+        source: Photos to group.
+        pattern: Regular expression; "" groups nothing. A photo's key are the groups of
+            the first match, or the whole match if the pattern has no groups.
+
+    Raises:
+        DataError: The pattern matches no path.
+    """
+    if not pattern:
+        return [None] * len(source.photos)
+    search = re.compile(pattern).search
+    matches = (search(photo.path) for photo in source.photos)
+    keys = [(match.groups() or (match[0],)) if match else None for match in matches]
+    if not any(keys):
+        raise DataError(
+            f"--group_by={pattern} matches no path in {source.root}, as "
+            f"{source.photos[0].path}"
+        )
+    return keys

@@ -1,0 +1,169 @@
+"""Compare thumbnails pixel by pixel: do two photos show the same picture?"""
+
+import math
+import mmap
+import tempfile
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.images import perceptual_hash
+
+SIDE = 32  # of a thumbnail, in pixels
+# Limits of the difference (root of the mean square), as a share of the thumbnail's own
+# standard deviation. Below this one, two thumbnails show the same, whatever it is:
+_SAME = 0.15
+# Below these, one may be the other made brighter and cut off a little: the difference
+# before and after fitting that. Copies of flowers leave at most 0.18 after fitting, the
+# most similar other photos 0.36.
+_MAY_BE_CUT = 0.6
+_CUT = 0.2
+# Share of a thumbnail's pixels that must belong to its texture for that: of photos, 99
+# in 100 have 0.38 or more; discs on white have 0.24 at most.
+_TEXTURED = 1 / 3
+_TEXTURE = 0.1  # slope, as a share of the standard deviation
+# Levels between the channels of a grey thumbnail; and weights of BGR that make grey.
+_GREY = 6
+_LUMA = np.array([0.114, 0.587, 0.299], np.float32)
+AT_ONCE = 128  # thumbnails or pairs, whose float32 copies take 12 KB each
+# Matrix that takes the means of neighbours, weighted 1, 2, 1.
+_NEIGHBOURS = np.add.reduce(
+    [np.eye(SIDE, k=k, dtype=np.float32) for k in (-1, 0, 0, 1)]
+)
+_MEANS = _NEIGHBOURS / _NEIGHBOURS.sum(axis=1, keepdims=True)
+# Indices of two thumbnails, how the first is turned, bits between their hashes.
+PAIR = np.dtype([("first", "<i8"), ("second", "<i8"), ("turn", "i1"), ("bits", "i1")])
+
+
+class Thumbnails:
+    """Thumbnails of the photos that may have near-duplicates, as columns.
+
+    Their pixels are in a nameless file, and only while they are used in memory.
+
+    Attributes:
+        labels: int64 [n], equal for photos of the same class.
+        brightness: float64 [n], mean of the pixels, 0..1.
+        deviation: float32 [n], standard deviation; 0 for one colour all over.
+        is_grey: bool [n].
+    """
+
+    def __init__(self, labels: np.ndarray) -> None:
+        """Make room for a thumbnail of each label."""
+        self.labels = labels
+        self.brightness = np.zeros(len(labels))
+        self.deviation = np.zeros(len(labels), np.float32)
+        self.is_grey = np.zeros(len(labels), np.bool_)
+        shape = (len(labels), SIDE, SIDE, 3)
+        with tempfile.TemporaryFile() as file:
+            file.truncate(max(1, math.prod(shape)))
+            self._mapped = mmap.mmap(file.fileno(), 0)
+        self._pixels = np.ndarray(shape, np.uint8, self._mapped)
+
+    def store(self, start: int, images: Sequence[np.ndarray]) -> None:
+        """Store and measure thumbnails; threads may store different ones at once.
+
+        Args:
+            start: Index of the first of them.
+            images: uint8 [SIDE, SIDE, 3], BGR, each.
+        """
+        pixels = np.stack(images)
+        block = slice(start, start + len(images))
+        self._pixels[block] = pixels
+        self._free_pages()
+        self.brightness[block] = pixels.mean(axis=(1, 2, 3)) / 256
+        self.deviation[block] = _deviation(pixels.astype(np.float32))
+        self.is_grey[block] = np.ptp(pixels, axis=3).max(axis=(1, 2)) <= _GREY
+
+    def pixels(self, indices: np.ndarray) -> np.ndarray:
+        """Return thumbnails as float32 [len(indices), SIDE, SIDE, 3], BGR."""
+        pixels = self._pixels[indices].astype(np.float32)
+        self._free_pages()
+        return pixels
+
+    def _free_pages(self) -> None:
+        self._mapped.madvise(mmap.MADV_DONTNEED)  # the file keeps their content
+
+
+def compare_pairs(
+    pairs: np.ndarray, may_be_cut: np.ndarray, thumbnails: Thumbnails
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compare thumbnails, pair by pair.
+
+    Args:
+        pairs: PAIR [n].
+        may_be_cut: bool [n], whether a photo also counts as the same when it is made
+            brighter and cut off a little; finding that out takes longer.
+        thumbnails: Thumbnails that the pairs refer to.
+
+    Returns:
+        bool [n] twice: whether both show the same picture, and whether so closely that
+        the photos might have the same pixels.
+    """
+    first, second = pairs["first"], pairs["second"]
+    pixels, others = thumbnails.pixels(first), thumbnails.pixels(second)
+    for turn in range(1, perceptual_hash.ORIENTATIONS):
+        turned = pairs["turn"] == turn
+        pixels[turned] = perceptual_hash.turn_pixels(pixels[turned], turn)
+    deviation = np.minimum(thumbnails.deviation[first], thumbnails.deviation[second])
+    grey = thumbnails.is_grey[first] != thumbnails.is_grey[second]
+    for images in (pixels, others):
+        images[grey] = (images[grey] @ _LUMA)[..., None]
+        deviation[grey] = np.minimum(deviation[grey], _deviation(images[grey]))
+    residual = (pixels - others).reshape(len(pairs), SIDE * SIDE * 3)
+    difference = np.sqrt(np.einsum("nk,nk->n", residual, residual) / residual.shape[1])
+    closely = (difference <= _SAME * deviation) & ~grey
+    agree = closely.copy()
+    to_fit = ~closely & may_be_cut & (difference <= _MAY_BE_CUT * deviation)
+    for index in np.flatnonzero(to_fit):
+        agree[index] = _difference_when_fitted(pixels[index], others[index]) <= _CUT
+    return agree, closely
+
+
+def _deviation(images: np.ndarray) -> np.ndarray:
+    """Return the standard deviation, [...], of float32 [..., SIDE, SIDE, 3]."""
+    return np.sqrt(images.var(axis=(-3, -2)).mean(axis=-1))
+
+
+def _smooth(image: np.ndarray) -> np.ndarray:
+    """Return the means of neighbours in both directions."""
+    across = _MEANS @ image
+    return (_MEANS @ across.swapaxes(0, 1)).swapaxes(0, 1)
+
+
+def _difference_when_fitted(first: np.ndarray, second: np.ndarray) -> float:
+    """Return what differs if one may be moved, stretched and made brighter a little.
+
+    To the first order that adds multiples of six images to it; least squares find how
+    much of each. Source: B. D. Lucas and T. Kanade, An Iterative Image Registration
+    Technique, 1981.
+
+    Args:
+        first: float32 [SIDE, SIDE, 3].
+        second: float32 [SIDE, SIDE, 3].
+
+    Returns:
+        Root of the mean square, as a share of the smaller standard deviation; infinity
+        for a plain picture.
+    """
+    first, second = _smooth(first), _smooth(second)
+    slope_down, slope_across = np.gradient((first + second) / 2, axis=(0, 1))
+    grey_slope = np.hypot(slope_down.mean(axis=2), slope_across.mean(axis=2))
+    if (grey_slope > _TEXTURE * _deviation(first)).mean() < _TEXTURED:
+        return np.inf
+    along = np.linspace(-1, 1, SIDE, dtype=np.float32)
+    down, across = along[:, None, None], along[None, :, None]
+    terms = (
+        np.ones_like(second),
+        second - second.mean(),
+        slope_down,
+        slope_down * down,
+        slope_across,
+        slope_across * across,
+    )
+    matrix = np.stack([term.ravel() for term in terms], axis=1)
+    difference = (first - second).ravel()
+    squares = (matrix.T @ matrix).astype(np.float64)
+    squares += 1e-6 * np.trace(squares) * np.eye(len(terms))  # some may be zero
+    fitted = np.linalg.solve(squares, matrix.T @ difference)
+    residual = np.sqrt(((difference - matrix @ fitted) ** 2).mean())
+    return float(residual / min(_deviation(first), _deviation(second)))

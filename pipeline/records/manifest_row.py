@@ -1,0 +1,163 @@
+"""One row of a manifest: what became of one source file, and its line of JSON."""
+
+import dataclasses
+import json
+import operator
+import os
+import sys
+from typing import Any, Literal
+
+from pipeline.records.reasons import Code
+
+FORMAT_VERSION = 2
+# Keys of a row that its data set's digest leaves out, by format version: rows of
+# version 1 have no codes; in version 2 the digest does not change with the words.
+NOT_IN_DIGEST = {1: ("codes",), FORMAT_VERSION: ("codes", "reason")}
+
+Action = Literal["copied", "reencoded", "skipped"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One source file.
+
+    Attributes:
+        path: Path relative to the source folder, with "/".
+        class_name: Class that the file is filed under; "" for a file outside any class.
+        sha256: SHA-256 of the source file, 64 hex digits; "" if it could not be read.
+        phash: Perceptual hash, 16 hex digits; "" if the file was not decoded.
+        source_bytes: Size of the source file, in bytes.
+        format: Format of the stored image, "jpeg" or "png"; "" if skipped.
+        height: Height of the stored image, in pixels; 0 if skipped.
+        width: Width of the stored image, in pixels; 0 if skipped.
+        orientation: EXIF orientation of the source, 1..8; 1 is upright.
+        action: What conversion did with the file.
+        codes: Why the file was re-encoded or skipped, as members of reasons.Code; ()
+            also where a version of Graft without codes has written the row.
+        reason: The same as an English phrase; "" if copied.
+        group: SHA-256 that names the duplicate group, whose photos share a split.
+        split: "train", "validation" or "test"; "" for a file that no split knows.
+        fold: 0-based fold; None unless the split was made by folds.
+        file: Record file, relative to the manifest; "" if skipped. During a conversion
+            it may be a part in the staging folder.
+        offset: Start of the record in `file`, in bytes.
+        length: Size of the record, in bytes, framing included.
+    """
+
+    path: str
+    class_name: str
+    sha256: str
+    phash: str = ""
+    source_bytes: int
+    format: str = ""
+    height: int = 0
+    width: int = 0
+    orientation: int = 1
+    action: Action
+    codes: tuple[str, ...] = ()
+    reason: str = ""
+    group: str = ""
+    split: str = ""
+    fold: int | None = None
+    file: str = ""
+    offset: int = 0
+    length: int = 0
+
+    @property
+    def is_included(self) -> bool:
+        """Whether the records hold this photo."""
+        return self.action != "skipped"
+
+    def skipped(self, code: Code, reason: str) -> "Row":
+        """Return the row of the same file without a record.
+
+        Hashes, group and split stay, so that a photo that comes back is recognised.
+        """
+        return dataclasses.replace(
+            self,
+            action="skipped",
+            codes=(code,),
+            reason=reason,
+            format="",
+            height=0,
+            width=0,
+            file="",
+            offset=0,
+            length=0,
+        )
+
+
+_FIELDS = tuple(field.name for field in dataclasses.fields(Row))
+_INT_FIELDS = ("source_bytes", "height", "width", "orientation", "offset", "length")
+# Texts that many rows share: one string for all of them saves half of the memory.
+_SHARED_FIELDS = ("class_name", "format", "action", "reason", "split", "file")
+# Types of a row's values, without and with a fold.
+_ROW_KINDS = {
+    tuple(
+        {"fold": fold, "codes": tuple, **dict.fromkeys(_INT_FIELDS, int)}.get(name, str)
+        for name in _FIELDS
+    )
+    for fold in (type(None), int)
+}
+_values = operator.attrgetter(*_FIELDS)
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def to_line(row: Row, leave_out: tuple[str, ...] = ()) -> str:
+    """Return the line of manifest.jsonl for a row.
+
+    Args:
+        row: Row of a manifest.
+        leave_out: Keys that the line does not get.
+    """
+    values = dict(zip(_FIELDS, _values(row), strict=True))
+    for name in leave_out:
+        del values[name]
+    return _encode(values) + "\n"
+
+
+def from_line(line: str) -> Row:
+    """Parse a line of manifest.jsonl.
+
+    Raises:
+        ValueError: The line is not JSON, or a value is of the wrong type.
+        TypeError: A key is missing or unknown.
+        RecursionError: The line is nested too deeply.
+    """
+    values = json.loads(line)
+    if not isinstance(values, dict):
+        raise ValueError("not a JSON object")
+    row = Row(**_with_shared_texts(_with_codes(values)))
+    if tuple(map(type, _values(row))) not in _ROW_KINDS or not all(
+        isinstance(code, str) for code in row.codes
+    ):
+        raise ValueError("a value is not of the kind it should be")
+    # Refuses lone surrogates.
+    os.fsencode("".join((row.path, row.class_name, row.file, row.reason, *row.codes)))
+    if not (row.sha256 + row.group + row.split).isascii():
+        raise ValueError("sha256, group or split is not ASCII")
+    return row
+
+
+def _with_codes(values: dict[str, Any]) -> dict[str, Any]:
+    """Return a row's values with codes, which version 1 of the format does not have.
+
+    There, a reason that begins with "bridges" is a part of the format: it marks a photo
+    whose split is not its own. No other reason of that version decides anything.
+    """
+    if "codes" in values:
+        if not isinstance(values["codes"], list):
+            raise ValueError("codes is not a list")
+        return values | {"codes": tuple(values["codes"])}
+    bridges = str(values.get("reason", "")).startswith("bridges")
+    return values | {"codes": (Code.BRIDGES_SPLITS,) if bridges else ()}
+
+
+def _with_shared_texts(values: dict[str, Any]) -> dict[str, Any]:
+    """Return a row's values with one string object for texts that many rows share."""
+    for name in _SHARED_FIELDS:
+        if isinstance(text := values.get(name), str):
+            values[name] = sys.intern(text)
+    if values.get("group") == values.get("sha256"):
+        values["group"] = values.get("sha256")
+    return values
