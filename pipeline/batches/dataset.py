@@ -27,7 +27,7 @@ class Training:
 
     def __init__(
         self,
-        found: manifest.Manifest,
+        records: manifest.Manifest,
         spec: InputSpec,
         *,
         batch_size: int,
@@ -38,7 +38,7 @@ class Training:
         """Prepare epochs that (seed, epoch) decides in full.
 
         Args:
-            found: Data set with a training split.
+            records: Data set with a training split.
             spec: Input of the network.
             batch_size: Photos per batch.
             seed: Seed of order and views.
@@ -48,15 +48,15 @@ class Training:
         """
         whole = range(batch_size)
         self.images = image_batches.Images(
-            found,
-            found.included("train"),
+            records,
+            records.included("train"),
             spec,
             batch_size=len(whole[share(batch_size)]),
             memory_bytes=_MEMORY_BYTES,
             augmentation=augmentation,
         )
         self._augmentation = augmentation
-        self._num_classes = len(found.class_names)
+        self._num_classes = len(records.class_names)
         self._seed = seed
         self._share = share
         self._batch_size = batch_size
@@ -102,15 +102,15 @@ class Evaluation:
 
     def __init__(
         self,
-        found: manifest.Manifest,
+        records: manifest.Manifest,
         split: str,
         spec: InputSpec,
         *,
         batch_size: int,
     ) -> None:
         """Prepare passes over a split, or over all photos if `split` is ""."""
-        rows = found.included(split) if split else found.included()
-        self.images = image_batches.Images(found, rows, spec, batch_size=batch_size)
+        rows = records.included(split) if split else records.included()
+        self.images = image_batches.Images(records, rows, spec, batch_size=batch_size)
 
     def __iter__(self) -> Iterator[image_batches.Batch]:
         """Yield the batches; the last may be smaller."""

@@ -55,7 +55,7 @@ class Images:
 
     def __init__(
         self,
-        found: manifest.Manifest,
+        records: manifest.Manifest,
         rows: Sequence[Row],
         spec: InputSpec,
         *,
@@ -66,7 +66,7 @@ class Images:
         """Build the graph.
 
         Args:
-            found: Data set that the rows belong to.
+            records: Data set that the rows belong to.
             rows: Rows to choose from.
             spec: Input of the network.
             batch_size: Images per batch; the last batch may be smaller.
@@ -77,15 +77,15 @@ class Images:
         self.rows = rows
         self.spec = spec
         self.batch_size = batch_size
-        self._directory = found.directory
-        self._photos = stored_photo.StoredPhotos(found.directory)
+        self._directory = records.directory
+        self._photos = stored_photo.StoredPhotos(records.directory)
         self._error: Exception | None = None
         self._augmentation = augmentation
         self._num_numbers = sum(augmentation.widths.values())
-        self._num_classes = len(found.class_names)
+        self._num_classes = len(records.class_names)
         sizes = [(row.height, row.width) for row in rows]
         self.sizes = np.array(sizes, np.int64).reshape(-1, 2)
-        self._labels = np.array([found.labels[r.class_name] for r in rows], np.int64)
+        self._labels = np.array([records.labels[r.class_name] for r in rows], np.int64)
         self._is_png = np.array([row.format == "png" for row in rows], np.bool_)
         self._stored: Any = None
         if rows and sum(row.length for row in rows) <= memory_bytes:

@@ -255,10 +255,10 @@ def read(root: Path, photo: SourcePhoto) -> bytes:
         _check_size(size)
         data = os.pread(descriptor, size, offset)
         while len(data) < size:  # some network file systems give less
-            more = os.pread(descriptor, size - len(data), offset + len(data))
-            if not more:
+            rest = os.pread(descriptor, size - len(data), offset + len(data))
+            if not rest:
                 break
-            data += more
+            data += rest
         return data
     finally:
         os.close(descriptor)

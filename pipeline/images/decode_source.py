@@ -26,8 +26,8 @@ def decode(
     Args:
         options: Options for the workers.
         source: Photos to decode.
-        previous: Data set of an earlier conversion, whose records may stay; None if
-            there is none.
+        previous: Data set of an earlier conversion, whose records may stay; None
+            without one.
         runner: Local processes or a cluster.
         settings: Settings that decide records and hashes. Records of an earlier
             conversion stay only if it had the same.

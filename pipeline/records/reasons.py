@@ -1,6 +1,7 @@
 """Codes for why a photo is left out of the records, or re-encoded in them.
 
-Programs decide by the code; the sentence beside it is for people, and may be reworded.
+Programs decide by the code. The sentence that goes with it is for people, and may be
+reworded.
 """
 
 import enum
