@@ -336,4 +336,4 @@ def main(typed: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run_command(main, settings.Action, settings.Config)
+    command_line.run(main, settings.Action, settings.Config)

@@ -22,7 +22,7 @@ import pipeline.system.tensorflow_import  # noqa: F401
 import keras
 import numpy as np
 
-from model.predict import classifier, photo_batches, predicting
+from model.predict import classifier, photo_batches, predict_settings, predicting
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     paths = tuple(map(str, measure.photo_paths(options.folder)))
-    config = predicting.Config(photos=paths, run_dir=options.run_dir)
+    config = predict_settings.Config(photos=paths, run_dir=options.run_dir)
     chosen = classifier.load_run(options.run_dir)
     step, size = chosen.predict_step(), config.batch_size
     batches = photo_batches.read(paths, chosen.spec, batch_size=size)

@@ -1,25 +1,34 @@
-"""A weight file -> what it is, what it holds, and which networks it fits.
+"""Show what a weight file holds, and which networks it fits.
 
-    python -m model.inspect FILE
+    python -m model.inspect alexnet.pth
+    python -m model.inspect vgg16.caffemodel
 
-Nothing in the file is executed.
+Reads the file as plain data; nothing in it is executed.
 """
 
 import dataclasses
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
-from absl import app
 
 from model.checkpoints import errors, reading
 from model.checkpoints.caffe import mean_file
-from pipeline.system import command_line
+from pipeline.system import command_line, config_flags
 
 _BFLOAT16 = ml_dtypes.bfloat16
 _TEXT_LIMIT_BYTES = 16 << 20
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of an inspection."""
+
+    file: str = config_flags.argument(
+        "FILE", "Weight file, TensorFlow checkpoint, mean file or list of class names."
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -200,11 +209,9 @@ def _tensor_table(tensors: dict[str, np.ndarray]) -> list[str]:
     ]
 
 
-def main(argv: Sequence[str]) -> None:
-    """Inspects the file named on the command line."""
-    if len(argv) != 2:
-        raise app.UsageError("expected one file: python -m model.inspect FILE")
-    path = Path(argv[1])
+def main(typed: dict[str, Any]) -> None:
+    """Inspect the file named on the command line."""
+    path = Path(config_flags.build(Config, typed).file)
     try:
         checkpoint = reading.read(path)
     except errors.UnknownFormat:
@@ -218,4 +225,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main, errors.CheckpointError)
+    command_line.run(main, Config)

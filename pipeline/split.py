@@ -134,4 +134,4 @@ def main(typed: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run_command(main, Config)
+    command_line.run(main, Config)

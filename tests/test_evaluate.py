@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import evaluate
+from model.evaluation import evaluation_settings
 from model.reports import text_report
 from model.runs import finished_run, run_folder
 from model.weights import preprocessing_overrides
@@ -30,7 +31,7 @@ def finished(shared_run, tmp_path):
 def config(directory, **kwargs):
     """Without the page, which takes seconds and has tests of its own."""
     kwargs = {"report": False, **kwargs}
-    return evaluate.Config(run_dir=str(directory), **kwargs)
+    return evaluation_settings.Config(run_dir=str(directory), **kwargs)
 
 
 @pytest.fixture
@@ -306,31 +307,31 @@ def test_the_test_split_is_unseen(finished):
 @pytest.mark.parametrize("value", [float("nan"), -0.1, 1.1])
 def test_a_gate_that_cannot_be(value):
     with pytest.raises(ValueError, match="expected 0 to 1"):
-        evaluate.Config(min_accuracy=value)
+        evaluation_settings.Config(min_accuracy=value)
 
 
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ({"arch": "vgg16"}, "--arch: expected --ckpt beside it"),
-        ({"labels": "a.txt"}, "--labels: expected --ckpt"),
+        ({"arch": "vgg16"}, "--arch can only be used with --ckpt"),
+        ({"labels": "a.txt"}, "--labels can only be used with --ckpt"),
         (
             {"overrides": preprocessing_overrides.Overrides(short_side=9, std="1")},
-            "--short_side, --std: expected --ckpt",
+            "--short_side, --std can only be used with --ckpt",
         ),
         (
             {"ckpt": "a", "data": "b", "run_dir": "c"},
-            "--ckpt: does not go together with --run_dir",
+            "--ckpt and --run_dir: expected only one",
         ),
         (
             {"ckpt": "a", "data": "b", "another_dataset": True},
-            "--ckpt: does not go together with --another_dataset",
+            "--ckpt and --another_dataset: expected only one",
         ),
     ],
 )
 def test_flags_that_would_be_ignored(how, words):
     with pytest.raises(ValueError, match=words):
-        evaluate.Config(**how)
+        evaluation_settings.Config(**how)
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut"])
@@ -348,7 +349,9 @@ def test_records_that_are_not_all_there(finished, shared_records, tmp_path, dama
 
 class TestCompare:
     def config(self, *directories, **kwargs):
-        return evaluate.Config(runs=",".join(map(str, directories)), **kwargs)
+        return evaluation_settings.Config(
+            runs=",".join(map(str, directories)), **kwargs
+        )
 
     def test_a_better_run(self, finished, worse, found):
         figures = evaluate.compare(self.config(worse, finished))
@@ -480,7 +483,7 @@ class TestCompare:
     @pytest.mark.parametrize("runs", ["a", "a,", ",a", "a,,b", ","])
     def test_fewer_than_two(self, runs):
         with pytest.raises(ValueError, match="expected two or more folders"):
-            evaluate.Config(runs=runs)
+            evaluation_settings.Config(runs=runs)
 
     @pytest.mark.parametrize(
         ("flag", "how"),
@@ -501,7 +504,7 @@ class TestCompare:
     )
     def test_flags_that_make_no_sense(self, flag, how):
         with pytest.raises(ValueError, match=f"--runs.*{flag}"):
-            evaluate.Config(runs="a,b", **how)
+            evaluation_settings.Config(runs="a,b", **how)
 
     @pytest.mark.slow
     def test_the_command(self, finished, worse):
@@ -512,4 +515,4 @@ class TestCompare:
         assert "evaluating it now" in done.stderr
         refused = conftest.run_command("evaluate.py", both, "--min_accuracy=0.5")
         assert (refused.returncode, refused.stdout) == (1, "")
-        assert "--runs: does not go together with --min_accuracy" in refused.stderr
+        assert "--runs and --min_accuracy: expected only one" in refused.stderr

@@ -10,7 +10,8 @@ import pytest
 import evaluate
 import train
 from model.checkpoints import errors, reading
-from model.export import exporting
+from model.evaluation import evaluation_settings
+from model.export import export_settings, exporting
 from model.runs import finished_run, run_folder
 from model.training import settings
 from model.weights import model_variables, preprocessing_overrides, weight_file
@@ -142,7 +143,7 @@ def test_a_runs_weights_start_another_run(quick, tmp_path, name):
     train.train(first)
     path = tmp_path / "out" / name
     shapes = exporting.export(
-        exporting.Config(run_dir=first.run_dir, weights=str(path))
+        export_settings.Config(run_dir=first.run_dir, weights=str(path))
     )
     assert shapes["logits/kernel"] == (7, 3)
     second = dataclasses.replace(
@@ -187,7 +188,9 @@ def test_a_run_on_a_rebuilt_model_starts_another_run(quick, tmp_path, name):
     train.train(first)
     path = run_folder.Path(first.run_dir) / name
     if name != "model.keras":
-        exporting.export(exporting.Config(run_dir=first.run_dir, weights=str(path)))
+        exporting.export(
+            export_settings.Config(run_dir=first.run_dir, weights=str(path))
+        )
     second = dataclasses.replace(first, ckpt=str(path), run_dir=str(tmp_path / "b"))
     train.train(second)
     assert about(second)["network"] == "keras-theirs"
@@ -198,7 +201,7 @@ def test_a_run_on_a_rebuilt_model_starts_another_run(quick, tmp_path, name):
         "new": {"logits"},
     }
     with pytest.raises(errors.MismatchedCheckpoint, match="--run_dir"):
-        evaluate.evaluate(evaluate.Config(ckpt=str(path), data=quick.data))
+        evaluate.evaluate(evaluation_settings.Config(ckpt=str(path), data=quick.data))
 
 
 def test_a_run_folder_is_no_checkpoint(quick):
@@ -223,9 +226,11 @@ class TestPretrained:
         return write(tiny, tmp_path / "whole.safetensors", arrays)
 
     def test_same_figures_as_the_run(self, file, quick, shared_records):
-        by_run = evaluate.evaluate(evaluate.Config(run_dir=quick.run_dir))
+        by_run = evaluate.evaluate(evaluation_settings.Config(run_dir=quick.run_dir))
         found = evaluate.evaluate(
-            evaluate.Config(ckpt=file, data=str(shared_records), split="test")
+            evaluation_settings.Config(
+                ckpt=file, data=str(shared_records), split="test"
+            )
         )
         assert found["accuracy"] == by_run["accuracy"] > 0.6
         assert found["confusion_matrix"] == by_run["confusion_matrix"]
@@ -245,10 +250,10 @@ class TestPretrained:
         turned = write(tiny, tmp_path / "turned.safetensors", arrays)
         (tmp_path / "labels.txt").write_text("red\nblue\ngreen\n")
         plain = evaluate.evaluate(
-            evaluate.Config(ckpt=file, data=str(photos), split="all")
+            evaluation_settings.Config(ckpt=file, data=str(photos), split="all")
         )
         found = evaluate.evaluate(
-            evaluate.Config(
+            evaluation_settings.Config(
                 ckpt=turned,
                 data=str(photos),
                 split="all",
@@ -264,7 +269,7 @@ class TestPretrained:
         (tmp_path / "labels.txt").write_text("cat\ndog\nred\n")
         with pytest.raises(errors.MismatchedCheckpoint, match="class blue of the data"):
             evaluate.evaluate(
-                evaluate.Config(
+                evaluation_settings.Config(
                     ckpt=file,
                     data=str(photos),
                     split="all",
@@ -274,4 +279,4 @@ class TestPretrained:
 
     def test_data_are_asked_for(self):
         with pytest.raises(ValueError, match="expected --data"):
-            evaluate.Config(ckpt="x")
+            evaluation_settings.Config(ckpt="x")

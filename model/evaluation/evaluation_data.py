@@ -10,6 +10,7 @@ from pipeline.convert import conversion, convert_settings
 from pipeline.records import manifest
 from pipeline.sources import source_settings
 from pipeline.system import command_line
+from pipeline.system.errors import DataError
 
 
 def is_photo_folder(data: str) -> bool:
@@ -82,3 +83,25 @@ def included_photos(records: manifest.Manifest, split: str) -> set[str]:
     """Return the SHA-256 of the photos of a split; "all" for all photos."""
     splits = [] if split == "all" else [split]
     return {row.sha256 for row in records.included(*splits)}
+
+
+def refuse_seen_photos(
+    run: finished_run.FinishedRun, records: manifest.Manifest, split: str
+) -> None:
+    """Refuse to judge a run's accuracy by photos that its training has seen.
+
+    Args:
+        run: run to judge.
+        records: records of the photos.
+        split: name of the split; "all" for all photos.
+
+    Raises:
+        DataError: The run was trained on a photo, or its best epoch was chosen by it.
+    """
+    photos = included_photos(records, split)
+    if num_seen := len(run.seen_photos() & photos):
+        raise DataError(
+            f"--min_accuracy: {run.directory.name} was trained on, or chosen by, "
+            f"{num_seen} of these {len(photos)} photos, so their accuracy is not a "
+            "valid gate. Evaluate the test split, or other photos."
+        )

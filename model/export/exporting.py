@@ -1,53 +1,14 @@
 """Export the weights of a run, or its whole classifier with proof that it agrees."""
 
-import dataclasses
 from pathlib import Path
-from typing import Literal
 
 from model.evaluation import run_evaluation
 from model.export import job
+from model.export.export_settings import Config
 from model.networks import registry
 from model.runs import finished_run
 from model.weights import model_variables, weight_file
 from pipeline.system import command_line, file_system
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
-    """Settings of an export.
-
-    Attributes:
-        run_dir: the run.
-        data: folder of its records, if they were moved; "" otherwise.
-        weights: file to write the weights alone to; "" for none.
-        format: of the whole classifier, one of job.FORMATS; "" for none.
-        out: file or folder of the classifier; "" for one in the run's folder.
-        quantize: how a LiteRT file is made smaller, one of job.QUANTIZE.
-        max_accuracy_loss: that quantization may cost on the test split, 0..1.
-    """
-
-    run_dir: str = "runs/latest"
-    data: str = ""
-    weights: str = ""
-    format: str = ""
-    out: str = ""
-    quantize: Literal["none", "float16", "int8"] = "none"
-    max_accuracy_loss: float = 0.02
-
-    def __post_init__(self) -> None:
-        if self.weights and self.format:
-            raise ValueError("--weights: does not go together with --format")
-        if self.quantize != "none" and self.format != "litert":
-            raise ValueError(
-                f"--quantize={self.quantize}: expected --format=litert beside it"
-            )
-        for name in ("out", "data"):
-            if getattr(self, name) and not self.format:
-                raise ValueError(f"--{name}: expected --format beside it")
-        if not 0 <= self.max_accuracy_loss <= 1:
-            raise ValueError(
-                f"--max_accuracy_loss={self.max_accuracy_loss}: expected 0 to 1"
-            )
 
 
 def export(config: Config) -> dict[str, tuple[int, ...]]:

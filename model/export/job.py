@@ -11,23 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from model.evaluation import run_evaluation
-from model.export import (
-    converters,
-    exportable,
-    heldout_photos,
-    litert,
-    onnx_file,
-    replay,
-    saved_model,
-    verify_file,
-)
+from model.export import converters, exportable, heldout_photos, replay, verify_file
+from model.export.formats import litert, onnx_file, saved_model
 from model.loop import training_loop
 from model.runs import finished_run, run_folder
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
 
-FORMATS = ("saved_model", "onnx", "litert", "keras")
-QUANTIZE = ("none", "float16", "int8")
 # The largest difference allowed between two probabilities. Another library adds in
 # another order. Where it also resizes (ONNX), a pixel halfway between two levels may be
 # rounded to the other one. A float16 weight has 11 bits. The probabilities of int8
@@ -162,17 +152,17 @@ def export(
     *,
     data: str = "",
     out: str = "",
-    quantize: litert.Quantize = "none",
+    quantize: str = "none",
     max_accuracy_loss: float = 0.0,
 ) -> Exported:
     """Write a run's model in a format, if the file agrees with the run.
 
     Args:
         run: run to export.
-        format_name: format, one of FORMATS.
+        format_name: format, one of export_settings.FORMATS.
         data: folder of the run's records, if they were moved; "" otherwise.
         out: name of the file or folder; "" for one in the run's folder.
-        quantize: quantization of a LiteRT file, one of QUANTIZE.
+        quantize: quantization of a LiteRT file, none, float16 or int8.
         max_accuracy_loss: accuracy that quantization may cost on the test split, 0..1.
 
     Raises:
@@ -236,7 +226,7 @@ def choose_path(
 
 @contextlib.contextmanager
 def _written(
-    job: _Job, path: Path, format_name: str, quantize: litert.Quantize
+    job: _Job, path: Path, format_name: str, quantize: str
 ) -> Iterator[tuple[Path, Path | None]]:
     """Write under a temporary name; yield it and the labels file, if any."""
     source = job.source

@@ -1,68 +1,27 @@
-"""Photos, or folders of them -> their most likely classes.
+"""Classify photos, with a run or with a weight file.
 
     python -m model.predict photo.jpg
-    python -m model.predict --run_dir=runs/latest holiday/ --format=csv > holiday.csv
-    python -m model.predict holiday/ --unknown_below=0.5 --explain=why/
-    python -m model.predict --ckpt=FILE --labels=synset_words.txt photo.jpg
+    python -m model.predict holiday/ --format=csv > holiday.csv
 
-With a run, probabilities are calibrated on its validation photos; those of a weight
-file are as they are. A photo is decoded, turned upright and cut as conversion and
-evaluation do it.
+With a run, probabilities are calibrated on its validation photos. Photos are decoded,
+turned upright and cropped as in training.
 """
 
 import sys
-from collections.abc import Sequence
+from typing import Any
 
-from absl import app, flags
-
-import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
-from model.checkpoints import errors
-from model.predict import output_formats, predicting
-from model.runs import run_records
-from model.weights import preprocessing_overrides, pretrained_classifier
-from pipeline.system import command_line
+from model.predict.predict_settings import Config
+from pipeline.system import command_line, config_flags
 from pipeline.system.errors import DataError
 
 
-def define_flags() -> None:
-    """Declares the command's flags; defaults are those of predicting.Config."""
-    default = predicting.Config(photos=())
-    flags.DEFINE_string("run_dir", default.run_dir, "Folder of the run.")
-    pretrained_classifier.define_flags()
-    flags.adopt_module_key_flags(pretrained_classifier)  # so that --help shows them
-    output_formats.define_flags()
-    flags.adopt_module_key_flags(output_formats)  # so that --help shows them
-    flags.DEFINE_enum(
-        "format",
-        default.format,
-        output_formats.FORMATS,
-        "Of the results: text for people; a table; or an object of JSON a line.",
-    )
-    flags.DEFINE_string(
-        "explain",
-        default.explain,
-        "Folder for a picture of each photo: where the network looked, and the "
-        "training photos that it finds most alike.",
-    )
-    flags.DEFINE_string("data", default.data, run_records.HELP)
-    flags.DEFINE_integer(
-        "batch_size",
-        default.batch_size,
-        "Photos per step.",
-        lower_bound=1,
-        upper_bound=1 << 12,
-    )
+def main(typed: dict[str, Any]) -> None:
+    """Classify the photos named on the command line."""
+    config = config_flags.build(Config, typed)
+    # Only now, so that wrong flags are refused at once.
+    import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
+    from model.predict import output_formats, predicting
 
-
-def main(argv: Sequence[str]) -> None:
-    """Predicts the photos named on the command line."""
-    if len(argv) < 2:
-        raise app.UsageError("expected photos: python -m model.predict photo.jpg")
-    config = command_line.config_from_flags(
-        predicting.Config,
-        photos=tuple(argv[1:]),
-        overrides=preprocessing_overrides.from_flags(),
-    )
     photo_classifier = predicting.load_classifier(config)
     command_line.log(photo_classifier.describe())
     header, format_prediction = output_formats.writer(
@@ -91,5 +50,4 @@ def _write(text: str, *, raw: bool) -> None:
 
 
 if __name__ == "__main__":
-    define_flags()
-    command_line.run(main, DataError, errors.CheckpointError)
+    command_line.run(main, Config)

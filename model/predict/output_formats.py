@@ -8,13 +8,8 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from absl import flags
-
 from model.predict import classifier, similar_photos
 from pipeline.system import command_line
-
-FORMATS = ("text", "csv", "jsonl")
-TOP = 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,7 +114,7 @@ def writer(
     """Return a header, and a function that formats one prediction.
 
     Args:
-        format_name: format of the results, one of FORMATS.
+        format_name: format of the results: text, csv or jsonl.
         top: number of classes of each photo.
         num_similar: number of training photos of each photo; 0 without explanations.
 
@@ -172,15 +167,3 @@ def _csv_line(cells: Sequence[str]) -> str:
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerow(cells)
     return text.getvalue()
-
-
-def define_flags() -> None:
-    """Declares --top and --unknown_below."""
-    flags.DEFINE_integer("top", TOP, "Number of classes to tell.", lower_bound=1)
-    flags.DEFINE_float(
-        "unknown_below",
-        0.0,
-        "Answer unknown where the likeliest class is less probable than this, 0..1.",
-        lower_bound=0,
-        upper_bound=1,
-    )

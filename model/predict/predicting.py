@@ -8,59 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from model.predict import classifier, explanation_picture, output_formats, photo_batches
-from model.weights import preprocessing_overrides, pretrained_classifier
+from model.predict.predict_settings import Config
 from pipeline.images import photo_files
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
 NUM_SIMILAR = 5
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
-    """Settings of a prediction.
-
-    Attributes:
-        photos: files and folders.
-        run_dir: the run.
-        ckpt: name or path of weights to use in place of a run; "" for the run.
-        arch: network that the weights belong to; "" to find it.
-        labels: file of the weights' class names, one a line.
-        overrides: of the weights' preprocessing.
-        top: number of classes to tell.
-        format: of the results, one of answers.FORMATS.
-        unknown_below: the answer is "unknown" where the likeliest class is less
-            probable, 0..1.
-        explain: folder for pictures of where the network looked and of the training
-            photos most like each photo; "" for none.
-        batch_size: photos per call of the network.
-    """
-
-    photos: tuple[str, ...]
-    run_dir: str = "runs/latest"
-    ckpt: str = ""
-    arch: str = ""
-    labels: str = ""
-    overrides: preprocessing_overrides.Overrides = preprocessing_overrides.AS_WEIGHTS
-    top: int = output_formats.TOP
-    format: str = "text"
-    unknown_below: float = 0.0
-    explain: str = ""
-    data: str = ""
-    batch_size: int = 64
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.unknown_below <= 1:
-            raise ValueError(f"--unknown_below={self.unknown_below}: expected 0 to 1")
-        if self.data and not self.explain:
-            raise ValueError("--data: expected --explain beside it")
-        if not self.ckpt:
-            pretrained_classifier.refuse_without_ckpt(
-                arch=self.arch, labels=self.labels, overrides=self.overrides
-            )
-        elif self.data or self.run_dir != type(self).run_dir:
-            name = "data" if self.data else "run_dir"
-            raise ValueError(f"--ckpt: does not go together with --{name}")
 
 
 def load_classifier(config: Config) -> classifier.Classifier:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from model.evaluation import comparison
+from model.evaluation.compare import comparison
 from model.runs import png_figure
 from pipeline.system import command_line
 

@@ -7,8 +7,6 @@ from model.runs.run_folder import RunError
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
 
-HELP = "Folder of the run's records, if they were moved."
-
 
 def read(run: finished_run.FinishedRun, data: str = "") -> manifest.Manifest:
     """Read the manifest of the records that a run was trained on.

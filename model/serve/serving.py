@@ -1,73 +1,13 @@
 """Serve a run: a page for browsers and an endpoint for programs."""
 
-import dataclasses
 import ipaddress
 import socket
 
-from model.predict import classifier, output_formats
+from model.predict import classifier
 from model.serve import prediction_service
+from model.serve.serve_settings import Config
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
-    """Settings of a server.
-
-    Attributes:
-        run_dir: the run.
-        data: folder of its records, if they were moved; "" otherwise.
-        host: address to listen at.
-        port: likewise; 0 for one that is free.
-        allowed_hosts: names that browsers may call it by, with commas between; "" for
-            those of this machine if `host` is one of them, or else any.
-        top: number of classes to tell.
-        unknown_below: the answer is "unknown" where the likeliest class is less
-            probable, 0..1.
-        max_upload_mb: a photo's file may have, in MiB.
-        max_megapixels: a photo may have, in millions.
-        max_requests: photos under way at one time; more are turned away.
-        upload_timeout_s: how long an upload may take, in seconds.
-        decode_timeout_s: how long decoding a photo may take, in seconds.
-    """
-
-    run_dir: str = "runs/latest"
-    data: str = ""
-    host: str = "127.0.0.1"
-    port: int = 8000
-    allowed_hosts: str = ""
-    top: int = output_formats.TOP
-    unknown_below: float = 0.0
-    max_upload_mb: int = 20
-    max_megapixels: int = 50
-    max_requests: int = 32
-    upload_timeout_s: float = 30.0
-    decode_timeout_s: float = 10.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.unknown_below <= 1:
-            raise ValueError(f"--unknown_below={self.unknown_below}: expected 0 to 1")
-        for name in ("upload_timeout_s", "decode_timeout_s"):
-            if not 0 < getattr(self, name) <= 3600:
-                raise ValueError(
-                    f"--{name}={getattr(self, name)}: expected above 0 and at most 3600"
-                )
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether no other machine can reach the server."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
-
-    @property
-    def hosts(self) -> frozenset[str]:
-        """Host names, in lower case, by which browsers may call; empty for any."""
-        names = {name.strip().lower() for name in self.allowed_hosts.split(",")}
-        if self.is_loopback:
-            names |= {"localhost", "127.0.0.1", "::1", self.host.lower()}
-        return frozenset(names - {""})
 
 
 def listen(config: Config) -> socket.socket:

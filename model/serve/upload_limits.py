@@ -7,7 +7,7 @@ from tornado import httputil
 
 from model.serve import guarded_handler
 from model.serve.guarded_handler import Refusal
-from model.serve.serving import Config
+from model.serve.serve_settings import Config
 
 
 class UploadHandler(guarded_handler.Handler):

@@ -16,7 +16,7 @@ from tornado import iostream, web
 from model.predict import output_formats
 from model.serve import guarded_handler, prediction_service, upload_limits
 from model.serve.guarded_handler import Refusal
-from model.serve.serving import Config
+from model.serve.serve_settings import Config
 from pipeline.images import opencv
 from pipeline.images.errors import ImageError
 from pipeline.records.reasons import Code

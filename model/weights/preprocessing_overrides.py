@@ -15,7 +15,7 @@ import numpy as np
 from model.checkpoints import errors
 from model.checkpoints.caffe import mean_file
 from pipeline.batches.input_spec import InputSpec, as_tuples
-from pipeline.system import absl_flags, config_flags
+from pipeline.system import config_flags
 
 _setting = functools.partial(config_flags.setting, group="Preprocessing")
 
@@ -163,14 +163,3 @@ def _three_numbers(flag: str, text: str) -> tuple[float, ...]:
             "such as 123.68,116.78,103.94."
         )
     return numbers
-
-
-def define_flags() -> None:
-    """Declare the flags."""
-    texts = config_flags.settings_of(Overrides)
-    absl_flags.define(Overrides, {name: text.help for name, text in texts.items()})
-
-
-def from_flags() -> Overrides:
-    """Return what the flags say."""
-    return absl_flags.read(Overrides)

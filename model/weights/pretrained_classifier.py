@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import flags
 
 from model.checkpoints import errors
-from model.networks import registry
 from model.weights import (
     identify_network,
     model_variables,
@@ -157,45 +155,3 @@ def _synonyms(line: str) -> set[str]:
 
 def _plain(name: str) -> str:
     return " ".join(name.lower().replace("_", " ").replace("-", " ").split())
-
-
-def refuse_without_ckpt(
-    *, arch: str, labels: str, overrides: preprocessing_overrides.Overrides
-) -> None:
-    """Refuses flags of a weight file where a run is used, which has its own.
-
-    Raises:
-        ValueError: says which.
-    """
-    fields = dataclasses.fields(overrides)
-    changed = [f.name for f in fields if getattr(overrides, f.name) != f.default]
-    names = ["arch"] * bool(arch) + ["labels"] * bool(labels) + changed
-    if names:
-        given = ", ".join(f"--{name}" for name in names)
-        raise ValueError(
-            f"{given}: expected --ckpt beside it; a run's network, classes and "
-            "preprocessing are its own"
-        )
-
-
-def define_flags() -> None:
-    """Declares --ckpt, --arch, --labels and those of inputs.Overrides."""
-    flags.DEFINE_string(
-        "ckpt",
-        "",
-        f"Weights to use as they are, in place of a run: "
-        f"{', '.join(named_weights.NAMES)}, or the path of a weight file.",
-    )
-    flags.DEFINE_string(
-        "arch",
-        "",
-        "Network that the weights belong to: "
-        f"{', '.join(registry.NETWORKS)}; by default found by names and shapes.",
-    )
-    flags.DEFINE_string(
-        "labels",
-        "",
-        "File of the class names of --ckpt, one a line, as synset_words.txt.",
-    )
-    preprocessing_overrides.define_flags()
-    flags.adopt_module_key_flags(preprocessing_overrides)  # so that --help shows them

@@ -5,7 +5,6 @@ problem with data, weights or a run, with one line on stderr; 128 + signal when 
 """
 
 import contextlib
-import dataclasses
 import errno
 import io
 import os
@@ -17,7 +16,6 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import tqdm
-from absl import app, flags
 
 from pipeline.system import config_flags, flag_help
 from pipeline.system.errors import UsageError, UserError
@@ -56,7 +54,7 @@ class Stopped(SystemExit):
 _held_back: list[int] | None = None
 
 
-def run_command(
+def run(
     main: Callable[[dict[str, Any]], None],
     *kinds: "type[DataclassInstance]",
     passes_on: str = "",
@@ -78,7 +76,10 @@ def run_command(
             stream.reconfigure(errors="backslashreplace")
     doc = sys.modules[main.__module__].__doc__ or ""
     try:
-        if (typed := _typed(doc, kinds, passes_on)) is not None:
+        typed = read_words(sys.argv[1:], doc, kinds, passes_on)
+        if isinstance(typed, str):
+            say(typed)
+        else:
             main(typed)
         _leave()
     except UsageError as error:
@@ -96,23 +97,31 @@ def run_command(
         _fail(_describe(error))
 
 
-def _typed(
-    doc: str, kinds: "Sequence[type[DataclassInstance]]", passes_on: str
-) -> dict[str, Any] | None:
-    """Return {name: value} of the command line; None if it asks for help.
+def read_words(
+    words: Sequence[str],
+    doc: str,
+    kinds: "Sequence[type[DataclassInstance]]",
+    passes_on: str = "",
+) -> dict[str, Any] | str:
+    """Return {name: value} of a command line, or the help that it asks for.
+
+    Args:
+        words: command line without the name of the program.
+        doc: docstring of the command's module.
+        kinds: dataclasses whose fields are the flags and arguments of the command.
+        passes_on: name for unknown flags; "" to refuse them.
 
     Raises:
-        UsageError: A flag is unknown, or an argument is missing.
+        UsageError: A flag is unknown or has a wrong value, or an argument is missing.
     """
     settings = config_flags.settings_of(*kinds)
     arguments = config_flags.arguments_of(*kinds)
     flags = {name: known for name, known in settings.items() if known.is_flag}
-    values, unknown, words = config_flags.parse(sys.argv[1:], flags)
-    for word in unknown:
-        name = word.lstrip("-")
-        if name in ("help", "helpfull", "h", "?"):
-            say(flag_help.screen(doc, arguments, flags, full=name == "helpfull"))
-            return None
+    asked = {word.lstrip("-") for word in words if word.startswith("-")}
+    if asked & {"help", "helpfull", "h", "?"}:
+        full = "helpfull" in asked
+        return flag_help.screen(doc, arguments, flags, full=full)
+    values, unknown, words = config_flags.parse(words, flags)
     for word in unknown:
         if not passes_on or config_flags.meant(word, flags, cutoff=0.8):
             raise UsageError(config_flags.unknown_flag(word, flags))
@@ -120,78 +129,6 @@ def _typed(
         values[passes_on] = tuple(unknown)
     example = next(iter(re.findall(r"^ {4,}(python .*)", doc, re.MULTILINE)), "")
     return values | config_flags.assign(words, arguments, example)
-
-
-def run(main: Callable[[Sequence[str]], None], *named_errors: type[Exception]) -> None:
-    """Runs a command's main under absl and turns what it raises into an exit code.
-
-    Args:
-        main: takes the arguments left after the flags, the program's name first.
-        named_errors: errors whose message is for the user, beside OSError.
-    """
-
-    def guarded(argv: Sequence[str]) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _stop)
-        for stream in (sys.stdout, sys.stderr):  # names may be in any encoding
-            if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="backslashreplace")
-        try:
-            main(argv)
-            _leave()
-        except app.UsageError as error:
-            _refuse(str(error))
-        except named_errors as error:
-            _fail(str(error))
-        except Stopped as stopped:
-            log(f"stopped by {stopped.signal.name}")
-            _end(128 + stopped.signal)
-        except BrokenPipeError:  # `| head` has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(128 + signal.SIGPIPE)
-        except OSError as error:
-            _fail(_describe(error))
-
-    app.run(guarded, flags_parser=_parse_flags)
-
-
-def _parse_flags(argv: Sequence[str]) -> list[str]:
-    """Lets flags and positional arguments mix, as people type them."""
-    flags.FLAGS.set_gnu_getopt(True)
-    try:
-        return list(flags.FLAGS(list(argv), known_only=_passes_flags_on(argv)))
-    except flags.Error as error:
-        _refuse(str(error))
-    except SystemExit:  # --help, which is no failure
-        sys.exit(0)
-
-
-def _passes_flags_on(argv: Sequence[str]) -> bool:
-    """Whether flags that we do not know may be another program's."""
-    return "runner" in flags.FLAGS and any(word.startswith("--runner") for word in argv)
-
-
-def _refuse(message: str) -> NoReturn:
-    log(f"wrong flags: {message}; --help lists them")
-    sys.exit(1)
-
-
-def config_from_flags(kind: type[Any], **positional: Any) -> Any:
-    """Builds a command's config from its flags.
-
-    Args:
-        kind: a dataclass; its fields are flags or stand in `positional`.
-        positional: fields that are not flags of the same name.
-
-    Raises:
-        app.UsageError: the values do not go together (the config's ValueError).
-    """
-    values = flags.FLAGS.flag_values_dict()
-    names = {field.name for field in dataclasses.fields(kind)} - positional.keys()
-    try:
-        return kind(**positional, **{n: values[n] for n in names if n in values})
-    except ValueError as error:
-        raise app.UsageError(str(error)) from error
 
 
 def _stop(signal_number: int, _: FrameType | None) -> None:

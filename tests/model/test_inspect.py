@@ -119,4 +119,4 @@ class TestBesideWeights:
 def test_needs_one_file():
     done = conftest.run_command("-m", "model.inspect")
     assert done.returncode == 1
-    assert "expected one file" in done.stderr
+    assert "FILE is missing" in done.stderr

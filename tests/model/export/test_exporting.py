@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from model.export import exporting, job
+from model.export import export_settings, exporting, job
 from pipeline.system.errors import DataError
 from tests import conftest, small_runs
 from tests.model import judgements
@@ -11,18 +11,22 @@ from tests.model import judgements
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"weights": "a.npy", "format": "onnx"}, "does not go together with --format"),
+        (
+            {"weights": "a.npy", "format": "onnx"},
+            "--weights and --format: expected only one",
+        ),
         ({"quantize": "int8", "format": "onnx"}, "expected --format=litert"),
         ({"quantize": "int8"}, "expected --format=litert"),
-        ({"out": "a"}, "expected --format beside it"),
-        ({"weights": "a.npy", "data": "a"}, "--data: expected --format beside it"),
+        ({}, r"expected --format \(saved_model, .*\) or --weights=FILE"),
+        ({"weights": "a.npy", "out": "a"}, "--out: expected --format"),
+        ({"weights": "a.npy", "data": "a"}, "--data: expected --format"),
         ({"format": "litert", "max_accuracy_loss": 2.0}, "expected 0 to 1"),
         ({"format": "litert", "max_accuracy_loss": float("nan")}, "expected 0 to 1"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        exporting.Config(**settings)
+        export_settings.Config(**settings)
 
 
 def facts(name, difference=None):
@@ -76,7 +80,7 @@ def test_the_command_needs_a_run(tmp_path):
 
 
 def test_the_records_are_read_from_data(shared_run, tmp_path):
-    config = exporting.Config(
+    config = export_settings.Config(
         run_dir=str(shared_run), format="keras", data=str(tmp_path / "moved")
     )
     with pytest.raises(DataError, match=r"moved: manifest\.json is missing"):
@@ -89,5 +93,7 @@ def test_class_names_that_are_not_utf8_can_be_exported(found, tmp_path, name):
     model = small_runs.colour_model()
     small_runs.write_run(tmp_path / "run", records, model)
     path = tmp_path / name
-    exporting.export(exporting.Config(run_dir=str(tmp_path / "run"), weights=str(path)))
+    exporting.export(
+        export_settings.Config(run_dir=str(tmp_path / "run"), weights=str(path))
+    )
     assert path.stat().st_size > 100

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from model.evaluation import split_evaluation
-from model.export import exportable, heldout_photos, job
+from model.export import export_settings, exportable, heldout_photos, job
 from model.networks import architecture, head
 from model.runs import finished_run
 from pipeline.batches import single_photo
@@ -85,7 +85,7 @@ def test_the_run_of_these_tests_tells_photos_apart(small_run):
     assert heldout.accuracy > 0.9
 
 
-@pytest.mark.parametrize("form", job.FORMATS)
+@pytest.mark.parametrize("form", export_settings.FORMATS)
 def test_a_file_of_each_format_agrees_with_the_run(exported, small_run, form):
     done = exported(form)
     assert done.path.exists()

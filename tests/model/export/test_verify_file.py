@@ -7,14 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model.export import (
-    exportable,
-    heldout_photos,
-    job,
-    litert,
-    saved_model,
-    verify_file,
-)
+from model.export import exportable, heldout_photos, job, verify_file
+from model.export.formats import litert, saved_model
 from pipeline.system.errors import DataError
 from tests import small_runs
 

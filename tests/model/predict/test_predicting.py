@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from model.predict import classifier, photo_batches, predicting
+from model.predict import classifier, photo_batches, predict_settings, predicting
 from model.runs import finished_run
 from model.weights import preprocessing_overrides
 from pipeline.batches import single_photo
@@ -32,7 +32,7 @@ def unsure(run_classifier):
 
 
 def predict(photo_classifier, *names, **settings):
-    config = predicting.Config(photos=tuple(map(str, names)), **settings)
+    config = predict_settings.Config(photos=tuple(map(str, names)), **settings)
     return list(predicting.predict(config, photo_classifier))
 
 
@@ -168,27 +168,30 @@ class TestExplain:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"arch": "vgg16"}, "--arch: expected --ckpt beside it"),
-        ({"labels": "a.txt"}, "--labels: expected --ckpt"),
+        ({"arch": "vgg16"}, "--arch can only be used with --ckpt"),
+        ({"labels": "a.txt"}, "--labels can only be used with --ckpt"),
         (
             {
                 "overrides": preprocessing_overrides.Overrides(
                     image_size=64, mean="1,2,3"
                 )
             },
-            "--image_size, --mean: expected --ckpt",
+            "--image_size, --mean can only be used with --ckpt",
         ),
         ({"data": "records"}, "--data: expected --explain"),
-        ({"ckpt": "a.npy", "run_dir": "runs/a"}, "not go together with --run_dir"),
+        (
+            {"ckpt": "a.npy", "run_dir": "runs/a"},
+            "--ckpt and --run_dir: expected only one",
+        ),
         (
             {"ckpt": "a.npy", "explain": "why", "data": "records"},
-            "not go together with --data",
+            "--ckpt and --data: expected only one",
         ),
     ],
 )
 def test_flags_that_would_be_ignored_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        predicting.Config(photos=("a.jpg",), **settings)
+        predict_settings.Config(photos=("a.jpg",), **settings)
 
 
 def test_flags_of_weights_go_with_ckpt():
@@ -196,7 +199,7 @@ def test_flags_of_weights_go_with_ckpt():
         "arch": "vgg16",
         "overrides": preprocessing_overrides.Overrides(image_size=64),
     }
-    assert predicting.Config(photos=("a.jpg",), ckpt="a.npy", **settings)
+    assert predict_settings.Config(photos=("a.jpg",), ckpt="a.npy", **settings)
 
 
 def test_one_bad_photo_does_not_stop_the_others(shared_run, photos, tmp_path):

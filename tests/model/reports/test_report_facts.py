@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-import evaluate
+from model.evaluation import evaluation_settings
 from model.reports import report_facts
 from model.runs import run_folder
 from model.training import settings
@@ -14,7 +14,7 @@ from tests.model import judgements
 
 class TestCommandLine:
     def test_flags_at_their_default_are_left_out(self):
-        command = report_facts.command_line("evaluate.py", evaluate.Config())
+        command = report_facts.command_line("evaluate.py", evaluation_settings.Config())
         assert command == "python evaluate.py"
 
     def test_changed_flags_and_groups_of_flags_are_listed(self):
@@ -31,7 +31,7 @@ class TestCommandLine:
 
     def test_a_flag_that_is_off_has_the_prefix_no(self):
         command = report_facts.command_line(
-            "evaluate.py", evaluate.Config(report=False, tta="flip")
+            "evaluate.py", evaluation_settings.Config(report=False, tta="flip")
         )
         assert command == "python evaluate.py --tta=flip --noreport"
 

@@ -12,7 +12,7 @@ import time
 import cv2
 import pytest
 
-from model.serve import serving
+from model.serve import serve_settings, serving
 from pipeline.system.errors import DataError
 from tests import conftest
 from tests.model import server_process
@@ -110,22 +110,24 @@ class TestErrors:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
             with pytest.raises(DataError, match=f"--port={port}: cannot listen"):
-                serving.listen(serving.Config(port=port))
+                serving.listen(serve_settings.Config(port=port))
 
     def test_an_address_of_another_machine_is_refused(self):
         with pytest.raises(DataError, match="cannot listen there"):
-            serving.listen(serving.Config(host="192.0.2.1"))
+            serving.listen(serve_settings.Config(host="192.0.2.1"))
 
     def test_a_missing_run_is_refused(self, tmp_path):
         with pytest.raises(DataError, match="no such run"):
-            serving.serve(serving.Config(run_dir=str(tmp_path / "gone"), port=0))
+            serving.serve(serve_settings.Config(run_dir=str(tmp_path / "gone"), port=0))
 
     def test_records_are_read_from_data(self, shared_run, monkeypatch):
         def service(*_, data, **__):
             raise DataError(f"looked in {data}")
 
         monkeypatch.setattr(serving.prediction_service, "Service", service)
-        config = serving.Config(run_dir=str(shared_run), port=0, data="elsewhere")
+        config = serve_settings.Config(
+            run_dir=str(shared_run), port=0, data="elsewhere"
+        )
         with pytest.raises(DataError, match="looked in elsewhere"):
             serving.serve(config)
 
@@ -137,7 +139,7 @@ class TestErrors:
             monkeypatch.delitem(sys.modules, f"model.serve.{name}", raising=False)
         monkeypatch.setitem(sys.modules, "tornado", None)
         with pytest.raises(DataError, match=r"tornado is not .*'\.\[serve\]'"):
-            serving.serve(serving.Config())
+            serving.serve(serve_settings.Config())
 
     @pytest.mark.parametrize(
         "changed",
@@ -146,7 +148,7 @@ class TestErrors:
     )
     def test_settings_out_of_range_are_refused(self, changed):
         with pytest.raises(ValueError, match="expected"):
-            serving.Config(**changed)
+            serve_settings.Config(**changed)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +160,7 @@ class TestErrors:
     ],
 )
 def test_the_url_is_one_that_this_machine_can_open(host, loopback, url):
-    config = serving.Config(host=host, port=0)
+    config = serve_settings.Config(host=host, port=0)
     assert config.is_loopback == loopback
     with serving.listen(config) as listening:
         listening.listen()

@@ -17,7 +17,7 @@ import requests
 pytest.importorskip("tornado", reason="the extra serve is not installed")
 
 from model.predict import classifier
-from model.serve import prediction_service, serving, web_app
+from model.serve import prediction_service, serve_settings, web_app
 from pipeline.images import opencv
 from pipeline.system import sandbox
 from tests import conftest
@@ -52,7 +52,7 @@ class Client:
 
 @contextlib.contextmanager
 def running(service, **changed):
-    config = serving.Config(**CONFIG | changed)
+    config = serve_settings.Config(**CONFIG | changed)
     application = web_app.application(service, config)
     with server_process.in_thread(application, config.upload_timeout_s) as port:
         yield Client(port)

@@ -10,19 +10,23 @@ import pytest
 from pipeline.system import command_line
 from tests import conftest
 
-PROGRAM = """
+PROGRAM = '''
+"""Do something small.
+
+    python program.py work
+"""
 import dataclasses, os, sys, time
-from absl import flags
-from pipeline.system import command_line
+from pipeline.system import command_line, config_flags
 from pipeline.system.errors import DataError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    what: str = ""
-    word: str = ""
-    number: int = 3
+    what: tuple[str, ...] = config_flags.argument("WHAT", "What to do.", many=True)
+    word: str = config_flags.setting("", "A word.", group="All", basic=True)
+    number: int = config_flags.setting(3, "A number.", group="All", basic=True, lower=0)
 
     def __post_init__(self):
+        config_flags.check(self)
         if self.number == 13:
             raise ValueError("--number=13: expected a lucky one")
 
@@ -33,11 +37,11 @@ def wait(count):
             time.sleep(0.2)
             progress.update()
 
-def main(argv):
-    config = command_line.config_from_flags(Config, what=argv[1])
-    match config.what:
+def main(typed):
+    config = config_flags.build(Config, typed)
+    match config.what[0]:
         case "work":
-            command_line.say(f"{config.number} {config.word} {argv[2:]}")
+            command_line.say(f"{config.number} {config.word} {config.what[1:]}")
         case "problem":
             raise DataError("photos: 3 found,\\n  5 expected")
         case "system":
@@ -63,10 +67,8 @@ def main(argv):
                 command_line.say("a line")
 
 if __name__ == "__main__":
-    flags.DEFINE_string("word", Config.word, "A word.")
-    flags.DEFINE_integer("number", Config.number, "A number.", lower_bound=0)
-    command_line.run(main, DataError)
-"""
+    command_line.run(main, Config)
+'''
 
 
 @pytest.fixture
@@ -78,7 +80,7 @@ def program(tmp_path, monkeypatch):
 
 def test_flags_and_arguments_mix(program):
     done = conftest.run_command(program, "work", "--number=5", "rest", "--word=x")
-    assert (done.returncode, done.stdout) == (0, "5 x ['rest']\n")
+    assert (done.returncode, done.stdout) == (0, "5 x ('rest',)\n")
 
 
 @pytest.mark.parametrize(

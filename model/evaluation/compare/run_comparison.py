@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from model.evaluation import (
-    comparison,
     evaluation_data,
     run_evaluation,
     split_evaluation,
     stored_logits,
 )
+from model.evaluation.compare import comparison
 from model.runs import finished_run, run_folder, run_records
 from pipeline.records import manifest
 from pipeline.system import command_line, file_system

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from model.evaluation import paired_tests, stored_logits
+from model.evaluation import stored_logits
+from model.evaluation.compare import paired_tests
 from model.loop import metrics
 from pipeline.system.errors import DataError
 

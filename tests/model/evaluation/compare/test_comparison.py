@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from model.evaluation import comparison, paired_tests, stored_logits
+from model.evaluation import stored_logits
+from model.evaluation.compare import comparison, paired_tests
 from model.loop import metrics
 from pipeline.system.errors import DataError
 

@@ -12,7 +12,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -24,7 +24,6 @@ from model.networks import head
 FORMAT = "--format=litert"  # named in errors
 PACKAGES = ("ai_edge_litert",)
 _SIGNATURE = "serving_default"
-Quantize = Literal["none", "float16", "int8"]
 # The operations of standard deviations. In steps of 1/256 of a channel's range, a
 # channel that is near one value almost everywhere would be lost.
 _DEVIATION_OPERATIONS = ["ADD", "MEAN", "MUL", "RSQRT", "SQUARED_DIFFERENCE", "SUB"]
@@ -33,7 +32,7 @@ _DEVIATION_OPERATIONS = ["ADD", "MEAN", "MUL", "RSQRT", "SQUARED_DIFFERENCE", "S
 def write(
     classifier: Exportable,
     path: Path,
-    quantize: Quantize = "none",
+    quantize: str = "none",
     calibration: Sequence[np.ndarray] = (),
 ) -> None:
     """Write the file.
@@ -76,7 +75,7 @@ def _convert(
     function: Any,
     signature: list[Any],
     model: Any,
-    quantize: Quantize = "none",
+    quantize: str = "none",
     samples: Callable[[], Iterator[dict[str, np.ndarray]]] | None = None,
 ) -> bytes:
     """Return the file of a function of tensors that computes with a model."""

@@ -5,7 +5,7 @@ import statistics
 import numpy as np
 import pytest
 
-from model.evaluation import paired_tests
+from model.evaluation.compare import paired_tests
 from model.loop import metrics
 
 

@@ -1,0 +1,118 @@
+"""Define the settings of evaluate.py."""
+
+import dataclasses
+import functools
+
+from model.weights import preprocessing_overrides, weight_settings
+from pipeline.system import config_flags
+
+_setting = functools.partial(config_flags.setting, basic=True)
+_subject = functools.partial(_setting, group="What to evaluate")
+_photos = functools.partial(_setting, group="Photos")
+_results = functools.partial(_setting, group="Results")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of an evaluation.
+
+    Attributes:
+        overrides: settings of the preprocessing of a weight file.
+    """
+
+    run_dir: str = _subject(
+        "runs/latest",
+        "Run to evaluate; runs/latest is the newest.",
+        value="FOLDER",
+        synonyms=("run",),
+    )
+    runs: str = _subject(
+        "",
+        "Runs to compare on the same photos, separated by commas: the first with each "
+        "of the others.",
+        value="FOLDERS",
+        synonyms=("compare",),
+    )
+    ckpt: str = weight_settings.ckpt()
+    arch: str = weight_settings.arch()
+    labels: str = weight_settings.labels()
+    overrides: preprocessing_overrides.Overrides = preprocessing_overrides.AS_WEIGHTS
+    data: str = _photos(
+        "",
+        "Folder of records, or of one folder of photos per class; by default the run's "
+        "own records.",
+        value="FOLDER",
+        synonyms=("dataset", "data_dir", "records"),
+    )
+    another_dataset: bool = _photos(
+        False,
+        "Confirms that --data holds other photos than the run's; their classes must be "
+        "among the run's.",
+    )
+    split: str = _photos(
+        "test",
+        "Part of the records to evaluate; training has never seen test. With --ckpt or "
+        "a folder of photos, the default is all.",
+        choices=("train", "validation", "test", "all"),
+    )
+    batch_size: int = _photos(
+        64,
+        "Photos per step; smaller batches need less memory.",
+        lower=1,
+        upper=1 << 12,
+        synonyms=("batch", "bs"),
+    )
+    tta: str = _photos(
+        "none",
+        "Views of each photo whose predictions are averaged: the central crop (none), "
+        "also mirrored (flip), also the corners (ten_crop).",
+        choices=("none", "flip", "ten_crop"),
+        synonyms=("augment",),
+    )
+    report: bool = _results(
+        True, "Writes an HTML report, and the photos for TensorBoard's projector."
+    )
+    min_accuracy: float = _results(
+        0.0,
+        "Ends with exit code 2 if the accuracy is lower than this share; 0 never does.",
+        lower=0,
+        upper=1,
+        synonyms=("threshold",),
+    )
+
+    def __post_init__(self) -> None:
+        config_flags.check(self)
+        if self.runs:
+            self._check_comparison()
+        elif self.ckpt:
+            self._check_weights()
+        else:
+            weight_settings.refuse_without_ckpt(
+                arch=self.arch, labels=self.labels, overrides=self.overrides
+            )
+
+    def _check_weights(self) -> None:
+        if not self.data:
+            raise ValueError("--ckpt: expected --data, a folder of photos or records")
+        for name in ("run_dir", "another_dataset"):
+            if getattr(self, name) != getattr(type(self), name):
+                raise ValueError(f"--ckpt and --{name}: expected only one of them")
+
+    def _check_comparison(self) -> None:
+        default = {field.name: field.default for field in dataclasses.fields(self)}
+        names = ("run_dir", "ckpt", "arch", "labels", "overrides", "tta", "report")
+        for name in (*names, "min_accuracy"):
+            if getattr(self, name) != default[name]:
+                what = "preprocessing" if name == "overrides" else f"--{name}"
+                raise ValueError(f"--runs and {what}: expected only one of them")
+        if len(self.run_dirs) < 2 or not all(self.run_dirs):
+            raise ValueError(
+                f"--runs={self.runs}: expected two or more folders, separated by commas"
+            )
+        if self.another_dataset and not self.data:
+            raise ValueError("--runs and --another_dataset: expected --data too")
+
+    @property
+    def run_dirs(self) -> list[str]:
+        """Folders that `runs` names."""
+        return self.runs.split(",")

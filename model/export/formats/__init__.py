@@ -1,0 +1,1 @@
+"""Write a classifier in each of the export formats."""

@@ -1,0 +1,95 @@
+"""Define the settings of model.predict, and those of its answers that serve shares."""
+
+import dataclasses
+import functools
+from typing import Any
+
+from model.weights import preprocessing_overrides, weight_settings
+from pipeline.system import config_flags
+
+_setting = functools.partial(config_flags.setting, basic=True)
+_input = functools.partial(_setting, group="Run")
+_answers = functools.partial(_setting, group="Predictions")
+
+
+def top() -> Any:
+    """Return the field of the setting `top`."""
+    return _answers(
+        5,
+        "Number of most probable classes to report.",
+        lower=1,
+        synonyms=("top_k", "topk", "k"),
+    )
+
+
+def unknown_below() -> Any:
+    """Return the field of the setting `unknown_below`."""
+    return _answers(
+        0.0,
+        "Answers `unknown` if the most probable class has a lower probability than "
+        "this; 0 always names a class.",
+        lower=0,
+        upper=1,
+        synonyms=("threshold",),
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of a prediction.
+
+    Attributes:
+        overrides: settings of the preprocessing of a weight file.
+    """
+
+    photos: tuple[str, ...] = config_flags.argument(
+        "PHOTO", "Photos, or folders of photos, to classify.", many=True
+    )
+    run_dir: str = _input(
+        "runs/latest",
+        "Run whose network classifies the photos; runs/latest is the newest.",
+        value="FOLDER",
+        synonyms=("run",),
+    )
+    ckpt: str = weight_settings.ckpt()
+    arch: str = weight_settings.arch()
+    labels: str = weight_settings.labels()
+    overrides: preprocessing_overrides.Overrides = preprocessing_overrides.AS_WEIGHTS
+    top: int = top()
+    format: str = _answers(
+        "text",
+        "Format of the results on standard output: text for people, a CSV table, or a "
+        "JSON object a line.",
+        choices=("text", "csv", "jsonl"),
+    )
+    unknown_below: float = unknown_below()
+    explain: str = _answers(
+        "",
+        "Folder for a picture of each photo that shows where the network looked, and "
+        "the most similar training photos.",
+        value="FOLDER",
+    )
+    data: str = _input(
+        "",
+        "Folder of the run's records, which --explain needs, if they were moved.",
+        value="FOLDER",
+    )
+    batch_size: int = _input(
+        64,
+        "Photos per step; smaller batches need less memory.",
+        lower=1,
+        upper=1 << 12,
+        synonyms=("batch", "bs"),
+    )
+
+    def __post_init__(self) -> None:
+        config_flags.check(self)
+        if self.data and not self.explain:
+            raise ValueError("--data: expected --explain, which uses the records")
+        if not self.ckpt:
+            weight_settings.refuse_without_ckpt(
+                arch=self.arch, labels=self.labels, overrides=self.overrides
+            )
+        elif self.data or self.run_dir != type(self).run_dir:
+            name = "data" if self.data else "run_dir"
+            raise ValueError(f"--ckpt and --{name}: expected only one of them")

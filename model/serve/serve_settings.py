@@ -1,0 +1,89 @@
+"""Define the settings of model.serve."""
+
+import dataclasses
+import functools
+import ipaddress
+
+from model.predict import predict_settings
+from pipeline.system import config_flags
+
+_setting = functools.partial(config_flags.setting, basic=True)
+_run = functools.partial(_setting, group="Run")
+_address = functools.partial(_setting, group="Address")
+_limit = functools.partial(_setting, group="Limits")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of a server."""
+
+    run_dir: str = _run(
+        "runs/latest",
+        "Run whose network classifies the photos; runs/latest is the newest.",
+        value="FOLDER",
+        synonyms=("run",),
+    )
+    data: str = _run(
+        "",
+        "Folder of the run's records, which explanations need, if they were moved.",
+        value="FOLDER",
+    )
+    host: str = _address(
+        "127.0.0.1",
+        "Address to listen at; the default serves this computer alone, 0.0.0.0 others "
+        "too.",
+        value="ADDRESS",
+        synonyms=("address", "bind"),
+    )
+    port: int = _address(
+        8000, "Port to listen at; 0 takes a free one.", lower=0, upper=65535
+    )
+    allowed_hosts: str = _address(
+        "",
+        "Host names that browsers may use for the server, separated by commas; by "
+        "default this computer's, or any with another --host.",
+        value="NAMES",
+    )
+    top: int = predict_settings.top()
+    unknown_below: float = predict_settings.unknown_below()
+    max_upload_mb: int = _limit(
+        20, "Largest file that is accepted, in MiB.", lower=1, upper=512
+    )
+    max_megapixels: int = _limit(
+        50,
+        "Largest photo that is decoded, in millions of pixels.",
+        lower=1,
+        upper=178,
+    )
+    max_requests: int = _limit(
+        32,
+        "Photos that are received and classified at the same time; others get the "
+        "answer 503.",
+        lower=1,
+        upper=1024,
+    )
+    upload_timeout_s: float = _limit(
+        30.0, "Longest time for an upload, in seconds.", above=0, upper=3600
+    )
+    decode_timeout_s: float = _limit(
+        10.0, "Longest time for decoding a photo, in seconds.", above=0, upper=3600
+    )
+
+    def __post_init__(self) -> None:
+        config_flags.check(self)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether no other computer can reach the server."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """Host names, in lower case, by which browsers may call; empty for any."""
+        names = {name.strip().lower() for name in self.allowed_hosts.split(",")}
+        if self.is_loopback:
+            names |= {"localhost", "127.0.0.1", "::1", self.host.lower()}
+        return frozenset(names - {""})

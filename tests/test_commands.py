@@ -1,0 +1,187 @@
+"""Help and flags of every command, as a user meets them."""
+
+import dataclasses
+import importlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from model.networks import registry
+from model.training import recipe, settings
+from model.weights import named_weights, weight_settings
+from pipeline.system import command_line, config_flags, flag_help
+from pipeline.system.errors import UsageError
+from tests import conftest
+
+# Module of each command -> dataclasses of its flags, and a command line that is right.
+COMMANDS = {
+    "train": ((settings.Action, settings.Config), ()),
+    "evaluate": (None, ()),
+    "pipeline.convert": (None, ("photos",)),
+    "pipeline.split": (None, ()),
+    "pipeline.check": (None, ("photos",)),
+    "pipeline.download": (None, ("flowers", "photos")),
+    "model.predict": (None, ("a.jpg",)),
+    "model.export": (None, ("--format=onnx",)),
+    "model.inspect": (None, ("a.npy",)),
+    "model.serve": (None, ()),
+}
+
+
+def module_of(command):
+    is_package = (conftest.ROOT / command.replace(".", "/")).is_dir()
+    return importlib.import_module(f"{command}.__main__" if is_package else command)
+
+
+def kinds_of(command):
+    return COMMANDS[command][0] or (module_of(command).Config,)
+
+
+def help_of(command, *, full=False):
+    kinds = kinds_of(command)
+    return flag_help.screen(
+        module_of(command).__doc__,
+        config_flags.arguments_of(*kinds),
+        config_flags.settings_of(*kinds),
+        full=full,
+    ).splitlines()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_a_screen(command):
+    lines = help_of(command)
+    assert len(lines) <= 60
+    assert max(map(len, lines)) <= 100
+    assert sum(line.startswith("  --") for line in lines) <= 20
+    examples = [line for line in lines if line.startswith("    ")][:2]
+    assert all(command.replace(".", "/") in e.replace(".", "/") for e in examples[:1])
+    flags = [
+        s for s in config_flags.settings_of(*kinds_of(command)).values() if s.is_flag
+    ]
+    hidden = sum(not flag.basic for flag in flags)
+    expected = f"--helpfull lists {hidden} more flags." if hidden else "These are all"
+    assert lines[-1].startswith(expected)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_full_help_has_every_flag(command):
+    text = "\n".join(help_of(command, full=True))
+    for name, setting in config_flags.settings_of(*kinds_of(command)).items():
+        assert (f"--{name}" in text or f"--[no]{name}" in text) == setting.is_flag
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_setting_is_explained_in_sentences(command):
+    known = config_flags.settings_of(*kinds_of(command))
+    for name, setting in known.items():
+        assert setting.help[0].isupper() or setting.help.startswith("scratch"), name
+        assert setting.help.endswith("."), name
+        setting.check(name, setting.default)
+    taken = [s for setting in known.values() for s in setting.synonyms if s in known]
+    assert not taken, "a synonym is the name of another setting"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_defaults_make_a_config(command):
+    typed, unknown, words = config_flags.parse(
+        COMMANDS[command][1], config_flags.settings_of(*kinds_of(command))
+    )
+    assert not unknown
+    for kind in kinds_of(command):
+        arguments = config_flags.assign(words, config_flags.arguments_of(kind), "")
+        config = config_flags.build(kind, typed | arguments)
+        for field in dataclasses.fields(config):
+            if field.name not in typed | arguments:
+                assert getattr(config, field.name) == field.default
+
+
+# Starts a command twice, with wrong flags and for its help; then says what is imported.
+PROGRAM = """
+import functools, runpy, sys
+name, run = sys.argv[1], runpy.run_path
+if not name.endswith(".py"):
+    run = functools.partial(runpy.run_module, alter_sys=True)
+arguments = sys.argv[2:]
+for flag in ("--nonsense=1", "--help"):
+    sys.argv = [name, flag, *arguments]
+    try:
+        run(name, run_name="__main__")
+    except SystemExit as error:
+        print("exit code", error.code)
+print({"tensorflow", "keras", "cv2", "requests"} & sys.modules.keys())
+"""
+
+
+@pytest.mark.parametrize("command", [*COMMANDS][1:])
+def test_help_and_wrong_flags_come_before_slow_imports(command):
+    is_script = (conftest.ROOT / f"{command}.py").exists()
+    name = f"{command}.py" if is_script else command
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, name, *COMMANDS[command][1]],
+        cwd=conftest.ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines() == ["exit code 1", *help_of(command), "set()"]
+    assert done.stderr == "error: --nonsense=1: no such flag. " + (
+        "--helpfull lists all flags.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "message"),
+    [
+        ("train", ("--lr=0.1",), "Did you mean --learning_rate?"),
+        ("train", ("--lr", "0.1"), "Did you mean --learning_rate?"),
+        ("train", ("--batch=8",), "Did you mean --batch_size?"),
+        ("train", ("--epoch=3",), "Did you mean --epochs?"),
+        ("train", ("--output=a",), "Did you mean --run_dir?"),
+        ("train", ("--learning-rate=1",), "Did you mean --learning_rate?"),
+        ("train", ("--stage=a",), "--stage=a: no such flag"),
+        ("train", ("--epochs=0",), "--epochs=0: expected 1 or more"),
+        ("train", ("--epochs=many",), "--epochs=many: expected a whole number"),
+        ("train", ("--epochs",), "--epochs: expected a value"),
+        ("train", ("--optimizer=adamm",), "--optimizer=adamm: expected adam?"),
+        ("train", ("--mirror=often",), "--mirror=often: expected true or false"),
+        ("train", ("--plan", "--find_rate"), "expected only one of them"),
+        ("train", ("photos/",), "unexpected argument 'photos/'"),
+        ("pipeline.convert", ("photos", "--output=a"), "Did you mean --out?"),
+        ("pipeline.convert", (), "FOLDER is missing. Expected, for example: python -m"),
+        ("pipeline.check", ("a", "b"), "unexpected argument 'b'"),
+        ("evaluate", ("--split=tst",), "--split=tst: expected test?"),
+        ("model.predict", (), "PHOTO is missing"),
+        ("model.export", (), "expected --format (saved_model, onnx, litert, keras)"),
+        ("model.serve", ("--port=70000",), "--port=70000: expected 0 to 65535"),
+    ],
+)
+def test_wrong_command_lines_are_answered_with_the_right_name(command, words, message):
+    kinds = kinds_of(command)
+    with pytest.raises(UsageError, match=re.escape(message)):
+        typed = command_line.read_words(words, module_of(command).__doc__, kinds)
+        for kind in kinds:
+            config_flags.build(kind, typed)
+
+
+def test_a_reader_that_stops_early_ends_help_quietly():
+    done = subprocess.run(
+        f"{sys.executable} train.py --help | head -3",
+        shell=True,
+        cwd=conftest.ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert len(done.stdout.splitlines()) == 3
+    assert done.stderr == ""
+
+
+def test_a_recipe_accepts_exactly_the_settings():
+    flags = config_flags.settings_of(settings.Config)
+    assert flags == recipe.settings.SETTINGS
+    assert {name for name, s in flags.items() if not s.is_flag} == {"stage", "start"}
+
+
+def test_names_of_networks_and_weights_in_the_help_are_those_there_are():
+    assert tuple(registry.NETWORKS) == weight_settings.NETWORKS
+    assert weight_settings.NAMED_WEIGHTS == named_weights.NAMES
