@@ -6,9 +6,11 @@ imports rooms of lower ranks, whether at the top of a module or inside a functio
 
 import ast
 import collections
+import itertools
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -73,7 +75,6 @@ MAX_FUNCTION_LINES = 60
 # What is larger still. These lists only shrink.
 LARGE_FOLDERS: set[str] = set()
 LARGE_FILES = {
-    "evaluate.py",
     "model/loop/feature_cache.py",
     "model/loop/training_loop.py",
     "model/training/staged_training.py",
@@ -181,6 +182,29 @@ def test_pickles_are_read_in_one_place():
         )
     }
     assert readers == {"model/checkpoints/pickles/unpickle.py"}
+
+
+# Names of distributions that are not those of the modules they bring.
+DISTRIBUTIONS = {
+    "cv2": "opencv-python-headless",
+    "google": "protobuf",
+}
+# Libraries that other libraries import for us: forms of Starlette, runners of Beam.
+INDIRECT = {"python-multipart", "dask"}
+
+
+def test_what_is_imported_is_declared_and_nothing_else():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    requirements = [*project["dependencies"], *itertools.chain(*extras)]
+    declared = {re.split(r"[\[>=<]", text)[0] for text in requirements}
+    ours = {"pipeline", "model", "train", "evaluate", "_typeshed"}
+    modules = {name.split(".")[0] for path in MODULES for name in imports(path)}
+    imported = {
+        DISTRIBUTIONS.get(name, name.replace("_", "-"))
+        for name in modules - ours - sys.stdlib_module_names
+    }
+    assert imported == declared - INDIRECT
 
 
 def test_conversion_starts_without_tensorflow():
