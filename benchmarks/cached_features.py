@@ -29,9 +29,10 @@ from typing import Any
 
 from training_step import learning_of
 
-from model.loop import device, feature_cache, training_data, training_loop
-from model.training import settings, stages, starting_point
-from model.weights import model_variables
+from model.loop import device, train_step
+from model.loop.inputs import cache_key, training_data
+from model.training import cut_network, settings, stages, starting_point
+from model.weights import model_variables, preprocessing_overrides
 from pipeline.convert import conversion
 
 HEAD_PHOTOS = 3000
@@ -68,44 +69,46 @@ class Stage:
             pooling="none",
             hidden=256,
             batch_size=20,
-            overrides=settings.inputs.Overrides(
+            overrides=preprocessing_overrides.Overrides(
                 image_size=150, short_side=150, resize="squash"
             ),
         )
         start = starting_point.choose(config, found.class_names)
-        plan = stages.plan(start, config, len(found.class_names))
-        precision = device.choose_precision("auto")
-        trunk = stages.build_trunk(plan, device.policy(precision))
-        tail = stages.build_tail(plan, trunk, device.policy(precision))
+        plan = stages.plan_stage(start, config, len(found.class_names))
+        setup = device.set_up("auto", cache)
+        trunk = cut_network.build_trunk(plan, setup.frozen_policy)
+        tail = cut_network.build_tail(plan, trunk, setup.trained_policy)
         for part in (trunk, tail):
-            model_variables.assign(part, start.fit.values)
+            model_variables.assign(part, start.restored.values)
         began = time.perf_counter()
-        about = feature_cache.key(trunk, plan.cut, plan.spec, precision, found)
+        identity = cache_key.describe(
+            trunk, plan.cut, plan.spec, setup.precision, found
+        )
         cached = training_data.compute_features(
-            found, trunk, plan.spec, 1, cache_dir=cache, about=about
+            found, trunk, plan.spec, 1, cache_dir=cache, identity=identity
         )
         self.features_s = time.perf_counter() - began
         self.cut = plan.cut
         size = config.batch_size
-        of_cache = training_data.Cached(
+        of_cache = training_data.CachedFeatures(
             found, cached, num_views=1, batch_size=size, seed=0
         )
-        fresh = training_data.Fresh(found, plan.spec, seed=plan.seed, batch_size=size)
-        self.num_training = fresh.num_training
+        fresh = training_data.Photos(found, plan.spec, seed=plan.seed, batch_size=size)
+        self.num_training = len(found.included("train"))
         self.candidates = {
-            f"{plan.cut} from the cache": self._epochs(tail, of_cache, precision),
-            "without it": self._epochs(stages.join(trunk, tail), fresh, precision),
+            f"{plan.cut} from the cache": self._epochs(tail, of_cache),
+            "without it": self._epochs(cut_network.join(trunk, tail), fresh),
         }
 
-    def _epochs(self, model: Any, source: Any, precision: str) -> Callable[[], float]:
+    def _epochs(self, model: Any, source: Any) -> Callable[[], float]:
         """Trains on every photo once; returns photos per second."""
-        step = training_loop.TrainStep(model, learning_of(model, precision))
+        step = train_step.TrainStep(model, learning_of(model))
         numbers = itertools.count()
 
         def run() -> float:
             began = time.perf_counter()
             for inputs, labels in source.training(next(numbers)):
-                float(step(inputs, labels)[0])
+                float(step(inputs, labels).loss)
             return self.num_training / (time.perf_counter() - began)
 
         return run
@@ -118,7 +121,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--photos", type=int, default=160, help="of all classes")
     options = parser.parse_args()
-    device.prepare()
     with tempfile.TemporaryDirectory() as scratch:
         seconds = head_epoch(Path(scratch))
         rows = [

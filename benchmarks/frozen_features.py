@@ -25,7 +25,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from model.loop import device, feature_cache
+from model.loop import device
+from model.loop.inputs import feature_cache
 from model.networks import registry
 from model.weights import model_variables, named_weights, restore
 from pipeline.batches import crop_and_resize, image_batches
@@ -55,7 +56,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--precision", default="auto", choices=device.PRECISIONS)
     options = parser.parse_args()
-    precision = device.choose_precision(options.precision)
+    setup = device.ComputeSetup(
+        precision=device.choose_precision(options.precision), cache_dir=Path()
+    )
+    precision = setup.precision
     with tempfile.TemporaryDirectory() as scratch:
         config = convert_settings.Config(
             source=str(options.folder), out=f"{scratch}/records"
@@ -67,7 +71,7 @@ def main() -> None:
             found, rows, NETWORK.input_spec, batch_size=feature_cache.BATCH_SIZE
         )
         views = crop_and_resize.central_views(images.sizes, NETWORK.input_spec)
-        trunk = build(device.policy(precision))
+        trunk = build(setup.frozen_policy)
         call = tf.function(lambda x: trunk(x, training=False), autograph=False)
         batch = next(iter(images.run(np.arange(feature_cache.BATCH_SIZE), views)))[
             "image"
@@ -85,9 +89,9 @@ def main() -> None:
 
         def extract() -> int:
             shutil.rmtree(cache, ignore_errors=True)
-            about = {"precision": precision}
+            identity = {"precision": precision}
             feature_cache.extract(
-                trunk, images, {0: np.arange(count)}, cache_dir=cache, about=about
+                trunk, images, {0: np.arange(count)}, cache_dir=cache, identity=identity
             )
             return count
 

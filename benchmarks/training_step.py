@@ -3,7 +3,7 @@
     python benchmarks/training_step.py [FOLDER] [--rounds=3] [--batches=6]
         [--precision=auto]
 
-Ours: loop.Training on photos from records, decoded and cut as it goes, AlexNet from
+Ours: the training loop on photos from records, decoded and cut as it goes, AlexNet from
 conv1 on with a new head. The limit: the bare step (forward, gradient, Adam) on
 a batch that is ready, at the same precision. The peer: keras.Model.fit in float32 of
 the same model, on the records read by a plain tf.data pipeline, in a process that
@@ -33,17 +33,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from model.loop import (
-    device,
-    dropout,
-    optimization,
-    parameter_update,
-    training_data,
-    training_loop,
-)
-from model.training import settings, stages, starting_point
+from model.loop import device, dropout, optimization, parameter_update, train_step
+from model.loop.inputs import training_data
+from model.training import cut_network, settings, stages, starting_point
 from model.weights import model_variables
-from pipeline.convert import conversion, convert_settings
+from pipeline.convert import conversion
 
 BATCH_SIZE = 64
 
@@ -61,41 +55,40 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Prints the table."""
     options = parse()
-    device.prepare()
-    precision = device.choose_precision(options.precision)
     images = options.batches * BATCH_SIZE
     with tempfile.TemporaryDirectory() as scratch:
-        source = convert_settings.Config(
-            source=str(options.folder), out=f"{scratch}/records"
-        )
+        source = conversion.Config(source=str(options.folder), out=f"{scratch}/records")
         found = conversion.convert(source).manifest
         config = settings.Config(
             ckpt="alexnet_conv", train_from="conv1", batch_size=BATCH_SIZE
         )
         start = starting_point.choose(config, found.class_names)
-        plan = stages.plan(start, config, len(found.class_names))
+        plan = stages.plan_stage(start, config, len(found.class_names))
+
+        setup = device.set_up(options.precision, Path(scratch) / "cache")
+        precision = setup.precision
 
         def parts(policy: str) -> tuple[Any, Any]:
-            trunk = stages.build_trunk(plan, policy)
-            tail = stages.build_tail(plan, trunk, policy)
+            trunk = cut_network.build_trunk(plan, policy)
+            tail = cut_network.build_tail(plan, trunk, policy)
             for part in (trunk, tail):
-                model_variables.assign(part, start.fit.values)
+                model_variables.assign(part, start.restored.values)
             return trunk, tail
 
-        fresh = training_data.Fresh(
+        fresh = training_data.Photos(
             found, plan.spec, seed=plan.seed, batch_size=BATCH_SIZE
         )
         batches = itertools.chain.from_iterable(map(fresh.training, itertools.count()))
-        model = stages.join(*parts(device.policy(precision)))
-        step = training_loop.TrainStep(model, learning_of(model, precision))
+        model = cut_network.join(*parts(setup.trained_policy))
+        step = train_step.TrainStep(model, learning_of(model))
 
         def ours() -> float:
             began = time.perf_counter()
             for inputs, labels in itertools.islice(batches, options.batches):
-                float(step(inputs, labels)[0])
+                float(step(inputs, labels).loss)
             return images / (time.perf_counter() - began)
 
-        bare = bare_step(stages.join(*parts(device.policy(precision))))
+        bare = bare_step(cut_network.join(*parts(setup.trained_policy)))
         ready = next(b for b in batches if len(b[1]) == BATCH_SIZE)
 
         def limit() -> float:
@@ -104,8 +97,8 @@ def main() -> None:
                 bare(*ready, tf.constant(number)).numpy()
             return images / (time.perf_counter() - began)
 
-        values = [stages.values(part) for part in parts("float32")]
-        plain = stages.assemble(plan, values[0] | values[1])
+        values = [cut_network.values(part) for part in parts("float32")]
+        plain = cut_network.assemble(plan, values[0] | values[1])
         name = f"limit: bare step on a ready batch, {precision}"
         with keras_fit(plain, found.directory, options.batches) as peer:
             figures = measure.rounds(
@@ -122,16 +115,15 @@ def main() -> None:
     print(f"graft / Keras' fit: {measure.ratio(one, other):.2f}")
 
 
-def learning_of(model: Any, precision: str) -> training_loop.Learning:
+def learning_of(model: Any) -> train_step.LearningSetup:
     """Adam at a constant rate."""
-    return training_loop.Learning(
-        update=parameter_update.Update(
-            model_variables.trainable(model),
-            optimization.Settings(),
-            float16=precision == "float16",
+    settings = optimization.Settings(policy="constant")
+    return train_step.LearningSetup(
+        update=parameter_update.ParameterUpdate(
+            model_variables.trainable(model), settings
         ),
-        schedule=optimization.Settings(policy="constant"),
-        rate=1e-5,
+        schedule=settings,
+        base_rate=1e-5,
         epochs=1,
         total_steps=1 << 30,
     )

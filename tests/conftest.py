@@ -24,9 +24,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-import train
 from model.networks import architecture, registry
-from model.training import settings
+from model.training import settings, train_run
 from pipeline.convert import conversion, convert_settings
 from pipeline.records import manifest
 
@@ -296,7 +295,7 @@ def shared_run(shared_records, weights_cache, tmp_path_factory):
             batch_size=8,
             learning_rate=1e-3,
         )
-        return train.train(config)
+        return train_run.train(config)
 
 
 def run_command(*words, cwd=ROOT, cache=None, **kwargs):

@@ -4,15 +4,21 @@ import dataclasses
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-import train
 from model.checkpoints import errors
-from model.loop import distributed, training_loop
+from model.loop import device, training_loop
 from model.runs import finished_run, run_folder
-from model.training import plan_estimate, repeated_runs, settings
+from model.training import (
+    learning_rate_finder,
+    plan_estimate,
+    repeated_runs,
+    settings,
+    train_run,
+)
 from pipeline.system.errors import DataError
 from tests import conftest, test_resume, test_reuse
 
@@ -41,9 +47,9 @@ def test_folds_test_each_photo_once(quick, found, capsys, monkeypatch):
     config = dataclasses.replace(quick, folds=3)
     with monkeypatch.context() as patch, pytest.raises(test_resume.Killed):
         test_resume.kill_at(patch, 8)  # in the second fold
-        train.repeat(config)
-    directory = train.Path(config.run_dir)
-    train.resume(directory)
+        repeated_runs.repeat(config)
+    directory = Path(config.run_dir)
+    repeated_runs.resume(directory)
     members = [directory / f"fold-{fold}" for fold in range(3)]
     tested = []
     for member in members:
@@ -73,8 +79,8 @@ def examples_of(path):
         return examples["sha256"].tolist()
 
 
-def test_seeds(quick):
-    directory = train.repeat(dataclasses.replace(quick, seeds=2, seed=5))
+def test_seeds_are_runs_of_their_own(quick):
+    directory = repeated_runs.repeat(dataclasses.replace(quick, seeds=2, seed=5))
     about = plan_of(directory)
     assert set(about["accuracy"]) == {"seed-5", "seed-6"}
     assert "all_photos" not in about
@@ -87,7 +93,7 @@ def test_seeds(quick):
     ]
     assert (kernels[0] != kernels[1]).any()
     config = dataclasses.replace(quick, seed=5, run_dir=quick.run_dir + "1")
-    single = train.train(config)
+    single = train_run.train(config)
     assert (directory.parent / "latest").resolve() == single
     alone = (
         finished_run.read(str(single)).load_model().get_layer("logits").kernel.numpy()
@@ -96,40 +102,44 @@ def test_seeds(quick):
 
 
 @pytest.mark.slow
-def test_seeds_of_changed_records(quick, tmp_path, found):
+def test_seeds_are_not_resumed_on_changed_records(quick, tmp_path, found):
     """What one has trained on would test another."""
     records = tmp_path / "records"
     shutil.copytree(found.directory, records)
     config = dataclasses.replace(quick, data=str(records), seeds=2)
-    directory = train.repeat(config)
+    directory = repeated_runs.repeat(config)
     done = conftest.run_command("-m", "pipeline.split", records, "--seed=1")
     assert done.returncode == 0, done.stderr
     with pytest.raises(run_folder.RunError, match="not the records that"):
-        train.resume(directory)
+        repeated_runs.resume(directory)
 
 
-def test_one_that_ran_away_does_not_count(quick, monkeypatch):
+def test_a_diverged_run_prevents_the_summary(quick, monkeypatch):
     """Although it has a best epoch and no snapshots, as those that have ended."""
-    run_epoch = training_loop.Training.run_epoch
+    validate = training_loop.Training.validate
 
-    def fail(self, on_batch):
+    def fail(self):
         if self.epoch:
-            raise training_loop.NonFiniteLoss("epoch 2: the loss is nan")
-        return run_epoch(self, on_batch)
+            raise training_loop.NonFiniteLoss("The loss is nan in epoch 2.")
+        return validate(self)
 
     config = dataclasses.replace(quick, seeds=2)
     with monkeypatch.context() as patch, pytest.raises(training_loop.NonFiniteLoss):
-        patch.setattr(training_loop.Training, "run_epoch", fail)
-        train.repeat(config)
-    directory = train.Path(config.run_dir)
+        patch.setattr(training_loop.Training, "validate", fail)
+        repeated_runs.repeat(config)
+    directory = Path(config.run_dir)
     assert finished_run.read(str(directory / "seed-0")).results()
-    with pytest.raises(run_folder.RunError, match=r"seed-0: epoch 2: .* cannot count"):
-        train.resume(directory)
+    with pytest.raises(
+        run_folder.RunError, match=r"seed-0: .* cannot be tested.* in epoch 2"
+    ):
+        repeated_runs.resume(directory)
 
 
 @pytest.mark.slow
-def test_pretrained_against_scratch_in_folds(quick, capsys):
-    directory = train.repeat(dataclasses.replace(quick, folds=2, compare="scratch"))
+def test_folds_test_a_comparison_with_scratch(quick, capsys):
+    directory = repeated_runs.repeat(
+        dataclasses.replace(quick, folds=2, compare="scratch")
+    )
     about = plan_of(directory)
     accuracies = [about["accuracy"], about["scratch"]["accuracy"]]
     assert [set(one) for one in accuracies] == [{"fold-0", "fold-1"}] * 2
@@ -138,13 +148,13 @@ def test_pretrained_against_scratch_in_folds(quick, capsys):
     assert f"scratch, mean {about['scratch']['mean']:.4f}" in said
 
 
-def test_rates_of_a_later_stage(quick):
+def test_layer_rates_of_a_later_stage_are_checked_first(quick):
     """Are refused before anything has trained."""
     method = {"rates": "conv55/*=2"}
     stages = ({"stage": "head"}, {"train_from": "conv2", **method})
     with pytest.raises(errors.MismatchedCheckpoint, match=r"conv55/.* fits no var"):
-        train.train(dataclasses.replace(quick, stages=stages))
-    assert not train.Path(quick.run_dir).exists()
+        train_run.train(dataclasses.replace(quick, stages=stages))
+    assert not Path(quick.run_dir).exists()
 
 
 @pytest.mark.parametrize(
@@ -155,43 +165,45 @@ def test_rates_of_a_later_stage(quick):
     ],
     ids=str,
 )
-def test_what_cannot_begin_leaves_nothing(quick, change, error):
-    train.train(dataclasses.replace(quick, run_dir=quick.run_dir + "0"))
+def test_runs_that_cannot_begin_leave_nothing(quick, change, error):
+    train_run.train(dataclasses.replace(quick, run_dir=quick.run_dir + "0"))
     with pytest.raises(error):
-        train.repeat(dataclasses.replace(quick, **change))
-    place = train.Path(quick.run_dir)
+        repeated_runs.repeat(dataclasses.replace(quick, **change))
+    place = Path(quick.run_dir)
     assert not place.exists()
     assert (place.parent / "latest").resolve().name == "run0"
 
 
-def test_progress_comes_to_its_end(quick, monkeypatch, capsys):
+def test_the_progress_of_a_resumed_stage_ends_at_100_percent(
+    quick, monkeypatch, capsys
+):
     """Of a training that ends within an epoch, and was stopped within one."""
     config = dataclasses.replace(quick, steps=8, snapshot_steps=1)
     with monkeypatch.context() as patch, pytest.raises(test_resume.Killed):
         test_resume.kill_at(patch, 5)
-        train.train(config)
-    train.resume(train.Path(quick.run_dir))
+        train_run.train(config)
+    train_run.resume(Path(quick.run_dir))
     said = capsys.readouterr().err
     assert re.findall(r"train: +(\d+)%", said)[-1] == "100"
 
 
-def test_a_damaged_plan(tmp_path):
+def test_a_damaged_repeats_file_is_an_error(tmp_path):
     (tmp_path / "repeats.json").write_text("{")
     with pytest.raises(run_folder.RunError, match=r"repeats\.json: damaged"):
-        train.resume(tmp_path)
+        repeated_runs.resume(tmp_path)
 
 
 @pytest.mark.parametrize("change", [{"folds": 1}, {"folds": 3, "seeds": 2}], ids=str)
-def test_what_cannot_be_repeated(quick, change):
+def test_folds_and_seeds_exclude_each_other(quick, change):
     with pytest.raises(ValueError, match="expected one of them, 2 or more"):
         dataclasses.replace(quick, **change)
 
 
 @pytest.mark.parametrize(("pooling", "size"), [("average", 6), ("statistics", 12)])
-def test_a_head_on_channels_on_the_whole(quick, pooling, size, capsys):
+def test_a_pooling_head_trains_and_is_kept(quick, pooling, size, capsys):
     where = {"features": "pool2", "pooling": pooling}
     pooled = dataclasses.replace(quick, **where, epochs=2, learning_rate=0)
-    first = train.train(pooled)
+    first = train_run.train(pooled)
     finished = finished_run.read(str(first))
     kernel = finished.load_model().get_layer("logits").kernel
     assert kernel.shape == (size, 3)
@@ -204,7 +216,7 @@ def test_a_head_on_channels_on_the_whole(quick, pooling, size, capsys):
         learning_rate=1e-30,
         epochs=1,
     )
-    (result,) = finished_run.read(str(train.train(again))).results()
+    (result,) = finished_run.read(str(train_run.train(again))).results()
     assert result["validation_loss"] == pytest.approx(lowest, rel=1e-4)
     rates = [one["learning_rate"] for one in finished.results()]
     # By the 6 numbers of each kind; 0.75 of it two steps into a cosine of six.
@@ -213,26 +225,26 @@ def test_a_head_on_channels_on_the_whole(quick, pooling, size, capsys):
     seat = dataclasses.replace(seat, run_dir=quick.run_dir + "4")
     capsys.readouterr()
     (result,) = finished_run.read(
-        str(train.train(seat))
+        str(train_run.train(seat))
     ).results()  # where the run had it
     said = capsys.readouterr().err
-    assert "kept head on" in said
+    assert re.search(r"^head +kept, on", said, re.M)
     assert "not used" not in said
     assert result["validation_loss"] == pytest.approx(lowest, rel=1e-4)
     deeper = dataclasses.replace(again, features="conv2", run_dir=quick.run_dir + "3")
     with pytest.raises(
-        errors.MismatchedCheckpoint, match="sits on pool2, here on conv"
+        errors.MismatchedCheckpoint, match="sits on pool2, the new one on conv"
     ):
-        train.train(deeper)
+        train_run.train(deeper)
     other = dataclasses.replace(again, pooling="none", run_dir=quick.run_dir + "3")
     with pytest.raises(errors.MismatchedCheckpoint, match="--pooling"):
-        train.train(other)
+        train_run.train(other)
 
 
 @pytest.mark.slow
-def test_a_run_is_trained_on_with_its_head(quick, found):
+def test_a_kept_head_begins_with_the_loss_it_had(quick, found):
     """A new run begins at the accuracy, and the loss, that the old one had."""
-    first = train.train(dataclasses.replace(quick, hidden=6, epochs=4))
+    first = train_run.train(dataclasses.replace(quick, hidden=6, epochs=4))
     results = finished_run.read(str(first)).results()
     lowest = min(result["validation_loss"] for result in results)
     again = dataclasses.replace(
@@ -244,7 +256,7 @@ def test_a_run_is_trained_on_with_its_head(quick, found):
         learning_rate=1e-30,
         epochs=1,
     )
-    second = train.train(again)
+    second = train_run.train(again)
     (result,) = finished_run.read(str(second)).results()
     assert result["validation_loss"] == pytest.approx(lowest, rel=1e-4)
     ledger = json.loads((second / "ledger.json").read_text())
@@ -252,22 +264,24 @@ def test_a_run_is_trained_on_with_its_head(quick, found):
     assert status["logits/kernel"] == status["head_hidden/bias"] == "restored"
     assert "new" not in status.values()
     new_head = dataclasses.replace(again, keep_head=False, run_dir=quick.run_dir + "3")
-    (other,) = finished_run.read(str(train.train(new_head))).results()
+    (other,) = finished_run.read(str(train_run.train(new_head))).results()
     assert other["validation_loss"] == pytest.approx(np.log(3), rel=0.05)
     for change, message in (
         ({"hidden": 7}, r"head_hidden/kernel of \[7, 7\].*found \[7, 6\]"),
         ({"hidden": 0}, r"logits/kernel of \[7, 3\].*found \[6, 3\]"),
-        ({"ckpt": quick.ckpt}, r"expected head_hidden/kernel.*found none"),
+        ({"ckpt": quick.ckpt}, r"Expected head_hidden/kernel.*found none"),
     ):
         with pytest.raises(errors.MismatchedCheckpoint, match=message):
-            train.train(dataclasses.replace(again, **change, run_dir=""))
+            train_run.train(dataclasses.replace(again, **change, run_dir=""))
     (first / "labels.txt").write_text("red\ngreen\nblue\n")
-    with pytest.raises(errors.MismatchedCheckpoint, match="same in the same order"):
-        train.train(dataclasses.replace(again, run_dir=""))
+    with pytest.raises(
+        errors.MismatchedCheckpoint, match="same classes in the same order"
+    ):
+        train_run.train(dataclasses.replace(again, run_dir=""))
 
 
-def test_find_rate(quick, capsys):
-    directory = train.find_rate(quick)
+def test_find_rate_writes_curve_and_picture(quick, capsys):
+    directory = learning_rate_finder.find_rate(quick)
     assert {path.name for path in directory.iterdir()} == {
         "config.json",
         "labels.txt",
@@ -279,20 +293,20 @@ def test_find_rate(quick, capsys):
     assert "learning" in capsys.readouterr().out
 
 
-class TestPlan:
-    @pytest.fixture(autouse=True)
-    def quickly(self, monkeypatch):
-        monkeypatch.setattr(plan_estimate, "_LEAST_S", 0.05)
+def plan_of_training(config):
+    return plan_estimate.plan(config, least_s=0.05)
 
-    def test_says_what_trains(self, quick):
+
+class TestPlan:
+    def test_the_plan_lists_layers_steps_and_features(self, quick):
         stages = (
             {"stage": "head", "epochs": 3},
             {"stage": "deeper", "train_from": "conv2", "views": 0, "steps": 7},
             {"stage": "some", "train": "fc3,logits"},
             {"stage": "again"},
         )
-        text = train.plan(dataclasses.replace(quick, stages=stages))
-        assert not train.Path(quick.run_dir).exists()
+        text = plan_of_training(dataclasses.replace(quick, stages=stages))
+        assert not Path(quick.run_dir).exists()
         parts = re.split(r"^(?:deeper|some|again):$", text, flags=re.M)
         head, deeper, some, again = parts
         assert re.search(r"conv1 +8 x 8 x 4 +112 +cached", head)
@@ -308,52 +322,51 @@ class TestPlan:
         assert "features of" not in again  # those of the first stage serve it
         assert re.search(r"altogether about [0-9.]+ (s|min), [0-9.]+ GB", again)
 
-    def test_cached_features_take_no_time(self, quick):
-        train.train(quick)
-        text = train.plan(dataclasses.replace(quick, run_dir=quick.run_dir + "2"))
+    def test_the_plan_counts_missing_features_alone(self, quick):
+        train_run.train(quick)
+        text = plan_of_training(dataclasses.replace(quick, run_dir=quick.run_dir + "2"))
         assert "features of" not in text
 
-    def test_several_trainings_take_longer(self, quick):
+    def test_the_plan_of_several_trainings_multiplies_their_time(self, quick):
         one, five = (
-            train.plan(dataclasses.replace(quick, seeds=seeds)) for seeds in (1, 5)
+            plan_of_training(dataclasses.replace(quick, seeds=seeds))
+            for seeds in (1, 5)
         )
         assert "such trainings" not in one
         assert "5 such trainings, altogether about" in five
 
-    def test_compared_networks_are_named(self, quick):
-        text = train.plan(dataclasses.replace(quick, compare="scratch"))
+    def test_the_plan_names_compared_networks(self, quick):
+        text = plan_of_training(dataclasses.replace(quick, compare="scratch"))
         assert "pretrained:\n" in text
         assert "scratch:\n" in text
 
     @pytest.mark.slow
-    def test_is_near_what_the_run_takes(self, quick, found, monkeypatch):
+    def test_the_plan_is_near_the_time_of_the_run(self, quick, found):
         """A network that takes a second an epoch, whole."""
-        monkeypatch.setattr(plan_estimate, "_LEAST_S", 1.0)
         config = dataclasses.replace(
             quick, ckpt="none", arch="cifar_cnn", epochs=4, batch_size=16
         )
-        cache = train.Path(config.run_dir).parent / "cache"
-        machine = distributed.Machine(precision="float32", cache_dir=cache)
-        (one,) = train._trainees(config, found, train.Path(config.run_dir), machine)
-        (estimate,) = plan_estimate.estimate(one, found)
-        results = finished_run.read(str(train.train(config))).results()
+        cache = Path(config.run_dir).parent / "cache"
+        setup = device.ComputeSetup(precision="float32", cache_dir=cache)
+        (network,) = train_run.prepare(config, found, Path(config.run_dir), setup)
+        (estimate,) = plan_estimate.estimate_stages(network, found)
+        results = finished_run.read(str(train_run.train(config))).results()
         # The first epoch has TensorFlow's preparations.
         took = sum(result["seconds"] for result in results[1:]) * 4 / 3
         assert 0.4 < estimate.seconds / took < 2.5  # other processes may be at work
 
 
-def test_memory_and_age_are_told():
-    assert 1e8 < plan_estimate.peak_bytes() < 1e11
+def test_the_age_of_the_process_is_plausible():
     assert 0.1 < plan_estimate.age_s() < 1e5
 
 
-def test_summary_by_hand():
+def test_the_summary_of_folds_by_hand():
     figures = {
         "fold-0": {"accuracy": 0.5, "num_examples": 10},
         "fold-1": {"accuracy": 0.75, "num_examples": 4},
     }
-    found = repeated_runs.summary(figures, folds=True)
-    assert found["mean"] == 0.625
-    assert found["standard_deviation"] == pytest.approx(0.125 * 2**0.5)
-    assert found["all_photos"]["accuracy"] == pytest.approx(8 / 14)
-    assert repeated_runs.as_text(found).splitlines()[-1].startswith("each of 14 photos")
+    summary = repeated_runs.summarise(figures, folds=True)
+    assert summary.mean == 0.625
+    assert summary.standard_deviation == pytest.approx(0.125 * 2**0.5)
+    assert summary.all_photos["accuracy"] == pytest.approx(8 / 14)
+    assert summary.as_text().splitlines()[-1].startswith("each of 14 photos")

@@ -8,14 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-import train
 from model.checkpoints import errors
-from model.loop import training_loop
+from model.loop import train_step
 from model.runs import finished_run, run_folder
-from model.training import settings
+from model.training import settings, train_run
 from pipeline.system.errors import DataError
 from tests import conftest, test_reuse
 
@@ -78,7 +78,7 @@ def outcome(directory):
 
 def kill_at(monkeypatch, batch):
     """Lets training end in front of a batch, counted over all stages."""
-    trained = training_loop.Training._train
+    trained = train_step.TrainStep.__call__
     count = 0
 
     def stop(self, *arguments):
@@ -88,7 +88,7 @@ def kill_at(monkeypatch, batch):
             raise Killed
         return trained(self, *arguments)
 
-    monkeypatch.setattr(training_loop.Training, "_train", stop)
+    monkeypatch.setattr(train_step.TrainStep, "__call__", stop)
 
 
 _undisturbed = []
@@ -99,11 +99,11 @@ def undisturbed(config, tmp_path):
     """Made once: it is the same whenever it is made."""
     if not _undisturbed:
         config = dataclasses.replace(config, run_dir=f"{tmp_path}/all")
-        _undisturbed.append(outcome(train.train(config)))
+        _undisturbed.append(outcome(train_run.train(config)))
     return _undisturbed[0]
 
 
-def test_stages(config, undisturbed):
+def test_stages_follow_each_other(config, undisturbed):
     _, results, frozen, _ = undisturbed
     assert [result["stage"] for result in results] == [
         *["head"] * 2,
@@ -115,101 +115,109 @@ def test_stages(config, undisturbed):
 
 
 @pytest.mark.slow
-def test_killed_anywhere_and_resumed(config, undisturbed, monkeypatch):
+def test_a_training_killed_anywhere_resumes_to_the_same_bytes(
+    config, undisturbed, monkeypatch
+):
     """In each stage, of which the second is killed twice."""
     for batch in (6, 12, 27):
-        directory = train.Path(config.run_dir)
+        directory = Path(config.run_dir)
         for place in (batch, 2)[: 2 if batch == 12 else 1]:
             with monkeypatch.context() as patch, contextlib.suppress(Killed):
                 kill_at(patch, place)
                 if directory.exists():
-                    train.resume(directory)
+                    train_run.resume(directory)
                 else:
-                    train.train(config)
+                    train_run.train(config)
         if directory.exists():
-            train.resume(directory)
+            train_run.resume(directory)
         else:
-            train.train(config)
+            train_run.train(config)
         assert outcome(directory) == undisturbed, batch
         assert not (directory / "checkpoints").exists()
         shutil.rmtree(directory)
 
 
-def test_a_head_stays_where_it_was(config, monkeypatch):
+def test_a_resumed_head_stays_on_its_layers(config, monkeypatch):
     """Though the default place of a head is another one by now."""
     config = dataclasses.replace(config, stages=(), hidden=0, epochs=2)
     with monkeypatch.context() as patch, contextlib.suppress(Killed):
         kill_at(patch, 8)
-        train.train(dataclasses.replace(config, features="pool1,pool2"))
-    path = train.Path(config.run_dir) / "config.json"
+        train_run.train(dataclasses.replace(config, features="pool1,pool2"))
+    path = Path(config.run_dir) / "config.json"
     about = json.loads(path.read_text())
     assert about["features"] == "pool1,pool2"
     about["settings"]["features"] = ""
     path.write_text(json.dumps(about))
-    directory = train.resume(train.Path(config.run_dir))
+    directory = train_run.resume(Path(config.run_dir))
     model = finished_run.read(str(directory)).load_model()
     assert model.get_layer("logits").kernel.shape == (4 + 6, 3)
 
 
 @pytest.mark.slow
-def test_a_damaged_snapshot_is_made_up_for(config, undisturbed, monkeypatch, capsys):
+def test_a_damaged_snapshot_is_replaced_by_the_one_before(
+    config, undisturbed, monkeypatch, capsys
+):
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_at(patch, 20)
-        train.train(config)
-    directory = train.Path(config.run_dir)
+        train_run.train(config)
+    directory = Path(config.run_dir)
     newest = max((directory / "checkpoints").iterdir())
     newest.write_bytes(newest.read_bytes()[:1000])
-    train.resume(directory)
+    train_run.resume(directory)
     assert f"{newest} is damaged" in capsys.readouterr().err
     assert outcome(directory) == undisturbed
 
 
 @pytest.mark.slow
-def test_what_cannot_go_on(config, monkeypatch, tmp_path, shared_records):
-    directory = train.Path(config.run_dir)
+def test_runs_that_cannot_be_resumed_are_refused(
+    config, monkeypatch, tmp_path, shared_records
+):
+    directory = Path(config.run_dir)
     with pytest.raises(run_folder.RunError, match="no run, or one"):
-        train.resume(directory)
+        train_run.resume(directory)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_at(patch, 20)
-        train.train(config)
+        train_run.train(config)
     with pytest.raises(run_folder.RunError, match=f"--resume={directory}"):
-        train.train(config)
+        train_run.train(config)
     about = (directory / "config.json").read_text()
     other = json.loads(about)
     other["data"]["manifest_digest"] = "0" * 64
     (directory / "config.json").write_text(json.dumps(other))
     with pytest.raises(run_folder.RunError, match="not the records that"):
-        train.resume(directory)
+        train_run.resume(directory)
     other = json.loads(about)
     other["weights"]["tensors_sha256"] = "0" * 64
     (directory / "config.json").write_text(json.dumps(other))
-    with pytest.raises(run_folder.RunError, match="has other weights"):
-        train.resume(directory)
+    with pytest.raises(run_folder.RunError, match="holds other weights"):
+        train_run.resume(directory)
     other = json.loads(about)
     other["settings"]["hidden"] = 6
     (directory / "config.json").write_text(json.dumps(other))
     with pytest.raises(run_folder.RunError, match="snapshots are of another training"):
-        train.resume(directory)
+        train_run.resume(directory)
     (directory / "config.json").write_text("{")
     with pytest.raises(DataError, match="damaged"):
-        train.resume(directory)
+        train_run.resume(directory)
     (directory / "config.json").write_text(about)
-    train.resume(directory)
+    train_run.resume(directory)
     with pytest.raises(run_folder.RunError, match="training is complete"):
-        train.resume(directory)
+        train_run.resume(directory)
 
 
 @pytest.mark.slow
-def test_pretrained_against_scratch(config, undisturbed, monkeypatch, capsys):
+def test_a_comparison_with_scratch_trains_both_on_the_same_batches(
+    config, undisturbed, monkeypatch, capsys
+):
     """The first is as if it were alone; the second sees the same batches."""
     config = dataclasses.replace(config, compare="scratch")
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_at(patch, 33)
-        train.train(config)
-    directory = train.Path(config.run_dir)
-    train.resume(directory)
+        train_run.train(config)
+    directory = Path(config.run_dir)
+    train_run.resume(directory)
     assert outcome(directory) == undisturbed
-    scratch = directory / train.SCRATCH
+    scratch = directory / train_run.SCRATCH
     assert outcome(scratch)[0] != undisturbed[0]
     assert json.loads((scratch / "ledger.json").read_text())["ckpt"] == "none"
     assert [r["epoch"] for r in results_of(scratch)] == list(range(1, 7))
@@ -230,7 +238,7 @@ def test_a_stage_starts_from_the_best_or_the_last(config, tmp_path):
     losses = {}
     for start in settings.STARTS:
         stages = (moving, {**still, "start": start})
-        directory = train.train(
+        directory = train_run.train(
             dataclasses.replace(config, stages=stages, run_dir=f"{tmp_path}/{start}")
         )
         losses[start] = [r["validation_loss"] for r in results_of(directory)]
@@ -241,11 +249,11 @@ def test_a_stage_starts_from_the_best_or_the_last(config, tmp_path):
 
 
 @pytest.mark.parametrize("patterns", ["fc9,logits", ",", "logits,"])
-def test_patterns_of_no_layer(config, patterns):
+def test_patterns_that_fit_no_layer_are_refused(config, patterns):
     config = dataclasses.replace(config, train=patterns, stages=())
     with pytest.raises(errors.MismatchedCheckpoint, match="fits no layer up to"):
-        train.train(config)
-    assert not train.Path(config.run_dir).exists()
+        train_run.train(config)
+    assert not Path(config.run_dir).exists()
 
 
 @pytest.mark.parametrize(
@@ -256,9 +264,9 @@ def test_patterns_of_no_layer(config, patterns):
         ("*", {"conv1", "conv2", "fc3", "fc4", "head_hidden", "logits"}),
     ],
 )
-def test_layers_by_pattern(config, patterns, moved):
+def test_layers_named_by_patterns_train(config, patterns, moved):
     config = dataclasses.replace(config, train=patterns, stages=(), epochs=1)
-    directory = train.train(config)
+    directory = train_run.train(config)
     ledger = json.loads((directory / "ledger.json").read_text())
     frozen = {entry["variable"].split("/")[0] for entry in ledger["frozen"]}
     everything = {"conv1", "conv2", "fc3", "fc4", "head_hidden", "logits"}
@@ -274,7 +282,7 @@ def small_training(records, directory, *more):
 
 
 @pytest.mark.slow
-def test_signals(shared_records, tmp_path):
+def test_signals_take_snapshots_and_stop(shared_records, tmp_path):
     """SIGUSR1 takes a snapshot, kill -9 nothing, SIGTERM takes one and stops."""
     all_at_once = tmp_path / "all"
     done = conftest.run_command(*small_training(shared_records, all_at_once))
@@ -316,8 +324,8 @@ def test_signals(shared_records, tmp_path):
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
-    assert f"going on after step {first}" in said
-    assert f"--resume={directory} goes on" in said
+    assert f"resumed after step {first}" in said
+    assert f"to continue: python train.py --resume={directory}" in said
     assert "Traceback" not in said
     assert max(steps()) > first
     done = conftest.run_command("train.py", f"--resume={directory}")

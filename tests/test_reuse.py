@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 import evaluate
-import train
 from model.checkpoints import errors, reading
 from model.evaluation import evaluation_settings
 from model.export import export_settings, exporting
 from model.runs import finished_run, run_folder
-from model.training import settings
+from model.training import settings, train_run
 from model.weights import model_variables, preprocessing_overrides, weight_file
 from tests import conftest
 
@@ -66,7 +65,7 @@ def about(config):
 
 
 def test_all_that_fits_is_restored(quick):
-    train.train(quick)
+    train_run.train(quick)
     found, frozen = ledger(quick)
     assert found == {
         "restored": {"conv1", "conv2", "fc3", "fc4"},
@@ -78,7 +77,7 @@ def test_all_that_fits_is_restored(quick):
 
 def test_layers_left_out_on_purpose_are_new_and_train(quick):
     config = dataclasses.replace(quick, skip="fc3,fc4", features="fc4")
-    train.train(config)
+    train_run.train(config)
     found, frozen = ledger(config)
     assert found["restored"] == {"conv1", "conv2"}
     assert found["skipped"] == {"fc3", "fc4"}
@@ -91,22 +90,22 @@ def test_a_skip_of_no_layer(quick):
     with pytest.raises(
         errors.MismatchedCheckpoint, match=r"--skip=fc9: tiny .*conv1, conv2, fc3"
     ):
-        train.train(dataclasses.replace(quick, skip="fc3,fc9"))
+        train_run.train(dataclasses.replace(quick, skip="fc3,fc9"))
 
 
 def test_some_blocks_only(tiny, quick, tmp_path):
     """The new layer goes where the file's layers end, or further up if told to."""
     arrays = tiny_arrays(tiny, ("conv1", "conv2"))
     config = dataclasses.replace(quick, ckpt=write(tiny, tmp_path / "some.npy", arrays))
-    train.train(config)
+    train_run.train(config)
     assert about(config)["features"] == "pool2"
     deeper = dataclasses.replace(
         config, features="fc4", run_dir=str(tmp_path / "deeper")
     )
     with pytest.raises(errors.MismatchedCheckpoint, match="--skip=fc3,fc4"):
-        train.train(deeper)
+        train_run.train(deeper)
     deeper = dataclasses.replace(deeper, skip="fc3,fc4")
-    train.train(deeper)
+    train_run.train(deeper)
     assert ledger(deeper)[0]["new"] == {"fc3", "fc4", "logits"}
 
 
@@ -116,7 +115,7 @@ def test_a_near_miss_is_named(tiny, quick, tmp_path, capsys):
     config = dataclasses.replace(
         quick, ckpt=write(tiny, tmp_path / "near.safetensors", arrays)
     )
-    train.train(config)
+    train_run.train(config)
     assert about(config)["features"] == "fc3"
     said = capsys.readouterr().err
     assert "the file has fc4_flickr, the network has fc4" in said
@@ -140,7 +139,7 @@ def test_a_runs_weights_start_another_run(quick, tmp_path, name):
         train_from="fc4",
         overrides=dataclasses.replace(quick.overrides, scale=2.0),
     )
-    train.train(first)
+    train_run.train(first)
     path = tmp_path / "out" / name
     shapes = exporting.export(
         export_settings.Config(run_dir=first.run_dir, weights=str(path))
@@ -149,7 +148,7 @@ def test_a_runs_weights_start_another_run(quick, tmp_path, name):
     second = dataclasses.replace(
         quick, ckpt=str(path), run_dir=str(tmp_path / "second"), epochs=1
     )
-    train.train(second)
+    train_run.train(second)
     assert about(second)["input_spec"]["scale"] == 2.0
     before = model_variables.gather(finished_run.read(first.run_dir).load_model())
     after = model_variables.gather(finished_run.read(second.run_dir).load_model())
@@ -185,14 +184,14 @@ def test_a_run_on_a_rebuilt_model_starts_another_run(quick, tmp_path, name):
         ckpt=keras_file(tmp_path / "theirs.keras"),
         overrides=preprocessing_overrides.AS_WEIGHTS,
     )
-    train.train(first)
+    train_run.train(first)
     path = run_folder.Path(first.run_dir) / name
     if name != "model.keras":
         exporting.export(
             export_settings.Config(run_dir=first.run_dir, weights=str(path))
         )
     second = dataclasses.replace(first, ckpt=str(path), run_dir=str(tmp_path / "b"))
-    train.train(second)
+    train_run.train(second)
     assert about(second)["network"] == "keras-theirs"
     assert about(second)["input_spec"] == about(first)["input_spec"]
     assert ledger(second)[0] == {
@@ -205,10 +204,10 @@ def test_a_run_on_a_rebuilt_model_starts_another_run(quick, tmp_path, name):
 
 
 def test_a_run_folder_is_no_checkpoint(quick):
-    train.train(quick)
+    train_run.train(quick)
     again = dataclasses.replace(quick, ckpt=quick.run_dir, run_dir="x")
     with pytest.raises(errors.UnknownFormat, match=r"x?/model\.keras starts from its"):
-        train.train(again)
+        train_run.train(again)
 
 
 class TestPretrained:
@@ -216,7 +215,7 @@ class TestPretrained:
     def file(self, tiny, quick, tmp_path):
         """The trained network with its final layer under the network's own name."""
         config = dataclasses.replace(quick, train_from="conv1", epochs=12)
-        train.train(config)
+        train_run.train(config)
         arrays = {
             name.replace("logits", "fc5"): array
             for name, array in model_variables.gather(

@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import train
 from model.checkpoints import errors
 from model.loop import training_loop
 from model.runs import finished_run, run_folder
-from model.training import settings
+from model.training import settings, train_run
 from model.weights import named_weights
 from pipeline.batches import dataset
 from pipeline.records import manifest
@@ -71,7 +70,7 @@ def test_a_run_folder_is_complete(shared_run):
     assert (shared_run / "labels.txt").read_text() == "blue\ngreen\nred\n"
 
 
-def test_config_says_what_was_done(shared_run, found, weights_cache):
+def test_config_records_settings_and_digests(shared_run, found, weights_cache):
     config = content(shared_run, "config.json")
     fields = {field.name for field in dataclasses.fields(settings.Config)}
     assert set(config["settings"]) == fields
@@ -89,7 +88,7 @@ def test_config_says_what_was_done(shared_run, found, weights_cache):
     assert config["versions"]["tensorflow"] == tf.__version__
 
 
-def test_training_learns_and_says_so(shared_run):
+def test_metrics_show_that_training_learns(shared_run):
     lines = (shared_run / "metrics.jsonl").read_text().splitlines()
     results = [json.loads(line) for line in lines]
     assert [result["epoch"] for result in results] == [1, 2, 3, 4]
@@ -147,7 +146,7 @@ def test_the_model_loads_in_plain_keras_elsewhere(shared_run, found, tmp_path):
     assert np.allclose(np.load(tmp_path / "logits.npy"), expected, atol=1e-4)
 
 
-def test_the_saved_model_is_the_best_by_validation(shared_run, found):
+def test_the_saved_model_has_the_lowest_validation_loss(shared_run, found):
     """Its loss on the validation photos is the lowest of metrics.jsonl."""
     lines = (shared_run / "metrics.jsonl").read_text().splitlines()
     lowest = min(json.loads(line)["validation_loss"] for line in lines)
@@ -163,7 +162,7 @@ def test_the_same_seed_gives_the_same_bytes(quick, tmp_path):
     weights = []
     for name, seed in (("one", 0), ("same", 0), ("other", 1)):
         config = dataclasses.replace(quick, run_dir=str(tmp_path / name), seed=seed)
-        directory = train.train(config)
+        directory = train_run.train(config)
         model = keras.models.load_model(directory / "model.keras")
         weights.append(model.get_layer("logits").kernel.numpy())
     assert (weights[0] == weights[1]).all()
@@ -172,17 +171,17 @@ def test_the_same_seed_gives_the_same_bytes(quick, tmp_path):
 
 def test_features_are_computed_once(quick, tmp_path):
     cache = tmp_path / "cache"
-    train.train(quick)
+    train_run.train(quick)
     (folder,) = cache.iterdir()
     stamps = {p.name: p.stat().st_mtime_ns for p in folder.glob("view*.npy")}
-    train.train(dataclasses.replace(quick, run_dir=str(tmp_path / "again")))
+    train_run.train(dataclasses.replace(quick, run_dir=str(tmp_path / "again")))
     assert {p.name: p.stat().st_mtime_ns for p in folder.glob("view*.npy")} == stamps
 
 
 @pytest.mark.parametrize("views", [0, 1], ids=["fresh windows", "cached"])
 def test_deeper_layers_can_train(quick, views, found):
     config = dataclasses.replace(quick, train_from="conv5", views=views, epochs=1)
-    directory = train.train(config)
+    directory = train_run.train(config)
     (stage,) = content(directory, "config.json")["stages"]
     assert stage == {"train_from": "conv5", "cut": "conv3", "frozen": ["conv4"]}
     ledger = content(directory, "ledger.json")
@@ -202,7 +201,7 @@ def test_deeper_layers_can_train(quick, views, found):
 @pytest.mark.slow
 def test_everything_can_train_from_a_random_start(quick):
     config = dataclasses.replace(quick, ckpt="none", features="pool5", epochs=1)
-    directory = train.train(config)
+    directory = train_run.train(config)
     ledger = content(directory, "ledger.json")
     assert ledger["ckpt"] == "none"
     assert ledger["frozen"] == []
@@ -211,13 +210,13 @@ def test_everything_can_train_from_a_random_start(quick):
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
 def test_each_precision_trains(quick, precision, found):
-    directory = train.train(dataclasses.replace(quick, precision=precision))
+    directory = train_run.train(dataclasses.replace(quick, precision=precision))
     logits = validation_logits(directory, found)
     assert logits.dtype == np.float32
     assert np.isfinite(logits).all()
 
 
-def test_a_tensorflow_1_checkpoint_is_taken_by_its_names(quick, tmp_path):
+def test_a_tensorflow_1_checkpoint_is_matched_by_names(quick, tmp_path):
     """The 2018 form, of which this one has the convolutions."""
     random = np.random.default_rng(0)
     shapes = {
@@ -239,42 +238,42 @@ def test_a_tensorflow_1_checkpoint_is_taken_by_its_names(quick, tmp_path):
         shape_and_slices=[""] * len(tensors),
         tensors=list(tensors.values()),
     )
-    directory = train.train(dataclasses.replace(quick, ckpt=str(prefix), epochs=1))
+    directory = train_run.train(dataclasses.replace(quick, ckpt=str(prefix), epochs=1))
     assert content(directory, "config.json")["network"] == "alexnet"
     model = keras.models.load_model(directory / "model.keras")
     kernel = model.get_layer("conv3").kernel.numpy()
     assert (kernel == tensors["conv3/weights"]).all()
 
 
-def test_a_loss_that_runs_away_stops_the_run_and_names_the_step(quick):
+def test_a_diverging_loss_stops_the_run_and_names_the_step(quick):
     config = dataclasses.replace(quick, learning_rate=1e38)
     with pytest.raises(training_loop.NonFiniteLoss, match=r"step \d+ of epoch \d+"):
-        train.train(config)
+        train_run.train(config)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"ckpt": "alexnett"}, "did you mean alexnet"),
+        ({"ckpt": "alexnett"}, "Did you mean alexnet"),
         ({"features": "fc7"}, "fc6"),
         ({"features": "pool9"}, "pool9"),
         ({"features": "pool5,pool9"}, "conv1, pool1, conv2"),
-        ({"features": "pool2,pool5", "pooling": "none"}, "expected --pooling=average"),
+        ({"features": "pool2,pool5", "pooling": "none"}, "Use --pooling=average"),
         ({"train_from": "conv9"}, "conv9"),
     ],
     ids=str,
 )
-def test_what_the_weights_do_not_allow_is_an_error(quick, change, message):
+def test_settings_that_the_weights_do_not_allow_are_an_error(quick, change, message):
     config = dataclasses.replace(quick, **change)
     with pytest.raises(errors.CheckpointError, match=message):
-        train.train(config)
+        train_run.train(config)
     assert not (run_folder.Path(config.run_dir)).exists()
 
 
-def test_records_are_asked_for(quick, tmp_path):
+def test_missing_records_name_the_command_that_makes_them(quick, tmp_path):
     config = dataclasses.replace(quick, data=str(tmp_path / "nothing"))
     with pytest.raises((DataError, FileNotFoundError), match=r"pipeline\.convert"):
-        train.train(config)
+        train_run.train(config)
 
 
 def test_an_empty_validation_split_is_refused(quick, shared_records, tmp_path):
@@ -288,14 +287,14 @@ def test_an_empty_validation_split_is_refused(quick, shared_records, tmp_path):
     dataclasses.replace(found, rows=rows, directory=tmp_path).stage(tmp_path)
     config = dataclasses.replace(quick, data=str(tmp_path))
     with pytest.raises(DataError, match="no validation photo"):
-        train.train(config)
+        train_run.train(config)
 
 
 def test_a_run_folder_is_not_overwritten(quick, shared_run):
     config = dataclasses.replace(quick, run_dir=str(shared_run))
     before = conftest.folder_digest(shared_run)
     with pytest.raises(run_folder.RunError, match="choose another"):
-        train.train(config)
+        train_run.train(config)
     assert conftest.folder_digest(shared_run) == before
 
 

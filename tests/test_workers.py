@@ -66,7 +66,7 @@ def same_losses(first, second):
 
 
 @pytest.mark.slow
-def test_two_processes_are_as_one(shared_records, weights_cache, tmp_path):
+def test_two_processes_train_as_one_does(shared_records, weights_cache, tmp_path):
     arguments = small_training(shared_records, tmp_path / "one", "--epochs=3")
     alone = conftest.run_command("train.py", *arguments, cache=weights_cache)
     assert alone.returncode == 0, alone.stderr
@@ -86,7 +86,7 @@ def test_two_processes_are_as_one(shared_records, weights_cache, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_process_that_dies(shared_records, weights_cache, tmp_path):
+def test_a_process_that_dies_stops_the_others(shared_records, weights_cache, tmp_path):
     directory = tmp_path / "run"
     arguments = small_training(
         shared_records, directory, "--epochs=100000", "--snapshot_steps=5"
@@ -106,8 +106,8 @@ def test_a_process_that_dies(shared_records, weights_cache, tmp_path):
         other.kill()
         other.communicate()
     assert chief.returncode == 2, said
-    assert "another process of this training has gone" in said
-    assert f"--resume={directory} goes on" in said
+    assert "another process of this training does not answer" in said
+    assert f"--resume={directory}" in said
     assert "Traceback" not in said
 
 
@@ -120,9 +120,9 @@ tf.config.set_logical_device_configuration(
 )
 import numpy as np
 import keras
-from model.loop import distributed, optimization, parameter_update, training_loop
-from model.training import stages
-from model.weights import model_variables, restore
+from model.loop import distributed, optimization, parameter_update, train_step
+from model.training import cut_network
+from model.weights import model_variables
 
 def train(devices, trained=False):
     keras.utils.set_random_seed(0)
@@ -130,15 +130,16 @@ def train(devices, trained=False):
     hidden = keras.layers.Dense(5, activation="relu")(inputs)
     norm = keras.layers.BatchNormalization(trainable=trained)(hidden)
     model = keras.Model(inputs, keras.layers.Dense(3)(norm))
-    moved = parameter_update.Update(
-        model_variables.trainable(model), optimization.Settings(), float16=False
+    settings = optimization.Settings()
+    setup = train_step.LearningSetup(
+        update=parameter_update.ParameterUpdate(
+            model_variables.trainable(model), settings
+        ),
+        schedule=settings, base_rate=0.1, epochs=1, total_steps=9,
+        process_group=distributed.ProcessGroup(devices=devices),
+        statistics=cut_network.statistics(model),
     )
-    learning = training_loop.Learning(
-        update=moved, schedule=optimization.Settings(), rate=0.1, epochs=1,
-        total_steps=9, together=distributed.Workers(devices),
-        statistics=stages.statistics(model),
-    )
-    step = training_loop.TrainStep(model, learning)
+    step = train_step.TrainStep(model, setup)
     random = np.random.default_rng(0)
     figures = []
     for size in (7, 8, 1):
@@ -158,7 +159,7 @@ assert all(np.isfinite(weight).all() for weight in weights)
 """
 
 
-def test_two_devices_are_as_one():
+def test_two_devices_train_as_one_does():
     done = subprocess.run(
         [sys.executable, "-c", ON_TWO_DEVICES],
         cwd=conftest.ROOT,
@@ -179,28 +180,27 @@ class TestGPUs:
     ANOTHERS = ("/job:worker/replica:0/task:1/device:GPU:0",)
 
     @staticmethod
-    def of_two(own):
-        extended = types.SimpleNamespace(worker_devices=own)
-        found = distributed.Workers()
-        found.size, found._strategy = 2, types.SimpleNamespace(extended=extended)
-        return found
+    def one_of_two(gpus):
+        """A process of two, whose strategy knows these GPUs of its own."""
+        extended = types.SimpleNamespace(worker_devices=gpus)
+        strategy = types.SimpleNamespace(extended=extended)
+        return distributed.ProcessGroup(size=2, strategy=strategy)
 
-    def test_alone(self):
-        found = distributed.Workers()
-        found.use(self.GPUS[:1])
-        assert found.devices == ("",)
-        found.use(self.GPUS)
-        assert (found.devices, found.num_replicas) == (self.GPUS, 2)
+    def test_a_single_process_uses_all_gpus(self):
+        alone = distributed.ProcessGroup()
+        assert alone.on_gpus(self.GPUS[:1]).devices == ("",)
+        both = alone.on_gpus(self.GPUS)
+        assert (both.devices, both.num_replicas) == (self.GPUS, 2)
 
-    def test_those_of_other_processes_are_left_to_them(self):
-        found = self.of_two(self.GPUS[:1])
-        found.use((*self.GPUS[:1], *self.ANOTHERS))
-        assert (found.devices, found.num_replicas) == (("",), 2)
+    def test_gpus_of_other_processes_are_left_to_them(self):
+        group = self.one_of_two(self.GPUS[:1])
+        group = group.on_gpus((*self.GPUS[:1], *self.ANOTHERS))
+        assert (group.devices, group.num_replicas) == (("",), 2)
 
-    def test_several_in_several_processes(self):
-        found = self.of_two(self.GPUS)
+    def test_several_gpus_in_each_of_several_processes_are_refused(self):
+        group = self.one_of_two(self.GPUS)
         with pytest.raises(DataError, match="2 processes, and 2 GPUs in this"):
-            found.use((*self.GPUS, *self.ANOTHERS))
+            group.on_gpus((*self.GPUS, *self.ANOTHERS))
 
 
 @pytest.mark.parametrize(
@@ -221,8 +221,8 @@ class TestGPUs:
         ),
     ],
 )
-def test_place(tf_config, expected):
-    assert distributed.place(tf_config) == expected
+def test_rank_and_size_come_from_tf_config(tf_config, expected):
+    assert distributed.rank_and_size(tf_config) == expected
 
 
 @pytest.mark.parametrize(
@@ -236,17 +236,16 @@ def test_place(tf_config, expected):
         '{"cluster": {"worker": 3}, "task": {"type": "worker", "index": 1}}',
     ],
 )
-def test_a_place_that_is_none(tf_config):
+def test_a_tf_config_without_this_process_is_refused(tf_config):
     with pytest.raises(DataError, match="TF_CONFIG: expected"):
-        distributed.place(tf_config)
+        distributed.rank_and_size(tf_config)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 13, 64])
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_shares_are_the_whole(count, size):
-    taken = []
+def test_the_shares_of_all_processes_are_the_batch(count, size):
+    shared = []
     for rank in range(size):
-        one = distributed.Workers()
-        one.rank, one.size = rank, size
-        taken += np.arange(count)[one.share(count)].tolist()
-    assert taken == list(range(count))
+        group = distributed.ProcessGroup(rank=rank, size=size)
+        shared += np.arange(count)[group.share(count)].tolist()
+    assert shared == list(range(count))

@@ -1,16 +1,17 @@
-"""Several devices and several processes that train one network together.
+"""Share each training batch among the devices of several processes.
 
-Each has all weights and computes the gradients of its share of every batch; their sum
-moves the weights, the same everywhere. Devices of a process are given their shares in
-one graph; processes find each other by TF_CONFIG, as Kubeflow, Vertex AI and SageMaker
-set it, and add up by tf.distribute's collective operations.
+Every process has all weights and computes the gradients of its share of every batch;
+their sum changes the weights, equally everywhere. Devices of one process compute their
+shares in one graph. Processes find each other by TF_CONFIG, as Kubeflow, Vertex AI and
+SageMaker set it, and sum with the collective operations of tf.distribute.
 """
 
+import contextlib
 import dataclasses
+import functools
 import json
 import os
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -19,7 +20,7 @@ from pipeline.system.errors import DataError
 
 
 class WorkerLost(DataError):
-    """Another process of the training has gone."""
+    """Another process of the training does not answer."""
 
 
 # What collective operations raise when another process does not answer.
@@ -29,62 +30,62 @@ LOST = (
     tf.errors.CancelledError,
     tf.errors.DeadlineExceededError,
 )
+# (inputs, labels, number of the replica) -> tensors.
+ReplicaFunction = Callable[..., Sequence[Any]]
 
 
-class Workers:
-    """The processes of a training, and this process' devices.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProcessGroup:
+    """The processes of a training, and the devices of this process.
 
     Attributes:
-        rank: of this process, from 0; the first is the chief, which alone writes.
-        size: number of processes.
-        devices: of this process that compute gradients.
+        rank: Number of this process, from 0. Process 0 is the chief, which alone
+            writes.
+        size: Number of processes.
+        devices: Names of this process' devices that compute gradients, such as
+            "/GPU:1"; "" leaves the choice to TensorFlow.
+        strategy: tf.distribute strategy that connects the processes; None for one.
     """
 
-    def __init__(self, devices: Sequence[str] = ("",)) -> None:
-        """One process.
-
-        Args:
-            devices: names, as "/GPU:1"; "" leaves it to TensorFlow.
-        """
-        self.rank, self.size = 0, 1
-        self.devices = tuple(devices)
-        self._strategy: Any = None
+    rank: int = 0
+    size: int = 1
+    devices: tuple[str, ...] = ("",)
+    strategy: Any = None
 
     @classmethod
-    def from_environment(cls, devices: Sequence[str] = ("",)) -> "Workers":
-        """As TF_CONFIG says; to be called before TensorFlow computes anything.
+    def from_environment(cls) -> "ProcessGroup":
+        """Connect the processes that TF_CONFIG lists.
+
+        Must be called before TensorFlow computes anything.
 
         Raises:
             DataError: TF_CONFIG cannot be understood.
         """
-        found = cls(devices)
-        found.rank, found.size = place(os.environ.get("TF_CONFIG", ""))
-        if found.size > 1:
-            found._strategy = tf.distribute.MultiWorkerMirroredStrategy()
-        return found
+        rank, size = rank_and_size(os.environ.get("TF_CONFIG", ""))
+        strategy = tf.distribute.MultiWorkerMirroredStrategy() if size > 1 else None
+        return cls(rank=rank, size=size, strategy=strategy)
 
-    def use(self, gpus: Sequence[str]) -> None:
-        """Computes on several GPUs, if there are several.
+    def on_gpus(self, gpus: Sequence[str]) -> "ProcessGroup":
+        """Return the group that computes on all GPUs of this process.
 
         Args:
-            gpus: as TensorFlow lists them, which is those of all processes.
+            gpus: Names of the GPUs of all processes, as TensorFlow lists them.
 
         Raises:
-            DataError: there are several, and several processes.
+            DataError: There are several processes, and several GPUs in this one.
         """
-        if self._strategy is not None:
-            gpus = [
-                gpu for gpu in gpus if gpu in self._strategy.extended.worker_devices
-            ]
+        if self.strategy is not None:
+            local = self.strategy.extended.worker_devices
+            gpus = [gpu for gpu in gpus if gpu in local]
         if len(gpus) < 2:
-            return
+            return self
         if self.size > 1:
             raise DataError(
-                f"TF_CONFIG: {self.size} processes, and {len(gpus)} GPUs in this one; "
-                "expected one in each: start a process for each GPU, which "
-                "CUDA_VISIBLE_DEVICES shows it alone"
+                f"TF_CONFIG: {self.size} processes, and {len(gpus)} GPUs in this one. "
+                "Expected one GPU in each process. Start one process per GPU and give "
+                "it this GPU alone by CUDA_VISIBLE_DEVICES."
             )
-        self.devices = tuple(gpus)
+        return dataclasses.replace(self, devices=tuple(gpus))
 
     @property
     def is_chief(self) -> bool:
@@ -93,100 +94,119 @@ class Workers:
 
     @property
     def num_replicas(self) -> int:
-        """Of all processes together, if they are alike."""
+        """Number of devices of all processes, each of which has equally many."""
         return self.size * len(self.devices)
 
     def share(self, count: int) -> slice:
-        """Which of a batch's examples are this process'."""
+        """Return which of a batch's `count` photos belong to this process."""
         return slice(
             count * self.rank // self.size, count * (self.rank + 1) // self.size
         )
 
-    def compute(
-        self,
-        function: Callable[[Any, Any, Any], Sequence[Any]],
-        inputs: Any,
-        labels: Any,
-    ) -> list[Any]:
-        """The sum of what a function makes of the parts of a batch, over all replicas.
+    def summed_over_replicas(
+        self, function: ReplicaFunction
+    ) -> Callable[[Any, Any], Sequence[Any]]:
+        """Return a function that runs on all replicas and sums what they return.
 
         Args:
-            function: (inputs, labels, number of the replica) -> tensors to add up.
-            inputs: of this process' share.
-            labels: likewise.
-        """
-        number = len(self.devices)
-        first = self.rank * number
-        if number == 1:
-            return self.add_up(function(inputs, labels, first))
-        count = tf.shape(labels)[0]
-        parts = []
-        for place, device in enumerate(self.devices):
-            some = slice(count * place // number, count * (place + 1) // number)
-            with tf.device(device):
-                parts.append(function(inputs[some], labels[some], first + place))
-        with tf.device(self.devices[0]):
-            return self.add_up([tf.add_n(same) for same in zip(*parts, strict=True)])
+            function: (inputs, labels, number of the replica) -> tensors to sum; zeros
+                for a replica without photos.
 
-    def add_up(self, tensors: Sequence[Any]) -> list[Any]:
-        """The sum over all processes of each tensor."""
-        if self._strategy is None or not tensors:
+        Returns:
+            (inputs, labels) of this process' share of a batch -> sums.
+        """
+        if self.num_replicas == 1:
+            return functools.partial(function, replica=0)
+        return functools.partial(self._run_on_replicas, function)
+
+    def _run_on_replicas(
+        self, function: ReplicaFunction, inputs: Any, labels: Any
+    ) -> list[Any]:
+        number = len(self.devices)
+        count = tf.shape(labels)[0]
+        results = []
+        for place, device in enumerate(self.devices):
+            part = slice(count * place // number, count * (place + 1) // number)
+            with tf.device(device):
+                tensors = function(
+                    inputs[part], labels[part], self.rank * number + place
+                )
+                # A small batch may leave nothing for a replica, whose mean is NaN.
+                has_photos = tf.shape(labels[part])[0] > 0
+                results.append(
+                    [tf.where(has_photos, t, tf.zeros_like(t)) for t in tensors]
+                )
+        with tf.device(self.devices[0]):
+            return self._sum_over_processes(
+                [tf.add_n(tensors) for tensors in zip(*results, strict=True)]
+            )
+
+    @contextlib.contextmanager
+    def averaging(self, variables: Sequence[Any], labels: Any) -> Iterator[None]:
+        """Replace variables that replicas change by their mean over the processes.
+
+        Args:
+            variables: Variables that are changed inside the context, such as moving
+                averages of batch normalisation.
+            labels: This process' share of a batch; its length is the weight.
+        """
+        before = [tf.identity(variable) for variable in variables]
+        yield
+        if self.num_replicas == 1 or not variables:
+            return
+        count = tf.cast(tf.shape(labels)[0], tf.float32)
+        # Without photos a replica makes them NaN.
+        weighted = [
+            tf.where(tf.math.is_finite(new), new, old) * count
+            for new, old in zip(variables, before, strict=True)
+        ]
+        *sums, total = self._sum_over_processes([*weighted, count])
+        for variable, value in zip(variables, sums, strict=True):
+            variable.assign(value / total)
+
+    def _sum_over_processes(self, tensors: Sequence[Any]) -> list[Any]:
+        if self.strategy is None:
             return list(tensors)
 
         def reduce(*tensors: Any) -> Any:
             context = tf.distribute.get_replica_context()
             return context.all_reduce(tf.distribute.ReduceOp.SUM, list(tensors))
 
-        # The strategy asks where the tensors are, and in a graph they do not know.
-        with tf.device(self._strategy.extended.worker_devices[0]):
-            here = tuple(map(tf.identity, tensors))
-        return list(self._strategy.run(reduce, args=here))
+        # The strategy asks for the tensors' devices, which are unknown in a graph.
+        with tf.device(self.strategy.extended.worker_devices[0]):
+            local = tuple(map(tf.identity, tensors))
+        return list(self.strategy.run(reduce, args=local))
 
 
-def place(tf_config: str) -> tuple[int, int]:
-    """Rank of this process and number of processes.
+def rank_and_size(tf_config: str) -> tuple[int, int]:
+    """Return the rank of this process and the number of processes.
 
     Args:
         tf_config: {"cluster": {"chief": [...], "worker": [...]}, "task": {"type": ...,
             "index": ...}} as JSON; "" for one process.
 
     Raises:
-        DataError: it is not like that.
+        DataError: The text has another form, or the task is not in the cluster.
     """
     if not tf_config:
         return 0, 1
     try:
-        found = json.loads(tf_config)
-        cluster = found.get("cluster", {})
-        names = [
+        config = json.loads(tf_config)
+        cluster = config.get("cluster", {})
+        tasks = [
             (kind, number)
             for kind in ("chief", "worker")
             for number in range(len(cluster.get(kind, ())))
         ]
-        if not names:
+        if not tasks:
             return 0, 1
-        task = (found["task"]["type"], int(found["task"]["index"]))
-        return names.index(task), len(names)
+        task = (config["task"]["type"], int(config["task"]["index"]))
+        return tasks.index(task), len(tasks)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"TF_CONFIG: expected a cluster of chief and worker and this process' task "
-            f"among them, found {tf_config[:200]} ({error!r:.100})"
+            "TF_CONFIG: expected a cluster of chief and workers that contains the task "
+            f"of this process, found {tf_config[:200]} ({error!r:.100})."
         ) from error
 
 
-ALONE = Workers()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Machine:
-    """What a training computes with.
-
-    Attributes:
-        precision: of the network's layers.
-        cache_dir: folder of all feature caches.
-        together: processes and devices.
-    """
-
-    precision: str
-    cache_dir: Path
-    together: Workers = ALONE
+SINGLE_PROCESS = ProcessGroup()

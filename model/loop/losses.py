@@ -1,4 +1,4 @@
-"""What training makes small: cross-entropy, smoothed and weighted by class."""
+"""Compute the training loss: cross-entropy, smoothed and weighted by class."""
 
 import dataclasses
 from typing import Any
@@ -9,62 +9,46 @@ import tensorflow as tf
 from model.loop import optimization
 
 
-def balanced(counts: np.ndarray) -> tuple[float, ...]:
-    """Weights that make all classes count alike, whatever their numbers of photos.
-
-    Args:
-        counts: int [num_classes], training photos of each class, above 0.
-
-    Returns:
-        One for each class; their mean over the photos is 1.
-    """
-    return tuple((counts.sum() / (len(counts) * counts)).tolist())
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Loss:
     """Cross-entropy in nats.
 
     Attributes:
-        label_smoothing: share of each label that is spread evenly over all classes, 0
+        label_smoothing: Share of each label that is spread evenly over all classes, 0
             to 1. Source: C. Szegedy et al., Rethinking the Inception Architecture,
             2016, section 7.
-        class_weights: factor of each class's examples; () for 1 everywhere.
+        class_weights: Factor of each class's examples; () for 1 everywhere.
     """
 
     label_smoothing: float = 0.0
     class_weights: tuple[float, ...] = ()
 
-    def of(self, logits: Any, labels: Any) -> Any:
-        """The loss of each example.
+    def per_example(self, logits: Any, labels: Any) -> Any:
+        """Return the loss of each example, float32 [batch], 0 or more.
 
         Args:
             logits: float32 [batch, num_classes].
             labels: int32 [batch], 0-based; or float32 [batch, num_classes], the share
-                of each class in each example. Such an example counts as much as the
-                mean of its classes, by their shares.
-
-        Returns:
-            float32 [batch], 0 or more.
+                of each class in a mixed example, whose weight is the mean of its
+                classes' weights by these shares.
         """
         labels = tf.convert_to_tensor(labels)
-        shared = labels.shape.rank == 2
-        if shared or self.label_smoothing:
+        is_mixed = labels.shape.rank == 2
+        if is_mixed or self.label_smoothing:
             targets = self._targets(labels, logits)
-            found = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+            loss = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
         else:
-            found = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+            loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
         if self.class_weights:
-            weights = tf.constant(self.class_weights, found.dtype)
-            found *= (
-                tf.linalg.matvec(labels, weights)
-                if shared
-                else tf.gather(weights, labels)
-            )
-        return found
+            weights = tf.constant(self.class_weights, loss.dtype)
+            if is_mixed:
+                loss *= tf.linalg.matvec(labels, weights)
+            else:
+                loss *= tf.gather(weights, labels)
+        return loss
 
     def _targets(self, labels: Any, logits: Any) -> Any:
-        """What the probabilities should be; [batch, num_classes]."""
+        """Return the target probabilities, [batch, num_classes]."""
         num_classes = tf.shape(logits)[1]
         targets = labels
         if labels.shape.rank == 1:
@@ -79,8 +63,20 @@ def from_settings(settings: optimization.Settings, counts: np.ndarray) -> Loss:
     """Return the loss of a training.
 
     Args:
-        settings: label smoothing and class weights.
-        counts: int [num_classes], training photos of each class.
+        settings: Label smoothing and class weights.
+        counts: int [num_classes], training photos of each class, above 0.
     """
     weights = balanced(counts) if settings.class_weights == "balanced" else ()
     return Loss(label_smoothing=settings.label_smoothing, class_weights=weights)
+
+
+def balanced(counts: np.ndarray) -> tuple[float, ...]:
+    """Return weights that give all classes the same total weight.
+
+    Args:
+        counts: int [num_classes], training photos of each class, above 0.
+
+    Returns:
+        One weight for each class; their mean over the photos is 1.
+    """
+    return tuple((counts.sum() / (len(counts) * counts)).tolist())

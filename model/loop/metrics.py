@@ -132,6 +132,24 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     return math.exp((low + high) / 2)
 
 
+def calibrate(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Fit a temperature on the validation split; return it with its effect.
+
+    Args:
+        logits: float [num_examples, num_classes] of the validation split.
+        labels: int [num_examples], 0-based.
+    """
+    temperature = fit_temperature(logits, labels)
+    return {
+        "temperature": temperature,
+        "at_bound": at_bound(temperature),
+        "fitted_on": "validation",
+        "num_examples": len(labels),
+        "loss_before": mean_loss(logits, labels),
+        "loss_after": mean_loss(logits / temperature, labels),
+    }
+
+
 def at_bound(temperature: float) -> bool:
     """Whether `fit_temperature` would have gone further if it might."""
     return any(

@@ -14,57 +14,44 @@ import tensorflow as tf
 
 from model.loop import optimization
 
-_LARGEST_SCALE = 2.0**15
-_GROWS_AFTER = 2_000  # steps without overflow
 
-
-class Update:
-    """Moves variables along gradients.
+class ParameterUpdate:
+    """Changes variables along their gradients, one optimizer per group of variables.
 
     Attributes:
-        variables: those that are moved, in the order of their gradients.
-        iter_size: batches whose gradients make one step.
-        batches: tf.Variable, number of batches so far.
-        scale: tf.Variable: what the loss is multiplied with, so that gradients in
-            float16 do not vanish; 1 otherwise.
+        variables: Keras variables that change, in the order of their gradients.
+        iter_size: Number of batches whose gradients make one step, at least 1.
+        batches: tf.Variable, number of batches since training began.
     """
 
     def __init__(
-        self,
-        variables: Mapping[str, Any],
-        settings: optimization.Settings,
-        *,
-        float16: bool,
+        self, variables: Mapping[str, Any], settings: optimization.Settings
     ) -> None:
-        """Makes what it needs to remember.
+        """Creates the optimizers and what they remember.
 
         Args:
-            variables: {"layer/variable": Keras variable} that train.
-            settings: optimizer, clipping, decay and layer rates.
-            float16: gradients are computed in float16.
+            variables: {"layer/variable": Keras variable} of all that could train.
+            settings: Settings of the optimizer.
         """
         rates = {name: settings.layer_rate_of(name) for name in variables}
-        kept = {name: v for name, v in variables.items() if rates[name].lr_mult}
-        self.variables = list(kept.values())
+        self._names = [name for name in variables if rates[name].lr_mult]
+        self.variables = [variables[name] for name in self._names]
         self.iter_size = settings.iter_size
         self._settings = settings
-        self._decays = [settings.weight_decay * rates[name].decay_mult for name in kept]
+        self._decays = [
+            settings.weight_decay * rates[name].decay_mult for name in self._names
+        ]
         self._groups: list[tuple[float, Any, list[int]]] = []
-        for lr_mult, decay in sorted(
-            {(rates[n].lr_mult, self._decoupled(d)) for n, d in self._named(kept)}
-        ):
-            members = [
-                place
-                for place, (name, own) in enumerate(self._named(kept))
-                if (rates[name].lr_mult, self._decoupled(own)) == (lr_mult, decay)
-            ]
-            optimizer = self._make(decay)
+        keys = [
+            (rates[name].lr_mult, self._decoupled(decay))
+            for name, decay in zip(self._names, self._decays, strict=True)
+        ]
+        for lr_mult, decay in sorted(set(keys)):
+            members = [n for n, key in enumerate(keys) if key == (lr_mult, decay)]
+            optimizer = self._make_optimizer(decay)
             optimizer.build([self.variables[place] for place in members])
             self._groups.append((lr_mult, optimizer, members))
         self.batches = tf.Variable(0, trainable=False, dtype=tf.int64)
-        self.scale = tf.Variable(_LARGEST_SCALE if float16 else 1.0, trainable=False)
-        self._float16 = float16
-        self._good_steps = tf.Variable(0, trainable=False, dtype=tf.int64)
         self._sums = [
             tf.Variable(tf.zeros(v.shape, tf.float32), trainable=False)
             for v in (self.variables if settings.iter_size > 1 else ())
@@ -75,14 +62,11 @@ class Update:
             for v in (self.variables if settings.ema else ())
         ]
 
-    def _named(self, kept: Mapping[str, Any]) -> list[tuple[str, float]]:
-        return list(zip(kept, self._decays, strict=True))
-
     def _decoupled(self, decay: float) -> float:
-        """The decay that the optimizer itself applies."""
+        """Returns the weight decay that the optimizer itself applies."""
         return decay if self._settings.optimizer == "adamw" else 0.0
 
-    def _make(self, decay: float) -> Any:
+    def _make_optimizer(self, decay: float) -> Any:
         settings, kinds = self._settings, keras.optimizers
         if settings.optimizer == "sgd":
             return kinds.SGD(
@@ -111,65 +95,38 @@ class Update:
 
     @property
     def multipliers(self) -> tuple[float, ...]:
-        """lr_mult of the variables, each once, ascending."""
+        """Values of lr_mult among the variables, ascending, each once."""
         return tuple(sorted({lr_mult for lr_mult, _, _ in self._groups}))
 
     @property
-    def state(self) -> list[Any]:
-        """All variables that a resumed training needs."""
-        return [
-            self.batches,
-            self.scale,
-            self._good_steps,
-            self._count,
-            *self._sums,
-            *self.averages,
-            *(
-                variable.value
-                for _, optimizer, _ in self._groups
-                for variable in optimizer.variables
-            ),
-        ]
-
-    def state_values(self) -> list[Any]:
-        """Arrays of `state`."""
-        return [variable.numpy() for variable in self.state]
+    def state(self) -> dict[str, Any]:
+        """{name: variable} of all that a resumed training needs."""
+        optimizers = {
+            f"optimizer/{number}/{place}": variable.value
+            for number, (_, optimizer, _) in enumerate(self._groups)
+            for place, variable in enumerate(optimizer.variables)
+        }
+        sums = dict(zip(self._names, self._sums, strict=False))
+        averages = dict(zip(self._names, self.averages, strict=False))
+        return {
+            "batches": self.batches,
+            "examples": self._count,
+            **{f"sum/{name}": variable for name, variable in sums.items()},
+            **{f"average/{name}": variable for name, variable in averages.items()},
+            **optimizers,
+        }
 
     def apply(self, gradients: Sequence[Any], count: Any, rate: Any) -> None:
         """Makes a step.
 
         Args:
-            gradients: of the sum over examples of the loss, times `scale`; one for each
-                of `variables`.
-            count: float scalar, number of examples.
-            rate: float scalar, learning rate of variables whose lr_mult is 1.
+            gradients: Gradients of the loss summed over the examples, float32, one for
+                each of `variables`.
+            count: Number of examples, float32 scalar.
+            rate: Learning rate of variables with lr_mult 1, float32 scalar.
         """
-        gradients = [
-            tf.cast(gradient, tf.float32) / (count * self.scale)
-            for gradient in gradients
-        ]
-        if not self._float16:
-            self._move(gradients, rate)
-            return
-        finite = tf.reduce_all(
-            [tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients]
-        )
-        tf.cond(finite, lambda: self._move(gradients, rate), self._shrink_scale)
-
-    def add(self, gradients: Sequence[Any], count: Any) -> None:
-        """Remembers the gradients of a batch, as `apply` takes them, for `finish`."""
-        for total, gradient in zip(self._sums, gradients, strict=True):
-            total.assign_add(tf.cast(gradient, tf.float32))
-        self._count.assign_add(count)
-
-    def finish(self, rate: Any) -> None:
-        """Makes a step with all that was added since the last."""
-        self.apply(self._sums, self._count, rate)
-        for variable in (*self._sums, self._count):
-            variable.assign(tf.zeros_like(variable))
-
-    def _move(self, gradients: Sequence[Any], rate: Any) -> Any:
         settings = self._settings
+        gradients = [gradient / count for gradient in gradients]
         if settings.clip_norm:
             gradients, _ = tf.clip_by_global_norm(gradients, settings.clip_norm)
         if settings.optimizer != "adamw":
@@ -188,17 +145,15 @@ class Update:
         for average, variable in zip(self.averages, self.variables, strict=False):
             away = average - tf.convert_to_tensor(variable)
             average.assign_sub((1 - settings.ema) * away)
-        self._grow_scale()
-        return tf.constant(0)
 
-    def _grow_scale(self) -> None:
-        if self._float16:
-            good = self._good_steps.assign_add(1)
-            grows = tf.equal(good % _GROWS_AFTER, 0)
-            self.scale.assign(tf.where(grows, 2 * self.scale, self.scale))
+    def accumulate(self, gradients: Sequence[Any], count: Any) -> None:
+        """Adds the gradients of a batch, as `apply` takes them, to the next step."""
+        for total, gradient in zip(self._sums, gradients, strict=True):
+            total.assign_add(gradient)
+        self._count.assign_add(count)
 
-    def _shrink_scale(self) -> Any:
-        """Leaves the step out: its gradients ran over."""
-        self._good_steps.assign(0)
-        self.scale.assign(tf.maximum(self.scale / 2, 1.0))
-        return tf.constant(0)
+    def apply_accumulated(self, rate: Any) -> None:
+        """Makes a step with all gradients accumulated since the last one."""
+        self.apply(self._sums, self._count, rate)
+        for variable in (*self._sums, self._count):
+            variable.assign(tf.zeros_like(variable))

@@ -14,10 +14,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from model.loop import feature_cache, training_data
+from model.loop.inputs import cache_key, feature_cache, training_data
 from model.networks import head
-from model.runs import finished_run, run_records
-from model.training import repeated_runs
+from model.runs import finished_run, run_folder, run_records
 from pipeline.records import manifest
 from pipeline.records.manifest_row import Row
 from pipeline.system.errors import DataError
@@ -176,8 +175,8 @@ def build_index(
         trunk,
         run.spec,
         1,
-        cache_dir=repeated_runs.cache_dir(run.directory),
-        about=feature_cache.key(trunk, layer, run.spec, "float32", records),
+        cache_dir=run_folder.cache_dir(run.directory),
+        identity=cache_key.describe(trunk, layer, run.spec, "float32", records),
     )
     included = records.included()
     indices = [n for n, row in enumerate(included) if row.split == "train"]

@@ -82,6 +82,20 @@ class FinishedRun:
                 ) from error
         return results
 
+    def best_epoch(self) -> str:
+        """Return the epoch with the lowest validation loss and its figures, in words.
+
+        Raises:
+            RunError: A line of metrics.jsonl is damaged.
+        """
+        results = self.results()
+        best = min(results, key=lambda result: result["validation_loss"])
+        return (
+            f"best epoch {best['epoch']} of {len(results)} (lowest validation loss): "
+            f"validation accuracy {best['validation_accuracy']:.4f}, loss "
+            f"{best['validation_loss']:.4f}"
+        )
+
     def validation_curve(self) -> list[tuple[int, float]]:
         """Return epochs with their validation accuracy; [] without metrics.jsonl.
 

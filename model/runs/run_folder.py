@@ -89,6 +89,19 @@ def new_directory(run_dir: str, ckpt: str) -> Path:
     return directory
 
 
+def cache_dir(directory: Path) -> Path:
+    """Return the folder of feature caches, which all runs of a folder share.
+
+    Args:
+        directory: Folder of a run. Runs of --seeds and --folds use the cache beside the
+            folder of all of them.
+    """
+    parent = directory.absolute().parent
+    if (parent / REPEATS).exists():
+        parent = parent.parent
+    return parent / "cache"
+
+
 def is_run(directory: Path) -> bool:
     """Return whether a folder is a run, or holds the runs of --seeds or --folds."""
     return any((directory / name).exists() for name in (CONFIG_NAME, REPEATS))

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a training."""
+"""Write the figures of each epoch for TensorBoard."""
 
 import dataclasses
 import time
@@ -17,18 +17,18 @@ from tensorboard.util import tensor_util
 
 from model.loop import training_loop
 
-_SIDE_PX = 256  # of a confusion matrix; or more, if there are so many classes
+_SIDE_PX = 256  # least side of a confusion matrix
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Details:
-    """What an epoch's result does not say.
+    """Facts about an epoch that its result does not hold.
 
     Attributes:
-        rates: {lr_mult: learning rate of the variables that have it}.
+        rates: {lr_mult: last learning rate of the variables that have it}.
         weights: {name: array} of the new head.
-        confusion: int [num_classes, num_classes]: validation photos of true class i
-            that are taken for class j.
+        confusion: int [num_classes, num_classes], validation photos of true class i
+            that are predicted as class j.
     """
 
     rates: Mapping[float, float]
@@ -37,21 +37,23 @@ class Details:
 
 
 class Board:
-    """Writes an epoch's figures, both splits side by side.
+    """Write figures of both splits, which TensorBoard draws in one diagram.
 
     The messages are made by TensorBoard's own functions in NumPy: TensorFlow's
     operations for them took 40 ms an epoch.
     """
 
-    def __init__(self, directory: Path) -> None:
-        """Opens one event file per split."""
+    def __init__(self, run_directory: Path) -> None:
+        """Open one event file per split in a run folder."""
         self._writers = {
-            split: event_file_writer.EventFileWriter(str(directory / split))
+            split: event_file_writer.EventFileWriter(
+                str(run_directory / "tensorboard" / split)
+            )
             for split in ("training", "validation")
         }
 
-    def write(self, result: training_loop.EpochResult, details: Details) -> None:
-        """Adds one epoch."""
+    def write_epoch(self, result: training_loop.EpochResult, details: Details) -> None:
+        """Write the figures of an epoch."""
         training = {
             "loss": result.loss,
             "accuracy": result.accuracy,
@@ -79,18 +81,18 @@ class Board:
         for writer in self._writers.values():
             writer.flush()
 
-    def first_batch(self, sheet: np.ndarray, stage: int) -> None:
-        """Adds what the network sees.
+    def write_first_batch(self, grid: np.ndarray, stage: int) -> None:
+        """Write the photos of a stage's first batch.
 
         Args:
-            sheet: uint8 [height, width, 3], the photos of a batch side by side.
-            stage: number of it, from 0.
+            grid: uint8 [height, width, 3], the photos side by side.
+            stage: Number of the stage, from 0.
         """
-        self._add("training", stage, image_pb("first_batch", sheet))
+        self._add("training", stage, image_pb("first_batch", grid))
         self._writers["training"].flush()
 
     def close(self) -> None:
-        """Closes the files."""
+        """Close the files."""
         for writer in self._writers.values():
             writer.close()
 
@@ -101,20 +103,21 @@ class Board:
 
 
 def image_pb(name: str, pixels: np.ndarray) -> Any:
-    """The message that shows a picture, uint8 [height, width, 3]."""
+    """Return the message that shows a picture, uint8 [height, width, 3]."""
     height, width, _ = pixels.shape
     content = [str(width), str(height), tf.io.encode_png(pixels).numpy()]
-    about = image_metadata.create_summary_metadata(display_name="", description="")
-    found = summary_pb2.Summary()
+    metadata = image_metadata.create_summary_metadata(display_name="", description="")
+    summary = summary_pb2.Summary()
     tensor = tensor_util.make_tensor_proto(content, dtype="string")
-    found.value.add(tag=name, metadata=about, tensor=tensor)
-    return found
+    summary.value.add(tag=name, metadata=metadata, tensor=tensor)
+    return summary
 
 
 def picture(confusion: np.ndarray) -> np.ndarray:
-    """A confusion matrix as uint8 [side, side, 3], true classes down.
+    """Draw a confusion matrix, uint8 [side, side, 3], true classes from top to bottom.
 
-    White is none, blue all photos of the true class; mistakes are red.
+    The darker a cell, the larger its share of the true class's photos: blue for correct
+    predictions, red for mistakes.
     """
     num_classes = len(confusion)
     shares = confusion / np.maximum(1, confusion.sum(axis=1, keepdims=True))

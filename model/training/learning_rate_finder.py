@@ -1,7 +1,7 @@
-"""Which learning rate suits: the range test.
+"""Find a learning rate by the range test.
 
-The rate grows evenly on a logarithmic scale, step by step, until the loss runs away.
-Suggested is the rate at which the smoothed loss fell fastest.
+The rate grows evenly on a logarithmic scale, step by step, until the loss diverges. The
+suggestion is the rate at which the smoothed loss fell fastest.
 
 Source: L. N. Smith, Cyclical Learning Rates for Training Neural Networks, 2017,
 section 3.3; smoothing and the stop at four times the lowest loss as in fastai.
@@ -16,24 +16,26 @@ from typing import Any
 
 import numpy as np
 
-from model.loop import optimization, training_loop
-from model.runs import learning_curves
+from model.loop import device, optimization, train_step, training_loop
+from model.runs import learning_curves, run_folder
+from model.training import settings, train_run
+from pipeline.system import command_line, file_system
 
 LOWEST, HIGHEST = 1e-7, 10.0
 STEPS = 100
 _SMOOTHING = 0.9
-_RAN_AWAY = 4.0  # times the lowest loss
-_LEAST = 10  # steps without which nothing can be said
-_FALL = 0.01  # of the first loss; less is noise
+_DIVERGED = 4.0  # times the lowest loss
+_LEAST_STEPS = 10  # for a suggestion
+_LEAST_FALL = 0.01  # share of the first loss; less is noise
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Curve:
-    """What a range test found.
+    """Result of a range test.
 
     Attributes:
-        rates: of each step, ascending.
-        losses: mean over the batch of each step, in nats.
+        rates: Learning rate of each step, ascending.
+        losses: Mean loss of each step's photos, in nats.
     """
 
     rates: tuple[float, ...]
@@ -41,73 +43,103 @@ class Curve:
 
     @property
     def smoothed(self) -> np.ndarray:
-        """float64 [num_steps]: moving average, freed of its start at zero."""
-        found, average = [], 0.0
+        """Moving average of the losses, float64 [num_steps], unbiased at the start."""
+        values, average = [], 0.0
         for number, loss in enumerate(self.losses, start=1):
             average = _SMOOTHING * average + (1 - _SMOOTHING) * loss
-            found.append(average / (1 - _SMOOTHING**number))
-        return np.array(found)
+            values.append(average / (1 - _SMOOTHING**number))
+        return np.array(values)
 
     @property
     def suggestion(self) -> float | None:
-        """The rate at which the loss fell fastest; None if it did not fall."""
+        """Rate at which the loss fell fastest; None if it did not fall."""
         losses = self.smoothed
-        if len(losses) < _LEAST:
+        if len(losses) < _LEAST_STEPS:
             return None
-        # What comes after the lowest point is the way up.
+        # After the lowest point the loss rises.
         lowest = int(losses.argmin())
-        if lowest < 2 or losses[lowest] > (1 - _FALL) * losses[0]:
+        if lowest < 2 or losses[lowest] > (1 - _LEAST_FALL) * losses[0]:
             return None
         slopes = np.gradient(losses[: lowest + 1], np.log(self.rates[: lowest + 1]))
         return self.rates[int(slopes.argmin())]
 
 
+def find_rate(config: settings.Config) -> Path:
+    """Test learning rates for the first stage; return the run folder with the result.
+
+    Raises:
+        DataError: The records or the run folder cannot be used.
+        errors.CheckpointError: The weights cannot be used.
+    """
+    records = train_run.read_records(config.data)
+    directory = run_folder.new_directory(config.run_dir, config.ckpt)
+    setup = device.set_up(config.precision, run_folder.cache_dir(directory))
+    network, *_ = train_run.prepare(config, records, directory, setup)
+    command_line.log(train_run.header(config, records, [network]))
+    with command_line.graceful():
+        network.begin()
+        training = network.training
+        with command_line.progress(STEPS, "step", "learning rates") as progress:
+            curve = search(
+                training.model,
+                training.setup,
+                training.source,
+                on_step=lambda: progress.update(1),
+            )
+    train_run.start_folder(config, records, network)
+    network.folder.write_json("find_rate.json", as_json(curve))
+    with file_system.replacing(directory / "find_rate.png") as partial:
+        draw(curve, partial)
+    command_line.say(as_text(curve))
+    command_line.say(f"curve: {directory / 'find_rate.png'}")
+    return directory
+
+
 def search(
     model: Any,
-    learning: training_loop.Learning,
+    setup: train_step.LearningSetup,
     source: training_loop.Source,
     *,
-    on_step: Callable[[int], object],
+    on_step: Callable[[], object],
     steps: int = STEPS,
 ) -> Curve:
-    """Makes the test; the model's weights are of no use afterwards.
+    """Run the test; the model's weights are useless afterwards.
 
     Args:
         model: keras.Model, inputs -> logits.
-        learning: of its variables; rate and schedule do not matter.
-        source: of training batches.
-        on_step: told the number of examples of each batch.
-        steps: of the whole range.
+        setup: Loss, optimizer and devices; its learning rate is not used.
+        source: Training batches.
+        on_step: Called after each step.
+        steps: Number of steps from LOWEST to HIGHEST.
     """
     gamma = (HIGHEST / LOWEST) ** (1 / (steps - 1))
-    learning = dataclasses.replace(
-        learning,
-        rate=LOWEST,
+    setup = dataclasses.replace(
+        setup,
+        base_rate=LOWEST,
         schedule=optimization.Settings(policy="exp", gamma=gamma),
         total_steps=steps,
     )
-    step = training_loop.TrainStep(model, learning)
+    step = train_step.TrainStep(model, setup)
     rates: list[float] = []
     losses: list[float] = []
     batches = itertools.chain.from_iterable(map(source.training, itertools.count()))
     for inputs, labels in batches:
         rate, before = step.rate, step.steps
-        loss = float(step(inputs, labels)[0])
-        on_step(len(labels))
+        loss = float(step(inputs, labels).loss)
         if not math.isfinite(loss):
             break
         if step.steps > before:
+            on_step()
             rates.append(rate)
             losses.append(loss)
-            curve = Curve(rates=tuple(rates), losses=tuple(losses))
-            smoothed = curve.smoothed
-            if len(rates) == steps or smoothed[-1] > _RAN_AWAY * smoothed.min():
+            smoothed = Curve(rates=tuple(rates), losses=tuple(losses)).smoothed
+            if len(rates) == steps or smoothed[-1] > _DIVERGED * smoothed.min():
                 break
     return Curve(rates=tuple(rates), losses=tuple(losses))
 
 
 def draw(curve: Curve, path: Path) -> None:
-    """Draws the losses over the rates as a PNG, with the suggestion."""
+    """Draw the losses over the rates as a PNG, with the suggestion."""
     figure, (axes,) = learning_curves.figure(1)
     axes.semilogx(curve.rates, curve.losses, alpha=0.35)
     axes.semilogx(curve.rates, curve.smoothed, color="C0", label="loss, smoothed")
@@ -122,17 +154,17 @@ def draw(curve: Curve, path: Path) -> None:
 
 
 def as_text(curve: Curve) -> str:
-    """What the test says, in a line."""
+    """Return the result in one line."""
     if curve.suggestion is None:
         return (
-            "no learning rate can be suggested: the loss did not fall; look at the "
-            "curve, or try other settings"
+            "no learning rate can be suggested: the loss did not fall. Look at the "
+            "curve, or try other settings."
         )
     return f"--learning_rate={curve.suggestion:.1e} is where the loss fell fastest"
 
 
 def as_json(curve: Curve) -> dict[str, Any]:
-    """The same for find_rate.json."""
+    """Return the content of find_rate.json."""
     smoothed: Sequence[float] = curve.smoothed.tolist()
     return {
         "suggestion": curve.suggestion,

@@ -1,38 +1,49 @@
-"""What a training will take, told from a few batches of each stage before it begins."""
+"""Estimate time and memory of a training from a few batches of each stage."""
 
 import dataclasses
+import itertools
 import json
 import math
 import os
 import resource
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from model.loop import feature_cache, training_data, training_loop
-from model.training import settings, staged_training, stages
-from model.weights import model_variables
-from pipeline.batches import crop_and_resize, dataset, image_batches
+from model.loop import device, train_step, training_loop
+from model.loop.inputs import feature_cache, training_data
+from model.runs import run_folder
+from model.training import (
+    cut_network,
+    settings,
+    staged_training,
+    stages,
+    train_run,
+)
+from pipeline.batches import crop_and_resize, image_batches
 from pipeline.records import manifest
+from pipeline.system import command_line
 
-_BATCHES = 4  # that are timed, after one that is not
-_LEAST_S = 1.0  # or more, until so much time has passed
-_TICKS = os.sysconf("SC_CLK_TCK")
-# {cache: {view: photos}} that an earlier stage will have computed.
-_Planned = dict[str, dict[int, np.ndarray]]
+_BATCHES = 4  # timed at least, after the first, which is not timed
+LEAST_S = 1.0  # seconds that batches are timed at least
+_BOUND_IN_WORDS = {
+    "input": "input-bound: it waits for photos to be decoded",
+    "compute": "compute-bound: it waits for the network",
+    "memory": "on cached features",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layer:
-    """A layer of the network in a stage.
+    """A layer with weights in a stage.
 
     Attributes:
-        name: of the layer.
-        shape: of its output, without the batch.
-        parameters: number of its weights.
+        name: Name of the layer.
+        shape: Shape of its output, without the batch.
+        parameters: Number of its weights.
         role: "cached", "frozen" or "trained".
     """
 
@@ -44,26 +55,28 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What a stage will take.
+    """Expected cost of a stage.
 
     Attributes:
-        stage: its name, behind that of the network if two are compared.
-        layers: of the network that have weights.
-        steps: of the optimizer.
-        epochs: passes over the training photos.
-        features: that are not in the cache yet.
-        features_s: seconds for them.
-        training_s: seconds of all epochs.
-        validation_s: likewise.
-        bound: what training waits for: "input", "compute" or, with cached features,
+        name: Name of network and stage; "" for a training of one.
+        layers: Layers that have weights.
+        steps: Number of optimizer steps.
+        epochs: Number of passes over the training photos.
+        batch_size: Photos per batch.
+        features: Number of features that the cache does not have yet.
+        features_s: Seconds to compute these features.
+        training_s: Seconds to train all epochs.
+        validation_s: Seconds to validate after all epochs.
+        bound: What training waits for: "input", "compute" or, with cached features,
             "memory".
-        extra_bytes: that it will hold beyond what the probe did.
+        extra_bytes: Memory that training holds beyond what the estimate needed.
     """
 
-    stage: str
+    name: str
     layers: tuple[Layer, ...]
     steps: int
     epochs: int
+    batch_size: int
     features: int
     features_s: float
     training_s: float
@@ -73,262 +86,262 @@ class Estimate:
 
     @property
     def seconds(self) -> float:
-        """Of the whole stage."""
+        """Seconds of the whole stage."""
         return self.features_s + self.training_s + self.validation_s
 
 
-def peak_bytes() -> int:
-    """The most memory that this process has held so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def plan(config: settings.Config, *, least_s: float = LEAST_S) -> str:
+    """Return as text what a training will do, and what it will cost.
+
+    Args:
+        config: Settings of the training.
+        least_s: Seconds that the batches of a stage are timed at least.
+
+    Raises:
+        DataError: The records cannot be used.
+        errors.CheckpointError: The weights cannot be used.
+    """
+    records = train_run.read_records(config.data)
+    directory = run_folder.new_directory(config.run_dir, config.ckpt)
+    setup = device.set_up(config.precision, run_folder.cache_dir(directory))
+    networks = train_run.prepare(config, records, directory, setup)
+    command_line.log(train_run.header(config, records, networks))
+    started_s = age_s()
+    estimates: list[Estimate] = []
+    for network in networks:
+        estimates += estimate_stages(network, records, least_s=least_s)
+    return as_text(
+        estimates,
+        started_s=started_s,
+        peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        repeats=config.folds or config.seeds,
+    )
 
 
 def age_s() -> float:
-    """Seconds since this process began; 0 where the system does not tell."""
+    """Return the age of this process in seconds; 0 where it is unknown."""
     try:
         fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2]
-        began_s = int(fields.split()[19]) / _TICKS
+        began_s = int(fields.split()[19]) / os.sysconf("SC_CLK_TCK")
         return time.clock_gettime(time.CLOCK_BOOTTIME) - began_s
     except (OSError, AttributeError):
         return 0.0
 
 
-def estimate(one: staged_training.Trainee, found: manifest.Manifest) -> list[Estimate]:
-    """Times a few batches of each stage; the trainee is not changed.
+def estimate_stages(
+    network: staged_training.StagedTraining,
+    records: manifest.Manifest,
+    *,
+    least_s: float = LEAST_S,
+) -> list[Estimate]:
+    """Time a few batches of each stage of a network.
 
     Args:
-        one: that has not begun.
-        found: the data set.
+        network: Training that has not begun; it is not changed.
+        records: The data set.
+        least_s: Seconds that the batches of a stage are timed at least.
     """
-    planned: _Planned = {}
+    planned: dict[str, dict[int, np.ndarray]] = {}
     return [
-        _Probe(one, found, stage, plan, planned).estimate()
-        for stage, plan in zip(one.stages, one.plans, strict=True)
+        _StageTimer(network, records, stage, planned, least_s).estimate()
+        for stage in network.stages
     ]
 
 
-class _Probe:
-    """A stage that is built for a few batches."""
+class _StageTimer:
+    """Build a stage and time a few batches."""
 
     def __init__(
         self,
-        one: staged_training.Trainee,
-        found: manifest.Manifest,
-        stage: settings.Config,
-        plan: stages.Plan,
-        planned: _Planned,
+        network: staged_training.StagedTraining,
+        records: manifest.Manifest,
+        stage: stages.Stage,
+        planned: dict[str, dict[int, np.ndarray]],
+        least_s: float,
     ) -> None:
+        # {cache: {view: photos}} that earlier stages will have computed.
         self._planned = planned
-        self._one, self._found, self._stage, self._plan = one, found, stage, plan
-        self._trunk, self._tail = one.build(plan)
-        self._cached = one.is_cached(stage, plan)
-        self._num_training = one.num_training
-        self._num_validation = len(found.included("validation"))
+        self._network, self._records, self._stage = network, records, stage
+        self._least_s = least_s
+        self._trunk, self._tail = network.build(stage)
+        self._num_validation = len(records.included("validation"))
 
     def estimate(self) -> Estimate:
-        if self._cached:
-            missing, features_s, extra = self._features()
-            example = self._example_batches()
+        """Return the expected cost of the stage."""
+        stage, size = self._stage, self._stage.config.batch_size
+        missing, features_s, extra_bytes, bound = 0, 0.0, 0, "memory"
+        if stage.is_cached:
+            missing, features_s, extra_bytes = self._features()
             model = self._tail
+            training = validation = self._example_batches()
+            validation_size = size
         else:
-            missing, features_s, extra = 0, 0.0, 0
-            model = stages.join(self._trunk, self._tail)
-            source = training_data.Fresh(
-                self._found,
-                self._plan.spec,
-                seed=self._plan.seed,
-                batch_size=self._stage.batch_size,
-                augmentation=self._stage.augmentation,
+            model = cut_network.join(self._trunk, self._tail)
+            photos = self._network.photos(stage)
+            passes = itertools.count()
+            training = itertools.chain.from_iterable(map(photos.training, passes))
+            validation = itertools.chain.from_iterable(
+                photos.validation() for _ in passes
             )
-            example = _forever(source.training)
-        learning = self._one.learning(self._stage, self._plan, model)
-        step = training_loop.TrainStep(model, learning)
-        batch_s = _seconds_each(example, lambda batch: step(*batch))
-        bound = "memory"
-        if not self._cached:
-            ready = next(example)
-            compute_s = _seconds_each(_repeat(ready), lambda batch: step(*batch))
+            validation_size = min(size, self._num_validation)
+        step = train_step.TrainStep(model, self._network.learning_setup(stage, model))
+        batch_s = self._seconds_each(training, lambda batch: step(*batch))
+        if not stage.is_cached:
+            ready = itertools.repeat(next(training))
+            compute_s = self._seconds_each(ready, lambda batch: step(*batch))
             bound = "input" if batch_s > 1.5 * compute_s else "compute"
-        batches = math.ceil(self._num_training / self._stage.batch_size)
-        epochs = learning.epochs
-        trained = min(
-            epochs * batches, learning.total_steps * self._stage.learning.iter_size
+        predict = training_loop.make_predict_step(model)
+        validation_batch_s = self._seconds_each(
+            validation, lambda batch: predict(batch[0]).numpy()
         )
-        # The last batch of an epoch is smaller.
-        share = self._num_training / (batches * self._stage.batch_size)
+        validation_batches = stage.epochs * self._num_validation / validation_size
         weights = sum(np.prod(v.shape) for v in self._tail.trainable_variables)
         return Estimate(
-            stage=", ".join(filter(None, (self._one.name, self._stage.stage))),
+            name=", ".join(filter(None, (self._network.name, stage.name))),
             layers=tuple(self._layers()),
-            steps=learning.total_steps,
-            epochs=epochs,
+            steps=stage.steps,
+            epochs=stage.epochs,
+            batch_size=size,
             features=missing,
             features_s=features_s,
-            training_s=trained * batch_s * share,
-            validation_s=epochs * self._validation_s(model),
+            training_s=stage.photos / size * batch_s,
+            validation_s=validation_batches * validation_batch_s,
             bound=bound,
-            extra_bytes=extra + 4 * int(weights),
+            extra_bytes=extra_bytes + 4 * int(weights),
         )
 
     def _features(self) -> tuple[int, float, int]:
-        """Number of missing features, seconds for them, bytes of their table."""
-        rows, wanted = training_data.wanted_features(self._found, self._stage.num_views)
-        about = self._one.cache_key(self._trunk, self._plan)
-        before = self._planned.setdefault(json.dumps(about, sort_keys=True), {})
-        new = {v: np.setdiff1d(some, before.get(v, ())) for v, some in wanted.items()}
-        before |= wanted
+        """Return number of missing features, seconds for them, bytes of their table."""
+        stage = self._stage
+        rows, needed = training_data.photos_per_view(
+            self._records, stage.config.num_views
+        )
+        identity = self._network.feature_identity(stage, self._trunk)
+        before = self._planned.setdefault(json.dumps(identity, sort_keys=True), {})
+        new = {
+            view: np.setdiff1d(photos, before.get(view, ())).astype(np.int64)
+            for view, photos in needed.items()
+        }
+        before |= needed
         missing = feature_cache.num_missing(
             self._trunk,
             len(rows),
-            {view: some.astype(np.int64) for view, some in new.items()},
-            cache_dir=self._one.machine.cache_dir,
-            about=about,
+            new,
+            cache_dir=self._network.setup.cache_dir,
+            identity=identity,
         )
-        kind = np.float32 if about["precision"] == "float32" else np.float16
-        one_bytes = math.prod(self._trunk.output.shape[1:]) * np.dtype(kind).itemsize
-        table = sum(map(len, wanted.values())) * one_bytes
-        held = 2 * table if table <= feature_cache.MEMORY_BYTES else 0
+        dtype = feature_cache.stored_dtype(identity)
+        photo_bytes = math.prod(self._trunk.output.shape[1:]) * np.dtype(dtype).itemsize
+        table = sum(map(len, needed.values())) * photo_bytes
+        in_memory = 2 * table if table <= feature_cache.MEMORY_BYTES else 0
         if not missing:
-            return 0, 0.0, held
+            return 0, 0.0, in_memory
         size = feature_cache.BATCH_SIZE
         images = image_batches.Images(
-            self._found, rows, self._plan.spec, batch_size=size
+            self._records, rows, stage.plan.spec, batch_size=size
         )
-        run = feature_cache.as_stored(self._trunk, kind)
+        run = feature_cache.as_stored(self._trunk, dtype)
         views = crop_and_resize.central_views(images.sizes, images.spec)
         order = np.resize(np.arange(len(rows)), 1 << 20)
-        batch_s = _seconds_each(
+        batch_s = self._seconds_each(
             images.run(order, views), lambda batch: run(batch["image"]).numpy()
         )
-        return missing, missing / size * batch_s, held
+        return missing, missing / size * batch_s, in_memory
 
     def _example_batches(self) -> Iterator[training_loop.Batch]:
-        """What stands in for features while there are none."""
+        """Yield random numbers in place of features that are not computed yet."""
         random = np.random.default_rng(0)
-        size = self._stage.batch_size
+        size = self._stage.config.batch_size
         shape = (size, *self._trunk.output.shape[1:])
         inputs = random.standard_normal(shape, np.float32)
-        labels = random.integers(0, self._plan.num_classes, size).astype(np.int32)
-        return _repeat((inputs, labels))
-
-    def _validation_s(self, model: Any) -> float:
-        """Seconds of a pass over the validation photos."""
-        step = training_loop.make_predict_step(model)
-        if self._cached:
-            inputs, _ = next(self._example_batches())
-            batch_s = _seconds_each(_repeat((inputs, None)), lambda b: step(b[0]))
-            return self._num_validation / len(inputs) * batch_s
-        source = dataset.Evaluation(
-            self._found,
-            "validation",
-            self._plan.spec,
-            batch_size=self._stage.batch_size,
-        )
-        size = min(self._stage.batch_size, self._num_validation)
-        batches = _forever(lambda _: ((b["image"], None) for b in source))
-        batch_s = _seconds_each(batches, lambda batch: step(batch[0]).numpy())
-        return self._num_validation / size * batch_s
+        num_classes = self._stage.plan.num_classes
+        labels = random.integers(0, num_classes, size).astype(np.int32)
+        return itertools.repeat((inputs, labels))
 
     def _layers(self) -> Iterator[Layer]:
-        for part in (self._trunk, self._tail):
-            for layer in part.layers:
-                weights = [
-                    v for v in layer.weights if v.name != model_variables.RANDOM_STATE
-                ]
+        for model in (self._trunk, self._tail):
+            for layer in model.layers:
+                weights = cut_network.weights(layer).values()
                 if weights:
-                    frozen = "cached" if self._cached and part is self._trunk else ""
+                    role = "trained" if layer.trainable else "frozen"
+                    if self._stage.is_cached and model is self._trunk:
+                        role = "cached"
                     yield Layer(
                         name=layer.name,
                         shape=tuple(layer.output.shape[1:]),
                         parameters=sum(math.prod(v.shape) for v in weights),
-                        role=frozen or ("trained" if layer.trainable else "frozen"),
+                        role=role,
                     )
 
-
-def _forever(
-    passes: Callable[[int], Iterable[training_loop.Batch]],
-) -> Iterator[training_loop.Batch]:
-    number = 0
-    while True:
-        yield from passes(number)
-        number += 1
-
-
-def _repeat(batch: training_loop.Batch) -> Iterator[training_loop.Batch]:
-    while True:
-        yield batch
-
-
-def _seconds_each(batches: Iterator[Any], work: Callable[[Any], object]) -> float:
-    """Seconds of a batch: the mean of some, after the first."""
-    work(next(batches))
-    start, count = time.perf_counter(), 0
-    while count < _BATCHES or time.perf_counter() - start < _LEAST_S:
+    def _seconds_each(
+        self, batches: Iterator[Any], work: Callable[[Any], object]
+    ) -> float:
+        """Return the mean seconds of a batch, without the first."""
         work(next(batches))
-        count += 1
-    return (time.perf_counter() - start) / count
+        start, count = time.perf_counter(), 0
+        while count < _BATCHES or time.perf_counter() - start < self._least_s:
+            work(next(batches))
+            count += 1
+        return (time.perf_counter() - start) / count
 
 
 def as_text(
     estimates: list[Estimate],
     *,
-    batch_sizes: list[int],
     started_s: float,
-    peak: int,
+    peak_bytes: int,
     repeats: int = 1,
 ) -> str:
-    """The plan as a table.
+    """Return the estimates as tables.
 
     Args:
-        estimates: of all stages.
-        batch_sizes: of all stages.
-        started_s: until the probe began.
-        peak: bytes that the probe held.
-        repeats: how often all of it is trained, on features that are computed once.
+        estimates: Estimates of all stages of all networks.
+        started_s: Seconds that the process needs before training begins.
+        peak_bytes: Memory that the estimates needed.
+        repeats: Number of trainings, which share their cached features.
     """
     lines = []
-    for number, (one, size) in enumerate(
-        zip(estimates, batch_sizes, strict=True), start=1
-    ):
+    for number, estimate in enumerate(estimates, start=1):
         if len(estimates) > 1:
-            lines.append(f"{one.stage or f'stage {number}'}:")
-        width = max(len(layer.name) for layer in one.layers)
-        lines.append(f"{'layer':{width}}  {'output':>15} {'parameters':>12}")
-        for layer in one.layers:
-            shape = " x ".join(map(str, layer.shape))
-            lines.append(
-                f"{layer.name:{width}}  {shape:>15} {layer.parameters:>12,}  "
-                f"{layer.role}"
-            )
-        counts = {
-            kind: sum(x.parameters for x in one.layers if (x.role == "trained") == kind)
-            for kind in (True, False)
-        }
-        lines += [
-            f"{counts[True]:,} parameters train, {counts[False]:,} are frozen",
-            f"{one.steps:,} steps of {size} photos in {one.epochs} epochs",
-        ]
-        if one.features:
-            lines.append(f"features of {one.features:,} views: {_time(one.features_s)}")
-        what = {
-            "input": "input-bound: it waits for photos to be decoded",
-            "compute": "compute-bound: it waits for the network",
-            "memory": "on cached features",
-        }[one.bound]
-        lines.append(f"training: {_time(one.training_s)}, {what}")
-        lines.append(f"validation: {_time(one.validation_s)}")
-        lines.append("")
-    features_s = sum(one.features_s for one in estimates)
-    each_s = sum(one.seconds for one in estimates) - features_s
-    total = started_s + features_s + repeats * each_s
-    memory = peak + max(one.extra_bytes for one in estimates)
+            lines.append(f"{estimate.name or f'stage {number}'}:")
+        lines += [*_stage_lines(estimate), ""]
+    features_s = sum(estimate.features_s for estimate in estimates)
+    each_s = sum(estimate.seconds for estimate in estimates) - features_s
+    total_s = started_s + features_s + repeats * each_s
+    memory = peak_bytes + max(estimate.extra_bytes for estimate in estimates)
     lines.append(
         f"{repeats} such trainings, " * (repeats > 1)
-        + f"altogether about {_time(total)}, {memory / 1e9:.1f} GB of memory"
+        + f"altogether about {_in_words(total_s)}, {memory / 1e9:.1f} GB of memory"
     )
     return "\n".join(lines)
 
 
-def _time(seconds: float) -> str:
+def _stage_lines(estimate: Estimate) -> Iterator[str]:
+    width = max(len(layer.name) for layer in estimate.layers)
+    yield f"{'layer':{width}}  {'output':>15} {'parameters':>12}"
+    for layer in estimate.layers:
+        shape = " x ".join(map(str, layer.shape))
+        yield (
+            f"{layer.name:{width}}  {shape:>15} {layer.parameters:>12,}  {layer.role}"
+        )
+    total = sum(layer.parameters for layer in estimate.layers)
+    trained = sum(x.parameters for x in estimate.layers if x.role == "trained")
+    yield f"{trained:,} parameters train, {total - trained:,} are frozen"
+    yield (
+        f"{estimate.steps:,} steps of {estimate.batch_size} photos in "
+        f"{estimate.epochs} epochs"
+    )
+    if estimate.features:
+        yield (
+            f"features of {estimate.features:,} views: {_in_words(estimate.features_s)}"
+        )
+    yield (
+        f"training: {_in_words(estimate.training_s)}, {_BOUND_IN_WORDS[estimate.bound]}"
+    )
+    yield f"validation: {_in_words(estimate.validation_s)}"
+
+
+def _in_words(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.1f} s"
     if seconds < 100 * 60:

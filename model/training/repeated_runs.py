@@ -1,181 +1,268 @@
-"""A training several times: with other seeds, or each time another fold for testing."""
+"""Train several times: with other seeds, or each time with another fold for testing."""
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from model.evaluation import run_evaluation
 from model.loop import metrics
-from model.runs import run_folder
-from model.training import settings
+from model.runs import finished_run, run_folder, run_records
+from model.training import settings, train_run
 from pipeline import split
 from pipeline.records import manifest
+from pipeline.system import command_line
 
-_RECORDS_NAME = "records"
-_CACHE_NAME = "cache"
+_RECORDS_NAME = "records"  # folder of the records of all folds
 
 
-def cache_dir(directory: Path) -> Path:
-    """Features are shared by all runs beside each other, repeated ones among them.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Summary:
+    """Test accuracies of several runs.
 
-    Args:
-        directory: of a run.
+    Attributes:
+        accuracy: {run: accuracy on its test photos, 0..1}.
+        mean: Mean of the accuracies.
+        standard_deviation: Sample standard deviation of the accuracies; 0 for one run.
+        all_photos: With folds, which test each photo once: number of all photos,
+            accuracy on them and its 95 % interval. None without folds.
     """
-    parent = directory.absolute().parent
-    if (parent / run_folder.REPEATS).exists():
-        parent = parent.parent
-    return parent / _CACHE_NAME
+
+    accuracy: Mapping[str, float]
+    mean: float
+    standard_deviation: float
+    all_photos: Mapping[str, Any] | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the content for repeats.json."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+
+    def as_text(self, network: str = "") -> str:
+        """Return the summary as lines, for a network's name or "" for one network."""
+        label = f"{network}, " * bool(network)
+        width = max(map(len, self.accuracy))
+        lines = [
+            f"{label}{run:{width}}  test accuracy {accuracy:.4f}"
+            for run, accuracy in self.accuracy.items()
+        ]
+        lines.append(
+            f"{label}mean {self.mean:.4f}, standard deviation "
+            f"{self.standard_deviation:.4f}"
+        )
+        if self.all_photos:
+            low, high = self.all_photos["accuracy_ci95"]
+            lines.append(
+                f"{label}each of {self.all_photos['num_examples']} photos tested once: "
+                f"accuracy {self.all_photos['accuracy']:.4f}, 95 % interval {low:.4f} "
+                f"to {high:.4f}"
+            )
+        return "\n".join(lines)
+
+
+def repeat(config: settings.Config) -> Path:
+    """Train and test with several seeds or folds; return the folder of all runs.
+
+    The folder's repeats.json holds settings and results.
+
+    Raises:
+        DataError: The records or the run folder cannot be used.
+        errors.CheckpointError: The weights cannot be used.
+        training_loop.NonFiniteLoss: The loss is infinite or NaN.
+    """
+    directory = run_folder.new_directory(config.run_dir, config.ckpt)
+    config = dataclasses.replace(config, data=str(Path(config.data).resolve()))
+    records = train_run.read_records(config.data)
+    directory.mkdir(parents=True, exist_ok=True)
+    _write(directory, config, records, {})
+    return _run_all(config, records, directory)
+
+
+def resume(directory: Path) -> Path:
+    """Continue runs of several seeds or folds; return the folder of all runs.
+
+    Raises:
+        DataError: repeats.json is damaged, or the records have changed.
+        errors.CheckpointError: The weights cannot be used.
+        training_loop.NonFiniteLoss: The loss is infinite or NaN.
+    """
+    config, manifest_digest = _read(directory)
+    records = train_run.read_records(config.data)
+    run_records.check(directory, manifest_digest, records)
+    return _run_all(config, records, directory.resolve())
+
+
+def _run_all(
+    config: settings.Config, records: manifest.Manifest, directory: Path
+) -> Path:
+    """Train and test all runs that are not complete, and write their summary."""
+    try:
+        figures = _test_all(config, records, directory)
+    finally:
+        if not any(map(run_folder.is_run, directory.iterdir())):
+            run_folder.RunFolder(directory=directory).discard()
+    summaries = {
+        network: summarise(runs, folds=bool(config.folds))
+        for network, runs in figures.items()
+    }
+    contents = {network: summary.as_json() for network, summary in summaries.items()}
+    _write(directory, config, records, contents.pop("") | contents)
+    for network, summary in summaries.items():
+        command_line.say(summary.as_text(network))
+    return directory
+
+
+def _test_all(
+    config: settings.Config, records: manifest.Manifest, directory: Path
+) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """Return {network: {run: figures on its test photos}}."""
+    networks = ["", train_run.SCRATCH] if config.compare == "scratch" else [""]
+    figures: dict[str, dict[str, Mapping[str, Any]]] = {name: {} for name in networks}
+    features = ""
+    for name, member in members(config, records, directory).items():
+        run_dir = directory / name
+        command_line.log(f"{name}:")
+        if (run_dir / run_folder.CHECKPOINTS).exists():
+            train_run.resume(run_dir)
+        elif not is_done(run_dir):
+            # All heads sit on the same layers.
+            member = dataclasses.replace(member, features=features or member.features)
+            train_run.train(member)
+        features = finished_run.read(str(run_dir)).config["features"]
+        test_records = manifest.read(Path(member.data))
+        for network in networks:
+            run = finished_run.read(str(run_dir / network))
+            judged = run_evaluation.evaluate_run(run, test_records, "test")
+            figures[network][name] = judged.figures
+    return figures
 
 
 def members(
-    config: settings.Config, found: manifest.Manifest, directory: Path
+    config: settings.Config, records: manifest.Manifest, directory: Path
 ) -> dict[str, settings.Config]:
-    """{name: settings} of the trainings; each has a folder of that name.
+    """Return {name: settings} of the runs; each has a folder of that name.
 
     Args:
-        config: with `seeds` or `folds`.
-        found: the data set.
-        directory: of all of them; records split into folds are written there.
+        config: Settings with `seeds` or `folds`.
+        records: The data set.
+        directory: Folder of all runs. Records split into folds are written there.
     """
-    one = dataclasses.replace(config, seeds=1, folds=0, data=str(found.directory))
+    single = dataclasses.replace(config, seeds=1, folds=0, data=str(records.directory))
     if not config.folds:
         return {
             f"seed-{seed}": dataclasses.replace(
-                one, seed=seed, run_dir=str(directory / f"seed-{seed}")
+                single, seed=seed, run_dir=str(directory / f"seed-{seed}")
             )
             for seed in range(config.seed, config.seed + config.seeds)
         }
-    chosen = {}
+    runs = {}
     for fold in range(config.folds):
         name = f"fold-{fold}"
         folder = directory / _RECORDS_NAME / name
-        _write_fold(found, folder, config, fold)
-        chosen[name] = dataclasses.replace(
-            one, data=str(folder), run_dir=str(directory / name)
+        _write_fold(records, folder, config, fold)
+        runs[name] = dataclasses.replace(
+            single, data=str(folder), run_dir=str(directory / name)
         )
-    return chosen
+    return runs
 
 
 def _write_fold(
-    found: manifest.Manifest, folder: Path, config: settings.Config, fold: int
+    records: manifest.Manifest, folder: Path, config: settings.Config, fold: int
 ) -> None:
-    """The records in another split: a manifest, and links to the files."""
-    how = split.Config(seed=config.seed, folds=config.folds, fold=fold)
+    """Write the records in another split: a manifest, and links to the files."""
     if (folder / manifest.HEAD_NAME).exists():
-        return  # written before it was stopped
+        return  # written before the runs were stopped
     folder.mkdir(parents=True, exist_ok=True)
-    for name in {row.file for row in found.included()}:
+    for name in {row.file for row in records.included()}:
         link = folder / name
         if not link.is_symlink():
-            link.symlink_to((found.directory / name).resolve())
-    changed = split.split_rows(how, found)
+            link.symlink_to((records.directory / name).resolve())
+    options = split.Config(seed=config.seed, folds=config.folds, fold=fold)
+    changed = split.split_rows(options, records)
     dataclasses.replace(changed, directory=folder).stage(folder)
 
 
-def is_done(directory: Path) -> bool:
-    """Whether a member's training has come to its end.
+def is_done(run_dir: Path) -> bool:
+    """Return whether the training of a run is complete.
 
     Raises:
-        run.RunError: it ran away; without it the mean would be too good.
+        RunError: Its loss diverged; without it the mean would be too good.
     """
-    if (why := directory / run_folder.DIVERGED).exists():
+    if (path := run_dir / run_folder.DIVERGED).exists():
+        reason = path.read_text(encoding="utf-8").strip()
         raise run_folder.RunError(
-            f"{directory}: {why.read_text(encoding='utf-8').strip()}; so this one of "
-            "the trainings cannot count: train all anew, with other settings"
+            f"{run_dir}: this run cannot be tested, so that there is no summary. "
+            f"{reason} Train all runs again, with other settings."
         )
-    ended = (directory / run_folder.MODEL_NAME).exists()
-    return ended and not (directory / run_folder.CHECKPOINTS).exists()
+    has_model = (run_dir / run_folder.MODEL_NAME).exists()
+    return has_model and not (run_dir / run_folder.CHECKPOINTS).exists()
 
 
-def write_plan(
-    directory: Path, config: settings.Config, found: manifest.Manifest, **more: Any
+def is_repeated(directory: Path) -> bool:
+    """Return whether a folder holds runs of several seeds or folds."""
+    return (directory / run_folder.REPEATS).exists()
+
+
+def _write(
+    directory: Path,
+    config: settings.Config,
+    records: manifest.Manifest,
+    results: Mapping[str, Any],
 ) -> None:
-    """Writes what shall be trained, and what has come of it."""
-    about = {
+    """Write repeats.json: what is to be trained, and the results so far."""
+    content = {
         "settings": dataclasses.asdict(config),
-        "manifest_digest": found.digest,
-        **more,
+        "manifest_digest": records.digest,
+        **results,
     }
-    run_folder.RunFolder(directory=directory).write_json(run_folder.REPEATS, about)
+    folder = run_folder.RunFolder(directory=directory)
+    folder.write_json(run_folder.REPEATS, content)
 
 
-def read_plan(directory: Path) -> tuple[settings.Config, str] | None:
-    """Trainings that were stopped; None if the folder is one training's.
-
-    Returns:
-        Their settings and the digest of their records' manifest.
+def _read(directory: Path) -> tuple[settings.Config, str]:
+    """Return the settings of the runs, and the digest of their records' manifest.
 
     Raises:
-        DataError: it is damaged, or of another version of Graft.
+        DataError: repeats.json is damaged, or from another version of Graft.
     """
     path = directory / run_folder.REPEATS
-    if not path.exists():
-        return None
     try:
-        about = dict(json.loads(path.read_text(encoding="utf-8")))
-        values = {"settings": about["settings"]}
-        digest = str(about["manifest_digest"])
+        content = dict(json.loads(path.read_text(encoding="utf-8")))
+        facts = {"settings": content["settings"]}
+        manifest_digest = str(content["manifest_digest"])
     except (ValueError, KeyError, TypeError) as error:
         raise run_folder.RunError(
-            f"{path}: damaged ({error!r:.200}); train anew"
+            f"{path}: damaged ({error!r:.200}). Train again."
         ) from error
-    return settings.from_run(path, values), digest
+    return settings.from_run(path, facts), manifest_digest
 
 
-def summary(figures: Mapping[str, Mapping[str, Any]], *, folds: bool) -> dict[str, Any]:
-    """What the trainings came to.
+def summarise(figures: Mapping[str, Mapping[str, Any]], *, folds: bool) -> Summary:
+    """Summarise the test figures of several runs.
 
     Args:
-        figures: {name: what evaluation/test.json holds}.
-        folds: each photo is tested once, so that they can be counted together.
-
-    Returns:
-        Accuracies, their mean and standard deviation (of a sample); with folds also
-        the accuracy over all photos with its 95 % interval.
+        figures: {run: content of its evaluation/test.json}.
+        folds: Whether each photo is tested once, so that all can be counted together.
     """
-    accuracies = {name: float(one["accuracy"]) for name, one in figures.items()}
-    values = np.array(list(accuracies.values()))
-    found: dict[str, Any] = {
-        "accuracy": accuracies,
-        "mean": float(values.mean()),
-        "standard_deviation": float(values.std(ddof=1)) if len(values) > 1 else 0.0,
-    }
+    accuracy = {run: float(values["accuracy"]) for run, values in figures.items()}
+    values = np.array(list(accuracy.values()))
+    all_photos = None
     if folds:
-        total = sum(int(one["num_examples"]) for one in figures.values())
+        total = sum(int(values["num_examples"]) for values in figures.values())
         hits = sum(
-            round(one["accuracy"] * one["num_examples"]) for one in figures.values()
+            round(values["accuracy"] * values["num_examples"])
+            for values in figures.values()
         )
-        found["all_photos"] = {
+        all_photos = {
             "num_examples": total,
             "accuracy": hits / total,
             "accuracy_ci95": list(metrics.wilson_interval(hits, total)),
         }
-    return found
-
-
-def as_text(found: Mapping[str, Any], what: str = "") -> str:
-    """The summary as lines.
-
-    Args:
-        found: of `summary`.
-        what: was trained; "" for what is trained first of all.
-    """
-    width = max(map(len, found["accuracy"]))
-    label = f"{what}, " * bool(what)
-    lines: Sequence[str] = [
-        f"{label}{name:{width}}  test accuracy {accuracy:.4f}"
-        for name, accuracy in found["accuracy"].items()
-    ]
-    mean = f"{label}mean {found['mean']:.4f}, standard deviation "
-    mean += f"{found['standard_deviation']:.4f}"
-    lines = [*lines, mean]
-    if whole := found.get("all_photos"):
-        low, high = whole["accuracy_ci95"]
-        lines.append(
-            f"{label}each of {whole['num_examples']} photos tested once: accuracy "
-            f"{whole['accuracy']:.4f}, 95 % interval {low:.4f} to {high:.4f}"
-        )
-    return "\n".join(lines)
+    return Summary(
+        accuracy=accuracy,
+        mean=float(values.mean()),
+        standard_deviation=float(values.std(ddof=1)) if len(values) > 1 else 0.0,
+        all_photos=all_photos,
+    )

@@ -1,4 +1,4 @@
-"""The head of a former run, taken along into the next one."""
+"""Restore the head of a former run, for a run on the same classes."""
 
 import dataclasses
 import json
@@ -12,61 +12,59 @@ from model.networks import head
 from model.runs import run_folder
 from model.weights import named_weights, restore
 
-_TEXT_LIMIT = 16 << 20  # characters of a run's config.json; it may be a stranger's
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Seat:
+class HeadPosition:
     """Where the head of a run sits.
 
     Attributes:
-        features: layers, with commas.
-        pooling: what it sees of them; see head.choose_pooling.
+        features: Names of the layers below the head, with commas.
+        pooling: Result of head.choose_pooling.
     """
 
     features: str
     pooling: str
 
 
-def seat(weights: named_weights.Weights) -> Seat | None:
-    """That of the run whose model the weights are; None if they are no run's."""
+def find_position(weights: named_weights.Weights) -> HeadPosition | None:
+    """Return where the head of a run sits; None if the weights are not a run's."""
     path = Path(weights.path)
     if path.name != run_folder.MODEL_NAME:
         return None
     try:
-        with path.with_name(run_folder.CONFIG_NAME).open(encoding="utf-8") as file:
-            about = json.loads(file.read(_TEXT_LIMIT))
-        features, pooling = about["features"], about.get("pooling", "none")
+        text = path.with_name(run_folder.CONFIG_NAME).read_text(encoding="utf-8")
+        config = json.loads(text)
+        features, pooling = config["features"], config.get("pooling", "none")
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return None  # moved away from it; or not ours
+        return None  # the file was moved, or the folder is not a run
     except RecursionError:
-        return None  # nobody's configuration
+        return None  # deeply nested JSON, which no run has
     if not isinstance(features, str) or pooling not in head.POOLINGS:
         return None
-    return Seat(features=features, pooling=pooling)
+    return HeadPosition(features=features, pooling=pooling)
 
 
 def shapes(
     num_features: int, hidden: int, num_classes: int
 ) -> dict[str, dict[str, tuple[int, ...]]]:
-    """{layer: {variable: shape}} of a head.
+    """Return {layer: {variable: shape}} of a head.
 
     Args:
-        num_features: that it sits on.
-        hidden: units of the layer below the final one; 0 if there is none.
-        num_classes: of the final layer.
+        num_features: Number of features that the head sees.
+        hidden: Units of the layer below the final one; 0 for none.
+        num_classes: Number of classes of the final layer.
     """
     sizes = [(head.HIDDEN_LAYER, hidden)] * bool(hidden)
     sizes.append((head.FINAL_LAYER, num_classes))
-    found = {}
+    layers = {}
     for layer, units in sizes:
-        found[layer] = {"kernel": (num_features, units), "bias": (units,)}
+        layers[layer] = {"kernel": (num_features, units), "bias": (units,)}
         num_features = units
-    return found
+    return layers
 
 
-def keep(
-    fit: restore.RestoredWeights,
+def restore_head(
+    restored: restore.RestoredWeights,
     weights: named_weights.Weights,
     features: Sequence[str],
     *,
@@ -74,35 +72,36 @@ def keep(
     hidden: int,
     class_names: Sequence[str],
 ) -> restore.RestoredWeights:
-    """The fit with the file's own head, for the same classes in the same order.
+    """Return the restored weights together with those of the file's head.
 
     Args:
-        fit: of the layers below.
-        weights: that it is of.
-        features: layers that the head sits on.
-        pooling: of head.choose_pooling.
-        hidden: units of the layer below the final one; 0 if there is none.
-        class_names: of the data, in label order.
+        restored: Restored weights of the layers below the head.
+        weights: File that they come from.
+        features: Layers that the head sits on.
+        pooling: Result of head.choose_pooling.
+        hidden: Units of the layer below the final one; 0 for none.
+        class_names: Names of the data set's classes, in label order.
 
     Raises:
-        errors.MismatchedCheckpoint: the file has no such head, or one for others.
+        errors.MismatchedCheckpoint: The file has no head, or one for other layers or
+            classes.
     """
-    _check_same(weights, features, class_names)
-    seen = head.num_features(fit.network, fit.spec, features, pooling)
-    wanted = shapes(seen, hidden, len(class_names))
+    _check_position_and_classes(weights, features, class_names)
+    num_features = head.num_features(restored.network, restored.spec, features, pooling)
+    expected = shapes(num_features, hidden, len(class_names))
     tensors = weights.checkpoint.tensors
     values: dict[str, dict[str, np.ndarray]] = {}
-    entries = {entry.tensor: entry for entry in fit.entries}
-    for layer, variables in wanted.items():
+    entries = {entry.tensor: entry for entry in restored.entries}
+    for layer, variables in expected.items():
         for variable, shape in variables.items():
             name = f"{layer}/{variable}"
             tensor = tensors.get(name)
             if tensor is None or tensor.shape != shape or not restore.is_float(tensor):
                 has = "none" if tensor is None else f"{list(tensor.shape)}"
                 raise errors.MismatchedCheckpoint(
-                    f"--keep_head: expected {name} of {list(shape)} in {weights.path}, "
-                    f"found {has}; a run of this project has it, with the same "
-                    "--features, --pooling, --hidden and classes"
+                    f"--keep_head: {weights.path} does not hold this head. Expected "
+                    f"{name} of {list(shape)}, found {has}. Use the model.keras of a "
+                    "run with the same --features, --pooling, --hidden and classes."
                 )
             values.setdefault(layer, {})[variable] = restore.finite_float32(
                 tensor, name
@@ -111,28 +110,29 @@ def keep(
                 entries[name], status="restored", variable=name, shape=shape
             )
     return dataclasses.replace(
-        fit,
-        values=fit.values | values,
-        shapes=fit.shapes | wanted,
+        restored,
+        values=restored.values | values,
+        shapes=restored.shapes | expected,
         entries=tuple(entries.values()),
     )
 
 
-def _check_same(
+def _check_position_and_classes(
     weights: named_weights.Weights, features: Sequence[str], class_names: Sequence[str]
 ) -> None:
     """Raises MismatchedCheckpoint for a run's head on other layers or classes."""
-    was = seat(weights)
-    if was and was.features != ",".join(features):
+    position = find_position(weights)
+    if position and position.features != ",".join(features):
         raise errors.MismatchedCheckpoint(
-            f"--keep_head: in {weights.path} the head sits on {was.features}, here on "
-            f"{','.join(features)}; expected the same --features"
+            f"--keep_head: the head of {weights.path} sits on {position.features}, the "
+            f"new one on {','.join(features)}. Use the same --features."
         )
-    labels = Path(weights.path).with_name("labels.txt")
-    if labels.is_file():
-        known = labels.read_text("utf-8", errors="surrogateescape").splitlines()
-        if known != list(class_names):
+    path = Path(weights.path).with_name("labels.txt")
+    if path.is_file():
+        labels = path.read_text("utf-8", errors="surrogateescape").splitlines()
+        if labels != list(class_names):
             raise errors.MismatchedCheckpoint(
-                f"--keep_head: {labels} has the classes {', '.join(known)}, the data "
-                f"{', '.join(class_names)}; expected the same in the same order"
+                f"--keep_head: the classes of {path} and of the data set differ. "
+                f"Expected the same classes in the same order, found "
+                f"{', '.join(labels)} and {', '.join(class_names)}."
             )

@@ -1,187 +1,199 @@
-"""A training of one network, or of several in lockstep, into run folders.
-
-Networks in lockstep see the same batches: these are a function of seed and epoch. One
-of them trains for an epoch, then the next.
-"""
+"""Run a training to its end: the epochs of one network, or of two in turn."""
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from model.loop import distributed, training_loop
-from model.runs import learning_curves, run_folder, tensorboard_log
-from model.training import settings, snapshots, staged_training
+from model.runs import learning_curves, run_folder, snapshots, tensorboard_log
+from model.training import settings, staged_training
 from pipeline.system import command_line, file_system
 
-# Between two writings of the best model so far.
+# Seconds between two writings of the best model so far.
 _SAVE_EVERY_S = 60.0
 
 
-class Session:
-    """Trains to the end, with snapshots on the way."""
+class TrainingSession:
+    """Train networks to the end, with snapshots on the way.
+
+    Two networks that are compared take turns, an epoch each. They see the same batches,
+    which depend on seed and epoch alone.
+    """
 
     def __init__(
         self,
         config: settings.Config,
-        trainees: Sequence[staged_training.Trainee],
+        networks: Sequence[staged_training.StagedTraining],
         *,
         resumed: bool = False,
     ) -> None:
-        """Takes over networks that have not begun.
+        """Take over networks that have not begun to train.
 
         Args:
-            config: of all of them.
-            trainees: the first one's run folder keeps the snapshots.
-            resumed: the run was stopped before, and is expected to go on.
+            config: Settings of the training.
+            networks: One network, or two to compare. The snapshots of both lie in the
+                run folder of the first.
+            resumed: Whether the run was stopped before and is to continue.
         """
         self._resumed = resumed
-        self._trainees = trainees
+        self._networks = networks
         self._config = config
-        self._directory: Path = trainees[0].record.directory
+        self._directory: Path = networks[0].folder.directory
         self._clock = snapshots.Clock(
             minutes=config.snapshot_minutes, steps=config.snapshot_steps
         )
-        self._is_chief = trainees[0].record.writes
+        self._is_chief = networks[0].folder.writes
         self._boards = {
-            one.name: tensorboard_log.Board(one.record.directory / "tensorboard")
-            for one in trainees
+            network.name: tensorboard_log.Board(network.folder.directory)
+            for network in networks
             if self._is_chief
         }
-        self._saved = {one.name: (time.monotonic(), 0) for one in trainees}
-
-    @property
-    def _step(self) -> int:
-        return sum(one.steps for one in self._trainees)
+        self._saved = {network.name: (time.monotonic(), 0) for network in networks}
 
     def run(self) -> None:
-        """Trains from the beginning, or from the last snapshot.
+        """Train from the beginning or from the last snapshot, to the end.
 
         Raises:
-            loop.NonFiniteLoss: training ran away.
-            run.RunError: another process trains this run, or a snapshot is of another.
-            command.Stopped: by a signal; what was reached is a usable run, and there is
-                a snapshot.
+            training_loop.NonFiniteLoss: The loss is infinite or NaN.
+            run_folder.RunError: Another process trains this run, or its snapshots are
+                of another training.
+            command_line.Stopped: By a signal. What was reached is a usable run, and a
+                snapshot has been written.
         """
-        with self._locked() as folder:
-            try:
-                with command_line.graceful(), self._clock.listening():
-                    try:
-                        self._begin(folder)
-                        self._run_epochs(folder)
-                    finally:  # also when stopped
-                        self._write()
-            except command_line.Stopped as stopped:
-                if stopped.in_order and all(one.begun for one in self._trainees):
+        with (
+            self._locked() as folder,
+            self._ending(folder),
+            contextlib.closing(_StageProgress(self._networks)) as progress,
+        ):
+            self._begin(folder)
+            progress.start_stage()
+            while waiting := [n for n in self._networks if not n.done]:
+                network = min(waiting, key=lambda n: len(n.results))
+                if network.training.done:
+                    progress.close()
+                    network.begin_next_stage()
+                    self._draw_first_batch(network)
+                    progress.start_stage()
+                for num_photos in network.training.train_epoch():
+                    if self._clock.is_due(self._steps):
+                        self._snapshot(folder)
+                    progress.update(num_photos)
+                result = network.validate()  # which keeps the best weights
+                self._record(network, result, progress)
+                self._save_best(network)
+                if network.training.done and not network.done:
                     self._snapshot(folder)
-                raise
-            except training_loop.NonFiniteLoss as error:
-                self._remove_snapshots()  # the next time would come to the same
-                self._trainees[0].record.write_text(run_folder.DIVERGED, f"{error}\n")
-                raise
-            except distributed.LOST as error:
-                raise distributed.WorkerLost(
-                    f"{self._directory}: another process of this training has gone "
-                    f"({str(error)[:200]}); start all of them again with --resume"
-                ) from error
-            else:
-                self._remove_snapshots()
-            finally:
-                for one in self._boards.values():
-                    one.close()
-                self._leave(folder)
+
+    @property
+    def _steps(self) -> int:
+        return sum(network.steps for network in self._networks)
 
     def _locked(self) -> contextlib.AbstractContextManager[Path]:
-        """The folder of snapshots, which the chief has for itself."""
+        """Lock the folder of snapshots for the chief; yield it."""
         if self._is_chief:
             return snapshots.locked(self._directory)
         return contextlib.nullcontext(self._directory / run_folder.CHECKPOINTS)
+
+    @contextlib.contextmanager
+    def _ending(self, folder: Path) -> Iterator[None]:
+        """Leave a usable run behind, however the training inside ends."""
+        try:
+            with command_line.graceful(), self._clock.listening():
+                try:
+                    yield
+                finally:
+                    self._write()
+        except command_line.Stopped as stopped:
+            if stopped.in_order and all(n.has_begun for n in self._networks):
+                self._snapshot(folder)
+            raise
+        except training_loop.NonFiniteLoss as error:
+            self._remove_snapshots()  # resuming would lead to the same
+            self._networks[0].folder.write_text(run_folder.DIVERGED, f"{error}\n")
+            raise
+        except distributed.LOST as error:
+            raise distributed.WorkerLost(
+                f"{self._directory}: another process of this training does not answer "
+                f"({str(error)[:200]}). Start all of them again with --resume."
+            ) from error
+        else:
+            self._remove_snapshots()
+        finally:
+            for board in self._boards.values():
+                board.close()
+            self._leave(folder)
 
     def _remove_snapshots(self) -> None:
         if self._is_chief:
             snapshots.remove(self._directory / run_folder.CHECKPOINTS)
 
     def _begin(self, folder: Path) -> None:
-        state = snapshots.latest(folder)
+        """Begin all networks, or restore them from the last snapshot."""
+        state = snapshots.read_latest(folder)
         if state is None and self._resumed:
-            command_line.log("no snapshot was written yet: training begins anew")
-        for number, one in enumerate(self._trainees):
+            command_line.log("no snapshot exists yet; starting from the beginning")
+        for number, network in enumerate(self._networks):
             if state is None:
-                one.begin()
+                network.begin()
             else:
-                self._restore(one, state, f"{number}/")
-            one.record.write_metrics(one.results)
-        self._draw_first_batch(self._trainees[0])
+                self._restore(network, snapshots.select(state, f"{number}/"))
+            network.folder.write_metrics(network.results)
+        self._draw_first_batch(self._networks[0])
         if state is not None:
-            command_line.log(f"going on after step {self._step}")
-        self._clock.begin(self._step)
-
-    def _draw_first_batch(self, one: staged_training.Trainee) -> None:
-        """Shows what the network sees in a stage."""
-        if self._is_chief:
-            name = f"first_batch-{one.number + 1}.png"
-            path = one.record.directory / ("first_batch.png" * (not one.number) or name)
-            with file_system.replacing(path) as partial:
-                picture = one.draw_first_batch(partial)
-            self._boards[one.name].first_batch(picture, one.number)
+            command_line.log(f"resumed after step {self._steps}")
+        self._clock.restart(self._steps)
 
     def _restore(
-        self, one: staged_training.Trainee, state: Mapping[str, np.ndarray], prefix: str
+        self, network: staged_training.StagedTraining, state: snapshots.Arrays
     ) -> None:
         try:
-            one.restore(staged_training.part(state, prefix))
+            network.restore(state)
         except (KeyError, ValueError, TypeError) as error:
             raise run_folder.RunError(
-                f"{one.record.directory}: its snapshots are of another training "
-                f"({error!r:.200}); train anew, with another --run_dir"
+                f"{network.folder.directory}: its snapshots are of another training or "
+                f"version of Graft ({error!r:.200}). Train again, with another "
+                "--run_dir."
             ) from error
 
-    def _run_epochs(self, folder: Path) -> None:
-        total = sum(one.num_photos for one in self._trainees)
-        done = sum(one.num_photos_done for one in self._trainees)
-        with command_line.progress(
-            total, "photo", "train", scale=True, initial=done
-        ) as progress:
+    def _draw_first_batch(self, network: staged_training.StagedTraining) -> None:
+        """Draw what the network sees in a stage."""
+        if self._is_chief:
+            number = network.number
+            name = f"first_batch-{number + 1}.png" if number else "first_batch.png"
+            path = network.folder.directory / name
+            with file_system.replacing(path) as partial:
+                picture = network.draw_first_batch(partial)
+            self._boards[network.name].write_first_batch(picture, number)
 
-            def on_batch(size: int) -> None:
-                if self._clock.due(self._step):
-                    self._snapshot(folder)
-                progress.update(size)
+    def _record(
+        self,
+        network: staged_training.StagedTraining,
+        result: training_loop.EpochResult,
+        progress: "_StageProgress",
+    ) -> None:
+        """Write the figures of an epoch; log them when all networks have them."""
+        network.folder.append_metrics(result)
+        if self._is_chief:
+            self._boards[network.name].write_epoch(result, network.epoch_details())
+        progress.end_epoch()
+        behind = [n for n in self._networks if len(n.results) < result.epoch]
+        if all(other.done for other in behind):
+            progress.log(self._epoch_line(result.epoch))
 
-            latest: dict[str, training_loop.EpochResult] = {}  # of this epoch
-            while not all(one.done for one in self._trainees):
-                waiting = [one for one in self._trainees if not one.done]
-                one = min(waiting, key=lambda one: len(one.results))
-                if one.training.done:
-                    one.begin_next()
-                    self._draw_first_batch(one)
-                result = one.run_epoch(on_batch)
-                one.record.append_metrics(result)
-                if self._is_chief:
-                    self._boards[one.name].write(result, one.details())
-                latest[one.name] = result
-                if not any(
-                    len(other.results) < result.epoch and not other.done
-                    for other in self._trainees
-                ):
-                    progress.log(self._line(latest))
-                    latest.clear()
-                self._save_best(one)
-                if one.training.done and not one.done:  # a stage's end
-                    self._snapshot(folder)
-
-    def _line(self, latest: Mapping[str, training_loop.EpochResult]) -> str:
-        """An epoch of all networks, in columns."""
-        first = next(iter(latest.values()))
-        epochs = max(one.epochs for one in self._trainees)
-        words = [f"epoch {first.epoch:{len(str(epochs))}}/{epochs}"]
-        for name, result in latest.items():
-            words += filter(
+    def _epoch_line(self, epoch: int) -> str:
+        """Return the figures of an epoch of all networks, in columns."""
+        epochs = max(network.epochs for network in self._networks)
+        columns = [f"epoch {epoch:{len(str(epochs))}}/{epochs}"]
+        for network in self._networks:
+            if len(network.results) < epoch:
+                continue  # it ended earlier
+            result = network.results[epoch - 1]
+            columns += filter(
                 None,
                 (
-                    name and f"| {name}:",
+                    network.name and f"| {network.name}:",
                     result.stage,
                     f"loss {result.loss:.4f}",
                     f"accuracy {result.accuracy:.4f}",
@@ -190,50 +202,97 @@ class Session:
                     f"{result.images_per_s:,.0f} photos/s",
                 ),
             )
-        return "  ".join(words)
+        return "  ".join(columns)
 
-    def _save_best(self, one: staged_training.Trainee) -> None:
-        saved_s, saved_epoch = self._saved[one.name]
-        if one.best.epoch > saved_epoch and time.monotonic() - saved_s > _SAVE_EVERY_S:
-            one.write()
-            one.record.point_latest()
-            self._saved[one.name] = (time.monotonic(), one.best.epoch)
+    def _save_best(self, network: staged_training.StagedTraining) -> None:
+        saved_s, saved_epoch = self._saved[network.name]
+        is_better = network.best.epoch > saved_epoch
+        if is_better and time.monotonic() - saved_s > _SAVE_EVERY_S:
+            network.write()
+            network.folder.point_latest()
+            self._saved[network.name] = (time.monotonic(), network.best.epoch)
 
     def _snapshot(self, folder: Path) -> None:
         if not self._is_chief:
             return
         state = {
             f"{number}/{name}": value
-            for number, one in enumerate(self._trainees)
-            for name, value in one.state().items()
+            for number, network in enumerate(self._networks)
+            for name, value in network.state().items()
         }
-        kept = self._config.snapshots_kept
-        snapshots.write(folder, self._step, state, keep=kept)
-        self._trainees[0].record.point_latest()
+        snapshots.write(folder, self._steps, state, keep=self._config.snapshots_kept)
+        self._networks[0].folder.point_latest()
 
     def _write(self) -> None:
-        """Makes run folders of what was reached."""
-        for one in self._trainees:
-            if one.best.epoch:
-                one.write()
-        if self._trainees[0].best.epoch:
-            self._trainees[0].record.point_latest()
-        results = {one.name: one.results for one in self._trainees if one.results}
+        """Make usable run folders of what was reached."""
+        for network in self._networks:
+            if network.best.epoch:
+                network.write()
+        if self._networks[0].best.epoch:
+            self._networks[0].folder.point_latest()
+        results = {n.name: n.results for n in self._networks if n.results}
         if results and self._is_chief:
             with file_system.replacing(self._directory / "curves.png") as partial:
                 learning_curves.draw(results, partial)
 
     def _leave(self, folder: Path) -> None:
-        """Says what there is; removes run folders with nothing to show."""
+        """Say how to continue a stopped training; remove empty run folders."""
         if not self._is_chief:
             return
         if folder.exists() and any(folder.iterdir()):
-            parent = self._directory.parent  # perhaps of several trainings
-            whole = parent if run_folder.is_run(parent) else self._directory
-            command_line.log(f"python train.py --resume={whole} goes on")
-        elif not any(one.best.epoch for one in self._trainees):
-            for one in reversed(self._trainees):
-                one.record.discard()
-            return
+            parent = self._directory.parent  # of the runs of --seeds or --folds
+            resumable = parent if run_folder.is_run(parent) else self._directory
+            command_line.log(f"to continue: python train.py --resume={resumable}")
+        elif not any(network.best.epoch for network in self._networks):
+            for network in reversed(self._networks):
+                network.folder.discard()
         elif folder.exists():
-            command_line.log(f"run: {self._directory}, as far as it came")
+            command_line.log(f"stopped run: {self._directory}")
+
+
+class _StageProgress:
+    """Show the photos and the time left of the stage that trains now.
+
+    Stages may differ a thousandfold in speed, so that each has a bar of its own.
+    """
+
+    def __init__(self, networks: Sequence[staged_training.StagedTraining]) -> None:
+        self._networks = networks
+        self._bar: Any = None
+
+    def start_stage(self) -> None:
+        """Show a bar for the stage that begins or continues."""
+        number = max(network.number for network in self._networks) + 1
+        count = len(self._networks[0].stages)
+        self._bar = command_line.progress(
+            self._total(),
+            "photo",
+            "train" + f", stage {number} of {count}" * (count > 1),
+            scale=True,
+            initial=sum(network.photos_done for network in self._networks),
+            smoothing=0,  # a mean over training and validation
+        )
+
+    def _total(self) -> int:
+        """Return the number of photos of the current stages."""
+        return sum(
+            network.photos_done if network.training.done else network.stage.photos
+            for network in self._networks
+        )
+
+    def update(self, num_photos: int) -> None:
+        """Move the bar on by a batch."""
+        self._bar.update(num_photos)
+
+    def end_epoch(self) -> None:
+        """Leave out the photos of a stage that is stopped early."""
+        self._bar.total = self._total()
+
+    def log(self, line: str) -> None:
+        """Write a line above the bar."""
+        self._bar.log(line)
+
+    def close(self) -> None:
+        """Complete the bar."""
+        if self._bar is not None:
+            self._bar.close()

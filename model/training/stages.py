@@ -1,43 +1,46 @@
-"""Which layers train: a network is cut in a frozen trunk and a trained tail."""
+"""Plan the stages of a training: which layers train, at which rate, for how long.
+
+In each stage a network is cut into a frozen trunk and a trained tail.
+"""
 
 import dataclasses
 import fnmatch
-from collections.abc import Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Sequence
 
 import keras
-import numpy as np
 
 from model.checkpoints import errors
-from model.loop import dropout
+from model.loop import learning_rate
 from model.networks import architecture, composite_layers, head
 from model.training import settings, starting_point
-from model.weights import model_variables
 from pipeline.batches.input_spec import InputSpec
 from pipeline.system import config_flags
 
-# Dropout that suits a head. On flower photos of 288 pixels, a head on AlexNet's 256
-# means did not even fit its training photos with 0.5 (loss 0.42 after 40 epochs).
-_OF_ALL, _OF_FEW = 0.5, 0.1
+# Default dropout before the final layer: for a head that sees all numbers of a layer,
+# and for one that sees few. On flower photos of 288 pixels, a head on AlexNet's 256
+# channel means did not even fit its training photos with 0.5 (loss 0.42 after 40
+# epochs).
+_DROPOUT_OF_ALL, _DROPOUT_OF_FEW = 0.5, 0.1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-    """A network with a new final layer, and where it is cut.
+class StagePlan:
+    """A network with a new final layer, and where a stage cuts it.
 
     Attributes:
-        network: the architecture.
-        spec: of the input.
-        features: layers the new head sits on, from shallow to deep.
-        train_from: lowest layer that trains; the final layer or one below it.
-        cut: layer whose output the frozen trunk gives; network.INPUT if nothing is
-            frozen.
-        num_classes: of the new final layer.
-        dropout: in front of it, 0..1.
-        seed: of new kernels and of dropout.
-        pooling: of head.choose_pooling.
-        hidden: units of a layer in front of the final one; 0 for none.
-        frozen: layers above the cut that do not train.
+        network: Architecture below the head.
+        spec: Preprocessing of the network's input.
+        features: Layers that the new head sits on, from shallow to deep.
+        train_from: Lowest layer that trains: the final layer or one below it.
+        cut: Layer whose output the frozen trunk computes; architecture.INPUT if the
+            trunk is empty.
+        num_classes: Number of classes of the new final layer.
+        dropout: Share of the final layer's input that is dropped in training, 0..1.
+        seed: Seed of new kernels and of dropout.
+        pooling: Result of head.choose_pooling.
+        hidden: Units of a layer before the final one; 0 for none.
+        frozen: Layers above the cut that do not train.
     """
 
     network: architecture.Network
@@ -54,277 +57,246 @@ class Plan:
 
     @property
     def num_features(self) -> int:
-        """Size of what the new head sees."""
+        """How many numbers of a photo the new head sees."""
         return head.num_features(self.network, self.spec, self.features, self.pooling)
 
     @property
     def trunk_pools(self) -> bool:
-        """Whether the frozen trunk gives what the head sees of whole channels."""
+        """Whether the frozen trunk computes all that a pooling head sees."""
         return self.pooling != "none" and self.cut == self.features[-1]
 
     @property
-    def last(self) -> str:
-        """What the trunk gives, by name: the cut, or what the head sees of layers."""
+    def trunk_output(self) -> str:
+        """Name of what the trunk computes: the cut layer, or pooled features."""
         if self.trunk_pools:
             return head.pooled_name(self.features, self.pooling)
         return self.cut
 
     def trains(self, layer_name: str) -> bool:
-        """Whether a layer above the cut trains."""
+        """Return whether a layer above the cut trains."""
         group = composite_layers.group_of(layer_name)
         return (group[0] if group else layer_name) not in self.frozen
 
+    def describe(self) -> str:
+        """Return which layers train, in words."""
+        if self.train_from == head.FINAL_LAYER:
+            return f"the head ({', '.join(head.weighted_layers(self.hidden))})"
+        if self.cut == architecture.INPUT and not self.frozen:
+            return "all layers"
+        frozen = sorted(self.frozen)
+        return f"{self.train_from} and the layers above it" + (
+            f"; frozen: {', '.join(frozen)}" * bool(frozen)
+        )
 
-def plan(found: starting_point.Base, config: settings.Config, num_classes: int) -> Plan:
-    """What a stage trains.
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage of a training: settings, cut network and length.
+
+    Attributes:
+        config: Settings of the stage.
+        plan: The cut network.
+        num_training: Number of training photos.
+    """
+
+    config: settings.Config
+    plan: StagePlan
+    num_training: int
+
+    @property
+    def name(self) -> str:
+        """Name of the stage; "" if the training has one alone."""
+        return self.config.stage
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether the stage trains on cached features of its trunk."""
+        return self.plan.cut != architecture.INPUT and self.config.num_views > 0
+
+    @property
+    def base_rate(self) -> float:
+        """Learning rate that the schedule scales."""
+        if self.config.learning_rate:
+            return self.config.learning_rate
+        if self.plan.train_from != head.FINAL_LAYER:
+            return learning_rate.suitable(0)
+        layers = len(self.plan.features)
+        kinds = head.numbers_per_channel(self.plan.pooling)
+        return learning_rate.suitable(self.plan.num_features // (layers * kinds))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of steps of an epoch, the last of them perhaps on fewer photos."""
+        batches = math.ceil(self.num_training / self.config.batch_size)
+        return math.ceil(batches / self.config.learning.iter_size)
+
+    @property
+    def steps(self) -> int:
+        """Number of steps, if the stage is not stopped early."""
+        return self.config.steps or self.config.epochs * self.steps_per_epoch
+
+    @property
+    def epochs(self) -> int:
+        """Number of epochs, if it is not stopped early; the last may be incomplete."""
+        if self.config.steps:
+            return math.ceil(self.config.steps / self.steps_per_epoch)
+        return self.config.epochs
+
+    @property
+    def photos(self) -> int:
+        """Number of photos of all steps; each counts once per epoch."""
+        return self.photos_after(self.steps)
+
+    def photos_after(self, steps: int) -> int:
+        """Return the number of photos of the first `steps` steps."""
+        epochs, left = divmod(steps, self.steps_per_epoch)
+        in_epoch = left * self.config.learning.iter_size * self.config.batch_size
+        return epochs * self.num_training + in_epoch
+
+
+def plan_stages(
+    start: starting_point.StartingPoint,
+    config: settings.Config,
+    *,
+    num_classes: int,
+    num_training: int,
+) -> list[Stage]:
+    """Plan all stages of a training.
 
     Args:
-        found: the network.
-        config: of the stage.
-        num_classes: of the new final layer.
+        start: Network that training starts from.
+        config: Settings of the training.
+        num_classes: Number of classes of the new final layer.
+        num_training: Number of training photos.
 
     Raises:
-        errors.MismatchedCheckpoint: it names layers that are not there.
+        errors.MismatchedCheckpoint: The settings name layers that do not exist.
     """
-    train_from = config.train_from or found.train_from
+    return [
+        Stage(
+            config=stage,
+            plan=plan_stage(start, stage, num_classes),
+            num_training=num_training,
+        )
+        for stage in config.in_stages()
+    ]
+
+
+def plan_stage(
+    start: starting_point.StartingPoint, config: settings.Config, num_classes: int
+) -> StagePlan:
+    """Plan where a stage cuts the network.
+
+    Args:
+        start: Network that training starts from.
+        config: Settings of the stage.
+        num_classes: Number of classes of the new final layer.
+
+    Raises:
+        errors.MismatchedCheckpoint: The settings name layers that do not exist.
+    """
+    train_from = config.train_from or start.train_from
     frozen: frozenset[str] = frozenset()
     if config.train:
-        train_from, frozen = _by_patterns(found, config)
-    cut = cut_below(found.network, train_from, found.features)
-    frozen |= _between(found.network, cut, train_from)
-    frozen -= (
-        set(found.network.weighted_layers(cut)) if cut != architecture.INPUT else set()
-    )
-    share = config.dropout
-    if share < 0:
-        sees_few = found.pooling != "none" and not config.hidden
-        share = _OF_FEW if sees_few else _OF_ALL
-    return Plan(
-        network=found.network,
-        spec=found.spec,
-        features=found.features,
+        train_from, frozen = _match_patterns(start, config)
+    cut = cut_below(start.network, train_from, start.features)
+    frozen |= _between(start.network, cut, train_from)
+    if cut != architecture.INPUT:
+        frozen -= set(start.network.weighted_layers(cut))
+    dropout = config.dropout
+    if dropout < 0:
+        sees_few = start.pooling != "none" and not config.hidden
+        dropout = _DROPOUT_OF_FEW if sees_few else _DROPOUT_OF_ALL
+    return StagePlan(
+        network=start.network,
+        spec=start.spec,
+        features=start.features,
         train_from=train_from,
         cut=cut,
         num_classes=num_classes,
-        dropout=share,
+        dropout=dropout,
         seed=config.seed,
-        pooling=found.pooling,
+        pooling=start.pooling,
         hidden=config.hidden,
         frozen=frozen,
     )
 
 
-def _by_patterns(
-    found: starting_point.Base, config: settings.Config
+def _match_patterns(
+    start: starting_point.StartingPoint, config: settings.Config
 ) -> tuple[str, frozenset[str]]:
-    """The lowest step that trains, and the layers above that do not."""
-    patterns = [part.strip() for part in config.train.split(",")]
-    between = found.network.steps_between(
-        architecture.INPUT,
-        found.features[-1],
-        num_classes=0,
-        dtype="float32",
+    """Return the lowest step that --train names, and the layers above it that it omits.
+
+    Raises:
+        errors.MismatchedCheckpoint: A pattern fits no layer.
+    """
+    patterns = [pattern.strip() for pattern in config.train.split(",")]
+    steps = start.network.steps_between(
+        architecture.INPUT, start.features[-1], num_classes=0, dtype="float32"
     )
-    weighted = {step.name: composite_layers.weighted_layers(step) for step in between}
-    layers = {step: names for step, names in weighted.items() if names}
+    layers = {step.name: composite_layers.weighted_layers(step) for step in steps}
+    layers = {step: names for step, names in layers.items() if names}
     layers |= {name: [name] for name in head.weighted_layers(config.hidden)}
 
-    def trains(step: str, layer: str) -> bool:
+    def is_named(step: str, layer: str) -> bool:
         return any(fnmatch.fnmatchcase(n, p) for n in (step, layer) for p in patterns)
 
     known = {*layers, *(layer for names in layers.values() for layer in names)}
     for pattern in patterns:
         if not fnmatch.filter(known, pattern):
             raise errors.MismatchedCheckpoint(
-                f"--train: {pattern} fits no layer up to the new head; expected "
+                f"--train: {pattern} fits no layer up to the new head. Expected "
                 f"{config_flags.suggestion(pattern, sorted(known))}"
             )
-    steps = [s for s, names in layers.items() if any(trains(s, n) for n in names)]
-    frozen = [n for s, names in layers.items() for n in names if not trains(s, n)]
-    lowest = head.FINAL_LAYER if steps[0] == head.HIDDEN_LAYER else steps[0]
+    trained = [s for s, names in layers.items() if any(is_named(s, n) for n in names)]
+    frozen = [n for s, names in layers.items() for n in names if not is_named(s, n)]
+    lowest = head.FINAL_LAYER if trained[0] == head.HIDDEN_LAYER else trained[0]
     return lowest, frozenset(frozen)
 
 
 def cut_below(
-    chosen: architecture.Network, train_from: str, features: Sequence[str]
+    network: architecture.Network, train_from: str, features: Sequence[str]
 ) -> str:
-    """The layer below `train_from`; network.INPUT if that is the first with weights.
+    """Return the layer below `train_from`, or architecture.INPUT.
 
-    If the head sits on several layers and not all that it sees is frozen, it is none
-    above the first of them, so that what it sees of each lies above the cut.
+    If the head sits on several layers and not all of them are frozen, the cut lies no
+    higher than the first of them, so that the tail computes all that the head sees.
+
+    Args:
+        network: Architecture below the head.
+        train_from: Lowest layer that trains.
+        features: Layers that the head sits on, from shallow to deep.
 
     Raises:
-        errors.MismatchedCheckpoint: `train_from` is no layer up to the last of
-            `features`.
+        errors.MismatchedCheckpoint: The network has no such layer below the head.
     """
     if train_from == head.FINAL_LAYER:
         return features[-1]
-    steps = chosen.steps()
+    steps = network.steps()
     names = [step.name for step in steps]
     below = steps[: names.index(features[-1]) + 1]
     weighted = [step.name for step in below if composite_layers.weighted_layers(step)]
     if train_from not in weighted:
         raise errors.MismatchedCheckpoint(
-            f"--train_from={train_from}: expected one of {', '.join(weighted)} or "
-            f"{head.FINAL_LAYER}"
+            f"--train_from={train_from}: {network.name} has no such layer below its "
+            f"head. Expected one of {', '.join(weighted)} or {head.FINAL_LAYER}."
         )
     if train_from == weighted[0]:
         return architecture.INPUT
-    # Dropout in front of a trained layer is trained with.
+    # Dropout in front of a trained layer belongs to the tail.
     cut = names.index(train_from) - 1
     while isinstance(steps[cut], keras.layers.Dropout):
         cut -= 1
     return names[min(cut, names.index(features[0]))]
 
 
-def _between(chosen: architecture.Network, cut: str, train_from: str) -> frozenset[str]:
-    """Layers with weights above the cut that lie below those that train."""
+def _between(
+    network: architecture.Network, cut: str, train_from: str
+) -> frozenset[str]:
+    """Return the layers with weights above the cut and below those that train."""
     if train_from == head.FINAL_LAYER:
         return frozenset()
-    steps = chosen.steps_between(cut, train_from, num_classes=0, dtype="float32")
+    steps = network.steps_between(cut, train_from, num_classes=0, dtype="float32")
     return frozenset(
-        n for step in steps[:-1] for n in composite_layers.weighted_layers(step)
+        layer for step in steps[:-1] for layer in composite_layers.weighted_layers(step)
     )
-
-
-def build_trunk(plan: Plan, dtype: str) -> Any:
-    """The frozen part: image -> output of the cut layer; nothing in it trains."""
-    keras.utils.set_random_seed(plan.seed)  # for what no weights reach
-    image, outputs = plan.network.step_outputs(
-        plan.spec, last=plan.cut, dtype=dtype, repeat_per_column=True
-    )
-    output = outputs[plan.cut]
-    if plan.trunk_pools:
-        output = head.pool_features(outputs, plan.features, plan.pooling)
-    trunk = keras.Model(image, output)
-    trunk.trainable = False
-    for layer in trunk.layers:  # Keras would use dropout of a frozen part in training
-        if isinstance(layer, keras.layers.Dropout):
-            layer.rate = 0.0
-        elif isinstance(layer, keras.layers.GaussianNoise):
-            layer.stddev = 0.0
-    return trunk
-
-
-def build_tail(plan: Plan, trunk: Any, dtype: str) -> Any:
-    """The trained part: output of the trunk -> logits, float32 [batch, num_classes].
-
-    Args:
-        plan: where to cut.
-        trunk: of `build_trunk`.
-        dtype: Keras dtype policy of the network's own layers.
-    """
-    keras.utils.set_random_seed(plan.seed)
-    inputs = keras.Input(trunk.output.shape[1:], name="features", dtype="float32")
-    output = inputs
-    if not plan.trunk_pools:
-        steps = plan.network.steps_between(
-            plan.cut, plan.features[-1], num_classes=0, dtype=dtype
-        )
-        steps = [
-            dropout.by_step(step, plan.seed)
-            for step in _without_frozen_dropout(steps, plan.train_from)
-        ]
-        outputs = architecture.apply_steps(steps, plan.cut, inputs)
-        output = head.pool_features(outputs, plan.features, plan.pooling)
-    for layer in _head(plan):
-        output = dropout.by_step(layer, plan.seed)(output)
-    tail = keras.Model(inputs, output)
-    for layer in tail.layers:
-        if layer.weights and not plan.trains(layer.name):
-            layer.trainable = False
-    return tail
-
-
-def _without_frozen_dropout(steps: Sequence[Any], train_from: str) -> list[Any]:
-    """The steps, without dropout and noise in front of layers that do not train."""
-    names = [step.name for step in steps]
-    below = names.index(train_from) if train_from in names else 0
-    frozen = [n for n in range(below) if composite_layers.weighted_layers(steps[n])]
-    return [
-        step
-        for number, step in enumerate(steps)
-        if not (
-            isinstance(step, keras.layers.Dropout | keras.layers.GaussianNoise)
-            and frozen
-            and number < frozen[-1]
-        )
-    ]
-
-
-def kept(part: Any) -> dict[str, Any]:
-    """{name: variable} of a trunk or tail: all but random states."""
-    named = {
-        model_variables.variable_name(variable): variable for variable in part.variables
-    }
-    return {
-        n: v for n, v in named.items() if not n.endswith(model_variables.RANDOM_STATE)
-    }
-
-
-def moving(tail: Any) -> set[str]:
-    """Names of the variables that training changes, moving averages among them."""
-    return {
-        model_variables.variable_name(variable)
-        for layer in tail.layers
-        if layer.trainable
-        for variable in layer.variables
-    }
-
-
-def statistics(model: Any) -> list[Any]:
-    """Moving averages that a model's trained layers keep, also in its parts."""
-    found = []
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            found += statistics(layer)
-        elif isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
-            found += [layer.moving_mean, layer.moving_variance]
-    return found
-
-
-def values(part: Any) -> dict[str, np.ndarray]:
-    """{name: array} of a trunk or tail."""
-    return {name: variable.numpy() for name, variable in kept(part).items()}
-
-
-def put(part: Any, found: Mapping[str, np.ndarray]) -> None:
-    """Gives a trunk or tail those of some values that it has variables for."""
-    for name, variable in kept(part).items():
-        if name in found:
-            variable.assign(found[name])
-
-
-def _head(plan: Plan) -> list[Any]:
-    return head.make_layers(
-        plan.num_classes,
-        hidden=plan.hidden,
-        dropout=plan.dropout,
-        seed=plan.seed,
-    )
-
-
-def join(trunk: Any, tail: Any) -> Any:
-    """Image -> logits, sharing the variables of both parts; the trunk stays frozen."""
-    return keras.Model(trunk.input, tail(trunk.output))
-
-
-def assemble(plan: Plan, found: Mapping[str, np.ndarray]) -> Any:
-    """The whole network in float32.
-
-    Args:
-        plan: of the network.
-        found: {name: array} of the variables of trunk and tail.
-
-    Returns:
-        A keras.Model: image -> logits, made of built-in layers only, so that it loads
-        in plain Keras.
-    """
-    image, outputs = plan.network.step_outputs(plan.spec, last=plan.features[-1])
-    output = head.pool_features(outputs, plan.features, plan.pooling)
-    for layer in _head(plan):
-        output = layer(output)
-    whole = keras.Model(image, output, name=plan.network.name)
-    for name, variable in kept(whole).items():
-        variable.assign(found[name])
-    return whole

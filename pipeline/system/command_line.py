@@ -259,8 +259,19 @@ def progress(
     *,
     scale: bool = False,
     initial: int = 0,
+    smoothing: float = 0.1,
 ) -> _Progress:
-    """A progress bar on stderr with rate and time left; in a log file, rare lines."""
+    """Return a progress bar on stderr with rate and time left; in log files, lines.
+
+    Args:
+        total: Number of units; None if it is unknown.
+        unit: Name of one unit.
+        description: What goes on.
+        scale: Whether large numbers are abbreviated, as 1.2k.
+        initial: Number of units that were done before.
+        smoothing: Weight of the newest rate in the one that is shown, 0..1; 0 shows
+            the mean since the start.
+    """
     return _Progress(
         total=total,
         unit=unit,
@@ -268,5 +279,5 @@ def progress(
         unit_scale=scale,
         initial=initial,
         mininterval=0.1 if sys.stderr.isatty() else 10.0,
-        smoothing=0.1,
+        smoothing=smoothing,
     )

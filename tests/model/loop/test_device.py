@@ -3,6 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import pytest
 import tensorflow as tf
 
@@ -32,7 +33,7 @@ def cpu_info(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
-def test_what_was_asked_for_is_used(precision):
+def test_a_requested_precision_is_used(precision):
     assert device.choose_precision(precision) == precision
 
 
@@ -57,7 +58,7 @@ def test_unknown_precision_is_named_with_the_known_ones(precision):
         ("", "float32"),
     ],
 )
-def test_auto_goes_by_the_processors_instructions(cpu_info, flags, expected):
+def test_auto_depends_on_the_processors_instructions(cpu_info, flags, expected):
     cpu_info(
         "processor\t: 0\nmodel name\t: Fast: 9000\n"
         f"flags\t\t: {flags}\nbugs\t\t: avx512_bf16\n\n"
@@ -67,20 +68,32 @@ def test_auto_goes_by_the_processors_instructions(cpu_info, flags, expected):
 
 
 @without_gpu
-def test_auto_without_knowledge_of_the_processor(tmp_path, monkeypatch):
+def test_auto_is_float32_on_an_unknown_processor(tmp_path, monkeypatch):
     """On systems without /proc, and on processors that call their flags otherwise."""
     monkeypatch.setattr(device, "CPU_INFO", tmp_path / "nothing")
     assert device.choose_precision("auto") == "float32"
 
 
-def test_every_precision_has_a_policy_that_keeps_float32_variables():
-    import keras
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_frozen_layers_compute_in_the_precision_with_float32_variables(precision):
+    setup = device.ComputeSetup(precision=precision, cache_dir=Path())
+    policy = keras.dtype_policies.DTypePolicy(setup.frozen_policy)
+    assert policy.compute_dtype == precision
+    assert policy.variable_dtype == "float32"
 
-    for precision in device.PRECISIONS:
-        if precision != "auto":
-            policy = keras.dtype_policies.DTypePolicy(device.policy(precision))
-            assert policy.compute_dtype == precision
-            assert policy.variable_dtype == "float32"
+
+def test_what_trains_computes_in_float32_instead_of_float16():
+    policies = {
+        precision: device.ComputeSetup(
+            precision=precision, cache_dir=Path()
+        ).trained_policy
+        for precision in ("float32", "bfloat16", "float16")
+    }
+    assert policies == {
+        "float32": "float32",
+        "bfloat16": "mixed_bfloat16",
+        "float16": "float32",
+    }
 
 
 @without_gpu
@@ -99,7 +112,7 @@ def test_prepare_names_the_processor_and_makes_runs_repeatable():
     assert "when determinism is enabled" in asked.stderr
 
 
-def test_what_commands_import_first_says_how_a_gpu_is_used():
+def test_commands_share_a_gpu_and_compute_in_full_float32():
     """In a process of its own: this one's settings are of conftest.py too."""
     program = (
         "import os\n"

@@ -21,7 +21,7 @@ def masked(layer, inputs, step):
 class TestStepDropout:
     @pytest.mark.parametrize("rate", [0.5, 0.25, 0.1, 0.9])
     @pytest.mark.parametrize("shape", [(64, 1001), (10, 7, 7, 33)])
-    def test_drops_its_share_and_keeps_the_mean(self, rate, shape):
+    def test_dropout_keeps_the_mean(self, rate, shape):
         found = masked(layer(rate), np.ones(shape, np.float32), 3)
         share = np.mean(found == 0)
         assert abs(share - rate) < 0.02
@@ -30,7 +30,7 @@ class TestStepDropout:
         assert abs(found.max() - 1 / (1 - rate)) < 0.03 / (1 - rate)
         assert abs(found.mean() - 1) < 0.1
 
-    def test_repeats_with_the_step(self):
+    def test_dropout_repeats_with_the_step(self):
         inputs = np.random.default_rng(0).normal(size=(8, 100)).astype(np.float32)
         first = masked(layer(), inputs, 7)
         assert (masked(layer(), inputs, 7) == first).all()
@@ -49,7 +49,7 @@ class TestStepDropout:
         )
         assert 0.35 < found.min() < found.max() < 0.65
 
-    def test_in_a_graph_as_outside(self):
+    def test_a_graph_drops_the_same_as_eager_code(self):
         inputs = np.ones((3, 50), np.float32)
         one = layer()
 
@@ -68,7 +68,7 @@ class TestStepDropout:
         assert 0.3 < np.mean(found == 0) < 0.7
         assert (found[0] != found[1]).any()
 
-    def test_gradient_passes_where_it_is_kept(self):
+    def test_the_gradient_passes_where_numbers_pass(self):
         inputs = tf.ones((4, 30))
         with tf.GradientTape() as tape, dropout.at(2):
             tape.watch(inputs)
@@ -76,17 +76,17 @@ class TestStepDropout:
         np.testing.assert_array_equal(tape.gradient(output, inputs), output)
 
     @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
-    def test_low_precision(self, dtype):
+    def test_low_precision_keeps_the_mean(self, dtype):
         found = layer(dtype=dtype)(np.ones((2, 8), np.float32))
         assert found.dtype == dtype.removeprefix("mixed_")
         kept = masked(layer(dtype=dtype), np.ones((2, 800), np.float32), 1)
         assert {*np.unique(kept)} == {0, 2}
 
-    def test_does_nothing_in_use(self):
+    def test_nothing_is_dropped_in_use(self):
         inputs = np.ones((2, 8), np.float32)
         np.testing.assert_array_equal(layer()(inputs), inputs)
 
-    def test_needs_a_step(self):
+    def test_training_without_a_step_is_an_error(self):
         with pytest.raises(RuntimeError, match="drop: in training, but not within"):
             layer()(np.ones((2, 3), np.float32), training=True)
 
@@ -113,12 +113,12 @@ class TestByStep:
             (LAYERS.Dense(2, name="a"), LAYERS.Dense),
         ],
     )
-    def test_layers(self, before, kind):
+    def test_dropout_and_noise_layers_are_replaced(self, before, kind):
         found = dropout.by_step(before, 1)
         assert type(found) is kind
         assert found.name == "a"
 
-    def test_within_blocks(self):
+    def test_layers_inside_blocks_are_replaced(self):
         """However deep; what is no dropout stays the same layer."""
         dense, drop = LAYERS.Dense(4, name="dense"), LAYERS.Dropout(0.5, name="drop")
         inner = composite_layers.Chain("inner", [dense, drop])

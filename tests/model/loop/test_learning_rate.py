@@ -34,7 +34,7 @@ from pipeline.system import config_flags
     ],
     ids=lambda value: getattr(value, "policy", ""),
 )
-def test_shares(schedule, shares):
+def test_each_policy_by_hand(schedule, shares):
     for step, share in shares.items():
         assert learning_rate.share(schedule, step, 100) == pytest.approx(
             share, abs=1e-12
@@ -50,3 +50,10 @@ def test_one_step(policy):
     schedule = Settings(policy=policy, **own.get(policy, {}))
     for total in (0, 1):
         assert learning_rate.share(schedule, 0, total) == 1
+
+
+@pytest.mark.parametrize(
+    ("num_features", "rate"), [(9216, 1e-4), (1280, 7.2e-4), (0, 1e-4)]
+)
+def test_more_features_suit_a_lower_rate(num_features, rate):
+    assert learning_rate.suitable(num_features) == pytest.approx(rate)

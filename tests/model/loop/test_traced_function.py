@@ -5,7 +5,7 @@ import tensorflow as tf
 from model.loop import traced_function
 
 
-def test_one_trace_for_all_sizes():
+def test_all_batch_sizes_share_a_trace():
     traces = []
 
     @traced_function.for_any_batch
@@ -21,7 +21,7 @@ def test_one_trace_for_all_sizes():
     assert [list(shape) for shape in traces] == [[None, 2]]
 
 
-def test_other_examples_are_traced_anew():
+def test_examples_of_another_shape_are_traced_again():
     square = traced_function.for_any_batch(lambda values: values * values)
     assert square(np.float32([1, 2])).dtype == tf.float32
     assert square(np.int64([1, 2])).dtype == tf.int64

@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from model.loop import feature_cache, training_loop
+from model.loop import training_loop
+from model.loop.inputs import feature_cache
 from model.networks import architecture, head
 from model.predict import classifier, similar_photos
 from model.runs import finished_run

@@ -28,10 +28,12 @@ def details(**how):
 
 def test_what_is_written_can_be_read_back(tmp_path):
     written = tensorboard_log.Board(tmp_path)
-    written.write(test_learning_curves.result(1), details())
-    written.write(test_learning_curves.result(2), details(rates={1.0: 0.05, 10.0: 0.5}))
-    written.first_batch(np.zeros((4, 6, 3), np.uint8), 0)
-    found = read_events(tmp_path / "training")
+    written.write_epoch(test_learning_curves.result(1), details())
+    written.write_epoch(
+        test_learning_curves.result(2), details(rates={1.0: 0.05, 10.0: 0.5})
+    )
+    written.write_first_batch(np.zeros((4, 6, 3), np.uint8), 0)
+    found = read_events(tmp_path / "tensorboard" / "training")
     weights = found.pop("logits/kernel")
     assert [step for step, _ in weights] == [1, 2]
     assert weights[0][1][:, 2].sum() == 6  # counts of the histogram
@@ -46,7 +48,7 @@ def test_what_is_written_can_be_read_back(tmp_path):
         "learning_rate_of_lr_mult/1": [(2, pytest.approx(0.05))],
         "learning_rate_of_lr_mult/10": [(2, pytest.approx(0.5))],
     }
-    found = read_events(tmp_path / "validation")
+    found = read_events(tmp_path / "tensorboard" / "validation")
     assert len(found.pop("confusion_matrix")) == 2
     assert {n: [(s, float(a)) for s, a in v] for n, v in found.items()} == {
         "loss": [(1, pytest.approx(1.2)), (2, pytest.approx(0.6))],

@@ -5,10 +5,9 @@ import cv2
 import numpy as np
 import pytest
 
-from model.loop import optimization, parameter_update, training_loop
+from model.loop import optimization
 from model.training import learning_rate_finder
-from model.weights import model_variables
-from tests.model.loop import test_training_loop
+from tests.support import small_training
 
 
 def curve(losses):
@@ -21,7 +20,7 @@ def test_smoothing_by_hand():
     assert found == pytest.approx([1, (0.9 * 0.1 * 1 + 0.1 * 2) / (1 - 0.81)])
 
 
-def test_suggests_where_the_loss_falls_fastest():
+def test_the_suggestion_is_where_the_loss_falls_fastest():
     """A loss that falls as a logistic function of the rate's logarithm, then rises."""
     places = np.linspace(-6, 0, 200)
     losses = 1 - 0.9 / (1 + np.exp(-6 * (places + 3))) + np.exp(8 * (places + 0.5))
@@ -40,30 +39,20 @@ def test_no_suggestion_from_a_loss_that_does_not_fall(losses):
 
 
 def search(inputs, labels, steps=60):
-    model = test_training_loop.linear()
-    job = test_training_loop.Job(model, inputs, labels, batch_size=10)
-    learning = training_loop.Learning(
-        update=parameter_update.Update(
-            model_variables.trainable(model),
-            optimization.Settings(optimizer="sgd"),
-            float16=False,
-        ),
-        schedule=optimization.Settings(),
-        rate=0.1,
-        epochs=1,
-        total_steps=1,
+    model = small_training.linear()
+    settings = optimization.Settings(optimizer="sgd")
+    job = small_training.Job(model, inputs, labels, settings=settings)
+    calls = []
+    curve = learning_rate_finder.search(
+        model, job.setup, job, on_step=lambda: calls.append(1), steps=steps
     )
-    sizes = []
-    found = learning_rate_finder.search(
-        model, learning, job, on_step=sizes.append, steps=steps
-    )
-    assert sum(sizes) >= 10 * len(found.rates)
-    return found
+    assert len(calls) == len(curve.rates)
+    return curve
 
 
-def test_search_goes_through_the_range_and_stops_when_it_runs_away():
+def test_the_search_stops_when_the_loss_diverges():
     random = np.random.default_rng(0)
-    inputs, labels = test_training_loop.separable(random, 40)
+    inputs, labels = small_training.separable(random, 40)
     labels[::7] = 1 - labels[::7]  # so that no rate is good for ever
     found = search(30 * inputs, labels)
     ratios = [b / a for a, b in itertools.pairwise(found.rates)]
@@ -76,16 +65,16 @@ def test_search_goes_through_the_range_and_stops_when_it_runs_away():
     assert smoothed[-2] <= 4 * smoothed.min()
 
 
-def test_search_ends_with_the_range():
+def test_the_search_ends_with_the_highest_rate():
     found = search(np.zeros((40, 2)), np.arange(40) % 2, steps=20)
     assert len(found.rates) == 20
     assert found.rates[-1] == pytest.approx(learning_rate_finder.HIGHEST)
 
 
-def test_search_ends_with_a_loss_that_is_no_number():
+def test_the_search_ends_with_a_loss_that_is_no_number():
     assert search(np.full((40, 2), np.nan), np.zeros(40)).losses == ()
 
 
-def test_picture(tmp_path):
+def test_the_picture_is_a_png(tmp_path):
     learning_rate_finder.draw(curve(np.linspace(2, 1, 30)), tmp_path / "a.png")
     assert cv2.imread(str(tmp_path / "a.png")).shape == (350, 450, 3)

@@ -38,17 +38,17 @@ def test_recipes_that_ship(parse, path):
     by_weights = {"vgg16_conv": "vgg16", "alexnet_conv": "alexnet_owt"}
     chosen = registry.by_name(found.arch or by_weights[found.ckpt])
     last = {"vgg16": "block5_pool", "alexnet_owt": "pool5"}
-    start = starting_point.Base(
+    start = starting_point.StartingPoint(
         network=chosen,
         spec=found.overrides.apply(chosen.input_spec),
         features=(found.features or last[chosen.name],),
         pooling="average",
         train_from=head.FINAL_LAYER,
-        fit=None,
+        restored=None,
         weights=None,
     )
     for stage in found.in_stages():
-        assert stages.plan(start, stage, 3).num_classes == 3
+        assert stages.plan_stage(start, stage, 3).num_classes == 3
 
 
 RECIPE = """

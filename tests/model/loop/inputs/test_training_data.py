@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import pytest
 
-from model.loop import feature_cache, training_data
+from model.loop.inputs import cache_key, training_data
 from model.networks import registry
 from model.training import stages
 from pipeline.batches import augmentation_settings, crop_and_resize, image_batches
@@ -16,7 +16,7 @@ from pipeline.records.manifest_row import Row
 NUM_TRAINING, NUM_VALIDATION = 23, 70  # more than one validation batch
 BATCH_SIZE = 5
 SPEC = InputSpec(size_px=4, short_side_px=6, source="test")
-PLAN = stages.Plan(
+PLAN = stages.StagePlan(
     network=registry.NETWORKS["alexnet"],  # no part of it is looked at
     spec=SPEC,
     features="mean",
@@ -94,23 +94,23 @@ def mean_trunk(size_px=SPEC.size_px):
 
 def build_cached(found, cache_dir, num_views=1, plan=PLAN):
     trunk = mean_trunk(plan.spec.size_px)
-    about = feature_cache.key(trunk, plan.cut, plan.spec, "float32", found)
+    identity = cache_key.describe(trunk, plan.cut, plan.spec, "float32", found)
     cached = training_data.compute_features(
-        found, trunk, plan.spec, num_views, cache_dir=cache_dir, about=about
+        found, trunk, plan.spec, num_views, cache_dir=cache_dir, identity=identity
     )
-    return training_data.Cached(
+    return training_data.CachedFeatures(
         found, cached, num_views=num_views, batch_size=BATCH_SIZE, seed=plan.seed
     )
 
 
-@pytest.fixture(params=["Cached", "Cached, 3 views", "Fresh"])
+@pytest.fixture(params=["cached features", "cached features, 3 views", "photos"])
 def build(request, numbered, tmp_path):
     """Makes one of the sources of examples, with a seed."""
 
     def build(seed=PLAN.seed):
-        plan = stages.Plan(**{**vars(PLAN), "seed": seed})
-        if request.param == "Fresh":
-            return training_data.Fresh(
+        plan = stages.StagePlan(**{**vars(PLAN), "seed": seed})
+        if request.param == "photos":
+            return training_data.Photos(
                 numbered, plan.spec, seed=plan.seed, batch_size=BATCH_SIZE
             )
         views = 3 if "3" in request.param else 1
@@ -142,7 +142,6 @@ def flat(batches):
 
 def test_an_epoch_has_each_training_photo_once(build, numbered):
     source = build()
-    assert source.num_training == NUM_TRAINING
     for epoch in (0, 1, 5):
         batches = numbers_of(source.training(epoch))
         assert [len(batch) for batch in batches] == [5, 5, 5, 5, 3]
@@ -156,7 +155,7 @@ def test_validation_has_each_photo_once_in_the_manifests_order(build, numbered):
         assert flat(numbers_of(source.validation())) == of_split(numbered, "validation")
 
 
-def test_order_is_new_in_every_epoch_and_the_seeds_alone(build):
+def test_seed_and_epoch_decide_the_order(build):
     source, again, other = build(), build(), build(seed=8)
     orders = [flat(numbers_of(source.training(epoch))) for epoch in range(3)]
     assert len({tuple(order) for order in orders}) == 3
@@ -176,7 +175,7 @@ class TestViews:
     """With photos whose windows differ."""
 
     spec = InputSpec(size_px=8, short_side_px=12, source="test")
-    plan = stages.Plan(**{**vars(PLAN), "spec": spec})
+    plan = stages.StagePlan(**{**vars(PLAN), "spec": spec})
 
     def windows(self, found, split, views):
         """float64 [num_photos, 8, 8, 3] of a split, in the manifest's order."""
@@ -194,15 +193,15 @@ class TestViews:
         windows = self.windows(found, "validation", crop_and_resize.central_views)
         np.testing.assert_allclose(inputs, windows.mean((1, 2)), rtol=1e-5)
 
-    def test_fresh_validation_sees_the_central_window(self, found):
-        source = training_data.Fresh(
+    def test_photos_validate_in_the_central_window(self, found):
+        source = training_data.Photos(
             found, self.plan.spec, seed=self.plan.seed, batch_size=100
         )
         ((inputs, _),) = source.validation()
         windows = self.windows(found, "validation", crop_and_resize.central_views)
         assert (inputs.numpy() == windows).all()
 
-    def test_one_view_is_the_same_in_every_epoch(self, found, tmp_path):
+    def test_a_single_view_is_the_same_in_every_epoch(self, found, tmp_path):
         source = build_cached(found, tmp_path, 1, self.plan)
         epochs = [self.features_of(source, epoch) for epoch in range(3)]
         assert epochs[0] == epochs[1] == epochs[2]
@@ -213,12 +212,13 @@ class TestViews:
         These features are means, so the mirrored centre has those of the centre.
         """
         source = build_cached(found, tmp_path, 3, self.plan)
+        num_training = len(found.included("train"))
         counts = sum(
             (self.features_of(source, epoch) for epoch in range(60)),
             start=(collections.Counter()),
         )
-        assert counts.total() == 60 * source.num_training
-        assert len(counts) == 2 * source.num_training
+        assert counts.total() == 60 * num_training
+        assert len(counts) == 2 * num_training
         central = self.windows(found, "train", crop_and_resize.central_views).mean(
             (1, 2)
         )
@@ -233,8 +233,8 @@ class TestViews:
             for row in inputs
         )
 
-    def test_fresh_windows_are_new_in_every_epoch(self, found):
-        source = training_data.Fresh(
+    def test_photos_have_new_windows_in_every_epoch(self, found):
+        source = training_data.Photos(
             found, self.plan.spec, seed=self.plan.seed, batch_size=100
         )
         (first, labels), (second, _) = (
@@ -244,17 +244,17 @@ class TestViews:
         assert not {image.tobytes() for image in first.numpy()} & {
             image.tobytes() for image in second.numpy()
         }
-        (again, _), *_ = training_data.Fresh(
+        (again, _), *_ = training_data.Photos(
             found, self.plan.spec, seed=self.plan.seed, batch_size=100
         ).training(0)
         assert (again.numpy() == first.numpy()).all()
 
-    def test_augmentation_is_of_training_alone(self, found):
+    def test_augmentation_changes_training_photos_alone(self, found):
         augmentation = augmentation_settings.Augmentation(brightness=1.0, mixup=0.4)
-        plain = training_data.Fresh(
+        plain = training_data.Photos(
             found, self.plan.spec, seed=self.plan.seed, batch_size=100
         )
-        changed = training_data.Fresh(
+        changed = training_data.Photos(
             found,
             self.plan.spec,
             seed=self.plan.seed,
@@ -270,7 +270,9 @@ class TestViews:
             for before, after in zip(mine, yours, strict=True):
                 assert (before.numpy() == after.numpy()).all()
 
-    def test_cache_holds_no_view_of_photos_that_do_not_train(self, found, tmp_path):
+    def test_photos_that_do_not_train_are_cached_in_the_central_view_alone(
+        self, found, tmp_path
+    ):
         build_cached(found, tmp_path, 2, self.plan)
         (folder,) = tmp_path.iterdir()
         central, random = (np.load(folder / f"view{view}.done.npy") for view in (0, 1))

@@ -1,4 +1,3 @@
-import dataclasses
 import os
 import time
 
@@ -6,8 +5,7 @@ import keras
 import numpy as np
 import pytest
 
-from model.loop import feature_cache
-from model.networks import registry
+from model.loop.inputs import cache_key, feature_cache
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.batches.input_spec import InputSpec
 
@@ -59,9 +57,9 @@ def extract(found, trunk, tmp_path):
 
     def extract(rows, *, precision="float32", stop_after=None, trunk=trunk):
         images = Watched(found, stop_after)
-        about = feature_cache.key(trunk, "conv", SPEC, precision, found)
+        identity = cache_key.describe(trunk, "conv", SPEC, precision, found)
         made = feature_cache.extract(
-            trunk, images, rows, cache_dir=tmp_path, about=about
+            trunk, images, rows, cache_dir=tmp_path, identity=identity
         )
         return made, images.asked
 
@@ -116,13 +114,13 @@ def test_other_views_are_other_windows_and_always_the_same(
         Watched(found),
         rows,
         cache_dir=tmp_path / "other",
-        about=feature_cache.key(trunk, "conv", SPEC, "float32", found),
+        identity=cache_key.describe(trunk, "conv", SPEC, "float32", found),
     )
     for view in rows:
         assert (gather(again, every, view) == values[view]).all()
 
 
-def test_mixed_views_in_one_batch(extract, every):
+def test_a_batch_mixes_views(extract, every):
     found, _ = extract({0: every, 1: every})
     rows, views = np.array([5, 6, 7, 5]), np.array([1, 0, 1, 0])
     mixed = found.gather(rows, views).numpy()
@@ -131,7 +129,7 @@ def test_mixed_views_in_one_batch(extract, every):
 
 
 class TestReuse:
-    def test_complete_cache_computes_nothing(self, extract, every):
+    def test_a_complete_cache_computes_nothing(self, extract, every):
         first, _ = extract({0: every, 1: every})
         again, asked = extract({0: every, 1: every})
         assert asked == []
@@ -155,7 +153,9 @@ class TestReuse:
             gather(found, every[10:30]), central[10:30], rtol=1e-5, atol=1e-3
         )
 
-    def test_mirrored_alone_is_mirrored_with_the_central_one(self, extract, every):
+    def test_the_mirrored_view_is_the_same_computed_with_or_without_the_central_one(
+        self, extract, every
+    ):
         together, _ = extract({0: every, 1: every[:20]})
         apart, _ = extract({0: every, 1: every[20:]})
         whole, asked = extract({0: every, 1: every})
@@ -164,28 +164,39 @@ class TestReuse:
             assert (gather(whole, rows, 1) == gather(part, rows, 1)).all()
             assert not (gather(whole, rows, 1) == gather(whole, rows, 0)).all()
 
-    def test_more_views_keep_those_there_are(self, extract, every):
+    def test_more_views_reuse_the_cached_ones(self, extract, every):
         extract({0: every})
         _, asked = extract({0: every, 1: every[:4]})
         assert sorted(asked) == list(every[:4])
 
-    def test_stopped_extraction_goes_on_where_it_was(self, extract, central, every):
+    def test_a_stopped_extraction_continues(self, extract, central, every):
         with pytest.raises(KeyboardInterrupt):
             extract({0: every}, stop_after=2)
         found, asked = extract({0: every})
         assert len(asked) == len(every) - 2 * BATCH_SIZE
         np.testing.assert_allclose(gather(found, every), central, rtol=1e-5, atol=1e-3)
 
-    def test_stopped_in_a_later_view(self, extract, every):
+    def test_an_extraction_stopped_in_a_later_view_continues(self, extract, every):
         with pytest.raises(KeyboardInterrupt):
             extract({0: every, 1: every, 2: every}, stop_after=4 + 1)
         _, asked = extract({0: every, 1: every, 2: every})
         assert len(asked) == len(every) - BATCH_SIZE
 
 
+def test_each_description_has_a_folder(extract, every, tmp_path):
+    for number, changes in enumerate(
+        ({}, {"precision": "bfloat16"}, {"trunk": build_trunk(seed=1)}, {})
+    ):
+        _, asked = extract({0: every[:4]}, **changes)
+        assert bool(asked) == (number < 3)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 @pytest.mark.parametrize("harm", ["cut", "garbage", "gone", "empty", "other shape"])
 @pytest.mark.parametrize("name", ["view0.npy", "view0.done.npy"])
-def test_damaged_cache_is_made_anew(extract, central, every, tmp_path, name, harm):
+def test_a_damaged_cache_is_computed_again(
+    extract, central, every, tmp_path, name, harm
+):
     extract({0: every})
     path = the_folder(tmp_path) / name
     data = path.read_bytes()
@@ -203,89 +214,6 @@ def test_damaged_cache_is_made_anew(extract, central, every, tmp_path, name, har
     np.testing.assert_allclose(gather(found, every), central, rtol=1e-5, atol=1e-3)
 
 
-class TestKey:
-    @pytest.fixture
-    def key(self, found, trunk):
-        def key(**how):
-            how = {
-                "trunk": trunk,
-                "last": "conv",
-                "spec": SPEC,
-                "precision": "float32",
-                "found": found,
-            } | how
-            return feature_cache.key(**how)
-
-        return key
-
-    def test_same_weights_are_the_same_features(self, key):
-        assert key() == key(trunk=build_trunk())
-
-    def test_each_part_counts(self, key, found):
-        moved = dataclasses.replace(found.rows[0], offset=found.rows[0].offset + 1)
-        others = [
-            key(trunk=build_trunk(seed=1)),
-            key(last="pool"),
-            key(spec=dataclasses.replace(SPEC, short_side_px=10)),
-            key(spec=dataclasses.replace(SPEC, mean=(1.0, 0.0, 0.0))),
-            key(precision="bfloat16"),
-            key(found=dataclasses.replace(found, rows=(moved, *found.rows[1:]))),
-            key(found=dataclasses.replace(found, rows=found.rows[1:])),
-        ]
-        texts = {repr(other) for other in (key(), *others)}
-        assert len(texts) == len(others) + 1
-
-    def test_the_split_does_not(self, key, found):
-        """Five folds share one cache."""
-        rows = [dataclasses.replace(row, split="test", fold=1) for row in found.rows]
-        assert key(found=dataclasses.replace(found, rows=tuple(rows))) == key()
-
-    def test_dropout_in_the_trunk_does_not(self, key):
-        """Its random state is another one in every process."""
-
-        def with_dropout(seed):
-            image = keras.Input((8, 8, 3), name="image")
-            kernel = keras.initializers.RandomNormal(0, 1, seed=0)
-            layer = keras.layers.Dense(3, kernel_initializer=kernel, name="fc6")
-            output = keras.layers.Dropout(0.5, seed=seed, name="drop")(layer(image))
-            return keras.Model(image, output)
-
-        assert key(trunk=with_dropout(1)) == key(trunk=with_dropout(2))
-
-    @pytest.mark.parametrize("names", [("caffenet", "bvlc_alexnet")])
-    def test_networks_whose_weights_are_alike(self, key, names):
-        """They differ in the order of layers without any."""
-        keys = []
-        for name in (*names, names[0]):
-            chosen = registry.by_name(name)
-            trunk = chosen.build(chosen.input_spec, last="pool1")
-            for variable in trunk.variables:
-                variable.assign(np.zeros(variable.shape))
-            keys.append(key(trunk=trunk))
-        assert keys[0]["weights"] == keys[1]["weights"]
-        assert keys[0] != keys[1]
-        assert keys[0] == keys[2]
-
-    def test_means_of_another_layer(self, key, trunk):
-        """Of the same channels, with the same weights below."""
-        pooled = keras.layers.MaxPooling2D(name="pool")(trunk.output)
-        whole, deeper = (
-            keras.Model(
-                trunk.input, keras.layers.GlobalAveragePooling2D(name="head_pool")(one)
-            )
-            for one in (trunk.output, pooled)
-        )
-        assert key(trunk=whole) != key(trunk=deeper)
-
-    def test_each_key_has_its_folder(self, extract, every, tmp_path):
-        for number, how in enumerate(
-            ({}, {"precision": "bfloat16"}, {"trunk": build_trunk(seed=1)}, {})
-        ):
-            _, asked = extract({0: every[:4]}, **how)
-            assert bool(asked) == (number < 3)
-        assert len(list(tmp_path.iterdir())) == 3
-
-
 def test_narrow_storage_clips_what_it_cannot_hold(extract, every):
     """float16 ends at 65,504; bfloat16 features may be larger, and none is infinite."""
     found, _ = extract({0: every}, precision="bfloat16", trunk=build_trunk(gain=1000.0))
@@ -300,7 +228,7 @@ def test_narrow_storage_is_close(extract, central, every):
     np.testing.assert_allclose(gather(found, every), central, rtol=1e-3, atol=1e-3)
 
 
-def test_in_memory_and_on_disk_agree():
+def test_features_in_memory_and_on_disk_agree():
     """Beyond a gigabyte features stay on disk: here one that takes no memory."""
     random = np.random.default_rng(0)
     narrow = [random.normal(size=(60, 2)).astype(np.float16) for _ in range(2)]
@@ -339,11 +267,11 @@ class TestEviction:
             for path in folder.iterdir()
         )
 
-    def test_nothing_goes_below_the_cap(self, extract, every, tmp_path):
+    def test_nothing_is_removed_below_the_cap(self, extract, every, tmp_path):
         folders = self.fill(extract, every, tmp_path)
         assert all(folder.exists() for folder in folders)
 
-    def test_the_one_unused_for_longest_goes_first(
+    def test_the_least_recently_used_cache_is_removed_first(
         self, extract, every, tmp_path, monkeypatch
     ):
         first, second, third = self.fill(extract, every, tmp_path)
@@ -353,14 +281,14 @@ class TestEviction:
         assert not second.exists()
         assert third.exists()
 
-    def test_the_one_in_use_stays(self, extract, every, tmp_path, monkeypatch):
+    def test_the_cache_in_use_stays(self, extract, every, tmp_path, monkeypatch):
         monkeypatch.setattr(feature_cache, "CAP_BYTES", 0)
         found, asked = extract({0: every})
         assert len(asked) == len(every)
         assert [path.name for path in tmp_path.iterdir()] == [the_folder(tmp_path).name]
         assert np.abs(gather(found, every)).min() > 0
 
-    def test_other_files_stay(self, extract, every, tmp_path, monkeypatch):
+    def test_other_folders_stay(self, extract, every, tmp_path, monkeypatch):
         """Only folders that are caches are taken for caches."""
         monkeypatch.setattr(feature_cache, "CAP_BYTES", 0)
         (tmp_path / "mine").mkdir()

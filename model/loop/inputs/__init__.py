@@ -1,0 +1,1 @@
+"""Batches for training: photos, or features that frozen layers computed once."""

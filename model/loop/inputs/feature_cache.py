@@ -1,0 +1,310 @@
+"""Cache what frozen layers compute for each photo, on disk.
+
+A cache folder is named by a digest of all that its numbers depend on: weights, layer,
+preprocessing, precision and records. It does not depend on the split, so that five
+folds share it. For each view one array holds the features of all photos, another one
+marks the rows that are filled; a stopped run continues where it was.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from model.loop import traced_function
+from pipeline.batches import crop_and_resize, image_batches
+from pipeline.system import command_line
+
+# Views: the central window, the same mirrored.
+CENTRAL, MIRRORED = 0, 1
+CAP_BYTES = 10 << 30
+# Photos per call of the network; larger batches were no faster.
+BATCH_SIZE = 64
+# Features that are held in memory while a head trains on them.
+MEMORY_BYTES = 1 << 30
+_IDENTITY_NAME = "about.json"
+_BATCHES_PER_MARK = 32
+
+
+class Features:
+    """Features of photos in several views, to be gathered in batches."""
+
+    def __init__(
+        self, views: Sequence[np.ndarray], rows: Mapping[int, np.ndarray]
+    ) -> None:
+        """Hold them in memory as one tensor, if they take no more than MEMORY_BYTES.
+
+        Args:
+            views: One array [num_photos, ...] per view, on disk.
+            rows: {view: rows of its array that are filled}.
+        """
+        self._views = views
+        # Place of (view, row) in the tensor; gathering there is three times as fast.
+        self._places = np.zeros((len(views), len(views[0])), np.int64)
+        count = 0
+        for view, filled in rows.items():
+            self._places[view, filled] = np.arange(count, count + len(filled))
+            count += len(filled)
+        self._tensor: Any = None
+        if count * views[0][:1].nbytes <= MEMORY_BYTES:
+            table = np.empty((count, *views[0].shape[1:]), views[0].dtype)
+            for view, filled in rows.items():
+                table[self._places[view, filled]] = views[view][filled]
+            self._tensor = tf.constant(table)
+
+    def gather(self, rows: np.ndarray, views: np.ndarray) -> Any:
+        """Return float32 [len(rows), ...]: the features of each row in its view."""
+        if self._tensor is not None:
+            places = self._places[views, rows]
+            return tf.cast(tf.gather(self._tensor, places), tf.float32)
+        values = np.empty((len(rows), *self._views[0].shape[1:]), np.float32)
+        for number, features in enumerate(self._views):
+            in_view = views == number
+            values[in_view] = features[rows[in_view]]
+        return tf.constant(values)
+
+
+def extract(
+    trunk: Any,
+    images: image_batches.Images,
+    rows: Mapping[int, np.ndarray],
+    *,
+    cache_dir: Path,
+    identity: dict[str, Any],
+) -> Features:
+    """Return the features of photos, computing those that the cache does not have.
+
+    Args:
+        trunk: Frozen keras.Model, uint8 [batch, size_px, size_px, 3] -> features.
+        images: All photos of the data set.
+        rows: {view: indices of the photos needed in it}, for all views from 0 on. Views
+            beyond CENTRAL and MIRRORED are random windows, always the same for a photo.
+        cache_dir: Folder of all caches.
+        identity: Result of cache_key.describe.
+    """
+    folder = _folder(cache_dir, identity)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _IDENTITY_NAME).write_text(json.dumps(identity, indent=2) + "\n")
+    shape = (len(images.rows), *trunk.output.shape[1:])
+    dtype = stored_dtype(identity)
+    with _locked(folder):
+        arrays = {view: _open_view(folder, view, shape, dtype) for view in rows}
+        missing = {
+            view: needed[~arrays[view][1][needed]] for view, needed in rows.items()
+        }
+        if total := sum(map(len, missing.values())):
+            with command_line.progress(total, "view", "features") as progress:
+                _compute(trunk, images, missing, arrays, progress.update)
+    _evict(cache_dir, keep=folder)
+    return Features([values for values, _ in arrays.values()], rows)
+
+
+def _compute(
+    trunk: Any,
+    images: image_batches.Images,
+    missing: Mapping[int, np.ndarray],
+    arrays: Mapping[int, tuple[np.memmap, np.memmap]],
+    on_batch: Callable[[int], object],
+) -> None:
+    """Fill the missing rows of the arrays, {view: (values, marks)}."""
+    run = as_stored(trunk, arrays[CENTRAL][0].dtype)
+    for views, needed in _passes(missing):
+        with _marking([arrays[view] for view in views]) as mark:
+            for batch in images.run(needed, views_of(images, views[0])):
+                numbers, image = batch["row"].numpy(), batch["image"]
+                for view in views:
+                    # A strided slice took 45 ms, a tenth of the network.
+                    if view != views[0]:
+                        image = tf.reverse(image, [2])
+                    arrays[view][0][numbers] = run(image).numpy()
+                    on_batch(len(numbers))
+                mark(numbers)
+
+
+def num_missing(
+    trunk: Any,
+    num_photos: int,
+    rows: Mapping[int, np.ndarray],
+    *,
+    cache_dir: Path,
+    identity: dict[str, Any],
+) -> int:
+    """Return how many features `extract` would compute, without changing the cache.
+
+    Args:
+        trunk: Frozen keras.Model, uint8 [batch, size_px, size_px, 3] -> features.
+        num_photos: Number of photos in the data set.
+        rows: {view: indices of the photos needed in it}.
+        cache_dir: Folder of all caches.
+        identity: Result of cache_key.describe.
+    """
+    folder = _folder(cache_dir, identity)
+    shape = (num_photos, *trunk.output.shape[1:])
+    count = 0
+    for view, needed in rows.items():
+        if (folder / f"view{view}.npy").exists():
+            _, marks = _open_view(folder, view, shape, stored_dtype(identity))
+            count += int((~marks[needed]).sum())
+        else:
+            count += len(needed)
+    return count
+
+
+def _folder(cache_dir: Path, identity: dict[str, Any]) -> Path:
+    text = json.dumps(identity, sort_keys=True)
+    return cache_dir / hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def stored_dtype(identity: dict[str, Any]) -> Any:
+    """Return the NumPy type that features are stored in."""
+    return np.float32 if identity["precision"] == "float32" else np.float16
+
+
+def as_stored(trunk: Any, dtype: Any) -> Callable[[Any], Any]:
+    """Return a function images -> features of the stored type.
+
+    float16 holds every bfloat16 number of a feature's usual size exactly.
+    """
+
+    @traced_function.for_any_batch
+    def run(images: Any) -> Any:
+        features = tf.cast(trunk(images, training=False), tf.float32)
+        if dtype == np.float16:
+            limit = float(np.finfo(np.float16).max)
+            features = tf.clip_by_value(features, -limit, limit)
+        return tf.cast(features, dtype)
+
+    return run
+
+
+def _passes(missing: Mapping[int, np.ndarray]) -> list[tuple[list[int], np.ndarray]]:
+    """Return the passes over the photos that compute the missing rows: (views, rows).
+
+    A photo needed both mirrored and not is decoded once for both.
+    """
+    rows = dict(missing)
+    both = np.intersect1d(rows.get(CENTRAL, []), rows.get(MIRRORED, [])).astype(int)
+    passes = [([CENTRAL, MIRRORED], both)]
+    for view in rows:
+        alone = np.setdiff1d(rows[view], both) if view in passes[0][0] else rows[view]
+        passes.append(([view], alone))
+    return [(views, needed) for views, needed in passes if len(needed)]
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Let one process at a time write into a cache; the others wait, and log it."""
+    with (folder / _IDENTITY_NAME).open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            command_line.log(
+                f"{folder}: waiting for another training that computes these features"
+            )
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _marking(
+    arrays: Sequence[tuple[np.memmap, np.memmap]],
+) -> Iterator[Callable[[np.ndarray], None]]:
+    """Yield a function that marks rows as filled, once their values are on disk.
+
+    Args:
+        arrays: Values and marks of the views that are filled together.
+    """
+    waiting: list[np.ndarray] = []
+
+    def write_marks() -> None:
+        for values, marks in arrays:
+            values.flush()
+            for numbers in waiting:
+                marks[numbers] = True
+            marks.flush()
+        waiting.clear()
+
+    def mark(numbers: np.ndarray) -> None:
+        waiting.append(numbers)
+        if len(waiting) >= _BATCHES_PER_MARK:
+            write_marks()
+
+    try:
+        yield mark
+    finally:
+        write_marks()
+
+
+def views_of(images: image_batches.Images, view: int) -> crop_and_resize.Views:
+    """Return the windows of all photos in a view."""
+    if view in (CENTRAL, MIRRORED):
+        mirrored = view == MIRRORED
+        return crop_and_resize.central_views(
+            images.sizes, images.spec, mirrored=mirrored
+        )
+    return crop_and_resize.random_views(images.sizes, images.spec, (view,))
+
+
+def _open_view(
+    folder: Path, view: int, shape: Sequence[int], dtype: Any
+) -> tuple[np.memmap, np.memmap]:
+    """Open values and marks of a view; new values have no marks."""
+    values, is_new = _open(folder / f"view{view}.npy", shape, dtype)
+    marks, _ = _open(folder / f"view{view}.done.npy", shape[:1], np.bool_)
+    if is_new:
+        marks[:] = False
+    return values, marks
+
+
+def _open(path: Path, shape: Sequence[int], dtype: Any) -> tuple[np.memmap, bool]:
+    """Open an array on disk, or create one full of zeros.
+
+    Returns:
+        The array, and whether it was created: the file was missing or damaged.
+    """
+    shape = tuple(int(size) for size in shape)
+    if path.exists():
+        try:
+            size = path.stat().st_size  # opening extends a file that was cut off
+            array = np.lib.format.open_memmap(path, mode="r+")
+            whole = size == array.offset + array.nbytes
+            if whole and array.shape == shape and array.dtype == dtype:
+                return array, False
+        except (ValueError, OSError):
+            pass  # damaged: created again
+        path.unlink()
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    try:
+        # A full disk is an error now, instead of a signal in the middle of a write.
+        with path.open("rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        path.unlink()
+        raise OSError(
+            error.errno, f"{error.strerror} for features", str(path)
+        ) from error
+    return array, True
+
+
+def _evict(cache_dir: Path, keep: Path) -> None:
+    """Remove the least recently used caches until the others fit into CAP_BYTES."""
+    folders = [path.parent for path in cache_dir.glob(f"*/{_IDENTITY_NAME}")]
+    folders.sort(key=lambda folder: (folder / _IDENTITY_NAME).stat().st_mtime)
+    sizes = {
+        folder: sum(path.stat().st_blocks * 512 for path in folder.iterdir())
+        for folder in folders
+    }
+    for folder in folders:
+        if sum(sizes.values()) <= CAP_BYTES:
+            return
+        if folder != keep:
+            shutil.rmtree(folder)
+            del sizes[folder]

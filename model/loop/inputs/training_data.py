@@ -1,0 +1,219 @@
+"""Feed a training: with the photos themselves, or with cached features of them."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.loop import distributed, training_loop
+from model.loop.inputs import feature_cache
+from pipeline.batches import (
+    augmentation_settings,
+    crop_and_resize,
+    dataset,
+    image_batches,
+    seeded_random,
+)
+from pipeline.batches.input_spec import InputSpec
+from pipeline.records import manifest
+from pipeline.records.manifest_row import Row
+
+
+class Photos:
+    """Batches of photos, in new random windows in every epoch.
+
+    Attributes:
+        batch_size: Photos of a training batch, over all processes.
+    """
+
+    def __init__(
+        self,
+        records: manifest.Manifest,
+        spec: InputSpec,
+        *,
+        batch_size: int,
+        seed: int,
+        augmentation: augmentation_settings.Augmentation = augmentation_settings.NONE,
+        process_group: distributed.ProcessGroup = distributed.SINGLE_PROCESS,
+    ) -> None:
+        """Prepare both splits.
+
+        Args:
+            records: The data set.
+            spec: Preprocessing of the network's input.
+            batch_size: Photos per training batch.
+            seed: Seed of order, windows and augmentation.
+            augmentation: Random changes of the training photos.
+            process_group: Processes that share each training batch.
+        """
+        self.batch_size = batch_size
+        self._training = dataset.Training(
+            records,
+            spec,
+            batch_size=batch_size,
+            seed=seed,
+            augmentation=augmentation,
+            share=process_group.share,
+        )
+        self._validation = dataset.Evaluation(
+            records, "validation", spec, batch_size=batch_size
+        )
+
+    def training(self, epoch: int, start: int = 0) -> Iterator[training_loop.Batch]:
+        """Yield each photo once, without the first `start` batches."""
+        return _pairs(self._training.epoch(epoch, start * self.batch_size))
+
+    def validation(self) -> Iterator[training_loop.Batch]:
+        """Yield each photo once, in its central window."""
+        return _pairs(self._validation)
+
+    def first_batch(self, _: InputSpec) -> training_loop.Batch:
+        """Return the first training batch."""
+        return next(self.training(0))
+
+
+def _pairs(batches: Iterable[image_batches.Batch]) -> Iterator[training_loop.Batch]:
+    return ((batch["image"], batch["label"]) for batch in batches)
+
+
+class CachedFeatures:
+    """Batches of features that the frozen trunk has computed, for the tail to train on.
+
+    Attributes:
+        batch_size: Photos of a training batch, over all processes.
+    """
+
+    def __init__(
+        self,
+        records: manifest.Manifest,
+        features: feature_cache.Features,
+        *,
+        num_views: int,
+        batch_size: int,
+        seed: int,
+        process_group: distributed.ProcessGroup = distributed.SINGLE_PROCESS,
+    ) -> None:
+        """Prepare both splits.
+
+        Args:
+            records: The data set.
+            features: Result of `compute_features`.
+            num_views: Views of each training photo, at least 1; validation uses the
+                central one.
+            batch_size: Photos per training batch.
+            seed: Seed of order and views.
+            process_group: Processes that share each training batch.
+        """
+        rows = records.included()
+        split = np.array([row.split for row in rows])
+        self._train = np.flatnonzero(split == "train")
+        self._validation = np.flatnonzero(split == "validation")
+        self._records = records
+        self._features = features
+        self._labels = np.array(
+            [records.labels[row.class_name] for row in rows], np.int32
+        )
+        self._num_views = num_views
+        self.batch_size = batch_size
+        self._process_group = process_group
+        self._seed = seed
+
+    def training(self, epoch: int, start: int = 0) -> Iterator[training_loop.Batch]:
+        """Yield each photo once, in a new order, each in one of its views.
+
+        Args:
+            epoch: Number of the epoch, which decides order and views.
+            start: Number of batches to skip at the beginning.
+        """
+        order, views = self._order(epoch)
+        first = start * self.batch_size
+        return self._batches(
+            order[first:], views[first:], self.batch_size, self._process_group
+        )
+
+    def validation(self) -> Iterator[training_loop.Batch]:
+        """Yield each photo once, in its central view."""
+        views = np.zeros(len(self._validation), np.int64)
+        return self._batches(self._validation, views, feature_cache.BATCH_SIZE)
+
+    def first_batch(self, spec: InputSpec) -> training_loop.Batch:
+        """Return the photos behind the first batch, uint8 [batch, ...], and labels."""
+        order, views = (part[: self.batch_size] for part in self._order(0))
+        images = image_batches.Images(
+            self._records, self._records.included(), spec, batch_size=len(order)
+        )
+        windows = crop_and_resize.central_views(images.sizes, spec)
+        for view in np.unique(views):
+            rows = order[views == view]
+            in_view = feature_cache.views_of(images, int(view))
+            windows.windows[rows] = in_view.windows[rows]
+            windows.mirrored[rows] = in_view.mirrored[rows]
+        (batch,) = images.run(order, windows)
+        return batch["image"], batch["label"]
+
+    def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows of an epoch, and the view of each."""
+        key = (self._seed, epoch)
+        order = self._train[dataset.permutation(len(self._train), key)]
+        random = seeded_random.generator((*key, 2))
+        return order, random.integers(self._num_views, size=len(order))
+
+    def _batches(
+        self,
+        order: np.ndarray,
+        views: np.ndarray,
+        batch_size: int,
+        process_group: distributed.ProcessGroup = distributed.SINGLE_PROCESS,
+    ) -> Iterator[training_loop.Batch]:
+        for start in range(0, len(order), batch_size):
+            count = min(batch_size, len(order) - start)
+            share = process_group.share(count)
+            part = slice(start + share.start, start + share.stop)
+            inputs = self._features.gather(order[part], views[part])
+            yield inputs, self._labels[order[part]]
+
+
+def compute_features(
+    records: manifest.Manifest,
+    trunk: Any,
+    spec: InputSpec,
+    num_views: int,
+    *,
+    cache_dir: Path,
+    identity: dict[str, Any],
+) -> feature_cache.Features:
+    """Return the features of all photos for training and validation.
+
+    Args:
+        records: The data set.
+        trunk: Frozen part of the network.
+        spec: Preprocessing of its input.
+        num_views: Views of each training photo, at least 1.
+        cache_dir: Folder of all feature caches.
+        identity: Result of cache_key.describe.
+    """
+    rows, needed = photos_per_view(records, num_views)
+    images = image_batches.Images(
+        records, rows, spec, batch_size=feature_cache.BATCH_SIZE
+    )
+    return feature_cache.extract(
+        trunk, images, needed, cache_dir=cache_dir, identity=identity
+    )
+
+
+def photos_per_view(
+    records: manifest.Manifest, num_views: int
+) -> tuple[tuple[Row, ...], dict[int, np.ndarray]]:
+    """Return all photos, and {view: indices of the photos needed in it}.
+
+    Args:
+        records: The data set.
+        num_views: Views of each training photo, at least 1; validation needs the
+            central one.
+    """
+    rows = records.included()
+    split = np.array([row.split for row in rows])
+    train = np.flatnonzero(split == "train")
+    central = np.concatenate([train, np.flatnonzero(split == "validation")])
+    return rows, {view: train if view else central for view in range(num_views)}

@@ -1,0 +1,160 @@
+"""Train a network on one batch: forward, loss, gradient, update."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from model.loop import (
+    distributed,
+    dropout,
+    learning_rate,
+    losses,
+    optimization,
+    parameter_update,
+    traced_function,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LearningSetup:
+    """What a network learns with: loss, optimizer, learning rate, number of steps.
+
+    Attributes:
+        update: Optimizers of the variables that train.
+        schedule: Settings of the learning rate's schedule.
+        base_rate: Learning rate that the schedule scales, 0 or more.
+        epochs: Number of passes over the training photos, at least 1.
+        total_steps: Number of steps after which training ends, also within an epoch.
+        loss: Training loss of each photo.
+        patience: Epochs without a lower validation loss after which training ends; 0
+            trains all epochs.
+        process_group: Processes and devices that compute the gradients.
+        statistics: Variables that the forward pass itself changes in training, such as
+            moving averages of batch normalisation.
+    """
+
+    update: parameter_update.ParameterUpdate
+    schedule: optimization.Settings
+    base_rate: float
+    epochs: int
+    total_steps: int
+    loss: losses.Loss = dataclasses.field(default_factory=losses.Loss)
+    patience: int = 0
+    process_group: distributed.ProcessGroup = distributed.SINGLE_PROCESS
+    statistics: Sequence[Any] = ()
+
+    def rate_at(self, step: int) -> float:
+        """Return the learning rate of a step, counted from 0."""
+        return self.base_rate * learning_rate.share(
+            self.schedule, step, self.total_steps
+        )
+
+
+class StepResult(NamedTuple):
+    """Figures of one batch, over all processes.
+
+    Attributes:
+        loss: Mean training loss, in nats, before the update.
+        num_hits: Number of photos whose label has the largest logit.
+        num_photos: Number of photos in the batch.
+    """
+
+    loss: Any
+    num_hits: Any
+    num_photos: Any
+
+
+def train_step(
+    model: Any, setup: LearningSetup, inputs: Any, labels: Any, rate: Any
+) -> StepResult:
+    """Train a network on one batch.
+
+    Args:
+        model: keras.Model, inputs -> logits [batch, num_classes].
+        setup: Loss, optimizer and devices.
+        inputs: Share of the batch that this process computes, [batch, ...].
+        labels: int32 [batch], or float32 [batch, num_classes] for mixed photos.
+        rate: Learning rate, float32 scalar.
+    """
+    update, group = setup.update, setup.process_group
+
+    def backward(inputs: Any, labels: Any, replica: Any) -> list[Any]:
+        """Return gradients, number of photos, hits and loss of a replica's share."""
+        draw = update.batches * group.num_replicas + replica
+        with tf.GradientTape() as tape, dropout.at(draw):
+            logits = model(inputs, training=True)
+            loss = tf.reduce_sum(setup.loss.per_example(logits, labels))
+        gradients = tape.gradient(loss, [v.value for v in update.variables])
+        return [*gradients, *_count(logits, labels), loss]
+
+    with group.averaging(setup.statistics, labels):
+        sums = group.summed_over_replicas(backward)(inputs, labels)
+    *gradients, num_photos, num_hits, loss = sums
+    update.batches.assign_add(1)
+    if update.iter_size > 1:
+        update.accumulate(gradients, num_photos)
+    else:
+        update.apply(gradients, num_photos, rate)
+    return StepResult(loss / num_photos, num_hits, num_photos)
+
+
+def _count(logits: Any, labels: Any) -> tuple[Any, Any]:
+    """Return the number of photos, and of those whose label has the largest logit."""
+    if labels.shape.rank == 2:  # of a mixed photo, the class with the largest share
+        labels = tf.argmax(labels, 1, tf.int32)
+    hits = tf.equal(tf.argmax(logits, 1, tf.int32), labels)
+    return tf.cast(tf.size(labels), tf.float32), tf.reduce_sum(
+        tf.cast(hits, tf.float32)
+    )
+
+
+class TrainStep:
+    """Train on batches; every `iter_size` of them make one step.
+
+    Attributes:
+        steps: Number of steps so far.
+        waiting: Number of batches whose gradients wait for the next step.
+    """
+
+    def __init__(self, model: Any, setup: LearningSetup) -> None:
+        """Prepare the graphs.
+
+        Args:
+            model: keras.Model, inputs -> logits [batch, num_classes].
+            setup: Loss, optimizer, learning rate and devices.
+        """
+        self._setup = setup
+        self.steps = 0
+        self.waiting = 0
+        self._train_on_batch = traced_function.for_any_batch(
+            functools.partial(train_step, model, setup)
+        )
+        self._apply_accumulated = tf.function(
+            setup.update.apply_accumulated, autograph=False
+        )
+
+    @property
+    def rate(self) -> float:
+        """Learning rate of the next step."""
+        return self._setup.rate_at(self.steps)
+
+    def __call__(self, inputs: Any, labels: Any) -> StepResult:
+        """Train on a batch, of which this process has its share."""
+        result = self._train_on_batch(inputs, labels, np.float32(self.rate))
+        self.waiting += 1
+        if self.waiting == self._setup.update.iter_size:
+            self.finish()
+        return StepResult(*result)
+
+    def finish(self) -> None:
+        """Make a step of the batches that wait, as at the end of an epoch."""
+        if not self.waiting:
+            return
+        if self._setup.update.iter_size > 1:
+            self._apply_accumulated(tf.constant(self.rate, tf.float32))
+        self.waiting = 0
+        self.steps += 1

@@ -1,0 +1,171 @@
+"""Write and read snapshots: all that a stopped training needs to continue exactly.
+
+Each is an uncompressed .npz file in the run's checkpoints folder. It gets its name when
+it is complete on disk; the last few are kept, so that a damaged one can be replaced by
+the one before.
+"""
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import signal
+import threading
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+
+from model.runs import run_folder
+from pipeline.system import command_line, file_system
+
+Arrays = Mapping[str, np.ndarray]
+_NAME = re.compile(r"step-(\d{8})\.npz")
+_UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+def write(folder: Path, step: int, arrays: Arrays, *, keep: int) -> Path:
+    """Write a snapshot, remove old ones and return the path of the new one.
+
+    Args:
+        folder: Folder of the run's snapshots.
+        step: Number of steps so far, over all stages.
+        arrays: {name: array}.
+        keep: Number of newest snapshots that remain, at least 1.
+    """
+    path = folder / f"step-{step:08d}.npz"
+    with file_system.replacing(path) as partial, partial.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+        file.flush()
+        os.fsync(file.fileno())
+    for old in _newest_first(folder)[keep:]:
+        old.unlink()
+    return path
+
+
+def read_latest(folder: Path) -> dict[str, np.ndarray] | None:
+    """Read the newest undamaged snapshot; None if there is none.
+
+    Damaged snapshots are logged and renamed, so that `write` does not count them.
+    """
+    damaged = False
+    for path in _newest_first(folder) if folder.exists() else ():
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays.files}  # checks each CRC
+        except _UNREADABLE as error:
+            command_line.log(
+                f"warning: {path} is damaged ({str(error)[:200]}); using the snapshot "
+                "before it"
+            )
+            path.rename(path.with_suffix(".damaged"))
+            damaged = True
+    if damaged:
+        command_line.log(
+            "warning: all snapshots are damaged; training starts from the beginning"
+        )
+    return None
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(
+        (path for path in folder.iterdir() if _NAME.fullmatch(path.name)), reverse=True
+    )
+
+
+def select(arrays: Arrays, prefix: str) -> dict[str, np.ndarray]:
+    """Return the arrays whose names begin with a prefix, under the rest of the name."""
+    return {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[Path]:
+    """Create a run's folder of snapshots and lock it for this process.
+
+    Yields:
+        The folder of snapshots.
+
+    Raises:
+        RunError: Another process is training the run.
+    """
+    folder = directory / run_folder.CHECKPOINTS
+    folder.mkdir(exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise run_folder.RunError(
+                f"{directory}: another process is training this run. Wait for it, or "
+                "choose another --run_dir."
+            ) from None
+        # Incomplete files of a process that was killed.
+        for place in (folder, directory):
+            for path in place.glob(".*.partial*"):
+                path.unlink()
+        yield folder
+    finally:
+        os.close(descriptor)
+
+
+def remove(folder: Path) -> None:
+    """Remove all snapshots: training is complete."""
+    shutil.rmtree(folder)
+
+
+class Clock:
+    """Decide when a snapshot is due: by time, by steps, or on SIGUSR1."""
+
+    def __init__(self, *, minutes: float, steps: int) -> None:
+        """Start counting.
+
+        Args:
+            minutes: Minutes between two snapshots, above 0.
+            steps: Steps between two snapshots; 0 for time alone.
+        """
+        self._seconds = 60 * minutes
+        self._steps = steps
+        self._requested = False
+        self._last_s = time.monotonic()
+        self._last_step = 0
+
+    def is_due(self, step: int) -> bool:
+        """Return whether a snapshot is due after a step; if so, restart counting."""
+        passed_s = time.monotonic() - self._last_s
+        enough = self._steps and step - self._last_step >= self._steps
+        if not (self._requested or passed_s >= self._seconds or enough):
+            return False
+        self.restart(step)
+        return True
+
+    def restart(self, step: int) -> None:
+        """Count from a step."""
+        self._requested = False
+        self._last_s, self._last_step = time.monotonic(), step
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Within it, SIGUSR1 requests a snapshot."""
+
+        def request(_: int, __: FrameType | None) -> None:
+            self._requested = True
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before: Callable[..., object] | int | None = signal.signal(
+            signal.SIGUSR1, request
+        )
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGUSR1, before)

@@ -1,0 +1,283 @@
+"""Train one run: from settings, records and weights to a run folder."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from model.loop import device
+from model.networks import architecture, head
+from model.runs import finished_run, run_folder, run_records
+from model.training import (
+    session,
+    settings,
+    staged_training,
+    stages,
+    starting_point,
+)
+from pipeline.records import manifest
+from pipeline.sources import source_settings
+from pipeline.system import command_line
+from pipeline.system.errors import DataError
+
+SCRATCH = "scratch"  # run folder, inside the run, of the network from a random start
+
+
+def train(config: settings.Config) -> Path:
+    """Train as configured; return the run folder.
+
+    Raises:
+        DataError: The records or the run folder cannot be used.
+        errors.CheckpointError: The weights cannot be used.
+        training_loop.NonFiniteLoss: The loss is infinite or NaN.
+    """
+    records = read_records(config.data)
+    directory = run_folder.new_directory(config.run_dir, config.ckpt)
+    setup = device.set_up(config.precision, run_folder.cache_dir(directory))
+    networks = prepare(config, records, directory, setup)
+    command_line.log(header(config, records, networks))
+    for network in networks:
+        start_folder(config, records, network)
+        network.folder.write_json("photos.json", _photos(records))
+    session.TrainingSession(config, networks).run()
+    return directory
+
+
+def resume(run_dir: Path) -> Path:
+    """Continue a stopped training, as if it had never stopped; return its folder.
+
+    Raises:
+        DataError: Training is complete or running, or the records have changed.
+        errors.CheckpointError: The weights that it started from are gone or changed.
+        training_loop.NonFiniteLoss: The loss is infinite or NaN.
+    """
+    directory, facts = finished_run.read_unfinished(run_dir)
+    config = settings.from_run(directory, facts)
+    # The default position of a head may differ from the one chosen then.
+    config = dataclasses.replace(config, features=facts["features"])
+    records = read_records(facts["data"]["path"])
+    run_records.check(directory, facts["data"]["manifest_digest"], records)
+    if facts["versions"] != run_folder.versions():
+        command_line.log(
+            f"warning: {directory} was started with other versions of Graft, "
+            "TensorFlow, Keras or NumPy; the result may differ in its last digits"
+        )
+    setup = device.set_up(facts["precision"], run_folder.cache_dir(directory))
+    networks = prepare(config, records, directory, setup)
+    command_line.log(header(config, records, networks))
+    if _source_of_weights(networks[0].start) != facts["weights"]:
+        raise run_folder.RunError(
+            f"{directory}: --ckpt={config.ckpt} holds other weights than when training "
+            "started. Put the old file back, or train again."
+        )
+    session.TrainingSession(config, networks, resumed=True).run()
+    return directory
+
+
+def read_records(folder: str) -> manifest.Manifest:
+    """Read records that can be trained on.
+
+    Raises:
+        DataError: They are missing or damaged, or a class has too few photos.
+    """
+    records = manifest.read(Path(folder))
+    manifest.check_files(records)
+    trained = {row.class_name for row in records.included("train")}
+    if lacking := set(records.class_names) - trained:
+        raise DataError(
+            f"{records.directory}: no training photo of {', '.join(sorted(lacking))}. "
+            "Add photos and convert again."
+        )
+    if not records.included("validation"):
+        counts = records.counts().values()
+        enough = any(sum(splits.values()) >= len(splits) for splits in counts)
+        raise DataError(
+            f"{records.directory}: no validation photo. A class needs three photos to "
+            "have one in each split. "
+            + (
+                f"Make a new split: python -m pipeline.split {records.directory}"
+                if enough
+                else "Add photos and convert again."
+            )
+        )
+    return records
+
+
+def prepare(
+    config: settings.Config,
+    records: manifest.Manifest,
+    directory: Path,
+    setup: device.ComputeSetup,
+) -> list[staged_training.StagedTraining]:
+    """Return the network to train, and the one to compare it with; nothing trains yet.
+
+    Args:
+        config: Settings of the training.
+        records: The data set.
+        directory: Run folder, which is not created.
+        setup: Devices and precision to compute with.
+
+    Raises:
+        errors.CheckpointError: The weights cannot be used.
+    """
+    start = starting_point.choose(config, records.class_names)
+    starts = {"": (directory, start)}
+    if config.compare == "scratch":
+        starts = {
+            "pretrained": (directory, start),
+            SCRATCH: (directory / SCRATCH, start.from_scratch()),
+        }
+    return [
+        staged_training.StagedTraining(
+            records,
+            network_start,
+            stages.plan_stages(
+                network_start,
+                config,
+                num_classes=len(records.class_names),
+                num_training=len(records.included("train")),
+            ),
+            run_folder.RunFolder(directory=folder, writes=setup.process_group.is_chief),
+            setup,
+            name=name,
+        )
+        for name, (folder, network_start) in starts.items()
+    ]
+
+
+def header(
+    config: settings.Config,
+    records: manifest.Manifest,
+    networks: Sequence[staged_training.StagedTraining],
+) -> str:
+    """Return what a training does, in labelled lines, followed by warnings."""
+    setup, start = networks[0].setup, networks[0].start
+    group, spec = setup.process_group, start.spec
+    process = f"; process {group.rank + 1} of {group.size}" * (group.size > 1)
+    counts = [len(records.included(split)) for split in manifest.SPLITS]
+    lines = {"device": f"{setup.device_name}, {setup.precision}{process}"}
+    if setup.precision == "float16":
+        lines["precision"] = "frozen layers in float16; what trains in float32"
+    lines |= {
+        "weights": _weights_in_words(start),
+        "network": start.network.name
+        + f"; compared with a random start in {SCRATCH}/" * (config.compare != "none"),
+        "input": f"{spec.size_px} x {spec.size_px} pixels, {spec.resize} of shorter "
+        f"side {spec.short_side_px}; preprocessing of {spec.source}",
+        "head": f"{'kept' if config.keep_head else 'new'}, on "
+        f"{head.describe(start.features, start.pooling)}",
+        **_stage_lines(networks[0].stages),
+        "photos": ", ".join(
+            f"{count:,} {split}"
+            for count, split in zip(counts, manifest.SPLITS, strict=True)
+        ),
+    }
+    width = max(map(len, lines))
+    return "\n".join(
+        [f"{label:{width}}  {text}" for label, text in lines.items()]
+        + [f"note: {note}" for note in start.notes()]
+        + [f"warning: {line}" for network in networks for line in _warnings(network)]
+    )
+
+
+def _weights_in_words(start: starting_point.StartingPoint) -> str:
+    weights = start.weights
+    if weights is None:
+        return "random"
+    if weights.name == str(weights.path):
+        return f"{weights.path} ({weights.variant})"
+    return f"{weights.name}: {weights.variant}, {weights.path}"
+
+
+def _stage_lines(planned: Sequence[stages.Stage]) -> dict[str, str]:
+    """Return {label: text}: what trains, at which rate, for how long."""
+    facts = [
+        {
+            "trains": stage.plan.describe(),
+            "learning rate": f"{stage.base_rate:.3g} ({stage.config.learning.policy}, "
+            f"{stage.config.learning.optimizer})",
+            "epochs": f"{stage.epochs} ({stage.steps:,} steps of "
+            f"{stage.config.batch_size} photos)",
+        }
+        for stage in planned
+    ]
+    if len(facts) == 1:
+        return facts[0]
+    return {
+        f"stage {number}": f"{stage.name}: {fact['trains']}; learning rate "
+        f"{fact['learning rate']}; epochs {fact['epochs']}"
+        for number, (stage, fact) in enumerate(zip(planned, facts, strict=True), 1)
+    }
+
+
+def _warnings(network: staged_training.StagedTraining) -> Iterator[str]:
+    """Yield what is likely to spoil the training of a network."""
+    cut = network.stages[0].plan.cut
+    if network.start.restored is None and cut != architecture.INPUT:
+        yield (
+            f"{network.name}: " * bool(network.name)
+            + f"the layers up to {cut} are random and stay frozen"
+        )
+    for stage in network.stages:
+        warmup = stage.config.learning.warmup_steps
+        if warmup >= stage.steps:
+            yield (
+                f"--warmup_steps={warmup}: a stage of {stage.steps} steps does not "
+                "reach its full learning rate"
+            )
+
+
+def start_folder(
+    config: settings.Config,
+    records: manifest.Manifest,
+    network: staged_training.StagedTraining,
+) -> None:
+    """Create the run folder of a network, with config.json and labels.txt.
+
+    Raises:
+        RunError: Another training has started there.
+    """
+    start, setup = network.start, network.setup
+    resize_min = records.info.settings.get("resize_min", source_settings.RESIZE_MIN)
+    facts = {
+        "settings": dataclasses.asdict(config),
+        "device": setup.device_name,
+        "precision": setup.precision,
+        "network": start.network.name,
+        "features": ",".join(start.features),
+        "pooling": start.pooling,
+        "stages": [
+            {
+                "train_from": stage.plan.train_from,
+                "cut": stage.plan.cut,
+                "frozen": sorted(stage.plan.frozen),
+            }
+            for stage in network.stages
+        ],
+        "input_spec": dataclasses.asdict(start.spec),
+        "weights": _source_of_weights(start),
+        "data": {
+            "path": str(records.directory.resolve()),
+            "manifest_digest": records.digest,
+            "class_names": list(records.class_names),
+            "counts": records.counts(),
+            "resize_min": resize_min,
+        },
+        "versions": run_folder.versions(),
+    }
+    network.folder.start(facts, records.class_names)
+
+
+def _source_of_weights(start: starting_point.StartingPoint) -> dict[str, Any]:
+    """Return what identifies the weights that a run started from."""
+    facts = start.describe_weights()
+    names = ("ckpt", "variant", "path", "tensors_sha256")
+    return {name: facts[name] for name in names if name in facts}
+
+
+def _photos(records: manifest.Manifest) -> dict[str, list[str]]:
+    """Return {split: SHA-256 of the photos}, on which the run cannot be tested."""
+    return {
+        split: sorted({row.sha256 for row in records.included(split)})
+        for split in ("train", "validation")
+    }
