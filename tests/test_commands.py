@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import re
+import runpy
 import subprocess
 import sys
 
@@ -76,7 +77,7 @@ def test_full_help_has_every_flag(command):
 def test_every_setting_is_explained_in_sentences(command):
     known = config_flags.settings_of(*kinds_of(command))
     for name, setting in known.items():
-        assert setting.help[0].isupper() or setting.help.startswith("scratch"), name
+        assert setting.help[0].isupper(), name
         assert setting.help.endswith("."), name
         setting.check(name, setting.default)
     taken = [s for setting in known.values() for s in setting.synonyms if s in known]
@@ -180,6 +181,13 @@ def test_a_recipe_accepts_exactly_the_settings():
     flags = config_flags.settings_of(settings.Config)
     assert flags == recipe.settings.SETTINGS
     assert {name for name, s in flags.items() if not s.is_flag} == {"stage", "start"}
+
+
+def test_the_documentation_lists_all_settings():
+    path = conftest.ROOT / "docs" / "settings.md"
+    document = runpy.run_path(str(path.with_name("write_settings.py")))["document"]
+    message = "run: python docs/write_settings.py"
+    assert path.read_text(encoding="utf-8") == document(), message
 
 
 def test_names_of_networks_and_weights_in_the_help_are_those_there_are():

@@ -132,7 +132,7 @@ class Config:
     )
     seed: int = _training(
         0,
-        "Number that decides everything random: order, new weights, dropout, crops, "
+        "Seed of everything random: order of photos, new weights, dropout, crops and "
         "augmentation.",
         basic=True,
         lower=0,
@@ -157,8 +157,8 @@ class Config:
     )
     compare: str = _several(
         "none",
-        "scratch also trains the same network from a random start on the same batches, "
-        "which shows what the weights are worth.",
+        "Also trains the same network from a random start (scratch) on the same "
+        "batches, which shows what the weights are worth.",
         choices=("none", "scratch"),
     )
     snapshot_minutes: float = _snapshots(

@@ -51,20 +51,21 @@ class Config:
     max_pixels: int = source_settings.max_pixels()
     animated: str = _decoding(
         "first",
-        "Whether animations and files with several pages are converted by their first "
-        "frame or skipped.",
+        "What to do with animations and files of several pages: first converts their "
+        "first frame, refuse skips them.",
         choices=("first", "refuse"),
     )
     group_by: str = source_settings.group_by()
     conflicts: str = _rules(
         "leave_out",
-        "What happens to a photo that is filed under several classes.",
+        "What to do with a photo that is filed under several classes: leave_out skips "
+        "it, keep converts it in each class.",
         choices=("leave_out", "keep"),
     )
     lacking: str = _rules(
         "refuse",
-        "What happens when a class has no photo in one of the splits that --lists or "
-        "--csv give: stop, or keep the class.",
+        "What to do if --lists or --csv give a class no photo in one of their splits: "
+        "refuse stops, keep converts all the same.",
         choices=("refuse", "keep"),
     )
     workers: int = source_settings.workers()

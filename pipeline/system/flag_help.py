@@ -1,6 +1,7 @@
 """Write the help of a command, and its part of docs/settings.md, from its settings."""
 
 import inspect
+import re
 import textwrap
 from collections.abc import Iterator, Mapping
 
@@ -8,6 +9,7 @@ from pipeline.system.config_flags import Argument, Setting
 
 _WIDTH = 100  # characters of a line
 _INDENT = 26  # characters before the text of a flag
+_UNBROKEN = "\u00a0"  # a space at which no line ends
 _VALUES = {int: "N", float: "X", str: "TEXT"}
 
 
@@ -73,11 +75,13 @@ def _row(name: str, setting: Setting) -> str:
     if setting.bounds:
         remarks.append(f"Range: {setting.bounds}.")
     default = f"`{_default(setting)}`" if _default(setting) else ""
-    return f"| {flag} | {default} | {' '.join(remarks)} |".replace("\\|", "\\\\|")
+    text = re.sub(r"[*<|]", r"\\\g<0>", " ".join(remarks))
+    return f"| {flag} | {default} | {text} |"
 
 
 def _entry(name: str, text: str) -> Iterator[str]:
-    wrapped = textwrap.wrap(text, _WIDTH - _INDENT, break_on_hyphens=False)
+    lines = textwrap.wrap(text, _WIDTH - _INDENT, break_on_hyphens=False)
+    wrapped = [line.replace(_UNBROKEN, " ") for line in lines]
     if len(name) > _INDENT - 4:
         yield f"  {name}"
     else:
@@ -88,14 +92,15 @@ def _entry(name: str, text: str) -> Iterator[str]:
 def _name(name: str, flag: Setting) -> str:
     if isinstance(flag.default, bool):
         return f"--[no]{name}" if flag.default else f"--{name}"
-    return f"--{name}={flag.value or _VALUES[type(flag.default)]}"
+    value = flag.value or ("CHOICE" if flag.choices else _VALUES[type(flag.default)])
+    return f"--{name}={value}"
 
 
 def _sentence(flag: Setting) -> str:
     """Return the help with choices and default."""
     remarks = [", ".join(filter(None, flag.choices))] if flag.choices else []
     if default := _default(flag):
-        remarks.append(f"default {default}")
+        remarks.append(f"default{_UNBROKEN}{default}")
     return f"{flag.help} ({'; '.join(remarks)})" if remarks else flag.help
 
 
