@@ -1,4 +1,4 @@
-"""Check what files from strangers state, before anything is computed with it."""
+"""Check what untrusted files state, before anything is computed with it."""
 
 import math
 from collections.abc import Iterable

@@ -1,6 +1,6 @@
 """Work on blocks of items in several processes; a crash costs one item only.
 
-Decoders of strangers' files may crash their process. Then the items of that block are
+Decoders may crash their process on untrusted files. Then the items of that block are
 tried again one at a time, and the caller learns which of them crash.
 """
 

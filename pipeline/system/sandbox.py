@@ -1,4 +1,4 @@
-"""Work on strangers' files in a child process, which may crash or hang.
+"""Work on untrusted files in a child process, which may crash or hang.
 
 A crash or a hang costs the file at hand and nothing else, and the child has limits of
 memory and time. It is no protection against a file that takes over the child, which may
