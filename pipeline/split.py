@@ -68,7 +68,7 @@ def resplit(config: Config) -> Manifest:
     """Write a new split into the manifest.
 
     Raises:
-        DataError: The folder holds no data set, or split_rows refuses the folds.
+        DataError: the folder holds no data set, or split_rows refuses the folds.
     """
     directory = Path(config.data)
     if not (directory / staging.PARTIAL_NAME).exists():
@@ -87,7 +87,7 @@ def split_rows(config: Config, before: Manifest) -> Manifest:
     """Return the data set with a new split; nothing is written.
 
     Raises:
-        DataError: There are more folds than groups.
+        DataError: there are more folds than groups.
     """
     shares = {"validation": config.validation_share, "test": config.test_share}
     groups: dict[str, list[int]] = collections.defaultdict(list)

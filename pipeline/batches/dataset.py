@@ -38,12 +38,12 @@ class Training:
         """Prepare epochs that (seed, epoch) decides in full.
 
         Args:
-            records: Data set with a training split.
-            spec: Input of the network.
-            batch_size: Photos per batch.
-            seed: Seed of order and views.
-            augmentation: Random changes of the photos.
-            share: Function from the number of photos in a batch to the slice of them
+            records: data set with a training split.
+            spec: input of the network.
+            batch_size: photos per batch.
+            seed: seed of order and views.
+            augmentation: random changes of the photos.
+            share: function from the number of photos in a batch to the slice of them
                 that this process gets; at least one photo of a full batch.
         """
         whole = range(batch_size)
@@ -65,8 +65,8 @@ class Training:
         """Yield the batches of an epoch.
 
         Args:
-            epoch: Number of the epoch, from 0.
-            start: Number of examples to leave out at the beginning, for a run that was
+            epoch: number of the epoch, from 0.
+            start: number of examples to leave out at the beginning, for a run that was
                 stopped there.
         """
         key = (self._seed, epoch)

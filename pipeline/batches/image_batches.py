@@ -46,10 +46,10 @@ class Images:
     The TensorFlow graph is built once: building it for every epoch took 0.15 s.
 
     Attributes:
-        rows: Rows that the indices of an order refer to.
+        rows: rows that the indices of an order refer to.
         sizes: int64 [num_rows, 2], height and width of the stored images, in pixels.
-        spec: Input of the network.
-        batch_size: Images in every batch but the last.
+        spec: input of the network.
+        batch_size: images in every batch but the last.
         dataset: tf.data.Dataset whose elements are as `element_spec` says.
     """
 
@@ -66,13 +66,13 @@ class Images:
         """Build the graph.
 
         Args:
-            records: Data set that the rows belong to.
-            rows: Rows to choose from.
-            spec: Input of the network.
-            batch_size: Images per batch; the last batch may be smaller.
-            memory_bytes: Largest size of all records together at which they are read
+            records: data set that the rows belong to.
+            rows: rows to choose from.
+            spec: input of the network.
+            batch_size: images per batch; the last batch may be smaller.
+            memory_bytes: largest size of all records together at which they are read
                 now and stay in memory, still encoded. Later passes are a tenth faster.
-            augmentation: Augmentation that the views of `run` are drawn for.
+            augmentation: augmentation that the views of `run` are drawn for.
         """
         self.rows = rows
         self.spec = spec
@@ -101,13 +101,13 @@ class Images:
 
         Args:
             order: int [num_examples], indices into `rows`.
-            views: One view for each row of `rows`.
+            views: one view for each row of `rows`.
 
         Raises:
-            DataError: A record is damaged or not the one of the manifest, or the
+            DataError: a record is damaged or not the one of the manifest, or the
                 number of examples is not that of `order`.
-            OSError: A record file is missing.
-            ValueError: The views belong to another augmentation.
+            OSError: a record file is missing.
+            ValueError: the views belong to another augmentation.
         """
         num_numbers = 0 if views.numbers is None else views.numbers.shape[1]
         if num_numbers != self._num_numbers:

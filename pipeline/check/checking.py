@@ -17,7 +17,7 @@ from pipeline.records.manifest_row import Row
 from pipeline.records.reasons import Code
 from pipeline.sources import caffe_lists, find_source, photo_source, source_settings
 from pipeline.sources.photo_source import SourcePhoto
-from pipeline.system import command_line, file_system, standard_error
+from pipeline.system import command_line, file_system, standard_error, tables
 
 _SHOWN = 3  # examples in a line of text
 
@@ -158,7 +158,7 @@ def _check_records(root: Path, num_workers: int) -> tuple[Report, html_page.Enco
                 kind="across splits",
                 severity="error",
                 meaning="photos of one group on several sides of the split; "
-                f"python -m pipeline.split {root} splits anew",
+                f"make a new split with python -m pipeline.split {root}",
                 groups=tuple(tuple(row.path for row in rows) for rows in divided),
             )
         )
@@ -187,11 +187,11 @@ def _check_records(root: Path, num_workers: int) -> tuple[Report, html_page.Enco
 def summary(report: Report) -> str:
     """Return the report as text."""
     columns = list(next(iter(report.counts.values())))
-    width = max(len("class"), *map(len, report.counts))
-    lines = [f"{'class':{width}}" + "".join(f"{name:>11}" for name in columns)]
-    for name, row in report.counts.items():
-        lines.append(f"{name:{width}}" + "".join(f"{row[c]:11}" for c in columns))
-    lines += report.notes
+    rows = [
+        (name, *(count[column] for column in columns))
+        for name, count in report.counts.items()
+    ]
+    lines = [*tables.table(("class", *columns), rows), *report.notes]
     for finding in report.findings:
         paths = [" and ".join(group[:2]) for group in finding.groups]
         shown = "; ".join(paths[:_SHOWN]) + " ..." * (len(paths) > _SHOWN)

@@ -43,9 +43,9 @@ def find_groups(
     """Find photos that show the same; photos that convert leaves out count, too.
 
     Args:
-        rows: Rows of all files.
-        source: Photos with their given splits.
-        groups: Photos that belong together.
+        rows: rows of all files.
+        source: photos with their given splits.
+        groups: photos that belong together.
     """
 
     def classes(group: Group) -> set[str]:
@@ -163,8 +163,8 @@ def find_missing_splits(
 
     Args:
         counts: {class name: {"usable": number, split: number, ...}} of photos.
-        splits: Names of the splits to look at.
-        severity: Severity of the finding.
+        splits: names of the splits to look at.
+        severity: severity of the finding.
     """
     lacking = [
         f"{name} ({split_name})"

@@ -1,9 +1,10 @@
-"""Converted records -> whether they are what the manifest says, photo by photo."""
+"""Verify that records are what the manifest says, photo by photo."""
 
 import collections
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 from pipeline.images import opencv
 from pipeline.images.errors import ImageError
 from pipeline.records import example_format, manifest, stored_photo
+from pipeline.records.manifest import Manifest
 from pipeline.records.manifest_row import Row
 from pipeline.sources import source_settings
 from pipeline.system import command_line, process_pool
@@ -21,13 +23,13 @@ _BLOCK_RECORDS = 32
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fault:
-    """A record that is not what the manifest says, or what else is wrong.
+    """A record, or a whole file, that is not what the manifest says.
 
     Attributes:
         file: name of the record file, or of the manifest.
-        index: of the record in its file, from 0; -1 for the file as a whole.
-        path: of the photo, as the manifest has it; "" for the file as a whole.
-        problem: what is wrong.
+        index: number of the record in its file, from 0; -1 for the file as a whole.
+        path: path of the photo in the manifest; "" for the file as a whole.
+        problem: description of what is wrong.
     """
 
     file: str
@@ -49,39 +51,36 @@ class _Task:
     label: int
 
 
-def verify(found: manifest.Manifest, *, num_workers: int = 0) -> list[Fault]:
-    """Reads every record: checksums, all features, and its pixels in full.
+def verify(converted: Manifest, *, num_workers: int = 0) -> list[Fault]:
+    """Read every record: checksums, all features, and its pixels in full.
 
     Args:
-        found: the data set; what `manifest.read` checks is not checked again.
-        num_workers: processes; 0: one for each processor.
+        converted: data set to verify; what `manifest.read` checks is not checked again.
+        num_workers: number of processes; 0: one for each processor.
 
     Returns:
-        What is wrong, the first fault of each record; nothing if all is well.
+        The first fault of each record and file; [] if there are no faults.
     """
-    rows: dict[str, list[Row]] = collections.defaultdict(list)
-    for row in found.included():
-        rows[row.file].append(row)
-    for some in rows.values():
-        some.sort(key=lambda row: row.offset)
-    faults = _check_head(found)
-    lacking = set()
-    for name, some in sorted(rows.items()):
-        faults += _check_file(found.directory / name, some)
-        if not (found.directory / name).is_file():
-            lacking.add(name)
-    tasks = [
-        _Task(row=row, index=index, label=found.labels[row.class_name])
-        for name, some in sorted(rows.items())
-        if name not in lacking
-        for index, row in enumerate(some)
-    ]
+    faults = _check_head(converted)
+    tasks: list[_Task] = []
+    rows_of: dict[str, list[Row]] = collections.defaultdict(list)
+    for row in converted.included():
+        rows_of[row.file].append(row)
+    for name, rows in sorted(rows_of.items()):
+        rows.sort(key=lambda row: row.offset)
+        path = converted.directory / name
+        faults += _check_file(path, rows)
+        if path.is_file():
+            tasks += [
+                _Task(row=row, index=index, label=converted.labels[row.class_name])
+                for index, row in enumerate(rows)
+            ]
     opencv.limit_pixels(
-        found.info.settings.get("max_pixels", source_settings.MAX_PIXELS)
+        converted.info.settings.get("max_pixels", source_settings.MAX_PIXELS)
     )
     with command_line.progress(len(tasks), "record", "check") as progress:
         for block, results in process_pool.map_blocks(
-            functools.partial(_check_block, found.directory),
+            functools.partial(_check_block, converted.directory),
             _blocks(tasks),
             on_crash=_crashed,
             num_workers=min(
@@ -90,8 +89,7 @@ def verify(found: manifest.Manifest, *, num_workers: int = 0) -> list[Fault]:
             ),
             initializer=opencv.use_one_thread,
         ):
-            for some_faults in results:
-                faults += some_faults
+            faults += itertools.chain(*results)
             progress.update(len(block))
     return faults
 
@@ -101,11 +99,11 @@ def _blocks(tasks: Sequence[_Task]) -> Iterator[Sequence[_Task]]:
         yield tasks[start : start + _BLOCK_RECORDS]
 
 
-def _check_head(found: manifest.Manifest) -> list[Fault]:
+def _check_head(converted: Manifest) -> list[Fault]:
     """Compare the counts in manifest.json with those of the rows."""
-    path = found.directory / manifest.HEAD_NAME
+    path = converted.directory / manifest.HEAD_NAME
     head = json.loads(path.read_text(encoding="ascii"))
-    counts = {"counts": found.counts(), "files": found.tally.files()}
+    counts = {"counts": converted.counts(), "files": converted.tally.files()}
     return [
         Fault(
             file=manifest.HEAD_NAME,
@@ -119,7 +117,7 @@ def _check_head(found: manifest.Manifest) -> list[Fault]:
 
 
 def _check_file(path: Path, rows: Sequence[Row]) -> list[Fault]:
-    """Whether the rows of a record file leave no gap in it."""
+    """Check that the rows of a record file leave no gap in it."""
     if not path.is_file():
         problem = f"missing, with {len(rows)} records"
         return [Fault(file=path.name, index=-1, path="", problem=problem)]

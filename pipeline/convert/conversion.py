@@ -41,11 +41,11 @@ class Summary:
     """Result of a conversion.
 
     Attributes:
-        manifest: Manifest of the data set as it is now.
-        written: Names of the record files written; () when nothing had changed.
-        findings: Lines on copies, groups and photos that were left out.
-        changed: Whether the conversion changed anything.
-        notes: Lines on source and split.
+        manifest: manifest of the data set as it is now.
+        written: names of the record files written; () when nothing had changed.
+        findings: lines on copies, groups and photos that were left out.
+        changed: whether the conversion changed anything.
+        notes: lines on source and split.
     """
 
     manifest: Manifest
@@ -59,8 +59,8 @@ def convert(config: Config) -> Summary:
     """Convert photos.
 
     Raises:
-        DataError: The source or the output folder is not as it should be.
-        OSError: The system reports an error, such as no space left on the device.
+        DataError: the source or the output folder is not as it should be.
+        OSError: the system reports an error, such as no space left on the device.
     """
     runner: local_runner.Runner = (
         local_runner.Local(config.workers)

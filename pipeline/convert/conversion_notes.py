@@ -20,10 +20,10 @@ def lines(
     """Describe copies, near-duplicates, groups, and photos that were left out.
 
     Args:
-        rows: Rows of all files, with group and split.
-        groups: Photos that belong together.
-        contradicting: Photos that were left out because of their labels.
-        bridging: Photos that were left out because of their groups' splits.
+        rows: rows of all files, with group and split.
+        groups: photos that belong together.
+        contradicting: photos that were left out because of their labels.
+        bridging: photos that were left out because of their groups' splits.
 
     Returns:
         One line for each kind of finding that there is.
@@ -64,8 +64,8 @@ def lines(
         (
             divided,
             "warning: groups of known photos on several sides of the split: "
-            f"{len(divided)} ({_pairs(rows, divided)}); python -m pipeline.split "
-            "splits anew",
+            f"{len(divided)} ({_pairs(rows, divided)}); make a new split with python "
+            "-m pipeline.split",
         ),
     ]
     return [command_line.one_line(text) for findings, text in texts if findings]

@@ -25,9 +25,9 @@ def leave_out_copies(rows: list[Row], source: Source, groups: Sequence[Group]) -
     so the test photo stays, then the validation photo.
 
     Args:
-        rows: Rows of all files.
-        source: Photos with their given splits.
-        groups: Groups of photos that must share a split.
+        rows: rows of all files.
+        source: photos with their given splits.
+        groups: groups of photos that must share a split.
     """
     if not source.given:
         return
@@ -52,12 +52,12 @@ def place(rows: list[Row], source: Source, previous: PreviousDataset | None) -> 
     """Write the given splits into the rows, in place.
 
     Args:
-        rows: Rows of all files.
-        source: Photos with their given splits.
-        previous: Data set as it was; None the first time.
+        rows: rows of all files.
+        source: photos with their given splits.
+        previous: data set as it was; None the first time.
 
     Raises:
-        DataError: A photo had another split than it is given for now.
+        DataError: a photo had another split than it is given for now.
     """
     if not source.given:
         return

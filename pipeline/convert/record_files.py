@@ -27,7 +27,7 @@ class RecordFiles:
 
     Attributes:
         written: {record file: parts of other files to join}, of those to be written.
-        obsolete: Names of record files of the previous data set that are not needed.
+        obsolete: names of record files of the previous data set that are not needed.
     """
 
     written: Mapping[str, Sequence[Extent]]
@@ -51,11 +51,11 @@ def place(
     """Decide where each record goes, and write that into the rows, in place.
 
     Args:
-        rows: Rows of all files; those with a record say where it is now.
-        class_names: Class names in label order.
-        shard_bytes: Largest size of a record file of several records, in bytes; 0: no
+        rows: rows of all files; those with a record say where it is now.
+        class_names: class names in label order.
+        shard_bytes: largest size of a record file of several records, in bytes; 0: no
             limit.
-        previous: Data set as it was; None the first time.
+        previous: data set as it was; None the first time.
     """
     members: dict[str, list[int]] = {name: [] for name in class_names}
     for index, row in enumerate(rows):
@@ -118,10 +118,10 @@ def write(
     """Write record files into the staging folder.
 
     Args:
-        record_files: Files to write.
-        directory: Folder of the data set.
-        partial: Staging folder.
-        runner: Local processes or a cluster.
+        record_files: files to write.
+        directory: folder of the data set.
+        partial: staging folder.
+        runner: local processes or a cluster.
     """
     runner.call(
         [

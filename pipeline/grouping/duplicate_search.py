@@ -31,13 +31,13 @@ def search(
     This process decodes the proposed photos; its limit of pixels is that of its start.
 
     Args:
-        rows: Rows of all files.
-        source: Source of the files.
-        encoded: Function from the index of a row to a JPEG or PNG of it, upright.
-        num_workers: Number of processes; 0: one for each processor.
+        rows: rows of all files.
+        source: source of the files.
+        encoded: function from the index of a row to a JPEG or PNG of it, upright.
+        num_workers: number of processes; 0: one for each processor.
 
     Raises:
-        DataError: A photo does not decode any more; names it.
+        DataError: a photo does not decode any more; names it.
     """
 
     def thumbnail(index: int) -> np.ndarray:

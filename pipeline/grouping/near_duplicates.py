@@ -45,9 +45,9 @@ class NearDuplicates:
         identical: int64 [n, 2], photos of different classes with the same pixels; not
             every pair either, but all are connected.
         indices: int64 [num_thumbnails], rows of the thumbnails.
-        thumbnails: Thumbnails of the photos whose hashes are close to another's.
+        thumbnails: thumbnails of the photos whose hashes are close to another's.
         proposed: PAIR [n], pairs of thumbnails that could be similar.
-        comparisons: Number of comparisons of hashes.
+        comparisons: number of comparisons of hashes.
     """
 
     pairs: np.ndarray
@@ -82,9 +82,9 @@ def find(
     """Search all photos with a record; of exact copies, the first stands for all.
 
     Args:
-        rows: Rows of all files.
-        thumbnail: Function from the index of a row to uint8 [SIDE, SIDE, 3].
-        digests: Function from indices of rows to one digest each, equal for files of
+        rows: rows of all files.
+        thumbnail: function from the index of a row to uint8 [SIDE, SIDE, 3].
+        digests: function from indices of rows to one digest each, equal for files of
             the same pixels alone.
     """
     indices, labels = _different_files(rows)
@@ -158,7 +158,7 @@ def _pairs(
     Args:
         cells: int64 [n], number of each thumbnail's hash.
         brightness: float64 [n], 0..1.
-        close: Pairs of close hashes.
+        close: pairs of close hashes.
 
     Returns:
         PAIR [num_pairs], at most _NEAREST for each thumbnail and hash close to it.

@@ -27,8 +27,8 @@ class PhotoGroups:
     """What makes photos belong together, apart from being the same file.
 
     Attributes:
-        similar: Photos that show the same picture.
-        user_keys: One key a row; photos with the same key belong together.
+        similar: photos that show the same picture.
+        user_keys: one key a row; photos with the same key belong together.
     """
 
     similar: near_duplicates.NearDuplicates
@@ -103,12 +103,12 @@ def find_user_keys(source: Source, pattern: str) -> list[UserKey]:
     """Return for each photo what a pattern finds in its path.
 
     Args:
-        source: Photos to group.
-        pattern: Regular expression; "" groups nothing. A photo's key are the groups of
+        source: photos to group.
+        pattern: regular expression; "" groups nothing. A photo's key are the groups of
             the first match, or the whole match if the pattern has no groups.
 
     Raises:
-        DataError: The pattern matches no path.
+        DataError: the pattern matches no path.
     """
     if not pattern:
         return [None] * len(source.photos)

@@ -31,8 +31,8 @@ def find_contradicting(rows: Sequence[Row], groups: Sequence[Group]) -> Reasons:
     """Find photos that are filed under several classes: not all can be right.
 
     Args:
-        rows: Rows of all files.
-        groups: Groups of photos with the same pixels.
+        rows: rows of all files.
+        groups: groups of photos with the same pixels.
     """
     reasons: Reasons = {}
     for group in groups:
@@ -52,9 +52,9 @@ def find_bridging(
     A photo that was edited is new, but stands on the side of the photo before.
 
     Args:
-        rows: Rows of all files, with the splits they had.
-        groups: Groups of photos that must share a split.
-        previous: Data set as it was; None the first time.
+        rows: rows of all files, with the splits they had.
+        groups: groups of photos that must share a split.
+        previous: data set as it was; None the first time.
     """
     reasons: Reasons = {}
     if previous is None:
@@ -82,7 +82,7 @@ def check_classes(rows: Sequence[Row], source: Source) -> None:
     """Refuse a class none of whose files can be used.
 
     Raises:
-        DataError: Names the class and an example of the most frequent reason.
+        DataError: names the class and an example of the most frequent reason.
     """
     usable = {row.class_name for row in rows if row.is_included}
     empty = [name for name in source.class_names if name not in usable]
@@ -113,10 +113,10 @@ def assign_splits(
     with a split were known on several sides before.
 
     Args:
-        rows: Rows of all files, with the splits they had or were given.
-        groups: Photos that belong together.
+        rows: rows of all files, with the splits they had or were given.
+        groups: photos that belong together.
         labels: {class name: 0-based label}.
-        seed: Seed that ranks the groups.
+        seed: seed that ranks the groups.
         shares: {"validation": share, "test": share}, 0..1.
     """
     together = groups.together(rows)

@@ -39,11 +39,11 @@ def by_shares(
     several classes make that impossible.
 
     Args:
-        groups: Labels of the photos of all groups.
-        seed: Seed of the ranking.
+        groups: labels of the photos of all groups.
+        seed: seed of the ranking.
         shares: {"validation": share, "test": share} of a class's photos, 0..1.
         known: {name of a group: split} of the groups that have one.
-        salt: Salt of the ranking.
+        salt: salt of the ranking.
 
     Returns:
         {name of a group: its split}, one of SPLITS.
@@ -79,7 +79,7 @@ class SplitQuotas:
 
         Args:
             targets: {label: {split: photos that there should be}}.
-            waiting: Labels of the photos of each group that will be placed.
+            waiting: labels of the photos of each group that will be placed.
         """
         self._targets = targets
         self._counts = {label: dict.fromkeys(SPLITS, 0) for label in targets}

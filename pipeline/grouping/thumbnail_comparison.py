@@ -63,7 +63,7 @@ class Thumbnails:
         """Store and measure thumbnails; threads may store different ones at once.
 
         Args:
-            start: Index of the first of them.
+            start: index of the first of them.
             images: uint8 [SIDE, SIDE, 3], BGR, each.
         """
         pixels = np.stack(images)
@@ -93,7 +93,7 @@ def compare_pairs(
         pairs: PAIR [n].
         may_be_cut: bool [n], whether a photo also counts as the same when it is made
             brighter and cut off a little; finding that out takes longer.
-        thumbnails: Thumbnails that the pairs refer to.
+        thumbnails: thumbnails that the pairs refer to.
 
     Returns:
         bool [n] twice: whether both show the same picture, and whether so closely that

@@ -36,8 +36,8 @@ class Beam:
         """Import Beam and choose one of its runners.
 
         Args:
-            name: Name of the runner, such as DirectRunner.
-            options: Flags of Beam, such as "--direct_num_workers=2".
+            name: name of the runner, such as DirectRunner.
+            options: flags of Beam, such as "--direct_num_workers=2".
 
         Raises:
             DataError: Beam is not installed, or refuses the options.

@@ -27,10 +27,10 @@ class Task:
     """One file for a worker.
 
     Attributes:
-        photo: File of the source.
+        photo: file of the source.
         label: 0-based label of its class; -1 for a file outside any class.
-        previous: Row that the previous data set has for the path; None if it has none.
-        may_keep: Whether the record of `previous` stays if the file has not changed.
+        previous: row that the previous data set has for the path; None if it has none.
+        may_keep: whether the record of `previous` stays if the file has not changed.
     """
 
     photo: SourcePhoto
@@ -44,13 +44,13 @@ class DecodeOptions:
     """Options that are the same for all files.
 
     Attributes:
-        root: Source folder.
-        directory: Folder of the data set, whose records may stay; None without one.
-        part_dir: Folder with the staging folder that gets the part files of records;
+        root: source folder.
+        directory: folder of the data set, whose records may stay; None without one.
+        part_dir: folder with the staging folder that gets the part files of records;
             None to write no records.
-        resize_min: Longest short side of a record's image, in pixels; 0: no limit.
-        max_pixels: Number of pixels above which a photo is refused undecoded.
-        refuse_animated: Whether animations are refused; otherwise their first frame
+        resize_min: longest short side of a record's image, in pixels; 0: no limit.
+        max_pixels: number of pixels above which a photo is refused undecoded.
+        refuse_animated: whether animations are refused; otherwise their first frame
             counts.
     """
 
@@ -239,8 +239,8 @@ def read(root: Path, photo: SourcePhoto) -> bytes:
     """Read a photo of a source in few system calls; never wait for a pipe.
 
     Raises:
-        ImageError: The file cannot be a photo.
-        OSError: The file cannot be read.
+        ImageError: the file cannot be a photo.
+        OSError: the file cannot be read.
     """
     name, offset, length = photo.span or (photo.path, 0, None)
     path = f"{root}/{name}"

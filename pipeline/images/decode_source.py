@@ -24,12 +24,12 @@ def decode(
     """Decode every file whose record cannot stay.
 
     Args:
-        options: Options for the workers.
-        source: Photos to decode.
-        previous: Data set of an earlier conversion, whose records may stay; None
+        options: options for the workers.
+        source: photos to decode.
+        previous: data set of an earlier conversion, whose records may stay; None
             without one.
-        runner: Local processes or a cluster.
-        settings: Settings that decide records and hashes. Records of an earlier
+        runner: local processes or a cluster.
+        settings: settings that decide records and hashes. Records of an earlier
             conversion stay only if it had the same.
 
     Returns:

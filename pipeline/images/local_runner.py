@@ -26,9 +26,9 @@ class Runner(Protocol):
         """Decode blocks of files; yield each with its rows, in the order of blocks.
 
         Args:
-            options: Options that are the same for all files.
-            blocks: Blocks of at most `block_files` tasks.
-            num_files: Number of tasks in all blocks.
+            options: options that are the same for all files.
+            blocks: blocks of at most `block_files` tasks.
+            num_files: number of tasks in all blocks.
         """
 
     def call(self, functions: Sequence[Callable[[], Any]]) -> None:

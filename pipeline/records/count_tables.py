@@ -1,38 +1,42 @@
-"""Counts of a data set -> the tables that commands close with."""
+"""Format the tables of photos by class that commands print at their end."""
 
+import collections
 from collections.abc import Mapping
 
-from pipeline.records import manifest, photo_counts
+from pipeline.records import photo_counts
+from pipeline.records.manifest import SPLITS
+from pipeline.system import tables
 
 
 def conversion(tally: photo_counts.Tally) -> str:
-    """Photos per class by what became of them, and by split."""
-    columns = ("photos", "copied", "reencoded", "skipped", *manifest.SPLITS, "MB")
-    cells = [*tally.classes.items()]
+    """Return a table of photos by class, action and split."""
+    columns = ("photos", "copied", "reencoded", "skipped", *SPLITS)
+    counters = [*tally.classes.items()]
     if tally.others:
-        cells.append(("(no class)", tally.others))
-    cells.append(("total", tally.total()))
-    width = max(len(name) for name, _ in cells)
-    lines = [f"{'class':{width}} " + " ".join(f"{name:>10}" for name in columns)]
-    for name, counter in cells:
-        counts = " ".join(f"{counter[column]:10}" for column in columns[:-1])
-        lines.append(f"{name:{width}} {counts} {counter['bytes'] / 1e6:10.1f}")
-    return "\n".join(lines)
+        counters.append(("(no class)", tally.others))
+    counters.append(("total", tally.total()))
+    rows = [
+        (
+            name,
+            *(counter[column] for column in columns),
+            f"{counter['bytes'] / 1e6:.1f}",
+        )
+        for name, counter in counters
+    ]
+    return "\n".join(tables.table(("class", *columns, "MB"), rows))
 
 
 def splits(counts: Mapping[str, Mapping[str, int]]) -> str:
-    """Photos per class and split, as text.
+    """Return a table of photos by class and split.
 
     Args:
-        counts: {class name: {split: photos}}.
+        counts: {class name: {split: number of photos}}.
     """
-    width = max(len("class"), *map(len, counts))
-    lines = [f"{'class':{width}} {'train':>7} {'validation':>11} {'test':>6}"]
-    total = {
-        split: sum(row[split] for row in counts.values()) for split in manifest.SPLITS
-    }
-    for name, row in (*counts.items(), ("total", total)):
-        lines.append(
-            f"{name:{width}} {row['train']:7} {row['validation']:11} {row['test']:6}"
-        )
-    return "\n".join(lines)
+    total: collections.Counter[str] = collections.Counter()
+    for count in counts.values():
+        total.update(count)
+    rows = [
+        (name, *(count[split] for split in SPLITS))
+        for name, count in (*counts.items(), ("total", total))
+    ]
+    return "\n".join(tables.table(("class", *SPLITS), rows))

@@ -14,13 +14,13 @@ class Record:
     """One photo as a record file stores it.
 
     Attributes:
-        encoded: Content of a JPEG or PNG file.
+        encoded: content of a JPEG or PNG file.
         format: "jpeg" or "png".
-        height: Height of the stored image, in pixels.
-        width: Width of the stored image, in pixels.
+        height: height of the stored image, in pixels.
+        width: width of the stored image, in pixels.
         label: 0-based index into the class names of the manifest.
-        class_name: Name of the class.
-        path: Path of the source file, relative to the source folder, with "/".
+        class_name: name of the class.
+        path: path of the source file, relative to the source folder, with "/".
         sha256: SHA-256 of the source file, 64 hex digits.
     """
 
@@ -116,11 +116,11 @@ def parse_features(serialized: bytes, where: str = "") -> Any:
     """Decode a tf.train.Example to {feature name: tensorflow.Feature}.
 
     Args:
-        serialized: Bytes of the Example.
-        where: Name of the record in error messages; "" for none.
+        serialized: bytes of the Example.
+        where: name of the record in error messages; "" for none.
 
     Raises:
-        DataError: The bytes are not an Example.
+        DataError: the bytes are not an Example.
     """
     try:
         return Example.FromString(serialized).features.feature
@@ -133,7 +133,7 @@ def parse(serialized: bytes) -> Record:
     """Decode one record.
 
     Raises:
-        DataError: The bytes are not an Example, or a feature is missing, repeated or of
+        DataError: the bytes are not an Example, or a feature is missing, repeated or of
             another type. A missing feature never becomes a default value.
     """
     features = parse_features(serialized)

@@ -33,10 +33,10 @@ class DatasetInfo:
     """Description of a data set apart from its rows.
 
     Attributes:
-        class_names: Class names in label order; label i is class_names[i].
-        seed: Seed that ranked the photos for the split.
+        class_names: class names in label order; label i is class_names[i].
+        seed: seed that ranked the photos for the split.
         shares: {"validation": share, "test": share} that the split aimed at, 0..1.
-        settings: Settings of the conversion that decide the rows.
+        settings: settings of the conversion that decide the rows.
         versions: {tool: version} of the tools that wrote the data set.
         ignored: {kind: number} of the hidden and system files that have no row.
     """
@@ -54,10 +54,10 @@ class Manifest:
     """A converted data set.
 
     Attributes:
-        info: Class names, seed and settings.
-        rows: One row per source file, in the order of their paths.
-        directory: Folder that holds manifest and records.
-        format_version: Version of the format that the data set was read from.
+        info: class names, seed and settings.
+        rows: one row per source file, in the order of their paths.
+        directory: folder that holds manifest and records.
+        format_version: version of the format that the data set was read from.
     """
 
     info: DatasetInfo
@@ -76,7 +76,7 @@ class Manifest:
         return {name: label for label, name in enumerate(self.class_names)}
 
     def included(self, *splits: str) -> tuple[Row, ...]:
-        """Return rows with a record, of the named splits (all when none is named)."""
+        """Return rows with a record: of the named splits, or without names of all."""
         return tuple(
             row
             for row in self.rows
@@ -157,10 +157,8 @@ class Manifest:
 
         Versions of tools, and the words that explain a row, make no difference.
         """
-        mine, others = (
-            dataclasses.replace(found.info, versions={}) for found in (self, other)
-        )
-        return mine == others and (
+        info = dataclasses.replace(self.info, versions=other.info.versions)
+        return info == other.info and (
             self.rows == other.rows
             or self._digest(FORMAT_VERSION) == other._digest(FORMAT_VERSION)
         )
@@ -183,7 +181,7 @@ def read(directory: Path) -> Manifest:
     """Read and check a manifest.
 
     Raises:
-        DataError: The folder holds no data set or an interrupted conversion, the format
+        DataError: the folder holds no data set or an interrupted conversion, the format
             is unknown, a file is damaged, or one photo is in two splits.
     """
     head = _read_head(directory)
@@ -268,7 +266,7 @@ def check_files(manifest: Manifest) -> None:
     Damage inside a file shows when its checksums are read.
 
     Raises:
-        DataError: A record file is missing or of another size.
+        DataError: a record file is missing or of another size.
     """
     for name, expected in manifest.file_sizes().items():
         path = manifest.directory / name
@@ -284,7 +282,7 @@ def check(manifest: Manifest) -> None:
     """Refuse a manifest from which no honest accuracy can come.
 
     Raises:
-        DataError: One SHA-256 is in two splits, or a split or class is unknown.
+        DataError: one SHA-256 is in two splits, or a split or class is unknown.
     """
     first: dict[str, Row] = {}
     for row in manifest.included():

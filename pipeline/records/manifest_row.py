@@ -22,26 +22,26 @@ class Row:
     """One source file.
 
     Attributes:
-        path: Path relative to the source folder, with "/".
-        class_name: Class that the file is filed under; "" for a file outside any class.
+        path: path relative to the source folder, with "/".
+        class_name: class that the file is filed under; "" for a file outside any class.
         sha256: SHA-256 of the source file, 64 hex digits; "" if it could not be read.
-        phash: Perceptual hash, 16 hex digits; "" if the file was not decoded.
-        source_bytes: Size of the source file, in bytes.
-        format: Format of the stored image, "jpeg" or "png"; "" if skipped.
-        height: Height of the stored image, in pixels; 0 if skipped.
-        width: Width of the stored image, in pixels; 0 if skipped.
+        phash: perceptual hash, 16 hex digits; "" if the file was not decoded.
+        source_bytes: size of the source file, in bytes.
+        format: format of the stored image, "jpeg" or "png"; "" if skipped.
+        height: height of the stored image, in pixels; 0 if skipped.
+        width: width of the stored image, in pixels; 0 if skipped.
         orientation: EXIF orientation of the source, 1..8; 1 is upright.
-        action: What conversion did with the file.
-        codes: Why the file was re-encoded or skipped, as members of reasons.Code; ()
+        action: what conversion did with the file.
+        codes: why the file was re-encoded or skipped, as members of reasons.Code; ()
             also where a version of Graft without codes has written the row.
-        reason: The same as an English phrase; "" if copied.
+        reason: the same as an English phrase; "" if copied.
         group: SHA-256 that names the duplicate group, whose photos share a split.
         split: "train", "validation" or "test"; "" for a file that no split knows.
         fold: 0-based fold; None unless the split was made by folds.
-        file: Record file, relative to the manifest; "" if skipped. During a conversion
+        file: record file, relative to the manifest; "" if skipped. During a conversion
             it may be a part in the staging folder.
-        offset: Start of the record in `file`, in bytes.
-        length: Size of the record, in bytes, framing included.
+        offset: start of the record in `file`, in bytes.
+        length: size of the record, in bytes, framing included.
     """
 
     path: str
@@ -107,8 +107,8 @@ def to_line(row: Row, leave_out: tuple[str, ...] = ()) -> str:
     """Return the line of manifest.jsonl for a row.
 
     Args:
-        row: Row of a manifest.
-        leave_out: Keys that the line does not get.
+        row: row of a manifest.
+        leave_out: keys that the line does not get.
     """
     values = dict(zip(_FIELDS, _values(row), strict=True))
     for name in leave_out:
@@ -120,9 +120,9 @@ def from_line(line: str) -> Row:
     """Parse a line of manifest.jsonl.
 
     Raises:
-        ValueError: The line is not JSON, or a value is of the wrong type.
-        TypeError: A key is missing or unknown.
-        RecursionError: The line is nested too deeply.
+        ValueError: the line is not JSON, or a value is of the wrong type.
+        TypeError: a key is missing or unknown.
+        RecursionError: the line is nested too deeply.
     """
     values = json.loads(line)
     if not isinstance(values, dict):

@@ -12,7 +12,7 @@ class Tally:
     Attributes:
         classes: {class name: Counter} with the keys "photos", "bytes", and the names of
             actions and splits.
-        others: Counter of the files in no class, and of removed photos whose class no
+        others: counter of the files in no class, and of removed photos whose class no
             longer exists.
     """
 
@@ -20,8 +20,8 @@ class Tally:
         """Count rows.
 
         Args:
-            class_names: Names of all classes, in label order.
-            rows: Rows of the manifest.
+            class_names: names of all classes, in label order.
+            rows: rows of the manifest.
         """
         self.classes: dict[str, collections.Counter[str]] = {
             name: collections.Counter() for name in class_names

@@ -19,7 +19,7 @@ class PreviousDataset:
     """A data set before the conversion that updates it.
 
     Attributes:
-        manifest: Manifest of the data set.
+        manifest: manifest of the data set.
         file_sizes: {record file: its size in bytes by the manifest}.
     """
 
@@ -72,7 +72,7 @@ class PreviousDataset:
         A file that lies at such a photo's path now has a row of its own.
 
         Args:
-            rows: Rows of all files of the source.
+            rows: rows of all files of the source.
         """
         paths = {row.path for row in rows}
         present = {row.sha256 for row in rows}

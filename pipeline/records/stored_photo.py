@@ -20,7 +20,7 @@ class StoredPhotos:
         """Open nothing yet.
 
         Args:
-            directory: Folder that the rows' record files are relative to.
+            directory: folder that the rows' record files are relative to.
         """
         self.directory = directory
         self._descriptors: dict[str, int] = {}
@@ -34,8 +34,8 @@ class StoredPhotos:
         """Return the record of a row.
 
         Raises:
-            DataError: The record is damaged.
-            OSError: The record file cannot be read.
+            DataError: the record is damaged.
+            OSError: the record file cannot be read.
         """
         path = self.directory / row.file
         where = f"{path} ({row.path})"
@@ -54,8 +54,8 @@ class StoredPhotos:
         """Return the JPEG or PNG file in the record of a row.
 
         Raises:
-            DataError: The record is damaged, or holds another photo.
-            OSError: The record file cannot be read.
+            DataError: the record is damaged, or holds another photo.
+            OSError: the record file cannot be read.
         """
         record = self.record(row)
         if record.sha256 != row.sha256:

@@ -21,8 +21,8 @@ class ListFile:
     """A list file.
 
     Attributes:
-        path: Path as the user named it.
-        split: Split of its photos, one of manifest.SPLITS; "" for none.
+        path: path as the user named it.
+        split: split of its photos, one of manifest.SPLITS; "" for none.
     """
 
     path: str
@@ -36,7 +36,7 @@ def parse(names: str) -> tuple[ListFile, ...]:
     file without such a word gives no split.
 
     Raises:
-        ValueError: One of several files has no split.
+        ValueError: one of several files has no split.
     """
     list_files = []
     items = [name.strip() for name in names.split(",") if name.strip()]
@@ -72,12 +72,12 @@ def list_photos(
     """List the photos of list files.
 
     Args:
-        root: Folder that the paths in the lists are relative to.
-        files: Path and split of each list.
-        names: Names of the classes; None takes the names of the photos' folders.
+        root: folder that the paths in the lists are relative to.
+        files: path and split of each list.
+        names: names of the classes; None takes the names of the photos' folders.
 
     Raises:
-        DataError: A file is no list, a line has no path or no label, a label fits no
+        DataError: a file is no list, a line has no path or no label, a label fits no
             class, a photo has two labels or two splits, or photo_source.check refuses
             the source.
     """

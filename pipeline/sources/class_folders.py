@@ -30,7 +30,7 @@ def list_folders(root: Path) -> photo_source.Source:
     """List a folder of class folders, or of split folders with class folders.
 
     Raises:
-        DataError: The folder is empty or has fewer than two classes, a class has no
+        DataError: the folder is empty or has fewer than two classes, a class has no
             files, splits have different classes, or only some folders are splits.
     """
     ignored = {"hidden": 0, "system": 0, "linked folders": 0}

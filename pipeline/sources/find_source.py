@@ -32,13 +32,13 @@ def list_source(
     Paths of files are relative to the current folder, or else to `root`.
 
     Args:
-        root: Folder of photos, or of records.
-        list_files: Result of caffe_lists.parse; () for another kind of source.
+        root: folder of photos, or of records.
+        list_files: result of caffe_lists.parse; () for another kind of source.
         csv_file: CSV file; "" for another kind of source.
-        labels_file: File of class names in label order, for lists and CSV; "" for none.
+        labels_file: file of class names in label order, for lists and CSV; "" for none.
 
     Raises:
-        DataError: The source cannot become a data set; says what is wrong and where.
+        DataError: the source cannot become a data set; says what is wrong and where.
     """
     if not root.exists():
         raise DataError(f"{root}: no such folder")
@@ -61,7 +61,7 @@ def find(root: Path, name: str) -> Path:
     """Return the path of a file in the current folder, or else in the source.
 
     Raises:
-        DataError: The file is in neither.
+        DataError: the file is in neither.
     """
     for path in (Path(name), root / name):
         if path.exists():

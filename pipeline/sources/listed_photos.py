@@ -16,11 +16,11 @@ class Entry:
     """A photo as a list names it.
 
     Attributes:
-        path: Path in the list; as ListedPhotos holds it, relative to the root.
-        label: Label in the list, a class name or a number.
-        split: Split of the photo, one of manifest.SPLITS; "" for none.
-        file: List that has the entry.
-        line: Number of its line there, from 1.
+        path: path in the list; as ListedPhotos holds it, relative to the root.
+        label: label in the list, a class name or a number.
+        split: split of the photo, one of manifest.SPLITS; "" for none.
+        file: list that has the entry.
+        line: number of its line there, from 1.
     """
 
     path: str
@@ -39,8 +39,8 @@ class ListedPhotos:
     """Photos that lists name, in the order of their paths, each once.
 
     Attributes:
-        entries: One entry a photo, its path relative to the root.
-        num_repeated: Number of entries that repeat another one.
+        entries: one entry a photo, its path relative to the root.
+        num_repeated: number of entries that repeat another one.
         first: {label: place of its first entry}.
     """
 
@@ -50,7 +50,7 @@ class ListedPhotos:
         """Collect the entries of all lists.
 
         Raises:
-            DataError: There are no entries, a path leads out of `root`, or a photo has
+            DataError: there are no entries, a path leads out of `root`, or a photo has
                 two labels or two splits.
         """
         inside = _Inside(root)
@@ -99,13 +99,13 @@ class ListedPhotos:
         """Return the source of these photos.
 
         Args:
-            root: Folder that the paths are relative to.
-            kind: Kind of the source.
-            classes: Meaning of the labels.
-            where: Name or number of the lists, for the note on the source.
+            root: folder that the paths are relative to.
+            kind: kind of the source.
+            classes: meaning of the labels.
+            where: name or number of the lists, for the note on the source.
 
         Raises:
-            DataError: No classifier can be trained on it, as photo_source.check says.
+            DataError: no classifier can be trained on it, as photo_source.check says.
         """
         notes = [f"{kind}: {len(self.entries):,} photos in {where}, {classes.note}"]
         if counts := photo_source.count_splits(entry.split for entry in self.entries):
@@ -140,7 +140,7 @@ def split_of(name: str, where: str) -> str:
     """Return the split that a name means, one of manifest.SPLITS; "" for "".
 
     Raises:
-        DataError: The name means no split.
+        DataError: the name means no split.
     """
     key = name.strip().lower()
     if key and key not in photo_source.SPLIT_OF:
@@ -162,7 +162,7 @@ class _Inside:
         """Return a path without "." and "..", relative to the folder.
 
         Raises:
-            ValueError: The path is empty, the folder itself, or outside of it.
+            ValueError: the path is empty, the folder itself, or outside of it.
         """
         clean = posixpath.normpath(path)
         if clean.startswith("/"):

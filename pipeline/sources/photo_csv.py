@@ -22,14 +22,14 @@ def list_photos(
     """List the photos of a CSV file.
 
     Args:
-        root: Folder that the paths in the file are relative to.
+        root: folder that the paths in the file are relative to.
         path: CSV file. Its header names the columns path, label and optionally split
             (train, validation, test or nothing); other columns are ignored.
-        names: Names of the classes, for labels that are numbers; None takes the labels
+        names: names of the classes, for labels that are numbers; None takes the labels
             as class names.
 
     Raises:
-        DataError: A column is missing, a row has no path or no label, a label fits no
+        DataError: a column is missing, a row has no path or no label, a label fits no
             class, a photo has two labels or two splits, or photo_source.check refuses
             the source.
     """
@@ -66,10 +66,10 @@ def read_rows(
     Args:
         path: CSV file, which may be gzipped and end in .csv.gz.
         needed: {name of a column: titles that its header may have}.
-        optional: The same for columns that may be missing; their values are "" then.
+        optional: the same for columns that may be missing; their values are "" then.
 
     Raises:
-        DataError: The file is not text, a needed column is missing or repeated, or a
+        DataError: the file is not text, a needed column is missing or repeated, or a
             row has more or fewer fields than the header.
     """
     reader = csv.reader(text_lines.read_lines(path), strict=True)

@@ -29,9 +29,9 @@ class Span(NamedTuple):
     """Place of a photo that is a part of a file.
 
     Attributes:
-        file: Path of the file, relative to the source folder.
-        offset: Start of the photo in the file, in bytes.
-        length: Size of the photo, in bytes.
+        file: path of the file, relative to the source folder.
+        offset: start of the photo in the file, in bytes.
+        length: size of the photo, in bytes.
     """
 
     file: str
@@ -44,11 +44,11 @@ class SourcePhoto:
     """One file of a source, or one photo of its records.
 
     Attributes:
-        path: Path relative to the source folder, with "/".
-        class_name: Class that the photo is filed under; "" for none.
-        split: Split that the source gives the photo, one of manifest.SPLITS; "" if it
+        path: path relative to the source folder, with "/".
+        class_name: class that the photo is filed under; "" for none.
+        split: split that the source gives the photo, one of manifest.SPLITS; "" if it
             gives none.
-        span: Place of the photo if it is a part of a file; None for a whole file.
+        span: place of the photo if it is a part of a file; None for a whole file.
     """
 
     path: str
@@ -62,13 +62,13 @@ class Source:
     """All photos of a source.
 
     Attributes:
-        kind: How the source names the classes.
-        root: Folder that paths are relative to.
-        class_names: Class names in label order; sorted, unless the source has an order.
-        photos: All files, sorted by path.
+        kind: kind of the source, which decides how it names the classes.
+        root: folder that paths are relative to.
+        class_names: class names in label order; sorted, unless the source has an order.
+        photos: all files, sorted by path.
         ignored: {kind: number} of hidden or system files and folders, and of linked
             folders, which are not followed.
-        notes: Lines about the source for the user, such as its counts.
+        notes: lines about the source for the user, such as its counts.
     """
 
     kind: Kind
@@ -104,7 +104,7 @@ def check(source: Source) -> Source:
     """Refuse a source that no classifier can be trained on; return it otherwise.
 
     Raises:
-        DataError: There are fewer than two classes, a class has no files or a name that
+        DataError: there are fewer than two classes, a class has no files or a name that
             no list can hold, or no photo is given for training.
     """
     root, names = source.root, source.class_names
@@ -144,7 +144,7 @@ def check_given(source: Source) -> None:
     """Refuse a class that has no photo in one of the given splits.
 
     Raises:
-        DataError: Names classes and splits.
+        DataError: names classes and splits.
     """
     present = {(photo.class_name, photo.split) for photo in source.photos}
     lacking = [
@@ -166,7 +166,7 @@ def check_outside(directory: Path, root: Path) -> None:
     """Refuse an output folder inside a source of folders or records.
 
     Raises:
-        DataError: The output folder lies there.
+        DataError: the output folder lies there.
     """
     if directory.resolve().is_relative_to(root.resolve()):
         raise DataError(
@@ -181,7 +181,7 @@ def _is_undecodable(name: str) -> bool:
 
 
 def count_splits(splits: Iterable[str]) -> str:
-    """Return the numbers of photos by given split as text; "" if none is given."""
+    """Return the numbers of photos by given split as text; "" without splits."""
     counts = collections.Counter(splits)
     parts = [f"{counts[name]:,} {name}" for name in manifest.SPLITS if counts[name]]
     if parts and counts[""]:

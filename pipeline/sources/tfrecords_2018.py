@@ -36,7 +36,7 @@ def is_source(root: Path) -> bool:
     """Return whether a folder holds record files and no folders.
 
     Raises:
-        DataError: The records are Graft's own and need no conversion.
+        DataError: the records are Graft's own and need no conversion.
     """
     paths = _visible_paths(root, {})
     has_records = any(map(_class_name, paths))
@@ -71,7 +71,7 @@ def list_photos(root: Path) -> photo_source.Source:
     Classes are in the order of their old labels. Other files are in no class.
 
     Raises:
-        DataError: A file is damaged or empty, a record has other features, the records
+        DataError: a file is damaged or empty, a record has other features, the records
             of a class do not share one label that no other class has, or
             photo_source.check refuses the source.
     """
@@ -154,7 +154,7 @@ def _photos(path: Path) -> Iterator[_Photo]:
     """Yield the photos of a record file.
 
     Raises:
-        DataError: A record is damaged; names file and record.
+        DataError: a record is damaged; names file and record.
     """
     index = 0
     try:
