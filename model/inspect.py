@@ -16,7 +16,7 @@ import numpy as np
 
 from model.checkpoints import errors, reading
 from model.checkpoints.caffe import mean_file
-from pipeline.system import command_line, config_flags
+from pipeline.system import command_line, config_flags, tables
 
 _BFLOAT16 = ml_dtypes.bfloat16
 _TEXT_LIMIT_BYTES = 16 << 20
@@ -93,7 +93,7 @@ def find_fittings(
 
 
 def report(path: Path, checkpoint: reading.Checkpoint) -> str:
-    """The file as text."""
+    """Return what a weight file holds, as text."""
     tensors = checkpoint.tensors
     numbers = sum(tensor.size for tensor in tensors.values())
     lines = [
@@ -110,7 +110,7 @@ def report(path: Path, checkpoint: reading.Checkpoint) -> str:
         lines.append(f"layers: {_short(', '.join(checkpoint.layers))}")
     if checkpoint.ignored_entries:
         names = _short(", ".join(checkpoint.ignored_entries))
-        lines.append(f"set aside, no weights: {names}")
+        lines.append(f"ignored, because they are no weights: {names}")
     lines += ["", *_tensor_table(tensors)]
     return "\n".join(lines)
 
@@ -140,10 +140,9 @@ def _describe(fitting: Fitting) -> str:
 
 
 def report_other(path: Path) -> str:
-    """What lies beside weights: a mean image, or a text such as a list of classes.
+    """Return what a file without weights holds, as text; "" if that is unknown.
 
-    Returns:
-        Text; "" if it is neither.
+    Such files are mean images, and texts such as lists of class names.
     """
     if not path.is_file():
         return ""
@@ -160,7 +159,8 @@ def report_other(path: Path) -> str:
             f"{path}",
             f"format: mean image, {size}",
             f"mean of each channel, in the file's order: {levels}",
-            "no weights; it is for --mean, with weights of the same channel order",
+            "It holds no weights. Pass it to --mean, with weights that have the same "
+            "channel order.",
         )
     )
 
@@ -179,7 +179,7 @@ def _report_text(path: Path) -> str:
             f"{path}",
             f"format: text, {len(lines):,} lines, the first:",
             *(f"  {_short(line)}" for line in lines[:3]),
-            "no weights; a list of class names is for --labels",
+            "It holds no weights. A list of class names can be passed to --labels.",
         )
     )
 
@@ -190,23 +190,15 @@ def _short(text: str) -> str:
 
 
 def _tensor_table(tensors: dict[str, np.ndarray]) -> list[str]:
-    rows = [("tensor", "shape", "dtype", "mean", "std")]
+    rows = []
     for name, tensor in tensors.items():
         mean = std = "-"
         if tensor.size and (tensor.dtype.kind in "iuf" or tensor.dtype == _BFLOAT16):
-            with np.errstate(all="ignore"):  # what is not finite is shown as such
+            with np.errstate(all="ignore"):  # numbers that are not finite are shown
                 mean = f"{tensor.mean(dtype=np.float64):.4g}"
                 std = f"{tensor.std(dtype=np.float64):.4g}"
-        rows.append(
-            (_short(name), str(list(tensor.shape)), str(tensor.dtype), mean, std)
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    return [
-        "  ".join(
-            f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)
-        ).rstrip()
-        for row in rows
-    ]
+        rows.append((_short(name), list(tensor.shape), tensor.dtype, mean, std))
+    return tables.table(("tensor", "shape", "dtype", "mean", "std"), rows, left=3)
 
 
 def main(typed: dict[str, Any]) -> None:

@@ -33,7 +33,7 @@ def quick(tmp_path):
     return path
 
 
-def test_what_a_file_holds_and_fits(quick):
+def test_a_file_is_shown_with_its_tensors_and_network(quick):
     done = inspected(quick)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
@@ -51,8 +51,7 @@ def test_what_a_file_holds_and_fits(quick):
     )
 
 
-def test_how_completely(tmp_path):
-    """What does not start at the input carries no head."""
+def test_a_file_without_the_first_layers_cannot_carry_a_head(tmp_path):
     tensors = {"conv2/kernel": np.zeros((5, 5, 32, 32), np.float32)}
     path = tmp_path / "part.safetensors"
     safetensors.numpy.save_file(tensors, path)
@@ -61,7 +60,7 @@ def test_how_completely(tmp_path):
     assert line.endswith("its first layers are missing, so a new head cannot use it")
 
 
-def test_a_network_of_nobody(tmp_path):
+def test_a_file_of_no_known_network_says_so(tmp_path):
     path = tmp_path / "other.safetensors"
     safetensors.numpy.save_file({"w": np.array([1, np.nan], np.float32)}, path)
     done = inspected(path)
@@ -70,7 +69,7 @@ def test_a_network_of_nobody(tmp_path):
     assert "nan" in done.stdout
 
 
-def test_a_keras_model_that_is_not_rebuilt_says_why(tmp_path):
+def test_a_keras_model_that_cannot_be_rebuilt_says_why(tmp_path):
     model = keras.Sequential(
         [
             keras.Input((8, 8, 3)),
@@ -86,15 +85,15 @@ def test_a_keras_model_that_is_not_rebuilt_says_why(tmp_path):
     assert "'strange' of class 'Lambda'" in done.stdout
 
 
-class TestBesideWeights:
-    def test_mean_image(self, tmp_path):
+class TestFileWithoutWeights:
+    def test_may_be_a_mean_image(self, tmp_path):
         image = np.stack([np.full((4, 5), level) for level in (104, 117, 123.5)])
         np.save(tmp_path / "mean.npy", image)
         text = inspect.report_other(tmp_path / "mean.npy")
         assert "format: mean image, 4 x 5\n" in text
         assert "the file's order: 104, 117, 123.5\n" in text
 
-    def test_class_names(self, tmp_path):
+    def test_may_be_a_list_of_class_names(self, tmp_path):
         names = tmp_path / "labels.txt"
         names.write_text("n01440764 tench, Tinca tinca\nRenard\u00fcmmel\n")
         done = inspected(names)
@@ -103,20 +102,20 @@ class TestBesideWeights:
         assert "--labels" in done.stdout
 
     @pytest.mark.parametrize("data", [b"\xff\xfe\x00", b"a\x1b[31mred", b"\n\x00\n"])
-    def test_neither(self, tmp_path, data):
+    def test_of_an_unknown_kind_is_refused_in_one_line(self, tmp_path, data):
         path = tmp_path / "file"
         path.write_bytes(data)
         done = inspected(path)
         assert (done.returncode, done.stdout) == (2, "")
         assert len(done.stderr.splitlines()) == 1
 
-    def test_no_such_file(self, tmp_path):
+    def test_that_is_missing_is_refused(self, tmp_path):
         done = inspected(tmp_path / "none.npy")
         assert done.returncode == 2
         assert "none.npy: no such file" in done.stderr
 
 
-def test_needs_one_file():
+def test_the_command_needs_one_file():
     done = conftest.run_command("-m", "model.inspect")
     assert done.returncode == 1
     assert "FILE is missing" in done.stderr

@@ -2,17 +2,17 @@ import numpy as np
 
 from model.checkpoints import reading
 from model.weights import ledger, restore
-from tests.model.weights import tiny_file
+from tests.support import tiny_weights
 
 
 def test_the_ledger_lists_tensors_and_new_variables(tiny):
     """The model ends below fc5; fc4 does not fit; something else is in the file."""
-    tensors = tiny_file.tensors(tiny)
+    tensors = tiny_weights.tensors(tiny)
     tensors["tiny/fc4/weights"] = np.zeros((8, 9), np.float32)
     tensors["step"] = np.array(7)
     checkpoint = reading.Checkpoint(tensors=tensors, format="test")
     restored = restore.restore_checkpoint(checkpoint, "", skip=("fc3",))
-    model = tiny.build(tiny_file.SPEC, last="fc4")
+    model = tiny.build(tiny_weights.SPEC, last="fc4")
     entries = ledger.complete(restored.entries, model)
     table = {
         (entry.variable, entry.tensor.removeprefix("tiny/")): entry.status
@@ -39,7 +39,7 @@ def test_the_ledger_lists_tensors_and_new_variables(tiny):
 
 def test_all_variables_of_a_random_start_are_new(tiny):
     """Dropout's random state does not count as one."""
-    entries = ledger.complete((), tiny.build(tiny_file.SPEC, last="fc4"))
+    entries = ledger.complete((), tiny.build(tiny_weights.SPEC, last="fc4"))
     assert [(entry.status, entry.variable, entry.shape) for entry in entries] == [
         ("new", "conv1/kernel", (3, 3, 3, 4)),
         ("new", "conv1/bias", (4,)),
@@ -53,6 +53,6 @@ def test_all_variables_of_a_random_start_are_new(tiny):
 
 
 def test_frozen_variables_are_listed_too(tiny):
-    model = tiny.build(tiny_file.SPEC, last="pool2")
+    model = tiny.build(tiny_weights.SPEC, last="pool2")
     model.trainable = False
     assert len(ledger.complete((), model)) == 4

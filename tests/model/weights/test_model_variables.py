@@ -3,12 +3,12 @@ import pytest
 
 from model.checkpoints import reading
 from model.weights import model_variables, restore
-from tests.model.weights import tiny_file
+from tests.support import tiny_weights
 
 
 @pytest.fixture
 def tensors(tiny):
-    return tiny_file.tensors(tiny)
+    return tiny_weights.tensors(tiny)
 
 
 def values(tensors):
@@ -17,15 +17,15 @@ def values(tensors):
 
 
 def build(tiny, last):
-    return tiny.build(tiny_file.SPEC, last=last)
+    return tiny.build(tiny_weights.SPEC, last=last)
 
 
 class TestAssign:
     def test_puts_every_value_into_its_variable(self, tiny, tensors):
         model = build(tiny, "fc5")
         model_variables.assign(model, values(tensors))
-        for layer in tiny_file.LAYERS:
-            for variable, suffix in tiny_file.SUFFIXES.items():
+        for layer in tiny_weights.LAYERS:
+            for variable, suffix in tiny_weights.SUFFIXES.items():
                 array = getattr(model.get_layer(layer), variable).numpy()
                 assert (array == tensors[f"tiny/{layer}/{suffix}"]).all()
 
@@ -65,8 +65,8 @@ class TestDigests:
         assert digests == model_variables.digests(second.variables)
         assert sorted(digests) == sorted(
             f"{layer}/{variable}"
-            for layer in tiny_file.LAYERS[:4]
-            for variable in tiny_file.SUFFIXES
+            for layer in tiny_weights.LAYERS[:4]
+            for variable in tiny_weights.SUFFIXES
         )
 
     def test_tell_minus_zero_from_zero(self, tiny):

@@ -11,12 +11,12 @@ from model.weights import (
     preprocessing_overrides,
     restore,
 )
-from tests.model.weights import tiny_file
+from tests.support import tiny_weights
 
 
 @pytest.fixture
 def tensors(tiny):
-    return tiny_file.tensors(tiny)
+    return tiny_weights.tensors(tiny)
 
 
 def restored_from(tensors, where="", **options):
@@ -32,8 +32,8 @@ def status_of(restored, variable):
 def test_all_of_a_complete_file_is_restored(tensors):
     restored = restored_from(tensors, "w.npy")
     assert (restored.where, restored.network.name) == ("w.npy", "tiny")
-    assert tuple(restored.shapes) == tiny_file.LAYERS
-    assert all(restored.is_complete(layer) for layer in tiny_file.LAYERS)
+    assert tuple(restored.shapes) == tiny_weights.LAYERS
+    assert all(restored.is_complete(layer) for layer in tiny_weights.LAYERS)
     assert {entry.status for entry in restored.entries} == {"restored"}
     assert len(restored.entries) == 10
     assert restored.deepest_feature() == "fc4"
@@ -196,7 +196,7 @@ def test_the_layout_of_pytorch_gives_the_same_outputs(tiny, tensors, monkeypatch
     torch = layer_naming.LayerNaming(
         source="torch",
         network="tiny",
-        layers={layer: f"torch.{layer}" for layer in tiny_file.LAYERS},
+        layers={layer: f"torch.{layer}" for layer in tiny_weights.LAYERS},
         variables={"kernel": "{}.weight", "bias": "{}.bias"},
         layout="caffe",
         flattened_from={"fc3": (6, 2, 2)},
@@ -204,7 +204,7 @@ def test_the_layout_of_pytorch_gives_the_same_outputs(tiny, tensors, monkeypatch
     namings = (*naming_conventions.NAMINGS, torch)
     monkeypatch.setattr(naming_conventions, "NAMINGS", namings)
     theirs = {}
-    for layer in tiny_file.LAYERS:
+    for layer in tiny_weights.LAYERS:
         kernel = tensors[f"tiny/{layer}/weights"]
         if layer == "fc3":  # height, width, channels -> channels, height, width
             parts = kernel.reshape(2, 2, 6, 8)
@@ -215,7 +215,7 @@ def test_the_layout_of_pytorch_gives_the_same_outputs(tiny, tensors, monkeypatch
     image = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3))
     outputs = []
     for file in (tensors, theirs):
-        model = tiny.build(tiny_file.SPEC, last="fc5")
+        model = tiny.build(tiny_weights.SPEC, last="fc5")
         model_variables.assign(model, restored_from(file).values)
         outputs.append(np.asarray(model(image)))
     assert (outputs[0] == outputs[1]).all()

@@ -7,8 +7,7 @@ dense kernels [out, in]. Nothing here knows our code, except for what compares w
 import keras
 import numpy as np
 
-from model.networks import architecture, registry
-from model.weights import model_variables
+from model.networks import registry
 
 
 def draw(random, shape, fan_in):
@@ -57,13 +56,13 @@ def caffe_pool(image, size, stride, reduce):
     """
     channels, *lengths = image.shape
     places = [-(-(length - size) // stride) + 1 for length in lengths]
-    found = np.empty((channels, *places), image.dtype)
+    pooled = np.empty((channels, *places), image.dtype)
     for y in range(places[0]):
         for x in range(places[1]):
             top, left = y * stride, x * stride
             window = image[:, top : top + size, left : left + size]
-            found[:, y, x] = reduce(window, axis=(1, 2))
-    return found
+            pooled[:, y, x] = reduce(window, axis=(1, 2))
+    return pooled
 
 
 def pool(image, size, stride, reduce):
@@ -74,13 +73,13 @@ def pool(image, size, stride, reduce):
 
 def local_response_norm(image, size=5, alpha=1e-4, beta=0.75):
     """Caffe's: alpha is divided by the number of channels in the sum."""
-    found = np.empty_like(image)
+    normalised = np.empty_like(image)
     for channel in range(len(image)):
         first = max(channel - size // 2, 0)
         near = image[first : channel + size // 2 + 1]
         scale = 1 + alpha / size * np.square(near).sum(axis=0)
-        found[channel] = image[channel] / scale**beta
-    return found
+        normalised[channel] = image[channel] / scale**beta
+    return normalised
 
 
 def batch_norm(image, gamma, beta, mean, variance, epsilon):
@@ -112,44 +111,30 @@ def chw(image):
     return image.transpose(2, 0, 1)
 
 
-def every_step(chosen, spec, *, num_classes=0):
+def every_step(network, spec):
     """A Keras model with {step: its output} for all steps of a network."""
-    image = keras.Input((spec.size_px, spec.size_px, 3))
-    output = architecture.normalisation(spec)(image)
-    outputs = {}
-    for step in chosen.steps_between(
-        architecture.INPUT,
-        chosen.step_names()[-1],
-        num_classes=num_classes,
-        dtype="float32",
-    ):
-        outputs[step.name] = output = step(output)
+    last = network.step_names()[-1]
+    image, outputs = network.step_outputs(spec, last=last)
     return keras.Model(image, outputs)
-
-
-def fill(model, found):
-    """Puts what restore found into a model, and says that it was everything."""
-    assert {entry.status for entry in found.entries} == {"restored"}
-    model_variables.assign(model, found.values)
 
 
 def check(model, image, expected, tolerance=1e-5):
     """Fails at the first step of `expected` that differs by more than rounding.
 
     Args:
-        model: of `every_step`.
+        model: result of `every_step`.
         image: [height, width, 3].
         expected: {step: output}, from input to logits; images as [channels, height,
             width].
-        tolerance: in shares of the largest output of the step.
+        tolerance: largest difference, in shares of the largest output of the step.
     """
-    found = model(image[None], training=False)
+    outputs = model(image[None], training=False)
     for step, values in expected.items():
         values = hwc(values) if values.ndim == 3 else values
         largest = np.abs(values).max()
         assert largest > 0.1
         np.testing.assert_allclose(
-            np.asarray(found[step])[0],
+            np.asarray(outputs[step])[0],
             values,
             rtol=0,
             atol=tolerance * largest,
@@ -158,12 +143,11 @@ def check(model, image, expected, tolerance=1e-5):
 
 
 def num_parameters(name, *, trained_only=False):
-    """Of a network with its own number of classes, without making its weights."""
-    chosen = registry.NETWORKS[name]
-    shapes = chosen.variable_shapes(chosen.input_spec)
+    """The number of weights of a network with its own number of classes."""
+    network = registry.NETWORKS[name]
     return sum(
         int(np.prod(shape))
-        for variables in shapes.values()
+        for variables in network.variable_shapes(network.input_spec).values()
         for variable, shape in variables.items()
         if not (trained_only and variable.startswith("moving"))
     )
@@ -171,9 +155,8 @@ def num_parameters(name, *, trained_only=False):
 
 def shapes(name, size_px):
     """{step: shape of its output, without the batch} for images of that size."""
-    chosen = registry.NETWORKS[name]
-    shape, found = (1, size_px, size_px, 3), {}
-    for step in chosen.steps():
+    shape, shapes = (1, size_px, size_px, 3), {}
+    for step in registry.NETWORKS[name].steps():
         shape = tuple(step.compute_output_shape(shape))
-        found[step.name] = shape[1:]
-    return found
+        shapes[step.name] = shape[1:]
+    return shapes
