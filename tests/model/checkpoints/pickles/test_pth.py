@@ -1,9 +1,8 @@
+import copy
 import functools
 import pickle
-import struct
 import tracemalloc
 import zipfile
-import zlib
 
 import ml_dtypes
 import numpy as np
@@ -422,39 +421,25 @@ class TestZip:
             tracemalloc.stop()
 
     def test_members_that_overlap_are_refused(self, tmp_path):
-        """Each storage is all that follows: 60 kB claim to be 100 times 30 kB."""
-        tail, entries = bytes(30_000), []
-        for key in range(100):
-            member = f"a/data/{key}".encode()
-            sizes = struct.pack("<3I", zlib.crc32(tail), len(tail), len(tail))
-            start = struct.pack("<5H", 20, 0, 0, 0, 33) + sizes
-            entries.append((member, start, len(tail)))
-            lengths = struct.pack("<2H", len(member), 0)
-            tail = b"PK\3\4" + start + lengths + member + tail
-        names = {}
-        for member, _, size in entries:
-            key = member.decode().split("/")[-1]
-            of = storage("ByteStorage", key, size)
-            names[key] = tensor(of, 0, (size,), (1,))
-        opcodes = b"\x80\x02" + ordered_dict(names) + b"."
-        sizes = struct.pack("<3I", zlib.crc32(opcodes), len(opcodes), len(opcodes))
-        start = struct.pack("<5H", 20, 0, 0, 0, 33) + sizes
-        front = b"PK\3\4" + start + struct.pack("<2H", 10, 0) + b"a/data.pkl" + opcodes
-        entries.append((b"a/data.pkl", start, None))
-        directory = b""
-        for member, start, size in entries:
-            begins = 0 if size is None else len(front) + len(tail) - size - (
-                30 + len(member)
-            )  # fmt: skip
-            lengths = struct.pack("<5H2I", len(member), 0, 0, 0, 0, 0, begins)
-            directory += b"PK\1\2" + struct.pack("<H", 20) + start + lengths + member
-        end = struct.pack("<4H2I", 0, 0, 101, 101, len(directory), len(front + tail))
+        """A hundred storages of 30 kB are the same bytes of a file of 40 kB."""
+        opcodes = ordered_dict(
+            {
+                str(key): tensor(
+                    storage("ByteStorage", str(key), 30_000), 0, (1,), (1,)
+                )
+                for key in range(100)
+            }
+        )
         path = tmp_path / "w"
-        path.write_bytes(front + tail + directory + b"PK\5\6" + end + b"\0\0")
+        path.write_bytes(torch_files.zip_file(opcodes, {"0": bytes(30_000)}))
+        with zipfile.ZipFile(path, "a") as archive:
+            for key in range(1, 100):
+                member = copy.copy(archive.getinfo("archive/data/0"))
+                member.filename = f"archive/data/{key}"
+                archive.filelist.append(member)
+            archive.writestr("last", "")  # so that the list is written
         assert path.stat().st_size < 60_000
-        with pytest.raises(
-            errors.CorruptCheckpoint, match="bytes unpacked, in a file of"
-        ):
+        with pytest.raises(errors.CorruptCheckpoint, match="bytes unpacked, in a file"):
             pth.read_zip(path)
 
     def test_a_wrong_checksum_is_found(self, tmp_path):
@@ -477,40 +462,26 @@ class TestZip:
         with pytest.raises(errors.CorruptCheckpoint, match="encrypted"):
             pth.read_zip(path)
 
-    def test_a_file_that_is_cut_off_anywhere_is_refused(self, tmp_path):
-        path = tmp_path / "w"
-        as_zip(path, self.WEIGHTS)
-        data = path.read_bytes()
-        for length in range(0, len(data), 7):
-            path.write_bytes(data[:length])
-            with pytest.raises(errors.CorruptCheckpoint, match="damaged zip file"):
-                pth.read_zip(path)
-
 
 @pytest.mark.parametrize("kind", [as_zip, as_legacy], ids=["zip", "legacy"])
-def test_damaged_files_are_read_or_refused(tmp_path, kind):
+def test_damaged_files_are_read_or_refused_and_cut_ones_are_refused(tmp_path, kind):
     path = tmp_path / "w.pth"
     kind(path, TestZip.WEIGHTS)
+    data = path.read_bytes()
     reader = pth.read_zip if kind is as_zip else pth.read_legacy
 
     def read(copy):
         path.write_bytes(copy)
         assert all(isinstance(array, np.ndarray) for array in reader(path).values())
 
-    assert damage.outcomes(read, path.read_bytes(), 800)["CorruptCheckpoint"]
+    assert damage.outcomes(read, data, 800)["CorruptCheckpoint"]
+    for length in range(0, len(data), 7):
+        with pytest.raises(errors.CorruptCheckpoint, match=f"^{path}: "):
+            read(data[:length])
 
 
 class TestLegacy:
     WEIGHTS = TestZip.WEIGHTS
-
-    def test_a_file_that_is_cut_off_anywhere_is_refused(self, tmp_path):
-        path = tmp_path / "w"
-        as_legacy(path, self.WEIGHTS)
-        data = path.read_bytes()
-        for length in range(0, len(data), 5):
-            path.write_bytes(data[:length])
-            with pytest.raises(errors.CorruptCheckpoint, match=f"^{path}: "):
-                pth.read_legacy(path)
 
     def test_another_magic_number_is_refused(self, tmp_path):
         with pytest.raises(errors.CorruptCheckpoint, match="not the parts that torch"):
