@@ -7,39 +7,36 @@ Writes a run folder with the trained network. By default the pretrained layers s
 frozen and only a new final layer trains; --train_from trains deeper layers too.
 """
 
-import pipeline.system.tensorflow_import  # noqa: F401
-
-# isort: split
 import os
 from pathlib import Path
 from typing import Any
 
-from model.loop import distributed
-from model.runs import finished_run, run_folder
-from model.training import (
-    learning_rate_finder,
-    plan_estimate,
-    recipe,
-    repeated_runs,
-    settings,
-    train_run,
-)
+from model.training import recipe, settings
 from pipeline.system import command_line, config_flags
 from pipeline.system.errors import UsageError
 
 
 def main(typed: dict[str, Any]) -> None:
     """Train, or do what --resume, --plan or --find_rate ask for."""
-    rank, num_processes = distributed.rank_and_size(os.environ.get("TF_CONFIG", ""))
     action = config_flags.build(settings.Action, typed)
-    if action.resume:
-        run_dir = settings.run_to_resume(typed)
+    run_dir = settings.run_to_resume(typed)
+    config = recipe.configure(typed)
+    # Only now, so that wrong flags are refused at once.
+    import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
+    from model.loop import distributed
+    from model.training import (
+        learning_rate_finder,
+        plan_estimate,
+        repeated_runs,
+        train_run,
+    )
+
+    rank, num_processes = distributed.rank_and_size(os.environ.get("TF_CONFIG", ""))
+    if run_dir:
         is_repeated = repeated_runs.is_repeated(run_dir)
         resume = repeated_runs.resume if is_repeated else train_run.resume
         report(resume(run_dir), rank)
-        return
-    config = recipe.configure(typed)
-    if action.plan:
+    elif action.plan:
         command_line.say(plan_estimate.plan(config))
     elif action.find_rate:
         learning_rate_finder.find_rate(config)
@@ -56,6 +53,9 @@ def main(typed: dict[str, Any]) -> None:
 
 def report(directory: Path, rank: int) -> None:
     """Print the folder of a run and its best epoch, in the chief process alone."""
+    from model.runs import finished_run, run_folder
+    from model.training import repeated_runs, train_run
+
     if repeated_runs.is_repeated(directory):
         command_line.say(f"runs: {directory}")
     elif rank == 0:

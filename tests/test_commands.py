@@ -115,7 +115,7 @@ print({"tensorflow", "keras", "cv2", "requests"} & sys.modules.keys())
 """
 
 
-@pytest.mark.parametrize("command", [*COMMANDS][1:])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_and_wrong_flags_come_before_slow_imports(command):
     is_script = (conftest.ROOT / f"{command}.py").exists()
     name = f"{command}.py" if is_script else command

@@ -287,8 +287,8 @@ SETTINGS = config_flags.settings_of(Config)
 _GROUPS = ("overrides", "learning", "augmentation")
 
 
-def run_to_resume(typed: Mapping[str, Any]) -> Path:
-    """Return the run folder that --resume names.
+def run_to_resume(typed: Mapping[str, Any]) -> Path | None:
+    """Return the run folder that --resume names; None without --resume.
 
     Args:
         typed: {name: value} of the flags on the command line.
@@ -296,6 +296,8 @@ def run_to_resume(typed: Mapping[str, Any]) -> Path:
     Raises:
         UsageError: There are other flags.
     """
+    if not typed.get("resume"):
+        return None
     if others := sorted(typed.keys() - {"resume"}):
         raise UsageError(
             f"--{others[0]}: expected no other flag with --resume, which continues "
