@@ -14,7 +14,7 @@ from model.training import recipe, settings
 from model.weights import named_weights, weight_settings
 from pipeline.system import command_line, config_flags, flag_help
 from pipeline.system.errors import UsageError
-from tests import conftest
+from tests.support import files
 
 # Module of each command -> dataclasses of its flags, and a command line that is right.
 COMMANDS = {
@@ -32,7 +32,7 @@ COMMANDS = {
 
 
 def module_of(command):
-    is_package = (conftest.ROOT / command.replace(".", "/")).is_dir()
+    is_package = (files.ROOT / command.replace(".", "/")).is_dir()
     return importlib.import_module(f"{command}.__main__" if is_package else command)
 
 
@@ -117,11 +117,11 @@ print({"tensorflow", "keras", "cv2", "requests"} & sys.modules.keys())
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_and_wrong_flags_come_before_slow_imports(command):
-    is_script = (conftest.ROOT / f"{command}.py").exists()
+    is_script = (files.ROOT / f"{command}.py").exists()
     name = f"{command}.py" if is_script else command
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, name, *COMMANDS[command][1]],
-        cwd=conftest.ROOT,
+        cwd=files.ROOT,
         capture_output=True,
         text=True,
     )
@@ -169,7 +169,7 @@ def test_a_reader_that_stops_early_ends_help_quietly():
     done = subprocess.run(
         f"{sys.executable} train.py --help | head -3",
         shell=True,
-        cwd=conftest.ROOT,
+        cwd=files.ROOT,
         capture_output=True,
         text=True,
     )
@@ -184,7 +184,7 @@ def test_a_recipe_accepts_exactly_the_settings():
 
 
 def test_the_documentation_lists_all_settings():
-    path = conftest.ROOT / "docs" / "settings.md"
+    path = files.ROOT / "docs" / "settings.md"
     document = runpy.run_path(str(path.with_name("write_settings.py")))["document"]
     message = "run: python docs/write_settings.py"
     assert path.read_text(encoding="utf-8") == document(), message

@@ -17,7 +17,7 @@ from pipeline import split
 from pipeline.convert import conversion, convert_settings
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
-from tests import conftest
+from tests.support import drawn_photos, processes
 
 
 @pytest.fixture
@@ -195,10 +195,10 @@ def test_photos_that_were_trained_on_are_refused_all_the_same(finished, resplit)
 
 def test_other_records_are_taken_on_purpose_under_their_own_name(finished, tmp_path):
     others = tmp_path / "others"
-    for name in conftest.COLOURS:
+    for name in drawn_photos.COLOURS:
         (others / name).mkdir(parents=True)
         for number in range(100, 110):
-            pixels = conftest.draw_photo(name, number)
+            pixels = drawn_photos.draw_photo(name, number)
             cv2.imwrite(str(others / name / f"{number}.jpg"), pixels)
     resplit = tmp_path / "records"
     conversion.convert(convert_settings.Config(source=str(others), out=str(resplit)))
@@ -211,7 +211,7 @@ def test_other_records_are_taken_on_purpose_under_their_own_name(finished, tmp_p
 
 
 def test_other_records_need_the_runs_classes(finished, tmp_path):
-    conftest.write_photos(tmp_path / "two", classes=("blue", "green"))
+    drawn_photos.write_photos(tmp_path / "two", classes=("blue", "green"))
     (tmp_path / "two" / "green").rename(tmp_path / "two" / "lime")
     conversion.convert(
         convert_settings.Config(
@@ -230,7 +230,7 @@ def test_photos_of_some_of_the_classes(finished, tmp_path):
     for name in ("blue", "red"):
         (others / name).mkdir(parents=True)
         for number in range(100, 110):
-            pixels = conftest.draw_photo(name, number)
+            pixels = drawn_photos.draw_photo(name, number)
             cv2.imwrite(str(others / name / f"{number}.jpg"), pixels)
     asked = config(finished, data=str(others), another_dataset=True, split="all")
     figures = evaluate.evaluate(asked)
@@ -272,7 +272,7 @@ def test_a_model_cut_short_is_named(finished):
 @pytest.mark.slow
 def test_the_gate(finished):
     """--min_accuracy: reached, exit code 0; missed, 2 with the report all the same."""
-    passed = conftest.run_command(
+    passed = processes.run_command(
         "evaluate.py", f"--run_dir={finished}", "--min_accuracy=0.5"
     )
     assert passed.returncode == 0, passed.stderr
@@ -283,7 +283,7 @@ def test_the_gate(finished):
     logits = model.get_layer("logits")
     logits.set_weights([value * 0 for value in logits.get_weights()])
     model.save(finished / "model.keras")
-    missed = conftest.run_command(
+    missed = processes.run_command(
         "evaluate.py", f"--run_dir={finished}", "--min_accuracy=0.5"
     )
     assert missed.returncode == 2
@@ -433,10 +433,10 @@ class TestCompare:
 
     def test_other_records(self, finished, worse, tmp_path):
         others = tmp_path / "others"
-        for name in conftest.COLOURS:
+        for name in drawn_photos.COLOURS:
             (others / name).mkdir(parents=True)
             for number in range(100, 105):
-                pixels = conftest.draw_photo(name, number)
+                pixels = drawn_photos.draw_photo(name, number)
                 cv2.imwrite(str(others / name / f"{number}.jpg"), pixels)
         asked = self.config(finished, worse, data=str(others), split="all")
         message = f"^{re.escape(str(others))}: .* pass --another_dataset"
@@ -509,10 +509,10 @@ class TestCompare:
     @pytest.mark.slow
     def test_the_command(self, finished, worse):
         both = f"--runs={finished},{worse}"
-        done = conftest.run_command("evaluate.py", both)
+        done = processes.run_command("evaluate.py", both)
         assert done.returncode == 0, done.stderr
         assert "run is better (p" in done.stdout
         assert "evaluating it now" in done.stderr
-        refused = conftest.run_command("evaluate.py", both, "--min_accuracy=0.5")
+        refused = processes.run_command("evaluate.py", both, "--min_accuracy=0.5")
         assert (refused.returncode, refused.stdout) == (1, "")
         assert "--runs and --min_accuracy: expected only one" in refused.stderr

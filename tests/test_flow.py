@@ -6,14 +6,14 @@ import shutil
 
 import pytest
 
-from tests import conftest
+from tests.support import files, processes
 
 ENTRY = ("train.py", "evaluate.py", "pipeline", "model")
 
 
 def readme_commands():
     """The tour: the first block of `python` commands."""
-    text = (conftest.ROOT / "README.md").read_text(encoding="utf-8")
+    text = (files.ROOT / "README.md").read_text(encoding="utf-8")
     (block,) = re.findall(
         r"```sh\n((?:\$ )?python -m pipeline\.download .*?)```", text, re.S
     )
@@ -25,7 +25,7 @@ def house(tmp_path_factory):
     """A copy of the code, so that what the commands write lies elsewhere."""
     folder = tmp_path_factory.mktemp("house")
     for name in ENTRY:
-        source = conftest.ROOT / name
+        source = files.ROOT / name
         if source.is_dir():
             ignore = shutil.ignore_patterns("__pycache__")
             shutil.copytree(source, folder / name, ignore=ignore)
@@ -46,7 +46,7 @@ def test_the_tour_of_the_readme(house, weights_cache):
     ]
     for line in commands:
         words = line.split("#")[0].split()[1:]
-        done = conftest.run_command(*words, cwd=house, cache=weights_cache)
+        done = processes.run_command(*words, cwd=house, cache=weights_cache)
         assert done.returncode == 0, done.stderr
         assert done.stdout
     head = json.loads((house / "tfrecords" / "manifest.json").read_text())
@@ -60,7 +60,7 @@ def test_the_tour_of_the_readme(house, weights_cache):
     losses = [json.loads(line)["loss"] for line in lines]
     assert losses[-1] < 0.9 * losses[0]  # even on means of convolutions drawn by lot
     assert f"{figures['accuracy']:.4f}" in done.stdout
-    again = conftest.run_command("-m", "pipeline.convert", "flowers/", cwd=house)
+    again = processes.run_command("-m", "pipeline.convert", "flowers/", cwd=house)
     assert again.returncode == 0
     assert "nothing changed" in again.stdout
 
@@ -72,8 +72,8 @@ def test_the_tour_of_the_readme(house, weights_cache):
 )
 def test_without_what_they_need_commands_say_what_to_do(tmp_path, words):
     for name in ENTRY:
-        (tmp_path / name).symlink_to(conftest.ROOT / name)
-    done = conftest.run_command(*words, cwd=tmp_path)
+        (tmp_path / name).symlink_to(files.ROOT / name)
+    done = processes.run_command(*words, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()

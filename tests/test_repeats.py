@@ -20,7 +20,8 @@ from model.training import (
     train_run,
 )
 from pipeline.system.errors import DataError
-from tests import conftest, test_resume, test_reuse
+from tests import test_resume, test_reuse
+from tests.support import processes
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def test_folds_test_each_photo_once(quick, found, capsys, monkeypatch):
     (cache,) = (directory.parent / "cache").iterdir()
     assert cache.is_dir()
     # Each is a run that evaluate.py takes.
-    done = conftest.run_command("evaluate.py", f"--run_dir={members[2]}")
+    done = processes.run_command("evaluate.py", f"--run_dir={members[2]}")
     assert done.returncode == 0, done.stderr
 
 
@@ -108,7 +109,7 @@ def test_seeds_are_not_resumed_on_changed_records(quick, tmp_path, found):
     shutil.copytree(found.directory, records)
     config = dataclasses.replace(quick, data=str(records), seeds=2)
     directory = repeated_runs.repeat(config)
-    done = conftest.run_command("-m", "pipeline.split", records, "--seed=1")
+    done = processes.run_command("-m", "pipeline.split", records, "--seed=1")
     assert done.returncode == 0, done.stderr
     with pytest.raises(run_folder.RunError, match="not the records that"):
         repeated_runs.resume(directory)

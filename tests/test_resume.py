@@ -17,7 +17,8 @@ from model.loop import train_step
 from model.runs import finished_run, run_folder
 from model.training import settings, train_run
 from pipeline.system.errors import DataError
-from tests import conftest, test_reuse
+from tests import test_reuse
+from tests.support import files, processes
 
 TIMES = {"seconds", "images_per_s"}
 STAGES = (
@@ -285,13 +286,13 @@ def small_training(records, directory, *more):
 def test_signals_take_snapshots_and_stop(shared_records, tmp_path):
     """SIGUSR1 takes a snapshot, kill -9 nothing, SIGTERM takes one and stops."""
     all_at_once = tmp_path / "all"
-    done = conftest.run_command(*small_training(shared_records, all_at_once))
+    done = processes.run_command(*small_training(shared_records, all_at_once))
     assert done.returncode == 0, done.stderr
 
     def start(*arguments):
         return subprocess.Popen(
             [sys.executable, *arguments],
-            cwd=conftest.ROOT,
+            cwd=files.ROOT,
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -328,6 +329,6 @@ def test_signals_take_snapshots_and_stop(shared_records, tmp_path):
     assert f"to continue: python train.py --resume={directory}" in said
     assert "Traceback" not in said
     assert max(steps()) > first
-    done = conftest.run_command("train.py", f"--resume={directory}")
+    done = processes.run_command("train.py", f"--resume={directory}")
     assert done.returncode == 0, done.stderr
     assert outcome(directory) == outcome(all_at_once)

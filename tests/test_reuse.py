@@ -14,7 +14,7 @@ from model.export import export_settings, exporting
 from model.runs import finished_run, run_folder
 from model.training import settings, train_run
 from model.weights import model_variables, preprocessing_overrides, weight_file
-from tests import conftest
+from tests.support import drawn_photos
 
 LAYERS = ("conv1", "conv2", "fc3", "fc4", "fc5")
 
@@ -239,7 +239,7 @@ class TestPretrained:
         self, tiny, file, quick, tmp_path
     ):
         """The network's classes are named by the file, whatever the folders' order."""
-        photos = conftest.write_photos(tmp_path / "photos", per_class=6)
+        photos = drawn_photos.write_photos(tmp_path / "photos", per_class=6)
         tensors = reading.read(run_folder.Path(file)).tensors
         order = [2, 0, 1]
         arrays = {
@@ -264,7 +264,7 @@ class TestPretrained:
         assert found["class_names"] == ["red", "blue", "green"]
 
     def test_classes_of_other_names(self, file, tmp_path):
-        photos = conftest.write_photos(tmp_path / "photos", per_class=3)
+        photos = drawn_photos.write_photos(tmp_path / "photos", per_class=3)
         (tmp_path / "labels.txt").write_text("cat\ndog\nred\n")
         with pytest.raises(errors.MismatchedCheckpoint, match="class blue of the data"):
             evaluate.evaluate(

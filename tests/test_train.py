@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from model.weights import named_weights
 from pipeline.batches import dataset
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
-from tests import conftest
+from tests.support import files, processes
 
 
 @pytest.fixture(autouse=True)
@@ -139,7 +140,7 @@ def test_the_model_loads_in_plain_keras_elsewhere(shared_run, found, tmp_path):
         "assert not {'model', 'pipeline'} & set(sys.modules)\n"
         "np.save('logits.npy', logits)\n"
     )
-    done = conftest.run_command("-c", program, cwd=tmp_path)
+    done = processes.run_command("-c", program, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     model = keras.models.load_model(shared_run / "model.keras")
     expected = model(batch).numpy()
@@ -292,10 +293,10 @@ def test_an_empty_validation_split_is_refused(quick, shared_records, tmp_path):
 
 def test_a_run_folder_is_not_overwritten(quick, shared_run):
     config = dataclasses.replace(quick, run_dir=str(shared_run))
-    before = conftest.folder_digest(shared_run)
+    before = files.folder_digest(shared_run)
     with pytest.raises(run_folder.RunError, match="choose another"):
         train_run.train(config)
-    assert conftest.folder_digest(shared_run) == before
+    assert files.folder_digest(shared_run) == before
 
 
 @pytest.mark.slow
@@ -313,10 +314,10 @@ def test_a_stopped_training_leaves_a_usable_run(
             "--epochs=100000",
             "--views=1",
         ],
-        cwd=conftest.ROOT,
+        cwd=files.ROOT,
         stderr=subprocess.PIPE,
         text=True,
-        env={**conftest.os.environ, "XDG_CACHE_HOME": str(weights_cache)},
+        env={**os.environ, "XDG_CACHE_HOME": str(weights_cache)},
     )
     metrics = directory / "metrics.jsonl"
     try:
@@ -331,16 +332,16 @@ def test_a_stopped_training_leaves_a_usable_run(
         process.kill()
     assert process.returncode == 128 + signal_number, stderr
     assert "Traceback" not in stderr
-    done = conftest.run_command("evaluate.py", f"--run_dir={directory}")
+    done = processes.run_command("evaluate.py", f"--run_dir={directory}")
     assert done.returncode == 0, done.stderr
     assert finished_run.read(str(directory)).spec.source == "torchvision"
 
 
 def test_wrong_flags_exit_with_1_and_problems_with_2(tmp_path):
-    wrong = conftest.run_command("train.py", "--dropout=1")
+    wrong = processes.run_command("train.py", "--dropout=1")
     assert wrong.returncode == 1
     assert "--dropout=1" in wrong.stdout + wrong.stderr
-    problem = conftest.run_command("train.py", f"--data={tmp_path / 'none'}")
+    problem = processes.run_command("train.py", f"--data={tmp_path / 'none'}")
     assert problem.returncode == 2
     assert problem.stdout == ""
     assert problem.stderr.startswith("error: ")

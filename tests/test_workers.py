@@ -14,7 +14,7 @@ import pytest
 from model.loop import distributed
 from model.runs import finished_run
 from pipeline.system.errors import DataError
-from tests import conftest
+from tests.support import files, processes
 
 
 def free_ports(count):
@@ -33,7 +33,7 @@ def start(rank, ports, cache, *arguments):
     task = {"type": "worker", "index": rank}
     return subprocess.Popen(
         [sys.executable, "train.py", *arguments],
-        cwd=conftest.ROOT,
+        cwd=files.ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -68,7 +68,7 @@ def same_losses(first, second):
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(shared_records, weights_cache, tmp_path):
     arguments = small_training(shared_records, tmp_path / "one", "--epochs=3")
-    alone = conftest.run_command("train.py", *arguments, cache=weights_cache)
+    alone = processes.run_command("train.py", *arguments, cache=weights_cache)
     assert alone.returncode == 0, alone.stderr
     directory = tmp_path / "two"
     arguments = small_training(shared_records, directory, "--epochs=3")
@@ -162,7 +162,7 @@ assert all(np.isfinite(weight).all() for weight in weights)
 def test_two_devices_train_as_one_does():
     done = subprocess.run(
         [sys.executable, "-c", ON_TWO_DEVICES],
-        cwd=conftest.ROOT,
+        cwd=files.ROOT,
         capture_output=True,
         text=True,
         check=False,

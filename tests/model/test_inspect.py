@@ -5,11 +5,11 @@ import safetensors.numpy
 
 from model import inspect
 from model.checkpoints import reading
-from tests import conftest
+from tests.support import processes
 
 
 def inspected(path):
-    return conftest.run_command("-m", "model.inspect", path)
+    return processes.run_command("-m", "model.inspect", path)
 
 
 @pytest.fixture
@@ -116,6 +116,6 @@ class TestFileWithoutWeights:
 
 
 def test_the_command_needs_one_file():
-    done = conftest.run_command("-m", "model.inspect")
+    done = processes.run_command("-m", "model.inspect")
     assert done.returncode == 1
     assert "FILE is missing" in done.stderr

@@ -1,8 +1,13 @@
-"""Look at processes that the tested code starts."""
+"""Run commands, and look at the processes that tested code starts."""
 
+import os
+import subprocess
+import sys
 import time
 
 import psutil
+
+from tests.support import files
 
 
 def is_running(pid):
@@ -26,3 +31,18 @@ def wait_for_end(pid):
     while is_running(pid):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def run_command(*words, cwd=files.ROOT, cache=None, **kwargs):
+    """Run `python WORDS` as a user would; return the finished process."""
+    environment = dict(os.environ)
+    if cache is not None:
+        environment["XDG_CACHE_HOME"] = str(cache)
+    return subprocess.run(
+        [sys.executable, *map(str, words)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        **kwargs,
+    )

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from model.checkpoints import errors, npy, reading
-from tests import torch_files
-from tests.model.checkpoints import arrays, damage
+from tests.support.weights import arrays, damage, torch_files
 
 KERNEL = np.arange(24, dtype=np.float32).reshape(2, 2, 3, 2)
 BIAS = np.array([0.5, -1], np.float32)

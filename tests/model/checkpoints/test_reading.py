@@ -13,9 +13,8 @@ import safetensors.numpy
 import tensorflow as tf
 
 from model.checkpoints import errors, reading
-from tests import torch_files
-from tests.model.checkpoints import arrays, damage
 from tests.support import cases
+from tests.support.weights import arrays, damage, torch_files
 
 WEIGHTS = {
     "conv1/weights": np.arange(12, dtype=np.float32).reshape(2, 2, 3, 1),

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from model.evaluation import grad_cam
 from model.networks import architecture, head
-from tests import small_runs
+from tests.support import small_runs
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 from model.evaluation import label_errors, run_evaluation
 from model.runs import run_folder
 from pipeline.records.manifest_row import Row
-from tests.model import judgements
+from tests.support import evaluated_runs
 
 # Self-confidence of class 0 is on average 0.55, of class 1 it is 0.8.
 PROBABILITIES = np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.1, 0.9]])
@@ -89,7 +89,7 @@ def test_no_photos(num_classes):
 
 def test_training_photos_do_not_count(found, tmp_path):
     seen = {row.sha256 for row in found.included("train", "validation")}
-    evaluation = judgements.judged(tmp_path / "run", found, seen=seen)
+    evaluation = evaluated_runs.judged(tmp_path / "run", found, seen=seen)
     assert evaluation.unseen.rows == list(found.included("test"))
     entry = evaluation.figures["label_doubts"]
     assert entry["num_examples"] == len(found.included("test"))
@@ -98,7 +98,7 @@ def test_training_photos_do_not_count(found, tmp_path):
 
 def test_without_unseen_photos_there_are_no_label_errors(found, tmp_path):
     seen = {row.sha256 for row in found.included()}
-    evaluation = judgements.judged(tmp_path / "run", found, seen=seen)
+    evaluation = evaluated_runs.judged(tmp_path / "run", found, seen=seen)
     entry = evaluation.figures["label_doubts"]
     assert (entry["num_examples"], entry["photos"]) == (0, [])
 
@@ -136,7 +136,7 @@ class TestFolds:
         (tmp_path / run_folder.REPEATS).write_text(json.dumps(plan))
         runs = []
         for number, split in enumerate(("test", "validation")):
-            finished = judgements.write_run(tmp_path / f"fold-{number}", found)
+            finished = evaluated_runs.write_run(tmp_path / f"fold-{number}", found)
             evaluation = run_evaluation.evaluate_run(finished, found, split)
             for name in ("json", "npz"):  # as if it had been this fold's test split
                 path = evaluation.path.with_suffix(f".{name}")
@@ -167,11 +167,11 @@ class TestFolds:
         assert label_errors.unseen_in_folds(folds[0], found) is None
 
     def test_a_run_outside_folds_has_none(self, found, tmp_path):
-        finished = judgements.write_run(tmp_path / "run", found)
+        finished = evaluated_runs.write_run(tmp_path / "run", found)
         assert label_errors.unseen_in_folds(finished, found) is None
 
     @pytest.mark.parametrize("plan", ["", "{}", '{"settings": {"folds": "many"}}'])
     def test_a_damaged_plan_counts_as_no_folds(self, found, tmp_path, plan):
-        finished = judgements.write_run(tmp_path / "fold-0", found)
+        finished = evaluated_runs.write_run(tmp_path / "fold-0", found)
         (tmp_path / run_folder.REPEATS).write_text(plan)
         assert label_errors.unseen_in_folds(finished, found) is None

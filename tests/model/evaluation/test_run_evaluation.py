@@ -1,6 +1,6 @@
 from model.evaluation import run_evaluation
 from model.runs import run_folder
-from tests import small_runs
+from tests.support import small_runs
 
 
 def test_a_run_is_described_with_the_accuracy_of_these_weights(found, tmp_path):

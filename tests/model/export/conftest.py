@@ -1,7 +1,7 @@
 import pytest
 
 from pipeline.records import manifest
-from tests import small_runs
+from tests.support import small_runs
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from keras import layers
 
 from model.export import converters, exportable
 from pipeline.system.errors import DataError
-from tests import small_runs
+from tests.support import small_runs
 
 
 @pytest.fixture

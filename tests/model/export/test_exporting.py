@@ -4,8 +4,7 @@ import pytest
 
 from model.export import export_settings, exporting, job
 from pipeline.system.errors import DataError
-from tests import conftest, small_runs
-from tests.model import judgements
+from tests.support import evaluated_runs, processes, small_runs
 
 
 @pytest.mark.parametrize(
@@ -72,7 +71,7 @@ def test_the_table_of_int8_has_its_accuracy():
 
 
 def test_the_command_needs_a_run(tmp_path):
-    done = conftest.run_command(
+    done = processes.run_command(
         "-m", "model.export", "--format=keras", f"--run_dir={tmp_path}/no"
     )
     assert done.returncode == 2
@@ -89,7 +88,7 @@ def test_the_records_are_read_from_data(shared_run, tmp_path):
 
 @pytest.mark.parametrize("name", ["a.safetensors", "a.npy", "a.h5", "a.weights.h5"])
 def test_class_names_that_are_not_utf8_can_be_exported(found, tmp_path, name):
-    records = judgements.renamed(found, ("b\udcff", "green", "red"))
+    records = evaluated_runs.renamed(found, ("b\udcff", "green", "red"))
     model = small_runs.colour_model()
     small_runs.write_run(tmp_path / "run", records, model)
     path = tmp_path / name

@@ -18,7 +18,7 @@ from model.runs import finished_run
 from pipeline.batches import single_photo
 from pipeline.images import record_image
 from pipeline.system.errors import DataError
-from tests import conftest, exif_files, small_runs
+from tests.support import drawn_photos, small_runs
 
 SPEC = small_runs.SPEC
 NETWORK_INPUT = single_photo.NetworkInput(SPEC)
@@ -67,7 +67,7 @@ def copy(small_run, tmp_path):
 
 
 def scene(number=1, height=60, width=90):
-    return conftest.draw_scene(number, height, width)
+    return drawn_photos.draw_scene(number, height, width)
 
 
 def jpeg(pixels):
@@ -104,7 +104,9 @@ def test_a_file_of_each_format_agrees_with_the_run(exported, small_run, form):
 def test_saved_model_takes_photos_as_they_are(exported, small_run, expected):
     loaded = tf.saved_model.load(exported("saved_model").path)
     photos = [jpeg(scene())]
-    photos += [exif_files.turned(jpeg(scene(2)), number) for number in range(1, 9)]
+    photos += [
+        drawn_photos.with_orientation(jpeg(scene(2)), number) for number in range(1, 9)
+    ]
     photos += [cv2.imencode(".png", scene(3, 600, 700))[1].tobytes()]
     outputs = loaded.signatures["serving_default"](image_bytes=tf.constant(photos))
     names = [name.encode() for name in small_run.class_names]

@@ -8,8 +8,7 @@ from pipeline.batches import single_photo
 from pipeline.batches.input_spec import InputSpec
 from pipeline.images import record_image
 from pipeline.images.errors import ImageError
-from tests import conftest, exif_files
-from tests.exif_files import segment, tiff
+from tests.support import drawn_photos
 
 SPECS = {
     resize: InputSpec(size_px=40, short_side_px=48, resize=resize, source="test")
@@ -52,26 +51,28 @@ def encode(pixels, kind=".jpg"):
 @pytest.mark.parametrize("resize", SPECS)
 @pytest.mark.parametrize("size", [(240, 320), (320, 240), (41, 97), (512, 512), (1, 1)])
 def test_a_small_upright_jpeg_gives_the_same_pixels(size, resize):
-    data = encode(conftest.draw_scene(1, *size))
+    data = encode(drawn_photos.draw_scene(1, *size))
     expected = expected_view(data, resize)
     np.testing.assert_array_equal(view(data, resize), expected)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_turned_jpeg_is_turned_upright(orientation):
-    data = exif_files.turned(encode(conftest.draw_scene(2, 130, 200)), orientation)
+    data = drawn_photos.with_orientation(
+        encode(drawn_photos.draw_scene(2, 130, 200)), orientation
+    )
     assert distance(data).max() <= 1
 
 
 @pytest.mark.parametrize("size", [(700, 900), (1100, 1024), (2100, 4300)])
 def test_a_large_jpeg_is_shrunk_and_encoded_again(size):
-    data = exif_files.turned(encode(conftest.draw_scene(3, *size)), 6)
+    data = drawn_photos.with_orientation(encode(drawn_photos.draw_scene(3, *size)), 6)
     assert distance(data).max() <= 2
     assert distance(data).mean() < 0.1
 
 
 def pngs():
-    scene = conftest.draw_scene(4, 90, 120)
+    scene = drawn_photos.draw_scene(4, 90, 120)
     alpha = np.linspace(0, 255, 120).astype(np.uint8) * np.ones((90, 1), np.uint8)
     deep = scene.astype(np.uint16) * 257 + np.arange(120, dtype=np.uint16)[:, None]
     return {
@@ -79,7 +80,7 @@ def pngs():
         "grey": scene[..., 0],
         "transparent": np.dstack([scene, alpha]),
         "16 bits": deep,
-        "large": conftest.draw_scene(5, 600, 1300),
+        "large": drawn_photos.draw_scene(5, 600, 1300),
     }
 
 
@@ -90,7 +91,7 @@ def test_a_png_of_any_kind_is_decoded_over_white(pixels):
 
 
 def test_a_grey_jpeg_is_decoded():
-    data = encode(conftest.draw_scene(6)[..., 0])
+    data = encode(drawn_photos.draw_scene(6)[..., 0])
     np.testing.assert_array_equal(view(data), expected_view(data))
 
 
@@ -108,7 +109,7 @@ def test_other_files_are_refused(data):
 )
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_each_image_of_a_batch_gets_its_view(dtype, view_of, resize):
-    scenes = [conftest.draw_scene(number, 240, 320) for number in (7, 8)]
+    scenes = [drawn_photos.draw_scene(number, 240, 320) for number in (7, 8)]
     data = [encode(scene, ".png") for scene in scenes]
     pixels = np.stack(scenes)[..., ::-1].astype(dtype)
     views = view_of(tf.constant(pixels), SPECS[resize]).numpy()
@@ -118,7 +119,7 @@ def test_each_image_of_a_batch_gets_its_view(dtype, view_of, resize):
 
 
 def test_large_images_are_shrunk_first_except_in_portable_graphs():
-    pixels = conftest.draw_scene(9, 700, 900)
+    pixels = drawn_photos.draw_scene(9, 700, 900)
     expected = expected_view(encode(pixels, ".png"))
     expected = expected.astype(int)
     batch = tf.constant(pixels[None, ..., ::-1].astype(np.float32))
@@ -130,7 +131,7 @@ def test_large_images_are_shrunk_first_except_in_portable_graphs():
 
 @pytest.mark.parametrize("resize_min", [0, 300])
 def test_photos_are_shrunk_to_the_size_that_the_records_have(resize_min):
-    pixels = conftest.draw_scene(9, 700, 900)
+    pixels = drawn_photos.draw_scene(9, 700, 900)
     for data in (encode(pixels), encode(pixels, ".png")):
         stored = record_image.encode_for_record(data, resize_min=resize_min)
         expected = _network_inputs["crop"](stored).astype(int)
@@ -154,7 +155,11 @@ def with_segments(*segments):
 
 
 def exif_jpeg(value, order="<", **tags):
-    return with_segments(segment(b"Exif\0\0" + tiff(value, order, **tags)))
+    return with_segments(
+        drawn_photos.jpeg_segment(
+            b"Exif\0\0" + drawn_photos.exif_tiff(value, order, **tags)
+        )
+    )
 
 
 @pytest.mark.parametrize("order", "<>")
@@ -171,24 +176,42 @@ OTHERS = {
     "nine": (exif_jpeg(9), 1),
     "behind other segments": (
         with_segments(
-            segment(b"JFIF\0" + bytes(9), 0xE0),
-            segment(b"http://ns.adobe.com/xap/1.0/\0"),
-            b"\xff\xff\xff" + segment(b"Exif\0\0" + tiff(6)),
+            drawn_photos.jpeg_segment(b"JFIF\0" + bytes(9), 0xE0),
+            drawn_photos.jpeg_segment(b"http://ns.adobe.com/xap/1.0/\0"),
+            b"\xff\xff\xff"
+            + drawn_photos.jpeg_segment(b"Exif\0\0" + drawn_photos.exif_tiff(6)),
         ),
         6,
     ),
     "the first counts": (
-        with_segments(*(segment(b"Exif\0\0" + tiff(value)) for value in (3, 6))),
+        with_segments(
+            *(
+                drawn_photos.jpeg_segment(b"Exif\0\0" + drawn_photos.exif_tiff(value))
+                for value in (3, 6)
+            )
+        ),
         3,
     ),
     "more entries than there are": (exif_jpeg(8, count=60_000), 8),
     "fewer entries than there are": (exif_jpeg(8, before=2, count=2), 1),
     "directory beyond the end": (
-        with_segments(segment(b"Exif\0\0II*\0\xff\xff\xff\xff" + tiff(6)[8:])),
+        with_segments(
+            drawn_photos.jpeg_segment(
+                b"Exif\0\0II*\0\xff\xff\xff\xff" + drawn_photos.exif_tiff(6)[8:]
+            )
+        ),
         1,
     ),
-    "other magic": (with_segments(segment(b"Exif\0\0XX*\0" + tiff(6)[4:])), 1),
-    "only in the pixels": (PLAIN + segment(b"Exif\0\0" + tiff(6)), 1),
+    "other magic": (
+        with_segments(
+            drawn_photos.jpeg_segment(b"Exif\0\0XX*\0" + drawn_photos.exif_tiff(6)[4:])
+        ),
+        1,
+    ),
+    "only in the pixels": (
+        PLAIN + drawn_photos.jpeg_segment(b"Exif\0\0" + drawn_photos.exif_tiff(6)),
+        1,
+    ),
 }
 
 
@@ -202,11 +225,14 @@ HOSTILE = {
     "start alone": b"\xff\xd8",
     "half a marker": b"\xff\xd8\xff",
     "no length": b"\xff\xd8\xff\xe1",
-    "length zero": with_segments(segment(b"Exif\0\0" + tiff(6), length=0)),
+    "length zero": with_segments(
+        drawn_photos.jpeg_segment(b"Exif\0\0" + drawn_photos.exif_tiff(6), length=0)
+    ),
     "fill bytes alone": b"\xff\xd8" + b"\xff" * 999,
     "restarts alone": b"\xff\xd8" + b"\xff\xd0" * 999,
-    "EXIF alone": b"\xff\xd8" + segment(b"Exif\0\0"),
-    "cut in the directory": b"\xff\xd8" + segment(b"Exif\0\0" + tiff(6)[:12]),
+    "EXIF alone": b"\xff\xd8" + drawn_photos.jpeg_segment(b"Exif\0\0"),
+    "cut in the directory": b"\xff\xd8"
+    + drawn_photos.jpeg_segment(b"Exif\0\0" + drawn_photos.exif_tiff(6)[:12]),
 }
 
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from model.export import exportable, heldout_photos, job, verify_file
 from model.export.formats import litert, saved_model
 from pipeline.system.errors import DataError
-from tests import small_runs
+from tests.support import small_runs
 
 EXPECTED = np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]])
 

@@ -15,8 +15,8 @@ import pytest
 from model.checkpoints import reading
 from model.networks import registry
 from model.weights import ledger, model_variables, preprocessing_overrides, restore
-from tests.support import foreign_weights
-from tests.support import numpy_networks as ref
+from tests.support.weights import foreign_weights
+from tests.support.weights import numpy_networks as ref
 
 NETWORKS = tuple(registry.NETWORKS)
 # The sums of kernels and biases; of efficientnet_lite0, those that are trained.

@@ -6,7 +6,7 @@ import pytest
 
 from model.predict import classifier, explanation_picture, similar_photos
 from pipeline.system.errors import DataError
-from tests import small_runs
+from tests.support import small_runs
 
 SPEC = small_runs.SPEC
 ERRORS = {

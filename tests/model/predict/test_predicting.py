@@ -16,8 +16,8 @@ from pipeline.batches import single_photo
 from pipeline.images import record_image
 from pipeline.sources import source_settings
 from pipeline.system.errors import DataError
-from tests import conftest
 from tests.pipeline.batches.test_single_photo import png_with_orientation, turned_away
+from tests.support import drawn_photos, processes
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ class TestPredict:
     ):
         unsure = dataclasses.replace(run_classifier, temperature=5.0)
         photo = tmp_path / "large.png"
-        cv2.imwrite(str(photo), conftest.draw_scene(9, 700, 900))
+        cv2.imwrite(str(photo), drawn_photos.draw_scene(9, 700, 900))
         assert unsure.resize_min == source_settings.RESIZE_MIN
         usual = dataclasses.replace(unsure, temperature=1.0)
         for resize_min in (0, 60):
@@ -106,7 +106,7 @@ class TestPredict:
             predict(run_classifier, tmp_path)
 
     def test_a_photo_turned_by_exif_gets_the_same_prediction(self, unsure, tmp_path):
-        upright = conftest.draw_photo("green", 5)
+        upright = drawn_photos.draw_photo("green", 5)
         for orientation in range(1, 9):
             stored = turned_away(upright, orientation)
             data = png_with_orientation(stored, orientation)
@@ -207,7 +207,7 @@ def test_one_bad_photo_does_not_stop_the_others(shared_run, photos, tmp_path):
     strange.write_bytes((photos / "red" / "red000.jpg").read_bytes())
     (tmp_path / "bad.jpg").write_bytes(b"no photo")
     names = (tmp_path / "bad.jpg", tmp_path / "gone.jpg", strange)
-    done = conftest.run_command(
+    done = processes.run_command(
         *("-m", "model.predict", f"--run_dir={shared_run}", "--format=csv"), *names
     )
     assert done.returncode == 2
@@ -220,7 +220,7 @@ def test_one_bad_photo_does_not_stop_the_others(shared_run, photos, tmp_path):
 
 
 def test_json_lines_are_all_of_stdout(shared_run, photos):
-    done = conftest.run_command(
+    done = processes.run_command(
         *("-m", "model.predict", f"--run_dir={shared_run}", "--format=jsonl"),
         *("--top=1", photos / "blue"),
     )

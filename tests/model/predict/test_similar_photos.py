@@ -14,7 +14,7 @@ from model.runs import finished_run
 from pipeline import split
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.system.errors import DataError
-from tests import small_runs
+from tests.support import small_runs
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from model.reports import (
     report_photos,
     report_tables,
 )
-from tests.model import judgements
 from tests.model.conftest import HOSTILE
+from tests.support import evaluated_runs
 
 
 class Reader(html.parser.HTMLParser):
@@ -69,7 +69,7 @@ def photo_data(page):
 def test_the_evaluation_has_what_the_page_shows(evaluation):
     misfiled = {
         f"{name}/{name}{number:03d}.jpg"
-        for name, others in judgements.MISFILED.items()
+        for name, others in evaluated_runs.MISFILED.items()
         for number in range(len(others))
     }
     errors, doubts = evaluation.figures["errors"], evaluation.figures["label_doubts"]
@@ -154,7 +154,7 @@ def test_photos_that_are_looked_at_have_words_and_heat(page, reader, evaluation)
 
 def test_seen_photos_are_a_warning(found, tmp_path):
     seen = {row.sha256 for row in found.included()}
-    evaluation = judgements.judged(tmp_path / "run", found, seen=seen)
+    evaluation = evaluated_runs.judged(tmp_path / "run", found, seen=seen)
     text = html_report.render(evaluation, "")
     assert "60 of these photos were seen in training." in text
     assert "None can be found: all of these photos were seen in training" in text
@@ -166,13 +166,15 @@ def test_the_split_says_what_the_temperature_was_fitted_on(found, tmp_path):
         ("validation", "split, and so on these photos"),
         ("test", "split, not on these photos"),
     ):
-        evaluation = judgements.judged(tmp_path / split, found, split=split, seen=seen)
+        evaluation = evaluated_runs.judged(
+            tmp_path / split, found, split=split, seen=seen
+        )
         text = html_report.render(evaluation, "")
         assert f"temperature 1.500, which was fitted on the validation {words}" in text
 
 
 def test_other_photos_are_not_described_as_the_runs_own(found, tmp_path):
-    evaluation = judgements.judged(tmp_path / "run", found, split="test")
+    evaluation = evaluated_runs.judged(tmp_path / "run", found, split="test")
     assert '<button type="button">train</button>' in html_report.render(evaluation, "")
     evaluation.run.config["data"]["manifest_digest"] = "of other records"
     evaluation.figures["data"]["path"] = "holiday/photos"
@@ -185,7 +187,9 @@ def test_other_photos_are_not_described_as_the_runs_own(found, tmp_path):
 
 def test_a_run_without_ledger_and_curves_has_a_report(found, tmp_path):
     """As one that was copied without its ledger and curves."""
-    evaluation = judgements.judged(tmp_path / "run", found, split="test", tta="flip")
+    evaluation = evaluated_runs.judged(
+        tmp_path / "run", found, split="test", tta="flip"
+    )
     for name in ("ledger.json", "metrics.jsonl"):
         (evaluation.run.directory / name).unlink()
     text = html_report.render(evaluation, "")
@@ -195,7 +199,7 @@ def test_a_run_without_ledger_and_curves_has_a_report(found, tmp_path):
 
 
 def test_a_network_without_maps_has_no_heat(found, tmp_path, monkeypatch):
-    evaluation = judgements.judged(tmp_path / "run", found, split="test")
+    evaluation = evaluated_runs.judged(tmp_path / "run", found, split="test")
     monkeypatch.setattr(photo_thumbnails.grad_cam, "mapped_layer", lambda _: no_map())
 
     def no_map():

@@ -9,7 +9,7 @@ from model.runs import run_folder
 from model.training import settings
 from model.weights import preprocessing_overrides
 from pipeline.records.reasons import Code
-from tests.model import judgements
+from tests.support import evaluated_runs
 
 
 class TestCommandLine:
@@ -38,7 +38,7 @@ class TestCommandLine:
 
 class TestLedger:
     def test_ledger_counts_tensors_and_unchanged_variables(self, found, tmp_path):
-        finished = judgements.write_run(tmp_path / "run", found)
+        finished = evaluated_runs.write_run(tmp_path / "run", found)
         ledger = report_facts.ledger(finished)
         assert {row["status"]: row["count"] for row in ledger["counts"]} == {
             "restored": 1,
@@ -51,7 +51,7 @@ class TestLedger:
         assert (ledger["frozen"], ledger["unchanged"]) == (1, 1)
 
     def test_a_frozen_variable_that_changed_is_counted(self, found, tmp_path):
-        finished = judgements.write_run(tmp_path / "run", found)
+        finished = evaluated_runs.write_run(tmp_path / "run", found)
         path = finished.directory / "ledger.json"
         content = json.loads(path.read_text())
         content["frozen"][0]["sha256_after"] = "b"
@@ -60,7 +60,7 @@ class TestLedger:
 
     @pytest.mark.parametrize("text", ["", "[]", '{"tensors": [{}], "frozen": []}'])
     def test_a_damaged_ledger_is_a_named_error(self, found, tmp_path, text):
-        finished = judgements.write_run(tmp_path / "run", found)
+        finished = evaluated_runs.write_run(tmp_path / "run", found)
         (finished.directory / "ledger.json").write_text(text)
         with pytest.raises(
             run_folder.RunError, match=r"ledger\.json: the ledger cannot be read"

@@ -3,8 +3,8 @@
 import pytest
 
 from model.reports import html_report
-from tests import browser
 from tests.model.conftest import HOSTILE
+from tests.support import browser
 
 pytestmark = pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())
 

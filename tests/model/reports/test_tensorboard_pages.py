@@ -7,7 +7,7 @@ from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 from tensorboard.plugins.projector import projector_config_pb2
 
 from model.reports import tensorboard_pages
-from tests.model import judgements
+from tests.support import drawn_photos, evaluated_runs
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +15,7 @@ def evaluation(shared_records, tmp_path_factory):
     from pipeline.records import manifest
 
     found = manifest.read(shared_records)
-    return judgements.judged(tmp_path_factory.mktemp("board") / "run", found)
+    return evaluated_runs.judged(tmp_path_factory.mktemp("board") / "run", found)
 
 
 def read(folder):
@@ -45,8 +45,8 @@ def test_figures_and_settings_are_written(evaluation):
 
 
 def test_names_that_are_no_utf8(found, tmp_path):
-    records = judgements.renamed(found, ("b\udcff", "green", "a\tb"))
-    evaluation = judgements.judged(tmp_path / "run", records, split="test")
+    records = evaluated_runs.renamed(found, ("b\udcff", "green", "a\tb"))
+    evaluation = evaluated_runs.judged(tmp_path / "run", records, split="test")
     evaluation.run.config["settings"] = {"ckpt": "w\udcfe.npy"}
     tensorboard_pages.write(evaluation)
     tags = read(tensorboard_pages.directory(evaluation))
@@ -124,6 +124,5 @@ def test_the_projector_shows_every_photo(evaluation):
     assert columns * columns >= total
     top, left = (side * place for place in divmod(7, columns))
     mean = sheet[top : top + side, left : left + side].mean(axis=(0, 1))
-    from tests import conftest
 
-    np.testing.assert_allclose(mean, conftest.COLOURS[row.class_name], atol=45)
+    np.testing.assert_allclose(mean, drawn_photos.COLOURS[row.class_name], atol=45)

@@ -11,7 +11,7 @@ from model.predict import classifier
 from model.serve import prediction_service
 from pipeline.images.errors import ImageError
 from pipeline.system.errors import DataError
-from tests import conftest
+from tests.support import drawn_photos
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def service(shared_run):
 
 
 def photo(class_name="red", number=1):
-    pixels = conftest.draw_photo(class_name, number)
+    pixels = drawn_photos.draw_photo(class_name, number)
     return cv2.imencode(".jpg", pixels)[1].tobytes()
 
 
@@ -48,7 +48,7 @@ def test_an_explanation_has_an_overlay_and_training_photos(service):
 
 
 def test_photos_of_many_threads_get_the_same_probabilities(service):
-    files = [photo(name, n) for name in conftest.COLOURS for n in range(8)]
+    files = [photo(name, n) for name in drawn_photos.COLOURS for n in range(8)]
     alone = [service.classify(data, explained=False) for data in files]
     with concurrent.futures.ThreadPoolExecutor(12) as threads:
         together = threads.map(
@@ -75,7 +75,7 @@ def test_a_thumbnail_shows_the_photo_of_a_sha256(service):
         encoded = np.frombuffer(service.thumbnail(row.sha256), np.uint8)
         small = cv2.imdecode(encoded, 1)
         assert max(small.shape) == min(160, max(row.height, row.width))
-        colour = conftest.COLOURS[row.class_name]
+        colour = drawn_photos.COLOURS[row.class_name]
         np.testing.assert_allclose(small.mean(axis=(0, 1)), colour, atol=45)
     for name in ("", "0", "f" * 64, "9" * 5000):
         with pytest.raises(KeyError):

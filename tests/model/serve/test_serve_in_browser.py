@@ -5,8 +5,7 @@ import base64
 import cv2
 import pytest
 
-from tests import browser, conftest
-from tests.model import server_process
+from tests.support import browser, drawn_photos, server_process
 
 pytest.importorskip("tornado", reason="the extra serve is not installed")
 pytestmark = pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())
@@ -50,7 +49,7 @@ def page(window, server):
 
 
 def photo(class_name="red"):
-    return cv2.imencode(".jpg", conftest.draw_photo(class_name, 1))[1].tobytes()
+    return cv2.imencode(".jpg", drawn_photos.draw_photo(class_name, 1))[1].tobytes()
 
 
 def find(page, selector):
@@ -111,7 +110,7 @@ def test_the_heat_can_be_switched_off(page):
 
 def test_a_photo_that_is_chosen_is_classified(page, tmp_path):
     path = tmp_path / "blue.png"
-    cv2.imwrite(str(path), conftest.draw_photo("blue", 2))
+    cv2.imwrite(str(path), drawn_photos.draw_photo("blue", 2))
     find(page, "#file").send_keys(str(path))
     assert answer(page) == "blue"
     assert find(page, "#file-name").text.startswith("blue.png")

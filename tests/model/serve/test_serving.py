@@ -14,9 +14,7 @@ import pytest
 
 from model.serve import serve_settings, serving
 from pipeline.system.errors import DataError
-from tests import conftest
-from tests.model import server_process
-from tests.support import processes
+from tests.support import drawn_photos, processes, server_process
 
 pytest.importorskip("tornado", reason="the extra serve is not installed")
 
@@ -28,7 +26,7 @@ def server(shared_run):
 
 
 def photo(class_name="red"):
-    return cv2.imencode(".jpg", conftest.draw_photo(class_name, 1))[1].tobytes()
+    return cv2.imencode(".jpg", drawn_photos.draw_photo(class_name, 1))[1].tobytes()
 
 
 def post(server, data, path="/predict"):

@@ -20,8 +20,7 @@ from model.predict import classifier
 from model.serve import prediction_service, serve_settings, web_app
 from pipeline.images import opencv
 from pipeline.system import sandbox
-from tests import conftest
-from tests.model import server_process
+from tests.support import drawn_photos, server_process
 
 CONFIG = {"max_upload_mb": 1, "max_requests": 4, "upload_timeout_s": 5, "top": 2}
 
@@ -65,7 +64,7 @@ def client(service):
 
 
 def photo(class_name="red", extension=".jpg", number=1):
-    pixels = conftest.draw_photo(class_name, number)
+    pixels = drawn_photos.draw_photo(class_name, number)
     return cv2.imencode(extension, pixels)[1].tobytes()
 
 

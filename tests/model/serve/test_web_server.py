@@ -10,7 +10,7 @@ pytest.importorskip("tornado", reason="the extra serve is not installed")
 
 from tornado import web
 
-from tests.model import server_process
+from tests.support import server_process
 
 LIMIT_S = 0.5
 LARGE = 32 << 20  # more than the buffers of both ends of a connection

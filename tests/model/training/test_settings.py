@@ -8,7 +8,7 @@ from model.training import recipe, settings, stages, starting_point
 from model.weights import named_weights
 from pipeline.system import config_flags
 from pipeline.system.errors import DataError, UsageError
-from tests import conftest
+from tests.support import files
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def parse(tmp_path):
     return parse
 
 
-RECIPES = sorted((conftest.ROOT / "recipes").glob("*.toml"))
+RECIPES = sorted((files.ROOT / "recipes").glob("*.toml"))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -10,7 +10,7 @@ from model.checkpoints import errors, reading
 from model.networks import registry
 from model.weights import identify_network, unexplained_tensors
 from pipeline.batches.input_spec import InputSpec
-from tests.support import foreign_weights
+from tests.support.weights import foreign_weights
 
 
 def checkpoint_of(tensors, kind="test", **options):

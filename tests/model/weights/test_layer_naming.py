@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from model.weights import layer_naming
-from tests.support import foreign_weights
+from tests.support.weights import foreign_weights
 
 TORCH = foreign_weights.naming_of("torchvision", "alexnet_owt")
 

@@ -14,8 +14,8 @@ import safetensors.numpy
 
 from model.checkpoints import errors
 from model.weights import named_weights, weight_file
-from tests import torch_files
-from tests.conftest import Answer
+from tests.support import http_server
+from tests.support.weights import torch_files
 
 # conv1 alone, in our layout: what is stored is what fits, so one layer is enough.
 KERNEL = np.random.default_rng(0).normal(size=(11, 11, 3, 64)).astype(np.float32)
@@ -73,7 +73,7 @@ def cache(tmp_path, monkeypatch):
 def sources(server):
     """Both sources on the local server."""
     body = torchvision_file()
-    server.answers[TORCHVISION] = Answer(body)
+    server.answers[TORCHVISION] = http_server.Answer(body)
     local = {name: named_weights.SOURCES[name] for name in ALEXNETS}
     local = with_torchvision(
         local,
@@ -97,13 +97,15 @@ def with_package(sources, **changes):
 def index_answer(url, name=ARCHIVE):
     """The page of a package in JSON, with one file and one that is not asked for."""
     files = [{"filename": f"x-{name}", "url": "/x"}, {"filename": name, "url": url}]
-    return Answer(json.dumps({"meta": {"api-version": "1.1"}, "files": files}).encode())
+    return http_server.Answer(
+        json.dumps({"meta": {"api-version": "1.1"}, "files": files}).encode()
+    )
 
 
 def serve_archive(server, sources, body):
     """Put a package on the index; its hash is the one that is expected."""
     server.answers[INDEX] = index_answer(f"../../files/{ARCHIVE}")
-    server.answers[f"/files/{ARCHIVE}"] = Answer(body)
+    server.answers[f"/files/{ARCHIVE}"] = http_server.Answer(body)
     digest = f"sha256:{hashlib.sha256(body).hexdigest()}"
     return with_package(sources, digest=digest, size_bytes=len(body))
 
@@ -150,7 +152,7 @@ class TestTorchvision:
             del server.answers[TORCHVISION]
             reason = f"{sources['alexnet'][0].url}: the server answers 404 Not Found"
         elif fault == "another file":
-            server.answers[TORCHVISION] = Answer(torchvision_file()[::-1])
+            server.answers[TORCHVISION] = http_server.Answer(torchvision_file()[::-1])
             reason = f"{sources['alexnet'][0].url}: expected sha256 "
         else:
             url = closed_url + TORCHVISION
@@ -198,7 +200,7 @@ class TestTorchvision:
     ):
         body = b"\x80\x02cos\nsystem\n" + torch_files.text(f"mkdir {tmp_path}/evil")
         body += b"\x85R."
-        server.answers[TORCHVISION] = Answer(body)
+        server.answers[TORCHVISION] = http_server.Answer(body)
         digest = hashlib.sha256(body).hexdigest()
         with pytest.raises(errors.UnsafeCheckpoint, match=r"asks for os\.system"):
             named_weights.resolve(
@@ -248,11 +250,14 @@ class TestPackageIndex:
     @pytest.mark.parametrize(
         ("answer", "message"),
         [
-            (Answer(status=404), "the server answers 404"),
+            (http_server.Answer(status=404), "the server answers 404"),
             (index_answer("/x", "other-1.tar.gz"), f"the index lacks {ARCHIVE}"),
-            (Answer(b"<html><a href='/x'>x</a>"), "does not answer in JSON"),
-            (Answer(b"[1]"), "does not answer in JSON"),
-            (Answer(b'{"files": [{}]}'), "does not answer in JSON"),
+            (
+                http_server.Answer(b"<html><a href='/x'>x</a>"),
+                "does not answer in JSON",
+            ),
+            (http_server.Answer(b"[1]"), "does not answer in JSON"),
+            (http_server.Answer(b'{"files": [{}]}'), "does not answer in JSON"),
             (index_answer("ftp://x/y"), "expected an http or https address"),
             (index_answer("file:///etc/y"), "expected an http or https address"),
             (index_answer("/none"), "/none: the server answers 404"),

@@ -5,8 +5,8 @@ import pytest
 
 from model.networks import registry
 from model.weights import naming_conventions, restore
-from tests.support import foreign_weights
-from tests.support import numpy_networks as ref
+from tests.support.weights import foreign_weights
+from tests.support.weights import numpy_networks as ref
 
 EVERY = pytest.mark.parametrize(
     ("source", "network"),

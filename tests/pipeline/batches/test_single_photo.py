@@ -10,7 +10,7 @@ from pipeline.convert import conversion, convert_settings
 from pipeline.images import isolated_decoder, record_image
 from pipeline.images.errors import ImageError
 from pipeline.records import manifest
-from tests import conftest
+from tests.support import drawn_photos
 
 SPEC = InputSpec(size_px=20, short_side_px=24, source="test")
 
@@ -26,9 +26,9 @@ def test_a_photo_gives_the_pixels_that_its_record_gives(
     photos, tmp_path, running, resize
 ):
     """The pixels are those that evaluation looks at, format and size whatever."""
-    large = cv2.resize(conftest.draw_photo("red", 1), (900, 700))
+    large = cv2.resize(drawn_photos.draw_photo("red", 1), (900, 700))
     cv2.imwrite(str(photos / "red" / "large.jpg"), large)
-    cv2.imwrite(str(photos / "red" / "other.bmp"), conftest.draw_photo("red", 2))
+    cv2.imwrite(str(photos / "red" / "other.bmp"), drawn_photos.draw_photo("red", 2))
     out = tmp_path / "out"
     conversion.convert(
         convert_settings.Config(source=str(photos), out=str(out), workers=1)
@@ -79,7 +79,7 @@ def png_with_orientation(pixels, orientation):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_photos_turned_by_exif_are_seen_upright(running, orientation):
-    upright = conftest.draw_photo("blue", 3, 60, 90)
+    upright = drawn_photos.draw_photo("blue", 3, 60, 90)
     data = png_with_orientation(turned_away(upright, orientation), orientation)
     network_input = single_photo.NetworkInput(SPEC)
     expected = running.decode(cv2.imencode(".png", upright)[1].tobytes())

@@ -17,7 +17,7 @@ from pipeline.images.errors import ImageError
 from pipeline.records.manifest_row import Row
 from pipeline.records.reasons import Code
 from pipeline.system.errors import DataError
-from tests import conftest
+from tests.support import drawn_photos, processes
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def scenes(tmp_path):
         folder = tmp_path / "photos" / name
         folder.mkdir(parents=True)
         for number in range(12):
-            picture = conftest.draw_scene(first + number)
+            picture = drawn_photos.draw_scene(first + number)
             cv2.imwrite(str(folder / f"{number:02d}.jpg"), picture)
     return tmp_path / "photos"
 
@@ -56,7 +56,7 @@ def test_nothing_to_find(scenes, tmp_path):
 
 
 def save(path, mode, kind, **how):
-    picture = PIL.Image.fromarray(conftest.draw_scene(99)[..., ::-1])
+    picture = PIL.Image.fromarray(drawn_photos.draw_scene(99)[..., ::-1])
     if mode == "I;16":
         picture = PIL.Image.fromarray(np.asarray(picture.convert("L"), np.uint16) * 257)
     else:
@@ -141,10 +141,10 @@ def test_a_code_is_of_at_most_one_kind_of_the_table(code):
 
 def test_photos_that_are_alike(scenes, tmp_path):
     shutil.copy(scenes / "ants" / "00.jpg", scenes / "ants" / "copy.jpg")
-    small = cv2.resize(conftest.draw_scene(1), None, fx=0.5, fy=0.5)
+    small = cv2.resize(drawn_photos.draw_scene(1), None, fx=0.5, fy=0.5)
     cv2.imwrite(str(scenes / "ants" / "small.jpg"), small)
     shutil.copy(scenes / "ants" / "02.jpg", scenes / "bees" / "stray.jpg")
-    small = cv2.resize(conftest.draw_scene(53), None, fx=0.5, fy=0.5)
+    small = cv2.resize(drawn_photos.draw_scene(53), None, fx=0.5, fy=0.5)
     cv2.imwrite(str(scenes / "ants" / "other.jpg"), small)
     kinds = found(run(scenes, tmp_path))
     assert kinds["exact copies"] == (("ants/00.jpg", "ants/copy.jpg"),)
@@ -202,7 +202,7 @@ def test_class_names_that_are_nearly_the_same(scenes, tmp_path):
         ("Ants", "caf\u00e9", "cafe\u0301", "a_b", "a b", "A+")
     ):
         (scenes / name).mkdir()
-        picture = conftest.draw_scene(100 + number)
+        picture = drawn_photos.draw_scene(100 + number)
         cv2.imwrite(str(scenes / name / "1.jpg"), picture)
     (finding,) = (one for one in run(scenes, tmp_path).findings if "alike" in one.kind)
     assert finding.severity == "warning"
@@ -221,7 +221,7 @@ def test_small_and_unequal_classes(scenes, tmp_path):
     for number in range(2, 12):
         (scenes / "ants" / f"{number:02d}.jpg").unlink()
     for number in range(60, 90):
-        picture = conftest.draw_scene(number)
+        picture = drawn_photos.draw_scene(number)
         cv2.imwrite(str(scenes / "bees" / f"{number:02d}.jpg"), picture)
     kinds = {f.kind: f.meaning for f in run(scenes, tmp_path).findings}
     assert "ants (2)" in kinds["class too small to split"]
@@ -324,10 +324,10 @@ class TestRecords:
 def test_command(scenes, tmp_path):
     (scenes / "bees" / "x.jpg").write_text("x")
     words = ("-m", "pipeline.check", scenes, f"--out={tmp_path / 'c'}", "--workers=1")
-    done = conftest.run_command(*words)
+    done = processes.run_command(*words)
     assert done.returncode == 0, done.stderr
     assert "warning: not an image" in done.stdout
-    strict = conftest.run_command(*words, "--strict")
+    strict = processes.run_command(*words, "--strict")
     assert strict.returncode == 2
     assert "error: " in strict.stderr
     assert "check.html shows it" in strict.stderr

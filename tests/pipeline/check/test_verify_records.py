@@ -8,14 +8,14 @@ import pytest
 from pipeline.check import verify_records
 from pipeline.convert import conversion, convert_settings
 from pipeline.records import example_format, manifest, tfrecord
-from tests import conftest
+from tests.support import drawn_photos
 
 
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory):
     """A data set of two classes, one record file each."""
     folder = tmp_path_factory.mktemp("verify")
-    photos = conftest.write_photos(folder / "photos", per_class=6)
+    photos = drawn_photos.write_photos(folder / "photos", per_class=6)
     config = convert_settings.Config(
         source=str(photos), out=str(folder / "rec"), workers=1
     )

@@ -16,7 +16,7 @@ from pipeline.convert import conversion, convert_settings
 from pipeline.records import manifest, staging, stored_photo
 from pipeline.records.reasons import Code
 from pipeline.system.errors import DataError
-from tests import conftest
+from tests.support import drawn_photos, files, processes
 
 
 def run_convert(source, out, **kwargs):
@@ -29,7 +29,7 @@ def run_convert(source, out, **kwargs):
 
 
 def command(source, out, *flags, **kwargs):
-    return conftest.run_command(
+    return processes.run_command(
         "-m", "pipeline.convert", source, f"--out={out}", *flags, **kwargs
     )
 
@@ -37,7 +37,7 @@ def command(source, out, *flags, **kwargs):
 def start(source, out, *flags):
     return subprocess.Popen(
         [sys.executable, "-m", "pipeline.convert", source, f"--out={out}", *flags],
-        cwd=conftest.ROOT,
+        cwd=files.ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -110,7 +110,7 @@ def test_rows_tile_the_record_files(photos, tmp_path):
 def test_large_photos_are_shrunk_unless_told_otherwise(tmp_path):
     for name in ("a", "b"):
         (tmp_path / "photos" / name).mkdir(parents=True)
-        pixels = conftest.draw_photo("red", ord(name), 600, 900)
+        pixels = drawn_photos.draw_photo("red", ord(name), 600, 900)
         cv2.imwrite(str(tmp_path / "photos" / name / "large.jpg"), pixels)
     for resize_min, size, action in (
         (512, (512, 768), "reencoded"),
@@ -129,15 +129,15 @@ def test_twice_gives_the_same_bytes(photos, tmp_path):
             source=str(photos), out=str(tmp_path / out), workers=workers
         )
         conversion.convert(config)
-    one, two = (conftest.folder_digest(tmp_path / out) for out in ("one", "two"))
+    one, two = (files.folder_digest(tmp_path / out) for out in ("one", "two"))
     assert one == two
 
 
 def test_the_source_is_never_touched(photos, tmp_path):
-    before = conftest.folder_digest(photos)
+    before = files.folder_digest(photos)
     stamps = {path: path.stat().st_mtime_ns for path in photos.rglob("*")}
     run_convert(photos, tmp_path / "out")
-    assert conftest.folder_digest(photos) == before
+    assert files.folder_digest(photos) == before
     assert {path: path.stat().st_mtime_ns for path in photos.rglob("*")} == stamps
 
 
@@ -157,7 +157,7 @@ def test_photos_added_later_move_no_other(photos, tmp_path):
     for number in range(100, 130):
         cv2.imwrite(
             str(photos / "red" / f"new{number}.png"),
-            conftest.draw_photo("red", number),
+            drawn_photos.draw_photo("red", number),
         )
     summary = run_convert(photos, out)
     after = {row.path: row.split for row in summary.manifest.rows}
@@ -233,8 +233,8 @@ def test_a_photo_under_two_classes_is_left_out(photos, tmp_path):
         (lambda p: None, "photos"),
         (lambda p: p.write_text("a file"), "photos"),
         (lambda p: p.mkdir(), "class"),
-        (lambda p: conftest.write_photos(p, 3, ("red",)), "red"),
-        (lambda p: (conftest.write_photos(p, 3), (p / "empty").mkdir()), "empty"),
+        (lambda p: drawn_photos.write_photos(p, 3, ("red",)), "red"),
+        (lambda p: (drawn_photos.write_photos(p, 3), (p / "empty").mkdir()), "empty"),
     ],
     ids=["nothing", "a file", "empty", "one class", "empty class"],
 )
@@ -258,7 +258,7 @@ def test_a_class_without_a_usable_photo_is_an_error(photos, tmp_path):
 
 
 def test_small_classes_are_warned_of(tmp_path):
-    conftest.write_photos(tmp_path / "photos", per_class=2)
+    drawn_photos.write_photos(tmp_path / "photos", per_class=2)
     done = command(tmp_path / "photos", tmp_path / "out", "--workers=1")
     assert done.returncode == 0
     assert "warning: class red: no photo for" in done.stdout
@@ -275,12 +275,12 @@ def test_unreadable_files_are_skipped_by_name(photos, tmp_path):
 
 
 def test_odd_names_work(tmp_path):
-    photos = conftest.write_photos(tmp_path / "photos", 4)
+    photos = drawn_photos.write_photos(tmp_path / "photos", 4)
     odd = os.fsdecode(b"caf\xe9 \xf0\x9f\x8c\xbc\n50%")
     folder = photos / "a:b*c"
     folder.mkdir()
     for number, name in enumerate((odd, "x" * 240, "plain")):
-        cv2.imwrite(str(photos / "t.png"), conftest.draw_photo("red", 50 + number))
+        cv2.imwrite(str(photos / "t.png"), drawn_photos.draw_photo("red", 50 + number))
         (photos / "t.png").rename(folder / f"{name}.png")
     found = run_convert(photos, tmp_path / "out").manifest
     assert manifest.read(tmp_path / "out").digest == found.digest
@@ -308,14 +308,14 @@ def test_a_foreign_folder_is_refused_untouched(photos, tmp_path, name):
 
 def test_another_data_set_is_not_overwritten(photos, tmp_path):
     run_convert(photos, tmp_path / "out")
-    before = conftest.folder_digest(tmp_path / "out")
-    other = conftest.write_photos(tmp_path / "other", 3, ("red",))
+    before = files.folder_digest(tmp_path / "out")
+    other = drawn_photos.write_photos(tmp_path / "other", 3, ("red",))
     for path in (other / "red").iterdir():
         path.rename(path.with_name(f"other-{path.name}"))
     shutil.copytree(other / "red", other / "blue")
     with pytest.raises(DataError, match="another data set"):
         run_convert(other, tmp_path / "out")
-    assert conftest.folder_digest(tmp_path / "out") == before
+    assert files.folder_digest(tmp_path / "out") == before
 
 
 def test_out_may_not_lie_in_the_source(photos):
@@ -338,7 +338,7 @@ def test_a_killed_conversion_leaves_nothing_half_and_is_completed(
 ):
     for number in range(200):
         path = photos / "red" / f"more{number}.jpg"
-        cv2.imwrite(str(path), conftest.draw_photo("red", 100 + number))
+        cv2.imwrite(str(path), drawn_photos.draw_photo("red", 100 + number))
     out = tmp_path / "out"
     process = start(photos, out)
     time.sleep(delay_s)
@@ -350,8 +350,8 @@ def test_a_killed_conversion_leaves_nothing_half_and_is_completed(
         assert marker.exists() or manifest.read(out).included()
     run_convert(photos, out)
     run_convert(photos, tmp_path / "undisturbed")
-    expected = conftest.folder_digest(tmp_path / "undisturbed")
-    assert conftest.folder_digest(out) == expected
+    expected = files.folder_digest(tmp_path / "undisturbed")
+    assert files.folder_digest(out) == expected
     assert not (out / staging.PARTIAL_NAME).exists()
 
 
@@ -360,7 +360,7 @@ def test_a_killed_conversion_leaves_nothing_half_and_is_completed(
 def test_a_stopped_conversion_cleans_up(photos, tmp_path, number):
     for copy in range(400):
         path = photos / "red" / f"more{copy}.jpg"
-        cv2.imwrite(str(path), conftest.draw_photo("red", 100 + copy, 400, 600))
+        cv2.imwrite(str(path), drawn_photos.draw_photo("red", 100 + copy, 400, 600))
     out = tmp_path / "out"
     process = start(photos, out, "--workers=1")
     deadline = time.monotonic() + 30
@@ -396,7 +396,7 @@ def test_a_full_disk_is_a_named_error_and_the_rerun_completes(photos, tmp_path):
 
     for number in range(60):
         path = photos / "red" / f"more{number}.jpg"
-        cv2.imwrite(str(path), conftest.draw_photo("red", 100 + number))
+        cv2.imwrite(str(path), drawn_photos.draw_photo("red", 100 + number))
     done = command(photos, out, "--workers=1", preexec_fn=limit)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
@@ -404,8 +404,8 @@ def test_a_full_disk_is_a_named_error_and_the_rerun_completes(photos, tmp_path):
     assert not final_names(out)
     run_convert(photos, out)
     run_convert(photos, tmp_path / "undisturbed")
-    expected = conftest.folder_digest(tmp_path / "undisturbed")
-    assert conftest.folder_digest(out) == expected
+    expected = files.folder_digest(tmp_path / "undisturbed")
+    assert files.folder_digest(out) == expected
 
 
 @pytest.mark.parametrize(
@@ -421,11 +421,11 @@ def test_a_full_disk_is_a_named_error_and_the_rerun_completes(photos, tmp_path):
 def test_a_record_file_that_was_damaged_is_written_anew(photos, tmp_path, damage):
     out = tmp_path / "out"
     run_convert(photos, out)
-    before = conftest.folder_digest(out)
+    before = files.folder_digest(out)
     path = out / "red.tfrecord"
     path.write_bytes(damage(path.read_bytes()))
     assert run_convert(photos, out).written
-    assert conftest.folder_digest(out) == before
+    assert files.folder_digest(out) == before
 
 
 def test_what_the_command_prints(photos, tmp_path):
@@ -445,7 +445,7 @@ def test_what_the_command_prints(photos, tmp_path):
 
 def test_wrong_flags_exit_with_1(photos):
     for words in ((), (photos, "--workers=-1"), (photos, photos)):
-        done = conftest.run_command("-m", "pipeline.convert", *words)
+        done = processes.run_command("-m", "pipeline.convert", *words)
         assert done.returncode == 1
         assert "Traceback" not in done.stderr
 
@@ -478,7 +478,7 @@ def test_a_copy_outside_the_classes_does_not_move_a_photo(photos, tmp_path):
     out = tmp_path / "out"
     before = {r.path: r.split for r in run_convert(photos, out).manifest.included()}
     for number in range(100, 130):
-        pixels = conftest.draw_photo("red", number)
+        pixels = drawn_photos.draw_photo("red", number)
         cv2.imwrite(str(photos / "red" / f"new{number}.png"), pixels)
     after = {r.path: r.split for r in run_convert(photos, out).manifest.included()}
     assert {path: after[path] for path in before} == before

@@ -15,9 +15,7 @@ from pipeline.convert import conversion, convert_settings
 from pipeline.records import manifest, manifest_row
 from pipeline.records.reasons import Code
 from pipeline.system.errors import DataError
-from tests import conftest
-from tests.conftest import draw_scene
-from tests.support import old_manifest
+from tests.support import drawn_photos, files, old_manifest, processes
 
 
 def run(source, out, **how):
@@ -30,7 +28,7 @@ def run(source, out, **how):
 
 
 def command(source, out, *flags):
-    return conftest.run_command(
+    return processes.run_command(
         "-m", "pipeline.convert", source, f"--out={out}", "--workers=1", *flags
     )
 
@@ -51,7 +49,7 @@ def scenes(tmp_path):
     """Thirty different photos in two classes."""
     for number in range(30):
         name = f"{'ab'[number % 2]}/scene{number:02d}.jpg"
-        write(tmp_path / "photos", name, draw_scene(number))
+        write(tmp_path / "photos", name, drawn_photos.draw_scene(number))
     return tmp_path / "photos"
 
 
@@ -88,7 +86,7 @@ def of_split(found, name):
 class TestNearDuplicates:
     def add_copies(self, scenes):
         for number in range(0, 30, 3):
-            pixels = draw_scene(number)
+            pixels = drawn_photos.draw_scene(number)
             name = f"{'ab'[number % 2]}/copy{number:02d}"
             write(scenes, f"{name}-turned.png", np.rot90(pixels))
             write(scenes, f"{name}-small.jpg", half(pixels), 70)
@@ -115,22 +113,22 @@ class TestNearDuplicates:
         for workers in (1, 2, 3):
             run(scenes, tmp_path / f"{workers}", workers=workers)
         one, two, three = (
-            conftest.folder_digest(tmp_path / name) for name in ("1", "2", "3")
+            files.folder_digest(tmp_path / name) for name in ("1", "2", "3")
         )
         assert one == two == three
 
     def test_again_changes_nothing(self, scenes, tmp_path):
         self.add_copies(scenes)
         run(scenes, tmp_path / "out")
-        before = conftest.folder_digest(tmp_path / "out")
+        before = files.folder_digest(tmp_path / "out")
         assert not run(scenes, tmp_path / "out").changed
-        assert conftest.folder_digest(tmp_path / "out") == before
+        assert files.folder_digest(tmp_path / "out") == before
 
     def test_a_copy_that_comes_later_joins_the_split(self, scenes, tmp_path):
         before = run(scenes, tmp_path / "out").manifest
         for number in range(30):
             name = f"{'ab'[number % 2]}/later{number:02d}.jpg"
-            write(scenes, name, draw_scene(number)[:, ::-1], 80)
+            write(scenes, name, drawn_photos.draw_scene(number)[:, ::-1], 80)
         after = run(scenes, tmp_path / "out").manifest
         check_no_leak(after)
         assert len(after.included()) == 60
@@ -145,7 +143,7 @@ class TestNearDuplicates:
         before = {row.path: row for row in manifest.read(out).rows}
         for number in range(30):
             name = f"{'ab'[number % 2]}/later{number:02d}.jpg"
-            write(scenes, name, draw_scene(number)[:, ::-1], 80)
+            write(scenes, name, drawn_photos.draw_scene(number)[:, ::-1], 80)
         for row in run(scenes, out).manifest.included():
             first = before[row.path.replace("later", "scene")]
             assert (row.split, row.fold) == (first.split, first.fold)
@@ -163,7 +161,7 @@ class TestNearDuplicates:
                 assert len({folds[path] for path in paths}) == 1
 
     def test_in_two_classes_they_are_grouped_and_told(self, scenes, tmp_path):
-        write(scenes, "b/again.jpg", half(draw_scene(0)))
+        write(scenes, "b/again.jpg", half(drawn_photos.draw_scene(0)))
         summary = run(scenes, tmp_path / "out")
         found = summary.manifest
         assert ["a/scene00.jpg", "b/again.jpg"] in groups(found).values()
@@ -180,7 +178,7 @@ class TestNearDuplicates:
         with (out / row.file).open("r+b") as file:
             file.seek(row.offset + row.length // 2)
             file.write(b"damaged")
-        write(scenes, "a/copy.jpg", half(draw_scene(0)))
+        write(scenes, "a/copy.jpg", half(drawn_photos.draw_scene(0)))
         assert run(scenes, out).written
         assert verify_records.verify(manifest.read(out), num_workers=1) == []
 
@@ -204,7 +202,7 @@ class TestContradictions:
     @pytest.mark.parametrize("orientation", [1, 6, 7])
     def test_as_a_viewer_shows_them(self, scenes, tmp_path, orientation):
         """However large: what the record holds is shrunk and encoded anew."""
-        path = write(scenes, "a/turned.jpg", draw_scene(99, 700, 900))
+        path = write(scenes, "a/turned.jpg", drawn_photos.draw_scene(99, 700, 900))
         tiff = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0%c\0\0\0\0\0\0"
         exif = b"Exif\0\0" + tiff % orientation
         data = path.read_bytes()
@@ -241,7 +239,7 @@ class TestGroupBy:
         """Twelve patients with three photos each, of both classes."""
         for number in range(36):
             name = f"{'ab'[number % 2]}/p{number // 3:02d}_{number}.jpg"
-            write(tmp_path / "photos", name, draw_scene(number, 60, 80))
+            write(tmp_path / "photos", name, drawn_photos.draw_scene(number, 60, 80))
         return tmp_path / "photos"
 
     @pytest.mark.parametrize("pattern", [r"p\d+_", r"(p)(\d+)", "p.."])
@@ -261,7 +259,7 @@ class TestGroupBy:
         assert sorted(map(len, groups(found).values())) == [1] * 33 + [1, 2]
 
     def test_with_copies_groups_grow_together(self, patients, tmp_path):
-        write(patients, "a/p11_copy.jpg", draw_scene(0, 60, 80)[:, ::-1])
+        write(patients, "a/p11_copy.jpg", drawn_photos.draw_scene(0, 60, 80)[:, ::-1])
         found = run(patients, tmp_path / "out", group_by=r"p\d+").manifest
         assert sorted(map(len, groups(found).values())) == [3] * 10 + [7]
 
@@ -279,7 +277,11 @@ class TestGroupBy:
         out = tmp_path / "out"
         before = run(patients, out, group_by=r"p\d+").manifest
         for number in range(12):
-            write(patients, f"b/p{number:02d}_new.jpg", draw_scene(50 + number, 60, 80))
+            write(
+                patients,
+                f"b/p{number:02d}_new.jpg",
+                drawn_photos.draw_scene(50 + number, 60, 80),
+            )
         after = run(patients, out, group_by=r"p\d+").manifest
         assert splits(before).items() <= splits(after).items()
         assert [len(paths) for paths in groups(after).values()] == [4] * 12
@@ -329,7 +331,7 @@ class TestLaterConversions:
         train, test = of_split(before, "train"), of_split(before, "test")
         numbers = [int(path[-6:-4]) for path in (train, test)]
         for index, number in enumerate(numbers):
-            write(scenes, f"a/x{index}.jpg", half(draw_scene(number)))
+            write(scenes, f"a/x{index}.jpg", half(drawn_photos.draw_scene(number)))
         summary = run(scenes, out, group_by=r"x\d")
         assert reasons(summary.manifest) == {}
         # Two that were one group from the start.
@@ -338,7 +340,7 @@ class TestLaterConversions:
             path.unlink()
         run(scenes, out)
         for index, number in enumerate(numbers):
-            write(scenes, f"a/x{index}.jpg", half(draw_scene(number)))
+            write(scenes, f"a/x{index}.jpg", half(drawn_photos.draw_scene(number)))
         summary = run(scenes, out, group_by="/(x)")
         found = summary.manifest
         assert set(reasons(found)) == {"a/x0.jpg", "a/x1.jpg"}
@@ -358,7 +360,7 @@ class TestLaterConversions:
         one = rows[0]
         other = next(row for row in rows if row.fold != one.fold)
         for row in (one, other):
-            pixels = draw_scene(int(row.path[-6:-4]))
+            pixels = drawn_photos.draw_scene(int(row.path[-6:-4]))
             write(scenes, f"a/x{row.path[-6:-4]}.jpg", half(pixels))
         found = run(scenes, out, group_by="/(x)").manifest
         assert len(reasons(found)) == 2
@@ -368,7 +370,7 @@ class TestLaterConversions:
         out = tmp_path / "out"
         before = run(scenes, out).manifest
         for path in splits(before):
-            write(scenes, path, draw_scene(1000 + int(path[-6:-4])))
+            write(scenes, path, drawn_photos.draw_scene(1000 + int(path[-6:-4])))
         after = run(scenes, out).manifest
         assert splits(after) == splits(before)
         known = {row.sha256 for row in before.rows}
@@ -382,7 +384,7 @@ class TestLaterConversions:
         out = tmp_path / "out"
         path = of_split(run(scenes, out).manifest, "test")
         (scenes / path).rename(tmp_path / "kept.jpg")
-        write(scenes, path, draw_scene(1000))
+        write(scenes, path, drawn_photos.draw_scene(1000))
         found = run(scenes, out).manifest
         assert list(reasons(found)) == [path]
         assert codes(found) == {Code.REPLACED}
@@ -392,7 +394,7 @@ class TestLaterConversions:
         (scenes / path).unlink()
         assert list(reasons(run(scenes, out).manifest)) == [path]  # both are gone
         for number in range(3):  # and others before and behind it
-            write(scenes, f"a/{number}.jpg", draw_scene(2000 + number))
+            write(scenes, f"a/{number}.jpg", drawn_photos.draw_scene(2000 + number))
         (tmp_path / "kept.jpg").rename(scenes / "a" / "z.jpg")
         assert splits(run(scenes, out).manifest)["a/z.jpg"] == "test"
 
@@ -412,7 +414,7 @@ class TestLaterConversions:
         out = tmp_path / "out"
         before = run(scenes, out).manifest
         train, test = of_split(before, "train"), of_split(before, "test")
-        write(scenes, train, half(draw_scene(int(test[-6:-4]))))
+        write(scenes, train, half(drawn_photos.draw_scene(int(test[-6:-4]))))
         found = run(scenes, out).manifest
         assert set(reasons(found)) == {train}
         assert splits(found)[test] == "test"
@@ -420,20 +422,20 @@ class TestLaterConversions:
             old_manifest.rewrite_as_version_1(out)
         for _ in range(2):
             assert not run(scenes, out).changed
-        write(scenes, train, draw_scene(int(train[-6:-4])))
+        write(scenes, train, drawn_photos.draw_scene(int(train[-6:-4])))
         assert splits(run(scenes, out).manifest) == splits(before)
 
     def test_a_data_set_of_version_1_stays_until_a_photo_changes(
         self, scenes, tmp_path
     ):
         out = tmp_path / "out"
-        write(scenes, "a/other.png", draw_scene(99))
+        write(scenes, "a/other.png", drawn_photos.draw_scene(99))
         before = run(scenes, out).manifest
         old_manifest.rewrite_as_version_1(out)
-        digest = conftest.folder_digest(out)
+        digest = files.folder_digest(out)
         assert not run(scenes, out).changed
-        assert conftest.folder_digest(out) == digest
-        write(scenes, "b/new.png", draw_scene(100))
+        assert files.folder_digest(out) == digest
+        write(scenes, "b/new.png", drawn_photos.draw_scene(100))
         summary = run(scenes, out)
         assert summary.written == ("b.tfrecord",)
         after = summary.manifest
@@ -451,7 +453,7 @@ class TestLaterConversions:
         """A data set of the time before photos had hashes; copies in every split."""
         for number in range(30):
             name = f"{'ab'[number % 2]}/copy{number:02d}.jpg"
-            write(scenes, name, draw_scene(number)[::-1])
+            write(scenes, name, drawn_photos.draw_scene(number)[::-1])
         found = run(scenes, out).manifest
         random = np.random.default_rng(0)
         rows = [
@@ -497,7 +499,7 @@ class TestLaterConversions:
         old = splits(self.from_before(scenes, out))
         for number in range(30):
             name = f"{'ab'[number % 2]}/new{number:02d}.jpg"
-            write(scenes, name, half(draw_scene(number)))
+            write(scenes, name, half(drawn_photos.draw_scene(number)))
         found = run(scenes, out).manifest
         for number in range(30):
             name = f"{'ab'[number % 2]}/{{}}{number:02d}.jpg"
@@ -510,7 +512,7 @@ class TestLaterConversions:
 def test_the_summary_is_compact(scenes, tmp_path):
     for number in range(30):
         name = f"{'ab'[number % 2]}/copy{number:02d}"
-        write(scenes, f"{name}.jpg", draw_scene(number)[::-1])
+        write(scenes, f"{name}.jpg", drawn_photos.draw_scene(number)[::-1])
         shutil.copy(scenes / f"{name}.jpg", scenes / f"{name}-same.jpg")
     done = command(scenes, tmp_path / "out", r"--group_by=copy(\d\d)")
     assert done.returncode == 0, done.stderr

@@ -9,7 +9,7 @@ from pipeline.grouping import split_assignment
 from pipeline.records import manifest
 from pipeline.records.reasons import Code
 from pipeline.system.errors import DataError
-from tests import conftest
+from tests.support import drawn_photos, files, processes
 
 
 def run(source, out, **how):
@@ -100,7 +100,7 @@ class TestKept:
             ]
             lines += ["red/missing.jpg 0"] if name == "train" else []
             (photos / f"{name}.txt").write_text("\n".join(lines))
-        done = conftest.run_command(
+        done = processes.run_command(
             *("-m", "pipeline.convert", photos, "--lists=train.txt,test.txt"),
             *(f"--out={tmp_path / 'out'}", "--workers=1"),
         )
@@ -161,7 +161,7 @@ class TestCopies:
         for path in (source / "test").rglob("*.*"):
             if path.parent.name != "red" and int(path.stem[-3:]):
                 path.unlink()
-        done = conftest.run_command(
+        done = processes.run_command(
             *("-m", "pipeline.convert", source),
             *(f"--out={tmp_path / 'out'}", "--workers=1"),
         )
@@ -201,7 +201,7 @@ class TestLacking:
 class TestLater:
     def test_known_photos_do_not_change_sides(self, photos, tmp_path):
         run(photos, tmp_path / "out", **write_csv(photos, all_three))
-        before = conftest.folder_digest(tmp_path / "out")
+        before = files.folder_digest(tmp_path / "out")
 
         def other(name, number):
             return "train" if (name, number) == ("red", 0) else all_three(name, number)
@@ -213,7 +213,7 @@ class TestLater:
             r"st, given for train\).*new folder with --out",
         ):
             run(photos, tmp_path / "out", **how)
-        assert conftest.folder_digest(tmp_path / "out") == before
+        assert files.folder_digest(tmp_path / "out") == before
         run(photos, tmp_path / "new", **how)
 
     def test_a_split_by_shares_is_not_replaced(self, photos, tmp_path):
@@ -225,7 +225,7 @@ class TestLater:
         before = split_of(
             run(photos, tmp_path / "out", **write_csv(photos, all_three)).manifest
         )
-        pixels = conftest.draw_photo("red", 500)
+        pixels = drawn_photos.draw_photo("red", 500)
         cv2.imwrite(str(photos / "red" / "red501.jpg"), pixels)
         how = write_csv(photos, all_three)
         lines = (photos / "photos.csv").read_text().splitlines()
@@ -246,7 +246,9 @@ class TestLater:
         how = write_csv(photos, two)
         before = split_of(run(photos, tmp_path / "out", **how).manifest)
         assert set(before.values()) == set(manifest.SPLITS)
-        cv2.imwrite(str(photos / "red" / "red501.jpg"), conftest.draw_photo("red", 500))
+        cv2.imwrite(
+            str(photos / "red" / "red501.jpg"), drawn_photos.draw_photo("red", 500)
+        )
         after = split_of(
             run(photos, tmp_path / "out", **write_csv(photos, two)).manifest
         )
@@ -255,7 +257,7 @@ class TestLater:
     def test_split_says_what_it_replaces(self, photos, tmp_path):
         how = write_csv(photos, all_three)
         before = run(photos, tmp_path / "out", **how).manifest
-        done = conftest.run_command(
+        done = processes.run_command(
             "-m", "pipeline.split", tmp_path / "out", "--seed=3"
         )
         assert done.returncode == 0, done.stderr
@@ -271,7 +273,7 @@ class TestLater:
 
     def test_split_of_others_says_nothing(self, photos, tmp_path):
         run(photos, tmp_path / "out")
-        done = conftest.run_command(
+        done = processes.run_command(
             "-m", "pipeline.split", tmp_path / "out", "--seed=3"
         )
         assert "replaced" not in done.stdout
@@ -294,6 +296,6 @@ def test_out_may_lie_beside_listed_photos(photos):
     ],
 )
 def test_wrong_flags(photos, flags, message):
-    done = conftest.run_command("-m", "pipeline.convert", photos, *flags)
+    done = processes.run_command("-m", "pipeline.convert", photos, *flags)
     assert done.returncode == 1
     assert message in done.stderr

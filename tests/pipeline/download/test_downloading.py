@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.download import downloading, flower_archive, flower_canvas, paper_flowers
 from pipeline.system.errors import DataError
-from tests.conftest import ROOT, folder_digest, run_command
+from tests.support import files, processes
 
 
 def content(folder):
@@ -37,22 +37,22 @@ class TestPaperFlowers:
 
     def test_a_later_call_draws_what_is_missing(self, tmp_path):
         self.draw(tmp_path, 1)
-        before = folder_digest(tmp_path)
+        before = files.folder_digest(tmp_path)
         assert self.draw(tmp_path, 1) == 0
         (tmp_path / "lily" / "lily_0000.jpg").unlink()
         shutil.rmtree(tmp_path / "aster")
         assert self.draw(tmp_path, 2) == 7
-        assert before.items() <= folder_digest(tmp_path).items()
+        assert before.items() <= files.folder_digest(tmp_path).items()
 
     def test_photos_of_another_seed_are_not_mixed_in(self, tmp_path):
         self.draw(tmp_path, 1, seed=0)
-        before = folder_digest(tmp_path)
+        before = files.folder_digest(tmp_path)
         with pytest.raises(
             DataError,
             match=r"aster/aster_0000\.jpg is not what --seed=1 draws\. Choose",
         ):
             self.draw(tmp_path, 2, seed=1)
-        assert folder_digest(tmp_path) == before
+        assert files.folder_digest(tmp_path) == before
 
     @pytest.mark.parametrize(
         "name", ["mine.jpg", "rose/rose_0000.jpg", "aster/aster_0002.jpg"]
@@ -79,7 +79,9 @@ class TestCommand:
         monkeypatch.setenv("no_proxy", "")
         monkeypatch.setenv("NO_PROXY", "")
         start = time.monotonic()
-        done = run_command("-m", "pipeline.download", "flowers", tmp_path / "f")
+        done = processes.run_command(
+            "-m", "pipeline.download", "flowers", tmp_path / "f"
+        )
         assert time.monotonic() - start < 10
         assert (done.returncode, done.stdout) == (2, "")
         (line,) = done.stderr.splitlines()
@@ -92,7 +94,9 @@ class TestCommand:
         folder = tmp_path / "f"
         how = ("--images_per_class=1", "--seed=3")
         for new in (5, 0):
-            done = run_command("-m", "pipeline.download", "paper-flowers", folder, *how)
+            done = processes.run_command(
+                "-m", "pipeline.download", "paper-flowers", folder, *how
+            )
             assert done.returncode == 0, done.stderr
             assert done.stdout == f"{folder}: 5 photos in 5 classes, {new} new\n"
 
@@ -101,7 +105,9 @@ class TestCommand:
         folder = tmp_path / "f"
         command = [sys.executable, "-m", "pipeline.download", "paper-flowers", folder]
         with subprocess.Popen(
-            [*command, "--images_per_class=6"], cwd=ROOT, stderr=subprocess.DEVNULL
+            [*command, "--images_per_class=6"],
+            cwd=files.ROOT,
+            stderr=subprocess.DEVNULL,
         ) as process:
             while process.poll() is None and len(list(folder.rglob("*.jpg"))) < 2:
                 time.sleep(0.01)
@@ -133,8 +139,8 @@ class TestCommand:
         ids=["name", "no folder", "no photos", "seed"],
     )
     def test_wrong_arguments_are_refused(self, tmp_path, monkeypatch, words, message):
-        monkeypatch.setenv("PYTHONPATH", str(ROOT))
-        done = run_command("-m", "pipeline.download", *words, cwd=tmp_path)
+        monkeypatch.setenv("PYTHONPATH", str(files.ROOT))
+        done = processes.run_command("-m", "pipeline.download", *words, cwd=tmp_path)
         assert done.returncode == 1
         assert message in done.stdout + done.stderr
         assert "Traceback" not in done.stderr

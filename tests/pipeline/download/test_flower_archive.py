@@ -10,7 +10,7 @@ import pytest
 from pipeline.download import flower_archive
 from pipeline.system.errors import DataError
 from pipeline.system.remote import http_file
-from tests.conftest import Answer
+from tests.support import http_server
 
 PHOTOS = {
     "flowers/LICENSE.txt": b"free",
@@ -33,7 +33,7 @@ def photos_tar(photos=PHOTOS):
 
 
 def make_archive(server, body, counts=COUNTS):
-    server.answers["/flowers.tgz"] = Answer(body)
+    server.answers["/flowers.tgz"] = http_server.Answer(body)
     return flower_archive.Archive(
         url=f"{server.url}/flowers.tgz",
         sha256=hashlib.sha256(body).hexdigest(),
@@ -74,13 +74,16 @@ def test_a_cut_download_is_continued(server, tmp_path):
     noise = {"f/daisy/1.jpg": os.urandom(300_000)}
     body = photos_tar(noise)
     archive = make_archive(server, body, {"daisy": 1})
-    answers = [Answer(body, cut_after=200_000), Answer(status=403, etag="")]
+    answers = [
+        http_server.Answer(body, cut_after=200_000),
+        http_server.Answer(status=403, etag=""),
+    ]
     server.answers["/flowers.tgz"] = answers
     with pytest.raises(http_file.DownloadError, match="is kept; run again"):
         flower_archive.download_archive(archive, tmp_path)
     assert not [path for path in tmp_path.iterdir() if path.name[0] != "."]
 
-    server.answers["/flowers.tgz"] = Answer(body)
+    server.answers["/flowers.tgz"] = http_server.Answer(body)
     assert flower_archive.download_archive(archive, tmp_path) == 1
     assert server.requests[-1][1] is not None
     assert content(tmp_path) == without_outer_folder(noise)
@@ -147,7 +150,7 @@ def test_an_archive_with_other_photos_is_refused(server, tmp_path, counts):
 
 def test_another_file_of_the_same_size_is_refused(server, tmp_path):
     archive = make_archive(server, photos_tar())
-    server.answers["/flowers.tgz"] = Answer(b"x" * archive.size_bytes)
+    server.answers["/flowers.tgz"] = http_server.Answer(b"x" * archive.size_bytes)
     with pytest.raises(http_file.DownloadError, match="sha256"):
         flower_archive.download_archive(archive, tmp_path)
     assert content(tmp_path) == {}

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from pipeline.download import photo_downloads
-from tests.conftest import Answer
+from tests.support import http_server
 
 JPEG = b"\xff\xd8\xff\xe0" + b"x" * 1000
 
@@ -42,7 +42,7 @@ def test_images_are_kept_and_not_downloaded_again(server, tmp_path):
         "webp": b"RIFF1234WEBP" + b"x" * 1000,
     }
     for name, body in kinds.items():
-        server.answers[f"/{name}"] = Answer(body)
+        server.answers[f"/{name}"] = http_server.Answer(body)
     results = get([f"{server.url}/{name}" for name in kinds], tmp_path / "t")
     assert results == [("fetched", "")] * 4
     assert [(tmp_path / "t" / "x" / f"{n}.jpg").read_bytes() for n in range(4)] == [
@@ -60,24 +60,30 @@ PLACEHOLDER = b"\xff\xd8\xff\xe0" + b"gone" * 500
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (Answer(status=404), "the server answers 404 Not Found"),
-        (Answer(status=410), "the server answers 410 Gone"),
-        (Answer(JPEG, status=500), "the server answers 500 Internal Server Error"),
-        (Answer(b"\n <!DOCTYPE html>" + b"x" * 1000), "a web page, not an image"),
-        (Answer(b"x" * 1000), "not an image"),
-        (Answer(b"%PDF-1.4" + b"x" * 1000), "not an image"),
-        (Answer(b""), "fewer than 500 bytes"),
-        (Answer(JPEG[:499]), "fewer than 500 bytes"),
-        (Answer(PLACEHOLDER), "a placeholder (refused SHA-1)"),
+        (http_server.Answer(status=404), "the server answers 404 Not Found"),
+        (http_server.Answer(status=410), "the server answers 410 Gone"),
         (
-            Answer(JPEG, headers={"Location": "/photo"}, status=302),
+            http_server.Answer(JPEG, status=500),
+            "the server answers 500 Internal Server Error",
+        ),
+        (
+            http_server.Answer(b"\n <!DOCTYPE html>" + b"x" * 1000),
+            "a web page, not an image",
+        ),
+        (http_server.Answer(b"x" * 1000), "not an image"),
+        (http_server.Answer(b"%PDF-1.4" + b"x" * 1000), "not an image"),
+        (http_server.Answer(b""), "fewer than 500 bytes"),
+        (http_server.Answer(JPEG[:499]), "fewer than 500 bytes"),
+        (http_server.Answer(PLACEHOLDER), "a placeholder (refused SHA-1)"),
+        (
+            http_server.Answer(JPEG, headers={"Location": "/photo"}, status=302),
             "too many redirects",
         ),
         (
-            Answer(status=302, headers={"Location": "file:///etc/passwd"}),
+            http_server.Answer(status=302, headers={"Location": "file:///etc/passwd"}),
             "No connection adapters were found for 'file:///etc/passwd'",
         ),
-        (Answer(JPEG, trickle_s=0.1), "not complete after 0.5 s"),
+        (http_server.Answer(JPEG, trickle_s=0.1), "not complete after 0.5 s"),
     ],
     ids=[
         "404",
@@ -98,7 +104,7 @@ def test_what_is_not_a_photo_is_refused_with_the_reason(
     server, tmp_path, answer, reason
 ):
     server.answers["/photo"] = answer
-    server.answers["/good"] = Answer(JPEG)
+    server.answers["/good"] = http_server.Answer(JPEG)
     digest = hashlib.sha1(PLACEHOLDER).hexdigest()
     start = time.monotonic()
     results = get(
@@ -113,9 +119,9 @@ def test_what_is_not_a_photo_is_refused_with_the_reason(
 
 
 def test_redirects_are_followed(server, tmp_path):
-    server.answers["/a"] = Answer(status=301, headers={"Location": "/b"})
-    server.answers["/b"] = Answer(status=302, headers={"Location": "/c"})
-    server.answers["/c"] = Answer(JPEG)
+    server.answers["/a"] = http_server.Answer(status=301, headers={"Location": "/b"})
+    server.answers["/b"] = http_server.Answer(status=302, headers={"Location": "/c"})
+    server.answers["/c"] = http_server.Answer(JPEG)
     assert get([f"{server.url}/a"], tmp_path / "t") == [("fetched", "")]
 
 
@@ -144,7 +150,7 @@ def endless(begin, repeated):
 
 
 def test_a_server_that_trickles_its_headers_is_given_up(server, tmp_path):
-    server.answers["/good"] = Answer(JPEG)
+    server.answers["/good"] = http_server.Answer(JPEG)
     with endless(b"HTTP/1.1 200 OK\r\nX-More: ", b"x") as url:
         urls = [*(f"{url}/{number}" for number in range(5)), f"{server.url}/good"]
         results = get(urls, tmp_path / "t", workers=2, timeout_s=0.2)
@@ -154,9 +160,16 @@ def test_a_server_that_trickles_its_headers_is_given_up(server, tmp_path):
 @pytest.mark.parametrize(
     "answers",
     [
-        [Answer(JPEG, cut_after=300), Answer(JPEG)],
-        [Answer(JPEG, cut_after=300), Answer(status=503), Answer(JPEG)],
-        [Answer(b"x", status=429, headers={"Retry-After": "1"}), Answer(JPEG)],
+        [http_server.Answer(JPEG, cut_after=300), http_server.Answer(JPEG)],
+        [
+            http_server.Answer(JPEG, cut_after=300),
+            http_server.Answer(status=503),
+            http_server.Answer(JPEG),
+        ],
+        [
+            http_server.Answer(b"x", status=429, headers={"Retry-After": "1"}),
+            http_server.Answer(JPEG),
+        ],
     ],
     ids=["cut", "cut and busy", "asked to wait"],
 )
@@ -170,7 +183,9 @@ def test_a_passing_failure_is_tried_again(server, tmp_path, answers):
 
 
 def test_a_connection_that_always_breaks_is_given_up(server, tmp_path):
-    server.answers["/photo"] = [Answer(JPEG, cut_after=300) for _ in range(9)]
+    server.answers["/photo"] = [
+        http_server.Answer(JPEG, cut_after=300) for _ in range(9)
+    ]
     ((status, reason),) = get([f"{server.url}/photo"], tmp_path / "t")
     assert status == "failed"
     assert "300 bytes read" in reason
@@ -179,7 +194,7 @@ def test_a_connection_that_always_breaks_is_given_up(server, tmp_path):
 
 
 def test_a_file_above_the_size_limit_is_refused(server, tmp_path):
-    server.answers["/photo"] = Answer(JPEG + b"x" * 1_000_000)
+    server.answers["/photo"] = http_server.Answer(JPEG + b"x" * 1_000_000)
     results = get([f"{server.url}/photo"], tmp_path / "t", max_bytes=100_000)
     assert results == [("failed", "more than 100,000 bytes")]
 
@@ -205,14 +220,14 @@ def test_other_addresses_than_http_are_refused(tmp_path, url):
     "url", ["http://a..b/c", f"http://{'x' * 70}/", "http://a:b/c"]
 )
 def test_addresses_that_cannot_exist_fail_alone(server, tmp_path, url):
-    server.answers["/good"] = Answer(JPEG)
+    server.answers["/good"] = http_server.Answer(JPEG)
     results = get([f"{server.url}/good", url], tmp_path / "t", workers=1)
     assert [status for status, _ in results] == ["fetched", "failed"]
 
 
 def test_a_server_that_is_down_is_not_asked_again(server, closed_url, tmp_path):
     """Neither does it stop the downloads from other servers."""
-    server.answers["/good"] = Answer(JPEG)
+    server.answers["/good"] = http_server.Answer(JPEG)
     urls = [f"{server.url}/good"]
     for number in range(50):
         urls += [f"{closed_url}/{number}", f"{server.url}/{number}"]
@@ -232,7 +247,7 @@ def test_photos_that_are_there_need_no_network(closed_url, tmp_path):
 
 
 def test_a_file_that_cannot_be_written_ends_the_download(server, tmp_path):
-    server.answers["/good"] = Answer(JPEG)
+    server.answers["/good"] = http_server.Answer(JPEG)
     (tmp_path / "t").mkdir()
     (tmp_path / "t" / "x").write_text("a file")
     with pytest.raises(OSError, match="x"):

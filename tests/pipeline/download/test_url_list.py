@@ -13,7 +13,7 @@ from pipeline.convert import conversion, convert_settings
 from pipeline.download import photo_downloads, url_list
 from pipeline.sources import class_labels
 from pipeline.system.errors import DataError
-from tests.conftest import ROOT, Answer, run_command
+from tests.support import files, http_server, processes
 
 HEADER = "image_url,label,_split\n"
 
@@ -38,7 +38,7 @@ def flowers(photos, server, tmp_path):
     rows = ["image_url,label,_split"]
     for path in sorted(photos.rglob("*.*")):
         name = f"/{path.name}"
-        server.answers[name] = Answer(path.read_bytes())
+        server.answers[name] = http_server.Answer(path.read_bytes())
         split = "test" if path.stem[-1] == "0" else "train"
         rows.append(f"{server.url}{name},{path.parent.name},{split}")
     (tmp_path / "list.csv").write_text("\n".join(rows) + "\n")
@@ -46,7 +46,7 @@ def flowers(photos, server, tmp_path):
 
 
 def command(*flags, target):
-    return run_command("-m", "pipeline.download", *flags, target)
+    return processes.run_command("-m", "pipeline.download", *flags, target)
 
 
 class TestList:
@@ -134,8 +134,8 @@ class TestList:
 class TestCommand:
     def test_a_downloaded_list_can_be_converted(self, flowers, server, tmp_path):
         target = tmp_path / "new" / "photos"
-        server.answers["/red000.jpg"] = Answer(b"gone", status=404)
-        server.answers["/red001.jpg"] = Answer(b"<html>" + b"x" * 1000)
+        server.answers["/red000.jpg"] = http_server.Answer(b"gone", status=404)
+        server.answers["/red001.jpg"] = http_server.Answer(b"<html>" + b"x" * 1000)
         done = command(f"--urls={flowers}", target=target)
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines() == [
@@ -169,7 +169,7 @@ class TestCommand:
 
     def test_a_second_call_downloads_what_failed(self, flowers, server, tmp_path):
         whole = server.answers["/red000.jpg"]
-        server.answers["/red000.jpg"] = Answer(status=404)
+        server.answers["/red000.jpg"] = http_server.Answer(status=404)
         target = tmp_path / "got"
         command(f"--urls={flowers}", target=target)
         first = {row["path"] for row in table_of(target / "photos.csv")}
@@ -185,7 +185,7 @@ class TestCommand:
         body = (photos / "red" / "red000.jpg").read_bytes()
         rows = []
         for number in range(10):
-            server.answers[f"/{number}"] = Answer(body)
+            server.answers[f"/{number}"] = http_server.Answer(body)
             rows.append(f"{server.url}/{number},{number % 2},")
         (tmp_path / "list.csv").write_text(HEADER + "\n".join(rows))
         (tmp_path / "names.txt").write_text("Noir\nBokeh\n")
@@ -231,7 +231,7 @@ class TestCommand:
         words = ["-m", "pipeline.download", f"--urls={flowers}", "--workers=4", target]
         with subprocess.Popen(
             [sys.executable, *map(str, words)],
-            cwd=ROOT,
+            cwd=files.ROOT,
             stderr=subprocess.PIPE,
             text=True,
         ) as process:
@@ -286,7 +286,7 @@ class TestCommand:
         ],
     )
     def test_wrong_arguments_are_refused(self, words, message):
-        done = run_command("-m", "pipeline.download", *words)
+        done = processes.run_command("-m", "pipeline.download", *words)
         assert done.returncode == 1
         assert message in done.stderr
         assert "Traceback" not in done.stderr

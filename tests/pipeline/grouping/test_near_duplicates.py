@@ -7,7 +7,7 @@ import pytest
 from pipeline.grouping import near_duplicates, photo_groups, thumbnail_comparison
 from pipeline.images import opencv, record_image
 from pipeline.records.manifest_row import Row
-from tests.conftest import draw_scene
+from tests.support import drawn_photos
 
 
 def jpeg(pixels, quality=95):
@@ -90,7 +90,9 @@ TREATMENTS = {
 
 @pytest.mark.parametrize("name", TREATMENTS)
 def test_copies_are_found(tmp_path, name):
-    scenes = [draw_scene(n, *((240, 320), (300, 200))[n % 2]) for n in range(12)]
+    scenes = [
+        drawn_photos.draw_scene(n, *((240, 320), (300, 200))[n % 2]) for n in range(12)
+    ]
     files = [jpeg(scene) for scene in scenes]
     files += [TREATMENTS[name](scene) for scene in scenes]
     found = groups(search(files, tmp_path), len(files))
@@ -98,7 +100,7 @@ def test_copies_are_found(tmp_path, name):
 
 
 def test_most_copies_of_which_two_percent_are_cut_off_are_found(tmp_path):
-    scenes = [draw_scene(n) for n in range(40)]
+    scenes = [drawn_photos.draw_scene(n) for n in range(40)]
     files = [jpeg(s) for s in scenes] + [jpeg(cut(s, 0.02)) for s in scenes]
     found = groups(search(files, tmp_path), len(files))
     assert all(group[-1] - group[0] in (0, 40) for group in found)
@@ -151,7 +153,7 @@ def test_many_of_one_hash_are_not_compared_with_all(tmp_path):
 
 
 def test_pixels_are_looked_at_only_where_hashes_are_close(tmp_path):
-    files = [jpeg(draw_scene(n)) for n in range(60)]
+    files = [jpeg(drawn_photos.draw_scene(n)) for n in range(60)]
     similar = search(files, tmp_path)
     assert len(similar.pairs) == 0
     assert len(similar.proposed) <= 2
@@ -177,9 +179,13 @@ def test_degenerate_pictures(tmp_path, pixels):
 
 def test_what_is_left_out_is_not_missed_as_a_link(tmp_path):
     """Whoever of a group is left out, the others are one group."""
-    pixels = draw_scene(0)
+    pixels = drawn_photos.draw_scene(0)
     files = [jpeg(pixels, quality) for quality in range(60, 95, 5)]
-    files += [jpeg(half(pixels)), jpeg(np.rot90(pixels)), jpeg(draw_scene(1))]
+    files += [
+        jpeg(half(pixels)),
+        jpeg(np.rot90(pixels)),
+        jpeg(drawn_photos.draw_scene(1)),
+    ]
     similar = search(files, tmp_path)
     for left_out in range(9):
         for other in range(9):
@@ -198,21 +204,21 @@ class TestIdentical:
         return sorted(tuple(sorted(pair)) for pair in pairs)
 
     def test_a_lossless_copy_in_another_class(self, tmp_path):
-        data = jpeg(draw_scene(0))
+        data = jpeg(drawn_photos.draw_scene(0))
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         files = [data, png(pixels), jpeg(pixels, 90), png(pixels[:, ::-1])]
         assert self.find(files, [0, 1, 1, 1], tmp_path) == [(0, 1)]
         assert self.find(files, [0, 0, 0, 0], tmp_path) == []
 
     def test_also_if_similar_photos_connect_them_already(self, tmp_path):
-        pixels = draw_scene(0)
+        pixels = drawn_photos.draw_scene(0)
         files = [png(pixels), *(jpeg(pixels, 80 + n) for n in range(6))]
         files.append(cv2.imencode(".bmp", pixels)[1].tobytes())
         labels = [0, *([0, 1] * 3), 1]
         assert (0, 7) in self.find(files, labels, tmp_path)
 
     def test_a_copy_that_is_itself_in_two_classes(self, tmp_path):
-        data = jpeg(draw_scene(0))
+        data = jpeg(drawn_photos.draw_scene(0))
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         files = [data, data, png(pixels)]
         assert self.find(files, [0, 1, 0], tmp_path) == [(0, 2)]

@@ -10,7 +10,7 @@ from pipeline.convert import conversion, convert_settings
 from pipeline.images import beam_runner
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
-from tests import conftest
+from tests.support import drawn_photos, files, processes
 
 pytest.importorskip("apache_beam")
 
@@ -22,13 +22,13 @@ def photos(tmp_path_factory):
     for label, name in enumerate(("ants", "bees")):
         (folder / name).mkdir(parents=True)
         for number in range(8):
-            picture = conftest.draw_scene(50 * label + number)
+            picture = drawn_photos.draw_scene(50 * label + number)
             cv2.imwrite(str(folder / name / f"{number}.jpg"), picture)
     first = (folder / "ants" / "0.jpg").read_bytes()
     (folder / "ants" / "cut.jpg").write_bytes(first[: len(first) // 2])
     (folder / "ants" / "copy.jpg").write_bytes(first)
     (folder / "bees" / "notes.txt").write_text("no photo")
-    large = cv2.resize(conftest.draw_scene(70), (1200, 900))
+    large = cv2.resize(drawn_photos.draw_scene(70), (1200, 900))
     cv2.imwrite(str(folder / "bees" / "large.png"), large)
     return folder
 
@@ -40,11 +40,11 @@ def expected(photos):
     conversion.convert(
         convert_settings.Config(source=str(photos), out=str(out), workers=1)
     )
-    return conftest.folder_digest(out)
+    return files.folder_digest(out)
 
 
 def command(source, out, *flags):
-    return conftest.run_command(
+    return processes.run_command(
         *("-m", "pipeline.convert", source, f"--out={out}", *flags)
     )
 
@@ -61,7 +61,7 @@ def test_several_processes_of_the_direct_runner_write_the_same_records(
     done = command(photos, tmp_path / "out", *words)
     assert done.returncode == 0, done.stderr
     assert "wrote 2 record files" in done.stdout
-    assert conftest.folder_digest(tmp_path / "out") == expected
+    assert files.folder_digest(tmp_path / "out") == expected
     again = command(photos, tmp_path / "out", *words)
     assert "nothing changed" in again.stdout, again.stderr
 
@@ -72,7 +72,7 @@ def test_a_dask_cluster_writes_the_same_records(
 ):
     """Two processes that know Graft; the client is closed before the cluster."""
     distributed = pytest.importorskip("distributed")
-    paths = [str(conftest.ROOT), os.environ.get("PYTHONPATH", "")]
+    paths = [str(files.ROOT), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, dashboard_address=None
@@ -84,7 +84,7 @@ def test_a_dask_cluster_writes_the_same_records(
             f"--dask_client_address={cluster.scheduler_address}",
         )
     assert done.returncode == 0, done.stderr
-    assert conftest.folder_digest(tmp_path / "out") == expected
+    assert files.folder_digest(tmp_path / "out") == expected
 
 
 @pytest.mark.slow
@@ -93,7 +93,7 @@ def test_a_store_that_tensorflow_reaches_holds_the_same_records(
 ):
     done = command(f"file://{photos}", f"file://{tmp_path}/out", "--workers=1")
     assert done.returncode == 0, done.stderr
-    assert conftest.folder_digest(tmp_path / "out") == expected
+    assert files.folder_digest(tmp_path / "out") == expected
 
 
 def test_many_small_blocks_write_the_same_records(
@@ -108,7 +108,7 @@ def test_many_small_blocks_write_the_same_records(
         beam_flags=("--direct_num_workers=1",),
     )
     conversion.convert(config)
-    assert conftest.folder_digest(tmp_path / "out") == expected
+    assert files.folder_digest(tmp_path / "out") == expected
     assert manifest.read(tmp_path / "out").tally.files()["total"] == 20
 
 

@@ -14,8 +14,7 @@ from pipeline.images import isolated_decoder, record_image
 from pipeline.images.errors import ImageError
 from pipeline.records.reasons import Code
 from pipeline.sources import source_settings
-from tests import conftest
-from tests.support import processes
+from tests.support import files, processes
 
 PIXELS = np.random.default_rng(3).integers(0, 256, (60, 90, 3)).astype(np.uint8)
 
@@ -131,4 +130,4 @@ def test_the_child_process_starts_without_tensorflow():
         "from pipeline.images import decoder_process\n"
         "assert not {'tensorflow', 'keras'} & set(sys.modules)\n"
     )
-    subprocess.run([sys.executable, "-c", program], cwd=conftest.ROOT, check=True)
+    subprocess.run([sys.executable, "-c", program], cwd=files.ROOT, check=True)

@@ -14,7 +14,7 @@ from pipeline.images import opencv, record_image
 from pipeline.images.errors import ImageError
 from pipeline.records.reasons import Code
 from pipeline.system import standard_error
-from tests.conftest import draw_photo
+from tests.support import drawn_photos
 
 # A picture whose every turn and mirror image differs: bright, middle, dark, darkest.
 CORNERS = np.kron(
@@ -33,16 +33,7 @@ def png(pixels):
 
 
 def photo(height=120, width=160):
-    return draw_photo("red", 1, height, width)
-
-
-def with_exif(data, orientation, order="<"):
-    mark = b"II*\0" if order == "<" else b"MM\0*"
-    entry = struct.pack(order + "HHIHH", 0x0112, 3, 1, orientation, 0)
-    tiff = mark + struct.pack(order + "IH", 8, 1) + entry + bytes(4)
-    body = b"Exif\0\0" + tiff
-    segment = b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body
-    return data[:2] + segment + data[2:]
+    return drawn_photos.draw_photo("red", 1, height, width)
 
 
 def encode(data, resize_min=512, messages=None):
@@ -73,7 +64,7 @@ def decoded_by_tensorflow(data):
         jpeg(photo(), flags=[cv2.IMWRITE_JPEG_SAMPLING_FACTOR, 0x111111]),
         jpeg(photo()[..., 0]),
         jpeg(photo()[:1, :1]),
-        with_exif(jpeg(photo()), 1),
+        drawn_photos.with_orientation(jpeg(photo()), 1),
     ],
     ids=["plain", "progressive", "restarts", "4:4:4", "grey", "one pixel", "upright"],
 )
@@ -110,7 +101,7 @@ def corner_values(pixels):
 )
 def test_exif_orientation_is_applied(orientation, expected, order):
     assert corner_values(CORNERS[..., None]) == [3, 2, 1, 0]
-    found = encode(with_exif(jpeg(CORNERS), orientation, order))
+    found = encode(drawn_photos.with_orientation(jpeg(CORNERS), orientation, order))
     pixels = decoded_by_tensorflow(found.encoded)
     assert corner_values(pixels) == expected
     assert found.orientation == orientation
@@ -122,7 +113,7 @@ def test_exif_orientation_is_applied(orientation, expected, order):
 
 def test_opencv_agrees_on_the_orientation():
     for orientation in range(1, 9):
-        data = with_exif(jpeg(CORNERS), orientation)
+        data = drawn_photos.with_orientation(jpeg(CORNERS), orientation)
         theirs = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
         ours = opencv.decode_rgb(encode(data).encoded)
         assert np.abs(ours.astype(int) - theirs).max() <= 3

@@ -3,11 +3,11 @@
 import re
 
 from pipeline.records import reasons
-from tests import conftest
+from tests.support import files
 
 
 def test_the_page_on_the_format_explains_every_code():
-    text = (conftest.ROOT / "tfrecords" / "README.md").read_text()
+    text = (files.ROOT / "tfrecords" / "README.md").read_text()
     tables = "".join(line for line in text.splitlines(True) if line.startswith("| `"))
     codes = {code.value for code in reasons.Code}
     assert codes <= set(re.findall("`([^`]+)`", tables))

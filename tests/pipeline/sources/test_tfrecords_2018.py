@@ -8,7 +8,7 @@ from pipeline.images import decode_files
 from pipeline.records import example_format, manifest, stored_photo, tfrecord
 from pipeline.sources import find_source, tfrecords_2018
 from pipeline.system.errors import DataError
-from tests import conftest
+from tests.support import processes
 
 
 def example(image, label, **more):
@@ -192,7 +192,7 @@ def test_the_label_is_not_taken_for_the_image(tmp_path):
 
 def test_as_a_command(folder, tmp_path):
     old, _ = folder
-    done = conftest.run_command(
+    done = processes.run_command(
         "-m", "pipeline.convert", old, f"--out={tmp_path / 'out'}", "--workers=1"
     )
     assert done.returncode == 0, done.stderr

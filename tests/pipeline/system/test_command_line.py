@@ -8,7 +8,7 @@ import time
 import pytest
 
 from pipeline.system import command_line
-from tests import conftest
+from tests.support import files, processes
 
 PROGRAM = '''
 """Do something small.
@@ -73,13 +73,13 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def program(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(conftest.ROOT))
+    monkeypatch.setenv("PYTHONPATH", str(files.ROOT))
     (tmp_path / "program.py").write_text(PROGRAM)
     return tmp_path / "program.py"
 
 
 def test_flags_and_arguments_mix(program):
-    done = conftest.run_command(program, "work", "--number=5", "rest", "--word=x")
+    done = processes.run_command(program, "work", "--number=5", "rest", "--word=x")
     assert (done.returncode, done.stdout) == (0, "5 x ('rest',)\n")
 
 
@@ -92,20 +92,20 @@ def test_flags_and_arguments_mix(program):
     ids=str,
 )
 def test_named_problems_are_one_line(program, words, code, stderr):
-    done = conftest.run_command(program, *words)
+    done = processes.run_command(program, *words)
     assert (done.returncode, done.stdout, done.stderr) == (code, "", stderr)
 
 
 @pytest.mark.parametrize("flag", ["--number=13", "--number=-1", "--nmber=1"])
 def test_wrong_flags_exit_with_1_and_no_traceback(program, flag):
-    done = conftest.run_command(program, "work", flag)
+    done = processes.run_command(program, "work", flag)
     assert done.returncode == 1
     assert flag.split("=")[0][2:] in done.stderr + done.stdout
     assert "Traceback" not in done.stderr
 
 
 def test_bugs_keep_their_traceback(program):
-    done = conftest.run_command(program, "bug")
+    done = processes.run_command(program, "bug")
     assert done.returncode == 1
     assert "KeyError" in done.stderr
 
@@ -183,13 +183,13 @@ def test_text_that_utf8_has():
 
 @pytest.mark.parametrize("flag", ["--help", "--helpfull", "-?"])
 def test_help_is_no_failure(program, flag):
-    done = conftest.run_command(program, "work", flag)
+    done = processes.run_command(program, "work", flag)
     assert (done.returncode, done.stderr) == (0, "")
     assert "--word" in done.stdout
 
 
 def test_a_wrong_flag_does_not_print_all_the_others(program):
-    done = conftest.run_command(program, "work", "--number=x")
+    done = processes.run_command(program, "work", "--number=x")
     assert done.returncode == 1
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
@@ -197,7 +197,7 @@ def test_a_wrong_flag_does_not_print_all_the_others(program):
 
 
 def test_interrupted_while_tensorflow_is_imported(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(conftest.ROOT))
+    monkeypatch.setenv("PYTHONPATH", str(files.ROOT))
     (tmp_path / "keras.py").write_text(
         "print('tick', flush=True)\nimport time\ntime.sleep(60)\n"
     )

@@ -9,8 +9,7 @@ import time
 import pytest
 
 from pipeline.system import sandbox
-from tests import conftest
-from tests.support import processes
+from tests.support import files, processes
 
 MODULE = "tests.pipeline.system.sandbox_child"
 
@@ -134,7 +133,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
     done = subprocess.run(
         [sys.executable, "-c", program],
-        cwd=conftest.ROOT,
+        cwd=files.ROOT,
         stdout=subprocess.PIPE,
         timeout=60,
     )

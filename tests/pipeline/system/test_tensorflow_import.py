@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests import conftest
+from tests.support import files
 
 
 def test_settings_of_the_user_do_not_reach_keras(tmp_path):
@@ -31,7 +31,7 @@ def test_settings_of_the_user_do_not_reach_keras(tmp_path):
     environment.pop("MPLCONFIGDIR", None)
     done = subprocess.run(
         [sys.executable, "-c", program],
-        cwd=conftest.ROOT,
+        cwd=files.ROOT,
         env=environment,
         capture_output=True,
         text=True,
@@ -57,7 +57,7 @@ def test_the_log_level_of_the_user_lets_no_line_of_tensorflow_through(level):
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
-        cwd=conftest.ROOT,
+        cwd=files.ROOT,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": level},
         capture_output=True,
         text=True,

@@ -8,8 +8,8 @@ import pytest
 from model.checkpoints import errors, reading
 from model.checkpoints.caffe import caffemodel, mean_file
 from model.weights import identify_network
-from tests.model.checkpoints import arrays, damage
 from tests.support import cases
+from tests.support.weights import arrays, damage
 
 KERNEL = np.arange(2 * 3 * 5 * 4, dtype=np.float32).reshape(2, 3, 5, 4)
 BIAS = np.array([0.5, -1.25], np.float32)

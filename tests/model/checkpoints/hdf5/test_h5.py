@@ -7,9 +7,8 @@ import pytest
 
 from model.checkpoints import errors
 from model.checkpoints.hdf5 import h5, isolated_h5
-from tests.model.checkpoints import arrays
-from tests.model.checkpoints.hdf5 import h5_forks
 from tests.support import cases
+from tests.support.weights import arrays, h5_forks
 
 KERNEL = np.arange(54, dtype=np.float32).reshape(3, 3, 2, 3)
 BIAS = np.array([0.5, -1, 2], np.float32)

@@ -11,9 +11,8 @@ import pytest
 from model.checkpoints import errors
 from model.checkpoints.hdf5 import isolated_h5
 from pipeline.system import sandbox
-from tests import conftest
-from tests.model.checkpoints import arrays
-from tests.model.checkpoints.hdf5 import h5_forks
+from tests.support import files
+from tests.support.weights import arrays, h5_forks
 
 MB = 1 << 20
 ARRAYS = {
@@ -241,4 +240,4 @@ def test_hdf5_is_read_without_tensorflow():
         "from model.checkpoints.hdf5 import h5_process, keras_zip\n"
         "assert not {'tensorflow', 'keras', 'torch'} & set(sys.modules)\n"
     )
-    subprocess.run([sys.executable, "-c", program], cwd=conftest.ROOT, check=True)
+    subprocess.run([sys.executable, "-c", program], cwd=files.ROOT, check=True)

@@ -7,7 +7,7 @@ import pytest
 
 from model.checkpoints import errors, reading
 from model.checkpoints.hdf5 import keras_zip
-from tests.model.checkpoints import arrays, damage
+from tests.support.weights import arrays, damage
 
 NAMES = ("config.json", "metadata.json", "model.weights.h5")
 

@@ -10,10 +10,9 @@ import pytest
 
 from model.checkpoints import errors
 from model.checkpoints.pickles import pth
-from tests import torch_files
-from tests.model.checkpoints import arrays, damage
 from tests.support import cases
-from tests.torch_files import (
+from tests.support.weights import arrays, damage, torch_files
+from tests.support.weights.torch_files import (
     call,
     integer,
     name,

@@ -12,8 +12,8 @@ import pytest
 
 from model.checkpoints import errors
 from model.checkpoints.pickles import unpickle
-from tests.model.checkpoints import arrays, damage
 from tests.support import cases
+from tests.support.weights import arrays, damage
 
 # Pickle opcodes, as pickletools names them.
 PROTO2, STOP, MARK, NONE = b"\x80\x02", b".", b"(", b"N"

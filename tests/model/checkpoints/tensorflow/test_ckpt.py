@@ -10,8 +10,8 @@ import tensorflow as tf
 from model.checkpoints import errors, reading
 from model.checkpoints.tensorflow import ckpt, leveldb
 from pipeline.records import tfrecord
-from tests.model.checkpoints import arrays, damage
 from tests.support import cases
+from tests.support.weights import arrays, damage
 
 KERNEL = np.arange(12, dtype=np.float32).reshape(2, 2, 3, 1)
 BIASES = np.array([-0.5], np.float32)

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from pipeline.system.remote import http_file
-from tests.conftest import ROOT, Answer
+from tests.support import files, http_server
 
 BODY = bytes(range(256)) * 2000  # 512,000 bytes
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -41,7 +41,7 @@ def names(folder):
     ids=["hash and size", "hash begins", "sha1", "md5", "size", "hash", "nothing"],
 )
 def test_a_complete_file_gets_its_name(server, tmp_path, known):
-    server.answers["/file"] = Answer(BODY)
+    server.answers["/file"] = http_server.Answer(BODY)
     get(server, tmp_path / "new" / "folder", **known)
     assert names(tmp_path / "new" / "folder") == ["file"]
     assert (tmp_path / "new" / "folder" / "file").read_bytes() == BODY
@@ -49,7 +49,7 @@ def test_a_complete_file_gets_its_name(server, tmp_path, known):
 
 
 def test_an_empty_file_is_downloaded(server, tmp_path):
-    server.answers["/file"] = Answer(b"")
+    server.answers["/file"] = http_server.Answer(b"")
     get(server, tmp_path, digest="", size_bytes=0)
     assert (tmp_path / "file").read_bytes() == b""
 
@@ -81,7 +81,7 @@ class TestFileThatIsThere:
 
 class TestCutConnection:
     def test_a_download_continues_where_it_was_cut(self, server, tmp_path):
-        server.answers["/file"] = Answer(BODY, cut_after=CUT)
+        server.answers["/file"] = http_server.Answer(BODY, cut_after=CUT)
         get(server, tmp_path)
         assert (tmp_path / "file").read_bytes() == BODY
         assert names(tmp_path) == ["file"]
@@ -92,8 +92,8 @@ class TestCutConnection:
 
     def test_a_download_survives_four_cuts(self, server, tmp_path):
         server.answers["/file"] = [
-            Answer(BODY, cut_after=100_000) for _ in range(4)
-        ] + [Answer(BODY)]
+            http_server.Answer(BODY, cut_after=100_000) for _ in range(4)
+        ] + [http_server.Answer(BODY)]
         get(server, tmp_path)
         assert (tmp_path / "file").read_bytes() == BODY
         begins = [int(r[len("bytes=") : -1]) if r else 0 for _, r in server.requests]
@@ -102,7 +102,9 @@ class TestCutConnection:
 
     def test_a_fifth_cut_ends_it_and_keeps_the_part(self, server, tmp_path):
         """A later call goes on with what the first one got."""
-        server.answers["/file"] = [Answer(BODY, cut_after=70_000) for _ in range(9)]
+        server.answers["/file"] = [
+            http_server.Answer(BODY, cut_after=70_000) for _ in range(9)
+        ]
         with pytest.raises(
             http_file.DownloadError, match="The part that arrived is kept; run aga"
         ):
@@ -113,7 +115,7 @@ class TestCutConnection:
         assert kept == BODY[: len(kept)]
         assert len(kept) == 5 * 65_536
 
-        server.answers["/file"] = Answer(BODY)
+        server.answers["/file"] = http_server.Answer(BODY)
         get(server, tmp_path)
         assert server.requests[5:] == [("/file", f"bytes={len(kept)}-")]
         assert (tmp_path / "file").read_bytes() == BODY
@@ -123,8 +125,8 @@ class TestCutConnection:
         """Halves of two files are never put together."""
         other = BODY[::-1]
         server.answers["/file"] = [
-            Answer(other, cut_after=CUT, etag='"old"'),
-            Answer(BODY, etag='"new"'),
+            http_server.Answer(other, cut_after=CUT, etag='"old"'),
+            http_server.Answer(BODY, etag='"new"'),
         ]
         get(server, tmp_path, digest="", size_bytes=0)
         assert len(server.requests) == 2
@@ -136,20 +138,20 @@ class TestCutConnection:
     def test_without_a_strong_etag_a_cut_download_starts_from_zero(
         self, server, tmp_path, etag
     ):
-        server.answers["/file"] = Answer(BODY, cut_after=CUT, etag=etag)
+        server.answers["/file"] = http_server.Answer(BODY, cut_after=CUT, etag=etag)
         get(server, tmp_path, digest="", size_bytes=0)
         assert server.requests == [("/file", None)] * 2
         assert (tmp_path / "file").read_bytes() == BODY
 
     def test_a_server_may_ignore_the_range(self, server, tmp_path):
-        server.answers["/file"] = Answer(BODY, cut_after=CUT, ranges=False)
+        server.answers["/file"] = http_server.Answer(BODY, cut_after=CUT, ranges=False)
         get(server, tmp_path, digest="", size_bytes=0)
         assert server.requests[1][1] is not None
         assert (tmp_path / "file").read_bytes() == BODY
 
     def test_a_complete_part_gets_its_name(self, server, tmp_path):
         """Stopped between the last byte and the new name: the server answers 416."""
-        server.answers["/file"] = Answer(BODY)
+        server.answers["/file"] = http_server.Answer(BODY)
         (tmp_path / "file.part").write_bytes(BODY)
         (tmp_path / "file.part.etag").write_text('"one"')
         get(server, tmp_path)
@@ -158,7 +160,7 @@ class TestCutConnection:
         assert names(tmp_path) == ["file"]
 
     def test_a_part_without_an_etag_is_not_used(self, server, tmp_path):
-        server.answers["/file"] = Answer(BODY)
+        server.answers["/file"] = http_server.Answer(BODY)
         (tmp_path / "file.part").write_bytes(b"something else")
         get(server, tmp_path)
         assert server.requests == [("/file", None)]
@@ -176,23 +178,23 @@ class TestWrongFile:
         ids=["hash", "a portal answers", "empty"],
     )
     def test_a_wrong_file_leaves_nothing_behind(self, server, tmp_path, body, message):
-        server.answers["/file"] = Answer(body)
+        server.answers["/file"] = http_server.Answer(body)
         with pytest.raises(http_file.DownloadError, match=message) as caught:
             get(server, tmp_path)
         assert str(caught.value).startswith(f"{server.url}/file: ")
         assert names(tmp_path) == []
 
     def test_after_a_wrong_file_the_next_call_starts_from_zero(self, server, tmp_path):
-        server.answers["/file"] = Answer(BODY[::-1])
+        server.answers["/file"] = http_server.Answer(BODY[::-1])
         with pytest.raises(http_file.DownloadError, match="sha256"):
             get(server, tmp_path)
-        server.answers["/file"] = Answer(BODY)
+        server.answers["/file"] = http_server.Answer(BODY)
         get(server, tmp_path)
         assert server.requests == [("/file", None)] * 2
         assert (tmp_path / "file").read_bytes() == BODY
 
     def test_a_damaged_part_is_removed(self, server, tmp_path):
-        server.answers["/file"] = Answer(BODY)
+        server.answers["/file"] = http_server.Answer(BODY)
         (tmp_path / "file.part").write_bytes(b"x" * 1000)
         (tmp_path / "file.part.etag").write_text('"one"')
         with pytest.raises(http_file.DownloadError, match="sha256"):
@@ -203,7 +205,7 @@ class TestWrongFile:
 
     def test_a_download_stops_when_more_arrives_than_expected(self, server, tmp_path):
         """A server without end cannot fill the disk."""
-        server.answers["/file"] = Answer(BODY * 20)
+        server.answers["/file"] = http_server.Answer(BODY * 20)
         with pytest.raises(
             http_file.DownloadError, match="expected 1,000 bytes, found "
         ) as caught:
@@ -225,15 +227,15 @@ class TestRefusal:
 
     def test_a_server_error_is_repeated(self, server, tmp_path):
         server.answers["/file"] = [
-            Answer(b"busy", status=503),
-            Answer(b"broken", status=500),
-            Answer(BODY),
+            http_server.Answer(b"busy", status=503),
+            http_server.Answer(b"broken", status=500),
+            http_server.Answer(BODY),
         ]
         get(server, tmp_path)
         assert (tmp_path / "file").read_bytes() == BODY
 
     def test_a_server_error_that_lasts_is_reported(self, server, tmp_path):
-        server.answers["/file"] = Answer(b"broken", status=500)
+        server.answers["/file"] = http_server.Answer(b"broken", status=500)
         with pytest.raises(
             http_file.DownloadError, match="the server answers 500 Internal"
         ):
@@ -243,22 +245,24 @@ class TestRefusal:
 
     def test_an_error_page_does_not_touch_the_part(self, server, tmp_path):
         server.answers["/file"] = [
-            Answer(BODY, cut_after=CUT),
-            Answer(b"no", status=403, etag=""),
+            http_server.Answer(BODY, cut_after=CUT),
+            http_server.Answer(b"no", status=403, etag=""),
         ]
         with pytest.raises(http_file.DownloadError, match=r"403.*is kept; run again"):
             get(server, tmp_path)
         assert (tmp_path / "file.part").stat().st_size >= CUT - 65_536
 
     def test_pauses_grow_after_the_first(self, server, tmp_path):
-        server.answers["/file"] = [Answer(status=503)] * 3 + [Answer(BODY)]
+        server.answers["/file"] = [http_server.Answer(status=503)] * 3 + [
+            http_server.Answer(BODY)
+        ]
         start = time.monotonic()
         get(server, tmp_path, backoff_s=0.05)
         assert time.monotonic() - start >= 0.1 + 0.2
 
     def test_retry_after_of_the_server_is_respected(self, server, tmp_path):
-        busy = Answer(status=429, headers={"Retry-After": "1"})
-        server.answers["/file"] = [busy, Answer(BODY)]
+        busy = http_server.Answer(status=429, headers={"Retry-After": "1"})
+        server.answers["/file"] = [busy, http_server.Answer(BODY)]
         start = time.monotonic()
         get(server, tmp_path)
         assert time.monotonic() - start >= 1
@@ -331,7 +335,7 @@ def test_an_address_without_a_host_is_refused_at_once(tmp_path):
 
 
 def test_a_folder_that_cannot_be_made_is_an_os_error(server, tmp_path):
-    server.answers["/file"] = Answer(BODY)
+    server.answers["/file"] = http_server.Answer(BODY)
     (tmp_path / "file").write_text("a file")
     with pytest.raises(OSError, match="file"):
         http_file.download(f"{server.url}/file", tmp_path / "file" / "file")
@@ -346,7 +350,7 @@ DOWNLOAD = "import sys; from pathlib import Path; " + (
 def test_processes_share_one_download(server, tmp_path):
     """The others wait for the first one and use its file."""
     body = bytes(range(256)) * 40_000
-    server.answers["/file"] = Answer(body)
+    server.answers["/file"] = http_server.Answer(body)
     words = [
         sys.executable,
         "-c",
@@ -355,7 +359,8 @@ def test_processes_share_one_download(server, tmp_path):
         str(tmp_path / "file"),
     ]
     running = [
-        subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE) for _ in range(3)
+        subprocess.Popen(words, cwd=files.ROOT, stderr=subprocess.PIPE)
+        for _ in range(3)
     ]
     for process in running:
         _, stderr = process.communicate(timeout=60)

@@ -10,7 +10,7 @@ import sys
 import threading
 from urllib.parse import urlsplit
 
-from tests import conftest
+from tests.support import files
 
 
 class Server:
@@ -58,7 +58,7 @@ def in_thread(application, timeout_s):
 
 
 @contextlib.contextmanager
-def running(run_dir, *flags, cwd=conftest.ROOT):
+def running(run_dir, *flags, cwd=files.ROOT):
     """Start python -m model.serve and wait until it is ready."""
     process = subprocess.Popen(
         [

@@ -15,9 +15,9 @@ import h5py
 from model.checkpoints import errors
 from model.checkpoints.hdf5 import h5_process, isolated_h5
 from pipeline.system import sandbox
-from tests.model.checkpoints import damage
+from tests.support import files
+from tests.support.weights import damage
 
-ROOT = Path(__file__).parents[4]
 CPU_S = 1
 PROCESSES = 2
 MAX_MEMORY_BYTES = 1000 << 20
@@ -32,11 +32,11 @@ def read_damaged(path, count, folder, seed):
     damaged = damage.copies(path.read_bytes(), count, aims=structure(path), seed=seed)
     for copy, data in zip(copies, damaged, strict=True):
         copy.write_bytes(data)
-    program = "from tests.model.checkpoints.hdf5 import h5_forks; h5_forks.main()"
+    program = "from tests.support.weights import h5_forks; h5_forks.main()"
     started = [
         subprocess.Popen(
             [sys.executable, "-c", program, *copies[number::PROCESSES]],
-            cwd=ROOT,
+            cwd=files.ROOT,
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
         )

