@@ -63,7 +63,11 @@ class Config:
         upper=1024,
     )
     upload_timeout_s: float = _limit(
-        30.0, "Longest time for an upload, in seconds.", above=0, upper=3600
+        30.0,
+        "Longest time that a client may take to send the head of a request, or its "
+        "body, in seconds.",
+        above=0,
+        upper=3600,
     )
     decode_timeout_s: float = _limit(
         10.0, "Longest time for decoding a photo, in seconds.", above=0, upper=3600
