@@ -19,14 +19,14 @@ def main(typed: dict[str, Any]) -> None:
     """Fetch the data set or the list named on the command line."""
     config = config_flags.build(Config, typed)
     # Only now, so that wrong flags are refused at once.
-    from pipeline.download import downloading, flower_archive
+    from pipeline.download import flower_archive, paper_flowers, url_list
 
     if config.urls:
-        command_line.say("\n".join(downloading.download_list(config)))
+        command_line.say("\n".join(url_list.download(config)))
         return
     target = Path(config.target)
     if config.name == "paper-flowers":
-        new = downloading.draw_paper_flowers(
+        new = paper_flowers.draw_missing(
             target, images_per_class=config.images_per_class, seed=config.seed
         )
     else:

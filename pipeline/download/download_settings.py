@@ -18,7 +18,7 @@ class Config:
     name: str = config_flags.argument(
         "NAME",
         f"Data set to fetch: {' or '.join(DATA_SETS)}; not used with --urls.",
-        "",
+        default="",
     )
     target: str = config_flags.argument("FOLDER", "Folder to fill with photos.")
     images_per_class: int = _drawn(
@@ -26,20 +26,17 @@ class Config:
     )
     seed: int = _drawn(
         0,
-        "Number that decides how paper flowers look, and which photos of a list "
-        "--images picks.",
+        "Random seed of the paper flowers, and of the photos that --images picks.",
         lower=0,
     )
     urls: str = _listed(
         "",
-        "CSV list to download, with the columns image_url or url, label and, if you "
-        "like, _split or split.",
+        "CSV list; columns image_url or url, label and, optionally, _split or split.",
         value="FILE",
     )
     labels: str = _listed(
         "",
-        "File of class names, one a line, label 0 first, for a list with numbers as "
-        "labels.",
+        "File of class names, one a line, for a list whose labels are numbers from 0.",
         value="FILE",
     )
     images: int = _listed(
@@ -50,34 +47,30 @@ class Config:
     )
     refuse_sha1: str = _listed(
         "",
-        "SHA-1 digests of placeholders to refuse besides Flickr's, separated by "
-        "commas.",
+        "SHA-1 digests of placeholders to refuse besides Flickr's, comma-separated.",
         value="DIGESTS",
     )
     min_bytes: int = _listed(
         500,
-        "Bytes below which a file of the list is refused, for placeholders are smaller "
-        "than photos.",
+        "Size in bytes below which a file of the list is refused as a placeholder.",
         lower=1,
     )
 
     def __post_init__(self) -> None:
         config_flags.check(self)
-        if self.urls and self.name:
-            raise ValueError(f"--urls and {self.name}: expected only one of them")
+        if bool(self.urls) == bool(self.name):
+            raise ValueError(
+                "expected a data set and a folder, such as paper-flowers flowers/, or "
+                "--urls and a folder"
+            )
+        if self.name and self.name not in DATA_SETS:
+            expected = config_flags.suggestion(self.name, DATA_SETS)
+            raise ValueError(f"data set {self.name!r} is unknown: expected {expected}")
         for digest in self.refused_digests:
             if not re.fullmatch("[0-9a-f]{40}", digest):
                 raise ValueError(
                     f"--refuse_sha1={digest}: expected 40 hexadecimal digits"
                 )
-        if not self.urls and not self.name:
-            raise ValueError(
-                "expected a data set and a folder, such as paper-flowers flowers/, or "
-                "--urls and a folder"
-            )
-        if not self.urls and self.name not in DATA_SETS:
-            expected = config_flags.suggestion(self.name, DATA_SETS)
-            raise ValueError(f"data set {self.name!r} is unknown: expected {expected}")
 
     @property
     def refused_digests(self) -> list[str]:

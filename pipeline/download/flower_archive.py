@@ -18,19 +18,12 @@ _PARTIAL_NAME = ".download"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Archive:
-    """A data set that is a tar file with one folder of class folders.
-
-    Attributes:
-        url: address of the file.
-        sha256: SHA-256 of the file, 64 hex digits.
-        size_bytes: size of the file.
-        counts: {class folder: number of photos} of the complete data set.
-    """
+    """A data set that is a tar file with one folder of class folders."""
 
     url: str
-    sha256: str
+    sha256: str  # 64 hex digits
     size_bytes: int
-    counts: dict[str, int]
+    counts: dict[str, int]  # {class folder: number of photos}
 
 
 # Source of size and hash: tensorflow/datasets, url_checksums/tf_flowers.txt.
@@ -39,30 +32,17 @@ FLOWERS = Archive(
     "flower_photos.tgz",
     sha256="4c54ace7911aaffe13a365c34f650e71dd5bf1be0a58b464e5a7183e3e595d9c",
     size_bytes=228_813_984,
-    counts={
-        "daisy": 633,
-        "dandelion": 898,
-        "roses": 641,
-        "sunflowers": 699,
-        "tulips": 799,
-    },
+    counts=dict(daisy=633, dandelion=898, roses=641, sunflowers=699, tulips=799),
 )
 
 
 def files_below(folder: Path) -> set[str]:
-    """Return the paths of files below a folder, except hidden files and folders.
-
-    Raises:
-        DataError: `folder` is a file.
-    """
+    """Return the paths of files below a folder, except hidden files and folders."""
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder}: is a file. Expected a folder to fill")
-    paths = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
-    return {
-        path.as_posix()
-        for path in paths
-        if not any(part.startswith(".") for part in path.parts)
-    }
+    files = (path for path in folder.rglob("*") if path.is_file())
+    names = (path.relative_to(folder).as_posix() for path in files)
+    return {name for name in names if "/." not in f"/{name}"}
 
 
 def count_classes(folder: Path) -> dict[str, int]:
@@ -75,9 +55,7 @@ def download_archive(archive: Archive, target: Path) -> int:
     """Download and unpack a data set; return the number of new photos.
 
     Raises:
-        http_file.DownloadError: the archive cannot be downloaded, or is another file
-            than expected.
-        DataError: the folder has other files, or the archive other photos.
+        DataError: the archive cannot be downloaded, it or the folder has other files.
     """
     partial = target / _PARTIAL_NAME
     complete = partial / "complete"
@@ -92,9 +70,7 @@ def download_archive(archive: Archive, target: Path) -> int:
             )
         partial.mkdir(parents=True, exist_ok=True)
         _unpack(archive, partial).rename(complete)
-    for folder in sorted(
-        complete.iterdir()
-    ):  # those that an earlier call has not moved
+    for folder in sorted(complete.iterdir()):  # all that no earlier call has moved
         folder.rename(target / folder.name)
     shutil.rmtree(partial)
     return sum(archive.counts.values())
@@ -110,8 +86,7 @@ def _unpack(archive: Archive, partial: Path) -> Path:
     with tarfile.open(file) as tar:
         tar.extractall(unpacked, filter="data")
     (folder,) = unpacked.iterdir()
-    counts = count_classes(folder)
-    if counts != archive.counts:
+    if (counts := count_classes(folder)) != archive.counts:
         raise DataError(
             f"{archive.url}: expected {archive.counts}, found {counts}. Remove "
             f"{partial} and run again"

@@ -17,21 +17,19 @@ OVERSIZE = 2
 class Canvas:
     """Pixels to draw on, and the random numbers of one photo.
 
-    Attributes:
-        pixels: float32 [height, width, 3], RGB, 0..255.
-        random: generator of all random numbers of the photo.
+    Points are (x, y) in pixels of the canvas.
     """
 
-    pixels: Image
+    pixels: Image  # float32 [height, width, 3], RGB, 0..255
     random: np.random.Generator
 
     def polygon(self, points: Points, colour: Any) -> None:
-        """Fill a polygon; points are (x, y) in pixels of the canvas."""
+        """Fill a polygon."""
         fixed = np.round(points * 16).astype(np.int32)
         cv2.fillPoly(self.pixels, [fixed], tuple(map(float, colour)), cv2.LINE_AA, 4)
 
     def line(self, points: Points, colour: Any, width: float) -> None:
-        """Draw an open line; points are (x, y) in pixels of the canvas."""
+        """Draw an open line."""
         fixed = np.round(points * 16).astype(np.int32)
         style = (tuple(map(float, colour)), max(1, round(width)), cv2.LINE_AA, 4)
         cv2.polylines(self.pixels, [fixed], False, *style)
@@ -39,14 +37,12 @@ class Canvas:
     def disc(self, centre: Points, radius: float, colour: Any) -> None:
         """Fill a circle."""
         angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-        ring = np.stack([np.cos(angles), np.sin(angles)], 1) * radius
-        self.polygon(centre + ring, colour)
+        self.polygon(centre + on_circle(angles) * radius, colour)
 
     def shadow(self, centre: Points, radius: float) -> None:
         """Darken a soft round patch."""
         mask = np.zeros(self.pixels.shape[:2], np.float32)
-        place = tuple(int(value) for value in centre)
-        cv2.circle(mask, place, int(radius * 0.8), 1.0, -1)
+        cv2.circle(mask, tuple(map(int, centre)), int(radius * 0.8), 1.0, -1)
         mask = soften(mask, max(1.0, radius * 0.18))
         self.pixels[...] *= (1 - 0.3 * mask)[..., None]
 
@@ -56,6 +52,11 @@ class Canvas:
         noise = self.random.normal(0, strength, (max(2, rows), max(2, columns)))
         enlarged = cv2.resize(noise.astype(np.float32), (width, height))
         self.pixels[...] += enlarged[..., None]
+
+
+def on_circle(angles: Points) -> Points:
+    """Return the points of a circle of radius 1 at angles in radians, float64 [n]."""
+    return np.stack([np.cos(angles), np.sin(angles)], 1)
 
 
 def soften(pixels: Image, sigma: float) -> Image:
@@ -69,11 +70,7 @@ def soften(pixels: Image, sigma: float) -> Image:
 
 
 def photograph(canvas: Canvas) -> Image:
-    """Halve the canvas; add light, colour cast, vignette, blur and noise of a camera.
-
-    Returns:
-        uint8 [height, width, 3], RGB.
-    """
+    """Halve the canvas; add light, colour cast, blur and noise of a camera."""
     random = canvas.random
     height, width = (length // OVERSIZE for length in canvas.pixels.shape[:2])
     small = cv2.resize(canvas.pixels, (width, height), interpolation=cv2.INTER_AREA)
@@ -93,7 +90,5 @@ def photograph(canvas: Canvas) -> Image:
 def encode(image: Image) -> bytes:
     """Encode an RGB image as JPEG of quality 90."""
     flags = [cv2.IMWRITE_JPEG_QUALITY, 90]
-    done, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), flags)
-    if not done:
-        raise RuntimeError("OpenCV could not encode a drawn image")
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), flags)
     return bytes(data)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.download import flower_canvas
 from pipeline.download.flower_canvas import Canvas, Points
 
 # Petal colours, RGB; each kind prefers some and may have any.
@@ -29,27 +30,18 @@ COLOURS = np.array(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pose:
-    """Position of a flower and the direction from which it is seen.
+    """Position of a flower and the direction from which it is seen."""
 
-    Attributes:
-        centre: position (x, y) of the centre, in pixels.
-        radius: distance from the centre to the tips of the petals, in pixels.
-        turn: rotation in the plane of the canvas, in radians.
-        tilt: foreshortening; 1 is seen from the front, less from the side.
-        tilt_axis: direction that the tilt leaves unchanged, in radians.
-    """
-
-    centre: Points
-    radius: float
-    turn: float
-    tilt: float
-    tilt_axis: float
+    centre: Points  # (x, y), in pixels
+    radius: float  # from the centre to the tips of the petals, in pixels
+    turn: float  # in the plane of the canvas, in radians
+    tilt: float = 1.0  # foreshortening; 1 is seen from the front, less from the side
+    tilt_axis: float = 0.0  # direction that the tilt leaves unchanged, in radians
 
     def place(self, points: Points) -> Points:
         """Return the pixels of points in flower coordinates, whose radius is 1."""
-        turned = points @ _rotation(self.turn).T
         axis = _rotation(self.tilt_axis)
-        tilted = turned @ axis * np.array([1.0, self.tilt]) @ axis.T
+        tilted = _rotate(points, self.turn) @ axis * np.array([1.0, self.tilt]) @ axis.T
         return np.asarray(tilted * self.radius + self.centre)
 
 
@@ -58,14 +50,21 @@ def _rotation(angle: float) -> Points:
     return np.array([[cos, -sin], [sin, cos]])
 
 
+def _rotate(points: Points, angle: float) -> Points:
+    return np.asarray(points @ _rotation(angle).T)
+
+
+def _spread(number: int, distance: float) -> tuple[Points, float]:
+    """Return place [1, 2] and angle of a seed, arranged as in a sunflower."""
+    angle = number * 2.39996
+    return distance * flower_canvas.on_circle(np.array([angle])), angle
+
+
 def petal(width: float, roundness: float, start: float = 0.1) -> Points:
     """Return the outline of a petal from `start` to 1 along x.
 
-    Args:
-        width: largest half-width.
-        roundness: exponent; below 1 the widest place lies near the base, above 1 near
-            the tip.
-        start: distance from the centre to the base of the petal.
+    `width` is half its width. It is widest near the base if `roundness` is below 1, and
+    near the tip if it is above 1.
     """
     along = np.linspace(0, 1, 14)
     half = width * np.sin(np.pi * along**roundness) ** 0.8
@@ -82,18 +81,12 @@ def fill_petal(
     spot = np.array([0.62, 0.0])
     for size, shade in ((1.0, 0.62), (0.93, 0.84), (0.7, 0.95), (0.42, 1.04)):
         scaled = (outline - spot) * size + spot
-        points = pose.place(scaled @ _rotation(angle).T)
+        points = pose.place(_rotate(scaled, angle))
         canvas.polygon(points, np.clip(colour * shade * light, 0, 255))
 
 
 def _whorl(
-    canvas: Canvas,
-    pose: Pose,
-    colour: Any,
-    *,
-    count: int,
-    outline: Points,
-    phase: float = 0,
+    canvas: Canvas, pose: Pose, colour: Any, count: int, outline: Points, phase: float
 ) -> None:
     """Draw petals around a centre."""
     for number in range(count):
@@ -106,9 +99,8 @@ def _whorl(
 def _stem(canvas: Canvas, pose: Pose, length: float) -> None:
     """Draw a stem that hangs down from the flower, with up to two leaves."""
     random = canvas.random
-    bend = random.normal(0, 0.5)
     along = np.linspace(0, length, 12)
-    sway = bend * (along / length) ** 2
+    sway = random.normal(0, 0.5) * (along / length) ** 2
     # Stems follow gravity, not the turn of the flower.
     points = pose.centre + pose.radius * np.stack([sway, along], 1)
     green = np.array([70, 122, 58]) * random.uniform(0.7, 1.2)
@@ -116,13 +108,8 @@ def _stem(canvas: Canvas, pose: Pose, length: float) -> None:
     for _ in range(int(random.integers(0, 3))):
         root = points[random.integers(4, 11)]
         angle = -np.pi / 2 + random.choice([-1, 1]) * random.uniform(0.4, 1.2)
-        leaf = Pose(
-            centre=root,
-            radius=pose.radius * random.uniform(0.7, 1.3),
-            turn=angle,
-            tilt=1,
-            tilt_axis=0,
-        )
+        radius = pose.radius * random.uniform(0.7, 1.3)
+        leaf = Pose(centre=root, radius=radius, turn=angle)
         fill_petal(canvas, leaf, petal(0.14, 1.0, 0), 0, green)
 
 
@@ -131,25 +118,20 @@ def _aster(canvas: Canvas, pose: Pose, colour: Any) -> None:
     random = canvas.random
     outline = petal(random.uniform(0.055, 0.085), 0.75, 0.2)
     count = int(random.integers(16, 30))
-    _whorl(canvas, pose, colour * 0.88, count=count, outline=outline, phase=0.1)
-    _whorl(canvas, pose, colour, count=count, outline=outline * 0.94)
+    _whorl(canvas, pose, colour * 0.88, count, outline, 0.1)
+    _whorl(canvas, pose, colour, count, outline * 0.94, 0)
     _disc_of_grains(canvas, pose, random.uniform(0.24, 0.32), (226, 172, 40))
 
 
 def _disc_of_grains(canvas: Canvas, pose: Pose, radius: float, colour: Any) -> None:
     angles = np.linspace(0, 2 * np.pi, 30)
-    ring = np.stack([np.cos(angles), np.sin(angles)], 1) * radius
+    ring = flower_canvas.on_circle(angles) * radius
     canvas.polygon(pose.place(ring), np.array(colour) * 0.7)
     for number in range(70):
-        distance = radius * np.sqrt((number + 0.5) / 70)
-        angle = number * 2.39996
-        at = distance * np.array([[np.cos(angle), np.sin(angle)]])
-        shade = canvas.random.uniform(0.75, 1.15)
-        canvas.disc(
-            pose.place(at)[0],
-            pose.radius * radius * 0.1,
-            np.clip(np.array(colour) * shade, 0, 255),
-        )
+        place, _ = _spread(number, radius * np.sqrt((number + 0.5) / 70))
+        shaded = np.array(colour) * canvas.random.uniform(0.75, 1.15)
+        size = pose.radius * radius * 0.1
+        canvas.disc(pose.place(place)[0], size, np.clip(shaded, 0, 255))
 
 
 def _poppy(canvas: Canvas, pose: Pose, colour: Any) -> None:
@@ -158,9 +140,8 @@ def _poppy(canvas: Canvas, pose: Pose, colour: Any) -> None:
     count = int(random.integers(4, 7))
     outline = petal(random.uniform(0.5, 0.62), 0.55, 0)
     crumple = 1 + random.normal(0, 0.025, (len(outline), 1))
-    _whorl(canvas, pose, colour, count=count, outline=outline * crumple)
-    inner = petal(0.3, 0.7, 0) * 0.5
-    _whorl(canvas, pose, colour * 0.55, count=count, outline=inner, phase=0.2)
+    _whorl(canvas, pose, colour, count, outline * crumple, 0)
+    _whorl(canvas, pose, colour * 0.55, count, petal(0.3, 0.7, 0) * 0.5, 0.2)
     _disc_of_grains(canvas, pose, 0.15, (60, 54, 48))
 
 
@@ -168,17 +149,16 @@ def _lily(canvas: Canvas, pose: Pose, colour: Any) -> None:
     """Draw six pointed petals in two whorls, long stamens and freckles."""
     random = canvas.random
     outline = petal(random.uniform(0.2, 0.27), 1.2, 0)
-    _whorl(canvas, pose, colour * 0.86, count=3, outline=outline, phase=np.pi / 3)
-    _whorl(canvas, pose, colour, count=3, outline=outline)
+    _whorl(canvas, pose, colour * 0.86, 3, outline, np.pi / 3)
+    _whorl(canvas, pose, colour, 3, outline, 0)
     for number in range(6):
         angle = np.pi * number / 3
         for _ in range(4):
-            at = np.array([[random.uniform(0.25, 0.6), random.normal(0, 0.06)]])
-            freckle = pose.place(at @ _rotation(angle).T)[0]
+            place = np.array([[random.uniform(0.25, 0.6), random.normal(0, 0.06)]])
+            freckle = pose.place(_rotate(place, angle))[0]
             canvas.disc(freckle, pose.radius * 0.02, colour * 0.5)
         angle += np.pi / 6 + random.normal(0, 0.1)
-        tip = np.array([[0, 0], [0.5, 0]]) @ _rotation(angle).T
-        line = pose.place(tip)
+        line = pose.place(_rotate(np.array([[0, 0], [0.5, 0]]), angle))
         canvas.line(line, (206, 214, 150), pose.radius * 0.035)
         canvas.disc(line[1], pose.radius * 0.06, (126, 66, 30))
 
@@ -186,9 +166,8 @@ def _lily(canvas: Canvas, pose: Pose, colour: Any) -> None:
 def _tulip(canvas: Canvas, pose: Pose, colour: Any) -> None:
     """Draw a cup from the side: pointed petals that close upwards, on a stem."""
     random = canvas.random
-    upright = dataclasses.replace(
-        pose, turn=-np.pi / 2 + random.normal(0, 0.35), tilt=1.0
-    )
+    turn = -np.pi / 2 + random.normal(0, 0.35)
+    upright = dataclasses.replace(pose, turn=turn, tilt=1.0)
     _stem(canvas, upright, random.uniform(2, 3.2))
     outline = petal(0.36, 0.8, 0) - np.array([0.45, 0.0])
     open_by = random.uniform(0.16, 0.42)
@@ -205,18 +184,17 @@ def _globe(canvas: Canvas, pose: Pose, colour: Any) -> None:
     outline = petal(0.17, 1.0, 0)
     for number in range(count):
         distance = 0.92 * np.sqrt(1 - number / count)
-        angle = number * 2.39996
-        at = distance * np.array([[np.cos(angle), np.sin(angle)]])
+        place, angle = _spread(number, distance)
         floret = Pose(
-            centre=pose.place(at)[0],
+            centre=pose.place(place)[0],
             radius=pose.radius * random.uniform(0.17, 0.23),
             turn=random.uniform(0, 6.3),
             tilt=random.uniform(0.6, 1),
             tilt_axis=angle,
         )
-        shade = 0.66 + 0.4 * np.sqrt(1 - distance**2) - 0.12 * at[0, 1]
-        for number_in_star in range(5):
-            points = floret.place(outline @ _rotation(number_in_star * 2 * np.pi / 5).T)
+        shade = 0.66 + 0.4 * np.sqrt(1 - distance**2) - 0.12 * place[0, 1]
+        for petal_number in range(5):
+            points = floret.place(_rotate(outline, petal_number * 2 * np.pi / 5))
             canvas.polygon(points, np.clip(colour * shade, 0, 255))
         canvas.disc(floret.centre, floret.radius * 0.2, colour * shade * 0.5)
 

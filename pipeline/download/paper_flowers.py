@@ -5,13 +5,75 @@ photo to photo. So neither colour nor the outline of the whole picture gives the
 away.
 """
 
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 
-from pipeline.download import flower_canvas, flower_kinds
+from pipeline.download import flower_archive, flower_canvas, flower_kinds
 from pipeline.download.flower_canvas import OVERSIZE, Canvas, Image
 from pipeline.download.flower_kinds import COLOURS, Pose
+from pipeline.images import opencv
+from pipeline.system import command_line, file_system, process_pool
+from pipeline.system.errors import DataError
 
 KINDS = tuple(flower_kinds.KINDS)
+_BLOCK_PHOTOS = 8
+
+Drawing = tuple[str, str, int]  # name of the file, kind, number within the kind
+
+
+def draw_missing(target: Path, *, images_per_class: int, seed: int) -> int:
+    """Draw the photos of a data set that are missing, and return their number.
+
+    Raises:
+        DataError: the folder has other files, or photos of another seed.
+    """
+    photos = {
+        f"{kind}/{kind}_{number:04d}.jpg": (kind, number)
+        for kind in KINDS
+        for number in range(images_per_class)
+    }
+    files = flower_archive.files_below(target)
+    if foreign := sorted(files - photos.keys()):
+        raise DataError(
+            f"{target}: has {foreign[0]}, which is not part of this data set. Choose "
+            "an empty folder"
+        )
+    if files:
+        name = min(files)
+        kind, number = photos[name]
+        expected = flower_canvas.encode(draw(kind, seed, number))
+        if (target / name).read_bytes() != expected:
+            raise DataError(
+                f"{target}: {name} is not what --seed={seed} draws. Choose an empty "
+                "folder, or the seed it was drawn with"
+            )
+    for kind in KINDS:
+        (target / kind).mkdir(parents=True, exist_ok=True)
+    missing = [(name, *photos[name]) for name in sorted(photos.keys() - files)]
+    starts = range(0, len(missing), _BLOCK_PHOTOS)
+    with command_line.progress(len(missing), "photo", "draw") as progress:
+        for block, _ in process_pool.map_blocks(
+            functools.partial(_draw_block, target, seed),
+            [missing[start : start + _BLOCK_PHOTOS] for start in starts],
+            on_crash=_raise_crash,
+            num_workers=min(command_line.available_cpus(), max(1, len(starts))),
+            initializer=opencv.use_one_thread,
+        ):
+            progress.update(len(block))
+    return len(missing)
+
+
+def _draw_block(target: Path, seed: int, block: Sequence[Drawing]) -> None:
+    for name, kind, number in block:
+        with file_system.replacing(target / name) as partial:
+            partial.write_bytes(flower_canvas.encode(draw(kind, seed, number)))
+
+
+def _raise_crash(photo: Drawing) -> None:
+    raise DataError(f"{photo[0]}: the process that draws this photo has crashed")
 
 
 def _background(random: np.random.Generator, height: int, width: int) -> Canvas:
@@ -67,16 +129,14 @@ def _poses(random: np.random.Generator, height: int, width: int) -> list[Pose]:
     for _ in range(count):
         radius = height * random.uniform(0.55, 1.0) * largest
         margin = min(0.45, 0.6 * radius / height)
-        where = random.uniform(margin, 1 - margin, 2)
-        poses.append(
-            Pose(
-                centre=where * (width, height),
-                radius=radius,
-                turn=random.uniform(0, 2 * np.pi),
-                tilt=random.uniform(0.55, 1),
-                tilt_axis=random.uniform(0, np.pi),
-            )
+        pose = Pose(
+            centre=random.uniform(margin, 1 - margin, 2) * (width, height),
+            radius=radius,
+            turn=random.uniform(0, 2 * np.pi),
+            tilt=random.uniform(0.55, 1),
+            tilt_axis=random.uniform(0, np.pi),
         )
+        poses.append(pose)
     return poses
 
 
@@ -89,8 +149,6 @@ def _leaf_in_front(canvas: Canvas) -> None:
         centre=np.array([width * (0.5 - 0.55 * side), height * random.uniform(0, 1)]),
         radius=width * random.uniform(0.3, 0.5),
         turn=(0 if side > 0 else np.pi) + random.normal(0, 0.4),
-        tilt=1.0,
-        tilt_axis=0.0,
     )
     sharp = canvas.pixels.copy()
     green = np.array([72, 118, 54]) * random.uniform(0.6, 1.3)
@@ -104,15 +162,9 @@ def _leaf_in_front(canvas: Canvas) -> None:
 
 
 def draw(kind: str, seed: int, number: int) -> Image:
-    """Draw one photo.
+    """Draw photo `number` of a kind: uint8 [height, width, 3], RGB.
 
-    Args:
-        kind: name of the kind, one of KINDS.
-        seed: random seed of the data set.
-        number: number of the photo within its kind, from 0.
-
-    Returns:
-        uint8 [height, width, 3], RGB, about 320 x 240 pixels, one in five upright.
+    It has about 320 x 240 pixels; one photo in five is upright.
     """
     key = (seed, KINDS.index(kind), number)
     random = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent import futures
 from pathlib import Path
 from typing import Literal
@@ -26,58 +26,40 @@ _RETRIES = 2  # when a server is busy
 _SNIFFED_BYTES = 64
 # A server that could not be reached so many times in a row is not asked again.
 _MAX_FAILURES = 3
-_CHECKS_EVERY_S = 0.2  # for Ctrl-C
+_POLL_S = 0.2  # for Ctrl-C
 
 Status = Literal["fetched", "there", "failed", "not tried"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class PhotoAddress:
-    """A photo to download.
-
-    Attributes:
-        url: address of the photo, as the list has it.
-        path: path of the file, relative to the target folder; no other photo has it.
-    """
+class Photo:
+    """A photo of a list."""
 
     url: str
-    path: str
+    path: str  # relative to the target folder; no other photo has it
+    class_name: str
+    split: str  # one of manifest.SPLITS; "" for none
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DownloadOptions:
-    """Options of a download.
+    """Options of a download."""
 
-    Attributes:
-        workers: number of photos that are downloaded at once.
-        refused: SHA-1 of files to refuse, 40 hex digits each.
-        min_bytes: size below which files are refused.
-        max_bytes: size above which files are refused.
-        timeout_s: time limit for one photo, in seconds.
-        backoff_s: scale of the pauses before a busy server is asked again, in seconds.
-    """
-
-    workers: int
-    refused: frozenset[str]
+    workers: int  # photos that are downloaded at once
+    refused: frozenset[str]  # SHA-1 of files to refuse, 40 hex digits each
     min_bytes: int
     max_bytes: int = 64 << 20
-    timeout_s: float = 30
-    backoff_s: float = 1
+    timeout_s: float = 30  # of one photo
+    backoff_s: float = 1  # scale of the pauses before a busy server is asked again
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """Result for one photo.
-
-    Attributes:
-        status: whether the photo was downloaded, now or earlier.
-        reason: why the download failed; "" if it did not.
-        is_unreachable: whether it failed because its server cannot be reached.
-    """
+    """Result for one photo."""
 
     status: Status
-    reason: str = ""
-    is_unreachable: bool = False
+    reason: str = ""  # why the download failed
+    is_unreachable: bool = False  # whether its server could not be reached
 
     @property
     def is_there(self) -> bool:
@@ -86,25 +68,16 @@ class Outcome:
 
 
 def download_all(
-    photos: Sequence[PhotoAddress],
-    target: Path,
-    options: DownloadOptions,
-    outcomes: dict[int, Outcome],
-) -> None:
-    """Download the photos that are not there yet.
-
-    Args:
-        photos: photos to download.
-        target: folder to fill.
-        options: options of the download.
-        outcomes: receives {index of a photo: its result} as soon as it is known.
+    photos: Sequence[Photo], target: Path, options: DownloadOptions
+) -> Iterator[tuple[str, Outcome]]:
+    """Download photos unless they are there; yield path and result of each when known.
 
     Raises:
         OSError: a photo cannot be written.
     """
     failures: collections.Counter[str] = collections.Counter()  # in a row, by server
-    waiting = iter(range(len(photos)))
-    running: dict[futures.Future[Outcome], int] = {}
+    waiting = iter(photos)
+    running: dict[futures.Future[Outcome], Photo] = {}
     executor = futures.ThreadPoolExecutor(options.workers)
     session = http_session.open_session(
         retries=_RETRIES, backoff_s=options.backoff_s, connections=options.workers
@@ -112,40 +85,30 @@ def download_all(
     session.max_redirects = _MAX_REDIRECTS
     try:
         with session, command_line.progress(len(photos), "photo", "fetch") as bar:
-            while len(outcomes) < len(photos):
+            while True:
                 free = 2 * options.workers - len(running)
-                for index in itertools.islice(waiting, free):
-                    photo = photos[index]
-                    is_down = failures[_server(photo)] >= _MAX_FAILURES
-                    future = executor.submit(
-                        _download, photo, target, options, session, is_down
-                    )
-                    running[future] = index
-                done, _ = futures.wait(
-                    running, _CHECKS_EVERY_S, return_when=futures.FIRST_COMPLETED
-                )
+                for photo in itertools.islice(waiting, free):
+                    is_down = failures[http_file.server_of(photo.url)] >= _MAX_FAILURES
+                    task = (photo, target, options, session, is_down)
+                    running[executor.submit(_download, *task)] = photo
+                if not running:
+                    return
+                done, _ = futures.wait(running, _POLL_S, futures.FIRST_COMPLETED)
                 command_line.check_signals()
                 for future in done:
-                    index = running.pop(future)
-                    outcome = outcomes[index] = future.result()
+                    photo, outcome = running.pop(future), future.result()
                     if outcome.is_unreachable:
-                        failures[_server(photos[index])] += 1
+                        failures[http_file.server_of(photo.url)] += 1
                     elif outcome.status != "there":
-                        failures[_server(photos[index])] = 0
+                        failures[http_file.server_of(photo.url)] = 0
+                    yield photo.path, outcome
                     bar.update()
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
 
 
-def _server(photo: PhotoAddress) -> str:
-    try:
-        return http_file.server_of(photo.url)
-    except http_file.DownloadError:
-        return ""
-
-
 def _download(
-    photo: PhotoAddress,
+    photo: Photo,
     target: Path,
     options: DownloadOptions,
     session: requests.Session,
@@ -156,23 +119,16 @@ def _download(
     if _is_photo(path, options.min_bytes):
         return Outcome(status="there")
     if is_down:
-        reason = f"{_server(photo)} cannot be reached"
+        reason = f"{http_file.server_of(photo.url)} cannot be reached"
         return Outcome(status="failed", reason=reason, is_unreachable=True)
     try:
         data = http_file.download_bytes(
-            photo.url,
-            session,
-            max_bytes=options.max_bytes,
-            timeout_s=options.timeout_s,
+            photo.url, session, max_bytes=options.max_bytes, timeout_s=options.timeout_s
         )
-    except http_file.DownloadError as error:
-        return Outcome(
-            status="failed",
-            reason=error.reason[:200],
-            is_unreachable=isinstance(error, http_file.UnreachableError),
-        )
-    except ValueError as error:  # a host name that cannot be
-        return Outcome(status="failed", reason=str(error)[:200])
+    except ValueError as error:  # DownloadError, or a host name that cannot be
+        is_unreachable = isinstance(error, http_file.UnreachableError)
+        reason = getattr(error, "reason", str(error))[:200]
+        return Outcome(status="failed", reason=reason, is_unreachable=is_unreachable)
     if reason := _refusal(data, options):
         return Outcome(status="failed", reason=reason)
     path.parent.mkdir(exist_ok=True)
@@ -201,8 +157,8 @@ def _is_photo(path: Path, min_bytes: int) -> bool:
     """Return whether an earlier call has downloaded a photo to a path."""
     try:
         with path.open("rb") as file:
-            start = file.read(_SNIFFED_BYTES)
-            return _is_image(start) and os.fstat(file.fileno()).st_size >= min_bytes
+            is_image = _is_image(file.read(_SNIFFED_BYTES))
+            return is_image and os.fstat(file.fileno()).st_size >= min_bytes
     except OSError:
         return False
 

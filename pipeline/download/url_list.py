@@ -9,16 +9,17 @@ and _split; the hash of Flickr's placeholder; a subset drawn by a seed.
 
 import collections
 import csv
-import dataclasses
 import hashlib
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.download import photo_downloads
-from pipeline.download.photo_downloads import DownloadOptions, Outcome, PhotoAddress
+from pipeline.download.download_settings import Config
+from pipeline.download.photo_downloads import DownloadOptions, Outcome, Photo
 from pipeline.sources import class_labels, listed_photos, photo_csv
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
@@ -27,23 +28,50 @@ from pipeline.system.remote import http_file
 LISTING_NAME = "photos.csv"
 REPORT_NAME = "report.csv"
 # "This photo is no longer available", as Flickr sends it.
-FLICKR_PLACEHOLDER = "6a92790b1c2a301c6e7ddef645dca1f53ea97ac2"
+_FLICKR_PLACEHOLDER = "6a92790b1c2a301c6e7ddef645dca1f53ea97ac2"
 _SHOWN_REASONS = 10
 _LISTING_HEADER = ("path", "label", "split")
 _MAX_LABEL = 200  # characters
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Photo(PhotoAddress):
-    """A row of the list.
+def download(config: Config) -> list[str]:
+    """Download the photos of a list, and return lines that sum up the result.
 
-    Attributes:
-        class_name: class of the photo.
-        split: name of the split, one of manifest.SPLITS; "" for none.
+    photos.csv and report.csv are written even if the download is stopped.
+
+    Raises:
+        DataError: the list is invalid, the folder holds a photos.csv of another
+            program, or no photo could be downloaded.
+        OSError: a file cannot be written.
     """
-
-    class_name: str
-    split: str
+    names = class_labels.read(Path(config.labels)) if config.labels else None
+    photos = read(Path(config.urls), names, images=config.images, seed=config.seed)
+    target = Path(config.target)
+    _prepare(target)
+    options = DownloadOptions(
+        workers=config.workers,
+        refused=frozenset({_FLICKR_PLACEHOLDER, *config.refused_digests}),
+        min_bytes=config.min_bytes,
+    )
+    outcomes: dict[str, Outcome] = {}
+    try:
+        with command_line.graceful():
+            for path, outcome in photo_downloads.download_all(photos, target, options):
+                outcomes[path] = outcome
+    finally:
+        results = [
+            (
+                photo,
+                outcomes.get(photo.path)
+                or photo_downloads.unfinished_outcome(target / photo.path, options),
+            )
+            for photo in photos
+        ]
+        _write(target, results)
+    words = ["python", "-m", "pipeline.convert", str(target)]
+    words.append(f"--csv={target / LISTING_NAME}")
+    words += [f"--labels={config.labels}"] if config.labels else []
+    return [*_summary(results, target), f"to convert them: {shlex.join(words)}"]
 
 
 def read(
@@ -92,103 +120,26 @@ def _rows(path: Path) -> Iterator[tuple[str, str, str, int]]:
     """Yield address, label, split and line number of each photo."""
     needed = {"url": ("image_url", "url"), "label": ("label",)}
     for line, row in photo_csv.read_rows(path, needed, {"split": ("_split", "split")}):
-        where = f"{path} line {line}"
-        if not 1 <= len(row["label"]) <= _MAX_LABEL:
+        where, label = f"{path} line {line}", row["label"]
+        if not 1 <= len(label) <= _MAX_LABEL:
             raise DataError(
-                f"{where}: the label has {len(row['label'])} characters. Expected 1 "
-                f"to {_MAX_LABEL}"
+                f"{where}: the label has {len(label)} characters. Expected 1 to "
+                f"{_MAX_LABEL}"
             )
-        yield (
-            row["url"],
-            row["label"],
-            listed_photos.split_of(row["split"], where),
-            line,
-        )
+        yield row["url"], label, listed_photos.split_of(row["split"], where), line
 
 
 def _photo(url: str, class_name: str, split: str) -> Photo:
     """Place a photo in the folder of its class, under the hash of its address."""
     folder = re.sub("^[.]", "%2E", file_system.file_name(class_name))
     name = hashlib.sha1(url.encode("utf-8", "surrogateescape")).hexdigest()
-    return Photo(
-        url=url, class_name=class_name, split=split, path=f"{folder}/{name}.jpg"
-    )
+    path = f"{folder}/{name}.jpg"
+    return Photo(url=url, path=path, class_name=class_name, split=split)
 
 
-def download(
-    photos: Sequence[Photo], target: Path, options: DownloadOptions
-) -> list[Outcome]:
-    """Download the photos that are not there yet, and list what is there.
-
-    The list is written even if the download is stopped.
-
-    Args:
-        photos: photos with different paths.
-        target: folder to fill; photos.csv and report.csv are written there.
-        options: options of the download.
-
-    Returns:
-        One result for each photo.
-
-    Raises:
-        DataError: `target` holds a photos.csv of another program, or no photo could be
-            downloaded.
-        OSError: a file cannot be written.
-    """
-    _check_target(target)
-    outcomes: dict[int, Outcome] = {}
-    try:
-        with command_line.graceful():
-            photo_downloads.download_all(photos, target, options, outcomes)
-    finally:
-        results = [
-            outcomes.get(index)
-            or photo_downloads.unfinished_outcome(target / photo.path, options)
-            for index, photo in enumerate(photos)
-        ]
-        _write(target, photos, results)
-    if not any(outcome.is_there for outcome in results):
-        reason, count = count_reasons(results)[0]
-        raise DataError(
-            f"{target}: none of {len(photos):,} photos could be downloaded. Most "
-            f"frequent reason ({count:,} times): {reason}. Check the network, or look "
-            f"for the other reasons in {target / REPORT_NAME}"
-        )
-    return results
-
-
-def summary(
-    photos: Sequence[Photo], outcomes: Sequence[Outcome], target: Path
-) -> list[str]:
-    """Return lines that say how many photos are there, and why others are not."""
-    there = [p for p, o in zip(photos, outcomes, strict=True) if o.is_there]
-    new = sum(outcome.status == "fetched" for outcome in outcomes)
-    lines = [
-        f"{target}: {len(there):,} of {len(photos):,} photos in "
-        f"{len({photo.class_name for photo in there})} classes, {new:,} new"
-    ]
-    reasons = count_reasons(outcomes)
-    lines += [
-        f"{count:,} not downloaded: {reason}"
-        for reason, count in reasons[:_SHOWN_REASONS]
-    ]
-    if len(reasons) > _SHOWN_REASONS:
-        others = sum(count for _, count in reasons[_SHOWN_REASONS:])
-        lines.append(f"{others:,} not downloaded for other reasons")
-    lines.append(f"{LISTING_NAME} lists the photos, {REPORT_NAME} all reasons")
-    return lines
-
-
-def count_reasons(outcomes: Iterable[Outcome]) -> list[tuple[str, int]]:
-    """Return the reasons of failures with their counts, the most frequent first."""
-    reasons = (o.reason for o in outcomes if o.status == "failed")
-    return collections.Counter(reasons).most_common()
-
-
-def _check_target(target: Path) -> None:
+def _prepare(target: Path) -> None:
+    """Create the folder, unless it has a list of photos of another program."""
     listing = target / LISTING_NAME
-    if target.exists() and not target.is_dir():
-        raise DataError(f"{target}: is a file. Expected a folder to fill")
     if listing.exists():
         with listing.open("rb") as file:
             head = file.readline(100)
@@ -199,28 +150,40 @@ def _check_target(target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
 
 
-def _write(target: Path, photos: Sequence[Photo], outcomes: Sequence[Outcome]) -> None:
+def _summary(results: Sequence[tuple[Photo, Outcome]], target: Path) -> list[str]:
+    """Return lines that say how many photos are there, and why others are not."""
+    failures = (outcome.reason for _, outcome in results if outcome.status == "failed")
+    reasons = collections.Counter(failures).most_common()
+    there = [photo for photo, outcome in results if outcome.is_there]
+    if not there:
+        reason, count = reasons[0]
+        raise DataError(
+            f"{target}: none of {len(results):,} photos could be downloaded. Most "
+            f"frequent reason ({count:,} times): {reason}. Check the network, or look "
+            f"for the other reasons in {target / REPORT_NAME}"
+        )
+    new = sum(outcome.status == "fetched" for _, outcome in results)
+    num_others = sum(count for _, count in reasons[_SHOWN_REASONS:])
+    return [
+        f"{target}: {len(there):,} of {len(results):,} photos in "
+        f"{len({photo.class_name for photo in there})} classes, {new:,} new",
+        *(f"{n:,} not downloaded: {reason}" for reason, n in reasons[:_SHOWN_REASONS]),
+        *([f"{num_others:,} not downloaded for other reasons"] if num_others else []),
+        f"{LISTING_NAME} lists the photos, {REPORT_NAME} all reasons",
+    ]
+
+
+def _write(target: Path, results: Iterable[tuple[Photo, Outcome]]) -> None:
     """Write the list of the photos that are there, and the report on all."""
-    results = list(zip(photos, outcomes, strict=True))
-    _write_csv(
-        target / REPORT_NAME,
-        ("url", "path", "status", "reason"),
-        ((p.url, p.path, outcome.status, outcome.reason) for p, outcome in results),
-    )
-    _write_csv(
-        target / LISTING_NAME,
-        _LISTING_HEADER,
-        ((p.path, p.class_name, p.split) for p, o in results if o.is_there),
-    )
-
-
-def _write_csv(
-    path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]
-) -> None:
-    with (
-        file_system.replacing(path) as partial,
-        partial.open("w", encoding="utf-8", errors="surrogateescape") as file,
-    ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+    report = [("url", "path", "status", "reason")]
+    listing = [_LISTING_HEADER]
+    for photo, outcome in results:
+        report.append((photo.url, photo.path, outcome.status, outcome.reason))
+        if outcome.is_there:
+            listing.append((photo.path, photo.class_name, photo.split))
+    for name, rows in ((REPORT_NAME, report), (LISTING_NAME, listing)):
+        with (
+            file_system.replacing(target / name) as partial,
+            partial.open("w", encoding="utf-8", errors="surrogateescape") as file,
+        ):
+            csv.writer(file, lineterminator="\n").writerows(rows)

@@ -6,12 +6,18 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
+def folder_content(folder):
+    """Return {relative path: bytes} of all files below a folder."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(Path(folder).rglob("*"))
+        if path.is_file()
+    }
+
+
 def folder_digest(folder):
     """Return {relative path: SHA-256} of all files below a folder."""
     return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(
-            path.read_bytes()
-        ).hexdigest()
-        for path in sorted(Path(folder).rglob("*"))
-        if path.is_file()
+        name: hashlib.sha256(content).hexdigest()
+        for name, content in folder_content(folder).items()
     }

@@ -83,7 +83,7 @@ def download(
     """
     if _is_complete(target, digest, size_bytes):
         return
-    server_of(url)
+    _check_address(url)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     with _locked(part):
@@ -230,7 +230,7 @@ def download_bytes(
         DownloadError: the server refuses, breaks the connection repeatedly, takes too
             long or sends too much.
     """
-    server_of(url)
+    _check_address(url)
     deadline = time.monotonic() + timeout_s
     attempt = 0
     while True:
@@ -292,18 +292,18 @@ def _last_words(error: Exception) -> str:
 
 
 def server_of(url: str) -> str:
-    """Return scheme, host and port of an address.
-
-    Raises:
-        DownloadError: the address is not an http or https address.
-    """
+    """Return scheme, host and port of an http or https address; "" of any other."""
     try:
         parts = urllib.parse.urlsplit(url)
-        if parts.scheme in ("http", "https") and parts.netloc:
-            return f"{parts.scheme}://{parts.netloc}"
     except ValueError:  # brackets without an IPv6 address
-        pass
-    raise DownloadError(url, "expected an http or https address")
+        return ""
+    is_http = parts.scheme in ("http", "https") and parts.netloc
+    return f"{parts.scheme}://{parts.netloc}" if is_http else ""
+
+
+def _check_address(url: str) -> None:
+    if not server_of(url):
+        raise DownloadError(url, "expected an http or https address")
 
 
 def without_password(url: str) -> str:

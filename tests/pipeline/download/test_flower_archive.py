@@ -10,7 +10,8 @@ import pytest
 from pipeline.download import flower_archive
 from pipeline.system.errors import DataError
 from pipeline.system.remote import http_file
-from tests.support import http_server
+from tests.support import files
+from tests.support.http_server import Answer
 
 PHOTOS = {
     "flowers/LICENSE.txt": b"free",
@@ -33,22 +34,13 @@ def photos_tar(photos=PHOTOS):
 
 
 def make_archive(server, body, counts=COUNTS):
-    server.answers["/flowers.tgz"] = http_server.Answer(body)
+    server.answers["/flowers.tgz"] = Answer(body)
     return flower_archive.Archive(
         url=f"{server.url}/flowers.tgz",
         sha256=hashlib.sha256(body).hexdigest(),
         size_bytes=len(body),
         counts=counts,
     )
-
-
-def content(folder):
-    """{path: bytes} of all files below a folder."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 def without_outer_folder(photos=PHOTOS):
@@ -59,7 +51,7 @@ def test_a_complete_archive_becomes_class_folders(server, tmp_path):
     target = tmp_path / "new" / "flowers"
     archive = make_archive(server, photos_tar())
     assert flower_archive.download_archive(archive, target) == 3
-    assert content(target) == without_outer_folder()
+    assert files.folder_content(target) == without_outer_folder()
     assert not list(target.glob(".*"))
 
 
@@ -74,19 +66,16 @@ def test_a_cut_download_is_continued(server, tmp_path):
     noise = {"f/daisy/1.jpg": os.urandom(300_000)}
     body = photos_tar(noise)
     archive = make_archive(server, body, {"daisy": 1})
-    answers = [
-        http_server.Answer(body, cut_after=200_000),
-        http_server.Answer(status=403, etag=""),
-    ]
+    answers = [Answer(body, cut_after=200_000), Answer(status=403, etag="")]
     server.answers["/flowers.tgz"] = answers
     with pytest.raises(http_file.DownloadError, match="is kept; run again"):
         flower_archive.download_archive(archive, tmp_path)
     assert not [path for path in tmp_path.iterdir() if path.name[0] != "."]
 
-    server.answers["/flowers.tgz"] = http_server.Answer(body)
+    server.answers["/flowers.tgz"] = Answer(body)
     assert flower_archive.download_archive(archive, tmp_path) == 1
     assert server.requests[-1][1] is not None
-    assert content(tmp_path) == without_outer_folder(noise)
+    assert files.folder_content(tmp_path) == without_outer_folder(noise)
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4])
@@ -108,7 +97,7 @@ def test_a_call_stopped_while_moving_is_completed_by_the_next(
         with pytest.raises(KeyboardInterrupt):
             flower_archive.download_archive(archive, tmp_path)
     assert flower_archive.download_archive(archive, tmp_path) == 3
-    assert content(tmp_path) == without_outer_folder()
+    assert files.folder_content(tmp_path) == without_outer_folder()
     assert not list(tmp_path.glob(".*"))
     assert len(server.requests) == 1
 
@@ -127,7 +116,7 @@ def test_a_call_stopped_while_cleaning_up_is_completed_by_the_next(
         with pytest.raises(KeyboardInterrupt):
             flower_archive.download_archive(archive, tmp_path)
     flower_archive.download_archive(archive, tmp_path)
-    assert content(tmp_path) == without_outer_folder()
+    assert files.folder_content(tmp_path) == without_outer_folder()
     assert len(server.requests) == 1
 
 
@@ -150,10 +139,10 @@ def test_an_archive_with_other_photos_is_refused(server, tmp_path, counts):
 
 def test_another_file_of_the_same_size_is_refused(server, tmp_path):
     archive = make_archive(server, photos_tar())
-    server.answers["/flowers.tgz"] = http_server.Answer(b"x" * archive.size_bytes)
+    server.answers["/flowers.tgz"] = Answer(b"x" * archive.size_bytes)
     with pytest.raises(http_file.DownloadError, match="sha256"):
         flower_archive.download_archive(archive, tmp_path)
-    assert content(tmp_path) == {}
+    assert files.folder_content(tmp_path) == {}
 
 
 @pytest.mark.parametrize(
@@ -165,7 +154,7 @@ def test_a_folder_with_other_files_is_left_alone(server, tmp_path, name):
     archive = make_archive(server, photos_tar())
     with pytest.raises(DataError, match=f"has {name}, .*Choose an empty folder"):
         flower_archive.download_archive(archive, tmp_path)
-    assert content(tmp_path) == {name: b"mine"}
+    assert files.folder_content(tmp_path) == {name: b"mine"}
     assert server.requests == []
 
 
@@ -177,10 +166,9 @@ def test_hidden_files_in_the_folder_do_not_matter(server, tmp_path):
 
 def test_a_file_cannot_be_the_folder(server, tmp_path):
     (tmp_path / "file").write_text("x")
+    archive = make_archive(server, photos_tar())
     with pytest.raises(DataError, match="is a file"):
-        flower_archive.download_archive(
-            make_archive(server, photos_tar()), tmp_path / "file"
-        )
+        flower_archive.download_archive(archive, tmp_path / "file")
 
 
 def test_a_member_cannot_be_written_outside_the_folder(server, tmp_path):
@@ -193,5 +181,3 @@ def test_a_member_cannot_be_written_outside_the_folder(server, tmp_path):
 
 def test_the_flowers_are_the_public_data_set():
     assert sum(flower_archive.FLOWERS.counts.values()) == 3670
-    assert len(flower_archive.FLOWERS.sha256) == 64
-    assert flower_archive.FLOWERS.url.startswith("https://")

@@ -1,8 +1,12 @@
+import shutil
+
 import cv2
 import numpy as np
 import pytest
 
 from pipeline.download import flower_canvas, paper_flowers
+from pipeline.system.errors import DataError
+from tests.support import files
 
 KINDS = paper_flowers.KINDS
 
@@ -15,11 +19,6 @@ def photos():
         for kind in KINDS
         for number in range(12)
     }
-
-
-def test_kinds_are_sorted():
-    """So are class folders, so labels have the same order."""
-    assert KINDS == ("aster", "globe", "lily", "poppy", "tulip")
 
 
 def test_photos_have_the_size_of_small_photos(photos):
@@ -100,3 +99,53 @@ def test_a_photo_is_encoded_as_a_jpeg_of_nearly_the_same_pixels(photos):
         assert error < 8
         # With channels swapped it would not be so.
         assert error < np.abs(decoded[..., ::-1].astype(int) - image).mean()
+
+
+class TestFolder:
+    def draw(self, folder, count=2, seed=0):
+        return paper_flowers.draw_missing(folder, images_per_class=count, seed=seed)
+
+    def test_every_photo_is_the_one_of_its_name(self, tmp_path):
+        """Processes draw them, a block each."""
+        assert self.draw(tmp_path / "f", seed=5) == 10
+        assert files.folder_content(tmp_path / "f") == {
+            f"{kind}/{kind}_{number:04d}.jpg": flower_canvas.encode(
+                paper_flowers.draw(kind, 5, number)
+            )
+            for kind in ("aster", "globe", "lily", "poppy", "tulip")
+            for number in range(2)
+        }
+
+    def test_a_later_call_draws_what_is_missing(self, tmp_path):
+        self.draw(tmp_path, 1)
+        before = files.folder_digest(tmp_path)
+        assert self.draw(tmp_path, 1) == 0
+        (tmp_path / "lily" / "lily_0000.jpg").unlink()
+        shutil.rmtree(tmp_path / "aster")
+        assert self.draw(tmp_path, 2) == 7
+        assert before.items() <= files.folder_digest(tmp_path).items()
+
+    def test_photos_of_another_seed_are_not_mixed_in(self, tmp_path):
+        self.draw(tmp_path, 1, seed=0)
+        before = files.folder_digest(tmp_path)
+        with pytest.raises(
+            DataError,
+            match=r"aster/aster_0000\.jpg is not what --seed=1 draws\. Choose",
+        ):
+            self.draw(tmp_path, 2, seed=1)
+        assert files.folder_digest(tmp_path) == before
+
+    @pytest.mark.parametrize(
+        "name", ["mine.jpg", "rose/rose_0000.jpg", "aster/aster_0002.jpg"]
+    )
+    def test_a_folder_with_other_files_is_left_alone(self, tmp_path, name):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"mine")
+        with pytest.raises(DataError, match=f"{name}.*Choose an empty folder"):
+            self.draw(tmp_path)
+        assert files.folder_content(tmp_path) == {name: b"mine"}
+
+    def test_a_file_cannot_be_the_folder(self, tmp_path):
+        (tmp_path / "file").write_text("x")
+        with pytest.raises(DataError, match="is a file"):
+            self.draw(tmp_path / "file")

@@ -318,20 +318,13 @@ class TestUnreachable:
         assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://a/b", "name", ""])
+@pytest.mark.parametrize("url", ["file:///a", "http:///a", "ftp://a/b", "name", ""])
 def test_other_addresses_than_http_are_refused(tmp_path, url):
     with pytest.raises(
         http_file.DownloadError, match="expected an http or https address"
     ):
         http_file.download(url, tmp_path / "file")
     assert names(tmp_path) == []
-
-
-def test_an_address_without_a_host_is_refused_at_once(tmp_path):
-    start = time.monotonic()
-    with pytest.raises(http_file.DownloadError, match="expected an http or https"):
-        http_file.download("http:///file", tmp_path / "file")
-    assert time.monotonic() - start < 1
 
 
 def test_a_folder_that_cannot_be_made_is_an_os_error(server, tmp_path):
