@@ -73,7 +73,6 @@ MAX_ENTRIES = 12  # of a folder, __init__.py not counted
 MAX_FILE_LINES = 350
 MAX_FUNCTION_LINES = 60
 # What is larger still. These lists only shrink.
-LARGE_FOLDERS: set[str] = set()
 LARGE_FILES: set[str] = set()
 LARGE_FUNCTIONS = {
     "model/evaluation/run_evaluation.py evaluate_run",
@@ -129,7 +128,7 @@ def test_a_folder_can_be_taken_in_at_a_glance():
         )
         > MAX_ENTRIES
     }
-    assert large <= LARGE_FOLDERS
+    assert not large
 
 
 def test_a_module_is_read_in_one_sitting():
@@ -207,7 +206,7 @@ def test_conversion_starts_without_tensorflow():
         "convert.conversion",
         "check.checking",
         "split",
-        "download.downloading",
+        "download.url_list",
         "images.beam_runner",
     )
     program = "; ".join(f"import pipeline.{module}" for module in modules)
