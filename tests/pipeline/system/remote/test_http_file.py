@@ -9,7 +9,8 @@ import time
 import pytest
 
 from pipeline.system.remote import http_file
-from tests.support import files, http_server
+from tests.support import files
+from tests.support.http_server import Answer
 
 BODY = bytes(range(256)) * 2000  # 512,000 bytes
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -41,7 +42,7 @@ def names(folder):
     ids=["hash and size", "hash begins", "sha1", "md5", "size", "hash", "nothing"],
 )
 def test_a_complete_file_gets_its_name(server, tmp_path, known):
-    server.answers["/file"] = http_server.Answer(BODY)
+    server.answers["/file"] = Answer(BODY)
     get(server, tmp_path / "new" / "folder", **known)
     assert names(tmp_path / "new" / "folder") == ["file"]
     assert (tmp_path / "new" / "folder" / "file").read_bytes() == BODY
@@ -49,7 +50,7 @@ def test_a_complete_file_gets_its_name(server, tmp_path, known):
 
 
 def test_an_empty_file_is_downloaded(server, tmp_path):
-    server.answers["/file"] = http_server.Answer(b"")
+    server.answers["/file"] = Answer(b"")
     get(server, tmp_path, digest="", size_bytes=0)
     assert (tmp_path / "file").read_bytes() == b""
 
@@ -81,7 +82,7 @@ class TestFileThatIsThere:
 
 class TestCutConnection:
     def test_a_download_continues_where_it_was_cut(self, server, tmp_path):
-        server.answers["/file"] = http_server.Answer(BODY, cut_after=CUT)
+        server.answers["/file"] = Answer(BODY, cut_after=CUT)
         get(server, tmp_path)
         assert (tmp_path / "file").read_bytes() == BODY
         assert names(tmp_path) == ["file"]
@@ -92,8 +93,8 @@ class TestCutConnection:
 
     def test_a_download_survives_four_cuts(self, server, tmp_path):
         server.answers["/file"] = [
-            http_server.Answer(BODY, cut_after=100_000) for _ in range(4)
-        ] + [http_server.Answer(BODY)]
+            Answer(BODY, cut_after=100_000) for _ in range(4)
+        ] + [Answer(BODY)]
         get(server, tmp_path)
         assert (tmp_path / "file").read_bytes() == BODY
         begins = [int(r[len("bytes=") : -1]) if r else 0 for _, r in server.requests]
@@ -102,9 +103,7 @@ class TestCutConnection:
 
     def test_a_fifth_cut_ends_it_and_keeps_the_part(self, server, tmp_path):
         """A later call goes on with what the first one got."""
-        server.answers["/file"] = [
-            http_server.Answer(BODY, cut_after=70_000) for _ in range(9)
-        ]
+        server.answers["/file"] = [Answer(BODY, cut_after=70_000) for _ in range(9)]
         with pytest.raises(
             http_file.DownloadError, match="The part that arrived is kept; run aga"
         ):
@@ -115,7 +114,7 @@ class TestCutConnection:
         assert kept == BODY[: len(kept)]
         assert len(kept) == 5 * 65_536
 
-        server.answers["/file"] = http_server.Answer(BODY)
+        server.answers["/file"] = Answer(BODY)
         get(server, tmp_path)
         assert server.requests[5:] == [("/file", f"bytes={len(kept)}-")]
         assert (tmp_path / "file").read_bytes() == BODY
@@ -125,8 +124,8 @@ class TestCutConnection:
         """Halves of two files are never put together."""
         other = BODY[::-1]
         server.answers["/file"] = [
-            http_server.Answer(other, cut_after=CUT, etag='"old"'),
-            http_server.Answer(BODY, etag='"new"'),
+            Answer(other, cut_after=CUT, etag='"old"'),
+            Answer(BODY, etag='"new"'),
         ]
         get(server, tmp_path, digest="", size_bytes=0)
         assert len(server.requests) == 2
@@ -138,20 +137,20 @@ class TestCutConnection:
     def test_without_a_strong_etag_a_cut_download_starts_from_zero(
         self, server, tmp_path, etag
     ):
-        server.answers["/file"] = http_server.Answer(BODY, cut_after=CUT, etag=etag)
+        server.answers["/file"] = Answer(BODY, cut_after=CUT, etag=etag)
         get(server, tmp_path, digest="", size_bytes=0)
         assert server.requests == [("/file", None)] * 2
         assert (tmp_path / "file").read_bytes() == BODY
 
     def test_a_server_may_ignore_the_range(self, server, tmp_path):
-        server.answers["/file"] = http_server.Answer(BODY, cut_after=CUT, ranges=False)
+        server.answers["/file"] = Answer(BODY, cut_after=CUT, ranges=False)
         get(server, tmp_path, digest="", size_bytes=0)
         assert server.requests[1][1] is not None
         assert (tmp_path / "file").read_bytes() == BODY
 
     def test_a_complete_part_gets_its_name(self, server, tmp_path):
         """Stopped between the last byte and the new name: the server answers 416."""
-        server.answers["/file"] = http_server.Answer(BODY)
+        server.answers["/file"] = Answer(BODY)
         (tmp_path / "file.part").write_bytes(BODY)
         (tmp_path / "file.part.etag").write_text('"one"')
         get(server, tmp_path)
@@ -160,7 +159,7 @@ class TestCutConnection:
         assert names(tmp_path) == ["file"]
 
     def test_a_part_without_an_etag_is_not_used(self, server, tmp_path):
-        server.answers["/file"] = http_server.Answer(BODY)
+        server.answers["/file"] = Answer(BODY)
         (tmp_path / "file.part").write_bytes(b"something else")
         get(server, tmp_path)
         assert server.requests == [("/file", None)]
@@ -178,23 +177,23 @@ class TestWrongFile:
         ids=["hash", "a portal answers", "empty"],
     )
     def test_a_wrong_file_leaves_nothing_behind(self, server, tmp_path, body, message):
-        server.answers["/file"] = http_server.Answer(body)
+        server.answers["/file"] = Answer(body)
         with pytest.raises(http_file.DownloadError, match=message) as caught:
             get(server, tmp_path)
         assert str(caught.value).startswith(f"{server.url}/file: ")
         assert names(tmp_path) == []
 
     def test_after_a_wrong_file_the_next_call_starts_from_zero(self, server, tmp_path):
-        server.answers["/file"] = http_server.Answer(BODY[::-1])
+        server.answers["/file"] = Answer(BODY[::-1])
         with pytest.raises(http_file.DownloadError, match="sha256"):
             get(server, tmp_path)
-        server.answers["/file"] = http_server.Answer(BODY)
+        server.answers["/file"] = Answer(BODY)
         get(server, tmp_path)
         assert server.requests == [("/file", None)] * 2
         assert (tmp_path / "file").read_bytes() == BODY
 
     def test_a_damaged_part_is_removed(self, server, tmp_path):
-        server.answers["/file"] = http_server.Answer(BODY)
+        server.answers["/file"] = Answer(BODY)
         (tmp_path / "file.part").write_bytes(b"x" * 1000)
         (tmp_path / "file.part.etag").write_text('"one"')
         with pytest.raises(http_file.DownloadError, match="sha256"):
@@ -205,7 +204,7 @@ class TestWrongFile:
 
     def test_a_download_stops_when_more_arrives_than_expected(self, server, tmp_path):
         """A server without end cannot fill the disk."""
-        server.answers["/file"] = http_server.Answer(BODY * 20)
+        server.answers["/file"] = Answer(BODY * 20)
         with pytest.raises(
             http_file.DownloadError, match="expected 1,000 bytes, found "
         ) as caught:
@@ -227,15 +226,15 @@ class TestRefusal:
 
     def test_a_server_error_is_repeated(self, server, tmp_path):
         server.answers["/file"] = [
-            http_server.Answer(b"busy", status=503),
-            http_server.Answer(b"broken", status=500),
-            http_server.Answer(BODY),
+            Answer(b"busy", status=503),
+            Answer(b"broken", status=500),
+            Answer(BODY),
         ]
         get(server, tmp_path)
         assert (tmp_path / "file").read_bytes() == BODY
 
     def test_a_server_error_that_lasts_is_reported(self, server, tmp_path):
-        server.answers["/file"] = http_server.Answer(b"broken", status=500)
+        server.answers["/file"] = Answer(b"broken", status=500)
         with pytest.raises(
             http_file.DownloadError, match="the server answers 500 Internal"
         ):
@@ -245,24 +244,22 @@ class TestRefusal:
 
     def test_an_error_page_does_not_touch_the_part(self, server, tmp_path):
         server.answers["/file"] = [
-            http_server.Answer(BODY, cut_after=CUT),
-            http_server.Answer(b"no", status=403, etag=""),
+            Answer(BODY, cut_after=CUT),
+            Answer(b"no", status=403, etag=""),
         ]
         with pytest.raises(http_file.DownloadError, match=r"403.*is kept; run again"):
             get(server, tmp_path)
         assert (tmp_path / "file.part").stat().st_size >= CUT - 65_536
 
     def test_pauses_grow_after_the_first(self, server, tmp_path):
-        server.answers["/file"] = [http_server.Answer(status=503)] * 3 + [
-            http_server.Answer(BODY)
-        ]
+        server.answers["/file"] = [Answer(status=503)] * 3 + [Answer(BODY)]
         start = time.monotonic()
         get(server, tmp_path, backoff_s=0.05)
         assert time.monotonic() - start >= 0.1 + 0.2
 
     def test_retry_after_of_the_server_is_respected(self, server, tmp_path):
-        busy = http_server.Answer(status=429, headers={"Retry-After": "1"})
-        server.answers["/file"] = [busy, http_server.Answer(BODY)]
+        busy = Answer(status=429, headers={"Retry-After": "1"})
+        server.answers["/file"] = [busy, Answer(BODY)]
         start = time.monotonic()
         get(server, tmp_path)
         assert time.monotonic() - start >= 1
@@ -328,7 +325,7 @@ def test_other_addresses_than_http_are_refused(tmp_path, url):
 
 
 def test_a_folder_that_cannot_be_made_is_an_os_error(server, tmp_path):
-    server.answers["/file"] = http_server.Answer(BODY)
+    server.answers["/file"] = Answer(BODY)
     (tmp_path / "file").write_text("a file")
     with pytest.raises(OSError, match="file"):
         http_file.download(f"{server.url}/file", tmp_path / "file" / "file")
@@ -343,7 +340,7 @@ DOWNLOAD = "import sys; from pathlib import Path; " + (
 def test_processes_share_one_download(server, tmp_path):
     """The others wait for the first one and use its file."""
     body = bytes(range(256)) * 40_000
-    server.answers["/file"] = http_server.Answer(body)
+    server.answers["/file"] = Answer(body)
     words = [
         sys.executable,
         "-c",
