@@ -2,7 +2,7 @@ import numpy as np
 
 from model.checkpoints import reading
 from model.weights import ledger, restore
-from tests.support import tiny_weights
+from tests.support.weights import tiny_weights
 
 
 def test_the_ledger_lists_tensors_and_new_variables(tiny):

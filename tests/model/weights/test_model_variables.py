@@ -3,7 +3,7 @@ import pytest
 
 from model.checkpoints import reading
 from model.weights import model_variables, restore
-from tests.support import tiny_weights
+from tests.support.weights import tiny_weights
 
 
 @pytest.fixture

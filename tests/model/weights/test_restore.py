@@ -11,7 +11,7 @@ from model.weights import (
     preprocessing_overrides,
     restore,
 )
-from tests.support import tiny_weights
+from tests.support.weights import tiny_weights
 
 
 @pytest.fixture
