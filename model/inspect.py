@@ -31,67 +31,6 @@ class Config:
     )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Fitting:
-    """How much of a network a file contains.
-
-    Attributes:
-        network: name of the network.
-        source: name of the naming convention.
-        num_restored: number of variables that the file has and that fit.
-        num_variables: number of variables that the network has.
-        features: the deepest step that a new head may sit on; "" if there are none.
-        num_unused: number of tensors that belong to no variable.
-        unexplained: tensors and layers that only another network can have.
-    """
-
-    network: str
-    source: str
-    num_restored: int
-    num_variables: int
-    features: str
-    num_unused: int
-    unexplained: tuple[str, ...]
-
-
-def find_fittings(
-    checkpoint: reading.Checkpoint, where: str
-) -> tuple[list[Fitting], str]:
-    """Find the networks that a file fits, the most complete one first.
-
-    Returns:
-        The networks, and why the file's own description cannot be used; "" if it can.
-    """
-    import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
-    from model.weights import (  # with Keras: the tensors are shown before
-        identify_network,
-        restore,
-        unexplained_tensors,
-    )
-
-    candidates = identify_network.find_candidates(checkpoint, where)
-    fittings: dict[str, Fitting] = {}
-    for match in candidates.matches:
-        if not match.num_kernels or match.network.name in fittings:
-            continue
-        restored = restore.restore_match(match)
-        statuses = [entry.status for entry in restored.entries]
-        positions = restored.possible_features() or restored.possible_positions()
-        fittings[match.network.name] = Fitting(
-            network=match.network.name,
-            source=match.naming.source,
-            num_restored=statuses.count("restored"),
-            num_variables=sum(map(len, restored.shapes.values())),
-            features=positions[-1] if positions else "",
-            num_unused=statuses.count("unused"),
-            unexplained=tuple(unexplained_tensors.find(match.checkpoint, match.naming)),
-        )
-    return (
-        sorted(fittings.values(), key=lambda f: -f.num_restored / f.num_variables),
-        candidates.why_not_rebuilt,
-    )
-
-
 def report(path: Path, checkpoint: reading.Checkpoint) -> str:
     """Return what a weight file holds, as text."""
     tensors = checkpoint.tensors
@@ -116,27 +55,50 @@ def report(path: Path, checkpoint: reading.Checkpoint) -> str:
 
 
 def report_fittings(checkpoint: reading.Checkpoint, where: str) -> str:
-    """Return the networks that a file fits, as text."""
-    fittings, why_not_rebuilt = find_fittings(checkpoint, where)
-    lines = [_describe(fitting) for fitting in fittings]
-    lines = lines or ["fits no network that Graft knows"]
-    return "\n".join([*lines, *filter(None, [why_not_rebuilt])])
-
-
-def _describe(fitting: Fitting) -> str:
-    unused = f", {fitting.num_unused} tensors unused" if fitting.num_unused else ""
-    line = (
-        f"fits {fitting.network} (names as in {fitting.source}): "
-        f"{fitting.num_restored} of {fitting.num_variables} variables{unused}; "
+    """Return the networks that a file fits, the most complete one first, as text."""
+    import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
+    from model.weights import (  # with Keras: the tensors are shown before
+        identify_network,
+        restore,
     )
-    if fitting.unexplained:
-        return line + (
-            f"but {fitting.unexplained[0]} shows that it belongs to another network; "
-            f"--arch={fitting.network} uses what fits"
+
+    candidates = identify_network.find_candidates(checkpoint, where)
+    lines: dict[str, tuple[float, str]] = {}
+    for match in candidates.matches:
+        if match.num_kernels and match.network.name not in lines:
+            restored = restore.restore_match(match)
+            lines[match.network.name] = _describe(match, restored)
+    ranked = sorted(lines.values(), key=lambda line: -line[0])
+    texts = [text for _, text in ranked] or ["fits no network that Graft knows"]
+    return "\n".join([*texts, *filter(None, [candidates.why_not_rebuilt])])
+
+
+def _describe(match: Any, restored: Any) -> tuple[float, str]:
+    """Return the share of a network's variables that a file has, and a line about it.
+
+    Args:
+        match: identify_network.NetworkMatch of the file and the network.
+        restored: restore.RestoredWeights of this match.
+    """
+    name, statuses = match.network.name, [e.status for e in restored.entries]
+    num_restored, num_unused = map(statuses.count, ("restored", "unused"))
+    num_variables = sum(map(len, restored.shapes.values()))
+    line = (
+        f"fits {name} (names as in {match.naming.source}): {num_restored} of "
+        f"{num_variables} variables"
+    )
+    line += f", {num_unused} tensors unused; " if num_unused else "; "
+    positions = restored.possible_features() or restored.possible_positions()
+    if unexplained := match.naming.unexplained_layers(match.checkpoint):
+        line += (
+            f"but {unexplained[0]} shows that it belongs to another network; "
+            f"--arch={name} uses what fits"
         )
-    if fitting.features:
-        return f"{line}a new head may sit on {fitting.features}"
-    return f"{line}its first layers are missing, so a new head cannot use it"
+    elif positions:
+        line += f"a new head may sit on {positions[-1]}"
+    else:
+        line += "its first layers are missing, so a new head cannot use it"
+    return num_restored / num_variables, line
 
 
 def report_other(path: Path) -> str:

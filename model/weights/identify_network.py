@@ -26,7 +26,7 @@ from model.checkpoints.tensorflow import ckpt
 from model.networks import registry
 from model.networks.architecture import Network
 from model.networks.keras_models import from_keras_config
-from model.weights import layer_naming, naming_conventions, unexplained_tensors
+from model.weights import layer_naming, naming_conventions
 from model.weights.layer_naming import LayerNaming
 from pipeline.batches.input_spec import InputSpec
 
@@ -249,7 +249,7 @@ def _choose(candidates: Candidates, arch: str) -> NetworkMatch:
             f"{' and '.join(sorted(equal))} equally well. Say which network they "
             f"belong to: pass {choice}."
         )
-    unexplained = unexplained_tensors.find(best.checkpoint, best.naming)
+    unexplained = best.naming.unexplained_layers(best.checkpoint)
     if unexplained and not arch:
         others = f" and {len(unexplained) - 3} more" if len(unexplained) > 3 else ""
         raise errors.MismatchedCheckpoint(

@@ -17,6 +17,13 @@ from model.networks import composite_layers
 from pipeline.batches.input_spec import InputSpec
 
 Layout = Literal["tensorflow", "caffe"]
+# Types of Caffe's layers that compute something of their own, without weights that are
+# known. Of these, the known networks have LRN at most.
+_CAFFE_TYPES = {
+    *("LRN", "BatchNorm", "Scale", "Bias", "Eltwise", "Concat", "PReLU", "ELU"),
+    *("Power", "Exp", "Log", "AbsVal", "BNLL", "MVN", "Sigmoid", "TanH", "Slice"),
+    *("SPP", "Reduction", "Deconvolution", "Embed", "LSTM", "RNN", "Crop", "Tile"),
+}
 # Number of inputs of a dense layer -> side of the window that it sees as a convolution.
 _WINDOW_SIDES = {7 * 7 * 512: 7}
 
@@ -106,6 +113,42 @@ class LayerNaming:
             return True
         first, second = map(listed.index, self.layer_order)
         return first < second
+
+    def unexplained_layers(self, checkpoint: reading.Checkpoint) -> list[str]:
+        """List the layers of a file that belong to another network, with their kinds.
+
+        A new final layer with any name is explained, and so are biases, numbers and
+        copies of the network's weights. Further convolutions and normalisations are
+        not, nor are layers that compute without weights, if the file lists its layers.
+        """
+        names = {
+            self.tensor_name(layer, variable)
+            for layer in self.layers
+            for variable in self.variables
+        }
+        dimensions: dict[str, list[int]] = collections.defaultdict(list)
+        for name in sorted(checkpoint.tensors.keys() - names):
+            layer, separator, _ = name.rpartition("/" if "/" in name else ".")
+            if not separator:
+                layer = name.rpartition("_")[0]
+            # A tensor below another one is a copy, such as a moving average.
+            if layer not in names and not name.startswith(self.ignored_prefixes):
+                dimensions[layer or name].append(checkpoint.tensors[name].ndim)
+        unexplained = []
+        for layer, ndims in dimensions.items():
+            if max(ndims) > 2:
+                unexplained.append(f"{layer} (a convolution)")
+            elif ndims.count(1) > 1 and 2 not in ndims:
+                unexplained.append(f"{layer} (a normalisation)")
+        lines = [line.split() for line in checkpoint.layers]
+        listed = [(line[0], line[-1]) for line in lines if len(line) == 2]
+        if "Pooling" in {kind for _, kind in listed}:  # the list is complete
+            unexplained += [
+                f"{name} ({kind})"
+                for name, kind in listed
+                if kind in _CAFFE_TYPES - self.caffe_types
+            ]
+        return unexplained
 
 
 def unify_keras_tensors(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

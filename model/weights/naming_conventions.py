@@ -16,6 +16,10 @@ _CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 _VGG_CONV = vgg16.CONV_NAMES
 _VGG_DENSE = ("fc1", "fc2", "predictions")
 _ALEXNET_LAYERS = (*_CONVOLUTIONS, "fc6", "fc7", "fc8")
+_CIFAR_LAYERS = (
+    *(f"block_{block}_{number}" for block in (1, 2) for number in (0, 1)),
+    *("dense_1", "dense_2"),
+)
 _KERAS = {
     name: f"{{}}/{name}"
     for name in (
@@ -42,6 +46,11 @@ def _same(names: Iterable[str]) -> dict[str, str]:
     return {name: name for name in names}
 
 
+def _named(layers: Iterable[str], names: str) -> dict[str, str]:
+    """Return {layer: its name in the file}."""
+    return dict(zip(layers, names.split(), strict=True))
+
+
 _LPIPS = ("NetLinLayer_",)  # weights of each layer's share in the distance
 _LRN = frozenset({"LRN"})
 _CAFFENET_CHW = {"fc6": (256, 6, 6)}
@@ -49,7 +58,7 @@ _VGG_CHW = {"fc1": (512, 7, 7)}
 # Names of VGG16's layers in Caffe's model zoo: conv1_1 ... conv5_3, fc6, fc7, fc8.
 _VGG_CAFFE = {
     **{name: name.replace("block", "conv").replace("_conv", "_") for name in _VGG_CONV},
-    **dict(zip(_VGG_DENSE, ("fc6", "fc7", "fc8"), strict=True)),
+    **_named(_VGG_DENSE, "fc6 fc7 fc8"),
 }
 
 
@@ -106,12 +115,9 @@ NAMINGS = (
     LayerNaming(
         source="TensorFlow AlexNet of 2018",
         network="alexnet",
-        layers={
-            **_same(_CONVOLUTIONS),
-            "fc6": "local1",
-            "fc7": "local2",
-            "fc8": "local3",
-        },
+        layers=_named(
+            _ALEXNET_LAYERS, "conv1 conv2 conv3 conv4 conv5 local1 local2 local3"
+        ),
         variables=_TENSORFLOW,
     ),
     LayerNaming(
@@ -124,16 +130,11 @@ NAMINGS = (
     LayerNaming(
         source="torchvision",
         network="alexnet_owt",
-        layers={
-            "conv1": "features.0",
-            "conv2": "features.3",
-            "conv3": "features.6",
-            "conv4": "features.8",
-            "conv5": "features.10",
-            "fc6": "classifier.1",
-            "fc7": "classifier.4",
-            "fc8": "classifier.6",
-        },
+        layers=_named(
+            _ALEXNET_LAYERS,
+            "features.0 features.3 features.6 features.8 features.10 "
+            "classifier.1 classifier.4 classifier.6",
+        ),
         variables=_PYTORCH,
         layout="caffe",
         flattened_from={"fc6": (256, 6, 6)},
@@ -179,19 +180,12 @@ NAMINGS = (
     LayerNaming(
         source="torchvision",
         network="vgg16",
-        layers={
-            **{
-                name: f"features.{position}"
-                for name, position in zip(
-                    _VGG_CONV,
-                    (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28),
-                    strict=True,
-                )
-            },
-            "fc1": "classifier.0",
-            "fc2": "classifier.3",
-            "predictions": "classifier.6",
-        },
+        layers=_named(
+            (*_VGG_CONV, *_VGG_DENSE),
+            "features.0 features.2 features.5 features.7 features.10 features.12 "
+            "features.14 features.17 features.19 features.21 features.24 features.26 "
+            "features.28 classifier.0 classifier.3 classifier.6",
+        ),
         variables=_PYTORCH,
         layout="caffe",
         flattened_from=_VGG_CHW,
@@ -239,16 +233,9 @@ NAMINGS = (
     LayerNaming(
         source="Keras' automatic names",
         network="cifar_cnn",
-        layers={
-            **{
-                name: f"conv2d_{number}"
-                for number, name in enumerate(
-                    ("block_1_0", "block_1_1", "block_2_0", "block_2_1"), start=1
-                )
-            },
-            "dense_1": "dense_1",
-            "dense_2": "dense_2",
-        },
+        layers=_named(
+            _CIFAR_LAYERS, "conv2d_1 conv2d_2 conv2d_3 conv2d_4 dense_1 dense_2"
+        ),
         variables=_KERAS,
         formats=("Keras",),
     ),
@@ -256,14 +243,7 @@ NAMINGS = (
     LayerNaming(
         source="tf.keras' automatic names",
         network="cifar_cnn",
-        layers={
-            "block_1_0": "conv2d",
-            "block_1_1": "conv2d_1",
-            "block_2_0": "conv2d_2",
-            "block_2_1": "conv2d_3",
-            "dense_1": "dense",
-            "dense_2": "dense_1",
-        },
+        layers=_named(_CIFAR_LAYERS, "conv2d conv2d_1 conv2d_2 conv2d_3 dense dense_1"),
         variables=_KERAS,
         formats=("Keras",),
     ),

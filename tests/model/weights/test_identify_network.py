@@ -8,7 +8,7 @@ import pytest
 
 from model.checkpoints import errors, reading
 from model.networks import registry
-from model.weights import identify_network, unexplained_tensors
+from model.weights import identify_network
 from pipeline.batches.input_spec import InputSpec
 from tests.support.weights import foreign_weights
 
@@ -191,7 +191,7 @@ class TestFileOfGraft:
             self.identify(input_spec=text)
 
 
-class TestUnexplainedTensors:
+class TestUnexplainedLayers:
     @pytest.mark.parametrize(
         ("extra", "unexplained"),
         [
@@ -210,7 +210,7 @@ class TestUnexplainedTensors:
     def test_show_another_network(self, extra, unexplained):
         file = alexnet_of_torchvision(**extra)
         match = identify_network.identify(file, "file", arch="alexnet_owt")
-        assert unexplained_tensors.find(file, match.naming) == [unexplained]
+        assert match.naming.unexplained_layers(file) == [unexplained]
         with pytest.raises(errors.MismatchedCheckpoint) as refused:
             identify_network.identify(file, "file")
         assert unexplained in str(refused.value)
@@ -245,7 +245,7 @@ class TestUnexplainedTensors:
         layers = ("conv1_1 Convolution", *(f"extra {name}" for name in types))
         file = dataclasses.replace(file, layers=layers)
         naming = foreign_weights.naming_of("Caffe", "vgg16")
-        assert unexplained_tensors.find(file, naming) == unexplained
+        assert naming.unexplained_layers(file) == unexplained
 
     @pytest.mark.parametrize("network", ["caffenet", "bvlc_alexnet"])
     def test_are_not_the_normalisations_that_the_network_has(self, network):
