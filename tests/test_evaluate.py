@@ -427,7 +427,7 @@ class TestCompare:
             arrays = {name: file[name][1:] for name in file.files}
         np.savez_compressed(path, **arrays)
         total = len(arrays["label"])
-        message = rf"run {total}, worse {total + 1}, of which all share {total};"
+        message = rf"run {total}, worse {total + 1}, of which they share {total}"
         with pytest.raises(DataError, match=message):
             evaluate.compare(self.config(finished, worse))
 

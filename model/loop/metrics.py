@@ -1,4 +1,4 @@
-"""Logits and labels -> figures; NumPy only."""
+"""Compute figures of merit from logits and labels, with NumPy alone."""
 
 import math
 from typing import Any
@@ -9,13 +9,13 @@ LEAST_TEMPERATURE, MOST_TEMPERATURE = 0.05, 20.0
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Log-probabilities, float64 [num_examples, num_classes]."""
+    """Return log-probabilities, float64 [num_examples, num_classes]."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
 
 def mean_loss(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Mean cross-entropy in nats; nan when there are no examples.
+    """Return the mean cross-entropy in nats; NaN without examples.
 
     Args:
         logits: float [num_examples, num_classes].
@@ -27,9 +27,9 @@ def mean_loss(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
-    """Share of examples whose label is among the k largest logits, 0..1.
+    """Return the share of examples whose label is among the k largest logits, 0..1.
 
-    Of equal logits the lower class comes first, as in argmax. nan without examples.
+    Of equal logits the lower class comes first, as in argmax. NaN without examples.
     """
     if not len(labels):
         return math.nan
@@ -38,17 +38,17 @@ def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Share of examples whose label has the largest logit, 0..1."""
+    """Return the share of examples whose label has the largest logit, 0..1."""
     return top_k_accuracy(logits, labels, 1)
 
 
 def wilson_interval(hits: int, total: int, z: float = 1.959964) -> tuple[float, float]:
-    """Interval that covers the true share with 95 % probability (at the default z).
+    """Return an interval that covers the true share, at the default z in 95 % of cases.
 
     Args:
-        hits: successes, 0..total.
-        total: trials; 0 gives (0, 1).
-        z: quantile of the normal distribution.
+        hits: Number of successes, 0..total.
+        total: Number of trials; 0 gives (0, 1).
+        z: Quantile of the normal distribution.
 
     Source: Wilson 1927, "Probable Inference, the Law of Succession, and Statistical
     Inference".
@@ -57,22 +57,22 @@ def wilson_interval(hits: int, total: int, z: float = 1.959964) -> tuple[float, 
         return 0.0, 1.0
     share = hits / total
     centre = share + z * z / (2 * total)
-    spread = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    margin = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
     scale = 1 + z * z / total
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+    return max(0.0, (centre - margin) / scale), min(1.0, (centre + margin) / scale)
 
 
 def confusion_matrix(
     labels: np.ndarray, predicted: np.ndarray, num_classes: int
 ) -> np.ndarray:
-    """int64 [num_classes, num_classes]: row is the true class, column the predicted."""
+    """Return int64 counts [true class, predicted class] of the examples."""
     counts = np.zeros((num_classes, num_classes), np.int64)
     np.add.at(counts, (labels, predicted), 1)
     return counts
 
 
 def per_class(confusion: np.ndarray) -> list[dict[str, Any]]:
-    """Precision, recall, F1 and support of each class; None where undefined (0/0)."""
+    """Return precision, recall, F1 and support of each class; None for 0/0."""
 
     def ratio(part: float, whole: float) -> float | None:
         return float(part / whole) if whole else None
@@ -93,11 +93,11 @@ def per_class(confusion: np.ndarray) -> list[dict[str, Any]]:
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature T > 0 for which logits / T have the lowest mean loss.
+    """Return the temperature T > 0 for which logits / T have the lowest mean loss.
 
-    The targets are not quite 1 and 0: of n photos the true class gets (n + 1) / (n + 2)
-    and the others share the rest evenly. With whole ones, any T is too high where all
-    photos are right, and every probability would become 0 or 1.
+    With n photos, the target of the true class is (n + 1) / (n + 2), and the other
+    classes share the rest. With targets of 1 and 0, T would fall without limit where
+    all photos are classified correctly, and every probability become 0 or 1.
 
     Args:
         logits: float [num_examples, num_classes] of the validation split.
@@ -116,11 +116,11 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
     def loss(log_t: float) -> float:
         shares = log_softmax(logits / math.exp(log_t))
-        own = shares[np.arange(count), labels]
-        rest = (shares.sum(axis=1) - own) / others
-        return float(-(true * own + (1 - true) * rest).mean())
+        correct = shares[np.arange(count), labels]
+        rest = (shares.sum(axis=1) - correct) / others
+        return float(-(true * correct + (1 - true) * rest).mean())
 
-    # Golden-section search; in log T the loss has one valley.
+    # Golden-section search: as a function of log T the loss has one minimum.
     low, high = math.log(LEAST_TEMPERATURE), math.log(MOST_TEMPERATURE)
     golden = (math.sqrt(5) - 1) / 2
     for _ in range(60):
@@ -151,7 +151,7 @@ def calibrate(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
 
 
 def at_bound(temperature: float) -> bool:
-    """Whether `fit_temperature` would have gone further if it might."""
+    """Return whether a temperature lies at a bound of `fit_temperature`."""
     return any(
         math.isclose(temperature, bound, rel_tol=1e-6)
         for bound in (LEAST_TEMPERATURE, MOST_TEMPERATURE)

@@ -1,8 +1,8 @@
-"""Gradients -> new weights: optimizer, rates of single layers, clipping, decay.
+"""Update weights by gradients: optimizer, layer rates, clipping, decay, averages.
 
-In this order: the sum of the gradients over `iter_size` batches becomes the mean over
-their examples; its norm is limited; L2 decay is added; the optimizer moves each
-variable at its own rate; a moving average of the weights follows.
+In this order: gradients summed over `iter_size` batches become the mean over their
+examples; their norm is clipped; L2 decay is added; the optimizer changes each variable
+at its own learning rate; moving averages of the weights follow.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from model.loop import optimization
 
 
 class ParameterUpdate:
-    """Changes variables along their gradients, one optimizer per group of variables.
+    """Change variables along their gradients, with one optimizer per layer rate.
 
     Attributes:
         variables: Keras variables that change, in the order of their gradients.
@@ -27,7 +27,7 @@ class ParameterUpdate:
     def __init__(
         self, variables: Mapping[str, Any], settings: optimization.Settings
     ) -> None:
-        """Creates the optimizers and what they remember.
+        """Create the optimizers and their state.
 
         Args:
             variables: {"layer/variable": Keras variable} of all that could train.
@@ -63,7 +63,7 @@ class ParameterUpdate:
         ]
 
     def _decoupled(self, decay: float) -> float:
-        """Returns the weight decay that the optimizer itself applies."""
+        """Return the weight decay that the optimizer itself applies."""
         return decay if self._settings.optimizer == "adamw" else 0.0
 
     def _make_optimizer(self, decay: float) -> Any:
@@ -117,7 +117,7 @@ class ParameterUpdate:
         }
 
     def apply(self, gradients: Sequence[Any], count: Any, rate: Any) -> None:
-        """Makes a step.
+        """Make a step.
 
         Args:
             gradients: Gradients of the loss summed over the examples, float32, one for
@@ -147,13 +147,13 @@ class ParameterUpdate:
             average.assign_sub((1 - settings.ema) * away)
 
     def accumulate(self, gradients: Sequence[Any], count: Any) -> None:
-        """Adds the gradients of a batch, as `apply` takes them, to the next step."""
+        """Add the gradients of a batch, as `apply` takes them, to the next step."""
         for total, gradient in zip(self._sums, gradients, strict=True):
             total.assign_add(gradient)
         self._count.assign_add(count)
 
     def apply_accumulated(self, rate: Any) -> None:
-        """Makes a step with all gradients accumulated since the last one."""
+        """Make a step with all gradients accumulated since the last one."""
         self.apply(self._sums, self._count, rate)
         for variable in (*self._sums, self._count):
             variable.assign(tf.zeros_like(variable))

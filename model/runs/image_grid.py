@@ -1,4 +1,4 @@
-"""A batch as a network gets it -> a picture of its images with their class names."""
+"""Draw the images of a batch in a grid, with their class names."""
 
 import warnings
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from pipeline.system import command_line
 
 MOST_IMAGES = 24
 _COLUMNS = 8
-_TILE_PX = 112  # sides are brought near to it by whole factors
+_TILE_PX = 112  # images are scaled by whole factors to about this side
 _GAP_PX = 6
 _LINE_PX = 12
 _FONT_PX = 9
@@ -22,21 +22,23 @@ _CHARACTER_PX = 0.602 * _FONT_PX  # of DejaVu Sans Mono, which comes with matplo
 def draw(
     images: Any, labels: Any, class_names: Sequence[str], path: Path
 ) -> np.ndarray:
-    """Draws the first images of a batch as a PNG, with class names under them.
+    """Draw the first images of a batch as a PNG, with class names below them.
 
     Args:
         images: uint8 [batch, height, width, 3], RGB, at least one.
         labels: int [batch], 0-based; or float [batch, num_classes], the share of each
-            class, of which the two greatest are named.
-        class_names: in the order of the labels.
-        path: of the PNG.
+            class, of which the two largest are named.
+        class_names: Names of the classes, in label order.
+        path: Path of the PNG.
 
     Returns:
         uint8 [height, width, 3], RGB: the same picture without the names.
     """
-    tiles = _sized(np.asarray(images)[:MOST_IMAGES])
-    texts = [_lines(label, class_names) for label in np.asarray(labels)[:MOST_IMAGES]]
-    text_px = max(map(len, texts)) * _LINE_PX
+    tiles = _scale(np.asarray(images)[:MOST_IMAGES])
+    captions = [
+        caption(label, class_names) for label in np.asarray(labels)[:MOST_IMAGES]
+    ]
+    text_px = max(map(len, captions)) * _LINE_PX
     count, height, width, _ = tiles.shape
     columns = min(count, _COLUMNS)
     step = np.array([height + text_px + _GAP_PX, width + _GAP_PX])
@@ -47,13 +49,13 @@ def draw(
         sheet[top : top + height, left : left + width] = tile
     below = [(left, top + height + 2) for top, left in places]
     most = int((width + _GAP_PX // 2) / _CHARACTER_PX)
-    written = ["\n".join(_elided(line, most) for line in lines) for lines in texts]
-    _save(sheet, below, written, path)
+    texts = ["\n".join(shorten(*line, most) for line in lines) for lines in captions]
+    _save(sheet, below, texts, path)
     return sheet
 
 
-def _sized(images: np.ndarray) -> np.ndarray:
-    """The images smaller or larger by a whole factor: means, or repeated pixels."""
+def _scale(images: np.ndarray) -> np.ndarray:
+    """Return the images scaled by a whole factor, by means or by repeated pixels."""
     count, height, width, _ = images.shape
     side = max(height, width)
     if side > _TILE_PX:
@@ -70,27 +72,32 @@ def _sized(images: np.ndarray) -> np.ndarray:
     return images.repeat(by, axis=1).repeat(by, axis=2)
 
 
-def _lines(label: Any, class_names: Sequence[str]) -> list[tuple[str, str]]:
-    """(name, share) of the classes of an image; the share of a whole one is ""."""
+def caption(label: Any, class_names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the lines below an image: (class name, share).
+
+    Args:
+        label: Label of one image, as `draw` takes them. The share of a single class is
+            "", and of a mixed image " 75 %".
+        class_names: Names of the classes, in label order.
+    """
     if label.ndim == 0:
-        return [(_shown(class_names[label]), "")]
+        return [(_printable(class_names[label]), "")]
     first, *others = np.argsort(-label, kind="stable")[:2]
     percent = [round(100 * float(label[n])) for n in (first, *others)]
     if percent[0] >= 100 or not others:
-        return [(_shown(class_names[first]), "")]
+        return [(_printable(class_names[first]), "")]
     return [
-        (_shown(class_names[n]), f" {share} %")
+        (_printable(class_names[n]), f" {share} %")
         for n, share in zip((first, *others), percent, strict=True)
     ]
 
 
-def _shown(name: str) -> str:
+def _printable(name: str) -> str:
     return command_line.as_utf8(command_line.one_line(command_line.shown(name)))
 
 
-def _elided(line: tuple[str, str], most: int) -> str:
-    """A name and its share in no more than so many characters."""
-    name, share = line
+def shorten(name: str, share: str, most: int) -> str:
+    """Return a name and its share in at most `most` characters."""
     room = max(1, most - len(share))
     return (name if len(name) <= room else name[: room - 1] + "…") + share
 
@@ -101,12 +108,12 @@ def _save(
     texts: Sequence[str],
     path: Path,
 ) -> None:
-    """Writes the picture, pixel by pixel, with a text below and right of each place."""
+    """Write the picture, pixel by pixel, with a text below and right of each place."""
     height, width, _ = sheet.shape
     dpi = 100
     # A hundredth more: 29 / 100 * 100 is below 29, and the canvas rounds down.
     figure = png_figure.create((width + 0.01) / dpi, (height + 0.01) / dpi, dpi=dpi)
-    # Not an axes' imshow: that resamples, and draws axes that nobody sees.
+    # Not an axes' imshow, which resamples and draws axes.
     figure.figimage(sheet)
     for (left, top), text in zip(places, texts, strict=True):
         figure.text(
@@ -120,6 +127,6 @@ def _save(
             parse_math=False,
         )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of signs that the font lacks
+        warnings.simplefilter("ignore", UserWarning)  # characters without a glyph
         # Level 6, the default, takes twice as long for 7 % less.
         figure.savefig(path, dpi=dpi, format="png", pil_kwargs={"compress_level": 1})

@@ -1,4 +1,4 @@
-"""Epoch results -> curves.png."""
+"""Draw losses and accuracies over the epochs: curves.png."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -13,11 +13,18 @@ _FIGURES = (("loss (nats)", "loss"), ("accuracy", "accuracy"))
 
 
 def smoothed(values: Sequence[float], share: float = _SMOOTHING) -> list[float]:
-    """Exponential moving average: each value keeps a share of the one before."""
-    found: list[float] = []
+    """Return the exponential moving average of a curve.
+
+    Args:
+        values: Values of the curve.
+        share: Weight of the average so far in the next one, 0..1.
+    """
+    averages: list[float] = []
     for value in values:
-        found.append(share * found[-1] + (1 - share) * value if found else value)
-    return found
+        if averages:
+            value = share * averages[-1] + (1 - share) * value
+        averages.append(value)
+    return averages
 
 
 def figure(columns: int) -> tuple[Any, list[Any]]:
@@ -32,20 +39,21 @@ def figure(columns: int) -> tuple[Any, list[Any]]:
 def draw(
     results: Mapping[str, Sequence[training_loop.EpochResult]], path: Path
 ) -> None:
-    """Draws losses and accuracies of both splits over the epochs as a PNG.
+    """Draw losses and accuracies of both splits over the epochs as a PNG.
 
     Args:
-        results: {name: epochs} of the trained networks; the name of one alone is "".
-        path: of the picture.
+        results: {name: results of its epochs} of the trained networks; "" is the name
+            of a network that trains alone.
+        path: Path of the picture.
     """
-    drawn, both = figure(2)
-    for axes, (title, field) in zip(both, _FIGURES, strict=True):
+    picture, both_axes = figure(2)
+    for axes, (title, field) in zip(both_axes, _FIGURES, strict=True):
         for number, (name, epochs) in enumerate(results.items()):
             _draw_lines(axes, name, number, epochs, field)
         axes.set(xlabel="epoch", title=title)
         axes.locator_params("x", integer=True)
         axes.legend(fontsize="small")
-    drawn.savefig(path, dpi=100, format="png")
+    picture.savefig(path, dpi=100, format="png")
 
 
 def _draw_lines(
@@ -55,7 +63,7 @@ def _draw_lines(
     epochs: Sequence[training_loop.EpochResult],
     field: str,
 ) -> None:
-    """Both splits of one network: pale as they are, strong smoothed."""
+    """Draw both splits of one network: the values pale, their average strong."""
     numbers = [result.epoch for result in epochs]
     marker = "o" if len(epochs) == 1 else None
     for split, prefix in (("training", ""), ("validation", "validation_")):

@@ -49,7 +49,7 @@ def write(folder: Path, step: int, arrays: Arrays, *, keep: int) -> Path:
 
 
 def read_latest(folder: Path) -> dict[str, np.ndarray] | None:
-    """Read the newest undamaged snapshot; None if there is none.
+    """Read the newest undamaged snapshot; None without one.
 
     Damaged snapshots are logged and renamed, so that `write` does not count them.
     """

@@ -245,7 +245,9 @@ class Config:
         weights_only = ("keep_head", "skip", "compare")
         given = [n for n in weights_only if getattr(self, n) not in (False, "", "none")]
         if self.ckpt == "none" and given:
-            raise ValueError(f"--{given[0]}: expected weights, but --ckpt is none")
+            raise ValueError(
+                f"--{given[0]}: expected weights; --ckpt=none starts without any"
+            )
         if self.start != "best" and not (self.stages or self.stage):
             raise ValueError(f"start={self.start}: expected a recipe with stages")
         if self.stages:

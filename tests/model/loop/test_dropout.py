@@ -87,7 +87,7 @@ class TestStepDropout:
         np.testing.assert_array_equal(layer()(inputs), inputs)
 
     def test_training_without_a_step_is_an_error(self):
-        with pytest.raises(RuntimeError, match="drop: in training, but not within"):
+        with pytest.raises(RuntimeError, match="drop: called in training outside"):
             layer()(np.ones((2, 3), np.float32), training=True)
 
 

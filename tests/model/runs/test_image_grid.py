@@ -74,7 +74,7 @@ def test_the_canvas_has_every_size(tmp_path):
 
 def texts(labels, names=NAMES):
     """What stands under the images."""
-    return [image_grid._lines(label, names) for label in np.asarray(labels)]
+    return [image_grid.caption(label, names) for label in np.asarray(labels)]
 
 
 def test_mixed_labels_have_two_names(tmp_path):
@@ -92,12 +92,11 @@ def test_mixed_labels_have_two_names(tmp_path):
 
 
 def test_long_names_end_in_an_ellipsis():
-    assert (
-        image_grid._elided(("Taraxacum officinale", ""), 21) == "Taraxacum officinale"
-    )
-    assert image_grid._elided(("Taraxacum officinale", ""), 12) == "Taraxacum o…"
-    assert image_grid._elided(("Taraxacum officinale", " 75 %"), 12) == "Taraxa… 75 %"
-    assert image_grid._elided(("rose", " 75 %"), 3) == "… 75 %"
+    name = "Taraxacum officinale"
+    assert image_grid.shorten(name, "", 21) == name
+    assert image_grid.shorten(name, "", 12) == "Taraxacum o…"
+    assert image_grid.shorten(name, " 75 %", 12) == "Taraxa… 75 %"
+    assert image_grid.shorten("rose", " 75 %", 3) == "… 75 %"
 
 
 def test_a_name_stays_under_its_image(tmp_path):
