@@ -1,3 +1,1 @@
-"""Networks, checkpoints, fine-tuning and judging."""
-
-import pipeline  # noqa: F401 # for what it does about Ctrl-C
+"""Networks: their weights, training, evaluation and use."""

@@ -15,9 +15,7 @@ without them, measured with TensorFlow 2.21 and Keras 3.15.
 import gc
 import os
 import platform
-import signal
 import sys
-import threading
 
 from pipeline.system import file_system, standard_error
 
@@ -36,12 +34,6 @@ os.environ.setdefault("MPLCONFIGDIR", str(file_system.cache_folder() / "matplotl
 # Keras imports matplotlib and scikit-learn where they are installed, for functions that
 # Graft does not use: 0.3 to 0.6 s. None in sys.modules stands for "not installed".
 _hidden = {"matplotlib", "sklearn"} - sys.modules.keys()
-_interrupts = (
-    threading.current_thread() is threading.main_thread()
-    and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-)
-if _interrupts:
-    signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
 # The import makes a million objects that are never garbage; searching them again and
 # again takes 1.3 s. Frozen objects are not searched later either.
 _collects = gc.isenabled()
@@ -61,5 +53,3 @@ finally:
         gc.enable()
     for _name in _hidden:
         del sys.modules[_name]
-    if _interrupts:
-        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -40,6 +40,8 @@ def wait(count):
 def main(typed):
     config = config_flags.build(Config, typed)
     match config.what[0]:
+        case "import":
+            import pipeline.system.tensorflow_import
         case "work":
             command_line.say(f"{config.number} {config.word} {config.what[1:]}")
         case "problem":
@@ -196,13 +198,11 @@ def test_a_wrong_flag_does_not_print_all_the_others(program):
     assert "--number" in done.stderr
 
 
-def test_interrupted_while_tensorflow_is_imported(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(files.ROOT))
-    (tmp_path / "keras.py").write_text(
-        "print('tick', flush=True)\nimport time\ntime.sleep(60)\n"
-    )
-    (tmp_path / "program.py").write_text("import pipeline.system.tensorflow_import\n")
-    process = start(tmp_path / "program.py", "")
+def test_interrupted_while_tensorflow_is_imported(program):
+    """A module keras.py in its folder takes the place of Keras."""
+    slow = "print('tick', flush=True)\nimport time\ntime.sleep(60)\n"
+    program.with_name("keras.py").write_text(slow)
+    process = start(program, "import")
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=10)
-    assert (process.returncode, stderr) == (130, "")
+    assert (process.returncode, stderr) == (130, "stopped by SIGINT\n")
