@@ -80,11 +80,9 @@ def by_name(name: str) -> Network:
     """
     if name not in NETWORKS:
         close = difflib.get_close_matches(name, NETWORKS, n=1)
-        advice = (
-            f"Did you mean {close[0]}?"
-            if close
-            else (f"Expected one of {', '.join(NETWORKS)}.")
-        )
+        advice = f"Expected one of {', '.join(NETWORKS)}."
+        if close:
+            advice = f"Did you mean {close[0]}?"
         raise errors.MismatchedCheckpoint(
             f"--arch={name}: no network has this name. {advice}"
         )

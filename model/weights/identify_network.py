@@ -91,7 +91,7 @@ def find_candidates(checkpoint: reading.Checkpoint, where: str) -> Candidates:
     tensors = layer_naming.unify_keras_tensors(checkpoint.tensors)
     checkpoint = dataclasses.replace(checkpoint, tensors=tensors)
     config = checkpoint.keras_config
-    saved = from_keras_config.own_model(config) if config else None
+    saved = from_keras_config.read_run_model(config) if config else None
     rebuilt, why_not = None, ""
     if config and not (saved and saved[0] in registry.NETWORKS):
         try:

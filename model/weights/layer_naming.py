@@ -17,8 +17,8 @@ from model.networks import composite_layers
 from pipeline.batches.input_spec import InputSpec
 
 Layout = Literal["tensorflow", "caffe"]
-# Types of Caffe's layers that compute something of their own, without weights that are
-# known. Of these, the known networks have LRN at most.
+# Types of Caffe's layers that change what a network computes. Of these, the networks
+# that Graft knows have only LRN.
 _CAFFE_TYPES = {
     *("LRN", "BatchNorm", "Scale", "Bias", "Eltwise", "Concat", "PReLU", "ELU"),
     *("Power", "Exp", "Log", "AbsVal", "BNLL", "MVN", "Sigmoid", "TanH", "Slice"),

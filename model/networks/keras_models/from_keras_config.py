@@ -76,7 +76,7 @@ def name_of(model_name: str) -> str:
     return model_name if model_name.startswith(_PREFIX) else _PREFIX + model_name
 
 
-def own_model(text: str) -> tuple[str, InputSpec] | None:
+def read_run_model(text: str) -> tuple[str, InputSpec] | None:
     """Return the network and preprocessing of a model that a run saved, or None.
 
     The spec is that of the network, changed to what the model's first layer states. It

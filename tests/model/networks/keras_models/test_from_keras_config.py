@@ -71,9 +71,9 @@ def leaves(model):
         yield from leaves(layer) if isinstance(layer, keras.Model) else [layer]
 
 
-def copied(found, model):
+def copied(network, model):
     """The rebuilt network, with the model's weights by layer and variable name."""
-    rebuilt = found.build(found.input_spec, last=found.step_names()[-1])
+    rebuilt = network.build(network.input_spec, last=network.step_names()[-1])
     values = {
         layer.name: {v.name: v.numpy() for v in layer.weights}
         for layer in leaves(model)
@@ -87,10 +87,10 @@ def copied(found, model):
 
 
 @pytest.mark.parametrize("make", [sequential, branches])
-def test_same_outputs_as_the_model(make):
+def test_a_rebuilt_network_gives_the_outputs_of_the_model(make):
     model = shake(make())
-    found = from_keras_config.rebuild(model.to_json(), "file")
-    rebuilt = copied(found, model)
+    network = from_keras_config.rebuild(model.to_json(), "file")
+    rebuilt = copied(network, model)
     image = np.random.default_rng(1).uniform(0, 255, (2, 12, 12, 3)).astype("f4")
     expected = model(image / 255).numpy()
     logits = rebuilt(image).numpy()
@@ -100,36 +100,36 @@ def test_same_outputs_as_the_model(make):
     )
 
 
-def test_what_the_network_says_of_itself():
-    found = from_keras_config.rebuild(branches().to_json(), "file")
-    assert found.name == "keras-two"
-    assert found.num_classes == 4
-    assert found.features == ("stem", "both", "sum", "relu6", "inner", "mean")
-    assert found.step_names()[-1] == "classes"
-    assert found.input_spec.size_px == found.input_spec.short_side_px == 12
-    assert found.input_spec.scale == 255
-    assert "assumed" in found.input_spec.source
+def test_a_rebuilt_network_states_its_classes_features_and_input():
+    network = from_keras_config.rebuild(branches().to_json(), "file")
+    assert network.name == "keras-two"
+    assert network.num_classes == 4
+    assert network.features == ("stem", "both", "sum", "relu6", "inner", "mean")
+    assert network.step_names()[-1] == "classes"
+    assert network.input_spec.size_px == network.input_spec.short_side_px == 12
+    assert network.input_spec.scale == 255
+    assert "assumed" in network.input_spec.source
 
 
-def test_dropout_carries_no_head():
-    found = from_keras_config.rebuild(sequential().to_json(), "file")
-    assert "drop" not in found.features
-    assert found.features[-1] == "hidden"
+def test_dropout_cannot_carry_a_head():
+    network = from_keras_config.rebuild(sequential().to_json(), "file")
+    assert "drop" not in network.features
+    assert network.features[-1] == "hidden"
 
 
-def test_another_number_of_classes():
-    found = from_keras_config.rebuild(sequential().to_json(), "file")
-    shapes = found.variable_shapes(found.input_spec, num_classes=7)
+def test_a_rebuilt_network_can_have_another_number_of_classes():
+    network = from_keras_config.rebuild(sequential().to_json(), "file")
+    shapes = network.variable_shapes(network.input_spec, num_classes=7)
     assert shapes["classes"] == {"kernel": (5, 7), "bias": (7,)}
 
 
-def test_layers_are_new_each_time():
-    found = from_keras_config.rebuild(sequential().to_json(), "file")
-    one, other = found.steps(3), found.steps(3)
-    assert not {*map(id, one)} & {*map(id, other)}
+def test_layers_are_made_new_each_time():
+    network = from_keras_config.rebuild(sequential().to_json(), "file")
+    steps, others = network.steps(3), network.steps(3)
+    assert not {*map(id, steps)} & {*map(id, others)}
 
 
-def test_rescaling_of_its_own():
+def test_a_network_that_rescales_itself_gets_0_to_255():
     model = keras.Sequential(
         [
             keras.Input((8, 8, 3)),
@@ -139,11 +139,11 @@ def test_rescaling_of_its_own():
             layers.Dense(2, name="classes"),
         ]
     )
-    found = from_keras_config.rebuild(shake(model).to_json(), "file")
-    assert found.input_spec.scale == 1
+    network = from_keras_config.rebuild(shake(model).to_json(), "file")
+    assert network.input_spec.scale == 1
     image = np.random.default_rng(1).uniform(0, 255, (2, 8, 8, 3)).astype("f4")
     np.testing.assert_allclose(
-        copied(found, model)(image), model(image), rtol=1e-4, atol=1e-5
+        copied(network, model)(image), model(image), rtol=1e-4, atol=1e-5
     )
 
 
@@ -233,20 +233,20 @@ KERAS_1 = {
     ],
     ids=["Keras 2", "Keras 2, functional", "Keras 1"],
 )
-def test_older_configurations(config, shapes):
-    found = from_keras_config.rebuild(json.dumps(config), "file")
-    variables = found.variable_shapes(found.input_spec)
+def test_configurations_of_keras_1_and_2_are_rebuilt(config, shapes):
+    network = from_keras_config.rebuild(json.dumps(config), "file")
+    variables = network.variable_shapes(network.input_spec)
     assert {name: [*pair.values()] for name, pair in variables.items()} == shapes
 
 
 def changed(config, *path_and_value):
     *path, last, value = path_and_value
-    found = copy.deepcopy(config)
-    inner = found
+    changed = copy.deepcopy(config)
+    inner = changed
     for key in path:
         inner = inner[key]
     inner[last] = value
-    return found
+    return changed
 
 
 CONV = ("config", 0, "config")
@@ -314,7 +314,7 @@ CONV = ("config", 0, "config")
     ],
     ids=str,
 )
-def test_what_is_not_rebuilt_is_named(config, message):
+def test_what_cannot_be_rebuilt_is_named(config, message):
     with pytest.raises(errors.MismatchedCheckpoint, match=message) as caught:
         from_keras_config.rebuild(json.dumps(config), "some.h5")
     assert str(caught.value).startswith("some.h5: ")
@@ -324,12 +324,12 @@ def test_what_is_not_rebuilt_is_named(config, message):
 @pytest.mark.parametrize(
     "text", ["", "{", "[" * 100_000, "null", "3", '"text"', "[]", "{}"]
 )
-def test_no_configuration(text):
+def test_other_texts_are_refused(text):
     with pytest.raises(errors.CheckpointError, match=r"^file: "):
         from_keras_config.rebuild(text, "file")
 
 
-def test_nothing_of_the_file_is_made_by_keras(monkeypatch):
+def test_keras_makes_nothing_of_the_file(monkeypatch):
     """Not even an initializer."""
 
     def forbidden(*_, **__):
@@ -358,7 +358,7 @@ STRANGE = [None, True, -1, 0, 1e308, 10**30, "", "x" * 300, [], {}, [[]], {"a": 
     [KERAS_2, KERAS_2_FUNCTIONAL, KERAS_1, json.loads(branches().to_json())],
     ids=["Keras 2", "Keras 2, functional", "Keras 1", "Keras 3"],
 )
-def test_any_value_may_be_anything(config, seed):
+def test_random_values_are_rebuilt_or_refused(config, seed):
     """Each time one or two values are replaced: a network or a named error."""
     chosen = random.Random(seed)
     where = list(places(config))[1:]
@@ -374,15 +374,15 @@ def test_any_value_may_be_anything(config, seed):
             except (LookupError, TypeError):
                 continue  # the first change has removed the place
         try:
-            found = from_keras_config.rebuild(json.dumps(mutant), "file")
+            network = from_keras_config.rebuild(json.dumps(mutant), "file")
         except errors.CheckpointError:
             continue
-        assert found.variable_shapes(found.input_spec)
+        assert network.variable_shapes(network.input_spec)
 
 
-class TestOwnModel:
-    def test_network_and_preprocessing(self):
-        chosen = registry.NETWORKS["cifar10_quick"]
+class TestModelThatARunSaved:
+    def test_states_its_network_and_preprocessing(self):
+        network = registry.NETWORKS["cifar10_quick"]
         spec = InputSpec(
             size_px=32,
             short_side_px=32,
@@ -392,21 +392,21 @@ class TestOwnModel:
             std=(0.1, 0.2, 0.3),
             source="x",
         )
-        base = chosen.build(spec, last="pool3")
-        model = keras.Model(base.input, base.output, name=chosen.name)
-        name, found = from_keras_config.own_model(model.to_json())
+        base = network.build(spec, last="pool3")
+        model = keras.Model(base.input, base.output, name=network.name)
+        name, stated = from_keras_config.read_run_model(model.to_json())
         assert name == "cifar10_quick"
-        assert found.resize == "squash"
+        assert stated.resize == "squash"
         image = np.random.default_rng(0).uniform(0, 255, (1, 32, 32, 3)).astype("f4")
         np.testing.assert_allclose(
-            architecture.normalisation(found)(image),
+            architecture.normalisation(stated)(image),
             architecture.normalisation(spec)(image),
             rtol=1e-5,
             atol=1e-5,
         )
 
-    def test_mean_image(self):
-        chosen = registry.NETWORKS["cifar10_quick"]
+    def test_states_its_mean_image(self):
+        network = registry.NETWORKS["cifar10_quick"]
         mean = np.random.default_rng(0).uniform(90, 130, (32, 32, 3)).round(3)
         spec = InputSpec(
             size_px=32,
@@ -415,15 +415,15 @@ class TestOwnModel:
             std=(2.0, 3.0, 4.0),
             source="x",
         )
-        base = chosen.build(spec, last="pool3")
-        model = keras.Model(base.input, base.output, name=chosen.name)
-        _, found = from_keras_config.own_model(model.to_json())
-        np.testing.assert_allclose(found.mean_image, mean, rtol=1e-5)
-        np.testing.assert_allclose(found.std, spec.std, rtol=1e-5)
+        base = network.build(spec, last="pool3")
+        model = keras.Model(base.input, base.output, name=network.name)
+        _, stated = from_keras_config.read_run_model(model.to_json())
+        np.testing.assert_allclose(stated.mean_image, mean, rtol=1e-5)
+        np.testing.assert_allclose(stated.std, spec.std, rtol=1e-5)
 
     @pytest.mark.parametrize("text", ["", "[]", "{}", json.dumps(KERAS_2), "[" * 10**5])
-    def test_others(self, text):
-        assert from_keras_config.own_model(text) is None
+    def test_is_told_from_other_texts(self, text):
+        assert from_keras_config.read_run_model(text) is None
 
 
 @pytest.mark.parametrize("make", [sequential, branches])
@@ -431,8 +431,8 @@ class TestOwnModel:
 @pytest.mark.parametrize(
     ("on", "pooling"), [(1, "none"), (2, "average"), (2, "statistics")]
 )
-def test_a_model_that_a_run_saved_is_its_base_again(make, share, on, pooling):
-    """What a run puts around a network is taken away again, and named as before.
+def test_a_model_that_a_run_saved_is_rebuilt_without_its_head(make, share, on, pooling):
+    """The normalisation and the head that a run adds are removed again.
 
     Also where its head sees channels of several layers on the whole.
     """
@@ -447,20 +447,20 @@ def test_a_model_that_a_run_saved_is_its_base_again(make, share, on, pooling):
     for layer in head.make_layers(7, dropout=share, seed=0):
         output = layer(output)
     whole = shake(keras.Model(grafted.input, output, name=base.name))
-    found = from_keras_config.rebuild(whole.to_json(), "file")
-    assert found.name == base.name
-    assert not found.is_classifier
-    name, spec = from_keras_config.own_model(whole.to_json())
+    network = from_keras_config.rebuild(whole.to_json(), "file")
+    assert network.name == base.name
+    assert not network.is_classifier
+    name, spec = from_keras_config.read_run_model(whole.to_json())
     assert (name, spec.size_px, spec.resize) == (base.name, 12, "squash")
     image = np.random.default_rng(1).uniform(0, 255, (2, 12, 12, 3)).astype("f4")
-    again = found.build(spec, last=found.features[-1])
+    again = network.build(spec, last=network.features[-1])
     values = {
         layer.name: {v.name: v.numpy() for v in layer.weights}
         for layer in whole.layers
         if layer.weights and "seed" not in layer.weights[0].path
     }
     model_variables.assign(again, values)
-    assert found.features[-1] == grafted.layers[-1].name
+    assert network.features[-1] == grafted.layers[-1].name
     expected = keras.Model(whole.input, grafted.output)(image)
     np.testing.assert_allclose(again(image), expected, rtol=1e-4, atol=1e-5)
 
@@ -475,31 +475,31 @@ def ending(*last):
 
 
 class TestIsClassifier:
-    def test_dense_layer_of_classes(self):
+    def test_with_a_dense_layer_of_classes(self):
         pool = layers.GlobalAveragePooling2D(name="pool")
         assert ending(pool, layers.Dense(2, "softmax", name="d")).is_classifier
 
     @pytest.mark.parametrize("activation", ["relu", "tanh"])
-    def test_dense_layer_of_features(self, activation):
+    def test_not_with_a_dense_layer_of_features(self, activation):
         flat = layers.Flatten(name="flat")
-        found = ending(flat, layers.Dense(5, activation, name="embedding"))
-        assert not found.is_classifier
-        assert found.features[-1] == "embedding"
+        network = ending(flat, layers.Dense(5, activation, name="embedding"))
+        assert not network.is_classifier
+        assert network.features[-1] == "embedding"
 
-    def test_one_logit(self):
+    def test_not_with_one_logit(self):
         flat = layers.Flatten(name="flat")
-        found = ending(flat, layers.Dense(1, "sigmoid", name="d"))
-        assert not found.is_classifier
-        assert found.features[-1] == "flat"
+        network = ending(flat, layers.Dense(1, "sigmoid", name="d"))
+        assert not network.is_classifier
+        assert network.features[-1] == "flat"
 
-    def test_no_dense_layer(self):
+    def test_not_without_a_dense_layer(self):
         pool = layers.GlobalAveragePooling2D(name="pool")
-        found = ending(pool, layers.Softmax(name="odds"))
-        assert not found.is_classifier
-        assert found.features[-1] == "pool"
+        network = ending(pool, layers.Softmax(name="odds"))
+        assert not network.is_classifier
+        assert network.features[-1] == "pool"
 
 
-def test_rescaling_behind_other_layers():
+def test_rescaling_may_follow_other_layers():
     image = keras.Input((8, 8, 3))
     x = layers.ZeroPadding2D(1, name="pad")(image)
     x = layers.Rescaling(1 / 255, name="rescale")(x)
@@ -508,7 +508,7 @@ def test_rescaling_behind_other_layers():
     assert from_keras_config.rebuild(model.to_json(), "file").input_spec.scale == 1
 
 
-def test_a_layer_beyond_any_memory():
+def test_a_layer_that_fits_no_memory_is_refused():
     image = keras.Input((512, 512, 3))
     x = layers.UpSampling2D(16, name="up")(layers.Conv2D(64, 1, name="conv")(image))
     x = layers.GlobalAveragePooling2D(name="pool")(x)
@@ -517,7 +517,7 @@ def test_a_layer_beyond_any_memory():
         from_keras_config.rebuild(model.to_json(), "file")
 
 
-def test_a_model_in_a_model_of_keras_2():
+def test_a_nested_model_of_keras_2_is_rebuilt():
     """Its own making is its first call there, so that it is referred to as call 1."""
     config = json.loads(json.dumps(KERAS_2_FUNCTIONAL))
     nodes = config["config"]["layers"]
@@ -529,6 +529,6 @@ def test_a_model_in_a_model_of_keras_2():
         "inbound_nodes": [[["input_1", 0, 0, {}]]],
     }
     nodes[2]["inbound_nodes"] = [[["input_1", 0, 0, {}], ["a", 1, 0, {}]]]
-    found = from_keras_config.rebuild(json.dumps(config), "file")
-    shapes = found.variable_shapes(found.input_spec)
+    network = from_keras_config.rebuild(json.dumps(config), "file")
+    shapes = network.variable_shapes(network.input_spec)
     assert [*shapes] == ["c1", "d"]
