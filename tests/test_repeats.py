@@ -194,9 +194,15 @@ def test_a_damaged_repeats_file_is_an_error(tmp_path):
         repeated_runs.resume(tmp_path)
 
 
-@pytest.mark.parametrize("change", [{"folds": 1}, {"folds": 3, "seeds": 2}], ids=str)
-def test_folds_and_seeds_exclude_each_other(quick, change):
-    with pytest.raises(ValueError, match="expected one of them, 2 or more"):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"folds": 1}, "--folds=1: expected 2 or more, or 0"),
+        ({"folds": 3, "seeds": 2}, "--folds and --seeds: expected only one"),
+    ],
+)
+def test_folds_and_seeds_exclude_each_other(quick, change, message):
+    with pytest.raises(ValueError, match=message):
         dataclasses.replace(quick, **change)
 
 

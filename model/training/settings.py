@@ -228,11 +228,10 @@ class Config:
         config_flags.check(self)
         if -1 < self.dropout < 0:
             raise ValueError(f"--dropout={self.dropout}: expected 0 to below 1, or -1")
-        if self.folds == 1 or (self.folds and self.seeds > 1):
-            raise ValueError(
-                f"--folds={self.folds}, --seeds={self.seeds}: expected only one of "
-                "them, 2 or more"
-            )
+        if self.folds == 1:
+            raise ValueError("--folds=1: expected 2 or more, or 0")
+        if self.folds and self.seeds > 1:
+            raise ValueError("--folds and --seeds: expected only one of them")
         if self.views > 0 and self.augmentation.active:
             raise ValueError(
                 f"--views={self.views}: cached features cannot be augmented. Expected "
