@@ -22,10 +22,6 @@ if TYPE_CHECKING:
 _PROJECTOR_PHOTOS = 1000  # shown by TensorBoard's projector in a browser
 
 
-class TooInaccurate(DataError):
-    """The gate that --min_accuracy sets is not passed."""
-
-
 def evaluate(config: Config) -> dict[str, Any]:
     """Evaluate a run, and write its report; or a pretrained network as it is.
 
@@ -144,7 +140,7 @@ def main(typed: dict[str, Any]) -> None:
     figures = evaluate(config)
     command_line.say(text_report.evaluation(figures))
     if figures["accuracy"] < config.min_accuracy:
-        raise TooInaccurate(
+        raise DataError(
             f"{figures['run']}: accuracy {figures['accuracy']:.6g} on {config.split}, "
             f"expected --min_accuracy={config.min_accuracy:.6g} or more"
         )

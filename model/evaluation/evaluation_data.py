@@ -7,8 +7,8 @@ from pathlib import Path
 
 from model.runs import finished_run, run_records
 from pipeline.convert import conversion, convert_settings
+from pipeline.images import file_headers
 from pipeline.records import manifest
-from pipeline.sources import source_settings
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
@@ -21,7 +21,7 @@ def is_photo_folder(data: str) -> bool:
 
 @contextlib.contextmanager
 def open_records(
-    data: str, resize_min: int = source_settings.RESIZE_MIN
+    data: str, resize_min: int = file_headers.RESIZE_MIN
 ) -> Iterator[manifest.Manifest]:
     """Open a folder of records; photos are converted into temporary records first.
 

@@ -15,8 +15,7 @@ import tensorflow as tf
 
 from pipeline.batches import crop_and_resize
 from pipeline.batches.input_spec import InputSpec
-from pipeline.images import opencv
-from pipeline.sources import source_settings
+from pipeline.images import file_headers, opencv
 
 _JPEG_MAGIC = b"\xff\xd8"
 _DEPTH_AT = 24  # offset of the bits per sample in a PNG; source: its IHDR chunk
@@ -27,7 +26,7 @@ _FILL, _APP1, _SCAN, _END = 0xFF, 0xE1, 0xDA, 0xD9
 
 
 def view_of_photo(
-    encoded: Any, spec: InputSpec, resize_min: int = source_settings.RESIZE_MIN
+    encoded: Any, spec: InputSpec, resize_min: int = file_headers.RESIZE_MIN
 ) -> Any:
     """Return the view of an image file.
 
@@ -54,7 +53,7 @@ def view_of_photo(
 
 
 def view_of_images(
-    images: Any, spec: InputSpec, resize_min: int = source_settings.RESIZE_MIN
+    images: Any, spec: InputSpec, resize_min: int = file_headers.RESIZE_MIN
 ) -> Any:
     """Return the views of a batch of upright images of one size.
 

@@ -13,9 +13,9 @@ from model.predict import similar_photos
 from model.runs import finished_run
 from model.weights import preprocessing_overrides, pretrained_classifier
 from pipeline.batches.input_spec import InputSpec
+from pipeline.images import file_headers
 from pipeline.records import stored_photo
 from pipeline.records.manifest_row import Row
-from pipeline.sources import source_settings
 from pipeline.system.errors import DataError
 
 UNKNOWN = "unknown"  # the answer when no class is probable enough
@@ -42,7 +42,7 @@ class Classifier:
     class_names: Sequence[str]
     temperature: float = 1.0
     run: finished_run.FinishedRun | None = None
-    resize_min: int = source_settings.RESIZE_MIN
+    resize_min: int = file_headers.RESIZE_MIN
 
     def describe(self) -> str:
         """Return one line: name, number of classes, and test accuracy if known."""

@@ -14,9 +14,8 @@ import numpy as np
 
 from pipeline.batches import single_photo
 from pipeline.batches.input_spec import InputSpec
-from pipeline.images import isolated_decoder, photo_files
+from pipeline.images import file_headers, isolated_decoder, photo_files
 from pipeline.images.errors import ImageError
-from pipeline.sources import source_settings
 from pipeline.system import command_line
 
 _TIMEOUT_S = 60.0
@@ -43,7 +42,7 @@ def read(
     spec: InputSpec,
     *,
     batch_size: int,
-    resize_min: int = source_settings.RESIZE_MIN,
+    resize_min: int = file_headers.RESIZE_MIN,
     num_workers: int = 0,
 ) -> Iterator[PhotoBatch]:
     """Yield batches of photos in their order; memory does not grow with their number.

@@ -15,7 +15,7 @@ import keras
 from model.runs import run_folder
 from model.runs.run_folder import RunError
 from pipeline.batches.input_spec import InputSpec
-from pipeline.sources import source_settings
+from pipeline.images import file_headers
 
 # What Keras, HDF5 and zipfile raise on a damaged model file.
 _UNREADABLE = (
@@ -60,7 +60,7 @@ class FinishedRun:
     @property
     def resize_min(self) -> int:
         """Shorter side that larger photos were shrunk to, in pixels; 0: no limit."""
-        value = self.config["data"].get("resize_min", source_settings.RESIZE_MIN)
+        value = self.config["data"].get("resize_min", file_headers.RESIZE_MIN)
         if not isinstance(value, int) or value < 0:
             raise ValueError(f"resize_min {value!r}")
         return value

@@ -15,8 +15,8 @@ from model.training import (
     stages,
     starting_point,
 )
+from pipeline.images import file_headers
 from pipeline.records import manifest
-from pipeline.sources import source_settings
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
@@ -238,7 +238,7 @@ def start_folder(
         RunError: Another training has started there.
     """
     start, setup = network.start, network.setup
-    resize_min = records.info.settings.get("resize_min", source_settings.RESIZE_MIN)
+    resize_min = records.info.settings.get("resize_min", file_headers.RESIZE_MIN)
     facts = {
         "settings": dataclasses.asdict(config),
         "device": setup.device_name,

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+from pipeline.images import file_headers
 from pipeline.sources import source_settings
 from pipeline.system import config_flags
 
@@ -27,7 +28,7 @@ class Config:
         "Ends with exit code 2 for any finding, not only for those that would corrupt "
         "training or evaluation.",
     )
-    max_pixels: int = source_settings.max_pixels()
+    max_pixels: int = source_settings.max_pixels(file_headers.MAX_PIXELS)
     group_by: str = source_settings.group_by()
     lists: str = source_settings.lists()
     csv: str = source_settings.csv()

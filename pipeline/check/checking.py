@@ -10,12 +10,18 @@ from pipeline.check import file_kinds, html_page, photo_findings, verify_records
 from pipeline.check.check_findings import Finding, Report
 from pipeline.check.check_settings import Config
 from pipeline.grouping import duplicate_search, photo_groups
-from pipeline.images import decode_files, decode_source, local_runner, record_image
+from pipeline.images import (
+    decode_files,
+    decode_source,
+    file_headers,
+    local_runner,
+    record_image,
+)
 from pipeline.images.errors import ImageError
 from pipeline.records import manifest, stored_photo
 from pipeline.records.manifest_row import Row
 from pipeline.records.reasons import Code
-from pipeline.sources import caffe_lists, find_source, photo_source, source_settings
+from pipeline.sources import caffe_lists, find_source, photo_source
 from pipeline.sources.photo_source import SourcePhoto
 from pipeline.system import command_line, file_system, standard_error, tables
 
@@ -63,12 +69,12 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, html_page.Encoded
     def encoded(photo: SourcePhoto) -> bytes:
         data = decode_files.read(source.root, photo)
         return record_image.encode_for_record(
-            data, resize_min=source_settings.RESIZE_MIN
+            data, resize_min=file_headers.RESIZE_MIN
         ).encoded
 
     options = decode_files.DecodeOptions(
         root=source.root,
-        resize_min=source_settings.RESIZE_MIN,
+        resize_min=file_headers.RESIZE_MIN,
         max_pixels=config.max_pixels,
     )
     rows = decode_source.decode(

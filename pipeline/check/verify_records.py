@@ -9,12 +9,11 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline.images import opencv
+from pipeline.images import file_headers, opencv
 from pipeline.images.errors import ImageError
 from pipeline.records import example_format, manifest, stored_photo
 from pipeline.records.manifest import Manifest
 from pipeline.records.manifest_row import Row
-from pipeline.sources import source_settings
 from pipeline.system import command_line, process_pool
 from pipeline.system.errors import DataError
 
@@ -76,7 +75,7 @@ def verify(converted: Manifest, *, num_workers: int = 0) -> list[Fault]:
                 for index, row in enumerate(rows)
             ]
     opencv.limit_pixels(
-        converted.info.settings.get("max_pixels", source_settings.MAX_PIXELS)
+        converted.info.settings.get("max_pixels", file_headers.MAX_PIXELS)
     )
     with command_line.progress(len(tasks), "record", "check") as progress:
         for block, results in process_pool.map_blocks(

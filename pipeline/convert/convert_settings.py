@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+from pipeline.images import file_headers
 from pipeline.sources import source_settings
 from pipeline.system import config_flags
 
@@ -36,7 +37,7 @@ class Config:
         lower=0,
     )
     resize_min: int = _output(
-        source_settings.RESIZE_MIN,
+        file_headers.RESIZE_MIN,
         "Short side in pixels to which larger photos are shrunk; the default is twice "
         "what networks resize to, so they lose nothing. 0 keeps all pixels.",
         lower=0,
@@ -48,7 +49,7 @@ class Config:
         lower=0,
         upper=1 << 20,
     )
-    max_pixels: int = source_settings.max_pixels()
+    max_pixels: int = source_settings.max_pixels(file_headers.MAX_PIXELS)
     animated: str = _decoding(
         "first",
         "What to do with animations and files of several pages: first converts their "

@@ -12,6 +12,10 @@ from pathlib import PurePosixPath
 from pipeline.records import reasons
 from pipeline.records.reasons import Reason
 
+# Pillow warns of decompression bombs at half of this number and refuses above it.
+MAX_PIXELS = 178_956_970
+RESIZE_MIN = 512  # pixels of the longest short side that conversion keeps
+
 _SIGNATURES = (
     ("JPEG", 0, b"\xff\xd8"),
     ("PNG", 0, b"\x89PNG\r\n\x1a\n"),

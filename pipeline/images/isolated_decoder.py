@@ -9,10 +9,9 @@ would start TensorFlow in each process.
 import queue
 from typing import Self
 
-from pipeline.images import opencv, record_image
+from pipeline.images import file_headers, opencv, record_image
 from pipeline.images.errors import ImageError
 from pipeline.records.reasons import Code
-from pipeline.sources import source_settings
 from pipeline.system import sandbox
 
 CRASHED = "the decoder crashed on this file"
@@ -34,8 +33,8 @@ class Decoders:
         count: int,
         *,
         timeout_s: float,
-        resize_min: int = source_settings.RESIZE_MIN,
-        max_pixels: int = source_settings.MAX_PIXELS,
+        resize_min: int = file_headers.RESIZE_MIN,
+        max_pixels: int = file_headers.MAX_PIXELS,
     ) -> None:
         """Start nothing yet: a process starts when it is needed.
 

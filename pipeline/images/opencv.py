@@ -7,20 +7,17 @@ import hashlib
 import os
 from typing import Any, Literal
 
-from pipeline.sources import source_settings
+from pipeline.images import file_headers
 
 # OpenCV reads this variable when it is loaded, and checks a file's header against it
 # before it allocates.
 MAX_PIXELS_NAME = "OPENCV_IO_MAX_IMAGE_PIXELS"
-_limit_of_process = os.environ.setdefault(
-    MAX_PIXELS_NAME, str(source_settings.MAX_PIXELS)
-)
+_limit_of_process = os.environ.setdefault(MAX_PIXELS_NAME, str(file_headers.MAX_PIXELS))
 os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
 
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
-from pipeline.images import file_headers  # noqa: E402
 from pipeline.images.errors import ImageError  # noqa: E402
 from pipeline.records.reasons import Code  # noqa: E402
 

@@ -12,7 +12,6 @@ import numpy as np
 from pipeline.images import file_headers, opencv, perceptual_hash
 from pipeline.images.errors import ImageError
 from pipeline.records.reasons import Code, Reason
-from pipeline.sources import source_settings
 from pipeline.system import standard_error
 
 
@@ -46,7 +45,7 @@ class RecordImage:
 def encode_for_record(
     data: bytes,
     *,
-    resize_min: int = source_settings.RESIZE_MIN,
+    resize_min: int = file_headers.RESIZE_MIN,
     refuse_animated: bool = False,
     messages: standard_error.Collector | None = None,
 ) -> RecordImage:

@@ -7,9 +7,6 @@ from typing import Any
 from pipeline.sources import caffe_lists
 from pipeline.system import config_flags
 
-# Pillow warns of decompression bombs at half of this number and refuses above it.
-MAX_PIXELS = 178_956_970
-RESIZE_MIN = 512  # pixels of the longest short side that conversion keeps
 _SOURCE = functools.partial(config_flags.setting, group="Labels and splits", basic=True)
 _DECODING = functools.partial(config_flags.setting, group="Decoding", basic=True)
 
@@ -54,10 +51,10 @@ def group_by() -> Any:
     )
 
 
-def max_pixels() -> Any:
+def max_pixels(default: int) -> Any:
     """Return the field of the setting `max_pixels`."""
     return _DECODING(
-        MAX_PIXELS,
+        default,
         "Photos with more pixels are skipped without decoding them; the default is the "
         "limit of Pillow.",
         lower=1,

@@ -13,8 +13,7 @@ from model.predict import classifier, photo_batches, predict_settings, predictin
 from model.runs import finished_run
 from model.weights import preprocessing_overrides
 from pipeline.batches import single_photo
-from pipeline.images import record_image
-from pipeline.sources import source_settings
+from pipeline.images import file_headers, record_image
 from pipeline.system.errors import DataError
 from tests.pipeline.batches.test_single_photo import png_with_orientation, turned_away
 from tests.support import drawn_photos, processes
@@ -70,7 +69,7 @@ class TestPredict:
         unsure = dataclasses.replace(run_classifier, temperature=5.0)
         photo = tmp_path / "large.png"
         cv2.imwrite(str(photo), drawn_photos.draw_scene(9, 700, 900))
-        assert unsure.resize_min == source_settings.RESIZE_MIN
+        assert unsure.resize_min == file_headers.RESIZE_MIN
         usual = dataclasses.replace(unsure, temperature=1.0)
         for resize_min in (0, 60):
             other = dataclasses.replace(usual, resize_min=resize_min)

@@ -10,10 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.images import isolated_decoder, record_image
+from pipeline.images import file_headers, isolated_decoder, record_image
 from pipeline.images.errors import ImageError
 from pipeline.records.reasons import Code
-from pipeline.sources import source_settings
 from tests.support import files, processes
 
 PIXELS = np.random.default_rng(3).integers(0, 256, (60, 90, 3)).astype(np.uint8)
@@ -32,9 +31,7 @@ def decoders():
 @pytest.mark.parametrize("extension", [".jpg", ".png", ".bmp", ".webp", ".tiff"])
 def test_images_equal_those_of_conversion(decoders, extension):
     data = encoded(extension)
-    expected = record_image.encode_for_record(
-        data, resize_min=source_settings.RESIZE_MIN
-    )
+    expected = record_image.encode_for_record(data, resize_min=file_headers.RESIZE_MIN)
     assert decoders.decode(data) == expected
 
 
