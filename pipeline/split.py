@@ -96,7 +96,7 @@ def split_rows(config: Config, before: Manifest) -> Manifest:
     if config.folds > len(groups):
         raise DataError(
             f"{config.data}: --folds={config.folds} for {len(groups):,} groups of "
-            "photos that stay together; choose fewer, so that each fold has some"
+            "photos that stay together. Choose fewer, so that each fold has some"
         )
     folds: dict[str, int] = {}
     if config.folds:
@@ -126,8 +126,8 @@ def main(typed: dict[str, Any]) -> None:
     command_line.say(count_tables.splits(converted.counts()))
     if replaced := converted.info.settings.get("given_splits"):
         command_line.say(
-            f"replaced the split that the photos came with ({', '.join(replaced)}); "
-            "convert into a new folder to have it again"
+            f"replaced the split that the photos came with ({', '.join(replaced)}). "
+            "To get that one back, convert the photos into a new folder"
         )
     for line in split_assignment.warn_of_small_classes(converted.counts()):
         command_line.say(f"warning: {line}")

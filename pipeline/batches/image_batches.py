@@ -170,7 +170,7 @@ class Images:
         if (record.label, record.sha256) != (self._labels[index], row.sha256):
             raise DataError(
                 f"{self._directory / row.file} ({row.path}) at {row.offset}: label or "
-                "SHA-256 differ from the manifest. Convert the photos again."
+                "SHA-256 differ from the manifest. Convert the photos again"
             )
         return record.encoded
 

@@ -17,13 +17,13 @@ _IMBALANCE = 10  # times as many photos in one class as in another
 _GROUP_KINDS: Mapping[str, tuple[file_kinds.Severity, str]] = {
     "conflicting labels": (
         "error",
-        "the same photo in several classes: both cannot be right; convert leaves "
+        "the same photo in several classes; not all can be right, so convert leaves "
         "all of them out",
     ),
     "across splits": (
         "error",
-        "the same picture in several of the given splits: figures would be too "
-        "good; convert keeps that of the last split alone",
+        "the same picture in several of the given splits would make the figures too "
+        "good; convert keeps only that of the last split",
     ),
     "one picture in several classes": (
         "warning",

@@ -195,7 +195,7 @@ def _dataset_info(
 
 def _check_output(directory: Path, source: Source) -> None:
     if directory.exists() and not directory.is_dir():
-        raise DataError(f"{directory}: is a file; expected a folder to write into")
+        raise DataError(f"{directory}: is a file. Expected a folder to write into")
     listed = source.kind in ("lists", "CSV")  # what else lies there does not matter
     if not listed:
         photo_source.check_outside(directory, source.root)
@@ -206,8 +206,9 @@ def _check_output(directory: Path, source: Source) -> None:
         return
     if foreign := sorted(names - _TOLERATED):
         raise DataError(
-            f"{directory}: not empty and not made by a conversion (holds {foreign[0]}"
-            f"{' and more' if len(foreign) > 1 else ''}); choose another --out"
+            f"{directory}: is not empty and not made by a conversion (holds "
+            f"{foreign[0]}{' and more' if len(foreign) > 1 else ''}). Choose another "
+            "--out"
         )
 
 
@@ -225,6 +226,6 @@ def _check_same_source(previous: PreviousDataset | None, source: Source) -> None
     if not any(row and row.is_included for row in rows):
         raise DataError(
             f"{previous.manifest.directory}: holds another data set (classes "
-            f"{', '.join(previous.manifest.class_names[:5])}); choose another --out "
+            f"{', '.join(previous.manifest.class_names[:5])}). Choose another --out "
             "or remove it"
         )

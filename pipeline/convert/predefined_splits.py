@@ -91,8 +91,8 @@ def _check_unmoved(
         raise DataError(
             f"{previous.manifest.directory}: {len(moved):,} photos are known in "
             f"another split than the source gives, {photo.path} first (known in "
-            f"{split}, given for {photo.split}); known photos do not change sides: "
-            "convert into a new folder with --out"
+            f"{split}, given for {photo.split}). Known photos keep their split. "
+            "Convert into a new folder with --out"
         )
 
 

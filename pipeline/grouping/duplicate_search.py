@@ -46,8 +46,8 @@ def search(
         except ImageError as error:
             raise DataError(
                 f"{source.root}/{rows[index].path}: cannot be compared with others "
-                f"({error}); run again if it was changed a moment ago, and for a high "
-                f"--max_pixels set {opencv.MAX_PIXELS_NAME} to the same"
+                f"({error}). Run again if it was changed a moment ago. For a high "
+                f"--max_pixels, set {opencv.MAX_PIXELS_NAME} to the same"
             ) from error
 
     def digests(indices: Sequence[int]) -> list[bytes]:

@@ -117,7 +117,7 @@ def find_user_keys(source: Source, pattern: str) -> list[UserKey]:
     keys = [(match.groups() or (match[0],)) if match else None for match in matches]
     if not any(keys):
         raise DataError(
-            f"--group_by={pattern} matches no path in {source.root}, as "
+            f"--group_by={pattern}: matches no path in {source.root}, such as "
             f"{source.photos[0].path}"
         )
     return keys

@@ -93,8 +93,8 @@ def check_classes(rows: Sequence[Row], source: Source) -> None:
     ((code, _),) = counts.most_common(1)
     example = next(row for row in skipped if row.codes[0] == code)
     raise DataError(
-        f"{source.root}: class {empty[0]}: none of {len(skipped)} files can be used; "
-        f"most often: {example.reason}"
+        f"{source.root}: class {empty[0]}: none of {len(skipped)} files can be used. "
+        f"Most frequent reason: {example.reason}"
     )
 
 

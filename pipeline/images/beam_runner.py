@@ -47,7 +47,7 @@ class Beam:
             from apache_beam.options.pipeline_options import PipelineOptions
         except ImportError as error:
             raise DataError(
-                f"--runner={name}: Apache Beam is not installed ({error}); "
+                f"--runner={name}: Apache Beam is not installed ({error}). Run: "
                 "python -m pip install 'apache-beam>=2.77' 'dask[distributed]'"
             ) from error
         self._beam: Any = apache_beam
@@ -93,7 +93,7 @@ class Beam:
         except Exception as error:  # of Beam, of the cluster, or of our own functions
             kind = type(error).__name__
             raise DataError(
-                f"--runner={self._name}: the job failed ({kind}: {error}); its workers "
+                f"--runner={self._name}: the job failed ({kind}: {error}). Its workers "
                 "need Graft installed"
             ) from error
 

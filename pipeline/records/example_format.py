@@ -140,7 +140,7 @@ def parse(serialized: bytes) -> Record:
     values: dict[str, Any] = {}
     for name, attribute in FEATURES.items():
         if name not in features:
-            raise DataError(f"feature {name} is missing; found {sorted(features)}")
+            raise DataError(f"feature {name} is missing. Found {sorted(features)}")
         kind, feature = _KINDS[attribute], features[name]
         content = (feature.int64_list if kind is int else feature.bytes_list).value
         if len(content) != 1:

@@ -195,9 +195,10 @@ def read(directory: Path) -> Manifest:
     )
     if manifest.digest != head["digest"]:
         raise DataError(
-            f"{directory / ROWS_NAME}: does not belong to {HEAD_NAME} (digest "
-            f"{manifest.digest[:12]}, expected {head['digest'][:12]}); was it edited? "
-            f"Remove {directory} and convert the photos again, or choose another --out"
+            f"{directory / ROWS_NAME}: does not belong to {HEAD_NAME}, for instance "
+            f"because one of them was edited. Expected digest {head['digest'][:12]}, "
+            f"found {manifest.digest[:12]}. Remove {directory} and convert the photos "
+            "again, or choose another --out"
         )
     check(manifest)
     return manifest
@@ -208,40 +209,42 @@ def _read_head(directory: Path) -> dict[str, Any]:
     if staging.is_unfinished(directory):
         raise DataError(
             f"{directory}: a conversion was interrupted while it put its files in "
-            "place; run the same `python -m pipeline.convert` command again"
+            "place. Run the same `python -m pipeline.convert` command again"
         )
     path = directory / HEAD_NAME
     if not path.exists() and any(directory.glob("*.tfrecord")):
         raise DataError(
-            f"{path}: missing, although there are records; remove {directory} and "
+            f"{path}: is missing, although there are records. Remove {directory} and "
             "convert the photos again"
         )
     if not path.exists():
         raise DataError(
-            f"{directory}: no {HEAD_NAME} here; "
-            "convert your photos first: python -m pipeline.convert PHOTOS_FOLDER "
-            f"--out={directory}"
+            f"{directory}: has no {HEAD_NAME}. Convert your photos first: "
+            f"python -m pipeline.convert PHOTOS_FOLDER --out={directory}"
         )
     try:
         head: dict[str, Any] = json.loads(path.read_text(encoding="ascii"))
         version = head["format_version"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
-            f"{path}: not a manifest ({error}); remove {directory} and convert the "
+            f"{path}: is not a manifest ({error}). Remove {directory} and convert the "
             "photos again"
         ) from error
     if version not in tuple(manifest_row.NOT_IN_DIGEST):
         raise DataError(
-            f"{path}: format version {version}, this Graft reads 1 to "
-            f"{FORMAT_VERSION}; convert again into a new folder"
+            f"{path}: has format version {version}. Expected 1 to {FORMAT_VERSION}. "
+            "Convert the photos again, into a new folder"
         )
     if missing := _HEAD_KINDS.keys() - head.keys():
-        raise DataError(f"{path}: {sorted(missing)} missing; convert again")
+        raise DataError(
+            f"{path}: {', '.join(sorted(missing))} missing. Convert the photos again, "
+            "into a new folder"
+        )
     for name, kind in _HEAD_KINDS.items():
         if not isinstance(head[name], kind):
             raise DataError(
-                f"{path}: {name} is {head[name]!r:.80}; was it edited? Convert again "
-                "into a new folder"
+                f"{path}: {name} is {head[name]!r:.80}. Expected a value of type "
+                f"{kind.__name__}. Convert the photos again, into a new folder"
             )
     return head
 
@@ -273,8 +276,8 @@ def check_files(manifest: Manifest) -> None:
         size = path.stat().st_size if path.is_file() else 0
         if size != expected:
             raise DataError(
-                f"{path}: {f'has {size:,} bytes' if size else 'missing'}, expected "
-                f"{expected:,}; run the same pipeline.convert again"
+                f"{path}: {f'has {size:,} bytes' if size else 'is missing'}. Expected "
+                f"{expected:,} bytes. Run the same pipeline.convert again"
             )
 
 
@@ -288,13 +291,14 @@ def check(manifest: Manifest) -> None:
     for row in manifest.included():
         if row.split not in SPLITS or row.class_name not in manifest.labels:
             raise DataError(
-                f"{manifest.directory / ROWS_NAME}: {row.path} has split "
-                f"{row.split!r}, class {row.class_name!r}"
+                f"{manifest.directory / ROWS_NAME}: {row.path} has the unknown split "
+                f"{row.split!r} or the unknown class {row.class_name!r}. Convert the "
+                "photos again, into a new folder"
             )
         other = first.setdefault(row.sha256, row)
         if other.split != row.split:
             raise DataError(
-                f"{manifest.directory}: the same photo stands in two splits: "
-                f"{other.path} ({other.split}) and {row.path} ({row.split}); split "
-                f"again with python -m pipeline.split {manifest.directory}"
+                f"{manifest.directory}: the same photo is in two splits: {other.path} "
+                f"({other.split}) and {row.path} ({row.split}). Make a new split: "
+                f"python -m pipeline.split {manifest.directory}"
             )

@@ -131,7 +131,7 @@ def from_line(line: str) -> Row:
     if tuple(map(type, _values(row))) not in _ROW_KINDS or not all(
         isinstance(code, str) for code in row.codes
     ):
-        raise ValueError("a value is not of the kind it should be")
+        raise ValueError("a value has the wrong type")
     # Refuses lone surrogates.
     os.fsencode("".join((row.path, row.class_name, row.file, row.reason, *row.codes)))
     if not (row.sha256 + row.group + row.split).isascii():

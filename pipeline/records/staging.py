@@ -1,8 +1,8 @@
-"""An output folder in which all files of a conversion appear together.
+"""Let all files of a conversion appear in the output folder together, or none.
 
-They are staged in `OUT/.partial`, and once the marker file `COMMIT` stands there they
-only need renaming. `finish` does that, also after a crash; readers refuse a folder
-where it has not happened yet.
+They are staged in `OUT/.partial`. Once the marker file `COMMIT` is there, they only
+need renaming. `finish` does that, also after a crash; readers refuse a folder where it
+has not happened yet.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ COMMIT_NAME = "COMMIT"
 
 @contextlib.contextmanager
 def staged(directory: Path) -> Iterator[Path]:
-    """Gives an empty staging folder, alone; what is not committed is removed again.
+    """Lock a folder, yield its empty staging folder, and remove what is not committed.
 
     Raises:
         DataError: another process is writing into `directory`.
@@ -28,7 +28,7 @@ def staged(directory: Path) -> Iterator[Path]:
     with file_system.locked(directory) as free:
         if not free:
             raise DataError(
-                f"{directory}: another conversion is writing here; wait for it to end"
+                f"{directory}: another conversion is writing here. Wait until it ends"
             )
         finish(directory)
         partial = directory / PARTIAL_NAME
@@ -45,17 +45,17 @@ def staged(directory: Path) -> Iterator[Path]:
 def commit(
     directory: Path, *, last: Sequence[str], obsolete: Sequence[str] = ()
 ) -> None:
-    """Puts the staged files in place; a crash half-way is completed by the next reader.
+    """Put the staged files in place; after a crash, `finish` completes this.
 
     Args:
-        directory: the output folder; its `.partial` holds the finished files.
-        last: names of the files by which a reader knows the folder: on disk before
-            anything is renamed, and renamed after all others, in this order.
-        obsolete: names of files that the new state no longer has.
+        directory: output folder, whose `.partial` holds the finished files.
+        last: names of the files by which a reader recognises the folder. They are on
+            disk before anything is renamed, and renamed after all others, in order.
+        obsolete: names of files to remove from the output folder.
     """
     partial = directory / PARTIAL_NAME
-    # Not the others: should the power fail before the system has written them, their
-    # sizes and checksums tell, and the photos are still there.
+    # Not the others: if the power fails before the system has written them, their sizes
+    # and checksums reveal it, and the photos are still there.
     for name in last:
         file_system.sync(partial / name)
     marker = partial / (COMMIT_NAME + ".tmp")
@@ -68,12 +68,12 @@ def commit(
 
 
 def is_unfinished(directory: Path) -> bool:
-    """Whether a commit was interrupted, which `finish` completes."""
+    """Return whether a commit was interrupted, which `finish` completes."""
     return (directory / PARTIAL_NAME / COMMIT_NAME).exists()
 
 
 def finish(directory: Path) -> None:
-    """Completes a commit that was interrupted, if there was one."""
+    """Complete a commit that was interrupted, if there was one."""
     partial = directory / PARTIAL_NAME
     marker = partial / COMMIT_NAME
     if not marker.exists():

@@ -61,7 +61,7 @@ class StoredPhotos:
         if record.sha256 != row.sha256:
             raise DataError(
                 f"{self.directory / row.file} ({row.path}) at {row.offset}: holds "
-                "another photo than the manifest says. Convert the photos again."
+                "another photo than the manifest says. Convert the photos again"
             )
         return record.encoded
 

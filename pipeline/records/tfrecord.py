@@ -1,4 +1,4 @@
-"""Payload bytes <-> TFRecord framing, read and written at known byte offsets.
+"""Frame payloads as TFRecords, and read them at known byte offsets.
 
 A record is: length (uint64, little endian), masked CRC32C of those 8 bytes (uint32),
 payload, masked CRC32C of the payload. Source: tensorflow/core/lib/io/record_writer.h.
@@ -30,21 +30,21 @@ def masked_crc(data: bytes) -> int:
 
 
 def frame(payload: bytes) -> bytes:
-    """Returns `payload` as one TFRecord, `OVERHEAD_BYTES` longer."""
+    """Return `payload` as one TFRecord, `OVERHEAD_BYTES` longer."""
     length = struct.pack("<Q", len(payload))
     header = _HEADER.pack(len(payload), masked_crc(length))
     return b"".join((header, payload, _FOOTER.pack(masked_crc(payload))))
 
 
 def unframe(record: bytes, where: str) -> bytes:
-    """Returns the payload of one TFRecord.
+    """Return the payload of one TFRecord.
 
     Args:
-        record: the whole record, framing included.
-        where: what to call it in an error, as `file at byte N`.
+        record: bytes of the whole record, framing included.
+        where: name of the record in errors, such as `file at byte N`.
 
     Raises:
-        DataError: length or checksum do not fit.
+        DataError: the length or a checksum is wrong.
     """
     if len(record) < OVERHEAD_BYTES:
         raise DataError(f"{where}: the file ends inside the record")
@@ -53,41 +53,45 @@ def unframe(record: bytes, where: str) -> bytes:
         raise DataError(f"{where}: no record starts here (length checksum)")
     if length != len(record) - OVERHEAD_BYTES:
         raise DataError(
-            f"{where}: the record holds {length} bytes, "
-            f"the manifest says {len(record) - OVERHEAD_BYTES}"
+            f"{where}: the record has {length} bytes. Expected "
+            f"{len(record) - OVERHEAD_BYTES}, as in the manifest"
         )
     payload = record[_HEADER.size : -_FOOTER.size]
     if _FOOTER.unpack_from(record, len(record) - _FOOTER.size)[0] != masked_crc(
         payload
     ):
         raise DataError(
-            f"{where}: the record is damaged (checksum); if pipeline.convert wrote "
+            f"{where}: the record is damaged (checksum). If pipeline.convert wrote "
             "this file, remove it and convert again"
         )
     return payload
 
 
 def read_at(file_descriptor: int, offset: int, length: int, where: str) -> bytes:
-    """Reads the payload of the record at `offset` (bytes), `length` bytes framed.
+    """Read the payload of the record at `offset` (bytes), `length` bytes framed.
 
     Raises:
-        DataError: length or checksum do not fit.
+        DataError: the length or a checksum is wrong.
     """
     return unframe(os.pread(file_descriptor, length, offset), f"{where} at {offset}")
 
 
 def read_from(file: BinaryIO, offset: int, length: int, where: str) -> bytes:
-    """As `read_at`, of a file of any kind that is open for reading."""
+    """Read a payload as `read_at` does, from a file of any kind."""
     file.seek(offset)
     return unframe(file.read(length), f"{where} at {offset}")
 
 
 def scan(path: Path, *, max_bytes: int = 0) -> Iterator[tuple[int, bytes]]:
-    """Yields (byte offset, payload) of every record of a file, checksums verified.
+    """Yield (byte offset, payload) of every record of a file, checksums verified.
+
+    Args:
+        path: file of records.
+        max_bytes: largest payload, in bytes; 0: no limit.
 
     Raises:
-        DataError: the file is cut or damaged, or a record is longer than
-            `max_bytes`, unless that is 0; names file and byte offset.
+        DataError: the file is cut or damaged, or a record is too long; names file and
+            byte offset.
     """
     with path.open("rb") as file:
         size = path.stat().st_size

@@ -50,8 +50,8 @@ def parse(names: str) -> tuple[ListFile, ...]:
         split = _split_in(Path(name).stem)
         if not split and len(items) > 1:
             raise ValueError(
-                f"--lists: {name} does not tell its split by one word of its name; "
-                "say which is which, as --lists=train=a.txt,validation=b.txt,test=c.txt"
+                f"--lists: the name of {name} does not give its split. Name the "
+                "splits, as in --lists=train=a.txt,validation=b.txt,test=c.txt"
             )
         list_files.append(ListFile(path=name, split=split))
     return tuple(list_files)
@@ -102,8 +102,8 @@ def _entries(files: Sequence[tuple[Path, str]]) -> Iterator[listed_photos.Entry]
             cut = max(content.rfind(" "), content.rfind("\t"))
             if cut < 0:
                 raise DataError(
-                    f"{path} line {number}: {content[:80]!r}; expected a path, a space "
-                    "and a label"
+                    f"{path} line {number}: expected a path, a space and a label, "
+                    f"found {content[:80]!r}"
                 )
             yield listed_photos.Entry(
                 path=content[:cut].rstrip(" \t"),

@@ -23,7 +23,7 @@ from pipeline.system.errors import DataError
 
 # Files and folders that systems leave behind; nobody means them as photos.
 _SYSTEM_NAMES = {"thumbs.db", "desktop.ini", "__macosx", "$recycle.bin"}
-_EXPECTED = "expected one folder of photos per class, as in flowers/daisy/1.jpg"
+_EXPECTED = "Expected one folder of photos per class, as in flowers/daisy/1.jpg"
 
 
 def list_folders(root: Path) -> photo_source.Source:
@@ -120,15 +120,15 @@ def _check_top(root: Path, tops: Sequence[str], num_files: int) -> None:
     _check_links(root)
     if not tops:
         what = f"{num_files} files but no folder" if num_files else "nothing"
-        raise DataError(f"{root}: holds {what}; {_EXPECTED}")
+        raise DataError(f"{root}: holds {what}. {_EXPECTED}")
 
 
 def _check_links(folder: Path) -> None:
     for path in sorted(folder.iterdir()):
         if path.is_symlink() and path.is_dir():
             raise DataError(
-                f"{path}: is a link to a folder, which is not followed, so a class "
-                "would be missing; copy the folder here instead"
+                f"{path}: is a link to a folder. Links are not followed, so a class "
+                "would be missing. Copy the folder here instead"
             )
 
 
@@ -143,11 +143,13 @@ def _splits_among(root: Path, tops: Sequence[str]) -> list[str]:
     if others and len(kinds) > 1:
         raise DataError(
             f"{root}: holds {', '.join(splits)}, which look like splits, and "
-            f"{', '.join(others[:5])}, which do not; expected splits alone, with class "
-            "folders in each, or class folders alone"
+            f"{', '.join(others[:5])}, which do not. Expected only splits, with class "
+            "folders in each, or only class folders"
         )
     if not others and len(kinds) < len(splits):
-        raise DataError(f"{root}: {', '.join(splits)} name one split twice; merge them")
+        raise DataError(
+            f"{root}: {', '.join(splits)} name one split twice. Merge the folders"
+        )
     return [] if others else splits
 
 
@@ -163,8 +165,8 @@ def _check_splits(
         _check_links(root / top)
         if not names:
             raise DataError(
-                f"{root / top}: looks like a split but holds no class folder; expected "
-                f"{root / top}/daisy/1.jpg"
+                f"{root / top}: looks like a split but holds no class folder. Expected "
+                f"photos in class folders, such as {root / top}/daisy/1.jpg"
             )
     first = min(splits, key=lambda top: SPLITS.index(splits[top]))  # train, if there
     for top, names in classes.items():
@@ -176,8 +178,8 @@ def _check_splits(
                 if others
             ]
             raise DataError(
-                f"{root / top}: {' and '.join(what)}, compared with {first}; all "
-                "splits must have the same class folders"
+                f"{root / top}: {' and '.join(what)}, compared with {first}. Give all "
+                "splits the same class folders"
             )
 
 
@@ -188,6 +190,6 @@ def _check_filled(source: photo_source.Source, splits: dict[str, str]) -> None:
         for name in source.class_names:
             if (split, name) not in present:
                 raise DataError(
-                    f"{source.root / top / name}: no files for {split}; add photos, "
-                    "or remove the class from all splits"
+                    f"{source.root / top / name}: has no files for {split}. Add "
+                    "photos, or remove the class from all splits"
                 )

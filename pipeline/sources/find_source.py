@@ -44,7 +44,7 @@ def list_source(
         raise DataError(f"{root}: no such folder")
     if not root.is_dir():
         raise DataError(
-            f"{root}: is a file; expected a folder with one folder of photos per class"
+            f"{root}: is a file. Expected a folder with one folder of photos per class"
         )
     names = class_labels.read(find(root, labels_file)) if labels_file else None
     if list_files:

@@ -76,7 +76,7 @@ class ListedPhotos:
             elif (entry.label, entry.split) != (other.label, other.split):
                 raise DataError(
                     f"{entry.where}: {entry.path} has label {_described(entry)}, but "
-                    f"{_described(other)} in {other.where}; one must go"
+                    f"{_described(other)} in {other.where}. Remove one of them"
                 )
         self.num_repeated = len(listed) - len(self.entries)
 
@@ -111,7 +111,7 @@ class ListedPhotos:
         if counts := photo_source.count_splits(entry.split for entry in self.entries):
             notes[0] += f"; {counts}"
         if self.num_repeated:
-            notes.append(f"{self.num_repeated:,} rows say again what another one says")
+            notes.append(f"{self.num_repeated:,} rows repeat another row")
         photos = [
             photo_source.SourcePhoto(
                 path=entry.path,
@@ -145,7 +145,8 @@ def split_of(name: str, where: str) -> str:
     key = name.strip().lower()
     if key and key not in photo_source.SPLIT_OF:
         raise DataError(
-            f"{where}: split {name!r}; expected train, validation, test or nothing"
+            f"{where}: split {name!r} is unknown. Expected train, validation, test or "
+            "nothing"
         )
     return photo_source.SPLIT_OF.get(key, "")
 
@@ -175,7 +176,7 @@ class _Inside:
             raise ValueError("no path")
         if clean.startswith("/") or clean.split("/", 1)[0] == "..":
             raise ValueError(
-                f"{path[:200]} lies outside of {self._root}, which all photos must lie "
-                "in; name the folder that holds them all as the source"
+                f"{path[:200]} lies outside of {self._root}. Name the folder that "
+                "holds all photos as the source"
             )
         return clean

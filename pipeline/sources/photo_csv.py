@@ -76,15 +76,16 @@ def read_rows(
     try:
         header = next(reader, None)
         if header is None:
-            raise DataError(f"{path}: empty; expected a header of column names")
+            raise DataError(f"{path}: is empty. Expected a header of column names")
         places = _places(path, header, needed, optional)
         for fields in reader:
             if not fields:
                 continue
             if len(fields) != len(header):
                 raise DataError(
-                    f"{path} line {reader.line_num}: {len(fields)} fields, the header "
-                    f"has {len(header)}; fields with commas need quotes"
+                    f"{path} line {reader.line_num}: has {len(fields)} fields. "
+                    f"Expected {len(header)}, as in the header. Put quotes around "
+                    "fields with commas"
                 )
             yield (
                 reader.line_num,
@@ -107,10 +108,10 @@ def _places(
         if len(columns) > 1 or (not columns and name in needed):
             listed = ", ".join(repr(title[:40]) for title in header[:20])
             if len(header) == 1 and re.search("[;\t]", header[0]):
-                listed += "; fields need commas between them"
+                listed += ". Separate fields by commas"
             raise DataError(
                 f"{path}: expected one column {' or '.join(aliases)}, found "
-                f"{len(columns)}; the header has {listed}"
+                f"{len(columns)}. The header has {listed}"
             )
         places[name] = columns[0] if columns else None
     return places

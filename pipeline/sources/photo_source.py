@@ -111,31 +111,32 @@ def check(source: Source) -> Source:
     for name in names:
         if len(name) > _MAX_NAME:
             raise DataError(
-                f"{root}: class name {name[:80]!r}... has {len(name)} characters"
+                f"{root}: class name {name[:80]!r}... has {len(name)} characters. "
+                f"Expected at most {_MAX_NAME}"
             )
         if not name.isprintable() and not _is_undecodable(name):
             raise DataError(
                 f"{root}: class name {name!r} holds a line break or another control "
-                "character, which no list of labels can; rename the class"
+                "character, which no list of labels can. Rename the class"
             )
     if len(names) < 2:
         raise DataError(
-            f"{root}: holds one class only, {names[0]!r}; a classifier needs two or "
-            "more; expected one folder of photos per class, as in flowers/daisy/1.jpg"
+            f"{root}: holds one class only, {names[0]!r}. A classifier needs two or "
+            "more. Expected one folder of photos per class, as in flowers/daisy/1.jpg"
         )
     present = {photo.class_name for photo in source.photos}
     empty = [name for name in names if name not in present]
     if empty:
         raise DataError(
             f"{root}: no files in class {', '.join(empty[:10])}"
-            f"{' and more' if len(empty) > 10 else ''}; add photos or remove the class"
+            f"{' and more' if len(empty) > 10 else ''}. Add photos or remove the class"
         )
     if source.given and not any(
         photo.class_name and photo.split in ("", "train") for photo in source.photos
     ):
         raise DataError(
             f"{root}: all photos are given for {' or '.join(source.given)}, none to "
-            "train on; give training photos as well"
+            "train on. Add training photos"
         )
     return source
 
@@ -156,8 +157,8 @@ def check_given(source: Source) -> None:
     if lacking:
         raise DataError(
             f"{source.root}: no photo is given of {', '.join(lacking[:10])}"
-            f"{' and more' if len(lacking) > 10 else ''}; expected photos of every "
-            "class in every split that is given; list some, or let it be with "
+            f"{' and more' if len(lacking) > 10 else ''}. Expected photos of every "
+            "class in every split that is given. Add some, or accept this with "
             "--lacking=keep"
         )
 
@@ -171,7 +172,7 @@ def check_outside(directory: Path, root: Path) -> None:
     if directory.resolve().is_relative_to(root.resolve()):
         raise DataError(
             f"{directory}: lies inside the source {root}, where the next conversion "
-            "would take it for a class; choose another --out"
+            "would take it for a class. Choose another --out"
         )
 
 

@@ -44,7 +44,7 @@ def is_source(root: Path) -> bool:
         return False
     if (root / manifest.HEAD_NAME).exists():
         raise DataError(
-            f"{root}: is a converted data set already; train on it with "
+            f"{root}: is a converted data set already. Train on it with "
             f"python train.py --data={root}"
         )
     return True
@@ -139,13 +139,13 @@ def _class_of_label(
             if label_of.setdefault(name, photo.label) != photo.label:
                 raise DataError(
                     f"{path} record {index}: label {photo.label}, but class {name} has "
-                    f"{label_of[name]} before; expected one file per class"
+                    f"{label_of[name]} before. Expected one file per class"
                 )
         other = class_of.setdefault(label_of[name], name)
         if other != name:
             raise DataError(
-                f"{root}: both {other} and {name} have label {label_of[name]}; "
-                "expected one label per class"
+                f"{root}: both {other} and {name} have label {label_of[name]}. "
+                "Expected one label per class"
             )
     return dict(sorted(class_of.items()))
 
@@ -167,15 +167,15 @@ def _photos(path: Path) -> Iterator[_Photo]:
     except DataError as error:
         raise DataError(f"record {index} of {error}") from error
     if not index:
-        raise DataError(f"{path}: no records; remove the file")
+        raise DataError(f"{path}: has no records. Remove the file")
 
 
 def _parse(payload: bytes, where: str) -> tuple[bytes, int]:
     features = example_format.parse_features(payload, where)
     if {*features} != {"image", "label"}:
         raise DataError(
-            f"{where}: features {sorted(features)[:10]}; expected image and label, as "
-            "the scripts of 2018 wrote them"
+            f"{where}: has features {sorted(features)[:10]}. Expected image and label, "
+            "as the scripts of 2018 wrote them"
         )
     values = [features[name].bytes_list.value for name in ("image", "label")]
     if [len(value) for value in values] != [1, 1] or len(values[1][0]) != _LABEL.size:

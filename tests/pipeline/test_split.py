@@ -15,7 +15,7 @@ def copy(found, tmp_path):
     return copied
 
 
-def test_folds_are_written(found, tmp_path):
+def test_folds_change_the_manifest_but_no_record(found, tmp_path):
     before = copy(found, tmp_path)
     config = split.Config(data=str(tmp_path), folds=5, fold=2)
     split.resplit(config)
@@ -26,7 +26,7 @@ def test_folds_are_written(found, tmp_path):
     assert after.digest != before.digest
 
 
-def test_seed_and_shares(found, tmp_path):
+def test_seed_and_shares_decide_the_split(found, tmp_path):
     copy(found, tmp_path)
     config = split.Config(
         data=str(tmp_path), seed=5, validation_share=0.25, test_share=0.25
@@ -38,14 +38,14 @@ def test_seed_and_shares(found, tmp_path):
 
 
 @pytest.mark.parametrize("folds", [61, 40_000, 10**9])
-def test_more_folds_than_photos(found, folds):
+def test_more_folds_than_groups_are_refused(found, folds):
     config = split.Config(data=str(found.directory), folds=folds)
-    with pytest.raises(DataError, match=r"for 60 groups .* choose fewer"):
+    with pytest.raises(DataError, match=r"for 60 groups .* Choose fewer"):
         split.split_rows(config, found)
     split.split_rows(dataclasses.replace(config, folds=60), found)
 
 
-def test_the_same_again_writes_nothing(found, tmp_path):
+def test_the_same_split_again_writes_nothing(found, tmp_path):
     copy(found, tmp_path)
     head = tmp_path / manifest.HEAD_NAME
     before = head.stat().st_mtime_ns
@@ -63,6 +63,6 @@ def test_the_same_again_writes_nothing(found, tmp_path):
     ],
     ids=str,
 )
-def test_wrong_settings(how):
+def test_wrong_settings_are_refused(how):
     with pytest.raises(ValueError, match="--"):
         split.Config(**how)

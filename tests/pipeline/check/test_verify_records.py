@@ -64,12 +64,12 @@ def rewrite(found, row, change):
     path.write_bytes(data)
 
 
-def test_all_is_well(found):
+def test_records_as_converted_have_no_fault(found):
     assert faults_of(found) == []
 
 
 @pytest.mark.parametrize("at", [0, 8, 12, 200, -1], ids=str)
-def test_one_bit(found, at):
+def test_one_changed_bit_is_a_fault_of_its_record(found, at):
     """The first fault is named by file and number of the record."""
     row = rows_of(found)[2]
     path = found.directory / row.file
@@ -97,7 +97,7 @@ def other_letter(text):
         ("image/format", other_letter),
     ],
 )
-def test_a_feature_that_the_manifest_has_otherwise(found, name, change):
+def test_a_feature_that_differs_from_the_manifest_is_a_fault(found, name, change):
     rows = [row for row in found.included() if found.labels[row.class_name] == 1]
     row = rows[0]
     attribute = example_format.FEATURES[name]
@@ -107,7 +107,7 @@ def test_a_feature_that_the_manifest_has_otherwise(found, name, change):
     assert fault.problem.startswith(f"{name} is ")
 
 
-def test_pixels_of_another_photo(found):
+def test_the_bytes_of_another_photo_are_a_fault(found):
     """Right checksums, right features, and bytes that are not the photo's."""
     row = next(row for row in found.included() if row.action == "copied")
 
@@ -117,7 +117,7 @@ def test_pixels_of_another_photo(found):
     assert "SHA-256" in fault.problem
 
 
-def test_what_does_not_decode(found):
+def test_an_image_that_does_not_decode_is_a_fault(found):
     row = next(row for row in found.included() if row.action == "copied")
     rewrite(found, row, lambda stored: {"encoded": bytes(len(stored.encoded))})
     # As if it had been encoded anew, so that its hash says nothing.
@@ -130,7 +130,7 @@ def test_what_does_not_decode(found):
     assert "does not decode" in fault.problem
 
 
-def test_as_many_pixels_as_conversion_allowed(processes, found):
+def test_more_pixels_than_conversion_allowed_are_a_fault(processes, found):
     settings = found.info.settings | {"max_pixels": 100}
     info = dataclasses.replace(found.info, settings=settings)
     faults = verify_records.verify(dataclasses.replace(found, info=info), num_workers=1)
@@ -138,7 +138,7 @@ def test_as_many_pixels_as_conversion_allowed(processes, found):
     assert "larger than 100 pixels" in faults[0].problem
 
 
-def test_a_file_that_is_missing(found):
+def test_a_missing_file_is_a_fault(found):
     name = rows_of(found)[0].file
     (found.directory / name).unlink()
     (fault,) = faults_of(found)
@@ -146,7 +146,7 @@ def test_a_file_that_is_missing(found):
 
 
 @pytest.mark.parametrize("more", [b"x", b"\0" * 100])
-def test_a_file_that_is_longer(found, more):
+def test_a_longer_file_is_a_fault(found, more):
     path = found.directory / rows_of(found)[0].file
     path.write_bytes(path.read_bytes() + more)
     (fault,) = faults_of(found)
@@ -154,7 +154,7 @@ def test_a_file_that_is_longer(found, more):
     assert "bytes, expected" in fault.problem
 
 
-def test_a_file_that_is_cut_off(found):
+def test_a_cut_file_is_a_fault(found):
     row = rows_of(found)[-1]
     path = found.directory / row.file
     path.write_bytes(path.read_bytes()[:-1])
@@ -162,14 +162,14 @@ def test_a_file_that_is_cut_off(found):
     assert [fault.index for fault in faults] == [-1, len(rows_of(found)) - 1]
 
 
-def test_a_gap(found):
+def test_a_gap_between_records_is_a_fault(found):
     rows = tuple(row for row in found.rows if row != rows_of(found)[1])
     found = dataclasses.replace(found, rows=rows)
     problems = [str(fault) for fault in verify_records.verify(found, num_workers=1)]
     assert any("starts at byte" in problem for problem in problems)
 
 
-def test_counts_that_were_edited(found):
+def test_edited_counts_are_a_fault(found):
     path = found.directory / manifest.HEAD_NAME
     head = json.loads(path.read_text())
     head["files"]["total"] += 1
@@ -178,7 +178,7 @@ def test_counts_that_were_edited(found):
     assert str(fault) == "manifest.json: its files are not those of manifest.jsonl"
 
 
-def test_several_processes_find_the_same(processes, found):
+def test_several_processes_find_the_same_faults(processes, found):
     for row in rows_of(found)[::2]:
         path = found.directory / row.file
         data = bytearray(path.read_bytes())

@@ -107,7 +107,7 @@ def test_rows_tile_the_record_files(photos, tmp_path):
         assert (tmp_path / "out" / name).stat().st_size == ends[-1]
 
 
-def test_large_photos_are_shrunk_unless_told_otherwise(tmp_path):
+def test_large_photos_are_shrunk_to_the_setting(tmp_path):
     for name in ("a", "b"):
         (tmp_path / "photos" / name).mkdir(parents=True)
         pixels = drawn_photos.draw_photo("red", ord(name), 600, 900)
@@ -123,7 +123,7 @@ def test_large_photos_are_shrunk_unless_told_otherwise(tmp_path):
             assert ((row.height, row.width), row.action) == (size, action)
 
 
-def test_twice_gives_the_same_bytes(photos, tmp_path):
+def test_two_conversions_give_the_same_bytes(photos, tmp_path):
     for out, workers in (("one", 1), ("two", 2)):
         config = convert_settings.Config(
             source=str(photos), out=str(tmp_path / out), workers=workers
@@ -141,7 +141,7 @@ def test_the_source_is_never_touched(photos, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in photos.rglob("*")} == stamps
 
 
-def test_again_changes_nothing_and_says_so(photos, tmp_path):
+def test_a_second_conversion_changes_nothing_and_says_so(photos, tmp_path):
     out = tmp_path / "out"
     run_convert(photos, out)
     stamps = {path: path.stat().st_mtime_ns for path in out.iterdir()}
@@ -151,7 +151,7 @@ def test_again_changes_nothing_and_says_so(photos, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == stamps
 
 
-def test_photos_added_later_move_no_other(photos, tmp_path):
+def test_photos_added_later_keep_the_split_of_all_others(photos, tmp_path):
     out = tmp_path / "out"
     before = {r.path: r.split for r in run_convert(photos, out).manifest.rows}
     for number in range(100, 130):
@@ -192,7 +192,7 @@ def test_removed_photos_stay_in_the_manifest_and_come_back(photos, tmp_path):
     assert run_convert(photos, out).manifest.digest == before.digest
 
 
-def test_a_class_that_is_gone_is_reported(photos, tmp_path):
+def test_a_removed_class_is_reported(photos, tmp_path):
     run_convert(photos, tmp_path / "out")
     shutil.rmtree(photos / "green")
     done = command(photos, tmp_path / "out", "--workers=1")
@@ -238,7 +238,7 @@ def test_a_photo_under_two_classes_is_left_out(photos, tmp_path):
     ],
     ids=["nothing", "a file", "empty", "one class", "empty class"],
 )
-def test_sources_that_cannot_be_converted(tmp_path, prepare, message):
+def test_a_source_that_is_no_data_set_is_refused(tmp_path, prepare, message):
     source = tmp_path / "photos"
     prepare(source)
     done = command(source, tmp_path / "out", "--workers=1")
@@ -274,7 +274,7 @@ def test_unreadable_files_are_skipped_by_name(photos, tmp_path):
     assert reasons["red/empty.jpg"] == "empty file"
 
 
-def test_odd_names_work(tmp_path):
+def test_names_of_any_bytes_and_length_are_converted(tmp_path):
     photos = drawn_photos.write_photos(tmp_path / "photos", 4)
     odd = os.fsdecode(b"caf\xe9 \xf0\x9f\x8c\xbc\n50%")
     folder = photos / "a:b*c"
@@ -333,7 +333,7 @@ def test_a_known_data_set_keeps_its_seed_and_says_so(photos, tmp_path):
 
 
 @pytest.mark.parametrize("delay_s", [0.3, 0.5, 0.7, 0.9, 1.2])
-def test_a_killed_conversion_leaves_nothing_half_and_is_completed(
+def test_a_killed_conversion_leaves_nothing_half_done_and_is_completed(
     photos, tmp_path, delay_s
 ):
     for number in range(200):
@@ -376,7 +376,7 @@ def test_a_stopped_conversion_cleans_up(photos, tmp_path, number):
     assert not out.exists() or not final_names(out)
 
 
-def test_two_conversions_at_once(photos, tmp_path):
+def test_a_second_conversion_at_the_same_time_is_refused(photos, tmp_path):
     """The second one is told; the folder is whole in the end."""
     out = tmp_path / "out"
     with (
@@ -418,7 +418,7 @@ def test_a_full_disk_is_a_named_error_and_the_rerun_completes(photos, tmp_path):
     ],
     ids=["cut", "one bit", "zeros", "longer"],
 )
-def test_a_record_file_that_was_damaged_is_written_anew(photos, tmp_path, damage):
+def test_a_damaged_record_file_is_written_again(photos, tmp_path, damage):
     out = tmp_path / "out"
     run_convert(photos, out)
     before = files.folder_digest(out)
@@ -428,7 +428,7 @@ def test_a_record_file_that_was_damaged_is_written_anew(photos, tmp_path, damage
     assert files.folder_digest(out) == before
 
 
-def test_what_the_command_prints(photos, tmp_path):
+def test_the_command_prints_counts_and_skipped_files(photos, tmp_path):
     (photos / "red" / "bad.jpg").write_text("x")
     done = command(photos, tmp_path / "out", "--workers=2")
     assert done.returncode == 0, done.stderr
@@ -450,7 +450,7 @@ def test_wrong_flags_exit_with_1(photos):
         assert "Traceback" not in done.stderr
 
 
-def test_what_is_no_plain_file_is_skipped(photos, tmp_path):
+def test_pipes_and_videos_are_skipped(photos, tmp_path):
     os.mkfifo(photos / "red" / "pipe.jpg")
     with (photos / "red" / "video.mp4").open("wb") as file:
         file.truncate(600 << 20)
@@ -504,12 +504,12 @@ class TestAnimated:
     def row(self, summary):
         return next(r for r in summary.manifest.rows if r.path.endswith(".gif"))
 
-    def test_first_frame(self, animated, tmp_path):
+    def test_the_first_frame_is_converted(self, animated, tmp_path):
         row = self.row(run_convert(animated, tmp_path / "out"))
         assert row.action == "reencoded"
         assert "first of 2 frames" in row.reason
 
-    def test_refused(self, animated, tmp_path):
+    def test_an_animation_is_skipped_on_request(self, animated, tmp_path):
         out = tmp_path / "out"
         row = self.row(run_convert(animated, out, animated="refuse"))
         assert row.action == "skipped"

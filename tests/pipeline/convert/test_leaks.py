@@ -91,7 +91,7 @@ class TestNearDuplicates:
             write(scenes, f"{name}-turned.png", np.rot90(pixels))
             write(scenes, f"{name}-small.jpg", half(pixels), 70)
 
-    def test_they_share_group_and_split(self, scenes, tmp_path):
+    def test_near_duplicates_share_group_and_split(self, scenes, tmp_path):
         self.add_copies(scenes)
         summary = run(scenes, tmp_path / "out")
         found = summary.manifest
@@ -103,12 +103,12 @@ class TestNearDuplicates:
             assert name == min(hashes)
         assert any("near-duplicates: 10 (" in line for line in summary.findings)
 
-    def test_every_photo_taken_has_its_hash(self, scenes, tmp_path):
+    def test_every_photo_with_a_record_has_a_hash(self, scenes, tmp_path):
         (scenes / "a" / "bad.jpg").write_text("x")
         for row in run(scenes, tmp_path / "out").manifest.rows:
             assert len(row.phash) == (16 if row.is_included else 0)
 
-    def test_whatever_the_number_of_workers(self, scenes, tmp_path):
+    def test_the_number_of_workers_changes_nothing(self, scenes, tmp_path):
         self.add_copies(scenes)
         for workers in (1, 2, 3):
             run(scenes, tmp_path / f"{workers}", workers=workers)
@@ -117,14 +117,14 @@ class TestNearDuplicates:
         )
         assert one == two == three
 
-    def test_again_changes_nothing(self, scenes, tmp_path):
+    def test_a_second_conversion_changes_nothing(self, scenes, tmp_path):
         self.add_copies(scenes)
         run(scenes, tmp_path / "out")
         before = files.folder_digest(tmp_path / "out")
         assert not run(scenes, tmp_path / "out").changed
         assert files.folder_digest(tmp_path / "out") == before
 
-    def test_a_copy_that_comes_later_joins_the_split(self, scenes, tmp_path):
+    def test_a_later_copy_joins_the_split_of_its_original(self, scenes, tmp_path):
         before = run(scenes, tmp_path / "out").manifest
         for number in range(30):
             name = f"{'ab'[number % 2]}/later{number:02d}.jpg"
@@ -136,7 +136,7 @@ class TestNearDuplicates:
             assert splits(after)[path] == name
             assert splits(after)[path.replace("scene", "later")] == name
 
-    def test_and_its_fold(self, scenes, tmp_path):
+    def test_a_later_copy_joins_the_fold_of_its_original(self, scenes, tmp_path):
         out = tmp_path / "out"
         run(scenes, out)
         split.resplit(split.Config(data=str(out), folds=3))
@@ -148,7 +148,9 @@ class TestNearDuplicates:
             first = before[row.path.replace("later", "scene")]
             assert (row.split, row.fold) == (first.split, first.fold)
 
-    def test_a_new_split_and_folds_keep_them_together(self, scenes, tmp_path):
+    def test_a_new_split_and_folds_keep_near_duplicates_together(
+        self, scenes, tmp_path
+    ):
         self.add_copies(scenes)
         out = tmp_path / "out"
         run(scenes, out)
@@ -160,7 +162,9 @@ class TestNearDuplicates:
             for paths in groups(found).values():
                 assert len({folds[path] for path in paths}) == 1
 
-    def test_in_two_classes_they_are_grouped_and_told(self, scenes, tmp_path):
+    def test_near_duplicates_in_two_classes_are_grouped_and_reported(
+        self, scenes, tmp_path
+    ):
         write(scenes, "b/again.jpg", half(drawn_photos.draw_scene(0)))
         summary = run(scenes, tmp_path / "out")
         found = summary.manifest
@@ -171,7 +175,7 @@ class TestNearDuplicates:
             for line in summary.findings
         )
 
-    def test_a_damaged_record_of_a_candidate_is_made_anew(self, scenes, tmp_path):
+    def test_a_damaged_record_of_a_candidate_is_written_again(self, scenes, tmp_path):
         out = tmp_path / "out"
         found = run(scenes, out).manifest
         row = found.included()[0]
@@ -200,7 +204,9 @@ class TestContradictions:
         assert not run(scenes, tmp_path / "out").changed
 
     @pytest.mark.parametrize("orientation", [1, 6, 7])
-    def test_as_a_viewer_shows_them(self, scenes, tmp_path, orientation):
+    def test_orientation_does_not_hide_the_same_pixels(
+        self, scenes, tmp_path, orientation
+    ):
         """However large: what the record holds is shrunk and encoded anew."""
         path = write(scenes, "a/turned.jpg", drawn_photos.draw_scene(99, 700, 900))
         tiff = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0%c\0\0\0\0\0\0"
@@ -212,7 +218,7 @@ class TestContradictions:
         found = run(scenes, tmp_path / "out").manifest
         assert set(reasons(found)) == {"a/turned.jpg", "b/upright.png"}
 
-    def test_they_can_be_kept(self, scenes, tmp_path):
+    def test_contradicting_photos_can_be_kept(self, scenes, tmp_path):
         shutil.copy(scenes / "a" / "scene00.jpg", scenes / "b" / "same.jpg")
         pixels = self.lossless(scenes / "a" / "scene02.jpg")
         write(scenes, "b/lossless.png", pixels)
@@ -243,7 +249,9 @@ class TestGroupBy:
         return tmp_path / "photos"
 
     @pytest.mark.parametrize("pattern", [r"p\d+_", r"(p)(\d+)", "p.."])
-    def test_what_matches_alike_shares_a_split(self, patients, tmp_path, pattern):
+    def test_photos_with_the_same_match_share_a_split(
+        self, patients, tmp_path, pattern
+    ):
         summary = run(patients, tmp_path / "out", group_by=pattern)
         found = summary.manifest
         assert [len(paths) for paths in groups(found).values()] == [3] * 12
@@ -254,16 +262,18 @@ class TestGroupBy:
             assert all(counts.values())
         assert "groups by path: 12, of 36 photos" in summary.findings
 
-    def test_within_a_class_and_across(self, patients, tmp_path):
+    def test_a_pattern_groups_within_a_class_and_across_classes(
+        self, patients, tmp_path
+    ):
         found = run(patients, tmp_path / "out", group_by=r"^./p00").manifest
         assert sorted(map(len, groups(found).values())) == [1] * 33 + [1, 2]
 
-    def test_with_copies_groups_grow_together(self, patients, tmp_path):
+    def test_a_copy_joins_the_groups_of_two_patterns(self, patients, tmp_path):
         write(patients, "a/p11_copy.jpg", drawn_photos.draw_scene(0, 60, 80)[:, ::-1])
         found = run(patients, tmp_path / "out", group_by=r"p\d+").manifest
         assert sorted(map(len, groups(found).values())) == [3] * 10 + [7]
 
-    def test_new_splits_and_folds_keep_them(self, patients, tmp_path):
+    def test_new_splits_and_folds_keep_groups_together(self, patients, tmp_path):
         out = tmp_path / "out"
         run(patients, out, group_by=r"p\d+")
         for how in ({"seed": 5}, {"folds": 4, "fold": 1}):
@@ -287,12 +297,12 @@ class TestGroupBy:
         assert [len(paths) for paths in groups(after).values()] == [4] * 12
         check_no_leak(after)
 
-    def test_a_pattern_that_finds_nothing(self, patients, tmp_path):
-        with pytest.raises(DataError, match=r"--group_by=patient\\d matches no"):
+    def test_a_pattern_that_matches_no_path_is_refused(self, patients, tmp_path):
+        with pytest.raises(DataError, match=r"--group_by=patient\\d: matches no"):
             run(patients, tmp_path / "out", group_by=r"patient\d")
         assert not list((tmp_path / "out").iterdir())
 
-    def test_wrong_flags(self, patients, tmp_path):
+    def test_wrong_flags_are_refused(self, patients, tmp_path):
         for flag in ("--group_by=p(", "--group_by=*", "--conflicts=none"):
             done = command(patients, tmp_path / "out", flag)
             assert done.returncode == 1
@@ -301,7 +311,9 @@ class TestGroupBy:
         with pytest.raises(ValueError, match="--conflicts"):
             convert_settings.Config(source="", conflicts="none")
 
-    def test_other_settings_are_noticed(self, patients, tmp_path):
+    def test_another_pattern_changes_the_settings_but_no_record(
+        self, patients, tmp_path
+    ):
         out = tmp_path / "out"
         before = run(patients, out, group_by=r"p\d+")
         assert not run(patients, out, group_by=r"p\d+").changed
@@ -313,7 +325,9 @@ class TestGroupBy:
         # The records are the same, and so are features made of them.
         assert before.manifest.records_digest == after.manifest.records_digest
 
-    def test_known_photos_stay_and_are_told(self, patients, tmp_path):
+    def test_known_photos_of_a_divided_group_stay_and_are_reported(
+        self, patients, tmp_path
+    ):
         out = tmp_path / "out"
         before = run(patients, out).manifest
         done = command(patients, out, r"--group_by=p\d+")
@@ -352,7 +366,7 @@ class TestLaterConversions:
         assert any("both sides of the split: 2 (" in line for line in summary.findings)
         assert not run(scenes, out, group_by="/(x)").changed
 
-    def test_also_between_two_folds(self, scenes, tmp_path):
+    def test_a_photo_between_two_folds_is_left_out(self, scenes, tmp_path):
         out = tmp_path / "out"
         run(scenes, out)
         split.resplit(split.Config(data=str(out), folds=5))
@@ -398,7 +412,7 @@ class TestLaterConversions:
         (tmp_path / "kept.jpg").rename(scenes / "a" / "z.jpg")
         assert splits(run(scenes, out).manifest)["a/z.jpg"] == "test"
 
-    def test_photos_that_swap_names_keep_their_own(self, scenes, tmp_path):
+    def test_photos_that_swap_names_keep_their_splits(self, scenes, tmp_path):
         out = tmp_path / "out"
         before = run(scenes, out).manifest
         train, test = of_split(before, "train"), of_split(before, "test")

@@ -40,7 +40,7 @@ def split_of(found):
 
 
 class TestKept:
-    def test_all_three(self, photos, tmp_path):
+    def test_three_given_splits_are_kept(self, photos, tmp_path):
         how = write_csv(photos, all_three)
         summary = run(photos, tmp_path / "out", **how)
         assert summary.manifest.counts()["red"] == {
@@ -56,7 +56,7 @@ class TestKept:
         assert head["settings"]["given_splits"] == ["train", "validation", "test"]
         assert not run(photos, tmp_path / "out", **how).changed
 
-    def test_the_missing_one_is_taken_from_training(self, photos, tmp_path):
+    def test_a_missing_split_is_filled_from_training_photos(self, photos, tmp_path):
         def two(name, number):
             return "test" if number < 3 else "train"
 
@@ -77,7 +77,7 @@ class TestKept:
         assert [r.path for r in found.included("test")] == ["red/red000.jpg"]
         assert found.counts()["red"]["validation"] == 1
 
-    def test_split_folders(self, photos, tmp_path):
+    def test_split_folders_give_the_splits(self, photos, tmp_path):
         source = tmp_path / "splits"
         shutil.copytree(photos, source / "train")
         shutil.copytree(photos, source / "val")
@@ -90,7 +90,7 @@ class TestKept:
         assert {r.path.split("/")[0] for r in found.included("validation")} == {"val"}
         assert {r.path.split("/")[0] for r in found.included("test")} == {"train"}
 
-    def test_lists(self, photos, tmp_path):
+    def test_lists_give_the_splits(self, photos, tmp_path):
         for name, numbers in (("train", range(8)), ("test", range(8, 12))):
             lines = [
                 f"{path.relative_to(photos)} {label}"
@@ -131,7 +131,9 @@ class TestCopies:
             ({0: "test", 900: "test"}, {"red/red000.jpg", "red/red900.jpg"}),
         ],
     )
-    def test_only_the_last_split_has_it(self, photos, tmp_path, given, stays):
+    def test_only_the_last_split_keeps_a_copied_photo(
+        self, photos, tmp_path, given, stays
+    ):
         self.copy(photos, "red", 900)
 
         def splits(name, number):
@@ -153,7 +155,9 @@ class TestCopies:
         manifest.check(summary.manifest)
         assert not run(photos, tmp_path / "out", **how).changed
 
-    def test_a_class_of_copies_alone(self, photos, tmp_path):
+    def test_a_class_whose_training_photos_are_all_test_photos_is_a_warning(
+        self, photos, tmp_path
+    ):
         """Its training photos are all test photos: nothing to train on is a warning."""
         source = tmp_path / "splits"
         shutil.copytree(photos, source / "train")
@@ -185,14 +189,14 @@ class TestLacking:
             files[name].write_text("\n".join(lines))
         return f"{files['train']},{files['test']}"
 
-    def test_is_refused(self, photos, tmp_path):
+    def test_a_class_missing_from_a_split_is_refused(self, photos, tmp_path):
         with pytest.raises(
             DataError, match=r"no photo is given of red \(test\).*--lacking=keep"
         ):
             run(photos, tmp_path / "out", lists=self.lists(photos), lacking="refuse")
         assert not (tmp_path / "out").exists()
 
-    def test_can_be_kept(self, photos, tmp_path):
+    def test_a_class_missing_from_a_split_can_be_kept(self, photos, tmp_path):
         found = run(photos, tmp_path / "out", lists=self.lists(photos)).manifest
         assert found.counts()["red"]["test"] == 0
         assert found.counts()["blue"]["test"] == 1
@@ -221,7 +225,9 @@ class TestLater:
         with pytest.raises(DataError, match="known in another split"):
             run(photos, tmp_path / "out", **write_csv(photos, all_three))
 
-    def test_new_photos_and_gone_ones(self, photos, tmp_path):
+    def test_new_photos_get_their_split_and_removed_ones_keep_a_row(
+        self, photos, tmp_path
+    ):
         before = split_of(
             run(photos, tmp_path / "out", **write_csv(photos, all_three)).manifest
         )
@@ -239,7 +245,7 @@ class TestLater:
         del before["blue/blue003.jpg"]
         assert before.items() <= split_of(after).items()
 
-    def test_photos_that_were_taken_for_validation_stay_there(self, photos, tmp_path):
+    def test_photos_drawn_for_validation_stay_there(self, photos, tmp_path):
         def two(name, number):
             return "test" if number % 4 == 0 else "train"
 
@@ -254,7 +260,7 @@ class TestLater:
         )
         assert before.items() <= after.items()
 
-    def test_split_says_what_it_replaces(self, photos, tmp_path):
+    def test_split_names_the_given_splits_that_it_replaces(self, photos, tmp_path):
         how = write_csv(photos, all_three)
         before = run(photos, tmp_path / "out", **how).manifest
         done = processes.run_command(
@@ -271,7 +277,7 @@ class TestLater:
         with pytest.raises(DataError, match="known in another split"):
             run(photos, tmp_path / "out", **how)
 
-    def test_split_of_others_says_nothing(self, photos, tmp_path):
+    def test_split_of_records_without_given_splits_names_none(self, photos, tmp_path):
         run(photos, tmp_path / "out")
         done = processes.run_command(
             "-m", "pipeline.split", tmp_path / "out", "--seed=3"
@@ -290,12 +296,12 @@ def test_out_may_lie_beside_listed_photos(photos):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--lists=a.txt,b.txt",), "a.txt does not tell its split"),
+        (("--lists=a.txt,b.txt",), "the name of a.txt does not give its split"),
         (("--lists=a.txt", "--csv=b.csv"), "expected only one of them"),
         (("--labels=a.txt",), "--labels: expected --lists or --csv"),
     ],
 )
-def test_wrong_flags(photos, flags, message):
+def test_wrong_flags_are_refused(photos, flags, message):
     done = processes.run_command("-m", "pipeline.convert", photos, *flags)
     assert done.returncode == 1
     assert message in done.stderr

@@ -12,7 +12,7 @@ from pipeline.convert import record_files
         ("a-00000-of-00002-b", "a-00000-of-00002-b.tfrecord"),
     ],
 )
-def test_names(class_name, name):
+def test_a_record_file_is_named_after_its_class(class_name, name):
     assert record_files.record_name(class_name) == name
 
 

@@ -130,7 +130,7 @@ def test_copies_of_plain_pictures_are_found(tmp_path):
     assert all(len(group) <= 2 for group in found)
 
 
-def test_colours_of_plain_pictures_matter(tmp_path):
+def test_plain_pictures_of_different_colours_stay_apart(tmp_path):
     """Also where one is grey: in plain pictures the colour may be the class."""
     files = []
     for colour in ((0, 0, 200), (200, 0, 0), (60, 60, 60), (0, 102, 0)):
@@ -170,14 +170,14 @@ def test_pixels_are_looked_at_only_where_hashes_are_close(tmp_path):
     ],
     ids=["black", "ramp", "checks", "one pixel", "a line"],
 )
-def test_degenerate_pictures(tmp_path, pixels):
+def test_pictures_without_texture_are_compared(tmp_path, pixels):
     other = pixels.copy()
     other[..., 0] //= 2
     files = [png(pixels), png(pixels.swapaxes(0, 1)), png(other), jpeg(pixels, 50)]
     groups(search(files, tmp_path), 4)
 
 
-def test_what_is_left_out_is_not_missed_as_a_link(tmp_path):
+def test_a_group_stays_connected_without_a_photo_that_is_left_out(tmp_path):
     """Whoever of a group is left out, the others are one group."""
     pixels = drawn_photos.draw_scene(0)
     files = [jpeg(pixels, quality) for quality in range(60, 95, 5)]
@@ -203,21 +203,23 @@ class TestIdentical:
         pairs = search(files, tmp_path, labels).identical.tolist()
         return sorted(tuple(sorted(pair)) for pair in pairs)
 
-    def test_a_lossless_copy_in_another_class(self, tmp_path):
+    def test_a_lossless_copy_in_another_class_is_identical(self, tmp_path):
         data = jpeg(drawn_photos.draw_scene(0))
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         files = [data, png(pixels), jpeg(pixels, 90), png(pixels[:, ::-1])]
         assert self.find(files, [0, 1, 1, 1], tmp_path) == [(0, 1)]
         assert self.find(files, [0, 0, 0, 0], tmp_path) == []
 
-    def test_also_if_similar_photos_connect_them_already(self, tmp_path):
+    def test_identical_photos_are_found_though_similar_ones_connect_them(
+        self, tmp_path
+    ):
         pixels = drawn_photos.draw_scene(0)
         files = [png(pixels), *(jpeg(pixels, 80 + n) for n in range(6))]
         files.append(cv2.imencode(".bmp", pixels)[1].tobytes())
         labels = [0, *([0, 1] * 3), 1]
         assert (0, 7) in self.find(files, labels, tmp_path)
 
-    def test_a_copy_that_is_itself_in_two_classes(self, tmp_path):
+    def test_a_photo_filed_twice_is_identical_to_its_lossless_copy(self, tmp_path):
         data = jpeg(drawn_photos.draw_scene(0))
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         files = [data, data, png(pixels)]

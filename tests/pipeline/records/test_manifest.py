@@ -48,7 +48,7 @@ def write(found):
         manifest.commit(found.directory)
 
 
-def test_round_trip(tmp_path):
+def test_a_manifest_is_read_as_it_was_written(tmp_path):
     odd = row(
         "a/\udcff \u00e4\n.jpg",
         sha256="f" * 64,
@@ -90,7 +90,9 @@ def test_digest_does_not_change_with_the_words(tmp_path):
 class TestVersion1:
     """Rows without codes, and a digest that covers their reasons."""
 
-    def test_it_is_read_with_the_digest_that_its_runs_have_stored(self, tmp_path):
+    def test_version_1_is_read_with_the_digest_that_its_runs_have_stored(
+        self, tmp_path
+    ):
         written = make(tmp_path, [row("a/1.jpg", reason="PNG source"), row("a/2.jpg")])
         write(written)
         old_manifest.rewrite_as_version_1(tmp_path)
@@ -114,7 +116,7 @@ class TestVersion1:
         old_manifest.rewrite_as_version_1(tmp_path)
         assert manifest.read(tmp_path).rows == (bridge,)
 
-    def test_it_is_written_in_the_present_version(self, tmp_path):
+    def test_version_1_is_written_in_the_present_version(self, tmp_path):
         write(make(tmp_path))
         old_manifest.rewrite_as_version_1(tmp_path)
         write(manifest.read(tmp_path))
@@ -140,7 +142,7 @@ def test_edited_rows_are_refused(tmp_path):
         manifest.read(tmp_path)
 
 
-def test_missing_manifest_says_what_to_do(tmp_path):
+def test_a_missing_manifest_is_an_error_that_says_what_to_do(tmp_path):
     with pytest.raises(DataError, match=r"python -m pipeline.convert"):
         manifest.read(tmp_path / "nowhere")
 
@@ -154,7 +156,7 @@ def test_missing_manifest_says_what_to_do(tmp_path):
         ('{"format_version": 1}', "missing"),
     ],
 )
-def test_bad_head(tmp_path, head, message):
+def test_a_damaged_head_is_refused(tmp_path, head, message):
     write(make(tmp_path))
     (tmp_path / manifest.HEAD_NAME).write_text(head)
     with pytest.raises(DataError, match=message):
@@ -162,7 +164,7 @@ def test_bad_head(tmp_path, head, message):
 
 
 @pytest.mark.parametrize("line", ["{", '{"path": 1}', "7", '{"unknown": 1}'])
-def test_bad_row_names_its_line(tmp_path, line):
+def test_a_damaged_row_is_named_by_its_line(tmp_path, line):
     write(make(tmp_path))
     path = tmp_path / manifest.ROWS_NAME
     path.write_text(path.read_text() + line + "\n")
@@ -171,7 +173,7 @@ def test_bad_row_names_its_line(tmp_path, line):
 
 
 @pytest.mark.parametrize("value", [None, 1.5, [], {}, True, "\ud800"])
-def test_values_of_another_kind(tmp_path, value):
+def test_values_of_another_type_are_refused(tmp_path, value):
     write(make(tmp_path))
     path = tmp_path / manifest.ROWS_NAME
     text = path.read_text()
@@ -202,7 +204,7 @@ def test_codes_that_are_no_list_of_texts_are_refused(tmp_path, codes):
 
 
 @pytest.mark.parametrize("name", [manifest.HEAD_NAME, manifest.ROWS_NAME])
-def test_brackets_without_end(tmp_path, name):
+def test_endless_brackets_are_refused(tmp_path, name):
     write(make(tmp_path))
     (tmp_path / name).write_text("[" * 100_000)
     with pytest.raises(DataError, match=name):
@@ -216,7 +218,7 @@ def test_one_photo_in_two_splits_is_refused(tmp_path):
         manifest.read(tmp_path)
 
 
-def test_head_counts(tmp_path):
+def test_the_head_counts_photos_by_split_and_action(tmp_path):
     rows = [
         row("a/1.jpg"),
         row("a/2.jpg", sha256="1" * 64, split="test"),

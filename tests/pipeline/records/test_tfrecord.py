@@ -30,7 +30,7 @@ def test_we_read_what_tensorflow_writes(tmp_path):
 
 
 @given(st.lists(st.binary(max_size=200), max_size=5))
-def test_offsets(tmp_path_factory, payloads):
+def test_records_are_read_at_their_offsets(tmp_path_factory, payloads):
     path = write(tmp_path_factory.mktemp("r") / "a.tfrecord", payloads)
     descriptor = os.open(path, os.O_RDONLY)
     try:

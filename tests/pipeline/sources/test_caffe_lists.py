@@ -58,22 +58,22 @@ class TestNames:
             ("train1.txt,train2.txt", [("train1.txt", TRAIN), ("train2.txt", TRAIN)]),
         ],
     )
-    def test_tell_the_split(self, names, expected):
+    def test_names_of_lists_give_the_split(self, names, expected):
         assert [(one.path, one.split) for one in caffe_lists.parse(names)] == expected
 
     @pytest.mark.parametrize(
         "names", ["a.txt,test.txt", "trainval.txt,test.txt", "train.txt,test_val.txt"]
     )
-    def test_that_tell_none_are_asked_for(self, names):
-        with pytest.raises(ValueError, match=r"does not tell its split.*train=a\.txt"):
+    def test_several_lists_without_a_split_in_their_names_are_refused(self, names):
+        with pytest.raises(ValueError, match=r"does not give its split.*train=a\.txt"):
             caffe_lists.parse(names)
 
-    def test_of_folders_tell_nothing(self):
+    def test_names_of_folders_give_no_split(self):
         assert caffe_lists.parse("train/all.txt")[0].split == ""
 
 
 class TestLines:
-    def test_path_and_label(self, tmp_path):
+    def test_lines_hold_a_path_and_a_label(self, tmp_path):
         found = listed(
             tmp_path,
             "b/a photo, with 2 spaces.jpg 1\na/1.jpg 0\n",
@@ -96,16 +96,16 @@ class TestLines:
         assert found.class_names == ("z", "a")
         assert rows(found) == [("1.jpg", "z", TRAIN), ("2.jpg", "a", TRAIN)]
 
-    def test_names_that_are_no_text(self, tmp_path):
+    def test_paths_that_are_not_utf8_are_kept(self, tmp_path):
         found = listed(tmp_path, b"\xe9.jpg 0\nb.jpg 1\n")
         assert paths(found) == ["b.jpg", os.fsdecode(b"\xe9.jpg")]
 
-    def test_one_list_without_a_split(self, tmp_path):
+    def test_one_list_may_give_no_split(self, tmp_path):
         found = listed(tmp_path, "a.jpg 0\nb.jpg 1\n", split="")
         assert found.given == ()
         assert found.settings == {"source": "lists"}
 
-    def test_labels_from_1(self, tmp_path):
+    def test_labels_may_count_from_1(self, tmp_path):
         found = listed(tmp_path, "a.jpg 1\nb.jpg 2\n")
         assert [row[1] for row in rows(found)] == ["a", "b"]
         assert "labels 1-based" in found.notes[0]
@@ -114,21 +114,24 @@ class TestLines:
         ("body", "message"),
         [
             ("", r"0\.list: no photos listed"),
-            ("a.jpg 0\nb.jpg\n", "line 2: 'b.jpg'; expected a path, a space and"),
-            ("a.jpg 0\n 1\n", "line 2: '1'; expected a path"),
+            (
+                "a.jpg 0\nb.jpg\n",
+                "line 2: expected a path, a space and a label, found 'b.jpg'",
+            ),
+            ("a.jpg 0\n 1\n", "line 2: expected a path.*found '1'"),
             ("a.jpg 0\nb.jpg 2\n", r"0\.list line 2: label 2 is out of range"),
             ("a.jpg 0\nb.jpg one\n", r"0\.list line 2: label 'one'"),
             ("a.jpg 0\nb.jpg 0\n", "no files in class b"),
         ],
         ids=["nothing", "no label", "no path", "too high", "text", "empty"],
     )
-    def test_that_are_wrong(self, tmp_path, body, message):
+    def test_a_wrong_line_is_named(self, tmp_path, body, message):
         with pytest.raises(DataError, match=message):
             listed(tmp_path, body)
 
 
 class TestPaths:
-    def test_absolute_ones_inside(self, tmp_path):
+    def test_absolute_paths_inside_the_root_are_accepted(self, tmp_path):
         (tmp_path / "real").mkdir()
         (tmp_path / "link").symlink_to(tmp_path / "real")
         body = f"{tmp_path}/link/a.jpg 0\n/{tmp_path}/real/./b.jpg 1\nc.jpg 0\n"
@@ -139,34 +142,34 @@ class TestPaths:
         "path",
         ["/etc/passwd", "../a.jpg", "a/../../b.jpg", "..", "a/../../../etc/passwd"],
     )
-    def test_that_lead_out(self, tmp_path, path):
+    def test_a_path_that_leads_out_of_the_root_is_refused(self, tmp_path, path):
         with pytest.raises(DataError, match=r"line 1: .* lies outside of"):
             listed(tmp_path, f"{path} 0\nb.jpg 1\n")
 
-    def test_beside_the_root(self, tmp_path):
+    def test_a_path_beside_the_root_is_refused(self, tmp_path):
         (tmp_path / "data").mkdir()
         with pytest.raises(DataError, match="lies outside of"):
             listed(tmp_path / "data", f"{tmp_path}/data2/a.jpg 0\nb.jpg 1\n")
 
-    def test_of_the_root_itself(self, tmp_path):
+    def test_the_root_itself_is_refused(self, tmp_path):
         with pytest.raises(DataError, match="no path"):
             listed(tmp_path, "a/.. 0\nb.jpg 1\n")
 
 
 class TestRepetition:
-    def test_of_the_same_is_counted(self, tmp_path):
+    def test_repeated_rows_are_counted(self, tmp_path):
         found = listed(tmp_path, "a.jpg 0\nb.jpg 1\n./a.jpg 0\na.jpg 0\n")
         assert paths(found) == ["a.jpg", "b.jpg"]
-        assert found.notes[1] == "2 rows say again what another one says"
+        assert found.notes[1] == "2 rows repeat another row"
 
-    def test_with_another_label(self, tmp_path):
+    def test_a_photo_with_two_labels_is_refused(self, tmp_path):
         with pytest.raises(
             DataError,
             match=r"0\.list line 3: a\.jpg has label '1' .*'0' .*in .*0\.list line 1",
         ):
             listed(tmp_path, "a.jpg 0\nb.jpg 1\na.jpg 1\n")
 
-    def test_in_another_split(self, tmp_path):
+    def test_a_photo_in_two_splits_is_refused(self, tmp_path):
         with pytest.raises(
             DataError,
             match=r"1\.list line 1: .* in validation, but .* in train in .*line 1",
@@ -185,15 +188,15 @@ class TestWithoutNames:
         ["a/1 0\na/2 1\n", "a/1 0\nb/2 0\nb/3 1\n", "1 0\nb/2 1\n"],
         ids=["one folder", "two folders", "no folder"],
     )
-    def test_or_else_are_asked_for(self, tmp_path, body):
+    def test_folders_that_fit_no_label_are_refused(self, tmp_path, body):
         with pytest.raises(DataError, match="--labels=FILE"):
             listed(tmp_path, body, names=None)
 
-    def test_labels_that_are_no_numbers(self, tmp_path):
+    def test_labels_that_are_no_numbers_are_refused(self, tmp_path):
         with pytest.raises(DataError, match="label 'x' is not a number"):
             listed(tmp_path, "a/1 x\nb/2 1\n", names=None)
 
 
-def test_nothing_to_train_on(tmp_path):
+def test_lists_without_training_photos_are_refused(tmp_path):
     with pytest.raises(DataError, match="given for test, none to train on"):
         listed(tmp_path, "a.jpg 0\nb.jpg 1\n", split=TEST)

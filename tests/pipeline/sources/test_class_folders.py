@@ -18,7 +18,7 @@ def paths(found):
     return [photo.path for photo in found.photos]
 
 
-def test_lists_every_file_with_its_class(tmp_path):
+def test_every_file_is_listed_with_its_class(tmp_path):
     make(tmp_path, "b/2.jpg", "b/deep/er/1.PNG", "a/x.jpeg", "LICENSE.txt", "a/notes")
     found = class_folders.list_folders(tmp_path)
     assert found.class_names == ("a", "b")
@@ -49,7 +49,7 @@ def test_linked_folders_are_not_followed(tmp_path):
     assert found.ignored == {"linked folders": 1}
 
 
-def test_names_that_are_no_text(tmp_path):
+def test_names_that_are_not_utf8_are_kept(tmp_path):
     make(tmp_path, "a/1")
     folder = os.fsencode(tmp_path) + b"/\xff\xfe"
     os.mkdir(folder)  # noqa: PTH102 - bytes
@@ -61,7 +61,7 @@ def test_names_that_are_no_text(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["two\nlines", "bell\a", "tab\tin"])
-def test_class_names_that_break_a_list_of_labels(tmp_path, name):
+def test_class_names_with_control_characters_are_refused(tmp_path, name):
     make(tmp_path, "a/1", f"{name}/1")
     with pytest.raises(DataError, match="control character"):
         class_folders.list_folders(tmp_path)
@@ -76,13 +76,13 @@ def test_class_names_that_break_a_list_of_labels(tmp_path, name):
     ],
     ids=["empty", "no folders", "one class"],
 )
-def test_what_is_no_data_set(tmp_path, names, message):
+def test_a_folder_without_two_classes_is_refused(tmp_path, names, message):
     make(tmp_path, *names)
     with pytest.raises(DataError, match=message):
         class_folders.list_folders(tmp_path)
 
 
-def test_empty_class_is_named(tmp_path):
+def test_an_empty_class_is_named(tmp_path):
     make(tmp_path, "a/1", "b/1")
     (tmp_path / "c").mkdir()
     with pytest.raises(DataError, match="no files in class c"):
@@ -103,7 +103,7 @@ def splits_of(found):
         ("testing", "test"),
     ],
 )
-def test_split_folders(tmp_path, folder, split):
+def test_split_folders_give_splits(tmp_path, folder, split):
     make(tmp_path, "train/b/1", "train/a/deep/2", f"{folder}/a/3", f"{folder}/b/4")
     make(tmp_path, f"{folder}/stray", "LICENSE", ".git/x/y", "train/.DS_Store")
     found = class_folders.list_folders(tmp_path)
@@ -180,20 +180,20 @@ def test_photos_of_trains_are_a_class(tmp_path):
         "no train",
     ],
 )
-def test_splits_that_do_not_fit(tmp_path, names, message):
+def test_split_folders_with_other_classes_are_refused(tmp_path, names, message):
     make(tmp_path, *names)
     with pytest.raises(DataError, match=message):
         class_folders.list_folders(tmp_path)
 
 
-def test_class_that_is_empty_in_one_split(tmp_path):
+def test_a_class_that_is_empty_in_one_split_is_refused(tmp_path):
     make(tmp_path, "train/a/1", "train/b/1", "test/a/1")
     (tmp_path / "test" / "b").mkdir()
-    with pytest.raises(DataError, match="test/b: no files for test"):
+    with pytest.raises(DataError, match="test/b: has no files for test"):
         class_folders.list_folders(tmp_path)
 
 
-def test_class_of_a_split_that_is_a_link(tmp_path):
+def test_a_linked_class_of_a_split_is_refused(tmp_path):
     make(tmp_path, "data/train/a/1", "data/train/b/1", "data/test/a/1", "elsewhere/1")
     (tmp_path / "data" / "test" / "b").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(DataError, match="test/b: is a link to a folder"):

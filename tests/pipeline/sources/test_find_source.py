@@ -5,14 +5,14 @@ from pipeline.system.errors import DataError
 from tests.pipeline.sources.test_class_folders import make
 
 
-def test_kinds_are_told_by_what_is_there(tmp_path):
+def test_content_decides_the_kind_of_a_folder(tmp_path):
     make(tmp_path, "one/a/1", "one/b/1", "one/x.tfrecord")
     make(tmp_path, "two/train/a/1", "two/train/b/1")
     assert find_source.list_source(tmp_path / "one").kind == "class folders"
     assert find_source.list_source(tmp_path / "two").kind == "split folders"
 
 
-def test_files_lie_here_or_in_the_source(tmp_path, monkeypatch):
+def test_lists_are_looked_for_here_and_in_the_source(tmp_path, monkeypatch):
     make(tmp_path, "data/labels.txt")
     (tmp_path / "data" / "list.txt").write_text("a.jpg 0\nb.jpg 1\n")
     (tmp_path / "data" / "labels.txt").write_text("x\ny\n")
@@ -32,13 +32,13 @@ def test_files_lie_here_or_in_the_source(tmp_path, monkeypatch):
         listed("other/")
 
 
-def test_csv(tmp_path):
+def test_a_csv_file_is_a_source(tmp_path):
     (tmp_path / "photos.csv").write_text("path,label\na,x\nb,y\n")
     found = find_source.list_source(tmp_path, csv_file="photos.csv")
     assert found.kind == "CSV"
 
 
-def test_file_or_nothing_instead_of_a_folder(tmp_path):
+def test_a_file_or_nothing_in_place_of_a_folder_is_refused(tmp_path):
     make(tmp_path, "file")
     with pytest.raises(DataError, match="is a file"):
         find_source.list_source(tmp_path / "file")

@@ -16,7 +16,7 @@ def rows(found):
     return [(photo.path, photo.class_name, photo.split) for photo in found.photos]
 
 
-def test_paths_and_labels(tmp_path):
+def test_columns_give_path_and_label(tmp_path):
     found = listed(tmp_path, "path,label\nx/2.jpg,roses\n1.jpg,daisy\n")
     assert rows(found) == [
         ("1.jpg", "daisy", ""),
@@ -26,7 +26,7 @@ def test_paths_and_labels(tmp_path):
     assert found.notes == ("CSV: 2 photos in photos.csv, labels are class names",)
 
 
-def test_quotes_and_other_columns(tmp_path):
+def test_quotes_are_read_and_other_columns_ignored(tmp_path):
     found = listed(
         tmp_path,
         "\ufeff Split ,by,PATH,label\r\n"
@@ -43,7 +43,7 @@ def test_quotes_and_other_columns(tmp_path):
     assert found.given == ("train", "validation")
 
 
-def test_numbers_with_names(tmp_path):
+def test_numbers_and_names_are_matched_with_class_names(tmp_path):
     found = listed(tmp_path, "path,label\na,1\nb,0\n", names=("z", "y"))
     assert rows(found) == [("a", "y", ""), ("b", "z", "")]
     found = listed(tmp_path, "path,label\na,y\nb,z\n", names=("z", "y"))
@@ -60,19 +60,19 @@ def test_line_breaks_in_fields_do_not_disturb_line_numbers(tmp_path):
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("", "empty; expected a header"),
-        ("a.jpg,daisy\nb.jpg,roses\n", "one column path, found 0; the header has 'a.j"),
-        ("path,class\na,b\n", "expected one column label, found 0; .*'path', 'class'"),
+        ("", "empty. Expected a header"),
+        ("a.jpg,daisy\nb.jpg,roses\n", "one column path, found 0. The header has 'a.j"),
+        ("path,class\na,b\n", "expected one column label, found 0.*'path', 'class'"),
         ("path;label\na;b\n", "'path;label'"),
-        ("path;label\na;b\n", "'path;label'; fields need commas between them"),
+        ("path;label\na;b\n", "'path;label'. Separate fields by commas"),
         ("path,label,Path\na,b,c\n", "expected one column path, found 2"),
         ("path,label\n", "no photos listed"),
-        ("path,label\na,b,c\n", "line 2: 3 fields, the header has 2"),
-        ("path,label\na,x\nb\n", "line 3: 1 fields, the header has 2"),
+        ("path,label\na,b,c\n", "line 2: has 3 fields. Expected 2"),
+        ("path,label\na,x\nb\n", "line 3: has 1 fields. Expected 2"),
         ("path,label\n,x\n", "line 2: no path"),
         (
             "path,label,split\na,x,train\nb,y,dev\n",
-            "line 3: split 'dev'; expected trai",
+            "line 3: split 'dev' is unknown",
         ),
         ('path,label\na,"x\n', "line 2: unexpected end"),
         ('path,label\n"a"b,x\n', "line 2: "),
@@ -84,6 +84,6 @@ def test_line_breaks_in_fields_do_not_disturb_line_numbers(tmp_path):
         ('path,label\na,"' + "x\n" * 70_000, "field larger than field limit"),
     ],
 )
-def test_what_is_wrong(tmp_path, body, message):
+def test_a_wrong_file_is_named_with_its_line(tmp_path, body, message):
     with pytest.raises(DataError, match=message):
         listed(tmp_path, body)

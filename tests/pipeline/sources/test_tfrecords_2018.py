@@ -60,7 +60,7 @@ def test_every_record_is_converted(folder, tmp_path):
     assert not run(old, tmp_path / "out").changed
 
 
-def test_records_that_were_added(folder, tmp_path):
+def test_added_records_move_no_other(folder, tmp_path):
     old, _ = folder
     before = {r.path: r.split for r in run(old, tmp_path / "out").manifest.rows}
     path = old / "red.tfrecord"
@@ -72,7 +72,7 @@ def test_records_that_were_added(folder, tmp_path):
     assert (new.action, new.path) == ("skipped", "red.tfrecord/000010.jpg")
 
 
-def test_shards_and_stray_files(tmp_path):
+def test_shards_are_joined_and_other_files_have_no_class(tmp_path):
     write(tmp_path / "b-00000-of-00002.tfrecord", [b"1"], 7)
     write(tmp_path / "b-00001-of-00002.tfrecord", [b"2"], 7)
     write(tmp_path / "A.TFRecords-00000-of-00001", [b"3"], 9)
@@ -95,7 +95,7 @@ def test_shards_and_stray_files(tmp_path):
             assert decode_files.read(tmp_path, photo) in (b"1", b"2", b"3")
 
 
-def test_what_is_another_source(tmp_path):
+def test_folders_and_pipes_are_no_records(tmp_path):
     (tmp_path / "a.tfrecord").mkdir()
     assert not tfrecords_2018.is_source(tmp_path)
     (tmp_path / "b.tfrecord").write_bytes(b"x")
@@ -106,8 +106,8 @@ def test_what_is_another_source(tmp_path):
     assert not tfrecords_2018.is_source(tmp_path)
 
 
-def test_a_converted_data_set_is_told(shared_records):
-    with pytest.raises(DataError, match=r"converted data set already; .*--data"):
+def test_a_converted_data_set_is_refused(shared_records):
+    with pytest.raises(DataError, match=r"converted data set already.*--data"):
         find_source.list_source(shared_records)
 
 
@@ -117,7 +117,7 @@ LABEL = struct.pack("<q", 1)
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"", r"a\.tfrecord: no records"),
+        (b"", r"a\.tfrecord: has no records"),
         (b"x", r"record 0 of .*a\.tfrecord at 0: the file ends inside"),
         (
             tfrecord.frame(example(b"i", LABEL))[:-1],
@@ -133,7 +133,7 @@ LABEL = struct.pack("<q", 1)
             r"record 0 of .*damaged \(checksum\)",
         ),
         (tfrecord.frame(b"\xff\xff"), "record 0 of .* at 0: not a tf.train.Example"),
-        (tfrecord.frame(b""), r"features \[\]; expected image and label"),
+        (tfrecord.frame(b""), r"features \[\]. Expected image and label"),
         (
             tfrecord.frame(example(b"i", LABEL, more=b"x")),
             r"features \['image', 'label', 'more'\]",
@@ -164,7 +164,7 @@ LABEL = struct.pack("<q", 1)
         "label of another class",
     ],
 )
-def test_what_is_damaged_or_odd(tmp_path, body, message):
+def test_a_damaged_or_unusual_record_is_named(tmp_path, body, message):
     (tmp_path / "a.tfrecord").write_bytes(body)
     write(tmp_path / "b.tfrecord", [b"i"], 0)
     with pytest.raises(DataError, match=message):
@@ -190,7 +190,7 @@ def test_the_label_is_not_taken_for_the_image(tmp_path):
         assert decode_files.read(tmp_path, photo) == expected
 
 
-def test_as_a_command(folder, tmp_path):
+def test_the_command_converts_old_records(folder, tmp_path):
     old, _ = folder
     done = processes.run_command(
         "-m", "pipeline.convert", old, f"--out={tmp_path / 'out'}", "--workers=1"
