@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 _MAX_ERROR = 2000  # characters; texts from files can be of any length
-EXIT_USAGE = 1
-EXIT_PROBLEM = 2
 
 # Control characters except the newline, and marks that reverse the writing direction.
 _UNSHOWN = re.compile(
@@ -34,14 +32,9 @@ _UNSHOWN = re.compile(
 
 
 class Stopped(SystemExit):
-    """Ctrl-C or SIGTERM has stopped the command.
+    """Ctrl-C or SIGTERM has stopped the command; unwinding leaves nothing half-written.
 
-    The exception unwinds the stack, so that nothing half-written is left.
-
-    Attributes:
-        signal: signal that stopped the command.
-        in_order: whether it was raised where `graceful` allows it, rather than at any
-            moment.
+    It is `in_order` where `graceful` allows it, rather than at any moment.
     """
 
     def __init__(self, signal_number: int, *, in_order: bool = False) -> None:
@@ -61,10 +54,9 @@ def run(
 ) -> None:
     """Run a command and turn what it raises into an exit code.
 
-    The docstring of the module that defines `main` is the head of the help.
-
     Args:
         main: function of {name: value}, the flags and arguments that the user typed.
+            The docstring of its module is the head of the help.
         kinds: dataclasses whose fields are the flags and arguments of the command.
         passes_on: name under which `main` gets unknown flags, which may be another
             program's; "" to refuse them.
@@ -84,7 +76,7 @@ def run(
         _leave()
     except UsageError as error:
         log(f"error: {error}")
-        sys.exit(EXIT_USAGE)
+        sys.exit(1)
     except UserError as error:
         _fail(str(error))
     except Stopped as stopped:
@@ -105,22 +97,17 @@ def read_words(
 ) -> dict[str, Any] | str:
     """Return {name: value} of a command line, or the help that it asks for.
 
-    Args:
-        words: command line without the name of the program.
-        doc: docstring of the command's module.
-        kinds: dataclasses whose fields are the flags and arguments of the command.
-        passes_on: name for unknown flags; "" to refuse them.
+    The arguments are those of `run`; the words lack the name of the program.
 
     Raises:
         UsageError: A flag is unknown or has a wrong value, or an argument is missing.
     """
-    settings = config_flags.settings_of(*kinds)
     arguments = config_flags.arguments_of(*kinds)
+    settings = config_flags.settings_of(*kinds)
     flags = {name: known for name, known in settings.items() if known.is_flag}
     asked = {word.lstrip("-") for word in words if word.startswith("-")}
     if asked & {"help", "helpfull", "h", "?"}:
-        full = "helpfull" in asked
-        return flag_help.screen(doc, arguments, flags, full=full)
+        return flag_help.screen(doc, arguments, flags, full="helpfull" in asked)
     values, unknown, words = config_flags.parse(words, flags)
     for word in unknown:
         if not passes_on or config_flags.meant(word, flags, cutoff=0.8):
@@ -160,12 +147,8 @@ def check_signals() -> None:
 
 
 def _leave() -> None:
-    """End a command that has used TensorFlow without freeing its memory, to save 1 s.
-
-    All files are written and closed by now.
-    """
     sys.stdout.flush()
-    if "tensorflow" in sys.modules:
+    if "tensorflow" in sys.modules:  # freeing its memory would take 1 s
         _end(0)
 
 
@@ -180,17 +163,18 @@ def _end(code: int) -> NoReturn:
 def _fail(message: str) -> NoReturn:
     line = " ".join(message.split())
     log(f"error: {line[:_MAX_ERROR]}" + "..." * (len(line) > _MAX_ERROR))
-    _end(EXIT_PROBLEM)
+    _end(2)
 
 
 def _describe(error: OSError) -> str:
-    path = os.fsdecode(error.filename) if error.filename is not None else ""
     text = error.strerror or str(error)
     if error.errno == errno.ENOSPC:
         text += ". Free some, or choose another place"
-    if path and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if error.filename is None:
+        return text
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         text += ". Change the permissions, or choose another place"
-    return f"{path}: {text}" if path else text
+    return f"{os.fsdecode(error.filename)}: {text}"
 
 
 def say(text: str) -> None:
@@ -246,8 +230,8 @@ class _Progress(tqdm.tqdm):  # type: ignore[type-arg]
             return tqdm.tqdm.status_printer(file)
 
         def print_line(text: str) -> None:
-            if text.strip():
-                file.write(text.strip() + "\n")
+            if line := text.strip():
+                file.write(line + "\n")
 
         return print_line
 
@@ -264,13 +248,12 @@ def progress(
     """Return a progress bar on stderr with rate and time left; in log files, lines.
 
     Args:
-        total: Number of units; None if it is unknown.
-        unit: Name of one unit.
-        description: What goes on.
-        scale: Whether large numbers are abbreviated, as 1.2k.
-        initial: Number of units that were done before.
-        smoothing: Weight of the newest rate in the one that is shown, 0..1; 0 shows
-            the mean since the start.
+        total: number of units; None if it is unknown.
+        unit: name of one unit.
+        description: work under way, in a word or two.
+        scale: whether large numbers are abbreviated, as 1.2k.
+        initial: number of units that were done before.
+        smoothing: weight of the newest rate, 0..1; 0 shows the mean since the start.
     """
     return _Progress(
         total=total,

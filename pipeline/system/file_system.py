@@ -23,12 +23,8 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 def cache_folder() -> Path:
-    """Return the folder of files kept between runs: $XDG_CACHE_HOME/graft.
-
-    Without XDG_CACHE_HOME it is ~/.cache/graft.
-    """
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "graft"
+    """Return $XDG_CACHE_HOME/graft or else ~/.cache/graft."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "graft"
 
 
 def file_name(text: str) -> str:
@@ -50,7 +46,7 @@ def is_remote(text: str) -> bool:
 
 def path(text: str) -> Path:
     """Return the path that a text names: a Path, or a BucketPath with its methods."""
-    return cast(Path, BucketPath(text)) if is_remote(text) else Path(text)
+    return cast(Path, BucketPath(text.rstrip("/"))) if is_remote(text) else Path(text)
 
 
 def walk(
@@ -79,30 +75,22 @@ def locked(folder: Path | BucketPath) -> Iterator[bool]:
     if isinstance(folder, BucketPath):
         yield True
         return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
+    with _opened(folder) as descriptor:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            yield False
+            is_free = False
         else:
-            yield True
-    finally:
-        os.close(descriptor)
+            is_free = True
+        yield is_free
 
 
 @contextlib.contextmanager
 def replacing(path: Path, suffix: str = ".partial") -> Iterator[Path]:
     """Yield a temporary name in the same folder, which is renamed to `path` at the end.
 
-    If the block fails, the temporary file is removed and `path` stays as it was.
-
-    Args:
-        path: name of the finished file.
-        suffix: end of the temporary name, for writers that look at it.
-
-    Raises:
-        OSError: the file cannot be written. The error names `path`.
+    The temporary name ends in `suffix`. If the block fails, the temporary file is
+    removed and `path` stays as it was; an OSError names `path`.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}{suffix}")
     partial.unlink(missing_ok=True)
@@ -112,8 +100,7 @@ def replacing(path: Path, suffix: str = ".partial") -> Iterator[Path]:
     except OSError as error:
         # A file that was open already, or the temporary name, means nothing to users.
         if error.filename is None or str(error.filename) == str(partial):
-            error.filename = str(path)
-            error.filename2 = None
+            error.filename, error.filename2 = str(path), None
         raise
     finally:
         partial.unlink(missing_ok=True)
@@ -125,10 +112,8 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
     If it fails, what was written is removed and `path` stays as it was.
     """
-    partial, before = (
-        path.with_name(f".{path.name}.{os.getpid()}{end}")
-        for end in (".partial", ".old")
-    )
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    before = partial.with_suffix(".old")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         yield partial
@@ -153,10 +138,15 @@ def named(place: Path | BucketPath) -> Iterator[None]:
 
 def sync(file: Path | BucketPath) -> None:
     """Wait until a file or folder is on the disk; in a bucket it already is."""
-    if isinstance(file, BucketPath):
-        return
-    descriptor = os.open(file, os.O_RDONLY)
+    if not isinstance(file, BucketPath):
+        with _opened(file) as descriptor:
+            os.fsync(descriptor)
+
+
+@contextlib.contextmanager
+def _opened(place: Path) -> Iterator[int]:
+    descriptor = os.open(place, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        yield descriptor
     finally:
         os.close(descriptor)

@@ -5,6 +5,7 @@ support, such as gs://. TensorFlow is imported only when a bucket is used.
 """
 
 import contextlib
+import dataclasses
 import errno
 import io
 import os
@@ -12,51 +13,44 @@ import types
 from collections.abc import Iterator
 from typing import IO, Any, cast
 
+_BUFFER_BYTES = 1 << 20
 
+
+@dataclasses.dataclass(frozen=True, order=True)
 class BucketPath:
-    """A file or folder in a bucket.
+    """A file or folder in a bucket, by its address without a slash at the end.
 
     Errors are those of the operating system: FileNotFoundError, OSError and so on.
     """
 
-    def __init__(self, url: str) -> None:
-        """Store the address without contacting the store."""
-        self._url = url.rstrip("/")
+    url: str
 
     def __str__(self) -> str:
-        return self._url
+        return self.url
 
     def __fspath__(self) -> str:
-        return self._url
-
-    def __repr__(self) -> str:
-        return f"BucketPath({self._url!r})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, BucketPath) and self._url == other._url
-
-    def __lt__(self, other: "BucketPath") -> bool:
-        return self._url < other._url
-
-    def __hash__(self) -> int:
-        return hash(self._url)
+        return self.url
 
     def __truediv__(self, name: str) -> "BucketPath":
-        return BucketPath(f"{self._url}/{name}")
+        return BucketPath(f"{self.url}/{name}")
 
     @property
     def name(self) -> str:
         """Last part of the address."""
-        return self._url.rsplit("/", 1)[-1]
+        return self.url.rsplit("/", 1)[-1]
 
     @property
     def parent(self) -> "BucketPath":
         """Folder that holds the file or folder."""
-        return BucketPath(self._url.rsplit("/", 1)[0])
+        return BucketPath(self.url.rsplit("/", 1)[0])
 
     def with_name(self, name: str) -> "BucketPath":
         """Return a path with another name in the same folder."""
         return self.parent / name
+
+    def is_relative_to(self, other: Any) -> bool:
+        """Return whether the path is `other` or lies in it."""
+        return f"{self.url}/".startswith(f"{other}/")
 
     def resolve(self) -> "BucketPath":
         """Return the path itself: buckets have no links."""
@@ -66,19 +60,13 @@ class BucketPath:
         """Return False: buckets have no links."""
         return False
 
-    def is_relative_to(self, other: Any) -> bool:
-        """Return whether the path is `other` or lies in it."""
-        return f"{self._url}/".startswith(f"{str(other).rstrip('/')}/")
-
     def exists(self) -> bool:
         """Return whether the file or folder exists."""
-        with _os_errors(self._url):
-            return bool(_gfile().exists(self._url))
+        return bool(_call("exists", self.url))
 
     def is_dir(self) -> bool:
         """Return whether the path is a folder."""
-        with _os_errors(self._url):
-            return bool(_gfile().isdir(self._url))
+        return bool(_call("isdir", self.url))
 
     def is_file(self) -> bool:
         """Return whether the path is a file."""
@@ -86,57 +74,46 @@ class BucketPath:
 
     def iterdir(self) -> "Iterator[BucketPath]":
         """Yield the files and folders in the folder."""
-        with _os_errors(self._url):
-            names = _gfile().listdir(self._url)
-        yield from (self / name.rstrip("/") for name in names)
+        return (self / name.rstrip("/") for name in _call("listdir", self.url))
 
     def glob(self, pattern: str) -> "Iterator[BucketPath]":
         """Yield those whose names match a pattern such as "*.part"."""
-        with _os_errors(self._url):
-            urls = _gfile().glob(f"{self._url}/{pattern}")
-        yield from map(BucketPath, urls)
+        return map(BucketPath, _call("glob", f"{self.url}/{pattern}"))
 
     def mkdir(self, *, parents: bool = False, exist_ok: bool = False) -> None:
         """Create the folder, and with `parents` those above it."""
         if not exist_ok and self.exists():
-            raise FileExistsError(17, "exists", self._url)
-        with _os_errors(self._url):
-            (_gfile().makedirs if parents else _gfile().mkdir)(self._url)
+            raise FileExistsError(errno.EEXIST, "exists", self.url)
+        _call("makedirs" if parents else "mkdir", self.url)
 
     def stat(self) -> types.SimpleNamespace:
         """Return an object whose `st_size` is the size in bytes."""
-        with _os_errors(self._url):
-            return types.SimpleNamespace(st_size=int(_gfile().stat(self._url).length))
+        return types.SimpleNamespace(st_size=int(_call("stat", self.url).length))
 
     def open(
         self,
         mode: str = "r",
         *,
-        encoding: str | None = None,
+        encoding: str = "utf-8",
         errors: str | None = None,
         newline: str | None = None,
     ) -> IO[Any]:
         """Open the file like the built-in `open`, to read it or to write a new one."""
-        raw = _BucketFile(self._url, mode.replace("t", "").replace("b", "") + "b")
-        binary: Any = (
-            io.BufferedWriter(raw, 1 << 20)
-            if "w" in mode or "a" in mode
-            else io.BufferedReader(raw, 1 << 20)
-        )
+        raw = _BucketFile(self.url, mode.strip("bt") + "b")
+        buffer: Any = io.BufferedWriter if raw.writable() else io.BufferedReader
+        binary = buffer(raw, _BUFFER_BYTES)
         if "b" in mode:
             return cast(IO[Any], binary)
-        return io.TextIOWrapper(
-            binary, encoding=encoding or "utf-8", errors=errors, newline=newline
-        )
+        return io.TextIOWrapper(binary, encoding, errors, newline)
 
     def read_bytes(self) -> bytes:
         """Return the whole file."""
         with self.open("rb") as file:
             return cast(bytes, file.read())
 
-    def read_text(self, encoding: str = "utf-8", errors: str | None = None) -> str:
+    def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         """Return the whole file, decoded."""
-        return self.read_bytes().decode(encoding, errors or "strict")
+        return self.read_bytes().decode(encoding, errors)
 
     def write_bytes(self, data: bytes) -> None:
         """Write the whole file."""
@@ -149,48 +126,48 @@ class BucketPath:
 
     def unlink(self, *, missing_ok: bool = False) -> None:
         """Remove the file."""
-        ignored = (FileNotFoundError,) if missing_ok else ()
-        with contextlib.suppress(*ignored), _os_errors(self._url):
-            _gfile().remove(self._url)
+        try:
+            _call("remove", self.url)
+        except FileNotFoundError:
+            if not missing_ok:
+                raise
 
     def replace(self, target: "BucketPath") -> None:
         """Rename the file to `target`, which is overwritten if it exists."""
-        with _os_errors(self._url):
-            _gfile().rename(self._url, str(target), overwrite=True)
+        _call("rename", self.url, target.url, overwrite=True)
 
     rename = replace
 
     def walk(self) -> Iterator[tuple[str, list[str], list[str]]]:
         """Yield folder, folder names and file names like `os.walk`, from the top."""
-        with _os_errors(self._url):
-            for folder, folder_names, file_names in _gfile().walk(self._url):
+        with _os_errors(self.url):
+            for folder, folder_names, file_names in _call("walk", self.url):
                 folder_names[:] = [name.rstrip("/") for name in folder_names]
                 yield folder.rstrip("/"), folder_names, file_names
 
     def remove_tree(self) -> None:
         """Remove the folder and all files in it, if it exists."""
-        with contextlib.suppress(OSError), _os_errors(self._url):
-            # Some stores have no rmtree, and their folders are only parts of names.
-            for folder, _, file_names in _gfile().walk(self._url, topdown=False):
-                for name in file_names:
-                    _gfile().remove(f"{folder.rstrip('/')}/{name}")
-                with contextlib.suppress(OSError), _os_errors(folder):
-                    _gfile().rmtree(folder)
+        # Some stores have no rmtree, and their folders are only parts of names.
+        with contextlib.suppress(OSError), _os_errors(self.url):
+            for folder, _, names in _call("walk", self.url, topdown=False):
+                for name in names:
+                    _call("remove", f"{folder.rstrip('/')}/{name}")
+                with contextlib.suppress(OSError):
+                    _call("rmtree", folder)
 
 
 class _BucketFile(io.RawIOBase):
     """Present a file of tf.io.gfile as a raw Python file, to read or to write."""
 
     def __init__(self, url: str, mode: str) -> None:
-        self._url = url
-        self._file = _gfile().GFile(url, mode)
+        self.name = url
         self._writes = mode != "rb"
+        self._file = _call("GFile", url, mode)
         with _os_errors(url):
             if self._writes:
                 self._file.write(b"")  # reports now what would only fail at the end
             else:
                 self._file.size()
-        self.name = url
 
     def readable(self) -> bool:
         return not self._writes
@@ -202,18 +179,18 @@ class _BucketFile(io.RawIOBase):
         return not self._writes
 
     def readinto(self, buffer: Any) -> int:
-        with _os_errors(self._url):
+        with _os_errors(self.name):
             data: bytes = self._file.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
 
     def write(self, data: Any) -> int:
-        with _os_errors(self._url):
+        with _os_errors(self.name):
             self._file.write(bytes(data))
         return len(data)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        with _os_errors(self._url):
+        with _os_errors(self.name):
             if whence == os.SEEK_END:
                 offset += self._file.size()
             elif whence == os.SEEK_CUR:
@@ -222,13 +199,13 @@ class _BucketFile(io.RawIOBase):
         return offset
 
     def tell(self) -> int:
-        with _os_errors(self._url):
+        with _os_errors(self.name):
             return int(self._file.tell())
 
     def close(self) -> None:
         if not self.closed:
             try:
-                with _os_errors(self._url):
+                with _os_errors(self.name):
                     self._file.close()
             finally:
                 super().close()
@@ -243,24 +220,26 @@ def _tensorflow() -> Any:
     return tf
 
 
-def _gfile() -> Any:
-    return _tensorflow().io.gfile
+def _call(function: str, url: str, *args: Any, **options: Any) -> Any:
+    """Call a function of tf.io.gfile by its name."""
+    with _os_errors(url):
+        return getattr(_tensorflow().io.gfile, function)(url, *args, **options)
 
 
 @contextlib.contextmanager
 def _os_errors(url: str) -> Iterator[None]:
     """Raise TensorFlow's errors as those of the operating system."""
-    tf = _tensorflow()
+    errors = _tensorflow().errors
     numbers = {
-        tf.errors.NotFoundError: errno.ENOENT,
-        tf.errors.PermissionDeniedError: errno.EACCES,
-        tf.errors.UnauthenticatedError: errno.EACCES,
-        tf.errors.AlreadyExistsError: errno.EEXIST,
-        tf.errors.ResourceExhaustedError: errno.ENOSPC,
+        errors.NotFoundError: errno.ENOENT,
+        errors.PermissionDeniedError: errno.EACCES,
+        errors.UnauthenticatedError: errno.EACCES,
+        errors.AlreadyExistsError: errno.EEXIST,
+        errors.ResourceExhaustedError: errno.ENOSPC,
     }
     try:
         yield
-    except tf.errors.OpError as error:
+    except errors.OpError as error:
         number = numbers.get(type(error), errno.EIO)
         words = error.message.split() or [os.strerror(number)]
         # Python chooses FileNotFoundError and so on by the number.

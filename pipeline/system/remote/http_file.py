@@ -7,6 +7,7 @@ name once its size and hash are right. Busy servers are asked again by urllib3.
 import contextlib
 import fcntl
 import hashlib
+import itertools
 import os
 import re
 import time
@@ -41,11 +42,7 @@ _NO_CONNECTION = (
 
 
 class DownloadError(DataError):
-    """A file cannot be downloaded.
-
-    Attributes:
-        reason: what is wrong, without the address.
-    """
+    """A file cannot be downloaded; `reason` says why, without its address."""
 
     def __init__(self, place: str, reason: str) -> None:
         """Say what is wrong with an address or a file."""
@@ -70,26 +67,34 @@ def download(
     Args:
         url: http or https address.
         target: path of the finished file.
-        digest: algorithm and expected hash, in full or its first hex digits, such as
+        digest: algorithm and hash, in full or its first digits, such as
             "sha256:7be5be79"; "" if unknown.
         size_bytes: expected size; 0 if unknown.
-        backoff_s: scale of the pauses between repetitions, in seconds.
+        backoff_s: scale of the pauses between repetitions.
 
     Raises:
         UnreachableError: the server cannot be reached.
-        DownloadError: the server refuses, breaks the connection repeatedly, or sends
-            another file than expected; or `target` exists and is another file.
-        OSError: the file cannot be written.
+        DownloadError: the server refuses or breaks the connection repeatedly, or what
+            it sends, or what is there already, is another file.
     """
     if _is_complete(target, digest, size_bytes):
         return
     _check_address(url)
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + ".part")
+    part = target.with_name(f"{target.name}.part")
     with _locked(part):
-        if not _is_complete(target, digest, size_bytes):  # by another process, by now
-            _fill(url, part, size_bytes, backoff_s)
-            _finish(url, part, target, digest, size_bytes)
+        if _is_complete(target, digest, size_bytes):  # by another process, by now
+            return
+        _fill(url, part, size_bytes, backoff_s)
+        _validator_path(part).unlink(missing_ok=True)
+        if difference := _difference(part, digest, size_bytes):
+            part.unlink()  # nothing to continue with
+            raise DownloadError(
+                url,
+                f"{difference}. The file on the server has changed, was damaged on the "
+                "way, or a proxy answered instead",
+            )
+        part.replace(target)
 
 
 def _is_complete(target: Path, digest: str, size_bytes: int) -> bool:
@@ -121,11 +126,11 @@ def _locked(part: Path) -> Iterator[None]:
 def _fill(url: str, part: Path, size_bytes: int, backoff_s: float) -> None:
     """Complete the part; continue where the connection broke."""
     size_before = _size(part)
-    attempt = 0
     with http_session.open_session(retries=_RETRIES, backoff_s=backoff_s) as session:
-        while True:
+        for attempt in itertools.count():
             try:
-                return _receive(session, url, part, size_bytes)
+                _receive(session, url, part, size_bytes)
+                return
             except requests.RequestException as error:
                 size, reason = _size(part), _describe(error)
                 hint = ". The part that arrived is kept; run again" if size else ""
@@ -135,7 +140,6 @@ def _fill(url: str, part: Path, size_bytes: int, backoff_s: float) -> None:
                 if attempt == _RETRIES or not isinstance(error, _INTERRUPTIONS):
                     raise DownloadError(url, reason + hint) from error
             time.sleep(backoff_s * 2**attempt)
-            attempt += 1
 
 
 def _receive(session: requests.Session, url: str, part: Path, size_bytes: int) -> None:
@@ -157,10 +161,9 @@ def _receive(session: requests.Session, url: str, part: Path, size_bytes: int) -
         if response.status_code != 206:
             start = 0
             mark = response.headers.get("ETag") or response.headers.get("Last-Modified")
+            validator.unlink(missing_ok=True)
             if mark and not mark.startswith("W/"):
                 validator.write_text(mark, encoding="latin-1")
-            else:
-                validator.unlink(missing_ok=True)
         length = response.headers.get("Content-Length", "")
         total = start + int(length) if length.isdigit() else None
         bar = command_line.progress(total, "B", part.stem, scale=True, initial=start)
@@ -170,26 +173,9 @@ def _receive(session: requests.Session, url: str, part: Path, size_bytes: int) -
                 bar.update(len(chunk))
                 if size_bytes and file.tell() > size_bytes:
                     return
-    if total is not None and _size(part) < total:
-        raise requests.ConnectionError(
-            f"cut off after {_size(part):,} of {total:,} bytes"
-        )
-
-
-def _finish(url: str, part: Path, target: Path, digest: str, size_bytes: int) -> None:
-    """Give the part its name, or remove it if it is not what was expected."""
-    difference = _difference(part, digest, size_bytes)
-    if difference:
-        part.unlink()  # nothing to continue with
-    else:
-        part.replace(target)
-    _validator_path(part).unlink(missing_ok=True)
-    if difference:
-        raise DownloadError(
-            url,
-            f"{difference}. The file on the server has changed, was damaged on the "
-            "way, or a proxy answered instead",
-        )
+    size = _size(part)
+    if total is not None and size < total:
+        raise requests.ConnectionError(f"cut off after {size:,} of {total:,} bytes")
 
 
 def _size(path: Path) -> int:
@@ -197,7 +183,7 @@ def _size(path: Path) -> int:
 
 
 def _validator_path(part: Path) -> Path:
-    return part.with_name(part.name + ".etag")
+    return part.with_name(f"{part.name}.etag")
 
 
 def _difference(path: Path, digest: str, size_bytes: int) -> str:
@@ -223,29 +209,28 @@ def download_bytes(
         url: http or https address.
         session: session from `http_session.open_session`; threads may share it.
         max_bytes: size limit of the file.
-        timeout_s: time limit for all attempts together, in seconds.
+        timeout_s: time limit for all attempts together.
 
     Raises:
-        UnreachableError: the server cannot be reached.
-        DownloadError: the server refuses, breaks the connection repeatedly, takes too
-            long or sends too much.
+        DownloadError: the server cannot be reached (UnreachableError), refuses, breaks
+            the connection repeatedly, takes too long or sends too much.
     """
     _check_address(url)
     deadline = time.monotonic() + timeout_s
-    attempt = 0
+    retries = _BYTES_RETRIES
     while True:
         try:
             return _receive_bytes(url, session, max_bytes, timeout_s, deadline)
         except (requests.RequestException, exceptions.HTTPError) as error:
+            reason = _describe(error)
             if time.monotonic() >= deadline:
                 reason = f"not complete after {timeout_s:g} s"
-                raise DownloadError(url, reason) from error
-            reason = _describe(error)
-            if isinstance(_cause(error), _NO_CONNECTION):
+            elif isinstance(_cause(error), _NO_CONNECTION):
                 raise UnreachableError(url, f"cannot be reached ({reason})") from error
-            if attempt == _BYTES_RETRIES or not isinstance(error, _INTERRUPTIONS):
-                raise DownloadError(url, reason) from error
-        attempt += 1
+            elif retries and isinstance(error, _INTERRUPTIONS):
+                retries -= 1
+                continue
+            raise DownloadError(url, reason) from error
 
 
 def _receive_bytes(
@@ -291,6 +276,11 @@ def _last_words(error: Exception) -> str:
     return re.sub(r"^\w*Connection\w*\(.*?\): ", "", text)  # urllib3 names its object
 
 
+def _check_address(url: str) -> None:
+    if not server_of(url):
+        raise DownloadError(url, "expected an http or https address")
+
+
 def server_of(url: str) -> str:
     """Return scheme, host and port of an http or https address; "" of any other."""
     try:
@@ -299,11 +289,6 @@ def server_of(url: str) -> str:
         return ""
     is_http = parts.scheme in ("http", "https") and parts.netloc
     return f"{parts.scheme}://{parts.netloc}" if is_http else ""
-
-
-def _check_address(url: str) -> None:
-    if not server_of(url):
-        raise DownloadError(url, "expected an http or https address")
 
 
 def without_password(url: str) -> str:
