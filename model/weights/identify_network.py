@@ -103,7 +103,7 @@ def find_candidates(checkpoint: reading.Checkpoint, where: str) -> Candidates:
     if rebuilt:
         networks[rebuilt.name] = rebuilt
     name, spec = _read_metadata(checkpoint, where, saved)
-    if name in networks:
+    if name in networks:  # rule 1
         network = networks[name]
         spec = spec or network.input_spec
         namings = list(naming_conventions.by_layer_name(network, spec))
@@ -238,9 +238,10 @@ def _choose(candidates: Candidates, arch: str) -> NetworkMatch:
     if not matches:
         raise errors.MismatchedCheckpoint(_explain_no_match(candidates, arch))
     best = matches[0]
-    for match in matches:
+    for match in matches:  # rule 2
         if match.network is rebuilt and not _is_keras_application(best, match):
             return match
+    # Rule 3.
     equal = {match.network.name for match in matches if match.score == best.score}
     if len(equal) > 1:
         choice = " or ".join(f"--arch={name}" for name in sorted(equal))
@@ -249,6 +250,7 @@ def _choose(candidates: Candidates, arch: str) -> NetworkMatch:
             f"{' and '.join(sorted(equal))} equally well. Say which network they "
             f"belong to: pass {choice}."
         )
+    # Rule 4.
     unexplained = best.naming.unexplained_layers(best.checkpoint)
     if unexplained and not arch:
         others = f" and {len(unexplained) - 3} more" if len(unexplained) > 3 else ""

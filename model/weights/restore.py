@@ -110,13 +110,12 @@ class RestoredWeights:
             for entry in self.entries
             if entry.status == "mismatched" and entry.variable.split("/")[0] in missing
         ]
-        reason = "; ".join(wrong or ["the file does not contain them"])
+        reason = "; ".join(wrong) or "missing in the file"
         if not wrong and (near := self.near_misses()):
             reason += f" ({'; '.join(near)})"
         raise errors.MismatchedCheckpoint(
             f"{self.where}: {', '.join(missing)} of {self.network.name} cannot be "
-            f"restored, but {last} needs them: {reason}. "
-            f"{self._advice(missing, for_evaluation)}"
+            f"restored, up to {last}: {reason}. {self._advice(missing, for_evaluation)}"
         )
 
     def _advice(self, missing: Sequence[str], for_evaluation: bool) -> str:
