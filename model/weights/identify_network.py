@@ -97,8 +97,7 @@ def find_candidates(checkpoint: reading.Checkpoint, where: str) -> Candidates:
         try:
             rebuilt = from_keras_config.rebuild(config, where)
         except errors.CheckpointError as error:
-            reason = str(error).removeprefix(f"{where}: ")
-            why_not = reason[0].upper() + reason[1:]
+            why_not = str(error)
     networks = dict(registry.NETWORKS)
     if rebuilt:
         networks[rebuilt.name] = rebuilt

@@ -112,19 +112,16 @@ def test_many_small_blocks_write_the_same_records(
     assert manifest.read(tmp_path / "out").tally.files()["total"] == 20
 
 
-def test_a_failing_job_is_an_error_that_names_the_runner(photos, tmp_path, monkeypatch):
-    def convert_block(*_):
-        raise OSError(28, "No space left on device")
+def fail():
+    raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(beam_runner, "_convert", convert_block)
-    config = convert_settings.Config(
-        source=str(photos), out=str(tmp_path / "out"), runner="DirectRunner"
-    )
+
+def test_a_failing_job_is_an_error_that_names_the_runner():
+    runner = beam_runner.Beam("DirectRunner", ())
     with pytest.raises(
         DataError, match=r"--runner=DirectRunner: the job failed .*No space left"
     ):
-        conversion.convert(config)
-    assert not list((tmp_path / "out").iterdir())
+        runner.call([fail])
 
 
 def test_flags_of_beam_are_refused_without_its_runner(photos, tmp_path):
