@@ -22,6 +22,7 @@ import pipeline.system.tensorflow_import  # noqa: F401
 import keras
 import numpy as np
 
+from model.loop import training_loop
 from model.predict import classifier, photo_batches, predict_settings, predicting
 
 
@@ -35,7 +36,7 @@ def main() -> None:
     paths = tuple(map(str, measure.photo_paths(options.folder)))
     config = predict_settings.Config(photos=paths, run_dir=options.run_dir)
     chosen = classifier.load_run(options.run_dir)
-    step, size = chosen.predict_step(), config.batch_size
+    step, size = training_loop.make_predict_step(chosen.model), config.batch_size
     batches = photo_batches.read(paths, chosen.spec, batch_size=size)
     ready = next(batches).images.astype(np.float32)
     batches.close()

@@ -104,10 +104,7 @@ def load(run: finished_run.FinishedRun, data: str = "") -> HeldoutPhotos:
 
 
 def fill_views(
-    records: manifest.Manifest,
-    rows: Sequence[Row],
-    spec: InputSpec,
-    views: np.ndarray,
+    records: manifest.Manifest, rows: Sequence[Row], spec: InputSpec, views: np.ndarray
 ) -> None:
     """Fill an array with photos as a network sees them.
 

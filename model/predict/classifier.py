@@ -1,17 +1,15 @@
 """Load a run or a weight file as a classifier, and explain its predictions."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from model.evaluation import grad_cam, run_evaluation
-from model.loop import metrics, traced_function, training_loop
+from model.loop import metrics, traced_function
 from model.predict import similar_photos
 from model.runs import finished_run
-from model.weights import preprocessing_overrides, pretrained_classifier
 from pipeline.batches.input_spec import InputSpec
 from pipeline.images import file_headers
 from pipeline.records import stored_photo
@@ -28,7 +26,6 @@ class Classifier:
     Attributes:
         name: name of the run or of the weights.
         model: keras.Model, float32: image -> logits.
-        spec: input of the network.
         class_names: class names in label order.
         temperature: number that logits are divided by for calibrated probabilities.
         run: the run; None for a weight file.
@@ -51,41 +48,21 @@ class Classifier:
         num_classes = len(self.class_names)
         return f"weights {self.name}: {num_classes} classes, not trained on your photos"
 
-    def predict_step(self) -> Callable[[Any], Any]:
-        """Return a function: float32 [batch, size_px, size_px, 3], 0..255 -> logits."""
-        return training_loop.make_predict_step(self.model)
-
     def probabilities(self, logits: Any) -> np.ndarray:
-        """Return calibrated probabilities.
-
-        Args:
-            logits: float [num_photos, num_classes].
-
-        Returns:
-            float64 of the same shape, where each row sums to 1.
-        """
+        """Return calibrated probabilities: float64 [num_photos, num_classes]."""
         scaled = np.asarray(logits, np.float64) / self.temperature
         return np.exp(metrics.log_softmax(scaled))
 
     def most_probable(
         self, probabilities: np.ndarray, top: int
     ) -> tuple[tuple[str, float], ...]:
-        """Return names and probabilities of the most probable classes, best first.
-
-        Args:
-            probabilities: float [num_classes], probabilities of one photo.
-            top: number of classes, at least 1.
-        """
+        """Return names and probabilities of a photo's `top` classes, best first."""
         best = np.argsort(-probabilities, kind="stable")[:top]
         return tuple((self.class_names[n], float(probabilities[n])) for n in best)
 
 
 def load_run(run_dir: str) -> Classifier:
-    """Load a run.
-
-    Raises:
-        run_folder.RunError: the run is missing, unfinished or damaged.
-    """
+    """Load a finished run."""
     run = finished_run.read(run_dir)
     return Classifier(
         name=run.directory.name,
@@ -95,31 +72,6 @@ def load_run(run_dir: str) -> Classifier:
         temperature=run.temperature,
         run=run,
         resize_min=run.resize_min,
-    )
-
-
-def load_weights(
-    ckpt: str, *, arch: str, overrides: preprocessing_overrides.Overrides, labels: str
-) -> Classifier:
-    """Load a weight file with its own final layer.
-
-    Args:
-        ckpt: name or path of the weights.
-        arch: name of the network; "" to detect it.
-        overrides: changes of the preprocessing.
-        labels: file of class names, one a line; "" for "class 0" and so on.
-
-    Raises:
-        errors.CheckpointError: the weights cannot be used.
-    """
-    weights = pretrained_classifier.load(
-        ckpt, arch=arch, overrides=overrides, labels=labels
-    )
-    return Classifier(
-        name=Path(ckpt).name,
-        model=weights.model,
-        spec=weights.spec,
-        class_names=weights.class_names,
     )
 
 
@@ -146,28 +98,23 @@ class Explainer:
     """
 
     def __init__(self, classifier: Classifier, data: str = "") -> None:
-        """Prepare; compute the features of the training photos if none are cached.
+        """Prepare; raise DataError if nothing can be explained.
 
-        Args:
-            classifier: classifier to explain.
-            data: folder of the run's records, if they were moved; "" otherwise.
-
-        Raises:
-            DataError: nothing can be explained.
+        Computes the features of the training photos if none are cached. `data` is the
+        folder of the run's records if they were moved.
         """
         self.index: similar_photos.SimilarityIndex | None = None
         self.notes: list[str] = []
         model, run = classifier.model, classifier.run
+        embedder: Any = None  # image -> (input of the head, logits)
         if run is None:
             self.notes.append("No similar training photos: only runs have them.")
         else:
             try:
                 self.index = similar_photos.build_index(run, model, data)
+                embedder = similar_photos.build_embedder(run, model)
             except (DataError, OSError) as error:
                 self.notes.append(f"No similar training photos: {error}")
-        embedder: Any = None  # image -> (input of the head, logits)
-        if self.index is not None and run is not None:
-            embedder = similar_photos.build_embedder(run, model)
         self._has_heat = True
         try:
             self._step = grad_cam.explained_predictions(
@@ -197,11 +144,10 @@ class Explainer:
         outputs = [np.asarray(array) for array in self._step(np.float32(images))]
         overlays: list[np.ndarray | None] = [None] * len(images)
         if self._has_heat:
-            heat = outputs.pop(0)
-            overlays = list(map(grad_cam.overlay, images, heat))
+            overlays = list(map(grad_cam.overlay, images, outputs.pop(0)))
         logits, *embeddings = outputs
         similar: Sequence[Sequence[similar_photos.SimilarPhoto]] = [()] * len(images)
-        if self.index is not None and embeddings:
+        if self.index is not None:
             similar = self.index.most_similar(embeddings[0], num_similar)
         explanations = [
             Explanation(overlay=overlay, similar=photos)
@@ -210,7 +156,7 @@ class Explainer:
         return np.asarray(logits, np.float32), explanations
 
     def training_photo(self, row: Row) -> bytes:
-        """Read a training photo: a whole JPEG or PNG, upright.
+        """Read a photo of the index: a whole JPEG or PNG, upright.
 
         Raises:
             DataError: the record is damaged, or not the one of the manifest.

@@ -1,8 +1,4 @@
-"""Draw the explanation of a prediction.
-
-A picture shows the photo as the network sees it, where the network looked, and the most
-similar training photos.
-"""
+"""Draw what a network saw, where it looked, and the most similar training photos."""
 
 import re
 from pathlib import Path
@@ -29,16 +25,7 @@ class Pictures:
     def __init__(
         self, folder: Path, explainer: classifier.Explainer, spec: InputSpec
     ) -> None:
-        """Make the folder.
-
-        Args:
-            folder: folder for the pictures.
-            explainer: explainer that reads the training photos.
-            spec: input of the network.
-
-        Raises:
-            DataError: the folder is a file.
-        """
+        """Make the folder; raise DataError if it is a file."""
         if folder.exists() and not folder.is_dir():
             raise DataError(f"--explain={folder}: is a file. Expected a folder.")
         folder.mkdir(parents=True, exist_ok=True)
@@ -64,11 +51,8 @@ class Pictures:
         Args:
             photo: name of the photo's file; the picture is named by it and a number.
             pixels: uint8 [size_px, size_px, 3], RGB, the photo as the network sees it.
-            answer: title of the overlay, the most probable class.
+            answer: title of the overlay.
             explanation: explanation to draw.
-
-        Raises:
-            OSError: the picture cannot be written.
         """
         self._count += 1
         tiles, titles = [pixels], ["photo"]
@@ -86,25 +70,23 @@ class Pictures:
 
     def _training_photo(self, row: Row) -> np.ndarray:
         try:
-            return self._decoded(row)
-        except (DataError, OSError) as error:
-            if row.path not in self._unreadable:
-                self._unreadable.add(row.path)
-                command_line.log(f"note: a training photo is grey in pictures: {error}")
-            return np.full((self._size_px, self._size_px, 3), _GREY, np.uint8)
-
-    def _decoded(self, row: Row) -> np.ndarray:
-        encoded = self._explainer.training_photo(row)
-        stored = record_image.RecordImage(
-            encoded=encoded,
-            format="png" if row.format == "png" else "jpeg",
-            height=row.height,
-            width=row.width,
-            orientation=1,
-            action="copied",
-            phash=row.phash,
-        )
-        try:
-            return self._network_input(stored)
+            encoded = self._explainer.training_photo(row)
+            return self._network_input(
+                record_image.RecordImage(
+                    encoded=encoded,
+                    format="png" if row.format == "png" else "jpeg",
+                    height=row.height,
+                    width=row.width,
+                    orientation=1,
+                    action="copied",
+                    phash=row.phash,
+                )
+            )
         except ImageError as error:
-            raise DataError(f"{row.file} ({row.path}): {error}") from error
+            problem = f"{row.file} ({row.path}): {error}"
+        except (DataError, OSError) as error:
+            problem = str(error)
+        if row.path not in self._unreadable:
+            self._unreadable.add(row.path)
+            command_line.log(f"note: a training photo is grey in pictures: {problem}")
+        return np.full((self._size_px, self._size_px, 3), _GREY, np.uint8)

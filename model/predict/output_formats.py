@@ -17,7 +17,6 @@ class Prediction:
     """The prediction for a photo.
 
     Attributes:
-        photo: name of the file.
         classes: most probable classes with their probabilities, best first.
         problem: reason why the photo cannot be read; "" if it can.
         unknown: whether the best class is not probable enough to be the answer.
@@ -50,33 +49,23 @@ def unicode_name(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def as_text(prediction: Prediction) -> str:
-    """Format a prediction for people to read."""
+def _as_text(prediction: Prediction) -> str:
     name = command_line.one_line(unicode_name(prediction.photo))
     remark = classifier.UNKNOWN if prediction.unknown else prediction.problem
     lines = [f"{name}  {remark}".rstrip()]
-    lines += [
-        f"  {probability:.4f}  {unicode_name(class_name)}"
-        for class_name, probability in prediction.classes
-    ]
-    if prediction.similar:
-        lines.append("  most similar training photos:")
+    for class_name, probability in prediction.classes:
+        lines.append(f"  {probability:.4f}  {unicode_name(class_name)}")
+    lines += ["  most similar training photos:"] if prediction.similar else []
     for similar in prediction.similar:
         class_name = unicode_name(similar.row.class_name)
         path = command_line.one_line(unicode_name(similar.row.path))
         lines.append(f"    {similar.similarity:.3f}  {class_name}: {path}")
     if prediction.picture:
         lines.append(f"  picture: {unicode_name(prediction.picture)}")
-    return "\n".join(lines)
+    return "\n".join([*lines, ""])
 
 
-def as_json(prediction: Prediction, *, explained: bool) -> dict[str, Any]:
-    """Return a prediction as a JSON object.
-
-    Args:
-        prediction: prediction for a photo.
-        explained: whether explanations were requested.
-    """
+def _as_json(prediction: Prediction, *, explained: bool) -> str:
     fields: dict[str, Any] = {
         "photo": unicode_name(prediction.photo),
         "answer": prediction.answer or None,
@@ -88,7 +77,7 @@ def as_json(prediction: Prediction, *, explained: bool) -> dict[str, Any]:
     if explained:
         fields["picture"] = unicode_name(prediction.picture) or None
         fields["nearest"] = list(map(similar_json, prediction.similar))
-    return fields
+    return json.dumps(fields) + "\n"
 
 
 def classes_json(classes: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
@@ -111,30 +100,24 @@ def similar_json(similar: similar_photos.SimilarPhoto) -> dict[str, Any]:
 def writer(
     format_name: str, *, top: int, num_similar: int
 ) -> tuple[str, Callable[[Prediction], str]]:
-    """Return a header, and a function that formats one prediction.
+    """Return a header, and a function that formats one prediction as lines.
 
     Args:
         format_name: format of the results: text, csv or jsonl.
         top: number of classes of each photo.
         num_similar: number of training photos of each photo; 0 without explanations.
-
-    Returns:
-        The header, which is "" or one line with its line break, and a function:
-        prediction -> one or more lines with their line breaks.
     """
     if format_name == "csv":
         header = ["photo", "answer", "probability", "problem"]
         for number in range(1, top + 1):
             header += [f"class_{number}", f"probability_{number}"]
-        if num_similar:
-            header.append("picture")
+        header += ["picture"] if num_similar else []
         for number in range(1, num_similar + 1):
             header += [f"nearest_{number}", f"similarity_{number}"]
         return _csv_line(header), lambda item: _as_csv(item, top, num_similar)
     if format_name == "jsonl":
-        explained = bool(num_similar)
-        return "", lambda item: json.dumps(as_json(item, explained=explained)) + "\n"
-    return "", lambda item: as_text(item) + "\n"
+        return "", lambda item: _as_json(item, explained=bool(num_similar))
+    return "", _as_text
 
 
 def _as_csv(prediction: Prediction, top: int, num_similar: int) -> str:
@@ -144,23 +127,20 @@ def _as_csv(prediction: Prediction, top: int, num_similar: int) -> str:
         prediction.answer,
         "" if probability is None else f"{probability:.6g}",
         prediction.problem,
+        *_padded(prediction.classes, top),
     ]
-    classes = [
-        (unicode_name(name), f"{value:.6g}") for name, value in prediction.classes
-    ]
-    cells += _padded(classes, top)
     if num_similar:
-        cells.append(unicode_name(prediction.picture))
-    similar = [
-        (unicode_name(photo.row.path), f"{photo.similarity:.6g}")
-        for photo in prediction.similar
-    ]
-    return _csv_line(cells + _padded(similar, num_similar))
+        similar = [(photo.row.path, photo.similarity) for photo in prediction.similar]
+        cells += [unicode_name(prediction.picture), *_padded(similar, num_similar)]
+    return _csv_line(cells)
 
 
-def _padded(pairs: Sequence[tuple[str, str]], count: int) -> list[str]:
-    flat = [cell for pair in pairs for cell in pair]
-    return flat + [""] * (2 * count - len(flat))
+def _padded(pairs: Sequence[tuple[str, float]], count: int) -> list[str]:
+    """Return names and numbers as `2 * count` cells, the last of which may be empty."""
+    cells = []
+    for name, number in pairs:
+        cells += [unicode_name(name), f"{number:.6g}"]
+    return cells + [""] * (2 * count - len(cells))
 
 
 def _csv_line(cells: Sequence[str]) -> str:

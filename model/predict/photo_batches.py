@@ -24,10 +24,9 @@ _BATCHES_AHEAD = 2
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PhotoBatch:
-    """Photos of a batch, and the problems with those that cannot be read.
+    """Photo files of a batch, and the problems with those that cannot be read.
 
     Attributes:
-        photos: names of all files.
         images: uint8 [num_readable, size_px, size_px, 3], RGB, 0..255.
         problems: reason for each file that cannot be read; "" for the others.
     """
@@ -50,7 +49,7 @@ def read(
     Args:
         photos: names of the files.
         spec: input of the network.
-        batch_size: files of each batch except the last.
+        batch_size: number of files of each batch except the last.
         resize_min: longest short side that is not shrunk, in pixels; 0: any.
         num_workers: number of processes that decode; 0: one for each processor.
     """
@@ -60,6 +59,7 @@ def read(
         tuple[str, concurrent.futures.Future[np.ndarray | str]]
     ] = collections.deque()
     remaining = iter(photos)
+    view_shape = (spec.size_px, spec.size_px, 3)
     with (
         isolated_decoder.Decoders(
             num_workers, timeout_s=_TIMEOUT_S, resize_min=resize_min
@@ -81,20 +81,18 @@ def read(
                 if not waiting:
                     return
                 size = min(batch_size, len(waiting))
-                batch = [waiting.popleft() for _ in range(size)]
-                yield _collect(batch, spec.size_px)
+                names, futures = zip(
+                    *(waiting.popleft() for _ in range(size)), strict=True
+                )
+                results = [future.result() for future in futures]
+                views = [result for result in results if not isinstance(result, str)]
+                yield PhotoBatch(
+                    photos=names,
+                    images=np.array(views, np.uint8).reshape(-1, *view_shape),
+                    problems=tuple(
+                        result if isinstance(result, str) else "" for result in results
+                    ),
+                )
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
             running.close()
-
-
-def _collect(
-    batch: list[tuple[str, "concurrent.futures.Future[np.ndarray | str]"]], size_px: int
-) -> PhotoBatch:
-    results = [future.result() for _, future in batch]
-    views = [result for result in results if not isinstance(result, str)]
-    return PhotoBatch(
-        photos=tuple(photo for photo, _ in batch),
-        images=np.array(views, np.uint8).reshape(-1, size_px, size_px, 3),
-        problems=tuple(result if isinstance(result, str) else "" for result in results),
-    )

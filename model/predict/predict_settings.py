@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from typing import Any
 
 from model.weights import preprocessing_overrides, weight_settings
 from pipeline.system import config_flags
@@ -12,45 +11,40 @@ _input = functools.partial(_setting, group="Run")
 _answers = functools.partial(_setting, group="Predictions")
 
 
-def top() -> Any:
-    """Return the field of the setting `top`."""
-    return _answers(
-        5,
-        "Number of most probable classes to report.",
-        lower=1,
-        synonyms=("top_k", "topk", "k"),
-    )
-
-
-def unknown_below() -> Any:
-    """Return the field of the setting `unknown_below`."""
-    return _answers(
-        0.0,
-        "Answers `unknown` if the most probable class has a lower probability than "
-        "this; 0 always names a class.",
-        lower=0,
-        upper=1,
-        synonyms=("threshold",),
-    )
+# Fields of two settings, for model.serve too.
+run_dir = functools.partial(
+    _input,
+    "runs/latest",
+    "Run whose network classifies the photos; runs/latest is the newest.",
+    value="FOLDER",
+    synonyms=("run",),
+)
+top = functools.partial(
+    _answers,
+    5,
+    "Number of most probable classes to report.",
+    lower=1,
+    synonyms=("top_k", "topk", "k"),
+)
+unknown_below = functools.partial(
+    _answers,
+    0.0,
+    "Answers `unknown` if the most probable class has a lower probability than this; "
+    "0 always names a class.",
+    lower=0,
+    upper=1,
+    synonyms=("threshold",),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """Settings of a prediction.
-
-    Attributes:
-        overrides: settings of the preprocessing of a weight file.
-    """
+    """Settings of a prediction."""
 
     photos: tuple[str, ...] = config_flags.argument(
         "PHOTO", "Photos, or folders of photos, to classify.", many=True
     )
-    run_dir: str = _input(
-        "runs/latest",
-        "Run whose network classifies the photos; runs/latest is the newest.",
-        value="FOLDER",
-        synonyms=("run",),
-    )
+    run_dir: str = run_dir()
     ckpt: str = weight_settings.ckpt()
     arch: str = weight_settings.arch()
     labels: str = weight_settings.labels()

@@ -2,13 +2,16 @@
 
 import collections
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from model.loop import training_loop
 from model.predict import classifier, explanation_picture, output_formats, photo_batches
 from model.predict.predict_settings import Config
+from model.weights import pretrained_classifier
 from pipeline.images import photo_files
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
@@ -17,44 +20,31 @@ NUM_SIMILAR = 5
 
 
 def load_classifier(config: Config) -> classifier.Classifier:
-    """Load the run or the weights that predict.
-
-    Raises:
-        DataError: the run is not as expected.
-        errors.CheckpointError: the weights cannot be used.
-    """
+    """Load the run or the weights that predict."""
     if not config.ckpt:
         return classifier.load_run(config.run_dir)
-    return classifier.load_weights(
-        config.ckpt,
-        arch=config.arch,
-        overrides=config.overrides,
-        labels=config.labels,
+    weights = pretrained_classifier.load(
+        config.ckpt, arch=config.arch, overrides=config.overrides, labels=config.labels
+    )
+    return classifier.Classifier(
+        name=Path(config.ckpt).name,
+        model=weights.model,
+        spec=weights.spec,
+        class_names=weights.class_names,
     )
 
 
 def predict(
-    config: Config, photo_classifier: classifier.Classifier | None = None
+    config: Config, photo_classifier: classifier.Classifier
 ) -> Iterator[output_formats.Prediction]:
-    """Yield one prediction for each photo, in their order.
-
-    Args:
-        config: settings of the prediction.
-        photo_classifier: classifier that predicts; None to load it.
-
-    Raises:
-        DataError: the run is not as expected, or there is no photo.
-        errors.CheckpointError: the weights cannot be used.
-    """
+    """Yield one prediction for each photo, in their order."""
     names, ignored_folder = config.photos, config.explain
     ignored: collections.Counter[str] = collections.Counter()
     count = sum(1 for _ in photo_files.find(names, ignored, ignored_folder))
     if not count:
         raise DataError(
-            f"{', '.join(names)}: there are no photos. Expected photos or folders of "
-            "photos."
+            f"{', '.join(names)}: there are no photos. Expected photos or folders."
         )
-    photo_classifier = photo_classifier or load_classifier(config)
     predictor = _Predictor(config, photo_classifier)
     photos = photo_files.find(names, collections.Counter(), ignored_folder)
     with command_line.progress(count, "photo", "predict") as progress:
@@ -76,7 +66,7 @@ class _Predictor:
     def __init__(self, config: Config, photo_classifier: classifier.Classifier) -> None:
         self._config = config
         self._classifier = photo_classifier
-        self._step = photo_classifier.predict_step()
+        self._step = training_loop.make_predict_step(photo_classifier.model)
         self._explainer: classifier.Explainer | None = None
         if config.explain:
             self._explainer = classifier.Explainer(photo_classifier, config.data)
@@ -90,41 +80,35 @@ class _Predictor:
         self, batch: photo_batches.PhotoBatch
     ) -> Iterator[output_formats.Prediction]:
         """Yield one prediction for each photo of a batch, readable or not."""
-        readable = [
-            photo
-            for photo, problem in zip(batch.photos, batch.problems, strict=True)
-            if not problem
-        ]
-        predictions = iter(self._predict(readable, batch.images) if readable else ())
+        explanations: Sequence[classifier.Explanation] = ()
+        if not len(batch.images):
+            logits = np.zeros((0, len(self._classifier.class_names)))
+        elif self._explainer is None:
+            logits = self._step(batch.images.astype(np.float32))
+        else:
+            logits, explanations = self._explainer.explain(batch.images, NUM_SIMILAR)
+        numbers = itertools.count()  # of the readable photos
+        probabilities = self._classifier.probabilities(logits)
         for photo, problem in zip(batch.photos, batch.problems, strict=True):
             if problem:
                 yield output_formats.Prediction(photo=photo, problem=problem)
-            else:
-                yield next(predictions)
-
-    def _predict(
-        self, photos: Sequence[str], images: np.ndarray
-    ) -> Iterator[output_formats.Prediction]:
-        explanations: Sequence[classifier.Explanation] = ()
-        if self._explainer is None:
-            logits = self._step(images.astype(np.float32))
-        else:
-            logits, explanations = self._explainer.explain(images, NUM_SIMILAR)
-        for number, row in enumerate(self._classifier.probabilities(logits)):
-            classes = self._classifier.most_probable(row, self._config.top)
+                continue
+            number = next(numbers)
+            classes = self._classifier.most_probable(
+                probabilities[number], self._config.top
+            )
+            (name, probability), *_ = classes
             prediction = output_formats.Prediction(
-                photo=photos[number],
+                photo=photo,
                 classes=classes,
-                unknown=classes[0][1] < self._config.unknown_below,
+                unknown=probability < self._config.unknown_below,
             )
             if explanations:
+                title, explanation = f"{probability:.2f} {name}", explanations[number]
                 picture = self._pictures.draw(
-                    prediction.photo,
-                    images[number],
-                    f"{classes[0][1]:.2f} {classes[0][0]}",
-                    explanations[number],
+                    photo, batch.images[number], title, explanation
                 )
                 prediction = dataclasses.replace(
-                    prediction, picture=picture, similar=explanations[number].similar
+                    prediction, picture=picture, similar=explanation.similar
                 )
             yield prediction

@@ -1,9 +1,8 @@
 """Find the training photos that a network finds most similar to a photo.
 
 Similarity is the cosine of the angle between the network's features of two photos, at
-the layer that its head sits on. The features of the training photos come from the
-feature cache, where training has already put them if the layers below the head stayed
-frozen.
+the layer that its head sits on. Those of the training photos come from the feature
+cache, where training has put them if the layers below the head stayed frozen.
 """
 
 import dataclasses
@@ -27,25 +26,20 @@ _MIN_LENGTH = 1e-12  # so that nothing is divided by 0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SimilarPhoto:
-    """A training photo that is similar to another photo.
-
-    Attributes:
-        row: row of the training photo in the manifest.
-        similarity: cosine, -1..1; 1 for a copy.
-    """
+    """A training photo and its similarity to another: a cosine, 1 for a copy."""
 
     row: Row
     similarity: float
 
 
 def head_input(run: finished_run.FinishedRun, model: Any) -> tuple[str, Any]:
-    """Return the input of a run's head: its name, and the tensor of the network.
+    """Return the name and the tensor of the input of a run's head.
 
     The tensor is found from the head downwards: below the head, the network may be a
     model inside another, whose layers have names of their own.
 
     Raises:
-        DataError: the network has no such head.
+        DataError: the network has no head of this project.
     """
     layers = {layer.name: layer for layer in model.layers}
     features = str(run.config.get("features", ""))
@@ -62,52 +56,28 @@ def head_input(run: finished_run.FinishedRun, model: Any) -> tuple[str, Any]:
 
 
 def build_embedder(run: finished_run.FinishedRun, model: Any) -> Any:
-    """Build a network that also returns the input of its head.
-
-    Args:
-        run: run of the network.
-        model: keras.Model of the run: image -> logits.
-
-    Returns:
-        keras.Model: image -> (input of the head, logits).
-
-    Raises:
-        DataError: the network has no head.
-    """
+    """Build a keras.Model: image -> (input of the head, logits)."""
     _, embeddings = head_input(run, model)
     return keras.Model(model.input, [embeddings, model.output])
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SimilarityIndex:
-    """Training photos to be searched.
+    """Training photos to be searched, with features that stay in their file.
 
     Attributes:
-        rows: rows of the training photos.
         records: records that the photos are in.
+        rows: rows of the training photos.
+        features: features of all photos of the records.
+        indices: int64 [num_rows], indices of the rows in `features`.
+        block_rows: number of photos that are compared at the same time.
     """
 
-    def __init__(
-        self,
-        records: manifest.Manifest,
-        rows: Sequence[Row],
-        features: feature_cache.Features,
-        indices: np.ndarray,
-        block_rows: int = _BLOCK_ROWS,
-    ) -> None:
-        """Keep the features in their file.
-
-        Args:
-            records: records that the photos are in.
-            rows: rows of the training photos.
-            features: features of all photos of the records.
-            indices: int [num_rows], indices of the rows in `features`.
-            block_rows: photos that are compared at the same time.
-        """
-        self.records = records
-        self.rows = rows
-        self._features = features
-        self._indices = indices
-        self._block_rows = block_rows
+    records: manifest.Manifest
+    rows: Sequence[Row]
+    features: feature_cache.Features
+    indices: np.ndarray
+    block_rows: int
 
     def most_similar(self, embeddings: Any, k: int) -> list[list[SimilarPhoto]]:
         """Return the most similar training photos of each photo, best first.
@@ -119,15 +89,15 @@ class SimilarityIndex:
         queries = _unit_vectors(embeddings)
         best = np.zeros((len(queries), 0), np.float32)
         positions = np.zeros((len(queries), 0), np.int64)
-        for start in range(0, len(self.rows), self._block_rows):
-            indices = self._indices[start : start + self._block_rows]
+        for start in range(0, len(self.rows), self.block_rows):
+            indices = self.indices[start : start + self.block_rows]
             views = np.full(len(indices), feature_cache.CENTRAL)
-            block = _unit_vectors(self._features.gather(indices, views))
-            block_positions = np.broadcast_to(
-                np.arange(start, start + len(indices)), (len(queries), len(indices))
+            block = _unit_vectors(self.features.gather(indices, views))
+            block_positions = np.arange(start, start + len(indices))
+            best = np.hstack([best, queries @ block.T])
+            positions = np.hstack(
+                [positions, np.tile(block_positions, (len(queries), 1))]
             )
-            best = np.concatenate([best, queries @ block.T], axis=1)
-            positions = np.concatenate([positions, block_positions], axis=1)
             order = np.argsort(-best, axis=1, kind="stable")[:, :k]
             best = np.take_along_axis(best, order, axis=1)
             positions = np.take_along_axis(positions, order, axis=1)
@@ -156,11 +126,8 @@ def build_index(
 ) -> SimilarityIndex:
     """Make the training photos of a run searchable.
 
-    Args:
-        run: run to search the training photos of.
-        model: keras.Model of the run, float32: image -> logits.
-        data: folder of the run's records, if they were moved; "" otherwise.
-        block_rows: photos that are compared at the same time.
+    `data` is the folder of the run's records if they were moved. `block_rows` photos
+    are compared at the same time.
 
     Raises:
         DataError: the records are missing, damaged or have changed, or the network has
@@ -180,7 +147,10 @@ def build_index(
     )
     included = records.included()
     indices = [n for n, row in enumerate(included) if row.split == "train"]
-    rows = tuple(included[n] for n in indices)
     return SimilarityIndex(
-        records, rows, features, np.array(indices, np.int64), block_rows
+        records=records,
+        rows=tuple(included[n] for n in indices),
+        features=features,
+        indices=np.array(indices, np.int64),
+        block_rows=block_rows,
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 from model.serve.serve_settings import Config
 from pipeline.system import command_line, config_flags
+from pipeline.system.errors import DataError
 
 
 def main(typed: dict[str, Any]) -> None:
@@ -18,9 +19,15 @@ def main(typed: dict[str, Any]) -> None:
     config = config_flags.build(Config, typed)
     # Only now, so that wrong flags are refused at once.
     import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
-    from model.serve import serving
 
-    serving.serve(config)
+    try:
+        from model.serve import web_server
+    except ImportError as error:
+        raise DataError(
+            f"model.serve: the Python package {error.name} is not installed. Install "
+            "it with: python -m pip install '.[serve]'"
+        ) from error
+    web_server.serve(config)
 
 
 if __name__ == "__main__":

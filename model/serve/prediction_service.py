@@ -11,11 +11,11 @@ import threading
 
 import numpy as np
 
+from model.loop import training_loop
 from model.predict.classifier import Classifier, Explainer, Explanation
 from pipeline.batches import single_photo
 from pipeline.images import isolated_decoder, opencv
 from pipeline.images.errors import ImageError
-from pipeline.records.manifest_row import Row
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
@@ -26,11 +26,11 @@ _CACHED_THUMBNAILS = 1024  # about 5 KB each
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassifiedPhoto:
-    """A photo with its probabilities.
+    """A photo as the network sees it, with its probabilities and their explanation.
 
     Attributes:
         probabilities: float64 [num_classes], calibrated.
-        view: uint8 [size_px, size_px, 3], RGB, the photo as the network sees it.
+        view: uint8 [size_px, size_px, 3], RGB.
         explanation: explanation of the most probable class; empty if not requested.
     """
 
@@ -40,12 +40,7 @@ class ClassifiedPhoto:
 
 
 class Service:
-    """Classify photos from several threads at the same time.
-
-    Attributes:
-        classifier: classifier that predicts.
-        explainer: explainer of its predictions; None if nothing can be explained.
-    """
+    """Classify photos from several threads at the same time."""
 
     def __init__(
         self,
@@ -60,11 +55,11 @@ class Service:
         Args:
             classifier: classifier that predicts.
             max_pixels: largest photo that is decoded, in pixels.
-            decode_timeout_s: time limit to decode a photo, in seconds.
+            decode_timeout_s: time limit for decoding a photo, in seconds.
             data: folder of the run's records, if they were moved; "" otherwise.
         """
         self.classifier = classifier
-        self.explainer: Explainer | None = None
+        self.explainer: Explainer | None = None  # if nothing can be explained
         try:
             self.explainer = Explainer(classifier, data)
             notes = self.explainer.notes
@@ -72,9 +67,8 @@ class Service:
             notes = [str(error)]
         for line in notes:
             command_line.log(f"note: {line}")
-        self._rows: dict[str, Row] = {}
-        if self.explainer is not None and self.explainer.index is not None:
-            self._rows = {row.sha256: row for row in self.explainer.index.rows}
+        index = self.explainer.index if self.explainer else None
+        self._rows = {row.sha256: row for row in index.rows} if index else {}
         self._network_input = single_photo.NetworkInput(classifier.spec)
         self._decoders = isolated_decoder.Decoders(
             command_line.available_cpus(),
@@ -82,16 +76,12 @@ class Service:
             resize_min=classifier.resize_min,
             max_pixels=max_pixels,
         )
-        self._step = classifier.predict_step()
+        self._step = training_loop.make_predict_step(classifier.model)
         self._lock = threading.Lock()  # of the network
         self.thumbnail = functools.lru_cache(_CACHED_THUMBNAILS)(self._thumbnail)
 
     def warm_up(self) -> None:
-        """Start the processes and classify a photo, so that no visitor waits for it.
-
-        Raises:
-            DataError: a process does not start, or cannot decode a small grey photo.
-        """
+        """Start the processes and classify a photo, so that no visitor waits for it."""
         self._decoders.start()
         grey = opencv.page_jpeg(np.full((64, 64, 3), 128, np.uint8))
         try:
@@ -104,11 +94,7 @@ class Service:
             ) from error
 
     def classify(self, data: bytes, *, explained: bool) -> ClassifiedPhoto:
-        """Classify a photo.
-
-        Args:
-            data: content of an image file.
-            explained: whether to explain the prediction.
+        """Classify an image file, and explain the prediction if requested.
 
         Raises:
             ImageError: the photo cannot be decoded.
@@ -131,17 +117,12 @@ class Service:
         self._decoders.close()
 
     def _thumbnail(self, sha256: str) -> bytes:
-        """Return a small JPEG of a training photo.
+        """Return a small JPEG of the training photo with a SHA-256, in hex digits.
 
-        Args:
-            sha256: SHA-256 of the photo's file in hex digits. A number would name
-                another photo of another run, and browsers cache thumbnails.
+        A number would name another photo of another run, and browsers cache thumbnails.
 
         Raises:
             KeyError: there is no such photo.
-            DataError: the record is damaged.
-            OSError: the record is missing.
-            ImageError: it cannot be decoded.
         """
         row, explainer = self._rows[sha256], self.explainer
         if explainer is None:

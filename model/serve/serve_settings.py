@@ -8,7 +8,6 @@ from model.predict import predict_settings
 from pipeline.system import config_flags
 
 _setting = functools.partial(config_flags.setting, basic=True)
-_run = functools.partial(_setting, group="Run")
 _address = functools.partial(_setting, group="Address")
 _limit = functools.partial(_setting, group="Limits")
 
@@ -17,16 +16,12 @@ _limit = functools.partial(_setting, group="Limits")
 class Config:
     """Settings of a server."""
 
-    run_dir: str = _run(
-        "runs/latest",
-        "Run whose network classifies the photos; runs/latest is the newest.",
-        value="FOLDER",
-        synonyms=("run",),
-    )
-    data: str = _run(
+    run_dir: str = predict_settings.run_dir()
+    data: str = _setting(
         "",
         "Folder of the run's records, which explanations need, if they were moved.",
         value="FOLDER",
+        group="Run",
     )
     host: str = _address(
         "127.0.0.1",
@@ -50,10 +45,7 @@ class Config:
         20, "Largest file that is accepted, in MiB.", lower=1, upper=512
     )
     max_megapixels: int = _limit(
-        50,
-        "Largest photo that is decoded, in millions of pixels.",
-        lower=1,
-        upper=178,
+        50, "Largest photo that is decoded, in millions of pixels.", lower=1, upper=178
     )
     max_requests: int = _limit(
         32,

@@ -14,8 +14,9 @@ import numpy as np
 from tornado import iostream, web
 
 from model.predict import output_formats
-from model.serve import guarded_handler, prediction_service, upload_limits
-from model.serve.guarded_handler import Refusal
+from model.predict.classifier import UNKNOWN
+from model.serve import guarded_requests, prediction_service
+from model.serve.guarded_requests import Refusal
 from model.serve.serve_settings import Config
 from pipeline.images import opencv
 from pipeline.images.errors import ImageError
@@ -42,12 +43,7 @@ _STATUS_OF_KIND = {
 
 
 def application(service: prediction_service.Service, config: Config) -> web.Application:
-    """Return the web application.
-
-    Args:
-        service: service that classifies photos.
-        config: settings of the server.
-    """
+    """Return the web application."""
     names = [output_formats.unicode_name(n) for n in service.classifier.class_names]
     return web.Application(
         [
@@ -73,18 +69,18 @@ def application(service: prediction_service.Service, config: Config) -> web.Appl
     )
 
 
-class _Missing(guarded_handler.Handler):
+class _Missing(guarded_requests.Handler):
     def prepare(self) -> None:
         super().prepare()
         raise Refusal(404, "There is no such page.")
 
 
-class _Page(guarded_handler.Handler):
+class _Page(guarded_requests.Handler):
     def get(self) -> None:
         self.finish(self.settings["page"])
 
 
-class _Asset(guarded_handler.Handler):
+class _Asset(guarded_requests.Handler):
     def get(self, name: str) -> None:
         if name not in _ASSETS:
             raise Refusal(404, "There is no such file.")
@@ -92,7 +88,7 @@ class _Asset(guarded_handler.Handler):
         self.finish((_PAGE / name).read_bytes())
 
 
-class _Health(guarded_handler.Handler):
+class _Health(guarded_requests.Handler):
     def get(self) -> None:
         self.finish(
             {
@@ -105,7 +101,7 @@ class _Health(guarded_handler.Handler):
         )
 
 
-class _Thumbnail(guarded_handler.Handler):
+class _Thumbnail(guarded_requests.Handler):
     async def get(self, sha256: str) -> None:
         service: prediction_service.Service = self.settings["service"]
         try:
@@ -122,7 +118,7 @@ class _Thumbnail(guarded_handler.Handler):
 
 
 @web.stream_request_body
-class _Predict(upload_limits.UploadHandler):
+class _Predict(guarded_requests.UploadHandler):
     async def post(self) -> None:
         try:
             response = await self._answer(self.uploaded_photo())
@@ -133,9 +129,8 @@ class _Predict(upload_limits.UploadHandler):
 
     async def _answer(self, photo: bytes) -> dict[str, Any]:
         if unknown := self.request.query_arguments.keys() - {"top", "explain"}:
-            raise Refusal(
-                400, f"{min(unknown)}: no such option. Expected top or explain."
-            )
+            message = f"{min(unknown)}: no such option. Expected top or explain."
+            raise Refusal(400, message)
         top = self._number("top", self.settings["config"].top, at_least=1)
         explained = self._number("explain", 0) > 0
         threads: concurrent.futures.Executor = self.settings["threads"]
@@ -152,28 +147,23 @@ class _Predict(upload_limits.UploadHandler):
             raise Refusal(503, message) from error
 
     def _number(self, name: str, default: int, at_least: int = 0) -> int:
-        text = self.get_query_argument(name, "")
-        if not text:
-            return default
+        text = self.get_query_argument(name, "") or str(default)
         is_number = text.isascii() and text.isdigit() and len(text) <= 6
-        if is_number and int(text) >= at_least:
-            return int(text)
-        raise Refusal(400, f"{name}: expected a number from {at_least} to 999999.")
+        if not (is_number and int(text) >= at_least):
+            raise Refusal(400, f"{name}: expected a number from {at_least} to 999999.")
+        return int(text)
 
     def _classify(self, photo: bytes, top: int, *, explained: bool) -> dict[str, Any]:
         """Classify a photo, in a thread; return the response."""
         service: prediction_service.Service = self.settings["service"]
         result = service.classify(photo, explained=explained)
         classes = service.classifier.most_probable(result.probabilities, top)
-        prediction = output_formats.Prediction(
-            photo="",
-            classes=classes,
-            unknown=classes[0][1] < self.settings["config"].unknown_below,
-        )
+        (name, probability), *_ = classes
+        unknown = probability < self.settings["config"].unknown_below
         response: dict[str, Any] = {
-            "answer": prediction.answer,
-            "probability": prediction.probability,
-            "unknown": prediction.unknown,
+            "answer": UNKNOWN if unknown else output_formats.unicode_name(name),
+            "probability": probability,
+            "unknown": unknown,
             "classes": output_formats.classes_json(classes),
             "run": service.classifier.name,
         }
@@ -182,10 +172,8 @@ class _Predict(upload_limits.UploadHandler):
             response["seen"] = _jpeg_url(result.view)
             response["looked_at"] = None if overlay is None else _jpeg_url(overlay)
             response["nearest"] = [
-                {
-                    **output_formats.similar_json(similar),
-                    "thumbnail": f"/thumbnails/{similar.row.sha256}",
-                }
+                output_formats.similar_json(similar)
+                | {"thumbnail": f"/thumbnails/{similar.row.sha256}"}
                 for similar in result.explanation.similar
             ]
         return response

@@ -1,17 +1,24 @@
-"""Run the web application, and disconnect clients that are too slow or too many.
+"""Serve a run: a page for browsers and an endpoint for programs.
 
-Tornado's own options limit how long the head of a request, its body and a pause between
-requests may take. The operating system ends connections whose client does not receive.
+Clients that are too slow or too many are disconnected. Tornado's own options limit how
+long the head of a request, its body and a pause between requests may take. The
+operating system ends connections whose client does not receive.
 """
 
 import asyncio
+import ipaddress
 import logging
 import signal
 import socket
-from collections.abc import Callable
 from typing import Any
 
 from tornado import httpserver, iostream, web
+
+from model.predict import classifier
+from model.serve import prediction_service, web_app
+from model.serve.serve_settings import Config
+from pipeline.system import command_line
+from pipeline.system.errors import DataError
 
 _GRACE_S = 10  # for photos under way when the server is stopped
 _MAX_HEAD_BYTES = 16 << 10
@@ -40,6 +47,36 @@ class _Server(httpserver.HTTPServer):
         super().on_close(server_conn)
 
 
+def listen(config: Config) -> socket.socket:
+    """Bind the address; connections are refused until the server is ready."""
+    try:
+        family, *_, address = socket.getaddrinfo(
+            config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+        except OSError:
+            listening.close()
+            raise
+        return listening
+    except OSError as error:
+        raise DataError(
+            f"--host={config.host} --port={config.port}: cannot listen there "
+            f"({error.strerror or error}). Choose another address, or --port=0 for a "
+            "free port."
+        ) from error
+
+
+def url(config: Config, listening: socket.socket) -> str:
+    """Return the address of the page for a browser on this machine."""
+    host, port = listening.getsockname()[:2]
+    if ipaddress.ip_address(host).is_unspecified:
+        host = "127.0.0.1" if listening.family == socket.AF_INET else "::1"
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
 def start(
     application: web.Application,
     listening: socket.socket,
@@ -47,14 +84,10 @@ def start(
     timeout_s: float,
     max_photos: int,
 ) -> httpserver.HTTPServer:
-    """Start to serve in the running event loop.
+    """Start to serve in the running event loop, at a bound socket.
 
-    Args:
-        application: application that answers.
-        listening: socket that is bound to an address.
-        timeout_s: seconds that a client may take for the head of a request, for its
-            body, or without receiving anything of a response.
-        max_photos: photos at the same time; each allows for some connections.
+    A client may take `timeout_s` for the head of a request, for its body, and without
+    receiving anything of a response. Each of `max_photos` allows for some connections.
     """
     logging.getLogger("tornado.general").setLevel(logging.ERROR)  # clients' mistakes
     server = _Server(
@@ -74,42 +107,50 @@ def start(
     return server
 
 
-def serve(
-    application: web.Application,
-    listening: socket.socket,
-    *,
-    timeout_s: float,
-    max_photos: int,
-    on_ready: Callable[[], None],
-) -> signal.Signals:
-    """Serve until SIGINT or SIGTERM; then answer the photos under way.
-
-    Args:
-        application: application that answers.
-        listening: socket that is bound to an address.
-        timeout_s: time limit for clients, in seconds.
-        max_photos: photos at the same time.
-        on_ready: function to call when connections are accepted.
-
-    Returns:
-        The signal.
-    """
-
-    async def run() -> signal.Signals:
-        loop = asyncio.get_running_loop()
-        signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, signals.put_nowait, number)
-        server = start(
-            application, listening, timeout_s=timeout_s, max_photos=max_photos
+def serve(config: Config) -> None:
+    """Serve a run until SIGINT or SIGTERM, which raise command_line.Stopped."""
+    with listen(config) as listening:
+        run_classifier = classifier.load_run(config.run_dir)
+        command_line.log(run_classifier.describe())
+        service = prediction_service.Service(
+            run_classifier,
+            data=config.data,
+            max_pixels=config.max_megapixels * 1_000_000,
+            decode_timeout_s=config.decode_timeout_s,
         )
-        on_ready()
-        received = await signals.get()
-        server.stop()
-        deadline = loop.time() + _GRACE_S
-        while application.settings["photos"] and loop.time() < deadline:
-            await asyncio.sleep(0.05)
-        await server.close_all_connections()
-        return received
+        try:
+            service.warm_up()
+            application = web_app.application(service, config)
+            received = asyncio.run(_run(application, listening, config))
+        finally:
+            service.close()
+    raise command_line.Stopped(received, in_order=True)
 
-    return asyncio.run(run())
+
+async def _run(
+    application: web.Application, listening: socket.socket, config: Config
+) -> signal.Signals:
+    """Serve until a signal; answer the photos under way; return the signal."""
+    loop = asyncio.get_running_loop()
+    signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, signals.put_nowait, number)
+    server = start(
+        application,
+        listening,
+        timeout_s=config.upload_timeout_s,
+        max_photos=config.max_requests,
+    )
+    command_line.log(f"ready: {url(config, listening)}  (Ctrl-C stops it)")
+    if not config.is_loopback:
+        command_line.log(
+            f"note: every machine that can reach {config.host} can use this server; "
+            "there is no password"
+        )
+    received = await signals.get()
+    server.stop()
+    deadline = loop.time() + _GRACE_S
+    while application.settings["photos"] and loop.time() < deadline:
+        await asyncio.sleep(0.05)
+    await server.close_all_connections()
+    return received

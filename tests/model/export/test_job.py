@@ -22,10 +22,7 @@ from tests.support import drawn_photos, small_runs
 
 SPEC = small_runs.SPEC
 NETWORK_INPUT = single_photo.NetworkInput(SPEC)
-PACKAGES = {
-    "onnx": ("onnx", "onnxruntime", "tf2onnx"),
-    "litert": ("ai_edge_litert",),
-}
+PACKAGES = {"onnx": ("onnx", "onnxruntime", "tf2onnx"), "litert": ("ai_edge_litert",)}
 
 
 @pytest.fixture(scope="session")
@@ -167,11 +164,7 @@ class TestQuantized:
         pytest.importorskip("ai_edge_litert")
         path = tmp_path / "a.tflite"
         done = job.export(
-            small_run,
-            "litert",
-            out=str(path),
-            quantize=quantize,
-            max_accuracy_loss=0.2,
+            small_run, "litert", out=str(path), quantize=quantize, max_accuracy_loss=0.2
         )
         assert done.cost.num_photos == len(heldout_photos.load(small_run).rows)
         assert done.cost.run_accuracy - done.cost.file_accuracy <= 0.2

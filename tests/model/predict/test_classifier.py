@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from model.evaluation import grad_cam
+from model.loop import training_loop
 from model.predict import classifier
 from pipeline.batches.input_spec import InputSpec
 from pipeline.system.errors import DataError
@@ -47,7 +48,7 @@ def test_a_weight_file_has_no_training_photos(convolutional):
     assert explainer.notes == ["No similar training photos: only runs have them."]
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.uint8)
     logits, explanations = explainer.explain(images, 3)
-    step = convolutional.predict_step()
+    step = training_loop.make_predict_step(convolutional.model)
     assert logits == pytest.approx(np.asarray(step(images.astype(np.float32))))
     heat = grad_cam.grad_cam(convolutional.model)(images, logits.argmax(axis=1))
     for explanation, *pair in zip(explanations, images, heat, strict=True):

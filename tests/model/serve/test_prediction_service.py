@@ -17,9 +17,7 @@ from tests.support import drawn_photos
 @pytest.fixture(scope="module")
 def service(shared_run):
     started = prediction_service.Service(
-        classifier.load_run(str(shared_run)),
-        max_pixels=1_000_000,
-        decode_timeout_s=30,
+        classifier.load_run(str(shared_run)), max_pixels=1_000_000, decode_timeout_s=30
     )
     started.warm_up()
     yield started

@@ -12,11 +12,12 @@ import time
 import cv2
 import pytest
 
-from model.serve import serve_settings, serving
+pytest.importorskip("tornado", reason="the extra serve is not installed")
+
+from model.serve import __main__ as command
+from model.serve import serve_settings, web_server
 from pipeline.system.errors import DataError
 from tests.support import drawn_photos, processes, server_process
-
-pytest.importorskip("tornado", reason="the extra serve is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -108,36 +109,37 @@ class TestErrors:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
             with pytest.raises(DataError, match=f"--port={port}: cannot listen"):
-                serving.listen(serve_settings.Config(port=port))
+                web_server.listen(serve_settings.Config(port=port))
 
     def test_an_address_of_another_machine_is_refused(self):
         with pytest.raises(DataError, match="cannot listen there"):
-            serving.listen(serve_settings.Config(host="192.0.2.1"))
+            web_server.listen(serve_settings.Config(host="192.0.2.1"))
 
     def test_a_missing_run_is_refused(self, tmp_path):
         with pytest.raises(DataError, match="no such run"):
-            serving.serve(serve_settings.Config(run_dir=str(tmp_path / "gone"), port=0))
+            web_server.serve(
+                serve_settings.Config(run_dir=str(tmp_path / "gone"), port=0)
+            )
 
     def test_records_are_read_from_data(self, shared_run, monkeypatch):
         def service(*_, data, **__):
             raise DataError(f"looked in {data}")
 
-        monkeypatch.setattr(serving.prediction_service, "Service", service)
+        monkeypatch.setattr(web_server.prediction_service, "Service", service)
         config = serve_settings.Config(
             run_dir=str(shared_run), port=0, data="elsewhere"
         )
         with pytest.raises(DataError, match="looked in elsewhere"):
-            serving.serve(config)
+            web_server.serve(config)
 
     def test_a_missing_package_is_named(self, monkeypatch):
         import model.serve
 
-        for name in ("web_app", "web_server"):
-            monkeypatch.delattr(model.serve, name, raising=False)
-            monkeypatch.delitem(sys.modules, f"model.serve.{name}", raising=False)
+        monkeypatch.delattr(model.serve, "web_server")
+        monkeypatch.delitem(sys.modules, "model.serve.web_server")
         monkeypatch.setitem(sys.modules, "tornado", None)
         with pytest.raises(DataError, match=r"tornado is not .*'\.\[serve\]'"):
-            serving.serve(serve_settings.Config())
+            command.main({})
 
     @pytest.mark.parametrize(
         "changed",
@@ -160,6 +162,6 @@ class TestErrors:
 def test_the_url_is_one_that_this_machine_can_open(host, loopback, url):
     config = serve_settings.Config(host=host, port=0)
     assert config.is_loopback == loopback
-    with serving.listen(config) as listening:
+    with web_server.listen(config) as listening:
         listening.listen()
-        assert serving.url(config, listening).startswith(url)
+        assert web_server.url(config, listening).startswith(url)
