@@ -3,12 +3,11 @@
 import collections
 from collections.abc import Mapping
 
-from pipeline.records import photo_counts
-from pipeline.records.manifest import SPLITS
+from pipeline.records.manifest import SPLITS, Tally
 from pipeline.system import tables
 
 
-def conversion(tally: photo_counts.Tally) -> str:
+def conversion(tally: Tally) -> str:
     """Return a table of photos by class, action and split."""
     columns = ("photos", "copied", "reencoded", "skipped", *SPLITS)
     counters = [*tally.classes.items()]

@@ -1,6 +1,6 @@
 import collections
 
-from pipeline.records import count_tables, photo_counts
+from pipeline.records import count_tables, manifest
 from pipeline.records.manifest_row import Row
 
 
@@ -18,7 +18,7 @@ def test_a_class_may_be_called_total():
             ("a", "total", "total", "(no class)", "elsewhere")
         )
     ]
-    tally = photo_counts.Tally(["a", "total", "(no class)"], rows)
+    tally = manifest.Tally(["a", "total", "(no class)"], rows)
     lines = [
         line.rsplit(None, 8) for line in count_tables.conversion(tally).splitlines()
     ]
