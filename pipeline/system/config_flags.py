@@ -18,12 +18,7 @@ if TYPE_CHECKING:
 Config = TypeVar("Config", bound="DataclassInstance")
 # Keys of a field's metadata.
 _KEY, _ARGUMENT = "setting", "argument"
-_TYPES = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-}
+_TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 _BOOLS = {"true": True, "false": False}
 
 
@@ -31,36 +26,23 @@ _BOOLS = {"true": True, "false": False}
 class Setting:
     """Describe a setting: a flag of a command, a key of recipes, or both.
 
-    Attributes:
-        default: value where the user gives none; its type is the setting's.
-        help: one plain sentence: what the setting changes, in which unit, and what its
-            default is good for.
-        group: heading under which help and documentation list the setting.
-        basic: whether --help lists the flag; --helpfull lists all.
-        value: placeholder for the value in the help, such as FOLDER.
-        choices: values that a text may have; empty for any text.
-        lower: smallest allowed number.
-        upper: largest allowed number.
-        above: number that the value exceeds.
-        below: number that the value stays under.
-        synonyms: names that people try in place of the setting's.
-        per_stage: whether each stage of a recipe may have its own value.
-        is_flag: False for a key that only recipes have.
+    A number is at least `lower`, at most `upper`, greater than `above`, less than
+    `below`.
     """
 
-    default: Any
-    help: str
-    group: str
-    basic: bool = False
-    value: str = ""
-    choices: Sequence[str] = ()
+    default: Any  # its type is the setting's
+    help: str  # one plain sentence: what it changes, in which unit
+    group: str  # heading in help and documentation
+    basic: bool = False  # whether --help lists it; --helpfull lists all
+    value: str = ""  # placeholder in the help, such as FOLDER
+    choices: Sequence[str] = ()  # of a text; empty for any text
     lower: float = -math.inf
     upper: float = math.inf
     above: float = -math.inf
     below: float = math.inf
-    synonyms: Sequence[str] = ()
-    per_stage: bool = False
-    is_flag: bool = True
+    synonyms: Sequence[str] = ()  # names that people try in place of the setting's
+    per_stage: bool = False  # whether each stage of a recipe may have its own value
+    is_flag: bool = True  # False for a key that only recipes have
 
     @property
     def bounds(self) -> str:
@@ -108,32 +90,19 @@ class Setting:
 
 
 def setting(default: Any, help: str, **details: Any) -> Any:
-    """Return a dataclass field that is a setting.
-
-    Args:
-        default: value of the setting where the user gives none.
-        help: attribute of the same name of Setting.
-        details: other attributes of Setting.
-    """
+    """Return a dataclass field that is a setting with these attributes of Setting."""
     metadata = {_KEY: Setting(default=default, help=help, **details)}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Argument:
-    """Describe a word that stands on the command line without a flag.
+    """Describe a word that stands on the command line without a flag."""
 
-    Attributes:
-        value: placeholder in the help, such as FOLDER.
-        help: what the word names.
-        optional: whether it may be missing.
-        many: whether it may be repeated; the field is then a tuple.
-    """
-
-    value: str
+    value: str  # placeholder in the help, such as FOLDER
     help: str
     optional: bool
-    many: bool
+    many: bool  # whether it may be repeated; the field is then a tuple
 
 
 def argument(
@@ -180,11 +149,7 @@ def check(config: "DataclassInstance") -> None:
 
 
 def build(kind: type[Config], values: Mapping[str, Any]) -> Config:
-    """Return a dataclass with some of its settings given.
-
-    Args:
-        kind: dataclass with settings, and perhaps dataclasses of settings within.
-        values: {name: value}; names that the dataclass lacks are ignored.
+    """Return a dataclass, and those within it, with the settings that it has.
 
     Raises:
         UsageError: The values contradict each other or lie outside their bounds.
@@ -228,10 +193,8 @@ def parse(
 ) -> tuple[dict[str, Any], list[str], list[str]]:
     """Divide a command line into flags and arguments, in whatever order they stand.
 
-    Args:
-        words: command line without the name of the program.
-        settings: {name: setting}; a bool is set by --name, --noname or --name=false,
-            any other setting by --name=value or --name value.
+    A bool is set by --name, --noname or --name=false, any other setting by --name=value
+    or --name value.
 
     Returns:
         {name: value} of the known flags, unknown flags as they stand, arguments.
@@ -240,9 +203,7 @@ def parse(
         UsageError: A flag has no value, or one of another type.
     """
     values: dict[str, Any] = {}
-    unknown: list[str] = []
-    arguments: list[str] = []
-    waiting = list(words)
+    unknown, arguments, waiting = list[str](), list[str](), list(words)
     while waiting:
         word = waiting.pop(0)
         if word == "--":
@@ -270,10 +231,7 @@ def parse(
 def meant(word: str, settings: Mapping[str, Setting], cutoff: float = 0.6) -> str:
     """Return the name of the flag that an unknown word resembles; "" for no flag.
 
-    Args:
-        word: unknown flag, with or without dashes and a value.
-        settings: {name: setting} of the command.
-        cutoff: least similarity of the names, 0 to 1.
+    `cutoff` is the least similarity of the names, 0 to 1.
     """
     typed = word.lstrip("-").partition("=")[0].replace("-", "_").lower()
     names = {name: name for name in settings}
@@ -295,11 +253,7 @@ def assign(
 ) -> dict[str, Any]:
     """Return {name of an argument: word, or words of one that may be repeated}.
 
-    Args:
-        words: arguments as the user typed them.
-        arguments: {name: argument} of the command; if words are missing, the optional
-            ones go without.
-        example: command line that is right, for messages.
+    If words are missing, optional arguments go without. Messages show the example.
 
     Raises:
         UsageError: There are too few words, too many, or empty ones.

@@ -1,6 +1,7 @@
 """Write the help of a command, and its part of docs/settings.md, from its settings."""
 
 import inspect
+import itertools
 import re
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -13,21 +14,12 @@ _UNBROKEN = "\u00a0"  # a space at which no line ends
 _VALUES = {int: "N", float: "X", str: "TEXT"}
 
 
-def screen(
-    doc: str,
-    arguments: Mapping[str, Argument],
-    settings: Mapping[str, Setting],
-    *,
-    full: bool,
-) -> str:
-    """Return what --help or --helpfull prints.
+Arguments = Mapping[str, Argument]
+Settings = Mapping[str, Setting]
 
-    Args:
-        doc: docstring of the command's module: a sentence, examples, remarks.
-        arguments: {name: argument} of the command.
-        settings: {name: setting} of the command, in the order of the help.
-        full: whether to list all flags, not only the basic ones.
-    """
+
+def screen(doc: str, arguments: Arguments, settings: Settings, *, full: bool) -> str:
+    """Return what --help or, if `full`, --helpfull prints under a docstring."""
     flags = {name: flag for name, flag in settings.items() if flag.is_flag}
     shown = {name: flag for name, flag in flags.items() if full or flag.basic}
     lines = [inspect.cleandoc(doc)]
@@ -35,35 +27,29 @@ def screen(
         lines += ["", "Arguments"]
     for argument in arguments.values():
         lines += _entry(argument.value, argument.help)
-    for group in dict.fromkeys(flag.group for flag in shown.values()):
+    for group, members in _by_group(shown):
         lines += ["", group]
-        for name, flag in shown.items():
-            if flag.group == group:
-                lines += _entry(_name(name, flag), _sentence(flag))
+        for name, flag in members.items():
+            lines += _entry(_name(name, flag), _sentence(flag))
     hidden = len(flags) - len(shown)
-    lines += ["", f"--helpfull lists {hidden} more flags." if hidden else _ALL]
+    more = f"--helpfull lists {hidden} more flags."
+    lines += ["", more if hidden else "These are all flags of this command."]
     return "\n".join(lines)
 
 
-_ALL = "These are all flags of this command."
+def _by_group(settings: Settings) -> Iterator[tuple[str, Settings]]:
+    for group in dict.fromkeys(setting.group for setting in settings.values()):
+        yield group, {name: s for name, s in settings.items() if s.group == group}
 
 
-def markdown(
-    title: str,
-    arguments: Mapping[str, Argument],
-    settings: Mapping[str, Setting],
-) -> str:
+def markdown(title: str, arguments: Arguments, settings: Settings) -> str:
     """Return a command's settings as a section of Markdown with a table a group."""
     lines = [f"## `{title}`", ""]
     lines += [f"`{argument.value}`: {argument.help}" for argument in arguments.values()]
     lines += [""] * bool(arguments)
-    for group in dict.fromkeys(setting.group for setting in settings.values()):
+    for group, members in _by_group(settings):
         lines += [f"### {group}", "", "| setting | default | what it changes |"]
-        lines += ["|---|---|---|"]
-        for name, setting in settings.items():
-            if setting.group == group:
-                lines.append(_row(name, setting))
-        lines += [""]
+        lines += ["|---|---|---|", *itertools.starmap(_row, members.items()), ""]
     return "\n".join(lines)
 
 
@@ -74,7 +60,7 @@ def _row(name: str, setting: Setting) -> str:
         remarks.append(f"Choices: {', '.join(filter(None, setting.choices))}.")
     if setting.bounds:
         remarks.append(f"Range: {setting.bounds}.")
-    default = f"`{_default(setting)}`" if _default(setting) else ""
+    default = f"`{value}`" if (value := _default(setting)) else ""
     text = re.sub(r"[*<|]", r"\\\g<0>", " ".join(remarks))
     return f"| {flag} | {default} | {text} |"
 
