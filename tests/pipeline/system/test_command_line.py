@@ -86,24 +86,26 @@ def test_flags_and_arguments_mix(program):
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "stderr"),
+    ("kind", "message"),
     [
-        (("problem",), 2, "error: photos: 3 found, 5 expected\n"),
-        (("system",), 2, "error: nowhere/at all: No such file or directory\n"),
+        ("problem", "photos: 3 found, 5 expected"),
+        ("system", "nowhere/at all: No such file or directory"),
     ],
-    ids=str,
 )
-def test_named_problems_are_one_line(program, words, code, stderr):
-    done = processes.run_command(program, *words)
-    assert (done.returncode, done.stdout, done.stderr) == (code, "", stderr)
+def test_named_problems_are_one_line(program, kind, message):
+    done = processes.run_command(program, kind)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: {message}\n"
 
 
-@pytest.mark.parametrize("flag", ["--number=13", "--number=-1", "--nmber=1"])
-def test_wrong_flags_exit_with_1_and_no_traceback(program, flag):
+@pytest.mark.parametrize(
+    "flag", ["--number=13", "--number=-1", "--number=x", "--nmber=1"]
+)
+def test_a_wrong_flag_gives_one_line_and_exit_code_1(program, flag):
     done = processes.run_command(program, "work", flag)
-    assert done.returncode == 1
-    assert flag.split("=")[0][2:] in done.stderr + done.stdout
-    assert "Traceback" not in done.stderr
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert flag in line
 
 
 def test_bugs_keep_their_traceback(program):
@@ -188,14 +190,6 @@ def test_help_is_no_failure(program, flag):
     done = processes.run_command(program, "work", flag)
     assert (done.returncode, done.stderr) == (0, "")
     assert "--word" in done.stdout
-
-
-def test_a_wrong_flag_does_not_print_all_the_others(program):
-    done = processes.run_command(program, "work", "--number=x")
-    assert done.returncode == 1
-    assert done.stdout == ""
-    assert len(done.stderr.splitlines()) == 1
-    assert "--number" in done.stderr
 
 
 def test_interrupted_while_tensorflow_is_imported(program):
