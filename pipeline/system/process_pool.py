@@ -5,26 +5,29 @@ tried again one at a time, and the caller learns which of them crash.
 """
 
 import collections
-import concurrent.futures
+import itertools
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Function = Callable[[Sequence[Item]], Result]
+Initializer = Callable[[], None]
 
 
 def map_blocks(
-    function: Callable[[Sequence[Item]], Result],
+    function: Function[Item, Result],
     blocks: Iterable[Sequence[Item]],
     *,
     on_crash: Callable[[Item], Result],
     num_workers: int,
-    initializer: Callable[[], None],
+    initializer: Initializer,
 ) -> Iterator[tuple[Sequence[Item], list[Result]]]:
     """Apply a function to each block in worker processes.
 
@@ -40,18 +43,13 @@ def map_blocks(
         (block, results), in the order of the blocks: one result for the whole block, or
         one for each item if an item crashed.
     """
-    pending: collections.deque[
-        tuple[Sequence[Item], concurrent.futures.Future[Result]]
-    ] = collections.deque()
+    pending = collections.deque[tuple[Sequence[Item], futures.Future[Result]]]()
     remaining = iter(blocks)
     pool = _pool(num_workers, initializer)
     try:
         while True:
             # A few blocks ahead keep every worker busy and memory bounded.
-            while len(pending) < 4 * num_workers:
-                block = next(remaining, None)
-                if block is None:
-                    break
+            for block in itertools.islice(remaining, 4 * num_workers - len(pending)):
                 pending.append((block, _submit(pool, function, block)))
             if not pending:
                 return
@@ -63,26 +61,25 @@ def map_blocks(
                 results = _one_by_one(function, block, on_crash, initializer)
                 pool = _pool(num_workers, initializer)
                 pending = collections.deque(
-                    (next_block, _submit_if_broken(pool, function, next_block, future))
-                    for next_block, future in pending
+                    (
+                        later,
+                        _submit(pool, function, later) if _is_lost(result) else result,
+                    )
+                    for later, result in pending
                 )
                 yield block, results
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _pool(
-    num_workers: int, initializer: Callable[[], None]
-) -> concurrent.futures.ProcessPoolExecutor:
-    return concurrent.futures.ProcessPoolExecutor(
-        num_workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(initializer,),
+def _pool(num_workers: int, initializer: Initializer) -> futures.ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")
+    return futures.ProcessPoolExecutor(
+        num_workers, context, initializer=_start_worker, initargs=(initializer,)
     )
 
 
-def _start_worker(initializer: Callable[[], None]) -> None:
+def _start_worker(initializer: Initializer) -> None:
     """Prepare a worker; it ends with its parent, even when that is killed."""
 
     def follow_parent() -> None:
@@ -98,40 +95,32 @@ def _start_worker(initializer: Callable[[], None]) -> None:
 
 
 def _submit(
-    pool: concurrent.futures.ProcessPoolExecutor,
-    function: Callable[[Sequence[Item]], Result],
+    pool: futures.ProcessPoolExecutor,
+    function: Function[Item, Result],
     block: Sequence[Item],
-) -> "concurrent.futures.Future[Result]":
+) -> futures.Future[Result]:
     # A process that starts here inherits the mask, and so survives Ctrl-C until it can
     # ignore it.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return pool.submit(function, block)
     except BrokenProcessPool as error:  # the caller handles it with the other futures
-        future: concurrent.futures.Future[Result] = concurrent.futures.Future()
+        future = futures.Future[Result]()
         future.set_exception(error)
         return future
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _submit_if_broken(
-    pool: concurrent.futures.ProcessPoolExecutor,
-    function: Callable[[Sequence[Item]], Result],
-    block: Sequence[Item],
-    future: "concurrent.futures.Future[Result]",
-) -> "concurrent.futures.Future[Result]":
-    """Return the future of a block, a new one if the old pool lost its result."""
-    if future.cancelled() or isinstance(future.exception(), BrokenProcessPool):
-        return _submit(pool, function, block)
-    return future
+def _is_lost(future: "futures.Future[Any]") -> bool:
+    return future.cancelled() or isinstance(future.exception(), BrokenProcessPool)
 
 
 def _one_by_one(
-    function: Callable[[Sequence[Item]], Result],
+    function: Function[Item, Result],
     block: Sequence[Item],
     on_crash: Callable[[Item], Result],
-    initializer: Callable[[], None],
+    initializer: Initializer,
 ) -> list[Result]:
     results: list[Result] = []
     pool = _pool(1, initializer)
@@ -149,7 +138,7 @@ def _one_by_one(
     return results
 
 
-def _check_starts(pool: concurrent.futures.ProcessPoolExecutor) -> None:
+def _check_starts(pool: futures.ProcessPoolExecutor) -> None:
     """Raise if processes cannot start, so that no item is blamed for it."""
     try:
         pool.submit(os.getpid).result()

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.download import flower_archive
 from pipeline.system.errors import DataError
-from pipeline.system.remote import http_file
+from pipeline.system.remote.http_file import DownloadError
 from tests.support import files
 from tests.support.http_server import Answer
 
@@ -68,7 +68,7 @@ def test_a_cut_download_is_continued(server, tmp_path):
     archive = make_archive(server, body, {"daisy": 1})
     answers = [Answer(body, cut_after=200_000), Answer(status=403, etag="")]
     server.answers["/flowers.tgz"] = answers
-    with pytest.raises(http_file.DownloadError, match="is kept; run again"):
+    with pytest.raises(DownloadError, match="is kept; run again"):
         flower_archive.download_archive(archive, tmp_path)
     assert not [path for path in tmp_path.iterdir() if path.name[0] != "."]
 
@@ -140,7 +140,7 @@ def test_an_archive_with_other_photos_is_refused(server, tmp_path, counts):
 def test_another_file_of_the_same_size_is_refused(server, tmp_path):
     archive = make_archive(server, photos_tar())
     server.answers["/flowers.tgz"] = Answer(b"x" * archive.size_bytes)
-    with pytest.raises(http_file.DownloadError, match="sha256"):
+    with pytest.raises(DownloadError, match="sha256"):
         flower_archive.download_archive(archive, tmp_path)
     assert files.folder_content(tmp_path) == {}
 

@@ -1,14 +1,11 @@
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
-from tests.support import files
+from tests.support import processes
 
 
-def test_settings_of_the_user_do_not_reach_keras(tmp_path):
+def test_settings_of_the_user_do_not_reach_keras(tmp_path, monkeypatch):
     """And nothing is written but into the cache."""
     home = tmp_path / "home"
     (home / ".keras").mkdir(parents=True)
@@ -21,21 +18,11 @@ def test_settings_of_the_user_do_not_reach_keras(tmp_path):
         "print(keras.config.backend(), keras.config.floatx(),"
         " keras.config.image_data_format(), matplotlib.get_cachedir())\n"
     )
-    environment = {
-        **os.environ,
-        "HOME": str(home),
-        "KERAS_HOME": str(home / ".keras"),
-        "KERAS_BACKEND": "torch",
-        "XDG_CACHE_HOME": str(tmp_path / "cache"),
-    }
-    environment.pop("MPLCONFIGDIR", None)
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=files.ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("KERAS_HOME", str(home / ".keras"))
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    monkeypatch.delenv("MPLCONFIGDIR", raising=False)
+    done = processes.run_command("-c", program, cache=tmp_path / "cache")
     assert (done.returncode, done.stderr) == (0, "")
     place = tmp_path / "cache" / "graft" / "matplotlib"
     assert done.stdout == f"tensorflow float32 channels_last {place}\n"
@@ -43,7 +30,9 @@ def test_settings_of_the_user_do_not_reach_keras(tmp_path):
 
 
 @pytest.mark.parametrize("level", ["0", "2"])
-def test_the_log_level_of_the_user_lets_no_line_of_tensorflow_through(level):
+def test_the_log_level_of_the_user_lets_no_line_of_tensorflow_through(
+    level, monkeypatch
+):
     """Neither while it is imported, nor when it looks for a GPU, nor at an error."""
     program = (
         "import pipeline.system.tensorflow_import\n"
@@ -55,11 +44,6 @@ def test_the_log_level_of_the_user_lets_no_line_of_tensorflow_through(level):
         "except tf.errors.InvalidArgumentError:\n"
         "    print('raised')\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=files.ROOT,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": level},
-        capture_output=True,
-        text=True,
-    )
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", level)
+    done = processes.run_command("-c", program)
     assert (done.stdout, done.stderr) == ("raised\n", "")

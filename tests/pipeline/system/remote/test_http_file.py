@@ -9,6 +9,7 @@ import time
 import pytest
 
 from pipeline.system.remote import http_file
+from pipeline.system.remote.http_file import DownloadError, UnreachableError
 from tests.support import files
 from tests.support.http_server import Answer
 
@@ -73,7 +74,7 @@ class TestFileThatIsThere:
     def test_another_file_is_refused_and_kept(self, server, tmp_path, there, message):
         """The message names the local file, which alone can be wrong."""
         (tmp_path / "file").write_bytes(there)
-        with pytest.raises(http_file.DownloadError, match=message) as caught:
+        with pytest.raises(DownloadError, match=message) as caught:
             get(server, tmp_path)
         assert str(caught.value).startswith(f"{tmp_path / 'file'}: ")
         assert str(caught.value).endswith("Remove the file and run again")
@@ -106,7 +107,7 @@ class TestCutConnection:
         """A later call goes on with what the first one got."""
         server.answers["/file"] = [Answer(BODY, cut_after=70_000) for _ in range(9)]
         with pytest.raises(
-            http_file.DownloadError, match="The part that arrived is kept; run aga"
+            DownloadError, match="The part that arrived is kept; run aga"
         ):
             get(server, tmp_path)
         assert len(server.requests) == 5
@@ -179,7 +180,7 @@ class TestWrongFile:
     )
     def test_a_wrong_file_leaves_nothing_behind(self, server, tmp_path, body, message):
         server.answers["/file"] = Answer(body)
-        with pytest.raises(http_file.DownloadError, match=message) as caught:
+        with pytest.raises(DownloadError, match=message) as caught:
             get(server, tmp_path)
         assert str(caught.value).startswith(f"{server.url}/file: ")
         assert names(tmp_path) == []
@@ -188,7 +189,7 @@ class TestWrongFile:
         server.answers["/file"] = Answer(BODY)
         (tmp_path / "file.part").write_bytes(b"x" * 1000)
         (tmp_path / "file.part.etag").write_text('"one"')
-        with pytest.raises(http_file.DownloadError, match="sha256"):
+        with pytest.raises(DownloadError, match="sha256"):
             get(server, tmp_path)
         assert names(tmp_path) == []
         get(server, tmp_path)
@@ -198,7 +199,7 @@ class TestWrongFile:
         """A server without end cannot fill the disk."""
         server.answers["/file"] = Answer(BODY * 20)
         with pytest.raises(
-            http_file.DownloadError, match="expected 1,000 bytes, found "
+            DownloadError, match="expected 1,000 bytes, found "
         ) as caught:
             get(server, tmp_path, size_bytes=1000)
         received = re.search(r"found ([\d,]+)", str(caught.value))[1]
@@ -209,10 +210,10 @@ class TestWrongFile:
 class TestRefusal:
     def test_404_is_not_repeated(self, server, tmp_path):
         with pytest.raises(
-            http_file.DownloadError, match=r"/file: the server answers 404 Not Found$"
+            DownloadError, match=r"/file: the server answers 404 Not Found$"
         ) as caught:
             get(server, tmp_path)
-        assert not isinstance(caught.value, http_file.UnreachableError)
+        assert not isinstance(caught.value, UnreachableError)
         assert len(server.requests) == 1
         assert names(tmp_path) == []
 
@@ -227,9 +228,7 @@ class TestRefusal:
 
     def test_a_server_error_that_lasts_is_reported(self, server, tmp_path):
         server.answers["/file"] = Answer(b"broken", status=500)
-        with pytest.raises(
-            http_file.DownloadError, match="the server answers 500 Internal"
-        ):
+        with pytest.raises(DownloadError, match="the server answers 500 Internal"):
             get(server, tmp_path)
         assert len(server.requests) == 5
         assert names(tmp_path) == []
@@ -239,7 +238,7 @@ class TestRefusal:
             Answer(BODY, cut_after=CUT),
             Answer(b"no", status=403, etag=""),
         ]
-        with pytest.raises(http_file.DownloadError, match=r"403.*is kept; run again"):
+        with pytest.raises(DownloadError, match=r"403.*is kept; run again"):
             get(server, tmp_path)
         assert (tmp_path / "file.part").stat().st_size >= CUT - 65_536
 
@@ -261,7 +260,7 @@ class TestUnreachable:
             (tmp_path / name).write_text(text)
         start = time.monotonic()
         message = rf"/file: cannot be reached \(.*Connection refused\){end}$"
-        with pytest.raises(http_file.UnreachableError, match=message):
+        with pytest.raises(UnreachableError, match=message):
             http_file.download(f"{closed_url}/file", tmp_path / "file")
         assert time.monotonic() - start < 3
         assert {path.name: path.read_text() for path in tmp_path.iterdir()} == part
@@ -271,7 +270,7 @@ class TestUnreachable:
             url = f"http://127.0.0.1:{listening.getsockname()[1]}/file"
             thread = threading.Thread(target=lambda: listening.accept()[0].close())
             thread.start()
-            with pytest.raises(http_file.UnreachableError, match="cannot be reached"):
+            with pytest.raises(UnreachableError, match="cannot be reached"):
                 http_file.download(url, tmp_path / "file")
             thread.join()
         assert names(tmp_path) == []
@@ -283,14 +282,14 @@ class TestUnreachable:
         monkeypatch.setenv("no_proxy", "")
         monkeypatch.setenv("NO_PROXY", "")
         with pytest.raises(
-            http_file.UnreachableError,
+            UnreachableError,
             match=r"reached \(the proxy: .*Connection refused\)$",
         ):
             get(server, tmp_path)
 
     def test_a_password_is_not_shown(self, closed_url, tmp_path):
         url = closed_url.replace("//", "//name:secret@")
-        with pytest.raises(http_file.UnreachableError) as caught:
+        with pytest.raises(UnreachableError) as caught:
             http_file.download(f"{url}/file", tmp_path / "file")
         assert f"{closed_url}/file: cannot" in str(caught.value)
         assert "secret" not in str(caught.value)
@@ -298,9 +297,7 @@ class TestUnreachable:
 
 @pytest.mark.parametrize("url", ["file:///a", "http:///a", "ftp://a/b", "name", ""])
 def test_other_addresses_than_http_are_refused(tmp_path, url):
-    with pytest.raises(
-        http_file.DownloadError, match="expected an http or https address"
-    ):
+    with pytest.raises(DownloadError, match="expected an http or https address"):
         http_file.download(url, tmp_path / "file")
     assert names(tmp_path) == []
 
