@@ -66,8 +66,7 @@ class Child:
             arguments: sys.argv[1:] in the child.
             task: the child's work, as in "the process to TASK".
             environment: variables to set in addition to those of this process.
-            start_timeout_s: longest time for imports, in seconds; the default is enough
-                on a busy machine.
+            start_timeout_s: longest time for imports.
         """
         package, _, name = module.rpartition(".")
         program = (
@@ -123,13 +122,9 @@ class Child:
         self._is_ready = True
 
     def send(self, request: Header, data: bytes = b"", *, timeout_s: float) -> None:
-        """Send a request.
+        """Send a request and the bytes that it is about.
 
-        Args:
-            request: what to do.
-            data: bytes to do it with.
-            timeout_s: longest time for all answers, in seconds, above 0. It starts when
-                the child has read the request.
+        All answers may take `timeout_s`, from when the child has read the request.
 
         Raises:
             NotStarted: there is no process to send it to.
@@ -185,11 +180,7 @@ class Child:
 def serve(
     answer: Callable[[Header, bytes], Iterable[tuple[Header, bytes | memoryview]]],
 ) -> None:
-    """Answer requests until the parent ends; called by the `main` of a child's module.
-
-    Args:
-        answer: a function from a request and its bytes to the answers.
-    """
+    """Answer requests until the parent ends, in the `main` of a child's module."""
     requests = os.fdopen(os.dup(0), "rb")
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no answer
@@ -215,12 +206,7 @@ def limit_memory(more_bytes: int) -> None:
 
 
 def lower_limit(kind: int, value: int) -> None:
-    """Limit a resource of this process.
-
-    Args:
-        kind: a constant resource.RLIMIT_*.
-        value: the limit in its unit; a lower one that the user has set stays.
-    """
+    """Limit a resource.RLIMIT_* of this process; a lower limit of the user stays."""
     _, hard = resource.getrlimit(kind)
     value = value if hard == resource.RLIM_INFINITY else min(value, hard)
     resource.setrlimit(kind, (value, hard))

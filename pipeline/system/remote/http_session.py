@@ -52,11 +52,8 @@ def open_session(
 ) -> requests.Session:
     """Open a session that repeats requests which a busy server turns down.
 
-    Args:
-        retries: maximum number of repetitions, at least 0.
-        backoff_s: scale of the pauses between repetitions, in seconds: they last 0, 2,
-            4, ... times this, or what the server's Retry-After says, but at most 30 s.
-        connections: number of connections to one server that are kept open.
+    The pauses between repetitions last 0, 2, 4, ... times `backoff_s`, or what the
+    server's Retry-After says, but at most 30 s. `connections` to a server stay open.
     """
     policy = urllib3.Retry(
         total=retries,
@@ -70,8 +67,7 @@ def open_session(
         raise_on_status=False,
     )
     adapter = adapters.HTTPAdapter(max_retries=policy, pool_maxsize=connections)
-    pools = {"http": _Pool, "https": _TLSPool}
-    adapter.poolmanager.pool_classes_by_scheme = pools
+    adapter.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
     session = requests.Session()
     session.headers["Accept-Encoding"] = "identity"
     session.mount("http://", adapter)

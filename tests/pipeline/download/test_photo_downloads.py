@@ -202,11 +202,3 @@ def test_a_server_that_is_down_is_not_asked_again(server, closed_url, tmp_path):
     assert 3 <= num_tries <= 4  # the fourth photo waits its turn meanwhile
     assert reasons[num_tries:] == [f"{closed_url} cannot be reached"] * (50 - num_tries)
     assert {r for _, r in results[2::2]} == {"the server answers 404 Not Found"}
-
-
-def test_a_file_that_cannot_be_written_ends_the_download(server, tmp_path):
-    server.answers["/good"] = Answer(JPEG)
-    (tmp_path / "t").mkdir()
-    (tmp_path / "t" / "x").write_text("a file")
-    with pytest.raises(OSError, match="x"):
-        get([f"{server.url}/good"], tmp_path / "t")

@@ -82,11 +82,12 @@ def test_a_file_is_read_from_any_place(folder):
 
 
 def test_a_file_takes_the_name_of_another(folder):
-    (folder / "a").write_bytes(b"new")
-    (folder / "b").write_bytes(b"old")
-    (folder / "a").replace(folder / "b")
-    assert (folder / "b").read_bytes() == b"new"
-    assert not (folder / "a").exists()
+    old, new = folder / "b", folder / "a"
+    old.write_bytes(b"old")
+    new.write_bytes(b"new")
+    new.replace(old)
+    assert old.read_bytes() == b"new"
+    assert not new.exists()
 
 
 def test_a_folder_is_listed_walked_and_removed(folder):

@@ -208,29 +208,17 @@ class TestWrongFile:
 
 
 class TestRefusal:
-    def test_404_is_not_repeated(self, server, tmp_path):
-        with pytest.raises(
-            DownloadError, match=r"/file: the server answers 404 Not Found$"
-        ) as caught:
+    @pytest.mark.parametrize(
+        ("status", "reason", "num_requests"),
+        [(404, "404 Not Found", 1), (500, "500 Internal Server Error", 5)],
+    )
+    def test_only_server_errors_are_repeated(
+        self, server, tmp_path, status, reason, num_requests
+    ):
+        server.answers["/file"] = Answer(b"no", status=status)
+        with pytest.raises(DownloadError, match=f"/file: the server answers {reason}$"):
             get(server, tmp_path)
-        assert not isinstance(caught.value, UnreachableError)
-        assert len(server.requests) == 1
-        assert names(tmp_path) == []
-
-    def test_a_server_error_is_repeated(self, server, tmp_path):
-        server.answers["/file"] = [
-            Answer(b"busy", status=503),
-            Answer(b"broken", status=500),
-            Answer(BODY),
-        ]
-        get(server, tmp_path)
-        assert (tmp_path / "file").read_bytes() == BODY
-
-    def test_a_server_error_that_lasts_is_reported(self, server, tmp_path):
-        server.answers["/file"] = Answer(b"broken", status=500)
-        with pytest.raises(DownloadError, match="the server answers 500 Internal"):
-            get(server, tmp_path)
-        assert len(server.requests) == 5
+        assert len(server.requests) == num_requests
         assert names(tmp_path) == []
 
     def test_an_error_page_does_not_touch_the_part(self, server, tmp_path):
@@ -243,9 +231,11 @@ class TestRefusal:
         assert (tmp_path / "file.part").stat().st_size >= CUT - 65_536
 
     def test_pauses_grow_after_the_first(self, server, tmp_path):
-        server.answers["/file"] = [Answer(status=503)] * 3 + [Answer(BODY)]
+        busy = [Answer(status=503), Answer(b"broken", status=500), Answer(status=503)]
+        server.answers["/file"] = [*busy, Answer(BODY)]
         start = time.monotonic()
         get(server, tmp_path, backoff_s=0.05)
+        assert (tmp_path / "file").read_bytes() == BODY
         assert time.monotonic() - start >= 0.1 + 0.2
 
 
