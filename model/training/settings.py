@@ -132,8 +132,7 @@ class Config:
     )
     seed: int = _training(
         0,
-        "Seed of everything random: order of photos, new weights, dropout, crops and "
-        "augmentation.",
+        "Seed of everything random: order, new weights, dropout, crops.",
         basic=True,
         lower=0,
         upper=(1 << 31) - 1,

@@ -154,14 +154,14 @@ def build(kind: type[Config], values: Mapping[str, Any]) -> Config:
     Raises:
         UsageError: The values contradict each other or lie outside their bounds.
     """
-    own = {}
+    given = {}
     for field in dataclasses.fields(kind):
         if field.name in values:
-            own[field.name] = values[field.name]
+            given[field.name] = values[field.name]
         elif _is_group(field.default):
-            own[field.name] = build(type(field.default), values)
+            given[field.name] = build(type(field.default), values)
     try:
-        return kind(**own)
+        return kind(**given)
     except ValueError as error:
         raise UsageError(str(error)) from error
 
@@ -172,14 +172,14 @@ def changed(config: Config, values: Mapping[str, Any]) -> Config:
     Raises:
         ValueError: The values contradict each other or lie outside their bounds.
     """
-    own = {}
+    changes = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.name in values:
-            own[field.name] = values[field.name]
+            changes[field.name] = values[field.name]
         elif _is_group(value):
-            own[field.name] = changed(value, values)
-    return dataclasses.replace(config, **own)
+            changes[field.name] = changed(value, values)
+    return dataclasses.replace(config, **changes)
 
 
 def suggestion(name: str, known: Collection[str]) -> str:

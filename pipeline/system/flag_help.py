@@ -22,7 +22,8 @@ def screen(doc: str, arguments: Arguments, settings: Settings, *, full: bool) ->
     """Return what --help or, if `full`, --helpfull prints under a docstring."""
     flags = {name: flag for name, flag in settings.items() if flag.is_flag}
     shown = {name: flag for name, flag in flags.items() if full or flag.basic}
-    lines = [inspect.cleandoc(doc)]
+    lines = inspect.cleandoc(doc).splitlines()
+    lines.insert(2, _usage(lines[2], arguments))
     if arguments:
         lines += ["", "Arguments"]
     for argument in arguments.values():
@@ -40,6 +41,16 @@ def screen(doc: str, arguments: Arguments, settings: Settings, *, full: bool) ->
 def _by_group(settings: Settings) -> Iterator[tuple[str, Settings]]:
     for group in dict.fromkeys(setting.group for setting in settings.values()):
         yield group, {name: s for name, s in settings.items() if s.group == group}
+
+
+def _usage(example: str, arguments: Mapping[str, Argument]) -> str:
+    """Return what a command line consists of, for the program of an example."""
+    program = re.match(r"python (-m )?\S+", example.strip())
+    words = [program[0] if program else ""]
+    for argument in arguments.values():
+        word = argument.value + "..." * argument.many
+        words.append(f"[{word}]" if argument.optional else word)
+    return f"usage: {' '.join(words)} [--flag=value ...], for example"
 
 
 def markdown(title: str, arguments: Arguments, settings: Settings) -> str:
