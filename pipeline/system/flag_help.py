@@ -1,6 +1,5 @@
 """Write the help of a command, and its part of docs/settings.md, from its settings."""
 
-import inspect
 import itertools
 import re
 import textwrap
@@ -22,7 +21,7 @@ def screen(doc: str, arguments: Arguments, settings: Settings, *, full: bool) ->
     """Return what --help or, if `full`, --helpfull prints under a docstring."""
     flags = {name: flag for name, flag in settings.items() if flag.is_flag}
     shown = {name: flag for name, flag in flags.items() if full or flag.basic}
-    lines = inspect.cleandoc(doc).splitlines()
+    lines = doc.strip().splitlines()
     lines.insert(2, _usage(lines[2], arguments))
     if arguments:
         lines += ["", "Arguments"]
