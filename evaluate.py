@@ -23,20 +23,17 @@ _PROJECTOR_PHOTOS = 1000  # shown by TensorBoard's projector in a browser
 
 
 def evaluate(config: Config) -> dict[str, Any]:
-    """Evaluate a run, and write its report; or a pretrained network as it is.
+    """Evaluate a run and write its report, or a pretrained network as it is.
 
     Returns:
-        The figures of evaluation/<split>.json.
-
-    Raises:
-        DataError: the run or the records are damaged, or do not belong together.
+        The figures of evaluation/<split>.json, and the paths of the files written.
     """
-    if config.ckpt:
-        return _evaluate_pretrained(config)
     from model.evaluation import evaluation_data, run_evaluation
     from model.reports import html_report, report_facts, tensorboard_pages
     from model.runs import finished_run, run_records
 
+    if config.ckpt:
+        return _evaluate_pretrained(config)
     run = finished_run.read(config.run_dir)
     data = config.data or str(run_records.locate(run))
     with evaluation_data.open_records(data, run.resize_min) as records:
@@ -50,8 +47,9 @@ def evaluate(config: Config) -> dict[str, Any]:
         manifest.check_files(records)
         if config.min_accuracy:
             evaluation_data.refuse_seen_photos(run, records, config.split)
+        options = _options(config, num_features=_PROJECTOR_PHOTOS * config.report)
         evaluation = run_evaluation.evaluate_run(
-            run, records, config.split, _options(config), source=data
+            run, records, config.split, options, source=data
         )
         tensorboard_pages.write(evaluation)
         written = {"written": str(evaluation.path)}
@@ -60,15 +58,6 @@ def evaluate(config: Config) -> dict[str, Any]:
             written["report"] = str(html_report.write(evaluation, command))
             tensorboard_pages.write_projector(evaluation)
     return evaluation.figures | written
-
-
-def _options(config: Config) -> "EvaluationOptions":
-    from model.evaluation import split_evaluation
-
-    recorded = _PROJECTOR_PHOTOS if config.report and not config.ckpt else 0
-    return split_evaluation.EvaluationOptions(
-        batch_size=config.batch_size, tta=config.tta, num_features=recorded
-    )
 
 
 def _evaluate_pretrained(config: Config) -> dict[str, Any]:
@@ -92,14 +81,9 @@ def _evaluate_pretrained(config: Config) -> dict[str, Any]:
 
 
 def compare(config: Config) -> dict[str, Any]:
-    """Compare runs on the same photos, and write figures and a picture.
+    """Compare runs on the same photos; write figures and a picture, return the figures.
 
-    Returns:
-        The figures of evaluation/compare-<split>.json.
-
-    Raises:
-        DataError: runs or records are damaged or do not belong together, or a run was
-            trained on one of the photos.
+    A run that was trained on one of the photos is refused.
     """
     from model.evaluation.compare import run_comparison
     from model.reports import comparison_picture
@@ -118,6 +102,14 @@ def compare(config: Config) -> dict[str, Any]:
     with file_system.replacing(picture) as partial:
         comparison_picture.draw(figures, curves, partial)
     return figures | {"written": f"{path}, {picture}"}
+
+
+def _options(config: Config, num_features: int = 0) -> "EvaluationOptions":
+    from model.evaluation import split_evaluation
+
+    return split_evaluation.EvaluationOptions(
+        batch_size=config.batch_size, tta=config.tta, num_features=num_features
+    )
 
 
 def _chosen_split(typed: dict[str, Any]) -> dict[str, str]:

@@ -24,12 +24,7 @@ _METHODS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Provide an open zip file.
-
-    Raises:
-        errors.MissingCheckpoint: there is no such file.
-        errors.CorruptCheckpoint: the file is damaged, as far as the caller reads it.
-    """
+    """Provide an open zip file; damage found meanwhile is a CorruptCheckpoint."""
     if not path.is_file():
         raise errors.MissingCheckpoint(f"{path}: no such file")
     try:
@@ -50,13 +45,9 @@ def check_members(
     max_bytes: int,
     methods: Collection[int] = _METHODS,
 ) -> None:
-    """Check what members state, before any of them is read.
+    """Check what members of a zip file state, before any of them is read.
 
-    Args:
-        members: members to be read.
-        path: the zip file.
-        max_bytes: most bytes of all members together, unpacked.
-        methods: compression methods that are allowed.
+    All members together may have `max_bytes` when unpacked.
 
     Raises:
         errors.CorruptCheckpoint: the members are too large, overlap, lie outside the

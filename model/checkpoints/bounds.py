@@ -33,12 +33,8 @@ def brief(value: Any) -> str:
     """Return a short text for a message, of a value of any type and length."""
     if isinstance(value, str | bytes):
         return ascii(value[:40])
-    if isinstance(value, int | float) and abs(value) < 1 << 64:
-        return repr(value)
-    if (
-        isinstance(value, tuple)
-        and len(value) <= 8
-        and all(isinstance(item, int) and abs(item) < 1 << 64 for item in value)
-    ):
-        return repr(value)
-    return f"a {type(value).__name__}"
+    items = value[:9] if isinstance(value, tuple) else (value,)
+    is_short = len(items) <= 8 and all(
+        isinstance(item, int | float) and abs(item) < 1 << 64 for item in items
+    )
+    return repr(value) if is_short else f"a {type(value).__name__}"

@@ -1,12 +1,4 @@
-"""Define what can be wrong with a weight file.
-
-* CheckpointError: any of these; the commands catch it.
-    * MissingCheckpoint: there is no such file, or it cannot be downloaded (offline).
-    * UnknownFormat: the content is in no format that Graft reads.
-    * CorruptCheckpoint: the file is cut off, damaged, or inconsistent.
-    * UnsafeCheckpoint: a pickle asks for more than plain data.
-    * MismatchedCheckpoint: the tensors do not fit the network.
-"""
+"""Define what can be wrong with a weight file; commands catch CheckpointError."""
 
 from pipeline.system.errors import UserError
 

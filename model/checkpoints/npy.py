@@ -32,10 +32,6 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], str, bytes]:
         A pickled {layer: {"weights": array}} gives "layer/weights", {layer: [array,
         array]} "layer/0" and "layer/1"; a plain array is called "array", those of an
         .npz have their own names.
-
-    Raises:
-        errors.UnsafeCheckpoint: a pickle in it asks for more than plain data.
-        errors.CorruptCheckpoint: the file is damaged.
     """
     with path.open("rb") as file:
         is_npy = file.read(len(SIGNATURE)) == SIGNATURE
@@ -59,14 +55,12 @@ def _read_members(file: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
         name = info.filename.removesuffix(".npy")
         where = f"{path}:{info.filename}"
         value, _ = _parse(_read_member(file, info), where)
-        inner = (
-            {name: value}
-            if isinstance(value, np.ndarray)
-            else {
-                key if len(infos) == 1 else f"{name}/{key}": array
-                for key, array in unpickle.flatten(value, where).items()
-            }
-        )
+        if isinstance(value, np.ndarray):
+            inner = {name: value}
+        else:
+            prefix = "" if len(infos) == 1 else f"{name}/"
+            arrays = unpickle.flatten(value, where)
+            inner = {f"{prefix}{key}": array for key, array in arrays.items()}
         if inner.keys() & tensors.keys():
             raise errors.CorruptCheckpoint(f"{where}: a name that is there twice")
         tensors |= inner
@@ -85,19 +79,7 @@ def _read_member(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
 def _parse_header(
     data: bytes, where: str
 ) -> tuple[np.dtype[Any], tuple[int, ...], bool, int]:
-    """Parse the header of an .npy; nothing is allocated, whatever it states.
-
-    Args:
-        data: the whole .npy.
-        where: name of the file in errors.
-
-    Returns:
-        Type and shape of the array, whether it is in Fortran order, and the first byte
-        of its values.
-
-    Raises:
-        errors.CorruptCheckpoint: there is no header, or no array can be as it states.
-    """
+    """Return type, shape, whether it is Fortran's order, and where values begin."""
     if data[: len(SIGNATURE)] != SIGNATURE or len(data) < 12:
         raise _corrupt(where, "expected NumPy's mark, found none")
     begin = 12 if data[6] >= 2 else 10
@@ -111,11 +93,8 @@ def _parse_header(
         dtype = np.dtype(descr) if isinstance(descr, str) and len(descr) < 8 else None
     except (ValueError, SyntaxError, KeyError, TypeError, MemoryError, RecursionError):
         raise _corrupt(where, "a header that cannot be parsed") from None
-    if (
-        dtype is None
-        or not isinstance(shape, tuple)
-        or not bounds.is_possible_shape(shape)
-    ):
+    is_shape = isinstance(shape, tuple) and bounds.is_possible_shape(shape)
+    if dtype is None or not is_shape:
         raise _corrupt(
             where, f"an array of {bounds.brief(descr)} and shape {bounds.brief(shape)}"
         )
@@ -123,11 +102,7 @@ def _parse_header(
 
 
 def parse_values(data: bytes, where: str) -> np.ndarray:
-    """Return the array of an .npy of numbers or text, a view of its bytes.
-
-    Raises:
-        errors.CorruptCheckpoint: it holds objects, or not the bytes that it states.
-    """
+    """Return the array of an .npy of numbers or text, a view of its bytes."""
     dtype, shape, fortran, start = _parse_header(data, where)
     if dtype.kind not in _KINDS + "U" or not dtype.itemsize:
         raise _corrupt(where, f"an array of {dtype}, expected numbers or text,")

@@ -57,8 +57,7 @@ class Checkpoint:
 def read(path: Path) -> Checkpoint:
     """Read a weight file; nothing in it is executed.
 
-    Args:
-        path: a file, the prefix of a TensorFlow checkpoint, or a folder with one.
+    `path` is a file, the prefix of a TensorFlow checkpoint, or a folder with one.
 
     Raises:
         errors.CheckpointError: the file is missing, unknown, damaged or unsafe.

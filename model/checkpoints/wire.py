@@ -14,7 +14,7 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Field:
-    """One field of a message.
+    """A field of a message.
 
     Attributes:
         number: field number, as the message's definition has it.

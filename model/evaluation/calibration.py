@@ -28,11 +28,10 @@ class TopPredictions:
     def from_probabilities(
         cls, probabilities: np.ndarray, labels: np.ndarray
     ) -> "TopPredictions":
-        """Take the most probable class of each photo.
+        """Take the most probable class of each photo; of equal ones the lower label.
 
         Args:
-            probabilities: float [num_examples, num_classes], rows summing to 1. Among
-                equal probabilities the lower label counts, as in argmax.
+            probabilities: float [num_examples, num_classes], rows summing to 1.
             labels: int [num_examples], 0-based.
         """
         predicted = probabilities.argmax(axis=1)
@@ -45,12 +44,7 @@ class TopPredictions:
 def reliability(
     predictions: TopPredictions, num_bins: int = NUM_BINS
 ) -> list[dict[str, Any]]:
-    """Compare confidence and accuracy in bins of equal width.
-
-    Args:
-        predictions: most probable class of each photo.
-        num_bins: number of bins of 0..1; a bin includes its upper end, the first one
-            also 0.
+    """Compare confidence and accuracy in bins of 0..1, each including its upper end.
 
     Returns:
         One row per bin: its ends `low` and `high`, `num_examples`, mean `confidence`
@@ -60,34 +54,26 @@ def reliability(
     """
     ends = np.arange(num_bins + 1) / num_bins
     bin_of = np.searchsorted(ends[1:-1], predictions.confidence, side="left")
-    rows = []
-    for number in range(num_bins):
-        inside = bin_of == number
-        count = int(inside.sum())
-        rows.append(
-            {
-                "low": float(ends[number]),
-                "high": float(ends[number + 1]),
-                "num_examples": count,
-                "confidence": float(predictions.confidence[inside].mean())
-                if count
-                else None,
-                "accuracy": float(predictions.correct[inside].mean())
-                if count
-                else None,
-            }
-        )
-    return rows
+    return [
+        {
+            "low": float(ends[number]),
+            "high": float(ends[number + 1]),
+            "num_examples": int((bin_of == number).sum()),
+            "confidence": _mean(predictions.confidence[bin_of == number]),
+            "accuracy": _mean(predictions.correct[bin_of == number]),
+        }
+        for number in range(num_bins)
+    ]
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if len(values) else None
 
 
 def expected_calibration_error(bins: list[dict[str, Any]]) -> float:
     """Return the mean distance of confidence and accuracy, weighted by photos.
 
-    Args:
-        bins: rows from `reliability`.
-
-    Returns:
-        0 (calibrated) to 1; nan without photos.
+    It is 0 (calibrated) to 1 for the bins of `reliability`; nan without photos.
 
     Source: Naeini et al. 2015, "Obtaining Well Calibrated Probabilities Using Bayesian
     Binning"; Guo et al. 2017.
@@ -105,9 +91,6 @@ def expected_calibration_error(bins: list[dict[str, Any]]) -> float:
 
 def coverage(predictions: TopPredictions) -> list[dict[str, float]]:
     """Return the accuracy on the photos at or above each confidence threshold.
-
-    Args:
-        predictions: most probable class of each photo.
 
     Returns:
         At most 100 points, from the most confident photos to all photos: `threshold` of
@@ -136,13 +119,9 @@ def coverage(predictions: TopPredictions) -> list[dict[str, float]]:
 
 
 def threshold_text(threshold: float, confidence: np.ndarray) -> str:
-    """Round a threshold to few digits without changing which photos reach it.
+    """Round a threshold from `coverage` to few digits; the same photos reach it.
 
     It is rounded down: 0.9996 as 1.000 would leave out its own photo.
-
-    Args:
-        threshold: threshold of a point from `coverage`.
-        confidence: float64 [num_examples], confidence of all photos.
     """
     reached = confidence >= threshold
     for digits in range(_DIGITS, _MOST_DIGITS):
@@ -163,9 +142,9 @@ def figures(
         after: float [num_examples, num_classes], calibrated probabilities.
         labels: int [num_examples], 0-based.
     """
-    bins_before = reliability(TopPredictions.from_probabilities(before, labels))
     predictions = TopPredictions.from_probabilities(after, labels)
     bins = reliability(predictions)
+    bins_before = reliability(TopPredictions.from_probabilities(before, labels))
     return {
         "calibration": {
             "ece": expected_calibration_error(bins),

@@ -23,14 +23,11 @@ def is_photo_folder(data: str) -> bool:
 def open_records(
     data: str, resize_min: int = file_headers.RESIZE_MIN
 ) -> Iterator[manifest.Manifest]:
-    """Open a folder of records; photos are converted into temporary records first.
+    """Provide records for a context; a folder of photos is converted first.
 
     Args:
         data: folder of records, or of class folders with photos.
         resize_min: longest short side of converted photos, in pixels; 0 for no limit.
-
-    Yields:
-        The manifest of the records, which exist while the context is open.
     """
     if not is_photo_folder(data):
         yield manifest.read(Path(data))
@@ -61,7 +58,7 @@ def check_records(
         records: the records to check.
         split: split to be evaluated; "all" for all photos.
         another_dataset: whether the records may hold photos other than the run's own.
-        source: what the user calls the records.
+        source: folder of the photos, as the user names it.
 
     Raises:
         DataError: the records are not the run's; or, of another data set, a class is
@@ -88,16 +85,7 @@ def included_photos(records: manifest.Manifest, split: str) -> set[str]:
 def refuse_seen_photos(
     run: finished_run.FinishedRun, records: manifest.Manifest, split: str
 ) -> None:
-    """Refuse to judge a run's accuracy by photos that its training has seen.
-
-    Args:
-        run: run to judge.
-        records: records of the photos.
-        split: name of the split; "all" for all photos.
-
-    Raises:
-        DataError: The run was trained on a photo, or its best epoch was chosen by it.
-    """
+    """Refuse to judge a run's accuracy by photos that its training has seen."""
     photos = included_photos(records, split)
     if num_seen := len(run.seen_photos() & photos):
         raise DataError(

@@ -43,10 +43,9 @@ def mapped_layer(model: Any) -> Any:
     """Return the deepest layer whose output is a map, such as conv5 or block5_conv3."""
     for layer in reversed(model.layers):
         shape: Any = getattr(layer.output, "shape", ())
-        if head.is_pooling_layer(layer.name):
-            continue
         is_map = len(shape) == 4 and None not in shape[1:] and shape[1] * shape[2] > 1
-        if is_map and not isinstance(layer, _PASSIVE_LAYERS):
+        is_passive = isinstance(layer, _PASSIVE_LAYERS)
+        if is_map and not is_passive and not head.is_pooling_layer(layer.name):
             return layer
     raise NoSpatialLayer(
         f"{model.name}: no layer has a spatial output, so there is no Grad-CAM. "
@@ -77,13 +76,9 @@ def _pooled_earlier_layers(model: Any, deepest: Any) -> list[Any]:
 def grad_cam(model: Any) -> Callable[[Any, Any], np.ndarray]:
     """Return a function that maps images and labels to heat maps.
 
-    Args:
-        model: keras.Model, image -> logits.
-
-    Returns:
-        A function of images (float32 or uint8 [batch, size_px, size_px, 3], 0..255) and
-        labels (int [batch]). Its result, float32 [batch, size_px, size_px], is 1 at the
-        position that contributes most to the logit of the label, 0 where nothing does.
+    The function takes images (float32 or uint8 [batch, size_px, size_px, 3], 0..255)
+    and labels (int [batch]). Its result, float32 [batch, size_px, size_px], is 1 at
+    the position that contributes most to the label's logit, 0 where nothing does.
 
     Raises:
         NoSpatialLayer: the network has no spatial layer.
@@ -105,13 +100,9 @@ def explained_predictions(
 ) -> Callable[[Any], list[Any]]:
     """Return a function that classifies images and explains it in one pass.
 
-    Args:
-        model: keras.Model, image -> logits.
-        outputs: further symbolic tensors of the model.
-
-    Returns:
-        A function of images (float32 [batch, size_px, size_px, 3], 0..255) that returns
-        the heat maps of the most probable classes, the logits, and `outputs`.
+    The function takes images (float32 [batch, size_px, size_px, 3], 0..255). It returns
+    the heat maps of the most probable classes, the logits, and `outputs`, which are
+    further symbolic tensors of the model.
     """
     return traced_function.for_any_batch(_HeatMaps(model, outputs))
 
@@ -126,11 +117,10 @@ class _HeatMaps:
         means = [layer.output for layer in earlier]
         self._counts = len(maps), len(maps) + len(means)
         self._by_place = any(
-            one.name.startswith(head.DEVIATION_PREFIX) for one in model.layers
+            layer.name.startswith(head.DEVIATION_PREFIX) for layer in model.layers
         )
-        self._network = keras.Model(
-            model.input, [model.output, *maps, *means, *outputs]
-        )
+        tensors = [model.output, *maps, *means, *outputs]
+        self._network = keras.Model(model.input, tensors)
         self._size = max(tuple(map_.shape[1:3]) for map_ in maps)
 
     def __call__(self, images: Any, labels: Any = None) -> list[Any]:
@@ -171,12 +161,7 @@ def _resized(part: Any, size: tuple[int, int]) -> Any:
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Return an image with its heat map over it.
-
-    Args:
-        image: uint8 [height, width, 3], RGB.
-        heat: float [height, width], 0..1.
-    """
+    """Return an RGB image, uint8 [height, width, 3], under its heat map, 0..1."""
     from matplotlib import colormaps  # half a second, which not every command needs
 
     colours = colormaps["inferno"](heat)[..., :3] * 255

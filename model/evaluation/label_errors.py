@@ -77,8 +77,7 @@ def find_label_errors(
         labels: int [num_examples], 0-based.
 
     Source: Northcutt, Jiang and Chuang 2021, "Confident Learning: Estimating
-    Uncertainty in Dataset Labels", section 3.1 (the confident joint) and 3.2 (pruning
-    by its off-diagonal entries).
+    Uncertainty in Dataset Labels", sections 3.1 and 3.2.
     """
     if not len(labels):
         return []
@@ -146,14 +145,8 @@ def unseen_photos(
 ) -> UnseenPhotos:
     """Return the unseen photos of all folds, or those of the evaluated split.
 
-    Args:
-        run: the evaluated run, perhaps one of several folds.
-        records: records it was evaluated on.
-        predictions: its predictions for a split.
-        training_photos: SHA-256 of the photos that the run was trained on or chosen by.
-
-    Raises:
-        DataError: stored logits of a fold are damaged.
+    `training_photos` has the SHA-256 of the photos that the run was trained on or
+    chosen by.
     """
     of_split = unseen_in_split(predictions, training_photos)
     of_folds = unseen_in_folds(run, records)
@@ -180,40 +173,26 @@ def unseen_in_split(
 def unseen_in_folds(
     run: finished_run.FinishedRun, records: manifest.Manifest
 ) -> UnseenPhotos | None:
-    """Return the test photos of all folds that were evaluated; None outside folds.
-
-    Args:
-        run: a run whose test split has been evaluated.
-        records: its records.
-
-    Raises:
-        DataError: stored logits of a fold are damaged.
-    """
+    """Return the test photos of all folds that were evaluated; None outside folds."""
     num_folds = _num_folds(run.directory)
     if not num_folds or run.manifest_digest != records.digest:
         return None
     rows = {row.sha256: row for row in records.included()}
-    by_photo: dict[str, tuple[int, np.ndarray]] = {}
-    num_evaluated = 0
-    for number in range(num_folds):
-        fold_dir = run.directory.parent / f"fold-{number}"
-        fold = _fold_probabilities(fold_dir, run.class_names)
-        if fold is None:
-            continue
-        num_evaluated += 1
-        examples, probabilities = fold
-        for sha256, label, photo_probabilities in zip(
-            examples.sha256.tolist(), examples.label, probabilities, strict=True
-        ):
-            if sha256 in rows:
-                by_photo[sha256] = int(label), photo_probabilities
-    if num_evaluated < 2:
+    fold_dirs = [run.directory.parent / f"fold-{n}" for n in range(num_folds)]
+    folds = list(filter(None, (_evaluated_fold(d, run.class_names) for d in fold_dirs)))
+    if len(folds) < 2:
         return None
+    by_photo = {
+        sha256: (label, probabilities)
+        for photos in folds
+        for sha256, label, probabilities in zip(*photos, strict=True)
+        if sha256 in rows
+    }
     return UnseenPhotos(
         rows=[rows[sha256] for sha256 in by_photo],
         labels=np.array([label for label, _ in by_photo.values()], np.int64),
         probabilities=np.stack([p for _, p in by_photo.values()]),
-        source=f"out-of-fold probabilities of {num_evaluated} of {num_folds} folds",
+        source=f"out-of-fold probabilities of {len(folds)} of {num_folds} folds",
     )
 
 
@@ -224,28 +203,22 @@ def _num_folds(directory: Path) -> int:
         return 0
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))["settings"]
-        num_folds = int(settings["folds"])
+        return min(max(0, int(settings["folds"])), 1000)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return 0  # a damaged file about other runs is no reason to fail here
-    return min(max(0, num_folds), 1000)
 
 
-def _fold_probabilities(
+def _evaluated_fold(
     fold_dir: Path, class_names: Sequence[str]
-) -> tuple[stored_logits.Examples, np.ndarray] | None:
-    """Return a fold's test photos and probabilities; None if it is not evaluated."""
+) -> tuple[list[str], np.ndarray, np.ndarray] | None:
+    """Return SHA-256, labels and probabilities of a fold's photos, once evaluated."""
     try:
         fold = finished_run.read(str(fold_dir))
     except DataError:
         return None
-    digest = fold.manifest_digest
-    path = fold.evaluation_path("test", digest).with_suffix(".npz")
-    if tuple(fold.class_names) != tuple(class_names):
-        return None
-    if not stored_logits.is_current(
-        path, model_sha256=fold.model_digest(), manifest_digest=digest
-    ):
+    path = stored_logits.find(fold, "test", fold.manifest_digest)
+    if path is None or fold.class_names != class_names:
         return None
     examples = stored_logits.read(path, len(class_names))
-    logits = examples.logits / fold.temperature
-    return examples, np.exp(metrics.log_softmax(logits))
+    probabilities = np.exp(metrics.log_softmax(examples.logits / fold.temperature))
+    return examples.sha256.tolist(), examples.label, probabilities

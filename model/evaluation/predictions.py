@@ -23,13 +23,11 @@ class Predictions:
     Attributes:
         rows: manifest rows of the photos, in the manifest's order.
         labels: int64 [num_examples], 0-based labels of the photos.
-        logits: float32 [num_examples, num_classes]; with test-time augmentation the
-            average over the views, see `test_time_augmentation.AveragedLogits`.
+        logits: float32 [num_examples, num_classes], averages over the views.
         class_names: class names in label order.
         temperature: divisor of the logits that calibrates the probabilities.
         tta: views of each photo, one of `test_time_augmentation.CHOICES`.
-        feature_examples: int64 [num_features], indices of the photos whose features
-            were recorded.
+        feature_examples: int64 [num_features], photos whose features were recorded.
         features: float32 [num_features, size], inputs of the final layer for the
             central crops of these photos; None if they were not recorded.
     """

@@ -1,7 +1,6 @@
 """Evaluate a run on a split and write the results to its evaluation folder."""
 
 import dataclasses
-import json
 import os
 import time
 from pathlib import Path
@@ -57,15 +56,11 @@ def describe(run: finished_run.FinishedRun) -> str:
     """Return one line on a run: its name, network, classes and test accuracy."""
     num_classes = len(run.class_names)
     line = f"run {run.directory.name}: {run.config['network']}, {num_classes} classes"
-    path = run.evaluation_path("test", run.manifest_digest)
-    if not stored_logits.is_current(
-        path.with_suffix(".npz"),
-        model_sha256=run.model_digest(),
-        manifest_digest=run.manifest_digest,
-    ):
+    path = stored_logits.find(run, "test", run.manifest_digest)
+    if path is None:
         folder = os.path.relpath(run.directory)
         return f"{line}, not evaluated yet: python evaluate.py --run_dir={folder}"
-    figures = stored_logits.read_figures(path)
+    figures = stored_logits.read_figures(path.with_suffix(".json"))
     low, high = figures["accuracy_ci95"]
     return (
         f"{line}, accuracy {figures['accuracy']:.3f} on {figures['num_examples']} test "
@@ -83,14 +78,8 @@ def evaluate_run(
 ) -> RunEvaluation:
     """Evaluate a run and write evaluation/<split>.json and .npz.
 
-    With test-time augmentation the files are called <split>-<tta>.
-
-    Args:
-        run: the finished run.
-        records: the run's records, or others with all or some of its classes.
-        split: name of the split; "all" for all photos.
-        options: batch size and views.
-        source: folder of the photos, for the .json; "" for that of the records.
+    With test-time augmentation the files are called <split>-<tta>. `source` is the
+    folder of the photos in the .json, by default that of the records.
 
     Raises:
         DataError: the records cannot be evaluated, or the figures cannot be written.
@@ -109,18 +98,24 @@ def evaluate_run(
     )
     with file_system.replacing(path.with_suffix(".npz")) as partial:
         predictions.save(partial)
-    unseen = label_errors.unseen_photos(run, records, predictions, run.seen_photos())
+    seen_photos = run.seen_photos()
+    unseen = label_errors.unseen_photos(run, records, predictions, seen_photos)
     figures = {
         "run": run.directory.name,
         "split": split,
         **predictions.figures(),
         "label_doubts": unseen.figures(predictions.class_names),
-        **_origin(run, records, predictions, source),
+        "photos_seen": len(seen_photos & {row.sha256 for row in predictions.rows}),
+        "data": {
+            "path": source or str(records.directory),
+            "manifest_digest": records.digest,
+        },
+        "model_sha256": run.model_digest(),
         "seconds": time.perf_counter() - start,
         "images_per_s": len(predictions.rows) / predicting_s,
         "versions": run_folder.versions(),
     }
-    _write_json(path, figures)
+    stored_logits.write_figures(path, figures)
     return RunEvaluation(
         run=run,
         records=records,
@@ -133,37 +128,10 @@ def evaluate_run(
     )
 
 
-def _origin(
-    run: finished_run.FinishedRun,
-    records: manifest.Manifest,
-    predictions: Predictions,
-    source: str,
-) -> dict[str, Any]:
-    """Return which photos were evaluated, by which model."""
-    photos = {row.sha256 for row in predictions.rows}
-    return {
-        "photos_seen": len(run.seen_photos() & photos),
-        "data": {
-            "path": source or str(records.directory),
-            "manifest_digest": records.digest,
-        },
-        "model_sha256": run.model_digest(),
-    }
-
-
-def _write_json(path: Path, figures: dict[str, Any]) -> None:
-    with file_system.replacing(path) as partial:
-        partial.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-
-
 def _writable_path(
     run: finished_run.FinishedRun, records: manifest.Manifest, split: str, tta: str
 ) -> Path:
-    """Return the path of the .json.
-
-    Raises:
-        RunError: its folder cannot be written to.
-    """
+    """Return the path of the .json, in a folder that exists and can be written to."""
     name = split if tta == test_time_augmentation.NONE else f"{split}-{tta}"
     path = run.evaluation_path(name, records.digest)
     path.parent.mkdir(exist_ok=True)
@@ -178,17 +146,13 @@ def _writable_path(
 def _label_of_each(
     run: finished_run.FinishedRun, records: manifest.Manifest
 ) -> np.ndarray:
-    """Return int64 [num_classes of the records]: the run's label of each class name.
-
-    Raises:
-        DataError: the run does not know a class.
-    """
-    labels = {name: label for label, name in enumerate(run.class_names)}
+    """Return the run's label of each class of the records, int64 [num_classes]."""
     for name in records.class_names:
-        if name not in labels:
+        if name not in run.class_names:
             raise DataError(
                 f"{records.directory}: class {name} is unknown to run "
                 f"{run.directory.name} (classes: {', '.join(run.class_names)}). "
                 "Evaluate the run on its own records, or on photos of these classes."
             )
-    return np.array([labels[name] for name in records.class_names], np.int64)
+    labels = [run.class_names.index(name) for name in records.class_names]
+    return np.array(labels, np.int64)

@@ -52,14 +52,8 @@ def evaluate_split(
 ) -> Predictions:
     """Predict every photo of a split; return predictions with temperature 1.
 
-    Args:
-        model: keras.Model, image -> logits.
-        records: the data set.
-        split: name of the split; "all" for all photos.
-        spec: input specification of the model.
-        options: batch size and views.
-        class_names: class names of the model; () for those of the data set, to which
-            the labels returned belong in either case.
+    `class_names` are those of the model, by default those of the data set. The labels
+    returned are the data set's in either case.
 
     Raises:
         DataError: the split is empty, or its classes are not the model's.
@@ -114,18 +108,12 @@ class FeatureRecorder:
     """Computes logits, and records the final layer's inputs for some photos.
 
     Attributes:
-        examples: int64 [num_features], indices of the photos that are recorded.
+        examples: int64 [num_features], indices of the photos, evenly spread.
         features: float32 [num_features, size]; None if there are none to record.
     """
 
     def __init__(self, model: Any, num_photos: int, num_features: int) -> None:
-        """Prepares the graph.
-
-        Args:
-            model: keras.Model, image -> logits.
-            num_photos: number of photos of the split.
-            num_features: number of photos to record, evenly spread; 0 for none.
-        """
+        """Prepares the graph to record `num_features` of the photos; 0 for none."""
         self._predict = training_loop.make_predict_step(model)
         count = min(num_features, num_photos)
         self.examples = np.rint(np.linspace(0, num_photos - 1, count)).astype(np.int64)
@@ -144,14 +132,11 @@ class FeatureRecorder:
         self._features_and_logits = None
 
     def logits(self, numbers: np.ndarray, images: Any) -> np.ndarray:
-        """Return the logits of a batch.
+        """Return the logits of a batch, float32 [batch, num_classes].
 
         Args:
             numbers: int [batch], indices of the photos; each at most once.
             images: uint8 [batch, size_px, size_px, 3], RGB, 0..255.
-
-        Returns:
-            float32 [batch, num_classes].
         """
         images = tf.cast(images, tf.float32)
         if self._features_and_logits is None or self.features is None:
@@ -175,20 +160,14 @@ def evaluate_weights(
 ) -> dict[str, Any]:
     """Evaluate a pretrained network without training it.
 
-    Args:
-        weights: the network with its preprocessing and class names.
-        records: the data set.
-        split: name of the split; "all" for all photos.
-        options: batch size and views.
-        has_class_names: whether the user named the network's classes. If not, and the
-            network has as many classes as the data set, they are assumed to be the
-            same.
+    If the user has not named the network's classes (`has_class_names`), and it has as
+    many as the data set, they are assumed to be the same.
 
     Returns:
         The figures of a run's evaluation, as far as they exist.
 
     Raises:
-        DataError: see `evaluate_split`.
+        DataError: the split is empty.
         errors.MismatchedCheckpoint: the network does not know a class of the data set.
     """
     start = time.perf_counter()

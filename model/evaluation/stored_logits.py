@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from model.checkpoints import archive, npy
+from model.runs import finished_run
+from pipeline.system import file_system
 from pipeline.system.errors import DataError
 
 # {name: (kind, bytes of one value or 0 for any, number of axes)}
@@ -47,25 +49,19 @@ class Examples:
 
 
 def read(path: Path, num_classes: int) -> Examples:
-    """Read the logits of a run.
-
-    Args:
-        path: path of the .npz.
-        num_classes: number of classes of the run.
+    """Read the logits of a run with `num_classes` classes from an .npz.
 
     Raises:
         DataError: the file is damaged, or belongs to another run.
     """
     try:
         with zipfile.ZipFile(path) as opened:
-            arrays = _read_arrays(opened, path.stat().st_size)
-        examples = Examples(**arrays)
+            examples = Examples(**_read_arrays(opened, path.stat().st_size))
         _check(examples, num_classes)
     except archive.FAULTS as error:
         raise DataError(
             f"{path}: the file is damaged or belongs to another run ({error}). Remove "
-            f"it, "
-            "and the run is evaluated again."
+            "it, and the run is evaluated again."
         ) from error
     return examples
 
@@ -91,17 +87,12 @@ def _read_arrays(opened: zipfile.ZipFile, size_bytes: int) -> dict[str, np.ndarr
             or array.ndim != axes
         ):
             raise ValueError(f"{name} is {array.dtype} with {array.ndim} axes")
-        native = array.dtype.newbyteorder("=")
-        arrays[name] = np.ascontiguousarray(array, native)
+        arrays[name] = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
     return arrays
 
 
 def _check(examples: Examples, num_classes: int) -> None:
-    """Check that the arrays belong together.
-
-    Raises:
-        ValueError: they do not; the message says why.
-    """
+    """Raise ValueError if the arrays do not belong together."""
     total = len(examples.label)
     if not total:
         raise ValueError("no photos")
@@ -123,11 +114,7 @@ def _check(examples: Examples, num_classes: int) -> None:
 
 
 def read_figures(path: Path) -> dict[str, Any]:
-    """Read evaluation/<split>.json.
-
-    Raises:
-        DataError: the file is damaged.
-    """
+    """Read evaluation/<split>.json; a damaged file is a DataError."""
     try:
         figures = dict(json.loads(path.read_text(encoding="utf-8")))
         _ = figures["model_sha256"], figures["data"]["manifest_digest"]
@@ -139,32 +126,30 @@ def read_figures(path: Path) -> dict[str, Any]:
     return figures
 
 
-def is_current(path: Path, *, model_sha256: str, manifest_digest: str) -> bool:
-    """Return whether the stored logits are those of this model on these records.
+def write_figures(path: Path, figures: dict[str, Any]) -> None:
+    """Write the figures of an evaluation or a comparison."""
+    with file_system.replacing(path) as partial:
+        partial.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
-    Args:
-        path: path of the .npz; the .json lies beside it.
-        model_sha256: SHA-256 of the run's model.keras as it is now.
-        manifest_digest: digest of the records' manifest.
+
+def find(
+    run: finished_run.FinishedRun, split: str, manifest_digest: str
+) -> Path | None:
+    """Return the .npz of a run's present model on these records, if it has one.
 
     Raises:
-        DataError: the .json is damaged.
+        DataError: the .json beside it is damaged.
     """
-    json_path = path.with_suffix(".json")
+    json_path = run.evaluation_path(split, manifest_digest)
+    path = json_path.with_suffix(".npz")
     if not path.exists() or not json_path.exists():
-        return False
+        return None
     figures = read_figures(json_path)
-    return bool(
-        figures["model_sha256"] == model_sha256
-        and figures["data"]["manifest_digest"] == manifest_digest
-    )
+    origin = figures["model_sha256"], figures["data"]["manifest_digest"]
+    return path if origin == (run.model_digest(), manifest_digest) else None
 
 
 def images_per_s(path: Path) -> float | None:
-    """Return the photos per second of an evaluation; None if its .json has none.
-
-    Raises:
-        DataError: the .json is damaged.
-    """
+    """Return the photos per second of an evaluation; None if its .json has none."""
     rate = read_figures(path).get("images_per_s")
     return rate if isinstance(rate, float) and 0 < rate < math.inf else None

@@ -24,24 +24,21 @@ def views_of(
         sizes: int [num_images, 2], height and width of the stored images, in pixels.
         spec: input specification of the network.
 
-    Raises:
-        ValueError: `tta` is not one of `CHOICES`.
-
     Source: Krizhevsky et al. 2012, section 4.1.
     """
     if tta not in CHOICES:
         raise ValueError(f"--tta={tta}: expected {', '.join(CHOICES)}")
+    upright = (
+        list(crop_and_resize.cornered_views(sizes, spec))
+        if tta == TEN_CROP
+        else [crop_and_resize.central_views(sizes, spec)]
+    )
     if tta == NONE:
-        return [crop_and_resize.central_views(sizes, spec)]
-    if tta == FLIP:
-        upright = [crop_and_resize.central_views(sizes, spec)]
-    else:
-        upright = list(crop_and_resize.cornered_views(sizes, spec))
-    mirrored = [
-        dataclasses.replace(view, mirrored=np.ones(len(sizes), np.bool_))
-        for view in upright
+        return upright
+    all_mirrored = np.ones(len(sizes), np.bool_)
+    return upright + [
+        dataclasses.replace(view, mirrored=all_mirrored) for view in upright
     ]
-    return upright + mirrored
 
 
 class AveragedLogits:
@@ -52,34 +49,20 @@ class AveragedLogits:
     """
 
     def __init__(self, num_views: int, shape: tuple[int, int]) -> None:
-        """Starts without any view.
-
-        Args:
-            num_views: number of views of each photo that will be added.
-            shape: number of photos, number of classes.
-        """
+        """Starts without any view; `shape` is the number of photos and of classes."""
         self._num_views = num_views
         self._sum = np.zeros(shape, np.float64)
         self._count = np.zeros(shape[0], np.int64)
 
     def add(self, numbers: np.ndarray, logits: np.ndarray) -> None:
-        """Add one view of some photos.
-
-        Args:
-            numbers: int [batch], indices of the photos; each at most once.
-            logits: float32 [batch, num_classes].
-        """
+        """Add a view of some photos: their indices, each once, and their logits."""
         # The logits of a single view stay as they are, to the bit.
         single = self._num_views == 1
         self._sum[numbers] += logits if single else metrics.log_softmax(logits)
         self._count[numbers] += 1
 
     def logits(self) -> np.ndarray:
-        """Return the averages, float32 [num_examples, num_classes].
-
-        Raises:
-            RuntimeError: a photo was not added in exactly `num_views` views.
-        """
+        """Return the averages, float32 [num_examples, num_classes]."""
         if not (self._count == self._num_views).all():
             raise RuntimeError("not every photo was seen once in each view")
         return (self._sum / self._num_views).astype(np.float32)

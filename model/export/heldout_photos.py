@@ -77,16 +77,14 @@ def load(run: finished_run.FinishedRun, data: str = "") -> HeldoutPhotos:
     """
     records = run_records.read(run, data)
     manifest.check_files(records)
-    path = run.evaluation_path(SPLIT, records.digest).with_suffix(".npz")
-    digest = run.model_digest()
-    if not stored_logits.is_current(
-        path, model_sha256=digest, manifest_digest=records.digest
-    ):
+    path = stored_logits.find(run, SPLIT, records.digest)
+    if path is None:
         command_line.log(
             f"{run.directory.name} was not evaluated with these weights yet; "
             f"evaluating it on its {SPLIT} photos"
         )
-        run_evaluation.evaluate_run(run, records, SPLIT)
+        evaluation = run_evaluation.evaluate_run(run, records, SPLIT)
+        path = evaluation.path.with_suffix(".npz")
     examples = stored_logits.read(path, len(run.class_names))
     rows = records.included(SPLIT)
     if [row.sha256 for row in rows] != examples.sha256.tolist():

@@ -83,10 +83,10 @@ def recognises(path: Path) -> bool:
             field = message.field(at, size)
             if field.number not in _NET_FIELDS:
                 return False
-            if field.number in (_NET_LAYERS, _NET_LAYERS_V1):
-                if field.kind != wire.BYTES:
-                    return False
-                layers += 1
+            is_layer = field.number in (_NET_LAYERS, _NET_LAYERS_V1)
+            if is_layer and field.kind != wire.BYTES:
+                return False
+            layers += is_layer
             at = field.end
     except errors.CorruptCheckpoint:
         pass  # if layers came before, `read` says what is wrong
@@ -101,10 +101,6 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         convolution's kernel "conv1/0" is OIHW, a dense layer's "fc6/0" [out, in]. And
         metadata: "name" of the network, and "layers", a line "name Type" for each layer
         in the file's order.
-
-    Raises:
-        errors.UnknownFormat: the file is of Caffe's oldest version.
-        errors.CorruptCheckpoint: the file is cut off or damaged.
     """
     message = Message(path.read_bytes(), str(path))
     tensors: dict[str, np.ndarray] = {}
@@ -162,18 +158,9 @@ def _layer(message: Message, field: wire.Field) -> tuple[str, str, list[np.ndarr
 
 
 def blob(message: Message, start: int, end: int) -> np.ndarray:
-    """Return a BlobProto as an array, float32 or float64, in the file's own shape.
+    """Return the BlobProto in [start, end) as an array in the file's own shape.
 
-    Args:
-        message: the file.
-        start: first byte of the BlobProto.
-        end: byte after the BlobProto.
-
-    Returns:
-        A read-only view of the file's bytes; a copy if the numbers are in pieces.
-
-    Raises:
-        errors.CorruptCheckpoint: damaged, or the shape does not fit the numbers.
+    It is float32 or float64, a view of the file's bytes unless they are in pieces.
     """
     axes, shape = [1, 1, 1, 1], None
     pieces: dict[int, list[np.ndarray]] = {number: [] for number in _NUMBERS}
@@ -190,7 +177,7 @@ def blob(message: Message, start: int, end: int) -> np.ndarray:
             continue
         at = field.end
     parts = pieces[_BLOB_DOUBLES] or pieces[_BLOB_DATA] or [np.empty(0, "<f4")]
-    values = np.concatenate(parts) if len(parts) > 1 else parts[0]
+    values = parts[0] if len(parts) == 1 else np.concatenate(parts)
     shape = tuple(axes) if shape is None else shape
     if not bounds.is_possible_shape(shape) or math.prod(shape) != values.size:
         raise message.corrupt(

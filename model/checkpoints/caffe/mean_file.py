@@ -16,11 +16,6 @@ def read(path: Path) -> np.ndarray:
     Returns:
         float32 [height, width, 3], or [3] for one value per channel; channels in the
         file's own order, values as of pixels in 0..255.
-
-    Raises:
-        errors.MissingCheckpoint: there is no such file.
-        errors.CorruptCheckpoint: the file is damaged, too large, or not of three
-            channels.
     """
     if not path.is_file():
         problem = "is no file" if path.exists() else "no such file"
@@ -55,7 +50,6 @@ def read(path: Path) -> np.ndarray:
 
 
 def _read_values(path: Path) -> np.ndarray:
-    """Read the file's array, whatever its shape."""
     data = path.read_bytes()
     if not data.startswith(npy.SIGNATURE):
         return caffemodel.blob(caffemodel.Message(data, str(path)), 0, len(data))

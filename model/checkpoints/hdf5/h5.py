@@ -6,6 +6,7 @@ keras/src/saving/saving_lib.py for Keras 3, `Net::ToHDF5` in caffe/src/caffe/net
 
 import collections
 import dataclasses
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -70,14 +71,7 @@ class H5Content:
 
 @dataclasses.dataclass(frozen=True)
 class _Layer:
-    """A layer in a model's configuration.
-
-    Attributes:
-        path: group of the layer's variables in a file of Keras 3.
-        name: name of the layer.
-        options: configuration of the layer.
-        is_model: whether the layer has layers itself.
-    """
+    """A layer in a configuration; `path` is its group in a file of Keras 3."""
 
     path: str
     name: str
@@ -95,11 +89,7 @@ class _Named:
 
 
 def read(path: Path) -> H5Content:
-    """Read an HDF5 file of any kind.
-
-    Raises:
-        errors.CheckpointError: the file is missing, not HDF5, damaged or unsafe.
-    """
+    """Read an HDF5 file of any kind."""
     return interpret(isolated_h5.read(path), str(path))
 
 
@@ -108,10 +98,7 @@ def interpret(
 ) -> H5Content:
     """Name the arrays of an HDF5 file by layer and variable.
 
-    Args:
-        content: texts and arrays of the file.
-        where: name of the file in errors.
-        keras_config: JSON text of the model's configuration, if it is not in the file.
+    `keras_config` is the model's configuration in JSON, if it is not in the file.
 
     Raises:
         errors.CorruptCheckpoint: a weight that the file lists is missing, or two have
@@ -135,11 +122,8 @@ def interpret(
         named = list(_keras_3(content, layers))
     elif any(re.fullmatch(r"data/.+/\d+", path) for path in content.arrays):
         kind = "Caffe HDF5"
-        named = [
-            _Named(path, path.removeprefix("data/"), path)
-            for path in content.arrays
-            if path.startswith("data/")
-        ]
+        paths = [path for path in content.arrays if path.startswith("data/")]
+        named = [_Named(path, path.removeprefix("data/"), path) for path in paths]
     else:
         kind = "HDF5"
         named = [_Named(path, path, path) for path in content.arrays]
@@ -157,11 +141,7 @@ def interpret(
 
 
 def parse_config(text: str, where: str) -> dict[str, Any]:
-    """Parse JSON text as a dict, such as a model's configuration.
-
-    Raises:
-        errors.CorruptCheckpoint: the text is not JSON, or not of a dict.
-    """
+    """Parse JSON text as a dict, such as a model's configuration."""
     try:
         config = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -201,13 +181,10 @@ def _names(content: isolated_h5.Content, path: str, key: str) -> list[str] | Non
     HDF5 takes 64 kB in one attribute, so the list may be in numbered chunks.
     """
     texts = content.texts.get(path, {})
-    if key in texts:
-        chunks = [texts[key]]
-    else:
-        keys = (f"{key}{number}" for number in range(len(texts)))
-        chunks = [texts[k] for k in keys if k in texts]
+    numbered = (f"{key}{number}" for number in range(len(texts)))
+    chunks = [texts.get(k) for k in ([key] if key in texts else numbered)]
     lists = [chunk for chunk in chunks if isinstance(chunk, list)]
-    return [name for chunk in lists for name in chunk] if lists else None
+    return list(itertools.chain(*lists)) if lists else None
 
 
 def _layers(model: Any, prefix: str = "", level: int = 0) -> Iterator[_Layer]:
@@ -220,14 +197,11 @@ def _layers(model: Any, prefix: str = "", level: int = 0) -> Iterator[_Layer]:
     entries = inside.get("layers") if isinstance(inside, dict) else inside
     counts: collections.Counter[str] = collections.Counter()
     for entry in entries if isinstance(entries, list) and level < _MAX_LEVELS else ():
-        kind, options = (
-            (entry.get("class_name"), entry.get("config"))
-            if isinstance(entry, dict)
-            else (None, None)
-        )
-        if not isinstance(kind, str) or not isinstance(options, dict | list):
-            continue
-        group = _snake_case(kind)
+        match entry:
+            case {"class_name": str(kind), "config": dict() | list() as options}:
+                group = _snake_case(kind)
+            case _:
+                continue
         number = f"_{counts[group]}" if counts[group] else ""
         counts[group] += 1
         path = f"{prefix}layers/{group}{number}"
@@ -262,8 +236,9 @@ def _keras_2(
                     f"{where}: {path!r} is listed, but not there, or holds no numbers"
                 )
             owner, variable = _owner(weight, layer)
-            inner = is_model.get(layer, not _same(owner, layer))
-            name = f"{owner if inner else layer}/{variable}"
+            # TensorFlow may number the layer's name.
+            is_other = not re.fullmatch(rf"{re.escape(layer)}(_\d+)?", owner)
+            name = f"{owner if is_model.get(layer, is_other) else layer}/{variable}"
             yield _Named(path, name, f"{layer}/{weight.split(':')[0]}")
 
 
@@ -275,11 +250,6 @@ def _owner(weight: str, layer: str) -> tuple[str, str]:
         return old[1], _VARIABLES[old[2]] if old[2] in _VARIABLES else old[2]
     known = re.sub(r"_\d+$", "", variable)
     return owners[-1] if owners else layer, _VARIABLES.get(known, variable)
-
-
-def _same(owner: str, layer: str) -> bool:
-    """Return whether the owner is the layer, whose name TensorFlow may number."""
-    return bool(re.fullmatch(rf"{re.escape(layer)}(_\d+)?", owner))
 
 
 def _keras_3(content: isolated_h5.Content, layers: list[_Layer]) -> Iterator[_Named]:

@@ -30,12 +30,10 @@ _ATTRIBUTES = re.compile(
 # Groups that hold no weights; their numbers are not read.
 _NOT_WEIGHTS = ("optimizer_weights", "optimizer", "diff")
 # Others would have to be loaded from plug-ins. 32000 is h5py's LZF.
-_FILTERS = {
-    h5py.h5z.FILTER_DEFLATE,
-    h5py.h5z.FILTER_SHUFFLE,
-    h5py.h5z.FILTER_FLETCHER32,
+_FILTERS = (
+    *(h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32),
     32000,
-}
+)
 
 Answers = Iterator[tuple[sandbox.Header, bytes | memoryview]]
 
@@ -54,14 +52,7 @@ def main() -> None:
 
 
 def answers(request: sandbox.Header, _: bytes) -> Answers:
-    """Read a file, and limit the memory and CPU time of this process for good.
-
-    Args:
-        request: the file and its limits, as this module's docstring says.
-
-    Yields:
-        The answers.
-    """
+    """Read a file, and limit the memory and CPU time of this process for good."""
     sandbox.limit_memory(_WORKING_MEMORY + request["limit_bytes"])
     sandbox.lower_limit(resource.RLIMIT_CPU, request["cpu_s"])
     unsafe = False

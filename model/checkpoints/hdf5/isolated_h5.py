@@ -45,11 +45,7 @@ class Content:
 
 
 def read(path: Path, *, where: str = "") -> Content:
-    """Read an HDF5 file.
-
-    Args:
-        path: the file.
-        where: name of the file in errors; "" for its path.
+    """Read an HDF5 file; `where` is its name in errors, by default its path.
 
     Raises:
         errors.MissingCheckpoint: there is no such file.
@@ -98,15 +94,7 @@ def limit_for(size_bytes: int) -> int:
 def receive(
     next_answer: Callable[[], tuple[sandbox.Header, memoryview]], where: str
 ) -> Content:
-    """Receive the answers of h5_process.
-
-    Args:
-        next_answer: a function that returns the next answer of the child.
-        where: name of the file in errors.
-
-    Raises:
-        errors.CheckpointError: the child refuses the file.
-    """
+    """Receive the answers of h5_process from a function that returns the next one."""
 
     def answer() -> tuple[sandbox.Header, memoryview]:
         header, numbers = next_answer()

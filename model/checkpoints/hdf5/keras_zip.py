@@ -17,12 +17,7 @@ _MAX_TEXT_BYTES = 32 << 20
 
 
 def read(path: Path) -> h5.H5Content:
-    """Read a model file of Keras 3.
-
-    Raises:
-        errors.UnknownFormat: a zip file of something else.
-        errors.CheckpointError: the file is missing, damaged or unsafe, as for h5.read.
-    """
+    """Read a model file of Keras 3; errors.UnknownFormat for another zip file."""
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / _WEIGHTS
         config, metadata = unpack(path, weights)
@@ -38,10 +33,6 @@ def unpack(path: Path, weights: Path) -> tuple[str, dict[str, str]]:
     Returns:
         JSON text of the model's configuration, and metadata: the version of Keras and
         what a file that Graft wrote says about itself.
-
-    Raises:
-        errors.CheckpointError: the file is missing, not of Keras, damaged, or a zip
-            bomb.
     """
     with archive.opened(path) as file:
         members = {info.filename: info for info in file.infolist()}
@@ -50,9 +41,7 @@ def unpack(path: Path, weights: Path) -> tuple[str, dict[str, str]]:
                 raise errors.UnknownFormat(
                     f"{path}: a zip file, but not of a Keras model (no {name})"
                 )
-        texts = [
-            members[name] for name in (_CONFIG, _METADATA, OWN_NAME) if name in members
-        ]
+        texts = [members[n] for n in (_CONFIG, _METADATA, OWN_NAME) if n in members]
         archive.check_members(texts, path, max_bytes=_MAX_TEXT_BYTES)
         limit = isolated_h5.limit_for(path.stat().st_size)
         archive.check_members([members[_WEIGHTS]], path, max_bytes=limit)

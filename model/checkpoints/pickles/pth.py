@@ -23,17 +23,10 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _MAX_SHARING = 10
 
 _STORAGE_DTYPES: dict[str, Any] = {
-    "DoubleStorage": np.float64,
-    "FloatStorage": np.float32,
-    "HalfStorage": np.float16,
-    "BFloat16Storage": ml_dtypes.bfloat16,
-    "LongStorage": np.int64,
-    "IntStorage": np.int32,
-    "ShortStorage": np.int16,
-    "CharStorage": np.int8,
-    "ByteStorage": np.uint8,
-    "BoolStorage": np.bool_,
-}
+    "Double": np.float64, "Float": np.float32, "Half": np.float16,
+    "BFloat16": ml_dtypes.bfloat16, "Long": np.int64, "Int": np.int32,
+    "Short": np.int16, "Char": np.int8, "Byte": np.uint8, "Bool": np.bool_,
+}  # fmt: skip
 
 
 class _Sealed:
@@ -57,14 +50,9 @@ class _Storage(_Sealed):
     key: str
     dtype: np.dtype[Any]
     num_elements: int
-    values: np.ndarray | None = None
+    values: Any = None
 
     def set_values(self, data: bytes | memoryview, path: Path) -> None:
-        """Take the storage's bytes.
-
-        Raises:
-            errors.CorruptCheckpoint: there are too few or too many.
-        """
         expected = self.num_elements * self.dtype.itemsize
         if len(data) != expected:
             raise errors.CorruptCheckpoint(
@@ -89,22 +77,16 @@ class _Tensor(_Sealed):
 
     def read(self) -> np.ndarray:
         """Return the array, a read-only view of the storage if it is in C order."""
-        values = self.storage.values
-        if values is None:
-            raise ValueError(f"storage {self.storage.key!r} has no values")
-        count = math.prod(self.shape)
-        if not count:
-            return np.empty(self.shape, values.dtype)
-        axes = range(len(self.shape))
-        if self.strides == tuple(math.prod(self.shape[axis + 1 :]) for axis in axes):
-            return values[self.offset : self.offset + count].reshape(self.shape)
+        dtype = self.storage.dtype
+        if not math.prod(self.shape):
+            return np.empty(self.shape, dtype)
         view = np.lib.stride_tricks.as_strided(
-            values[self.offset :],
+            self.storage.values[self.offset :],
             self.shape,
-            [stride * values.itemsize for stride in self.strides],
+            [stride * dtype.itemsize for stride in self.strides],
             writeable=False,
         )
-        return np.array(view)
+        return view if view.flags.c_contiguous else view.copy()
 
 
 def _rebuild_tensor(
@@ -115,25 +97,19 @@ def _rebuild_tensor(
     shape, strides = tuple(shape), tuple(strides)
     if (
         not bounds.is_possible_shape(shape)
-        or len(strides) > len(shape)
+        or len(strides) != len(shape)
         or not all(
             type(n) is int and 0 <= n < bounds.MAX_NUMBERS for n in (*strides, offset)
         )
     ):
-        raise pickle.UnpicklingError("a tensor with impossible sizes")
-    if len(strides) != len(shape):
+        raise pickle.UnpicklingError("a tensor with impossible sizes or strides")
+    steps = ((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+    end = offset + sum(steps) + 1
+    if math.prod(shape) and max(end, math.prod(shape)) > storage.num_elements:
         raise pickle.UnpicklingError(
-            f"a tensor of shape {shape} with strides {strides}"
+            f"a tensor of shape {shape}, strides {strides} and offset {offset} in a "
+            f"storage of {storage.num_elements} numbers"
         )
-    if math.prod(shape):
-        last = offset + sum(
-            (n - 1) * step for n, step in zip(shape, strides, strict=True)
-        )
-        if max(last + 1, math.prod(shape)) > storage.num_elements:
-            raise pickle.UnpicklingError(
-                f"a tensor of shape {shape}, strides {strides} and offset {offset} in "
-                f"a storage of {storage.num_elements} numbers"
-            )
     return _Tensor(storage, offset, shape, strides)
 
 
@@ -146,7 +122,7 @@ _NAMES: dict[str, Any] = {
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
     "torch._utils._rebuild_parameter": _rebuild_parameter,
     **{
-        f"torch.{name}": _StorageKind(np.dtype(dtype))
+        f"torch.{name}Storage": _StorageKind(np.dtype(dtype))
         for name, dtype in _STORAGE_DTYPES.items()
     },
 }
@@ -161,36 +137,31 @@ class _Storages:
 
     def load(self, reference: Any) -> _Storage:
         """("storage", kind, key, location, number of elements[, view]) -> storage."""
-        if (
-            not isinstance(reference, tuple | list)
-            or len(reference) < 5
-            or reference[0] != "storage"
-        ):
-            raise pickle.UnpicklingError("a reference to something unknown")
-        _, kind, key, _, size = reference[:5]
-        if len(reference) > 5 and reference[5] is not None:
-            raise pickle.UnpicklingError("a view of a storage, as of PyTorch 0.1")
-        name = unpickle.key_text(key, self.where)
+        match reference:
+            case ["storage", kind, key, _, size] | [
+                "storage",
+                kind,
+                key,
+                _,
+                size,
+                None,
+            ]:
+                name = unpickle.key_text(key, self.where)
+            case _:
+                raise pickle.UnpicklingError("a reference to no known kind of storage")
+        where = f"storage {bounds.brief(name)}"
         if not isinstance(kind, _StorageKind) or type(size) is not int:
-            raise pickle.UnpicklingError(f"storage {bounds.brief(name)} of no kind")
+            raise pickle.UnpicklingError(f"{where} of no kind")
         if not 0 <= size < bounds.MAX_NUMBERS:
-            raise pickle.UnpicklingError(
-                f"storage {bounds.brief(name)} with an impossible size"
-            )
+            raise pickle.UnpicklingError(f"{where} with an impossible size")
         storage = self.by_key.setdefault(name, _Storage(name, kind.dtype, size))
         if (storage.dtype, storage.num_elements) != (kind.dtype, size):
-            raise pickle.UnpicklingError(
-                f"storage {bounds.brief(name)} is of two kinds"
-            )
+            raise pickle.UnpicklingError(f"{where} is of two kinds")
         return storage
 
 
 def read_zip(path: Path) -> dict[str, np.ndarray]:
-    """Read a file that torch.save wrote since PyTorch 1.6.
-
-    Raises:
-        errors.CheckpointError: the file is damaged, unsafe, or not a state dict.
-    """
+    """Read a file that torch.save wrote since PyTorch 1.6."""
     with archive.opened(path) as file:
         members = {info.filename: info for info in file.infolist()}
         pickles = [name for name in members if name.endswith("/data.pkl")]
@@ -200,17 +171,14 @@ def read_zip(path: Path) -> dict[str, np.ndarray]:
             )
         prefix = pickles[0].removesuffix("data.pkl")
         order = f"{prefix}byteorder"
+        used = [
+            info
+            for name, info in members.items()
+            if name in (*pickles, order) or name.startswith(f"{prefix}data/")
+        ]
         # torch.save never compresses, so what it writes is not larger than the file.
-        archive.check_members(
-            [
-                info
-                for name, info in members.items()
-                if name in (*pickles, order) or name.startswith(f"{prefix}data/")
-            ],
-            path,
-            max_bytes=path.stat().st_size,
-            methods=[zipfile.ZIP_STORED],
-        )
+        size, methods = path.stat().st_size, [zipfile.ZIP_STORED]
+        archive.check_members(used, path, max_bytes=size, methods=methods)
         if order in members and file.read(order) != b"little":
             raise errors.CorruptCheckpoint(f"{path}: big-endian data are not read")
         storages = _Storages(str(path))
@@ -234,9 +202,6 @@ def read_legacy(path: Path) -> dict[str, np.ndarray]:
     """Read a file that torch.save wrote before PyTorch 1.6.
 
     It is five pickles, then the storages.
-
-    Raises:
-        errors.CheckpointError: the file is damaged, unsafe, or not a state dict.
     """
     data = path.read_bytes()
     storages = _Storages(str(path))
@@ -257,16 +222,13 @@ def read_legacy(path: Path) -> dict[str, np.ndarray]:
         raise errors.CorruptCheckpoint(f"{path}: not the parts that torch.save writes")
     for key in keys:
         name = unpickle.key_text(key, str(path))
+        where = f"{path}: storage {bounds.brief(name)}"
         storage = storages.by_key.get(name)
         count = data[position : position + 8]
         if storage is None or len(count) < 8:
-            raise errors.CorruptCheckpoint(
-                f"{path}: storage {bounds.brief(name)} is missing"
-            )
+            raise errors.CorruptCheckpoint(f"{where} is missing")
         if int.from_bytes(count, "little") != storage.num_elements:
-            raise errors.CorruptCheckpoint(
-                f"{path}: storage {bounds.brief(name)} has another size"
-            )
+            raise errors.CorruptCheckpoint(f"{where} has another size")
         position += 8
         size = storage.num_elements * storage.dtype.itemsize
         storage.set_values(memoryview(data)[position : position + size], path)

@@ -29,7 +29,7 @@ def loads(
     names: Mapping[str, Any] = stand_ins.NAMES,
     persistent_load: Callable[[Any], Any] | None = None,
 ) -> tuple[Any, int]:
-    """Read one pickle.
+    """Read one pickle; return its object, and its number of bytes.
 
     Args:
         data: bytes that hold the pickle; more may follow it.
@@ -38,9 +38,6 @@ def loads(
         names: {"module.name" that the pickle may ask for: what it gets}.
         persistent_load: a function that resolves references to data outside the
             pickle; None if there are no such data.
-
-    Returns:
-        The object, and the number of bytes of the pickle.
 
     Raises:
         errors.UnsafeCheckpoint: the pickle asks for another name; the error says which.
@@ -113,11 +110,7 @@ class _Resolver:
         self._resolved: dict[int, Any] = {}
 
     def resolve(self, value: Any, level: int = 0) -> Any:
-        """Return plain data; what is shared stays shared.
-
-        Raises:
-            pickle.UnpicklingError: nested too deep, or more text than the pickle has.
-        """
+        """Return plain data; what is shared stays shared."""
         if level > _MAX_LEVELS:
             raise pickle.UnpicklingError(f"nested more than {_MAX_LEVELS} levels deep")
         if not isinstance(value, stand_ins.Array | dict | list | tuple):
@@ -141,12 +134,7 @@ class _Resolver:
 
 
 def key_text(key: Any, where: str) -> str:
-    """Return the name that a dict's key stands for.
-
-    Raises:
-        errors.CorruptCheckpoint: the key is neither text nor a number; printing it
-            might take all memory.
-    """
+    """Return the name that a dict's key, text or a number, stands for."""
     if isinstance(key, str):
         return key
     if isinstance(key, int) and abs(key) < 1 << 64:
@@ -161,9 +149,6 @@ def flatten(value: Any, where: str) -> dict[str, np.ndarray]:
 
     A list [kernel, bias] under a layer gets the names "layer/0" and "layer/1". Values
     that are not arrays are left out.
-
-    Raises:
-        errors.CorruptCheckpoint: not a dict with names, or no array in it.
     """
     tensors: dict[str, np.ndarray] = {}
     steps = itertools.count()

@@ -59,17 +59,10 @@ class Entry:
 
 
 def read(index: Path, prefix: Path) -> tuple[int, dict[str, Entry]]:
-    """Read an index.
-
-    Args:
-        index: the file.
-        prefix: the checkpoint, as errors name it.
+    """Read the index of a checkpoint, which errors name by its prefix.
 
     Returns:
         The number of data files, and {name of a tensor: entry}.
-
-    Raises:
-        errors.CorruptCheckpoint: the file is damaged, or not an index.
     """
     size = index.stat().st_size
     if size > _MAX_INDEX_BYTES:
@@ -105,9 +98,8 @@ def _parse_num_shards(message: wire.Wire, prefix: Path) -> int:
 
 def _parse_entry(message: wire.Wire, prefix: Path) -> Entry:
     """Parse a BundleEntryProto."""
-    numbers = dict.fromkeys((1, 3, 4, 5), 0)
+    numbers, crc, sliced = dict.fromkeys((1, 3, 4, 5), 0), 0, False
     shape: tuple[int, ...] = ()
-    crc, sliced = 0, False
     for field in message.fields(0, len(message.data)):
         if field.number in numbers and field.kind == wire.VARINT:
             numbers[field.number] = field.value

@@ -38,8 +38,7 @@ _STATE_PATH = re.compile(r'^\s*model_checkpoint_path:\s*"([^"]*)"', re.MULTILINE
 def prefix_of(path: Path) -> Path | None:
     """Return the prefix of a checkpoint, or None if there is no checkpoint.
 
-    Args:
-        path: the prefix, one of the checkpoint's files, or a folder with a checkpoint.
+    `path` is the prefix, one of the checkpoint's files, or a folder with a checkpoint.
     """
     if path.name == _STATE_NAME and path.is_file():
         return _newest(path.parent)
@@ -97,10 +96,6 @@ def read(prefix: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
         The variables, those of a TF2 checkpoint by their full names where it has them.
         And the names of entries that are no weights: optimizer slots, counters,
         strings, parts of variables.
-
-    Raises:
-        errors.MissingCheckpoint: the index or a data file is missing.
-        errors.CorruptCheckpoint: the files are damaged, or not a checkpoint.
     """
     index = _index(prefix)
     if not index.exists():

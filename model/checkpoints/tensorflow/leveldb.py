@@ -26,41 +26,29 @@ class Table:
     """A LevelDB table: blocks of keys and values, found by an index block."""
 
     def __init__(self, data: bytes, prefix: Path) -> None:
-        """Take the file's bytes, without a copy, and the checkpoint's name for errors.
-
-        Raises:
-            errors.CorruptCheckpoint: the bytes are not a table.
-        """
+        """Take the file's bytes, and the checkpoint's name for errors."""
         self._data = data
         self._prefix = prefix
         if len(data) < FOOTER_BYTES or data[-8:] != MAGIC:
             raise unreadable(prefix, "its index does not end as one")
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yield all keys with their values.
-
-        Raises:
-            errors.CorruptCheckpoint: the table is damaged.
-        """
-        footer = wire.Wire(self._data[-FOOTER_BYTES:-8], str(self._prefix))
-        at = 0
-        for _ in range(2):  # a block that is not used here
-            _, at = footer.varint(at, len(footer.data))
-        offset, at = footer.varint(at, len(footer.data))
-        size, _ = footer.varint(at, len(footer.data))
-        blocks = [
-            self._handle(value) for _, value in self._entries(self._block(offset, size))
-        ]
+        """Yield all keys with their values."""
+        # The first of the footer's two blocks is not used here.
+        _, _, offset, size = self._varints(self._data[-FOOTER_BYTES:-8], 4)
+        index = self._entries(self._block(offset, size))
+        blocks = [self._varints(value, 2) for _, value in index]
         if sum(size for _, size in blocks) > len(self._data):
             raise unreadable(self._prefix, "blocks that overlap")
         for offset, size in blocks:
             yield from self._entries(self._block(offset, size))
 
-    def _handle(self, value: bytes) -> tuple[int, int]:
-        message = wire.Wire(value, str(self._prefix))
-        offset, at = message.varint(0, len(value))
-        size, _ = message.varint(at, len(value))
-        return offset, size
+    def _varints(self, data: bytes, count: int) -> list[int]:
+        message, at, numbers = wire.Wire(data, str(self._prefix)), 0, []
+        for _ in range(count):
+            number, at = message.varint(at, len(data))
+            numbers.append(number)
+        return numbers
 
     def _block(self, offset: int, size: int) -> bytes:
         end = offset + size

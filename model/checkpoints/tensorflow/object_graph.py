@@ -11,11 +11,7 @@ _NODES, _ATTRIBUTES, _FULL_NAME, _CHECKPOINT_KEY = 1, 2, 2, 3
 
 
 def full_names(graph: wire.Wire) -> dict[str, str]:
-    """Return {checkpoint key: full name} of the variables that have a full name.
-
-    Raises:
-        errors.CorruptCheckpoint: the bytes are not an object graph.
-    """
+    """Return {checkpoint key: full name} of the variables that have a full name."""
     names: dict[str, str] = {}
     num_fields = 0
     for node in graph.fields(0, len(graph.data)):

@@ -44,10 +44,7 @@ class Candidate:
 
 
 def compare(candidates: Sequence[Candidate]) -> dict[str, Any]:
-    """Compare the first run with each of the others.
-
-    Args:
-        candidates: two or more runs.
+    """Compare the first run with each of the others, two or more in all.
 
     Returns:
         The figures in evaluation/compare-<split>.json. Identical copies of a photo
@@ -104,20 +101,17 @@ def pair(candidates: Sequence[Candidate]) -> list[Candidate]:
         raise DataError(
             f"the runs were evaluated on different photos: {sizes}, of which they "
             f"share {len(set.intersection(*photos))}. Evaluate them on the same "
-            f"photos, which "
-            "none was trained on: --data=FOLDER --another_dataset"
+            "photos, which none was trained on: --data=FOLDER --another_dataset"
         )
     reference = paired[0].examples
     labels = set(_labelled_photos(reference))
     for other in paired[1:]:
-        differing = labels ^ set(_labelled_photos(other.examples))
-        if differing:
+        if differing := labels ^ set(_labelled_photos(other.examples)):
             sha256, _ = min(differing)
             path = reference.path[reference.sha256.tolist().index(sha256)]
             raise DataError(
                 f"{path}: {other.name} and {first.name} have different classes for "
-                f"this "
-                "photo. Evaluate them on the same records: --data=FOLDER "
+                "this photo. Evaluate them on the same records: --data=FOLDER "
                 "--another_dataset"
             )
     return paired
@@ -134,14 +128,8 @@ def _sorted_once(candidate: Candidate) -> Candidate:
     sha256, label = examples.sha256[order], examples.label[order]
     new = np.ones(len(order), np.bool_)
     new[1:] = (sha256[1:] != sha256[:-1]) | (label[1:] != label[:-1])
-    order = order[new]
-    first_copies = stored_logits.Examples(
-        sha256=examples.sha256[order],
-        path=examples.path[order],
-        label=examples.label[order],
-        logits=examples.logits[order],
-    )
-    return dataclasses.replace(candidate, examples=first_copies)
+    arrays = {name: values[order[new]] for name, values in vars(examples).items()}
+    return dataclasses.replace(candidate, examples=stored_logits.Examples(**arrays))
 
 
 def _describe(candidate: Candidate) -> dict[str, Any]:

@@ -10,9 +10,7 @@ import statistics
 from collections.abc import Sequence
 
 ALPHA = 0.05  # chance of reporting a difference where there is none, over all pairs
-POWER = (
-    0.8  # chance of seeing a difference of POINT on the recommended number of photos
-)
+POWER = 0.8  # chance of seeing a difference of POINT on the photos recommended
 POINT = 0.01
 _Z95 = 1.959964
 
@@ -20,13 +18,9 @@ _Z95 = 1.959964
 def mcnemar_p(only_first: int, only_second: int) -> float:
     """Return the p value of McNemar's exact test.
 
-    Args:
-        only_first: number of photos that only the first run gets right, b.
-        only_second: number of photos that only the second run gets right, c.
-
-    Returns:
-        min(1, 2 P(X <= min(b, c))) for X ~ Binomial(b + c, 1/2), computed in integers
-        and rounded once; 1 if b + c is 0.
+    It is min(1, 2 P(X <= min(b, c))) for X ~ Binomial(b + c, 1/2), where b and c are
+    the numbers of photos that only one run gets right; 1 if b + c is 0. It is computed
+    in integers and rounded once.
 
     Source: McNemar 1947, "Note on the sampling error of the difference between
     correlated proportions or percentages", in its exact form.
@@ -118,7 +112,6 @@ def photos_needed(
     """
     quantile = statistics.NormalDist().inv_cdf
     differing = max(differing, difference)
-    deviation = quantile(1 - alpha / 2) * math.sqrt(differing) + quantile(
-        power
-    ) * math.sqrt(differing - difference**2)
+    deviation = quantile(1 - alpha / 2) * math.sqrt(differing)
+    deviation += quantile(power) * math.sqrt(differing - difference**2)
     return math.ceil((deviation / difference) ** 2)

@@ -1,7 +1,6 @@
 """Compare finished runs on the same photos, evaluating them first where necessary."""
 
 import contextlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from model.evaluation import (
 from model.evaluation.compare import comparison
 from model.runs import finished_run, run_folder, run_records
 from pipeline.records import manifest
-from pipeline.system import command_line, file_system
+from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
 
@@ -71,8 +70,7 @@ def compare_runs(
         "versions": run_folder.versions(),
     }
     path = first.evaluation_path(f"compare-{split}", digest)
-    with file_system.replacing(path) as partial:
-        partial.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    stored_logits.write_figures(path, figures)
     return figures, path
 
 
@@ -87,20 +85,19 @@ def _candidate(
 ) -> comparison.Candidate:
     """Return a run with its logits, from its folder or computed now."""
     digest = records.digest if records is not None else run.manifest_digest
-    path = run.evaluation_path(split, digest).with_suffix(".npz")
-    if not stored_logits.is_current(
-        path, model_sha256=run.model_digest(), manifest_digest=digest
-    ):
+    path = stored_logits.find(run, split, digest)
+    if path is None:
         command_line.log(
             f"{name}: not evaluated on these photos yet; evaluating it now"
         )
-        if records is None:
-            records = run_records.read(run)
-        _refuse_training_photos(
-            name, run, evaluation_data.included_photos(records, split)
-        )
+        records = run_records.read(run) if records is None else records
+        photos = evaluation_data.included_photos(records, split)
+        _refuse_training_photos(name, run, photos)
         manifest.check_files(records)
-        run_evaluation.evaluate_run(run, records, split, options, source=source)
+        evaluation = run_evaluation.evaluate_run(
+            run, records, split, options, source=source
+        )
+        path = evaluation.path.with_suffix(".npz")
     examples = stored_logits.read(path, len(run.class_names))
     _refuse_training_photos(name, run, set(examples.sha256.tolist()))
     return comparison.Candidate(
@@ -117,8 +114,7 @@ def _refuse_training_photos(
     name: str, run: finished_run.FinishedRun, photos: set[str]
 ) -> None:
     """Raise DataError if a run was trained on, or chosen by, one of the photos."""
-    num_seen = len(run.seen_photos() & photos)
-    if num_seen:
+    if num_seen := len(run.seen_photos() & photos):
         raise DataError(
             f"--runs: {name} was trained on, or chosen by, {num_seen} of these "
             f"{len(photos)} photos, which would favour it. Compare on the test split, "

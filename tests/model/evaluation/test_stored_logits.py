@@ -1,5 +1,6 @@
 import io
 import json
+import types
 import zipfile
 
 import numpy as np
@@ -117,12 +118,13 @@ def test_a_damaged_zip_is_a_named_error(tmp_path, damage):
 FIGURES = {"model_sha256": "m", "data": {"manifest_digest": "d"}, "images_per_s": 9.5}
 
 
-class TestIsCurrent:
+class TestFind:
     def ask(self, tmp_path, model="m", digest="d"):
-        path = tmp_path / "test.npz"
-        return stored_logits.is_current(
-            path, model_sha256=model, manifest_digest=digest
+        run = types.SimpleNamespace(
+            model_digest=lambda: model,
+            evaluation_path=lambda split, digest: tmp_path / f"{split}.json",
         )
+        return stored_logits.find(run, "test", digest)
 
     def test_both_files_of_this_model_on_these_records(self, tmp_path):
         assert not self.ask(tmp_path)
