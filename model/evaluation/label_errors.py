@@ -148,20 +148,12 @@ def unseen_photos(
     `training_photos` has the SHA-256 of the photos that the run was trained on or
     chosen by.
     """
-    of_split = unseen_in_split(predictions, training_photos)
-    of_folds = unseen_in_folds(run, records)
-    if of_folds and len(of_folds.labels) > len(of_split.labels):
-        return of_folds
-    return of_split
-
-
-def unseen_in_split(
-    predictions: Predictions, training_photos: set[str]
-) -> UnseenPhotos:
-    """Return the photos of a split that were not used in training."""
     unseen = [
         n for n, row in enumerate(predictions.rows) if row.sha256 not in training_photos
     ]
+    of_folds = unseen_in_folds(run, records)
+    if of_folds and len(of_folds.labels) > len(unseen):
+        return of_folds
     return UnseenPhotos(
         rows=[predictions.rows[n] for n in unseen],
         labels=predictions.labels[unseen],

@@ -12,10 +12,6 @@ from model.loop import metrics
 from pipeline.records.manifest_row import Row
 
 
-def _no_examples() -> np.ndarray:
-    return np.zeros(0, np.int64)
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Predictions:
     """A model's predictions for every photo of a split.
@@ -38,7 +34,7 @@ class Predictions:
     class_names: Sequence[str]
     temperature: float = 1.0
     tta: str = test_time_augmentation.NONE
-    feature_examples: np.ndarray = dataclasses.field(default_factory=_no_examples)
+    feature_examples: Sequence[int] | np.ndarray = ()
     features: np.ndarray | None = None
 
     @property
@@ -52,41 +48,25 @@ class Predictions:
 
     def figures(self) -> dict[str, Any]:
         """Return everything evaluation/<split>.json holds about the photos."""
-        predicted = self.predicted
-        num_correct = int((predicted == self.labels).sum())
-        confusion = metrics.confusion_matrix(
-            self.labels, predicted, len(self.class_names)
-        )
-        per_class = [
-            {"class_name": name, **row}
-            for name, row in zip(
-                self.class_names, metrics.per_class(confusion), strict=True
-            )
-        ]
+        logits, labels, names = self.logits, self.labels, list(self.class_names)
+        total, num_correct = len(labels), int((self.predicted == labels).sum())
+        confusion = metrics.confusion_matrix(labels, self.predicted, len(names))
+        per_class = zip(names, metrics.per_class(confusion), strict=True)
+        uncalibrated = np.exp(metrics.log_softmax(logits))
         return {
-            "num_examples": len(self.labels),
-            "accuracy": metrics.accuracy(self.logits, self.labels),
-            "accuracy_ci95": list(
-                metrics.wilson_interval(num_correct, len(self.labels))
-            ),
-            "top5_accuracy": metrics.top_k_accuracy(self.logits, self.labels, 5),
-            "loss": metrics.mean_loss(self.logits, self.labels),
-            "calibrated_loss": metrics.mean_loss(
-                self.logits / self.temperature, self.labels
-            ),
+            "num_examples": total,
+            "accuracy": metrics.accuracy(logits, labels),
+            "accuracy_ci95": list(metrics.wilson_interval(num_correct, total)),
+            "top5_accuracy": metrics.top_k_accuracy(logits, labels, 5),
+            "loss": metrics.mean_loss(logits, labels),
+            "calibrated_loss": metrics.mean_loss(logits / self.temperature, labels),
             "temperature": self.temperature,
-            **calibration.figures(
-                np.exp(metrics.log_softmax(self.logits)),
-                self.probabilities(),
-                self.labels,
-            ),
+            **calibration.figures(uncalibrated, self.probabilities(), labels),
             "tta": self.tta,
-            "largest_class_share": float(
-                confusion.sum(axis=1).max() / len(self.labels)
-            ),
-            "class_names": list(self.class_names),
+            "largest_class_share": float(confusion.sum(axis=1).max() / total),
+            "class_names": names,
             "confusion_matrix": confusion.tolist(),
-            "per_class": per_class,
+            "per_class": [{"class_name": name, **row} for name, row in per_class],
             "errors": self.errors(),
         }
 
@@ -94,9 +74,7 @@ class Predictions:
         """Return the misclassified photos, the most confident mistakes first."""
         probabilities, predicted = self.probabilities(), self.predicted
         wrong = np.flatnonzero(predicted != self.labels)
-        by_confidence = wrong[
-            np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")
-        ]
+        confidence = probabilities[wrong, predicted[wrong]]
         return [
             {
                 "path": self.rows[n].path,
@@ -104,7 +82,7 @@ class Predictions:
                 "predicted": self.class_names[predicted[n]],
                 "probability": float(probabilities[n, predicted[n]]),
             }
-            for n in by_confidence
+            for n in wrong[np.argsort(-confidence, kind="stable")]
         ]
 
     def save(self, path: Path) -> None:

@@ -171,26 +171,20 @@ def evaluate_weights(
         errors.MismatchedCheckpoint: the network does not know a class of the data set.
     """
     start = time.perf_counter()
-    names = records.class_names
-    if not has_class_names and len(names) == len(weights.class_names):
-        weights = dataclasses.replace(weights, class_names=names)
+    names, class_names = records.class_names, weights.class_names
+    if not has_class_names and len(names) == len(class_names):
+        class_names = names
         command_line.log(
             "--labels was not given: the network's classes are assumed to be those of "
             f"the data, in this order: {', '.join(names)}"
         )
     # Unknown classes are an error before the work, not after it.
-    label_of_each = pretrained_classifier.match_class_names(names, weights.class_names)
+    label_of_each = pretrained_classifier.match_class_names(names, class_names)
     predictions = evaluate_split(
-        weights.model,
-        records,
-        split,
-        weights.spec,
-        options,
-        class_names=weights.class_names,
+        weights.model, records, split, weights.spec, options, class_names=class_names
     )
-    predictions = dataclasses.replace(
-        predictions, labels=label_of_each[predictions.labels]
-    )
+    labels = label_of_each[predictions.labels]
+    predictions = dataclasses.replace(predictions, labels=labels)
     return {
         "run": weights.name,
         "split": split,

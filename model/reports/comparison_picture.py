@@ -15,15 +15,11 @@ Curve = Sequence[tuple[int, float]]  # epoch, accuracy on the validation split
 
 
 def draw(figures: dict[str, Any], curves: Sequence[Curve], path: Path) -> None:
-    """Draw the table of runs, and their validation accuracy over the epochs.
+    """Draw the table of runs, and their validation accuracy over the epochs, as a PNG.
 
     The row of a run has its accuracy with interval, model size, speed, and the p value
-    against the first run.
-
-    Args:
-        figures: figures from `comparison.compare`.
-        curves: validation curve of each run, empty for a run without one.
-        path: path of the PNG.
+    against the first run. `figures` are those of `comparison.compare`; the curve of a
+    run may be empty.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -37,14 +33,9 @@ def draw(figures: dict[str, Any], curves: Sequence[Curve], path: Path) -> None:
         low, high = run["accuracy_ci95"]
         ends = [[max(0.0, accuracy - low)], [max(0.0, high - accuracy)]]
         left.errorbar(accuracy, number, xerr=ends, fmt="o", color=colour, capsize=4)
-        text_style = {
-            "transform": left.get_yaxis_transform(),
-            "va": "center",
-            "size": 8,
-        }
-        left.text(0.02, number + 0.32, texts[number], **text_style)
-        epochs = [epoch for epoch, _ in curve]
-        values = [value for _, value in curve]
+        style = {"transform": left.get_yaxis_transform(), "va": "center", "size": 8}
+        left.text(0.02, number + 0.32, texts[number], **style)
+        epochs, values = zip(*curve, strict=True) if curve else ((), ())
         marker = "o" if len(curve) == 1 else None
         right.plot(epochs, values, color=colour, marker=marker)
     left.set_yticks(range(len(runs)), [_label(run["run"]) for run in runs])
@@ -64,7 +55,6 @@ def draw(figures: dict[str, Any], curves: Sequence[Curve], path: Path) -> None:
 def _table(
     runs: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]
 ) -> list[str]:
-    """Return one line for each run."""
     lines = []
     for number, run in enumerate(runs):
         words = [f"{run['accuracy']:.4f}", f"{run['model_bytes'] / 1e6:.1f} MB"]

@@ -57,11 +57,7 @@ class Drawings:
         return figure, axes
 
     def reliability(self, calibration: Mapping[str, Any]) -> list[markupsafe.Markup]:
-        """Draw accuracy over confidence, and the distribution of the confidence.
-
-        Args:
-            calibration: entry "calibration" of evaluation/<split>.json.
-        """
+        """Draw accuracy over confidence, and the distribution of the confidence."""
         with self._settings(_TEXT):
             first, left = self._axes(
                 xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02)
@@ -104,11 +100,7 @@ class Drawings:
             ]
 
     def coverage(self, points: Sequence[Mapping[str, float]]) -> markupsafe.Markup:
-        """Draw accuracy over the share of photos that are classified.
-
-        Args:
-            points: entry "coverage" of evaluation/<split>.json, at least one point.
-        """
+        """Draw accuracy over the share of photos that are classified."""
         with self._settings(_TEXT):
             figure, axes = self._axes(
                 xlabel="photos classified, %", ylabel="of these correct, %"
@@ -118,20 +110,17 @@ class Drawings:
             marker = "o" if len(points) == 1 else None
             axes.plot(shares, accuracies, color=_FIRST, marker=marker)
             axes.set(xlim=(0, 102), ylim=(max(0, min(accuracies) - 3), 101))
-            share, accuracy = _nearest(points, 0.8)
+            nearest = min(points, key=lambda point: abs(point["coverage"] - 0.8))
             return self._svg(
                 figure,
                 "Accuracy against coverage: of all photos "
                 f"{accuracies[-1]:.1f} % are correct; of the most confident "
-                f"{share:.0f} % {accuracy:.1f} % are.",
+                f"{100 * nearest['coverage']:.0f} % "
+                f"{100 * nearest['accuracy']:.1f} % are.",
             )
 
     def training(self, results: Sequence[Mapping[str, Any]]) -> list[markupsafe.Markup]:
-        """Draw loss and accuracy over the epochs.
-
-        Args:
-            results: lines of metrics.jsonl, at least one.
-        """
+        """Draw loss and accuracy over the epochs, from the lines of metrics.jsonl."""
         epochs = [result["epoch"] for result in results]
         marker = "o" if len(epochs) == 1 else None
         best = min(results, key=lambda result: result["validation_loss"])
@@ -170,18 +159,13 @@ class Drawings:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # about missing glyphs
             figure.savefig(written, format="svg", metadata={"Date": None})
-        svg = _HEAD.sub("", written.getvalue())
-        svg = _SIZE.sub(r"\1", svg)
+        svg = _SIZE.sub(r"\1", _HEAD.sub("", written.getvalue()))
         for stand_in, name in _COLOURS.items():
             svg = svg.replace(stand_in, name)
-        prefix = f"drawing-{next(self._number)}-"
-        svg = _REFERENCE.sub(rf"\g<1>{prefix}", svg)
-        label = markupsafe.escape(text)
-        # Written by matplotlib, which escapes text; it contains no names from
-        # strangers.
-        return markupsafe.Markup(
-            svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
-        )
+        svg = _REFERENCE.sub(rf"\g<1>drawing-{next(self._number)}-", svg)
+        tag = f'<svg role="img" aria-label="{markupsafe.escape(text)}" '
+        # Written by matplotlib, which escapes text; it holds no names from strangers.
+        return markupsafe.Markup(svg.replace("<svg ", tag, 1))
 
 
 _TEXT: dict[Any, Any] = {
@@ -191,11 +175,3 @@ _TEXT: dict[Any, Any] = {
     "text.color": _INK,
     "axes.labelcolor": _INK,
 }
-
-
-def _nearest(
-    points: Sequence[Mapping[str, float]], share: float
-) -> tuple[float, float]:
-    """Return coverage and accuracy, in %, of the point nearest to a coverage."""
-    point = min(points, key=lambda point: abs(point["coverage"] - share))
-    return 100 * point["coverage"], 100 * point["accuracy"]

@@ -27,9 +27,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 def write(evaluation: run_evaluation.RunEvaluation, command_line: str) -> Path:
     """Write the report beside the .json of an evaluation; return its path.
 
-    Args:
-        evaluation: evaluation to report.
-        command_line: command that made the evaluation.
+    `command_line` is the command that made the evaluation.
     """
     path = evaluation.path.with_suffix(".html")
     with file_system.replacing(path) as partial:
@@ -60,15 +58,13 @@ def _photos(evaluation: run_evaluation.RunEvaluation) -> dict[str, Any]:
     """Return the photos of the page, with thumbnails and heat maps."""
     cards = report_photos.photo_cards(evaluation)
     all_cards = (card for group in cards.values() for card in group)
-    shown = list(report_photos.unique_photos(all_cards))
+    shown = report_photos.unique_photos(all_cards)
     thumbnails = photo_thumbnails.Thumbnails(evaluation.records)
-    thumbnails.add([card.row for card in shown], large=True)
+    rows = [card.row for card in shown]
+    thumbnails.add(rows, large=True)
+    labels = [card.label for card in shown]
     heat_maps = photo_thumbnails.heat_maps(
-        evaluation.model,
-        evaluation.records,
-        [card.row for card in shown],
-        [card.label for card in shown],
-        evaluation.run.spec,
+        evaluation.model, evaluation.records, rows, labels, evaluation.run.spec
     )
     matrix = report_tables.class_matrix(evaluation.figures["confusion_matrix"])
     cells = report_photos.cell_photos(evaluation.predictions, matrix, thumbnails)

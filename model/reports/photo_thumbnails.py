@@ -51,11 +51,7 @@ class Thumbnails:
     """
 
     def __init__(self, records: manifest.Manifest) -> None:
-        """Starts without thumbnails.
-
-        Args:
-            records: records of the photos.
-        """
+        """Starts without thumbnails."""
         self.sources: dict[str, str] = {}
         self.full = False
         self._photos = stored_photo.StoredPhotos(records.directory)
@@ -64,9 +60,7 @@ class Thumbnails:
     def add(self, rows: Iterable[Row], *, large: bool) -> None:
         """Make missing thumbnails, in the given order, until the total size is reached.
 
-        Args:
-            rows: manifest rows of the photos.
-            large: whether the photos are shown one by one.
+        They are `large` for photos that are shown one by one.
         """
         missing = {row.sha256: row for row in rows if row.sha256 not in self.sources}
         waiting = list(missing.values())

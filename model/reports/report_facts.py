@@ -31,13 +31,7 @@ _STATUSES = {
 
 
 def command_line(script: str, config: "DataclassInstance") -> str:
-    """Return the command with these settings, without those at their default.
-
-    Args:
-        script: name of the script.
-        config: settings of the command; flags are named like its fields and those of
-            the dataclasses in it.
-    """
+    """Return the command with these settings, without those at their default."""
     return shlex.join(["python", script, *_flags(config)])
 
 
@@ -47,11 +41,9 @@ def _flags(config: "DataclassInstance") -> list[str]:
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             words += _flags(value)
-        elif value == field.default or not isinstance(value, bool | int | float | str):
-            continue
-        elif isinstance(value, bool):
+        elif isinstance(value, bool) and value != field.default:
             words.append(f"--{field.name}" if value else f"--no{field.name}")
-        else:
+        elif isinstance(value, int | float | str) and value != field.default:
             words.append(f"--{field.name}={value}")
     return words
 
@@ -98,63 +90,47 @@ def ledger(run: finished_run.FinishedRun) -> dict[str, Any]:
         `counts`, the tensors by status: {status, meaning, count, names}; `frozen`, the
         number of frozen variables; `unchanged`, the number of these with the same
         SHA-256 before and after training.
-
-    Raises:
-        RunError: ledger.json is missing or damaged.
     """
     path = run.directory / "ledger.json"
+    names: dict[str, list[str]] = collections.defaultdict(list)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        counts = collections.Counter(str(t["status"]) for t in content["tensors"])
+        for tensor in content["tensors"]:
+            name = str(tensor["variable"] or tensor["tensor"])
+            names[str(tensor["status"])].append(name)
         frozen = content["frozen"]
         unchanged = sum(v["sha256_before"] == v["sha256_after"] for v in frozen)
-        names = [str(t["variable"] or t["tensor"]) for t in content["tensors"]]
-        statuses = [str(t["status"]) for t in content["tensors"]]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise run_folder.RunError(
             f"{path}: the ledger cannot be read ({error!r:.200}). Train again."
         ) from error
-    return {
-        "counts": [
-            {
-                "status": status,
-                "meaning": meaning,
-                "count": counts[status],
-                "names": [
-                    n for n, s in zip(names, statuses, strict=True) if s == status
-                ],
-            }
-            for status, meaning in _STATUSES.items()
-        ],
-        "frozen": len(frozen),
-        "unchanged": unchanged,
-    }
+    counts = [
+        {
+            "status": status,
+            "meaning": meaning,
+            "count": len(names[status]),
+            "names": names[status],
+        }
+        for status, meaning in _STATUSES.items()
+    ]
+    return {"counts": counts, "frozen": len(frozen), "unchanged": unchanged}
 
 
 def temperature(figures: Mapping[str, Any]) -> str:
-    """Return where the temperature comes from, and what that means.
-
-    Args:
-        figures: content of evaluation/<split>.json.
-
-    Returns:
-        The end of a sentence about the temperature, and further sentences.
-    """
-    text = "which was fitted on the validation split"
-    if not figures["photos_seen"] or figures["split"] == "train":
-        text += ", not on these photos."
-    else:
-        which = "" if figures["split"] == "validation" else "some of "
-        text += (
-            f", and so on {which}these photos: the error on new photos is probably "
-            "larger."
-        )
-    if metrics.at_bound(figures["temperature"]):
-        text += (
-            f" It is at a bound of the search, {metrics.LEAST_TEMPERATURE:g} to "
-            f"{metrics.MOST_TEMPERATURE:g}: the probabilities are not calibrated."
-        )
-    return text
+    """Return the end of a sentence: where the temperature comes from, with caveats."""
+    which = "" if figures["split"] == "validation" else "some of "
+    fitted = (
+        "not on these photos."
+        if not figures["photos_seen"] or figures["split"] == "train"
+        else f"and so on {which}these photos: the error on new photos is probably "
+        "larger."
+    )
+    bound = (
+        f" It is at a bound of the search, {metrics.LEAST_TEMPERATURE:g} to "
+        f"{metrics.MOST_TEMPERATURE:g}: the probabilities are not calibrated."
+    )
+    is_at_bound = metrics.at_bound(figures["temperature"])
+    return f"which was fitted on the validation split, {fitted}{bound * is_at_bound}"
 
 
 def data(
@@ -180,13 +156,16 @@ def data(
         {reason, count, photos, more}; `ignored`, counts by kind; `warnings` and
         `notes`, lines of text; `made_by`, versions of the tools that made the records.
     """
-    rows = records.rows
-    evaluated = dict.fromkeys(class_names, 0) | _num_evaluated(records, split)
+    rows, counts = records.rows, records.counts()
+    evaluated = dict.fromkeys(class_names, 0) | {
+        name: sum(splits.values()) if split == "all" else splits[split]
+        for name, splits in counts.items()
+    }
+    if not own:
+        counts = {name: {"evaluated": number} for name, number in evaluated.items()}
     return {
         "own": own,
-        "counts": records.counts()
-        if own
-        else {name: {"evaluated": number} for name, number in evaluated.items()},
+        "counts": counts,
         "columns": manifest.SPLITS if own else ("evaluated",),
         "files": records.tally.files(),
         "skipped": _by_reason([row for row in rows if not row.is_included]),
@@ -220,21 +199,12 @@ def _by_reason(rows: Sequence[Row]) -> list[dict[str, Any]]:
     ]
 
 
-def _num_evaluated(records: manifest.Manifest, split: str) -> dict[str, int]:
-    """Return {class name: number of photos evaluated}."""
-    return {
-        name: sum(splits.values()) if split == "all" else splits[split]
-        for name, splits in records.counts().items()
-    }
-
-
 def _few_photos(evaluated: Mapping[str, int]) -> list[str]:
     """Return warnings about classes with few photos or none."""
     lines = []
     if lacking := [name for name, number in evaluated.items() if not number]:
         lines.append(f"no photos were evaluated of {_listed(lacking)}")
-    few = [name for name, number in evaluated.items() if 0 < number < _FEW_PHOTOS]
-    if few:
+    if few := [name for name, num in evaluated.items() if 0 < num < _FEW_PHOTOS]:
         lines.append(
             f"fewer than {_FEW_PHOTOS} photos were evaluated of {_listed(few)}: their "
             "figures are uncertain"

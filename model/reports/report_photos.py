@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,26 +53,23 @@ def photo_cards(
     by_confidence = np.argsort(-confidence, kind="stable")
     is_correct = (predicted == predictions.labels)[by_confidence]
     mistakes, correct = by_confidence[~is_correct], by_confidence[is_correct]
+
+    def cards(examples: np.ndarray) -> list[PhotoCard]:
+        return [_prediction_card(predictions, n, probabilities) for n in examples]
+
     return {
-        "worst": [
-            _prediction_card(predictions, n, probabilities)
-            for n in mistakes[:_NUM_MISTAKES]
-        ],
-        "unsure": [
-            _prediction_card(predictions, n, probabilities)
-            for n in correct[::-1][:_NUM_UNCERTAIN]
-        ],
+        "worst": cards(mistakes[:_NUM_MISTAKES]),
+        "unsure": cards(correct[::-1][:_NUM_UNCERTAIN]),
         "doubtful": _label_error_cards(evaluation),
     }
 
 
-def unique_photos(cards: Iterable[PhotoCard]) -> Iterator[PhotoCard]:
-    """Yield the first card of each photo."""
-    shown: set[str] = set()
+def unique_photos(cards: Iterable[PhotoCard]) -> list[PhotoCard]:
+    """Return the first card of each photo."""
+    by_photo: dict[str, PhotoCard] = {}
     for card in cards:
-        if card.row.sha256 not in shown:
-            shown.add(card.row.sha256)
-            yield card
+        by_photo.setdefault(card.row.sha256, card)
+    return list(by_photo.values())
 
 
 def _prediction_card(
@@ -91,16 +88,14 @@ def _prediction_card(
 
 
 def _label_error_cards(evaluation: run_evaluation.RunEvaluation) -> list[PhotoCard]:
-    labels = {
-        name: label for label, name in enumerate(evaluation.predictions.class_names)
-    }
+    class_names = list(evaluation.predictions.class_names)
     rows = {row.path: row for row in evaluation.unseen.rows}
     return [
         PhotoCard(
             row=rows[photo["path"]],
             true=photo["label"],
             other=photo["suggested"],
-            label=labels[photo["suggested"]],
+            label=class_names.index(photo["suggested"]),
             probability=photo["suggested_probability"],
             true_probability=photo["label_probability"],
         )
@@ -117,11 +112,6 @@ def cell_photos(
 
     Each cell has its most confident predictions first. The cells share the room for
     thumbnails in turns, mistakes before correct predictions.
-
-    Args:
-        predictions: predictions for every photo of the split.
-        matrix: matrix from `report_tables.class_matrix`.
-        thumbnails: thumbnails of the report, to which those of the photos are added.
 
     Returns:
         {"true label,predicted label": {photos: [{id, path, probability}], more}}.

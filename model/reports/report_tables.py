@@ -18,9 +18,7 @@ _UNREACHED = {"threshold": None}
 def class_matrix(confusion_matrix: Sequence[Sequence[int]]) -> dict[str, Any]:
     """Return the confusion matrix for display; of many classes the most confused.
 
-    Args:
-        confusion_matrix: int [num_classes, num_classes], true classes down, predicted
-            classes across.
+    Its rows are true classes, its columns predicted ones.
 
     Returns:
         `labels`, the classes shown; `rows` of cells {true, predicted, count, share};

@@ -37,9 +37,8 @@ _TILE_PX, _SPRITE_PX = 48, 8192  # the projector shows no larger sprite
 
 def directory(evaluation: run_evaluation.RunEvaluation) -> Path:
     """Return the folder that TensorBoard reads."""
-    return (
-        evaluation.run.directory / "tensorboard" / f"evaluation-{evaluation.path.stem}"
-    )
+    name = f"evaluation-{evaluation.path.stem}"
+    return evaluation.run.directory / "tensorboard" / name
 
 
 def write(evaluation: run_evaluation.RunEvaluation) -> None:
@@ -64,33 +63,25 @@ def write(evaluation: run_evaluation.RunEvaluation) -> None:
         for row in figures["per_class"]
         if row["recall"] is not None
     ]
-    confusion = np.array(figures["confusion_matrix"])
-    messages.append(
-        tensorboard_log.image_pb("confusion_matrix", tensorboard_log.picture(confusion))
-    )
+    picture = tensorboard_log.picture(np.array(figures["confusion_matrix"]))
+    messages.append(tensorboard_log.image_pb("confusion_matrix", picture))
     settings = flat_settings(evaluation.run.config)
     trial = _cell(f"{evaluation.run.directory.name} {evaluation.path.stem}")
     messages.append(hparams.hparams_pb(settings, trial_id=trial))
     for message in messages:
-        writer.add_event(
-            event_pb2.Event(wall_time=time.time(), step=0, summary=message)
-        )
+        event = event_pb2.Event(wall_time=time.time(), step=0, summary=message)
+        writer.add_event(event)
     writer.close()
 
 
 def flat_settings(config: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
-    """Return the settings of a training by flag name, as HParams accepts them.
-
-    Args:
-        config: content of a run's config.json.
-    """
-    settings = dict(config.get("settings", {}))
+    """Return the settings in a config.json by flag name, as HParams accepts them."""
     flat: dict[str, bool | int | float | str] = {
         "network": str(config.get("network", "")),
         "features_used": str(config.get("features", "")),
         "precision_used": str(config.get("precision", "")),
     }
-    for name, value in settings.items():
+    for name, value in dict(config.get("settings", {})).items():
         inner = value.items() if isinstance(value, Mapping) else [(name, value)]
         for key, setting in inner:
             if isinstance(setting, bool | int | float):
@@ -118,16 +109,14 @@ def write_projector(evaluation: run_evaluation.RunEvaluation) -> None:
     lines = "".join("\t".join(f"{value:.5g}" for value in row) + "\n" for row in axes)
     (folder / "features.tsv").write_text(lines, encoding="ascii")
     rows = [predictions.rows[n] for n in predictions.feature_examples]
-    predicted = predictions.logits.argmax(axis=1)
+    predicted = predictions.predicted
     names = [_cell(name) for name in predictions.class_names]
-    table = ["class\tpredicted\tright\tpath"]
+    table = "class\tpredicted\tright\tpath\n"
     for number, row in zip(predictions.feature_examples, rows, strict=True):
-        label, guess = int(predictions.labels[number]), int(predicted[number])
+        label, guess = predictions.labels[number], predicted[number]
         right = "yes" if label == guess else "no"
-        table.append(f"{names[label]}\t{names[guess]}\t{right}\t{_cell(row.path)}")
-    text = "\n".join(table) + "\n"
-    path = folder / "labels.tsv"
-    path.write_text(text, encoding="utf-8")
+        table += f"{names[label]}\t{names[guess]}\t{right}\t{_cell(row.path)}\n"
+    (folder / "labels.tsv").write_text(table, encoding="utf-8")
     sheet, side = sprite(evaluation.records, rows)
     (folder / "sprite.png").write_bytes(tf.io.encode_png(sheet).numpy())
     (folder / "projector_config.pbtxt").write_text(
@@ -150,13 +139,9 @@ def write_projector(evaluation: run_evaluation.RunEvaluation) -> None:
 def principal(features: np.ndarray, most: int) -> np.ndarray:
     """Return the coordinates of points along the axes of greatest variance.
 
-    Args:
-        features: float [num_points, num_features].
-        most: largest number of axes.
-
-    Returns:
-        float64 [num_points, min(most, num_points, num_features)], centred; distances
-        between points are those of the features, as far as the axes reach.
+    Of features [num_points, num_features] they are float64 [num_points, min(most,
+    num_points, num_features)], centred; distances between points are those of the
+    features, as far as the axes reach.
     """
     centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
     # Of few points with many features; as the decomposition of centred itself.
@@ -169,9 +154,8 @@ def principal(features: np.ndarray, most: int) -> np.ndarray:
 def sprite(records: manifest.Manifest, rows: Sequence[Row]) -> tuple[np.ndarray, int]:
     """Return the thumbnails of photos in a square sheet, as the projector expects.
 
-    Returns:
-        uint8 [columns * side, columns * side, 3], RGB, and the side of a thumbnail in
-        pixels. A photo that does not decode is white.
+    It is uint8 [columns * side, columns * side, 3], RGB, and `side` in pixels. A photo
+    that does not decode is white.
     """
     photos = stored_photo.StoredPhotos(records.directory)
     columns = math.ceil(math.sqrt(len(rows)))

@@ -20,11 +20,8 @@ def evaluation(figures: dict[str, Any]) -> str:
     lines = [
         f"{figures['run']}, {figures['split']} split, "
         f"{figures['num_examples']} photos{views}"
-        + (
-            f", {num_seen} of them used in training: not a measure for new photos"
-            if num_seen
-            else ""
-        ),
+        + f", {num_seen} of them used in training: not a measure for new photos"
+        * bool(num_seen),
         "",
         f"top-1 accuracy  {figures['accuracy']:.4f}   95 % interval "
         f"{low:.4f} to {high:.4f}",
@@ -38,8 +35,7 @@ def evaluation(figures: dict[str, Any]) -> str:
         "",
         *_confusion_table(figures),
     ]
-    errors = figures["errors"]
-    if errors:
+    if errors := figures["errors"]:
         lines += ["", f"the most confident of {len(errors)} mistakes:"]
         lines += [
             f"  {error['probability']:.3f}  {error['true']} predicted as "
@@ -105,9 +101,7 @@ def comparison(figures: dict[str, Any]) -> str:
         *_run_table(figures),
     ]
     for pair in pairs:
-        first, second = (
-            command_line.one_line(pair[name]) for name in ("first", "second")
-        )
+        first, second = map(command_line.one_line, (pair["first"], pair["second"]))
         low, high = pair["difference_ci95"]
         p = f"{pair['p']:.3g}" + (
             f", corrected {pair['p_holm']:.3g}" if len(pairs) > 1 else ""
