@@ -34,17 +34,36 @@ def config(directory, **kwargs):
     return evaluation_settings.Config(run_dir=str(directory), **kwargs)
 
 
+def change_logits(directory, change):
+    """Change the kernel and bias of a run's final layer."""
+    model = finished_run.read(str(directory)).load_model()
+    logits = model.get_layer("logits")
+    logits.set_weights([change(values) for values in logits.get_weights()])
+    model.save(directory / "model.keras")
+
+
 @pytest.fixture
 def worse(finished):
     """The same run, but that it takes every class for the next one."""
     directory = finished.with_name("worse")
     shutil.copytree(finished, directory)
-    model = finished_run.read(str(directory)).load_model()
-    logits = model.get_layer("logits")
-    kernel, bias = logits.get_weights()
-    logits.set_weights([np.roll(kernel, 1, axis=1), np.roll(bias, 1)])
-    model.save(directory / "model.keras")
+    change_logits(directory, lambda values: np.roll(values, 1, axis=-1))
     return directory
+
+
+@pytest.fixture
+def new_photos(tmp_path):
+    """Return a function that draws ten unseen photos of each class in a folder."""
+
+    def draw(classes=tuple(drawn_photos.COLOURS)):
+        for name in classes:
+            (tmp_path / "others" / name).mkdir(parents=True)
+            for number in range(100, 110):
+                path = tmp_path / "others" / name / f"{number}.jpg"
+                cv2.imwrite(str(path), drawn_photos.draw_photo(name, number))
+        return str(tmp_path / "others")
+
+    return draw
 
 
 @pytest.fixture
@@ -85,18 +104,13 @@ def test_figures_follow_from_the_logits_on_disk(finished, found):
             assert abs(hits / total - share) / error == pytest.approx(1.96, abs=1e-3)
     assert written["class_names"] == list(found.class_names)
     assert len(written["errors"]) == total - hits
+    assert written["photos_seen"] == 0
     assert {key: figures[key] for key in written} == written
 
 
-def test_errors_name_the_photos_most_confident_first(finished, shared_records):
+def test_errors_name_the_photos_most_confident_first(worse):
     """All labels are shifted by a damaged model: nearly everything is an error."""
-    model_path = finished / "model.keras"
-    model = finished_run.read(str(finished)).load_model()
-    logits = model.get_layer("logits")
-    kernel, bias = logits.get_weights()
-    logits.set_weights([np.roll(kernel, 1, axis=1), np.roll(bias, 1)])
-    model.save(model_path)
-    figures = evaluate.evaluate(config(finished, split="all"))
+    figures = evaluate.evaluate(config(worse, split="all"))
     errors = figures["errors"]
     assert len(errors) > 30
     surest = [error["probability"] for error in errors]
@@ -193,19 +207,13 @@ def test_photos_that_were_trained_on_are_refused_all_the_same(finished, resplit)
         evaluate.evaluate(config(finished, data=str(resplit), another_dataset=True))
 
 
-def test_other_records_are_taken_on_purpose_under_their_own_name(finished, tmp_path):
-    others = tmp_path / "others"
-    for name in drawn_photos.COLOURS:
-        (others / name).mkdir(parents=True)
-        for number in range(100, 110):
-            pixels = drawn_photos.draw_photo(name, number)
-            cv2.imwrite(str(others / name / f"{number}.jpg"), pixels)
-    resplit = tmp_path / "records"
-    conversion.convert(convert_settings.Config(source=str(others), out=str(resplit)))
-    figures = evaluate.evaluate(
-        config(finished, data=str(resplit), another_dataset=True)
-    )
-    digest = manifest.read(resplit).digest
+def test_other_records_are_evaluated_on_purpose_under_their_own_name(
+    finished, new_photos, tmp_path
+):
+    records = str(tmp_path / "records")
+    settings = convert_settings.Config(source=new_photos(), out=records)
+    digest = conversion.convert(settings).manifest.digest
+    figures = evaluate.evaluate(config(finished, data=records, another_dataset=True))
     assert figures["data"]["manifest_digest"] == digest
     assert figures["written"].endswith(f"test-{digest[:8]}.json")
 
@@ -213,32 +221,19 @@ def test_other_records_are_taken_on_purpose_under_their_own_name(finished, tmp_p
 def test_other_records_need_the_runs_classes(finished, tmp_path):
     drawn_photos.write_photos(tmp_path / "two", classes=("blue", "green"))
     (tmp_path / "two" / "green").rename(tmp_path / "two" / "lime")
-    conversion.convert(
-        convert_settings.Config(
-            source=str(tmp_path / "two"), out=str(tmp_path / "other")
-        )
-    )
+    settings = config(finished, data=str(tmp_path / "two"), another_dataset=True)
     with pytest.raises(DataError, match="classes do not match"):
-        evaluate.evaluate(
-            config(finished, data=str(tmp_path / "other"), another_dataset=True)
-        )
+        evaluate.evaluate(settings)
 
 
-def test_photos_of_some_of_the_classes(finished, tmp_path):
-    """A folder as it is; labels are the run's, by name, the path is the folder's."""
-    others = tmp_path / "others"
-    for name in ("blue", "red"):
-        (others / name).mkdir(parents=True)
-        for number in range(100, 110):
-            pixels = drawn_photos.draw_photo(name, number)
-            cv2.imwrite(str(others / name / f"{number}.jpg"), pixels)
-    asked = config(finished, data=str(others), another_dataset=True, split="all")
-    figures = evaluate.evaluate(asked)
-    assert figures["data"]["path"] == str(others)
+def test_photos_of_some_of_the_classes_get_the_runs_labels(finished, new_photos):
+    folder = new_photos(classes=("blue", "red"))
+    settings = config(finished, data=folder, another_dataset=True, split="all")
+    figures = evaluate.evaluate(settings)
+    assert figures["data"]["path"] == folder
     assert figures["accuracy"] > 0.8
     assert figures["class_names"] == ["blue", "green", "red"]
-    supports = [row["support"] for row in figures["per_class"]]
-    assert supports == [10, 0, 10]
+    assert [row["support"] for row in figures["per_class"]] == [10, 0, 10]
     with np.load(figures["written"].replace(".json", ".npz")) as file:
         assert sorted(set(file["label"].tolist())) == [0, 2]
     assert "blue" in text_report.evaluation(figures)
@@ -272,20 +267,14 @@ def test_a_model_cut_short_is_named(finished):
 @pytest.mark.slow
 def test_the_gate(finished):
     """--min_accuracy: reached, exit code 0; missed, 2 with the report all the same."""
-    passed = processes.run_command(
-        "evaluate.py", f"--run_dir={finished}", "--min_accuracy=0.5"
-    )
+    command = "evaluate.py", f"--run_dir={finished}", "--min_accuracy=0.5"
+    passed = processes.run_command(*command)
     assert passed.returncode == 0, passed.stderr
     assert "top-1 accuracy" in passed.stdout
     figures = json.loads((finished / "evaluation" / "test.json").read_text())
     assert f"{figures['accuracy']:.4f}" in passed.stdout
-    model = finished_run.read(str(finished)).load_model()
-    logits = model.get_layer("logits")
-    logits.set_weights([value * 0 for value in logits.get_weights()])
-    model.save(finished / "model.keras")
-    missed = processes.run_command(
-        "evaluate.py", f"--run_dir={finished}", "--min_accuracy=0.5"
-    )
+    change_logits(finished, np.zeros_like)
+    missed = processes.run_command(*command)
     assert missed.returncode == 2
     assert "top-1 accuracy" in missed.stdout
     assert "expected --min_accuracy=0.5 or more" in missed.stderr
@@ -298,10 +287,6 @@ def test_no_gate_on_photos_that_training_has_seen(finished, split):
     figures = evaluate.evaluate(config(finished, split=split))
     assert figures["photos_seen"] > 0
     assert "used in training: not a measure" in text_report.evaluation(figures)
-
-
-def test_the_test_split_is_unseen(finished):
-    assert evaluate.evaluate(config(finished))["photos_seen"] == 0
 
 
 @pytest.mark.parametrize("value", [float("nan"), -0.1, 1.1])
@@ -431,28 +416,21 @@ class TestCompare:
         with pytest.raises(DataError, match=message):
             evaluate.compare(self.config(finished, worse))
 
-    def test_other_records(self, finished, worse, tmp_path):
-        others = tmp_path / "others"
-        for name in drawn_photos.COLOURS:
-            (others / name).mkdir(parents=True)
-            for number in range(100, 105):
-                pixels = drawn_photos.draw_photo(name, number)
-                cv2.imwrite(str(others / name / f"{number}.jpg"), pixels)
-        asked = self.config(finished, worse, data=str(others), split="all")
-        message = f"^{re.escape(str(others))}: .* pass --another_dataset"
+    def test_runs_are_compared_on_other_records_on_purpose(
+        self, finished, worse, new_photos
+    ):
+        folder = new_photos()
+        settings = self.config(finished, worse, data=folder, split="all")
+        message = f"^{re.escape(folder)}: .* pass --another_dataset"
         with pytest.raises(DataError, match=message):
-            evaluate.compare(asked)
-        asked = dataclasses.replace(asked, another_dataset=True)
-        figures = evaluate.compare(asked)
-        assert figures["num_examples"] == 15
-        digest = figures["manifest_digest"][:8]
-        names = {path.name for path in (finished / "evaluation").iterdir()}
-        stems = f"all-{digest}", f"compare-all-{digest}"
-        kinds = ("json", "npz"), ("json", "png")
-        assert names == {
-            f"{stem}.{kind}"
-            for stem, both in zip(stems, kinds, strict=True)
-            for kind in both
+            evaluate.compare(settings)
+        settings = dataclasses.replace(settings, another_dataset=True)
+        figures = evaluate.compare(settings)
+        assert figures["num_examples"] == 30
+        stem = f"all-{figures['manifest_digest'][:8]}"
+        assert {path.name for path in (finished / "evaluation").iterdir()} == {
+            *(f"{stem}.json", f"{stem}.npz"),
+            *(f"compare-{stem}.json", f"compare-{stem}.png"),
         }
 
     def test_photos_that_the_runs_would_see_in_other_sizes(self, finished, worse):

@@ -12,18 +12,11 @@ def top_predictions(confidence, correct):
     )
 
 
-class TestTopPredictions:
-    def test_the_lower_class_counts_among_equal_probabilities(self):
-        probabilities = np.array([[0.2, 0.8], [0.9, 0.1], [0.5, 0.5]])
-        found = calibration.TopPredictions.from_probabilities(
-            probabilities, np.array([1, 1, 1])
-        )
-        assert found.confidence.tolist() == [0.8, 0.9, 0.5]
-        assert found.correct.tolist() == [
-            True,
-            False,
-            False,
-        ]  # a tie is the lower class
+def test_the_lower_class_counts_among_equal_probabilities():
+    probabilities = np.array([[0.2, 0.8], [0.9, 0.1], [0.5, 0.5]])
+    top = calibration.TopPredictions.from_probabilities(probabilities, np.ones(3, int))
+    assert top.confidence.tolist() == [0.8, 0.9, 0.5]
+    assert top.correct.tolist() == [True, False, False]
 
 
 class TestReliability:
@@ -50,26 +43,20 @@ class TestReliability:
         assert (found[0]["low"], found[-1]["high"]) == (0, 1)
 
 
-class TestExpectedCalibrationError:
-    def test_error_matches_that_computed_by_hand(self):
-        """(|1 - 0.9| + |1 - 0.8| + 2 |0.5 - 0.55|) / 4"""
-        bins = calibration.reliability(
-            top_predictions([0.9, 0.8, 0.6, 0.5], [1, 1, 0, 1]), num_bins=5
-        )
-        found = calibration.expected_calibration_error(bins)
-        assert found == pytest.approx(0.4 / 4)
-
-    def test_calibrated_predictions_have_no_error(self):
-        bins = calibration.reliability(top_predictions([0.75] * 4, [1, 1, 1, 0]))
-        assert calibration.expected_calibration_error(bins) == 0
-
-    def test_confident_mistakes_have_error_1(self):
-        bins = calibration.reliability(top_predictions([1, 1], [0, 0]))
-        assert calibration.expected_calibration_error(bins) == 1
-
-    def test_without_photos_the_error_is_nan(self):
-        bins = calibration.reliability(top_predictions([], []))
-        assert math.isnan(calibration.expected_calibration_error(bins))
+@pytest.mark.parametrize(
+    ("confidence", "correct", "expected"),
+    [
+        ([0.9, 0.8, 0.6, 0.5], [1, 1, 0, 1], (0.1 + 0.2 + 2 * 0.05) / 4),
+        ([0.75] * 4, [1, 1, 1, 0], 0),
+        ([1, 1], [0, 0], 1),
+        ([], [], math.nan),
+    ],
+    ids=["by hand", "calibrated", "confident mistakes", "no photos"],
+)
+def test_expected_calibration_error(confidence, correct, expected):
+    bins = calibration.reliability(top_predictions(confidence, correct), num_bins=5)
+    error = calibration.expected_calibration_error(bins)
+    assert error == pytest.approx(expected, nan_ok=True)
 
 
 class TestCoverage:
