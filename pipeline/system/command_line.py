@@ -247,13 +247,8 @@ def progress(
 ) -> _Progress:
     """Return a progress bar on stderr with rate and time left; in log files, lines.
 
-    Args:
-        total: number of units; None if it is unknown.
-        unit: name of one unit.
-        description: work under way, in a word or two.
-        scale: whether large numbers are abbreviated, as 1.2k.
-        initial: number of units that were done before.
-        smoothing: weight of the newest rate, 0..1; 0 shows the mean since the start.
+    `scale` abbreviates large numbers, as 1.2k. `initial` units were done before.
+    `smoothing` is the weight of the newest rate, 0..1; 0 shows the mean.
     """
     return _Progress(
         total=total,

@@ -64,13 +64,9 @@ def download(
 ) -> None:
     """Download a file, unless it is there already.
 
-    Args:
-        url: http or https address.
-        target: path of the finished file.
-        digest: algorithm and hash, in full or its first digits, such as
-            "sha256:7be5be79"; "" if unknown.
-        size_bytes: expected size; 0 if unknown.
-        backoff_s: scale of the pauses between repetitions.
+    A digest is an algorithm and a hash, in full or its first digits, such as
+    "sha256:7be5be79". An empty digest and a size of 0 are not checked. Pauses
+    between repetitions are proportional to `backoff_s`.
 
     Raises:
         UnreachableError: the server cannot be reached.
@@ -205,11 +201,7 @@ def download_bytes(
 ) -> bytes:
     """Download a small file into memory.
 
-    Args:
-        url: http or https address.
-        session: session from `http_session.open_session`; threads may share it.
-        max_bytes: size limit of the file.
-        timeout_s: time limit for all attempts together.
+    Threads may share a session. `timeout_s` limits all attempts together.
 
     Raises:
         DownloadError: the server cannot be reached (UnreachableError), refuses, breaks
