@@ -45,13 +45,9 @@ def check_members(
     max_bytes: int,
     methods: Collection[int] = _METHODS,
 ) -> None:
-    """Check what members of a zip file state, before any of them is read.
+    """Refuse members that are too large, overlap, or are compressed in another way.
 
-    All members together may have `max_bytes` when unpacked.
-
-    Raises:
-        errors.CorruptCheckpoint: the members are too large, overlap, lie outside the
-            file, or are compressed in another way.
+    Nothing is read yet; `max_bytes` is for all members together, unpacked.
     """
     for info in members:
         if info.compress_type not in methods:

@@ -19,8 +19,7 @@ class Field:
     Attributes:
         number: field number, as the message's definition has it.
         kind: wire type: VARINT, FIXED64, BYTES or FIXED32.
-        start: byte of the file where the value begins.
-        end: byte of the file after the value.
+        start: byte of the file where the value begins; `end` is the byte after it.
         value: the number of a VARINT; 0 for other types.
     """
 

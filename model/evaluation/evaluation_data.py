@@ -53,16 +53,9 @@ def check_records(
 ) -> None:
     """Refuse records that a run must not be evaluated on.
 
-    Args:
-        run: the finished run.
-        records: the records to check.
-        split: split to be evaluated; "all" for all photos.
-        another_dataset: whether the records may hold photos other than the run's own.
-        source: folder of the photos, as the user names it.
-
-    Raises:
-        DataError: the records are not the run's; or, of another data set, a class is
-            unknown to the run, or the run was trained on a photo.
+    They must be the run's own; with `another_dataset`, their classes must be among the
+    run's, and the run must not be trained on a photo of the split. `source` is the
+    folder of the photos as the user names it.
     """
     if another_dataset and records.digest != run.manifest_digest:
         run_records.check_unseen(run, records, split, source=source)

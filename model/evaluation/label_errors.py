@@ -32,8 +32,6 @@ class LabelError:
         example: index of the photo.
         label: label that the photo has, 0-based.
         suggested: label that it probably should have, 0-based.
-        label_probability: probability of `label`, 0..1.
-        suggested_probability: probability of `suggested`, 0..1.
     """
 
     example: int

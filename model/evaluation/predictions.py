@@ -18,7 +18,7 @@ class Predictions:
 
     Attributes:
         rows: manifest rows of the photos, in the manifest's order.
-        labels: int64 [num_examples], 0-based labels of the photos.
+        labels: int64 [num_examples], 0-based.
         logits: float32 [num_examples, num_classes], averages over the views.
         class_names: class names in label order.
         temperature: divisor of the logits that calibrates the probabilities.

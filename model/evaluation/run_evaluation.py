@@ -26,11 +26,9 @@ class RunEvaluation:
     """A run, its predictions for a split, and their figures.
 
     Attributes:
-        run: the finished run.
         records: records that the predictions were made on.
         split: name of the split; "all" for all photos.
         model: keras.Model, image -> logits.
-        predictions: predictions for every photo of the split.
         unseen: predictions for photos the model was not trained on, from which label
             errors are found.
         figures: content of the .json.

@@ -27,8 +27,7 @@ class EvaluationOptions:
 
     Attributes:
         batch_size: number of photos in one call of the network.
-        tta: views of each photo to average over, one of
-            `test_time_augmentation.CHOICES`.
+        tta: views of each photo, one of `test_time_augmentation.CHOICES`.
         num_features: number of photos, evenly spread over the split, whose final-layer
             inputs are recorded; 0 for none. Needs a network with the head of a run.
     """

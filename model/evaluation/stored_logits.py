@@ -138,7 +138,7 @@ def find(
     """Return the .npz of a run's present model on these records, if it has one.
 
     Raises:
-        DataError: the .json beside it is damaged.
+        DataError: the .json with its figures is damaged.
     """
     json_path = run.evaluation_path(split, manifest_digest)
     path = json_path.with_suffix(".npz")

@@ -137,17 +137,15 @@ class Drawings:
                         epochs, values, style, color=colour, label=label, marker=marker
                     )
                 axes.xaxis.get_major_locator().set_params(integer=True)
-                last = results[-1]
-                diagrams.append(
-                    self._svg(
-                        figure,
-                        f"Training curve over {len(results)} epochs: the {field} ends "
-                        f"at {last[field]:.3f} on training photos and at "
-                        f"{last['validation_' + field]:.3f} on validation photos; in "
-                        f"the best epoch, {best['epoch']}, it was "
-                        f"{best['validation_' + field]:.3f} on validation photos.",
-                    )
+                last, validation = results[-1], f"validation_{field}"
+                text = (
+                    f"Training curve over {len(results)} epochs: the {field} ends at "
+                    f"{last[field]:.3f} on training photos and at "
+                    f"{last[validation]:.3f} on validation photos; in the best epoch, "
+                    f"{best['epoch']}, it was {best[validation]:.3f} on validation "
+                    "photos."
                 )
+                diagrams.append(self._svg(figure, text))
         return diagrams
 
     def _svg(self, figure: Any, text: str) -> markupsafe.Markup:

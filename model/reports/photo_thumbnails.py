@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -65,15 +66,12 @@ class Thumbnails:
         missing = {row.sha256: row for row in rows if row.sha256 not in self.sources}
         waiting = list(missing.values())
         side = _LARGE_PX if large else _SMALL_PX
-
-        def made(row: Row) -> str:
-            return self._small(row, side)
-
+        make = functools.partial(self._small, side=side)
         workers = command_line.available_cpus()
         with concurrent.futures.ThreadPoolExecutor(workers) as pool:
             for start in range(0, len(waiting), _PHOTOS_AT_ONCE):
                 rows_now = waiting[start : start + _PHOTOS_AT_ONCE]
-                for row, source in zip(rows_now, pool.map(made, rows_now), strict=True):
+                for row, source in zip(rows_now, pool.map(make, rows_now), strict=True):
                     if self._bytes + len(source) > MAX_BYTES:
                         self.full = True
                         return
@@ -95,17 +93,10 @@ def heat_maps(
     labels: Sequence[int],
     spec: InputSpec,
 ) -> dict[str, HeatMap]:
-    """Return the heat map of each photo for one class (Grad-CAM).
+    """Return the heat map of each photo for one class (Grad-CAM), by its SHA-256.
 
-    Args:
-        model: keras.Model, image -> logits.
-        records: records of the photos.
-        rows: manifest rows of the photos, each once.
-        labels: label of the class in question for each photo, 0-based.
-        spec: input specification of the model.
-
-    Returns:
-        {SHA-256: heat map}; {} for a network without a spatial layer.
+    `labels` are those of the class in question, one for each row. A network without a
+    spatial layer has no heat maps.
     """
     if not rows:
         return {}

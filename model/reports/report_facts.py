@@ -142,13 +142,8 @@ def data(
 ) -> dict[str, Any]:
     """Return what the manifest says about the photos.
 
-    Args:
-        records: records of the evaluation.
-        split: split that was evaluated; "all" for all photos.
-        own: whether the run was trained on these records. The splits of other records
-            are not reported.
-        class_names: class names of the run, of which other records may lack some; ()
-            for those of the records.
+    Records that are not the run's `own` are described without their splits. They may
+    lack some of the run's `class_names`.
 
     Returns:
         `own`; `counts`, {class name: {column: photos}}; `columns`, the splits or

@@ -81,7 +81,7 @@ class _Layer:
 
 @dataclasses.dataclass(frozen=True)
 class _Named:
-    """A tensor's path, its name, and the name to use if two have the former."""
+    """A tensor's path, its name, and the name that it gets if two share that."""
 
     path: str
     name: str
@@ -99,10 +99,6 @@ def interpret(
     """Name the arrays of an HDF5 file by layer and variable.
 
     `keras_config` is the model's configuration in JSON, if it is not in the file.
-
-    Raises:
-        errors.CorruptCheckpoint: a weight that the file lists is missing, or two have
-            one name.
     """
     root = content.texts.get("", {})
     keras_config = keras_config or _text(root, "model_config")

@@ -45,16 +45,7 @@ class Content:
 
 
 def read(path: Path, *, where: str = "") -> Content:
-    """Read an HDF5 file; `where` is its name in errors, by default its path.
-
-    Raises:
-        errors.MissingCheckpoint: there is no such file.
-        errors.UnknownFormat: the file is not HDF5.
-        errors.UnsafeCheckpoint: the file takes data from other files.
-        errors.CorruptCheckpoint: the file is damaged, or holds more than its size
-            allows.
-        errors.CheckpointError: no child process can start.
-    """
+    """Read an HDF5 file; `where` is its name in errors, by default its path."""
     where = where or str(path)
     if not path.is_file():
         raise errors.MissingCheckpoint(f"{where}: no such file")

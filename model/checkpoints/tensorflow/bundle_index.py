@@ -36,7 +36,6 @@ class Entry:
 
     Attributes:
         dtype: number of the type; DTYPES has those of numbers.
-        shape: shape of the tensor.
         shard: number of the data file.
         offset: first byte in the data file.
         size: number of bytes.

@@ -19,14 +19,12 @@ from pipeline.system.errors import DataError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A run that takes part in a comparison.
+    """A run that takes part in a comparison, by a unique name.
 
     Attributes:
-        name: unique name of the run.
         class_names: class names in label order.
         examples: logits of every photo.
         temperature: divisor of the logits that calibrates the probabilities.
-        model_bytes: size of the model file, in bytes.
         images_per_s: photos per second of its evaluation; None if unknown.
     """
 

@@ -104,7 +104,7 @@ def photos_needed(
         differing: share of photos that only one of the runs gets right, 0..1; at least
             `difference` is assumed, since it cannot be less.
         difference: difference in accuracy, above 0.
-        alpha: chance of reporting a difference where there is none, 0..1.
+        alpha: chance of reporting a difference that does not exist, 0..1.
         power: chance of seeing a difference of this size, 0..1.
 
     Source: Connor 1987, "Sample size for testing differences in proportions for the

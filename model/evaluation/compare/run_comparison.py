@@ -29,14 +29,7 @@ def compare_runs(
     """Compare the first run with each of the others, and write compare-<split>.json.
 
     A run is evaluated only if its folder has no logits of its present model for these
-    records.
-
-    Args:
-        runs: {unique name: run}, two or more.
-        split: name of the split; "all" for all photos.
-        data: folder of records or photos to compare on; "" for each run's own records.
-        another_dataset: whether `data` holds photos other than the runs' own.
-        options: batch size and views.
+    records. The photos are those of `data`, or each run's own if that is "".
 
     Returns:
         The figures of the comparison, and the path of the .json.
