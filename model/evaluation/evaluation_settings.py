@@ -21,17 +21,13 @@ class Config:
     """
 
     run_dir: str = _subject(
-        "runs/latest",
-        "Run to evaluate; runs/latest is the newest.",
-        value="FOLDER",
-        synonyms=("run",),
+        "runs/latest", "Run to evaluate; runs/latest is the newest.", value="FOLDER"
     )
     runs: str = _subject(
         "",
         "Runs to compare on the same photos, separated by commas: the first with each "
         "of the others.",
         value="FOLDERS",
-        synonyms=("compare",),
     )
     ckpt: str = weight_settings.ckpt()
     arch: str = weight_settings.arch()
@@ -42,7 +38,6 @@ class Config:
         "Folder of records, or of one folder of photos per class; by default the run's "
         "own records.",
         value="FOLDER",
-        synonyms=("dataset", "data_dir", "records"),
     )
     another_dataset: bool = _photos(
         False,
@@ -56,18 +51,13 @@ class Config:
         choices=("train", "validation", "test", "all"),
     )
     batch_size: int = _photos(
-        64,
-        "Photos per step; smaller batches need less memory.",
-        lower=1,
-        upper=1 << 12,
-        synonyms=("batch", "bs"),
+        64, "Photos per step; smaller batches need less memory.", lower=1, upper=1 << 12
     )
     tta: str = _photos(
         "none",
         "Views of each photo whose predictions are averaged: the central crop (none), "
         "also mirrored (flip), also the corners (ten_crop).",
         choices=("none", "flip", "ten_crop"),
-        synonyms=("augment",),
     )
     report: bool = _results(
         True, "Writes an HTML report, and the photos for TensorBoard's projector."
@@ -77,7 +67,6 @@ class Config:
         "Ends with exit code 2 if the accuracy is lower than this share; 0 never does.",
         lower=0,
         upper=1,
-        synonyms=("threshold",),
     )
 
     def __post_init__(self) -> None:

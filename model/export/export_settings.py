@@ -17,10 +17,7 @@ class Config:
     """Settings of an export."""
 
     run_dir: str = _run(
-        "runs/latest",
-        "Run to export; runs/latest is the newest.",
-        value="FOLDER",
-        synonyms=("run",),
+        "runs/latest", "Run to export; runs/latest is the newest.", value="FOLDER"
     )
     data: str = _run(
         "",
@@ -46,7 +43,6 @@ class Config:
         "File to write, or folder for saved_model; by default exported/ in the run's "
         "folder.",
         value="PATH",
-        synonyms=("output", "output_dir", "out_dir"),
     )
     quantize: str = _classifier(
         "none",

@@ -21,6 +21,7 @@ _setting = functools.partial(config_flags.setting, per_stage=True)
 _update = functools.partial(_setting, group="Optimizer")
 _schedule = functools.partial(_setting, group="Learning rate")
 _loss = functools.partial(_setting, group="Loss")
+_share = functools.partial(_setting, 0.0, group="Optimizer", lower=0, below=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,40 +62,26 @@ class Settings:
         choices=("adam", "adamw", "sgd", "rmsprop"),
         basic=True,
     )
-    momentum: float = _update(
-        0.0,
-        "Share of the previous update that sgd and rmsprop add to the next one.",
-        lower=0,
-        below=1,
-    )
-    nesterov: bool = _update(
-        False, "Uses Nesterov's variant of momentum, with --optimizer=sgd."
-    )
+    momentum: float = _share("Momentum of sgd and rmsprop, such as 0.9.")
+    nesterov: bool = _update(False, "Uses Nesterov's momentum, with --optimizer=sgd.")
     weight_decay: float = _update(
         0.0,
-        "Strength with which weights are pulled towards 0: decoupled for adamw, as an "
-        "L2 term of the gradient for the other optimizers.",
+        "Strength that pulls weights towards 0: decoupled for adamw, an L2 term of the "
+        "gradient for the others.",
         lower=0,
         basic=True,
     )
     clip_norm: float = _update(
-        0.0,
-        "Largest norm of the gradient over all variables; longer gradients are scaled "
-        "down. 0 leaves them alone.",
-        lower=0,
+        0.0, "Largest norm of the gradient; 0 leaves gradients alone.", lower=0
     )
     iter_size: int = _update(
         1,
-        "Batches whose gradients are summed for one update, to train with larger "
-        "batches than fit into memory.",
+        "Batches per update, to train with more photos a step than memory holds.",
         lower=1,
     )
-    ema: float = _update(
-        0.0,
+    ema: float = _share(
         "Share that a moving average of the weights keeps at each step, such as 0.999. "
-        "The average is then validated and saved. 0 turns it off.",
-        lower=0,
-        below=1,
+        "The average is validated and saved; 0 turns it off."
     )
     rates: str = _schedule(
         "",
@@ -103,37 +90,29 @@ class Settings:
     )
     policy: str = _schedule(
         "cosine",
-        "How the learning rate changes during training; cosine falls smoothly to 0 and "
-        "needs no further setting.",
+        "How the learning rate changes during training; cosine falls smoothly to 0.",
         choices=("constant", "step", "multistep", "poly", "inv", "exp", "cosine"),
     )
     gamma: float = _schedule(
-        0.1, "Decay factor of the policies step, multistep, inv and exp.", above=0
+        0.1, "Decay factor, for --policy=step, multistep, inv and exp.", above=0
     )
-    power: float = _schedule(1.0, "Exponent of the policies poly and inv.", lower=0)
-    stepsize: int = _schedule(
-        0, "Steps between two decays of the policy step.", lower=0
-    )
+    power: float = _schedule(1.0, "Exponent, for --policy=poly and inv.", lower=0)
+    stepsize: int = _schedule(0, "Steps between decays, for --policy=step.", lower=0)
     milestones: str = _schedule(
-        "", "Steps at which the policy multistep decays the rate, such as 1000,2000."
+        "", "Steps of the decays, for --policy=multistep, such as 1000,2000."
     )
     warmup_steps: int = _schedule(
-        0,
-        "Steps over which the learning rate rises from 0 to its full value; 0 starts "
-        "with the full value.",
-        lower=0,
+        0, "Steps over which the learning rate first rises to its full value.", lower=0
     )
-    label_smoothing: float = _loss(
-        0.0,
+    label_smoothing: float = _share(
         "Share of each label that is spread evenly over all classes, against "
         "overconfident predictions.",
-        lower=0,
-        below=1,
+        group="Loss",
     )
     class_weights: str = _loss(
         "none",
-        "How much each class counts: balanced gives rare classes the same total weight "
-        "as common ones; none counts every photo the same.",
+        "How much classes count: balanced gives rare ones the same total weight as "
+        "common ones; none counts every photo the same.",
         choices=("none", "balanced"),
         basic=True,
     )

@@ -17,14 +17,9 @@ run_dir = functools.partial(
     "runs/latest",
     "Run whose network classifies the photos; runs/latest is the newest.",
     value="FOLDER",
-    synonyms=("run",),
 )
 top = functools.partial(
-    _answers,
-    5,
-    "Number of most probable classes to report.",
-    lower=1,
-    synonyms=("top_k", "topk", "k"),
+    _answers, 5, "Number of most probable classes to report.", lower=1
 )
 unknown_below = functools.partial(
     _answers,
@@ -33,7 +28,6 @@ unknown_below = functools.partial(
     "0 always names a class.",
     lower=0,
     upper=1,
-    synonyms=("threshold",),
 )
 
 
@@ -69,11 +63,7 @@ class Config:
         value="FOLDER",
     )
     batch_size: int = _input(
-        64,
-        "Photos per step; smaller batches need less memory.",
-        lower=1,
-        upper=1 << 12,
-        synonyms=("batch", "bs"),
+        64, "Photos per step; smaller batches need less memory.", lower=1, upper=1 << 12
     )
 
     def __post_init__(self) -> None:

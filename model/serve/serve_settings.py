@@ -28,7 +28,6 @@ class Config:
         "Address to listen at; the default serves this computer alone, 0.0.0.0 others "
         "too.",
         value="ADDRESS",
-        synonyms=("address", "bind"),
     )
     port: int = _address(
         8000, "Port to listen at; 0 takes a free one.", lower=0, upper=65535

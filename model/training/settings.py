@@ -31,7 +31,6 @@ class Action:
         "Takes settings from a recipe: a name such as flowers (recipes/flowers.toml), "
         "or a path. Flags override it.",
         value="NAME",
-        synonyms=("config", "cfg"),
     )
     plan: bool = _action(
         False, "Only estimates time and memory, and says what would train."
@@ -40,9 +39,7 @@ class Action:
         False, "Only measures which learning rate suits the first stage."
     )
     resume: str = _action(
-        "",
-        "Continues an interrupted training with its own settings.",
-        value="RUN",
+        "", "Continues an interrupted training with its own settings.", value="RUN"
     )
 
     def __post_init__(self) -> None:
@@ -67,55 +64,44 @@ class Config:
         "of a file, or none for a random start.",
         basic=True,
         value="NAME",
-        synonyms=("weights", "checkpoint", "model", "pretrained"),
     )
     data: str = _weights(
         "tfrecords",
-        "Folder of records that pipeline.convert wrote.",
+        "Folder of records from pipeline.convert.",
         basic=True,
         value="FOLDER",
-        synonyms=("dataset", "data_dir", "records"),
     )
     run_dir: str = _weights(
         "",
         "Folder of the new run; by default runs/<time>-<ckpt>.",
         basic=True,
         value="FOLDER",
-        synonyms=("out", "output", "output_dir", "log_dir", "save_dir"),
     )
-    arch: str = _weights(
-        "", weight_settings.ARCH, value="NAME", synonyms=("network", "backbone")
-    )
+    arch: str = _weights("", weight_settings.ARCH, value="NAME")
     skip: str = _weights(
-        "",
-        "Layers to leave uninitialised even if the weights contain them, separated by "
-        "commas, such as fc6,fc7.",
-        value="LAYERS",
+        "", "Layers that are not restored from the weights: fc6,fc7.", value="LAYERS"
     )
     overrides: preprocessing_overrides.Overrides = preprocessing_overrides.AS_WEIGHTS
     features: str = _head(
         "",
-        "Layers that the new head sits on, such as pool5 or conv3,conv4,pool5; by "
-        "default the deepest restored layer, with others where they help.",
+        "Layers below the new head, such as pool5 or conv3,conv4,pool5; by default the "
+        "deepest restored layer, with others where they help.",
         value="LAYERS",
-        synonyms=("layer", "layers"),
     )
     pooling: str = _head(
         "auto",
-        "How a convolutional layer's output is reduced for the head: average = mean of "
-        "each channel; statistics = mean and standard deviation; none = the whole map; "
-        "auto = average.",
+        "What the head sees of a convolutional layer: average = mean of each channel; "
+        "statistics = also its deviation; none = the whole map; auto = average.",
         choices=("auto", "none", "average", "statistics"),
     )
     hidden: int = _head(
         0,
-        "Units of an additional ReLU layer below the final layer; 0 adds no layer.",
+        "Units of a ReLU layer below the final layer; 0 adds none.",
         lower=0,
-        upper=1 << 16,
+        upper=65536,
     )
     keep_head: bool = _head(
-        False,
-        "Also restores the head, if --ckpt is the model of a run on the same classes.",
+        False, "Restores the head too, from a run on the same classes."
     )
     dropout: float = _head(
         -1.0,
@@ -126,8 +112,7 @@ class Config:
     )
     precision: str = _training(
         "auto",
-        "Number format in which layers compute; auto uses bfloat16 or float16 where "
-        "the hardware is fast at it.",
+        "Number format of layers; auto uses bfloat16 or float16 where they are fast.",
         choices=("auto", "float32", "bfloat16", "float16"),
     )
     seed: int = _training(
@@ -139,17 +124,15 @@ class Config:
     )
     seeds: int = _several(
         1,
-        "Number of runs, with seeds SEED, SEED+1, ...; reports mean and standard "
-        "deviation.",
+        "Runs with the seeds SEED, SEED+1, ...; reports mean and standard deviation.",
         basic=True,
         lower=1,
         upper=1000,
-        synonyms=("repeats", "runs"),
     )
     folds: int = _several(
         0,
-        "Number of runs that each test another fold, so that each photo is tested "
-        "once; 0 uses the records' own split.",
+        "Runs that each test another fold, so that each photo is tested once; 0 uses "
+        "the split of the records.",
         basic=True,
         lower=0,
         upper=1000,
@@ -183,12 +166,10 @@ class Config:
         "or everything after a random start.",
         basic=True,
         value="LAYER",
-        synonyms=("finetune_from", "unfreeze"),
     )
     train: str = _stage(
         "",
-        "Layers that train, with * and commas, such as block5_*,logits, in place of "
-        "--train_from.",
+        "Layers that train, such as block5_*,logits, in place of --train_from.",
         value="LAYERS",
     )
     views: int = _stage(
@@ -200,16 +181,13 @@ class Config:
         upper=1000,
     )
     epochs: int = _stage(30, "Passes over the training photos.", basic=True, lower=1)
-    steps: int = _stage(
-        0, "Steps after which training ends; 0 goes by --epochs.", lower=0
-    )
+    steps: int = _stage(0, "Steps that end training; 0 goes by --epochs.", lower=0)
     batch_size: int = _stage(
         64,
         "Photos per step; smaller batches need less memory.",
         basic=True,
         lower=1,
         upper=1 << 14,
-        synonyms=("batch", "bs"),
     )
     learning_rate: float = _stage(
         0.0,
@@ -217,7 +195,6 @@ class Config:
         "features below the final layer.",
         basic=True,
         lower=0,
-        synonyms=("lr",),
     )
     learning: optimization.Settings = optimization.DEFAULTS
     augmentation: augmentation_settings.Augmentation = augmentation_settings.NONE

@@ -26,11 +26,10 @@ class Overrides:
 
     image_size: int = _setting(
         0,
-        "Height and width of the network's input, in pixels; 0 keeps the size that the "
-        "weights were trained with.",
+        "Height and width of the network's input, in pixels; 0 keeps that of the "
+        "weights' own training.",
         basic=True,
         lower=0,
-        synonyms=("size", "img_size", "input_size"),
     )
     short_side: int = _setting(
         0,
@@ -40,32 +39,25 @@ class Overrides:
     )
     resize: str = _setting(
         "auto",
-        "Whether photos keep their aspect ratio and are cropped, or are squashed to a "
-        "square; auto does what the weights expect.",
+        "Whether photos are cropped to a square or squashed; auto suits the weights.",
         choices=("auto", "crop", "squash"),
     )
     channel_order: str = _setting(
         "auto",
-        "Order of colours that the weights' first layer expects; auto knows it from "
-        "where the weights come from.",
+        "Colour order that the weights expect; auto knows it from their source.",
         choices=("auto", "rgb", "bgr"),
     )
     scale: float = _setting(
-        0.0,
-        "Divides pixels, which are 0 to 255, by this number; 0 keeps the weights' own.",
-        lower=0,
+        0.0, "Divides pixels of 0 to 255; 0 keeps the weights' own scale.", lower=0
     )
     mean: str = _setting(
         "",
-        "Mean to subtract after --scale: three numbers for red, green and blue, or a "
-        "file (.binaryproto, .npy); by default the weights' own.",
+        "Mean to subtract after --scale: three numbers or a file (.binaryproto, .npy); "
+        "by default the weights' own.",
         value="R,G,B",
     )
     std: str = _setting(
-        "",
-        "Three numbers for red, green and blue to divide by after --mean; by default "
-        "the weights' own.",
-        value="R,G,B",
+        "", "Numbers to divide by last; by default the weights' own.", value="R,G,B"
     )
 
     def __post_init__(self) -> None:

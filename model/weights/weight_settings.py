@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from typing import Any
 
 from model.weights import preprocessing_overrides
 from pipeline.system import config_flags
@@ -16,39 +15,28 @@ NETWORKS = (
     *("alexnet", "alexnet_owt", "bvlc_alexnet", "caffenet", "vgg16"),
     *("cifar10_quick", "cifar_cnn", "cifar_cnn_avg", "efficientnet_lite0"),
 )
-_setting = functools.partial(config_flags.setting, group="Weight file")
+_setting = functools.partial(config_flags.setting, "", group="Weight file")
 ARCH = (
     "Network that the weights belong to, if their names and shapes leave it open: "
     f"{', '.join(NETWORKS)}."
 )
 
 
-def ckpt() -> Any:
-    """Return the field of the setting `ckpt`."""
-    return _setting(
-        "",
-        "Weights to use in place of a run, with their own classes: a name ("
-        f"{', '.join(NAMED_WEIGHTS)}) or the path of a file.",
-        basic=True,
-        value="NAME",
-        synonyms=("weights", "checkpoint", "model"),
-    )
-
-
-def arch() -> Any:
-    """Return the field of the setting `arch`."""
-    return _setting("", ARCH, value="NAME", synonyms=("network",))
-
-
-def labels() -> Any:
-    """Return the field of the setting `labels`."""
-    return _setting(
-        "",
-        "File of the class names of --ckpt, one a line, such as synset_words.txt.",
-        basic=True,
-        value="FILE",
-        synonyms=("class_names", "classes"),
-    )
+# Each of these makes the field of one setting.
+ckpt = functools.partial(
+    _setting,
+    "Weights to use in place of a run, with their own classes: a name ("
+    f"{', '.join(NAMED_WEIGHTS)}) or the path of a file.",
+    basic=True,
+    value="NAME",
+)
+arch = functools.partial(_setting, ARCH, value="NAME")
+labels = functools.partial(
+    _setting,
+    "File of the class names of --ckpt, one a line, such as synset_words.txt.",
+    basic=True,
+    value="FILE",
+)
 
 
 def refuse_without_ckpt(

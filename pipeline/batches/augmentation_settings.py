@@ -7,6 +7,7 @@ from typing import Any
 from pipeline.system import config_flags
 
 _setting = functools.partial(config_flags.setting, group="Augmentation", per_stage=True)
+_share = functools.partial(_setting, 0.0, lower=0, upper=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,78 +20,48 @@ class Augmentation:
 
     mirror: bool = _setting(
         True,
-        "Mirrors each training photo half of the time; turn it off where left and "
-        "right differ, as in text.",
+        "Mirrors each training photo half of the time. Turn it off for text and signs.",
         basic=True,
-        synonyms=("flip", "hflip"),
     )
     crop_area: str = _setting(
         "",
         "Smallest and largest share of the photo's area in a random crop, such as "
-        "0.08,1; empty moves the network's own window.",
+        "0.08,1; by default the network's own window at a random place.",
         basic=True,
         value="MIN,MAX",
     )
     crop_aspect: str = _setting(
-        "0.75,1.3333",
-        "Smallest and largest ratio of width to height of the crops of --crop_area.",
-        value="MIN,MAX",
+        "0.75,1.3333", "Smallest and largest width/height of crops.", value="MIN,MAX"
     )
     rotation: float = _setting(
         0.0, "Largest random rotation to either side, in degrees.", lower=0, upper=180
     )
-    shift: float = _setting(
-        0.0,
-        "Largest random shift in each direction, as a share of the side.",
-        lower=0,
-        upper=1,
-    )
+    shift: float = _share("Largest random shift, as a share of the side.")
     shear: float = _setting(
         0.0, "Largest random shear to either side, in degrees.", lower=0, upper=90
     )
-    zoom: float = _setting(
-        0.0,
-        "Scales each side by its own random factor between 1 - X and 1 + X.",
-        lower=0,
-        upper=1,
+    zoom: float = _share("Scales each side by a random factor of 1 - X to 1 + X.")
+    brightness: float = _share("Multiplies pixels by a random factor, 1 - X to 1 + X.")
+    contrast: float = _share(
+        "Scales the difference from the photo's mean grey, like --brightness."
     )
-    brightness: float = _setting(
-        0.0,
-        "Multiplies pixels by a random factor between 1 - X and 1 + X.",
-        lower=0,
-        upper=1,
+    saturation: float = _share(
+        "Scales the difference from each pixel's grey, like --brightness."
     )
-    contrast: float = _setting(
-        0.0,
-        "Multiplies the distance of pixels from the photo's mean grey by a random "
-        "factor between 1 - X and 1 + X.",
-        lower=0,
-        upper=1,
-    )
-    saturation: float = _setting(
-        0.0,
-        "Multiplies the distance of pixels from their own grey by a random factor "
-        "between 1 - X and 1 + X.",
-        lower=0,
-        upper=1,
-    )
-    cutout: float = _setting(
-        0.0,
-        "Side of a grey square at a random place, as a share of the photo's side.",
-        lower=0,
-        upper=1,
+    cutout: float = _share(
+        "Side of a grey square at a random place, as a share of the photo's side."
     )
     mixup: float = _setting(
         0.0,
-        "Alpha of the beta distribution by which pairs of photos and their labels are "
-        "mixed, such as 0.2; 0 mixes none.",
+        "Mixes pairs of photos and their labels; alpha of the beta distribution of the "
+        "shares, such as 0.2.",
         lower=0,
         upper=100,
     )
     cutmix: float = _setting(
         0.0,
-        "Alpha of the beta distribution of the area pasted from another photo, such as "
-        "1; 0 pastes none. With --mixup, each batch has one of the two.",
+        "Pastes a part of another photo; alpha of the beta distribution of its area, "
+        "such as 1. With --mixup, each batch has one of the two.",
         lower=0,
         upper=100,
     )

@@ -26,10 +26,7 @@ class Config:
         "folder that paths in --lists and --csv are relative to.",
     )
     out: str = _output(
-        "tfrecords",
-        "Folder for the records and the manifest.",
-        value="FOLDER",
-        synonyms=("output", "output_dir", "out_dir"),
+        "tfrecords", "Folder for the records and the manifest.", value="FOLDER"
     )
     seed: int = _rules(
         0,

@@ -2,70 +2,47 @@
 
 import functools
 import re
-from typing import Any
 
 from pipeline.sources import caffe_lists
 from pipeline.system import config_flags
 
-_SOURCE = functools.partial(config_flags.setting, group="Labels and splits", basic=True)
-_DECODING = functools.partial(config_flags.setting, group="Decoding", basic=True)
+_source = functools.partial(
+    config_flags.setting, "", group="Labels and splits", basic=True
+)
+_decoding = functools.partial(config_flags.setting, group="Decoding", basic=True)
 
-
-def lists() -> Any:
-    """Return the field of the setting `lists`."""
-    return _SOURCE(
-        "",
-        "Caffe list files with lines `path label`, separated by commas; their names "
-        "give the split, as in train.txt,val.txt or train=a.txt,test=b.txt.",
-        value="FILES",
-    )
-
-
-def csv() -> Any:
-    """Return the field of the setting `csv`."""
-    return _SOURCE(
-        "",
-        "CSV file that lists the photos, with the columns path, label and, if you "
-        "like, split.",
-        value="FILE",
-    )
-
-
-def labels() -> Any:
-    """Return the field of the setting `labels`."""
-    return _SOURCE(
-        "",
-        "File of class names, one a line, label 0 first, for --lists or --csv with "
-        "numbers as labels.",
-        value="FILE",
-    )
-
-
-def group_by() -> Any:
-    """Return the field of the setting `group_by`."""
-    return _SOURCE(
-        "",
-        r"Regular expression for paths, such as 'patient(\d+)': photos with the same "
-        "match stay together in one split.",
-        value="REGEX",
-    )
-
-
-def max_pixels(default: int) -> Any:
-    """Return the field of the setting `max_pixels`."""
-    return _DECODING(
-        default,
-        "Photos with more pixels are skipped without decoding them; the default is the "
-        "limit of Pillow.",
-        lower=1,
-    )
-
-
-def workers() -> Any:
-    """Return the field of the setting `workers`."""
-    return _DECODING(
-        0, "Processes that decode photos; 0 starts one per processor.", lower=0
-    )
+# Each of these makes the field of one setting.
+lists = functools.partial(
+    _source,
+    "Caffe list files with lines `path label`, separated by commas; their names give "
+    "the split, as in train.txt,val.txt or train=a.txt,test=b.txt.",
+    value="FILES",
+)
+csv = functools.partial(
+    _source,
+    "CSV list of the photos, with the columns path, label and, if you like, split.",
+    value="FILE",
+)
+labels = functools.partial(
+    _source,
+    "File of class names, one a line, label 0 first, for lists with numbers as labels.",
+    value="FILE",
+)
+group_by = functools.partial(
+    _source,
+    r"Regular expression for paths, such as 'patient(\d+)': photos with the same match "
+    "stay together in one split.",
+    value="REGEX",
+)
+max_pixels = functools.partial(
+    _decoding,
+    help="Photos with more pixels are skipped without decoding; the default is the "
+    "limit of Pillow.",
+    lower=1,
+)
+workers = functools.partial(
+    _decoding, 0, "Processes that decode photos; 0 starts one per processor.", lower=0
+)
 
 
 def check(*, lists: str, csv: str, labels: str, group_by: str) -> None:

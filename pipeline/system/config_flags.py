@@ -20,6 +20,24 @@ Config = TypeVar("Config", bound="DataclassInstance")
 _KEY, _ARGUMENT = "setting", "argument"
 _TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 _BOOLS = {"true": True, "false": False}
+# Names that people try -> settings that they may mean.
+_SYNONYMS = {
+    "lr": ["learning_rate"],
+    "bs": ["batch_size"],
+    "output": ["out", "run_dir"],
+    "output_dir": ["out", "run_dir"],
+    "out": ["run_dir", "explain"],
+    "model": ["ckpt", "run_dir"],
+    "weights": ["ckpt"],
+    "checkpoint": ["ckpt"],
+    "pretrained": ["ckpt"],
+    "dataset": ["data"],
+    "config": ["recipe"],
+    "network": ["arch"],
+    "classes": ["labels"],
+    "flip": ["mirror"],
+    "threshold": ["unknown_below", "min_accuracy"],
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +58,6 @@ class Setting:
     upper: float = math.inf
     above: float = -math.inf
     below: float = math.inf
-    synonyms: Sequence[str] = ()  # names that people try in place of the setting's
     per_stage: bool = False  # whether each stage of a recipe may have its own value
     is_flag: bool = True  # False for a key that only recipes have
 
@@ -229,16 +246,11 @@ def parse(
 
 
 def meant(word: str, settings: Mapping[str, Setting], cutoff: float = 0.6) -> str:
-    """Return the name of the flag that an unknown word resembles; "" for no flag.
-
-    `cutoff` is the least similarity of the names, 0 to 1.
-    """
+    """Return the setting whose name resembles an unknown flag; "" for none of them."""
     typed = word.lstrip("-").partition("=")[0].replace("-", "_").lower()
-    names = {name: name for name in settings}
-    for name, known in settings.items():
-        names |= {synonym: name for synonym in known.synonyms if synonym not in names}
-    close = difflib.get_close_matches(typed, names, n=1, cutoff=cutoff)
-    return names[close[0]] if close else ""
+    known = [name for name in _SYNONYMS.get(typed, ()) if name in settings]
+    close = difflib.get_close_matches(typed, settings, n=1, cutoff=cutoff)
+    return next(iter(known + close), "")
 
 
 def unknown_flag(word: str, settings: Mapping[str, Setting]) -> str:

@@ -22,7 +22,7 @@ def screen(doc: str, arguments: Arguments, settings: Settings, *, full: bool) ->
     flags = {name: flag for name, flag in settings.items() if flag.is_flag}
     shown = {name: flag for name, flag in flags.items() if full or flag.basic}
     lines = doc.strip().splitlines()
-    lines.insert(2, _usage(lines[2], arguments))
+    lines.insert(2, _usage(lines[2], arguments, has_flags=bool(flags)))
     if arguments:
         lines += ["", "Arguments"]
     for argument in arguments.values():
@@ -32,8 +32,10 @@ def screen(doc: str, arguments: Arguments, settings: Settings, *, full: bool) ->
         for name, flag in members.items():
             lines += _entry(_name(name, flag), _sentence(flag))
     hidden = len(flags) - len(shown)
-    more = f"--helpfull lists {hidden} more flags."
-    lines += ["", more if hidden else "These are all flags of this command."]
+    if hidden:
+        lines += ["", f"--helpfull lists {hidden} more flags."]
+    elif flags:
+        lines += ["", "These are all flags of this command."]
     return "\n".join(lines)
 
 
@@ -42,14 +44,15 @@ def _by_group(settings: Settings) -> Iterator[tuple[str, Settings]]:
         yield group, {name: s for name, s in settings.items() if s.group == group}
 
 
-def _usage(example: str, arguments: Mapping[str, Argument]) -> str:
+def _usage(example: str, arguments: Arguments, *, has_flags: bool) -> str:
     """Return what a command line consists of, for the program of an example."""
     program = re.match(r"python (-m )?\S+", example.strip())
     words = [program[0] if program else ""]
     for argument in arguments.values():
         word = argument.value + "..." * argument.many
         words.append(f"[{word}]" if argument.optional else word)
-    return f"usage: {' '.join(words)} [--flag=value ...], for example"
+    words += ["[--flag=value ...]"] * has_flags
+    return f"usage: {' '.join(words)}, for example"
 
 
 def markdown(title: str, arguments: Arguments, settings: Settings) -> str:

@@ -23,7 +23,7 @@ class Config:
     source: str = config_flags.argument("SOURCE", "A source.", "here")
     target: str = config_flags.argument("TARGET", "A target.")
     size: int = config_flags.setting(
-        3, "Size in pixels.", group="A", basic=True, above=0, synonyms=("pixels",)
+        3, "Size in pixels.", group="A", basic=True, above=0
     )
     kind: str = config_flags.setting(
         "", "Kind.", group="A", basic=True, choices=("", "big", "small")
@@ -112,9 +112,9 @@ def test_values_outside_of_bounds_and_choices_are_refused(values, message):
 
 @pytest.mark.parametrize(
     ("word", "name"),
-    [("--pixel=3", "size"), ("--SIZE", "size"), ("-kinds", "kind"), ("--xyz", "")],
+    [("--sizes=3", "size"), ("--SIZE", "size"), ("-kinds", "kind"), ("--xyz", "")],
 )
-def test_the_flag_that_is_meant_is_found_by_name_and_synonym(word, name):
+def test_the_flag_that_is_meant_is_found_by_its_name(word, name):
     assert config_flags.meant(word, SETTINGS) == name
 
 
