@@ -328,7 +328,7 @@ def test_records_that_are_not_all_there(finished, shared_records, tmp_path, dama
         path.write_bytes(path.read_bytes()[:-100])
     else:
         path.unlink()
-    with pytest.raises(DataError, match=f"{path.name}: .*, expected .*again"):
+    with pytest.raises(DataError, match=f"{path.name}: .* Expected .*again"):
         evaluate.evaluate(config(finished, data=str(records)))
 
 
