@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from model.checkpoints import errors
-from model.loop import device, training_loop
+from model.loop import device, optimization, training_loop
 from model.runs import finished_run, run_folder
 from model.training import (
     learning_rate_finder,
@@ -186,6 +186,17 @@ def test_the_progress_of_a_resumed_stage_ends_at_100_percent(
     train_run.resume(Path(quick.run_dir))
     said = capsys.readouterr().err
     assert re.findall(r"train: +(\d+)%", said)[-1] == "100"
+
+
+def test_the_progress_of_a_stage_that_is_stopped_early_ends_at_100_percent(
+    quick, capsys
+):
+    learning = optimization.Settings(early_stopping=1)
+    train_run.train(
+        dataclasses.replace(quick, epochs=9, learning_rate=1e-30, learning=learning)
+    )
+    percent = re.findall(r"train: +(\d+)%", capsys.readouterr().err)
+    assert percent[-1] == "100"
 
 
 def test_a_damaged_repeats_file_is_an_error(tmp_path):

@@ -231,7 +231,7 @@ def test_a_comparison_with_scratch_trains_both_on_the_same_batches(
     assert (directory.parent / "latest").resolve() == directory
 
 
-def test_a_stage_starts_from_the_best_or_the_last(config, tmp_path):
+def test_a_stage_starts_from_the_best_or_the_last(config, tmp_path, capsys):
     """The second stage moves nothing, so that it ends where it started."""
     still = {"stage": "still", "epochs": 1, "learning_rate": 1e-30}
     moving = {"stage": "moving", "epochs": 3, "learning_rate": 1e-3}
@@ -243,6 +243,11 @@ def test_a_stage_starts_from_the_best_or_the_last(config, tmp_path):
             dataclasses.replace(config, stages=stages, run_dir=f"{tmp_path}/{start}")
         )
         losses[start] = [r["validation_loss"] for r in results_of(directory)]
+    # Each stage has a progress bar of its own, so that its time left is right.
+    lines = capsys.readouterr().err.splitlines()
+    for number in (1, 2):
+        ends = [line for line in lines if f"stage {number} of 2: 100%" in line]
+        assert len(ends) == 2, lines
     assert losses["best"][:3] == losses["last"][:3]
     assert losses["best"][3] == pytest.approx(min(losses["best"][:3]), rel=1e-5)
     assert losses["last"][3] == pytest.approx(losses["last"][2], rel=1e-5)

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -210,8 +211,22 @@ def test_everything_can_train_from_a_random_start(quick):
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
-def test_each_precision_trains(quick, precision, found):
+def test_each_precision_trains(quick, precision, found, capsys):
     directory = train_run.train(dataclasses.replace(quick, precision=precision))
+    header = re.findall(r"^([a-z ]+?)  +(.+)", capsys.readouterr().err, re.M)
+    labels = ["weights", "network", "input", "head", "trains", "learning rate"]
+    if precision == "float16":
+        labels.insert(0, "precision")
+        assert header[1][1].endswith("in float32 trains the head (logits)")
+    assert [label for label, _ in header] == [
+        "device",
+        *labels,
+        "epochs",
+        "photos",
+    ]
+    assert header[0][1].endswith(f", {precision}")
+    assert dict(header)["learning rate"].startswith("0.001 (")
+    assert dict(header)["photos"] == "48 train, 6 validation, 6 test"
     logits = validation_logits(directory, found)
     assert logits.dtype == np.float32
     assert np.isfinite(logits).all()

@@ -84,6 +84,7 @@ def train_step(
 
     def backward(inputs: Any, labels: Any, replica: Any) -> list[Any]:
         """Return gradients, number of photos, hits and loss of a replica's share."""
+        # Every replica of every batch has dropout masks of its own.
         draw = update.batches * group.num_replicas + replica
         with tf.GradientTape() as tape, dropout.at(draw):
             logits = model(inputs, training=True)
@@ -106,10 +107,8 @@ def _count(logits: Any, labels: Any) -> tuple[Any, Any]:
     """Return the number of photos, and of those whose label has the largest logit."""
     if labels.shape.rank == 2:  # of a mixed photo, the class with the largest share
         labels = tf.argmax(labels, 1, tf.int32)
-    hits = tf.equal(tf.argmax(logits, 1, tf.int32), labels)
-    return tf.cast(tf.size(labels), tf.float32), tf.reduce_sum(
-        tf.cast(hits, tf.float32)
-    )
+    hits = tf.cast(tf.equal(tf.argmax(logits, 1, tf.int32), labels), tf.float32)
+    return tf.cast(tf.size(labels), tf.float32), tf.reduce_sum(hits)
 
 
 class TrainStep:

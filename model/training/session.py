@@ -83,7 +83,7 @@ class TrainingSession:
                 result = network.validate()  # which keeps the best weights
                 self._record(network, result, progress)
                 self._save_best(network)
-                if network.training.done and not network.done:
+                if network.training.done and not network.done:  # between two stages
                     self._snapshot(folder)
 
     @property

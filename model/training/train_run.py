@@ -157,7 +157,10 @@ def header(
     counts = [len(records.included(split)) for split in manifest.SPLITS]
     lines = {"device": f"{setup.device_name}, {setup.precision}{process}"}
     if setup.precision == "float16":
-        lines["precision"] = "frozen layers in float16; what trains in float32"
+        trained = {stage.plan.describe() for stage in networks[0].stages}
+        lines["precision"] = "float16 for frozen layers alone; in float32 trains " + (
+            trained.pop() if len(trained) == 1 else "what each stage trains"
+        )
     lines |= {
         "weights": _weights_in_words(start),
         "network": start.network.name

@@ -129,6 +129,16 @@ def test_the_validation_curve_pairs_epoch_and_accuracy(directory):
     assert run.validation_curve() == []
 
 
+def test_the_best_epoch_is_that_with_the_lowest_validation_loss(directory):
+    record = run_folder.RunFolder(directory=directory)
+    record.append_metrics(result(2, validation_loss=0.05, validation_accuracy=0.75))
+    record.append_metrics(result(3, validation_loss=0.2, validation_accuracy=0.9))
+    assert finished_run.read(str(directory)).best_epoch() == (
+        "best epoch 2 of 3 (lowest validation loss): validation accuracy 0.7500, loss "
+        "0.0500"
+    )
+
+
 @pytest.mark.parametrize("value", ['"much"', "null", "[]"])
 def test_a_damaged_validation_curve_is_an_error(directory, value):
     line = f'{{"epoch": 1, "validation_accuracy": {value}}}'
