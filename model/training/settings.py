@@ -79,7 +79,7 @@ class Config:
     )
     arch: str = _weights("", weight_settings.ARCH, value="NAME")
     skip: str = _weights(
-        "", "Layers that are not restored from the weights: fc6,fc7.", value="LAYERS"
+        "", "Layers not to restore from the weights, such as fc6,fc7.", value="LAYERS"
     )
     overrides: preprocessing_overrides.Overrides = preprocessing_overrides.AS_WEIGHTS
     features: str = _head(
