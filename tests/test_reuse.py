@@ -141,7 +141,7 @@ def test_a_runs_weights_start_another_run(quick, tmp_path, name):
     )
     train_run.train(first)
     path = tmp_path / "out" / name
-    shapes = exporting.export(
+    shapes = exporting.export_weights(
         export_settings.Config(run_dir=first.run_dir, weights=str(path))
     )
     assert shapes["logits/kernel"] == (7, 3)
@@ -187,7 +187,7 @@ def test_a_run_on_a_rebuilt_model_starts_another_run(quick, tmp_path, name):
     train_run.train(first)
     path = run_folder.Path(first.run_dir) / name
     if name != "model.keras":
-        exporting.export(
+        exporting.export_weights(
             export_settings.Config(run_dir=first.run_dir, weights=str(path))
         )
     second = dataclasses.replace(first, ckpt=str(path), run_dir=str(tmp_path / "b"))

@@ -23,7 +23,7 @@ def main(typed: dict[str, Any]) -> None:
     if config.format:
         command_line.say(exporting.as_text(exporting.export_classifier(config)))
         return
-    for name, shape in exporting.export(config).items():
+    for name, shape in exporting.export_weights(config).items():
         command_line.say(f"{name}  {list(shape)}")
     command_line.say(f"written: {config.weights}")
 

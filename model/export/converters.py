@@ -12,25 +12,16 @@ from model.export.exportable import Exportable
 from pipeline.system import standard_error
 from pipeline.system.errors import DataError
 
-_EXTRA = "export"  # in pyproject.toml
 _MAX_MESSAGE = 200  # characters of a converter's own message
 
 
 def require_packages(flag: str, *modules: str) -> None:
-    """Check that the packages of a format are installed.
-
-    Args:
-        flag: flag that chooses the format, such as "--format=onnx".
-        modules: names of the packages for `import`.
-
-    Raises:
-        DataError: a package is missing. The error says how to install it.
-    """
+    """Raise DataError if one of the packages that a flag needs is not installed."""
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         raise DataError(
             f"{flag}: the Python packages {', '.join(missing)} are not installed. "
-            f"Install them with: python -m pip install '.[{_EXTRA}]'"
+            f"Install them with: python -m pip install '.[export]'"
         )
 
 
@@ -50,11 +41,8 @@ def name_failing_layer(
 ) -> DataError:
     """Convert each layer alone until one fails, and return an error that names it.
 
-    Args:
-        flag: flag that chooses the format, such as "--format=onnx".
-        failure: exception of the conversion of the whole classifier.
-        classifier: classifier that could not be converted.
-        convert: function that converts a keras.Model of one layer or raises.
+    `failure` is the exception of the whole classifier, and `convert` is called with a
+    keras.Model of one layer.
     """
     for layer in classifier.model.layers:
         if isinstance(layer, keras.layers.InputLayer):

@@ -19,10 +19,7 @@ class Exportable:
     Attributes:
         model: keras.Model of built-in layers: float32 [n, size_px, size_px, 3], RGB,
             0..255 -> float32 [n, num_classes], where each row sums to 1.
-        spec: input of the model.
-        resize_min: longest short side of a photo, in pixels, that conversion keeps;
-            0: any.
-        class_names: class names in label order.
+        resize_min: longest short side that conversion keeps, in pixels; 0: any.
         metadata: texts for formats that have room for them, by name.
     """
 
@@ -44,30 +41,24 @@ class Exportable:
 
 
 def load_run(run: finished_run.FinishedRun) -> Exportable:
-    """Build the classifier from a run's weights and temperature.
-
-    Raises:
-        run_folder.RunError: a file of the run is damaged.
-    """
+    """Build the classifier from a run's weights and temperature."""
     logits = run.load_model()
     scaled = keras.layers.Rescaling(
         1 / run.temperature, name="temperature", dtype="float32"
     )(logits.output)
     output = keras.layers.Softmax(name=PROBABILITIES, dtype="float32")(scaled)
-    spec = run.spec
-    metadata = {
-        "class_names": json.dumps(run.class_names),  # ASCII for any names
-        "graft_run": run.directory.name,
-        "network": str(run.config["network"]),
-        "input": _describe_input(spec),
-        "temperature": repr(run.temperature),
-    }
     return Exportable(
         model=keras.Model(logits.input, output, name="classifier"),
-        spec=spec,
+        spec=run.spec,
         resize_min=run.resize_min,
         class_names=run.class_names,
-        metadata=metadata,
+        metadata={
+            "class_names": json.dumps(run.class_names),  # ASCII for any names
+            "graft_run": run.directory.name,
+            "network": str(run.config["network"]),
+            "input": _describe_input(run.spec),
+            "temperature": repr(run.temperature),
+        },
     )
 
 

@@ -1,23 +1,75 @@
 """Export the weights of a run, or its whole classifier with proof that it agrees."""
 
+import contextlib
+import dataclasses
+import itertools
+import statistics
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from model.evaluation import run_evaluation
-from model.export import job
+from model.export import converters, exportable, heldout_photos, replay, verify_file
 from model.export.export_settings import Config
+from model.export.formats import litert, onnx_file, saved_model
+from model.loop import training_loop
 from model.networks import registry
-from model.runs import finished_run
+from model.runs import finished_run, run_folder
 from model.weights import model_variables, weight_file
-from pipeline.system import command_line, file_system
+from pipeline.system import command_line, file_system, tables
+from pipeline.system.errors import DataError
+
+# The largest difference allowed between two probabilities. Another library adds in
+# another order. Where it also resizes (ONNX), a pixel halfway between two levels may be
+# rounded to the other one. A float16 weight has 11 bits. The probabilities of int8
+# differ by design, so its cost is measured as accuracy.
+_EXACT = 1e-4
+TOLERANCE = {"saved_model": _EXACT, "onnx": 1e-3, "litert": _EXACT, "keras": _EXACT}
+QUANTIZED = {"float16": 1e-2, "int8": 1.0}
+PACKAGES = {"onnx": ("onnx", "onnxruntime", "tf2onnx"), "litert": ("ai_edge_litert",)}
+_FOLDER = "exported"  # in the run's folder
+# Format -> default name; {} is filled with the kind of quantization.
+_NAMES = {
+    "saved_model": "saved_model",
+    "onnx": "model.onnx",
+    "litert": "model{}.tflite",
+    "keras": "model.keras",
+}
 
 
-def export(config: Config) -> dict[str, tuple[int, ...]]:
-    """Write the weights of a run; return {"layer/variable": shape} of the file.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuantizationCost:
+    """Accuracies, 0..1, of a run and of its quantized file on the test split."""
 
-    Raises:
-        DataError: the run is not as expected.
-        errors.UnknownFormat: no weight format has this file ending.
+    num_photos: int
+    run_accuracy: float
+    file_accuracy: float
+    allowed_loss: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Exported:
+    """An exported file that agrees with its run.
+
+    Attributes:
+        path: path of the file or folder.
+        models: facts of the run's own model, then of the exported one.
+        num_photos: number of photos that the run and the file both classified.
+        tolerance: largest difference allowed between two probabilities.
+        cost: cost of quantization; None without quantization.
     """
+
+    path: Path
+    models: tuple[verify_file.ModelFacts, ...]
+    num_photos: int
+    tolerance: float
+    cost: QuantizationCost | None = None
+
+
+def export_weights(config: Config) -> dict[str, tuple[int, ...]]:
+    """Write the weights of a run; return {"layer/variable": shape} of the file."""
     path = Path(config.weights)
     weight_file.check_ending(path)
     run = finished_run.read(config.run_dir)
@@ -41,37 +93,179 @@ def export(config: Config) -> dict[str, tuple[int, ...]]:
     return {name: array.shape for name, array in arrays.items()}
 
 
-def export_classifier(config: Config) -> job.Exported:
-    """Write the whole classifier, if the file agrees with the run.
+def export_classifier(config: Config) -> Exported:
+    """Write a run's classifier in a format, if the file agrees with the run.
 
     Raises:
-        DataError: the run cannot be exported in this format, or the file does not
-            agree with it.
+        DataError: the classifier cannot be exported, or the file does not agree. No
+            file is left under the name then.
     """
-    return job.export(
-        finished_run.read(config.run_dir),
-        config.format,
-        data=config.data,
-        out=config.out,
-        quantize=config.quantize,
-        max_accuracy_loss=config.max_accuracy_loss,
+    packages = PACKAGES.get(config.format, ())
+    converters.require_packages(f"--format={config.format}", *packages)
+    run = finished_run.read(config.run_dir)
+    path = choose_path(run.directory, config)
+    source = exportable.load_run(run)
+    heldout = heldout_photos.load(run, config.data)
+    tolerance = QUANTIZED.get(config.quantize, TOLERANCE[config.format])
+    command_line.log(run_evaluation.describe(run))  # evaluated by load
+    path.parent.mkdir(parents=True, exist_ok=True)
+    models = [_measure_run(run, source)]
+    cost = None
+    with _written(config, source, heldout, path) as target:
+        if config.quantize != "none":
+            models += _compare_in_float32(source, heldout, path.name)
+        models += verify_file.compare(target, heldout, source.spec, tolerance)
+        if config.quantize != "none":
+            cost = _measure_cost(target, heldout, source, config.max_accuracy_loss)
+    return Exported(
+        path=path,
+        models=tuple(models),
+        num_photos=min(len(heldout.rows), verify_file.NUM_PHOTOS),
+        tolerance=tolerance,
+        cost=cost,
     )
 
 
-def as_text(exported: job.Exported) -> str:
+def choose_path(run_dir: Path, config: Config) -> Path:
+    """Return --out or the default in the run's folder, if it may be replaced."""
+    kind = "" if config.quantize == "none" else f"-{config.quantize}"
+    default = run_dir / _FOLDER / _NAMES[config.format].format(kind)
+    path = Path(config.out) if config.out else default
+    if config.format == "saved_model":
+        is_free = not path.exists() or (path.is_dir() and not any(path.iterdir()))
+        if not is_free and not (path / "saved_model.pb").is_file():
+            raise DataError(
+                f"--out={path}: exists and is not a SavedModel. Choose a new folder."
+            )
+    elif config.format == "keras" and path.suffix != ".keras":
+        raise DataError(f"--out={path}: expected a name that ends in .keras.")
+    elif path.is_dir():
+        raise DataError(f"--out={path}: is a folder. Expected the name of a file.")
+    return path
+
+
+@contextlib.contextmanager
+def _written(
+    config: Config,
+    source: exportable.Exportable,
+    heldout: heldout_photos.HeldoutPhotos,
+    path: Path,
+) -> Iterator[verify_file.Target]:
+    """Write under a temporary name, which replaces `path` at the end; yield it."""
+    with contextlib.ExitStack() as stack:
+        labels = None
+        if config.format == "saved_model":
+            partial = stack.enter_context(file_system.replacing_folder(path))
+            saved_model.write(source, partial)
+        else:
+            suffix = f".partial{path.suffix}"
+            partial = stack.enter_context(file_system.replacing(path, suffix))
+        if config.format == "keras":
+            labels = stack.enter_context(
+                replacing_labels(path.with_name("labels.txt"), source.labels)
+            )
+            source.model.save(partial)
+        elif config.format == "onnx":
+            onnx_file.write(source, partial)
+        elif config.format == "litert":
+            samples: list[np.ndarray] = []
+            if config.quantize == "int8":
+                records = heldout.records
+                samples = heldout_photos.calibration_views(records, source.spec)
+            litert.write(source, partial, config.quantize, samples)
+        yield verify_file.Target(
+            kind=config.format,
+            path=partial,
+            name=path.name,
+            class_names=source.class_names,
+            labels=labels,
+        )
+
+
+@contextlib.contextmanager
+def replacing_labels(path: Path, content: bytes) -> Iterator[Path]:
+    """Write class names under a temporary name, which replaces `path` at the end."""
+    if path.exists() and path.read_bytes() != content:
+        raise DataError(
+            f"{path}: has other class names than the run. Choose another --out, or "
+            "remove the file."
+        )
+    with file_system.replacing(path) as partial:
+        partial.write_bytes(content)
+        yield partial
+
+
+def _compare_in_float32(
+    source: exportable.Exportable, heldout: heldout_photos.HeldoutPhotos, name: str
+) -> list[verify_file.ModelFacts]:
+    """Write and compare the same LiteRT file without quantization."""
+    with tempfile.TemporaryDirectory() as scratch:
+        target = verify_file.Target(
+            kind="litert",
+            path=Path(scratch) / "float32.tflite",
+            name=f"{name} in float32",
+            class_names=source.class_names,
+        )
+        litert.write(source, target.path)
+        return verify_file.compare(target, heldout, source.spec, _EXACT)
+
+
+def _measure_cost(
+    target: verify_file.Target,
+    heldout: heldout_photos.HeldoutPhotos,
+    source: exportable.Exportable,
+    allowed_loss: float,
+) -> QuantizationCost:
+    cost = QuantizationCost(
+        num_photos=len(heldout.rows),
+        run_accuracy=heldout.accuracy(heldout.probabilities),
+        file_accuracy=verify_file.accuracy(target, heldout, source.spec),
+        allowed_loss=allowed_loss,
+    )
+    if cost.run_accuracy - cost.file_accuracy > allowed_loss:
+        raise DataError(
+            f"{target.name}: accuracy is {cost.file_accuracy:.4f} on {cost.num_photos} "
+            f"test photos, and {cost.run_accuracy:.4f} without quantization. Expected "
+            f"a loss of at most --max_accuracy_loss={allowed_loss:g}. Nothing was "
+            "written."
+        )
+    return cost
+
+
+def _measure_run(
+    run: finished_run.FinishedRun, source: exportable.Exportable
+) -> verify_file.ModelFacts:
+    """Measure the run's own model in this process."""
+    step = training_loop.make_predict_step(source.model)
+    size_px = source.spec.size_px
+    view = np.full((1, size_px, size_px, 3), 128, np.float32)
+    calls = itertools.repeat(lambda: step(view).numpy())
+    return verify_file.ModelFacts(
+        name=f"{run_folder.MODEL_NAME} of the run",
+        takes="views",
+        size_bytes=(run.directory / run_folder.MODEL_NAME).stat().st_size,
+        latency_s=statistics.median(replay.time_calls(calls, verify_file.NUM_TIMED)),
+    )
+
+
+def as_text(exported: Exported) -> str:
     """Format sizes, latencies and differences as a table, then what was compared."""
-    width = max(len(facts.name) for facts in exported.models)
-    lines = [
-        f"{'model':{width}}  takes        MB  ms a photo  difference",
-        *(
-            f"{facts.name:{width}}  {facts.takes:6}  {facts.size_bytes / 1e6:7.1f}  "
-            f"{facts.latency_s * 1000:10.1f}  {_difference(facts):>10}"
+    lines = tables.table(
+        ("model", "takes", "MB", "ms a photo", "difference"),
+        (
+            (
+                facts.name,
+                facts.takes,
+                f"{facts.size_bytes / 1e6:.1f}",
+                f"{facts.latency_s * 1000:.1f}",
+                None if facts.difference is None else f"{facts.difference:.1e}",
+            )
             for facts in exported.models
         ),
-        "",
-    ]
-    cost = exported.cost
-    if cost is None or exported.tolerance < 1:
+        left=2,
+    )
+    lines.append("")
+    if exported.tolerance < 1:
         lines.append(
             "difference: the largest between a probability of the file, in a process "
             f"without Graft, and the run's, on {exported.num_photos} held-out photos; "
@@ -82,7 +276,7 @@ def as_text(exported: job.Exported) -> str:
             "difference: not limited, because int8 changes probabilities; its accuracy "
             "is limited instead"
         )
-    if cost is not None:
+    if cost := exported.cost:
         lines.append(
             f"accuracy on {cost.num_photos} test photos: {cost.file_accuracy:.4f} "
             f"(run: {cost.run_accuracy:.4f}, change "
@@ -90,7 +284,3 @@ def as_text(exported: job.Exported) -> str:
             f"{cost.allowed_loss:g} is allowed"
         )
     return "\n".join([*lines, f"written: {exported.path}"])
-
-
-def _difference(facts: job.ModelFacts) -> str:
-    return "-" if facts.difference is None else f"{facts.difference:.1e}"

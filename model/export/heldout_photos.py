@@ -10,7 +10,7 @@ from model.loop import metrics
 from model.runs import finished_run, run_records
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.batches.input_spec import InputSpec
-from pipeline.records import manifest, stored_photo
+from pipeline.records import manifest
 from pipeline.records.manifest_row import Row
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
@@ -25,8 +25,6 @@ class HeldoutPhotos:
     """The test photos of a run, with the probabilities that evaluate.py stored.
 
     Attributes:
-        records: records of the photos.
-        rows: rows of the test split.
         labels: int64 [num_photos], 0-based.
         probabilities: float64 [num_photos, num_classes], calibrated.
     """
@@ -36,28 +34,9 @@ class HeldoutPhotos:
     labels: np.ndarray
     probabilities: np.ndarray
 
-    @property
-    def accuracy(self) -> float:
-        """Return the accuracy of the run, 0..1."""
-        return accuracy(self.probabilities, self.labels)
-
-    def sample(self, count: int) -> np.ndarray:
-        """Return indices of at most `count` photos, evenly spaced: int64."""
-        return evenly_spaced(len(self.rows), count)
-
-    def encoded(self, indices: np.ndarray) -> list[bytes]:
-        """Read photos as the records hold them, JPEG or PNG files.
-
-        Raises:
-            DataError: a record is damaged.
-        """
-        photos = stored_photo.StoredPhotos(self.records.directory)
-        return [photos.image(self.rows[n]) for n in indices]
-
-
-def accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Return the share of photos whose most probable class is right, 0..1."""
-    return float((probabilities.argmax(axis=1) == labels).mean())
+    def accuracy(self, probabilities: np.ndarray) -> float:
+        """Return the share of photos whose most probable class is right, 0..1."""
+        return float((probabilities.argmax(axis=1) == self.labels).mean())
 
 
 def evenly_spaced(total: int, count: int) -> np.ndarray:
@@ -68,12 +47,7 @@ def evenly_spaced(total: int, count: int) -> np.ndarray:
 def load(run: finished_run.FinishedRun, data: str = "") -> HeldoutPhotos:
     """Load the test photos; evaluate the run on them first if that was not done.
 
-    Args:
-        run: run to load the photos of.
-        data: folder of the run's records, if they were moved; "" otherwise.
-
-    Raises:
-        DataError: the records are missing or changed, or have no test split.
+    `data` is the folder of the run's records if they were moved.
     """
     records = run_records.read(run, data)
     manifest.check_files(records)
@@ -104,17 +78,7 @@ def load(run: finished_run.FinishedRun, data: str = "") -> HeldoutPhotos:
 def fill_views(
     records: manifest.Manifest, rows: Sequence[Row], spec: InputSpec, views: np.ndarray
 ) -> None:
-    """Fill an array with photos as a network sees them.
-
-    Args:
-        records: records of the photos.
-        rows: rows of the photos.
-        spec: input of the network.
-        views: uint8 [num_rows, size_px, size_px, 3], RGB, to be filled.
-
-    Raises:
-        DataError: a record is damaged.
-    """
+    """Fill uint8 [num_rows, size_px, size_px, 3] with photos as a network sees them."""
     photos = image_batches.Images(records, rows, spec, batch_size=_BATCH_SIZE)
     central = crop_and_resize.central_views(photos.sizes, spec)
     for batch in photos.run(np.arange(len(rows)), central):
@@ -122,11 +86,7 @@ def fill_views(
 
 
 def calibration_views(records: manifest.Manifest, spec: InputSpec) -> list[np.ndarray]:
-    """Read training photos as a network sees them: uint8 [size_px, size_px, 3] each.
-
-    Raises:
-        DataError: a record is damaged.
-    """
+    """Read training photos as a network sees them: uint8 [size_px, size_px, 3] each."""
     train_rows = records.included("train")
     indices = evenly_spaced(len(train_rows), _CALIBRATION_PHOTOS)
     views = np.zeros((len(indices), spec.size_px, spec.size_px, 3), np.uint8)

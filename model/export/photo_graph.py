@@ -1,14 +1,15 @@
 """Compute what a network sees of photos, in TensorFlow operations alone.
 
 The graphs run without Python. They do what conversion (pipeline.images.record_image)
-and pipeline.batches.crop_and_resize do. Where conversion encodes a photo again, the
-graph does too. EXIF orientation is read by walking the segments of a JPEG to
-the first that holds EXIF, and searching the first image directory there. A JPEG whose
-EXIF is damaged or points outside the segment counts as upright.
+and pipeline.batches.crop_and_resize do, and encode a photo again where conversion does.
+EXIF orientation is read by walking the segments of a JPEG to the first that holds EXIF,
+and searching the first image directory there. A JPEG whose EXIF is damaged or points
+outside the segment counts as upright.
 
 Sources: ITU-T T.81 (JPEG), B.1.1; CIPA DC-008 (Exif 2.32), tag Orientation.
 """
 
+import functools
 from typing import Any
 
 import tensorflow as tf
@@ -28,18 +29,12 @@ _FILL, _APP1, _SCAN, _END = 0xFF, 0xE1, 0xDA, 0xD9
 def view_of_photo(
     encoded: Any, spec: InputSpec, resize_min: int = file_headers.RESIZE_MIN
 ) -> Any:
-    """Return the view of an image file.
+    """Return the view of an image file: uint8 [size_px, size_px, 3], RGB.
 
     Args:
         encoded: string scalar, a JPEG or PNG file of any size; a JPEG may be turned.
         spec: input of the network.
         resize_min: longest short side that conversion keeps, in pixels; 0: any.
-
-    Returns:
-        uint8 [size_px, size_px, 3], RGB, 0..255.
-
-    Raises:
-        tf.errors.InvalidArgumentError: the graph runs on another kind of file.
     """
     is_jpeg = tf.strings.substr(encoded, 0, 2) == _JPEG_MAGIC
     pixels = tf.cond(
@@ -55,15 +50,12 @@ def view_of_photo(
 def view_of_images(
     images: Any, spec: InputSpec, resize_min: int = file_headers.RESIZE_MIN
 ) -> Any:
-    """Return the views of a batch of upright images of one size.
+    """Return the views of upright images: uint8 [batch, size_px, size_px, 3], RGB.
 
     Args:
         images: uint8 or float32 [batch, height, width, 3], RGB, 0..255.
         spec: input of the network.
         resize_min: longest short side that conversion keeps, in pixels; 0: any.
-
-    Returns:
-        uint8 [batch, size_px, size_px, 3], RGB, 0..255.
     """
     pixels = _window(_shrink(images, resize_min), spec)
     square = spec.resize == "crop"
@@ -105,13 +97,8 @@ def _interpolated(images: Any, axis: int, size_px: int) -> Any:
 def _central(height: Any, width: Any, spec: InputSpec) -> Any:
     """Return the window of crop_and_resize.central_views: int32 [4]."""
     sizes = tf.stack([height, width])
-    whole = (
-        sizes
-        if spec.resize == "squash"
-        else tf.reduce_min(sizes) + tf.zeros_like(sizes)
-    )
-    share = spec.size_px / spec.short_side_px
-    exact = tf.cast(whole, tf.float64) * share
+    whole = sizes if spec.resize == "squash" else tf.fill([2], tf.reduce_min(sizes))
+    exact = tf.cast(whole, tf.float64) * (spec.size_px / spec.short_side_px)
     sides = tf.maximum(1, tf.cast(tf.round(exact), tf.int32))
     return tf.concat([(sizes - sides) // 2, sides], axis=0)
 
@@ -133,9 +120,12 @@ def _jpeg_window(encoded: Any, spec: InputSpec, resize_min: int) -> Any:
     def encode_again() -> Any:
         # Decoding can halve a JPEG at no cost; record_image does the same.
         halves = tf.add_n(
-            [tf.cast(short_side // n >= limit, tf.int32) for n in (2, 4, 8)]
+            [tf.cast(short_side // n >= limit, "int32") for n in (2, 4, 8)]
         )
-        branches = [_jpeg_decoder(encoded, ratio) for ratio in (1, 2, 4, 8)]
+        decode = functools.partial(
+            tf.io.decode_jpeg, encoded, channels=3, dct_method="INTEGER_ACCURATE"
+        )
+        branches = [functools.partial(decode, ratio=ratio) for ratio in (1, 2, 4, 8)]
         pixels = _turn(tf.switch_case(halves, branches), turned)
         pixels = tf.cast(_shrink(pixels[None], resize_min)[0], tf.uint8)
         pixels.set_shape([None, None, 3])
@@ -146,12 +136,6 @@ def _jpeg_window(encoded: Any, spec: InputSpec, resize_min: int) -> Any:
     stored_shape = tf.io.extract_jpeg_shape(stored)
     window = _central(stored_shape[0], stored_shape[1], spec)
     return crop_and_resize.decode_window(stored, False, window)
-
-
-def _jpeg_decoder(encoded: Any, ratio: int) -> Any:
-    return lambda: tf.io.decode_jpeg(
-        encoded, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE"
-    )
 
 
 def _turn(pixels: Any, turned: Any) -> Any:
@@ -188,36 +172,26 @@ def _shrink(images: Any, resize_min: int) -> Any:
 
 def _decode_png(encoded: Any) -> Any:
     """Decode a PNG of any kind over white: uint8 [height, width, 3]."""
-    is_deep = (
-        tf.strings.substr(encoded + b"\0" * (_DEPTH_AT + 1), _DEPTH_AT, 1) == b"\x10"
+    padded = encoded + b"\0" * (_DEPTH_AT + 1)
+    is_deep = tf.strings.substr(padded, _DEPTH_AT, 1) == b"\x10"
+
+    def decode(dtype: Any) -> Any:
+        return tf.cast(tf.io.decode_png(encoded, channels=4, dtype=dtype), tf.int32)
+
+    pixels = tf.cond(
+        is_deep,
+        lambda: (decode(tf.uint16) * 255 + 32_767) // 65_535,
+        lambda: decode(tf.uint8),
     )
-
-    def deep() -> Any:
-        pixels = tf.io.decode_png(encoded, channels=4, dtype=tf.uint16)
-        return (tf.cast(pixels, tf.int32) * 255 + 32_767) // 65_535
-
-    def usual() -> Any:
-        return tf.cast(tf.io.decode_png(encoded, channels=4), tf.int32)
-
-    pixels = tf.cond(is_deep, deep, usual)
     alpha = pixels[..., 3:]
     over_white = pixels[..., :3] * alpha + 255 * (255 - alpha)
     return tf.cast((over_white + 127) // 255, tf.uint8)
 
 
 def orientation(encoded: Any) -> Any:
-    """Read the EXIF orientation of a JPEG.
-
-    Args:
-        encoded: string scalar, a JPEG file.
-
-    Returns:
-        int32 scalar, 1 to 8; 1 is upright or not stated.
-    """
+    """Read the EXIF orientation of a JPEG: int32, 1 to 8; 1 if it is not stated."""
     # One zero at the end stands for all positions beyond the file.
-    octets = tf.concat(
-        [tf.io.decode_raw(encoded, tf.uint8), [tf.zeros([], "uint8")]], 0
-    )
+    octets = tf.io.decode_raw(encoded + b"\0", tf.uint8)
     start, end = _exif_segment(octets)
     return tf.cond(
         end > start, lambda: _read_directory(octets, start, end), lambda: tf.constant(1)

@@ -53,7 +53,8 @@ def _saved_model(request: Request, signature: str) -> tuple[Classify, list[str]]
         else:
             outputs = function(image=tf.constant(np.stack(photos), tf.float32))
         if not names:
-            names.extend(_decoded(name) for name in outputs["classes"].numpy()[0])
+            classes = outputs["classes"].numpy()[0]
+            names.extend(name.decode(errors="surrogateescape") for name in classes)
         return outputs["probabilities"].numpy()
 
     return classify, names
@@ -76,9 +77,8 @@ def _onnx(request: Request, _: str) -> tuple[Classify, list[str]]:
 def _litert(request: Request, _: str) -> tuple[Classify, list[str]]:
     from ai_edge_litert import interpreter
 
-    loaded = interpreter.Interpreter(
-        request["model"], num_threads=len(os.sched_getaffinity(0))
-    )
+    num_threads = len(os.sched_getaffinity(0))
+    loaded = interpreter.Interpreter(request["model"], num_threads=num_threads)
     runner = loaded.get_signature_runner("serving_default")
 
     def classify(photos: list[Any]) -> Any:
@@ -109,12 +109,8 @@ _KINDS = {
 }
 
 
-def _decoded(name: bytes) -> str:
-    return name.decode(errors="surrogateescape")
-
-
 def _lines(content: bytes) -> list[str]:
-    return [_decoded(line) for line in content.split(b"\n")[:-1]]
+    return content.decode(errors="surrogateescape").split("\n")[:-1]
 
 
 def _inputs(names: list[str]) -> Iterator[Any]:
@@ -126,11 +122,9 @@ def _inputs(names: list[str]) -> Iterator[Any]:
 
 
 def time_calls(calls: Iterator[Callable[[], object]], count: int) -> list[float]:
-    """Time calls after a few untimed ones; return seconds of each.
+    """Time `count` calls after a few untimed ones, or fewer if they are slow.
 
-    Args:
-        calls: functions to call.
-        count: number of calls to time; fewer are timed if they are slow.
+    Returns the seconds of each.
     """
     seconds: list[float] = []
     begin = time.perf_counter()

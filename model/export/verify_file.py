@@ -7,14 +7,16 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from model.export import heldout_photos, replay
+from model.export.formats import saved_model
 from pipeline.batches.input_spec import InputSpec
 from pipeline.images import opencv
+from pipeline.records import stored_photo
 from pipeline.system.errors import DataError
 
 NUM_PHOTOS = 32
@@ -27,25 +29,53 @@ _ENVIRONMENT = {
     "NVIDIA_TF32_OVERRIDE": "0",
 }
 _SCRIPT = Path(replay.__file__).absolute()
+# Format -> signature, "" for the only one -> kind of input: photo files, images of any
+# size, or views, which are images as the network sees them.
+_INPUTS = {
+    "saved_model": {saved_model.PHOTOS: "files", saved_model.IMAGES: "images"},
+    "onnx": {"": "images"},
+    "litert": {"": "views"},
+    "keras": {"": "views"},
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Target:
-    """An exported file to verify.
+    """An exported file or folder to verify.
 
     Attributes:
-        kind: format of the file, one of those of replay.
-        path: file or folder.
+        kind: format of the file.
+        path: path of the file, which may be temporary.
+        name: name of the file in tables and messages.
         class_names: class names that the file should have.
-        signatures: signatures to call; ("",) for a file with only one.
         labels: file of class names beside a .keras file; None for other formats.
     """
 
     kind: str
     path: Path
+    name: str
     class_names: tuple[str, ...]
-    signatures: tuple[str, ...] = ("",)
     labels: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """Size, speed and exactness of a model, one row of the printed table.
+
+    Attributes:
+        name: file name of the model, with the signature if it has several.
+        takes: kind of input: "files", "images" or "views".
+        size_bytes: size of the file, or of all files of a folder.
+        latency_s: median duration of a call with one photo, in seconds.
+        difference: largest difference from a probability of the run; None where the
+            two were not compared.
+    """
+
+    name: str
+    takes: str
+    size_bytes: int
+    latency_s: float
+    difference: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,162 +95,135 @@ class FilePredictions:
     latency_s: float
 
     def difference(self, expected: np.ndarray) -> float:
-        """Return the largest difference from expected probabilities; infinite for NaN.
-
-        Args:
-            expected: float64 [num_photos, num_classes], probabilities of the run.
-        """
-        differences = (
-            self.probabilities - expected,
-            self.batch_probabilities - expected[self.batch_indices],
-        )
-        largest = [float(np.abs(array).max()) for array in differences]
+        """Return the largest difference from probabilities; infinite for NaN."""
+        alone = self.probabilities - expected
+        batch = self.batch_probabilities - expected[self.batch_indices]
+        largest = [float(np.abs(array).max()) for array in (alone, batch)]
         return math.inf if any(map(math.isnan, largest)) else max(largest)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Agreement:
-    """How far an exported file and its run differ.
-
-    Attributes:
-        signature: signature that was called; "" for a file with only one.
-        num_photos: number of photos that both classified.
-        difference: largest difference between two probabilities, 0..1.
-        latency_s: median duration of a call with one photo, in seconds.
-    """
-
-    signature: str
-    num_photos: int
-    difference: float
-    latency_s: float
-
-
 def compare(
-    target: Target, heldout: heldout_photos.HeldoutPhotos, spec: InputSpec
-) -> list[Agreement]:
-    """Compare a file's probabilities with those of its run, for each signature.
-
-    Each format gets its own input: SavedModel's `serving_default` takes photo files,
-    its other signature and ONNX take pixels of any size, and the others take photos as
-    the network sees them.
+    target: Target,
+    heldout: heldout_photos.HeldoutPhotos,
+    spec: InputSpec,
+    tolerance: float,
+) -> list[ModelFacts]:
+    """Compare a file with its run; return the facts of each signature.
 
     Raises:
-        DataError: the file cannot be used, has other classes, or a record is damaged.
+        DataError: a probability differs by more than `tolerance`, the file cannot be
+            used or has other classes, or a record is damaged.
     """
-    indices = heldout.sample(NUM_PHOTOS)
+    indices = heldout_photos.evenly_spaced(len(heldout.rows), NUM_PHOTOS)
+    signatures = _INPUTS[target.kind]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        inputs = []
-        for signature in target.signatures:
-            if target.kind in ("litert", "keras"):
-                inputs.append([_write_views(heldout, indices, spec, folder)])
-            else:
-                as_files = signature == "serving_default"
-                photos = heldout.encoded(indices)
-                inputs.append(_write_photos(photos, folder, as_files=as_files))
+        inputs = {
+            signature: _write_inputs(kind, heldout, indices, spec, folder)
+            for signature, kind in signatures.items()
+        }
         outputs = predict(target, inputs, folder, len(indices))
-    return [
-        Agreement(
-            signature=signature,
-            num_photos=len(indices),
-            difference=predictions.difference(heldout.probabilities[indices]),
-            latency_s=predictions.latency_s,
+    models = []
+    for signature, predictions in outputs.items():
+        name = f"{target.name} {signature}".strip()
+        difference = predictions.difference(heldout.probabilities[indices])
+        if difference > tolerance:
+            raise DataError(
+                f"{name}: a probability in a fresh process differs from the run's by "
+                f"{difference:.2g} on {len(indices)} held-out photos, alone or in a "
+                f"batch. Expected at most {tolerance:.2g}. Nothing was written. Export "
+                "to another format."
+            )
+        files = target.path.rglob("*") if target.path.is_dir() else [target.path]
+        models.append(
+            ModelFacts(
+                name=name,
+                takes=signatures[signature],
+                size_bytes=sum(file.stat().st_size for file in files if file.is_file()),
+                latency_s=predictions.latency_s,
+                difference=difference,
+            )
         )
-        for signature, predictions in zip(target.signatures, outputs, strict=True)
-    ]
+    return models
 
 
 def accuracy(
     target: Target, heldout: heldout_photos.HeldoutPhotos, spec: InputSpec
 ) -> float:
-    """Return the accuracy of a file that takes views, on all test photos, 0..1.
-
-    Raises:
-        DataError: the file cannot be used, has other classes, or a record is damaged.
-    """
+    """Return the accuracy of a file that takes views, on all test photos, 0..1."""
+    indices = np.arange(len(heldout.rows))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        indices = np.arange(len(heldout.rows))
-        inputs = [_write_views(heldout, indices, spec, folder)]
-        (predictions,) = predict(target, [inputs], folder, len(indices))
-    return heldout_photos.accuracy(predictions.probabilities, heldout.labels)
+        inputs = {"": _write_inputs("views", heldout, indices, spec, folder)}
+        predictions = predict(target, inputs, folder, len(indices))[""]
+    return heldout.accuracy(predictions.probabilities)
 
 
-def _write_photos(
-    photos: Sequence[bytes], folder: Path, *, as_files: bool
-) -> list[Path]:
-    paths = []
-    for number, encoded in enumerate(photos):
-        path = folder / f"{number:05d}{'' if as_files else '.npy'}"
-        if as_files:
-            path.write_bytes(encoded)
-        else:
-            np.save(path, opencv.decode_rgb(encoded)[None])
-        paths.append(path)
-    return paths
-
-
-def _write_views(
+def _write_inputs(
+    kind: str,
     heldout: heldout_photos.HeldoutPhotos,
     indices: np.ndarray,
     spec: InputSpec,
     folder: Path,
-) -> Path:
-    path = folder / "views.npy"
-    shape = (len(indices), spec.size_px, spec.size_px, 3)
-    views = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+) -> list[Path]:
+    """Write photos as files, images or views, for replay to read."""
     rows = [heldout.rows[n] for n in indices]
-    heldout_photos.fill_views(heldout.records, rows, spec, views)
-    views.flush()
-    return path
+    if kind == "views":
+        path = folder / "views.npy"
+        shape = (len(rows), spec.size_px, spec.size_px, 3)
+        views = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+        heldout_photos.fill_views(heldout.records, rows, spec, views)
+        views.flush()
+        return [path]
+    stored = stored_photo.StoredPhotos(heldout.records.directory)
+    suffix = "" if kind == "files" else ".npy"
+    paths = [folder / f"{number:05d}{suffix}" for number in range(len(rows))]
+    for path, row in zip(paths, rows, strict=True):
+        if kind == "files":
+            path.write_bytes(stored.image(row))
+        else:
+            np.save(path, opencv.decode_rgb(stored.image(row))[None])
+    return paths
 
 
 def predict(
     target: Target,
-    inputs: Sequence[Sequence[Path]],
+    inputs: Mapping[str, Sequence[Path]],
     folder: Path,
     num_photos: int,
     *,
     script: Path = _SCRIPT,
     start_s: float = 600.0,
     photo_s: float = 10.0,
-) -> list[FilePredictions]:
+) -> dict[str, FilePredictions]:
     """Classify photos with a file in a fresh process that does not import Graft.
 
-    Args:
-        target: file to use.
-        inputs: files of photos for each signature, as replay takes them.
-        folder: folder for temporary files.
-        num_photos: number of photos of each signature.
-        script: program to run.
-        start_s: time limit for imports and timed calls, in seconds.
-        photo_s: time limit for each photo, in seconds.
+    The inputs are files of photos for each signature, as replay takes them. Imports and
+    timed calls may take `start_s`, and each photo of each signature `photo_s`.
 
     Raises:
         DataError: the file cannot be used there, takes too long, or has other classes.
     """
-    calls = [
-        {
-            "signature": signature,
-            "inputs": [str(path) for path in paths],
-            "outputs": str(folder / f"outputs{number}.npz"),
-        }
-        for number, (signature, paths) in enumerate(
-            zip(target.signatures, inputs, strict=True)
-        )
-    ]
+    outputs = {signature: folder / f"outputs{signature}.npz" for signature in inputs}
     request = {
         "kind": target.kind,
         "model": str(target.path.absolute()),
         "labels": str(target.labels.absolute()) if target.labels else "",
-        "calls": calls,
+        "calls": [
+            {
+                "signature": signature,
+                "inputs": list(map(str, paths)),
+                "outputs": str(outputs[signature]),
+            }
+            for signature, paths in inputs.items()
+        ],
         "timed": NUM_TIMED,
     }
     request_path = folder / "request.json"
     request_path.write_text(json.dumps(request), encoding="utf-8")
-    limit_s = start_s + photo_s * num_photos * len(calls)
-    _run(script, request_path, target.path.name, limit_s)
-    return [_read(target, Path(str(call["outputs"]))) for call in calls]
+    limit_s = start_s + photo_s * num_photos * len(inputs)
+    _run(script, request_path, target.name, limit_s)
+    return {signature: _read(target, path) for signature, path in outputs.items()}
 
 
 def _run(script: Path, request_path: Path, name: str, limit_s: float) -> None:
@@ -258,20 +261,16 @@ def _read(target: Target, path: Path) -> FilePredictions:
         )
     if names != target.class_names:
         raise DataError(
-            f"{target.path.name}: has the classes {', '.join(names)[:_MAX_MESSAGE]}. "
+            f"{target.name}: has the classes {', '.join(names)[:_MAX_MESSAGE]}. "
             f"Expected {', '.join(target.class_names)[:_MAX_MESSAGE]}."
         )
-    shape = predictions.probabilities.shape
-    if len(shape) != 2 or shape[1] != len(names):
-        raise DataError(
-            f"{target.path.name}: returns {list(shape)}. Expected {len(names)} "
-            "probabilities for each photo."
-        )
-    num_batch = len(predictions.batch_indices)
-    shape = predictions.batch_probabilities.shape
-    if shape != (num_batch, len(names)):
-        raise DataError(
-            f"{target.path.name}: returns {list(shape)} for {num_batch} photos in one "
-            f"call. Expected [{num_batch}, {len(names)}]. Nothing was written."
-        )
+    for probabilities, count in (
+        (predictions.probabilities, len(predictions.probabilities)),
+        (predictions.batch_probabilities, len(predictions.batch_indices)),
+    ):
+        if probabilities.shape != (count, len(names)):
+            raise DataError(
+                f"{target.name}: returns {list(probabilities.shape)} for {count} "
+                f"photos. Expected [{count}, {len(names)}]. Nothing was written."
+            )
     return predictions

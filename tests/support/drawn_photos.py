@@ -22,6 +22,10 @@ def draw_photo(class_name, number, height=120, width=160):
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
+def encode_photo(class_name="red", number=1, extension=".jpg"):
+    return cv2.imencode(extension, draw_photo(class_name, number))[1].tobytes()
+
+
 def draw_scene(number, height=240, width=320):
     """Draw a photo with coarse and fine structure all over, as real photos have."""
     random = np.random.default_rng([77, number])

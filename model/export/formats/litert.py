@@ -10,7 +10,7 @@ archive at the end, where TensorFlow Lite's metadata tools put it.
 
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from model.export.exportable import PROBABILITIES, Exportable
 from model.networks import head
 
 FORMAT = "--format=litert"  # named in errors
-PACKAGES = ("ai_edge_litert",)
 _SIGNATURE = "serving_default"
 # The operations of standard deviations. In steps of 1/256 of a channel's range, a
 # channel that is near one value almost everywhere would be lost.
@@ -35,19 +34,12 @@ def write(
     quantize: str = "none",
     calibration: Sequence[np.ndarray] = (),
 ) -> None:
-    """Write the file.
+    """Write the file; raise DataError if LiteRT has no operation for a layer.
 
-    Args:
-        classifier: classifier to write.
-        path: name of the file.
-        quantize: "float16" stores the weights in float16. "int8" stores weights and
-            computes in whole numbers, except for the first and last steps and for the
-            standard deviations that a head may use.
-        calibration: training photos as the network sees them, uint8
-            [size_px, size_px, 3] each; their range scales the whole numbers of "int8".
-
-    Raises:
-        DataError: LiteRT has no operation for a layer. The error names the layer.
+    The quantization "float16" stores the weights in float16. "int8" stores weights and
+    computes in whole numbers, except for the first and last steps and for the standard
+    deviations that a head may use. The range of the calibration photos, as the network
+    sees them, scales these numbers.
     """
     size_px = classifier.spec.size_px
     signature = tf.TensorSpec([None, size_px, size_px, 3], tf.uint8, "image")
@@ -56,12 +48,10 @@ def write(
         views = tf.cast(image, tf.float32)
         return {PROBABILITIES: classifier.model(views, training=False)}
 
-    def samples() -> Iterator[dict[str, np.ndarray]]:
-        for pixels in calibration:
-            yield {"image": pixels[None]}
-
     try:
-        content = _convert(classify, [signature], classifier.model, quantize, samples)
+        content = _convert(
+            classify, [signature], classifier.model, quantize, calibration
+        )
     except Exception as error:  # the converter raises errors of any kind
         raise converters.name_failing_layer(
             FORMAT, error, classifier, _convert_model
@@ -76,7 +66,7 @@ def _convert(
     signature: list[Any],
     model: Any,
     quantize: str = "none",
-    samples: Callable[[], Iterator[dict[str, np.ndarray]]] | None = None,
+    calibration: Sequence[np.ndarray] = (),
 ) -> bytes:
     """Return the file of a function of tensors that computes with a model."""
     module = tf.Module()
@@ -96,7 +86,9 @@ def _convert(
         if quantize == "float16":
             converter.target_spec.supported_types = [tf.float16]
         if quantize == "int8":
-            converter.representative_dataset = samples
+            converter.representative_dataset = lambda: (
+                {"image": pixels[None]} for pixels in calibration
+            )
             if any(layer.name.startswith(head.SPREAD_PREFIX) for layer in model.layers):
                 return _convert_except_deviations(converter)
         return bytes(converter.convert())
@@ -119,7 +111,4 @@ def _convert_except_deviations(converter: Any) -> bytes:
 def _convert_model(model: Any) -> bytes:
     signature = [tf.TensorSpec(x.shape, x.dtype, x.name) for x in model.inputs]
 
-    def layer(*inputs: Any) -> dict[str, Any]:
-        return {"output": model(list(inputs), training=False)}
-
-    return _convert(layer, signature, model)
+    return _convert(lambda *x: model(list(x), training=False), signature, model)

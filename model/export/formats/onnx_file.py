@@ -16,16 +16,11 @@ from model.export import converters, photo_graph
 from model.export.exportable import PROBABILITIES, Exportable
 
 FORMAT = "--format=onnx"  # named in errors
-PACKAGES = ("onnx", "onnxruntime", "tf2onnx")
 _OPSET = 18
 
 
 def write(classifier: Exportable, path: Path) -> None:
-    """Write the file.
-
-    Raises:
-        DataError: ONNX has no operation for a layer. The error names the layer.
-    """
+    """Write the file; raise DataError if ONNX has no operation for a layer."""
     import onnx
 
     signature = tf.TensorSpec([None, None, None, 3], tf.uint8, "image")
@@ -46,10 +41,7 @@ def write(classifier: Exportable, path: Path) -> None:
 
 
 def _convert(function: Any, signature: list[Any]) -> Any:
-    """Return the ModelProto of a function of tensors.
-
-    It is checked because tf2onnx keeps operations that it does not know.
-    """
+    """Return the ModelProto of a function of tensors."""
     import onnx
     import tf2onnx
 
@@ -58,10 +50,11 @@ def _convert(function: Any, signature: list[Any]) -> Any:
         model, _ = tf2onnx.convert.from_function(
             graph, input_signature=signature, opset=_OPSET
         )
+    # tf2onnx keeps operations that it does not know.
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
 def _convert_model(model: Any) -> Any:
     signature = [tf.TensorSpec(x.shape, x.dtype, x.name) for x in model.inputs]
-    return _convert(lambda *inputs: model(list(inputs), training=False), signature)
+    return _convert(lambda *x: model(list(x), training=False), signature)

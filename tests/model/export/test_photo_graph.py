@@ -1,3 +1,5 @@
+import contextlib
+
 import cv2
 import numpy as np
 import pytest
@@ -22,16 +24,14 @@ _graphs = {
     )
     for name, spec in SPECS.items()
 }
-
-
 _network_inputs = {
     name: single_photo.NetworkInput(spec) for name, spec in SPECS.items()
 }
 
 
-def expected_view(data, resize="crop"):
+def expected_view(data, resize="crop", **options):
     """The view that evaluation and prediction use."""
-    return _network_inputs[resize](record_image.encode_for_record(data))
+    return _network_inputs[resize](record_image.encode_for_record(data, **options))
 
 
 def view(data, resize="crop"):
@@ -51,9 +51,9 @@ def encode(pixels, kind=".jpg"):
 @pytest.mark.parametrize("resize", SPECS)
 @pytest.mark.parametrize("size", [(240, 320), (320, 240), (41, 97), (512, 512), (1, 1)])
 def test_a_small_upright_jpeg_gives_the_same_pixels(size, resize):
-    data = encode(drawn_photos.draw_scene(1, *size))
-    expected = expected_view(data, resize)
-    np.testing.assert_array_equal(view(data, resize), expected)
+    scene = drawn_photos.draw_scene(1, *size)
+    for data in (encode(scene), encode(scene[..., 0])):
+        np.testing.assert_array_equal(view(data, resize), expected_view(data, resize))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -90,11 +90,6 @@ def test_a_png_of_any_kind_is_decoded_over_white(pixels):
     assert distance(data).max() <= (1 if min(pixels.shape[:2]) > 512 else 0)
 
 
-def test_a_grey_jpeg_is_decoded():
-    data = encode(drawn_photos.draw_scene(6)[..., 0])
-    np.testing.assert_array_equal(view(data), expected_view(data))
-
-
 @pytest.mark.parametrize(
     "data", [b"", b"\xff\xd8", b"GIF89a", encode(np.zeros((9, 9, 3)))[:60]]
 )
@@ -113,15 +108,13 @@ def test_each_image_of_a_batch_gets_its_view(dtype, view_of, resize):
     data = [encode(scene, ".png") for scene in scenes]
     pixels = np.stack(scenes)[..., ::-1].astype(dtype)
     views = view_of(tf.constant(pixels), SPECS[resize]).numpy()
-    for number in range(2):
-        expected = expected_view(data[number], resize)
-        np.testing.assert_array_equal(views[number], expected)
+    expected = [expected_view(encoded, resize) for encoded in data]
+    np.testing.assert_array_equal(views, expected)
 
 
 def test_large_images_are_shrunk_first_except_in_portable_graphs():
     pixels = drawn_photos.draw_scene(9, 700, 900)
-    expected = expected_view(encode(pixels, ".png"))
-    expected = expected.astype(int)
+    expected = expected_view(encode(pixels, ".png")).astype(int)
     batch = tf.constant(pixels[None, ..., ::-1].astype(np.float32))
     shrunk = photo_graph.view_of_images(batch, SPECS["crop"]).numpy()[0]
     assert np.abs(shrunk - expected).max() <= 1
@@ -133,33 +126,32 @@ def test_large_images_are_shrunk_first_except_in_portable_graphs():
 def test_photos_are_shrunk_to_the_size_that_the_records_have(resize_min):
     pixels = drawn_photos.draw_scene(9, 700, 900)
     for data in (encode(pixels), encode(pixels, ".png")):
-        stored = record_image.encode_for_record(data, resize_min=resize_min)
-        expected = _network_inputs["crop"](stored).astype(int)
-        pixels_seen = photo_graph.view_of_photo(
-            tf.constant(data), SPECS["crop"], resize_min
-        ).numpy()
-        assert np.abs(pixels_seen - expected).max() <= (8 if resize_min else 0)
-        usual = expected_view(data).astype(int)
-        assert np.abs(usual - expected).max() > 8
+        expected = expected_view(data, resize_min=resize_min).astype(int)
+        result = photo_graph.view_of_photo(tf.constant(data), SPECS["crop"], resize_min)
+        assert np.abs(result.numpy() - expected).max() <= (8 if resize_min else 0)
+        assert np.abs(expected_view(data) - expected).max() > 8
     batch = tf.constant(pixels[None, ..., ::-1].astype(np.float32))
-    pixels_seen = photo_graph.view_of_images(batch, SPECS["crop"], resize_min).numpy()
-    assert np.abs(pixels_seen[0] - expected).max() <= (1 if resize_min else 0)
+    (result,) = photo_graph.view_of_images(batch, SPECS["crop"], resize_min).numpy()
+    assert np.abs(result - expected).max() <= (1 if resize_min else 0)
 
 
 PLAIN = cv2.imencode(".jpg", np.zeros((8, 12, 3), np.uint8))[1].tobytes()
 orientation = tf.function(photo_graph.orientation, autograph=False)
 
 
+TIFF = drawn_photos.exif_tiff(6)
+
+
 def with_segments(*segments):
     return PLAIN[:2] + b"".join(segments) + PLAIN[2:]
 
 
+def exif(tiff, **options):
+    return drawn_photos.jpeg_segment(b"Exif\0\0" + tiff, **options)
+
+
 def exif_jpeg(value, order="<", **tags):
-    return with_segments(
-        drawn_photos.jpeg_segment(
-            b"Exif\0\0" + drawn_photos.exif_tiff(value, order, **tags)
-        )
-    )
+    return with_segments(exif(drawn_photos.exif_tiff(value, order, **tags)))
 
 
 @pytest.mark.parametrize("order", "<>")
@@ -178,67 +170,37 @@ OTHERS = {
         with_segments(
             drawn_photos.jpeg_segment(b"JFIF\0" + bytes(9), 0xE0),
             drawn_photos.jpeg_segment(b"http://ns.adobe.com/xap/1.0/\0"),
-            b"\xff\xff\xff"
-            + drawn_photos.jpeg_segment(b"Exif\0\0" + drawn_photos.exif_tiff(6)),
+            b"\xff\xff\xff" + exif(TIFF),
         ),
         6,
     ),
     "the first counts": (
-        with_segments(
-            *(
-                drawn_photos.jpeg_segment(b"Exif\0\0" + drawn_photos.exif_tiff(value))
-                for value in (3, 6)
-            )
-        ),
+        with_segments(exif(drawn_photos.exif_tiff(3)), exif(TIFF)),
         3,
     ),
     "more entries than there are": (exif_jpeg(8, count=60_000), 8),
     "fewer entries than there are": (exif_jpeg(8, before=2, count=2), 1),
     "directory beyond the end": (
-        with_segments(
-            drawn_photos.jpeg_segment(
-                b"Exif\0\0II*\0\xff\xff\xff\xff" + drawn_photos.exif_tiff(6)[8:]
-            )
-        ),
+        with_segments(exif(b"II*\0\xff\xff\xff\xff" + TIFF[8:])),
         1,
     ),
-    "other magic": (
-        with_segments(
-            drawn_photos.jpeg_segment(b"Exif\0\0XX*\0" + drawn_photos.exif_tiff(6)[4:])
-        ),
-        1,
-    ),
-    "only in the pixels": (
-        PLAIN + drawn_photos.jpeg_segment(b"Exif\0\0" + drawn_photos.exif_tiff(6)),
-        1,
-    ),
+    "other magic": (with_segments(exif(b"XX*\0" + TIFF[4:])), 1),
+    "only in the pixels": (PLAIN + exif(TIFF), 1),
+    "empty": (b"", 1),
+    "start alone": (b"\xff\xd8", 1),
+    "half a marker": (b"\xff\xd8\xff", 1),
+    "no length": (b"\xff\xd8\xff\xe1", 1),
+    "length zero": (with_segments(exif(TIFF, length=0)), 1),
+    "fill bytes alone": (b"\xff\xd8" + b"\xff" * 999, 1),
+    "restarts alone": (b"\xff\xd8" + b"\xff\xd0" * 999, 1),
+    "EXIF alone": (b"\xff\xd8" + exif(b""), 1),
+    "cut in the directory": (b"\xff\xd8" + exif(TIFF[:12]), 1),
 }
 
 
 @pytest.mark.parametrize(("data", "expected"), OTHERS.values(), ids=OTHERS)
 def test_the_first_valid_orientation_counts(data, expected):
     assert orientation(tf.constant(data)).numpy() == expected
-
-
-HOSTILE = {
-    "empty": b"",
-    "start alone": b"\xff\xd8",
-    "half a marker": b"\xff\xd8\xff",
-    "no length": b"\xff\xd8\xff\xe1",
-    "length zero": with_segments(
-        drawn_photos.jpeg_segment(b"Exif\0\0" + drawn_photos.exif_tiff(6), length=0)
-    ),
-    "fill bytes alone": b"\xff\xd8" + b"\xff" * 999,
-    "restarts alone": b"\xff\xd8" + b"\xff\xd0" * 999,
-    "EXIF alone": b"\xff\xd8" + drawn_photos.jpeg_segment(b"Exif\0\0"),
-    "cut in the directory": b"\xff\xd8"
-    + drawn_photos.jpeg_segment(b"Exif\0\0" + drawn_photos.exif_tiff(6)[:12]),
-}
-
-
-@pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
-def test_a_damaged_file_counts_as_upright(data):
-    assert orientation(tf.constant(data)).numpy() == 1
 
 
 def test_conversion_reads_the_same_orientation_of_damaged_files():
@@ -250,12 +212,9 @@ def test_conversion_reads_the_same_orientation_of_damaged_files():
         data = bytearray(start)
         for place in random.integers(12, head, 2):
             data[place] = random.integers(256)
-        try:
-            theirs = record_image.encode_for_record(
-                bytes(data), resize_min=512
-            ).orientation
-        except ImageError:
-            continue
-        agree += 1
-        assert orientation(tf.constant(bytes(data))).numpy() == theirs
+        with contextlib.suppress(ImageError):
+            stored = record_image.encode_for_record(bytes(data), resize_min=512)
+            result = orientation(tf.constant(bytes(data)))
+            assert result.numpy() == stored.orientation
+            agree += 1
     assert agree > 100

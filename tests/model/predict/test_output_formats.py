@@ -92,14 +92,11 @@ class TestText:
         lines = formatted("text", prediction(photo="a\nb.jpg")).splitlines()
         assert lines[:2] == ["a\\nb.jpg", "  0.7500  red"]
 
-    def test_an_unknown_answer_keeps_the_probabilities(self):
-        assert formatted("text", prediction(photo="a", unknown=True)).startswith(
-            "a  unknown\n  0.7500  red\n"
-        )
-
-    def test_a_photo_that_cannot_be_read_has_its_reason(self):
-        unreadable = prediction(photo="a", classes=(), problem="bad")
-        assert formatted("text", unreadable) == "a  bad\n"
+    def test_an_unknown_answer_keeps_the_probabilities_and_a_problem_is_named(self):
+        unreadable = prediction(photo="b", classes=(), problem="bad")
+        text = formatted("text", prediction(photo="a", unknown=True), unreadable)
+        assert text.startswith("a  unknown\n  0.7500  red\n")
+        assert text.endswith("\nb  bad\n")
 
     def test_an_explanation_adds_picture_and_training_photos(self):
         text = formatted("text", prediction(picture="p.png", similar=SIMILAR))

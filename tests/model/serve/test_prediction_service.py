@@ -13,20 +13,7 @@ from pipeline.images.errors import ImageError
 from pipeline.system.errors import DataError
 from tests.support import drawn_photos
 
-
-@pytest.fixture(scope="module")
-def service(shared_run):
-    started = prediction_service.Service(
-        classifier.load_run(str(shared_run)), max_pixels=1_000_000, decode_timeout_s=30
-    )
-    started.warm_up()
-    yield started
-    started.close()
-
-
-def photo(class_name="red", number=1):
-    pixels = drawn_photos.draw_photo(class_name, number)
-    return cv2.imencode(".jpg", pixels)[1].tobytes()
+photo = drawn_photos.encode_photo
 
 
 def test_the_most_probable_class_is_right(service):

@@ -5,7 +5,7 @@ import base64
 import cv2
 import pytest
 
-from tests.support import browser, drawn_photos, server_process
+from tests.support import browser, drawn_photos
 
 pytest.importorskip("tornado", reason="the extra serve is not installed")
 pytestmark = pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())
@@ -29,12 +29,6 @@ if (kind === "paste") {
 
 
 @pytest.fixture(scope="module")
-def server(shared_run):
-    with server_process.running(shared_run) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
 def window():
     with browser.opened() as driver:
         yield driver
@@ -48,8 +42,7 @@ def page(window, server):
     return window
 
 
-def photo(class_name="red"):
-    return cv2.imencode(".jpg", drawn_photos.draw_photo(class_name, 1))[1].tobytes()
+photo = drawn_photos.encode_photo
 
 
 def find(page, selector):
@@ -139,14 +132,11 @@ def test_a_photo_that_is_too_large_is_not_sent(page):
     assert browser.requests(page) == []
 
 
-def test_the_keyboard_reaches_the_photo(page):
+def test_the_keyboard_and_screen_readers_reach_the_photo_and_the_result(page):
     from selenium.webdriver import Keys
 
     find(page, "body").send_keys(Keys.TAB)
     assert page.switch_to.active_element.get_attribute("id") == "file"
-
-
-def test_screen_readers_get_the_result_and_descriptions(page):
     assert find(page, "#result").get_attribute("aria-live") == "polite"
     assert find(page, "#problem").get_attribute("role") == "alert"
     drop(page, photo())
