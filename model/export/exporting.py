@@ -29,7 +29,6 @@ _EXACT = 1e-4
 TOLERANCE = {"saved_model": _EXACT, "onnx": 1e-3, "litert": _EXACT, "keras": _EXACT}
 QUANTIZED = {"float16": 1e-2, "int8": 1.0}
 PACKAGES = {"onnx": ("onnx", "onnxruntime", "tf2onnx"), "litert": ("ai_edge_litert",)}
-_FOLDER = "exported"  # in the run's folder
 # Format -> default name; {} is filled with the kind of quantization.
 _NAMES = {
     "saved_model": "saved_model",
@@ -129,7 +128,7 @@ def export_classifier(config: Config) -> Exported:
 def choose_path(run_dir: Path, config: Config) -> Path:
     """Return --out or the default in the run's folder, if it may be replaced."""
     kind = "" if config.quantize == "none" else f"-{config.quantize}"
-    default = run_dir / _FOLDER / _NAMES[config.format].format(kind)
+    default = run_dir / "exported" / _NAMES[config.format].format(kind)
     path = Path(config.out) if config.out else default
     if config.format == "saved_model":
         is_free = not path.exists() or (path.is_dir() and not any(path.iterdir()))

@@ -122,10 +122,7 @@ def _inputs(names: list[str]) -> Iterator[Any]:
 
 
 def time_calls(calls: Iterator[Callable[[], object]], count: int) -> list[float]:
-    """Time `count` calls after a few untimed ones, or fewer if they are slow.
-
-    Returns the seconds of each.
-    """
+    """Return seconds of `count` calls after untimed ones; fewer if they are slow."""
     seconds: list[float] = []
     begin = time.perf_counter()
     for call in itertools.islice(calls, _WARM_UP + count):

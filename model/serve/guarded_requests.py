@@ -59,8 +59,7 @@ class Handler(web.RequestHandler):
         host = self.request.headers.get("Host", "").lower()
         origin = self.request.headers.get("Origin", f"http://{host}")
         try:
-            host_name = urlsplit(f"//{host}").hostname
-            source = urlsplit(origin)
+            host_name, source = urlsplit(f"//{host}").hostname, urlsplit(origin)
             source_name = source.hostname
         except ValueError:
             return Refusal(403, "The Host or Origin header is not an address.")

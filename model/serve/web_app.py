@@ -110,8 +110,7 @@ class _Thumbnail(guarded_requests.Handler):
             raise Refusal(404, "There is no such training photo.") from error
         except (DataError, ImageError, OSError) as error:
             command_line.log(f"thumbnail {sha256}: {error}")
-            message = "This training photo cannot be read. See the server's log."
-            raise Refusal(404, message) from error
+            raise Refusal(404, "This training photo cannot be read.") from error
         self.set_header("Cache-Control", "private, max-age=3600")
         self.set_header("Content-Type", "image/jpeg")
         self.finish(thumbnail)
@@ -129,14 +128,12 @@ class _Predict(guarded_requests.UploadHandler):
 
     async def _answer(self, photo: bytes) -> dict[str, Any]:
         if unknown := self.request.query_arguments.keys() - {"top", "explain"}:
-            message = f"{min(unknown)}: no such option. Expected top or explain."
-            raise Refusal(400, message)
+            raise Refusal(400, f"{min(unknown)}: expected the option top or explain.")
         top = self._number("top", self.settings["config"].top, at_least=1)
         explained = self._number("explain", 0) > 0
-        threads: concurrent.futures.Executor = self.settings["threads"]
         try:
-            return await asyncio.wrap_future(
-                threads.submit(self._classify, photo, top, explained=explained)
+            return await asyncio.get_running_loop().run_in_executor(
+                self.settings["threads"], self._classify, photo, top, explained
             )
         except ImageError as error:
             status = _STATUS_OF_KIND.get(error.kind, 422)
@@ -153,7 +150,7 @@ class _Predict(guarded_requests.UploadHandler):
             raise Refusal(400, f"{name}: expected a number from {at_least} to 999999.")
         return int(text)
 
-    def _classify(self, photo: bytes, top: int, *, explained: bool) -> dict[str, Any]:
+    def _classify(self, photo: bytes, top: int, explained: bool) -> dict[str, Any]:
         """Classify a photo, in a thread; return the response."""
         service: prediction_service.Service = self.settings["service"]
         result = service.classify(photo, explained=explained)

@@ -22,9 +22,8 @@ PHOTOS, IMAGES = "serving_default", "float_image"
 def write(classifier: Exportable, path: Path) -> None:
     """Write the folder, which must not exist yet."""
     spec, resize_min = classifier.spec, classifier.resize_min
-    size_px = spec.size_px
     names = tf.constant(classifier.encoded_names)
-    view_spec = tf.TensorSpec([size_px, size_px, 3], tf.uint8)
+    view_spec = tf.TensorSpec([spec.size_px, spec.size_px, 3], tf.uint8)
 
     def classify(views: Any) -> dict[str, Any]:
         probabilities = classifier.model(tf.cast(views, tf.float32), training=False)

@@ -23,37 +23,28 @@ def source():
     )
 
 
-def refusing(*names):
-    """A converter that fails for layers of these names, and the layers it was given."""
+@pytest.mark.parametrize(
+    ("refused", "message", "last"),
+    [
+        ({"both", "mean"}, "layer both (Add) cannot be converted: no such op", "both"),
+        ({}, "all of it. Each layer alone can be converted.", "probabilities"),
+    ],
+)
+def test_the_first_layer_that_cannot_be_converted_is_named(
+    source, refused, message, last
+):
     converted = []
 
     def convert(model):
         converted.append(model.layers[-1].name)
-        if converted[-1] in names:
+        if converted[-1] in refused:
             raise RuntimeError("no such\noperation " + "x" * 500)
 
-    return convert, converted
-
-
-def test_the_first_layer_that_cannot_be_converted_is_named(source):
-    convert, converted = refusing("both", "mean")
-    error = converters.name_failing_layer(
-        "--format=x", ValueError("whole"), source, convert
-    )
-    assert str(error).startswith(
-        "--format=x: layer both (Add) cannot be converted: no such operation xxx"
-    )
+    failure = ValueError("all of it")
+    error = converters.name_failing_layer("--format=x", failure, source, convert)
+    assert str(error).startswith(f"--format=x: {message}")
     assert len(str(error)) < 400
-    assert converted == ["left", "right", "both"]
-
-
-def test_a_failure_of_no_single_layer_says_so(source):
-    convert, converted = refusing()
-    error = converters.name_failing_layer(
-        "--format=x", ValueError("all of it"), source, convert
-    )
-    assert "--format=x: all of it. Each layer alone can be converted." in str(error)
-    assert converted[-1] == "probabilities"
+    assert (converted[0], converted[-1]) == ("left", last)
 
 
 def test_missing_packages_are_named_with_the_command_that_installs_them():

@@ -174,10 +174,7 @@ OTHERS = {
         ),
         6,
     ),
-    "the first counts": (
-        with_segments(exif(drawn_photos.exif_tiff(3)), exif(TIFF)),
-        3,
-    ),
+    "the first counts": (with_segments(exif(drawn_photos.exif_tiff(3)), exif(TIFF)), 3),
     "more entries than there are": (exif_jpeg(8, count=60_000), 8),
     "fewer entries than there are": (exif_jpeg(8, before=2, count=2), 1),
     "directory beyond the end": (

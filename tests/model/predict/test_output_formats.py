@@ -28,9 +28,10 @@ def formatted(form, *predictions, top=2, num_similar=0):
 
 class TestJson:
     def test_a_line_for_each_whatever_the_name(self):
-        text = formatted("jsonl", prediction(), prediction(unknown=True))
+        bad = prediction(classes=(), problem="bad")
+        text = formatted("jsonl", prediction(), prediction(unknown=True), bad)
         text.encode("ascii")
-        first, second = map(json.loads, text.splitlines())
+        first, second, third = map(json.loads, text.splitlines())
         assert first == {
             "photo": READABLE,
             "answer": "red",
@@ -44,11 +45,8 @@ class TestJson:
         }
         assert (second["answer"], second["probability"]) == ("unknown", 0.75)
         assert second["unknown"] is True
-
-    def test_a_photo_that_cannot_be_read_has_a_problem(self):
-        fields = json.loads(formatted("jsonl", prediction(classes=(), problem="bad")))
-        assert (fields["answer"], fields["probability"]) == (None, None)
-        assert (fields["problem"], fields["classes"]) == ("bad", [])
+        assert (third["answer"], third["probability"]) == (None, None)
+        assert (third["problem"], third["classes"]) == ("bad", [])
 
     def test_an_explanation_adds_picture_and_training_photos(self):
         explained = prediction(picture="why/1.png", similar=SIMILAR)

@@ -15,7 +15,6 @@ from model.weights import preprocessing_overrides
 from pipeline.batches import single_photo
 from pipeline.images import file_headers, record_image
 from pipeline.system.errors import DataError
-from tests.pipeline.batches.test_single_photo import png_with_orientation, turned_away
 from tests.support import drawn_photos, processes
 
 
@@ -97,19 +96,6 @@ class TestPredict:
     def test_a_folder_without_photos_is_refused(self, run_classifier, tmp_path):
         with pytest.raises(DataError, match="there are no photos"):
             predict(run_classifier, tmp_path)
-
-    def test_a_photo_turned_by_exif_gets_the_same_prediction(self, unsure, tmp_path):
-        upright = drawn_photos.draw_photo("green", 5)
-        for orientation in range(1, 9):
-            stored = turned_away(upright, orientation)
-            data = png_with_orientation(stored, orientation)
-            (tmp_path / f"{orientation}.png").write_bytes(data)
-        cv2.imwrite(str(tmp_path / "upright.png"), upright)
-        results = [dict(result.classes) for result in predict(unsure, tmp_path)]
-        assert len(results) == 9
-        assert results[0]["green"] < 0.99
-        for result in results:
-            assert result == pytest.approx(results[0], rel=1e-4)
 
 
 class TestExplain:

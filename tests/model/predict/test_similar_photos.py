@@ -6,7 +6,6 @@ import keras
 import numpy as np
 import pytest
 
-from model.loop import training_loop
 from model.loop.inputs import feature_cache
 from model.networks import architecture, head
 from model.predict import classifier, similar_photos
@@ -77,16 +76,6 @@ def test_features_that_training_cached_are_used(run, found, monkeypatch):
     monkeypatch.setattr(feature_cache, "as_stored", never)
     index = similar_photos.build_index(run, run.load_model())
     assert len(index.rows) == len(found.included("train"))
-
-
-def test_the_embedder_returns_the_logits_of_the_network(run):
-    model = run.load_model()
-    embedder = similar_photos.build_embedder(run, model)
-    image = np.random.default_rng(0).uniform(0, 255, (2, *model.input.shape[1:]))
-    image = image.astype(np.float32)
-    assert np.allclose(
-        embedder(image)[1], training_loop.make_predict_step(model)(image), atol=1e-5
-    )
 
 
 def test_records_that_have_changed_are_refused(run, shared_records, tmp_path):

@@ -32,11 +32,12 @@ class Client:
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
 
-    def get(self, path, **options):
-        return requests.get(self.url + path, timeout=30, **options)
+    def request(self, method, path, **options):
+        return requests.request(method, self.url + path, timeout=30, **options)
 
-    def post(self, path, **options):
-        return requests.post(self.url + path, timeout=30, **options)
+    get = functools.partialmethod(request, "GET")
+    post = functools.partialmethod(request, "POST")
+    head = functools.partialmethod(request, "HEAD")
 
 
 @contextlib.contextmanager
@@ -164,6 +165,13 @@ FORMS = [
 ]
 
 
+MISSING = [
+    *("/thumbnails/0", "/thumbnails/..%2f..%2fpasswd", "/thumbnails/" + "9" * 5000),
+    *("/page/..%2fserve.html", "/page/serve.html", "/page/__init__.py"),
+    *("/etc/passwd", "/predict/x"),
+]
+
+
 class TestHostile:
     @pytest.mark.parametrize("name", HOSTILE)
     def test_an_upload_gets_the_status_of_its_fault(self, client, name):
@@ -204,19 +212,7 @@ class TestHostile:
         assert response.status_code == 400
         assert "expected" in response.json()["error"].lower()
 
-    @pytest.mark.parametrize(
-        "path",
-        [
-            "/thumbnails/0",
-            "/thumbnails/" + "9" * 5000,
-            "/thumbnails/..%2f..%2fetc%2fpasswd",
-            "/page/..%2fserve.html",
-            "/page/serve.html",
-            "/page/__init__.py",
-            "/etc/passwd",
-            "/predict/x",
-        ],
-    )
+    @pytest.mark.parametrize("path", MISSING, ids=range(len(MISSING)))
     def test_a_path_that_does_not_exist_gets_404(self, client, path):
         response = client.get(path)
         assert response.status_code == 404
@@ -295,7 +291,7 @@ def test_health_tells_what_is_served(client):
     assert response["status"] == "ready"
     assert response["classes"] == ["blue", "green", "red"]
     assert response["under_way"] == 0
-    head = requests.head(client.url + "/health", timeout=30)
+    head = client.head("/health")
     assert (head.status_code, head.content) == (200, b"")
 
 
