@@ -57,10 +57,9 @@ def report(path: Path, checkpoint: reading.Checkpoint) -> str:
 def report_fittings(checkpoint: reading.Checkpoint, where: str) -> str:
     """Return the networks that a file fits, the most complete one first, as text."""
     import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
-    from model.weights import (  # with Keras: the tensors are shown before
-        identify_network,
-        restore,
-    )
+
+    # These import Keras: the tensors are shown before.
+    from model.weights import identify_network, restore
 
     candidates = identify_network.find_candidates(checkpoint, where)
     lines: dict[str, tuple[float, str]] = {}
@@ -74,12 +73,7 @@ def report_fittings(checkpoint: reading.Checkpoint, where: str) -> str:
 
 
 def _describe(match: Any, restored: Any) -> tuple[float, str]:
-    """Return the share of a network's variables that a file has, and a line about it.
-
-    Args:
-        match: identify_network.NetworkMatch of the file and the network.
-        restored: restore.RestoredWeights of this match.
-    """
+    """Return the share of the variables that a file has, and a line about it."""
     name, statuses = match.network.name, [e.status for e in restored.entries]
     num_restored, num_unused = map(statuses.count, ("restored", "unused"))
     num_variables = sum(map(len, restored.shapes.values()))
@@ -102,10 +96,7 @@ def _describe(match: Any, restored: Any) -> tuple[float, str]:
 
 
 def report_other(path: Path) -> str:
-    """Return what a file without weights holds, as text; "" if that is unknown.
-
-    Such files are mean images, and texts such as lists of class names.
-    """
+    """Return what a mean image or a list of class names holds; "" for other files."""
     if not path.is_file():
         return ""
     try:
@@ -116,14 +107,11 @@ def report_other(path: Path) -> str:
     levels = ", ".join(
         f"{level:.4g}" for level in values.reshape(-1, 3).mean(axis=0, dtype=np.float64)
     )
-    return "\n".join(
-        (
-            f"{path}",
-            f"format: mean image, {size}",
-            f"mean of each channel, in the file's order: {levels}",
-            "It holds no weights. Pass it to --mean, with weights that have the same "
-            "channel order.",
-        )
+    return (
+        f"{path}\nformat: mean image, {size}\n"
+        f"mean of each channel, in the file's order: {levels}\n"
+        "It holds no weights. Pass it to --mean, with weights that have the same "
+        "channel order."
     )
 
 

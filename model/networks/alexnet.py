@@ -29,14 +29,6 @@ ALEXNET_OWT_INPUT = InputSpec(
 def alexnet(num_classes: int, dtype: str) -> list[Any]:
     """Make the AlexNet of 2012 for one GPU: no groups and, as usual in 2018, no LRN.
 
-    Args:
-        num_classes: number of classes of the last layer.
-        dtype: Keras dtype policy of all layers.
-
-    Returns:
-        Unbuilt layers; input [batch, 224, 224, 3], normalised; pool5
-        [batch, 6, 6, 256]; logits [batch, num_classes].
-
     Source: Krizhevsky et al. 2012, "ImageNet Classification with Deep Convolutional
     Neural Networks"; conv1 is SAME on 224 pixels as in TensorFlow's form.
     """
@@ -60,14 +52,6 @@ def alexnet(num_classes: int, dtype: str) -> list[Any]:
 
 def alexnet_owt(num_classes: int, dtype: str) -> list[Any]:
     """Make AlexNet of "One weird trick": narrower, dropout before fc6 and fc7.
-
-    Args:
-        num_classes: number of classes of the last layer.
-        dtype: Keras dtype policy of all layers.
-
-    Returns:
-        Unbuilt layers; input [batch, 224, 224, 3], normalised; pool5
-        [batch, 6, 6, 256]; logits [batch, num_classes].
 
     Source: Krizhevsky 2014, "One weird trick for parallelizing convolutional neural
     networks", in torchvision's form (conv1 pads by 2; no LRN).

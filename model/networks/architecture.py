@@ -36,8 +36,8 @@ class Network:
 
     Attributes:
         name: name in the table of networks, and value of --arch.
-        make_steps: function (num_classes, dtype policy) -> steps from input to logits:
-            unbuilt Keras layers, and blocks of them.
+        make_steps: function (num_classes, dtype policy of all layers) -> steps from
+            input to logits: unbuilt Keras layers, and blocks of them.
         input_spec: size and normalisation of the input of its best-known weights.
         features: steps that a new head may sit on by default, from shallow to deep; the
             deepest one with restored weights is used.
@@ -60,12 +60,7 @@ class Network:
     size_multiple_px: int = 1
 
     def steps(self, num_classes: int = 0, dtype: str = "float32") -> list[Any]:
-        """Make the steps from input to logits, unbuilt.
-
-        Args:
-            num_classes: number of classes of the last step; 0 for the network's own.
-            dtype: Keras dtype policy of all layers.
-        """
+        """Make the steps, unbuilt; for 0 classes, with the network's own number."""
         return list(self.make_steps(num_classes or self.num_classes, dtype))
 
     def step_names(self) -> list[str]:
@@ -75,11 +70,7 @@ class Network:
     def steps_between(
         self, after: str, last: str, *, num_classes: int = 0, dtype: str = "float32"
     ) -> list[Any]:
-        """Make the steps after `after` up to and with `last`, unbuilt.
-
-        Raises:
-            ValueError: no step has such a name, or they are in the wrong order.
-        """
+        """Make the steps after `after` up to and with `last`, unbuilt."""
         steps = self.steps(num_classes, dtype)
         names = [INPUT, *(step.name for step in steps)]
         for name in (after, last):
@@ -106,7 +97,7 @@ class Network:
 
     def weighted_layers(self, last: str = "") -> list[str]:
         """Return the layers that have weights, from the input up to and with `last`."""
-        names = []
+        names: list[str] = []
         for step, layers in _weighted_layers(self):
             names += layers
             if step == last:
@@ -130,15 +121,10 @@ class Network:
         return ""
 
     def variable_shapes(self, spec: InputSpec, num_classes: int = 0) -> _Shapes:
-        """Compute the shapes of the weights without making them.
+        """Return {layer: {variable: shape}} of the layers that have weights.
 
-        Args:
-            spec: description of the input.
-            num_classes: number of classes of the last step; 0 for the network's own.
-
-        Returns:
-            {layer: {"kernel": shape, "bias": shape}} of the layers that have weights; a
-            convolution in groups is one layer.
+        A convolution in groups is one layer. For 0 classes, the last step has the
+        network's own number of classes.
 
         Raises:
             errors.MismatchedCheckpoint: the network cannot take an input of that size.
@@ -183,9 +169,6 @@ class Network:
 
         Returns:
             keras.Model: [batch, size_px, size_px, 3], RGB, 0..255 -> output of `last`.
-
-        Raises:
-            ValueError: no step has that name.
         """
         image, outputs = self.step_outputs(
             spec, last=last, num_classes=num_classes, dtype=dtype
@@ -213,16 +196,7 @@ class Network:
 
 
 def apply_steps(steps: Sequence[Any], before: str, output: Any) -> dict[str, Any]:
-    """Apply steps one after the other.
-
-    Args:
-        steps: layers and blocks.
-        before: name of the step before them.
-        output: output of that step, a Keras tensor.
-
-    Returns:
-        {step: its output}, with that of `before`.
-    """
+    """Apply steps to the output of the step `before`; return {step: its output}."""
     outputs = {before: output}
     for step in steps:
         output = outputs[step.name] = step(output)
@@ -232,11 +206,9 @@ def apply_steps(steps: Sequence[Any], before: str, output: Any) -> dict[str, Any
 def normalisation(spec: InputSpec, *, repeat_per_column: bool = False) -> Any:
     """Make the layer x -> (x / scale - mean) / std, which computes in float32.
 
-    Args:
-        spec: description of the input.
-        repeat_per_column: whether the layer holds its numbers once for every column of
-            the image. This makes a longer file, but is faster: 5 instead of 13 ms for
-            64 images on two cores.
+    With `repeat_per_column`, it holds its numbers once for every column of the image.
+    This makes a longer file, but is faster: 5 instead of 13 ms for 64 images on two
+    cores.
     """
     std = np.array(spec.std, np.float64)
     mean = np.array(spec.mean_image or spec.mean, np.float64)

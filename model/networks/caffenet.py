@@ -22,14 +22,6 @@ CAFFE_INPUT = InputSpec(
 def bvlc_alexnet(num_classes: int, dtype: str) -> list[Any]:
     """Make the AlexNet of 2012: normalisation, then pooling.
 
-    Args:
-        num_classes: number of classes of the last layer.
-        dtype: Keras dtype policy of all layers.
-
-    Returns:
-        Unbuilt layers; input [batch, 227, 227, 3], mean subtracted; pool5
-        [batch, 6, 6, 256]; logits [batch, num_classes].
-
     Source: Krizhevsky et al. 2012; caffe/models/bvlc_alexnet/train_val.prototxt.
     """
     return [

@@ -32,14 +32,6 @@ def cifar10_quick(num_classes: int, dtype: str) -> list[Any]:
     Caffe rounds the size of pooled images up, as padding "same" does. It averages only
     over pixels inside the image, as TensorFlow does.
 
-    Args:
-        num_classes: number of classes of the last layer.
-        dtype: Keras dtype policy of all layers.
-
-    Returns:
-        Unbuilt layers; input [batch, 32, 32, 3], mean subtracted; pool3
-        [batch, 4, 4, 64]; logits [batch, num_classes].
-
     Source: caffe/examples/cifar10/cifar10_quick_train_test.prototxt.
     """
     return [
@@ -58,14 +50,6 @@ def cifar10_quick(num_classes: int, dtype: str) -> list[Any]:
 
 def cifar_cnn(num_classes: int, dtype: str) -> list[Any]:
     """Make the Keras example: two blocks of two convolutions, max pooling, dense 512.
-
-    Args:
-        num_classes: number of classes of the last layer.
-        dtype: Keras dtype policy of all layers.
-
-    Returns:
-        Unbuilt layers; input [batch, 32, 32, 3], 0..1; pool_2 [batch, 6, 6, 64];
-        logits [batch, num_classes].
 
     Source: keras/examples/cifar10_cnn.py.
     """

@@ -68,12 +68,7 @@ def weighted_layers(step: Any) -> list[str]:
 
 
 def weight_shapes(layer: Any, shape: Shape) -> dict[str, tuple[int, ...]]:
-    """Return {variable: shape} of a Keras layer; {} if it has no weights.
-
-    Args:
-        layer: Keras layer, unbuilt or built.
-        shape: shape of its input, with the batch.
-    """
+    """Return {variable: shape} of a Keras layer for an input of `shape`."""
     kinds = keras.layers
     channels = shape[-1]
     if isinstance(layer, kinds.BatchNormalization):
@@ -121,10 +116,7 @@ def walk(steps: Sequence[Any], shape: Shape) -> Iterator[tuple[Any, Shape]]:
 class Chain:
     """Steps in a row that are one step of the network.
 
-    Attributes:
-        name: name of the block.
-        steps: layers and blocks, from input to output.
-        shortcut: whether the input is added to the output, which has the same shape.
+    With a shortcut, the input is added to the output, which has the same shape.
     """
 
     name: str
@@ -169,10 +161,6 @@ class GroupedConv:
     Each group is a layer of its own: on CPUs, Keras' `groups` took three times as long
     forwards and seven times backwards. Joined along the last axis, their kernels are
     the single one that other tools store, [height, width, in / groups, out].
-
-    Attributes:
-        name: name of the block, and of its weights in a file.
-        groups: convolutions of equal size, one for each group.
     """
 
     name: str
@@ -228,16 +216,12 @@ class LocalResponseNorm:
     puts no code of Graft into the saved model. It is computed in float32.
 
     Attributes:
-        name: name of the block.
         dtype: Keras dtype policy of the output.
-        size: number of channels in the sum, odd.
-        alpha: weight of the mean square.
-        beta: exponent.
     """
 
     name: str
     dtype: str
-    size: int = 5
+    size: int = 5  # odd
     alpha: float = 1e-4
     beta: float = 0.75
 

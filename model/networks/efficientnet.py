@@ -29,15 +29,6 @@ NUM_BLOCKS = sum(stage[0] for stage in _STAGES)
 def efficientnet_lite0(num_classes: int, dtype: str) -> list[Any]:
     """Make EfficientNet-B0 without squeeze-and-excitation, with ReLU6 for swish.
 
-    Args:
-        num_classes: number of classes of the last layer.
-        dtype: Keras dtype policy of all layers.
-
-    Returns:
-        Unbuilt steps: stem, block_0 to block_15, head, pool, drop, fc; input
-        [batch, 224, 224, 3], normalised; pool [batch, 1280]; logits
-        [batch, num_classes].
-
     Source: Tan and Le 2019, "EfficientNet: Rethinking Model Scaling for Convolutional
     Neural Networks", table 1; the lite form as in tensorflow/tpu.
     """

@@ -4,6 +4,7 @@ A head sits on one layer and sees all of its numbers, or pools one or several fe
 maps: to the mean of each channel, or to its mean and standard deviation.
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -59,10 +60,6 @@ def choose_pooling(
         spec: size and normalisation of the network's input.
         features: layers that the head sits on.
         requested: one of POOLINGS; "auto" is "average" for feature maps.
-
-    Raises:
-        errors.MismatchedCheckpoint: a layer is to be pooled that is not a feature map,
-            or several layers are to be used without pooling.
     """
     if len(features) > 1:
         return _choose_for_several(network, spec, features, requested)
@@ -106,12 +103,8 @@ def _choose_for_several(
 
 def _feature_maps(network: architecture.Network, spec: InputSpec) -> list[str]:
     """Return the positions of a head that are feature maps; [""] if there are none."""
-    names = [
-        name
-        for name in network.head_positions()
-        if len(network.output_shape(spec, name)) == 4
-    ]
-    return names or [""]
+    names = network.head_positions()
+    return [n for n in names if len(network.output_shape(spec, n)) == 4] or [""]
 
 
 def pooled_name(features: Sequence[str], pooling: str) -> str:
@@ -132,14 +125,7 @@ def num_features(
     features: Sequence[str],
     pooling: str,
 ) -> int:
-    """Return how many numbers a head sees of a photo.
-
-    Args:
-        network: network below the head.
-        spec: size and normalisation of the network's input.
-        features: layers that the head sits on.
-        pooling: result of `choose_pooling`.
-    """
+    """Return how many numbers a head with this pooling sees of a photo."""
     shapes = [network.output_shape(spec, name)[1:] for name in features]
     if pooling == "none":
         return math.prod(shapes[0])
@@ -210,36 +196,19 @@ def make_layers(
         dropout: share of the final layer's inputs that is dropped in training, 0..1.
         seed: seed of the new layers' initial kernels and of dropout.
     """
-    kinds = keras.layers
+    dense = functools.partial(keras.layers.Dense, dtype="float32")
+    drop = functools.partial(keras.layers.Dropout, seed=seed, dtype="float32")
+    he = keras.initializers.HeNormal(seed=seed + 1)
+    # Small enough that all classes start about equally likely; 0.01 is Caffe's for fc8.
+    small = keras.initializers.RandomNormal(0, 0.01 if hidden else 0.001, seed=seed)
     layers: list[Any] = []
     if hidden:
-        layers.append(
-            kinds.Dense(
-                hidden,
-                activation="relu",
-                kernel_initializer=keras.initializers.HeNormal(seed=seed + 1),
-                name=HIDDEN_LAYER,
-                dtype="float32",
-            )
-        )
+        layers.append(dense(hidden, "relu", kernel_initializer=he, name=HIDDEN_LAYER))
     if dropout:
-        layers.append(
-            kinds.Dropout(dropout, name="head_drop", seed=seed, dtype="float32")
-        )
-    # Small enough that all classes start about equally likely; 0.01 is Caffe's for fc8.
-    kernel = keras.initializers.RandomNormal(0, 0.01 if hidden else 0.001, seed=seed)
-    layers.append(
-        kinds.Dense(
-            num_classes, kernel_initializer=kernel, name=FINAL_LAYER, dtype="float32"
-        )
-    )
-    return layers
+        layers.append(drop(dropout, name="head_drop"))
+    return [*layers, dense(num_classes, kernel_initializer=small, name=FINAL_LAYER)]
 
 
 def weighted_layers(hidden: int) -> list[str]:
-    """Return the names of the head's layers that have weights.
-
-    Args:
-        hidden: number of units of the layer before the final one; 0 for no such layer.
-    """
+    """Return the head's layers with weights; the first one if it has `hidden` units."""
     return [HIDDEN_LAYER] * bool(hidden) + [FINAL_LAYER]

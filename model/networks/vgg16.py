@@ -11,11 +11,10 @@ VGG16_INPUT = InputSpec(
     mean=(123.68, 116.779, 103.939), source="VGG: mean colour of ImageNet"
 )
 
-FILTERS = (64, 128, 256, 512, 512)
-CONVOLUTIONS = (2, 2, 3, 3, 3)
+_FILTERS = (64, 64, 128, 128, 256, 256, 256, *[512] * 6)  # of each convolution
 CONV_NAMES = tuple(
     f"block{block}_conv{number}"
-    for block, count in enumerate(CONVOLUTIONS, start=1)
+    for block, count in enumerate((2, 2, 3, 3, 3), start=1)
     for number in range(1, count + 1)
 )
 
@@ -23,25 +22,15 @@ CONV_NAMES = tuple(
 def vgg16(num_classes: int, dtype: str) -> list[Any]:
     """Make configuration D: 13 convolutions of 3 x 3 in five blocks, 3 dense layers.
 
-    Args:
-        num_classes: number of classes of the last layer.
-        dtype: Keras dtype policy of all layers.
-
-    Returns:
-        Unbuilt layers; input [batch, size, size, 3], normalised (pretrained dense
-        layers need size 224, convolutions take any size); block5_pool [batch,
-        size / 32, size / 32, 512]; logits [batch, num_classes].
-
     Source: Simonyan and Zisserman 2014, "Very Deep Convolutional Networks for
     Large-Scale Image Recognition", table 1.
     """
     blocks: list[Any] = []
-    for block, (filters, count) in enumerate(
-        zip(FILTERS, CONVOLUTIONS, strict=True), start=1
-    ):
+    for block in range(1, 6):
         blocks += [
-            layers.conv(f"block{block}_conv{number}", filters, 3, dtype)
-            for number in range(1, count + 1)
+            layers.conv(name, filters, 3, dtype)
+            for name, filters in zip(CONV_NAMES, _FILTERS, strict=True)
+            if name.startswith(f"block{block}_")
         ]
         blocks.append(layers.max_pool(f"block{block}_pool", 2, 2, dtype))
     return [

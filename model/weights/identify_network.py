@@ -38,8 +38,6 @@ class NetworkMatch:
     Attributes:
         where: name of the file, for messages.
         checkpoint: content of the file, with Keras' variants of tensors unified.
-        network: the network.
-        naming: naming convention and layout of its weights in the file.
         num_kernels: number of kernels with the right name and shape.
         num_tensors: number of tensors with the right name, whatever their shape.
     """
@@ -62,8 +60,6 @@ class Candidates:
     """All networks that a file may belong to.
 
     Attributes:
-        where: name of the file, for messages.
-        checkpoint: content of the file, with Keras' variants of tensors unified.
         matches: networks that the file has any tensor of, best match first.
         rebuilt: network made of the file's own Keras configuration; None without one.
         why_not_rebuilt: reason why the configuration cannot be used; "" if it can, or
@@ -78,16 +74,7 @@ class Candidates:
 
 
 def find_candidates(checkpoint: reading.Checkpoint, where: str) -> Candidates:
-    """Find all networks and naming conventions that a file has any tensor of.
-
-    Args:
-        checkpoint: content of the file.
-        where: name of the file, for messages.
-
-    Raises:
-        errors.CorruptCheckpoint: a file of Graft describes itself wrongly.
-        errors.MismatchedCheckpoint: it describes an impossible input.
-    """
+    """Find all networks and naming conventions that a file has any tensor of."""
     tensors = layer_naming.unify_keras_tensors(checkpoint.tensors)
     checkpoint = dataclasses.replace(checkpoint, tensors=tensors)
     config = checkpoint.keras_config
@@ -113,23 +100,18 @@ def find_candidates(checkpoint: reading.Checkpoint, where: str) -> Candidates:
         for naming in namings
         if naming.is_possible_in(checkpoint)
     ]
+    matches.sort(key=lambda match: match.score, reverse=True)
     return Candidates(
         where=where,
         checkpoint=checkpoint,
-        matches=sorted(
-            (match for match in matches if match.num_tensors),
-            key=lambda match: match.score,
-            reverse=True,
-        ),
+        matches=[match for match in matches if match.num_tensors],
         rebuilt=rebuilt,
         why_not_rebuilt=why_not,
     )
 
 
 def _read_metadata(
-    checkpoint: reading.Checkpoint,
-    where: str,
-    saved: tuple[str, InputSpec] | None,
+    checkpoint: reading.Checkpoint, where: str, saved: tuple[str, InputSpec] | None
 ) -> tuple[str, InputSpec | None]:
     """Return the network and preprocessing that a file of Graft states; "" for none.
 
@@ -212,7 +194,6 @@ def identify(
     Raises:
         errors.MismatchedCheckpoint: the file fits no network, or several equally well;
             it has layers of another network; or `arch` is unknown.
-        errors.CorruptCheckpoint: a file of Graft describes itself wrongly.
     """
     candidates = find_candidates(checkpoint, where)
     try:
@@ -264,11 +245,7 @@ def _choose(candidates: Candidates, arch: str) -> NetworkMatch:
 
 
 def _is_keras_application(known: NetworkMatch, rebuilt: NetworkMatch) -> bool:
-    """Return whether a file's own description is that of a known network.
-
-    Models of keras.applications carry the network's name, and their files state no
-    preprocessing, which is known for the known network.
-    """
+    """Return whether a file's own description is that of a known network."""
     return (
         known.num_kernels >= rebuilt.num_kernels
         and known.num_tensors == len(known.checkpoint.tensors)

@@ -7,6 +7,7 @@ dense layer is flattened as [height, width, channels]; images are RGB.
 
 import collections
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import Literal
 
@@ -28,13 +29,12 @@ _CAFFE_TYPES = {
 _WINDOW_SIDES = {7 * 7 * 512: 7}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class LayerNaming:
     """One tool's naming convention and layout for one network.
 
     Attributes:
         source: name of the tool or file, for people.
-        network: name of Graft's network.
         layers: {Graft's layer: what stands for it in the file}.
         variables: {Graft's variable: its name in the file, with {} for the layer}.
         layout: "caffe" (also PyTorch) if kernels are OIHW and [out, in] and the input
@@ -57,6 +57,7 @@ class LayerNaming:
     network: str
     layers: Mapping[str, str]
     variables: Mapping[str, str]
+    _: dataclasses.KW_ONLY
     layout: Layout = "tensorflow"
     flattened_from: Mapping[str, tuple[int, int, int]] = dataclasses.field(
         default_factory=dict
@@ -121,11 +122,8 @@ class LayerNaming:
         copies of the network's weights. Further convolutions and normalisations are
         not, nor are layers that compute without weights, if the file lists its layers.
         """
-        names = {
-            self.tensor_name(layer, variable)
-            for layer in self.layers
-            for variable in self.variables
-        }
+        pairs = itertools.product(self.layers, self.variables)
+        names = {self.tensor_name(layer, variable) for layer, variable in pairs}
         dimensions: dict[str, list[int]] = collections.defaultdict(list)
         for name in sorted(checkpoint.tensors.keys() - names):
             layer, separator, _ = name.rpartition("/" if "/" in name else ".")
@@ -152,15 +150,7 @@ class LayerNaming:
 
 
 def unify_keras_tensors(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Undo what Keras files have differently: depthwise kernels, groups in parts.
-
-    Args:
-        tensors: {name in the file: array}.
-
-    Returns:
-        {name: array}: the kernel of a depthwise convolution is called "kernel", and the
-        groups of a convolution are joined to one tensor.
-    """
+    """Rename Keras' kernels of depthwise convolutions, and join groups of kernels."""
     unified = {
         _unify_depthwise(name, tensors): array for name, array in tensors.items()
     }

@@ -19,34 +19,20 @@ Status = Literal["restored", "new", "unused", "mismatched", "skipped"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One line of the ledger.
-
-    Attributes:
-        status: what became of the tensor or variable.
-        variable: variable of the network, such as "conv1/kernel"; "" for a tensor that
-            belongs to none.
-        shape: shape of the variable.
-        tensor: name of the tensor in the file; "" for a variable that has none.
-        file_shape: shape of the tensor in the file.
-        file_dtype: data type of the tensor in the file.
-    """
+    """One line of the ledger: a tensor of the file, a variable such as conv1/kernel."""
 
     status: Status
-    variable: str = ""
+    variable: str = ""  # "" for a tensor without a variable
     shape: tuple[int, ...] = ()
-    tensor: str = ""
+    tensor: str = ""  # "" for a variable without a tensor
     file_shape: tuple[int, ...] = ()
     file_dtype: str = ""
 
 
 def file_entry(status: Status, name: str, tensor: np.ndarray) -> Entry:
     """Return the entry of a tensor of the file, without a variable."""
-    return Entry(
-        status=status,
-        tensor=name,
-        file_shape=tensor.shape,
-        file_dtype=str(tensor.dtype),
-    )
+    dtype = str(tensor.dtype)
+    return Entry(status=status, tensor=name, file_shape=tensor.shape, file_dtype=dtype)
 
 
 def complete(file_entries: Iterable[Entry], model: Any) -> list[Entry]:

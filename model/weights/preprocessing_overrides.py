@@ -63,6 +63,11 @@ class Overrides:
     def __post_init__(self) -> None:
         config_flags.check(self)
 
+    def changed_settings(self) -> list[str]:
+        """Return the names of the settings that differ from their defaults."""
+        fields = dataclasses.fields(self)
+        return [f.name for f in fields if getattr(self, f.name) != f.default]
+
     def is_bgr(self, default: bool) -> bool:
         """Return whether the weights expect blue, green, red; `default` for "auto"."""
         return default if self.channel_order == "auto" else self.channel_order == "bgr"
@@ -70,36 +75,26 @@ class Overrides:
     def apply(self, spec: InputSpec, *, bgr: bool = False) -> InputSpec:
         """Return the spec with the parts that the user set by flags.
 
-        Args:
-            spec: size and normalisation of the input that the weights expect.
-            bgr: whether the weights expect blue, green, red, as far as is known.
-
-        Raises:
-            errors.CheckpointError: the mean file cannot be read or does not fit, or the
-                values contradict each other.
+        `bgr` says whether the weights are known to expect blue, green, red.
         """
         size = self.image_size or spec.size_px
         short_side = self.short_side or round(size * spec.short_side_px / spec.size_px)
-        changes: dict[str, Any] = {"size_px": size, "short_side_px": short_side}
-        if self.resize != "auto":
-            changes["resize"] = self.resize
-        if self.scale:
-            changes["scale"] = self.scale
-        if self.std:
-            changes["std"] = _three_numbers("std", self.std)
+        scale = self.scale or spec.scale
+        changes: dict[str, Any] = {
+            "size_px": size,
+            "short_side_px": short_side,
+            "resize": spec.resize if self.resize == "auto" else self.resize,
+            "scale": scale,
+            "std": _three_numbers("std", self.std) if self.std else spec.std,
+        }
         if spec.mean_image and size != spec.size_px:
             changes["mean_image"] = None
             changes["mean"] = tuple(np.mean(spec.mean_image, axis=(0, 1)).tolist())
         if self.mean:
             changes["mean_image"] = None
-            scale = self.scale or spec.scale
             is_bgr = self.is_bgr(bgr)
             changes |= self._read_mean(size, short_side, scale=scale, bgr=is_bgr)
-        named = [
-            field.name
-            for field in dataclasses.fields(self)
-            if getattr(self, field.name) != field.default
-        ]
+        named = self.changed_settings()
         if named:
             changes["source"] = f"{spec.source}; by flags: {', '.join(named)}"
         try:

@@ -21,17 +21,10 @@ from pipeline.batches.input_spec import InputSpec
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PretrainedClassifier:
-    """A network with all its weights.
+    """A network with all its weights, and its class names in label order."""
 
-    Attributes:
-        name: name or path of the weights, as given.
-        model: keras.Model, float32: image -> logits.
-        spec: size and normalisation of the model's input.
-        class_names: names of the classes, in label order.
-    """
-
-    name: str
-    model: Any
+    name: str  # or path of the weights
+    model: Any  # keras.Model, float32: image -> logits
     spec: InputSpec
     class_names: tuple[str, ...]
 
@@ -50,9 +43,6 @@ def load(
         arch: name of the network; "" to identify it.
         overrides: preprocessing that the user sets by flags.
         labels: file of class names, one a line; "" for "class 0", "class 1", ...
-
-    Raises:
-        errors.CheckpointError: the weights cannot be used, or are not complete.
     """
     weights = named_weights.resolve(ckpt)
     where = str(weights.path)
@@ -72,13 +62,11 @@ def load(
     restored.require(last, for_evaluation=True)
     model = network.build(restored.spec, last=last, num_classes=num_classes)
     model_variables.assign(model, restored.values)
+    names = tuple(f"class {number}" for number in range(num_classes))
+    if labels:
+        names = read_labels(Path(labels), num_classes)
     return PretrainedClassifier(
-        name=ckpt,
-        model=model,
-        spec=restored.spec,
-        class_names=read_labels(Path(labels), num_classes)
-        if labels
-        else tuple(f"class {number}" for number in range(num_classes)),
+        name=ckpt, model=model, spec=restored.spec, class_names=names
     )
 
 
@@ -92,12 +80,7 @@ def _num_classes(match: identify_network.NetworkMatch) -> int:
 
 
 def read_labels(path: Path, num_classes: int) -> tuple[str, ...]:
-    """Read class names, one a line, in label order from 0.
-
-    Raises:
-        errors.MismatchedCheckpoint: their number is not that of the network's classes.
-        OSError: the file cannot be read.
-    """
+    """Read class names, one a line, in label order from 0."""
     text = path.read_text(encoding="utf-8", errors="surrogateescape")
     names = tuple(line.strip() for line in text.splitlines() if line.strip())
     if len(names) != num_classes:
@@ -123,9 +106,6 @@ def match_class_names(
 
     Returns:
         int64 [num_data_names].
-
-    Raises:
-        errors.MismatchedCheckpoint: a class of the data matches no class, or several.
     """
     known: dict[str, set[int]] = {}
     for label, line in enumerate(class_names):

@@ -15,11 +15,7 @@ import numpy as np
 
 from model.checkpoints import errors, reading
 from model.networks.architecture import Network
-from model.weights import (
-    identify_network,
-    ledger,
-    preprocessing_overrides,
-)
+from model.weights import identify_network, ledger, preprocessing_overrides
 from model.weights.layer_naming import LayerNaming
 from pipeline.batches.input_spec import InputSpec
 
@@ -30,8 +26,6 @@ class RestoredWeights:
 
     Attributes:
         where: name of the file, for messages.
-        network: network that the weights belong to.
-        naming: naming convention that found the tensors.
         spec: size and normalisation of the input that the weights expect.
         values: {layer: {"kernel" or "bias" or ...: array in Graft's layout}} of all
             tensors that fit.
@@ -81,25 +75,14 @@ class RestoredWeights:
         return [n for n in self.network.head_positions() if not self.missing_layers(n)]
 
     def deepest_feature(self) -> str:
-        """Return the deepest feature below which nothing is missing.
-
-        Raises:
-            errors.MismatchedCheckpoint: something is missing below the first one.
-        """
-        possible = self.possible_features()
-        if not possible:
-            self.require(self.network.features[0])
-        return possible[-1]
+        """Return the deepest feature below which nothing is missing."""
+        self.require(self.network.features[0])
+        return self.possible_features()[-1]
 
     def require(self, last: str, *, for_evaluation: bool = False) -> None:
-        """Refuse a random start where restored weights are expected.
+        """Refuse weights without a layer up to the step `last`.
 
-        Args:
-            last: step up to which they are expected.
-            for_evaluation: whether the network is to be evaluated without training.
-
-        Raises:
-            errors.MismatchedCheckpoint: a layer up to `last` is not restored.
+        The advice depends on whether the network is to be evaluated without training.
         """
         missing = self.missing_layers(last)
         if not missing:
@@ -166,10 +149,6 @@ def restore_checkpoint(
         arch: name of the network; "" to identify it.
         skip: layers to leave out even if the file has them.
         overrides: preprocessing that the user sets by flags.
-
-    Raises:
-        errors.MismatchedCheckpoint: the tensors fit no network, or several.
-        errors.CorruptCheckpoint: a weight is infinite or not a number.
     """
     match = identify_network.identify(checkpoint, where, arch=arch)
     return restore_match(match, skip=skip, overrides=overrides)
@@ -190,10 +169,6 @@ def restore_match(
         overrides: preprocessing that the user sets by flags.
         num_classes: number of classes of the network's own final layer; 0 for that of
             its best-known weights.
-
-    Raises:
-        errors.MismatchedCheckpoint: `skip` or `overrides` do not suit the network.
-        errors.CorruptCheckpoint: a weight is infinite or not a number.
     """
     tensors, naming, network = match.checkpoint.tensors, match.naming, match.network
     spec = overrides.apply(naming.spec or network.input_spec, bgr=naming.bgr)
@@ -273,11 +248,7 @@ def is_float(tensor: np.ndarray) -> bool:
 
 
 def finite_float32(tensor: np.ndarray, where: str) -> np.ndarray:
-    """Convert a tensor to float32.
-
-    Raises:
-        errors.CorruptCheckpoint: a number is not finite; it would make every logit nan.
-    """
+    """Convert a tensor to float32; refuse nan and inf, which would spoil all logits."""
     with np.errstate(over="ignore"):
         array = tensor.astype(np.float32)
     if not np.isfinite(array).all():

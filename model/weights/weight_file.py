@@ -49,19 +49,12 @@ def write(
         path: new or existing .safetensors, .h5 or .npy file.
         arrays: {"layer/variable": float32 array}, in Graft's layout.
         metadata: result of `describe`, and further texts.
-
-    Raises:
-        errors.UnknownFormat: no format has this ending.
     """
     _writer(path)(path, arrays, metadata)
 
 
 def check_ending(path: Path) -> None:
-    """Refuse a file name whose ending belongs to no format.
-
-    Raises:
-        errors.UnknownFormat: no format has this ending.
-    """
+    """Refuse a file name whose ending belongs to no format."""
     _writer(path)
 
 

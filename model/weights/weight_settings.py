@@ -1,6 +1,5 @@
 """Define the settings of a weight file that is used in place of a run."""
 
-import dataclasses
 import functools
 
 from model.weights import preprocessing_overrides
@@ -42,14 +41,9 @@ labels = functools.partial(
 def refuse_without_ckpt(
     *, arch: str, labels: str, overrides: preprocessing_overrides.Overrides
 ) -> None:
-    """Refuse settings of a weight file where a run is used.
-
-    Raises:
-        ValueError: A setting differs from its default.
-    """
-    fields = dataclasses.fields(overrides)
-    changed = [f.name for f in fields if getattr(overrides, f.name) != f.default]
-    names = ["arch"] * bool(arch) + ["labels"] * bool(labels) + changed
+    """Refuse settings of a weight file where a run is used, by a ValueError."""
+    names = ["arch"] * bool(arch) + ["labels"] * bool(labels)
+    names += overrides.changed_settings()
     if names:
         raise ValueError(
             f"{', '.join(f'--{name}' for name in names)} can only be used with --ckpt. "
