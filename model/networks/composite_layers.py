@@ -7,7 +7,7 @@ consist only of built-in layers and keras.ops, so a saved model loads in plain K
 import dataclasses
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 import numpy as np
@@ -24,28 +24,31 @@ _WEIGHTED = (
 _GROUP = re.compile(r"(.+)_group(\d+)")
 
 
-class Block(Protocol):
-    """What blocks share with Keras layers, and access to the layers inside."""
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """A step with a unique name that is no Keras layer; this one has no layers inside.
 
-    @property
-    def name(self) -> str:
-        """Name, unique in the network."""
+    Blocks are called with a Keras tensor, as layers are.
+    """
 
-    def __call__(self, inputs: Any) -> Any:
-        """Apply the block to a Keras tensor."""
+    name: str
 
     def compute_output_shape(self, shape: Shape) -> Shape:
         """Return the shape of the output for an input of `shape`."""
+        return shape
 
     def walk(self, shape: Shape) -> Iterator[tuple[Any, Shape]]:
         """Yield the block's layers, each with the shape of its input."""
+        yield from ()
 
     @property
     def layers(self) -> list[Any]:
         """The block's layers, from input to output."""
+        return []
 
     def replaced(self, function: Callable[[Any], Any]) -> "Block":
         """Return the same block with function(layer) in place of each layer."""
+        return self
 
 
 def layers_of(steps: Sequence[Any]) -> list[Any]:
@@ -113,13 +116,12 @@ def walk(steps: Sequence[Any], shape: Shape) -> Iterator[tuple[Any, Shape]]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Chain:
+class Chain(Block):
     """Steps in a row that are one step of the network.
 
     With a shortcut, the input is added to the output, which has the same shape.
     """
 
-    name: str
     steps: Sequence[Any]
     shortcut: bool = False
 
@@ -155,7 +157,7 @@ class Chain:
 
 
 @dataclasses.dataclass(frozen=True)
-class GroupedConv:
+class GroupedConv(Block):
     """A convolution in groups: each sees its part of the input and has its own filters.
 
     Each group is a layer of its own: on CPUs, Keras' `groups` took three times as long
@@ -163,7 +165,6 @@ class GroupedConv:
     the single one that other tools store, [height, width, in / groups, out].
     """
 
-    name: str
     groups: Sequence[Any]
 
     @classmethod
@@ -207,20 +208,16 @@ def group_of(layer_name: str) -> tuple[str, int] | None:
 
 
 @dataclasses.dataclass(frozen=True)
-class LocalResponseNorm:
+class LocalResponseNorm(Block):
     """x -> x / (1 + alpha / size * sum of x^2 over `size` neighbouring channels)^beta.
 
     Source: Krizhevsky et al. 2012, section 3.3; alpha and size as in Caffe
     (tf.nn.local_response_normalization takes alpha / size and (size - 1) / 2). The sum
     is a product with a band matrix: it is as fast as TensorFlow's own operation and
     puts no code of Graft into the saved model. It is computed in float32.
-
-    Attributes:
-        dtype: Keras dtype policy of the output.
     """
 
-    name: str
-    dtype: str
+    dtype: str  # Keras dtype policy of the output
     size: int = 5  # odd
     alpha: float = 1e-4
     beta: float = 0.75
@@ -236,35 +233,18 @@ class LocalResponseNorm:
         compute = keras.dtype_policies.get(self.dtype).compute_dtype
         return keras.ops.cast(wide * scale, compute)
 
-    def compute_output_shape(self, shape: Shape) -> Shape:
-        """Return the shape of the input."""
-        return shape
-
-    def walk(self, shape: Shape) -> Iterator[tuple[Any, Shape]]:
-        """Yield nothing, for the block has no layers."""
-        yield from ()
-
-    @property
-    def layers(self) -> list[Any]:
-        """No layers."""
-        return []
-
-    def replaced(self, _: Callable[[Any], Any]) -> "LocalResponseNorm":
-        """Return the block itself."""
-        return self
-
 
 @dataclasses.dataclass(frozen=True)
-class Graph:
+class Graph(Block):
     """Steps that branch and join between one tensor and the next.
 
+    The block has the name of its last step.
+
     Attributes:
-        name: name of the block, and of its last step.
         nodes: steps in an order in which they can be computed, each with the names of
             the steps that give its inputs; "" is the input of the block.
     """
 
-    name: str
     nodes: Sequence[tuple[Any, tuple[str, ...]]]
 
     def __call__(self, inputs: Any) -> Any:

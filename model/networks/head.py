@@ -61,44 +61,26 @@ def choose_pooling(
         features: layers that the head sits on.
         requested: one of POOLINGS; "auto" is "average" for feature maps.
     """
-    if len(features) > 1:
-        return _choose_for_several(network, spec, features, requested)
-    shape = network.output_shape(spec, features[0])
-    if requested in ("average", "statistics") and len(shape) != 4:
-        raise errors.MismatchedCheckpoint(
-            f"--pooling={requested}: {features[0]} of {network.name} is not a feature "
-            f"map. Expected [height, width, channels], found {list(shape[1:])}. Use "
-            f"--pooling=none, or a feature map such as "
-            f"--features={_feature_maps(network, spec)[-1]}."
-        )
-    if requested == "auto":
-        is_map = len(shape) == 4 and shape[1] * shape[2] > 1
-        return "average" if is_map else "none"
-    return requested
-
-
-def _choose_for_several(
-    network: architecture.Network,
-    spec: InputSpec,
-    features: Sequence[str],
-    requested: str,
-) -> str:
-    names = ",".join(features)
+    is_several, names = len(features) > 1, ",".join(features)
     for name in features:
         shape = network.output_shape(spec, name)
-        if len(shape) != 4:
+        if len(shape) != 4 and (is_several or requested in ("average", "statistics")):
             raise errors.MismatchedCheckpoint(
-                f"--features={names}: a head on several layers pools feature maps, but "
-                f"{name} of {network.name} is not one. Expected [height, width, "
-                f"channels], found {list(shape[1:])}. Use it alone, or choose from "
-                f"{', '.join(_feature_maps(network, spec))}."
+                f"--features={names} --pooling={requested}: {name} of {network.name} "
+                "is not a feature map, so it cannot be pooled. Expected [height, "
+                f"width, channels], found {list(shape[1:])}. Use it alone, with "
+                "--pooling=none, or feature maps, such as "
+                f"--features={_feature_maps(network, spec)[-1]}."
             )
-    if requested == "none":
+    if is_several and requested == "none":
         raise errors.MismatchedCheckpoint(
             f"--pooling=none: a head on several layers ({names}) has to pool them. Use "
             "--pooling=average or --pooling=statistics, or one layer in --features."
         )
-    return "average" if requested == "auto" else requested
+    if requested == "auto":
+        is_map = len(shape) == 4 and shape[1] * shape[2] > 1
+        return "average" if is_several or is_map else "none"
+    return requested
 
 
 def _feature_maps(network: architecture.Network, spec: InputSpec) -> list[str]:

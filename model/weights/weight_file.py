@@ -19,6 +19,8 @@ from model.checkpoints import errors, npy
 from model.checkpoints.hdf5 import h5, keras_zip
 from pipeline.batches.input_spec import InputSpec
 
+Arrays = Mapping[str, np.ndarray]  # "layer/variable" -> float32, in Graft's layout
+_Writer = Callable[[Path, Arrays, dict[str, str]], None]
 # Attribute of an .h5 that describes the file.
 MARK = h5.OWN_MARK
 # Graft's variables -> their names in caffe-tensorflow.
@@ -40,16 +42,8 @@ def describe(network_name: str, spec: InputSpec) -> dict[str, str]:
     }
 
 
-def write(
-    path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str]
-) -> None:
-    """Write weights in the format that belongs to the file's name.
-
-    Args:
-        path: new or existing .safetensors, .h5 or .npy file.
-        arrays: {"layer/variable": float32 array}, in Graft's layout.
-        metadata: result of `describe`, and further texts.
-    """
+def write(path: Path, arrays: Arrays, metadata: dict[str, str]) -> None:
+    """Write weights to a file whose name ends in one of WRITERS, with metadata."""
     _writer(path)(path, arrays, metadata)
 
 
@@ -58,7 +52,7 @@ def check_ending(path: Path) -> None:
     _writer(path)
 
 
-def _writer(path: Path) -> "_Writer":
+def _writer(path: Path) -> _Writer:
     for ending, writer in WRITERS.items():
         if path.name.endswith(ending):
             return writer
@@ -68,17 +62,13 @@ def _writer(path: Path) -> "_Writer":
     )
 
 
-def _write_safetensors(
-    path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str]
-) -> None:
+def _write_safetensors(path: Path, arrays: Arrays, metadata: dict[str, str]) -> None:
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     # The library's save_file makes files that only their owner can read.
     path.write_bytes(safetensors.numpy.save(contiguous, metadata))
 
 
-def _write_npy(
-    path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str]
-) -> None:
+def _write_npy(path: Path, arrays: Arrays, metadata: dict[str, str]) -> None:
     """Write a pickled {layer: {"weights": array, "biases": array}}.
 
     The metadata follow the pickle, where NumPy does not read on: in the dict, other
@@ -94,9 +84,7 @@ def _write_npy(
         file.write(npy.OWN_MARK + json.dumps(metadata).encode("ascii"))
 
 
-def _write_h5(
-    path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str]
-) -> None:
+def _write_h5(path: Path, arrays: Arrays, metadata: dict[str, str]) -> None:
     """Write Keras' own layout for weights by layer name.
 
     Source: keras/src/legacy/saving/legacy_h5_format.py (attributes layer_names and
@@ -129,7 +117,6 @@ def mark_h5(path: Path, metadata: dict[str, str]) -> None:
         file.attrs[MARK] = json.dumps(metadata)
 
 
-_Writer = Callable[[Path, Mapping[str, np.ndarray], dict[str, str]], None]
 WRITERS: dict[str, _Writer] = {
     ".safetensors": _write_safetensors,
     ".h5": _write_h5,

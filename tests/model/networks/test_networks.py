@@ -475,19 +475,6 @@ def test_relu6_reaches_its_upper_bound():
     assert (draw("efficientnet_lite0")[2]["stem"] == 6).any()
 
 
-@pytest.mark.parametrize(
-    ("size", "places"), [(32, 16), (16, 8), (8, 4)], ids=["32", "16", "8"]
-)
-def test_caffes_pooling_rounds_up(size, places):
-    """Without the rounding it would give one place less than TensorFlow's SAME."""
-    image = np.random.default_rng(3).standard_normal((2, size, size))
-    pooled = ref.caffe_pool(image, 3, 2, np.mean)
-    assert pooled.shape == (2, places, places)
-    assert pooled[1, -1, -1] == pytest.approx(image[1, -2:, -2:].mean())
-    inside = ref.pool(image, 3, 2, np.mean)
-    np.testing.assert_allclose(pooled[:, :-1, :-1], inside, atol=1e-12)
-
-
 def test_convolutions_of_vgg16_take_any_size():
     vgg16 = registry.NETWORKS["vgg16"]
     spec = dataclasses.replace(vgg16.input_spec, size_px=150, short_side_px=150)

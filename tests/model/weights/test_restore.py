@@ -19,6 +19,10 @@ def tensors(tiny):
     return tiny_weights.tensors(tiny)
 
 
+def refused(message=""):
+    return pytest.raises(errors.MismatchedCheckpoint, match=message)
+
+
 def restored_from(tensors, where="", **options):
     checkpoint = reading.Checkpoint(tensors=tensors, format="test")
     return restore.restore_checkpoint(checkpoint, where, **options)
@@ -68,10 +72,7 @@ def test_a_file_that_ends_early_carries_a_head_where_it_ends(tensors):
     restored = restored_from(short, "w.npy")
     assert restored.deepest_feature() == "fc3"
     assert restored.missing_layers("fc5") == ["fc4", "fc5"]
-    with pytest.raises(
-        errors.MismatchedCheckpoint,
-        match=r"w\.npy: fc4 of tiny cannot be restored.*missing.*--features=fc3",
-    ):
+    with refused(r"w\.npy: fc4 of tiny cannot be restored.*missing.*--features=fc3"):
         restored.require("fc4")
 
 
@@ -81,7 +82,7 @@ def test_half_a_layer_does_not_count(tensors, lost):
     restored = restored_from(tensors)
     assert not restored.is_complete("fc3")
     assert restored.deepest_feature() == "pool2"
-    with pytest.raises(errors.MismatchedCheckpoint, match="fc3 of tiny"):
+    with refused("fc3 of tiny"):
         restored.require("fc4")
     restored.require("flatten")
 
@@ -92,25 +93,18 @@ def test_a_tensor_of_another_shape_is_refused_with_both_shapes(tensors):
     (entry,) = [e for e in restored.entries if e.status == "mismatched"]
     assert (entry.shape, entry.file_shape) == ((8, 7), (8, 9))
     assert restored.deepest_feature() == "fc3"
-    with pytest.raises(
-        errors.MismatchedCheckpoint,
-        match=r"fc4 of tiny .* tiny/fc4/weights is float32 \[8, 9\], expected "
-        r"float \[8, 7\].*--features=fc3",
+    with refused(
+        r"fc4 of tiny .* tiny/fc4/weights is float32 \[8, 9\], expected "
+        r"float \[8, 7\].*--features=fc3"
     ):
         restored.require("fc4")
 
 
-def test_a_transposed_kernel_does_not_fit(tensors):
-    tensors["tiny/fc4/weights"] = tensors["tiny/fc4/weights"].T
-    assert status_of(restored_from(tensors), "fc4/kernel") == "mismatched"
-
-
 def test_a_file_without_the_first_layer_carries_no_head(tensors):
     tensors["tiny/conv1/weights"] = np.zeros((5, 5, 3, 4), np.float32)
-    with pytest.raises(
-        errors.MismatchedCheckpoint,
-        match=r"w\.npy: conv1 of tiny .* \[5, 5, 3, 4\], expected float "
-        r"\[3, 3, 3, 4\].*may belong to another network",
+    with refused(
+        r"w\.npy: conv1 of tiny .* \[5, 5, 3, 4\], expected float "
+        r"\[3, 3, 3, 4\].*may belong to another network"
     ):
         restored_from(tensors, "w.npy").deepest_feature()
 
@@ -118,13 +112,13 @@ def test_a_file_without_the_first_layer_carries_no_head(tensors):
 def test_a_position_below_all_features_is_suggested(tensors):
     """A run has such a file if its head sat deeper than any by default."""
     of_conv1 = {name: a for name, a in tensors.items() if "/conv1/" in name}
-    with pytest.raises(errors.MismatchedCheckpoint, match="--features=pool1"):
+    with refused("--features=pool1"):
         restored_from(of_conv1, "w.npy", arch="tiny").deepest_feature()
 
 
 def test_a_network_is_only_evaluated_with_all_of_its_weights(tensors):
     del tensors["tiny/fc5/weights"]
-    with pytest.raises(errors.MismatchedCheckpoint, match=r"evaluated.*--run_dir"):
+    with refused(r"evaluated.*--run_dir"):
         restored_from(tensors).require("fc5", for_evaluation=True)
 
 
@@ -134,21 +128,8 @@ def test_layers_of_nearly_the_same_name_are_pointed_out(tensors):
     message = "the file has tiny/fc3b, the network has tiny/fc3"
     restored = restored_from(tensors)
     assert restored.near_misses() == [message]
-    with pytest.raises(errors.MismatchedCheckpoint, match=message):
+    with refused(message):
         restored.require("fc3")
-
-
-def test_squeezenet_is_not_taken_for_alexnet():
-    """Both files of torchvision's start with features.0."""
-    squeezenet = {
-        "features.0.weight": np.zeros((96, 3, 7, 7), np.float32),
-        "features.0.bias": np.zeros(96, np.float32),
-    }
-    with pytest.raises(
-        errors.MismatchedCheckpoint,
-        match=r"does not fit .* features\.0\.weight is \[96, 3, 7, 7\]",
-    ):
-        restored_from(squeezenet, "squeezenet.pth")
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, ml_dtypes.bfloat16])
@@ -167,10 +148,7 @@ def test_numbers_that_are_no_floats_are_no_weights(tensors, dtype):
     restored = restored_from(tensors)
     assert status_of(restored, "fc3/kernel") == "mismatched"
     kind = np.dtype(dtype).name
-    with pytest.raises(
-        errors.MismatchedCheckpoint,
-        match=rf"is {kind} \[24, 8\], expected float \[24, 8\]",
-    ):
+    with refused(rf"is {kind} \[24, 8\], expected float \[24, 8\]"):
         restored.require("fc3")
 
 
