@@ -89,11 +89,7 @@ class Network:
         steps = self.steps()
         first = [bool(composite_layers.weighted_layers(s)) for s in steps].index(True)
         last = [step.name for step in steps].index(self.features[-1])
-        return [
-            step.name
-            for step in steps[first : last + 1]
-            if not isinstance(step, _DROPOUT)
-        ]
+        return [s.name for s in steps[first : last + 1] if not isinstance(s, _DROPOUT)]
 
     def weighted_layers(self, last: str = "") -> list[str]:
         """Return the layers that have weights, from the input up to and with `last`."""

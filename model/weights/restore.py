@@ -8,7 +8,7 @@ import collections
 import dataclasses
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import ml_dtypes
 import numpy as np
@@ -174,7 +174,11 @@ def restore_match(
     spec = overrides.apply(naming.spec or network.input_spec, bgr=naming.bgr)
     shapes = network.variable_shapes(spec, num_classes)
     bgr_layer = _bgr_layer(match, overrides)
-    _check_skip(skip, network, shapes)
+    if unknown := {*skip} - {*shapes}:
+        raise errors.MismatchedCheckpoint(
+            f"--skip={','.join(sorted(unknown))}: {network.name} has no such layer. "
+            f"Expected some of {', '.join(shapes)}."
+        )
     values: dict[str, dict[str, np.ndarray]] = collections.defaultdict(dict)
     entries = []
     for layer, variables in shapes.items():
@@ -182,15 +186,17 @@ def restore_match(
             name = naming.tensor_name(layer, variable)
             if name not in tensors:
                 continue
-            status = (
-                "skipped" if layer in skip else _status(naming, tensors[name], shape)
-            )
-            entry = ledger.file_entry(status, name, tensors[name])
+            tensor = tensors[name]
+            fits = tensor.shape in naming.shapes_in_file(shape) and is_float(tensor)
+            status: ledger.Status = "restored" if fits else "mismatched"
+            if layer in skip:
+                status = "skipped"
+            entry = ledger.file_entry(status, name, tensor)
             entries.append(
                 dataclasses.replace(entry, variable=f"{layer}/{variable}", shape=shape)
             )
             if status == "restored":
-                array = finite_float32(tensors[name], f"{match.where}: {name}")
+                array = finite_float32(tensor, f"{match.where}: {name}")
                 array = naming.to_graft(layer, array, shape)
                 is_reversed = layer == bgr_layer and variable == "kernel"
                 values[layer][variable] = array[:, :, ::-1] if is_reversed else array
@@ -209,21 +215,6 @@ def restore_match(
         skipped=tuple(skip),
         entries=tuple(entries),
     )
-
-
-def _check_skip(skip: Sequence[str], network: Network, layers: Iterable[str]) -> None:
-    if unknown := {*skip} - {*layers}:
-        raise errors.MismatchedCheckpoint(
-            f"--skip={','.join(sorted(unknown))}: {network.name} has no such layer. "
-            f"Expected some of {', '.join(layers)}."
-        )
-
-
-def _status(
-    naming: LayerNaming, tensor: np.ndarray, shape: tuple[int, ...]
-) -> ledger.Status:
-    fits = tensor.shape in naming.shapes_in_file(shape) and is_float(tensor)
-    return "restored" if fits else "mismatched"
 
 
 def _bgr_layer(

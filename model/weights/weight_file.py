@@ -36,10 +36,7 @@ CAFFE_TENSORFLOW = {
 
 def describe(network_name: str, spec: InputSpec) -> dict[str, str]:
     """Return the metadata that every weight file of Graft contains."""
-    return {
-        "network": network_name,
-        "input_spec": json.dumps(dataclasses.asdict(spec)),
-    }
+    return {"network": network_name, "input_spec": json.dumps(dataclasses.asdict(spec))}
 
 
 def write(path: Path, arrays: Arrays, metadata: dict[str, str]) -> None:

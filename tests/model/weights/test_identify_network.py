@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ def checkpoint_of(tensors, kind="test", **options):
     return reading.Checkpoint(tensors=tensors, format=kind, **options)
 
 
-def refused(message=""):
+def refused(message):
     return pytest.raises(errors.MismatchedCheckpoint, match=message)
 
 
@@ -206,10 +207,8 @@ class TestUnexplainedLayers:
         file = alexnet_of_torchvision(**extra)
         match = identify_network.identify(file, "file", arch="alexnet_owt")
         assert match.naming.unexplained_layers(file) == [unexplained]
-        with refused() as caught:
+        with refused(f"{re.escape(unexplained)}.*--arch=alexnet_owt"):
             identify_network.identify(file, "file")
-        assert unexplained in str(caught.value)
-        assert "--arch=alexnet_owt" in str(caught.value)
 
     @pytest.mark.parametrize(
         "extra",

@@ -19,7 +19,7 @@ def tensors(tiny):
     return tiny_weights.tensors(tiny)
 
 
-def refused(message=""):
+def refused(message):
     return pytest.raises(errors.MismatchedCheckpoint, match=message)
 
 
