@@ -161,14 +161,9 @@ def restore_match(
     overrides: preprocessing_overrides.Overrides = preprocessing_overrides.AS_WEIGHTS,
     num_classes: int = 0,
 ) -> RestoredWeights:
-    """Restore the tensors of a file whose network is known.
+    """Restore the tensors of a file whose network is known, except layers to `skip`.
 
-    Args:
-        match: file, network and naming convention.
-        skip: layers to leave out even if the file has them.
-        overrides: preprocessing that the user sets by flags.
-        num_classes: number of classes of the network's own final layer; 0 for that of
-            its best-known weights.
+    `num_classes` is that of the final layer; 0 for that of the best-known weights.
     """
     tensors, naming, network = match.checkpoint.tensors, match.naming, match.network
     spec = overrides.apply(naming.spec or network.input_spec, bgr=naming.bgr)
