@@ -12,8 +12,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pipeline.batches import seeded_random
 from pipeline.batches.input_spec import InputSpec
+
+
+def seeded_generator(key: tuple[int, ...]) -> np.random.Generator:
+    """Return a generator whose numbers depend on `key` alone, on every machine."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,7 +115,7 @@ def random_views(sizes: np.ndarray, spec: InputSpec, key: tuple[int, ...]) -> Vi
 
     Source: Krizhevsky et al. 2012, section 4.1 (random 224 crops of 256, mirrored).
     """
-    uniform = seeded_random.generator(key).random((len(sizes), 3))
+    uniform = seeded_generator(key).random((len(sizes), 3))
     sides = window_sides(sizes, spec)
     corners = np.floor(uniform[:, :2] * (sizes - sides + 1)).astype(np.int64)
     windows = np.concatenate([corners, sides], axis=1).astype(np.int32)

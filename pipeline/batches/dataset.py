@@ -13,7 +13,6 @@ from pipeline.batches import (
     crop_and_resize,
     image_batches,
     random_augmentation,
-    seeded_random,
 )
 from pipeline.batches.input_spec import InputSpec
 from pipeline.records import manifest
@@ -94,7 +93,7 @@ class Training:
 
 def permutation(num_rows: int, key: tuple[int, ...]) -> np.ndarray:
     """Return the order of an epoch, int64 [num_rows]; `key` decides it."""
-    return seeded_random.generator((*key, 0)).permutation(num_rows)
+    return crop_and_resize.seeded_generator((*key, 0)).permutation(num_rows)
 
 
 class Evaluation:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pipeline.batches import crop_and_resize, seeded_random
+from pipeline.batches import crop_and_resize
 from pipeline.batches.augmentation_settings import Augmentation
 from pipeline.batches.input_spec import InputSpec
 
@@ -80,7 +80,7 @@ def _draw_crops(
     sides = np.maximum(1, np.rint(sizes * np.minimum(1, shares))).astype(np.int64)
     corners = (sizes - sides) // 2
     waiting = np.ones(len(sizes), np.bool_)
-    random = seeded_random.generator(key)
+    random = crop_and_resize.seeded_generator(key)
     for _ in range(_CROP_ATTEMPTS):
         uniform = random.random((len(sizes), 4))
         share = np.sqrt(area[0] + uniform[:, 0] * (area[1] - area[0]))
@@ -109,7 +109,9 @@ def _draw_geometry(
         float64 [count, 6]: a, b, c, d, e, f. Column x and row y of the result come from
         column a x + b y + c and row d x + e y + f of the image.
     """
-    uniform = seeded_random.generator((*key, _GEOMETRY)).uniform(-1, 1, (count, 6))
+    uniform = crop_and_resize.seeded_generator((*key, _GEOMETRY)).uniform(
+        -1, 1, (count, 6)
+    )
     turn = math.radians(augmentation.rotation) * uniform[:, 0]
     down, right = (augmentation.shift * size_px * uniform[:, 1:3]).T
     sheared = turn + math.radians(augmentation.shear) * uniform[:, 3]
@@ -126,7 +128,9 @@ def _draw_colour(
     augmentation: Augmentation, count: int, size_px: int, key: tuple[int, ...]
 ) -> np.ndarray:
     """Draw factors of brightness, contrast and saturation: float64 [count, 3]."""
-    uniform = seeded_random.generator((*key, _COLOUR)).uniform(-1, 1, (count, 3))
+    uniform = crop_and_resize.seeded_generator((*key, _COLOUR)).uniform(
+        -1, 1, (count, 3)
+    )
     return 1 + uniform * (
         augmentation.brightness,
         augmentation.contrast,
@@ -142,7 +146,7 @@ def _draw_cutout(
     Returns:
         float64 [count, 2], in pixels.
     """
-    uniform = seeded_random.generator((*key, _CUTOUT)).random((count, 2))
+    uniform = crop_and_resize.seeded_generator((*key, _CUTOUT)).random((count, 2))
     return np.floor(uniform * size_px) - augmentation.cutout_px(size_px) // 2
 
 
@@ -158,19 +162,21 @@ def _draw_mixing(
     mixup, cutmix = augmentation.mixup, augmentation.cutmix
     mixing = np.zeros((count, 6))
     if mixup:
-        random = seeded_random.generator((*key, _MIXUP))
+        random = crop_and_resize.seeded_generator((*key, _MIXUP))
         mixing[:, 0] = random.beta(mixup, mixup, count)
     if cutmix:
-        random = seeded_random.generator((*key, _CUTMIX))
+        random = crop_and_resize.seeded_generator((*key, _CUTMIX))
         share = random.beta(cutmix, cutmix, count)
         sides = np.rint(size_px * np.sqrt(share))[:, None]
-        uniform = seeded_random.generator((*key, _CUTMIX_PLACE)).random((count, 2))
+        uniform = crop_and_resize.seeded_generator((*key, _CUTMIX_PLACE)).random(
+            (count, 2)
+        )
         corners = np.floor(uniform * size_px) - sides // 2
         first = np.clip(corners, 0, size_px)
         last = np.clip(corners + sides, 0, size_px)
         area = (last - first).prod(axis=1, keepdims=True) / size_px**2
         boxes = np.concatenate([area, first, last, np.ones((count, 1))], axis=1)
-        which = seeded_random.generator((*key, _WHICH)).random(count) < 0.5
+        which = crop_and_resize.seeded_generator((*key, _WHICH)).random(count) < 0.5
         pasted = which if mixup else np.ones(count, np.bool_)
         mixing[pasted] = boxes[pasted]
     return mixing

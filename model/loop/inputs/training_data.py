@@ -13,7 +13,6 @@ from pipeline.batches import (
     crop_and_resize,
     dataset,
     image_batches,
-    seeded_random,
 )
 from pipeline.batches.input_spec import InputSpec
 from pipeline.records import manifest
@@ -156,7 +155,7 @@ class CachedFeatures:
         """Return the rows of an epoch, and the view of each."""
         key = (self._seed, epoch)
         order = self._train[dataset.permutation(len(self._train), key)]
-        random = seeded_random.generator((*key, 2))
+        random = crop_and_resize.seeded_generator((*key, 2))
         return order, random.integers(self._num_views, size=len(order))
 
     def _batches(

@@ -14,7 +14,6 @@ from pipeline.batches import (
     dataset,
     image_batches,
     random_augmentation,
-    seeded_random,
 )
 from pipeline.batches.input_spec import InputSpec
 from pipeline.convert import conversion, convert_settings
@@ -257,7 +256,9 @@ class TestAugmented:
     def test_off_is_bit_by_bit_what_it_was(self, found):
         images = images_of(found, rows=found.included("train"), batch_size=8)
         views = crop_and_resize.random_views(images.sizes, SPEC, (0, 1, 1))
-        order = seeded_random.generator((0, 1, 0)).permutation(len(images.rows))
+        order = crop_and_resize.seeded_generator((0, 1, 0)).permutation(
+            len(images.rows)
+        )
         before = collect(images.run(order, views))
         now = self.epoch(found)
         assert all((now[name] == before[name]).all() for name in before)
