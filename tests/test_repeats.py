@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from model.checkpoints import errors
-from model.loop import device, optimization, training_loop
+from model.loop import optimization, training_loop
 from model.runs import finished_run, run_folder
 from model.training import (
     learning_rate_finder,
@@ -364,9 +364,7 @@ class TestPlan:
         config = dataclasses.replace(
             quick, ckpt="none", arch="cifar_cnn", epochs=4, batch_size=16
         )
-        cache = Path(config.run_dir).parent / "cache"
-        setup = device.ComputeSetup(precision="float32", cache_dir=cache)
-        (network,) = train_run.prepare(config, found, Path(config.run_dir), setup)
+        (network,) = train_run.prepare(config, found, Path(config.run_dir))
         (estimate,) = plan_estimate.estimate_stages(network, found)
         results = finished_run.read(str(train_run.train(config))).results()
         # The first epoch has TensorFlow's preparations.

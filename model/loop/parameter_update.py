@@ -27,12 +27,7 @@ class ParameterUpdate:
     def __init__(
         self, variables: Mapping[str, Any], settings: optimization.Settings
     ) -> None:
-        """Create the optimizers and their state.
-
-        Args:
-            variables: {"layer/variable": Keras variable} of all that could train.
-            settings: Settings of the optimizer.
-        """
+        """Create the optimizers for {"layer/variable": Keras variable}."""
         rates = {name: settings.layer_rate_of(name) for name in variables}
         self._names = [name for name in variables if rates[name].lr_mult]
         self.variables = [variables[name] for name in self._names]

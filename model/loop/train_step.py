@@ -120,12 +120,7 @@ class TrainStep:
     """
 
     def __init__(self, model: Any, setup: LearningSetup) -> None:
-        """Prepare the graphs.
-
-        Args:
-            model: keras.Model, inputs -> logits [batch, num_classes].
-            setup: Loss, optimizer, learning rate and devices.
-        """
+        """Prepare the graphs of a keras.Model, inputs -> logits."""
         self._setup = setup
         self.steps = 0
         self.waiting = 0

@@ -149,15 +149,8 @@ class Training:
     ) -> None:
         """Prepare the first epoch.
 
-        Args:
-            model: keras.Model, inputs -> logits.
-            setup: Loss, optimizer, learning rate and number of steps.
-            source: Batches for training and validation.
-            best: The best weights so far, of the stages before; they are kept up to
-                date.
-            stage: Name of the stage in the results.
-            first_epoch: Number of epochs of the stages before, whose order and
-                windows are not repeated.
+        `first_epoch` is the number of epochs of earlier stages, whose order and windows
+        are not repeated.
         """
         self.best = best
         self.epoch = 0

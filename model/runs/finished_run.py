@@ -6,7 +6,7 @@ import json
 import math
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,16 +122,11 @@ class FinishedRun:
         Raises:
             RunError: calibration.json is missing or damaged.
         """
-        path = self.directory / "calibration.json"
-        try:
-            value = float(json.loads(path.read_text(encoding="utf-8"))["temperature"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(
-                f"{path}: cannot be read ({error!r}). Train again."
-            ) from error
+        value = self._read_json("calibration.json", lambda c: float(c["temperature"]))
         if not 0 < value < math.inf:
             raise RunError(
-                f"{path}: temperature expected above 0, found {value}. Train again."
+                f"{self.directory / 'calibration.json'}: temperature expected above 0, "
+                f"found {value}. Train again."
             )
         return value
 
@@ -141,10 +136,12 @@ class FinishedRun:
         Raises:
             RunError: photos.json is missing or damaged.
         """
-        path = self.directory / "photos.json"
+        return self._read_json("photos.json", lambda c: {*c["train"], *c["validation"]})
+
+    def _read_json(self, name: str, extract: Callable[[Any], Any]) -> Any:
+        path = self.directory / name
         try:
-            photos = json.loads(path.read_text(encoding="utf-8"))
-            return {*photos["train"], *photos["validation"]}
+            return extract(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(
                 f"{path}: cannot be read ({error!r}). Train again."
@@ -153,10 +150,7 @@ class FinishedRun:
     def evaluation_path(self, name: str, manifest_digest: str) -> Path:
         """Return the path of an evaluation's .json file.
 
-        Args:
-            name: Stem of the file's name.
-            manifest_digest: SHA-256 of the evaluated records' manifest. The name
-                contains it if these are not the run's own records.
+        If the records are not the run's own, its name contains their digest.
         """
         if manifest_digest != self.manifest_digest:
             name += f"-{manifest_digest[:8]}"

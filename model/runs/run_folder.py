@@ -121,11 +121,7 @@ class RunFolder:
     writes: bool = True
 
     def start(self, config: dict[str, Any], class_names: Sequence[str]) -> None:
-        """Create the folder with what is known before training.
-
-        Args:
-            config: Content of config.json.
-            class_names: Names of the classes, in label order.
+        """Create the folder with config.json and labels.txt.
 
         Raises:
             RunError: Another training has started there since `new_directory`.
@@ -171,12 +167,7 @@ class RunFolder:
             file.write(_line(result))
 
     def save_model(self, model: Any, metadata: dict[str, str]) -> None:
-        """Write model.keras.
-
-        Args:
-            model: The trained keras.Model.
-            metadata: What the file records about itself; see weight_file.describe.
-        """
+        """Write model.keras with metadata, a result of weight_file.describe."""
         if not self.writes:
             return
         with file_system.replacing(

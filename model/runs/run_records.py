@@ -11,9 +11,7 @@ from pipeline.system.errors import DataError
 def read(run: finished_run.FinishedRun, data: str = "") -> manifest.Manifest:
     """Read the manifest of the records that a run was trained on.
 
-    Args:
-        run: The finished run.
-        data: Folder of the records; "" for the folder that training used.
+    `data` is their folder; "" for the folder that training used.
 
     Raises:
         DataError: The records are missing, damaged, or not those of the run.
@@ -24,11 +22,7 @@ def read(run: finished_run.FinishedRun, data: str = "") -> manifest.Manifest:
 
 
 def locate(run: finished_run.FinishedRun, data: str = "") -> Path:
-    """Return the folder of the records that a run was trained on.
-
-    Args:
-        run: The finished run.
-        data: Folder of the records; "" for the folder that training used.
+    """Return the folder of the records: `data`, or the one that training used.
 
     Raises:
         DataError: The folder holds no records.
@@ -84,11 +78,8 @@ def check_unseen(
 ) -> None:
     """Refuse records of another data set that a run cannot be evaluated on.
 
-    Args:
-        run: The finished run.
-        records: Records of other photos than those the run was trained on.
-        split: Split to be evaluated; "all" for all photos.
-        source: What the user calls the records; "" for the name of their folder.
+    `split` may be "all". `source` is what the user calls the records; "" for the name
+    of their folder.
 
     Raises:
         DataError: A class is unknown to the run, or it was trained on a photo.

@@ -15,9 +15,7 @@ from model.weights import model_variables
 def build_trunk(plan: stages.StagePlan, dtype: str) -> Any:
     """Build the frozen part: image -> output of the cut layer.
 
-    Args:
-        plan: Plan of the stage.
-        dtype: Keras dtype policy of the layers.
+    `dtype` is the Keras dtype policy of its layers.
     """
     keras.utils.set_random_seed(plan.seed)  # for weights that are not restored
     image, outputs = plan.network.step_outputs(
@@ -39,10 +37,7 @@ def build_trunk(plan: stages.StagePlan, dtype: str) -> Any:
 def build_tail(plan: stages.StagePlan, trunk: Any, dtype: str) -> Any:
     """Build the trained part: output of the trunk -> logits, float32 [batch, classes].
 
-    Args:
-        plan: Plan of the stage.
-        trunk: Result of `build_trunk`.
-        dtype: Keras dtype policy of the layers below the head.
+    `dtype` is the Keras dtype policy of the layers below the head.
     """
     keras.utils.set_random_seed(plan.seed)
     inputs = keras.Input(trunk.output.shape[1:], name="features", dtype="float32")
@@ -97,15 +92,9 @@ def join(trunk: Any, tail: Any) -> Any:
 
 
 def assemble(plan: stages.StagePlan, values: Mapping[str, np.ndarray]) -> Any:
-    """Build the whole network in float32.
+    """Build the whole network in float32, image -> logits, with {name: array}.
 
-    Args:
-        plan: Plan of a stage.
-        values: {name: array} of the variables of trunk and tail.
-
-    Returns:
-        A keras.Model: image -> logits. It has built-in layers only, so that it loads in
-        plain Keras.
+    It has built-in layers only, so that it loads in plain Keras.
     """
     image, outputs = plan.network.step_outputs(plan.spec, last=plan.features[-1])
     output = head.pool_features(outputs, plan.features, plan.pooling)

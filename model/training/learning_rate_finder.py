@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from model.loop import device, optimization, train_step, training_loop
+from model.loop import optimization, train_step, training_loop
 from model.runs import learning_curves, run_folder
 from model.training import settings, train_run
 from pipeline.system import command_line, file_system
@@ -73,9 +73,7 @@ def find_rate(config: settings.Config) -> Path:
     """
     records = train_run.read_records(config.data)
     directory = run_folder.new_directory(config.run_dir, config.ckpt)
-    setup = device.set_up(config.precision, run_folder.cache_dir(directory))
-    network, *_ = train_run.prepare(config, records, directory, setup)
-    command_line.log(train_run.header(config, records, [network]))
+    network, *_ = train_run.prepare(config, records, directory)
     with command_line.graceful():
         network.begin()
         training = network.training
@@ -103,14 +101,10 @@ def search(
     on_step: Callable[[], object],
     steps: int = STEPS,
 ) -> Curve:
-    """Run the test; the model's weights are useless afterwards.
+    """Run the test in steps from LOWEST to HIGHEST.
 
-    Args:
-        model: keras.Model, inputs -> logits.
-        setup: Loss, optimizer and devices; its learning rate is not used.
-        source: Training batches.
-        on_step: Called after each step.
-        steps: Number of steps from LOWEST to HIGHEST.
+    The model's weights are useless afterwards. The learning rate of `setup` is not
+    used; `on_step` is called after each step.
     """
     gamma = (HIGHEST / LOWEST) ** (1 / (steps - 1))
     setup = dataclasses.replace(

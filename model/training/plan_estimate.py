@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from model.loop import device, train_step, training_loop
+from model.loop import train_step, training_loop
 from model.loop.inputs import feature_cache, training_data
 from model.runs import run_folder
 from model.training import (
@@ -25,7 +25,6 @@ from model.training import (
 )
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.records import manifest
-from pipeline.system import command_line
 
 _BATCHES = 4  # timed at least, after the first, which is not timed
 LEAST_S = 1.0  # seconds that batches are timed at least
@@ -93,9 +92,7 @@ class Estimate:
 def plan(config: settings.Config, *, least_s: float = LEAST_S) -> str:
     """Return as text what a training will do, and what it will cost.
 
-    Args:
-        config: Settings of the training.
-        least_s: Seconds that the batches of a stage are timed at least.
+    The batches of each stage are timed for `least_s` seconds or more.
 
     Raises:
         DataError: The records cannot be used.
@@ -103,9 +100,7 @@ def plan(config: settings.Config, *, least_s: float = LEAST_S) -> str:
     """
     records = train_run.read_records(config.data)
     directory = run_folder.new_directory(config.run_dir, config.ckpt)
-    setup = device.set_up(config.precision, run_folder.cache_dir(directory))
-    networks = train_run.prepare(config, records, directory, setup)
-    command_line.log(train_run.header(config, records, networks))
+    networks = train_run.prepare(config, records, directory)
     started_s = age_s()
     estimates: list[Estimate] = []
     for network in networks:
@@ -134,13 +129,7 @@ def estimate_stages(
     *,
     least_s: float = LEAST_S,
 ) -> list[Estimate]:
-    """Time a few batches of each stage of a network.
-
-    Args:
-        network: Training that has not begun; it is not changed.
-        records: The data set.
-        least_s: Seconds that the batches of a stage are timed at least.
-    """
+    """Time a few batches of each stage of a network, which is not changed."""
     planned: dict[str, dict[int, np.ndarray]] = {}
     return [
         _StageTimer(network, records, stage, planned, least_s).estimate()

@@ -144,10 +144,7 @@ def members(
 ) -> dict[str, settings.Config]:
     """Return {name: settings} of the runs; each has a folder of that name.
 
-    Args:
-        config: Settings with `seeds` or `folds`.
-        records: The data set.
-        directory: Folder of all runs. Records split into folds are written there.
+    The records of folds are written into the folder of all runs, too.
     """
     single = dataclasses.replace(config, seeds=1, folds=0, data=str(records.directory))
     if not config.folds:
@@ -240,11 +237,9 @@ def _read(directory: Path) -> tuple[settings.Config, str]:
 
 
 def summarise(figures: Mapping[str, Mapping[str, Any]], *, folds: bool) -> Summary:
-    """Summarise the test figures of several runs.
+    """Summarise {run: content of its evaluation/test.json}.
 
-    Args:
-        figures: {run: content of its evaluation/test.json}.
-        folds: Whether each photo is tested once, so that all can be counted together.
+    With folds each photo is tested once, so that all can be counted together.
     """
     accuracy = {run: float(values["accuracy"]) for run, values in figures.items()}
     values = np.array(list(accuracy.values()))

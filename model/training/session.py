@@ -29,13 +29,9 @@ class TrainingSession:
         *,
         resumed: bool = False,
     ) -> None:
-        """Take over networks that have not begun to train.
+        """Take over networks that have not begun: one, or two to compare.
 
-        Args:
-            config: Settings of the training.
-            networks: One network, or two to compare. The snapshots of both lie in the
-                run folder of the first.
-            resumed: Whether the run was stopped before and is to continue.
+        Their snapshots lie in the run folder of the first; `resumed` expects some.
         """
         self._resumed = resumed
         self._networks = networks
@@ -50,6 +46,7 @@ class TrainingSession:
             for network in networks
             if self._is_chief
         }
+        self._bar: Any = None  # of the stage that trains
         self._saved = {network.name: (time.monotonic(), 0) for network in networks}
 
     def run(self) -> None:
@@ -62,26 +59,20 @@ class TrainingSession:
             command_line.Stopped: By a signal. What was reached is a usable run, and a
                 snapshot has been written.
         """
-        with (
-            self._locked() as folder,
-            self._ending(folder),
-            contextlib.closing(_StageProgress(self._networks)) as progress,
-        ):
+        with self._locked() as folder, self._ending(folder):
             self._begin(folder)
-            progress.start_stage()
             while waiting := [n for n in self._networks if not n.done]:
                 network = min(waiting, key=lambda n: len(n.results))
                 if network.training.done:
-                    progress.close()
+                    self._bar.close()
                     network.begin_next_stage()
-                    self._draw_first_batch(network)
-                    progress.start_stage()
+                    self._begin_stage(network)
                 for num_photos in network.training.train_epoch():
                     if self._clock.is_due(self._steps):
                         self._snapshot(folder)
-                    progress.update(num_photos)
+                    self._bar.update(num_photos)
                 result = network.validate()  # which keeps the best weights
-                self._record(network, result, progress)
+                self._record(network, result)
                 self._save_best(network)
                 if network.training.done and not network.done:  # between two stages
                     self._snapshot(folder)
@@ -104,6 +95,8 @@ class TrainingSession:
                 try:
                     yield
                 finally:
+                    if self._bar:
+                        self._bar.close()
                     self._write()
         except command_line.Stopped as stopped:
             if stopped.in_order and all(n.has_begun for n in self._networks):
@@ -140,9 +133,9 @@ class TrainingSession:
             else:
                 self._restore(network, snapshots.select(state, f"{number}/"))
             network.folder.write_metrics(network.results)
-        self._draw_first_batch(self._networks[0])
         if state is not None:
             command_line.log(f"resumed after step {self._steps}")
+        self._begin_stage(self._networks[0])
         self._clock.restart(self._steps)
 
     def _restore(
@@ -157,30 +150,45 @@ class TrainingSession:
                 "--run_dir."
             ) from error
 
-    def _draw_first_batch(self, network: staged_training.StagedTraining) -> None:
-        """Draw what the network sees in a stage."""
+    def _begin_stage(self, network: staged_training.StagedTraining) -> None:
+        """Draw what a network sees in a stage, and show a progress bar of this stage.
+
+        Stages may differ a thousandfold in speed: one bar for all of them would be
+        wrong about the time left.
+        """
+        number, count = network.number, len(network.stages)
         if self._is_chief:
-            number = network.number
             name = f"first_batch-{number + 1}.png" if number else "first_batch.png"
-            path = network.folder.directory / name
-            with file_system.replacing(path) as partial:
+            with file_system.replacing(network.folder.directory / name) as partial:
                 picture = network.draw_first_batch(partial)
             self._boards[network.name].write_first_batch(picture, number)
+        self._bar = command_line.progress(
+            self._photos_of_stage(),
+            "photo",
+            "train" + f", stage {number + 1} of {count}" * (count > 1),
+            scale=True,
+            initial=sum(network.photos_done for network in self._networks),
+            smoothing=0,  # the mean over training and validation
+        )
+
+    def _photos_of_stage(self) -> int:
+        """Return the number of photos of a stage, less if it was stopped early."""
+        return sum(
+            network.photos_done if network.training.done else network.stage.photos
+            for network in self._networks
+        )
 
     def _record(
-        self,
-        network: staged_training.StagedTraining,
-        result: training_loop.EpochResult,
-        progress: "_StageProgress",
+        self, network: staged_training.StagedTraining, result: training_loop.EpochResult
     ) -> None:
         """Write the figures of an epoch; log them when all networks have them."""
         network.folder.append_metrics(result)
         if self._is_chief:
             self._boards[network.name].write_epoch(result, network.epoch_details())
-        progress.end_epoch()
+        self._bar.total = self._photos_of_stage()
         behind = [n for n in self._networks if len(n.results) < result.epoch]
         if all(other.done for other in behind):
-            progress.log(self._epoch_line(result.epoch))
+            self._bar.log(self._epoch_line(result.epoch))
 
     def _epoch_line(self, epoch: int) -> str:
         """Return the figures of an epoch of all networks, in columns."""
@@ -248,51 +256,3 @@ class TrainingSession:
                 network.folder.discard()
         elif folder.exists():
             command_line.log(f"stopped run: {self._directory}")
-
-
-class _StageProgress:
-    """Show the photos and the time left of the stage that trains now.
-
-    Stages may differ a thousandfold in speed, so that each has a bar of its own.
-    """
-
-    def __init__(self, networks: Sequence[staged_training.StagedTraining]) -> None:
-        self._networks = networks
-        self._bar: Any = None
-
-    def start_stage(self) -> None:
-        """Show a bar for the stage that begins or continues."""
-        number = max(network.number for network in self._networks) + 1
-        count = len(self._networks[0].stages)
-        self._bar = command_line.progress(
-            self._total(),
-            "photo",
-            "train" + f", stage {number} of {count}" * (count > 1),
-            scale=True,
-            initial=sum(network.photos_done for network in self._networks),
-            smoothing=0,  # a mean over training and validation
-        )
-
-    def _total(self) -> int:
-        """Return the number of photos of the current stages."""
-        return sum(
-            network.photos_done if network.training.done else network.stage.photos
-            for network in self._networks
-        )
-
-    def update(self, num_photos: int) -> None:
-        """Move the bar on by a batch."""
-        self._bar.update(num_photos)
-
-    def end_epoch(self) -> None:
-        """Leave out the photos of a stage that is stopped early."""
-        self._bar.total = self._total()
-
-    def log(self, line: str) -> None:
-        """Write a line above the bar."""
-        self._bar.log(line)
-
-    def close(self) -> None:
-        """Complete the bar."""
-        if self._bar is not None:
-            self._bar.close()

@@ -51,16 +51,7 @@ class StagedTraining:
         *,
         name: str = "",
     ) -> None:
-        """Take over a planned training; `begin` or `restore` begins it.
-
-        Args:
-            records: The data set.
-            start: Network that training starts from.
-            planned: Plans of all stages.
-            folder: Run folder of the network.
-            setup: Devices and precision to compute with.
-            name: Name of the network in the log.
-        """
+        """Take over a planned training; `begin` or `restore` begins it."""
         self.name = name
         self.folder = folder
         self.start = start

@@ -145,11 +145,7 @@ class Stage:
     @property
     def photos(self) -> int:
         """Number of photos of all steps; each counts once per epoch."""
-        return self.photos_after(self.steps)
-
-    def photos_after(self, steps: int) -> int:
-        """Return the number of photos of the first `steps` steps."""
-        epochs, left = divmod(steps, self.steps_per_epoch)
+        epochs, left = divmod(self.steps, self.steps_per_epoch)
         in_epoch = left * self.config.learning.iter_size * self.config.batch_size
         return epochs * self.num_training + in_epoch
 
@@ -162,12 +158,6 @@ def plan_stages(
     num_training: int,
 ) -> list[Stage]:
     """Plan all stages of a training.
-
-    Args:
-        start: Network that training starts from.
-        config: Settings of the training.
-        num_classes: Number of classes of the new final layer.
-        num_training: Number of training photos.
 
     Raises:
         errors.MismatchedCheckpoint: The settings name layers that do not exist.
@@ -186,11 +176,6 @@ def plan_stage(
     start: starting_point.StartingPoint, config: settings.Config, num_classes: int
 ) -> StagePlan:
     """Plan where a stage cuts the network.
-
-    Args:
-        start: Network that training starts from.
-        config: Settings of the stage.
-        num_classes: Number of classes of the new final layer.
 
     Raises:
         errors.MismatchedCheckpoint: The settings name layers that do not exist.
@@ -261,11 +246,6 @@ def cut_below(
 
     If the head sits on several layers and not all of them are frozen, the cut lies no
     higher than the first of them, so that the tail computes all that the head sees.
-
-    Args:
-        network: Architecture below the head.
-        train_from: Lowest layer that trains.
-        features: Layers that the head sits on, from shallow to deep.
 
     Raises:
         errors.MismatchedCheckpoint: The network has no such layer below the head.

@@ -92,10 +92,6 @@ class HeadPosition:
 def choose(config: settings.Config, class_names: Sequence[str]) -> StartingPoint:
     """Find the network of the weights, and restore what fits.
 
-    Args:
-        config: Settings of the training.
-        class_names: Names of the data set's classes, in label order.
-
     Raises:
         errors.CheckpointError: The weights cannot be used.
     """
@@ -224,13 +220,7 @@ def _find_head_position(weights: named_weights.Weights) -> HeadPosition | None:
 def _head_shapes(
     num_features: int, hidden: int, num_classes: int
 ) -> dict[str, dict[str, tuple[int, ...]]]:
-    """Return {layer: {variable: shape}} of a head.
-
-    Args:
-        num_features: Number of features that the head sees.
-        hidden: Units of the layer below the final one; 0 for none.
-        num_classes: Number of classes of the final layer.
-    """
+    """Return {layer: {variable: shape}} of a head."""
     sizes = [(head.HIDDEN_LAYER, hidden)] * bool(hidden)
     sizes.append((head.FINAL_LAYER, num_classes))
     layers = {}
@@ -250,14 +240,6 @@ def _restore_head(
     class_names: Sequence[str],
 ) -> restore.RestoredWeights:
     """Return the restored weights together with those of the file's head.
-
-    Args:
-        restored: Restored weights of the layers below the head.
-        weights: File that they come from.
-        features: Layers that the head sits on.
-        pooling: Result of head.choose_pooling.
-        hidden: Units of the layer below the final one; 0 for none.
-        class_names: Names of the data set's classes, in label order.
 
     Raises:
         errors.MismatchedCheckpoint: The file has no head, or one for other layers or

@@ -33,9 +33,7 @@ def train(config: settings.Config) -> Path:
     """
     records = read_records(config.data)
     directory = run_folder.new_directory(config.run_dir, config.ckpt)
-    setup = device.set_up(config.precision, run_folder.cache_dir(directory))
-    networks = prepare(config, records, directory, setup)
-    command_line.log(header(config, records, networks))
+    networks = prepare(config, records, directory)
     for network in networks:
         start_folder(config, records, network)
         network.folder.write_json("photos.json", _photos(records))
@@ -62,9 +60,8 @@ def resume(run_dir: Path) -> Path:
             f"warning: {directory} was started with other versions of Graft, "
             "TensorFlow, Keras or NumPy; the result may differ in its last digits"
         )
-    setup = device.set_up(facts["precision"], run_folder.cache_dir(directory))
-    networks = prepare(config, records, directory, setup)
-    command_line.log(header(config, records, networks))
+    config = dataclasses.replace(config, precision=facts["precision"])
+    networks = prepare(config, records, directory)
     if _source_of_weights(networks[0].start) != facts["weights"]:
         raise run_folder.RunError(
             f"{directory}: --ckpt={config.ckpt} holds other weights than when training "
@@ -104,22 +101,16 @@ def read_records(folder: str) -> manifest.Manifest:
 
 
 def prepare(
-    config: settings.Config,
-    records: manifest.Manifest,
-    directory: Path,
-    setup: device.ComputeSetup,
+    config: settings.Config, records: manifest.Manifest, directory: Path
 ) -> list[staged_training.StagedTraining]:
-    """Return the network to train, and the one to compare it with; nothing trains yet.
+    """Return the network to train, and the one to compare it with; log what trains.
 
-    Args:
-        config: Settings of the training.
-        records: The data set.
-        directory: Run folder, which is not created.
-        setup: Devices and precision to compute with.
+    Nothing trains yet, and the run folder `directory` is not created.
 
     Raises:
         errors.CheckpointError: The weights cannot be used.
     """
+    setup = device.set_up(config.precision, run_folder.cache_dir(directory))
     start = starting_point.choose(config, records.class_names)
     starts = {"": (directory, start)}
     if config.compare == "scratch":
@@ -127,7 +118,7 @@ def prepare(
             "pretrained": (directory, start),
             SCRATCH: (directory / SCRATCH, start.from_scratch()),
         }
-    return [
+    networks = [
         staged_training.StagedTraining(
             records,
             network_start,
@@ -143,9 +134,11 @@ def prepare(
         )
         for name, (folder, network_start) in starts.items()
     ]
+    command_line.log(_header(config, records, networks))
+    return networks
 
 
-def header(
+def _header(
     config: settings.Config,
     records: manifest.Manifest,
     networks: Sequence[staged_training.StagedTraining],

@@ -40,7 +40,7 @@ class Features:
     def __init__(
         self, views: Sequence[np.ndarray], rows: Mapping[int, np.ndarray]
     ) -> None:
-        """Hold them in memory as one tensor, if they take no more than MEMORY_BYTES.
+        """Hold features in memory as one tensor if they fit into MEMORY_BYTES.
 
         Args:
             views: One array [num_photos, ...] per view, on disk.
@@ -137,15 +137,7 @@ def num_missing(
     cache_dir: Path,
     identity: dict[str, Any],
 ) -> int:
-    """Return how many features `extract` would compute, without changing the cache.
-
-    Args:
-        trunk: Frozen keras.Model, uint8 [batch, size_px, size_px, 3] -> features.
-        num_photos: Number of photos in the data set.
-        rows: {view: indices of the photos needed in it}.
-        cache_dir: Folder of all caches.
-        identity: Result of cache_key.describe.
-    """
+    """Return how many features `extract` would compute, without changing the cache."""
     folder = _folder(cache_dir, identity)
     shape = (num_photos, *trunk.output.shape[1:])
     count = 0
@@ -217,11 +209,7 @@ def _locked(folder: Path) -> Iterator[None]:
 def _marking(
     arrays: Sequence[tuple[np.memmap, np.memmap]],
 ) -> Iterator[Callable[[np.ndarray], None]]:
-    """Yield a function that marks rows as filled, once their values are on disk.
-
-    Args:
-        arrays: Values and marks of the views that are filled together.
-    """
+    """Yield a function that marks rows of all arrays, once their values are on disk."""
     waiting: list[np.ndarray] = []
 
     def write_marks() -> None:
@@ -265,10 +253,10 @@ def _open_view(
 
 
 def _open(path: Path, shape: Sequence[int], dtype: Any) -> tuple[np.memmap, bool]:
-    """Open an array on disk, or create one full of zeros.
+    """Open an array on disk; create it if the file is missing or damaged.
 
     Returns:
-        The array, and whether it was created: the file was missing or damaged.
+        The array, and whether it was created, full of zeros.
     """
     shape = tuple(int(size) for size in shape)
     if path.exists():

@@ -36,16 +36,7 @@ class Photos:
         augmentation: augmentation_settings.Augmentation = augmentation_settings.NONE,
         process_group: distributed.ProcessGroup = distributed.SINGLE_PROCESS,
     ) -> None:
-        """Prepare both splits.
-
-        Args:
-            records: The data set.
-            spec: Preprocessing of the network's input.
-            batch_size: Photos per training batch.
-            seed: Seed of order, windows and augmentation.
-            augmentation: Random changes of the training photos.
-            process_group: Processes that share each training batch.
-        """
+        """Prepare both splits; `seed` decides order, windows and augmentation."""
         self.batch_size = batch_size
         self._training = dataset.Training(
             records,
@@ -93,16 +84,10 @@ class CachedFeatures:
         seed: int,
         process_group: distributed.ProcessGroup = distributed.SINGLE_PROCESS,
     ) -> None:
-        """Prepare both splits.
+        """Prepare both splits; `seed` decides order and views.
 
-        Args:
-            records: The data set.
-            features: Result of `compute_features`.
-            num_views: Views of each training photo, at least 1; validation uses the
-                central one.
-            batch_size: Photos per training batch.
-            seed: Seed of order and views.
-            process_group: Processes that share each training batch.
+        Each training photo has `num_views` views, at least 1; validation uses the
+        central one.
         """
         rows = records.included()
         split = np.array([row.split for row in rows])
@@ -119,12 +104,7 @@ class CachedFeatures:
         self._seed = seed
 
     def training(self, epoch: int, start: int = 0) -> Iterator[training_loop.Batch]:
-        """Yield each photo once, in a new order, each in one of its views.
-
-        Args:
-            epoch: Number of the epoch, which decides order and views.
-            start: Number of batches to skip at the beginning.
-        """
+        """Yield each photo once, in one of its views, without `start` batches."""
         order, views = self._order(epoch)
         first = start * self.batch_size
         return self._batches(
@@ -184,13 +164,7 @@ def compute_features(
 ) -> feature_cache.Features:
     """Return the features of all photos for training and validation.
 
-    Args:
-        records: The data set.
-        trunk: Frozen part of the network.
-        spec: Preprocessing of its input.
-        num_views: Views of each training photo, at least 1.
-        cache_dir: Folder of all feature caches.
-        identity: Result of cache_key.describe.
+    `cache_dir` is the folder of all caches, `identity` a result of cache_key.describe.
     """
     rows, needed = photos_per_view(records, num_views)
     images = image_batches.Images(
@@ -206,10 +180,7 @@ def photos_per_view(
 ) -> tuple[tuple[Row, ...], dict[int, np.ndarray]]:
     """Return all photos, and {view: indices of the photos needed in it}.
 
-    Args:
-        records: The data set.
-        num_views: Views of each training photo, at least 1; validation needs the
-            central one.
+    Training needs `num_views` views of a photo, validation the central one.
     """
     rows = records.included()
     split = np.array([row.split for row in rows])

@@ -128,9 +128,10 @@ def test_steps_end_a_stage_within_an_epoch(start):
 
 
 def test_accumulated_batches_make_fewer_steps(start):
-    stage = stage_of(start, epochs=2, learning=optimization.Settings(iter_size=2))
+    learning = optimization.Settings(iter_size=2)
+    stage = stage_of(start, epochs=2, learning=learning)
     assert (stage.steps_per_epoch, stage.steps) == (3, 6)
-    assert stage.photos_after(4) == 23 + 10
+    assert stage_of(start, steps=4, learning=learning).photos == 23 + 10
 
 
 def test_the_learning_rate_suits_the_features_unless_it_is_given(start):
