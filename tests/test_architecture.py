@@ -241,3 +241,9 @@ def test_tensorflow_comes_quietly_and_alone():
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_map_of_the_code_follows_the_docstrings():
+    command = [sys.executable, "script/map", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
