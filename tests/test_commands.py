@@ -59,7 +59,11 @@ def test_help_fits_a_screen(command):
     assert sum(line.startswith(("    python", "    curl")) for line in lines) == 2
     flags = config_flags.settings_of(*kinds_of(command)).values()
     hidden = sum(flag.is_flag and not flag.basic for flag in flags)
-    last = f"--helpfull lists {hidden} more flags." if hidden else "These are all flags"
+    last = (
+        f"--helpfull lists {hidden} more flags."
+        if hidden
+        else "This is the complete list"
+    )
     assert not flags or lines[-1].startswith(last)
 
 

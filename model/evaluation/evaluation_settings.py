@@ -25,8 +25,8 @@ class Config:
     )
     runs: str = _subject(
         "",
-        "Runs to compare on the same photos, separated by commas: the first with each "
-        "of the others.",
+        "Runs to compare on the same photos, separated by commas: compares the first "
+        "with each of the others.",
         value="FOLDERS",
     )
     ckpt: str = weight_settings.ckpt()

@@ -47,7 +47,7 @@ class Config:
     quantize: str = _classifier(
         "none",
         "Makes a LiteRT file smaller: float16 stores weights in 16 bits, int8 also "
-        "computes with 8-bit whole numbers.",
+        "computes with 8-bit integers.",
         choices=("none", "float16", "int8"),
     )
     max_accuracy_loss: float = _classifier(

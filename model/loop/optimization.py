@@ -111,7 +111,7 @@ class Settings:
     )
     class_weights: str = _loss(
         "none",
-        "How much classes count: balanced gives rare ones the same total weight as "
+        "Weight of each class: balanced gives rare ones the same total weight as "
         "common ones; none counts every photo the same.",
         choices=("none", "balanced"),
         basic=True,

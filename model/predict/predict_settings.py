@@ -47,7 +47,7 @@ class Config:
     format: str = _answers(
         "text",
         "Format of the results on standard output: text for people, a CSV table, or a "
-        "JSON object a line.",
+        "JSON object per line.",
         choices=("text", "csv", "jsonl"),
     )
     unknown_below: float = unknown_below()

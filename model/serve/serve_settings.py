@@ -25,17 +25,17 @@ class Config:
     )
     host: str = _address(
         "127.0.0.1",
-        "Address to listen at; the default serves this computer alone, 0.0.0.0 others "
+        "Address to listen on; the default serves this computer alone, 0.0.0.0 others "
         "too.",
         value="ADDRESS",
     )
     port: int = _address(
-        8000, "Port to listen at; 0 takes a free one.", lower=0, upper=65535
+        8000, "Port to listen on; 0 takes a free one.", lower=0, upper=65535
     )
     allowed_hosts: str = _address(
         "",
         "Host names that browsers may use for the server, separated by commas; by "
-        "default this computer's, or any with another --host.",
+        "default this computer's, or any name with another --host.",
         value="NAMES",
     )
     top: int = predict_settings.top()

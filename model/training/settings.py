@@ -124,14 +124,15 @@ class Config:
     )
     seeds: int = _several(
         1,
-        "Runs with the seeds SEED, SEED+1, ...; reports mean and standard deviation.",
+        "Number of runs, with seeds SEED, SEED+1, ...; reports mean and standard "
+        "deviation.",
         basic=True,
         lower=1,
         upper=1000,
     )
     folds: int = _several(
         0,
-        "Runs that each test another fold, so that each photo is tested once; 0 uses "
+        "Number of folds; each run tests a different one, and each photo once. 0 uses "
         "the split of the records.",
         basic=True,
         lower=0,
@@ -163,7 +164,7 @@ class Config:
     train_from: str = _stage(
         "",
         "Lowest layer that trains, such as conv5; by default only the new head trains, "
-        "or everything after a random start.",
+        "or everything with --ckpt=none.",
         basic=True,
         value="LAYER",
     )

@@ -32,7 +32,7 @@ ckpt = functools.partial(
 arch = functools.partial(_setting, ARCH, value="NAME")
 labels = functools.partial(
     _setting,
-    "File of the class names of --ckpt, one a line, such as synset_words.txt.",
+    "File of the class names of --ckpt, one per line, such as synset_words.txt.",
     basic=True,
     value="FILE",
 )

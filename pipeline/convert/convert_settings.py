@@ -36,7 +36,7 @@ class Config:
     resize_min: int = _output(
         file_headers.RESIZE_MIN,
         "Short side in pixels to which larger photos are shrunk; the default is twice "
-        "what networks resize to, so they lose nothing. 0 keeps all pixels.",
+        "what networks resize to, so networks lose nothing. 0 keeps all pixels.",
         lower=0,
     )
     shard_mb: int = _output(

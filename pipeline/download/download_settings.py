@@ -36,7 +36,8 @@ class Config:
     )
     labels: str = _listed(
         "",
-        "File of class names, one a line, for a list whose labels are numbers from 0.",
+        "File of class names, one per line, for a list whose labels are numbers from "
+        "0.",
         value="FILE",
     )
     images: int = _listed(
@@ -47,7 +48,8 @@ class Config:
     )
     refuse_sha1: str = _listed(
         "",
-        "SHA-1 digests of placeholders to refuse besides Flickr's, comma-separated.",
+        "SHA-1 digests of placeholders to refuse in addition to Flickr's, "
+        "comma-separated.",
         value="DIGESTS",
     )
     min_bytes: int = _listed(

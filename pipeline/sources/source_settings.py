@@ -14,7 +14,7 @@ _decoding = functools.partial(config_flags.setting, group="Decoding", basic=True
 # Each of these makes the field of one setting.
 lists = functools.partial(
     _source,
-    "Caffe list files with lines `path label`, separated by commas; their names give "
+    "Comma-separated Caffe list files (one `path label` per line); their names give "
     "the split, as in train.txt,val.txt or train=a.txt,test=b.txt.",
     value="FILES",
 )
@@ -25,7 +25,8 @@ csv = functools.partial(
 )
 labels = functools.partial(
     _source,
-    "File of class names, one a line, label 0 first, for lists with numbers as labels.",
+    "File of class names, one per line, label 0 first, for lists with numbers as "
+    "labels.",
     value="FILE",
 )
 group_by = functools.partial(

@@ -35,7 +35,7 @@ def screen(doc: str, arguments: Arguments, settings: Settings, *, full: bool) ->
     if hidden:
         lines += ["", f"--helpfull lists {hidden} more flags."]
     elif flags:
-        lines += ["", "These are all flags of this command."]
+        lines += ["", "This is the complete list of flags."]
     return "\n".join(lines)
 
 
