@@ -31,7 +31,7 @@ from training_step import learning_of
 
 from model.loop import device, train_step
 from model.loop.inputs import cache_key, training_data
-from model.training import cut_network, settings, stages, starting_point
+from model.training import settings, stages, starting_point, trunk_and_tail
 from model.weights import model_variables, preprocessing_overrides
 from pipeline.convert import conversion
 
@@ -76,8 +76,8 @@ class Stage:
         start = starting_point.choose(config, found.class_names)
         plan = stages.plan_stage(start, config, len(found.class_names))
         setup = device.set_up("auto", cache)
-        trunk = cut_network.build_trunk(plan, setup.frozen_policy)
-        tail = cut_network.build_tail(plan, trunk, setup.trained_policy)
+        trunk = trunk_and_tail.build_trunk(plan, setup.frozen_policy)
+        tail = trunk_and_tail.build_tail(plan, trunk, setup.trained_policy)
         for part in (trunk, tail):
             model_variables.assign(part, start.restored.values)
         began = time.perf_counter()
@@ -97,7 +97,7 @@ class Stage:
         self.num_training = len(found.included("train"))
         self.candidates = {
             f"{plan.cut} from the cache": self._epochs(tail, of_cache),
-            "without it": self._epochs(cut_network.join(trunk, tail), fresh),
+            "without it": self._epochs(trunk_and_tail.join(trunk, tail), fresh),
         }
 
     def _epochs(self, model: Any, source: Any) -> Callable[[], float]:

@@ -35,7 +35,7 @@ import tensorflow as tf
 
 from model.loop import device, dropout, optimization, parameter_update, train_step
 from model.loop.inputs import training_data
-from model.training import cut_network, settings, stages, starting_point
+from model.training import settings, stages, starting_point, trunk_and_tail
 from model.weights import model_variables
 from pipeline.convert import conversion
 
@@ -69,8 +69,8 @@ def main() -> None:
         precision = setup.precision
 
         def parts(policy: str) -> tuple[Any, Any]:
-            trunk = cut_network.build_trunk(plan, policy)
-            tail = cut_network.build_tail(plan, trunk, policy)
+            trunk = trunk_and_tail.build_trunk(plan, policy)
+            tail = trunk_and_tail.build_tail(plan, trunk, policy)
             for part in (trunk, tail):
                 model_variables.assign(part, start.restored.values)
             return trunk, tail
@@ -79,7 +79,7 @@ def main() -> None:
             found, plan.spec, seed=plan.seed, batch_size=BATCH_SIZE
         )
         batches = itertools.chain.from_iterable(map(fresh.training, itertools.count()))
-        model = cut_network.join(*parts(setup.trained_policy))
+        model = trunk_and_tail.join(*parts(setup.trained_policy))
         step = train_step.TrainStep(model, learning_of(model))
 
         def ours() -> float:
@@ -88,7 +88,7 @@ def main() -> None:
                 float(step(inputs, labels).loss)
             return images / (time.perf_counter() - began)
 
-        bare = bare_step(cut_network.join(*parts(setup.trained_policy)))
+        bare = bare_step(trunk_and_tail.join(*parts(setup.trained_policy)))
         ready = next(b for b in batches if len(b[1]) == BATCH_SIZE)
 
         def limit() -> float:
@@ -97,8 +97,8 @@ def main() -> None:
                 bare(*ready, tf.constant(number)).numpy()
             return images / (time.perf_counter() - began)
 
-        values = [cut_network.values(part) for part in parts("float32")]
-        plain = cut_network.assemble(plan, values[0] | values[1])
+        values = [trunk_and_tail.values(part) for part in parts("float32")]
+        plain = trunk_and_tail.assemble(plan, values[0] | values[1])
         name = f"limit: bare step on a ready batch, {precision}"
         with keras_fit(plain, found.directory, options.batches) as peer:
             figures = measure.rounds(

@@ -205,7 +205,7 @@ def test_conversion_starts_without_tensorflow():
         "check.checking",
         "split",
         "download.url_list",
-        "images.beam_runner",
+        "images.decode_with_beam",
     )
     program = "; ".join(f"import pipeline.{module}" for module in modules)
     program += "; import sys; assert not {'tensorflow', 'keras'} & sys.modules.keys()"

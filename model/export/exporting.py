@@ -11,7 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from model.evaluation import run_evaluation
-from model.export import converters, exportable, heldout_photos, replay, verify_file
+from model.export import (
+    converters,
+    exportable,
+    heldout_photos,
+    run_exported_file,
+    verify_file,
+)
 from model.export.export_settings import Config
 from model.export.formats import litert, onnx_file, saved_model
 from model.loop import training_loop
@@ -243,7 +249,9 @@ def _measure_run(
         name=f"{run_folder.MODEL_NAME} of the run",
         takes="views",
         size_bytes=(run.directory / run_folder.MODEL_NAME).stat().st_size,
-        latency_s=statistics.median(replay.time_calls(calls, verify_file.NUM_TIMED)),
+        latency_s=statistics.median(
+            run_exported_file.time_calls(calls, verify_file.NUM_TIMED)
+        ),
     )
 
 

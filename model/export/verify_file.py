@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model.export import heldout_photos, replay
+from model.export import heldout_photos, run_exported_file
 from model.export.formats import saved_model
 from pipeline.batches.input_spec import InputSpec
 from pipeline.images import opencv
@@ -28,7 +28,7 @@ _ENVIRONMENT = {
     "TF_FORCE_GPU_ALLOW_GROWTH": "true",
     "NVIDIA_TF32_OVERRIDE": "0",
 }
-_SCRIPT = Path(replay.__file__).absolute()
+_SCRIPT = Path(run_exported_file.__file__).absolute()
 # Format -> signature, "" for the only one -> kind of input: photo files, images of any
 # size, or views, which are images as the network sees them.
 _INPUTS = {
@@ -166,7 +166,7 @@ def _write_inputs(
     spec: InputSpec,
     folder: Path,
 ) -> list[Path]:
-    """Write photos as files, images or views, for replay to read."""
+    """Write photos as files, images or views, for run_exported_file to read."""
     rows = [heldout.rows[n] for n in indices]
     if kind == "views":
         path = folder / "views.npy"
@@ -198,8 +198,8 @@ def predict(
 ) -> dict[str, FilePredictions]:
     """Classify photos with a file in a fresh process that does not import Graft.
 
-    The inputs are files of photos for each signature, as replay takes them. Imports and
-    timed calls may take `start_s`, and each photo of each signature `photo_s`.
+    The inputs are files of photos for each signature, as run_exported_file takes them.
+    Imports and timed calls may take `start_s`, and each photo of each signature `photo_s`.
 
     Raises:
         DataError: the file cannot be used there, takes too long, or has other classes.

@@ -19,7 +19,7 @@ from model.reports import (
     report_photos,
     report_tables,
 )
-from pipeline.system import file_system, html_pages
+from pipeline.system import file_system, html_templates
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -42,7 +42,7 @@ def write(evaluation: run_evaluation.RunEvaluation, command_line: str) -> Path:
 
 def render(evaluation: run_evaluation.RunEvaluation, command_line: str) -> str:
     """Return the report as HTML."""
-    template = html_pages.load_template(
+    template = html_templates.load_template(
         _TEMPLATES / "report.html", percent=lambda share: f"{100 * share:.1f} %"
     )
     return template.render(

@@ -15,7 +15,7 @@ from pipeline.images import opencv
 from pipeline.images.errors import ImageError
 from pipeline.records import manifest, stored_photo
 from pipeline.records.manifest_row import Row
-from pipeline.system import command_line, html_pages
+from pipeline.system import command_line, html_templates
 from pipeline.system.errors import DataError
 
 MAX_BYTES = 9 << 20  # 9 MiB: total size of the thumbnails, as data URLs
@@ -81,7 +81,7 @@ class Thumbnails:
     def _small(self, row: Row, side: int) -> str:
         try:
             encoded = self._photos.image(row)
-            return html_pages.jpeg_url(opencv.thumbnail_jpeg(encoded, side))
+            return html_templates.jpeg_url(opencv.thumbnail_jpeg(encoded, side))
         except (ImageError, DataError, OSError):
             return ""
 
@@ -116,7 +116,9 @@ def heat_maps(
             top, left, height, width = views.windows[number].tolist()
             row = rows[number]
             maps_by_photo[row.sha256] = HeatMap(
-                source=html_pages.jpeg_url(opencv.page_jpeg(overlaid, side=_HEAT_PX)),
+                source=html_templates.jpeg_url(
+                    opencv.page_jpeg(overlaid, side=_HEAT_PX)
+                ),
                 left=100 * left / row.width,
                 top=100 * top / row.height,
                 width=100 * width / row.width,

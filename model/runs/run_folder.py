@@ -31,7 +31,7 @@ import numpy as np
 import tensorflow as tf
 
 from model.loop import training_loop
-from model.weights import ledger, weight_file
+from model.weights import weight_file, weight_ledger
 from pipeline.records import manifest
 from pipeline.system import file_system
 from pipeline.system.errors import DataError
@@ -196,7 +196,7 @@ class RunFolder:
 
     def write_ledger(
         self,
-        entries: Sequence[ledger.Entry],
+        entries: Sequence[weight_ledger.Entry],
         metadata: dict[str, Any],
         before: dict[str, str],
         after: dict[str, str],

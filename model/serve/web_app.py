@@ -20,8 +20,8 @@ from model.serve.guarded_requests import Refusal
 from model.serve.serve_settings import Config
 from pipeline.images import opencv
 from pipeline.images.errors import ImageError
-from pipeline.records.reasons import Code
-from pipeline.system import command_line, html_pages, sandbox
+from pipeline.records.row_codes import Code
+from pipeline.system import command_line, html_templates, sandbox
 from pipeline.system.errors import DataError
 
 _PAGE = Path(__file__).parent / "page"
@@ -60,7 +60,7 @@ def application(service: prediction_service.Service, config: Config) -> web.Appl
         class_names=names,
         photos=set(),  # the handlers of photos that are being uploaded or classified
         threads=concurrent.futures.ThreadPoolExecutor(config.max_requests),
-        page=html_pages.load_template(_PAGE / "serve.html").render(
+        page=html_templates.load_template(_PAGE / "serve.html").render(
             run=service.classifier.name,
             class_names=names,
             max_upload_mb=config.max_upload_mb,
@@ -177,4 +177,4 @@ class _Predict(guarded_requests.UploadHandler):
 
 
 def _jpeg_url(pixels: np.ndarray) -> str:
-    return html_pages.jpeg_url(opencv.page_jpeg(pixels, quality=_PICTURE_QUALITY))
+    return html_templates.jpeg_url(opencv.page_jpeg(pixels, quality=_PICTURE_QUALITY))

@@ -16,13 +16,7 @@ import numpy as np
 from model.loop import train_step, training_loop
 from model.loop.inputs import feature_cache, training_data
 from model.runs import run_folder
-from model.training import (
-    cut_network,
-    settings,
-    staged_training,
-    stages,
-    train_run,
-)
+from model.training import settings, staged_training, stages, train_run, trunk_and_tail
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.records import manifest
 
@@ -165,7 +159,7 @@ class _StageTimer:
             training = validation = self._example_batches()
             validation_size = size
         else:
-            model = cut_network.join(self._trunk, self._tail)
+            model = trunk_and_tail.join(self._trunk, self._tail)
             photos = self._network.photos(stage)
             passes = itertools.count()
             training = itertools.chain.from_iterable(map(photos.training, passes))
@@ -250,7 +244,7 @@ class _StageTimer:
     def _layers(self) -> Iterator[Layer]:
         for model in (self._trunk, self._tail):
             for layer in model.layers:
-                weights = cut_network.weights(layer).values()
+                weights = trunk_and_tail.weights(layer).values()
                 if weights:
                     role = "trained" if layer.trainable else "frozen"
                     if self._stage.is_cached and model is self._trunk:

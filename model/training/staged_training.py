@@ -19,8 +19,8 @@ from model.loop import (
 from model.loop.inputs import cache_key, training_data
 from model.networks import head
 from model.runs import image_grid, run_folder, snapshots, tensorboard_log
-from model.training import cut_network, stages, starting_point
-from model.weights import ledger, model_variables, weight_file
+from model.training import stages, starting_point, trunk_and_tail
+from model.weights import model_variables, weight_file, weight_ledger
 from pipeline.records import manifest
 from pipeline.system import command_line
 
@@ -80,8 +80,8 @@ class StagedTraining:
         """Check the layer rates of all stages before any of them trains."""
         for stage in self.stages:
             if stage.config.learning.rates:
-                trunk = cut_network.build_trunk(stage.plan, "float32")
-                tail = cut_network.build_tail(stage.plan, trunk, "float32")
+                trunk = trunk_and_tail.build_trunk(stage.plan, "float32")
+                tail = trunk_and_tail.build_tail(stage.plan, trunk, "float32")
                 stage.config.learning.check_rates(list(model_variables.trainable(tail)))
 
     def begin_next_stage(self) -> None:
@@ -104,9 +104,9 @@ class StagedTraining:
         stage = self.stages[number]
         self._trunk, self._tail = self.build(stage)
         for model in (self._trunk, self._tail):
-            cut_network.assign(model, values)
-        self.best.frozen_values = cut_network.values(self._trunk)
-        self.best.variables = cut_network.weights(self._tail)
+            trunk_and_tail.assign(model, values)
+        self.best.frozen_values = trunk_and_tail.values(self._trunk)
+        self.best.variables = trunk_and_tail.weights(self._tail)
         if stage.name:
             names = [self.name, f"stage {number + 1} of {len(self.stages)}"]
             names.append(stage.name.removeprefix(f"stage {number + 1}"))
@@ -114,10 +114,10 @@ class StagedTraining:
         if stage.is_cached:
             model, source = self._tail, self._cached_features(stage)
         else:
-            model = cut_network.join(self._trunk, self._tail)
+            model = trunk_and_tail.join(self._trunk, self._tail)
             source = self.photos(stage)
         self._trained_before = set(self._trained)
-        self._trained |= cut_network.changing_variables(self._tail)
+        self._trained |= trunk_and_tail.changing_variables(self._tail)
         self.training = training_loop.Training(
             model,
             self.learning_setup(stage, model),
@@ -130,8 +130,8 @@ class StagedTraining:
 
     def build(self, stage: stages.Stage) -> tuple[Any, Any]:
         """Build the frozen trunk and the trained tail, with restored weights."""
-        trunk = cut_network.build_trunk(stage.plan, self.setup.frozen_policy)
-        tail = cut_network.build_tail(stage.plan, trunk, self.setup.trained_policy)
+        trunk = trunk_and_tail.build_trunk(stage.plan, self.setup.frozen_policy)
+        tail = trunk_and_tail.build_tail(stage.plan, trunk, self.setup.trained_policy)
         for model in (trunk, tail):
             if self.start.restored:
                 model_variables.assign(model, self.start.restored.values)
@@ -196,7 +196,7 @@ class StagedTraining:
             loss=losses.from_settings(learning, np.bincount(labels)),
             patience=learning.early_stopping,
             process_group=self.setup.process_group,
-            statistics=cut_network.statistics(model),
+            statistics=trunk_and_tail.statistics(model),
         )
 
     @property
@@ -263,9 +263,9 @@ class StagedTraining:
             return
         plan, restored = self.stage.plan, self.start.restored
         entries = restored.entries if restored else ()
-        whole = cut_network.assemble(plan, self.best.values)
+        whole = trunk_and_tail.assemble(plan, self.best.values)
         self.folder.write_ledger(
-            ledger.complete(entries, whole),
+            weight_ledger.complete(entries, whole),
             self.start.describe_weights() | {"preprocessing": plan.spec.source},
             before={n: d for n, d in self._digests.items() if n not in self._trained},
             after=model_variables.digests(whole.variables),

@@ -9,11 +9,11 @@ from model.loop import device
 from model.networks import architecture, head
 from model.runs import finished_run, run_folder, run_records
 from model.training import (
-    session,
     settings,
     staged_training,
     stages,
     starting_point,
+    training_session,
 )
 from pipeline.images import file_headers
 from pipeline.records import manifest
@@ -37,7 +37,7 @@ def train(config: settings.Config) -> Path:
     for network in networks:
         start_folder(config, records, network)
         network.folder.write_json("photos.json", _photos(records))
-    session.TrainingSession(config, networks).run()
+    training_session.TrainingSession(config, networks).run()
     return directory
 
 
@@ -67,7 +67,7 @@ def resume(run_dir: Path) -> Path:
             f"{directory}: --ckpt={config.ckpt} holds other weights than when training "
             "started. Put the old file back, or train again."
         )
-    session.TrainingSession(config, networks, resumed=True).run()
+    training_session.TrainingSession(config, networks, resumed=True).run()
     return directory
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from model.checkpoints import errors, reading
 from model.networks.architecture import Network
-from model.weights import identify_network, ledger, preprocessing_overrides
+from model.weights import identify_network, preprocessing_overrides, weight_ledger
 from model.weights.layer_naming import LayerNaming
 from pipeline.batches.input_spec import InputSpec
 
@@ -41,7 +41,7 @@ class RestoredWeights:
     values: dict[str, dict[str, np.ndarray]]
     shapes: dict[str, dict[str, tuple[int, ...]]]
     skipped: tuple[str, ...] = ()
-    entries: tuple[ledger.Entry, ...]
+    entries: tuple[weight_ledger.Entry, ...]
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return {"layer/variable": array} of all tensors that fit."""
@@ -183,10 +183,10 @@ def restore_match(
                 continue
             tensor = tensors[name]
             fits = tensor.shape in naming.shapes_in_file(shape) and is_float(tensor)
-            status: ledger.Status = "restored" if fits else "mismatched"
+            status: weight_ledger.Status = "restored" if fits else "mismatched"
             if layer in skip:
                 status = "skipped"
-            entry = ledger.file_entry(status, name, tensor)
+            entry = weight_ledger.file_entry(status, name, tensor)
             entries.append(
                 dataclasses.replace(entry, variable=f"{layer}/{variable}", shape=shape)
             )
@@ -197,7 +197,7 @@ def restore_match(
                 values[layer][variable] = array[:, :, ::-1] if is_reversed else array
     used = {entry.tensor for entry in entries}
     entries += [
-        ledger.file_entry("unused", name, tensors[name])
+        weight_ledger.file_entry("unused", name, tensors[name])
         for name in sorted(tensors.keys() - used)
     ]
     return RestoredWeights(

@@ -12,7 +12,7 @@ from pipeline.batches import crop_and_resize
 from pipeline.batches.input_spec import InputSpec
 from pipeline.images import record_image
 from pipeline.images.errors import ImageError
-from pipeline.records import reasons
+from pipeline.records import row_codes
 
 
 class NetworkInput:
@@ -65,7 +65,7 @@ class NetworkInput:
             )
         except tf.errors.OpError as error:
             raise ImageError(
-                reasons.Code.UNDECODABLE,
+                row_codes.Code.UNDECODABLE,
                 f"{stored.format.upper()} that TensorFlow does not decode",
             ) from error
         return np.asarray(pixels, np.uint8)

@@ -6,21 +6,21 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipeline.check import file_kinds, html_page, photo_findings, verify_records
-from pipeline.check.check_findings import Finding, Report
+from pipeline.check import check_page, dataset_findings, unusual_files, verify_records
+from pipeline.check.check_report import Finding, Report
 from pipeline.check.check_settings import Config
 from pipeline.grouping import duplicate_search, photo_groups
 from pipeline.images import (
     decode_files,
+    decode_locally,
     decode_source,
     file_headers,
-    local_runner,
     record_image,
 )
 from pipeline.images.errors import ImageError
 from pipeline.records import manifest, stored_photo
 from pipeline.records.manifest_row import Row
-from pipeline.records.reasons import Code
+from pipeline.records.row_codes import Code
 from pipeline.sources import caffe_lists, find_source, photo_source
 from pipeline.sources.photo_source import SourcePhoto
 from pipeline.system import command_line, file_system, standard_error, tables
@@ -47,7 +47,7 @@ def check(config: Config) -> Report:
     text = json.dumps(dataclasses.asdict(report), indent=2) + "\n"
     _write_text(out / "check.json", text)
     with standard_error.silenced():
-        html = html_page.render(report, encoded)
+        html = check_page.render(report, encoded)
     _write_text(out / "check.html", html)
     return report
 
@@ -57,7 +57,7 @@ def _write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def _check_photos(config: Config, root: Path) -> tuple[Report, html_page.Encoded]:
+def _check_photos(config: Config, root: Path) -> tuple[Report, check_page.Encoded]:
     source = find_source.list_source(
         root,
         list_files=caffe_lists.parse(config.lists),
@@ -78,7 +78,7 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, html_page.Encoded
         max_pixels=config.max_pixels,
     )
     rows = decode_source.decode(
-        options, source, None, local_runner.Local(config.workers), settings={}
+        options, source, None, decode_locally.Local(config.workers), settings={}
     )
     with standard_error.silenced():  # the workers have heard it
         similar = duplicate_search.search(
@@ -88,13 +88,13 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, html_page.Encoded
             num_workers=config.workers,
         )
     groups = photo_groups.PhotoGroups(similar=similar, user_keys=user_keys)
-    counts = photo_findings.count_photos(rows, source)
+    counts = dataset_findings.count_photos(rows, source)
     paths = _paths_by_kind(rows)
     findings = [
-        *photo_findings.find_groups(rows, source, groups),
-        *photo_findings.find_small_classes(_usable(counts)),
-        *photo_findings.find_missing_splits(counts, source.given),
-        *photo_findings.find_similar_names(source.class_names),
+        *dataset_findings.find_groups(rows, source, groups),
+        *dataset_findings.find_small_classes(_usable(counts)),
+        *dataset_findings.find_missing_splits(counts, source.given),
+        *dataset_findings.find_similar_names(source.class_names),
         *_kind_findings(paths),
     ]
     ignored = tuple(f"ignored: {n} {kind}" for kind, n in source.ignored.items())
@@ -115,10 +115,10 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, html_page.Encoded
 
 
 def _paths_by_kind(rows: Sequence[Row]) -> dict[str, list[str]]:
-    """Return {kind in file_kinds.KINDS: paths of the files of that kind}."""
+    """Return {kind in unusual_files.KINDS: paths of the files of that kind}."""
     paths: dict[str, list[str]] = collections.defaultdict(list)
     for row in rows:
-        for kind in file_kinds.kinds_of(row):
+        for kind in unusual_files.kinds_of(row):
             paths[kind].append(row.path)
     return paths
 
@@ -132,7 +132,7 @@ def _kind_findings(paths: Mapping[str, Sequence[str]]) -> list[Finding]:
             meaning=meaning,
             groups=tuple((path,) for path in paths[kind]),
         )
-        for kind, (severity, meaning) in file_kinds.KINDS.items()
+        for kind, (severity, meaning) in unusual_files.KINDS.items()
         if kind in paths
     ]
 
@@ -146,7 +146,7 @@ def _sorted(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda finding: order.index(finding.severity)))
 
 
-def _check_records(root: Path, num_workers: int) -> tuple[Report, html_page.Encoded]:
+def _check_records(root: Path, num_workers: int) -> tuple[Report, check_page.Encoded]:
     converted = manifest.read(root)
     findings = [
         Finding(kind="fault", severity="error", meaning=str(fault))
@@ -177,8 +177,8 @@ def _check_records(root: Path, num_workers: int) -> tuple[Report, html_page.Enco
         for name, counter in converted.tally.classes.items()
     }
     filled = [name for name in manifest.SPLITS if converted.included(name)]
-    findings += photo_findings.find_small_classes(_usable(counts))
-    findings += photo_findings.find_missing_splits(counts, filled, "warning")
+    findings += dataset_findings.find_small_classes(_usable(counts))
+    findings += dataset_findings.find_missing_splits(counts, filled, "warning")
     row_at = {row.path: row for row in converted.included()}
     report = Report(
         source=str(root),

@@ -12,15 +12,15 @@ from pipeline.grouping import (
     duplicate_search,
     near_duplicates,
     photo_groups,
-    selection,
+    photo_selection,
     split_assignment,
 )
 from pipeline.grouping.photo_groups import PhotoGroups
 from pipeline.images import (
-    beam_runner,
     decode_files,
+    decode_locally,
     decode_source,
-    local_runner,
+    decode_with_beam,
     opencv,
 )
 from pipeline.records import manifest, staging, stored_photo
@@ -62,10 +62,10 @@ def convert(config: Config) -> Summary:
         DataError: the source or the output folder is not as it should be.
         OSError: the system reports an error, such as no space left on the device.
     """
-    runner: local_runner.Runner = (
-        local_runner.Local(config.workers)
+    runner: decode_locally.Runner = (
+        decode_locally.Local(config.workers)
         if config.runner == "local"
-        else beam_runner.Beam(config.runner, config.beam_flags)
+        else decode_with_beam.Beam(config.runner, config.beam_flags)
     )
     directory = file_system.path(config.out)
     source = find_source.list_source(
@@ -115,7 +115,7 @@ def _select(
     source: Source,
     previous: PreviousDataset | None,
     info: DatasetInfo,
-    runner: local_runner.Runner,
+    runner: decode_locally.Runner,
 ) -> tuple[list[Row], list[str]]:
     """Decode the photos, leave out those that would mislead, group and split the rest.
 
@@ -144,20 +144,24 @@ def _select(
         num_workers=config.workers,
     )
     groups = PhotoGroups(similar=similar, user_keys=user_keys)
-    contradicting: selection.Reasons = {}
+    contradicting: photo_selection.Reasons = {}
     if config.conflicts == "leave_out":
-        contradicting = selection.find_contradicting(rows, groups.same_pixels(rows))
-        selection.leave_out(rows, contradicting)
+        contradicting = photo_selection.find_contradicting(
+            rows, groups.same_pixels(rows)
+        )
+        photo_selection.leave_out(rows, contradicting)
         groups = groups.among(rows)
-    bridging = selection.find_bridging(rows, groups.together(rows), previous)
-    selection.leave_out(rows, bridging)
+    bridging = photo_selection.find_bridging(rows, groups.together(rows), previous)
+    photo_selection.leave_out(rows, bridging)
     groups = groups.among(rows)
     predefined_splits.leave_out_copies(rows, source, groups.together(rows))
     groups = groups.among(rows)
-    selection.check_classes(rows, source)
+    photo_selection.check_classes(rows, source)
     predefined_splits.place(rows, source, previous)
     shares = predefined_splits.open_shares(source, info.shares)
-    selection.assign_splits(rows, groups, source.labels, seed=info.seed, shares=shares)
+    photo_selection.assign_splits(
+        rows, groups, source.labels, seed=info.seed, shares=shares
+    )
     return rows, conversion_notes.lines(rows, groups, contradicting, bridging)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 
 from pipeline.grouping import photo_groups
 from pipeline.grouping.photo_groups import Group, PhotoGroups
-from pipeline.grouping.selection import Reasons
+from pipeline.grouping.photo_selection import Reasons
 from pipeline.records.manifest_row import Row
 from pipeline.system import command_line
 

@@ -11,7 +11,7 @@ from pipeline.grouping.photo_groups import Group
 from pipeline.records.manifest import SPLITS
 from pipeline.records.manifest_row import Row
 from pipeline.records.previous_dataset import PreviousDataset
-from pipeline.records.reasons import Code
+from pipeline.records.row_codes import Code
 from pipeline.sources.photo_source import Source
 from pipeline.system.errors import DataError
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.images import local_runner
+from pipeline.images import decode_locally
 from pipeline.records.manifest_row import Row
 from pipeline.records.previous_dataset import PreviousDataset
 from pipeline.system import file_system
@@ -113,7 +113,7 @@ def write(
     record_files: RecordFiles,
     directory: Path,
     partial: Path,
-    runner: local_runner.Runner,
+    runner: decode_locally.Runner,
 ) -> None:
     """Write record files into the staging folder.
 

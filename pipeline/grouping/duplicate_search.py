@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.grouping import near_duplicates
 from pipeline.grouping.thumbnail_comparison import SIDE
-from pipeline.images import decode_files, decode_source, local_runner, opencv
+from pipeline.images import decode_files, decode_locally, decode_source, opencv
 from pipeline.images.errors import ImageError
 from pipeline.records.manifest_row import Row
 from pipeline.sources.photo_source import Source
@@ -54,7 +54,7 @@ def search(
         photos = (source.photos[index] for index in indices)
         blocks = process_pool.map_blocks(
             functools.partial(decode_files.digest_block, source.root),
-            decode_source.blocks(photos, local_runner.Local.block_files),
+            decode_source.blocks(photos, decode_locally.Local.block_files),
             on_crash=decode_files.no_digest,
             num_workers=min(num_workers or command_line.available_cpus(), len(indices)),
             initializer=decode_files.start_worker,

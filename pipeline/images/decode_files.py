@@ -16,7 +16,7 @@ from pipeline.images import errors, file_headers, opencv, record_image
 from pipeline.images.errors import ImageError
 from pipeline.records import example_format, staging, stored_photo, tfrecord
 from pipeline.records.manifest_row import Row
-from pipeline.records.reasons import Code
+from pipeline.records.row_codes import Code
 from pipeline.sources.photo_source import SourcePhoto
 from pipeline.system import file_system, standard_error
 from pipeline.system.errors import DataError

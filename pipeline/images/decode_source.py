@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from pipeline.images import decode_files, local_runner, opencv
+from pipeline.images import decode_files, decode_locally, opencv
 from pipeline.records.manifest_row import Row
 from pipeline.records.previous_dataset import PreviousDataset
 from pipeline.sources.photo_source import Source
@@ -18,7 +18,7 @@ def decode(
     options: decode_files.DecodeOptions,
     source: Source,
     previous: PreviousDataset | None,
-    runner: local_runner.Runner,
+    runner: decode_locally.Runner,
     settings: Mapping[str, int | str],
 ) -> list[Row]:
     """Decode every file whose record cannot stay.

@@ -1,6 +1,6 @@
 """The error of files that cannot become a record's image."""
 
-from pipeline.records.reasons import Code
+from pipeline.records.row_codes import Code
 
 
 class ImageError(ValueError):

@@ -11,7 +11,7 @@ from typing import Self
 
 from pipeline.images import file_headers, opencv, record_image
 from pipeline.images.errors import ImageError
-from pipeline.records.reasons import Code
+from pipeline.records.row_codes import Code
 from pipeline.system import sandbox
 
 CRASHED = "the decoder crashed on this file"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.images import decode_files
 from pipeline.images.errors import ImageError
-from pipeline.records import reasons
+from pipeline.records import row_codes
 from pipeline.sources import class_folders
 from pipeline.sources.photo_source import SourcePhoto
 
@@ -66,5 +66,5 @@ def read(path: str) -> bytes:
         )
     except OSError as error:
         raise ImageError(
-            reasons.Code.UNREADABLE, f"cannot be read: {error.strerror}"
+            row_codes.Code.UNREADABLE, f"cannot be read: {error.strerror}"
         ) from error

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.images import file_headers, opencv, perceptual_hash
 from pipeline.images.errors import ImageError
-from pipeline.records.reasons import Code, Reason
+from pipeline.records.row_codes import Code, Reason
 from pipeline.system import standard_error
 
 
@@ -26,7 +26,7 @@ class RecordImage:
         width: width of `encoded`, in pixels.
         orientation: EXIF orientation of the source, 1 to 8, which has been applied.
         action: "copied" when `encoded` is the source, byte for byte.
-        codes: why it was re-encoded, as members of reasons.Code; () if copied.
+        codes: why it was re-encoded, as members of row_codes.Code; () if copied.
         reason: the same as a sentence; "" if copied.
         phash: perceptual hash, 16 hex digits.
     """

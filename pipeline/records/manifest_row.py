@@ -7,7 +7,7 @@ import os
 import sys
 from typing import Any, Literal
 
-from pipeline.records.reasons import Code
+from pipeline.records.row_codes import Code
 
 FORMAT_VERSION = 2
 # Keys of a row that its data set's digest leaves out, by format version: rows of
@@ -32,7 +32,7 @@ class Row:
         width: width of the stored image, in pixels; 0 if skipped.
         orientation: EXIF orientation of the source, 1..8; 1 is upright.
         action: what conversion did with the file.
-        codes: why the file was re-encoded or skipped, as members of reasons.Code; ()
+        codes: why the file was re-encoded or skipped, as members of row_codes.Code; ()
             also where a version of Graft without codes has written the row.
         reason: the same as an English phrase; "" if copied.
         group: SHA-256 that names the duplicate group, whose photos share a split.

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from pipeline.records.manifest import Manifest
 from pipeline.records.manifest_row import Row
-from pipeline.records.reasons import Code, Reason
+from pipeline.records.row_codes import Code, Reason
 
 REMOVED = Reason(Code.REMOVED, "gone from the source")
 REPLACED = Reason(Code.REPLACED, "replaced by another file of this name")

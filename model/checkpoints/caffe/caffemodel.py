@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model.checkpoints import bounds, errors, wire
+from model.checkpoints import bounds, errors, protobuf_fields
 
 # Fields of NetParameter; of a layer, new and of version 1; of a blob.
 _NET_NAME, _NET_LAYERS_V1, _NET_LAYERS = 1, 2, 100
@@ -24,10 +24,10 @@ _BLOB_DIFF, _BLOB_DOUBLE_DIFF = 6, 9
 _SHAPE_DIM = 1
 # How numbers are stored: their type, and the wire type of one that is not packed.
 _NUMBERS = {
-    _BLOB_DATA: ("<f4", wire.FIXED32),
-    _BLOB_DIFF: ("<f4", wire.FIXED32),
-    _BLOB_DOUBLES: ("<f8", wire.FIXED64),
-    _BLOB_DOUBLE_DIFF: ("<f8", wire.FIXED64),
+    _BLOB_DATA: ("<f4", protobuf_fields.FIXED32),
+    _BLOB_DIFF: ("<f4", protobuf_fields.FIXED32),
+    _BLOB_DOUBLES: ("<f8", protobuf_fields.FIXED64),
+    _BLOB_DOUBLE_DIFF: ("<f8", protobuf_fields.FIXED64),
 }
 _MAX_AXES = 32  # kMaxBlobAxes, caffe/blob.hpp
 # Fields of a file, where a run of numbers counts as one. Networks of 1,500 layers have
@@ -49,7 +49,7 @@ _V1_TYPES = dict(enumerate((
 ), start=1))  # fmt: skip
 
 
-class Message(wire.Wire):
+class Message(protobuf_fields.Wire):
     """A file as protobuf messages, with limits that every network observes."""
 
     def __init__(self, data: bytes, where: str) -> None:
@@ -57,14 +57,14 @@ class Message(wire.Wire):
         super().__init__(data, where)
         self._fields_left = _MAX_FIELDS
 
-    def field(self, at: int, end: int) -> wire.Field:
+    def field(self, at: int, end: int) -> protobuf_fields.Field:
         """Return the field that begins at `at`, in a message that ends at `end`."""
         if not self._fields_left:
             raise self.corrupt(f"more than {_MAX_FIELDS:,} fields", at)
         self._fields_left -= 1
         return super().field(at, end)
 
-    def text(self, field: wire.Field) -> str:
+    def text(self, field: protobuf_fields.Field) -> str:
         """Return the value of a text field, a name."""
         size = field.end - field.start
         if size > _MAX_NAME_BYTES:
@@ -84,7 +84,7 @@ def recognises(path: Path) -> bool:
             if field.number not in _NET_FIELDS:
                 return False
             is_layer = field.number in (_NET_LAYERS, _NET_LAYERS_V1)
-            if is_layer and field.kind != wire.BYTES:
+            if is_layer and field.kind != protobuf_fields.BYTES:
                 return False
             layers += is_layer
             at = field.end
@@ -107,7 +107,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     name = ""
     layers: list[str] = []
     for field in message.fields(0, len(message.data)):
-        if field.number == _NET_NAME and field.kind == wire.BYTES:
+        if field.number == _NET_NAME and field.kind == protobuf_fields.BYTES:
             name = message.text(field)
         elif field.number in (_NET_LAYERS, _NET_LAYERS_V1):
             layer, kind, blobs = _layer(message, field)
@@ -133,15 +133,17 @@ def _as_word(text: str) -> str:
     return "_".join(text.split()) or "?"
 
 
-def _layer(message: Message, field: wire.Field) -> tuple[str, str, list[np.ndarray]]:
+def _layer(
+    message: Message, field: protobuf_fields.Field
+) -> tuple[str, str, list[np.ndarray]]:
     """Return name, type and blobs of a layer, of the new version or version 1."""
     old = field.number == _NET_LAYERS_V1
-    if field.kind != wire.BYTES:
+    if field.kind != protobuf_fields.BYTES:
         raise message.corrupt("a layer that is no message", field.start)
     name = kind = ""
     blobs: list[np.ndarray] = []
     for part in message.fields(field.start, field.end):
-        if old and part.number == _V1_V0_LAYER and part.kind == wire.BYTES:
+        if old and part.number == _V1_V0_LAYER and part.kind == protobuf_fields.BYTES:
             raise errors.UnknownFormat(
                 f"{message.where}: of Caffe's version 0; convert it with Caffe's "
                 "upgrade_net_proto_binary and try the result"
@@ -151,7 +153,7 @@ def _layer(message: Message, field: wire.Field) -> tuple[str, str, list[np.ndarr
         elif part.number == (_V1_TYPE if old else _LAYER_TYPE):
             kind = _V1_TYPES.get(part.value, "") if old else message.text(part)
         elif part.number == (_V1_BLOBS if old else _LAYER_BLOBS):
-            if part.kind != wire.BYTES:
+            if part.kind != protobuf_fields.BYTES:
                 raise message.corrupt("a blob that is no message", part.start)
             blobs.append(blob(message, part.start, part.end))
     return name, kind, blobs
@@ -167,7 +169,7 @@ def blob(message: Message, start: int, end: int) -> np.ndarray:
     at = start
     while at < end:
         field = message.field(at, end)
-        if field.number in _BLOB_AXES and field.kind == wire.VARINT:
+        if field.number in _BLOB_AXES and field.kind == protobuf_fields.VARINT:
             axes[field.number - 1] = field.value
         elif field.number == _BLOB_SHAPE:
             shape = _shape(message, field)
@@ -186,19 +188,23 @@ def blob(message: Message, start: int, end: int) -> np.ndarray:
     return values.reshape(shape)
 
 
-def _shape(message: Message, field: wire.Field) -> tuple[int, ...]:
+def _shape(message: Message, field: protobuf_fields.Field) -> tuple[int, ...]:
     """Return a BlobShape, packed or not."""
-    if field.kind != wire.BYTES:
+    if field.kind != protobuf_fields.BYTES:
         raise message.corrupt("a shape that is no message", field.start)
     sizes: list[int] = []
     for part in message.fields(field.start, field.end):
         if part.number != _SHAPE_DIM:
             continue
         at = part.start
-        while part.kind == wire.BYTES and at < part.end and len(sizes) <= _MAX_AXES:
+        while (
+            part.kind == protobuf_fields.BYTES
+            and at < part.end
+            and len(sizes) <= _MAX_AXES
+        ):
             size, at = message.varint(at, part.end)
             sizes.append(size)
-        if part.kind == wire.VARINT:
+        if part.kind == protobuf_fields.VARINT:
             sizes.append(part.value)
         if len(sizes) > _MAX_AXES:
             raise message.corrupt(f"a shape of more than {_MAX_AXES} axes", field.start)
@@ -206,7 +212,7 @@ def _shape(message: Message, field: wire.Field) -> tuple[int, ...]:
 
 
 def _numbers(
-    message: Message, field: wire.Field, at: int, end: int
+    message: Message, field: protobuf_fields.Field, at: int, end: int
 ) -> tuple[np.ndarray, int]:
     """Return numbers that begin with a field at `at`, and the byte after them.
 
@@ -215,7 +221,7 @@ def _numbers(
     """
     code, kind = _NUMBERS[field.number]
     dtype = np.dtype(code)
-    if field.kind == wire.BYTES:
+    if field.kind == protobuf_fields.BYTES:
         count, rest = divmod(field.end - field.start, dtype.itemsize)
         if rest:
             raise message.corrupt(

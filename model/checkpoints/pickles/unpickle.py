@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from model.checkpoints import bounds, errors
-from model.checkpoints.pickles import opcodes, stand_ins
+from model.checkpoints.pickles import numpy_stand_ins, opcodes
 
 _MAX_LEVELS = 20  # of lists and dicts in one another
 _MAX_NAME = 500  # characters
@@ -26,7 +26,7 @@ def loads(
     where: str,
     *,
     start: int = 0,
-    names: Mapping[str, Any] = stand_ins.NAMES,
+    names: Mapping[str, Any] = numpy_stand_ins.NAMES,
     persistent_load: Callable[[Any], Any] | None = None,
 ) -> tuple[Any, int]:
     """Read one pickle; return its object, and its number of bytes.
@@ -113,16 +113,16 @@ class _Resolver:
         """Return plain data; what is shared stays shared."""
         if level > _MAX_LEVELS:
             raise pickle.UnpicklingError(f"nested more than {_MAX_LEVELS} levels deep")
-        if not isinstance(value, stand_ins.Array | dict | list | tuple):
+        if not isinstance(value, numpy_stand_ins.Array | dict | list | tuple):
             return value
         if id(value) not in self._resolved:
             self._resolved[id(value)] = self._resolve_once(value, level)
         return self._resolved[id(value)]
 
     def _resolve_once(self, value: Any, level: int) -> Any:
-        if isinstance(value, stand_ins.Array) and value.wrapped is not None:
+        if isinstance(value, numpy_stand_ins.Array) and value.wrapped is not None:
             return self.resolve(value.wrapped[0], level + 1)
-        if isinstance(value, stand_ins.Array):
+        if isinstance(value, numpy_stand_ins.Array):
             self._bytes_left -= value.copied_bytes()
             if self._bytes_left < 0:
                 raise pickle.UnpicklingError("arrays that share their text")

@@ -15,7 +15,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from model.checkpoints import bounds, wire
+from model.checkpoints import bounds, protobuf_fields
 from model.checkpoints.tensorflow import leveldb
 
 _MAX_INDEX_BYTES = 256 << 20
@@ -69,7 +69,7 @@ def read(index: Path, prefix: Path) -> tuple[int, dict[str, Entry]]:
     table = leveldb.Table(index.read_bytes(), prefix)
     num_shards, entries = 0, {}
     for key, value in table.items():
-        message = wire.Wire(value, str(index))
+        message = protobuf_fields.Wire(value, str(index))
         if not key:
             num_shards = _parse_num_shards(message, prefix)
         elif not key.startswith(b"\0"):  # parts of sliced variables, by ordered codes
@@ -84,27 +84,27 @@ def read(index: Path, prefix: Path) -> tuple[int, dict[str, Entry]]:
     return num_shards, entries
 
 
-def _parse_num_shards(message: wire.Wire, prefix: Path) -> int:
+def _parse_num_shards(message: protobuf_fields.Wire, prefix: Path) -> int:
     """Return the number of data files in a BundleHeaderProto."""
     num_shards = 0
     for field in message.fields(0, len(message.data)):
-        if field.number == 1 and field.kind == wire.VARINT:
+        if field.number == 1 and field.kind == protobuf_fields.VARINT:
             num_shards = field.value
-        elif field.number == 2 and field.kind == wire.VARINT and field.value:
+        elif field.number == 2 and field.kind == protobuf_fields.VARINT and field.value:
             raise leveldb.unreadable(prefix, "written on a big-endian machine")
     return num_shards
 
 
-def _parse_entry(message: wire.Wire, prefix: Path) -> Entry:
+def _parse_entry(message: protobuf_fields.Wire, prefix: Path) -> Entry:
     """Parse a BundleEntryProto."""
     numbers, crc, sliced = dict.fromkeys((1, 3, 4, 5), 0), 0, False
     shape: tuple[int, ...] = ()
     for field in message.fields(0, len(message.data)):
-        if field.number in numbers and field.kind == wire.VARINT:
+        if field.number in numbers and field.kind == protobuf_fields.VARINT:
             numbers[field.number] = field.value
-        elif field.number == 2 and field.kind == wire.BYTES:
+        elif field.number == 2 and field.kind == protobuf_fields.BYTES:
             shape = _parse_shape(message, field, prefix)
-        elif field.number == 6 and field.kind == wire.FIXED32:
+        elif field.number == 6 and field.kind == protobuf_fields.FIXED32:
             crc = int.from_bytes(message.data[field.start : field.end], "little")
         elif field.number == 7:
             sliced = True
@@ -125,16 +125,16 @@ def _parse_entry(message: wire.Wire, prefix: Path) -> Entry:
 
 
 def _parse_shape(
-    message: wire.Wire, field: wire.Field, prefix: Path
+    message: protobuf_fields.Wire, field: protobuf_fields.Field, prefix: Path
 ) -> tuple[int, ...]:
     """Parse a TensorShapeProto."""
     sizes: list[int] = []
     for dim in message.fields(field.start, field.end):
-        if dim.number != 2 or dim.kind != wire.BYTES:
+        if dim.number != 2 or dim.kind != protobuf_fields.BYTES:
             continue
         size = 0
         for part in message.fields(dim.start, dim.end):
-            if part.number == 1 and part.kind == wire.VARINT:
+            if part.number == 1 and part.kind == protobuf_fields.VARINT:
                 size = part.value
         sizes.append(size)
         if not bounds.is_possible_shape(sizes):

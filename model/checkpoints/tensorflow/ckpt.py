@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from model.checkpoints import errors, wire
+from model.checkpoints import errors, protobuf_fields
 from model.checkpoints.tensorflow import bundle_index, leveldb, object_graph
 from pipeline.records import tfrecord
 
@@ -225,9 +225,9 @@ def _full_names(
         file.seek(entry.offset)
         data = file.read(entry.size)
     # One string: its length, a checksum of the lengths, its bytes.
-    message = wire.Wire(data, f"{prefix}: {_OBJECT_GRAPH}")
+    message = protobuf_fields.Wire(data, f"{prefix}: {_OBJECT_GRAPH}")
     length, at = message.varint(0, len(data))
-    graph = wire.Wire(data[at + 4 :], message.where)
+    graph = protobuf_fields.Wire(data[at + 4 :], message.where)
     if length != len(graph.data):
         raise leveldb.unreadable(prefix, "an object graph of another length")
     return object_graph.full_names(graph)

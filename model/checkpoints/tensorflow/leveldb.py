@@ -6,7 +6,7 @@ Sources: tensorflow/core/lib/io/format.cc, leveldb/doc/table_format.md.
 from collections.abc import Iterator
 from pathlib import Path
 
-from model.checkpoints import errors, wire
+from model.checkpoints import errors, protobuf_fields
 from pipeline.records import tfrecord
 
 MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
@@ -44,7 +44,7 @@ class Table:
             yield from self._entries(self._block(offset, size))
 
     def _varints(self, data: bytes, count: int) -> list[int]:
-        message, at, numbers = wire.Wire(data, str(self._prefix)), 0, []
+        message, at, numbers = protobuf_fields.Wire(data, str(self._prefix)), 0, []
         for _ in range(count):
             number, at = message.varint(at, len(data))
             numbers.append(number)
@@ -72,7 +72,7 @@ class Table:
         end = len(block) - 4 * (restarts + 1)
         if end < 0:
             raise unreadable(self._prefix, f"a block with {restarts:,} restarts")
-        message = wire.Wire(block, str(self._prefix))
+        message = protobuf_fields.Wire(block, str(self._prefix))
         at, key, total = 0, b"", 0
         while at < end:
             shared, at = message.varint(at, end)

@@ -14,7 +14,12 @@ import pytest
 
 from model.checkpoints import reading
 from model.networks import registry
-from model.weights import ledger, model_variables, preprocessing_overrides, restore
+from model.weights import (
+    model_variables,
+    preprocessing_overrides,
+    restore,
+    weight_ledger,
+)
 from tests.support.weights import foreign_weights
 from tests.support.weights import numpy_networks as ref
 
@@ -364,7 +369,7 @@ def test_built_variables_have_the_computed_shapes(case):
     spec = registry.NETWORKS[case.network].input_spec
     spec = dataclasses.replace(spec, size_px=len(case.image), short_side_px=300)
     shapes = registry.NETWORKS[case.network].variable_shapes(spec)
-    assert {e.variable: e.shape for e in ledger.complete((), case.model)} == {
+    assert {e.variable: e.shape for e in weight_ledger.complete((), case.model)} == {
         f"{layer}/{variable}": shape
         for layer, variables in shapes.items()
         for variable, shape in variables.items()

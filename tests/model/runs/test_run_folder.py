@@ -8,7 +8,7 @@ import pytest
 
 from model.loop import training_loop
 from model.runs import finished_run, run_folder
-from model.weights import ledger
+from model.weights import weight_ledger
 from pipeline.batches.input_spec import InputSpec
 
 SPEC = InputSpec(
@@ -204,7 +204,7 @@ class TestWriting:
 
 class TestLedger:
     entries = (
-        ledger.Entry(
+        weight_ledger.Entry(
             status="restored",
             variable="conv1/bias",
             shape=(2,),
@@ -212,7 +212,7 @@ class TestLedger:
             file_shape=(2,),
             file_dtype="float32",
         ),
-        ledger.Entry(status="new", variable="logits/bias", shape=(3,)),
+        weight_ledger.Entry(status="new", variable="logits/bias", shape=(3,)),
     )
 
     def test_the_ledger_lists_tensors_and_frozen_variables(self, tmp_path):

@@ -5,11 +5,11 @@ import pytest
 from model.checkpoints import errors, reading
 from model.weights import (
     layer_naming,
-    ledger,
     model_variables,
     naming_conventions,
     preprocessing_overrides,
     restore,
+    weight_ledger,
 )
 from tests.support.weights import tiny_weights
 
@@ -46,7 +46,7 @@ def test_all_of_a_complete_file_is_restored(tensors):
 
 
 def test_an_entry_states_the_variable_and_the_tensor(tensors):
-    assert restored_from(tensors).entries[0] == ledger.Entry(
+    assert restored_from(tensors).entries[0] == weight_ledger.Entry(
         status="restored",
         variable="conv1/kernel",
         shape=(3, 3, 3, 4),
@@ -60,10 +60,10 @@ def test_other_tensors_are_unused(tensors):
     tensors |= {"step": np.array(7), "ema/fc3": np.zeros((2, 3), np.float16)}
     entries = restored_from(tensors).entries
     assert [entry for entry in entries if entry.status == "unused"] == [
-        ledger.Entry(
+        weight_ledger.Entry(
             status="unused", tensor="ema/fc3", file_shape=(2, 3), file_dtype="float16"
         ),
-        ledger.Entry(status="unused", tensor="step", file_dtype="int64"),
+        weight_ledger.Entry(status="unused", tensor="step", file_dtype="int64"),
     ]
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from pipeline.check import check_settings, checking, file_kinds
+from pipeline.check import check_settings, checking, unusual_files
 from pipeline.convert import conversion, convert_settings
 from pipeline.images import opencv
 from pipeline.images.errors import ImageError
 from pipeline.records.manifest_row import Row
-from pipeline.records.reasons import Code
+from pipeline.records.row_codes import Code
 from pipeline.system.errors import DataError
 from tests.support import drawn_photos, processes
 
@@ -134,9 +134,9 @@ def test_a_code_is_of_at_most_one_kind_of_the_table(code):
         action="skipped",
         codes=(code,),
     )
-    kinds = file_kinds.kinds_of(row)
+    kinds = unusual_files.kinds_of(row)
     assert len(kinds) <= 1
-    assert set(kinds) <= file_kinds.KINDS.keys()
+    assert set(kinds) <= unusual_files.KINDS.keys()
 
 
 def test_photos_that_are_alike(scenes, tmp_path):
@@ -275,7 +275,7 @@ def test_a_page_of_many_findings_stays_small(scenes, tmp_path):
 def test_what_takes_a_decoder_down_is_not_decoded_for_the_page(
     scenes, tmp_path, monkeypatch
 ):
-    kinds_of = file_kinds.kinds_of
+    kinds_of = unusual_files.kinds_of
     monkeypatch.setattr(
         checking.file_kinds,
         "kinds_of",

@@ -13,7 +13,7 @@ from pipeline import split
 from pipeline.check import verify_records
 from pipeline.convert import conversion, convert_settings
 from pipeline.records import manifest, manifest_row
-from pipeline.records.reasons import Code
+from pipeline.records.row_codes import Code
 from pipeline.system.errors import DataError
 from tests.support import drawn_photos, files, old_manifest, processes
 

@@ -7,7 +7,7 @@ import pytest
 from pipeline.convert import conversion, convert_settings
 from pipeline.grouping import split_assignment
 from pipeline.records import manifest
-from pipeline.records.reasons import Code
+from pipeline.records.row_codes import Code
 from pipeline.system.errors import DataError
 from tests.support import drawn_photos, files, processes
 

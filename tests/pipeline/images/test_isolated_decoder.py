@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.images import file_headers, isolated_decoder, record_image
 from pipeline.images.errors import ImageError
-from pipeline.records.reasons import Code
+from pipeline.records.row_codes import Code
 from tests.support import files, processes
 
 PIXELS = np.random.default_rng(3).integers(0, 256, (60, 90, 3)).astype(np.uint8)

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from pipeline.images import opencv, record_image
 from pipeline.images.errors import ImageError
-from pipeline.records.reasons import Code
+from pipeline.records.row_codes import Code
 from pipeline.system import standard_error
 from tests.support import drawn_photos
 

@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.records import manifest, staging
 from pipeline.records.manifest_row import Row
-from pipeline.records.reasons import Code
+from pipeline.records.row_codes import Code
 from pipeline.system.errors import DataError
 from tests.support import old_manifest
 

@@ -1,7 +1,7 @@
 import numpy as np
 
 from model.checkpoints import reading
-from model.weights import ledger, restore
+from model.weights import restore, weight_ledger
 from tests.support.weights import tiny_weights
 
 
@@ -13,7 +13,7 @@ def test_the_ledger_lists_tensors_and_new_variables(tiny):
     checkpoint = reading.Checkpoint(tensors=tensors, format="test")
     restored = restore.restore_checkpoint(checkpoint, "", skip=("fc3",))
     model = tiny.build(tiny_weights.SPEC, last="fc4")
-    entries = ledger.complete(restored.entries, model)
+    entries = weight_ledger.complete(restored.entries, model)
     table = {
         (entry.variable, entry.tensor.removeprefix("tiny/")): entry.status
         for entry in entries
@@ -39,7 +39,7 @@ def test_the_ledger_lists_tensors_and_new_variables(tiny):
 
 def test_all_variables_of_a_random_start_are_new(tiny):
     """Dropout's random state does not count as one."""
-    entries = ledger.complete((), tiny.build(tiny_weights.SPEC, last="fc4"))
+    entries = weight_ledger.complete((), tiny.build(tiny_weights.SPEC, last="fc4"))
     assert [(entry.status, entry.variable, entry.shape) for entry in entries] == [
         ("new", "conv1/kernel", (3, 3, 3, 4)),
         ("new", "conv1/bias", (4,)),
@@ -55,4 +55,4 @@ def test_all_variables_of_a_random_start_are_new(tiny):
 def test_frozen_variables_are_listed_too(tiny):
     model = tiny.build(tiny_weights.SPEC, last="pool2")
     model.trainable = False
-    assert len(ledger.complete((), model)) == 4
+    assert len(weight_ledger.complete((), model)) == 4

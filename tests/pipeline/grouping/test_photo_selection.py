@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.grouping import near_duplicates, photo_groups, selection
+from pipeline.grouping import near_duplicates, photo_groups, photo_selection
 from pipeline.grouping.thumbnail_comparison import PAIR, Thumbnails
 from pipeline.records.manifest_row import Row
 
@@ -54,7 +54,7 @@ def test_new_photos_of_a_group_share_a_split_and_known_ones_keep_theirs(photos, 
     keys = [key and (key,) for *_, key in photos]
     groups = photo_groups.PhotoGroups(similar=similar, user_keys=keys)
     after = list(before)
-    selection.assign_splits(
+    photo_selection.assign_splits(
         after,
         groups,
         {"a": 0, "b": 1},

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from model.loop import dropout, train_step
 from model.networks import registry
-from model.training import cut_network, stages
+from model.training import stages, trunk_and_tail
 from model.weights import model_variables
 from tests.support import small_training
 
@@ -51,8 +51,8 @@ def make_plan(tiny, **how):
 
 def build(plan, policy="float32"):
     """Trunk and tail with random weights, also for the biases and the final layer."""
-    trunk = cut_network.build_trunk(plan, policy)
-    tail = cut_network.build_tail(plan, trunk, policy)
+    trunk = trunk_and_tail.build_trunk(plan, policy)
+    tail = trunk_and_tail.build_tail(plan, trunk, policy)
     random = np.random.default_rng(8)
     for part in (trunk, tail):
         part.set_weights(
@@ -65,7 +65,7 @@ def build(plan, policy="float32"):
 
 
 def values_of(part):
-    return cut_network.values(part)
+    return trunk_and_tail.values(part)
 
 
 def names_of(variables):
@@ -85,14 +85,14 @@ def images():
 @pytest.mark.parametrize("cut", TINY_CUTS)
 def test_only_layers_above_the_cut_train(tiny, cut):
     plan = make_plan(tiny, cut=cut)
-    trunk = cut_network.build_trunk(plan, "float32")
-    tail = cut_network.build_tail(plan, trunk, "float32")
+    trunk = trunk_and_tail.build_trunk(plan, "float32")
+    tail = trunk_and_tail.build_tail(plan, trunk, "float32")
     frozen = TINY_CUTS[cut]
     trained = [n for n in ("conv1", "conv2", "fc3", "fc4") if n not in frozen]
     assert trunk.trainable_variables == []
     assert list(model_variables.digests(trunk.variables)) == pair(frozen)
     assert names_of(tail.trainable_variables) == pair([*trained, "logits"])
-    joined = cut_network.join(trunk, tail)
+    joined = trunk_and_tail.join(trunk, tail)
     assert names_of(joined.trainable_variables) == pair([*trained, "logits"])
 
 
@@ -100,12 +100,12 @@ def test_only_layers_above_the_cut_train(tiny, cut):
 def test_parts_joined_and_assembled_give_the_same_logits(tiny, images, cut):
     plan = make_plan(tiny, cut=cut)
     trunk, tail = build(plan)
-    whole = cut_network.assemble(plan, values_of(trunk) | values_of(tail))
+    whole = trunk_and_tail.assemble(plan, values_of(trunk) | values_of(tail))
     in_parts = np.asarray(tail(trunk(images)))
     assert in_parts.shape == (5, 3)
     assert np.ptp(in_parts, axis=0).min() > 0.01  # another image, other logits
     np.testing.assert_allclose(whole(images), in_parts, rtol=1e-5, atol=1e-6)
-    joined = cut_network.join(trunk, tail)
+    joined = trunk_and_tail.join(trunk, tail)
     np.testing.assert_allclose(joined(images), in_parts, rtol=1e-5, atol=1e-6)
 
 
@@ -114,7 +114,7 @@ def test_assembled_weights_are_those_of_the_parts(tiny, cut):
     """The proof that goes into the ledger; dropout's random state must not spoil it."""
     plan = make_plan(tiny, cut=cut)
     trunk, tail = build(plan)
-    whole = cut_network.assemble(plan, values_of(trunk) | values_of(tail))
+    whole = trunk_and_tail.assemble(plan, values_of(trunk) | values_of(tail))
     parts = model_variables.digests(trunk.variables) | model_variables.digests(
         tail.variables
     )
@@ -127,7 +127,7 @@ def test_the_assembled_network_is_float32(tiny, images, policy):
     trunk, tail = build(plan, policy)
     assert tail.output.dtype == "float32"
     assert {variable.dtype for variable in tail.trainable_variables} == {"float32"}
-    whole = cut_network.assemble(plan, values_of(trunk) | values_of(tail))
+    whole = trunk_and_tail.assemble(plan, values_of(trunk) | values_of(tail))
     assert {layer.dtype_policy.name for layer in whole.layers} == {"float32"}
     narrow, wide = np.asarray(tail(trunk(images))), np.asarray(whole(images))
     assert 0 < np.abs(narrow - wide).max() < 0.05 * np.abs(wide).max()
@@ -136,7 +136,7 @@ def test_the_assembled_network_is_float32(tiny, images, policy):
 def test_training_changes_the_tail_alone(tiny, images):
     plan = make_plan(tiny, cut="pool1")
     trunk, tail = build(plan)
-    joined = cut_network.join(trunk, tail)
+    joined = trunk_and_tail.join(trunk, tail)
     frozen, moving = model_variables.digests(trunk.variables), values_of(tail)
     step = train_step.TrainStep(joined, small_training.setup_of(joined, 1e-3, 1))
     step(images, np.array([0, 1, 2, 0, 1], np.int32))
@@ -150,8 +150,8 @@ def test_seed_decides_new_layers_and_dropout(tiny):
 
     def outputs(seed):
         plan = make_plan(tiny, cut="image", seed=seed)
-        trunk = cut_network.build_trunk(plan, "float32")
-        tail = cut_network.build_tail(plan, trunk, "float32")
+        trunk = trunk_and_tail.build_trunk(plan, "float32")
+        tail = trunk_and_tail.build_tail(plan, trunk, "float32")
         image = np.ones((4, 16, 16, 3), np.float32)
         masked = []
         for step in range(2):
@@ -171,7 +171,7 @@ def test_frozen_dropout_does_nothing_in_training(tiny, images):
     Its dropout would also follow a seed of its own, another one in every process.
     """
     trunk, tail = build(make_plan(tiny, cut="fc4", dropout=0.0))
-    joined = cut_network.join(trunk, tail)
+    joined = trunk_and_tail.join(trunk, tail)
     assert np.array_equal(joined(images, training=True), tail(trunk(images)))
 
 
@@ -183,12 +183,12 @@ def test_a_head_sees_channel_means(tiny, images, cut):
     assert plan.num_features == 6
     assert trunk.output.shape[1:] == ((6,) if cut == "pool2" else (4, 4, 4))
     assert plan.trunk_output == ("head_pool" if cut == "pool2" else "pool1")
-    whole = cut_network.assemble(plan, values_of(trunk) | values_of(tail))
+    whole = trunk_and_tail.assemble(plan, values_of(trunk) | values_of(tail))
     below = keras.Model(whole.input, whole.get_layer("pool2").output)(images)
     final = whole.get_layer("logits")
     by_hand = np.mean(below, axis=(1, 2)) @ final.kernel.numpy() + final.bias.numpy()
     np.testing.assert_allclose(whole(images), by_hand, rtol=1e-4, atol=1e-5)
-    joined = cut_network.join(trunk, tail)
+    joined = trunk_and_tail.join(trunk, tail)
     np.testing.assert_allclose(joined(images), whole(images), rtol=1e-4, atol=1e-5)
 
 
@@ -201,14 +201,14 @@ def test_a_head_sees_the_means_of_several_layers(tiny, images, cut):
     trunk_gives = {"pool2": (10,), "pool1": (4, 4, 4), "image": (16, 16, 3)}
     assert trunk.output.shape[1:] == trunk_gives[cut]
     assert plan.trunk_output == ("head_pool of pool1, pool2" if cut == "pool2" else cut)
-    whole = cut_network.assemble(plan, values_of(trunk) | values_of(tail))
+    whole = trunk_and_tail.assemble(plan, values_of(trunk) | values_of(tail))
     layers = [whole.get_layer(name) for name in ("pool1", "pool2")]
     outputs = keras.Model(whole.input, [layer.output for layer in layers])(images)
     means = np.concatenate([np.mean(one, axis=(1, 2)) for one in outputs], axis=1)
     final = whole.get_layer("logits")
     by_hand = means @ final.kernel.numpy() + final.bias.numpy()
     np.testing.assert_allclose(whole(images), by_hand, rtol=1e-4, atol=1e-5)
-    joined = cut_network.join(trunk, tail)
+    joined = trunk_and_tail.join(trunk, tail)
     np.testing.assert_allclose(joined(images), whole(images), rtol=1e-4, atol=1e-5)
 
 
@@ -225,7 +225,7 @@ def test_a_head_sees_means_and_deviations(tiny, images, features, cut, tmp_path)
         if cut == "pool2"
         else cut
     )
-    whole = cut_network.assemble(plan, values_of(trunk) | values_of(tail))
+    whole = trunk_and_tail.assemble(plan, values_of(trunk) | values_of(tail))
     layers = [whole.get_layer(name) for name in features]
     outputs = keras.Model(whole.input, [layer.output for layer in layers])(images)
     outputs = outputs if len(features) > 1 else [outputs]
@@ -233,7 +233,7 @@ def test_a_head_sees_means_and_deviations(tiny, images, features, cut, tmp_path)
     final = whole.get_layer("logits")
     by_hand = np.concatenate(seen, axis=1) @ final.kernel.numpy() + final.bias.numpy()
     np.testing.assert_allclose(whole(images), by_hand, rtol=1e-3, atol=1e-4)
-    joined = cut_network.join(trunk, tail)
+    joined = trunk_and_tail.join(trunk, tail)
     np.testing.assert_allclose(joined(images), whole(images), rtol=1e-4, atol=1e-5)
     whole.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
@@ -277,7 +277,7 @@ def test_seed_decides_a_frozen_random_start(tiny, images):
 
     def features(seed):
         plan = make_plan(tiny, seed=seed)
-        return np.asarray(cut_network.build_trunk(plan, "float32")(images))
+        return np.asarray(trunk_and_tail.build_trunk(plan, "float32")(images))
 
     assert np.array_equal(features(1), features(1))
     assert not np.array_equal(features(1), features(2))
@@ -288,7 +288,7 @@ def test_a_dropout_of_0_leaves_the_layer_out(tiny):
     trunk, tail = build(plan)
     features = np.random.default_rng(1).normal(size=(4, 7))
     assert np.array_equal(tail(features, training=True), tail(features))
-    whole = cut_network.assemble(plan, values_of(trunk) | values_of(tail))
+    whole = trunk_and_tail.assemble(plan, values_of(trunk) | values_of(tail))
     assert [layer.name for layer in whole.layers][-3:] == [
         "fc4",
         "head_flatten",
@@ -313,9 +313,9 @@ def test_saved_networks_load_in_plain_keras(tmp_path):
             dropout=0.5,
             seed=0,
         )
-        trunk = cut_network.build_trunk(plan, "float32")
-        tail = cut_network.build_tail(plan, trunk, "float32")
-        whole = cut_network.assemble(plan, values_of(trunk) | values_of(tail))
+        trunk = trunk_and_tail.build_trunk(plan, "float32")
+        tail = trunk_and_tail.build_tail(plan, trunk, "float32")
+        whole = trunk_and_tail.assemble(plan, values_of(trunk) | values_of(tail))
         path = tmp_path / f"{name}.keras"
         whole.save(path)
         paths.append(str(path))

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.check.check_findings import Report
+from pipeline.check.check_report import Report
 from pipeline.images import opencv
 from pipeline.images.errors import ImageError
-from pipeline.system import html_pages
+from pipeline.system import html_templates
 from pipeline.system.errors import DataError
 
 # Function of a photo's path that returns a JPEG or PNG of it, upright.
@@ -49,7 +49,7 @@ def render(report: Report, encoded: Encoded) -> str:
         }
         for finding in report.findings
     ]
-    return html_pages.load_template(_TEMPLATE).render(
+    return html_templates.load_template(_TEMPLATE).render(
         source=report.source,
         notes=report.notes,
         columns=list(next(iter(report.counts.values()))),
@@ -64,4 +64,4 @@ def _thumbnail(path: str, encoded: Encoded) -> str:
         small = opencv.thumbnail_jpeg(encoded(path), _SIDE_PX)
     except (ImageError, DataError, OSError):
         return ""
-    return html_pages.jpeg_url(small)
+    return html_templates.jpeg_url(small)

@@ -4,8 +4,8 @@ import collections
 import unicodedata
 from collections.abc import Mapping, Sequence
 
-from pipeline.check import file_kinds
-from pipeline.check.check_findings import Finding
+from pipeline.check import unusual_files
+from pipeline.check.check_report import Finding
 from pipeline.grouping import photo_groups, split_assignment
 from pipeline.grouping.photo_groups import Group, PhotoGroups
 from pipeline.records.manifest import SPLITS
@@ -14,7 +14,7 @@ from pipeline.sources.photo_source import Source
 
 _IMBALANCE = 10  # times as many photos in one class as in another
 # Kind of a group of photos -> how bad it is, and what convert does about it.
-_GROUP_KINDS: Mapping[str, tuple[file_kinds.Severity, str]] = {
+_GROUP_KINDS: Mapping[str, tuple[unusual_files.Severity, str]] = {
     "conflicting labels": (
         "error",
         "the same photo in several classes; not all can be right, so convert leaves "
@@ -119,7 +119,7 @@ def find_small_classes(usable: Mapping[str, int]) -> list[Finding]:
     }
     most = max(usable.values(), default=0)
     small = {n for n, count in usable.items() if 0 < _IMBALANCE * count <= most}
-    sets: tuple[tuple[str, file_kinds.Severity, str, set[str]], ...] = (
+    sets: tuple[tuple[str, unusual_files.Severity, str, set[str]], ...] = (
         ("empty class", "error", "no photo of it can be used", empty),
         (
             "class too small to split",
@@ -157,7 +157,7 @@ def find_small_classes(usable: Mapping[str, int]) -> list[Finding]:
 def find_missing_splits(
     counts: Mapping[str, Mapping[str, int]],
     splits: Sequence[str],
-    severity: file_kinds.Severity = "error",
+    severity: unusual_files.Severity = "error",
 ) -> list[Finding]:
     """Find classes without photos in one of the splits.
 

@@ -4,13 +4,13 @@ import time
 import numpy as np
 import pytest
 
-from model.export import replay
+from model.export import run_exported_file
 
 
 def test_the_first_calls_do_not_count():
     pauses = itertools.chain([0.05] * 3, itertools.repeat(0.001))
     calls = (lambda: time.sleep(next(pauses)) for _ in itertools.count())
-    seconds = replay.time_calls(calls, 7)
+    seconds = run_exported_file.time_calls(calls, 7)
     assert len(seconds) == 7
     assert min(seconds) >= 0.001
     assert sorted(seconds)[3] < 0.05
@@ -19,7 +19,7 @@ def test_the_first_calls_do_not_count():
 def test_fewer_calls_are_timed_when_they_are_slow(monkeypatch):
     now = itertools.count(0, 4)  # seconds pass between any two looks
     monkeypatch.setattr(time, "perf_counter", lambda: next(now))
-    assert replay.time_calls(itertools.repeat(lambda: None), 100) == [4] * 5
+    assert run_exported_file.time_calls(itertools.repeat(lambda: None), 100) == [4] * 5
 
 
 def image(height, value):
@@ -30,18 +30,18 @@ class TestChooseBatch:
     def test_images_have_the_most_frequent_size(self):
         sizes = (5, 4, 4, 6, 4, 4, 4)
         images = [image(size, n) for n, size in enumerate(sizes)]
-        indices, batch = replay.choose_batch(images)
+        indices, batch = run_exported_file.choose_batch(images)
         assert indices == [1, 2, 4, 5]
         assert np.stack(batch)[:, 0, 0, 0].tolist() == indices
 
     def test_photo_files_may_have_any_size(self):
-        assert replay.choose_batch([b"a", b"b", b"c"]) == (
+        assert run_exported_file.choose_batch([b"a", b"b", b"c"]) == (
             [0, 1, 2],
             [b"a", b"b", b"c"],
         )
 
     @pytest.mark.parametrize("images", [[image(4, 1)], [image(4, 1), image(5, 2)]])
     def test_an_image_of_its_own_size_is_there_twice(self, images):
-        indices, batch = replay.choose_batch(images)
+        indices, batch = run_exported_file.choose_batch(images)
         assert indices == [0, 0]
         assert np.stack(batch).shape == (2, 4, 3, 3)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.images import decode_files, local_runner
+from pipeline.images import decode_files, decode_locally
 from pipeline.records import manifest_row, staging
 from pipeline.records.manifest_row import Row
 from pipeline.system.errors import DataError
@@ -63,8 +63,8 @@ class Beam:
         options: decode_files.DecodeOptions,
         blocks: Iterable[Sequence[decode_files.Task]],
         num_files: int,
-    ) -> Iterator[local_runner.BlockRows]:
-        """Decode blocks of files as local_runner.Runner.convert says."""
+    ) -> Iterator[decode_locally.BlockRows]:
+        """Decode blocks of files as decode_locally.Runner.convert says."""
         if options.part_dir is None:
             raise ValueError("workers of a cluster need a folder to write to")
         numbered = list(enumerate(blocks))
@@ -76,7 +76,7 @@ class Beam:
             yield block, [manifest_row.from_line(s) if s else None for s in lines]
 
     def call(self, functions: Sequence[Callable[[], Any]]) -> None:
-        """Call functions that write files as local_runner.Runner.call says."""
+        """Call functions that write files as decode_locally.Runner.call says."""
         if functions:
             self._each("Join", _call, list(functions))
 
@@ -120,7 +120,7 @@ def _convert(
         own_dir, name = Path(scratch), decode_files.part_name(number)
         (own_dir / staging.PARTIAL_NAME).mkdir()
         own_options = dataclasses.replace(options, part_dir=own_dir)
-        local = local_runner.Local(num_workers=1)
+        local = decode_locally.Local(num_workers=1)
         small_blocks = (
             block[start : start + local.block_files]
             for start in range(0, len(block), local.block_files)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from pipeline.records.manifest_row import Row
-from pipeline.records.reasons import Code
+from pipeline.records.row_codes import Code
 
 Severity = Literal["error", "warning", "note"]
 

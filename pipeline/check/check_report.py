@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from pipeline.check import file_kinds
+from pipeline.check import unusual_files
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class Finding:
     """
 
     kind: str
-    severity: file_kinds.Severity
+    severity: unusual_files.Severity
     meaning: str
     groups: tuple[tuple[str, ...], ...] = ()
 

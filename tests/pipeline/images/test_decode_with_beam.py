@@ -7,7 +7,7 @@ import cv2
 import pytest
 
 from pipeline.convert import conversion, convert_settings
-from pipeline.images import beam_runner
+from pipeline.images import decode_with_beam
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
 from tests.support import drawn_photos, files, processes
@@ -100,7 +100,7 @@ def test_many_small_blocks_write_the_same_records(
     photos, expected, tmp_path, monkeypatch
 ):
     """Each block is an element, whose files are named after it."""
-    monkeypatch.setattr(beam_runner.Beam, "block_files", 5)
+    monkeypatch.setattr(decode_with_beam.Beam, "block_files", 5)
     config = convert_settings.Config(
         source=str(photos),
         out=str(tmp_path / "out"),
@@ -117,7 +117,7 @@ def fail():
 
 
 def test_a_failing_job_is_an_error_that_names_the_runner():
-    runner = beam_runner.Beam("DirectRunner", ())
+    runner = decode_with_beam.Beam("DirectRunner", ())
     with pytest.raises(
         DataError, match=r"--runner=DirectRunner: the job failed .*No space left"
     ):
@@ -140,4 +140,4 @@ def test_a_misspelt_flag_is_not_passed_on_to_beam(photos, tmp_path):
 def test_a_runner_without_beam_installed_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     with pytest.raises(DataError, match="Apache Beam is not installed"):
-        beam_runner.Beam("DirectRunner", [])
+        decode_with_beam.Beam("DirectRunner", [])
