@@ -1,7 +1,7 @@
 """Classify photos with an exported file, in a process without Graft.
 
-Run as `python -I run_exported_file.py REQUEST.json`. It imports only the standard library,
-NumPy and the one package that a user of the file would have.
+Run as `python -I run_exported_file.py REQUEST.json`. It imports only the standard
+library, NumPy and the one package that a user of the file would have.
 
 REQUEST.json is {"kind", "model", "labels", "calls", "timed"}. Each of "calls" is
 {"signature", "inputs", "outputs"}. "inputs" are names of files: .npy files hold a batch

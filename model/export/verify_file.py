@@ -199,7 +199,7 @@ def predict(
     """Classify photos with a file in a fresh process that does not import Graft.
 
     The inputs are files of photos for each signature, as run_exported_file takes them.
-    Imports and timed calls may take `start_s`, and each photo of each signature `photo_s`.
+    Imports and timed calls may take `start_s`, each photo of each signature `photo_s`.
 
     Raises:
         DataError: the file cannot be used there, takes too long, or has other classes.

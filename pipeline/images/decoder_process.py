@@ -1,9 +1,9 @@
 """Decode one image file after another, as a child process of isolated_decoder.
 
 Arguments: most pixels of an image, longest short side of a record's image in pixels.
-A request is a file. Its answer is {"error": sentence, "kind": a row_codes.Code}, or the
-fields of record_image.RecordImage. If those come without bytes, the record's image is the
-file itself.
+A request is a file. Its answer is {"error": sentence, "kind": a row_codes.Code}, or
+the fields of record_image.RecordImage. If those come without bytes, the record's image
+is the file itself.
 """
 
 import dataclasses

@@ -277,7 +277,7 @@ def test_what_takes_a_decoder_down_is_not_decoded_for_the_page(
 ):
     kinds_of = unusual_files.kinds_of
     monkeypatch.setattr(
-        checking.file_kinds,
+        checking.unusual_files,
         "kinds_of",
         lambda row: ["crashed"] if row.path == "ants/03.jpg" else kinds_of(row),
     )
