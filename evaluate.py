@@ -3,7 +3,7 @@
     python evaluate.py --run_dir=runs/latest
     python evaluate.py --runs=runs/A,runs/B
 
-Prints the accuracy with its margin of error and writes a report to the run's folder.
+Prints the accuracy with its 95 % interval and writes a report to the run's folder.
 --runs says whether one run is better than another on the same photos. --ckpt evaluates
 a weight file without any training.
 """

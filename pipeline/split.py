@@ -32,8 +32,8 @@ class Config:
     seed: int = _setting(0, "Number that decides the random order of photos.", lower=0)
     folds: int = _setting(
         0,
-        "Number of folds for cross-validation, each once the test split; 0 splits by "
-        "shares.",
+        "Number of equal parts for cross-validation, of which --fold is the test "
+        "split; 0 splits by shares.",
         lower=0,
     )
     fold: int = _setting(0, "Fold that becomes the test split, from 0.", lower=0)

@@ -35,19 +35,19 @@ class Config:
     overrides: preprocessing_overrides.Overrides = preprocessing_overrides.AS_WEIGHTS
     data: str = _photos(
         "",
-        "Folder of records, or of one folder of photos per class; by default the run's "
-        "own records.",
+        "Folder of records, or a folder with one folder of photos per class; by "
+        "default the run's own records.",
         value="FOLDER",
     )
     another_dataset: bool = _photos(
         False,
-        "Confirms that --data holds other photos than the run's; their classes must be "
+        "States that --data is another data set than the run's; its classes must be "
         "among the run's.",
     )
     split: str = _photos(
         "test",
-        "Part of the records to evaluate; training has never seen test. With --ckpt or "
-        "a folder of photos, the default is all.",
+        "Part of the records to evaluate; test was never trained on. With --ckpt or a "
+        "folder of photos, all is the default.",
         choices=("train", "validation", "test", "all"),
     )
     batch_size: int = _photos(
@@ -55,8 +55,8 @@ class Config:
     )
     tta: str = _photos(
         "none",
-        "Views of each photo whose predictions are averaged: the central crop (none), "
-        "also mirrored (flip), also the corners (ten_crop).",
+        "Test-time augmentation, views of each photo whose predictions are averaged: "
+        "the central crop (none), also mirrored (flip), also the corners (ten_crop).",
         choices=("none", "flip", "ten_crop"),
     )
     report: bool = _results(
@@ -64,7 +64,8 @@ class Config:
     )
     min_accuracy: float = _results(
         0.0,
-        "Ends with exit code 2 if the accuracy is lower than this share; 0 never does.",
+        "Ends with exit code 2 if the accuracy, a number from 0 to 1, is lower than "
+        "this.",
         lower=0,
         upper=1,
     )

@@ -4,7 +4,7 @@
     python -m model.export --weights=flowers.safetensors
 
 A classifier includes preprocessing, calibrated probabilities and class names. It is
-only written if the file, loaded without Graft, gives the same probabilities as the run.
+only kept if the file, loaded without Graft, gives the same probabilities as the run.
 """
 
 from typing import Any

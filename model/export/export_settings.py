@@ -21,8 +21,8 @@ class Config:
     )
     data: str = _run(
         "",
-        "Folder of the run's records, whose test photos check the file, if they were "
-        "moved.",
+        "New folder of the run's records, if they were moved; their test photos check "
+        "the file.",
         value="FOLDER",
     )
     weights: str = _weights(
@@ -52,8 +52,8 @@ class Config:
     )
     max_accuracy_loss: float = _classifier(
         0.02,
-        "Accuracy that --quantize may cost on the test photos, as a share; a larger "
-        "loss is an error.",
+        "Accuracy, a number from 0 to 1, that --quantize may cost on the test photos; "
+        "a larger loss is an error.",
         lower=0,
         upper=1,
     )

@@ -53,13 +53,13 @@ class Config:
     unknown_below: float = unknown_below()
     explain: str = _answers(
         "",
-        "Folder for a picture of each photo that shows where the network looked, and "
+        "Folder for one picture per photo, which shows where the network looked and "
         "the most similar training photos.",
         value="FOLDER",
     )
     data: str = _input(
         "",
-        "Folder of the run's records, which --explain needs, if they were moved.",
+        "New folder of the run's records, if they were moved; --explain needs them.",
         value="FOLDER",
     )
     batch_size: int = _input(

@@ -1,4 +1,4 @@
-"""Serve a run on a page of this computer, and classify photos that are sent to it.
+"""Serve a run as a web page and as an endpoint that classifies posted photos.
 
     python -m model.serve --run_dir=runs/latest --port=8080
     curl --data-binary @photo.jpg http://127.0.0.1:8080/predict

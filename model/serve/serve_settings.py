@@ -19,14 +19,14 @@ class Config:
     run_dir: str = predict_settings.run_dir()
     data: str = _setting(
         "",
-        "Folder of the run's records, which explanations need, if they were moved.",
+        "New folder of the run's records, if they were moved; explanations need them.",
         value="FOLDER",
         group="Run",
     )
     host: str = _address(
         "127.0.0.1",
-        "Address to listen on; the default serves this computer alone, 0.0.0.0 others "
-        "too.",
+        "Address to listen on; the default serves only this computer, 0.0.0.0 also "
+        "others.",
         value="ADDRESS",
     )
     port: int = _address(
@@ -34,8 +34,8 @@ class Config:
     )
     allowed_hosts: str = _address(
         "",
-        "Host names that browsers may use for the server, separated by commas; by "
-        "default this computer's, or any name with another --host.",
+        "Host names, separated by commas, by which browsers may reach the server; by "
+        "default this computer's, or any if --host is set.",
         value="NAMES",
     )
     top: int = predict_settings.top()
@@ -55,7 +55,7 @@ class Config:
     )
     upload_timeout_s: float = _limit(
         30.0,
-        "Longest time that a client may take to send the head of a request, or its "
+        "Longest time that a client may take to send the headers of a request, or its "
         "body, in seconds.",
         above=0,
         upper=3600,

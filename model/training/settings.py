@@ -17,7 +17,7 @@ _weights = functools.partial(config_flags.setting, group="Data and weights")
 _head = functools.partial(config_flags.setting, group="New head")
 _training = functools.partial(config_flags.setting, group="Training")
 _stage = functools.partial(_training, per_stage=True)
-_several = functools.partial(config_flags.setting, group="Several trainings")
+_several = functools.partial(config_flags.setting, group="Several runs")
 _snapshots = functools.partial(config_flags.setting, group="Snapshots")
 _action = functools.partial(config_flags.setting, group="What to do", basic=True)
 
@@ -39,7 +39,9 @@ class Action:
         False, "Only measures which learning rate suits the first stage."
     )
     resume: str = _action(
-        "", "Continues an interrupted training with its own settings.", value="RUN"
+        "",
+        "Continues an interrupted run with its saved settings.",
+        value="RUN",
     )
 
     def __post_init__(self) -> None:
@@ -132,7 +134,7 @@ class Config:
     )
     folds: int = _several(
         0,
-        "Number of folds; each run tests a different one, and each photo once. 0 uses "
+        "Number of folds; each is the test split of one run. 0 uses "
         "the split of the records.",
         basic=True,
         lower=0,
@@ -193,7 +195,7 @@ class Config:
     learning_rate: float = _stage(
         0.0,
         "Step size of the optimizer; 0 chooses one that suits adam and the number of "
-        "features below the final layer.",
+        "inputs of the final layer.",
         basic=True,
         lower=0,
     )

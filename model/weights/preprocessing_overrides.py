@@ -26,8 +26,8 @@ class Overrides:
 
     image_size: int = _setting(
         0,
-        "Height and width of the network's input, in pixels; 0 keeps that of the "
-        "weights' own training.",
+        "Height and width of the network's input, in pixels; 0 keeps the size that the "
+        "weights were trained with.",
         basic=True,
         lower=0,
     )

@@ -26,7 +26,7 @@ class Augmentation:
     crop_area: str = _setting(
         "",
         "Smallest and largest share of the photo's area in a random crop, such as "
-        "0.08,1; by default a random crop of the usual size.",
+        "0.08,1; by default a random window of the network's input size.",
         basic=True,
         value="MIN,MAX",
     )

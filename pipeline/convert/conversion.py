@@ -74,7 +74,7 @@ def convert(config: Config) -> Summary:
         csv_file=config.csv,
         labels_file=config.labels,
     )
-    if config.lacking == "refuse":
+    if config.missing_classes == "refuse":
         photo_source.check_given(source)
     _check_output(directory, source)
     with staging.staged(directory) as partial:

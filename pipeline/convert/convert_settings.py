@@ -22,8 +22,8 @@ class Config:
 
     source: str = config_flags.argument(
         "FOLDER",
-        "Folder with one folder of photos per class, or of records from 2018, or the "
-        "folder that paths in --lists and --csv are relative to.",
+        "Folder with one folder of photos per class, or with split folders, or with "
+        "old TFRecord files; or the folder that paths in --lists and --csv start from.",
     )
     out: str = _output(
         "tfrecords", "Folder for the records and the manifest.", value="FOLDER"
@@ -60,10 +60,10 @@ class Config:
         "it, keep converts it in each class.",
         choices=("leave_out", "keep"),
     )
-    lacking: str = _rules(
+    missing_classes: str = _rules(
         "refuse",
-        "What to do if --lists or --csv give a class no photo in one of their splits: "
-        "refuse stops, keep converts all the same.",
+        "What to do if a class has no photo in one of the splits that --lists or --csv "
+        "give: refuse stops, keep converts anyway.",
         choices=("refuse", "keep"),
     )
     workers: int = source_settings.workers()

@@ -1,11 +1,11 @@
-"""Fill a folder with photos: a data set by its name, or what a list of URLs names.
+"""Fill a folder with photos: from a named data set, or from a list of web addresses.
 
     python -m pipeline.download paper-flowers flowers/
     python -m pipeline.download --urls=list.csv photos/
 
-paper-flowers is drawn on this computer in seconds, without a network. flowers has 3,670
-photos in 229 MB. Stop the command whenever you like and run it again: it keeps what is
-there.
+paper-flowers is drawn on this computer in seconds, without the internet. flowers has
+3,670 photos in 229 MB. Stop the command whenever you like and run it again: it keeps
+what is there.
 """
 
 from pathlib import Path

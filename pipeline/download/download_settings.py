@@ -48,8 +48,8 @@ class Config:
     )
     refuse_sha1: str = _listed(
         "",
-        "SHA-1 digests of placeholders to refuse in addition to Flickr's, "
-        "comma-separated.",
+        'SHA-1 digests, separated by commas, of more "photo not available" pictures '
+        "to refuse than Flickr's.",
         value="DIGESTS",
     )
     min_bytes: int = _listed(

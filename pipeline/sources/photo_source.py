@@ -159,7 +159,7 @@ def check_given(source: Source) -> None:
             f"{source.root}: no photo is given of {', '.join(lacking[:10])}"
             f"{' and more' if len(lacking) > 10 else ''}. Expected photos of every "
             "class in every split that is given. Add some, or accept this with "
-            "--lacking=keep"
+            "--missing_classes=keep"
         )
 
 

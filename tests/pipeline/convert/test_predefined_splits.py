@@ -13,7 +13,7 @@ from tests.support import drawn_photos, files, processes
 
 
 def run(source, out, **how):
-    how = {"lacking": "keep"} | how
+    how = {"missing_classes": "keep"} | how
     config = convert_settings.Config(source=str(source), out=str(out), workers=1, **how)
     return conversion.convert(config)
 
@@ -191,9 +191,10 @@ class TestLacking:
 
     def test_a_class_missing_from_a_split_is_refused(self, photos, tmp_path):
         with pytest.raises(
-            DataError, match=r"no photo is given of red \(test\).*--lacking=keep"
+            DataError, match=r"photo is given of red \(test\).*--missing_classes=keep"
         ):
-            run(photos, tmp_path / "out", lists=self.lists(photos), lacking="refuse")
+            lists = self.lists(photos)
+            run(photos, tmp_path / "out", lists=lists, missing_classes="refuse")
         assert not (tmp_path / "out").exists()
 
     def test_a_class_missing_from_a_split_can_be_kept(self, photos, tmp_path):
