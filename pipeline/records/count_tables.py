@@ -10,17 +10,10 @@ from pipeline.system import tables
 def conversion(tally: Tally) -> str:
     """Return a table of photos by class, action and split."""
     columns = ("photos", "copied", "reencoded", "skipped", *SPLITS)
-    counters = [*tally.classes.items()]
-    if tally.others:
-        counters.append(("(no class)", tally.others))
-    counters.append(("total", tally.total()))
+    others = [("(no class)", tally.others)] if tally.others else []
     rows = [
-        (
-            name,
-            *(counter[column] for column in columns),
-            f"{counter['bytes'] / 1e6:.1f}",
-        )
-        for name, counter in counters
+        (name, *(count[column] for column in columns), f"{count['bytes'] / 1e6:.1f}")
+        for name, count in (*tally.classes.items(), *others, ("total", tally.total()))
     ]
     return "\n".join(tables.table(("class", *columns, "MB"), rows))
 
@@ -31,9 +24,7 @@ def splits(counts: Mapping[str, Mapping[str, int]]) -> str:
     Args:
         counts: {class name: {split: number of photos}}.
     """
-    total: collections.Counter[str] = collections.Counter()
-    for count in counts.values():
-        total.update(count)
+    total = sum(map(collections.Counter, counts.values()), collections.Counter[str]())
     rows = [
         (name, *(count[split] for split in SPLITS))
         for name, count in (*counts.items(), ("total", total))

@@ -4,7 +4,12 @@ import dataclasses
 import os
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import (
+    descriptor_pb2,
+    descriptor_pool,
+    message,
+    message_factory,
+)
 
 from pipeline.system.errors import DataError
 
@@ -19,7 +24,6 @@ class Record:
         height: height of the stored image, in pixels.
         width: width of the stored image, in pixels.
         label: 0-based index into the class names of the manifest.
-        class_name: name of the class.
         path: path of the source file, relative to the source folder, with "/".
         sha256: SHA-256 of the source file, 64 hex digits.
     """
@@ -82,13 +86,8 @@ def _example_class() -> Any:
     add(entry, "value", 2, 11, type_name=".tensorflow.Feature")
     entries = ".tensorflow.Features.FeatureEntry"
     add(features, "feature", 1, 11, type_name=entries, label=3)
-    add(
-        file.message_type.add(name="Example"),
-        "features",
-        1,
-        11,
-        type_name=".tensorflow.Features",
-    )
+    example = file.message_type.add(name="Example")
+    add(example, "features", 1, 11, type_name=".tensorflow.Features")
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return message_factory.GetMessageClass(
@@ -112,40 +111,45 @@ def serialize(record: Record) -> bytes:
     return bytes(example.SerializeToString(deterministic=True))
 
 
-def parse_features(serialized: bytes, where: str = "") -> Any:
+def parse_features(serialized: bytes, where: str) -> Any:
     """Decode a tf.train.Example to {feature name: tensorflow.Feature}.
 
     Args:
         serialized: bytes of the Example.
-        where: name of the record in error messages; "" for none.
+        where: place of the record, for error messages.
 
     Raises:
         DataError: the bytes are not an Example.
     """
     try:
         return Example.FromString(serialized).features.feature
-    except Exception as error:  # protobuf's DecodeError differs between its backends
-        what = f"not a tf.train.Example: {error}"
-        raise DataError(f"{where}: {what}" if where else what) from error
+    except message.DecodeError as error:
+        raise DataError(f"{where}: not a tf.train.Example: {error}") from error
 
 
-def parse(serialized: bytes) -> Record:
+def parse(serialized: bytes, where: str) -> Record:
     """Decode one record.
+
+    Args:
+        serialized: bytes of the Example.
+        where: place of the record, for error messages.
 
     Raises:
         DataError: the bytes are not an Example, or a feature is missing, repeated or of
             another type. A missing feature never becomes a default value.
     """
-    features = parse_features(serialized)
+    features = parse_features(serialized, where)
     values: dict[str, Any] = {}
     for name, attribute in FEATURES.items():
         if name not in features:
-            raise DataError(f"feature {name} is missing. Found {sorted(features)}")
+            raise DataError(
+                f"{where}: feature {name} is missing. Found {sorted(features)}"
+            )
         kind, feature = _KINDS[attribute], features[name]
         content = (feature.int64_list if kind is int else feature.bytes_list).value
         if len(content) != 1:
             raise DataError(
-                f"feature {name}: expected one "
+                f"{where}: feature {name}: expected one "
                 f"{'integer' if kind is int else 'byte string'}, found {len(content)}"
             )
         value = content[0]

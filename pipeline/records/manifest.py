@@ -11,10 +11,10 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from pipeline.records import manifest_row, staging
-from pipeline.records.manifest_row import FORMAT_VERSION, Row
+from pipeline.records.manifest_row import FORMAT_VERSION, Action, Row
 from pipeline.system.errors import DataError
 
 GRAFT_VERSION = "0.1.0"
@@ -38,17 +38,10 @@ class Tally:
             longer exists.
     """
 
-    def __init__(self, class_names: Iterable[str], rows: Iterable[Row] = ()) -> None:
-        """Count rows.
-
-        Args:
-            class_names: names of all classes, in label order.
-            rows: rows of the manifest.
-        """
-        self.classes: dict[str, collections.Counter[str]] = {
-            name: collections.Counter() for name in class_names
-        }
-        self.others: collections.Counter[str] = collections.Counter()
+    def __init__(self, class_names: Iterable[str], rows: Iterable[Row]) -> None:
+        """Count the rows of a manifest."""
+        self.classes = {name: collections.Counter[str]() for name in class_names}
+        self.others = collections.Counter[str]()
         for row in rows:
             counter = self.classes.get(row.class_name, self.others)
             counter["photos"] += 1
@@ -64,11 +57,8 @@ class Tally:
     def files(self) -> dict[str, int]:
         """Return the number of files, in all and by action, as manifest.json has it."""
         total = self.total()
-        actions = ("copied", "reencoded", "skipped")
-        return {
-            "total": total["photos"],
-            **{name: total[name] for name in actions if total[name]},
-        }
+        actions = [name for name in get_args(Action) if total[name]]
+        return {"total": total["photos"], **{name: total[name] for name in actions}}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,7 +70,7 @@ class DatasetInfo:
         seed: seed that ranked the photos for the split.
         shares: {"validation": share, "test": share} that the split aimed at, 0..1.
         settings: settings of the conversion that decide the rows.
-        versions: {tool: version} of the tools that wrote the data set.
+        versions: {name of a tool: its version when it wrote the data set}.
         ignored: {kind: number} of the hidden and system files that have no row.
     """
 
@@ -97,7 +87,6 @@ class Manifest:
     """A converted data set.
 
     Attributes:
-        info: class names, seed and settings.
         rows: one row per source file, in the order of their paths.
         directory: folder that holds manifest and records.
         format_version: version of the format that the data set was read from.
@@ -167,11 +156,8 @@ class Manifest:
         for row in self.included():
             record = f"{row.sha256} {row.file} {row.offset} {row.length}\n"
             digest.update(record.encode(errors="surrogateescape"))
-        settings = {
-            name: value
-            for name, value in self.info.settings.items()
-            if name not in _NOT_OF_RECORDS
-        }
+        names = self.info.settings.keys() - _NOT_OF_RECORDS
+        settings = {name: self.info.settings[name] for name in names}
         digest.update(json.dumps(settings, sort_keys=True).encode())
         return digest.hexdigest()
 
@@ -278,16 +264,12 @@ def _read_head(directory: Path) -> dict[str, Any]:
             f"{path}: has format version {version}. Expected 1 to {FORMAT_VERSION}. "
             "Convert the photos again, into a new folder"
         )
-    if missing := _HEAD_KINDS.keys() - head.keys():
-        raise DataError(
-            f"{path}: {', '.join(sorted(missing))} missing. Convert the photos again, "
-            "into a new folder"
-        )
     for name, kind in _HEAD_KINDS.items():
-        if not isinstance(head[name], kind):
+        if not isinstance(head.get(name), kind):
+            value = f"{head[name]!r:.80}" if name in head else "missing"
             raise DataError(
-                f"{path}: {name} is {head[name]!r:.80}. Expected a value of type "
-                f"{kind.__name__}. Convert the photos again, into a new folder"
+                f"{path}: {name} is {value}. Expected a value of type {kind.__name__}. "
+                "Convert the photos again, into a new folder"
             )
     return head
 
@@ -297,8 +279,7 @@ def _read_rows(path: Path) -> tuple[Row, ...]:
     rows: list[Row] = []
     try:
         with path.open(encoding="ascii", newline="\n") as file:
-            for line in file:
-                rows.append(manifest_row.from_line(line))
+            rows.extend(map(manifest_row.from_line, file))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
     except (ValueError, TypeError, RecursionError) as error:

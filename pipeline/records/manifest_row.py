@@ -26,12 +26,10 @@ class Row:
         class_name: class that the file is filed under; "" for a file outside any class.
         sha256: SHA-256 of the source file, 64 hex digits; "" if it could not be read.
         phash: perceptual hash, 16 hex digits; "" if the file was not decoded.
-        source_bytes: size of the source file, in bytes.
         format: format of the stored image, "jpeg" or "png"; "" if skipped.
         height: height of the stored image, in pixels; 0 if skipped.
         width: width of the stored image, in pixels; 0 if skipped.
         orientation: EXIF orientation of the source, 1..8; 1 is upright.
-        action: what conversion did with the file.
         codes: why the file was re-encoded or skipped, as members of row_codes.Code; ()
             also where a version of Graft without codes has written the row.
         reason: the same as an English phrase; "" if copied.
@@ -127,10 +125,13 @@ def from_line(line: str) -> Row:
     values = json.loads(line)
     if not isinstance(values, dict):
         raise ValueError("not a JSON object")
-    row = Row(**_with_shared_texts(_with_codes(values)))
-    if tuple(map(type, _values(row))) not in _ROW_KINDS or not all(
-        isinstance(code, str) for code in row.codes
-    ):
+    for name in _SHARED_FIELDS:
+        if isinstance(text := values.get(name), str):
+            values[name] = sys.intern(text)
+    if values.get("group") == values.get("sha256"):
+        values["group"] = values.get("sha256")
+    row = Row(**values | {"codes": _codes(values)})
+    if tuple(map(type, _values(row))) not in _ROW_KINDS:
         raise ValueError("a value has the wrong type")
     # Refuses lone surrogates.
     os.fsencode("".join((row.path, row.class_name, row.file, row.reason, *row.codes)))
@@ -139,25 +140,16 @@ def from_line(line: str) -> Row:
     return row
 
 
-def _with_codes(values: dict[str, Any]) -> dict[str, Any]:
-    """Return a row's values with codes, which version 1 of the format does not have.
+def _codes(values: dict[str, Any]) -> tuple[str, ...]:
+    """Return a row's codes, which version 1 of the format does not have.
 
     There, a reason that begins with "bridges" is a part of the format: it marks a photo
     whose split is not its own. No other reason of that version decides anything.
     """
-    if "codes" in values:
-        if not isinstance(values["codes"], list):
-            raise ValueError("codes is not a list")
-        return values | {"codes": tuple(values["codes"])}
-    bridges = str(values.get("reason", "")).startswith("bridges")
-    return values | {"codes": (Code.BRIDGES_SPLITS,) if bridges else ()}
-
-
-def _with_shared_texts(values: dict[str, Any]) -> dict[str, Any]:
-    """Return a row's values with one string object for texts that many rows share."""
-    for name in _SHARED_FIELDS:
-        if isinstance(text := values.get(name), str):
-            values[name] = sys.intern(text)
-    if values.get("group") == values.get("sha256"):
-        values["group"] = values.get("sha256")
-    return values
+    if "codes" not in values:
+        bridges = str(values.get("reason")).startswith("bridges")
+        return (Code.BRIDGES_SPLITS,) if bridges else ()
+    codes = values["codes"]
+    if not isinstance(codes, list) or not all(isinstance(code, str) for code in codes):
+        raise ValueError("codes is not a list of texts")
+    return tuple(codes)

@@ -9,23 +9,16 @@ from collections.abc import Sequence
 
 from pipeline.records.manifest import Manifest
 from pipeline.records.manifest_row import Row
-from pipeline.records.row_codes import Code, Reason
-
-REMOVED = Reason(Code.REMOVED, "gone from the source")
-REPLACED = Reason(Code.REPLACED, "replaced by another file of this name")
+from pipeline.records.row_codes import Code
 
 
 class PreviousDataset:
-    """A data set before the conversion that updates it.
-
-    Attributes:
-        manifest: manifest of the data set.
-        file_sizes: {record file: its size in bytes by the manifest}.
-    """
+    """A data set before the conversion that updates it."""
 
     def __init__(self, manifest: Manifest) -> None:
         """Index the rows of a manifest by path and by SHA-256."""
         self.manifest = manifest
+        # {record file: its size in bytes by the manifest}
         self.file_sizes = manifest.file_sizes()
         self._by_path: dict[str, Row] = {}
         self._by_sha256: dict[str, Row] = {}
@@ -69,10 +62,8 @@ class PreviousDataset:
     def removed_photos(self, rows: Sequence[Row]) -> list[Row]:
         """Return rows of photos that had a record once and are not in the source now.
 
-        A file that lies at such a photo's path now has a row of its own.
-
-        Args:
-            rows: rows of all files of the source.
+        A file that lies at such a photo's path now has a row of its own in `rows`, the
+        rows of all files of the source.
         """
         paths = {row.path for row in rows}
         present = {row.sha256 for row in rows}
@@ -81,8 +72,9 @@ class PreviousDataset:
             if not row.group or row.sha256 in present:
                 continue
             if row.path not in paths:
-                removed.append(row.skipped(*REMOVED))
+                removed.append(row.skipped(Code.REMOVED, "gone from the source"))
             # An edited photo that was left out had no split but that of its path.
             elif Code.BRIDGES_SPLITS not in row.codes:
-                removed.append(row.skipped(*REPLACED))
+                text = "replaced by another file of this name"
+                removed.append(row.skipped(Code.REPLACED, text))
         return removed

@@ -17,11 +17,7 @@ class StoredPhotos:
     """
 
     def __init__(self, directory: Path) -> None:
-        """Open nothing yet.
-
-        Args:
-            directory: folder that the rows' record files are relative to.
-        """
+        """Remember the folder that the rows' record files are relative to."""
         self.directory = directory
         self._descriptors: dict[str, int] = {}
         self._lock = threading.Lock()
@@ -38,17 +34,14 @@ class StoredPhotos:
             OSError: the record file cannot be read.
         """
         path = self.directory / row.file
-        where = f"{path} ({row.path})"
         if file_system.is_remote(str(path)):
             with path.open("rb") as file:
-                payload = tfrecord.read_from(file, row.offset, row.length, where)
+                file.seek(row.offset)
+                data = file.read(row.length)
         else:
-            descriptor = self._open(row.file)
-            payload = tfrecord.read_at(descriptor, row.offset, row.length, where)
-        try:
-            return example_format.parse(payload)
-        except DataError as error:
-            raise DataError(f"{where} at {row.offset}: {error}") from error
+            data = os.pread(self._open(row.file), row.length, row.offset)
+        where = self._place(row)
+        return example_format.parse(tfrecord.unframe(data, where), where)
 
     def image(self, row: Row) -> bytes:
         """Return the JPEG or PNG file in the record of a row.
@@ -60,10 +53,13 @@ class StoredPhotos:
         record = self.record(row)
         if record.sha256 != row.sha256:
             raise DataError(
-                f"{self.directory / row.file} ({row.path}) at {row.offset}: holds "
-                "another photo than the manifest says. Convert the photos again"
+                f"{self._place(row)}: holds another photo than the manifest says. "
+                "Convert the photos again"
             )
         return record.encoded
+
+    def _place(self, row: Row) -> str:
+        return f"{self.directory / row.file} ({row.path}) at {row.offset}"
 
     def _open(self, name: str) -> int:
         with self._lock:

@@ -1,10 +1,9 @@
-"""Frame payloads as TFRecords, and read them at known byte offsets.
+"""Frame payloads as TFRecords, and take them out of their frames.
 
 A record is: length (uint64, little endian), masked CRC32C of those 8 bytes (uint32),
 payload, masked CRC32C of the payload. Source: tensorflow/core/lib/io/record_writer.h.
 """
 
-import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +14,8 @@ import google_crc32c
 from pipeline.system.errors import DataError
 
 _HEADER = struct.Struct("<QI")
-_FOOTER = struct.Struct("<I")
-HEADER_BYTES = _HEADER.size  # before the payload
+_FOOTER = struct.Struct("<I")  # the checksum of the payload
+HEADER_BYTES = _HEADER.size
 OVERHEAD_BYTES = _HEADER.size + _FOOTER.size
 
 
@@ -41,7 +40,7 @@ def unframe(record: bytes, where: str) -> bytes:
 
     Args:
         record: bytes of the whole record, framing included.
-        where: name of the record in errors, such as `file at byte N`.
+        where: place of the record, for error messages.
 
     Raises:
         DataError: the length or a checksum is wrong.
@@ -56,30 +55,13 @@ def unframe(record: bytes, where: str) -> bytes:
             f"{where}: the record has {length} bytes. Expected "
             f"{len(record) - OVERHEAD_BYTES}, as in the manifest"
         )
-    payload = record[_HEADER.size : -_FOOTER.size]
-    if _FOOTER.unpack_from(record, len(record) - _FOOTER.size)[0] != masked_crc(
-        payload
-    ):
+    payload, footer = record[_HEADER.size : -_FOOTER.size], record[-_FOOTER.size :]
+    if footer != _FOOTER.pack(masked_crc(payload)):
         raise DataError(
             f"{where}: the record is damaged (checksum). If pipeline.convert wrote "
             "this file, remove it and convert again"
         )
     return payload
-
-
-def read_at(file_descriptor: int, offset: int, length: int, where: str) -> bytes:
-    """Read the payload of the record at `offset` (bytes), `length` bytes framed.
-
-    Raises:
-        DataError: the length or a checksum is wrong.
-    """
-    return unframe(os.pread(file_descriptor, length, offset), f"{where} at {offset}")
-
-
-def read_from(file: BinaryIO, offset: int, length: int, where: str) -> bytes:
-    """Read a payload as `read_at` does, from a file of any kind."""
-    file.seek(offset)
-    return unframe(file.read(length), f"{where} at {offset}")
 
 
 def scan(path: Path, *, max_bytes: int = 0) -> Iterator[tuple[int, bytes]]:

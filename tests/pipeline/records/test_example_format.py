@@ -9,16 +9,6 @@ from hypothesis import strategies as st
 from pipeline.records import example_format
 from pipeline.system.errors import DataError
 
-RECORD = example_format.Record(
-    encoded=b"\xff\xd8\xff\xd9",
-    format="jpeg",
-    height=3,
-    width=5,
-    label=1,
-    class_name="roses",
-    path="roses/1.jpg",
-    sha256="0" * 64,
-)
 VALUES = {
     "image/encoded": b"\xff\xd8\xff\xd9",
     "image/format": b"jpeg",
@@ -29,6 +19,16 @@ VALUES = {
     "image/filename": b"roses/1.jpg",
     "image/sha256": b"0" * 64,
 }
+RECORD = example_format.Record(
+    encoded=b"\xff\xd8\xff\xd9",
+    format="jpeg",
+    height=3,
+    width=5,
+    label=1,
+    class_name="roses",
+    path="roses/1.jpg",
+    sha256="0" * 64,
+)
 
 
 def test_tensorflow_reads_what_we_write():
@@ -49,7 +49,7 @@ def test_we_read_what_tensorflow_writes():
     features = {name: feature(value) for name, value in VALUES.items()}
     features["another"] = feature(7)
     example = tf.train.Example(features=tf.train.Features(feature=features))
-    assert example_format.parse(example.SerializeToString()) == RECORD
+    assert example_format.parse(example.SerializeToString(), "here") == RECORD
 
 
 @given(
@@ -61,7 +61,7 @@ def test_round_trip(encoded, label, filename):
     record = dataclasses.replace(
         RECORD, encoded=encoded, label=label, path=os.fsdecode(filename)
     )
-    assert example_format.parse(example_format.serialize(record)) == record
+    assert example_format.parse(example_format.serialize(record), "here") == record
 
 
 @pytest.mark.parametrize("name", example_format.FEATURES)
@@ -73,11 +73,11 @@ def test_a_feature_that_is_not_there_once_is_an_error(name, count):
         feature.bytes_list.value.extend([b"1"] * count)
     else:
         del example.features.feature[name]
-    with pytest.raises(DataError, match=f"feature {name}"):
-        example_format.parse(example.SerializeToString())
+    with pytest.raises(DataError, match=f"here: feature {name}"):
+        example_format.parse(example.SerializeToString(), "here")
 
 
 @pytest.mark.parametrize("data", [b"\xff\xff\xff", b"\x0a\xff", b""])
 def test_garbage_is_an_error(data):
-    with pytest.raises(DataError):
-        example_format.parse(data)
+    with pytest.raises(DataError, match="here: "):
+        example_format.parse(data, "here")

@@ -25,21 +25,10 @@ def make(directory, rows=None):
 
 
 def row(path, **how):
-    base = {
-        "path": path,
-        "class_name": "a",
-        "sha256": "0" * 64,
-        "source_bytes": 10,
-        "format": "jpeg",
-        "height": 4,
-        "width": 6,
-        "action": "copied",
-        "group": "0" * 64,
-        "split": "train",
-        "file": "a.tfrecord",
-        "length": 7,
-    }
-    return Row(**(base | how))
+    base = {"class_name": "a", "sha256": "0" * 64, "source_bytes": 10}
+    base |= {"format": "jpeg", "height": 4, "width": 6, "action": "copied"}
+    base |= {"group": "0" * 64, "split": "train", "file": "a.tfrecord", "length": 7}
+    return Row(path=path, **(base | how))
 
 
 def write(found):
@@ -62,29 +51,19 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path):
     assert manifest.read(tmp_path) == written
 
 
-def test_digest_changes_with_any_column(tmp_path):
+def test_the_digest_changes_with_the_data_and_not_with_the_words(tmp_path):
     first = make(tmp_path)
-    for change in (
-        {"split": "test"},
-        {"offset": 1},
-        {"sha256": "1" * 64},
-        {"path": "b"},
-        {"fold": 1},
-    ):
+
+    def digest(**change):
         rows = (dataclasses.replace(first.rows[0], **change), *first.rows[1:])
-        assert dataclasses.replace(first, rows=rows).digest != first.digest
+        return dataclasses.replace(first, rows=rows).digest
+
+    changes = ({"split": "test"}, {"offset": 1}, {"path": "b"}, {"fold": 1})
+    for change in (*changes, {"sha256": "1" * 64}):
+        assert digest(**change) != first.digest
+    assert digest(codes=(Code.DECODER_WARNING,), reason="no end") == first.digest
     info = dataclasses.replace(first.info, class_names=("a", "c"))
-    renamed = dataclasses.replace(first, info=info)
-    assert renamed.digest != first.digest
-
-
-def test_digest_does_not_change_with_the_words(tmp_path):
-    first = make(tmp_path)
-    explained = dataclasses.replace(
-        first.rows[0], codes=(Code.DECODER_WARNING,), reason="decoder: no end, no start"
-    )
-    other = dataclasses.replace(first, rows=(explained, *first.rows[1:]))
-    assert other.digest == first.digest
+    assert dataclasses.replace(first, info=info).digest != first.digest
 
 
 class TestVersion1:
@@ -125,13 +104,12 @@ class TestVersion1:
 
 def test_records_digest_does_not_change_with_the_split(tmp_path):
     first = make(tmp_path)
-    rows = [dataclasses.replace(r, split="test", fold=1) for r in first.rows]
-    other = dataclasses.replace(first, rows=tuple(rows))
-    assert other.records_digest == first.records_digest
-    moved = [dataclasses.replace(r, offset=1) for r in first.rows]
-    assert dataclasses.replace(first, rows=tuple(moved)).records_digest != (
-        first.records_digest
-    )
+
+    def digest(**change):
+        rows = tuple(dataclasses.replace(row, **change) for row in first.rows)
+        return dataclasses.replace(first, rows=rows).records_digest
+
+    assert digest(split="test", fold=1) == first.records_digest != digest(offset=1)
 
 
 def test_edited_rows_are_refused(tmp_path):
@@ -151,10 +129,12 @@ def test_a_missing_manifest_is_an_error_that_says_what_to_do(tmp_path):
     ("head", "message"),
     [
         ("{", "not a manifest"),
+        ("[" * 100_000, "not a manifest"),
         ("[]", "not a manifest"),
         ('{"format_version": 99}', "version 99"),
-        ('{"format_version": 1}', "missing"),
+        ('{"format_version": 1}', "class_names is missing"),
     ],
+    ids=["cut", "endless brackets", "a list", "version", "keys"],
 )
 def test_a_damaged_head_is_refused(tmp_path, head, message):
     write(make(tmp_path))
@@ -163,7 +143,11 @@ def test_a_damaged_head_is_refused(tmp_path, head, message):
         manifest.read(tmp_path)
 
 
-@pytest.mark.parametrize("line", ["{", '{"path": 1}', "7", '{"unknown": 1}'])
+@pytest.mark.parametrize(
+    "line",
+    ["{", '{"path": 1}', "7", '{"unknown": 1}', "[" * 100_000],
+    ids=["cut", "another type", "a number", "another key", "endless brackets"],
+)
 def test_a_damaged_row_is_named_by_its_line(tmp_path, line):
     write(make(tmp_path))
     path = tmp_path / manifest.ROWS_NAME
@@ -203,14 +187,6 @@ def test_codes_that_are_no_list_of_texts_are_refused(tmp_path, codes):
         manifest.read(tmp_path)
 
 
-@pytest.mark.parametrize("name", [manifest.HEAD_NAME, manifest.ROWS_NAME])
-def test_endless_brackets_are_refused(tmp_path, name):
-    write(make(tmp_path))
-    (tmp_path / name).write_text("[" * 100_000)
-    with pytest.raises(DataError, match=name):
-        manifest.read(tmp_path)
-
-
 def test_one_photo_in_two_splits_is_refused(tmp_path):
     rows = [row("a/1.jpg"), row("a/2.jpg", split="test")]
     write(make(tmp_path, rows))
@@ -241,8 +217,7 @@ class TestCommit:
         write(old)
         (tmp_path / "a.tfrecord").write_text("old")
         (tmp_path / "gone.tfrecord").write_text("old")
-        info = dataclasses.replace(old.info, seed=99)
-        new = dataclasses.replace(old, info=info)
+        new = dataclasses.replace(old, info=dataclasses.replace(old.info, seed=99))
         partial = tmp_path / staging.PARTIAL_NAME
         partial.mkdir()
         new.stage(partial)
@@ -267,7 +242,6 @@ class TestCommit:
         assert (tmp_path / "a.tfrecord").read_text() == "new"
         assert not (tmp_path / "gone.tfrecord").exists()
         assert not partial.exists()
-        staging.finish(tmp_path)  # nothing is left to do
 
     def test_killed_after_the_last_rename(self, tmp_path):
         _, new, partial = self.stage_new(tmp_path)

@@ -1,5 +1,3 @@
-import os
-
 import pytest
 import tensorflow as tf
 from hypothesis import given
@@ -30,15 +28,14 @@ def test_we_read_what_tensorflow_writes(tmp_path):
 
 
 @given(st.lists(st.binary(max_size=200), max_size=5))
-def test_records_are_read_at_their_offsets(tmp_path_factory, payloads):
+def test_records_are_scanned_with_their_offsets(tmp_path_factory, payloads):
     path = write(tmp_path_factory.mktemp("r") / "a.tfrecord", payloads)
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        for offset, payload in tfrecord.scan(path):
-            length = len(payload) + tfrecord.OVERHEAD_BYTES
-            assert tfrecord.read_at(descriptor, offset, length, "here") == payload
-    finally:
-        os.close(descriptor)
+    data = path.read_bytes()
+    scanned = list(tfrecord.scan(path))
+    assert [payload for _, payload in scanned] == payloads
+    for offset, payload in scanned:
+        end = offset + len(payload) + tfrecord.OVERHEAD_BYTES
+        assert tfrecord.unframe(data[offset:end], "here") == payload
 
 
 @pytest.mark.parametrize("byte", range(40))
@@ -67,15 +64,11 @@ def test_length_is_checked_before_memory_is_taken(tmp_path):
         list(tfrecord.scan(path))
 
 
-def test_wrong_offset_is_noticed(tmp_path):
-    path = write(tmp_path / "a.tfrecord", [b"first", b"second"])
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        with pytest.raises(DataError, match="here at 3"):
-            tfrecord.read_at(descriptor, 3, 21, "here")
-        with pytest.raises(DataError, match="5 bytes"):
-            tfrecord.read_at(descriptor, 0, 25, "here")
-        with pytest.raises(DataError, match="ends inside"):
-            tfrecord.read_at(descriptor, 1000, 21, "here")
-    finally:
-        os.close(descriptor)
+@pytest.mark.parametrize(
+    ("start", "end", "message"),
+    [(3, 24, "no record starts"), (0, 25, "5 bytes"), (40, 50, "ends inside")],
+)
+def test_bytes_that_are_not_one_record_are_refused(start, end, message):
+    data = b"".join(map(tfrecord.frame, (b"first", b"second")))
+    with pytest.raises(DataError, match=f"here: .*{message}"):
+        tfrecord.unframe(data[start:end], "here")
