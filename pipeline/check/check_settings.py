@@ -32,9 +32,4 @@ class Config:
 
     def __post_init__(self) -> None:
         config_flags.check(self)
-        source_settings.check(
-            lists=self.lists,
-            csv=self.csv,
-            labels=self.labels,
-            group_by=self.group_by,
-        )
+        source_settings.check(self.lists, self.csv, self.labels, self.group_by)

@@ -83,12 +83,7 @@ class Config:
 
     def __post_init__(self) -> None:
         config_flags.check(self)
-        source_settings.check(
-            lists=self.lists,
-            csv=self.csv,
-            labels=self.labels,
-            group_by=self.group_by,
-        )
+        source_settings.check(self.lists, self.csv, self.labels, self.group_by)
         if self.beam_flags and self.runner == "local":
             settings = config_flags.settings_of(type(self))
             raise ValueError(config_flags.unknown_flag(self.beam_flags[0], settings))

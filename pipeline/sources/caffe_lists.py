@@ -7,7 +7,6 @@
 Source: caffe/tools/convert_imageset.cpp: the label is what follows the last space.
 """
 
-import dataclasses
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,24 +15,15 @@ from pipeline.sources import class_labels, listed_photos, photo_source, text_lin
 from pipeline.system.errors import DataError
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ListFile:
-    """A list file.
-
-    Attributes:
-        path: path as the user named it.
-        split: split of its photos, one of manifest.SPLITS; "" for none.
-    """
-
-    path: str
-    split: str
-
-
-def parse(names: str) -> tuple[ListFile, ...]:
+def parse(names: str) -> list[tuple[str, str]]:
     """Read the value of --lists: `a.txt,b.txt` or `train=a.txt,test=b.txt`.
 
     Without `train=` and the like, a word of the file's name gives the split. A single
     file without such a word gives no split.
+
+    Returns:
+        Path of each list as the user named it, and the split of its photos, one of
+        manifest.SPLITS; "" for none.
 
     Raises:
         ValueError: one of several files has no split.
@@ -43,9 +33,7 @@ def parse(names: str) -> tuple[ListFile, ...]:
     for name in items:
         word, _, rest = name.partition("=")
         if rest and word.lower() in photo_source.SPLIT_OF:
-            list_files.append(
-                ListFile(path=rest, split=photo_source.SPLIT_OF[word.lower()])
-            )
+            list_files.append((rest, photo_source.SPLIT_OF[word.lower()]))
             continue
         split = _split_in(Path(name).stem)
         if not split and len(items) > 1:
@@ -53,16 +41,14 @@ def parse(names: str) -> tuple[ListFile, ...]:
                 f"--lists: the name of {name} does not give its split. Name the "
                 "splits, as in --lists=train=a.txt,validation=b.txt,test=c.txt"
             )
-        list_files.append(ListFile(path=name, split=split))
-    return tuple(list_files)
+        list_files.append((name, split))
+    return list_files
 
 
 def _split_in(stem: str) -> str:
     """Return the split that the words of a file name mean; "" for none or several."""
     words = re.split("[^a-z]+", stem.lower())
-    splits = {
-        photo_source.SPLIT_OF[word] for word in words if word in photo_source.SPLIT_OF
-    }
+    splits = {photo_source.SPLIT_OF.get(word, "") for word in words} - {""}
     return splits.pop() if len(splits) == 1 else ""
 
 
@@ -81,16 +67,13 @@ def list_photos(
             class, a photo has two labels or two splits, or photo_source.check refuses
             the source.
     """
-    listed = listed_photos.ListedPhotos(
-        root, [path for path, _ in files], _entries(files)
-    )
+    listed = listed_photos.ListedPhotos(root, dict(files), _entries(files))
     if names:
         classes = class_labels.resolve(listed.first, names)
     else:
         classes = class_labels.by_folder(listed.first, listed.folder_of_labels())
-    count = len(files)
-    where = f"{count} list{'s' if count > 1 else ''}"
-    return listed.to_source(root, "lists", classes, where)
+    where = f"{len(files)} list{'s' if len(files) > 1 else ''}"
+    return listed.to_source("lists", classes, where)
 
 
 def _entries(files: Sequence[tuple[Path, str]]) -> Iterator[listed_photos.Entry]:
@@ -105,10 +88,5 @@ def _entries(files: Sequence[tuple[Path, str]]) -> Iterator[listed_photos.Entry]
                     f"{path} line {number}: expected a path, a space and a label, "
                     f"found {content[:80]!r}"
                 )
-            yield listed_photos.Entry(
-                path=content[:cut].rstrip(" \t"),
-                label=content[cut + 1 :],
-                split=split,
-                file=path,
-                line=number,
-            )
+            photo, label = content[:cut].rstrip(" \t"), content[cut + 1 :]
+            yield listed_photos.Entry(photo, label, split, path, number)

@@ -23,7 +23,6 @@ from pipeline.system.errors import DataError
 
 # Files and folders that systems leave behind; nobody means them as photos.
 _SYSTEM_NAMES = {"thumbs.db", "desktop.ini", "__macosx", "$recycle.bin"}
-_EXPECTED = "Expected one folder of photos per class, as in flowers/daisy/1.jpg"
 
 
 def list_folders(root: Path) -> photo_source.Source:
@@ -35,14 +34,16 @@ def list_folders(root: Path) -> photo_source.Source:
     """
     ignored = {"hidden": 0, "system": 0, "linked folders": 0}
     paths, folders = _walk(root, ignored)
-    tops = sorted({folder[0] for folder in folders})
-    _check_top(root, tops, len(paths))
-    splits = {
-        top: photo_source.SPLIT_OF[top.lower()] for top in _splits_among(root, tops)
-    }
+    _check_links(root)
+    if not folders:
+        what = f"{len(paths)} files but no folder" if paths else "nothing"
+        raise DataError(
+            f"{root}: holds {what}. Expected one folder of photos per class, as in "
+            "flowers/daisy/1.jpg"
+        )
+    splits = _splits_among(root, sorted({folder[0] for folder in folders}))
     depth = 1 if splits else 0
-    if splits:
-        _check_splits(root, splits, folders)
+    _check_splits(root, splits, folders)
     names = sorted({folder[depth] for folder in folders if len(folder) > depth})
     interned = {name: name for name in names}  # one string for all files of a class
     photos = []
@@ -56,20 +57,28 @@ def list_folders(root: Path) -> photo_source.Source:
                 split=splits.get(parts[0], "") if in_class else "",
             )
         )
+    present = {(photo.split, photo.class_name) for photo in photos}
+    for top, split in splits.items():
+        for name in names:
+            if (split, name) not in present:
+                raise DataError(
+                    f"{root / top / name}: has no files for {split}. Add photos, or "
+                    "remove the class from all splits"
+                )
     kind: photo_source.Kind = "split folders" if splits else "class folders"
     note = f"{kind}: {len(paths):,} files in {len(names)} classes"
     if counts := photo_source.count_splits(p.split for p in photos if p.class_name):
-        note = f"{note}; {counts}"
-    source = photo_source.Source(
-        kind=kind,
-        root=root,
-        class_names=tuple(names),
-        photos=photos,
-        ignored={kind: count for kind, count in ignored.items() if count},
-        notes=(note,),
+        note += f"; {counts}"
+    return photo_source.check(
+        photo_source.Source(
+            kind=kind,
+            root=root,
+            class_names=tuple(names),
+            photos=photos,
+            ignored={kind: count for kind, count in ignored.items() if count},
+            notes=(note,),
+        )
     )
-    _check_filled(source, splits)
-    return photo_source.check(source)
 
 
 def _walk(
@@ -88,9 +97,8 @@ def _walk(
         )
         if len(parts) < 2:
             folders.update((*parts, name) for name in folder_names)
-        for name in file_names:
-            if keep(name, ignored):
-                paths.append("/".join((*parts, name)))
+        kept = (name for name in file_names if keep(name, ignored))
+        paths.extend("/".join((*parts, name)) for name in kept)
     return sorted(paths), folders
 
 
@@ -99,10 +107,9 @@ def _raise(error: OSError) -> None:
 
 
 def _is_link(folder: str, name: str, ignored: dict[str, int]) -> bool:
-    if file_system.path(f"{folder}/{name}").is_symlink():
-        ignored["linked folders"] += 1
-        return True
-    return False
+    is_link = file_system.path(f"{folder}/{name}").is_symlink()
+    ignored["linked folders"] += is_link
+    return is_link
 
 
 def keep(name: str, ignored: dict[str, int]) -> bool:
@@ -116,13 +123,6 @@ def keep(name: str, ignored: dict[str, int]) -> bool:
     return False
 
 
-def _check_top(root: Path, tops: Sequence[str], num_files: int) -> None:
-    _check_links(root)
-    if not tops:
-        what = f"{num_files} files but no folder" if num_files else "nothing"
-        raise DataError(f"{root}: holds {what}. {_EXPECTED}")
-
-
 def _check_links(folder: Path) -> None:
     for path in sorted(folder.iterdir()):
         if path.is_symlink() and path.is_dir():
@@ -132,13 +132,14 @@ def _check_links(folder: Path) -> None:
             )
 
 
-def _splits_among(root: Path, tops: Sequence[str]) -> list[str]:
-    """Return the folders that are splits: all or none.
+def _splits_among(root: Path, tops: Sequence[str]) -> dict[str, str]:
+    """Return {folder: split} of all folders, or of none.
 
     One such name among others is a class: there are photos of trains.
     """
-    splits = [top for top in tops if top.lower() in photo_source.SPLIT_OF]
-    kinds = {photo_source.SPLIT_OF[top.lower()] for top in splits}
+    split_of = photo_source.SPLIT_OF
+    splits = {top: split_of[top.lower()] for top in tops if top.lower() in split_of}
+    kinds = {*splits.values()}
     others = [top for top in tops if top not in splits]
     if others and len(kinds) > 1:
         raise DataError(
@@ -150,7 +151,7 @@ def _splits_among(root: Path, tops: Sequence[str]) -> list[str]:
         raise DataError(
             f"{root}: {', '.join(splits)} name one split twice. Merge the folders"
         )
-    return [] if others else splits
+    return {} if others else splits
 
 
 def _check_splits(
@@ -168,28 +169,19 @@ def _check_splits(
                 f"{root / top}: looks like a split but holds no class folder. Expected "
                 f"photos in class folders, such as {root / top}/daisy/1.jpg"
             )
-    first = min(splits, key=lambda top: SPLITS.index(splits[top]))  # train, if there
+    first = min(classes, key=lambda top: SPLITS.index(splits[top]), default="")
     for top, names in classes.items():
-        missing, unknown = classes[first] - names, names - classes[first]
-        if missing or unknown:
-            what = [
-                f"{kind} class {', '.join(sorted(others)[:10])}"
-                for kind, others in (("lacks", missing), ("has in addition", unknown))
-                if others
-            ]
+        differences = {
+            "lacks": classes[first] - names,
+            "has in addition": names - classes[first],
+        }
+        what = [
+            f"{kind} class {', '.join(sorted(others)[:10])}"
+            for kind, others in differences.items()
+            if others
+        ]
+        if what:
             raise DataError(
                 f"{root / top}: {' and '.join(what)}, compared with {first}. Give all "
                 "splits the same class folders"
             )
-
-
-def _check_filled(source: photo_source.Source, splits: dict[str, str]) -> None:
-    """Refuse a class that has a folder but no files in one of the splits."""
-    present = {(photo.split, photo.class_name) for photo in source.photos}
-    for top, split in splits.items():
-        for name in source.class_names:
-            if (split, name) not in present:
-                raise DataError(
-                    f"{source.root / top / name}: has no files for {split}. Add "
-                    "photos, or remove the class from all splits"
-                )

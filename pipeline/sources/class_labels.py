@@ -11,12 +11,7 @@ from pipeline.system.errors import DataError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Names:
-    """Class names from a file.
-
-    Attributes:
-        path: path of the file.
-        names: class names, one for each line; label i is names[i].
-    """
+    """Class names from a file; label i is names[i]."""
 
     path: Path
     names: tuple[str, ...]
@@ -44,27 +39,24 @@ def read(path: Path) -> Names:
         DataError: the file is not text, has no names, a blank line between names, or
             the same name twice.
     """
-    names: list[str] = []
     line_of: dict[str, int] = {}
     for number, line in enumerate(text_lines.read_lines(path), start=1):
         name = line.strip()
         if not name:
             continue
-        if number > len(names) + 1:
+        if number > len(line_of) + 1:
             raise DataError(
-                f"{path} line {len(names) + 1}: is blank, but {name!r} follows. "
+                f"{path} line {len(line_of) + 1}: is blank, but {name!r} follows. "
                 "Expected one class name per line, label 0 first"
             )
-        if name in line_of:
+        if line_of.setdefault(name, number) != number:
             raise DataError(
                 f"{path}: {name!r} is in line {line_of[name]} and in line {number}. "
                 "Remove one of them"
             )
-        names.append(name)
-        line_of[name] = number
-    if not names:
+    if not line_of:
         raise DataError(f"{path}: has no class names. Expected one per line")
-    return Names(path=path, names=tuple(names))
+    return Names(path=path, names=tuple(line_of))
 
 
 def as_names(places: Mapping[str, str]) -> Classes:
@@ -74,12 +66,13 @@ def as_names(places: Mapping[str, str]) -> Classes:
         places: {label as written in the list: file and line of its first use}.
     """
     numbers = all(_number(label) is not None for label in places)
-    names = tuple(sorted(places, key=lambda name: (int(name) if numbers else 0, name)))
-    return Classes(
-        names=names,
-        label_of={name: label for label, name in enumerate(names)},
-        note="labels are class names",
-    )
+    names = sorted(places, key=lambda name: (int(name) if numbers else 0, name))
+    return _by_name(tuple(names), "labels are class names")
+
+
+def _by_name(names: tuple[str, ...], note: str) -> Classes:
+    label_of = {name: label for label, name in enumerate(names)}
+    return Classes(names=names, label_of=label_of, note=note)
 
 
 def resolve(places: Mapping[str, str], names: Names) -> Classes:
@@ -93,14 +86,10 @@ def resolve(places: Mapping[str, str], names: Names) -> Classes:
         DataError: a label is neither a name nor a number in range.
     """
     if places.keys() <= set(names.names):
-        label_of = {name: label for label, name in enumerate(names.names)}
-        return Classes(
-            names=names.names, label_of=label_of, note=f"names as in {names.path.name}"
-        )
-    numbers = {label: _number(label) for label in places}
+        return _by_name(names.names, f"names as in {names.path.name}")
     count = len(names.names)
-    for label, number in numbers.items():
-        if number is None or number < 0:
+    for label in places:
+        if (number := _number(label)) is None or number < 0:
             raise DataError(
                 f"{places[label]}: label {label[:80]!r} is unknown. Expected a number "
                 f"from 0 to {count - 1}, or one of the {count} names in {names.path}"
@@ -140,11 +129,9 @@ def by_folder(places: Mapping[str, str], folder_of: Mapping[str, str]) -> Classe
     first = _first_label(
         places, count, f"there are {count} labels; name all classes with --labels=FILE"
     )
-    label_of = {label: int(label) - first for label in places}
-    names = {label_of[label]: folder_of[label] for label in places}
     return Classes(
-        names=tuple(names[label] for label in range(count)),
-        label_of=label_of,
+        names=tuple(folder_of[label] for label in sorted(places, key=int)),
+        label_of={label: int(label) - first for label in places},
         note=f"labels {first}-based, class names are those of the folders",
     )
 

@@ -16,14 +16,14 @@ from pipeline.sources import (
     photo_csv,
     tfrecords_2018,
 )
-from pipeline.sources.photo_source import Source as Source
+from pipeline.sources.photo_source import Source
 from pipeline.system.errors import DataError
 
 
 def list_source(
     root: Path,
     *,
-    list_files: Sequence[caffe_lists.ListFile] = (),
+    list_files: Sequence[tuple[str, str]] = (),
     csv_file: str = "",
     labels_file: str = "",
 ) -> Source:
@@ -46,23 +46,19 @@ def list_source(
         raise DataError(
             f"{root}: is a file. Expected a folder with one folder of photos per class"
         )
-    names = class_labels.read(find(root, labels_file)) if labels_file else None
+    names = class_labels.read(_find(root, labels_file)) if labels_file else None
     if list_files:
-        files = [(find(root, file.path), file.split) for file in list_files]
+        files = [(_find(root, name), split) for name, split in list_files]
         return caffe_lists.list_photos(root, files, names)
     if csv_file:
-        return photo_csv.list_photos(root, find(root, csv_file), names)
+        return photo_csv.list_photos(root, _find(root, csv_file), names)
     if tfrecords_2018.is_source(root):
         return tfrecords_2018.list_photos(root)
     return class_folders.list_folders(root)
 
 
-def find(root: Path, name: str) -> Path:
-    """Return the path of a file in the current folder, or else in the source.
-
-    Raises:
-        DataError: the file is in neither.
-    """
+def _find(root: Path, name: str) -> Path:
+    """Return the path of a file in the current folder, or else in the source."""
     for path in (Path(name), root / name):
         if path.exists():
             return path

@@ -1,18 +1,17 @@
 """Turn the entries of lists or of a CSV file into a source, each photo once."""
 
-import dataclasses
 import os
 import posixpath
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.sources import class_labels, photo_source
 from pipeline.system.errors import DataError
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A photo as a list names it.
 
     Attributes:
@@ -45,7 +44,7 @@ class ListedPhotos:
     """
 
     def __init__(
-        self, root: Path, files: Sequence[Path], entries: Iterable[Entry]
+        self, root: Path, files: Iterable[Path], entries: Iterable[Entry]
     ) -> None:
         """Collect the entries of all lists.
 
@@ -53,16 +52,14 @@ class ListedPhotos:
             DataError: there are no entries, a path leads out of `root`, or a photo has
                 two labels or two splits.
         """
-        inside = _Inside(root)
+        self._root = root
+        # As the user wrote it, and with its links resolved.
+        self._roots = {os.path.abspath(root), os.path.realpath(root)}  # noqa: PTH100
         listed: list[Entry] = []
         self.first: dict[str, str] = {}
         for entry in entries:
-            try:
-                path = inside.relative(entry.path)
-            except ValueError as error:
-                raise DataError(f"{entry.where}: {error}") from error
             label = sys.intern(entry.label)
-            listed.append(dataclasses.replace(entry, path=path, label=label))
+            listed.append(entry._replace(path=self._inside(entry), label=label))
             if label not in self.first:
                 self.first[label] = entry.where
         if not listed:
@@ -80,6 +77,24 @@ class ListedPhotos:
                 )
         self.num_repeated = len(listed) - len(self.entries)
 
+    def _inside(self, entry: Entry) -> str:
+        """Return the entry's path relative to the root, without "." and ".."."""
+        path = posixpath.normpath(entry.path)
+        if path.startswith("/"):
+            path = f"/{path.lstrip('/')}"
+            for root in self._roots:
+                if path.startswith(f"{root.rstrip('/')}/"):
+                    path = path[len(root.rstrip("/")) + 1 :]
+                    break
+        if path in ("", "."):
+            raise DataError(f"{entry.where}: no path")
+        if path.startswith("/") or path.split("/", 1)[0] == "..":
+            raise DataError(
+                f"{entry.where}: {entry.path[:200]} lies outside of {self._root}. Name "
+                "the folder that holds all photos as the source"
+            )
+        return path
+
     def folder_of_labels(self) -> dict[str, str]:
         """Return {label: first folder of its paths}; {} unless each has its own."""
         folders: dict[str, str] = {}
@@ -90,16 +105,11 @@ class ListedPhotos:
         return folders if len({*folders.values()}) == len(folders) else {}
 
     def to_source(
-        self,
-        root: Path,
-        kind: photo_source.Kind,
-        classes: class_labels.Classes,
-        where: str,
+        self, kind: photo_source.Kind, classes: class_labels.Classes, where: str
     ) -> photo_source.Source:
         """Return the source of these photos.
 
         Args:
-            root: folder that the paths are relative to.
             kind: kind of the source.
             classes: meaning of the labels.
             where: name or number of the lists, for the note on the source.
@@ -123,7 +133,7 @@ class ListedPhotos:
         return photo_source.check(
             photo_source.Source(
                 kind=kind,
-                root=root,
+                root=self._root,
                 class_names=classes.names,
                 photos=photos,
                 notes=tuple(notes),
@@ -149,34 +159,3 @@ def split_of(name: str, where: str) -> str:
             "nothing"
         )
     return photo_source.SPLIT_OF.get(key, "")
-
-
-class _Inside:
-    """Make paths relative to a folder, and refuse those that leave it."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        # As the user wrote it, and with its links resolved.
-        self._roots = {os.path.abspath(root), os.path.realpath(root)}  # noqa: PTH100
-
-    def relative(self, path: str) -> str:
-        """Return a path without "." and "..", relative to the folder.
-
-        Raises:
-            ValueError: the path is empty, the folder itself, or outside of it.
-        """
-        clean = posixpath.normpath(path)
-        if clean.startswith("/"):
-            clean = f"/{clean.lstrip('/')}"
-            for root in self._roots:
-                if clean.startswith(f"{root.rstrip('/')}/"):
-                    clean = clean[len(root.rstrip("/")) + 1 :]
-                    break
-        if clean in ("", "."):
-            raise ValueError("no path")
-        if clean.startswith("/") or clean.split("/", 1)[0] == "..":
-            raise ValueError(
-                f"{path[:200]} lies outside of {self._root}. Name the folder that "
-                "holds all photos as the source"
-            )
-        return clean

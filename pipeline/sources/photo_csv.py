@@ -23,8 +23,8 @@ def list_photos(
 
     Args:
         root: folder that the paths in the file are relative to.
-        path: CSV file. Its header names the columns path, label and optionally split
-            (train, validation, test or nothing); other columns are ignored.
+        path: CSV file. Its header names the columns path, label and, if there are
+            splits, split; other columns are ignored.
         names: names of the classes, for labels that are numbers; None takes the labels
             as class names.
 
@@ -34,12 +34,11 @@ def list_photos(
             the source.
     """
     listed = listed_photos.ListedPhotos(root, [path], _entries(path))
-    classes = (
-        class_labels.resolve(listed.first, names)
-        if names
-        else class_labels.as_names(listed.first)
-    )
-    return listed.to_source(root, "CSV", classes, path.name)
+    if names:
+        classes = class_labels.resolve(listed.first, names)
+    else:
+        classes = class_labels.as_names(listed.first)
+    return listed.to_source("CSV", classes, path.name)
 
 
 def _entries(path: Path) -> Iterator[listed_photos.Entry]:
@@ -49,13 +48,8 @@ def _entries(path: Path) -> Iterator[listed_photos.Entry]:
         for name in columns:
             if not row[name]:
                 raise DataError(f"{where}: no {name}")
-        yield listed_photos.Entry(
-            path=row["path"],
-            label=row["label"],
-            split=listed_photos.split_of(row["split"], where),
-            file=path,
-            line=line,
-        )
+        split = listed_photos.split_of(row["split"], where)
+        yield listed_photos.Entry(row["path"], row["label"], split, path, line)
 
 
 def read_rows(
@@ -89,10 +83,8 @@ def read_rows(
                 )
             yield (
                 reader.line_num,
-                {
-                    name: "" if place is None else fields[place].strip()
-                    for name, place in places.items()
-                },
+                {name: fields[place].strip() for name, place in places.items()}
+                | dict.fromkeys(optional.keys() - places.keys(), ""),
             )
     except csv.Error as error:
         raise DataError(f"{path} line {reader.line_num}: {error}") from error
@@ -100,9 +92,10 @@ def read_rows(
 
 def _places(
     path: Path, header: Sequence[str], needed: Columns, optional: Columns
-) -> dict[str, int | None]:
+) -> dict[str, int]:
+    """Return {name of a column: its place in the header}, of those that are there."""
     titles = [title.strip().lower() for title in header]
-    places: dict[str, int | None] = {}
+    places: dict[str, int] = {}
     for name, aliases in {**needed, **optional}.items():
         columns = [place for place, title in enumerate(titles) if title in aliases]
         if len(columns) > 1 or (not columns and name in needed):
@@ -113,5 +106,6 @@ def _places(
                 f"{path}: expected one column {' or '.join(aliases)}, found "
                 f"{len(columns)}. The header has {listed}"
             )
-        places[name] = columns[0] if columns else None
+        if columns:
+            places[name] = columns[0]
     return places

@@ -26,13 +26,7 @@ SPLIT_OF: Mapping[str, str] = {
 
 
 class Span(NamedTuple):
-    """Place of a photo that is a part of a file.
-
-    Attributes:
-        file: path of the file, relative to the source folder.
-        offset: start of the photo in the file, in bytes.
-        length: size of the photo, in bytes.
-    """
+    """Place of a photo that is a part of a file; offset and length are in bytes."""
 
     file: str
     offset: int
@@ -46,8 +40,7 @@ class SourcePhoto:
     Attributes:
         path: path relative to the source folder, with "/".
         class_name: class that the photo is filed under; "" for none.
-        split: split that the source gives the photo, one of manifest.SPLITS; "" if it
-            gives none.
+        split: split that the source gives, one of manifest.SPLITS; "" for none.
         span: place of the photo if it is a part of a file; None for a whole file.
     """
 
@@ -62,7 +55,6 @@ class Source:
     """All photos of a source.
 
     Attributes:
-        kind: kind of the source, which decides how it names the classes.
         root: folder that paths are relative to.
         class_names: class names in label order; sorted, unless the source has an order.
         photos: all files, sorted by path.
@@ -114,7 +106,8 @@ def check(source: Source) -> Source:
                 f"{root}: class name {name[:80]!r}... has {len(name)} characters. "
                 f"Expected at most {_MAX_NAME}"
             )
-        if not name.isprintable() and not _is_undecodable(name):
+        # Bytes that are not UTF-8 are allowed.
+        if not re.sub("[\udc80-\udcff]", "", name).isprintable():
             raise DataError(
                 f"{root}: class name {name!r} holds a line break or another control "
                 "character, which no list of labels can. Rename the class"
@@ -164,21 +157,12 @@ def check_given(source: Source) -> None:
 
 
 def check_outside(directory: Path, root: Path) -> None:
-    """Refuse an output folder inside a source of folders or records.
-
-    Raises:
-        DataError: the output folder lies there.
-    """
+    """Refuse, with a DataError, an output folder inside a source folder."""
     if directory.resolve().is_relative_to(root.resolve()):
         raise DataError(
             f"{directory}: lies inside the source {root}, where the next conversion "
             "would take it for a class. Choose another --out"
         )
-
-
-def _is_undecodable(name: str) -> bool:
-    """Return whether only bytes that are no UTF-8 make a name unprintable."""
-    return re.sub("[\udc80-\udcff]", "", name).isprintable()
 
 
 def count_splits(splits: Iterable[str]) -> str:

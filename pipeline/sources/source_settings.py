@@ -11,7 +11,7 @@ _source = functools.partial(
 )
 _decoding = functools.partial(config_flags.setting, group="Decoding", basic=True)
 
-# Each of these makes the field of one setting.
+# Each of these functions makes the field of one setting.
 lists = functools.partial(
     _source,
     "Comma-separated Caffe list files (one `path label` per line); their names give "
@@ -46,7 +46,7 @@ workers = functools.partial(
 )
 
 
-def check(*, lists: str, csv: str, labels: str, group_by: str) -> None:
+def check(lists: str, csv: str, labels: str, group_by: str) -> None:
     """Refuse settings of a source that contradict each other.
 
     Raises:

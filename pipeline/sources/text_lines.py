@@ -29,13 +29,9 @@ def read_lines(path: Path) -> Iterator[str]:
                     raise DataError(
                         f"{path} line {number}: has a zero byte. Expected a text file"
                     )
-                yield _decode(line)
+                end = "\n" if line.endswith(b"\n") else ""
+                yield line.rstrip(b"\r\n").decode("utf-8", "surrogateescape") + end
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path}: damaged gzip file ({error})") from error
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from error
-
-
-def _decode(line: bytes) -> str:
-    end = "\n" if line.endswith(b"\n") else ""
-    return line.rstrip(b"\r\n").decode("utf-8", "surrogateescape") + end

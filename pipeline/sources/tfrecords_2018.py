@@ -5,7 +5,6 @@ tf.train.Example of `image`, the bytes of a JPEG, and `label`, the 8 bytes of a
 little-endian int64. Its photo is called `daisy.tfrecord/000012.jpg` here.
 """
 
-import dataclasses
 import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,13 +22,8 @@ _NAME = re.compile(rf"(?P<name>.+?){_SHARD}\.tfrecords?{_SHARD}", re.IGNORECASE)
 _LABEL = struct.Struct("<q")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class _Photo:
-    """A photo of a record file: its place there, in bytes, and its old label."""
-
-    offset: int
-    length: int
-    label: int
+# Where a photo lies, and its old label.
+_Photo = tuple[photo_source.Span, int]
 
 
 def is_source(root: Path) -> bool:
@@ -39,8 +33,7 @@ def is_source(root: Path) -> bool:
         DataError: the records are Graft's own and need no conversion.
     """
     paths = _visible_paths(root, {})
-    has_records = any(map(_class_name, paths))
-    if not has_records or any(path.is_dir() for path in paths):
+    if not any(map(_class_name, paths)) or any(path.is_dir() for path in paths):
         return False
     if (root / manifest.HEAD_NAME).exists():
         raise DataError(
@@ -90,20 +83,18 @@ def list_photos(root: Path) -> photo_source.Source:
             photo_source.SourcePhoto(
                 path=f"{path.name}/{index:06d}.jpg",
                 class_name=names[path],
-                span=photo_source.Span(path.name, photo.offset, photo.length),
+                span=span,
             )
-            for index, photo in enumerate(old_photos)
+            for index, (span, _) in enumerate(old_photos)
         ]
     photos.sort(key=lambda photo: photo.path)
     note = (
         f"two-key records: {len(records):,} files, "
         f"{sum(map(len, records.values())):,} photos in {len(class_of_label)} classes"
     )
-    old_labels = list(class_of_label)
-    if old_labels != list(range(len(old_labels))):
-        note += (
-            f"; their labels {', '.join(map(str, old_labels[:20]))} become 0, 1, ..."
-        )
+    labels = list(class_of_label)
+    if labels != list(range(len(labels))):
+        note += f"; their labels {', '.join(map(str, labels[:20]))} become 0, 1, ..."
     return photo_source.check(
         photo_source.Source(
             kind="two-key records",
@@ -135,10 +126,10 @@ def _class_of_label(
     class_of: dict[int, str] = {}
     for path, photos in records.items():
         name = names[path]
-        for index, photo in enumerate(photos):
-            if label_of.setdefault(name, photo.label) != photo.label:
+        for index, (_, label) in enumerate(photos):
+            if label_of.setdefault(name, label) != label:
                 raise DataError(
-                    f"{path} record {index}: label {photo.label}, but class {name} has "
+                    f"{path} record {index}: label {label}, but class {name} has "
                     f"{label_of[name]} before. Expected one file per class"
                 )
         other = class_of.setdefault(label_of[name], name)
@@ -151,18 +142,13 @@ def _class_of_label(
 
 
 def _photos(path: Path) -> Iterator[_Photo]:
-    """Yield the photos of a record file.
-
-    Raises:
-        DataError: a record is damaged; names file and record.
-    """
     index = 0
     try:
         for offset, payload in tfrecord.scan(path, max_bytes=_MAX_RECORD_BYTES):
             image, label = _parse(payload, f"{path} at {offset}")
             # Protobuf stores these bytes unchanged, somewhere in the record.
             start = offset + tfrecord.HEADER_BYTES + payload.find(image)
-            yield _Photo(offset=start, length=len(image), label=label)
+            yield photo_source.Span(path.name, start, len(image)), label
             index += 1
     except DataError as error:
         raise DataError(f"record {index} of {error}") from error

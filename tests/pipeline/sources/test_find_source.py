@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.sources import caffe_lists, find_source
+from pipeline.sources import find_source
 from pipeline.system.errors import DataError
 from tests.pipeline.sources.test_class_folders import make
 
@@ -13,7 +13,7 @@ def test_content_decides_the_kind_of_a_folder(tmp_path):
 
 
 def test_lists_are_looked_for_here_and_in_the_source(tmp_path, monkeypatch):
-    make(tmp_path, "data/labels.txt")
+    (tmp_path / "data").mkdir()
     (tmp_path / "data" / "list.txt").write_text("a.jpg 0\nb.jpg 1\n")
     (tmp_path / "data" / "labels.txt").write_text("x\ny\n")
     monkeypatch.chdir(tmp_path)
@@ -21,13 +21,12 @@ def test_lists_are_looked_for_here_and_in_the_source(tmp_path, monkeypatch):
     def listed(prefix):
         return find_source.list_source(
             tmp_path / "data",
-            list_files=caffe_lists.parse(f"{prefix}list.txt"),
+            list_files=[(f"{prefix}list.txt", "")],
             labels_file=f"{prefix}labels.txt",
         )
 
     for prefix in ("", "data/"):
-        photos = listed(prefix).photos
-        assert [photo.path for photo in photos] == ["a.jpg", "b.jpg"]
+        assert listed(prefix).class_names == ("x", "y")
     with pytest.raises(DataError, match="no such file, neither here nor in"):
         listed("other/")
 

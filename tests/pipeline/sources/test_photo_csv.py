@@ -6,10 +6,8 @@ from pipeline.system.errors import DataError
 
 def listed(root, body, names=()):
     (root / "photos.csv").write_bytes(body.encode())
-    found = (
-        class_labels.Names(path=root / "labels", names=tuple(names)) if names else None
-    )
-    return photo_csv.list_photos(root, root / "photos.csv", found)
+    named = class_labels.Names(path=root / "labels", names=names) if names else None
+    return photo_csv.list_photos(root, root / "photos.csv", named)
 
 
 def rows(found):
@@ -18,10 +16,7 @@ def rows(found):
 
 def test_columns_give_path_and_label(tmp_path):
     found = listed(tmp_path, "path,label\nx/2.jpg,roses\n1.jpg,daisy\n")
-    assert rows(found) == [
-        ("1.jpg", "daisy", ""),
-        ("x/2.jpg", "roses", ""),
-    ]
+    assert rows(found) == [("1.jpg", "daisy", ""), ("x/2.jpg", "roses", "")]
     assert (found.kind, found.given) == ("CSV", ())
     assert found.notes == ("CSV: 2 photos in photos.csv, labels are class names",)
 
@@ -63,17 +58,13 @@ def test_line_breaks_in_fields_do_not_disturb_line_numbers(tmp_path):
         ("", "empty. Expected a header"),
         ("a.jpg,daisy\nb.jpg,roses\n", "one column path, found 0. The header has 'a.j"),
         ("path,class\na,b\n", "expected one column label, found 0.*'path', 'class'"),
-        ("path;label\na;b\n", "'path;label'"),
         ("path;label\na;b\n", "'path;label'. Separate fields by commas"),
         ("path,label,Path\na,b,c\n", "expected one column path, found 2"),
         ("path,label\n", "no photos listed"),
         ("path,label\na,b,c\n", "line 2: has 3 fields. Expected 2"),
         ("path,label\na,x\nb\n", "line 3: has 1 fields. Expected 2"),
         ("path,label\n,x\n", "line 2: no path"),
-        (
-            "path,label,split\na,x,train\nb,y,dev\n",
-            "line 3: split 'dev' is unknown",
-        ),
+        ("path,label,split\na,x,\nb,y,dev\n", "line 3: split 'dev' is unknown"),
         ('path,label\na,"x\n', "line 2: unexpected end"),
         ('path,label\n"a"b,x\n', "line 2: "),
         ("path,label\n../a,x\nb,y\n", "line 2: ../a lies outside"),

@@ -5,71 +5,50 @@ import pytest
 
 from pipeline.convert import conversion, convert_settings
 from pipeline.images import decode_files
-from pipeline.records import example_format, manifest, stored_photo, tfrecord
+from pipeline.records import example_format, stored_photo, tfrecord
 from pipeline.sources import find_source, tfrecords_2018
 from pipeline.system.errors import DataError
-from tests.support import processes
 
 
 def example(image, label, **more):
     """A record as scripts of 2018 wrote it; `more` are other features, of bytes."""
-    found = example_format.Example()
+    record = example_format.Example()
     for name, value in {"image": image, "label": label, **more}.items():
-        found.features.feature[name].bytes_list.value.append(value)
-    return found.SerializeToString()
+        record.features.feature[name].bytes_list.value.append(value)
+    return record.SerializeToString()
+
+
+def framed(image, label):
+    return tfrecord.frame(example(image, struct.pack("<q", label)))
 
 
 def write(path, images, label):
-    """A record file of these images; the label is raw bytes unless it is a number."""
-    raw = struct.pack("<q", label) if isinstance(label, int) else label
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"".join(tfrecord.frame(example(i, raw)) for i in images))
+    path.write_bytes(b"".join(framed(image, label) for image in images))
 
 
-@pytest.fixture
-def folder(photos, tmp_path):
-    """Record files of the photos, and {path of a record: its bytes}."""
-    target, expected = tmp_path / "old", {}
-    for label, class_folder in enumerate(sorted(photos.iterdir())):
-        images = [path.read_bytes() for path in sorted(class_folder.glob("*.jpg"))]
-        name = f"{class_folder.name}.tfrecord"
-        write(target / name, images, label)
+def test_every_record_is_converted(photos, tmp_path):
+    old, out = tmp_path / "old", tmp_path / "out"
+    expected = {}
+    for label, name in enumerate(("blue", "green", "red")):
+        images = [path.read_bytes() for path in sorted((photos / name).glob("*.jpg"))]
+        write(old / f"{name}.tfrecord", images, label)
         for number, image in enumerate(images):
-            expected[f"{name}/{number:06d}.jpg"] = image
-    return target, expected
-
-
-def run(source, out):
-    config = convert_settings.Config(source=str(source), out=str(out), workers=1)
-    return conversion.convert(config)
-
-
-def test_every_record_is_converted(folder, tmp_path):
-    old, expected = folder
-    summary = run(old, tmp_path / "out")
+            expected[f"{name}.tfrecord/{number:06d}.jpg"] = image
+    config = convert_settings.Config(source=str(old), out=str(out), workers=1)
+    summary = conversion.convert(config)
     found = summary.manifest
     assert found.class_names == ("blue", "green", "red")
+    assert found.info.settings["source"] == "two-key records"
     assert summary.notes == ("two-key records: 3 files, 30 photos in 3 classes",)
     assert {row.path for row in found.included()} == expected.keys()
     for row in found.included():
-        record = stored_photo.StoredPhotos(tmp_path / "out").record(row)
+        record = stored_photo.StoredPhotos(out).record(row)
         assert record.encoded == expected[row.path]
         assert record.path == row.path
         assert row.class_name == row.path.split(".")[0]
         assert row.source_bytes == len(expected[row.path])
-    assert not run(old, tmp_path / "out").changed
-
-
-def test_added_records_move_no_other(folder, tmp_path):
-    old, _ = folder
-    before = {r.path: r.split for r in run(old, tmp_path / "out").manifest.rows}
-    path = old / "red.tfrecord"
-    record = tfrecord.frame(example(b"no photo", struct.pack("<q", 2)))
-    path.write_bytes(path.read_bytes() + record)
-    after = run(old, tmp_path / "out").manifest
-    assert {r.path: r.split for r in after.rows if r.path in before} == before
-    (new,) = [row for row in after.rows if row.path not in before]
-    assert (new.action, new.path) == ("skipped", "red.tfrecord/000010.jpg")
+    assert not conversion.convert(config).changed
 
 
 def test_shards_are_joined_and_other_files_have_no_class(tmp_path):
@@ -111,57 +90,29 @@ def test_a_converted_data_set_is_refused(shared_records):
         find_source.list_source(shared_records)
 
 
-LABEL = struct.pack("<q", 1)
-
-
 @pytest.mark.parametrize(
     ("body", "message"),
     [
         (b"", r"a\.tfrecord: has no records"),
         (b"x", r"record 0 of .*a\.tfrecord at 0: the file ends inside"),
-        (
-            tfrecord.frame(example(b"i", LABEL))[:-1],
-            "record 0 of .*a record of .* left",
-        ),
-        (
-            struct.pack("<Q", 1 << 60) + b"x" * 40,
-            f"a record of {1 << 60} bytes, 48 lef",
-        ),
+        (framed(b"i", 1)[:-1], "record 0 of .*a record of .* left"),
         (b"\0" * 40, r"record 0 of .*no record starts here \(length checksum\)"),
         (
-            tfrecord.frame(example(b"image", LABEL)).replace(b"image", b"imagE"),
+            framed(b"image", 1).replace(b"image", b"imagE"),
             r"record 0 of .*damaged \(checksum\)",
         ),
         (tfrecord.frame(b"\xff\xff"), "record 0 of .* at 0: not a tf.train.Example"),
         (tfrecord.frame(b""), r"features \[\]. Expected image and label"),
         (
-            tfrecord.frame(example(b"i", LABEL, more=b"x")),
+            tfrecord.frame(example(b"i", b"12345678", more=b"x")),
             r"features \['image', 'label', 'more'\]",
         ),
         (tfrecord.frame(example(b"i", b"1")), "in label the 8 bytes of one"),
         (
-            tfrecord.frame(example(b"i", LABEL)) * 2
-            + tfrecord.frame(example(b"i", struct.pack("<q", -5))),
+            framed(b"i", 1) * 2 + framed(b"i", -5),
             r"a\.tfrecord record 2: label -5, but class a has 1 before",
         ),
-        (
-            tfrecord.frame(example(b"i", struct.pack("<q", 0))),
-            "both a and b have label",
-        ),
-    ],
-    ids=[
-        "empty",
-        "no header",
-        "cut",
-        "length of exabytes",
-        "zeros",
-        "damaged",
-        "no Example",
-        "empty Example",
-        "more features",
-        "short label",
-        "two labels",
-        "label of another class",
+        (framed(b"i", 0), "both a and b have label"),
     ],
 )
 def test_a_damaged_or_unusual_record_is_named(tmp_path, body, message):
@@ -188,13 +139,3 @@ def test_the_label_is_not_taken_for_the_image(tmp_path):
         label = struct.pack("<q", "ab".index(photo.path[0]))
         expected = label if "000000" in photo.path else b""
         assert decode_files.read(tmp_path, photo) == expected
-
-
-def test_the_command_converts_old_records(folder, tmp_path):
-    old, _ = folder
-    done = processes.run_command(
-        "-m", "pipeline.convert", old, f"--out={tmp_path / 'out'}", "--workers=1"
-    )
-    assert done.returncode == 0, done.stderr
-    assert "two-key records: 3 files, 30 photos in 3 classes" in done.stdout
-    assert manifest.read(tmp_path / "out").info.settings["source"] == "two-key records"
