@@ -9,15 +9,12 @@ a weight file without any training.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from model.evaluation.evaluation_settings import Config
 from pipeline.records import manifest
 from pipeline.system import command_line, config_flags, file_system
 from pipeline.system.errors import DataError
-
-if TYPE_CHECKING:
-    from model.evaluation.split_evaluation import EvaluationOptions
 
 _PROJECTOR_PHOTOS = 1000  # shown by TensorBoard's projector in a browser
 
@@ -35,22 +32,19 @@ def evaluate(config: Config) -> dict[str, Any]:
     if config.ckpt:
         return _evaluate_pretrained(config)
     run = finished_run.read(config.run_dir)
-    data = config.data or str(run_records.locate(run))
-    with evaluation_data.open_records(data, run.resize_min) as records:
-        evaluation_data.check_records(
-            run,
-            records,
-            config.split,
-            another_dataset=config.another_dataset,
-            source=data,
-        )
-        manifest.check_files(records)
+    folder = config.data or str(run_records.locate(run))
+    with evaluation_data.open_data(folder, config.split, run.resize_min) as data:
+        evaluation_data.check(run, data, another_dataset=config.another_dataset)
+        manifest.check_files(data.records)
         if config.min_accuracy:
-            evaluation_data.refuse_seen_photos(run, records, config.split)
-        options = _options(config, num_features=_PROJECTOR_PHOTOS * config.report)
-        evaluation = run_evaluation.evaluate_run(
-            run, records, config.split, options, source=data
-        )
+            evaluation_data.refuse_seen_photos(
+                run,
+                data.sha256,
+                subject=f"--min_accuracy: {run.directory.name}",
+                advice="Evaluate the test split, or other photos.",
+            )
+        options = config.options(num_features=_PROJECTOR_PHOTOS * config.report)
+        evaluation = run_evaluation.evaluate_run(run, data, options)
         tensorboard_pages.write(evaluation)
         written = {"written": str(evaluation.path)}
         if config.report:
@@ -70,13 +64,9 @@ def _evaluate_pretrained(config: Config) -> dict[str, Any]:
         overrides=config.overrides,
         labels=config.labels,
     )
-    with evaluation_data.open_records(config.data) as records:
+    with evaluation_data.open_data(config.data, config.split) as data:
         return split_evaluation.evaluate_weights(
-            weights,
-            records,
-            config.split,
-            _options(config),
-            has_class_names=bool(config.labels),
+            weights, data, config.options(), has_class_names=bool(config.labels)
         )
 
 
@@ -93,9 +83,9 @@ def compare(config: Config) -> dict[str, Any]:
     figures, path = run_comparison.compare_runs(
         runs,
         config.split,
-        data=config.data,
+        folder=config.data,
         another_dataset=config.another_dataset,
-        options=_options(config),
+        options=config.options(),
     )
     curves = [run.validation_curve() for run in runs.values()]
     picture = path.with_suffix(".png")
@@ -104,24 +94,12 @@ def compare(config: Config) -> dict[str, Any]:
     return figures | {"written": f"{path}, {picture}"}
 
 
-def _options(config: Config, num_features: int = 0) -> "EvaluationOptions":
-    from model.evaluation import split_evaluation
-
-    return split_evaluation.EvaluationOptions(
-        batch_size=config.batch_size, tta=config.tta, num_features=num_features
-    )
-
-
-def _chosen_split(typed: dict[str, Any]) -> dict[str, str]:
-    """Return the split that suits the data, unless the user names another."""
-    data = typed.get("data", "")
-    is_unsplit = data and not (Path(data) / manifest.HEAD_NAME).exists()
-    return {"split": "all"} if "ckpt" in typed or is_unsplit else {}
-
-
 def main(typed: dict[str, Any]) -> None:
     """Evaluate or compare as the flags say."""
-    config = config_flags.build(Config, _chosen_split(typed) | typed)
+    data = typed.get("data", "")
+    is_unsplit = data and not Path(data, manifest.HEAD_NAME).exists()
+    default = {"split": "all"} if "ckpt" in typed or is_unsplit else {}
+    config = config_flags.build(Config, default | typed)
     # Only now, so that wrong flags are refused at once.
     import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
     from model.reports import text_report

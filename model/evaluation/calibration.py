@@ -1,8 +1,6 @@
 """Compute how far probabilities can be trusted, and what abstaining is worth."""
 
-import dataclasses
 import decimal
-import math
 from typing import Any
 
 import numpy as np
@@ -12,39 +10,15 @@ _CURVE_POINTS = 100
 _DIGITS, _MOST_DIGITS = 3, 20  # after the point of a threshold
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TopPredictions:
-    """The most probable class of each photo.
-
-    Attributes:
-        confidence: float64 [num_examples], probability of that class, 0..1.
-        correct: bool [num_examples], whether that class is the label.
-    """
-
-    confidence: np.ndarray
-    correct: np.ndarray
-
-    @classmethod
-    def from_probabilities(
-        cls, probabilities: np.ndarray, labels: np.ndarray
-    ) -> "TopPredictions":
-        """Take the most probable class of each photo; of equal ones the lower label.
-
-        Args:
-            probabilities: float [num_examples, num_classes], rows summing to 1.
-            labels: int [num_examples], 0-based.
-        """
-        predicted = probabilities.argmax(axis=1)
-        confidence = probabilities[np.arange(len(labels)), predicted]
-        return cls(
-            confidence=np.asarray(confidence, np.float64), correct=predicted == labels
-        )
-
-
 def reliability(
-    predictions: TopPredictions, num_bins: int = NUM_BINS
+    confidence: np.ndarray, correct: np.ndarray, num_bins: int = NUM_BINS
 ) -> list[dict[str, Any]]:
     """Compare confidence and accuracy in bins of 0..1, each including its upper end.
+
+    Args:
+        confidence: float64 [num_examples], probability of the predicted class, 0..1.
+        correct: bool [num_examples], whether the predicted class is the label.
+        num_bins: number of bins of equal width.
 
     Returns:
         One row per bin: its ends `low` and `high`, `num_examples`, mean `confidence`
@@ -52,66 +26,62 @@ def reliability(
 
     Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2.
     """
+
+    def mean(values: np.ndarray) -> float | None:
+        return float(values.mean()) if len(values) else None
+
     ends = np.arange(num_bins + 1) / num_bins
-    bin_of = np.searchsorted(ends[1:-1], predictions.confidence, side="left")
+    bin_of = np.searchsorted(ends[1:-1], confidence, side="left")
     return [
         {
             "low": float(ends[number]),
             "high": float(ends[number + 1]),
             "num_examples": int((bin_of == number).sum()),
-            "confidence": _mean(predictions.confidence[bin_of == number]),
-            "accuracy": _mean(predictions.correct[bin_of == number]),
+            "confidence": mean(confidence[bin_of == number]),
+            "accuracy": mean(correct[bin_of == number]),
         }
         for number in range(num_bins)
     ]
 
 
-def _mean(values: np.ndarray) -> float | None:
-    return float(values.mean()) if len(values) else None
-
-
 def expected_calibration_error(bins: list[dict[str, Any]]) -> float:
     """Return the mean distance of confidence and accuracy, weighted by photos.
 
-    It is 0 (calibrated) to 1 for the bins of `reliability`; nan without photos.
+    It is 0 (calibrated) to 1 for the bins of `reliability`.
 
     Source: Naeini et al. 2015, "Obtaining Well Calibrated Probabilities Using Bayesian
     Binning"; Guo et al. 2017.
     """
-    total = sum(row["num_examples"] for row in bins)
-    if not total:
-        return math.nan
     gaps = (
         row["num_examples"] * abs(row["accuracy"] - row["confidence"])
         for row in bins
         if row["num_examples"]
     )
-    return float(sum(gaps) / total)
+    return float(sum(gaps) / sum(row["num_examples"] for row in bins))
 
 
-def coverage(predictions: TopPredictions) -> list[dict[str, float]]:
+def coverage(confidence: np.ndarray, correct: np.ndarray) -> list[dict[str, float]]:
     """Return the accuracy on the photos at or above each confidence threshold.
+
+    The arguments are those of `reliability`.
 
     Returns:
         At most 100 points, from the most confident photos to all photos: `threshold` of
         the confidence, `coverage` (share of the photos at or above it) and their
-        `accuracy`. Photos with equal confidence share a point. Empty without photos.
+        `accuracy`. Photos with equal confidence share a point.
 
     Source: El-Yaniv and Wiener 2010, "On the Foundations of Noise-free Selective
     Classification".
     """
-    total = len(predictions.correct)
-    if not total:
-        return []
-    order = np.argsort(-predictions.confidence, kind="stable")
-    confidence = predictions.confidence[order]
-    num_correct = np.cumsum(predictions.correct[order])
+    order = np.argsort(-confidence, kind="stable")
+    confidence = confidence[order]
+    num_correct = np.cumsum(correct[order])
     last = np.flatnonzero(np.append(confidence[1:] < confidence[:-1], True))
     selected = np.linspace(0, len(last) - 1, min(len(last), _CURVE_POINTS))
     return [
         {
             "threshold": float(confidence[n]),
-            "coverage": float((n + 1) / total),
+            "coverage": float((n + 1) / len(correct)),
             "accuracy": float(num_correct[n] / (n + 1)),
         }
         for n in last[np.rint(selected).astype(np.int64)]
@@ -142,9 +112,10 @@ def figures(
         after: float [num_examples, num_classes], calibrated probabilities.
         labels: int [num_examples], 0-based.
     """
-    predictions = TopPredictions.from_probabilities(after, labels)
-    bins = reliability(predictions)
-    bins_before = reliability(TopPredictions.from_probabilities(before, labels))
+    # Of equal probabilities the lower class is the predicted one.
+    correct = after.argmax(axis=1) == labels
+    bins = reliability(after.max(axis=1), correct)
+    bins_before = reliability(before.max(axis=1), before.argmax(axis=1) == labels)
     return {
         "calibration": {
             "ece": expected_calibration_error(bins),
@@ -152,5 +123,5 @@ def figures(
             "bins": bins,
             "bins_before": bins_before,
         },
-        "coverage": coverage(predictions),
+        "coverage": coverage(after.max(axis=1), correct),
     }

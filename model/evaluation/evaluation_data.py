@@ -1,6 +1,7 @@
-"""Open the photos of an evaluation, records or a folder of photos, and check them."""
+"""Open the photos of an evaluation, and refuse those that training has seen."""
 
 import contextlib
+import dataclasses
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,80 +10,115 @@ from model.runs import finished_run, run_records
 from pipeline.convert import conversion, convert_settings
 from pipeline.images import file_headers
 from pipeline.records import manifest
+from pipeline.records.manifest_row import Row
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
 
-def is_photo_folder(data: str) -> bool:
-    """Return whether `data` is a folder without a manifest."""
-    folder = Path(data)
-    return folder.is_dir() and not (folder / manifest.HEAD_NAME).exists()
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationData:
+    """The photos of a split.
+
+    Attributes:
+        split: name of the split; "all" for all photos.
+        folder: folder of the photos as the user names it; "" for that of the records.
+    """
+
+    records: manifest.Manifest
+    split: str
+    folder: str = ""
+
+    @property
+    def source(self) -> str:
+        """Folder of the photos or of the records, for messages and figures."""
+        return self.folder or str(self.records.directory)
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """Manifest rows of the photos."""
+        return self.records.included(*([] if self.split == "all" else [self.split]))
+
+    @property
+    def sha256(self) -> set[str]:
+        """SHA-256 of each photo's file."""
+        return {row.sha256 for row in self.rows}
+
+
+def is_photo_folder(folder: str) -> bool:
+    """Return whether it is a folder without a manifest."""
+    return Path(folder).is_dir() and not Path(folder, manifest.HEAD_NAME).exists()
 
 
 @contextlib.contextmanager
-def open_records(
-    data: str, resize_min: int = file_headers.RESIZE_MIN
-) -> Iterator[manifest.Manifest]:
-    """Provide records for a context; a folder of photos is converted first.
+def open_data(
+    folder: str, split: str, resize_min: int = file_headers.RESIZE_MIN
+) -> Iterator[EvaluationData]:
+    """Provide the photos of a split for a context; photos are converted first.
 
     Args:
-        data: folder of records, or of class folders with photos.
+        folder: folder of records, or of class folders with photos.
+        split: name of the split; "all" for all photos.
         resize_min: longest short side of converted photos, in pixels; 0 for no limit.
     """
-    if not is_photo_folder(data):
-        yield manifest.read(Path(data))
+    if not is_photo_folder(folder):
+        records = manifest.read(Path(folder))
+        yield EvaluationData(records=records, split=split, folder=folder)
         return
     with tempfile.TemporaryDirectory() as scratch:
         config = convert_settings.Config(
-            source=data, out=f"{scratch}/records", resize_min=resize_min
+            source=folder, out=f"{scratch}/records", resize_min=resize_min
         )
         records = conversion.convert(config).manifest
         for row in records.rows:
             if not row.is_included:
                 command_line.log(f"skipped {row.path}: {row.reason}")
-        yield records
+        yield EvaluationData(records=records, split=split, folder=folder)
 
 
-def check_records(
-    run: finished_run.FinishedRun,
-    records: manifest.Manifest,
-    split: str,
-    *,
-    another_dataset: bool,
-    source: str,
+def check(
+    run: finished_run.FinishedRun, data: EvaluationData, *, another_dataset: bool
 ) -> None:
-    """Refuse records that a run must not be evaluated on.
+    """Refuse photos that a run must not be evaluated on.
 
-    They must be the run's own; with `another_dataset`, their classes must be among the
-    run's, and the run must not be trained on a photo of the split. `source` is the
-    folder of the photos as the user names it.
+    The records must be the run's own; with `another_dataset`, their classes must be
+    among the run's, and the run must not be trained on one of the photos.
     """
-    if another_dataset and records.digest != run.manifest_digest:
-        run_records.check_unseen(run, records, split, source=source)
+    if not another_dataset or data.records.digest == run.manifest_digest:
+        run_records.check(
+            run.directory,
+            run.manifest_digest,
+            data.records,
+            source=data.source,
+            advice="For other photos on purpose, pass --another_dataset.",
+        )
         return
-    run_records.check(
-        run.directory,
-        run.manifest_digest,
-        records,
-        source=source,
-        advice="For other photos on purpose, pass --another_dataset.",
+    if not set(data.records.class_names) <= set(run.class_names):
+        raise DataError(
+            f"{data.source}: the classes do not match run {run.directory.name}. "
+            f"Expected some or all of {', '.join(run.class_names)}, found "
+            f"{', '.join(data.records.class_names)}."
+        )
+    refuse_seen_photos(
+        run,
+        data.sha256,
+        subject=f"{data.source}: run {run.directory.name}",
+        advice="Use other photos, or the run's own records.",
     )
 
 
-def included_photos(records: manifest.Manifest, split: str) -> set[str]:
-    """Return the SHA-256 of the photos of a split; "all" for all photos."""
-    splits = [] if split == "all" else [split]
-    return {row.sha256 for row in records.included(*splits)}
-
-
 def refuse_seen_photos(
-    run: finished_run.FinishedRun, records: manifest.Manifest, split: str
+    run: finished_run.FinishedRun, photos: set[str], *, subject: str, advice: str
 ) -> None:
-    """Refuse to judge a run's accuracy by photos that its training has seen."""
-    photos = included_photos(records, split)
+    """Raise DataError if a run was trained on, or chosen by, one of the photos.
+
+    Args:
+        run: the run that is evaluated.
+        photos: SHA-256 of each photo's file.
+        subject: beginning of the message, up to the name of the run.
+        advice: what to do instead, as a sentence.
+    """
     if num_seen := len(run.seen_photos() & photos):
         raise DataError(
-            f"--min_accuracy: {run.directory.name} was trained on, or chosen by, "
-            f"{num_seen} of these {len(photos)} photos, so their accuracy is not a "
-            "valid gate. Evaluate the test split, or other photos."
+            f"{subject} was trained on, or chosen by, {num_seen} of these "
+            f"{len(photos)} photos, which would favour it. {advice}"
         )

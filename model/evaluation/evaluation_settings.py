@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 from model.weights import preprocessing_overrides, weight_settings
 from pipeline.system import config_flags
@@ -10,6 +11,22 @@ _setting = functools.partial(config_flags.setting, basic=True)
 _subject = functools.partial(_setting, group="What to evaluate")
 _photos = functools.partial(_setting, group="Photos")
 _results = functools.partial(_setting, group="Results")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """How photos are predicted.
+
+    Attributes:
+        batch_size: number of photos in one call of the network.
+        tta: "none", "flip" or "ten_crop".
+        num_features: number of photos, evenly spread over the split, whose final-layer
+            inputs are recorded; 0 for none. Needs a network with the head of a run.
+    """
+
+    batch_size: int = 64
+    tta: str = "none"
+    num_features: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,36 +90,39 @@ class Config:
     def __post_init__(self) -> None:
         config_flags.check(self)
         if self.runs:
-            self._check_comparison()
+            names = ("run_dir", "ckpt", "arch", "labels", "overrides", "tta", "report")
+            self._refuse_with("runs", (*names, "min_accuracy"))
+            if len(self.run_dirs) < 2 or not all(self.run_dirs):
+                raise ValueError(
+                    f"--runs={self.runs}: expected two or more folders, separated by "
+                    "commas"
+                )
+            if self.another_dataset and not self.data:
+                raise ValueError("--runs and --another_dataset: expected --data too")
         elif self.ckpt:
-            self._check_weights()
+            self._refuse_with("ckpt", ("run_dir", "another_dataset"))
+            if not self.data:
+                raise ValueError(
+                    "--ckpt: expected --data, a folder of photos or records"
+                )
         else:
             weight_settings.refuse_without_ckpt(
                 arch=self.arch, labels=self.labels, overrides=self.overrides
             )
 
-    def _check_weights(self) -> None:
-        if not self.data:
-            raise ValueError("--ckpt: expected --data, a folder of photos or records")
-        for name in ("run_dir", "another_dataset"):
+    def _refuse_with(self, chosen: str, names: Sequence[str]) -> None:
+        for name in names:
             if getattr(self, name) != getattr(type(self), name):
-                raise ValueError(f"--ckpt and --{name}: expected only one of them")
-
-    def _check_comparison(self) -> None:
-        default = {field.name: field.default for field in dataclasses.fields(self)}
-        names = ("run_dir", "ckpt", "arch", "labels", "overrides", "tta", "report")
-        for name in (*names, "min_accuracy"):
-            if getattr(self, name) != default[name]:
-                what = "preprocessing" if name == "overrides" else f"--{name}"
-                raise ValueError(f"--runs and {what}: expected only one of them")
-        if len(self.run_dirs) < 2 or not all(self.run_dirs):
-            raise ValueError(
-                f"--runs={self.runs}: expected two or more folders, separated by commas"
-            )
-        if self.another_dataset and not self.data:
-            raise ValueError("--runs and --another_dataset: expected --data too")
+                other = "preprocessing" if name == "overrides" else f"--{name}"
+                raise ValueError(f"--{chosen} and {other}: expected only one of them")
 
     @property
     def run_dirs(self) -> list[str]:
         """Folders that `runs` names."""
         return self.runs.split(",")
+
+    def options(self, num_features: int = 0) -> EvaluationOptions:
+        """Return how photos are predicted."""
+        return EvaluationOptions(
+            batch_size=self.batch_size, tta=self.tta, num_features=num_features
+        )

@@ -85,14 +85,9 @@ def grad_cam(model: Any) -> Callable[[Any, Any], np.ndarray]:
     """
     network = _HeatMaps(model)
     heat = traced_function.for_any_batch(
-        lambda images, labels: network(images, labels)[0]
+        lambda images, labels: network(tf.cast(images, tf.float32), labels)[0]
     )
-
-    def explain(images: Any, labels: Any) -> np.ndarray:
-        pixels = tf.cast(tf.convert_to_tensor(images), tf.float32)
-        return np.asarray(heat(pixels, np.asarray(labels, np.int32)))
-
-    return explain
+    return lambda images, labels: np.asarray(heat(images, np.asarray(labels, np.int32)))
 
 
 def explained_predictions(
@@ -136,15 +131,21 @@ class _HeatMaps:
         if not self._by_place:
             gradient = tf.reduce_mean(gradient, axis=[1, 2], keepdims=True)
         importances = [gradient] + [
-            mean_gradient[:, None, None]
-            / tf.cast(tf.reduce_prod(tf.shape(map_)[1:3]), mean_gradient.dtype)
+            mean_gradient[:, None, None] / (map_.shape[1] * map_.shape[2])
             for mean_gradient, map_ in zip(mean_gradients, maps[1:], strict=True)
         ]
         parts = [
             tf.reduce_sum(map_ * importance, axis=-1, keepdims=True)
             for map_, importance in zip(maps, importances, strict=True)
         ]
-        heat = tf.add_n([_resized(part, self._size) for part in parts])
+        heat = tf.add_n(
+            [
+                part
+                if tuple(part.shape[1:3]) == self._size
+                else tf.image.resize(part, self._size)
+                for part in parts
+            ]
+        )
         if self._by_place:
             window = [side // _SMOOTHING | 1 for side in self._size]
             heat = tf.nn.avg_pool2d(heat, window, 1, "SAME")
@@ -152,12 +153,6 @@ class _HeatMaps:
         highest = tf.reduce_max(heat, axis=[1, 2], keepdims=True)
         heat = tf.math.divide_no_nan(heat, highest)[..., 0]
         return [heat, logits, *tensors[num_watched:]]
-
-
-def _resized(part: Any, size: tuple[int, int]) -> Any:
-    if tuple(part.shape[1:3]) == size:
-        return part
-    return tf.image.resize(part, size)
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:

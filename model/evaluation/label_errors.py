@@ -24,44 +24,9 @@ from pipeline.system.errors import DataError
 _MAX_LISTED = 200  # label errors in evaluation/<split>.json, the most probable
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LabelError:
-    """A photo that the network confidently assigns to a class other than its label.
-
-    Attributes:
-        example: index of the photo.
-        label: label that the photo has, 0-based.
-        suggested: label that it probably should have, 0-based.
-    """
-
-    example: int
-    label: int
-    suggested: int
-    label_probability: float
-    suggested_probability: float
-
-
-def class_thresholds(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return the mean probability of each class on the photos labelled as that class.
-
-    Args:
-        probabilities: float [num_examples, num_classes], out of sample.
-        labels: int [num_examples], 0-based.
-
-    Returns:
-        float64 [num_classes]; inf for a class without photos, so that no photo is
-        confidently assigned to it.
-    """
-    num_classes = probabilities.shape[1]
-    label_probabilities = probabilities[np.arange(len(labels)), labels]
-    totals = np.bincount(labels, weights=label_probabilities, minlength=num_classes)
-    counts = np.bincount(labels, minlength=num_classes)
-    return np.where(counts > 0, totals / np.maximum(1, counts), np.inf)
-
-
 def find_label_errors(
     probabilities: np.ndarray, labels: np.ndarray
-) -> list[LabelError]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Find labels that are probably wrong, the most probable errors first.
 
     A photo is confidently assigned to a class if that class is at least as probable as
@@ -74,29 +39,25 @@ def find_label_errors(
             network that was not trained on the photo.
         labels: int [num_examples], 0-based.
 
+    Returns:
+        Indices of the photos, and the label that each probably should have.
+
     Source: Northcutt, Jiang and Chuang 2021, "Confident Learning: Estimating
     Uncertainty in Dataset Labels", sections 3.1 and 3.2.
     """
-    if not len(labels):
-        return []
+    num_classes = probabilities.shape[1]
+    of_label = probabilities[np.arange(len(labels)), labels]
+    totals = np.bincount(labels, weights=of_label, minlength=num_classes)
+    counts = np.bincount(labels, minlength=num_classes)
+    # No photo is confidently assigned to a class without photos.
+    thresholds = np.where(counts > 0, totals / np.maximum(1, counts), np.inf)
     # The mean of equal numbers may be a rounding error above them.
-    confident = probabilities >= class_thresholds(probabilities, labels) - 1e-9
-    candidates = np.where(confident, probabilities, -1.0)
-    suggested = candidates.argmax(axis=1)
-    examples = np.flatnonzero(confident.any(axis=1) & (suggested != labels))
-    of_label = probabilities[examples, labels[examples]]
-    of_suggested = probabilities[examples, suggested[examples]]
-    order = np.argsort(of_label - of_suggested, kind="stable")
-    return [
-        LabelError(
-            example=int(examples[n]),
-            label=int(labels[examples[n]]),
-            suggested=int(suggested[examples[n]]),
-            label_probability=float(of_label[n]),
-            suggested_probability=float(of_suggested[n]),
-        )
-        for n in order
-    ]
+    confident = probabilities >= thresholds - 1e-9
+    suggested = np.where(confident, probabilities, -1.0).argmax(axis=1)
+    wrong = np.flatnonzero(confident.any(axis=1) & (suggested != labels))
+    difference = of_label[wrong] - probabilities[wrong, suggested[wrong]]
+    wrong = wrong[np.argsort(difference, kind="stable")]
+    return wrong, suggested[wrong]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,20 +78,21 @@ class UnseenPhotos:
 
     def figures(self, class_names: Sequence[str]) -> dict[str, Any]:
         """Return the entry "label_doubts" of evaluation/<split>.json."""
-        label_errors = find_label_errors(self.probabilities, self.labels)
+        wrong, suggested = find_label_errors(self.probabilities, self.labels)
+        listed = zip(wrong[:_MAX_LISTED], suggested, strict=False)
         return {
             "source": self.source,
             "num_examples": len(self.labels),
-            "num_doubts": len(label_errors),
+            "num_doubts": len(wrong),
             "photos": [
                 {
-                    "path": self.rows[error.example].path,
-                    "label": class_names[error.label],
-                    "label_probability": error.label_probability,
-                    "suggested": class_names[error.suggested],
-                    "suggested_probability": error.suggested_probability,
+                    "path": self.rows[n].path,
+                    "label": class_names[self.labels[n]],
+                    "label_probability": float(self.probabilities[n, self.labels[n]]),
+                    "suggested": class_names[label],
+                    "suggested_probability": float(self.probabilities[n, label]),
                 }
-                for error in label_errors[:_MAX_LISTED]
+                for n, label in listed
             ],
         }
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from model.evaluation import calibration, test_time_augmentation
+from model.evaluation import calibration
 from model.loop import metrics
 from pipeline.records.manifest_row import Row
 
@@ -22,7 +22,7 @@ class Predictions:
         logits: float32 [num_examples, num_classes], averages over the views.
         class_names: class names in label order.
         temperature: divisor of the logits that calibrates the probabilities.
-        tta: views of each photo, one of `test_time_augmentation.CHOICES`.
+        tta: "none", "flip" or "ten_crop".
         feature_examples: int64 [num_features], photos whose features were recorded.
         features: float32 [num_features, size], inputs of the final layer for the
             central crops of these photos; None if they were not recorded.
@@ -33,7 +33,7 @@ class Predictions:
     logits: np.ndarray
     class_names: Sequence[str]
     temperature: float = 1.0
-    tta: str = test_time_augmentation.NONE
+    tta: str = "none"
     feature_examples: Sequence[int] | np.ndarray = ()
     features: np.ndarray | None = None
 

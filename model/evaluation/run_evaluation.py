@@ -8,17 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from model.evaluation import (
-    label_errors,
-    split_evaluation,
-    stored_logits,
-    test_time_augmentation,
-)
+from model.evaluation import label_errors, split_evaluation, stored_logits
+from model.evaluation.evaluation_data import EvaluationData
+from model.evaluation.evaluation_settings import EvaluationOptions
 from model.evaluation.predictions import Predictions
 from model.runs import finished_run, run_folder
-from pipeline.records import manifest
 from pipeline.system import file_system
-from pipeline.system.errors import DataError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,8 +21,6 @@ class RunEvaluation:
     """A run, its predictions for a split, and their figures.
 
     Attributes:
-        records: records that the predictions were made on.
-        split: name of the split; "all" for all photos.
         model: keras.Model, image -> logits.
         unseen: predictions for photos the model was not trained on, from which label
             errors are found.
@@ -36,18 +29,12 @@ class RunEvaluation:
     """
 
     run: finished_run.FinishedRun
-    records: manifest.Manifest
-    split: str
+    data: EvaluationData
     model: Any
     predictions: Predictions
     unseen: label_errors.UnseenPhotos
     figures: dict[str, Any]
     path: Path
-
-    @property
-    def on_own_records(self) -> bool:
-        """Whether the run was trained on these records."""
-        return self.records.digest == self.run.manifest_digest
 
 
 def describe(run: finished_run.FinishedRun) -> str:
@@ -68,29 +55,30 @@ def describe(run: finished_run.FinishedRun) -> str:
 
 def evaluate_run(
     run: finished_run.FinishedRun,
-    records: manifest.Manifest,
-    split: str,
-    options: split_evaluation.EvaluationOptions = split_evaluation.DEFAULT,
-    *,
-    source: str = "",
+    data: EvaluationData,
+    options: EvaluationOptions | None = None,
 ) -> RunEvaluation:
     """Evaluate a run and write evaluation/<split>.json and .npz.
 
-    With test-time augmentation the files are called <split>-<tta>. `source` is the
-    folder of the photos in the .json, by default that of the records.
+    With test-time augmentation the files are called <split>-<tta>. All classes of the
+    records must be among the run's.
 
     Raises:
-        DataError: the records cannot be evaluated, or the figures cannot be written.
+        DataError: the split is empty, or the figures cannot be written.
     """
-    labels = _label_of_each(run, records)
-    path = _writable_path(run, records, split, options.tta)
+    options = options or EvaluationOptions()
+    records, split, tta = data.records, data.split, options.tta
+    name = split if tta == "none" else f"{split}-{tta}"
+    path = run.evaluation_path(name, records.digest)
+    _make_writable_folder(path.parent)
     start = time.perf_counter()
     model = run.load_model()
     loaded = time.perf_counter()
     predictions = split_evaluation.evaluate_split(
-        model, records, split, run.spec, options, class_names=run.class_names
+        model, data, run.spec, options, class_names=run.class_names
     )
     predicting_s = time.perf_counter() - loaded
+    labels = np.array([run.class_names.index(name) for name in records.class_names])
     predictions = dataclasses.replace(
         predictions, labels=labels[predictions.labels], temperature=run.temperature
     )
@@ -103,11 +91,8 @@ def evaluate_run(
         "split": split,
         **predictions.figures(),
         "label_doubts": unseen.figures(predictions.class_names),
-        "photos_seen": len(seen_photos & {row.sha256 for row in predictions.rows}),
-        "data": {
-            "path": source or str(records.directory),
-            "manifest_digest": records.digest,
-        },
+        "photos_seen": len(seen_photos & data.sha256),
+        "data": {"path": data.source, "manifest_digest": records.digest},
         "model_sha256": run.model_digest(),
         "seconds": time.perf_counter() - start,
         "images_per_s": len(predictions.rows) / predicting_s,
@@ -116,8 +101,7 @@ def evaluate_run(
     stored_logits.write_figures(path, figures)
     return RunEvaluation(
         run=run,
-        records=records,
-        split=split,
+        data=data,
         model=model,
         predictions=predictions,
         unseen=unseen,
@@ -126,31 +110,10 @@ def evaluate_run(
     )
 
 
-def _writable_path(
-    run: finished_run.FinishedRun, records: manifest.Manifest, split: str, tta: str
-) -> Path:
-    """Return the path of the .json, in a folder that exists and can be written to."""
-    name = split if tta == test_time_augmentation.NONE else f"{split}-{tta}"
-    path = run.evaluation_path(name, records.digest)
-    path.parent.mkdir(exist_ok=True)
-    if not os.access(path.parent, os.W_OK):
+def _make_writable_folder(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    if not os.access(folder, os.W_OK):
         raise run_folder.RunError(
-            f"{path.parent}: permission denied. The figures and the report are written "
+            f"{folder}: permission denied. The figures and the report are written "
             "there: change the permissions, or copy the run to another folder."
         )
-    return path
-
-
-def _label_of_each(
-    run: finished_run.FinishedRun, records: manifest.Manifest
-) -> np.ndarray:
-    """Return the run's label of each class of the records, int64 [num_classes]."""
-    for name in records.class_names:
-        if name not in run.class_names:
-            raise DataError(
-                f"{records.directory}: class {name} is unknown to run "
-                f"{run.directory.name} (classes: {', '.join(run.class_names)}). "
-                "Evaluate the run on its own records, or on photos of these classes."
-            )
-    labels = [run.class_names.index(name) for name in records.class_names]
-    return np.array(labels, np.int64)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from model.evaluation import run_evaluation, stored_logits
+from model.evaluation.evaluation_data import EvaluationData
 from model.loop import metrics
 from model.runs import finished_run, run_records
 from pipeline.batches import crop_and_resize, image_batches
@@ -57,7 +58,8 @@ def load(run: finished_run.FinishedRun, data: str = "") -> HeldoutPhotos:
             f"{run.directory.name} was not evaluated with these weights yet; "
             f"evaluating it on its {SPLIT} photos"
         )
-        evaluation = run_evaluation.evaluate_run(run, records, SPLIT)
+        photos = EvaluationData(records=records, split=SPLIT)
+        evaluation = run_evaluation.evaluate_run(run, photos)
         path = evaluation.path.with_suffix(".npz")
     examples = stored_logits.read(path, len(run.class_names))
     rows = records.included(SPLIT)

@@ -59,12 +59,12 @@ def _photos(evaluation: run_evaluation.RunEvaluation) -> dict[str, Any]:
     cards = report_photos.photo_cards(evaluation)
     all_cards = (card for group in cards.values() for card in group)
     shown = report_photos.unique_photos(all_cards)
-    thumbnails = photo_thumbnails.Thumbnails(evaluation.records)
+    thumbnails = photo_thumbnails.Thumbnails(evaluation.data.records)
     rows = [card.row for card in shown]
     thumbnails.add(rows, large=True)
     labels = [card.label for card in shown]
     heat_maps = photo_thumbnails.heat_maps(
-        evaluation.model, evaluation.records, rows, labels, evaluation.run.spec
+        evaluation.model, evaluation.data.records, rows, labels, evaluation.run.spec
     )
     matrix = report_tables.class_matrix(evaluation.figures["confusion_matrix"])
     cells = report_photos.cell_photos(evaluation.predictions, matrix, thumbnails)
@@ -97,9 +97,9 @@ def _figures(evaluation: run_evaluation.RunEvaluation) -> dict[str, Any]:
         "curves": drawings.training(run.results()) if has_metrics else [],
         "ledger": report_facts.ledger(run) if has_ledger else None,
         "data": report_facts.data(
-            evaluation.records,
-            evaluation.split,
-            own=evaluation.on_own_records,
+            evaluation.data.records,
+            evaluation.data.split,
+            own=evaluation.data.records.digest == run.manifest_digest,
             class_names=figures["class_names"],
         ),
         "temperature": report_facts.temperature(figures),

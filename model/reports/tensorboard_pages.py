@@ -117,7 +117,7 @@ def write_projector(evaluation: run_evaluation.RunEvaluation) -> None:
         right = "yes" if label == guess else "no"
         table += f"{names[label]}\t{names[guess]}\t{right}\t{_cell(row.path)}\n"
     (folder / "labels.tsv").write_text(table, encoding="utf-8")
-    sheet, side = sprite(evaluation.records, rows)
+    sheet, side = sprite(evaluation.data.records, rows)
     (folder / "sprite.png").write_bytes(tf.io.encode_png(sheet).numpy())
     (folder / "projector_config.pbtxt").write_text(
         "embeddings {\n"

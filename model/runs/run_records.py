@@ -67,34 +67,3 @@ def check(
             + f" {advice}"
             * bool(advice)
         )
-
-
-def check_unseen(
-    run: finished_run.FinishedRun,
-    records: manifest.Manifest,
-    split: str,
-    *,
-    source: str = "",
-) -> None:
-    """Refuse records of another data set that a run cannot be evaluated on.
-
-    `split` may be "all". `source` is what the user calls the records; "" for the name
-    of their folder.
-
-    Raises:
-        DataError: A class is unknown to the run, or it was trained on a photo.
-    """
-    source = source or str(records.directory)
-    if not set(records.class_names) <= set(run.class_names):
-        raise DataError(
-            f"{source}: the classes do not match run {run.directory.name}. Expected "
-            f"some or all of {', '.join(run.class_names)}, found "
-            f"{', '.join(records.class_names)}."
-        )
-    rows = records.included(*([] if split == "all" else [split]))
-    if seen := run.seen_photos() & {row.sha256 for row in rows}:
-        raise DataError(
-            f"{source}: run {run.directory.name} was trained on, or chosen by, "
-            f"{len(seen)} of these {len(rows)} photos. Use other photos, or the run's "
-            "own records."
-        )

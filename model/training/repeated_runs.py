@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from model.evaluation import run_evaluation
+from model.evaluation.evaluation_data import EvaluationData
 from model.loop import metrics
 from model.runs import finished_run, run_folder, run_records
 from model.training import settings, train_run
@@ -131,11 +132,11 @@ def _test_all(
             member = dataclasses.replace(member, features=features or member.features)
             train_run.train(member)
         features = finished_run.read(str(run_dir)).config["features"]
-        test_records = manifest.read(Path(member.data))
+        photos = EvaluationData(records=manifest.read(Path(member.data)), split="test")
         for network in networks:
             run = finished_run.read(str(run_dir / network))
-            judged = run_evaluation.evaluate_run(run, test_records, "test")
-            figures[network][name] = judged.figures
+            evaluation = run_evaluation.evaluate_run(run, photos)
+            figures[network][name] = evaluation.figures
     return figures
 
 

@@ -114,8 +114,4 @@ class Evaluation:
     def __iter__(self) -> Iterator[image_batches.Batch]:
         """Yield the batches; the last may be smaller."""
         views = crop_and_resize.central_views(self.images.sizes, self.images.spec)
-        return self.seen_by(views)
-
-    def seen_by(self, views: crop_and_resize.Views) -> Iterator[image_batches.Batch]:
-        """Yield the batches of the same photos in other windows."""
         return self.images.run(np.arange(len(self.images.rows)), views)

@@ -7,7 +7,9 @@ import cv2
 import keras
 import numpy as np
 
-from model.evaluation import run_evaluation, split_evaluation
+from model.evaluation import run_evaluation
+from model.evaluation.evaluation_data import EvaluationData
+from model.evaluation.evaluation_settings import EvaluationOptions
 from model.runs import finished_run, run_folder
 from pipeline.convert import conversion, convert_settings
 from tests.support import drawn_photos
@@ -103,7 +105,6 @@ def write_run(directory, found, seen=()):
 def judged(directory, found, split="all", seen=(), **how):
     """The judgement of such a run."""
     finished = write_run(directory, found, seen)
-    how = {"num_features": 1000, **how}
-    return run_evaluation.evaluate_run(
-        finished, found, split, split_evaluation.EvaluationOptions(**how)
-    )
+    data = EvaluationData(records=found, split=split)
+    options = EvaluationOptions(**{"num_features": 1000, **how})
+    return run_evaluation.evaluate_run(finished, data, options)

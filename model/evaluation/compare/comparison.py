@@ -6,7 +6,7 @@ test sees no difference.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,6 @@ class Candidate:
     """A run that takes part in a comparison, by a unique name.
 
     Attributes:
-        class_names: class names in label order.
-        examples: logits of every photo.
         temperature: divisor of the logits that calibrates the probabilities.
         images_per_s: photos per second of its evaluation; None if unknown.
     """
@@ -42,11 +40,9 @@ class Candidate:
 
 
 def compare(candidates: Sequence[Candidate]) -> dict[str, Any]:
-    """Compare the first run with each of the others, two or more in all.
+    """Compare the first run with each of the others; return the figures of the .json.
 
-    Returns:
-        The figures in evaluation/compare-<split>.json. Identical copies of a photo
-        count once.
+    Identical copies of a photo count once.
 
     Raises:
         DataError: the runs have different classes or photos.
@@ -76,10 +72,8 @@ def compare(candidates: Sequence[Candidate]) -> dict[str, Any]:
 def pair(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Bring the photos of all runs into the same order, each photo once.
 
-    Photos are identified by the SHA-256 of their file and by their class.
-
-    Raises:
-        DataError: the runs have different classes or photos.
+    Photos are identified by the SHA-256 of their file and by their class. Runs with
+    different classes or photos are refused.
     """
     first = candidates[0]
     for other in candidates[1:]:
@@ -101,22 +95,21 @@ def pair(candidates: Sequence[Candidate]) -> list[Candidate]:
             f"share {len(set.intersection(*photos))}. Evaluate them on the same "
             "photos, which none was trained on: --data=FOLDER --another_dataset"
         )
-    reference = paired[0].examples
-    labels = set(_labelled_photos(reference))
-    for other in paired[1:]:
-        if differing := labels ^ set(_labelled_photos(other.examples)):
+    reference, *others = (
+        set(zip(run.examples.sha256.tolist(), run.examples.label.tolist(), strict=True))
+        for run in paired
+    )
+    for other, labelled in zip(paired[1:], others, strict=True):
+        if differing := reference ^ labelled:
             sha256, _ = min(differing)
-            path = reference.path[reference.sha256.tolist().index(sha256)]
+            examples = paired[0].examples
+            path = examples.path[examples.sha256.tolist().index(sha256)]
             raise DataError(
                 f"{path}: {other.name} and {first.name} have different classes for "
                 "this photo. Evaluate them on the same records: --data=FOLDER "
                 "--another_dataset"
             )
     return paired
-
-
-def _labelled_photos(examples: stored_logits.Examples) -> Iterator[tuple[str, int]]:
-    return zip(examples.sha256.tolist(), examples.label.tolist(), strict=True)
 
 
 def _sorted_once(candidate: Candidate) -> Candidate:
@@ -180,18 +173,13 @@ def verdict(pair_figures: dict[str, Any]) -> str:
     points = f"{paired_tests.POINT * 100:g} point"
     if needed <= pair_figures["num_examples"]:
         return text + f"a difference of {points} would probably have shown"
+    unit = 10 ** max(0, len(str(needed)) - 2)  # rounded up to two digits
     return text + (
-        f"to see a difference of {points}, about {_rounded_up(needed):,} photos are "
-        "needed"
+        f"to see a difference of {points}, about {-(-needed // unit) * unit:,} photos "
+        "are needed"
     )
 
 
 def describe_p(p: float) -> str:
     """Return a p value as text, with no more digits than are meaningful."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
-
-
-def _rounded_up(count: int) -> int:
-    """Round up to two digits."""
-    unit = 10 ** max(0, len(str(count)) - 2)
-    return -(-count // unit) * unit

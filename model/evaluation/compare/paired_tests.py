@@ -19,8 +19,7 @@ def mcnemar_p(only_first: int, only_second: int) -> float:
     """Return the p value of McNemar's exact test.
 
     It is min(1, 2 P(X <= min(b, c))) for X ~ Binomial(b + c, 1/2), where b and c are
-    the numbers of photos that only one run gets right; 1 if b + c is 0. It is computed
-    in integers and rounded once.
+    the numbers of photos that only one run gets right.
 
     Source: McNemar 1947, "Note on the sampling error of the difference between
     correlated proportions or percentages", in its exact form.
@@ -41,21 +40,16 @@ def tango_interval(
     The interval holds the differences that the score test does not reject.
 
     Args:
-        only_first: number of photos that only the first run gets right, b.
-        only_second: number of photos that only the second run gets right, c.
+        only_first: number of photos that only the first run gets right.
+        only_second: number of photos that only the second run gets right.
         total: number of all photos, at least 1.
         z: quantile of the normal distribution; the default gives 95 %.
-
-    Returns:
-        Lower and upper end, within -1..1; (c - b) / total lies between them.
 
     Source: Tango 1998, "Equivalence test and confidence interval for the difference in
     proportions for the paired-sample design", Statistics in Medicine 17.
     """
-    return (
-        -_tango_limit(only_first, only_second, total, z),
-        _tango_limit(only_second, only_first, total, z),
-    )
+    low = -_tango_limit(only_first, only_second, total, z)
+    return low, _tango_limit(only_second, only_first, total, z)
 
 
 def _tango_limit(more: int, fewer: int, total: int, z: float) -> float:
@@ -84,7 +78,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """
     corrected = [0.0] * len(p_values)
     largest = 0.0
-    order = sorted(range(len(p_values)), key=lambda n: p_values[n])
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
     for rank, number in enumerate(order):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[number]))
         corrected[number] = largest

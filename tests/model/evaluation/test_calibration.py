@@ -1,5 +1,3 @@
-import math
-
 import numpy as np
 import pytest
 
@@ -7,23 +5,14 @@ from model.evaluation import calibration
 
 
 def top_predictions(confidence, correct):
-    return calibration.TopPredictions(
-        confidence=np.array(confidence, float), correct=np.array(correct, bool)
-    )
-
-
-def test_the_lower_class_counts_among_equal_probabilities():
-    probabilities = np.array([[0.2, 0.8], [0.9, 0.1], [0.5, 0.5]])
-    top = calibration.TopPredictions.from_probabilities(probabilities, np.ones(3, int))
-    assert top.confidence.tolist() == [0.8, 0.9, 0.5]
-    assert top.correct.tolist() == [True, False, False]
+    return np.array(confidence, float), np.array(correct, bool)
 
 
 class TestReliability:
     def test_bins_match_those_computed_by_hand(self):
         """A bin holds its upper end: 0.6 belongs to 0.4..0.6."""
         found = calibration.reliability(
-            top_predictions([0.9, 0.8, 0.6, 0.5], [1, 1, 0, 1]), num_bins=5
+            *top_predictions([0.9, 0.8, 0.6, 0.5], [1, 1, 0, 1]), num_bins=5
         )
         assert [row["num_examples"] for row in found] == [0, 0, 2, 1, 1]
         assert [row["accuracy"] for row in found] == [None, None, 0.5, 1, 1]
@@ -37,7 +26,7 @@ class TestReliability:
         }
 
     def test_the_first_bin_holds_0_and_the_last_1(self):
-        found = calibration.reliability(top_predictions([0, 1], [0, 1]))
+        found = calibration.reliability(*top_predictions([0, 1], [0, 1]))
         assert len(found) == 15
         assert found[0]["num_examples"] == found[-1]["num_examples"] == 1
         assert (found[0]["low"], found[-1]["high"]) == (0, 1)
@@ -49,21 +38,19 @@ class TestReliability:
         ([0.9, 0.8, 0.6, 0.5], [1, 1, 0, 1], (0.1 + 0.2 + 2 * 0.05) / 4),
         ([0.75] * 4, [1, 1, 1, 0], 0),
         ([1, 1], [0, 0], 1),
-        ([], [], math.nan),
     ],
-    ids=["by hand", "calibrated", "confident mistakes", "no photos"],
+    ids=["by hand", "calibrated", "confident mistakes"],
 )
 def test_expected_calibration_error(confidence, correct, expected):
-    bins = calibration.reliability(top_predictions(confidence, correct), num_bins=5)
-    error = calibration.expected_calibration_error(bins)
-    assert error == pytest.approx(expected, nan_ok=True)
+    bins = calibration.reliability(*top_predictions(confidence, correct), num_bins=5)
+    assert calibration.expected_calibration_error(bins) == pytest.approx(expected)
 
 
 class TestCoverage:
     def test_points_match_those_computed_by_hand(self):
         """Two photos of 0.9 are answered together or not at all."""
         found = calibration.coverage(
-            top_predictions([0.5, 0.9, 0.6, 0.9], [1, 0, 1, 1])
+            *top_predictions([0.5, 0.9, 0.6, 0.9], [1, 0, 1, 1])
         )
         assert found == [
             {"threshold": 0.9, "coverage": 0.5, "accuracy": 0.5},
@@ -71,13 +58,10 @@ class TestCoverage:
             {"threshold": 0.5, "coverage": 1.0, "accuracy": 0.75},
         ]
 
-    def test_without_photos_there_are_no_points(self):
-        assert calibration.coverage(top_predictions([], [])) == []
-
     def test_many_photos_give_a_hundred_points(self):
         confidence = np.linspace(0.2, 1, 5000)
         right = confidence > 0.6
-        found = calibration.coverage(top_predictions(confidence, right))
+        found = calibration.coverage(confidence, right)
         assert len(found) == 100
         assert found[-1]["coverage"] == 1
         assert found[-1]["accuracy"] == right.mean()
@@ -100,27 +84,20 @@ class TestThresholdText:
             ([1.0, 0.8765, 0.0], "0.876"),
         ],
     )
-    def test_by_hand(self, confidence, text):
+    def test_few_digits_are_enough(self, confidence, text):
         assert calibration.threshold_text(0.8765, np.array(confidence)) == text
 
-    def test_of_the_surest_it_is_not_rounded_beyond_them(self):
-        surest = 1 - 2e-12
-        confidence = np.array([surest, 0.5])
-        text = calibration.threshold_text(surest, confidence)
-        assert (confidence >= float(text)).tolist() == [True, False]
-
-    def test_every_point_of_a_curve(self):
+    def test_the_same_photos_reach_every_point_of_a_curve(self):
         random = np.random.default_rng(5)
-        confidence = 1 - random.random(400) ** 8
-        for point in calibration.coverage(
-            top_predictions(confidence, confidence > 0.5)
-        ):
+        confidence = np.append(1 - random.random(400) ** 8, 1 - 2e-12)
+        for point in calibration.coverage(confidence, confidence > 0.5):
             text = calibration.threshold_text(point["threshold"], confidence)
             answered = (confidence >= float(text)).sum()
             assert answered == round(point["coverage"] * len(confidence))
 
 
-def test_figures_before_and_after():
+def test_figures_are_those_before_and_after_calibration():
+    """Of equal probabilities the lower class is the predicted one."""
     before = np.array([[0.9, 0.1], [0.9, 0.1]])
     after = np.array([[0.5, 0.5], [0.5, 0.5]])
     found = calibration.figures(before, after, np.array([0, 1]))

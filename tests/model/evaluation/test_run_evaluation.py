@@ -1,4 +1,5 @@
 from model.evaluation import run_evaluation
+from model.evaluation.evaluation_data import EvaluationData
 from model.runs import run_folder
 from tests.support import small_runs
 
@@ -9,7 +10,8 @@ def test_a_run_is_described_with_the_accuracy_of_these_weights(found, tmp_path):
         "run run: test, 3 classes, not evaluated yet: python evaluate.py --run_dir="
     )
     assert run_evaluation.describe(run).startswith(unknown)
-    figures = run_evaluation.evaluate_run(run, found, "test").figures
+    data = EvaluationData(records=found, split="test")
+    figures = run_evaluation.evaluate_run(run, data).figures
     low, high = figures["accuracy_ci95"]
     assert run_evaluation.describe(run) == (
         f"run run: test, 3 classes, accuracy {figures['accuracy']:.3f} on "

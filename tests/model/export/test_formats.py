@@ -12,6 +12,8 @@ import pytest
 import tensorflow as tf
 
 from model.evaluation import split_evaluation
+from model.evaluation.evaluation_data import EvaluationData
+from model.evaluation.evaluation_settings import EvaluationOptions
 from model.export import (
     export_settings,
     exportable,
@@ -252,7 +254,12 @@ def test_a_run_that_was_not_evaluated_is_evaluated(copy):
     temperature = small_runs.TEMPERATURE
     assert copy.temperature == temperature
     model = copy.load_model()
-    predictions = split_evaluation.evaluate_split(model, heldout.records, "test", SPEC)
+    predictions = split_evaluation.evaluate_split(
+        model,
+        EvaluationData(records=heldout.records, split="test"),
+        SPEC,
+        EvaluationOptions(),
+    )
     logits = predictions.logits.astype(np.float64) / temperature
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(heldout.probabilities, expected, atol=1e-6)

