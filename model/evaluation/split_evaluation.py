@@ -39,18 +39,7 @@ def evaluate_split(
     """
     records, rows = data.records, data.rows
     class_names = class_names or records.class_names
-    if (num_outputs := model.output.shape[-1]) != len(class_names):
-        raise DataError(
-            f"{records.directory}: the records have {len(records.class_names)} "
-            f"classes, but the network has {num_outputs}. Evaluate it on its own "
-            "records."
-        )
-    if not rows:
-        split = "whole" if data.split == "all" else data.split
-        raise DataError(
-            f"{records.directory}: the {split} split has no photos. Make a new split "
-            f"with: python -m pipeline.split {records.directory}"
-        )
+    _check(model, data, len(class_names))
     images = image_batches.Images(records, rows, spec, batch_size=options.batch_size)
     views = views_of(options.tta, images.sizes, spec)
     num_features = min(options.num_features, len(rows))
@@ -65,9 +54,8 @@ def evaluate_split(
                 numbers = batch["row"].numpy()
                 labels[numbers] = batch["label"].numpy()
                 logits, *features = (t.numpy() for t in predict(batch["image"]))
-                # The logits of a single view stay as they are, to the bit. Those of
-                # several become the geometric mean of their probabilities, which a
-                # temperature calibrates like the logits of a single view.
+                # A single view stays as it is, to the bit. Several give the geometric
+                # mean of their probabilities, which a temperature still calibrates.
                 sums[numbers] += (
                     metrics.log_softmax(logits) if len(views) > 1 else logits
                 )
@@ -83,6 +71,22 @@ def evaluate_split(
         feature_examples=examples,
         features=np.concatenate(recorded) if recorded else None,
     )
+
+
+def _check(model: Any, data: EvaluationData, num_classes: int) -> None:
+    records = data.records
+    if (num_outputs := model.output.shape[-1]) != num_classes:
+        raise DataError(
+            f"{records.directory}: the records have {len(records.class_names)} "
+            f"classes, but the network has {num_outputs}. Evaluate it on its own "
+            "records."
+        )
+    if not data.rows:
+        split = "whole" if data.split == "all" else data.split
+        raise DataError(
+            f"{records.directory}: the {split} split has no photos. Make a new split "
+            f"with: python -m pipeline.split {records.directory}"
+        )
 
 
 def views_of(
