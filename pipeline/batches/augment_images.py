@@ -23,11 +23,8 @@ def augment(
 
     Args:
         augmentation: the operations that are on.
-        image: uint8 [size_px, size_px, 3], RGB.
+        image: uint8 [size_px, size_px, 3], RGB, as is the result.
         numbers: float64 [k], a row of Views.numbers.
-
-    Returns:
-        uint8 [size_px, size_px, 3], RGB.
     """
     # Imported here: without these operations, training needs no OpenCV.
     from pipeline.images import opencv
@@ -69,14 +66,14 @@ def mix(
         num_classes: number of classes of the data set.
 
     Returns:
-        uint8 [batch, size_px, size_px, 3], the images; and float32 [batch,
-        num_classes], the share of each class in each image.
+        The mixed images, and float32 [batch, num_classes], the share of each class in
+        each image.
     """
     mixing = tf.unstack(augmentation.split(numbers[0])["mixing"])
-    share, box = tf.cast(mixing[0], tf.float32), mixing[1:5]
+    share = tf.cast(mixing[0], tf.float32)
 
     def paste() -> Any:
-        return _paste(images, [tf.cast(edge, tf.int32) for edge in box])
+        return _paste(images, [tf.cast(edge, tf.int32) for edge in mixing[1:5]])
 
     def blend() -> Any:
         return _blend(images, share)
@@ -90,14 +87,9 @@ def mix(
 
 
 def _paste(images: Any, box: Sequence[Any]) -> Any:
-    """Paste the same part of the image before into each image of a batch.
-
-    Args:
-        images: uint8 [batch, size_px, size_px, 3].
-        box: top, left, bottom and right of the part, int32 scalars, in pixels.
-    """
-    # Copies of slices: choosing pixel by pixel took ten times as long.
+    """Paste the same part of the image before into each image of a batch."""
     top, left, bottom, right = box
+    # Copies of slices: choosing pixel by pixel took ten times as long.
     middle = images[:, top:bottom]
     part = tf.roll(middle[:, :, left:right], 1, 0)
     middle = tf.concat([middle[:, :, :left], part, middle[:, :, right:]], 2)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from typing import Any
 
 from pipeline.system import config_flags
@@ -68,10 +69,10 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         config_flags.check(self)
+        _ = self.crop_aspects
         if self.crop_area:
             _ = self.crop_areas
-        _ = self.crop_aspects
-        if not self.crop_area and self.crop_aspect != Augmentation.crop_aspect:
+        elif self.crop_aspect != Augmentation.crop_aspect:
             raise ValueError(
                 f"--crop_aspect={self.crop_aspect}: expected --crop_area, whose crops "
                 "it shapes"
@@ -125,11 +126,11 @@ class Augmentation:
 
     def split(self, numbers: Any) -> dict[str, Any]:
         """Split a row of Views.numbers into {group of operations: its numbers}."""
-        groups, start = {}, 0
-        for name, width in self.widths.items():
-            groups[name] = numbers[start : start + width]
-            start += width
-        return groups
+        ends = itertools.accumulate(self.widths.values())
+        return {
+            name: numbers[end - width : end]
+            for (name, width), end in zip(self.widths.items(), ends, strict=True)
+        }
 
     def cutout_px(self, size_px: int) -> int:
         """Return the side of the grey square in an image of `size_px`, in pixels."""
@@ -139,11 +140,7 @@ class Augmentation:
 def _pair(
     name: str, text: str, least: float, most: float, example: str
 ) -> tuple[float, float]:
-    """Return two numbers above 0 from a text with a comma, the smaller one first.
-
-    Raises:
-        ValueError: The text holds anything else, or a number outside the bounds.
-    """
+    """Return two numbers above 0 from a text with a comma, the smaller one first."""
     try:
         low, high = map(float, text.split(","))
         if not 0 < low <= high or low < least or high > most:

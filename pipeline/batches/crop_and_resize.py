@@ -7,6 +7,7 @@ pixels are decoded and resized in a TensorFlow graph.
 """
 
 import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
@@ -39,12 +40,7 @@ class Views:
 def window_sides(sizes: np.ndarray, spec: InputSpec) -> np.ndarray:
     """Return the sizes of the windows that a network sees.
 
-    Args:
-        sizes: int [num_images, 2]: height and width of the images, in pixels.
-        spec: input of the network.
-
-    Returns:
-        int64 [num_images, 2]: height and width, in pixels.
+    Sizes and result are int64 [num_images, 2]: height and width, in pixels.
     """
     share = spec.size_px / spec.short_side_px
     whole = sizes if spec.resize == "squash" else sizes.min(axis=1, keepdims=True)
@@ -55,13 +51,7 @@ def window_sides(sizes: np.ndarray, spec: InputSpec) -> np.ndarray:
 def central_views(
     sizes: np.ndarray, spec: InputSpec, *, mirrored: bool = False
 ) -> Views:
-    """Return the central window of each image.
-
-    Args:
-        sizes: int [num_images, 2]: height, width, in pixels, at least 1.
-        spec: input of the network.
-        mirrored: whether left and right are exchanged.
-    """
+    """Return the central window of images of these sizes, int64 [num_images, 2]."""
     sides = window_sides(sizes, spec)
     corners = (sizes - sides) // 2
     windows = np.concatenate([corners, sides], axis=1).astype(np.int32)
@@ -75,10 +65,6 @@ def cornered_views(sizes: np.ndarray, spec: InputSpec) -> tuple[Views, ...]:
     image is squashed, those of the whole image. Where a network sees the whole square,
     the five are the same.
 
-    Args:
-        sizes: int [num_images, 2]: height, width, in pixels, at least 1.
-        spec: input of the network.
-
     Returns:
         Views of centre, top left, top right, bottom left, bottom right.
 
@@ -89,29 +75,18 @@ def cornered_views(sizes: np.ndarray, spec: InputSpec) -> tuple[Views, ...]:
     if spec.resize == "crop":
         squares = np.broadcast_to(sizes.min(axis=1, keepdims=True), sizes.shape)
     first, room = (sizes - squares) // 2, squares - sides
-    corners = [
-        first + room * np.array([down, right]) for down in (0, 1) for right in (0, 1)
-    ]
-    upright = np.zeros(len(sizes), np.bool_)
-    return (
-        central_views(sizes, spec),
-        *(
-            Views(
-                windows=np.concatenate([corner, sides], axis=1).astype(np.int32),
-                mirrored=upright,
-            )
-            for corner in corners
-        ),
-    )
+    views = [central_views(sizes, spec)]
+    for down_right in itertools.product((0, 1), repeat=2):
+        corners = first + room * down_right
+        windows = np.concatenate([corners, sides], axis=1).astype(np.int32)
+        views.append(Views(windows=windows, mirrored=np.zeros(len(sizes), np.bool_)))
+    return tuple(views)
 
 
 def random_views(sizes: np.ndarray, spec: InputSpec, key: tuple[int, ...]) -> Views:
     """Return a random window of each image, mirrored half of the time.
 
-    Args:
-        sizes: int [num_images, 2]: height, width, in pixels, at least 1.
-        spec: input of the network.
-        key: key of the random numbers; (seed, epoch) gives each epoch its own views.
+    The key of the random numbers, such as (seed, epoch), decides them.
 
     Source: Krizhevsky et al. 2012, section 4.1 (random 224 crops of 256, mirrored).
     """
@@ -152,12 +127,9 @@ def decode_window(encoded: Any, is_png: Any, window: Any) -> Any:
 
 
 def _halve(images: Any, size_px: int, by: tuple[int, int]) -> Any:
-    """Average neighbours along one side or both while that is twice too long.
+    """Average neighbours along the sides whose factor `by` is 2, while twice too long.
 
-    Args:
-        images: float32 [batch, height, width, 3].
-        size_px: side that is to remain, in pixels.
-        by: factor by which each step shrinks height and width: 1 or 2.
+    `by` holds the factors for height and width, 1 or 2.
     """
 
     def too_large(images: Any) -> Any:
@@ -195,9 +167,9 @@ def resize_all(images: Any, size_px: int, *, halving: bool, square: bool = True)
 
     Args:
         images: uint8 or float32 [batch, height, width, 3], 0..255.
-        size_px: side of the result, in pixels.
-        halving: whether to build the halving into the graph; False is right if every
-            image is less than twice too large.
+        size_px: height and width of the result.
+        halving: whether the graph halves; without it, every image must be less than
+            twice too large.
         square: whether all images are square.
 
     Returns:

@@ -36,14 +36,8 @@ class Training:
     ) -> None:
         """Prepare epochs that (seed, epoch) decides in full.
 
-        Args:
-            records: data set with a training split.
-            spec: input of the network.
-            batch_size: photos per batch.
-            seed: seed of order and views.
-            augmentation: random changes of the photos.
-            share: function from the number of photos in a batch to the slice of them
-                that this process gets; at least one photo of a full batch.
+        `share` is a function from the number of photos in a batch to the slice of them
+        that this process gets; at least one photo of a full batch.
         """
         whole = range(batch_size)
         self.images = image_batches.Images(
@@ -55,18 +49,14 @@ class Training:
             augmentation=augmentation,
         )
         self._augmentation = augmentation
-        self._num_classes = len(records.class_names)
         self._seed = seed
         self._share = share
         self._batch_size = batch_size
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[image_batches.Batch]:
-        """Yield the batches of an epoch.
+        """Yield the batches of an epoch, counted from 0, without `start` photos.
 
-        Args:
-            epoch: number of the epoch, from 0.
-            start: number of examples to leave out at the beginning, for a run that was
-                stopped there.
+        A run that was stopped goes on there.
         """
         key = (self._seed, epoch)
         order = permutation(len(self.images.rows), key)
@@ -78,17 +68,9 @@ class Training:
         batches = [order[first : first + size] for first in range(0, len(order), size)]
         shares = [batch[self._share(len(batch))] for batch in batches]
         yield from self.images.run(np.concatenate([order[:0], *shares]), views)
-        if batches and not len(shares[-1]):
-            yield self._empty_batch()
-
-    def _empty_batch(self) -> image_batches.Batch:
-        """Return a batch of no photos, for a last batch too small to share."""
-        classes = self._num_classes if self._augmentation.mixes else None
-        specs = image_batches.element_spec(self.images.spec.size_px, classes)
-        return {
-            name: tf.zeros((0, *spec.shape[1:]), spec.dtype)
-            for name, spec in specs.items()
-        }
+        if batches and not len(shares[-1]):  # the last batch is too small to share
+            specs = self.images.dataset.element_spec.items()
+            yield {n: tf.zeros((0, *spec.shape[1:]), spec.dtype) for n, spec in specs}
 
 
 def permutation(num_rows: int, key: tuple[int, ...]) -> np.ndarray:

@@ -23,23 +23,6 @@ _NUM_COLUMNS = 8
 Batch = Mapping[str, Any]
 
 
-def element_spec(size_px: int, mixed_classes: int | None = None) -> dict[str, Any]:
-    """Return shapes and types of a batch.
-
-    image: uint8 [batch, size_px, size_px, 3], RGB, 0..255. label: int32 [batch],
-    0-based; where images are mixed, float32 [batch, mixed_classes], the share of each
-    class. row: int64 [batch], index into the rows that the batches were made from.
-    """
-    label = tf.TensorSpec([None], tf.int32)
-    if mixed_classes is not None:
-        label = tf.TensorSpec([None, mixed_classes], tf.float32)
-    return {
-        "image": tf.TensorSpec([None, size_px, size_px, 3], tf.uint8),
-        "label": label,
-        "row": tf.TensorSpec([None], tf.int64),
-    }
-
-
 class Images:
     """Photos of a data set as batches, in any order and view; reusable.
 
@@ -48,9 +31,10 @@ class Images:
     Attributes:
         rows: rows that the indices of an order refer to.
         sizes: int64 [num_rows, 2], height and width of the stored images, in pixels.
-        spec: input of the network.
-        batch_size: images in every batch but the last.
-        dataset: tf.data.Dataset whose elements are as `element_spec` says.
+        dataset: tf.data.Dataset of batches. "image": uint8 [batch, size_px, size_px,
+            3], RGB, 0..255. "label": int32 [batch], 0-based; where images are mixed,
+            float32 [batch, num_classes], the share of each class. "row": int64 [batch],
+            indices into `rows`.
     """
 
     def __init__(
@@ -69,7 +53,7 @@ class Images:
             records: data set that the rows belong to.
             rows: rows to choose from.
             spec: input of the network.
-            batch_size: images per batch; the last batch may be smaller.
+            batch_size: number of images in every batch but the last.
             memory_bytes: largest size of all records together at which they are read
                 now and stay in memory, still encoded. Later passes are a tenth faster.
             augmentation: augmentation that the views of `run` are drawn for.
@@ -90,24 +74,19 @@ class Images:
         self._stored: Any = None
         if rows and sum(row.length for row in rows) <= memory_bytes:
             self._stored = tf.constant(self._images(np.arange(len(rows))))
-        self._plan = (
-            np.zeros(0, np.int64),
-            crop_and_resize.central_views(self.sizes, spec),
-        )
+        self._plan: tuple[np.ndarray, crop_and_resize.Views]  # of the pass that runs
         self.dataset = self._build()
 
     def run(self, order: np.ndarray, views: crop_and_resize.Views) -> Iterator[Batch]:
-        """Yield batches as `element_spec` says.
+        """Yield the batches of `dataset` for one pass.
 
         Args:
             order: int [num_examples], indices into `rows`.
             views: one view for each row of `rows`.
 
         Raises:
-            DataError: a record is damaged or not the one of the manifest, or the
-                number of examples is not that of `order`.
+            DataError: a record is damaged or is not that of the manifest.
             OSError: a record file is missing.
-            ValueError: the views belong to another augmentation.
         """
         num_numbers = 0 if views.numbers is None else views.numbers.shape[1]
         if num_numbers != self._num_numbers:
@@ -128,10 +107,8 @@ class Images:
                 f"{self._directory}: a record does not decode: {error.message}"
             ) from error
         if num_examples != len(order):
-            raise DataError(
-                f"{self._directory}: expected {len(order)} examples, found "
-                f"{num_examples}"
-            )
+            where, count = self._directory, len(order)
+            raise DataError(f"{where}: expected {count} examples, found {num_examples}")
 
     def _block(self, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return block `number` of the pass: int64 [size, 8 + k], and encoded images.
@@ -141,16 +118,11 @@ class Images:
         """
         order, views = self._plan
         rows = order[number * _BLOCK_RECORDS : (number + 1) * _BLOCK_RECORDS]
-        columns = [
-            rows[:, None],
-            self._labels[rows, None],
-            views.windows[rows],
-            views.mirrored[rows, None],
-            self._is_png[rows, None],
-        ]
+        columns = [rows, self._labels[rows], views.windows[rows], views.mirrored[rows]]
+        columns.append(self._is_png[rows])
         if views.numbers is not None:
             columns.append(views.numbers[rows].view(np.int64))
-        numbers = np.concatenate(columns, axis=1, dtype=np.int64)
+        numbers = np.column_stack(columns)
         if self._stored is not None:
             return numbers, np.full(len(rows), b"", object)
         return numbers, self._images(rows)
@@ -174,13 +146,14 @@ class Images:
             )
         return record.encoded
 
-    def _resizing(self) -> tuple[bool, bool]:
-        """Return whether any window must be halved, and whether all are square."""
+    def _resizing(self) -> dict[str, bool]:
+        """Return what crop_and_resize.resize has to know about all windows."""
         sides = crop_and_resize.window_sides(self.sizes, self.spec)
         square = self.spec.resize == "crop"
         if self._augmentation.crop_area:
-            sides, square = self.sizes, False  # none is larger
-        return bool((sides >= 2 * self.spec.size_px).any()), square
+            sides, square = self.sizes, False  # no window is larger than its image
+        halving = bool((sides >= 2 * self.spec.size_px).any())
+        return {"halving": halving, "square": square}
 
     def _build(self) -> Any:
         """Build blocks -> single examples -> batches; `_plan` decides one pass.
@@ -215,7 +188,7 @@ class Images:
         numbers = tf.ensure_shape(numbers, [None, _NUM_COLUMNS + self._num_numbers])
         return numbers, tf.ensure_shape(encoded, [None])
 
-    def _load(self, numbers: Any, encoded: Any) -> Batch:
+    def _load(self, numbers: Any, encoded: Any) -> dict[str, Any]:
         """Decode one image to its window; `numbers` is a row of `_block`."""
         if self._stored is not None:
             encoded = tf.gather(self._stored, numbers[0])
@@ -224,31 +197,20 @@ class Images:
         mixed = only_png and not self._is_png.all()
         is_png = numbers[7] == 1 if mixed else only_png
         image = crop_and_resize.decode_window(encoded, is_png, window)
-        halve, square = self._resizing()
-        image = crop_and_resize.resize(
-            image, self.spec.size_px, halving=halve, square=square
-        )
+        image = crop_and_resize.resize(image, self.spec.size_px, **self._resizing())
         image = crop_and_resize.mirror(image, numbers[6] == 1)
+        drawn = tf.bitcast(numbers[_NUM_COLUMNS:], tf.float64)
+        if self._augmentation.alters:
+            image = augment_images.augment(self._augmentation, image, drawn)
         label = tf.cast(numbers[1], tf.int32)
         example = {"image": image, "label": label, "row": numbers[0]}
-        if self._num_numbers:
-            drawn = tf.bitcast(numbers[_NUM_COLUMNS:], tf.float64)
-            if self._augmentation.alters:
-                example["image"] = augment_images.augment(
-                    self._augmentation, image, drawn
-                )
-            if self._augmentation.mixes:
-                example["drawn"] = drawn
-        return example
+        return example | {"drawn": drawn} if self._augmentation.mixes else example
 
     def _mix(self, batch: Batch) -> Batch:
         """Mix images and labels of a batch."""
+        image, label, drawn = batch["image"], batch["label"], batch["drawn"]
         image, label = augment_images.mix(
-            self._augmentation,
-            batch["image"],
-            batch["label"],
-            batch["drawn"],
-            self._num_classes,
+            self._augmentation, image, label, drawn, self._num_classes
         )
         return {"image": image, "label": label, "row": batch["row"]}
 

@@ -30,8 +30,8 @@ class InputSpec:
         resize: "crop" keeps the image's aspect; "squash" resizes both of its sides to
             `short_side_px`, as Caffe's tools do.
         scale: 255 if mean and std are for 0..1, 1 if they are for 0..255.
-        mean: means of R, G, B, in units of image / scale.
-        std: standard deviations of R, G, B, in units of image / scale.
+        mean: means of R, G and B after the division by `scale`.
+        std: standard deviations of R, G and B after the division by `scale`.
         mean_image: float [size_px, size_px, 3] in nested tuples: a mean for each pixel,
             in place of `mean`; None for `mean`.
         source: where these values stand; "assumed: ..." where the checkpoint does not
@@ -76,28 +76,24 @@ class InputSpec:
                 f"mean={self.mean}: pixels are divided by {self.scale:g} first, so "
                 f"expected at most {255 / self.scale:g}"
             )
-        if self.mean_image is not None:
-            shape = (self.size_px, self.size_px, 3)
-            if not _are_numbers(self.mean_image, shape):
-                raise ValueError(
-                    f"mean image: expected {shape[0]} x {shape[1]} pixels of three "
-                    "finite numbers"
-                )
+        shape = (self.size_px, self.size_px, 3)
+        if self.mean_image is not None and not _are_numbers(self.mean_image, shape):
+            raise ValueError(
+                f"mean image: expected {self.size_px} x {self.size_px} pixels of three "
+                "finite numbers"
+            )
         if not isinstance(self.source, str) or not self.source.isprintable():
             raise ValueError("source: expected a line of text")
 
     def _check_sizes(self) -> None:
         if self.resize not in ("crop", "squash"):
             raise ValueError("resize: expected crop or squash")
-        if (
-            type(self.size_px) is not int
-            or type(self.short_side_px) is not int
-            or not 1 <= self.size_px <= self.short_side_px <= MAX_SIDE_PX
-        ):
+        size, short_side = self.size_px, self.short_side_px
+        are_whole = type(size) is int and type(short_side) is int
+        if not are_whole or not 1 <= size <= short_side <= MAX_SIDE_PX:
             raise ValueError(
-                f"size_px={self.size_px!r:.40}, short_side_px="
-                f"{self.short_side_px!r:.40}: expected 1 <= size_px <= short_side_px "
-                f"<= {MAX_SIDE_PX}"
+                f"size_px={size!r:.40}, short_side_px={short_side!r:.40}: expected "
+                f"1 <= size_px <= short_side_px <= {MAX_SIDE_PX}"
             )
 
 

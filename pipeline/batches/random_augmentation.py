@@ -19,6 +19,8 @@ _CROP_ATTEMPTS = 10
 # views of cached features.
 _WINDOW, _CROP, _GEOMETRY, _COLOUR, _CUTOUT = 1, 3, 4, 5, 6
 _MIXUP, _CUTMIX, _CUTMIX_PLACE, _WHICH = 7, 8, 9, 10
+# A function from the last part of a key to its generator.
+Generators = Callable[[int], np.random.Generator]
 
 
 def draw_views(
@@ -38,14 +40,18 @@ def draw_views(
             mixed depends on the place of its first example.
         key: key of the random numbers: (seed, epoch).
     """
+
+    def generator(part: int) -> np.random.Generator:
+        return crop_and_resize.seeded_generator((*key, part))
+
     plain = crop_and_resize.random_views(sizes, spec, (*key, _WINDOW))
     windows, mirrored = plain.windows, plain.mirrored
     if augmentation.crop_area:
-        windows = _draw_crops(augmentation, sizes, spec, (*key, _CROP))
+        windows = _draw_crops(augmentation, sizes, spec, generator(_CROP))
     if not augmentation.mirror:
         mirrored = np.zeros_like(mirrored)
     parts = [
-        _DRAWS[group](augmentation, len(sizes), spec.size_px, key)
+        _DRAWS[group](augmentation, len(sizes), spec.size_px, generator)
         for group in augmentation.widths
     ]
     if augmentation.mixes:
@@ -60,15 +66,12 @@ def _draw_crops(
     augmentation: Augmentation,
     sizes: np.ndarray,
     spec: InputSpec,
-    key: tuple[int, ...],
+    random: np.random.Generator,
 ) -> np.ndarray:
-    """Draw windows of random area, aspect and place.
+    """Draw windows of random area, aspect and place, as Views has them.
 
     Where ten of them in turn do not fit into the image, the window is the largest
     central one of an allowed aspect.
-
-    Returns:
-        int32 [num_images, 4]: top, left, height, width, in pixels.
     """
     area, aspects = augmentation.crop_areas, augmentation.crop_aspects
     # Sides of a window of all of the area with aspect 1.
@@ -80,7 +83,6 @@ def _draw_crops(
     sides = np.maximum(1, np.rint(sizes * np.minimum(1, shares))).astype(np.int64)
     corners = (sizes - sides) // 2
     waiting = np.ones(len(sizes), np.bool_)
-    random = crop_and_resize.seeded_generator(key)
     for _ in range(_CROP_ATTEMPTS):
         uniform = random.random((len(sizes), 4))
         share = np.sqrt(area[0] + uniform[:, 0] * (area[1] - area[0]))
@@ -98,7 +100,7 @@ def _draw_crops(
 
 
 def _draw_geometry(
-    augmentation: Augmentation, count: int, size_px: int, key: tuple[int, ...]
+    augmentation: Augmentation, count: int, size_px: int, generator: Generators
 ) -> np.ndarray:
     """Draw where each pixel of the result comes from.
 
@@ -109,9 +111,7 @@ def _draw_geometry(
         float64 [count, 6]: a, b, c, d, e, f. Column x and row y of the result come from
         column a x + b y + c and row d x + e y + f of the image.
     """
-    uniform = crop_and_resize.seeded_generator((*key, _GEOMETRY)).uniform(
-        -1, 1, (count, 6)
-    )
+    uniform = generator(_GEOMETRY).uniform(-1, 1, (count, 6))
     turn = math.radians(augmentation.rotation) * uniform[:, 0]
     down, right = (augmentation.shift * size_px * uniform[:, 1:3]).T
     sheared = turn + math.radians(augmentation.shear) * uniform[:, 3]
@@ -125,33 +125,26 @@ def _draw_geometry(
 
 
 def _draw_colour(
-    augmentation: Augmentation, count: int, size_px: int, key: tuple[int, ...]
+    augmentation: Augmentation, count: int, _: int, generator: Generators
 ) -> np.ndarray:
     """Draw factors of brightness, contrast and saturation: float64 [count, 3]."""
-    uniform = crop_and_resize.seeded_generator((*key, _COLOUR)).uniform(
-        -1, 1, (count, 3)
-    )
-    return 1 + uniform * (
-        augmentation.brightness,
-        augmentation.contrast,
-        augmentation.saturation,
-    )
+    most = (augmentation.brightness, augmentation.contrast, augmentation.saturation)
+    return 1 + generator(_COLOUR).uniform(-1, 1, (count, 3)) * most
 
 
 def _draw_cutout(
-    augmentation: Augmentation, count: int, size_px: int, key: tuple[int, ...]
+    augmentation: Augmentation, count: int, size_px: int, generator: Generators
 ) -> np.ndarray:
-    """Draw top and left of the grey square, which may lie partly outside the image.
+    """Draw top and left of the grey square, in pixels: float64 [count, 2].
 
-    Returns:
-        float64 [count, 2], in pixels.
+    The square may lie partly outside the image.
     """
-    uniform = crop_and_resize.seeded_generator((*key, _CUTOUT)).random((count, 2))
+    uniform = generator(_CUTOUT).random((count, 2))
     return np.floor(uniform * size_px) - augmentation.cutout_px(size_px) // 2
 
 
 def _draw_mixing(
-    augmentation: Augmentation, count: int, size_px: int, key: tuple[int, ...]
+    augmentation: Augmentation, count: int, size_px: int, generator: Generators
 ) -> np.ndarray:
     """Draw how a batch is mixed, for each place of the epoch where one may begin.
 
@@ -162,22 +155,18 @@ def _draw_mixing(
     mixup, cutmix = augmentation.mixup, augmentation.cutmix
     mixing = np.zeros((count, 6))
     if mixup:
-        random = crop_and_resize.seeded_generator((*key, _MIXUP))
-        mixing[:, 0] = random.beta(mixup, mixup, count)
+        mixing[:, 0] = generator(_MIXUP).beta(mixup, mixup, count)
     if cutmix:
-        random = crop_and_resize.seeded_generator((*key, _CUTMIX))
-        share = random.beta(cutmix, cutmix, count)
+        share = generator(_CUTMIX).beta(cutmix, cutmix, count)
         sides = np.rint(size_px * np.sqrt(share))[:, None]
-        uniform = crop_and_resize.seeded_generator((*key, _CUTMIX_PLACE)).random(
-            (count, 2)
-        )
+        uniform = generator(_CUTMIX_PLACE).random((count, 2))
         corners = np.floor(uniform * size_px) - sides // 2
         first = np.clip(corners, 0, size_px)
         last = np.clip(corners + sides, 0, size_px)
         area = (last - first).prod(axis=1, keepdims=True) / size_px**2
         boxes = np.concatenate([area, first, last, np.ones((count, 1))], axis=1)
-        which = crop_and_resize.seeded_generator((*key, _WHICH)).random(count) < 0.5
-        pasted = which if mixup else np.ones(count, np.bool_)
+        share_of_cutmix = 0.5 if mixup else 1
+        pasted = generator(_WHICH).random(count) < share_of_cutmix
         mixing[pasted] = boxes[pasted]
     return mixing
 

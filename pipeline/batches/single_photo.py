@@ -22,11 +22,7 @@ class NetworkInput:
     """
 
     def __init__(self, spec: InputSpec) -> None:
-        """Build the graph.
-
-        Args:
-            spec: input of the network.
-        """
+        """Build the graph."""
         self.spec = spec
         square = spec.resize == "crop"
 
@@ -44,13 +40,7 @@ class NetworkInput:
         )
 
     def __call__(self, stored: record_image.RecordImage) -> np.ndarray:
-        """Return the central window of an image, resized.
-
-        Args:
-            stored: image as record_image.encode_for_record returns it.
-
-        Returns:
-            uint8 [size_px, size_px, 3], RGB, 0..255.
+        """Return the resized central window: uint8 [size_px, size_px, 3], RGB.
 
         Raises:
             ImageError: TensorFlow does not decode what OpenCV has decoded.

@@ -5,14 +5,13 @@ folder; they are joined later, in the order of the manifest.
 """
 
 import dataclasses
-import functools
 import hashlib
 import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.images import errors, file_headers, opencv, record_image
+from pipeline.images import file_headers, opencv, record_image
 from pipeline.images.errors import ImageError
 from pipeline.records import example_format, staging, stored_photo, tfrecord
 from pipeline.records.manifest_row import Row
@@ -46,12 +45,12 @@ class DecodeOptions:
     Attributes:
         root: source folder.
         directory: folder of the data set, whose records may stay; None without one.
-        part_dir: folder with the staging folder that gets the part files of records;
-            None to write no records.
+        part_dir: folder with the staging folder for the part files of records; None to
+            write no records.
         resize_min: longest short side of a record's image, in pixels; 0: no limit.
         max_pixels: number of pixels above which a photo is refused undecoded.
-        refuse_animated: whether animations are refused; otherwise their first frame
-            counts.
+        refuse_animated: whether an animation is refused; otherwise its first frame is
+            taken.
     """
 
     root: Path
@@ -111,7 +110,8 @@ def convert_block(options: DecodeOptions, block: Sequence[Task]) -> list[Row | N
 
 def crashed(task: Task) -> list[Row | None]:
     """Return the row of a file that took its worker process down."""
-    return [_skipped(task, Code.DECODER_CRASHED, "the decoder crashed on this file")]
+    crash = ImageError(Code.DECODER_CRASHED, "the decoder crashed on this file")
+    return [_skipped(task, crash)]
 
 
 def digest_block(root: Path, photos: Sequence[SourcePhoto]) -> list[bytes]:
@@ -120,7 +120,7 @@ def digest_block(root: Path, photos: Sequence[SourcePhoto]) -> list[bytes]:
     for photo in photos:
         try:
             digests.append(opencv.digest(read(root, photo)))
-        except (OSError, ImageError):  # it was changed a moment ago
+        except ImageError:  # it was changed a moment ago
             digests += no_digest(photo)
     return digests
 
@@ -130,9 +130,7 @@ def no_digest(photo: SourcePhoto) -> list[bytes]:
     return [hashlib.sha256(os.fsencode(photo.path)).digest()]
 
 
-def _skipped(
-    task: Task, code: Code, reason: str, sha256: str = "", size: int = 0
-) -> Row:
+def _skipped(task: Task, error: ImageError, sha256: str = "", size: int = 0) -> Row:
     """Return the row of a file without a record.
 
     A file that cannot be read now keeps the SHA-256 of the previous data set, and with
@@ -144,8 +142,8 @@ def _skipped(
         sha256=sha256 or (task.previous.sha256 if task.previous else ""),
         source_bytes=size,
         action="skipped",
-        codes=(code,),
-        reason=reason,
+        codes=(error.kind,),
+        reason=str(error),
     )
 
 
@@ -154,21 +152,14 @@ def _convert_file(options: DecodeOptions, task: Task) -> tuple[Row | None, bytes
 
     The row is None if the row of the previous data set stays.
     """
-    photo = task.photo
+    photo, sha256, size = task.photo, "", 0
     try:
         data = read(options.root, photo)
-    except OSError as error:
-        reason = f"cannot be read: {error.strerror}"
-        return _skipped(task, Code.UNREADABLE, reason), b""
-    except ImageError as error:
-        return _skipped(task, error.kind, str(error)), b""
-    sha256 = hashlib.sha256(data).hexdigest()
-    if _keeps_record(options, task, sha256):
-        return None, b""
-    skipped = functools.partial(_skipped, task, sha256=sha256, size=len(data))
-    if not photo.class_name:
-        return skipped(Code.NO_CLASS, "not in a class folder"), b""
-    try:
+        sha256, size = hashlib.sha256(data).hexdigest(), len(data)
+        if _keeps_record(options, task, sha256):
+            return None, b""
+        if not photo.class_name:
+            raise ImageError(Code.NO_CLASS, "not in a class folder")
         stored = record_image.encode_for_record(
             data,
             resize_min=options.resize_min,
@@ -176,60 +167,44 @@ def _convert_file(options: DecodeOptions, task: Task) -> tuple[Row | None, bytes
             messages=_messages,
         )
     except ImageError as error:
-        return skipped(error.kind, str(error)), b""
-    except MemoryError:
-        refused = errors.out_of_memory()
-        return skipped(refused.kind, str(refused)), b""
-    record = tfrecord.frame(
-        example_format.serialize(
-            example_format.Record(
-                encoded=stored.encoded,
-                format=stored.format,
-                height=stored.height,
-                width=stored.width,
-                label=task.label,
-                class_name=photo.class_name,
-                path=photo.path,
-                sha256=sha256,
-            )
-        )
+        return _skipped(task, error, sha256, size), b""
+    example = example_format.Record(
+        encoded=stored.encoded,
+        format=stored.format,
+        height=stored.height,
+        width=stored.width,
+        label=task.label,
+        class_name=photo.class_name,
+        path=photo.path,
+        sha256=sha256,
     )
-    row = _row_of(photo, sha256, data, stored)
-    return dataclasses.replace(row, length=len(record)), record
-
-
-def _row_of(
-    photo: SourcePhoto, sha256: str, data: bytes, stored: record_image.RecordImage
-) -> Row:
-    """Return the row of a photo that gets a record."""
-    codes = stored.codes
-    if file_headers.has_wrong_ending(photo.path, file_headers.sniff(data)):
-        codes = (*codes, Code.WRONG_ENDING)
-    return Row(
+    record = tfrecord.frame(example_format.serialize(example))
+    misnamed = file_headers.has_wrong_ending(photo.path, file_headers.sniff(data))
+    row = Row(
         path=photo.path,
         class_name=photo.class_name,
         sha256=sha256,
         phash=stored.phash,
-        source_bytes=len(data),
+        source_bytes=size,
         format=stored.format,
         height=stored.height,
         width=stored.width,
         orientation=stored.orientation,
         action=stored.action,
-        codes=codes,
+        codes=(*stored.codes, Code.WRONG_ENDING) if misnamed else stored.codes,
         reason=stored.reason,
+        length=len(record),
     )
+    return row, record
 
 
 def _keeps_record(options: DecodeOptions, task: Task, sha256: str) -> bool:
     """Return whether the record of the previous data set stays."""
-    row = task.previous
-    if row is None or not task.may_keep or options.directory is None:
-        return False
-    if row.sha256 != sha256:
+    row, directory = task.previous, options.directory
+    if not (row and directory and task.may_keep and row.sha256 == sha256):
         return False
     try:
-        stored_photo.StoredPhotos(options.directory).record(row)
+        stored_photo.StoredPhotos(directory).record(row)
     except (DataError, OSError):  # damaged: it is written again
         return False
     return True
@@ -239,41 +214,44 @@ def read(root: Path, photo: SourcePhoto) -> bytes:
     """Read a photo of a source in few system calls; never wait for a pipe.
 
     Raises:
-        ImageError: the file cannot be a photo.
-        OSError: the file cannot be read.
+        ImageError: the file cannot be read, is not a regular one, or is too large for a
+            photo.
     """
     name, offset, length = photo.span or (photo.path, 0, None)
     path = f"{root}/{name}"
-    if file_system.is_remote(path):
-        return _read_remote(file_system.path(path), offset, length)
+    try:
+        if not file_system.is_remote(path):
+            return _read_local(path, offset, length)
+        remote = file_system.path(path)
+        size = _check_size(remote.stat().st_size if length is None else length)
+        with remote.open("rb") as file:
+            file.seek(offset)
+            return file.read(size)
+    except OSError as error:
+        message = f"cannot be read: {error.strerror}"
+        raise ImageError(Code.UNREADABLE, message) from error
+
+
+def _read_local(path: str, offset: int, length: int | None) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise ImageError(Code.UNREADABLE, "not a regular file")
-        size = status.st_size if length is None else length
-        _check_size(size)
-        data = os.pread(descriptor, size, offset)
+        size = _check_size(status.st_size if length is None else length)
+        data = b""
         while len(data) < size:  # some network file systems give less
-            rest = os.pread(descriptor, size - len(data), offset + len(data))
-            if not rest:
+            part = os.pread(descriptor, size - len(data), offset + len(data))
+            if not part:
                 break
-            data += rest
+            data += part
         return data
     finally:
         os.close(descriptor)
 
 
-def _read_remote(path: Path, offset: int, length: int | None) -> bytes:
-    size = path.stat().st_size if length is None else length
-    _check_size(size)
-    with path.open("rb") as file:
-        file.seek(offset)
-        return file.read(size)
-
-
-def _check_size(size: int) -> None:
+def _check_size(size: int) -> int:
     if size > _MAX_FILE_BYTES:
-        raise ImageError(
-            Code.TOO_MANY_BYTES, f"larger than {_MAX_FILE_BYTES >> 20} MB, no photo"
-        )
+        message = f"larger than {_MAX_FILE_BYTES >> 20} MB, no photo"
+        raise ImageError(Code.TOO_MANY_BYTES, message)
+    return size

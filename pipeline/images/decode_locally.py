@@ -3,6 +3,7 @@
 import concurrent.futures
 import functools
 import itertools
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -25,10 +26,7 @@ class Runner(Protocol):
     ) -> Iterator[BlockRows]:
         """Decode blocks of files; yield each with its rows, in the order of blocks.
 
-        Args:
-            options: options that are the same for all files.
-            blocks: blocks of at most `block_files` tasks.
-            num_files: number of tasks in all blocks.
+        A block has at most `block_files` tasks; all together have `num_files`.
         """
 
     def call(self, functions: Sequence[Callable[[], Any]]) -> None:
@@ -61,5 +59,4 @@ class Local:
         """Call functions that write files as Runner.call says."""
         threads = command_line.available_cpus()
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-            for called in [pool.submit(function) for function in functions]:
-                called.result()
+            list(pool.map(operator.call, functions))  # raises what they raise

@@ -23,14 +23,8 @@ def decode(
 ) -> list[Row]:
     """Decode every file whose record cannot stay.
 
-    Args:
-        options: options for the workers.
-        source: photos to decode.
-        previous: data set of an earlier conversion, whose records may stay; None
-            without one.
-        runner: local processes or a cluster.
-        settings: settings that decide records and hashes. Records of an earlier
-            conversion stay only if it had the same.
+    Records of the previous data set may stay if it had the same `settings`, which
+    decide records and hashes.
 
     Returns:
         One row for each photo of the source, in its order. Files and offsets are those
@@ -51,12 +45,10 @@ def decode(
 
 def _shared(task: decode_files.Task, row: Row | None) -> Row:
     """Return the row of a task, without the texts that a process sent once more."""
-    if row is not None:
-        photo = task.photo
-        return dataclasses.replace(row, path=photo.path, class_name=photo.class_name)
-    if task.previous is None:
-        raise RuntimeError(f"{task.photo.path}: no row to keep")
-    return task.previous
+    photo, row = task.photo, row or task.previous
+    if row is None:
+        raise RuntimeError(f"{photo.path}: no row to keep")
+    return dataclasses.replace(row, path=photo.path, class_name=photo.class_name)
 
 
 def blocks(items: Iterable[Item], size: int) -> Iterator[Sequence[Item]]:
@@ -72,11 +64,9 @@ def _tasks(
     """Yield one task a file, in the order of the paths."""
     reusable: set[str] = set()
     if previous is not None:
-        # A record holds its label, and the settings decide its bytes; a row, its hash.
+        # Class names decide the labels in the records; the settings, the other bytes.
         info = previous.manifest.info
-        same_settings = all(
-            info.settings.get(name) == value for name, value in settings.items()
-        )
+        same_settings = settings.items() <= info.settings.items()
         if same_settings and info.class_names == source.class_names:
             reusable = previous.intact_files()
     for photo in source.photos:

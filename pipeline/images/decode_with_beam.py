@@ -13,14 +13,14 @@ done twice.
 import dataclasses
 import functools
 import multiprocessing
+import operator
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.images import decode_files, decode_locally
+from pipeline.images import decode_files, decode_locally, decode_source
 from pipeline.records import manifest_row, staging
-from pipeline.records.manifest_row import Row
 from pipeline.system.errors import DataError
 
 # Runners that Beam does not know by their short names.
@@ -33,11 +33,9 @@ class Beam:
     block_files = 512
 
     def __init__(self, name: str, options: Sequence[str]) -> None:
-        """Import Beam and choose one of its runners.
+        """Import Beam and choose one of its runners, such as DirectRunner.
 
-        Args:
-            name: name of the runner, such as DirectRunner.
-            options: flags of Beam, such as "--direct_num_workers=2".
+        Options are flags of Beam, such as "--direct_num_workers=2".
 
         Raises:
             DataError: Beam is not installed, or refuses the options.
@@ -78,7 +76,7 @@ class Beam:
     def call(self, functions: Sequence[Callable[[], Any]]) -> None:
         """Call functions that write files as decode_locally.Runner.call says."""
         if functions:
-            self._each("Join", _call, list(functions))
+            self._each("Join", operator.call, list(functions))
 
     def _each(self, what: str, function: Callable[[Any], Any], items: Any) -> None:
         beam = self._beam
@@ -96,10 +94,6 @@ class Beam:
                 f"--runner={self._name}: the job failed ({kind}: {error}). Its workers "
                 "need Graft installed"
             ) from error
-
-
-def _call(function: Callable[[], Any]) -> None:
-    function()
 
 
 def _rows_path(part_dir: Path, number: int) -> Path:
@@ -121,23 +115,16 @@ def _convert(
         (own_dir / staging.PARTIAL_NAME).mkdir()
         own_options = dataclasses.replace(options, part_dir=own_dir)
         local = decode_locally.Local(num_workers=1)
-        small_blocks = (
-            block[start : start + local.block_files]
-            for start in range(0, len(block), local.block_files)
-        )
+        small_blocks = decode_source.blocks(block, local.block_files)
         lines = []
         with (part_dir / name).open("wb") as part:
             for _, rows in local.convert(own_options, small_blocks, len(block)):
                 for row in rows:
                     if row and row.is_included:
-                        record = _record(own_dir, row)
+                        with (own_dir / row.file).open("rb") as own_part:
+                            own_part.seek(row.offset)
+                            record = own_part.read(row.length)
                         row = dataclasses.replace(row, file=name, offset=part.tell())
                         part.write(record)
                     lines.append(manifest_row.to_line(row) if row else "\n")
         _rows_path(part_dir, number).write_text("".join(lines), encoding="ascii")
-
-
-def _record(directory: Path, row: Row) -> bytes:
-    with (directory / row.file).open("rb") as part:
-        part.seek(row.offset)
-        return part.read(row.length)

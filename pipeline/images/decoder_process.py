@@ -6,11 +6,10 @@ the fields of record_image.RecordImage. If those come without bytes, the record'
 is the file itself.
 """
 
-import dataclasses
 import sys
 from collections.abc import Iterator
 
-from pipeline.images import errors, opencv, record_image
+from pipeline.images import opencv, record_image
 from pipeline.images.errors import ImageError
 from pipeline.system import sandbox, standard_error
 
@@ -36,15 +35,9 @@ def main() -> None:
             )
         except ImageError as error:
             yield {"error": str(error), "kind": error.kind}, b""
-        except MemoryError:
-            refusal = errors.out_of_memory()
-            yield {"error": str(refusal), "kind": refusal.kind}, b""
         else:
-            fields = {
-                field.name: getattr(image, field.name)
-                for field in dataclasses.fields(image)
-                if field.name != "encoded"
-            }
-            yield fields, b"" if image.action == "copied" else image.encoded
+            fields = dict(vars(image))
+            encoded = fields.pop("encoded")
+            yield fields, b"" if image.action == "copied" else encoded
 
     sandbox.serve(answers)

@@ -4,11 +4,7 @@ from pipeline.records.row_codes import Code
 
 
 class ImageError(ValueError):
-    """A file cannot become a record's image.
-
-    Attributes:
-        kind: the reason; the message is the same reason as a sentence.
-    """
+    """A file cannot become a record's image; the message says why, as `kind` does."""
 
     def __init__(self, kind: Code, message: str) -> None:
         super().__init__(kind, message)  # both, so that it can be pickled
@@ -16,8 +12,3 @@ class ImageError(ValueError):
 
     def __str__(self) -> str:
         return str(self.args[1])
-
-
-def out_of_memory() -> ImageError:
-    """Return the error for an image that does not fit into the memory."""
-    return ImageError(Code.OUT_OF_MEMORY, "too large for this machine's memory")

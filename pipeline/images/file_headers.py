@@ -159,7 +159,7 @@ class JpegHeader:
 
     Attributes:
         height: height as stored, before EXIF orientation, in pixels.
-        width: width as stored, before EXIF orientation, in pixels.
+        width: width as stored.
         oddity: the property that forbids a plain copy; None if nothing does.
     """
 
@@ -175,18 +175,13 @@ class JpegHeader:
     def may_be_copied(self, resize_min: int) -> bool:
         """Say whether the header permits a record with the file's own bytes.
 
-        Args:
-            resize_min: longest short side of a record, in pixels; 0: no limit.
+        `resize_min` is the longest short side of a record, in pixels; 0 is no limit.
         """
         return not self.oddity and (not resize_min or self.short_side <= resize_min)
 
     @classmethod
     def read(cls, data: bytes) -> "JpegHeader | None":
-        """Walk the marker segments of a file.
-
-        Returns:
-            None if the file is no JPEG, or has no frame header.
-        """
+        """Walk the marker segments; None if this is no JPEG or has no frame header."""
         if data[:2] != b"\xff\xd8":
             return None
         position = 2

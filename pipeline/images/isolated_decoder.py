@@ -14,16 +14,6 @@ from pipeline.images.errors import ImageError
 from pipeline.records.row_codes import Code
 from pipeline.system import sandbox
 
-CRASHED = "the decoder crashed on this file"
-
-
-class TooSlow(ImageError):
-    """Decoding the file took longer than allowed."""
-
-
-class Crashed(ImageError):
-    """The process that decoded the file ended."""
-
 
 class Decoders:
     """Processes that decode; several threads may use them at once."""
@@ -40,12 +30,10 @@ class Decoders:
 
         Args:
             count: number of processes, at least 1.
-            timeout_s: longest time for one file, in seconds, above 0; the start of a
-                process does not count.
+            timeout_s: longest time for one file; the start of a process does not count.
             resize_min: longest short side of a record's image, in pixels; 0: no limit.
                 Pixels equal those of a conversion with the same value.
-            max_pixels: most pixels of an image; larger ones are refused before they
-                are decoded.
+            max_pixels: number of pixels above which an image is refused undecoded.
         """
         self._timeout_s = timeout_s
         self._children = [
@@ -64,9 +52,7 @@ class Decoders:
             self._idle.put(child)
 
     def start(self) -> None:
-        """Start all processes at once and wait until they can decode.
-
-        To be called once, by one thread.
+        """Start all processes at once, before others decode; wait until they can.
 
         Raises:
             sandbox.NotStarted: a process cannot start.
@@ -82,14 +68,10 @@ class Decoders:
                 self._idle.put(child)
 
     def decode(self, data: bytes) -> record_image.RecordImage:
-        """Decode an image file in full.
-
-        Args:
-            data: the whole file.
+        """Decode a whole image file.
 
         Raises:
-            ImageError: the file does not decode, or it crashed its process
-                (Crashed) or took too long (TooSlow).
+            ImageError: the file does not decode, crashed its process or took too long.
             sandbox.NotStarted: there is no process to decode it.
         """
         if not data:
@@ -100,9 +82,10 @@ class Decoders:
             answer, encoded = child.receive()
         except sandbox.OutOfTime as error:
             message = f"takes longer than {self._timeout_s:g} s to decode"
-            raise TooSlow(Code.DECODER_TOO_SLOW, message) from error
+            raise ImageError(Code.DECODER_TOO_SLOW, message) from error
         except sandbox.ChildEnded as error:
-            raise Crashed(Code.DECODER_CRASHED, CRASHED) from error
+            message = "the decoder crashed on this file"
+            raise ImageError(Code.DECODER_CRASHED, message) from error
         finally:
             self._idle.put(child)
         if "error" in answer:

@@ -27,18 +27,12 @@ _PAGE_QUALITY = 80
 _STRIP_ROWS = 64
 # Shares of R, G and B in a pixel's grey. Source: ITU-R BT.601.
 _GREY_SHARES = np.array([0.299, 0.587, 0.114])
-# Factor by which libjpeg shrinks while it decodes -> OpenCV's flag.
-_COLOUR_FLAGS = {
-    8: int(cv2.IMREAD_REDUCED_COLOR_8),
-    4: int(cv2.IMREAD_REDUCED_COLOR_4),
-    2: int(cv2.IMREAD_REDUCED_COLOR_2),
-    1: int(cv2.IMREAD_COLOR),
-}
-_GREY_FLAGS = {
-    8: int(cv2.IMREAD_REDUCED_GRAYSCALE_8),
-    4: int(cv2.IMREAD_REDUCED_GRAYSCALE_4),
-    2: int(cv2.IMREAD_REDUCED_GRAYSCALE_2),
-    1: int(cv2.IMREAD_GRAYSCALE),
+# Factor by which libjpeg shrinks while it decodes -> OpenCV's flags, colour and grey.
+_REDUCED_FLAGS: dict[int, tuple[int, int]] = {
+    8: (cv2.IMREAD_REDUCED_COLOR_8, cv2.IMREAD_REDUCED_GRAYSCALE_8),
+    4: (cv2.IMREAD_REDUCED_COLOR_4, cv2.IMREAD_REDUCED_GRAYSCALE_4),
+    2: (cv2.IMREAD_REDUCED_COLOR_2, cv2.IMREAD_REDUCED_GRAYSCALE_2),
+    1: (cv2.IMREAD_COLOR, cv2.IMREAD_GRAYSCALE),
 }
 _EXIF_ORIENTATION_TAG = 0x0112
 # EXIF orientation -> (quarter turns counter-clockwise, then mirror left-right).
@@ -65,18 +59,15 @@ def use_one_thread() -> None:
 
 
 def reduction(short_side: int, least: int) -> int:
-    """Return by how much libjpeg can shrink while it decodes.
+    """Return by how much libjpeg can shrink while it decodes: 8, 4, 2 or 1.
 
     The entropy-coded data are read in full all the same, so damage is still noticed.
 
     Args:
         short_side: short side of the image as stored, in pixels.
         least: short side that the decoded image needs, in pixels; 0 keeps the size.
-
-    Returns:
-        8, 4, 2 or 1.
     """
-    fitting = (factor for factor in _COLOUR_FLAGS if short_side // factor >= least)
+    fitting = (factor for factor in _REDUCED_FLAGS if short_side // factor >= least)
     return next(fitting, 1) if least else 1
 
 
@@ -85,7 +76,7 @@ def decode_as_stored(data: bytes, reduction: int = 1) -> tuple[Any, int]:
 
     Args:
         data: the whole file.
-        reduction: the factor by which a JPEG is shrunk: 1, 2, 4 or 8; 1 for others.
+        reduction: the factor by which a JPEG is shrunk: 1, 2, 4 or 8.
 
     Returns:
         What OpenCV gives, [height, width] or [height, width, channels] of any number
@@ -95,8 +86,9 @@ def decode_as_stored(data: bytes, reduction: int = 1) -> tuple[Any, int]:
         ImageError: the file does not decode, or is larger than allowed.
     """
     is_jpeg = file_headers.sniff(data) == "JPEG"
-    flags = _COLOUR_FLAGS[reduction] if is_jpeg else int(cv2.IMREAD_UNCHANGED)
-    return _decode(data, flags)
+    return _decode(
+        data, _REDUCED_FLAGS[reduction][0] if is_jpeg else cv2.IMREAD_UNCHANGED
+    )
 
 
 def decode_grey(data: bytes, reduction: int) -> tuple[Any, int]:
@@ -104,7 +96,7 @@ def decode_grey(data: bytes, reduction: int) -> tuple[Any, int]:
 
     An eighth of the size in grey takes two thirds of the time of all pixels in colour.
     """
-    return _decode(data, _GREY_FLAGS[reduction])
+    return _decode(data, _REDUCED_FLAGS[reduction][1])
 
 
 def _decode(data: bytes, flags: int) -> tuple[Any, int]:
@@ -116,22 +108,20 @@ def _decode(data: bytes, flags: int) -> tuple[Any, int]:
         raise _decoding_error(data, str(error)) from error
     if pixels is None or pixels.size == 0:
         raise _decoding_error(data, "")
-    exif = [
+    exif = (
         block.tobytes()
         for kind, block in zip(kinds, metadata, strict=True)
         if kind == cv2.IMAGE_METADATA_EXIF
-    ]
-    tiff = data if file_headers.sniff(data) == "TIFF" else exif[0] if exif else b""
+    )
+    tiff = data if file_headers.sniff(data) == "TIFF" else next(exif, b"")
     return pixels, _orientation(tiff.removeprefix(b"Exif\0\0"))
 
 
 def _decoding_error(data: bytes, opencv_message: str) -> ImageError:
-    """Return the error for a file that OpenCV does not decode.
-
-    OpenCV has one class of errors. That an image exceeds the limit stands only in the
-    failed condition, which the message quotes.
-    """
+    """Return the error for a file that OpenCV does not decode."""
     kind = file_headers.sniff(data)
+    # OpenCV has one class of errors. That an image exceeds the limit stands only in the
+    # failed condition, which the message quotes.
     conditions = ("CV_IO_MAX_IMAGE", "validateInputImageSize")
     if any(condition in opencv_message for condition in conditions):
         limit = _limit_of_process
@@ -139,8 +129,7 @@ def _decoding_error(data: bytes, opencv_message: str) -> ImageError:
         return ImageError(Code.TOO_MANY_PIXELS, f"{kind} larger than {limit} pixels")
     if kind in ("unknown", "PDF", "ZIP"):
         known = "" if kind == "unknown" else f" (a {kind} file)"
-        text = f"not an image that OpenCV reads{known}"
-        return ImageError(Code.NOT_AN_IMAGE, text)
+        return ImageError(Code.NOT_AN_IMAGE, f"not an image that OpenCV reads{known}")
     if kind == "HEIC":
         text = "HEIC, which OpenCV does not read; export the photo as JPEG"
         return ImageError(Code.UNSUPPORTED_FORMAT, text)
@@ -216,12 +205,7 @@ def grey_square(pixels: Any, side: int) -> Any:
 def encode(
     pixels: Any, format: Literal["jpeg", "png"], quality: int = JPEG_QUALITY
 ) -> bytes:
-    """Encode uint8 [height, width, 3].
-
-    Args:
-        pixels: the image.
-        format: the format of the file.
-        quality: quality of libjpeg, 1 to 100.
+    """Encode uint8 [height, width, 3]; a JPEG with libjpeg's quality, 1 to 100.
 
     Raises:
         ImageError: OpenCV does not encode it.
@@ -278,12 +262,9 @@ def thumbnail_jpeg(encoded: bytes, side: int) -> bytes:
 def page_jpeg(
     pixels: np.ndarray, *, side: int = 0, quality: int = _PAGE_QUALITY
 ) -> bytes:
-    """Encode pixels for a page.
+    """Encode uint8 [height, width, 3], RGB, for a page.
 
-    Args:
-        pixels: uint8 [height, width, 3], RGB.
-        side: the longest side of the result, in pixels; 0 keeps the size.
-        quality: quality of libjpeg, 1 to 100.
+    `side` is the longest side of the result, in pixels; 0 keeps the size.
     """
     small = _fit(pixels, side) if side else pixels
     return encode(cv2.cvtColor(small, cv2.COLOR_RGB2BGR), "jpeg", quality)
@@ -296,9 +277,7 @@ def _fit(pixels: Any, side: int) -> Any:
 
 
 def digest(data: bytes) -> bytes:
-    """Return the SHA-256 of what a viewer shows of an image file.
-
-    Files with the same digest have the same pixels.
+    """Return the SHA-256 of the pixels that a viewer shows of an image file.
 
     Raises:
         ImageError: the file does not decode.
@@ -311,16 +290,13 @@ def digest(data: bytes) -> bytes:
 
 
 def warp(pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Move pixels by an affine map, bilinearly; the border is continued outwards.
+    """Move uint8 pixels by an affine map, bilinearly; the border continues outwards.
 
-    Args:
-        pixels: uint8 [height, width, 3].
-        matrix: float [2, 3]; times (column, row, 1) of a pixel of the result, it gives
-            the column and row that the pixel comes from.
+    The matrix, float [2, 3], times (column, row, 1) of a pixel of the result gives the
+    column and row that the pixel comes from.
     """
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    flags, border = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, cv2.BORDER_REPLICATE
     size = pixels.shape[1::-1]
-    border = cv2.BORDER_REPLICATE
     return cv2.warpAffine(pixels, matrix, size, flags=flags, borderMode=border)
 
 

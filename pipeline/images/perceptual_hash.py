@@ -43,7 +43,7 @@ def _cosines(cells: int, pixels: int, cell: int) -> np.ndarray:
 
 
 def hash_grey(grey: np.ndarray, height: int, width: int, cell: int) -> str:
-    """Return the hash of a photo.
+    """Return the hash of a photo as 16 hex digits, not all 0.
 
     The transform is taken over the photo's true size, so that a decoder's padding does
     not stretch it: with that, half as many bits differ between a photo and its copies.
@@ -53,9 +53,6 @@ def hash_grey(grey: np.ndarray, height: int, width: int, cell: int) -> str:
         height: height of the photo, in pixels.
         width: width of the photo, in pixels.
         cell: side of a cell, in pixels.
-
-    Returns:
-        16 hex digits, not all 0.
     """
     down = _cosines(grey.shape[0], height, cell)
     across = _cosines(grey.shape[1], width, cell)
@@ -64,11 +61,9 @@ def hash_grey(grey: np.ndarray, height: int, width: int, cell: int) -> str:
 
 
 def turn_pixels(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn or mirror images as `turn_hashes` does with their hashes.
+    """Turn or mirror square images, [..., side, side, channels].
 
-    Args:
-        pixels: [..., side, side, channels], square images.
-        orientation: row of the result of `turn_hashes`, 0 to 7; 0 changes nothing.
+    Their hash is then row `orientation`, 0 to 7, of `turn_hashes`; 0 changes nothing.
     """
     if orientation & 4:
         pixels = pixels.swapaxes(-3, -2)
@@ -81,13 +76,8 @@ def turn_hashes(hashes: np.ndarray) -> np.ndarray:
     """Return the hashes that photos have in all eight orientations.
 
     Transposing a photo transposes its coefficients; mirroring it changes the signs of
-    the odd frequencies.
-
-    Args:
-        hashes: uint64 [num_hashes].
-
-    Returns:
-        uint64 [8, num_hashes]; the first row is `hashes`.
+    the odd frequencies. From uint64 [num_hashes] becomes uint64 [8, num_hashes], whose
+    first row is `hashes`.
     """
     bits = np.unpackbits(_bytes(hashes), axis=1).reshape(-1, SIDE, SIDE)
     transposed = _pack(bits.swapaxes(1, 2))
@@ -125,11 +115,7 @@ class ClosePairs:
     """
 
     def __init__(self, hashes: np.ndarray) -> None:
-        """Search all pairs.
-
-        Args:
-            hashes: uint64 [num_hashes], ascending and all different.
-        """
+        """Search all pairs of uint64 [num_hashes], ascending and all different."""
         self.comparisons = 0
         self._hashes = hashes
         self._pairs = [np.zeros(0, np.int64)]
@@ -142,28 +128,21 @@ class ClosePairs:
             by_turn[:, block] = turn_hashes(hashes[block])
         queries = by_turn.ravel()
         places = np.searchsorted(hashes, queries)
-        hash_bytes = _bytes(hashes)
         for pair in _BYTE_PAIRS:
-            cells = _Cells(hashes, _key(hash_bytes, *pair))
+            cells = _Cells(hashes, pair)
             for start in range(0, len(queries), _BLOCK_HASHES):
                 block = slice(start, start + _BLOCK_HASHES)
-                keys = _key(_bytes(queries[block]), *pair)
-                self._compare(cells, queries[block], keys, places[block], start)
+                self._compare(cells, queries[block], places[block], start)
         pairs, self.distances = self._closest()
         pairs, orientations = np.divmod(pairs, ORIENTATIONS)
         self.first, self.second = np.divmod(pairs, max(1, len(hashes)))
         self.orientations = orientations.astype(np.int8)
 
     def _compare(
-        self,
-        cells: "_Cells",
-        queries: np.ndarray,
-        keys: np.ndarray,
-        places: np.ndarray,
-        start: int,
+        self, cells: "_Cells", queries: np.ndarray, places: np.ndarray, start: int
     ) -> None:
         """Compare a block of turned hashes, from number `start`, with their cells."""
-        numbers, members = cells.members(keys, places)
+        numbers, members = cells.members(queries, places)
         self.comparisons += len(numbers)
         distances = np.bitwise_count(cells.hashes[members] ^ queries[numbers])
         close = np.flatnonzero(distances <= MAX_BITS)
@@ -190,10 +169,6 @@ class ClosePairs:
         return pairs[closest], distances[closest]
 
 
-def _key(hash_bytes: np.ndarray, first: int, second: int) -> np.ndarray:
-    return hash_bytes[:, first].astype(np.int64) << 8 | hash_bytes[:, second]
-
-
 class _Cells:
     """Hashes in cells; those of a cell have the same two bytes.
 
@@ -202,25 +177,28 @@ class _Cells:
         numbers: int64 [num_hashes], the number of each among all hashes.
     """
 
-    def __init__(self, hashes: np.ndarray, keys: np.ndarray) -> None:
+    def __init__(self, hashes: np.ndarray, pair: tuple[int, int]) -> None:
+        self._pair = pair
+        keys = self._keys(hashes)
         self.numbers = np.argsort(keys.astype(np.uint16), kind="stable")
         self.hashes = hashes[self.numbers]
         self._starts = np.r_[0, np.cumsum(np.bincount(keys, minlength=1 << 16))]
         # Ascending over all cells, to find a place within one.
         self._ranks = keys[self.numbers] * len(keys) + self.numbers
 
+    def _keys(self, hashes: np.ndarray) -> np.ndarray:
+        first, second = _bytes(hashes)[:, self._pair].T
+        return first.astype(np.int64) << 8 | second
+
     def members(
-        self, keys: np.ndarray, places: np.ndarray
+        self, queries: np.ndarray, places: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the hashes to compare with: a whole cell, or the WINDOW nearest in it.
 
-        Args:
-            keys: int64 [num_queries], the cell of each query.
-            places: int64 [num_queries], the place of each query among all hashes.
-
-        Returns:
-            int64 [num_comparisons] twice: number of a query, and place in `hashes`.
+        `places` has the place of each query among all hashes. The result is int64
+        [num_comparisons] twice: number of a query, and place in `hashes`.
         """
+        keys = self._keys(queries)
         starts = self._starts[keys]
         counts = self._starts[keys + 1] - starts
         large = np.flatnonzero(counts > WINDOW)

@@ -5,8 +5,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pipeline.images import decode_files
-from pipeline.images.errors import ImageError
-from pipeline.records import row_codes
 from pipeline.sources import class_folders
 from pipeline.sources.photo_source import SourcePhoto
 
@@ -14,17 +12,15 @@ from pipeline.sources.photo_source import SourcePhoto
 def find(
     names: Iterable[str], ignored: dict[str, int], without: str = ""
 ) -> Iterator[str]:
-    """Yield the paths of photos one by one, without a list of all.
+    """Yield the paths of photos one by one; those of one folder are sorted.
+
+    A folder that cannot be listed yields its own path.
 
     Args:
         names: paths of files, which need not exist, and of folders, which are walked.
         ignored: {kind: number of files passed over}, which is updated: hidden and
             system files, and linked folders, which are not followed.
         without: path of a folder to pass over where it lies in others; "" for none.
-
-    Yields:
-        Paths; those of one folder are sorted. A folder that cannot be listed yields its
-        own path.
     """
     excluded = Path(without).resolve() if without else None
     for name in names:
@@ -54,17 +50,6 @@ def _walk(folder: str, ignored: dict[str, int], excluded: Path | None) -> Iterat
 
 
 def read(path: str) -> bytes:
-    """Read a photo's file; never wait for a pipe.
-
-    Raises:
-        ImageError: the file is not a regular one, is too large, or cannot be read.
-    """
+    """Read a photo's file as decode_files.read does."""
     file = Path(path)
-    try:
-        return decode_files.read(
-            file.parent, SourcePhoto(path=file.name, class_name="")
-        )
-    except OSError as error:
-        raise ImageError(
-            row_codes.Code.UNREADABLE, f"cannot be read: {error.strerror}"
-        ) from error
+    return decode_files.read(file.parent, SourcePhoto(path=file.name, class_name=""))

@@ -21,7 +21,6 @@ class RecordImage:
 
     Attributes:
         encoded: a whole JPEG or PNG file, upright, 8 bits, RGB or grey.
-        format: file format of `encoded`.
         height: height of `encoded`, in pixels.
         width: width of `encoded`, in pixels.
         orientation: EXIF orientation of the source, 1 to 8, which has been applied.
@@ -70,22 +69,54 @@ def encode_for_record(
         raise ImageError(Code.EMPTY, "empty file")
     if messages:
         messages.take_line()  # about an earlier file, which did not decode
-    jpeg = file_headers.JpegHeader.read(data)
-    if jpeg and jpeg.may_be_copied(resize_min):
-        phash = _hash_if_sound(data, jpeg, messages)
-        if phash:
-            return RecordImage(
-                encoded=data,
-                format="jpeg",
-                height=jpeg.height,
-                width=jpeg.width,
-                orientation=1,
-                action="copied",
-                phash=phash,
-            )
     kind, frames = file_headers.sniff(data), file_headers.count_frames(data)
     if refuse_animated and frames > 1:
         raise ImageError(Code.ANIMATED, f"animated ({kind} of {frames} frames)")
+    jpeg = file_headers.JpegHeader.read(data)
+    try:
+        if jpeg and jpeg.may_be_copied(resize_min):
+            copied = _copied(data, jpeg, messages)
+            if copied:
+                return copied
+        return _reencoded(data, jpeg, kind, frames, resize_min, messages)
+    except MemoryError as error:
+        message = "too large for this machine's memory"
+        raise ImageError(Code.OUT_OF_MEMORY, message) from error
+
+
+def _copied(
+    data: bytes,
+    jpeg: file_headers.JpegHeader,
+    messages: standard_error.Collector | None,
+) -> RecordImage | None:
+    """Return a JPEG as it is; None if it is not upright or the decoder complains.
+
+    libjpeg reads all entropy-coded data at any size. It shrinks only so far that the
+    lowest frequencies stay.
+    """
+    cell = opencv.reduction(jpeg.short_side, 2 * perceptual_hash.SIDE)
+    grey, orientation = opencv.decode_grey(data, cell)
+    if orientation != 1 or (messages and messages.take_line()):
+        return None
+    return RecordImage(
+        encoded=data,
+        format="jpeg",
+        height=jpeg.height,
+        width=jpeg.width,
+        orientation=1,
+        action="copied",
+        phash=perceptual_hash.hash_grey(grey, jpeg.height, jpeg.width, cell),
+    )
+
+
+def _reencoded(
+    data: bytes,
+    jpeg: file_headers.JpegHeader | None,
+    kind: str,
+    frames: int,
+    resize_min: int,
+    messages: standard_error.Collector | None,
+) -> RecordImage:
     reduction = opencv.reduction(jpeg.short_side, resize_min) if jpeg else 1
     stored, orientation = opencv.decode_as_stored(data, reduction)
     warning = messages.take_line() if messages else ""
@@ -101,56 +132,41 @@ def encode_for_record(
     if resize_min and short_side > resize_min:
         reasons.append(Reason(Code.SHRUNK, f"shrunk to short side {resize_min}"))
         upright = opencv.shrink(upright, resize_min)
-    return _reencoded(upright, kind, orientation, reasons)
-
-
-def _hash_if_sound(
-    data: bytes,
-    jpeg: file_headers.JpegHeader,
-    messages: standard_error.Collector | None,
-) -> str:
-    """Hash a JPEG that decodes in full without complaint and is upright; else "".
-
-    libjpeg reads all entropy-coded data at any size. It shrinks only so far that the
-    lowest frequencies stay.
-    """
-    cell = opencv.reduction(jpeg.short_side, 2 * perceptual_hash.SIDE)
-    grey, orientation = opencv.decode_grey(data, cell)
-    if orientation != 1 or (messages and messages.take_line()):
-        return ""
-    return perceptual_hash.hash_grey(grey, jpeg.height, jpeg.width, cell)
+    format: Literal["jpeg", "png"] = "png" if kind == "PNG" else "jpeg"
+    side = 4 * perceptual_hash.SIDE
+    grey = opencv.grey_square(upright, side)
+    return RecordImage(
+        encoded=opencv.encode(upright, format),
+        format=format,
+        height=upright.shape[0],
+        width=upright.shape[1],
+        orientation=orientation,
+        action="reencoded",
+        codes=tuple(reason.code for reason in reasons),
+        reason=", ".join(reason.text for reason in reasons),
+        phash=perceptual_hash.hash_grey(grey, side, side, 1),
+    )
 
 
 def _check_usable(data: bytes, kind: str, stored: Any) -> None:
-    """Refuse decoded numbers that cannot become pixels.
-
-    Raises:
-        ImageError: the file decodes differently each time, or white is unknown.
-    """
-    if kind == "TIFF" and not _decodes_the_same_again(data, stored):
-        raise ImageError(
-            Code.DECODES_DIFFERENTLY,
-            "OpenCV decodes this TIFF differently each time (a decoder bug); save it "
-            "as PNG",
-        )
+    """Refuse decoded numbers that cannot become pixels."""
+    if kind == "TIFF":
+        # Of a planar TIFF of 16 bits with transparency, OpenCV 5.0 leaves some pixels
+        # unset. This fills the memory that the decoder is likely to get next.
+        np.full(2 * stored.nbytes, 0x5A, np.uint8)
+        again, _ = opencv.decode_as_stored(data)
+        if not np.array_equal(stored, again, equal_nan=stored.dtype.kind == "f"):
+            raise ImageError(
+                Code.DECODES_DIFFERENTLY,
+                "OpenCV decodes this TIFF differently each time (a decoder bug); save "
+                "it as PNG",
+            )
     if stored.dtype.kind == "i" or stored.dtype == np.uint32:
         raise ImageError(
             Code.UNSUPPORTED_PIXELS,
             f"{kind} of {stored.dtype} numbers, of which white is not known; save it "
             "with 8 or 16 bits",
         )
-
-
-def _decodes_the_same_again(data: bytes, stored: Any) -> bool:
-    """Say whether a file decodes to the same pixels a second time.
-
-    Of a planar TIFF of 16 bits with transparency, OpenCV 5.0 leaves some unset.
-    """
-    # Fills the memory that the decoder is likely to get next.
-    np.full(2 * stored.nbytes, 0x5A, np.uint8)
-    again, _ = opencv.decode_as_stored(data)
-    is_float = stored.dtype.kind == "f"
-    return bool(np.array_equal(stored, again, equal_nan=is_float))
 
 
 def _differences(
@@ -174,22 +190,3 @@ def _differences(
     if channels in (2, 4) and jpeg is None:
         reasons.append(Reason(Code.TRANSPARENT, "transparent parts laid over white"))
     return reasons
-
-
-def _reencoded(
-    upright: Any, kind: str, orientation: int, reasons: list[Reason]
-) -> RecordImage:
-    format: Literal["jpeg", "png"] = "png" if kind == "PNG" else "jpeg"
-    side = 4 * perceptual_hash.SIDE
-    grey = opencv.grey_square(upright, side)
-    return RecordImage(
-        encoded=opencv.encode(upright, format),
-        format=format,
-        height=upright.shape[0],
-        width=upright.shape[1],
-        orientation=orientation,
-        action="reencoded",
-        codes=tuple(reason.code for reason in reasons),
-        reason=", ".join(reason.text for reason in reasons),
-        phash=perceptual_hash.hash_grey(grey, side, side, 1),
-    )

@@ -101,7 +101,7 @@ def test_a_photo_that_takes_too_long_is_refused():
     large = np.zeros((4000, 4000, 3), np.uint8)
     with isolated_decoder.Decoders(1, timeout_s=0.05) as decoders:
         for _ in range(2):
-            with pytest.raises(isolated_decoder.TooSlow, match=r"longer than 0\.05 s"):
+            with pytest.raises(ImageError, match=r"longer than 0\.05 s"):
                 decoders.decode(encoded(".png", large))
 
 
@@ -112,11 +112,11 @@ def test_a_photo_that_crashes_the_decoder_costs_that_photo_only():
         (pid,) = processes.decoders() - before
         os.kill(pid, signal.SIGSTOP)
         threading.Timer(0.2, os.kill, [pid, signal.SIGKILL]).start()
-        with pytest.raises(isolated_decoder.Crashed, match="crashed on this file"):
+        with pytest.raises(ImageError, match="crashed on this file"):
             decoders.decode(encoded(".jpg"))
         assert decoders.decode(encoded(".jpg"))
     assert processes.decoders() == before
-    with pytest.raises(isolated_decoder.Crashed):  # since it is closed
+    with pytest.raises(ImageError, match="crashed"):  # since it is closed
         decoders.decode(encoded(".jpg"))
 
 
