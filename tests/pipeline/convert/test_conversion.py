@@ -178,6 +178,20 @@ def test_a_photo_under_a_new_name_keeps_its_split(photos, tmp_path):
     assert {row.sha256: row.split for row in after.included()} == before
 
 
+def test_a_photo_with_another_class_in_the_csv_gets_a_new_record(tmp_path):
+    folder = drawn_photos.write_photos(tmp_path, classes=("red", "blue")) / "red"
+    labels = {path.name: "red" for path in folder.iterdir()}
+    table = tmp_path / "labels.csv"
+    for changed in ("red000.jpg", "red001.jpg"):
+        labels[changed] = "blue"
+        lines = ["path,label", *map(",".join, labels.items())]
+        table.write_text("\n".join(lines))
+        converted = run_convert(folder, tmp_path / "out", csv=str(table)).manifest
+    rows = {row.path: row for row in converted.rows}
+    assert {name: row.class_name for name, row in rows.items()} == labels
+    assert record_of(rows["red001.jpg"], tmp_path / "out").class_name == "blue"
+
+
 def test_removed_photos_stay_in_the_manifest_and_come_back(photos, tmp_path):
     out = tmp_path / "out"
     before = run_convert(photos, out).manifest
