@@ -201,7 +201,7 @@ def test_the_progress_of_a_stage_that_is_stopped_early_ends_at_100_percent(
 
 def test_a_damaged_repeats_file_is_an_error(tmp_path):
     (tmp_path / "repeats.json").write_text("{")
-    with pytest.raises(run_folder.RunError, match=r"repeats\.json: damaged"):
+    with pytest.raises(run_folder.RunError, match=r"repeats\.json: cannot be read"):
         repeated_runs.resume(tmp_path)
 
 
@@ -382,7 +382,8 @@ def test_the_summary_of_folds_by_hand():
         "fold-1": {"accuracy": 0.75, "num_examples": 4},
     }
     summary = repeated_runs.summarise(figures, folds=True)
-    assert summary.mean == 0.625
-    assert summary.standard_deviation == pytest.approx(0.125 * 2**0.5)
-    assert summary.all_photos["accuracy"] == pytest.approx(8 / 14)
-    assert summary.as_text().splitlines()[-1].startswith("each of 14 photos")
+    assert summary["mean"] == 0.625
+    assert summary["standard_deviation"] == pytest.approx(0.125 * 2**0.5)
+    assert summary["all_photos"]["accuracy"] == pytest.approx(8 / 14)
+    text = repeated_runs.as_text(summary)
+    assert text.splitlines()[-1].startswith("each of 14 photos")

@@ -121,7 +121,7 @@ tf.config.set_logical_device_configuration(
 import numpy as np
 import keras
 from model.loop import distributed, optimization, parameter_update, train_step
-from model.training import cut_network
+from model.training import trunk_and_tail
 from model.weights import model_variables
 
 def train(devices, trained=False):
@@ -137,7 +137,7 @@ def train(devices, trained=False):
         ),
         schedule=settings, base_rate=0.1, epochs=1, total_steps=9,
         process_group=distributed.ProcessGroup(devices=devices),
-        statistics=cut_network.statistics(model),
+        statistics=trunk_and_tail.statistics(model),
     )
     step = train_step.TrainStep(model, setup)
     random = np.random.default_rng(0)

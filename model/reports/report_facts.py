@@ -57,7 +57,7 @@ def training(run: finished_run.FinishedRun) -> dict[str, Any]:
     """
     config = run.config
     try:
-        restored = settings.from_run(run.directory, config)
+        restored = settings.from_run(run.directory, config["settings"])
         command, num_stages = command_line("train.py", restored), len(restored.stages)
     except (DataError, KeyError):  # another version wrote it; the report goes without
         command, num_stages = "", 0

@@ -32,15 +32,10 @@ _UNREADABLE = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FinishedRun:
-    """A run folder that holds a trained model.
+    """A run folder that holds a trained model."""
 
-    Attributes:
-        directory: Folder of the run, links resolved.
-        config: Content of its config.json.
-    """
-
-    directory: Path
-    config: dict[str, Any]
+    directory: Path  # links resolved
+    config: dict[str, Any]  # content of config.json
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -66,11 +61,7 @@ class FinishedRun:
         return value
 
     def results(self) -> list[dict[str, float]]:
-        """Return the lines of metrics.jsonl, one per epoch.
-
-        Raises:
-            RunError: A line is damaged.
-        """
+        """Return the lines of metrics.jsonl, one per epoch."""
         path = self.directory / "metrics.jsonl"
         results = []
         for number, line in enumerate(path.read_bytes().splitlines(), start=1):
@@ -83,11 +74,7 @@ class FinishedRun:
         return results
 
     def best_epoch(self) -> str:
-        """Return the epoch with the lowest validation loss and its figures, in words.
-
-        Raises:
-            RunError: A line of metrics.jsonl is damaged.
-        """
+        """Return the epoch with the lowest validation loss and its figures, as text."""
         results = self.results()
         best = min(results, key=lambda result: result["validation_loss"])
         return (
@@ -97,55 +84,31 @@ class FinishedRun:
         )
 
     def validation_curve(self) -> list[tuple[int, float]]:
-        """Return epochs with their validation accuracy; [] without metrics.jsonl.
-
-        Raises:
-            RunError: A line is damaged.
-        """
+        """Return epochs with their validation accuracy; [] without metrics.jsonl."""
         path = self.directory / "metrics.jsonl"
-        if not path.exists():
-            return []
+        results = self.results() if path.exists() else []
         try:
-            return [
-                (int(result["epoch"]), float(result["validation_accuracy"]))
-                for result in self.results()
-            ]
-        except RunError:
-            raise
+            return [(int(r["epoch"]), float(r["validation_accuracy"])) for r in results]
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise RunError(f"{path}: damaged ({error!r}). Train again.") from error
 
     @property
     def temperature(self) -> float:
-        """Number above 0 that logits are divided by for calibrated probabilities.
-
-        Raises:
-            RunError: calibration.json is missing or damaged.
-        """
-        value = self._read_json("calibration.json", lambda c: float(c["temperature"]))
+        """Number above 0 that logits are divided by for calibrated probabilities."""
+        path = self.directory / "calibration.json"
+        value = read_json(path, lambda content: float(content["temperature"]))
         if not 0 < value < math.inf:
             raise RunError(
-                f"{self.directory / 'calibration.json'}: temperature expected above 0, "
-                f"found {value}. Train again."
+                f"{path}: temperature expected above 0, found {value}. Train again."
             )
         return value
 
     def seen_photos(self) -> set[str]:
-        """Return the SHA-256 of the photos used for training and validation.
-
-        Raises:
-            RunError: photos.json is missing or damaged.
-        """
-        return self._read_json("photos.json", lambda c: {*c["train"], *c["validation"]})
-
-    def _read_json(self, name: str, extract: Callable[[Any], Any]) -> Any:
-        path = self.directory / name
-        try:
-            return extract(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(
-                f"{path}: cannot be read ({error!r}). Train again."
-            ) from error
+        """Return the SHA-256 of the photos used for training and validation."""
+        path = self.directory / "photos.json"
+        return read_json(
+            path, lambda content: {*content["train"], *content["validation"]}
+        )
 
     def evaluation_path(self, name: str, manifest_digest: str) -> Path:
         """Return the path of an evaluation's .json file.
@@ -162,11 +125,7 @@ class FinishedRun:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def load_model(self) -> Any:
-        """Load the saved network, float32: image -> logits.
-
-        Raises:
-            RunError: The file is damaged.
-        """
+        """Load the saved network, float32: image -> logits."""
         path = self.directory / run_folder.MODEL_NAME
         # Keras reports a damaged archive as a missing file.
         if not zipfile.is_zipfile(path):
@@ -189,14 +148,10 @@ def read(run_dir: str) -> FinishedRun:
             f"{directory}: no such run folder. Train a run first: python train.py"
         )
     if (directory / run_folder.REPEATS).exists():
-        names = sorted(
-            path.name
-            for path in directory.iterdir()
-            if (path / run_folder.MODEL_NAME).exists()
-        )
+        models = sorted(directory.glob(f"*/{run_folder.MODEL_NAME}"))
         raise RunError(
             f"{directory}: this folder holds several runs. Name one of them: "
-            + ", ".join(str(directory / name) for name in names[:10])
+            + ", ".join(str(path.parent) for path in models[:10])
         )
     for name in (run_folder.CONFIG_NAME, run_folder.MODEL_NAME):
         if not (directory / name).exists():
@@ -208,14 +163,9 @@ def read(run_dir: str) -> FinishedRun:
 
 
 def read_several(run_dirs: Sequence[str]) -> dict[str, FinishedRun]:
-    """Open several finished runs.
+    """Open several finished runs; return {name: run} in the given order.
 
-    Returns:
-        {name: run} in the given order. The name is that of the folder, or its whole
-        path if two folders have the same name.
-
-    Raises:
-        RunError: A run is missing, unfinished or named twice.
+    The name is that of the folder, or its whole path if two folders have the same name.
     """
     runs = [read(run_dir) for run_dir in run_dirs]
     names = [run.directory.name for run in runs]
@@ -231,10 +181,7 @@ def read_several(run_dirs: Sequence[str]) -> dict[str, FinishedRun]:
 
 
 def read_unfinished(directory: Path) -> tuple[Path, dict[str, Any]]:
-    """Open the folder of a run whose training was stopped.
-
-    Returns:
-        The folder, links resolved, and the content of its config.json.
+    """Return the folder of a stopped training, links resolved, and its config.json.
 
     Raises:
         RunError: The folder holds no run, or one whose training is complete.
@@ -253,13 +200,22 @@ def read_unfinished(directory: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def _read_config(directory: Path) -> dict[str, Any]:
-    """Raises RunError if config.json is damaged."""
-    path = directory / run_folder.CONFIG_NAME
-    try:
-        config = dict(json.loads(path.read_text(encoding="utf-8")))
-        run = FinishedRun(directory=directory, config=config)
+    def check(content: Any) -> dict[str, Any]:
+        run = FinishedRun(directory=directory, config=dict(content))
         _ = run.class_names, run.spec, run.resize_min, run.manifest_digest
-        _ = config["data"]["path"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path}: damaged ({error!r}). Train again.") from error
-    return config
+        _ = run.config["data"]["path"]
+        return run.config
+
+    return read_json(directory / run_folder.CONFIG_NAME, check)
+
+
+def read_json(path: Path, extract: Callable[[Any], Any]) -> Any:
+    """Return what `extract` takes from the content of a run's JSON file.
+
+    Raises:
+        RunError: The file is missing or damaged.
+    """
+    try:
+        return extract(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path}: cannot be read ({error!r}). Train again.") from error

@@ -35,9 +35,7 @@ def draw(
         uint8 [height, width, 3], RGB: the same picture without the names.
     """
     tiles = _scale(np.asarray(images)[:MOST_IMAGES])
-    captions = [
-        caption(label, class_names) for label in np.asarray(labels)[:MOST_IMAGES]
-    ]
+    captions = [caption(x, class_names) for x in np.asarray(labels)[:MOST_IMAGES]]
     text_px = max(map(len, captions)) * _LINE_PX
     count, height, width, _ = tiles.shape
     columns = min(count, _COLUMNS)
@@ -73,27 +71,21 @@ def _scale(images: np.ndarray) -> np.ndarray:
 
 
 def caption(label: Any, class_names: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the lines below an image: (class name, share).
+    """Return the lines below an image, whose label is one of those `draw` takes.
 
-    Args:
-        label: Label of one image, as `draw` takes them. The share of a single class is
-            "", and of a mixed image " 75 %".
-        class_names: Names of the classes, in label order.
+    Each is a class name and its share, such as " 75 %", or "" for a single class.
     """
     if label.ndim == 0:
-        return [(_printable(class_names[label]), "")]
-    first, *others = np.argsort(-label, kind="stable")[:2]
-    percent = [round(100 * float(label[n])) for n in (first, *others)]
-    if percent[0] >= 100 or not others:
-        return [(_printable(class_names[first]), "")]
-    return [
-        (_printable(class_names[n]), f" {share} %")
-        for n, share in zip((first, *others), percent, strict=True)
-    ]
-
-
-def _printable(name: str) -> str:
-    return command_line.as_utf8(command_line.one_line(command_line.shown(name)))
+        percent = {int(label): 100}
+    else:
+        largest = np.argsort(-label, kind="stable")[:2]
+        percent = {int(n): round(100 * float(label[n])) for n in largest}
+    lines = []
+    for number, share in percent.items():
+        name = command_line.one_line(command_line.shown(class_names[number]))
+        lines.append((command_line.as_utf8(name), f" {share} %"))
+    is_mixed = len(lines) > 1 and max(percent.values()) < 100
+    return lines if is_mixed else [(lines[0][0], "")]
 
 
 def shorten(name: str, share: str, most: int) -> str:
@@ -103,10 +95,7 @@ def shorten(name: str, share: str, most: int) -> str:
 
 
 def _save(
-    sheet: np.ndarray,
-    places: Sequence[tuple[int, int]],
-    texts: Sequence[str],
-    path: Path,
+    sheet: np.ndarray, places: Sequence[Any], texts: Sequence[str], path: Path
 ) -> None:
     """Write the picture, pixel by pixel, with a text below and right of each place."""
     height, width, _ = sheet.shape

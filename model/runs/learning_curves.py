@@ -5,26 +5,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from model.loop import training_loop
+from model.loop.training_loop import EpochResult
 from model.runs import png_figure
 
-_SMOOTHING = 0.8
-_FIGURES = (("loss (nats)", "loss"), ("accuracy", "accuracy"))
+_SMOOTHING = 0.8  # weight of the average so far in the next one
 
 
-def smoothed(values: Sequence[float], share: float = _SMOOTHING) -> list[float]:
-    """Return the exponential moving average of a curve.
-
-    Args:
-        values: Values of the curve.
-        share: Weight of the average so far in the next one, 0..1.
-    """
-    averages: list[float] = []
-    for value in values:
-        if averages:
-            value = share * averages[-1] + (1 - share) * value
-        averages.append(value)
-    return averages
+def smoothed(values: Sequence[float]) -> list[float]:
+    """Return the exponential moving average of a curve."""
+    return list(
+        itertools.accumulate(
+            values,
+            lambda average, value: _SMOOTHING * average + (1 - _SMOOTHING) * value,
+        )
+    )
 
 
 def figure(columns: int) -> tuple[Any, list[Any]]:
@@ -36,18 +30,14 @@ def figure(columns: int) -> tuple[Any, list[Any]]:
     return figure, all_axes
 
 
-def draw(
-    results: Mapping[str, Sequence[training_loop.EpochResult]], path: Path
-) -> None:
+def draw(results: Mapping[str, Sequence[EpochResult]], path: Path) -> None:
     """Draw losses and accuracies of both splits over the epochs as a PNG.
 
-    Args:
-        results: {name: results of its epochs} of the trained networks; "" is the name
-            of a network that trains alone.
-        path: Path of the picture.
+    `results` holds the epochs of each network by its name, "" if it trains alone.
     """
-    picture, both_axes = figure(2)
-    for axes, (title, field) in zip(both_axes, _FIGURES, strict=True):
+    titles = {"loss": "loss (nats)", "accuracy": "accuracy"}
+    picture, both_axes = figure(len(titles))
+    for axes, (field, title) in zip(both_axes, titles.items(), strict=True):
         for number, (name, epochs) in enumerate(results.items()):
             _draw_lines(axes, name, number, epochs, field)
         axes.set(xlabel="epoch", title=title)
@@ -57,11 +47,7 @@ def draw(
 
 
 def _draw_lines(
-    axes: Any,
-    name: str,
-    number: int,
-    epochs: Sequence[training_loop.EpochResult],
-    field: str,
+    axes: Any, name: str, number: int, epochs: Sequence[EpochResult], field: str
 ) -> None:
     """Draw both splits of one network: the values pale, their average strong."""
     numbers = [result.epoch for result in epochs]

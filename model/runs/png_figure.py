@@ -4,19 +4,13 @@ import logging
 from typing import Any
 
 
-def create(width: float, height: float, **options: Any) -> Any:
-    """Return an empty figure.
-
-    Args:
-        width: width in inches.
-        height: height in inches.
-        options: arguments of matplotlib's Figure.
-    """
+def create(width_inches: float, height_inches: float, **options: Any) -> Any:
+    """Return an empty figure; `options` are other arguments of matplotlib's Figure."""
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it reports fonts
     # Deferred, and without pyplot's state: matplotlib takes half a second to import.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), **options)
+    figure = Figure(figsize=(width_inches, height_inches), **options)
     FigureCanvasAgg(figure)
     return figure

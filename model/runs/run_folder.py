@@ -30,7 +30,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from model.loop import training_loop
+from model.loop.training_loop import EpochResult
 from model.weights import weight_file, weight_ledger
 from pipeline.records import manifest
 from pipeline.system import file_system
@@ -69,8 +69,7 @@ def new_directory(run_dir: str, ckpt: str) -> Path:
         RunError: The folder exists and is not empty, or has the name of the link.
     """
     stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(ckpt).name.split(".")[0]) or "run"
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{stem}"
-    directory = Path(run_dir) if run_dir else Path("runs") / name
+    directory = Path(run_dir or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{stem}")
     if directory.name == LATEST:
         raise RunError(
             f"{directory}: this name is reserved for the link to the newest run. "
@@ -90,16 +89,18 @@ def new_directory(run_dir: str, ckpt: str) -> Path:
 
 
 def cache_dir(directory: Path) -> Path:
-    """Return the folder of feature caches, which all runs of a folder share.
+    """Return the folder of feature caches, which a run shares with those beside it.
 
-    Args:
-        directory: Folder of a run. Runs of --seeds and --folds use the cache beside the
-            folder of all of them.
+    Runs of --seeds and --folds use the cache beside the folder of all of them.
     """
-    parent = directory.absolute().parent
-    if (parent / REPEATS).exists():
-        parent = parent.parent
-    return parent / "cache"
+    return _whole(directory).parent / "cache"
+
+
+def _whole(directory: Path) -> Path:
+    """Return the folder of all runs of --seeds or --folds; else the run's own."""
+    directory = directory.absolute()  # "." has no name of its own
+    is_part = (directory.parent / REPEATS).exists()
+    return directory.parent if is_part else directory
 
 
 def is_run(directory: Path) -> bool:
@@ -109,15 +110,10 @@ def is_run(directory: Path) -> bool:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunFolder:
-    """A run folder that is being written.
-
-    Attributes:
-        directory: Path of the folder.
-        writes: False in the processes of a joint training that leave writing to the
-            chief; all methods do nothing there.
-    """
+    """A run folder that is being written."""
 
     directory: Path
+    # False in processes that leave writing to the chief; all methods do nothing there.
     writes: bool = True
 
     def start(self, config: dict[str, Any], class_names: Sequence[str]) -> None:
@@ -135,9 +131,7 @@ class RunFolder:
                 "Choose another --run_dir."
             )
         self.write_json(CONFIG_NAME, config)
-        labels = "".join(f"{name}\n" for name in class_names)
-        with file_system.replacing(self.directory / "labels.txt") as partial:
-            partial.write_text(labels, encoding="utf-8", errors="surrogateescape")
+        self.write_text("labels.txt", "".join(f"{name}\n" for name in class_names))
 
     def discard(self) -> None:
         """Remove the folder of a run that has nothing to show."""
@@ -153,18 +147,19 @@ class RunFolder:
         if not self.writes:
             return
         with file_system.replacing(self.directory / name) as partial:
-            partial.write_text(text, encoding="utf-8")
+            # Names of classes may hold bytes of folder names that are not UTF-8.
+            partial.write_text(text, encoding="utf-8", errors="surrogateescape")
 
-    def write_metrics(self, results: Sequence[training_loop.EpochResult]) -> None:
-        """Replace metrics.jsonl by the lines of some epochs."""
+    def write_metrics(self, results: Sequence[EpochResult]) -> None:
+        """Replace metrics.jsonl by one line for each result."""
         self.write_text("metrics.jsonl", "".join(map(_line, results)))
 
-    def append_metrics(self, result: training_loop.EpochResult) -> None:
+    def append_metrics(self, result: EpochResult) -> None:
         """Append the line of an epoch to metrics.jsonl."""
-        if not self.writes:
-            return
-        with (self.directory / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(_line(result))
+        if self.writes:
+            path = self.directory / "metrics.jsonl"
+            with path.open("a", encoding="utf-8") as file:
+                file.write(_line(result))
 
     def save_model(self, model: Any, metadata: dict[str, str]) -> None:
         """Write model.keras with metadata, a result of weight_file.describe."""
@@ -183,16 +178,12 @@ class RunFolder:
         of --seeds or --folds it points to the folder of all of them, and inside another
         run no link is made.
         """
-        directory = self.directory.absolute()  # "." has no name of its own
-        if (directory.parent / REPEATS).exists():
-            directory = directory.parent
+        directory = _whole(self.directory)
         link = directory.parent / LATEST
-        if not self.writes or is_run(directory.parent):
-            return
-        if link.exists() and not link.is_symlink():
-            return  # a file or folder of the user
-        with file_system.replacing(link) as partial:
-            partial.symlink_to(directory.name)
+        is_users = link.exists() and not link.is_symlink()
+        if self.writes and not is_users and not is_run(directory.parent):
+            with file_system.replacing(link) as partial:
+                partial.symlink_to(directory.name)
 
     def write_ledger(
         self,
@@ -209,24 +200,18 @@ class RunFolder:
             before: {variable: SHA-256} of the frozen variables when training began.
             after: {variable: SHA-256} of the variables of the model that is saved.
         """
-        if not self.writes:
-            return
         changed = sorted(name for name in before if before[name] != after.get(name))
         if changed:
             raise RuntimeError(f"frozen variables changed in training: {changed}")
-        frozen = [
-            {
-                "variable": name,
-                "sha256_before": before[name],
-                "sha256_after": after[name],
-            }
-            for name in sorted(before)
-        ]
-        tensors = [dataclasses.asdict(entry) for entry in entries]
-        self.write_json(
-            "ledger.json", metadata | {"tensors": tensors, "frozen": frozen}
-        )
+        content = metadata | {
+            "tensors": [dataclasses.asdict(entry) for entry in entries],
+            "frozen": [
+                {"variable": name, "sha256_before": digest, "sha256_after": after[name]}
+                for name, digest in sorted(before.items())
+            ],
+        }
+        self.write_json("ledger.json", content)
 
 
-def _line(result: training_loop.EpochResult) -> str:
+def _line(result: EpochResult) -> str:
     return json.dumps(dataclasses.asdict(result)) + "\n"

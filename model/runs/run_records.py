@@ -12,9 +12,6 @@ def read(run: finished_run.FinishedRun, data: str = "") -> manifest.Manifest:
     """Read the manifest of the records that a run was trained on.
 
     `data` is their folder; "" for the folder that training used.
-
-    Raises:
-        DataError: The records are missing, damaged, or not those of the run.
     """
     records = manifest.read(locate(run, data))
     check(run.directory, run.manifest_digest, records)
@@ -22,11 +19,7 @@ def read(run: finished_run.FinishedRun, data: str = "") -> manifest.Manifest:
 
 
 def locate(run: finished_run.FinishedRun, data: str = "") -> Path:
-    """Return the folder of the records: `data`, or the one that training used.
-
-    Raises:
-        DataError: The folder holds no records.
-    """
+    """Return the folder of the records: `data`, or the one that training used."""
     folder = Path(data or run.config["data"]["path"])
     if not (folder / manifest.HEAD_NAME).exists():
         raise DataError(
@@ -58,12 +51,11 @@ def check(
         RunError: These are other records, or their photos or split have changed.
     """
     if records.digest != manifest_digest:
-        raise RunError(
+        message = (
             f"{source or records.directory}: these are not the records that run "
             f"{run_directory.name} was trained on: photos or their split have changed, "
             "so that test photos may have been used for training. Expected manifest "
             f"digest {manifest_digest[:12]}, found {records.digest[:12]}. Use the "
-            "run's own records, or train a new run on these."
-            + f" {advice}"
-            * bool(advice)
+            f"run's own records, or train a new run on these. {advice}"
         )
+        raise RunError(message.rstrip())

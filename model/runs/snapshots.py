@@ -8,14 +8,12 @@ the one before.
 import contextlib
 import fcntl
 import os
-import re
-import shutil
 import signal
 import threading
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 
@@ -25,18 +23,13 @@ from model.runs import run_folder
 from pipeline.system import command_line, file_system
 
 Arrays = Mapping[str, np.ndarray]
-_NAME = re.compile(r"step-(\d{8})\.npz")
 _UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 def write(folder: Path, step: int, arrays: Arrays, *, keep: int) -> Path:
-    """Write a snapshot, remove old ones and return the path of the new one.
+    """Write a snapshot after a number of steps over all stages; return its path.
 
-    Args:
-        folder: Folder of the run's snapshots.
-        step: Number of steps so far, over all stages.
-        arrays: {name: array}.
-        keep: Number of newest snapshots that remain, at least 1.
+    The newest `keep` snapshots remain, at least 1; older ones are removed.
     """
     path = folder / f"step-{step:08d}.npz"
     with file_system.replacing(path) as partial, partial.open("wb") as file:
@@ -53,19 +46,18 @@ def read_latest(folder: Path) -> dict[str, np.ndarray] | None:
 
     Damaged snapshots are logged and renamed, so that `write` does not count them.
     """
-    damaged = False
-    for path in _newest_first(folder) if folder.exists() else ():
+    paths = _newest_first(folder)
+    for path in paths:
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in arrays.files}  # checks each CRC
         except _UNREADABLE as error:
             command_line.log(
-                f"warning: {path} is damaged ({str(error)[:200]}); using the snapshot "
+                f"warning: {path} is damaged ({error!s:.200}); using the snapshot "
                 "before it"
             )
             path.rename(path.with_suffix(".damaged"))
-            damaged = True
-    if damaged:
+    if paths:
         command_line.log(
             "warning: all snapshots are damaged; training starts from the beginning"
         )
@@ -73,9 +65,8 @@ def read_latest(folder: Path) -> dict[str, np.ndarray] | None:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    return sorted(
-        (path for path in folder.iterdir() if _NAME.fullmatch(path.name)), reverse=True
-    )
+    """Return the snapshots in a folder, which need not exist."""
+    return sorted(folder.glob(f"step-{'[0-9]' * 8}.npz"), reverse=True)
 
 
 def select(arrays: Arrays, prefix: str) -> dict[str, np.ndarray]:
@@ -89,10 +80,7 @@ def select(arrays: Arrays, prefix: str) -> dict[str, np.ndarray]:
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[Path]:
-    """Create a run's folder of snapshots and lock it for this process.
-
-    Yields:
-        The folder of snapshots.
+    """Create a run's folder of snapshots, lock it for this process and yield it.
 
     Raises:
         RunError: Another process is training the run.
@@ -117,21 +105,11 @@ def locked(directory: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def remove(folder: Path) -> None:
-    """Remove all snapshots: training is complete."""
-    shutil.rmtree(folder)
-
-
 class Clock:
     """Decide when a snapshot is due: by time, by steps, or on SIGUSR1."""
 
     def __init__(self, *, minutes: float, steps: int) -> None:
-        """Start counting.
-
-        Args:
-            minutes: Minutes between two snapshots, above 0.
-            steps: Steps between two snapshots; 0 for time alone.
-        """
+        """Start counting; with 0 steps snapshots are due by time alone."""
         self._seconds = 60 * minutes
         self._steps = steps
         self._requested = False
@@ -140,12 +118,14 @@ class Clock:
 
     def is_due(self, step: int) -> bool:
         """Return whether a snapshot is due after a step; if so, restart counting."""
-        passed_s = time.monotonic() - self._last_s
-        enough = self._steps and step - self._last_step >= self._steps
-        if not (self._requested or passed_s >= self._seconds or enough):
-            return False
-        self.restart(step)
-        return True
+        is_due = (
+            self._requested
+            or time.monotonic() - self._last_s >= self._seconds
+            or 0 < self._steps <= step - self._last_step
+        )
+        if is_due:
+            self.restart(step)
+        return is_due
 
     def restart(self, step: int) -> None:
         """Count from a step."""
@@ -162,9 +142,7 @@ class Clock:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before: Callable[..., object] | int | None = signal.signal(
-            signal.SIGUSR1, request
-        )
+        before = signal.signal(signal.SIGUSR1, request)
         try:
             yield
         finally:

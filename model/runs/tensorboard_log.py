@@ -1,6 +1,5 @@
 """Write the figures of each epoch for TensorBoard."""
 
-import dataclasses
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,25 +14,9 @@ from tensorboard.plugins.scalar import summary_v2 as scalars
 from tensorboard.summary.writer import event_file_writer
 from tensorboard.util import tensor_util
 
-from model.loop import training_loop
+from model.loop.training_loop import EpochResult
 
 _SIDE_PX = 256  # least side of a confusion matrix
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Details:
-    """Facts about an epoch that its result does not hold.
-
-    Attributes:
-        rates: {lr_mult: last learning rate of the variables that have it}.
-        weights: {name: array} of the new head.
-        confusion: int [num_classes, num_classes], validation photos of true class i
-            that are predicted as class j.
-    """
-
-    rates: Mapping[float, float]
-    weights: Mapping[str, np.ndarray]
-    confusion: np.ndarray
 
 
 class Board:
@@ -52,42 +35,45 @@ class Board:
             for split in ("training", "validation")
         }
 
-    def write_epoch(self, result: training_loop.EpochResult, details: Details) -> None:
-        """Write the figures of an epoch."""
+    def write_epoch(
+        self,
+        result: EpochResult,
+        *,
+        rates: Mapping[float, float],
+        weights: Mapping[str, np.ndarray],
+        confusion: np.ndarray,
+    ) -> None:
+        """Write the figures of an epoch.
+
+        Args:
+            result: Losses, accuracies and speed.
+            rates: {lr_mult: last learning rate of the variables that have it}.
+            weights: {name: array} of the new head.
+            confusion: int [num_classes, num_classes], validation photos of true class i
+                that are predicted as class j.
+        """
         training = {
-            "loss": result.loss,
-            "accuracy": result.accuracy,
-            "learning_rate": result.learning_rate,
-            "images_per_s": result.images_per_s,
-            **{
-                f"learning_rate_of_lr_mult/{lr_mult:g}": rate
-                for lr_mult, rate in details.rates.items()
-                if len(details.rates) > 1
-            },
+            name: getattr(result, name)
+            for name in ("loss", "accuracy", "learning_rate", "images_per_s")
         }
-        validation = {
-            "loss": result.validation_loss,
-            "accuracy": result.validation_accuracy,
-        }
-        step = result.epoch
+        if len(rates) > 1:
+            for lr_mult, rate in rates.items():
+                training[f"learning_rate_of_lr_mult/{lr_mult:g}"] = rate
         for name, value in training.items():
-            self._add("training", step, scalars.scalar_pb(name, value))
-        for name, array in details.weights.items():
-            self._add("training", step, histograms.histogram_pb(name, array))
-        for name, value in validation.items():
-            self._add("validation", step, scalars.scalar_pb(name, value))
-        confusion = image_pb("confusion_matrix", picture(details.confusion))
-        self._add("validation", step, confusion)
+            self._add("training", result.epoch, scalars.scalar_pb(name, value))
+        for name, array in weights.items():
+            self._add("training", result.epoch, histograms.histogram_pb(name, array))
+        for message in (
+            scalars.scalar_pb("loss", result.validation_loss),
+            scalars.scalar_pb("accuracy", result.validation_accuracy),
+            image_pb("confusion_matrix", picture(confusion)),
+        ):
+            self._add("validation", result.epoch, message)
         for writer in self._writers.values():
             writer.flush()
 
     def write_first_batch(self, grid: np.ndarray, stage: int) -> None:
-        """Write the photos of a stage's first batch.
-
-        Args:
-            grid: uint8 [height, width, 3], the photos side by side.
-            stage: Number of the stage, from 0.
-        """
+        """Write the photos of a stage's first batch, uint8 [height, width, 3]."""
         self._add("training", stage, image_pb("first_batch", grid))
         self._writers["training"].flush()
 

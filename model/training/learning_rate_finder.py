@@ -10,7 +10,7 @@ section 3.3; smoothing and the stop at four times the lowest loss as in fastai.
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +31,10 @@ _LEAST_FALL = 0.01  # share of the first loss; less is noise
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Curve:
-    """Result of a range test.
+    """Result of a range test."""
 
-    Attributes:
-        rates: Learning rate of each step, ascending.
-        losses: Mean loss of each step's photos, in nats.
-    """
-
-    rates: tuple[float, ...]
-    losses: tuple[float, ...]
+    rates: tuple[float, ...]  # of each step, ascending
+    losses: tuple[float, ...]  # mean of each step's photos, in nats
 
     @property
     def smoothed(self) -> np.ndarray:
@@ -65,12 +60,7 @@ class Curve:
 
 
 def find_rate(config: settings.Config) -> Path:
-    """Test learning rates for the first stage; return the run folder with the result.
-
-    Raises:
-        DataError: The records or the run folder cannot be used.
-        errors.CheckpointError: The weights cannot be used.
-    """
+    """Test learning rates for the first stage; return the folder of the result."""
     records = train_run.read_records(config.data)
     directory = run_folder.new_directory(config.run_dir, config.ckpt)
     network, *_ = train_run.prepare(config, records, directory)
@@ -85,7 +75,9 @@ def find_rate(config: settings.Config) -> Path:
                 on_step=lambda: progress.update(1),
             )
     train_run.start_folder(config, records, network)
-    network.folder.write_json("find_rate.json", as_json(curve))
+    content = dataclasses.asdict(curve) | {"smoothed": curve.smoothed.tolist()}
+    content["suggestion"] = curve.suggestion
+    network.folder.write_json("find_rate.json", content)
     with file_system.replacing(directory / "find_rate.png") as partial:
         draw(curve, partial)
     command_line.say(as_text(curve))
@@ -155,14 +147,3 @@ def as_text(curve: Curve) -> str:
             "curve, or try other settings."
         )
     return f"--learning_rate={curve.suggestion:.1e} is where the loss fell fastest"
-
-
-def as_json(curve: Curve) -> dict[str, Any]:
-    """Return the content of find_rate.json."""
-    smoothed: Sequence[float] = curve.smoothed.tolist()
-    return {
-        "suggestion": curve.suggestion,
-        "rates": curve.rates,
-        "losses": curve.losses,
-        "smoothed": smoothed,
-    }

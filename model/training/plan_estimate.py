@@ -31,51 +31,29 @@ _BOUND_IN_WORDS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layer:
-    """A layer with weights in a stage.
-
-    Attributes:
-        name: Name of the layer.
-        shape: Shape of its output, without the batch.
-        parameters: Number of its weights.
-        role: "cached", "frozen" or "trained".
-    """
+    """A layer with weights in a stage."""
 
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # of its output, without the batch
     parameters: int
-    role: str
+    role: str  # "cached", "frozen" or "trained"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """Expected cost of a stage.
+    """Expected cost of a stage."""
 
-    Attributes:
-        name: Name of network and stage; "" for a training of one.
-        layers: Layers that have weights.
-        steps: Number of optimizer steps.
-        epochs: Number of passes over the training photos.
-        batch_size: Photos per batch.
-        features: Number of features that the cache does not have yet.
-        features_s: Seconds to compute these features.
-        training_s: Seconds to train all epochs.
-        validation_s: Seconds to validate after all epochs.
-        bound: What training waits for: "input", "compute" or, with cached features,
-            "memory".
-        extra_bytes: Memory that training holds beyond what the estimate needed.
-    """
-
-    name: str
+    name: str  # of network and stage; "" for a training of one
     layers: tuple[Layer, ...]
     steps: int
     epochs: int
     batch_size: int
-    features: int
-    features_s: float
+    features: int  # number that the cache does not have yet
+    features_s: float  # to compute these
     training_s: float
     validation_s: float
-    bound: str
-    extra_bytes: int
+    bound: str  # what training waits for, a key of _BOUND_IN_WORDS
+    extra_bytes: int  # held in training beyond what the estimate needed
 
     @property
     def seconds(self) -> float:
@@ -87,10 +65,6 @@ def plan(config: settings.Config, *, least_s: float = LEAST_S) -> str:
     """Return as text what a training will do, and what it will cost.
 
     The batches of each stage are timed for `least_s` seconds or more.
-
-    Raises:
-        DataError: The records cannot be used.
-        errors.CheckpointError: The weights cannot be used.
     """
     records = train_run.read_records(config.data)
     directory = run_folder.new_directory(config.run_dir, config.ckpt)
@@ -99,12 +73,8 @@ def plan(config: settings.Config, *, least_s: float = LEAST_S) -> str:
     estimates: list[Estimate] = []
     for network in networks:
         estimates += estimate_stages(network, records, least_s=least_s)
-    return as_text(
-        estimates,
-        started_s=started_s,
-        peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        repeats=config.folds or config.seeds,
-    )
+    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return _as_text(estimates, started_s, peak_bytes, config.folds or config.seeds)
 
 
 def age_s() -> float:
@@ -268,21 +238,10 @@ class _StageTimer:
         return (time.perf_counter() - start) / count
 
 
-def as_text(
-    estimates: list[Estimate],
-    *,
-    started_s: float,
-    peak_bytes: int,
-    repeats: int = 1,
+def _as_text(
+    estimates: list[Estimate], started_s: float, peak_bytes: int, repeats: int
 ) -> str:
-    """Return the estimates as tables.
-
-    Args:
-        estimates: Estimates of all stages of all networks.
-        started_s: Seconds that the process needs before training begins.
-        peak_bytes: Memory that the estimates needed.
-        repeats: Number of trainings, which share their cached features.
-    """
+    """Return the estimates of all stages, for trainings that share their features."""
     lines = []
     for number, estimate in enumerate(estimates, start=1):
         if len(estimates) > 1:
@@ -290,37 +249,30 @@ def as_text(
         lines += [*_stage_lines(estimate), ""]
     features_s = sum(estimate.features_s for estimate in estimates)
     each_s = sum(estimate.seconds for estimate in estimates) - features_s
-    total_s = started_s + features_s + repeats * each_s
+    total = _in_words(started_s + features_s + repeats * each_s)
     memory = peak_bytes + max(estimate.extra_bytes for estimate in estimates)
-    lines.append(
-        f"{repeats} such trainings, " * (repeats > 1)
-        + f"altogether about {_in_words(total_s)}, {memory / 1e9:.1f} GB of memory"
-    )
+    several = f"{repeats} such trainings, " * (repeats > 1)
+    lines.append(f"{several}altogether about {total}, {memory / 1e9:.1f} GB of memory")
     return "\n".join(lines)
 
 
 def _stage_lines(estimate: Estimate) -> Iterator[str]:
     width = max(len(layer.name) for layer in estimate.layers)
     yield f"{'layer':{width}}  {'output':>15} {'parameters':>12}"
+    parameters = {"cached": 0, "frozen": 0, "trained": 0}
     for layer in estimate.layers:
+        parameters[layer.role] += layer.parameters
         shape = " x ".join(map(str, layer.shape))
-        yield (
-            f"{layer.name:{width}}  {shape:>15} {layer.parameters:>12,}  {layer.role}"
-        )
-    total = sum(layer.parameters for layer in estimate.layers)
-    trained = sum(x.parameters for x in estimate.layers if x.role == "trained")
-    yield f"{trained:,} parameters train, {total - trained:,} are frozen"
-    yield (
-        f"{estimate.steps:,} steps of {estimate.batch_size} photos in "
-        f"{estimate.epochs} epochs"
-    )
-    if estimate.features:
-        yield (
-            f"features of {estimate.features:,} views: {_in_words(estimate.features_s)}"
-        )
-    yield (
-        f"training: {_in_words(estimate.training_s)}, {_BOUND_IN_WORDS[estimate.bound]}"
-    )
+        columns = f"{layer.name:{width}}  {shape:>15} {layer.parameters:>12,}"
+        yield f"{columns}  {layer.role}"
+    trained = parameters.pop("trained")
+    yield f"{trained:,} parameters train, {sum(parameters.values()):,} are frozen"
+    size, epochs = estimate.batch_size, estimate.epochs
+    yield f"{estimate.steps:,} steps of {size} photos in {epochs} epochs"
+    if count := estimate.features:
+        yield f"features of {count:,} views: {_in_words(estimate.features_s)}"
+    training = _in_words(estimate.training_s)
+    yield f"training: {training}, {_BOUND_IN_WORDS[estimate.bound]}"
     yield f"validation: {_in_words(estimate.validation_s)}"
 
 

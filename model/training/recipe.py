@@ -32,12 +32,7 @@ FOLDER = Path(__file__).parents[2] / "recipes"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Content of a recipe.
-
-    Attributes:
-        values: {setting: value} for the whole training.
-        stages: {setting: value} of each stage.
-    """
+    """Content of a recipe: {setting: value} for the whole training and each stage."""
 
     values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     stages: tuple[Mapping[str, Any], ...] = ()
@@ -51,10 +46,6 @@ def configure(typed: Mapping[str, Any]) -> settings.Config:
 
     Args:
         typed: {name: value} of the flags on the command line.
-
-    Raises:
-        UsageError: The flags contradict each other.
-        DataError: The recipe cannot be read, or its settings contradict each other.
     """
     flags = {name: value for name, value in typed.items() if name in settings.SETTINGS}
     written = Recipe()
@@ -105,15 +96,7 @@ def _parted(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def find(name: str, folder: Path = FOLDER) -> Path:
-    """Return the file of a recipe.
-
-    Args:
-        name: path of the file, or the name of a recipe in `folder` without its ending.
-        folder: folder with the recipes that come with Graft.
-
-    Raises:
-        DataError: There is no such recipe.
-    """
+    """Return the file of a recipe, from its path or its name in `folder`."""
     if Path(name).is_file():
         return Path(name)
     shipped = {path.stem: path for path in sorted(folder.glob("*.toml"))}
@@ -126,15 +109,7 @@ def find(name: str, folder: Path = FOLDER) -> Path:
 
 
 def read(path: Path, known: Mapping[str, Setting]) -> Recipe:
-    """Read a recipe.
-
-    Args:
-        path: file of the recipe.
-        known: {name: setting} that a recipe may have.
-
-    Raises:
-        DataError: The file is not TOML, or a setting is unknown or of another type.
-    """
+    """Read a recipe, which may have the `known` settings."""
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -148,12 +123,11 @@ def read(path: Path, known: Mapping[str, Setting]) -> Recipe:
     parts = []
     for number, stage in enumerate(stages, start=1):
         where = f"{path}: stage {number}"
-        for key in stage:
-            if key in known and key not in of_stages:
-                raise DataError(
-                    f"{where}: {key} holds for the whole training. Put it above the "
-                    "stages."
-                )
+        if misplaced := [key for key in stage if key in known.keys() - of_stages]:
+            raise DataError(
+                f"{where}: {misplaced[0]} holds for the whole training. Put it above "
+                "the stages."
+            )
         parts.append(_converted(stage, of_stages, where))
     return Recipe(values=_converted(content, known, str(path)), stages=tuple(parts))
 
@@ -171,11 +145,9 @@ def _converted(
         try:
             values[key] = _convert(value, default)
         except (TypeError, OverflowError):
-            expected = (
-                'text in quotes, such as "conv5", or a list'
-                if isinstance(default, str)
-                else known[key].type_name
-            )
+            expected = known[key].type_name
+            if isinstance(default, str):
+                expected = 'text in quotes, such as "conv5", or a list'
             raise DataError(
                 f"{where}: {key} = {value!r:.100}: expected {expected}"
             ) from None
@@ -183,11 +155,7 @@ def _converted(
 
 
 def _convert(value: Any, default: Any) -> Any:
-    """Return a TOML value as the type of the default.
-
-    Raises:
-        TypeError: The value is of another type.
-    """
+    """Return a TOML value as the type of the default; TypeError if it does not fit."""
     if isinstance(default, str):
         return _as_text(value)
     if isinstance(default, float) and type(value) is int:

@@ -1,7 +1,7 @@
 """Train several times: with other seeds, or each time with another fold for testing."""
 
 import dataclasses
-import json
+import operator
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,58 +20,10 @@ from pipeline.system import command_line
 _RECORDS_NAME = "records"  # folder of the records of all folds
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Summary:
-    """Test accuracies of several runs.
-
-    Attributes:
-        accuracy: {run: accuracy on its test photos, 0..1}.
-        mean: Mean of the accuracies.
-        standard_deviation: Sample standard deviation of the accuracies; 0 for one run.
-        all_photos: With folds, which test each photo once: number of all photos,
-            accuracy on them and its 95 % interval. None without folds.
-    """
-
-    accuracy: Mapping[str, float]
-    mean: float
-    standard_deviation: float
-    all_photos: Mapping[str, Any] | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the content for repeats.json."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
-
-    def as_text(self, network: str = "") -> str:
-        """Return the summary as lines, for a network's name or "" for one network."""
-        label = f"{network}, " * bool(network)
-        width = max(map(len, self.accuracy))
-        lines = [
-            f"{label}{run:{width}}  test accuracy {accuracy:.4f}"
-            for run, accuracy in self.accuracy.items()
-        ]
-        lines.append(
-            f"{label}mean {self.mean:.4f}, standard deviation "
-            f"{self.standard_deviation:.4f}"
-        )
-        if self.all_photos:
-            low, high = self.all_photos["accuracy_ci95"]
-            lines.append(
-                f"{label}each of {self.all_photos['num_examples']} photos tested once: "
-                f"accuracy {self.all_photos['accuracy']:.4f}, 95 % interval {low:.4f} "
-                f"to {high:.4f}"
-            )
-        return "\n".join(lines)
-
-
 def repeat(config: settings.Config) -> Path:
     """Train and test with several seeds or folds; return the folder of all runs.
 
     The folder's repeats.json holds settings and results.
-
-    Raises:
-        DataError: The records or the run folder cannot be used.
-        errors.CheckpointError: The weights cannot be used.
-        training_loop.NonFiniteLoss: The loss is infinite or NaN.
     """
     directory = run_folder.new_directory(config.run_dir, config.ckpt)
     config = dataclasses.replace(config, data=str(Path(config.data).resolve()))
@@ -82,16 +34,13 @@ def repeat(config: settings.Config) -> Path:
 
 
 def resume(directory: Path) -> Path:
-    """Continue runs of several seeds or folds; return the folder of all runs.
-
-    Raises:
-        DataError: repeats.json is damaged, or the records have changed.
-        errors.CheckpointError: The weights cannot be used.
-        training_loop.NonFiniteLoss: The loss is infinite or NaN.
-    """
-    config, manifest_digest = _read(directory)
+    """Continue runs of several seeds or folds; return the folder of all runs."""
+    path = directory / run_folder.REPEATS
+    facts = operator.itemgetter("settings", "manifest_digest")
+    values, manifest_digest = finished_run.read_json(path, facts)
+    config = settings.from_run(path, values)
     records = train_run.read_records(config.data)
-    run_records.check(directory, manifest_digest, records)
+    run_records.check(directory, str(manifest_digest), records)
     return _run_all(config, records, directory.resolve())
 
 
@@ -104,14 +53,12 @@ def _run_all(
     finally:
         if not any(map(run_folder.is_run, directory.iterdir())):
             run_folder.RunFolder(directory=directory).discard()
-    summaries = {
-        network: summarise(runs, folds=bool(config.folds))
-        for network, runs in figures.items()
-    }
-    contents = {network: summary.as_json() for network, summary in summaries.items()}
-    _write(directory, config, records, contents.pop("") | contents)
-    for network, summary in summaries.items():
-        command_line.say(summary.as_text(network))
+    results: dict[str, Any] = {}
+    for network, runs in figures.items():
+        summary = summarise(runs, folds=bool(config.folds))
+        results |= {network: summary} if network else summary
+        command_line.say(as_text(summary, network))
+    _write(directory, config, records, results)
     return directory
 
 
@@ -219,46 +166,50 @@ def _write(
     folder.write_json(run_folder.REPEATS, content)
 
 
-def _read(directory: Path) -> tuple[settings.Config, str]:
-    """Return the settings of the runs, and the digest of their records' manifest.
+def summarise(
+    figures: Mapping[str, Mapping[str, Any]], *, folds: bool
+) -> dict[str, Any]:
+    """Return accuracies, mean and sample standard deviation, as in repeats.json.
 
-    Raises:
-        DataError: repeats.json is damaged, or from another version of Graft.
-    """
-    path = directory / run_folder.REPEATS
-    try:
-        content = dict(json.loads(path.read_text(encoding="utf-8")))
-        facts = {"settings": content["settings"]}
-        manifest_digest = str(content["manifest_digest"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise run_folder.RunError(
-            f"{path}: damaged ({error!r:.200}). Train again."
-        ) from error
-    return settings.from_run(path, facts), manifest_digest
+    With folds, which test each photo once, "all_photos" counts them together.
 
-
-def summarise(figures: Mapping[str, Mapping[str, Any]], *, folds: bool) -> Summary:
-    """Summarise {run: content of its evaluation/test.json}.
-
-    With folds each photo is tested once, so that all can be counted together.
+    Args:
+        figures: {run: content of its evaluation/test.json}.
+        folds: Whether the runs are those of --folds.
     """
     accuracy = {run: float(values["accuracy"]) for run, values in figures.items()}
     values = np.array(list(accuracy.values()))
-    all_photos = None
+    summary = {
+        "accuracy": accuracy,
+        "mean": float(values.mean()),
+        "standard_deviation": float(values.std(ddof=1)) if len(values) > 1 else 0.0,
+    }
     if folds:
-        total = sum(int(values["num_examples"]) for values in figures.values())
-        hits = sum(
-            round(values["accuracy"] * values["num_examples"])
-            for values in figures.values()
-        )
-        all_photos = {
+        counts = {run: int(values["num_examples"]) for run, values in figures.items()}
+        total = sum(counts.values())
+        hits = sum(round(accuracy[run] * count) for run, count in counts.items())
+        summary["all_photos"] = {
             "num_examples": total,
             "accuracy": hits / total,
             "accuracy_ci95": list(metrics.wilson_interval(hits, total)),
         }
-    return Summary(
-        accuracy=accuracy,
-        mean=float(values.mean()),
-        standard_deviation=float(values.std(ddof=1)) if len(values) > 1 else 0.0,
-        all_photos=all_photos,
-    )
+    return summary
+
+
+def as_text(summary: Mapping[str, Any], network: str = "") -> str:
+    """Return a summary as lines; `network` is its name, "" for one network alone."""
+    label = f"{network}, " * bool(network)
+    width = max(map(len, summary["accuracy"]))
+    lines = [
+        f"{label}{run:{width}}  test accuracy {accuracy:.4f}"
+        for run, accuracy in summary["accuracy"].items()
+    ]
+    mean, deviation = summary["mean"], summary["standard_deviation"]
+    lines.append(f"{label}mean {mean:.4f}, standard deviation {deviation:.4f}")
+    if photos := summary.get("all_photos"):
+        low, high = photos["accuracy_ci95"]
+        lines.append(
+            f"{label}each of {photos['num_examples']} photos tested once: accuracy "
+            f"{photos['accuracy']:.4f}, 95 % interval {low:.4f} to {high:.4f}"
+        )
+    return "\n".join(lines)

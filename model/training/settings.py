@@ -51,14 +51,7 @@ class Action:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """Settings of a training.
-
-    Attributes:
-        overrides: settings of the preprocessing.
-        learning: settings of optimizer, learning rates, schedule and loss.
-        augmentation: settings of augmentation.
-        stages: {setting: value} of each stage, where it differs from the whole.
-    """
+    """Settings of a training."""
 
     ckpt: str = _weights(
         "alexnet",
@@ -201,6 +194,7 @@ class Config:
     )
     learning: optimization.Settings = optimization.DEFAULTS
     augmentation: augmentation_settings.Augmentation = augmentation_settings.NONE
+    # {setting: value} of each stage, where it differs from the whole.
     stages: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
@@ -241,11 +235,7 @@ class Config:
         return _AUTO_VIEWS if self.augmentation.mirror else 1
 
     def in_stages(self) -> tuple["Config", ...]:
-        """Return the settings of each stage; without stages the training is one.
-
-        Raises:
-            ValueError: The settings of a stage contradict each other.
-        """
+        """Return the settings of each stage; without stages the training is one."""
         if not self.stages:
             return (self,)
         stages = []
@@ -270,11 +260,7 @@ _GROUPS = ("overrides", "learning", "augmentation")
 def run_to_resume(typed: Mapping[str, Any]) -> Path | None:
     """Return the run folder that --resume names; None without --resume.
 
-    Args:
-        typed: {name: value} of the flags on the command line.
-
-    Raises:
-        UsageError: There are other flags.
+    `typed` holds {name: value} of the flags on the command line.
     """
     if not typed.get("resume"):
         return None
@@ -286,22 +272,21 @@ def run_to_resume(typed: Mapping[str, Any]) -> Path | None:
     return Path(typed["resume"])
 
 
-def from_run(directory: Path, metadata: Mapping[str, Any]) -> Config:
-    """Return the settings that a run folder keeps.
+def from_run(path: Path, values: Mapping[str, Any]) -> Config:
+    """Return the settings that a file of a run folder keeps.
 
     Args:
-        directory: run folder.
-        metadata: content of its config.json.
+        path: File, for messages.
+        values: {setting: value}, as dataclasses.asdict gives them.
 
     Raises:
         DataError: The settings are damaged, or of another version of Graft.
     """
-    values = metadata["settings"]
     try:
         groups = {name: type(getattr(Config, name))(**values[name]) for name in _GROUPS}
         return Config(**{**values, **groups, "stages": tuple(values["stages"])})
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(
-            f"{directory / 'config.json'}: the settings are damaged or of another "
-            f"version of Graft ({error!r:.200}). Start a new training."
+            f"{path}: the settings are damaged or of another version of Graft "
+            f"({error!r:.200}). Start a new training."
         ) from error

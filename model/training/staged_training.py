@@ -17,6 +17,7 @@ from model.loop import (
     training_loop,
 )
 from model.loop.inputs import cache_key, training_data
+from model.loop.training_loop import EpochResult
 from model.networks import head
 from model.runs import image_grid, run_folder, snapshots, tensorboard_log
 from model.training import stages, starting_point, trunk_and_tail
@@ -30,10 +31,6 @@ class StagedTraining:
 
     Attributes:
         name: Name of the network in the log; "" if it trains alone.
-        folder: Its run folder.
-        start: What it starts from.
-        stages: Plans of all stages.
-        setup: Devices and precision that it computes with.
         number: Number of the current stage, from 0.
         training: Training of the current stage.
         best: The best weights so far, over all stages.
@@ -58,31 +55,27 @@ class StagedTraining:
         self.stages = planned
         self.setup = setup
         self.best = training_loop.BestWeights()
-        self.results: list[training_loop.EpochResult] = []
+        self.results: list[EpochResult] = []
         self.has_begun = False
         self._records = records
         self._steps_before = 0  # of earlier stages
         self._trained: set[str] = set()  # variables that have trained in any stage
 
     def begin(self) -> None:
-        """Begin the first stage.
+        """Begin the first stage, after checking the layer rates of all of them.
 
         Raises:
             errors.MismatchedCheckpoint: A stage has learning rates for layers that do
                 not train in it.
         """
-        self._check_rates()
-        self._begin_stage(0, {})
-        variables = [*self._trunk.variables, *self._tail.variables]
-        self._digests = model_variables.digests(variables)
-
-    def _check_rates(self) -> None:
-        """Check the layer rates of all stages before any of them trains."""
         for stage in self.stages:
             if stage.config.learning.rates:
                 trunk = trunk_and_tail.build_trunk(stage.plan, "float32")
                 tail = trunk_and_tail.build_tail(stage.plan, trunk, "float32")
                 stage.config.learning.check_rates(list(model_variables.trainable(tail)))
+        self._begin_stage(0, {})
+        variables = [*self._trunk.variables, *self._tail.variables]
+        self._digests = model_variables.digests(variables)
 
     def begin_next_stage(self) -> None:
         """Begin the stage that follows."""
@@ -93,12 +86,7 @@ class StagedTraining:
         self._begin_stage(self.number + 1, values)
 
     def _begin_stage(self, number: int, values: Mapping[str, np.ndarray]) -> None:
-        """Build the network of a stage.
-
-        Args:
-            number: Number of the stage, from 0.
-            values: {name: array} of variables that trained in earlier stages.
-        """
+        """Build the network of a stage, with values that trained in earlier stages."""
         self.has_begun = False
         self.number = number
         stage = self.stages[number]
@@ -108,9 +96,9 @@ class StagedTraining:
         self.best.frozen_values = trunk_and_tail.values(self._trunk)
         self.best.variables = trunk_and_tail.weights(self._tail)
         if stage.name:
-            names = [self.name, f"stage {number + 1} of {len(self.stages)}"]
-            names.append(stage.name.removeprefix(f"stage {number + 1}"))
-            command_line.log(", ".join(filter(None, names)))
+            position = f"stage {number + 1} of {len(self.stages)}"
+            own_name = stage.name.removeprefix(f"stage {number + 1}")
+            command_line.log(", ".join(filter(None, (self.name, position, own_name))))
         if stage.is_cached:
             model, source = self._tail, self._cached_features(stage)
         else:
@@ -183,21 +171,21 @@ class StagedTraining:
         learning = stage.config.learning
         variables = model_variables.trainable(model)
         learning.check_rates(list(variables))
-        labels = [
-            self._records.labels[row.class_name]
-            for row in self._records.included("train")
-        ]
         return train_step.LearningSetup(
             update=parameter_update.ParameterUpdate(variables, learning),
             schedule=learning,
             base_rate=stage.base_rate,
             epochs=stage.epochs,
             total_steps=stage.steps,
-            loss=losses.from_settings(learning, np.bincount(labels)),
+            loss=losses.from_settings(learning, np.bincount(self._labels("train"))),
             patience=learning.early_stopping,
             process_group=self.setup.process_group,
             statistics=trunk_and_tail.statistics(model),
         )
+
+    def _labels(self, split: str) -> np.ndarray:
+        labels, rows = self._records.labels, self._records.included(split)
+        return np.array([labels[row.class_name] for row in rows])
 
     @property
     def stage(self) -> stages.Stage:
@@ -225,26 +213,21 @@ class StagedTraining:
         """Whether all stages are done."""
         return self.training.done and self.number + 1 == len(self.stages)
 
-    def validate(self) -> training_loop.EpochResult:
-        """Validate at the end of an epoch, and keep the weights if they are the best.
-
-        Raises:
-            training_loop.NonFiniteLoss: The validation loss is infinite or NaN.
-        """
-        result = self.training.validate()
-        self.results.append(result)
-        return result
+    def validate(self) -> None:
+        """Validate after an epoch, and keep the weights if they are the best so far."""
+        self.results.append(self.training.validate())
 
     def draw_first_batch(self, path: Path) -> np.ndarray:
         """Draw the photos of the stage's first batch; return the picture, uint8."""
         images, labels = self.training.source.first_batch(self.stage.plan.spec)
         return image_grid.draw(images, labels, self._records.class_names, path)
 
-    def epoch_details(self) -> tensorboard_log.Details:
-        """Return what TensorBoard shows of the last epoch besides its result."""
+    def write_epoch(self, board: tensorboard_log.Board) -> None:
+        """Write the last epoch for TensorBoard."""
         in_head = head.weighted_layers(self.stage.plan.hidden)
         logits, labels = self.training.validated
-        return tensorboard_log.Details(
+        board.write_epoch(
+            self.results[-1],
             rates=self.training.rates(),
             weights={
                 name: variable.numpy()
@@ -270,21 +253,16 @@ class StagedTraining:
             before={n: d for n, d in self._digests.items() if n not in self._trained},
             after=model_variables.digests(whole.variables),
         )
-        rows = self._records.included("validation")
-        labels = np.array([self._records.labels[row.class_name] for row in rows])
-        calibration = metrics.calibrate(logits, labels)
-        self.folder.write_json(
-            "calibration.json", calibration | {"epoch": self.best.epoch}
-        )
-        self.folder.save_model(
-            whole, weight_file.describe(plan.network.name, plan.spec)
-        )
+        calibration = metrics.calibrate(logits, self._labels("validation"))
+        calibration["epoch"] = self.best.epoch
+        self.folder.write_json("calibration.json", calibration)
+        metadata = weight_file.describe(plan.network.name, plan.spec)
+        self.folder.save_model(whole, metadata)
 
     def state(self) -> dict[str, np.ndarray]:
         """Return all that another process needs to continue on the same data.
 
-        Values of layers that have not trained yet are left out: they come from the
-        weight file.
+        Layers that have not trained yet are left out: they come from the weight file.
         """
         progress = {
             "stage": self.number,
@@ -317,9 +295,7 @@ class StagedTraining:
         self._digests = progress["digests"]
         self._steps_before = progress["steps_before"]
         self._trained = set(progress["trained_before"])
-        results = [
-            training_loop.EpochResult(**values) for values in progress["results"]
-        ]
+        results = [EpochResult(**values) for values in progress["results"]]
         epochs_in_stage = int(training["counts"][0])
         self.results = results[: len(results) - epochs_in_stage]
         self._begin_stage(progress["stage"], snapshots.select(state, "weights/"))

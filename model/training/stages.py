@@ -29,13 +29,10 @@ class StagePlan:
     """A network with a new final layer, and where a stage cuts it.
 
     Attributes:
-        network: Architecture below the head.
-        spec: Preprocessing of the network's input.
         features: Layers that the new head sits on, from shallow to deep.
         train_from: Lowest layer that trains: the final layer or one below it.
         cut: Layer whose output the frozen trunk computes; architecture.INPUT if the
             trunk is empty.
-        num_classes: Number of classes of the new final layer.
         dropout: Share of the final layer's input that is dropped in training, 0..1.
         seed: Seed of new kernels and of dropout.
         pooling: Result of head.choose_pooling.
@@ -83,25 +80,17 @@ class StagePlan:
             return f"the head ({', '.join(head.weighted_layers(self.hidden))})"
         if self.cut == architecture.INPUT and not self.frozen:
             return "all layers"
-        frozen = sorted(self.frozen)
-        return f"{self.train_from} and the layers above it" + (
-            f"; frozen: {', '.join(frozen)}" * bool(frozen)
-        )
+        frozen = f"; frozen: {', '.join(sorted(self.frozen))}" * bool(self.frozen)
+        return f"{self.train_from} and the layers above it{frozen}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One stage of a training: settings, cut network and length.
-
-    Attributes:
-        config: Settings of the stage.
-        plan: The cut network.
-        num_training: Number of training photos.
-    """
+    """One stage of a training: settings, cut network and length."""
 
     config: settings.Config
     plan: StagePlan
-    num_training: int
+    num_training: int  # photos
 
     @property
     def name(self) -> str:
@@ -157,11 +146,7 @@ def plan_stages(
     num_classes: int,
     num_training: int,
 ) -> list[Stage]:
-    """Plan all stages of a training.
-
-    Raises:
-        errors.MismatchedCheckpoint: The settings name layers that do not exist.
-    """
+    """Plan all stages of a training on `num_training` photos."""
     return [
         Stage(
             config=stage,
@@ -175,11 +160,7 @@ def plan_stages(
 def plan_stage(
     start: starting_point.StartingPoint, config: settings.Config, num_classes: int
 ) -> StagePlan:
-    """Plan where a stage cuts the network.
-
-    Raises:
-        errors.MismatchedCheckpoint: The settings name layers that do not exist.
-    """
+    """Plan where a stage cuts the network."""
     train_from = config.train_from or start.train_from
     frozen: frozenset[str] = frozenset()
     if config.train:
@@ -188,10 +169,8 @@ def plan_stage(
     frozen |= _between(start.network, cut, train_from)
     if cut != architecture.INPUT:
         frozen -= set(start.network.weighted_layers(cut))
-    dropout = config.dropout
-    if dropout < 0:
-        sees_few = start.pooling != "none" and not config.hidden
-        dropout = _DROPOUT_OF_FEW if sees_few else _DROPOUT_OF_ALL
+    sees_few = start.pooling != "none" and not config.hidden
+    dropout = _DROPOUT_OF_FEW if sees_few else _DROPOUT_OF_ALL
     return StagePlan(
         network=start.network,
         spec=start.spec,
@@ -199,7 +178,7 @@ def plan_stage(
         train_from=train_from,
         cut=cut,
         num_classes=num_classes,
-        dropout=dropout,
+        dropout=dropout if config.dropout < 0 else config.dropout,
         seed=config.seed,
         pooling=start.pooling,
         hidden=config.hidden,
@@ -210,15 +189,9 @@ def plan_stage(
 def _match_patterns(
     start: starting_point.StartingPoint, config: settings.Config
 ) -> tuple[str, frozenset[str]]:
-    """Return the lowest step that --train names, and the layers above it that it omits.
-
-    Raises:
-        errors.MismatchedCheckpoint: A pattern fits no layer.
-    """
+    """Return the lowest step that --train names, and layers above it that it omits."""
     patterns = [pattern.strip() for pattern in config.train.split(",")]
-    steps = start.network.steps_between(
-        architecture.INPUT, start.features[-1], num_classes=0, dtype="float32"
-    )
+    steps = start.network.steps_between(architecture.INPUT, start.features[-1])
     layers = {step.name: composite_layers.weighted_layers(step) for step in steps}
     layers = {step: names for step, names in layers.items() if names}
     layers |= {name: [name] for name in head.weighted_layers(config.hidden)}
@@ -246,9 +219,6 @@ def cut_below(
 
     If the head sits on several layers and not all of them are frozen, the cut lies no
     higher than the first of them, so that the tail computes all that the head sees.
-
-    Raises:
-        errors.MismatchedCheckpoint: The network has no such layer below the head.
     """
     if train_from == head.FINAL_LAYER:
         return features[-1]
@@ -276,7 +246,7 @@ def _between(
     """Return the layers with weights above the cut and below those that train."""
     if train_from == head.FINAL_LAYER:
         return frozenset()
-    steps = network.steps_between(cut, train_from, num_classes=0, dtype="float32")
+    steps = network.steps_between(cut, train_from)
     return frozenset(
         layer for step in steps[:-1] for layer in composite_layers.weighted_layers(step)
     )

@@ -38,34 +38,40 @@ class StartingPoint:
     restored: restore.RestoredWeights | None
     weights: named_weights.Weights | None
 
-    def from_scratch(self) -> "StartingPoint":
-        """Return the same network with random weights; the same layers train."""
-        return dataclasses.replace(self, restored=None, weights=None)
-
-    def describe_weights(self) -> dict[str, Any]:
-        """Return facts about the weight file, as JSON can hold them."""
-        if self.weights is None or self.restored is None:
+    @property
+    def source(self) -> dict[str, Any]:
+        """What identifies the weights, as JSON can hold it."""
+        if self.weights is None:
             return {"ckpt": "none"}
-        checkpoint = self.weights.checkpoint
         return {
             "ckpt": self.weights.name,
             "variant": self.weights.variant,
             "path": str(self.weights.path),
-            "tensors_sha256": checkpoint.digest(),
+            "tensors_sha256": self.weights.checkpoint.digest(),
+        }
+
+    def describe_weights(self) -> dict[str, Any]:
+        """Return all facts about the weight file, as JSON can hold them."""
+        if self.weights is None or self.restored is None:
+            return self.source
+        checkpoint = self.weights.checkpoint
+        return self.source | {
             "format": checkpoint.format,
             "metadata": checkpoint.metadata,
             "naming": self.restored.naming.source,
             "set_aside": list(checkpoint.ignored_entries),
         }
 
+    def from_scratch(self) -> "StartingPoint":
+        """Return the same network with random weights; the same layers train."""
+        return dataclasses.replace(self, restored=None, weights=None)
+
     def notes(self) -> list[str]:
         """Return what users may not expect about the restored weights, line by line."""
         if self.restored is None:
             return []
-        lines = [
-            f"{line}; layers are matched by name"
-            for line in self.restored.near_misses()
-        ]
+        misses = self.restored.near_misses()
+        lines = [f"{line}; layers are matched by name" for line in misses]
         unused = [e.tensor for e in self.restored.entries if e.status == "unused"]
         if unused:
             names = ", ".join(unused[:3]) + ", ..." * (len(unused) > 3)
@@ -78,23 +84,14 @@ class StartingPoint:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeadPosition:
-    """Where the head of a run sits.
+    """Where the head of an earlier run sits, as in StartingPoint."""
 
-    Attributes:
-        features: Names of the layers below the head, with commas.
-        pooling: Result of head.choose_pooling.
-    """
-
-    features: str
+    features: tuple[str, ...]
     pooling: str
 
 
 def choose(config: settings.Config, class_names: Sequence[str]) -> StartingPoint:
-    """Find the network of the weights, and restore what fits.
-
-    Raises:
-        errors.CheckpointError: The weights cannot be used.
-    """
+    """Find the network of the weights, and restore what fits."""
     # A training starts from the first of these that the flags name:
     # 1. --resume=RUN: the run's last snapshot. `train_run.resume` continues with the
     #    run's settings; layers that have not trained yet come from 2 to 5.
@@ -103,14 +100,21 @@ def choose(config: settings.Config, class_names: Sequence[str]) -> StartingPoint
     # 3. --ckpt=NAME: named weights, which are downloaded once.
     # 4. --ckpt=FILE: a weight file, or the prefix of a TensorFlow checkpoint.
     # 5. --ckpt=none: random weights.
-    weights = None if config.ckpt == "none" else named_weights.resolve(config.ckpt)
-    restored = _restore(config, weights) if weights else None
-    if restored:
-        network, spec = restored.network, restored.spec
-    else:
+    weights = restored = previous = None
+    if config.ckpt == "none":
         network = registry.by_name(config.arch or "alexnet_owt")
         spec = config.overrides.apply(network.input_spec)
-    previous = _find_head_position(weights) if weights else None
+    else:
+        weights = named_weights.resolve(config.ckpt)
+        previous = _find_head_position(weights.path)
+        restored = restore.restore_checkpoint(
+            weights.checkpoint,
+            str(weights.path),
+            arch=config.arch,
+            skip=tuple(filter(None, config.skip.split(","))),
+            overrides=config.overrides,
+        )
+        network, spec = restored.network, restored.spec
     features = _choose_features(config, network, restored, previous)
     if restored:
         restored.require(features[-1])
@@ -118,15 +122,11 @@ def choose(config: settings.Config, class_names: Sequence[str]) -> StartingPoint
     if previous and config.keep_head and requested == "auto":
         requested = previous.pooling
     pooling = head.choose_pooling(network, spec, features, requested)
-    if restored and weights and config.keep_head:
-        restored = _restore_head(
-            restored,
-            weights,
-            features,
-            pooling=pooling,
-            hidden=config.hidden,
-            class_names=class_names,
-        )
+    if weights and restored and config.keep_head:
+        _check_position_and_classes(weights.path, previous, features, class_names)
+        num_features = head.num_features(network, spec, features, pooling)
+        shapes = _head_shapes(num_features, config.hidden, len(class_names))
+        restored = _restore_head(restored, weights, shapes)
     return StartingPoint(
         network=network,
         spec=spec,
@@ -135,18 +135,6 @@ def choose(config: settings.Config, class_names: Sequence[str]) -> StartingPoint
         train_from=_lowest_new(network, features[-1], restored),
         restored=restored,
         weights=weights,
-    )
-
-
-def _restore(
-    config: settings.Config, weights: named_weights.Weights
-) -> restore.RestoredWeights:
-    return restore.restore_checkpoint(
-        weights.checkpoint,
-        str(weights.path),
-        arch=config.arch,
-        skip=tuple(filter(None, config.skip.split(","))),
-        overrides=config.overrides,
     )
 
 
@@ -160,15 +148,11 @@ def _choose_features(
 
     These are the requested ones; else those of the run's head; else the deepest
     restored layer, with others if the network's heads are better on several.
-
-    Raises:
-        errors.MismatchedCheckpoint: The network has no such layer, or no head can sit
-            there.
     """
     positions = network.head_positions()
     requested = _split(config.features)
-    if previous and not requested and set(_split(previous.features)) <= {*positions}:
-        requested = _split(previous.features)
+    if previous and not requested and set(previous.features) <= set(positions):
+        requested = previous.features
     if requested:
         if not set(requested) <= set(positions):
             raise errors.MismatchedCheckpoint(
@@ -182,8 +166,8 @@ def _choose_features(
     return (deepest,)
 
 
-def _split(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _lowest_new(
@@ -199,9 +183,8 @@ def _lowest_new(
     return head.FINAL_LAYER
 
 
-def _find_head_position(weights: named_weights.Weights) -> HeadPosition | None:
+def _find_head_position(path: Path) -> HeadPosition | None:
     """Return where the head of a run sits; None if the weights are not a run's."""
-    path = Path(weights.path)
     if path.name != run_folder.MODEL_NAME:
         return None
     try:
@@ -214,7 +197,30 @@ def _find_head_position(weights: named_weights.Weights) -> HeadPosition | None:
         return None  # deeply nested JSON, which no run has
     if not isinstance(features, str) or pooling not in head.POOLINGS:
         return None
-    return HeadPosition(features=features, pooling=pooling)
+    return HeadPosition(features=_split(features), pooling=pooling)
+
+
+def _check_position_and_classes(
+    path: Path,
+    previous: HeadPosition | None,
+    features: tuple[str, ...],
+    class_names: Sequence[str],
+) -> None:
+    """Refuse a run's head on other layers or classes."""
+    if previous and previous.features != features:
+        raise errors.MismatchedCheckpoint(
+            f"--keep_head: the head of {path} sits on {','.join(previous.features)}, "
+            f"the new one on {','.join(features)}. Use the same --features."
+        )
+    path = path.with_name("labels.txt")
+    if path.is_file():
+        labels = path.read_text("utf-8", errors="surrogateescape").splitlines()
+        if labels != list(class_names):
+            raise errors.MismatchedCheckpoint(
+                f"--keep_head: the classes of {path} and of the data set differ. "
+                f"Expected the same classes in the same order, found "
+                f"{', '.join(labels)} and {', '.join(class_names)}."
+            )
 
 
 def _head_shapes(
@@ -222,9 +228,8 @@ def _head_shapes(
 ) -> dict[str, dict[str, tuple[int, ...]]]:
     """Return {layer: {variable: shape}} of a head."""
     sizes = [(head.HIDDEN_LAYER, hidden)] * bool(hidden)
-    sizes.append((head.FINAL_LAYER, num_classes))
     layers = {}
-    for layer, units in sizes:
+    for layer, units in [*sizes, (head.FINAL_LAYER, num_classes)]:
         layers[layer] = {"kernel": (num_features, units), "bias": (units,)}
         num_features = units
     return layers
@@ -233,25 +238,14 @@ def _head_shapes(
 def _restore_head(
     restored: restore.RestoredWeights,
     weights: named_weights.Weights,
-    features: Sequence[str],
-    *,
-    pooling: str,
-    hidden: int,
-    class_names: Sequence[str],
+    shapes: dict[str, dict[str, tuple[int, ...]]],
 ) -> restore.RestoredWeights:
-    """Return the restored weights together with those of the file's head.
-
-    Raises:
-        errors.MismatchedCheckpoint: The file has no head, or one for other layers or
-            classes.
-    """
-    _check_position_and_classes(weights, features, class_names)
-    num_features = head.num_features(restored.network, restored.spec, features, pooling)
-    expected = _head_shapes(num_features, hidden, len(class_names))
+    """Return the restored weights together with those of the file's head."""
     tensors = weights.checkpoint.tensors
     values: dict[str, dict[str, np.ndarray]] = {}
     entries = {entry.tensor: entry for entry in restored.entries}
-    for layer, variables in expected.items():
+    for layer, variables in shapes.items():
+        values[layer] = {}
         for variable, shape in variables.items():
             name = f"{layer}/{variable}"
             tensor = tensors.get(name)
@@ -262,36 +256,13 @@ def _restore_head(
                     f"{name} of {list(shape)}, found {has}. Use the model.keras of a "
                     "run with the same --features, --pooling, --hidden and classes."
                 )
-            values.setdefault(layer, {})[variable] = restore.finite_float32(
-                tensor, name
-            )
+            values[layer][variable] = restore.finite_float32(tensor, name)
             entries[name] = dataclasses.replace(
                 entries[name], status="restored", variable=name, shape=shape
             )
     return dataclasses.replace(
         restored,
         values=restored.values | values,
-        shapes=restored.shapes | expected,
+        shapes=restored.shapes | shapes,
         entries=tuple(entries.values()),
     )
-
-
-def _check_position_and_classes(
-    weights: named_weights.Weights, features: Sequence[str], class_names: Sequence[str]
-) -> None:
-    """Raises MismatchedCheckpoint for a run's head on other layers or classes."""
-    position = _find_head_position(weights)
-    if position and position.features != ",".join(features):
-        raise errors.MismatchedCheckpoint(
-            f"--keep_head: the head of {weights.path} sits on {position.features}, the "
-            f"new one on {','.join(features)}. Use the same --features."
-        )
-    path = Path(weights.path).with_name("labels.txt")
-    if path.is_file():
-        labels = path.read_text("utf-8", errors="surrogateescape").splitlines()
-        if labels != list(class_names):
-            raise errors.MismatchedCheckpoint(
-                f"--keep_head: the classes of {path} and of the data set differ. "
-                f"Expected the same classes in the same order, found "
-                f"{', '.join(labels)} and {', '.join(class_names)}."
-            )

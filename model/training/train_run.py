@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from model.loop import device
 from model.networks import architecture, head
@@ -24,35 +23,30 @@ SCRATCH = "scratch"  # run folder, inside the run, of the network from a random 
 
 
 def train(config: settings.Config) -> Path:
-    """Train as configured; return the run folder.
-
-    Raises:
-        DataError: The records or the run folder cannot be used.
-        errors.CheckpointError: The weights cannot be used.
-        training_loop.NonFiniteLoss: The loss is infinite or NaN.
-    """
+    """Train as configured; return the run folder."""
     records = read_records(config.data)
     directory = run_folder.new_directory(config.run_dir, config.ckpt)
     networks = prepare(config, records, directory)
+    photos = {  # on which the run cannot be tested
+        split: sorted({row.sha256 for row in records.included(split)})
+        for split in ("train", "validation")
+    }
     for network in networks:
         start_folder(config, records, network)
-        network.folder.write_json("photos.json", _photos(records))
+        network.folder.write_json("photos.json", photos)
     training_session.TrainingSession(config, networks).run()
     return directory
 
 
 def resume(run_dir: Path) -> Path:
-    """Continue a stopped training, as if it had never stopped; return its folder.
-
-    Raises:
-        DataError: Training is complete or running, or the records have changed.
-        errors.CheckpointError: The weights that it started from are gone or changed.
-        training_loop.NonFiniteLoss: The loss is infinite or NaN.
-    """
+    """Continue a stopped training, as if it had never stopped; return its folder."""
     directory, facts = finished_run.read_unfinished(run_dir)
-    config = settings.from_run(directory, facts)
-    # The default position of a head may differ from the one chosen then.
-    config = dataclasses.replace(config, features=facts["features"])
+    # The defaults for these may differ from what was chosen then.
+    config = dataclasses.replace(
+        settings.from_run(directory / run_folder.CONFIG_NAME, facts["settings"]),
+        features=facts["features"],
+        precision=facts["precision"],
+    )
     records = read_records(facts["data"]["path"])
     run_records.check(directory, facts["data"]["manifest_digest"], records)
     if facts["versions"] != run_folder.versions():
@@ -60,9 +54,8 @@ def resume(run_dir: Path) -> Path:
             f"warning: {directory} was started with other versions of Graft, "
             "TensorFlow, Keras or NumPy; the result may differ in its last digits"
         )
-    config = dataclasses.replace(config, precision=facts["precision"])
     networks = prepare(config, records, directory)
-    if _source_of_weights(networks[0].start) != facts["weights"]:
+    if networks[0].start.source != facts["weights"]:
         raise run_folder.RunError(
             f"{directory}: --ckpt={config.ckpt} holds other weights than when training "
             "started. Put the old file back, or train again."
@@ -72,11 +65,7 @@ def resume(run_dir: Path) -> Path:
 
 
 def read_records(folder: str) -> manifest.Manifest:
-    """Read records that can be trained on.
-
-    Raises:
-        DataError: They are missing or damaged, or a class has too few photos.
-    """
+    """Read records, and refuse those that cannot be trained on."""
     records = manifest.read(Path(folder))
     manifest.check_files(records)
     trained = {row.class_name for row in records.included("train")}
@@ -86,16 +75,12 @@ def read_records(folder: str) -> manifest.Manifest:
             "Add photos and convert again."
         )
     if not records.included("validation"):
-        counts = records.counts().values()
-        enough = any(sum(splits.values()) >= len(splits) for splits in counts)
+        advice = "Add photos and convert again."
+        if any(sum(n.values()) >= len(n) for n in records.counts().values()):
+            advice = f"Make a new split: python -m pipeline.split {records.directory}"
         raise DataError(
             f"{records.directory}: no validation photo. A class needs three photos to "
-            "have one in each split. "
-            + (
-                f"Make a new split: python -m pipeline.split {records.directory}"
-                if enough
-                else "Add photos and convert again."
-            )
+            f"have one in each split. {advice}"
         )
     return records
 
@@ -106,9 +91,6 @@ def prepare(
     """Return the network to train, and the one to compare it with; log what trains.
 
     Nothing trains yet, and the run folder `directory` is not created.
-
-    Raises:
-        errors.CheckpointError: The weights cannot be used.
     """
     setup = device.set_up(config.precision, run_folder.cache_dir(directory))
     start = starting_point.choose(config, records.class_names)
@@ -147,7 +129,6 @@ def _header(
     setup, start = networks[0].setup, networks[0].start
     group, spec = setup.process_group, start.spec
     process = f"; process {group.rank + 1} of {group.size}" * (group.size > 1)
-    counts = [len(records.included(split)) for split in manifest.SPLITS]
     lines = {"device": f"{setup.device_name}, {setup.precision}{process}"}
     if setup.precision == "float16":
         trained = {stage.plan.describe() for stage in networks[0].stages}
@@ -164,8 +145,7 @@ def _header(
         f"{head.describe(start.features, start.pooling)}",
         **_stage_lines(networks[0].stages),
         "photos": ", ".join(
-            f"{count:,} {split}"
-            for count, split in zip(counts, manifest.SPLITS, strict=True)
+            f"{len(records.included(split)):,} {split}" for split in manifest.SPLITS
         ),
     }
     width = max(map(len, lines))
@@ -187,33 +167,27 @@ def _weights_in_words(start: starting_point.StartingPoint) -> str:
 
 def _stage_lines(planned: Sequence[stages.Stage]) -> dict[str, str]:
     """Return {label: text}: what trains, at which rate, for how long."""
-    facts = [
-        {
-            "trains": stage.plan.describe(),
-            "learning rate": f"{stage.base_rate:.3g} ({stage.config.learning.policy}, "
-            f"{stage.config.learning.optimizer})",
-            "epochs": f"{stage.epochs} ({stage.steps:,} steps of "
-            f"{stage.config.batch_size} photos)",
-        }
-        for stage in planned
-    ]
-    if len(facts) == 1:
-        return facts[0]
-    return {
-        f"stage {number}": f"{stage.name}: {fact['trains']}; learning rate "
-        f"{fact['learning rate']}; epochs {fact['epochs']}"
-        for number, (stage, fact) in enumerate(zip(planned, facts, strict=True), 1)
-    }
+    lines = {}
+    for number, stage in enumerate(planned, start=1):
+        learning = stage.config.learning
+        trains = stage.plan.describe()
+        rate = f"{stage.base_rate:.3g} ({learning.policy}, {learning.optimizer})"
+        size = stage.config.batch_size
+        epochs = f"{stage.epochs} ({stage.steps:,} steps of {size} photos)"
+        if len(planned) == 1:
+            return {"trains": trains, "learning rate": rate, "epochs": epochs}
+        lines[f"stage {number}"] = (
+            f"{stage.name}: {trains}; learning rate {rate}; epochs {epochs}"
+        )
+    return lines
 
 
 def _warnings(network: staged_training.StagedTraining) -> Iterator[str]:
     """Yield what is likely to spoil the training of a network."""
     cut = network.stages[0].plan.cut
     if network.start.restored is None and cut != architecture.INPUT:
-        yield (
-            f"{network.name}: " * bool(network.name)
-            + f"the layers up to {cut} are random and stay frozen"
-        )
+        name = f"{network.name}: " * bool(network.name)
+        yield f"{name}the layers up to {cut} are random and stay frozen"
     for stage in network.stages:
         warmup = stage.config.learning.warmup_steps
         if warmup >= stage.steps:
@@ -228,11 +202,7 @@ def start_folder(
     records: manifest.Manifest,
     network: staged_training.StagedTraining,
 ) -> None:
-    """Create the run folder of a network, with config.json and labels.txt.
-
-    Raises:
-        RunError: Another training has started there.
-    """
+    """Create the run folder of a network, with config.json and labels.txt."""
     start, setup = network.start, network.setup
     resize_min = records.info.settings.get("resize_min", file_headers.RESIZE_MIN)
     facts = {
@@ -251,7 +221,7 @@ def start_folder(
             for stage in network.stages
         ],
         "input_spec": dataclasses.asdict(start.spec),
-        "weights": _source_of_weights(start),
+        "weights": start.source,
         "data": {
             "path": str(records.directory.resolve()),
             "manifest_digest": records.digest,
@@ -262,18 +232,3 @@ def start_folder(
         "versions": run_folder.versions(),
     }
     network.folder.start(facts, records.class_names)
-
-
-def _source_of_weights(start: starting_point.StartingPoint) -> dict[str, Any]:
-    """Return what identifies the weights that a run started from."""
-    facts = start.describe_weights()
-    names = ("ckpt", "variant", "path", "tensors_sha256")
-    return {name: facts[name] for name in names if name in facts}
-
-
-def _photos(records: manifest.Manifest) -> dict[str, list[str]]:
-    """Return {split: SHA-256 of the photos}, on which the run cannot be tested."""
-    return {
-        split: sorted({row.sha256 for row in records.included(split)})
-        for split in ("train", "validation")
-    }

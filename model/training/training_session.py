@@ -1,6 +1,7 @@
 """Run a training to its end: the epochs of one network, or of two in turn."""
 
 import contextlib
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -37,6 +38,7 @@ class TrainingSession:
         self._networks = networks
         self._config = config
         self._directory: Path = networks[0].folder.directory
+        self._snapshots_dir = self._directory / run_folder.CHECKPOINTS
         self._clock = snapshots.Clock(
             minutes=config.snapshot_minutes, steps=config.snapshot_steps
         )
@@ -53,14 +55,12 @@ class TrainingSession:
         """Train from the beginning or from the last snapshot, to the end.
 
         Raises:
-            training_loop.NonFiniteLoss: The loss is infinite or NaN.
-            run_folder.RunError: Another process trains this run, or its snapshots are
-                of another training.
             command_line.Stopped: By a signal. What was reached is a usable run, and a
                 snapshot has been written.
         """
-        with self._locked() as folder, self._ending(folder):
-            self._begin(folder)
+        lock = snapshots.locked if self._is_chief else contextlib.nullcontext
+        with lock(self._directory), self._ending():
+            self._begin()
             while waiting := [n for n in self._networks if not n.done]:
                 network = min(waiting, key=lambda n: len(n.results))
                 if network.training.done:
@@ -69,26 +69,20 @@ class TrainingSession:
                     self._begin_stage(network)
                 for num_photos in network.training.train_epoch():
                     if self._clock.is_due(self._steps):
-                        self._snapshot(folder)
+                        self._snapshot()
                     self._bar.update(num_photos)
-                result = network.validate()  # which keeps the best weights
-                self._record(network, result)
+                network.validate()  # which keeps the best weights
+                self._record(network)
                 self._save_best(network)
                 if network.training.done and not network.done:  # between two stages
-                    self._snapshot(folder)
+                    self._snapshot()
 
     @property
     def _steps(self) -> int:
         return sum(network.steps for network in self._networks)
 
-    def _locked(self) -> contextlib.AbstractContextManager[Path]:
-        """Lock the folder of snapshots for the chief; yield it."""
-        if self._is_chief:
-            return snapshots.locked(self._directory)
-        return contextlib.nullcontext(self._directory / run_folder.CHECKPOINTS)
-
     @contextlib.contextmanager
-    def _ending(self, folder: Path) -> Iterator[None]:
+    def _ending(self) -> Iterator[None]:
         """Leave a usable run behind, however the training inside ends."""
         try:
             with command_line.graceful(), self._clock.listening():
@@ -100,7 +94,7 @@ class TrainingSession:
                     self._write()
         except command_line.Stopped as stopped:
             if stopped.in_order and all(n.has_begun for n in self._networks):
-                self._snapshot(folder)
+                self._snapshot()
             raise
         except training_loop.NonFiniteLoss as error:
             self._remove_snapshots()  # resuming would lead to the same
@@ -109,22 +103,22 @@ class TrainingSession:
         except distributed.LOST as error:
             raise distributed.WorkerLost(
                 f"{self._directory}: another process of this training does not answer "
-                f"({str(error)[:200]}). Start all of them again with --resume."
+                f"({error!s:.200}). Start all of them again with --resume."
             ) from error
         else:
             self._remove_snapshots()
         finally:
             for board in self._boards.values():
                 board.close()
-            self._leave(folder)
+            self._leave()
 
     def _remove_snapshots(self) -> None:
         if self._is_chief:
-            snapshots.remove(self._directory / run_folder.CHECKPOINTS)
+            shutil.rmtree(self._snapshots_dir)
 
-    def _begin(self, folder: Path) -> None:
+    def _begin(self) -> None:
         """Begin all networks, or restore them from the last snapshot."""
-        state = snapshots.read_latest(folder)
+        state = snapshots.read_latest(self._snapshots_dir)
         if state is None and self._resumed:
             command_line.log("no snapshot exists yet; starting from the beginning")
         for number, network in enumerate(self._networks):
@@ -178,13 +172,12 @@ class TrainingSession:
             for network in self._networks
         )
 
-    def _record(
-        self, network: staged_training.StagedTraining, result: training_loop.EpochResult
-    ) -> None:
+    def _record(self, network: staged_training.StagedTraining) -> None:
         """Write the figures of an epoch; log them when all networks have them."""
+        result = network.results[-1]
         network.folder.append_metrics(result)
         if self._is_chief:
-            self._boards[network.name].write_epoch(result, network.epoch_details())
+            network.write_epoch(self._boards[network.name])
         self._bar.total = self._photos_of_stage()
         behind = [n for n in self._networks if len(n.results) < result.epoch]
         if all(other.done for other in behind):
@@ -220,7 +213,7 @@ class TrainingSession:
             network.folder.point_latest()
             self._saved[network.name] = (time.monotonic(), network.best.epoch)
 
-    def _snapshot(self, folder: Path) -> None:
+    def _snapshot(self) -> None:
         if not self._is_chief:
             return
         state = {
@@ -228,7 +221,8 @@ class TrainingSession:
             for number, network in enumerate(self._networks)
             for name, value in network.state().items()
         }
-        snapshots.write(folder, self._steps, state, keep=self._config.snapshots_kept)
+        kept = self._config.snapshots_kept
+        snapshots.write(self._snapshots_dir, self._steps, state, keep=kept)
         self._networks[0].folder.point_latest()
 
     def _write(self) -> None:
@@ -243,8 +237,9 @@ class TrainingSession:
             with file_system.replacing(self._directory / "curves.png") as partial:
                 learning_curves.draw(results, partial)
 
-    def _leave(self, folder: Path) -> None:
+    def _leave(self) -> None:
         """Say how to continue a stopped training; remove empty run folders."""
+        folder = self._snapshots_dir
         if not self._is_chief:
             return
         if folder.exists() and any(folder.iterdir()):

@@ -17,22 +17,16 @@ def read_events(folder):
     return found
 
 
-def details(**how):
-    how = {
-        "rates": {1.0: 0.1},
-        "weights": {"logits/kernel": np.arange(6.0)},
-        "confusion": np.array([[3, 1], [0, 2]]),
-    } | how
-    return tensorboard_log.Details(**how)
-
-
 def test_what_is_written_can_be_read_back(tmp_path):
-    written = tensorboard_log.Board(tmp_path)
-    written.write_epoch(test_learning_curves.result(1), details())
-    written.write_epoch(
-        test_learning_curves.result(2), details(rates={1.0: 0.05, 10.0: 0.5})
-    )
-    written.write_first_batch(np.zeros((4, 6, 3), np.uint8), 0)
+    board = tensorboard_log.Board(tmp_path)
+    for epoch, rates in ((1, {1.0: 0.1}), (2, {1.0: 0.05, 10.0: 0.5})):
+        board.write_epoch(
+            test_learning_curves.result(epoch),
+            rates=rates,
+            weights={"logits/kernel": np.arange(6.0)},
+            confusion=np.array([[3, 1], [0, 2]]),
+        )
+    board.write_first_batch(np.zeros((4, 6, 3), np.uint8), 0)
     found = read_events(tmp_path / "tensorboard" / "training")
     weights = found.pop("logits/kernel")
     assert [step for step, _ in weights] == [1, 2]

@@ -171,14 +171,14 @@ def test_flags_that_cannot_be(parse):
 def test_a_run_keeps_them(parse, tmp_path):
     found = parse(RECIPE, "--mean=1,2,3")
     about = json.loads(json.dumps({"settings": dataclasses.asdict(found)}))
-    assert settings.from_run(tmp_path, about) == found
+    assert settings.from_run(tmp_path, about["settings"]) == found
 
 
 @pytest.mark.parametrize("change", [{"epochs": 0}, {"new": 1}, {"stages": 3}], ids=str)
 def test_a_run_of_another_version(tmp_path, change):
     values = dataclasses.asdict(settings.Config()) | change
     with pytest.raises(DataError, match="another version of Graft"):
-        settings.from_run(tmp_path, {"settings": values})
+        settings.from_run(tmp_path, values)
 
 
 def test_resume_takes_no_other_flags():
