@@ -80,7 +80,9 @@ def test_a_run_without_a_model_is_refused(tmp_path):
 )
 def test_a_damaged_config_is_an_error(directory, text):
     (directory / "config.json").write_text(text, encoding="latin-1")
-    with pytest.raises(RunError, match=r"a/config\.json: cannot be read \(.+\)\. Train again"):
+    with pytest.raises(
+        RunError, match=r"a/config\.json: cannot be read \(.+\)\. Train again"
+    ):
         finished_run.read(str(directory))
 
 
