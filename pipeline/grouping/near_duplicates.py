@@ -18,7 +18,7 @@ as converting it. Thumbnails kept by the workers would cost all conversions a li
 import concurrent.futures
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -47,7 +47,6 @@ class NearDuplicates:
         indices: int64 [num_thumbnails], rows of the thumbnails.
         thumbnails: thumbnails of the photos whose hashes are close to another's.
         proposed: PAIR [n], pairs of thumbnails that could be similar.
-        comparisons: number of comparisons of hashes.
     """
 
     pairs: np.ndarray
@@ -55,7 +54,6 @@ class NearDuplicates:
     indices: np.ndarray
     thumbnails: Thumbnails
     proposed: np.ndarray
-    comparisons: int
 
     def among(self, is_included: np.ndarray) -> Self:
         """Return the same without skipped photos, and without links they alone made.
@@ -106,16 +104,13 @@ def find(
         indices=indices,
         thumbnails=thumbnails,
         proposed=proposed,
-        comparisons=close.comparisons,
     )
 
 
 def _different_files(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first photo of each SHA-256, and a number for its class.
+    """Return, for the first photo of each SHA-256, its index and a number of its class.
 
-    Returns:
-        int64 [n] twice: index of the row, and a number that photos of the same class
-        share. A photo that is filed under several classes has a number of its own.
+    A photo that is filed under several classes has a number of its own.
     """
     first: dict[str, int] = {}
     several_classes: set[int] = set()
@@ -169,7 +164,7 @@ def _pairs(
     pairs = []
     for distance in range(1, min(_NEAREST + 1, len(order))):
         same = np.flatnonzero(ordered[distance:] == ordered[:-distance])
-        pairs.append(_as_pairs(order[same], order[same + distance], 0, 0))
+        pairs.append(_as_pairs(order[same], order[same + distance]))
 
     starts = np.searchsorted(ordered, (close.first, close.second))
     counts = np.searchsorted(ordered, (close.first, close.second), "right") - starts
@@ -181,23 +176,14 @@ def _pairs(
     first, second = perceptual_hash.expand(
         begin, np.minimum(ends[pair] - begin, _NEAREST)
     )
-    pairs.append(
-        _as_pairs(
-            order[places[first]],
-            order[second],
-            close.orientations[pair[first]],
-            close.distances[pair[first]],
-        )
-    )
+    turn, bits = close.orientations[pair[first]], close.distances[pair[first]]
+    pairs.append(_as_pairs(order[places[first]], order[second], turn, bits))
     joined = np.concatenate(pairs)
     return joined[np.argsort(joined["bits"], kind="stable")]
 
 
 def _as_pairs(
-    first: np.ndarray,
-    second: np.ndarray,
-    turn: np.ndarray | int,
-    bits: np.ndarray | int,
+    first: np.ndarray, second: np.ndarray, turn: Any = 0, bits: Any = 0
 ) -> np.ndarray:
     pairs = np.zeros(len(first), PAIR)
     pairs["first"], pairs["second"] = first, second
@@ -218,15 +204,18 @@ def _compare(
     agreeing, alike = [np.zeros((0, 2), np.int64)], [np.zeros((0, 2), np.int64)]
     for start in range(0, len(pairs), AT_ONCE):
         block = pairs[start : start + AT_ONCE]
-        crossing = _are_crossing(block, thumbnails.labels)
-        block = block[(roots[block["first"]] != roots[block["second"]]) | crossing]
-        apart = roots[block["first"]] != roots[block["second"]]
-        agree, closely = thumbnail_comparison.compare_pairs(block, apart, thumbnails)
-        crossing = _are_crossing(block, thumbnails.labels)
         places = np.stack([block["first"], block["second"]], axis=1)
-        agreeing.append(places[agree])
-        alike.append(places[crossing & closely])
-        roots = _join(roots, *places[agree].T)
+        labels = thumbnails.labels[places]
+        # Only photos that are not turned against each other may have the same pixels.
+        crossing = (block["turn"] == 0) & (labels[:, 0] != labels[:, 1])
+        apart = np.diff(roots[places])[:, 0] != 0
+        useful = apart | crossing
+        agree, closely = thumbnail_comparison.compare_pairs(
+            block[useful], apart[useful], thumbnails
+        )
+        agreeing.append(places[useful][agree])
+        alike.append(places[useful][closely & crossing[useful]])
+        roots = _join(roots, *agreeing[-1].T)
     return np.concatenate(agreeing), np.concatenate(alike)
 
 
@@ -240,11 +229,6 @@ def _join(roots: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarra
         np.minimum.at(roots, np.maximum(root, other), np.minimum(root, other))
         while (roots[roots] != roots).any():
             roots = roots[roots]
-
-
-def _are_crossing(pairs: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return whether pairs are of different classes, and neither photo is turned."""
-    return (pairs["turn"] == 0) & (labels[pairs["first"]] != labels[pairs["second"]])
 
 
 def _identical(

@@ -45,11 +45,11 @@ class PhotoGroups:
 
     def same_pixels(self, rows: Sequence[Row]) -> list[Group]:
         """Return groups of copies, and of the same pixels in several classes."""
-        pairs = [
-            (first, second)
-            for first, second in self.similar.identical.tolist()
-            if rows[first].is_included and rows[second].is_included
-        ]
+        pairs = (
+            pair
+            for pair in self.similar.identical.tolist()
+            if all(rows[index].is_included for index in pair)
+        )
         return connect(itertools.chain(_copies(rows), pairs))
 
     def together(self, rows: Sequence[Row]) -> list[Group]:
@@ -58,8 +58,8 @@ class PhotoGroups:
             key if row.is_included else None
             for row, key in zip(rows, self.user_keys, strict=True)
         )
-        pairs = (_copies(rows), self.similar.pairs.tolist(), _pairs_of_equal(keys))
-        return connect(itertools.chain(*pairs))
+        similar = self.similar.pairs.tolist()
+        return connect(itertools.chain(_copies(rows), similar, _pairs_of_equal(keys)))
 
 
 def same_files(rows: Sequence[Row]) -> list[Group]:
@@ -100,12 +100,9 @@ def _pairs_of_equal(keys: Iterable[Hashable]) -> Iterator[tuple[int, int]]:
 
 
 def find_user_keys(source: Source, pattern: str) -> list[UserKey]:
-    """Return for each photo what a pattern finds in its path.
+    """Return for each photo what a regular expression finds in its path; "": nothing.
 
-    Args:
-        source: photos to group.
-        pattern: regular expression; "" groups nothing. A photo's key are the groups of
-            the first match, or the whole match if the pattern has no groups.
+    That is the groups of the first match, or the whole match if there are no groups.
 
     Raises:
         DataError: the pattern matches no path.

@@ -4,8 +4,8 @@ Functions that decide about rows change the given list in place: a data set may 
 hundreds of thousands of rows.
 """
 
-import collections
 import dataclasses
+import statistics
 from collections.abc import Mapping, Sequence
 
 from pipeline.grouping import split_assignment
@@ -39,8 +39,7 @@ def find_contradicting(rows: Sequence[Row], groups: Sequence[Group]) -> Reasons:
         class_names = sorted({rows[index].class_name for index in group})
         if len(class_names) > 1:
             text = f"the same photo is filed under {', '.join(class_names)}"
-            reason = Reason(Code.CONFLICTING_LABELS, text)
-            reasons |= dict.fromkeys(group, reason)
+            reasons |= dict.fromkeys(group, Reason(Code.CONFLICTING_LABELS, text))
     return reasons
 
 
@@ -89,12 +88,11 @@ def check_classes(rows: Sequence[Row], source: Source) -> None:
     if not empty:
         return
     skipped = [row for row in rows if row.class_name == empty[0]]
-    counts = collections.Counter(row.codes[0] for row in skipped)
-    ((code, _),) = counts.most_common(1)
-    example = next(row for row in skipped if row.codes[0] == code)
+    example_of = {row.codes[0]: row for row in reversed(skipped)}
+    code = statistics.mode(row.codes[0] for row in skipped)
     raise DataError(
         f"{source.root}: class {empty[0]}: none of {len(skipped)} files can be used. "
-        f"Most frequent reason: {example.reason}"
+        f"Most frequent reason: {example_of[code].reason}"
     )
 
 
@@ -169,8 +167,8 @@ def _place_copies(rows: list[Row]) -> None:
         if row.is_included:
             first.setdefault(row.sha256, row)
     for index, row in enumerate(rows):
-        if not row.is_included and not row.split and row.sha256 in first:
-            copy = first[row.sha256]
+        copy = None if row.is_included or row.split else first.get(row.sha256)
+        if copy:
             rows[index] = dataclasses.replace(
                 row, group=row.sha256, split=copy.split, fold=copy.fold
             )

@@ -6,6 +6,7 @@ smallest SHA-256 of the group's photos.
 
 import collections
 import hashlib
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -46,55 +47,46 @@ def by_shares(
         salt: salt of the ranking.
 
     Returns:
-        {name of a group: its split}, one of SPLITS.
+        {name of a group: its split}.
     """
     assigned = dict(known or {})
     new = [name for name in groups if name not in assigned]
-    quotas = SplitQuotas(_targets(groups, shares), (groups[name] for name in new))
+    quotas = _SplitQuotas(groups, shares, (groups[name] for name in new))
     for name, split in assigned.items():
         quotas.add(groups[name], split)
-    least = quotas.least()
     ranked = _ranked(new, seed, salt)
-    large = [
-        name
-        for name in ranked
-        if len({*groups[name]}) > 1 or len(groups[name]) > least[groups[name][0]]
-    ]
-    is_large = set(large)
+    large = [name for name in ranked if quotas.is_large(groups[name])]
     for name in sorted(large, key=lambda name: -len(groups[name])):
         assigned[name] = quotas.place_large(groups[name])
     for name in ranked:
-        if name not in is_large:
+        if name not in assigned:
             assigned[name] = quotas.place_small(groups[name])
     return assigned
 
 
-class SplitQuotas:
+class _SplitQuotas:
     """Photos that each class should have, and has, while groups are placed in turn."""
 
     def __init__(
-        self, targets: Mapping[int, Mapping[str, int]], waiting: Iterable[Sequence[int]]
+        self,
+        groups: Groups,
+        shares: Mapping[str, float],
+        waiting: Iterable[Sequence[int]],
     ) -> None:
-        """Begin with nothing placed.
-
-        Args:
-            targets: {label: {split: photos that there should be}}.
-            waiting: labels of the photos of each group that will be placed.
-        """
-        self._targets = targets
-        self._counts = {label: dict.fromkeys(SPLITS, 0) for label in targets}
+        self._targets = _targets(groups, shares)
+        self._counts = {label: dict.fromkeys(SPLITS, 0) for label in self._targets}
         # {label: number of groups with photos of the class that are not placed yet}.
-        self._waiting = collections.Counter(
-            label for labels in waiting for label in {*labels}
-        )
-
-    def least(self) -> dict[int, int]:
-        """Return {label: photos of the smallest split beside training that it gets}."""
+        self._waiting = _count_groups(waiting)
+        # {label: photos of its smallest split beside training}.
         highest = max((max(t.values()) for t in self._targets.values()), default=1)
-        return {
+        self._least = {
             label: min(target[split] or highest for split in (_VALIDATION, _TEST))
             for label, target in self._targets.items()
         }
+
+    def is_large(self, labels: Sequence[int]) -> bool:
+        """Return whether a group has several classes or more photos than a split."""
+        return len({*labels}) > 1 or len(labels) > self._least[labels[0]]
 
     def add(self, labels: Sequence[int], split: str) -> None:
         """Count a group that has its split already."""
@@ -191,14 +183,15 @@ def _ranked(names: Iterable[str], seed: int, salt: str) -> list[str]:
     return sorted(names, key=rank)
 
 
+def _count_groups(groups: Iterable[Sequence[int]]) -> collections.Counter[int]:
+    """Return {label: number of groups that have photos of the class}."""
+    return collections.Counter(itertools.chain.from_iterable(map(set, groups)))
+
+
 def _targets(groups: Groups, shares: Mapping[str, float]) -> dict[int, dict[str, int]]:
     """Return {label: {split: photos that the class should have there}}."""
-    num_photos = collections.Counter(
-        label for labels in groups.values() for label in labels
-    )
-    num_groups = collections.Counter(
-        label for labels in groups.values() for label in {*labels}
-    )
+    num_photos = collections.Counter(itertools.chain.from_iterable(groups.values()))
+    num_groups = _count_groups(groups.values())
     targets = {}
     for label, photos in num_photos.items():
         target = dict.fromkeys(SPLITS, 0)

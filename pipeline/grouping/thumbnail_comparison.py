@@ -60,11 +60,11 @@ class Thumbnails:
         self._pixels = np.ndarray(shape, np.uint8, self._mapped)
 
     def store(self, start: int, images: Sequence[np.ndarray]) -> None:
-        """Store and measure thumbnails; threads may store different ones at once.
+        """Store and measure thumbnails from a place on; threads may do so at once.
 
         Args:
-            start: index of the first of them.
-            images: uint8 [SIDE, SIDE, 3], BGR, each.
+            start: place of the first thumbnail.
+            images: thumbnails, each uint8 [SIDE, SIDE, 3], BGR.
         """
         pixels = np.stack(images)
         block = slice(start, start + len(images))
@@ -90,10 +90,10 @@ def compare_pairs(
     """Compare thumbnails, pair by pair.
 
     Args:
-        pairs: PAIR [n].
+        pairs: PAIR [n], pairs of places in `thumbnails`.
         may_be_cut: bool [n], whether a photo also counts as the same when it is made
             brighter and cut off a little; finding that out takes longer.
-        thumbnails: thumbnails that the pairs refer to.
+        thumbnails: thumbnails of all candidates.
 
     Returns:
         bool [n] twice: whether both show the same picture, and whether so closely that
@@ -134,16 +134,9 @@ def _difference_when_fitted(first: np.ndarray, second: np.ndarray) -> float:
     """Return what differs if one may be moved, stretched and made brighter a little.
 
     To the first order that adds multiples of six images to it; least squares find how
-    much of each. Source: B. D. Lucas and T. Kanade, An Iterative Image Registration
-    Technique, 1981.
-
-    Args:
-        first: float32 [SIDE, SIDE, 3].
-        second: float32 [SIDE, SIDE, 3].
-
-    Returns:
-        Root of the mean square, as a share of the smaller standard deviation; infinity
-        for a plain picture.
+    much of each. The result is the root of the mean square, as a share of the smaller
+    standard deviation; infinity for a plain picture. Source: B. D. Lucas and T. Kanade,
+    An Iterative Image Registration Technique, 1981.
     """
     first, second = _smooth(first), _smooth(second)
     slope_down, slope_across = np.gradient((first + second) / 2, axis=(0, 1))

@@ -49,7 +49,6 @@ def test_new_photos_of_a_group_share_a_split_and_known_ones_keep_theirs(photos, 
         indices=NONE,
         thumbnails=Thumbnails(NONE),
         proposed=np.zeros(0, PAIR),
-        comparisons=0,
     )
     keys = [key and (key,) for *_, key in photos]
     groups = photo_groups.PhotoGroups(similar=similar, user_keys=keys)
