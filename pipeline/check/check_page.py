@@ -1,8 +1,8 @@
 """Render the report of a check as one self-contained page with thumbnails."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from pipeline.check.check_report import Report
 from pipeline.images import opencv
@@ -19,49 +19,20 @@ _SIDE_PX = 144
 
 
 def render(report: Report, encoded: Encoded) -> str:
-    """Render the page.
+    """Return a page of HTML that needs no other file."""
 
-    Args:
-        report: the report.
-        encoded: function of a photo's path that returns its image file.
-
-    Returns:
-        HTML that needs no other file.
-    """
-    cache: dict[str, str] = {}
-
+    @functools.cache
     def thumbnail(path: str) -> str:
-        if path not in cache:
-            cache[path] = _thumbnail(path, encoded)
-        return cache[path]
+        try:
+            small = opencv.thumbnail_jpeg(encoded(path), _SIDE_PX)
+        except (ImageError, DataError, OSError):
+            return ""  # the page says that there is no picture
+        return html_templates.jpeg_url(small)
 
-    findings: list[dict[str, Any]] = [
-        {
-            "kind": finding.kind,
-            "severity": finding.severity,
-            "meaning": finding.meaning,
-            "count": len(finding.groups),
-            "more": max(0, len(finding.groups) - _SHOWN_GROUPS),
-            "groups": [
-                [(path, thumbnail(path)) for path in group[:_SHOWN_PHOTOS]]
-                for group in finding.groups[:_SHOWN_GROUPS]
-            ],
-        }
-        for finding in report.findings
-    ]
     return html_templates.load_template(_TEMPLATE).render(
-        source=report.source,
-        notes=report.notes,
+        report=report,
         columns=list(next(iter(report.counts.values()))),
-        counts=report.counts,
-        findings=findings,
+        thumbnail=thumbnail,
+        shown_groups=_SHOWN_GROUPS,
+        shown_photos=_SHOWN_PHOTOS,
     )
-
-
-def _thumbnail(path: str, encoded: Encoded) -> str:
-    """Return the URL of a thumbnail; "" if the photo does not decode."""
-    try:
-        small = opencv.thumbnail_jpeg(encoded(path), _SIDE_PX)
-    except (ImageError, DataError, OSError):
-        return ""
-    return html_templates.jpeg_url(small)

@@ -1,23 +1,23 @@
 """Hold what a check finds: single findings, and the report of all."""
 
 import dataclasses
+from typing import Literal
 
-from pipeline.check import unusual_files
+Severity = Literal["error", "warning", "note"]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Finding:
     """Photos or classes that the user should look at, for one reason.
 
     Attributes:
         kind: name of the reason, in a few words.
-        severity: "error", "warning" or "note".
         meaning: what the reason means, and what to do about it.
         groups: groups of paths that belong together; a single photo is a group.
     """
 
     kind: str
-    severity: unusual_files.Severity
+    severity: Severity
     meaning: str
     groups: tuple[tuple[str, ...], ...] = ()
 
@@ -29,7 +29,7 @@ class Report:
     Attributes:
         source: folder that was checked, as the user named it.
         counts: {class name: {"photos": number, "usable": number, ...}}.
-        findings: all findings, the most severe first.
+        findings: findings, the most severe first.
         notes: remarks on the source as a whole.
     """
 
@@ -39,6 +39,6 @@ class Report:
     notes: tuple[str, ...]
 
     def is_bad(self, *, strict: bool) -> bool:
-        """Say whether there is an error, or with `strict` any finding."""
+        """Return whether there is an error, or with `strict` any finding."""
         severities = {finding.severity for finding in self.findings}
         return bool(severities) if strict else "error" in severities

@@ -35,26 +35,21 @@ def check(config: Config) -> Report:
         DataError: `source` is neither photos nor records, or `out` would become a part
             of it.
     """
-    root = Path(config.source)
-    if not ((root / manifest.HEAD_NAME).exists() or config.lists or config.csv):
-        photo_source.check_outside(Path(config.out), root)
+    root, out = Path(config.source), Path(config.out)
     if (root / manifest.HEAD_NAME).exists():
         report, encoded = _check_records(root, config.workers)
     else:
+        if not (config.lists or config.csv):
+            photo_source.check_outside(out, root)
         report, encoded = _check_photos(config, root)
-    out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(dataclasses.asdict(report), indent=2) + "\n"
-    _write_text(out / "check.json", text)
     with standard_error.silenced():
         html = check_page.render(report, encoded)
-    _write_text(out / "check.html", html)
+    for name, content in (("check.json", text), ("check.html", html)):
+        with file_system.replacing(out / name) as partial:
+            partial.write_text(content, encoding="utf-8", errors="backslashreplace")
     return report
-
-
-def _write_text(path: Path, text: str) -> None:
-    with file_system.replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _check_photos(config: Config, root: Path) -> tuple[Report, check_page.Encoded]:
@@ -66,16 +61,14 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, check_page.Encode
     )
     user_keys = photo_groups.find_user_keys(source, config.group_by)
 
+    resize_min = file_headers.RESIZE_MIN
+
     def encoded(photo: SourcePhoto) -> bytes:
         data = decode_files.read(source.root, photo)
-        return record_image.encode_for_record(
-            data, resize_min=file_headers.RESIZE_MIN
-        ).encoded
+        return record_image.encode_for_record(data, resize_min=resize_min).encoded
 
     options = decode_files.DecodeOptions(
-        root=source.root,
-        resize_min=file_headers.RESIZE_MIN,
-        max_pixels=config.max_pixels,
+        root=source.root, resize_min=resize_min, max_pixels=config.max_pixels
     )
     rows = decode_source.decode(
         options, source, None, decode_locally.Local(config.workers), settings={}
@@ -89,13 +82,20 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, check_page.Encode
         )
     groups = photo_groups.PhotoGroups(similar=similar, user_keys=user_keys)
     counts = dataset_findings.count_photos(rows, source)
-    paths = _paths_by_kind(rows)
+    paths: dict[str, list[str]] = collections.defaultdict(list)
+    for row in rows:
+        for kind in unusual_files.kinds_of(row):
+            paths[kind].append(row.path)
     findings = [
         *dataset_findings.find_groups(rows, source, groups),
         *dataset_findings.find_small_classes(_usable(counts)),
-        *dataset_findings.find_missing_splits(counts, source.given),
+        *dataset_findings.find_missing_splits(counts, source.given, "error"),
         *dataset_findings.find_similar_names(source.class_names),
-        *_kind_findings(paths),
+        *(
+            Finding(kind, severity, meaning, tuple((path,) for path in paths[kind]))
+            for kind, (severity, meaning) in unusual_files.KINDS.items()
+            if kind in paths
+        ),
     ]
     ignored = tuple(f"ignored: {n} {kind}" for kind, n in source.ignored.items())
     report = Report(
@@ -114,29 +114,6 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, check_page.Encode
     return report, shown
 
 
-def _paths_by_kind(rows: Sequence[Row]) -> dict[str, list[str]]:
-    """Return {kind in unusual_files.KINDS: paths of the files of that kind}."""
-    paths: dict[str, list[str]] = collections.defaultdict(list)
-    for row in rows:
-        for kind in unusual_files.kinds_of(row):
-            paths[kind].append(row.path)
-    return paths
-
-
-def _kind_findings(paths: Mapping[str, Sequence[str]]) -> list[Finding]:
-    """Return a finding for each kind of file that there is."""
-    return [
-        Finding(
-            kind=kind,
-            severity=severity,
-            meaning=meaning,
-            groups=tuple((path,) for path in paths[kind]),
-        )
-        for kind, (severity, meaning) in unusual_files.KINDS.items()
-        if kind in paths
-    ]
-
-
 def _usable(counts: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
     return {name: count["usable"] for name, count in counts.items()}
 
@@ -148,26 +125,22 @@ def _sorted(findings: Sequence[Finding]) -> tuple[Finding, ...]:
 
 def _check_records(root: Path, num_workers: int) -> tuple[Report, check_page.Encoded]:
     converted = manifest.read(root)
-    findings = [
-        Finding(kind="fault", severity="error", meaning=str(fault))
-        for fault in verify_records.verify(converted, num_workers=num_workers)
-    ]
+    faults = verify_records.verify(converted, num_workers=num_workers)
+    findings = [Finding("fault", "error", str(fault)) for fault in faults]
     by_group: dict[str, list[Row]] = collections.defaultdict(list)
     for row in converted.included():
         by_group[row.group].append(row)
-    divided = [
-        rows for rows in by_group.values() if len({row.split for row in rows}) > 1
-    ]
+    divided = tuple(
+        tuple(row.path for row in rows)
+        for rows in by_group.values()
+        if len({row.split for row in rows}) > 1
+    )
     if divided:
-        findings.append(
-            Finding(
-                kind="across splits",
-                severity="error",
-                meaning="photos of one group on several sides of the split; "
-                f"make a new split with python -m pipeline.split {root}",
-                groups=tuple(tuple(row.path for row in rows) for rows in divided),
-            )
+        meaning = (
+            "photos of one group on several sides of the split; make a new split with "
+            f"python -m pipeline.split {root}"
         )
+        findings.append(Finding("across splits", "error", meaning, divided))
     counts = {
         name: {
             "photos": counter["photos"],

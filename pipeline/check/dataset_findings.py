@@ -4,8 +4,7 @@ import collections
 import unicodedata
 from collections.abc import Mapping, Sequence
 
-from pipeline.check import unusual_files
-from pipeline.check.check_report import Finding
+from pipeline.check.check_report import Finding, Severity
 from pipeline.grouping import photo_groups, split_assignment
 from pipeline.grouping.photo_groups import Group, PhotoGroups
 from pipeline.records.manifest import SPLITS
@@ -14,7 +13,7 @@ from pipeline.sources.photo_source import Source
 
 _IMBALANCE = 10  # times as many photos in one class as in another
 # Kind of a group of photos -> how bad it is, and what convert does about it.
-_GROUP_KINDS: Mapping[str, tuple[unusual_files.Severity, str]] = {
+_GROUP_KINDS: Mapping[str, tuple[Severity, str]] = {
     "conflicting labels": (
         "error",
         "the same photo in several classes; not all can be right, so convert leaves "
@@ -76,17 +75,14 @@ def find_groups(
             group for group in alike if len({rows[index].sha256 for index in group}) > 1
         ],
     }
+    paths = {
+        kind: tuple(tuple(rows[index].path for index in group) for group in members)
+        for kind, members in sets.items()
+    }
     return [
-        Finding(
-            kind=kind,
-            severity=severity,
-            meaning=meaning,
-            groups=tuple(
-                tuple(rows[index].path for index in group) for group in sets[kind]
-            ),
-        )
+        Finding(kind, severity, meaning, paths[kind])
         for kind, (severity, meaning) in _GROUP_KINDS.items()
-        if sets[kind]
+        if paths[kind]
     ]
 
 
@@ -112,52 +108,44 @@ def find_small_classes(usable: Mapping[str, int]) -> list[Finding]:
     Args:
         usable: {class name: number of photos that can be used}.
     """
-    empty = {name for name, count in usable.items() if not count}
-    tiny = {name for name, count in usable.items() if 0 < count < len(SPLITS)}
-    few = {
-        name for name, count in usable.items() if count < split_assignment.SMALL_CLASS
-    }
+    small = split_assignment.SMALL_CLASS
     most = max(usable.values(), default=0)
-    small = {n for n, count in usable.items() if 0 < _IMBALANCE * count <= most}
-    sets: tuple[tuple[str, unusual_files.Severity, str, set[str]], ...] = (
-        ("empty class", "error", "no photo of it can be used", empty),
+    # Kind, severity, meaning, and the numbers of photos that it is about.
+    kinds: tuple[tuple[str, Severity, str, range], ...] = (
+        ("empty class", "error", "no photo of it can be used", range(1)),
         (
             "class too small to split",
             "error",
             "below three photos not every split gets one",
-            tiny,
+            range(1, len(SPLITS)),
         ),
         (
             "small class",
             "warning",
-            f"below {split_assignment.SMALL_CLASS} photos: its accuracy means little; "
-            "consider python -m pipeline.split --folds=5",
-            few - tiny - empty,
+            f"below {small} photos: its accuracy means little; consider python -m "
+            "pipeline.split --folds=5",
+            range(len(SPLITS), small),
         ),
         (
             "imbalance",
             "warning",
             f"at most a {_IMBALANCE}th of the largest class; consider "
             "train.py --class_weights=balanced",
-            small,
+            range(1, most // _IMBALANCE + 1),
         ),
     )
-    return [
-        Finding(
-            kind=kind,
-            severity=severity,
-            meaning=f"{meaning}: "
-            + ", ".join(f"{name} ({usable[name]})" for name in sorted(names)),
-        )
-        for kind, severity, meaning, names in sets
-        if names
-    ]
+    findings = []
+    for kind, severity, meaning, counts in kinds:
+        names = [f"{name} ({n})" for name, n in sorted(usable.items()) if n in counts]
+        if names:
+            findings.append(Finding(kind, severity, f"{meaning}: {', '.join(names)}"))
+    return findings
 
 
 def find_missing_splits(
     counts: Mapping[str, Mapping[str, int]],
     splits: Sequence[str],
-    severity: unusual_files.Severity = "error",
+    severity: Severity,
 ) -> list[Finding]:
     """Find classes without photos in one of the splits.
 
@@ -174,13 +162,8 @@ def find_missing_splits(
     ]
     if not lacking:
         return []
-    return [
-        Finding(
-            kind="class missing from a split",
-            severity=severity,
-            meaning="no photo of it is there: " + ", ".join(lacking),
-        )
-    ]
+    meaning = "no photo of it is there: " + ", ".join(lacking)
+    return [Finding("class missing from a split", severity, meaning)]
 
 
 def find_similar_names(names: Sequence[str]) -> list[Finding]:
@@ -192,11 +175,5 @@ def find_similar_names(names: Sequence[str]) -> list[Finding]:
     twins = [" and ".join(same) for same in by_look.values() if len(same) > 1]
     if not twins:
         return []
-    return [
-        Finding(
-            kind="class names alike",
-            severity="warning",
-            meaning="the same but for case, spaces or encoding; are they one "
-            "class? " + "; ".join(twins),
-        )
-    ]
+    meaning = "the same but for case, spaces or encoding; are they one class? "
+    return [Finding("class names alike", "warning", meaning + "; ".join(twins))]

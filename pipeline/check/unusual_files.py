@@ -1,12 +1,10 @@
 """Name what is unusual about a file, by the codes and sizes in its manifest row."""
 
 from collections.abc import Mapping
-from typing import Literal
 
+from pipeline.check.check_report import Severity
 from pipeline.records.manifest_row import Row
 from pipeline.records.row_codes import Code
-
-Severity = Literal["error", "warning", "note"]
 
 TINY_PX = 32  # short side
 EXTREME_ASPECT = 4.0  # long side divided by short side

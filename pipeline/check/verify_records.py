@@ -6,10 +6,10 @@ import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.images import file_headers, opencv
+from pipeline.images import decode_source, file_headers, opencv
 from pipeline.images.errors import ImageError
 from pipeline.records import example_format, manifest, stored_photo
 from pipeline.records.manifest import Manifest
@@ -26,28 +26,33 @@ class Fault:
 
     Attributes:
         file: name of the record file, or of the manifest.
+        problem: what is wrong.
         index: number of the record in its file, from 0; -1 for the file as a whole.
         path: path of the photo in the manifest; "" for the file as a whole.
-        problem: description of what is wrong.
     """
 
     file: str
-    index: int
-    path: str
     problem: str
+    index: int = -1
+    path: str = ""
 
     def __str__(self) -> str:
-        where = f"{self.file} record {self.index}" if self.index >= 0 else self.file
-        return f"{where}: {self.path}: {self.problem}".replace(": : ", ": ")
+        if self.index < 0:
+            return f"{self.file}: {self.problem}"
+        return f"{self.file} record {self.index}: {self.path}: {self.problem}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class _Task:
-    """A record for a worker: its row, its place in the file, its label."""
+    """A record for a worker: its row, its number in its file, its label."""
 
     row: Row
     index: int
     label: int
+
+    def fault(self, problem: str) -> Fault:
+        file, path = self.row.file, self.row.path
+        return Fault(file=file, problem=problem, index=self.index, path=path)
 
 
 def verify(converted: Manifest, *, num_workers: int = 0) -> list[Fault]:
@@ -67,21 +72,22 @@ def verify(converted: Manifest, *, num_workers: int = 0) -> list[Fault]:
         rows_of[row.file].append(row)
     for name, rows in sorted(rows_of.items()):
         rows.sort(key=lambda row: row.offset)
+        of_file = [
+            _Task(row=row, index=index, label=converted.labels[row.class_name])
+            for index, row in enumerate(rows)
+        ]
         path = converted.directory / name
-        faults += _check_file(path, rows)
+        faults += _check_file(path, of_file)
         if path.is_file():
-            tasks += [
-                _Task(row=row, index=index, label=converted.labels[row.class_name])
-                for index, row in enumerate(rows)
-            ]
+            tasks += of_file
     opencv.limit_pixels(
         converted.info.settings.get("max_pixels", file_headers.MAX_PIXELS)
     )
     with command_line.progress(len(tasks), "record", "check") as progress:
         for block, results in process_pool.map_blocks(
             functools.partial(_check_block, converted.directory),
-            _blocks(tasks),
-            on_crash=_crashed,
+            decode_source.blocks(tasks, _BLOCK_RECORDS),
+            on_crash=lambda task: [task.fault("the decoder crashed on it")],
             num_workers=min(
                 num_workers or command_line.available_cpus(),
                 max(1, -(-len(tasks) // _BLOCK_RECORDS)),
@@ -93,11 +99,6 @@ def verify(converted: Manifest, *, num_workers: int = 0) -> list[Fault]:
     return faults
 
 
-def _blocks(tasks: Sequence[_Task]) -> Iterator[Sequence[_Task]]:
-    for start in range(0, len(tasks), _BLOCK_RECORDS):
-        yield tasks[start : start + _BLOCK_RECORDS]
-
-
 def _check_head(converted: Manifest) -> list[Fault]:
     """Compare the counts in manifest.json with those of the rows."""
     path = converted.directory / manifest.HEAD_NAME
@@ -106,8 +107,6 @@ def _check_head(converted: Manifest) -> list[Fault]:
     return [
         Fault(
             file=manifest.HEAD_NAME,
-            index=-1,
-            path="",
             problem=f"its {name} are not those of {manifest.ROWS_NAME}",
         )
         for name, expected in counts.items()
@@ -115,20 +114,19 @@ def _check_head(converted: Manifest) -> list[Fault]:
     ]
 
 
-def _check_file(path: Path, rows: Sequence[Row]) -> list[Fault]:
-    """Check that the rows of a record file leave no gap in it."""
+def _check_file(path: Path, tasks: Sequence[_Task]) -> list[Fault]:
+    """Check that the records of a file leave no gap in it."""
     if not path.is_file():
-        problem = f"missing, with {len(rows)} records"
-        return [Fault(file=path.name, index=-1, path="", problem=problem)]
+        problem = f"missing, with {len(tasks)} records"
+        return [Fault(file=path.name, problem=problem)]
     end = 0
-    for index, row in enumerate(rows):
-        if row.offset != end:
-            problem = f"starts at byte {row.offset}, expected {end}"
-            return [Fault(file=path.name, index=index, path=row.path, problem=problem)]
-        end += row.length
+    for task in tasks:
+        if task.row.offset != end:
+            return [task.fault(f"starts at byte {task.row.offset}, expected {end}")]
+        end += task.row.length
     if (size := path.stat().st_size) != end:
         problem = f"has {size:,} bytes, expected {end:,}"
-        return [Fault(file=path.name, index=-1, path="", problem=problem)]
+        return [Fault(file=path.name, problem=problem)]
     return []
 
 
@@ -136,17 +134,7 @@ def _check_block(directory: Path, block: Sequence[_Task]) -> list[Fault]:
     """Read records in a worker process."""
     photos = stored_photo.StoredPhotos(directory)
     problems = [(task, _problem(photos, task)) for task in block]
-    return [_fault(task, problem) for task, problem in problems if problem]
-
-
-def _crashed(task: _Task) -> list[Fault]:
-    return [_fault(task, "the decoder crashed on it")]
-
-
-def _fault(task: _Task, problem: str) -> Fault:
-    return Fault(
-        file=task.row.file, index=task.index, path=task.row.path, problem=problem
-    )
+    return [task.fault(problem) for task, problem in problems if problem]
 
 
 def _problem(photos: stored_photo.StoredPhotos, task: _Task) -> str:
@@ -173,20 +161,12 @@ def _problem(photos: stored_photo.StoredPhotos, task: _Task) -> str:
 
 def _differences(record: example_format.Record, task: _Task) -> list[str]:
     """Return the features that are not as the manifest says."""
-    row = task.row
-    expected = example_format.Record(
-        encoded=record.encoded,
-        format=row.format,
-        height=row.height,
-        width=row.width,
-        label=task.label,
-        class_name=row.class_name,
-        path=row.path,
-        sha256=row.sha256,
-    )
-    return [
-        f"{name} is {getattr(record, attribute)!r:.80}, "
-        f"expected {getattr(expected, attribute)!r:.80}"
-        for name, attribute in example_format.FEATURES.items()
-        if getattr(record, attribute) != getattr(expected, attribute)
-    ]
+    differences = []
+    for name, attribute in example_format.FEATURES.items():
+        if attribute == "encoded":  # its SHA-256 and pixels tell
+            continue
+        value = getattr(record, attribute)
+        expected = task.label if attribute == "label" else getattr(task.row, attribute)
+        if value != expected:
+            differences.append(f"{name} is {value!r:.80}, expected {expected!r:.80}")
+    return differences

@@ -1,6 +1,7 @@
 """Photos with one fault each, and what is said of them."""
 
 import html.parser
+import io
 import json
 import re
 import shutil
@@ -10,7 +11,14 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from pipeline.check import check_settings, checking, unusual_files
+from pipeline.check import (
+    check_page,
+    check_report,
+    check_settings,
+    checking,
+    dataset_findings,
+    unusual_files,
+)
 from pipeline.convert import conversion, convert_settings
 from pipeline.images import opencv
 from pipeline.images.errors import ImageError
@@ -44,7 +52,7 @@ def found(report):
     return {finding.kind: finding.groups for finding in report.findings}
 
 
-def test_nothing_to_find(scenes, tmp_path):
+def test_good_photos_give_no_finding(scenes, tmp_path):
     report = run(scenes, tmp_path)
     assert report.findings == ()
     assert not report.is_bad(strict=True)
@@ -55,91 +63,58 @@ def test_nothing_to_find(scenes, tmp_path):
     assert "Nothing to look at" in (tmp_path / "check" / "check.html").read_text()
 
 
-def save(path, mode, kind, **how):
-    picture = PIL.Image.fromarray(drawn_photos.draw_scene(99)[..., ::-1])
-    if mode == "I;16":
-        picture = PIL.Image.fromarray(np.asarray(picture.convert("L"), np.uint16) * 257)
-    else:
-        picture = picture.convert(mode)
-    picture.save(path, kind, **how)
+def saved(mode, kind, **how):
+    scene = PIL.Image.fromarray(drawn_photos.draw_scene(99)[..., ::-1])
+    file = io.BytesIO()
+    scene.convert(mode).save(file, kind, **how)
+    return file.getvalue()
+
+
+def png(*shape, dtype=np.uint8):
+    return cv2.imencode(".png", np.eye(*shape, dtype=dtype) * 255)[1].tobytes()
+
+
+TURNED = PIL.Image.Exif()
+TURNED[0x0112] = 6
+BLUE = PIL.Image.new("RGB", (320, 240), "blue")
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "make"),
+    ("kind", "name", "data"),
     [
-        (
-            "damaged",
-            "x.jpg",
-            lambda path: path.write_bytes((path.parent / "00.jpg").read_bytes()[:400]),
-        ),
-        ("not an image", "x.jpg", lambda path: path.write_text("hello")),
-        ("damaged", "x.jpg", lambda path: path.write_bytes(b"")),
-        ("wrong ending", "x.png", lambda path: save(path, "RGB", "JPEG")),
-        ("wrong ending", "x.jpg", lambda path: save(path, "RGB", "PNG")),
-        ("CMYK", "x.jpg", lambda path: save(path, "CMYK", "JPEG")),
-        ("16-bit", "x.png", lambda path: save(path, "I;16", "PNG")),
-        ("transparent", "x.png", lambda path: save(path, "RGBA", "PNG")),
-        (
-            "turned",
-            "x.jpg",
-            lambda path: save(path, "RGB", "JPEG", exif=orientation(6)),
-        ),
-        (
-            "tiny",
-            "x.png",
-            lambda path: cv2.imwrite(str(path), np.eye(20, dtype=np.uint8) * 255),
-        ),
-        (
-            "extreme aspect",
-            "x.png",
-            lambda path: cv2.imwrite(str(path), np.zeros((50, 300), np.uint8)),
-        ),
-        (
-            "too large",
-            "x.png",
-            lambda path: cv2.imwrite(str(path), np.zeros((500, 500), np.uint8)),
-        ),
-        (
-            "animated",
-            "x.gif",
-            lambda path: PIL.Image.new("RGB", (64, 64), "red").save(
-                path,
-                save_all=True,
-                append_images=[PIL.Image.new("RGB", (64, 64), "blue")],
-            ),
-        ),
+        ("damaged", "x.jpg", saved("RGB", "JPEG")[:400]),
+        ("damaged", "x.jpg", b""),
+        ("not an image", "x.jpg", b"hello"),
+        ("wrong ending", "x.png", saved("RGB", "JPEG")),
+        ("wrong ending", "x.jpg", saved("RGB", "PNG")),
+        ("CMYK", "x.jpg", saved("CMYK", "JPEG")),
+        ("16-bit", "x.png", png(50, dtype=np.uint16)),
+        ("transparent", "x.png", saved("RGBA", "PNG")),
+        ("turned", "x.jpg", saved("RGB", "JPEG", exif=TURNED)),
+        ("tiny", "x.png", png(20)),
+        ("extreme aspect", "x.png", png(50, 300)),
+        ("too large", "x.png", png(500)),
+        ("animated", "x.gif", saved("RGB", "GIF", save_all=True, append_images=[BLUE])),
     ],
+    ids=lambda value: None if isinstance(value, str) else "",
 )
-def test_a_photo_of_each_kind(scenes, tmp_path, kind, name, make):
-    make(scenes / "bees" / name)
+def test_a_photo_of_each_kind(scenes, tmp_path, kind, name, data):
+    (scenes / "bees" / name).write_bytes(data)
     report = run(scenes, tmp_path, max_pixels=200_000)
     assert found(report)[kind] == ((f"bees/{name}",),)
     assert report.is_bad(strict=True)
     assert not report.is_bad(strict=False)
 
 
-def orientation(number):
-    exif = PIL.Image.Exif()
-    exif[0x0112] = number
-    return exif
-
-
 @pytest.mark.parametrize("code", Code)
 def test_a_code_is_of_at_most_one_kind_of_the_table(code):
-    row = Row(
-        path="a/b.tif",
-        class_name="a",
-        sha256="",
-        source_bytes=1,
-        action="skipped",
-        codes=(code,),
-    )
-    kinds = unusual_files.kinds_of(row)
+    row = Row(path="", class_name="", sha256="", source_bytes=1, action="copied")
+    kinds = unusual_files.kinds_of(row.skipped(code, ""))
     assert len(kinds) <= 1
     assert set(kinds) <= unusual_files.KINDS.keys()
 
 
-def test_photos_that_are_alike(scenes, tmp_path):
+def test_photos_that_are_alike_are_shown_together(scenes, tmp_path):
     shutil.copy(scenes / "ants" / "00.jpg", scenes / "ants" / "copy.jpg")
     small = cv2.resize(drawn_photos.draw_scene(1), None, fx=0.5, fy=0.5)
     cv2.imwrite(str(scenes / "ants" / "small.jpg"), small)
@@ -169,7 +144,7 @@ def test_what_does_not_decode_a_second_time_is_named(scenes, tmp_path, monkeypat
         run(scenes, tmp_path)
 
 
-def test_the_same_photo_in_two_given_splits(scenes, tmp_path):
+def test_the_same_photo_in_two_given_splits_is_an_error(scenes, tmp_path):
     for split, numbers in (("train", range(9)), ("test", range(8, 12))):
         for name in ("ants", "bees"):
             folder = tmp_path / "given" / split / name
@@ -183,7 +158,7 @@ def test_the_same_photo_in_two_given_splits(scenes, tmp_path):
     assert report.is_bad(strict=False)
 
 
-def test_a_class_that_one_given_split_lacks(scenes, tmp_path):
+def test_a_class_that_one_given_split_lacks_is_an_error(scenes, tmp_path):
     rows = [
         f"{name}/{number:02d}.jpg {label}"
         for label, name in enumerate(("ants", "bees"))
@@ -197,17 +172,13 @@ def test_a_class_that_one_given_split_lacks(scenes, tmp_path):
     assert report.is_bad(strict=False)
 
 
-def test_class_names_that_are_nearly_the_same(scenes, tmp_path):
-    for number, name in enumerate(
-        ("Ants", "caf\u00e9", "cafe\u0301", "a_b", "a b", "A+")
-    ):
-        (scenes / name).mkdir()
-        picture = drawn_photos.draw_scene(100 + number)
-        cv2.imwrite(str(scenes / name / "1.jpg"), picture)
-    (finding,) = (one for one in run(scenes, tmp_path).findings if "alike" in one.kind)
+def test_class_names_that_are_nearly_the_same_are_warned_of():
+    names = ("Ants", "ants", "caf\u00e9", "cafe\u0301", "a_b", "a b", "A+")
+    (finding,) = dataset_findings.find_similar_names(names)
     assert finding.severity == "warning"
     twins = finding.meaning.partition("? ")[2].split("; ")
-    assert set(twins) == {"Ants and ants", "cafe\u0301 and caf\u00e9", "a b and a_b"}
+    assert twins == ["Ants and ants", "caf\u00e9 and cafe\u0301", "a_b and a b"]
+    assert dataset_findings.find_similar_names(("ants", "bees")) == []
 
 
 def test_out_may_not_become_a_class(scenes, tmp_path, monkeypatch):
@@ -217,15 +188,16 @@ def test_out_may_not_become_a_class(scenes, tmp_path, monkeypatch):
     assert sorted(path.name for path in scenes.iterdir()) == ["ants", "bees"]
 
 
-def test_small_and_unequal_classes(scenes, tmp_path):
-    for number in range(2, 12):
-        (scenes / "ants" / f"{number:02d}.jpg").unlink()
-    for number in range(60, 90):
-        picture = drawn_photos.draw_scene(number)
-        cv2.imwrite(str(scenes / "bees" / f"{number:02d}.jpg"), picture)
-    kinds = {f.kind: f.meaning for f in run(scenes, tmp_path).findings}
-    assert "ants (2)" in kinds["class too small to split"]
-    assert "ants (2)" in kinds["imbalance"]
+def test_small_and_unequal_classes_are_named():
+    usable = {"a": 0, "b": 2, "c": 3, "d": 9, "e": 10, "f": 30}
+    findings = dataset_findings.find_small_classes(usable)
+    assert {f.kind: f.meaning.rpartition(": ")[2] for f in findings} == {
+        "empty class": "a (0)",
+        "class too small to split": "b (2)",
+        "small class": "c (3), d (9)",
+        "imbalance": "b (2), c (3)",
+    }
+    assert dataset_findings.find_small_classes({"a": 10, "b": 99}) == []
 
 
 class Page(html.parser.HTMLParser):
@@ -244,12 +216,12 @@ class Page(html.parser.HTMLParser):
         self.text += data
 
 
-def test_page_is_self_contained_and_harmless(scenes, tmp_path):
+def test_the_page_is_self_contained_and_harmless(scenes, tmp_path):
     """Names are from strangers; one thumbnail is there, one cannot be."""
     evil = "<script>alert(1)</script>"
     (scenes / "bees" / f"{evil[:8]}.jpg").write_text("x")
     (scenes / "bees").rename(scenes / "<b onload=x>")
-    save(scenes / "ants" / "<img>.png", "RGBA", "PNG")
+    (scenes / "ants" / "<img>.png").write_bytes(saved("RGBA", "PNG"))
     run(scenes, tmp_path)
     text = (tmp_path / "check" / "check.html").read_text()
     page = Page(text)
@@ -262,14 +234,16 @@ def test_page_is_self_contained_and_harmless(scenes, tmp_path):
     assert not re.search(r"https?://", text)
 
 
-def test_a_page_of_many_findings_stays_small(scenes, tmp_path):
-    for number in range(60):
-        small = np.full((10, 10, 3), number * 4, np.uint8)
-        cv2.imwrite(str(scenes / "bees" / f"tiny{number}.png"), small)
-    report = run(scenes, tmp_path)
-    assert len(found(report)["tiny"]) == 60
-    text = (tmp_path / "check" / "check.html").read_text()
+def test_a_page_of_many_findings_stays_small():
+    groups = tuple((f"{n}.jpg",) for n in range(60))
+    finding = check_report.Finding("tiny", "warning", "", groups)
+    counts = {"bees": {"photos": 60}}
+    text = check_page.render(
+        check_report.Report(source="", counts=counts, findings=(finding,), notes=()),
+        lambda path: drawn_photos.encode_photo(),
+    )
     assert "and 36 more, in check.json" in text
+    assert text.count("<img") == 24
 
 
 def test_what_takes_a_decoder_down_is_not_decoded_for_the_page(
@@ -288,30 +262,17 @@ def test_what_takes_a_decoder_down_is_not_decoded_for_the_page(
 
 
 class TestRecords:
-    @pytest.fixture
-    def records(self, scenes, tmp_path):
+    def convert(self, scenes, tmp_path):
         config = convert_settings.Config(
             source=str(scenes), out=str(tmp_path / "rec"), workers=1
         )
         return conversion.convert(config).manifest.directory
 
-    def test_nothing_to_find(self, records, tmp_path):
+    def test_a_fault_names_file_and_record(self, scenes, tmp_path):
+        records = self.convert(scenes, tmp_path)
         report = run(records, tmp_path)
         assert not report.is_bad(strict=True)
         assert report.counts["ants"]["train"] == 10
-
-    def test_a_class_that_a_split_lacks(self, scenes, tmp_path):
-        for path in sorted((scenes / "bees").iterdir())[1:]:
-            path.unlink()
-        config = convert_settings.Config(
-            source=str(scenes), out=str(tmp_path / "rec"), workers=1
-        )
-        report = run(conversion.convert(config).manifest.directory, tmp_path)
-        (finding,) = (one for one in report.findings if "missing" in one.kind)
-        assert finding.severity == "warning"
-        assert finding.meaning.endswith(": bees (validation), bees (test)")
-
-    def test_a_fault_names_file_and_record(self, records, tmp_path):
         path = records / "bees.tfrecord"
         data = bytearray(path.read_bytes())
         data[20] ^= 1
@@ -320,8 +281,16 @@ class TestRecords:
         assert finding.severity == "error"
         assert finding.meaning.startswith("bees.tfrecord record 0: bees/00.jpg: ")
 
+    def test_a_class_that_a_split_lacks_is_warned_of(self, scenes, tmp_path):
+        for path in sorted((scenes / "bees").iterdir())[1:]:
+            path.unlink()
+        report = run(self.convert(scenes, tmp_path), tmp_path)
+        (finding,) = (f for f in report.findings if "missing" in f.kind)
+        assert finding.severity == "warning"
+        assert finding.meaning.endswith(": bees (validation), bees (test)")
 
-def test_command(scenes, tmp_path):
+
+def test_the_command_prints_findings_and_fails_on_request(scenes, tmp_path):
     (scenes / "bees" / "x.jpg").write_text("x")
     words = ("-m", "pipeline.check", scenes, f"--out={tmp_path / 'c'}", "--workers=1")
     done = processes.run_command(*words)
@@ -334,6 +303,6 @@ def test_command(scenes, tmp_path):
 
 
 @pytest.mark.parametrize("how", [{"group_by": "("}, {"lists": "a", "csv": "b"}])
-def test_flags_that_cannot_be(how):
+def test_settings_that_contradict_each_other_are_refused(how):
     with pytest.raises(ValueError, match="--"):
         check_settings.Config(source="x", **how)

@@ -2,7 +2,6 @@ import dataclasses
 import json
 import shutil
 
-import numpy as np
 import pytest
 
 from pipeline.check import verify_records
@@ -34,7 +33,7 @@ def found(converted, tmp_path, monkeypatch, request):
         monkeypatch.setattr(
             verify_records.process_pool,
             "map_blocks",
-            lambda function, blocks, **_: ((one, [function(one)]) for one in blocks),
+            lambda check, blocks, **_: ((block, [check(block)]) for block in blocks),
         )
     shutil.copytree(converted, tmp_path / "rec")
     return manifest.read(tmp_path / "rec")
@@ -56,7 +55,7 @@ def rewrite(found, row, change):
     path = found.directory / row.file
     data = bytearray(path.read_bytes())
     record = bytes(data[row.offset : row.offset + row.length])
-    stored = example_format.parse(tfrecord.unframe(record, ""))
+    stored = example_format.parse(tfrecord.unframe(record, ""), "")
     other = dataclasses.replace(stored, **change(stored))
     changed = tfrecord.frame(example_format.serialize(other))
     assert len(changed) == row.length
@@ -98,8 +97,7 @@ def other_letter(text):
     ],
 )
 def test_a_feature_that_differs_from_the_manifest_is_a_fault(found, name, change):
-    rows = [row for row in found.included() if found.labels[row.class_name] == 1]
-    row = rows[0]
+    row = next(r for r in found.included() if found.labels[r.class_name] == 1)
     attribute = example_format.FEATURES[name]
     rewrite(found, row, lambda stored: {attribute: change(getattr(stored, attribute))})
     (fault,) = faults_of(found)
@@ -110,7 +108,6 @@ def test_a_feature_that_differs_from_the_manifest_is_a_fault(found, name, change
 def test_the_bytes_of_another_photo_are_a_fault(found):
     """Right checksums, right features, and bytes that are not the photo's."""
     row = next(row for row in found.included() if row.action == "copied")
-
     rewrite(found, row, lambda stored: {"encoded": stored.encoded[:-2] + b"\xff\xd8"})
     (fault,) = faults_of(found)
     assert fault.path == row.path
@@ -120,11 +117,9 @@ def test_the_bytes_of_another_photo_are_a_fault(found):
 def test_an_image_that_does_not_decode_is_a_fault(found):
     row = next(row for row in found.included() if row.action == "copied")
     rewrite(found, row, lambda stored: {"encoded": bytes(len(stored.encoded))})
-    # As if it had been encoded anew, so that its hash says nothing.
-    rows = [
-        dataclasses.replace(one, action="reencoded") if one is row else one
-        for one in found.rows
-    ]
+    # As if it had been encoded again, so that its hash says nothing.
+    rows = [other for other in found.rows if other is not row]
+    rows.append(dataclasses.replace(row, action="reencoded"))
     edited = dataclasses.replace(found, rows=tuple(rows))
     (fault,) = verify_records.verify(edited, num_workers=1)[-1:]
     assert "does not decode" in fault.problem
@@ -145,10 +140,9 @@ def test_a_missing_file_is_a_fault(found):
     assert str(fault) == f"{name}: missing, with {len(rows_of(found))} records"
 
 
-@pytest.mark.parametrize("more", [b"x", b"\0" * 100])
-def test_a_longer_file_is_a_fault(found, more):
+def test_a_longer_file_is_a_fault(found):
     path = found.directory / rows_of(found)[0].file
-    path.write_bytes(path.read_bytes() + more)
+    path.write_bytes(path.read_bytes() + b"x")
     (fault,) = faults_of(found)
     assert fault.index == -1
     assert "bytes, expected" in fault.problem
@@ -184,9 +178,6 @@ def test_several_processes_find_the_same_faults(processes, found):
         data = bytearray(path.read_bytes())
         data[row.offset + 50] ^= 255
         path.write_bytes(data)
-    one = faults_of(found)  # with one process
-    assert len(one) == len(rows_of(found)[::2])
-    assert verify_records.verify(manifest.read(found.directory), num_workers=2) == one
-    assert np.unique([fault.index for fault in one]).tolist() == sorted(
-        fault.index for fault in one
-    )
+    faults = faults_of(found)  # with one process
+    assert [fault.index for fault in faults] == [0, 2, 4]
+    assert verify_records.verify(found, num_workers=2) == faults
