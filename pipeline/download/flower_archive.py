@@ -13,8 +13,6 @@ from pathlib import Path
 from pipeline.system.errors import DataError
 from pipeline.system.remote import http_file
 
-_PARTIAL_NAME = ".download"
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Archive:
@@ -52,12 +50,8 @@ def count_classes(folder: Path) -> dict[str, int]:
 
 
 def download_archive(archive: Archive, target: Path) -> int:
-    """Download and unpack a data set; return the number of new photos.
-
-    Raises:
-        DataError: the archive cannot be downloaded, it or the folder has other files.
-    """
-    partial = target / _PARTIAL_NAME
+    """Download and unpack a data set; return the number of new photos."""
+    partial = target / ".download"
     complete = partial / "complete"
     if not complete.exists():
         if count_classes(target) == archive.counts:

@@ -19,17 +19,12 @@ from pipeline.system import command_line, file_system, process_pool
 from pipeline.system.errors import DataError
 
 KINDS = tuple(flower_kinds.KINDS)
-_BLOCK_PHOTOS = 8
 
 Drawing = tuple[str, str, int]  # name of the file, kind, number within the kind
 
 
 def draw_missing(target: Path, *, images_per_class: int, seed: int) -> int:
-    """Draw the photos of a data set that are missing, and return their number.
-
-    Raises:
-        DataError: the folder has other files, or photos of another seed.
-    """
+    """Draw the photos of a data set that are missing, and return their number."""
     photos = {
         f"{kind}/{kind}_{number:04d}.jpg": (kind, number)
         for kind in KINDS
@@ -53,23 +48,22 @@ def draw_missing(target: Path, *, images_per_class: int, seed: int) -> int:
     for kind in KINDS:
         (target / kind).mkdir(parents=True, exist_ok=True)
     missing = [(name, *photos[name]) for name in sorted(photos.keys() - files)]
-    starts = range(0, len(missing), _BLOCK_PHOTOS)
     with command_line.progress(len(missing), "photo", "draw") as progress:
-        for block, _ in process_pool.map_blocks(
+        for _ in process_pool.map_blocks(
             functools.partial(_draw_block, target, seed),
-            [missing[start : start + _BLOCK_PHOTOS] for start in starts],
+            ([photo] for photo in missing),
             on_crash=_raise_crash,
-            num_workers=min(command_line.available_cpus(), max(1, len(starts))),
+            num_workers=min(command_line.available_cpus(), max(1, len(missing))),
             initializer=opencv.use_one_thread,
         ):
-            progress.update(len(block))
+            progress.update()
     return len(missing)
 
 
 def _draw_block(target: Path, seed: int, block: Sequence[Drawing]) -> None:
-    for name, kind, number in block:
-        with file_system.replacing(target / name) as partial:
-            partial.write_bytes(flower_canvas.encode(draw(kind, seed, number)))
+    ((name, kind, number),) = block
+    with file_system.replacing(target / name) as partial:
+        partial.write_bytes(flower_canvas.encode(draw(kind, seed, number)))
 
 
 def _raise_crash(photo: Drawing) -> None:

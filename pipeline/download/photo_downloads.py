@@ -6,6 +6,7 @@ image and its SHA-1 is not refused.
 """
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -19,7 +20,7 @@ import requests
 
 from pipeline.images import file_headers
 from pipeline.system import command_line, file_system
-from pipeline.system.remote import http_file, http_session
+from pipeline.system.remote import http_file
 
 _MAX_REDIRECTS = 5
 _RETRIES = 2  # when a server is busy
@@ -39,6 +40,11 @@ class Photo:
     path: str  # relative to the target folder; no other photo has it
     class_name: str
     split: str  # one of manifest.SPLITS; "" for none
+
+    @property
+    def server(self) -> str:
+        """Scheme, host and port of the address."""
+        return http_file.server_of(self.url)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,16 +76,12 @@ class Outcome:
 def download_all(
     photos: Sequence[Photo], target: Path, options: DownloadOptions
 ) -> Iterator[tuple[str, Outcome]]:
-    """Download photos unless they are there; yield path and result of each when known.
-
-    Raises:
-        OSError: a photo cannot be written.
-    """
+    """Download photos; yield path and outcome of each when known."""
     failures: collections.Counter[str] = collections.Counter()  # in a row, by server
     waiting = iter(photos)
     running: dict[futures.Future[Outcome], Photo] = {}
     executor = futures.ThreadPoolExecutor(options.workers)
-    session = http_session.open_session(
+    session = http_file.open_session(
         retries=_RETRIES, backoff_s=options.backoff_s, connections=options.workers
     )
     session.max_redirects = _MAX_REDIRECTS
@@ -88,7 +90,7 @@ def download_all(
             while True:
                 free = 2 * options.workers - len(running)
                 for photo in itertools.islice(waiting, free):
-                    is_down = failures[http_file.server_of(photo.url)] >= _MAX_FAILURES
+                    is_down = failures[photo.server] >= _MAX_FAILURES
                     task = (photo, target, options, session, is_down)
                     running[executor.submit(_download, *task)] = photo
                 if not running:
@@ -97,10 +99,8 @@ def download_all(
                 command_line.check_signals()
                 for future in done:
                     photo, outcome = running.pop(future), future.result()
-                    if outcome.is_unreachable:
-                        failures[http_file.server_of(photo.url)] += 1
-                    elif outcome.status != "there":
-                        failures[http_file.server_of(photo.url)] = 0
+                    server = photo.server
+                    failures[server] = (failures[server] + 1) * outcome.is_unreachable
                     yield photo.path, outcome
                     bar.update()
     finally:
@@ -114,12 +114,8 @@ def _download(
     session: requests.Session,
     is_down: bool,
 ) -> Outcome:
-    """Download a photo, unless it is there or its server is down."""
-    path = target / photo.path
-    if _is_photo(path, options.min_bytes):
-        return Outcome(status="there")
     if is_down:
-        reason = f"{http_file.server_of(photo.url)} cannot be reached"
+        reason = f"{photo.server} cannot be reached"
         return Outcome(status="failed", reason=reason, is_unreachable=True)
     try:
         data = http_file.download_bytes(
@@ -131,6 +127,7 @@ def _download(
         return Outcome(status="failed", reason=reason, is_unreachable=is_unreachable)
     if reason := _refusal(data, options):
         return Outcome(status="failed", reason=reason)
+    path = target / photo.path
     path.parent.mkdir(exist_ok=True)
     with file_system.replacing(path) as partial:
         partial.write_bytes(data)
@@ -153,17 +150,10 @@ def _is_image(start: bytes) -> bool:
     return file_headers.sniff(start) not in ("unknown", "PDF", "ZIP")
 
 
-def _is_photo(path: Path, min_bytes: int) -> bool:
+def earlier_outcome(path: Path, options: DownloadOptions) -> Outcome:
     """Return whether an earlier call has downloaded a photo to a path."""
-    try:
-        with path.open("rb") as file:
-            is_image = _is_image(file.read(_SNIFFED_BYTES))
-            return is_image and os.fstat(file.fileno()).st_size >= min_bytes
-    except OSError:
-        return False
-
-
-def unfinished_outcome(path: Path, options: DownloadOptions) -> Outcome:
-    """Return the outcome of a photo that had no turn before the download stopped."""
-    is_there = _is_photo(path, options.min_bytes)
-    return Outcome(status="there" if is_there else "not tried")
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        size_bytes = os.fstat(file.fileno()).st_size
+        if size_bytes >= options.min_bytes and _is_image(file.read(_SNIFFED_BYTES)):
+            return Outcome(status="there")
+    return Outcome(status="not tried")

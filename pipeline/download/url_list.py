@@ -38,11 +38,6 @@ def download(config: Config) -> list[str]:
     """Download the photos of a list, and return lines that sum up the result.
 
     photos.csv and report.csv are written even if the download is stopped.
-
-    Raises:
-        DataError: the list is invalid, the folder holds a photos.csv of another
-            program, or no photo could be downloaded.
-        OSError: a file cannot be written.
     """
     names = class_labels.read(Path(config.labels)) if config.labels else None
     photos = read(Path(config.urls), names, images=config.images, seed=config.seed)
@@ -53,25 +48,21 @@ def download(config: Config) -> list[str]:
         refused=frozenset({_FLICKR_PLACEHOLDER, *config.refused_digests}),
         min_bytes=config.min_bytes,
     )
-    outcomes: dict[str, Outcome] = {}
+    outcomes = {
+        photo.path: photo_downloads.earlier_outcome(target / photo.path, options)
+        for photo in photos
+    }
+    missing = [photo for photo in photos if not outcomes[photo.path].is_there]
     try:
         with command_line.graceful():
-            for path, outcome in photo_downloads.download_all(photos, target, options):
-                outcomes[path] = outcome
+            outcomes.update(photo_downloads.download_all(missing, target, options))
     finally:
-        results = [
-            (
-                photo,
-                outcomes.get(photo.path)
-                or photo_downloads.unfinished_outcome(target / photo.path, options),
-            )
-            for photo in photos
-        ]
+        results = [(photo, outcomes[photo.path]) for photo in photos]
         _write(target, results)
-    words = ["python", "-m", "pipeline.convert", str(target)]
-    words.append(f"--csv={target / LISTING_NAME}")
+    words = [str(target), f"--csv={target / LISTING_NAME}"]
     words += [f"--labels={config.labels}"] if config.labels else []
-    return [*_summary(results, target), f"to convert them: {shlex.join(words)}"]
+    command = f"python -m pipeline.convert {shlex.join(words)}"
+    return [*_summary(results, target), f"to convert them: {command}"]
 
 
 def read(
@@ -86,10 +77,6 @@ def read(
         images: number of photos in the subset; 0 for all. A larger subset of the same
             seed includes the smaller one.
         seed: random seed of the subset.
-
-    Raises:
-        DataError: the list lacks a column or photos, has an invalid label, or a photo
-            is in two splits.
     """
     rows = list(_rows(path))
     if not rows:
@@ -142,8 +129,8 @@ def _prepare(target: Path) -> None:
     listing = target / LISTING_NAME
     if listing.exists():
         with listing.open("rb") as file:
-            head = file.readline(100)
-        if head.strip() != ",".join(_LISTING_HEADER).encode():
+            head = file.readline(100).strip()
+        if head != ",".join(_LISTING_HEADER).encode():
             raise DataError(
                 f"{listing}: was not written by this command. Choose another folder"
             )

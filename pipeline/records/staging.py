@@ -35,8 +35,11 @@ def staged(directory: Path) -> Iterator[Path]:
         file_system.remove_tree(partial)  # of a conversion that was killed
         partial.mkdir(exist_ok=True)
         try:
-            with file_system.named(directory):
-                yield partial
+            yield partial
+        except OSError as error:
+            if error.filename is None:  # of a file that was open already
+                error.filename = str(directory)
+            raise
         finally:
             if not (partial / COMMIT_NAME).exists():
                 file_system.remove_tree(partial)

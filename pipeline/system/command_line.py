@@ -97,10 +97,7 @@ def read_words(
 ) -> dict[str, Any] | str:
     """Return {name: value} of a command line, or the help that it asks for.
 
-    The arguments are those of `run`; the words lack the name of the program.
-
-    Raises:
-        UsageError: A flag is unknown or has a wrong value, or an argument is missing.
+    `words` lack the program, `doc` is the head of the help; the rest is as in `run`.
     """
     arguments = config_flags.arguments_of(*kinds)
     settings = config_flags.settings_of(*kinds)
@@ -199,9 +196,7 @@ def one_line(text: str) -> str:
 
 def available_cpus() -> int:
     """Return the number of processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0))
 
 
 def log(text: str) -> None:

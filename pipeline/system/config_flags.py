@@ -6,6 +6,7 @@ checks, recipes, help texts and docs/settings.md are made from it.
 
 import dataclasses
 import difflib
+import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
@@ -82,11 +83,7 @@ class Setting:
         return _TYPES[type(self.default)]
 
     def parse(self, name: str, text: str) -> Any:
-        """Return the value that a text on the command line stands for.
-
-        Raises:
-            UsageError: The text is not of the setting's type.
-        """
+        """Return the value of a text on the command line, or raise UsageError."""
         kind = type(self.default)
         try:
             return _BOOLS[text.lower()] if kind is bool else kind(text)
@@ -133,28 +130,22 @@ def argument(
 
 def arguments_of(*kinds: "type[DataclassInstance]") -> dict[str, Argument]:
     """Return {name: argument} of dataclasses."""
-    return {
-        field.name: field.metadata[_ARGUMENT]
-        for kind in kinds
-        for field in dataclasses.fields(kind)
-        if _ARGUMENT in field.metadata
-    }
+    fields = itertools.chain.from_iterable(map(dataclasses.fields, kinds))
+    return {f.name: f.metadata[_ARGUMENT] for f in fields if _ARGUMENT in f.metadata}
 
 
 def settings_of(*kinds: "type[DataclassInstance]") -> dict[str, Setting]:
     """Return {name: setting} of dataclasses and of the dataclasses within them."""
     settings: dict[str, Setting] = {}
-    for kind in kinds:
-        for field in dataclasses.fields(kind):
-            if _KEY in field.metadata:
-                settings[field.name] = field.metadata[_KEY]
-            elif _is_group(default := field.default):
-                settings |= settings_of(type(default))
+    for field in itertools.chain.from_iterable(map(dataclasses.fields, kinds)):
+        if _KEY in field.metadata:
+            settings[field.name] = field.metadata[_KEY]
+        elif _is_group(field.default):
+            settings |= settings_of(type(field.default))
     return settings
 
 
 def _is_group(value: Any) -> "TypeGuard[DataclassInstance]":
-    """Return whether a field's value is a dataclass of settings."""
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
@@ -171,14 +162,8 @@ def build(kind: type[Config], values: Mapping[str, Any]) -> Config:
     Raises:
         UsageError: The values contradict each other or lie outside their bounds.
     """
-    given = {}
-    for field in dataclasses.fields(kind):
-        if field.name in values:
-            given[field.name] = values[field.name]
-        elif _is_group(field.default):
-            given[field.name] = build(type(field.default), values)
     try:
-        return kind(**given)
+        return kind(**_select(kind, values))
     except ValueError as error:
         raise UsageError(str(error)) from error
 
@@ -189,14 +174,21 @@ def changed(config: Config, values: Mapping[str, Any]) -> Config:
     Raises:
         ValueError: The values contradict each other or lie outside their bounds.
     """
+    return dataclasses.replace(config, **_select(config, values))
+
+
+def _select(
+    config: "DataclassInstance | type[DataclassInstance]", values: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return {field: value} of the fields that the values change, groups included."""
     changes = {}
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
+        current = getattr(config, field.name, None)  # of a class: the default
         if field.name in values:
             changes[field.name] = values[field.name]
-        elif _is_group(value):
-            changes[field.name] = changed(value, values)
-    return dataclasses.replace(config, **changes)
+        elif _is_group(current):
+            changes[field.name] = changed(current, values)
+    return changes
 
 
 def suggestion(name: str, known: Collection[str]) -> str:
@@ -215,9 +207,6 @@ def parse(
 
     Returns:
         {name: value} of the known flags, unknown flags as they stand, arguments.
-
-    Raises:
-        UsageError: A flag has no value, or one of another type.
     """
     values: dict[str, Any] = {}
     unknown, arguments, waiting = list[str](), list[str](), list(words)
@@ -266,9 +255,6 @@ def assign(
     """Return {name of an argument: word, or words of one that may be repeated}.
 
     If words are missing, optional arguments go without. Messages show the example.
-
-    Raises:
-        UsageError: There are too few words, too many, or empty ones.
     """
     names = list(arguments)
     if len(words) < len(names):

@@ -17,8 +17,7 @@ from typing import cast
 
 from pipeline.system.remote.bucket import BucketPath
 
-# Characters. File systems allow 255 bytes; `replacing` adds some 20 of its own.
-_MAX_NAME = 220
+_MAX_NAME = 220  # file systems allow 255 bytes; `replacing` adds some 20
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
@@ -34,9 +33,9 @@ def file_name(text: str) -> str:
     """
     encoded = os.fsencode(text)
     quoted = urllib.parse.quote(encoded, safe=" !#$&'()+,;=@[]{}~")
-    if len(quoted) > _MAX_NAME:
-        quoted = f"{quoted[:190]}...{hashlib.sha256(encoded).hexdigest()[:20]}"
-    return quoted
+    if len(quoted) <= _MAX_NAME:
+        return quoted
+    return f"{quoted[:190]}...{hashlib.sha256(encoded).hexdigest()[:20]}"
 
 
 def is_remote(text: str) -> bool:
@@ -46,7 +45,7 @@ def is_remote(text: str) -> bool:
 
 def path(text: str) -> Path:
     """Return the path that a text names: a Path, or a BucketPath with its methods."""
-    return cast(Path, BucketPath(text.rstrip("/"))) if is_remote(text) else Path(text)
+    return cast(Path, BucketPath(text)) if is_remote(text) else Path(text)
 
 
 def walk(
@@ -76,12 +75,11 @@ def locked(folder: Path | BucketPath) -> Iterator[bool]:
         yield True
         return
     with _opened(folder) as descriptor:
+        is_free = True
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             is_free = False
-        else:
-            is_free = True
         yield is_free
 
 
@@ -108,10 +106,7 @@ def replacing(path: Path, suffix: str = ".partial") -> Iterator[Path]:
 
 @contextlib.contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Yield a name for a folder to write, which replaces `path` if the block succeeds.
-
-    If it fails, what was written is removed and `path` stays as it was.
-    """
+    """Like `replacing`, yield the temporary name of a folder that replaces `path`."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     before = partial.with_suffix(".old")
     shutil.rmtree(partial, ignore_errors=True)
@@ -123,17 +118,6 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(before, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def named(place: Path | BucketPath) -> Iterator[None]:
-    """Add `place` to an OSError of the block that names no file."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None:
-            error.filename = str(place)
-        raise
 
 
 def sync(file: Path | BucketPath) -> None:

@@ -9,12 +9,7 @@ import jinja2
 
 
 def load_template(path: Path, **filters: Callable[[Any], str]) -> jinja2.Template:
-    """Load a template, in which a name without a value is an error.
-
-    Args:
-        path: path of the template.
-        filters: filters that the template uses, by name.
-    """
+    """Load a template that uses these filters; a name without a value is an error."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(path.parent),
         autoescape=True,

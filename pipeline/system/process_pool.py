@@ -32,12 +32,12 @@ def map_blocks(
     """Apply a function to each block in worker processes.
 
     Args:
-        function: a function from a block to its result; it and its exceptions can be
+        function: function from a block to its result; it and its exceptions can be
             pickled.
-        blocks: lists of items.
-        on_crash: a function from an item that crashes its process to a result.
+        blocks: blocks of items.
+        on_crash: function from an item that crashes its process to a result.
         num_workers: number of processes, at least 1.
-        initializer: a function to call once in each process.
+        initializer: function to call once in each process.
 
     Yields:
         (block, results), in the order of the blocks: one result for the whole block, or
@@ -55,19 +55,15 @@ def map_blocks(
                 return
             block, future = pending.popleft()
             try:
-                yield block, [future.result()]
+                results = [future.result()]
             except BrokenProcessPool:
                 pool.shutdown(wait=True, cancel_futures=True)
                 results = _one_by_one(function, block, on_crash, initializer)
                 pool = _pool(num_workers, initializer)
-                pending = collections.deque(
-                    (
-                        later,
-                        _submit(pool, function, later) if _is_lost(result) else result,
-                    )
-                    for later, result in pending
-                )
-                yield block, results
+                for index, (later, future) in enumerate(pending):
+                    if _is_lost(future):
+                        pending[index] = later, _submit(pool, function, later)
+            yield block, results
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -81,17 +77,16 @@ def _pool(num_workers: int, initializer: Initializer) -> futures.ProcessPoolExec
 
 def _start_worker(initializer: Initializer) -> None:
     """Prepare a worker; it ends with its parent, even when that is killed."""
-
-    def follow_parent() -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    threading.Thread(target=follow_parent, daemon=True).start()
+    threading.Thread(target=_follow_parent, daemon=True).start()
     initializer()
+
+
+def _follow_parent() -> None:
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
 
 
 def _submit(
@@ -132,15 +127,10 @@ def _one_by_one(
                 results.append(on_crash(item))
                 pool.shutdown(wait=True)
                 pool = _pool(1, initializer)
-                _check_starts(pool)
+                try:
+                    pool.submit(os.getpid).result()
+                except BrokenProcessPool as error:  # no item is to blame
+                    raise RuntimeError("worker processes do not start here") from error
     finally:
         pool.shutdown(wait=True)
     return results
-
-
-def _check_starts(pool: futures.ProcessPoolExecutor) -> None:
-    """Raise if processes cannot start, so that no item is blamed for it."""
-    try:
-        pool.submit(os.getpid).result()
-    except BrokenProcessPool as error:
-        raise RuntimeError("worker processes do not start here") from error

@@ -64,7 +64,7 @@ class Child:
         Args:
             module: full name of a module whose function `main` calls `serve`.
             arguments: sys.argv[1:] in the child.
-            task: the child's work, as in "the process to TASK".
+            task: work of the child, as in "the process to TASK".
             environment: variables to set in addition to those of this process.
             start_timeout_s: longest time for imports.
         """
@@ -104,7 +104,7 @@ class Child:
         """Start a process unless there is one; return when it waits for requests.
 
         Raises:
-            NotStarted: it ended or ran out of time before.
+            NotStarted: the process ended or ran out of time before.
             ChildEnded: `close` was called.
         """
         try:
@@ -122,13 +122,9 @@ class Child:
         self._is_ready = True
 
     def send(self, request: Header, data: bytes = b"", *, timeout_s: float) -> None:
-        """Send a request and the bytes that it is about.
+        """Send a request and its bytes, or raise as `wait_until_ready` does.
 
         All answers may take `timeout_s`, from when the child has read the request.
-
-        Raises:
-            NotStarted: there is no process to send it to.
-            ChildEnded: the process has ended.
         """
         self.wait_until_ready()
         with self._process_for_a_message() as process:
@@ -137,11 +133,7 @@ class Child:
             pipe.flush()
 
     def receive(self) -> tuple[Header, memoryview]:
-        """Wait for the next answer.
-
-        Raises:
-            ChildEnded: the process has ended.
-        """
+        """Wait for the next answer, or raise ChildEnded."""
         with self._process_for_a_message() as process:
             return read_message(cast(io.BufferedReader, process.stdout))
 
@@ -222,11 +214,7 @@ def write_message(
 
 
 def read_message(stream: io.BufferedReader) -> tuple[Header, memoryview]:
-    """Read a message from a pipe or a file.
-
-    Raises:
-        EOFError: the stream ends before the message does.
-    """
+    """Read a message from a pipe or a file, or raise EOFError."""
     text_size, data_size = _LENGTHS.unpack(_read(stream, _LENGTHS.size))
     header = json.loads(bytes(_read(stream, text_size)))
     return header, _read(stream, data_size)

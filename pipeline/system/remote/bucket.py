@@ -5,10 +5,11 @@ support, such as gs://. TensorFlow is imported only when a bucket is used.
 """
 
 import contextlib
-import dataclasses
 import errno
 import io
 import os
+import pathlib
+import re
 import types
 from collections.abc import Iterator
 from typing import IO, Any, cast
@@ -16,41 +17,14 @@ from typing import IO, Any, cast
 _BUFFER_BYTES = 1 << 20
 
 
-@dataclasses.dataclass(frozen=True, order=True)
-class BucketPath:
-    """A file or folder in a bucket, by its address without a slash at the end.
+class BucketPath(pathlib.PurePosixPath):
+    """A file or folder in a bucket.
 
     Errors are those of the operating system: FileNotFoundError, OSError and so on.
     """
 
-    url: str
-
     def __str__(self) -> str:
-        return self.url
-
-    def __fspath__(self) -> str:
-        return self.url
-
-    def __truediv__(self, name: str) -> "BucketPath":
-        return BucketPath(f"{self.url}/{name}")
-
-    @property
-    def name(self) -> str:
-        """Last part of the address."""
-        return self.url.rsplit("/", 1)[-1]
-
-    @property
-    def parent(self) -> "BucketPath":
-        """Folder that holds the file or folder."""
-        return BucketPath(self.url.rsplit("/", 1)[0])
-
-    def with_name(self, name: str) -> "BucketPath":
-        """Return a path with another name in the same folder."""
-        return self.parent / name
-
-    def is_relative_to(self, other: Any) -> bool:
-        """Return whether the path is `other` or lies in it."""
-        return f"{self.url}/".startswith(f"{other}/")
+        return re.sub(":/+", "://", super().__str__(), count=1)
 
     def resolve(self) -> "BucketPath":
         """Return the path itself: buckets have no links."""
@@ -62,11 +36,11 @@ class BucketPath:
 
     def exists(self) -> bool:
         """Return whether the file or folder exists."""
-        return bool(_call("exists", self.url))
+        return bool(_call("exists", self))
 
     def is_dir(self) -> bool:
         """Return whether the path is a folder."""
-        return bool(_call("isdir", self.url))
+        return bool(_call("isdir", self))
 
     def is_file(self) -> bool:
         """Return whether the path is a file."""
@@ -74,21 +48,21 @@ class BucketPath:
 
     def iterdir(self) -> "Iterator[BucketPath]":
         """Yield the files and folders in the folder."""
-        return (self / name.rstrip("/") for name in _call("listdir", self.url))
+        return (self / name for name in _call("listdir", self))
 
     def glob(self, pattern: str) -> "Iterator[BucketPath]":
         """Yield those whose names match a pattern such as "*.part"."""
-        return map(BucketPath, _call("glob", f"{self.url}/{pattern}"))
+        return map(BucketPath, _call("glob", self / pattern))
 
     def mkdir(self, *, parents: bool = False, exist_ok: bool = False) -> None:
         """Create the folder, and with `parents` those above it."""
         if not exist_ok and self.exists():
-            raise FileExistsError(errno.EEXIST, "exists", self.url)
-        _call("makedirs" if parents else "mkdir", self.url)
+            raise FileExistsError(errno.EEXIST, "exists", str(self))
+        _call("makedirs" if parents else "mkdir", self)
 
     def stat(self) -> types.SimpleNamespace:
         """Return an object whose `st_size` is the size in bytes."""
-        return types.SimpleNamespace(st_size=int(_call("stat", self.url).length))
+        return types.SimpleNamespace(st_size=int(_call("stat", self).length))
 
     def open(
         self,
@@ -99,7 +73,7 @@ class BucketPath:
         newline: str | None = None,
     ) -> IO[Any]:
         """Open the file like the built-in `open`, to read it or to write a new one."""
-        raw = _BucketFile(self.url, mode.strip("bt") + "b")
+        raw = _BucketFile(self, writes="w" in mode)
         buffer: Any = io.BufferedWriter if raw.writable() else io.BufferedReader
         binary = buffer(raw, _BUFFER_BYTES)
         if "b" in mode:
@@ -127,31 +101,32 @@ class BucketPath:
     def unlink(self, *, missing_ok: bool = False) -> None:
         """Remove the file."""
         try:
-            _call("remove", self.url)
+            _call("remove", self)
         except FileNotFoundError:
             if not missing_ok:
                 raise
 
     def replace(self, target: "BucketPath") -> None:
         """Rename the file to `target`, which is overwritten if it exists."""
-        _call("rename", self.url, target.url, overwrite=True)
+        _call("rename", self, str(target), overwrite=True)
 
     rename = replace
 
     def walk(self) -> Iterator[tuple[str, list[str], list[str]]]:
         """Yield folder, folder names and file names like `os.walk`, from the top."""
-        with _os_errors(self.url):
-            for folder, folder_names, file_names in _call("walk", self.url):
+        with _os_errors(self):
+            for folder, folder_names, file_names in _call("walk", self):
                 folder_names[:] = [name.rstrip("/") for name in folder_names]
                 yield folder.rstrip("/"), folder_names, file_names
 
     def remove_tree(self) -> None:
         """Remove the folder and all files in it, if it exists."""
         # Some stores have no rmtree, and their folders are only parts of names.
-        with contextlib.suppress(OSError), _os_errors(self.url):
-            for folder, _, names in _call("walk", self.url, topdown=False):
-                for name in names:
-                    _call("remove", f"{folder.rstrip('/')}/{name}")
+        with contextlib.suppress(OSError), _os_errors(self):
+            for name, _, file_names in _call("walk", self, topdown=False):
+                folder = BucketPath(name)
+                for file_name in file_names:
+                    (folder / file_name).unlink()
                 with contextlib.suppress(OSError):
                     _call("rmtree", folder)
 
@@ -159,15 +134,11 @@ class BucketPath:
 class _BucketFile(io.RawIOBase):
     """Present a file of tf.io.gfile as a raw Python file, to read or to write."""
 
-    def __init__(self, url: str, mode: str) -> None:
-        self.name = url
-        self._writes = mode != "rb"
-        self._file = _call("GFile", url, mode)
-        with _os_errors(url):
-            if self._writes:
-                self._file.write(b"")  # reports now what would only fail at the end
-            else:
-                self._file.size()
+    def __init__(self, path: BucketPath, *, writes: bool) -> None:
+        self._path, self._writes = path, writes
+        self._file = _call("GFile", path, "wb" if writes else "rb")
+        with _os_errors(path):  # reports now what would only fail at the end
+            self._file.write(b"") if writes else self._file.size()
 
     def readable(self) -> bool:
         return not self._writes
@@ -179,33 +150,29 @@ class _BucketFile(io.RawIOBase):
         return not self._writes
 
     def readinto(self, buffer: Any) -> int:
-        with _os_errors(self.name):
+        with _os_errors(self._path):
             data: bytes = self._file.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
 
     def write(self, data: Any) -> int:
-        with _os_errors(self.name):
+        with _os_errors(self._path):
             self._file.write(bytes(data))
         return len(data)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        with _os_errors(self.name):
-            if whence == os.SEEK_END:
-                offset += self._file.size()
-            elif whence == os.SEEK_CUR:
-                offset += self._file.tell()
-            self._file.seek(offset)
-        return offset
+        with _os_errors(self._path):
+            self._file.seek(offset, whence)
+        return self.tell()
 
     def tell(self) -> int:
-        with _os_errors(self.name):
+        with _os_errors(self._path):
             return int(self._file.tell())
 
     def close(self) -> None:
         if not self.closed:
             try:
-                with _os_errors(self.name):
+                with _os_errors(self._path):
                     self._file.close()
             finally:
                 super().close()
@@ -220,14 +187,14 @@ def _tensorflow() -> Any:
     return tf
 
 
-def _call(function: str, url: str, *args: Any, **options: Any) -> Any:
+def _call(function: str, path: BucketPath, *args: Any, **options: Any) -> Any:
     """Call a function of tf.io.gfile by its name."""
-    with _os_errors(url):
-        return getattr(_tensorflow().io.gfile, function)(url, *args, **options)
+    with _os_errors(path):
+        return getattr(_tensorflow().io.gfile, function)(str(path), *args, **options)
 
 
 @contextlib.contextmanager
-def _os_errors(url: str) -> Iterator[None]:
+def _os_errors(path: BucketPath) -> Iterator[None]:
     """Raise TensorFlow's errors as those of the operating system."""
     errors = _tensorflow().errors
     numbers = {
@@ -243,4 +210,4 @@ def _os_errors(url: str) -> Iterator[None]:
         number = numbers.get(type(error), errno.EIO)
         words = error.message.split() or [os.strerror(number)]
         # Python chooses FileNotFoundError and so on by the number.
-        raise OSError(number, " ".join(words)[:300], url) from error
+        raise OSError(number, " ".join(words)[:300], str(path)) from error

@@ -1,7 +1,7 @@
 """Download a file over HTTP, to disk with resuming, or into memory.
 
 A file for the disk arrives in `TARGET.part`, which a later call continues. It gets its
-name once its size and hash are right. Busy servers are asked again by urllib3.
+name once its size and hash are right.
 """
 
 import contextlib
@@ -16,14 +16,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import requests
+import urllib3
+from requests import adapters
 from urllib3 import exceptions
 
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
-from pipeline.system.remote import http_session
 
 _CONNECT_TIMEOUT_S = 5.0  # without a network, users learn it within seconds
 _READ_TIMEOUT_S = 60.0
+_MAX_PAUSE_S = 30
 _RETRIES = 4
 _BYTES_RETRIES = 2  # of one file among thousands
 _CHUNK_BYTES = 1 << 16  # a connection that breaks loses the chunk under way
@@ -45,13 +47,39 @@ class DownloadError(DataError):
     """A file cannot be downloaded; `reason` says why, without its address."""
 
     def __init__(self, place: str, reason: str) -> None:
-        """Say what is wrong with an address or a file."""
         super().__init__(f"{without_password(place)}: {reason}")
         self.reason = reason
 
 
 class UnreachableError(DownloadError):
     """No connection to the server can be made."""
+
+
+def open_session(
+    *, retries: int, backoff_s: float, connections: int = 1
+) -> requests.Session:
+    """Open a session that repeats requests which a busy server turns down.
+
+    The pauses between repetitions last 0, 2, 4, ... times `backoff_s`, or what the
+    server's Retry-After says, but at most 30 s. `connections` to a server stay open.
+    """
+    policy = urllib3.Retry(
+        total=retries,
+        connect=0,
+        read=False,
+        other=0,
+        status_forcelist=(408, 425, 429, 500, 502, 503, 504),
+        backoff_factor=backoff_s,
+        backoff_max=_MAX_PAUSE_S,
+        retry_after_max=_MAX_PAUSE_S,
+        raise_on_status=False,
+    )
+    adapter = adapters.HTTPAdapter(max_retries=policy, pool_maxsize=connections)
+    session = requests.Session()
+    session.headers["Accept-Encoding"] = "identity"
+    session.mount("http://", adapter)
+    session.mount("https://", adapter)
+    return session
 
 
 def download(
@@ -69,9 +97,8 @@ def download(
     between repetitions are proportional to `backoff_s`.
 
     Raises:
-        UnreachableError: the server cannot be reached.
-        DownloadError: the server refuses or breaks the connection repeatedly, or what
-            it sends, or what is there already, is another file.
+        DownloadError: the server cannot be reached (UnreachableError), refuses or
+            breaks the connection repeatedly, or the file is another one.
     """
     if _is_complete(target, digest, size_bytes):
         return
@@ -122,7 +149,7 @@ def _locked(part: Path) -> Iterator[None]:
 def _fill(url: str, part: Path, size_bytes: int, backoff_s: float) -> None:
     """Complete the part; continue where the connection broke."""
     size_before = _size(part)
-    with http_session.open_session(retries=_RETRIES, backoff_s=backoff_s) as session:
+    with open_session(retries=_RETRIES, backoff_s=backoff_s) as session:
         for attempt in itertools.count():
             try:
                 _receive(session, url, part, size_bytes)
@@ -143,9 +170,7 @@ def _receive(session: requests.Session, url: str, part: Path, size_bytes: int) -
 
     Stops early if more than `size_bytes` arrive, unless that is 0.
     """
-    start = _size(part)
-    headers = {}
-    validator = _validator_path(part)
+    start, headers, validator = _size(part), {}, _validator_path(part)
     if start and validator.exists():
         headers["Range"] = f"bytes={start}-"
         headers["If-Range"] = validator.read_text(encoding="latin-1")
@@ -169,9 +194,6 @@ def _receive(session: requests.Session, url: str, part: Path, size_bytes: int) -
                 bar.update(len(chunk))
                 if size_bytes and file.tell() > size_bytes:
                     return
-    size = _size(part)
-    if total is not None and size < total:
-        raise requests.ConnectionError(f"cut off after {size:,} of {total:,} bytes")
 
 
 def _size(path: Path) -> int:

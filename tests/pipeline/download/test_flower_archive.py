@@ -1,5 +1,6 @@
 import hashlib
 import io
+import itertools
 import os
 import shutil
 import tarfile
@@ -47,20 +48,15 @@ def without_outer_folder(photos=PHOTOS):
     return {name.split("/", 1)[1]: body for name, body in photos.items()}
 
 
-def test_a_complete_archive_becomes_class_folders(server, tmp_path):
+def test_an_archive_becomes_class_folders_once(server, tmp_path):
+    """Hidden files in the folder do not matter."""
     target = tmp_path / "new" / "flowers"
     archive = make_archive(server, photos_tar())
     assert flower_archive.download_archive(archive, target) == 3
     assert files.folder_content(target) == without_outer_folder()
     assert not list(target.glob(".*"))
-
-
-def test_a_second_call_needs_no_network(server, tmp_path):
-    """Hidden files in the folder do not matter."""
-    (tmp_path / ".DS_Store").write_bytes(b"x")
-    archive = make_archive(server, photos_tar())
-    assert flower_archive.download_archive(archive, tmp_path) == 3
-    assert flower_archive.download_archive(archive, tmp_path) == 0
+    (target / ".DS_Store").write_bytes(b"x")
+    assert flower_archive.download_archive(archive, target) == 0
     assert len(server.requests) == 1
 
 
@@ -72,7 +68,7 @@ def test_a_cut_download_is_continued(server, tmp_path):
     server.answers["/flowers.tgz"] = answers
     with pytest.raises(DownloadError, match="is kept; run again"):
         flower_archive.download_archive(archive, tmp_path)
-    assert not [path for path in tmp_path.iterdir() if path.name[0] != "."]
+    assert [path.name for path in tmp_path.iterdir()] == [".download"]
 
     server.answers["/flowers.tgz"] = Answer(body)
     assert flower_archive.download_archive(archive, tmp_path) == 1
@@ -80,22 +76,24 @@ def test_a_cut_download_is_continued(server, tmp_path):
     assert files.folder_content(tmp_path) == without_outer_folder(noise)
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, 4])
-def test_a_call_stopped_while_moving_is_completed_by_the_next(
-    server, tmp_path, monkeypatch, number
+@pytest.mark.parametrize(
+    ("place", "name", "number"),
+    [(Path, "rename", 1), (Path, "rename", 3), (shutil, "rmtree", 2)],
+)
+def test_a_call_stopped_at_the_end_is_completed_by_the_next(
+    server, tmp_path, monkeypatch, place, name, number
 ):
-    """Four renames: the whole folder, then the license and two classes."""
+    """Four renames (all folders together, then each one), and the last removal."""
     archive = make_archive(server, photos_tar())
-    real, calls = Path.rename, []
+    real, calls = getattr(place, name), itertools.count(1)
 
-    def rename(path, target):
-        calls.append(path)
-        if len(calls) == number:
+    def interrupted(*args, **kwargs):
+        if next(calls) == number:
             raise KeyboardInterrupt
-        return real(path, target)
+        return real(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", rename)
+        patch.setattr(place, name, interrupted)
         with pytest.raises(KeyboardInterrupt):
             flower_archive.download_archive(archive, tmp_path)
     assert flower_archive.download_archive(archive, tmp_path) == 3
@@ -104,36 +102,16 @@ def test_a_call_stopped_while_moving_is_completed_by_the_next(
     assert len(server.requests) == 1
 
 
-def test_a_call_stopped_while_cleaning_up_is_completed_by_the_next(
-    server, tmp_path, monkeypatch
-):
-    archive = make_archive(server, photos_tar())
-
-    def rmtree(path, ignore_errors=False):
-        if not ignore_errors:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(shutil, "rmtree", rmtree)
-        with pytest.raises(KeyboardInterrupt):
-            flower_archive.download_archive(archive, tmp_path)
-    flower_archive.download_archive(archive, tmp_path)
-    assert files.folder_content(tmp_path) == without_outer_folder()
-    assert len(server.requests) == 1
-
-
 @pytest.mark.parametrize(
     "counts",
-    [{"daisy": 2, "roses": 2}, {"daisy": 2}, {"daisy": 2, "roses": 1, "tulips": 1}],
-    ids=["photo missing", "class too many", "class missing"],
+    [{"daisy": 2, "roses": 2}, {"daisy": 2}],
+    ids=["photo missing", "class too many"],
 )
 def test_an_archive_with_other_photos_is_refused(server, tmp_path, counts):
     archive = make_archive(server, photos_tar(), counts)
     for _ in range(2):
-        with pytest.raises(
-            DataError,
-            match=r"flowers\.tgz: expected .*, found \{'daisy': 2, 'roses': 1\}",
-        ):
+        message = r"flowers\.tgz: expected .*, found \{'daisy': 2, 'roses': 1\}"
+        with pytest.raises(DataError, match=message):
             flower_archive.download_archive(archive, tmp_path)
         assert {path.name[0] for path in tmp_path.iterdir()} == {"."}
     assert len(server.requests) == 1
@@ -147,9 +125,7 @@ def test_another_file_of_the_same_size_is_refused(server, tmp_path):
     assert files.folder_content(tmp_path) == {}
 
 
-@pytest.mark.parametrize(
-    "name", ["mine.jpg", "daisy/mine.jpg", "roses/1.jpg", "deep/er/mine.txt"]
-)
+@pytest.mark.parametrize("name", ["mine.jpg", "roses/1.jpg", "deep/er/mine.txt"])
 def test_a_folder_with_other_files_is_left_alone(server, tmp_path, name):
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_bytes(b"mine")
@@ -165,14 +141,6 @@ def test_a_file_cannot_be_the_folder(server, tmp_path):
     archive = make_archive(server, photos_tar())
     with pytest.raises(DataError, match="is a file"):
         flower_archive.download_archive(archive, tmp_path / "file")
-
-
-def test_a_member_cannot_be_written_outside_the_folder(server, tmp_path):
-    body = photos_tar({"f/daisy/1.jpg": b"x", "f/../../../evil": b"x"})
-    archive = make_archive(server, body, {"daisy": 1})
-    with pytest.raises(tarfile.OutsideDestinationError):
-        flower_archive.download_archive(archive, tmp_path / "a" / "b")
-    assert not list(tmp_path.rglob("evil"))
 
 
 def test_the_flowers_are_the_public_data_set():

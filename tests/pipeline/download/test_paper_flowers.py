@@ -21,28 +21,22 @@ def photos():
     }
 
 
-def test_photos_have_the_size_of_small_photos(photos):
+def test_photos_are_small_and_one_in_five_is_upright(photos):
     for image in photos.values():
         assert image.dtype == np.uint8
-        long, short = max(image.shape[:2]), min(image.shape[:2])
+        short, long = sorted(image.shape[:2])
         assert image.shape[2] == 3
-        assert 300 <= long <= 340
         assert 225 <= short <= 255
-
-
-def test_sizes_and_orientations_vary(photos):
-    shapes = {image.shape for image in photos.values()}
-    assert len(shapes) > 30
-    upright = np.mean([h > w for h, w, _ in (i.shape for i in photos.values())])
-    # One in five of 60: four standard deviations are 0.21.
-    assert 0 < upright < 0.41
+        assert 300 <= long <= 340
+    assert len({image.shape for image in photos.values()}) > 30
+    upright = np.mean([image.shape[0] > image.shape[1] for image in photos.values()])
+    assert 0 < upright < 0.41  # 0.2 and four standard deviations, for 60 photos
 
 
 def test_the_same_seed_draws_the_same_bytes(photos):
     """The order of drawing does not matter."""
     for kind, number in [("tulip", 3), ("aster", 0), ("tulip", 3)]:
         again = paper_flowers.draw(kind, 0, number)
-        assert (again == photos[kind, number]).all()
         encoded = flower_canvas.encode(again)
         assert encoded == flower_canvas.encode(photos[kind, number])
 
@@ -54,27 +48,10 @@ def test_every_seed_kind_and_number_gives_another_photo(photos):
     assert len(set(drawn)) == len(drawn)
 
 
-def test_drawing_leaves_the_global_random_state_alone():
-    np.random.seed(3)  # noqa: NPY002
-    expected = np.random.random()  # noqa: NPY002
-    np.random.seed(3)  # noqa: NPY002
-    paper_flowers.draw("aster", 0, 0)
-    assert np.random.random() == expected  # noqa: NPY002
-
-
 def test_photos_are_neither_flat_nor_blown_out(photos):
     for key, image in photos.items():
         assert image.std() > 10, key
         assert ((image == 255).all(axis=2)).mean() < 0.5, key
-
-
-def test_colours_are_in_rgb_order():
-    """A poppy is often red, a meadow green, hardly anything blue on average."""
-    means = np.mean(
-        [paper_flowers.draw("poppy", 7, n).mean(axis=(0, 1)) for n in range(20)], axis=0
-    )
-    red, _, blue = means
-    assert red > blue
 
 
 def test_mean_colours_of_kinds_overlap(photos):
@@ -128,10 +105,8 @@ class TestFolder:
     def test_photos_of_another_seed_are_not_mixed_in(self, tmp_path):
         self.draw(tmp_path, 1, seed=0)
         before = files.folder_digest(tmp_path)
-        with pytest.raises(
-            DataError,
-            match=r"aster/aster_0000\.jpg is not what --seed=1 draws\. Choose",
-        ):
+        message = r"aster/aster_0000\.jpg is not what --seed=1 draws\. Choose"
+        with pytest.raises(DataError, match=message):
             self.draw(tmp_path, 2, seed=1)
         assert files.folder_digest(tmp_path) == before
 
@@ -144,8 +119,3 @@ class TestFolder:
         with pytest.raises(DataError, match=f"{name}.*Choose an empty folder"):
             self.draw(tmp_path)
         assert files.folder_content(tmp_path) == {name: b"mine"}
-
-    def test_a_file_cannot_be_the_folder(self, tmp_path):
-        (tmp_path / "file").write_text("x")
-        with pytest.raises(DataError, match="is a file"):
-            self.draw(tmp_path / "file")

@@ -194,15 +194,9 @@ class TestCommand:
             assert row["label"] in ("Noir", "Bokeh")
             assert row["path"].startswith(f"{row['label']}/")
 
-    @pytest.mark.parametrize("servers", [1, 50])
-    def test_without_a_network_the_command_fails_in_seconds(
-        self, tmp_path, servers, closed_url
-    ):
+    def test_without_a_network_the_command_fails_in_seconds(self, tmp_path, closed_url):
         port = closed_url.rsplit(":", 1)[1]
-        rows = [
-            f"http://127.0.0.{1 + number % servers}:{port}/{number},x,"
-            for number in range(5000)
-        ]
+        rows = [f"http://127.0.0.{1 + n % 50}:{port}/{n},x," for n in range(5000)]
         (tmp_path / "list.csv").write_text(HEADER + "\n".join(rows))
         start = time.monotonic()
         done = command(f"--urls={tmp_path / 'list.csv'}", target=tmp_path / "got")
@@ -240,8 +234,7 @@ class TestCommand:
         there = {row["path"] for row in table_of(target / "photos.csv")}
         assert 8 <= len(there) < 36
         states = {row["status"] for row in table_of(target / "report.csv")}
-        # One that was put in place in the last moment is there.
-        assert states - {"there"} == {"fetched", "not tried"}
+        assert states == {"fetched", "not tried"}
         for answer in server.answers.values():
             answer.trickle_s = 0
         done = command(f"--urls={flowers}", target=target)
@@ -255,12 +248,3 @@ class TestCommand:
         assert done.returncode == 2
         assert "was not written by this command" in done.stderr
         assert (tmp_path / "photos.csv").read_bytes() == before
-
-    def test_a_folder_that_cannot_be_made_is_named(self, flowers, tmp_path):
-        target = tmp_path / "got"
-        target.mkdir()
-        (target / "red").write_text("a file")
-        done = command(f"--urls={flowers}", target=target)
-        assert done.returncode == 2
-        assert "Traceback" not in done.stderr
-        assert "red" in done.stderr.splitlines()[-1]

@@ -1,5 +1,4 @@
 import hashlib
-import re
 import socket
 import subprocess
 import sys
@@ -26,35 +25,21 @@ def get(server, folder, **options):
     http_file.download(f"{server.url}/file", folder / "file", **options)
 
 
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
-
-
 @pytest.mark.parametrize(
     "known",
     [
         {},
         {"digest": DIGEST[:15]},
         {"digest": f"sha1:{hashlib.sha1(BODY).hexdigest()}"},
-        {"digest": f"md5:{hashlib.md5(BODY).hexdigest()}"},
-        {"digest": ""},
-        {"size_bytes": 0},
         {"digest": "", "size_bytes": 0},
     ],
-    ids=["hash and size", "hash begins", "sha1", "md5", "size", "hash", "nothing"],
+    ids=["hash and size", "hash begins", "sha1", "nothing"],
 )
 def test_a_complete_file_gets_its_name(server, tmp_path, known):
     server.answers["/file"] = Answer(BODY)
     get(server, tmp_path / "new" / "folder", **known)
-    assert names(tmp_path / "new" / "folder") == ["file"]
-    assert (tmp_path / "new" / "folder" / "file").read_bytes() == BODY
+    assert files.folder_content(tmp_path) == {"new/folder/file": BODY}
     assert server.requests == [("/file", None)]
-
-
-def test_an_empty_file_is_downloaded(server, tmp_path):
-    server.answers["/file"] = Answer(b"")
-    get(server, tmp_path, digest="", size_bytes=0)
-    assert (tmp_path / "file").read_bytes() == b""
 
 
 class TestFileThatIsThere:
@@ -72,13 +57,11 @@ class TestFileThatIsThere:
         ids=["size", "hash"],
     )
     def test_another_file_is_refused_and_kept(self, server, tmp_path, there, message):
-        """The message names the local file, which alone can be wrong."""
         (tmp_path / "file").write_bytes(there)
-        with pytest.raises(DownloadError, match=message) as caught:
+        message = f"{tmp_path}/file: {message}.*Remove the file and run again"
+        with pytest.raises(DownloadError, match=message):
             get(server, tmp_path)
-        assert str(caught.value).startswith(f"{tmp_path / 'file'}: ")
-        assert str(caught.value).endswith("Remove the file and run again")
-        assert (tmp_path / "file").read_bytes() == there
+        assert files.folder_content(tmp_path) == {"file": there}
         assert server.requests == []
 
 
@@ -86,79 +69,60 @@ class TestCutConnection:
     def test_a_download_continues_where_it_was_cut(self, server, tmp_path):
         server.answers["/file"] = Answer(BODY, cut_after=CUT)
         get(server, tmp_path)
-        assert (tmp_path / "file").read_bytes() == BODY
-        assert names(tmp_path) == ["file"]
+        assert files.folder_content(tmp_path) == {"file": BODY}
         (first, second) = server.requests
         assert first == ("/file", None)
         begin = int(second[1].removeprefix("bytes=").removesuffix("-"))
         assert CUT - 65_536 <= begin <= CUT
 
-    def test_a_download_survives_four_cuts(self, server, tmp_path):
-        server.answers["/file"] = [
-            Answer(BODY, cut_after=100_000) for _ in range(4)
-        ] + [Answer(BODY)]
-        get(server, tmp_path)
-        assert (tmp_path / "file").read_bytes() == BODY
-        begins = [int(r[len("bytes=") : -1]) if r else 0 for _, r in server.requests]
-        assert begins == sorted(set(begins))
-        assert len(begins) == 5
-
-    def test_a_fifth_cut_ends_it_and_keeps_the_part(self, server, tmp_path):
-        """A later call goes on with what the first one got."""
+    def test_a_fifth_cut_ends_a_call_and_the_next_continues(self, server, tmp_path):
         server.answers["/file"] = [Answer(BODY, cut_after=70_000) for _ in range(9)]
-        with pytest.raises(
-            DownloadError, match="The part that arrived is kept; run aga"
-        ):
+        with pytest.raises(DownloadError, match=f"{HINT}$"):
             get(server, tmp_path)
         assert len(server.requests) == 5
-        assert names(tmp_path) == ["file.part", "file.part.etag"]
         kept = (tmp_path / "file.part").read_bytes()
-        assert kept == BODY[: len(kept)]
-        assert len(kept) == 5 * 65_536
+        assert kept == BODY[: 5 * 65_536]
 
         server.answers["/file"] = Answer(BODY)
         get(server, tmp_path)
         assert server.requests[5:] == [("/file", f"bytes={len(kept)}-")]
-        assert (tmp_path / "file").read_bytes() == BODY
-        assert names(tmp_path) == ["file"]
+        assert files.folder_content(tmp_path) == {"file": BODY}
 
     def test_a_file_that_changed_meanwhile_starts_from_zero(self, server, tmp_path):
         """Halves of two files are never put together."""
-        other = BODY[::-1]
         server.answers["/file"] = [
-            Answer(other, cut_after=CUT, etag='"old"'),
+            Answer(BODY[::-1], cut_after=CUT, etag='"old"'),
             Answer(BODY, etag='"new"'),
         ]
         get(server, tmp_path, digest="", size_bytes=0)
-        assert len(server.requests) == 2
-        assert server.requests[1][1] is not None
-        assert (tmp_path / "file").read_bytes() == BODY
-        assert names(tmp_path) == ["file"]
+        assert [bool(part) for _, part in server.requests] == [False, True]
+        assert files.folder_content(tmp_path) == {"file": BODY}
 
-    @pytest.mark.parametrize("etag", ['W/"weak"', ""], ids=["weak", "none"])
-    def test_without_a_strong_etag_a_cut_download_starts_from_zero(
-        self, server, tmp_path, etag
+    @pytest.mark.parametrize(
+        ("behaviour", "asks_for_part"),
+        [
+            ({"etag": 'W/"weak"'}, False),
+            ({"etag": ""}, False),
+            ({"ranges": False}, True),
+        ],
+        ids=["weak etag", "no etag", "no ranges"],
+    )
+    def test_a_server_that_cannot_continue_starts_from_zero(
+        self, server, tmp_path, behaviour, asks_for_part
     ):
-        server.answers["/file"] = Answer(BODY, cut_after=CUT, etag=etag)
+        server.answers["/file"] = Answer(BODY, cut_after=CUT, **behaviour)
         get(server, tmp_path, digest="", size_bytes=0)
-        assert server.requests == [("/file", None)] * 2
-        assert (tmp_path / "file").read_bytes() == BODY
-
-    def test_a_server_may_ignore_the_range(self, server, tmp_path):
-        server.answers["/file"] = Answer(BODY, cut_after=CUT, ranges=False)
-        get(server, tmp_path, digest="", size_bytes=0)
-        assert server.requests[1][1] is not None
+        assert [bool(part) for _, part in server.requests] == [False, asks_for_part]
         assert (tmp_path / "file").read_bytes() == BODY
 
     def test_a_complete_part_gets_its_name(self, server, tmp_path):
-        """Stopped between the last byte and the new name: the server answers 416."""
+        """A call was killed between the last byte and renaming; the answer is 416."""
         server.answers["/file"] = Answer(BODY)
         (tmp_path / "file.part").write_bytes(BODY)
         (tmp_path / "file.part.etag").write_text('"one"')
         get(server, tmp_path)
         assert server.requests == [("/file", f"bytes={len(BODY)}-")]
-        assert (tmp_path / "file").read_bytes() == BODY
-        assert names(tmp_path) == ["file"]
+        assert files.folder_content(tmp_path) == {"file": BODY}
 
     def test_a_part_without_an_etag_is_not_used(self, server, tmp_path):
         server.answers["/file"] = Answer(BODY)
@@ -174,16 +138,14 @@ class TestWrongFile:
         [
             (b"x" + BODY[1:], rf"expected sha256 {SHA256}, found [0-9a-f]{{64}}\. "),
             (b"<html>Log in here</html>", "expected 512,000 bytes, found 24"),
-            (b"", "expected 512,000 bytes, found 0"),
         ],
-        ids=["hash", "a portal answers", "empty"],
+        ids=["hash", "a portal answers"],
     )
     def test_a_wrong_file_leaves_nothing_behind(self, server, tmp_path, body, message):
         server.answers["/file"] = Answer(body)
-        with pytest.raises(DownloadError, match=message) as caught:
+        with pytest.raises(DownloadError, match=f"{server.url}/file: {message}"):
             get(server, tmp_path)
-        assert str(caught.value).startswith(f"{server.url}/file: ")
-        assert names(tmp_path) == []
+        assert files.folder_content(tmp_path) == {}
 
     def test_a_damaged_part_is_removed(self, server, tmp_path):
         server.answers["/file"] = Answer(BODY)
@@ -191,20 +153,16 @@ class TestWrongFile:
         (tmp_path / "file.part.etag").write_text('"one"')
         with pytest.raises(DownloadError, match="sha256"):
             get(server, tmp_path)
-        assert names(tmp_path) == []
+        assert files.folder_content(tmp_path) == {}
         get(server, tmp_path)
         assert (tmp_path / "file").read_bytes() == BODY
 
     def test_a_download_stops_when_more_arrives_than_expected(self, server, tmp_path):
         """A server without end cannot fill the disk."""
         server.answers["/file"] = Answer(BODY * 20)
-        with pytest.raises(
-            DownloadError, match="expected 1,000 bytes, found "
-        ) as caught:
+        with pytest.raises(DownloadError, match="1,000 bytes, found 65,536"):
             get(server, tmp_path, size_bytes=1000)
-        received = re.search(r"found ([\d,]+)", str(caught.value))[1]
-        assert int(received.replace(",", "")) <= 1000 + 65_536
-        assert names(tmp_path) == []
+        assert files.folder_content(tmp_path) == {}
 
 
 class TestRefusal:
@@ -219,7 +177,7 @@ class TestRefusal:
         with pytest.raises(DownloadError, match=f"/file: the server answers {reason}$"):
             get(server, tmp_path)
         assert len(server.requests) == num_requests
-        assert names(tmp_path) == []
+        assert files.folder_content(tmp_path) == {}
 
     def test_an_error_page_does_not_touch_the_part(self, server, tmp_path):
         server.answers["/file"] = [
@@ -263,25 +221,12 @@ class TestUnreachable:
             with pytest.raises(UnreachableError, match="cannot be reached"):
                 http_file.download(url, tmp_path / "file")
             thread.join()
-        assert names(tmp_path) == []
-
-    def test_a_proxy_that_is_down_is_named(
-        self, server, closed_url, tmp_path, monkeypatch
-    ):
-        monkeypatch.setenv("http_proxy", closed_url)
-        monkeypatch.setenv("no_proxy", "")
-        monkeypatch.setenv("NO_PROXY", "")
-        with pytest.raises(
-            UnreachableError,
-            match=r"reached \(the proxy: .*Connection refused\)$",
-        ):
-            get(server, tmp_path)
+        assert files.folder_content(tmp_path) == {}
 
     def test_a_password_is_not_shown(self, closed_url, tmp_path):
         url = closed_url.replace("//", "//name:secret@")
-        with pytest.raises(UnreachableError) as caught:
+        with pytest.raises(UnreachableError, match=f"{closed_url}/file: ") as caught:
             http_file.download(f"{url}/file", tmp_path / "file")
-        assert f"{closed_url}/file: cannot" in str(caught.value)
         assert "secret" not in str(caught.value)
 
 
@@ -289,14 +234,7 @@ class TestUnreachable:
 def test_other_addresses_than_http_are_refused(tmp_path, url):
     with pytest.raises(DownloadError, match="expected an http or https address"):
         http_file.download(url, tmp_path / "file")
-    assert names(tmp_path) == []
-
-
-def test_a_folder_that_cannot_be_made_is_an_os_error(server, tmp_path):
-    server.answers["/file"] = Answer(BODY)
-    (tmp_path / "file").write_text("a file")
-    with pytest.raises(OSError, match="file"):
-        http_file.download(f"{server.url}/file", tmp_path / "file" / "file")
+    assert files.folder_content(tmp_path) == {}
 
 
 DOWNLOAD = "import sys; from pathlib import Path; " + (
@@ -310,13 +248,7 @@ def test_processes_share_one_download(server, tmp_path):
     body = bytes(range(256)) * 40_000
     server.answers["/file"] = Answer(body)
     words = [sys.executable, "-c", DOWNLOAD, f"{server.url}/file", tmp_path / "file"]
-    running = [
-        subprocess.Popen(words, cwd=files.ROOT, stderr=subprocess.PIPE)
-        for _ in range(3)
-    ]
-    for process in running:
-        _, stderr = process.communicate(timeout=60)
-        assert process.returncode == 0, stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-    assert (tmp_path / "file").read_bytes() == body
+    running = [subprocess.Popen(words, cwd=files.ROOT) for _ in range(3)]
+    assert [process.wait(timeout=60) for process in running] == [0, 0, 0]
+    assert files.folder_content(tmp_path) == {"file": body}
     assert len(server.requests) == 1
