@@ -10,12 +10,6 @@ from model.loop import distributed
 # Linux lists the processor's name and instructions there.
 CPU_INFO = Path("/proc/cpuinfo")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-# Keras dtype policies: layers compute in the precision, variables stay float32.
-_POLICIES = {
-    "float32": "float32",
-    "bfloat16": "mixed_bfloat16",
-    "float16": "mixed_float16",
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,7 +20,6 @@ class ComputeSetup:
         precision: "float32", "bfloat16" or "float16".
         cache_dir: Folder of all feature caches.
         device_name: Names of the GPUs, or of the processor.
-        process_group: Processes and devices that share each batch.
     """
 
     precision: str
@@ -36,8 +29,8 @@ class ComputeSetup:
 
     @property
     def frozen_policy(self) -> str:
-        """Keras dtype policy of the frozen layers."""
-        return _POLICIES[self.precision]
+        """Keras dtype policy of the frozen layers, whose variables stay float32."""
+        return "float32" if self.precision == "float32" else f"mixed_{self.precision}"
 
     @property
     def trained_policy(self) -> str:
@@ -56,69 +49,41 @@ def set_up(precision: str, cache_dir: Path) -> ComputeSetup:
     Args:
         precision: One of PRECISIONS.
         cache_dir: Folder of all feature caches.
-
-    Raises:
-        DataError: TF_CONFIG cannot be understood.
     """
-    name = prepare()
+    tf.config.experimental.enable_op_determinism()
+    device_name = f"CPU ({_cpu_entry('model name') or 'unknown'})"
+    if physical := tf.config.list_physical_devices("GPU"):
+        details = map(tf.config.experimental.get_device_details, physical)
+        device_name = ", ".join(str(d.get("device_name", "GPU")) for d in details)
     group = distributed.ProcessGroup.from_environment()
     gpus = [gpu.name for gpu in tf.config.list_logical_devices("GPU")]
     return ComputeSetup(
         precision=choose_precision(precision),
         cache_dir=cache_dir,
-        device_name=name,
+        device_name=device_name,
         process_group=group.on_gpus(gpus),
     )
 
 
-def prepare() -> str:
-    """Make TensorFlow's results repeatable and return the names of the devices."""
-    tf.config.experimental.enable_op_determinism()
-    if gpus := tf.config.list_physical_devices("GPU"):
-        details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-        return ", ".join(str(d.get("device_name", "GPU")) for d in details)
-    return f"CPU ({_cpu_name()})"
-
-
 def choose_precision(requested: str) -> str:
-    """Return the precision to compute in.
+    """Return the precision to compute in, for one of PRECISIONS.
 
     For "auto" it is bfloat16 where the processor has instructions for it (AlexNet ran
     1.7 times as fast) or the GPU has compute capability 8 or later; float16 on GPUs of
     capability 7; else float32.
-
-    Raises:
-        ValueError: `requested` is not in PRECISIONS.
     """
-    if requested not in PRECISIONS:
-        raise ValueError(
-            f"precision {requested!r}: expected one of {', '.join(PRECISIONS)}"
-        )
     if requested != "auto":
         return requested
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
+    if gpus := tf.config.list_physical_devices("GPU"):
         details = tf.config.experimental.get_device_details(gpus[0])
         major = details.get("compute_capability", (0, 0))[0]
         return "bfloat16" if major >= 8 else "float16" if major == 7 else "float32"
-    return "bfloat16" if {"avx512_bf16", "amx_bf16"} & _cpu_flags() else "float32"
+    flags = set(_cpu_entry("flags").split())
+    return "bfloat16" if flags & {"avx512_bf16", "amx_bf16"} else "float32"
 
 
-def _cpu_lines() -> list[str]:
-    if not CPU_INFO.exists():
-        return []
-    return CPU_INFO.read_text(encoding="utf-8").splitlines()
-
-
-def _cpu_flags() -> set[str]:
-    for line in _cpu_lines():
-        if line.startswith("flags"):
-            return set(line.split(":", 1)[1].split())
-    return set()
-
-
-def _cpu_name() -> str:
-    for line in _cpu_lines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return "unknown"
+def _cpu_entry(name: str) -> str:
+    """Return what Linux says of the first processor; "" if it does not say it."""
+    lines = CPU_INFO.read_text("utf-8").splitlines() if CPU_INFO.exists() else []
+    entries = (line.partition(":")[2] for line in lines if line.startswith(name))
+    return next(entries, "").strip()

@@ -39,11 +39,10 @@ class ProcessGroup:
     """The processes of a training, and the devices of this process.
 
     Attributes:
-        rank: Number of this process, from 0. Process 0 is the chief, which alone
-            writes.
+        rank: Number of this process, from 0; process 0 alone writes the run folder.
         size: Number of processes.
-        devices: Names of this process' devices that compute gradients, such as
-            "/GPU:1"; "" leaves the choice to TensorFlow.
+        devices: Names of its devices that compute gradients, such as "/GPU:1"; ""
+            leaves the choice to TensorFlow.
         strategy: tf.distribute strategy that connects the processes; None for one.
     """
 
@@ -57,9 +56,6 @@ class ProcessGroup:
         """Connect the processes that TF_CONFIG lists.
 
         Must be called before TensorFlow computes anything.
-
-        Raises:
-            DataError: TF_CONFIG cannot be understood.
         """
         rank, size = rank_and_size(os.environ.get("TF_CONFIG", ""))
         strategy = tf.distribute.MultiWorkerMirroredStrategy() if size > 1 else None
@@ -68,11 +64,8 @@ class ProcessGroup:
     def on_gpus(self, gpus: Sequence[str]) -> "ProcessGroup":
         """Return the group that computes on all GPUs of this process.
 
-        Args:
-            gpus: Names of the GPUs of all processes, as TensorFlow lists them.
-
-        Raises:
-            DataError: There are several processes, and several GPUs in this one.
+        `gpus` are the names of the GPUs of all processes. Several GPUs in each of
+        several processes are refused.
         """
         if self.strategy is not None:
             local = self.strategy.extended.worker_devices
@@ -99,21 +92,15 @@ class ProcessGroup:
 
     def share(self, count: int) -> slice:
         """Return which of a batch's `count` photos belong to this process."""
-        return slice(
-            count * self.rank // self.size, count * (self.rank + 1) // self.size
-        )
+        first, last = (count * rank // self.size for rank in (self.rank, self.rank + 1))
+        return slice(first, last)
 
     def summed_over_replicas(
         self, function: ReplicaFunction
     ) -> Callable[[Any, Any], Sequence[Any]]:
         """Return a function that runs on all replicas and sums what they return.
 
-        Args:
-            function: (inputs, labels, number of the replica) -> tensors to sum; zeros
-                for a replica without photos.
-
-        Returns:
-            (inputs, labels) of this process' share of a batch -> sums.
+        It takes inputs and labels of this process' share of a batch.
         """
         if self.num_replicas == 1:
             return functools.partial(function, replica=0)
@@ -188,10 +175,8 @@ def rank_and_size(tf_config: str) -> tuple[int, int]:
     Raises:
         DataError: The text has another form, or the task is not in the cluster.
     """
-    if not tf_config:
-        return 0, 1
     try:
-        config = json.loads(tf_config)
+        config = json.loads(tf_config or "{}")
         cluster = config.get("cluster", {})
         tasks = [
             (kind, number)

@@ -21,11 +21,7 @@ _step: contextvars.ContextVar[Any] = contextvars.ContextVar("step", default=None
 
 @contextlib.contextmanager
 def at(step: Any) -> Iterator[None]:
-    """Within it, the layers of this module draw for a step when they are trained.
-
-    Args:
-        step: Number of the step, an integer scalar, tensor or variable.
-    """
+    """Within it, the layers of this module draw for a step, an integer scalar."""
     token = _step.set(step)
     try:
         yield
@@ -48,10 +44,9 @@ class _Random(keras.layers.Layer):
         if step is None:
             raise RuntimeError(f"{self.name}: called in training outside dropout.at()")
         seed = tf.stack([tf.constant(self._seed, tf.int64), tf.cast(step, tf.int64)])
-        return self.disturb(inputs, seed)
+        return self._disturb(inputs, seed)
 
-    def disturb(self, inputs: Any, seed: Any) -> Any:
-        """Return the output in training."""
+    def _disturb(self, inputs: Any, seed: Any) -> Any:
         raise NotImplementedError
 
     def compute_output_shape(
@@ -75,16 +70,14 @@ class StepDropout(_Random):
         Args:
             rate: Share that is dropped, above 0 and below 1.
             seed: Seed of all masks.
-            spatial: Whether whole channels of [batch, height, width, channels] are
-                dropped.
+            spatial: Whether to drop whole channels of [batch, height, width, channels].
             **options: Name and dtype of the layer.
         """
         super().__init__(seed, **options)
         self._threshold = min(255, max(1, round(256 * rate)))
         self._spatial = spatial
 
-    def disturb(self, inputs: Any, seed: Any) -> Any:
-        """Return [batch, ...] of the same shape."""
+    def _disturb(self, inputs: Any, seed: Any) -> Any:
         shape = tf.shape(inputs)
         if self._spatial:
             shape = tf.stack([shape[0], 1, 1, shape[3]])
@@ -105,28 +98,21 @@ class StepNoise(_Random):
         super().__init__(seed, **options)
         self._stddev = stddev
 
-    def disturb(self, inputs: Any, seed: Any) -> Any:
-        """Return [batch, ...] of the same shape."""
+    def _disturb(self, inputs: Any, seed: Any) -> Any:
         noise = tf.random.stateless_normal(tf.shape(inputs), seed, dtype=tf.float32)
         return inputs + tf.cast(self._stddev * noise, inputs.dtype)
 
 
 def by_step(step: Any, seed: int) -> Any:
-    """Return a step of a network with dropout and noise of this module.
-
-    Args:
-        step: Unbuilt Keras layer or block.
-        seed: Seed of all draws.
-    """
+    """Return an unbuilt layer or block with dropout and noise of this module."""
 
     def replacement(layer: Any) -> Any:
         options = {"name": layer.name, "dtype": layer.dtype_policy}
-        kinds = keras.layers
-        if isinstance(layer, kinds.GaussianNoise):
+        if isinstance(layer, keras.layers.GaussianNoise):
             return StepNoise(layer.stddev, seed, **options)
-        if not isinstance(layer, kinds.Dropout) or not layer.rate:
+        if not isinstance(layer, keras.layers.Dropout) or not layer.rate:
             return layer
-        spatial = isinstance(layer, kinds.SpatialDropout2D)
+        spatial = isinstance(layer, keras.layers.SpatialDropout2D)
         return StepDropout(layer.rate, seed, spatial=spatial, **options)
 
     return composite_layers.replaced(step, replacement)

@@ -22,10 +22,7 @@ def share(settings: optimization.Settings, step: int, total: int) -> float:
     Args:
         settings: policy of the schedule and its parameters.
         step: number of the step, from 0.
-        total: number of steps of the training, at least 1.
-
-    Returns:
-        0 or more; for inv and exp with gamma above 1, more than 1 too.
+        total: number of steps of the training.
     """
     decayed = _SHARES[settings.policy](settings, step, max(1, total))
     return decayed * min(1.0, (step + 1) / max(1, settings.warmup_steps))

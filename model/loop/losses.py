@@ -50,33 +50,25 @@ class Loss:
     def _targets(self, labels: Any, logits: Any) -> Any:
         """Return the target probabilities, [batch, num_classes]."""
         num_classes = tf.shape(logits)[1]
-        targets = labels
         if labels.shape.rank == 1:
-            targets = tf.one_hot(labels, num_classes, dtype=logits.dtype)
-        if self.label_smoothing:
-            targets = (1 - self.label_smoothing) * targets
-            targets += self.label_smoothing / tf.cast(num_classes, logits.dtype)
-        return targets
+            labels = tf.one_hot(labels, num_classes, dtype=logits.dtype)
+        if not self.label_smoothing:
+            return labels
+        spread = self.label_smoothing / tf.cast(num_classes, logits.dtype)
+        return (1 - self.label_smoothing) * labels + spread
 
 
 def from_settings(settings: optimization.Settings, counts: np.ndarray) -> Loss:
     """Return the loss of a training.
 
+    Balanced weights give all classes the same total weight. Their mean over the photos
+    is 1.
+
     Args:
         settings: Label smoothing and class weights.
         counts: int [num_classes], training photos of each class, above 0.
     """
-    weights = balanced(counts) if settings.class_weights == "balanced" else ()
+    weights: tuple[float, ...] = ()
+    if settings.class_weights == "balanced":
+        weights = tuple((counts.sum() / (len(counts) * counts)).tolist())
     return Loss(label_smoothing=settings.label_smoothing, class_weights=weights)
-
-
-def balanced(counts: np.ndarray) -> tuple[float, ...]:
-    """Return weights that give all classes the same total weight.
-
-    Args:
-        counts: int [num_classes], training photos of each class, above 0.
-
-    Returns:
-        One weight for each class; their mean over the photos is 1.
-    """
-    return tuple((counts.sum() / (len(counts) * counts)).tolist())

@@ -1,4 +1,7 @@
-"""Compute figures of merit from logits and labels, with NumPy alone."""
+"""Compute figures of merit with NumPy alone.
+
+Logits are float [num_examples, num_classes], labels int [num_examples], 0-based.
+"""
 
 import math
 from typing import Any
@@ -15,12 +18,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def mean_loss(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean cross-entropy in nats; NaN without examples.
-
-    Args:
-        logits: float [num_examples, num_classes].
-        labels: int [num_examples], 0-based.
-    """
+    """Return the mean cross-entropy in nats; NaN without examples."""
     if not len(labels):
         return math.nan
     return float(-log_softmax(logits)[np.arange(len(labels)), labels].mean())
@@ -74,22 +72,19 @@ def confusion_matrix(
 def per_class(confusion: np.ndarray) -> list[dict[str, Any]]:
     """Return precision, recall, F1 and support of each class; None for 0/0."""
 
-    def ratio(part: float, whole: float) -> float | None:
-        return float(part / whole) if whole else None
+    def ratio(part: int, whole: int) -> float | None:
+        return part / whole if whole else None
 
-    rows = []
-    for label in range(len(confusion)):
-        hits = int(confusion[label, label])
-        support, predicted = int(confusion[label].sum()), int(confusion[:, label].sum())
-        rows.append(
-            {
-                "precision": ratio(hits, predicted),
-                "recall": ratio(hits, support),
-                "f1": ratio(2 * hits, support + predicted),
-                "support": support,
-            }
-        )
-    return rows
+    counts = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+    return [
+        {
+            "precision": ratio(hits, predicted),
+            "recall": ratio(hits, support),
+            "f1": ratio(2 * hits, support + predicted),
+            "support": support,
+        }
+        for hits, support, predicted in zip(*(c.tolist() for c in counts), strict=True)
+    ]
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -99,12 +94,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     classes share the rest. With targets of 1 and 0, T would fall without limit where
     all photos are classified correctly, and every probability become 0 or 1.
 
-    Args:
-        logits: float [num_examples, num_classes] of the validation split.
-        labels: int [num_examples].
-
-    Returns:
-        T within LEAST_TEMPERATURE to MOST_TEMPERATURE; 1 when there are no examples.
+    It lies within LEAST_TEMPERATURE to MOST_TEMPERATURE, and is 1 without examples.
 
     Sources: Guo et al. 2017, "On Calibration of Modern Neural Networks"; Platt 1999,
     "Probabilistic Outputs for Support Vector Machines", section 2.2.
@@ -133,12 +123,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def calibrate(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Fit a temperature on the validation split; return it with its effect.
-
-    Args:
-        logits: float [num_examples, num_classes] of the validation split.
-        labels: int [num_examples], 0-based.
-    """
+    """Fit a temperature on the validation split; return it with its effect."""
     temperature = fit_temperature(logits, labels)
     return {
         "temperature": temperature,

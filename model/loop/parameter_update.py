@@ -37,8 +37,10 @@ class ParameterUpdate:
             settings.weight_decay * rates[name].decay_mult for name in self._names
         ]
         self._groups: list[tuple[float, Any, list[int]]] = []
+        # Only AdamW decays weights itself.
+        decoupled = settings.optimizer == "adamw"
         keys = [
-            (rates[name].lr_mult, self._decoupled(decay))
+            (rates[name].lr_mult, decay if decoupled else 0.0)
             for name, decay in zip(self._names, self._decays, strict=True)
         ]
         for lr_mult, decay in sorted(set(keys)):
@@ -57,18 +59,13 @@ class ParameterUpdate:
             for v in (self.variables if settings.ema else ())
         ]
 
-    def _decoupled(self, decay: float) -> float:
-        """Return the weight decay that the optimizer itself applies."""
-        return decay if self._settings.optimizer == "adamw" else 0.0
-
     def _make_optimizer(self, decay: float) -> Any:
         settings, kinds = self._settings, keras.optimizers
+        momentum = settings.momentum
         if settings.optimizer == "sgd":
-            return kinds.SGD(
-                0.0, momentum=settings.momentum, nesterov=settings.nesterov
-            )
+            return kinds.SGD(0.0, momentum=momentum, nesterov=settings.nesterov)
         if settings.optimizer == "rmsprop":
-            return kinds.RMSprop(0.0, momentum=settings.momentum)
+            return kinds.RMSprop(0.0, momentum=momentum)
         if settings.optimizer == "adamw":
             return kinds.AdamW(0.0, weight_decay=decay)
         return kinds.Adam(0.0)
@@ -76,16 +73,14 @@ class ParameterUpdate:
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
         """Within it, the variables have the values of their moving averages, if any."""
-        if not self.averages:
-            yield
-            return
-        values = [variable.numpy() for variable in self.variables]
-        for variable, average in zip(self.variables, self.averages, strict=True):
+        changed = self.variables[: len(self.averages)]  # all or none
+        values = [variable.numpy() for variable in changed]
+        for variable, average in zip(changed, self.averages, strict=True):
             variable.assign(average)
         try:
             yield
         finally:
-            for variable, value in zip(self.variables, values, strict=True):
+            for variable, value in zip(changed, values, strict=True):
                 variable.assign(value)
 
     @property
@@ -96,20 +91,14 @@ class ParameterUpdate:
     @property
     def state(self) -> dict[str, Any]:
         """{name: variable} of all that a resumed training needs."""
-        optimizers = {
-            f"optimizer/{number}/{place}": variable.value
-            for number, (_, optimizer, _) in enumerate(self._groups)
-            for place, variable in enumerate(optimizer.variables)
-        }
-        sums = dict(zip(self._names, self._sums, strict=False))
-        averages = dict(zip(self._names, self.averages, strict=False))
-        return {
-            "batches": self.batches,
-            "examples": self._count,
-            **{f"sum/{name}": variable for name, variable in sums.items()},
-            **{f"average/{name}": variable for name, variable in averages.items()},
-            **optimizers,
-        }
+        state = {"batches": self.batches, "examples": self._count}
+        for kind, variables in (("sum", self._sums), ("average", self.averages)):
+            for name, variable in zip(self._names, variables, strict=False):
+                state[f"{kind}/{name}"] = variable
+        for number, (_, optimizer, _) in enumerate(self._groups):
+            for place, variable in enumerate(optimizer.variables):
+                state[f"optimizer/{number}/{place}"] = variable.value
+        return state
 
     def apply(self, gradients: Sequence[Any], count: Any, rate: Any) -> None:
         """Make a step.

@@ -25,13 +25,11 @@ class LearningSetup:
 
     Attributes:
         update: Optimizers of the variables that train.
-        schedule: Settings of the learning rate's schedule.
+        schedule: Settings of the learning rate's schedule and of early stopping.
         base_rate: Learning rate that the schedule scales, 0 or more.
         epochs: Number of passes over the training photos, at least 1.
         total_steps: Number of steps after which training ends, also within an epoch.
         loss: Training loss of each photo.
-        patience: Epochs without a lower validation loss after which training ends; 0
-            trains all epochs.
         process_group: Processes and devices that compute the gradients.
         statistics: Variables that the forward pass itself changes in training, such as
             moving averages of batch normalisation.
@@ -43,15 +41,13 @@ class LearningSetup:
     epochs: int
     total_steps: int
     loss: losses.Loss = dataclasses.field(default_factory=losses.Loss)
-    patience: int = 0
     process_group: distributed.ProcessGroup = distributed.SINGLE_PROCESS
     statistics: Sequence[Any] = ()
 
     def rate_at(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""
-        return self.base_rate * learning_rate.share(
-            self.schedule, step, self.total_steps
-        )
+        share = learning_rate.share(self.schedule, step, self.total_steps)
+        return self.base_rate * share
 
 
 class StepResult(NamedTuple):
@@ -122,8 +118,7 @@ class TrainStep:
     def __init__(self, model: Any, setup: LearningSetup) -> None:
         """Prepare the graphs of a keras.Model, inputs -> logits."""
         self._setup = setup
-        self.steps = 0
-        self.waiting = 0
+        self.steps = self.waiting = 0
         self._train_on_batch = traced_function.for_any_batch(
             functools.partial(train_step, model, setup)
         )
@@ -146,9 +141,8 @@ class TrainStep:
 
     def finish(self) -> None:
         """Make a step of the batches that wait, as at the end of an epoch."""
-        if not self.waiting:
-            return
-        if self._setup.update.iter_size > 1:
-            self._apply_accumulated(tf.constant(self.rate, tf.float32))
-        self.waiting = 0
-        self.steps += 1
+        if self.waiting:
+            if self._setup.update.iter_size > 1:
+                self._apply_accumulated(tf.constant(self.rate, tf.float32))
+            self.waiting = 0
+            self.steps += 1

@@ -22,16 +22,11 @@ class NonFiniteLoss(ArithmeticError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EpochResult:
-    """Figures of an epoch.
+    """Figures of an epoch; losses are means in nats, accuracies shares of 0..1.
 
     Attributes:
         epoch: Number of the epoch, from 1, over all stages.
-        loss: Mean training loss in nats.
-        accuracy: Share of the training photos, as they were trained on, that were
-            classified correctly, 0..1.
-        validation_loss: Mean loss of the validation photos in nats.
-        validation_accuracy: Share of the validation photos that were classified
-            correctly, 0..1.
+        accuracy: Accuracy on the training photos as they were trained on.
         learning_rate: Learning rate of the epoch's last step.
         images_per_s: Training photos per second.
         seconds: Duration of training and validation.
@@ -57,7 +52,6 @@ class BestWeights:
         variables: {name: variable} of all that training changes.
         frozen_values: {name: array} of all other variables.
         epoch: Number of the best epoch, from 1; 0 before the first.
-        validation_loss: Validation loss of the best epoch, in nats.
         values: {name: array} of all variables after the best epoch.
         validation_logits: Logits of the best epoch, float32 [num_photos, num_classes].
     """
@@ -134,6 +128,7 @@ class Training:
         source: Batches for training and validation.
         best: The best weights so far, of this stage and those before.
         epoch: Number of complete epochs of this stage.
+        photos_in_epoch: Number of photos trained on in the current epoch.
         validated: Logits and labels of the last validation.
     """
 
@@ -152,11 +147,8 @@ class Training:
         `first_epoch` is the number of epochs of earlier stages, whose order and windows
         are not repeated.
         """
-        self.best = best
+        self.model, self.setup, self.source, self.best = model, setup, source, best
         self.epoch = 0
-        self.setup = setup
-        self.model = model
-        self.source = source
         self._stage = stage
         self._first_epoch = first_epoch
         self._train_step = train_step.TrainStep(model, setup)
@@ -164,31 +156,25 @@ class Training:
         self._start_epoch()
 
     def _start_epoch(self) -> None:
-        self._num_batches = 0  # trained on in this epoch
-        self._total_loss, self._num_hits, self._num_photos = 0.0, 0, 0
-        self._training_s = 0.0
-        self._timed_photos = 0  # of those, since training was resumed
+        self._num_batches = self._num_hits = self.photos_in_epoch = 0
+        self._total_loss = self._training_s = 0.0
+        self._timed_photos = 0  # photos in the epoch since training was resumed
 
     @property
     def done(self) -> bool:
         """Whether all epochs or steps are done, or nothing has improved for long."""
-        setup = self.setup
-        since = self._first_epoch + self.epoch - max(self.best.epoch, self._first_epoch)
+        setup, patience = self.setup, self.setup.schedule.early_stopping
+        since = self.epoch - max(self.best.epoch - self._first_epoch, 0)
         return (
             self.epoch >= setup.epochs
             or self.steps >= setup.total_steps
-            or bool(self.epoch and setup.patience and since >= setup.patience)
+            or 0 < patience <= since
         )
 
     @property
     def steps(self) -> int:
         """Number of steps so far."""
         return self._train_step.steps
-
-    @property
-    def photos_in_epoch(self) -> int:
-        """Number of photos trained on in the current epoch."""
-        return self._num_photos
 
     def train_epoch(self) -> Iterator[int]:
         """Train to the end of the epoch, and yield each batch's number of photos.
@@ -215,7 +201,7 @@ class Training:
                 )
             self._total_loss += loss * num_photos
             self._num_hits += int(result.num_hits)
-            self._num_photos += num_photos
+            self.photos_in_epoch += num_photos
             self._timed_photos += num_photos
             yield num_photos
         self._train_step.finish()
@@ -240,8 +226,8 @@ class Training:
             self.best.keep_if_better(epoch, validation_loss, logits)
         result = EpochResult(
             epoch=epoch,
-            loss=self._total_loss / self._num_photos,
-            accuracy=self._num_hits / self._num_photos,
+            loss=self._total_loss / self.photos_in_epoch,
+            accuracy=self._num_hits / self.photos_in_epoch,
             validation_loss=validation_loss,
             validation_accuracy=metrics.accuracy(logits, labels),
             learning_rate=self.setup.rate_at(self.steps - 1),
@@ -267,7 +253,7 @@ class Training:
     def state(self) -> dict[str, np.ndarray]:
         """Return all that a resumed training needs, but the weights."""
         counts = (
-            *(self.epoch, self._num_batches, self._num_hits, self._num_photos),
+            *(self.epoch, self._num_batches, self._num_hits, self.photos_in_epoch),
             *(self._train_step.steps, self._train_step.waiting),
         )
         update = self.setup.update.state
@@ -284,7 +270,7 @@ class Training:
             KeyError, ValueError: The state belongs to another training.
         """
         counts = [int(count) for count in state["counts"]]
-        self.epoch, self._num_batches, self._num_hits, self._num_photos = counts[:4]
+        self.epoch, self._num_batches, self._num_hits, self.photos_in_epoch = counts[:4]
         self._train_step.steps, self._train_step.waiting = counts[4:]
         self._total_loss = float(state["total_loss"])
         for name, variable in self.setup.update.state.items():

@@ -178,7 +178,6 @@ class StagedTraining:
             epochs=stage.epochs,
             total_steps=stage.steps,
             loss=losses.from_settings(learning, np.bincount(self._labels("train"))),
-            patience=learning.early_stopping,
             process_group=self.setup.process_group,
             statistics=trunk_and_tail.statistics(model),
         )

@@ -29,12 +29,8 @@ def describe(
 ) -> dict[str, Any]:
     """Return all that a trunk's features depend on, as JSON can hold it.
 
-    Args:
-        trunk: Frozen part of the network.
-        layer: Name of what the trunk computes.
-        spec: Preprocessing of the input.
-        precision: Precision that the trunk computes in.
-        records: The data set. Its split does not matter.
+    `layer` is the name of what the frozen trunk computes. The split of the records does
+    not matter.
     """
     weights = sorted(model_variables.digests(trunk.variables).items())
     layers = json.dumps(_layers(trunk), sort_keys=True, default=str)
@@ -51,10 +47,7 @@ def describe(
 
 
 def _layers(trunk: Any) -> list[Any]:
-    """Return what a trunk computes, equal for all models with the same operations.
-
-    Input and normalisation are left out: `spec` defines them.
-    """
+    """Return the operations without input and normalisation, which `spec` defines."""
     return [
         [
             type(operation).__name__,
@@ -70,11 +63,8 @@ def _layers(trunk: Any) -> list[Any]:
 
 def _material(config: Any) -> Any:
     if isinstance(config, dict):
-        return {
-            name: _material(value)
-            for name, value in config.items()
-            if not _IMMATERIAL.fullmatch(name)
-        }
+        names = [name for name in config if not _IMMATERIAL.fullmatch(name)]
+        return {name: _material(config[name]) for name in names}
     if isinstance(config, list | tuple):
         return [_material(value) for value in config]
     return config

@@ -1,6 +1,6 @@
 """Feed a training: with the photos themselves, or with cached features of them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,20 +84,17 @@ class CachedFeatures:
         seed: int,
         process_group: distributed.ProcessGroup = distributed.SINGLE_PROCESS,
     ) -> None:
-        """Prepare both splits; `seed` decides order and views.
+        """Prepare both splits; `seed` decides the order, and each photo's view.
 
-        Each training photo has `num_views` views, at least 1; validation uses the
-        central one.
+        Training takes turns between `num_views` views, validation uses the central one.
         """
         rows = records.included()
-        split = np.array([row.split for row in rows])
-        self._train = np.flatnonzero(split == "train")
-        self._validation = np.flatnonzero(split == "validation")
+        labels = [records.labels[row.class_name] for row in rows]
+        self._labels = np.array(labels, np.int32)
+        self._train = _indices(rows, "train")
+        self._validation = _indices(rows, "validation")
         self._records = records
         self._features = features
-        self._labels = np.array(
-            [records.labels[row.class_name] for row in rows], np.int32
-        )
         self._num_views = num_views
         self.batch_size = batch_size
         self._process_group = process_group
@@ -105,11 +102,8 @@ class CachedFeatures:
 
     def training(self, epoch: int, start: int = 0) -> Iterator[training_loop.Batch]:
         """Yield each photo once, in one of its views, without `start` batches."""
-        order, views = self._order(epoch)
-        first = start * self.batch_size
-        return self._batches(
-            order[first:], views[first:], self.batch_size, self._process_group
-        )
+        order, views = (part[start * self.batch_size :] for part in self._order(epoch))
+        return self._batches(order, views, self.batch_size, self._process_group)
 
     def validation(self) -> Iterator[training_loop.Batch]:
         """Yield each photo once, in its central view."""
@@ -183,7 +177,10 @@ def photos_per_view(
     Training needs `num_views` views of a photo, validation the central one.
     """
     rows = records.included()
-    split = np.array([row.split for row in rows])
-    train = np.flatnonzero(split == "train")
-    central = np.concatenate([train, np.flatnonzero(split == "validation")])
+    train = _indices(rows, "train")
+    central = np.concatenate([train, _indices(rows, "validation")])
     return rows, {view: train if view else central for view in range(num_views)}
+
+
+def _indices(rows: Sequence[Row], split: str) -> np.ndarray:
+    return np.flatnonzero([row.split == split for row in rows])

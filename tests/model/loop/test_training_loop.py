@@ -177,7 +177,9 @@ def test_predict_keeps_order_and_leaves_dropout_out():
 
 
 def test_training_stops_early_when_the_validation_loss_does_not_fall():
-    job = Job(linear(), np.zeros((4, 2)), [0, 1, 0, 1], epochs=9, rate=0.0, patience=2)
+    settings = optimization.Settings(early_stopping=2)
+    examples = np.zeros((4, 2)), [0, 1, 0, 1]
+    job = Job(linear(), *examples, epochs=9, rate=0.0, settings=settings)
     assert len(list(job.run())) == 3
     assert job.best.epoch == 1
 
