@@ -197,8 +197,8 @@ def _passes(missing: Mapping[int, np.ndarray]) -> list[tuple[list[int], np.ndarr
     A photo needed both mirrored and not is decoded once for both.
     """
     pair = [CENTRAL, MIRRORED]
-    central, mirrored = (missing.get(view, []) for view in pair)
-    both = np.intersect1d(central, mirrored).astype(int)
+    none = np.array([], np.int64)
+    both = np.intersect1d(missing.get(CENTRAL, none), missing.get(MIRRORED, none))
     passes = [(pair, both)]
     for view, rows in missing.items():
         passes.append(([view], np.setdiff1d(rows, both) if view in pair else rows))
