@@ -47,12 +47,11 @@ def main(typed: dict[str, Any]) -> None:
             f"seed {converted.info.seed}. To make a new split, run: python -m "
             f"pipeline.split {config.out} --seed={config.seed}"
         )
-    if summary.changed:
-        command_line.say(f"wrote {len(summary.written)} record files to {config.out}")
-    else:
-        command_line.say(
-            f"nothing changed: {config.out} is up to date with {config.source}"
-        )
+    command_line.say(
+        f"wrote {len(summary.written)} record files to {config.out}"
+        if summary.changed
+        else f"nothing changed: {config.out} is up to date with {config.source}"
+    )
 
 
 if __name__ == "__main__":

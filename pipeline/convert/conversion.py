@@ -34,6 +34,10 @@ from pipeline.system.errors import DataError
 
 # What may stand in an output folder without being ours.
 _TOLERATED = {"README.md", ".gitignore", ".gitkeep"}
+# Settings that decide what the rows of the manifest say.
+_ROW_SETTINGS = (
+    *("resize_min", "max_pixels", "animated", "shard_mb", "group_by", "conflicts"),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +46,7 @@ class Summary:
 
     Attributes:
         manifest: manifest of the data set as it is now.
-        written: names of the record files written; () when nothing had changed.
+        written: names of the record files written.
         findings: lines on copies, groups and photos that were left out.
         changed: whether the conversion changed anything.
         notes: lines on source and split.
@@ -78,8 +82,7 @@ def convert(config: Config) -> Summary:
         photo_source.check_given(source)
     _check_output(directory, source)
     with staging.staged(directory) as partial:
-        previous = _read_previous(directory)
-        _check_same_source(previous, source)
+        previous = _read_previous(directory, source)
         info = _dataset_info(config, source, previous)
         rows, findings = _select(config, source, previous, info, runner)
         placed = record_files.place(
@@ -90,19 +93,17 @@ def convert(config: Config) -> Summary:
             rows += previous.removed_photos(rows)
             rows.sort(key=lambda row: row.path)  # stable: a file that is there is first
         converted = Manifest(info=info, rows=tuple(rows), directory=directory)
+        before = previous.manifest if previous else None
         changed = (
-            bool(placed.written)
-            or previous is None
-            or not converted.same_data(previous.manifest)
+            bool(placed.written) or before is None or not converted.same_data(before)
         )
         if changed:
             converted.stage(partial)
-            for pattern in ("*.part", "*.rows"):
-                for path in partial.glob(pattern):
-                    path.unlink()
+            for path in (*partial.glob("*.part"), *partial.glob("*.rows")):
+                path.unlink()
             manifest.commit(directory, placed.obsolete)
     return Summary(
-        manifest=converted if previous is None or changed else previous.manifest,
+        manifest=converted if before is None or changed else before,
         written=tuple(placed.written),
         findings=tuple(findings),
         changed=changed,
@@ -120,7 +121,7 @@ def _select(
     """Decode the photos, leave out those that would mislead, group and split the rest.
 
     Returns:
-        The row of each file, in the order of the paths, and lines on what was found.
+        Row of each file, in the order of the paths, and lines of findings.
     """
     directory = file_system.path(config.out)
     user_keys = photo_groups.find_user_keys(source, config.group_by)
@@ -146,9 +147,8 @@ def _select(
     groups = PhotoGroups(similar=similar, user_keys=user_keys)
     contradicting: photo_selection.Reasons = {}
     if config.conflicts == "leave_out":
-        contradicting = photo_selection.find_contradicting(
-            rows, groups.same_pixels(rows)
-        )
+        same_pixels = groups.same_pixels(rows)
+        contradicting = photo_selection.find_contradicting(rows, same_pixels)
         photo_selection.leave_out(rows, contradicting)
         groups = groups.among(rows)
     bridging = photo_selection.find_bridging(rows, groups.together(rows), previous)
@@ -165,19 +165,6 @@ def _select(
     return rows, conversion_notes.lines(rows, groups, contradicting, bridging)
 
 
-def _row_settings(config: Config) -> dict[str, int | str]:
-    """Return the settings that decide what the rows of the manifest say."""
-    return {
-        "resize_min": config.resize_min,
-        "max_pixels": config.max_pixels,
-        "animated": config.animated,
-        "shard_mb": config.shard_mb,
-        "group_by": config.group_by,
-        "conflicts": config.conflicts,
-        "duplicates": near_duplicates.VERSION,
-    }
-
-
 def _dataset_info(
     config: Config, source: Source, previous: PreviousDataset | None
 ) -> DatasetInfo:
@@ -186,7 +173,11 @@ def _dataset_info(
         class_names=source.class_names,
         seed=before.seed if before else config.seed,
         shares=before.shares if before else split_assignment.DEFAULT_SHARES,
-        settings={**_row_settings(config), **source.settings},
+        settings={
+            **{name: getattr(config, name) for name in _ROW_SETTINGS},
+            "duplicates": near_duplicates.VERSION,
+            **source.settings,
+        },
         versions={
             "graft": manifest.GRAFT_VERSION,
             "opencv": opencv.OPENCV_VERSION,
@@ -200,8 +191,7 @@ def _dataset_info(
 def _check_output(directory: Path, source: Source) -> None:
     if directory.exists() and not directory.is_dir():
         raise DataError(f"{directory}: is a file. Expected a folder to write into")
-    listed = source.kind in ("lists", "CSV")  # what else lies there does not matter
-    if not listed:
+    if source.kind not in ("lists", "CSV"):  # these name their photos
         photo_source.check_outside(directory, source.root)
     if not directory.exists():
         return
@@ -216,20 +206,16 @@ def _check_output(directory: Path, source: Source) -> None:
         )
 
 
-def _read_previous(directory: Path) -> PreviousDataset | None:
-    if (directory / manifest.HEAD_NAME).exists():
-        return PreviousDataset(manifest.read(directory))
-    return None
-
-
-def _check_same_source(previous: PreviousDataset | None, source: Source) -> None:
-    """Refuse to replace another data set, none of whose photos is in this source."""
-    if previous is None:
-        return
+def _read_previous(directory: Path, source: Source) -> PreviousDataset | None:
+    """Read the data set to update; refuse one without any photo of this source."""
+    if not (directory / manifest.HEAD_NAME).exists():
+        return None
+    previous = PreviousDataset(manifest.read(directory))
     rows = (previous.row_at(photo.path) for photo in source.photos)
     if not any(row and row.is_included for row in rows):
         raise DataError(
-            f"{previous.manifest.directory}: holds another data set (classes "
+            f"{directory}: holds another data set (classes "
             f"{', '.join(previous.manifest.class_names[:5])}). Choose another --out "
             "or remove it"
         )
+    return previous

@@ -24,19 +24,16 @@ def lines(
         groups: photos that belong together.
         contradicting: photos that were left out because of their labels.
         bridging: photos that were left out because of their groups' splits.
-
-    Returns:
-        One line for each kind of finding that there is.
     """
+
+    def is_mixed(group: Group, column: str) -> bool:
+        return len({getattr(rows[index], column) for index in group}) > 1
+
     copies = [index for group in photo_groups.same_files(rows) for index in group[1:]]
     alike = groups.same_picture(rows)
-    near = [g for g in alike if len({rows[index].sha256 for index in g}) > 1]
-    mixed = [g for g in alike if len({rows[index].class_name for index in g}) > 1]
-    divided = [
-        group
-        for group in groups.together(rows)
-        if len({rows[index].split for index in group}) > 1
-    ]
+    near = [group for group in alike if is_mixed(group, "sha256")]
+    mixed = [group for group in alike if is_mixed(group, "class_name")]
+    divided = [group for group in groups.together(rows) if is_mixed(group, "split")]
     keys = [
         key
         for row, key in zip(rows, groups.user_keys, strict=True)
@@ -72,15 +69,12 @@ def lines(
 
 
 def _names(rows: Sequence[Row], indices: Collection[int]) -> str:
-    """Return paths of the first rows."""
     shown = [rows[index].path for index in [*indices][:_SHOWN]]
     return ", ".join(shown) + (" ..." if len(indices) > _SHOWN else "")
 
 
 def _pairs(rows: Sequence[Row], groups: Sequence[Group]) -> str:
-    """Return paths of two photos of each of the first groups."""
-    shown = [
-        " and ".join(rows[index].path for index in group[:2])
-        for group in groups[:_SHOWN]
-    ]
+    """Return the paths of two photos of each of the first groups."""
+    pairs = (group[:2] for group in groups[:_SHOWN])
+    shown = [" and ".join(rows[index].path for index in pair) for pair in pairs]
     return "; ".join(shown) + (" ..." if len(groups) > _SHOWN else "")

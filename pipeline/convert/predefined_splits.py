@@ -49,15 +49,10 @@ def leave_out_copies(rows: list[Row], source: Source, groups: Sequence[Group]) -
 
 
 def place(rows: list[Row], source: Source, previous: PreviousDataset | None) -> None:
-    """Write the given splits into the rows, in place.
-
-    Args:
-        rows: rows of all files.
-        source: photos with their given splits.
-        previous: data set as it was; None the first time.
+    """Write the given splits into the rows of all files, in place.
 
     Raises:
-        DataError: a photo had another split than it is given for now.
+        DataError: a photo of the previous data set has another split than it is given.
     """
     if not source.given:
         return
@@ -107,11 +102,13 @@ def notes(source: Source, shares: Mapping[str, float]) -> list[str]:
     """Return a line about the splits that the source gives; none if it gives none."""
     if not source.given:
         return []
-    filled = {
-        name: share for name, share in open_shares(source, shares).items() if share
-    }
+    filled = [
+        f"{name} ({share:g})"
+        for name, share in open_shares(source, shares).items()
+        if share
+    ]
     line = f"given splits: {', '.join(source.given)}"
     if filled:
-        names = " and ".join(f"{name} ({share:g})" for name, share in filled.items())
-        line += f"; {names} {'is' if len(filled) == 1 else 'are'} taken from the rest"
+        verb = "is" if len(filled) == 1 else "are"
+        line += f"; {' and '.join(filled)} {verb} taken from the rest"
     return [line]

@@ -9,7 +9,6 @@ import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 from pipeline.images import decode_locally
 from pipeline.records.manifest_row import Row
@@ -26,7 +25,7 @@ class RecordFiles:
     """The record files that a conversion gives.
 
     Attributes:
-        written: {record file: parts of other files to join}, of those to be written.
+        written: {record file to write: parts of other files to join for it}.
         obsolete: names of record files of the previous data set that are not needed.
     """
 
@@ -52,7 +51,7 @@ def place(
 
     Args:
         rows: rows of all files; those with a record say where it is now.
-        class_names: class names in label order.
+        class_names: names of all classes.
         shard_bytes: largest size of a record file of several records, in bytes; 0: no
             limit.
         previous: data set as it was; None the first time.
@@ -115,14 +114,7 @@ def write(
     partial: Path,
     runner: decode_locally.Runner,
 ) -> None:
-    """Write record files into the staging folder.
-
-    Args:
-        record_files: files to write.
-        directory: folder of the data set.
-        partial: staging folder.
-        runner: local processes or a cluster.
-    """
+    """Write the record files of a data set's folder into its staging folder."""
     runner.call(
         [
             functools.partial(_join, directory, extents, partial / name)
@@ -137,13 +129,9 @@ def _join(directory: Path, extents: Sequence[Extent], target: Path) -> None:
         for name, start, length in extents:
             with (directory / name).open("rb") as part:
                 part.seek(start)
-                _copy(part, out, length)
-
-
-def _copy(part: BinaryIO, out: BinaryIO, length: int) -> None:
-    while length:
-        chunk = part.read(min(length, 1 << 20))
-        if not chunk:
-            raise DataError(f"{part.name}: ended early while it was copied")
-        out.write(chunk)
-        length -= len(chunk)
+                while length:
+                    chunk = part.read(min(length, 1 << 20))
+                    if not chunk:
+                        raise DataError(f"{part.name}: ended early while it was copied")
+                    out.write(chunk)
+                    length -= len(chunk)
