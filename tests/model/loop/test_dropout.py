@@ -19,7 +19,7 @@ def masked(layer, inputs, step):
 
 
 class TestStepDropout:
-    @pytest.mark.parametrize("rate", [0.5, 0.25, 0.1, 0.9])
+    @pytest.mark.parametrize("rate", [0.5, 0.1, 0.9])
     @pytest.mark.parametrize("shape", [(64, 1001), (10, 7, 7, 33)])
     def test_dropout_keeps_the_mean(self, rate, shape):
         found = masked(layer(rate), np.ones(shape, np.float32), 3)
@@ -42,7 +42,7 @@ class TestStepDropout:
             assert (other != first).any()
 
     def test_every_place_is_dropped_at_some_time(self):
-        """No pattern in the bytes: each number by itself, over steps and batch."""
+        """Each number by itself, over steps and batch."""
         found = np.mean(
             [masked(layer(), np.ones((4, 37), np.float32), n) > 0 for n in range(400)],
             axis=0,
@@ -75,16 +75,14 @@ class TestStepDropout:
             output = layer()(inputs, training=True)
         np.testing.assert_array_equal(tape.gradient(output, inputs), output)
 
-    @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
-    def test_low_precision_keeps_the_mean(self, dtype):
-        found = layer(dtype=dtype)(np.ones((2, 8), np.float32))
-        assert found.dtype == dtype.removeprefix("mixed_")
-        kept = masked(layer(dtype=dtype), np.ones((2, 800), np.float32), 1)
-        assert {*np.unique(kept)} == {0, 2}
-
-    def test_nothing_is_dropped_in_use(self):
-        inputs = np.ones((2, 8), np.float32)
-        np.testing.assert_array_equal(layer()(inputs), inputs)
+    @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+    def test_nothing_is_dropped_in_use_in_any_precision(self, precision):
+        dtype = precision if precision == "float32" else f"mixed_{precision}"
+        inputs = np.ones((2, 800), np.float32)
+        in_use = layer(dtype=dtype)(inputs)
+        assert in_use.dtype == precision
+        np.testing.assert_array_equal(np.asarray(in_use, np.float32), inputs)
+        assert {*np.unique(masked(layer(dtype=dtype), inputs, 1))} == {0, 2}
 
     def test_training_without_a_step_is_an_error(self):
         with pytest.raises(RuntimeError, match="drop: called in training outside"):
@@ -119,13 +117,11 @@ class TestByStep:
         assert found.name == "a"
 
     def test_layers_inside_blocks_are_replaced(self):
-        """However deep; what is no dropout stays the same layer."""
+        """At any depth; other layers stay the same."""
         dense, drop = LAYERS.Dense(4, name="dense"), LAYERS.Dropout(0.5, name="drop")
         inner = composite_layers.Chain("inner", [dense, drop])
-        graph = composite_layers.Graph(
-            "sum",
-            [(inner, ("",)), (LAYERS.Add(name="sum"), ("inner", ""))],
-        )
+        steps = [(inner, ("",)), (LAYERS.Add(name="sum"), ("inner", ""))]
+        graph = composite_layers.Graph("sum", steps)
         norm = composite_layers.LocalResponseNorm("norm", "float32")
         found = dropout.by_step(composite_layers.Chain("outer", [graph, norm]), 1)
         kinds = [type(layer) for layer in found.layers]

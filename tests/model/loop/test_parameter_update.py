@@ -21,8 +21,11 @@ def gradients(number):
     return [random.normal(0, 2, np.shape(v)).astype("f4") for v in START.values()]
 
 
-def values(found):
-    return np.concatenate([np.ravel(v) for v in found])
+def values(arrays):
+    """Return the numbers of arrays or of {name: variable} in one row."""
+    if isinstance(arrays, dict):
+        arrays = [variable.numpy() for variable in arrays.values()]
+    return np.concatenate([np.ravel(array) for array in arrays])
 
 
 def steps(settings, rates, *, count=1.0, start=START):
@@ -37,38 +40,29 @@ def steps(settings, rates, *, count=1.0, start=START):
     rows = []
     for number, rate in enumerate(rates):
         step(tf.constant(rate), *gradients(number))
-        rows.append(values(v.numpy() for v in found.values()))
+        rows.append(values(found))
     return np.array(rows)
 
 
 @pytest.mark.parametrize(
-    ("settings", "make"),
+    ("name", "kind", "options"),
     [
-        (Settings(optimizer="sgd"), lambda: keras.optimizers.SGD(0.1)),
-        (
-            Settings(optimizer="sgd", momentum=0.9),
-            lambda: keras.optimizers.SGD(0.1, momentum=0.9),
-        ),
-        (
-            Settings(optimizer="sgd", momentum=0.9, nesterov=True),
-            lambda: keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True),
-        ),
-        (Settings(optimizer="adam"), lambda: keras.optimizers.Adam(0.1)),
-        (
-            Settings(optimizer="adamw", weight_decay=0.01),
-            lambda: keras.optimizers.AdamW(0.1, weight_decay=0.01),
-        ),
-        (Settings(optimizer="rmsprop"), lambda: keras.optimizers.RMSprop(0.1)),
+        ("sgd", keras.optimizers.SGD, {}),
+        ("sgd", keras.optimizers.SGD, {"momentum": 0.9}),
+        ("sgd", keras.optimizers.SGD, {"momentum": 0.9, "nesterov": True}),
+        ("adam", keras.optimizers.Adam, {}),
+        ("adamw", keras.optimizers.AdamW, {"weight_decay": 0.01}),
+        ("rmsprop", keras.optimizers.RMSprop, {"momentum": 0.9}),
     ],
-    ids=["sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop"],
 )
-def test_steps_are_those_of_keras_optimizers(settings, make):
-    theirs, optimizer = variables(), make()
+def test_steps_are_those_of_keras_optimizers(name, kind, options):
+    settings = Settings(optimizer=name, **options)
+    theirs, optimizer = variables(), kind(0.1, **options)
     expected = []
     for number in range(4):
         optimizer.apply(gradients(number), list(theirs.values()))
-        expected.append(values(v.numpy() for v in theirs.values()))
-    np.testing.assert_allclose(steps(settings, [0.1] * 4), expected, rtol=1e-6)
+        expected.append(values(theirs))
+    np.testing.assert_allclose(steps(settings, [0.1] * 4), expected, 1e-6, 1e-6)
 
 
 def test_gradients_become_means_over_the_examples():
@@ -78,7 +72,7 @@ def test_gradients_become_means_over_the_examples():
 
 
 def test_momentum_keeps_what_was_moved_at_an_earlier_rate():
-    """Momentum keeps what was moved at an earlier rate, as Caffe does."""
+    """As in Caffe."""
     found = steps(Settings(optimizer="sgd", momentum=0.5), [0.1, 0.0])
     first = found[0] - values(START.values())
     np.testing.assert_allclose(found[1] - found[0], 0.5 * first, rtol=1e-5)
@@ -101,21 +95,16 @@ class TestLayerRates:
 
     @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
     def test_a_decay_factor_of_0_leaves_biases_alone(self, optimizer):
-        settings = Settings(
-            optimizer=optimizer,
-            weight_decay=0.5,
-            rates="*/bias=1:0",
-        )
-        without = steps(Settings(optimizer=optimizer, weight_decay=0.0), [0.1])[0]
+        settings = Settings(optimizer=optimizer, weight_decay=0.5, rates="*/bias=1:0")
+        without = steps(Settings(optimizer=optimizer), [0.1])[0]
         moved = steps(settings, [0.1])[0] - without
         start = values(START.values())
         np.testing.assert_allclose(moved[:4], -0.1 * 0.5 * start[:4], rtol=1e-4)
         np.testing.assert_allclose(moved[4:], 0, atol=1e-7)
 
     def test_l2_decay_is_part_of_the_gradient(self):
-        """Caffe's weight decay is a part of the gradient: Adam would scale it away."""
-        decay = {"weight_decay": 0.5}
-        adam = steps(Settings(optimizer="adam", **decay), [0.1])[0]
+        """As in Caffe, so that Adam scales it away."""
+        adam = steps(Settings(optimizer="adam", weight_decay=0.5), [0.1])[0]
         start = values(START.values())
         np.testing.assert_allclose(np.abs(adam - start), 0.1, rtol=1e-3)
 
@@ -139,13 +128,11 @@ def test_accumulated_batches_make_one_step():
     updated.apply_accumulated(tf.constant(0.1))
     total = values(gradients(0)) + values(gradients(1))
     expected = values(START.values()) - 0.1 * total / 4
-    np.testing.assert_allclose(values(v.numpy() for v in found.values()), expected)
+    np.testing.assert_allclose(values(found), expected)
     updated.accumulate(gradients(2), tf.constant(2.0))
     updated.apply_accumulated(tf.constant(0.1))
     expected = expected - 0.1 * values(gradients(2)) / 2
-    np.testing.assert_allclose(
-        values(v.numpy() for v in found.values()), expected, rtol=1e-6
-    )
+    np.testing.assert_allclose(values(found), expected, rtol=1e-6)
 
 
 def test_the_moving_average_follows_the_weights():
@@ -154,12 +141,11 @@ def test_the_moving_average_follows_the_weights():
     expected = values(START.values())
     for number in range(3):
         updated.apply(gradients(number), tf.constant(1.0), tf.constant(0.1))
-        expected = 0.9 * expected + 0.1 * values(v.numpy() for v in found.values())
-    own = values(v.numpy() for v in found.values())
+        expected = 0.9 * expected + 0.1 * values(found)
+    own = values(found)
     with updated.averaged():
-        averages = values(v.numpy() for v in found.values())
-    np.testing.assert_allclose(averages, expected, rtol=1e-5)
-    np.testing.assert_array_equal(values(v.numpy() for v in found.values()), own)
+        np.testing.assert_allclose(values(found), expected, rtol=1e-5)
+    np.testing.assert_array_equal(values(found), own)
 
 
 def test_state_is_all_that_a_resumed_training_needs():
@@ -178,7 +164,6 @@ def test_state_is_all_that_a_resumed_training_needs():
             variable.assign(state[name])
         for number in range(first, first + second):
             updated.apply(gradients(number), tf.constant(1.0), tf.constant(0.1))
-        changed = (*found.values(), *updated.state.values())
-        return values([variable.numpy() for variable in changed])
+        return values(found | updated.state)
 
     np.testing.assert_array_equal(run(2, 3), run(5, 0))

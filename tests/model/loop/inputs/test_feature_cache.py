@@ -1,3 +1,4 @@
+import itertools
 import os
 import time
 
@@ -24,15 +25,15 @@ def build_trunk(seed=0, gain=1.0):
 
 
 class Watched(image_batches.Images):
-    """Keeps what was asked for; can be stopped as by Ctrl-C."""
+    """Records the rows that are computed; can be stopped as by Ctrl-C."""
 
-    def __init__(self, found, stop_after=None):
-        super().__init__(found, found.included(), SPEC, batch_size=BATCH_SIZE)
-        self.asked = []
+    def __init__(self, records, stop_after=None):
+        super().__init__(records, records.included(), SPEC, batch_size=BATCH_SIZE)
+        self.computed = []
         self._left = stop_after
 
     def run(self, order, views):
-        self.asked += list(order)
+        self.computed += list(order)
         for batch in super().run(order, views):
             if self._left == 0:
                 raise KeyboardInterrupt
@@ -53,179 +54,152 @@ def every(found):
 
 @pytest.fixture
 def extract(found, trunk, tmp_path):
-    """Computes features in the test's cache; returns them and the images watched."""
+    """Return a function that gives features and the rows computed for them."""
 
-    def extract(rows, *, precision="float32", stop_after=None, trunk=trunk):
+    def extract(rows, folder="", precision="float32", stop_after=None, trunk=trunk):
         images = Watched(found, stop_after)
         identity = cache_key.describe(trunk, "conv", SPEC, precision, found)
-        made = feature_cache.extract(
-            trunk, images, rows, cache_dir=tmp_path, identity=identity
+        features = feature_cache.extract(
+            trunk, images, rows, cache_dir=tmp_path / folder, identity=identity
         )
-        return made, images.asked
+        return features, images.computed
 
     return extract
 
 
 @pytest.fixture
-def central(found, trunk, every):
-    """What the trunk says of the central windows, worked out without a cache."""
+def pixels(found, every):
+    """The central windows of all photos, float32."""
     images = image_batches.Images(found, found.included(), SPEC, batch_size=len(every))
     views = crop_and_resize.central_views(images.sizes, SPEC)
     (batch,) = images.run(every, views)
-    return np.asarray(trunk(np.asarray(batch["image"], np.float32)))
+    return np.asarray(batch["image"], np.float32)
 
 
-def gather(found, rows, view=0):
-    return found.gather(np.asarray(rows), np.full(len(rows), view)).numpy()
+@pytest.fixture
+def central(trunk, pixels):
+    """The trunk's output for the central windows, without a cache."""
+    return np.asarray(trunk(pixels))
 
 
-def the_folder(cache_dir):
-    (folder,) = [path.parent for path in cache_dir.glob("*/about.json")]
-    return folder
+def gather(features, rows, view=0):
+    return features.gather(np.asarray(rows), np.full(len(rows), view)).numpy()
 
 
-def test_view_0_is_the_central_window(extract, central, every):
-    found, asked = extract({0: every})
-    assert sorted(asked) == list(every)
-    assert len(every) % BATCH_SIZE
-    values = gather(found, every)
-    assert values.dtype == np.float32
-    assert values.shape == (len(every), 2, 2, 3)
-    np.testing.assert_allclose(values, central, rtol=1e-5, atol=1e-3)
+def assert_close(features, expected, tolerance=1e-5):
+    np.testing.assert_allclose(features, expected, rtol=tolerance, atol=1e-3)
 
 
-def test_gather_takes_rows_in_any_order_and_more_than_once(extract, central, every):
-    found, _ = extract({0: every})
-    rows = np.array([7, 3, 3, 41, 0])
-    np.testing.assert_allclose(gather(found, rows), central[rows], rtol=1e-5, atol=1e-3)
-
-
-def test_other_views_are_other_windows_and_always_the_same(
-    extract, trunk, every, found, tmp_path
+def test_views_are_the_centre_the_same_mirrored_and_random_windows(
+    extract, trunk, every, pixels, central
 ):
-    rows = {0: every, 1: every, 2: every}
-    first, _ = extract(rows)
-    values = [gather(first, every, view) for view in rows]
-    for one, other in ((0, 1), (0, 2), (1, 2)):
-        differ = (values[one] != values[other]).any(axis=(1, 2, 3))
-        assert differ.mean() > 0.8
-    again = feature_cache.extract(
-        trunk,
-        Watched(found),
-        rows,
-        cache_dir=tmp_path / "other",
-        identity=cache_key.describe(trunk, "conv", SPEC, "float32", found),
-    )
-    for view in rows:
-        assert (gather(again, every, view) == values[view]).all()
+    assert len(every) % BATCH_SIZE
+    rows = {0: every, 1: every, 2: every, 3: every}
+    features, computed = extract(rows)
+    assert sorted(computed) == sorted([*every] * 3)  # the first two views at once
+    values = [gather(features, every, view) for view in rows]
+    first, mirrored, *_ = values
+    assert (first.dtype, first.shape) == (np.float32, (len(every), 2, 2, 3))
+    assert_close(first, central)
+    assert_close(mirrored, np.asarray(trunk(pixels[:, :, ::-1])))
+    for one, other in itertools.combinations(values, 2):
+        assert (one != other).any(axis=(1, 2, 3)).mean() > 0.8
+    again, _ = extract(rows, folder="another")
+    assert all((gather(again, every, view) == values[view]).all() for view in rows)
 
 
-def test_a_batch_mixes_views(extract, every):
-    found, _ = extract({0: every, 1: every})
-    rows, views = np.array([5, 6, 7, 5]), np.array([1, 0, 1, 0])
-    mixed = found.gather(rows, views).numpy()
+def test_a_batch_mixes_views_and_takes_rows_in_any_order_and_more_than_once(
+    extract, every
+):
+    features, _ = extract({0: every, 1: every})
+    rows, views = np.array([41, 6, 7, 6, 6]), np.array([1, 0, 1, 0, 1])
+    mixed = features.gather(rows, views).numpy()
     for number, (row, view) in enumerate(zip(rows, views, strict=True)):
-        assert (mixed[number] == gather(found, [row], view)[0]).all()
+        assert (mixed[number] == gather(features, [row], view)[0]).all()
 
 
 class TestReuse:
     def test_a_complete_cache_computes_nothing(self, extract, every):
         first, _ = extract({0: every, 1: every})
-        again, asked = extract({0: every, 1: every})
-        assert asked == []
+        again, computed = extract({0: every, 1: every})
+        assert computed == []
         for view in (0, 1):
             assert (gather(again, every, view) == gather(first, every, view)).all()
 
     def test_only_missing_rows_are_computed(self, extract, central, every):
-        """Another split asks for other rows: a fold after the other."""
-        _, asked = extract({0: every[:20], 1: every[:10]})
-        # Once for both views, then what is wanted in one alone.
-        assert (sorted(asked[:10]), sorted(asked[10:])) == (
-            list(every[:10]),
-            list(every[10:20]),
-        )
-        found, asked = extract({0: every[10:30], 1: every[5:15]})
-        assert (sorted(asked[:10]), sorted(asked[10:])) == (
-            list(every[20:30]),
-            list(every[10:15]),
-        )
-        np.testing.assert_allclose(
-            gather(found, every[10:30]), central[10:30], rtol=1e-5, atol=1e-3
-        )
+        """Another fold needs other rows of both views."""
+        _, computed = extract({0: every[:20], 1: every[:10]})
+        # Rows of both views at once, then those of a single one.
+        assert sorted(computed[:10]) == list(every[:10])
+        assert sorted(computed[10:]) == list(every[10:20])
+        features, computed = extract({0: every[10:30], 1: every[5:15]})
+        assert sorted(computed[:10]) == list(every[20:30])
+        assert sorted(computed[10:]) == list(every[10:15])
+        assert_close(gather(features, every[10:30]), central[10:30])
 
     def test_the_mirrored_view_is_the_same_computed_with_or_without_the_central_one(
         self, extract, every
     ):
         together, _ = extract({0: every, 1: every[:20]})
         apart, _ = extract({0: every, 1: every[20:]})
-        whole, asked = extract({0: every, 1: every})
-        assert asked == []
+        whole, computed = extract({0: every, 1: every})
+        assert computed == []
         for part, rows in ((together, every[:20]), (apart, every[20:])):
             assert (gather(whole, rows, 1) == gather(part, rows, 1)).all()
             assert not (gather(whole, rows, 1) == gather(whole, rows, 0)).all()
 
-    def test_more_views_reuse_the_cached_ones(self, extract, every):
-        extract({0: every})
-        _, asked = extract({0: every, 1: every[:4]})
-        assert sorted(asked) == list(every[:4])
-
-    def test_a_stopped_extraction_continues(self, extract, central, every):
+    @pytest.mark.parametrize(
+        ("num_views", "stop_after", "complete"), [(1, 2, 2), (3, 4 + 1, 1)]
+    )
+    def test_a_stopped_extraction_continues(
+        self, extract, central, every, num_views, stop_after, complete
+    ):
+        """In the second case within the third view, after four batches of two."""
+        rows = dict.fromkeys(range(num_views), every)
         with pytest.raises(KeyboardInterrupt):
-            extract({0: every}, stop_after=2)
-        found, asked = extract({0: every})
-        assert len(asked) == len(every) - 2 * BATCH_SIZE
-        np.testing.assert_allclose(gather(found, every), central, rtol=1e-5, atol=1e-3)
-
-    def test_an_extraction_stopped_in_a_later_view_continues(self, extract, every):
-        with pytest.raises(KeyboardInterrupt):
-            extract({0: every, 1: every, 2: every}, stop_after=4 + 1)
-        _, asked = extract({0: every, 1: every, 2: every})
-        assert len(asked) == len(every) - BATCH_SIZE
+            extract(rows, stop_after=stop_after)
+        features, computed = extract(rows)
+        assert len(computed) == len(every) - complete * BATCH_SIZE
+        assert_close(gather(features, every), central)
 
 
 def test_each_description_has_a_folder(extract, every, tmp_path):
     for number, changes in enumerate(
         ({}, {"precision": "bfloat16"}, {"trunk": build_trunk(seed=1)}, {})
     ):
-        _, asked = extract({0: every[:4]}, **changes)
-        assert bool(asked) == (number < 3)
+        _, computed = extract({0: every[:4]}, **changes)
+        assert bool(computed) == (number < 3)
     assert len(list(tmp_path.iterdir())) == 3
 
 
-@pytest.mark.parametrize("harm", ["cut", "garbage", "gone", "empty", "other shape"])
+@pytest.mark.parametrize("harm", ["cut", "garbage", "missing", "empty", "other shape"])
 @pytest.mark.parametrize("name", ["view0.npy", "view0.done.npy"])
 def test_a_damaged_cache_is_computed_again(
     extract, central, every, tmp_path, name, harm
 ):
     extract({0: every})
-    path = the_folder(tmp_path) / name
+    (path,) = tmp_path.glob(f"*/{name}")
     data = path.read_bytes()
-    if harm == "cut":
-        path.write_bytes(data[: len(data) - 20])
-    elif harm == "garbage":
-        path.write_bytes(b"\x00" * len(data))
-    elif harm == "gone":
+    if harm == "missing":
         path.unlink()
-    elif harm == "empty":
-        path.write_bytes(b"")
-    else:
+    elif harm == "other shape":
         np.save(path, np.ones((3, 4)))
-    found, _ = extract({0: every})
-    np.testing.assert_allclose(gather(found, every), central, rtol=1e-5, atol=1e-3)
+    else:
+        damaged = {"cut": data[:-20], "garbage": bytes(len(data)), "empty": b""}
+        path.write_bytes(damaged[harm])
+    features, _ = extract({0: every})
+    assert_close(gather(features, every), central)
 
 
-def test_narrow_storage_clips_what_it_cannot_hold(extract, every):
+def test_narrow_storage_is_close_and_clips_what_it_cannot_hold(extract, central, every):
     """float16 ends at 65,504; bfloat16 features may be larger, and none is infinite."""
-    found, _ = extract({0: every}, precision="bfloat16", trunk=build_trunk(gain=1000.0))
-    values = gather(found, every)
+    features, _ = extract({0: every}, precision="bfloat16")
+    assert_close(gather(features, every), central, tolerance=1e-3)
+    large = build_trunk(gain=1000.0)
+    features, _ = extract({0: every}, precision="bfloat16", trunk=large)
+    values = gather(features, every)
     assert values.dtype == np.float32
-    assert values.max() == 65504
-    assert values.min() == -65504
-
-
-def test_narrow_storage_is_close(extract, central, every):
-    found, _ = extract({0: every}, precision="bfloat16")
-    np.testing.assert_allclose(gather(found, every), central, rtol=1e-3, atol=1e-3)
+    assert (values.min(), values.max()) == (-65504, 65504)
 
 
 def test_features_in_memory_and_on_disk_agree():
@@ -233,11 +207,11 @@ def test_features_in_memory_and_on_disk_agree():
     random = np.random.default_rng(0)
     narrow = [random.normal(size=(60, 2)).astype(np.float16) for _ in range(2)]
     wide = [np.broadcast_to(view[:, None], (60, 5_000_000, 2)) for view in narrow]
-    rows = {0: np.arange(60), 1: np.arange(20, 60)}
-    assert sum(len(some) for some in rows.values()) * wide[0][0].nbytes > 1 << 30
-    some, views = np.array([59, 0, 33]), np.array([1, 0, 1])
-    memory = feature_cache.Features(narrow, rows).gather(some, views)
-    disk = feature_cache.Features(wide, rows).gather(some, views)
+    filled = {0: np.arange(60), 1: np.arange(20, 60)}
+    assert sum(map(len, filled.values())) * wide[0][0].nbytes > 1 << 30
+    rows, views = np.array([59, 0, 33]), np.array([1, 0, 1])
+    memory = feature_cache.Features(narrow, filled).gather(rows, views)
+    disk = feature_cache.Features(wide, filled).gather(rows, views)
     assert memory.dtype == disk.dtype == "float32"
     expected = [narrow[1][59], narrow[0][0], narrow[1][33]]
     assert (memory.numpy() == expected).all()
@@ -246,68 +220,32 @@ def test_features_in_memory_and_on_disk_agree():
 
 
 class TestEviction:
-    PRECISIONS = ("float32", "bfloat16", "float16")
-
-    def fill(self, extract, every, tmp_path):
-        """Three caches, the first used longest ago; returns their folders by age."""
-        folders = []
-        for age, precision in enumerate(self.PRECISIONS):
-            before = set(tmp_path.iterdir())
-            extract({0: every}, precision=precision)
-            (folder,) = set(tmp_path.iterdir()) - before
-            then = time.time() - 1000 + age
-            os.utime(folder / "about.json", (then, then))
-            folders.append(folder)
-        return folders
-
-    def size(self, *folders):
-        return sum(
-            path.stat().st_blocks * 512
-            for folder in folders
-            for path in folder.iterdir()
-        )
-
-    def test_nothing_is_removed_below_the_cap(self, extract, every, tmp_path):
-        folders = self.fill(extract, every, tmp_path)
-        assert all(folder.exists() for folder in folders)
-
     def test_the_least_recently_used_cache_is_removed_first(
         self, extract, every, tmp_path, monkeypatch
     ):
-        first, second, third = self.fill(extract, every, tmp_path)
-        monkeypatch.setattr(feature_cache, "CAP_BYTES", self.size(first, third))
+        folders = []
+        for age, precision in enumerate(("float32", "bfloat16", "float16")):
+            before = set(tmp_path.iterdir())
+            extract({0: every}, precision=precision)
+            folders += set(tmp_path.iterdir()) - before
+            then = time.time() - 1000 + age
+            os.utime(folders[-1] / "about.json", (then, then))
+        first, _, third = folders
+        assert all(folder.exists() for folder in folders)  # below the cap
+        files = [*first.iterdir(), *third.iterdir()]
+        cap = sum(path.stat().st_blocks * 512 for path in files)
+        monkeypatch.setattr(feature_cache, "CAP_BYTES", cap)
         extract({0: every}, precision="float32")  # now the first is the newest
-        assert first.exists()
-        assert not second.exists()
-        assert third.exists()
+        assert [folder.exists() for folder in folders] == [True, False, True]
 
-    def test_the_cache_in_use_stays(self, extract, every, tmp_path, monkeypatch):
-        monkeypatch.setattr(feature_cache, "CAP_BYTES", 0)
-        found, asked = extract({0: every})
-        assert len(asked) == len(every)
-        assert [path.name for path in tmp_path.iterdir()] == [the_folder(tmp_path).name]
-        assert np.abs(gather(found, every)).min() > 0
-
-    def test_other_folders_stay(self, extract, every, tmp_path, monkeypatch):
-        """Only folders that are caches are taken for caches."""
+    def test_the_cache_in_use_and_other_folders_stay(
+        self, extract, every, tmp_path, monkeypatch
+    ):
         monkeypatch.setattr(feature_cache, "CAP_BYTES", 0)
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine" / "photo.jpg").write_text("x")
-        extract({0: every})
+        features, computed = extract({0: every})
+        assert len(computed) == len(every)
         assert (tmp_path / "mine" / "photo.jpg").exists()
-
-
-def test_views_are_the_centre_the_same_mirrored_and_random_windows(
-    extract, found, trunk, every, central
-):
-    made, _ = extract({0: every, 1: every, 2: every})
-    first, second, third = (
-        made.gather(every, np.full(len(every), view)).numpy() for view in range(3)
-    )
-    images = image_batches.Images(found, found.included(), SPEC, batch_size=len(every))
-    (batch,) = images.run(every, crop_and_resize.central_views(images.sizes, SPEC))
-    mirrored = np.asarray(batch["image"], np.float32)[:, :, ::-1]
-    assert np.allclose(first, central, atol=1e-3)
-    assert np.allclose(second, np.asarray(trunk(mirrored)), atol=1e-3)
-    assert not np.allclose(third, first, atol=1)
-    assert not np.allclose(third, second, atol=1)
+        assert len(list(tmp_path.glob("*/view0.npy"))) == 1
+        assert np.abs(gather(features, every)).min() > 0
