@@ -16,6 +16,7 @@ import numpy as np
 
 from model.checkpoints import errors, reading
 from model.checkpoints.caffe import mean_file
+from model.checkpoints.checkpoint import Checkpoint
 from pipeline.system import command_line, config_flags, tables
 
 _BFLOAT16 = ml_dtypes.bfloat16
@@ -31,7 +32,7 @@ class Config:
     )
 
 
-def report(path: Path, checkpoint: reading.Checkpoint) -> str:
+def report(path: Path, checkpoint: Checkpoint) -> str:
     """Return what a weight file holds, as text."""
     tensors = checkpoint.tensors
     numbers = sum(tensor.size for tensor in tensors.values())
@@ -54,14 +55,14 @@ def report(path: Path, checkpoint: reading.Checkpoint) -> str:
     return "\n".join(lines)
 
 
-def report_fittings(checkpoint: reading.Checkpoint, where: str) -> str:
+def report_fittings(checkpoint: Checkpoint) -> str:
     """Return the networks that a file fits, the most complete one first, as text."""
     import pipeline.system.tensorflow_import  # noqa: F401 # isort: split
 
     # These import Keras: the tensors are shown before.
     from model.weights import identify_network, restore
 
-    candidates = identify_network.find_candidates(checkpoint, where)
+    candidates = identify_network.find_candidates(checkpoint)
     lines: dict[str, tuple[float, str]] = {}
     for match in candidates.matches:
         if match.num_kernels and match.network.name not in lines:
@@ -163,7 +164,7 @@ def main(typed: dict[str, Any]) -> None:
         return
     command_line.say(report(path, checkpoint))
     sys.stdout.flush()
-    command_line.say(f"\n{report_fittings(checkpoint, str(path))}")
+    command_line.say(f"\n{report_fittings(checkpoint)}")
 
 
 if __name__ == "__main__":

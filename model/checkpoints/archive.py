@@ -12,12 +12,8 @@ from model.checkpoints import bounds, errors
 # What zipfile raises on damaged files: an offset before the file's start, a name that
 # is not text, an unknown version or compression, a member that is encrypted.
 FAULTS = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    ValueError,
-    RuntimeError,
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+    *(EOFError, ValueError, RuntimeError),
 )
 _METHODS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
 
@@ -56,9 +52,8 @@ def check_members(
                 f"{info.compress_type}; expected "
                 f"{' or '.join(_METHODS[method] for method in methods)}"
             )
-    total = sum(info.file_size for info in members)
     size = path.stat().st_size
-    if total > max_bytes:
+    if (total := sum(info.file_size for info in members)) > max_bytes:
         raise errors.CorruptCheckpoint(
             f"{path}: {total:,} bytes unpacked, in a file of {size:,}; expected at "
             f"most {max_bytes:,}"

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from model.checkpoints import archive, bounds, errors
+from model.checkpoints import archive, bounds, checkpoint, errors
+from model.checkpoints.checkpoint import Checkpoint
 from model.checkpoints.pickles import unpickle
 
 SIGNATURE = b"\x93NUMPY"
@@ -24,26 +25,29 @@ _KINDS = "fiub"
 _MAX_GROWTH, _SMALL_BYTES = 20, 64 << 20
 
 
-def read(path: Path) -> tuple[dict[str, np.ndarray], str, bytes]:
+def read(path: Path) -> Checkpoint:
     """Read an .npy or .npz file.
 
-    Returns:
-        {name: array}, the format in words, and the metadata of a file that Graft wrote.
-        A pickled {layer: {"weights": array}} gives "layer/weights", {layer: [array,
-        array]} "layer/0" and "layer/1"; a plain array is called "array", those of an
-        .npz have their own names.
+    A pickled {layer: {"weights": array}} gives "layer/weights", {layer: [array, array]}
+    gives "layer/0" and "layer/1". A plain array is called "array"; those of an .npz
+    have their own names.
     """
+    where = str(path)
     with path.open("rb") as file:
         is_npy = file.read(len(SIGNATURE)) == SIGNATURE
-    if is_npy:
-        value, rest = _parse(path.read_bytes(), str(path))
-        if isinstance(value, np.ndarray):
-            return {"array": value}, "NumPy array", b""
-        metadata = rest.removeprefix(OWN_MARK) if rest.startswith(OWN_MARK) else b""
-        tensors = unpickle.flatten(value, str(path))
-        return tensors, "NumPy, pickled dict of arrays", metadata
-    with archive.opened(path) as members:
-        return _read_members(members, path), "NumPy archive (.npz)", b""
+    if not is_npy:
+        with archive.opened(path) as members:
+            tensors = _read_members(members, path)
+        return Checkpoint(tensors=tensors, format="NumPy archive (.npz)")
+    value, rest = _parse(path.read_bytes(), where)
+    if isinstance(value, np.ndarray):
+        return Checkpoint(tensors={"array": value}, format="NumPy array")
+    metadata = rest.removeprefix(OWN_MARK) if rest.startswith(OWN_MARK) else b""
+    return Checkpoint(
+        tensors=unpickle.flatten(value, where),
+        format="NumPy, pickled dict of arrays",
+        metadata=checkpoint.parse_metadata(metadata, where),
+    )
 
 
 def _read_members(file: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
@@ -52,12 +56,10 @@ def _read_members(file: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
     archive.check_members(infos, path, max_bytes=max_bytes)
     tensors: dict[str, np.ndarray] = {}
     for info in infos:
-        name = info.filename.removesuffix(".npy")
-        where = f"{path}:{info.filename}"
+        name, where = info.filename.removesuffix(".npy"), f"{path}:{info.filename}"
         value, _ = _parse(_read_member(file, info), where)
-        if isinstance(value, np.ndarray):
-            inner = {name: value}
-        else:
+        inner = {name: value}
+        if not isinstance(value, np.ndarray):
             prefix = "" if len(infos) == 1 else f"{name}/"
             arrays = unpickle.flatten(value, where)
             inner = {f"{prefix}{key}": array for key, array in arrays.items()}
@@ -106,11 +108,9 @@ def parse_values(data: bytes, where: str) -> np.ndarray:
     dtype, shape, fortran, start = _parse_header(data, where)
     if dtype.kind not in _KINDS + "U" or not dtype.itemsize:
         raise _corrupt(where, f"an array of {dtype}, expected numbers or text,")
-    expected = math.prod(shape) * dtype.itemsize
-    if expected != len(data) - start:
-        raise _corrupt(
-            where, f"{len(data) - start:,} bytes of values, expected {expected:,}"
-        )
+    size, expected = len(data) - start, math.prod(shape) * dtype.itemsize
+    if size != expected:
+        raise _corrupt(where, f"{size:,} bytes of values, expected {expected:,}")
     values = np.frombuffer(data, dtype, offset=start)
     return values.reshape(shape, order="F" if fortran else "C")
 
@@ -118,16 +118,14 @@ def parse_values(data: bytes, where: str) -> np.ndarray:
 def _parse(data: bytes, where: str) -> tuple[Any, bytes]:
     """Return the array or pickled object of an .npy, and the bytes after it."""
     dtype, shape, _, start = _parse_header(data, where)
-    if dtype.kind == "O":
-        if math.prod(shape) != 1:
-            raise _corrupt(
-                where, f"an array of {math.prod(shape):,} objects, expected one dict"
-            )
-        value, size = unpickle.loads(data, where, start=start)
-        return value, data[start + size :]
-    if dtype.kind not in _KINDS:
+    if dtype.kind in _KINDS:
+        return parse_values(data, where), b""
+    if dtype.kind != "O":
         raise _corrupt(where, f"an array of {dtype}, which are no numbers,")
-    return parse_values(data, where), b""
+    if (count := math.prod(shape)) != 1:
+        raise _corrupt(where, f"an array of {count:,} objects, expected one dict")
+    value, size = unpickle.loads(data, where, start=start)
+    return value, data[start + size :]
 
 
 def _corrupt(where: str, problem: str) -> errors.CorruptCheckpoint:

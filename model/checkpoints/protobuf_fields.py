@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from model.checkpoints import errors
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+_FIXED_BYTES = {FIXED64: 8, FIXED32: 4}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -20,7 +21,7 @@ class Field:
         number: field number, as the message's definition has it.
         kind: wire type: VARINT, FIXED64, BYTES or FIXED32.
         start: byte of the file where the value begins; `end` is the byte after it.
-        value: the number of a VARINT; 0 for other types.
+        value: an unsigned number; 0 for BYTES.
     """
 
     number: int
@@ -65,22 +66,30 @@ class Wire:
         value = 0
         if kind == VARINT:
             value, stop = self.varint(begin, end)
-        elif kind == FIXED64:
-            stop = begin + 8
-        elif kind == FIXED32:
-            stop = begin + 4
         elif kind == BYTES:
             length, begin = self.varint(begin, end)
             stop = begin + length
+        elif kind in _FIXED_BYTES:
+            stop = begin + _FIXED_BYTES[kind]
+            value = int.from_bytes(self.data[begin:stop], "little")
         else:
             raise self.corrupt(f"field {number} of unknown kind {kind}", begin)
         if stop > end or not number:
             raise self.corrupt(f"field {number} that runs past its message", begin)
         return Field(number, kind, begin, stop, value)
 
-    def fields(self, start: int, end: int) -> Iterator[Field]:
-        """Yield the fields of the message in [start, end)."""
-        at = start
+    def span(self, message: Field | None) -> tuple[int, int]:
+        """Return where the message in a field begins and ends; None is the file."""
+        if message is None:
+            return 0, len(self.data)
+        if message.kind != BYTES:
+            problem = f"field {message.number} that is no message"
+            raise self.corrupt(problem, message.start)
+        return message.start, message.end
+
+    def fields(self, message: Field | None = None) -> Iterator[Field]:
+        """Yield the fields of the message in a field; None is the whole file."""
+        at, end = self.span(message)
         while at < end:
             field = self.field(at, end)
             at = field.end

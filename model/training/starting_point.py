@@ -109,7 +109,6 @@ def choose(config: settings.Config, class_names: Sequence[str]) -> StartingPoint
         previous = _find_head_position(weights.path)
         restored = restore.restore_checkpoint(
             weights.checkpoint,
-            str(weights.path),
             arch=config.arch,
             skip=tuple(filter(None, config.skip.split(","))),
             overrides=config.overrides,

@@ -108,10 +108,7 @@ def assemble(plan: stages.StagePlan, values: Mapping[str, np.ndarray]) -> Any:
 
 def weights(model: Any) -> dict[str, Any]:
     """Return {name: variable} of all variables but random states."""
-    named = {
-        model_variables.variable_name(variable): variable
-        for variable in model.variables
-    }
+    named = {variable.path: variable for variable in model.variables}
     return {
         n: v for n, v in named.items() if not n.endswith(model_variables.RANDOM_STATE)
     }
@@ -132,7 +129,7 @@ def assign(model: Any, values: Mapping[str, np.ndarray]) -> None:
 def changing_variables(tail: Any) -> set[str]:
     """Return the names of the variables that training changes, statistics included."""
     return {
-        model_variables.variable_name(variable)
+        variable.path
         for layer in tail.layers
         if layer.trainable
         for variable in layer.variables

@@ -21,7 +21,8 @@ import json
 import re
 from collections.abc import Sequence
 
-from model.checkpoints import errors, reading
+from model.checkpoints import errors
+from model.checkpoints.checkpoint import Checkpoint
 from model.checkpoints.tensorflow import ckpt
 from model.networks import registry
 from model.networks.architecture import Network
@@ -36,14 +37,12 @@ class NetworkMatch:
     """A network that a file has tensors of, and the naming that finds them.
 
     Attributes:
-        where: name of the file, for messages.
         checkpoint: content of the file, with Keras' variants of tensors unified.
         num_kernels: number of kernels with the right name and shape.
         num_tensors: number of tensors with the right name, whatever their shape.
     """
 
-    where: str
-    checkpoint: reading.Checkpoint
+    checkpoint: Checkpoint
     network: Network
     naming: LayerNaming
     num_kernels: int
@@ -66,14 +65,13 @@ class Candidates:
             if the file has none.
     """
 
-    where: str
-    checkpoint: reading.Checkpoint
+    checkpoint: Checkpoint
     matches: Sequence[NetworkMatch]
     rebuilt: Network | None
     why_not_rebuilt: str
 
 
-def find_candidates(checkpoint: reading.Checkpoint, where: str) -> Candidates:
+def find_candidates(checkpoint: Checkpoint) -> Candidates:
     """Find all networks and naming conventions that a file has any tensor of."""
     tensors = layer_naming.unify_keras_tensors(checkpoint.tensors)
     checkpoint = dataclasses.replace(checkpoint, tensors=tensors)
@@ -82,13 +80,13 @@ def find_candidates(checkpoint: reading.Checkpoint, where: str) -> Candidates:
     rebuilt, why_not = None, ""
     if config and not (saved and saved[0] in registry.NETWORKS):
         try:
-            rebuilt = from_keras_config.rebuild(config, where)
+            rebuilt = from_keras_config.rebuild(config, checkpoint.where)
         except errors.CheckpointError as error:
             why_not = str(error)
     networks = dict(registry.NETWORKS)
     if rebuilt:
         networks[rebuilt.name] = rebuilt
-    name, spec = _read_metadata(checkpoint, where, saved)
+    name, spec = _read_metadata(checkpoint, saved)
     if name in networks:  # rule 1
         network = networks[name]
         spec = spec or network.input_spec
@@ -96,13 +94,12 @@ def find_candidates(checkpoint: reading.Checkpoint, where: str) -> Candidates:
     else:
         namings = _known_namings(checkpoint, [*networks.values()])
     matches = [
-        _count_matches(checkpoint, where, naming, networks[naming.network])
+        _count_matches(checkpoint, naming, networks[naming.network])
         for naming in namings
         if naming.is_possible_in(checkpoint)
     ]
     matches.sort(key=lambda match: match.score, reverse=True)
     return Candidates(
-        where=where,
         checkpoint=checkpoint,
         matches=[match for match in matches if match.num_tensors],
         rebuilt=rebuilt,
@@ -111,7 +108,7 @@ def find_candidates(checkpoint: reading.Checkpoint, where: str) -> Candidates:
 
 
 def _read_metadata(
-    checkpoint: reading.Checkpoint, where: str, saved: tuple[str, InputSpec] | None
+    checkpoint: Checkpoint, saved: tuple[str, InputSpec] | None
 ) -> tuple[str, InputSpec | None]:
     """Return the network and preprocessing that a file of Graft states; "" for none.
 
@@ -122,8 +119,8 @@ def _read_metadata(
         spec = InputSpec.from_json(json.loads(text)) if text else None
     except (ValueError, TypeError, RecursionError) as error:
         raise errors.CorruptCheckpoint(
-            f"{where}: the input_spec in its metadata cannot be used ({error}). The "
-            "file is damaged. Export the weights again."
+            f"{checkpoint.where}: the input_spec in its metadata cannot be used "
+            f"({error}). The file is damaged. Export the weights again."
         ) from error
     if spec is None and saved:
         return saved
@@ -131,7 +128,7 @@ def _read_metadata(
 
 
 def _known_namings(
-    checkpoint: reading.Checkpoint, networks: Sequence[Network]
+    checkpoint: Checkpoint, networks: Sequence[Network]
 ) -> list[LayerNaming]:
     """Return the namings to try for a file that does not name its network."""
     namings = [
@@ -150,7 +147,7 @@ def _known_namings(
     return namings
 
 
-def _common_scope(checkpoint: reading.Checkpoint) -> str:
+def _common_scope(checkpoint: Checkpoint) -> str:
     """Return the scope of all kernels, such as "AlexNet/"; "" if they share none."""
     names = [name for name, array in checkpoint.tensors.items() if array.ndim > 1]
     matches = {re.match(r"[^/.]+[/.]", name) for name in names}
@@ -159,7 +156,7 @@ def _common_scope(checkpoint: reading.Checkpoint) -> str:
 
 
 def _count_matches(
-    checkpoint: reading.Checkpoint, where: str, naming: LayerNaming, network: Network
+    checkpoint: Checkpoint, naming: LayerNaming, network: Network
 ) -> NetworkMatch:
     """Count the tensors of a file that a naming finds."""
     shapes = network.variable_shapes(naming.spec or network.input_spec)
@@ -172,7 +169,6 @@ def _count_matches(
                 fits = tensor.shape in naming.shapes_in_file(shape)
                 num_kernels += fits and len(shape) > 1
     return NetworkMatch(
-        where=where,
         checkpoint=checkpoint,
         network=network,
         naming=naming,
@@ -181,33 +177,27 @@ def _count_matches(
     )
 
 
-def identify(
-    checkpoint: reading.Checkpoint, where: str, *, arch: str = ""
-) -> NetworkMatch:
+def identify(checkpoint: Checkpoint, *, arch: str = "") -> NetworkMatch:
     """Find the network that a file's tensors belong to, by the rules above.
 
-    Args:
-        checkpoint: content of the file.
-        where: name of the file, for messages.
-        arch: name of the network; "" to identify it.
+    `arch` is the name of the network; "" to identify it.
 
     Raises:
         errors.MismatchedCheckpoint: the file fits no network, or several equally well;
             it has layers of another network; or `arch` is unknown.
     """
-    candidates = find_candidates(checkpoint, where)
+    candidates = find_candidates(checkpoint)
     try:
         return _choose(candidates, arch)
     except errors.MismatchedCheckpoint as error:
         if not candidates.why_not_rebuilt:
             raise
-        raise errors.MismatchedCheckpoint(
-            f"{error} {candidates.why_not_rebuilt}"
-        ) from error
+        message = f"{error} {candidates.why_not_rebuilt}"
+        raise errors.MismatchedCheckpoint(message) from error
 
 
 def _choose(candidates: Candidates, arch: str) -> NetworkMatch:
-    rebuilt, where = candidates.rebuilt, candidates.where
+    rebuilt, where = candidates.rebuilt, candidates.checkpoint.where
     if arch and not (rebuilt and rebuilt.name == arch):
         registry.by_name(arch)
     matches = [
@@ -266,7 +256,7 @@ def _explain_no_match(candidates: Candidates, arch: str) -> str:
             name = naming.tensor_name(layer, "kernel")
             if name in checkpoint.tensors and "kernel" in variables:
                 return (
-                    f"{candidates.where}: it does not fit {arch or 'any network'}. "
+                    f"{checkpoint.where}: it does not fit {arch or 'any network'}. "
                     f"The nearest is {network.name}, but the shape of "
                     f"{name} is {list(checkpoint.tensors[name].shape)}, expected "
                     f"{list(naming.shapes_in_file(variables['kernel'])[0])}.{advice}"
@@ -281,7 +271,7 @@ def _explain_no_match(candidates: Candidates, arch: str) -> str:
     names = ", ".join(sorted(checkpoint.tensors)[:4])
     names += ", ..." * (len(checkpoint.tensors) > 4)
     return (
-        f"{candidates.where}: none of its {len(checkpoint.tensors)} tensors ({names}) "
+        f"{checkpoint.where}: none of its {len(checkpoint.tensors)} tensors ({names}) "
         f"has a name by which Graft knows the layers of {arch or 'any network'}, such "
         f"as conv1/weights or features.0.weight.{advice} Run python -m model.inspect "
         "to see what the file holds."

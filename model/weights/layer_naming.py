@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from model.checkpoints import reading
+from model.checkpoints.checkpoint import Checkpoint
 from model.networks import composite_layers
 from pipeline.batches.input_spec import InputSpec
 
@@ -105,7 +105,7 @@ class LayerNaming:
         array = tensor.transpose(2, 3, 1, 0)
         return array if array.shape == shape else array.swapaxes(2, 3)
 
-    def is_possible_in(self, checkpoint: reading.Checkpoint) -> bool:
+    def is_possible_in(self, checkpoint: Checkpoint) -> bool:
         """Return whether a file's format and list of layers allow this convention."""
         if self.formats and not checkpoint.format.startswith(self.formats):
             return False
@@ -115,7 +115,7 @@ class LayerNaming:
         first, second = map(listed.index, self.layer_order)
         return first < second
 
-    def unexplained_layers(self, checkpoint: reading.Checkpoint) -> list[str]:
+    def unexplained_layers(self, checkpoint: Checkpoint) -> list[str]:
         """List the layers of a file that belong to another network, with their kinds.
 
         A new final layer with any name is explained, and so are biases, numbers and

@@ -51,15 +51,10 @@ def gather(model: Any) -> dict[str, np.ndarray]:
     }
 
 
-def variable_name(variable: Any) -> str:
-    """Return the names of the layer and of the variable, such as conv1/kernel."""
-    return str(variable.path)
-
-
 def trainable(model: Any) -> dict[str, Any]:
     """Return {"layer/variable": variable} of what trains, also in nested models."""
     return {
-        "/".join(variable_name(variable).split("/")[-2:]): variable
+        "/".join(variable.path.split("/")[-2:]): variable
         for variable in model.trainable_variables
     }
 
@@ -70,9 +65,7 @@ def digests(variables: Iterable[Any]) -> dict[str, str]:
     Random states are left out: dropout has one, and a different one in every model.
     """
     return {
-        variable_name(variable): hashlib.sha256(
-            np.ascontiguousarray(variable.numpy()).tobytes()
-        ).hexdigest()
+        variable.path: hashlib.sha256(variable.numpy().tobytes()).hexdigest()
         for variable in variables
-        if not variable_name(variable).endswith(RANDOM_STATE)
+        if not variable.path.endswith(RANDOM_STATE)
     }

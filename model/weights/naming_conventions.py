@@ -48,15 +48,6 @@ def _named(layers: Iterable[str], names: str) -> dict[str, str]:
     return dict(zip(layers, names.split(), strict=True))
 
 
-def _sequential(
-    layers: Iterable[str], features: Iterable[int], classifier: Iterable[int]
-) -> dict[str, str]:
-    """Return {layer: its position in torchvision's two Sequential blocks}."""
-    positions = [f"features.{number}" for number in features]
-    positions += [f"classifier.{number}" for number in classifier]
-    return dict(zip(layers, positions, strict=True))
-
-
 # Names of VGG16's layers in Caffe's model zoo: conv1_1 ... conv5_3, fc6, fc7, fc8.
 _VGG_CAFFE = {
     **{name: name.replace("block", "conv").replace("_conv", "_") for name in _VGG_CONV},
@@ -120,7 +111,11 @@ NAMINGS = (
     LayerNaming("TensorFlow AlexNet with fc names", "alexnet", _ALEXNET, _TENSORFLOW),
     _torchvision(
         "alexnet_owt",
-        _sequential(_ALEXNET_LAYERS, (0, 3, 6, 8, 10), (1, 4, 6)),
+        _named(
+            _ALEXNET_LAYERS,
+            "features.0 features.3 features.6 features.8 features.10 "
+            "classifier.1 classifier.4 classifier.6",
+        ),
         flattened_from=_ALEXNET_CHW,
     ),
     _lpips(
@@ -141,10 +136,11 @@ NAMINGS = (
     *_caffe_tensorflow("vgg16", _VGG_CAFFE),
     _torchvision(
         "vgg16",
-        _sequential(
+        _named(
             (*_VGG_CONV, *_VGG_DENSE),
-            (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28),
-            (0, 3, 6),
+            "features.0 features.2 features.5 features.7 features.10 features.12 "
+            "features.14 features.17 features.19 features.21 features.24 features.26 "
+            "features.28 classifier.0 classifier.3 classifier.6",
         ),
         flattened_from=_VGG_CHW,
         spec=alexnet.ALEXNET_OWT_INPUT,

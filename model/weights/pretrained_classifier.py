@@ -44,15 +44,15 @@ def load(
         overrides: preprocessing that the user sets by flags.
         labels: file of class names, one a line; "" for "class 0", "class 1", ...
     """
-    weights = named_weights.resolve(ckpt)
-    where = str(weights.path)
-    match = identify_network.identify(weights.checkpoint, where, arch=arch)
+    checkpoint = named_weights.resolve(ckpt).checkpoint
+    match = identify_network.identify(checkpoint, arch=arch)
     network = match.network
     if not network.is_classifier:
         raise errors.MismatchedCheckpoint(
-            f"{where}: {network.name} does not end in a dense layer with a logit for "
-            "each of two classes or more, so it cannot be evaluated without training. "
-            "Use train.py --ckpt to give it a new head, or --run_dir to evaluate a run."
+            f"{checkpoint.where}: {network.name} does not end in a dense layer with a "
+            "logit for each of two classes or more, so it cannot be evaluated without "
+            "training. Use train.py --ckpt to give it a new head, or --run_dir to "
+            "evaluate a run."
         )
     num_classes = _num_classes(match)
     restored = restore.restore_match(
@@ -99,10 +99,6 @@ def match_class_names(
     A class of the data matches one of the network if both have the same name. For a
     line such as "n01440764 tench, Tinca tinca", it may also be the WordNet number, the
     words, or one of the words between commas. Case, "_" and "-" do not matter.
-
-    Args:
-        data_names: class names of the data.
-        class_names: class names of the network, in label order.
 
     Returns:
         int64 [num_data_names].

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import ml_dtypes
 import numpy as np
 
-from model.checkpoints import errors, reading
+from model.checkpoints import errors
+from model.checkpoints.checkpoint import Checkpoint
 from model.networks.architecture import Network
 from model.weights import identify_network, preprocessing_overrides, weight_ledger
 from model.weights.layer_naming import LayerNaming
@@ -31,7 +32,7 @@ class RestoredWeights:
             tensors that fit.
         shapes: {layer: {variable: shape}} of the network.
         skipped: layers that were left out on purpose.
-        entries: ledger entries of the file's tensors.
+        entries: lines of the ledger about the file's tensors.
     """
 
     where: str
@@ -134,23 +135,17 @@ class RestoredWeights:
 
 
 def restore_checkpoint(
-    checkpoint: reading.Checkpoint,
-    where: str,
+    checkpoint: Checkpoint,
     *,
     arch: str = "",
     skip: Sequence[str] = (),
     overrides: preprocessing_overrides.Overrides = preprocessing_overrides.AS_WEIGHTS,
 ) -> RestoredWeights:
-    """Identify the network of a file's tensors and restore them.
+    """Identify the network of a file's tensors and restore them, except `skip`.
 
-    Args:
-        checkpoint: content of the file.
-        where: name of the file, for messages.
-        arch: name of the network; "" to identify it.
-        skip: layers to leave out even if the file has them.
-        overrides: preprocessing that the user sets by flags.
+    `arch` is the name of the network; "" to identify it.
     """
-    match = identify_network.identify(checkpoint, where, arch=arch)
+    match = identify_network.identify(checkpoint, arch=arch)
     return restore_match(match, skip=skip, overrides=overrides)
 
 
@@ -165,7 +160,8 @@ def restore_match(
 
     `num_classes` is that of the final layer; 0 for that of the best-known weights.
     """
-    tensors, naming, network = match.checkpoint.tensors, match.naming, match.network
+    where, tensors = match.checkpoint.where, match.checkpoint.tensors
+    naming, network = match.naming, match.network
     spec = overrides.apply(naming.spec or network.input_spec, bgr=naming.bgr)
     shapes = network.variable_shapes(spec, num_classes)
     bgr_layer = _bgr_layer(match, overrides)
@@ -186,12 +182,11 @@ def restore_match(
             status: weight_ledger.Status = "restored" if fits else "mismatched"
             if layer in skip:
                 status = "skipped"
-            entry = weight_ledger.file_entry(status, name, tensor)
-            entries.append(
-                dataclasses.replace(entry, variable=f"{layer}/{variable}", shape=shape)
-            )
+            label = f"{layer}/{variable}"
+            entry = weight_ledger.file_entry(status, name, tensor, label, shape)
+            entries.append(entry)
             if status == "restored":
-                array = finite_float32(tensor, f"{match.where}: {name}")
+                array = finite_float32(tensor, f"{where}: {name}")
                 array = naming.to_graft(layer, array, shape)
                 is_reversed = layer == bgr_layer and variable == "kernel"
                 values[layer][variable] = array[:, :, ::-1] if is_reversed else array
@@ -201,7 +196,7 @@ def restore_match(
         for name in sorted(tensors.keys() - used)
     ]
     return RestoredWeights(
-        where=match.where,
+        where=where,
         network=network,
         naming=naming,
         spec=spec,
@@ -221,9 +216,9 @@ def _bgr_layer(
     layer = match.network.first_convolution()
     if not layer:
         raise errors.MismatchedCheckpoint(
-            f"{match.where}: --channel_order=bgr reverses the kernel of the first "
-            f"convolution, but {match.network.name} does not begin with one. Change "
-            "the order of the channels in the file."
+            f"{match.checkpoint.where}: --channel_order=bgr reverses the kernel of the "
+            f"first convolution, but {match.network.name} does not begin with one. "
+            "Change the order of the channels in the file."
         )
     return layer
 

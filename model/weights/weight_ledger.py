@@ -29,18 +29,28 @@ class Entry:
     file_dtype: str = ""
 
 
-def file_entry(status: Status, name: str, tensor: np.ndarray) -> Entry:
-    """Return the entry of a tensor of the file, without a variable."""
-    dtype = str(tensor.dtype)
-    return Entry(status=status, tensor=name, file_shape=tensor.shape, file_dtype=dtype)
+def file_entry(
+    status: Status,
+    name: str,
+    tensor: np.ndarray,
+    variable: str = "",
+    shape: tuple[int, ...] = (),
+) -> Entry:
+    """Return the entry of a tensor of the file."""
+    return Entry(
+        status=status,
+        variable=variable,
+        shape=shape,
+        tensor=name,
+        file_shape=tensor.shape,
+        file_dtype=str(tensor.dtype),
+    )
 
 
 def complete(file_entries: Iterable[Entry], model: Any) -> list[Entry]:
     """Return the whole ledger: a file's tensors, and the model's new variables.
 
-    Args:
-        file_entries: entries of the restored file; empty for a random start.
-        model: keras.Model as it will be trained.
+    `model` is the keras.Model as it will be trained.
     """
     shapes = {
         name: (*parts[0].shape[:-1], sum(part.shape[-1] for part in parts))

@@ -13,12 +13,15 @@ from pathlib import Path
 import numpy as np
 
 from model.checkpoints import bounds, errors, protobuf_fields
+from model.checkpoints.checkpoint import Checkpoint
+from model.checkpoints.protobuf_fields import Field
 
-# Fields of NetParameter; of a layer, new and of version 1; of a blob.
+# Fields of NetParameter, its layers and their blobs.
 _NET_NAME, _NET_LAYERS_V1, _NET_LAYERS = 1, 2, 100
 _NET_FIELDS = {1, 2, 3, 4, 5, 6, 7, 8, 100}
-_LAYER_NAME, _LAYER_TYPE, _LAYER_BLOBS = 1, 2, 7
-_V1_V0_LAYER, _V1_NAME, _V1_TYPE, _V1_BLOBS = 1, 4, 5, 6
+# {kind of layer: fields of its name, type and blobs}.
+_LAYER_FIELDS = {_NET_LAYERS: (1, 2, 7), _NET_LAYERS_V1: (4, 5, 6)}
+_V0_LAYER = 1
 _BLOB_AXES, _BLOB_DATA, _BLOB_SHAPE, _BLOB_DOUBLES = (1, 2, 3, 4), 5, 7, 8
 _BLOB_DIFF, _BLOB_DOUBLE_DIFF = 6, 9
 _SHAPE_DIM = 1
@@ -52,19 +55,16 @@ _V1_TYPES = dict(enumerate((
 class Message(protobuf_fields.Wire):
     """A file as protobuf messages, with limits that every network observes."""
 
-    def __init__(self, data: bytes, where: str) -> None:
-        """Take the file's bytes, without a copy, and its name for errors."""
-        super().__init__(data, where)
-        self._fields_left = _MAX_FIELDS
+    _fields_left = _MAX_FIELDS
 
-    def field(self, at: int, end: int) -> protobuf_fields.Field:
+    def field(self, at: int, end: int) -> Field:
         """Return the field that begins at `at`, in a message that ends at `end`."""
         if not self._fields_left:
             raise self.corrupt(f"more than {_MAX_FIELDS:,} fields", at)
         self._fields_left -= 1
         return super().field(at, end)
 
-    def text(self, field: protobuf_fields.Field) -> str:
+    def text(self, field: Field) -> str:
         """Return the value of a text field, a name."""
         size = field.end - field.start
         if size > _MAX_NAME_BYTES:
@@ -83,7 +83,7 @@ def recognises(path: Path) -> bool:
             field = message.field(at, size)
             if field.number not in _NET_FIELDS:
                 return False
-            is_layer = field.number in (_NET_LAYERS, _NET_LAYERS_V1)
+            is_layer = field.number in _LAYER_FIELDS
             if is_layer and field.kind != protobuf_fields.BYTES:
                 return False
             layers += is_layer
@@ -93,39 +93,41 @@ def recognises(path: Path) -> bool:
     return layers > 0
 
 
-def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Read a network's weights.
+def read(path: Path) -> Checkpoint:
+    """Read a network's weights as {"layer/number of the blob": array}.
 
-    Returns:
-        {"layer/number of the blob": float32 or float64 array}, as the file has them: a
-        convolution's kernel "conv1/0" is OIHW, a dense layer's "fc6/0" [out, in]. And
-        metadata: "name" of the network, and "layers", a line "name Type" for each layer
-        in the file's order.
+    Arrays are as the file has them, float32 or float64: a convolution's kernel
+    "conv1/0" is OIHW, a dense layer's "fc6/0" is [out, in]. Metadata have the "name" of
+    the network.
     """
     message = Message(path.read_bytes(), str(path))
     tensors: dict[str, np.ndarray] = {}
     name = ""
     layers: list[str] = []
-    for field in message.fields(0, len(message.data)):
-        if field.number == _NET_NAME and field.kind == protobuf_fields.BYTES:
+    for field in message.fields():
+        if field.number == _NET_NAME:
             name = message.text(field)
-        elif field.number in (_NET_LAYERS, _NET_LAYERS_V1):
+        elif field.number in _LAYER_FIELDS:
             layer, kind, blobs = _layer(message, field)
             layers.append(f"{_as_word(layer)} {_as_word(kind)}")
             for number, values in enumerate(blobs):
                 key = f"{layer}/{number}"
                 if key in tensors:
-                    raise message.corrupt(
-                        f"a second layer {layer!r} with weights", field.start
-                    )
-                axes = _KERNEL_AXES.get(kind, 1) if number == 0 else 1
-                tensors[key] = _without_leading_ones(values, axes)
+                    problem = f"a second layer {layer!r} with weights"
+                    raise message.corrupt(problem, field.start)
+                axes = 1 if number else _KERNEL_AXES.get(kind, 1)
+                tensors[key] = drop_leading_ones(values, axes)
     if not tensors:
         raise errors.UnknownFormat(
             f"{path}: a Caffe network without weights; expected a .caffemodel as "
             "training writes it"
         )
-    return tensors, {"name": name, "layers": "\n".join(layers)}
+    return Checkpoint(
+        tensors=tensors,
+        format="Caffe",
+        metadata={"name": name},
+        layers=tuple(layers),
+    )
 
 
 def _as_word(text: str) -> str:
@@ -133,86 +135,71 @@ def _as_word(text: str) -> str:
     return "_".join(text.split()) or "?"
 
 
-def _layer(
-    message: Message, field: protobuf_fields.Field
-) -> tuple[str, str, list[np.ndarray]]:
+def _layer(message: Message, field: Field) -> tuple[str, str, list[np.ndarray]]:
     """Return name, type and blobs of a layer, of the new version or version 1."""
-    old = field.number == _NET_LAYERS_V1
-    if field.kind != protobuf_fields.BYTES:
-        raise message.corrupt("a layer that is no message", field.start)
+    is_v1 = field.number == _NET_LAYERS_V1
+    name_field, type_field, blob_field = _LAYER_FIELDS[field.number]
     name = kind = ""
     blobs: list[np.ndarray] = []
-    for part in message.fields(field.start, field.end):
-        if old and part.number == _V1_V0_LAYER and part.kind == protobuf_fields.BYTES:
+    for part in message.fields(field):
+        if part.number == name_field:
+            name = message.text(part)
+        elif part.number == type_field:
+            kind = _V1_TYPES.get(part.value, "") if is_v1 else message.text(part)
+        elif part.number == blob_field:
+            blobs.append(blob(message, part))
+        elif is_v1 and part.number == _V0_LAYER:
             raise errors.UnknownFormat(
                 f"{message.where}: of Caffe's version 0; convert it with Caffe's "
                 "upgrade_net_proto_binary and try the result"
             )
-        if part.number == (_V1_NAME if old else _LAYER_NAME):
-            name = message.text(part)
-        elif part.number == (_V1_TYPE if old else _LAYER_TYPE):
-            kind = _V1_TYPES.get(part.value, "") if old else message.text(part)
-        elif part.number == (_V1_BLOBS if old else _LAYER_BLOBS):
-            if part.kind != protobuf_fields.BYTES:
-                raise message.corrupt("a blob that is no message", part.start)
-            blobs.append(blob(message, part.start, part.end))
     return name, kind, blobs
 
 
-def blob(message: Message, start: int, end: int) -> np.ndarray:
-    """Return the BlobProto in [start, end) as an array in the file's own shape.
+def blob(message: Message, blob_field: Field | None = None) -> np.ndarray:
+    """Return a BlobProto, a field or the whole file, as an array in its own shape.
 
     It is float32 or float64, a view of the file's bytes unless they are in pieces.
     """
     axes, shape = [1, 1, 1, 1], None
     pieces: dict[int, list[np.ndarray]] = {number: [] for number in _NUMBERS}
+    start, end = message.span(blob_field)
     at = start
     while at < end:
         field = message.field(at, end)
-        if field.number in _BLOB_AXES and field.kind == protobuf_fields.VARINT:
-            axes[field.number - 1] = field.value
-        elif field.number == _BLOB_SHAPE:
-            shape = _shape(message, field)
-        elif field.number in _NUMBERS:
+        if field.number in _NUMBERS:
             piece, at = _numbers(message, field, at, end)
             pieces[field.number].append(piece)
             continue
         at = field.end
+        if field.number in _BLOB_AXES:
+            axes[field.number - 1] = field.value
+        elif field.number == _BLOB_SHAPE:
+            shape = _shape(message, field)
     parts = pieces[_BLOB_DOUBLES] or pieces[_BLOB_DATA] or [np.empty(0, "<f4")]
     values = parts[0] if len(parts) == 1 else np.concatenate(parts)
     shape = tuple(axes) if shape is None else shape
     if not bounds.is_possible_shape(shape) or math.prod(shape) != values.size:
-        raise message.corrupt(
-            f"a blob of shape {list(shape)} with {values.size:,} numbers", start
-        )
+        problem = f"a blob of shape {list(shape)} with {values.size:,} numbers"
+        raise message.corrupt(problem, start)
     return values.reshape(shape)
 
 
-def _shape(message: Message, field: protobuf_fields.Field) -> tuple[int, ...]:
-    """Return a BlobShape, packed or not."""
-    if field.kind != protobuf_fields.BYTES:
-        raise message.corrupt("a shape that is no message", field.start)
+def _shape(message: Message, field: Field) -> tuple[int, ...]:
+    """Return a BlobShape, whose sizes are in one field or in a field each."""
     sizes: list[int] = []
-    for part in message.fields(field.start, field.end):
-        if part.number != _SHAPE_DIM:
-            continue
+    for part in message.fields(field):
         at = part.start
-        while (
-            part.kind == protobuf_fields.BYTES
-            and at < part.end
-            and len(sizes) <= _MAX_AXES
-        ):
+        while part.number == _SHAPE_DIM and at < part.end:
             size, at = message.varint(at, part.end)
             sizes.append(size)
-        if part.kind == protobuf_fields.VARINT:
-            sizes.append(part.value)
-        if len(sizes) > _MAX_AXES:
-            raise message.corrupt(f"a shape of more than {_MAX_AXES} axes", field.start)
+            if len(sizes) > _MAX_AXES:
+                raise message.corrupt(f"a shape of more than {_MAX_AXES} axes", at)
     return tuple(sizes)
 
 
 def _numbers(
-    message: Message, field: protobuf_fields.Field, at: int, end: int
+    message: Message, field: Field, at: int, end: int
 ) -> tuple[np.ndarray, int]:
     """Return numbers that begin with a field at `at`, and the byte after them.
 
@@ -222,11 +209,10 @@ def _numbers(
     code, kind = _NUMBERS[field.number]
     dtype = np.dtype(code)
     if field.kind == protobuf_fields.BYTES:
-        count, rest = divmod(field.end - field.start, dtype.itemsize)
+        size = field.end - field.start
+        count, rest = divmod(size, dtype.itemsize)
         if rest:
-            raise message.corrupt(
-                f"{field.end - field.start:,} bytes of {dtype} numbers", field.start
-            )
+            raise message.corrupt(f"{size:,} bytes of {dtype} numbers", field.start)
         return np.frombuffer(message.data, dtype, count, field.start), field.end
     if field.kind != kind or field.start != at + 1:
         raise message.corrupt("numbers of another kind", field.start)
@@ -250,8 +236,8 @@ def _run_length(tags: np.ndarray) -> int:
     return len(tags)
 
 
-def _without_leading_ones(values: np.ndarray, axes: int) -> np.ndarray:
-    """Drop axes of size 1, of which blobs of old versions have up to four."""
+def drop_leading_ones(values: np.ndarray, axes: int) -> np.ndarray:
+    """Drop axes of size 1 in front of the last `axes`; old blobs have up to four."""
     while values.ndim > axes and values.shape[0] == 1:
         values = values[0]
     return values

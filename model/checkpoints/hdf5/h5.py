@@ -5,34 +5,31 @@ keras/src/saving/saving_lib.py for Keras 3, `Net::ToHDF5` in caffe/src/caffe/net
 """
 
 import collections
-import dataclasses
 import itertools
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from model.checkpoints import errors
+from model.checkpoints import checkpoint, errors
+from model.checkpoints.checkpoint import Checkpoint
 from model.checkpoints.hdf5 import isolated_h5
 
+_NORMALIZATION = ("gamma", "beta", "moving_mean", "moving_variance")
 # Keras 1 had other names for variables. Its "running_std" has always been the variance:
 # keras 1.2.2, layers/normalization.py. TensorFlow numbers names that exist already.
-_VARIABLES = {
+_VARIABLES = {name: name for name in ("kernel", "bias", *_NORMALIZATION)} | {
     "W": "kernel",
     "b": "bias",
     "running_mean": "moving_mean",
     "running_std": "moving_variance",
-    **{name: name for name in ("kernel", "bias", "gamma", "beta")},
-    **{name: name for name in ("moving_mean", "moving_variance")},
 }
 _KERAS_1_NAME = re.compile(r"(.+)_(W|b|gamma|beta|running_mean|running_std)(?:_\d+)?")
 
 # Keras 3 numbers variables in the order in which a layer makes them. The shapes alone
 # show dense and convolution layers, and normalizations with all four variables.
-_NORMALIZATION = ("gamma", "beta", "moving_mean", "moving_variance")
 _NUMBERED = {
     ("separable_conv2d", 3): ("depthwise_kernel", "pointwise_kernel", "bias"),
     ("separable_conv2d", 2): ("depthwise_kernel", "pointwise_kernel"),
@@ -47,40 +44,15 @@ _KERAS_3_IGNORED = re.compile(r"(^|/)(metrics|seed_generator)(/|$)|^[^/]*optimiz
 _MAX_LEVELS = 32  # of models in one another
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class H5Content:
-    """What a file of the HDF5 family holds.
-
-    Attributes:
-        tensors: {"layer/variable": array}, as they are in the file. Kernels of Keras
-            are HWIO; but Keras 1 wrote OIHW under "dim_ordering": "th", and Theano as
-            the backend turns kernels of convolutions by 180 degrees. Those of Caffe
-            are OIHW.
-        format: name of the format.
-        keras_config: JSON text of the model's configuration; "" if it has none.
-        metadata: what the file says about itself: keras_version, backend.
-        ignored_entries: paths of datasets that are no weights.
-    """
-
-    tensors: dict[str, np.ndarray]
-    format: str
-    keras_config: str = ""
-    metadata: dict[str, str] = dataclasses.field(default_factory=dict)
-    ignored_entries: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Layer:
+class _Layer(NamedTuple):
     """A layer in a configuration; `path` is its group in a file of Keras 3."""
 
     path: str
     name: str
     options: dict[str, Any]
-    is_model: bool
 
 
-@dataclasses.dataclass(frozen=True)
-class _Named:
+class _Named(NamedTuple):
     """A tensor's path, its name, and the name that it gets if two share that."""
 
     path: str
@@ -88,68 +60,68 @@ class _Named:
     full_name: str
 
 
-def read(path: Path) -> H5Content:
+def read(path: Path) -> Checkpoint:
     """Read an HDF5 file of any kind."""
     return interpret(isolated_h5.read(path), str(path))
 
 
 def interpret(
     content: isolated_h5.Content, where: str, *, keras_config: str = ""
-) -> H5Content:
+) -> Checkpoint:
     """Name the arrays of an HDF5 file by layer and variable.
+
+    Arrays are as the file has them: kernels of Keras are HWIO; but Keras 1 wrote OIHW
+    under "dim_ordering": "th", and Theano as the backend turns kernels of convolutions
+    by 180 degrees. Those of Caffe are OIHW. Metadata are keras_version and backend.
 
     `keras_config` is the model's configuration in JSON, if it is not in the file.
     """
     root = content.texts.get("", {})
     keras_config = keras_config or _text(root, "model_config")
-    layers = list(_layers(parse_config(keras_config, where))) if keras_config else []
-    metadata = {
-        key: _text(root, key) or _text(content.texts.get("model_weights", {}), key)
-        for key in ("keras_version", "backend", OWN_MARK)
-    }
-    if _names(content, "model_weights", "layer_names") is not None:
-        kind = "Keras 2 HDF5 (full model)"
-        named = list(_keras_2(content, "model_weights/", layers, where))
-    elif _names(content, "", "layer_names") is not None:
-        kind = "Keras 2 HDF5 (weights)"
-        named = list(_keras_2(content, "", layers, where))
-    elif any(_KERAS_3_PATH.fullmatch(path) for path in content.arrays):
-        kind = "Keras 3 weights"
-        named = list(_keras_3(content, layers))
-    elif any(re.fullmatch(r"data/.+/\d+", path) for path in content.arrays):
-        kind = "Caffe HDF5"
-        paths = [path for path in content.arrays if path.startswith("data/")]
-        named = [_Named(path, path.removeprefix("data/"), path) for path in paths]
-    else:
-        kind = "HDF5"
-        named = [_Named(path, path, path) for path in content.arrays]
+    layers = []
+    if keras_config:
+        layers = list(_layers(parse_config(keras_config, where)))
+    kind, named = _name_arrays(content, layers, where)
     tensors = _by_name(content, named, where)
     if not tensors:
         raise errors.UnknownFormat(f"{where}: an HDF5 file ({kind}) without weights")
-    named_paths = {item.path for item in named}
-    return H5Content(
+    texts = {**content.texts.get("model_weights", {}), **root}
+    metadata = {
+        key: text
+        for key in ("keras_version", "backend", OWN_MARK)
+        if (text := _text(texts, key)) and text.isprintable()
+    }
+    own = checkpoint.parse_metadata(metadata.pop(OWN_MARK, ""), where)
+    others = {*content.arrays, *content.others} - {item.path for item in named}
+    return Checkpoint(
         tensors=tensors,
         format=kind,
         keras_config=keras_config,
-        metadata={k: v for k, v in metadata.items() if v and v.isprintable()},
-        ignored_entries=tuple(sorted({*content.arrays, *content.others} - named_paths)),
+        metadata=metadata | own,
+        ignored_entries=tuple(sorted(others)),
     )
 
 
 def parse_config(text: str, where: str) -> dict[str, Any]:
-    """Parse JSON text as a dict, such as a model's configuration."""
-    try:
-        config = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise errors.CorruptCheckpoint(
-            f"{where}: the model's configuration is not JSON ({error})"
-        ) from error
-    if not isinstance(config, dict):
-        raise errors.CorruptCheckpoint(
-            f"{where}: the model's configuration is a {type(config).__name__}, "
-            "expected a dict"
-        )
-    return config
+    """Parse the configuration of a model."""
+    return checkpoint.parse_dict(text, where, "the model's configuration")
+
+
+def _name_arrays(
+    content: isolated_h5.Content, layers: list[_Layer], where: str
+) -> tuple[str, list[_Named]]:
+    """Return the kind of the file, and the arrays in it that are weights."""
+    if _names(content, "model_weights", "layer_names") is not None:
+        named = _keras_2(content, "model_weights/", layers, where)
+        return "Keras 2 HDF5 (full model)", list(named)
+    if _names(content, "", "layer_names") is not None:
+        return "Keras 2 HDF5 (weights)", list(_keras_2(content, "", layers, where))
+    if any(_KERAS_3_PATH.fullmatch(path) for path in content.arrays):
+        return "Keras 3 weights", list(_keras_3(content, layers))
+    if any(re.fullmatch(r"data/.+/\d+", path) for path in content.arrays):
+        paths = [path for path in content.arrays if path.startswith("data/")]
+        return "Caffe HDF5", [_Named(p, p.removeprefix("data/"), p) for p in paths]
+    return "HDF5", [_Named(path, path, path) for path in content.arrays]
 
 
 def _by_name(
@@ -199,13 +171,13 @@ def _layers(model: Any, prefix: str = "", level: int = 0) -> Iterator[_Layer]:
             case _:
                 continue
         number = f"_{counts[group]}" if counts[group] else ""
-        counts[group] += 1
         path = f"{prefix}layers/{group}{number}"
+        counts[group] += 1
         if isinstance(options, list):  # a Sequential of Keras 2.2.2 or before
             options = {"layers": options, "name": entry.get("name")}
         name = options.get("name")
         if isinstance(name, str) and name.isprintable():
-            yield _Layer(path, name, options, "layers" in options)
+            yield _Layer(path, name, options)
         yield from _layers({"config": options}, f"{path}/", level + 1)
 
 
@@ -218,7 +190,7 @@ def _snake_case(kind: str) -> str:
 def _keras_2(
     content: isolated_h5.Content, base: str, layers: list[_Layer], where: str
 ) -> Iterator[_Named]:
-    is_model = {layer.name: layer.is_model for layer in layers}
+    is_model = {layer.name: "layers" in layer.options for layer in layers}
     for layer in _names(content, base.rstrip("/"), "layer_names") or ():
         weights = _names(content, f"{base}{layer}", "weight_names")
         if weights is None:
@@ -243,7 +215,7 @@ def _owner(weight: str, layer: str) -> tuple[str, str]:
     *owners, variable = weight.split(":")[0].split("/")
     old = _KERAS_1_NAME.fullmatch(variable)
     if old and not owners:
-        return old[1], _VARIABLES[old[2]] if old[2] in _VARIABLES else old[2]
+        return old[1], _VARIABLES[old[2]]
     known = re.sub(r"_\d+$", "", variable)
     return owners[-1] if owners else layer, _VARIABLES.get(known, variable)
 
@@ -277,13 +249,15 @@ def _numbered(
 ) -> tuple[str, ...] | None:
     """Return the names of a layer's variables 0, 1, ...; None if they are unclear."""
     kind = re.sub(r"_\d+$", "", group.rsplit("/", 1)[-1])
-    known = _NUMBERED.get((kind, len(shapes)))
-    if known:
+    if known := _NUMBERED.get((kind, len(shapes))):
         return known
     if kind == "batch_normalization":
-        left_out = {"gamma"} if options.get("scale") is False else set()
-        left_out |= {"beta"} if options.get("center") is False else set()
-        names = tuple(name for name in _NORMALIZATION if name not in left_out)
+        switches = {"gamma": "scale", "beta": "center"}
+        names = tuple(
+            name
+            for name in _NORMALIZATION
+            if options.get(switches.get(name, "")) is not False
+        )
         return names if len(names) == len(shapes) else None
     ranks = [len(shape) for shape in shapes]
     if ranks == [1, 1, 1, 1] and len(set(shapes)) == 1:

@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from model.checkpoints import bounds
+from model.checkpoints import bounds, errors
 from pipeline.system import sandbox
 
 _MAX_OBJECTS = 100_000
@@ -38,14 +38,6 @@ _FILTERS = (
 Answers = Iterator[tuple[sandbox.Header, bytes | memoryview]]
 
 
-class _Refused(Exception):
-    """The file is one that this reader does not accept."""
-
-    def __init__(self, message: str, *, unsafe: bool = False) -> None:
-        super().__init__(message)
-        self.unsafe = unsafe
-
-
 def main() -> None:
     """Answer the request of isolated_h5."""
     sandbox.serve(answers)
@@ -60,8 +52,8 @@ def answers(request: sandbox.Header, _: bytes) -> Answers:
         with h5py.File(request["path"], "r", locking=False) as file:
             yield from _read(file, request["limit_bytes"])
             return
-    except _Refused as error:
-        message, unsafe = str(error), error.unsafe
+    except errors.CheckpointError as error:
+        message, unsafe = str(error), isinstance(error, errors.UnsafeCheckpoint)
     except MemoryError:
         message = "the HDF5 library asks for more memory than such a file needs"
     except (OSError, RuntimeError, LookupError, ValueError) as error:
@@ -100,7 +92,9 @@ class _Listing:
 
     def _visit_group(self, group: h5py.Group, path: tuple[str, ...]) -> None:
         if len(path) > _MAX_LEVELS:
-            raise _Refused(f"groups nested more than {_MAX_LEVELS} levels deep")
+            raise errors.CorruptCheckpoint(
+                f"groups nested more than {_MAX_LEVELS} levels deep"
+            )
         texts = dict(self._read_texts(group))
         if texts:
             self._texts["/".join(path)] = texts
@@ -111,16 +105,16 @@ class _Listing:
         name, where = path[-1], "/".join(map(str, path))
         # h5py returns names that are not UTF-8 as bytes.
         if not isinstance(name, str) or "/" in name or not _is_name(where):
-            raise _Refused(f"an impossible name, {where[:100]!r}")
+            raise errors.CorruptCheckpoint(f"an impossible name, {where[:100]!r}")
         link = group.get(name, getlink=True)
         if isinstance(link, h5py.ExternalLink | h5py.SoftLink):
-            raise _Refused(f"{where} is a link to elsewhere", unsafe=True)
+            raise errors.UnsafeCheckpoint(f"{where} is a link to elsewhere")
         item = group[name]
         if _address(item) in self._addresses:
-            raise _Refused(f"{where} is in the file under two names")
+            raise errors.CorruptCheckpoint(f"{where} is in the file under two names")
         self._addresses.add(_address(item))
         if len(self._addresses) > _MAX_OBJECTS:
-            raise _Refused(f"more than {_MAX_OBJECTS:,} objects")
+            raise errors.CorruptCheckpoint(f"more than {_MAX_OBJECTS:,} objects")
         if isinstance(item, h5py.Group):
             self._visit_group(item, path)
         elif isinstance(item, h5py.Dataset) and path[0] not in _NOT_WEIGHTS:
@@ -138,14 +132,16 @@ class _Listing:
         size_bytes = math.prod(shape) * dataset.dtype.itemsize
         self._bytes_left -= math.prod(n or 1 for n in shape) * dataset.dtype.itemsize
         if self._bytes_left < 0:
-            raise _Refused(
+            raise errors.CorruptCheckpoint(
                 f"{where}, of shape {shape}, is more than a file of this size can hold"
             )
         stored_bytes = dataset.id.get_storage_size()
         if dataset.id.get_create_plist().get_nfilters():
             size_bytes = min(size_bytes, 1)
         if stored_bytes < size_bytes:  # the library would make them up
-            raise _Refused(f"the numbers of {where} are not in the file")
+            raise errors.CorruptCheckpoint(
+                f"the numbers of {where} are not in the file"
+            )
         self.datasets.append((where, dataset, dtype))
 
     def _read_texts(self, group: h5py.Group) -> Iterator[tuple[str, str | list[str]]]:
@@ -156,12 +152,14 @@ class _Listing:
             attribute = h5py.h5a.open(group.id, name.encode())
             size = math.prod(attribute.shape) * attribute.dtype.itemsize
             if size > self._text_left:
-                raise _Refused(f"attribute {name} is too long")
+                raise errors.CorruptCheckpoint(f"attribute {name} is too long")
             value = group.attrs[name]
             if isinstance(value, np.ndarray) and value.ndim == 1:
                 text: str | list[str] = [_text(item) for item in value]
                 if not all(map(_is_name, text)):
-                    raise _Refused(f"attribute {name} lists impossible names")
+                    raise errors.CorruptCheckpoint(
+                        f"attribute {name} lists impossible names"
+                    )
                 self._text_left -= sum(map(len, text)) + 10 * len(text)
             elif isinstance(value, str | bytes):
                 text = _text(value)
@@ -169,7 +167,7 @@ class _Listing:
             else:
                 continue
             if self._text_left < 0:
-                raise _Refused("its attributes hold too much text")
+                raise errors.CorruptCheckpoint("its attributes hold too much text")
             yield name, text
 
 
@@ -187,17 +185,17 @@ def _text(value: Any) -> str:
         return value.decode(errors="replace")
     if isinstance(value, str):
         return value
-    raise _Refused("a list of names holds something else than text")
+    raise errors.CorruptCheckpoint("a list of names holds something else than text")
 
 
 def _check_storage(dataset: h5py.Dataset, where: str) -> None:
     """Check that the numbers are in the file itself, stored in a known way."""
     properties = dataset.id.get_create_plist()
     if properties.get_layout() == h5py.h5d.VIRTUAL or properties.get_external_count():
-        raise _Refused(f"{where} takes its numbers from other files", unsafe=True)
+        raise errors.UnsafeCheckpoint(f"{where} takes its numbers from other files")
     for number in range(properties.get_nfilters()):
         if properties.get_filter(number)[0] not in _FILTERS:
-            raise _Refused(
+            raise errors.CorruptCheckpoint(
                 f"{where} is compressed in a way that is not read; save it without"
             )
 

@@ -8,7 +8,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from model.checkpoints import archive, errors
+from model.checkpoints import archive, checkpoint, errors
+from model.checkpoints.checkpoint import Checkpoint
 from model.checkpoints.hdf5 import h5, isolated_h5
 
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
@@ -16,7 +17,7 @@ OWN_NAME = f"{h5.OWN_MARK}.json"  # member with the metadata of a file that Graf
 _MAX_TEXT_BYTES = 32 << 20
 
 
-def read(path: Path) -> h5.H5Content:
+def read(path: Path) -> Checkpoint:
     """Read a model file of Keras 3; errors.UnknownFormat for another zip file."""
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / _WEIGHTS
@@ -30,9 +31,8 @@ def read(path: Path) -> h5.H5Content:
 def unpack(path: Path, weights: Path) -> tuple[str, dict[str, str]]:
     """Write the HDF5 file inside a model file to `weights`.
 
-    Returns:
-        JSON text of the model's configuration, and metadata: the version of Keras and
-        what a file that Graft wrote says about itself.
+    Return the JSON text of the model's configuration, and metadata: the version of
+    Keras and what a file that Graft wrote says about itself.
     """
     with archive.opened(path) as file:
         members = {info.filename: info for info in file.infolist()}
@@ -46,13 +46,12 @@ def unpack(path: Path, weights: Path) -> tuple[str, dict[str, str]]:
         limit = isolated_h5.limit_for(path.stat().st_size)
         archive.check_members([members[_WEIGHTS]], path, max_bytes=limit)
         config = file.read(_CONFIG).decode()
-        keras_metadata = h5.parse_config(file.read(_METADATA).decode(), str(path))
-        metadata = {}
-        if OWN_NAME in members:
-            metadata[h5.OWN_MARK] = file.read(OWN_NAME).decode()
+        of_keras = h5.parse_config(file.read(_METADATA).decode(), str(path))
+        own = file.read(OWN_NAME) if OWN_NAME in members else b""
+        metadata = checkpoint.parse_metadata(own, str(path))
         with file.open(_WEIGHTS) as source, weights.open("wb") as target:
             shutil.copyfileobj(source, target, 1 << 20)
-    version = keras_metadata.get("keras_version")
+    version = of_keras.get("keras_version")
     if isinstance(version, str) and version.isprintable() and len(version) <= 50:
-        metadata["keras_version"] = version
+        metadata.setdefault("keras_version", version)
     return config, metadata

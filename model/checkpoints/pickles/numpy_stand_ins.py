@@ -56,19 +56,16 @@ class Array:
         Text stands for bytes, as Python 2 and protocol 2 write them. Only `values`
         encodes it, since a pickle may refer to the same long text any number of times.
         """
+        shape = tuple(shape)
         if isinstance(dtype, _Dtype) and dtype.dtype.kind == "O":
-            if not (isinstance(data, list) and len(data) == 1) or tuple(shape) not in (
-                (),
-                (1,),
-            ):
+            is_one = isinstance(data, list) and len(data) == 1 and shape in ((), (1,))
+            if not is_one:
                 raise pickle.UnpicklingError("an array of several objects")
             self.wrapped = data
             return
-        if not isinstance(dtype, _Dtype) or not isinstance(
-            data, bytes | bytearray | str
-        ):
+        is_data = isinstance(data, bytes | bytearray | str)
+        if not isinstance(dtype, _Dtype) or not is_data:
             raise pickle.UnpicklingError("an array of something else than numbers")
-        shape = tuple(shape)
         if not bounds.is_possible_shape(shape):
             raise pickle.UnpicklingError(f"shape {bounds.brief(shape)}")
         if math.prod(shape) * dtype.dtype.itemsize != len(data):

@@ -52,13 +52,14 @@ class _Storage(_Sealed):
     num_elements: int
     values: Any = None
 
+    @property
+    def size_bytes(self) -> int:
+        return self.num_elements * self.dtype.itemsize
+
     def set_values(self, data: bytes | memoryview, path: Path) -> None:
-        expected = self.num_elements * self.dtype.itemsize
-        if len(data) != expected:
-            raise errors.CorruptCheckpoint(
-                f"{path}: storage {bounds.brief(self.key)} has {len(data)} bytes, "
-                f"expected {expected}"
-            )
+        if len(data) != self.size_bytes:
+            problem = f"has {len(data)} bytes, expected {self.size_bytes}"
+            raise _damaged(path, self.key, problem)
         self.values = np.frombuffer(data, self.dtype)
 
 
@@ -95,13 +96,10 @@ def _rebuild_tensor(
     if not isinstance(storage, _Storage):
         raise pickle.UnpicklingError("a tensor without storage")
     shape, strides = tuple(shape), tuple(strides)
-    if (
-        not bounds.is_possible_shape(shape)
-        or len(strides) != len(shape)
-        or not all(
-            type(n) is int and 0 <= n < bounds.MAX_NUMBERS for n in (*strides, offset)
-        )
-    ):
+    are_possible = all(
+        type(n) is int and 0 <= n < bounds.MAX_NUMBERS for n in (*strides, offset)
+    ) and bounds.is_possible_shape(shape)
+    if not are_possible or len(strides) != len(shape):
         raise pickle.UnpicklingError("a tensor with impossible sizes or strides")
     steps = ((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
     end = offset + sum(steps) + 1
@@ -131,11 +129,20 @@ _NAMES: dict[str, Any] = {
 class _Storages:
     """Resolves a pickle's references to storages, and collects these by key."""
 
-    def __init__(self, where: str) -> None:
-        self.where = where
+    def __init__(self) -> None:
         self.by_key: dict[str, _Storage] = {}
 
-    def load(self, reference: Any) -> _Storage:
+    def loads(self, data: bytes, where: str, start: int = 0) -> tuple[Any, int]:
+        """Read one pickle; return its object, and its number of bytes."""
+
+        def load(reference: Any) -> _Storage:
+            return self._resolve(reference, where)
+
+        return unpickle.loads(
+            data, where, start=start, names=_NAMES, persistent_load=load
+        )
+
+    def _resolve(self, reference: Any, where: str) -> _Storage:
         """("storage", kind, key, location, number of elements[, view]) -> storage."""
         match reference:
             case ["storage", kind, key, _, size] | [
@@ -146,18 +153,22 @@ class _Storages:
                 size,
                 None,
             ]:
-                name = unpickle.key_text(key, self.where)
+                name = unpickle.key_text(key, where)
             case _:
                 raise pickle.UnpicklingError("a reference to no known kind of storage")
-        where = f"storage {bounds.brief(name)}"
+        label = f"storage {bounds.brief(name)}"
         if not isinstance(kind, _StorageKind) or type(size) is not int:
-            raise pickle.UnpicklingError(f"{where} of no kind")
+            raise pickle.UnpicklingError(f"{label} of no kind")
         if not 0 <= size < bounds.MAX_NUMBERS:
-            raise pickle.UnpicklingError(f"{where} with an impossible size")
+            raise pickle.UnpicklingError(f"{label} with an impossible size")
         storage = self.by_key.setdefault(name, _Storage(name, kind.dtype, size))
         if (storage.dtype, storage.num_elements) != (kind.dtype, size):
-            raise pickle.UnpicklingError(f"{where} is of two kinds")
+            raise pickle.UnpicklingError(f"{label} is of two kinds")
         return storage
+
+
+def _damaged(path: Path, key: str, problem: str) -> errors.CorruptCheckpoint:
+    return errors.CorruptCheckpoint(f"{path}: storage {bounds.brief(key)} {problem}")
 
 
 def read_zip(path: Path) -> dict[str, np.ndarray]:
@@ -181,19 +192,12 @@ def read_zip(path: Path) -> dict[str, np.ndarray]:
         archive.check_members(used, path, max_bytes=size, methods=methods)
         if order in members and file.read(order) != b"little":
             raise errors.CorruptCheckpoint(f"{path}: big-endian data are not read")
-        storages = _Storages(str(path))
-        value, _ = unpickle.loads(
-            file.read(pickles[0]),
-            f"{path}:{pickles[0]}",
-            names=_NAMES,
-            persistent_load=storages.load,
-        )
-        for storage in storages.by_key.values():
-            name = f"{prefix}data/{storage.key}"
+        storages = _Storages()
+        value, _ = storages.loads(file.read(pickles[0]), f"{path}:{pickles[0]}")
+        for key, storage in storages.by_key.items():
+            name = f"{prefix}data/{key}"
             if name not in members:
-                raise errors.CorruptCheckpoint(
-                    f"{path}: {bounds.brief(name)} is missing"
-                )
+                raise _damaged(path, key, "is missing")
             storage.set_values(file.read(name), path)
     return _state_dict(value, path)
 
@@ -203,41 +207,30 @@ def read_legacy(path: Path) -> dict[str, np.ndarray]:
 
     It is five pickles, then the storages.
     """
-    data = path.read_bytes()
-    storages = _Storages(str(path))
+    data, where = path.read_bytes(), str(path)
+    storages = _Storages()
     position = 0
     values = []
     for _ in range(5):
-        value, length = unpickle.loads(
-            data,
-            str(path),
-            start=position,
-            names=_NAMES,
-            persistent_load=storages.load,
-        )
+        value, length = storages.loads(data, where, position)
         values.append(value)
         position += length
     magic, _, _, saved, keys = values
     if magic != LEGACY_MAGIC or not isinstance(keys, list):
         raise errors.CorruptCheckpoint(f"{path}: not the parts that torch.save writes")
     for key in keys:
-        name = unpickle.key_text(key, str(path))
-        where = f"{path}: storage {bounds.brief(name)}"
+        name = unpickle.key_text(key, where)
         storage = storages.by_key.get(name)
         count = data[position : position + 8]
         if storage is None or len(count) < 8:
-            raise errors.CorruptCheckpoint(f"{where} is missing")
+            raise _damaged(path, name, "is missing")
         if int.from_bytes(count, "little") != storage.num_elements:
-            raise errors.CorruptCheckpoint(f"{where} has another size")
-        position += 8
-        size = storage.num_elements * storage.dtype.itemsize
-        storage.set_values(memoryview(data)[position : position + size], path)
-        position += size
-    for storage in storages.by_key.values():
+            raise _damaged(path, name, "has another size")
+        begin, position = position + 8, position + 8 + storage.size_bytes
+        storage.set_values(memoryview(data)[begin:position], path)
+    for name, storage in storages.by_key.items():
         if storage.values is None:
-            raise errors.CorruptCheckpoint(
-                f"{path}: storage {bounds.brief(storage.key)} is missing"
-            )
+            raise _damaged(path, name, "is missing")
     return _state_dict(saved, path)
 
 

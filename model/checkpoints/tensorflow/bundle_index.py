@@ -30,15 +30,14 @@ _TYPES = {
 DTYPES: Mapping[int, np.dtype[Any]] = {n: np.dtype(kind) for n, kind in _TYPES.items()}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Entry:
     """Where a tensor lies.
 
     Attributes:
         dtype: number of the type; DTYPES has those of numbers.
         shard: number of the data file.
-        offset: first byte in the data file.
-        size: number of bytes.
+        offset: first byte in the data file; `size` is the number of bytes.
         crc: masked CRC32C of the bytes.
         sliced: whether the tensor's parts are entries of their own.
     """
@@ -58,17 +57,15 @@ class Entry:
 
 
 def read(index: Path, prefix: Path) -> tuple[int, dict[str, Entry]]:
-    """Read the index of a checkpoint, which errors name by its prefix.
+    """Return the number of data files, and {name of a tensor: entry}.
 
-    Returns:
-        The number of data files, and {name of a tensor: entry}.
+    Errors name the checkpoint by its prefix.
     """
     size = index.stat().st_size
     if size > _MAX_INDEX_BYTES:
         raise leveldb.unreadable(prefix, f"an index of {size:,} bytes")
-    table = leveldb.Table(index.read_bytes(), prefix)
     num_shards, entries = 0, {}
-    for key, value in table.items():
+    for key, value in leveldb.Table(index.read_bytes(), prefix).items():
         message = protobuf_fields.Wire(value, str(index))
         if not key:
             num_shards = _parse_num_shards(message, prefix)
@@ -87,40 +84,31 @@ def read(index: Path, prefix: Path) -> tuple[int, dict[str, Entry]]:
 def _parse_num_shards(message: protobuf_fields.Wire, prefix: Path) -> int:
     """Return the number of data files in a BundleHeaderProto."""
     num_shards = 0
-    for field in message.fields(0, len(message.data)):
-        if field.number == 1 and field.kind == protobuf_fields.VARINT:
+    for field in message.fields():
+        if field.number == 1:
             num_shards = field.value
-        elif field.number == 2 and field.kind == protobuf_fields.VARINT and field.value:
+        elif field.number == 2 and field.value:
             raise leveldb.unreadable(prefix, "written on a big-endian machine")
     return num_shards
 
 
 def _parse_entry(message: protobuf_fields.Wire, prefix: Path) -> Entry:
     """Parse a BundleEntryProto."""
-    numbers, crc, sliced = dict.fromkeys((1, 3, 4, 5), 0), 0, False
+    numbers = dict.fromkeys((1, 3, 4, 5, 6), 0)
     shape: tuple[int, ...] = ()
-    for field in message.fields(0, len(message.data)):
-        if field.number in numbers and field.kind == protobuf_fields.VARINT:
+    sliced = False
+    for field in message.fields():
+        if field.number in numbers:
             numbers[field.number] = field.value
-        elif field.number == 2 and field.kind == protobuf_fields.BYTES:
+        elif field.number == 2:
             shape = _parse_shape(message, field, prefix)
-        elif field.number == 6 and field.kind == protobuf_fields.FIXED32:
-            crc = int.from_bytes(message.data[field.start : field.end], "little")
         elif field.number == 7:
             sliced = True
-    entry = Entry(
-        dtype=numbers[1],
-        shape=shape,
-        shard=numbers[3],
-        offset=numbers[4],
-        size=numbers[5],
-        crc=crc,
-        sliced=sliced,
-    )
-    if entry.dtype in DTYPES and not sliced and entry.size != entry.num_bytes:
-        raise leveldb.unreadable(
-            prefix, f"a tensor of shape {list(shape)} in {entry.size:,} bytes"
-        )
+    dtype, shard, offset, size, crc = numbers.values()
+    entry = Entry(dtype, shape, shard, offset, size, crc, sliced)
+    if dtype in DTYPES and not sliced and size != entry.num_bytes:
+        problem = f"a tensor of shape {list(shape)} in {size:,} bytes"
+        raise leveldb.unreadable(prefix, problem)
     return entry
 
 
@@ -129,14 +117,11 @@ def _parse_shape(
 ) -> tuple[int, ...]:
     """Parse a TensorShapeProto."""
     sizes: list[int] = []
-    for dim in message.fields(field.start, field.end):
-        if dim.number != 2 or dim.kind != protobuf_fields.BYTES:
-            continue
-        size = 0
-        for part in message.fields(dim.start, dim.end):
-            if part.number == 1 and part.kind == protobuf_fields.VARINT:
-                size = part.value
-        sizes.append(size)
-        if not bounds.is_possible_shape(sizes):
-            raise leveldb.unreadable(prefix, f"a shape that begins with {sizes[:8]}")
+    for dim in message.fields(field):
+        if dim.number == 2:
+            parts = message.fields(dim)
+            sizes.append(next((part.value for part in parts if part.number == 1), 0))
+            if not bounds.is_possible_shape(sizes):
+                problem = f"a shape that begins with {sizes[:8]}"
+                raise leveldb.unreadable(prefix, problem)
     return tuple(sizes)

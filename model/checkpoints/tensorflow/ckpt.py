@@ -13,7 +13,8 @@ from typing import BinaryIO
 import numpy as np
 
 from model.checkpoints import errors, protobuf_fields
-from model.checkpoints.tensorflow import bundle_index, leveldb, object_graph
+from model.checkpoints.checkpoint import Checkpoint
+from model.checkpoints.tensorflow import bundle_index, leveldb
 from pipeline.records import tfrecord
 
 # What optimizers and savers store in addition to weights. Source: tf.compat.v1.train's
@@ -30,7 +31,9 @@ _TRAINED = re.compile(r"_trainable_variables/\d+")
 IN_PARTS = " (a variable in parts)"
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _VALUE_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
-_MAX_GRAPH_BYTES = 64 << 20
+_MAX_GRAPH_BYTES, _MAX_GRAPH_PARTS = 64 << 20, 4_000_000  # beyond any model's
+_NODES, _ATTRIBUTES, _FULL_NAME, _CHECKPOINT_KEY = 1, 2, 2, 3
+_ENDING = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
 _STATE_NAME = "checkpoint"
 _STATE_PATH = re.compile(r'^\s*model_checkpoint_path:\s*"([^"]*)"', re.MULTILINE)
 
@@ -42,11 +45,10 @@ def prefix_of(path: Path) -> Path | None:
     """
     if path.name == _STATE_NAME and path.is_file():
         return _newest(path.parent)
-    for ending in (r"\.index", r"\.meta", r"\.data-\d{5}-of-\d{5}"):
-        prefix = (
-            path.with_name(re.sub(f"{ending}$", "", path.name)) if path.name else path
-        )
-        if prefix != path and (ending == r"\.index" or _index(prefix).exists()):
+    match = _ENDING.search(path.name)
+    if match and match.start():
+        prefix = path.with_name(path.name[: match.start()])
+        if match[0] == ".index" or _index(prefix).exists():
             return prefix
     if path.name and _index(path).exists():
         return path
@@ -59,24 +61,16 @@ def _index(prefix: Path) -> Path:
 
 def _newest(folder: Path) -> Path | None:
     """Return the checkpoint that the folder's state file names, or the only one."""
+    names = {index.name.removesuffix(".index") for index in folder.glob("?*.index")}
     state = folder / _STATE_NAME
     if state.is_file():
         with state.open("rb") as file:
             match = _STATE_PATH.search(file.read(1 << 20).decode("utf-8", "replace"))
         # The path may be that of the folder where it was written; the name still holds.
         name = re.split(r"[/\\]", match[1])[-1] if match else ""
-        if name and _exists(folder / name):
+        if name in names:
             return folder / name
-    indices = sorted(folder.glob("*.index"))
-    return prefix_of(indices[0]) if len(indices) == 1 else None
-
-
-def _exists(prefix: Path) -> bool:
-    """Return whether the index exists; the name may be one that no file can have."""
-    try:
-        return _index(prefix).exists()
-    except (ValueError, OSError):
-        return False
+    return folder / names.pop() if len(names) == 1 else None
 
 
 def is_v1(path: Path) -> bool:
@@ -89,13 +83,11 @@ def is_v1(path: Path) -> bool:
         return file.read() == leveldb.MAGIC
 
 
-def read(prefix: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+def read(prefix: Path) -> Checkpoint:
     """Read a checkpoint of TF1 or TF2.
 
-    Returns:
-        The variables, those of a TF2 checkpoint by their full names where it has them.
-        And the names of entries that are no weights: optimizer slots, counters,
-        strings, parts of variables.
+    Variables of a TF2 checkpoint have their full names where it states them. Optimizer
+    slots, counters, strings and parts of variables are no weights.
     """
     index = _index(prefix)
     if not index.exists():
@@ -120,12 +112,15 @@ def read(prefix: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
             f"{prefix}: its variables have {expected:,} bytes, its data files only "
             f"{available:,}; copy them again, all of them and in full"
         )
-    tensors = _rename(dict(_read_tensors(weights, files, prefix)), full_names)
-    ignored_entries = (
+    ignored = (
         _short(name) + IN_PARTS * entries[name].sliced
         for name in entries.keys() - weights.keys()
     )
-    return tensors, tuple(sorted(ignored_entries))
+    return Checkpoint(
+        tensors=_rename(dict(_read_tensors(weights, files, prefix)), full_names),
+        format="TensorFlow checkpoint",
+        ignored_entries=tuple(sorted(ignored)),
+    )
 
 
 def _data_files(prefix: Path, num_shards: int) -> list[Path]:
@@ -230,4 +225,25 @@ def _full_names(
     graph = protobuf_fields.Wire(data[at + 4 :], message.where)
     if length != len(graph.data):
         raise leveldb.unreadable(prefix, "an object graph of another length")
-    return object_graph.full_names(graph)
+    return dict(_graph_names(graph))
+
+
+def _graph_names(graph: protobuf_fields.Wire) -> Iterator[tuple[str, str]]:
+    """Yield key and full name of each variable in a TrackableObjectGraph.
+
+    Source: tensorflow/core/protobuf/trackable_object_graph.proto.
+    """
+    num_parts = 0
+    for node in graph.fields():
+        for part in graph.fields(node) if node.number == _NODES else ():
+            num_parts += 1
+            if num_parts > _MAX_GRAPH_PARTS:
+                raise graph.corrupt("an object graph beyond any model's", part.start)
+            if part.number == _ATTRIBUTES:
+                texts = {
+                    field.number: graph.text(field)
+                    for field in graph.fields(part)
+                    if field.number in (_FULL_NAME, _CHECKPOINT_KEY)
+                }
+                if texts.get(_FULL_NAME) and texts.get(_CHECKPOINT_KEY):
+                    yield texts[_CHECKPOINT_KEY], texts[_FULL_NAME]

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 
-from model.checkpoints import reading
+from model.checkpoints.checkpoint import Checkpoint
 from model.networks import registry
 from model.weights import (
     model_variables,
@@ -291,11 +291,11 @@ SIDES |= dict.fromkeys(("cifar10_quick", "cifar_cnn", "cifar_cnn_avg"), 32)
 def restore_all(network, arrays, arch=""):
     """Restore weights by way of a file of that network, all of them."""
     if network == "efficientnet_lite0":
-        file = reading.Checkpoint(tensors=arrays, format="PyTorch (zip)")
+        file = Checkpoint(tensors=arrays, format="PyTorch (zip)")
     else:
         file = foreign_weights.file_of(arrays, SOURCES[network], network)
     size = preprocessing_overrides.Overrides(image_size=SIDES.get(network, 224))
-    restored = restore.restore_checkpoint(file, "file", arch=arch, overrides=size)
+    restored = restore.restore_checkpoint(file, arch=arch, overrides=size)
     assert restored.network is registry.NETWORKS[network]
     assert {entry.status for entry in restored.entries} == {"restored"}
     assert len(restored.entries) == len(arrays)

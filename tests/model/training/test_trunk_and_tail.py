@@ -69,7 +69,7 @@ def values_of(part):
 
 
 def names_of(variables):
-    return [model_variables.variable_name(variable) for variable in variables]
+    return [variable.path for variable in variables]
 
 
 def pair(layers):

@@ -7,7 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from model.checkpoints import errors, reading
+from model.checkpoints import errors
+from model.checkpoints.checkpoint import Checkpoint
 from model.networks import registry
 from model.weights import identify_network
 from pipeline.batches.input_spec import InputSpec
@@ -15,7 +16,7 @@ from tests.support.weights import foreign_weights
 
 
 def checkpoint_of(tensors, kind="test", **options):
-    return reading.Checkpoint(tensors=tensors, format=kind, **options)
+    return Checkpoint(tensors=tensors, format=kind, where="file", **options)
 
 
 def refused(message):
@@ -27,7 +28,7 @@ def empty(*shape):
 
 
 def identify(tensors, **options):
-    return identify_network.identify(checkpoint_of(tensors), "file", **options)
+    return identify_network.identify(checkpoint_of(tensors), **options)
 
 
 @pytest.mark.parametrize(("source", "network"), foreign_weights.FORMS, ids=" ".join)
@@ -35,7 +36,7 @@ def test_a_complete_file_is_identified_among_other_tensors(source, network):
     file = foreign_weights.empty_file(source, network)
     file.tensors.update({"step": np.array(7), "optimizer/conv1/weights/m": np.zeros(3)})
     arch = network if (source, network) in foreign_weights.AMBIGUOUS else ""
-    match = identify_network.identify(file, "file", arch=arch)
+    match = identify_network.identify(file, arch=arch)
     assert (match.naming.source, match.network.name) == (source, network)
     assert match.num_tensors == len(file.tensors) - 2
 
@@ -50,15 +51,14 @@ def test_without_a_list_of_layers_caffenet_may_be_alexnet(source):
         r"file: its 16 known tensors fit bvlc_alexnet and caffenet equally well"
         r".*--arch=bvlc_alexnet or --arch=caffenet"
     ):
-        identify_network.identify(file, "file")
+        identify_network.identify(file)
 
 
 @pytest.mark.parametrize("network", ["caffenet", "bvlc_alexnet"])
 def test_a_list_of_layers_tells_caffenet_from_alexnet(network):
-    kernel = {"conv1/0": empty(96, 3, 11, 11)}
-    listed = foreign_weights.FORMS["Caffe", network].listed
-    file = checkpoint_of(kernel, "Caffe", layers=listed)
-    assert identify_network.identify(file, "file").network.name == network
+    file = foreign_weights.empty_file("Caffe", network)
+    assert {"norm1 LRN", "pool1 Pooling"} <= {*file.layers}
+    assert identify_network.identify(file).network.name == network
 
 
 def test_layer_names_do_not_tell_the_pooling_of_cifar_cnn():
@@ -72,16 +72,17 @@ def test_layer_names_do_not_tell_the_pooling_of_cifar_cnn():
 @pytest.mark.parametrize(
     ("kind", "layout"),
     [
-        ("Caffe", "caffe"),
-        ("Caffe HDF5", "caffe"),
-        ("NumPy, pickled dict of arrays", "tensorflow"),
-        ("NumPy array", "tensorflow"),
+        *(("Caffe", "caffe"), ("Caffe HDF5", "caffe")),
+        *(
+            ("NumPy, pickled dict of arrays", "tensorflow"),
+            ("NumPy array", "tensorflow"),
+        ),
     ],
 )
 def test_the_format_tells_the_layout_of_a_square_kernel(kind, layout):
     """fc7 is 4096 x 4096 in either layout, and its name is the same, too."""
     file = checkpoint_of({"fc7/0": empty(4096, 4096)}, kind)
-    matches = identify_network.find_candidates(file, "file").matches
+    matches = identify_network.find_candidates(file).matches
     assert {match.naming.layout for match in matches} == {layout}
 
 
@@ -132,29 +133,29 @@ def alexnet_of_torchvision(**extra):
     return file
 
 
-class TestArch:
-    @pytest.mark.parametrize(
-        ("arch", "message"),
-        [
-            ("alexnett", r"--arch=alexnett: .*Did you mean alexnet\?"),
-            ("resnet50", r"--arch=resnet50: .*one of alexnet, alexnet_owt"),
-            ("caffenet", r"the layers of caffenet.*It fits alexnet_owt"),
-        ],
-    )
-    def test_of_another_network_is_refused(self, arch, message):
-        with refused(message):
-            identify_network.identify(alexnet_of_torchvision(), "file", arch=arch)
+@pytest.mark.parametrize(
+    ("arch", "message"),
+    [
+        ("alexnett", r"--arch=alexnett: .*Did you mean alexnet\?"),
+        ("resnet50", r"--arch=resnet50: .*one of alexnet, alexnet_owt"),
+        ("caffenet", r"the layers of caffenet.*It fits alexnet_owt"),
+    ],
+)
+def test_another_network_is_refused(arch, message):
+    with refused(message):
+        identify_network.identify(alexnet_of_torchvision(), arch=arch)
 
-    def test_of_a_network_with_the_same_names_is_refused(self):
-        with refused(
-            r"does not fit vgg16\..* \[64, 3, 11, 11\], expected \[64, 3, 3, 3\]"
-        ):
-            identify({"features.0.weight": empty(64, 3, 11, 11)}, arch="vgg16")
 
-    def test_of_the_files_own_network_changes_nothing(self):
-        file = alexnet_of_torchvision()
-        match = identify_network.identify(file, "file", arch="alexnet_owt")
-        assert match == identify_network.identify(file, "file")
+def test_a_network_with_the_same_names_is_refused():
+    message = r"does not fit vgg16\..* \[64, 3, 11, 11\], expected \[64, 3, 3, 3\]"
+    with refused(message):
+        identify({"features.0.weight": empty(64, 3, 11, 11)}, arch="vgg16")
+
+
+def test_the_files_own_network_changes_nothing():
+    file = alexnet_of_torchvision()
+    match = identify_network.identify(file, arch="alexnet_owt")
+    assert match == identify_network.identify(file)
 
 
 class TestFileOfGraft:
@@ -166,7 +167,7 @@ class TestFileOfGraft:
             {"conv1/kernel": empty(11, 11, 3, 96)},
             metadata={"network": "alexnet", **metadata},
         )
-        return identify_network.identify(file, "file")
+        return identify_network.identify(file)
 
     def test_states_its_network_and_preprocessing(self):
         match = self.identify(input_spec=self.TEXT)
@@ -205,10 +206,10 @@ class TestUnexplainedLayers:
     )
     def test_show_another_network(self, extra, unexplained):
         file = alexnet_of_torchvision(**extra)
-        match = identify_network.identify(file, "file", arch="alexnet_owt")
+        match = identify_network.identify(file, arch="alexnet_owt")
         assert match.naming.unexplained_layers(file) == [unexplained]
         with refused(f"{re.escape(unexplained)}.*--arch=alexnet_owt"):
-            identify_network.identify(file, "file")
+            identify_network.identify(file)
 
     @pytest.mark.parametrize(
         "extra",
@@ -222,7 +223,7 @@ class TestUnexplainedLayers:
         ids=["nothing", "final layer", "bias", "number", "copy"],
     )
     def test_are_not_those_that_tools_add_to_a_network(self, extra):
-        match = identify_network.identify(alexnet_of_torchvision(**extra), "file")
+        match = identify_network.identify(alexnet_of_torchvision(**extra))
         assert match.network.name == "alexnet_owt"
 
     @pytest.mark.parametrize(
@@ -241,12 +242,6 @@ class TestUnexplainedLayers:
         naming = foreign_weights.naming_of("Caffe", "vgg16")
         assert naming.unexplained_layers(file) == unexplained
 
-    @pytest.mark.parametrize("network", ["caffenet", "bvlc_alexnet"])
-    def test_are_not_the_normalisations_that_the_network_has(self, network):
-        file = foreign_weights.empty_file("Caffe", network)
-        assert {"norm1 LRN", "pool1 Pooling"} <= {*file.layers}
-        assert identify_network.identify(file, "file").network.name == network
-
 
 class TestScope:
     def test_around_all_names_is_removed(self):
@@ -254,7 +249,7 @@ class TestScope:
         tensors = {f"AlexNet/{name}": array for name, array in inner.tensors.items()}
         tensors["step"] = np.array(7)
         file = checkpoint_of(tensors, inner.format)
-        match = identify_network.identify(file, "file")
+        match = identify_network.identify(file)
         assert match.network.name == "alexnet"
         assert match.num_tensors == len(inner.tensors)
         assert match.naming.tensor_name("conv1", "kernel") == "AlexNet/conv1/weights"
@@ -270,4 +265,4 @@ def test_variables_in_parts_are_refused_with_the_reason():
         {"b": empty(1)}, ignored_entries=("conv1/weights (a variable in parts)",)
     )
     with refused("by a partitioner"):
-        identify_network.identify(file, "file")
+        identify_network.identify(file)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from model.checkpoints import reading
+from model.checkpoints.checkpoint import Checkpoint
 from model.weights import model_variables, restore
 from tests.support.weights import tiny_weights
 
@@ -12,8 +12,8 @@ def tensors(tiny):
 
 
 def values(tensors):
-    checkpoint = reading.Checkpoint(tensors=tensors, format="test")
-    return restore.restore_checkpoint(checkpoint, "").values
+    checkpoint = Checkpoint(tensors=tensors, format="test")
+    return restore.restore_checkpoint(checkpoint).values
 
 
 def build(tiny, last):

@@ -89,7 +89,7 @@ def test_a_file_gives_the_same_weights_in_every_form(source, network, drawn):
     """Square kernels among them; and the first one sees red first."""
     file = foreign_weights.file_of(drawn[network], source, network)
     arch = network if (source, network) in foreign_weights.AMBIGUOUS else ""
-    restored = restore.restore_checkpoint(file, "file", arch=arch)
+    restored = restore.restore_checkpoint(file, arch=arch)
     assert restored.network is registry.NETWORKS[network]
     assert restored.naming.source == source
     assert {entry.status for entry in restored.entries} == {"restored"}

@@ -2,7 +2,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from model.checkpoints import errors, reading
+from model.checkpoints import errors
+from model.checkpoints.checkpoint import Checkpoint
 from model.weights import (
     layer_naming,
     model_variables,
@@ -23,9 +24,9 @@ def refused(message):
     return pytest.raises(errors.MismatchedCheckpoint, match=message)
 
 
-def restored_from(tensors, where="", **options):
-    checkpoint = reading.Checkpoint(tensors=tensors, format="test")
-    return restore.restore_checkpoint(checkpoint, where, **options)
+def restored_from(tensors, **options):
+    checkpoint = Checkpoint(tensors=tensors, format="test", where="w.npy")
+    return restore.restore_checkpoint(checkpoint, **options)
 
 
 def status_of(restored, variable):
@@ -34,7 +35,7 @@ def status_of(restored, variable):
 
 
 def test_all_of_a_complete_file_is_restored(tensors):
-    restored = restored_from(tensors, "w.npy")
+    restored = restored_from(tensors)
     assert (restored.where, restored.network.name) == ("w.npy", "tiny")
     assert tuple(restored.shapes) == tiny_weights.LAYERS
     assert all(restored.is_complete(layer) for layer in tiny_weights.LAYERS)
@@ -69,7 +70,7 @@ def test_other_tensors_are_unused(tensors):
 
 def test_a_file_that_ends_early_carries_a_head_where_it_ends(tensors):
     short = {n: t for n, t in tensors.items() if "fc4" not in n and "fc5" not in n}
-    restored = restored_from(short, "w.npy")
+    restored = restored_from(short)
     assert restored.deepest_feature() == "fc3"
     assert restored.missing_layers("fc5") == ["fc4", "fc5"]
     with refused(r"w\.npy: fc4 of tiny cannot be restored.*missing.*--features=fc3"):
@@ -89,7 +90,7 @@ def test_half_a_layer_does_not_count(tensors, lost):
 
 def test_a_tensor_of_another_shape_is_refused_with_both_shapes(tensors):
     tensors["tiny/fc4/weights"] = np.zeros((8, 9), np.float32)
-    restored = restored_from(tensors, "w.npy")
+    restored = restored_from(tensors)
     (entry,) = [e for e in restored.entries if e.status == "mismatched"]
     assert (entry.shape, entry.file_shape) == ((8, 7), (8, 9))
     assert restored.deepest_feature() == "fc3"
@@ -106,14 +107,14 @@ def test_a_file_without_the_first_layer_carries_no_head(tensors):
         r"w\.npy: conv1 of tiny .* \[5, 5, 3, 4\], expected float "
         r"\[3, 3, 3, 4\].*may belong to another network"
     ):
-        restored_from(tensors, "w.npy").deepest_feature()
+        restored_from(tensors).deepest_feature()
 
 
 def test_a_position_below_all_features_is_suggested(tensors):
     """A run has such a file if its head sat deeper than any by default."""
     of_conv1 = {name: a for name, a in tensors.items() if "/conv1/" in name}
     with refused("--features=pool1"):
-        restored_from(of_conv1, "w.npy", arch="tiny").deepest_feature()
+        restored_from(of_conv1, arch="tiny").deepest_feature()
 
 
 def test_a_network_is_only_evaluated_with_all_of_its_weights(tensors):
@@ -161,7 +162,7 @@ def test_weights_that_are_not_finite_are_refused(tensors, dtype, value):
     with pytest.raises(
         errors.CorruptCheckpoint, match=r"w\.npy: tiny/fc3/biases holds weights"
     ):
-        restored_from(tensors, "w.npy")
+        restored_from(tensors)
 
 
 def test_another_input_size_changes_the_expected_shapes(tensors):

@@ -31,7 +31,7 @@ def test_written_weights_are_restored_with_their_preprocessing(
     )
     weight_file.write(tmp_path / name, arrays, weight_file.describe("tiny", spec))
     checkpoint = reading.read(tmp_path / name)
-    restored = restore.restore_checkpoint(checkpoint, name)
+    restored = restore.restore_checkpoint(checkpoint)
     assert restored.network is tiny
     assert restored.spec == spec
     assert restored.arrays().keys() == arrays.keys()

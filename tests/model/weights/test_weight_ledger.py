@@ -1,6 +1,6 @@
 import numpy as np
 
-from model.checkpoints import reading
+from model.checkpoints.checkpoint import Checkpoint
 from model.weights import restore, weight_ledger
 from tests.support.weights import tiny_weights
 
@@ -10,8 +10,8 @@ def test_the_ledger_lists_tensors_and_new_variables(tiny):
     tensors = tiny_weights.tensors(tiny)
     tensors["tiny/fc4/weights"] = np.zeros((8, 9), np.float32)
     tensors["step"] = np.array(7)
-    checkpoint = reading.Checkpoint(tensors=tensors, format="test")
-    restored = restore.restore_checkpoint(checkpoint, "", skip=("fc3",))
+    checkpoint = Checkpoint(tensors=tensors, format="test")
+    restored = restore.restore_checkpoint(checkpoint, skip=("fc3",))
     model = tiny.build(tiny_weights.SPEC, last="fc4")
     entries = weight_ledger.complete(restored.entries, model)
     table = {

@@ -9,7 +9,7 @@ import dataclasses
 
 import numpy as np
 
-from model.checkpoints import reading
+from model.checkpoints.checkpoint import Checkpoint
 from model.networks import registry
 from model.weights import naming_conventions
 
@@ -222,6 +222,12 @@ def to_graft(name, kernel, network):
     return kernel.T
 
 
+def _content(form, tensors):
+    return Checkpoint(
+        tensors=tensors, format=form.format, layers=form.listed, where="file"
+    )
+
+
 def file_of(arrays, source, network):
     """The content of a file with these weights; layers that it cannot have are left."""
     form, tensors = form_of(source, network), {}
@@ -240,7 +246,7 @@ def file_of(arrays, source, network):
         tensors[form.kernel.format(name)] = kernel
         if f"{layer}/bias" in arrays:
             tensors[form.bias.format(name)] = arrays[f"{layer}/bias"]
-    return reading.Checkpoint(tensors=tensors, format=form.format, layers=form.listed)
+    return _content(form, tensors)
 
 
 def naming_of(source, network):
@@ -264,4 +270,4 @@ def empty_file(source, network):
                 theirs = naming.shapes_in_file(shape)[-1]
                 tensors[name] = np.broadcast_to(np.float32(0), theirs)
     form = FORMS[source, network]
-    return reading.Checkpoint(tensors=tensors, format=form.format, layers=form.listed)
+    return _content(form, tensors)

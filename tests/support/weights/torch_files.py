@@ -68,11 +68,6 @@ def tensor(of, offset, shape, strides):
     )
 
 
-def parameter(of):
-    function = name("torch._utils", "_rebuild_parameter")
-    return call(function, of, b"\x88", ordered_dict({}))
-
-
 def tensors(arrays):
     """{name: array} -> {name: opcodes of a tensor}, {key: bytes of a storage}."""
     opcodes, storages = {}, {}

@@ -11,7 +11,7 @@ import pytest
 from model.checkpoints import errors
 from model.checkpoints.hdf5 import isolated_h5
 from pipeline.system import sandbox
-from tests.support import files
+from tests.support import cases, files
 from tests.support.weights import arrays, h5_forks
 
 MB = 1 << 20
@@ -85,23 +85,10 @@ class TestContent:
         assert isolated_h5.limit_for(5000 * MB) == 5000 * MB
 
 
-def external_link(file):
-    file["a"] = h5py.ExternalLink("/etc/passwd", "/")
-
-
-def soft_link(file):
-    file["a"] = h5py.SoftLink("/b")
-    file["b"] = np.ones(3)
-
-
 def virtual(file):
     layout = h5py.VirtualLayout((3,), np.float32)
     layout[:] = h5py.VirtualSource("other.h5", "a", (3,))
     file.create_virtual_dataset("a", layout)
-
-
-def external_numbers(file):
-    file.create_dataset("a", (3,), np.uint8, external=[("/etc/passwd", 0, 3)])
 
 
 def cycle(file):
@@ -113,77 +100,82 @@ def two_names(file):
     file["b"] = file["a"]
 
 
-def deep(file):
-    file["/".join("a" * 40)] = np.ones(3)
-
-
-def bomb(file):
-    file.create_dataset("a", (20_000_000,), np.float32, compression="gzip", fillvalue=0)
-
-
-def sum_of_bombs(file):
-    for name in "abc":
-        file.create_dataset(name, data=np.zeros(6_000_000, "f4"), compression="gzip")
-
-
-def compressed_bomb(file):
-    zeros = np.zeros(20_000_000, np.float32)
-    file.create_dataset("a", data=zeros, chunks=(1_000_000,), compression="gzip")
-
-
-def never_written(file):
-    file.create_dataset("a", (1000,), np.float32)
-
-
-def scaled(file):
-    file.create_dataset("a", data=np.ones(100), scaleoffset=4)
-
-
-def control_character(file):
-    file["a\nb"] = np.ones(3)
-
-
-def no_text(file):
-    file[b"\xff"] = np.ones(3)
-
-
 def name_list(file):
     file.attrs["layer_names"] = ["a\x1b[2J"]
 
 
-UNSAFE = (external_link, soft_link, virtual, external_numbers)
+def items(**datasets):
+    """Return a function that stores {name: array or link} in a file."""
+    return lambda file: [file.__setitem__(*item) for item in datasets.items()]
+
+
+def dataset(**options):
+    """Return a function that creates the dataset "a"."""
+    return lambda file: file.create_dataset("a", **options)
+
+
+ZEROS = np.zeros(20_000_000, np.float32)
+UNSAFE = {
+    "external link": items(a=h5py.ExternalLink("/etc/passwd", "/")),
+    "soft link": items(a=h5py.SoftLink("/b"), b=np.ones(3)),
+    "virtual": virtual,
+    "external": dataset(shape=3, dtype=np.uint8, external=[("/etc/passwd", 0, 3)]),
+}
 CORRUPT = {
-    cycle: "a/b is in the file under two names",
-    two_names: "b is in the file under two names",
-    deep: "groups nested more than 32 levels deep",
-    bomb: "a, of shape (20000000,), is more than a file of this size can hold",
-    sum_of_bombs: "c, of shape (6000000,), is more than a file of this size can hold",
-    compressed_bomb: "a, of shape (20000000,), is more than",
-    never_written: "the numbers of a are not in the file",
-    scaled: "a is compressed in a way that is not read; save it without",
-    control_character: "an impossible name, 'a\\nb'",
-    no_text: "an impossible name, ",
-    name_list: "attribute layer_names lists impossible names",
+    "cycle": (cycle, "a/b is in the file under two names"),
+    "two names": (two_names, "b is in the file under two names"),
+    "deep": (
+        items(**{"/".join("a" * 40): np.ones(3)}),
+        "groups nested more than 32 levels deep",
+    ),
+    "fill value": (
+        dataset(shape=ZEROS.shape, dtype="f4", compression="gzip", fillvalue=0),
+        "a, of shape (20000000,), is more than a file of this size can hold",
+    ),
+    "sum": (
+        lambda file: [
+            file.create_dataset(name, data=ZEROS[:6_000_000], compression="gzip")
+            for name in "abc"
+        ],
+        "c, of shape (6000000,), is more than a file of this size can hold",
+    ),
+    "zeros": (
+        dataset(data=ZEROS, chunks=(1_000_000,), compression="gzip"),
+        "a, of shape (20000000,), is more than",
+    ),
+    "never written": (
+        dataset(shape=(1000,), dtype="f4"),
+        "the numbers of a are not in the file",
+    ),
+    "scaled": (
+        dataset(data=np.ones(100), scaleoffset=4),
+        "a is compressed in a way that is not read; save it without",
+    ),
+    "control": (items(**{"a\nb": np.ones(3)}), "an impossible name, 'a\\nb'"),
+    "no text": (
+        lambda file: file.__setitem__(b"\xff", np.ones(3)),
+        "an impossible name, ",
+    ),
+    "name list": (name_list, "attribute layer_names lists impossible names"),
 }
 
 
 class TestHostile:
-    @pytest.mark.parametrize("make", UNSAFE, ids=lambda make: make.__name__)
+    @cases.table("make", UNSAFE)
     def test_data_of_other_files_are_not_read(self, path, make):
         with h5py.File(path, "w") as file:
             make(file)
-        with pytest.raises(
-            errors.UnsafeCheckpoint, match=r"w\.h5: a (is a link|takes)"
-        ):
+        message = r"w\.h5: a (is a link|takes)"
+        with pytest.raises(errors.UnsafeCheckpoint, match=message):
             isolated_h5.read(path)
 
-    @pytest.mark.parametrize("make", CORRUPT, ids=lambda make: make.__name__)
-    def test_a_file_that_claims_too_much_is_refused(self, path, make):
+    @cases.table(("make", "message"), CORRUPT)
+    def test_a_file_that_claims_too_much_is_refused(self, path, make, message):
         with h5py.File(path, "w") as file:
             make(file)
         with pytest.raises(errors.CorruptCheckpoint) as caught:
             isolated_h5.read(path)
-        assert str(caught.value).startswith(f"{path}: {CORRUPT[make]}")
+        assert str(caught.value).startswith(f"{path}: {message}")
 
     def test_a_missing_file_is_named(self, path):
         with pytest.raises(errors.MissingCheckpoint, match="no such file"):

@@ -4,7 +4,6 @@ import os
 import pickle
 import struct
 import subprocess
-import tracemalloc
 
 import ml_dtypes
 import numpy as np
@@ -13,22 +12,14 @@ import pytest
 from model.checkpoints import errors
 from model.checkpoints.pickles import unpickle
 from tests.support import cases
-from tests.support.weights import arrays, damage
+from tests.support.weights import arrays, damage, memory
+from tests.support.weights.torch_files import name, text
 
 # Pickle opcodes, as pickletools names them.
 PROTO2, STOP, MARK, NONE = b"\x80\x02", b".", b"(", b"N"
 REDUCE, BUILD, OBJ, NEWOBJ, POP = b"R", b"b", b"o", b"\x81", b"0"
 DICT, LIST, TUPLE1, TUPLE = b"}", b"]", b"\x85", b"t"
 SETITEMS, APPENDS = b"u", b"e"
-
-
-def name(module, attribute):
-    return f"c{module}\n{attribute}\n".encode()
-
-
-def text(value):
-    data = value.encode()
-    return b"X" + struct.pack("<I", len(data)) + data
 
 
 def number(value):
@@ -43,12 +34,19 @@ def get(index):
     return b"j" + struct.pack("<I", index)
 
 
+def empty(kind):
+    """Return the opcodes of an object of a class, before it is filled."""
+    function = name("numpy.core.multiarray", "_reconstruct")
+    return function + kind + b"K\x00\x85U\x01b\x87" + REDUCE
+
+
+BYTES = b"U\x08" + bytes(8)
+
+
 def array(data, shape=b"K\x02\x85", dtype=b"f4"):
     """Return the opcodes of an array; `data` and `shape` are opcodes, too."""
     return (
-        name("numpy.core.multiarray", "_reconstruct")
-        + name("numpy", "ndarray") + b"K\x00\x85U\x01b\x87" + REDUCE
-        + MARK + b"K\x01" + shape
+        empty(name("numpy", "ndarray")) + MARK + b"K\x01" + shape
         + name("numpy", "dtype") + b"U" + bytes([len(dtype)]) + dtype
         + b"K\x00K\x01\x87" + REDUCE
         + b"(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00t" + BUILD
@@ -58,6 +56,10 @@ def array(data, shape=b"K\x02\x85", dtype=b"f4"):
 
 def in_dict(content):
     return PROTO2 + DICT + MARK + text("a") + content + SETITEMS + STOP
+
+
+def corrupt(message):
+    return pytest.raises(errors.CorruptCheckpoint, match=message)
 
 
 def loads(data, **options):
@@ -81,19 +83,22 @@ ARRAYS = {
 }
 
 
+EVERY_PROTOCOL = pytest.mark.parametrize("protocol", range(6))
+
+
 class TestData:
-    @pytest.mark.parametrize("protocol", range(6))
+    @EVERY_PROTOCOL
     @pytest.mark.parametrize("key", ARRAYS)
     def test_arrays_of_every_type_are_read(self, key, protocol):
         array = loads(pickle.dumps(ARRAYS[key], protocol))
         arrays.assert_same({key: array}, {key: ARRAYS[key]})
 
-    @pytest.mark.parametrize("protocol", range(6))
-    def test_nested_dicts_and_lists_are_read(self, protocol):
+    @EVERY_PROTOCOL
+    def test_nested_dicts_lists_and_scalars_are_read(self, protocol):
         kernel, bias = ARRAYS["float32"], ARRAYS["int8"]
         layers = collections.OrderedDict(conv1=[kernel, bias], conv2=(kernel,))
-        data = {"params": layers, "step": 3, "name": "x", "rate": 0.5, "none": None}
-        value = loads(pickle.dumps(data, protocol))
+        plain = {"step": 3, "name": "x", "none": None, "loss": np.float32(2.5)}
+        value = loads(pickle.dumps({"params": layers, **plain}, protocol))
         tensors = {
             "params/conv1/0": kernel,
             "params/conv1/1": bias,
@@ -101,11 +106,7 @@ class TestData:
         }
         arrays.assert_same(unpickle.flatten(value, "w.pkl"), tensors)
         assert value.pop("params").keys() == layers.keys()
-        assert value == {"step": 3, "name": "x", "rate": 0.5, "none": None}
-
-    @pytest.mark.parametrize("protocol", range(6))
-    def test_scalars_of_numpy_are_read(self, protocol):
-        assert loads(pickle.dumps({"loss": np.float32(2.5)}, protocol)) == {"loss": 2.5}
+        assert value == plain
 
     def test_pickles_of_python_2_are_read(self):
         """They write bytes as text, and NumPy's modules had other names."""
@@ -131,14 +132,14 @@ class TestData:
         Pickler(buffer).dump([ARRAYS])
         value = loads(buffer.getvalue(), persistent_load=lambda pid: pid[1] * 2)
         assert value == [14]
-        with pytest.raises(errors.CorruptCheckpoint, match="data outside the pickle"):
+        with corrupt("data outside the pickle"):
             loads(buffer.getvalue())
 
     @pytest.mark.parametrize(
         "value", [[1], {}, {"a": 1}, None, {"a": {"b": []}}, np.zeros(3)]
     )
     def test_values_without_named_arrays_are_refused(self, value):
-        with pytest.raises(errors.CorruptCheckpoint, match="expected a dict of arrays"):
+        with corrupt("expected a dict of arrays"):
             unpickle.flatten(value, "w.pkl")
 
 
@@ -175,26 +176,23 @@ EVIL = {
 
 class TestUnsafe:
     def test_the_message_is_one_printable_line_for_every_name(self):
-        name = "os\x1b[31m\u2028" + "x" * 1000
-        text = name.encode()
-        data = b"\x80\x02X" + len(text).to_bytes(4, "little") + text
-        data += b"X\x01\0\0\0a\x93."
+        module = "os\x1b[31m\u2028" + "x" * 1000
         with pytest.raises(errors.UnsafeCheckpoint) as caught:
-            loads(data)
+            loads(PROTO2 + text(module) + text("a") + b"\x93" + STOP)
         assert str(caught.value).isprintable()
         assert len(str(caught.value)) < 500
 
-    @pytest.mark.parametrize("protocol", range(6))
+    @EVERY_PROTOCOL
     @pytest.mark.parametrize("function", EVIL)
     def test_code_is_not_run(self, tmp_path, function, protocol):
         evil = EVIL[function](str(tmp_path / "evil"))
         data = pickle.dumps({"weights": np.zeros(3), "more": [evil]}, protocol)
         attribute = function.split(".")[-1]
-        with pytest.raises(
-            errors.UnsafeCheckpoint,
-            match=rf"^w\.pkl: its pickle asks for (\w+\.{attribute}|copy_?reg\.\w+), "
-            "which is not plain data; nothing was run",
-        ):
+        message = (
+            rf"^w\.pkl: its pickle asks for (\w+\.{attribute}|copy_?reg\.\w+), "
+            "which is not plain data; nothing was run"
+        )
+        with pytest.raises(errors.UnsafeCheckpoint, match=message):
             loads(data)
         assert list(tmp_path.iterdir()) == []
         # Python's own reader runs it, so this test can fail.
@@ -209,8 +207,7 @@ class TestUnsafe:
             "GLOBAL": name("os", "system") + b"(S'mkdir evil'\nt" + REDUCE,
             "INST": b"(S'mkdir evil'\nios\nsystem\n",
             "OBJ": MARK + name("os", "system") + b"S'mkdir evil'\n" + OBJ,
-            "STACK_GLOBAL": b"\x8c\x02os\x8c\x06system\x93\x8c\x0amkdir evil\x85"
-            + REDUCE,
+            "STACK_GLOBAL": text("os") + text("system") + b"\x93)" + REDUCE,
             "NEWOBJ": name("os", "system") + b")" + NEWOBJ,
             "NEWOBJ_EX": name("os", "system") + b")}\x92",
             "BUILD": name("os", "environ") + b"}" + BUILD,
@@ -219,24 +216,18 @@ class TestUnsafe:
     )
     def test_no_opcode_reaches_a_function(self, tmp_path, monkeypatch, opcodes):
         monkeypatch.chdir(tmp_path)
-        with pytest.raises(
-            errors.UnsafeCheckpoint, match=r"asks for os\.(system|environ), which"
-        ):
+        message = r"asks for os\.(system|environ), which"
+        with pytest.raises(errors.UnsafeCheckpoint, match=message):
             loads(PROTO2 + opcodes + STOP)
         assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.parametrize(
         "full_name",
         [
-            "numpy.ndarray.tofile",
-            "numpy.dtype.__init__.__globals__",
-            "collections.OrderedDict.fromkeys",
-            "numpy.core.multiarray.fromfile",
-            "numpy.load",
-            "torch.FloatStorage",
-            "_codecs.decode",
-            ".",
-            "",
+            *("numpy.ndarray.tofile", "numpy.dtype.__init__.__globals__"),
+            *("collections.OrderedDict.fromkeys", "numpy.core.multiarray.fromfile"),
+            *("numpy.load", "torch.FloatStorage", "_codecs.decode", ".", ""),
+            "model.checkpoints.pickles.unpickle.loads",
         ],
     )
     @pytest.mark.parametrize("cut", [0, -1], ids=["first dot", "last dot"])
@@ -247,11 +238,6 @@ class TestUnsafe:
         opcodes = text(module) + text(attribute) + b"\x93"
         with pytest.raises(errors.UnsafeCheckpoint, match="is not plain data"):
             loads(b"\x80\x04" + opcodes + STOP)
-
-    def test_modules_of_graft_are_refused_too(self):
-        opcodes = name("model.checkpoints.pickles.unpickle", "loads")
-        with pytest.raises(errors.UnsafeCheckpoint, match=r"unpickle\.loads"):
-            loads(PROTO2 + opcodes + STOP)
 
     def test_names_of_one_format_are_refused_in_others(self):
         opcodes = PROTO2 + name("torch", "Size") + b"K\x02\x85" + REDUCE + STOP
@@ -264,34 +250,22 @@ class TestDamaged:
     @pytest.mark.parametrize(
         "data",
         [
-            b"",
-            b".",
-            b"N",
-            b"\x80\x02",
-            b"\x80\xff.",
-            b"<html>",
-            b"\xff" * 20,
-            PROTO2 + b"R.",
-            PROTO2 + b"(.",
-            PROTO2 + b"e.",
-            PROTO2 + get(5) + STOP,
-            PROTO2 + b"\x82\x07.",
-            PROTO2 + b"\x97.",
-            PROTO2 + b"]}].",
-            PROTO2 + b"}]Ns.",
-            PROTO2 + b"Lone\n.",
+            *(b"", b".", b"N", b"\x80\x02", b"\x80\xff.", b"<html>", b"\xff" * 20),
+            *(PROTO2 + b"R.", PROTO2 + b"(.", PROTO2 + b"e.", PROTO2 + get(5) + STOP),
+            *(PROTO2 + b"\x82\x07.", PROTO2 + b"\x97.", PROTO2 + b"]}]."),
+            *(PROTO2 + b"}]Ns.", PROTO2 + b"Lone\n."),
             PROTO2 + b"I" + b"9" * 10_000 + b"\n.",
         ],
     )
     def test_bytes_that_are_no_pickle_are_refused(self, data):
-        with pytest.raises(errors.CorruptCheckpoint, match=r"^w\.pkl: "):
+        with corrupt(r"^w\.pkl: "):
             unpickle.flatten(loads(data), "w.pkl")
 
-    @pytest.mark.parametrize("protocol", range(6))
+    @EVERY_PROTOCOL
     def test_a_pickle_that_is_cut_off_anywhere_is_refused(self, protocol):
         data = pickle.dumps({"a": ARRAYS["float32"], "b": [1, "x"]}, protocol)
         for length in range(len(data)):
-            with pytest.raises(errors.CorruptCheckpoint, match=r"^w\.pkl: not a read"):
+            with corrupt(r"^w\.pkl: not a read"):
                 loads(data[:length])
 
     @pytest.mark.parametrize("protocol", [0, 2, 4, 5])
@@ -308,50 +282,36 @@ class TestDamaged:
     @cases.table(
         "content",
         {
-            "fewer bytes": array(b"U\x08" + bytes(8), shape=b"K\x03\x85"),
-            "more bytes": array(b"U\x08" + bytes(8), shape=b"K\x01\x85"),
-            "negative": array(b"U\x08" + bytes(8), shape=number(-2) + b"\x85"),
-            "text as size": array(b"U\x08" + bytes(8), shape=b"X\x01\x00\x00\x002\x85"),
-            "size for shape": array(b"U\x08" + bytes(8), shape=b"K\x02"),
-            "none as size": array(b"U\x08" + bytes(8), shape=b"N\x85"),
-            "41 dimensions": array(
-                b"U\x08" + bytes(8), shape=MARK + b"K\x01" * 40 + b"K\x02t"
-            ),
-            "objects": array(b"U\x08" + bytes(8), dtype=b"O8"),
-            "strings": array(b"U\x08" + bytes(8), dtype=b"S4"),
-            "void": array(b"U\x08" + bytes(8), dtype=b"V4"),
-            "dates": array(b"U\x08" + bytes(8), dtype=b"M8"),
-            "complex": array(b"U\x08" + bytes(8), dtype=b"c8"),
-            "structure": array(b"U\x08" + bytes(8), dtype=b"f,f"),
-            "array of arrays": array(b"U\x08" + bytes(8), dtype=b"2f4"),
-            "long dtype": array(b"U\x08" + bytes(8), dtype=b"f4,f4,f4,f4"),
+            "fewer bytes": array(BYTES, shape=b"K\x03\x85"),
+            "more bytes": array(BYTES, shape=b"K\x01\x85"),
+            "negative": array(BYTES, shape=number(-2) + b"\x85"),
+            "text as size": array(BYTES, shape=text("2") + b"\x85"),
+            "size for shape": array(BYTES, shape=b"K\x02"),
+            "none as size": array(BYTES, shape=b"N\x85"),
+            "41 dimensions": array(BYTES, shape=MARK + b"K\x01" * 40 + b"K\x02t"),
+            "objects": array(BYTES, dtype=b"O8"),
+            "strings": array(BYTES, dtype=b"S4"),
+            "void": array(BYTES, dtype=b"V4"),
+            "dates": array(BYTES, dtype=b"M8"),
+            "complex": array(BYTES, dtype=b"c8"),
+            "structure": array(BYTES, dtype=b"f,f"),
+            "array of arrays": array(BYTES, dtype=b"2f4"),
+            "long dtype": array(BYTES, dtype=b"f4,f4,f4,f4"),
             "euro signs": array(text("\u20ac" * 8)),
             "no data": array(NONE),
             "a list as data": array(LIST),
-            "reconstruct something else": name("numpy.core.multiarray", "_reconstruct")
-            + name("collections", "OrderedDict")
-            + b"K\x00\x85U\x01b\x87"
-            + REDUCE,
-            "never filled": name("numpy.core.multiarray", "_reconstruct")
-            + name("numpy", "ndarray")
-            + b"K\x00\x85U\x01b\x87"
-            + REDUCE,
-            "made without init": name("numpy", "ndarray") + b")" + NEWOBJ,
-            "dtype made without init": name("numpy", "dtype")
-            + b")"
-            + NEWOBJ
-            + b"(K\x03U\x01<t"
-            + BUILD,
+            "of another class": empty(name("collections", "OrderedDict")),
+            "never filled": empty(name("numpy", "ndarray")),
+            "no __init__": name("numpy", "ndarray") + b")" + NEWOBJ,
+            "dtype without __init__": name("numpy", "dtype")
+            + (b")" + NEWOBJ + b"(K\x03U\x01<t" + BUILD),
             "another encoding": name("_codecs", "encode")
-            + text("a")
-            + text("rot13")
-            + b"\x86"
-            + REDUCE,
+            + (text("a") + text("rot13") + b"\x86" + REDUCE),
         },
     )
     def test_arrays_that_cannot_be_are_refused(self, content):
         """A good one of the same making is in test_pickles_of_python_2_are_read."""
-        with pytest.raises(errors.CorruptCheckpoint, match=r"^w\.pkl: not a readable"):
+        with corrupt(r"^w\.pkl: not a readable"):
             loads(in_dict(content))
 
     def test_a_pickle_cannot_replace_methods(self):
@@ -359,17 +319,6 @@ class TestDamaged:
         made = name("collections", "OrderedDict") + b")" + REDUCE
         state = DICT + text("items") + text("not to be called") + b"s"
         assert loads(in_dict(made + state + BUILD)) == {"a": {}}
-
-
-def peak_of(data, message):
-    """Return the peak memory of reading, in bytes; the pickle has to be refused."""
-    tracemalloc.start()
-    try:
-        with pytest.raises(errors.CorruptCheckpoint, match=message):
-            unpickle.flatten(loads(data), "w.pkl")
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
 
 
 class TestBombs:
@@ -389,7 +338,8 @@ class TestBombs:
         },
     )
     def test_a_claim_of_gigabytes_takes_no_memory(self, data):
-        assert peak_of(b"\x80\x05" + data, "not a readable pickle") < 1 << 20
+        with memory.at_most(1 << 20), corrupt("not a readable pickle"):
+            loads(b"\x80\x05" + data)
 
     @pytest.mark.parametrize("levels", [30, 4000])
     @pytest.mark.parametrize(
@@ -398,9 +348,7 @@ class TestBombs:
         ids=["lists", "dicts", "tuples"],
     )
     def test_deep_nesting_is_refused(self, begin, end, levels):
-        with pytest.raises(
-            errors.CorruptCheckpoint, match="nested more than 20 levels"
-        ):
+        with corrupt("nested more than 20 levels"):
             loads(PROTO2 + begin * levels + NONE + end * levels + STOP)
 
     @cases.table(
@@ -419,14 +367,14 @@ class TestBombs:
     def test_tuples_that_cannot_be_hashed_are_refused(self, wrap):
         """A deep one's hash would crash Python, that of a doubled one never end."""
         data = PROTO2 + DICT + NONE + wrap * 90_000 + NONE + b"s" + STOP
-        with pytest.raises(errors.CorruptCheckpoint, match="over 5,000 tuples in one"):
+        with corrupt("over 5,000 tuples in one"):
             loads(data)
 
     def test_a_huge_key_is_not_printed(self):
         """It would take a hundred megabytes."""
-        letters = "n" * 1_000_000
-        data = pickle.dumps({(letters,) * 100: np.zeros(1)})
-        assert peak_of(data, "expected names in text, found a tuple") < 8 << 20
+        data = pickle.dumps({("n" * 1_000_000,) * 100: np.zeros(1)})
+        with memory.at_most(8 << 20), corrupt("names in text, found a tuple"):
+            unpickle.flatten(loads(data), "w.pkl")
 
     def test_many_flat_tuples_are_read(self):
         tuples = [(number, (number, number)) for number in range(6000)]
@@ -438,12 +386,12 @@ class TestBombs:
         for level in range(1, 19):
             data += LIST + put(level) + MARK + get(level - 1) * 10 + APPENDS + POP
         data += DICT + text("a") + get(18) + b"s" + STOP
-        with pytest.raises(errors.CorruptCheckpoint, match="than 1,000,000 entries"):
+        with corrupt("than 1,000,000 entries"):
             unpickle.flatten(loads(data), "w.pkl")
 
     def test_a_list_that_holds_itself_is_refused(self):
         data = PROTO2 + LIST + put(0) + MARK + get(0) * 10 + APPENDS + STOP
-        with pytest.raises(errors.CorruptCheckpoint, match="nested"):
+        with corrupt("nested"):
             loads(data)
 
     @pytest.mark.parametrize("place", ["state", "encode"])
@@ -457,21 +405,23 @@ class TestBombs:
             once, again = call.replace(b"%b", once), call.replace(b"%b", again)
         data = PROTO2 + DICT + text("a") + LIST + MARK + array(once, shape)
         data += array(again, shape) * 200 + APPENDS + b"s" + STOP
-        assert peak_of(data, "arrays that share their text") < 8 << 20
+        with memory.at_most(8 << 20), corrupt("arrays that share their text"):
+            loads(data)
 
     def test_names_that_multiply_take_no_memory(self):
         """1,000 arrays in a list with a name of 100,000 letters."""
         data = pickle.dumps({"n" * 100_000: [np.zeros(1)] * 1000})
-        assert peak_of(data, "names longer than 500") < 8 << 20
+        with memory.at_most(8 << 20), corrupt("names longer than 500"):
+            unpickle.flatten(loads(data), "w.pkl")
 
     def test_too_many_steps_are_refused(self):
         data = PROTO2 + b"\x8f0" * 600_000 + LIST + STOP
-        with pytest.raises(errors.CorruptCheckpoint, match="more than 1,000,000 steps"):
+        with corrupt("more than 1,000,000 steps"):
             loads(data)
 
 
 def test_bfloat16_of_ml_dtypes_is_refused_by_name():
     """Its pickles ask for the type itself, which is not in the list."""
     data = pickle.dumps({"a": np.zeros(2, ml_dtypes.bfloat16)})
-    with pytest.raises(errors.UnsafeCheckpoint, match=r"bfloat16"):
+    with pytest.raises(errors.UnsafeCheckpoint, match="bfloat16"):
         loads(data)

@@ -29,6 +29,12 @@ def save(prefix, tensors):
     return prefix
 
 
+def read(prefix):
+    """Return the tensors of a checkpoint, and what is ignored."""
+    checkpoint = ckpt.read(prefix)
+    return checkpoint.tensors, checkpoint.ignored_entries
+
+
 @pytest.fixture
 def prefix(tmp_path):
     """A checkpoint with WEIGHTS."""
@@ -69,8 +75,16 @@ def saved_by_tf1(tmp_path_factory):
 
 
 class TestTf1:
-    @pytest.mark.parametrize("name", ["model.ckpt-2", "model.ckpt-2.index", "."])
-    def test_prefix_index_and_folder_name_a_checkpoint(self, saved_by_tf1, name):
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "model.ckpt-2",
+            *("model.ckpt-2.index", "model.ckpt-2.meta"),
+            ".",
+            "checkpoint",
+        ],
+    )
+    def test_prefix_files_and_folder_name_a_checkpoint(self, saved_by_tf1, name):
         checkpoint = reading.read(saved_by_tf1 / name)
         assert checkpoint.format == "TensorFlow checkpoint"
         arrays.assert_same(checkpoint.tensors, WEIGHTS)
@@ -95,10 +109,7 @@ class TestTf1:
     @pytest.mark.parametrize(
         "state",
         [
-            None,
-            "",
-            "no protocol buffer {",
-            "\udcff",
+            *(None, "", "no protocol buffer {", "\udcff"),
             'model_checkpoint_path: "/gone/x"',
             f'model_checkpoint_path: "{"x" * 5000}"',
             'model_checkpoint_path: "a\0b"',
@@ -110,10 +121,6 @@ class TestTf1:
             (prefix.parent / "checkpoint").write_text(state, errors="surrogateescape")
         arrays.assert_same(reading.read(prefix.parent).tensors, WEIGHTS)
 
-    def test_a_state_file_stands_for_its_folder(self, saved_by_tf1):
-        state = saved_by_tf1 / "checkpoint"
-        assert ckpt.prefix_of(state) == saved_by_tf1 / "model.ckpt-2"
-
 
 class TestTf2:
     def test_keys_of_objects_are_the_names(self, tmp_path):
@@ -123,7 +130,7 @@ class TestTf2:
         optimizer.build([layer.kernel, layer.bias])
         everything = tf.train.Checkpoint(conv1=layer, optimizer=optimizer)
         prefix = everything.save(str(tmp_path / "ckpt"))
-        tensors, ignored = ckpt.read(ckpt.prefix_of(tmp_path))
+        tensors, ignored = read(ckpt.prefix_of(tmp_path))
         assert prefix == str(ckpt.prefix_of(tmp_path))
         arrays.assert_same(tensors, {"conv1/kernel": KERNEL, "conv1/bias": BIASES})
         assert {"_CHECKPOINTABLE_OBJECT_GRAPH", "save_counter"} < set(ignored)
@@ -131,41 +138,26 @@ class TestTf2:
 
     def test_slots_of_older_optimizers_are_ignored(self, tmp_path):
         name = "conv1/kernel/.OPTIMIZER_SLOT/optimizer/m/.ATTRIBUTES/VARIABLE_VALUE"
-        tensors, ignored = ckpt.read(save(tmp_path / "x", WEIGHTS | {name: KERNEL}))
+        tensors, ignored = read(save(tmp_path / "x", WEIGHTS | {name: KERNEL}))
         arrays.assert_same(tensors, WEIGHTS)
         assert ignored == (name.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE"),)
 
-    def test_full_names_in_the_object_graph_are_the_names(self, tmp_path):
-        """A Keras model is saved under the numbers of its layers, with their names."""
-        model = tf.keras.Sequential(
-            [tf.keras.Input((2, 2, 3)), tf.keras.layers.Conv2D(1, 2, name="conv1")]
-        )
-        model.layers[0].set_weights([KERNEL, BIASES])
-        tf.train.Checkpoint(model=model).write(str(tmp_path / "x"))
-        keys = tf.train.load_checkpoint(str(tmp_path / "x"))
-        assert not any("conv1" in key for key in keys.get_variable_to_shape_map())
-        tensors, _ = ckpt.read(tmp_path / "x")
-        assert (tensors["conv1/kernel"] == KERNEL).all()
-        assert (tensors["conv1/bias"] == BIASES).all()
 
-
-def trained_by_keras(folder, name):
-    """Write a checkpoint of a trained Keras 3 model; return its weights."""
+@pytest.mark.parametrize("name", ["optimizer", "opt", "a"])
+def test_weights_of_keras_have_their_full_names(tmp_path, name):
+    """Keys number the layers, and the shortest may lead through the optimizer."""
     model = keras.Sequential(
         [keras.Input((4, 4, 3)), keras.layers.Conv2D(2, 2, name="conv1")]
     )
     model.compile(keras.optimizers.Adam(), "mse")
     model.fit(np.ones((1, 4, 4, 3)), np.ones((1, 3, 3, 2)), verbose=0)
     objects = {"model": model, name: model.optimizer}
-    tf.train.Checkpoint(**objects).write(str(folder / "x"))
-    return {f"conv1/{v.name}": v.numpy() for v in model.get_layer("conv1").weights}
-
-
-@pytest.mark.parametrize("name", ["optimizer", "opt", "a"])
-def test_weights_of_keras_3_below_their_optimizer_are_read(tmp_path, name):
-    """The graph's shortest way to a trained variable may lead through the optimizer."""
-    expected = trained_by_keras(tmp_path, name)
-    tensors, ignored = ckpt.read(tmp_path / "x")
+    tf.train.Checkpoint(**objects).write(str(tmp_path / "x"))
+    keys = tf.train.load_checkpoint(str(tmp_path / "x")).get_variable_to_shape_map()
+    assert not any("conv1" in key for key in keys)
+    tensors, ignored = read(tmp_path / "x")
+    layer = model.get_layer("conv1")
+    expected = {f"conv1/{v.name}": v.numpy() for v in layer.weights}
     arrays.assert_same(tensors, expected)
     assert f"{name}/_iterations" in ignored
 
@@ -181,64 +173,56 @@ def test_variables_in_parts_are_listed_as_ignored(tmp_path):
         )
         session.run(v1.global_variables_initializer())
         v1.train.Saver().save(session, str(tmp_path / "x"))
-    tensors, ignored = ckpt.read(tmp_path / "x")
+    tensors, ignored = read(tmp_path / "x")
     assert tensors == {}
     assert ignored == (f"conv1/weights{ckpt.IN_PARTS}",)
 
 
 class TestVariables:
-    @pytest.mark.parametrize(
-        "name",
-        ["Adam_layer/weights", "conv1/Momentum2", "my_global_step", "AdamNet/conv1/w"],
-    )
-    def test_names_that_resemble_a_slot_are_weights(self, tmp_path, name):
-        assert ckpt.read(save(tmp_path / "x", {name: KERNEL}))[0].keys() == {name}
+    def test_names_that_resemble_a_slot_are_weights(self, tmp_path):
+        names = ("Adam_layer/w", "conv1/Momentum2", "my_global_step", "AdamNet/conv1/w")
+        tensors, _ = read(save(tmp_path / "x", dict.fromkeys(names, KERNEL)))
+        assert tensors.keys() == {*names}
 
-    @pytest.mark.parametrize(
-        "value",
-        [
-            np.array([[1.5]], np.float64),
-            np.array([1.5], np.float16),
-            np.array(-(2**63)),
-            np.array([255], np.uint8),
-            np.array([True, False]),
-            np.zeros((0, 3), np.float32),
-            np.array([1.5, -3e38], ml_dtypes.bfloat16),
-        ],
-        ids=lambda value: f"{value.dtype} {value.shape}",
-    )
-    def test_numbers_of_every_type_are_read(self, tmp_path, value):
-        tensors, _ = ckpt.read(save(tmp_path / "x", {"a": tf.constant(value)}))
-        arrays.assert_same(tensors, {"a": value})
+    def test_numbers_of_every_type_are_read(self, tmp_path):
+        values = {
+            "float64": np.array([[1.5]]),
+            "float16": np.array([1.5], np.float16),
+            "int64": np.array(-(2**63)),
+            "uint8": np.array([255], np.uint8),
+            "bool": np.array([True, False]),
+            "empty": np.zeros((0, 3), np.float32),
+            "bfloat16": np.array([1.5, -3e38], ml_dtypes.bfloat16),
+        }
+        arrays.assert_same(read(save(tmp_path / "x", values))[0], values)
 
     def test_strings_are_ignored(self, tmp_path):
         words = tf.constant(["daisy", "roses"])
-        tensors, ignored = ckpt.read(save(tmp_path / "x", WEIGHTS | {"labels": words}))
+        tensors, ignored = read(save(tmp_path / "x", WEIGHTS | {"labels": words}))
         arrays.assert_same(tensors, WEIGHTS)
         assert ignored == ("labels",)
 
 
+def missing(message):
+    return pytest.raises(errors.MissingCheckpoint, match=message)
+
+
 class TestFiles:
-    def test_a_missing_checkpoint_is_named(self, tmp_path):
-        with pytest.raises(
-            errors.MissingCheckpoint, match=r"x\.ckpt: no such file; exp"
-        ):
-            reading.read(tmp_path / "x.ckpt")
-
-    def test_a_missing_index_is_named(self, prefix):
-        index_file(prefix).unlink()
-        with pytest.raises(
-            errors.MissingCheckpoint, match=r"ckpt\.index: no such file"
-        ):
+    @pytest.mark.parametrize(
+        ("file", "message"),
+        [
+            (index_file, r"ckpt\.index: no such file"),
+            (
+                data_file,
+                r"no data file \(model\.ckpt\.data-00000-of-00001\); copy it beside",
+            ),
+        ],
+        ids=["index", "data"],
+    )
+    def test_a_missing_file_is_named(self, prefix, file, message):
+        file(prefix).unlink()
+        with missing(message):
             reading.read(index_file(prefix))
-
-    def test_a_missing_data_file_is_named(self, prefix):
-        data_file(prefix).unlink()
-        with pytest.raises(
-            errors.MissingCheckpoint,
-            match=r"no data file \(model\.ckpt\.data-00000-of-00001\); copy it beside",
-        ):
-            reading.read(prefix)
 
     def test_each_of_two_data_files_is_needed(self, tmp_path):
         parts = [
@@ -251,33 +235,21 @@ class TestFiles:
         )
         arrays.assert_same(reading.read(prefix).tensors, WEIGHTS)
         (tmp_path / "both.data-00001-of-00002").unlink()
-        with pytest.raises(
-            errors.MissingCheckpoint,
-            match=r"no data file \(both\.data-00001-of-00002\)",
-        ):
+        with missing(r"no data file \(both\.data-00001-of-00002\)"):
             reading.read(prefix)
 
-    def test_a_folder_without_a_checkpoint_is_named(self, tmp_path, monkeypatch):
-        with pytest.raises(
-            errors.MissingCheckpoint, match="a folder without one check"
-        ):
-            reading.read(tmp_path)
-        monkeypatch.chdir(tmp_path)
-        for name in (".", ""):
-            with pytest.raises(errors.MissingCheckpoint, match="a folder without"):
-                reading.read(Path(name))
-
-    def test_the_working_folder_can_be_the_checkpoint(self, prefix, monkeypatch):
+    @pytest.mark.parametrize("name", [".", ""])
+    def test_the_working_folder_may_be_the_checkpoint(self, prefix, monkeypatch, name):
         monkeypatch.chdir(prefix.parent)
-        arrays.assert_same(reading.read(Path()).tensors, WEIGHTS)
+        arrays.assert_same(reading.read(Path(name)).tensors, WEIGHTS)
+        index_file(prefix).unlink()
+        with missing("a folder without one checkpoint"):
+            reading.read(Path(name))
 
     def test_a_folder_with_several_checkpoints_is_refused(self, prefix):
         save(prefix.with_name("other"), WEIGHTS)
-        with pytest.raises(
-            errors.MissingCheckpoint, match="a folder without one check"
-        ):
+        with missing("a folder without one checkpoint"):
             reading.read(prefix.parent)
-        arrays.assert_same(reading.read(prefix.with_name("other")).tensors, WEIGHTS)
 
 
 class TestDamaged:
@@ -286,9 +258,8 @@ class TestDamaged:
         data = data_file(prefix).read_bytes()
         assert len(data) == 13 * 4
         data_file(prefix).write_bytes(data[:length])
-        with pytest.raises(
-            errors.CorruptCheckpoint, match=f"52 bytes, its data files only {length}; "
-        ):
+        message = f"52 bytes, its data files only {length}; "
+        with pytest.raises(errors.CorruptCheckpoint, match=message):
             reading.read(prefix)
 
     def test_a_changed_data_file_is_refused(self, prefix):
@@ -310,9 +281,8 @@ class TestDamaged:
     )
     def test_a_damaged_index_is_refused(self, prefix, change):
         index_file(prefix).write_bytes(change(index_file(prefix).read_bytes()))
-        with pytest.raises(
-            errors.CorruptCheckpoint, match=f"^{prefix}: not a readable"
-        ):
+        message = f"^{prefix}: not a readable"
+        with pytest.raises(errors.CorruptCheckpoint, match=message):
             reading.read(prefix)
 
     def test_an_index_that_claims_terabytes_takes_no_memory(self, tmp_path):
@@ -338,11 +308,9 @@ class TestDamaged:
         """Write an index of these (shared, added, value) entries, with checksums."""
 
         def varint(number):
-            data = b""
-            while number >= 0x80:
-                data += bytes([number & 0x7F | 0x80])
-                number >>= 7
-            return data + bytes([number])
+            return bytes(
+                [number & 0x7F | 0x80, number >> 7 & 0x7F | 0x80, number >> 14]
+            )
 
         def block(entries):
             data = b""
