@@ -9,6 +9,7 @@ from pipeline.system import config_flags
 
 _setting = functools.partial(config_flags.setting, group="Augmentation", per_stage=True)
 _share = functools.partial(_setting, 0.0, lower=0, upper=1)
+_alpha = functools.partial(_setting, 0.0, lower=0, upper=100)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,19 +53,13 @@ class Augmentation:
     cutout: float = _share(
         "Side of a grey square at a random place, as a share of the photo's side."
     )
-    mixup: float = _setting(
-        0.0,
+    mixup: float = _alpha(
         "Mixes pairs of photos and their labels; alpha of the beta distribution of the "
-        "shares, such as 0.2.",
-        lower=0,
-        upper=100,
+        "shares, such as 0.2."
     )
-    cutmix: float = _setting(
-        0.0,
+    cutmix: float = _alpha(
         "Pastes a part of another photo; alpha of the beta distribution of its area, "
-        "such as 1. With --mixup, each batch has one of the two.",
-        lower=0,
-        upper=100,
+        "such as 1. With --mixup, each batch has one of the two."
     )
 
     def __post_init__(self) -> None:

@@ -98,15 +98,12 @@ def random_views(sizes: np.ndarray, spec: InputSpec, key: tuple[int, ...]) -> Vi
 
 
 def decode_window(encoded: Any, is_png: Any, window: Any) -> Any:
-    """Decode a part of an image.
+    """Decode a part of an image to uint8 [height, width, 3], RGB, 0..255.
 
     Args:
         encoded: string scalar, a JPEG or PNG file.
         is_png: bool scalar tensor, or a Python bool when all images are of one format.
         window: int32 [4]: top, left, height, width, in pixels; inside the image.
-
-    Returns:
-        uint8 [height, width, 3], RGB, 0..255.
     """
 
     def jpeg() -> Any:
@@ -146,10 +143,9 @@ def _halve(images: Any, size_px: int, by: tuple[int, int]) -> Any:
 
 def halve(images: Any, size_px: int, *, square: bool) -> Any:
     """Halve float32 [batch, height, width, 3] as `resize_all` does."""
-    images = _halve(images, size_px, (2, 2))
-    if square:
-        return images
-    return _halve(_halve(images, size_px, (2, 1)), size_px, (1, 2))
+    for by in ((2, 2),) if square else ((2, 2), (2, 1), (1, 2)):
+        images = _halve(images, size_px, by)
+    return images
 
 
 def resize(image: Any, size_px: int, *, halving: bool, square: bool = True) -> Any:

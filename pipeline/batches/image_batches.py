@@ -47,20 +47,15 @@ class Images:
         memory_bytes: int = 0,
         augmentation: augmentation_settings.Augmentation = augmentation_settings.NONE,
     ) -> None:
-        """Build the graph.
+        """Build the graph for views that are drawn for `augmentation`.
 
-        Args:
-            records: data set that the rows belong to.
-            rows: rows to choose from.
-            spec: input of the network.
-            batch_size: number of images in every batch but the last.
-            memory_bytes: largest size of all records together at which they are read
-                now and stay in memory, still encoded. Later passes are a tenth faster.
-            augmentation: augmentation that the views of `run` are drawn for.
+        The last batch may have less than `batch_size` images. Records of at most
+        `memory_bytes` in all are read now and stay in memory, still encoded; later
+        passes are a tenth faster.
         """
         self.rows = rows
         self.spec = spec
-        self.batch_size = batch_size
+        self._batch_size = batch_size
         self._directory = records.directory
         self._photos = stored_photo.StoredPhotos(records.directory)
         self._error: Exception | None = None
@@ -90,25 +85,17 @@ class Images:
         """
         num_numbers = 0 if views.numbers is None else views.numbers.shape[1]
         if num_numbers != self._num_numbers:
-            raise ValueError(
-                f"views have {num_numbers} numbers an image, expected "
-                f"{self._num_numbers}"
-            )
+            expected = f"expected {self._num_numbers}"
+            raise ValueError(f"views have {num_numbers} numbers an image, {expected}")
         self._plan = (order, views)
-        num_examples = 0
         try:
-            for batch in self.dataset:
-                num_examples += len(batch["row"])
-                yield batch
+            yield from self.dataset
         except tf.errors.OpError as error:
             if self._error is not None:  # TensorFlow would blur it
                 raise self._error from None
             raise DataError(
                 f"{self._directory}: a record does not decode: {error.message}"
             ) from error
-        if num_examples != len(order):
-            where, count = self._directory, len(order)
-            raise DataError(f"{where}: expected {count} examples, found {num_examples}")
 
     def _block(self, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return block `number` of the pass: int64 [size, 8 + k], and encoded images.
@@ -174,7 +161,7 @@ class Images:
             .take_while(_as_graph(lambda numbers, _: tf.shape(numbers)[0] > 0))
             .unbatch()
             .map(_as_graph(self._load), num_parallel_calls=threads)
-            .batch(self.batch_size)
+            .batch(self._batch_size)
         )
         if self._augmentation.mixes:
             batches = batches.map(_as_graph(self._mix), num_parallel_calls=threads)

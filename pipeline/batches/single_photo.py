@@ -12,7 +12,7 @@ from pipeline.batches import crop_and_resize
 from pipeline.batches.input_spec import InputSpec
 from pipeline.images import record_image
 from pipeline.images.errors import ImageError
-from pipeline.records import row_codes
+from pipeline.records.row_codes import Code
 
 
 class NetworkInput:
@@ -54,8 +54,6 @@ class NetworkInput:
                 tf.constant(window),
             )
         except tf.errors.OpError as error:
-            raise ImageError(
-                row_codes.Code.UNDECODABLE,
-                f"{stored.format.upper()} that TensorFlow does not decode",
-            ) from error
+            message = f"{stored.format.upper()} that TensorFlow does not decode"
+            raise ImageError(Code.UNDECODABLE, message) from error
         return np.asarray(pixels, np.uint8)

@@ -29,7 +29,8 @@ class Task:
         photo: file of the source.
         label: 0-based label of its class; -1 for a file outside any class.
         previous: row that the previous data set has for the path; None if it has none.
-        may_keep: whether the record of `previous` stays if the file has not changed.
+        may_keep: whether the record of `previous` stays if the file and its class have
+            not changed.
     """
 
     photo: SourcePhoto
@@ -201,7 +202,9 @@ def _convert_file(options: DecodeOptions, task: Task) -> tuple[Row | None, bytes
 def _keeps_record(options: DecodeOptions, task: Task, sha256: str) -> bool:
     """Return whether the record of the previous data set stays."""
     row, directory = task.previous, options.directory
-    if not (row and directory and task.may_keep and row.sha256 == sha256):
+    if not (row and directory and task.may_keep):
+        return False
+    if (row.sha256, row.class_name) != (sha256, task.photo.class_name):
         return False
     try:
         stored_photo.StoredPhotos(directory).record(row)

@@ -1,10 +1,10 @@
 """Do the work of a conversion on this machine's processors."""
 
-import concurrent.futures
 import functools
 import itertools
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent import futures
 from typing import Any, Protocol
 
 from pipeline.images import decode_files
@@ -57,6 +57,5 @@ class Local:
 
     def call(self, functions: Sequence[Callable[[], Any]]) -> None:
         """Call functions that write files as Runner.call says."""
-        threads = command_line.available_cpus()
-        with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        with futures.ThreadPoolExecutor(command_line.available_cpus()) as pool:
             list(pool.map(operator.call, functions))  # raises what they raise

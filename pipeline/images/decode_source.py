@@ -75,10 +75,5 @@ def _tasks(
             photo=photo,
             label=source.labels.get(photo.class_name, -1),
             previous=row,
-            may_keep=bool(
-                row
-                and row.is_included
-                and row.file in reusable
-                and row.class_name == photo.class_name
-            ),
+            may_keep=bool(row and row.is_included and row.file in reusable),
         )

@@ -9,8 +9,7 @@ import re
 from collections.abc import Callable
 from pathlib import PurePosixPath
 
-from pipeline.records import row_codes
-from pipeline.records.row_codes import Reason
+from pipeline.records.row_codes import Code, Reason
 
 # Pillow warns of decompression bombs at half of this number and refuses above it.
 MAX_PIXELS = 178_956_970
@@ -202,13 +201,13 @@ class JpegHeader:
         if len(frame) < 6:
             return None
         components = frame[5]
-        code, oddity = row_codes.Code.UNUSUAL_JPEG, ""
+        code, oddity = Code.UNUSUAL_JPEG, ""
         if marker not in (0xC0, 0xC1, 0xC2):  # Huffman-coded baseline to progressive
             oddity = f"JPEG process 0x{marker:02x}"
         elif frame[0] != 8:
             oddity = f"{frame[0]}-bit JPEG"
         elif components == 4:
-            code, oddity = row_codes.Code.CMYK, "CMYK JPEG"
+            code, oddity = Code.CMYK, "CMYK JPEG"
         elif components not in (1, 3):
             oddity = f"{components}-component JPEG"
         elif not any(frame[1:3]) or not any(frame[3:5]):

@@ -18,6 +18,7 @@ os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
+from pipeline.images import perceptual_hash  # noqa: E402
 from pipeline.images.errors import ImageError  # noqa: E402
 from pipeline.records.row_codes import Code  # noqa: E402
 
@@ -35,17 +36,9 @@ _REDUCED_FLAGS: dict[int, tuple[int, int]] = {
     1: (cv2.IMREAD_COLOR, cv2.IMREAD_GRAYSCALE),
 }
 _EXIF_ORIENTATION_TAG = 0x0112
-# EXIF orientation -> (quarter turns counter-clockwise, then mirror left-right).
+# Orientations of perceptual_hash.turn_pixels that undo EXIF orientations 1 to 8.
 # Source: CIPA DC-008 (Exif 2.32), tag Orientation.
-_TURNS = {
-    2: (0, True),
-    3: (2, False),
-    4: (2, True),
-    5: (3, True),
-    6: (3, False),
-    7: (1, True),
-    8: (1, False),
-}
+_TURNS = (0, 1, 3, 2, 4, 5, 7, 6)
 
 
 def limit_pixels(max_pixels: int) -> None:
@@ -62,10 +55,7 @@ def reduction(short_side: int, least: int) -> int:
     """Return by how much libjpeg can shrink while it decodes: 8, 4, 2 or 1.
 
     The entropy-coded data are read in full all the same, so damage is still noticed.
-
-    Args:
-        short_side: short side of the image as stored, in pixels.
-        least: short side that the decoded image needs, in pixels; 0 keeps the size.
+    `least` is the short side that the result needs, in pixels; 0 keeps the size.
     """
     fitting = (factor for factor in _REDUCED_FLAGS if short_side // factor >= least)
     return next(fitting, 1) if least else 1
@@ -86,9 +76,8 @@ def decode_as_stored(data: bytes, reduction: int = 1) -> tuple[Any, int]:
         ImageError: the file does not decode, or is larger than allowed.
     """
     is_jpeg = file_headers.sniff(data) == "JPEG"
-    return _decode(
-        data, _REDUCED_FLAGS[reduction][0] if is_jpeg else cv2.IMREAD_UNCHANGED
-    )
+    flags = _REDUCED_FLAGS[reduction][0] if is_jpeg else cv2.IMREAD_UNCHANGED
+    return _decode(data, flags)
 
 
 def decode_grey(data: bytes, reduction: int) -> tuple[Any, int]:
@@ -152,12 +141,9 @@ def _orientation(tiff: bytes) -> int:
 
 
 def turn_upright(pixels: Any, orientation: int) -> Any:
-    """Turn and mirror an image as its EXIF orientation, 1 to 8, says."""
-    if orientation == 1:
-        return pixels
-    quarter_turns, mirror = _TURNS[orientation]
-    turned = np.rot90(pixels, quarter_turns)
-    return np.ascontiguousarray(turned[:, ::-1] if mirror else turned)
+    """Turn and mirror [height, width, 3] as its EXIF orientation, 1 to 8, says."""
+    turned = perceptual_hash.turn_pixels(pixels, _TURNS[orientation - 1])
+    return np.ascontiguousarray(turned)
 
 
 def as_bgr(pixels: Any) -> Any:
@@ -285,7 +271,7 @@ def digest(data: bytes) -> bytes:
     stored, orientation = decode_as_stored(data)
     pixels = turn_upright(as_bgr(stored), orientation)
     sha256 = hashlib.sha256(repr(pixels.shape).encode())
-    sha256.update(np.ascontiguousarray(pixels).data)
+    sha256.update(pixels.data)
     return sha256.digest()
 
 
@@ -303,13 +289,10 @@ def warp(pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 def adjust_colours(
     pixels: np.ndarray, brightness: float, contrast: float, saturation: float
 ) -> np.ndarray:
-    """Change brightness, then contrast, then saturation, clipped once to 0..255.
+    """Change brightness, contrast and saturation of uint8 [height, width, 3], RGB.
 
-    Args:
-        pixels: uint8 [height, width, 3], RGB.
-        brightness: factor of the pixels.
-        contrast: factor of their distance from the image's mean grey.
-        saturation: factor of their distance from their own grey.
+    One after the other, the factors multiply the pixels, their distance from the
+    image's mean grey, and that from their own grey. The result is clipped to 0..255.
 
     Source: the definitions of torchvision's ColorJitter.
     """

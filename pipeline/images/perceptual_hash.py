@@ -61,7 +61,7 @@ def hash_grey(grey: np.ndarray, height: int, width: int, cell: int) -> str:
 
 
 def turn_pixels(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn or mirror square images, [..., side, side, channels].
+    """Turn or mirror images, [..., height, width, channels].
 
     Their hash is then row `orientation`, 0 to 7, of `turn_hashes`; 0 changes nothing.
     """

@@ -1,6 +1,7 @@
+import functools
+
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from pipeline.batches import augment_images, augmentation_settings
 
@@ -11,30 +12,14 @@ RECOLOURS = augmentation_settings.Augmentation(
 GREY = np.array([0.299, 0.587, 0.114])
 
 
-@pytest.fixture(params=["eager", "map"])
-def apply(request):
-    """Applies a function to tensors eagerly, or inside tf.data.Dataset.map."""
-
-    def eager(function, *tensors):
-        return function(*map(tf.constant, tensors)).numpy()
-
-    def mapped(function, *tensors):
-        data = tf.data.Dataset.from_tensors(tensors)
-        (result,) = data.map(function).as_numpy_iterator()
-        return result
-
-    return {"eager": eager, "map": mapped}[request.param]
-
-
 @pytest.fixture
 def change(apply):
     """Changes one image."""
 
     def change(augmentation, image, numbers):
         numbers = np.asarray(numbers, np.float64)
-        found = apply(
-            lambda *both: augment_images.augment(augmentation, *both), image, numbers
-        )
+        augment = functools.partial(augment_images.augment, augmentation)
+        found = apply(augment, image, numbers)
         assert found.shape == image.shape
         assert found.dtype == np.uint8
         return found
@@ -42,8 +27,8 @@ def change(apply):
     return change
 
 
-def scene(size_px=9, seed=0):
-    random = np.random.default_rng(seed)
+def scene(size_px=9):
+    random = np.random.default_rng(0)
     return random.integers(0, 256, (size_px, size_px, 3), np.uint8)
 
 
@@ -60,30 +45,27 @@ def moving(size_px, turn=0.0, down=0.0, right=0.0, shear=0.0, tall=1.0, wide=1.0
 
 
 def sampled(image, numbers):
-    """Each pixel from its place in the image, one by one, bilinearly."""
-    a, b, c, d, e, f = numbers
-    size = len(image)
-    found = np.zeros(image.shape)
-    for y in range(size):
-        for x in range(size):
-            column = np.clip(a * x + b * y + c, 0, size - 1)
-            row = np.clip(d * x + e * y + f, 0, size - 1)
-            left, top = int(column), int(row)
-            right, bottom = min(left + 1, size - 1), min(top + 1, size - 1)
-            over, under = column - left, row - top
-            upper = (1 - over) * image[top, left] + over * image[top, right]
-            lower = (1 - over) * image[bottom, left] + over * image[bottom, right]
-            found[y, x] = (1 - under) * upper + under * lower
-    return found
+    """Each pixel from its place in the image, bilinearly."""
+    last = len(image) - 1
+    y, x = np.mgrid[: last + 1, : last + 1]
+    column, row = (
+        np.clip(a * x + b * y + c, 0, last) for a, b, c in np.reshape(numbers, (2, 3))
+    )
+    left, top = column.astype(int), row.astype(int)
+    right, bottom = np.minimum(left + 1, last), np.minimum(top + 1, last)
+    over, under = (column - left)[..., None], (row - top)[..., None]
+    upper = (1 - over) * image[top, left] + over * image[top, right]
+    lower = (1 - over) * image[bottom, left] + over * image[bottom, right]
+    return (1 - under) * upper + under * lower
 
 
-@pytest.mark.parametrize("quarters", [-1, 1, 2])
+@pytest.mark.parametrize("quarters", [0, -1, 1, 2])
 @pytest.mark.parametrize("size_px", [8, 9])
 def test_quarter_turns_move_every_pixel_exactly(change, size_px, quarters):
     image = scene(size_px)
     found = change(MOVES, image, moving(size_px, turn=90 * quarters))
     expected = np.rot90(image, -quarters)
-    assert np.abs(found.astype(int) - expected).max() <= 1
+    assert np.abs(found.astype(int) - expected).max() <= bool(quarters)
 
 
 @pytest.mark.parametrize(("down", "right"), [(2, 0), (0, -3), (-1, 4), (20, 0)])
@@ -114,18 +96,6 @@ def test_fractional_moves_are_bilinear(change, move):
     assert np.abs(found - sampled(image, numbers)).max() <= 0.51
 
 
-def test_a_zoom_below_one_enlarges_the_middle(change):
-    image = np.zeros((9, 9, 3), np.uint8)
-    image[3:6, 3:6] = 200
-    found = change(MOVES, image, moving(9, tall=0.5, wide=0.5))
-    assert (found > 100).sum() > 2 * (image > 100).sum()
-
-
-def test_the_identity_changes_nothing(change):
-    image = scene(13)
-    assert (change(MOVES, image, moving(13)) == image).all()
-
-
 def by_hand(image, brightness=1.0, contrast=1.0, saturation=1.0):
     """One after the other, as the definitions read."""
     pixels = image.astype(np.float64) * brightness
@@ -139,23 +109,19 @@ def by_hand(image, brightness=1.0, contrast=1.0, saturation=1.0):
 @pytest.mark.parametrize(
     "factors",
     [
-        {"brightness": 0.6},
         {"brightness": 1.7},
         {"contrast": 0.4},
         {"contrast": 1.8},
-        {"saturation": 0.0},
         {"saturation": 1.6},
         {"brightness": 1.3, "contrast": 0.7, "saturation": 1.5},
-        {"brightness": 0.0, "contrast": 0.0, "saturation": 2.0},
     ],
     ids=str,
 )
 def test_colours_equal_those_computed_by_hand(change, factors):
     image = scene()
-    expected = by_hand(image, **factors)
     numbers = [factors.get(n, 1.0) for n in ("brightness", "contrast", "saturation")]
-    found = change(RECOLOURS, image, numbers)
-    assert np.abs(found - expected).max() <= 0.9  # OpenCV has ten bits for a factor
+    difference = change(RECOLOURS, image, numbers) - by_hand(image, **factors)
+    assert np.abs(difference).max() <= 0.9  # OpenCV has ten bits for a factor
 
 
 def test_extreme_factors_give_known_colours(change):
@@ -207,7 +173,7 @@ class TestMix:
     one_hot = np.eye(3)[labels]
 
     def mix(self, apply, augmentation, numbers, count=4):
-        """The first number's line decides; others are there to be overlooked."""
+        """The numbers of the first image decide; the others are to be overlooked."""
         lines = np.zeros((count, len(numbers)))
         lines[0], lines[1:] = numbers, 0.3
         images, labels = self.images[:count], self.labels[:count]
@@ -223,12 +189,13 @@ class TestMix:
         np.testing.assert_allclose(found[1].sum(axis=1), 1, rtol=1e-6)
         return found
 
-    def test_mixup_blends_images_and_labels(self, apply):
+    @pytest.mark.parametrize("share", [0, 0.25, 1])
+    def test_mixup_blends_images_and_labels(self, apply, share):
         mixup = augmentation_settings.Augmentation(mixup=0.2)
-        images, labels = self.mix(apply, mixup, [0.25, 0, 0, 0, 0, 0])
-        expected = 0.75 * self.images + 0.25 * np.roll(self.images, 1, axis=0)
+        images, labels = self.mix(apply, mixup, [share, 0, 0, 0, 0, 0])
+        expected = (1 - share) * self.images + share * np.roll(self.images, 1, axis=0)
         assert (images == np.floor(expected + 0.5)).all()
-        expected = 0.75 * self.one_hot + 0.25 * np.roll(self.one_hot, 1, axis=0)
+        expected = (1 - share) * self.one_hot + share * np.roll(self.one_hot, 1, axis=0)
         np.testing.assert_allclose(labels, expected, rtol=1e-6)
 
     def test_cutmix_pastes_a_box_and_shares_the_label(self, apply):
@@ -250,13 +217,6 @@ class TestMix:
         assert (images[1, :, :4] == 0).all()
         assert (images[1, :, 4:] == 50).all()
         assert (same == labels).all()
-
-    def test_a_share_of_0_or_1_keeps_or_replaces_the_image(self, apply):
-        mixup = augmentation_settings.Augmentation(mixup=0.2)
-        for share in (0, 1):
-            images, labels = self.mix(apply, mixup, [share, 0, 0, 0, 0, 0])
-            assert (images == np.roll(self.images, share, axis=0)).all()
-            assert (labels == np.roll(self.one_hot, share, axis=0)).all()
 
     def test_an_image_alone_is_mixed_with_itself(self, apply):
         mixup = augmentation_settings.Augmentation(mixup=0.2)

@@ -1,6 +1,7 @@
 import collections
 import dataclasses
 import os
+import shutil
 
 import cv2
 import numpy as np
@@ -41,13 +42,14 @@ def collect(batches):
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
+def are_equal(one, other):
+    return all((one[name] == other[name]).all() for name in one)
+
+
 @pytest.fixture
 def copy(shared_records, tmp_path):
     """A copy of the records that a test may damage."""
-    for path in shared_records.iterdir():
-        if path.is_file():
-            (tmp_path / path.name).write_bytes(path.read_bytes())
-    return manifest.read(tmp_path)
+    return manifest.read(shutil.copytree(shared_records, tmp_path / "copy"))
 
 
 def element_spec(label):
@@ -98,43 +100,33 @@ def test_batches_are_mixed_although_files_hold_one_class_each(found):
         assert len(set(batch["label"].numpy())) == 3
 
 
-def test_order_and_windows_are_a_function_of_seed_and_epoch(found):
-    def epoch(seed, number):
-        training = dataset.Training(found, SPEC, batch_size=16, seed=seed)
-        return collect(training.epoch(number))
-
-    one, same = epoch(0, 1), epoch(0, 1)
-    assert all((one[name] == same[name]).all() for name in one)
-    for other in (epoch(0, 2), epoch(1, 1)):
-        assert one["row"].tolist() != other["row"].tolist()
-        number = one["row"][0]
-        place = other["row"].tolist().index(number)
-        assert (one["image"][0] != other["image"][place]).any()
+def halve(window):
+    """Halve both sides, then each alone, while the shorter one is twice too long."""
+    for by in ((2, 2), (2, 1), (1, 2)):
+        while min(n for n, k in zip(window.shape[:2], by, strict=True) if k == 2) >= 56:
+            height, width = window.shape[0] // by[0], window.shape[1] // by[1]
+            even = window[: height * by[0], : width * by[1]]
+            window = cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA)
+    return window
 
 
-def test_an_epoch_can_start_in_the_middle(found):
-    training = dataset.Training(found, SPEC, batch_size=8, seed=0)
-    whole, rest = collect(training.epoch(3)), collect(training.epoch(3, start=16))
-    for name, values in whole.items():
-        assert (rest[name] == values[16:]).all()
-
-
-def test_pixels_are_those_of_the_source_photo(found, shared_records):
+@pytest.mark.parametrize("crop_area", ["", "0.3,1"], ids=["window", "crop"])
+def test_pixels_are_those_of_the_source_photo(found, shared_records, crop_area):
     """Decoded with OpenCV from the source folder, cropped and resized by hand."""
-    images = images_of(found)
-    views = crop_and_resize.random_views(images.sizes, SPEC, (5,))
-    values = collect(images.run(np.arange(len(images.rows)), views))
-    source = shared_records.parent / "photos"
+    augmentation = augmentation_settings.Augmentation(crop_area=crop_area)
+    images = images_of(found, augmentation=augmentation)
+    order = np.arange(len(images.rows))
+    views = random_augmentation.draw_views(
+        augmentation, images.sizes, SPEC, order, (5, 0)
+    )
+    values = collect(images.run(order, views))
     kinds = collections.Counter()
     for number, row in enumerate(images.rows):
-        pixels = cv2.imread(str(source / row.path), cv2.IMREAD_COLOR_RGB)
+        path = shared_records.parent / "photos" / row.path
+        pixels = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB).astype(np.float32)
         top, left, height, width = views.windows[number]
-        window = pixels[top : top + height, left : left + width].astype(np.float32)
-        while min(window.shape[:2]) >= 2 * SPEC.size_px:
-            size = (window.shape[1] // 2, window.shape[0] // 2)
-            even = window[: size[1] * 2, : size[0] * 2]
-            window = cv2.resize(even, size, interpolation=cv2.INTER_AREA)
-        expected = cv2.resize(window, (SPEC.size_px,) * 2)
+        window = halve(pixels[top : top + height, left : left + width])
+        expected = cv2.resize(window, (SPEC.size_px, SPEC.size_px))
         if views.mirrored[number]:
             expected = expected[:, ::-1]
         difference = np.abs(values["image"][number] - expected)
@@ -144,18 +136,13 @@ def test_pixels_are_those_of_the_source_photo(found, shared_records):
     assert min(kinds["png"], kinds["jpeg"]) > 5
 
 
-def test_memory_and_disk_give_the_same(found):
-    order = np.random.default_rng(0).permutation(len(found.included()))
-    stored, read = (images_of(found, memory_bytes=size) for size in (1 << 30, 0))
-    one, other = (collect(i.run(order, central(i))) for i in (stored, read))
-    assert all((one[name] == other[name]).all() for name in one)
-
-
-def test_records_in_memory_need_no_file(copy):
-    images = images_of(copy, memory_bytes=1 << 30)
-    for row in copy.included():
-        (copy.directory / row.file).unlink(missing_ok=True)
-    assert len(collect(images.run(np.arange(5), central(images)))["row"]) == 5
+def test_records_in_memory_give_the_same_without_their_files(copy):
+    order = np.random.default_rng(0).permutation(len(copy.included()))
+    stored, read = (images_of(copy, memory_bytes=size) for size in (1 << 30, 0))
+    from_files = collect(read.run(order, central(read)))
+    for path in copy.directory.glob("*.tfrecord"):
+        path.unlink()
+    assert are_equal(collect(stored.run(order, central(stored))), from_files)
 
 
 def test_no_rows_give_no_batches(found):
@@ -163,15 +150,11 @@ def test_no_rows_give_no_batches(found):
     assert list(images.run(np.zeros(0, np.int64), central(images))) == []
 
 
-def flip_byte(path, offset):
-    data = bytearray(path.read_bytes())
-    data[offset] ^= 0xFF
-    path.write_bytes(data)
-
-
 def test_a_damaged_record_is_named(copy):
     row = copy.included()[3]
-    flip_byte(copy.directory / row.file, row.offset + row.length // 2)
+    with (copy.directory / row.file).open("r+b") as file:
+        file.seek(row.offset + row.length // 2)
+        file.write(b"damage")
     images = images_of(copy)
     with pytest.raises(DataError) as caught:
         collect(images.run(np.arange(len(images.rows)), central(images)))
@@ -180,15 +163,6 @@ def test_a_damaged_record_is_named(copy):
     # The others are still to be had.
     others = np.delete(np.arange(len(images.rows)), 3)
     assert len(collect(images.run(others, central(images)))["row"]) == len(others)
-
-
-def test_a_file_cut_short_is_named(copy):
-    row = copy.included()[-1]
-    path = copy.directory / row.file
-    path.write_bytes(path.read_bytes()[:-10])
-    images = images_of(copy)
-    with pytest.raises(DataError, match=row.file):
-        collect(images.run(np.arange(len(images.rows)), central(images)))
 
 
 def test_a_missing_file_is_named(copy):
@@ -219,24 +193,6 @@ def test_a_window_outside_the_image_is_an_error_not_garbage(copy):
     assert str(copy.directory) in str(caught.value)
 
 
-def test_permutations_are_even():
-    """Over many epochs every photo comes first about as often."""
-    firsts = [dataset.permutation(8, (0, epoch))[0] for epoch in range(800)]
-    counts = np.bincount(firsts, minlength=8)
-    assert counts.min() > 60
-    assert counts.max() < 140
-
-
-def test_deterministic_ops_change_nothing(found):
-    """They used to take all parallelism from a pipeline; and they must not fail."""
-    images = images_of(found)
-    before = collect(images.run(np.arange(20), central(images)))
-    tf.config.experimental.enable_op_determinism()
-    images = images_of(found)
-    after = collect(images.run(np.arange(20), central(images)))
-    assert (before["image"] == after["image"]).all()
-
-
 # What changes an image by itself, and what mixes a batch.
 CHANGES = {
     "rotation": 20.0,
@@ -265,42 +221,33 @@ class TestAugmented:
     def test_off_is_bit_by_bit_what_it_was(self, found):
         images = images_of(found, rows=found.included("train"), batch_size=8)
         views = crop_and_resize.random_views(images.sizes, SPEC, (0, 1, 1))
-        order = crop_and_resize.seeded_generator((0, 1, 0)).permutation(
-            len(images.rows)
-        )
+        generator = crop_and_resize.seeded_generator((0, 1, 0))
+        order = generator.permutation(len(images.rows))
         before = collect(images.run(order, views))
         now = self.epoch(found)
-        assert all((now[name] == before[name]).all() for name in before)
+        assert are_equal(now, before)
 
     @pytest.mark.parametrize(
         "settings",
-        [{"crop_area": "0.08,1"}, {"cutout": 0.3}, EVERYTHING],
-        ids=["crop_area", "cutout", "everything"],
+        [{}, {"crop_area": "0.08,1"}, {"cutout": 0.3}, EVERYTHING],
+        ids=["none", "crop_area", "cutout", "everything"],
     )
-    def test_the_same_seed_gives_the_same_and_no_other_does(self, found, settings):
+    def test_an_epoch_is_a_function_of_seed_and_number(self, found, settings):
         one, same = (self.epoch(found, **settings) for _ in range(2))
-        assert all((one[name] == same[name]).all() for name in one)
-        plain = self.epoch(found)
-        assert (plain["row"] == one["row"]).all()
-        changed = (plain["image"] != one["image"]).any(axis=(1, 2, 3))
-        assert changed.mean() > 0.9
-        for other in ({"number": 2}, {"seed": 1}):
-            images = self.epoch(found, **other, **settings)["image"]
-            seen = {image.tobytes() for image in images}
-            assert not seen & {image.tobytes() for image in one["image"]}
+        assert are_equal(one, same)
+        images = {image.tobytes() for image in one["image"]}
+        for other in (
+            self.epoch(found, 2, **settings),
+            self.epoch(found, seed=1, **settings),
+        ):
+            assert one["row"].tolist() != other["row"].tolist()
+            assert not images & {image.tobytes() for image in other["image"]}
 
-    def test_can_start_in_the_middle(self, found):
+    def test_an_epoch_can_start_in_the_middle(self, found):
         training = self.training(found, **EVERYTHING)
         whole, rest = collect(training.epoch(3)), collect(training.epoch(3, start=16))
         for name, values in whole.items():
             assert (rest[name] == values[16:]).all()
-
-    def test_validation_is_never_changed(self, found):
-        before = collect(dataset.Evaluation(found, "validation", SPEC, batch_size=5))
-        self.epoch(found, **EVERYTHING)
-        after = collect(dataset.Evaluation(found, "validation", SPEC, batch_size=5))
-        assert all((before[name] == after[name]).all() for name in before)
-        assert after["label"].dtype == np.int32
 
     def test_images_are_those_of_the_operations_on_the_plain_ones(self, found):
         augmentation = augmentation_settings.Augmentation(**CHANGES)
@@ -312,30 +259,11 @@ class TestAugmented:
         kinds = collections.Counter()
         for place, number in enumerate(changed["row"]):
             image = tf.constant(plain["image"][place])
-            expected = augment_images.augment(
-                augmentation, image, views.numbers[number]
-            )
+            numbers = views.numbers[number]
+            expected = augment_images.augment(augmentation, image, numbers)
             assert (changed["image"][place] == expected.numpy()).all()
             kinds[rows[number].format] += 1
         assert min(kinds["png"], kinds["jpeg"]) > 2
-
-    def test_crops_are_those_parts_of_the_photo(self, found, shared_records):
-        crops = {"crop_area": "0.3,1", "mirror": False}
-        values = self.epoch(found, **crops)
-        rows = found.included("train")
-        sizes = np.array([(row.height, row.width) for row in rows])
-        order = dataset.permutation(len(rows), (0, 1))
-        augmentation = augmentation_settings.Augmentation(**crops)
-        windows = random_augmentation.draw_views(
-            augmentation, sizes, SPEC, order, (0, 1)
-        ).windows
-        for number, image in zip(values["row"], values["image"], strict=True):
-            path = shared_records.parent / "photos" / rows[number].path
-            pixels = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB).astype(np.float32)
-            top, left, height, width = windows[number]
-            window = pixels[top : top + height, left : left + width]
-            whole = cv2.resize(window, (28, 28), interpolation=cv2.INTER_AREA)
-            assert np.abs(image - whole).mean() < 8
 
     @pytest.mark.parametrize("batch_size", [1, 7, 48])
     def test_mixed_batches_are_as_announced(self, found, batch_size):
@@ -349,12 +277,8 @@ class TestAugmented:
             assert (one["row"].numpy() == other["row"].numpy()).all()
             labels = other["label"].numpy()
             np.testing.assert_allclose(labels.sum(axis=1), 1, rtol=1e-6)
-            own = one["label"].numpy()
-            partners = np.roll(own, 1)
-            inside = (np.arange(3) == own[:, None]) | (
-                np.arange(3) == partners[:, None]
-            )
-            assert not labels[~inside].any()
+            own = np.eye(3)[one["label"].numpy()]
+            assert not labels[own + np.roll(own, 1, axis=0) == 0].any()
 
     def test_views_of_another_augmentation_are_refused(self, found):
         training = self.training(found, **CHANGES)
@@ -366,13 +290,12 @@ class TestAugmented:
     def test_grey_tiny_and_thin_photos(self, tmp_path, resize):
         random = np.random.default_rng(0)
         sizes = [(1, 1), (3, 200), (200, 3), (40, 64), (90, 30), (33, 33)]
-        for name in ("one", "two"):
-            (tmp_path / "photos" / name).mkdir(parents=True)
+        for folder in (tmp_path / "photos" / "one", tmp_path / "photos" / "two"):
+            folder.mkdir(parents=True)
             for number, size in enumerate(sizes):
-                pixels = random.integers(0, 256, size, np.uint8)
                 kind = "png" if number % 2 == 0 else "jpg"
-                path = tmp_path / "photos" / name / f"{number}.{kind}"
-                cv2.imwrite(str(path), pixels)
+                pixels = random.integers(0, 256, size, np.uint8)
+                cv2.imwrite(str(folder / f"{number}.{kind}"), pixels)
         config = convert_settings.Config(
             source=str(tmp_path / "photos"), out=str(tmp_path / "records"), workers=1
         )
@@ -393,12 +316,10 @@ class TestAugmented:
     def test_deterministic_ops_change_nothing(self, found):
         before = self.epoch(found, **EVERYTHING)
         tf.config.experimental.enable_op_determinism()
-        after = self.epoch(found, **EVERYTHING)
-        assert all((before[name] == after[name]).all() for name in before)
+        assert are_equal(before, self.epoch(found, **EVERYTHING))
 
     def test_the_number_of_threads_changes_nothing(self, found, monkeypatch):
         before = self.epoch(found, **EVERYTHING)
         cpus = set(list(os.sched_getaffinity(0))[:1])
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: cpus)
-        alone = self.epoch(found, **EVERYTHING)
-        assert all((before[name] == alone[name]).all() for name in before)
+        assert are_equal(before, self.epoch(found, **EVERYTHING))

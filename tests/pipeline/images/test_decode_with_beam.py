@@ -1,5 +1,3 @@
-"""The same conversion by Apache Beam, here and on a cluster, and to other stores."""
-
 import os
 import sys
 
@@ -19,17 +17,13 @@ pytest.importorskip("apache_beam")
 def photos(tmp_path_factory):
     """Two classes, with a cut photo, a copy, a text and a large photo among them."""
     folder = tmp_path_factory.mktemp("beam") / "photos"
-    for label, name in enumerate(("ants", "bees")):
-        (folder / name).mkdir(parents=True)
-        for number in range(8):
-            picture = drawn_photos.draw_scene(50 * label + number)
-            cv2.imwrite(str(folder / name / f"{number}.jpg"), picture)
-    first = (folder / "ants" / "0.jpg").read_bytes()
-    (folder / "ants" / "cut.jpg").write_bytes(first[: len(first) // 2])
-    (folder / "ants" / "copy.jpg").write_bytes(first)
-    (folder / "bees" / "notes.txt").write_text("no photo")
-    large = cv2.resize(drawn_photos.draw_scene(70), (1200, 900))
-    cv2.imwrite(str(folder / "bees" / "large.png"), large)
+    drawn_photos.write_photos(folder, per_class=8, classes=("red", "blue"))
+    first = (folder / "red" / "red000.jpg").read_bytes()
+    (folder / "red" / "cut.jpg").write_bytes(first[: len(first) // 2])
+    (folder / "red" / "copy.jpg").write_bytes(first)
+    (folder / "blue" / "notes.txt").write_text("no photo")
+    large = drawn_photos.draw_photo("blue", 9, 900, 1200)
+    cv2.imwrite(str(folder / "blue" / "large.png"), large)
     return folder
 
 
@@ -44,9 +38,8 @@ def expected(photos):
 
 
 def command(source, out, *flags):
-    return processes.run_command(
-        *("-m", "pipeline.convert", source, f"--out={out}", *flags)
-    )
+    words = ("-m", "pipeline.convert", source, f"--out={out}", *flags)
+    return processes.run_command(*words)
 
 
 @pytest.mark.slow
@@ -77,12 +70,8 @@ def test_a_dask_cluster_writes_the_same_records(
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, dashboard_address=None
     ) as cluster:
-        done = command(
-            photos,
-            tmp_path / "out",
-            "--runner=DaskRunner",
-            f"--dask_client_address={cluster.scheduler_address}",
-        )
+        address = f"--dask_client_address={cluster.scheduler_address}"
+        done = command(photos, tmp_path / "out", "--runner=DaskRunner", address)
     assert done.returncode == 0, done.stderr
     assert files.folder_digest(tmp_path / "out") == expected
 
@@ -124,17 +113,18 @@ def test_a_failing_job_is_an_error_that_names_the_runner():
         runner.call([fail])
 
 
-def test_flags_of_beam_are_refused_without_its_runner(photos, tmp_path):
-    done = command(photos, tmp_path / "out", "--direct_num_workers=2")
-    assert done.returncode == 1
-    assert "direct_num_workers" in done.stderr
-
-
-def test_a_misspelt_flag_is_not_passed_on_to_beam(photos, tmp_path):
-    flags = ("--runner=DirectRunner", r"--group_byy=red(\d)")
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--direct_num_workers=2"], "direct_num_workers"),
+        (["--runner=DirectRunner", "--group_byy=x"], "Did you mean --group_by?"),
+    ],
+    ids=["without its runner", "misspelt"],
+)
+def test_a_flag_that_is_not_for_beam_is_refused(photos, tmp_path, flags, message):
     done = command(photos, tmp_path / "out", *flags)
     assert done.returncode == 1
-    assert "no such flag. Did you mean --group_by?" in done.stderr
+    assert message in done.stderr
 
 
 def test_a_runner_without_beam_installed_says_what_to_install(monkeypatch):

