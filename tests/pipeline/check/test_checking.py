@@ -19,13 +19,12 @@ from pipeline.check import (
     dataset_findings,
     unusual_files,
 )
-from pipeline.convert import conversion, convert_settings
 from pipeline.images import opencv
 from pipeline.images.errors import ImageError
 from pipeline.records.manifest_row import Row
 from pipeline.records.row_codes import Code
 from pipeline.system.errors import DataError
-from tests.support import drawn_photos, processes
+from tests.support import conversions, drawn_photos, processes
 
 
 @pytest.fixture
@@ -262,14 +261,9 @@ def test_what_takes_a_decoder_down_is_not_decoded_for_the_page(
 
 
 class TestRecords:
-    def convert(self, scenes, tmp_path):
-        config = convert_settings.Config(
-            source=str(scenes), out=str(tmp_path / "rec"), workers=1
-        )
-        return conversion.convert(config).manifest.directory
-
     def test_a_fault_names_file_and_record(self, scenes, tmp_path):
-        records = self.convert(scenes, tmp_path)
+        records = tmp_path / "records"
+        conversions.convert(scenes, records)
         report = run(records, tmp_path)
         assert not report.is_bad(strict=True)
         assert report.counts["ants"]["train"] == 10
@@ -284,7 +278,8 @@ class TestRecords:
     def test_a_class_that_a_split_lacks_is_warned_of(self, scenes, tmp_path):
         for path in sorted((scenes / "bees").iterdir())[1:]:
             path.unlink()
-        report = run(self.convert(scenes, tmp_path), tmp_path)
+        conversions.convert(scenes, tmp_path / "records")
+        report = run(tmp_path / "records", tmp_path)
         (finding,) = (f for f in report.findings if "missing" in f.kind)
         assert finding.severity == "warning"
         assert finding.meaning.endswith(": bees (validation), bees (test)")

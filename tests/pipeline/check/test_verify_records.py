@@ -5,9 +5,8 @@ import shutil
 import pytest
 
 from pipeline.check import verify_records
-from pipeline.convert import conversion, convert_settings
 from pipeline.records import example_format, manifest, tfrecord
-from tests.support import drawn_photos
+from tests.support import conversions, drawn_photos
 
 
 @pytest.fixture(scope="module")
@@ -15,10 +14,7 @@ def converted(tmp_path_factory):
     """A data set of two classes, one record file each."""
     folder = tmp_path_factory.mktemp("verify")
     photos = drawn_photos.write_photos(folder / "photos", per_class=6)
-    config = convert_settings.Config(
-        source=str(photos), out=str(folder / "rec"), workers=1
-    )
-    return conversion.convert(config).manifest.directory
+    return conversions.convert(photos, folder / "rec").manifest.directory
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@ import struct
 
 import pytest
 
-from pipeline.convert import conversion, convert_settings
 from pipeline.images import decode_files
 from pipeline.records import example_format, stored_photo, tfrecord
 from pipeline.sources import find_source, tfrecords_2018
 from pipeline.system.errors import DataError
+from tests.support import conversions
 
 
 def example(image, label, **more):
@@ -35,8 +35,7 @@ def test_every_record_is_converted(photos, tmp_path):
         write(old / f"{name}.tfrecord", images, label)
         for number, image in enumerate(images):
             expected[f"{name}.tfrecord/{number:06d}.jpg"] = image
-    config = convert_settings.Config(source=str(old), out=str(out), workers=1)
-    summary = conversion.convert(config)
+    summary = conversions.convert(old, out)
     found = summary.manifest
     assert found.class_names == ("blue", "green", "red")
     assert found.info.settings["source"] == "two-key records"
@@ -48,7 +47,7 @@ def test_every_record_is_converted(photos, tmp_path):
         assert record.path == row.path
         assert row.class_name == row.path.split(".")[0]
         assert row.source_bytes == len(expected[row.path])
-    assert not conversion.convert(config).changed
+    assert not conversions.convert(old, out).changed
 
 
 def test_shards_are_joined_and_other_files_have_no_class(tmp_path):
