@@ -69,6 +69,21 @@ def tiny(monkeypatch):
     return network
 
 
+@pytest.fixture
+def tiny_config(tiny, shared_records, tmp_path):
+    """Settings of a training of the tiny network, which takes a second."""
+    return settings.Config(
+        ckpt=networks.write_tiny(tmp_path / "w.safetensors", networks.tiny_arrays()),
+        data=str(shared_records),
+        run_dir=str(tmp_path / "runs" / "run"),
+        epochs=2,
+        batch_size=16,
+        learning_rate=1e-2,
+        precision="float32",
+        views=1,
+    )
+
+
 @pytest.fixture(scope="session")
 def weights_cache(tmp_path_factory):
     """A folder for XDG_CACHE_HOME where `alexnet` are random convolutions."""

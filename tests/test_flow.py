@@ -66,11 +66,15 @@ def test_the_tour_of_the_readme(house, weights_cache):
 
 
 @pytest.mark.parametrize(
-    "words",
-    [("train.py",), ("evaluate.py",), ("-m", "pipeline.convert", "flowers/")],
-    ids=lambda words: words[-1],
+    ("words", "advice"),
+    [
+        (("train.py",), "pipeline.convert"),
+        (("evaluate.py",), "python train.py"),
+        (("-m", "pipeline.convert", "flowers/"), "no such folder"),
+    ],
+    ids=["train", "evaluate", "convert"],
 )
-def test_without_what_they_need_commands_say_what_to_do(tmp_path, words):
+def test_without_what_they_need_commands_say_what_to_do(tmp_path, words, advice):
     for name in ENTRY:
         (tmp_path / name).symlink_to(files.ROOT / name)
     done = processes.run_command(*words, cwd=tmp_path)
@@ -78,4 +82,5 @@ def test_without_what_they_need_commands_say_what_to_do(tmp_path, words):
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
+    assert advice in line
     assert {path.name for path in tmp_path.iterdir()} == set(ENTRY)

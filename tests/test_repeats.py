@@ -1,4 +1,4 @@
-"""What train.py does beside a training: several, plans, range tests."""
+"""What train.py does besides a training: several, plans, range tests, kept heads."""
 
 import dataclasses
 import json
@@ -20,94 +20,64 @@ from model.training import (
     train_run,
 )
 from pipeline.system.errors import DataError
-from tests import test_resume, test_reuse
-from tests.support import processes
+from tests.support import processes, stopped_trainings
 
 
-@pytest.fixture
-def quick(tiny, shared_records, tmp_path):
-    """Settings of a training of the tiny network."""
-    arrays = test_reuse.tiny_arrays(tiny)
-    return settings.Config(
-        ckpt=test_reuse.write(tiny, tmp_path / "w.safetensors", arrays),
-        data=str(shared_records),
-        run_dir=str(tmp_path / "runs" / "run"),
-        epochs=2,
-        batch_size=16,
-        learning_rate=1e-2,
-        precision="float32",
-        views=1,
-    )
+def content(directory, name="repeats.json"):
+    return json.loads((directory / name).read_text())
 
 
-def plan_of(directory):
-    return json.loads((directory / "repeats.json").read_text())
+def final_kernel(run_dir):
+    model = finished_run.read(str(run_dir)).load_model()
+    return model.get_layer("logits").kernel.numpy()
 
 
-def test_folds_test_each_photo_once(quick, found, capsys, monkeypatch):
-    config = dataclasses.replace(quick, folds=3)
-    with monkeypatch.context() as patch, pytest.raises(test_resume.Killed):
-        test_resume.kill_at(patch, 8)  # in the second fold
+def test_folds_test_each_photo_once(tiny_config, found, capsys):
+    config = dataclasses.replace(tiny_config, folds=3)
+    with stopped_trainings.at_batch(8):  # in the second fold
         repeated_runs.repeat(config)
     directory = Path(config.run_dir)
     repeated_runs.resume(directory)
-    members = [directory / f"fold-{fold}" for fold in range(3)]
     tested = []
-    for member in members:
-        path = member / "evaluation" / "test.npz"
-        with np.load(path) as examples:
-            tested += examples["sha256"].tolist()
-        seen = finished_run.read(str(member)).seen_photos()
-        assert not seen & set(examples_of(path))
+    for fold in range(3):
+        run_dir = directory / f"fold-{fold}"
+        with np.load(run_dir / "evaluation" / "test.npz") as examples:
+            photos = examples["sha256"].tolist()
+        assert not finished_run.read(str(run_dir)).seen_photos() & set(photos)
+        tested += photos
     assert sorted(tested) == sorted(row.sha256 for row in found.included())
-    about = plan_of(directory)
-    accuracies = list(about["accuracy"].values())
-    assert about["mean"] == pytest.approx(np.mean(accuracies))
-    assert about["standard_deviation"] == pytest.approx(np.std(accuracies, ddof=1))
-    assert about["all_photos"]["num_examples"] == len(found.included())
-    said = capsys.readouterr().out
-    assert f"each of {len(found.included())} photos tested once" in said
+    summary = content(directory)
+    accuracies = list(summary["accuracy"].values())
+    assert summary["mean"] == pytest.approx(np.mean(accuracies))
+    assert summary["standard_deviation"] == pytest.approx(np.std(accuracies, ddof=1))
+    assert summary["all_photos"]["num_examples"] == len(tested)
+    assert f"each of {len(tested)} photos tested once" in capsys.readouterr().out
     # Features do not depend on the split, so that all folds share them.
-    (cache,) = (directory.parent / "cache").iterdir()
-    assert cache.is_dir()
+    assert len(list((directory.parent / "cache").iterdir())) == 1
     # Each is a run that evaluate.py takes.
-    done = processes.run_command("evaluate.py", f"--run_dir={members[2]}")
+    done = processes.run_command("evaluate.py", f"--run_dir={run_dir}")
     assert done.returncode == 0, done.stderr
 
 
-def examples_of(path):
-    with np.load(path) as examples:
-        return examples["sha256"].tolist()
-
-
-def test_seeds_are_runs_of_their_own(quick):
-    directory = repeated_runs.repeat(dataclasses.replace(quick, seeds=2, seed=5))
-    about = plan_of(directory)
-    assert set(about["accuracy"]) == {"seed-5", "seed-6"}
-    assert "all_photos" not in about
-    kernels = [
-        finished_run.read(str(directory / name))
-        .load_model()
-        .get_layer("logits")
-        .kernel.numpy()
-        for name in about["accuracy"]
-    ]
+def test_seeds_are_runs_of_their_own(tiny_config):
+    directory = repeated_runs.repeat(dataclasses.replace(tiny_config, seeds=2, seed=5))
+    summary = content(directory)
+    assert set(summary["accuracy"]) == {"seed-5", "seed-6"}
+    assert "all_photos" not in summary
+    kernels = [final_kernel(directory / name) for name in summary["accuracy"]]
     assert (kernels[0] != kernels[1]).any()
-    config = dataclasses.replace(quick, seed=5, run_dir=quick.run_dir + "1")
-    single = train_run.train(config)
-    assert (directory.parent / "latest").resolve() == single
-    alone = (
-        finished_run.read(str(single)).load_model().get_layer("logits").kernel.numpy()
-    )
-    assert (alone == kernels[0]).all()
+    run_dir = f"{directory}1"
+    alone = train_run.train(dataclasses.replace(tiny_config, seed=5, run_dir=run_dir))
+    assert (directory.parent / "latest").resolve() == alone
+    assert (final_kernel(alone) == kernels[0]).all()
 
 
 @pytest.mark.slow
-def test_seeds_are_not_resumed_on_changed_records(quick, tmp_path, found):
+def test_seeds_are_not_resumed_on_changed_records(tiny_config, tmp_path, found):
     """What one has trained on would test another."""
     records = tmp_path / "records"
     shutil.copytree(found.directory, records)
-    config = dataclasses.replace(quick, data=str(records), seeds=2)
+    config = dataclasses.replace(tiny_config, data=str(records), seeds=2)
     directory = repeated_runs.repeat(config)
     done = processes.run_command("-m", "pipeline.split", records, "--seed=1")
     assert done.returncode == 0, done.stderr
@@ -115,7 +85,7 @@ def test_seeds_are_not_resumed_on_changed_records(quick, tmp_path, found):
         repeated_runs.resume(directory)
 
 
-def test_a_diverged_run_prevents_the_summary(quick, monkeypatch):
+def test_a_diverged_run_prevents_the_summary(tiny_config, monkeypatch):
     """Although it has a best epoch and no snapshots, as those that have ended."""
     validate = training_loop.Training.validate
 
@@ -124,11 +94,10 @@ def test_a_diverged_run_prevents_the_summary(quick, monkeypatch):
             raise training_loop.NonFiniteLoss("The loss is nan in epoch 2.")
         return validate(self)
 
-    config = dataclasses.replace(quick, seeds=2)
     with monkeypatch.context() as patch, pytest.raises(training_loop.NonFiniteLoss):
         patch.setattr(training_loop.Training, "validate", fail)
-        repeated_runs.repeat(config)
-    directory = Path(config.run_dir)
+        repeated_runs.repeat(dataclasses.replace(tiny_config, seeds=2))
+    directory = Path(tiny_config.run_dir)
     assert finished_run.read(str(directory / "seed-0")).results()
     with pytest.raises(
         run_folder.RunError, match=r"seed-0: .* cannot be tested.* in epoch 2"
@@ -137,25 +106,21 @@ def test_a_diverged_run_prevents_the_summary(quick, monkeypatch):
 
 
 @pytest.mark.slow
-def test_folds_test_a_comparison_with_scratch(quick, capsys):
-    directory = repeated_runs.repeat(
-        dataclasses.replace(quick, folds=2, compare="scratch")
-    )
-    about = plan_of(directory)
-    accuracies = [about["accuracy"], about["scratch"]["accuracy"]]
-    assert [set(one) for one in accuracies] == [{"fold-0", "fold-1"}] * 2
-    said = capsys.readouterr().out
-    assert f"mean {about['mean']:.4f}" in said
-    assert f"scratch, mean {about['scratch']['mean']:.4f}" in said
+def test_folds_test_a_comparison_with_scratch(tiny_config, capsys):
+    config = dataclasses.replace(tiny_config, folds=2, compare="scratch")
+    summary = content(repeated_runs.repeat(config))
+    scratch = summary["scratch"]
+    assert set(summary["accuracy"]) == set(scratch["accuracy"]) == {"fold-0", "fold-1"}
+    stdout = capsys.readouterr().out
+    assert f"mean {summary['mean']:.4f}" in stdout
+    assert f"scratch, mean {scratch['mean']:.4f}" in stdout
 
 
-def test_layer_rates_of_a_later_stage_are_checked_first(quick):
-    """Are refused before anything has trained."""
-    method = {"rates": "conv55/*=2"}
-    stages = ({"stage": "head"}, {"train_from": "conv2", **method})
+def test_layer_rates_of_a_later_stage_are_checked_before_any_trains(tiny_config):
+    stages = ({"stage": "head"}, {"train_from": "conv2", "rates": "conv55/*=2"})
     with pytest.raises(errors.MismatchedCheckpoint, match=r"conv55/.* fits no var"):
-        train_run.train(dataclasses.replace(quick, stages=stages))
-    assert not Path(quick.run_dir).exists()
+        train_run.train(dataclasses.replace(tiny_config, stages=stages))
+    assert not Path(tiny_config.run_dir).exists()
 
 
 @pytest.mark.parametrize(
@@ -166,37 +131,30 @@ def test_layer_rates_of_a_later_stage_are_checked_first(quick):
     ],
     ids=str,
 )
-def test_runs_that_cannot_begin_leave_nothing(quick, change, error):
-    train_run.train(dataclasses.replace(quick, run_dir=quick.run_dir + "0"))
+def test_runs_that_cannot_begin_leave_nothing(tiny_config, change, error):
+    directory = Path(tiny_config.run_dir)
+    directory.parent.mkdir()
     with pytest.raises(error):
-        repeated_runs.repeat(dataclasses.replace(quick, **change))
-    place = Path(quick.run_dir)
-    assert not place.exists()
-    assert (place.parent / "latest").resolve().name == "run0"
+        repeated_runs.repeat(dataclasses.replace(tiny_config, **change))
+    assert list(directory.parent.iterdir()) == []
 
 
-def test_the_progress_of_a_resumed_stage_ends_at_100_percent(
-    quick, monkeypatch, capsys
-):
-    """Of a training that ends within an epoch, and was stopped within one."""
-    config = dataclasses.replace(quick, steps=8, snapshot_steps=1)
-    with monkeypatch.context() as patch, pytest.raises(test_resume.Killed):
-        test_resume.kill_at(patch, 5)
+def test_the_progress_of_a_resumed_stage_ends_at_100_percent(tiny_config, capsys):
+    """Training ends within an epoch, and was stopped within one."""
+    config = dataclasses.replace(tiny_config, steps=8, snapshot_steps=1)
+    with stopped_trainings.at_batch(5):
         train_run.train(config)
-    train_run.resume(Path(quick.run_dir))
-    said = capsys.readouterr().err
-    assert re.findall(r"train: +(\d+)%", said)[-1] == "100"
+    train_run.resume(Path(config.run_dir))
+    assert re.findall(r"train: +(\d+)%", capsys.readouterr().err)[-1] == "100"
 
 
-def test_the_progress_of_a_stage_that_is_stopped_early_ends_at_100_percent(
-    quick, capsys
+def test_the_progress_of_a_stage_that_stops_early_ends_at_100_percent(
+    tiny_config, capsys
 ):
-    learning = optimization.Settings(early_stopping=1)
-    train_run.train(
-        dataclasses.replace(quick, epochs=9, learning_rate=1e-30, learning=learning)
-    )
-    percent = re.findall(r"train: +(\d+)%", capsys.readouterr().err)
-    assert percent[-1] == "100"
+    changes = {"epochs": 9, "learning_rate": 1e-30}
+    changes["learning"] = optimization.Settings(early_stopping=1)
+    train_run.train(dataclasses.replace(tiny_config, **changes))
+    assert re.findall(r"train: +(\d+)%", capsys.readouterr().err)[-1] == "100"
 
 
 def test_a_damaged_repeats_file_is_an_error(tmp_path):
@@ -212,119 +170,112 @@ def test_a_damaged_repeats_file_is_an_error(tmp_path):
         ({"folds": 3, "seeds": 2}, "--folds and --seeds: expected only one"),
     ],
 )
-def test_folds_and_seeds_exclude_each_other(quick, change, message):
+def test_folds_and_seeds_exclude_each_other(change, message):
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(quick, **change)
+        settings.Config(**change)
+
+
+def lowest_loss(directory):
+    results = finished_run.read(str(directory)).results()
+    return min(result["validation_loss"] for result in results)
+
+
+def keeping(config, run_dir):
+    """Return the settings of a run of one epoch that keeps the head of another run."""
+    return dataclasses.replace(
+        config,
+        ckpt=str(run_dir / "model.keras"),
+        run_dir=f"{run_dir}2",
+        keep_head=True,
+        learning_rate=1e-30,
+        epochs=1,
+    )
 
 
 @pytest.mark.parametrize(("pooling", "size"), [("average", 6), ("statistics", 12)])
-def test_a_pooling_head_trains_and_is_kept(quick, pooling, size, capsys):
-    where = {"features": "pool2", "pooling": pooling}
-    pooled = dataclasses.replace(quick, **where, epochs=2, learning_rate=0)
+def test_a_pooling_head_trains_and_is_kept(tiny_config, pooling, size, capsys):
+    position = {"features": "pool2", "pooling": pooling}
+    pooled = dataclasses.replace(tiny_config, **position, learning_rate=0)
     first = train_run.train(pooled)
-    finished = finished_run.read(str(first))
-    kernel = finished.load_model().get_layer("logits").kernel
-    assert kernel.shape == (size, 3)
-    lowest = min(result["validation_loss"] for result in finished.results())
-    again = dataclasses.replace(
-        pooled,
-        ckpt=str(first / "model.keras"),
-        run_dir=quick.run_dir + "2",
-        keep_head=True,
-        learning_rate=1e-30,
-        epochs=1,
-    )
-    (result,) = finished_run.read(str(train_run.train(again))).results()
-    assert result["validation_loss"] == pytest.approx(lowest, rel=1e-4)
-    rates = [one["learning_rate"] for one in finished.results()]
+    assert final_kernel(first).shape == (size, 3)
     # By the 6 numbers of each kind; 0.75 of it two steps into a cosine of six.
-    assert rates[0] == pytest.approx(0.75 * 0.9216 / 6)
-    seat = dataclasses.replace(again, features="", pooling="auto")
-    seat = dataclasses.replace(seat, run_dir=quick.run_dir + "4")
+    result = finished_run.read(str(first)).results()[0]
+    assert result["learning_rate"] == pytest.approx(0.75 * 0.9216 / 6)
+    again = keeping(pooled, first)
+    without_flags = dataclasses.replace(again, features="", pooling="auto")
     capsys.readouterr()
-    (result,) = finished_run.read(
-        str(train_run.train(seat))
-    ).results()  # where the run had it
-    said = capsys.readouterr().err
-    assert re.search(r"^head +kept, on", said, re.M)
-    assert "not used" not in said
-    assert result["validation_loss"] == pytest.approx(lowest, rel=1e-4)
-    deeper = dataclasses.replace(again, features="conv2", run_dir=quick.run_dir + "3")
-    with pytest.raises(
-        errors.MismatchedCheckpoint, match="sits on pool2, the new one on conv"
+    second = train_run.train(without_flags)
+    stderr = capsys.readouterr().err
+    assert re.search(r"^head +kept, on", stderr, re.M)
+    assert "not used" not in stderr
+    assert lowest_loss(second) == pytest.approx(lowest_loss(first), rel=1e-4)
+    for change, message in (
+        ({"features": "conv2"}, "sits on pool2, the new one on conv"),
+        ({"pooling": "none"}, "--pooling"),
     ):
-        train_run.train(deeper)
-    other = dataclasses.replace(again, pooling="none", run_dir=quick.run_dir + "3")
-    with pytest.raises(errors.MismatchedCheckpoint, match="--pooling"):
-        train_run.train(other)
+        with pytest.raises(errors.MismatchedCheckpoint, match=message):
+            train_run.train(dataclasses.replace(again, **change, run_dir=""))
 
 
 @pytest.mark.slow
-def test_a_kept_head_begins_with_the_loss_it_had(quick, found):
-    """A new run begins at the accuracy, and the loss, that the old one had."""
-    first = train_run.train(dataclasses.replace(quick, hidden=6, epochs=4))
-    results = finished_run.read(str(first)).results()
-    lowest = min(result["validation_loss"] for result in results)
-    again = dataclasses.replace(
-        quick,
-        ckpt=str(first / "model.keras"),
-        run_dir=quick.run_dir + "2",
-        hidden=6,
-        keep_head=True,
-        learning_rate=1e-30,
-        epochs=1,
-    )
+def test_a_kept_head_begins_with_the_loss_it_had(tiny_config):
+    config = dataclasses.replace(tiny_config, hidden=6, epochs=4)
+    first = train_run.train(config)
+    again = keeping(config, first)
     second = train_run.train(again)
-    (result,) = finished_run.read(str(second)).results()
-    assert result["validation_loss"] == pytest.approx(lowest, rel=1e-4)
-    ledger = json.loads((second / "ledger.json").read_text())
-    status = {entry["variable"]: entry["status"] for entry in ledger["tensors"]}
+    assert lowest_loss(second) == pytest.approx(lowest_loss(first), rel=1e-4)
+    tensors = content(second, "ledger.json")["tensors"]
+    status = {entry["variable"]: entry["status"] for entry in tensors}
     assert status["logits/kernel"] == status["head_hidden/bias"] == "restored"
     assert "new" not in status.values()
-    new_head = dataclasses.replace(again, keep_head=False, run_dir=quick.run_dir + "3")
-    (other,) = finished_run.read(str(train_run.train(new_head))).results()
-    assert other["validation_loss"] == pytest.approx(np.log(3), rel=0.05)
+    new_head = dataclasses.replace(again, keep_head=False, run_dir=f"{first}3")
+    new_loss = lowest_loss(train_run.train(new_head))
+    assert new_loss == pytest.approx(np.log(3), rel=0.05)
     for change, message in (
         ({"hidden": 7}, r"head_hidden/kernel of \[7, 7\].*found \[7, 6\]"),
         ({"hidden": 0}, r"logits/kernel of \[7, 3\].*found \[6, 3\]"),
-        ({"ckpt": quick.ckpt}, r"Expected head_hidden/kernel.*found none"),
+        ({"ckpt": config.ckpt}, r"Expected head_hidden/kernel.*found none"),
     ):
         with pytest.raises(errors.MismatchedCheckpoint, match=message):
             train_run.train(dataclasses.replace(again, **change, run_dir=""))
     (first / "labels.txt").write_text("red\ngreen\nblue\n")
-    with pytest.raises(
-        errors.MismatchedCheckpoint, match="same classes in the same order"
-    ):
+    with pytest.raises(errors.MismatchedCheckpoint, match="classes in the same order"):
         train_run.train(dataclasses.replace(again, run_dir=""))
 
 
-def test_find_rate_writes_curve_and_picture(quick, capsys):
-    directory = learning_rate_finder.find_rate(quick)
+def test_find_rate_writes_curve_and_picture(tiny_config, capsys):
+    directory = learning_rate_finder.find_rate(tiny_config)
     assert {path.name for path in directory.iterdir()} == {
         "config.json",
         "labels.txt",
         "find_rate.json",
         "find_rate.png",
     }
-    about = json.loads((directory / "find_rate.json").read_text())
-    assert len(about["rates"]) == len(about["losses"]) > 20
+    curve = content(directory, "find_rate.json")
+    assert len(curve["rates"]) == len(curve["losses"]) > 20
     assert "learning" in capsys.readouterr().out
 
 
-def plan_of_training(config):
-    return plan_estimate.plan(config, least_s=0.05)
-
-
 class TestPlan:
-    def test_the_plan_lists_layers_steps_and_features(self, quick):
+    @pytest.fixture
+    def plan(self, tiny_config):
+        """Return a function that plans a training with other settings."""
+
+        def plan(**changes):
+            config = dataclasses.replace(tiny_config, **changes)
+            return plan_estimate.plan(config, least_s=0.05)
+
+        return plan
+
+    def test_the_plan_lists_layers_steps_and_features(self, plan, tiny_config):
         stages = (
             {"stage": "head", "epochs": 3},
             {"stage": "deeper", "train_from": "conv2", "views": 0, "steps": 7},
             {"stage": "some", "train": "fc3,logits"},
             {"stage": "again"},
         )
-        text = plan_of_training(dataclasses.replace(quick, stages=stages))
-        assert not Path(quick.run_dir).exists()
+        text = plan(stages=stages)
+        assert not Path(tiny_config.run_dir).exists()
         parts = re.split(r"^(?:deeper|some|again):$", text, flags=re.M)
         head, deeper, some, again = parts
         assert re.search(r"conv1 +8 x 8 x 4 +112 +cached", head)
@@ -340,36 +291,29 @@ class TestPlan:
         assert "features of" not in again  # those of the first stage serve it
         assert re.search(r"altogether about [0-9.]+ (s|min), [0-9.]+ GB", again)
 
-    def test_the_plan_counts_missing_features_alone(self, quick):
-        train_run.train(quick)
-        text = plan_of_training(dataclasses.replace(quick, run_dir=quick.run_dir + "2"))
-        assert "features of" not in text
+    def test_the_plan_counts_missing_features_alone(self, plan, tiny_config):
+        train_run.train(tiny_config)
+        assert "features of" not in plan(run_dir=tiny_config.run_dir + "2")
 
-    def test_the_plan_of_several_trainings_multiplies_their_time(self, quick):
-        one, five = (
-            plan_of_training(dataclasses.replace(quick, seeds=seeds))
-            for seeds in (1, 5)
-        )
-        assert "such trainings" not in one
-        assert "5 such trainings, altogether about" in five
+    def test_the_plan_of_several_trainings_multiplies_their_time(self, plan):
+        assert "such trainings" not in plan(seeds=1)
+        assert "5 such trainings, altogether about" in plan(seeds=5)
 
-    def test_the_plan_names_compared_networks(self, quick):
-        text = plan_of_training(dataclasses.replace(quick, compare="scratch"))
-        assert "pretrained:\n" in text
-        assert "scratch:\n" in text
+    def test_the_plan_names_compared_networks(self, plan):
+        assert {"pretrained:", "scratch:"} <= {*plan(compare="scratch").splitlines()}
 
     @pytest.mark.slow
-    def test_the_plan_is_near_the_time_of_the_run(self, quick, found):
+    def test_the_plan_is_near_the_time_of_the_run(self, tiny_config, found):
         """A network that takes a second an epoch, whole."""
         config = dataclasses.replace(
-            quick, ckpt="none", arch="cifar_cnn", epochs=4, batch_size=16
+            tiny_config, ckpt="none", arch="cifar_cnn", epochs=4
         )
         (network,) = train_run.prepare(config, found, Path(config.run_dir))
         (estimate,) = plan_estimate.estimate_stages(network, found)
         results = finished_run.read(str(train_run.train(config))).results()
         # The first epoch has TensorFlow's preparations.
-        took = sum(result["seconds"] for result in results[1:]) * 4 / 3
-        assert 0.4 < estimate.seconds / took < 2.5  # other processes may be at work
+        measured_s = sum(result["seconds"] for result in results[1:]) * 4 / 3
+        assert 0.4 < estimate.seconds / measured_s < 2.5  # others may be at work
 
 
 def test_the_age_of_the_process_is_plausible():

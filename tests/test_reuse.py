@@ -1,7 +1,8 @@
-"""Weights reused block by block, and a pretrained network judged as it is."""
+"""Weights reused block by block, and a pretrained network evaluated as it is."""
 
 import dataclasses
 import json
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,97 +12,70 @@ import evaluate
 from model.checkpoints import errors, reading
 from model.evaluation import evaluation_settings
 from model.export import export_settings, exporting
-from model.runs import finished_run, run_folder
-from model.training import settings, train_run
-from model.weights import model_variables, preprocessing_overrides, weight_file
-from tests.support import drawn_photos
-
-LAYERS = ("conv1", "conv2", "fc3", "fc4", "fc5")
-
-
-def tiny_arrays(tiny, layers=LAYERS, num_classes=0):
-    """{"layer/variable": array} that keep the features of an image alive."""
-    random = np.random.default_rng(3)
-    shapes = tiny.variable_shapes(tiny.input_spec, num_classes)
-    return {
-        f"{layer}/{name}": random.normal(0, 0.3, shape).astype(np.float32)
-        for layer, variables in shapes.items()
-        for name, shape in variables.items()
-        if layer in layers
-    }
-
-
-def write(tiny, path, arrays):
-    weight_file.write(path, arrays, weight_file.describe("tiny", tiny.input_spec))
-    return str(path)
+from model.runs import finished_run
+from model.training import train_run
+from model.weights import model_variables
+from tests.support import drawn_photos, networks
 
 
 @pytest.fixture
-def quick(tiny, shared_records, tmp_path):
-    """Settings of a training of the tiny network."""
-    return settings.Config(
-        ckpt=write(tiny, tmp_path / "w.safetensors", tiny_arrays(tiny)),
-        data=str(shared_records),
-        run_dir=str(tmp_path / "run"),
-        epochs=2,
-        batch_size=16,
-        learning_rate=1e-2,
-        precision="float32",
-    )
+def quick(tiny_config):
+    return dataclasses.replace(tiny_config, views=-1)
 
 
 def ledger(config):
-    tensors = json.loads((run_folder.Path(config.run_dir) / "ledger.json").read_text())
-    found = {}
-    for entry in tensors["tensors"]:
-        found.setdefault(entry["status"], set()).add(
-            (entry["variable"] or entry["tensor"]).split("/")[0]
-        )
-    return found, {entry["variable"] for entry in tensors["frozen"]}
+    """Return {status: layers} of all tensors, and the layers that stayed frozen."""
+    content = json.loads((Path(config.run_dir) / "ledger.json").read_text())
+    layers = {}
+    for entry in content["tensors"]:
+        name = entry["variable"] or entry["tensor"]
+        layers.setdefault(entry["status"], set()).add(name.split("/")[0])
+    return layers, {entry["variable"].split("/")[0] for entry in content["frozen"]}
 
 
-def about(config):
-    return json.loads((run_folder.Path(config.run_dir) / "config.json").read_text())
+def config_json(config):
+    return json.loads((Path(config.run_dir) / "config.json").read_text())
+
+
+def arrays_of(config):
+    return model_variables.gather(finished_run.read(config.run_dir).load_model())
 
 
 def test_all_that_fits_is_restored(quick):
     train_run.train(quick)
-    found, frozen = ledger(quick)
-    assert found == {
+    layers, frozen = ledger(quick)
+    assert layers == {
         "restored": {"conv1", "conv2", "fc3", "fc4"},
         "unused": {"fc5"},
         "new": {"logits"},
     }
-    assert {name.split("/")[0] for name in frozen} == found["restored"]
+    assert frozen == layers["restored"]
 
 
-def test_layers_left_out_on_purpose_are_new_and_train(quick):
+def test_skipped_layers_are_new_and_train(quick):
     config = dataclasses.replace(quick, skip="fc3,fc4", features="fc4")
     train_run.train(config)
-    found, frozen = ledger(config)
-    assert found["restored"] == {"conv1", "conv2"}
-    assert found["skipped"] == {"fc3", "fc4"}
-    assert found["new"] == {"fc3", "fc4", "logits"}
-    assert {name.split("/")[0] for name in frozen} == {"conv1", "conv2"}
-    assert about(config)["stages"][0]["train_from"] == "fc3"
+    layers, frozen = ledger(config)
+    assert layers["restored"] == frozen == {"conv1", "conv2"}
+    assert layers["skipped"] == {"fc3", "fc4"}
+    assert layers["new"] == {"fc3", "fc4", "logits"}
+    assert config_json(config)["stages"][0]["train_from"] == "fc3"
 
 
-def test_a_skip_of_no_layer(quick):
+def test_a_skip_of_no_layer_is_refused(quick):
     with pytest.raises(
         errors.MismatchedCheckpoint, match=r"--skip=fc9: tiny .*conv1, conv2, fc3"
     ):
         train_run.train(dataclasses.replace(quick, skip="fc3,fc9"))
 
 
-def test_some_blocks_only(tiny, quick, tmp_path):
-    """The new layer goes where the file's layers end, or further up if told to."""
-    arrays = tiny_arrays(tiny, ("conv1", "conv2"))
-    config = dataclasses.replace(quick, ckpt=write(tiny, tmp_path / "some.npy", arrays))
+def test_the_head_sits_where_the_layers_of_the_file_end_or_higher(quick, tmp_path):
+    arrays = networks.tiny_arrays(("conv1", "conv2"))
+    ckpt = networks.write_tiny(tmp_path / "some.npy", arrays)
+    config = dataclasses.replace(quick, ckpt=ckpt)
     train_run.train(config)
-    assert about(config)["features"] == "pool2"
-    deeper = dataclasses.replace(
-        config, features="fc4", run_dir=str(tmp_path / "deeper")
-    )
+    assert config_json(config)["features"] == "pool2"
+    deeper = dataclasses.replace(config, features="fc4", run_dir=f"{tmp_path}/deeper")
     with pytest.raises(errors.MismatchedCheckpoint, match="--skip=fc3,fc4"):
         train_run.train(deeper)
     deeper = dataclasses.replace(deeper, skip="fc3,fc4")
@@ -109,16 +83,17 @@ def test_some_blocks_only(tiny, quick, tmp_path):
     assert ledger(deeper)[0]["new"] == {"fc3", "fc4", "logits"}
 
 
-def test_a_near_miss_is_named(tiny, quick, tmp_path, capsys):
-    arrays = tiny_arrays(tiny)
-    arrays = {name.replace("fc4", "fc4_flickr"): a for name, a in arrays.items()}
-    config = dataclasses.replace(
-        quick, ckpt=write(tiny, tmp_path / "near.safetensors", arrays)
-    )
+def test_a_name_that_nearly_fits_is_reported(quick, tmp_path, capsys):
+    arrays = {
+        name.replace("fc4", "fc4_flickr"): array
+        for name, array in networks.tiny_arrays().items()
+    }
+    ckpt = networks.write_tiny(tmp_path / "near.safetensors", arrays)
+    config = dataclasses.replace(quick, ckpt=ckpt)
     train_run.train(config)
-    assert about(config)["features"] == "fc3"
-    said = capsys.readouterr().err
-    assert "the file has fc4_flickr, the network has fc4" in said
+    assert config_json(config)["features"] == "fc3"
+    message = "the file has fc4_flickr, the network has fc4"
+    assert message in capsys.readouterr().err
     assert "fc4_flickr" in ledger(config)[0]["unused"]
 
 
@@ -132,35 +107,27 @@ def test_a_near_miss_is_named(tiny, quick, tmp_path, capsys):
         ),
     ],
 )
-def test_a_runs_weights_start_another_run(quick, tmp_path, name):
-    """Exported, restored: the layers and the preprocessing are those of the run."""
-    first = dataclasses.replace(
-        quick,
-        train_from="fc4",
-        overrides=dataclasses.replace(quick.overrides, scale=2.0),
-    )
+def test_exported_weights_of_a_run_start_another_run(quick, tmp_path, name):
+    """The layers and the preprocessing are those of the run."""
+    overrides = dataclasses.replace(quick.overrides, scale=2.0)
+    first = dataclasses.replace(quick, train_from="fc4", overrides=overrides)
     train_run.train(first)
-    path = tmp_path / "out" / name
-    shapes = exporting.export_weights(
-        export_settings.Config(run_dir=first.run_dir, weights=str(path))
-    )
-    assert shapes["logits/kernel"] == (7, 3)
-    second = dataclasses.replace(
-        quick, ckpt=str(path), run_dir=str(tmp_path / "second"), epochs=1
-    )
+    path = str(tmp_path / "out" / name)
+    export = export_settings.Config(run_dir=first.run_dir, weights=path)
+    assert exporting.export_weights(export)["logits/kernel"] == (7, 3)
+    second = dataclasses.replace(quick, ckpt=path, run_dir=f"{tmp_path}/b", epochs=1)
     train_run.train(second)
-    assert about(second)["input_spec"]["scale"] == 2.0
-    before = model_variables.gather(finished_run.read(first.run_dir).load_model())
-    after = model_variables.gather(finished_run.read(second.run_dir).load_model())
-    for layer in LAYERS[:4]:
+    assert config_json(second)["input_spec"]["scale"] == 2.0
+    before, after = arrays_of(first), arrays_of(second)
+    for layer in ("conv1", "conv2", "fc3", "fc4"):
         np.testing.assert_array_equal(
             after[f"{layer}/kernel"], before[f"{layer}/kernel"]
         )
     assert "logits" in ledger(second)[0]["unused"]
 
 
-def keras_file(path):
-    """A model that Keras saved, of none of our networks."""
+def write_foreign_model(path):
+    """Write a model that Keras saved and that is none of our networks."""
     model = keras.Sequential(
         [
             keras.Input((16, 16, 3)),
@@ -179,103 +146,75 @@ def keras_file(path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["model.keras", "w.safetensors", "w.h5", "w.npy"])
 def test_a_run_on_a_rebuilt_model_starts_another_run(quick, tmp_path, name):
-    first = dataclasses.replace(
-        quick,
-        ckpt=keras_file(tmp_path / "theirs.keras"),
-        overrides=preprocessing_overrides.AS_WEIGHTS,
-    )
-    train_run.train(first)
-    path = run_folder.Path(first.run_dir) / name
+    ckpt = write_foreign_model(tmp_path / "theirs.keras")
+    first = dataclasses.replace(quick, ckpt=ckpt)
+    path = str(train_run.train(first) / name)
     if name != "model.keras":
-        exporting.export_weights(
-            export_settings.Config(run_dir=first.run_dir, weights=str(path))
-        )
-    second = dataclasses.replace(first, ckpt=str(path), run_dir=str(tmp_path / "b"))
+        export = export_settings.Config(run_dir=first.run_dir, weights=path)
+        exporting.export_weights(export)
+    second = dataclasses.replace(first, ckpt=path, run_dir=str(tmp_path / "b"))
     train_run.train(second)
-    assert about(second)["network"] == "keras-theirs"
-    assert about(second)["input_spec"] == about(first)["input_spec"]
+    assert config_json(second)["network"] == "keras-theirs"
+    assert config_json(second)["input_spec"] == config_json(first)["input_spec"]
     assert ledger(second)[0] == {
         "restored": {"first", "norm", "embedding"},
         "unused": {"logits"},
         "new": {"logits"},
     }
     with pytest.raises(errors.MismatchedCheckpoint, match="--run_dir"):
-        evaluate.evaluate(evaluation_settings.Config(ckpt=str(path), data=quick.data))
+        evaluate.evaluate(evaluation_settings.Config(ckpt=path, data=quick.data))
 
 
-def test_a_run_folder_is_no_checkpoint(quick):
-    train_run.train(quick)
-    again = dataclasses.replace(quick, ckpt=quick.run_dir, run_dir="x")
+def test_a_run_folder_is_no_checkpoint(quick, shared_run):
+    config = dataclasses.replace(quick, ckpt=str(shared_run))
     with pytest.raises(errors.UnknownFormat, match=r"is the folder of a run"):
-        train_run.train(again)
+        train_run.train(config)
+
+
+def evaluate_with(**flags):
+    return evaluate.evaluate(evaluation_settings.Config(**flags))
 
 
 class TestPretrained:
     @pytest.fixture
-    def file(self, tiny, quick, tmp_path):
-        """The trained network with its final layer under the network's own name."""
+    def ckpt(self, quick, tmp_path):
+        """The trained network, its final layer under the network's own name."""
         config = dataclasses.replace(quick, train_from="conv1", epochs=12)
         train_run.train(config)
         arrays = {
             name.replace("logits", "fc5"): array
-            for name, array in model_variables.gather(
-                finished_run.read(config.run_dir).load_model()
-            ).items()
+            for name, array in arrays_of(config).items()
         }
-        return write(tiny, tmp_path / "whole.safetensors", arrays)
+        return networks.write_tiny(tmp_path / "whole.safetensors", arrays)
 
-    def test_same_figures_as_the_run(self, file, quick, shared_records):
-        by_run = evaluate.evaluate(evaluation_settings.Config(run_dir=quick.run_dir))
-        found = evaluate.evaluate(
-            evaluation_settings.Config(
-                ckpt=file, data=str(shared_records), split="test"
-            )
-        )
-        assert found["accuracy"] == by_run["accuracy"] > 0.6
-        assert found["confusion_matrix"] == by_run["confusion_matrix"]
-        assert found["loss"] == pytest.approx(by_run["loss"], rel=1e-4)
+    def test_a_pretrained_network_has_the_figures_of_the_run(self, ckpt, quick):
+        by_run = evaluate_with(run_dir=quick.run_dir)
+        by_weights = evaluate_with(ckpt=ckpt, data=quick.data, split="test")
+        assert by_weights["accuracy"] == by_run["accuracy"] > 0.6
+        assert by_weights["confusion_matrix"] == by_run["confusion_matrix"]
+        assert by_weights["loss"] == pytest.approx(by_run["loss"], rel=1e-4)
 
-    def test_a_folder_of_photos_with_labels_in_another_order(
-        self, tiny, file, quick, tmp_path
-    ):
-        """The network's classes are named by the file, whatever the folders' order."""
+    def test_labels_name_the_classes_of_a_pretrained_network(self, ckpt, tmp_path):
+        """Their order differs from that of the folders."""
         photos = drawn_photos.write_photos(tmp_path / "photos", per_class=6)
-        tensors = reading.read(run_folder.Path(file)).tensors
         order = [2, 0, 1]
         arrays = {
             name: array[..., order] if name.startswith("fc5") else array
-            for name, array in tensors.items()
+            for name, array in reading.read(Path(ckpt)).tensors.items()
         }
-        turned = write(tiny, tmp_path / "turned.safetensors", arrays)
-        (tmp_path / "labels.txt").write_text("red\nblue\ngreen\n")
-        plain = evaluate.evaluate(
-            evaluation_settings.Config(ckpt=file, data=str(photos), split="all")
-        )
-        found = evaluate.evaluate(
-            evaluation_settings.Config(
-                ckpt=turned,
-                data=str(photos),
-                split="all",
-                labels=str(tmp_path / "labels.txt"),
-            )
-        )
-        assert found["num_examples"] == 18
-        assert found["accuracy"] == plain["accuracy"] > 0.6
-        assert found["class_names"] == ["red", "blue", "green"]
-
-    def test_classes_of_other_names(self, file, tmp_path):
-        photos = drawn_photos.write_photos(tmp_path / "photos", per_class=3)
-        (tmp_path / "labels.txt").write_text("cat\ndog\nred\n")
+        turned = networks.write_tiny(tmp_path / "turned.safetensors", arrays)
+        labels = tmp_path / "labels.txt"
+        labels.write_text("red\nblue\ngreen\n")
+        flags = {"data": str(photos), "split": "all"}
+        plain = evaluate_with(ckpt=ckpt, **flags)
+        figures = evaluate_with(ckpt=turned, labels=str(labels), **flags)
+        assert figures["num_examples"] == 18
+        assert figures["accuracy"] == plain["accuracy"] > 0.6
+        assert figures["class_names"] == ["red", "blue", "green"]
+        labels.write_text("cat\ndog\nred\n")
         with pytest.raises(errors.MismatchedCheckpoint, match="class blue of the data"):
-            evaluate.evaluate(
-                evaluation_settings.Config(
-                    ckpt=file,
-                    data=str(photos),
-                    split="all",
-                    labels=str(tmp_path / "labels.txt"),
-                )
-            )
+            evaluate_with(ckpt=ckpt, labels=str(labels), **flags)
 
-    def test_data_are_asked_for(self):
+    def test_a_pretrained_network_needs_data(self):
         with pytest.raises(ValueError, match="expected --data"):
             evaluation_settings.Config(ckpt="x")

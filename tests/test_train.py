@@ -1,12 +1,9 @@
 import dataclasses
 import json
 import math
-import os
 import re
 import signal
-import subprocess
-import sys
-import time
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -15,13 +12,13 @@ import tensorflow as tf
 
 from model.checkpoints import errors
 from model.loop import training_loop
-from model.runs import finished_run, run_folder
+from model.networks import registry
+from model.runs import finished_run
 from model.training import settings, train_run
-from model.weights import named_weights
+from model.weights import model_variables, named_weights
 from pipeline.batches import dataset
-from pipeline.records import manifest
 from pipeline.system.errors import DataError
-from tests.support import files, processes
+from tests.support import processes
 
 
 @pytest.fixture(autouse=True)
@@ -46,10 +43,14 @@ def content(directory, name):
     return json.loads((directory / name).read_text(encoding="utf-8"))
 
 
+def restored_tensors():
+    return named_weights.resolve("alexnet").checkpoint.tensors
+
+
 def validation_logits(directory, found):
-    """What model.keras says of the validation photos, central window."""
+    """Return the logits of model.keras for the central crop of validation photos."""
     finished = finished_run.read(str(directory))
-    model = keras.models.load_model(directory / "model.keras")
+    model = finished.load_model()
     images = dataset.Evaluation(found, "validation", finished.spec, batch_size=8)
     return np.concatenate([model(batch["image"]).numpy() for batch in images])
 
@@ -91,8 +92,7 @@ def test_config_records_settings_and_digests(shared_run, found, weights_cache):
 
 
 def test_metrics_show_that_training_learns(shared_run):
-    lines = (shared_run / "metrics.jsonl").read_text().splitlines()
-    results = [json.loads(line) for line in lines]
+    results = finished_run.read(str(shared_run)).results()
     assert [result["epoch"] for result in results] == [1, 2, 3, 4]
     assert results[-1]["loss"] < results[0]["loss"]
     assert results[-1]["validation_accuracy"] > 0.9
@@ -106,25 +106,22 @@ def test_metrics_show_that_training_learns(shared_run):
 
 def test_the_ledger_lists_everything_and_proves_the_frozen_part(shared_run):
     ledger = content(shared_run, "ledger.json")
-    restored = {t["variable"] for t in ledger["tensors"] if t["status"] == "restored"}
-    convolutions = {
-        f"conv{n}/{kind}" for n in range(1, 6) for kind in ("kernel", "bias")
-    }
-    assert restored == convolutions
-    new = {t["variable"] for t in ledger["tensors"] if t["status"] == "new"}
-    assert new == {"logits/kernel", "logits/bias"}
+    variables = {"restored": set(), "new": set()}
+    for entry in ledger["tensors"]:
+        variables[entry["status"]].add(entry["variable"])
+    convolutions = restored_tensors().keys()
+    assert len(convolutions) == 10
+    assert variables["restored"] == convolutions
+    assert variables["new"] == {"logits/kernel", "logits/bias"}
+    assert ledger["preprocessing"] == "torchvision"
     frozen = {entry["variable"]: entry for entry in ledger["frozen"]}
     assert set(frozen) == convolutions
-    assert ledger["preprocessing"] == "torchvision"
-    model = keras.models.load_model(shared_run / "model.keras")
-    tensors = named_weights.resolve("alexnet").checkpoint.tensors
-    for layer in model.layers:
-        for variable in layer.weights if layer.name.startswith("conv") else ():
-            name = f"{layer.name}/{variable.name}"
-            value = variable.numpy()
-            assert (value == tensors[f"{name}"]).all()
-            assert frozen[name]["sha256_before"] == frozen[name]["sha256_after"]
-            assert frozen[name]["sha256_after"]
+    arrays = model_variables.gather(finished_run.read(str(shared_run)).load_model())
+    tensors = restored_tensors()
+    for name, digests in frozen.items():
+        assert (arrays[name] == tensors[name]).all()
+        assert digests["sha256_before"] == digests["sha256_after"]
+        assert digests["sha256_after"]
 
 
 def test_the_model_loads_in_plain_keras_elsewhere(shared_run, found, tmp_path):
@@ -149,9 +146,8 @@ def test_the_model_loads_in_plain_keras_elsewhere(shared_run, found, tmp_path):
 
 
 def test_the_saved_model_has_the_lowest_validation_loss(shared_run, found):
-    """Its loss on the validation photos is the lowest of metrics.jsonl."""
-    lines = (shared_run / "metrics.jsonl").read_text().splitlines()
-    lowest = min(json.loads(line)["validation_loss"] for line in lines)
+    results = finished_run.read(str(shared_run)).results()
+    lowest = min(result["validation_loss"] for result in results)
     logits = validation_logits(shared_run, found).astype(np.float64)
     labels = [found.labels[row.class_name] for row in found.included("validation")]
     chosen = logits[np.arange(len(labels)), labels]
@@ -161,27 +157,27 @@ def test_the_saved_model_has_the_lowest_validation_loss(shared_run, found):
 
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes(quick, tmp_path):
-    weights = []
-    for name, seed in (("one", 0), ("same", 0), ("other", 1)):
+    kernels = []
+    for name, seed in (("first", 0), ("same", 0), ("other", 1)):
         config = dataclasses.replace(quick, run_dir=str(tmp_path / name), seed=seed)
-        directory = train_run.train(config)
-        model = keras.models.load_model(directory / "model.keras")
-        weights.append(model.get_layer("logits").kernel.numpy())
-    assert (weights[0] == weights[1]).all()
-    assert (weights[0] != weights[2]).any()
+        model = keras.models.load_model(train_run.train(config) / "model.keras")
+        kernels.append(model.get_layer("logits").kernel.numpy())
+    assert (kernels[0] == kernels[1]).all()
+    assert (kernels[0] != kernels[2]).any()
 
 
 def test_features_are_computed_once(quick, tmp_path):
-    cache = tmp_path / "cache"
+    def times_of_change():
+        return {p: p.stat().st_mtime_ns for p in tmp_path.glob("cache/*/view*.npy")}
+
     train_run.train(quick)
-    (folder,) = cache.iterdir()
-    stamps = {p.name: p.stat().st_mtime_ns for p in folder.glob("view*.npy")}
+    before = times_of_change()
     train_run.train(dataclasses.replace(quick, run_dir=str(tmp_path / "again")))
-    assert {p.name: p.stat().st_mtime_ns for p in folder.glob("view*.npy")} == stamps
+    assert times_of_change() == before != {}
 
 
 @pytest.mark.parametrize("views", [0, 1], ids=["fresh windows", "cached"])
-def test_deeper_layers_can_train(quick, views, found):
+def test_deeper_layers_can_train(quick, views):
     config = dataclasses.replace(quick, train_from="conv5", views=views, epochs=1)
     directory = train_run.train(config)
     (stage,) = content(directory, "config.json")["stages"]
@@ -189,15 +185,11 @@ def test_deeper_layers_can_train(quick, views, found):
     ledger = content(directory, "ledger.json")
     frozen = {entry["variable"].split("/")[0] for entry in ledger["frozen"]}
     assert frozen == {"conv1", "conv2", "conv3", "conv4"}
-    model = keras.models.load_model(directory / "model.keras")
-    tensors = named_weights.resolve("alexnet").checkpoint.tensors
-    moved = {
-        name: not np.array_equal(
-            model.get_layer(name).kernel.numpy(), tensors[f"{name}/kernel"]
-        )
-        for name in ("conv4", "conv5")
-    }
-    assert moved == {"conv4": False, "conv5": True}
+    arrays = model_variables.gather(finished_run.read(str(directory)).load_model())
+    tensors = restored_tensors()
+    for layer, is_same in (("conv4", True), ("conv5", False)):
+        name = f"{layer}/kernel"
+        assert np.array_equal(arrays[name], tensors[name]) == is_same
 
 
 @pytest.mark.slow
@@ -218,12 +210,7 @@ def test_each_precision_trains(quick, precision, found, capsys):
     if precision == "float16":
         labels.insert(0, "precision")
         assert header[1][1].endswith("in float32 trains the head (logits)")
-    assert [label for label, _ in header] == [
-        "device",
-        *labels,
-        "epochs",
-        "photos",
-    ]
+    assert [label for label, _ in header] == ["device", *labels, "epochs", "photos"]
     assert header[0][1].endswith(f", {precision}")
     assert dict(header)["learning rate"].startswith("0.001 (")
     assert dict(header)["photos"] == "48 train, 6 validation, 6 test"
@@ -233,20 +220,15 @@ def test_each_precision_trains(quick, precision, found, capsys):
 
 
 def test_a_tensorflow_1_checkpoint_is_matched_by_names(quick, tmp_path):
-    """The 2018 form, of which this one has the convolutions."""
+    """It has the convolutions of the network of 2018."""
     random = np.random.default_rng(0)
-    shapes = {
-        "conv1": (11, 11, 3, 96),
-        "conv2": (5, 5, 96, 256),
-        "conv3": (3, 3, 256, 384),
-        "conv4": (3, 3, 384, 384),
-        "conv5": (3, 3, 384, 256),
-    }
+    network = registry.NETWORKS["alexnet"]
     tensors = {}
-    for layer, shape in shapes.items():
-        scale = np.sqrt(2 / np.prod(shape[:-1]))
-        tensors[f"{layer}/weights"] = random.normal(0, scale, shape).astype(np.float32)
-        tensors[f"{layer}/biases"] = np.zeros(shape[-1:], np.float32)
+    for layer, shapes in network.variable_shapes(network.input_spec).items():
+        if layer.startswith("conv"):
+            kernel = random.normal(0, 0.02, shapes["kernel"]).astype(np.float32)
+            tensors[f"{layer}/weights"] = kernel
+            tensors[f"{layer}/biases"] = np.zeros(shapes["bias"], np.float32)
     prefix = tmp_path / "alexnet_2018.ckpt"
     tf.raw_ops.SaveV2(
         prefix=str(prefix),
@@ -283,81 +265,46 @@ def test_settings_that_the_weights_do_not_allow_are_an_error(quick, change, mess
     config = dataclasses.replace(quick, **change)
     with pytest.raises(errors.CheckpointError, match=message):
         train_run.train(config)
-    assert not (run_folder.Path(config.run_dir)).exists()
+    assert not Path(config.run_dir).exists()
 
 
-def test_missing_records_name_the_command_that_makes_them(quick, tmp_path):
-    config = dataclasses.replace(quick, data=str(tmp_path / "nothing"))
-    with pytest.raises((DataError, FileNotFoundError), match=r"pipeline\.convert"):
-        train_run.train(config)
-
-
-def test_an_empty_validation_split_is_refused(quick, shared_records, tmp_path):
-    found = manifest.read(shared_records)
+@pytest.mark.parametrize(
+    ("split", "other", "message"),
+    [
+        ("validation", "train", "no validation photo.* Make a new split"),
+        ("train", "test", "no training photo of blue, green, red"),
+    ],
+)
+def test_an_empty_split_is_refused(found, tmp_path, split, other, message):
     rows = tuple(
-        dataclasses.replace(row, split="train") if row.split == "validation" else row
+        dataclasses.replace(row, split=other) if row.split == split else row
         for row in found.rows
     )
-    for path in shared_records.glob("*.tfrecord"):
+    for path in found.directory.glob("*.tfrecord"):
         (tmp_path / path.name).symlink_to(path)
     dataclasses.replace(found, rows=rows, directory=tmp_path).stage(tmp_path)
-    config = dataclasses.replace(quick, data=str(tmp_path))
-    with pytest.raises(DataError, match="no validation photo"):
-        train_run.train(config)
-
-
-def test_a_run_folder_is_not_overwritten(quick, shared_run):
-    config = dataclasses.replace(quick, run_dir=str(shared_run))
-    before = files.folder_digest(shared_run)
-    with pytest.raises(run_folder.RunError, match="choose another"):
-        train_run.train(config)
-    assert files.folder_digest(shared_run) == before
+    with pytest.raises(DataError, match=message):
+        train_run.read_records(str(tmp_path))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_training_leaves_a_usable_run(
-    shared_records, weights_cache, tmp_path, signal_number
+def test_an_interrupted_training_leaves_a_usable_run(
+    shared_records, weights_cache, tmp_path
 ):
     directory = tmp_path / "run"
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "train.py",
-            f"--data={shared_records}",
-            f"--run_dir={directory}",
-            "--epochs=100000",
-            "--views=1",
-        ],
-        cwd=files.ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "XDG_CACHE_HOME": str(weights_cache)},
-    )
     metrics = directory / "metrics.jsonl"
-    try:
-        deadline = time.monotonic() + 60
-        while not metrics.exists() or len(metrics.read_bytes().splitlines()) < 3:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        process.send_signal(signal_number)
-        _, stderr = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 128 + signal_number, stderr
+    with processes.start_command(
+        *("train.py", f"--data={shared_records}", f"--run_dir={directory}"),
+        *("--epochs=100000", "--views=1"),
+        cache=weights_cache,
+    ) as train:
+        processes.wait_until(
+            train, lambda: metrics.exists() and metrics.read_bytes().count(b"\n") > 2
+        )
+        train.send_signal(signal.SIGINT)
+        _, stderr = train.communicate(timeout=60)
+    assert train.returncode == 128 + signal.SIGINT, stderr
     assert "Traceback" not in stderr
     done = processes.run_command("evaluate.py", f"--run_dir={directory}")
     assert done.returncode == 0, done.stderr
     assert finished_run.read(str(directory)).spec.source == "torchvision"
-
-
-def test_wrong_flags_exit_with_1_and_problems_with_2(tmp_path):
-    wrong = processes.run_command("train.py", "--dropout=1")
-    assert wrong.returncode == 1
-    assert "--dropout=1" in wrong.stdout + wrong.stderr
-    problem = processes.run_command("train.py", f"--data={tmp_path / 'none'}")
-    assert problem.returncode == 2
-    assert problem.stdout == ""
-    assert problem.stderr.startswith("error: ")
-    assert problem.stderr.count("\n") == 1

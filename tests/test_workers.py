@@ -1,11 +1,7 @@
 """Two processes, and two devices of one, train as one does."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
-import time
 import types
 
 import numpy as np
@@ -14,101 +10,80 @@ import pytest
 from model.loop import distributed
 from model.runs import finished_run
 from pipeline.system.errors import DataError
-from tests.support import files, processes
+from tests.support import cases, processes
 
 
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+@pytest.fixture
+def start_both(shared_records, weights_cache):
+    """Return a function that starts both processes of a training, the chief first."""
+
+    def start(*flags):
+        with socket.socket() as first, socket.socket() as second:
+            for opened in (first, second):
+                opened.bind(("127.0.0.1", 0))
+            ports = [opened.getsockname()[1] for opened in (first, second)]
+        cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
+        tasks = [{"type": "worker", "index": rank} for rank in range(2)]
+        return [
+            processes.start_command(
+                *("train.py", f"--data={shared_records}", *SETTINGS, *flags),
+                cache=weights_cache,
+                TF_CONFIG=json.dumps({"cluster": cluster, "task": task}),
+            )
+            for task in tasks
+        ]
+
+    return start
 
 
-def start(rank, ports, cache, *arguments):
-    """A process of a training, as the first worker's is the chief."""
-    cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
-    task = {"type": "worker", "index": rank}
-    return subprocess.Popen(
-        [sys.executable, "train.py", *arguments],
-        cwd=files.ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={
-            **os.environ,
-            "XDG_CACHE_HOME": str(cache),
-            "TF_CONFIG": json.dumps({"cluster": cluster, "task": task}),
-        },
-    )
+# Steps of 13 photos of 48, so that the last is smaller; nothing is random.
+SETTINGS = (
+    *("--train_from=conv5", "--views=1", "--batch_size=13", "--dropout=0"),
+    *("--precision=float32", "--learning_rate=1e-4"),
+)
 
 
-def results(directory):
-    return finished_run.read(str(directory)).results()
-
-
-def small_training(records, directory, *more):
-    """Steps of 13 photos of 48, so that the last is smaller; nothing is random."""
-    return (
-        *(f"--data={records}", f"--run_dir={directory}", "--train_from=conv5"),
-        *("--views=1", "--batch_size=13", "--dropout=0", "--precision=float32"),
-        *("--learning_rate=1e-4", *more),
-    )
-
-
-def same_losses(first, second):
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(
+    start_both, shared_records, weights_cache, tmp_path
+):
+    alone, joint = tmp_path / "alone", tmp_path / "joint"
+    flags = ("--epochs=3", f"--run_dir={alone}", f"--data={shared_records}")
+    done = processes.run_command("train.py", *SETTINGS, *flags, cache=weights_cache)
+    assert done.returncode == 0, done.stderr
+    both = start_both("--epochs=3", f"--run_dir={joint}")
+    (chief_out, chief_err), other = [p.communicate(timeout=180) for p in both]
+    assert [process.returncode for process in both] == [0, 0], (chief_err, other)
+    assert "process 1 of 2" in chief_err
+    assert "process 2 of 2" in other[1]
+    assert "best epoch" in chief_out
+    assert other[0] == ""  # the chief alone reports the result
     names = ("loss", "accuracy", "validation_loss", "validation_accuracy")
-    for one, two in zip(first, second, strict=True):
+    results = [finished_run.read(str(path)).results() for path in (alone, joint)]
+    for expected, result in zip(*results, strict=True):
         for name in names:
-            assert one[name] == pytest.approx(two[name], rel=1e-3, abs=1e-5), name
+            assert result[name] == pytest.approx(expected[name], rel=1e-3, abs=1e-5)
+    assert {p.name for p in joint.iterdir()} == {p.name for p in alone.iterdir()}
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_does(shared_records, weights_cache, tmp_path):
-    arguments = small_training(shared_records, tmp_path / "one", "--epochs=3")
-    alone = processes.run_command("train.py", *arguments, cache=weights_cache)
-    assert alone.returncode == 0, alone.stderr
-    directory = tmp_path / "two"
-    arguments = small_training(shared_records, directory, "--epochs=3")
-    ports = free_ports(2)
-    both = [start(rank, ports, weights_cache, *arguments) for rank in range(2)]
-    said = [process.communicate(timeout=180) for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    assert "process 1 of 2" in said[0][1]
-    assert "process 2 of 2" in said[1][1]
-    assert "best epoch" in said[0][0]
-    assert said[1][0] == ""  # the chief alone says what came of it
-    same_losses(results(directory), results(tmp_path / "one"))
-    names = {path.name for path in directory.iterdir()}
-    assert names == {path.name for path in (tmp_path / "one").iterdir()}
-
-
-@pytest.mark.slow
-def test_a_process_that_dies_stops_the_others(shared_records, weights_cache, tmp_path):
+def test_a_process_that_dies_stops_the_others(start_both, tmp_path):
     directory = tmp_path / "run"
-    arguments = small_training(
-        shared_records, directory, "--epochs=100000", "--snapshot_steps=5"
+    chief, other = start_both(
+        "--epochs=100000", "--snapshot_steps=5", f"--run_dir={directory}"
     )
-    ports = free_ports(2)
-    chief, other = (start(rank, ports, weights_cache, *arguments) for rank in range(2))
     try:
-        deadline = time.monotonic() + 120
-        while not list(directory.glob("checkpoints/*.npz")):
-            assert chief.poll() is None, chief.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        processes.wait_until(chief, lambda: list(directory.glob("checkpoints/*.npz")))
         other.kill()
-        _, said = chief.communicate(timeout=120)
+        _, stderr = chief.communicate(timeout=120)
     finally:
         chief.kill()
         other.kill()
         other.communicate()
-    assert chief.returncode == 2, said
-    assert "another process of this training does not answer" in said
-    assert f"--resume={directory}" in said
-    assert "Traceback" not in said
+    assert chief.returncode == 2, stderr
+    assert "another process of this training does not answer" in stderr
+    assert f"--resume={directory}" in stderr
+    assert "Traceback" not in stderr
 
 
 ON_TWO_DEVICES = """
@@ -160,28 +135,19 @@ assert all(np.isfinite(weight).all() for weight in weights)
 
 
 def test_two_devices_train_as_one_does():
-    done = subprocess.run(
-        [sys.executable, "-c", ON_TWO_DEVICES],
-        cwd=files.ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = processes.run_command("-c", ON_TWO_DEVICES)
     assert done.returncode == 0, done.stderr
 
 
 class TestGPUs:
     """Without any: what TensorFlow would list, and what its strategy would have."""
 
-    GPUS = (
-        "/job:worker/replica:0/task:0/device:GPU:0",
-        "/job:worker/replica:0/task:0/device:GPU:1",
-    )
-    ANOTHERS = ("/job:worker/replica:0/task:1/device:GPU:0",)
+    GPUS = tuple(f"/job:worker/replica:0/task:0/device:GPU:{n}" for n in range(2))
+    GPU_OF_ANOTHER = "/job:worker/replica:0/task:1/device:GPU:0"
 
     @staticmethod
-    def one_of_two(gpus):
-        """A process of two, whose strategy knows these GPUs of its own."""
+    def group_of_two(gpus):
+        """Return the group of a process that has these GPUs and another beside it."""
         extended = types.SimpleNamespace(worker_devices=gpus)
         strategy = types.SimpleNamespace(extended=extended)
         return distributed.ProcessGroup(size=2, strategy=strategy)
@@ -193,59 +159,54 @@ class TestGPUs:
         assert (both.devices, both.num_replicas) == (self.GPUS, 2)
 
     def test_gpus_of_other_processes_are_left_to_them(self):
-        group = self.one_of_two(self.GPUS[:1])
-        group = group.on_gpus((*self.GPUS[:1], *self.ANOTHERS))
+        group = self.group_of_two(self.GPUS[:1])
+        group = group.on_gpus((self.GPUS[0], self.GPU_OF_ANOTHER))
         assert (group.devices, group.num_replicas) == (("",), 2)
 
     def test_several_gpus_in_each_of_several_processes_are_refused(self):
-        group = self.one_of_two(self.GPUS)
+        group = self.group_of_two(self.GPUS)
         with pytest.raises(DataError, match="2 processes, and 2 GPUs in this"):
-            group.on_gpus((*self.GPUS, *self.ANOTHERS))
+            group.on_gpus((*self.GPUS, self.GPU_OF_ANOTHER))
 
 
-@pytest.mark.parametrize(
-    ("tf_config", "expected"),
-    [
-        ("", (0, 1)),
-        ("{}", (0, 1)),
-        ('{"cluster": {}, "task": {"type": "worker", "index": 0}}', (0, 1)),
-        (
-            '{"cluster": {"worker": ["a:1", "b:1"]}, '
-            '"task": {"type": "worker", "index": 1}}',
-            (1, 2),
-        ),
-        (
-            '{"cluster": {"worker": ["a:1", "b:1"], "chief": ["c:1"]}, '
-            '"task": {"type": "worker", "index": "1"}}',
-            (2, 3),
-        ),
-    ],
+def tf_config(cluster, index, kind="worker"):
+    return json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}})
+
+
+@cases.table(
+    ("text", "expected"),
+    {
+        "unset": ("", (0, 1)),
+        "empty": ("{}", (0, 1)),
+        "alone": (tf_config({}, 0), (0, 1)),
+        "second": (tf_config({"worker": ["a:1", "b:1"]}, 1), (1, 2)),
+        "chief": (tf_config({"worker": ["a:1", "b:1"], "chief": ["c:1"]}, "1"), (2, 3)),
+    },
 )
-def test_rank_and_size_come_from_tf_config(tf_config, expected):
-    assert distributed.rank_and_size(tf_config) == expected
+def test_rank_and_size_come_from_tf_config(text, expected):
+    assert distributed.rank_and_size(text) == expected
 
 
-@pytest.mark.parametrize(
-    "tf_config",
-    [
-        "nonsense",
-        "[1]",
-        '{"cluster": {"worker": ["a:1"]}}',
-        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}',
-        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
-        '{"cluster": {"worker": 3}, "task": {"type": "worker", "index": 1}}',
-    ],
+@cases.table(
+    "text",
+    {
+        "no JSON": "nonsense",
+        "list": "[1]",
+        "no task": '{"cluster": {"worker": ["a:1"]}}',
+        "parameter server": tf_config({"worker": ["a:1"]}, 0, kind="ps"),
+        "no such worker": tf_config({"worker": ["a:1"]}, 1),
+        "no addresses": tf_config({"worker": 3}, 1),
+    },
 )
-def test_a_tf_config_without_this_process_is_refused(tf_config):
+def test_a_tf_config_without_this_process_is_refused(text):
     with pytest.raises(DataError, match="TF_CONFIG: expected"):
-        distributed.rank_and_size(tf_config)
+        distributed.rank_and_size(text)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 13, 64])
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_the_shares_of_all_processes_are_the_batch(count, size):
-    shared = []
-    for rank in range(size):
-        group = distributed.ProcessGroup(rank=rank, size=size)
-        shared += np.arange(count)[group.share(count)].tolist()
-    assert shared == list(range(count))
+    photos = np.arange(count)
+    groups = [distributed.ProcessGroup(rank=rank, size=size) for rank in range(size)]
+    shares = [photos[group.share(count)] for group in groups]
+    assert np.concatenate(shares).tolist() == list(range(count))

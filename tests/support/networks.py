@@ -4,7 +4,7 @@ import numpy as np
 import safetensors.numpy
 
 from model.networks import architecture, registry
-from model.weights import layer_naming
+from model.weights import layer_naming, weight_file
 from pipeline.batches.input_spec import InputSpec
 
 
@@ -49,6 +49,25 @@ def tiny():
         variables={"kernel": "{}/weights", "bias": "{}/biases"},
     )
     return network, naming
+
+
+def tiny_arrays(layers=("conv1", "conv2", "fc3", "fc4", "fc5")):
+    """Return {"layer/variable": array} that keep the features of an image alive."""
+    network, _ = tiny()
+    random = np.random.default_rng(3)
+    return {
+        f"{layer}/{name}": random.normal(0, 0.3, shape).astype(np.float32)
+        for layer, shapes in network.variable_shapes(network.input_spec).items()
+        for name, shape in shapes.items()
+        if layer in layers
+    }
+
+
+def write_tiny(path, arrays):
+    """Write weights of the tiny network; return their path as --ckpt has it."""
+    metadata = weight_file.describe("tiny", tiny()[0].input_spec)
+    weight_file.write(path, arrays, metadata)
+    return str(path)
 
 
 def random_convolutions():

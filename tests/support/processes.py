@@ -33,16 +33,32 @@ def wait_for_end(pid):
         time.sleep(0.05)
 
 
-def run_command(*words, cwd=files.ROOT, cache=None, **kwargs):
-    """Run `python WORDS` as a user would; return the finished process."""
-    environment = dict(os.environ)
+def start_command(*words, cwd=files.ROOT, cache=None, **environment):
+    """Start `python WORDS` as a user would; return the process."""
+    environment = {**os.environ, **environment}
     if cache is not None:
         environment["XDG_CACHE_HOME"] = str(cache)
-    return subprocess.run(
+    return subprocess.Popen(
         [sys.executable, *map(str, words)],
         cwd=cwd,
         env=environment,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        **kwargs,
     )
+
+
+def run_command(*words, **options):
+    """Run `python WORDS` as a user would; return the finished process."""
+    with start_command(*words, **options) as process:
+        stdout, stderr = process.communicate()
+    return subprocess.CompletedProcess(words, process.returncode, stdout, stderr)
+
+
+def wait_until(process, condition):
+    """Wait until a condition holds, at most two minutes, while a process runs."""
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -5,6 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 
+from model.loop.training_loop import EpochResult
 from model.networks import architecture
 from model.runs import finished_run, run_folder
 from pipeline.batches.input_spec import InputSpec
@@ -17,6 +18,48 @@ SPEC = InputSpec(
     source="test",
 )
 TEMPERATURE = 1.7
+# Content of config.json in a bare run.
+CONFIG = {
+    "settings": {"seed": 0},
+    "input_spec": dataclasses.asdict(SPEC),
+    "data": {
+        "path": "records",
+        "manifest_digest": "0" * 64,
+        "class_names": ["cat", "dog"],
+    },
+}
+
+
+def epoch_result(epoch, **figures):
+    """Return losses that fall and accuracies that rise from epoch to epoch."""
+    figures = {
+        "loss": 1 / epoch,
+        "accuracy": 1 - 0.5 / epoch,
+        "validation_loss": 1.2 / epoch,
+        "validation_accuracy": 1 - 0.6 / epoch,
+        "learning_rate": 0.1 / epoch,
+        "images_per_s": 100.0 * epoch,
+        "seconds": 2.0,
+    } | figures
+    return EpochResult(epoch=epoch, **figures)
+
+
+def one_layer_model(seed=0):
+    image = keras.Input((8, 8, 3))
+    kernel = keras.initializers.RandomNormal(0, 1, seed=seed)
+    layer = keras.layers.Conv2D(2, 8, kernel_initializer=kernel, name="conv1")
+    return keras.Model(image, keras.layers.Flatten()(layer(image)))
+
+
+def write_bare_run(directory):
+    """Write a finished run of one epoch on no photos; return its RunFolder."""
+    record = run_folder.RunFolder(directory=directory)
+    record.start(CONFIG, CONFIG["data"]["class_names"])
+    record.append_metrics(epoch_result(1))
+    record.write_json("calibration.json", {"temperature": TEMPERATURE})
+    record.save_model(one_layer_model(), {"network": "tiny"})
+    record.point_latest()
+    return record
 
 
 def colour_model(spec=SPEC):

@@ -9,36 +9,29 @@ from model.runs import finished_run, run_records
 from pipeline.system.errors import DataError
 
 
-def of(found, path):
-    """A run that was trained on these records, which lay there."""
-    data = {"path": str(path), "manifest_digest": found.digest}
+def run_on(records, path):
+    """Return a run that was trained on these records when they lay at `path`."""
+    data = {"path": str(path), "manifest_digest": records.digest}
     return finished_run.FinishedRun(directory=Path("runs/a"), config={"data": data})
 
 
-def test_records_are_read_where_training_read_them(found):
-    finished = of(found, found.directory)
-    assert run_records.read(finished).digest == found.digest
-
-
-def test_moved_records_are_named_by_data(found, tmp_path):
-    finished = of(found, tmp_path / "gone")
+def test_records_are_read_where_they_are_now(found, tmp_path):
+    assert run_records.read(run_on(found, found.directory)).digest == found.digest
+    run = run_on(found, tmp_path / "gone")
     with pytest.raises(DataError, match=r"gone: .*--data=FOLDER"):
-        run_records.read(finished)
-    moved = run_records.read(finished, str(found.directory))
-    assert moved.digest == found.digest
+        run_records.read(run)
+    assert run_records.read(run, str(found.directory)).digest == found.digest
 
 
-def test_records_that_were_split_again_are_refused(found, tmp_path):
+@pytest.mark.parametrize("is_moved", [False, True])
+def test_records_that_were_split_again_are_refused(found, tmp_path, is_moved):
     """The advice fits commands that have no --another_dataset."""
     rows = [
         dataclasses.replace(row, split="train") if row.split == "test" else row
         for row in found.rows
     ]
     dataclasses.replace(found, rows=tuple(rows)).stage(tmp_path)
-    for finished, data in (
-        (of(found, tmp_path), ""),
-        (of(found, "gone"), str(tmp_path)),
-    ):
-        with pytest.raises(DataError, match="not the records that run") as raised:
-            run_records.read(finished, data)
-        assert "another_dataset" not in str(raised.value)
+    run = run_on(found, "gone" if is_moved else tmp_path)
+    with pytest.raises(DataError, match="not the records that run") as raised:
+        run_records.read(run, str(tmp_path) if is_moved else "")
+    assert "another_dataset" not in str(raised.value)

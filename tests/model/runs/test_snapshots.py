@@ -12,10 +12,11 @@ def arrays(number):
     return {"a/b": random.normal(size=(50, 3)), "n": np.array(number)}
 
 
-def same(found, expected):
-    return found.keys() == expected.keys() and all(
-        np.array_equal(found[name], expected[name]) for name in expected
-    )
+def assert_latest(folder, number):
+    latest, expected = snapshots.read_latest(folder), arrays(number)
+    assert latest.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(latest[name], array)
 
 
 @pytest.fixture
@@ -29,34 +30,37 @@ def test_the_last_snapshots_are_kept(folder):
     assert sorted(path.name for path in folder.iterdir()) == [
         f"step-0000000{number}.npz" for number in (2, 3, 4)
     ]
-    assert same(snapshots.read_latest(folder), arrays(4))
+    assert_latest(folder, 4)
 
 
-def test_an_empty_folder_has_no_latest_snapshot(tmp_path):
+def test_an_empty_or_missing_folder_has_no_latest_snapshot(tmp_path):
     assert snapshots.read_latest(tmp_path) is None
+    assert snapshots.read_latest(tmp_path / "missing") is None
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "text", "pickle"])
 def test_a_damaged_snapshot_is_skipped_and_renamed(folder, capsys, damage):
     path = folder / "step-00000004.npz"
-    data = bytearray(path.read_bytes())
-    if damage == "cut":
-        data = data[: len(data) // 2]
-    elif damage == "flip":
-        data[len(data) // 2] ^= 1
-    elif damage == "pickle":
+    data = path.read_bytes()
+    half = len(data) // 2
+    if damage == "pickle":
         np.savez(path, a=np.array([{}], object))
-        data = path.read_bytes()
     else:
-        data = b"" if damage == "empty" else b"nothing of the kind"
-    path.write_bytes(data)
-    assert same(snapshots.read_latest(folder), arrays(3))
-    said = capsys.readouterr().err
-    assert "step-00000004.npz is damaged" in said
-    assert "snapshot before it" in said
-    # It does not keep the new ones from staying, whose numbers may be lower.
+        flipped = bytes((data[half] ^ 1,))
+        contents = {
+            "cut": data[:half],
+            "flip": data[:half] + flipped + data[half + 1 :],
+            "empty": b"",
+            "text": b"no snapshot",
+        }
+        path.write_bytes(contents[damage])
+    assert_latest(folder, 3)
+    stderr = capsys.readouterr().err
+    assert "step-00000004.npz is damaged" in stderr
+    assert "snapshot before it" in stderr
+    # It does not count as one of the newest, so that new ones are kept.
     snapshots.write(folder, 4, arrays(4), keep=1)
-    assert same(snapshots.read_latest(folder), arrays(4))
+    assert_latest(folder, 4)
 
 
 def test_there_is_no_latest_when_all_are_damaged(folder, capsys):
@@ -65,7 +69,7 @@ def test_there_is_no_latest_when_all_are_damaged(folder, capsys):
     assert snapshots.read_latest(folder) is None
     assert "all snapshots are damaged" in capsys.readouterr().err
     snapshots.write(folder, 1, arrays(1), keep=1)
-    assert same(snapshots.read_latest(folder), arrays(1))
+    assert_latest(folder, 1)
 
 
 def test_a_failed_write_leaves_the_old_snapshots(folder, monkeypatch):
@@ -99,7 +103,7 @@ def test_incomplete_files_of_a_killed_process_are_removed(tmp_path):
         path.write_bytes(b"half")
     with snapshots.locked(tmp_path):
         assert not any(path.exists() for path in left)
-        assert same(snapshots.read_latest(folder), arrays(1))
+        assert_latest(folder, 1)
 
 
 class TestClock:
@@ -108,14 +112,13 @@ class TestClock:
         assert [step for step in range(1, 11) if clock.is_due(step)] == [3, 6, 9]
 
     def test_a_snapshot_is_due_by_time(self, monkeypatch):
-        now = [0.0]
-        monkeypatch.setattr(snapshots.time, "monotonic", lambda: now[0])
+        monkeypatch.setattr(snapshots.time, "monotonic", lambda: 0.0)
         clock = snapshots.Clock(minutes=1, steps=0)
         due = []
-        for step in range(200):
-            now[0] = float(step)
-            due.append(clock.is_due(step))
-        assert [step for step, is_due in enumerate(due) if is_due] == [60, 120, 180]
+        for now_s in range(200):
+            monkeypatch.setattr(snapshots.time, "monotonic", lambda s=now_s: s)
+            due += [now_s] * clock.is_due(step=now_s)
+        assert due == [60, 120, 180]
 
     def test_a_signal_requests_a_snapshot(self):
         before = signal.getsignal(signal.SIGUSR1)

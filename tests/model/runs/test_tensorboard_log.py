@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from model.runs import tensorboard_log
-from tests.model.runs import test_learning_curves
+from tests.support import small_runs
 
 
 def read_events(folder):
@@ -21,7 +21,7 @@ def test_what_is_written_can_be_read_back(tmp_path):
     board = tensorboard_log.Board(tmp_path)
     for epoch, rates in ((1, {1.0: 0.1}), (2, {1.0: 0.05, 10.0: 0.5})):
         board.write_epoch(
-            test_learning_curves.result(epoch),
+            small_runs.epoch_result(epoch),
             rates=rates,
             weights={"logits/kernel": np.arange(6.0)},
             confusion=np.array([[3, 1], [0, 2]]),

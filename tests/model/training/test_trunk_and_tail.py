@@ -1,7 +1,4 @@
 import dataclasses
-import json
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -22,57 +19,44 @@ TINY_CUTS = {
     "fc3": ["conv1", "conv2", "fc3"],
     "fc4": ["conv1", "conv2", "fc3", "fc4"],
 }
-# Loads models where nothing of ours can be imported, and runs them on the same image.
-PLAIN_KERAS = """
-import json, sys
-import keras, numpy as np
-logits = []
-for path in sys.argv[1:]:
-    model = keras.models.load_model(path)
-    image = np.arange(224 * 224 * 3).reshape(1, 224, 224, 3) % 251
-    logits.append(np.asarray(model(image)).tolist())
-print(json.dumps({"logits": logits, "ours": "model" in sys.modules}))
-"""
+TINY_SHAPES = {"image": (16, 16, 3), "pool1": (4, 4, 4), "pool2": (2, 2, 6)}
 
 
-def make_plan(tiny, **how):
-    how = {
-        "network": tiny,
-        "spec": tiny.input_spec,
+def make_plan(network, **changes):
+    defaults = {
+        "network": network,
+        "spec": network.input_spec,
         "features": ("fc4",),
         "train_from": "",
         "cut": "fc4",
         "num_classes": 3,
         "dropout": 0.5,
         "seed": 1,
-    } | how
-    return stages.StagePlan(**how)
+    }
+    return stages.StagePlan(**defaults | changes)
 
 
 def build(plan, policy="float32"):
-    """Trunk and tail with random weights, also for the biases and the final layer."""
+    """Return trunk and tail with random weights, biases and final layer included."""
     trunk = trunk_and_tail.build_trunk(plan, policy)
     tail = trunk_and_tail.build_tail(plan, trunk, policy)
     random = np.random.default_rng(8)
     for part in (trunk, tail):
-        part.set_weights(
-            [
-                values + random.normal(size=values.shape) * 0.1
-                for values in part.get_weights()
-            ]
-        )
+        weights = part.get_weights()
+        part.set_weights([w + random.normal(size=w.shape) * 0.1 for w in weights])
     return trunk, tail
 
 
-def values_of(part):
-    return trunk_and_tail.values(part)
+def assemble(plan, trunk, tail):
+    values = trunk_and_tail.values(trunk) | trunk_and_tail.values(tail)
+    return trunk_and_tail.assemble(plan, values)
 
 
 def names_of(variables):
     return [variable.path for variable in variables]
 
 
-def pair(layers):
+def weights_of(layers):
     return [f"{layer}/{kind}" for layer in layers for kind in ("kernel", "bias")]
 
 
@@ -84,41 +68,30 @@ def images():
 
 @pytest.mark.parametrize("cut", TINY_CUTS)
 def test_only_layers_above_the_cut_train(tiny, cut):
-    plan = make_plan(tiny, cut=cut)
-    trunk = trunk_and_tail.build_trunk(plan, "float32")
-    tail = trunk_and_tail.build_tail(plan, trunk, "float32")
+    trunk, tail = build(make_plan(tiny, cut=cut))
     frozen = TINY_CUTS[cut]
     trained = [n for n in ("conv1", "conv2", "fc3", "fc4") if n not in frozen]
     assert trunk.trainable_variables == []
-    assert list(model_variables.digests(trunk.variables)) == pair(frozen)
-    assert names_of(tail.trainable_variables) == pair([*trained, "logits"])
+    assert list(model_variables.digests(trunk.variables)) == weights_of(frozen)
+    expected = weights_of([*trained, "logits"])
+    assert names_of(tail.trainable_variables) == expected
     joined = trunk_and_tail.join(trunk, tail)
-    assert names_of(joined.trainable_variables) == pair([*trained, "logits"])
+    assert names_of(joined.trainable_variables) == expected
 
 
 @pytest.mark.parametrize("cut", TINY_CUTS)
 def test_parts_joined_and_assembled_give_the_same_logits(tiny, images, cut):
     plan = make_plan(tiny, cut=cut)
     trunk, tail = build(plan)
-    whole = trunk_and_tail.assemble(plan, values_of(trunk) | values_of(tail))
     in_parts = np.asarray(tail(trunk(images)))
     assert in_parts.shape == (5, 3)
     assert np.ptp(in_parts, axis=0).min() > 0.01  # another image, other logits
-    np.testing.assert_allclose(whole(images), in_parts, rtol=1e-5, atol=1e-6)
-    joined = trunk_and_tail.join(trunk, tail)
-    np.testing.assert_allclose(joined(images), in_parts, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("cut", TINY_CUTS)
-def test_assembled_weights_are_those_of_the_parts(tiny, cut):
-    """The proof that goes into the ledger; dropout's random state must not spoil it."""
-    plan = make_plan(tiny, cut=cut)
-    trunk, tail = build(plan)
-    whole = trunk_and_tail.assemble(plan, values_of(trunk) | values_of(tail))
-    parts = model_variables.digests(trunk.variables) | model_variables.digests(
-        tail.variables
-    )
-    assert model_variables.digests(whole.variables) == parts
+    whole, joined = assemble(plan, trunk, tail), trunk_and_tail.join(trunk, tail)
+    for model in (whole, joined):
+        np.testing.assert_allclose(model(images), in_parts, rtol=1e-5, atol=1e-6)
+    # The proof in the ledger; dropout's random state must not spoil it.
+    parts = [*trunk.variables, *tail.variables]
+    assert model_variables.digests(whole.variables) == model_variables.digests(parts)
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
@@ -127,26 +100,25 @@ def test_the_assembled_network_is_float32(tiny, images, policy):
     trunk, tail = build(plan, policy)
     assert tail.output.dtype == "float32"
     assert {variable.dtype for variable in tail.trainable_variables} == {"float32"}
-    whole = trunk_and_tail.assemble(plan, values_of(trunk) | values_of(tail))
+    whole = assemble(plan, trunk, tail)
     assert {layer.dtype_policy.name for layer in whole.layers} == {"float32"}
     narrow, wide = np.asarray(tail(trunk(images))), np.asarray(whole(images))
     assert 0 < np.abs(narrow - wide).max() < 0.05 * np.abs(wide).max()
 
 
 def test_training_changes_the_tail_alone(tiny, images):
-    plan = make_plan(tiny, cut="pool1")
-    trunk, tail = build(plan)
+    trunk, tail = build(make_plan(tiny, cut="pool1"))
     joined = trunk_and_tail.join(trunk, tail)
-    frozen, moving = model_variables.digests(trunk.variables), values_of(tail)
+    frozen = model_variables.digests(trunk.variables)
+    before = trunk_and_tail.values(tail)
     step = train_step.TrainStep(joined, small_training.setup_of(joined, 1e-3, 1))
     step(images, np.array([0, 1, 2, 0, 1], np.int32))
     assert model_variables.digests(trunk.variables) == frozen
-    after = values_of(tail)
-    assert all((after[name] != moving[name]).any() for name in moving)
+    after = trunk_and_tail.values(tail)
+    assert all((after[name] != before[name]).any() for name in before)
 
 
-def test_seed_decides_new_layers_and_dropout(tiny):
-    """Of layers the weights do not reach, here all of the tail."""
+def test_the_seed_decides_new_layers_and_dropout(tiny):
 
     def outputs(seed):
         plan = make_plan(tiny, cut="image", seed=seed)
@@ -165,8 +137,19 @@ def test_seed_decides_new_layers_and_dropout(tiny):
     assert not np.array_equal(*first)  # two steps, two masks
 
 
+def test_the_seed_decides_a_frozen_random_start(tiny, images):
+    """As with --ckpt=none --train_from=logits."""
+
+    def features(seed):
+        trunk = trunk_and_tail.build_trunk(make_plan(tiny, seed=seed), "float32")
+        return np.asarray(trunk(images))
+
+    assert np.array_equal(features(1), features(1))
+    assert not np.array_equal(features(1), features(2))
+
+
 def test_frozen_dropout_does_nothing_in_training(tiny, images):
-    """What is frozen says the same from the cache and in the whole network.
+    """Frozen features are the same from the cache and in the whole network.
 
     Its dropout would also follow a seed of its own, another one in every process.
     """
@@ -175,63 +158,30 @@ def test_frozen_dropout_does_nothing_in_training(tiny, images):
     assert np.array_equal(joined(images, training=True), tail(trunk(images)))
 
 
-@pytest.mark.parametrize("cut", ["pool1", "pool2"])
-def test_a_head_sees_channel_means(tiny, images, cut):
-    """The trunk takes them if nothing below the head trains; nothing else differs."""
-    plan = make_plan(tiny, features=("pool2",), pooling="average", cut=cut)
-    trunk, tail = build(plan)
-    assert plan.num_features == 6
-    assert trunk.output.shape[1:] == ((6,) if cut == "pool2" else (4, 4, 4))
-    assert plan.trunk_output == ("head_pool" if cut == "pool2" else "pool1")
-    whole = trunk_and_tail.assemble(plan, values_of(trunk) | values_of(tail))
-    below = keras.Model(whole.input, whole.get_layer("pool2").output)(images)
-    final = whole.get_layer("logits")
-    by_hand = np.mean(below, axis=(1, 2)) @ final.kernel.numpy() + final.bias.numpy()
-    np.testing.assert_allclose(whole(images), by_hand, rtol=1e-4, atol=1e-5)
-    joined = trunk_and_tail.join(trunk, tail)
-    np.testing.assert_allclose(joined(images), whole(images), rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize("cut", ["pool2", "pool1", "image"])
-def test_a_head_sees_the_means_of_several_layers(tiny, images, cut):
-    """They are the trunk's output if nothing below the head trains."""
-    plan = make_plan(tiny, features=("pool1", "pool2"), pooling="average", cut=cut)
+@pytest.mark.parametrize("features", [("pool2",), ("pool1", "pool2")], ids=len)
+@pytest.mark.parametrize("pooling", ["average", "statistics"])
+def test_a_head_sees_pooled_features(tiny, images, pooling, features, cut, tmp_path):
+    """The trunk pools if nothing below the head trains; nothing else differs."""
+    plan = make_plan(tiny, features=features, pooling=pooling, cut=cut)
     trunk, tail = build(plan)
-    assert plan.num_features == 4 + 6
-    trunk_gives = {"pool2": (10,), "pool1": (4, 4, 4), "image": (16, 16, 3)}
-    assert trunk.output.shape[1:] == trunk_gives[cut]
-    assert plan.trunk_output == ("head_pool of pool1, pool2" if cut == "pool2" else cut)
-    whole = trunk_and_tail.assemble(plan, values_of(trunk) | values_of(tail))
-    layers = [whole.get_layer(name) for name in ("pool1", "pool2")]
-    outputs = keras.Model(whole.input, [layer.output for layer in layers])(images)
-    means = np.concatenate([np.mean(one, axis=(1, 2)) for one in outputs], axis=1)
-    final = whole.get_layer("logits")
-    by_hand = means @ final.kernel.numpy() + final.bias.numpy()
-    np.testing.assert_allclose(whole(images), by_hand, rtol=1e-4, atol=1e-5)
-    joined = trunk_and_tail.join(trunk, tail)
-    np.testing.assert_allclose(joined(images), whole(images), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("cut", ["pool2", "pool1", "image"])
-@pytest.mark.parametrize("features", [("pool2",), ("pool1", "pool2")])
-def test_a_head_sees_means_and_deviations(tiny, images, features, cut, tmp_path):
-    """The same from trunk and tail, and from a file in plain Keras."""
-    plan = make_plan(tiny, features=features, pooling="statistics", cut=cut)
-    trunk, tail = build(plan)
-    assert plan.num_features == {1: 12, 2: 20}[len(features)]
+    kinds = {"average": [np.mean], "statistics": [np.mean, np.std]}[pooling]
+    assert plan.num_features == len(kinds) * sum(TINY_SHAPES[n][-1] for n in features)
     assert plan.trunk_pools == (cut == "pool2")
-    assert plan.trunk_output == (
-        "head_pool and deviations" + " of pool1, pool2" * (len(features) > 1)
-        if cut == "pool2"
-        else cut
-    )
-    whole = trunk_and_tail.assemble(plan, values_of(trunk) | values_of(tail))
-    layers = [whole.get_layer(name) for name in features]
-    outputs = keras.Model(whole.input, [layer.output for layer in layers])(images)
-    outputs = outputs if len(features) > 1 else [outputs]
-    seen = [f(one, axis=(1, 2)) for one in outputs for f in (np.mean, np.std)]
+    if plan.trunk_pools:
+        name = "head_pool" + " and deviations" * (len(kinds) > 1)
+        name += " of pool1, pool2" * (len(features) > 1)
+        assert (plan.trunk_output, trunk.output.shape[1]) == (name, plan.num_features)
+    else:
+        assert (plan.trunk_output, trunk.output.shape[1:]) == (cut, TINY_SHAPES[cut])
+    whole = assemble(plan, trunk, tail)
+    outputs = [
+        keras.Model(whole.input, whole.get_layer(name).output)(images)
+        for name in features
+    ]
+    pooled = [kind(output, axis=(1, 2)) for output in outputs for kind in kinds]
     final = whole.get_layer("logits")
-    by_hand = np.concatenate(seen, axis=1) @ final.kernel.numpy() + final.bias.numpy()
+    by_hand = np.concatenate(pooled, axis=1) @ final.kernel.numpy() + final.bias.numpy()
     np.testing.assert_allclose(whole(images), by_hand, rtol=1e-3, atol=1e-4)
     joined = trunk_and_tail.join(trunk, tail)
     np.testing.assert_allclose(joined(images), whole(images), rtol=1e-4, atol=1e-5)
@@ -241,23 +191,21 @@ def test_a_head_sees_means_and_deviations(tiny, images, features, cut, tmp_path)
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-def test_deviations_are_computed_in_float32(tiny, images, policy):
-    """Of what a layer gives, which may be; though means be large beside them."""
+def test_deviations_of_narrow_numbers_are_computed_in_float32(tiny, images, policy):
+    """Means may be large beside them."""
     plan = make_plan(tiny, features=("pool2",), pooling="statistics", cut="pool2")
     trunk, _ = build(plan, policy)
-    layer = trunk.get_layer("pool2")
-    layer_gives = keras.Model(trunk.input, [layer.output, trunk.output])
-    maps, seen = layer_gives(images)
-    maps = np.asarray(tf.cast(maps, tf.float32))
-    assert seen.dtype == "float32"
-    np.testing.assert_allclose(seen[:, 6:], maps.std((1, 2)), rtol=1e-4, atol=1e-4)
+    outputs = [trunk.get_layer("pool2").output, trunk.output]
+    maps, pooled = keras.Model(trunk.input, outputs)(images)
+    assert pooled.dtype == "float32"
+    deviations = np.asarray(tf.cast(maps, tf.float32)).std((1, 2))
+    np.testing.assert_allclose(pooled[:, 6:], deviations, rtol=1e-4, atol=1e-4)
 
 
 def test_dropout_in_front_of_frozen_layers_is_left_out():
-    """Where the cut lies deeper than what trains, for a head on several layers."""
-    chosen = registry.NETWORKS["cifar_cnn"]
+    """The cut lies deeper than what trains, for a head on several layers."""
     plan = make_plan(
-        chosen,
+        registry.NETWORKS["cifar_cnn"],
         features=("pool_1", "pool_2"),
         pooling="average",
         train_from="block_2_1",
@@ -265,22 +213,10 @@ def test_dropout_in_front_of_frozen_layers_is_left_out():
         frozen=frozenset({"block_2_0"}),
     )
     _, tail = build(plan)
-    names = [layer.name for layer in tail.layers]
-    assert "drop_1" not in names
+    assert "drop_1" not in [layer.name for layer in tail.layers]
     plan = dataclasses.replace(plan, train_from="block_2_0", frozen=frozenset())
     _, tail = build(plan)
     assert "drop_1" in [layer.name for layer in tail.layers]
-
-
-def test_seed_decides_a_frozen_random_start(tiny, images):
-    """As of --ckpt=none --train_from=logits."""
-
-    def features(seed):
-        plan = make_plan(tiny, seed=seed)
-        return np.asarray(trunk_and_tail.build_trunk(plan, "float32")(images))
-
-    assert np.array_equal(features(1), features(1))
-    assert not np.array_equal(features(1), features(2))
 
 
 def test_a_dropout_of_0_leaves_the_layer_out(tiny):
@@ -288,46 +224,5 @@ def test_a_dropout_of_0_leaves_the_layer_out(tiny):
     trunk, tail = build(plan)
     features = np.random.default_rng(1).normal(size=(4, 7))
     assert np.array_equal(tail(features, training=True), tail(features))
-    whole = trunk_and_tail.assemble(plan, values_of(trunk) | values_of(tail))
-    assert [layer.name for layer in whole.layers][-3:] == [
-        "fc4",
-        "head_flatten",
-        "logits",
-    ]
-
-
-def test_saved_networks_load_in_plain_keras(tmp_path):
-    """In a process that has only Keras: same logits, no code of ours."""
-    image = np.arange(224 * 224 * 3).reshape(1, 224, 224, 3) % 251
-    paths, expected = [], []
-    for name, chosen in registry.NETWORKS.items():
-        if not name.startswith("alexnet"):
-            continue
-        plan = stages.StagePlan(
-            network=chosen,
-            spec=chosen.input_spec,
-            features=("pool5",),
-            train_from="logits",
-            cut="pool5",
-            num_classes=3,
-            dropout=0.5,
-            seed=0,
-        )
-        trunk = trunk_and_tail.build_trunk(plan, "float32")
-        tail = trunk_and_tail.build_tail(plan, trunk, "float32")
-        whole = trunk_and_tail.assemble(plan, values_of(trunk) | values_of(tail))
-        path = tmp_path / f"{name}.keras"
-        whole.save(path)
-        paths.append(str(path))
-        expected.append(np.asarray(whole(image)))
-    asked = subprocess.run(
-        [sys.executable, "-I", "-c", PLAIN_KERAS, *paths],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found = json.loads(asked.stdout)
-    assert not found["ours"]
-    np.testing.assert_allclose(found["logits"], expected, rtol=1e-5)
-    assert np.abs(expected).min() > 0
+    names = [layer.name for layer in assemble(plan, trunk, tail).layers]
+    assert names[-3:] == ["fc4", "head_flatten", "logits"]
