@@ -10,24 +10,24 @@ import sys
 import pytest
 
 from model.networks import registry
-from model.training import recipe, settings
+from model.training import settings
 from model.weights import named_weights, weight_settings
 from pipeline.system import command_line, config_flags, flag_help
 from pipeline.system.errors import UsageError
-from tests.support import files
+from tests.support import files, processes
 
-# Module of each command -> dataclasses of its flags, and a command line that is right.
+# Module of each command -> what it needs on the command line.
 COMMANDS = {
-    "train": ((settings.Action, settings.Config), ()),
-    "evaluate": (None, ()),
-    "pipeline.convert": (None, ("photos",)),
-    "pipeline.split": (None, ()),
-    "pipeline.check": (None, ("photos",)),
-    "pipeline.download": (None, ("flowers", "photos")),
-    "model.predict": (None, ("a.jpg",)),
-    "model.export": (None, ("--format=onnx",)),
-    "model.inspect": (None, ("a.npy",)),
-    "model.serve": (None, ()),
+    "train": (),
+    "evaluate": (),
+    "pipeline.convert": ("photos",),
+    "pipeline.split": (),
+    "pipeline.check": ("photos",),
+    "pipeline.download": ("flowers", "photos"),
+    "model.predict": ("a.jpg",),
+    "model.export": ("--format=onnx",),
+    "model.inspect": ("a.npy",),
+    "model.serve": (),
 }
 
 
@@ -37,7 +37,10 @@ def module_of(command):
 
 
 def kinds_of(command):
-    return COMMANDS[command][0] or (module_of(command).Config,)
+    """Return the dataclasses of a command's flags."""
+    if command == "train":
+        return settings.Action, settings.Config
+    return (module_of(command).Config,)
 
 
 def help_of(command, *, full=False):
@@ -59,11 +62,8 @@ def test_help_fits_a_screen(command):
     assert sum(line.startswith(("    python", "    curl")) for line in lines) == 2
     flags = config_flags.settings_of(*kinds_of(command)).values()
     hidden = sum(flag.is_flag and not flag.basic for flag in flags)
-    last = (
-        f"--helpfull lists {hidden} more flags."
-        if hidden
-        else "This is the complete list"
-    )
+    more = f"--helpfull lists {hidden} more flags."
+    last = more if hidden else "This is the complete list"
     assert not flags or lines[-1].startswith(last)
 
 
@@ -86,7 +86,7 @@ def test_every_setting_is_explained_in_sentences(command):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_defaults_make_a_config(command):
     typed, unknown, words = config_flags.parse(
-        COMMANDS[command][1], config_flags.settings_of(*kinds_of(command))
+        COMMANDS[command], config_flags.settings_of(*kinds_of(command))
     )
     assert not unknown
     for kind in kinds_of(command):
@@ -118,12 +118,7 @@ print({"tensorflow", "keras", "cv2", "requests"} & sys.modules.keys())
 def test_help_and_wrong_flags_come_before_slow_imports(command):
     is_script = (files.ROOT / f"{command}.py").exists()
     name = f"{command}.py" if is_script else command
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, name, *COMMANDS[command][1]],
-        cwd=files.ROOT,
-        capture_output=True,
-        text=True,
-    )
+    done = processes.run_command("-c", PROGRAM, name, *COMMANDS[command])
     assert done.stdout.splitlines() == ["exit code 1", *help_of(command), "set()"]
     assert done.stderr == "error: --nonsense=1: no such flag. " + (
         "--helpfull lists all flags.\n"
@@ -134,17 +129,10 @@ def test_help_and_wrong_flags_come_before_slow_imports(command):
     ("command", "words", "message"),
     [
         ("train", ("--lr=0.1",), "Did you mean --learning_rate?"),
-        ("train", ("--lr", "0.1"), "Did you mean --learning_rate?"),
-        ("train", ("--batch=8",), "Did you mean --batch_size?"),
-        ("train", ("--epoch=3",), "Did you mean --epochs?"),
         ("train", ("--output=a",), "Did you mean --run_dir?"),
-        ("train", ("--learning-rate=1",), "Did you mean --learning_rate?"),
         ("train", ("--stage=a",), "--stage=a: no such flag"),
         ("train", ("--epochs=0",), "--epochs=0: expected 1 or more"),
-        ("train", ("--epochs=many",), "--epochs=many: expected a whole number"),
-        ("train", ("--epochs",), "--epochs: expected a value"),
         ("train", ("--optimizer=adamm",), "--optimizer=adamm: expected adam?"),
-        ("train", ("--mirror=often",), "--mirror=often: expected true or false"),
         ("train", ("--plan", "--find_rate"), "expected only one of them"),
         ("train", ("photos/",), "unexpected argument 'photos/'"),
         ("pipeline.convert", ("photos", "--output=a"), "Did you mean --out?"),
@@ -176,10 +164,9 @@ def test_a_reader_that_stops_early_ends_help_quietly():
     assert done.stderr == ""
 
 
-def test_a_recipe_accepts_exactly_the_settings():
-    flags = config_flags.settings_of(settings.Config)
-    assert flags == recipe.settings.SETTINGS
-    assert {name for name, s in flags.items() if not s.is_flag} == {"stage", "start"}
+def test_stages_of_a_recipe_have_two_settings_that_are_not_flags():
+    known = settings.SETTINGS.items()
+    assert {name for name, s in known if not s.is_flag} == {"stage", "start"}
 
 
 def test_the_documentation_lists_all_settings():

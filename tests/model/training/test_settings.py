@@ -13,10 +13,10 @@ from tests.support import files
 
 @pytest.fixture
 def parse(tmp_path):
-    """Recipe and flags -> settings."""
+    """Return a function from the text of a recipe and flags to settings."""
+    path = tmp_path / "recipe.toml"
 
     def parse(text, *flags):
-        path = tmp_path / "recipe.toml"
         path.write_text(text)
         typed, unknown, _ = config_flags.parse(flags, settings.SETTINGS)
         assert not unknown
@@ -29,25 +29,25 @@ RECIPES = sorted((files.ROOT / "recipes").glob("*.toml"))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_recipes_that_ship(parse, path):
-    """Each can be read, and says what there is."""
-    found = parse(path.read_text(encoding="utf-8"))
-    names = [stage.stage for stage in found.in_stages()]
+def test_a_recipe_that_ships_can_be_trained(parse, path):
+    """Each can be read, and names weights and layers that exist."""
+    config = parse(path.read_text(encoding="utf-8"))
+    names = [stage.stage for stage in config.in_stages()]
     assert len(set(names)) == len(names)
-    assert found.ckpt in (*named_weights.NAMES, "none")
+    assert config.ckpt in (*named_weights.NAMES, "none")
     by_weights = {"vgg16_conv": "vgg16", "alexnet_conv": "alexnet_owt"}
-    chosen = registry.by_name(found.arch or by_weights[found.ckpt])
+    network = registry.by_name(config.arch or by_weights[config.ckpt])
     last = {"vgg16": "block5_pool", "alexnet_owt": "pool5"}
     start = starting_point.StartingPoint(
-        network=chosen,
-        spec=found.overrides.apply(chosen.input_spec),
-        features=(found.features or last[chosen.name],),
+        network=network,
+        spec=config.overrides.apply(network.input_spec),
+        features=(config.features or last[network.name],),
         pooling="average",
         train_from=head.FINAL_LAYER,
         restored=None,
         weights=None,
     )
-    for stage in found.in_stages():
+    for stage in config.in_stages():
         assert stages.plan_stage(start, stage, 3).num_classes == 3
 
 
@@ -67,10 +67,10 @@ start = "last"
 """
 
 
-def test_a_recipe(parse):
-    found = parse(RECIPE)
-    assert found.overrides.image_size == 150
-    first, deeper = found.in_stages()
+def test_a_setting_above_the_stages_holds_in_all_of_them(parse):
+    config = parse(RECIPE)
+    assert config.overrides.image_size == 150
+    first, deeper = config.in_stages()
     assert (first.stage, first.epochs, first.train_from) == ("head", 5, "")
     assert (deeper.stage, deeper.epochs, deeper.start) == ("stage 2", 30, "last")
     assert deeper.train_from == "block5_conv1"
@@ -82,11 +82,12 @@ def test_a_recipe(parse):
 
 
 def test_flags_override_the_recipe_in_all_stages(parse):
-    found = parse(RECIPE, "--epochs=2", "--ckpt=alexnet", "--weight_decay=0")
-    assert found.ckpt == "alexnet"
-    assert [stage.epochs for stage in found.in_stages()] == [2, 2]
-    assert [s.learning.weight_decay for s in found.in_stages()] == [0.0, 0.0]
-    assert found.in_stages()[1].learning_rate == 1e-5
+    config = parse(RECIPE, "--epochs=2", "--ckpt=alexnet", "--weight_decay=0")
+    assert config.ckpt == "alexnet"
+    stages = config.in_stages()
+    assert [stage.epochs for stage in stages] == [2, 2]
+    assert [stage.learning.weight_decay for stage in stages] == [0.0, 0.0]
+    assert stages[1].learning_rate == 1e-5
 
 
 def test_what_holds_in_all_stages_is_checked_in_each(parse):
@@ -123,9 +124,9 @@ def test_an_end_in_epochs_replaces_one_in_steps(parse):
 
 
 def test_without_stages_the_training_is_one(parse):
-    found = parse("epochs = 3")
-    assert found.in_stages() == (found,)
-    assert found == dataclasses.replace(settings.Config(), epochs=3)
+    config = parse("epochs = 3")
+    assert config.in_stages() == (config,)
+    assert config == settings.Config(epochs=3)
 
 
 @pytest.mark.parametrize(
@@ -133,28 +134,21 @@ def test_without_stages_the_training_is_one(parse):
     [
         ("epochs = 0", "recipe.toml: --epochs=0: expected 1 or more"),
         ('precision = "float64"', r"--precision=float64: expected float16\?"),
-        ("image_size = -1", "image_size=-1: expected 0 or more"),
         ('[[stages]]\nstage = "a"\nmomentum = 2.0', "a: --momentum=2.0: expected 0"),
         ('[[stages]]\noptimizer = "adma"', "stage 1: --optimizer=adma: expected"),
         ('train = "a"\ntrain_from = "b"', "--train and --train_from"),
         ('ckpt = "none"\ncompare = "scratch"', "--compare: expected weights"),
-        (
-            'ckpt = "none"\nskip = "fc6"',
-            "--skip: expected weights",
-        ),
+        ('ckpt = "none"\nskip = "fc6"', "--skip: expected weights"),
         (
             '[[stages]]\nstage = "a"\nstart = "last"',
             "a: start=last: expected a stage before",
         ),
         ('start = "last"', "start=last: expected a recipe with stages"),
-        ('class_weights = "balance"', r"class_weights=balance: expected balanced\?"),
         ('channel_order = "BGR"', "--channel_order=BGR: expected one of auto, rgb"),
-        ('resize = "squish"', r"--resize=squish: expected squash\?"),
         (
             "[[stages]]\nepochs = 3\nsteps = 3",
             "--steps=3 and --epochs=3: expected only one",
         ),
-        ("early_stopping = -1", "--early_stopping=-1: expected 0 or more"),
         ("batch_size = 100000", "--batch_size=100000: expected 1 to 16384"),
     ],
 )
@@ -163,19 +157,27 @@ def test_settings_that_cannot_be(parse, text, message):
         parse(text)
 
 
-def test_flags_that_cannot_be(parse):
-    with pytest.raises(UsageError, match="--epochs=0: expected 1 or more"):
-        parse("", "--epochs=0")
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--epochs=0", "--epochs=0: expected 1 or more"),
+        ("--ema=nan", "--ema=nan: expected 0 or more, below 1"),
+        ("--epochs=3.5", r"--epochs=3\.5: expected a whole number"),
+    ],
+)
+def test_flags_that_cannot_be(parse, flag, message):
+    with pytest.raises(UsageError, match=message):
+        parse("", flag)
 
 
-def test_a_run_keeps_them(parse, tmp_path):
-    found = parse(RECIPE, "--mean=1,2,3")
-    about = json.loads(json.dumps({"settings": dataclasses.asdict(found)}))
-    assert settings.from_run(tmp_path, about["settings"]) == found
+def test_a_run_keeps_its_settings(parse, tmp_path):
+    config = parse(RECIPE, "--mean=1,2,3")
+    values = json.loads(json.dumps(dataclasses.asdict(config)))
+    assert settings.from_run(tmp_path, values) == config
 
 
 @pytest.mark.parametrize("change", [{"epochs": 0}, {"new": 1}, {"stages": 3}], ids=str)
-def test_a_run_of_another_version(tmp_path, change):
+def test_a_run_of_another_version_is_refused(tmp_path, change):
     values = dataclasses.asdict(settings.Config()) | change
     with pytest.raises(DataError, match="another version of Graft"):
         settings.from_run(tmp_path, values)
@@ -186,10 +188,3 @@ def test_resume_takes_no_other_flags():
     assert str(settings.run_to_resume(typed)) == "runs/latest"
     with pytest.raises(UsageError, match="--epochs: expected no other flag"):
         settings.run_to_resume(typed | {"epochs": 3})
-
-
-def test_flags_that_are_not_numbers_are_refused(parse):
-    with pytest.raises(UsageError, match="--ema=nan: expected 0 or more, below 1"):
-        parse("", "--ema=nan")
-    with pytest.raises(UsageError, match=r"--epochs=3\.5: expected a whole number"):
-        parse("", "--epochs=3.5")
