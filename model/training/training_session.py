@@ -160,7 +160,7 @@ class TrainingSession:
             self._photos_of_stage(),
             "photo",
             "train" + f", stage {number + 1} of {count}" * (count > 1),
-            scale=True,
+            unit_scale=True,
             initial=sum(network.photos_done for network in self._networks),
             smoothing=0,  # the mean over training and validation
         )

@@ -6,6 +6,8 @@ import re
 
 from pipeline.system import config_flags
 
+# "This photo is no longer available", as Flickr sends it.
+_FLICKR_PLACEHOLDER = "6a92790b1c2a301c6e7ddef645dca1f53ea97ac2"
 DATA_SETS = ("paper-flowers", "flowers")
 _drawn = functools.partial(config_flags.setting, group="Drawn flowers", basic=True)
 _listed = functools.partial(config_flags.setting, group="List of photos", basic=True)
@@ -76,5 +78,6 @@ class Config:
 
     @property
     def refused_digests(self) -> list[str]:
-        """SHA-1 digests that --refuse_sha1 lists."""
-        return [*filter(None, self.refuse_sha1.lower().replace(" ", "").split(","))]
+        """SHA-1 digests of placeholders: Flickr's, and those of --refuse_sha1."""
+        listed = self.refuse_sha1.lower().replace(" ", "").split(",")
+        return [_FLICKR_PLACEHOLDER, *filter(None, listed)]

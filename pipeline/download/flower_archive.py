@@ -52,8 +52,8 @@ def count_classes(folder: Path) -> dict[str, int]:
 def download_archive(archive: Archive, target: Path) -> int:
     """Download and unpack a data set; return the number of new photos."""
     partial = target / ".download"
-    complete = partial / "complete"
-    if not complete.exists():
+    file = partial / archive.url.rsplit("/", 1)[-1]
+    if not file.exists():
         if count_classes(target) == archive.counts:
             shutil.rmtree(partial, ignore_errors=True)
             return 0
@@ -62,27 +62,20 @@ def download_archive(archive: Archive, target: Path) -> int:
                 f"{target}: has {foreign[0]}, and is not the complete data set. Choose "
                 "an empty folder"
             )
-        partial.mkdir(parents=True, exist_ok=True)
-        _unpack(archive, partial).rename(complete)
-    for folder in sorted(complete.iterdir()):  # all that no earlier call has moved
-        folder.rename(target / folder.name)
-    shutil.rmtree(partial)
-    return sum(archive.counts.values())
-
-
-def _unpack(archive: Archive, partial: Path) -> Path:
-    """Download and unpack the archive; return its one folder."""
-    file = partial / archive.url.rsplit("/", 1)[-1]
     digest = f"sha256:{archive.sha256}"
     http_file.download(archive.url, file, digest=digest, size_bytes=archive.size_bytes)
     unpacked = partial / "unpacked"
     shutil.rmtree(unpacked, ignore_errors=True)
     with tarfile.open(file) as tar:
         tar.extractall(unpacked, filter="data")
-    (folder,) = unpacked.iterdir()
-    if (counts := count_classes(folder)) != archive.counts:
+    (outer,) = unpacked.iterdir()
+    if (counts := count_classes(outer)) != archive.counts:
         raise DataError(
             f"{archive.url}: expected {archive.counts}, found {counts}. Remove "
             f"{partial} and run again"
         )
-    return folder
+    for path in outer.iterdir():
+        if not (target / path.name).exists():  # a call that was stopped has moved it
+            path.rename(target / path.name)
+    shutil.rmtree(partial)
+    return sum(archive.counts.values())

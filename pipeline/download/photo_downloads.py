@@ -8,16 +8,16 @@ image and its SHA-1 is not refused.
 import collections
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from pathlib import Path
 from typing import Literal
 
-import requests
-
+from pipeline.download.download_settings import Config
 from pipeline.images import file_headers
 from pipeline.system import command_line, file_system
 from pipeline.system.remote import http_file
@@ -47,18 +47,6 @@ class Photo:
         return http_file.server_of(self.url)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DownloadOptions:
-    """Options of a download."""
-
-    workers: int  # photos that are downloaded at once
-    refused: frozenset[str]  # SHA-1 of files to refuse, 40 hex digits each
-    min_bytes: int
-    max_bytes: int = 64 << 20
-    timeout_s: float = 30  # of one photo
-    backoff_s: float = 1  # scale of the pauses before a busy server is asked again
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
     """Result for one photo."""
@@ -74,25 +62,40 @@ class Outcome:
 
 
 def download_all(
-    photos: Sequence[Photo], target: Path, options: DownloadOptions
+    photos: Sequence[Photo],
+    config: Config,
+    *,
+    max_bytes: int = 64 << 20,
+    timeout_s: float = 30,
+    backoff_s: float = 1,
 ) -> Iterator[tuple[str, Outcome]]:
-    """Download photos; yield path and outcome of each when known."""
+    """Download photos; yield path and outcome of each when known.
+
+    `max_bytes` and `timeout_s` limit one photo. The pauses before a busy server is
+    asked again are proportional to `backoff_s`.
+    """
     failures: collections.Counter[str] = collections.Counter()  # in a row, by server
     waiting = iter(photos)
     running: dict[futures.Future[Outcome], Photo] = {}
-    executor = futures.ThreadPoolExecutor(options.workers)
+    executor = futures.ThreadPoolExecutor(config.workers)
     session = http_file.open_session(
-        retries=_RETRIES, backoff_s=options.backoff_s, connections=options.workers
+        retries=_RETRIES, backoff_s=backoff_s, connections=config.workers
     )
     session.max_redirects = _MAX_REDIRECTS
+    receive = functools.partial(
+        http_file.download_bytes,
+        session=session,
+        max_bytes=max_bytes,
+        timeout_s=timeout_s,
+    )
     try:
         with session, command_line.progress(len(photos), "photo", "fetch") as bar:
             while True:
-                free = 2 * options.workers - len(running)
+                free = 2 * config.workers - len(running)
                 for photo in itertools.islice(waiting, free):
                     is_down = failures[photo.server] >= _MAX_FAILURES
-                    task = (photo, target, options, session, is_down)
-                    running[executor.submit(_download, *task)] = photo
+                    task = executor.submit(_download, photo, config, receive, is_down)
+                    running[task] = photo
                 if not running:
                     return
                 done, _ = futures.wait(running, _POLL_S, futures.FIRST_COMPLETED)
@@ -108,40 +111,34 @@ def download_all(
 
 
 def _download(
-    photo: Photo,
-    target: Path,
-    options: DownloadOptions,
-    session: requests.Session,
-    is_down: bool,
+    photo: Photo, config: Config, receive: Callable[[str], bytes], is_down: bool
 ) -> Outcome:
     if is_down:
         reason = f"{photo.server} cannot be reached"
         return Outcome(status="failed", reason=reason, is_unreachable=True)
     try:
-        data = http_file.download_bytes(
-            photo.url, session, max_bytes=options.max_bytes, timeout_s=options.timeout_s
-        )
+        data = receive(photo.url)
     except ValueError as error:  # DownloadError, or a host name that cannot be
         is_unreachable = isinstance(error, http_file.UnreachableError)
         reason = getattr(error, "reason", str(error))[:200]
         return Outcome(status="failed", reason=reason, is_unreachable=is_unreachable)
-    if reason := _refusal(data, options):
+    if reason := _refusal(data, config):
         return Outcome(status="failed", reason=reason)
-    path = target / photo.path
+    path = Path(config.target) / photo.path
     path.parent.mkdir(exist_ok=True)
     with file_system.replacing(path) as partial:
         partial.write_bytes(data)
     return Outcome(status="fetched")
 
 
-def _refusal(data: bytes, options: DownloadOptions) -> str:
+def _refusal(data: bytes, config: Config) -> str:
     """Return why a file is not kept; "" if it is."""
-    if len(data) < options.min_bytes:
-        return f"fewer than {options.min_bytes:,} bytes"
+    if len(data) < config.min_bytes:
+        return f"fewer than {config.min_bytes:,} bytes"
     if not _is_image(data[:_SNIFFED_BYTES]):
         is_page = data.lstrip()[:1] == b"<"
         return "a web page, not an image" if is_page else "not an image"
-    if hashlib.sha1(data).hexdigest() in options.refused:
+    if hashlib.sha1(data).hexdigest() in config.refused_digests:
         return "a placeholder (refused SHA-1)"
     return ""
 
@@ -150,10 +147,11 @@ def _is_image(start: bytes) -> bool:
     return file_headers.sniff(start) not in ("unknown", "PDF", "ZIP")
 
 
-def earlier_outcome(path: Path, options: DownloadOptions) -> Outcome:
-    """Return whether an earlier call has downloaded a photo to a path."""
+def earlier_outcome(photo: Photo, config: Config) -> Outcome:
+    """Return whether an earlier call has downloaded a photo."""
+    path = Path(config.target) / photo.path
     with contextlib.suppress(OSError), path.open("rb") as file:
         size_bytes = os.fstat(file.fileno()).st_size
-        if size_bytes >= options.min_bytes and _is_image(file.read(_SNIFFED_BYTES)):
+        if size_bytes >= config.min_bytes and _is_image(file.read(_SNIFFED_BYTES)):
             return Outcome(status="there")
     return Outcome(status="not tried")

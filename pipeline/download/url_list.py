@@ -19,7 +19,7 @@ import numpy as np
 
 from pipeline.download import photo_downloads
 from pipeline.download.download_settings import Config
-from pipeline.download.photo_downloads import DownloadOptions, Outcome, Photo
+from pipeline.download.photo_downloads import Outcome, Photo
 from pipeline.sources import class_labels, listed_photos, photo_csv
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
@@ -27,11 +27,8 @@ from pipeline.system.remote import http_file
 
 LISTING_NAME = "photos.csv"
 REPORT_NAME = "report.csv"
-# "This photo is no longer available", as Flickr sends it.
-_FLICKR_PLACEHOLDER = "6a92790b1c2a301c6e7ddef645dca1f53ea97ac2"
 _SHOWN_REASONS = 10
 _LISTING_HEADER = ("path", "label", "split")
-_MAX_LABEL = 200  # characters
 
 
 def download(config: Config) -> list[str]:
@@ -43,19 +40,13 @@ def download(config: Config) -> list[str]:
     photos = read(Path(config.urls), names, images=config.images, seed=config.seed)
     target = Path(config.target)
     _prepare(target)
-    options = DownloadOptions(
-        workers=config.workers,
-        refused=frozenset({_FLICKR_PLACEHOLDER, *config.refused_digests}),
-        min_bytes=config.min_bytes,
-    )
     outcomes = {
-        photo.path: photo_downloads.earlier_outcome(target / photo.path, options)
-        for photo in photos
+        photo.path: photo_downloads.earlier_outcome(photo, config) for photo in photos
     }
     missing = [photo for photo in photos if not outcomes[photo.path].is_there]
     try:
         with command_line.graceful():
-            outcomes.update(photo_downloads.download_all(missing, target, options))
+            outcomes.update(photo_downloads.download_all(missing, config))
     finally:
         results = [(photo, outcomes[photo.path]) for photo in photos]
         _write(target, results)
@@ -107,13 +98,11 @@ def _rows(path: Path) -> Iterator[tuple[str, str, str, int]]:
     """Yield address, label, split and line number of each photo."""
     needed = {"url": ("image_url", "url"), "label": ("label",)}
     for line, row in photo_csv.read_rows(path, needed, {"split": ("_split", "split")}):
-        where, label = f"{path} line {line}", row["label"]
-        if not 1 <= len(label) <= _MAX_LABEL:
-            raise DataError(
-                f"{where}: the label has {len(label)} characters. Expected 1 to "
-                f"{_MAX_LABEL}"
-            )
-        yield row["url"], label, listed_photos.split_of(row["split"], where), line
+        where = f"{path} line {line}"
+        if not row["label"]:
+            raise DataError(f"{where}: no label")
+        split = listed_photos.split_of(row["split"], where)
+        yield row["url"], row["label"], split, line
 
 
 def _photo(url: str, class_name: str, split: str) -> Photo:

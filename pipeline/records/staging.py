@@ -65,7 +65,7 @@ def commit(
     content = {"last": list(last), "obsolete": list(obsolete)}
     marker.write_text(json.dumps(content), encoding="ascii")
     file_system.sync(marker)
-    marker.rename(partial / COMMIT_NAME)
+    marker.replace(partial / COMMIT_NAME)
     file_system.sync(partial)
     finish(directory)
 

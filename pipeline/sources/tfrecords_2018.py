@@ -111,7 +111,7 @@ def _read_all(files: Sequence[Path]) -> dict[Path, list[_Photo]]:
     """Return {record file: its photos}."""
     records = {}
     total = sum(path.stat().st_size for path in files)
-    with command_line.progress(total, "B", "read records", scale=True) as progress:
+    with command_line.progress(total, "B", "read records", unit_scale=True) as progress:
         for path in files:
             records[path] = list(_photos(path))
             progress.update(path.stat().st_size)

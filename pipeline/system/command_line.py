@@ -232,25 +232,10 @@ class _Progress(tqdm.tqdm):  # type: ignore[type-arg]
 
 
 def progress(
-    total: int | None,
-    unit: str,
-    description: str,
-    *,
-    scale: bool = False,
-    initial: int = 0,
-    smoothing: float = 0.1,
+    total: int | None, unit: str, description: str, **options: Any
 ) -> _Progress:
-    """Return a progress bar on stderr with rate and time left; in log files, lines.
-
-    `scale` abbreviates large numbers, as 1.2k. `initial` units were done before.
-    `smoothing` is the weight of the newest rate, 0..1; 0 shows the mean.
-    """
+    """Return a progress bar on stderr with options of tqdm; in log files, lines."""
+    pause_s = 0.1 if sys.stderr.isatty() else 10.0
     return _Progress(
-        total=total,
-        unit=unit,
-        desc=description,
-        unit_scale=scale,
-        initial=initial,
-        mininterval=0.1 if sys.stderr.isatty() else 10.0,
-        smoothing=smoothing,
+        total=total, unit=unit, desc=description, mininterval=pause_s, **options
     )

@@ -157,11 +157,7 @@ def check(config: "DataclassInstance") -> None:
 
 
 def build(kind: type[Config], values: Mapping[str, Any]) -> Config:
-    """Return a dataclass, and those within it, with the settings that it has.
-
-    Raises:
-        UsageError: The values contradict each other or lie outside their bounds.
-    """
+    """Return a dataclass made of those values that it has, or raise UsageError."""
     try:
         return kind(**_select(kind, values))
     except ValueError as error:
@@ -169,11 +165,7 @@ def build(kind: type[Config], values: Mapping[str, Any]) -> Config:
 
 
 def changed(config: Config, values: Mapping[str, Any]) -> Config:
-    """Return a copy with other values of some settings, those of its groups included.
-
-    Raises:
-        ValueError: The values contradict each other or lie outside their bounds.
-    """
+    """Return a copy with other values of some settings, or raise ValueError."""
     return dataclasses.replace(config, **_select(config, values))
 
 

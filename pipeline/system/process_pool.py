@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -34,7 +34,7 @@ def map_blocks(
     Args:
         function: function from a block to its result; it and its exceptions can be
             pickled.
-        blocks: blocks of items.
+        blocks: sequences of items.
         on_crash: function from an item that crashes its process to a result.
         num_workers: number of processes, at least 1.
         initializer: function to call once in each process.
@@ -58,10 +58,21 @@ def map_blocks(
                 results = [future.result()]
             except BrokenProcessPool:
                 pool.shutdown(wait=True, cancel_futures=True)
-                results = _one_by_one(function, block, on_crash, initializer)
+                if num_workers == len(block) == 1:
+                    results = [on_crash(block[0])]
+                else:
+                    singles = map_blocks(
+                        function,
+                        [[item] for item in block],
+                        on_crash=on_crash,
+                        num_workers=1,
+                        initializer=initializer,
+                    )
+                    results = [result for _, (result,) in singles]
                 pool = _pool(num_workers, initializer)
+                _check_starts(pool)
                 for index, (later, future) in enumerate(pending):
-                    if _is_lost(future):
+                    if future.cancelled() or future.exception():
                         pending[index] = later, _submit(pool, function, later)
             yield block, results
     finally:
@@ -107,30 +118,9 @@ def _submit(
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _is_lost(future: "futures.Future[Any]") -> bool:
-    return future.cancelled() or isinstance(future.exception(), BrokenProcessPool)
-
-
-def _one_by_one(
-    function: Function[Item, Result],
-    block: Sequence[Item],
-    on_crash: Callable[[Item], Result],
-    initializer: Initializer,
-) -> list[Result]:
-    results: list[Result] = []
-    pool = _pool(1, initializer)
+def _check_starts(pool: futures.ProcessPoolExecutor) -> None:
+    """Raise if processes cannot start, so that no item is blamed for it."""
     try:
-        for item in block:
-            try:
-                results.append(_submit(pool, function, [item]).result())
-            except BrokenProcessPool:
-                results.append(on_crash(item))
-                pool.shutdown(wait=True)
-                pool = _pool(1, initializer)
-                try:
-                    pool.submit(os.getpid).result()
-                except BrokenProcessPool as error:  # no item is to blame
-                    raise RuntimeError("worker processes do not start here") from error
-    finally:
-        pool.shutdown(wait=True)
-    return results
+        pool.submit(os.getpid).result()
+    except BrokenProcessPool as error:
+        raise RuntimeError("worker processes do not start here") from error

@@ -6,12 +6,9 @@ from collections.abc import Iterable, Sequence
 def table(
     header: Sequence[str], rows: Iterable[Sequence[object]], *, left: int = 1
 ) -> list[str]:
-    """Return the lines of a table.
+    """Return the lines of a table whose first `left` columns are aligned to the left.
 
-    Args:
-        header: names of the columns.
-        rows: one cell per column; None is shown as "-".
-        left: number of columns that are aligned to the left; the others to the right.
+    None is shown as "-".
     """
     cells = [["-" if cell is None else str(cell) for cell in row] for row in rows]
     cells.insert(0, list(header))

@@ -1,15 +1,12 @@
 """Import TensorFlow and Keras quietly, quickly and with the same settings everywhere.
 
-Commands import this before anything else that imports TensorFlow.
+Commands import this before anything else that imports TensorFlow. What its C++ side
+prints never reaches the user: everything that goes wrong is raised as an exception. The
+user's keras.json and choice of a backend are ignored, as they would change the results.
+Keras and matplotlib write into Graft's own cache folder.
 
-TensorFlow's C++ side prints several lines at every start, whatever its log level, and
-some errors later. None of them reaches the user, not even if TF_CPP_MIN_LOG_LEVEL is
-set: what goes wrong is raised as an exception, also by the import itself. A user's
-keras.json, or another backend in the environment, is ignored too, as the results would
-change. What Keras and matplotlib write goes into Graft's own cache folder.
-
-The numbers in the comments below are processor seconds of one import, which takes 3.3
-without them, measured with TensorFlow 2.21 and Keras 3.15.
+Seconds in the comments are CPU time of one import, which takes 3.3 s otherwise, with
+TensorFlow 2.21 and Keras 3.15.
 """
 
 import gc

@@ -80,23 +80,15 @@ class BucketPath(pathlib.PurePosixPath):
             return cast(IO[Any], binary)
         return io.TextIOWrapper(binary, encoding, errors, newline)
 
-    def read_bytes(self) -> bytes:
-        """Return the whole file."""
-        with self.open("rb") as file:
-            return cast(bytes, file.read())
-
-    def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+    def read_text(self, encoding: str = "utf-8") -> str:
         """Return the whole file, decoded."""
-        return self.read_bytes().decode(encoding, errors)
-
-    def write_bytes(self, data: bytes) -> None:
-        """Write the whole file."""
-        with self.open("wb") as file:
-            file.write(data)
+        with self.open(encoding=encoding) as file:
+            return cast(str, file.read())
 
     def write_text(self, text: str, encoding: str = "utf-8") -> None:
         """Write the whole file, encoded."""
-        self.write_bytes(text.encode(encoding))
+        with self.open("w", encoding=encoding) as file:
+            file.write(text)
 
     def unlink(self, *, missing_ok: bool = False) -> None:
         """Remove the file."""
@@ -109,8 +101,6 @@ class BucketPath(pathlib.PurePosixPath):
     def replace(self, target: "BucketPath") -> None:
         """Rename the file to `target`, which is overwritten if it exists."""
         _call("rename", self, str(target), overwrite=True)
-
-    rename = replace
 
     def walk(self) -> Iterator[tuple[str, list[str], list[str]]]:
         """Yield folder, folder names and file names like `os.walk`, from the top."""

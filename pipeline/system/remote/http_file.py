@@ -90,15 +90,11 @@ def download(
     size_bytes: int = 0,
     backoff_s: float = 1,
 ) -> None:
-    """Download a file, unless it is there already.
+    """Download a file unless it is there already, or raise DownloadError.
 
     A digest is an algorithm and a hash, in full or its first digits, such as
     "sha256:7be5be79". An empty digest and a size of 0 are not checked. Pauses
     between repetitions are proportional to `backoff_s`.
-
-    Raises:
-        DownloadError: the server cannot be reached (UnreachableError), refuses or
-            breaks the connection repeatedly, or the file is another one.
     """
     if _is_complete(target, digest, size_bytes):
         return
@@ -109,7 +105,7 @@ def download(
         if _is_complete(target, digest, size_bytes):  # by another process, by now
             return
         _fill(url, part, size_bytes, backoff_s)
-        _validator_path(part).unlink(missing_ok=True)
+        part.with_suffix(".etag").unlink(missing_ok=True)
         if difference := _difference(part, digest, size_bytes):
             part.unlink()  # nothing to continue with
             raise DownloadError(
@@ -141,8 +137,8 @@ def _locked(part: Path) -> Iterator[None]:
             try:
                 yield
             finally:
-                if part.exists() and not _size(part):
-                    part.unlink()
+                if not _size(part):
+                    part.unlink(missing_ok=True)
             return
 
 
@@ -170,7 +166,7 @@ def _receive(session: requests.Session, url: str, part: Path, size_bytes: int) -
 
     Stops early if more than `size_bytes` arrive, unless that is 0.
     """
-    start, headers, validator = _size(part), {}, _validator_path(part)
+    start, headers, validator = _size(part), {}, part.with_suffix(".etag")
     if start and validator.exists():
         headers["Range"] = f"bytes={start}-"
         headers["If-Range"] = validator.read_text(encoding="latin-1")
@@ -187,7 +183,8 @@ def _receive(session: requests.Session, url: str, part: Path, size_bytes: int) -
                 validator.write_text(mark, encoding="latin-1")
         length = response.headers.get("Content-Length", "")
         total = start + int(length) if length.isdigit() else None
-        bar = command_line.progress(total, "B", part.stem, scale=True, initial=start)
+        options = {"unit_scale": True, "initial": start}
+        bar = command_line.progress(total, "B", part.stem, **options)
         with bar, part.open("ab" if start else "wb") as file:
             for chunk in response.iter_content(_CHUNK_BYTES):
                 file.write(chunk)
@@ -198,10 +195,6 @@ def _receive(session: requests.Session, url: str, part: Path, size_bytes: int) -
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def _validator_path(part: Path) -> Path:
-    return part.with_name(f"{part.name}.etag")
 
 
 def _difference(path: Path, digest: str, size_bytes: int) -> str:
@@ -221,13 +214,9 @@ def _difference(path: Path, digest: str, size_bytes: int) -> str:
 def download_bytes(
     url: str, session: requests.Session, *, max_bytes: int, timeout_s: float
 ) -> bytes:
-    """Download a small file into memory.
+    """Download a small file into memory, or raise DownloadError.
 
     Threads may share a session. `timeout_s` limits all attempts together.
-
-    Raises:
-        DownloadError: the server cannot be reached (UnreachableError), refuses, breaks
-            the connection repeatedly, takes too long or sends too much.
     """
     _check_address(url)
     deadline = time.monotonic() + timeout_s
@@ -274,8 +263,9 @@ def _describe(error: Exception) -> str:
         return f"the server answers {response.status_code} {response.reason}"
     cause = _cause(error)
     if isinstance(cause, exceptions.ProxyError):
-        return f"the proxy: {_last_words(cause.original_error)}"
-    return _last_words(cause)
+        return f"the proxy: {_describe(cause.original_error)}"
+    text = str(cause.args[-1] if cause.args else cause)
+    return re.sub(r"^\w*Connection\w*\(.*?\): ", "", text)  # urllib3 names its object
 
 
 def _cause(error: Exception) -> Exception:
@@ -283,11 +273,6 @@ def _cause(error: Exception) -> Exception:
     inner = error.args[0] if error.args else error
     cause = getattr(inner, "reason", inner)
     return cause if isinstance(cause, Exception) else error
-
-
-def _last_words(error: Exception) -> str:
-    text = str(error.args[-1] if error.args else error)
-    return re.sub(r"^\w*Connection\w*\(.*?\): ", "", text)  # urllib3 names its object
 
 
 def _check_address(url: str) -> None:

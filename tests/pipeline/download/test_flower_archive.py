@@ -83,7 +83,7 @@ def test_a_cut_download_is_continued(server, tmp_path):
 def test_a_call_stopped_at_the_end_is_completed_by_the_next(
     server, tmp_path, monkeypatch, place, name, number
 ):
-    """Four renames (all folders together, then each one), and the last removal."""
+    """Three paths are moved, then the download is removed."""
     archive = make_archive(server, photos_tar())
     real, calls = getattr(place, name), itertools.count(1)
 

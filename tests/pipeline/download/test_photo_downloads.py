@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from pipeline.download import photo_downloads
+from pipeline.download import download_settings, photo_downloads
 from tests.support import files
 from tests.support.http_server import Answer
 
@@ -12,20 +12,21 @@ PLACEHOLDER = b"\xff\xd8\xff\xe0" + b"gone" * 500
 SHA1 = hashlib.sha1(PLACEHOLDER).hexdigest()
 
 
-def get(urls, target, **options):
+def get(urls, target, workers=4, **limits):
     """[(status, reason)] of these addresses, downloaded to 0.jpg, 1.jpg and so on."""
     photos = [
         photo_downloads.Photo(url=url, path=f"x/{number}.jpg", class_name="x", split="")
         for number, url in enumerate(urls)
     ]
-    options = {"workers": 4, "min_bytes": 500, "timeout_s": 5, "backoff_s": 0} | options
-    options = photo_downloads.DownloadOptions(refused=frozenset([SHA1]), **options)
-    target.mkdir(exist_ok=True)
-    outcomes = dict(photo_downloads.download_all(photos, target, options))
-    for path, outcome in outcomes.items():
-        earlier = photo_downloads.earlier_outcome(target / path, options)
-        assert earlier.is_there == outcome.is_there
+    config = download_settings.Config(
+        urls="list.csv", target=str(target), refuse_sha1=SHA1, workers=workers
+    )
+    options = {"timeout_s": 5, "backoff_s": 0} | limits
+    outcomes = dict(photo_downloads.download_all(photos, config, **options))
     results = [outcomes[photo.path] for photo in photos]
+    for photo, outcome in zip(photos, results, strict=True):
+        earlier = photo_downloads.earlier_outcome(photo, config)
+        assert earlier.is_there == outcome.is_there
     return [(outcome.status, outcome.reason) for outcome in results]
 
 

@@ -119,7 +119,7 @@ class TestCutConnection:
         """A call was killed between the last byte and renaming; the answer is 416."""
         server.answers["/file"] = Answer(BODY)
         (tmp_path / "file.part").write_bytes(BODY)
-        (tmp_path / "file.part.etag").write_text('"one"')
+        (tmp_path / "file.etag").write_text('"one"')
         get(server, tmp_path)
         assert server.requests == [("/file", f"bytes={len(BODY)}-")]
         assert files.folder_content(tmp_path) == {"file": BODY}
@@ -150,7 +150,7 @@ class TestWrongFile:
     def test_a_damaged_part_is_removed(self, server, tmp_path):
         server.answers["/file"] = Answer(BODY)
         (tmp_path / "file.part").write_bytes(b"x" * 1000)
-        (tmp_path / "file.part.etag").write_text('"one"')
+        (tmp_path / "file.etag").write_text('"one"')
         with pytest.raises(DownloadError, match="sha256"):
             get(server, tmp_path)
         assert files.folder_content(tmp_path) == {}
@@ -199,7 +199,7 @@ class TestRefusal:
 
 class TestUnreachable:
     @pytest.mark.parametrize(
-        ("part", "end"), [({}, ""), ({"file.part": "abc", "file.part.etag": "1"}, HINT)]
+        ("part", "end"), [({}, ""), ({"file.part": "abc", "file.etag": "1"}, HINT)]
     )
     def test_a_closed_port_is_reported_in_seconds(
         self, closed_url, tmp_path, part, end
