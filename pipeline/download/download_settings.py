@@ -37,10 +37,7 @@ class Config:
         value="FILE",
     )
     labels: str = _listed(
-        "",
-        "File of class names, one per line, for a list whose labels are numbers from "
-        "0.",
-        value="FILE",
+        "", "Class names, one per line, if labels are numbers from 0.", value="FILE"
     )
     images: int = _listed(
         0, "Photos to pick from the list at random; 0 downloads all.", lower=0
@@ -72,9 +69,7 @@ class Config:
             raise ValueError(f"data set {self.name!r} is unknown: expected {expected}")
         for digest in self.refused_digests:
             if not re.fullmatch("[0-9a-f]{40}", digest):
-                raise ValueError(
-                    f"--refuse_sha1={digest}: expected 40 hexadecimal digits"
-                )
+                raise ValueError(f"--refuse_sha1={digest}: expected 40 hex digits")
 
     @property
     def refused_digests(self) -> list[str]:

@@ -8,7 +8,6 @@ image and its SHA-1 is not refused.
 import collections
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import itertools
 import os
@@ -82,12 +81,12 @@ def download_all(
         retries=_RETRIES, backoff_s=backoff_s, connections=config.workers
     )
     session.max_redirects = _MAX_REDIRECTS
-    receive = functools.partial(
-        http_file.download_bytes,
-        session=session,
-        max_bytes=max_bytes,
-        timeout_s=timeout_s,
-    )
+
+    def receive(url: str) -> bytes:
+        return http_file.download_bytes(
+            url, session, max_bytes=max_bytes, timeout_s=timeout_s
+        )
+
     try:
         with session, command_line.progress(len(photos), "photo", "fetch") as bar:
             while True:

@@ -1,5 +1,6 @@
 """Align cells of text in columns."""
 
+import itertools
 from collections.abc import Iterable, Sequence
 
 
@@ -13,11 +14,8 @@ def table(
     cells = [["-" if cell is None else str(cell) for cell in row] for row in rows]
     cells.insert(0, list(header))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = []
-    for row in cells:
-        aligned = (
-            cell.ljust(width) if number < left else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        lines.append("  ".join(aligned).rstrip())
-    return lines
+
+    def align(column: int, cell: str) -> str:
+        return f"{cell:{'<' if column < left else '>'}{widths[column]}}"
+
+    return ["  ".join(map(align, itertools.count(), row)).rstrip() for row in cells]

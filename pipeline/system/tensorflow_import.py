@@ -18,8 +18,7 @@ from pipeline.system import file_system, standard_error
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 # TensorFlow leaves oneDNN's kernels off on x86 processors without AVX512-VNNI. With
-# AVX2 alone they made AlexNet's features 1.17 and its training steps 1.28 times as fast
-# (VGG16's training steps 0.9 times).
+# AVX2 alone they made AlexNet's training steps 1.28 times as fast, VGG16's 0.9 times.
 if platform.machine() in ("x86_64", "AMD64"):
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 # A GPU is shared; TensorFlow would take all of its memory at once.

@@ -12,7 +12,7 @@ import pathlib
 import re
 import types
 from collections.abc import Iterator
-from typing import IO, Any, cast
+from typing import Any
 
 _BUFFER_BYTES = 1 << 20
 
@@ -54,38 +54,27 @@ class BucketPath(pathlib.PurePosixPath):
         """Yield those whose names match a pattern such as "*.part"."""
         return map(BucketPath, _call("glob", self / pattern))
 
-    def mkdir(self, *, parents: bool = False, exist_ok: bool = False) -> None:
-        """Create the folder, and with `parents` those above it."""
-        if not exist_ok and self.exists():
-            raise FileExistsError(errno.EEXIST, "exists", str(self))
-        _call("makedirs" if parents else "mkdir", self)
+    def mkdir(self, *, parents: bool = True, exist_ok: bool = True) -> None:
+        """Create the folder and those above it; it may exist."""
+        _call("makedirs", self)
 
     def stat(self) -> types.SimpleNamespace:
         """Return an object whose `st_size` is the size in bytes."""
         return types.SimpleNamespace(st_size=int(_call("stat", self).length))
 
-    def open(
-        self,
-        mode: str = "r",
-        *,
-        encoding: str = "utf-8",
-        errors: str | None = None,
-        newline: str | None = None,
-    ) -> IO[Any]:
-        """Open the file like the built-in `open`, to read it or to write a new one."""
-        raw = _BucketFile(self, writes="w" in mode)
+    def open(self, mode: str = "r", **options: Any) -> Any:
+        """Open the file like the built-in `open`, to read, write or append to it."""
+        raw = _BucketFile(self, mode.strip("bt") + "b")
         buffer: Any = io.BufferedWriter if raw.writable() else io.BufferedReader
         binary = buffer(raw, _BUFFER_BYTES)
-        if "b" in mode:
-            return cast(IO[Any], binary)
-        return io.TextIOWrapper(binary, encoding, errors, newline)
+        return binary if "b" in mode else io.TextIOWrapper(binary, **options)
 
-    def read_text(self, encoding: str = "utf-8") -> str:
+    def read_text(self, encoding: str) -> str:
         """Return the whole file, decoded."""
         with self.open(encoding=encoding) as file:
-            return cast(str, file.read())
+            return str(file.read())
 
-    def write_text(self, text: str, encoding: str = "utf-8") -> None:
+    def write_text(self, text: str, encoding: str) -> None:
         """Write the whole file, encoded."""
         with self.open("w", encoding=encoding) as file:
             file.write(text)
@@ -124,11 +113,11 @@ class BucketPath(pathlib.PurePosixPath):
 class _BucketFile(io.RawIOBase):
     """Present a file of tf.io.gfile as a raw Python file, to read or to write."""
 
-    def __init__(self, path: BucketPath, *, writes: bool) -> None:
-        self._path, self._writes = path, writes
-        self._file = _call("GFile", path, "wb" if writes else "rb")
+    def __init__(self, path: BucketPath, mode: str) -> None:
+        self._path, self._writes = path, mode != "rb"
+        self._file = _call("GFile", path, mode)
         with _os_errors(path):  # reports now what would only fail at the end
-            self._file.write(b"") if writes else self._file.size()
+            self._file.write(b"") if self._writes else self._file.size()
 
     def readable(self) -> bool:
         return not self._writes
