@@ -11,13 +11,13 @@ def top_predictions(confidence, correct):
 class TestReliability:
     def test_bins_match_those_computed_by_hand(self):
         """A bin holds its upper end: 0.6 belongs to 0.4..0.6."""
-        found = calibration.reliability(
+        bins = calibration.reliability(
             *top_predictions([0.9, 0.8, 0.6, 0.5], [1, 1, 0, 1]), num_bins=5
         )
-        assert [row["num_examples"] for row in found] == [0, 0, 2, 1, 1]
-        assert [row["accuracy"] for row in found] == [None, None, 0.5, 1, 1]
-        assert found[2]["confidence"] == pytest.approx(0.55)
-        assert found[3] == {
+        assert [row["num_examples"] for row in bins] == [0, 0, 2, 1, 1]
+        assert [row["accuracy"] for row in bins] == [None, None, 0.5, 1, 1]
+        assert bins[2]["confidence"] == pytest.approx(0.55)
+        assert bins[3] == {
             "low": 0.6,
             "high": 0.8,
             "num_examples": 1,
@@ -26,10 +26,10 @@ class TestReliability:
         }
 
     def test_the_first_bin_holds_0_and_the_last_1(self):
-        found = calibration.reliability(*top_predictions([0, 1], [0, 1]))
-        assert len(found) == 15
-        assert found[0]["num_examples"] == found[-1]["num_examples"] == 1
-        assert (found[0]["low"], found[-1]["high"]) == (0, 1)
+        bins = calibration.reliability(*top_predictions([0, 1], [0, 1]))
+        assert len(bins) == 15
+        assert bins[0]["num_examples"] == bins[-1]["num_examples"] == 1
+        assert (bins[0]["low"], bins[-1]["high"]) == (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -41,18 +41,18 @@ class TestReliability:
     ],
     ids=["by hand", "calibrated", "confident mistakes"],
 )
-def test_expected_calibration_error(confidence, correct, expected):
+def test_the_error_of_calibration_by_hand(confidence, correct, expected):
     bins = calibration.reliability(*top_predictions(confidence, correct), num_bins=5)
     assert calibration.expected_calibration_error(bins) == pytest.approx(expected)
 
 
 class TestCoverage:
     def test_points_match_those_computed_by_hand(self):
-        """Two photos of 0.9 are answered together or not at all."""
-        found = calibration.coverage(
+        """Two photos of 0.9 are classified together or not at all."""
+        points = calibration.coverage(
             *top_predictions([0.5, 0.9, 0.6, 0.9], [1, 0, 1, 1])
         )
-        assert found == [
+        assert points == [
             {"threshold": 0.9, "coverage": 0.5, "accuracy": 0.5},
             {"threshold": 0.6, "coverage": 0.75, "accuracy": pytest.approx(2 / 3)},
             {"threshold": 0.5, "coverage": 1.0, "accuracy": 0.75},
@@ -61,13 +61,13 @@ class TestCoverage:
     def test_many_photos_give_a_hundred_points(self):
         confidence = np.linspace(0.2, 1, 5000)
         right = confidence > 0.6
-        found = calibration.coverage(confidence, right)
-        assert len(found) == 100
-        assert found[-1]["coverage"] == 1
-        assert found[-1]["accuracy"] == right.mean()
-        shares = [point["coverage"] for point in found]
+        points = calibration.coverage(confidence, right)
+        assert len(points) == 100
+        assert points[-1]["coverage"] == 1
+        assert points[-1]["accuracy"] == right.mean()
+        shares = [point["coverage"] for point in points]
         assert shares == sorted(shares)
-        for point in found:
+        for point in points:
             answered = confidence >= point["threshold"]
             assert point["coverage"] == answered.mean()
             assert point["accuracy"] == pytest.approx(right[answered].mean())
@@ -100,7 +100,7 @@ def test_figures_are_those_before_and_after_calibration():
     """Of equal probabilities the lower class is the predicted one."""
     before = np.array([[0.9, 0.1], [0.9, 0.1]])
     after = np.array([[0.5, 0.5], [0.5, 0.5]])
-    found = calibration.figures(before, after, np.array([0, 1]))
-    assert found["calibration"]["ece_before"] == pytest.approx(0.4)
-    assert found["calibration"]["ece"] == 0
-    assert found["coverage"] == [{"threshold": 0.5, "coverage": 1.0, "accuracy": 0.5}]
+    figures = calibration.figures(before, after, np.array([0, 1]))
+    assert figures["calibration"]["ece_before"] == pytest.approx(0.4)
+    assert figures["calibration"]["ece"] == 0
+    assert figures["coverage"] == [{"threshold": 0.5, "coverage": 1.0, "accuracy": 0.5}]

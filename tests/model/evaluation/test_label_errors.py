@@ -29,8 +29,8 @@ LABELS = np.array([0, 0, 1, 1])
     ids=["by hand", "a class without photos", "unsure", "equal", "no photos"],
 )
 def test_label_errors_match_those_computed_by_hand(probabilities, labels, expected):
-    found = label_errors.find_label_errors(np.array(probabilities), np.array(labels))
-    assert list(zip(*(part.tolist() for part in found), strict=True)) == expected
+    errors = label_errors.find_label_errors(np.array(probabilities), np.array(labels))
+    assert list(zip(*(part.tolist() for part in errors), strict=True)) == expected
 
 
 def test_the_most_probable_error_comes_first_with_the_most_probable_class():

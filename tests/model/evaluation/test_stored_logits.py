@@ -35,9 +35,9 @@ def write(path, arrays=ARRAYS, /, **replaced):
 def test_what_is_written_reads_back(tmp_path):
     with (tmp_path / "test.npz").open("wb") as file:
         np.savez_compressed(file, **ARRAYS)
-    found = stored_logits.read(tmp_path / "test.npz", 2)
+    examples = stored_logits.read(tmp_path / "test.npz", 2)
     for name, array in ARRAYS.items():
-        np.testing.assert_array_equal(getattr(found, name), array)
+        np.testing.assert_array_equal(getattr(examples, name), array)
 
 
 LABEL = npy_bytes(ARRAYS["label"])
@@ -116,7 +116,7 @@ class TestFind:
         )
         return stored_logits.find(run, "test", digest)
 
-    def test_both_files_of_this_model_on_these_records(self, tmp_path):
+    def test_both_files_must_be_of_this_model_on_these_records(self, tmp_path):
         assert not self.find(tmp_path)
         write(tmp_path / "test.npz")
         assert not self.find(tmp_path)

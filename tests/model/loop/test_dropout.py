@@ -22,13 +22,13 @@ class TestStepDropout:
     @pytest.mark.parametrize("rate", [0.5, 0.1, 0.9])
     @pytest.mark.parametrize("shape", [(64, 1001), (10, 7, 7, 33)])
     def test_dropout_keeps_the_mean(self, rate, shape):
-        found = masked(layer(rate), np.ones(shape, np.float32), 3)
-        share = np.mean(found == 0)
+        output = masked(layer(rate), np.ones(shape, np.float32), 3)
+        share = np.mean(output == 0)
         assert abs(share - rate) < 0.02
-        assert len(np.unique(found)) == 2
+        assert len(np.unique(output)) == 2
         # To the multiple of 1/256 that was drawn with.
-        assert abs(found.max() - 1 / (1 - rate)) < 0.03 / (1 - rate)
-        assert abs(found.mean() - 1) < 0.1
+        assert abs(output.max() - 1 / (1 - rate)) < 0.03 / (1 - rate)
+        assert abs(output.mean() - 1) < 0.1
 
     def test_dropout_repeats_with_the_step(self):
         inputs = np.random.default_rng(0).normal(size=(8, 100)).astype(np.float32)
@@ -41,32 +41,32 @@ class TestStepDropout:
         ):
             assert (other != first).any()
 
-    def test_every_place_is_dropped_at_some_time(self):
+    def test_every_position_is_dropped_at_some_step(self):
         """Each number by itself, over steps and batch."""
-        found = np.mean(
+        share_kept = np.mean(
             [masked(layer(), np.ones((4, 37), np.float32), n) > 0 for n in range(400)],
             axis=0,
         )
-        assert 0.35 < found.min() < found.max() < 0.65
+        assert 0.35 < share_kept.min() < share_kept.max() < 0.65
 
     def test_a_graph_drops_the_same_as_eager_code(self):
         inputs = np.ones((3, 50), np.float32)
-        one = layer()
+        drop = layer()
 
         @tf.function(autograph=False)
         def run(step):
             with dropout.at(step):
-                return one(inputs, training=True)
+                return drop(inputs, training=True)
 
         for step in (0, 5):
-            found = run(tf.constant(step, tf.int64))
-            np.testing.assert_array_equal(found, masked(one, inputs, step))
+            output = run(tf.constant(step, tf.int64))
+            np.testing.assert_array_equal(output, masked(drop, inputs, step))
 
     def test_spatial_drops_whole_channels(self):
-        found = masked(layer(spatial=True), np.ones((6, 5, 4, 40), np.float32), 1)
-        assert (found == found[:, :1, :1]).all()
-        assert 0.3 < np.mean(found == 0) < 0.7
-        assert (found[0] != found[1]).any()
+        output = masked(layer(spatial=True), np.ones((6, 5, 4, 40), np.float32), 1)
+        assert (output == output[:, :1, :1]).all()
+        assert 0.3 < np.mean(output == 0) < 0.7
+        assert (output[0] != output[1]).any()
 
     def test_the_gradient_passes_where_numbers_pass(self):
         inputs = tf.ones((4, 30))
@@ -112,9 +112,9 @@ class TestByStep:
         ],
     )
     def test_dropout_and_noise_layers_are_replaced(self, before, kind):
-        found = dropout.by_step(before, 1)
-        assert type(found) is kind
-        assert found.name == "a"
+        replaced = dropout.by_step(before, 1)
+        assert type(replaced) is kind
+        assert replaced.name == "a"
 
     def test_layers_inside_blocks_are_replaced(self):
         """At any depth; other layers stay the same."""
@@ -123,12 +123,12 @@ class TestByStep:
         steps = [(inner, ("",)), (LAYERS.Add(name="sum"), ("inner", ""))]
         graph = composite_layers.Graph("sum", steps)
         norm = composite_layers.LocalResponseNorm("norm", "float32")
-        found = dropout.by_step(composite_layers.Chain("outer", [graph, norm]), 1)
-        kinds = [type(layer) for layer in found.layers]
+        replaced = dropout.by_step(composite_layers.Chain("outer", [graph, norm]), 1)
+        kinds = [type(layer) for layer in replaced.layers]
         assert kinds == [LAYERS.Dense, dropout.StepDropout, LAYERS.Add]
-        assert found.layers[0] is dense
+        assert replaced.layers[0] is dense
         inputs = keras.Input((3, 3, 4))
-        model = keras.Model(inputs, found(inputs))
+        model = keras.Model(inputs, replaced(inputs))
         values = np.ones((2, 3, 3, 4), np.float32)
         assert (masked(model, values, 1) != np.asarray(model(values))).any()
         assert (masked(model, values, 1) == masked(model, values, 1)).all()

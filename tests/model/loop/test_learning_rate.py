@@ -34,7 +34,7 @@ from pipeline.system import config_flags
     ],
     ids=lambda value: getattr(value, "policy", ""),
 )
-def test_each_policy_by_hand(schedule, shares):
+def test_shares_of_each_policy_match_those_computed_by_hand(schedule, shares):
     for step, share in shares.items():
         assert learning_rate.share(schedule, step, 100) == pytest.approx(
             share, abs=1e-12
@@ -45,7 +45,7 @@ POLICIES = config_flags.settings_of(Settings)["policy"].choices
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_one_step(policy):
+def test_a_training_of_one_step_has_the_full_rate(policy):
     own = {"step": {"stepsize": 5}, "multistep": {"milestones": "5"}}
     schedule = Settings(policy=policy, **own.get(policy, {}))
     for total in (0, 1):

@@ -12,11 +12,11 @@ METRICS = ("precision", "recall", "f1", "support")
 
 
 class TestLoss:
-    def test_by_hand(self):
+    def test_the_mean_loss_by_hand(self):
         """Probabilities 3/4 and 1/4; 1/2 and 1/2."""
         logits = np.log(np.array([[3.0, 1.0], [1.0, 1.0]]))
-        found = metrics.mean_loss(logits, np.array([1, 0]))
-        assert found == pytest.approx((math.log(4) + math.log(2)) / 2)
+        loss = metrics.mean_loss(logits, np.array([1, 0]))
+        assert loss == pytest.approx((math.log(4) + math.log(2)) / 2)
 
     def test_a_constant_added_to_all_logits_changes_nothing(self):
         logits = np.random.default_rng(0).normal(size=(5, 4))
@@ -37,9 +37,9 @@ class TestLoss:
             ([0.0, -math.inf], 1, math.inf),
         ],
     )
-    def test_extreme_logits(self, row, label, expected):
-        found = metrics.mean_loss(np.array([row], np.float32), np.array([label]))
-        assert found == pytest.approx(expected)
+    def test_extreme_logits_have_their_loss(self, row, label, expected):
+        loss = metrics.mean_loss(np.array([row], np.float32), np.array([label]))
+        assert loss == pytest.approx(expected)
 
     def test_without_photos_figures_are_no_numbers(self):
         empty = np.zeros((0, 3)), np.zeros(0, np.int64)
@@ -48,14 +48,14 @@ class TestLoss:
 
 
 class TestAccuracy:
-    def test_by_hand(self):
+    def test_accuracy_by_hand(self):
         assert metrics.accuracy(np.eye(3)[PREDICTED], LABELS) == 4 / 6
 
     def test_top_k_by_hand(self):
         logits = np.array([[5, 4, 3, 2, 1, 0]] * 6)
         labels = np.arange(6)
-        found = [metrics.top_k_accuracy(logits, labels, k) for k in range(1, 7)]
-        assert found == [1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1]
+        accuracies = [metrics.top_k_accuracy(logits, labels, k) for k in range(1, 7)]
+        assert accuracies == [1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1]
 
     @pytest.mark.parametrize(
         ("logits", "k", "expected"),
@@ -76,7 +76,7 @@ class TestAccuracy:
 
 
 class TestWilson:
-    def test_by_hand(self):
+    def test_the_interval_by_hand(self):
         """z^2 = 3.841459; (8/10 + z^2/20 -+ z sqrt(.016 + z^2/400)) / (1 + z^2/10)."""
         low, high = metrics.wilson_interval(8, 10)
         assert low == pytest.approx((0.99207295 - 0.31361628) / 1.3841459, abs=1e-6)
@@ -91,7 +91,7 @@ class TestWilson:
             (1, 1, (1 / 4.841459, 1)),
         ],
     )
-    def test_at_the_ends(self, hits, total, expected):
+    def test_intervals_of_none_and_all_by_hand(self, hits, total, expected):
         assert metrics.wilson_interval(hits, total) == pytest.approx(expected)
 
     @pytest.mark.parametrize(
@@ -108,12 +108,12 @@ class TestWilson:
 
 class TestPerClass:
     def test_confusion_matrix_by_hand(self):
-        found = metrics.confusion_matrix(LABELS, PREDICTED, 4)
-        assert found.dtype == np.int64
+        counts = metrics.confusion_matrix(LABELS, PREDICTED, 4)
+        assert counts.dtype == np.int64
         rows = [[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 2, 0], [0, 0, 0, 0]]
-        assert found.tolist() == rows
+        assert counts.tolist() == rows
 
-    def test_by_hand(self):
+    def test_rows_by_hand(self):
         rows = metrics.per_class(metrics.confusion_matrix(LABELS, PREDICTED, 3))
         assert [tuple(row) for row in rows] == [METRICS] * 3
         assert [tuple(row.values()) for row in rows] == [
@@ -134,43 +134,43 @@ class TestPerClass:
 
 class TestTemperature:
     @pytest.mark.parametrize("temperature", [0.25, 1.0, 3.0])
-    def test_it_is_the_one_that_labels_were_drawn_with(self, temperature):
+    def test_the_temperature_is_that_which_labels_were_drawn_with(self, temperature):
         random = np.random.default_rng(0)
         logits = random.normal(size=(20_000, 4)) * 2
         chances = np.exp(metrics.log_softmax(logits / temperature))
         labels = (chances.cumsum(axis=1) < random.random((len(logits), 1))).sum(axis=1)
-        found = metrics.fit_temperature(logits, labels)
-        assert found == pytest.approx(temperature, rel=0.06)
+        fitted = metrics.fit_temperature(logits, labels)
+        assert fitted == pytest.approx(temperature, rel=0.06)
 
-    def test_three_of_four_by_hand(self):
+    def test_a_temperature_with_a_mistake_by_hand(self):
         """Three of four are right at a margin of 2; the true class of each gets 5/6.
 
         So 3 (5/6) + 1/6 of four say the first class: best where the odds are 8 to 4.
         """
         logits = np.array([[2.0, 0.0]] * 4)
-        found = metrics.fit_temperature(logits, np.array([0, 0, 0, 1]))
-        assert found == pytest.approx(2 / math.log(2), rel=1e-4)
+        fitted = metrics.fit_temperature(logits, np.array([0, 0, 0, 1]))
+        assert fitted == pytest.approx(2 / math.log(2), rel=1e-4)
 
     @pytest.mark.parametrize("count", [4, 1000])
-    def test_all_right_by_hand(self, count):
+    def test_a_temperature_without_mistakes_by_hand(self, count):
         """All of n at the same margin m: n + 1 to 1 odds are exp(m / T)."""
         logits = np.array([[3.0, 0.0]] * count)
-        found = metrics.fit_temperature(logits, np.zeros(count, np.int64))
-        assert found == pytest.approx(3 / math.log(count + 1), rel=1e-4)
+        fitted = metrics.fit_temperature(logits, np.zeros(count, np.int64))
+        assert fitted == pytest.approx(3 / math.log(count + 1), rel=1e-4)
 
-    def test_all_right_is_neither_certain_nor_at_a_bound(self):
+    def test_without_mistakes_it_is_neither_certain_nor_at_a_bound(self):
         random = np.random.default_rng(2)
         labels = random.integers(0, 5, 60)
         logits = 8 * np.eye(5)[labels] + random.normal(size=(60, 5))
         assert metrics.accuracy(logits, labels) == 1
-        found = metrics.fit_temperature(logits, labels)
-        assert not metrics.at_bound(found)
-        shares = np.exp(metrics.log_softmax(logits / found)).max(axis=1)
+        fitted = metrics.fit_temperature(logits, labels)
+        assert not metrics.at_bound(fitted)
+        shares = np.exp(metrics.log_softmax(logits / fitted)).max(axis=1)
         assert 0.95 < shares.mean() < 0.999
         assert (shares < 1 - 1e-4).all()
 
     def test_with_many_errors_smoothing_changes_little(self):
-        """The lowest loss by labels as they are is found on a grid."""
+        """It is nearly the best on a grid for targets of 1 and 0."""
         random = np.random.default_rng(6)
         logits = 3 * random.normal(size=(400, 5))
         labels = logits.argmax(axis=1)
@@ -178,16 +178,16 @@ class TestTemperature:
         labels[wrong] = random.integers(0, 5, wrong.sum())
         grid = np.exp(np.linspace(math.log(0.2), math.log(20), 800))
         losses = [metrics.mean_loss(logits / t, labels) for t in grid]
-        found = metrics.fit_temperature(logits, labels)
-        assert found == pytest.approx(grid[np.argmin(losses)], rel=0.03)
+        fitted = metrics.fit_temperature(logits, labels)
+        assert fitted == pytest.approx(grid[np.argmin(losses)], rel=0.03)
 
-    def test_scales_with_the_logits(self):
+    def test_it_scales_with_the_logits(self):
         logits = np.random.default_rng(3).normal(size=(50, 3))
         labels = np.random.default_rng(4).integers(0, 3, 50)
         labels[:35] = logits.argmax(axis=1)[:35]
-        found = metrics.fit_temperature(logits, labels)
+        fitted = metrics.fit_temperature(logits, labels)
         doubled = metrics.fit_temperature(2 * logits, labels)
-        assert doubled == pytest.approx(2 * found, rel=1e-4)
+        assert doubled == pytest.approx(2 * fitted, rel=1e-4)
 
     @pytest.mark.parametrize(
         ("margin", "labels", "expected"),
@@ -195,11 +195,11 @@ class TestTemperature:
         ids=["hardly apart", "all wrong"],
     )
     def test_a_temperature_at_a_bound_is_recognised(self, margin, labels, expected):
-        found = metrics.fit_temperature(margin * np.eye(3), np.array(labels))
-        assert found == pytest.approx(expected, rel=1e-6)
-        assert metrics.at_bound(found)
+        fitted = metrics.fit_temperature(margin * np.eye(3), np.array(labels))
+        assert fitted == pytest.approx(expected, rel=1e-6)
+        assert metrics.at_bound(fitted)
 
-    def test_no_photo(self):
+    def test_without_photos_it_is_1(self):
         nothing = np.zeros(0, np.int64)
         assert metrics.fit_temperature(np.zeros((0, 3)), nothing) == 1
         assert not metrics.at_bound(1.0)

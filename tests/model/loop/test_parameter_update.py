@@ -16,7 +16,7 @@ def variables(start=START):
 
 
 def gradients(number):
-    """Other ones at each step; the norm over both is never below 1."""
+    """Random numbers that differ by step; their norm is never below 1."""
     random = np.random.default_rng(number)
     return [random.normal(0, 2, np.shape(v)).astype("f4") for v in START.values()]
 
@@ -30,17 +30,17 @@ def values(arrays):
 
 def steps(settings, rates, *, count=1.0, start=START):
     """The variables after a step for each rate, in one row each."""
-    found = variables(start)
-    updated = ParameterUpdate(found, settings)
+    changed = variables(start)
+    updated = ParameterUpdate(changed, settings)
 
     @tf.function
-    def step(rate, *some):
-        updated.apply(some, tf.constant(count), rate)
+    def step(rate, *gradients):
+        updated.apply(gradients, tf.constant(count), rate)
 
     rows = []
     for number, rate in enumerate(rates):
         step(tf.constant(rate), *gradients(number))
-        rows.append(values(found))
+        rows.append(values(changed))
     return np.array(rows)
 
 
@@ -73,9 +73,9 @@ def test_gradients_become_means_over_the_examples():
 
 def test_momentum_keeps_what_was_moved_at_an_earlier_rate():
     """As in Caffe."""
-    found = steps(Settings(optimizer="sgd", momentum=0.5), [0.1, 0.0])
-    first = found[0] - values(START.values())
-    np.testing.assert_allclose(found[1] - found[0], 0.5 * first, rtol=1e-5)
+    rows = steps(Settings(optimizer="sgd", momentum=0.5), [0.1, 0.0])
+    first = rows[0] - values(START.values())
+    np.testing.assert_allclose(rows[1] - rows[0], 0.5 * first, rtol=1e-5)
 
 
 class TestLayerRates:
@@ -85,9 +85,9 @@ class TestLayerRates:
     def test_rates_scale_the_move_and_not_the_gradient(self, optimizer):
         start = values(START.values())
         plain = steps(Settings(optimizer=optimizer), [0.01])[0] - start
-        found = steps(Settings(optimizer=optimizer, rates=self.rates), [0.01])[0]
+        scaled = steps(Settings(optimizer=optimizer, rates=self.rates), [0.01])[0]
         times = np.array([10, 10, 10, 10, 20, 20])
-        np.testing.assert_allclose(found - start, plain * times, rtol=1e-4)
+        np.testing.assert_allclose(scaled - start, plain * times, rtol=1e-4)
 
     def test_a_factor_of_0_freezes(self):
         updated = ParameterUpdate(variables(), Settings(rates="*/kernel=0"))
@@ -121,49 +121,49 @@ def test_clipping_limits_the_norm_over_all_variables():
 
 def test_accumulated_batches_make_one_step():
     """As one batch of all their examples, whatever their sizes."""
-    found = variables()
-    updated = ParameterUpdate(found, Settings(optimizer="sgd", iter_size=2))
+    changed = variables()
+    updated = ParameterUpdate(changed, Settings(optimizer="sgd", iter_size=2))
     for number, size in enumerate((3.0, 1.0)):
         updated.accumulate(gradients(number), tf.constant(size))
     updated.apply_accumulated(tf.constant(0.1))
     total = values(gradients(0)) + values(gradients(1))
     expected = values(START.values()) - 0.1 * total / 4
-    np.testing.assert_allclose(values(found), expected)
+    np.testing.assert_allclose(values(changed), expected)
     updated.accumulate(gradients(2), tf.constant(2.0))
     updated.apply_accumulated(tf.constant(0.1))
     expected = expected - 0.1 * values(gradients(2)) / 2
-    np.testing.assert_allclose(values(found), expected, rtol=1e-6)
+    np.testing.assert_allclose(values(changed), expected, rtol=1e-6)
 
 
 def test_the_moving_average_follows_the_weights():
-    found = variables()
-    updated = ParameterUpdate(found, Settings(optimizer="sgd", ema=0.9))
+    changed = variables()
+    updated = ParameterUpdate(changed, Settings(optimizer="sgd", ema=0.9))
     expected = values(START.values())
     for number in range(3):
         updated.apply(gradients(number), tf.constant(1.0), tf.constant(0.1))
-        expected = 0.9 * expected + 0.1 * values(found)
-    own = values(found)
+        expected = 0.9 * expected + 0.1 * values(changed)
+    own = values(changed)
     with updated.averaged():
-        np.testing.assert_allclose(values(found), expected, rtol=1e-5)
-    np.testing.assert_array_equal(values(found), own)
+        np.testing.assert_allclose(values(changed), expected, rtol=1e-5)
+    np.testing.assert_array_equal(values(changed), own)
 
 
 def test_state_is_all_that_a_resumed_training_needs():
     settings = Settings(optimizer="adam", ema=0.9, rates=TestLayerRates.rates)
 
     def run(first, second):
-        found = variables()
-        updated = ParameterUpdate(found, settings)
+        changed = variables()
+        updated = ParameterUpdate(changed, settings)
         for number in range(first):
             updated.apply(gradients(number), tf.constant(1.0), tf.constant(0.1))
         state = {name: v.numpy() for name, v in updated.state.items()}
-        weights = {name: v.numpy() for name, v in found.items()}
-        found = variables(weights)
-        updated = ParameterUpdate(found, settings)
+        weights = {name: v.numpy() for name, v in changed.items()}
+        changed = variables(weights)
+        updated = ParameterUpdate(changed, settings)
         for name, variable in updated.state.items():
             variable.assign(state[name])
         for number in range(first, first + second):
             updated.apply(gradients(number), tf.constant(1.0), tf.constant(0.1))
-        return values(found | updated.state)
+        return values(changed | updated.state)
 
     np.testing.assert_array_equal(run(2, 3), run(5, 0))

@@ -11,7 +11,7 @@ from tests.support.small_training import Job, in_batches, linear, separable, set
 LN2, LN3 = math.log(2), math.log(3)
 
 
-def test_a_step_by_hand():
+def test_a_step_matches_one_computed_by_hand():
     """Adam's first step moves each weight by the rate, against its gradient's sign."""
     model = linear()
     step = train_step.TrainStep(model, setup_of(model, 0.01, 10))
@@ -54,7 +54,7 @@ def test_the_configured_loss_trains_and_the_plain_one_validates():
 
 class TestIterSize:
     def run(self, batch_size, iter_size):
-        """Returns weights and rates of two epochs of seven examples."""
+        """Return weights and rates of two epochs of seven examples."""
         model = linear()
         job = Job(
             model,
@@ -81,7 +81,7 @@ class TestIterSize:
 class TestMixedLabels:
     """Labels are float32 [batch, num_classes], the share of each class."""
 
-    def test_a_step_on_mixed_labels_by_hand(self):
+    def test_a_step_on_mixed_labels_matches_one_computed_by_hand(self):
         """Probabilities are 3/4 and 1/4 for every input."""
         model = linear(bias=(LN3, 0.0))
         step = train_step.TrainStep(model, setup_of(model, 0.0, 10))

@@ -22,7 +22,7 @@ def test_a_separable_problem_is_learned():
     assert results[-1].validation_loss < results[0].validation_loss
 
 
-def test_figures_of_an_epoch_by_hand():
+def test_figures_of_an_epoch_match_those_computed_by_hand():
     """Every example counts the same, also in the smaller last batch."""
     # Probabilities are 3/4 and 1/4 for every input, and stay so at this rate.
     model = linear(bias=(LN3, 0.0))
@@ -45,7 +45,7 @@ def test_a_result_has_the_learning_rate_of_its_last_step():
     assert rates == pytest.approx([0.1 * share for share in shares])
 
 
-def test_an_epoch_that_was_left_continues_after_the_last_batch():
+def test_an_epoch_that_was_stopped_continues_after_the_last_batch():
     """In another process, from `state`, to the same bytes."""
 
     def finish(job, training):

@@ -28,7 +28,7 @@ def test_the_same_weights_have_the_same_features(describe):
     assert describe() == describe(trunk=build_trunk())
 
 
-def test_each_fact_makes_another_cache(describe, found):
+def test_every_fact_changes_the_description(describe, found):
     moved = dataclasses.replace(found.rows[0], offset=found.rows[0].offset + 1)
     others = [
         describe(trunk=build_trunk(seed=1)),
