@@ -109,14 +109,14 @@ def split_rows(config: Config, before: Manifest) -> Manifest:
         )
     else:
         splits = split_assignment.by_shares(groups, seed=config.seed, shares=shares)
-    rows = [
+    rows = tuple(
         dataclasses.replace(row, split=splits[row.group], fold=folds.get(row.group))
         if row.is_included
         else dataclasses.replace(row, split="", fold=None)
         for row in before.rows
-    ]
+    )
     info = dataclasses.replace(before.info, seed=config.seed, shares=shares)
-    return dataclasses.replace(before, info=info, rows=tuple(rows))
+    return dataclasses.replace(before, info=info, rows=rows)
 
 
 def main(typed: dict[str, Any]) -> None:

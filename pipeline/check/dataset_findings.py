@@ -39,13 +39,7 @@ _GROUP_KINDS: Mapping[str, tuple[Severity, str]] = {
 def find_groups(
     rows: Sequence[Row], source: Source, groups: PhotoGroups
 ) -> list[Finding]:
-    """Find photos that show the same; photos that convert leaves out count, too.
-
-    Args:
-        rows: rows of all files.
-        source: photos with their given splits.
-        groups: photos that belong together.
-    """
+    """Find photos that show the same; photos that convert leaves out count, too."""
 
     def classes(group: Group) -> set[str]:
         return {rows[index].class_name for index in group}

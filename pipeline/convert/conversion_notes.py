@@ -22,8 +22,8 @@ def lines(
     Args:
         rows: rows of all files, with group and split.
         groups: photos that belong together.
-        contradicting: photos that were left out because of their labels.
-        bridging: photos that were left out because of their groups' splits.
+        contradicting: photos that were left out for their labels.
+        bridging: photos that were left out for the splits of their groups.
     """
 
     def is_mixed(group: Group, column: str) -> bool:

@@ -23,11 +23,6 @@ def leave_out_copies(rows: list[Row], source: Source, groups: Sequence[Group]) -
 
     A copy among the training photos of what is tested would make the figures too good,
     so the test photo stays, then the validation photo.
-
-    Args:
-        rows: rows of all files.
-        source: photos with their given splits.
-        groups: groups of photos that must share a split.
     """
     if not source.given:
         return

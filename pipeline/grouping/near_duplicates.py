@@ -148,15 +148,10 @@ def _decode(
 def _pairs(
     cells: np.ndarray, brightness: np.ndarray, close: perceptual_hash.ClosePairs
 ) -> np.ndarray:
-    """Return which thumbnails to compare, those of the closest hashes first.
+    """Return which thumbnails to compare, as PAIR, those of the closest hashes first.
 
-    Args:
-        cells: int64 [n], number of each thumbnail's hash.
-        brightness: float64 [n], 0..1.
-        close: pairs of close hashes.
-
-    Returns:
-        PAIR [num_pairs], at most _NEAREST for each thumbnail and hash close to it.
+    There are at most _NEAREST for each thumbnail and hash close to it. `cells` are the
+    numbers of the thumbnails' hashes.
     """
     values = cells + brightness
     order = np.argsort(values, kind="stable")

@@ -28,12 +28,7 @@ def leave_out(rows: list[Row], reasons: Reasons) -> None:
 
 
 def find_contradicting(rows: Sequence[Row], groups: Sequence[Group]) -> Reasons:
-    """Find photos that are filed under several classes: not all can be right.
-
-    Args:
-        rows: rows of all files.
-        groups: groups of photos with the same pixels.
-    """
+    """Find photos of the same pixels under several classes: not all can be right."""
     reasons: Reasons = {}
     for group in groups:
         class_names = sorted({rows[index].class_name for index in group})
@@ -78,11 +73,7 @@ def _side(row: Row) -> str:
 
 
 def check_classes(rows: Sequence[Row], source: Source) -> None:
-    """Refuse a class none of whose files can be used.
-
-    Raises:
-        DataError: names the class and an example of the most frequent reason.
-    """
+    """Refuse, with a DataError, a class none of whose files can be used."""
     usable = {row.class_name for row in rows if row.is_included}
     empty = [name for name in source.class_names if name not in usable]
     if not empty:
@@ -138,7 +129,7 @@ def assign_splits(
     for index, (row, name) in enumerate(zip(rows, group_of, strict=True)):
         split, fold = row.split, row.fold
         if row.is_included and not split:
-            split, fold = splits[name], folds.get(name)
+            split, fold = known.get(name) or splits[name], folds.get(name)
         if (row.group, row.split, row.fold) != (name, split, fold):
             rows[index] = dataclasses.replace(row, group=name, split=split, fold=fold)
     _place_copies(rows)

@@ -29,7 +29,7 @@ def by_shares(
     known: Mapping[str, str] | None = None,
     salt: str = "split",
 ) -> dict[str, str]:
-    """Split class by class; groups that have a split keep it.
+    """Split class by class the groups that have no split.
 
     Groups of several classes, and those larger than what a split should have of their
     class, come first, the largest before the others: each goes where, for its classes,
@@ -47,12 +47,12 @@ def by_shares(
         salt: salt of the ranking.
 
     Returns:
-        {name of a group: its split}.
+        {name of a group: its split}, without those of `known`.
     """
-    assigned = dict(known or {})
-    new = [name for name in groups if name not in assigned]
+    known, assigned = known or {}, {}
+    new = [name for name in groups if name not in known]
     quotas = _SplitQuotas(groups, shares, (groups[name] for name in new))
-    for name, split in assigned.items():
+    for name, split in known.items():
         quotas.add(groups[name], split)
     ranked = _ranked(new, seed, salt)
     large = [name for name in ranked if quotas.is_large(groups[name])]
@@ -166,14 +166,15 @@ def by_folds(
         fold_of[name] = emptiest
         dealt[emptiest, labels] += sizes
         dealt_photos[emptiest] += len(groups[name])
-    splits = by_shares(
+    tested = {name: _TEST for name, number in fold_of.items() if number == fold}
+    others = by_shares(
         groups,
         seed=seed,
         shares={"validation": validation, "test": 0},
-        known={name: _TEST for name, number in fold_of.items() if number == fold},
+        known=tested,
         salt=f"validation {fold}",
     )
-    return splits, fold_of
+    return tested | others, fold_of
 
 
 def _ranked(names: Iterable[str], seed: int, salt: str) -> list[str]:

@@ -44,11 +44,13 @@ def decode(
 
 
 def _shared(task: decode_files.Task, row: Row | None) -> Row:
-    """Return the row of a task, without the texts that a process sent once more."""
-    photo, row = task.photo, row or task.previous
-    if row is None:
+    """Return the row of a task, without texts or rows that are in memory already."""
+    photo = task.photo
+    if row is not None:
+        return dataclasses.replace(row, path=photo.path, class_name=photo.class_name)
+    if task.previous is None:
         raise RuntimeError(f"{photo.path}: no row to keep")
-    return dataclasses.replace(row, path=photo.path, class_name=photo.class_name)
+    return task.previous
 
 
 def blocks(items: Iterable[Item], size: int) -> Iterator[Sequence[Item]]:

@@ -114,12 +114,8 @@ def serialize(record: Record) -> bytes:
 def parse_features(serialized: bytes, where: str) -> Any:
     """Decode a tf.train.Example to {feature name: tensorflow.Feature}.
 
-    Args:
-        serialized: bytes of the Example.
-        where: place of the record, for error messages.
-
     Raises:
-        DataError: the bytes are not an Example.
+        DataError: the bytes are not an Example; the message begins with `where`.
     """
     try:
         return Example.FromString(serialized).features.feature
@@ -128,15 +124,11 @@ def parse_features(serialized: bytes, where: str) -> Any:
 
 
 def parse(serialized: bytes, where: str) -> Record:
-    """Decode one record.
-
-    Args:
-        serialized: bytes of the Example.
-        where: place of the record, for error messages.
+    """Decode one record; a missing feature never becomes a default value.
 
     Raises:
         DataError: the bytes are not an Example, or a feature is missing, repeated or of
-            another type. A missing feature never becomes a default value.
+            another type; the message begins with `where`.
     """
     features = parse_features(serialized, where)
     values: dict[str, Any] = {}
@@ -148,9 +140,9 @@ def parse(serialized: bytes, where: str) -> Record:
         kind, feature = _KINDS[attribute], features[name]
         content = (feature.int64_list if kind is int else feature.bytes_list).value
         if len(content) != 1:
+            what = "integer" if kind is int else "byte string"
             raise DataError(
-                f"{where}: feature {name}: expected one "
-                f"{'integer' if kind is int else 'byte string'}, found {len(content)}"
+                f"{where}: feature {name}: expected one {what}, found {len(content)}"
             )
         value = content[0]
         values[attribute] = os.fsdecode(value) if kind is str else value

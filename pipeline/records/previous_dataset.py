@@ -4,6 +4,7 @@ No photo changes its split, whatever it is called now, and its record stays if n
 about it has changed.
 """
 
+import bisect
 import dataclasses
 from collections.abc import Sequence
 
@@ -16,15 +17,12 @@ class PreviousDataset:
     """A data set before the conversion that updates it."""
 
     def __init__(self, manifest: Manifest) -> None:
-        """Index the rows of a manifest by path and by SHA-256."""
+        """Index the rows of a manifest by SHA-256."""
         self.manifest = manifest
         # {record file: its size in bytes by the manifest}
         self.file_sizes = manifest.file_sizes()
-        self._by_path: dict[str, Row] = {}
         self._by_sha256: dict[str, Row] = {}
         for row in manifest.rows:
-            # The row of the file that was there comes before those of removed photos.
-            self._by_path.setdefault(row.path, row)
             # The same bytes may also lie outside any class, without a split; and an
             # edited photo that was left out has only the split of its path.
             if row.sha256 and row.split and Code.BRIDGES_SPLITS not in row.codes:
@@ -32,7 +30,11 @@ class PreviousDataset:
 
     def row_at(self, path: str) -> Row | None:
         """Return the row of a path; None if no file was there."""
-        return self._by_path.get(path)
+        rows = self.manifest.rows
+        # The row of the file that was there comes before those of removed photos.
+        place = bisect.bisect_left(rows, path, key=lambda row: row.path)
+        is_there = place < len(rows) and rows[place].path == path
+        return rows[place] if is_there else None
 
     def row_of_photo(self, row: Row) -> Row | None:
         """Return the row, with a split, of a file with the same SHA-256."""

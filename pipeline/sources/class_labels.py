@@ -8,6 +8,9 @@ from pathlib import Path
 from pipeline.sources import text_lines
 from pipeline.system.errors import DataError
 
+# {label as written in the list: file and line of its first use}.
+Places = Mapping[str, str]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Names:
@@ -59,12 +62,8 @@ def read(path: Path) -> Names:
     return Names(path=path, names=tuple(line_of))
 
 
-def as_names(places: Mapping[str, str]) -> Classes:
-    """Use labels as class names; if all are numbers, they are sorted as numbers.
-
-    Args:
-        places: {label as written in the list: file and line of its first use}.
-    """
+def as_names(places: Places) -> Classes:
+    """Use labels as class names; if all are numbers, they are sorted as numbers."""
     numbers = all(_number(label) is not None for label in places)
     names = sorted(places, key=lambda name: (int(name) if numbers else 0, name))
     return _by_name(tuple(names), "labels are class names")
@@ -75,12 +74,8 @@ def _by_name(names: tuple[str, ...], note: str) -> Classes:
     return Classes(names=names, label_of=label_of, note=note)
 
 
-def resolve(places: Mapping[str, str], names: Names) -> Classes:
+def resolve(places: Places, names: Names) -> Classes:
     """Match labels with class names: all are names, or all are their numbers.
-
-    Args:
-        places: {label as written in the list: file and line of its first use}.
-        names: class names from a file.
 
     Raises:
         DataError: a label is neither a name nor a number in range.
@@ -102,11 +97,11 @@ def resolve(places: Mapping[str, str], names: Names) -> Classes:
     )
 
 
-def by_folder(places: Mapping[str, str], folder_of: Mapping[str, str]) -> Classes:
+def by_folder(places: Places, folder_of: Mapping[str, str]) -> Classes:
     """Name the classes of numbers by the folders of their photos.
 
     Args:
-        places: {label as written in the list: file and line of its first use}.
+        places: labels in the list.
         folder_of: {label: name of the one folder of its photos}; {} if photos of a
             label are in several folders, or a folder has photos of several labels.
 
@@ -140,12 +135,8 @@ def _number(label: str) -> int | None:
     return int(label) if re.fullmatch("-?[0-9]{1,9}", label) else None
 
 
-def _first_label(places: Mapping[str, str], count: int, reason: str) -> int:
-    """Return the number of the first class, 0 or 1.
-
-    Raises:
-        DataError: the numbers are neither 0 to `count` - 1 nor 1 to `count`.
-    """
+def _first_label(places: Places, count: int, reason: str) -> int:
+    """Return the number of the first class, 0 or 1; refuse numbers out of range."""
     smallest, largest = (pick(places, key=int) for pick in (min, max))
     if int(smallest) >= 0 and int(largest) < count:
         return 0

@@ -16,7 +16,7 @@ class Entry(NamedTuple):
 
     Attributes:
         path: path in the list; as ListedPhotos holds it, relative to the root.
-        label: label in the list, a class name or a number.
+        label: class name or number in the list.
         split: split of the photo, one of manifest.SPLITS; "" for none.
         file: list that has the entry.
         line: number of its line there, from 1.
@@ -107,15 +107,12 @@ class ListedPhotos:
     def to_source(
         self, kind: photo_source.Kind, classes: class_labels.Classes, where: str
     ) -> photo_source.Source:
-        """Return the source of these photos.
+        """Return the source of these photos, as photo_source.check accepts it.
 
         Args:
             kind: kind of the source.
             classes: meaning of the labels.
             where: name or number of the lists, for the note on the source.
-
-        Raises:
-            DataError: no classifier can be trained on it, as photo_source.check says.
         """
         notes = [f"{kind}: {len(self.entries):,} photos in {where}, {classes.note}"]
         if counts := photo_source.count_splits(entry.split for entry in self.entries):
