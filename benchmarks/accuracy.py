@@ -40,9 +40,7 @@ def features_of(found: manifest.Manifest, layer: str) -> np.ndarray:
     """float32 [num_photos, num_features], of the central window."""
     base = NETWORK.build(NETWORK.input_spec, last=layer)
     weights = named_weights.resolve("alexnet_conv")
-    model_variables.assign(
-        base, restore.restore_checkpoint(weights.checkpoint, "").values
-    )
+    model_variables.assign(base, restore.restore_checkpoint(weights.checkpoint).values)
     images = image_batches.Images(
         found, found.included(), NETWORK.input_spec, batch_size=64
     )

@@ -43,9 +43,7 @@ def build(dtype: str) -> Any:
     )
     trunk = keras.Model(image, outputs[LAST])
     weights = named_weights.resolve("alexnet_conv")
-    model_variables.assign(
-        trunk, restore.restore_checkpoint(weights.checkpoint, "").values
-    )
+    model_variables.assign(trunk, restore.restore_checkpoint(weights.checkpoint).values)
     return trunk
 
 

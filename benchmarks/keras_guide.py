@@ -77,9 +77,7 @@ def main(train: str, validation: str, test: str, epochs: str, head: str) -> None
     chosen = registry.NETWORKS["alexnet_owt"]
     base = chosen.build(chosen.input_spec, last="pool5")
     weights = named_weights.resolve("alexnet_conv")
-    model_variables.assign(
-        base, restore.restore_checkpoint(weights.checkpoint, "").values
-    )
+    model_variables.assign(base, restore.restore_checkpoint(weights.checkpoint).values)
     base.trainable = False
 
     inputs = keras.Input((SIZE, SIZE, 3))

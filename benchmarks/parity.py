@@ -32,7 +32,7 @@ def ours(folder: str, target: str) -> None:
     photos = photos[:: max(1, len(photos) // NUM_PHOTOS)][:NUM_PHOTOS]
     found: dict[str, Any] = {}
     for ckpt, last in NETWORKS.items():
-        fit = restore.restore_checkpoint(named_weights.resolve(ckpt).checkpoint, ckpt)
+        fit = restore.restore_checkpoint(named_weights.resolve(ckpt).checkpoint)
         network_input = single_photo.NetworkInput(fit.spec)
         stored = [record_image.encode_for_record(p.read_bytes()) for p in photos]
         images = np.stack([network_input(image) for image in stored])

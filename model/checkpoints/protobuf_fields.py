@@ -59,6 +59,14 @@ class Wire:
                 return value & 0xFFFF_FFFF_FFFF_FFFF, at
         raise self.corrupt("a number that does not end", at)
 
+    def varints(self, at: int, end: int, count: int) -> tuple[list[int], int]:
+        """Return the `count` numbers that begin at a byte, and the byte after them."""
+        numbers = []
+        for _ in range(count):
+            number, at = self.varint(at, end)
+            numbers.append(number)
+        return numbers, at
+
     def field(self, at: int, end: int) -> Field:
         """Return the field that begins at `at`, in a message that ends at `end`."""
         tag, begin = self.varint(at, end)

@@ -67,11 +67,6 @@ def _read(path: Path) -> Checkpoint:
         return _read_safetensors(path)
     if start[:1] == b"\x80":
         return _read_pickle(path)
-    if ckpt.is_v1(path):
-        raise errors.UnknownFormat(
-            f"{path}: a TensorFlow checkpoint of version 1, from before 2017; write it "
-            "again with tf.compat.v1.train.Saver(write_version=2)"
-        )
     if caffemodel.recognises(path):
         return caffemodel.read(path)
     raise errors.UnknownFormat(

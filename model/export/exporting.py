@@ -76,7 +76,7 @@ class Exported:
 def export_weights(config: Config) -> dict[str, tuple[int, ...]]:
     """Write the weights of a run; return {"layer/variable": shape} of the file."""
     path = Path(config.weights)
-    weight_file.check_ending(path)
+    weight_file.writer_of(path)  # refuses any other ending
     run = finished_run.read(config.run_dir)
     command_line.log(run_evaluation.describe(run))
     model = run.load_model()

@@ -151,9 +151,13 @@ class LayerNaming:
 
 def unify_keras_tensors(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Rename Keras' kernels of depthwise convolutions, and join groups of kernels."""
-    unified = {
-        _unify_depthwise(name, tensors): array for name, array in tensors.items()
-    }
+    unified = {}
+    for name, array in tensors.items():
+        layer, _, variable = name.rpartition("/")
+        # Keras 2's name in a DepthwiseConv2D; a SeparableConv2D has two kernels.
+        others = {f"{layer}/pointwise_kernel", f"{layer}/kernel"}
+        is_depthwise = variable == "depthwise_kernel" and not tensors.keys() & others
+        unified[f"{layer}/kernel" if is_depthwise else name] = array
     groups: dict[str, list[np.ndarray]] = collections.defaultdict(list)
     for name in sorted(unified):
         layer, _, variable = name.rpartition("/")
@@ -167,14 +171,3 @@ def unify_keras_tensors(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
             for number in range(len(arrays)):
                 unified.pop(f"{layer}_group{number + 1}/{variable}", None)
     return unified
-
-
-def _unify_depthwise(name: str, tensors: Mapping[str, np.ndarray]) -> str:
-    """Rename Keras 2's kernel of a DepthwiseConv2D; a SeparableConv2D has two."""
-    layer, _, variable = name.rpartition("/")
-    if variable == "depthwise_kernel" and not tensors.keys() & {
-        f"{layer}/pointwise_kernel",
-        f"{layer}/kernel",
-    }:
-        return f"{layer}/kernel"
-    return name

@@ -64,7 +64,7 @@ def load(
     model_variables.assign(model, restored.values)
     names = tuple(f"class {number}" for number in range(num_classes))
     if labels:
-        names = read_labels(Path(labels), num_classes)
+        names = _read_labels(Path(labels), num_classes)
     return PretrainedClassifier(
         name=ckpt, model=model, spec=restored.spec, class_names=names
     )
@@ -79,7 +79,7 @@ def _num_classes(match: identify_network.NetworkMatch) -> int:
     return match.network.num_classes
 
 
-def read_labels(path: Path, num_classes: int) -> tuple[str, ...]:
+def _read_labels(path: Path, num_classes: int) -> tuple[str, ...]:
     """Read class names, one a line, in label order from 0."""
     text = path.read_text(encoding="utf-8", errors="surrogateescape")
     names = tuple(line.strip() for line in text.splitlines() if line.strip())

@@ -170,6 +170,15 @@ def restore_match(
             f"--skip={','.join(sorted(unknown))}: {network.name} has no such layer. "
             f"Expected some of {', '.join(shapes)}."
         )
+    in_file = {
+        name: weight_ledger.Entry(
+            status="unused",
+            tensor=name,
+            file_shape=tensor.shape,
+            file_dtype=str(tensor.dtype),
+        )
+        for name, tensor in sorted(tensors.items())
+    }
     values: dict[str, dict[str, np.ndarray]] = collections.defaultdict(dict)
     entries = []
     for layer, variables in shapes.items():
@@ -180,21 +189,16 @@ def restore_match(
             tensor = tensors[name]
             fits = tensor.shape in naming.shapes_in_file(shape) and is_float(tensor)
             status: weight_ledger.Status = "restored" if fits else "mismatched"
-            if layer in skip:
-                status = "skipped"
-            label = f"{layer}/{variable}"
-            entry = weight_ledger.file_entry(status, name, tensor, label, shape)
-            entries.append(entry)
+            status = "skipped" if layer in skip else status
+            entry = dataclasses.replace(in_file[name], status=status, shape=shape)
+            entries.append(dataclasses.replace(entry, variable=f"{layer}/{variable}"))
             if status == "restored":
                 array = finite_float32(tensor, f"{where}: {name}")
                 array = naming.to_graft(layer, array, shape)
                 is_reversed = layer == bgr_layer and variable == "kernel"
                 values[layer][variable] = array[:, :, ::-1] if is_reversed else array
     used = {entry.tensor for entry in entries}
-    entries += [
-        weight_ledger.file_entry("unused", name, tensors[name])
-        for name in sorted(tensors.keys() - used)
-    ]
+    entries += [entry for name, entry in in_file.items() if name not in used]
     return RestoredWeights(
         where=where,
         network=network,

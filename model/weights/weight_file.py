@@ -21,8 +21,6 @@ from pipeline.batches.input_spec import InputSpec
 
 Arrays = Mapping[str, np.ndarray]  # "layer/variable" -> float32, in Graft's layout
 _Writer = Callable[[Path, Arrays, dict[str, str]], None]
-# Attribute of an .h5 that describes the file.
-MARK = h5.OWN_MARK
 # Graft's variables -> their names in caffe-tensorflow.
 CAFFE_TENSORFLOW = {
     "kernel": "weights",
@@ -41,15 +39,11 @@ def describe(network_name: str, spec: InputSpec) -> dict[str, str]:
 
 def write(path: Path, arrays: Arrays, metadata: dict[str, str]) -> None:
     """Write weights to a file whose name ends in one of WRITERS, with metadata."""
-    _writer(path)(path, arrays, metadata)
+    writer_of(path)(path, arrays, metadata)
 
 
-def check_ending(path: Path) -> None:
-    """Refuse a file name whose ending belongs to no format."""
-    _writer(path)
-
-
-def _writer(path: Path) -> _Writer:
+def writer_of(path: Path) -> _Writer:
+    """Return the writer of a format; refuse a name that ends in none of WRITERS."""
     for ending, writer in WRITERS.items():
         if path.name.endswith(ending):
             return writer
@@ -91,7 +85,7 @@ def _write_h5(path: Path, arrays: Arrays, metadata: dict[str, str]) -> None:
     for name in arrays:
         layers.setdefault(name.rpartition("/")[0], []).append(name)
     with h5py.File(path, "w") as file:
-        file.attrs[MARK] = json.dumps(metadata)
+        file.attrs[h5.OWN_MARK] = json.dumps(metadata)
         file.attrs["layer_names"] = [layer.encode() for layer in layers]
         file.attrs["backend"] = b"tensorflow"
         file.attrs["keras_version"] = b"2.15.0"
@@ -111,7 +105,7 @@ def mark_keras(path: Path, metadata: dict[str, str]) -> None:
 def mark_h5(path: Path, metadata: dict[str, str]) -> None:
     """Add metadata to an existing HDF5 file."""
     with h5py.File(path, "r+") as file:
-        file.attrs[MARK] = json.dumps(metadata)
+        file.attrs[h5.OWN_MARK] = json.dumps(metadata)
 
 
 WRITERS: dict[str, _Writer] = {

@@ -8,8 +8,6 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any, Literal
 
-import numpy as np
-
 from model.weights import model_variables
 
 # Restored into a variable; a new variable; a tensor without a variable; a tensor of the
@@ -27,24 +25,6 @@ class Entry:
     tensor: str = ""  # "" for a variable without a tensor
     file_shape: tuple[int, ...] = ()
     file_dtype: str = ""
-
-
-def file_entry(
-    status: Status,
-    name: str,
-    tensor: np.ndarray,
-    variable: str = "",
-    shape: tuple[int, ...] = (),
-) -> Entry:
-    """Return the entry of a tensor of the file."""
-    return Entry(
-        status=status,
-        variable=variable,
-        shape=shape,
-        tensor=name,
-        file_shape=tensor.shape,
-        file_dtype=str(tensor.dtype),
-    )
 
 
 def complete(file_entries: Iterable[Entry], model: Any) -> list[Entry]:

@@ -78,9 +78,9 @@ def interpret(
     """
     root = content.texts.get("", {})
     keras_config = keras_config or _text(root, "model_config")
-    layers = []
-    if keras_config:
-        layers = list(_layers(parse_config(keras_config, where)))
+    subject = "the model's configuration"
+    config = checkpoint.parse_dict(keras_config or "{}", where, subject)
+    layers = list(_layers(config))
     kind, named = _name_arrays(content, layers, where)
     tensors = _by_name(content, named, where)
     if not tensors:
@@ -100,11 +100,6 @@ def interpret(
         metadata=metadata | own,
         ignored_entries=tuple(sorted(others)),
     )
-
-
-def parse_config(text: str, where: str) -> dict[str, Any]:
-    """Parse the configuration of a model."""
-    return checkpoint.parse_dict(text, where, "the model's configuration")
 
 
 def _name_arrays(

@@ -46,7 +46,7 @@ def unpack(path: Path, weights: Path) -> tuple[str, dict[str, str]]:
         limit = isolated_h5.limit_for(path.stat().st_size)
         archive.check_members([members[_WEIGHTS]], path, max_bytes=limit)
         config = file.read(_CONFIG).decode()
-        of_keras = h5.parse_config(file.read(_METADATA).decode(), str(path))
+        of_keras = checkpoint.parse_dict(file.read(_METADATA), str(path), _METADATA)
         own = file.read(OWN_NAME) if OWN_NAME in members else b""
         metadata = checkpoint.parse_metadata(own, str(path))
         with file.open(_WEIGHTS) as source, weights.open("wb") as target:

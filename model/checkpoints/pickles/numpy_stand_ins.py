@@ -106,11 +106,6 @@ def _scalar(dtype: Any, data: Any) -> Any:
     return _frombuffer(data, dtype, (), "C").values()[()]
 
 
-def _bytes() -> bytes:
-    """Stand in for bytes, which protocol 2 calls to write empty ones."""
-    return b""
-
-
 def _encode(text: Any, encoding: Any) -> str:
     """Stand in for _codecs.encode, which protocol 2 calls to write bytes.
 
@@ -124,7 +119,7 @@ def _encode(text: Any, encoding: Any) -> str:
 # {full name that a pickle may ask for: what it gets}.
 NAMES: dict[str, Any] = {
     "_codecs.encode": _encode,
-    "__builtin__.bytes": _bytes,
+    "__builtin__.bytes": lambda: b"",  # which protocol 2 calls to write empty ones
     "numpy.ndarray": Array,
     "numpy.dtype": _Dtype,
 }

@@ -126,23 +126,12 @@ _NAMES: dict[str, Any] = {
 }
 
 
-class _Storages:
-    """Resolves a pickle's references to storages, and collects these by key."""
+def _loads(
+    data: bytes, where: str, storages: dict[str, _Storage], start: int = 0
+) -> tuple[Any, int]:
+    """Read one pickle, and add the storages that it refers to; return its length."""
 
-    def __init__(self) -> None:
-        self.by_key: dict[str, _Storage] = {}
-
-    def loads(self, data: bytes, where: str, start: int = 0) -> tuple[Any, int]:
-        """Read one pickle; return its object, and its number of bytes."""
-
-        def load(reference: Any) -> _Storage:
-            return self._resolve(reference, where)
-
-        return unpickle.loads(
-            data, where, start=start, names=_NAMES, persistent_load=load
-        )
-
-    def _resolve(self, reference: Any, where: str) -> _Storage:
+    def load(reference: Any) -> _Storage:
         """("storage", kind, key, location, number of elements[, view]) -> storage."""
         match reference:
             case ["storage", kind, key, _, size] | [
@@ -161,10 +150,12 @@ class _Storages:
             raise pickle.UnpicklingError(f"{label} of no kind")
         if not 0 <= size < bounds.MAX_NUMBERS:
             raise pickle.UnpicklingError(f"{label} with an impossible size")
-        storage = self.by_key.setdefault(name, _Storage(name, kind.dtype, size))
+        storage = storages.setdefault(name, _Storage(name, kind.dtype, size))
         if (storage.dtype, storage.num_elements) != (kind.dtype, size):
             raise pickle.UnpicklingError(f"{label} is of two kinds")
         return storage
+
+    return unpickle.loads(data, where, start=start, names=_NAMES, persistent_load=load)
 
 
 def _damaged(path: Path, key: str, problem: str) -> errors.CorruptCheckpoint:
@@ -192,9 +183,9 @@ def read_zip(path: Path) -> dict[str, np.ndarray]:
         archive.check_members(used, path, max_bytes=size, methods=methods)
         if order in members and file.read(order) != b"little":
             raise errors.CorruptCheckpoint(f"{path}: big-endian data are not read")
-        storages = _Storages()
-        value, _ = storages.loads(file.read(pickles[0]), f"{path}:{pickles[0]}")
-        for key, storage in storages.by_key.items():
+        storages: dict[str, _Storage] = {}
+        value, _ = _loads(file.read(pickles[0]), f"{path}:{pickles[0]}", storages)
+        for key, storage in storages.items():
             name = f"{prefix}data/{key}"
             if name not in members:
                 raise _damaged(path, key, "is missing")
@@ -208,11 +199,11 @@ def read_legacy(path: Path) -> dict[str, np.ndarray]:
     It is five pickles, then the storages.
     """
     data, where = path.read_bytes(), str(path)
-    storages = _Storages()
+    storages: dict[str, _Storage] = {}
     position = 0
     values = []
     for _ in range(5):
-        value, length = storages.loads(data, where, position)
+        value, length = _loads(data, where, storages, position)
         values.append(value)
         position += length
     magic, _, _, saved, keys = values
@@ -220,7 +211,7 @@ def read_legacy(path: Path) -> dict[str, np.ndarray]:
         raise errors.CorruptCheckpoint(f"{path}: not the parts that torch.save writes")
     for key in keys:
         name = unpickle.key_text(key, where)
-        storage = storages.by_key.get(name)
+        storage = storages.get(name)
         count = data[position : position + 8]
         if storage is None or len(count) < 8:
             raise _damaged(path, name, "is missing")
@@ -228,7 +219,7 @@ def read_legacy(path: Path) -> dict[str, np.ndarray]:
             raise _damaged(path, name, "has another size")
         begin, position = position + 8, position + 8 + storage.size_bytes
         storage.set_values(memoryview(data)[begin:position], path)
-    for name, storage in storages.by_key.items():
+    for name, storage in storages.items():
         if storage.values is None:
             raise _damaged(path, name, "is missing")
     return _state_dict(saved, path)

@@ -65,7 +65,7 @@ def read(index: Path, prefix: Path) -> tuple[int, dict[str, Entry]]:
     if size > _MAX_INDEX_BYTES:
         raise leveldb.unreadable(prefix, f"an index of {size:,} bytes")
     num_shards, entries = 0, {}
-    for key, value in leveldb.Table(index.read_bytes(), prefix).items():
+    for key, value in leveldb.read(index.read_bytes(), prefix):
         message = protobuf_fields.Wire(value, str(index))
         if not key:
             num_shards = _parse_num_shards(message, prefix)

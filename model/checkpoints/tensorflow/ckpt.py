@@ -8,7 +8,6 @@ import collections
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -73,16 +72,6 @@ def _newest(folder: Path) -> Path | None:
     return folder / names.pop() if len(names) == 1 else None
 
 
-def is_v1(path: Path) -> bool:
-    """Return whether a file is a checkpoint of version 1: one table, no data files."""
-    size = path.stat().st_size
-    if size < leveldb.FOOTER_BYTES:
-        return False
-    with path.open("rb") as file:
-        file.seek(size - len(leveldb.MAGIC))
-        return file.read() == leveldb.MAGIC
-
-
 def read(prefix: Path) -> Checkpoint:
     """Read a checkpoint of TF1 or TF2.
 
@@ -112,12 +101,16 @@ def read(prefix: Path) -> Checkpoint:
             f"{prefix}: its variables have {expected:,} bytes, its data files only "
             f"{available:,}; copy them again, all of them and in full"
         )
+    tensors = {
+        name: _read_tensor(entry, files, f"{prefix}: {name}")
+        for name, entry in weights.items()
+    }
     ignored = (
         _short(name) + IN_PARTS * entries[name].sliced
         for name in entries.keys() - weights.keys()
     )
     return Checkpoint(
-        tensors=_rename(dict(_read_tensors(weights, files, prefix)), full_names),
+        tensors=_rename(tensors, full_names),
         format="TensorFlow checkpoint",
         ignored_entries=tuple(sorted(ignored)),
     )
@@ -152,38 +145,29 @@ def _short(name: str) -> str:
     return name.removesuffix(_VALUE_SUFFIX)
 
 
-def _read_tensors(
-    entries: Mapping[str, bundle_index.Entry], files: Sequence[Path], prefix: Path
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Read the tensors of entries, one data file after another."""
-    by_shard: dict[int, list[str]] = collections.defaultdict(list)
-    for name, entry in entries.items():
-        by_shard[entry.shard].append(name)
-    for shard, names in by_shard.items():
-        with files[shard].open("rb") as file:
-            for name in names:
-                entry = entries[name]
-                data = _read_bytes(file, entry, f"{prefix}: {name}")
-                values = np.frombuffer(data, bundle_index.DTYPES[entry.dtype])
-                yield name, values.reshape(entry.shape)
-
-
-def _read_bytes(file: BinaryIO, entry: bundle_index.Entry, where: str) -> bytes:
-    """Read a tensor's bytes and verify their checksum."""
-    size = file.seek(0, 2)
-    if entry.offset + entry.size > size:
-        raise errors.CorruptCheckpoint(
-            f"{where} ends at byte {entry.offset + entry.size:,} of a data file of "
-            f"{size:,}; copy the data files again, in full"
-        )
-    file.seek(entry.offset)
-    data = file.read(entry.size)
+def _read_tensor(
+    entry: bundle_index.Entry, files: Sequence[Path], where: str
+) -> np.ndarray:
+    """Read a tensor and verify its checksum."""
+    data = _read_bytes(entry, files, where)
     if tfrecord.masked_crc(data) != entry.crc:
         raise errors.CorruptCheckpoint(
             f"{where} is damaged (checksum); not a readable TensorFlow checkpoint, "
             "copy the data files again"
         )
-    return data
+    return np.frombuffer(data, bundle_index.DTYPES[entry.dtype]).reshape(entry.shape)
+
+
+def _read_bytes(entry: bundle_index.Entry, files: Sequence[Path], where: str) -> bytes:
+    with files[entry.shard].open("rb") as file:
+        end, size = entry.offset + entry.size, file.seek(0, 2)
+        if end > size:
+            raise errors.CorruptCheckpoint(
+                f"{where} ends at byte {end:,} of a data file of {size:,}; copy the "
+                "data files again, in full"
+            )
+        file.seek(entry.offset)
+        return file.read(entry.size)
 
 
 def _rename(
@@ -213,16 +197,11 @@ def _full_names(
         return {}
     if entry.size > _MAX_GRAPH_BYTES:
         raise leveldb.unreadable(prefix, f"an object graph of {entry.size:,} bytes")
-    with files[entry.shard].open("rb") as file:
-        size = file.seek(0, 2)
-        if entry.offset + entry.size > size:
-            return {}
-        file.seek(entry.offset)
-        data = file.read(entry.size)
+    where = f"{prefix}: {_OBJECT_GRAPH}"
+    data = _read_bytes(entry, files, where)
     # One string: its length, a checksum of the lengths, its bytes.
-    message = protobuf_fields.Wire(data, f"{prefix}: {_OBJECT_GRAPH}")
-    length, at = message.varint(0, len(data))
-    graph = protobuf_fields.Wire(data[at + 4 :], message.where)
+    length, at = protobuf_fields.Wire(data, where).varint(0, len(data))
+    graph = protobuf_fields.Wire(data[at + 4 :], where)
     if length != len(graph.data):
         raise leveldb.unreadable(prefix, "an object graph of another length")
     return dict(_graph_names(graph))
