@@ -64,3 +64,12 @@ def check_members(
         raise errors.CorruptCheckpoint(
             f"{path}: its members overlap or reach beyond the file"
         )
+
+
+def read_member(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """Read a member, and take no more memory than for the size that it states."""
+    with file.open(info) as member:
+        data = member.read(info.file_size)
+        if len(data) < info.file_size or member.read(1):
+            raise zipfile.BadZipFile(f"{info.filename} is not of the size it states")
+    return data

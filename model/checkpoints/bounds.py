@@ -9,14 +9,12 @@ MAX_NUMBERS = 1 << 48  # numbers in an array; more than any file holds
 
 
 def is_possible_shape(shape: Iterable[Any]) -> bool:
-    """Return whether an array can have this shape.
-
-    NumPy also limits the numbers that an array would have without its axes of size 0.
-    """
+    """Return whether an array can have this shape."""
     sizes = tuple(shape)
     return (
         len(sizes) <= _MAX_AXES
         and all(type(size) is int and 0 <= size < MAX_NUMBERS for size in sizes)
+        # NumPy counts the numbers as if there were no axes of size 0.
         and math.prod(filter(None, sizes)) < MAX_NUMBERS
     )
 

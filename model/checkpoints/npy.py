@@ -57,7 +57,7 @@ def _read_members(file: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
     tensors: dict[str, np.ndarray] = {}
     for info in infos:
         name, where = info.filename.removesuffix(".npy"), f"{path}:{info.filename}"
-        value, _ = _parse(_read_member(file, info), where)
+        value, _ = _parse(archive.read_member(file, info), where)
         inner = {name: value}
         if not isinstance(value, np.ndarray):
             prefix = "" if len(infos) == 1 else f"{name}/"
@@ -67,15 +67,6 @@ def _read_members(file: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
             raise errors.CorruptCheckpoint(f"{where}: a name that is there twice")
         tensors |= inner
     return tensors
-
-
-def _read_member(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """Read a member, and no more of it than it states."""
-    with file.open(info) as member:
-        data = member.read(info.file_size)
-        if len(data) < info.file_size or member.read(1):
-            raise zipfile.BadZipFile(f"{info.filename} is not of the size it states")
-    return data
 
 
 def _parse_header(

@@ -1,7 +1,7 @@
 """Split bytes into protobuf fields; the wire format only, no messages.
 
-Files may be hostile: every length is checked against the message it lies in before it
-is used. Source: protobuf.dev/programming-guides/encoding.
+Every length is checked against the message it lies in before it is used.
+Source: protobuf.dev/programming-guides/encoding.
 """
 
 import dataclasses

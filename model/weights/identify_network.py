@@ -1,7 +1,4 @@
-"""Identify the network that a file's tensors belong to.
-
-Input: the content of a weight file. Output: a `NetworkMatch`, the network with the
-naming convention that finds its variables in the file, or an error with the reason.
+"""Identify the network that a file's tensors belong to, and the naming that finds them.
 
 A name and a shape prove little, because other networks also have a features.0.weight.
 `identify` therefore applies four rules, in this order:
@@ -32,7 +29,7 @@ from model.weights.layer_naming import LayerNaming
 from pipeline.batches.input_spec import InputSpec
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class NetworkMatch:
     """A network that a file has tensors of, and the naming that finds them.
 
@@ -54,7 +51,7 @@ class NetworkMatch:
         return self.num_kernels, self.num_tensors
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Candidates:
     """All networks that a file may belong to.
 
@@ -98,13 +95,9 @@ def find_candidates(checkpoint: Checkpoint) -> Candidates:
         for naming in namings
         if naming.is_possible_in(checkpoint)
     ]
+    matches = [match for match in matches if match.num_tensors]
     matches.sort(key=lambda match: match.score, reverse=True)
-    return Candidates(
-        checkpoint=checkpoint,
-        matches=[match for match in matches if match.num_tensors],
-        rebuilt=rebuilt,
-        why_not_rebuilt=why_not,
-    )
+    return Candidates(checkpoint, matches, rebuilt, why_not)
 
 
 def _read_metadata(
@@ -168,13 +161,7 @@ def _count_matches(
                 num_tensors += 1
                 fits = tensor.shape in naming.shapes_in_file(shape)
                 num_kernels += fits and len(shape) > 1
-    return NetworkMatch(
-        checkpoint=checkpoint,
-        network=network,
-        naming=naming,
-        num_kernels=num_kernels,
-        num_tensors=num_tensors,
-    )
+    return NetworkMatch(checkpoint, network, naming, num_kernels, num_tensors)
 
 
 def identify(checkpoint: Checkpoint, *, arch: str = "") -> NetworkMatch:

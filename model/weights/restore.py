@@ -1,7 +1,6 @@
 """Restore the weights of a file: convert its tensors to the variables of a network.
 
-Input: a checkpoint, or the `NetworkMatch` that identified its network. Output:
-`RestoredWeights`, which `model_variables.assign` puts into a Keras model.
+`model_variables.assign` puts the result into a Keras model.
 """
 
 import collections
@@ -17,7 +16,9 @@ from model.checkpoints import errors
 from model.checkpoints.checkpoint import Checkpoint
 from model.networks.architecture import Network
 from model.weights import identify_network, preprocessing_overrides, weight_ledger
+from model.weights.identify_network import NetworkMatch
 from model.weights.layer_naming import LayerNaming
+from model.weights.preprocessing_overrides import Overrides
 from pipeline.batches.input_spec import InputSpec
 
 
@@ -139,7 +140,7 @@ def restore_checkpoint(
     *,
     arch: str = "",
     skip: Sequence[str] = (),
-    overrides: preprocessing_overrides.Overrides = preprocessing_overrides.AS_WEIGHTS,
+    overrides: Overrides = preprocessing_overrides.AS_WEIGHTS,
 ) -> RestoredWeights:
     """Identify the network of a file's tensors and restore them, except `skip`.
 
@@ -150,10 +151,10 @@ def restore_checkpoint(
 
 
 def restore_match(
-    match: identify_network.NetworkMatch,
+    match: NetworkMatch,
     *,
     skip: Sequence[str] = (),
-    overrides: preprocessing_overrides.Overrides = preprocessing_overrides.AS_WEIGHTS,
+    overrides: Overrides = preprocessing_overrides.AS_WEIGHTS,
     num_classes: int = 0,
 ) -> RestoredWeights:
     """Restore the tensors of a file whose network is known, except layers to `skip`.
@@ -211,9 +212,7 @@ def restore_match(
     )
 
 
-def _bgr_layer(
-    match: identify_network.NetworkMatch, overrides: preprocessing_overrides.Overrides
-) -> str:
+def _bgr_layer(match: NetworkMatch, overrides: Overrides) -> str:
     """Return the layer whose kernel sees blue first; "" if the input is RGB."""
     if not overrides.is_bgr(match.naming.bgr):
         return ""

@@ -1,7 +1,6 @@
 """Write weights by layer name to a file that Graft and other tools can read.
 
-The file also states its network and preprocessing, which
-`identify_network.find_candidates` reads back.
+It also states its network and preprocessing, which `identify_network` reads back.
 """
 
 import dataclasses

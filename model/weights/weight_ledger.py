@@ -1,8 +1,4 @@
-"""List what became of every tensor of a weight file and every variable of a model.
-
-Input: the entries of the file's tensors, made when they are restored. Output: these and
-the variables that start new.
-"""
+"""List what became of every tensor of a weight file and every variable of a model."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -28,9 +24,9 @@ class Entry:
 
 
 def complete(file_entries: Iterable[Entry], model: Any) -> list[Entry]:
-    """Return the whole ledger: a file's tensors, and the model's new variables.
+    """Return the whole ledger: a file's tensors, and the trained model's new variables.
 
-    `model` is the keras.Model as it will be trained.
+    The file has no entries if the start is random.
     """
     shapes = {
         name: (*parts[0].shape[:-1], sum(part.shape[-1] for part in parts))

@@ -81,10 +81,9 @@ def recognises(path: Path) -> bool:
     try:
         while at < min(size, len(message.data) - 20):
             field = message.field(at, size)
-            if field.number not in _NET_FIELDS:
-                return False
             is_layer = field.number in _LAYER_FIELDS
-            if is_layer and field.kind != protobuf_fields.BYTES:
+            is_message = field.kind == protobuf_fields.BYTES
+            if field.number not in _NET_FIELDS or (is_layer and not is_message):
                 return False
             layers += is_layer
             at = field.end

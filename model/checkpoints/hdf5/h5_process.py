@@ -65,7 +65,9 @@ def answers(request: sandbox.Header, _: bytes) -> Answers:
 
 def _read(file: h5py.File, limit_bytes: int) -> Answers:
     listing = _Listing(file, limit_bytes)
-    yield listing.header(), b""
+    arrays = [(name, data.shape, dtype) for name, data, dtype in listing.datasets]
+    texts, others = listing.texts, listing.others
+    yield {"texts": texts, "arrays": arrays, "others": others}, b""
     for _, dataset, type_name in listing.datasets:
         # h5py knows bfloat16 as two bytes.
         stored = np.dtype("V2" if type_name == "bfloat16" else type_name)
@@ -78,17 +80,12 @@ class _Listing:
 
     def __init__(self, file: h5py.File, limit_bytes: int) -> None:
         self.datasets: list[tuple[str, h5py.Dataset, str]] = []
-        self._texts: dict[str, dict[str, str | list[str]]] = {}
-        self._others: list[str] = []
+        self.texts: dict[str, dict[str, str | list[str]]] = {}
+        self.others: list[str] = []
         self._bytes_left = limit_bytes
         self._text_left = _MAX_TEXT
         self._addresses = {_address(file)}
         self._visit_group(file, ())
-
-    def header(self) -> dict[str, Any]:
-        """Return the answer that comes before the arrays."""
-        arrays = [(name, data.shape, dtype) for name, data, dtype in self.datasets]
-        return {"texts": self._texts, "arrays": arrays, "others": self._others}
 
     def _visit_group(self, group: h5py.Group, path: tuple[str, ...]) -> None:
         if len(path) > _MAX_LEVELS:
@@ -97,7 +94,7 @@ class _Listing:
             )
         texts = dict(self._read_texts(group))
         if texts:
-            self._texts["/".join(path)] = texts
+            self.texts["/".join(path)] = texts
         for name in group:
             self._visit(group, (*path, name))
 
@@ -120,14 +117,14 @@ class _Listing:
         elif isinstance(item, h5py.Dataset) and path[0] not in _NOT_WEIGHTS:
             self._visit_dataset(item, where)
         else:
-            self._others.append(where)
+            self.others.append(where)
 
     def _visit_dataset(self, dataset: h5py.Dataset, where: str) -> None:
         _check_storage(dataset, where)
         dtype = _number_type(dataset)
         shape = dataset.shape
         if dtype is None or shape is None:
-            self._others.append(where)
+            self.others.append(where)
             return
         size_bytes = math.prod(shape) * dataset.dtype.itemsize
         self._bytes_left -= math.prod(n or 1 for n in shape) * dataset.dtype.itemsize

@@ -101,6 +101,5 @@ def receive(
         is_bfloat16 = type_name == "bfloat16"
         dtype = np.dtype(ml_dtypes.bfloat16 if is_bfloat16 else type_name)
         arrays[name] = np.frombuffer(answer()[1], dtype).reshape(shape)
-    return Content(
-        texts=listing["texts"], arrays=arrays, others=tuple(listing["others"])
-    )
+    others = tuple(listing["others"])
+    return Content(texts=listing["texts"], arrays=arrays, others=others)

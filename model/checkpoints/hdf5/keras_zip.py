@@ -41,17 +41,16 @@ def unpack(path: Path, weights: Path) -> tuple[str, dict[str, str]]:
                 raise errors.UnknownFormat(
                     f"{path}: a zip file, but not of a Keras model (no {name})"
                 )
-        texts = [members[n] for n in (_CONFIG, _METADATA, OWN_NAME) if n in members]
-        archive.check_members(texts, path, max_bytes=_MAX_TEXT_BYTES)
+        infos = [members[n] for n in (_CONFIG, _METADATA, OWN_NAME) if n in members]
+        archive.check_members(infos, path, max_bytes=_MAX_TEXT_BYTES)
         limit = isolated_h5.limit_for(path.stat().st_size)
         archive.check_members([members[_WEIGHTS]], path, max_bytes=limit)
-        config = file.read(_CONFIG).decode()
-        of_keras = checkpoint.parse_dict(file.read(_METADATA), str(path), _METADATA)
-        own = file.read(OWN_NAME) if OWN_NAME in members else b""
-        metadata = checkpoint.parse_metadata(own, str(path))
+        config, of_keras, *own = (archive.read_member(file, info) for info in infos)
+        text = config.decode()
         with file.open(_WEIGHTS) as source, weights.open("wb") as target:
             shutil.copyfileobj(source, target, 1 << 20)
-    version = of_keras.get("keras_version")
+    metadata = checkpoint.parse_metadata(b"".join(own), str(path))
+    version = checkpoint.parse_dict(of_keras, str(path), _METADATA).get("keras_version")
     if isinstance(version, str) and version.isprintable() and len(version) <= 50:
         metadata.setdefault("keras_version", version)
-    return config, metadata
+    return text, metadata

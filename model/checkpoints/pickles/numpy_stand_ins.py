@@ -35,14 +35,10 @@ class _Dtype:
 
 
 class Array:
-    """Stands in for numpy.ndarray.
-
-    Attributes:
-        wrapped: a list with the one object that the array holds, as numpy.save wraps a
-            dict; None if it holds numbers.
-    """
+    """Stands in for numpy.ndarray."""
 
     def __init__(self) -> None:
+        # A list of one object, as numpy.save wraps a dict; None for numbers.
         self.wrapped: list[Any] | None = None
         self._parts: tuple[Any, ...] | None = None
 

@@ -20,11 +20,7 @@ _MAX_TUPLES = 5_000
 
 
 def check(file: io.BytesIO) -> int:
-    """Check the pickle at the current position of a file; return where it ends.
-
-    Raises:
-        pickle.UnpicklingError: the pickle asks for too much, or has no end.
-    """
+    """Check the pickle at the current position of a file; return where it ends."""
     opcode, end = None, 0
     stack = _TupleCounts()
     for count, (opcode, argument, position) in enumerate(pickletools.genops(file)):

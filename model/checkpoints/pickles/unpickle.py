@@ -31,13 +31,9 @@ def loads(
 ) -> tuple[Any, int]:
     """Read one pickle; return its object, and its number of bytes.
 
-    Args:
-        data: bytes that hold the pickle; more may follow it.
-        where: name of the file in errors.
-        start: first byte of the pickle.
-        names: {"module.name" that the pickle may ask for: what it gets}.
-        persistent_load: a function that resolves references to data outside the
-            pickle; None if there are no such data.
+    The pickle begins at byte `start`; more data may follow it. `names` has the
+    "module.name"s that it may ask for, and what it gets. `persistent_load` resolves its
+    references to data elsewhere.
 
     Raises:
         errors.UnsafeCheckpoint: the pickle asks for another name; the error says which.

@@ -32,23 +32,15 @@ DTYPES: Mapping[int, np.dtype[Any]] = {n: np.dtype(kind) for n, kind in _TYPES.i
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """Where a tensor lies.
+    """Where a tensor lies."""
 
-    Attributes:
-        dtype: number of the type; DTYPES has those of numbers.
-        shard: number of the data file.
-        offset: first byte in the data file; `size` is the number of bytes.
-        crc: masked CRC32C of the bytes.
-        sliced: whether the tensor's parts are entries of their own.
-    """
-
-    dtype: int
+    dtype: int  # number of the type; DTYPES has those of numbers
     shape: tuple[int, ...]
-    shard: int
-    offset: int
-    size: int
-    crc: int
-    sliced: bool
+    shard: int  # number of the data file
+    offset: int  # first byte in the data file
+    size: int  # number of bytes
+    crc: int  # masked CRC32C of the bytes
+    sliced: bool  # whether the tensor's parts are entries of their own
 
     @property
     def num_bytes(self) -> int:

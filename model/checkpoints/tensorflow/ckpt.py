@@ -122,11 +122,12 @@ def _data_files(prefix: Path, num_shards: int) -> list[Path]:
         prefix.with_name(f"{prefix.name}.data-{shard:05d}-of-{num_shards:05d}")
         for shard in range(num_shards)
     ]
-    if missing := next((file for file in files if not file.exists()), None):
-        raise errors.MissingCheckpoint(
-            f"{prefix}: the index is there, but no data file ({missing.name}); copy it "
-            "beside the index"
-        )
+    for file in files:
+        if not file.exists():
+            raise errors.MissingCheckpoint(
+                f"{prefix}: the index is there, but no data file ({file.name}); copy "
+                "it beside the index"
+            )
     return files
 
 
