@@ -43,8 +43,7 @@ class Stopped(SystemExit):
         self.in_order = in_order
 
 
-# Signals that `graceful` holds back; None outside of it.
-_held_back: list[int] | None = None
+_held_back: list[int] | None = None  # signals within `graceful`; None outside of it
 
 
 def run(

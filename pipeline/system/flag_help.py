@@ -12,7 +12,6 @@ _INDENT = 26  # characters before the text of a flag
 _UNBROKEN = "\u00a0"  # a space at which no line ends
 _VALUES = {int: "N", float: "X", str: "TEXT"}
 
-
 Arguments = Mapping[str, Argument]
 Settings = Mapping[str, Setting]
 

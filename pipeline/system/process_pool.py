@@ -29,19 +29,11 @@ def map_blocks(
     num_workers: int,
     initializer: Initializer,
 ) -> Iterator[tuple[Sequence[Item], list[Result]]]:
-    """Apply a function to each block in worker processes.
+    """Apply a function to each block in worker processes; yield blocks and results.
 
-    Args:
-        function: function from a block to its result; it and its exceptions can be
-            pickled.
-        blocks: sequences of items.
-        on_crash: function from an item that crashes its process to a result.
-        num_workers: number of processes, at least 1.
-        initializer: function to call once in each process.
-
-    Yields:
-        (block, results), in the order of the blocks: one result for the whole block, or
-        one for each item if an item crashed.
+    Blocks come in order, each with one result of `function`, which must be picklable.
+    If an item crashes its process, its block comes with one result for each item:
+    `on_crash` makes that of the item. `initializer` is called once in each process.
     """
     pending = collections.deque[tuple[Sequence[Item], futures.Future[Result]]]()
     remaining = iter(blocks)

@@ -11,7 +11,6 @@ import itertools
 import os
 import re
 import time
-import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -282,12 +281,8 @@ def _check_address(url: str) -> None:
 
 def server_of(url: str) -> str:
     """Return scheme, host and port of an http or https address; "" of any other."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-    except ValueError:  # brackets without an IPv6 address
-        return ""
-    is_http = parts.scheme in ("http", "https") and parts.netloc
-    return f"{parts.scheme}://{parts.netloc}" if is_http else ""
+    match = re.match(r"\s*(https?://[^/?#]+)", url, re.IGNORECASE)
+    return match[1] if match else ""
 
 
 def without_password(url: str) -> str:

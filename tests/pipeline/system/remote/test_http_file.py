@@ -1,8 +1,6 @@
 import hashlib
-import socket
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
@@ -211,17 +209,7 @@ class TestUnreachable:
         with pytest.raises(UnreachableError, match=message):
             http_file.download(f"{closed_url}/file", tmp_path / "file")
         assert time.monotonic() - start < 3
-        assert {path.name: path.read_text() for path in tmp_path.iterdir()} == part
-
-    def test_a_server_that_hangs_up_is_unreachable(self, tmp_path):
-        with socket.create_server(("127.0.0.1", 0)) as listening:
-            url = f"http://127.0.0.1:{listening.getsockname()[1]}/file"
-            thread = threading.Thread(target=lambda: listening.accept()[0].close())
-            thread.start()
-            with pytest.raises(UnreachableError, match="cannot be reached"):
-                http_file.download(url, tmp_path / "file")
-            thread.join()
-        assert files.folder_content(tmp_path) == {}
+        assert {path.name for path in tmp_path.iterdir()} == part.keys()
 
     def test_a_password_is_not_shown(self, closed_url, tmp_path):
         url = closed_url.replace("//", "//name:secret@")
