@@ -89,7 +89,7 @@ def new_directory(run_dir: str, ckpt: str) -> Path:
 
 
 def cache_dir(directory: Path) -> Path:
-    """Return the folder of feature caches, which a run shares with those beside it.
+    """Return the folder of feature caches, which all runs of a folder share.
 
     Runs of --seeds and --folds use the cache beside the folder of all of them.
     """

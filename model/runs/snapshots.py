@@ -79,8 +79,8 @@ def select(arrays: Arrays, prefix: str) -> dict[str, np.ndarray]:
 
 
 @contextlib.contextmanager
-def locked(directory: Path) -> Iterator[Path]:
-    """Create a run's folder of snapshots, lock it for this process and yield it.
+def locked(directory: Path) -> Iterator[None]:
+    """Create a run's folder of snapshots, and lock it for this process.
 
     Raises:
         RunError: Another process is training the run.
@@ -100,7 +100,7 @@ def locked(directory: Path) -> Iterator[Path]:
         for place in (folder, directory):
             for path in place.glob(".*.partial*"):
                 path.unlink()
-        yield folder
+        yield
     finally:
         os.close(descriptor)
 

@@ -124,7 +124,7 @@ class _StageTimer:
         stage, size = self._stage, self._stage.config.batch_size
         missing, features_s, extra_bytes, bound = 0, 0.0, 0, "memory"
         if stage.is_cached:
-            missing, features_s, extra_bytes = self._features()
+            missing, features_s, extra_bytes = self._estimate_features()
             model = self._tail
             training = validation = self._example_batches()
             validation_size = size
@@ -163,7 +163,7 @@ class _StageTimer:
             extra_bytes=extra_bytes + 4 * int(weights),
         )
 
-    def _features(self) -> tuple[int, float, int]:
+    def _estimate_features(self) -> tuple[int, float, int]:
         """Return number of missing features, seconds for them, bytes of their table."""
         stage = self._stage
         rows, needed = training_data.photos_per_view(
@@ -202,7 +202,7 @@ class _StageTimer:
         return missing, missing / size * batch_s, in_memory
 
     def _example_batches(self) -> Iterator[training_loop.Batch]:
-        """Yield random numbers in place of features that are not computed yet."""
+        """Repeat random numbers in place of features that are not computed yet."""
         random = np.random.default_rng(0)
         size = self._stage.config.batch_size
         shape = (size, *self._trunk.output.shape[1:])

@@ -53,12 +53,14 @@ def _run_all(
     finally:
         if not any(map(run_folder.is_run, directory.iterdir())):
             run_folder.RunFolder(directory=directory).discard()
-    results: dict[str, Any] = {}
-    for network, runs in figures.items():
-        summary = summarise(runs, folds=bool(config.folds))
-        results |= {network: summary} if network else summary
+    summaries = {
+        network: summarise(runs, folds=bool(config.folds))
+        for network, runs in figures.items()
+    }
+    others = {network: summary for network, summary in summaries.items() if network}
+    _write(directory, config, records, summaries[""] | others)
+    for network, summary in summaries.items():
         command_line.say(as_text(summary, network))
-    _write(directory, config, records, results)
     return directory
 
 
@@ -69,12 +71,12 @@ def _test_all(
     networks = ["", train_run.SCRATCH] if config.compare == "scratch" else [""]
     figures: dict[str, dict[str, Mapping[str, Any]]] = {name: {} for name in networks}
     features = ""
-    for name, member in members(config, records, directory).items():
+    for name, member in _prepare_runs(config, records, directory).items():
         run_dir = directory / name
         command_line.log(f"{name}:")
         if (run_dir / run_folder.CHECKPOINTS).exists():
             train_run.resume(run_dir)
-        elif not is_done(run_dir):
+        elif not _is_complete(run_dir):
             # All heads sit on the same layers.
             member = dataclasses.replace(member, features=features or member.features)
             train_run.train(member)
@@ -87,13 +89,10 @@ def _test_all(
     return figures
 
 
-def members(
+def _prepare_runs(
     config: settings.Config, records: manifest.Manifest, directory: Path
 ) -> dict[str, settings.Config]:
-    """Return {name: settings} of the runs; each has a folder of that name.
-
-    The records of folds are written into the folder of all runs, too.
-    """
+    """Write the records of folds; return {name of a run and its folder: settings}."""
     single = dataclasses.replace(config, seeds=1, folds=0, data=str(records.directory))
     if not config.folds:
         return {
@@ -129,14 +128,11 @@ def _write_fold(
     dataclasses.replace(changed, directory=folder).stage(folder)
 
 
-def is_done(run_dir: Path) -> bool:
-    """Return whether the training of a run is complete.
-
-    Raises:
-        RunError: Its loss diverged; without it the mean would be too good.
-    """
+def _is_complete(run_dir: Path) -> bool:
+    """Return whether the training of a run is complete; RunError if it diverged."""
     if (path := run_dir / run_folder.DIVERGED).exists():
         reason = path.read_text(encoding="utf-8").strip()
+        # A summary without this run would be too good.
         raise run_folder.RunError(
             f"{run_dir}: this run cannot be tested, so that there is no summary. "
             f"{reason} Train all runs again, with other settings."

@@ -84,8 +84,8 @@ def test_a_failed_write_leaves_the_old_snapshots(folder, monkeypatch):
 
 
 def test_one_process_at_a_time_trains_a_run(tmp_path):
-    with snapshots.locked(tmp_path) as folder:
-        assert folder.is_dir()
+    with snapshots.locked(tmp_path):
+        assert (tmp_path / run_folder.CHECKPOINTS).is_dir()
         with (
             pytest.raises(run_folder.RunError, match="another process is training"),
             snapshots.locked(tmp_path),
@@ -96,7 +96,8 @@ def test_one_process_at_a_time_trains_a_run(tmp_path):
 
 
 def test_incomplete_files_of_a_killed_process_are_removed(tmp_path):
-    with snapshots.locked(tmp_path) as folder:
+    folder = tmp_path / run_folder.CHECKPOINTS
+    with snapshots.locked(tmp_path):
         snapshots.write(folder, 1, arrays(1), keep=2)
     left = (folder / ".step-00000002.npz.7.partial", tmp_path / ".m.7.partial.keras")
     for path in left:
