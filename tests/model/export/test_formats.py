@@ -25,7 +25,7 @@ from model.export import (
 from model.networks import architecture, head
 from model.runs import finished_run
 from pipeline.batches import single_photo
-from pipeline.images import record_image
+from pipeline.images import opencv, record_image
 from pipeline.system.errors import DataError
 from tests.support import drawn_photos, small_runs
 
@@ -110,6 +110,21 @@ def test_a_file_of_each_format_agrees_with_the_run(exported, small_run, form):
     assert all(facts.size_bytes > 1000 for facts in done.models)
     beside = ["labels.txt"] if form == "keras" else []
     assert names_in(done.path.parent) == sorted([done.path.name, *beside])
+
+
+def test_the_proof_sends_the_pixels_that_the_run_decodes_at_the_edges_of_its_window():
+    """Colours of a JPEG are stored at half the size, so a crop changes its edges."""
+    whole, as_run = [], []
+    for width in range(140, 148):
+        noise = np.random.default_rng(0).integers(0, 256, (90, width, 3), np.uint8)
+        jpeg = encode(noise, ".jpg")
+        seen = NETWORK_INPUT(record_image.encode_for_record(jpeg))
+        images = opencv.decode_rgb(jpeg), verify_file.decode_as_run(jpeg, False, SPEC)
+        for results, image in zip((whole, as_run), images, strict=True):
+            view = photo_graph.view_of_images(image[None], SPEC).numpy()[0]
+            results.append(np.array_equal(view, seen))
+    assert not all(whole)
+    assert all(as_run)
 
 
 def test_saved_model_takes_photos_as_they_are(exported, small_run, expected):
