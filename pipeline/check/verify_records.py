@@ -117,16 +117,14 @@ def _check_head(converted: Manifest) -> list[Fault]:
 def _check_file(path: Path, tasks: Sequence[_Task]) -> list[Fault]:
     """Check that the records of a file leave no gap in it."""
     if not path.is_file():
-        problem = f"missing, with {len(tasks)} records"
-        return [Fault(file=path.name, problem=problem)]
+        return [Fault(file=path.name, problem=f"missing, with {len(tasks)} records")]
     end = 0
     for task in tasks:
         if task.row.offset != end:
             return [task.fault(f"starts at byte {task.row.offset}, expected {end}")]
         end += task.row.length
     if (size := path.stat().st_size) != end:
-        problem = f"has {size:,} bytes, expected {end:,}"
-        return [Fault(file=path.name, problem=problem)]
+        return [Fault(file=path.name, problem=f"has {size:,} bytes, expected {end:,}")]
     return []
 
 

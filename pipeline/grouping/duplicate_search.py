@@ -4,7 +4,6 @@ Only photos that the hashes propose are decoded again.
 """
 
 import functools
-import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -31,8 +30,8 @@ def search(
     This process decodes the proposed photos; its limit of pixels is that of its start.
 
     Args:
-        rows: rows of all files.
-        source: source of the files.
+        rows: rows of all files of the source.
+        source: photos to compare.
         encoded: function from the index of a row to a JPEG or PNG of it, upright.
         num_workers: number of processes; 0: one for each processor.
 
@@ -59,7 +58,6 @@ def search(
             num_workers=min(num_workers or command_line.available_cpus(), len(indices)),
             initializer=decode_files.start_worker,
         )
-        results = itertools.chain(*(results for _, results in blocks))
-        return list(itertools.chain(*results))
+        return [digest for _, results in blocks for part in results for digest in part]
 
     return near_duplicates.find(rows, thumbnail, digests)

@@ -12,7 +12,7 @@ another colour makes another picture, so there nothing may be cut off or made gr
 
 Only proposed photos are decoded again, from their records. Where few are, as in flower
 photos, that costs conversion a percent; where each has a near-duplicate, as much again
-as converting it. Thumbnails kept by the workers would cost all conversions a little.
+as converting it.
 """
 
 import concurrent.futures

@@ -60,11 +60,9 @@ class Thumbnails:
         self._pixels = np.ndarray(shape, np.uint8, self._mapped)
 
     def store(self, start: int, images: Sequence[np.ndarray]) -> None:
-        """Store and measure thumbnails from a place on; threads may do so at once.
+        """Store and measure images, uint8 [SIDE, SIDE, 3], BGR, from place `start` on.
 
-        Args:
-            start: place of the first thumbnail.
-            images: thumbnails, each uint8 [SIDE, SIDE, 3], BGR.
+        Threads may store different ones at once.
         """
         pixels = np.stack(images)
         block = slice(start, start + len(images))

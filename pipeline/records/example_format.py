@@ -68,17 +68,13 @@ def _example_class() -> Any:
         options.setdefault("label", field.LABEL_OPTIONAL)
         parent.field.add(name=name, number=number, type=kind, **options)
 
-    for name, kind in (
-        ("BytesList", field.TYPE_BYTES),
-        ("FloatList", field.TYPE_FLOAT),
-        ("Int64List", field.TYPE_INT64),
-    ):
-        add(file.message_type.add(name=name), "value", 1, kind, label=3)
     feature = file.message_type.add(name="Feature")
     feature.oneof_decl.add(name="kind")
-    for number, name in enumerate(("bytes_list", "float_list", "int64_list"), start=1):
-        type_name = ".tensorflow." + name.title().replace("_", "")
-        add(feature, name, number, 11, type_name=type_name, oneof_index=0)
+    for number, name in enumerate(("bytes", "float", "int64"), start=1):
+        values = file.message_type.add(name=f"{name.title()}List")
+        add(values, "value", 1, getattr(field, f"TYPE_{name.upper()}"), label=3)
+        type_name = f".tensorflow.{values.name}"
+        add(feature, f"{name}_list", number, 11, type_name=type_name, oneof_index=0)
     features = file.message_type.add(name="Features")
     entry = features.nested_type.add(name="FeatureEntry")
     entry.options.map_entry = True
@@ -90,9 +86,8 @@ def _example_class() -> Any:
     add(example, "features", 1, 11, type_name=".tensorflow.Features")
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    return message_factory.GetMessageClass(
-        pool.FindMessageTypeByName("tensorflow.Example")
-    )
+    descriptor = pool.FindMessageTypeByName("tensorflow.Example")
+    return message_factory.GetMessageClass(descriptor)
 
 
 Example = _example_class()

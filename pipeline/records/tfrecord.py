@@ -67,13 +67,9 @@ def unframe(record: bytes, where: str) -> bytes:
 def scan(path: Path, *, max_bytes: int = 0) -> Iterator[tuple[int, bytes]]:
     """Yield (byte offset, payload) of every record of a file, checksums verified.
 
-    Args:
-        path: file of records.
-        max_bytes: largest payload, in bytes; 0: no limit.
-
     Raises:
-        DataError: the file is cut or damaged, or a record is too long; names file and
-            byte offset.
+        DataError: the file is cut or damaged, or a payload is longer than `max_bytes`,
+            if that is not 0; names file and byte offset.
     """
     with path.open("rb") as file:
         size = path.stat().st_size

@@ -63,9 +63,8 @@ def list_photos(
         names: names of the classes; None takes the names of the photos' folders.
 
     Raises:
-        DataError: a file is no list, a line has no path or no label, a label fits no
-            class, a photo has two labels or two splits, or photo_source.check refuses
-            the source.
+        DataError: a line or a label is wrong, a photo has two labels or splits, or
+            photo_source.check refuses the source.
     """
     listed = listed_photos.ListedPhotos(root, dict(files), _entries(files))
     if names:

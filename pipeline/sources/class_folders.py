@@ -13,6 +13,7 @@ flowers/
 """
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,18 +46,14 @@ def list_folders(root: Path) -> photo_source.Source:
     depth = 1 if splits else 0
     _check_splits(root, splits, folders)
     names = sorted({folder[depth] for folder in folders if len(folder) > depth})
-    interned = {name: name for name in names}  # one string for all files of a class
     photos = []
     for path in paths:
         parts = path.split("/", depth + 1)
-        in_class = len(parts) > depth + 1
-        photos.append(
-            photo_source.SourcePhoto(
-                path=path,
-                class_name=interned[parts[depth]] if in_class else "",
-                split=splits.get(parts[0], "") if in_class else "",
-            )
-        )
+        name, split = "", ""
+        if len(parts) > depth + 1:
+            name, split = sys.intern(parts[depth]), splits.get(parts[0], "")
+        photo = photo_source.SourcePhoto(path=path, class_name=name, split=split)
+        photos.append(photo)
     present = {(photo.split, photo.class_name) for photo in photos}
     for top, split in splits.items():
         for name in names:

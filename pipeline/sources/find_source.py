@@ -1,10 +1,4 @@
-"""Find out what kind of source a user has, and list its photos.
-
-* a folder of class folders, or of split folders with class folders (class_folders.py)
-* a folder of old records of two keys, one file a class (tfrecords_2018.py)
-* Caffe's list files, and the folder that their paths are relative to (caffe_lists.py)
-* a CSV file of paths and labels, and the same folder (photo_csv.py)
-"""
+"""Find out what kind of source a user has, and list its photos."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -29,9 +29,8 @@ def list_photos(
             as class names.
 
     Raises:
-        DataError: a column is missing, a row has no path or no label, a label fits no
-            class, a photo has two labels or two splits, or photo_source.check refuses
-            the source.
+        DataError: a row or a label is wrong, a photo has two labels or splits, or
+            photo_source.check refuses the source.
     """
     listed = listed_photos.ListedPhotos(root, [path], _entries(path))
     if names:

@@ -70,19 +70,19 @@ def list_photos(root: Path) -> photo_source.Source:
     """
     ignored: dict[str, int] = {}
     files = _visible_paths(root, ignored)
-    names = {path: _class_name(path) for path in files}
-    records = _read_all([path for path in files if names[path]])
-    class_of_label = _class_of_label(root, names, records)
+    records = _read_all([path for path in files if _class_name(path)])
+    class_of_label = _class_of_label(root, records)
     photos = [
         photo_source.SourcePhoto(path=path.name, class_name="")
         for path in files
         if path not in records
     ]
     for path, old_photos in records.items():
+        name = _class_name(path)
         photos += [
             photo_source.SourcePhoto(
                 path=f"{path.name}/{index:06d}.jpg",
-                class_name=names[path],
+                class_name=name,
                 span=span,
             )
             for index, (span, _) in enumerate(old_photos)
@@ -119,13 +119,13 @@ def _read_all(files: Sequence[Path]) -> dict[Path, list[_Photo]]:
 
 
 def _class_of_label(
-    root: Path, names: Mapping[Path, str], records: Mapping[Path, Sequence[_Photo]]
+    root: Path, records: Mapping[Path, Sequence[_Photo]]
 ) -> dict[int, str]:
     """Return {old label: class name}, by ascending label; refuse labels that clash."""
     label_of: dict[str, int] = {}
     class_of: dict[int, str] = {}
     for path, photos in records.items():
-        name = names[path]
+        name = _class_name(path)
         for index, (_, label) in enumerate(photos):
             if label_of.setdefault(name, label) != label:
                 raise DataError(

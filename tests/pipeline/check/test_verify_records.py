@@ -59,10 +59,6 @@ def rewrite(found, row, change):
     path.write_bytes(data)
 
 
-def test_records_as_converted_have_no_fault(found):
-    assert faults_of(found) == []
-
-
 @pytest.mark.parametrize("at", [0, 8, 12, 200, -1], ids=str)
 def test_one_changed_bit_is_a_fault_of_its_record(found, at):
     """The first fault is named by file and number of the record."""

@@ -422,12 +422,3 @@ def test_an_animation_is_skipped_on_request(photos, tmp_path):
     (row,) = (row for row in rows if row.path.endswith(".gif"))
     assert row.action == "reencoded"
     assert "first of 2 frames" in row.reason
-
-
-def test_more_pixels_than_allowed_are_refused_by_the_header(photos, tmp_path):
-    large = np.zeros((300, 400, 3), np.uint8)
-    cv2.imwrite(str(photos / "red" / "large.png"), large)
-    out = tmp_path / "out"
-    summary = conversions.convert(photos, out, max_pixels=300 * 400 - 1)
-    assert skipped(summary) == {"red/large.png": "PNG larger than 119,999 pixels"}
-    assert not skipped(conversions.convert(photos, out, max_pixels=300 * 400))

@@ -174,7 +174,8 @@ def test_pictures_without_texture_are_compared(tmp_path, pixels):
     other = pixels.copy()
     other[..., 0] //= 2
     files = [png(pixels), png(pixels.swapaxes(0, 1)), png(other), jpeg(pixels, 50)]
-    groups(search(files, tmp_path), 4)
+    found = groups(search(files, tmp_path), 4)
+    assert sorted(number for group in found for number in group) == [0, 1, 2, 3]
 
 
 def test_a_group_stays_connected_without_a_photo_that_is_left_out(tmp_path):

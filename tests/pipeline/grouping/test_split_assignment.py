@@ -115,12 +115,6 @@ def test_folds_test_every_photo_once(first, second, folds):
     assert sorted(tested) == sorted(members)
 
 
-def test_folds_are_even():
-    members = groups([1] * 53) | groups([1] * 52, label=1)
-    _, fold_of = by_folds(members, 5)
-    assert {*photos(fold_of, members).values()} == {21}
-
-
 class TestGroupsOfSeveralClasses:
     """Sessions, patients or places with photos of several classes in each."""
 

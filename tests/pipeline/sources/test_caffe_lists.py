@@ -164,8 +164,3 @@ class TestWithoutNames:
     def test_folders_that_fit_no_label_are_refused(self, tmp_path, body):
         with pytest.raises(DataError, match="--labels=FILE"):
             listed(tmp_path, body, names=None)
-
-
-def test_lists_without_training_photos_are_refused(tmp_path):
-    with pytest.raises(DataError, match="given for test, none to train on"):
-        listed(tmp_path, "a.jpg 0\nb.jpg 1\n", split=TEST)

@@ -77,11 +77,6 @@ class TestNumbers:
             class_labels.resolve(places(*labels), names(tmp_path))
 
 
-def test_names_keep_the_order_of_the_file(tmp_path):
-    classes = class_labels.resolve(places("tulips", "daisy"), names(tmp_path))
-    assert classes.label_of == {"daisy": 0, "roses": 1, "tulips": 2}
-
-
 def test_names_without_a_file_are_sorted():
     assert class_labels.as_names(places("b", "a")).names == ("a", "b")
     assert class_labels.as_names(places("10", "9", "0")).names == ("0", "9", "10")

@@ -31,12 +31,6 @@ def test_lists_are_looked_for_here_and_in_the_source(tmp_path, monkeypatch):
         listed("other/")
 
 
-def test_a_csv_file_is_a_source(tmp_path):
-    (tmp_path / "photos.csv").write_text("path,label\na,x\nb,y\n")
-    found = find_source.list_source(tmp_path, csv_file="photos.csv")
-    assert found.kind == "CSV"
-
-
 def test_a_file_or_nothing_in_place_of_a_folder_is_refused(tmp_path):
     make(tmp_path, "file")
     with pytest.raises(DataError, match="is a file"):
