@@ -271,13 +271,13 @@ class TestPlan:
         stages = (
             {"stage": "head", "epochs": 3},
             {"stage": "deeper", "train_from": "conv2", "views": 0, "steps": 7},
-            {"stage": "some", "train": "fc3,logits"},
+            {"stage": "named", "train": "fc3,logits"},
             {"stage": "again"},
         )
         text = plan(stages=stages)
         assert not Path(tiny_config.run_dir).exists()
-        parts = re.split(r"^(?:deeper|some|again):$", text, flags=re.M)
-        head, deeper, some, again = parts
+        parts = re.split(r"^(?:deeper|named|again):$", text, flags=re.M)
+        head, deeper, named, again = parts
         assert re.search(r"conv1 +8 x 8 x 4 +112 +cached", head)
         assert re.search(r"logits +3 +24 +trained", head)
         assert "24 parameters train" in head
@@ -287,7 +287,7 @@ class TestPlan:
         assert re.search(r"conv2 .*trained", deeper)
         assert "7 steps of 16 photos in 3 epochs" in deeper
         assert "waits for" in deeper
-        assert re.search(r"fc4 .*frozen", some)
+        assert re.search(r"fc4 .*frozen", named)
         assert "features of" not in again  # those of the first stage serve it
         assert re.search(r"altogether about [0-9.]+ (s|min), [0-9.]+ GB", again)
 

@@ -77,7 +77,7 @@ def test_lists_and_tables_become_text_as_flags_have_it(tmp_path, value, text):
     ],
     ids=lambda text: text[:20],
 )
-def test_what_is_wrong_is_named(tmp_path, text, message):
+def test_a_wrong_recipe_names_what_is_wrong(tmp_path, text, message):
     with pytest.raises(DataError, match=message):
         read(tmp_path, text)
 

@@ -152,7 +152,7 @@ def test_without_stages_the_training_is_one(parse):
         ("batch_size = 100000", "--batch_size=100000: expected 1 to 16384"),
     ],
 )
-def test_settings_that_cannot_be(parse, text, message):
+def test_impossible_settings_of_a_recipe_are_refused(parse, text, message):
     with pytest.raises(DataError, match=message):
         parse(text)
 
@@ -165,7 +165,7 @@ def test_settings_that_cannot_be(parse, text, message):
         ("--epochs=3.5", r"--epochs=3\.5: expected a whole number"),
     ],
 )
-def test_flags_that_cannot_be(parse, flag, message):
+def test_impossible_flags_are_refused(parse, flag, message):
     with pytest.raises(UsageError, match=message):
         parse("", flag)
 
