@@ -33,8 +33,7 @@ def draw_missing(target: Path, *, images_per_class: int, seed: int) -> int:
     files = flower_archive.files_below(target)
     if foreign := sorted(files - photos.keys()):
         raise DataError(
-            f"{target}: has {foreign[0]}, which is not part of this data set. Choose "
-            "an empty folder"
+            f"{target}: has other files, such as {foreign[0]}. Choose an empty folder"
         )
     if files:
         name = min(files)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
 
+from pipeline.system.errors import DataError
 from pipeline.system.remote.bucket import BucketPath
 
 _MAX_NAME = 220  # file systems allow 255 bytes; `replacing` adds some 20
@@ -45,7 +46,11 @@ def is_remote(text: str) -> bool:
 
 def path(text: str) -> Path:
     """Return the path that a text names: a Path, or a BucketPath with its methods."""
-    return cast(Path, BucketPath(text)) if is_remote(text) else Path(text)
+    if not is_remote(text):
+        return Path(text)
+    if ":///" in text:
+        raise DataError(f"{text}: names no bucket. Expected SCHEME://BUCKET/FOLDER")
+    return cast(Path, BucketPath(text))
 
 
 def walk(
@@ -67,10 +72,7 @@ def remove_tree(folder: Path | BucketPath) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path | BucketPath) -> Iterator[bool]:
-    """Lock a folder for this process, and yield whether it was free.
-
-    Buckets have no locks, so a folder there counts as free.
-    """
+    """Lock a folder for this process; yield whether it was free. Buckets always are."""
     if isinstance(folder, BucketPath):
         yield True
         return

@@ -29,7 +29,6 @@ from pipeline.system.errors import DataError
 Header = dict[str, Any]  # values that JSON can hold
 
 _LENGTHS = struct.Struct("<IQ")
-_ROOT = Path(__file__).parents[2]
 
 
 class NotStarted(DataError):
@@ -75,9 +74,9 @@ class Child:
         )
         # -P: a module that lies in the working folder is not imported.
         self._command = [sys.executable, "-P", "-c", program, *arguments]
-        paths = filter(None, (str(_ROOT), os.environ.get("PYTHONPATH")))
+        paths = (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))
         self._environment = {
-            "PYTHONPATH": os.pathsep.join(paths),
+            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
             "OPENBLAS_NUM_THREADS": "1",  # each takes memory, and there is no work
             **environment,
         }

@@ -24,7 +24,6 @@ from pipeline.system.errors import DataError
 
 _CONNECT_TIMEOUT_S = 5.0  # without a network, users learn it within seconds
 _READ_TIMEOUT_S = 60.0
-_MAX_PAUSE_S = 30
 _RETRIES = 4
 _BYTES_RETRIES = 2  # of one file among thousands
 _CHUNK_BYTES = 1 << 16  # a connection that breaks loses the chunk under way
@@ -69,8 +68,8 @@ def open_session(
         other=0,
         status_forcelist=(408, 425, 429, 500, 502, 503, 504),
         backoff_factor=backoff_s,
-        backoff_max=_MAX_PAUSE_S,
-        retry_after_max=_MAX_PAUSE_S,
+        backoff_max=30,
+        retry_after_max=30,
         raise_on_status=False,
     )
     adapter = adapters.HTTPAdapter(max_retries=policy, pool_maxsize=connections)
