@@ -119,7 +119,7 @@ def test_help_and_wrong_flags_come_before_slow_imports(command):
     is_script = (files.ROOT / f"{command}.py").exists()
     name = f"{command}.py" if is_script else command
     done = processes.run_command("-c", PROGRAM, name, *COMMANDS[command])
-    assert done.stdout.splitlines() == ["exit code 1", *help_of(command), "set()"]
+    assert done.stdout.splitlines() == ["exit code 2", *help_of(command), "set()"]
     assert done.stderr == "error: --nonsense=1: no such flag. " + (
         "--helpfull lists all flags.\n"
     )

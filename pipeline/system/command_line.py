@@ -1,7 +1,7 @@
 """Run a command: exit codes, one-line errors, results on stdout, progress on stderr.
 
-Exit codes: 0 for success; 1 for wrong flags, or a bug with its traceback; 2 for a
-problem with data, weights or a run, with one line on stderr; 128 + signal when stopped.
+Exit codes: 0 for success; 1 for a bug, with its traceback; 2 for what the user can mend
+(flags, data, weights, a run), with one line on stderr; 128 + signal when stopped.
 """
 
 import contextlib
@@ -75,7 +75,7 @@ def run(
         _leave()
     except UsageError as error:
         log(f"error: {error}")
-        sys.exit(1)
+        sys.exit(2)
     except UserError as error:
         _fail(str(error))
     except Stopped as stopped:

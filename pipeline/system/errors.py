@@ -1,7 +1,7 @@
-"""Define the errors whose message is for the user.
+"""Define the errors whose message is for the user; the exit code is 2.
 
-* UsageError: the command line is wrong; exit code 1.
-* UserError: data, weights or a run are wrong; exit code 2.
+* UsageError: the command line is wrong.
+* UserError: data, weights or a run are wrong.
     * DataError: photos, records, a manifest or a run.
     * Other rooms derive theirs, such as model.checkpoints.errors.CheckpointError.
 """

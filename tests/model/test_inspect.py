@@ -117,5 +117,5 @@ class TestFileWithoutWeights:
 
 def test_the_command_needs_one_file():
     done = processes.run_command("-m", "model.inspect")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "FILE is missing" in done.stderr

@@ -369,7 +369,7 @@ def test_the_command_prints_counts_and_skipped_files(photos, tmp_path):
 )
 def test_wrong_flags_are_refused_before_anything_is_written(photos, tmp_path, flags):
     done = conversions.command(photos, tmp_path / "out", *flags)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert flags[0] in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()

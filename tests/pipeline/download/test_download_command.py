@@ -77,6 +77,6 @@ def test_wrong_arguments_are_refused(tmp_path, monkeypatch, words, message):
     done = processes.run_command(
         "-m", "pipeline.download", *words.split(), cwd=tmp_path
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -123,7 +123,7 @@ def test_a_failing_job_is_an_error_that_names_the_runner():
 )
 def test_a_flag_that_is_not_for_beam_is_refused(photos, tmp_path, flags, message):
     done = command(photos, tmp_path / "out", *flags)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert message in done.stderr
 
 

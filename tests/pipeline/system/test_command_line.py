@@ -101,9 +101,9 @@ def test_named_problems_are_one_line(program, kind, message):
 @pytest.mark.parametrize(
     "flag", ["--number=13", "--number=-1", "--number=x", "--nmber=1"]
 )
-def test_a_wrong_flag_gives_one_line_and_exit_code_1(program, flag):
+def test_a_wrong_flag_gives_one_line_and_exit_code_2(program, flag):
     done = processes.run_command(program, "work", flag)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert flag in line
 
