@@ -24,7 +24,9 @@ class BucketPath(pathlib.PurePosixPath):
     """
 
     def __str__(self) -> str:
-        return re.sub(":/+", "://", super().__str__(), count=1)
+        text = super().__str__()  # which has one slash in place of several
+        slashes = "///" if text.startswith("file:") else "//"
+        return re.sub("(?<=:)/+", slashes, text, count=1)
 
     def resolve(self) -> "BucketPath":
         """Return the path itself: buckets have no links."""
