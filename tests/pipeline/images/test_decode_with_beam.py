@@ -68,7 +68,7 @@ def test_a_dask_cluster_writes_the_same_records(
     paths = [str(files.ROOT), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address=None
+        n_workers=2, threads_per_worker=1, dashboard_address=":0"
     ) as cluster:
         address = f"--dask_client_address={cluster.scheduler_address}"
         done = command(photos, tmp_path / "out", "--runner=DaskRunner", address)
