@@ -86,7 +86,7 @@ def cornered_views(sizes: np.ndarray, spec: InputSpec) -> tuple[Views, ...]:
 def random_views(sizes: np.ndarray, spec: InputSpec, key: tuple[int, ...]) -> Views:
     """Return a random window of each image, mirrored half of the time.
 
-    The key of the random numbers, such as (seed, epoch), decides them.
+    The result depends on the sizes and `key`, such as (seed, epoch), alone.
 
     Source: Krizhevsky et al. 2012, section 4.1 (random 224 crops of 256, mirrored).
     """
@@ -124,10 +124,7 @@ def decode_window(encoded: Any, is_png: Any, window: Any) -> Any:
 
 
 def _halve(images: Any, size_px: int, by: tuple[int, int]) -> Any:
-    """Average neighbours along the sides whose factor `by` is 2, while twice too long.
-
-    `by` holds the factors for height and width, 1 or 2.
-    """
+    """Divide height and width by the factors `by`, as often as `size_px` allows."""
 
     def too_large(images: Any) -> Any:
         sides = [tf.shape(images)[1 + axis] for axis in range(2) if by[axis] == 2]

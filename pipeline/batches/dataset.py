@@ -54,9 +54,9 @@ class Training:
         self._batch_size = batch_size
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[image_batches.Batch]:
-        """Yield the batches of an epoch, counted from 0, without `start` photos.
+        """Yield the batches of an epoch without its first `start` photos.
 
-        A run that was stopped goes on there.
+        Epochs count from 0. A run that goes on in an epoch has seen the first photos.
         """
         key = (self._seed, epoch)
         order = permutation(len(self.images.rows), key)
@@ -69,8 +69,10 @@ class Training:
         shares = [batch[self._share(len(batch))] for batch in batches]
         yield from self.images.run(np.concatenate([order[:0], *shares]), views)
         if batches and not len(shares[-1]):  # the last batch is too small to share
-            specs = self.images.dataset.element_spec.items()
-            yield {n: tf.zeros((0, *spec.shape[1:]), spec.dtype) for n, spec in specs}
+            yield {
+                name: tf.zeros((0, *spec.shape[1:]), spec.dtype)
+                for name, spec in self.images.dataset.element_spec.items()
+            }
 
 
 def permutation(num_rows: int, key: tuple[int, ...]) -> np.ndarray:

@@ -49,9 +49,9 @@ class Images:
     ) -> None:
         """Build the graph for views that are drawn for `augmentation`.
 
-        The last batch may have less than `batch_size` images. Records of at most
-        `memory_bytes` in all are read now and stay in memory, still encoded; later
-        passes are a tenth faster.
+        The last batch may have fewer than `batch_size` images. If all records together
+        have at most `memory_bytes`, they are read now and stay in memory, still
+        encoded; later passes are a tenth faster.
         """
         self.rows = rows
         self.spec = spec
@@ -134,7 +134,7 @@ class Images:
         return record.encoded
 
     def _resizing(self) -> dict[str, bool]:
-        """Return what crop_and_resize.resize has to know about all windows."""
+        """Return the arguments of crop_and_resize.resize that fit all windows."""
         sides = crop_and_resize.window_sides(self.sizes, self.spec)
         square = self.spec.resize == "crop"
         if self._augmentation.crop_area:

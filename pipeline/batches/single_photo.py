@@ -26,7 +26,6 @@ class NetworkInput:
         self.spec = spec
         square = spec.resize == "crop"
 
-        @tf.autograph.experimental.do_not_convert
         def crop(encoded: Any, is_png: Any, window: Any) -> Any:
             pixels = crop_and_resize.decode_window(encoded, is_png, window)
             return crop_and_resize.resize(

@@ -34,7 +34,7 @@ class Runner(Protocol):
 
 
 class Local:
-    """Worker processes of this machine, and threads for what only copies."""
+    """A Runner that decodes in processes of this machine, and copies in threads."""
 
     block_files = 16
 

@@ -66,7 +66,7 @@ def _tasks(
     """Yield one task a file, in the order of the paths."""
     reusable: set[str] = set()
     if previous is not None:
-        # Class names decide the labels in the records; the settings, the other bytes.
+        # Class names decide the labels in records, settings all else and the hashes.
         info = previous.manifest.info
         same_settings = settings.items() <= info.settings.items()
         if same_settings and info.class_names == source.class_names:

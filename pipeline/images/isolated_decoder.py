@@ -52,7 +52,9 @@ class Decoders:
             self._idle.put(child)
 
     def start(self) -> None:
-        """Start all processes at once, before others decode; wait until they can.
+        """Start all processes at once and wait until they can decode.
+
+        Only one thread may call this, before the first photo.
 
         Raises:
             sandbox.NotStarted: a process cannot start.

@@ -220,7 +220,7 @@ def decode_rgb(encoded: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def _decode_small(encoded: bytes, side: int) -> Any:
-    """Decode a record's image to a short side of at least 2 `side`, if it has that."""
+    """Decode a record's image, at a reduced size if that leaves twice `side`."""
     jpeg = file_headers.JpegHeader.read(encoded)
     factor = reduction(jpeg.short_side, 2 * side) if jpeg else 1
     return as_bgr(decode_as_stored(encoded, factor)[0])
@@ -291,8 +291,8 @@ def adjust_colours(
 ) -> np.ndarray:
     """Change brightness, contrast and saturation of uint8 [height, width, 3], RGB.
 
-    One after the other, the factors multiply the pixels, their distance from the
-    image's mean grey, and that from their own grey. The result is clipped to 0..255.
+    In this order, the factors multiply the pixels, their distance from the image's mean
+    grey, and their distance from their own grey. The result is clipped to 0..255.
 
     Source: the definitions of torchvision's ColorJitter.
     """

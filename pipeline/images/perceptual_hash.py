@@ -76,8 +76,8 @@ def turn_hashes(hashes: np.ndarray) -> np.ndarray:
     """Return the hashes that photos have in all eight orientations.
 
     Transposing a photo transposes its coefficients; mirroring it changes the signs of
-    the odd frequencies. From uint64 [num_hashes] becomes uint64 [8, num_hashes], whose
-    first row is `hashes`.
+    the odd frequencies. The result for uint64 [num_hashes] is uint64 [8, num_hashes];
+    its first row is `hashes`.
     """
     bits = np.unpackbits(_bytes(hashes), axis=1).reshape(-1, SIDE, SIDE)
     transposed = _pack(bits.swapaxes(1, 2))

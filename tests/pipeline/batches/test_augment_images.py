@@ -173,7 +173,7 @@ class TestMix:
     one_hot = np.eye(3)[labels]
 
     def mix(self, apply, augmentation, numbers, count=4):
-        """The numbers of the first image decide; the others are to be overlooked."""
+        """The numbers of the first image decide; the others must have no effect."""
         lines = np.zeros((count, len(numbers)))
         lines[0], lines[1:] = numbers, 0.3
         images, labels = self.images[:count], self.labels[:count]

@@ -160,7 +160,7 @@ def test_a_damaged_record_is_named(copy):
         collect(images.run(np.arange(len(images.rows)), central(images)))
     for part in (row.file, row.path, str(row.offset)):
         assert part in str(caught.value)
-    # The others are still to be had.
+    # All others can still be read.
     others = np.delete(np.arange(len(images.rows)), 3)
     assert len(collect(images.run(others, central(images)))["row"]) == len(others)
 
@@ -184,7 +184,7 @@ def test_a_record_that_is_not_the_manifests_is_refused(copy, field):
 
 
 def test_a_window_outside_the_image_is_an_error_not_garbage(copy):
-    """A manifest whose sizes lie: the decoder refuses, and the folder is named."""
+    """Wrong sizes in the manifest are refused by the decoder; the folder is named."""
     rows = [dataclasses.replace(row, height=5000) for row in copy.included()]
     images = images_of(copy, rows=[row for row in rows if row.format == "jpeg"])
     views = crop_and_resize.random_views(images.sizes, SPEC, (0,))
@@ -218,14 +218,12 @@ class TestAugmented:
     def epoch(self, found, number=1, start=0, **how):
         return collect(self.training(found, **how).epoch(number, start))
 
-    def test_off_is_bit_by_bit_what_it_was(self, found):
+    def test_without_settings_windows_are_random_and_mirrored(self, found):
         images = images_of(found, rows=found.included("train"), batch_size=8)
         views = crop_and_resize.random_views(images.sizes, SPEC, (0, 1, 1))
         generator = crop_and_resize.seeded_generator((0, 1, 0))
         order = generator.permutation(len(images.rows))
-        before = collect(images.run(order, views))
-        now = self.epoch(found)
-        assert are_equal(now, before)
+        assert are_equal(self.epoch(found), collect(images.run(order, views)))
 
     @pytest.mark.parametrize(
         "settings",
@@ -281,8 +279,7 @@ class TestAugmented:
             assert not labels[own + np.roll(own, 1, axis=0) == 0].any()
 
     def test_views_of_another_augmentation_are_refused(self, found):
-        training = self.training(found, **CHANGES)
-        images = training.images
+        images = self.training(found, **CHANGES).images
         with pytest.raises(ValueError, match="0 numbers an image, expected 11"):
             list(images.run(np.arange(2), central(images)))
 
