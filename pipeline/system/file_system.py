@@ -48,7 +48,7 @@ def path(text: str) -> Path:
     """Return the path that a text names: a Path, or a BucketPath with its methods."""
     if not is_remote(text):
         return Path(text)
-    if ":///" in text:
+    if ":///" in text and not text.startswith("file:"):
         raise DataError(f"{text}: names no bucket. Expected SCHEME://BUCKET/FOLDER")
     return cast(Path, BucketPath(text))
 
