@@ -60,7 +60,6 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, check_page.Encode
         labels_file=config.labels,
     )
     user_keys = photo_groups.find_user_keys(source, config.group_by)
-
     resize_min = file_headers.RESIZE_MIN
 
     def encoded(photo: SourcePhoto) -> bytes:

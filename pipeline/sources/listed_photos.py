@@ -107,7 +107,7 @@ class ListedPhotos:
     def to_source(
         self, kind: photo_source.Kind, classes: class_labels.Classes, where: str
     ) -> photo_source.Source:
-        """Return the source of these photos, as photo_source.check accepts it.
+        """Return the source of these photos; photo_source.check may refuse it.
 
         Args:
             kind: kind of the source.
