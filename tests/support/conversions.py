@@ -14,6 +14,9 @@ def convert(source, out, **settings):
     return summary
 
 
-def command(source, out, *flags, **kwargs):
-    words = ("-m", "pipeline.convert", source, f"--out={out}", "--workers=1", *flags)
-    return processes.run_command(*words, **kwargs)
+def words(source, out, *flags):
+    return "-m", "pipeline.convert", source, f"--out={out}", "--workers=1", *flags
+
+
+def command(source, out, *flags):
+    return processes.run_command(*words(source, out, *flags))

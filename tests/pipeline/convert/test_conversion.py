@@ -4,8 +4,6 @@ import re
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import cv2
@@ -15,17 +13,11 @@ import pytest
 from pipeline.convert import convert_settings
 from pipeline.records import manifest, staging, stored_photo
 from pipeline.system.errors import DataError
-from tests.support import conversions, drawn_photos, files
+from tests.support import conversions, drawn_photos, files, processes
 
 
-def start(source, out, *flags):
-    return subprocess.Popen(
-        [sys.executable, "-m", "pipeline.convert", source, f"--out={out}", *flags],
-        cwd=files.ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def start(source, out):
+    return processes.start_command(*conversions.words(source, out))
 
 
 def record_in(directory, row):
@@ -317,17 +309,15 @@ def test_a_stopped_conversion_cleans_up(photos, tmp_path, number):
 def test_a_full_disk_is_a_named_error_and_the_rerun_completes(photos, tmp_path):
     """A limit on the size of files stands for the end of the device."""
     out = tmp_path / "out"
-
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
-
     for number in range(60):
         photo = drawn_photos.encode_photo("red", 100 + number)
         (photos / "red" / f"more{number}.jpg").write_bytes(photo)
-    done = conversions.command(photos, out, preexec_fn=limit)
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    assert re.search("error: .*(File too large|No space)", done.stderr)
+    process = start(photos, out)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (60_000, 60_000))
+    _, stderr = process.communicate()
+    assert process.returncode == 2, stderr
+    assert "Traceback" not in stderr
+    assert re.search("error: .*(File too large|No space)", stderr)
     assert not final_names(out)
     check_completed(photos, out)
 
