@@ -1,14 +1,13 @@
 """Guard every request: other sites refused, uploads limited, errors as JSON."""
 
 import asyncio
+import email.message
 import http
 from collections.abc import Awaitable
 from typing import Any
 from urllib.parse import urlsplit
 
 from tornado import httputil, web
-
-from model.serve.serve_settings import Config
 
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -34,8 +33,27 @@ class Refusal(web.HTTPError):
         self.message = message
 
 
+@web.stream_request_body
 class Handler(web.RequestHandler):
-    """Add headers to every response, and refuse requests of other sites' pages."""
+    """Add headers to every response; refuse other sites' requests and large bodies.
+
+    A client that is refused still gets to send its body, which is dropped: otherwise
+    the connection would be reset before the client reads the response.
+    """
+
+    def initialize(self) -> None:
+        """Prepare to refuse the request; start the clock.
+
+        Not in `prepare`, which is not called for an unknown method.
+        """
+        self._num_bytes = 0
+        self._refusal = self.refusal()
+        # Tornado's own limit, which sends no response, ends just after this one.
+        self._timer = asyncio.get_running_loop().call_later(
+            self.settings["config"].upload_timeout_s,
+            self._end,
+            Refusal(408, "The upload took too long."),
+        )
 
     def set_default_headers(self) -> None:
         """Set the security headers."""
@@ -43,10 +61,48 @@ class Handler(web.RequestHandler):
         for name, value in _HEADERS.items():
             self.set_header(name, value)
 
-    def prepare(self) -> None:
-        """Refuse the request if it comes from a page of another site."""
-        if refusal := self.refusal():
-            raise refusal
+    def data_received(self, chunk: bytes) -> None:
+        """Count and drop the next part of the body.
+
+        A slightly larger body is received to its end, a much larger one is not.
+        """
+        self._num_bytes += len(chunk)
+        max_mb = self.settings["config"].max_upload_mb
+        if self._num_bytes > max_mb << 20:
+            message = f"The upload is larger than {max_mb} MB (--max_upload_mb)."
+            self._refusal = self._refusal or Refusal(413, message)
+            if self._num_bytes > 2 * max_mb << 20:
+                self._end(self._refusal)
+
+    def get(self, name: str = "") -> Awaitable[None] | None:
+        """Answer, unless the request is refused."""
+        self.check()
+        return self.answer(name)
+
+    head = get  # Tornado leaves out the body
+
+    def answer(self, name: str) -> Awaitable[None] | None:
+        """Answer a GET or HEAD request; `name` is the last part of some paths."""
+        raise web.HTTPError(405)
+
+    def check(self) -> None:
+        """Stop the clock, because the body is complete.
+
+        Raises:
+            Refusal: the request is refused.
+        """
+        self._timer.cancel()
+        if self._refusal:
+            raise self._refusal
+
+    def on_finish(self) -> None:
+        """Stop the clock of a request that is refused or lost before its end."""
+        self._timer.cancel()
+
+    def on_connection_close(self) -> None:
+        """Do the same when the client has hung up."""
+        super().on_connection_close()
+        self.on_finish()
 
     def refusal(self) -> Refusal | None:
         """Return a refusal of a request that comes from a page of another site.
@@ -84,46 +140,34 @@ class Handler(web.RequestHandler):
             message = http.HTTPStatus(status_code).phrase
         self.finish({"error": message})
 
-    def head(self, *names: str) -> Awaitable[None] | None:
-        """Answer like `get`; Tornado leaves out the body."""
-        return self.get(*names)
+    def _end(self, refusal: Refusal) -> None:
+        """Refuse before the end of the body; Tornado then closes the connection."""
+        self.send_error(refusal.status_code, exc_info=(Refusal, refusal, None))
 
 
 class UploadHandler(Handler):
-    """Receive an upload, raw bytes of a photo or a form, within the limits.
+    """Receive an upload, raw bytes of a photo or a form, within the limits."""
 
-    A client that is refused still gets to send its upload, which is dropped: otherwise
-    the connection would be reset before the client reads the response.
-    """
-
-    def prepare(self) -> None:
-        """Count the photo, or prepare to refuse it; start the clock."""
-        config: Config = self.settings["config"]
-        photos: set[UploadHandler] = self.settings["photos"]
-        self._max_bytes = config.max_upload_mb << 20
+    def initialize(self) -> None:
+        """Count the photo, or prepare to refuse it."""
+        super().initialize()
         self._body = bytearray()
-        self._num_bytes = 0
-        self._refusal = self.refusal()
-        if not self._refusal and len(photos) >= config.max_requests:
-            self._refusal = Refusal(503, "Too many photos at once. Try again.")
+        self._is_complete = False
         if not self._refusal:
-            photos.add(self)
-        connection: Any = self.request.connection
-        connection.set_max_body_size(1 << 62)  # the size is limited below
-        connection.set_body_timeout(2 * config.upload_timeout_s)  # after the timer
-        self._timer = asyncio.get_running_loop().call_later(
-            config.upload_timeout_s, self._end, 408, "The upload took too long."
-        )
+            self.settings["photos"].add(self)
+
+    def refusal(self) -> Refusal | None:
+        """Return a refusal of another site's request, or of a photo too many."""
+        refusal = super().refusal()
+        is_full = len(self.settings["photos"]) >= self.settings["config"].max_requests
+        if is_full and not refusal:
+            return Refusal(503, "Too many photos at once. Try again.")
+        return refusal
 
     def data_received(self, chunk: bytes) -> None:
-        """Keep the next part of the body, within the limit.
-
-        A slightly larger body is received to its end, a much larger one is not.
-        """
-        self._num_bytes += len(chunk)
-        if self._num_bytes > 2 * self._max_bytes:
-            self._end(413, self._too_large)
-        elif self._num_bytes <= self._max_bytes and not self._refusal:
+        """Keep the next part of the body, within the limit."""
+        super().data_received(chunk)
+        if not self._refusal:
             self._body += chunk
 
     def uploaded_photo(self) -> bytes:
@@ -132,17 +176,16 @@ class UploadHandler(Handler):
         Raises:
             Refusal: the request or its form is refused.
         """
-        self._timer.cancel()  # the upload is complete
-        if self._refusal:
-            raise self._refusal
-        if self._num_bytes > self._max_bytes:
-            raise Refusal(413, self._too_large)
-        content_type = self.request.headers.get("Content-Type", "")
-        if not content_type.startswith("multipart/form-data"):
+        self._is_complete = True
+        self.check()
+        content_type = email.message.Message()  # reads names in any case
+        content_type["Content-Type"] = self.request.headers.get("Content-Type", "")
+        if content_type.get_content_type() != "multipart/form-data":
             return bytes(self._body)
+        form = f"multipart/form-data; boundary={content_type.get_boundary('')}"
         files: dict[str, list[Any]] = {}
         try:
-            httputil.parse_body_arguments(content_type, bytes(self._body), {}, files)
+            httputil.parse_body_arguments(form, bytes(self._body), {}, files)
         except (httputil.HTTPInputError, UnicodeError) as error:
             raise Refusal(400, f"The form cannot be parsed: {error}.") from error
         for parts in files.values():
@@ -151,24 +194,10 @@ class UploadHandler(Handler):
 
     def release(self) -> None:
         """Stop counting the photo, which is answered or lost."""
-        self._timer.cancel()
         self.settings["photos"].discard(self)
 
     def on_finish(self) -> None:
-        """Stop counting a photo whose upload was refused before its end."""
-        if not self._timer.cancelled():
+        """Stop counting a photo whose upload is refused or lost before its end."""
+        super().on_finish()
+        if not self._is_complete:
             self.release()
-
-    def on_connection_close(self) -> None:
-        """Stop counting a photo whose client has hung up before its end."""
-        super().on_connection_close()
-        self.on_finish()
-
-    @property
-    def _too_large(self) -> str:
-        limit = f"{self._max_bytes >> 20} MB (--max_upload_mb)"
-        return f"The upload is larger than {limit}."
-
-    def _end(self, status: int, message: str) -> None:
-        """Refuse before the end of the upload; Tornado then closes the connection."""
-        self.send_error(status, exc_info=(Refusal, Refusal(status, message), None))

@@ -70,18 +70,19 @@ def application(service: prediction_service.Service, config: Config) -> web.Appl
 
 
 class _Missing(guarded_requests.Handler):
-    def prepare(self) -> None:
-        super().prepare()
+    def answer(self, name: str) -> None:
         raise Refusal(404, "There is no such page.")
+
+    post = put = patch = delete = options = guarded_requests.Handler.get
 
 
 class _Page(guarded_requests.Handler):
-    def get(self) -> None:
+    def answer(self, name: str) -> None:
         self.finish(self.settings["page"])
 
 
 class _Asset(guarded_requests.Handler):
-    def get(self, name: str) -> None:
+    def answer(self, name: str) -> None:
         if name not in _ASSETS:
             raise Refusal(404, "There is no such file.")
         self.set_header("Content-Type", _ASSETS[name])
@@ -89,7 +90,7 @@ class _Asset(guarded_requests.Handler):
 
 
 class _Health(guarded_requests.Handler):
-    def get(self) -> None:
+    def answer(self, name: str) -> None:
         self.finish(
             {
                 "status": "ready",
@@ -102,21 +103,20 @@ class _Health(guarded_requests.Handler):
 
 
 class _Thumbnail(guarded_requests.Handler):
-    async def get(self, sha256: str) -> None:
+    async def answer(self, name: str) -> None:
         service: prediction_service.Service = self.settings["service"]
         try:
-            thumbnail = await asyncio.to_thread(service.thumbnail, sha256)
+            thumbnail = await asyncio.to_thread(service.thumbnail, name)
         except KeyError as error:
             raise Refusal(404, "There is no such training photo.") from error
         except (DataError, ImageError, OSError) as error:
-            command_line.log(f"thumbnail {sha256}: {error}")
+            command_line.log(f"thumbnail {name}: {error}")
             raise Refusal(404, "This training photo cannot be read.") from error
         self.set_header("Cache-Control", "private, max-age=3600")
         self.set_header("Content-Type", "image/jpeg")
         self.finish(thumbnail)
 
 
-@web.stream_request_body
 class _Predict(guarded_requests.UploadHandler):
     async def post(self) -> None:
         try:

@@ -22,9 +22,22 @@ from pipeline.system.errors import DataError
 
 _GRACE_S = 10  # for photos under way when the server is stopped
 _MAX_HEAD_BYTES = 16 << 10
-_MAX_OTHER_BODY_BYTES = 64 << 10  # body of a request that is not an upload
+_MAX_BODY_BYTES = 1 << 62  # the application limits bodies
 _MIN_CONNECTIONS, _CONNECTIONS_PER_PHOTO = 64, 8
 _BACKLOG = 128
+
+
+class _Stream(iostream.IOStream):
+    """Answer a client that closes its sending side after the request."""
+
+    def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
+        count = super().read_from_fd(buf)
+        if count == 0 and not self.reading():
+            # Tornado would hang up. It skips a blank line, and meets the end again when
+            # it reads the next request.
+            buf[:1] = b"\n"
+            return 1
+        return count
 
 
 class _Server(httpserver.HTTPServer):
@@ -40,7 +53,7 @@ class _Server(httpserver.HTTPServer):
             stream.close()
             return
         self._num_connections += 1
-        super().handle_stream(stream, address)
+        super().handle_stream(_Stream(stream.socket), address)
 
     def on_close(self, server_conn: object) -> None:
         self._num_connections -= 1
@@ -48,7 +61,7 @@ class _Server(httpserver.HTTPServer):
 
 
 def listen(config: Config) -> socket.socket:
-    """Bind the address; connections are refused until the server is ready."""
+    """Listen at the address; connections wait until the server is ready."""
     try:
         family, *_, address = socket.getaddrinfo(
             config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -56,16 +69,20 @@ def listen(config: Config) -> socket.socket:
         listening = socket.socket(family, socket.SOCK_STREAM)
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; connections inherit it
+                option, value = socket.TCP_USER_TIMEOUT, 1000 * config.upload_timeout_s
+                listening.setsockopt(socket.IPPROTO_TCP, option, int(value))
             listening.bind(address)
+            listening.listen(_BACKLOG)
         except OSError:
             listening.close()
             raise
         return listening
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter of a name like "a..b"
+        reason = getattr(error, "strerror", None) or error
         raise DataError(
             f"--host={config.host} --port={config.port}: cannot listen there "
-            f"({error.strerror or error}). Choose another address, or --port=0 for a "
-            "free port."
+            f"({reason}). Choose another address, or --port=0 for a free port."
         ) from error
 
 
@@ -84,10 +101,10 @@ def start(
     timeout_s: float,
     max_photos: int,
 ) -> httpserver.HTTPServer:
-    """Start to serve in the running event loop, at a bound socket.
+    """Start to serve in the running event loop, at a socket from `listen`.
 
-    A client may take `timeout_s` for the head of a request, for its body, and without
-    receiving anything of a response. Each of `max_photos` allows for some connections.
+    A client may take `timeout_s` for the head of a request, and for its body. Each of
+    `max_photos` allows for some connections.
     """
     logging.getLogger("tornado.general").setLevel(logging.ERROR)  # clients' mistakes
     server = _Server(
@@ -95,14 +112,10 @@ def start(
         idle_connection_timeout=timeout_s,
         body_timeout=timeout_s,
         max_header_size=_MAX_HEAD_BYTES,
-        max_body_size=_MAX_OTHER_BODY_BYTES,
+        max_body_size=_MAX_BODY_BYTES,
     )
     server.max_connections = max(_MIN_CONNECTIONS, _CONNECTIONS_PER_PHOTO * max_photos)
     listening.setblocking(False)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; accepted sockets inherit it
-        option, value = socket.TCP_USER_TIMEOUT, int(1000 * timeout_s)
-        listening.setsockopt(socket.IPPROTO_TCP, option, value)
-    listening.listen(_BACKLOG)
     server.add_socket(listening)
     return server
 

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -31,11 +30,12 @@ class Server:
 @contextlib.contextmanager
 def in_thread(application, timeout_s):
     """Serve an application in a thread; yield the port."""
-    from model.serve import web_server
+    from model.serve import serve_settings, web_server
 
     loop = asyncio.new_event_loop()
     stopped = asyncio.Event()
-    with socket.create_server(("127.0.0.1", 0)) as listening:
+    config = serve_settings.Config(port=0, upload_timeout_s=timeout_s)
+    with web_server.listen(config) as listening:
         started = threading.Event()
 
         async def serve():

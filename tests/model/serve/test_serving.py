@@ -79,13 +79,14 @@ def test_a_signal_stops_it_when_the_photos_under_way_are_answered(shared_run):
 
 
 class TestErrors:
-    def test_an_address_that_is_in_use_or_of_another_machine_is_refused(self):
-        with socket.create_server(("127.0.0.1", 0)) as busy:
-            port = busy.getsockname()[1]
+    def test_an_address_in_use_of_another_machine_or_of_no_machine_is_refused(self):
+        with web_server.listen(serve_settings.Config(port=0)) as other_server:
+            port = other_server.getsockname()[1]
             with pytest.raises(DataError, match=f"--port={port}: cannot listen"):
                 web_server.listen(serve_settings.Config(port=port))
-        with pytest.raises(DataError, match="cannot listen there"):
-            web_server.listen(serve_settings.Config(host="192.0.2.1"))
+        for host in ("192.0.2.1", "a..b", "a" * 104):
+            with pytest.raises(DataError, match=f"--host={host} .*: cannot listen"):
+                web_server.listen(serve_settings.Config(host=host))
 
     def test_a_missing_run_is_refused(self, tmp_path):
         with pytest.raises(DataError, match="no such run"):
@@ -126,5 +127,4 @@ def test_the_url_is_one_that_this_machine_can_open(host, loopback, url):
     config = serve_settings.Config(host=host, port=0)
     assert config.is_loopback == loopback
     with web_server.listen(config) as listening:
-        listening.listen()
         assert web_server.url(config, listening).startswith(url)

@@ -75,6 +75,21 @@ class TestPredict:
         assert response.json()["answer"] == "blue"
         assert len(response.json()["classes"]) == 1
 
+    def test_the_type_of_a_form_may_be_in_capital_letters(self, client):
+        head = b'--y\r\nContent-Disposition: form-data; name="a"; filename="b"\r\n\r\n'
+        response = client.post(
+            "/predict",
+            data=head + photo("blue") + b"\r\n--y--\r\n",
+            headers={"content-type": 'Multipart/Form-Data; Boundary="y"'},
+        )
+        assert response.json()["answer"] == "blue"
+
+    def test_a_client_that_ends_its_sending_side_gets_its_answer(self, client):
+        with unfinished_upload(client, photo()) as connection:
+            connection.sendall(photo()[-1:])
+            connection.shutdown(socket.SHUT_WR)
+            assert b'"answer": "red"' in connection.makefile("rb").read()
+
     def test_an_explanation_has_pictures_and_thumbnails(self, client, service):
         response = client.post("/predict?explain=1", data=photo()).json()
         for name in ("seen", "looked_at"):
@@ -116,11 +131,12 @@ class TestPredict:
 
 
 @contextlib.contextmanager
-def unfinished_upload(client):
+def unfinished_upload(client, data=b"abc"):
+    """Send all but the last byte of an upload."""
     with socket.create_connection(("127.0.0.1", client.port), 30) as connection:
         connection.sendall(
             b"POST /predict HTTP/1.1\r\nHost: localhost\r\n"
-            b"Content-Length: 1000\r\n\r\nabc"
+            b"Content-Length: %d\r\n\r\n" % len(data) + data[:-1]
         )
         yield connection
 
@@ -218,10 +234,23 @@ class TestHostile:
         assert response.status_code == 404
         assert response.json()["error"]
 
-    def test_a_wrong_method_gets_405(self, client):
-        for response in (client.get("/predict"), client.post("/")):
-            assert response.status_code == 405
-            assert response.json()["error"]
+    @pytest.mark.parametrize(("path", "status"), [("/health", 200), ("/nothing", 404)])
+    def test_a_body_where_none_belongs_is_dropped(self, client, path, status):
+        assert client.get(path, data=bytes(1 << 19)).status_code == status
+        for megabytes in (1.5, 5):
+            response = client.get(path, data=bytes(int(megabytes * (1 << 20))))
+            assert response.status_code == 413
+            assert "larger than 1 MB" in response.json()["error"]
+
+    @pytest.mark.parametrize(
+        ("method", "path"), [("GET", "/predict"), ("POST", "/"), ("FOO", "/predict")]
+    )
+    def test_a_wrong_method_gets_405(self, client, caplog, method, path):
+        response = client.request(method, path)
+        assert response.status_code == 405
+        assert response.json()["error"]
+        assert client.get("/health").json()["under_way"] == 0
+        assert caplog.text == ""
 
     @pytest.mark.parametrize(
         ("failure", "status", "message"),
