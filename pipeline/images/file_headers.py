@@ -66,9 +66,8 @@ def count_frames(data: bytes) -> int:
 
     In a damaged file, only the frames before the damage are counted.
     """
-    format = sniff(data)
-    count = _FRAMES[format](data) if format in _FRAMES else 1
-    return max(1, min(count, _MAX_FRAMES))
+    count = _FRAMES.get(sniff(data))
+    return max(1, min(count(data), _MAX_FRAMES)) if count else 1
 
 
 def _gif_frames(data: bytes) -> int:

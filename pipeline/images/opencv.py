@@ -7,7 +7,7 @@ import hashlib
 import os
 from typing import Any, Literal
 
-from pipeline.images import file_headers
+from pipeline.images import file_headers, perceptual_hash
 
 # OpenCV reads this variable when it is loaded, and checks a file's header against it
 # before it allocates.
@@ -18,7 +18,6 @@ os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
-from pipeline.images import perceptual_hash  # noqa: E402
 from pipeline.images.errors import ImageError  # noqa: E402
 from pipeline.records.row_codes import Code  # noqa: E402
 
