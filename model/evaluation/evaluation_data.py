@@ -1,47 +1,17 @@
 """Open the photos of an evaluation, and refuse those that training has seen."""
 
 import contextlib
-import dataclasses
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from model.evaluation.split_evaluation import EvaluationData
 from model.runs import finished_run, run_records
 from pipeline.convert import conversion, convert_settings
 from pipeline.images import file_headers
 from pipeline.records import manifest
-from pipeline.records.manifest_row import Row
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluationData:
-    """The photos of a split.
-
-    Attributes:
-        split: name of the split; "all" for all photos.
-        folder: folder of the photos as the user names it; "" for that of the records.
-    """
-
-    records: manifest.Manifest
-    split: str
-    folder: str = ""
-
-    @property
-    def source(self) -> str:
-        """Folder of the photos or of the records, for messages and figures."""
-        return self.folder or str(self.records.directory)
-
-    @property
-    def rows(self) -> tuple[Row, ...]:
-        """Manifest rows of the photos."""
-        return self.records.included(*([] if self.split == "all" else [self.split]))
-
-    @property
-    def sha256(self) -> set[str]:
-        """SHA-256 of each photo's file."""
-        return {row.sha256 for row in self.rows}
 
 
 def is_photo_folder(folder: str) -> bool:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from model.evaluation import label_errors, split_evaluation, stored_logits
-from model.evaluation.evaluation_data import EvaluationData
 from model.evaluation.evaluation_settings import EvaluationOptions
 from model.evaluation.predictions import Predictions
+from model.evaluation.split_evaluation import EvaluationData
 from model.runs import finished_run, run_folder
 from pipeline.system import file_system
 

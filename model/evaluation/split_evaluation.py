@@ -9,7 +9,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from model.evaluation.evaluation_data import EvaluationData
 from model.evaluation.evaluation_settings import EvaluationOptions
 from model.evaluation.predictions import Predictions
 from model.loop import metrics, traced_function
@@ -17,8 +16,39 @@ from model.networks import head
 from model.weights import pretrained_classifier
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.batches.input_spec import InputSpec
+from pipeline.records import manifest
+from pipeline.records.manifest_row import Row
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationData:
+    """The photos of a split.
+
+    Attributes:
+        split: name of the split; "all" for all photos.
+        folder: folder of the photos as the user names it; "" for that of the records.
+    """
+
+    records: manifest.Manifest
+    split: str
+    folder: str = ""
+
+    @property
+    def source(self) -> str:
+        """Folder of the photos or of the records, for messages and figures."""
+        return self.folder or str(self.records.directory)
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """Manifest rows of the photos."""
+        return self.records.included(*([] if self.split == "all" else [self.split]))
+
+    @property
+    def sha256(self) -> set[str]:
+        """SHA-256 of each photo's file."""
+        return {row.sha256 for row in self.rows}
 
 
 def evaluate_split(

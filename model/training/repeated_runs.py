@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from model.evaluation import run_evaluation
-from model.evaluation.evaluation_data import EvaluationData
+from model.evaluation.split_evaluation import EvaluationData
 from model.loop import metrics
 from model.runs import finished_run, run_folder, run_records
 from model.training import settings, train_run

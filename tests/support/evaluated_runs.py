@@ -8,8 +8,8 @@ import keras
 import numpy as np
 
 from model.evaluation import run_evaluation
-from model.evaluation.evaluation_data import EvaluationData
 from model.evaluation.evaluation_settings import EvaluationOptions
+from model.evaluation.split_evaluation import EvaluationData
 from model.runs import finished_run, run_folder
 from pipeline.convert import conversion, convert_settings
 from tests.support import drawn_photos

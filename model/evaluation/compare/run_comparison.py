@@ -7,8 +7,8 @@ from typing import Any
 
 from model.evaluation import evaluation_data, run_evaluation, stored_logits
 from model.evaluation.compare import comparison
-from model.evaluation.evaluation_data import EvaluationData
 from model.evaluation.evaluation_settings import EvaluationOptions
+from model.evaluation.split_evaluation import EvaluationData
 from model.runs import finished_run, run_folder, run_records
 from pipeline.records import manifest
 from pipeline.system import command_line

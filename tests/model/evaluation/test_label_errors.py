@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from model.evaluation import label_errors, run_evaluation
-from model.evaluation.evaluation_data import EvaluationData
+from model.evaluation.split_evaluation import EvaluationData
 from model.runs import run_folder
 from pipeline.records.manifest_row import Row
 from tests.support import evaluated_runs

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from model.evaluation import split_evaluation
-from model.evaluation.evaluation_data import EvaluationData
 from model.evaluation.evaluation_settings import EvaluationOptions
 from model.evaluation.predictions import Predictions
+from model.evaluation.split_evaluation import EvaluationData
 from model.loop import metrics
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.batches.input_spec import InputSpec

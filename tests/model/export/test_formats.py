@@ -12,8 +12,8 @@ import pytest
 import tensorflow as tf
 
 from model.evaluation import split_evaluation
-from model.evaluation.evaluation_data import EvaluationData
 from model.evaluation.evaluation_settings import EvaluationOptions
+from model.evaluation.split_evaluation import EvaluationData
 from model.export import (
     export_settings,
     exportable,
