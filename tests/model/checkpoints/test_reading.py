@@ -67,11 +67,6 @@ class TestFormats:
         digests = {read(make()).digest() for make in FILES.values()}
         assert digests == {reading.read(tmp_path / "tf").digest()}
 
-    def test_names_in_a_nested_pickle_are_paths(self, read):
-        layers = {"conv1": [np.zeros(2), np.ones(3)], "conv2": {"kernel": np.ones(1)}}
-        names = {"conv1/0", "conv1/1", "conv2/kernel"}
-        assert read(pickle.dumps(layers)).tensors.keys() == names
-
     def test_safetensors_may_hold_bfloat16(self, read):
         values = np.array([1.5, -3e38], ml_dtypes.bfloat16)
         tensors = read(safetensors.numpy.save({"a": values})).tensors
@@ -126,10 +121,10 @@ class TestFormats:
             reading.read(tmp_path / name)
 
     def test_code_in_a_pickle_is_not_run(self, read, tmp_path):
-        evil = b"\x80\x02cos\nsystem\n" + torch_files.text(f"mkdir {tmp_path}/evil")
+        evil = torch_files.calling("os", "system", f"mkdir {tmp_path}/evil")
         message = r"w\.pth: .*asks for os\.syst"
         with pytest.raises(errors.UnsafeCheckpoint, match=message):
-            read(evil + b"\x85R.", "w.pth")
+            read(evil, "w.pth")
         assert [path.name for path in tmp_path.iterdir()] == ["w.pth"]
 
 

@@ -32,7 +32,7 @@ def test_every_shape_in_a_file_becomes_ours(shape):
 class TestGroupsInParts:
     KERNEL = np.arange(3 * 3 * 2 * 4, dtype=np.float32).reshape(3, 3, 2, 4)
 
-    def test_are_joined_to_one_kernel(self):
+    def test_groups_are_joined_to_one_kernel(self):
         parts = {
             "c_group1/kernel": self.KERNEL[..., :2],
             "c_group2/kernel": self.KERNEL[..., 2:],
@@ -50,7 +50,7 @@ class TestGroupsInParts:
         ],
         ids=["other sizes", "already joined"],
     )
-    def test_are_left_alone_if_they_are_no_groups(self, others):
+    def test_layers_that_are_no_groups_are_left_alone(self, others):
         parts = {"c_group1/kernel": self.KERNEL[..., :2], **others}
         assert layer_naming.unify_keras_tensors(parts).keys() == parts.keys()
 

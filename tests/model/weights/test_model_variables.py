@@ -21,7 +21,7 @@ def build(tiny, last):
 
 
 class TestAssign:
-    def test_puts_every_value_into_its_variable(self, tiny, tensors):
+    def test_every_value_gets_into_its_variable(self, tiny, tensors):
         model = build(tiny, "fc5")
         model_variables.assign(model, values(tensors))
         for layer in tiny_weights.LAYERS:
@@ -29,13 +29,13 @@ class TestAssign:
                 array = getattr(model.get_layer(layer), variable).numpy()
                 assert (array == tensors[f"tiny/{layer}/{suffix}"]).all()
 
-    def test_ignores_layers_above_the_model(self, tiny, tensors):
+    def test_layers_above_the_model_are_ignored(self, tiny, tensors):
         model = build(tiny, "pool2")
         model_variables.assign(model, values(tensors))
         kernel = model.get_layer("conv2").kernel.numpy()
         assert (kernel == tensors["tiny/conv2/weights"]).all()
 
-    def test_leaves_the_missing_half_of_a_layer_new(self, tiny, tensors):
+    def test_the_missing_half_of_a_layer_stays_new(self, tiny, tensors):
         tensors["tiny/fc4/weights"] = np.zeros((8, 9), np.float32)
         model = build(tiny, "fc4")
         before = model.get_layer("fc4").kernel.numpy()
@@ -46,7 +46,7 @@ class TestAssign:
 
 
 class TestDigests:
-    def test_change_with_any_bit_and_with_nothing_else(self, tiny):
+    def test_digests_change_with_any_bit_and_with_nothing_else(self, tiny):
         model = build(tiny, "fc4")
         before = model_variables.digests(model.variables)
         model(np.zeros((2, 16, 16, 3)), training=True)  # turns dropout's random state
@@ -58,7 +58,7 @@ class TestDigests:
         bias.assign(np.zeros(8))
         assert model_variables.digests(model.variables) == before
 
-    def test_are_equal_for_two_models_with_equal_weights(self, tiny):
+    def test_two_models_with_equal_weights_have_equal_digests(self, tiny):
         first, second = build(tiny, "fc4"), build(tiny, "fc4")
         second.set_weights(first.get_weights())
         digests = model_variables.digests(first.variables)
@@ -69,7 +69,7 @@ class TestDigests:
             for variable in tiny_weights.SUFFIXES
         )
 
-    def test_tell_minus_zero_from_zero(self, tiny):
+    def test_minus_zero_has_another_digest_than_zero(self, tiny):
         bias = build(tiny, "conv1").get_layer("conv1").bias
         before = model_variables.digests([bias])
         bias.assign([0.0, 0.0, 0.0, -0.0])

@@ -58,20 +58,14 @@ def test_contradicting_sizes_are_refused_together():
 @pytest.mark.parametrize("text", ["1,2", "a,b,c", "1,2,nan", "1,2,3,4", "mean"])
 @pytest.mark.parametrize("flag", ["mean", "std"])
 def test_other_texts_than_three_numbers_are_refused(flag, text):
-    with pytest.raises(
-        errors.MismatchedCheckpoint, match=f"--{flag}={text}: .*three numbers"
-    ):
+    message = f"--{flag}={text}: .*three numbers"
+    with pytest.raises(errors.MismatchedCheckpoint, match=message):
         apply(**{flag: text})
 
 
 @pytest.mark.parametrize(
     ("order", "default", "is_bgr"),
-    [
-        ("auto", False, False),
-        ("auto", True, True),
-        ("bgr", False, True),
-        ("rgb", True, False),
-    ],
+    [("auto", False, False), ("auto", True, True), ("bgr", 0, True), ("rgb", 1, False)],
 )
 def test_the_channel_order_is_that_of_the_weights_or_the_flag(order, default, is_bgr):
     overrides = preprocessing_overrides.Overrides(channel_order=order)
@@ -89,30 +83,28 @@ class TestMeanFile:
     def spec(self, size, short_side):
         return InputSpec(size_px=size, short_side_px=short_side, source="the weights")
 
-    def test_gives_its_central_window_in_rgb(self, mean):
+    def test_its_central_window_is_used_in_rgb(self, mean):
         spec = apply(self.spec(4, 8), bgr=True, mean=mean)
         image = np.array(spec.mean_image)
         assert image.shape == (4, 4, 3)
         assert image[0, 0].tolist() == [2 * 8 + 2 + 200, 18 + 100, 18]
 
-    def test_may_have_the_size_of_the_input(self, mean):
+    def test_it_may_have_the_size_of_the_input(self, mean):
         spec = apply(self.spec(8, 10), mean=mean)
         assert np.array(spec.mean_image)[7, 7].tolist() == [63, 163, 263]
 
-    def test_of_another_size_is_refused(self, mean):
-        with pytest.raises(
-            errors.MismatchedCheckpoint,
-            match=r"Expected 5 x 5 .* or 4 x 4, found 8 x 8.*Three numbers",
-        ):
+    def test_another_size_is_refused(self, mean):
+        message = r"Expected 5 x 5 .* or 4 x 4, found 8 x 8.*Three numbers"
+        with pytest.raises(errors.MismatchedCheckpoint, match=message):
             apply(self.spec(4, 5), mean=mean)
 
-    def test_of_the_weights_becomes_a_colour_for_another_size(self, mean):
+    def test_a_mean_of_the_weights_becomes_a_colour_for_another_size(self, mean):
         of_weights = apply(self.spec(8, 8), mean=mean)
         spec = apply(of_weights, image_size=16)
         assert spec.mean_image is None
         assert spec.mean == (31.5, 131.5, 231.5)
 
     @pytest.mark.parametrize("name", ["gone.npy", "gone.binaryproto"])
-    def test_that_is_missing_is_refused(self, name):
+    def test_a_missing_file_is_refused(self, name):
         with pytest.raises(errors.MissingCheckpoint, match=f"--mean={name}: no such"):
             apply(mean=name)

@@ -27,6 +27,10 @@ def write_weights(tiny, path, without=""):
     return path
 
 
+def refused(message):
+    return pytest.raises(errors.MismatchedCheckpoint, match=message)
+
+
 @pytest.fixture
 def file(tiny, tmp_path):
     return write_weights(tiny, tmp_path / "w.safetensors")
@@ -59,31 +63,27 @@ def test_class_names_are_read_from_a_file(file, tmp_path):
 
 def test_a_wrong_number_of_class_names_is_refused(file, tmp_path):
     labels = labels_file(tmp_path, SYNSETS[:4])
-    with pytest.raises(
-        errors.MismatchedCheckpoint, match=r"expected 5 class names, .*found 4"
-    ):
+    with refused(r"expected 5 class names, .*found 4"):
         pretrained_classifier.load(str(file), labels=labels)
 
 
 def test_a_file_without_the_final_layer_is_refused(tiny, tmp_path):
     file = write_weights(tiny, tmp_path / "w.npy", without="fc5")
-    with pytest.raises(errors.MismatchedCheckpoint, match="fc5 of tiny cannot be"):
+    with refused("fc5 of tiny cannot be"):
         pretrained_classifier.load(str(file))
 
 
 @pytest.mark.parametrize(
     ("name", "label"),
     [
-        ("n01440764", 0),
-        ("tench", 0),
-        ("Tinca_tinca", 0),
-        ("tench, tinca tinca", 0),
-        ("GOLDFISH", 1),
-        ("carassius-auratus", 1),
-        ("n02012849", 2),
-        ("n02012849 crane", 2),
-        ("n03126707 crane", 3),
-        ("pier", 4),
+        *(
+            ("n01440764", 0),
+            ("tench", 0),
+            ("Tinca_tinca", 0),
+            ("tench, tinca tinca", 0),
+        ),
+        *(("GOLDFISH", 1), ("carassius-auratus", 1), ("n02012849", 2)),
+        *(("n02012849 crane", 2), ("n03126707 crane", 3), ("pier", 4)),
     ],
 )
 def test_a_class_has_several_names(name, label):
@@ -99,7 +99,7 @@ def test_a_class_has_several_names(name, label):
     ],
 )
 def test_unknown_and_ambiguous_names_are_refused(name, message):
-    with pytest.raises(errors.MismatchedCheckpoint, match=message):
+    with refused(message):
         pretrained_classifier.match_class_names(["tench", name], SYNSETS)
 
 

@@ -44,6 +44,11 @@ def call(function, *arguments):
     return function + tuple_of(*arguments) + b"R"
 
 
+def calling(module, attribute, argument):
+    """The bytes of a pickle that calls a function with a text."""
+    return b"\x80\x02" + call(name(module, attribute), text(argument)) + b"."
+
+
 def ordered_dict(items):
     """{text: opcodes} -> an OrderedDict."""
     content = b"".join(text(key) + value for key, value in items.items())

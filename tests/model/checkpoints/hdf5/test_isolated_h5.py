@@ -1,7 +1,6 @@
 import contextlib
 import subprocess
 import sys
-from pathlib import Path
 
 import h5py
 import ml_dtypes
@@ -42,14 +41,6 @@ def write(path, datasets, **options):
 class TestContent:
     def test_arrays_of_every_type_and_shape_come_over(self, path):
         arrays.assert_same(isolated_h5.read(write(path, ARRAYS)).arrays, ARRAYS)
-
-    def test_modules_of_the_working_folder_are_not_imported(
-        self, path, tmp_path, monkeypatch
-    ):
-        write(path, {"a": np.ones(3)})
-        (tmp_path / "h5py.py").write_text("raise SystemExit")
-        monkeypatch.chdir(tmp_path)
-        arrays.assert_same(isolated_h5.read(Path("w.h5")).arrays, {"a": np.ones(3)})
 
     @pytest.mark.parametrize("compression", ["gzip", "lzf"])
     def test_compressed_arrays_are_read(self, path, compression):
