@@ -21,8 +21,6 @@ _METHODS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[zipfile.ZipFile]:
     """Provide an open zip file; damage found meanwhile is a CorruptCheckpoint."""
-    if not path.is_file():
-        raise errors.MissingCheckpoint(f"{path}: no such file")
     try:
         with zipfile.ZipFile(path) as file:
             yield file

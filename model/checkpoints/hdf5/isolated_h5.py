@@ -47,8 +47,6 @@ class Content:
 def read(path: Path, *, where: str = "") -> Content:
     """Read an HDF5 file; `where` is its name in errors, by default its path."""
     where = where or str(path)
-    if not path.is_file():
-        raise errors.MissingCheckpoint(f"{where}: no such file")
     with path.open("rb") as file:
         if file.read(len(SIGNATURE)) != SIGNATURE:
             raise errors.UnknownFormat(f"{where}: not an HDF5 file")

@@ -38,12 +38,6 @@ PARAMETERS = {
 }
 
 
-def sizes(text):
-    """{name: its size} of text like "conv1 55x55x96, fc6 4096"."""
-    pairs = (part.split() for part in text.split(","))
-    return {name: tuple(map(int, size.split("x"))) for name, size in pairs}
-
-
 # {step: shape of its output} for an input of the usual size.
 FROM_CONV3 = (
     "conv3 13x13x384, conv4 13x13x384, conv5 13x13x256, pool5 6x6x256, flatten 9216, "
@@ -182,7 +176,7 @@ def forward(network, arrays, image, changed=None):
     mean, deviation = foreign_weights.form_of(SOURCES[network], network).norm
     x = ref.chw((image - np.array(mean)) / np.array(deviation))
     outputs = {}
-    for step in sizes(SHAPES[network]):
+    for step in ref.sizes(SHAPES[network]):
         if not step.startswith(WITHOUT_EFFECT):
             kind = re.sub(r"block\d|[\d_]", "", step)
             function = functions.get(step) or functions[kind]
@@ -329,7 +323,7 @@ def draw(network):
         arrays = draw_lite0(random)
         return arrays, image, forward_lite0(arrays, image)
     arrays = {}
-    for layer, shape in sizes(KERNELS[network]).items():
+    for layer, shape in ref.sizes(KERNELS[network]).items():
         arrays[f"{layer}/kernel"] = ref.draw(random, shape, np.prod(shape[1:]))
         arrays[f"{layer}/bias"] = random.standard_normal(shape[0], np.float32)
     return arrays, image, forward(network, arrays, image)
@@ -362,7 +356,9 @@ def test_number_of_parameters_is_the_published_one(network):
 def test_steps_have_the_published_order_and_shapes(network):
     side = 227 if network in ("caffenet", "bvlc_alexnet") else 224
     side = 32 if "cifar" in network else side
-    assert list(ref.shapes(network, side).items()) == [*sizes(SHAPES[network]).items()]
+    assert list(ref.shapes(network, side).items()) == [
+        *ref.sizes(SHAPES[network]).items()
+    ]
 
 
 def test_built_variables_have_the_computed_shapes(case):
@@ -379,7 +375,7 @@ def test_built_variables_have_the_computed_shapes(case):
 def test_every_step_gives_what_numpy_gives(case):
     computed = {
         step
-        for step in sizes(SHAPES[case.network])
+        for step in ref.sizes(SHAPES[case.network])
         if not step.startswith(WITHOUT_EFFECT)
     }
     assert case.expected.keys() == computed

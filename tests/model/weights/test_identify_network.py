@@ -45,7 +45,7 @@ def test_without_a_list_of_layers_caffenet_may_be_alexnet():
     """Both have the same weights; the order of pooling tells them apart."""
     file = foreign_weights.empty_file("caffe-tensorflow", "caffenet")
     with refused(
-        r"file: its 16 known tensors fit bvlc_alexnet and caffenet equally well"
+        r"its 16 known tensors fit bvlc_alexnet and caffenet equally well"
         r".*--arch=bvlc_alexnet or --arch=caffenet"
     ):
         identify_network.identify(file)

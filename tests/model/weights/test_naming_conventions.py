@@ -9,44 +9,22 @@ from tests.support.weights import foreign_weights
 from tests.support.weights import numpy_networks as ref
 
 EVERY = pytest.mark.parametrize(
-    ("source", "network"),
-    foreign_weights.FORMS,
-    ids=" ".join,
+    ("source", "network"), foreign_weights.FORMS, ids=" ".join
 )
-# {layer: shape of its kernel} of some layers: the first, a square convolution, a square
-# dense layer and the last, as far as the network has them.
-ALEXNET = {"fc7": (4096, 4096), "fc8": (1000, 4096)}
+# {network: kernels of some layers}: the first, a square convolution, a square dense
+# layer and the last, as far as the network has them.
+DENSE = "fc7 4096x4096, fc8 1000x4096"
 KERNELS = {
-    "alexnet": {"conv1": (96, 3, 11, 11), "conv4": (384, 384, 3, 3)} | ALEXNET,
-    "alexnet_owt": {"conv1": (64, 3, 11, 11), "conv5": (256, 256, 3, 3)} | ALEXNET,
-    **dict.fromkeys(
-        ("caffenet", "bvlc_alexnet"),
-        {"conv1": (96, 3, 11, 11), "conv2": (256, 48, 5, 5)} | ALEXNET,
-    ),
-    "vgg16": {
-        "block1_conv1": (64, 3, 3, 3),
-        "block1_conv2": (64, 64, 3, 3),
-        "block4_conv1": (512, 256, 3, 3),
-        "fc2": (4096, 4096),
-        "predictions": (1000, 4096),
-    },
-    "cifar10_quick": {
-        "conv1": (32, 3, 5, 5),
-        "conv2": (32, 32, 5, 5),
-        "ip1": (64, 1024),
-        "ip2": (10, 64),
-    },
-    "cifar_cnn": {
-        "block_1_0": (32, 3, 3, 3),
-        "block_1_1": (32, 32, 3, 3),
-        "dense_1": (512, 2304),
-        "dense_2": (10, 512),
-    },
-    "efficientnet_lite0": {
-        "stem_conv": (32, 3, 3, 3),
-        "head_conv": (1280, 320, 1, 1),
-        "fc": (1000, 1280),
-    },
+    "alexnet": f"conv1 96x3x11x11, conv4 384x384x3x3, {DENSE}",
+    "alexnet_owt": f"conv1 64x3x11x11, conv5 256x256x3x3, {DENSE}",
+    "caffenet": f"conv1 96x3x11x11, conv2 256x48x5x5, {DENSE}",
+    "bvlc_alexnet": f"conv1 96x3x11x11, conv2 256x48x5x5, {DENSE}",
+    "vgg16": "block1_conv1 64x3x3x3, block1_conv2 64x64x3x3, "
+    "block4_conv1 512x256x3x3, fc2 4096x4096, predictions 1000x4096",
+    "cifar10_quick": "conv1 32x3x5x5, conv2 32x32x5x5, ip1 64x1024, ip2 10x64",
+    "cifar_cnn": "block_1_0 32x3x3x3, block_1_1 32x32x3x3, dense_1 512x2304, "
+    "dense_2 10x512",
+    "efficientnet_lite0": "stem_conv 32x3x3x3, head_conv 1280x320x1x1, fc 1000x1280",
 }
 
 
@@ -57,7 +35,7 @@ def drawn():
     return {
         network: {
             f"{layer}/{variable}": array
-            for layer, shape in kernels.items()
+            for layer, shape in ref.sizes(kernels).items()
             for variable, array in (
                 ("kernel", ref.draw(random, shape, np.prod(shape[1:]))),
                 ("bias", random.standard_normal(shape[0], np.float32)),

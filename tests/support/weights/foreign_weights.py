@@ -65,29 +65,17 @@ UNIT = ((0, 0, 0), (255, 255, 255))
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """How one tool keeps one network.
+    """How one tool keeps one network."""
 
-    Attributes:
-        format: format of the file, as a reader states it.
-        names: names of the layers, from the input on.
-        kernel: name of a layer's kernel, with {} for the layer.
-        bias: name of a layer's bias.
-        norm: mean and standard deviation of the input.
-        channels_first: whether arrays stay as they are here.
-        bgr: whether the first kernel sees blue first.
-        dense_as_conv: whether dense kernels are convolutions over their whole input.
-        listed: layers that the file lists.
-    """
-
-    format: str
-    names: str
-    kernel: str
+    format: str  # as a reader states it
+    names: str  # of the layers, from the input on
+    kernel: str  # name of a layer's kernel, with {} for the layer
     bias: str
-    norm: tuple
-    channels_first: bool = False
-    bgr: bool = False
-    dense_as_conv: bool = False
-    listed: tuple[str, ...] = ()
+    norm: tuple  # mean and standard deviation of the input
+    channels_first: bool = False  # whether arrays stay as they are here
+    bgr: bool = False  # whether the first kernel sees blue first
+    dense_as_conv: bool = False  # whether dense kernels are convolutions
+    listed: tuple[str, ...] = ()  # layers that the file lists
 
 
 def caffe(names, norm, *, bgr=True, listed=(), form="Caffe"):
@@ -109,11 +97,10 @@ def torch(form, names, norm):
 def converted(names, norm):
     """Caffe's network by two converters, which leave the first kernel blue first."""
     form = "NumPy, pickled dict of arrays"
+    toronto = Form(form, names, "{}/0", "{}/1", norm, bgr=True)
     return {
         "caffe-tensorflow": tensorflow(names, norm, form, bgr=True),
-        "Toronto's list [weights, biases]": Form(
-            form, names, "{}/0", "{}/1", norm, bgr=True
-        ),
+        "Toronto's list [weights, biases]": toronto,
     }
 
 
@@ -223,9 +210,7 @@ def to_graft(name, kernel, network):
 
 
 def _content(form, tensors):
-    return Checkpoint(
-        tensors=tensors, format=form.format, layers=form.listed, where="file"
-    )
+    return Checkpoint(tensors=tensors, format=form.format, layers=form.listed)
 
 
 def file_of(arrays, source, network):

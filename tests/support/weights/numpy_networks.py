@@ -10,6 +10,12 @@ import numpy as np
 from model.networks import registry
 
 
+def sizes(text):
+    """{name: its size} of text like "conv1 55x55x96, fc6 4096"."""
+    pairs = (part.split() for part in text.split(","))
+    return {name: tuple(map(int, size.split("x"))) for name, size in pairs}
+
+
 def draw(random, shape, fan_in):
     """A float32 kernel that neither dampens nor amplifies."""
     kernel = random.standard_normal(shape, np.float32)
@@ -119,14 +125,10 @@ def every_step(network, spec):
 
 
 def check(model, image, expected, tolerance=1e-5):
-    """Fails at the first step of `expected` that differs by more than rounding.
+    """Fail at the first step of `every_step` that differs by more than rounding.
 
-    Args:
-        model: result of `every_step`.
-        image: [height, width, 3].
-        expected: {step: output}, from input to logits; images as [channels, height,
-            width].
-        tolerance: largest difference, in shares of the largest output of the step.
+    `image` is [height, width, 3]; `expected` is {step: output}, images as [channels,
+    height, width]. The tolerance is a share of the largest output of the step.
     """
     outputs = model(image[None], training=False)
     for step, values in expected.items():
