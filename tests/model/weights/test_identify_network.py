@@ -143,12 +143,6 @@ def test_a_network_with_the_same_names_is_refused():
         identify({"features.0.weight": empty(64, 3, 11, 11)}, arch="vgg16")
 
 
-def test_the_files_own_network_changes_nothing():
-    file = alexnet_of_torchvision()
-    match = identify_network.identify(file, arch="alexnet_owt")
-    assert match == identify_network.identify(file)
-
-
 class TestFileOfGraft:
     SPEC = InputSpec(size_px=96, short_side_px=100, source="mine")
     TEXT = json.dumps(dataclasses.asdict(SPEC))

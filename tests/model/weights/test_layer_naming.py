@@ -23,12 +23,6 @@ def test_a_convolution_of_one_filter_is_not_taken_for_a_depthwise_one():
     assert ours[3, 2, 5, 0] == theirs[0, 5, 3, 2]
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 3, 4, 1), (7, 5), (6,)])
-def test_every_shape_in_a_file_becomes_ours(shape):
-    for theirs in TORCH.shapes_in_file(shape):
-        assert TORCH.to_graft("fc7", np.zeros(theirs), shape).shape == shape
-
-
 class TestGroupsInParts:
     KERNEL = np.arange(3 * 3 * 2 * 4, dtype=np.float32).reshape(3, 3, 2, 4)
 

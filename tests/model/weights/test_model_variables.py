@@ -58,17 +58,6 @@ class TestDigests:
         bias.assign(np.zeros(8))
         assert model_variables.digests(model.variables) == before
 
-    def test_two_models_with_equal_weights_have_equal_digests(self, tiny):
-        first, second = build(tiny, "fc4"), build(tiny, "fc4")
-        second.set_weights(first.get_weights())
-        digests = model_variables.digests(first.variables)
-        assert digests == model_variables.digests(second.variables)
-        assert sorted(digests) == sorted(
-            f"{layer}/{variable}"
-            for layer in tiny_weights.LAYERS[:4]
-            for variable in tiny_weights.SUFFIXES
-        )
-
     def test_minus_zero_has_another_digest_than_zero(self, tiny):
         bias = build(tiny, "conv1").get_layer("conv1").bias
         before = model_variables.digests([bias])

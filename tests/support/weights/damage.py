@@ -47,14 +47,6 @@ def _damage(data, aims, rng):
     return bytes(copy)
 
 
-def mark_as_encrypted(data):
-    """Return a zip file whose first member is said to be encrypted."""
-    data = bytearray(data)
-    for mark, place in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):
-        data[data.index(mark) + place] |= 1
-    return bytes(data)
-
-
 def outcomes(read, data, count, **options):
     """Count what comes of damaged copies: "read", or the name of an error class.
 

@@ -120,3 +120,10 @@ def state_dict_file(arrays):
     """The bytes of a file with a plain state dict."""
     opcodes, storages = tensors(arrays)
     return zip_file(ordered_dict(opcodes), storages)
+
+
+def legacy_state_dict_file(arrays):
+    opcodes, storages = tensors(arrays)
+    sizes = [array.itemsize for array in arrays.values()]
+    sized = {key: (data, sizes[int(key)]) for key, data in storages.items()}
+    return legacy_file(ordered_dict(opcodes), sized)

@@ -114,8 +114,10 @@ class TestHostile:
             keras_zip.read(path)
 
     def test_an_encrypted_file_is_refused(self, path, members):
-        data = write(path, members).read_bytes()
-        path.write_bytes(damage.mark_as_encrypted(data))
+        data = bytearray(write(path, members).read_bytes())
+        data[data.index(b"PK\x01\x02") + 8] |= 1
+        data[data.index(b"PK\x03\x04") + 6] |= 1
+        path.write_bytes(data)
         with corrupt("encrypted"):
             keras_zip.read(path)
 

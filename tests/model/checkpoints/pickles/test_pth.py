@@ -1,11 +1,11 @@
 import copy
 import functools
-import pickle
 import zipfile
 
 import ml_dtypes
 import numpy as np
 import pytest
+from numpy.lib.stride_tricks import as_strided
 
 from model.checkpoints import errors
 from model.checkpoints.pickles import pth
@@ -76,20 +76,12 @@ VALUES = {
 
 
 class TestStateDict:
-    @pytest.mark.parametrize("key", VALUES)
-    def test_tensors_of_every_type_are_read_from_both_kinds_of_file(
-        self, tmp_path, key
-    ):
-        expected = {"w": VALUES[key], "v": BASE}
-        tensors, storages = torch_files.tensors(expected)
-        sizes = {"0": VALUES[key].itemsize, "1": 4}
-        sized = {number: (data, sizes[number]) for number, data in storages.items()}
-        opcodes = ordered_dict(tensors)
+    def test_tensors_of_every_type_are_read_from_both_kinds_of_file(self, tmp_path):
         path = tmp_path / "w.pth"
-        path.write_bytes(torch_files.zip_file(opcodes, storages))
-        arrays.assert_same(pth.read_zip(path), expected)
-        path.write_bytes(torch_files.legacy_file(opcodes, sized))
-        arrays.assert_same(pth.read_legacy(path), expected)
+        path.write_bytes(torch_files.state_dict_file(VALUES))
+        arrays.assert_same(pth.read_zip(path), VALUES)
+        path.write_bytes(torch_files.legacy_state_dict_file(VALUES))
+        arrays.assert_same(pth.read_legacy(path), VALUES)
 
     @cases.table(
         "view",
@@ -103,12 +95,8 @@ class TestStateDict:
             "column": lambda base: base.reshape(4, 6)[:, 3],
             "one number": lambda base: base[3:4].reshape(()),
             "nothing": lambda base: base[:0].reshape(0, 7),
-            "overlapping": lambda base: np.lib.stride_tricks.as_strided(
-                base, (3, 4), (4, 8)
-            ),
-            "a row repeated": lambda base: np.lib.stride_tricks.as_strided(
-                base, (3, 4), (0, 4)
-            ),
+            "overlapping": lambda base: as_strided(base, (3, 4), (4, 8)),
+            "a row repeated": lambda base: as_strided(base, (3, 4), (0, 4)),
         },
     )
     def test_views_of_a_storage_have_the_values_of_numpy(self, read, view):
@@ -151,12 +139,7 @@ class TestStateDict:
             ),
             "old tensor": call(
                 name("torch._utils", "_rebuild_tensor"),
-                *(
-                    BASE_STORAGE,
-                    integer(0),
-                    tuple_of(integer(24)),
-                    tuple_of(integer(1)),
-                ),
+                *(BASE_STORAGE, integer(0), *map(tuple_of, map(integer, (24, 1)))),
             ),
         },
     )
@@ -409,11 +392,6 @@ class TestZip:
         with corrupt(r"damaged zip file .*CRC"):
             pth.read_zip(path)
 
-    def test_an_encrypted_file_is_refused(self, path):
-        path.write_bytes(damage.mark_as_encrypted(path.read_bytes()))
-        with corrupt("encrypted"):
-            pth.read_zip(path)
-
 
 @pytest.mark.parametrize("kind", [as_zip, as_legacy], ids=["zip", "legacy"])
 def test_damaged_files_are_read_or_refused_and_cut_ones_are_refused(tmp_path, kind):
@@ -446,9 +424,3 @@ class TestLegacy:
     def test_a_file_of_wrong_parts_is_refused(self, tmp_path, options, message):
         with corrupt(message):
             as_legacy(tmp_path / "w", WEIGHTS, **options)
-
-    def test_pickles_of_something_else_are_refused(self, tmp_path):
-        path = tmp_path / "w"
-        path.write_bytes(pickle.dumps(1) * 5)
-        with corrupt("not the parts that torch"):
-            pth.read_legacy(path)
