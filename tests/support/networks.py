@@ -7,6 +7,9 @@ from model.networks import architecture, registry
 from model.weights import layer_naming, weight_file
 from pipeline.batches.input_spec import InputSpec
 
+TINY_LAYERS = ("conv1", "conv2", "fc3", "fc4", "fc5")  # those with weights
+TINY_SUFFIXES = {"kernel": "weights", "bias": "biases"}
+
 
 def tiny_layers(num_classes, dtype):
     """Return unbuilt layers of a network for 16 pixels that has a bit of everything."""
@@ -43,15 +46,13 @@ def tiny():
     naming = layer_naming.LayerNaming(
         source="test",
         network="tiny",
-        layers={
-            name: f"tiny/{name}" for name in ("conv1", "conv2", "fc3", "fc4", "fc5")
-        },
-        variables={"kernel": "{}/weights", "bias": "{}/biases"},
+        layers={name: f"tiny/{name}" for name in TINY_LAYERS},
+        variables={name: f"{{}}/{suffix}" for name, suffix in TINY_SUFFIXES.items()},
     )
     return network, naming
 
 
-def tiny_arrays(layers=("conv1", "conv2", "fc3", "fc4", "fc5")):
+def tiny_arrays(layers=TINY_LAYERS):
     """Return {"layer/variable": array} that keep the features of an image alive."""
     network, _ = tiny()
     random = np.random.default_rng(3)
@@ -60,6 +61,15 @@ def tiny_arrays(layers=("conv1", "conv2", "fc3", "fc4", "fc5")):
         for layer, shapes in network.variable_shapes(network.input_spec).items()
         for name, shape in shapes.items()
         if layer in layers
+    }
+
+
+def tiny_tensors():
+    """Return the same arrays by the names of the tiny network's own naming."""
+    _, naming = tiny()
+    return {
+        naming.tensor_name(*name.split("/")): array
+        for name, array in tiny_arrays().items()
     }
 
 

@@ -3,12 +3,12 @@ import pytest
 
 from model.checkpoints.checkpoint import Checkpoint
 from model.weights import model_variables, restore
-from tests.support.weights import tiny_weights
+from tests.support import networks
 
 
 @pytest.fixture
-def tensors(tiny):
-    return tiny_weights.tensors(tiny)
+def tensors():
+    return networks.tiny_tensors()
 
 
 def values(tensors):
@@ -17,15 +17,15 @@ def values(tensors):
 
 
 def build(tiny, last):
-    return tiny.build(tiny_weights.SPEC, last=last)
+    return tiny.build(tiny.input_spec, last=last)
 
 
 class TestAssign:
     def test_every_value_gets_into_its_variable(self, tiny, tensors):
         model = build(tiny, "fc5")
         model_variables.assign(model, values(tensors))
-        for layer in tiny_weights.LAYERS:
-            for variable, suffix in tiny_weights.SUFFIXES.items():
+        for layer in networks.TINY_LAYERS:
+            for variable, suffix in networks.TINY_SUFFIXES.items():
                 array = getattr(model.get_layer(layer), variable).numpy()
                 assert (array == tensors[f"tiny/{layer}/{suffix}"]).all()
 

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from model.checkpoints import errors
-from model.weights import pretrained_classifier, weight_file
+from model.weights import pretrained_classifier
+from tests.support import networks
 
 SYNSETS = (
     "n01440764 tench, Tinca tinca",
@@ -23,8 +24,7 @@ def write_weights(tiny, path, without=""):
         for name, shape in variables.items()
         if layer != without
     }
-    weight_file.write(path, arrays, weight_file.describe("tiny", tiny.input_spec))
-    return path
+    return networks.write_tiny(path, arrays)
 
 
 def refused(message):
@@ -43,7 +43,7 @@ def labels_file(tmp_path, names):
 
 
 def test_the_final_layer_is_that_of_the_file(tiny, file):
-    classifier = pretrained_classifier.load(str(file))
+    classifier = pretrained_classifier.load(file)
     assert classifier.model.output.shape == (None, 5)
     assert classifier.spec == tiny.input_spec
     assert classifier.class_names == tuple(f"class {n}" for n in range(5))
@@ -58,19 +58,19 @@ def test_the_final_layer_is_that_of_the_file(tiny, file):
 
 def test_class_names_are_read_from_a_file(file, tmp_path):
     labels = labels_file(tmp_path, [*SYNSETS, ""])
-    assert pretrained_classifier.load(str(file), labels=labels).class_names == SYNSETS
+    assert pretrained_classifier.load(file, labels=labels).class_names == SYNSETS
 
 
 def test_a_wrong_number_of_class_names_is_refused(file, tmp_path):
     labels = labels_file(tmp_path, SYNSETS[:4])
     with refused(r"expected 5 class names, .*found 4"):
-        pretrained_classifier.load(str(file), labels=labels)
+        pretrained_classifier.load(file, labels=labels)
 
 
 def test_a_file_without_the_final_layer_is_refused(tiny, tmp_path):
     file = write_weights(tiny, tmp_path / "w.npy", without="fc5")
     with refused("fc5 of tiny cannot be"):
-        pretrained_classifier.load(str(file))
+        pretrained_classifier.load(file)
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,12 @@ import pytest
 from model.checkpoints import errors
 from model.checkpoints.checkpoint import Checkpoint
 from model.weights import preprocessing_overrides, restore, weight_ledger
-from tests.support.weights import tiny_weights
+from tests.support import networks
 
 
 @pytest.fixture
 def tensors(tiny):
-    return tiny_weights.tensors(tiny)
+    return networks.tiny_tensors()
 
 
 def refused(message):
@@ -27,8 +27,8 @@ def restored_from(tensors, **options):
 def test_all_of_a_complete_file_is_restored(tensors):
     restored = restored_from(tensors)
     assert (restored.where, restored.network.name) == ("w.npy", "tiny")
-    assert tuple(restored.shapes) == tiny_weights.LAYERS
-    assert all(restored.is_complete(layer) for layer in tiny_weights.LAYERS)
+    assert tuple(restored.shapes) == networks.TINY_LAYERS
+    assert all(restored.is_complete(layer) for layer in networks.TINY_LAYERS)
     assert {entry.status for entry in restored.entries} == {"restored"}
     assert len(restored.entries) == 10
     assert restored.deepest_feature() == "fc4"
@@ -120,12 +120,12 @@ def test_layers_of_nearly_the_same_name_are_pointed_out(tensors):
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, ml_dtypes.bfloat16])
 def test_floats_of_any_width_become_float32(tensors, dtype):
-    whole = {name: np.rint(tensor).astype(dtype) for name, tensor in tensors.items()}
+    whole = {name: np.rint(9 * array).astype(dtype) for name, array in tensors.items()}
     restored = restored_from(whole)
     assert {entry.status for entry in restored.entries} == {"restored"}
     kernel = restored.values["fc3"]["kernel"]
     assert kernel.dtype == np.float32
-    assert (kernel == np.rint(tensors["tiny/fc3/weights"])).all()
+    assert (kernel == np.rint(9 * tensors["tiny/fc3/weights"])).all()
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.int64, np.bool_, np.complex64])

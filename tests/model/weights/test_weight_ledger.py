@@ -2,17 +2,17 @@ import numpy as np
 
 from model.checkpoints.checkpoint import Checkpoint
 from model.weights import restore, weight_ledger
-from tests.support.weights import tiny_weights
+from tests.support import networks
 
 
 def test_the_ledger_lists_tensors_and_new_variables(tiny):
     """The model ends below fc5; fc4 does not fit; something else is in the file."""
-    tensors = tiny_weights.tensors(tiny)
+    tensors = networks.tiny_tensors()
     tensors["tiny/fc4/weights"] = np.zeros((8, 9), np.float32)
     tensors["step"] = np.array(7)
     checkpoint = Checkpoint(tensors=tensors, format="test")
     restored = restore.restore_checkpoint(checkpoint, skip=("fc3",))
-    model = tiny.build(tiny_weights.SPEC, last="fc4")
+    model = tiny.build(tiny.input_spec, last="fc4")
     entries = weight_ledger.complete(restored.entries, model)
     table = {
         (entry.variable, entry.tensor.removeprefix("tiny/")): entry.status
@@ -39,16 +39,16 @@ def test_the_ledger_lists_tensors_and_new_variables(tiny):
 
 def test_all_variables_of_a_random_start_are_new(tiny):
     """Dropout's random state does not count as one."""
-    entries = weight_ledger.complete((), tiny.build(tiny_weights.SPEC, last="fc4"))
-    shapes = tiny.variable_shapes(tiny_weights.SPEC)
+    entries = weight_ledger.complete((), tiny.build(tiny.input_spec, last="fc4"))
+    shapes = tiny.variable_shapes(tiny.input_spec)
     assert [(entry.status, entry.variable, entry.shape) for entry in entries] == [
         ("new", f"{layer}/{variable}", shape)
-        for layer in tiny_weights.LAYERS[:4]
+        for layer in networks.TINY_LAYERS[:4]
         for variable, shape in shapes[layer].items()
     ]
 
 
 def test_frozen_variables_are_listed_too(tiny):
-    model = tiny.build(tiny_weights.SPEC, last="pool2")
+    model = tiny.build(tiny.input_spec, last="pool2")
     model.trainable = False
     assert len(weight_ledger.complete((), model)) == 4

@@ -25,26 +25,22 @@ VGG16_CAFFE = (
     "conv1_1 conv1_2 conv2_1 conv2_2 conv3_1 conv3_2 conv3_3 conv4_1 conv4_2 conv4_3 "
     "conv5_1 conv5_2 conv5_3 fc6 fc7 fc8"
 )
-LITE0 = [
-    ("stem", "_conv_stem _bn0"),
-    *(
-        (
-            f"block_{block}_{part}",
-            f"_blocks.{block}._{part}_conv _blocks.{block}.{norm}",
-        )
-        for block in range(16)
-        for part, norm in zip(
-            ("expand", "depthwise", "project"), ("_bn0", "_bn1", "_bn2"), strict=True
-        )
-    ),
-    ("head", "_conv_head _bn1"),
-]
+PARTS = {"expand": "_bn0", "depthwise": "_bn1", "project": "_bn2"}
+LITE0 = {
+    "stem": "_conv_stem _bn0",
+    **{
+        f"block_{n}_{part}": f"_blocks.{n}._{part}_conv _blocks.{n}.{norm}"
+        for n in range(16)
+        for part, norm in PARTS.items()
+    },
+    "head": "_conv_head _bn1",
+}
 LAYERS = {
     **dict.fromkeys(("alexnet", "alexnet_owt", "caffenet", "bvlc_alexnet"), ALEXNET),
     "vgg16": VGG16,
     "cifar10_quick": QUICK,
     **dict.fromkeys(("cifar_cnn", "cifar_cnn_avg"), CIFAR),
-    "efficientnet_lite0": " ".join(f"{n}_conv {n}_bn" for n, _ in LITE0) + " fc",
+    "efficientnet_lite0": " ".join(f"{n}_conv {n}_bn" for n in LITE0) + " fc",
 }
 # First dense layer -> [channels, height, width] of its input.
 FLATTENED = {
@@ -174,7 +170,7 @@ FORMS = {
     ),
     ("efficientnet-lite-pytorch", "efficientnet_lite0"): torch(
         "PyTorch (legacy)",
-        " ".join(names for _, names in LITE0) + " _fc",
+        " ".join(LITE0.values()) + " _fc",
         ((127, 127, 127), (128, 128, 128)),
     ),
 }

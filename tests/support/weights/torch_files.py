@@ -7,17 +7,10 @@ import ml_dtypes
 import numpy as np
 
 KINDS = {
-    np.dtype(np.float64): "DoubleStorage",
-    np.dtype(np.float32): "FloatStorage",
-    np.dtype(np.float16): "HalfStorage",
-    np.dtype(ml_dtypes.bfloat16): "BFloat16Storage",
-    np.dtype(np.int64): "LongStorage",
-    np.dtype(np.int32): "IntStorage",
-    np.dtype(np.int16): "ShortStorage",
-    np.dtype(np.int8): "CharStorage",
-    np.dtype(np.uint8): "ByteStorage",
-    np.dtype(np.bool_): "BoolStorage",
-}
+    np.float64: "Double", np.float32: "Float", np.float16: "Half", np.int64: "Long",
+    np.int32: "Int", np.int16: "Short", np.int8: "Char", np.uint8: "Byte",
+    np.bool_: "Bool", ml_dtypes.bfloat16: "BFloat16",
+}  # fmt: skip
 
 # The functions below return the opcodes of a pickle of protocol 2 that make one object.
 
@@ -78,7 +71,7 @@ def tensors(arrays):
     opcodes, storages = {}, {}
     for key, (label, array) in enumerate(arrays.items()):
         strides = [n // array.itemsize for n in np.empty_like(array, order="C").strides]
-        of = storage(KINDS[array.dtype], str(key), array.size)
+        of = storage(f"{KINDS[array.dtype.type]}Storage", str(key), array.size)
         opcodes[label] = tensor(of, 0, array.shape, strides)
         storages[str(key)] = array.tobytes()
     return opcodes, storages

@@ -60,27 +60,16 @@ def layer_v1(name, kind, *blobs):
 def network(**options):
     """A convolution and a dense layer between layers without weights."""
     kernel, bias, dense = (blob(a, **options) for a in (KERNEL, BIAS, DENSE))
-    return text(1, "net") + b"".join(
-        [
-            layer("data", "Data"),
-            layer("conv1", "Convolution", kernel, bias),
-            layer("relu1", "ReLU"),
-            layer("fc6", "InnerProduct", dense),
-        ]
-    )
+    data = text(1, "net") + layer("data", "Data")
+    data += layer("conv1", "Convolution", kernel, bias) + layer("relu1", "ReLU")
+    return data + layer("fc6", "InnerProduct", dense)
 
 
 def network_v1(**options):
     kernel, bias, dense = (blob(a, **options) for a in (KERNEL, BIAS, DENSE))
-    input_dim = number(4, 3)
-    return (text(1, "net") + input_dim) + b"".join(
-        [
-            layer_v1("data", 5),
-            layer_v1("conv1", 4, kernel, bias),
-            layer_v1("relu1", 18),
-            layer_v1("fc6", 14, dense),
-        ]
-    )
+    data = text(1, "net") + number(4, 3) + layer_v1("data", 5)  # 4 is input_dim
+    data += layer_v1("conv1", 4, kernel, bias) + layer_v1("relu1", 18)
+    return data + layer_v1("fc6", 14, dense)
 
 
 FORMS = {
@@ -202,9 +191,7 @@ class TestRefused:
             (layer("data", "Data"), "without weights"),
         ],
     )
-    def test_a_network_without_weights_that_are_read_is_named(
-        self, read, data, message
-    ):
+    def test_a_network_without_weights_is_named(self, read, data, message):
         with pytest.raises(errors.UnknownFormat, match=f"net: .*{message}"):
             read(data)
 

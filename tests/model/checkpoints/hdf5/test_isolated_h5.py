@@ -95,7 +95,7 @@ def name_list(file):
     file.attrs["layer_names"] = ["a\x1b[2J"]
 
 
-def items(**datasets):
+def items(datasets):
     """Return a function that stores {name: array or link} in a file."""
     return lambda file: [file.__setitem__(*item) for item in datasets.items()]
 
@@ -107,8 +107,8 @@ def dataset(**options):
 
 ZEROS = np.zeros(20_000_000, np.float32)
 UNSAFE = {
-    "external link": items(a=h5py.ExternalLink("/etc/passwd", "/")),
-    "soft link": items(a=h5py.SoftLink("/b"), b=np.ones(3)),
+    "external link": items({"a": h5py.ExternalLink("/etc/passwd", "/")}),
+    "soft link": items({"a": h5py.SoftLink("/b"), "b": np.ones(3)}),
     "virtual": virtual,
     "external": dataset(shape=3, dtype=np.uint8, external=[("/etc/passwd", 0, 3)]),
 }
@@ -116,7 +116,7 @@ CORRUPT = {
     "cycle": (cycle, "a/b is in the file under two names"),
     "two names": (two_names, "b is in the file under two names"),
     "deep": (
-        items(**{"/".join("a" * 40): np.ones(3)}),
+        items({"/".join("a" * 40): np.ones(3)}),
         "groups nested more than 32 levels deep",
     ),
     "fill value": (
@@ -142,11 +142,8 @@ CORRUPT = {
         dataset(data=np.ones(100), scaleoffset=4),
         "a is compressed in a way that is not read; save it without",
     ),
-    "control": (items(**{"a\nb": np.ones(3)}), "an impossible name, 'a\\nb'"),
-    "no text": (
-        lambda file: file.__setitem__(b"\xff", np.ones(3)),
-        "an impossible name, ",
-    ),
+    "control": (items({"a\nb": np.ones(3)}), "an impossible name, 'a\\nb'"),
+    "no text": (items({b"\xff": np.ones(3)}), "an impossible name, "),
     "name list": (name_list, "attribute layer_names lists impossible names"),
 }
 

@@ -3,7 +3,6 @@ import io
 import os
 import pickle
 import struct
-import subprocess
 
 import numpy as np
 import pytest
@@ -165,10 +164,8 @@ class WithState:
 # {name that a pickle asks for: an object whose pickle makes a folder when it is run}.
 EVIL = {
     "posix.system": lambda path: Reduced(os.system, f"mkdir {path}"),
-    "posix.mkdir": lambda path: Reduced(os.mkdir, path),
     "builtins.eval": lambda path: Reduced(eval, f"__import__('os').mkdir({path!r})"),
     "builtins.exec": lambda path: Reduced(exec, f"import os; os.mkdir({path!r})"),
-    "subprocess.Popen": lambda path: Reduced(subprocess.Popen, ["mkdir", path]),
     f"{__name__}.WithState": WithState,
 }
 
@@ -195,9 +192,7 @@ class TestUnsafe:
             loads(data)
         assert list(tmp_path.iterdir()) == []
         # Python's own reader runs it, so this test can fail.
-        process = pickle.loads(data)["more"][0]
-        if function == "subprocess.Popen":
-            process.wait()
+        pickle.loads(data)
         assert (tmp_path / "evil").is_dir()
 
     @cases.table(
