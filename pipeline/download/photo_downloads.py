@@ -146,8 +146,8 @@ def _is_image(start: bytes) -> bool:
     return file_headers.sniff(start) not in ("unknown", "PDF", "ZIP")
 
 
-def earlier_outcome(photo: Photo, config: Config) -> Outcome:
-    """Return whether an earlier call has downloaded a photo."""
+def outcome_on_disk(config: Config, photo: Photo) -> Outcome:
+    """Return "there" if a photo lies in the target folder, otherwise "not tried"."""
     path = Path(config.target) / photo.path
     with contextlib.suppress(OSError), path.open("rb") as file:
         size_bytes = os.fstat(file.fileno()).st_size

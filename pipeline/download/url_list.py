@@ -9,6 +9,7 @@ and _split; the hash of Flickr's placeholder; a subset drawn by a seed.
 
 import collections
 import csv
+import functools
 import hashlib
 import re
 import shlex
@@ -40,15 +41,14 @@ def download(config: Config) -> list[str]:
     photos = read(Path(config.urls), names, images=config.images, seed=config.seed)
     target = Path(config.target)
     _prepare(target)
-    outcomes = {
-        photo.path: photo_downloads.earlier_outcome(photo, config) for photo in photos
-    }
-    missing = [photo for photo in photos if not outcomes[photo.path].is_there]
+    outcome_on_disk = functools.partial(photo_downloads.outcome_on_disk, config)
+    missing = [photo for photo in photos if not outcome_on_disk(photo).is_there]
+    outcomes: dict[str, Outcome] = {}
     try:
         with command_line.graceful():
             outcomes.update(photo_downloads.download_all(missing, config))
     finally:
-        results = [(photo, outcomes[photo.path]) for photo in photos]
+        results = [(p, outcomes.get(p.path) or outcome_on_disk(p)) for p in photos]
         _write(target, results)
     words = [str(target), f"--csv={target / LISTING_NAME}"]
     words += [f"--labels={config.labels}"] if config.labels else []

@@ -25,8 +25,8 @@ def get(urls, target, workers=4, **limits):
     outcomes = dict(photo_downloads.download_all(photos, config, **options))
     results = [outcomes[photo.path] for photo in photos]
     for photo, outcome in zip(photos, results, strict=True):
-        earlier = photo_downloads.earlier_outcome(photo, config)
-        assert earlier.is_there == outcome.is_there
+        on_disk = photo_downloads.outcome_on_disk(config, photo)
+        assert on_disk.is_there == outcome.is_there
     return [(outcome.status, outcome.reason) for outcome in results]
 
 
