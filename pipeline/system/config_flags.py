@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Config = TypeVar("Config", bound="DataclassInstance")
-# Keys of a field's metadata.
-_KEY, _ARGUMENT = "setting", "argument"
+_KEY, _ARGUMENT = "setting", "argument"  # keys of a field's metadata
 _TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 _BOOLS = {"true": True, "false": False}
 # Names that people try -> settings that they may mean.
