@@ -68,5 +68,5 @@ def _table(
 
 def _label(name: str) -> str:
     """Return a run's name in printable characters, shortened if necessary."""
-    text = command_line.as_utf8(command_line.one_line(command_line.shown(name)))
+    text = command_line.as_label(name)
     return text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 3]}..."

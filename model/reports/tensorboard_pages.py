@@ -59,14 +59,17 @@ def write(evaluation: run_evaluation.RunEvaluation) -> None:
     }
     messages = [scalars.scalar_pb(name, value) for name, value in values.items()]
     messages += [
-        scalars.scalar_pb(f"recall/{_cell(row['class_name'])}", row["recall"])
+        scalars.scalar_pb(
+            f"recall/{command_line.as_label(row['class_name'])}", row["recall"]
+        )
         for row in figures["per_class"]
         if row["recall"] is not None
     ]
     picture = tensorboard_log.picture(np.array(figures["confusion_matrix"]))
     messages.append(tensorboard_log.image_pb("confusion_matrix", picture))
     settings = flat_settings(evaluation.run.config)
-    trial = _cell(f"{evaluation.run.directory.name} {evaluation.path.stem}")
+    name = f"{evaluation.run.directory.name} {evaluation.path.stem}"
+    trial = command_line.as_label(name)
     messages.append(hparams.hparams_pb(settings, trial_id=trial))
     for message in messages:
         event = event_pb2.Event(wall_time=time.time(), step=0, summary=message)
@@ -87,9 +90,9 @@ def flat_settings(config: Mapping[str, Any]) -> dict[str, bool | int | float | s
             if isinstance(setting, bool | int | float):
                 flat[key] = setting
             elif isinstance(setting, str):
-                flat[key] = _cell(setting)
+                flat[key] = command_line.as_label(setting)
             elif setting not in (None, [], ()):
-                flat[key] = _cell(str(setting)[:_LONGEST_SETTING])
+                flat[key] = command_line.as_label(str(setting)[:_LONGEST_SETTING])
     for folder in ("run_dir", "data"):  # they do not influence the training
         flat.pop(folder, None)
     return flat
@@ -110,12 +113,13 @@ def write_projector(evaluation: run_evaluation.RunEvaluation) -> None:
     (folder / "features.tsv").write_text(lines, encoding="ascii")
     rows = [predictions.rows[n] for n in predictions.feature_examples]
     predicted = predictions.predicted
-    names = [_cell(name) for name in predictions.class_names]
+    names = [command_line.as_label(name) for name in predictions.class_names]
     table = "class\tpredicted\tright\tpath\n"
     for number, row in zip(predictions.feature_examples, rows, strict=True):
         label, guess = predictions.labels[number], predicted[number]
         right = "yes" if label == guess else "no"
-        table += f"{names[label]}\t{names[guess]}\t{right}\t{_cell(row.path)}\n"
+        path = command_line.as_label(row.path)
+        table += f"{names[label]}\t{names[guess]}\t{right}\t{path}\n"
     (folder / "labels.tsv").write_text(table, encoding="utf-8")
     sheet, side = sprite(evaluation.data.records, rows)
     (folder / "sprite.png").write_bytes(tf.io.encode_png(sheet).numpy())
@@ -169,8 +173,3 @@ def sprite(records: manifest.Manifest, rows: Sequence[Row]) -> tuple[np.ndarray,
             continue
         sheet[top : top + side, left : left + side] = tile[..., ::-1]
     return sheet, side
-
-
-def _cell(text: str) -> str:
-    """Return text on one line, in UTF-8, without tabs: names come from strangers."""
-    return command_line.as_utf8(command_line.one_line(command_line.shown(text)))

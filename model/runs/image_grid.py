@@ -80,10 +80,10 @@ def caption(label: Any, class_names: Sequence[str]) -> list[tuple[str, str]]:
     else:
         largest = np.argsort(-label, kind="stable")[:2]
         percent = {int(n): round(100 * float(label[n])) for n in largest}
-    lines = []
-    for number, share in percent.items():
-        name = command_line.one_line(command_line.shown(class_names[number]))
-        lines.append((command_line.as_utf8(name), f" {share} %"))
+    lines = [
+        (command_line.as_label(class_names[number]), f" {share} %")
+        for number, share in percent.items()
+    ]
     is_mixed = len(lines) > 1 and max(percent.values()) < 100
     return lines if is_mixed else [(lines[0][0], "")]
 

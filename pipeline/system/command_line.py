@@ -193,6 +193,11 @@ def one_line(text: str) -> str:
     return text.replace("\n", "\\n")
 
 
+def as_label(text: str) -> str:
+    """Return text for a picture or a page: printable, on one line, in UTF-8."""
+    return as_utf8(one_line(shown(text)))
+
+
 def available_cpus() -> int:
     """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0))

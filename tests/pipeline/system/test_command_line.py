@@ -176,6 +176,10 @@ def test_bytes_that_are_no_text_are_escaped_for_utf8():
     assert command_line.as_utf8("d\u00e9j\u00e0 b\udcff") == "d\u00e9j\u00e0 b\\udcff"
 
 
+def test_a_label_is_printable_on_one_line():
+    assert command_line.as_label("a\nb\x1b\udcff") == "a\\nb\\x1b\\udcff"
+
+
 def test_an_interrupt_while_tensorflow_is_imported_is_one_line(program):
     """A module keras.py in its folder takes the place of Keras."""
     slow = "print('tick', flush=True)\nimport time\ntime.sleep(60)\n"
