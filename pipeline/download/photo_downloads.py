@@ -117,7 +117,7 @@ def _download(
         return Outcome(status="failed", reason=reason, is_unreachable=True)
     try:
         data = receive(photo.url)
-    except ValueError as error:  # DownloadError, or a host name that cannot be
+    except ValueError as error:  # DownloadError, or an impossible host name
         is_unreachable = isinstance(error, http_file.UnreachableError)
         reason = getattr(error, "reason", str(error))[:200]
         return Outcome(status="failed", reason=reason, is_unreachable=is_unreachable)

@@ -50,7 +50,7 @@ def map_blocks(
                 results = [future.result()]
             except BrokenProcessPool:
                 pool.shutdown(wait=True, cancel_futures=True)
-                if num_workers == len(block) == 1:
+                if num_workers == len(block) == 1:  # no other item can be to blame
                     results = [on_crash(block[0])]
                 else:
                     singles = map_blocks(
