@@ -40,11 +40,6 @@ class Photo:
     class_name: str
     split: str  # one of manifest.SPLITS; "" for none
 
-    @property
-    def server(self) -> str:
-        """Scheme, host and port of the address."""
-        return http_file.server_of(self.url)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
@@ -92,7 +87,7 @@ def download_all(
             while True:
                 free = 2 * config.workers - len(running)
                 for photo in itertools.islice(waiting, free):
-                    is_down = failures[photo.server] >= _MAX_FAILURES
+                    is_down = failures[http_file.server_of(photo.url)] >= _MAX_FAILURES
                     task = executor.submit(_download, photo, config, receive, is_down)
                     running[task] = photo
                 if not running:
@@ -101,7 +96,7 @@ def download_all(
                 command_line.check_signals()
                 for future in done:
                     photo, outcome = running.pop(future), future.result()
-                    server = photo.server
+                    server = http_file.server_of(photo.url)
                     failures[server] = (failures[server] + 1) * outcome.is_unreachable
                     yield photo.path, outcome
                     bar.update()
@@ -113,7 +108,7 @@ def _download(
     photo: Photo, config: Config, receive: Callable[[str], bytes], is_down: bool
 ) -> Outcome:
     if is_down:
-        reason = f"{photo.server} cannot be reached"
+        reason = f"{http_file.server_of(photo.url)} cannot be reached"
         return Outcome(status="failed", reason=reason, is_unreachable=True)
     try:
         data = receive(photo.url)
