@@ -64,10 +64,9 @@ class TestFormats:
         tensors = read(safetensors.numpy.save({"a": values})).tensors
         arrays.assert_same(tensors, {"a": values})
 
-    @pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2"])
-    def test_eight_bit_floats_in_safetensors_are_refused(self, read, dtype):
+    def test_eight_bit_floats_in_safetensors_are_refused(self, read):
         with pytest.raises(errors.UnknownFormat, match="w: holds numbers of a kind"):
-            read(header({"a": entry(end=2, dtype=dtype)}, bytes(2)))
+            read(header({"a": entry(end=2, dtype="F8_E5M2")}, bytes(2)))
 
     def test_a_safetensors_header_may_begin_like_a_pickle(self, read):
         """Its length, which comes first, ends in the byte 0x80: one in 32 does."""

@@ -260,10 +260,7 @@ class TestHostile:
     @cases.table(
         ("texts", "message"),
         {
-            "layer": (
-                {"": {"layer_names": ["b"]}},
-                "layer 'b' is listed, but not what",
-            ),
+            "layer": ({"": {"layer_names": ["b"]}}, "layer 'b' is listed, but not"),
             "weight": (
                 {"": {"layer_names": ["a"]}, "a": {"weight_names": ["z"]}},
                 "'a/z' is listed, but not there, or holds no numbers",
@@ -282,23 +279,17 @@ class TestHostile:
             self.interpret(texts)
 
     @cases.table(
-        "options",
+        "config",
         {
-            "config": {"config": 1},
-            "layers": {"config": {"layers": 1}},
-            "entries": {
-                "config": {"layers": [1, {}, {"class_name": [], "config": {}}]}
-            },
-            "name": {
-                "config": {"layers": [{"class_name": "A", "config": {"name": []}}]}
-            },
-            "inner layers": {
-                "config": [{"class_name": "A", "config": {"layers": {"a": 1}}}]
-            },
+            "number": 1,
+            "layers": {"layers": 1},
+            "entries": {"layers": [1, {}, {"class_name": [], "config": {}}]},
+            "name": {"layers": [{"class_name": "A", "config": {"name": []}}]},
+            "inner layers": [{"class_name": "A", "config": {"layers": {"a": 1}}}],
         },
     )
-    def test_a_configuration_that_makes_no_sense_gives_no_names(self, options):
-        content = self.interpret({}, keras_config=json.dumps(options))
+    def test_a_configuration_that_makes_no_sense_gives_no_names(self, config):
+        content = self.interpret({}, keras_config=json.dumps({"config": config}))
         assert content.tensors.keys() == {"a/x", "a/y"}
 
     def test_models_nested_without_end_are_cut(self):
