@@ -107,7 +107,7 @@ def serve() -> None:
                 raise
             return other
         inspect.report(path, checkpoint)
-        return inspect.report_fittings(checkpoint, str(path))
+        return inspect.report_fittings(checkpoint)
 
     for line in sys.stdin:
         path = Path(json.loads(line))
