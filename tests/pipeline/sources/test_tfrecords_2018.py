@@ -15,7 +15,7 @@ def example(image, label, **more):
     record = example_format.Example()
     for name, value in {"image": image, "label": label, **more}.items():
         record.features.feature[name].bytes_list.value.append(value)
-    return record.SerializeToString()
+    return record.SerializeToString(deterministic=True)
 
 
 def framed(image, label):
@@ -113,6 +113,7 @@ def test_a_converted_data_set_is_refused(shared_records):
         ),
         (framed(b"i", 0), "both a and b have label"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_damaged_or_unusual_record_is_named(tmp_path, body, message):
     (tmp_path / "a.tfrecord").write_bytes(body)
