@@ -1,28 +1,22 @@
-"""How accurate the three commands are with default flags, in five folds.
+"""Measure the accuracy of Graft's default settings by cross-validation.
 
     python benchmarks/accuracy.py [FOLDER] [--folds=5] [--seeds=0,1,2]
         [--ckpts=alexnet,efficientnet_lite0]
 
-Each photo is tested once, by a model whose training never saw its fold. The yardstick
-is scikit-learn's logistic regression on the same folds, fitted to all photos outside
-the fold (ours sets a tenth of them aside for validation), on what the same frozen
-network says of the central window: the output of conv5, and that of pool5.
+Each photo is tested once, by a model that was trained on the other folds. The baseline
+is scikit-learn's logistic regression on the same folds, with the features of conv5 or
+pool5 of the same frozen network in the central window. It is fitted to all photos of
+the other folds, whereas Graft sets a tenth of them aside for validation.
 """
 
-import argparse
-import sys
 import tempfile
 from pathlib import Path
 
 import measure
 
-sys.path.insert(0, str(measure.ROOT))
-
 import pipeline.system.tensorflow_import  # noqa: F401
 
 # isort: split
-import json
-
 import numpy as np
 import tensorflow as tf
 from sklearn.linear_model import LogisticRegression
@@ -36,13 +30,13 @@ from pipeline.records import manifest
 NETWORK = registry.NETWORKS["alexnet_owt"]
 
 
-def features_of(found: manifest.Manifest, layer: str) -> np.ndarray:
-    """float32 [num_photos, num_features], of the central window."""
+def compute_features(records: manifest.Manifest, layer: str) -> np.ndarray:
+    """Return float32 [num_photos, num_features] of a layer in the central windows."""
     base = NETWORK.build(NETWORK.input_spec, last=layer)
     weights = named_weights.resolve("alexnet_conv")
     model_variables.assign(base, restore.restore_checkpoint(weights.checkpoint).values)
     images = image_batches.Images(
-        found, found.included(), NETWORK.input_spec, batch_size=64
+        records, records.included(), NETWORK.input_spec, batch_size=64
     )
     views = crop_and_resize.central_views(images.sizes, NETWORK.input_spec)
     order = np.arange(len(images.rows))
@@ -51,8 +45,10 @@ def features_of(found: manifest.Manifest, layer: str) -> np.ndarray:
     return np.concatenate(batches).reshape(len(order), -1)
 
 
-def regression(features: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> int:
-    """Hits of logistic regression, each photo judged by the model of its fold."""
+def logistic_regression_hits(
+    features: np.ndarray, labels: np.ndarray, folds: np.ndarray
+) -> int:
+    """Return the number of photos that logistic regression classifies correctly."""
     hits = 0
     for fold in np.unique(folds):
         train = folds != fold
@@ -61,55 +57,56 @@ def regression(features: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> i
     return hits
 
 
-def ours(records: Path, runs: Path, seed: int, folds: int, ckpt: str) -> int:
-    """Hits of the commands over all folds."""
+def graft_hits(records: str, runs: Path, seed: int, folds: int, ckpt: str) -> int:
+    """Return the number of photos that Graft classifies correctly."""
     hits = 0
     for fold in range(folds):
-        words = ("pipeline.split", str(records), f"--seed={seed}")
-        measure.command("-m", *words, f"--folds={folds}", f"--fold={fold}")
-        run = runs / f"{ckpt}-seed{seed}-fold{fold}"
-        where = (f"--data={records}", f"--run_dir={run}")
-        measure.command("train.py", f"--ckpt={ckpt}", *where)
-        measure.command("evaluate.py", f"--run_dir={run}")
-        figures = json.loads((run / "evaluation" / "test.json").read_text())
+        split = ("pipeline.split", records, f"--seed={seed}")
+        measure.run_python("-m", *split, f"--folds={folds}", f"--fold={fold}")
+        run = f"{runs}/{ckpt}-seed{seed}-fold{fold}"
+        figures = measure.train_and_evaluate(records, run, f"--ckpt={ckpt}")
         hits += round(figures["accuracy"] * figures["num_examples"])
     return hits
 
 
 def main() -> None:
-    """Prints the table."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folder", nargs="?", default="demo/flowers", type=Path)
+    """Print the table."""
+    parser = measure.argument_parser(__doc__)
     parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--ckpts", default="alexnet", help="of ours, with commas")
+    parser.add_argument(
+        "--seeds", default="0,1,2", help="seeds of the split into folds"
+    )
+    parser.add_argument(
+        "--ckpts", default="alexnet", help="comma-separated weights for Graft"
+    )
     options = parser.parse_args()
     rows = [["", "seed of the folds", "accuracy", "95 % interval"]]
     with tempfile.TemporaryDirectory() as scratch:
-        records = Path(scratch) / "records"
-        convert = ("pipeline.convert", str(options.folder), f"--out={records}")
-        measure.command("-m", *convert)
-        found = manifest.read(records)
-        features = {name: features_of(found, name) for name in ("conv5", "pool5")}
+        records, runs = f"{scratch}/records", Path(scratch) / "runs"
+        measure.convert(options.folder, records)
+        dataset = manifest.read(Path(records))
+        features = {
+            name: compute_features(dataset, name) for name in ("conv5", "pool5")
+        }
         for seed in map(int, options.seeds.split(",")):
             hits = {
-                f"graft, {ckpt}": ours(
-                    records, Path(scratch) / "runs", seed, options.folds, ckpt
-                )
+                f"graft, {ckpt}": graft_hits(records, runs, seed, options.folds, ckpt)
                 for ckpt in options.ckpts.split(",")
             }
-            taken = manifest.read(records).included()
-            labels = np.array([found.labels[row.class_name] for row in taken])
-            folds = np.array([row.fold for row in taken])
+            photos = manifest.read(Path(records)).included()
+            labels = np.array([dataset.labels[photo.class_name] for photo in photos])
+            folds = np.array([photo.fold for photo in photos])
             for name, values in features.items():
-                hits[f"logistic regression on {name}"] = regression(
+                hits[f"logistic regression on {name}"] = logistic_regression_hits(
                     values, labels, folds
                 )
             for name, count in hits.items():
-                low, high = metrics.wilson_interval(count, len(taken))
-                interval = f"{low:.3f} to {high:.3f}"
-                rows.append([name, str(seed), f"{count / len(taken):.4f}", interval])
-    measure.table(f"Accuracy in {options.folds} folds, {len(taken):,} photos", rows)
+                low, high = metrics.wilson_interval(count, len(photos))
+                accuracy, interval = count / len(photos), f"{low:.3f} to {high:.3f}"
+                rows.append([name, str(seed), f"{accuracy:.4f}", interval])
+    measure.print_table(
+        f"Accuracy in {options.folds} folds, {len(photos):,} photos", rows
+    )
 
 
 if __name__ == "__main__":

@@ -1,24 +1,19 @@
-"""What the feature cache saves: a head's epoch, and a stage in the middle of VGG16.
+"""Measure what the feature cache saves.
 
     python benchmarks/cached_features.py [FOLDER] [--rounds=3] [--photos=160]
 
-First: how long an epoch of 3,000 drawn photos takes once their features are there, from
-metrics.jsonl of train.py with default flags. Then: VGG16 at 150 pixels trained from
-block5_conv1 on, as the last stage of recipes/cats_and_dogs.toml, on some photos of
-FOLDER: what block4 gives taken from the cache, against the same stage without one.
+First, the time of an epoch on 3,000 drawn photos once their features are cached: from
+metrics.jsonl of train.py with default flags. Then, the last stage of
+recipes/cats_and_dogs.toml (VGG16 at 150 pixels, trained from block5_conv1 on) on a
+sample of FOLDER: with the input of block 5 from the cache, and without a cache.
 """
 
-import argparse
 import itertools
-import json
 import statistics
-import sys
 import tempfile
 from pathlib import Path
 
 import measure
-
-sys.path.insert(0, str(measure.ROOT))
 
 import pipeline.system.tensorflow_import  # noqa: F401
 
@@ -27,42 +22,47 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from training_step import learning_of
+from training_step import build_parts, make_learning_setup
 
 from model.loop import device, train_step
 from model.loop.inputs import cache_key, training_data
 from model.training import settings, stages, starting_point, trunk_and_tail
-from model.weights import model_variables, preprocessing_overrides
-from pipeline.convert import conversion
+from model.weights import preprocessing_overrides
+from pipeline.records import manifest
 
-HEAD_PHOTOS = 3000
-_CLASSES = 5
+NUM_DRAWN_PHOTOS = 3000
+NUM_CLASSES = 5
+WITHOUT_CACHE = "without a cache"
 
 
-def head_epoch(scratch: Path) -> list[float]:
-    """Seconds of the epochs of train.py after the first, validation included."""
-    each = HEAD_PHOTOS * 10 // 8 // _CLASSES  # a tenth validates, another tests
-    draw = ("paper-flowers", f"{scratch}/drawn", f"--images_per_class={each}")
-    measure.command("-m", "pipeline.download", *draw)
-    records = f"{scratch}/drawn-records"
-    measure.command("-m", "pipeline.convert", f"{scratch}/drawn", f"--out={records}")
-    where = scratch / "runs" / "head"
-    measure.command("train.py", f"--data={records}", f"--run_dir={where}")
-    lines = (where / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line)["seconds"] for line in lines[1:]]
+def measure_head_epochs(scratch: Path) -> list[float]:
+    """Return the seconds of each epoch of train.py after the first, with validation."""
+    # A tenth of the photos is used for validation, another tenth for testing.
+    per_class = NUM_DRAWN_PHOTOS * 10 // 8 // NUM_CLASSES
+    photos, records, run = (
+        scratch / "drawn",
+        f"{scratch}/drawn-records",
+        scratch / "run",
+    )
+    draw = ("paper-flowers", str(photos), f"--images_per_class={per_class}")
+    measure.run_python("-m", "pipeline.download", *draw)
+    measure.convert(photos, records)
+    measure.run_python("train.py", f"--data={records}", f"--run_dir={run}")
+    return [line["seconds"] for line in measure.read_epochs(run)[1:]]
 
 
 class Stage:
-    """The last block of VGG16 and a head, cut off below as the cache does or not."""
+    """VGG16 from block5_conv1 on with a new head, trained with and without the cache.
 
-    def __init__(self, records: str, cache: Path) -> None:
-        """Computes the features.
+    Attributes:
+        cut: Name of the layer whose output is cached.
+        features_s: Time to compute the features of all photos, in seconds.
+        candidates: {name: function that trains an epoch and returns photos per second}.
+    """
 
-        Args:
-            records: of the photos.
-            cache: folder of features.
-        """
-        found = conversion.manifest.read(Path(records))
+    def __init__(self, records: Path, cache_dir: Path) -> None:
+        """Build both candidates and compute the features."""
+        dataset = manifest.read(records)
         config = settings.Config(
             ckpt="vgg16_conv",
             train_from="block5_conv1",
@@ -73,74 +73,72 @@ class Stage:
                 image_size=150, short_side=150, resize="squash"
             ),
         )
-        start = starting_point.choose(config, found.class_names)
-        plan = stages.plan_stage(start, config, len(found.class_names))
-        setup = device.set_up("auto", cache)
-        trunk = trunk_and_tail.build_trunk(plan, setup.frozen_policy)
-        tail = trunk_and_tail.build_tail(plan, trunk, setup.trained_policy)
-        for part in (trunk, tail):
-            model_variables.assign(part, start.restored.values)
+        start = starting_point.choose(config, dataset.class_names)
+        plan = stages.plan_stage(start, config, len(dataset.class_names))
+        setup = device.set_up("auto", cache_dir)
+        trunk, tail = build_parts(
+            plan, start, setup.frozen_policy, setup.trained_policy
+        )
         began = time.perf_counter()
         identity = cache_key.describe(
-            trunk, plan.cut, plan.spec, setup.precision, found
+            trunk, plan.cut, plan.spec, setup.precision, dataset
         )
-        cached = training_data.compute_features(
-            found, trunk, plan.spec, 1, cache_dir=cache, identity=identity
+        features = training_data.compute_features(
+            dataset, trunk, plan.spec, 1, cache_dir=cache_dir, identity=identity
         )
         self.features_s = time.perf_counter() - began
         self.cut = plan.cut
-        size = config.batch_size
-        of_cache = training_data.CachedFeatures(
-            found, cached, num_views=1, batch_size=size, seed=0
+        batch_size = config.batch_size
+        cached = training_data.CachedFeatures(
+            dataset, features, num_views=1, batch_size=batch_size, seed=0
         )
-        fresh = training_data.Photos(found, plan.spec, seed=plan.seed, batch_size=size)
-        self.num_training = len(found.included("train"))
+        photos = training_data.Photos(
+            dataset, plan.spec, seed=plan.seed, batch_size=batch_size
+        )
         self.candidates = {
-            f"{plan.cut} from the cache": self._epochs(tail, of_cache),
-            "without it": self._epochs(trunk_and_tail.join(trunk, tail), fresh),
+            f"{plan.cut} from the cache": _epochs(tail, cached),
+            WITHOUT_CACHE: _epochs(trunk_and_tail.join(trunk, tail), photos),
         }
 
-    def _epochs(self, model: Any, source: Any) -> Callable[[], float]:
-        """Trains on every photo once; returns photos per second."""
-        step = train_step.TrainStep(model, learning_of(model))
-        numbers = itertools.count()
 
-        def run() -> float:
-            began = time.perf_counter()
-            for inputs, labels in source.training(next(numbers)):
-                float(step(inputs, labels).loss)
-            return self.num_training / (time.perf_counter() - began)
+def _epochs(model: Any, data: Any) -> Callable[[], float]:
+    """Return a function that trains on every photo once."""
+    step = train_step.TrainStep(model, make_learning_setup(model))
+    epoch_numbers = itertools.count()
 
-        return run
+    def train_epoch() -> int:
+        num_photos = 0
+        for inputs, labels in data.training(next(epoch_numbers)):
+            float(step(inputs, labels).loss)
+            num_photos += len(labels)
+        return num_photos
+
+    return measure.per_second(train_epoch)
 
 
 def main() -> None:
-    """Prints both tables."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folder", nargs="?", default="demo/flowers", type=Path)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--photos", type=int, default=160, help="of all classes")
+    """Print both tables."""
+    parser = measure.argument_parser(__doc__, rounds=3)
+    parser.add_argument(
+        "--photos", type=int, default=160, help="size of the sample (160)"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        seconds = head_epoch(Path(scratch))
-        rows = [
-            ["", "median", "lowest", "highest"],
+        seconds = measure_head_epochs(Path(scratch))
+        figures = (statistics.median(seconds), min(seconds), max(seconds))
+        measure.print_table(
+            f"A new final layer on cached features, {NUM_DRAWN_PHOTOS:,} photos",
             [
-                "seconds of an epoch",
-                *(f"{figure(seconds):.2f}" for figure in (statistics.median, min, max)),
+                ["", "median", "lowest", "highest"],
+                ["seconds per epoch", *(f"{figure:.2f}" for figure in figures)],
             ],
-        ]
-        title = f"A new final layer on cached features, {HEAD_PHOTOS:,} photos"
-        measure.table(title, rows)
-        few = Path(scratch) / "few"
-        measure.some_photos(options.folder, few, options.photos)
-        records = f"{scratch}/few-records"
-        measure.command("-m", "pipeline.convert", str(few), f"--out={records}")
-        stage = Stage(records, Path(scratch) / "cache")
-        found = measure.rounds(stage.candidates, options.rounds)
-    limit = "without it"
-    measure.table("VGG16 from block5_conv1 on", measure.rate_rows(found, limit))
-    print(f"computing {stage.cut} of all photos once took {stage.features_s:.1f} s")
+        )
+        records = measure.convert_sample(options.folder, Path(scratch), options.photos)
+        stage = Stage(Path(records), Path(scratch) / "cache")
+        rates = measure.run_rounds(stage.candidates, options.rounds)
+    rows = measure.rate_rows(rates, WITHOUT_CACHE)
+    measure.print_table("VGG16 from block5_conv1 on", rows)
+    print(f"computing {stage.cut} of all photos took {stage.features_s:.1f} s")
 
 
 if __name__ == "__main__":

@@ -1,85 +1,71 @@
-"""How fast photos become records.
+"""Measure how fast photos become records.
 
     python benchmarks/conversion.py [FOLDER] [--copies=8] [--rounds=3]
 
-Whole commands, process starts included: ours; the limit, OpenCV's own full decode with
-as many workers; the peer, a single loop. So that starting up does not hide the rate,
-the photos are taken several times (as links, under new names).
+Compares pipeline.convert with OpenCV's full decode in as many processes (the limit) and
+with a single loop (the baseline). Times include the start of each command. Every photo
+is converted several times, as links with new names, so that the start weighs little.
 """
 
-import argparse
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import measure
 
 
-def multiply(photos: list[Path], target: Path, copies: int) -> int:
-    """Links every photo `copies` times into class folders; returns their number."""
+def link_copies(photos: list[Path], target: Path, copies: int) -> int:
+    """Link every photo `copies` times by class; return the number of links."""
     for path in photos:
-        folder = target / path.parent.name
+        folder, photo = target / path.parent.name, path.resolve()
         folder.mkdir(parents=True, exist_ok=True)
         for number in range(copies):
             link = folder / f"{path.stem}-{number}.jpg"
-            os.link(path.resolve(), link) if _same_device(path, target) else (
-                link.symlink_to(path.resolve())
-            )
+            if photo.stat().st_dev == folder.stat().st_dev:
+                link.hardlink_to(photo)
+            else:
+                link.symlink_to(photo)
     return len(photos) * copies
 
 
-def _same_device(one: Path, other: Path) -> bool:
-    return one.resolve().stat().st_dev == other.stat().st_dev
-
-
 def main() -> None:
-    """Prints the table."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folder", nargs="?", default="demo/flowers", type=Path)
-    parser.add_argument("--copies", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=3)
+    """Print the table."""
+    parser = measure.argument_parser(__doc__, rounds=3)
+    parser.add_argument("--copies", type=int, default=8, help="links per photo (8)")
     options = parser.parse_args()
     workers = str(len(os.sched_getaffinity(0)))
     with tempfile.TemporaryDirectory() as scratch:
-        source = Path(scratch) / "photos"
-        count = multiply(measure.photo_paths(options.folder), source, options.copies)
-        turn = iter(range(10**6))
+        source, out = Path(scratch) / "photos", Path(scratch) / "records"
+        count = link_copies(measure.list_photos(options.folder), source, options.copies)
 
-        def ours() -> float:
-            out = f"{scratch}/ours{next(turn)}"
-            words = ("pipeline.convert", str(source), f"--out={out}")
-            rate = count / measure.command("-m", *words, f"--workers={workers}")
-            shutil.rmtree(out)
-            os.sync()  # so that nothing is written to disk during the next run
+        def rate_of(*words: str) -> Callable[[], float]:
+            def rate() -> float:
+                out.mkdir()
+                photos_per_s = count / measure.time_python(*words)
+                shutil.rmtree(out)
+                os.sync()  # so that nothing is written to disk during the next run
+                return photos_per_s
+
             return rate
 
-        def limit() -> float:
-            words = ("benchmarks/opencv_decode.py", str(source), workers)
-            return count / measure.command(*words)
-
-        def peer() -> float:
-            out = Path(scratch) / f"peer{next(turn)}"
-            out.mkdir()
-            words = ("benchmarks/single_loop.py", str(source), str(out))
-            rate = count / measure.command(*words)
-            shutil.rmtree(out)
-            os.sync()
-            return rate
-
-        found = measure.rounds(
+        # The single loop leaves unwritten pages that slow down the next writer, so the
+        # decoder, which writes nothing, comes between the two.
+        limit = "limit: OpenCV decode"
+        graft = ("-m", "pipeline.convert", str(source), f"--out={out}")
+        rates = measure.run_rounds(
             {
-                # What the peer leaves behind in memory slows down whoever writes next.
-                "peer: single loop": peer,
-                "limit: OpenCV decode": limit,
-                "graft: pipeline.convert": ours,
+                "baseline: single loop": rate_of(
+                    "benchmarks/single_loop.py", str(source), str(out)
+                ),
+                limit: rate_of("benchmarks/opencv_decode.py", str(source), workers),
+                "graft: pipeline.convert": rate_of(*graft, f"--workers={workers}"),
             },
             options.rounds,
         )
-    measure.table(
-        f"Conversion of {count:,} photos, {workers} workers",
-        measure.rate_rows(found, "limit: OpenCV decode"),
-    )
+    title = f"Conversion of {count:,} photos, {workers} workers"
+    measure.print_table(title, measure.rate_rows(rates, limit))
 
 
 if __name__ == "__main__":

@@ -1,22 +1,19 @@
-"""How fast the frozen network sees all photos of the records.
+"""Measure how fast a frozen network computes the features of all photos.
 
     python benchmarks/frozen_features.py [FOLDER] [--rounds=5] [--precision=auto]
 
-Ours: features.extract, records to cached features. The limit: 1 / (1/network +
-1/pipeline), both measured alone on the same cores: on a CPU they share them. The peer:
-the same network in float32 under Keras' predict, fed by image_dataset_from_directory.
+Compares feature_cache.extract, which turns records into cached features, with a limit
+and a baseline. The limit is 1 / (1 / network + 1 / pipeline), each measured alone on
+the same cores: on a CPU, the two share the cores. The baseline is the same network in
+float32 with Keras' predict on image_dataset_from_directory.
 """
 
-import argparse
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import measure
-
-sys.path.insert(0, str(measure.ROOT))
 
 import pipeline.system.tensorflow_import  # noqa: F401
 
@@ -30,99 +27,85 @@ from model.loop.inputs import feature_cache
 from model.networks import registry
 from model.weights import model_variables, named_weights, restore
 from pipeline.batches import crop_and_resize, image_batches
-from pipeline.convert import conversion, convert_settings
+from pipeline.records import manifest
 
 NETWORK = registry.NETWORKS["alexnet_owt"]
-LAST = "pool5"
+SPEC = NETWORK.input_spec
+LAST_LAYER = "pool5"
+BATCH_SIZE = feature_cache.BATCH_SIZE
 
 
-def build(dtype: str) -> Any:
-    """The convolutions with their pretrained weights."""
+def build_trunk(dtype: str) -> Any:
+    """Return the convolutional layers with their pretrained weights."""
     image, outputs = NETWORK.step_outputs(
-        NETWORK.input_spec, last=LAST, dtype=dtype, repeat_per_column=True
+        SPEC, last=LAST_LAYER, dtype=dtype, repeat_per_column=True
     )
-    trunk = keras.Model(image, outputs[LAST])
+    trunk = keras.Model(image, outputs[LAST_LAYER])
     weights = named_weights.resolve("alexnet_conv")
     model_variables.assign(trunk, restore.restore_checkpoint(weights.checkpoint).values)
     return trunk
 
 
 def main() -> None:
-    """Prints the table."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folder", nargs="?", default="demo/flowers", type=Path)
-    parser.add_argument("--rounds", type=int, default=5)
+    """Print the table."""
+    parser = measure.argument_parser(__doc__, rounds=5)
     parser.add_argument("--precision", default="auto", choices=device.PRECISIONS)
     options = parser.parse_args()
     setup = device.ComputeSetup(
         precision=device.choose_precision(options.precision), cache_dir=Path()
     )
-    precision = setup.precision
     with tempfile.TemporaryDirectory() as scratch:
-        config = convert_settings.Config(
-            source=str(options.folder), out=f"{scratch}/records"
-        )
-        found = conversion.convert(config).manifest
-        rows = found.included()
-        count = len(rows)
-        images = image_batches.Images(
-            found, rows, NETWORK.input_spec, batch_size=feature_cache.BATCH_SIZE
-        )
-        views = crop_and_resize.central_views(images.sizes, NETWORK.input_spec)
-        trunk = build(setup.frozen_policy)
+        records, cache_dir = Path(scratch) / "records", Path(scratch) / "cache"
+        measure.convert(options.folder, str(records))
+        dataset = manifest.read(records)
+        rows = dataset.included()
+        order = np.arange(len(rows))
+        images = image_batches.Images(dataset, rows, SPEC, batch_size=BATCH_SIZE)
+        views = crop_and_resize.central_views(images.sizes, SPEC)
+        trunk = build_trunk(setup.frozen_policy)
         call = tf.function(lambda x: trunk(x, training=False), autograph=False)
-        batch = next(iter(images.run(np.arange(feature_cache.BATCH_SIZE), views)))[
-            "image"
-        ]
-        cache = Path(scratch) / "cache"
+        batch = next(iter(images.run(np.arange(BATCH_SIZE), views)))["image"]
 
         def network_alone() -> int:
-            calls = -(-count // feature_cache.BATCH_SIZE)
-            for _ in range(calls):
+            num_batches = -(-len(rows) // BATCH_SIZE)
+            for _ in range(num_batches):
                 call(batch).numpy()
-            return calls * feature_cache.BATCH_SIZE
+            return num_batches * BATCH_SIZE
 
         def pipeline_alone() -> int:
-            return sum(len(b["label"]) for b in images.run(np.arange(count), views))
+            return sum(len(batch["label"]) for batch in images.run(order, views))
 
         def extract() -> int:
-            shutil.rmtree(cache, ignore_errors=True)
-            identity = {"precision": precision}
+            shutil.rmtree(cache_dir, ignore_errors=True)
+            identity = {"precision": setup.precision}
             feature_cache.extract(
-                trunk, images, {0: np.arange(count)}, cache_dir=cache, identity=identity
+                trunk, images, {0: order}, cache_dir=cache_dir, identity=identity
             )
-            return count
+            return len(rows)
 
-        loader = keras.utils.image_dataset_from_directory(
-            str(options.folder),
-            image_size=(224, 224),
-            batch_size=feature_cache.BATCH_SIZE,
-            shuffle=False,
-            verbose=False,
+        keras_predict = measure.keras_predict(
+            build_trunk("float32"), options.folder, SPEC.size_px, BATCH_SIZE
         )
-        plain = build("float32")
-
-        def peer() -> int:
-            return len(plain.predict(loader.map(lambda x, _: x), verbose=0))
-
-        found_rates = measure.rounds(
+        rates = measure.run_rounds(
             {
-                f"network alone, {precision}": measure.per_second(network_alone),
-                "pipeline alone": measure.per_second(pipeline_alone),
-                "graft: features.extract": measure.per_second(extract),
-                "peer: predict, float32": measure.per_second(peer),
+                name: measure.per_second(work)
+                for name, work in (
+                    (f"network alone, {setup.precision}", network_alone),
+                    ("pipeline alone", pipeline_alone),
+                    ("graft: feature_cache.extract", extract),
+                    ("baseline: Keras' predict, float32", keras_predict),
+                )
             },
             options.rounds,
         )
     limit = "limit: 1/(1/network + 1/pipeline)"
-    network_rates, pipeline_rates = list(found_rates.values())[:2]
-    found_rates[limit] = [
-        1 / (1 / one + 1 / other)
-        for one, other in zip(network_rates, pipeline_rates, strict=True)
+    network_rates, pipeline_rates = list(rates.values())[:2]
+    rates[limit] = [
+        1 / (1 / network + 1 / pipeline)
+        for network, pipeline in zip(network_rates, pipeline_rates, strict=True)
     ]
-    measure.table(
-        f"Features of {count:,} photos", measure.rate_rows(found_rates, limit)
-    )
+    title = f"Features of {len(rows):,} photos"
+    measure.print_table(title, measure.rate_rows(rates, limit))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""The peer: Keras' fit of a whole network on records, the way a plain script does it.
+"""Time Keras' fit on records in a plain script: the baseline of training_step.py.
 
     python benchmarks/keras_fit.py MODEL RECORDS BATCHES BATCH_SIZE
 
-For each line on stdin it trains so many batches and prints the seconds that they took.
-MODEL is a .keras file, 224 x 224 -> logits; everything is float32, and TensorFlow is
-imported as it comes, without pipeline.system.tensorflow_import and what that switches
-on.
+For each line on stdin it trains on BATCHES batches and prints the seconds they took.
+MODEL is a .keras file that maps photos of 224 x 224 pixels to logits. Everything is
+float32. TensorFlow is imported directly, without the settings of
+pipeline.system.tensorflow_import.
 """
 
 import sys
@@ -20,7 +20,7 @@ SHORT_SIDE, SIZE = 256, 224
 
 
 def parse(record: Any) -> tuple[Any, Any]:
-    """A record -> a random window of its photo, mirrored or not, and its label."""
+    """Return a random window of a record's photo, randomly mirrored, and its label."""
     values = tf.io.parse_single_example(
         record,
         {
@@ -34,10 +34,9 @@ def parse(record: Any) -> tuple[Any, Any]:
     return tf.image.random_crop(image, (SIZE, SIZE, 3)), values["image/class/label"]
 
 
-def main() -> None:
-    """Trains as often as it is asked to."""
-    file, records, batches, batch_size = sys.argv[1:]
-    model = keras.models.load_model(file, compile=False)
+def main(model_path: str, records: str, batches: str, batch_size: str) -> None:
+    """Train once for each line on stdin."""
+    model = keras.models.load_model(model_path, compile=False)
     model.compile(
         keras.optimizers.Adam(1e-5),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -51,10 +50,10 @@ def main() -> None:
         .prefetch(tf.data.AUTOTUNE)
     )
     for _ in sys.stdin:
-        began = time.perf_counter()
+        start = time.perf_counter()
         model.fit(data, steps_per_epoch=int(batches), epochs=1, verbose=0)
-        print(time.perf_counter() - began, flush=True)
+        print(time.perf_counter() - start, flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

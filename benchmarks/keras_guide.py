@@ -1,19 +1,19 @@
-"""The peer: the same task the way the Keras guides teach it.
+"""Train a classifier as the Keras guides teach it: the baseline of whole_job.py.
 
     python benchmarks/keras_guide.py TRAIN VALIDATION TEST EPOCHS HEAD
 
-Source: keras.io/guides/transfer_learning (frozen base, random flip and rotation, global
-average pooling, dropout 0.2, dense, Adam, `fit` with validation data) with the
+Follows keras.io/guides/transfer_learning (frozen base, random flip and rotation, global
+average pooling, dropout 0.2, dense layer, Adam, `fit` with validation data), with the
 image_dataset_from_directory of keras.io/examples/vision/
-image_classification_from_scratch. The base is the same AlexNet with the same weights as
-ours. HEAD is `pooling`, as in the guide, or `flatten`, which shows its final layer all
-9,216 numbers of pool5.
+image_classification_from_scratch. The base is the AlexNet that Graft uses, with the
+same weights. HEAD is `pooling`, as in the guide, or `flatten`, which gives the dense
+layer all 9,216 values of pool5.
 
-Keras and TensorFlow are imported as a guide's program does, without
+Keras and TensorFlow are imported directly, as in the guides, without the settings of
 pipeline.system.tensorflow_import.
 
-Prints one JSON line per epoch: epoch, seconds since the process started without the
-time spent on testing, and accuracy on the test folder.
+Prints one JSON line per epoch: the epoch, seconds since the process started without the
+time spent on testing, and the accuracy on the test folder.
 """
 
 import json
@@ -34,8 +34,8 @@ SIZE = 224
 BATCH_SIZE = 64
 
 
-def folder_dataset(folder: str, *, shuffle: bool) -> Any:
-    """Photos of a folder, squashed to 224 x 224, as the loader does by default."""
+def read_folder(folder: str, *, shuffle: bool) -> Any:
+    """Return the photos of a folder, squashed to 224 x 224 as Keras does by default."""
     return keras.utils.image_dataset_from_directory(
         folder,
         label_mode="int",
@@ -47,35 +47,35 @@ def folder_dataset(folder: str, *, shuffle: bool) -> Any:
     )
 
 
-class Clock(keras.callbacks.Callback):
-    """Tests after every epoch, off the clock."""
+class TestAfterEpoch(keras.callbacks.Callback):
+    """Tests after every epoch and prints a line; the time of the tests is left out."""
 
     def __init__(self, test_data: Any, start: float) -> None:
         super().__init__()
-        self.test_data, self.start, self.off = test_data, start, 0.0
+        self.test_data, self.start, self.testing_s = test_data, start, 0.0
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Prints the line."""
+        """Print the epoch, the seconds and the accuracy."""
         now = time.time()
         _, accuracy = self.model.evaluate(self.test_data, verbose=0)
-        line = {"epoch": epoch + 1, "seconds": now - self.start - self.off}
+        line = {"epoch": epoch + 1, "seconds": now - self.start - self.testing_s}
         print(json.dumps({**line, "accuracy": accuracy}), flush=True)
-        self.off += time.time() - now
+        self.testing_s += time.time() - now
 
 
 def main(train: str, validation: str, test: str, epochs: str, head: str) -> None:
-    """Trains and prints."""
+    """Train the classifier."""
     start = psutil.Process().create_time()
     keras.utils.set_random_seed(0)
-    train_data = folder_dataset(train, shuffle=True)
+    train_data = read_folder(train, shuffle=True)
     num_classes = len(train_data.class_names)
     augment = keras.Sequential(
         [keras.layers.RandomFlip("horizontal"), keras.layers.RandomRotation(0.1)]
     )
     train_data = train_data.map(lambda x, y: (augment(x, training=True), y))
 
-    chosen = registry.NETWORKS["alexnet_owt"]
-    base = chosen.build(chosen.input_spec, last="pool5")
+    network = registry.NETWORKS["alexnet_owt"]
+    base = network.build(network.input_spec, last="pool5")
     weights = named_weights.resolve("alexnet_conv")
     model_variables.assign(base, restore.restore_checkpoint(weights.checkpoint).values)
     base.trainable = False
@@ -95,9 +95,9 @@ def main(train: str, validation: str, test: str, epochs: str, head: str) -> None
     )
     model.fit(
         train_data.prefetch(-1),
-        validation_data=folder_dataset(validation, shuffle=False).prefetch(-1),
+        validation_data=read_folder(validation, shuffle=False).prefetch(-1),
         epochs=int(epochs),
-        callbacks=[Clock(folder_dataset(test, shuffle=False), start)],
+        callbacks=[TestAfterEpoch(read_folder(test, shuffle=False), start)],
         verbose=0,
     )
 

@@ -1,21 +1,16 @@
-"""Trainings killed at random moments and resumed: the same weights as undisturbed?
+"""Check that killed and resumed trainings give the weights of an undisturbed one.
 
     python benchmarks/killed_trainings.py FOLDER [--kills=20] [--seed=0]
 
-A whole network with dropout in it trains in two stages; each time it is killed
-(SIGKILL) somewhere between its first step and its last, and then resumed. What must
-come out are the weights, to the bit, of the training that nobody disturbed.
+A whole network with dropout trains in two stages. It is killed with SIGKILL at a random
+moment between its first and last step, and then resumed. Its weights and the losses of
+all epochs are compared, to the bit, with those of a training that was not killed.
 """
 
-import argparse
 import hashlib
-import json
-import os
 import random
 import shutil
-import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -43,100 +38,79 @@ rotation = 20.0
 zoom = 0.2
 mixup = 0.2
 """
+PRINT_DIGEST = """
+import sys, keras, hashlib
+model = keras.models.load_model(sys.argv[1])
+data = b''.join(value.tobytes() for value in model.get_weights())
+print(hashlib.sha256(data).hexdigest())
+"""
 
 
-def run(*words: str) -> None:
-    """Runs train.py without fault."""
-    done = subprocess.run(
-        [sys.executable, "train.py", *words],
-        cwd=measure.ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise SystemExit(done.stderr)
+def kill_training(run: Path, words: Sequence[str], after_s: float) -> bool:
+    """Start train.py and kill it `after_s` seconds after its first step.
 
-
-def kill(directory: Path, words: Sequence[str], after_s: float) -> bool:
-    """Runs train.py and kills it so long after its first step; False if it was done."""
-    process = subprocess.Popen(
-        [sys.executable, "train.py", *words],
-        cwd=measure.ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    while process.poll() is None and not (directory / "first_batch.png").exists():
+    Returns:
+        False if the training had ended before.
+    """
+    process = measure.start_python("train.py", *words, start_new_session=True)
+    while process.poll() is None and not (run / "first_batch.png").exists():
         time.sleep(0.01)
     try:
         process.wait(after_s)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        measure.kill(process)
         return True
     return False
 
 
-def outcome(directory: Path) -> tuple[str, list[tuple[float, float]]]:
-    """SHA-256 of all weights, and the losses of all epochs."""
-    script = (
-        "import sys, keras, hashlib\n"
-        "model = keras.models.load_model(sys.argv[1])\n"
-        "data = b''.join(value.tobytes() for value in model.get_weights())\n"
-        "print(hashlib.sha256(data).hexdigest())\n"
-    )
-    found = subprocess.run(
-        [sys.executable, "-c", script, str(directory / "model.keras")],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    lines = (directory / "metrics.jsonl").read_text().splitlines()
-    losses = [json.loads(line) for line in lines]
-    figures = [(one["loss"], one["validation_loss"]) for one in losses]
-    return found.stdout.strip(), figures
+def read_results(run: Path) -> tuple[str, list[tuple[float, float]]]:
+    """Return the SHA-256 of all weights, and both losses of each epoch."""
+    digest = measure.run_python("-c", PRINT_DIGEST, str(run / "model.keras")).strip()
+    epochs = measure.read_epochs(run)
+    return digest, [(line["loss"], line["validation_loss"]) for line in epochs]
 
 
 def main() -> None:
-    """Prints how many came out the same."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    draw = random.Random(args.seed)
+    """Print each result and how many are the same."""
+    parser = measure.argument_parser(__doc__)
+    parser.add_argument("--kills", type=int, default=20, help="number of kills (20)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
+    options = parser.parse_args()
+    moments = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as scratch:
         records = f"{scratch}/records"
-        measure.command("-m", "pipeline.convert", str(args.folder), f"--out={records}")
-        recipe = Path(scratch) / "recipe.toml"
+        measure.convert(options.folder, records)
+        recipe, undisturbed = (
+            Path(scratch) / "recipe.toml",
+            Path(scratch) / "undisturbed",
+        )
         recipe.write_text(RECIPE)
-        how = (f"--recipe={recipe}", f"--data={records}")
-        whole = Path(scratch) / "whole"
-        run(*how, f"--run_dir={whole}")
-        expected = outcome(whole)
-        lines = map(json.loads, (whole / "metrics.jsonl").read_text().splitlines())
-        taken_s = sum(line["seconds"] for line in lines)
-        same = killed = 0
-        for number in range(args.kills):
-            directory = Path(scratch) / f"run{number}"
-            words = (*how, f"--run_dir={directory}")
+        flags = (f"--recipe={recipe}", f"--data={records}")
+        measure.run_python("train.py", *flags, f"--run_dir={undisturbed}")
+        expected = read_results(undisturbed)
+        seconds = sum(line["seconds"] for line in measure.read_epochs(undisturbed))
+        num_same = 0
+        for number in range(options.kills):
+            run = Path(scratch) / f"run{number}"
+            words = (*flags, f"--run_dir={run}")
             while not (
-                kill(directory, words, draw.uniform(0, 1) * taken_s)
-                and (directory / "checkpoints").exists()
+                kill_training(run, words, moments.uniform(0, 1) * seconds)
+                and (run / "checkpoints").exists()
             ):
-                shutil.rmtree(directory)  # it was done before: not a kill
-            killed += 1
-            steps = sorted(directory.glob("checkpoints/step-*.npz"))
-            run(f"--resume={directory}")
-            is_same = outcome(directory) == expected
-            same += is_same
-            place = steps[-1].stem if steps else "the beginning"
-            print(f"kill {number + 1}: resumed from {place}: ", end="")
-            print("same" if is_same else "DIFFERENT", flush=True)
-            shutil.rmtree(directory)
+                shutil.rmtree(run)  # it had ended before it was killed
+            snapshots = sorted(run.glob("checkpoints/step-*.npz"))
+            measure.run_python("train.py", f"--resume={run}")
+            is_same = read_results(run) == expected
+            num_same += is_same
+            step = snapshots[-1].stem if snapshots else "the beginning"
+            result = "same" if is_same else "DIFFERENT"
+            print(f"kill {number + 1}: resumed from {step}: {result}", flush=True)
+            shutil.rmtree(run)
     digest = hashlib.sha256(repr(expected).encode()).hexdigest()[:12]
-    print(f"{same} of {killed} killed and resumed end as undisturbed ({digest})")
+    print(
+        f"{num_same} of {options.kills} resumed trainings equal the undisturbed one "
+        f"(digest {digest})"
+    )
 
 
 if __name__ == "__main__":

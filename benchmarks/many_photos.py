@@ -1,27 +1,22 @@
-"""Whether a conversion's memory and search stay in bounds with the number of photos.
+"""Measure time and memory of converting many small photos.
 
     python benchmarks/many_photos.py [--counts=10000,100000]
 
-Draws thumbnails, all different, in twenty classes; converts them; prints seconds,
-photos a second and the highest memory of all processes together.
+Draws different thumbnails in twenty classes and converts them. Memory is the peak of
+all processes together, and must stay in proportion to the number of photos.
 """
 
-import argparse
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-import measure
-
-sys.path.insert(0, str(measure.ROOT))
-
 import cv2
+import measure
 import numpy as np
 
 
-def draw(folder: Path, count: int) -> None:
-    """Writes JPEGs of 96 x 72: a few discs over a background of two colours."""
+def draw_photos(folder: Path, count: int) -> None:
+    """Write JPEG files of 96 x 72 pixels: discs on a background of blended colours."""
     random = np.random.default_rng(0)
     for number in range(20):
         (folder / f"class{number:02d}").mkdir(parents=True)
@@ -37,28 +32,24 @@ def draw(folder: Path, count: int) -> None:
 
 
 def main() -> None:
-    """Prints the table."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--counts", default="10000,100000")
+    """Print the table."""
+    parser = measure.argument_parser(__doc__, photos=False)
+    parser.add_argument(
+        "--counts", default="10000,100000", help="comma-separated numbers of photos"
+    )
     options = parser.parse_args()
     rows = [["photos", "seconds", "photos/s", "peak memory, MB"]]
     for count in map(int, options.counts.split(",")):
         with tempfile.TemporaryDirectory() as scratch:
             photos = Path(scratch) / "photos"
-            draw(photos, count)
+            draw_photos(photos, count)
             words = ("-m", "pipeline.convert", str(photos), f"--out={scratch}/out")
             start = time.perf_counter()
             peak = measure.peak_memory(*words)
             seconds = time.perf_counter() - start
-        rows.append(
-            [
-                f"{count:,}",
-                f"{seconds:.1f}",
-                f"{count / seconds:,.0f}",
-                f"{peak / 1e6:.0f}",
-            ]
-        )
-    measure.table("Conversion of many small photos", rows)
+        figures = (f"{count / seconds:,.0f}", f"{peak / 1e6:.0f}")
+        rows.append([f"{count:,}", f"{seconds:.1f}", *figures])
+    measure.print_table("Conversion of many small photos", rows)
 
 
 if __name__ == "__main__":

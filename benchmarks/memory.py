@@ -1,43 +1,32 @@
-"""The highest memory that each command has at one time, its worker processes included.
+"""Measure the peak memory of each command, including its worker processes.
 
 python benchmarks/memory.py [FOLDER]
 """
 
-import argparse
 import tempfile
-from pathlib import Path
 
 import measure
 
 
 def main() -> None:
-    """Prints the table."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folder", nargs="?", default="demo/flowers", type=Path)
-    options = parser.parse_args()
+    """Print the table."""
+    options = measure.argument_parser(__doc__).parse_args()
     rows = [["command", "peak memory, GB"]]
     with tempfile.TemporaryDirectory() as scratch:
-        records, run = f"{scratch}/records", f"{scratch}/run"
-        fresh = f"{scratch}/fresh"
-        commands = (
+        records, run = f"{scratch}/records", f"--run_dir={scratch}/run"
+        train = ("train.py", f"--data={records}")
+        for words in (
             ("-m", "pipeline.convert", str(options.folder), f"--out={records}"),
             ("-m", "pipeline.split", records),
-            ("train.py", f"--data={records}", f"--run_dir={run}"),
-            ("evaluate.py", f"--run_dir={run}"),
-            (
-                "train.py",
-                f"--data={records}",
-                f"--run_dir={fresh}",
-                "--views=0",
-                "--epochs=1",
-            ),
-        )
-        for words in commands:
+            (*train, run),
+            ("evaluate.py", run),
+            (*train, f"--run_dir={scratch}/no-cache", "--views=0", "--epochs=1"),
+        ):
             peak = measure.peak_memory(*words)
             shown = " ".join(word for word in words if scratch not in word)
             shown = shown.replace(str(options.folder), "FOLDER").removeprefix("-m ")
             rows.append([shown, f"{peak / 1e9:.2f}"])
-    measure.table("Memory", rows)
+    measure.print_table("Memory", rows)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,14 @@ r"""Digest what conversion, training, evaluation and export compute.
         --compare=before.json
 
 DATA holds `flowers/` (class folders), `bees/` (Caffe lists `train.txt`, `val.txt` and
-`labels.txt`) and `odd/` (class folders of damaged files). Only the commands are used,
-so the script works on every version of the code. Times, versions and pictures are left
-out. Takes two minutes on two cores.
+`labels.txt`) and `odd/` (class folders of damaged files). The script only runs commands
+and imports nothing of Graft, so it works on every version of the code. Times, versions
+and pictures are left out. It takes two minutes on two cores.
 """
 
 import argparse
 import hashlib
+import io
 import json
 import os
 import signal
@@ -22,10 +23,11 @@ import time
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
 
-SMALL = ("--batch_size=16", "--seed=3")
 STAGES = """
 ckpt = "none"
 arch = "cifar_cnn"
@@ -53,24 +55,37 @@ policy = "step"
 gamma = 0.5
 stepsize = 10
 """
-ENDINGS = {"saved_model": "", "onnx": ".onnx", "litert": ".tflite", "keras": ".keras"}
-VARYING = ("report", "run", "data", "model_sha256", "seconds", "images_per_s")
+EXPORTS = {
+    "saved_model": ("", "--format=saved_model"),
+    "onnx": (".onnx", "--format=onnx"),
+    "litert": (".tflite", "--format=litert"),
+    "litert-float16": (".tflite", "--format=litert", "--quantize=float16"),
+    "keras": (".keras", "--format=keras"),
+}
+# Keys that differ from run to run or from version to version.
 TIMES = ("seconds", "images_per_s")
 VERSIONS = ("tools", "versions")
+PATHS_AND_TIMES = ("report", "run", "data", "model_sha256", *TIMES)
 
 
 class Digests:
-    """Runs the commands of one tree and collects {name of a result: digest}."""
+    """Run commands of one source tree and collect digests of their results.
+
+    Attributes:
+        root: Root of the source tree.
+        scratch: Folder of all outputs.
+        values: {name of a result: SHA-256}.
+    """
 
     def __init__(self, root: Path, scratch: Path) -> None:
         self.root, self.scratch = root, scratch
         self.values: dict[str, str] = {}
 
-    def command(self, *words: str, code: tuple[int, ...] = (0,)) -> str:
-        """Runs one Python command of the tree in the scratch folder's records and runs.
+    def command(self, *words: str) -> str:
+        """Run a Python command in the source tree and return its output.
 
         Raises:
-            SystemExit: The command's exit status is not in `code`.
+            SystemExit: The command's exit code is not 0.
         """
         done = subprocess.run(
             [sys.executable, *words],
@@ -79,60 +94,55 @@ class Digests:
             text=True,
             check=False,
         )
-        if done.returncode not in code:
-            raise SystemExit(f"{' '.join(words)}: {done.returncode}\n{done.stderr}")
+        if done.returncode:
+            sys.exit(f"{' '.join(words)}: exit code {done.returncode}\n{done.stderr}")
         return done.stdout
 
     def add(self, name: str, content: bytes) -> None:
-        """Stores one digest and prints it."""
+        """Store a digest and print it."""
         self.values[name] = hashlib.sha256(content).hexdigest()
         print(f"{self.values[name][:12]}  {name}", flush=True)
 
-    def conversion(self, name: str, *words: str, code: tuple[int, ...] = (0,)) -> Path:
-        """Converts, and digests every file that appears but for the tools' versions."""
+    def convert(self, name: str, *words: str) -> Path:
+        """Convert, and digest every output file without the versions of the tools."""
         records = self.scratch / name
-        self.command("-m", "pipeline.convert", *words, f"--out={records}", code=code)
+        self.command("-m", "pipeline.convert", *words, f"--out={records}")
         files = sorted(p for p in records.rglob("*") if p.is_file())
         joined = hashlib.sha256()
         for path in files:
             content = path.read_bytes()
             if path.name == "manifest.json":
                 values = json.loads(content)
-                kept = {k: v for k, v in values.items() if k not in VERSIONS}
-                content = json.dumps(kept, sort_keys=True).encode()
+                content = _json_without(values, VERSIONS).encode()
             line = f"{path.relative_to(records)} {hashlib.sha256(content).hexdigest()}"
             joined.update(line.encode() + b"\n")
         self.add(f"records of {name} ({len(files)} files)", joined.digest())
         return records
 
-    def training(self, name: str, records: Path, *words: str) -> Path:
-        """Trains, and digests the weights of the run and the figures of its epochs."""
+    def train(self, name: str, records: Path, *words: str) -> None:
+        """Train, and digest the run."""
         run = self.scratch / name
         self.command("train.py", f"--data={records}", f"--run_dir={run}", *words)
-        self.run(name, run)
-        return run
+        self.digest_run(name, run)
 
-    def run(self, name: str, run: Path) -> None:
-        """Digests what a finished run holds."""
+    def digest_run(self, name: str, run: Path) -> None:
+        """Digest weights, epochs and ledger of a finished run."""
         self.add(f"weights of {name}", b"".join(_weights(run / "model.keras")))
         lines = (run / "metrics.jsonl").read_text().splitlines()
-        epochs = [
-            {k: v for k, v in json.loads(line).items() if k not in TIMES}
-            for line in lines
-        ]
-        self.add(f"epochs of {name}", json.dumps(epochs, sort_keys=True).encode())
+        epochs = [_json_without(json.loads(line), TIMES) for line in lines]
+        self.add(f"epochs of {name}", f"[{', '.join(epochs)}]".encode())
         self.add(f"ledger of {name}", (run / "ledger.json").read_bytes())
 
-    def killed(self, name: str, records: Path, *words: str) -> None:
-        """Trains, kills that after its first snapshot, resumes and digests it."""
+    def kill_and_resume(self, name: str, records: Path, *words: str) -> None:
+        """Kill a training after its first snapshot, resume it, and digest the run."""
         run = self.scratch / name
         process = subprocess.Popen(
             [
                 sys.executable,
                 "train.py",
+                *words,
                 f"--data={records}",
                 f"--run_dir={run}",
-                *words,
             ],
             cwd=self.root,
             stdout=subprocess.DEVNULL,
@@ -142,14 +152,14 @@ class Digests:
         while process.poll() is None and not list(run.glob("checkpoints/step-*.npz")):
             time.sleep(0.005)
         if process.poll() is not None:
-            raise SystemExit(f"{name}: ended before it could be killed")
+            sys.exit(f"{name}: ended before it could be killed")
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         self.command("train.py", f"--resume={run}")
-        self.run(name, run)
+        self.digest_run(name, run)
 
-    def evaluation(self, name: str, *words: str) -> None:
-        """Evaluates a run, and digests its logits and figures."""
+    def evaluate(self, name: str, *words: str) -> None:
+        """Evaluate a run, and digest its logits and figures."""
         run = self.scratch / name
         self.command("evaluate.py", f"--run_dir={run}", *words)
         for path in sorted((run / "evaluation").glob("*.npz")):
@@ -158,47 +168,40 @@ class Digests:
             self.add(f"logits of {name}, {path.stem}", b"".join(parts))
         for path in sorted((run / "evaluation").glob("*.json")):
             values = json.loads(path.read_text())
-            kept = {k: v for k, v in values.items() if k not in VARYING}
-            text = json.dumps(kept, sort_keys=True).replace(str(self.scratch), "")
+            text = _json_without(values, PATHS_AND_TIMES)
+            text = text.replace(str(self.scratch), "")
             self.add(f"figures of {name}, {path.stem}", text.encode())
 
-    def exports(self, name: str, photos: Iterable[Path]) -> None:
-        """Exports a run in each format, and digests what each file answers."""
+    def export(self, name: str, photos: Iterable[Path]) -> None:
+        """Export a run in each format, and digest the probabilities of each file."""
         run = self.scratch / name
-        for kind, words in {
-            "saved_model": ("--format=saved_model",),
-            "onnx": ("--format=onnx",),
-            "litert": ("--format=litert",),
-            "litert-float16": ("--format=litert", "--quantize=float16"),
-            "keras": ("--format=keras",),
-        }.items():
-            out = self.scratch / f"{name}-{kind}{ENDINGS[kind.partition('-')[0]]}"
+        for kind, (ending, *words) in EXPORTS.items():
+            out = self.scratch / f"{name}-{kind}{ending}"
             self.command(
                 "-m", "model.export", f"--run_dir={run}", f"--out={out}", *words
             )
-            answers = self.command("-c", ASK, kind, str(out), *map(str, photos))
-            self.add(f"probabilities of {name}, {kind}", answers.encode())
+            text = self.command("-c", PREDICT, kind, str(out), *map(str, photos))
+            self.add(f"probabilities of {name}, {kind}", text.encode())
         target = self.scratch / f"{name}.safetensors"
         self.command("-m", "model.export", f"--run_dir={run}", f"--weights={target}")
         content = target.read_bytes()
-        self.add(
-            f"safetensors of {name}",
-            content[8 + int.from_bytes(content[:8], "little") :],
-        )
+        header_bytes = 8 + int.from_bytes(content[:8], "little")
+        self.add(f"safetensors of {name}", content[header_bytes:])
 
-    def predictions(self, name: str, photos: Iterable[Path]) -> None:
-        """Digests what predict writes as lines of JSON."""
+    def predict(self, name: str, photos: Iterable[Path]) -> None:
+        """Digest the JSON lines of model.predict."""
         words = ("-m", "model.predict", f"--run_dir={self.scratch / name}")
         text = self.command(*words, "--format=jsonl", *map(str, photos))
         self.add(f"predictions of {name}", text.replace(str(self.scratch), "").encode())
 
 
-ASK = """
+# Prints the probabilities of an exported file, in hexadecimal.
+PREDICT = """
 import sys, pathlib, numpy as np
 kind, out, *photos = sys.argv[1:]
 out = pathlib.Path(out)
-draw = np.random.default_rng(7)
-def images(size): return draw.integers(0, 256, (4, size, size, 3), dtype=np.uint8)
+random = np.random.default_rng(7)
+def images(size): return random.integers(0, 256, (4, size, size, 3), dtype=np.uint8)
 def show(values): print(np.asarray(values, np.float32).tobytes().hex())
 if kind == "saved_model":
     import tensorflow as tf
@@ -206,8 +209,8 @@ if kind == "saved_model":
     signature = model.signatures["serving_default"]
     name = next(iter(signature.structured_input_signature[1]))
     for photo in photos:
-        answer = signature(**{name: tf.constant([pathlib.Path(photo).read_bytes()])})
-        show(answer["probabilities"])
+        outputs = signature(**{name: tf.constant([pathlib.Path(photo).read_bytes()])})
+        show(outputs["probabilities"])
 elif kind == "onnx":
     import onnxruntime
     path = next(p for p in [out, *out.rglob("*.onnx")] if p.is_file())
@@ -217,29 +220,31 @@ elif kind.startswith("litert"):
     from ai_edge_litert.interpreter import Interpreter
     path = next(p for p in [out, *out.rglob("*.tflite")] if p.is_file())
     model = Interpreter(str(path), num_threads=1)
-    place = model.get_input_details()[0]
-    batch = images(place["shape"][1])
+    details = model.get_input_details()[0]
+    batch = images(details["shape"][1])
     for image in batch:
-        model.resize_tensor_input(place["index"], [1, *image.shape])
+        model.resize_tensor_input(details["index"], [1, *image.shape])
         model.allocate_tensors()
-        model.set_tensor(place["index"], image[None])
+        model.set_tensor(details["index"], image[None])
         model.invoke()
         show(model.get_tensor(model.get_output_details()[0]["index"]))
 else:
     import keras
     path = next(p for p in [out, *out.rglob("*.keras")] if p.is_file())
     model = keras.models.load_model(path)
-    answer = model.predict(images(model.input_shape[1]).astype("float32"), verbose=0)
-    show(answer["probabilities"] if isinstance(answer, dict) else answer)
+    outputs = model.predict(images(model.input_shape[1]).astype("float32"), verbose=0)
+    show(outputs["probabilities"] if isinstance(outputs, dict) else outputs)
 """
 
 
+def _json_without(values: dict[str, Any], keys: Iterable[str]) -> str:
+    return json.dumps(
+        {k: v for k, v in values.items() if k not in keys}, sort_keys=True
+    )
+
+
 def _weights(path: Path) -> Iterable[bytes]:
-    """Yields name and bytes of each variable in a .keras file, by name."""
-    import io
-
-    import h5py
-
+    """Yield name and bytes of each variable in a .keras file, sorted by name."""
     with zipfile.ZipFile(path) as archive:
         content = archive.read("model.weights.h5")
     arrays: dict[str, bytes] = {}
@@ -256,43 +261,56 @@ def _weights(path: Path) -> Iterable[bytes]:
 
 
 def main() -> None:
-    """Digests everything, writes the digests and compares them with another tree's."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path)
-    parser.add_argument(
-        "--root", type=Path, default=Path(__file__).resolve().parents[1]
+    """Write the digests and compare them with those of another version."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--scratch", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--compare", type=Path)
-    args = parser.parse_args()
-    args.scratch.mkdir(parents=True)
-    flowers, bees, odd = (args.data / n for n in ("flowers", "bees", "odd"))
+    parser.add_argument("data", type=Path, metavar="DATA", help="folder of photos")
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=Path(__file__).resolve().parents[1],
+        help="source tree to run (that of this script)",
+    )
+    parser.add_argument(
+        "--scratch", type=Path, required=True, help="new folder for all outputs"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="JSON file for the digests"
+    )
+    parser.add_argument("--compare", type=Path, help="JSON file of another version")
+    options = parser.parse_args()
+    options.scratch.mkdir(parents=True)
+    flowers, bees, odd = (options.data / name for name in ("flowers", "bees", "odd"))
     photos = sorted(flowers.glob("*/*.jpg"))[::150]
-    tree = Digests(args.root, args.scratch.resolve())
+    tree = Digests(options.root, options.scratch.resolve())
     lists = (f"--lists={bees}/train.txt,{bees}/val.txt", f"--labels={bees}/labels.txt")
-    records = tree.conversion("flowers", str(flowers), "--seed=1")
-    tree.conversion("bees", str(bees), *lists)
-    tree.conversion("odd", str(odd))
+    records = tree.convert("flowers", str(flowers), "--seed=1")
+    tree.convert("bees", str(bees), *lists)
+    tree.convert("odd", str(odd))
     tree.command("-m", "pipeline.split", str(records), "--folds=5", "--fold=1")
     tree.add("folds", (records / "manifest.jsonl").read_bytes())
-    tree.training("head", records, "--ckpt=alexnet_conv", "--epochs=3", *SMALL)
-    recipe = args.scratch / "stages.toml"
+    small = ("--ckpt=alexnet_conv", "--epochs=3", "--batch_size=16", "--seed=3")
+    tree.train("head", records, *small)
+    recipe = options.scratch / "stages.toml"
     recipe.write_text(STAGES)
-    tree.training("stages", records, f"--recipe={recipe}")
-    tree.killed("resumed", records, f"--recipe={recipe}")
-    tree.evaluation("head")
-    tree.evaluation("head", "--tta=flip", "--split=validation")
-    tree.evaluation("stages")
-    tree.predictions("head", photos)
-    tree.exports("head", photos)
-    args.out.write_text(json.dumps(tree.values, indent=2) + "\n")
-    if args.compare:
-        before = json.loads(args.compare.read_text())
-        names = [*before, *(n for n in tree.values if n not in before)]
-        other = [n for n in names if before.get(n) != tree.values.get(n)]
-        print("\n".join(f"DIFFERENT  {n}" for n in other) or f"the same: {len(names)}")
-        sys.exit(bool(other))
+    tree.train("stages", records, f"--recipe={recipe}")
+    tree.kill_and_resume("resumed", records, f"--recipe={recipe}")
+    tree.evaluate("head")
+    tree.evaluate("head", "--tta=flip", "--split=validation")
+    tree.evaluate("stages")
+    tree.predict("head", photos)
+    tree.export("head", photos)
+    options.out.write_text(json.dumps(tree.values, indent=2) + "\n")
+    if options.compare:
+        other = json.loads(options.compare.read_text())
+        names = [*other, *(name for name in tree.values if name not in other)]
+        different = [name for name in names if other.get(name) != tree.values.get(name)]
+        print(
+            "\n".join(f"DIFFERENT  {name}" for name in different)
+            or f"all {len(names)} digests are the same"
+        )
+        sys.exit(bool(different))
 
 
 if __name__ == "__main__":

@@ -1,19 +1,16 @@
-"""How many photos a server answers, and how long each takes.
+"""Measure how many photos a server classifies per second, and the latency.
 
     python benchmarks/serve.py FOLDER [--run_dir=runs/latest] [--seconds=10]
 
-The server is a process of its own; this one asks, with 1, 4 and 16 connections that
-each post the next photo when the last one is answered. On the same cores as the server.
+The server runs in a process of its own. This process opens 1, 4 and 16 connections, on
+the same cores, each of which posts its next photo when the previous one is classified.
 """
 
-import argparse
 import concurrent.futures
 import itertools
 import sys
 import threading
 import time
-from pathlib import Path
-from typing import Any
 
 import measure
 import serving
@@ -21,77 +18,74 @@ import serving
 CLIENTS = (1, 4, 16)
 
 
-def ask(server: serving.Running, path: str, photos: Any, until: float) -> list[float]:
-    """One client: seconds that each of its photos took."""
-    connection = server.connect()
-    taken = []
-    while time.perf_counter() < until:
-        start = time.perf_counter()
-        connection.request("POST", path, body=next(photos))
-        answer = connection.getresponse()
-        body = answer.read()
-        if answer.status != 200:
-            sys.exit(f"{answer.status}: {body!r}")
-        taken.append(time.perf_counter() - start)
-    connection.close()
-    return taken
-
-
-class Endless:
-    """Photos over and over, for several threads."""
+class PhotoCycle:
+    """Photos repeated without end, shared by several threads."""
 
     def __init__(self, photos: list[bytes]) -> None:
-        """Keeps them."""
         self._photos = itertools.cycle(photos)
         self._lock = threading.Lock()
 
     def __next__(self) -> bytes:
-        """The next one."""
+        """Return the next photo."""
         with self._lock:
             return next(self._photos)
 
 
-def over_http(options: Any, photos: list[bytes]) -> None:
-    """Prints the table of requests."""
-    rows = [["", "clients", "photos/s", "p50 ms", "p99 ms"]]
-    with serving.running(f"--run_dir={options.run_dir}") as server:
-        for path, what in (("/predict", "classes"), ("/predict?explain=1", "page")):
-            for clients in CLIENTS:
-                endless = Endless(photos)
-                ask(server, path, endless, time.perf_counter() + 1)
-                start = time.perf_counter()
-                until = start + options.seconds
-                with concurrent.futures.ThreadPoolExecutor(clients) as threads:
-                    each = [
-                        threads.submit(ask, server, path, endless, until)
-                        for _ in range(clients)
-                    ]
-                    taken = sorted(itertools.chain(*(one.result() for one in each)))
-                elapsed = time.perf_counter() - start
-                middle, last = taken[len(taken) // 2], taken[int(0.99 * len(taken))]
-                rows.append(
-                    [
-                        what,
-                        str(clients),
-                        f"{len(taken) / elapsed:.1f}",
-                        f"{1000 * middle:.0f}",
-                        f"{1000 * last:.0f}",
-                    ]
-                )
-    measure.table(f"Requests of {len(photos)} photos, {options.run_dir}", rows)
+def post_until(
+    server: serving.Server, path: str, photos: PhotoCycle, end: float
+) -> list[float]:
+    """Post photos over one connection until `end`; return the seconds of each."""
+    connection = server.connect()
+    latencies = []
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        connection.request("POST", path, body=next(photos))
+        response = connection.getresponse()
+        body = response.read()
+        if response.status != 200:
+            sys.exit(f"status {response.status}: {body!r}")
+        latencies.append(time.perf_counter() - start)
+    connection.close()
+    return latencies
+
+
+def measure_requests(
+    server: serving.Server, path: str, photos: PhotoCycle, clients: int, seconds: float
+) -> tuple[float, float, float]:
+    """Return photos per second, and median and 99th percentile of the latency in ms."""
+    post_until(server, path, photos, time.perf_counter() + 1)  # warm-up
+    start = time.perf_counter()
+    with concurrent.futures.ThreadPoolExecutor(clients) as threads:
+        jobs = [
+            threads.submit(post_until, server, path, photos, start + seconds)
+            for _ in range(clients)
+        ]
+        latencies = sorted(itertools.chain(*(job.result() for job in jobs)))
+    elapsed_s = time.perf_counter() - start
+    median, p99 = latencies[len(latencies) // 2], latencies[int(0.99 * len(latencies))]
+    return len(latencies) / elapsed_s, 1000 * median, 1000 * p99
 
 
 def main() -> None:
-    """Prints a table."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--run_dir", default="runs/latest")
-    parser.add_argument("--seconds", type=float, default=10)
+    """Print the table."""
+    parser = measure.argument_parser(__doc__)
+    parser.add_argument("--run_dir", default="runs/latest", help="run to serve")
+    parser.add_argument(
+        "--seconds", type=float, default=10, help="duration of each measurement (10)"
+    )
     options = parser.parse_args()
-    options.run_dir = str(Path(options.run_dir).absolute())
-    paths = measure.photo_paths(options.folder)
+    paths = measure.list_photos(options.folder)
     photos = [path.read_bytes() for path in paths[:: max(1, len(paths) // 200)]]
-    over_http(options, photos)
+    rows = [["request", "clients", "photos/s", "p50 ms", "p99 ms"]]
+    with serving.serve_run(options.run_dir) as server:
+        for path in ("/predict", "/predict?explain=1"):
+            for clients in CLIENTS:
+                rate, median, p99 = measure_requests(
+                    server, path, PhotoCycle(photos), clients, options.seconds
+                )
+                figures = (f"{rate:.1f}", f"{median:.0f}", f"{p99:.0f}")
+                rows.append([path, str(clients), *figures])
+    measure.print_table(f"Requests of {len(photos)} photos, {options.run_dir}", rows)
 
 
 if __name__ == "__main__":

@@ -1,67 +1,64 @@
-"""A server in a process of its own, for those benchmarks that ask one."""
+"""Run model.serve in a process of its own, for serve.py and hostile_uploads.py."""
 
 import contextlib
+import dataclasses
 import http.client
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import measure
 
 
-class Running:
-    """A server that is ready.
+@dataclasses.dataclass(frozen=True)
+class Server:
+    """A server that accepts requests.
 
     Attributes:
-        netloc: host and port.
-        process: of it.
+        netloc: Host and port.
+        process: Process of the server.
     """
 
-    def __init__(self, netloc: str, process: "subprocess.Popen[str]") -> None:
-        """Keeps what is given."""
-        self.netloc = netloc
-        self.process = process
+    netloc: str
+    process: subprocess.Popen[str]
 
     def connect(self) -> http.client.HTTPConnection:
-        """A connection that stays open."""
+        """Return a connection that can be used for several requests."""
         return http.client.HTTPConnection(self.netloc, timeout=120)
 
-    def alive(self) -> bool:
-        """Whether the process has not ended and says that it is ready."""
+    def is_running(self) -> bool:
+        """Return whether the process still runs and reports that it is healthy."""
         connection = self.connect()
         connection.request("GET", "/health")
-        answer = connection.getresponse()
-        return self.process.poll() is None and answer.status == 200
+        response = connection.getresponse()
+        return self.process.poll() is None and response.status == 200
 
 
-def _pass_on(stream: Iterator[str]) -> None:
+def _forward(stream: Iterable[str]) -> None:
     for line in stream:
         sys.stderr.write(f"server: {line}")
 
 
 @contextlib.contextmanager
-def running(*flags: str) -> Iterator[Running]:
-    """Starts python -m model.serve with flags; ends it as Ctrl-C does."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "model.serve", "--port=0", *flags],
-        cwd=measure.ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
+def serve_run(run_dir: str) -> Iterator[Server]:
+    """Start model.serve with a run; stop it as Ctrl-C does."""
+    words = ("--port=0", f"--run_dir={Path(run_dir).absolute()}")
+    with measure.start_python(
+        "-m", "model.serve", *words, stderr=subprocess.PIPE, text=True
     ) as process:
-        if process.stderr is None:
-            raise TypeError("there is a pipe")
-        for line in process.stderr:
+        for line in process.stderr or ():
             if line.startswith("ready: "):
                 break
-            sys.stderr.write(f"server: {line}")
+            _forward([line])
         else:
             sys.exit("the server did not start")
-        threading.Thread(target=_pass_on, args=[process.stderr], daemon=True).start()
+        threading.Thread(target=_forward, args=[process.stderr], daemon=True).start()
         try:
-            yield Running(urlsplit(line.split()[1]).netloc, process)
+            yield Server(urlsplit(line.split()[1]).netloc, process)
         finally:
             process.send_signal(signal.SIGINT)
             process.wait()

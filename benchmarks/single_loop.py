@@ -1,9 +1,9 @@
-"""The peer of conversion: the one loop that most tutorials have.
+"""Convert photos in a single loop, as most tutorials do: the baseline of conversion.
 
     python benchmarks/single_loop.py FOLDER OUT
 
-Each photo is read with OpenCV, encoded again and written with TensorFlow's writer; what
-does not decode is passed over.
+Each photo is decoded with OpenCV, encoded again and written with TensorFlow's record
+writer. Files that OpenCV cannot decode are skipped. Run by conversion.py.
 """
 
 import os
@@ -17,7 +17,7 @@ import tensorflow as tf
 
 
 def main(folder: str, out: str) -> None:
-    """Converts all."""
+    """Convert all photos."""
     for label, class_folder in enumerate(sorted(Path(folder).iterdir())):
         target = str(Path(out) / f"{class_folder.name}.tfrecord")
         with tf.io.TFRecordWriter(target) as writer:

@@ -1,13 +1,13 @@
-"""How fast a whole network trains, against its bare step and against Keras' fit.
+"""Measure how fast a whole network trains.
 
     python benchmarks/training_step.py [FOLDER] [--rounds=3] [--batches=6]
         [--precision=auto]
 
-Ours: the training loop on photos from records, decoded and cut as it goes, AlexNet from
-conv1 on with a new head. The limit: the bare step (forward, gradient, Adam) on
-a batch that is ready, at the same precision. The peer: keras.Model.fit in float32 of
-the same model, on the records read by a plain tf.data pipeline, in a process that
-imports TensorFlow as it comes (keras_fit.py).
+Compares Graft's training step on photos from records (AlexNet from conv1 on with a new
+head; decoding and cropping included) with a limit and a baseline. The limit is the bare
+step (forward pass, gradient, Adam) on a batch in memory at the same precision. The
+baseline is keras.Model.fit of the same model in float32, on the records read by a plain
+tf.data pipeline, in a process without Graft's TensorFlow settings (keras_fit.py).
 """
 
 import argparse
@@ -15,18 +15,14 @@ import contextlib
 import itertools
 import os
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import measure
 
-sys.path.insert(0, str(measure.ROOT))
-
 import pipeline.system.tensorflow_import  # noqa: F401
 
 # isort: split
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -37,109 +33,118 @@ from model.loop import device, dropout, optimization, parameter_update, train_st
 from model.loop.inputs import training_data
 from model.training import settings, stages, starting_point, trunk_and_tail
 from model.weights import model_variables
-from pipeline.convert import conversion
+from pipeline.records import manifest
 
 BATCH_SIZE = 64
+LEARNING_RATE = 1e-5
 
 
-def parse() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folder", nargs="?", default="demo/flowers", type=Path)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--batches", type=int, default=6)
+def main() -> None:
+    """Print the table."""
+    options = parse_arguments()
+    num_images = options.batches * BATCH_SIZE
+    with tempfile.TemporaryDirectory() as scratch:
+        records = Path(scratch) / "records"
+        measure.convert(options.folder, str(records))
+        dataset = manifest.read(records)
+        config = settings.Config(
+            ckpt="alexnet_conv", train_from="conv1", batch_size=BATCH_SIZE
+        )
+        start = starting_point.choose(config, dataset.class_names)
+        plan = stages.plan_stage(start, config, len(dataset.class_names))
+        setup = device.set_up(options.precision, Path(scratch) / "cache")
+        policy = setup.trained_policy
+
+        photos = training_data.Photos(
+            dataset, plan.spec, seed=plan.seed, batch_size=BATCH_SIZE
+        )
+        batches = itertools.chain.from_iterable(map(photos.training, itertools.count()))
+        model = trunk_and_tail.join(*build_parts(plan, start, policy, policy))
+        step = train_step.TrainStep(model, make_learning_setup(model))
+
+        def train() -> int:
+            for inputs, labels in itertools.islice(batches, options.batches):
+                float(step(inputs, labels).loss)
+            return num_images
+
+        bare_model = trunk_and_tail.join(*build_parts(plan, start, policy, policy))
+        bare_step = make_bare_step(bare_model)
+        full_batch = next(batch for batch in batches if len(batch[1]) == BATCH_SIZE)
+
+        def train_bare() -> int:
+            for number in range(options.batches):
+                bare_step(*full_batch, tf.constant(number)).numpy()
+            return num_images
+
+        trunk, tail = build_parts(plan, start, "float32", "float32")
+        values = trunk_and_tail.values(trunk) | trunk_and_tail.values(tail)
+        keras_model = trunk_and_tail.assemble(plan, values)
+        graft = f"graft: photos to trained weights, {setup.precision}"
+        limit = f"limit: bare step on a batch in memory, {setup.precision}"
+        baseline = "baseline: Keras' fit, float32"
+        with keras_fit(keras_model, records, options.batches) as fit_seconds:
+            rates = measure.run_rounds(
+                {
+                    graft: measure.per_second(train),
+                    limit: measure.per_second(train_bare),
+                    baseline: lambda: num_images / fit_seconds(),
+                },
+                options.rounds,
+            )
+    measure.print_table("AlexNet from conv1 on", measure.rate_rows(rates, limit))
+    ratio = measure.median_ratio(rates[graft], rates[baseline])
+    print(f"graft / Keras' fit: {ratio:.2f}")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Return the command line's options."""
+    parser = measure.argument_parser(__doc__, rounds=3)
+    parser.add_argument(
+        "--batches", type=int, default=6, help="batches per candidate and round (6)"
+    )
     parser.add_argument("--precision", default="auto", choices=device.PRECISIONS)
     return parser.parse_args()
 
 
-def main() -> None:
-    """Prints the table."""
-    options = parse()
-    images = options.batches * BATCH_SIZE
-    with tempfile.TemporaryDirectory() as scratch:
-        source = conversion.Config(source=str(options.folder), out=f"{scratch}/records")
-        found = conversion.convert(source).manifest
-        config = settings.Config(
-            ckpt="alexnet_conv", train_from="conv1", batch_size=BATCH_SIZE
-        )
-        start = starting_point.choose(config, found.class_names)
-        plan = stages.plan_stage(start, config, len(found.class_names))
-
-        setup = device.set_up(options.precision, Path(scratch) / "cache")
-        precision = setup.precision
-
-        def parts(policy: str) -> tuple[Any, Any]:
-            trunk = trunk_and_tail.build_trunk(plan, policy)
-            tail = trunk_and_tail.build_tail(plan, trunk, policy)
-            for part in (trunk, tail):
-                model_variables.assign(part, start.restored.values)
-            return trunk, tail
-
-        fresh = training_data.Photos(
-            found, plan.spec, seed=plan.seed, batch_size=BATCH_SIZE
-        )
-        batches = itertools.chain.from_iterable(map(fresh.training, itertools.count()))
-        model = trunk_and_tail.join(*parts(setup.trained_policy))
-        step = train_step.TrainStep(model, learning_of(model))
-
-        def ours() -> float:
-            began = time.perf_counter()
-            for inputs, labels in itertools.islice(batches, options.batches):
-                float(step(inputs, labels).loss)
-            return images / (time.perf_counter() - began)
-
-        bare = bare_step(trunk_and_tail.join(*parts(setup.trained_policy)))
-        ready = next(b for b in batches if len(b[1]) == BATCH_SIZE)
-
-        def limit() -> float:
-            began = time.perf_counter()
-            for number in range(options.batches):
-                bare(*ready, tf.constant(number)).numpy()
-            return images / (time.perf_counter() - began)
-
-        values = [trunk_and_tail.values(part) for part in parts("float32")]
-        plain = trunk_and_tail.assemble(plan, values[0] | values[1])
-        name = f"limit: bare step on a ready batch, {precision}"
-        with keras_fit(plain, found.directory, options.batches) as peer:
-            figures = measure.rounds(
-                {
-                    f"graft: photos to trained weights, {precision}": ours,
-                    name: limit,
-                    "peer: Keras' fit, float32": lambda: images / peer(),
-                },
-                options.rounds,
-            )
-    rows = measure.rate_rows(figures, name)
-    measure.table("Training AlexNet from conv1 on", rows)
-    one, _, other = figures.values()
-    print(f"graft / Keras' fit: {measure.ratio(one, other):.2f}")
+def build_parts(
+    plan: stages.StagePlan,
+    start: starting_point.StartingPoint,
+    trunk_policy: str,
+    tail_policy: str,
+) -> tuple[Any, Any]:
+    """Return trunk and tail of a stage, with the pretrained weights."""
+    trunk = trunk_and_tail.build_trunk(plan, trunk_policy)
+    tail = trunk_and_tail.build_tail(plan, trunk, tail_policy)
+    for part in (trunk, tail):
+        model_variables.assign(part, start.restored.values)
+    return trunk, tail
 
 
-def learning_of(model: Any) -> train_step.LearningSetup:
-    """Adam at a constant rate."""
-    settings = optimization.Settings(policy="constant")
+def make_learning_setup(model: Any) -> train_step.LearningSetup:
+    """Return Adam with a constant learning rate."""
+    constant = optimization.Settings(policy="constant")
     return train_step.LearningSetup(
         update=parameter_update.ParameterUpdate(
-            model_variables.trainable(model), settings
+            model_variables.trainable(model), constant
         ),
-        schedule=settings,
-        base_rate=1e-5,
+        schedule=constant,
+        base_rate=LEARNING_RATE,
         epochs=1,
         total_steps=1 << 30,
     )
 
 
-def bare_step(model: Any) -> Callable[..., Any]:
-    """Forward, gradient and Adam, and nothing else."""
-    optimizer = keras.optimizers.Adam(1e-5)
+def make_bare_step(model: Any) -> Callable[..., Any]:
+    """Return a training step of forward pass, gradient and Adam only."""
+    optimizer = keras.optimizers.Adam(LEARNING_RATE)
     variables = model.trainable_variables
     optimizer.build(variables)
-    loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    loss_fn = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
     @tf.function(autograph=False)
     def step(inputs: Any, labels: Any, number: Any) -> Any:
         with tf.GradientTape() as tape, dropout.at(number):
-            loss = loss_of(labels, model(inputs, training=True))
+            loss = loss_fn(labels, model(inputs, training=True))
         optimizer.apply(tape.gradient(loss, [v.value for v in variables]), variables)
         return loss
 
@@ -147,29 +152,27 @@ def bare_step(model: Any) -> Callable[..., Any]:
 
 
 @contextlib.contextmanager
-def keras_fit(plain: Any, records: Path, batches: int) -> Iterator[Callable[[], float]]:
-    """Seconds of Keras' fit on so many batches of the records, in its own process."""
+def keras_fit(model: Any, records: Path, batches: int) -> Iterator[Callable[[], float]]:
+    """Start keras_fit.py; yield a function that returns the seconds of `batches`."""
     file = records.parent / "plain.keras"
-    plain.save(file)
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "benchmarks/keras_fit.py",
-            *map(str, (file, records, batches, BATCH_SIZE)),
-        ],
-        cwd=measure.ROOT,
+    model.save(file)
+    words = map(str, (file, records, batches, BATCH_SIZE))
+    process = measure.start_python(
+        "benchmarks/keras_fit.py",
+        *words,
         env={k: v for k, v in os.environ.items() if k != "TF_ENABLE_ONEDNN_OPTS"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=None,
         text=True,
     )
 
-    def run() -> float:
+    def fit_seconds() -> float:
         print(file=process.stdin, flush=True)
         return float(next(iter(process.stdout or ())))
 
-    with process:  # which closes its stdin and waits
-        yield run
+    with process:  # closes its stdin and waits
+        yield fit_seconds
 
 
 if __name__ == "__main__":

@@ -1,36 +1,33 @@
-"""How long the whole job takes: train.py and evaluate.py, process starts included.
+"""Measure the complete job: train.py and evaluate.py, including process starts.
 
     python benchmarks/whole_job.py [FOLDER] [--rounds=3] [--epochs=10]
         [--heads=pooling,flatten]
 
-Each round tests on another of five folds. The peer is keras_guide.py on the same photos
-of the same split, its seconds taken at the epoch where it first reaches our accuracy,
-or after --epochs if it never does; once as the guide has it (pooling), and once with
-all 9,216 numbers of pool5 for its head (flatten).
+The baseline is keras_guide.py on the same photos and splits. Its time is taken at the
+epoch where it first reaches Graft's accuracy, or after --epochs if it never does. It
+runs once as in the guide (pooling), and once with all 9,216 values of pool5 (flatten).
+Each round tests on a different one of five folds.
 """
 
-import argparse
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
+import time
 from pathlib import Path
 
 import measure
 
 
-def ours(records: str, run: str) -> tuple[float, float]:
-    """Seconds and test accuracy of the two commands with their default flags."""
-    seconds = measure.command("train.py", f"--data={records}", f"--run_dir={run}")
-    seconds += measure.command("evaluate.py", f"--run_dir={run}")
-    figures = json.loads((Path(run) / "evaluation" / "test.json").read_text())
-    return seconds, figures["accuracy"]
+def run_graft(records: str, run: str) -> tuple[float, float]:
+    """Return seconds and test accuracy of both commands with default flags."""
+    start = time.perf_counter()
+    figures = measure.train_and_evaluate(records, run)
+    return time.perf_counter() - start, figures["accuracy"]
 
 
-def split_folders(source: Path, records: Path, target: Path) -> list[str]:
-    """The photos of each split as a folder of class folders, as links."""
-    for line in (records / "manifest.jsonl").read_text().splitlines():
+def link_splits(source: Path, records: str, target: Path) -> list[str]:
+    """Link the photos of each split into class folders; return the splits' folders."""
+    for line in (Path(records) / "manifest.jsonl").read_text().splitlines():
         row = json.loads(line)
         if row["action"] == "skipped":
             continue
@@ -40,66 +37,59 @@ def split_folders(source: Path, records: Path, target: Path) -> list[str]:
     return [str(target / name) for name in ("train", "validation", "test")]
 
 
-def peer(
-    folders: list[str], epochs: int, head: str, wanted: float
+def run_keras(
+    folders: list[str], epochs: int, head: str, target_accuracy: float
 ) -> tuple[float, float, int]:
-    """Seconds, test accuracy and epoch where it first reaches `wanted`, or the end."""
-    found = subprocess.run(
-        [sys.executable, "benchmarks/keras_guide.py", *folders, str(epochs), head],
-        cwd=measure.ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    lines = [json.loads(line) for line in found.stdout.splitlines()]
+    """Return seconds, accuracy and epoch at which the target is reached, or at the end.
+
+    At the end, the accuracy is the best of all epochs.
+    """
+    words = ("benchmarks/keras_guide.py", *folders, str(epochs), head)
+    lines = [json.loads(line) for line in measure.run_python(*words).splitlines()]
     for line in lines:
-        if line["accuracy"] >= wanted:
+        if line["accuracy"] >= target_accuracy:
             break
     else:
-        line = {**lines[-1], "accuracy": max(one["accuracy"] for one in lines)}
+        line = {**lines[-1], "accuracy": max(line["accuracy"] for line in lines)}
     return line["seconds"], line["accuracy"], line["epoch"]
 
 
 def main() -> None:
-    """Prints the table."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folder", nargs="?", default="demo/flowers", type=Path)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--heads", default="pooling,flatten", help="of the peer")
+    """Print the table."""
+    parser = measure.argument_parser(__doc__, rounds=3)
+    parser.add_argument(
+        "--epochs", type=int, default=10, help="epochs of the baseline (10)"
+    )
+    parser.add_argument(
+        "--heads", default="pooling,flatten", help="comma-separated baselines"
+    )
     options = parser.parse_args()
-    rows = [["fold", "", "seconds", "best accuracy", "at epoch", "times ours"]]
+    rows = [["fold", "", "seconds", "best accuracy", "at epoch", "ratio to graft"]]
     ratios: dict[str, list[float]] = {head: [] for head in options.heads.split(",")}
     with tempfile.TemporaryDirectory() as scratch:
         records = f"{scratch}/records"
-        convert = ("pipeline.convert", str(options.folder), f"--out={records}")
-        measure.command("-m", *convert)
+        measure.convert(options.folder, records)
         for number in range(options.rounds):
-            fold = ("pipeline.split", records, "--folds=5", f"--fold={number % 5}")
-            measure.command("-m", *fold)
+            fold = str(number % 5)
+            split = ("pipeline.split", records, "--folds=5", f"--fold={fold}")
+            measure.run_python("-m", *split)
             target = Path(scratch) / f"split{number}"
-            folders = split_folders(options.folder, Path(records), target)
-            # Each round with runs of its own, so that no features are cached yet.
-            seconds, accuracy = ours(records, f"{scratch}/runs{number}/run")
-            name = str(number % 5)
-            rows.append([name, "graft", f"{seconds:.1f}", f"{accuracy:.4f}", "", "1.0"])
-            for head, found in ratios.items():
-                taken, best, epoch = peer(folders, options.epochs, head, accuracy)
-                found.append(taken / seconds)
-                rows.append(
-                    [
-                        name,
-                        f"peer, {head}",
-                        f"{taken:.1f}",
-                        f"{best:.4f}",
-                        str(epoch),
-                        f"{taken / seconds:.1f}",
-                    ]
+            folders = link_splits(options.folder, records, target)
+            # A folder of runs per round, so that no features are cached yet.
+            graft_s, accuracy = run_graft(records, f"{scratch}/runs{number}/run")
+            rows.append([fold, "graft", f"{graft_s:.1f}", f"{accuracy:.4f}", "", "1.0"])
+            for head, values in ratios.items():
+                seconds, best, epoch = run_keras(
+                    folders, options.epochs, head, accuracy
                 )
-    for head, found in ratios.items():
-        median = statistics.median(found)
-        rows.append(["median", f"peer, {head}", "", "", "", f"{median:.1f}"])
-    measure.table("Whole job: train and evaluate", rows)
+                ratio = seconds / graft_s
+                values.append(ratio)
+                figures = (f"{seconds:.1f}", f"{best:.4f}", str(epoch), f"{ratio:.1f}")
+                rows.append([fold, f"baseline: {head}", *figures])
+    for head, values in ratios.items():
+        median = f"{statistics.median(values):.1f}"
+        rows.append(["median", f"baseline: {head}", "", "", "", median])
+    measure.print_table("Complete job: train and evaluate", rows)
 
 
 if __name__ == "__main__":
