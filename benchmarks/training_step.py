@@ -15,6 +15,7 @@ import contextlib
 import itertools
 import os
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -47,6 +48,8 @@ def main() -> None:
         records = Path(scratch) / "records"
         measure.convert(options.folder, str(records))
         dataset = manifest.read(records)
+        if len(dataset.included("train")) < BATCH_SIZE:
+            sys.exit(f"{options.folder}: expected {BATCH_SIZE} photos for training")
         config = settings.Config(
             ckpt="alexnet_conv", train_from="conv1", batch_size=BATCH_SIZE
         )
@@ -63,9 +66,11 @@ def main() -> None:
         step = train_step.TrainStep(model, make_learning_setup(model))
 
         def train() -> int:
+            count = 0
             for inputs, labels in itertools.islice(batches, options.batches):
                 float(step(inputs, labels).loss)
-            return num_images
+                count += len(labels)
+            return count
 
         bare_model = trunk_and_tail.join(*build_parts(plan, start, policy, policy))
         bare_step = make_bare_step(bare_model)

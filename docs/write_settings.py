@@ -21,7 +21,7 @@ from pipeline.convert import convert_settings  # noqa: E402
 from pipeline.download import download_settings  # noqa: E402
 from pipeline.system import config_flags, flag_help  # noqa: E402
 
-COMMANDS = {
+COMMANDS: dict[str, list[type]] = {
     "python -m pipeline.download": [download_settings.Config],
     "python -m pipeline.convert": [convert_settings.Config],
     "python -m pipeline.split": [split.Config],
@@ -35,9 +35,9 @@ COMMANDS = {
 }
 HEAD = """# Settings
 
-All flags of all commands, as `--helpfull` lists them. The file is made from the code by
-`python docs/write_settings.py`. In a recipe for `train.py`, the settings have the same
-names without dashes.
+All flags of all commands, as `--helpfull` lists them. This file is written by
+`python docs/write_settings.py`. In a recipe for `train.py`, settings have the names of
+the flags without dashes.
 """
 
 
