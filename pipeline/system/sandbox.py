@@ -4,8 +4,9 @@ A crash or a hang costs the file at hand and nothing else, and the child has lim
 memory and time. It is no protection against a file that takes over the child, which may
 do whatever the user may do.
 
-Requests and answers are messages through pipes: two lengths, an object in JSON, bytes.
-A request has one answer or several, as parent and child agree.
+Requests and answers are messages through a socket, the child's standard input: two
+lengths, an object in JSON, bytes. The child says that it has read a request. Then come
+one answer or several, as parent and child agree.
 """
 
 import contextlib
@@ -14,13 +15,14 @@ import json
 import os
 import resource
 import signal
+import socket
 import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -68,10 +70,7 @@ class Child:
             start_timeout_s: longest time for imports.
         """
         package, _, name = module.rpartition(".")
-        program = (
-            f"import signal; signal.setitimer(signal.ITIMER_REAL, {start_timeout_s}); "
-            f"from {package} import {name}; {name}.main()"
-        )
+        program = f"from {package} import {name}; {name}.main()"
         # -P: a module that lies in the working folder is not imported.
         self._command = [sys.executable, "-P", "-c", program, *arguments]
         paths = (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))
@@ -81,6 +80,7 @@ class Child:
             **environment,
         }
         self._task = task
+        self._start_timeout_s = start_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
         self._is_ready = self._is_closed = False
         self._lock = threading.Lock()
@@ -90,14 +90,18 @@ class Child:
         with self._lock:
             if self._process is None and not self._is_closed:
                 self._is_ready = False
-                self._process = subprocess.Popen(
-                    self._command,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,
-                    start_new_session=True,  # Ctrl-C is the parent's to handle
-                    env={**os.environ, **self._environment},
-                )
+                self._socket, end_of_child = socket.socketpair()
+                self._socket.settimeout(self._start_timeout_s)
+                self._stream = self._socket.makefile("rwb")
+                with end_of_child:
+                    self._process = subprocess.Popen(
+                        self._command,
+                        stdin=end_of_child.fileno(),
+                        stdout=subprocess.DEVNULL,  # what is printed is no answer
+                        stderr=subprocess.DEVNULL,
+                        start_new_session=True,  # Ctrl-C is the parent's to handle
+                        env={**os.environ, **self._environment},
+                    )
 
     def wait_until_ready(self) -> None:
         """Start a process unless there is one; return when it waits for requests.
@@ -110,9 +114,10 @@ class Child:
             self.start()
             if not self._is_ready:
                 self.receive()
+                self._socket.settimeout(None)
         except (OSError, ChildEnded) as error:
             if self._is_closed:
-                raise
+                raise ChildEnded from error
             ending = "took too long" if isinstance(error, OutOfTime) else "failed"
             raise NotStarted(
                 f"The start of a process to {self._task} {ending}. Check that this "
@@ -123,29 +128,37 @@ class Child:
     def send(self, request: Header, data: bytes = b"", *, timeout_s: float) -> None:
         """Send a request and its bytes, or raise as `wait_until_ready` does.
 
-        All answers may take `timeout_s`, from when the child has read the request.
+        All answers may take `timeout_s`, from when the child has read the request. If
+        the child ends before that, another one gets the request.
         """
-        self.wait_until_ready()
-        with self._process_for_a_message() as process:
-            pipe = cast(io.BufferedWriter, process.stdin)
-            write_message(pipe, {**request, "timeout_s": timeout_s}, data)
-            pipe.flush()
+        for is_last_try in (False, True):
+            self.wait_until_ready()
+            try:
+                with self._messages() as stream:
+                    write_message(stream, {**request, "timeout_s": timeout_s}, data)
+                    stream.flush()
+                    read_message(stream)
+                return
+            except ChildEnded:
+                if is_last_try:
+                    raise
 
     def receive(self) -> tuple[Header, memoryview]:
         """Wait for the next answer, or raise ChildEnded."""
-        with self._process_for_a_message() as process:
-            return read_message(cast(io.BufferedReader, process.stdout))
+        with self._messages() as stream:
+            return read_message(stream)
 
     @contextlib.contextmanager
-    def _process_for_a_message(self) -> Iterator["subprocess.Popen[bytes]"]:
-        """Provide the process, and end it if the message does not get through."""
-        process = self._process
-        if process is None:
+    def _messages(self) -> Iterator[io.BufferedIOBase]:
+        """Provide the stream, and end the child if a message does not get through."""
+        if self._process is None:
             raise ChildEnded
         try:
-            yield process
+            yield self._stream
         except (OSError, EOFError, ValueError) as error:
-            if self._end() in (-signal.SIGALRM, -signal.SIGXCPU):
+            code = self._end()
+            limits = (-signal.SIGALRM, -signal.SIGXCPU)
+            if isinstance(error, TimeoutError) or code in limits:
                 raise OutOfTime from error
             raise ChildEnded from error
         except BaseException:  # Ctrl-C: the next answer would be that to this request
@@ -158,9 +171,10 @@ class Child:
             process, self._process = self._process, None
         if process is None:
             return 0
-        with contextlib.suppress(OSError), process:  # which closes the pipes and waits
-            process.kill()
-        return process.returncode
+        process.kill()
+        with contextlib.suppress(OSError), self._socket:
+            self._stream.close()
+        return process.wait()
 
     def close(self) -> None:
         """End the process for good."""
@@ -172,22 +186,22 @@ def serve(
     answer: Callable[[Header, bytes], Iterable[tuple[Header, bytes | memoryview]]],
 ) -> None:
     """Answer requests until the parent ends, in the `main` of a child's module."""
-    requests = os.fdopen(os.dup(0), "rb")
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is no answer
+    stream = socket.socket(fileno=0).makefile("rwb")
     lower_limit(resource.RLIMIT_CORE, 0)
-    write_message(answers, {"ready": True})
+    write_message(stream, {"ready": True})
     while True:
-        answers.flush()
+        stream.flush()
         # Its signal ends the process, whether or not a parent is left to do so.
         signal.setitimer(signal.ITIMER_REAL, 0)
         try:
-            request, data = read_message(requests)
+            request, data = read_message(stream)
         except EOFError:
             return
+        write_message(stream, {"has_read": True})
+        stream.flush()
         signal.setitimer(signal.ITIMER_REAL, request["timeout_s"])
         for header, content in answer(request, bytes(data)):
-            write_message(answers, header, content)
+            write_message(stream, header, content)
 
 
 def limit_memory(more_bytes: int) -> None:
@@ -204,22 +218,22 @@ def lower_limit(kind: int, value: int) -> None:
 
 
 def write_message(
-    stream: io.BufferedWriter, header: Header, data: bytes | memoryview = b""
+    stream: io.BufferedIOBase, header: Header, data: bytes | memoryview = b""
 ) -> None:
-    """Write a message to a pipe or a file."""
+    """Write a message to a socket or a file."""
     text = json.dumps(header).encode()
     stream.write(_LENGTHS.pack(len(text), len(data)) + text)
     stream.write(data)
 
 
-def read_message(stream: io.BufferedReader) -> tuple[Header, memoryview]:
-    """Read a message from a pipe or a file, or raise EOFError."""
+def read_message(stream: io.BufferedIOBase) -> tuple[Header, memoryview]:
+    """Read a message from a socket or a file, or raise EOFError."""
     text_size, data_size = _LENGTHS.unpack(_read(stream, _LENGTHS.size))
     header = json.loads(bytes(_read(stream, text_size)))
     return header, _read(stream, data_size)
 
 
-def _read(stream: io.BufferedReader, size: int) -> memoryview:
+def _read(stream: io.BufferedIOBase, size: int) -> memoryview:
     # NumPy asks for huge pages: large data take three quarters of the CPU time.
     data = np.empty(size, np.uint8).data
     if stream.readinto(data) < size:

@@ -1,12 +1,12 @@
-import os
-import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent import futures
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 
 from pipeline.images import isolated_decoder, record_image
@@ -87,15 +87,24 @@ def test_a_photo_that_takes_too_long_is_refused():
                 decoders.decode(large)
 
 
+def kill_at_work(pid):
+    process = psutil.Process(pid)
+    idle_s = process.cpu_times().user
+    while process.cpu_times().user < idle_s + 0.03:
+        time.sleep(0.005)
+    process.kill()
+
+
 def test_a_photo_that_crashes_the_decoder_costs_that_photo_only():
+    large = encoded(".png", np.zeros((4000, 4000, 3), np.uint8))
     before = processes.decoders()
     with isolated_decoder.Decoders(1, timeout_s=30) as decoders:
         decoders.start()
-        (pid,) = processes.decoders() - before
-        os.kill(pid, signal.SIGSTOP)
-        threading.Timer(0.2, os.kill, [pid, signal.SIGKILL]).start()
+        threading.Thread(
+            target=kill_at_work, args=processes.decoders() - before
+        ).start()
         with pytest.raises(ImageError, match="crashed on this file"):
-            decoders.decode(encoded(".jpg"))
+            decoders.decode(large)
         assert decoders.decode(encoded(".jpg"))
     assert processes.decoders() == before
     with pytest.raises(ImageError, match="crashed"):  # since it is closed

@@ -52,6 +52,13 @@ def test_a_crash_costs_one_request(echo):
     assert ask(echo)[0]["pid"] != pid
 
 
+def test_a_child_that_is_killed_before_it_reads_a_request_is_replaced(echo):
+    pid = ask(echo)[0]["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    threading.Timer(0.2, os.kill, [pid, signal.SIGKILL]).start()
+    assert ask(echo, number=3)[0].items() > {"number": 3}.items()
+
+
 @pytest.mark.parametrize(
     ("work", "timeout_s"),
     [("sleep", 0.3), ("spin", 0.3), ("spin with little CPU time", 60)],
@@ -144,5 +151,12 @@ def test_modules_of_the_working_folder_are_not_imported(tmp_path, monkeypatch):
     for name in ("json", "signal", "tests"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit")
     monkeypatch.chdir(tmp_path)
+    with child() as process:
+        assert ask(process, data=b"data")[1] == b"data"
+
+
+def test_what_is_printed_at_the_start_is_no_answer(tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text("print('hello ' * 9, flush=True)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with child() as process:
         assert ask(process, data=b"data")[1] == b"data"
