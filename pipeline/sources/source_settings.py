@@ -40,6 +40,7 @@ max_pixels = functools.partial(
     help="Photos with more pixels are skipped without decoding; the default is the "
     "limit of Pillow.",
     lower=1,
+    upper=1_000_000_000_000,  # OpenCV ends the process at 2^64
 )
 workers = functools.partial(
     _decoding, 0, "Processes that decode photos; 0 starts one per processor.", lower=0

@@ -20,6 +20,7 @@ Config = TypeVar("Config", bound="DataclassInstance")
 _KEY, _ARGUMENT = "setting", "argument"  # keys of a field's metadata
 _TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 _BOOLS = {"true": True, "false": False}
+_LIMIT = 1 << 63  # of numbers: libraries take no larger ones
 # Names that people try -> settings that they may mean.
 _SYNONYMS = {
     "lr": ["learning_rate"],
@@ -85,6 +86,8 @@ class Setting:
         """Return the value of a text on the command line, or raise UsageError."""
         kind = type(self.default)
         try:
+            if kind in (int, float) and ("_" in text or not text.isascii()):
+                raise ValueError  # Python reads 1_0 and the digits of all scripts
             return _BOOLS[text.lower()] if kind is bool else kind(text)
         except (ValueError, KeyError):
             raise UsageError(f"--{name}={text}: expected {self.type_name}") from None
@@ -97,7 +100,8 @@ class Setting:
             fits, expected = value in self.choices, suggestion(value, self.choices)
         elif fits and kind in (int, float):
             inside = self.lower <= value <= self.upper
-            fits = inside and self.above < value < self.below and math.isfinite(value)
+            fits = inside and self.above < value < self.below and abs(value) < _LIMIT
+            expected += ", below 2^63" * (abs(value) >= _LIMIT)
         if not fits:
             raise ValueError(f"--{name}={value}: expected {expected}")
 
@@ -183,9 +187,10 @@ def _select(
 
 
 def suggestion(name: str, known: Collection[str]) -> str:
-    """Return the known name that is meant with a question mark, or all of them."""
+    """Return all known names, and which of them is meant if one resembles `name`."""
     close = difflib.get_close_matches(name, known, n=1)
-    return f"{close[0]}?" if close else f"one of {', '.join(filter(None, known))}"
+    meant = f"; did you mean {close[0]}?" if close else ""
+    return f"one of {', '.join(filter(None, known))}{meant}"
 
 
 def parse(
@@ -218,11 +223,17 @@ def parse(
             unknown.append(word)
         elif equals:
             values[name] = described.parse(name, text)
-        elif waiting:
+        elif waiting and not _is_flag(waiting[0], settings):
             values[name] = described.parse(name, waiting.pop(0))
         else:
-            raise UsageError(f"--{name}: expected a value, as in --{name}=VALUE")
+            raise UsageError(f"--{name}: no value. Expected --{name}=VALUE")
     return values, unknown, arguments
+
+
+def _is_flag(word: str, settings: Mapping[str, Setting]) -> bool:
+    name = word.removeprefix("--").partition("=")[0]
+    names = {name, name.removeprefix("no")}
+    return word.startswith("--") and not names.isdisjoint(settings)
 
 
 def meant(word: str, settings: Mapping[str, Setting], cutoff: float = 0.6) -> str:

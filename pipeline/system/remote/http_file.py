@@ -214,7 +214,8 @@ def download_bytes(
 ) -> bytes:
     """Download a small file into memory, or raise DownloadError.
 
-    Threads may share a session. `timeout_s` limits all attempts together.
+    Threads may share a session. `timeout_s` limits all attempts together, except while
+    a server sends the headers of an answer byte by byte, which requests lets it do.
     """
     _check_address(url)
     deadline = time.monotonic() + timeout_s

@@ -99,8 +99,13 @@ def test_a_wrong_number_of_arguments_is_refused(words, message):
         ({"red": 1.0}, "--red=1.0: expected 0 or more, below 1"),
         ({"red": float("nan")}, "--red=nan: expected 0 or more, below 1"),
         ({"dark": 1}, "--dark=1: expected true or false"),
-        ({"kind": "bigg"}, r"--kind=bigg: expected big\?"),
+        (
+            {"kind": "bigg"},
+            r"--kind=bigg: expected one of big, small; did you mean big\?",
+        ),
         ({"kind": "x"}, "--kind=x: expected one of big, small"),
+        ({"size": 10**400}, "0: expected above 0, below 2.63$"),
+        ({"red": float("inf")}, "--red=inf: expected 0 or more, below 1"),
         ({"hidden": 3}, "--hidden=3: expected text"),
     ],
     ids=str,
@@ -108,6 +113,23 @@ def test_a_wrong_number_of_arguments_is_refused(words, message):
 def test_values_outside_of_bounds_and_choices_are_refused(values, message):
     with pytest.raises(UsageError, match=message):
         config_flags.build(Config, {"target": "a", **values})
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--size=x"], "--size=x: expected a whole number"),
+        (["--size=1_0"], "--size=1_0: expected a whole number"),
+        (["--size=\u0663"], "--size=\u0663: expected a whole number"),
+        (["--red=1_0.5"], "--red=1_0.5: expected a number"),
+        (["--size"], "--size: no value. Expected --size=VALUE"),
+        (["--kind", "--size=3"], "--kind: no value. Expected --kind=VALUE"),
+        (["--kind", "--nodark"], "--kind: no value"),
+    ],
+)
+def test_flags_without_a_value_of_their_type_are_refused(words, message):
+    with pytest.raises(UsageError, match=message):
+        config_flags.parse(words, SETTINGS)
 
 
 @pytest.mark.parametrize(
