@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import io
 import json
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -36,7 +35,8 @@ class Prediction:
         """Return the best class or "unknown"; "" if the photo cannot be read."""
         if not self.classes:
             return ""
-        return classifier.UNKNOWN if self.unknown else unicode_name(self.classes[0][0])
+        best = command_line.as_utf8(self.classes[0][0])
+        return classifier.UNKNOWN if self.unknown else best
 
     @property
     def probability(self) -> float | None:
@@ -44,30 +44,24 @@ class Prediction:
         return self.classes[0][1] if self.classes else None
 
 
-def unicode_name(name: str) -> str:
-    r"""Return a name of a file or class in Unicode; bytes not in UTF-8 become \xff."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
 def _as_text(prediction: Prediction) -> str:
-    name = command_line.one_line(unicode_name(prediction.photo))
+    name = command_line.one_line(prediction.photo)
     remark = classifier.UNKNOWN if prediction.unknown else prediction.problem
     lines = [f"{name}  {remark}".rstrip()]
     for class_name, probability in prediction.classes:
-        lines.append(f"  {probability:.4f}  {unicode_name(class_name)}")
+        lines.append(f"  {probability:.4f}  {class_name}")
     lines += ["  most similar training photos:"] if prediction.similar else []
     for similar in prediction.similar:
-        class_name = unicode_name(similar.row.class_name)
-        path = command_line.one_line(unicode_name(similar.row.path))
-        lines.append(f"    {similar.similarity:.3f}  {class_name}: {path}")
+        path = command_line.one_line(similar.row.path)
+        lines.append(f"    {similar.similarity:.3f}  {similar.row.class_name}: {path}")
     if prediction.picture:
-        lines.append(f"  picture: {unicode_name(prediction.picture)}")
+        lines.append(f"  picture: {prediction.picture}")
     return "\n".join([*lines, ""])
 
 
 def _as_json(prediction: Prediction, *, explained: bool) -> str:
     fields: dict[str, Any] = {
-        "photo": unicode_name(prediction.photo),
+        "photo": command_line.as_utf8(prediction.photo),
         "answer": prediction.answer or None,
         "probability": prediction.probability,
         "unknown": prediction.unknown,
@@ -75,7 +69,7 @@ def _as_json(prediction: Prediction, *, explained: bool) -> str:
         "problem": prediction.problem or None,
     }
     if explained:
-        fields["picture"] = unicode_name(prediction.picture) or None
+        fields["picture"] = command_line.as_utf8(prediction.picture) or None
         fields["nearest"] = list(map(similar_json, prediction.similar))
     return json.dumps(fields) + "\n"
 
@@ -83,7 +77,7 @@ def _as_json(prediction: Prediction, *, explained: bool) -> str:
 def classes_json(classes: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
     """Return classes and their probabilities as JSON objects."""
     return [
-        {"class": unicode_name(name), "probability": probability}
+        {"class": command_line.as_utf8(name), "probability": probability}
         for name, probability in classes
     ]
 
@@ -91,8 +85,8 @@ def classes_json(classes: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
 def similar_json(similar: similar_photos.SimilarPhoto) -> dict[str, Any]:
     """Return a training photo as a JSON object."""
     return {
-        "photo": unicode_name(similar.row.path),
-        "class": unicode_name(similar.row.class_name),
+        "photo": command_line.as_utf8(similar.row.path),
+        "class": command_line.as_utf8(similar.row.class_name),
         "similarity": similar.similarity,
     }
 
@@ -123,7 +117,7 @@ def writer(
 def _as_csv(prediction: Prediction, top: int, num_similar: int) -> str:
     probability = prediction.probability
     cells = [
-        unicode_name(prediction.photo),
+        prediction.photo,
         prediction.answer,
         "" if probability is None else f"{probability:.6g}",
         prediction.problem,
@@ -131,7 +125,7 @@ def _as_csv(prediction: Prediction, top: int, num_similar: int) -> str:
     ]
     if num_similar:
         similar = [(photo.row.path, photo.similarity) for photo in prediction.similar]
-        cells += [unicode_name(prediction.picture), *_padded(similar, num_similar)]
+        cells += [prediction.picture, *_padded(similar, num_similar)]
     return _csv_line(cells)
 
 
@@ -139,7 +133,7 @@ def _padded(pairs: Sequence[tuple[str, float]], count: int) -> list[str]:
     """Return names and numbers as `2 * count` cells, the last of which may be empty."""
     cells = []
     for name, number in pairs:
-        cells += [unicode_name(name), f"{number:.6g}"]
+        cells += [name, f"{number:.6g}"]
     return cells + [""] * (2 * count - len(cells))
 
 

@@ -19,28 +19,24 @@ from model.reports import (
     report_photos,
     report_tables,
 )
-from pipeline.system import file_system, html_templates
+from pipeline.system import command_line, file_system, html_templates
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
-def write(evaluation: run_evaluation.RunEvaluation, command_line: str) -> Path:
+def write(evaluation: run_evaluation.RunEvaluation, command: str) -> Path:
     """Write the report beside the .json of an evaluation; return its path.
 
-    `command_line` is the command that made the evaluation.
+    `command` is the command line that made the evaluation.
     """
     path = evaluation.path.with_suffix(".html")
     with file_system.replacing(path) as partial:
-        # A lone surrogate stands for a byte of a file name that is not UTF-8.
-        partial.write_text(
-            render(evaluation, command_line),
-            encoding="utf-8",
-            errors="backslashreplace",
-        )
+        page = render(evaluation, command)
+        partial.write_text(command_line.as_utf8(page), encoding="utf-8")
     return path
 
 
-def render(evaluation: run_evaluation.RunEvaluation, command_line: str) -> str:
+def render(evaluation: run_evaluation.RunEvaluation, command: str) -> str:
     """Return the report as HTML."""
     template = html_templates.load_template(
         _TEMPLATES / "report.html", percent=lambda share: f"{100 * share:.1f} %"
@@ -50,7 +46,7 @@ def render(evaluation: run_evaluation.RunEvaluation, command_line: str) -> str:
         **_photos(evaluation),
         **_figures(evaluation),
         versions=lambda tools: ", ".join(f"{k} {v}" for k, v in tools.items()),
-        command=command_line,
+        command=command,
     )
 
 

@@ -44,7 +44,7 @@ _STATUS_OF_KIND = {
 
 def application(service: prediction_service.Service, config: Config) -> web.Application:
     """Return the web application."""
-    names = [output_formats.unicode_name(n) for n in service.classifier.class_names]
+    names = [command_line.as_utf8(n) for n in service.classifier.class_names]
     return web.Application(
         [
             ("/", _Page),
@@ -158,7 +158,7 @@ class _Predict(guarded_requests.UploadHandler):
         (name, probability), *_ = classes
         unknown = probability < self.settings["config"].unknown_below
         response: dict[str, Any] = {
-            "answer": UNKNOWN if unknown else output_formats.unicode_name(name),
+            "answer": UNKNOWN if unknown else command_line.as_utf8(name),
             "probability": probability,
             "unknown": unknown,
             "classes": output_formats.classes_json(classes),

@@ -48,7 +48,7 @@ def check(config: Config) -> Report:
         html = check_page.render(report, encoded)
     for name, content in (("check.json", text), ("check.html", html)):
         with file_system.replacing(out / name) as partial:
-            partial.write_text(content, encoding="utf-8", errors="backslashreplace")
+            partial.write_text(command_line.as_utf8(content), encoding="utf-8")
     return report
 
 

@@ -4,6 +4,7 @@ Exit codes: 0 for success; 1 for a bug, with its traceback; 2 for what the user 
 (flags, data, weights, a run), with one line on stderr; 128 + signal when stopped.
 """
 
+import codecs
 import contextlib
 import errno
 import io
@@ -43,6 +44,16 @@ class Stopped(SystemExit):
         self.in_order = in_order
 
 
+_ESCAPED = "graft_escaped"  # Python's name of the error handler below
+
+
+def _escape(error: Any) -> tuple[str | bytes, int]:
+    r"""Return what cannot be encoded as escapes; \xff for a byte that is not UTF-8."""
+    text = error.object[error.start : error.end].encode("ascii", "backslashreplace")
+    return text.decode().replace(r"\udc", r"\x"), error.end
+
+
+codecs.register_error(_ESCAPED, _escape)
 _held_back: list[int] | None = None  # signals within `graceful`; None outside of it
 
 
@@ -62,9 +73,7 @@ def run(
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
-    for stream in (sys.stdout, sys.stderr):  # names may be in any encoding
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    _prepare_streams()
     doc = sys.modules[main.__module__].__doc__ or ""
     try:
         typed = read_words(sys.argv[1:], doc, kinds, passes_on)
@@ -86,6 +95,18 @@ def run(
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         _fail(_describe(error))
+
+
+def _prepare_streams() -> None:
+    """Open streams that the user has closed, as by 2>&-; let them print any name."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest free number
+            os.set_inheritable(descriptor, True)  # worker processes redirect it
+            setattr(sys, name, os.fdopen(descriptor, mode))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=_ESCAPED)
 
 
 def read_words(
@@ -184,8 +205,8 @@ def shown(text: str) -> str:
 
 
 def as_utf8(text: str) -> str:
-    r"""Return text that UTF-8 can encode: the byte 0xff of a name becomes "\udcff"."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    r"""Return text that UTF-8 can encode: the byte 0xff of a name becomes "\xff"."""
+    return text.encode("utf-8", _ESCAPED).decode("utf-8")
 
 
 def one_line(text: str) -> str:

@@ -124,6 +124,20 @@ def test_a_reader_that_has_seen_enough_is_no_problem(program):
     assert (done.stdout, done.stderr) == ("a line\n", "")
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(("kind", "code"), [("work", 0), ("problem", 2)])
+def test_a_closed_stream_is_no_problem(program, kind, code, closed):
+    command = f"{sys.executable} {program} {kind} {closed}"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+
+
+def test_bytes_of_a_name_that_are_not_utf8_are_printed_as_escapes(program):
+    done = processes.run_command(program, "work", "--word=caf\udce9 \u00e9")
+    assert done.stdout == "3 caf\\xe9 \u00e9 ()\n"
+
+
 def start(program, what):
     # A shell without job control lets what it starts with & ignore Ctrl-C.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -173,7 +187,7 @@ def test_a_terminal_gets_no_commands_from_names():
 
 
 def test_a_label_is_printable_on_one_line():
-    assert command_line.as_label("\u00e0\nb\x1b\udcff") == "\u00e0\\nb\\x1b\\udcff"
+    assert command_line.as_label("\u00e0\nb\x1b\udcff") == "\u00e0\\nb\\x1b\\xff"
 
 
 def test_an_interrupt_while_tensorflow_is_imported_is_one_line(program):
