@@ -23,14 +23,16 @@ PHOTOS = {
 COUNTS = {"daisy": 2, "roses": 1}
 
 
-def photos_tar(photos=PHOTOS):
-    """The bytes of a tar file of {path: content}."""
+def photos_tar(photos=PHOTOS, *members):
+    """The bytes of a tar file of {path: content} and of empty members."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
         for name, body in photos.items():
             info = tarfile.TarInfo(name)
             info.size = len(body)
             tar.addfile(info, io.BytesIO(body))
+        for info in members:
+            tar.addfile(info)
     return buffer.getvalue()
 
 
@@ -115,6 +117,27 @@ def test_an_archive_with_other_photos_is_refused(server, tmp_path, counts):
             flower_archive.download_archive(archive, tmp_path)
         assert {path.name[0] for path in tmp_path.iterdir()} == {"."}
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "link"),
+    [
+        ("{}/outside.jpg", tarfile.REGTYPE, ""),
+        ("flowers/../../../../outside.jpg", tarfile.REGTYPE, ""),
+        ("flowers/link", tarfile.SYMTYPE, "/etc"),
+        ("flowers/link", tarfile.SYMTYPE, "../../.."),
+        ("flowers/link", tarfile.LNKTYPE, "../outside"),
+        ("flowers/device", tarfile.CHRTYPE, ""),
+    ],
+)
+def test_members_outside_of_the_folder_are_refused(server, tmp_path, name, kind, link):
+    member = tarfile.TarInfo(name.format(tmp_path))
+    member.type, member.linkname = kind, link
+    archive = make_archive(server, photos_tar(PHOTOS, member))
+    with pytest.raises((tarfile.FilterError, ValueError)):
+        flower_archive.download_archive(archive, tmp_path / "flowers")
+    assert [path.name for path in tmp_path.iterdir()] == ["flowers"]
+    assert [path.name for path in (tmp_path / "flowers").iterdir()] == [".download"]
 
 
 def test_another_file_of_the_same_size_is_refused(server, tmp_path):
