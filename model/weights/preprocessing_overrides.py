@@ -10,10 +10,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from model.checkpoints import errors
-from model.checkpoints.caffe import mean_file
 from pipeline.batches.input_spec import InputSpec, as_tuples
 from pipeline.system import config_flags
 
@@ -88,6 +85,8 @@ class Overrides:
             "std": _three_numbers("std", self.std) if self.std else spec.std,
         }
         if spec.mean_image and size != spec.size_px:
+            import numpy as np  # takes longer than all other imports of the settings
+
             changes["mean_image"] = None
             changes["mean"] = tuple(np.mean(spec.mean_image, axis=(0, 1)).tolist())
         if self.mean:
@@ -107,6 +106,10 @@ class Overrides:
         self, size: int, short_side: int, scale: float, *, bgr: bool
     ) -> dict[str, Any]:
         """Return the mean in units of pixels / scale; files have it in 0..255."""
+        import numpy as np
+
+        from model.checkpoints.caffe import mean_file
+
         path = Path(self.mean)
         if not path.exists():
             if path.suffix in (".binaryproto", ".npy"):
@@ -142,7 +145,7 @@ def _three_numbers(flag: str, text: str) -> tuple[float, ...]:
         numbers = ()
     if len(numbers) == 1:
         numbers *= 3
-    if len(numbers) != 3 or not np.isfinite(numbers).all():
+    if len(numbers) != 3 or not all(map(math.isfinite, numbers)):
         expected = "an existing file, or three" if flag == "mean" else "three"
         raise errors.MismatchedCheckpoint(
             f"--{flag}={text}: expected {expected} numbers for red, green and blue, "

@@ -180,7 +180,7 @@ def _receive(session: requests.Session, url: str, part: Path, size_bytes: int) -
             if mark and not mark.startswith("W/"):
                 validator.write_text(mark, encoding="latin-1")
         length = response.headers.get("Content-Length", "")
-        total = start + int(length) if length.isdigit() else None
+        total = start + int(length) if length.isdecimal() else None
         options = {"unit_scale": True, "initial": start}
         bar = command_line.progress(total, "B", part.stem, **options)
         with bar, part.open("ab" if start else "wb") as file:
