@@ -31,7 +31,7 @@ NETWORK = registry.NETWORKS["alexnet_owt"]
 
 
 def compute_features(records: manifest.Manifest, layer: str) -> np.ndarray:
-    """Return float32 [num_photos, num_features] of a layer in the central windows."""
+    """Return a layer's output for central windows, float32 [num_photos, size]."""
     base = NETWORK.build(NETWORK.input_spec, last=layer)
     weights = named_weights.resolve("alexnet_conv")
     model_variables.assign(base, restore.restore_checkpoint(weights.checkpoint).values)

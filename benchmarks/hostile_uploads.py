@@ -32,7 +32,8 @@ def post(server: serving.Server, path: Path) -> tuple[int, str, float]:
 
 def main() -> None:
     """Print the table."""
-    parser = measure.argument_parser(__doc__)
+    parser = measure.argument_parser(__doc__, photos=False)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder of files")
     parser.add_argument("--run_dir", default="runs/latest", help="run to serve")
     parser.add_argument("--clients", type=int, default=8, help="parallel uploads (8)")
     options = parser.parse_args()

@@ -1,6 +1,6 @@
 """Check that killed conversions, when repeated, give the bytes of undisturbed ones.
 
-    python benchmarks/killed_conversions.py FOLDER [--kills=30] [--seed=0]
+    python benchmarks/killed_conversions.py [FOLDER] [--kills=30] [--seed=0]
 
 Two kinds of conversion are killed at random moments and then repeated: into an empty
 folder, and over records of half of the photos. SIGKILL ends all processes of a

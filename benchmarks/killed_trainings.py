@@ -1,6 +1,6 @@
 """Check that killed and resumed trainings give the weights of an undisturbed one.
 
-    python benchmarks/killed_trainings.py FOLDER [--kills=20] [--seed=0]
+    python benchmarks/killed_trainings.py [FOLDER] [--kills=20] [--seed=0]
 
 A whole network with dropout trains in two stages. It is killed with SIGKILL at a random
 moment between its first and last step, and then resumed. Its weights and the losses of

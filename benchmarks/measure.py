@@ -33,7 +33,7 @@ def argument_parser(
 
     Args:
         doc: Docstring of the benchmark.
-        photos: Whether it has an argument for a folder of photos.
+        photos: Whether the benchmark has an argument for a folder of photos.
         rounds: Default of --rounds; 0 for a benchmark without that flag.
     """
     parser = argparse.ArgumentParser(
@@ -45,8 +45,8 @@ def argument_parser(
             nargs="?",
             default="demo/flowers",
             type=lambda path: Path(path).absolute(),
-            help="folder of photos, in most benchmarks one of class folders with JPEG "
-            "files (demo/flowers)",
+            metavar="FOLDER",
+            help="folder with a subfolder of JPEG files per class (demo/flowers)",
         )
     if rounds:
         text = f"number of measured rounds ({rounds})"
@@ -101,8 +101,9 @@ def print_table(title: str, rows: Sequence[Sequence[str]]) -> None:
 
 
 def rate_rows(rates: Mapping[str, Sequence[float]], reference: str) -> list[list[str]]:
-    """Return a table of rates: median, lowest, highest, and ratio to `reference`."""
-    rows = [["", "images/s", "lowest", "highest", f"ratio to {reference}"]]
+    """Return table rows: median, lowest and highest rate, and ratio to `reference`."""
+    ratio_to = f"ratio to {reference.partition(':')[0]}"
+    rows = [["", "images/s", "lowest", "highest", ratio_to]]
     for name, values in rates.items():
         figures = (statistics.median(values), min(values), max(values))
         ratio = f"{median_ratio(values, rates[reference]):.2f}"

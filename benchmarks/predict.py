@@ -1,6 +1,6 @@
 """Measure how fast a folder of photos is classified.
 
-    python benchmarks/predict.py FOLDER [--run_dir=runs/latest] [--rounds=3]
+    python benchmarks/predict.py [FOLDER] [--run_dir=runs/latest] [--rounds=3]
 
 Times model.predict's own function from file names to predictions, including the start
 of its reader processes. The limit is the network on a batch in memory, with the same

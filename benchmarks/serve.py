@@ -1,6 +1,6 @@
 """Measure how many photos a server classifies per second, and the latency.
 
-    python benchmarks/serve.py FOLDER [--run_dir=runs/latest] [--seconds=10]
+    python benchmarks/serve.py [FOLDER] [--run_dir=runs/latest] [--seconds=10]
 
 The server runs in a process of its own. This process opens 1, 4 and 16 connections, on
 the same cores, each of which posts its next photo when the previous one is classified.
