@@ -13,12 +13,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self, get_args
 
-from pipeline.records import manifest_row, staging
-from pipeline.records.manifest_row import FORMAT_VERSION, Action, Row
+from pipeline.records import manifest_head, manifest_row, staging
+from pipeline.records.manifest_row import FORMAT_VERSION, Action, Row, Split
+from pipeline.system import file_system
 from pipeline.system.errors import DataError
 
 GRAFT_VERSION = "0.1.0"
-SPLITS = ("train", "validation", "test")
+SPLITS = get_args(Split)
 HEAD_NAME = "manifest.json"
 ROWS_NAME = "manifest.jsonl"
 # Settings that do not change a record.
@@ -193,14 +194,6 @@ class Manifest:
         )
 
 
-_HEAD_KINDS = {
-    "class_names": list,
-    "seed": int,
-    "digest": str,
-    **dict.fromkeys(("shares", "settings", "versions", "ignored"), dict),
-}
-
-
 def commit(directory: Path, obsolete: Sequence[str] = ()) -> None:
     """Put staged records and a staged manifest in place, the manifest last."""
     staging.commit(directory, last=(ROWS_NAME, HEAD_NAME), obsolete=obsolete)
@@ -215,7 +208,7 @@ def read(directory: Path) -> Manifest:
     """
     head = _read_head(directory)
     values = {field.name: head[field.name] for field in dataclasses.fields(DatasetInfo)}
-    values["class_names"] = tuple(map(str, values["class_names"]))
+    values["class_names"] = tuple(values["class_names"])
     manifest = Manifest(
         info=DatasetInfo(**values),
         rows=_read_rows(directory / ROWS_NAME),
@@ -234,7 +227,7 @@ def read(directory: Path) -> Manifest:
 
 
 def _read_head(directory: Path) -> dict[str, Any]:
-    """Read manifest.json and check its keys and the types of their values."""
+    """Read and check manifest.json."""
     if staging.is_unfinished(directory):
         raise DataError(
             f"{directory}: a conversion was interrupted while it put its files in "
@@ -264,22 +257,20 @@ def _read_head(directory: Path) -> dict[str, Any]:
             f"{path}: has format version {version}. Expected 1 to {FORMAT_VERSION}. "
             "Convert the photos again, into a new folder"
         )
-    for name, kind in _HEAD_KINDS.items():
-        if not isinstance(head.get(name), kind):
-            value = f"{head[name]!r:.80}" if name in head else "missing"
-            raise DataError(
-                f"{path}: {name} is {value}. Expected a value of type {kind.__name__}. "
-                "Convert the photos again, into a new folder"
-            )
+    manifest_head.check(head, str(path))
     return head
 
 
 def _read_rows(path: Path) -> tuple[Row, ...]:
     """Read manifest.jsonl; an error names the damaged line."""
     rows: list[Row] = []
+    names = {""}  # of record files, each checked once
     try:
         with path.open(encoding="ascii", newline="\n") as file:
-            rows.extend(map(manifest_row.from_line, file))
+            for row in map(manifest_row.from_line, file):
+                if row.file not in names:
+                    names.add(file_system.check_plain(row.file))
+                rows.append(row)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
     except (ValueError, TypeError, RecursionError) as error:

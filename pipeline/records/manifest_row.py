@@ -4,8 +4,9 @@ import dataclasses
 import json
 import operator
 import os
+import re
 import sys
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pipeline.records.row_codes import Code
 
@@ -15,6 +16,7 @@ FORMAT_VERSION = 2
 NOT_IN_DIGEST = {1: ("codes",), FORMAT_VERSION: ("codes", "reason")}
 
 Action = Literal["copied", "reencoded", "skipped"]
+Split = Literal["train", "validation", "test"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +100,14 @@ _ROW_KINDS = {
     for fold in (type(None), int)
 }
 _values = operator.attrgetter(*_FIELDS)
+# SHA-256, group and perceptual hash, action and format, split.
+_TEXTS = re.compile(
+    "(?:[0-9a-f]{64})? (?:[0-9a-f]{64})? (?:[0-9a-f]{16})? "
+    f"(?:{'|'.join(get_args(Action))}) (?:jpeg|png)? (?:{'|'.join(get_args(Split))})?"
+)
+_MAX_SIDE_PX = 1 << 20  # as in OpenCV
+_MAX_RECORD_BYTES = 1 << 31  # as in Protocol Buffers
+_MAX_FILE_BYTES = 1 << 53
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -118,7 +128,8 @@ def from_line(line: str) -> Row:
     """Parse a line of manifest.jsonl.
 
     Raises:
-        ValueError: the line is not JSON, or a value is of the wrong type.
+        ValueError: the line is not JSON, or a value is of the wrong type or beyond its
+            range.
         TypeError: a key is missing or unknown.
         RecursionError: the line is nested too deeply.
     """
@@ -135,8 +146,20 @@ def from_line(line: str) -> Row:
         raise ValueError("a value has the wrong type")
     # Refuses lone surrogates.
     os.fsencode("".join((row.path, row.class_name, row.file, row.reason, *row.codes)))
-    if not (row.sha256 + row.group + row.split).isascii():
-        raise ValueError("sha256, group or split is not ASCII")
+    texts = row.sha256, row.group, row.phash, row.action, row.format, row.split
+    if not _TEXTS.fullmatch(" ".join(texts)):
+        raise ValueError(f"sha256, group, phash, action, format or split: {texts}")
+    least = row.action != "skipped"
+    if not (
+        least <= row.height <= _MAX_SIDE_PX
+        and least <= row.width <= _MAX_SIDE_PX
+        and least <= row.length < _MAX_RECORD_BYTES
+        and 0 <= row.offset < _MAX_FILE_BYTES
+        and 0 <= row.source_bytes < _MAX_FILE_BYTES
+        and 1 <= row.orientation <= 8
+        and 0 <= (row.fold or 0) < _MAX_FILE_BYTES
+    ):
+        raise ValueError("a number is beyond its range")
     return row
 
 

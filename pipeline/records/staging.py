@@ -22,10 +22,10 @@ def staged(directory: Path) -> Iterator[Path]:
     """Lock a folder, yield its empty staging folder, and remove what is not committed.
 
     Raises:
-        DataError: another process is writing into `directory`.
+        DataError: another process is writing into `directory`, or `finish` refuses
+            what lies there.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    with file_system.locked(directory) as free:
+    with file_system.made(directory), file_system.locked(directory) as free:
         if not free:
             raise DataError(
                 f"{directory}: another conversion is writing here. Wait until it ends"
@@ -76,20 +76,47 @@ def is_unfinished(directory: Path) -> bool:
 
 
 def finish(directory: Path) -> None:
-    """Complete a commit that was interrupted, if there was one."""
+    """Complete a commit that was interrupted, if there was one.
+
+    The staging folder may come from a stranger; nothing outside `directory` changes.
+
+    Raises:
+        DataError: the staging folder is a link, or not as `commit` writes it.
+    """
     partial = directory / PARTIAL_NAME
     marker = partial / COMMIT_NAME
+    file_system.refuse_link(partial)
     if not marker.exists():
         return
     waiting = {path.name: path for path in partial.iterdir()}
-    content = json.loads(waiting.pop(COMMIT_NAME).read_text(encoding="ascii"))
-    last = [waiting.pop(name) for name in content["last"] if name in waiting]
+    for path in waiting.values():
+        file_system.refuse_link(path)
+        if not path.is_file():
+            raise DataError(
+                f"{path}: expected a file, since `pipeline.convert` puts no folders "
+                f"there. Remove {partial} and convert the photos again"
+            )
+    names, obsolete = _read_marker(waiting.pop(COMMIT_NAME))
+    last = [waiting.pop(name) for name in names if name in waiting]
     for name, path in sorted(waiting.items()):
         path.replace(directory / name)
-    for name in content["obsolete"]:
+    for name in obsolete:
         (directory / name).unlink(missing_ok=True)
     for path in last:
         path.replace(directory / path.name)
     file_system.sync(directory)
     marker.unlink()
     file_system.remove_tree(partial)
+
+
+def _read_marker(marker: Path) -> list[list[str]]:
+    """Return the names that COMMIT lists as last and as obsolete."""
+    try:
+        content = json.loads(marker.read_text(encoding="ascii"))
+        lists = [[*content[key]] for key in ("last", "obsolete")]
+        return [list(map(file_system.check_plain, names)) for names in lists]
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        raise DataError(
+            f"{marker}: was not written by `pipeline.convert` ({error!s:.200}). Remove "
+            f"{marker.parent} and convert the photos again"
+        ) from error

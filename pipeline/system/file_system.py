@@ -62,10 +62,57 @@ def walk(
     return os.walk(root, onerror=onerror)
 
 
+def check_plain(name: str) -> str:
+    """Return the name of a file within a folder; any other text is a ValueError."""
+    if Path(name).name != name or name in ("", "..") or b"\0" in os.fsencode(name):
+        raise ValueError(f"{name!r:.80} is not the name of a file in this folder")
+    return name
+
+
+def refuse_link(path: Path | BucketPath) -> None:
+    """Raise DataError if a path is a link: what is written there would be elsewhere."""
+    if path.is_symlink():
+        raise DataError(
+            f"{path}: is a link. Expected a file or folder of its own, because "
+            "something is written there. Remove the link"
+        )
+
+
+def make_inside(root: Path, *names: str) -> Path:
+    """Create folders in `root`, each within the one before; return the innermost.
+
+    Raises:
+        DataError: One of them is a link.
+    """
+    folder = root
+    for name in names:
+        folder /= name
+        refuse_link(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextlib.contextmanager
+def made(folder: Path | BucketPath) -> Iterator[None]:
+    """Create a folder, with those above; at the end remove again what stayed empty."""
+    created: list[Path] = []
+    if not isinstance(folder, BucketPath):
+        created += (path for path in (folder, *folder.parents) if not path.exists())
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        for path in created:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+
 def remove_tree(folder: Path | BucketPath) -> None:
-    """Remove a folder and everything in it, if it exists."""
+    """Remove a folder and everything in it, if it exists; of a link only the link."""
     if isinstance(folder, BucketPath):
         folder.remove_tree()
+    elif folder.is_symlink():
+        folder.unlink()
     else:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -111,15 +158,15 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     """Like `replacing`, yield the temporary name of a folder that replaces `path`."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     before = partial.with_suffix(".old")
-    shutil.rmtree(partial, ignore_errors=True)
+    remove_tree(partial)
     try:
         yield partial
         if path.exists():
             path.rename(before)
         partial.rename(path)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(before, ignore_errors=True)
+        remove_tree(partial)
+        remove_tree(before)
 
 
 def sync(file: Path | BucketPath) -> None:
