@@ -134,8 +134,10 @@ def export_classifier(config: Config) -> Exported:
 def choose_path(run_dir: Path, config: Config) -> Path:
     """Return --out or the default in the run's folder, if it may be replaced."""
     kind = "" if config.quantize == "none" else f"-{config.quantize}"
-    default = run_dir / "exported" / _NAMES[config.format].format(kind)
-    path = Path(config.out) if config.out else default
+    path = Path(config.out)
+    if not config.out:
+        path = run_dir / "exported" / _NAMES[config.format].format(kind)
+        file_system.refuse_link(path.parent)
     if config.format == "saved_model":
         is_free = not path.exists() or (path.is_dir() and not any(path.iterdir()))
         if not is_free and not (path / "saved_model.pb").is_file():

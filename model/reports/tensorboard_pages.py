@@ -8,7 +8,6 @@ projector, the features of up to 1,000 photos with their thumbnails.
 """
 
 import math
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ from pipeline.images import opencv
 from pipeline.images.errors import ImageError
 from pipeline.records import manifest, stored_photo
 from pipeline.records.manifest_row import Row
-from pipeline.system import command_line
+from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
 
 _MOST_AXES = 64
@@ -36,15 +35,15 @@ _TILE_PX, _SPRITE_PX = 48, 8192  # the projector shows no larger sprite
 
 
 def directory(evaluation: run_evaluation.RunEvaluation) -> Path:
-    """Return the folder that TensorBoard reads."""
+    """Create the folder that TensorBoard reads; a link is a DataError."""
     name = f"evaluation-{evaluation.path.stem}"
-    return evaluation.run.directory / "tensorboard" / name
+    return file_system.make_inside(evaluation.run.directory, "tensorboard", name)
 
 
 def write(evaluation: run_evaluation.RunEvaluation) -> None:
     """Write figures and settings, replacing those of an earlier evaluation."""
     folder = directory(evaluation)
-    shutil.rmtree(folder, ignore_errors=True)
+    file_system.remove_tree(folder)
     figures = evaluation.figures
     writer = event_file_writer.EventFileWriter(str(folder))
     values = {
@@ -107,7 +106,6 @@ def write_projector(evaluation: run_evaluation.RunEvaluation) -> None:
     if predictions.features is None or len(predictions.features) < 2:
         return
     folder = directory(evaluation)
-    folder.mkdir(parents=True, exist_ok=True)
     axes = principal(predictions.features, _MOST_AXES)
     lines = "".join("\t".join(f"{value:.5g}" for value in row) + "\n" for row in axes)
     (folder / "features.tsv").write_text(lines, encoding="ascii")

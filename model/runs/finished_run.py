@@ -16,6 +16,7 @@ from model.runs import run_folder
 from model.runs.run_folder import RunError
 from pipeline.batches.input_spec import InputSpec
 from pipeline.images import file_headers
+from pipeline.system import file_system
 
 # What Keras, HDF5 and zipfile raise on a damaged model file.
 _UNREADABLE = (
@@ -117,7 +118,9 @@ class FinishedRun:
         """
         if manifest_digest != self.manifest_digest:
             name += f"-{manifest_digest[:8]}"
-        return self.directory / "evaluation" / f"{name}.json"
+        folder = self.directory / "evaluation"
+        file_system.refuse_link(folder)
+        return folder / f"{name}.json"
 
     def model_digest(self) -> str:
         """Return the SHA-256 of the model file."""

@@ -158,6 +158,7 @@ class RunFolder:
         """Append the line of an epoch to metrics.jsonl."""
         if self.writes:
             path = self.directory / "metrics.jsonl"
+            file_system.refuse_link(path)
             with path.open("a", encoding="utf-8") as file:
                 file.write(_line(result))
 

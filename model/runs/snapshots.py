@@ -85,8 +85,7 @@ def locked(directory: Path) -> Iterator[None]:
     Raises:
         RunError: Another process is training the run.
     """
-    folder = directory / run_folder.CHECKPOINTS
-    folder.mkdir(exist_ok=True)
+    folder = file_system.make_inside(directory, run_folder.CHECKPOINTS)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:

@@ -15,6 +15,7 @@ from tensorboard.summary.writer import event_file_writer
 from tensorboard.util import tensor_util
 
 from model.loop.training_loop import EpochResult
+from pipeline.system import file_system
 
 _SIDE_PX = 256  # least side of a confusion matrix
 
@@ -30,7 +31,7 @@ class Board:
         """Open one event file per split in a run folder."""
         self._writers = {
             split: event_file_writer.EventFileWriter(
-                str(run_directory / "tensorboard" / split)
+                str(file_system.make_inside(run_directory, "tensorboard", split))
             )
             for split in ("training", "validation")
         }

@@ -14,8 +14,8 @@ from model.loop import metrics
 from model.runs import finished_run, run_folder, run_records
 from model.training import settings, train_run
 from pipeline import split
-from pipeline.records import manifest
-from pipeline.system import command_line
+from pipeline.records import manifest, staging
+from pipeline.system import command_line, file_system
 
 _RECORDS_NAME = "records"  # folder of the records of all folds
 
@@ -73,6 +73,7 @@ def _test_all(
     features = ""
     for name, member in _prepare_runs(config, records, directory).items():
         run_dir = directory / name
+        file_system.refuse_link(run_dir)
         command_line.log(f"{name}:")
         if (run_dir / run_folder.CHECKPOINTS).exists():
             train_run.resume(run_dir)
@@ -104,7 +105,7 @@ def _prepare_runs(
     runs = {}
     for fold in range(config.folds):
         name = f"fold-{fold}"
-        folder = directory / _RECORDS_NAME / name
+        folder = file_system.make_inside(directory, _RECORDS_NAME, name)
         _write_fold(records, folder, config, fold)
         runs[name] = dataclasses.replace(
             single, data=str(folder), run_dir=str(directory / name)
@@ -118,14 +119,15 @@ def _write_fold(
     """Write the records in another split: a manifest, and links to the files."""
     if (folder / manifest.HEAD_NAME).exists():
         return  # written before the runs were stopped
-    folder.mkdir(parents=True, exist_ok=True)
     for name in {row.file for row in records.included()}:
         link = folder / name
         if not link.is_symlink():
             link.symlink_to((records.directory / name).resolve())
     options = split.Config(seed=config.seed, folds=config.folds, fold=fold)
     changed = split.split_rows(options, records)
-    dataclasses.replace(changed, directory=folder).stage(folder)
+    with staging.staged(folder) as partial:
+        dataclasses.replace(changed, directory=folder).stage(partial)
+        manifest.commit(folder)
 
 
 def _is_complete(run_dir: Path) -> bool:

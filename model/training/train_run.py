@@ -16,7 +16,7 @@ from model.training import (
 )
 from pipeline.images import file_headers
 from pipeline.records import manifest
-from pipeline.system import command_line
+from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
 
 SCRATCH = "scratch"  # run folder, inside the run, of the network from a random start
@@ -100,6 +100,7 @@ def prepare(
             "pretrained": (directory, start),
             SCRATCH: (directory / SCRATCH, start.from_scratch()),
         }
+        file_system.refuse_link(directory / SCRATCH)
     networks = [
         staged_training.StagedTraining(
             records,

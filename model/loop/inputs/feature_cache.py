@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from model.loop import traced_function
 from pipeline.batches import crop_and_resize, image_batches
-from pipeline.system import command_line
+from pipeline.system import command_line, file_system
 
 CENTRAL, MIRRORED = 0, 1  # views: the central window, the same mirrored
 CAP_BYTES = 10 << 30
@@ -90,7 +90,8 @@ def extract(
         identity: Result of cache_key.describe.
     """
     folder = _folder(cache_dir, identity)
-    folder.mkdir(parents=True, exist_ok=True)
+    file_system.make_inside(cache_dir.parent, cache_dir.name, folder.name)
+    file_system.refuse_link(folder / _IDENTITY_NAME)
     (folder / _IDENTITY_NAME).write_text(json.dumps(identity, indent=2) + "\n")
     shape = (len(images.rows), *trunk.output.shape[1:])
     dtype = stored_dtype(identity)
@@ -240,6 +241,7 @@ def _open_view(
 
 def _open(path: Path, shape: Sequence[int], dtype: Any) -> tuple[np.memmap, bool]:
     """Open an array on disk; say whether it was missing or damaged, and is new."""
+    file_system.refuse_link(path)
     shape = tuple(map(int, shape))
     if path.exists():
         try:
@@ -267,9 +269,10 @@ def _open(path: Path, shape: Sequence[int], dtype: Any) -> tuple[np.memmap, bool
 def _evict(cache_dir: Path, keep: Path) -> None:
     """Remove the least recently used caches until the others fit into CAP_BYTES."""
     folders = [path.parent for path in cache_dir.glob(f"*/{_IDENTITY_NAME}")]
-    folders.sort(key=lambda folder: (folder / _IDENTITY_NAME).stat().st_mtime)
+    folders = [folder for folder in folders if not folder.is_symlink()]
+    folders.sort(key=lambda folder: (folder / _IDENTITY_NAME).lstat().st_mtime)
     sizes = {
-        folder: sum(path.stat().st_blocks * 512 for path in folder.iterdir())
+        folder: sum(path.lstat().st_blocks * 512 for path in folder.iterdir())
         for folder in folders
     }
     for folder in folders:

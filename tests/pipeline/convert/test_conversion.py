@@ -318,7 +318,7 @@ def test_a_full_disk_is_a_named_error_and_the_rerun_completes(photos, tmp_path):
     assert process.returncode == 2, stderr
     assert "Traceback" not in stderr
     assert re.search("error: .*(File too large|No space)", stderr)
-    assert not final_names(out)
+    assert not out.exists()
     check_completed(photos, out)
 
 
