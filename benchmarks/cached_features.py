@@ -32,7 +32,7 @@ from pipeline.records import manifest
 
 NUM_DRAWN_PHOTOS = 3000
 NUM_CLASSES = 5
-WITHOUT_CACHE = "without a cache"
+NO_CACHE = "no cache"
 
 
 def measure_head_epochs(scratch: Path) -> list[float]:
@@ -97,7 +97,7 @@ class Stage:
         )
         self.candidates = {
             f"{plan.cut} from the cache": _epochs(tail, cached),
-            WITHOUT_CACHE: _epochs(trunk_and_tail.join(trunk, tail), photos),
+            NO_CACHE: _epochs(trunk_and_tail.join(trunk, tail), photos),
         }
 
 
@@ -136,7 +136,7 @@ def main() -> None:
         records = measure.convert_sample(options.folder, Path(scratch), options.photos)
         stage = Stage(Path(records), Path(scratch) / "cache")
         rates = measure.run_rounds(stage.candidates, options.rounds)
-    rows = measure.rate_rows(rates, WITHOUT_CACHE)
+    rows = measure.rate_rows(rates, NO_CACHE)
     measure.print_table("VGG16 from block5_conv1 on", rows)
     print(f"computing {stage.cut} of all photos took {stage.features_s:.1f} s")
 

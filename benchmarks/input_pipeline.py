@@ -44,7 +44,7 @@ BATCH_SIZE = 64
 GEOMETRIC = {"rotation": 20.0, "shift": 0.1, "shear": 10.0, "zoom": 0.2}
 COLOUR = {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3}
 AUGMENTATIONS: dict[str, dict[str, Any]] = {
-    "none": {},
+    "no augmentation": {},
     "crop_area": {"crop_area": "0.08,1"},
     "rotation, shift, shear, zoom": GEOMETRIC,
     "brightness": {"brightness": 0.3},
@@ -152,7 +152,7 @@ def make_candidates(
             name: graft_rate(records, **augmentation)
             for name, augmentation in AUGMENTATIONS.items()
         }
-        return candidates, "none", f"{title}, augmented"
+        return candidates, "no augmentation", f"{title}, augmented"
     limit = "limit: plain JPEG decode"
     candidates = {
         "graft: dataset.Training": graft_rate(records),
