@@ -1,8 +1,9 @@
 """Walk through the opcodes of a pickle and refuse what would exhaust memory or time.
 
-Nothing is built. Three things are refused: memo indices beyond the number of steps (the
-C unpickler sizes its memo by the largest index, any 32-bit number), too many steps, and
-tuples whose hash would crash Python or never end.
+Nothing is built. Four things are refused: memo indices beyond the number of steps (the
+C unpickler sizes its memo by the largest index, any 32-bit number), too many steps,
+tuples whose hash would crash Python or never end, and too many keys whose hashes may be
+chosen to be equal.
 """
 
 import io
@@ -17,6 +18,15 @@ MAX_STEPS = 1_000_000
 # dict's key by recursion, without a check of depth, and hashes shared tuples again each
 # time.
 _MAX_TUPLES = 5_000
+# Keys that are tuples or long integers. Texts and bytes have random hashes, and few
+# integers of 64 bits have equal ones; with 20,000 equal ones a dict takes seconds.
+MAX_ODD_KEYS = 2_000
+_KEYS = {
+    "DICT": slice(0, None, 2),
+    **dict.fromkeys(("SETITEM", "SETITEMS"), slice(1, None, 2)),
+    "ADDITEMS": slice(1, None),
+    "FROZENSET": slice(None),
+}
 
 
 def check(file: io.BytesIO) -> int:
@@ -36,9 +46,13 @@ def check(file: io.BytesIO) -> int:
 
 
 class _TupleCounts:
-    """The unpickler's stack, with the number of tuples in each object instead of it."""
+    """The unpickler's stack, with the number of tuples in each object instead of it.
+
+    A long integer counts as a tuple.
+    """
 
     def __init__(self) -> None:
+        self._num_odd_keys = 0
         self._stack: list[int] = []
         self._marks: list[int] = []
         self._memo: dict[Any, int] = {}
@@ -57,10 +71,17 @@ class _TupleCounts:
             self._stack.append(self._memo[argument])
         else:
             counts = self._pop_arguments(opcode)
+            if name in _KEYS:
+                self._num_odd_keys += sum(map(bool, counts[_KEYS[name]]))
+                if self._num_odd_keys > MAX_ODD_KEYS:
+                    raise pickle.UnpicklingError(
+                        f"over {MAX_ODD_KEYS:,} keys that are tuples or long integers"
+                    )
             if name.startswith("TUPLE") or name == "FROZENSET":
                 count = 1 + sum(counts)
             else:  # it is no key itself, but what it took may come out again
-                count = max(counts, default=0)
+                is_long = isinstance(argument, int) and argument.bit_length() > 64
+                count = max(counts, default=int(is_long))
             if count > _MAX_TUPLES:
                 raise pickle.UnpicklingError(f"over {_MAX_TUPLES:,} tuples in one")
             self._stack += [count] * len(opcode.stack_after)

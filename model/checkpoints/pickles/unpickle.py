@@ -72,6 +72,10 @@ class _Reader(pickle.Unpickler):
 
     def _ordered_dict(self, *arguments: Any) -> Any:
         """Stand in for collections.OrderedDict, which copies its argument."""
+        if arguments and not isinstance(arguments[0], dict):
+            num_odd_keys = sum(not isinstance(key, str) for key, _ in arguments[0])
+            if num_odd_keys > opcodes.MAX_ODD_KEYS:
+                raise pickle.UnpicklingError(f"{num_odd_keys:,} keys that are no text")
         ordered = collections.OrderedDict(*arguments)
         self._entries_left -= len(ordered)
         if self._entries_left < 0:

@@ -56,6 +56,12 @@ def in_dict(content):
     return PROTO2 + DICT + MARK + text("a") + content + SETITEMS + STOP
 
 
+def ordered(pairs):
+    """Return the pickle of an OrderedDict that is made from pairs in lists."""
+    function = PROTO2 + name("collections", "OrderedDict")
+    return function + pickle.dumps(pairs, 1)[:-1] + TUPLE1 + REDUCE + STOP
+
+
 def corrupt(message):
     return pytest.raises(errors.CorruptCheckpoint, match=message)
 
@@ -362,6 +368,22 @@ class TestBombs:
         """A deep one's hash would crash Python, that of a doubled one never end."""
         data = PROTO2 + DICT + NONE + wrap * 90_000 + NONE + b"s" + STOP
         with corrupt("over 5,000 tuples in one"):
+            loads(data)
+
+    @cases.table(
+        "content",
+        {
+            "dict of long integers": {n * (2**61 - 1): None for n in range(1, 2100)},
+            "dict of tuples": {(n, -n): None for n in range(2100)},
+            "set": {(n, -n) for n in range(2100)},
+            "frozen set": frozenset((n, -n) for n in range(2100)),
+            "ordered dict": ordered([[n * (2**61 - 1), 0] for n in range(2100)]),
+        },
+    )
+    def test_keys_whose_hashes_may_be_equal_are_refused(self, content):
+        """A dict of n such keys takes n * n / 2 comparisons."""
+        data = content if isinstance(content, bytes) else pickle.dumps(content, 4)
+        with corrupt(r"2,\d+ keys that are"):
             loads(data)
 
     def test_a_huge_key_is_not_printed(self):
