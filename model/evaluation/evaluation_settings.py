@@ -63,8 +63,7 @@ class Config:
     )
     split: str = _photos(
         "test",
-        "Part of the records to evaluate; test was never trained on. With --ckpt or a "
-        "folder of photos, all is the default.",
+        "Part of the records to evaluate; test was never trained on. Folders of photos and --ckpt default to all instead.",
         choices=("train", "validation", "test", "all"),
     )
     batch_size: int = _photos(

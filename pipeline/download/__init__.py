@@ -1,1 +1,1 @@
-"""Fetch photos: drawn flowers, the public flowers, a list of addresses."""
+"""Fetch photos: drawn flowers, TensorFlow's flower photos, a list of addresses."""

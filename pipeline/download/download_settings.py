@@ -47,8 +47,8 @@ class Config:
     )
     refuse_sha1: str = _listed(
         "",
-        'SHA-1 digests, separated by commas, of more "photo not available" pictures '
-        "to refuse than Flickr's.",
+        'Comma-separated SHA-1 digests of "photo not available" pictures to refuse, '
+        "besides Flickr's.",
         value="DIGESTS",
     )
     min_bytes: int = _listed(
