@@ -63,7 +63,8 @@ class Config:
     )
     split: str = _photos(
         "test",
-        "Part of the records to evaluate; test was never trained on. Folders of photos and --ckpt default to all instead.",
+        "Part of the records to evaluate; test was never trained on. Folders of photos "
+        "and --ckpt default to all instead.",
         choices=("train", "validation", "test", "all"),
     )
     batch_size: int = _photos(
