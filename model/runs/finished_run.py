@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 
-from model.runs import run_folder
+from model.runs import model_sizes, run_folder
 from model.runs.run_folder import RunError
 from pipeline.batches.input_spec import InputSpec
 from pipeline.images import file_headers
@@ -130,6 +130,8 @@ class FinishedRun:
     def load_model(self) -> Any:
         """Load the saved network, float32: image -> logits."""
         path = self.directory / run_folder.MODEL_NAME
+        if zipfile.is_zipfile(path):
+            model_sizes.check(path)
         # Keras reports a damaged archive as a missing file.
         if not zipfile.is_zipfile(path):
             raise RunError(f"{path}: cut off, or not a Keras model. Train again.")

@@ -1,7 +1,9 @@
 """Folders of runs that somebody else has made: nothing is written through a link."""
 
 import types
+import zipfile
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from model.runs import finished_run, run_folder, snapshots, tensorboard_log
 from pipeline.batches import image_batches
 from pipeline.system.errors import DataError
 from tests.support import cases, small_runs
+from tests.support.weights import memory
 
 IDENTITY = {"precision": "float32"}
 
@@ -133,6 +136,45 @@ def test_a_linked_cache_is_not_removed_for_space(run, victim, use_cache, monkeyp
     place_link(run_folder.cache_dir(run.directory) / "linked", victim)
     use_cache(run)
     assert content(victim) == before
+
+
+@cases.table(
+    ("member", "before", "after"),
+    {
+        "units": ("config.json", b'"units": 2', b'"units": 2000000000000'),
+        "member that inflates": ("config.json", b"{", b"{" + b" " * (64 << 20)),
+    },
+)
+def test_a_model_larger_than_its_file_is_refused(run, member, before, after):
+    image = keras.Input((24, 24, 3))
+    model = keras.Model(image, keras.layers.Dense(2)(keras.layers.Flatten()(image)))
+    path = run.directory / run_folder.MODEL_NAME
+    model.save(path)
+    run.load_model()
+    with zipfile.ZipFile(path) as file:
+        content = {name: file.read(name) for name in file.namelist()}
+    content[member] = content[member].replace(before, after, 1)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, data in content.items():
+            file.writestr(name, data)
+    with memory.at_most(32 << 20), pytest.raises(DataError, match="it asks for"):
+        run.load_model()
+
+
+def test_an_array_larger_than_the_model_file_is_refused(run, tmp_path):
+    path = run.directory / run_folder.MODEL_NAME
+    keras.Sequential([keras.Input((8,)), keras.layers.Dense(2)]).save(path)
+    with zipfile.ZipFile(path) as file:
+        content = {name: file.read(name) for name in file.namelist()}
+    weights = tmp_path / "weights.h5"
+    weights.write_bytes(content["model.weights.h5"])
+    with h5py.File(weights, "a") as file:
+        file.create_dataset("more", (1 << 40,), np.float32, chunks=(1 << 20,))
+    with zipfile.ZipFile(path, "w") as file:
+        for name, data in content.items():
+            file.writestr(name, weights.read_bytes() if "weights" in name else data)
+    with pytest.raises(DataError, match="it asks for 4,398"):
+        run.load_model()
 
 
 def place_link(link, target):
