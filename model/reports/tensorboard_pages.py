@@ -86,7 +86,7 @@ def flat_settings(config: Mapping[str, Any]) -> dict[str, bool | int | float | s
     for name, value in dict(config.get("settings", {})).items():
         inner = value.items() if isinstance(value, Mapping) else [(name, value)]
         for key, setting in inner:
-            if isinstance(setting, bool | int | float):
+            if isinstance(setting, bool | int | float) and abs(setting) < 1 << 63:
                 flat[key] = setting
             elif isinstance(setting, str):
                 flat[key] = command_line.as_label(setting)

@@ -300,4 +300,6 @@ def _pip_index() -> str:
         return url
     command = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    return answer.stdout.strip() or "https://pypi.org/simple"
+    # A sitecustomize.py may print before pip does.
+    words = [] if answer.returncode else answer.stdout.split()
+    return ["https://pypi.org/simple", *words][-1]

@@ -101,7 +101,7 @@ class Setting:
         elif fits and kind in (int, float):
             inside = self.lower <= value <= self.upper
             fits = inside and self.above < value < self.below and abs(value) < _LIMIT
-            expected += ", below 2^63" * (abs(value) >= _LIMIT)
+            expected += ", below 2^63" * (inside and abs(value) >= _LIMIT)
         if not fits:
             raise ValueError(f"--{name}={value}: expected {expected}")
 

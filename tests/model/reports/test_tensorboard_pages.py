@@ -44,15 +44,16 @@ def test_figures_and_settings_are_written(evaluation):
     assert settings.hparams["network"].string_value == "tiny"
 
 
-def test_names_that_are_no_utf8(found, tmp_path):
+def test_names_that_are_no_utf8_and_a_number_too_large(found, tmp_path):
     records = evaluated_runs.renamed(found, ("b\udcff", "green", "a\tb"))
     evaluation = evaluated_runs.judged(tmp_path / "run", records, split="test")
-    evaluation.run.config["settings"] = {"ckpt": "w\udcfe.npy"}
+    evaluation.run.config["settings"] = {"ckpt": "w\udcfe.npy", "epochs": 10**400}
     tensorboard_pages.write(evaluation)
     tags = read(tensorboard_pages.directory(evaluation))
     assert {"recall/b\\xff", "recall/a\\tb"} <= set(tags)
     settings = tensorboard_pages.flat_settings(evaluation.run.config)
     assert settings["ckpt"] == "w\\xfe.npy"
+    assert settings["epochs"].startswith("1000")
     tensorboard_pages.write_projector(evaluation)
     table = (tensorboard_pages.directory(evaluation) / "labels.tsv").read_text("utf-8")
     assert "b\\xff" in table
