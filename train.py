@@ -57,7 +57,7 @@ def report(directory: Path, rank: int) -> None:
     from model.training import repeated_runs, train_run
 
     if repeated_runs.is_repeated(directory):
-        command_line.say(f"runs: {directory}")
+        command_line.say(f"runs: {run_folder.shown(directory)}")
     elif rank == 0:
         for folder in (directory, directory / train_run.SCRATCH):
             if run_folder.is_run(folder):

@@ -96,7 +96,8 @@ def test_a_training_killed_anywhere_resumes_to_the_same_bytes(config, undisturbe
 
 def test_a_resumed_head_stays_on_its_layers(config):
     """The default position of a head may have changed since then."""
-    config = dataclasses.replace(config, stages=(), hidden=0, epochs=2)
+    changes = {"stages": (), "hidden": 0, "epochs": 2, "snapshot_steps": 0}
+    config = dataclasses.replace(config, **changes)
     with stopped_trainings.at_batch(8):
         train_run.train(dataclasses.replace(config, features="pool1,pool2"))
     path = Path(config.run_dir) / "config.json"
@@ -135,7 +136,7 @@ def test_runs_that_cannot_be_resumed_are_refused(config):
     for section, name, value, message in (
         ("data", "manifest_digest", "0" * 64, "not the records that"),
         ("weights", "tensors_sha256", "0" * 64, "holds other weights"),
-        ("settings", "hidden", 6, "snapshots are of another training"),
+        ("settings", "learning_rate", 0.5, "its snapshots do not belong to config"),
     ):
         facts = json.loads(before)
         facts[section][name] = value
@@ -143,6 +144,10 @@ def test_runs_that_cannot_be_resumed_are_refused(config):
         with pytest.raises(run_folder.RunError, match=message):
             train_run.resume(directory)
     path.write_text(before)
+    photos = (directory / "photos.json").rename(directory / "moved")
+    with pytest.raises(run_folder.RunError, match=r"photos\.json: No such file"):
+        train_run.resume(directory)
+    photos.rename(directory / "photos.json")
     train_run.resume(directory)
     with pytest.raises(run_folder.RunError, match="training is complete"):
         train_run.resume(directory)

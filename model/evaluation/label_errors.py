@@ -6,7 +6,6 @@ the fold that was not trained on it.
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -154,10 +153,10 @@ def _num_folds(directory: Path) -> int:
     if not directory.name.startswith("fold-") or not path.exists():
         return 0
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))["settings"]
-        return min(max(0, int(settings["folds"])), 1000)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        folds = finished_run.read_json(path, lambda c: int(c["settings"]["folds"]))
+    except DataError:
         return 0  # a damaged file about other runs is no reason to fail here
+    return min(max(0, int(folds)), 1000)
 
 
 def _evaluated_fold(

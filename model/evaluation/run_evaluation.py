@@ -45,12 +45,16 @@ def describe(run: finished_run.FinishedRun) -> str:
     if path is None:
         folder = os.path.relpath(run.directory)
         return f"{line}, not evaluated yet: python evaluate.py --run_dir={folder}"
-    figures = stored_logits.read_figures(path.with_suffix(".json"))
-    low, high = figures["accuracy_ci95"]
-    return (
-        f"{line}, accuracy {figures['accuracy']:.3f} on {figures['num_examples']} test "
-        f"photos (95 % interval {low:.3f} to {high:.3f})"
-    )
+
+    def accuracy(figures: Any) -> str:
+        low, high = figures["accuracy_ci95"]
+        return (
+            f"accuracy {figures['accuracy']:.3f} on {figures['num_examples']} test "
+            f"photos (95 % interval {low:.3f} to {high:.3f})"
+        )
+
+    path = path.with_suffix(".json")
+    return f"{line}, {stored_logits.read_figures(path, accuracy)}"
 
 
 def evaluate_run(

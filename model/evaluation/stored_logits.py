@@ -8,6 +8,7 @@ import dataclasses
 import json
 import math
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -113,17 +114,14 @@ def _check(examples: Examples, num_classes: int) -> None:
         raise ValueError("paths that are not text")
 
 
-def read_figures(path: Path) -> dict[str, Any]:
-    """Read evaluation/<split>.json; a damaged file is a DataError."""
-    try:
-        figures = dict(json.loads(path.read_text(encoding="utf-8")))
-        _ = figures["model_sha256"], figures["data"]["manifest_digest"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(
-            f"{path}: the file is damaged ({error!r}). Remove it, and the run is "
-            "evaluated again."
-        ) from error
-    return figures
+def read_figures(path: Path, extract: Callable[[Any], Any] = dict) -> Any:
+    """Return what `extract` takes from evaluation/<split>.json, by default all.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    advice = "Remove it, and the run is evaluated again."
+    return finished_run.read_json(path, extract, advice)
 
 
 def write_figures(path: Path, figures: dict[str, Any]) -> None:
@@ -144,8 +142,9 @@ def find(
     path = json_path.with_suffix(".npz")
     if not path.exists() or not json_path.exists():
         return None
-    figures = read_figures(json_path)
-    origin = figures["model_sha256"], figures["data"]["manifest_digest"]
+    origin = read_figures(
+        json_path, lambda f: (f["model_sha256"], f["data"]["manifest_digest"])
+    )
     return path if origin == (run.model_digest(), manifest_digest) else None
 
 

@@ -2,14 +2,13 @@
 
 import collections
 import dataclasses
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from model.loop import metrics
 from model.networks import head
-from model.runs import finished_run, run_folder
+from model.runs import finished_run
 from model.training import settings
 from pipeline.records import manifest
 from pipeline.records.manifest_row import Row
@@ -93,17 +92,14 @@ def ledger(run: finished_run.FinishedRun) -> dict[str, Any]:
     """
     path = run.directory / "ledger.json"
     names: dict[str, list[str]] = collections.defaultdict(list)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+
+    def extract(content: Any) -> list[bool]:
         for tensor in content["tensors"]:
             name = str(tensor["variable"] or tensor["tensor"])
             names[str(tensor["status"])].append(name)
-        frozen = content["frozen"]
-        unchanged = sum(v["sha256_before"] == v["sha256_after"] for v in frozen)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise run_folder.RunError(
-            f"{path}: the ledger cannot be read ({error!r:.200}). Train again."
-        ) from error
+        return [v["sha256_before"] == v["sha256_after"] for v in content["frozen"]]
+
+    frozen = finished_run.read_json(path, extract)
     counts = [
         {
             "status": status,
@@ -113,7 +109,7 @@ def ledger(run: finished_run.FinishedRun) -> dict[str, Any]:
         }
         for status, meaning in _STATUSES.items()
     ]
-    return {"counts": counts, "frozen": len(frozen), "unchanged": unchanged}
+    return {"counts": counts, "frozen": len(frozen), "unchanged": sum(frozen)}
 
 
 def temperature(figures: Mapping[str, Any]) -> str:

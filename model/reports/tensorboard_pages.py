@@ -8,17 +8,14 @@ projector, the features of up to 1,000 photos with their thumbnails.
 """
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorboard.compat.proto import event_pb2
 from tensorboard.plugins.hparams import summary_v2 as hparams
 from tensorboard.plugins.scalar import summary_v2 as scalars
-from tensorboard.summary.writer import event_file_writer
 
 from model.evaluation import run_evaluation
 from model.runs import tensorboard_log
@@ -45,7 +42,6 @@ def write(evaluation: run_evaluation.RunEvaluation) -> None:
     folder = directory(evaluation)
     file_system.remove_tree(folder)
     figures = evaluation.figures
-    writer = event_file_writer.EventFileWriter(str(folder))
     values = {
         "accuracy": figures["accuracy"],
         "accuracy_low": figures["accuracy_ci95"][0],
@@ -70,10 +66,10 @@ def write(evaluation: run_evaluation.RunEvaluation) -> None:
     name = f"{evaluation.run.directory.name} {evaluation.path.stem}"
     trial = command_line.as_label(name)
     messages.append(hparams.hparams_pb(settings, trial_id=trial))
+    file = tensorboard_log.EventFile(folder)
     for message in messages:
-        event = event_pb2.Event(wall_time=time.time(), step=0, summary=message)
-        writer.add_event(event)
-    writer.close()
+        file.add(0, message)
+    file.close()
 
 
 def flat_settings(config: Mapping[str, Any]) -> dict[str, bool | int | float | str]:

@@ -18,17 +18,21 @@ from pipeline.batches.input_spec import InputSpec
 from pipeline.images import file_headers
 from pipeline.system import file_system
 
-# What Keras, HDF5 and zipfile raise on a damaged model file.
-_UNREADABLE = (
-    ValueError,
-    OSError,
-    KeyError,
-    TypeError,
-    RuntimeError,
-    EOFError,
-    zipfile.BadZipFile,
-    zlib.error,
+# What reading damaged JSON raises, and Keras, HDF5 and zipfile on a damaged model.
+_JSON_FAULTS = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError),
+    *(ArithmeticError, RecursionError),
 )
+_MODEL_FAULTS = (
+    *(*_JSON_FAULTS, RuntimeError, EOFError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+# Types of values in config.json, of which old runs may have the network alone.
+_TYPES = {
+    **dict.fromkeys(("network", "features", "pooling", "precision"), str),
+    **dict.fromkeys(("settings", "weights", "versions"), dict),
+}
+_FIGURES = ("loss", "accuracy", "validation_loss", "validation_accuracy")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,23 +60,22 @@ class FinishedRun:
     @property
     def resize_min(self) -> int:
         """Shorter side that larger photos were shrunk to, in pixels; 0: no limit."""
-        value = self.config["data"].get("resize_min", file_headers.RESIZE_MIN)
-        if not isinstance(value, int) or value < 0:
-            raise ValueError(f"resize_min {value!r}")
-        return value
+        return int(self.config["data"].get("resize_min", file_headers.RESIZE_MIN))
 
     def results(self) -> list[dict[str, float]]:
         """Return the lines of metrics.jsonl, one per epoch."""
         path = self.directory / "metrics.jsonl"
-        results = []
-        for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-            try:
-                results.append(dict(json.loads(line)))
-            except (ValueError, TypeError) as error:
-                raise RunError(
-                    f"{path} line {number}: damaged ({error}). Train again."
-                ) from error
-        return results
+
+        def check(values: Any) -> dict[str, float]:
+            _expect("epoch", values["epoch"], int)
+            for name in _FIGURES:
+                float(_expect(name, values[name], int, float))  # may be too large
+            return dict(values)
+
+        return [
+            _parse(line, f"{path} line {number}", check)
+            for number, line in enumerate(path.read_bytes().splitlines(), start=1)
+        ]
 
     def best_epoch(self) -> str:
         """Return the epoch with the lowest validation loss and its figures, as text."""
@@ -88,28 +91,29 @@ class FinishedRun:
         """Return epochs with their validation accuracy; [] without metrics.jsonl."""
         path = self.directory / "metrics.jsonl"
         results = self.results() if path.exists() else []
-        try:
-            return [(int(r["epoch"]), float(r["validation_accuracy"])) for r in results]
-        except (ValueError, KeyError, TypeError, OverflowError) as error:
-            raise RunError(f"{path}: damaged ({error!r}). Train again.") from error
+        return [(int(r["epoch"]), r["validation_accuracy"]) for r in results]
 
     @property
     def temperature(self) -> float:
         """Number above 0 that logits are divided by for calibrated probabilities."""
+
+        def check(content: Any) -> float:
+            value = _expect("temperature", content["temperature"], int, float)
+            if not 0 < float(value) < math.inf:
+                raise ValueError(f"temperature: expected above 0, found {value}")
+            return float(value)
+
         path = self.directory / "calibration.json"
-        value = read_json(path, lambda content: float(content["temperature"]))
-        if not 0 < value < math.inf:
-            raise RunError(
-                f"{path}: temperature expected above 0, found {value}. Train again."
-            )
-        return value
+        return float(read_json(path, check))
 
     def seen_photos(self) -> set[str]:
         """Return the SHA-256 of the photos used for training and validation."""
-        path = self.directory / "photos.json"
-        return read_json(
-            path, lambda content: {*content["train"], *content["validation"]}
-        )
+
+        def check(content: Any) -> set[str]:
+            parts = [_names(split, content[split]) for split in ("train", "validation")]
+            return set().union(*parts)
+
+        return set(read_json(self.directory / "photos.json", check))
 
     def evaluation_path(self, name: str, manifest_digest: str) -> Path:
         """Return the path of an evaluation's .json file.
@@ -135,10 +139,23 @@ class FinishedRun:
         # Keras reports a damaged archive as a missing file.
         if not zipfile.is_zipfile(path):
             raise RunError(f"{path}: cut off, or not a Keras model. Train again.")
+        size_px, num_classes = self.spec.size_px, len(self.class_names)
+        expected = (None, size_px, size_px, 3), (None, num_classes)
         try:
-            return keras.models.load_model(path, compile=False, safe_mode=True)
-        except _UNREADABLE as error:
+            with zipfile.ZipFile(path) as file:
+                identity = file.comment.decode()
+            model = keras.models.load_model(path, compile=False, safe_mode=True)
+            fits = (model.input_shape, model.output_shape) == expected
+        except _MODEL_FAULTS as error:
             raise RunError(f"{path}: cannot be read ({error}). Train again.") from error
+        # Graft's first version saved models without identity.
+        if not fits or identity not in ("", run_folder.identity(self.config)):
+            raise RunError(
+                f"{path}: does not belong to {run_folder.CONFIG_NAME} beside it. One "
+                "of them was edited, or is another run's. Put back the files of this "
+                "run, or train again."
+            )
+        return model
 
 
 def read(run_dir: str) -> FinishedRun:
@@ -148,15 +165,22 @@ def read(run_dir: str) -> FinishedRun:
         RunError: The folder is missing or holds no finished model.
     """
     directory = Path(run_dir)
+    if directory.is_symlink() and not directory.exists():
+        raise RunError(
+            f"{directory}: the run {directory.readlink()}, to which this link points, "
+            "was moved or removed. Name a run's folder: --run_dir=FOLDER"
+        )
     if not directory.exists():
         raise RunError(
             f"{directory}: no such run folder. Train a run first: python train.py"
         )
     if (directory / run_folder.REPEATS).exists():
         models = sorted(directory.glob(f"*/{run_folder.MODEL_NAME}"))
+        names = ", ".join(path.parent.name for path in models[:10])
         raise RunError(
-            f"{directory}: this folder holds several runs. Name one of them: "
-            + ", ".join(str(path.parent) for path in models[:10])
+            f"{directory}: this folder holds several runs. "
+            + (f"Name one, as in --run_dir={models[0].parent}: {names}" * bool(models))
+            or "None of them has ended its first epoch."
         )
     for name in (run_folder.CONFIG_NAME, run_folder.MODEL_NAME):
         if not (directory / name).exists():
@@ -164,7 +188,8 @@ def read(run_dir: str) -> FinishedRun:
                 f"{directory}: {name} is missing. Either this is not a run folder, or "
                 "the run was stopped before its first epoch ended."
             )
-    return FinishedRun(directory=directory.resolve(), config=_read_config(directory))
+    config = _read_config(directory)
+    return FinishedRun(directory=run_folder.shown(directory), config=config)
 
 
 def read_several(run_dirs: Sequence[str]) -> dict[str, FinishedRun]:
@@ -175,7 +200,7 @@ def read_several(run_dirs: Sequence[str]) -> dict[str, FinishedRun]:
     runs = [read(run_dir) for run_dir in run_dirs]
     names = [run.directory.name for run in runs]
     if len(set(names)) < len(names):
-        names = [str(run.directory) for run in runs]
+        names = [str(run.directory.resolve()) for run in runs]
     for number, name in enumerate(names):
         if name in names[:number]:
             raise RunError(
@@ -189,7 +214,8 @@ def read_unfinished(directory: Path) -> tuple[Path, dict[str, Any]]:
     """Return the folder of a stopped training, links resolved, and its config.json.
 
     Raises:
-        RunError: The folder holds no run, or one whose training is complete.
+        RunError: The folder holds no run, one whose training is complete, or one that
+            does not say which photos it has seen.
     """
     if not (directory / run_folder.CONFIG_NAME).exists():
         raise RunError(
@@ -199,28 +225,81 @@ def read_unfinished(directory: Path) -> tuple[Path, dict[str, Any]]:
     if not (directory / run_folder.CHECKPOINTS).exists():
         raise RunError(f"{directory}: this training is complete; nothing to resume.")
     config = _read_config(directory)
-    if not {"settings", "features", "precision", "versions"} <= config.keys():
-        raise RunError(f"{directory / run_folder.CONFIG_NAME}: damaged. Train again.")
-    return directory.resolve(), config
+    if missing := _TYPES.keys() - config.keys():
+        path = directory / run_folder.CONFIG_NAME
+        raise RunError(f"{path}: damaged ({min(missing)} is missing). Train again.")
+    FinishedRun(directory=directory, config=config).seen_photos()
+    return run_folder.shown(directory), config
 
 
 def _read_config(directory: Path) -> dict[str, Any]:
     def check(content: Any) -> dict[str, Any]:
-        run = FinishedRun(directory=directory, config=dict(content))
-        _ = run.class_names, run.spec, run.resize_min, run.manifest_digest
-        _ = run.config["data"]["path"]
-        return run.config
+        for name, kind in _TYPES.items():
+            if name == "network" or name in content:
+                _expect(name, content[name], kind)
+        for name, text in content.get("weights", {}).items():
+            _expect(f"weights.{name}", text, str)
+        data = content["data"]
+        _expect("data.path", data["path"], str)
+        _expect("data.manifest_digest", data["manifest_digest"], str)
+        if _expect("data.resize_min", data.get("resize_min", 0), int) < 0:
+            raise ValueError("data.resize_min: expected 0 or more")
+        names = _names("data.class_names", data["class_names"])
+        text = "".join(f"{name}\n" for name in names)
+        labels, path = text.encode(errors="surrogateescape"), directory / "labels.txt"
+        if not names or (path.exists() and path.read_bytes() != labels):
+            raise ValueError(f"data.class_names: expected the lines of {path.name}")
+        InputSpec.from_json(content["input_spec"])
+        return dict(content)
 
-    return read_json(directory / run_folder.CONFIG_NAME, check)
+    return dict(read_json(directory / run_folder.CONFIG_NAME, check))
 
 
-def read_json(path: Path, extract: Callable[[Any], Any]) -> Any:
+def read_json(
+    path: Path, extract: Callable[[Any], Any], advice: str = "Train again."
+) -> Any:
     """Return what `extract` takes from the content of a run's JSON file.
+
+    Args:
+        path: Path of the file.
+        extract: Function of the parsed content, which may raise whatever a lookup or a
+            conversion raises.
+        advice: What to do about a damaged file, as a sentence.
 
     Raises:
         RunError: The file is missing or damaged.
     """
     try:
-        return extract(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path}: cannot be read ({error!r}). Train again.") from error
+        content = path.read_bytes()
+    except OSError as error:
+        raise RunError(f"{path}: {error.strerror}. {advice}") from error
+    return _parse(content, str(path), extract, advice)
+
+
+def _parse(
+    content: bytes,
+    where: str,
+    extract: Callable[[Any], Any],
+    advice: str = "Train again.",
+) -> Any:
+    try:
+        return extract(json.loads(content))
+    except _JSON_FAULTS as error:
+        what = str(error) if isinstance(error, ValueError) else repr(error)
+        raise RunError(f"{where}: damaged ({what:.200}). {advice}") from error
+
+
+def _expect(name: str, value: Any, *kinds: type) -> Any:
+    """Return a value if its type is one of `kinds`: a bool is no int."""
+    if type(value) not in kinds:
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        raise ValueError(f"{name}: expected {expected}, found {value!r:.40}")
+    return value
+
+
+def _names(name: str, values: Any) -> list[str]:
+    """Return a list of different texts, none of them empty."""
+    texts = [str(_expect(name, text, str)) for text in _expect(name, values, list)]
+    if "" in texts or len(set(texts)) < len(texts):
+        raise ValueError(f"{name}: expected different names")
+    return texts

@@ -17,12 +17,16 @@ runs/20260101-120000-alexnet/
 runs/latest            -> the newest run folder
 """
 
+import contextlib
 import dataclasses
+import hashlib
+import itertools
 import json
 import re
 import shutil
 import time
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,18 +62,57 @@ def versions() -> dict[str, str]:
     }
 
 
+def identity(config: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a run's config.json, whose records may be moved."""
+    data = {**config["data"], "path": ""}
+    text = json.dumps({**config, "data": data}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def shown(directory: Path) -> Path:
+    """Resolve links of a path, and make it relative if it lies below this folder."""
+    path, here = directory.resolve(), Path.cwd()
+    return path.relative_to(here) if here in path.parents else path
+
+
+@contextlib.contextmanager
+def reserved(run_dir: str, ckpt: str) -> Iterator[Path]:
+    """Provide `new_directory`, and remove it at the end if it is empty.
+
+    The folder of a default name is created at once, so that another training that
+    starts in the same second gets another one.
+    """
+    while True:
+        directory = new_directory(run_dir, ckpt)
+        with contextlib.suppress(FileExistsError):
+            if not run_dir:
+                directory.mkdir(parents=True)
+            break
+    try:
+        yield directory
+    finally:
+        with contextlib.suppress(OSError):
+            directory.rmdir()
+
+
 def new_directory(run_dir: str, ckpt: str) -> Path:
     """Return the folder for a new run, without creating it.
 
     Args:
-        run_dir: Requested folder; "" for runs/<time>-<weights>.
+        run_dir: Requested folder; "" for runs/<time>-<weights>, followed by -2 if this
+            exists.
         ckpt: Name or path of the weights that training starts from.
 
     Raises:
         RunError: The folder exists and is not empty, or has the name of the link.
     """
     stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(ckpt).name.split(".")[0]) or "run"
-    directory = Path(run_dir or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{stem}")
+    if not run_dir:
+        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{stem}"
+        endings = itertools.chain([""], map("-{}".format, itertools.count(2)))
+        paths = (Path("runs", name + ending) for ending in endings)
+        return next(path for path in paths if not path.exists())
+    directory = Path(run_dir)
     if directory.name == LATEST:
         raise RunError(
             f"{directory}: this name is reserved for the link to the newest run. "
@@ -163,14 +206,20 @@ class RunFolder:
                 file.write(_line(result))
 
     def save_model(self, model: Any, metadata: dict[str, str]) -> None:
-        """Write model.keras with metadata, a result of weight_file.describe."""
+        """Write model.keras with metadata, a result of weight_file.describe.
+
+        As its comment, the archive has the identity of the run.
+        """
         if not self.writes:
             return
+        config = json.loads((self.directory / CONFIG_NAME).read_bytes())
         with file_system.replacing(
             self.directory / MODEL_NAME, suffix=".partial.keras"
         ) as partial:
             model.save(partial)
             weight_file.mark_keras(partial, metadata)
+            with zipfile.ZipFile(partial, "a") as file:
+                file.comment = identity(config).encode()
 
     def point_latest(self) -> None:
         """Let the link `latest` in the parent folder point to this run.

@@ -11,13 +11,34 @@ from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.plugins.histogram import summary_v2 as histograms
 from tensorboard.plugins.image import metadata as image_metadata
 from tensorboard.plugins.scalar import summary_v2 as scalars
-from tensorboard.summary.writer import event_file_writer
+from tensorboard.summary.writer import record_writer
 from tensorboard.util import tensor_util
 
 from model.loop.training_loop import EpochResult
 from pipeline.system import file_system
 
 _SIDE_PX = 256  # least side of a confusion matrix
+
+
+class EventFile:
+    """Write a file for TensorBoard, whose own writer has a thread that logs errors."""
+
+    def __init__(self, folder: Path) -> None:
+        """Create the file in a folder, which need not exist."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"events.out.tfevents.{time.time_ns()}"
+        file = tf.io.gfile.GFile(str(path), "wb")
+        self._writer = record_writer.RecordWriter(file)
+        self._write(file_version="brain.Event:2")
+        self.flush, self.close = self._writer.flush, self._writer.close
+
+    def add(self, step: int, summary: Any) -> None:
+        """Append figures or pictures of a step."""
+        self._write(step=step, summary=summary)
+
+    def _write(self, **fields: Any) -> None:
+        event = event_pb2.Event(wall_time=time.time(), **fields)
+        self._writer.write(event.SerializeToString())
 
 
 class Board:
@@ -29,10 +50,8 @@ class Board:
 
     def __init__(self, run_directory: Path) -> None:
         """Open one event file per split in a run folder."""
-        self._writers = {
-            split: event_file_writer.EventFileWriter(
-                str(file_system.make_inside(run_directory, "tensorboard", split))
-            )
+        self._files = {
+            split: EventFile(file_system.make_inside(run_directory, "tensorboard", split))
             for split in ("training", "validation")
         }
 
@@ -53,40 +72,36 @@ class Board:
             confusion: int [num_classes, num_classes], validation photos of true class i
                 that are predicted as class j.
         """
-        training = {
+        training, validation = self._files["training"], self._files["validation"]
+        figures = {
             name: getattr(result, name)
             for name in ("loss", "accuracy", "learning_rate", "images_per_s")
         }
         if len(rates) > 1:
             for lr_mult, rate in rates.items():
-                training[f"learning_rate_of_lr_mult/{lr_mult:g}"] = rate
-        for name, value in training.items():
-            self._add("training", result.epoch, scalars.scalar_pb(name, value))
+                figures[f"learning_rate_of_lr_mult/{lr_mult:g}"] = rate
+        for name, value in figures.items():
+            training.add(result.epoch, scalars.scalar_pb(name, value))
         for name, array in weights.items():
-            self._add("training", result.epoch, histograms.histogram_pb(name, array))
+            training.add(result.epoch, histograms.histogram_pb(name, array))
         for message in (
             scalars.scalar_pb("loss", result.validation_loss),
             scalars.scalar_pb("accuracy", result.validation_accuracy),
             image_pb("confusion_matrix", picture(confusion)),
         ):
-            self._add("validation", result.epoch, message)
-        for writer in self._writers.values():
-            writer.flush()
+            validation.add(result.epoch, message)
+        training.flush()
+        validation.flush()
 
     def write_first_batch(self, grid: np.ndarray, stage: int) -> None:
         """Write the photos of a stage's first batch, uint8 [height, width, 3]."""
-        self._add("training", stage, image_pb("first_batch", grid))
-        self._writers["training"].flush()
+        self._files["training"].add(stage, image_pb("first_batch", grid))
+        self._files["training"].flush()
 
     def close(self) -> None:
         """Close the files."""
-        for writer in self._writers.values():
-            writer.close()
-
-    def _add(self, split: str, step: int, summary: Any) -> None:
-        self._writers[split].add_event(
-            event_pb2.Event(wall_time=time.time(), step=step, summary=summary)
-        )
+        for file in self._files.values():
+            file.close()
 
 
 def image_pb(name: str, pixels: np.ndarray) -> Any:

@@ -62,24 +62,24 @@ class Curve:
 def find_rate(config: settings.Config) -> Path:
     """Test learning rates for the first stage; return the folder of the result."""
     records = train_run.read_records(config.data)
-    directory = run_folder.new_directory(config.run_dir, config.ckpt)
-    network, *_ = train_run.prepare(config, records, directory)
-    with command_line.graceful():
-        network.begin()
-        training = network.training
-        with command_line.progress(STEPS, "step", "learning rates") as progress:
-            curve = search(
-                training.model,
-                training.setup,
-                training.source,
-                on_step=lambda: progress.update(1),
-            )
-    train_run.start_folder(config, records, network)
-    content = dataclasses.asdict(curve) | {"smoothed": curve.smoothed.tolist()}
-    content["suggestion"] = curve.suggestion
-    network.folder.write_json("find_rate.json", content)
-    with file_system.replacing(directory / "find_rate.png") as partial:
-        draw(curve, partial)
+    with run_folder.reserved(config.run_dir, config.ckpt) as directory:
+        network, *_ = train_run.prepare(config, records, directory)
+        with command_line.graceful():
+            network.begin()
+            training = network.training
+            with command_line.progress(STEPS, "step", "learning rates") as progress:
+                curve = search(
+                    training.model,
+                    training.setup,
+                    training.source,
+                    on_step=lambda: progress.update(1),
+                )
+        train_run.start_folder(config, records, network)
+        content = dataclasses.asdict(curve) | {"smoothed": curve.smoothed.tolist()}
+        content["suggestion"] = curve.suggestion
+        network.folder.write_json("find_rate.json", content)
+        with file_system.replacing(directory / "find_rate.png") as partial:
+            draw(curve, partial)
     command_line.say(as_text(curve))
     command_line.say(f"curve: {directory / 'find_rate.png'}")
     return directory

@@ -57,7 +57,8 @@ def configure(typed: Mapping[str, Any]) -> settings.Config:
     except ValueError as error:
         if name and not flags:
             raise DataError(f"{path}: {error}") from error
-        raise UsageError(str(error)) from error
+        source = f", with --recipe={name}" * bool(name)
+        raise UsageError(f"{error}{source}") from error
 
 
 def _merged(flags: Mapping[str, Any], written: Recipe) -> settings.Config:
@@ -144,6 +145,9 @@ def _converted(
         default = known[key].default
         try:
             values[key] = _convert(value, default)
+            known[key].check(key, values[key])
+        except ValueError as error:
+            raise DataError(f"{where}: {error}") from error
         except (TypeError, OverflowError):
             expected = known[key].type_name
             if isinstance(default, str):

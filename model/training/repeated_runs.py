@@ -25,12 +25,12 @@ def repeat(config: settings.Config) -> Path:
 
     The folder's repeats.json holds settings and results.
     """
-    directory = run_folder.new_directory(config.run_dir, config.ckpt)
     config = dataclasses.replace(config, data=str(Path(config.data).resolve()))
     records = train_run.read_records(config.data)
-    directory.mkdir(parents=True, exist_ok=True)
-    _write(directory, config, records, {})
-    return _run_all(config, records, directory)
+    with run_folder.reserved(config.run_dir, config.ckpt) as directory:
+        directory.mkdir(parents=True, exist_ok=True)
+        _write(directory, config, records, {})
+        return _run_all(config, records, directory)
 
 
 def resume(directory: Path) -> Path:

@@ -260,9 +260,16 @@ _GROUPS = ("overrides", "learning", "augmentation")
 def run_to_resume(typed: Mapping[str, Any]) -> Path | None:
     """Return the run folder that --resume names; None without --resume.
 
+    A recipe or run without a name is refused, as a training without it would surprise.
+
     `typed` holds {name: value} of the flags on the command line.
     """
-    if not typed.get("resume"):
+    for name in ("recipe", "resume"):
+        if typed.get(name) == "":  # as from a variable of the shell that is not set
+            raise UsageError(
+                f"--{name}=: the value is missing. Expected one, or no flag"
+            )
+    if "resume" not in typed:
         return None
     if others := sorted(typed.keys() - {"resume"}):
         raise UsageError(

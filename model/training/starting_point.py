@@ -1,7 +1,6 @@
 """Choose the network that a training starts from: weights and settings -> network."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 
 from model.checkpoints import errors
 from model.networks import architecture, composite_layers, head, registry
-from model.runs import run_folder
+from model.runs import finished_run, run_folder
 from model.training import settings
 from model.weights import named_weights, restore
 from pipeline.batches.input_spec import InputSpec
@@ -186,14 +185,13 @@ def _find_head_position(path: Path) -> HeadPosition | None:
     """Return where the head of a run sits; None if the weights are not a run's."""
     if path.name != run_folder.MODEL_NAME:
         return None
+    path = path.with_name(run_folder.CONFIG_NAME)
     try:
-        text = path.with_name(run_folder.CONFIG_NAME).read_text(encoding="utf-8")
-        config = json.loads(text)
-        features, pooling = config["features"], config.get("pooling", "none")
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        features, pooling = finished_run.read_json(
+            path, lambda config: (config["features"], config.get("pooling", "none"))
+        )
+    except run_folder.RunError:
         return None  # the file was moved, or the folder is not a run
-    except RecursionError:
-        return None  # deeply nested JSON, which no run has
     if not isinstance(features, str) or pooling not in head.POOLINGS:
         return None
     return HeadPosition(features=_split(features), pooling=pooling)

@@ -25,16 +25,16 @@ SCRATCH = "scratch"  # run folder, inside the run, of the network from a random 
 def train(config: settings.Config) -> Path:
     """Train as configured; return the run folder."""
     records = read_records(config.data)
-    directory = run_folder.new_directory(config.run_dir, config.ckpt)
-    networks = prepare(config, records, directory)
     photos = {  # on which the run cannot be tested
         split: sorted({row.sha256 for row in records.included(split)})
         for split in ("train", "validation")
     }
-    for network in networks:
-        start_folder(config, records, network)
-        network.folder.write_json("photos.json", photos)
-    training_session.TrainingSession(config, networks).run()
+    with run_folder.reserved(config.run_dir, config.ckpt) as directory:
+        networks = prepare(config, records, directory)
+        for network in networks:
+            start_folder(config, records, network)
+            network.folder.write_json("photos.json", photos)
+        training_session.TrainingSession(config, networks).run()
     return directory
 
 
@@ -42,10 +42,9 @@ def resume(run_dir: Path) -> Path:
     """Continue a stopped training, as if it had never stopped; return its folder."""
     directory, facts = finished_run.read_unfinished(run_dir)
     # The defaults for these may differ from what was chosen then.
-    config = dataclasses.replace(
-        settings.from_run(directory / run_folder.CONFIG_NAME, facts["settings"]),
-        features=facts["features"],
-        precision=facts["precision"],
+    chosen = {name: facts[name] for name in ("features", "precision")}
+    config = settings.from_run(
+        directory / run_folder.CONFIG_NAME, facts["settings"] | chosen
     )
     records = read_records(facts["data"]["path"])
     run_records.check(directory, facts["data"]["manifest_digest"], records)

@@ -93,7 +93,7 @@ def run(
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
-    except OSError as error:
+    except _system_errors() as error:
         _fail(_describe(error))
 
 
@@ -183,7 +183,15 @@ def _fail(message: str) -> NoReturn:
     _end(2)
 
 
-def _describe(error: OSError) -> str:
+def _system_errors() -> tuple[type[Exception], ...]:
+    """Return OSError, and what TensorFlow raises in its place if it is imported."""
+    tensorflow = sys.modules.get("tensorflow")
+    return (OSError, tensorflow.errors.OpError) if tensorflow else (OSError,)
+
+
+def _describe(error: Exception) -> str:
+    if not isinstance(error, OSError):
+        return f"TensorFlow: {error}"
     text = error.strerror or str(error)
     if error.errno == errno.ENOSPC:
         text += ". Free some, or choose another place"

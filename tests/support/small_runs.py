@@ -20,6 +20,7 @@ SPEC = InputSpec(
 TEMPERATURE = 1.7
 # Content of config.json in a bare run.
 CONFIG = {
+    "network": "tiny",
     "settings": {"seed": 0},
     "input_spec": dataclasses.asdict(SPEC),
     "data": {
@@ -45,16 +46,16 @@ def epoch_result(epoch, **figures):
 
 
 def one_layer_model(seed=0):
-    image = keras.Input((8, 8, 3))
+    image = keras.Input((24, 24, 3))
     kernel = keras.initializers.RandomNormal(0, 1, seed=seed)
-    layer = keras.layers.Conv2D(2, 8, kernel_initializer=kernel, name="conv1")
+    layer = keras.layers.Conv2D(2, 24, kernel_initializer=kernel, name="conv1")
     return keras.Model(image, keras.layers.Flatten()(layer(image)))
 
 
-def write_bare_run(directory):
+def write_bare_run(directory, config=CONFIG):
     """Write a finished run of one epoch on no photos; return its RunFolder."""
     record = run_folder.RunFolder(directory=directory)
-    record.start(CONFIG, CONFIG["data"]["class_names"])
+    record.start(config, config["data"]["class_names"])
     record.append_metrics(epoch_result(1))
     record.write_json("calibration.json", {"temperature": TEMPERATURE})
     record.save_model(one_layer_model(), {"network": "tiny"})

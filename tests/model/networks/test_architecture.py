@@ -157,3 +157,14 @@ def test_a_size_that_caffe_would_pool_differently_is_refused():
     spec = dataclasses.replace(network.input_spec, size_px=36, short_side_px=36)
     with pytest.raises(errors.MismatchedCheckpoint, match="expected a multiple of 8"):
         network.variable_shapes(spec)
+
+
+@pytest.mark.parametrize(
+    ("name", "last", "least_px"),
+    [("alexnet", "pool5", 57), ("vgg16", "block5_pool", 32)],
+)
+def test_a_size_that_is_too_small_names_one_that_is_not(name, last, least_px):
+    network, spec = registry.by_name(name), InputSpec(size_px=least_px, source="test")
+    assert network.output_shape(spec, last)[:3] == (None, 1, 1)
+    with pytest.raises(errors.MismatchedCheckpoint, match=f"Use {least_px} or more"):
+        network.output_shape(dataclasses.replace(spec, size_px=5), last)

@@ -98,10 +98,11 @@ def small(folder, found, *, has_head, has_places=True):
         x = kinds.Flatten(name=head.FLATTEN_LAYER)(x)
     model = keras.Model(image, kinds.Dense(3, name=head.FINAL_LAYER)(x))
     run = small_runs.write_run(folder / "run", found, model)
+    model = run.load_model()
     run.config["features"] = "another"  # a model, of which these layers are
     return classifier.Classifier(
         name="small",
-        model=run.load_model(),
+        model=model,
         spec=spec,
         class_names=found.class_names,
         run=run,

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import json
 import re
@@ -32,6 +33,20 @@ class TestNewDirectory:
         assert directory.parent.name == "runs"
         assert re.fullmatch(rf"\d{{8}}-\d{{6}}-{stem}", directory.name)
         assert not directory.exists()
+
+    def test_runs_that_start_in_one_second_have_different_names(
+        self, tmp_path, monkeypatch
+    ):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(run_folder.time, "strftime", lambda _: "now")
+        with contextlib.ExitStack() as stack:
+            reserved = run_folder.reserved
+            first = stack.enter_context(reserved("", "a"))
+            second, third = (stack.enter_context(reserved("", "a")) for _ in range(2))
+            (second / "mine").touch()
+            assert (second.name, third.name) == ("now-a-2", "now-a-3")
+            assert names_in(first.parent) == ["now-a", "now-a-2", "now-a-3"]
+        assert names_in(first.parent) == ["now-a-2"]  # the others are empty
 
     def test_a_new_or_empty_folder_is_used(self, tmp_path):
         new = tmp_path / "deep" / "run"
@@ -139,7 +154,7 @@ class TestLatest:
         several.point_latest()
         small_runs.write_bare_run(several.directory / "seed-0")
         assert names_in(several.directory) == [run_folder.REPEATS, "seed-0"]
-        with pytest.raises(RunError, match=r"several runs\. Name one .*latest/seed-0"):
+        with pytest.raises(RunError, match=r"--run_dir=.*latest/seed-0: seed-0"):
             finished_run.read(str(tmp_path / "latest"))
 
     def test_a_run_in_the_working_folder_gets_a_link(self, tmp_path, monkeypatch):

@@ -134,7 +134,10 @@ def test_without_stages_the_training_is_one(parse):
     [
         ("epochs = 0", "recipe.toml: --epochs=0: expected 1 or more"),
         ('precision = "float64"', r"--precision=float64: expected .* mean float16\?"),
-        ('[[stages]]\nstage = "a"\nmomentum = 2.0', "a: --momentum=2.0: expected 0"),
+        (
+            '[[stages]]\nstage = "a"\nmomentum = 2.0',
+            "stage 1: --momentum=2.0: expected 0",
+        ),
         ('[[stages]]\noptimizer = "adma"', "stage 1: --optimizer=adma: expected"),
         ('train = "a"\ntrain_from = "b"', "--train and --train_from"),
         ('ckpt = "none"\ncompare = "scratch"', "--compare: expected weights"),
@@ -155,6 +158,13 @@ def test_without_stages_the_training_is_one(parse):
 def test_impossible_settings_of_a_recipe_are_refused(parse, text, message):
     with pytest.raises(DataError, match=message):
         parse(text)
+
+
+def test_a_recipe_is_named_when_flags_are_not_to_blame(parse):
+    with pytest.raises(DataError, match=r"recipe\.toml: --learning_rate=nan: expected"):
+        parse("learning_rate = nan", "--epochs=2")
+    with pytest.raises(UsageError, match=r"only one of them, with --recipe=.*recipe"):
+        parse('train = "a"', "--train_from=b")
 
 
 @pytest.mark.parametrize(
@@ -186,5 +196,12 @@ def test_a_run_of_another_version_is_refused(tmp_path, change):
 def test_resume_takes_no_other_flags():
     typed = {"resume": "runs/latest"}
     assert str(settings.run_to_resume(typed)) == "runs/latest"
+    assert settings.run_to_resume({"epochs": 3}) is None
     with pytest.raises(UsageError, match="--epochs: expected no other flag"):
         settings.run_to_resume(typed | {"epochs": 3})
+
+
+@pytest.mark.parametrize("name", ["recipe", "resume"])
+def test_an_empty_value_does_not_start_another_training(name):
+    with pytest.raises(UsageError, match=f"--{name}=: the value is missing"):
+        settings.run_to_resume({name: ""})

@@ -15,7 +15,7 @@ PROGRAM = '''
 
     python program.py work
 """
-import dataclasses, os, sys, time
+import dataclasses, os, sys, time, types
 from pipeline.system import command_line, config_flags
 from pipeline.system.errors import DataError
 
@@ -48,6 +48,12 @@ def main(typed):
             raise DataError("photos: 3 found,\\n  5 expected")
         case "system":
             open("nowhere/at all")
+        case "tensorflow":
+            class OpError(Exception):
+                pass
+            errors = types.SimpleNamespace(OpError=OpError)
+            sys.modules["tensorflow"] = types.SimpleNamespace(errors=errors)
+            raise OpError("run/events; No space left on device\\n\\t [Op:Write]")
         case "bug":
             raise KeyError("a bug")
         case "wait":
@@ -90,6 +96,10 @@ def test_flags_and_arguments_mix(program):
     [
         ("problem", "photos: 3 found, 5 expected"),
         ("system", "nowhere/at all: No such file or directory"),
+        (
+            "tensorflow",
+            "TensorFlow: run/events; No space left on device [Op:Write]",
+        ),
     ],
 )
 def test_named_problems_are_one_line(program, kind, message):
