@@ -23,12 +23,10 @@ def is_photo_folder(folder: str) -> bool:
 def open_data(
     folder: str, split: str, resize_min: int = file_headers.RESIZE_MIN
 ) -> Iterator[EvaluationData]:
-    """Provide the photos of a split for a context; photos are converted first.
+    """Provide the photos of a split, or "all", for a context.
 
-    Args:
-        folder: folder of records, or of class folders with photos.
-        split: name of the split; "all" for all photos.
-        resize_min: longest short side of converted photos, in pixels; 0 for no limit.
+    If the folder holds photos rather than records, they are converted first, with
+    `resize_min` as the longest short side in pixels; 0 for no limit.
     """
     if not is_photo_folder(folder):
         records = manifest.read(Path(folder))
@@ -79,13 +77,9 @@ def check(
 def refuse_seen_photos(
     run: finished_run.FinishedRun, photos: set[str], *, subject: str, advice: str
 ) -> None:
-    """Raise DataError if a run was trained on, or chosen by, one of the photos.
+    """Raise DataError if a run was trained on, or chosen by, a photo of these SHA-256.
 
-    Args:
-        run: the run that is evaluated.
-        photos: SHA-256 of each photo's file.
-        subject: beginning of the message, up to the name of the run.
-        advice: what to do instead, as a sentence.
+    The message begins with `subject`, which ends in the run's name.
     """
     if num_seen := len(run.seen_photos() & photos):
         raise DataError(

@@ -5,7 +5,6 @@ up to any step, and the shapes of weights and outputs without building one.
 """
 
 import collections
-import contextlib
 import copy
 import dataclasses
 import functools
@@ -135,7 +134,7 @@ class Network:
         try:
             return copy.deepcopy(_variable_shapes(self, spec.size_px, classes))
         except ValueError as error:
-            raise self._refusal(self.steps(), spec.size_px, error) from error
+            raise self._refusal(spec.size_px, error) from error
 
     def output_shape(self, spec: InputSpec, last: str) -> tuple[Any, ...]:
         """Compute the shape of the output of step `last`; the batch's size is None.
@@ -143,25 +142,21 @@ class Network:
         Raises:
             errors.MismatchedCheckpoint: the network cannot take an input of that size.
         """
+        shape: tuple[Any, ...] = (None, spec.size_px, spec.size_px, 3)
         steps = self.steps_between(INPUT, last)
         try:
-            return _output_shape(steps, spec.size_px)
+            for step in steps:
+                shape = tuple(step.compute_output_shape(shape))
         except ValueError as error:
-            raise self._refusal(steps, spec.size_px, error) from error
+            raise self._refusal(spec.size_px, error) from error
+        return shape
 
-    def _refusal(
-        self, steps: Sequence[Any], size_px: int, error: Exception
-    ) -> errors.MismatchedCheckpoint:
-        """Return the error that steps do not take images of a size."""
-        reason = f": {error!s:.200}"
-        for larger_px in range(size_px + 1, self.input_spec.size_px + 1):
-            with contextlib.suppress(ValueError):
-                _output_shape(steps, larger_px)
-                reason = f", which are too small. Use {larger_px} or more."
-                break
-        return errors.MismatchedCheckpoint(
-            f"{self.name} does not take images of {size_px} pixels{reason}"
-        )
+    def _refusal(self, size_px: int, error: Exception) -> errors.MismatchedCheckpoint:
+        reason = f"; its layers suit {self.input_spec.size_px}"
+        if size_px >= self.input_spec.size_px:
+            reason = f": {error!s:.200}"
+        text = f"{self.name} does not take images of {size_px} pixels{reason}"
+        return errors.MismatchedCheckpoint(text)
 
     def build(
         self,
@@ -206,13 +201,6 @@ class Network:
         steps = self.steps_between(INPUT, last, num_classes=num_classes, dtype=dtype)
         normal = normalisation(spec, repeat_per_column=repeat_per_column)(image)
         return image, apply_steps(steps, INPUT, normal)
-
-
-def _output_shape(steps: Sequence[Any], size_px: int) -> tuple[Any, ...]:
-    shape: tuple[Any, ...] = (None, size_px, size_px, 3)
-    for step in steps:
-        shape = tuple(step.compute_output_shape(shape))
-    return shape
 
 
 def apply_steps(steps: Sequence[Any], before: str, output: Any) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def training(run: finished_run.FinishedRun) -> dict[str, Any]:
             str(config.get("features", "")).split(","),
             str(config.get("pooling", "none")),
         ),
-        "weights": " ".join(filter(None, map(weights.get, ("ckpt", "variant")))),
+        "weights": " ".join(str(weights.get(n, "")) for n in ("ckpt", "variant")),
         "device": config.get("device", ""),
         "precision in training": config.get("precision", ""),
         "input": f"{run.spec.size_px} x {run.spec.size_px} of "

@@ -23,12 +23,9 @@ _JSON_FAULTS = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError),
     *(ArithmeticError, RecursionError),
 )
-_MODEL_FAULTS = (
-    *(*_JSON_FAULTS, RuntimeError, EOFError),
-    *(zipfile.BadZipFile, zlib.error),
-)
+_MODEL_FAULTS = (*_JSON_FAULTS, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error)
 # Types of values in config.json, of which old runs may have the network alone.
-_TYPES = {
+_TYPES: dict[str, type] = {
     **dict.fromkeys(("network", "features", "pooling", "precision"), str),
     **dict.fromkeys(("settings", "weights", "versions"), dict),
 }
@@ -65,17 +62,18 @@ class FinishedRun:
     def results(self) -> list[dict[str, float]]:
         """Return the lines of metrics.jsonl, one per epoch."""
         path = self.directory / "metrics.jsonl"
-
-        def check(values: Any) -> dict[str, float]:
-            _expect("epoch", values["epoch"], int)
-            for name in _FIGURES:
-                float(_expect(name, values[name], int, float))  # may be too large
-            return dict(values)
-
-        return [
-            _parse(line, f"{path} line {number}", check)
-            for number, line in enumerate(path.read_bytes().splitlines(), start=1)
-        ]
+        results: list[dict[str, float]] = []
+        for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+            try:
+                values = json.loads(line)
+                _expect("epoch", values["epoch"], int)
+                for name in _FIGURES:
+                    float(_expect(name, values[name], float, int))  # may be too large
+                results.append(values)
+            except _JSON_FAULTS as error:
+                where = f"{path} line {number}"
+                raise _damaged(where, error) from error
+        return results
 
     def best_epoch(self) -> str:
         """Return the epoch with the lowest validation loss and its figures, as text."""
@@ -98,22 +96,22 @@ class FinishedRun:
         """Number above 0 that logits are divided by for calibrated probabilities."""
 
         def check(content: Any) -> float:
-            value = _expect("temperature", content["temperature"], int, float)
-            if not 0 < float(value) < math.inf:
+            value = float(_expect("temperature", content["temperature"], float, int))
+            if not 0 < value < math.inf:
                 raise ValueError(f"temperature: expected above 0, found {value}")
-            return float(value)
+            return value
 
-        path = self.directory / "calibration.json"
-        return float(read_json(path, check))
+        return float(read_json(self.directory / "calibration.json", check))
 
     def seen_photos(self) -> set[str]:
         """Return the SHA-256 of the photos used for training and validation."""
-
-        def check(content: Any) -> set[str]:
-            parts = [_names(split, content[split]) for split in ("train", "validation")]
-            return set().union(*parts)
-
-        return set(read_json(self.directory / "photos.json", check))
+        splits = ("train", "validation")
+        return set().union(
+            *read_json(
+                self.directory / "photos.json",
+                lambda content: [_names(split, content[split]) for split in splits],
+            )
+        )
 
     def evaluation_path(self, name: str, manifest_digest: str) -> Path:
         """Return the path of an evaluation's .json file.
@@ -149,7 +147,10 @@ class FinishedRun:
         except _MODEL_FAULTS as error:
             raise RunError(f"{path}: cannot be read ({error}). Train again.") from error
         # Graft's first version saved models without identity.
-        if not fits or identity not in ("", run_folder.identity(self.config)):
+        if not fits or identity not in (
+            "",
+            run_folder.RunFolder(directory=self.directory).identity,
+        ):
             raise RunError(
                 f"{path}: does not belong to {run_folder.CONFIG_NAME} beside it. One "
                 "of them was edited, or is another run's. Put back the files of this "
@@ -165,22 +166,20 @@ def read(run_dir: str) -> FinishedRun:
         RunError: The folder is missing or holds no finished model.
     """
     directory = Path(run_dir)
-    if directory.is_symlink() and not directory.exists():
-        raise RunError(
-            f"{directory}: the run {directory.readlink()}, to which this link points, "
-            "was moved or removed. Name a run's folder: --run_dir=FOLDER"
-        )
     if not directory.exists():
-        raise RunError(
-            f"{directory}: no such run folder. Train a run first: python train.py"
-        )
+        problem = "no such run folder. Train a run first: python train.py"
+        if directory.is_symlink():
+            problem = (
+                f"the run {directory.readlink()}, to which this link points, was moved "
+                "or removed. Name a run's folder: --run_dir=FOLDER"
+            )
+        raise RunError(f"{directory}: {problem}")
     if (directory / run_folder.REPEATS).exists():
         models = sorted(directory.glob(f"*/{run_folder.MODEL_NAME}"))
-        names = ", ".join(path.parent.name for path in models[:10])
+        runs = " or ".join(f"--run_dir={path.parent}" for path in models[:10])
         raise RunError(
-            f"{directory}: this folder holds several runs. "
-            + (f"Name one, as in --run_dir={models[0].parent}: {names}" * bool(models))
-            or "None of them has ended its first epoch."
+            f"{directory}: this folder holds several runs. Name one that has ended an "
+            f"epoch: {runs or 'none yet'}"
         )
     for name in (run_folder.CONFIG_NAME, run_folder.MODEL_NAME):
         if not (directory / name).exists():
@@ -237,8 +236,6 @@ def _read_config(directory: Path) -> dict[str, Any]:
         for name, kind in _TYPES.items():
             if name == "network" or name in content:
                 _expect(name, content[name], kind)
-        for name, text in content.get("weights", {}).items():
-            _expect(f"weights.{name}", text, str)
         data = content["data"]
         _expect("data.path", data["path"], str)
         _expect("data.manifest_digest", data["manifest_digest"], str)
@@ -260,40 +257,25 @@ def read_json(
 ) -> Any:
     """Return what `extract` takes from the content of a run's JSON file.
 
-    Args:
-        path: Path of the file.
-        extract: Function of the parsed content, which may raise whatever a lookup or a
-            conversion raises.
-        advice: What to do about a damaged file, as a sentence.
-
     Raises:
-        RunError: The file is missing or damaged.
+        RunError: The file is missing, or what was expected of it is: `extract` may fail
+            in any way that look-ups and conversions do. The message ends in `advice`.
     """
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise RunError(f"{path}: {error.strerror}. {advice}") from error
-    return _parse(content, str(path), extract, advice)
-
-
-def _parse(
-    content: bytes,
-    where: str,
-    extract: Callable[[Any], Any],
-    advice: str = "Train again.",
-) -> Any:
-    try:
-        return extract(json.loads(content))
+        return extract(json.loads(path.read_bytes()))
     except _JSON_FAULTS as error:
-        what = str(error) if isinstance(error, ValueError) else repr(error)
-        raise RunError(f"{where}: damaged ({what:.200}). {advice}") from error
+        raise _damaged(path, error, advice) from error
+
+
+def _damaged(where: object, error: Exception, advice: str = "Train again.") -> RunError:
+    what = str(error) if isinstance(error, ValueError | OSError) else repr(error)
+    return RunError(f"{where}: damaged ({what:.200}). {advice}")
 
 
 def _expect(name: str, value: Any, *kinds: type) -> Any:
     """Return a value if its type is one of `kinds`: a bool is no int."""
     if type(value) not in kinds:
-        expected = " or ".join(kind.__name__ for kind in kinds)
-        raise ValueError(f"{name}: expected {expected}, found {value!r:.40}")
+        raise ValueError(f"{name}: expected {kinds[0].__name__}, found {value!r:.40}")
     return value
 
 

@@ -26,7 +26,7 @@ import re
 import shutil
 import time
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +62,6 @@ def versions() -> dict[str, str]:
     }
 
 
-def identity(config: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a run's config.json, whose records may be moved."""
-    data = {**config["data"], "path": ""}
-    text = json.dumps({**config, "data": data}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def shown(directory: Path) -> Path:
     """Resolve links of a path, and make it relative if it lies below this folder."""
     path, here = directory.resolve(), Path.cwd()
@@ -77,10 +70,9 @@ def shown(directory: Path) -> Path:
 
 @contextlib.contextmanager
 def reserved(run_dir: str, ckpt: str) -> Iterator[Path]:
-    """Provide `new_directory`, and remove it at the end if it is empty.
+    """Provide a `new_directory`, and remove it at the end if it is empty.
 
-    The folder of a default name is created at once, so that another training that
-    starts in the same second gets another one.
+    With a default name it exists already, so that no other training takes this name.
     """
     while True:
         directory = new_directory(run_dir, ckpt)
@@ -98,10 +90,7 @@ def reserved(run_dir: str, ckpt: str) -> Iterator[Path]:
 def new_directory(run_dir: str, ckpt: str) -> Path:
     """Return the folder for a new run, without creating it.
 
-    Args:
-        run_dir: Requested folder; "" for runs/<time>-<weights>, followed by -2 if this
-            exists.
-        ckpt: Name or path of the weights that training starts from.
+    `run_dir` is the requested one; "" for runs/<time>-<ckpt>, with -2 if this exists.
 
     Raises:
         RunError: The folder exists and is not empty, or has the name of the link.
@@ -176,6 +165,14 @@ class RunFolder:
         self.write_json(CONFIG_NAME, config)
         self.write_text("labels.txt", "".join(f"{name}\n" for name in class_names))
 
+    @property
+    def identity(self) -> str:
+        """SHA-256 of config.json, without the folder of the records: these may move."""
+        config = json.loads((self.directory / CONFIG_NAME).read_bytes())
+        del config["data"]["path"]
+        text = json.dumps(config, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
     def discard(self) -> None:
         """Remove the folder of a run that has nothing to show."""
         if self.writes:
@@ -212,14 +209,13 @@ class RunFolder:
         """
         if not self.writes:
             return
-        config = json.loads((self.directory / CONFIG_NAME).read_bytes())
         with file_system.replacing(
             self.directory / MODEL_NAME, suffix=".partial.keras"
         ) as partial:
             model.save(partial)
             weight_file.mark_keras(partial, metadata)
             with zipfile.ZipFile(partial, "a") as file:
-                file.comment = identity(config).encode()
+                file.comment = self.identity.encode()
 
     def point_latest(self) -> None:
         """Let the link `latest` in the parent folder point to this run.
@@ -242,13 +238,10 @@ class RunFolder:
         before: dict[str, str],
         after: dict[str, str],
     ) -> None:
-        """Write ledger.json.
+        """Write ledger.json with the entries of all tensors and variables.
 
-        Args:
-            entries: One entry for every tensor of the file and variable of the network.
-            metadata: Facts about the weight file.
-            before: {variable: SHA-256} of the frozen variables when training began.
-            after: {variable: SHA-256} of the variables of the model that is saved.
+        The SHA-256 of variables are those of the frozen ones `before` training and of
+        all `after` it; `metadata` are facts about the weight file.
         """
         changed = sorted(name for name in before if before[name] != after.get(name))
         if changed:

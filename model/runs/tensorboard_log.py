@@ -29,16 +29,13 @@ class EventFile:
         path = folder / f"events.out.tfevents.{time.time_ns()}"
         file = tf.io.gfile.GFile(str(path), "wb")
         self._writer = record_writer.RecordWriter(file)
-        self._write(file_version="brain.Event:2")
         self.flush, self.close = self._writer.flush, self._writer.close
+        self.add(0, file_version="brain.Event:2")
 
-    def add(self, step: int, summary: Any) -> None:
+    def add(self, step: int, summary: Any = None, **fields: Any) -> None:
         """Append figures or pictures of a step."""
-        self._write(step=step, summary=summary)
-
-    def _write(self, **fields: Any) -> None:
-        event = event_pb2.Event(wall_time=time.time(), **fields)
-        self._writer.write(event.SerializeToString())
+        fields |= {"wall_time": time.time(), "step": step, "summary": summary}
+        self._writer.write(event_pb2.Event(**fields).SerializeToString())
 
 
 class Board:

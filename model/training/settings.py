@@ -260,8 +260,6 @@ _GROUPS = ("overrides", "learning", "augmentation")
 def run_to_resume(typed: Mapping[str, Any]) -> Path | None:
     """Return the run folder that --resume names; None without --resume.
 
-    A recipe or run without a name is refused, as a training without it would surprise.
-
     `typed` holds {name: value} of the flags on the command line.
     """
     for name in ("recipe", "resume"):
@@ -280,11 +278,7 @@ def run_to_resume(typed: Mapping[str, Any]) -> Path | None:
 
 
 def from_run(path: Path, values: Mapping[str, Any]) -> Config:
-    """Return the settings that a file of a run folder keeps.
-
-    Args:
-        path: File, for messages.
-        values: {setting: value}, as dataclasses.asdict gives them.
+    """Return the settings whose {name: value} a file of a run folder keeps.
 
     Raises:
         DataError: The settings are damaged, or of another version of Graft.

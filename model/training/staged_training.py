@@ -270,6 +270,7 @@ class StagedTraining:
             "results": [dataclasses.asdict(result) for result in self.results],
             "best": [self.best.epoch, self.best.validation_loss],
             "digests": self._digests,
+            "run": self.folder.identity,
         }
         state = {"progress": np.frombuffer(json.dumps(progress).encode(), np.uint8)}
         for name, value in self.best.current().items():
@@ -290,6 +291,9 @@ class StagedTraining:
             KeyError, ValueError, TypeError: The state belongs to another training.
         """
         progress = json.loads(state["progress"].tobytes())
+        identity = self.folder.identity
+        if progress.get("run", identity) != identity:
+            raise ValueError("config.json is another run's, or was edited")
         training = snapshots.select(state, "training/")
         self._digests = progress["digests"]
         self._steps_before = progress["steps_before"]

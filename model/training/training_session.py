@@ -1,14 +1,11 @@
 """Run a training to its end: the epochs of one network, or of two in turn."""
 
 import contextlib
-import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from model.loop import distributed, training_loop
 from model.runs import learning_curves, run_folder, snapshots, tensorboard_log
@@ -81,12 +78,6 @@ class TrainingSession:
                     self._snapshot()
 
     @property
-    def _identity(self) -> str:
-        """Identity of the run, which its snapshots hold, too."""
-        text = (self._directory / run_folder.CONFIG_NAME).read_text(encoding="utf-8")
-        return run_folder.identity(json.loads(text))
-
-    @property
     def _steps(self) -> int:
         return sum(network.steps for network in self._networks)
 
@@ -130,12 +121,6 @@ class TrainingSession:
         state = snapshots.read_latest(self._snapshots_dir)
         if state is None and self._resumed:
             command_line.log("no snapshot exists yet; starting from the beginning")
-        elif state and str(state.get("run", self._identity)) != self._identity:
-            raise run_folder.RunError(
-                f"{self._directory}: its snapshots do not belong to "
-                f"{run_folder.CONFIG_NAME}. It was edited, or they are another run's. "
-                "Put back the files of this run, or train again with another --run_dir."
-            )
         for number, network in enumerate(self._networks):
             if state is None:
                 network.begin()
@@ -236,7 +221,6 @@ class TrainingSession:
             for number, network in enumerate(self._networks)
             for name, value in network.state().items()
         }
-        state["run"] = np.array(self._identity)
         kept = self._config.snapshots_kept
         snapshots.write(self._snapshots_dir, self._steps, state, keep=kept)
         self._networks[0].folder.point_latest()

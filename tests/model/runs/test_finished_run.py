@@ -69,7 +69,7 @@ DATA, SPEC = CONFIG["data"], CONFIG["input_spec"]
             json.dumps(CONFIG | changes)
             for changes in (
                 *({"data": []}, {"network": 3}, {"features": 3}, {"versions": []}),
-                *({"weights": "x"}, {"weights": {"ckpt": 3}}, {"input_spec": 3}),
+                *({"weights": "x"}, {"input_spec": 3}),
                 {"data": {"class_names": ["cat", "dog"], "path": "b"}},
                 *({"data": DATA | {"path": 3}}, {"data": DATA | {"resize_min": -1}}),
                 {"data": DATA | {"resize_min": True}},
