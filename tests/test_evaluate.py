@@ -447,5 +447,5 @@ class TestCompare:
         assert "run is better (p" in done.stdout
         assert "evaluating it now" in done.stderr
         refused = processes.run_command("evaluate.py", both, "--min_accuracy=0.5")
-        assert (refused.returncode, refused.stdout) == (1, "")
+        assert (refused.returncode, refused.stdout) == (2, "")
         assert "--runs and --min_accuracy: expected only one" in refused.stderr

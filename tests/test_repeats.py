@@ -159,7 +159,7 @@ def test_the_progress_of_a_stage_that_stops_early_ends_at_100_percent(
 
 def test_a_damaged_repeats_file_is_an_error(tmp_path):
     (tmp_path / "repeats.json").write_text("{")
-    with pytest.raises(run_folder.RunError, match=r"repeats\.json: cannot be read"):
+    with pytest.raises(run_folder.RunError, match=r"repeats\.json: damaged"):
         repeated_runs.resume(tmp_path)
 
 

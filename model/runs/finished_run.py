@@ -147,12 +147,10 @@ class FinishedRun:
         except _MODEL_FAULTS as error:
             raise RunError(f"{path}: cannot be read ({error}). Train again.") from error
         # Graft's first version saved models without identity.
-        if not fits or identity not in (
-            "",
-            run_folder.RunFolder(directory=self.directory).identity,
-        ):
+        folder = run_folder.RunFolder(directory=self.directory)
+        if not fits or identity not in ("", folder.identity):
             raise RunError(
-                f"{path}: does not belong to {run_folder.CONFIG_NAME} beside it. One "
+                f"{path}: does not belong to this run's {run_folder.CONFIG_NAME}. One "
                 "of them was edited, or is another run's. Put back the files of this "
                 "run, or train again."
             )

@@ -221,7 +221,9 @@ def test_files_of_two_runs_that_were_mixed_are_refused(run, tmp_path):
         tmp_path / "b", CONFIG | {"settings": {"seed": 1}}
     )
     shutil.copy(other.directory / "model.keras", run.directory)
-    with pytest.raises(RunError, match=r"a/model\.keras: does not belong to config"):
+    with pytest.raises(
+        RunError, match=r"a/model\.keras: does not belong to this run's"
+    ):
         run.load_model()
 
 
@@ -232,7 +234,9 @@ def test_a_model_of_other_photos_or_classes_is_refused(run, size_px, classes):
     flat = keras.layers.Flatten()(image)
     model = keras.Model(image, keras.layers.Dense(classes)(flat))
     model.save(run.directory / run_folder.MODEL_NAME)
-    with pytest.raises(RunError, match=r"a/model\.keras: does not belong to config"):
+    with pytest.raises(
+        RunError, match=r"a/model\.keras: does not belong to this run's"
+    ):
         run.load_model()
 
 
