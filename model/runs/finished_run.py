@@ -148,7 +148,7 @@ class FinishedRun:
             raise RunError(f"{path}: cannot be read ({error}). Train again.") from error
         # Graft's first version saved models without identity.
         folder = run_folder.RunFolder(directory=self.directory)
-        if not fits or identity not in ("", folder.identity):
+        if not fits or (identity and identity != folder.identity):
             raise RunError(
                 f"{path}: does not belong to this run's {run_folder.CONFIG_NAME}. One "
                 "of them was edited, or is another run's. Put back the files of this "
