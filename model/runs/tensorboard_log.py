@@ -48,7 +48,9 @@ class Board:
     def __init__(self, run_directory: Path) -> None:
         """Open one event file per split in a run folder."""
         self._files = {
-            split: EventFile(file_system.make_inside(run_directory, "tensorboard", split))
+            split: EventFile(
+                file_system.make_inside(run_directory, "tensorboard", split)
+            )
             for split in ("training", "validation")
         }
 
