@@ -71,8 +71,7 @@ class FinishedRun:
                     float(_expect(name, values[name], float, int))  # may be too large
                 results.append(values)
             except _JSON_FAULTS as error:
-                where = f"{path} line {number}"
-                raise _damaged(where, error) from error
+                raise _damaged(f"{path} line {number}", error) from error
         return results
 
     def best_epoch(self) -> str:
@@ -105,13 +104,9 @@ class FinishedRun:
 
     def seen_photos(self) -> set[str]:
         """Return the SHA-256 of the photos used for training and validation."""
-        splits = ("train", "validation")
-        return set().union(
-            *read_json(
-                self.directory / "photos.json",
-                lambda content: [_names(split, content[split]) for split in splits],
-            )
-        )
+        path, splits = self.directory / "photos.json", ("train", "validation")
+        lists = read_json(path, lambda content: [_names(s, content[s]) for s in splits])
+        return set().union(*lists)
 
     def evaluation_path(self, name: str, manifest_digest: str) -> Path:
         """Return the path of an evaluation's .json file.
@@ -132,11 +127,10 @@ class FinishedRun:
     def load_model(self) -> Any:
         """Load the saved network, float32: image -> logits."""
         path = self.directory / run_folder.MODEL_NAME
-        if zipfile.is_zipfile(path):
-            model_sizes.check(path)
         # Keras reports a damaged archive as a missing file.
         if not zipfile.is_zipfile(path):
             raise RunError(f"{path}: cut off, or not a Keras model. Train again.")
+        model_sizes.check(path)
         size_px, num_classes = self.spec.size_px, len(self.class_names)
         expected = (None, size_px, size_px, 3), (None, num_classes)
         try:

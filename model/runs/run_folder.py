@@ -97,10 +97,9 @@ def new_directory(run_dir: str, ckpt: str) -> Path:
     """
     stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(ckpt).name.split(".")[0]) or "run"
     if not run_dir:
-        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{stem}"
+        name = f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{stem}"
         endings = itertools.chain([""], map("-{}".format, itertools.count(2)))
-        paths = (Path("runs", name + ending) for ending in endings)
-        return next(path for path in paths if not path.exists())
+        return next(Path(name + e) for e in endings if not Path(name + e).exists())
     directory = Path(run_dir)
     if directory.name == LATEST:
         raise RunError(
