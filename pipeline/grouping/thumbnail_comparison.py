@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.images import perceptual_hash
+from pipeline.images import opencv, perceptual_hash
 
 SIDE = 32  # of a thumbnail, in pixels
 # Limits of the difference (root of the mean square), as a share of the thumbnail's own
@@ -101,7 +101,7 @@ def compare_pairs(
     pixels, others = thumbnails.pixels(first), thumbnails.pixels(second)
     for turn in range(1, perceptual_hash.ORIENTATIONS):
         turned = pairs["turn"] == turn
-        pixels[turned] = perceptual_hash.turn_pixels(pixels[turned], turn)
+        pixels[turned] = opencv.turn_pixels(pixels[turned], turn)
     deviation = np.minimum(thumbnails.deviation[first], thumbnails.deviation[second])
     grey = thumbnails.is_grey[first] != thumbnails.is_grey[second]
     for images in (pixels, others):

@@ -7,7 +7,7 @@ import hashlib
 import os
 from typing import Any, Literal
 
-from pipeline.images import file_headers, perceptual_hash
+from pipeline.images import file_headers
 
 # OpenCV reads this variable when it is loaded, and checks a file's header against it
 # before it allocates.
@@ -35,7 +35,7 @@ _REDUCED_FLAGS: dict[int, tuple[int, int]] = {
     1: (cv2.IMREAD_COLOR, cv2.IMREAD_GRAYSCALE),
 }
 _EXIF_ORIENTATION_TAG = 0x0112
-# Orientations of perceptual_hash.turn_pixels that undo EXIF orientations 1 to 8.
+# Orientations of turn_pixels that undo EXIF orientations 1 to 8.
 # Source: CIPA DC-008 (Exif 2.32), tag Orientation.
 _TURNS = (0, 1, 3, 2, 4, 5, 7, 6)
 
@@ -139,9 +139,22 @@ def _orientation(tiff: bytes) -> int:
     return 1
 
 
+def turn_pixels(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn or mirror images, [..., height, width, channels].
+
+    Their hash is then row `orientation`, 0 to 7, of `perceptual_hash.turn_hashes`; 0
+    changes nothing.
+    """
+    if orientation & 4:
+        pixels = pixels.swapaxes(-3, -2)
+    if orientation & 2:
+        pixels = pixels[..., ::-1, :, :]
+    return pixels[..., ::-1, :] if orientation & 1 else pixels
+
+
 def turn_upright(pixels: Any, orientation: int) -> Any:
     """Turn and mirror [height, width, 3] as its EXIF orientation, 1 to 8, says."""
-    turned = perceptual_hash.turn_pixels(pixels, _TURNS[orientation - 1])
+    turned = turn_pixels(pixels, _TURNS[orientation - 1])
     return np.ascontiguousarray(turned)
 
 

@@ -60,18 +60,6 @@ def hash_grey(grey: np.ndarray, height: int, width: int, cell: int) -> str:
     return np.packbits(frequencies > -_ABSENT).tobytes().hex()
 
 
-def turn_pixels(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn or mirror images, [..., height, width, channels].
-
-    Their hash is then row `orientation`, 0 to 7, of `turn_hashes`; 0 changes nothing.
-    """
-    if orientation & 4:
-        pixels = pixels.swapaxes(-3, -2)
-    if orientation & 2:
-        pixels = pixels[..., ::-1, :, :]
-    return pixels[..., ::-1, :] if orientation & 1 else pixels
-
-
 def turn_hashes(hashes: np.ndarray) -> np.ndarray:
     """Return the hashes that photos have in all eight orientations.
 
