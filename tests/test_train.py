@@ -287,6 +287,19 @@ def test_an_empty_split_is_refused(found, tmp_path, split, other, message):
         train_run.read_records(str(tmp_path))
 
 
+def test_a_group_in_several_splits_is_warned_of(found, tmp_path, capsys):
+    group = found.included("train")[0].group
+    rows = tuple(
+        dataclasses.replace(row, group=group) if row.split == "test" else row
+        for row in found.rows
+    )
+    for path in found.directory.glob("*.tfrecord"):
+        (tmp_path / path.name).symlink_to(path)
+    dataclasses.replace(found, rows=rows, directory=tmp_path).stage(tmp_path)
+    train_run.read_records(str(tmp_path))
+    assert "warning: 1 groups of photos" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_an_interrupted_training_leaves_a_usable_run(
     shared_records, weights_cache, tmp_path

@@ -81,6 +81,12 @@ def read_records(folder: str) -> manifest.Manifest:
             f"{records.directory}: no validation photo. A class needs three photos to "
             f"have one in each split. {advice}"
         )
+    if divided := records.divided_groups():
+        command_line.log(
+            f"warning: {len(divided):,} groups of photos that belong together are in "
+            "several splits, so that figures may be too good. Make a new split: python "
+            f"-m pipeline.split {records.directory}"
+        )
     return records
 
 

@@ -19,7 +19,6 @@ from pipeline.images import (
 )
 from pipeline.images.errors import ImageError
 from pipeline.records import manifest, stored_photo
-from pipeline.records.manifest_row import Row
 from pipeline.records.row_codes import Code
 from pipeline.sources import caffe_lists, find_source, photo_source
 from pipeline.sources.photo_source import SourcePhoto
@@ -126,13 +125,8 @@ def _check_records(root: Path, num_workers: int) -> tuple[Report, check_page.Enc
     converted = manifest.read(root)
     faults = verify_records.verify(converted, num_workers=num_workers)
     findings = [Finding("fault", "error", str(fault)) for fault in faults]
-    by_group: dict[str, list[Row]] = collections.defaultdict(list)
-    for row in converted.included():
-        by_group[row.group].append(row)
     divided = tuple(
-        tuple(row.path for row in rows)
-        for rows in by_group.values()
-        if len({row.split for row in rows}) > 1
+        tuple(row.path for row in rows) for rows in converted.divided_groups()
     )
     if divided:
         meaning = (

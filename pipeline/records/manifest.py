@@ -128,6 +128,13 @@ class Manifest:
             for name, counter in self.tally.classes.items()
         }
 
+    def divided_groups(self) -> list[list[Row]]:
+        """Return the rows of each group whose photos are in several splits."""
+        groups: dict[str, list[Row]] = collections.defaultdict(list)
+        for row in self.included():
+            groups[row.group].append(row)
+        return [rows for rows in groups.values() if len({r.split for r in rows}) > 1]
+
     def file_sizes(self) -> dict[str, int]:
         """Return {record file: its size in bytes by the rows}."""
         sizes: collections.Counter[str] = collections.Counter()
@@ -314,6 +321,6 @@ def check(manifest: Manifest) -> None:
         if other.split != row.split:
             raise DataError(
                 f"{manifest.directory}: the same photo is in two splits: {other.path} "
-                f"({other.split}) and {row.path} ({row.split}). Make a new split: "
-                f"python -m pipeline.split {manifest.directory}"
+                f"({other.split}) and {row.path} ({row.split}). Convert the photos "
+                "again, into a new folder"
             )
