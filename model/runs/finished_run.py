@@ -130,12 +130,12 @@ class FinishedRun:
         # Keras reports a damaged archive as a missing file.
         if not zipfile.is_zipfile(path):
             raise RunError(f"{path}: cut off, or not a Keras model. Train again.")
-        model_sizes.check(path)
         size_px, num_classes = self.spec.size_px, len(self.class_names)
         expected = (None, size_px, size_px, 3), (None, num_classes)
         try:
             with zipfile.ZipFile(path) as file:
                 identity = file.comment.decode()
+                model_sizes.check(file, path.stat().st_size)
             model = keras.models.load_model(path, compile=False, safe_mode=True)
             fits = (model.input_shape, model.output_shape) == expected
         except _MODEL_FAULTS as error:

@@ -196,6 +196,9 @@ def test_a_row_beyond_its_range_is_refused_by_its_line(records, values):
     "values",
     {
         "shares without test": {"shares": {"validation": 0.1}},
+        "shares of train": {"shares": {"validation": 0.1, "test": 0.1, "train": 0.1}},
+        "shares of all": {"shares": {"validation": 0.5, "test": 0.5}},
+        "shares endless": {"shares": {"validation": 10**400, "test": 0.1}},
         "shares a text": {"shares": {"validation": 0.1, "test": "half"}},
         "shares NaN": {"shares": {"validation": 0.1, "test": float("nan")}},
         "shares above 1": {"shares": {"validation": 0.1, "test": 1.5}},
