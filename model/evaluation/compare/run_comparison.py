@@ -85,6 +85,11 @@ def _candidate(
         manifest.check_files(data.records)
         evaluation = run_evaluation.evaluate_run(run, data, options)
         path = evaluation.path.with_suffix(".npz")
+    else:  # whose logits anybody may have written
+        command_line.log(
+            f"{name}: comparing the logits in {path}. To compute them again, remove "
+            "this file"
+        )
     examples = stored_logits.read(path, len(run.class_names))
     refuse_seen(set(examples.sha256.tolist()))
     return comparison.Candidate(
