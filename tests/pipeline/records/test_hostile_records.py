@@ -222,10 +222,3 @@ def test_a_head_beyond_its_range_is_refused_by_the_name_of_the_value(records, va
     forge_head(records, **values)
     name = next(iter(values.get("settings", values)))
     assert all(f"{name} is " in message for message in use(records))
-
-
-def test_a_failed_conversion_leaves_no_folder(original, tmp_path):
-    out = tmp_path / "new" / "records"
-    with pytest.raises(DataError):
-        conversions.convert(original / "photos", out, group_by="nothing")
-    assert list(tmp_path.iterdir()) == []
