@@ -11,7 +11,7 @@ a weight file without any training.
 from pathlib import Path
 from typing import Any
 
-from model.evaluation.evaluation_settings import Config
+from model.evaluation.evaluation_settings import GATES, Config
 from pipeline.records import manifest
 from pipeline.system import command_line, config_flags, file_system
 from pipeline.system.errors import DataError
@@ -36,11 +36,11 @@ def evaluate(config: Config) -> dict[str, Any]:
     with evaluation_data.open_data(folder, config.split, run.resize_min) as data:
         evaluation_data.check(run, data, another_dataset=config.another_dataset)
         manifest.check_files(data.records)
-        if config.min_accuracy:
+        if gate := next((name for name in GATES if getattr(config, name)), ""):
             evaluation_data.refuse_seen_photos(
                 run,
                 data.sha256,
-                subject=f"--min_accuracy: {run.directory.name}",
+                subject=f"--{gate}: {run.directory.name}",
                 advice="Evaluate the test split, or other photos.",
             )
         options = config.options(num_features=_PROJECTOR_PHOTOS * config.report)
@@ -109,11 +109,13 @@ def main(typed: dict[str, Any]) -> None:
         return
     figures = evaluate(config)
     command_line.say(text_report.evaluation(figures))
-    if figures["accuracy"] < config.min_accuracy:
-        raise DataError(
-            f"{figures['run']}: accuracy {figures['accuracy']:.6g} on {config.split}, "
-            f"expected --min_accuracy={config.min_accuracy:.6g} or more"
-        )
+    for gate, name in GATES.items():
+        value, least = figures[name.replace(" ", "_")], getattr(config, gate)
+        if value < least:
+            raise DataError(
+                f"{figures['run']}: {name} {value:.6g} on {config.split}, expected "
+                f"--{gate}={least:.6g} or more"
+            )
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import numpy as np
 
 NUM_BINS = 15
 _CURVE_POINTS = 100
+_CHANCE_DRAWS = 50
 _DIGITS, _MOST_DIGITS = 3, 20  # after the point of a threshold
 
 
@@ -58,6 +59,24 @@ def expected_calibration_error(bins: list[dict[str, Any]]) -> float:
         if row["num_examples"]
     )
     return float(sum(gaps) / sum(row["num_examples"] for row in bins))
+
+
+def error_by_chance(confidence: np.ndarray, num_bins: int = NUM_BINS) -> float:
+    """Return the expected calibration error of calibrated probabilities, by chance.
+
+    It is the mean over draws in which each prediction is correct with its probability.
+    With few photos it is far from 0.
+
+    Args:
+        confidence: float64 [num_examples], probability of the predicted class, 0..1.
+        num_bins: number of bins of equal width.
+    """
+    random = np.random.default_rng(0)
+    draws = [
+        reliability(confidence, random.random(len(confidence)) < confidence, num_bins)
+        for _ in range(_CHANCE_DRAWS)
+    ]
+    return float(np.mean([expected_calibration_error(bins) for bins in draws]))
 
 
 def coverage(confidence: np.ndarray, correct: np.ndarray) -> list[dict[str, float]]:
@@ -119,6 +138,7 @@ def figures(
     return {
         "calibration": {
             "ece": expected_calibration_error(bins),
+            "ece_by_chance": error_by_chance(after.max(axis=1)),
             "ece_before": expected_calibration_error(bins_before),
             "bins": bins,
             "bins_before": bins_before,

@@ -11,6 +11,7 @@ _setting = functools.partial(config_flags.setting, basic=True)
 _subject = functools.partial(_setting, group="What to evaluate")
 _photos = functools.partial(_setting, group="Photos")
 _results = functools.partial(_setting, group="Results")
+GATES = {"min_accuracy": "accuracy", "min_balanced_accuracy": "balanced accuracy"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,12 +87,19 @@ class Config:
         lower=0,
         upper=1,
     )
+    min_balanced_accuracy: float = _results(
+        0.0,
+        "Ends with exit code 2 if the balanced accuracy, the mean of the classes' "
+        "recalls, from 0 to 1, is lower than this.",
+        lower=0,
+        upper=1,
+    )
 
     def __post_init__(self) -> None:
         config_flags.check(self)
         if self.runs:
             names = ("run_dir", "ckpt", "arch", "labels", "overrides", "tta", "report")
-            self._refuse_with("runs", (*names, "min_accuracy"))
+            self._refuse_with("runs", (*names, *GATES))
             if len(self.run_dirs) < 2 or not all(self.run_dirs):
                 raise ValueError(
                     f"--runs={self.runs}: expected two or more folders, separated by "

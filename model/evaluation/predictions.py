@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from model.evaluation import calibration
+from model.evaluation import calibration, grouped_photos
 from model.loop import metrics
 from pipeline.records.manifest_row import Row
 
@@ -42,6 +42,11 @@ class Predictions:
         """The most probable class of each photo, int64 [num_examples]."""
         return np.asarray(self.logits.argmax(axis=1))
 
+    @property
+    def groups(self) -> np.ndarray:
+        """The group of each photo, str [num_examples]; a single photo has its own."""
+        return np.array([row.group or row.sha256 for row in self.rows])
+
     def probabilities(self) -> np.ndarray:
         """Return calibrated probabilities, float64 [num_examples, num_classes]."""
         return np.exp(metrics.log_softmax(self.logits / self.temperature))
@@ -49,14 +54,18 @@ class Predictions:
     def figures(self) -> dict[str, Any]:
         """Return everything evaluation/<split>.json holds about the photos."""
         logits, labels, names = self.logits, self.labels, list(self.class_names)
-        total, num_correct = len(labels), int((self.predicted == labels).sum())
+        total, correct = len(labels), self.predicted == labels
         confusion = metrics.confusion_matrix(labels, self.predicted, len(names))
-        per_class = zip(names, metrics.per_class(confusion), strict=True)
+        per_class = metrics.per_class(confusion)
         uncalibrated = np.exp(metrics.log_softmax(logits))
         return {
             "num_examples": total,
-            "accuracy": metrics.accuracy(logits, labels),
-            "accuracy_ci95": list(metrics.wilson_interval(num_correct, total)),
+            "num_groups": len(set(self.groups)),
+            "effective_examples": grouped_photos.effective_number(correct, self.groups),
+            "accuracy": float(correct.mean()),
+            "accuracy_ci95": grouped_photos.wilson_interval(correct, self.groups),
+            "balanced_accuracy": metrics.mean_over_classes(per_class, "recall"),
+            "macro_f1": metrics.mean_over_classes(per_class, "f1"),
             "top5_accuracy": metrics.top_k_accuracy(logits, labels, 5),
             "loss": metrics.mean_loss(logits, labels),
             "calibrated_loss": metrics.mean_loss(logits / self.temperature, labels),
@@ -66,7 +75,10 @@ class Predictions:
             "largest_class_share": float(confusion.sum(axis=1).max() / total),
             "class_names": names,
             "confusion_matrix": confusion.tolist(),
-            "per_class": [{"class_name": name, **row} for name, row in per_class],
+            "per_class": [
+                {"class_name": name, **row}
+                for name, row in zip(names, per_class, strict=True)
+            ],
             "errors": self.errors(),
         }
 
@@ -86,12 +98,13 @@ class Predictions:
         ]
 
     def save(self, path: Path) -> None:
-        """Write SHA-256, path, label and logits of every photo as .npz."""
+        """Write SHA-256, path, group, label and logits of every photo as .npz."""
         with path.open("wb") as file:
             np.savez_compressed(
                 file,
                 sha256=np.array([row.sha256 for row in self.rows]),
                 path=np.array([row.path for row in self.rows]),
+                group=self.groups,
                 label=self.labels,
                 logits=self.logits,
             )

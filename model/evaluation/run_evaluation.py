@@ -98,6 +98,8 @@ def evaluate_run(
         "photos_seen": len(seen_photos & data.sha256),
         "data": {"path": data.source, "manifest_digest": records.digest},
         "model_sha256": run.model_digest(),
+        "precision": "float32",
+        "training_precision": run.config.get("precision", ""),
         "seconds": time.perf_counter() - start,
         "images_per_s": len(predictions.rows) / predicting_s,
         "versions": run_folder.versions(),

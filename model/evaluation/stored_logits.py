@@ -23,6 +23,7 @@ from pipeline.system.errors import DataError
 _ARRAYS = {
     "sha256": ("U", 256, 1),  # UTF-32
     "path": ("U", 0, 1),
+    "group": ("U", 256, 1),
     "label": ("i", 8, 1),
     "logits": ("f", 4, 2),
 }
@@ -39,12 +40,14 @@ class Examples:
     Attributes:
         sha256: str [num_examples], SHA-256 of each photo's file, 64 hex digits.
         path: str [num_examples], path of each photo in the manifest.
+        group: str [num_examples], name of each photo's group, 64 hex digits.
         label: int64 [num_examples], 0-based.
         logits: float32 [num_examples, num_classes], finite.
     """
 
     sha256: np.ndarray
     path: np.ndarray
+    group: np.ndarray
     label: np.ndarray
     logits: np.ndarray
 
@@ -97,7 +100,7 @@ def _check(examples: Examples, num_classes: int) -> None:
     total = len(examples.label)
     if not total:
         raise ValueError("no photos")
-    if len(examples.sha256) != total or len(examples.path) != total:
+    if {len(values) for values in vars(examples).values()} != {total}:
         raise ValueError("arrays of different length")
     if examples.logits.shape != (total, num_classes):
         raise ValueError(
@@ -108,8 +111,9 @@ def _check(examples: Examples, num_classes: int) -> None:
         raise ValueError("logits that are not finite")
     if examples.label.min() < 0 or examples.label.max() >= num_classes:
         raise ValueError(f"labels beyond 0 to {num_classes - 1}")
-    if not np.isin(examples.sha256.view(np.uint32), _HEX_DIGITS).all():
-        raise ValueError("sha256 that are not hex digits")
+    for name in ("sha256", "group"):
+        if not np.isin(vars(examples)[name].view(np.uint32), _HEX_DIGITS).all():
+            raise ValueError(f"{name} that are not hex digits")
     if examples.path.view(np.uint32).max() > _LAST_CHARACTER:
         raise ValueError("paths that are not text")
 
@@ -135,6 +139,9 @@ def find(
 ) -> Path | None:
     """Return the .npz of a run's present model on these records, if it has one.
 
+    An evaluation by an earlier version, which does not know the photos' groups, does
+    not count.
+
     Raises:
         DataError: the .json with its figures is damaged.
     """
@@ -142,10 +149,12 @@ def find(
     path = json_path.with_suffix(".npz")
     if not path.exists() or not json_path.exists():
         return None
-    origin = read_figures(
-        json_path, lambda f: (f["model_sha256"], f["data"]["manifest_digest"])
+    *origin, has_groups = read_figures(
+        json_path,
+        lambda f: (f["model_sha256"], f["data"]["manifest_digest"], "num_groups" in f),
     )
-    return path if origin == (run.model_digest(), manifest_digest) else None
+    is_current = origin == [run.model_digest(), manifest_digest]
+    return path if is_current and has_groups else None
 
 
 def images_per_s(path: Path) -> float | None:

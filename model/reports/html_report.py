@@ -11,13 +11,14 @@ from typing import Any
 
 import markupsafe
 
-from model.evaluation import run_evaluation
+from model.evaluation import grouped_photos, run_evaluation
 from model.reports import (
     diagrams,
     photo_thumbnails,
     report_facts,
     report_photos,
     report_tables,
+    text_report,
 )
 from pipeline.system import command_line, file_system, html_templates
 
@@ -89,7 +90,16 @@ def _figures(evaluation: run_evaluation.RunEvaluation) -> dict[str, Any]:
         "title": f"{figures['run']}: {figures['split']} split",
         "reliability": drawings.reliability(figures["calibration"]),
         "coverage": drawings.coverage(figures["coverage"]),
-        "coverage_table": report_tables.coverage_table(figures["coverage"], confidence),
+        "coverage_table": report_tables.coverage_table(
+            figures["coverage"],
+            confidence,
+            figures["effective_examples"] / figures["num_examples"],
+        ),
+        "remarks": [
+            *grouped_photos.describe(figures),
+            *text_report.precision(figures),
+        ],
+        "no_better": text_report.is_no_better(figures),
         "curves": drawings.training(run.results()) if has_metrics else [],
         "ledger": report_facts.ledger(run) if has_ledger else None,
         "data": report_facts.data(

@@ -62,13 +62,17 @@ def class_matrix(confusion_matrix: Sequence[Sequence[int]]) -> dict[str, Any]:
 
 
 def coverage_table(
-    points: Sequence[dict[str, float]], confidence: np.ndarray
+    points: Sequence[dict[str, float]],
+    confidence: np.ndarray,
+    effective_share: float = 1,
 ) -> list[dict[str, Any]]:
     """Return what abstaining on uncertain photos is worth.
 
     Args:
         points: points from `calibration.coverage`.
         confidence: float64 [num_examples], probability of each photo's predicted class.
+        effective_share: number of independent photos that one photo counts as, 0..1;
+            below 1 for photos in groups.
 
     Returns:
         One row per goal (a share of photos to classify, or an accuracy): {goal,
@@ -86,15 +90,20 @@ def coverage_table(
         widest = max(reaching, key=lambda point: point["coverage"], default=None)
         goals.append((f"be right for {100 * accuracy:.0f} % of them", widest))
     return [
-        {"goal": goal, **(_coverage_row(point, confidence) if point else _UNREACHED)}
+        {"goal": goal}
+        | (_coverage_row(point, confidence, effective_share) if point else _UNREACHED)
         for goal, point in goals
     ]
 
 
-def _coverage_row(point: dict[str, float], confidence: np.ndarray) -> dict[str, Any]:
+def _coverage_row(
+    point: dict[str, float], confidence: np.ndarray, effective_share: float
+) -> dict[str, Any]:
     num_classified = round(point["coverage"] * len(confidence))
     num_correct = round(point["accuracy"] * num_classified)
-    low, high = metrics.wilson_interval(num_correct, num_classified)
+    low, high = metrics.wilson_interval(
+        num_correct * effective_share, num_classified * effective_share
+    )
     return {
         **point,
         "threshold": calibration.threshold_text(point["threshold"], confidence),

@@ -46,6 +46,8 @@ def write(evaluation: run_evaluation.RunEvaluation) -> None:
         "accuracy": figures["accuracy"],
         "accuracy_low": figures["accuracy_ci95"][0],
         "accuracy_high": figures["accuracy_ci95"][1],
+        "balanced_accuracy": figures["balanced_accuracy"],
+        "macro_f1": figures["macro_f1"],
         "top5_accuracy": figures["top5_accuracy"],
         "loss": figures["loss"],
         "calibrated_loss": figures["calibrated_loss"],

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from model.evaluation import grouped_photos
 from model.loop import metrics
 from pipeline.system import command_line, tables
 
@@ -25,11 +26,17 @@ def evaluation(figures: dict[str, Any]) -> str:
         "",
         f"top-1 accuracy  {figures['accuracy']:.4f}   95 % interval "
         f"{low:.4f} to {high:.4f}",
+        *grouped_photos.describe(figures),
+        f"balanced accuracy  {figures['balanced_accuracy']:.4f}   macro F1 "
+        f"{figures['macro_f1']:.4f}",
         f"top-5 accuracy  {top5}",
-        f"calibration error  {calibration['ece']:.4f}, before temperature "
+        f"calibration error  {calibration['ece']:.4f}, by chance alone "
+        f"{calibration['ece_by_chance']:.4f}, before temperature "
         f"{calibration['ece_before']:.4f}"
         + temperature_at_bound(figures["temperature"]),
-        f"always predicting the largest class: {figures['largest_class_share']:.4f}",
+        f"always predicting the largest class: {figures['largest_class_share']:.4f}"
+        + is_no_better(figures),
+        *precision(figures),
         "",
         *_class_table(figures),
         "",
@@ -47,6 +54,24 @@ def evaluation(figures: dict[str, Any]) -> str:
     if "report" in figures:
         lines.append(f"report:  {figures['report']}")
     return "\n".join(lines)
+
+
+def is_no_better(figures: dict[str, Any]) -> str:
+    """Return a remark if the accuracy may be that of the largest class; or ""."""
+    if figures["accuracy_ci95"][0] > figures["largest_class_share"]:
+        return ""
+    return ". The accuracy is not clearly above that: look at the balanced accuracy"
+
+
+def precision(figures: dict[str, Any]) -> list[str]:
+    """Return a line if the training validated with other numbers than float32."""
+    trained = figures.get("training_precision") or "float32"
+    if trained == "float32":
+        return []
+    return [
+        f"computed in float32; the training log's accuracies are of {trained}, and may "
+        "differ in a few photos"
+    ]
 
 
 def temperature_at_bound(temperature: float) -> str:
@@ -92,11 +117,13 @@ def comparison(figures: dict[str, Any]) -> str:
 
     The log loss is that of the calibrated probabilities.
     """
-    copies, pairs = figures["num_copies"], figures["pairs"]
+    pairs = figures["pairs"]
+    has_groups = figures["num_groups"] < figures["num_examples"]
+    test = "sign test of groups," if has_groups else "McNemar's exact"
     lines = [
         f"{figures['split']} split, {figures['num_examples']} photos that none of the "
-        "runs was trained on"
-        + (f"; {copies} more are identical copies of these" if copies else ""),
+        "runs was trained on",
+        *grouped_photos.describe(figures),
         "",
         *_run_table(figures),
     ]
@@ -110,7 +137,7 @@ def comparison(figures: dict[str, Any]) -> str:
             "",
             f"{second} compared with {first}",
             f"  only this run right: {pair['only_second']} photos; only the other: "
-            f"{pair['only_first']}; McNemar's exact p {p}",
+            f"{pair['only_first']}; {test} p {p}",
             f"  accuracy {pair['difference']:+.4f}, 95 % interval {low:+.4f} to "
             f"{high:+.4f}",
             f"  {command_line.one_line(pair['verdict'])}",
@@ -132,11 +159,12 @@ def _run_table(figures: dict[str, Any]) -> list[str]:
                 command_line.one_line(run["run"]),
                 f"{run['accuracy']:.4f}",
                 f"{low:.4f} to {high:.4f}",
+                f"{run['balanced_accuracy']:.4f}",
                 None if few else f"{run['top5_accuracy']:.4f}",
                 f"{run['calibrated_loss']:.4f}",
                 f"{run['model_bytes'] / 1e6:.1f}",
                 None if rate is None else f"{rate:,.0f}",
             )
         )
-    columns = ("accuracy", "95 % interval", "top-5", "log loss", "MB", "photos/s")
-    return tables.table(("run", *columns), rows)
+    columns = ("run", "accuracy", "95 % interval", "balanced", "top-5", "log loss")
+    return tables.table((*columns, "MB", "photos/s"), rows)

@@ -185,11 +185,15 @@ def summarise(
     if folds:
         counts = {run: int(values["num_examples"]) for run, values in figures.items()}
         total = sum(counts.values())
+        # A group of photos lies within one fold.
+        effective = sum(run["effective_examples"] for run in figures.values())
         hits = sum(round(accuracy[run] * count) for run, count in counts.items())
         summary["all_photos"] = {
             "num_examples": total,
             "accuracy": hits / total,
-            "accuracy_ci95": list(metrics.wilson_interval(hits, total)),
+            "accuracy_ci95": list(
+                metrics.wilson_interval(hits * (effective / total), effective)
+            ),
         }
     return summary
 

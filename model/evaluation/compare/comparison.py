@@ -1,17 +1,21 @@
 """Say whether one of several runs is better, from predictions for the same photos.
 
-The verdict is that of McNemar's test, which is more cautious than Tango's interval:
+Copies of a photo count one by one, as in an evaluation, and are one group. The verdict
+is that of McNemar's test, which is more cautious than Tango's interval:
 with few photos that only one run gets right, the interval may exclude zero where the
 test sees no difference.
 """
 
+import collections
 import dataclasses
+import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from model.evaluation import stored_logits
+from model.evaluation import grouped_photos, stored_logits
 from model.evaluation.compare import paired_tests
 from model.loop import metrics
 from pipeline.system.errors import DataError
@@ -42,14 +46,14 @@ class Candidate:
 def compare(candidates: Sequence[Candidate]) -> dict[str, Any]:
     """Compare the first run with each of the others; return the figures of the .json.
 
-    Identical copies of a photo count once.
-
     Raises:
         DataError: the runs have different classes or photos.
     """
     paired = pair(candidates)
     first, others = paired[0], paired[1:]
-    pairs = [_compare_two(first, other) for other in others]
+    # Runs on records of their own may know the groups differently.
+    groups = min((run.examples.group for run in paired), key=lambda g: len(set(g)))
+    pairs = [_compare_two(first, other, groups) for other in others]
     corrected = paired_tests.holm([figures["p"] for figures in pairs])
     total = len(first.examples.label)
     for figures, p_corrected in zip(pairs, corrected, strict=True):
@@ -57,20 +61,21 @@ def compare(candidates: Sequence[Candidate]) -> dict[str, Any]:
         figures["photos_needed"] = paired_tests.photos_needed(
             (figures["only_first"] + figures["only_second"]) / total,
             alpha=paired_tests.ALPHA / len(pairs),
+            effective_share=figures["effective_examples"] / total,
         )
         figures["verdict"] = verdict(figures)
     return {
         "num_examples": total,
-        "num_copies": len(candidates[0].examples.label) - total,
+        "num_groups": len(set(groups)),
         "class_names": list(first.class_names),
         "alpha": paired_tests.ALPHA,
-        "runs": [_describe(candidate) for candidate in paired],
+        "runs": [_describe(candidate, groups) for candidate in paired],
         "pairs": pairs,
     }
 
 
 def pair(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Bring the photos of all runs into the same order, each photo once.
+    """Bring the photos of all runs into the same order.
 
     Photos are identified by the SHA-256 of their file and by their class. Runs with
     different classes or photos are refused.
@@ -83,53 +88,48 @@ def pair(candidates: Sequence[Candidate]) -> list[Candidate]:
                 f"{other.name} has {', '.join(other.class_names)}. Only runs with the "
                 "same classes in the same order can be compared."
             )
-    paired = [_sorted_once(candidate) for candidate in candidates]
-    photos = [set(candidate.examples.sha256.tolist()) for candidate in paired]
-    if any(hashes != photos[0] for hashes in photos):
-        sizes = ", ".join(
-            f"{candidate.name} {len(hashes)}"
-            for candidate, hashes in zip(paired, photos, strict=True)
-        )
-        raise DataError(
-            f"the runs were evaluated on different photos: {sizes}, of which they "
-            f"share {len(set.intersection(*photos))}. Evaluate them on the same "
-            "photos, which none was trained on: --data=FOLDER --another_dataset"
-        )
-    reference, *others = (
-        set(zip(run.examples.sha256.tolist(), run.examples.label.tolist(), strict=True))
-        for run in paired
-    )
-    for other, labelled in zip(paired[1:], others, strict=True):
-        if differing := reference ^ labelled:
-            sha256, _ = min(differing)
-            examples = paired[0].examples
-            path = examples.path[examples.sha256.tolist().index(sha256)]
+    paired = [_sorted(candidate) for candidate in candidates]
+    reference = paired[0].examples
+    for other in paired[1:]:
+        if not np.array_equal(other.examples.sha256, reference.sha256):
+            raise _different_photos(paired)
+        if len(differing := np.flatnonzero(other.examples.label != reference.label)):
             raise DataError(
-                f"{path}: {other.name} and {first.name} have different classes for "
-                "this photo. Evaluate them on the same records: --data=FOLDER "
-                "--another_dataset"
+                f"{reference.path[differing[0]]}: {other.name} and {first.name} have "
+                "different classes for this photo. Evaluate them on the same records: "
+                "--data=FOLDER --another_dataset"
             )
     return paired
 
 
-def _sorted_once(candidate: Candidate) -> Candidate:
-    """Sort by SHA-256 and label, and keep the first path of identical copies."""
+def _different_photos(candidates: Sequence[Candidate]) -> DataError:
+    photos = [collections.Counter(run.examples.sha256.tolist()) for run in candidates]
+    sizes = ", ".join(f"{run.name} {len(run.examples.sha256)}" for run in candidates)
+    return DataError(
+        f"the runs were evaluated on different photos: {sizes}, of which they share "
+        f"{functools.reduce(operator.and_, photos).total()}. Evaluate them on the same "
+        "photos, which none was trained on: --data=FOLDER --another_dataset"
+    )
+
+
+def _sorted(candidate: Candidate) -> Candidate:
+    """Sort by SHA-256 and label."""
     examples = candidate.examples
     order = np.lexsort((examples.path, examples.label, examples.sha256))
-    sha256, label = examples.sha256[order], examples.label[order]
-    new = np.ones(len(order), np.bool_)
-    new[1:] = (sha256[1:] != sha256[:-1]) | (label[1:] != label[:-1])
-    arrays = {name: values[order[new]] for name, values in vars(examples).items()}
+    arrays = {name: values[order] for name, values in vars(examples).items()}
     return dataclasses.replace(candidate, examples=stored_logits.Examples(**arrays))
 
 
-def _describe(candidate: Candidate) -> dict[str, Any]:
+def _describe(candidate: Candidate, groups: np.ndarray) -> dict[str, Any]:
     logits, label = candidate.examples.logits, candidate.examples.label
-    num_correct = int(candidate.correct.sum())
+    correct = candidate.correct
+    confusion = metrics.confusion_matrix(label, logits.argmax(axis=1), logits.shape[1])
+    per_class = metrics.per_class(confusion)
     return {
         "run": candidate.name,
-        "accuracy": num_correct / len(label),
-        "accuracy_ci95": list(metrics.wilson_interval(num_correct, len(label))),
+        "accuracy": float(correct.mean()),
+        "accuracy_ci95": grouped_photos.wilson_interval(correct, groups),
+        "balanced_accuracy": metrics.mean_over_classes(per_class, "recall"),
         "top5_accuracy": metrics.top_k_accuracy(logits, label, 5),
         "loss": metrics.mean_loss(logits, label),
         "calibrated_loss": metrics.mean_loss(logits / candidate.temperature, label),
@@ -139,21 +139,27 @@ def _describe(candidate: Candidate) -> dict[str, Any]:
     }
 
 
-def _compare_two(first: Candidate, second: Candidate) -> dict[str, Any]:
+def _compare_two(
+    first: Candidate, second: Candidate, groups: np.ndarray
+) -> dict[str, Any]:
     only_first = first.correct & ~second.correct
     only_second = second.correct & ~first.correct
     counts = int(only_first.sum()), int(only_second.sum())
     total = len(only_first)
+    differences = only_second.astype(np.int64) - only_first
+    effective = grouped_photos.effective_number(differences, groups)
+    worth = [number * effective / total for number in (*counts, total)]
     return {
         "first": first.name,
         "second": second.name,
         "num_examples": total,
+        "effective_examples": effective,
         "only_first": counts[0],
         "only_second": counts[1],
         "both_right": int((first.correct & second.correct).sum()),
-        "p": paired_tests.mcnemar_p(*counts),
+        "p": paired_tests.mcnemar_p(grouped_photos.sums(differences, groups)),
         "difference": (counts[1] - counts[0]) / total,
-        "difference_ci95": list(paired_tests.tango_interval(*counts, total)),
+        "difference_ci95": list(paired_tests.tango_interval(*worth)),
         "photos_only_first": first.examples.path[only_first].tolist(),
         "photos_only_second": first.examples.path[only_second].tolist(),
     }

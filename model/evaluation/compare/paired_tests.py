@@ -2,12 +2,16 @@
 
 Only photos that one run gets right and the other does not say anything about their
 difference. McNemar's exact test asks whether these are divided evenly except for
-chance; Tango's interval says how large the difference may be.
+chance; Tango's interval says how large the difference may be. Photos of one group,
+which are right and wrong together, are not independent: there the test is one of
+groups, and the interval has the number of photos that the groups are worth.
 """
 
 import math
 import statistics
 from collections.abc import Sequence
+
+import numpy as np
 
 ALPHA = 0.05  # chance of reporting a difference where there is none, over all pairs
 POWER = 0.8  # chance of seeing a difference of POINT on the photos recommended
@@ -15,25 +19,34 @@ POINT = 0.01
 _Z95 = 1.959964
 
 
-def mcnemar_p(only_first: int, only_second: int) -> float:
-    """Return the p value of McNemar's exact test.
+def mcnemar_p(differences: np.ndarray) -> float:
+    """Return the p value of McNemar's exact test, or of its form for groups.
 
-    It is min(1, 2 P(X <= min(b, c))) for X ~ Binomial(b + c, 1/2), where b and c are
-    the numbers of photos that only one run gets right.
+    Runs that are equally good might as well change their names, group by group. The p
+    value is the share of all such changes after which the sum of the differences is at
+    least as far from 0. Where each group is one photo, that is McNemar's exact test.
 
-    Source: McNemar 1947, "Note on the sampling error of the difference between
-    correlated proportions or percentages", in its exact form.
+    Args:
+        differences: int [num_groups], number of photos of the group that only the
+            second run gets right minus the number that only the first gets right.
+
+    Sources: McNemar 1947, "Note on the sampling error of the difference between
+    correlated proportions or percentages"; Fisher 1935, "The Design of Experiments",
+    section 21 (sign changes).
     """
-    total = only_first + only_second
-    ways, tail = 1, 0
-    for k in range(min(only_first, only_second) + 1):
-        tail += ways
-        ways = ways * (total - k) // (k + 1)
-    return min(1.0, 2 * tail / 2**total)
+    sizes = np.abs(differences[differences != 0])
+    total = int(sizes.sum())
+    chances = np.zeros(total + 1)  # of the sum of the groups that favour the second run
+    chances[0] = 1
+    for size in sizes:
+        shifted = np.concatenate([np.zeros(size), chances[:-size]])
+        chances = (chances + shifted) / 2
+    sums = 2 * np.arange(total + 1) - total
+    return min(1.0, float(chances[np.abs(sums) >= abs(differences.sum())].sum()))
 
 
 def tango_interval(
-    only_first: int, only_second: int, total: int, z: float = _Z95
+    only_first: float, only_second: float, total: float, z: float = _Z95
 ) -> tuple[float, float]:
     """Return the 95 % interval of the difference in accuracy, second minus first.
 
@@ -42,7 +55,8 @@ def tango_interval(
     Args:
         only_first: number of photos that only the first run gets right.
         only_second: number of photos that only the second run gets right.
-        total: number of all photos, at least 1.
+        total: number of all photos, above 0. Of photos in groups, all three are
+            multiplied by the share of independent photos.
         z: quantile of the normal distribution; the default gives 95 %.
 
     Source: Tango 1998, "Equivalence test and confidence interval for the difference in
@@ -52,7 +66,7 @@ def tango_interval(
     return low, _tango_limit(only_second, only_first, total, z)
 
 
-def _tango_limit(more: int, fewer: int, total: int, z: float) -> float:
+def _tango_limit(more: float, fewer: float, total: float, z: float) -> float:
     """Return the largest d = P(more) - P(fewer) that the score test accepts."""
 
     def accepts(d: float) -> bool:
@@ -91,6 +105,7 @@ def photos_needed(
     difference: float = POINT,
     alpha: float = ALPHA,
     power: float = POWER,
+    effective_share: float = 1,
 ) -> int:
     """Return the number of photos on which McNemar's test sees a difference.
 
@@ -100,6 +115,8 @@ def photos_needed(
         difference: difference in accuracy, above 0.
         alpha: chance of reporting a difference that does not exist, 0..1.
         power: chance of seeing a difference of this size, 0..1.
+        effective_share: number of independent photos that one photo counts as, 0..1;
+            below 1 for photos in groups.
 
     Source: Connor 1987, "Sample size for testing differences in proportions for the
     paired-sample design", Biometrics 43.
@@ -108,4 +125,4 @@ def photos_needed(
     differing = max(differing, difference)
     deviation = quantile(1 - alpha / 2) * math.sqrt(differing)
     deviation += quantile(power) * math.sqrt(differing - difference**2)
-    return math.ceil((deviation / difference) ** 2)
+    return math.ceil((deviation / difference) ** 2 / effective_share)
