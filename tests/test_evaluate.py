@@ -236,25 +236,27 @@ def test_photos_of_some_of_the_classes_get_the_runs_labels(finished, new_photos)
 
 
 @pytest.mark.slow
-def test_min_accuracy_decides_the_exit_code(finished):
+@pytest.mark.parametrize("name", ["accuracy", "balanced_accuracy"])
+def test_a_gate_decides_the_exit_code(finished, name):
     """The report is printed in either case."""
-    command = "evaluate.py", f"--run_dir={finished}", "--min_accuracy=0.5"
+    command = "evaluate.py", f"--run_dir={finished}", f"--min_{name}=0.5"
     passed = processes.run_command(*command)
     assert passed.returncode == 0, passed.stderr
     assert "top-1 accuracy" in passed.stdout
     figures = json.loads((finished / "evaluation" / "test.json").read_text())
-    assert f"{figures['accuracy']:.4f}" in passed.stdout
+    assert f"{figures[name]:.4f}" in passed.stdout
     change_logits(finished, np.zeros_like)
     missed = processes.run_command(*command)
     assert missed.returncode == 2
     assert "top-1 accuracy" in missed.stdout
-    assert "expected --min_accuracy=0.5 or more" in missed.stderr
+    assert f"expected --min_{name}=0.5 or more" in missed.stderr
 
 
+@pytest.mark.parametrize("gate", ["min_accuracy", "min_balanced_accuracy"])
 @pytest.mark.parametrize("split", ["train", "all"])
-def test_min_accuracy_refuses_photos_that_training_has_seen(finished, split):
-    with pytest.raises(DataError, match=r"or chosen by, \d+ of these \d+"):
-        evaluate.evaluate(config(finished, split=split, min_accuracy=0.5))
+def test_a_gate_refuses_photos_that_training_has_seen(finished, split, gate):
+    with pytest.raises(DataError, match=rf"--{gate}: .*or chosen by, \d+ of these \d+"):
+        evaluate.evaluate(config(finished, split=split, **{gate: 0.5}))
     figures = evaluate.evaluate(config(finished, split=split))
     assert figures["photos_seen"] > 0
     assert "used in training: not a measure" in text_report.evaluation(figures)
@@ -426,6 +428,7 @@ class TestCompare:
             ("--arch", {"arch": "vgg16"}),
             ("--labels", {"labels": "labels.txt"}),
             ("--min_accuracy", {"min_accuracy": 0.5}),
+            ("--min_balanced_accuracy", {"min_balanced_accuracy": 0.5}),
             ("--tta", {"tta": "flip"}),
             ("--report", {"report": False}),
             (

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from model.checkpoints import errors
-from model.loop import optimization, training_loop
+from model.loop import metrics, optimization, training_loop
 from model.runs import finished_run, run_folder
 from model.training import (
     learning_rate_finder,
@@ -322,12 +322,14 @@ def test_the_age_of_the_process_is_plausible():
 
 def test_the_summary_of_folds_by_hand():
     figures = {
-        "fold-0": {"accuracy": 0.5, "num_examples": 10},
-        "fold-1": {"accuracy": 0.75, "num_examples": 4},
+        "fold-0": {"accuracy": 0.5, "num_examples": 10, "effective_examples": 5},
+        "fold-1": {"accuracy": 0.75, "num_examples": 4, "effective_examples": 2},
     }
     summary = repeated_runs.summarise(figures, folds=True)
     assert summary["mean"] == 0.625
     assert summary["standard_deviation"] == pytest.approx(0.125 * 2**0.5)
     assert summary["all_photos"]["accuracy"] == pytest.approx(8 / 14)
+    interval = list(metrics.wilson_interval(4, 7))
+    assert summary["all_photos"]["accuracy_ci95"] == pytest.approx(interval)
     text = repeated_runs.as_text(summary)
     assert text.splitlines()[-1].startswith("each of 14 photos")

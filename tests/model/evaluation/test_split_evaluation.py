@@ -44,10 +44,10 @@ def predict(records, split="test", model=None, **options):
 @pytest.fixture
 def by_hand():
     """Five photos of two classes, two mistakes; probabilities 3/4, 9/10 and so on."""
-    kind = {"class_name": "a", "sha256": "0", "source_bytes": 1, "action": "copied"}
+    kind = {"class_name": "a", "source_bytes": 1, "action": "copied"}
     odds = [(3, 1), (1, 9), (4, 1), (1, 1), (1, 4)]
     return Predictions(
-        rows=[Row(path=f"{n}.jpg", **kind) for n in range(5)],
+        rows=[Row(path=f"{n}.jpg", sha256=str(n), **kind) for n in range(5)],
         labels=np.array([0, 0, 1, 0, 1]),
         logits=np.log(np.array(odds, np.float32)),
         class_names=("cat", "dog"),
@@ -90,7 +90,11 @@ class TestFigures:
         assert per_class == metrics.per_class(np.array([[2, 1], [1, 1]]))
         assert figures == {
             "num_examples": 5,
+            "num_groups": 5,
+            "effective_examples": 5.0,
             "accuracy": 3 / 5,
+            "balanced_accuracy": pytest.approx((2 / 3 + 1 / 2) / 2),
+            "macro_f1": pytest.approx((4 / 6 + 2 / 4) / 2),
             "top5_accuracy": 1.0,
             "temperature": 1.0,
             "tta": "none",

@@ -12,6 +12,7 @@ from pipeline.system.errors import DataError
 ARRAYS = {
     "sha256": np.array([f"{number:064x}" for number in range(3)]),
     "path": np.array(["a/ä.jpg", "a/\udcff.jpg", "b/1.jpg"]),
+    "group": np.array([f"{number:064x}" for number in (0, 0, 2)]),
     "label": np.array([0, 0, 1]),
     "logits": np.array([[2, 1], [0, 3], [1, 1]], np.float32),
 }
@@ -57,6 +58,7 @@ PICKLE = npy_bytes(np.array([{}, {}, {}], dtype=object), allow_pickle=True)
         ({"logits": np.zeros((3, 2))}, "logits is float64"),
         ({"sha256": np.array(["0"] * 3)}, "sha256 is <U1"),
         ({"sha256": np.array(["g" * 64] * 3)}, "sha256 that are not hex digits"),
+        ({"group": np.array(["g" * 64] * 3)}, "group that are not hex digits"),
         ({"path": np.array([b"a"] * 3)}, "expected numbers or text"),
         ({"path": PICKLE}, "expected numbers or text"),
         ({"path": np.full(3, 0x110000, "<u4").view("<U1")}, "not text"),
@@ -105,7 +107,12 @@ def test_a_damaged_zip_is_a_named_error(tmp_path, damage):
         stored_logits.read(path, 2)
 
 
-FIGURES = {"model_sha256": "m", "data": {"manifest_digest": "d"}, "images_per_s": 9.5}
+FIGURES = {
+    "model_sha256": "m",
+    "data": {"manifest_digest": "d"},
+    "images_per_s": 9.5,
+    "num_groups": 2,
+}
 
 
 class TestFind:
@@ -124,6 +131,9 @@ class TestFind:
         assert self.find(tmp_path)
         assert not self.find(tmp_path, model="other")
         assert not self.find(tmp_path, digest="other")
+        earlier = {name: FIGURES[name] for name in FIGURES if name != "num_groups"}
+        (tmp_path / "test.json").write_text(json.dumps(earlier))
+        assert not self.find(tmp_path)
 
     @pytest.mark.parametrize(
         "text", ["", "{", "[]", "3", "{}", '{"data": 3}', "[" * 9**5]

@@ -122,6 +122,13 @@ class TestPerClass:
             pytest.approx((1.0, 2 / 3, 4 / 5, 3)),
         ]
 
+    def test_means_over_classes_leave_out_what_is_undefined(self):
+        confusion = np.array([[95, 0, 0], [4, 1, 0], [0, 0, 0]])
+        rows = metrics.per_class(confusion)
+        assert metrics.mean_over_classes(rows, "recall") == pytest.approx((1 + 0.2) / 2)
+        f1 = 2 * 95 / (95 + 99), 2 * 1 / (5 + 1)
+        assert metrics.mean_over_classes(rows, "f1") == pytest.approx(sum(f1) / 2)
+
     def test_what_is_undefined_is_none(self):
         """Never predicted: no precision; no photo: no recall; neither: no F1."""
         never_predicted, _, absent, absent_but_predicted = metrics.per_class(
@@ -142,60 +149,38 @@ class TestTemperature:
         fitted = metrics.fit_temperature(logits, labels)
         assert fitted == pytest.approx(temperature, rel=0.06)
 
-    def test_a_temperature_with_a_mistake_by_hand(self):
-        """Three of four are right at a margin of 2; the true class of each gets 5/6.
+    @pytest.mark.parametrize(("wrong", "expected"), [(1, 1.079), (0, 0.923)])
+    def test_few_photos_have_the_temperature_that_a_grid_finds(self, wrong, expected):
+        """Four photos at a margin of 2; mean loss + (log T)^2 / (2 0.3^2 4)."""
+        logits, labels = np.array([[2.0, 0.0]] * 4), np.arange(4) < wrong
+        grid = np.linspace(0.5, 3, 250_001)
+        right, missed = np.log1p(np.exp(-2 / grid)), np.log1p(np.exp(2 / grid))
+        prior = (np.log(grid) / 0.3) ** 2 / 8
+        losses = ((4 - wrong) * right + wrong * missed) / 4 + prior
+        fitted = metrics.fit_temperature(logits, labels.astype(int))
+        assert fitted == pytest.approx(grid[losses.argmin()], rel=1e-4)
+        assert fitted == pytest.approx(expected, rel=1e-3)
 
-        So 3 (5/6) + 1/6 of four say the first class: best where the odds are 8 to 4.
-        """
-        logits = np.array([[2.0, 0.0]] * 4)
-        fitted = metrics.fit_temperature(logits, np.array([0, 0, 0, 1]))
-        assert fitted == pytest.approx(2 / math.log(2), rel=1e-4)
-
-    @pytest.mark.parametrize("count", [4, 1000])
-    def test_a_temperature_without_mistakes_by_hand(self, count):
-        """All of n at the same margin m: n + 1 to 1 odds are exp(m / T)."""
-        logits = np.array([[3.0, 0.0]] * count)
-        fitted = metrics.fit_temperature(logits, np.zeros(count, np.int64))
-        assert fitted == pytest.approx(3 / math.log(count + 1), rel=1e-4)
-
-    def test_without_mistakes_it_is_neither_certain_nor_at_a_bound(self):
-        random = np.random.default_rng(2)
-        labels = random.integers(0, 5, 60)
-        logits = 8 * np.eye(5)[labels] + random.normal(size=(60, 5))
-        assert metrics.accuracy(logits, labels) == 1
-        fitted = metrics.fit_temperature(logits, labels)
-        assert not metrics.at_bound(fitted)
-        shares = np.exp(metrics.log_softmax(logits / fitted)).max(axis=1)
-        assert 0.95 < shares.mean() < 0.999
-        assert (shares < 1 - 1e-4).all()
-
-    def test_with_many_errors_smoothing_changes_little(self):
-        """It is nearly the best on a grid for targets of 1 and 0."""
-        random = np.random.default_rng(6)
-        logits = 3 * random.normal(size=(400, 5))
-        labels = logits.argmax(axis=1)
-        wrong = random.random(400) < 0.3
-        labels[wrong] = random.integers(0, 5, wrong.sum())
-        grid = np.exp(np.linspace(math.log(0.2), math.log(20), 800))
-        losses = [metrics.mean_loss(logits / t, labels) for t in grid]
-        fitted = metrics.fit_temperature(logits, labels)
-        assert fitted == pytest.approx(grid[np.argmin(losses)], rel=0.03)
-
-    def test_it_scales_with_the_logits(self):
-        logits = np.random.default_rng(3).normal(size=(50, 3))
-        labels = np.random.default_rng(4).integers(0, 3, 50)
-        labels[:35] = logits.argmax(axis=1)[:35]
-        fitted = metrics.fit_temperature(logits, labels)
-        doubled = metrics.fit_temperature(2 * logits, labels)
-        assert doubled == pytest.approx(2 * fitted, rel=1e-4)
+    @pytest.mark.parametrize("num_photos", [30, 300])
+    def test_calibrated_logits_keep_a_temperature_of_1(self, num_photos):
+        """The median of 200 draws of labels by the probabilities of the logits."""
+        random = np.random.default_rng(0)
+        fitted = []
+        for _ in range(200):
+            logits = 3 * random.normal(size=(num_photos, 5))
+            chances = np.exp(metrics.log_softmax(logits)).cumsum(axis=1)
+            labels = (chances < random.random((num_photos, 1))).sum(axis=1)
+            fitted.append(metrics.fit_temperature(logits, labels))
+        assert np.median(fitted) == pytest.approx(1, abs=0.1)
 
     @pytest.mark.parametrize(
         ("margin", "labels", "expected"),
-        [(0.01, [0, 1, 2], 0.05), (4, [1, 2, 0], 20.0)],
+        [(0.01, [0, 1, 2], 0.05), (60, [1, 2, 0], 20.0)],
         ids=["hardly apart", "all wrong"],
     )
     def test_a_temperature_at_a_bound_is_recognised(self, margin, labels, expected):
-        fitted = metrics.fit_temperature(margin * np.eye(3), np.array(labels))
+        logits = np.tile(margin * np.eye(3), (1000, 1))
+        fitted = metrics.fit_temperature(logits, np.tile(labels, 1000))
         assert fitted == pytest.approx(expected, rel=1e-6)
         assert metrics.at_bound(fitted)
 

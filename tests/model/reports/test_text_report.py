@@ -6,6 +6,7 @@ def run(name, **how):
         "run": name,
         "accuracy": 0.9,
         "accuracy_ci95": [0.8, 0.95],
+        "balanced_accuracy": 0.75,
         "top5_accuracy": 1.0,
         "calibrated_loss": 0.25,
         "model_bytes": 12_345_678,
@@ -31,7 +32,7 @@ def comparison(pairs, **how):
     return {
         "split": "test",
         "num_examples": 60,
-        "num_copies": 0,
+        "num_groups": 60,
         "class_names": ["cat", "dog"],
         "runs": [run("a"), run("longer", accuracy=1.0, images_per_s=None)],
         "pairs": pairs,
@@ -44,9 +45,9 @@ def test_two_runs_are_compared_in_a_table():
     assert lines == [
         "test split, 60 photos that none of the runs was trained on",
         "",
-        "run     accuracy     95 % interval  top-5  log loss    MB  photos/s",
-        "a         0.9000  0.8000 to 0.9500      -    0.2500  12.3     1,234",
-        "longer    1.0000  0.8000 to 0.9500      -    0.2500  12.3         -",
+        "run     accuracy     95 % interval  balanced  top-5  log loss    MB  photos/s",
+        "a         0.9000  0.8000 to 0.9500    0.7500      -    0.2500  12.3     1,234",
+        "longer    1.0000  0.8000 to 0.9500    0.7500      -    0.2500  12.3         -",
         "",
         "longer compared with a",
         "  only this run right: 7 photos; only the other: 1; McNemar's exact p 0.0703",
@@ -59,11 +60,12 @@ def test_two_runs_are_compared_in_a_table():
 
 def test_p_values_of_more_runs_are_corrected():
     figures = comparison(
-        [pair("longer"), pair("c")], num_copies=3, class_names=list("abcdef")
+        [pair("longer"), pair("c")], num_groups=57, class_names=list("abcdef")
     )
     text = text_report.comparison(figures)
-    assert "trained on; 3 more are identical copies of these\n" in text
-    assert "a         0.9000  0.8000 to 0.9500  1.0000" in text
+    assert "allow for 57 groups (copies, near-duplicates or --group_by) of 60" in text
+    assert "only the other: 1; sign test of groups, p 0.0703" in text
+    assert "a         0.9000  0.8000 to 0.9500    0.7500  1.0000" in text
     assert text.count("p 0.0703, corrected 0.141\n") == 2
     assert "p values are corrected for 2 comparisons by Holm\n" in text
 

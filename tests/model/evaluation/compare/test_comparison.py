@@ -11,14 +11,16 @@ from model.loop import metrics
 from pipeline.system.errors import DataError
 
 
-def candidate(name, answers, labels=None, photos=None, **how):
+def candidate(name, answers, labels=None, photos=None, groups=None, **how):
     """A run of two classes that gives each photo the class of `answers`."""
     answers = np.array(answers)
     labels = np.zeros(len(answers), np.int64) if labels is None else np.array(labels)
     photos = range(len(answers)) if photos is None else photos
+    groups = photos if groups is None else groups
     examples = stored_logits.Examples(
         sha256=np.array([f"{number:064x}" for number in photos]),
         path=np.array([f"{number}.jpg" for number in photos]),
+        group=np.array([f"{number:064x}" for number in groups]),
         label=labels,
         logits=np.eye(2, dtype=np.float32)[answers],
     )
@@ -39,27 +41,37 @@ class TestPair:
         again = comparison.compare([first, dataclasses.replace(second, examples=mixed)])
         assert again == expected
 
-    def test_identical_copies_count_once(self):
+    def test_identical_copies_count_one_by_one_and_are_one_group(self):
         photos = [7, 8, 7, 7]
         both = [
             candidate("a", [0, 1, 0, 0], photos=photos),
             candidate("b", [1, 0, 1, 1], photos=photos),
         ]
         figures = comparison.compare(both)
-        assert (figures["num_examples"], figures["num_copies"]) == (2, 2)
+        assert (figures["num_examples"], figures["num_groups"]) == (4, 2)
         (pair,) = figures["pairs"]
-        assert (pair["only_first"], pair["only_second"]) == (1, 1)
-        assert [one["accuracy"] for one in figures["runs"]] == [0.5, 0.5]
+        assert (pair["only_first"], pair["only_second"], pair["p"]) == (3, 1, 1)
+        assert [run["accuracy"] for run in figures["runs"]] == [3 / 4, 1 / 4]
 
-    def test_a_photo_in_two_classes_counts_twice(self):
-        both = [candidate(name, [0, 0], [1, 0], photos=[7, 7]) for name in "ab"]
-        assert comparison.compare(both)["num_examples"] == 2
+    def test_groups_are_those_of_the_run_that_knows_the_fewest(self):
+        both = [
+            candidate("a", [0] * 20),
+            candidate("b", [1] * 10 + [0] * 10, groups=[*[1] * 10, *range(10, 20)]),
+        ]
+        alone, grouped = (
+            comparison.compare(runs)["pairs"][0]
+            for runs in ([both[0], candidate("b", [1] * 10 + [0] * 10)], both)
+        )
+        assert alone["p"] == 2 / 1024
+        assert grouped["p"] == 1
+        assert grouped["difference_ci95"][0] < alone["difference_ci95"][0]
+        assert grouped["photos_needed"] > 2 * alone["photos_needed"]
 
     def test_runs_on_different_photos_are_refused(self):
-        photos = {"a": [1, 2, 3], "b": [2, 3, 1], "c": [3, 4]}
+        photos = {"a": [1, 2, 3], "b": [2, 3, 1], "c": [3, 4, 4]}
         three = [candidate(name, [0] * len(p), photos=p) for name, p in photos.items()]
         with pytest.raises(
-            DataError, match=r"a 3, b 3, c 2, of which they share 1\. .*--data="
+            DataError, match=r"a 3, b 3, c 3, of which they share 1\. .*--data="
         ):
             comparison.pair(three)
 

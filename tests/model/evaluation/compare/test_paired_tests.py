@@ -8,6 +8,11 @@ from model.evaluation.compare import paired_tests
 from model.loop import metrics
 
 
+def mcnemar_p(only_first, only_second):
+    """The p value of photos without groups."""
+    return paired_tests.mcnemar_p(np.repeat([-1, 1, 0], [only_first, only_second, 5]))
+
+
 class TestMcNemar:
     @pytest.mark.parametrize(
         ("only_first", "only_second", "p"),
@@ -21,15 +26,27 @@ class TestMcNemar:
         ],
     )
     def test_p_values_match_those_computed_by_hand(self, only_first, only_second, p):
-        assert paired_tests.mcnemar_p(only_first, only_second) == p
-        assert paired_tests.mcnemar_p(only_second, only_first) == p
+        assert mcnemar_p(only_first, only_second) == p
+        assert mcnemar_p(only_second, only_first) == p
 
     def test_many_photos_approach_the_normal_distribution(self):
         """Also where the numbers are beyond what a float can hold."""
         z = (100 - 1) / math.sqrt(2100)  # with the correction for continuity
         expected = 2 * statistics.NormalDist().cdf(-z)
-        assert paired_tests.mcnemar_p(1000, 1100) == pytest.approx(expected, rel=0.01)
-        assert paired_tests.mcnemar_p(0, 5000) == 0
+        assert mcnemar_p(1000, 1100) == pytest.approx(expected, rel=0.01)
+        assert mcnemar_p(0, 5000) == 0
+
+    @pytest.mark.parametrize(
+        ("differences", "p"),
+        [
+            ([5], 1),
+            ([3, 2, 0], 2 / 4),  # +-3 +-2: 5 and -5 of four sums
+            ([3, 1, -1], 6 / 8),  # +-3 +-1 +-1: all of eight sums but 1 and -1
+            ([], 1),
+        ],
+    )
+    def test_p_values_of_groups_match_those_computed_by_hand(self, differences, p):
+        assert paired_tests.mcnemar_p(np.array(differences, np.int64)) == p
 
 
 class TestTango:
@@ -107,9 +124,7 @@ class TestPhotosNeeded:
         total = paired_tests.photos_needed(0.2, difference=0.1)
         random = np.random.default_rng(0)
         seen = random.multinomial(total, [0.05, 0.15, 0.8], size=2000)
-        hits = np.mean(
-            [paired_tests.mcnemar_p(b, c) < 0.05 for b, c, _ in seen.tolist()]
-        )
+        hits = np.mean([mcnemar_p(b, c) < 0.05 for b, c, _ in seen.tolist()])
         assert 0.72 < hits < 0.85  # the exact test asks for a little more
 
     def test_number_is_at_least_that_of_the_difference(self):
