@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from model.evaluation import calibration, grouped_photos
+from model.evaluation import calibration
 from model.loop import metrics
 from pipeline.records.manifest_row import Row
 
@@ -61,9 +61,9 @@ class Predictions:
         return {
             "num_examples": total,
             "num_groups": len(set(self.groups)),
-            "effective_examples": grouped_photos.effective_number(correct, self.groups),
+            "effective_examples": metrics.effective_number(correct, self.groups),
             "accuracy": float(correct.mean()),
-            "accuracy_ci95": grouped_photos.wilson_interval(correct, self.groups),
+            "accuracy_ci95": metrics.accuracy_interval(correct, self.groups),
             "balanced_accuracy": metrics.mean_over_classes(per_class, "recall"),
             "macro_f1": metrics.mean_over_classes(per_class, "f1"),
             "top5_accuracy": metrics.top_k_accuracy(logits, labels, 5),

@@ -50,7 +50,8 @@ def describe(run: finished_run.FinishedRun) -> str:
         low, high = figures["accuracy_ci95"]
         return (
             f"accuracy {figures['accuracy']:.3f} on {figures['num_examples']} test "
-            f"photos (95 % interval {low:.3f} to {high:.3f})"
+            f"photos (95 % interval {low:.3f} to {high:.3f}), balanced accuracy "
+            f"{figures['balanced_accuracy']:.3f}"
         )
 
     path = path.with_suffix(".json")

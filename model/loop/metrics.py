@@ -9,6 +9,10 @@ from typing import Any
 import numpy as np
 
 LEAST_TEMPERATURE, MOST_TEMPERATURE = 0.05, 20.0
+_Z95 = 1.959964
+# Correlation of the photos of a group; the assumption counts as much as one group with
+# a mistake. Few mistakes alone cannot show how alike the photos of a group are.
+_GROUP_CORRELATION = 0.5
 _LOG_TEMPERATURE_DEVIATION = 0.3  # before any photo is seen
 
 
@@ -41,9 +45,7 @@ def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
     return top_k_accuracy(logits, labels, 1)
 
 
-def wilson_interval(
-    hits: float, total: float, z: float = 1.959964
-) -> tuple[float, float]:
+def wilson_interval(hits: float, total: float, z: float = _Z95) -> tuple[float, float]:
     """Return an interval that covers the true share, at the default z in 95 % of cases.
 
     Args:
@@ -61,6 +63,82 @@ def wilson_interval(
     margin = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
     scale = 1 + z * z / total
     return max(0.0, (centre - margin) / scale), min(1.0, (centre + margin) / scale)
+
+
+def effective_number(values: np.ndarray, groups: np.ndarray) -> float:
+    """Return the number of independent photos with the same information on a mean.
+
+    The photos of a group (copies, near-duplicates, --group_by) tend to be right or
+    wrong together; an interval that counted each photo would be too narrow. The result
+    is the number of photos divided by the design effect: the variance of the mean,
+    estimated from the groups, over that of independent photos. Few groups make it
+    smaller still, by the ratio of normal and t quantile. Without groups it is the
+    number of photos.
+
+    Args:
+        values: number or bool [num_photos], such as whether a prediction is correct.
+        groups: [num_photos], name of each photo's group.
+
+    Sources: Kish 1965, "Survey Sampling", section 5.4 (design effect); Korn and
+    Graubard 1998, "Confidence Intervals for Proportions with Small Expected Number of
+    Positive Counts Estimated from Survey Data" (effective sample size).
+    """
+    _, group_of, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    total, num_groups = len(values), len(sizes)
+    if num_groups == total:
+        return float(total)
+    largest_effect = float((sizes**2).sum() / total)  # where groups are wholly alike
+    deviations = values - np.mean(values)
+    of_photos = float((deviations**2).sum())
+    of_groups = float((np.bincount(group_of, weights=deviations) ** 2).sum())
+    of_groups *= num_groups / max(1, num_groups - 1)
+    effect = of_groups / of_photos if of_photos else 0
+    distinct, counts = np.unique(values, return_counts=True)
+    is_rare = values != distinct[counts.argmax()]
+    num_informative = np.count_nonzero(np.bincount(group_of, weights=is_rare))
+    assumed = 1 + _GROUP_CORRELATION * (largest_effect - 1)
+    effect = (num_informative * effect + assumed) / (num_informative + 1)
+    effect = min(largest_effect, max(1.0, effect))
+    # The less groups can matter, the less their small number does.
+    shrinkage = _Z95 / _t_quantile(total / largest_effect - 1)
+    return float(total / effect * shrinkage ** (2 - 2 / largest_effect))
+
+
+def accuracy_interval(correct: np.ndarray, groups: np.ndarray) -> list[float]:
+    """Return low and high end of the accuracy's 95 % interval; it allows for groups.
+
+    Args:
+        correct: bool [num_photos], whether each prediction is correct.
+        groups: [num_photos], name of each photo's group.
+    """
+    number = effective_number(correct, groups)
+    hits = float(correct.sum() * (number / len(correct)))
+    return list(wilson_interval(hits, number))
+
+
+def sum_groups(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Return the sum of the values of each group, int64 [num_groups].
+
+    Args:
+        values: int [num_photos].
+        groups: [num_photos], name of each photo's group.
+    """
+    _, group_of = np.unique(groups, return_inverse=True)
+    return np.bincount(group_of, weights=values).astype(np.int64)
+
+
+def _t_quantile(freedom: float) -> float:
+    """Return the 97.5 % quantile of Student's t, too low below 2 degrees of freedom.
+
+    Source: Abramowitz and Stegun 1964, "Handbook of Mathematical Functions", 26.7.5.
+    """
+    z, v = _Z95, max(1.0, freedom)
+    return (
+        z
+        + (z**3 + z) / (4 * v)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
+    )
 
 
 def confusion_matrix(

@@ -11,7 +11,7 @@ from typing import Any
 
 import markupsafe
 
-from model.evaluation import grouped_photos, run_evaluation
+from model.evaluation import run_evaluation
 from model.reports import (
     diagrams,
     photo_thumbnails,
@@ -96,7 +96,7 @@ def _figures(evaluation: run_evaluation.RunEvaluation) -> dict[str, Any]:
             figures["effective_examples"] / figures["num_examples"],
         ),
         "remarks": [
-            *grouped_photos.describe(figures),
+            *text_report.groups(figures),
             *text_report.precision(figures),
         ],
         "no_better": text_report.is_no_better(figures),

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from model.evaluation import grouped_photos
 from model.loop import metrics
 from pipeline.system import command_line, tables
 
@@ -26,7 +25,7 @@ def evaluation(figures: dict[str, Any]) -> str:
         "",
         f"top-1 accuracy  {figures['accuracy']:.4f}   95 % interval "
         f"{low:.4f} to {high:.4f}",
-        *grouped_photos.describe(figures),
+        *groups(figures),
         f"balanced accuracy  {figures['balanced_accuracy']:.4f}   macro F1 "
         f"{figures['macro_f1']:.4f}",
         f"top-5 accuracy  {top5}",
@@ -58,7 +57,7 @@ def evaluation(figures: dict[str, Any]) -> str:
 
 def is_no_better(figures: dict[str, Any]) -> str:
     """Return a remark if the accuracy may be that of the largest class; or ""."""
-    if figures["accuracy_ci95"][0] > figures["largest_class_share"]:
+    if not figures["accuracy_ci95"][0] <= figures["largest_class_share"] < 1:
         return ""
     return ". The accuracy is not clearly above that: look at the balanced accuracy"
 
@@ -72,6 +71,24 @@ def precision(figures: dict[str, Any]) -> list[str]:
         f"computed in float32; the training log's accuracies are of {trained}, and may "
         "differ in a few photos"
     ]
+
+
+def groups(figures: dict[str, Any]) -> list[str]:
+    """Return how intervals and tests allow for groups, as a line; [] without groups.
+
+    `figures` are those of an evaluation or of a comparison.
+    """
+    total, num_groups = figures["num_examples"], figures["num_groups"]
+    if num_groups == total:
+        return []
+    line = (
+        f"{total:,} photos in {num_groups:,} groups (copies, near-duplicates, "
+        "--group_by)"
+    )
+    worth = figures.get("effective_examples")
+    if worth is None:
+        return [f"intervals and tests are for {line}"]
+    return [f"interval for {line}, worth {worth:,.0f} independent photos"]
 
 
 def temperature_at_bound(temperature: float) -> str:
@@ -123,7 +140,7 @@ def comparison(figures: dict[str, Any]) -> str:
     lines = [
         f"{figures['split']} split, {figures['num_examples']} photos that none of the "
         "runs was trained on",
-        *grouped_photos.describe(figures),
+        *groups(figures),
         "",
         *_run_table(figures),
     ]

@@ -141,6 +141,11 @@ def _header(
         lines["precision"] = "float16 for frozen layers alone; in float32 trains " + (
             trained.pop() if len(trained) == 1 else "what each stage trains"
         )
+    if setup.precision != "float32":
+        lines["validation"] = (
+            f"in {setup.precision}; evaluate.py computes in float32, and may differ in "
+            "a few photos"
+        )
     lines |= {
         "weights": _weights_in_words(start),
         "network": start.network.name

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from model.evaluation import grouped_photos, stored_logits
+from model.evaluation import stored_logits
 from model.evaluation.compare import paired_tests
 from model.loop import metrics
 from pipeline.system.errors import DataError
@@ -128,7 +128,7 @@ def _describe(candidate: Candidate, groups: np.ndarray) -> dict[str, Any]:
     return {
         "run": candidate.name,
         "accuracy": float(correct.mean()),
-        "accuracy_ci95": grouped_photos.wilson_interval(correct, groups),
+        "accuracy_ci95": metrics.accuracy_interval(correct, groups),
         "balanced_accuracy": metrics.mean_over_classes(per_class, "recall"),
         "top5_accuracy": metrics.top_k_accuracy(logits, label, 5),
         "loss": metrics.mean_loss(logits, label),
@@ -147,7 +147,7 @@ def _compare_two(
     counts = int(only_first.sum()), int(only_second.sum())
     total = len(only_first)
     differences = only_second.astype(np.int64) - only_first
-    effective = grouped_photos.effective_number(differences, groups)
+    effective = metrics.effective_number(differences, groups)
     worth = [number * effective / total for number in (*counts, total)]
     return {
         "first": first.name,
@@ -157,7 +157,7 @@ def _compare_two(
         "only_first": counts[0],
         "only_second": counts[1],
         "both_right": int((first.correct & second.correct).sum()),
-        "p": paired_tests.mcnemar_p(grouped_photos.sums(differences, groups)),
+        "p": paired_tests.mcnemar_p(metrics.sum_groups(differences, groups)),
         "difference": (counts[1] - counts[0]) / total,
         "difference_ci95": list(paired_tests.tango_interval(*worth)),
         "photos_only_first": first.examples.path[only_first].tolist(),

@@ -16,6 +16,7 @@ def test_a_run_is_described_with_the_accuracy_of_these_weights(found, tmp_path):
     assert run_evaluation.describe(run) == (
         f"run run: test, 3 classes, accuracy {figures['accuracy']:.3f} on "
         f"{figures['num_examples']} test photos (95 % interval {low:.3f} to {high:.3f})"
+        f", balanced accuracy {figures['balanced_accuracy']:.3f}"
     )
     with (run.directory / run_folder.MODEL_NAME).open("ab") as file:
         file.write(b"other weights")

@@ -11,6 +11,17 @@ PREDICTED = np.array([0, 1, 0, 2, 2, 0])
 METRICS = ("precision", "recall", "f1", "support")
 
 
+def draw_correct(random, sizes, accuracy, correlation):
+    """Draw which photos of groups of these sizes are predicted correctly."""
+    chances = np.full(len(sizes), accuracy)
+    if correlation:
+        strength = (1 - correlation) / correlation
+        chances = random.beta(
+            accuracy * strength, (1 - accuracy) * strength, len(sizes)
+        )
+    return random.random(sizes.sum()) < np.repeat(chances, sizes)
+
+
 class TestLoss:
     def test_the_mean_loss_by_hand(self):
         """Probabilities 3/4 and 1/4; 1/2 and 1/2."""
@@ -104,6 +115,55 @@ class TestWilson:
         for end in (low, high):
             deviation = math.sqrt(end * (1 - end) / total)
             assert abs(hits / total - end) == pytest.approx(1.959964 * deviation)
+
+
+class TestGroups:
+    @pytest.mark.parametrize(
+        ("sizes", "accuracy", "correlation"),
+        [
+            ([1] * 200, 0.9, 0),
+            ([10] * 30, 0.9, 0.3),
+            ([10] * 30, 0.7, 0.3),
+            ([10] * 30, 0.9, 0.1),
+            ([3] * 100, 0.9, 0.6),
+            ([1] * 200 + [2] * 40 + [8] * 5, 0.9, 0.5),
+            (range(1, 41), 0.85, 0.2),
+        ],
+    )
+    def test_intervals_cover_the_accuracy_in_95_of_100_cases(
+        self, sizes, accuracy, correlation
+    ):
+        random, sizes = np.random.default_rng(0), np.array(sizes)
+        groups, covered = np.repeat(np.arange(len(sizes)), sizes), 0
+        for _ in range(1000):
+            correct = draw_correct(random, sizes, accuracy, correlation)
+            low, high = metrics.accuracy_interval(correct, groups)
+            covered += low <= accuracy <= high
+        assert 0.93 <= covered / 1000 <= 0.97
+
+    def test_without_groups_each_photo_counts(self):
+        correct = np.arange(100) % 3 > 0
+        assert metrics.effective_number(correct, np.arange(100)) == 100
+
+    @pytest.mark.parametrize(("num_groups", "least", "most"), [(30, 30, 60), (1, 0, 1)])
+    def test_groups_without_a_mistake_count_for_less_than_their_photos(
+        self, num_groups, least, most
+    ):
+        """The sample cannot tell that the photos of a group are not alike."""
+        groups = np.repeat(np.arange(num_groups), 300 // num_groups)
+        number = metrics.effective_number(np.ones(300, np.bool_), groups)
+        assert least < number < most
+
+    def test_a_single_pair_changes_little(self):
+        correct, groups = np.arange(200) % 5 > 0, np.array([0, *range(199)])
+        assert 198 < metrics.effective_number(correct, groups) < 200
+
+    def test_identical_copies_count_as_one_photo(self):
+        random = np.random.default_rng(0)
+        correct = np.repeat(random.random(400) < 0.8, 2)
+        groups = np.repeat(np.arange(400), 2)
+        number = metrics.effective_number(correct, groups)
+        assert number == pytest.approx(400, rel=0.02)
 
 
 class TestPerClass:

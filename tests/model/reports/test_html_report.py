@@ -105,6 +105,10 @@ def test_the_page_states_accuracy_and_figures(page, evaluation):
     low, high = figures["accuracy_ci95"]
     assert f"95 % interval {100 * low:.1f} % to {100 * high:.1f} %, N = 60" in page
     assert f"{figures['calibration']['ece']:.3f}</strong>" in page
+    assert f"chance alone gives {figures['calibration']['ece_by_chance']:.3f}" in page
+    assert '<span class="label">calibration error' not in page
+    balanced = f"{100 * figures['balanced_accuracy']:.1f} %"
+    assert f'balanced accuracy</span><span class="value">{balanced}</span>' in page
     assert "the temperature 1.500, which was fitted on the validation split" in page
     assert "1 variables were frozen; all have the same SHA-256" in page
     assert "&lt;i&gt;fc8&lt;/i&gt;" in page

@@ -1,3 +1,5 @@
+import pytest
+
 from model.reports import text_report
 
 
@@ -63,7 +65,7 @@ def test_p_values_of_more_runs_are_corrected():
         [pair("longer"), pair("c")], num_groups=57, class_names=list("abcdef")
     )
     text = text_report.comparison(figures)
-    assert "allow for 57 groups (copies, near-duplicates or --group_by) of 60" in text
+    assert "intervals and tests are for 60 photos in 57 groups (copies" in text
     assert "only the other: 1; sign test of groups, p 0.0703" in text
     assert "a         0.9000  0.8000 to 0.9500    0.7500  1.0000" in text
     assert text.count("p 0.0703, corrected 0.141\n") == 2
@@ -82,3 +84,30 @@ def test_a_temperature_at_a_bound_has_a_remark():
         assert "probabilities are not calibrated" in text_report.temperature_at_bound(
             bound
         )
+
+
+@pytest.mark.parametrize(
+    ("low", "remark"), [(0.94, True), (0.95, True), (0.951, False)]
+)
+def test_an_accuracy_like_that_of_the_largest_class_has_a_remark(low, remark):
+    figures = {"accuracy_ci95": [low, 0.99], "largest_class_share": 0.95}
+    text = text_report.is_no_better(figures)
+    assert bool(text) == remark == ("look at the balanced accuracy" in text)
+
+
+@pytest.mark.parametrize(
+    ("precision", "lines"), [("bfloat16", 1), ("float32", 0), ("", 0)]
+)
+def test_a_training_in_another_precision_is_named(precision, lines):
+    named = text_report.precision({"training_precision": precision})
+    assert len(named) == lines
+    assert all("in float32" in line and "bfloat16" in line for line in named)
+
+
+def test_groups_are_named_with_what_they_are_worth():
+    figures = {"num_examples": 60, "num_groups": 30, "effective_examples": 41.7}
+    assert text_report.groups(figures) == [
+        "interval for 60 photos in 30 groups (copies, near-duplicates, --group_by), "
+        "worth 42 independent photos"
+    ]
+    assert text_report.groups(figures | {"num_groups": 60}) == []

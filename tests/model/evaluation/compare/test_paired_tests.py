@@ -101,6 +101,34 @@ class TestTango:
         assert covered == pytest.approx(0.95, abs=0.02)
 
 
+def draw_differences(random, sizes, only_one, correlation):
+    """Draw -1, 0 or 1 for each photo: which of two equally good runs alone is right."""
+    chances = np.array([only_one, 1 - 2 * only_one, only_one])
+    strength = (1 - correlation) / correlation
+    drawn = random.dirichlet(chances * strength, len(sizes)).cumsum(axis=1)
+    of_photos = np.repeat(drawn, sizes, axis=0)
+    return (of_photos[:, :2] < random.random((sizes.sum(), 1))).sum(axis=1) - 1
+
+
+@pytest.mark.parametrize(
+    ("sizes", "correlation"), [([10] * 30, 0.3), ([1] * 200 + [10] * 10, 0.5)]
+)
+def test_runs_of_equal_accuracy_differ_by_chance_alone(sizes, correlation):
+    random, sizes = np.random.default_rng(0), np.array(sizes)
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    draws, covered, rejected = 300, 0, 0
+    for _ in range(draws):
+        differences = draw_differences(random, sizes, 0.08, correlation)
+        share = metrics.effective_number(differences, groups) / len(groups)
+        counts = (differences < 0).sum(), (differences > 0).sum(), len(groups)
+        low, high = paired_tests.tango_interval(*(share * n for n in counts))
+        covered += low <= 0 <= high
+        of_groups = metrics.sum_groups(differences, groups)
+        rejected += paired_tests.mcnemar_p(of_groups) < 0.05
+    assert 0.93 <= covered / draws <= 0.975
+    assert 0.01 <= rejected / draws <= 0.05
+
+
 class TestHolm:
     @pytest.mark.parametrize(
         ("p_values", "expected"),
