@@ -96,8 +96,8 @@ def _figures(evaluation: run_evaluation.RunEvaluation) -> dict[str, Any]:
             figures["effective_examples"] / figures["num_examples"],
         ),
         "remarks": [
-            *text_report.groups(figures),
-            *text_report.precision(figures),
+            *text_report.groups_in_words(figures),
+            *text_report.precision_in_words(figures),
         ],
         "no_better": text_report.is_no_better(figures),
         "curves": drawings.training(run.results()) if has_metrics else [],

@@ -25,7 +25,7 @@ def evaluation(figures: dict[str, Any]) -> str:
         "",
         f"top-1 accuracy  {figures['accuracy']:.4f}   95 % interval "
         f"{low:.4f} to {high:.4f}",
-        *groups(figures),
+        *groups_in_words(figures),
         f"balanced accuracy  {figures['balanced_accuracy']:.4f}   macro F1 "
         f"{figures['macro_f1']:.4f}",
         f"top-5 accuracy  {top5}",
@@ -35,7 +35,7 @@ def evaluation(figures: dict[str, Any]) -> str:
         + temperature_at_bound(figures["temperature"]),
         f"always predicting the largest class: {figures['largest_class_share']:.4f}"
         + is_no_better(figures),
-        *precision(figures),
+        *precision_in_words(figures),
         "",
         *_class_table(figures),
         "",
@@ -62,18 +62,18 @@ def is_no_better(figures: dict[str, Any]) -> str:
     return ". The accuracy is not clearly above that: look at the balanced accuracy"
 
 
-def precision(figures: dict[str, Any]) -> list[str]:
+def precision_in_words(figures: dict[str, Any]) -> list[str]:
     """Return a line if the training validated with other numbers than float32."""
     trained = figures.get("training_precision") or "float32"
     if trained == "float32":
         return []
     return [
-        f"computed in float32; the training log's accuracies are of {trained}, and may "
-        "differ in a few photos"
+        f"The evaluation computes in float32. The training log's accuracies are of "
+        f"{trained} and may differ in a few photos."
     ]
 
 
-def groups(figures: dict[str, Any]) -> list[str]:
+def groups_in_words(figures: dict[str, Any]) -> list[str]:
     """Return how intervals and tests allow for groups, as a line; [] without groups.
 
     `figures` are those of an evaluation or of a comparison.
@@ -81,14 +81,14 @@ def groups(figures: dict[str, Any]) -> list[str]:
     total, num_groups = figures["num_examples"], figures["num_groups"]
     if num_groups == total:
         return []
-    line = (
+    groups = (
         f"{total:,} photos in {num_groups:,} groups (copies, near-duplicates, "
         "--group_by)"
     )
     worth = figures.get("effective_examples")
     if worth is None:
-        return [f"intervals and tests are for {line}"]
-    return [f"interval for {line}, worth {worth:,.0f} independent photos"]
+        return [f"Intervals and tests allow for groups: {groups}."]
+    return [f"In the interval, {groups} count as {worth:,.0f} independent photos."]
 
 
 def temperature_at_bound(temperature: float) -> str:
@@ -140,7 +140,7 @@ def comparison(figures: dict[str, Any]) -> str:
     lines = [
         f"{figures['split']} split, {figures['num_examples']} photos that none of the "
         "runs was trained on",
-        *groups(figures),
+        *groups_in_words(figures),
         "",
         *_run_table(figures),
     ]

@@ -1,9 +1,9 @@
 """Say whether one of several runs is better, from predictions for the same photos.
 
-Copies of a photo count one by one, as in an evaluation, and are one group. The verdict
-is that of McNemar's test, which is more cautious than Tango's interval:
-with few photos that only one run gets right, the interval may exclude zero where the
-test sees no difference.
+Copies of a photo count one by one, as in an evaluation, and form a group. The verdict
+is that of McNemar's test, which is more cautious than Tango's interval: with few photos
+that only one run gets right, the interval may exclude zero where the test sees no
+difference.
 """
 
 import collections

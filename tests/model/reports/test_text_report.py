@@ -65,7 +65,7 @@ def test_p_values_of_more_runs_are_corrected():
         [pair("longer"), pair("c")], num_groups=57, class_names=list("abcdef")
     )
     text = text_report.comparison(figures)
-    assert "intervals and tests are for 60 photos in 57 groups (copies" in text
+    assert "tests allow for groups: 60 photos in 57 groups (copies" in text
     assert "only the other: 1; sign test of groups, p 0.0703" in text
     assert "a         0.9000  0.8000 to 0.9500    0.7500  1.0000" in text
     assert text.count("p 0.0703, corrected 0.141\n") == 2
@@ -99,15 +99,15 @@ def test_an_accuracy_like_that_of_the_largest_class_has_a_remark(low, remark):
     ("precision", "lines"), [("bfloat16", 1), ("float32", 0), ("", 0)]
 )
 def test_a_training_in_another_precision_is_named(precision, lines):
-    named = text_report.precision({"training_precision": precision})
+    named = text_report.precision_in_words({"training_precision": precision})
     assert len(named) == lines
     assert all("in float32" in line and "bfloat16" in line for line in named)
 
 
 def test_groups_are_named_with_what_they_are_worth():
     figures = {"num_examples": 60, "num_groups": 30, "effective_examples": 41.7}
-    assert text_report.groups(figures) == [
-        "interval for 60 photos in 30 groups (copies, near-duplicates, --group_by), "
-        "worth 42 independent photos"
+    assert text_report.groups_in_words(figures) == [
+        "In the interval, 60 photos in 30 groups (copies, near-duplicates, --group_by) "
+        "count as 42 independent photos."
     ]
-    assert text_report.groups(figures | {"num_groups": 60}) == []
+    assert text_report.groups_in_words(figures | {"num_groups": 60}) == []
