@@ -207,6 +207,8 @@ def test_each_precision_trains(quick, precision, found, capsys):
     directory = train_run.train(dataclasses.replace(quick, precision=precision))
     header = re.findall(r"^([a-z ]+?)  +(.+)", capsys.readouterr().err, re.M)
     labels = ["weights", "network", "input", "head", "trains", "learning rate"]
+    if precision != "float32":
+        labels.insert(0, "validation")
     if precision == "float16":
         labels.insert(0, "precision")
         assert header[1][1].endswith("in float32 trains the head (logits)")
