@@ -107,9 +107,7 @@ def effective_number(values: np.ndarray, groups: np.ndarray) -> float:
 def accuracy_interval(correct: np.ndarray, groups: np.ndarray) -> list[float]:
     """Return low and high end of the accuracy's 95 % interval; it allows for groups.
 
-    Args:
-        correct: bool [num_photos], whether each prediction is correct.
-        groups: [num_photos], name of each photo's group.
+    The arguments are those of `effective_number`.
     """
     number = effective_number(correct, groups)
     hits = float(correct.sum() * (number / len(correct)))
@@ -117,12 +115,7 @@ def accuracy_interval(correct: np.ndarray, groups: np.ndarray) -> list[float]:
 
 
 def sum_groups(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Return the sum of the values of each group, int64 [num_groups].
-
-    Args:
-        values: int [num_photos].
-        groups: [num_photos], name of each photo's group.
-    """
+    """Return the sum of the integer values of each group, int64 [num_groups]."""
     _, group_of = np.unique(groups, return_inverse=True)
     return np.bincount(group_of, weights=values).astype(np.int64)
 
