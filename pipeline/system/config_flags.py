@@ -20,7 +20,7 @@ Config = TypeVar("Config", bound="DataclassInstance")
 _KEY, _ARGUMENT = "setting", "argument"  # keys of a field's metadata
 _TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 _BOOLS = {"true": True, "false": False}
-_LIMIT = 1 << 63  # of numbers: libraries take no larger ones
+_LIMIT = 1 << 63  # of whole numbers: libraries take no larger ones
 # Names that people try -> settings that they may mean.
 _SYNONYMS = {
     "lr": ["learning_rate"],
@@ -100,8 +100,9 @@ class Setting:
             fits, expected = value in self.choices, suggestion(value, self.choices)
         elif fits and kind in (int, float):
             inside = self.lower <= value <= self.upper
-            fits = inside and self.above < value < self.below and abs(value) < _LIMIT
-            expected += ", below 2^63" * (inside and abs(value) >= _LIMIT)
+            is_large = abs(value) >= (_LIMIT if type(value) is int else math.inf)
+            fits = inside and self.above < value < self.below and not is_large
+            expected += ", below 2^63" * (inside and type(value) is int and is_large)
         if not fits:
             raise ValueError(f"--{name}={value}: expected {expected}")
 
