@@ -46,8 +46,6 @@ class Network:
         num_classes: number of classes of its best-known weights.
         is_classifier: whether the last step gives a logit for each of two classes or
             more.
-        size_multiple_px: number that the input's height and width must be a multiple
-            of, in pixels.
     """
 
     name: str
@@ -57,7 +55,6 @@ class Network:
     combined_features: tuple[str, ...] = ()
     num_classes: int = 1000
     is_classifier: bool = True
-    size_multiple_px: int = 1
 
     def steps(self, num_classes: int = 0, dtype: str = "float32") -> list[Any]:
         """Make the steps, unbuilt; for 0 classes, with the network's own number."""
@@ -125,11 +122,6 @@ class Network:
         Raises:
             errors.MismatchedCheckpoint: the network cannot take an input of that size.
         """
-        if spec.size_px % self.size_multiple_px:
-            raise errors.MismatchedCheckpoint(
-                f"{self.name} does not take images of {spec.size_px} pixels; expected "
-                f"a multiple of {self.size_multiple_px}"
-            )
         classes = num_classes or self.num_classes
         try:
             return copy.deepcopy(_variable_shapes(self, spec.size_px, classes))

@@ -27,10 +27,10 @@ def bvlc_alexnet(num_classes: int, dtype: str) -> list[Any]:
     return [
         layers.conv("conv1", 96, 11, dtype, stride=4, padding="valid"),
         composite_layers.LocalResponseNorm("norm1", dtype),
-        layers.max_pool("pool1", 3, 2, dtype),
+        composite_layers.CaffePool("pool1", dtype),
         _grouped("conv2", 256, 5, dtype),
         composite_layers.LocalResponseNorm("norm2", dtype),
-        layers.max_pool("pool2", 3, 2, dtype),
+        composite_layers.CaffePool("pool2", dtype),
         *_from_conv3(num_classes, dtype),
     ]
 
@@ -42,10 +42,10 @@ def caffenet(num_classes: int, dtype: str) -> list[Any]:
     """
     return [
         layers.conv("conv1", 96, 11, dtype, stride=4, padding="valid"),
-        layers.max_pool("pool1", 3, 2, dtype),
+        composite_layers.CaffePool("pool1", dtype),
         composite_layers.LocalResponseNorm("norm1", dtype),
         _grouped("conv2", 256, 5, dtype),
-        layers.max_pool("pool2", 3, 2, dtype),
+        composite_layers.CaffePool("pool2", dtype),
         composite_layers.LocalResponseNorm("norm2", dtype),
         *_from_conv3(num_classes, dtype),
     ]
@@ -57,7 +57,7 @@ def _from_conv3(num_classes: int, dtype: str) -> list[Any]:
         layers.conv("conv3", 384, 3, dtype),
         _grouped("conv4", 384, 3, dtype),
         _grouped("conv5", 256, 3, dtype),
-        layers.max_pool("pool5", 3, 2, dtype),
+        composite_layers.CaffePool("pool5", dtype),
         layers.flatten(dtype),
         layers.dense("fc6", 4096, dtype),
         layers.dropout("drop6", 0.5, dtype),

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from model.networks import layers
+from model.networks import composite_layers, layers
 from pipeline.batches.input_spec import InputSpec
 
 # Mean colour of CIFAR-10's training photos. Caffe subtracts a mean image instead, which
@@ -29,19 +29,16 @@ CIFAR_CNN_INPUT = InputSpec(
 def cifar10_quick(num_classes: int, dtype: str) -> list[Any]:
     """Make Caffe's quick network: three convolutions; the first pools before its ReLU.
 
-    Caffe rounds the size of pooled images up, as padding "same" does. It averages only
-    over pixels inside the image, as TensorFlow does.
-
     Source: caffe/examples/cifar10/cifar10_quick_train_test.prototxt.
     """
     return [
         layers.conv("conv1", 32, 5, dtype, activation=None),
-        layers.max_pool("pool1", 3, 2, dtype, padding="same"),
+        composite_layers.CaffePool("pool1", dtype),
         keras.layers.ReLU(name="relu1", dtype=dtype),
         layers.conv("conv2", 32, 5, dtype),
-        keras.layers.AveragePooling2D(3, 2, "same", name="pool2", dtype=dtype),
+        composite_layers.CaffePool("pool2", dtype, keras.layers.AveragePooling2D),
         layers.conv("conv3", 64, 5, dtype),
-        keras.layers.AveragePooling2D(3, 2, "same", name="pool3", dtype=dtype),
+        composite_layers.CaffePool("pool3", dtype, keras.layers.AveragePooling2D),
         layers.flatten(dtype),
         layers.dense("ip1", 64, dtype, activation=None),
         layers.dense("ip2", num_classes, dtype, activation=None),

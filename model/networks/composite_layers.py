@@ -1,4 +1,4 @@
-"""Combine Keras layers to blocks: chains, groups, branches, local normalisation.
+"""Combine Keras layers to blocks: chains, groups, branches, Caffe's own layers.
 
 A network is a list of steps from input to logits: Keras layers and these blocks. Blocks
 consist only of built-in layers and keras.ops, so a saved model loads in plain Keras.
@@ -205,6 +205,32 @@ def group_of(layer_name: str) -> tuple[str, int] | None:
     """Return (name of the grouped convolution, index of the group from 0), or None."""
     match = _GROUP.fullmatch(layer_name)
     return (match[1], int(match[2]) - 1) if match else None
+
+
+@dataclasses.dataclass(frozen=True)
+class CaffePool(Block):
+    """Pooling over 3 x 3 pixels in steps of 2 that rounds the output's size up.
+
+    If the side is even, the last window reaches out of the image and is cut there.
+    Keras' padding "same" does so too, but pads odd sides as well.
+
+    Source: caffe/src/caffe/layers/pooling_layer.cpp.
+    """
+
+    dtype: str  # Keras dtype policy
+    kind: Any = keras.layers.MaxPooling2D
+
+    def __call__(self, inputs: Any) -> Any:
+        """Pool [batch, height, width, channels], of equal height and width."""
+        return self._layer(inputs.shape)(inputs)
+
+    def compute_output_shape(self, shape: Shape) -> Shape:
+        """Return [batch, height, width, channels] after pooling."""
+        return tuple(self._layer(shape).compute_output_shape(shape))
+
+    def _layer(self, shape: Shape) -> Any:
+        padding = "valid" if shape[1] % 2 else "same"
+        return self.kind(3, 2, padding, name=self.name, dtype=self.dtype)
 
 
 @dataclasses.dataclass(frozen=True)

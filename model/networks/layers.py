@@ -21,11 +21,9 @@ def conv(
     )
 
 
-def max_pool(
-    name: str, size: int, stride: int, dtype: str, *, padding: str = "valid"
-) -> Any:
+def max_pool(name: str, size: int, stride: int, dtype: str) -> Any:
     """Make a max pooling over size x size pixels."""
-    return keras.layers.MaxPooling2D(size, stride, padding, name=name, dtype=dtype)
+    return keras.layers.MaxPooling2D(size, stride, name=name, dtype=dtype)
 
 
 def flatten(dtype: str) -> Any:

@@ -51,7 +51,6 @@ NETWORKS = {
             cifar.QUICK_INPUT,
             ("pool1", "pool2", "pool3", "ip1"),
             num_classes=10,
-            size_multiple_px=8,  # Caffe's pooling pads other sizes differently
         ),
         *(
             _network(make, cifar.CIFAR_CNN_INPUT, _CIFAR_FEATURES, num_classes=10)

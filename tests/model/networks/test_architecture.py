@@ -1,5 +1,3 @@
-import dataclasses
-
 import keras
 import numpy as np
 import pytest
@@ -150,13 +148,6 @@ class TestFirstConvolution:
     )
     def test_does_not_follow_layers_that_mix_or_weigh_channels(self, layer):
         assert self.find(layer, keras.layers.Conv2D(2, 3)) == ""
-
-
-def test_a_size_that_caffe_would_pool_differently_is_refused():
-    network = registry.NETWORKS["cifar10_quick"]
-    spec = dataclasses.replace(network.input_spec, size_px=36, short_side_px=36)
-    with pytest.raises(errors.MismatchedCheckpoint, match="expected a multiple of 8"):
-        network.variable_shapes(spec)
 
 
 def test_photos_that_are_too_small_for_the_layers_are_refused():

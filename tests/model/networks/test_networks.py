@@ -129,6 +129,7 @@ def pool(size, reduce=np.max, function=ref.pool):
 ALEXNET = {"pool": pool(3), "fc": dense(), "fc8": dense(relu=False)}
 CAFFE_ALEXNET = {
     **ALEXNET,
+    "pool": pool(3, function=ref.caffe_pool),
     "conv1": conv(stride=4, border=0),
     "norm": ref.local_response_norm,
     "conv3": conv(border=1),
@@ -277,9 +278,11 @@ SOURCES = {
     "cifar_cnn_avg": "layer names",
 }
 # Side of the image in pixels. With 50, each pooling of vgg16 but one drops a row; with
-# 70, efficientnet_lite0 has 35, 18, 9, 5 and 3, so SAME pads even and odd sizes.
-SIDES = {"caffenet": 227, "bvlc_alexnet": 227, "vgg16": 50, "efficientnet_lite0": 70}
-SIDES |= dict.fromkeys(("cifar10_quick", "cifar_cnn", "cifar_cnn_avg"), 32)
+# 70, efficientnet_lite0 has 35, 18, 9, 5 and 3, so SAME pads even and odd sizes. With
+# 199, bvlc_alexnet pools 48, 24 and 12 rows, so that Caffe's rounding up adds one each
+# time; cifar10_quick pools 34 and 17.
+SIDES = {"caffenet": 227, "bvlc_alexnet": 199, "vgg16": 50, "efficientnet_lite0": 70}
+SIDES |= {"cifar10_quick": 34, "cifar_cnn": 32, "cifar_cnn_avg": 32}
 
 
 def restore_all(network, arrays, arch=""):
