@@ -19,7 +19,7 @@ from model.training import (
     settings,
     train_run,
 )
-from pipeline.system.errors import DataError
+from pipeline.system.errors import DataError, UsageError
 from tests.support import processes, stopped_trainings
 
 
@@ -107,13 +107,23 @@ def test_a_diverged_run_prevents_the_summary(tiny_config, monkeypatch):
 
 @pytest.mark.slow
 def test_folds_test_a_comparison_with_scratch(tiny_config, capsys):
-    config = dataclasses.replace(tiny_config, folds=2, compare="scratch")
+    config = dataclasses.replace(
+        tiny_config, folds=2, compare="scratch", train_from="conv1"
+    )
     summary = content(repeated_runs.repeat(config))
     scratch = summary["scratch"]
     assert set(summary["accuracy"]) == set(scratch["accuracy"]) == {"fold-0", "fold-1"}
     stdout = capsys.readouterr().out
     assert f"mean {summary['mean']:.4f}" in stdout
     assert f"scratch, mean {scratch['mean']:.4f}" in stdout
+
+
+def test_a_comparison_with_frozen_random_layers_is_refused(tiny_config):
+    config = dataclasses.replace(tiny_config, compare="scratch")
+    for changes in ({}, {"train_from": "conv2"}, {"train": "conv1,logits"}):
+        with pytest.raises(UsageError, match="Give --train_from=conv1, which trains"):
+            train_run.train(dataclasses.replace(config, **changes))
+    assert not Path(tiny_config.run_dir).exists()
 
 
 def test_layer_rates_of_a_later_stage_are_checked_before_any_trains(tiny_config):
@@ -300,7 +310,8 @@ class TestPlan:
         assert "5 such trainings, altogether about" in plan(seeds=5)
 
     def test_the_plan_names_compared_networks(self, plan):
-        assert {"pretrained:", "scratch:"} <= {*plan(compare="scratch").splitlines()}
+        lines = plan(compare="scratch", train_from="conv1").splitlines()
+        assert {"pretrained:", "scratch:"} <= {*lines}
 
     @pytest.mark.slow
     def test_the_plan_is_near_the_time_of_the_run(self, tiny_config, found):

@@ -136,7 +136,8 @@ class Config:
     compare: str = _several(
         "none",
         "Also trains the same network from a random start (scratch) on the same "
-        "batches, which shows what the weights are worth.",
+        "batches, which shows what the weights are worth; needs --train_from, so that "
+        "all layers train.",
         choices=("none", "scratch"),
     )
     snapshot_minutes: float = _snapshots(

@@ -69,6 +69,12 @@ class StagePlan:
             return head.pooled_name(self.features, self.pooling)
         return self.cut
 
+    @property
+    def frozen_layers(self) -> frozenset[str]:
+        """Layers below the head that do not train."""
+        is_cut = self.cut != architecture.INPUT
+        return self.frozen | {*(self.network.weighted_layers(self.cut) * is_cut)}
+
     def trains(self, layer_name: str) -> bool:
         """Return whether a layer above the cut trains."""
         group = composite_layers.group_of(layer_name)

@@ -17,7 +17,7 @@ from model.training import (
 from pipeline.images import file_headers
 from pipeline.records import manifest
 from pipeline.system import command_line, file_system
-from pipeline.system.errors import DataError
+from pipeline.system.errors import DataError, UsageError
 
 SCRATCH = "scratch"  # run folder, inside the run, of the network from a random start
 
@@ -122,8 +122,22 @@ def prepare(
         )
         for name, (folder, network_start) in starts.items()
     ]
+    if config.compare == "scratch":
+        _check_all_layers_train(networks[-1])
     command_line.log(_header(config, records, networks))
     return networks
+
+
+def _check_all_layers_train(network: staged_training.StagedTraining) -> None:
+    """Refuse a comparison with random layers that no stage trains."""
+    frozen = [stage.plan.frozen_layers for stage in network.stages]
+    if untrained := frozenset.intersection(*frozen):
+        lowest = network.start.network.head_positions()[0]
+        raise UsageError(
+            "--compare=scratch: a random start would keep its random layers "
+            f"({', '.join(sorted(untrained)[:4])}, ...), which shows nothing. Give "
+            f"--train_from={lowest}, which trains all layers of both networks."
+        )
 
 
 def _header(
