@@ -14,10 +14,11 @@ from model.loop import optimization
 def share(settings: optimization.Settings, step: int, total: int) -> float:
     """Return the share of the base rate that a step learns at.
 
-    With t for the step: constant: 1. step: gamma^floor(t / stepsize). multistep:
+    With t for the step: constant, fixed: 1. step: gamma^floor(t / stepsize). multistep:
     gamma^(number of milestones that t has reached). poly: (1 - t / total)^power. inv:
-    (1 + gamma t)^-power. exp: gamma^t. cosine: (1 + cos(pi t / total)) / 2. During
-    warm-up this is multiplied by (t + 1) / warmup_steps.
+    (1 + gamma t)^-power. exp: gamma^t. sigmoid: 1 / (1 + exp(-gamma (t - stepsize))),
+    which rises. cosine: (1 + cos(pi t / total)) / 2. During warm-up this is multiplied
+    by (t + 1) / warmup_steps.
 
     Args:
         settings: policy of the schedule and its parameters.
@@ -34,11 +35,14 @@ def _done(step: int, total: int) -> float:
 
 _SHARES: dict[str, Callable[[optimization.Settings, int, int], float]] = {
     "constant": lambda s, t, total: 1.0,
+    "fixed": lambda s, t, total: 1.0,
     "step": lambda s, t, total: s.gamma ** (t // s.stepsize),
     "multistep": lambda s, t, total: s.gamma ** sum(t >= m for m in s.milestone_steps),
     "poly": lambda s, t, total: (1 - _done(t, total)) ** s.power,
     "inv": lambda s, t, total: (1 + s.gamma * t) ** -s.power,
     "exp": lambda s, t, total: s.gamma**t,
+    # Its hyperbolic form does not overflow.
+    "sigmoid": lambda s, t, total: (1 + math.tanh(s.gamma * (t - s.stepsize) / 2)) / 2,
     "cosine": lambda s, t, total: (1 + math.cos(math.pi * _done(t, total))) / 2,
 }
 

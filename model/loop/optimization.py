@@ -12,9 +12,9 @@ from pipeline.system import config_flags
 
 # Settings that only some schedules use.
 _USED_BY = {
-    "gamma": ("step", "multistep", "inv", "exp"),
+    "gamma": ("step", "multistep", "inv", "exp", "sigmoid"),
     "power": ("poly", "inv"),
-    "stepsize": ("step",),
+    "stepsize": ("step", "sigmoid"),
     "milestones": ("multistep",),
 }
 _setting = functools.partial(config_flags.setting, per_stage=True)
@@ -72,7 +72,10 @@ class Settings:
         basic=True,
     )
     clip_norm: float = _update(
-        0.0, "Largest norm of the gradient; 0 leaves gradients alone.", lower=0
+        0.0,
+        "Largest norm of the gradient, summed over --iter_size batches as in Caffe; 0 "
+        "leaves gradients alone.",
+        lower=0,
     )
     iter_size: int = _update(
         1,
@@ -80,24 +83,34 @@ class Settings:
         lower=1,
     )
     ema: float = _share(
-        "Share that a moving average of the weights keeps at each step, such as 0.999. "
-        "The average is validated and saved; 0 turns it off."
+        "Share that a moving average of the weights keeps at each step, such as 0.999; "
+        "less in the first steps. The average is validated and saved; 0 turns it off."
     )
     rates: str = _schedule(
         "",
         "Factors for single layers: pattern=lr_mult[:decay_mult], with commas, such as "
-        "logits/*=10,*/bias=2:0. The last pattern that fits counts; 0 freezes.",
+        "*/bias=2:0,logits/kernel=10. The last pattern that fits counts; 0 freezes.",
     )
     policy: str = _schedule(
         "cosine",
-        "How the learning rate changes during training; cosine falls smoothly to 0.",
-        choices=("constant", "step", "multistep", "poly", "inv", "exp", "cosine"),
+        "How the learning rate changes during training; cosine falls smoothly to 0. "
+        "fixed is Caffe's name for constant.",
+        choices=(
+            *("constant", "fixed", "step", "multistep", "poly", "inv", "exp"),
+            *("sigmoid", "cosine"),
+        ),
     )
     gamma: float = _schedule(
-        0.1, "Decay factor, for --policy=step, multistep, inv and exp.", above=0
+        0.1,
+        "Decay factor, for --policy=step, multistep, inv and exp; slope of sigmoid.",
+        above=0,
     )
     power: float = _schedule(1.0, "Exponent, for --policy=poly and inv.", lower=0)
-    stepsize: int = _schedule(0, "Steps between decays, for --policy=step.", lower=0)
+    stepsize: int = _schedule(
+        0,
+        "Steps between decays, for --policy=step; steps to half the rate, for sigmoid.",
+        lower=0,
+    )
     milestones: str = _schedule(
         "", "Steps of the decays, for --policy=multistep, such as 1000,2000."
     )
@@ -133,8 +146,8 @@ class Settings:
             )
         if self.nesterov and not (self.optimizer == "sgd" and self.momentum):
             raise ValueError("--nesterov: expected --optimizer=sgd and --momentum")
-        if self.policy == "step" and not self.stepsize:
-            raise ValueError("--policy=step: expected --stepsize, in steps")
+        if self.policy in _USED_BY["stepsize"] and not self.stepsize:
+            raise ValueError(f"--policy={self.policy}: expected --stepsize, in steps")
         milestones = self.milestone_steps
         if self.policy == "multistep" and not milestones:
             raise ValueError("--policy=multistep: expected --milestones, in steps")

@@ -3,6 +3,10 @@
 In this order: gradients summed over `iter_size` batches become the mean over their
 examples; their norm is clipped; L2 decay is added; the optimizer changes each variable
 at its own learning rate; moving averages of the weights follow.
+
+Sources: ClipGradients and Normalize in caffe/src/caffe/solvers/sgd_solver.cpp, which
+clips the sum of the batches' mean gradients and then divides it by iter_size;
+tf.train.ExponentialMovingAverage with num_updates (warm-up of the averages).
 """
 
 import contextlib
@@ -112,7 +116,8 @@ class ParameterUpdate:
         settings = self._settings
         gradients = [gradient / count for gradient in gradients]
         if settings.clip_norm:
-            gradients, _ = tf.clip_by_global_norm(gradients, settings.clip_norm)
+            largest = settings.clip_norm / self.iter_size
+            gradients, _ = tf.clip_by_global_norm(gradients, largest)
         if settings.optimizer != "adamw":
             gradients = [
                 gradient + decay * tf.convert_to_tensor(variable) if decay else gradient
@@ -126,9 +131,12 @@ class ParameterUpdate:
                 [gradients[place] for place in members],
                 [self.variables[place] for place in members],
             )
+        # A short training would otherwise stay near the random weights of its start.
+        step = tf.cast(self._groups[0][1].iterations.value, tf.float32)
+        kept = tf.minimum(settings.ema, (1 + step) / (10 + step))
         for average, variable in zip(self.averages, self.variables, strict=False):
             away = average - tf.convert_to_tensor(variable)
-            average.assign_sub((1 - settings.ema) * away)
+            average.assign_sub((1 - kept) * away)
 
     def accumulate(self, gradients: Sequence[Any], count: Any) -> None:
         """Add the gradients of a batch, as `apply` takes them, to the next step."""

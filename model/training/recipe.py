@@ -2,7 +2,7 @@
 
     ckpt = "vgg16_conv"
     learning_rate = 1e-3
-    rates = {"logits/*" = 10, "*/bias" = [2, 0]}
+    rates = {"*/bias" = [2, 0], "logits/kernel" = 10, "logits/bias" = [20, 0]}
 
     [[stages]]
     stage = "head"

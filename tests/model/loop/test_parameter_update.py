@@ -135,13 +135,27 @@ def test_accumulated_batches_make_one_step():
     np.testing.assert_allclose(values(changed), expected, rtol=1e-6)
 
 
-def test_the_moving_average_follows_the_weights():
+def test_clipping_limits_the_sum_of_accumulated_batches():
+    """As in Caffe, where each batch adds its mean, and the clipped sum is divided."""
     changed = variables()
-    updated = ParameterUpdate(changed, Settings(optimizer="sgd", ema=0.9))
+    settings = Settings(optimizer="sgd", iter_size=2, clip_norm=0.5)
+    updated = ParameterUpdate(changed, settings)
+    for number in range(2):
+        updated.accumulate(gradients(number), tf.constant(4.0))
+    updated.apply_accumulated(tf.constant(0.1))
+    total = values(gradients(0)) / 4 + values(gradients(1)) / 4
+    assert np.linalg.norm(total) > 0.5
+    expected = values(START.values()) - 0.1 * 0.5 * total / np.linalg.norm(total) / 2
+    np.testing.assert_allclose(values(changed), expected, rtol=1e-6)
+
+
+def test_the_moving_average_follows_the_weights_closely_at_first():
+    changed = variables()
+    updated = ParameterUpdate(changed, Settings(optimizer="sgd", ema=0.25))
     expected = values(START.values())
-    for number in range(3):
+    for number, kept in enumerate((2 / 11, 3 / 12, 0.25)):
         updated.apply(gradients(number), tf.constant(1.0), tf.constant(0.1))
-        expected = 0.9 * expected + 0.1 * values(changed)
+        expected = kept * expected + (1 - kept) * values(changed)
     own = values(changed)
     with updated.averaged():
         np.testing.assert_allclose(values(changed), expected, rtol=1e-5)
