@@ -4,9 +4,11 @@
         [--ckpts=alexnet,efficientnet_lite0]
 
 Each photo is tested once, by a model that was trained on the other folds. The baseline
-is scikit-learn's logistic regression on the same folds, with the features of conv5 or
-pool5 of the same frozen network in the central window. It is fitted to all photos of
-the other folds, whereas Graft sets a tenth of them aside for validation.
+is scikit-learn's logistic regression on the same folds, with the same features as
+Graft's new layer: of the central window and, in training, of its mirror image. Two more
+rows use all numbers of conv5 or pool5 in the central window, which Graft's new layer
+does not see. The regression is fitted to all photos of the other folds, whereas Graft
+sets a tenth of them aside for validation.
 """
 
 import tempfile
@@ -22,38 +24,50 @@ import tensorflow as tf
 from sklearn.linear_model import LogisticRegression
 
 from model.loop import metrics
-from model.networks import registry
-from model.weights import model_variables, named_weights, restore
+from model.training import settings, stages, starting_point, trunk_and_tail
+from model.weights import model_variables
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.records import manifest
 
-NETWORK = registry.NETWORKS["alexnet_owt"]
 
+def compute_features(records: manifest.Manifest, config: settings.Config) -> np.ndarray:
+    """Return what a new layer sees, float32 [num_views, num_photos, num_features].
 
-def compute_features(records: manifest.Manifest, layer: str) -> np.ndarray:
-    """Return a layer's output for central windows, float32 [num_photos, size]."""
-    base = NETWORK.build(NETWORK.input_spec, last=layer)
-    weights = named_weights.resolve("alexnet_conv")
-    model_variables.assign(base, restore.restore_checkpoint(weights.checkpoint).values)
+    The first view is the central window, a second one its mirror image.
+    """
+    start = starting_point.choose(config, records.class_names)
+    plan = stages.plan_stage(start, config, len(records.class_names))
+    trunk = trunk_and_tail.build_trunk(plan, "float32")
+    model_variables.assign(trunk, start.restored.values)
     images = image_batches.Images(
-        records, records.included(), NETWORK.input_spec, batch_size=64
+        records, records.included(), start.spec, batch_size=64
     )
-    views = crop_and_resize.central_views(images.sizes, NETWORK.input_spec)
     order = np.arange(len(images.rows))
-    call = tf.function(lambda x: base(x, training=False), autograph=False)
-    batches = [call(batch["image"]).numpy() for batch in images.run(order, views)]
-    return np.concatenate(batches).reshape(len(order), -1)
+    call = tf.function(lambda x: trunk(x, training=False), autograph=False)
+    features = []
+    for mirrored in (False, True)[: config.num_views]:
+        views = crop_and_resize.central_views(
+            images.sizes, start.spec, mirrored=mirrored
+        )
+        batches = [call(batch["image"]).numpy() for batch in images.run(order, views)]
+        features.append(np.concatenate(batches).reshape(len(order), -1))
+    return np.stack(features)
 
 
 def logistic_regression_hits(
     features: np.ndarray, labels: np.ndarray, folds: np.ndarray
 ) -> int:
-    """Return the number of photos that logistic regression classifies correctly."""
+    """Return the number of photos that logistic regression classifies correctly.
+
+    It is fitted to all views of the features and tested on the first.
+    """
     hits = 0
     for fold in np.unique(folds):
         train = folds != fold
-        model = LogisticRegression(max_iter=1000).fit(features[train], labels[train])
-        hits += int((model.predict(features[~train]) == labels[~train]).sum())
+        model = LogisticRegression(max_iter=1000).fit(
+            np.concatenate(features[:, train]), np.tile(labels[train], len(features))
+        )
+        hits += int((model.predict(features[0, ~train]) == labels[~train]).sum())
     return hits
 
 
@@ -80,13 +94,23 @@ def main() -> None:
         "--ckpts", default="alexnet", help="comma-separated weights for Graft"
     )
     options = parser.parse_args()
+    configs = {
+        **{
+            f"the features of graft, {ckpt}": settings.Config(ckpt=ckpt)
+            for ckpt in options.ckpts.split(",")
+        },
+        **{
+            f"all of {layer}": settings.Config(features=layer, pooling="none", views=1)
+            for layer in ("conv5", "pool5")
+        },
+    }
     rows = [["", "seed of the folds", "accuracy", "95 % interval"]]
     with tempfile.TemporaryDirectory() as scratch:
         records, runs = f"{scratch}/records", Path(scratch) / "runs"
         measure.convert(options.folder, records)
         dataset = manifest.read(Path(records))
         features = {
-            name: compute_features(dataset, name) for name in ("conv5", "pool5")
+            name: compute_features(dataset, config) for name, config in configs.items()
         }
         for seed in map(int, options.seeds.split(",")):
             hits = {
