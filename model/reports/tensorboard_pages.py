@@ -28,6 +28,11 @@ from pipeline.system.errors import DataError
 
 _MOST_AXES = 64
 _LONGEST_SETTING = 200  # in characters
+# Settings that matter most, as HParams shows them before the figures.
+_SETTINGS = (
+    *("network", "ckpt", "features", "pooling", "train_from", "image_size", "epochs"),
+    *("batch_size", "learning_rate", "optimizer", "weight_decay", "seed"),
+)
 _TILE_PX, _SPRITE_PX = 48, 8192  # the projector shows no larger sprite
 
 
@@ -64,7 +69,7 @@ def write(evaluation: run_evaluation.RunEvaluation) -> None:
     ]
     picture = tensorboard_log.picture(np.array(figures["confusion_matrix"]))
     messages.append(tensorboard_log.image_pb("confusion_matrix", picture))
-    settings = flat_settings(evaluation.run.config)
+    settings = main_settings(evaluation.run.config)
     name = f"{evaluation.run.directory.name} {evaluation.path.stem}"
     trial = command_line.as_label(name)
     messages.append(hparams.hparams_pb(settings, trial_id=trial))
@@ -74,25 +79,37 @@ def write(evaluation: run_evaluation.RunEvaluation) -> None:
     file.close()
 
 
-def flat_settings(config: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
-    """Return the settings in a config.json by flag name, as HParams accepts them."""
-    flat: dict[str, bool | int | float | str] = {
-        "network": str(config.get("network", "")),
-        "features_used": str(config.get("features", "")),
-        "precision_used": str(config.get("precision", "")),
+def main_settings(config: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
+    """Return the main settings in a config.json, as HParams accepts them.
+
+    These are what the training used: of several stages, what the last one used.
+    """
+    given = _mapping(config.get("settings"))
+    spec = _mapping(config.get("input_spec"))
+    values = {
+        **given,
+        **_mapping(given.get("learning")),
+        **_last(given.get("stages")),
+        **_last(config.get("stages")),
+        "image_size": spec.get("size_px"),
+        **config,
     }
-    for name, value in dict(config.get("settings", {})).items():
-        inner = value.items() if isinstance(value, Mapping) else [(name, value)]
-        for key, setting in inner:
-            if isinstance(setting, bool | int | float) and abs(setting) < 1 << 63:
-                flat[key] = setting
-            elif isinstance(setting, str):
-                flat[key] = command_line.as_label(setting)
-            elif setting not in (None, [], ()):
-                flat[key] = command_line.as_label(str(setting)[:_LONGEST_SETTING])
-    for folder in ("run_dir", "data"):  # they do not influence the training
-        flat.pop(folder, None)
-    return flat
+    return {
+        name: value
+        if isinstance(value := values[name], bool | int | float)
+        and abs(value) < 1 << 63
+        else command_line.as_label(str(value)[:_LONGEST_SETTING])
+        for name in _SETTINGS
+        if values.get(name) not in (None, "")
+    }
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _last(values: Any) -> Mapping[str, Any]:
+    return _mapping(values[-1]) if isinstance(values, list) and values else {}
 
 
 def write_projector(evaluation: run_evaluation.RunEvaluation) -> None:

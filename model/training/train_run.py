@@ -237,11 +237,13 @@ def start_folder(
         "network": start.network.name,
         "features": ",".join(start.features),
         "pooling": start.pooling,
+        "epochs": network.epochs,
         "stages": [
             {
                 "train_from": stage.plan.train_from,
                 "cut": stage.plan.cut,
                 "frozen": sorted(stage.plan.frozen),
+                "learning_rate": stage.base_rate,
             }
             for stage in network.stages
         ],

@@ -51,7 +51,7 @@ def test_names_that_are_no_utf8_and_a_number_too_large(found, tmp_path):
     tensorboard_pages.write(evaluation)
     tags = read(tensorboard_pages.directory(evaluation))
     assert {"recall/b\\xff", "recall/a\\tb"} <= set(tags)
-    settings = tensorboard_pages.flat_settings(evaluation.run.config)
+    settings = tensorboard_pages.main_settings(evaluation.run.config)
     assert settings["ckpt"] == "w\\xfe.npy"
     assert settings["epochs"].startswith("1000")
     tensorboard_pages.write_projector(evaluation)
@@ -59,28 +59,34 @@ def test_names_that_are_no_utf8_and_a_number_too_large(found, tmp_path):
     assert "b\\xff" in table
 
 
-def test_settings_by_the_names_of_flags():
+def test_the_main_settings_are_those_that_the_training_used():
     config = {
         "network": "alexnet_owt",
+        "features": "conv3,pool5",
+        "input_spec": {"size_px": 224},
+        "epochs": 5,
+        "stages": [
+            {"train_from": "logits", "learning_rate": 1e-3},
+            {"train_from": "conv1", "learning_rate": 1e-4},
+        ],
         "settings": {
             "epochs": 30,
-            "run_dir": "runs/a",
-            "data": "tfrecords",
+            "learning_rate": 0.0,
+            "train_from": "",
             "keep_head": False,
-            "learning": {"optimizer": "sgd", "momentum": 0.9},
+            "learning": {"optimizer": "adam", "momentum": 0.9},
             "overrides": {"image_size": None},
-            "stages": [{"epochs": 3}],
+            "stages": [{"epochs": 3}, {"optimizer": "sgd", "epochs": 2}],
         },
     }
-    assert tensorboard_pages.flat_settings(config) == {
+    assert tensorboard_pages.main_settings(config) == {
         "network": "alexnet_owt",
-        "features_used": "",
-        "precision_used": "",
-        "epochs": 30,
-        "keep_head": False,
+        "features": "conv3,pool5",
+        "train_from": "conv1",
+        "image_size": 224,
+        "epochs": 5,
+        "learning_rate": 1e-4,
         "optimizer": "sgd",
-        "momentum": 0.9,
-        "stages": "[{'epochs': 3}]",
     }
 
 
