@@ -263,7 +263,9 @@ def test_find_rate_writes_curve_and_picture(tiny_config, capsys):
     }
     curve = content(directory, "find_rate.json")
     assert len(curve["rates"]) == len(curve["losses"]) > 20
-    assert "learning" in capsys.readouterr().out
+    default = f"--learning_rate={curve['default']:.1e} is the default"
+    assert curve["default"] > 0
+    assert default in capsys.readouterr().out
 
 
 class TestPlan:
@@ -309,6 +311,21 @@ class TestPlan:
         assert "such trainings" not in plan(seeds=1)
         assert "5 such trainings, altogether about" in plan(seeds=5)
 
+    def test_the_plan_times_a_quarter_of_the_batches_at_most(self, tiny_config, found):
+        config = dataclasses.replace(tiny_config, train_from="conv1", steps=8)
+        (network,) = train_run.prepare(config, found, Path(config.run_dir))
+        photos = network.photos(network.stages[0])
+        drawn, training = [], photos.training
+
+        def counted(epoch, start=0):
+            for batch in training(epoch, start):
+                drawn.append(batch)
+                yield batch
+
+        photos.training, network.photos = counted, lambda stage: photos
+        plan_estimate.estimate_stages(network, found, least_s=60.0)
+        assert len(drawn) == 1 + 8 / 4  # the first one compiles
+
     def test_the_plan_names_compared_networks(self, plan):
         lines = plan(compare="scratch", train_from="conv1").splitlines()
         assert {"pretrained:", "scratch:"} <= {*lines}
@@ -324,7 +341,8 @@ class TestPlan:
         results = finished_run.read(str(train_run.train(config))).results()
         # The first epoch has TensorFlow's preparations.
         measured_s = sum(result["seconds"] for result in results[1:]) * 4 / 3
-        assert 0.4 < estimate.seconds / measured_s < 2.5  # others may be at work
+        planned_s = estimate.seconds - estimate.preparation_s
+        assert 0.4 < planned_s / measured_s < 2.5  # others may be at work
 
 
 def test_the_age_of_the_process_is_plausible():

@@ -77,10 +77,15 @@ def find_rate(config: settings.Config) -> Path:
         train_run.start_folder(config, records, network)
         content = dataclasses.asdict(curve) | {"smoothed": curve.smoothed.tolist()}
         content["suggestion"] = curve.suggestion
+        content["default"] = network.stage.default_rate
         network.folder.write_json("find_rate.json", content)
         with file_system.replacing(directory / "find_rate.png") as partial:
             draw(curve, partial)
     command_line.say(as_text(curve))
+    command_line.say(
+        f"--learning_rate={network.stage.default_rate:.1e} is the default here, which "
+        "suits --optimizer=adam"
+    )
     command_line.say(f"curve: {directory / 'find_rate.png'}")
     return directory
 

@@ -20,8 +20,9 @@ from model.training import settings, staged_training, stages, train_run, trunk_a
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.records import manifest
 
-_BATCHES = 4  # timed at least, after the first, which is not timed
-LEAST_S = 1.0  # seconds that batches are timed at least
+# Batches are timed, after a first one that compiles, until there are 4 of them and a
+# second has passed, or a quarter of those that the training will have.
+_BATCHES, LEAST_S, _MOST_SHARE = 4, 1.0, 0.25
 _BOUND_IN_WORDS = {
     "input": "input-bound: it waits for photos to be decoded",
     "compute": "compute-bound: it waits for the network",
@@ -49,6 +50,7 @@ class Estimate:
     epochs: int
     batch_size: int
     features: int  # number that the cache does not have yet
+    preparation_s: float  # to build and compile the network
     features_s: float  # to compute these
     training_s: float
     validation_s: float
@@ -58,7 +60,8 @@ class Estimate:
     @property
     def seconds(self) -> float:
         """Seconds of the whole stage."""
-        return self.features_s + self.training_s + self.validation_s
+        working_s = self.features_s + self.training_s + self.validation_s
+        return self.preparation_s + working_s
 
 
 def plan(config: settings.Config, *, least_s: float = LEAST_S) -> str:
@@ -116,13 +119,15 @@ class _StageTimer:
         self._planned = planned
         self._network, self._records, self._stage = network, records, stage
         self._least_s = least_s
+        start_s = time.perf_counter()
         self._trunk, self._tail = network.build(stage)
+        self._preparation_s = time.perf_counter() - start_s
         self._num_validation = len(records.included("validation"))
 
     def estimate(self) -> Estimate:
         """Return the expected cost of the stage."""
         stage, size = self._stage, self._stage.config.batch_size
-        missing, features_s, extra_bytes, bound = 0, 0.0, 0, "memory"
+        missing, features_s, extra_bytes = 0, 0.0, 0
         if stage.is_cached:
             missing, features_s, extra_bytes = self._estimate_features()
             model = self._tail
@@ -138,16 +143,16 @@ class _StageTimer:
             )
             validation_size = min(size, self._num_validation)
         step = train_step.TrainStep(model, self._network.learning_setup(stage, model))
-        batch_s = self._seconds_each(training, lambda batch: step(*batch))
-        if not stage.is_cached:
-            ready = itertools.repeat(next(training))
-            compute_s = self._seconds_each(ready, lambda batch: step(*batch))
-            bound = "input" if batch_s > 1.5 * compute_s else "compute"
-        predict = training_loop.make_predict_step(model)
-        validation_batch_s = self._seconds_each(
-            validation, lambda batch: predict(batch[0]).numpy()
+        batches = stage.photos / size
+        batch_s, waiting_s = self._seconds_each(
+            training, lambda batch: float(step(*batch).loss), batches
         )
+        bound = "input" if waiting_s > batch_s / 3 else "compute"
+        predict = training_loop.make_predict_step(model)
         validation_batches = stage.epochs * self._num_validation / validation_size
+        validation_batch_s, _ = self._seconds_each(
+            validation, lambda batch: predict(batch[0]).numpy(), validation_batches
+        )
         weights = sum(np.prod(v.shape) for v in self._tail.trainable_variables)
         return Estimate(
             name=", ".join(filter(None, (self._network.name, stage.name))),
@@ -156,10 +161,11 @@ class _StageTimer:
             epochs=stage.epochs,
             batch_size=size,
             features=missing,
+            preparation_s=self._preparation_s,
             features_s=features_s,
-            training_s=stage.photos / size * batch_s,
+            training_s=batches * batch_s,
             validation_s=validation_batches * validation_batch_s,
-            bound=bound,
+            bound="memory" if stage.is_cached else bound,
             extra_bytes=extra_bytes + 4 * int(weights),
         )
 
@@ -196,8 +202,10 @@ class _StageTimer:
         run = feature_cache.as_stored(self._trunk, dtype)
         views = crop_and_resize.central_views(images.sizes, images.spec)
         order = np.resize(np.arange(len(rows)), 1 << 20)
-        batch_s = self._seconds_each(
-            images.run(order, views), lambda batch: run(batch["image"]).numpy()
+        batch_s, _ = self._seconds_each(
+            images.run(order, views),
+            lambda batch: run(batch["image"]).numpy(),
+            missing / size,
         )
         return missing, missing / size * batch_s, in_memory
 
@@ -227,15 +235,26 @@ class _StageTimer:
                     )
 
     def _seconds_each(
-        self, batches: Iterator[Any], work: Callable[[Any], object]
-    ) -> float:
-        """Return the mean seconds of a batch, without the first."""
+        self, batches: Iterator[Any], work: Callable[[Any], object], needed: float
+    ) -> tuple[float, float]:
+        """Return the mean seconds of a batch, and those of waiting for it.
+
+        `needed` is the number of batches that the training will have.
+        """
+        start_s = time.perf_counter()
         work(next(batches))
-        start, count = time.perf_counter(), 0
-        while count < _BATCHES or time.perf_counter() - start < self._least_s:
-            work(next(batches))
+        first_s = time.perf_counter()
+        self._preparation_s += first_s - start_s
+        waiting_s, count, now_s = 0.0, 0, first_s
+        while count < max(1, _MOST_SHARE * needed) and (
+            count < _BATCHES or now_s - first_s < self._least_s
+        ):
+            batch = next(batches)
+            waiting_s += time.perf_counter() - now_s
+            work(batch)
+            now_s = time.perf_counter()
             count += 1
-        return (time.perf_counter() - start) / count
+        return (now_s - first_s) / count, waiting_s / count
 
 
 def _as_text(

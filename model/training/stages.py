@@ -111,8 +111,11 @@ class Stage:
     @property
     def base_rate(self) -> float:
         """Learning rate that the schedule scales."""
-        if self.config.learning_rate:
-            return self.config.learning_rate
+        return self.config.learning_rate or self.default_rate
+
+    @property
+    def default_rate(self) -> float:
+        """Learning rate that the schedule scales if the settings give none."""
         if self.plan.train_from != head.FINAL_LAYER:
             return learning_rate.suitable(0)
         layers = len(self.plan.features)
