@@ -131,12 +131,13 @@ class ParameterUpdate:
                 [gradients[place] for place in members],
                 [self.variables[place] for place in members],
             )
-        # A short training would otherwise stay near the random weights of its start.
-        step = tf.cast(self._groups[0][1].iterations.value, tf.float32)
-        kept = tf.minimum(settings.ema, (1 + step) / (10 + step))
-        for average, variable in zip(self.averages, self.variables, strict=False):
-            away = average - tf.convert_to_tensor(variable)
-            average.assign_sub((1 - kept) * away)
+        if self.averages:
+            # A short training would otherwise stay near the weights of its start.
+            step = tf.cast(self._groups[0][1].iterations.value, tf.float32)
+            kept = tf.minimum(settings.ema, (1 + step) / (10 + step))
+            for average, variable in zip(self.averages, self.variables, strict=True):
+                away = average - tf.convert_to_tensor(variable)
+                average.assign_sub((1 - kept) * away)
 
     def accumulate(self, gradients: Sequence[Any], count: Any) -> None:
         """Add the gradients of a batch, as `apply` takes them, to the next step."""

@@ -72,8 +72,9 @@ class StagePlan:
     @property
     def frozen_layers(self) -> frozenset[str]:
         """Layers below the head that do not train."""
-        is_cut = self.cut != architecture.INPUT
-        return self.frozen | {*(self.network.weighted_layers(self.cut) * is_cut)}
+        if self.cut == architecture.INPUT:
+            return self.frozen
+        return self.frozen.union(self.network.weighted_layers(self.cut))
 
     def trains(self, layer_name: str) -> bool:
         """Return whether a layer above the cut trains."""

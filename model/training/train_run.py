@@ -134,9 +134,9 @@ def _check_all_layers_train(network: staged_training.StagedTraining) -> None:
     if untrained := frozenset.intersection(*frozen):
         lowest = network.start.network.head_positions()[0]
         raise UsageError(
-            "--compare=scratch: a random start would keep its random layers "
-            f"({', '.join(sorted(untrained)[:4])}, ...), which shows nothing. Give "
-            f"--train_from={lowest}, which trains all layers of both networks."
+            f"--compare=scratch: {min(untrained)} trains in no stage, so it would stay "
+            "random in the network from a random start, and the comparison would show "
+            f"nothing. Give --train_from={lowest}, which trains all layers of both."
         )
 
 
