@@ -111,16 +111,12 @@ def test_a_rebuilt_network_states_its_classes_features_and_input():
     assert "assumed" in network.input_spec.source
 
 
-def test_dropout_cannot_carry_a_head():
-    network = from_keras_config.rebuild(sequential().to_json(), "file")
-    assert "drop" not in network.features
-    assert network.features[-1] == "hidden"
-
-
 def test_a_rebuilt_network_can_have_another_number_of_classes():
     network = from_keras_config.rebuild(sequential().to_json(), "file")
     shapes = network.variable_shapes(network.input_spec, num_classes=7)
     assert shapes["classes"] == {"kernel": (5, 7), "bias": (7,)}
+    assert network.features[-1] == "hidden"
+    assert "drop" not in network.features, "dropout carries no head"
 
 
 def test_layers_are_made_new_each_time():
@@ -175,24 +171,24 @@ KERAS_2 = {
         layer("Dense", "dense_1", units=10, activation="softmax", use_bias=True),
     ],
 }
+
+
+def node(kind, name, *inputs, **config):
+    """A layer of a functional model, and the layers that it is called on."""
+    calls = [[[name, 0, 0, {}] for name in inputs]] if inputs else []
+    return layer(kind, name, **config) | {"name": name, "inbound_nodes": calls}
+
+
 KERAS_2_FUNCTIONAL = {
     "class_name": "Model",
     "config": {
         "name": "model_1",
         "layers": [
-            layer("InputLayer", "input_1", batch_input_shape=[None, 16, 16, 3])
-            | {"name": "input_1", "inbound_nodes": []},
-            layer("Conv2D", "a", filters=3, kernel_size=[1, 1], padding="same")
-            | {"name": "a", "inbound_nodes": [[["input_1", 0, 0, {}]]]},
-            layer("Add", "b")
-            | {
-                "name": "b",
-                "inbound_nodes": [[["input_1", 0, 0, {}], ["a", 0, 0, {}]]],
-            },
-            layer("GlobalAveragePooling2D", "c")
-            | {"name": "c", "inbound_nodes": [[["b", 0, 0, {}]]]},
-            layer("Dense", "d", units=2)
-            | {"name": "d", "inbound_nodes": [[["c", 0, 0, {}]]]},
+            node("InputLayer", "input_1", batch_input_shape=[None, 16, 16, 3]),
+            node("Conv2D", "a", "input_1", filters=3, kernel_size=[1, 1]),
+            node("Add", "b", "input_1", "a"),
+            node("GlobalAveragePooling2D", "c", "b"),
+            node("Dense", "d", "c", units=2),
         ],
         "input_layers": [["input_1", 0, 0]],
         "output_layers": [["d", 0, 0]],
@@ -249,7 +245,19 @@ def changed(config, *path_and_value):
     return changed
 
 
-CONV = ("config", 0, "config")
+def conv(name, value):
+    """KERAS_2, with another value in the configuration of its convolution."""
+    return changed(KERAS_2, "config", 0, "config", name, value)
+
+
+def called_on(name):
+    """KERAS_2_FUNCTIONAL, whose layer "a" is called on another layer."""
+    path = ("config", "layers", 1, "inbound_nodes")
+    return changed(KERAS_2_FUNCTIONAL, *path, [[[name, 0, 0, {}]]])
+
+
+def renamed(name):
+    return changed(KERAS_2, "config", 2, "config", "name", name)
 
 
 @pytest.mark.parametrize(
@@ -260,57 +268,31 @@ CONV = ("config", 0, "config")
             changed(KERAS_2, "config", 1, "class_name", "Lambda"),
             "layer 'pool_1' of class 'Lambda'",
         ),
+        (changed(KERAS_2, "config", 1, "class_name", "my>L"), "of class 'my>L'"),
         (
-            changed(KERAS_2, "config", 1, "class_name", "my>Layer"),
-            "of class 'my>Layer'",
-        ),
-        (
-            changed(KERAS_2, *CONV, "data_format", "channels_first"),
+            conv("data_format", "channels_first"),
             r"layer conv2d_1 \(Conv2D\) with data_format = \"channels_first\"",
         ),
-        (
-            changed(KERAS_2, *CONV, "activation", {"class_name": "function"}),
-            "with activation = ",
-        ),
-        (changed(KERAS_2, *CONV, "activation", "evil"), 'activation = "evil"'),
-        (changed(KERAS_2, *CONV, "filters", 10**9), "filters = 1000000000"),
-        (changed(KERAS_2, *CONV, "filters", True), "filters = true"),
-        (changed(KERAS_2, *CONV, "kernel_size", [0, 1]), "kernel_size"),
-        (
-            changed(KERAS_2, *CONV, "batch_input_shape", [None, 32, 32, 1]),
-            "an input of 1 channels, expected 3",
-        ),
-        (
-            changed(KERAS_2, *CONV, "batch_input_shape", [None, 32, 16, 3]),
-            "an input of 32 x 16 pixels, no square",
-        ),
-        (changed(KERAS_2, *CONV, "batch_input_shape", None), "no input of an image"),
-        (changed(KERAS_2, "config", 2, "config", "name", "conv2d_1"), "twice"),
-        (changed(KERAS_2, "config", 2, "config", "name", "logits"), "Graft needs"),
-        (changed(KERAS_2, "config", 2, "config", "name", "a/b"), "named 'a/b'"),
+        (conv("activation", {"class_name": "function"}), "with activation = "),
+        (conv("activation", "evil"), 'activation = "evil"'),
+        (conv("filters", 10**9), "filters = 1000000000"),
+        (conv("filters", True), "filters = true"),
+        (conv("kernel_size", [0, 1]), "kernel_size"),
+        (conv("batch_input_shape", [None, 32, 32, 1]), "1 channels, expected 3"),
+        (conv("batch_input_shape", [None, 32, 16, 3]), "32 x 16 pixels, no square"),
+        (conv("batch_input_shape", None), "no input of an image"),
+        (renamed("conv2d_1"), "twice"),
+        (renamed("logits"), "Graft needs"),
+        (renamed("a/b"), "named 'a/b'"),
         (changed(KERAS_2, "config", []), "no list of layers"),
         (changed(KERAS_2, "config", KERAS_2["config"][2:]), "no input"),
-        (changed(KERAS_1, *CONV, "dim_ordering", "th"), "dim_ordering"),
+        (changed(KERAS_1, "config", 0, "config", "dim_ordering", "th"), "dim_ordering"),
         (
             changed(KERAS_2_FUNCTIONAL, "config", "output_layers", []),
             "not exactly one output",
         ),
-        (
-            changed(
-                KERAS_2_FUNCTIONAL,
-                *("config", "layers", 1, "inbound_nodes"),
-                [[["b", 0, 0, {}]]],
-            ),
-            "needs its own output",
-        ),
-        (
-            changed(
-                KERAS_2_FUNCTIONAL,
-                *("config", "layers", 1, "inbound_nodes"),
-                [[["x", 0, 0, {}]]],
-            ),
-            "takes its input from 'x'",
-        ),
+        (called_on("b"), "needs its own output"),
+        (called_on("x"), "takes its input from 'x'"),
     ],
     ids=str,
 )
@@ -474,29 +456,21 @@ def ending(*last):
     return from_keras_config.rebuild(keras.Model(image, x, name="m").to_json(), "file")
 
 
-class TestIsClassifier:
-    def test_with_a_dense_layer_of_classes(self):
-        pool = layers.GlobalAveragePooling2D(name="pool")
-        assert ending(pool, layers.Dense(2, "softmax", name="d")).is_classifier
-
-    @pytest.mark.parametrize("activation", ["relu", "tanh"])
-    def test_not_with_a_dense_layer_of_features(self, activation):
-        flat = layers.Flatten(name="flat")
-        network = ending(flat, layers.Dense(5, activation, name="embedding"))
-        assert not network.is_classifier
-        assert network.features[-1] == "embedding"
-
-    def test_not_with_one_logit(self):
-        flat = layers.Flatten(name="flat")
-        network = ending(flat, layers.Dense(1, "sigmoid", name="d"))
-        assert not network.is_classifier
-        assert network.features[-1] == "flat"
-
-    def test_not_without_a_dense_layer(self):
-        pool = layers.GlobalAveragePooling2D(name="pool")
-        network = ending(pool, layers.Softmax(name="odds"))
-        assert not network.is_classifier
-        assert network.features[-1] == "pool"
+@pytest.mark.parametrize(
+    ("last", "is_classifier", "feature"),
+    [
+        ([layers.Dense(2, "softmax", name="d")], True, "pool"),
+        ([layers.Dense(5, "relu", name="embedding")], False, "embedding"),
+        ([layers.Dense(5, "tanh", name="embedding")], False, "embedding"),
+        ([layers.Dense(1, "sigmoid", name="d")], False, "pool"),
+        ([layers.Softmax(name="odds")], False, "pool"),
+    ],
+    ids=["classes", "features, relu", "features, tanh", "one logit", "no Dense layer"],
+)
+def test_a_classifier_ends_in_a_dense_layer_of_classes(last, is_classifier, feature):
+    network = ending(layers.GlobalAveragePooling2D(name="pool"), *last)
+    assert network.is_classifier == is_classifier
+    assert network.features[-1] == feature
 
 
 def test_rescaling_may_follow_other_layers():
@@ -522,12 +496,7 @@ def test_a_nested_model_of_keras_2_is_rebuilt():
     config = json.loads(json.dumps(KERAS_2_FUNCTIONAL))
     nodes = config["config"]["layers"]
     inner = layer("Conv2D", "c1", filters=3, kernel_size=[1, 1])
-    nodes[1] = {
-        "class_name": "Sequential",
-        "config": {"name": "a", "layers": [inner]},
-        "name": "a",
-        "inbound_nodes": [[["input_1", 0, 0, {}]]],
-    }
+    nodes[1] = node("Sequential", "a", "input_1", layers=[inner])
     nodes[2]["inbound_nodes"] = [[["input_1", 0, 0, {}], ["a", 1, 0, {}]]]
     network = from_keras_config.rebuild(json.dumps(config), "file")
     shapes = network.variable_shapes(network.input_spec)
