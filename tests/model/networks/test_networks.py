@@ -200,7 +200,6 @@ WITH_SHORTCUT = [2, 4, 6, 7, 9, 10, 12, 13, 14]
 
 
 def draw_lite0(random):
-    """Weights with the names of efficientnet_lite_pytorch."""
     arrays = {}
 
     def conv(name, *shape):
@@ -286,7 +285,6 @@ SIDES |= {"cifar10_quick": 34, "cifar_cnn": 32, "cifar_cnn_avg": 32}
 
 
 def restore_all(network, arrays, arch=""):
-    """Restore weights by way of a file of that network, all of them."""
     if network == "efficientnet_lite0":
         file = Checkpoint(tensors=arrays, format="PyTorch (zip)")
     else:
@@ -313,7 +311,6 @@ class Case:
         ref.check(self.model, self.image, self.expected)
 
     def put(self, arrays):
-        """Restore some weights into the model."""
         restored = restore_all(self.network, arrays, arch=self.network)
         model_variables.assign(self.model, restored.values)
 
