@@ -28,7 +28,6 @@ def cache(weights_cache, monkeypatch):
 
 @pytest.fixture
 def quick(shared_records, tmp_path):
-    """Settings of a training that takes seconds."""
     return settings.Config(
         data=str(shared_records),
         run_dir=str(tmp_path / "run"),
@@ -80,6 +79,7 @@ def test_config_records_settings_and_digests(shared_run, found, weights_cache):
     assert config["network"] == "alexnet_owt"
     assert config["features"] == "conv3,conv4,pool5"
     (stage,) = config["stages"]
+    assert stage.pop("learning_rate") == config["settings"]["learning_rate"]
     assert stage == {"train_from": "logits", "cut": "pool5", "frozen": []}
     assert config["data"]["manifest_digest"] == found.digest
     assert config["data"]["resize_min"] == found.info.settings["resize_min"]
@@ -181,6 +181,7 @@ def test_deeper_layers_can_train(quick, views):
     config = dataclasses.replace(quick, train_from="conv5", views=views, epochs=1)
     directory = train_run.train(config)
     (stage,) = content(directory, "config.json")["stages"]
+    assert stage.pop("learning_rate") == config.learning_rate
     assert stage == {"train_from": "conv5", "cut": "conv3", "frozen": ["conv4"]}
     ledger = content(directory, "ledger.json")
     frozen = {entry["variable"].split("/")[0] for entry in ledger["frozen"]}
@@ -222,7 +223,6 @@ def test_each_precision_trains(quick, precision, found, capsys):
 
 
 def test_a_tensorflow_1_checkpoint_is_matched_by_names(quick, tmp_path):
-    """It has the convolutions of the network of 2018."""
     random = np.random.default_rng(0)
     network = registry.NETWORKS["alexnet"]
     tensors = {}
