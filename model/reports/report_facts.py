@@ -159,7 +159,7 @@ def data(
         "counts": counts,
         "columns": manifest.SPLITS if own else ("evaluated",),
         "files": records.tally.files(),
-        "skipped": _by_reason([row for row in rows if not row.is_included]),
+        "skipped": _by_reason([r for r in rows if not (r.is_included or r.is_gone)]),
         "reencoded": _by_reason([row for row in rows if row.action == "reencoded"]),
         "ignored": {str(kind): int(n) for kind, n in records.info.ignored.items()},
         "warnings": [

@@ -31,7 +31,7 @@ def main(typed: dict[str, Any]) -> None:
         command_line.say(note)
     for kind, count in converted.info.ignored.items():
         command_line.say(f"ignored: {count} {kind}")
-    skipped = [row for row in converted.rows if not row.is_included]
+    skipped = [r for r in converted.rows if not (r.is_included or r.is_gone)]
     for row in skipped[:_SHOWN_SKIPPED]:
         command_line.say(f"skipped {command_line.one_line(row.path)}: {row.reason}")
     if len(skipped) > _SHOWN_SKIPPED:

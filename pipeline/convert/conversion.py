@@ -29,7 +29,7 @@ from pipeline.records.manifest_row import Row
 from pipeline.records.previous_dataset import PreviousDataset
 from pipeline.sources import caffe_lists, find_source, photo_source
 from pipeline.sources.photo_source import Source
-from pipeline.system import file_system
+from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
 
 # What may stand in an output folder without being ours.
@@ -49,7 +49,7 @@ class Summary:
         written: names of the record files written.
         findings: lines on copies, groups and photos that were left out.
         changed: whether the conversion changed anything.
-        notes: lines on source and split.
+        notes: lines on source and split, and on photos since the last conversion.
     """
 
     manifest: Manifest
@@ -89,8 +89,10 @@ def convert(config: Config) -> Summary:
             rows, source.class_names, config.shard_mb << 20, previous
         )
         record_files.write(placed, directory, partial, runner)
+        changes = []
         if previous is not None:
             rows += previous.removed_photos(rows)
+            changes = [previous.describe_changes(rows)]
             rows.sort(key=lambda row: row.path)  # stable: a file that is there is first
         converted = Manifest(info=info, rows=tuple(rows), directory=directory)
         before = previous.manifest if previous else None
@@ -107,7 +109,11 @@ def convert(config: Config) -> Summary:
         written=tuple(placed.written),
         findings=tuple(findings),
         changed=changed,
-        notes=(*source.notes, *predefined_splits.notes(source, info.shares)),
+        notes=(
+            *source.notes,
+            *predefined_splits.notes(source, info.shares),
+            *map(command_line.one_line, changes),
+        ),
     )
 
 

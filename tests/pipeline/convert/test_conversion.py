@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from pipeline.check import verify_records
 from pipeline.convert import convert_settings
 from pipeline.records import manifest, staging, stored_photo
 from pipeline.system.errors import DataError
@@ -169,12 +170,37 @@ def test_removed_photos_stay_in_the_manifest_and_come_back(photos, tmp_path):
     assert conversions.convert(photos, out).manifest.digest == before.digest
 
 
+def test_new_changed_and_gone_photos_are_counted_and_gone_ones_in_no_total(
+    photos, tmp_path
+):
+    out = tmp_path / "out"
+    conversions.convert(photos, out)
+    red = photos / "red"
+    (red / "red000.jpg").unlink()
+    (red / "red001.jpg").rename(red / "moved.jpg")
+    for name, number in (("red002.jpg", 90), ("new1.jpg", 91), ("new2.jpg", 92)):
+        (red / name).write_bytes(drawn_photos.encode_photo("red", number))
+    summary = conversions.convert(photos, out)
+    assert summary.notes[-1] == (
+        "photos since the last conversion: 2 new, 34 known, 1 changed "
+        "(red/red002.jpg), 1 gone (red/red000.jpg)"
+    )
+    tally = summary.manifest.tally
+    assert (tally.classes["red"]["photos"], tally.classes["red"]["skipped"]) == (13, 0)
+    assert tally.files() == {"total": 37, "copied": 31, "reencoded": 6, "gone": 2}
+    assert not verify_records.verify(summary.manifest, num_workers=1)
+    again = conversions.convert(photos, out)
+    assert again.notes[-1] == "photos since the last conversion: 37 known"
+
+
 def test_a_removed_class_is_reported(photos, tmp_path):
     conversions.convert(photos, tmp_path / "out")
     shutil.rmtree(photos / "green")
     done = conversions.command(photos, tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    assert "gone from the source" in done.stdout
+    line = "photos since the last conversion: 24 known, 12 gone (green/green000.jpg, "
+    assert line in done.stdout
+    assert "skipped" not in done.stdout.replace("reencoded  skipped", "")
     assert manifest.read(tmp_path / "out").class_names == ("blue", "red")
     assert not (tmp_path / "out" / "green.tfrecord").exists()
 
