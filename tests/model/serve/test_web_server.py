@@ -1,6 +1,7 @@
 """Clients that are slow, silent or too many; a stub application behind the server."""
 
 import contextlib
+import json
 import socket
 import time
 
@@ -64,6 +65,31 @@ def test_a_client_that_sends_byte_by_byte_is_hung_up_on(port, first, repeated):
                 if connection.recv(1000) == b"":
                     break
     assert time.monotonic() - start < 10 * LIMIT_S
+
+
+LONG = HEAD + b"A: " + b"x" * 60_000 + b"\r\n\r\n"  # one packet
+UNANSWERABLE = {
+    "not HTTP": (b"\x16\x03\r\n\r\n", 400),
+    "wrong length": (HEAD + b"Content-Length: x\r\n\r\n" + bytes(500_000), 400),
+    "long head": (LONG, 431),
+    "long address": (LONG.replace(b"/0", b"/" + b"0" * 20_000), 431),
+    "long second head": (HEAD + b"\r\n" + LONG, 431),
+    "cut off": (HEAD, 408),
+    "slow body": (HEAD + b"Content-Length: 1000\r\n\r\nx", 408),
+    "chunk": (HEAD + b"Transfer-Encoding: chunked\r\n\r\nz\r\n", 400),
+}
+
+
+@pytest.mark.parametrize(("data", "status"), UNANSWERABLE.values(), ids=UNANSWERABLE)
+def test_a_request_that_reaches_no_handler_gets_a_reason_in_json(port, data, status):
+    with connect(port) as connection:
+        connection.sendall(data)
+        with connection.makefile("rb") as file:
+            head, _, body = file.read().rpartition(b"\r\n\r\n")
+    *_, last = head.split(b"HTTP/1.1 ")
+    assert int(last[:3]) == status
+    assert b"\r\nX-Content-Type-Options: nosniff\r\n" in last
+    assert list(json.loads(body)) == ["error"]
 
 
 def receive(connection, size, *, pause_s=0.0):
