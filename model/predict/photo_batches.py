@@ -28,12 +28,12 @@ class PhotoBatch:
 
     Attributes:
         images: uint8 [num_readable, size_px, size_px, 3], RGB, 0..255.
-        problems: reason for each file that cannot be read; "" for the others.
+        problems: error of each file that cannot be read; None for the others.
     """
 
     photos: tuple[str, ...]
     images: np.ndarray
-    problems: tuple[str, ...]
+    problems: tuple[ImageError | None, ...]
 
 
 def read(
@@ -56,7 +56,7 @@ def read(
     num_workers = num_workers or command_line.available_cpus()
     network_input = single_photo.NetworkInput(spec)
     waiting: collections.deque[
-        tuple[str, concurrent.futures.Future[np.ndarray | str]]
+        tuple[str, concurrent.futures.Future[np.ndarray | ImageError]]
     ] = collections.deque()
     remaining = iter(photos)
     view_shape = (spec.size_px, spec.size_px, 3)
@@ -67,11 +67,11 @@ def read(
         concurrent.futures.ThreadPoolExecutor(num_workers) as threads,
     ):
 
-        def pixels(photo: str) -> np.ndarray | str:
+        def pixels(photo: str) -> np.ndarray | ImageError:
             try:
                 return network_input(running.decode(photo_files.read(photo)))
             except ImageError as error:
-                return str(error)
+                return error
 
         try:
             while True:
@@ -85,13 +85,12 @@ def read(
                     *(waiting.popleft() for _ in range(size)), strict=True
                 )
                 results = [future.result() for future in futures]
-                views = [result for result in results if not isinstance(result, str)]
+                problems = [r if isinstance(r, ImageError) else None for r in results]
+                views = [r for r in results if not isinstance(r, ImageError)]
                 yield PhotoBatch(
                     photos=names,
                     images=np.array(views, np.uint8).reshape(-1, *view_shape),
-                    problems=tuple(
-                        result if isinstance(result, str) else "" for result in results
-                    ),
+                    problems=tuple(problems),
                 )
         finally:
             threads.shutdown(wait=False, cancel_futures=True)

@@ -12,11 +12,17 @@ from model.loop import training_loop
 from model.predict import classifier, explanation_picture, output_formats, photo_batches
 from model.predict.predict_settings import Config
 from model.weights import pretrained_classifier
-from pipeline.images import photo_files
+from pipeline.images import file_headers, photo_files
+from pipeline.images.errors import ImageError
+from pipeline.records.row_codes import Code
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
 NUM_SIMILAR = 5
+# What photos without the ending of an image are not.
+_OTHER_FILES = {
+    *(Code.NOT_AN_IMAGE, Code.UNSUPPORTED_FORMAT, Code.EMPTY, Code.TOO_MANY_BYTES),
+}
 
 
 def load_classifier(config: Config) -> classifier.Classifier:
@@ -37,14 +43,20 @@ def load_classifier(config: Config) -> classifier.Classifier:
 def predict(
     config: Config, photo_classifier: classifier.Classifier
 ) -> Iterator[output_formats.Prediction]:
-    """Yield one prediction for each photo, in their order."""
+    """Yield one prediction for each photo, in their order.
+
+    Files of folders that are no photos, such as notes.txt, are only counted in the log.
+
+    Raises:
+        DataError: there are no photos.
+    """
     names, ignored_folder = config.photos, config.explain
     ignored: collections.Counter[str] = collections.Counter()
     count = sum(1 for _ in photo_files.find(names, ignored, ignored_folder))
+    where = ", ".join(names)
+    nothing = DataError(f"{where}: there are no photos. Expected photos or folders.")
     if not count:
-        raise DataError(
-            f"{', '.join(names)}: there are no photos. Expected photos or folders."
-        )
+        raise nothing
     predictor = _Predictor(config, photo_classifier)
     photos = photo_files.find(names, collections.Counter(), ignored_folder)
     with command_line.progress(count, "photo", "predict") as progress:
@@ -56,14 +68,25 @@ def predict(
         ):
             yield from predictor.predict(batch)
             progress.update(len(batch.photos))
-    for kind, number in ignored.items():
-        command_line.log(f"ignored: {number} {kind}")
+    texts = [f"{number:,} {kind}" for kind, number in ignored.items()]
+    if others := predictor.others:
+        texts.append(f"{len(others):,} other than photos, the first: {others[0]}")
+    if texts:
+        command_line.log(f"ignored: {command_line.one_line(', '.join(texts))}")
+    if len(others) == count:
+        raise nothing
+
+
+def _is_other_file(path: str, problem: ImageError) -> bool:
+    """Return whether a file is no photo, by name and content."""
+    return problem.kind in _OTHER_FILES and not file_headers.has_image_ending(path)
 
 
 class _Predictor:
     """Predict batches of photos, with explanations on request."""
 
     def __init__(self, config: Config, photo_classifier: classifier.Classifier) -> None:
+        self.others: list[str] = []  # files of folders that are no photos, and why
         self._config = config
         self._classifier = photo_classifier
         self._step = training_loop.make_predict_step(photo_classifier.model)
@@ -91,7 +114,10 @@ class _Predictor:
         probabilities = self._classifier.probabilities(logits)
         for photo, problem in zip(batch.photos, batch.problems, strict=True):
             if problem:
-                yield output_formats.Prediction(photo=photo, problem=problem)
+                if photo not in self._config.photos and _is_other_file(photo, problem):
+                    self.others.append(f"{photo}: {problem}")
+                else:
+                    yield output_formats.Prediction(photo=photo, problem=str(problem))
                 continue
             number = next(numbers)
             classes = self._classifier.most_probable(

@@ -58,6 +58,12 @@ def has_wrong_ending(path: str, format: str) -> bool:
     ending = PurePosixPath(path).suffix.lower().removeprefix(".")
     if format not in _ENDINGS or ending in _ENDINGS[format]:
         return False
+    return has_image_ending(path)
+
+
+def has_image_ending(path: str) -> bool:
+    """Say whether a file is named as an image."""
+    ending = PurePosixPath(path).suffix.lower().removeprefix(".")
     return any(ending in endings for endings in _ENDINGS.values())
 
 

@@ -19,7 +19,7 @@ def test_photos_come_in_order_and_problems_with_them(photos, tmp_path):
     assert [photo for batch in batches for photo in batch.photos] == paths
     problems = [problem for batch in batches for problem in batch.problems]
     assert [number for number, problem in enumerate(problems) if problem] == [4, 5]
-    assert "not an image" in problems[4]
+    assert "not an image" in str(problems[4])
     network_input = single_photo.NetworkInput(SPEC)
     good = [path for path, problem in zip(paths, problems, strict=True) if not problem]
     images = np.concatenate([batch.images for batch in batches])

@@ -3,6 +3,7 @@ import dataclasses
 import io
 import json
 import os
+import shutil
 from pathlib import Path
 
 import cv2
@@ -93,9 +94,27 @@ class TestPredict:
         assert (below.answer, below.probability) == ("unknown", usual.probability)
         assert below.classes == usual.classes
 
-    def test_a_folder_without_photos_is_refused(self, run_classifier, tmp_path):
+    @pytest.mark.parametrize("names", [(), ("notes.txt", "LICENSE", "clip.pdf")])
+    def test_a_folder_without_photos_is_refused(self, run_classifier, tmp_path, names):
+        for name in names:
+            (tmp_path / name).write_text("%PDF-1.4 no photo")
         with pytest.raises(DataError, match="there are no photos"):
             predict(run_classifier, tmp_path)
+
+    def test_other_files_of_a_folder_are_counted_and_bad_photos_have_a_problem(
+        self, run_classifier, photos, tmp_path, capsys
+    ):
+        folder = tmp_path / "holiday"
+        shutil.copytree(photos / "red", folder)
+        for name in ("notes.txt", "zero", ".hidden", "bad.jpg"):
+            (folder / name).write_text("" if name == "zero" else "no photo")
+        results = predict(run_classifier, folder)
+        assert len(results) == 13
+        assert [Path(r.photo).name for r in results if r.problem] == ["bad.jpg"]
+        line = f"ignored: 1 hidden, 2 other than photos, the first: {folder}/notes.txt"
+        assert f"{line}: not an image" in capsys.readouterr().err
+        (result,) = predict(run_classifier, folder / "notes.txt")
+        assert "not an image" in result.problem  # it was named
 
 
 class TestExplain:
