@@ -15,6 +15,8 @@ from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
+from pipeline.system.errors import DataError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Function = Callable[[Sequence[Item]], Result]
@@ -34,6 +36,10 @@ def map_blocks(
     Blocks come in order, each with one result of `function`, which must be picklable.
     If an item crashes its process, its block comes with one result for each item:
     `on_crash` makes that of the item. `initializer` is called once in each process.
+
+    Raises:
+        DataError: SIGKILL ended a process also when it worked on one item alone, as the
+            system does when memory runs out.
     """
     pending = collections.deque[tuple[Sequence[Item], futures.Future[Result]]]()
     remaining = iter(blocks)
@@ -46,11 +52,17 @@ def map_blocks(
             if not pending:
                 return
             block, future = pending.popleft()
+            processes = multiprocessing.active_children()
             try:
                 results = [future.result()]
             except BrokenProcessPool:
                 pool.shutdown(wait=True, cancel_futures=True)
                 if num_workers == len(block) == 1:  # no other item can be to blame
+                    if -signal.SIGKILL in [process.exitcode for process in processes]:
+                        raise DataError(
+                            f"{block[0]}: its process was killed, also when alone: "
+                            "memory is short. Free some, or lower --max_pixels."
+                        ) from None
                     results = [on_crash(block[0])]
                 else:
                     singles = map_blocks(

@@ -31,6 +31,7 @@ from pipeline.system.errors import DataError
 Header = dict[str, Any]  # values that JSON can hold
 
 _LENGTHS = struct.Struct("<IQ")
+_ENDING_S = 1  # for a process that has closed its pipes
 
 
 class NotStarted(DataError):
@@ -43,6 +44,10 @@ class ChildEnded(Exception):
 
 class OutOfTime(ChildEnded):
     """A time limit ended the child process."""
+
+
+class Killed(ChildEnded):
+    """SIGKILL ended the child process, as the system does when memory runs out."""
 
 
 class Child:
@@ -151,15 +156,21 @@ class Child:
     @contextlib.contextmanager
     def _messages(self) -> Iterator[io.BufferedIOBase]:
         """Provide the stream, and end the child if a message does not get through."""
-        if self._process is None:
+        process = self._process
+        if process is None:
             raise ChildEnded
         try:
             yield self._stream
         except (OSError, EOFError, ValueError) as error:
+            if not isinstance(error, TimeoutError):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_ENDING_S)  # or its exit code is that of our kill
             code = self._end()
             limits = (-signal.SIGALRM, -signal.SIGXCPU)
             if isinstance(error, TimeoutError) or code in limits:
                 raise OutOfTime from error
+            if code == -signal.SIGKILL and not self._is_closed:
+                raise Killed from error
             raise ChildEnded from error
         except BaseException:  # Ctrl-C: the next answer would be that to this request
             self._end()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.system import process_pool
+from pipeline.system.errors import DataError
 from tests.support import processes
 
 ROOT = Path(__file__).parents[3]  # not from conftest: workers import this file
@@ -29,6 +30,10 @@ def deadly(victims, block):
         if item in victims:
             os.kill(os.getpid(), signal.SIGSEGV)
     return double(block)
+
+
+def killed(block):
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def slow_first(block):
@@ -79,6 +84,11 @@ def test_a_crash_costs_its_item_only(victims):
     ]
     flat = [item for _, results in answers for result in results for item in result]
     assert flat == expected
+
+
+def test_an_item_is_not_blamed_for_a_lack_of_memory():
+    with pytest.raises(DataError, match="0: its process was killed, also when alone"):
+        run(killed, BLOCKS)
 
 
 def test_an_exception_of_a_worker_is_raised():
