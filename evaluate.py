@@ -33,7 +33,9 @@ def evaluate(config: Config) -> dict[str, Any]:
         return _evaluate_pretrained(config)
     run = finished_run.read(config.run_dir)
     folder = config.data or str(run_records.locate(run))
-    with evaluation_data.open_data(folder, config.split, run.resize_min) as data:
+    with evaluation_data.open_data(
+        folder, config.split, run.resize_min, run.white_level
+    ) as data:
         evaluation_data.check(run, data, another_dataset=config.another_dataset)
         manifest.check_files(data.records)
         if gate := next((name for name in GATES if getattr(config, name)), ""):

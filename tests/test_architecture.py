@@ -161,6 +161,10 @@ def test_opencv_decodes_in_one_place():
     }
 
 
+def test_pillow_decodes_in_one_place():
+    assert users_of("PIL", "pi_heif") == {"pipeline/images/photo_pixels.py"}
+
+
 def test_pickles_are_read_in_one_place():
     readers = {
         path.relative_to(ROOT).as_posix()
@@ -176,6 +180,7 @@ def test_pickles_are_read_in_one_place():
 # Names of distributions that are not those of the modules they bring.
 DISTRIBUTIONS = {
     "cv2": "opencv-python-headless",
+    "PIL": "pillow",
     "google": "protobuf",
 }
 # Libraries that other libraries import for us: forms of Starlette, runners of Beam.

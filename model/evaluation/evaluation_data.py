@@ -21,12 +21,16 @@ def is_photo_folder(folder: str) -> bool:
 
 @contextlib.contextmanager
 def open_data(
-    folder: str, split: str, resize_min: int = file_headers.RESIZE_MIN
+    folder: str,
+    split: str,
+    resize_min: int = file_headers.RESIZE_MIN,
+    white_level: int = 0,
 ) -> Iterator[EvaluationData]:
     """Provide the photos of a split, or "all", for a context.
 
     If the folder holds photos rather than records, they are converted first, with
-    `resize_min` as the longest short side in pixels; 0 for no limit.
+    `resize_min` as the longest short side in pixels (0 for no limit) and `white_level`
+    as the number that is white in 16-bit photos (0 for 65535).
     """
     if not is_photo_folder(folder):
         records = manifest.read(Path(folder))
@@ -34,7 +38,10 @@ def open_data(
         return
     with tempfile.TemporaryDirectory() as scratch:
         config = convert_settings.Config(
-            source=folder, out=f"{scratch}/records", resize_min=resize_min
+            source=folder,
+            out=f"{scratch}/records",
+            resize_min=resize_min,
+            white_level=white_level,
         )
         records = conversion.convert(config).manifest
         for row in records.rows:

@@ -31,6 +31,7 @@ class Classifier:
         run: the run; None for a weight file.
         resize_min: longest short side of a photo, in pixels, that is not shrunk before
             the network's window is cut, like its training photos; 0: any.
+        white_level: number that is white in 16-bit pictures; 0: 65535.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Classifier:
     temperature: float = 1.0
     run: finished_run.FinishedRun | None = None
     resize_min: int = file_headers.RESIZE_MIN
+    white_level: int = 0
 
     def describe(self) -> str:
         """Return one line: name, number of classes, and test accuracy if known."""
@@ -72,6 +74,7 @@ def load_run(run_dir: str) -> Classifier:
         temperature=run.temperature,
         run=run,
         resize_min=run.resize_min,
+        white_level=run.white_level,
     )
 
 

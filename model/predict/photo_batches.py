@@ -21,6 +21,9 @@ from pipeline.system import command_line
 _TIMEOUT_S = 60.0
 _BATCHES_AHEAD = 2
 
+_Pixels = concurrent.futures.Future[np.ndarray | ImageError]
+_Waiting = collections.deque[tuple[str, _Pixels]]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PhotoBatch:
@@ -42,6 +45,7 @@ def read(
     *,
     batch_size: int,
     resize_min: int = file_headers.RESIZE_MIN,
+    white_level: int = 0,
     num_workers: int = 0,
 ) -> Iterator[PhotoBatch]:
     """Yield batches of photos in their order; memory does not grow with their number.
@@ -51,18 +55,19 @@ def read(
         spec: input of the network.
         batch_size: number of files of each batch except the last.
         resize_min: longest short side that is not shrunk, in pixels; 0: any.
+        white_level: number that is white in 16-bit pictures; 0: 65535.
         num_workers: number of processes that decode; 0: one for each processor.
     """
     num_workers = num_workers or command_line.available_cpus()
     network_input = single_photo.NetworkInput(spec)
-    waiting: collections.deque[
-        tuple[str, concurrent.futures.Future[np.ndarray | ImageError]]
-    ] = collections.deque()
-    remaining = iter(photos)
-    view_shape = (spec.size_px, spec.size_px, 3)
+    waiting = _Waiting()
+    remaining, size_px = iter(photos), spec.size_px
     with (
         isolated_decoder.Decoders(
-            num_workers, timeout_s=_TIMEOUT_S, resize_min=resize_min
+            num_workers,
+            timeout_s=_TIMEOUT_S,
+            resize_min=resize_min,
+            white_level=white_level,
         ) as running,
         concurrent.futures.ThreadPoolExecutor(num_workers) as threads,
     ):
@@ -81,15 +86,13 @@ def read(
                 if not waiting:
                     return
                 size = min(batch_size, len(waiting))
-                names, futures = zip(
-                    *(waiting.popleft() for _ in range(size)), strict=True
-                )
-                results = [future.result() for future in futures]
+                batch = [waiting.popleft() for _ in range(size)]
+                results = [future.result() for _, future in batch]
                 problems = [r if isinstance(r, ImageError) else None for r in results]
                 views = [r for r in results if not isinstance(r, ImageError)]
                 yield PhotoBatch(
-                    photos=names,
-                    images=np.array(views, np.uint8).reshape(-1, *view_shape),
+                    photos=tuple(name for name, _ in batch),
+                    images=np.array(views, np.uint8).reshape(-1, size_px, size_px, 3),
                     problems=tuple(problems),
                 )
         finally:

@@ -65,6 +65,7 @@ def predict(
             photo_classifier.spec,
             batch_size=min(config.batch_size, count),
             resize_min=photo_classifier.resize_min,
+            white_level=photo_classifier.white_level,
         ):
             yield from predictor.predict(batch)
             progress.update(len(batch.photos))

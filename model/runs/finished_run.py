@@ -59,6 +59,11 @@ class FinishedRun:
         """Shorter side that larger photos were shrunk to, in pixels; 0: no limit."""
         return int(self.config["data"].get("resize_min", file_headers.RESIZE_MIN))
 
+    @property
+    def white_level(self) -> int:
+        """Number that was white in 16-bit training photos; 0: 65535."""
+        return int(self.config["data"].get("white_level", 0))
+
     def results(self) -> list[dict[str, float]]:
         """Return the lines of metrics.jsonl, one per epoch."""
         path = self.directory / "metrics.jsonl"
@@ -231,8 +236,9 @@ def _read_config(directory: Path) -> dict[str, Any]:
         data = content["data"]
         _expect("data.path", data["path"], str)
         _expect("data.manifest_digest", data["manifest_digest"], str)
-        if _expect("data.resize_min", data.get("resize_min", 0), int) < 0:
-            raise ValueError("data.resize_min: expected 0 or more")
+        for name in ("resize_min", "white_level"):
+            if _expect(f"data.{name}", data.get(name, 0), int) < 0:
+                raise ValueError(f"data.{name}: expected 0 or more")
         names = _names("data.class_names", data["class_names"])
         text = "".join(f"{name}\n" for name in names)
         labels, path = text.encode(errors="surrogateescape"), directory / "labels.txt"

@@ -74,6 +74,7 @@ class Service:
             command_line.available_cpus(),
             timeout_s=decode_timeout_s,
             resize_min=classifier.resize_min,
+            white_level=classifier.white_level,
             max_pixels=max_pixels,
         )
         self._step = training_loop.make_predict_step(classifier.model)

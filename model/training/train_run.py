@@ -229,7 +229,7 @@ def start_folder(
 ) -> None:
     """Create the run folder of a network, with config.json and labels.txt."""
     start, setup = network.start, network.setup
-    resize_min = records.info.settings.get("resize_min", file_headers.RESIZE_MIN)
+    conversion = records.info.settings
     facts = {
         "settings": dataclasses.asdict(config),
         "device": setup.device_name,
@@ -254,7 +254,8 @@ def start_folder(
             "manifest_digest": records.digest,
             "class_names": list(records.class_names),
             "counts": records.counts(),
-            "resize_min": resize_min,
+            "resize_min": conversion.get("resize_min", file_headers.RESIZE_MIN),
+            "white_level": conversion.get("white_level", 0),
         },
         "versions": run_folder.versions(),
     }

@@ -24,6 +24,7 @@ class Config:
         "training or evaluation.",
     )
     max_pixels: int = source_settings.max_pixels(file_headers.MAX_PIXELS)
+    white_level: int = source_settings.white_level()
     group_by: str = source_settings.group_by()
     lists: str = source_settings.lists()
     csv: str = source_settings.csv()

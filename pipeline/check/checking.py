@@ -1,6 +1,5 @@
 """Check photos or records; the result is a report, check.json and a page."""
 
-import collections
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from pipeline.images import (
     record_image,
 )
 from pipeline.images.errors import ImageError
-from pipeline.records import manifest, stored_photo
+from pipeline.records import manifest, previous_dataset, stored_photo
 from pipeline.records.row_codes import Code
 from pipeline.sources import caffe_lists, find_source, photo_source
 from pipeline.sources.photo_source import SourcePhoto
@@ -63,10 +62,15 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, check_page.Encode
 
     def encoded(photo: SourcePhoto) -> bytes:
         data = decode_files.read(source.root, photo)
-        return record_image.encode_for_record(data, resize_min=resize_min).encoded
+        return record_image.encode_for_record(
+            data, resize_min=resize_min, white_level=config.white_level
+        ).encoded
 
     options = decode_files.DecodeOptions(
-        root=source.root, resize_min=resize_min, max_pixels=config.max_pixels
+        root=source.root,
+        resize_min=resize_min,
+        max_pixels=config.max_pixels,
+        white_level=config.white_level,
     )
     rows = decode_source.decode(
         options, source, None, decode_locally.Local(config.workers), settings={}
@@ -80,20 +84,12 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, check_page.Encode
         )
     groups = photo_groups.PhotoGroups(similar=similar, user_keys=user_keys)
     counts = dataset_findings.count_photos(rows, source)
-    paths: dict[str, list[str]] = collections.defaultdict(list)
-    for row in rows:
-        for kind in unusual_files.kinds_of(row):
-            paths[kind].append(row.path)
     findings = [
         *dataset_findings.find_groups(rows, source, groups),
         *dataset_findings.find_small_classes(_usable(counts)),
         *dataset_findings.find_missing_splits(counts, source.given, "error"),
         *dataset_findings.find_similar_names(source.class_names),
-        *(
-            Finding(kind, severity, meaning, tuple((path,) for path in paths[kind]))
-            for kind, (severity, meaning) in unusual_files.KINDS.items()
-            if kind in paths
-        ),
+        *unusual_files.find(rows),
     ]
     ignored = tuple(f"ignored: {n} {kind}" for kind, n in source.ignored.items())
     report = Report(
@@ -103,9 +99,10 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, check_page.Encode
         notes=(*source.notes, *ignored),
     )
     photo_at = {photo.path: photo for photo in source.photos}
+    crashed = {row.path for row in rows if "crashed" in unusual_files.kinds_of(row)}
 
     def shown(path: str) -> bytes:
-        if path in paths.get("crashed", ()):  # it would take this process down as well
+        if path in crashed:  # it would take this process down as well
             raise ImageError(Code.DECODER_CRASHED, "takes the decoder down")
         return encoded(photo_at[path])
 
@@ -134,6 +131,13 @@ def _check_records(root: Path, num_workers: int) -> tuple[Report, check_page.Enc
             f"python -m pipeline.split {root}"
         )
         findings.append(Finding("across splits", "error", meaning, divided))
+    if outdated := previous_dataset.outdated_rows(converted):
+        meaning = (
+            "made by a version that decoded some photos of this kind wrongly; convert "
+            "the photos into this folder again, which renews these records"
+        )
+        paths = tuple((row.path,) for row in outdated)
+        findings.append(Finding("outdated pixels", "warning", meaning, paths))
     counts = {
         name: {
             "photos": counter["photos"],

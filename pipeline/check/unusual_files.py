@@ -1,8 +1,9 @@
 """Name what is unusual about a file, by the codes and sizes in its manifest row."""
 
-from collections.abc import Mapping
+import collections
+from collections.abc import Iterable, Mapping
 
-from pipeline.check.check_report import Severity
+from pipeline.check.check_report import Finding, Severity
 from pipeline.records.manifest_row import Row
 from pipeline.records.row_codes import Code
 
@@ -14,6 +15,7 @@ KINDS: Mapping[str, tuple[Severity, str]] = {
     "unreadable": ("warning", "the file cannot be opened or read"),
     "damaged": ("warning", "the file is cut off or damaged and does not decode"),
     "not an image": ("warning", "the file is no image, or of an unknown format"),
+    "refused": ("warning", ""),  # for the reason that the row states
     "too large": ("warning", "the image has more pixels than --max_pixels"),
     "outside the classes": ("warning", "the file is in no class folder"),
     "crashed": ("warning", "the decoder crashed on this file"),
@@ -28,6 +30,7 @@ KINDS: Mapping[str, tuple[Severity, str]] = {
     "CMYK": ("note", "printing colours are converted to RGB"),
     "16-bit": ("note", "the numbers are reduced to 8 bits"),
     "transparent": ("note", "transparent parts are laid over white"),
+    "wide gamut": ("note", "the colour profile is ignored, so colours turn out duller"),
     "turned": ("note", "the photo is turned upright as its EXIF data say"),
 }
 _KIND_OF_CODE: Mapping[str, str] = {
@@ -37,9 +40,8 @@ _KIND_OF_CODE: Mapping[str, str] = {
     Code.EMPTY: "damaged",
     Code.UNENCODABLE: "damaged",
     Code.NOT_AN_IMAGE: "not an image",
-    Code.UNSUPPORTED_FORMAT: "not an image",
-    Code.UNSUPPORTED_PIXELS: "not an image",
-    Code.DECODES_DIFFERENTLY: "not an image",
+    Code.UNSUPPORTED_FORMAT: "refused",
+    Code.UNSUPPORTED_PIXELS: "refused",
     Code.TOO_MANY_BYTES: "not an image",
     Code.TOO_MANY_PIXELS: "too large",
     Code.NO_CLASS: "outside the classes",
@@ -50,6 +52,7 @@ _KIND_OF_CODE: Mapping[str, str] = {
     Code.CMYK: "CMYK",
     Code.SIXTEEN_BITS: "16-bit",
     Code.TRANSPARENT: "transparent",
+    Code.WIDE_GAMUT: "wide gamut",
     Code.TURNED_UPRIGHT: "turned",
 }
 
@@ -64,3 +67,16 @@ def kinds_of(row: Row) -> list[str]:
         if sides[1] > EXTREME_ASPECT * sides[0]:
             kinds.append("extreme aspect")
     return kinds
+
+
+def find(rows: Iterable[Row]) -> list[Finding]:
+    """Find unusual files, in the order of KINDS."""
+    paths: dict[tuple[str, str], list[tuple[str]]] = collections.defaultdict(list)
+    for row in rows:
+        for kind in kinds_of(row):
+            paths[kind, KINDS[kind][1] or row.reason].append((row.path,))
+    order = list(KINDS)
+    return [
+        Finding(kind, KINDS[kind][0], meaning, tuple(paths[kind, meaning]))
+        for kind, meaning in sorted(paths, key=lambda key: (order.index(key[0]), key))
+    ]

@@ -51,6 +51,9 @@ class _Task:
     index: int
     label: int
 
+    def __str__(self) -> str:
+        return self.row.path
+
     def fault(self, problem: str) -> Fault:
         file, path = self.row.file, self.row.path
         return Fault(file=file, problem=problem, index=self.index, path=path)

@@ -22,8 +22,9 @@ from pipeline.images import (
     decode_source,
     decode_with_beam,
     opencv,
+    photo_pixels,
 )
-from pipeline.records import manifest, staging, stored_photo
+from pipeline.records import manifest, previous_dataset, staging, stored_photo
 from pipeline.records.manifest import DatasetInfo, Manifest
 from pipeline.records.manifest_row import Row
 from pipeline.records.previous_dataset import PreviousDataset
@@ -137,6 +138,7 @@ def _select(
         part_dir=directory,
         resize_min=config.resize_min,
         max_pixels=config.max_pixels,
+        white_level=config.white_level,
         refuse_animated=config.animated == "refuse",
     )
     settings = options.settings | {"duplicates": near_duplicates.VERSION}
@@ -182,11 +184,14 @@ def _dataset_info(
         settings={
             **{name: getattr(config, name) for name in _ROW_SETTINGS},
             "duplicates": near_duplicates.VERSION,
+            **({"white_level": config.white_level} if config.white_level else {}),
             **source.settings,
         },
         versions={
             "graft": manifest.GRAFT_VERSION,
+            "decoder": previous_dataset.DECODER,
             "opencv": opencv.OPENCV_VERSION,
+            **photo_pixels.VERSIONS,
             "numpy": np.__version__,
             "crc32c": google_crc32c.implementation,
         },

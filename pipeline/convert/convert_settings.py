@@ -47,6 +47,7 @@ class Config:
         upper=1 << 20,
     )
     max_pixels: int = source_settings.max_pixels(file_headers.MAX_PIXELS)
+    white_level: int = source_settings.white_level()
     animated: str = _decoding(
         "first",
         "What to do with animations and files of several pages: first converts their "

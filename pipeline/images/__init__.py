@@ -1,1 +1,1 @@
-"""Bytes of any image file to bytes of a record; the one place of OpenCV."""
+"""Bytes of any image file to bytes of a record; the one place that decodes."""

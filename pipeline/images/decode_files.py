@@ -11,7 +11,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.images import file_headers, opencv, record_image
+from pipeline.images import file_headers, opencv, photo_pixels, record_image
 from pipeline.images.errors import ImageError
 from pipeline.records import example_format, staging, stored_photo, tfrecord
 from pipeline.records.manifest_row import Row
@@ -38,6 +38,9 @@ class Task:
     previous: Row | None = None
     may_keep: bool = False
 
+    def __str__(self) -> str:
+        return self.photo.path
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecodeOptions:
@@ -50,6 +53,8 @@ class DecodeOptions:
             write no records.
         resize_min: longest short side of a record's image, in pixels; 0: no limit.
         max_pixels: number of pixels above which a photo is refused undecoded.
+        white_level: number that is white in 16-bit pictures; 0: 65535, and pictures
+            that use at most 14 bits are refused.
         refuse_animated: whether an animation is refused; otherwise its first frame is
             taken.
     """
@@ -59,6 +64,7 @@ class DecodeOptions:
     part_dir: Path | None = None
     resize_min: int
     max_pixels: int
+    white_level: int = 0
     refuse_animated: bool = False
 
     @property
@@ -67,6 +73,7 @@ class DecodeOptions:
         return {
             "resize_min": self.resize_min,
             "max_pixels": self.max_pixels,
+            "white_level": self.white_level,
             "animated": "refuse" if self.refuse_animated else "first",
         }
 
@@ -120,7 +127,7 @@ def digest_block(root: Path, photos: Sequence[SourcePhoto]) -> list[bytes]:
     digests = []
     for photo in photos:
         try:
-            digests.append(opencv.digest(read(root, photo)))
+            digests.append(photo_pixels.digest(read(root, photo)))
         except ImageError:  # it was changed a moment ago
             digests += no_digest(photo)
     return digests
@@ -164,6 +171,7 @@ def _convert_file(options: DecodeOptions, task: Task) -> tuple[Row | None, bytes
         stored = record_image.encode_for_record(
             data,
             resize_min=options.resize_min,
+            white_level=options.white_level,
             refuse_animated=options.refuse_animated,
             messages=_messages,
         )
@@ -180,7 +188,11 @@ def _convert_file(options: DecodeOptions, task: Task) -> tuple[Row | None, bytes
         sha256=sha256,
     )
     record = tfrecord.frame(example_format.serialize(example))
-    misnamed = file_headers.has_wrong_ending(photo.path, file_headers.sniff(data))
+    codes = list(stored.codes)
+    if file_headers.has_wrong_ending(photo.path, file_headers.sniff(data)):
+        codes.append(Code.WRONG_ENDING)
+    if options.part_dir is None and photo_pixels.has_wide_gamut(data):  # a check
+        codes.append(Code.WIDE_GAMUT)
     row = Row(
         path=photo.path,
         class_name=photo.class_name,
@@ -192,7 +204,7 @@ def _convert_file(options: DecodeOptions, task: Task) -> tuple[Row | None, bytes
         width=stored.width,
         orientation=stored.orientation,
         action=stored.action,
-        codes=(*stored.codes, Code.WRONG_ENDING) if misnamed else stored.codes,
+        codes=tuple(codes),
         reason=stored.reason,
         length=len(record),
     )

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from pipeline.images import decode_files, decode_locally, opencv
 from pipeline.records.manifest_row import Row
-from pipeline.records.previous_dataset import PreviousDataset
+from pipeline.records.previous_dataset import PreviousDataset, outdated_rows
 from pipeline.sources.photo_source import Source
 from pipeline.system import command_line
 
@@ -64,18 +64,24 @@ def _tasks(
     source: Source, previous: PreviousDataset | None, settings: Mapping[str, int | str]
 ) -> Iterator[decode_files.Task]:
     """Yield one task a file, in the order of the paths."""
-    reusable: set[str] = set()
+    reusable, outdated = set[str](), set[str]()
     if previous is not None:
         # Class names decide the labels in records, settings all else and the hashes.
         info = previous.manifest.info
-        same_settings = settings.items() <= info.settings.items()
+        same_settings = settings.items() <= ({"white_level": 0} | info.settings).items()
         if same_settings and info.class_names == source.class_names:
             reusable = previous.intact_files()
+        outdated = {row.path for row in outdated_rows(previous.manifest)}
     for photo in source.photos:
         row = previous.row_at(photo.path) if previous else None
         yield decode_files.Task(
             photo=photo,
             label=source.labels.get(photo.class_name, -1),
             previous=row,
-            may_keep=bool(row and row.is_included and row.file in reusable),
+            may_keep=bool(
+                row
+                and row.is_included
+                and row.file in reusable
+                and row.path not in outdated
+            ),
         )

@@ -1,13 +1,12 @@
-"""Read the header of an image file: its format, its size, its number of frames.
+"""Read the header of an image file: its format, and of a JPEG its size.
 
-Sources: ITU-T T.81, annex B (JPEG); W3C PNG, third edition; GIF89a; Google's WebP
-container; TIFF 6.0; ISO/IEC 23008-12 (AVIF, HEIC).
+Source: ITU-T T.81, annex B (JPEG).
 """
 
 import dataclasses
 import re
-from collections.abc import Callable
 from pathlib import PurePosixPath
+from typing import Literal
 
 from pipeline.records.row_codes import Code, Reason
 
@@ -15,21 +14,32 @@ from pipeline.records.row_codes import Code, Reason
 MAX_PIXELS = 178_956_970
 RESIZE_MIN = 512  # pixels of the longest short side that conversion keeps
 
-_SIGNATURES = (
-    ("JPEG", 0, b"\xff\xd8"),
-    ("PNG", 0, b"\x89PNG\r\n\x1a\n"),
-    ("GIF", 0, b"GIF8"),
-    ("BMP", 0, b"BM"),
-    ("TIFF", 0, b"II*\0"),
-    ("TIFF", 0, b"MM\0*"),
-    ("WebP", 8, b"WEBP"),
-    ("AVIF", 4, b"ftypavi"),
-    ("HEIC", 4, b"ftyphei"),
-    ("HEIC", 4, b"ftypmif1"),
-    ("JPEG 2000", 4, b"jP  \r\n\x87\n"),
-    ("PDF", 0, b"%PDF"),
-    ("ZIP", 0, b"PK\x03\x04"),
-)
+_SIGNATURES = {
+    name: re.compile(signature, re.DOTALL)
+    for name, signature in {
+        "JPEG": rb"\xff\xd8",
+        "PNG": rb"\x89PNG\r\n\x1a\n",
+        "GIF": rb"GIF8",
+        "BMP": rb"BM",
+        # Some begin with a small preview that a decoder of TIFF takes for the photo.
+        "camera RAW": rb"II\*\0....CR|....ftypcrx |FUJIFILM|II(?:RO|RS|U\0)|MMOR|FOVb"
+        rb"|\0MR[MI]",
+        "TIFF": rb"II[*+]\0|MM\0[*+]",
+        "WebP": rb"RIFF....WEBP",
+        "AVIF": rb"....ftyp(?:avi[fs]|mif1....(?:....){,8}?avif)",
+        "HEIC": rb"....ftyp(?:he[iv].|m[is]f1)",
+        "JPEG 2000": rb"....jP  \r\n\x87\n|\xff\x4f\xff\x51",
+        "PNM": rb"P[1-6]\s",
+        "JPEG XL": rb"\xff\x0a|....JXL \r\n\x87\n",
+        "Sun raster": rb"\x59\xa6\x6a\x95",
+        "PAM or PFM": rb"P[7Ff]\s",
+        "OpenEXR or Radiance HDR": rb"\x76\x2f\x31\x01|#\?R",
+        "Photoshop": rb"8BPS",
+        "DICOM": rb".{128}DICM",
+        "PDF": rb"%PDF",
+        "ZIP": rb"PK\x03\x04",
+    }.items()
+}
 _ENDINGS = {
     "JPEG": {"jpg", "jpeg", "jpe", "jfif", "jif"},
     "PNG": {"png", "apng"},
@@ -38,19 +48,45 @@ _ENDINGS = {
     "TIFF": {"tif", "tiff"},
     "WebP": {"webp"},
     "AVIF": {"avif", "avifs"},
-    "HEIC": {"heic", "heif"},
-    "JPEG 2000": {"jp2", "j2k", "jpf", "jpx"},
+    "HEIC": {"heic", "heif", "hif"},
+    "JPEG 2000": {"jp2", "j2k", "j2c", "jpc", "jpf", "jpx"},
+    "PNM": {"pbm", "pgm", "pnm", "ppm"},
 }
-_MAX_FRAMES = 1_000_000
+# A scan of other frequencies than the lowest; without, libraries guess differently.
+_FINE_SCAN = re.compile(rb"\xff\xda\0\x08\x01..[^\0]", re.DOTALL)
 _NO_FILL_BYTE = re.compile(rb"[^\xff]")
 
 
 def sniff(data: bytes) -> str:
     """Return the name of a file's format by its first bytes, or "unknown"."""
-    for name, offset, signature in _SIGNATURES:
-        if data[offset : offset + len(signature)] == signature:
-            return name
+    for name, signature in _SIGNATURES.items():
+        if signature.match(data):
+            return "camera RAW" if name == "TIFF" and _is_camera_raw(data) else name
     return "unknown"
+
+
+def _is_camera_raw(tiff: bytes) -> bool:
+    """Return whether a TIFF file is a DNG, or begins with a preview as NEF and ARW."""
+    is_small = bool((tiff_tag(tiff, 254, 4) or 0) & 1)
+    is_preview = is_small and tiff_tag(tiff, 330) is not None
+    is_mosaic = tiff_tag(tiff, 262) in (32_803, 34_892)
+    return is_mosaic or is_preview or tiff_tag(tiff, 50_706) is not None
+
+
+def tiff_tag(tiff: bytes, tag: int, num_bytes: int = 2) -> int | None:
+    """Return a number of `num_bytes` in the first directory of TIFF or EXIF bytes.
+
+    Source: TIFF 6.0, section 2.
+    """
+    order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
+    if tiff[:4] not in (b"II*\0", b"MM\0*"):
+        return None
+    start = int.from_bytes(tiff[4:8], order)
+    count = int.from_bytes(tiff[start : start + 2], order)
+    for entry in range(start + 2, min(start + 2 + 12 * count, len(tiff) - 11), 12):
+        if int.from_bytes(tiff[entry : entry + 2], order) == tag:
+            return int.from_bytes(tiff[entry + 8 : entry + 8 + num_bytes], order)
+    return None
 
 
 def has_wrong_ending(path: str, format: str) -> bool:
@@ -65,96 +101,6 @@ def has_image_ending(path: str) -> bool:
     """Say whether a file is named as an image."""
     ending = PurePosixPath(path).suffix.lower().removeprefix(".")
     return any(ending in endings for endings in _ENDINGS.values())
-
-
-def count_frames(data: bytes) -> int:
-    """Count the frames of an animation, or the pages; 1 for a plain image.
-
-    In a damaged file, only the frames before the damage are counted.
-    """
-    count = _FRAMES.get(sniff(data))
-    return max(1, min(count(data), _MAX_FRAMES)) if count else 1
-
-
-def _gif_frames(data: bytes) -> int:
-    """Walk the blocks; each image descriptor is a frame."""
-    if len(data) < 13:
-        return 1
-    at = 13 + _colour_table_bytes(data[10])
-    count = 0
-    while at < len(data) and count < _MAX_FRAMES:
-        if data[at] == 0x2C and at + 10 <= len(data):  # image descriptor
-            count += 1
-            at = _after_sub_blocks(data, at + 11 + _colour_table_bytes(data[at + 9]))
-        elif data[at] == 0x21:  # extension
-            at = _after_sub_blocks(data, at + 2)
-        else:
-            break
-    return count
-
-
-def _colour_table_bytes(flags: int) -> int:
-    return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
-
-
-def _after_sub_blocks(data: bytes, at: int) -> int:
-    while at < len(data) and data[at]:
-        at += 1 + data[at]
-    return at + 1
-
-
-def _png_frames(data: bytes) -> int:
-    """Read the number from the chunk acTL, which an APNG has before its pixels."""
-    at = 8
-    while at + 12 <= len(data):
-        length = int.from_bytes(data[at : at + 4], "big")
-        kind = data[at + 4 : at + 8]
-        if kind == b"acTL":
-            return int.from_bytes(data[at + 8 : at + 12], "big")
-        if kind in (b"IDAT", b"IEND"):
-            break
-        at += 12 + length
-    return 1
-
-
-def _webp_frames(data: bytes) -> int:
-    """Count the chunks ANMF if the flag for animations is set."""
-    if data[12:16] != b"VP8X" or len(data) < 21 or not data[20] & 0x02:
-        return 1
-    at, count = 12, 0
-    while at + 8 <= len(data) and count < _MAX_FRAMES:
-        count += data[at : at + 4] == b"ANMF"
-        length = int.from_bytes(data[at + 4 : at + 8], "little")
-        at += 8 + length + length % 2
-    return max(2, count)
-
-
-def _tiff_pages(data: bytes) -> int:
-    """Follow the chain of image directories."""
-    little = data[:2] == b"II"
-
-    def number(at: int, size: int) -> int:
-        return int.from_bytes(data[at : at + size], "little" if little else "big")
-
-    at, visited = number(4, 4), set[int]()
-    while 8 <= at <= len(data) - 2 and at not in visited and len(visited) < _MAX_FRAMES:
-        visited.add(at)
-        at = number(at + 2 + 12 * number(at, 2), 4)
-    return len(visited)
-
-
-def _avif_frames(data: bytes) -> int:
-    """Return 2 if the brand says that the file is a sequence of images."""
-    return 2 if data[8:12] == b"avis" else 1
-
-
-_FRAMES: dict[str, Callable[[bytes], int]] = {
-    "GIF": _gif_frames,
-    "PNG": _png_frames,
-    "WebP": _webp_frames,
-    "TIFF": _tiff_pages,
-    "AVIF": _avif_frames,
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -217,6 +163,8 @@ class JpegHeader:
             oddity = f"{components}-component JPEG"
         elif not any(frame[1:3]) or not any(frame[3:5]):
             oddity = "JPEG whose header does not state its size"
+        elif marker == 0xC2 and not _FINE_SCAN.search(data):
+            oddity = "progressive JPEG that ends after its first scan"
         elif data[-2:] != b"\xff\xd9":
             # Multi-picture files and padding; TensorFlow refuses some of them.
             oddity = "JPEG with data after its end"

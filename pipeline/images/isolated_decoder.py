@@ -4,15 +4,27 @@ Input: the bytes of an image file. Output: the image of a record, the same as co
 makes of it. A file that crashes its process or takes too long is refused, and another
 process replaces that one. Predictions and the server decode this way; multiprocessing
 would start TensorFlow in each process.
+
+A request to a process is a file. Its answer is {"error": sentence, "kind": a
+row_codes.Code}, or the fields of record_image.RecordImage. If those come without bytes,
+the record's image is the file itself.
 """
 
 import queue
+import sys
+import threading
+from collections.abc import Iterator
 from typing import Self
 
 from pipeline.images import file_headers, opencv, record_image
 from pipeline.images.errors import ImageError
 from pipeline.records.row_codes import Code
-from pipeline.system import sandbox
+from pipeline.system import sandbox, standard_error
+
+# Memory for libraries and what they keep. And for each pixel, in the worst case: 16
+# bits and 4 channels, twice, and what is made of them.
+_LIBRARY_BYTES = 1 << 30
+_BYTES_PER_PIXEL = 32
 
 
 class Decoders:
@@ -24,6 +36,7 @@ class Decoders:
         *,
         timeout_s: float,
         resize_min: int = file_headers.RESIZE_MIN,
+        white_level: int = 0,
         max_pixels: int = file_headers.MAX_PIXELS,
     ) -> None:
         """Start nothing yet: a process starts when it is needed.
@@ -32,15 +45,18 @@ class Decoders:
             count: number of processes, at least 1.
             timeout_s: longest time for one file; the start of a process does not count.
             resize_min: longest short side of a record's image, in pixels; 0: no limit.
-                Pixels equal those of a conversion with the same value.
+            white_level: number that is white in 16-bit pictures; 0: 65535. Pixels equal
+                those of a conversion with the same values.
             max_pixels: number of pixels above which an image is refused undecoded.
         """
         self._timeout_s = timeout_s
+        self._lock = threading.Lock()  # of a thread that waits for all processes
         self._children = [
             sandbox.Child(
-                "pipeline.images.decoder_process",
+                "pipeline.images.isolated_decoder",
                 str(max_pixels),
                 str(resize_min),
+                str(white_level),
                 task="decode photos",
                 environment={opencv.MAX_PIXELS_NAME: str(max_pixels)},
             )
@@ -74,28 +90,45 @@ class Decoders:
 
         Raises:
             ImageError: the file does not decode, crashed its process or took too long.
-            sandbox.NotStarted: there is no process to decode it.
+            sandbox.NotStarted: there is no process to decode it, or too little memory.
         """
         if not data:
             raise ImageError(Code.EMPTY, "empty file")
-        child = self._idle.get()
         try:
-            child.send({}, data, timeout_s=self._timeout_s)
-            answer, encoded = child.receive()
-        except sandbox.OutOfTime as error:
-            message = f"takes longer than {self._timeout_s:g} s to decode"
-            raise ImageError(Code.DECODER_TOO_SLOW, message) from error
-        except sandbox.ChildEnded as error:
-            message = "the decoder crashed on this file"
-            raise ImageError(Code.DECODER_CRASHED, message) from error
-        finally:
-            self._idle.put(child)
+            answer, encoded = self._ask(data, 1)
+        except sandbox.Killed:
+            try:  # alone, when no other photo takes memory
+                with self._lock:
+                    answer, encoded = self._ask(data, len(self._children))
+            except sandbox.Killed as error:
+                raise sandbox.NotStarted(
+                    "The decoder of a photo was killed, also when it ran alone: this "
+                    "machine has too little memory. Free memory and try again."
+                ) from error
         if "error" in answer:
             raise ImageError(Code(answer["kind"]), answer["error"])
         codes = tuple(map(Code, answer.pop("codes")))
         return record_image.RecordImage(
             encoded=bytes(encoded) or data, codes=codes, **answer
         )
+
+    def _ask(self, data: bytes, num_taken: int) -> tuple[sandbox.Header, memoryview]:
+        """Let one process decode, while `num_taken` are taken from other threads."""
+        children = [self._idle.get() for _ in range(num_taken)]
+        try:
+            children[0].send({}, data, timeout_s=self._timeout_s)
+            return children[0].receive()
+        except sandbox.OutOfTime as error:
+            message = f"takes longer than {self._timeout_s:g} s to decode"
+            raise ImageError(Code.DECODER_TOO_SLOW, message) from error
+        except sandbox.Killed:
+            raise
+        except sandbox.ChildEnded as error:
+            message = "the decoder crashed on this file"
+            raise ImageError(Code.DECODER_CRASHED, message) from error
+        finally:
+            for child in children:
+                self._idle.put(child)
 
     def close(self) -> None:
         """End the processes; photos that are being decoded count as crashed."""
@@ -107,3 +140,30 @@ class Decoders:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def main() -> None:
+    """Decode what a parent process sends, until that ends."""
+    max_pixels, resize_min, white_level = map(int, sys.argv[1:])
+    messages = standard_error.Collector()
+    opencv.use_one_thread()
+    sandbox.limit_memory(_LIBRARY_BYTES + _BYTES_PER_PIXEL * max_pixels)
+
+    def answers(
+        _: sandbox.Header, data: bytes
+    ) -> Iterator[tuple[sandbox.Header, bytes]]:
+        try:
+            image = record_image.encode_for_record(
+                data,
+                resize_min=resize_min,
+                white_level=white_level,
+                messages=messages,
+            )
+        except ImageError as error:
+            yield {"error": str(error), "kind": error.kind}, b""
+        else:
+            fields = dict(vars(image))
+            encoded = fields.pop("encoded")
+            yield fields, b"" if image.action == "copied" else encoded
+
+    sandbox.serve(answers)

@@ -3,7 +3,6 @@
 Arrays of pixels are BGR as OpenCV has them, unless a function says RGB.
 """
 
-import hashlib
 import os
 from typing import Any, Literal
 
@@ -12,7 +11,8 @@ from pipeline.images import file_headers
 # OpenCV reads this variable when it is loaded, and checks a file's header against it
 # before it allocates.
 MAX_PIXELS_NAME = "OPENCV_IO_MAX_IMAGE_PIXELS"
-_limit_of_process = os.environ.setdefault(MAX_PIXELS_NAME, str(file_headers.MAX_PIXELS))
+_limit = os.environ.setdefault(MAX_PIXELS_NAME, str(file_headers.MAX_PIXELS))
+max_pixels = int(_limit) if _limit.isdigit() else file_headers.MAX_PIXELS
 os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
 
 import cv2  # noqa: E402
@@ -23,6 +23,7 @@ from pipeline.records.row_codes import Code  # noqa: E402
 
 OPENCV_VERSION: str = cv2.__version__
 JPEG_QUALITY = 95  # of records
+WHITE = 65_535  # number of 16 bits that is white unless another one is stated
 _PAGE_QUALITY = 80
 _STRIP_ROWS = 64
 # Shares of R, G and B in a pixel's grey. Source: ITU-R BT.601.
@@ -60,27 +61,17 @@ def reduction(short_side: int, least: int) -> int:
     return next(fitting, 1) if least else 1
 
 
-def decode_as_stored(data: bytes, reduction: int = 1) -> tuple[Any, int]:
-    """Decode an image file without turning it upright.
-
-    Args:
-        data: the whole file.
-        reduction: the factor by which a JPEG is shrunk: 1, 2, 4 or 8.
-
-    Returns:
-        What OpenCV gives, [height, width] or [height, width, channels] of any number
-        type; and the EXIF orientation, 1 to 8.
-
-    Raises:
-        ImageError: the file does not decode, or is larger than allowed.
-    """
+def decode_upright(data: bytes, reduction: int = 1) -> tuple[Any, int]:
+    """Decode a JPEG, PNG or WebP file as photo_pixels.decode_upright does."""
     is_jpeg = file_headers.sniff(data) == "JPEG"
     flags = _REDUCED_FLAGS[reduction][0] if is_jpeg else cv2.IMREAD_UNCHANGED
-    return _decode(data, flags)
+    pixels, orientation = _decode(data, flags)
+    turned = turn_pixels(np.atleast_3d(pixels), _TURNS[orientation - 1])
+    return np.ascontiguousarray(turned), orientation
 
 
 def decode_grey(data: bytes, reduction: int) -> tuple[Any, int]:
-    """Decode a JPEG as `decode_as_stored`, but to uint8 [height, width], grey.
+    """Decode a JPEG to uint8 [height, width], grey, without turning it upright.
 
     An eighth of the size in grey takes two thirds of the time of all pixels in colour.
     """
@@ -101,8 +92,9 @@ def _decode(data: bytes, flags: int) -> tuple[Any, int]:
         for kind, block in zip(kinds, metadata, strict=True)
         if kind == cv2.IMAGE_METADATA_EXIF
     )
-    tiff = data if file_headers.sniff(data) == "TIFF" else next(exif, b"")
-    return pixels, _orientation(tiff.removeprefix(b"Exif\0\0"))
+    tiff = next(exif, b"").removeprefix(b"Exif\0\0")
+    orientation = file_headers.tiff_tag(tiff, _EXIF_ORIENTATION_TAG)
+    return pixels, orientation if orientation and orientation < 9 else 1
 
 
 def _decoding_error(data: bytes, opencv_message: str) -> ImageError:
@@ -112,31 +104,10 @@ def _decoding_error(data: bytes, opencv_message: str) -> ImageError:
     # failed condition, which the message quotes.
     conditions = ("CV_IO_MAX_IMAGE", "validateInputImageSize")
     if any(condition in opencv_message for condition in conditions):
-        limit = _limit_of_process
-        limit = f"{int(limit):,}" if limit.isdigit() else limit
-        return ImageError(Code.TOO_MANY_PIXELS, f"{kind} larger than {limit} pixels")
-    if kind in ("unknown", "PDF", "ZIP"):
-        known = "" if kind == "unknown" else f" (a {kind} file)"
-        return ImageError(Code.NOT_AN_IMAGE, f"not an image that OpenCV reads{known}")
-    if kind == "HEIC":
-        text = "HEIC, which OpenCV does not read; export the photo as JPEG"
-        return ImageError(Code.UNSUPPORTED_FORMAT, text)
+        text = f"{kind} larger than {max_pixels:,} pixels"
+        return ImageError(Code.TOO_MANY_PIXELS, text)
     text = f"{kind} that does not decode: cut off or damaged"
     return ImageError(Code.UNDECODABLE, text)
-
-
-def _orientation(tiff: bytes) -> int:
-    """Read the orientation in the first directory of TIFF or EXIF bytes; 1 if none."""
-    order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
-    if tiff[:4] not in (b"II*\0", b"MM\0*"):
-        return 1
-    start = int.from_bytes(tiff[4:8], order)
-    count = int.from_bytes(tiff[start : start + 2], order)
-    for entry in range(start + 2, min(start + 2 + 12 * count, len(tiff) - 11), 12):
-        if int.from_bytes(tiff[entry : entry + 2], order) == _EXIF_ORIENTATION_TAG:
-            value = int.from_bytes(tiff[entry + 8 : entry + 10], order)
-            return value if 1 <= value <= 8 else 1
-    return 1
 
 
 def turn_pixels(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -152,30 +123,27 @@ def turn_pixels(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return pixels[..., ::-1, :] if orientation & 1 else pixels
 
 
-def turn_upright(pixels: Any, orientation: int) -> Any:
-    """Turn and mirror [height, width, 3] as its EXIF orientation, 1 to 8, says."""
-    turned = turn_pixels(pixels, _TURNS[orientation - 1])
-    return np.ascontiguousarray(turned)
+def as_bgr(pixels: Any, white: int = WHITE) -> Any:
+    """Convert decoded pixels to uint8 BGR, laid over white where transparent.
 
-
-def as_bgr(pixels: Any) -> Any:
-    """Convert any decoded array to uint8 BGR, laid over white where transparent."""
+    `white` is the number of 16 bits that becomes 255.
+    """
     if pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3:
         return pixels
     converted = np.empty((*pixels.shape[:2], 3), np.uint8)
     for top in range(0, len(pixels), _STRIP_ROWS):  # intermediate arrays are large
         strip = slice(top, top + _STRIP_ROWS)
-        converted[strip] = _strip_as_bgr(pixels[strip])
+        converted[strip] = _strip_as_bgr(pixels[strip], white)
     return converted
 
 
-def _strip_as_bgr(pixels: Any) -> Any:
+def _strip_as_bgr(pixels: Any, white: int) -> Any:
     if pixels.dtype == np.uint16:
-        pixels = (pixels.astype(np.uint32) * 255 + 32_767) // 65_535
-    elif pixels.dtype != np.uint8:  # floating-point formats hold 0..1
-        finite = np.nan_to_num(pixels.astype(np.float32), nan=0, posinf=1, neginf=0)
-        pixels = np.clip(finite, 0, 1) * 255 + 0.5
-    pixels = pixels.astype(np.uint8, copy=False)
+        whites = np.full(pixels.shape[2:], white, np.uint32)
+        if has_alpha(pixels):
+            whites[-1] = WHITE
+        numbers = np.minimum(pixels, whites).astype(np.uint32)
+        pixels = ((numbers * 255 + whites // 2) // whites).astype(np.uint8)
     if pixels.ndim == 2 or pixels.shape[2] == 1:
         return cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR)
     if pixels.shape[2] == 3:
@@ -184,6 +152,11 @@ def _strip_as_bgr(pixels: Any) -> Any:
     colour = pixels[..., :3] if pixels.shape[2] == 4 else pixels[..., :1].repeat(3, 2)
     over_white = colour.astype(np.uint16) * alpha + 255 * (255 - alpha)
     return ((over_white + 127) // 255).astype(np.uint8)
+
+
+def has_alpha(pixels: Any) -> bool:
+    """Return whether the last channel of decoded pixels is their transparency."""
+    return pixels.ndim == 3 and pixels.shape[2] in (2, 4)
 
 
 def shrink(pixels: Any, short_side: int) -> Any:
@@ -235,7 +208,7 @@ def _decode_small(encoded: bytes, side: int) -> Any:
     """Decode a record's image, at a reduced size if that leaves twice `side`."""
     jpeg = file_headers.JpegHeader.read(encoded)
     factor = reduction(jpeg.short_side, 2 * side) if jpeg else 1
-    return as_bgr(decode_as_stored(encoded, factor)[0])
+    return as_bgr(decode_upright(encoded, factor)[0])
 
 
 def thumbnail(encoded: bytes, side: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -272,19 +245,6 @@ def _fit(pixels: Any, side: int) -> Any:
     scale = min(1.0, side / max(pixels.shape[:2]))
     size = tuple(max(1, round(scale * length)) for length in pixels.shape[1::-1])
     return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-
-
-def digest(data: bytes) -> bytes:
-    """Return the SHA-256 of the pixels that a viewer shows of an image file.
-
-    Raises:
-        ImageError: the file does not decode.
-    """
-    stored, orientation = decode_as_stored(data)
-    pixels = turn_upright(as_bgr(stored), orientation)
-    sha256 = hashlib.sha256(repr(pixels.shape).encode())
-    sha256.update(pixels.data)
-    return sha256.digest()
 
 
 def warp(pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:

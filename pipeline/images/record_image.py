@@ -9,10 +9,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline.images import file_headers, opencv, perceptual_hash
+from pipeline.images import file_headers, opencv, perceptual_hash, photo_pixels
 from pipeline.images.errors import ImageError
 from pipeline.records.row_codes import Code, Reason
 from pipeline.system import standard_error
+
+# Cameras and scanners of 10, 12 and 14 bits store their numbers as they are in 16 bits.
+_MOST_UNCERTAIN_BITS = 14
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,7 @@ def encode_for_record(
     data: bytes,
     *,
     resize_min: int = file_headers.RESIZE_MIN,
+    white_level: int = 0,
     refuse_animated: bool = False,
     messages: standard_error.Collector | None = None,
 ) -> RecordImage:
@@ -58,27 +62,29 @@ def encode_for_record(
     Args:
         data: the whole file.
         resize_min: longest short side that a record may have, in pixels; 0: no limit.
+        white_level: number that is white in 16-bit pictures, 1 to 65535; 0: 65535, and
+            pictures that use at most 14 bits are refused.
         refuse_animated: refuse an animation instead of using its first frame.
         messages: collector of what this process's decoders print.
 
     Raises:
-        ImageError: the file is empty, no image that OpenCV reads, cut off, larger than
-            allowed, or an animation that is refused.
+        ImageError: the file is empty, no image of a kind that is read, cut off, larger
+            than allowed, or an animation that is refused.
     """
     if not data:
         raise ImageError(Code.EMPTY, "empty file")
     if messages:
         messages.take_line()  # about an earlier file, which did not decode
-    kind, frames = file_headers.sniff(data), file_headers.count_frames(data)
+    kind, jpeg = file_headers.sniff(data), file_headers.JpegHeader.read(data)
+    frames = 1 if jpeg else photo_pixels.count_frames(data)
     if refuse_animated and frames > 1:
         raise ImageError(Code.ANIMATED, f"animated ({kind} of {frames} frames)")
-    jpeg = file_headers.JpegHeader.read(data)
     try:
         if jpeg and jpeg.may_be_copied(resize_min):
             copied = _copied(data, jpeg, messages)
             if copied:
                 return copied
-        return _reencoded(data, jpeg, kind, frames, resize_min, messages)
+        return _reencoded(data, jpeg, kind, frames, resize_min, white_level, messages)
     except MemoryError as error:
         message = "too large for this machine's memory"
         raise ImageError(Code.OUT_OF_MEMORY, message) from error
@@ -115,19 +121,21 @@ def _reencoded(
     kind: str,
     frames: int,
     resize_min: int,
+    white_level: int,
     messages: standard_error.Collector | None,
 ) -> RecordImage:
     reduction = opencv.reduction(jpeg.short_side, resize_min) if jpeg else 1
-    stored, orientation = opencv.decode_as_stored(data, reduction)
+    pixels, orientation = photo_pixels.decode_upright(data, reduction)
     warning = messages.take_line() if messages else ""
-    _check_usable(data, kind, stored)
-    reasons = _differences(stored, jpeg, kind, frames)
+    if pixels.dtype == np.uint16 and not white_level:
+        _check_white(kind, pixels)
+    reasons = _differences(pixels, jpeg, kind, frames)
     if warning:
         reasons.append(Reason(Code.DECODER_WARNING, f"decoder: {warning}"))
     if orientation != 1:
         text = f"turned upright (EXIF orientation {orientation})"
         reasons.append(Reason(Code.TURNED_UPRIGHT, text))
-    upright = opencv.turn_upright(opencv.as_bgr(stored), orientation)
+    upright = opencv.as_bgr(pixels, white_level or opencv.WHITE)
     short_side = jpeg.short_side if jpeg else min(upright.shape[:2])
     if resize_min and short_side > resize_min:
         reasons.append(Reason(Code.SHRUNK, f"shrunk to short side {resize_min}"))
@@ -148,29 +156,20 @@ def _reencoded(
     )
 
 
-def _check_usable(data: bytes, kind: str, stored: Any) -> None:
-    """Refuse decoded numbers that cannot become pixels."""
-    if kind == "TIFF":
-        # Of a planar TIFF of 16 bits with transparency, OpenCV 5.0 leaves some pixels
-        # unset. This fills the memory that the decoder is likely to get next.
-        np.full(2 * stored.nbytes, 0x5A, np.uint8)
-        again, _ = opencv.decode_as_stored(data)
-        if not np.array_equal(stored, again, equal_nan=stored.dtype.kind == "f"):
-            raise ImageError(
-                Code.DECODES_DIFFERENTLY,
-                "OpenCV decodes this TIFF differently each time (a decoder bug); save "
-                "it as PNG",
-            )
-    if stored.dtype.kind == "i" or stored.dtype == np.uint32:
+def _check_white(kind: str, pixels: Any) -> None:
+    """Refuse a 16-bit picture that would come out dark, as X-rays of 12 bits do."""
+    colours = pixels[..., :-1] if opencv.has_alpha(pixels) else pixels
+    bits = int(colours.max()).bit_length()
+    if 0 < bits <= _MOST_UNCERTAIN_BITS:
         raise ImageError(
             Code.UNSUPPORTED_PIXELS,
-            f"{kind} of {stored.dtype} numbers, of which white is not known; save it "
-            "with 8 or 16 bits",
+            f"{kind} that uses {bits} of its 16 bits, so that its white is unknown; "
+            "state it when you convert, for instance --white_level=4095 for 12 bits",
         )
 
 
 def _differences(
-    stored: Any, jpeg: file_headers.JpegHeader | None, kind: str, frames: int
+    pixels: Any, jpeg: file_headers.JpegHeader | None, kind: str, frames: int
 ) -> list[Reason]:
     """List how a file differs from a plain photo, and what is done about it."""
     reasons = []
@@ -182,11 +181,8 @@ def _differences(
         parts = "pages" if kind == "TIFF" else "frames"
         text = f"animated or of several pages: first of {frames} {parts}"
         reasons.append(Reason(Code.ANIMATED, text))
-    if stored.dtype == np.uint16:
+    if pixels.dtype == np.uint16:
         reasons.append(Reason(Code.SIXTEEN_BITS, "16-bit to 8-bit"))
-    elif stored.dtype != np.uint8:
-        reasons.append(Reason(Code.FLOATING_POINT, f"{stored.dtype} to 8-bit"))
-    channels = stored.shape[2] if stored.ndim == 3 else 1
-    if channels in (2, 4) and jpeg is None:
+    if opencv.has_alpha(pixels) and jpeg is None:
         reasons.append(Reason(Code.TRANSPARENT, "transparent parts laid over white"))
     return reasons

@@ -13,6 +13,22 @@ from pipeline.records.manifest_row import Row
 from pipeline.records.row_codes import Code
 
 _SHOWN = 5  # examples of paths
+# Number of the way in which photos become pixels, among the versions of a manifest.
+DECODER = "2"
+# How the reasons of rows begin whose pixels were right before, unless they had 16 bits.
+_RIGHT_BEFORE = ("PNG source", "WebP source", "GIF source")
+
+
+def outdated_rows(dataset: Manifest) -> list[Row]:
+    """Return rows whose pixels an earlier version of Graft may have got wrong."""
+    if dataset.info.versions.get("decoder") == DECODER:
+        return []
+    return [
+        row
+        for row in dataset.included()
+        if "16-bit" in row.reason
+        or (" source" in row.reason and not row.reason.startswith(_RIGHT_BEFORE))
+    ]
 
 
 class PreviousDataset:

@@ -21,7 +21,6 @@ class Code(enum.StrEnum):
     UNSUPPORTED_FORMAT = "unsupported_format"
     UNSUPPORTED_PIXELS = "unsupported_pixels"
     UNDECODABLE = "undecodable"
-    DECODES_DIFFERENTLY = "decodes_differently"
     UNENCODABLE = "unencodable"
     DECODER_CRASHED = "decoder_crashed"
     DECODER_TOO_SLOW = "decoder_too_slow"
@@ -39,13 +38,14 @@ class Code(enum.StrEnum):
     CMYK = "cmyk"
     ANIMATED = "animated"
     SIXTEEN_BITS = "16_bits"
-    FLOATING_POINT = "floating_point"
     TRANSPARENT = "transparent"
     DECODER_WARNING = "decoder_warning"
     TURNED_UPRIGHT = "turned_upright"
     SHRUNK = "shrunk"
     # The record holds the photo; the file's name is wrong.
     WRONG_ENDING = "wrong_ending"
+    # Checks alone note it: the file's colour profile, which is ignored, is a wide one.
+    WIDE_GAMUT = "wide_gamut"
 
 
 class Reason(NamedTuple):

@@ -42,6 +42,15 @@ max_pixels = functools.partial(
     lower=1,
     upper=1_000_000_000_000,  # OpenCV ends the process at 2^64
 )
+white_level = functools.partial(
+    _decoding,
+    0,
+    "Number that is white in pictures of 16 bits, such as 4095 in X-rays of 12 bits; "
+    "larger numbers are white, too. 0 means 65535, and skips pictures that use at most "
+    "14 of their 16 bits, whose white is unknown.",
+    lower=0,
+    upper=65_535,
+)
 workers = functools.partial(
     _decoding, 0, "Processes that decode photos; 0 starts one per processor.", lower=0
 )

@@ -67,3 +67,17 @@ def with_orientation(data, orientation, order="<"):
     """Return a JPEG whose EXIF states an orientation."""
     exif = jpeg_segment(b"Exif\0\0" + exif_tiff(orientation, order))
     return data[:2] + exif + data[2:]
+
+
+# EXIF orientation -> stored pixels that a viewer shows as `upright`.
+# Source: CIPA DC-008 (Exif 2.32): the sides of the image that row 0 and column 0 are.
+STORED = {
+    1: lambda upright: upright,
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.swapaxes(0, 1),
+    6: lambda upright: upright.swapaxes(0, 1)[::-1],
+    7: lambda upright: upright.swapaxes(0, 1)[::-1, ::-1],
+    8: lambda upright: upright.swapaxes(0, 1)[:, ::-1],
+}

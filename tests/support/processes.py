@@ -22,7 +22,7 @@ def decoders(pid=None):
         child.pid
         for child in psutil.Process(pid).children()
         if is_running(child.pid)
-        and any("decoder_process.main" in word for word in child.cmdline())
+        and any("isolated_decoder.main" in word for word in child.cmdline())
     }
 
 

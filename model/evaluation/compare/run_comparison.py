@@ -36,8 +36,10 @@ def compare_runs(
         data = None
         if folder:
             if evaluation_data.is_photo_folder(folder):
-                _check_resize_min(runs, folder)
-            opened = evaluation_data.open_data(folder, split, first.resize_min)
+                _check_conversion(runs, folder)
+            opened = evaluation_data.open_data(
+                folder, split, first.resize_min, first.white_level
+            )
             data = stack.enter_context(opened)
             for run in runs.values():
                 evaluation_data.check(run, data, another_dataset=another_dataset)
@@ -102,14 +104,16 @@ def _candidate(
     )
 
 
-def _check_resize_min(
+def _check_conversion(
     runs: Mapping[str, finished_run.FinishedRun], folder: str
 ) -> None:
-    """Refuse photos that the runs expect to be converted with different sizes."""
-    if len({run.resize_min for run in runs.values()}) > 1:
-        sizes = ", ".join(f"{name}: {run.resize_min}" for name, run in runs.items())
-        raise DataError(
-            f"--data={folder}: the runs were trained on photos converted with "
-            f"different --resize_min ({sizes}). Convert the photos once and give the "
-            f"records: python -m pipeline.convert {folder} --out=FOLDER --resize_min=N"
-        )
+    """Refuse photos that the runs expect to be converted otherwise than the others'."""
+    for flag in ("resize_min", "white_level"):
+        values = {name: getattr(run, flag) for name, run in runs.items()}
+        if len(set(values.values())) > 1:
+            text = ", ".join(f"{name}: {value}" for name, value in values.items())
+            raise DataError(
+                f"--data={folder}: the runs were trained on photos converted with "
+                f"different --{flag} ({text}). Convert the photos once and give the "
+                f"records: python -m pipeline.convert {folder} --out=FOLDER --{flag}=N"
+            )

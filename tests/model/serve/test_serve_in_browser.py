@@ -109,7 +109,7 @@ def test_a_file_that_is_not_a_photo_gets_a_message_as_text(page):
     problem = find(page, "#problem")
     until(page, lambda _: problem.is_displayed())
     assert problem.text == (
-        "<img src=x onerror=alert(1)>.txt: not an image that OpenCV reads"
+        "<img src=x onerror=alert(1)>.txt: not an image of a known format"
     )
     assert answer(page) == ""
     drop(page, photo())

@@ -161,7 +161,7 @@ HOSTILE = {
     "text": (b"<script>alert(1)</script>", 415, "not an image"),
     "svg": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', 415, "not an image"),
     "pdf": (b"%PDF-1.7", 415, "a PDF file"),
-    "heic": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", 415, "HEIC"),
+    "raw": (b"\0\0\0\x18ftypcrx \0\0\0\0crx isom", 415, "camera RAW"),
     "cut png": (photo(extension=".png")[:300], 422, "PNG that does not decode"),
     "cut jpeg": (photo()[:60], 422, "JPEG that does not decode"),
     "zeros": (bytes(10_000), 415, "not an image"),

@@ -70,7 +70,8 @@ def saved(mode, kind, **how):
 
 
 def png(*shape, dtype=np.uint8):
-    return cv2.imencode(".png", np.eye(*shape, dtype=dtype) * 255)[1].tobytes()
+    white = np.iinfo(dtype).max
+    return cv2.imencode(".png", np.eye(*shape, dtype=dtype) * white)[1].tobytes()
 
 
 TURNED = PIL.Image.Exif()
@@ -88,6 +89,8 @@ BLUE = PIL.Image.new("RGB", (320, 240), "blue")
         ("wrong ending", "x.jpg", saved("RGB", "PNG")),
         ("CMYK", "x.jpg", saved("CMYK", "JPEG")),
         ("16-bit", "x.png", png(50, dtype=np.uint16)),
+        ("refused", "x.tif", saved("F", "TIFF")),
+        ("wide gamut", "x.jpg", saved("RGB", "JPEG", icc_profile=b"Display P3")),
         ("transparent", "x.png", saved("RGBA", "PNG")),
         ("turned", "x.jpg", saved("RGB", "JPEG", exif=TURNED)),
         ("tiny", "x.png", png(20)),

@@ -1,4 +1,5 @@
 import collections
+import dataclasses
 import os
 import re
 import resource
@@ -8,11 +9,13 @@ import time
 
 import cv2
 import numpy as np
+import PIL.Image
+import pillow_heif
 import pytest
 
-from pipeline.check import verify_records
+from pipeline.check import check_settings, checking, verify_records
 from pipeline.convert import convert_settings
-from pipeline.records import manifest, staging, stored_photo
+from pipeline.records import manifest, previous_dataset, staging, stored_photo
 from pipeline.system.errors import DataError
 from tests.support import conversions, drawn_photos, files, processes
 
@@ -100,6 +103,54 @@ def test_large_photos_are_shrunk_to_the_setting(tmp_path):
         summary = conversions.convert(tmp_path / "photos", out, resize_min=resize_min)
         for row in summary.manifest.rows:
             assert ((row.height, row.width), row.action) == (size, action)
+
+
+def test_heic_becomes_a_record(photos, tmp_path):
+    pillow_heif.register_heif_opener()
+    PIL.Image.new("RGB", (90, 60), "red").save(photos / "red" / "a.heic")
+    summary = conversions.convert(photos, tmp_path / "out")
+    (row,) = (row for row in summary.manifest.included() if row.path == "red/a.heic")
+    assert (row.width, row.height, row.reason) == (90, 60, "HEIC source")
+
+
+def test_sixteen_bit_pictures_need_a_white_level(photos, tmp_path):
+    path, out = photos / "red" / "xray.png", tmp_path / "out"
+    cv2.imwrite(str(path), np.full((40, 50), 2048, np.uint16))
+    summary = conversions.convert(photos, out)
+    assert "uses 12 of its 16 bits" in skipped(summary)["red/xray.png"]
+    assert "white_level" not in summary.manifest.info.settings
+    for white, level in ((4095, 128), (2048, 255)):
+        summary = conversions.convert(photos, out, white_level=white)
+        assert summary.manifest.info.settings["white_level"] == white
+        (row,) = (r for r in summary.manifest.included() if r.path == "red/xray.png")
+        encoded = np.frombuffer(record_in(out, row).encoded, np.uint8)
+        assert cv2.imdecode(encoded, cv2.IMREAD_COLOR).mean() == level
+
+
+def test_pixels_of_an_earlier_decoder_are_made_again(photos, tmp_path):
+    out = tmp_path / "out"
+    for name in ("a.tif", "b.png"):
+        cv2.imwrite(str(photos / "red" / name), drawn_photos.draw_photo("red", 99))
+    converted = conversions.convert(photos, out).manifest
+    assert previous_dataset.outdated_rows(converted) == []
+    versions = {**converted.info.versions, "decoder": "1"}
+    info = dataclasses.replace(converted.info, versions=versions)
+    with staging.staged(out) as partial:
+        dataclasses.replace(converted, info=info).stage(partial)
+        manifest.commit(out)
+    outdated = previous_dataset.outdated_rows(manifest.read(out))
+    assert [row.path for row in outdated] == ["red/a.tif"]
+    (finding,) = (
+        finding
+        for finding in checking.check(
+            check_settings.Config(source=str(out), out=str(tmp_path / "check"))
+        ).findings
+        if finding.kind == "outdated pixels"
+    )
+    assert finding.groups == (("red/a.tif",),)
+    again = conversions.convert(photos, out)
+    assert again.written == ("red.tfrecord",)
+    assert previous_dataset.outdated_rows(again.manifest) == []
 
 
 def test_the_source_is_never_touched(photos, tmp_path):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pipeline.grouping import near_duplicates, photo_groups, thumbnail_comparison
-from pipeline.images import opencv, record_image
+from pipeline.images import opencv, photo_pixels, record_image
 from pipeline.records.manifest_row import Row
 from tests.support import drawn_photos
 
@@ -57,7 +57,7 @@ def search(files, tmp_path, labels=None):
         lambda number: opencv.thumbnail(
             stored[number].encoded, thumbnail_comparison.SIDE
         ),
-        lambda numbers: [opencv.digest(files[number]) for number in numbers],
+        lambda numbers: [photo_pixels.digest(files[number]) for number in numbers],
     )
     assert list(tmp_path.iterdir()) == []
     return similar

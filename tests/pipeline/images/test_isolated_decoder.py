@@ -1,3 +1,4 @@
+import signal
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ import pytest
 from pipeline.images import isolated_decoder, record_image
 from pipeline.images.errors import ImageError
 from pipeline.records.row_codes import Code
+from pipeline.system import sandbox
 from tests.support import files, processes
 
 PIXELS = np.random.default_rng(3).integers(0, 256, (60, 90, 3)).astype(np.uint8)
@@ -19,6 +21,9 @@ PIXELS = np.random.default_rng(3).integers(0, 256, (60, 90, 3)).astype(np.uint8)
 
 def encoded(extension, pixels=PIXELS):
     return cv2.imencode(extension, pixels)[1].tobytes()
+
+
+LARGE = encoded(".png", np.zeros((4000, 4000, 3), np.uint8))
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +37,13 @@ def decoders():
 def test_images_equal_those_of_conversion(decoders, extension, size):
     data = encoded(extension, cv2.resize(PIXELS, size))
     assert decoders.decode(data) == record_image.encode_for_record(data)
+
+
+def test_white_of_sixteen_bits_is_that_of_conversion():
+    data = encoded(".png", np.uint16(PIXELS) * 16)
+    with isolated_decoder.Decoders(1, timeout_s=30, white_level=4095) as decoders:
+        expected = record_image.encode_for_record(data, white_level=4095)
+        assert decoders.decode(data) == expected
 
 
 def test_a_damaged_jpeg_is_reencoded_as_in_conversion(decoders):
@@ -80,42 +92,65 @@ def test_one_photo_starts_one_process():
 
 
 def test_a_photo_that_takes_too_long_is_refused():
-    large = encoded(".png", np.zeros((4000, 4000, 3), np.uint8))
     with isolated_decoder.Decoders(1, timeout_s=0.05) as decoders:
         for _ in range(2):
             with pytest.raises(ImageError, match=r"longer than 0\.05 s"):
-                decoders.decode(large)
+                decoders.decode(LARGE)
 
 
-def kill_at_work(pid):
-    process = psutil.Process(pid)
-    idle_s = process.cpu_times().user
-    while process.cpu_times().user < idle_s + 0.03:
-        time.sleep(0.005)
-    process.kill()
+def end_at_work(pids, number):
+    """Start a thread that sends a signal to the first of the processes that works."""
+
+    def end():
+        workers = [psutil.Process(pid) for pid in pids]
+        idle_s = [worker.cpu_times().user for worker in workers]
+        while True:
+            for worker, before_s in zip(workers, idle_s, strict=True):
+                if worker.cpu_times().user > before_s + 0.03:
+                    worker.send_signal(number)
+                    return
+            time.sleep(0.005)
+
+    threading.Thread(target=end).start()
 
 
 def test_a_photo_that_crashes_the_decoder_costs_that_photo_only():
-    large = encoded(".png", np.zeros((4000, 4000, 3), np.uint8))
     before = processes.decoders()
     with isolated_decoder.Decoders(1, timeout_s=30) as decoders:
         decoders.start()
-        threading.Thread(
-            target=kill_at_work, args=processes.decoders() - before
-        ).start()
+        end_at_work(processes.decoders() - before, signal.SIGSEGV)
         with pytest.raises(ImageError, match="crashed on this file"):
-            decoders.decode(large)
+            decoders.decode(LARGE)
         assert decoders.decode(encoded(".jpg"))
     assert processes.decoders() == before
     with pytest.raises(ImageError, match="crashed"):  # since it is closed
         decoders.decode(encoded(".jpg"))
 
 
+def test_a_photo_whose_decoder_is_killed_for_memory_is_tried_alone():
+    before = processes.decoders()
+    with isolated_decoder.Decoders(2, timeout_s=30) as decoders:
+        decoders.start()
+        end_at_work(processes.decoders() - before, signal.SIGKILL)
+        assert decoders.decode(LARGE).height == 512
+
+
+def test_a_photo_is_not_blamed_for_a_lack_of_memory(monkeypatch):
+    def killed(self):
+        raise sandbox.Killed
+
+    with isolated_decoder.Decoders(2, timeout_s=30) as decoders:
+        decoders.start()
+        monkeypatch.setattr(sandbox.Child, "receive", killed)
+        with pytest.raises(sandbox.NotStarted, match="too little memory"):
+            decoders.decode(encoded(".jpg"))
+
+
 def test_the_child_process_starts_without_tensorflow():
     """Its import would take seconds and memory."""
     program = (
         "import sys\n"
-        "from pipeline.images import decoder_process\n"
+        "from pipeline.images import isolated_decoder\n"
         "assert not {'tensorflow', 'keras'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", program], cwd=files.ROOT, check=True)
