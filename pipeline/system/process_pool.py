@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pipeline.system.errors import DataError
 
@@ -43,7 +43,7 @@ def map_blocks(
     """
     pending = collections.deque[tuple[Sequence[Item], futures.Future[Result]]]()
     remaining = iter(blocks)
-    pool = _pool(num_workers, initializer)
+    pool, processes = _pool(num_workers, initializer)
     try:
         while True:
             # A few blocks ahead keep every worker busy and memory bounded.
@@ -52,7 +52,6 @@ def map_blocks(
             if not pending:
                 return
             block, future = pending.popleft()
-            processes = multiprocessing.active_children()
             try:
                 results = [future.result()]
             except BrokenProcessPool:
@@ -73,7 +72,7 @@ def map_blocks(
                         initializer=initializer,
                     )
                     results = [result for _, (result,) in singles]
-                pool = _pool(num_workers, initializer)
+                pool, processes = _pool(num_workers, initializer)
                 _check_starts(pool)
                 for index, (later, future) in enumerate(pending):
                     if future.cancelled() or future.exception():
@@ -83,11 +82,19 @@ def map_blocks(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _pool(num_workers: int, initializer: Initializer) -> futures.ProcessPoolExecutor:
+def _pool(
+    num_workers: int, initializer: Initializer
+) -> tuple[futures.ProcessPoolExecutor, list[Any]]:
+    """Make a pool and start its first process; return both.
+
+    Whether that was killed is known afterwards, even if it ends at once.
+    """
     context = multiprocessing.get_context("spawn")
-    return futures.ProcessPoolExecutor(
+    pool = futures.ProcessPoolExecutor(
         num_workers, context, initializer=_start_worker, initargs=(initializer,)
     )
+    _submit(pool, len, [])
+    return pool, multiprocessing.active_children()
 
 
 def _start_worker(initializer: Initializer) -> None:
