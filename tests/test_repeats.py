@@ -32,8 +32,10 @@ def final_kernel(run_dir):
     return model.get_layer("logits").kernel.numpy()
 
 
-def test_folds_test_each_photo_once(tiny_config, found, capsys):
-    config = dataclasses.replace(tiny_config, folds=3)
+def test_folds_test_each_photo_once(tiny_config, found, tmp_path, capsys):
+    records = tmp_path / "records"
+    shutil.copytree(found.directory, records)
+    config = dataclasses.replace(tiny_config, folds=3, data=str(records))
     with stopped_trainings.at_batch(8):  # in the second fold
         repeated_runs.repeat(config)
     directory = Path(config.run_dir)
@@ -54,7 +56,10 @@ def test_folds_test_each_photo_once(tiny_config, found, capsys):
     assert f"each of {len(tested)} photos tested once" in capsys.readouterr().out
     # Features do not depend on the split, so that all folds share them.
     assert len(list((directory.parent / "cache").iterdir())) == 1
-    # Each is a run that evaluate.py takes.
+    # Each is a run that evaluate.py takes, even after another conversion.
+    for path in sorted(records.glob("*.tfrecord")):
+        (tmp_path / "later").write_bytes(b"other records")
+        (tmp_path / "later").replace(path)
     done = processes.run_command("evaluate.py", f"--run_dir={run_dir}")
     assert done.returncode == 0, done.stderr
 

@@ -116,13 +116,21 @@ def _prepare_runs(
 def _write_fold(
     records: manifest.Manifest, folder: Path, config: settings.Config, fold: int
 ) -> None:
-    """Write the records in another split: a manifest, and links to the files."""
+    """Write the records in another split: a manifest, and links to the files.
+
+    Where the file system has hard links, a later conversion leaves these files as they
+    are.
+    """
     if (folder / manifest.HEAD_NAME).exists():
         return  # written before the runs were stopped
     for name in {row.file for row in records.included()}:
         link = folder / name
-        if not link.is_symlink():
-            link.symlink_to((records.directory / name).resolve())
+        record_file = (records.directory / name).resolve()
+        link.unlink(missing_ok=True)  # of runs that were stopped here
+        try:
+            link.hardlink_to(record_file)
+        except OSError:  # on another file system
+            link.symlink_to(record_file)
     options = split.Config(seed=config.seed, folds=config.folds, fold=fold)
     changed = split.split_rows(options, records)
     with staging.staged(folder) as partial:

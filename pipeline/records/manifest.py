@@ -303,9 +303,12 @@ def check_files(manifest: Manifest) -> None:
         path = manifest.directory / name
         size = path.stat().st_size if path.is_file() else 0
         if size != expected:
+            advice = "Run the same pipeline.convert again"
+            if path.is_symlink():  # of the records of a fold
+                advice = f"{path.readlink()} has changed since. Train the folds again"
             raise DataError(
                 f"{path}: {f'has {size:,} bytes' if size else 'is missing'}. Expected "
-                f"{expected:,} bytes. Run the same pipeline.convert again"
+                f"{expected:,} bytes. {advice}"
             )
 
 
