@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self, get_args
 
 from pipeline.records import manifest_head, manifest_row, staging
+from pipeline.records.manifest_head import CONVERT_AGAIN
 from pipeline.records.manifest_row import FORMAT_VERSION, Action, Row, Split
 from pipeline.system import file_system
 from pipeline.system.errors import DataError
@@ -231,9 +232,8 @@ def read(directory: Path) -> Manifest:
     if manifest.digest != head["digest"]:
         raise DataError(
             f"{directory / ROWS_NAME}: does not belong to {HEAD_NAME}, for instance "
-            f"because one of them was edited. Expected digest {head['digest'][:12]}, "
-            f"found {manifest.digest[:12]}. Remove {directory} and convert the photos "
-            "again, or choose another --out"
+            "because one of them was edited or lacks lines. Expected digest "
+            f"{head['digest'][:12]}, found {manifest.digest[:12]}. {CONVERT_AGAIN}"
         )
     check(manifest)
     return manifest
@@ -249,8 +249,7 @@ def _read_head(directory: Path) -> dict[str, Any]:
     path = directory / HEAD_NAME
     if not path.exists() and any(directory.glob("*.tfrecord")):
         raise DataError(
-            f"{path}: is missing, although there are records. Remove {directory} and "
-            "convert the photos again"
+            f"{path}: is missing, although there are records. {CONVERT_AGAIN}"
         )
     if not path.exists():
         raise DataError(
@@ -262,13 +261,12 @@ def _read_head(directory: Path) -> dict[str, Any]:
         version = head["format_version"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
-            f"{path}: is not a manifest ({error}). Remove {directory} and convert the "
-            "photos again"
+            f"{path}: is not a manifest, or is cut off ({error}). {CONVERT_AGAIN}"
         ) from error
     if version not in tuple(manifest_row.NOT_IN_DIGEST):
         raise DataError(
-            f"{path}: has format version {version}. Expected 1 to {FORMAT_VERSION}. "
-            "Convert the photos again, into a new folder"
+            f"{path}: has format version {version!r:.80}. Expected 1 to "
+            f"{FORMAT_VERSION}, so another version of Graft wrote it. {CONVERT_AGAIN}"
         )
     manifest_head.check(head, str(path))
     return head
@@ -285,9 +283,12 @@ def _read_rows(path: Path) -> tuple[Row, ...]:
                     names.add(file_system.check_plain(row.file))
                 rows.append(row)
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error
+        raise DataError(f"{path}: cannot be read ({error}). {CONVERT_AGAIN}") from error
     except (ValueError, TypeError, RecursionError) as error:
-        raise DataError(f"{path} line {len(rows) + 1}: {error}") from error
+        is_key = isinstance(error, TypeError)
+        what = "a key is missing or unknown" if is_key else f"damaged ({error})"
+        place = f"{path} line {len(rows) + 1}"
+        raise DataError(f"{place}: {what}. {CONVERT_AGAIN}") from error
     return tuple(rows)
 
 
@@ -323,13 +324,12 @@ def check(manifest: Manifest) -> None:
         if row.split not in SPLITS or row.class_name not in manifest.labels:
             raise DataError(
                 f"{manifest.directory / ROWS_NAME}: {row.path} has the unknown split "
-                f"{row.split!r} or the unknown class {row.class_name!r}. Convert the "
-                "photos again, into a new folder"
+                f"{row.split!r} or the unknown class {row.class_name!r}. "
+                f"{CONVERT_AGAIN}"
             )
         other = first.setdefault(row.sha256, row)
         if other.split != row.split:
             raise DataError(
                 f"{manifest.directory}: the same photo is in two splits: {other.path} "
-                f"({other.split}) and {row.path} ({row.split}). Convert the photos "
-                "again, into a new folder"
+                f"({other.split}) and {row.path} ({row.split}). {CONVERT_AGAIN}"
             )

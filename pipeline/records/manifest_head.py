@@ -8,6 +8,10 @@ from typing import Any, NoReturn, get_args
 from pipeline.records.manifest_row import Split
 from pipeline.system.errors import DataError
 
+CONVERT_AGAIN = (  # deletes nothing
+    "Convert the photos again, into a new folder: python -m pipeline.convert "
+    "PHOTOS_FOLDER --out=NEW_FOLDER"
+)
 _Test = Callable[[Any], bool]
 _SPLITS = set(get_args(Split))
 _MOST = 2**53  # larger whole numbers are no longer exact in most programs
@@ -75,6 +79,4 @@ def check(head: Mapping[str, Any], where: str) -> None:
 
 
 def _refuse(problem: str, expected: str) -> NoReturn:
-    raise DataError(
-        f"{problem}. Expected {expected}. Convert the photos again, into a new folder"
-    )
+    raise DataError(f"{problem}. Expected {expected}. {CONVERT_AGAIN}")

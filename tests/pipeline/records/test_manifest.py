@@ -112,11 +112,20 @@ def test_records_digest_does_not_change_with_the_split(tmp_path):
     assert digest(split="test", fold=1) == first.records_digest != digest(offset=1)
 
 
-def test_edited_rows_are_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("edit", "problem"),
+    [
+        (lambda text: text.replace('"train"', '"test"', 1), "does not belong"),
+        (lambda text: text.partition("\n")[2], "does not belong"),
+        (lambda text: text[:-20], "line 3: damaged"),
+    ],
+    ids=["edited", "a line missing", "cut off"],
+)
+def test_edited_rows_are_refused_with_a_way_out(tmp_path, edit, problem):
     write(make(tmp_path))
     path = tmp_path / manifest.ROWS_NAME
-    path.write_text(path.read_text().replace('"train"', '"test"', 1))
-    with pytest.raises(DataError, match="does not belong"):
+    path.write_text(edit(path.read_text()))
+    with pytest.raises(DataError, match=f"{problem}.* --out=NEW_FOLDER"):
         manifest.read(tmp_path)
 
 
@@ -139,7 +148,7 @@ def test_a_missing_manifest_is_an_error_that_says_what_to_do(tmp_path):
 def test_a_damaged_head_is_refused(tmp_path, head, message):
     write(make(tmp_path))
     (tmp_path / manifest.HEAD_NAME).write_text(head)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=f"{message}.* --out=NEW_FOLDER"):
         manifest.read(tmp_path)
 
 
@@ -152,7 +161,7 @@ def test_a_damaged_row_is_named_by_its_line(tmp_path, line):
     write(make(tmp_path))
     path = tmp_path / manifest.ROWS_NAME
     path.write_text(path.read_text() + line + "\n")
-    with pytest.raises(DataError, match="line 4"):
+    with pytest.raises(DataError, match=r"line 4: .* --out=NEW_FOLDER"):
         manifest.read(tmp_path)
 
 
