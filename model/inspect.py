@@ -6,6 +6,9 @@
 Reads the file as plain data; nothing in it is executed.
 """
 
+if __name__ == "__main__":  # before the others, which take a while
+    import pipeline.start  # noqa: F401
+
 import dataclasses
 import sys
 from pathlib import Path

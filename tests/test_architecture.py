@@ -50,6 +50,7 @@ def users_of(*wanted):
 # The way of a photo, from its bytes to an answer; rooms in one line do not know each
 # other.
 RANKS = (
+    ("start",),
     ("system",),
     ("records",),
     ("sources",),

@@ -116,8 +116,7 @@ print({"tensorflow", "keras", "cv2", "requests"} & sys.modules.keys())
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_and_wrong_flags_come_before_slow_imports(command):
-    is_script = (files.ROOT / f"{command}.py").exists()
-    name = f"{command}.py" if is_script else command
+    *_, name = words_of(command)
     done = processes.run_command("-c", PROGRAM, name, *COMMANDS[command])
     assert done.stdout.splitlines() == ["exit code 2", *help_of(command), "set()"]
     assert done.stderr == "error: --nonsense=1: no such flag. " + (
@@ -162,6 +161,31 @@ def test_a_reader_that_stops_early_ends_help_quietly():
     )
     assert len(done.stdout.splitlines()) == 3
     assert done.stderr == ""
+
+
+def words_of(command):
+    """Return the words after `python` that start a command."""
+    is_script = (files.ROOT / f"{command}.py").exists()
+    return (f"{command}.py",) if is_script else ("-m", command)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_ends_with_one_line_while_it_imports(command, tmp_path):
+    """SIGUSR1, which asks a training for a snapshot, is too early to do harm."""
+    code = "import os\nfor number in (10, 2):\n    os.kill(os.getpid(), number)\n"
+    for name in ("tqdm", "numpy", "ml_dtypes"):
+        (tmp_path / f"{name}.py").write_text(code)
+    done = processes.run_command(*words_of(command), PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stderr) == (130, "stopped by SIGINT\n")
+
+
+@pytest.mark.parametrize("command", ["train", "model.inspect"])
+def test_a_python_without_the_packages_is_told_in_one_line(command):
+    done = processes.run_command("-S", *words_of(command), "--help")
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: the Python package ")
+    assert "script/setup" in line
 
 
 def test_stages_of_a_recipe_have_two_settings_that_are_not_flags():

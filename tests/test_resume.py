@@ -51,7 +51,8 @@ def outcome(directory):
     model = finished_run.read(str(directory)).load_model()
     values = [value.tobytes() for value in model.get_weights()]
     ledger = json.loads((directory / "ledger.json").read_text())
-    calibration = (directory / "calibration.json").read_text()
+    calibration = json.loads((directory / "calibration.json").read_text())
+    del calibration["run"]  # depends on the name of the folder
     return values, results_of(directory), ledger["frozen"], calibration
 
 

@@ -59,7 +59,7 @@ def read(path: Path, num_classes: int) -> Examples:
         DataError: the file is damaged, or belongs to another run.
     """
     try:
-        with zipfile.ZipFile(path) as opened:
+        with zipfile.ZipFile(file_system.regular(path)) as opened:
             examples = Examples(**_read_arrays(opened, path.stat().st_size))
         _check(examples, num_classes)
     except archive.FAULTS as error:

@@ -7,6 +7,9 @@ A classifier includes preprocessing, calibrated probabilities and class names. I
 only kept if the file, loaded without Graft, gives the same probabilities as the run.
 """
 
+if __name__ == "__main__":  # before the others, which take a while
+    import pipeline.start  # noqa: F401
+
 from typing import Any
 
 from model.export.export_settings import Config

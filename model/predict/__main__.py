@@ -7,6 +7,9 @@ With a run, probabilities are calibrated on its validation photos. Photos are de
 turned upright and cropped as in training.
 """
 
+if __name__ == "__main__":  # before the others, which take a while
+    import pipeline.start  # noqa: F401
+
 import sys
 from typing import Any
 

@@ -16,19 +16,23 @@ from model.runs import model_sizes, run_folder
 from model.runs.run_folder import RunError
 from pipeline.batches.input_spec import InputSpec
 from pipeline.images import file_headers
-from pipeline.system import file_system
+from pipeline.system import command_line, file_system
 
 # What reading damaged JSON raises, and Keras, HDF5 and zipfile on a damaged model.
 _JSON_FAULTS = (
-    *(OSError, ValueError, LookupError, TypeError, AttributeError),
+    *(FileNotFoundError, ValueError, LookupError, TypeError, AttributeError),
     *(ArithmeticError, RecursionError),
 )
-_MODEL_FAULTS = (*_JSON_FAULTS, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error)
+_MODEL_FAULTS = (
+    *(*_JSON_FAULTS, OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error),
+    ImportError,  # of a layer that belongs to another backend of Keras
+)
 # Types of values in config.json, of which old runs may have the network alone.
 _TYPES: dict[str, type] = {
     **dict.fromkeys(("network", "features", "pooling", "precision"), str),
     **dict.fromkeys(("settings", "weights", "versions"), dict),
 }
+_ANOTHER_RUNS = "is another run's, or was edited"
 _FIGURES = ("loss", "accuracy", "validation_loss", "validation_accuracy")
 
 
@@ -68,7 +72,8 @@ class FinishedRun:
         """Return the lines of metrics.jsonl, one per epoch."""
         path = self.directory / "metrics.jsonl"
         results: list[dict[str, float]] = []
-        for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        lines = file_system.regular(path).read_bytes().splitlines()
+        for number, line in enumerate(lines, start=1):
             try:
                 values = json.loads(line)
                 _expect("epoch", values["epoch"], int)
@@ -103,15 +108,23 @@ class FinishedRun:
             value = float(_expect("temperature", content["temperature"], float, int))
             if not 0 < value < math.inf:
                 raise ValueError(f"temperature: expected above 0, found {value}")
+            if content.get("run", self._identity) != self._identity:
+                raise ValueError(_ANOTHER_RUNS)
             return value
 
         return float(read_json(self.directory / "calibration.json", check))
 
     def seen_photos(self) -> set[str]:
         """Return the SHA-256 of the photos used for training and validation."""
-        path, splits = self.directory / "photos.json", ("train", "validation")
-        lists = read_json(path, lambda content: [_names(s, content[s]) for s in splits])
-        return set().union(*lists)
+
+        def check(content: Any) -> set[str]:
+            lists = [_names(name, content[name]) for name in ("train", "validation")]
+            expected = self.config["data"].get("photos_sha256")
+            if expected not in (None, run_folder.digest_of(content)):
+                raise ValueError(_ANOTHER_RUNS)
+            return set().union(*lists)
+
+        return set(read_json(self.directory / "photos.json", check))
 
     def evaluation_path(self, name: str, manifest_digest: str) -> Path:
         """Return the path of an evaluation's .json file.
@@ -126,15 +139,21 @@ class FinishedRun:
 
     def model_digest(self) -> str:
         """Return the SHA-256 of the model file."""
-        with (self.directory / run_folder.MODEL_NAME).open("rb") as file:
+        path = file_system.regular(self.directory / run_folder.MODEL_NAME)
+        with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+
+    @property
+    def _identity(self) -> str:
+        return run_folder.RunFolder(directory=self.directory).identity
 
     def load_model(self) -> Any:
         """Load the saved network, float32: image -> logits."""
         path = self.directory / run_folder.MODEL_NAME
         # Keras reports a damaged archive as a missing file.
-        if not zipfile.is_zipfile(path):
-            raise RunError(f"{path}: cut off, or not a Keras model. Train again.")
+        with file_system.regular(path).open("rb") as opened:
+            if not zipfile.is_zipfile(opened):
+                raise RunError(f"{path}: cut off, or not a Keras model. Train again.")
         size_px, num_classes = self.spec.size_px, len(self.class_names)
         expected = (None, size_px, size_px, 3), (None, num_classes)
         try:
@@ -145,9 +164,12 @@ class FinishedRun:
             fits = (model.input_shape, model.output_shape) == expected
         except _MODEL_FAULTS as error:
             raise RunError(f"{path}: cannot be read ({error}). Train again.") from error
-        # Graft's first version saved models without identity.
-        folder = run_folder.RunFolder(directory=self.directory)
-        if not fits or (identity and identity != folder.identity):
+        if not identity:
+            command_line.log(
+                f"note: {path}: was saved by Graft's first version, which did not "
+                "write into it whose model it is; it may be another run's"
+            )
+        if not fits or (identity and identity != self._identity):
             raise RunError(
                 f"{path}: does not belong to this run's {run_folder.CONFIG_NAME}. One "
                 "of them was edited, or is another run's. Put back the files of this "
@@ -206,6 +228,18 @@ def read_several(run_dirs: Sequence[str]) -> dict[str, FinishedRun]:
     return dict(zip(names, runs, strict=True))
 
 
+def is_complete(directory: Path) -> bool:
+    """Return whether the training of a run is complete; RunError if it diverged."""
+    if (path := directory / run_folder.DIVERGED).exists():
+        reason = file_system.regular(path).read_text("utf-8", "replace").strip()
+        raise RunError(
+            f"{directory}: this training ended early and cannot be continued. {reason} "
+            "Train again, with other settings and another --run_dir."
+        )
+    has_model = (directory / run_folder.MODEL_NAME).exists()
+    return has_model and not (directory / run_folder.CHECKPOINTS).exists()
+
+
 def read_unfinished(directory: Path) -> tuple[Path, dict[str, Any]]:
     """Return the folder of a stopped training, links resolved, and its config.json.
 
@@ -218,7 +252,7 @@ def read_unfinished(directory: Path) -> tuple[Path, dict[str, Any]]:
             f"{directory}: no run, or one that was stopped before it began. Start it "
             "again without --resume."
         )
-    if not (directory / run_folder.CHECKPOINTS).exists():
+    if is_complete(directory):
         raise RunError(f"{directory}: this training is complete; nothing to resume.")
     config = _read_config(directory)
     if missing := _TYPES.keys() - config.keys():
@@ -242,7 +276,9 @@ def _read_config(directory: Path) -> dict[str, Any]:
         names = _names("data.class_names", data["class_names"])
         text = "".join(f"{name}\n" for name in names)
         labels, path = text.encode(errors="surrogateescape"), directory / "labels.txt"
-        if not names or (path.exists() and path.read_bytes() != labels):
+        if not names or (
+            path.exists() and file_system.regular(path).read_bytes() != labels
+        ):
             raise ValueError(f"data.class_names: expected the lines of {path.name}")
         InputSpec.from_json(content["input_spec"])
         return dict(content)
@@ -260,7 +296,7 @@ def read_json(
             in any way that look-ups and conversions do. The message ends in `advice`.
     """
     try:
-        return extract(json.loads(path.read_bytes()))
+        return extract(json.loads(file_system.regular(path).read_bytes()))
     except _JSON_FAULTS as error:
         raise _damaged(path, error, advice) from error
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from model.runs import png_figure
+from model.runs import learning_curves
 from pipeline.system import command_line
 
 MOST_IMAGES = 24
@@ -101,7 +101,9 @@ def _save(
     height, width, _ = sheet.shape
     dpi = 100
     # A hundredth more: 29 / 100 * 100 is below 29, and the canvas rounds down.
-    figure = png_figure.create((width + 0.01) / dpi, (height + 0.01) / dpi, dpi=dpi)
+    figure = learning_curves.empty_figure(
+        (width + 0.01) / dpi, (height + 0.01) / dpi, dpi=dpi
+    )
     # Not an axes' imshow, which resamples and draws axes.
     figure.figimage(sheet)
     for (left, top), text in zip(places, texts, strict=True):

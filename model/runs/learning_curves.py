@@ -1,12 +1,12 @@
 """Draw losses and accuracies over the epochs: curves.png."""
 
 import itertools
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from model.loop.training_loop import EpochResult
-from model.runs import png_figure
 
 _SMOOTHING = 0.8  # weight of the average so far in the next one
 
@@ -21,9 +21,21 @@ def smoothed(values: Sequence[float]) -> list[float]:
     )
 
 
+def empty_figure(width_inches: float, height_inches: float, **options: Any) -> Any:
+    """Return a figure for a PNG; `options` are other arguments of matplotlib's."""
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it reports fonts
+    # Deferred, and without pyplot's state: matplotlib takes half a second to import.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width_inches, height_inches), **options)
+    FigureCanvasAgg(figure)
+    return figure
+
+
 def figure(columns: int) -> tuple[Any, list[Any]]:
     """Return an empty figure with diagrams side by side, and their axes."""
-    figure = png_figure.create(4.5 * columns, 3.5, layout="constrained")
+    figure = empty_figure(4.5 * columns, 3.5, layout="constrained")
     all_axes = [figure.add_subplot(1, columns, n + 1) for n in range(columns)]
     for axes in all_axes:
         axes.grid(alpha=0.3)

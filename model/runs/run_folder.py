@@ -62,6 +62,12 @@ def versions() -> dict[str, str]:
     }
 
 
+def digest_of(content: Any) -> str:
+    """Return the SHA-256 of what JSON can hold."""
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def shown(directory: Path) -> Path:
     """Resolve links of a path, and make it relative if it lies below this folder."""
     path, here = directory.resolve(), Path.cwd()
@@ -169,8 +175,7 @@ class RunFolder:
         """SHA-256 of config.json, without the folder of the records: these may move."""
         config = json.loads((self.directory / CONFIG_NAME).read_bytes())
         del config["data"]["path"]
-        text = json.dumps(config, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return digest_of(config)
 
     def discard(self) -> None:
         """Remove the folder of a run that has nothing to show."""

@@ -49,8 +49,11 @@ def read_latest(folder: Path) -> dict[str, np.ndarray] | None:
     paths = _newest_first(folder)
     for path in paths:
         try:
+            file_system.regular(path)
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in arrays.files}  # checks each CRC
+        except PermissionError:
+            raise
         except _UNREADABLE as error:
             command_line.log(
                 f"warning: {path} is damaged ({error!s:.200}); using the snapshot "

@@ -75,9 +75,10 @@ def _test_all(
         run_dir = directory / name
         file_system.refuse_link(run_dir)
         command_line.log(f"{name}:")
-        if (run_dir / run_folder.CHECKPOINTS).exists():
+        # A summary without a run that diverged would be too good.
+        if not finished_run.is_complete(run_dir) and run_folder.is_run(run_dir):
             train_run.resume(run_dir)
-        elif not _is_complete(run_dir):
+        elif not run_folder.is_run(run_dir):
             # All heads sit on the same layers.
             member = dataclasses.replace(member, features=features or member.features)
             train_run.train(member)
@@ -136,19 +137,6 @@ def _write_fold(
     with staging.staged(folder) as partial:
         dataclasses.replace(changed, directory=folder).stage(partial)
         manifest.commit(folder)
-
-
-def _is_complete(run_dir: Path) -> bool:
-    """Return whether the training of a run is complete; RunError if it diverged."""
-    if (path := run_dir / run_folder.DIVERGED).exists():
-        reason = path.read_text(encoding="utf-8").strip()
-        # A summary without this run would be too good.
-        raise run_folder.RunError(
-            f"{run_dir}: this run cannot be tested, so that there is no summary. "
-            f"{reason} Train all runs again, with other settings."
-        )
-    has_model = (run_dir / run_folder.MODEL_NAME).exists()
-    return has_model and not (run_dir / run_folder.CHECKPOINTS).exists()
 
 
 def is_repeated(directory: Path) -> bool:

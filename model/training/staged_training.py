@@ -253,7 +253,7 @@ class StagedTraining:
             after=model_variables.digests(whole.variables),
         )
         calibration = metrics.calibrate(logits, self._labels("validation"))
-        calibration["epoch"] = self.best.epoch
+        calibration |= {"epoch": self.best.epoch, "run": self.folder.identity}
         self.folder.write_json("calibration.json", calibration)
         metadata = weight_file.describe(plan.network.name, plan.spec)
         self.folder.save_model(whole, metadata)

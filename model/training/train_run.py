@@ -25,17 +25,21 @@ SCRATCH = "scratch"  # run folder, inside the run, of the network from a random 
 def train(config: settings.Config) -> Path:
     """Train as configured; return the run folder."""
     records = read_records(config.data)
-    photos = {  # on which the run cannot be tested
-        split: sorted({row.sha256 for row in records.included(split)})
-        for split in ("train", "validation")
-    }
     with run_folder.reserved(config.run_dir, config.ckpt) as directory:
         networks = prepare(config, records, directory)
         for network in networks:
             start_folder(config, records, network)
-            network.folder.write_json("photos.json", photos)
+            network.folder.write_json("photos.json", _seen_photos(records))
         training_session.TrainingSession(config, networks).run()
     return directory
+
+
+def _seen_photos(records: manifest.Manifest) -> dict[str, list[str]]:
+    """Return the SHA-256 of the photos on which the run cannot be tested."""
+    return {
+        split: sorted({row.sha256 for row in records.included(split)})
+        for split in ("train", "validation")
+    }
 
 
 def resume(run_dir: Path) -> Path:
@@ -252,6 +256,7 @@ def start_folder(
         "data": {
             "path": str(records.directory.resolve()),
             "manifest_digest": records.digest,
+            "photos_sha256": run_folder.digest_of(_seen_photos(records)),
             "class_names": list(records.class_names),
             "counts": records.counts(),
             "resize_min": conversion.get("resize_min", file_headers.RESIZE_MIN),

@@ -127,7 +127,7 @@ def _join(directory: Path, extents: Sequence[Extent], target: Path) -> None:
     """Write parts of files, in their order, into one file."""
     with target.open("wb") as out:
         for name, start, length in extents:
-            with (directory / name).open("rb") as part:
+            with file_system.regular(directory / name).open("rb") as part:
                 part.seek(start)
                 while length:
                     chunk = part.read(min(length, 1 << 20))

@@ -257,7 +257,9 @@ def _read_head(directory: Path) -> dict[str, Any]:
             f"python -m pipeline.convert PHOTOS_FOLDER --out={directory}"
         )
     try:
-        head: dict[str, Any] = json.loads(path.read_text(encoding="ascii"))
+        head: dict[str, Any] = json.loads(
+            file_system.regular(path).read_text(encoding="ascii")
+        )
         version = head["format_version"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
@@ -277,10 +279,10 @@ def _read_rows(path: Path) -> tuple[Row, ...]:
     rows: list[Row] = []
     names = {""}  # of record files, each checked once
     try:
-        with path.open(encoding="ascii", newline="\n") as file:
+        with file_system.regular(path).open(encoding="ascii", newline="\n") as file:
             for row in map(manifest_row.from_line, file):
                 if row.file not in names:
-                    names.add(file_system.check_plain(row.file))
+                    names.add(staging.check_name(row.file))
                 rows.append(row)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error}). {CONVERT_AGAIN}") from error

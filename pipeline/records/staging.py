@@ -7,6 +7,7 @@ has not happened yet.
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,6 +16,14 @@ from pipeline.system.errors import DataError
 
 PARTIAL_NAME = ".partial"
 COMMIT_NAME = "COMMIT"
+_NAMES = re.compile(r"manifest\.jsonl?|.*\.tfrecord", re.DOTALL)
+
+
+def check_name(name: str) -> str:
+    """Return the name of a file that records consist of; others are a ValueError."""
+    if not _NAMES.fullmatch(file_system.check_plain(name)):
+        raise ValueError(f"{name!r:.80} is neither a record file nor a manifest")
+    return name
 
 
 @contextlib.contextmanager
@@ -89,12 +98,12 @@ def finish(directory: Path) -> None:
     if not marker.exists():
         return
     waiting = {path.name: path for path in partial.iterdir()}
-    for path in waiting.values():
+    for name, path in waiting.items():
         file_system.refuse_link(path)
-        if not path.is_file():
+        if not path.is_file() or (not _NAMES.fullmatch(name) and name != COMMIT_NAME):
             raise DataError(
-                f"{path}: expected a file, since `pipeline.convert` puts no folders "
-                f"there. Remove {partial} and convert the photos again"
+                f"{path}: expected records and manifests alone, since nothing else is "
+                f"put there. Remove {partial} and convert the photos again"
             )
     names, obsolete = _read_marker(waiting.pop(COMMIT_NAME))
     last = [waiting.pop(name) for name in names if name in waiting]
@@ -114,7 +123,7 @@ def _read_marker(marker: Path) -> list[list[str]]:
     try:
         content = json.loads(marker.read_text(encoding="ascii"))
         lists = [[*content[key]] for key in ("last", "obsolete")]
-        return [list(map(file_system.check_plain, names)) for names in lists]
+        return [list(map(check_name, names)) for names in lists]
     except (ValueError, TypeError, LookupError, RecursionError) as error:
         raise DataError(
             f"{marker}: was not written by `pipeline.convert` ({error!s:.200}). Remove "

@@ -64,5 +64,6 @@ class StoredPhotos:
     def _open(self, name: str) -> int:
         with self._lock:
             if name not in self._descriptors:
-                self._descriptors[name] = os.open(self.directory / name, os.O_RDONLY)
+                path = file_system.regular(self.directory / name)
+                self._descriptors[name] = os.open(path, os.O_RDONLY)
             return self._descriptors[name]

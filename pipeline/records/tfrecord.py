@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 import google_crc32c
 
+from pipeline.system import file_system
 from pipeline.system.errors import DataError
 
 _HEADER = struct.Struct("<QI")
@@ -71,7 +72,7 @@ def scan(path: Path, *, max_bytes: int = 0) -> Iterator[tuple[int, bytes]]:
         DataError: the file is cut or damaged, or a payload is longer than `max_bytes`,
             if that is not 0; names file and byte offset.
     """
-    with path.open("rb") as file:
+    with file_system.regular(path).open("rb") as file:
         size = path.stat().st_size
         offset = 0
         while offset < size:

@@ -55,6 +55,7 @@ def _escape(error: Any) -> tuple[str | bytes, int]:
 
 codecs.register_error(_ESCAPED, _escape)
 _held_back: list[int] | None = None  # signals within `graceful`; None outside of it
+_last_signal = 0  # that raised Stopped at any moment
 
 
 def run(
@@ -80,7 +81,7 @@ def run(
         if isinstance(typed, str):
             say(typed)
         else:
-            main(typed)
+            _interruptible(main, typed)
         _leave()
     except UsageError as error:
         log(f"error: {error}")
@@ -95,6 +96,16 @@ def run(
         sys.exit(128 + signal.SIGPIPE)
     except _system_errors() as error:
         _fail(_describe(error))
+
+
+def _interruptible(main: Callable[[dict[str, Any]], None], typed: Any) -> None:
+    """Call `main`; what C++ code makes of Stopped, as within an import, is Stopped."""
+    try:
+        main(typed)
+    except Exception:
+        if _last_signal:
+            raise Stopped(_last_signal) from None
+        raise
 
 
 def _prepare_streams() -> None:
@@ -136,7 +147,9 @@ def read_words(
 
 
 def _stop(signal_number: int, _: FrameType | None) -> None:
+    global _last_signal
     if _held_back is None or _held_back:
+        _last_signal = signal_number
         raise Stopped(signal_number)
     _held_back.append(signal_number)
 
@@ -184,14 +197,25 @@ def _fail(message: str) -> NoReturn:
 
 
 def _system_errors() -> tuple[type[Exception], ...]:
-    """Return OSError, and what TensorFlow raises in its place if it is imported."""
-    tensorflow = sys.modules.get("tensorflow")
-    return (OSError, tensorflow.errors.OpError) if tensorflow else (OSError,)
+    """Return what the machine's limits raise, and TensorFlow if it is imported."""
+    # An import that was interrupted leaves a module without its names.
+    errors = getattr(sys.modules.get("tensorflow"), "errors", None)
+    return (OSError, MemoryError, *([errors.OpError] if errors else []))
 
 
 def _describe(error: Exception) -> str:
+    # TensorFlow begins with the name of an operation, between braces.
+    problem = re.sub(r"^(\{\{.*?\}\} ?)+", "", str(error))
+    if (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "ResourceExhaustedError"
+    ):
+        return (
+            f"not enough memory ({problem:.300}). Use smaller batches or images "
+            "(--batch_size, --image_size), or a machine with more memory"
+        )
     if not isinstance(error, OSError):
-        return f"TensorFlow: {error}"
+        return f"TensorFlow: {problem}"
     text = error.strerror or str(error)
     if error.errno == errno.ENOSPC:
         text += ". Free some, or choose another place"

@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -69,13 +70,29 @@ def check_plain(name: str) -> str:
     return name
 
 
+def regular(path: Path) -> Path:
+    """Return a path to read; DataError for a pipe or device, which may never end."""
+    if not path.is_file() and path.exists():
+        raise DataError(f"{path}: is a folder, a pipe or a device. Expected a file")
+    return path
+
+
 def refuse_link(path: Path | BucketPath) -> None:
-    """Raise DataError if a path is a link: what is written there would be elsewhere."""
-    if path.is_symlink():
-        raise DataError(
-            f"{path}: is a link. Expected a file or folder of its own, because "
-            "something is written there. Remove the link"
-        )
+    """Raise DataError if what is written at a path would be elsewhere as well."""
+    if isinstance(path, BucketPath) or not os.path.lexists(path):
+        return
+    facts = path.lstat()
+    if stat.S_ISDIR(facts.st_mode):
+        return
+    kind = "a link" if stat.S_ISLNK(facts.st_mode) else "a pipe or a device"
+    if stat.S_ISREG(facts.st_mode):
+        if facts.st_nlink == 1:
+            return
+        kind = "a file with several names (hard links)"
+    raise DataError(
+        f"{path}: is {kind}. Expected a file or folder of its own, because something "
+        "is written there. Remove it, or copy it under another name"
+    )
 
 
 def make_inside(root: Path, *names: str) -> Path:

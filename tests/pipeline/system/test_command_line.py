@@ -15,7 +15,7 @@ PROGRAM = '''
 
     python program.py work
 """
-import dataclasses, os, sys, time, types
+import dataclasses, os, signal, sys, time, types
 from pipeline.system import command_line, config_flags
 from pipeline.system.errors import DataError
 
@@ -54,6 +54,13 @@ def main(typed):
             errors = types.SimpleNamespace(OpError=OpError)
             sys.modules["tensorflow"] = types.SimpleNamespace(errors=errors)
             raise OpError("run/events; No space left on device\\n\\t [Op:Write]")
+        case "memory":
+            raise MemoryError("Unable to allocate 4. TiB")
+        case "interrupted import":
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except SystemExit:
+                raise ImportError("initialization failed")
         case "bug":
             raise KeyError("a bug")
         case "wait":
@@ -99,6 +106,11 @@ def test_flags_and_arguments_mix(program):
         (
             "tensorflow",
             "TensorFlow: run/events; No space left on device [Op:Write]",
+        ),
+        (
+            "memory",
+            "not enough memory (Unable to allocate 4. TiB). Use smaller batches or "
+            "images (--batch_size, --image_size), or a machine with more memory",
         ),
     ],
 )
@@ -176,6 +188,11 @@ def test_signals_have_their_exit_code(program, what, number):
     # Progress is lines in a log file.
     assert "\r" not in stderr
     assert stderr.startswith("stopped" if what == "at the end" else "wait:   0%")
+
+
+def test_a_signal_that_an_import_turns_into_an_error_is_still_a_signal(program):
+    done = processes.run_command(program, "interrupted import")
+    assert (done.returncode, done.stderr) == (130, "stopped by SIGINT\n")
 
 
 def test_the_second_signal_does_not_wait(program):
