@@ -369,12 +369,13 @@ class TestCompare:
         assert not (finished / "evaluation").exists()
 
     def test_a_photo_that_a_single_run_has_seen_is_refused(
-        self, finished, worse, found
+        self, finished, worse, found, monkeypatch
     ):
-        path = worse / "photos.json"
-        photos = json.loads(path.read_text())
-        photos["train"].append(found.included("test")[0].sha256)
-        path.write_text(json.dumps(photos))
+        def seen_photos(run):
+            return photos if run.directory.name == "worse" else set()
+
+        photos = {found.included("test")[0].sha256}
+        monkeypatch.setattr(finished_run.FinishedRun, "seen_photos", seen_photos)
         with pytest.raises(DataError, match="worse was trained on, or chosen by, 1 of"):
             evaluate.compare(self.config(finished, worse))
 

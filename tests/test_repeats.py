@@ -105,7 +105,7 @@ def test_a_diverged_run_prevents_the_summary(tiny_config, monkeypatch):
     directory = Path(tiny_config.run_dir)
     assert finished_run.read(str(directory / "seed-0")).results()
     with pytest.raises(
-        run_folder.RunError, match=r"seed-0: .* cannot be tested.* in epoch 2"
+        run_folder.RunError, match=r"seed-0: .* ended early .* in epoch 2"
     ):
         repeated_runs.resume(directory)
 

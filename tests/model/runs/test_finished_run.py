@@ -3,7 +3,9 @@ import hashlib
 import itertools
 import json
 import math
+import pathlib
 import shutil
+import zipfile
 
 import keras
 import numpy as np
@@ -124,6 +126,53 @@ def test_damaged_values_are_an_error(run, name, content, use):
     (run.directory / name).write_text(json.dumps(content))
     with pytest.raises(RunError, match=rf"a/{name}( line 1)?: damaged \(.+\)\. Train"):
         use(run)
+
+
+def test_figures_and_photos_of_another_run_are_refused(tmp_path):
+    """Each fits only the run that it was written for."""
+    photos = {"train": ["1"], "validation": ["2"]}
+    runs = []
+    for seed, split in (("a", "train"), ("b", "validation")):
+        data = DATA | {"photos_sha256": run_folder.digest_of(photos)}
+        config = CONFIG | {"settings": {"seed": seed}, "data": data}
+        record = small_runs.write_bare_run(tmp_path / seed, config)
+        record.write_json("photos.json", photos)
+        values = {"temperature": 1.5, "run": record.identity}
+        record.write_json("calibration.json", values)
+        runs.append(finished_run.read(str(tmp_path / seed)))
+        photos[split] = []
+    assert runs[0].temperature == 1.5
+    assert runs[1].seen_photos() == {"2"}
+    for name in ("calibration.json", "photos.json"):
+        shutil.copy(tmp_path / "a" / name, tmp_path / "b" / name)
+    with pytest.raises(RunError, match=r"calibration.json: damaged \(is another run's"):
+        assert runs[1].temperature
+    with pytest.raises(RunError, match=r"photos.json: damaged \(is another run's"):
+        runs[1].seen_photos()
+
+
+def test_a_model_of_the_first_version_is_said_to_be_anybodys(run, capsys):
+    path = run.directory / run_folder.MODEL_NAME
+    with zipfile.ZipFile(path, "a") as file:
+        file.comment = b""
+    run.load_model()
+    assert "note: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.keras", "calibration.json"])
+def test_a_file_that_may_not_be_read_is_not_called_damaged(run, name, monkeypatch):
+    """Root may read everything, so that opening the file has to fail here."""
+
+    def refuse(path, *options, **more):
+        if path.name == name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return before(path, *options, **more)
+
+    before = pathlib.Path.open
+    monkeypatch.setattr(pathlib.Path, "open", refuse)
+    with pytest.raises(PermissionError, match=name):
+        finished_run.read(str(run.directory))
+        run.load_model() if name == "model.keras" else run.temperature
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "7", "\0", DEEP, None])

@@ -151,13 +151,40 @@ def test_a_model_larger_than_its_file_is_refused(run, member, before, after):
     path = run.directory / run_folder.MODEL_NAME
     model.save(path)
     run.load_model()
-    with zipfile.ZipFile(path) as file:
-        content = {name: file.read(name) for name in file.namelist()}
-    content[member] = content[member].replace(before, after, 1)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
-        for name, data in content.items():
-            file.writestr(name, data)
+    edit_member(path, member, before, after)
     with memory.at_most(32 << 20), pytest.raises(DataError, match="it asks for"):
+        run.load_model()
+
+
+@cases.table(
+    "layers",
+    {
+        "enlarged": [keras.layers.UpSampling2D(100_000), keras.layers.Conv2D(2, 24)],
+        "padded": [keras.layers.ZeroPadding2D(10**6)],
+        "repeated": [keras.layers.Flatten(), keras.layers.RepeatVector(10**9)],
+        "resized": [keras.layers.Resizing(10**6, 10**6)],
+        "in a model within": [
+            keras.Sequential(
+                [keras.Input((24, 24, 3)), keras.layers.UpSampling2D(100_000)]
+            )
+        ],
+    },
+)
+def test_a_layer_that_makes_terabytes_of_a_photo_is_refused(run, layers):
+    image = keras.Input((24, 24, 3))
+    output = image
+    for layer in layers:
+        output = layer(output)
+    keras.Model(image, output).save(run.directory / run_folder.MODEL_NAME)
+    with memory.at_most(32 << 20), pytest.raises(DataError, match="it asks for"):
+        run.load_model()
+
+
+def test_a_layer_of_another_backend_is_refused_in_one_line(run):
+    path = run.directory / run_folder.MODEL_NAME
+    small_runs.one_layer_model().save(path)
+    edit_member(path, "config.json", b'"Conv2D"', b'"TorchModuleWrapper"')
+    with pytest.raises(DataError, match="cannot be read"):
         run.load_model()
 
 
@@ -175,6 +202,16 @@ def test_an_array_larger_than_the_model_file_is_refused(run, tmp_path):
             file.writestr(name, weights.read_bytes() if "weights" in name else data)
     with pytest.raises(DataError, match="it asks for 4,398"):
         run.load_model()
+
+
+def edit_member(path, member, before, after):
+    """Replace bytes in a member of a zip file."""
+    with zipfile.ZipFile(path) as file:
+        content = {name: file.read(name) for name in file.namelist()}
+    content[member] = content[member].replace(before, after, 1)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, data in content.items():
+            file.writestr(name, data)
 
 
 def place_link(link, target):
