@@ -91,9 +91,11 @@ def read_with_pillow(data: bytes) -> np.ndarray:
     return over_white(np.asarray(image.convert(mode)), 255)
 
 
-def _first(frames: np.ndarray) -> np.ndarray:
-    """Return the first of several frames."""
-    return frames[0] if frames.ndim == 4 else frames
+def read_gif(data: bytes) -> np.ndarray:
+    """Decode the first frame with imagecodecs, which enlarges it to that of others."""
+    frames = imagecodecs.gif_decode(data)
+    width, height = np.frombuffer(data[6:10], "<u2")
+    return over_white((frames[0] if frames.ndim == 4 else frames)[:height, :width], 255)
 
 
 READERS = collections.defaultdict(
@@ -102,7 +104,7 @@ READERS = collections.defaultdict(
         "TIFF": read_tiff,
         "AVIF": read_avif,
         "JPEG 2000": read_jpeg_2000,
-        "GIF": lambda data: over_white(_first(imagecodecs.gif_decode(data)), 255),
+        "GIF": read_gif,
     },
 )
 

@@ -41,6 +41,8 @@ def describe(run: finished_run.FinishedRun) -> str:
     """Return one line on a run: its name, network, classes and test accuracy."""
     num_classes = len(run.class_names)
     line = f"run {run.directory.name}: {run.config['network']}, {num_classes} classes"
+    if run.white_level:
+        line += f", {run.white_level} is white in 16-bit pictures"
     path = stored_logits.find(run, "test", run.manifest_digest)
     if path is None:
         folder = os.path.relpath(run.directory)

@@ -20,12 +20,14 @@ class Exportable:
         model: keras.Model of built-in layers: float32 [n, size_px, size_px, 3], RGB,
             0..255 -> float32 [n, num_classes], where each row sums to 1.
         resize_min: longest short side that conversion keeps, in pixels; 0: any.
+        white_level: number that is white in 16-bit pictures; 0: 65535.
         metadata: texts for formats that have room for them, by name.
     """
 
     model: Any
     spec: InputSpec
     resize_min: int
+    white_level: int
     class_names: tuple[str, ...]
     metadata: dict[str, str]
 
@@ -51,22 +53,25 @@ def load_run(run: finished_run.FinishedRun) -> Exportable:
         model=keras.Model(logits.input, output, name="classifier"),
         spec=run.spec,
         resize_min=run.resize_min,
+        white_level=run.white_level,
         class_names=run.class_names,
         metadata={
             "class_names": json.dumps(run.class_names),  # ASCII for any names
             "graft_run": run.directory.name,
             "network": str(run.config["network"]),
-            "input": _describe_input(run.spec),
+            "input": _describe_input(run.spec, run.white_level),
             "temperature": repr(run.temperature),
         },
     )
 
 
-def _describe_input(spec: InputSpec) -> str:
+def _describe_input(spec: InputSpec, white_level: int) -> str:
     share = spec.size_px / spec.short_side_px
     window = "square window" if spec.resize == "crop" else "window"
     side = "the short side" if spec.resize == "crop" else "each side"
+    deep = f" (of 16-bit pictures, {white_level} and more is 255)"
     return (
-        f"upright RGB, 0 to 255; the network sees the central {window} of {share:.6g} "
-        f"of {side}, resized to {spec.size_px} x {spec.size_px}"
+        f"upright RGB, 0 to 255{deep if white_level else ''}; the network sees the "
+        f"central {window} of {share:.6g} of {side}, resized to {spec.size_px} x "
+        f"{spec.size_px}"
     )

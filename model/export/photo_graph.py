@@ -27,7 +27,10 @@ _FILL, _APP1, _SCAN, _END = 0xFF, 0xE1, 0xDA, 0xD9
 
 
 def view_of_photo(
-    encoded: Any, spec: InputSpec, resize_min: int = file_headers.RESIZE_MIN
+    encoded: Any,
+    spec: InputSpec,
+    resize_min: int = file_headers.RESIZE_MIN,
+    white_level: int = 0,
 ) -> Any:
     """Return the view of an image file: uint8 [size_px, size_px, 3], RGB.
 
@@ -35,12 +38,15 @@ def view_of_photo(
         encoded: string scalar, a JPEG or PNG file of any size; a JPEG may be turned.
         spec: input of the network.
         resize_min: longest short side that conversion keeps, in pixels; 0: any.
+        white_level: number that is white in 16-bit pictures; 0: 65535.
     """
     is_jpeg = tf.strings.substr(encoded, 0, 2) == _JPEG_MAGIC
     pixels = tf.cond(
         is_jpeg,
         lambda: _jpeg_window(encoded, spec, resize_min),
-        lambda: _window(_shrink(_decode_png(encoded)[None], resize_min), spec)[0],
+        lambda: _window(
+            _shrink(_decode_png(encoded, white_level)[None], resize_min), spec
+        )[0],
     )
     pixels.set_shape([None, None, 3])
     square = spec.resize == "crop"
@@ -170,17 +176,19 @@ def _shrink(images: Any, resize_min: int) -> Any:
     return tf.cond(short_side > resize_min, smaller, lambda: images)
 
 
-def _decode_png(encoded: Any) -> Any:
+def _decode_png(encoded: Any, white_level: int) -> Any:
     """Decode a PNG of any kind over white: uint8 [height, width, 3]."""
     padded = encoded + b"\0" * (_DEPTH_AT + 1)
     is_deep = tf.strings.substr(padded, _DEPTH_AT, 1) == b"\x10"
+
+    whites = tf.constant([white_level or opencv.WHITE] * 3 + [opencv.WHITE])
 
     def decode(dtype: Any) -> Any:
         return tf.cast(tf.io.decode_png(encoded, channels=4, dtype=dtype), tf.int32)
 
     pixels = tf.cond(
         is_deep,
-        lambda: (decode(tf.uint16) * 255 + 32_767) // 65_535,
+        lambda: (tf.minimum(decode(tf.uint16), whites) * 255 + whites // 2) // whites,
         lambda: decode(tf.uint8),
     )
     alpha = pixels[..., 3:]

@@ -20,9 +20,7 @@ from pipeline.system.errors import DataError
 
 NUM_SIMILAR = 5
 # What photos without the ending of an image are not.
-_OTHER_FILES = {
-    *(Code.NOT_AN_IMAGE, Code.UNSUPPORTED_FORMAT, Code.EMPTY, Code.TOO_MANY_BYTES),
-}
+_OTHER_FILES = {Code.NOT_AN_IMAGE, Code.EMPTY, Code.TOO_MANY_BYTES}
 
 
 def load_classifier(config: Config) -> classifier.Classifier:

@@ -53,8 +53,7 @@ class DecodeOptions:
             write no records.
         resize_min: longest short side of a record's image, in pixels; 0: no limit.
         max_pixels: number of pixels above which a photo is refused undecoded.
-        white_level: number that is white in 16-bit pictures; 0: 65535, and pictures
-            that use at most 14 bits are refused.
+        white_level: number that is white in 16-bit pictures; 0: 65535.
         refuse_animated: whether an animation is refused; otherwise its first frame is
             taken.
     """

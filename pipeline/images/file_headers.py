@@ -22,8 +22,8 @@ _SIGNATURES = {
         "GIF": rb"GIF8",
         "BMP": rb"BM",
         # Some begin with a small preview that a decoder of TIFF takes for the photo.
-        "camera RAW": rb"II\*\0....CR|....ftypcrx |FUJIFILM|II(?:RO|RS|U\0)|MMOR|FOVb"
-        rb"|\0MR[MI]",
+        "camera RAW": rb"II\*\0....(?:CR|IIII)|....ftypcrx |FUJIFILM|II(?:RO|RS|U\0)"
+        rb"|II....HEAPCCDR|MM\0\*....MMMM|MMOR|FOVb|\0MR[MI]",
         "TIFF": rb"II[*+]\0|MM\0[*+]",
         "WebP": rb"RIFF....WEBP",
         "AVIF": rb"....ftyp(?:avi[fs]|mif1....(?:....){,8}?avif)",

@@ -80,6 +80,8 @@ def decode_upright(
         text = f"not an image of a known format{_NO_IMAGES[kind]}"
         raise ImageError(Code.NOT_AN_IMAGE, text)
     if kind in _OPENCV_PLUGINS:
+        if _fact(data, lambda image: getattr(image, "default_image", False), False):
+            raise _unsupported(kind, "a still image that its animation leaves out")
         return opencv.decode_upright(data, reduction)
     if kind not in _PLUGINS:
         text = f"{kind}, a format that is not read; export the photo as JPEG or PNG"
@@ -212,8 +214,9 @@ def _check_tiff(tags: Any) -> int:
         raise _unsupported("TIFF", "signed or floating-point numbers")
     if photometric == 3 and max(tags.get(TiffImagePlugin.COLORMAP, (0,))) < 256:
         raise _unsupported("TIFF", "a palette of 8-bit numbers")
-    if photometric == 6 and tags.get(TiffImagePlugin.COMPRESSION, 1) == 1:
-        raise _unsupported("TIFF", "YCbCr numbers without compression")
+    compression = tags.get(TiffImagePlugin.COMPRESSION, 1)
+    if compression == 6 or (photometric == 6 and compression == 1):
+        raise _unsupported("TIFF", "YCbCr numbers without compression, or old JPEG")
     if max(bits) > 8 and (photometric == 0 or bits[0] != 16):
         raise _unsupported("TIFF", f"{bits[0]} bits of this kind")
     return int(bits[0])

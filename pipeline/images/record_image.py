@@ -62,8 +62,9 @@ def encode_for_record(
     Args:
         data: the whole file.
         resize_min: longest short side that a record may have, in pixels; 0: no limit.
-        white_level: number that is white in 16-bit pictures, 1 to 65535; 0: 65535, and
-            pictures that use at most 14 bits are refused.
+        white_level: number that is white in 16-bit pictures, 1 to 65535; 0: 65535.
+            Pictures that cannot be meant so are refused: they use at most 14 bits, or
+            most of their numbers are above a stated white.
         refuse_animated: refuse an animation instead of using its first frame.
         messages: collector of what this process's decoders print.
 
@@ -127,8 +128,8 @@ def _reencoded(
     reduction = opencv.reduction(jpeg.short_side, resize_min) if jpeg else 1
     pixels, orientation = photo_pixels.decode_upright(data, reduction)
     warning = messages.take_line() if messages else ""
-    if pixels.dtype == np.uint16 and not white_level:
-        _check_white(kind, pixels)
+    if pixels.dtype == np.uint16:
+        _check_white(kind, pixels, white_level)
     reasons = _differences(pixels, jpeg, kind, frames)
     if warning:
         reasons.append(Reason(Code.DECODER_WARNING, f"decoder: {warning}"))
@@ -156,11 +157,17 @@ def _reencoded(
     )
 
 
-def _check_white(kind: str, pixels: Any) -> None:
-    """Refuse a 16-bit picture that would come out dark, as X-rays of 12 bits do."""
+def _check_white(kind: str, pixels: Any, white_level: int) -> None:
+    """Refuse a 16-bit picture that would come out dark, as X-rays do, or white."""
     colours = pixels[..., :-1] if opencv.has_alpha(pixels) else pixels
+    if white_level and np.mean(colours > white_level) > 0.5:
+        raise ImageError(
+            Code.UNSUPPORTED_PIXELS,
+            f"{kind} whose 16-bit numbers are mostly above {white_level}, which was "
+            "stated as white (--white_level)",
+        )
     bits = int(colours.max()).bit_length()
-    if 0 < bits <= _MOST_UNCERTAIN_BITS:
+    if not white_level and 0 < bits <= _MOST_UNCERTAIN_BITS:
         raise ImageError(
             Code.UNSUPPORTED_PIXELS,
             f"{kind} that uses {bits} of its 16 bits, so that its white is unknown; "

@@ -6,6 +6,7 @@ about it has changed.
 
 import bisect
 import dataclasses
+import re
 from collections.abc import Sequence
 
 from pipeline.records.manifest import Manifest
@@ -15,20 +16,17 @@ from pipeline.records.row_codes import Code
 _SHOWN = 5  # examples of paths
 # Number of the way in which photos become pixels, among the versions of a manifest.
 DECODER = "2"
-# How the reasons of rows begin whose pixels were right before, unless they had 16 bits.
-_RIGHT_BEFORE = ("PNG source", "WebP source", "GIF source")
+# Reasons of rows whose pixels were right before. Of copies, the reason is empty.
+_RIGHT_BEFORE = re.compile(
+    r"(?!.*(?:16-bit|animated))(?:PNG|WebP) source|(?!.* source)"
+)
 
 
 def outdated_rows(dataset: Manifest) -> list[Row]:
     """Return rows whose pixels an earlier version of Graft may have got wrong."""
     if dataset.info.versions.get("decoder") == DECODER:
         return []
-    return [
-        row
-        for row in dataset.included()
-        if "16-bit" in row.reason
-        or (" source" in row.reason and not row.reason.startswith(_RIGHT_BEFORE))
-    ]
+    return [row for row in dataset.included() if not _RIGHT_BEFORE.match(row.reason)]
 
 
 class PreviousDataset:

@@ -22,6 +22,7 @@ PHOTOS, IMAGES = "serving_default", "float_image"
 def write(classifier: Exportable, path: Path) -> None:
     """Write the folder, which must not exist yet."""
     spec, resize_min = classifier.spec, classifier.resize_min
+    white_level = classifier.white_level
     names = tf.constant(classifier.encoded_names)
     view_spec = tf.TensorSpec([spec.size_px, spec.size_px, 3], tf.uint8)
 
@@ -36,7 +37,9 @@ def write(classifier: Exportable, path: Path) -> None:
     )
     def photos(image_bytes: Any) -> dict[str, Any]:
         views = tf.map_fn(
-            lambda photo: photo_graph.view_of_photo(photo, spec, resize_min),
+            lambda photo: photo_graph.view_of_photo(
+                photo, spec, resize_min, white_level
+            ),
             image_bytes,
             fn_output_signature=view_spec,
         )

@@ -90,6 +90,17 @@ def test_a_png_of_any_kind_is_decoded_over_white(pixels):
     assert distance(data).max() <= (1 if min(pixels.shape[:2]) > 512 else 0)
 
 
+@pytest.mark.parametrize("white_level", [2000, 4095])
+def test_white_of_sixteen_bits_is_that_of_conversion(white_level):
+    pixels = drawn_photos.draw_scene(4, 90, 120).astype(np.uint16) * 16
+    data = encode(np.dstack([pixels, np.full((90, 120), 50_000, np.uint16)]), ".png")
+    result = photo_graph.view_of_photo(
+        tf.constant(data), SPECS["crop"], white_level=white_level
+    )
+    expected = expected_view(data, white_level=white_level)
+    np.testing.assert_array_equal(result.numpy(), expected)
+
+
 @pytest.mark.parametrize(
     "data", [b"", b"\xff\xd8", b"GIF89a", encode(np.zeros((9, 9, 3)))[:60]]
 )

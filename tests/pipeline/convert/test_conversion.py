@@ -125,12 +125,16 @@ def test_sixteen_bit_pictures_need_a_white_level(photos, tmp_path):
         (row,) = (r for r in summary.manifest.included() if r.path == "red/xray.png")
         encoded = np.frombuffer(record_in(out, row).encoded, np.uint8)
         assert cv2.imdecode(encoded, cv2.IMREAD_COLOR).mean() == level
+    summary = conversions.convert(photos, out, white_level=2047)
+    assert "mostly above 2047" in skipped(summary)["red/xray.png"]
 
 
 def test_pixels_of_an_earlier_decoder_are_made_again(photos, tmp_path):
     out = tmp_path / "out"
-    for name in ("a.tif", "b.png"):
-        cv2.imwrite(str(photos / "red" / name), drawn_photos.draw_photo("red", 99))
+    image = PIL.Image.fromarray(drawn_photos.draw_photo("red", 99))
+    frames = {"save_all": True, "append_images": [image.rotate(90)]}
+    for name, options in (("a.tif", {}), ("b.png", {}), ("c.png", frames)):
+        image.save(photos / "red" / name, **options)
     converted = conversions.convert(photos, out).manifest
     assert previous_dataset.outdated_rows(converted) == []
     versions = {**converted.info.versions, "decoder": "1"}
@@ -139,7 +143,7 @@ def test_pixels_of_an_earlier_decoder_are_made_again(photos, tmp_path):
         dataclasses.replace(converted, info=info).stage(partial)
         manifest.commit(out)
     outdated = previous_dataset.outdated_rows(manifest.read(out))
-    assert [row.path for row in outdated] == ["red/a.tif"]
+    assert [row.path for row in outdated] == ["red/a.tif", "red/c.png"]
     (finding,) = (
         finding
         for finding in checking.check(
@@ -147,7 +151,7 @@ def test_pixels_of_an_earlier_decoder_are_made_again(photos, tmp_path):
         ).findings
         if finding.kind == "outdated pixels"
     )
-    assert finding.groups == (("red/a.tif",),)
+    assert finding.groups == (("red/a.tif",), ("red/c.png",))
     again = conversions.convert(photos, out)
     assert again.written == ("red.tfrecord",)
     assert previous_dataset.outdated_rows(again.manifest) == []

@@ -256,18 +256,38 @@ def test_numbers_without_a_known_white_are_refused(kind):
     assert_refused(tiff(numbers, photometric="minisblack"))
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        tiff(draw(3), extratags=[(50_706, 1, 4, b"\1\4\0\0", True)]),
-        b"II*\0\x10\0\0\0CR\2\0" + bytes(99),
-        b"\0\0\0\x18ftypcrx " + bytes(99),
-        b"FUJIFILMCCD-RAW " + bytes(99),
-    ],
-    ids=["DNG", "CR2", "CR3", "RAF"],
-)
+def camera_tiff(maker, order):
+    """A preview, and the sensor's numbers in a directory below, as most cameras do."""
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file, byteorder=order) as writer:
+        make = [(271, "s", 0, maker, True)]
+        options = {"photometric": "rgb", "subfiletype": 1, "extratags": make}
+        writer.write(draw(3), subifds=2, **options)
+        writer.write(draw(3), photometric="rgb", subfiletype=1)
+        writer.write(draw(1, 14)[..., 0], photometric=32_803)
+    return file.getvalue()
+
+
+RAW = {
+    "NEF": camera_tiff("NIKON CORPORATION", ">"),
+    "ARW": camera_tiff("SONY", "<"),
+    "DNG": tiff(draw(3), extratags=[(50_706, 1, 4, b"\1\4\0\0", True)]),
+    "PEF": tiff(draw(1, 14)[..., 0], photometric=32_803),
+    "CR2": b"II*\0\x10\0\0\0CR\2\0",
+    "CRW": b"II\x1a\0\0\0HEAPCCDR",
+    "CR3": b"\0\0\0\x18ftypcrx ",
+    "IIQ": b"II*\0\x10\0\0\0IIIITwaR",
+    "MRW": b"\0MRM",
+    "ORF": b"IIRO\x08\0\0\0",
+    "RAF": b"FUJIFILMCCD-RAW ",
+    "RW2": b"IIU\0\x18\0\0\0",
+    "X3F": b"FOVb",
+}
+
+
+@pytest.mark.parametrize("data", RAW.values(), ids=RAW)
 def test_camera_raw_is_called_so(data):
-    assert_refused(data, Code.UNSUPPORTED_FORMAT, "camera RAW")
+    assert_refused(data + bytes(99), Code.UNSUPPORTED_FORMAT, "camera RAW")
 
 
 def bmp(bits, compression, body, *, palette=b"", masks=(), header_bytes=40):
@@ -338,6 +358,17 @@ def test_rare_kinds_of_bmp_are_refused(data, match):
 )
 def test_formats_that_are_not_read_are_named(magic):
     assert_refused(magic + bytes(99), Code.UNSUPPORTED_FORMAT, "not read")
+
+
+@pytest.mark.parametrize("shown_first", [True, False])
+def test_first_frame_of_png(shown_first):
+    images = [PIL.Image.fromarray(draw(3, seed=n)) for n in range(2)]
+    options = {"append_images": images[1:], "default_image": not shown_first}
+    data = saved(draw(3), "PNG", save_all=True, **options)
+    if shown_first:
+        assert_shows(data, shown(draw(3)))
+    else:  # some viewers show the still image, others the animation
+        assert_refused(data, match="its animation leaves out")
 
 
 @pytest.mark.parametrize("options", [{}, {"transparency": 5}], ids=["opaque", "clear"])
