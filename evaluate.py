@@ -37,7 +37,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     run = finished_run.read(config.run_dir)
     folder = config.data or str(run_records.locate(run))
     with evaluation_data.open_data(
-        folder, config.split, run.resize_min, run.white_level
+        folder, config.split, run.resize_min, run.white_level, config.layout
     ) as data:
         evaluation_data.check(run, data, another_dataset=config.another_dataset)
         manifest.check_files(data.records)
@@ -69,7 +69,9 @@ def _evaluate_pretrained(config: Config) -> dict[str, Any]:
         overrides=config.overrides,
         labels=config.labels,
     )
-    with evaluation_data.open_data(config.data, config.split) as data:
+    with evaluation_data.open_data(
+        config.data, config.split, layout=config.layout
+    ) as data:
         return split_evaluation.evaluate_weights(
             weights, data, config.options(), has_class_names=bool(config.labels)
         )
@@ -89,6 +91,7 @@ def compare(config: Config) -> dict[str, Any]:
         runs,
         config.split,
         folder=config.data,
+        layout=config.layout,
         another_dataset=config.another_dataset,
         options=config.options(),
     )

@@ -3,6 +3,7 @@ import json
 import os
 import re
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -224,7 +225,16 @@ def test_other_records_with_other_classes_are_refused(finished, tmp_path):
 
 def test_photos_of_some_of_the_classes_get_the_runs_labels(finished, new_photos):
     folder = new_photos(classes=("blue", "red"))
-    settings = config(finished, data=folder, another_dataset=True, split="all")
+    for name, year in (("blue", "2023"), ("red", "2024")):
+        Path(folder, year).mkdir()
+        Path(folder, name).rename(Path(folder, year, name))
+    settings = config(
+        finished,
+        data=folder,
+        layout="folder/class",
+        another_dataset=True,
+        split="all",
+    )
     figures = evaluate.evaluate(settings)
     assert figures["data"]["path"] == folder
     assert figures["accuracy"] > 0.8

@@ -25,14 +25,18 @@ def open_data(
     split: str,
     resize_min: int = file_headers.RESIZE_MIN,
     white_level: int = 0,
+    layout: str = "",
 ) -> Iterator[EvaluationData]:
     """Provide the photos of a split, or "all", for a context.
 
     If the folder holds photos rather than records, they are converted first, with
-    `resize_min` as the longest short side in pixels (0 for no limit) and `white_level`
-    as the number that is white in 16-bit photos (0 for 65535).
+    `resize_min` as the longest short side in pixels (0 for no limit), `white_level` as
+    the number that is white in 16-bit photos (0 for 65535), and `layout` as the meaning
+    of the folders.
     """
     if not is_photo_folder(folder):
+        if layout:
+            raise DataError(f"--layout: {folder} holds records. Expected photos")
         records = manifest.read(Path(folder))
         yield EvaluationData(records=records, split=split, folder=folder)
         return
@@ -42,6 +46,8 @@ def open_data(
             out=f"{scratch}/records",
             resize_min=resize_min,
             white_level=white_level,
+            layout=layout,
+            missing_classes="keep",
         )
         records = conversion.convert(config).manifest
         for row in records.rows:

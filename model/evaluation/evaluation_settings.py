@@ -5,6 +5,7 @@ import functools
 from collections.abc import Sequence
 
 from model.weights import preprocessing_overrides, weight_settings
+from pipeline.sources import source_settings
 from pipeline.system import config_flags
 
 _setting = functools.partial(config_flags.setting, basic=True)
@@ -57,6 +58,7 @@ class Config:
         "default the run's own records.",
         value="FOLDER",
     )
+    layout: str = source_settings.layout(group="Photos")
     another_dataset: bool = _photos(
         False,
         "States that --data is another data set than the run's; its classes must be "
@@ -97,6 +99,9 @@ class Config:
 
     def __post_init__(self) -> None:
         config_flags.check(self)
+        source_settings.check(layout=self.layout)
+        if self.layout and not self.data:
+            raise ValueError("--layout: expected --data, a folder of photos")
         if self.runs:
             names = ("run_dir", "ckpt", "arch", "labels", "overrides", "tta", "report")
             self._refuse_with("runs", (*names, *GATES))

@@ -29,8 +29,11 @@ class Config:
     lists: str = source_settings.lists()
     csv: str = source_settings.csv()
     labels: str = source_settings.labels()
+    layout: str = source_settings.layout()
     workers: int = source_settings.workers()
 
     def __post_init__(self) -> None:
         config_flags.check(self)
-        source_settings.check(self.lists, self.csv, self.labels, self.group_by)
+        source_settings.check(
+            self.lists, self.csv, self.labels, self.group_by, self.layout
+        )

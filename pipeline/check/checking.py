@@ -56,6 +56,7 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, check_page.Encode
         list_files=caffe_lists.parse(config.lists),
         csv_file=config.csv,
         labels_file=config.labels,
+        layout=config.layout,
     )
     user_keys = photo_groups.find_user_keys(source, config.group_by)
     resize_min = file_headers.RESIZE_MIN

@@ -78,6 +78,7 @@ def convert(config: Config) -> Summary:
         list_files=caffe_lists.parse(config.lists),
         csv_file=config.csv,
         labels_file=config.labels,
+        layout=config.layout,
     )
     if config.missing_classes == "refuse":
         photo_source.check_given(source)
@@ -228,5 +229,11 @@ def _read_previous(directory: Path, source: Source) -> PreviousDataset | None:
             f"{directory}: holds another data set (classes "
             f"{', '.join(previous.manifest.class_names[:5])}). Choose another --out "
             "or remove it"
+        )
+    before = previous.manifest.info.settings.get("layout", "")
+    if before and not source.layout:
+        raise DataError(
+            f"{directory}: was converted with --layout={before}. Pass it again, or "
+            "convert into another folder with --out"
         )
     return previous

@@ -22,8 +22,8 @@ class Config:
 
     source: str = config_flags.argument(
         "FOLDER",
-        "Folder with one folder of photos per class, or with split folders, or with "
-        "old TFRecord files; or the folder that paths in --lists and --csv start from.",
+        "Folder of class folders, split folders or old TFRecord files; or the folder "
+        "that paths in --lists and --csv start from.",
     )
     out: str = _output(
         "tfrecords", "Folder for the records and the manifest.", value="FOLDER"
@@ -71,6 +71,7 @@ class Config:
     lists: str = source_settings.lists()
     csv: str = source_settings.csv()
     labels: str = source_settings.labels()
+    layout: str = source_settings.layout()
     runner: str = _decoding(
         "local",
         "What runs the conversion: processes of this computer, or a runner of Apache "
@@ -84,7 +85,9 @@ class Config:
 
     def __post_init__(self) -> None:
         config_flags.check(self)
-        source_settings.check(self.lists, self.csv, self.labels, self.group_by)
+        source_settings.check(
+            self.lists, self.csv, self.labels, self.group_by, self.layout
+        )
         if self.beam_flags and self.runner == "local":
             settings = config_flags.settings_of(type(self))
             raise ValueError(config_flags.unknown_flag(self.beam_flags[0], settings))

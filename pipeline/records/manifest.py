@@ -26,7 +26,7 @@ ROWS_NAME = "manifest.jsonl"
 # Settings that do not change a record.
 _NOT_OF_RECORDS = {
     *("animated", "conflicts", "duplicates", "given_splits", "group_by"),
-    *("max_pixels", "source"),
+    *("layout", "max_pixels", "source"),
 }
 
 

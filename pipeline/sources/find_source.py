@@ -20,6 +20,7 @@ def list_source(
     list_files: Sequence[tuple[str, str]] = (),
     csv_file: str = "",
     labels_file: str = "",
+    layout: str = "",
 ) -> Source:
     """List a source of any kind; the content of a folder decides its kind.
 
@@ -30,6 +31,7 @@ def list_source(
         list_files: result of caffe_lists.parse; () for another kind of source.
         csv_file: CSV file; "" for another kind of source.
         labels_file: file of class names in label order, for lists and CSV; "" for none.
+        layout: value of --layout, for class folders; "" to let their names decide.
 
     Raises:
         DataError: the source cannot become a data set; says what is wrong and where.
@@ -48,7 +50,7 @@ def list_source(
         return photo_csv.list_photos(root, _find(root, csv_file), names)
     if tfrecords_2018.is_source(root):
         return tfrecords_2018.list_photos(root)
-    return class_folders.list_folders(root)
+    return class_folders.list_folders(root, layout)
 
 
 def _find(root: Path, name: str) -> Path:

@@ -58,6 +58,7 @@ class Source:
         root: folder that paths are relative to.
         class_names: class names in label order; sorted, unless the source has an order.
         photos: all files, sorted by path.
+        layout: meaning of the folders as the user gives it; "" if names decide.
         ignored: {kind: number} of hidden or system files and folders, and of linked
             folders, which are not followed.
         notes: lines about the source for the user, such as its counts.
@@ -67,6 +68,7 @@ class Source:
     root: Path
     class_names: tuple[str, ...]
     photos: Sequence[SourcePhoto]
+    layout: str = ""
     ignored: dict[str, int] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -87,6 +89,8 @@ class Source:
         settings: dict[str, Any] = {}
         if self.kind != "class folders":
             settings["source"] = self.kind
+        if self.layout:
+            settings["layout"] = self.layout
         if self.given:
             settings["given_splits"] = list(self.given)
         return settings

@@ -3,7 +3,7 @@
 import functools
 import re
 
-from pipeline.sources import caffe_lists
+from pipeline.sources import caffe_lists, folder_layout
 from pipeline.system import config_flags
 
 _source = functools.partial(
@@ -35,6 +35,12 @@ group_by = functools.partial(
     "stay together in one split.",
     value="REGEX",
 )
+layout = functools.partial(
+    _source,
+    "Meaning of folders where it is not clear: levels, as in folder/class or "
+    "split/class, and names, as in train=a,test=b,none=c.",
+    value="LAYOUT",
+)
 max_pixels = functools.partial(
     _decoding,
     help="Photos with more pixels are skipped without decoding; the default is the "
@@ -56,7 +62,13 @@ workers = functools.partial(
 )
 
 
-def check(lists: str, csv: str, labels: str, group_by: str) -> None:
+def check(
+    lists: str = "",
+    csv: str = "",
+    labels: str = "",
+    group_by: str = "",
+    layout: str = "",
+) -> None:
     """Refuse settings of a source that contradict each other.
 
     Raises:
@@ -66,7 +78,10 @@ def check(lists: str, csv: str, labels: str, group_by: str) -> None:
         raise ValueError("--lists and --csv: expected only one of them")
     if labels and not (lists or csv):
         raise ValueError("--labels: expected --lists or --csv, whose labels it names")
+    if layout and (lists or csv):
+        raise ValueError("--layout: expected class folders, found --lists or --csv")
     caffe_lists.parse(lists)
+    folder_layout.parse(layout)
     try:
         re.compile(group_by)
     except (re.error, OverflowError, RecursionError) as error:

@@ -20,13 +20,15 @@ def compare_runs(
     split: str,
     *,
     folder: str,
+    layout: str,
     another_dataset: bool,
     options: EvaluationOptions,
 ) -> tuple[dict[str, Any], Path]:
     """Compare the first run with each of the others, and write compare-<split>.json.
 
     A run is evaluated only if its folder has no logits of its present model for these
-    records. The photos are those of `folder`, or each run's own if that is "".
+    records. The photos are those of `folder`, whose folders mean what `layout` says, or
+    each run's own if that is "".
 
     Returns:
         The figures of the comparison, and the path of the .json.
@@ -38,7 +40,7 @@ def compare_runs(
             if evaluation_data.is_photo_folder(folder):
                 _check_conversion(runs, folder)
             opened = evaluation_data.open_data(
-                folder, split, first.resize_min, first.white_level
+                folder, split, first.resize_min, first.white_level, layout
             )
             data = stack.enter_context(opened)
             for run in runs.values():

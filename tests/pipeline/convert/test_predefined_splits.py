@@ -1,4 +1,6 @@
 import json
+import re
+import shlex
 import shutil
 
 import pytest
@@ -80,6 +82,39 @@ class TestKept:
         assert found.counts()["red"] == {"train": 7, "validation": 4, "test": 1}
         assert {r.path.split("/")[0] for r in found.included("validation")} == {"val"}
         assert {r.path.split("/")[0] for r in found.included("test")} == {"train"}
+
+    def test_a_refused_layout_is_read_with_the_flag_that_the_error_names(
+        self, photos, tmp_path
+    ):
+        source, out = tmp_path / "zip", tmp_path / "out"
+        for name, numbers in (("Train set", range(8)), ("Test set", range(8, 12))):
+            for path in photos.rglob("*.*"):
+                if int(path.stem[-3:]) in numbers:
+                    copy = source / name / path.relative_to(photos)
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(path, copy)
+        refused = conversions.command(source, out)
+        assert refused.returncode == 2
+        assert refused.stderr.count("\n") == 1
+        flag = shlex.split(re.search(r"If so, pass (.*?)\. If", refused.stderr)[1])[0]
+        done = conversions.command(source, out, flag)
+        assert done.returncode == 0, done.stderr
+        converted = manifest.read(out)
+        assert converted.counts()["red"] == {"train": 7, "validation": 1, "test": 4}
+        assert converted.info.settings["layout"] == flag.removeprefix("--layout=")
+        again = conversions.command(source, out, flag)
+        assert "nothing changed" in again.stdout
+        report = f"--out={tmp_path / 'report'}"
+        checked = processes.run_command("-m", "pipeline.check", source, report, flag)
+        assert "split folders: 36 files in 3 classes" in checked.stdout
+
+    def test_a_layout_is_needed_again_for_the_same_records(self, photos, tmp_path):
+        for name in ("red", "green"):
+            for year in ("2023", "2024"):
+                shutil.copytree(photos / name, tmp_path / "all" / name / year)
+        run(tmp_path / "all", tmp_path / "out", layout="class")
+        with pytest.raises(DataError, match="was converted with --layout=class"):
+            run(tmp_path / "all", tmp_path / "out")
 
     def test_lists_give_the_splits(self, photos, tmp_path):
         for name, numbers in (("train", range(8)), ("test", range(8, 12))):

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from pipeline.sources import class_folders
+from pipeline.sources import class_folders, photo_source
 from pipeline.system.errors import DataError
 
 
@@ -120,36 +120,22 @@ def test_split_folders_give_splits(tmp_path, folder, split):
     }
 
 
-def test_photos_of_trains_are_a_class(tmp_path):
-    make(tmp_path, "train/1.jpg", "car/1.jpg", "bus/old/1.jpg")
-    found = class_folders.list_folders(tmp_path)
-    assert found.class_names == ("bus", "car", "train")
-    assert found.given == ()
-
-
 @pytest.mark.parametrize(
     ("names", "message"),
     [
         (("train/a/1", "test/a/1"), "one class only, 'a'"),
-        (("train/1.jpg", "test/2.jpg"), "looks like a split but holds no class"),
-        (("train/a/1", "train/b/1", "test/1"), "test: looks like a split but holds no"),
         (
             ("train/a/1", "train/b/1", "test/a/1"),
-            "test: lacks class b, compared with train",
+            r"no photo is given of b \(test\)\. .* --missing_classes=keep",
         ),
         (
             ("train/a/1", "train/b/1", "val/a/1", "val/b/1", "val/c/1"),
-            "val: has in addition class c, compared with train",
+            r"no photo is given of c \(train\)",
         ),
         (
             ("train/a/1", "train/b/1", "test/a/1", "test/B/1"),
-            "lacks class b and has in addition class B",
+            r"no photo is given of B \(train\), b \(test\)",
         ),
-        (
-            ("train/a/1", "test/a/1", "more/a/1"),
-            "test, train, which look like splits, and more, which do not",
-        ),
-        (("val/a/1", "validation/a/1"), "val, validation name one split twice"),
         (("test/a/1", "test/b/1"), "given for test, none to train on"),
         (("val/a/1", "val/b/1", "test/a/1", "test/b/1"), "none to train on"),
     ],
@@ -158,14 +144,14 @@ def test_photos_of_trains_are_a_class(tmp_path):
 def test_split_folders_with_other_classes_are_refused(tmp_path, names, message):
     make(tmp_path, *names)
     with pytest.raises(DataError, match=message):
-        class_folders.list_folders(tmp_path)
+        photo_source.check_given(class_folders.list_folders(tmp_path))
 
 
 def test_a_class_that_is_empty_in_one_split_is_refused(tmp_path):
     make(tmp_path, "train/a/1", "train/b/1", "test/a/1")
     (tmp_path / "test" / "b").mkdir()
-    with pytest.raises(DataError, match="test/b: has no files for test"):
-        class_folders.list_folders(tmp_path)
+    with pytest.raises(DataError, match=r"no photo is given of b \(test\)"):
+        photo_source.check_given(class_folders.list_folders(tmp_path))
 
 
 @pytest.mark.parametrize("link", ["test/b", "other"])

@@ -1,0 +1,289 @@
+"""Decide which folders hold the photos of which class and split.
+
+The names of folders decide where they can. `--layout` decides the rest: folders that
+can be read in two ways are refused, and the error names the flag for each of them.
+"""
+
+import collections
+import itertools
+import re
+import shlex
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from pipeline.records.manifest import SPLITS
+from pipeline.sources.photo_source import SPLIT_OF
+from pipeline.system.errors import DataError
+
+Folder = tuple[str, ...]  # names from the source down; () is the source itself
+_NONE = "none"  # instead of a split: the folder is left out
+_LEVELS = re.compile("(folder/)*(class(/(folder/)*split)?|split/(folder/)*class)")
+_ENDING = re.compile("[.](avif|bmp|gif|hei[cf]|jfif|jp2|jpe?g?|p[gp]m|png|tiff?|webp)$")
+# Words in names of splits. Classes may have such names: there are photos of trains.
+_SPLIT_WORDS: Mapping[str, str] = {
+    "trainval": "train",
+    **dict.fromkeys(("dev", "development"), "validation"),
+    **dict.fromkeys(("eval", "evaluation", "holdout", "heldout"), "test"),
+    **SPLIT_OF,
+}
+_SUFFIX = re.compile("(set|data|images|imgs|photos)$")
+_ALSO_CLASSES = {"train", "valid"}
+_FOLD = re.compile(r"(cv|fold|split)[-_ ]?\d+", re.IGNORECASE)
+_DATE = re.compile(r"(19|20)\d\d([-_. ]?\d\d)*")
+
+
+def parse(layout: str) -> tuple[list[str], dict[str, str]]:
+    """Read the value of --layout, such as `split/folder/class,train=a,none=b`.
+
+    Returns:
+        Meaning of each level, [] to let the names decide; {folder: split or "none"}.
+
+    Raises:
+        ValueError: a part of it has no meaning.
+    """
+    levels: list[str] = []
+    split_of: dict[str, str] = {}
+    for item in filter(None, layout.split(",")):
+        word, _, name = item.partition("=")
+        split = {**SPLIT_OF, _NONE: _NONE}.get(word.lower())
+        if split and name:
+            split_of[name] = split
+        elif _LEVELS.fullmatch(item) and not levels:
+            levels = item.split("/")
+        else:
+            raise ValueError(
+                f"--layout={layout}: expected levels, as in split/class, and folders, "
+                f"as in train=a,test=b,none=c; found {item!r}"
+            )
+    if levels and "split" not in levels and {*split_of.values()} - {_NONE}:
+        raise ValueError(f"--layout={layout}: expected split as one of the levels")
+    return levels, split_of
+
+
+class FolderLayout:
+    """Meaning of the folders of a source.
+
+    Attributes:
+        classes: {folder: (class, split) of the files below it}; the split is one of
+            SPLITS or "", and both are "" for a folder that is left out.
+        notes: lines for the user on what was guessed.
+    """
+
+    def __init__(
+        self, root: Path, files: Mapping[Folder, Sequence[str]], layout: str
+    ) -> None:
+        """Find the classes, or raise DataError if the folders have no clear meaning.
+
+        `files` names the files of all folders, `layout` is the value of --layout.
+        """
+        self.classes: dict[Folder, tuple[str, str]] = {}
+        self.notes: list[str] = []
+        self._root, self._files = root, files
+        self._levels, self._split_of = parse(layout)
+        left_out = [f for f in files if f and self._split_of.get(f[-1]) == _NONE]
+        self._below: dict[Folder, list[str]] = {}
+        for folder in sorted(files.keys() - {(), *left_out}):
+            self._below.setdefault(folder[:-1], []).append(folder[-1])
+        names = {folder[-1] for folder in files if folder}
+        if missing := sorted(self._split_of.keys() - names):
+            raise DataError(f"{root}: holds no folder {missing[0]}. --layout names it")
+        levels = self._levels or self._guess_levels()
+        self._read(levels)
+        if not self._levels:
+            self._check_depth(levels)
+        for folder in left_out:
+            self._leave_out(folder, "as --layout says")
+
+    def _inside(self, folders: Iterable[Folder]) -> list[Folder]:
+        """Return the folders in some folders, but for those left out."""
+        return [(*folder, n) for folder in folders for n in self._below.get(folder, ())]
+
+    def _read(self, levels: Sequence[str]) -> None:
+        """Find the classes at these levels."""
+        places: dict[Folder, tuple[str, str]] = {(): ("", "")}
+        unlabelled: list[Folder] = []
+        for level in levels:
+            folders = self._inside(places)
+            places = {folder: places[folder[:-1]] for folder in folders}
+            splits = self._splits_of(folders) if level == "split" else {}
+            for folder, (name, split) in places.items():
+                if level == "class":
+                    places[folder] = (folder[-1], split)
+                elif level == "split":
+                    places[folder] = (name, splits[folder[-1]])
+                    unlabelled += [folder] * (not name)
+            self.classes |= {f: place for f, place in places.items() if place[0]}
+        trained = {name for name, split in self.classes.values() if split == SPLITS[0]}
+        for folder in unlabelled:
+            names = {name for f, (name, _) in self.classes.items() if _is_in(f, folder)}
+            # A single folder, as in test/images/1.jpg, is no label.
+            if not names or (trained and len(names) == 1 and not names & trained):
+                path = shlex.quote(str(self._root.joinpath(*folder)))
+                command = f"python -m model.predict {path}"
+                self._leave_out(folder, f"without a class. To classify them: {command}")
+        if not any(name for name, _ in self.classes.values()):
+            expected = "/".join(levels)
+            raise DataError(f"{self._root}: holds no class folders as in {expected}")
+
+    def _leave_out(self, folder: Folder, reason: str) -> None:
+        self.classes = {f: c for f, c in self.classes.items() if not _is_in(f, folder)}
+        self.classes[folder] = ("", "")
+        count = sum(len(names) for f, names in self._files.items() if _is_in(f, folder))
+        self.notes.append(f"left out: {count:,} files in {'/'.join(folder)} {reason}")
+
+    def _splits_of(self, folders: Iterable[Folder]) -> dict[str, str]:
+        """Return {name of a folder: split} as --layout or the names alone say."""
+        names = sorted({folder[-1] for folder in folders})
+        splits = {n: SPLIT_OF.get(n.lower(), "") for n in names} | self._split_of
+        if unknown := [name for name in names if not splits[name]]:
+            raise DataError(
+                f"{self._root}: --layout does not say which split {unknown[0]} is. "
+                f"Expected, for example, {self._flag(self._levels, _proposed(unknown))}"
+            )
+        return splits
+
+    def _guess_levels(self) -> list[str]:
+        """Return the meaning of the levels by the names of the folders."""
+        entered = self._enter([[()]]) or [[()]]
+        splits = SPLIT_OF.keys() | self._split_of.keys()
+        is_split = [bool({n, n.lower()} & splits) for n in entered[0][0]]
+        base = entered[0][0][: [*is_split, True].index(True)]
+        tops = self._inside([base])
+        if base and not self._inside(tops) and _are_dates(top[-1] for top in tops):
+            base, tops = base[:-1], [base]  # a class, its photos sorted by year
+        levels = ["folder"] * len(base)
+        if self._has_splits(base):
+            split_of = self._splits_of(tops)
+            training = [[top] for top in tops if split_of[top[-1]] == SPLITS[0]]
+            inner = (self._enter(training) or training or [tops])[0][0]
+            levels += ["split", *["folder"] * (len(inner) - len(tops[0]))]
+            base = inner if inner not in tops else base
+        levels.append("class")
+        if "folder" in levels:
+            path, meaning = "/".join(base), "/".join(levels)
+            self.notes.append(f"entered {path}, the only folder there: {meaning}")
+        return levels
+
+    def _enter(self, classes: Sequence[Sequence[Folder]]) -> Sequence[Sequence[Folder]]:
+        """Follow the folders of each class as long as all hold one folder only.
+
+        Returns:
+            The last folders of each class; () where these hold photos, or nothing.
+        """
+        inner = [self._inside(folders) for folders in classes]
+        if not any(inner) or self._have_photos(itertools.chain.from_iterable(classes)):
+            return ()
+        if any(len({folder[-1] for folder in folders}) != 1 for folders in inner):
+            return classes
+        return self._enter(inner)
+
+    def _have_photos(self, folders: Iterable[Folder]) -> bool:
+        """Return whether folders themselves hold files that are named as images."""
+        names = itertools.chain.from_iterable(self._files[f] for f in folders)
+        return any(_ENDING.search(name.lower()) for name in names)
+
+    def _has_splits(self, base: Folder) -> bool:
+        """Return whether the folders in `base` are splits rather than classes."""
+        tops = self._below.get(base, [])
+        likely = [top for top in tops if _likely_split(top)]
+        others = [top for top in tops if top not in likely]
+        exact = {top for top in likely if top.lower() in SPLIT_OF}
+        nested = {top for top in tops if (*base, top) in self._below}
+        num_kinds = len({_likely_split(top) for top in likely})
+        if nested and len(exact) == num_kinds == len(tops):
+            return True
+        if not self._split_of.keys().isdisjoint(tops):
+            return True
+        is_split = num_kinds > 1 or len(exact) == len(tops) > 0
+        is_split |= len(tops) > 1 and not nested and all(map(_FOLD.fullmatch, tops))
+        holders = {t for t in exact & nested if not self._have_photos([(*base, t)])}
+        is_split |= bool(holders) and nested <= exact
+        proposed = _proposed(tops) if nested else {}
+        if exact and not is_split and not holders:
+            name = min(exact).lower()  # a class beside others, or valid beside invalid
+            is_class = len(others) > 1 or name in others[0].lower()
+            is_split = name not in _ALSO_CLASSES or not is_class
+            proposed = dict.fromkeys(exact, _NONE) if len(others) > 1 else {}
+        if is_split:
+            advice = (
+                "Expected class folders in them, as in train/daisy/1.jpg, or a list of "
+                "the classes, given by --csv or --lists"
+            )
+            if proposed:
+                advice = f"If so, pass {self._flag((), proposed)}"
+            if out := [name for name, split in proposed.items() if split == _NONE]:
+                advice += f", which leaves out {_listed(out)}"
+            flag = self._flag([*["folder"] * len(base), "class"])
+            raise DataError(
+                f"{self._root}: folders are named like splits: "
+                f"{_listed(likely or tops)}. {advice}. If all are classes, pass {flag}"
+            )
+        if likely:
+            flag = self._flag((), dict.fromkeys(likely, _NONE))
+            names = f"{_listed(likely)} (to leave out: {flag})"
+            self.notes.append(f"read as classes, not as splits: {names}")
+        return False
+
+    def _check_depth(self, levels: Sequence[str]) -> None:
+        """Refuse classes that hold folders of the same names: these may be the classes.
+
+        Years and dates only group the photos of a class.
+        """
+        classes: dict[str, list[Folder]] = {}
+        for folder, (name, _) in self.classes.items():
+            if name:
+                classes.setdefault(name, []).append(folder)
+        entered = self._enter([*classes.values()])
+        inner = [{folder[-1] for folder in self._inside(fs)} for fs in entered]
+        counts = collections.Counter(itertools.chain.from_iterable(inner))
+        shared = [name for name, count in counts.items() if count > 1]
+        if len(counts) < 2 or (_are_dates(counts) and not _are_dates(classes)):
+            shared = []
+        what, kinds = "the classes", {_likely_split(name) for name in counts}
+        groups = ["folder"] * (len(entered[0][0]) - len(levels)) if entered else []
+        deeper = [*levels[:-1], "folder", *groups, "class"]
+        if "" not in kinds and len(kinds) > 1 and "split" not in levels:
+            what, deeper = "splits", [*levels, *groups, "split"]
+        flag = self._flag(deeper, _proposed(counts) if what == "splits" else {})
+        if shared and len(counts) <= 2 * len(shared):
+            raise DataError(
+                f"{self._root}: {_listed(classes)} hold folders of the same names: "
+                f"{_listed(shared)}. If these are {what}, pass {flag}. If they only "
+                f"group photos, pass {self._flag(levels)}"
+            )
+        if grouping := [f for f in self._below if self.classes.get(f, ("",))[0]]:
+            example = "/".join(self._inside(grouping)[0])
+            note = f"folders below the classes only group photos, as {example}"
+            self.notes.append(note + f" (if they are {what}: {flag})" * bool(shared))
+
+    def _flag(self, levels: Sequence[str], split_of: Mapping[str, str] = {}) -> str:
+        """Return --layout, ready for a shell, with this and the folders it names."""
+        items = ["/".join(levels)] if levels else []
+        items += [f"{s}={name}" for name, s in {**self._split_of, **split_of}.items()]
+        return shlex.quote(f"--layout={','.join(items)}")
+
+
+def _is_in(folder: Folder, top: Folder) -> bool:
+    return folder[: len(top)] == top
+
+
+def _are_dates(names: Iterable[str]) -> bool:
+    return all(map(_DATE.fullmatch, names))
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(sorted(names)[:5]) + " and more" * (len(names) > 5)
+
+
+def _likely_split(name: str) -> str:
+    """Return the split that a name or a word in it means; "" for none or several."""
+    words = [word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", name)]
+    if split := _SPLIT_WORDS.get("".join(words)):
+        return split
+    splits = {_SPLIT_WORDS.get(_SUFFIX.sub("", word), "") for word in words} - {""}
+    return splits.pop() if len(splits) == 1 else ""
+
+
+def _proposed(names: Iterable[str]) -> dict[str, str]:
+    """Return {folder: split} as the names may mean it."""
+    return {name: _likely_split(name) or _NONE for name in names}
