@@ -153,6 +153,9 @@ def _problem(photos: stored_photo.StoredPhotos, task: _Task) -> str:
     content_sha256 = hashlib.sha256(record.encoded).hexdigest()
     if row.action == "copied" and content_sha256 != row.sha256:
         return "its bytes are not those of the photo (SHA-256)"
+    header = file_headers.JpegHeader.read(record.encoded)
+    if row.action == "copied" and header and header.oddity:
+        return f"{header.oddity.text}: convert the photos into this folder again"
     try:
         pixels = opencv.decode_rgb(record.encoded)
     except ImageError as error:

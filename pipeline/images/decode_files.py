@@ -218,10 +218,11 @@ def _keeps_record(options: DecodeOptions, task: Task, sha256: str) -> bool:
     if (row.sha256, row.class_name) != (sha256, task.photo.class_name):
         return False
     try:
-        stored_photo.StoredPhotos(directory).record(row)
+        encoded = stored_photo.StoredPhotos(directory).record(row).encoded
     except (DataError, OSError):  # damaged: it is written again
         return False
-    return True
+    header = file_headers.JpegHeader.read(encoded)
+    return not (row.action == "copied" and header and header.oddity)
 
 
 def read(root: Path, photo: SourcePhoto) -> bytes:

@@ -106,7 +106,10 @@ def _decoding_error(data: bytes, opencv_message: str) -> ImageError:
     if any(condition in opencv_message for condition in conditions):
         text = f"{kind} larger than {max_pixels:,} pixels"
         return ImageError(Code.TOO_MANY_PIXELS, text)
-    text = f"{kind} that does not decode: cut off or damaged"
+    jpeg, reason = file_headers.JpegHeader.read(data), "cut off or damaged"
+    if jpeg and jpeg.oddity and data.endswith(b"\xff\xd9"):
+        reason = jpeg.oddity.text
+    text = f"{kind} that does not decode: {reason}"
     return ImageError(Code.UNDECODABLE, text)
 
 

@@ -80,8 +80,8 @@ def decode_upright(
         text = f"not an image of a known format{_NO_IMAGES[kind]}"
         raise ImageError(Code.NOT_AN_IMAGE, text)
     if kind in _OPENCV_PLUGINS:
-        if _fact(data, lambda image: getattr(image, "default_image", False), False):
-            raise _unsupported(kind, "a still image that its animation leaves out")
+        if text := _fact(data, _find_rare_png, "") if kind == "PNG" else "":
+            raise _unsupported(kind, text)
         return opencv.decode_upright(data, reduction)
     if kind not in _PLUGINS:
         text = f"{kind}, a format that is not read; export the photo as JPEG or PNG"
@@ -175,6 +175,15 @@ def _unsupported(kind: str, text: str) -> ImageError:
     )
 
 
+def _find_rare_png(image: Any) -> str:
+    """Return the property that decoders disagree on; "" for any other PNG."""
+    if image.default_image:
+        return "a still image that its animation leaves out"
+    if image.mode != "P" and isinstance(image.info.get("transparency"), int):
+        return "grey, with one grey that is transparent"
+    return ""
+
+
 def _check_bmp(data: bytes) -> None:
     """Refuse kinds of BMP that decoders disagree on."""
     header_bytes = int.from_bytes(data[14:18], "little")
@@ -185,16 +194,16 @@ def _check_bmp(data: bytes) -> None:
 
 
 def _check_jpeg_2000(data: bytes, mode: str) -> None:
-    """Refuse depths whose white overflows in Pillow, and what the tests do not hold.
+    """Refuse depths whose white is wrong in Pillow, and what the tests do not hold.
 
     Source: ITU-T T.800, A.5.1 (SIZ: for each component its depth and two steps).
     """
     count_at = data.find(b"\xff\x4f\xff\x51") + 40
     size = 3 * int.from_bytes(data[count_at : count_at + 2], "big")
     components = data[count_at + 2 : count_at + 2 + size]
-    deepest = max(components[::3], default=0) + 1  # above 128: signed numbers
-    if deepest > 8 and (deepest > 16 or mode not in _SIXTEEN_BIT_MODES):
-        raise _unsupported("JPEG 2000", "signed numbers, or colours above 8 bits")
+    depths = {depth + 1 for depth in components[::3]}  # above 128: signed numbers
+    if depths != {8} and (mode not in _SIXTEEN_BIT_MODES or max(depths) > 16):
+        raise _unsupported("JPEG 2000", "signed numbers, or colours not of 8 bits")
     is_ycc = b"colr\1\0\0\0\0\0\x12" in data
     if is_ycc or mode in ("P", "CMYK") or {1} != {*components[1::3], *components[2::3]}:
         raise _unsupported("JPEG 2000", "a palette, CMYK, or colours of another size")

@@ -18,7 +18,7 @@ _SHOWN = 5  # examples of paths
 DECODER = "2"
 # Reasons of rows whose pixels were right before. Of copies, the reason is empty.
 _RIGHT_BEFORE = re.compile(
-    r"(?!.*(?:16-bit|animated))(?:PNG|WebP) source|(?!.* source)"
+    r"(?!.* source)|(?!.*(?:16-bit|animated))(?:WebP source|PNG source.*transparent)"
 )
 
 

@@ -15,7 +15,14 @@ import pytest
 
 from pipeline.check import check_settings, checking, verify_records
 from pipeline.convert import convert_settings
-from pipeline.records import manifest, previous_dataset, staging, stored_photo
+from pipeline.records import (
+    example_format,
+    manifest,
+    previous_dataset,
+    staging,
+    stored_photo,
+    tfrecord,
+)
 from pipeline.system.errors import DataError
 from tests.support import conversions, drawn_photos, files, processes
 
@@ -133,7 +140,7 @@ def test_pixels_of_an_earlier_decoder_are_made_again(photos, tmp_path):
     out = tmp_path / "out"
     image = PIL.Image.fromarray(drawn_photos.draw_photo("red", 99))
     frames = {"save_all": True, "append_images": [image.rotate(90)]}
-    for name, options in (("a.tif", {}), ("b.png", {}), ("c.png", frames)):
+    for name, options in (("a.tif", {}), ("b.webp", {}), ("c.webp", frames)):
         image.save(photos / "red" / name, **options)
     converted = conversions.convert(photos, out).manifest
     assert previous_dataset.outdated_rows(converted) == []
@@ -143,7 +150,9 @@ def test_pixels_of_an_earlier_decoder_are_made_again(photos, tmp_path):
         dataclasses.replace(converted, info=info).stage(partial)
         manifest.commit(out)
     outdated = previous_dataset.outdated_rows(manifest.read(out))
-    assert [row.path for row in outdated] == ["red/a.tif", "red/c.png"]
+    paths = [row.path for row in outdated]
+    pngs = [row.path for row in converted.included() if row.path.endswith(".png")]
+    assert paths == sorted(["red/a.tif", "red/c.webp", *pngs])
     (finding,) = (
         finding
         for finding in checking.check(
@@ -151,10 +160,35 @@ def test_pixels_of_an_earlier_decoder_are_made_again(photos, tmp_path):
         ).findings
         if finding.kind == "outdated pixels"
     )
-    assert finding.groups == (("red/a.tif",), ("red/c.png",))
+    assert finding.groups == tuple((path,) for path in paths)
     again = conversions.convert(photos, out)
-    assert again.written == ("red.tfrecord",)
+    assert again.written == ("blue.tfrecord", "green.tfrecord", "red.tfrecord")
     assert previous_dataset.outdated_rows(again.manifest) == []
+
+
+def test_a_copy_that_decoders_show_differently_is_made_again(photos, tmp_path):
+    """Earlier versions copied progressive JPEG that end after the first scan."""
+    out, path = tmp_path / "out", photos / "scan" / "a.jpg"
+    path.parent.mkdir()
+    image = PIL.Image.fromarray(drawn_photos.draw_scene(1, 90, 120))
+    image.save(path, progressive=True)
+    scans = path.read_bytes().split(b"\xff\xda")
+    path.write_bytes(b"\xff\xda".join(scans[:2]) + b"\xff\xd9")
+    converted = conversions.convert(photos, out).manifest
+    (row,) = (row for row in converted.included() if row.file == "scan.tfrecord")
+    record = dataclasses.replace(record_in(out, row), encoded=path.read_bytes())
+    framed = tfrecord.frame(example_format.serialize(record))
+    copied = dataclasses.replace(row, action="copied", reason="", length=len(framed))
+    rows = tuple(copied if each is row else each for each in converted.rows)
+    with staging.staged(out) as partial:
+        (partial / row.file).write_bytes(framed)
+        dataclasses.replace(converted, rows=rows).stage(partial)
+        manifest.commit(out)
+    (fault,) = verify_records.verify(manifest.read(out))
+    assert "ends after its first scan" in fault.problem
+    again = conversions.convert(photos, out)
+    assert again.written == ("scan.tfrecord",)
+    assert verify_records.verify(again.manifest) == []
 
 
 def test_the_source_is_never_touched(photos, tmp_path):

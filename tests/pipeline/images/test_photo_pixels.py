@@ -4,6 +4,7 @@ import io
 import itertools
 import random
 import struct
+import zlib
 
 import cv2
 import imagecodecs
@@ -120,8 +121,55 @@ def test_depths_of_heic(monkeypatch, bits, mode, channels):
     assert_shows(file.getvalue(), shown(pixels, 16))
 
 
+def png(numbers, bits, colour_type, *chunks):
+    """A PNG file of packed rows, without filters."""
+    rows = np.unpackbits(numbers.astype(">u2").view("u1"), axis=-1)
+    rows = rows.reshape(HEIGHT, -1, 16)[..., 16 - bits :].reshape(HEIGHT, -1)
+    body = b"".join(b"\0" + np.packbits(row).tobytes() for row in rows)
+    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, bits, colour_type, 0, 0, 0)
+    parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(body)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data))
+        + kind
+        + data
+        + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts
+    )
+
+
+PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 3: (1, 2, 4, 8), **dict.fromkeys((2, 4, 6), (8, 16))}
+
+
+@pytest.mark.parametrize(
+    ("colour_type", "bits"), [(n, bits) for n in PNG_DEPTHS for bits in PNG_DEPTHS[n]]
+)
+def test_depths_of_png(colour_type, bits):
+    numbers = draw({0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour_type], bits)
+    palette = draw(4, seed=4).reshape(-1, 4)[: 1 << bits]
+    chunks, expected = [], shown(numbers, bits)
+    if colour_type == 3:
+        chunks = [
+            (b"PLTE", palette[:, :3].tobytes()),
+            (b"tRNS", palette[:, 3].tobytes()),
+        ]
+        expected = shown(palette[numbers[..., 0]])
+    assert_shows(png(numbers, bits, colour_type, *chunks), expected)
+
+
+@pytest.mark.parametrize("bits", [2, 8, 16])
+def test_one_transparent_number_of_png(bits):
+    numbers = draw(3, bits)
+    key = numbers[HEIGHT // 2, WIDTH // 2]
+    grey = png(numbers[..., :1], bits, 0, (b"tRNS", struct.pack(">H", key[0])))
+    assert_refused(grey, match="one grey that is transparent")
+    if bits >= 8:
+        colours = png(numbers, bits, 2, (b"tRNS", struct.pack(">HHH", *key)))
+        is_key = (numbers == key).all(axis=2, keepdims=True)
+        assert_shows(colours, np.where(is_key, 255, shown(numbers, bits)))
+
+
 @pytest.mark.parametrize("codec", ["j2k", "jp2"])
-@pytest.mark.parametrize("bits", [8, 9, 10, 12, 16])
+@pytest.mark.parametrize("bits", [4, 8, 9, 10, 12, 16])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_depths_of_jpeg_2000(codec, bits, channels):
     pixels = draw(channels, bits)
@@ -129,10 +177,10 @@ def test_depths_of_jpeg_2000(codec, bits, channels):
         np.squeeze(pixels), level=0, codecformat=codec, bitspersample=bits
     )
     # Pillow takes a JP2 file of 9 bits for one of 8.
-    if bits == 8 or (channels == 1 and (codec, bits) != ("jp2", 9)):
+    if bits == 8 or (channels == 1 and bits > 8 and (codec, bits) != ("jp2", 9)):
         assert_shows(data, shown(pixels, bits))
     else:
-        assert_refused(data, match="above 8 bits")
+        assert_refused(data, match="not of 8 bits")
 
 
 @pytest.mark.parametrize("maxval", [1, 100, 255, 1000, 4095, 65_535])
