@@ -53,6 +53,7 @@ class Beam:
         try:
             full_name = _FULL_NAMES.get(name, name)
             self._options = PipelineOptions([f"--runner={full_name}", *options])
+            self._options.get_all_options()  # parses them
         except SystemExit as error:  # argparse has said why
             raise DataError(f"--runner={name}: wrong options of Beam") from error
 

@@ -118,13 +118,15 @@ def test_a_failing_job_is_an_error_that_names_the_runner():
     [
         (["--direct_num_workers=2"], "direct_num_workers"),
         (["--runner=DirectRunner", "--group_byy=x"], "Did you mean --group_by?"),
+        (["--runner=DirectRunner", "--direct_num_workers=x"], "wrong options of Beam"),
     ],
-    ids=["without its runner", "misspelt"],
+    ids=["without its runner", "misspelt", "no number"],
 )
 def test_a_flag_that_is_not_for_beam_is_refused(photos, tmp_path, flags, message):
     done = command(photos, tmp_path / "out", *flags)
     assert done.returncode == 2
     assert message in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_runner_without_beam_installed_says_what_to_install(monkeypatch):
