@@ -1,6 +1,7 @@
 """What train.py does besides a training: several, plans, range tests, kept heads."""
 
 import dataclasses
+import errno
 import json
 import re
 import shutil
@@ -152,6 +153,23 @@ def test_runs_that_cannot_begin_leave_nothing(tiny_config, change, error):
     with pytest.raises(error):
         repeated_runs.repeat(dataclasses.replace(tiny_config, **change))
     assert list(directory.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["photos.json", "ledger.json"])
+def test_a_run_without_a_model_leaves_nothing_if_the_disk_is_full(
+    tiny_config, monkeypatch, name
+):
+    write_text = run_folder.RunFolder.write_text
+
+    def fill_up(folder, file_name, text):
+        if file_name == name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_text(folder, file_name, text)
+
+    monkeypatch.setattr(run_folder.RunFolder, "write_text", fill_up)
+    with pytest.raises(OSError, match="No space"):
+        train_run.train(tiny_config)
+    assert not Path(tiny_config.run_dir).exists()
 
 
 def test_the_progress_of_a_resumed_stage_ends_at_100_percent(tiny_config, capsys):

@@ -168,10 +168,10 @@ def _written(
             suffix = f".partial{path.suffix}"
             partial = stack.enter_context(file_system.replacing(path, suffix))
         if config.format == "keras":
+            source.model.save(partial)
             labels = stack.enter_context(
                 replacing_labels(path.with_name("labels.txt"), source.labels)
             )
-            source.model.save(partial)
         elif config.format == "onnx":
             onnx_file.write(source, partial)
         elif config.format == "litert":

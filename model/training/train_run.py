@@ -27,9 +27,14 @@ def train(config: settings.Config) -> Path:
     records = read_records(config.data)
     with run_folder.reserved(config.run_dir, config.ckpt) as directory:
         networks = prepare(config, records, directory)
-        for network in networks:
-            start_folder(config, records, network)
-            network.folder.write_json("photos.json", _seen_photos(records))
+        try:
+            for network in networks:
+                start_folder(config, records, network)
+                network.folder.write_json("photos.json", _seen_photos(records))
+        except OSError:  # such as a full disk
+            for network in reversed(networks):
+                network.folder.discard()
+            raise
         training_session.TrainingSession(config, networks).run()
     return directory
 

@@ -108,9 +108,11 @@ class TrainingSession:
         else:
             self._remove_snapshots()
         finally:
-            for board in self._boards.values():
-                board.close()
-            self._leave()
+            try:
+                for board in self._boards.values():
+                    board.close()
+            finally:  # even if the disk is full
+                self._leave()
 
     def _remove_snapshots(self) -> None:
         if self._is_chief:
@@ -246,7 +248,7 @@ class TrainingSession:
             parent = self._directory.parent  # of the runs of --seeds or --folds
             resumable = parent if run_folder.is_run(parent) else self._directory
             command_line.log(f"to continue: python train.py --resume={resumable}")
-        elif not any(network.best.epoch for network in self._networks):
+        elif not any(self._directory.glob(f"**/{run_folder.MODEL_NAME}")):
             for network in reversed(self._networks):
                 network.folder.discard()
         elif folder.exists():
