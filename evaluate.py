@@ -62,12 +62,14 @@ def evaluate(config: Config) -> dict[str, Any]:
 def _evaluate_pretrained(config: Config) -> dict[str, Any]:
     from model.evaluation import evaluation_data, split_evaluation
     from model.weights import pretrained_classifier
+    from pipeline.sources.lists import label_files
 
+    labels = label_files.read_logged(config.labels)
     weights = pretrained_classifier.load(
         config.ckpt,
         arch=config.arch,
         overrides=config.overrides,
-        labels=config.labels,
+        class_names=labels.names if labels else (),
     )
     with evaluation_data.open_data(
         config.data, config.split, layout=config.layout

@@ -20,7 +20,9 @@ import numpy as np
 from model.checkpoints import errors, reading
 from model.checkpoints.caffe import mean_file
 from model.checkpoints.checkpoint import Checkpoint
+from pipeline.sources.lists import label_files
 from pipeline.system import command_line, config_flags, tables
+from pipeline.system.errors import DataError
 
 _BFLOAT16 = ml_dtypes.bfloat16
 _TEXT_LIMIT_BYTES = 16 << 20
@@ -123,16 +125,17 @@ def _report_text(path: Path) -> str:
     if path.stat().st_size > _TEXT_LIMIT_BYTES:
         return ""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
+        labels = label_files.read(path)
+    except DataError:
         return ""
-    if not lines or not all(line.replace("\t", " ").isprintable() for line in lines):
+    if not "".join(labels.names).replace("\t", " ").isprintable():
         return ""
     return "\n".join(
         (
             f"{path}",
-            f"format: text, {len(lines):,} lines, the first:",
-            *(f"  {_short(line)}" for line in lines[:3]),
+            f"format: text, which gives {len(labels.names):,} class names, the first:",
+            *(f"  {_short(name)}" for name in labels.names[:3]),
+            *labels.notes,
             "It holds no weights. A list of class names can be passed to --labels.",
         )
     )

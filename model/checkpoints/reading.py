@@ -12,6 +12,7 @@ from model.checkpoints.checkpoint import Checkpoint
 from model.checkpoints.hdf5 import h5, isolated_h5, keras_zip
 from model.checkpoints.pickles import pth, unpickle
 from model.checkpoints.tensorflow import ckpt
+from pipeline.system import file_system
 
 # The format's own limit (safetensors' README), and what 100,000 tensors need of it.
 _HEADER_LIMIT, _MAX_HEADER_BYTES = 100_000_000, 16 << 20
@@ -52,6 +53,7 @@ def _read(path: Path) -> Checkpoint:
             f"{path}: {problem}; expected a weight file, or the prefix of a TensorFlow "
             "checkpoint"
         )
+    file_system.refuse_lfs_pointer(path)
     with path.open("rb") as file:
         start = file.read(16)
     if not start:

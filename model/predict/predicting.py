@@ -15,6 +15,7 @@ from model.weights import pretrained_classifier
 from pipeline.images import file_headers, photo_files
 from pipeline.images.errors import ImageError
 from pipeline.records.row_codes import Code
+from pipeline.sources.lists import label_files
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
@@ -27,8 +28,12 @@ def load_classifier(config: Config) -> classifier.Classifier:
     """Load the run or the weights that predict."""
     if not config.ckpt:
         return classifier.load_run(config.run_dir)
+    labels = label_files.read_logged(config.labels)
     weights = pretrained_classifier.load(
-        config.ckpt, arch=config.arch, overrides=config.overrides, labels=config.labels
+        config.ckpt,
+        arch=config.arch,
+        overrides=config.overrides,
+        class_names=labels.names if labels else (),
     )
     return classifier.Classifier(
         name=Path(config.ckpt).name,

@@ -3,7 +3,6 @@
 import dataclasses
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,11 +33,11 @@ def load(
     *,
     arch: str = "",
     overrides: preprocessing_overrides.Overrides = preprocessing_overrides.AS_WEIGHTS,
-    labels: str = "",
+    class_names: Sequence[str] = (),
 ) -> PretrainedClassifier:
-    """Restore all of a network; `ckpt`, `arch` and `labels` are as the flags have them.
+    """Restore all of a network; `ckpt` and `arch` are as the flags have them.
 
-    Without labels, the classes are called "class 0", "class 1" and so on.
+    Without class names, the classes are called "class 0", "class 1" and so on.
     """
     checkpoint = named_weights.resolve(ckpt).checkpoint
     match = identify_network.identify(checkpoint, arch=arch)
@@ -58,9 +57,12 @@ def load(
     restored.require(last, for_evaluation=True)
     model = network.build(restored.spec, last=last, num_classes=num_classes)
     model_variables.assign(model, restored.values)
-    names = tuple(f"class {number}" for number in range(num_classes))
-    if labels:
-        names = _read_labels(Path(labels), num_classes)
+    names = tuple(class_names) or tuple(f"class {n}" for n in range(num_classes))
+    if len(names) != num_classes:
+        raise errors.MismatchedCheckpoint(
+            f"--labels: expected {num_classes} class names, found {len(names)}. List "
+            "the network's classes in the order of its logits."
+        )
     return PretrainedClassifier(ckpt, model, restored.spec, names)
 
 
@@ -71,18 +73,6 @@ def _num_classes(match: identify_network.NetworkMatch) -> int:
     if bias is not None and bias.ndim == 1:
         return len(bias)
     return match.network.num_classes
-
-
-def _read_labels(path: Path, num_classes: int) -> tuple[str, ...]:
-    """Read class names, one a line, in label order from 0."""
-    text = path.read_text(encoding="utf-8", errors="surrogateescape")
-    names = tuple(line.strip() for line in text.splitlines() if line.strip())
-    if len(names) != num_classes:
-        raise errors.MismatchedCheckpoint(
-            f"{path}: expected {num_classes} class names, one a line, found "
-            f"{len(names)}. List the network's classes in the order of its logits."
-        )
-    return names
 
 
 def match_class_names(

@@ -28,12 +28,11 @@ class Config:
     group_by: str = source_settings.group_by()
     lists: str = source_settings.lists()
     csv: str = source_settings.csv()
+    columns: str = source_settings.columns()
     labels: str = source_settings.labels()
     layout: str = source_settings.layout()
     workers: int = source_settings.workers()
 
     def __post_init__(self) -> None:
         config_flags.check(self)
-        source_settings.check(
-            self.lists, self.csv, self.labels, self.group_by, self.layout
-        )
+        source_settings.check(**vars(self))

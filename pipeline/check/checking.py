@@ -19,7 +19,8 @@ from pipeline.images import (
 from pipeline.images.errors import ImageError
 from pipeline.records import manifest, previous_dataset, stored_photo
 from pipeline.records.row_codes import Code
-from pipeline.sources import caffe_lists, find_source, photo_source
+from pipeline.sources import find_source, photo_source
+from pipeline.sources.lists import caffe_lists
 from pipeline.sources.photo_source import SourcePhoto
 from pipeline.system import command_line, file_system, standard_error, tables
 
@@ -55,6 +56,7 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, check_page.Encode
         root,
         list_files=caffe_lists.parse(config.lists),
         csv_file=config.csv,
+        csv_columns=config.columns,
         labels_file=config.labels,
         layout=config.layout,
     )

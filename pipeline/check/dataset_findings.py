@@ -1,7 +1,5 @@
 """Find what is wrong with photos together: copies, splits, classes and their names."""
 
-import collections
-import unicodedata
 from collections.abc import Mapping, Sequence
 
 from pipeline.check.check_report import Finding, Severity
@@ -9,6 +7,7 @@ from pipeline.grouping import photo_groups, split_assignment
 from pipeline.grouping.photo_groups import Group, PhotoGroups
 from pipeline.records.manifest import SPLITS
 from pipeline.records.manifest_row import Row
+from pipeline.sources import photo_source
 from pipeline.sources.photo_source import Source
 
 _IMBALANCE = 10  # times as many photos in one class as in another
@@ -162,12 +161,5 @@ def find_missing_splits(
 
 def find_similar_names(names: Sequence[str]) -> list[Finding]:
     """Find classes whose names look the same, or nearly."""
-    by_look: dict[str, list[str]] = collections.defaultdict(list)
-    for name in names:
-        key = unicodedata.normalize("NFKC", name).casefold()
-        by_look["".join(key.replace("_", " ").split())].append(name)
-    twins = [" and ".join(same) for same in by_look.values() if len(same) > 1]
-    if not twins:
-        return []
-    meaning = "the same but for case, spaces or encoding; are they one class? "
-    return [Finding("class names alike", "warning", meaning + "; ".join(twins))]
+    meaning = photo_source.describe_similar_names(names)
+    return [Finding("class names alike", "warning", meaning)] if meaning else []

@@ -28,7 +28,8 @@ from pipeline.records import manifest, previous_dataset, staging, stored_photo
 from pipeline.records.manifest import DatasetInfo, Manifest
 from pipeline.records.manifest_row import Row
 from pipeline.records.previous_dataset import PreviousDataset
-from pipeline.sources import caffe_lists, find_source, photo_source
+from pipeline.sources import find_source, photo_source
+from pipeline.sources.lists import caffe_lists
 from pipeline.sources.photo_source import Source
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
@@ -77,6 +78,7 @@ def convert(config: Config) -> Summary:
         file_system.path(config.source),
         list_files=caffe_lists.parse(config.lists),
         csv_file=config.csv,
+        csv_columns=config.columns,
         labels_file=config.labels,
         layout=config.layout,
     )
@@ -106,6 +108,7 @@ def convert(config: Config) -> Summary:
             for path in (*partial.glob("*.part"), *partial.glob("*.rows")):
                 path.unlink()
             manifest.commit(directory, placed.obsolete)
+    twins = photo_source.describe_similar_names(source.class_names)
     return Summary(
         manifest=converted if before is None or changed else before,
         written=tuple(placed.written),
@@ -115,6 +118,7 @@ def convert(config: Config) -> Summary:
             *source.notes,
             *predefined_splits.notes(source, info.shares),
             *map(command_line.one_line, changes),
+            *([f"warning: class names alike: {twins}"] if twins else []),
         ),
     )
 

@@ -42,7 +42,7 @@ def lines(
     texts = [
         (copies, f"exact copies: {len(copies)} ({_names(rows, sorted(copies))})"),
         (near, f"groups of near-duplicates: {len(near)} ({_pairs(rows, near)})"),
-        (keys, f"groups by path: {len(set(keys))}, of {len(keys)} photos"),
+        (keys, f"given groups: {len(set(keys))}, of {len(keys)} photos"),
         (
             contradicting,
             f"left out, filed under several classes: {len(contradicting)} "

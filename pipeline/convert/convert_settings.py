@@ -70,6 +70,7 @@ class Config:
     workers: int = source_settings.workers()
     lists: str = source_settings.lists()
     csv: str = source_settings.csv()
+    columns: str = source_settings.columns()
     labels: str = source_settings.labels()
     layout: str = source_settings.layout()
     runner: str = _decoding(
@@ -85,9 +86,7 @@ class Config:
 
     def __post_init__(self) -> None:
         config_flags.check(self)
-        source_settings.check(
-            self.lists, self.csv, self.labels, self.group_by, self.layout
-        )
+        source_settings.check(**vars(self))
         if self.beam_flags and self.runner == "local":
             settings = config_flags.settings_of(type(self))
             raise ValueError(config_flags.unknown_flag(self.beam_flags[0], settings))

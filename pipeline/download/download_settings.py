@@ -36,6 +36,9 @@ class Config:
         "CSV list; columns image_url or url, label and, optionally, _split or split.",
         value="FILE",
     )
+    columns: str = _listed(
+        "", "Columns with other titles, as in url:link,label:breed.", value="COLUMNS"
+    )
     labels: str = _listed(
         "", "Class names, one per line, if labels are numbers from 0.", value="FILE"
     )

@@ -13,7 +13,7 @@ import functools
 import hashlib
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +21,13 @@ import numpy as np
 from pipeline.download import photo_downloads
 from pipeline.download.download_settings import Config
 from pipeline.download.photo_downloads import Outcome, Photo
-from pipeline.sources import class_labels, listed_photos, photo_csv
+from pipeline.sources.lists import class_labels, label_files, photo_csv
 from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
 from pipeline.system.remote import http_file
 
+# Role of a column -> titles that it may have.
+_COLUMNS = {"url": ("image_url", "url"), "label": ("label",)}
 LISTING_NAME = "photos.csv"
 REPORT_NAME = "report.csv"
 _SHOWN_REASONS = 10
@@ -37,8 +39,9 @@ def download(config: Config) -> list[str]:
 
     photos.csv and report.csv are written even if the download is stopped.
     """
-    names = class_labels.read(Path(config.labels)) if config.labels else None
-    photos = read(Path(config.urls), names, images=config.images, seed=config.seed)
+    names = label_files.read_logged(config.labels)
+    path, columns = Path(config.urls), config.columns
+    photos = read(path, names, columns, images=config.images, seed=config.seed)
     target = Path(config.target)
     _prepare(target)
     outcome_on_disk = functools.partial(photo_downloads.outcome_on_disk, config)
@@ -57,7 +60,12 @@ def download(config: Config) -> list[str]:
 
 
 def read(
-    path: Path, names: class_labels.Names | None, *, images: int, seed: int
+    path: Path,
+    names: label_files.Names | None,
+    columns: str = "",
+    *,
+    images: int,
+    seed: int,
 ) -> list[Photo]:
     """Read a list, or a random subset of it.
 
@@ -65,24 +73,29 @@ def read(
         path: CSV file with a header: image_url or url, label, and optionally _split or
             split.
         names: class names, for labels that are numbers; None if labels are names.
+        columns: other titles of these columns, as in --columns.
         images: number of photos in the subset; 0 for all. A larger subset of the same
             seed includes the smaller one.
         seed: random seed of the subset.
     """
-    rows = list(_rows(path))
+    notes: list[str] = []
+    rows = list(photo_csv.read_rows(path, _COLUMNS, columns, notes))
+    for note in notes:
+        command_line.log(note)
     if not rows:
         raise DataError(f"{path}: the list has no photos")
     first: dict[str, str] = {}
-    for _, label, _, line in rows:
-        first.setdefault(label, f"{path} line {line}")
+    for line, row in rows:
+        first.setdefault(row["label"], f"{path} line {line}")
     classes = (
         class_labels.resolve(first, names) if names else class_labels.as_names(first)
     )
     photo_at: dict[str, tuple[Photo, int]] = {}
-    for url, label, split, line in rows:
-        photo = _photo(url, classes.names[classes.label_of[label]], split)
+    for line, row in rows:
+        url, class_name = row["url"], classes.names[classes.label_of[row["label"]]]
+        photo = _photo(url, class_name, row["split"])
         earlier, earlier_line = photo_at.setdefault(photo.path, (photo, line))
-        if earlier.split != split:
+        if earlier.split != photo.split:
             raise DataError(
                 f"{path} line {line}: {http_file.without_password(url)} is in another "
                 f"split than in line {earlier_line}. Remove one of the lines"
@@ -92,17 +105,6 @@ def read(
         subset = np.random.default_rng(seed).permutation(len(photos))[:images]
         photos = [photos[index] for index in sorted(subset.tolist())]
     return photos
-
-
-def _rows(path: Path) -> Iterator[tuple[str, str, str, int]]:
-    """Yield address, label, split and line number of each photo."""
-    needed = {"url": ("image_url", "url"), "label": ("label",)}
-    for line, row in photo_csv.read_rows(path, needed, {"split": ("_split", "split")}):
-        where = f"{path} line {line}"
-        if not row["label"]:
-            raise DataError(f"{where}: no label")
-        split = listed_photos.split_of(row["split"], where)
-        yield row["url"], row["label"], split, line
 
 
 def _photo(url: str, class_name: str, split: str) -> Photo:

@@ -100,15 +100,16 @@ def _pairs_of_equal(keys: Iterable[Hashable]) -> Iterator[tuple[int, int]]:
 
 
 def find_user_keys(source: Source, pattern: str) -> list[UserKey]:
-    """Return for each photo what a regular expression finds in its path; "": nothing.
+    """Return for each photo what a regular expression finds in its path.
 
     That is the groups of the first match, or the whole match if there are no groups.
+    Without a pattern, "", the groups that the source gives are the keys.
 
     Raises:
         DataError: the pattern matches no path.
     """
     if not pattern:
-        return [None] * len(source.photos)
+        return [(photo.group,) if photo.group else None for photo in source.photos]
     search = re.compile(pattern).search
     matches = (search(photo.path) for photo in source.photos)
     keys = [(match.groups() or (match[0],)) if match else None for match in matches]

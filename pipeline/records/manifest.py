@@ -306,6 +306,7 @@ def check_files(manifest: Manifest) -> None:
         path = manifest.directory / name
         size = path.stat().st_size if path.is_file() else 0
         if size != expected:
+            file_system.refuse_lfs_pointer(path)
             advice = "Run the same pipeline.convert again"
             if path.is_symlink():  # of the records of a fold
                 advice = f"{path.readlink()} has changed since. Train the folds again"

@@ -3,13 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.sources import (
-    caffe_lists,
-    class_folders,
-    class_labels,
-    photo_csv,
-    tfrecords_2018,
-)
+from pipeline.sources import class_folders, tfrecords_2018
+from pipeline.sources.lists import caffe_lists, label_files, photo_csv
 from pipeline.sources.photo_source import Source
 from pipeline.system.errors import DataError
 
@@ -19,6 +14,7 @@ def list_source(
     *,
     list_files: Sequence[tuple[str, str]] = (),
     csv_file: str = "",
+    csv_columns: str = "",
     labels_file: str = "",
     layout: str = "",
 ) -> Source:
@@ -30,6 +26,7 @@ def list_source(
         root: folder of photos, or of records.
         list_files: result of caffe_lists.parse; () for another kind of source.
         csv_file: CSV file; "" for another kind of source.
+        csv_columns: titles of its columns as in --columns; "" for the usual titles.
         labels_file: file of class names in label order, for lists and CSV; "" for none.
         layout: value of --layout, for class folders; "" to let their names decide.
 
@@ -42,12 +39,12 @@ def list_source(
         raise DataError(
             f"{root}: is a file. Expected a folder with one folder of photos per class"
         )
-    names = class_labels.read(_find(root, labels_file)) if labels_file else None
+    names = label_files.read(_find(root, labels_file)) if labels_file else None
     if list_files:
         files = [(_find(root, name), split) for name, split in list_files]
         return caffe_lists.list_photos(root, files, names)
     if csv_file:
-        return photo_csv.list_photos(root, _find(root, csv_file), names)
+        return photo_csv.list_photos(root, _find(root, csv_file), names, csv_columns)
     if tfrecords_2018.is_source(root):
         return tfrecords_2018.list_photos(root)
     return class_folders.list_folders(root, layout)

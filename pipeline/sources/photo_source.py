@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import functools
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -25,6 +26,13 @@ SPLIT_OF: Mapping[str, str] = {
 }
 
 
+# Ending of a photo's name.
+ENDING = re.compile(
+    r"\.(jpe?g|jpe|jfif|png|gif|bmp|dib|tiff?|webp|avif|heic|heif|jp2|p[gnp]m)$",
+    re.IGNORECASE,
+)
+
+
 class Span(NamedTuple):
     """Place of a photo that is a part of a file; offset and length are in bytes."""
 
@@ -42,12 +50,14 @@ class SourcePhoto:
         class_name: class that the photo is filed under; "" for none.
         split: split that the source gives, one of manifest.SPLITS; "" for none.
         span: place of the photo if it is a part of a file; None for a whole file.
+        group: text that photos of one subject share; "" for none.
     """
 
     path: str
     class_name: str
     split: str = ""
     span: Span | None = None
+    group: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -176,3 +186,18 @@ def count_splits(splits: Iterable[str]) -> str:
     if parts and counts[""]:
         parts.append(f"{counts['']:,} without a split")
     return ", ".join(parts)
+
+
+def describe_similar_names(names: Iterable[str]) -> str:
+    """Return text about classes whose names look the same, or nearly; "" for none."""
+    by_look: dict[str, list[str]] = collections.defaultdict(list)
+    for name in names:
+        key = unicodedata.normalize("NFKC", name).casefold()
+        by_look[re.sub(r"[\s_]|(?<=[^\W\d])-", "", key).removesuffix("s")].append(name)
+    twins = [" and ".join(same) for same in by_look.values() if len(same) > 1]
+    if not twins:
+        return ""
+    return (
+        "the same but for case, spaces, encoding or a plural; are they one class? "
+        + "; ".join(twins)
+    )

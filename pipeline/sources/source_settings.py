@@ -2,8 +2,10 @@
 
 import functools
 import re
+from typing import Any
 
-from pipeline.sources import caffe_lists, folder_layout
+from pipeline.sources import folder_layout
+from pipeline.sources.lists import caffe_lists, photo_csv
 from pipeline.system import config_flags
 
 _source = functools.partial(
@@ -23,10 +25,16 @@ csv = functools.partial(
     "CSV list of the photos, with the columns path, label and, if you like, split.",
     value="FILE",
 )
+columns = functools.partial(
+    _source,
+    "Columns of --csv with other titles, as in path:filename,label:breed; also split, "
+    "and group for photos that must share a split.",
+    value="COLUMNS",
+)
 labels = functools.partial(
     _source,
-    "File of class names, one per line, label 0 first, for lists with numbers as "
-    "labels.",
+    "File of class names for lists with numbers as labels: one per line, label 0 "
+    "first, or numbered, in JSON or CSV.",
     value="FILE",
 )
 group_by = functools.partial(
@@ -63,13 +71,16 @@ workers = functools.partial(
 
 
 def check(
+    *,
     lists: str = "",
     csv: str = "",
+    columns: str = "",
     labels: str = "",
     group_by: str = "",
     layout: str = "",
+    **_: Any,
 ) -> None:
-    """Refuse settings of a source that contradict each other.
+    """Refuse settings of a source that contradict each other; other ones may follow.
 
     Raises:
         ValueError: Two sources are given, or a value cannot be understood.
@@ -80,6 +91,10 @@ def check(
         raise ValueError("--labels: expected --lists or --csv, whose labels it names")
     if layout and (lists or csv):
         raise ValueError("--layout: expected class folders, found --lists or --csv")
+    if columns and not csv:
+        raise ValueError("--columns: expected --csv, whose columns it names")
+    if "group" in photo_csv.parse_columns(columns) and group_by:
+        raise ValueError("--group_by and --columns=group: expected only one of them")
     caffe_lists.parse(lists)
     folder_layout.parse(layout)
     try:

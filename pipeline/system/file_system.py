@@ -20,6 +20,8 @@ from pipeline.system.errors import DataError
 from pipeline.system.remote.bucket import BucketPath
 
 _MAX_NAME = 220  # file systems allow 255 bytes; `replacing` adds some 20
+# Source: github.com/git-lfs/git-lfs, docs/spec.md.
+LFS_POINTER = re.compile(rb"version https://(git-lfs|hawser)\.github\.com/spec/")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
@@ -74,7 +76,21 @@ def regular(path: Path) -> Path:
     """Return a path to read; DataError for a pipe or device, which may never end."""
     if not path.is_file() and path.exists():
         raise DataError(f"{path}: is a folder, a pipe or a device. Expected a file")
+    refuse_lfs_pointer(path)
     return path
+
+
+def refuse_lfs_pointer(path: Path | BucketPath) -> None:
+    """Raise DataError for what Git LFS leaves in place of a large file."""
+    start = b""
+    if path.is_file():
+        with path.open("rb") as file:
+            start = file.read(64)
+    if LFS_POINTER.match(start):
+        raise DataError(
+            f"{path}: is a pointer of Git LFS, not the file itself. Run git lfs pull "
+            "where it lies"
+        )
 
 
 def refuse_link(path: Path | BucketPath) -> None:

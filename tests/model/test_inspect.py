@@ -98,7 +98,7 @@ class TestFileWithoutWeights:
         names.write_text("n01440764 tench, Tinca tinca\nRenard\u00fcmmel\n")
         done = inspected(names)
         assert done.returncode == 0
-        assert "format: text, 2 lines, the first:\n  n01440764 tench" in done.stdout
+        assert "text, which gives 2 class names, the first:\n  n014407" in done.stdout
         assert "--labels" in done.stdout
 
     @pytest.mark.parametrize("data", [b"\xff\xfe\x00", b"a\x1b[31mred", b"\n\x00\n"])

@@ -6,6 +6,7 @@ import numpy as np
 
 from model.checkpoints import errors, npy
 from model.checkpoints.caffe import caffemodel
+from pipeline.system import file_system
 
 _MAX_BYTES = 64 << 20  # 1536 x 1536 pixels of double precision
 
@@ -19,6 +20,7 @@ def read(path: Path) -> np.ndarray:
     if not path.is_file():
         problem = "is no file" if path.exists() else "no such file"
         raise errors.MissingCheckpoint(f"{path}: {problem}; expected a mean image")
+    file_system.refuse_lfs_pointer(path)
     size = path.stat().st_size
     if size > _MAX_BYTES:
         raise errors.CorruptCheckpoint(

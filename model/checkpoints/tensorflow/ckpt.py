@@ -15,6 +15,7 @@ from model.checkpoints import errors, protobuf_fields
 from model.checkpoints.checkpoint import Checkpoint
 from model.checkpoints.tensorflow import bundle_index, leveldb
 from pipeline.records import tfrecord
+from pipeline.system import file_system
 
 # What optimizers and savers store in addition to weights. Source: tf.compat.v1.train's
 # slot names, tf.train.Checkpoint's bookkeeping.
@@ -81,6 +82,7 @@ def read(prefix: Path) -> Checkpoint:
     index = _index(prefix)
     if not index.exists():
         raise errors.MissingCheckpoint(f"{index}: no such file")
+    file_system.refuse_lfs_pointer(index)
     num_shards, entries = bundle_index.read(index, prefix)
     files = _data_files(prefix, num_shards)
     full_names = _full_names(entries.get(_OBJECT_GRAPH), files, prefix)
@@ -128,6 +130,7 @@ def _data_files(prefix: Path, num_shards: int) -> list[Path]:
                 f"{prefix}: the index is there, but no data file ({file.name}); copy "
                 "it beside the index"
             )
+        file_system.refuse_lfs_pointer(file)
     return files
 
 

@@ -36,12 +36,6 @@ def file(tiny, tmp_path):
     return write_weights(tiny, tmp_path / "w.safetensors")
 
 
-def labels_file(tmp_path, names):
-    path = tmp_path / "labels.txt"
-    path.write_text("".join(f"{name}\n" for name in names))
-    return str(path)
-
-
 def test_the_final_layer_is_that_of_the_file(tiny, file):
     classifier = pretrained_classifier.load(file)
     assert classifier.model.output.shape == (None, 5)
@@ -56,15 +50,14 @@ def test_the_final_layer_is_that_of_the_file(tiny, file):
     np.testing.assert_allclose(classifier.model(image), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_class_names_are_read_from_a_file(file, tmp_path):
-    labels = labels_file(tmp_path, [*SYNSETS, ""])
-    assert pretrained_classifier.load(file, labels=labels).class_names == SYNSETS
+def test_class_names_may_be_given(file):
+    classifier = pretrained_classifier.load(file, class_names=SYNSETS)
+    assert classifier.class_names == SYNSETS
 
 
-def test_a_wrong_number_of_class_names_is_refused(file, tmp_path):
-    labels = labels_file(tmp_path, SYNSETS[:4])
-    with refused(r"expected 5 class names, .*found 4"):
-        pretrained_classifier.load(file, labels=labels)
+def test_a_wrong_number_of_class_names_is_refused(file):
+    with refused(r"--labels: expected 5 class names, found 4"):
+        pretrained_classifier.load(file, class_names=SYNSETS[:4])
 
 
 def test_a_file_without_the_final_layer_is_refused(tiny, tmp_path):

@@ -228,7 +228,7 @@ class TestGroupBy:
         check_no_leak(found)
         for counts in found.counts().values():
             assert all(counts.values())
-        assert "groups by path: 12, of 36 photos" in summary.findings
+        assert "given groups: 12, of 36 photos" in summary.findings
 
     def test_a_pattern_groups_within_a_class_and_across_classes(
         self, patients, tmp_path
@@ -466,7 +466,7 @@ def test_the_summary_is_compact(scenes, tmp_path):
     assert copies.count(".jpg") == 5
     assert near.count(".jpg") == 10
     assert copies.endswith("...)")
-    assert any(line == "groups by path: 30, of 60 photos" for line in lines)
+    assert any(line == "given groups: 30, of 60 photos" for line in lines)
     assert len(lines) < 12
     head = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert head["settings"]["group_by"] == r"copy(\d\d)"

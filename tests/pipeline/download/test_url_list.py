@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.convert import conversion, convert_settings
 from pipeline.download import url_list
-from pipeline.sources import class_labels
+from pipeline.sources.lists import label_files
 from pipeline.system.errors import DataError
 from tests.support import files, processes
 from tests.support.http_server import Answer
@@ -20,7 +20,7 @@ HEADER = "image_url,label,_split\n"
 
 def listed(tmp_path, body, names=(), images=0, seed=0):
     (tmp_path / "list.csv").write_text(body)
-    classes = class_labels.Names(path=tmp_path / "n", names=names) if names else None
+    classes = label_files.Names(path=tmp_path / "n", names=names) if names else None
     return url_list.read(tmp_path / "list.csv", classes, images=images, seed=seed)
 
 

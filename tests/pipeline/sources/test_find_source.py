@@ -14,6 +14,7 @@ def test_content_decides_the_kind_of_a_folder(tmp_path):
 
 def test_lists_are_looked_for_here_and_in_the_source(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
+    make(tmp_path / "data", "a.jpg", "b.jpg")
     (tmp_path / "data" / "list.txt").write_text("a.jpg 0\nb.jpg 1\n")
     (tmp_path / "data" / "labels.txt").write_text("x\ny\n")
     monkeypatch.chdir(tmp_path)

@@ -2,22 +2,13 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
-from pipeline.sources import text_lines
+from pipeline.sources.lists import label_files
 from pipeline.system.errors import DataError
 
 # {label as written in the list: file and line of its first use}.
 Places = Mapping[str, str]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Names:
-    """Class names from a file; label i is names[i]."""
-
-    path: Path
-    names: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,33 +26,6 @@ class Classes:
     note: str
 
 
-def read(path: Path) -> Names:
-    """Read class names, one per line; blank lines are allowed at the end.
-
-    Raises:
-        DataError: the file is not text, has no names, a blank line between names, or
-            the same name twice.
-    """
-    line_of: dict[str, int] = {}
-    for number, line in enumerate(text_lines.read_lines(path), start=1):
-        name = line.strip()
-        if not name:
-            continue
-        if number > len(line_of) + 1:
-            raise DataError(
-                f"{path} line {len(line_of) + 1}: is blank, but {name!r} follows. "
-                "Expected one class name per line, label 0 first"
-            )
-        if line_of.setdefault(name, number) != number:
-            raise DataError(
-                f"{path}: {name!r} is in line {line_of[name]} and in line {number}. "
-                "Remove one of them"
-            )
-    if not line_of:
-        raise DataError(f"{path}: has no class names. Expected one per line")
-    return Names(path=path, names=tuple(line_of))
-
-
 def as_names(places: Places) -> Classes:
     """Use labels as class names; if all are numbers, they are sorted as numbers."""
     numbers = all(_number(label) is not None for label in places)
@@ -74,13 +38,21 @@ def _by_name(names: tuple[str, ...], note: str) -> Classes:
     return Classes(names=names, label_of=label_of, note=note)
 
 
-def resolve(places: Places, names: Names) -> Classes:
+def resolve(places: Places, names: label_files.Names) -> Classes:
     """Match labels with class names: all are names, or all are their numbers.
 
     Raises:
-        DataError: a label is neither a name nor a number in range.
+        DataError: two classes have one name, or a label is neither a name nor a number
+            in range.
     """
-    if places.keys() <= set(names.names):
+    first_of: dict[str, int] = {}
+    for index, name in enumerate(names.names, start=names.first or 0):
+        if first_of.setdefault(name, index) != index:
+            raise DataError(
+                f"{names.path}: {name[:80]!r} is the name of {first_of[name]} and of "
+                f"{index}. Expected different names"
+            )
+    if places.keys() <= first_of.keys():
         return _by_name(names.names, f"names as in {names.path.name}")
     count = len(names.names)
     for label in places:
@@ -89,7 +61,9 @@ def resolve(places: Places, names: Names) -> Classes:
                 f"{places[label]}: label {label[:80]!r} is unknown. Expected a number "
                 f"from 0 to {count - 1}, or one of the {count} names in {names.path}"
             )
-    first = _first_label(places, count, f"{names.path} has {count} names")
+    reason = f"{names.path} has {count} names"
+    firsts = (0, 1) if names.first is None else (names.first,)
+    first = _first_label(places, count, reason, firsts)
     return Classes(
         names=names.names,
         label_of={label: int(label) - first for label in places},
@@ -135,15 +109,21 @@ def _number(label: str) -> int | None:
     return int(label) if re.fullmatch("-?[0-9]{1,9}", label) else None
 
 
-def _first_label(places: Places, count: int, reason: str) -> int:
-    """Return the number of the first class, 0 or 1; refuse numbers out of range."""
+def _first_label(
+    places: Places, count: int, reason: str, firsts: Sequence[int] = (0, 1)
+) -> int:
+    """Return the one of `firsts` that is the number of the first class.
+
+    Raises:
+        DataError: a number is out of range.
+    """
     smallest, largest = (pick(places, key=int) for pick in (min, max))
-    if int(smallest) >= 0 and int(largest) < count:
-        return 0
-    if int(smallest) >= 1 and int(largest) == count:
-        return 1
-    outside = smallest if int(smallest) < 0 else largest
+    for first in firsts:
+        if int(smallest) >= first and int(largest) < first + count:
+            return first
+    outside = smallest if int(smallest) < firsts[0] else largest
+    ranges = " or ".join(f"{first} to {first + count - 1}" for first in firsts)
     raise DataError(
-        f"{places[outside]}: label {outside} is out of range. Expected 0 to "
-        f"{count - 1}, or 1 to {count} without any 0: {reason}"
+        f"{places[outside]}: label {outside} is out of range. Expected {ranges}: "
+        f"{reason}"
     )

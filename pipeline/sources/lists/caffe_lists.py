@@ -11,7 +11,13 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline.sources import class_labels, listed_photos, photo_source, text_lines
+from pipeline.sources import photo_source
+from pipeline.sources.lists import (
+    class_labels,
+    label_files,
+    listed_photos,
+    text_lines,
+)
 from pipeline.system.errors import DataError
 
 
@@ -53,7 +59,7 @@ def _split_in(stem: str) -> str:
 
 
 def list_photos(
-    root: Path, files: Sequence[tuple[Path, str]], names: class_labels.Names | None
+    root: Path, files: Sequence[tuple[Path, str]], names: label_files.Names | None
 ) -> photo_source.Source:
     """List the photos of list files.
 
@@ -66,18 +72,23 @@ def list_photos(
         DataError: a line or a label is wrong, a photo has two labels or splits, or
             photo_source.check refuses the source.
     """
-    listed = listed_photos.ListedPhotos(root, dict(files), _entries(files))
+    notes = [*names.notes] if names else []
+    listed = listed_photos.ListedPhotos(root, dict(files), _entries(files, notes))
     if names:
         classes = class_labels.resolve(listed.first, names)
     else:
         classes = class_labels.by_folder(listed.first, listed.folder_of_labels())
     where = f"{len(files)} list{'s' if len(files) > 1 else ''}"
-    return listed.to_source("lists", classes, where)
+    return listed.to_source("lists", classes, where, notes)
 
 
-def _entries(files: Sequence[tuple[Path, str]]) -> Iterator[listed_photos.Entry]:
+def _entries(
+    files: Sequence[tuple[Path, str]], notes: list[str]
+) -> Iterator[listed_photos.Entry]:
     for path, split in files:
-        for number, line in enumerate(text_lines.read_lines(path), start=1):
+        lines, text_notes = text_lines.read(path)
+        notes += text_notes
+        for number, line in enumerate(lines, start=1):
             content = line.strip(" \t\n")
             if not content:
                 continue
@@ -85,7 +96,7 @@ def _entries(files: Sequence[tuple[Path, str]]) -> Iterator[listed_photos.Entry]
             if cut < 0:
                 raise DataError(
                     f"{path} line {number}: expected a path, a space and a label, "
-                    f"found {content[:80]!r}"
+                    f"found {content[:80]!r}. For a table, use --csv"
                 )
             photo, label = content[:cut].rstrip(" \t"), content[cut + 1 :]
             yield listed_photos.Entry(photo, label, split, path, number)

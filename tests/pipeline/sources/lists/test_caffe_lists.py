@@ -3,21 +3,24 @@ import os
 import pytest
 
 from pipeline.records import manifest
-from pipeline.sources import caffe_lists, class_labels
+from pipeline.sources.lists import caffe_lists, label_files
 from pipeline.system.errors import DataError
+from tests.pipeline.sources.test_class_folders import make
 
 TRAIN, VALIDATION, TEST = manifest.SPLITS
+PHOTOS = ("1", "1.jpg", "a.jpg", "a/1", "a/1.jpg", "b.jpg", "z/1")
 
 
 def listed(root, body, *more, names=("a", "b"), split=TRAIN):
     """The source of list files with these bodies, the later ones of the next splits."""
     splits = manifest.SPLITS[manifest.SPLITS.index(split) :] if split else [""]
+    make(root, *PHOTOS)
     files = []
     for number, text in enumerate((body, *more)):
         path = root / f"{number}.list"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         files.append((path, splits[number]))
-    named = class_labels.Names(path=root / "labels", names=names) if names else None
+    named = label_files.Names(path=root / "labels", names=names) if names else None
     return caffe_lists.list_photos(root, files, named)
 
 
@@ -86,6 +89,7 @@ class TestLines:
         assert "labels 1-based" in found.notes[0]
 
     def test_paths_that_are_not_utf8_are_kept(self, tmp_path):
+        make(tmp_path, os.fsdecode(b"\xe9.jpg"))
         found = listed(tmp_path, b"\xe9.jpg 0\nb.jpg 1\n")
         assert paths(found) == ["b.jpg", os.fsdecode(b"\xe9.jpg")]
 

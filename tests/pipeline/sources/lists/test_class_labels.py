@@ -1,40 +1,19 @@
+from pathlib import Path
+
 import pytest
 
-from pipeline.sources import class_labels
+from pipeline.sources.lists import class_labels, label_files
 from pipeline.system.errors import DataError
 
 
-def names(tmp_path, body="daisy\nroses\ntulips\n"):
-    (tmp_path / "labels.txt").write_bytes(body.encode())
-    return class_labels.read(tmp_path / "labels.txt")
+def names(*class_names, first=None):
+    class_names = class_names or ("daisy", "roses", "tulips")
+    return label_files.Names(path=Path("labels.txt"), names=class_names, first=first)
 
 
 def places(*labels):
     """{label: line of its first use}."""
     return {label: f"list line {line}" for line, label in enumerate(labels, start=1)}
-
-
-class TestFile:
-    @pytest.mark.parametrize(
-        "body",
-        ["a\nb b, c\n", "a\r\nb b, c\r\n\r\n\n", "\ufeffa\n b b, c \n \n"],
-        ids=["plain", "CRLF and blank lines", "BOM and spaces"],
-    )
-    def test_a_name_is_a_line(self, tmp_path, body):
-        assert names(tmp_path, body).names == ("a", "b b, c")
-
-    @pytest.mark.parametrize(
-        ("body", "message"),
-        [
-            ("", "no class names"),
-            ("\n\n", "no class names"),
-            ("a\n\nb\n", "line 2: is blank, but 'b' follows"),
-            ("a\nb\na\n", "'a' is in line 1 and in line 3"),
-        ],
-    )
-    def test_a_file_without_one_name_per_line_is_refused(self, tmp_path, body, message):
-        with pytest.raises(DataError, match=message):
-            names(tmp_path, body)
 
 
 class TestNumbers:
@@ -48,20 +27,34 @@ class TestNumbers:
             ("3", [2], "labels 1-based"),
         ],
     )
-    def test_numbers_may_begin_with_0_or_1(self, tmp_path, labels, expected, note):
-        classes = class_labels.resolve(places(*labels), names(tmp_path))
+    def test_numbers_may_begin_with_0_or_1(self, labels, expected, note):
+        classes = class_labels.resolve(places(*labels), names())
         assert [classes.label_of[label] for label in labels] == expected
         assert classes.names == ("daisy", "roses", "tulips")
         assert classes.note == note
 
-    def test_a_number_may_have_leading_zeros(self, tmp_path):
-        classes = class_labels.resolve(places("1", "01", "0"), names(tmp_path))
+    def test_a_number_may_have_leading_zeros(self):
+        classes = class_labels.resolve(places("1", "01", "0"), names())
         assert classes.label_of == {"1": 1, "01": 1, "0": 0}
+
+    @pytest.mark.parametrize(("first", "expected"), [(0, [1, 2]), (1, [0, 1])])
+    def test_numbers_in_the_file_of_names_say_where_numbers_begin(
+        self, first, expected
+    ):
+        classes = class_labels.resolve(places("1", "2"), names(first=first))
+        assert [classes.label_of[label] for label in "12"] == expected
+        outside = str(3 * (1 - first))
+        with pytest.raises(DataError, match=f"Expected {first} to {first + 2}: "):
+            class_labels.resolve(places(outside, "2"), names(first=first))
+
+    def test_two_classes_of_one_name_are_refused(self):
+        with pytest.raises(DataError, match="'a' is the name of 0 and of 2"):
+            class_labels.resolve(places("0"), names("a", "b", "a"))
 
     @pytest.mark.parametrize(
         ("labels", "message"),
         [
-            (("0", "3"), "line 2: label 3 is out of range. Expected 0 to 2, or"),
+            (("0", "3"), "line 2: label 3 is out of range. Expected 0 to 2 or 1 to 3"),
             (("1", "4"), r"line 2: label 4 .*labels\.txt has 3 names"),
             (("0", "-1"), "line 2: label '-1' .*a number from 0 to 2"),
             (("0", "1.0"), "line 2: label '1.0'"),
@@ -72,9 +65,9 @@ class TestNumbers:
         ],
         ids=["K", "K+1", "negative", "float", "mixed", "huge", "Arabic", "other name"],
     )
-    def test_other_labels_are_refused_with_their_line(self, tmp_path, labels, message):
+    def test_other_labels_are_refused_with_their_line(self, labels, message):
         with pytest.raises(DataError, match=message):
-            class_labels.resolve(places(*labels), names(tmp_path))
+            class_labels.resolve(places(*labels), names())
 
 
 def test_names_without_a_file_are_sorted():

@@ -1,0 +1,1 @@
+"""Photos and class names that text files list."""

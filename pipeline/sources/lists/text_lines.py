@@ -1,0 +1,117 @@
+"""Read the lines of a text file, or the rows of a CSV file, in any encoding."""
+
+import csv
+import gzip
+import io
+import re
+import zlib
+from pathlib import Path
+
+from pipeline.system import file_system
+from pipeline.system.errors import DataError
+
+_MAX_BYTES = 128 << 20  # of the unpacked file
+_MAX_LINE = 1 << 20  # characters
+_ENCODINGS = {
+    b"\xef\xbb\xbf": "UTF-8",
+    b"\xff\xfe": "UTF-16-LE",
+    b"\xfe\xff": "UTF-16-BE",
+}
+# What may separate columns, and a first line by which Excel learns it.
+_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+_DELIMITER_LINE = re.compile(r'"?sep=([,;|\t])"?\s*', re.IGNORECASE)
+
+
+def read(path: Path) -> tuple[list[str], list[str]]:
+    r"""Return the lines of a text file, each with its "\n", and notes for the user.
+
+    It is UTF-8, UTF-16 with a byte order mark, or Windows-1252, which a note says. A
+    file that ends in .gz is unpacked. "\r" and "\r\n" end lines as well.
+
+    Raises:
+        DataError: the file cannot be read, is no text, or is too large for a list.
+    """
+    try:
+        file_system.refuse_lfs_pointer(path)
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: damaged gzip file ({error})") from error
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from error
+    if len(data) > _MAX_BYTES:
+        raise DataError(f"{path}: has more than {_MAX_BYTES >> 20} MB. Expected a list")
+    text, notes = _decode(data, path)
+    lines = list(io.StringIO(text, newline=None))
+    for number, line in enumerate(lines, start=1):
+        if "\0" in line or len(line) > _MAX_LINE:
+            found = "a zero byte" if "\0" in line else f"{len(line):,} characters"
+            found += " (an Excel workbook?)" if data.startswith(b"PK") else ""
+            raise DataError(f"{path} line {number}: has {found}. Expected a text file")
+    return lines, notes
+
+
+def _decode(data: bytes, path: Path) -> tuple[str, list[str]]:
+    mark = next(filter(data.startswith, _ENCODINGS), b"")
+    encoding = _ENCODINGS.get(mark, "UTF-8")
+    data = data.removeprefix(mark)
+    try:
+        return data.decode(encoding), []
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+    # Text in Windows-1252 hardly ever has a letter of UTF-8.
+    escaped = data.decode("utf-8", "surrogateescape")
+    if mark or re.search("[^\0-\x7f\udc80-\udcff]", escaped):
+        raise DataError(
+            f"{path} line {line}: is not {encoding}, although other lines are. Save "
+            "the whole file as UTF-8"
+        )
+    try:
+        text, encoding = data.decode("cp1252"), "Windows-1252"
+    except UnicodeDecodeError:
+        text, encoding = data.decode("latin-1"), "Latin-1"
+    words = re.findall(r"[^\s,;|]{,20}[^\0-\x7f][^\s,;|]{,20}", text)
+    return text, [
+        f"{path}: is not UTF-8, so it was read as {encoding}, as in {words[0]!r}. If "
+        "that is wrong, save it as UTF-8"
+    ]
+
+
+def read_rows(path: Path) -> tuple[list[tuple[int, list[str]]], list[str]]:
+    """Return line number and fields of the rows of a CSV file, and notes for the user.
+
+    Its columns are separated by the mark of which its first row, the header, has most,
+    or the one in Excel's first line, such as "sep=;". Spaces around fields are removed,
+    and blank rows left out.
+
+    Raises:
+        DataError: the file is empty or not text, or a row has more or fewer fields than
+            the header.
+    """
+    lines, notes = read(path)
+    match = _DELIMITER_LINE.fullmatch(lines[0]) if lines else None
+    start = 1 if match else 0
+    header = next(filter(str.strip, lines[start:]), "")
+    delimiter = match[1] if match else max(_DELIMITERS, key=header.count)
+    if delimiter != "," and not match:
+        notes.append(f"{path.name}: {_DELIMITERS[delimiter]} separate the columns")
+    reader = csv.reader(lines[start:], delimiter=delimiter, strict=True)
+    rows: list[tuple[int, list[str]]] = []
+    number = start
+    try:
+        for fields in reader:
+            number = start + reader.line_num
+            if "".join(fields).strip():
+                rows.append((number, [field.strip() for field in fields]))
+    except csv.Error as error:
+        raise DataError(f"{path} line {number + 1}: {error}") from error
+    if not rows:
+        raise DataError(f"{path}: is empty. Expected a header of column names")
+    width = len(rows[0][1])
+    for number, fields in rows:
+        if len(fields) != width:
+            raise DataError(
+                f"{path} line {number}: has {len(fields)} fields. Expected {width}, as "
+                f"in the header. Put quotes around fields with {_DELIMITERS[delimiter]}"
+            )
+    return rows, notes

@@ -1,0 +1,125 @@
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from pipeline.sources.lists import listed_photos
+from pipeline.sources.lists.listed_photos import Entry
+from pipeline.system.errors import DataError
+from tests.pipeline.sources.test_class_folders import make
+
+ACCENTED = "Häuser/Café.jpg"
+
+
+def listed(root, *paths):
+    entries = [Entry(path, "x", "", Path("list"), n) for n, path in enumerate(paths, 1)]
+    found = listed_photos.ListedPhotos(root, [Path("list")], entries)
+    return [entry.path for entry in found.entries], found.notes
+
+
+@pytest.mark.parametrize(
+    ("path", "file", "note"),
+    [
+        (r"a\1.jpg", "a/1.jpg", "have backslashes in place of slashes"),
+        (r".\a\b\..\1.jpg", "a/1.jpg", "have backslashes in place of slashes"),
+        (r"a\1.jpg", r"a\1.jpg", ""),
+        ("a/1", "a/1.jpg", "lack the ending"),
+        ("a/1.5", "a/1.5.PNG", "lack the ending"),
+        ("A/IMG.JPG", "a/img.jpg", "differ in case or encoding"),
+        (
+            ACCENTED,
+            unicodedata.normalize("NFD", ACCENTED),
+            "differ in case or encoding",
+        ),
+        (ACCENTED, "H\udce4user/Caf\udce9.jpg", "differ in case or encoding"),
+        (r"A\1", "a/1.jpg", "lack the ending"),
+    ],
+    ids=[
+        "\\",
+        ".\\",
+        "a name with \\",
+        "ending",
+        "dot",
+        "case",
+        "NFD",
+        "cp1252",
+        "all",
+    ],
+)
+def test_a_path_means_the_file_that_is_there(tmp_path, path, file, note):
+    make(tmp_path, file)
+    found, notes = listed(tmp_path, path)
+    assert found == [file]
+    assert any(note in line for line in notes) == bool(note)
+    if note:
+        assert f"1 of 1 paths {note}" in " ".join(notes) or "in case" in note
+        assert f"as {path} for {file}" in " ".join(notes)
+
+
+@pytest.mark.parametrize(
+    ("paths", "files", "expected"),
+    [
+        (["1", "2.jpg"], ["1.jpg", "2.jpg"], ["1", "2.jpg"]),
+        (["1", "2"], ["1.jpg", "1.png", "2.jpg"], ["1", "2.jpg"]),
+        (["1", "2"], ["1.xml", "1.jpg", "2.txt"], ["1.jpg", "2"]),
+        (["a.jpg", "b.jpg"], ["A.jpg", "A.JPG", "b.jpg"], ["a.jpg", "b.jpg"]),
+        (["x" * 5000, "a/" * 5000 + "b", "1.jpg"], ["1.jpg"], None),
+    ],
+    ids=["some have endings", "two photos", "no photo", "two cases", "too long"],
+)
+def test_a_path_that_could_mean_several_files_or_none_stays(
+    tmp_path, paths, files, expected
+):
+    make(tmp_path, *files)
+    assert listed(tmp_path, *paths)[0] == (expected or sorted(paths))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        r"..\out.jpg",
+        r"a\..\..\out.jpg",
+        r"\out.jpg",
+        r"C:\a\1.jpg",
+        "C:/a/1.jpg",
+        r"\\s\x",
+    ],
+)
+def test_backslashes_and_drives_lead_nowhere_else(tmp_path, path):
+    make(tmp_path, "root/a/1.jpg", "out.jpg")
+    with pytest.raises(DataError, match=r"list line 2: .* lies outside of"):
+        listed(tmp_path / "root", "a/1.jpg", path)
+
+
+def test_spellings_of_one_file_are_one_photo(tmp_path):
+    make(tmp_path, "a/1.jpg")
+    found, notes = listed(tmp_path, "a/1.jpg", r"a\1.jpg", "A/1.JPG", "./a//1.jpg")
+    assert found == ["a/1.jpg"]
+    assert notes[-1] == "3 rows repeat another row"
+
+
+@pytest.mark.parametrize(
+    ("root", "path", "place"),
+    [
+        ("data/photos", "photos/1.jpg", "data/photos/[.][.]"),
+        ("data", "1.jpg", "data/photos"),
+        ("data", r"sub\1.jpg", "data/photos"),
+        ("data", "3.jpg", "none near by has them"),
+    ],
+)
+def test_the_folder_that_paths_start_from_is_named(tmp_path, root, path, place):
+    make(tmp_path, "data/photos/1.jpg", "data/photos/sub/1.jpg", "data/x.txt")
+    message = f"list line 1: .*{root} has no photo .*any other of the 2 .*: .*{place}$"
+    with pytest.raises(DataError, match=message):
+        listed(tmp_path / root, path, "4.jpg")
+
+
+def test_photos_with_several_labels_are_counted(tmp_path):
+    make(tmp_path, "a", "b")
+    entries = [
+        Entry(path, label, "", Path("list"), line)
+        for line, (path, label) in enumerate(["ax", "by", "ay", "az", "bx"], 1)
+    ]
+    message = "line 3: a has label 'y', but 'x' in list line 1. 2 photos have several"
+    with pytest.raises(DataError, match=message):
+        listed_photos.ListedPhotos(tmp_path, [Path("list")], entries)
