@@ -1,7 +1,6 @@
 """Open the photos of an evaluation, and refuse those that training has seen."""
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from model.runs import finished_run, run_records
 from pipeline.convert import conversion, convert_settings
 from pipeline.images import file_headers
 from pipeline.records import manifest
-from pipeline.system import command_line
+from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
 
 
@@ -40,7 +39,7 @@ def open_data(
         records = manifest.read(Path(folder))
         yield EvaluationData(records=records, split=split, folder=folder)
         return
-    with tempfile.TemporaryDirectory() as scratch:
+    with file_system.scratch_folder() as scratch:
         config = convert_settings.Config(
             source=folder,
             out=f"{scratch}/records",

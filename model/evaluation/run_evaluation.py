@@ -121,6 +121,7 @@ def evaluate_run(
 
 def _make_writable_folder(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
+    file_system.remove_leftovers(folder)
     if not os.access(folder, os.W_OK):
         raise run_folder.RunError(
             f"{folder}: permission denied. The figures and the report are written "

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import itertools
 import statistics
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,7 +87,7 @@ def export_weights(config: Config) -> dict[str, tuple[int, ...]]:
     }
     if network_name not in registry.NETWORKS:  # it was built from a configuration
         metadata["keras_config"] = model.to_json()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _prepare_folder(path.parent)
     with file_system.replacing(path, suffix=f".partial{path.name}") as partial:
         if path.name.endswith(".weights.h5"):  # the layout that Keras 3 reads
             model.save_weights(partial)
@@ -113,7 +112,7 @@ def export_classifier(config: Config) -> Exported:
     heldout = heldout_photos.load(run, config.data)
     tolerance = QUANTIZED.get(config.quantize, TOLERANCE[config.format])
     command_line.log(run_evaluation.describe(run))  # evaluated by load
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _prepare_folder(path.parent)
     models = [_measure_run(run, source)]
     cost = None
     with _written(config, source, heldout, path) as target:
@@ -129,6 +128,11 @@ def export_classifier(config: Config) -> Exported:
         tolerance=tolerance,
         cost=cost,
     )
+
+
+def _prepare_folder(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    file_system.remove_leftovers(folder)  # of exports that were killed
 
 
 def choose_path(run_dir: Path, config: Config) -> Path:
@@ -206,10 +210,10 @@ def _compare_in_float32(
     source: exportable.Exportable, heldout: heldout_photos.HeldoutPhotos, name: str
 ) -> list[verify_file.ModelFacts]:
     """Write and compare the same LiteRT file without quantization."""
-    with tempfile.TemporaryDirectory() as scratch:
+    with file_system.scratch_folder() as scratch:
         target = verify_file.Target(
             kind="litert",
-            path=Path(scratch) / "float32.tflite",
+            path=scratch / "float32.tflite",
             name=f"{name} in float32",
             class_names=source.class_names,
         )

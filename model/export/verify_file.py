@@ -6,7 +6,6 @@ import math
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from pipeline.batches import crop_and_resize
 from pipeline.batches.input_spec import InputSpec
 from pipeline.images import opencv
 from pipeline.records import stored_photo
+from pipeline.system import file_system
 from pipeline.system.errors import DataError
 
 NUM_PHOTOS = 32
@@ -117,8 +117,7 @@ def compare(
     """
     indices = heldout_photos.evenly_spaced(len(heldout.rows), NUM_PHOTOS)
     signatures = _INPUTS[target.kind]
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
+    with file_system.scratch_folder() as folder:
         inputs = {
             signature: _write_inputs(kind, heldout, indices, spec, folder)
             for signature, kind in signatures.items()
@@ -153,8 +152,7 @@ def accuracy(
 ) -> float:
     """Return the accuracy of a file that takes views, on all test photos, 0..1."""
     indices = np.arange(len(heldout.rows))
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
+    with file_system.scratch_folder() as folder:
         inputs = {"": _write_inputs("views", heldout, indices, spec, folder)}
         predictions = predict(target, inputs, folder, len(indices))[""]
     return heldout.accuracy(predictions.probabilities)

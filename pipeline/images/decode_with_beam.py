@@ -14,13 +14,13 @@ import dataclasses
 import functools
 import multiprocessing
 import operator
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.images import decode_files, decode_locally, decode_source
 from pipeline.records import manifest_row, staging
+from pipeline.system import file_system
 from pipeline.system.errors import DataError
 
 # Runners that Beam does not know by their short names.
@@ -111,8 +111,8 @@ def _convert(
     number, block = numbered
     # Dask's workers are daemons, which must have no children; ours end with them.
     multiprocessing.current_process().daemon = False
-    with tempfile.TemporaryDirectory() as scratch:
-        own_dir, name = Path(scratch), decode_files.part_name(number)
+    with file_system.scratch_folder() as scratch:
+        own_dir, name = scratch, decode_files.part_name(number)
         (own_dir / staging.PARTIAL_NAME).mkdir()
         own_options = dataclasses.replace(options, part_dir=own_dir)
         local = decode_locally.Local(num_workers=1)

@@ -8,10 +8,14 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import platform
 import re
 import shutil
 import stat
+import tempfile
+import time
 import urllib.parse
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
@@ -19,7 +23,10 @@ from typing import cast
 from pipeline.system.errors import DataError
 from pipeline.system.remote.bucket import BucketPath
 
-_MAX_NAME = 220  # file systems allow 255 bytes; `replacing` adds some 20
+_MAX_NAME = 220  # file systems allow 255 bytes; `replacing` adds some 30
+# Name of a temporary file: the name it will have, the process that writes it, a suffix.
+_LEFTOVER = re.compile(r"\.(.+)\.([0-9a-f]{8})-(\d+)\.(partial.*|old)", re.DOTALL)
+_LEFTOVER_S = 24 * 3600.0  # after which no other machine is writing it any more
 # Source: github.com/git-lfs/git-lfs, docs/spec.md.
 LFS_POINTER = re.compile(rb"version https://(git-lfs|hawser)\.github\.com/spec/")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -150,6 +157,49 @@ def remove_tree(folder: Path | BucketPath) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _machine() -> str:
+    """Return 8 digits for the machine or container in which process ids are unique."""
+    namespace = Path("/proc/self/ns/pid")
+    facts = platform.node(), namespace.is_symlink() and str(namespace.readlink())
+    return f"{zlib.crc32(str(facts).encode()):08x}"
+
+
+def _temporary(path: Path, suffix: str) -> Path:
+    return path.with_name(f".{path.name}.{_machine()}-{os.getpid()}{suffix}")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files and folders of our processes that were killed."""
+    for path in [*folder.iterdir()] if folder.is_dir() else ():
+        if match := _LEFTOVER.fullmatch(path.name):
+            final, machine, process, kind = match.groups()
+            is_dead = machine == _machine() and not Path("/proc", process).exists()
+            with contextlib.suppress(FileNotFoundError):  # another process was faster
+                facts = path.lstat()
+                is_old = is_dead or time.time() - facts.st_mtime > _LEFTOVER_S
+                if is_old and facts.st_uid == os.getuid():
+                    _remove_leftover(path, folder / final, is_previous=kind == "old")
+
+
+def _remove_leftover(path: Path, final: Path, *, is_previous: bool) -> None:
+    if not path.is_dir():
+        path.unlink()
+    elif is_previous and not os.path.lexists(final) and not path.is_symlink():
+        path.rename(final)  # the process was killed before anything had replaced it
+    else:
+        remove_tree(path)
+
+
+@contextlib.contextmanager
+def scratch_folder(parent: str | Path = "") -> Iterator[Path]:
+    """Provide a temporary folder, by default where the system has them."""
+    place = Path(parent or tempfile.gettempdir())
+    remove_leftovers(place)
+    suffix = _temporary(Path("graft"), ".partial").name
+    with tempfile.TemporaryDirectory(prefix=".", suffix=suffix, dir=place) as folder:
+        yield Path(folder)
+
+
 @contextlib.contextmanager
 def locked(folder: Path | BucketPath) -> Iterator[bool]:
     """Lock a folder for this process; yield whether it was free. Buckets always are."""
@@ -172,7 +222,7 @@ def replacing(path: Path, suffix: str = ".partial") -> Iterator[Path]:
     The temporary name ends in `suffix`. If the block fails, the temporary file is
     removed and `path` stays as it was; an OSError names `path`.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}{suffix}")
+    partial = _temporary(path, suffix)
     partial.unlink(missing_ok=True)
     try:
         yield partial
@@ -189,8 +239,7 @@ def replacing(path: Path, suffix: str = ".partial") -> Iterator[Path]:
 @contextlib.contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Like `replacing`, yield the temporary name of a folder that replaces `path`."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    before = partial.with_suffix(".old")
+    partial, before = _temporary(path, ".partial"), _temporary(path, ".old")
     remove_tree(partial)
     try:
         yield partial

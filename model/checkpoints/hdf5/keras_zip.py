@@ -5,12 +5,12 @@ Source: keras/src/saving/saving_lib.py. Only a few members are read, by their na
 
 import dataclasses
 import shutil
-import tempfile
 from pathlib import Path
 
 from model.checkpoints import archive, checkpoint, errors
 from model.checkpoints.checkpoint import Checkpoint
 from model.checkpoints.hdf5 import h5, isolated_h5
+from pipeline.system import file_system
 
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 OWN_NAME = f"{h5.OWN_MARK}.json"  # member with the metadata of a file that Graft wrote
@@ -19,8 +19,8 @@ _MAX_TEXT_BYTES = 32 << 20
 
 def read(path: Path) -> Checkpoint:
     """Read a model file of Keras 3; errors.UnknownFormat for another zip file."""
-    with tempfile.TemporaryDirectory() as folder:
-        weights = Path(folder) / _WEIGHTS
+    with file_system.scratch_folder() as folder:
+        weights = folder / _WEIGHTS
         config, metadata = unpack(path, weights)
         where = f"{path}:{_WEIGHTS}"
         hdf5 = isolated_h5.read(weights, where=where)

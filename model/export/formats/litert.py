@@ -8,7 +8,6 @@ labels.txt, with one class name a line in label order, is packed into the file a
 archive at the end, where TensorFlow Lite's metadata tools put it.
 """
 
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ import tensorflow as tf
 from model.export import converters
 from model.export.exportable import PROBABILITIES, Exportable
 from model.networks import head
+from pipeline.system import file_system
 
 FORMAT = "--format=litert"  # named in errors
 _SIGNATURE = "serving_default"
@@ -72,10 +72,10 @@ def _convert(
     module = tf.Module()
     module.weights = [variable.value for variable in model.variables]
     graph = tf.function(function, input_signature=signature, autograph=False)
-    with tempfile.TemporaryDirectory() as scratch, converters.silence():
-        tf.saved_model.save(module, scratch, signatures={_SIGNATURE: graph})
+    with file_system.scratch_folder() as scratch, converters.silence():
+        tf.saved_model.save(module, str(scratch), signatures={_SIGNATURE: graph})
         converter = tf.lite.TFLiteConverter.from_saved_model(
-            scratch, signature_keys=[_SIGNATURE]
+            str(scratch), signature_keys=[_SIGNATURE]
         )
         # This is the default, and it matters: an operation that LiteRT lacks is an
         # error instead of one of TensorFlow's own kernels ("Flex"), which small

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.system import file_system
 from pipeline.system.errors import DataError
+from tests.support import files, processes
 
 
 @pytest.fixture(params=["local", "bucket"])
@@ -103,8 +104,10 @@ def test_a_folder_is_listed_walked_and_removed(folder):
     assert names == ["a.part", "b.part", "c.txt", "inner"]
     assert sorted(folder.glob("*.part")) == [folder / "a.part", folder / "b.part"]
     walked = []
-    for inside, folders, files in file_system.walk(folder, onerror=lambda _: None):
-        walked.append((os.path.relpath(inside, folder), sorted(folders), sorted(files)))
+    for inside, folders, file_names in file_system.walk(folder, onerror=lambda _: None):
+        walked.append(
+            (os.path.relpath(inside, folder), sorted(folders), sorted(file_names))
+        )
     top = (".", ["inner"], ["a.part", "b.part", "c.txt"])
     assert walked == [top, ("inner", [], ["d"])]
     for _, folders, _ in file_system.walk(folder, onerror=lambda _: None):
@@ -201,3 +204,52 @@ def test_the_cache_is_in_the_folder_of_the_environment(
     if value is not None:
         monkeypatch.setenv("XDG_CACHE_HOME", value.format(tmp_path))
     assert file_system.cache_folder() == tmp_path / expected
+
+
+PROGRAM = """
+import os, pathlib, signal, sys
+from pipeline.system import file_system
+with (
+    file_system.replacing(pathlib.Path("a.onnx"), ".partial.onnx") as file,
+    file_system.replacing_folder(pathlib.Path("model")) as folder,
+    file_system.scratch_folder(".") as scratch,
+):
+    file.touch()
+    folder.mkdir()
+    (folder / "half").touch()
+    (scratch / "x").touch()
+    if sys.argv[1] == "between":
+        pathlib.Path.rename = lambda path, target: (
+            os.rename(path, target), os.kill(os.getpid(), signal.SIGKILL)
+        )
+    else:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("moment", ["within", "between"])
+def test_what_a_killed_process_leaves_is_removed_by_the_next(tmp_path, moment):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "whole").touch()
+    processes.run_command(
+        "-c", PROGRAM, moment, cwd=tmp_path, PYTHONPATH=str(files.ROOT)
+    )
+    assert len(list(tmp_path.iterdir())) == (4 if moment == "within" else 3)
+    file_system.remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.rglob("*")] == ["model", "whole"]
+
+
+def test_what_is_not_a_leftover_stays(tmp_path):
+    """Files that live processes write, of other machines too, and links' targets."""
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "precious").touch()
+    link = tmp_path / ".model.00000000-1.partial"
+    link.symlink_to("target")
+    os.utime(link, (0, 0), follow_symlinks=False)
+    (tmp_path / ".model.00000000-999999999.partial").touch()
+    (tmp_path / ".mine.partial").touch()
+    with file_system.replacing(tmp_path / "a") as partial:
+        partial.touch()
+        names = {path.name for path in tmp_path.rglob("*")}
+        file_system.remove_leftovers(tmp_path)
+        assert {path.name for path in tmp_path.rglob("*")} == names - {link.name}
