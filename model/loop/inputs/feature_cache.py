@@ -3,7 +3,8 @@
 A cache folder is named by a digest of all that its numbers depend on: weights, layer,
 preprocessing, precision and records. It does not depend on the split, so that five
 folds share it. For each view one array holds the features of all photos, another one
-marks the rows that are filled; a stopped run continues where it was.
+the checksums of the rows that are filled: a stopped run continues where it was, and
+damaged rows are computed again.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import tensorflow as tf
 
@@ -97,7 +99,18 @@ def extract(
     dtype = stored_dtype(identity)
     with _locked(folder):
         arrays = {view: _open_view(folder, view, shape, dtype) for view in rows}
-        missing = {view: r[~arrays[view][1][r]] for view, r in rows.items()}
+        missing = {}
+        for view, needed in rows.items():
+            values, sums = arrays[view]
+            filled = needed[sums[needed] != 0]
+            damaged = filled[sums[filled] != _checksums(values, filled)]
+            if len(damaged):
+                command_line.log(
+                    f"warning: {folder / _file_name(view)}: {len(damaged):,} of "
+                    f"{len(filled):,} features are damaged and computed again"
+                )
+                sums[damaged] = 0
+            missing[view] = needed[sums[needed] == 0]
         if total := sum(map(len, missing.values())):
             with command_line.progress(total, "view", "features") as progress:
                 _compute(trunk, images, missing, arrays, progress.update)
@@ -112,7 +125,7 @@ def _compute(
     arrays: Mapping[int, tuple[np.memmap, np.memmap]],
     on_batch: Callable[[int], object],
 ) -> None:
-    """Fill the missing rows of the arrays, {view: (values, marks)}."""
+    """Fill the missing rows of the arrays, {view: (values, checksums)}."""
     run = as_stored(trunk, arrays[CENTRAL][0].dtype)
     for views, needed in _passes(missing):
         filled = [arrays[view] for view in views]
@@ -136,13 +149,19 @@ def _compute(
 def _mark(
     arrays: Sequence[tuple[np.memmap, np.memmap]], computed: list[np.ndarray]
 ) -> None:
-    """Mark rows as filled once their values are on disk; empty the list."""
-    for values, marks in arrays:
+    """Write checksums of rows once their values are on disk; empty the list."""
+    for values, sums in arrays:
         values.flush()
         for numbers in computed:
-            marks[numbers] = True
-        marks.flush()
+            sums[numbers] = _checksums(values, numbers)
+        sums.flush()
     computed.clear()
+
+
+def _checksums(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return the CRC32C of rows, uint32 [len(rows)]; 1 for 0, which means unfilled."""
+    sums = (google_crc32c.value(values[row].tobytes()) or 1 for row in rows)
+    return np.fromiter(sums, np.uint32, len(rows))
 
 
 def num_missing(
@@ -159,9 +178,9 @@ def num_missing(
     count = 0
     for view, needed in rows.items():
         count += len(needed)
-        if (folder / f"view{view}.npy").exists():
-            _, marks = _open_view(folder, view, shape, stored_dtype(identity))
-            count -= int(marks[needed].sum())
+        if (folder / _file_name(view)).exists():
+            _, sums = _open_view(folder, view, shape, stored_dtype(identity))
+            count -= int(np.count_nonzero(sums[needed]))
     return count
 
 
@@ -231,12 +250,16 @@ def views_of(images: image_batches.Images, view: int) -> crop_and_resize.Views:
 def _open_view(
     folder: Path, view: int, shape: Sequence[int], dtype: Any
 ) -> tuple[np.memmap, np.memmap]:
-    """Open values and marks of a view; new values have no marks."""
-    values, is_new = _open(folder / f"view{view}.npy", shape, dtype)
-    marks, _ = _open(folder / f"view{view}.done.npy", shape[:1], np.bool_)
+    """Open values and checksums of a view; new values have no checksums."""
+    values, is_new = _open(folder / _file_name(view), shape, dtype)
+    sums, _ = _open(folder / _file_name(view, ".crc32c"), shape[:1], np.uint32)
     if is_new:
-        marks[:] = False
-    return values, marks
+        sums[:] = 0
+    return values, sums
+
+
+def _file_name(view: int, kind: str = "") -> str:
+    return f"view{view}{kind}.npy"
 
 
 def _open(path: Path, shape: Sequence[int], dtype: Any) -> tuple[np.memmap, bool]:

@@ -114,7 +114,7 @@ def test_a_link_in_a_run_is_refused(run, victim, link, target, use):
         "identity": ("{folder}/about.json", "about.json"),
         "new identity": ("{folder}/about.json", "missing"),
         "features": ("{folder}/view0.npy", "view0.npy"),
-        "marks": ("{folder}/view0.done.npy", "missing"),
+        "marks": ("{folder}/view0.crc32c.npy", "missing"),
     },
 )
 def test_a_link_in_a_cache_is_refused(run, victim, use_cache, tmp_path, link, target):

@@ -309,6 +309,30 @@ class TestCache:
         path.unlink()
         assert_resolves("alexnet", sources, 1)
 
+    def test_a_flipped_bit_in_the_cache_is_noticed_when_it_is_used(
+        self, server, sources, cache
+    ):
+        path = named_weights.resolve("alexnet", sources=sources).path
+        whole = path.read_bytes()
+        header_end = 8 + int.from_bytes(whole[:8], "little")
+        mean = whole.index(b"mean") + 10  # of the preprocessing, a number
+        for place in (mean, header_end, len(whole) // 2, len(whole) - 1):
+            data = bytearray(whole)
+            data[place] ^= 1
+            path.write_bytes(data)
+            with pytest.raises(errors.CorruptCheckpoint, match=r"Remove the file and"):
+                named_weights.resolve("alexnet", sources=sources)
+
+    def test_weights_of_an_earlier_version_are_said_to_be_unchecked(
+        self, server, sources, cache, capsys
+    ):
+        path = named_weights.resolve("alexnet", sources=sources).path
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = {k: v for k, v in file.metadata().items() if k != "sha256"}
+        weight_file.write(path, safetensors.numpy.load_file(path), metadata)
+        named_weights.resolve("alexnet", sources=sources)
+        assert "without a checksum" in capsys.readouterr().err
+
     def test_damaged_convolutions_are_not_copied(self, server, sources, cache):
         """Otherwise a new file would be made from the damaged one."""
         named_weights.resolve("alexnet_conv", sources=sources)

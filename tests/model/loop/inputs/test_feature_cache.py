@@ -173,7 +173,7 @@ def test_each_description_has_a_folder(extract, every, tmp_path):
 
 
 @pytest.mark.parametrize("harm", ["cut", "garbage", "missing", "empty", "other shape"])
-@pytest.mark.parametrize("name", ["view0.npy", "view0.done.npy"])
+@pytest.mark.parametrize("name", ["view0.npy", "view0.crc32c.npy"])
 def test_a_damaged_cache_is_computed_again(
     extract, central, every, tmp_path, name, harm
 ):
@@ -189,6 +189,25 @@ def test_a_damaged_cache_is_computed_again(
         path.write_bytes(damaged[harm])
     features, _ = extract({0: every})
     assert_close(gather(features, every), central)
+
+
+@pytest.mark.parametrize("name", ["view1.npy", "view1.crc32c.npy"])
+def test_a_flipped_bit_is_noticed_and_its_photo_computed_again(
+    extract, every, tmp_path, name, capsys
+):
+    rows = {0: every, 1: every}
+    first, _ = extract(rows)
+    capsys.readouterr()
+    (path,) = tmp_path.glob(f"*/{name}")
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1  # of the last photo
+    path.write_bytes(data)
+    again, computed = extract(rows)
+    assert computed == [every[-1]]
+    line = f"view1.npy: 1 of {len(every)} features are damaged"
+    assert line in capsys.readouterr().err
+    for view in rows:
+        assert (gather(again, every, view) == gather(first, every, view)).all()
 
 
 def test_narrow_storage_is_close_and_clips_what_it_cannot_hold(extract, central, every):
