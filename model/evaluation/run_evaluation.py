@@ -107,7 +107,7 @@ def evaluate_run(
         "images_per_s": len(predictions.rows) / predicting_s,
         "versions": run_folder.versions(),
     }
-    stored_logits.write_figures(path, figures)
+    stored_logits.write_sealed(path, figures)
     return RunEvaluation(
         run=run,
         data=data,

@@ -5,8 +5,11 @@ allocated, and nothing in it is executed.
 """
 
 import dataclasses
+import hashlib
+import hmac
 import json
 import math
+import secrets
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +19,7 @@ import numpy as np
 
 from model.checkpoints import archive, npy
 from model.runs import finished_run
-from pipeline.system import file_system
+from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
 
 # {name: (kind, bytes of one value or 0 for any, number of axes)}
@@ -29,6 +32,7 @@ _ARRAYS = {
 }
 # Largest growth on decompression: paths of 300 characters grow 30 times.
 _MAX_GROWTH, _SMALL_BYTES = 100, 64 << 20
+_SEAL = "seal"  # name, in the .json, of what proves who wrote it
 _HEX_DIGITS = np.frombuffer(b"0123456789abcdef", np.uint8)
 _LAST_CHARACTER = 0x10FFFF
 
@@ -128,6 +132,30 @@ def read_figures(path: Path, extract: Callable[[Any], Any] = dict) -> Any:
     return finished_run.read_json(path, extract, advice)
 
 
+def write_sealed(path: Path, figures: dict[str, Any]) -> None:
+    """Write the figures of an evaluation, whose .npz exists, and a seal for both."""
+    content = json.loads(json.dumps(figures))
+    write_figures(path, figures | {_SEAL: _seal(content, path.with_suffix(".npz"))})
+
+
+def _seal(figures: dict[str, Any], npz_path: Path) -> str:
+    """Return what only this user can compute of an evaluation; "" without a key."""
+    key_path = file_system.cache_folder() / "evaluation.key"
+    try:
+        if not key_path.exists():
+            key_path.parent.mkdir(parents=True, exist_ok=True)
+            with file_system.replacing(key_path) as partial:
+                partial.touch(mode=0o600)
+                partial.write_bytes(secrets.token_bytes(32))
+        key = key_path.read_bytes()
+    except OSError:  # a home that cannot be written
+        return ""
+    with npz_path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    text = json.dumps([figures, digest], sort_keys=True)
+    return hmac.digest(key, text.encode(), "sha256").hex()
+
+
 def write_figures(path: Path, figures: dict[str, Any]) -> None:
     """Write the figures of an evaluation or a comparison."""
     with file_system.replacing(path) as partial:
@@ -155,6 +183,27 @@ def find(
     )
     is_current = origin == [run.model_digest(), manifest_digest]
     return path if is_current and has_groups else None
+
+
+def find_own(
+    run: finished_run.FinishedRun, split: str, manifest_digest: str
+) -> Path | None:
+    """Like `find`, but only if this user's evaluation wrote the file.
+
+    Anybody can write logits into a run's folder that are too good.
+    """
+    path = find(run, split, manifest_digest)
+    if path is None:
+        return None
+    figures = read_figures(path.with_suffix(".json"))
+    seal = figures.pop(_SEAL, "")
+    if seal and seal == _seal(figures, file_system.regular(path)):
+        return path
+    command_line.log(
+        f"{path}: was written by somebody else, on another machine, or was edited; "
+        "not used"
+    )
+    return None
 
 
 def images_per_s(path: Path) -> float | None:

@@ -26,9 +26,9 @@ def compare_runs(
 ) -> tuple[dict[str, Any], Path]:
     """Compare the first run with each of the others, and write compare-<split>.json.
 
-    A run is evaluated only if its folder has no logits of its present model for these
-    records. The photos are those of `folder`, whose folders mean what `layout` says, or
-    each run's own if that is "".
+    A run is evaluated only if its folder has no logits that this user computed with its
+    present model for these records. The photos are those of `folder`, whose folders
+    mean what `layout` says, or each run's own if that is "".
 
     Returns:
         The figures of the comparison, and the path of the .json.
@@ -79,7 +79,7 @@ def _candidate(
         )
 
     digest = data.records.digest if data else run.manifest_digest
-    path = stored_logits.find(run, split, digest)
+    path = stored_logits.find_own(run, split, digest)
     if path is None:
         command_line.log(
             f"{name}: not evaluated on these photos yet; evaluating it now"
@@ -89,11 +89,6 @@ def _candidate(
         manifest.check_files(data.records)
         evaluation = run_evaluation.evaluate_run(run, data, options)
         path = evaluation.path.with_suffix(".npz")
-    else:  # whose logits anybody may have written
-        command_line.log(
-            f"{name}: comparing the logits in {path}. To compute them again, remove "
-            "this file"
-        )
     examples = stored_logits.read(path, len(run.class_names))
     refuse_seen(set(examples.sha256.tolist()))
     return comparison.Candidate(

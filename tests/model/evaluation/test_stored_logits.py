@@ -116,12 +116,12 @@ FIGURES = {
 
 
 class TestFind:
-    def find(self, tmp_path, model="m", digest="d"):
+    def find(self, tmp_path, model="m", digest="d", find=stored_logits.find):
         run = types.SimpleNamespace(
             model_digest=lambda: model,
             evaluation_path=lambda split, digest: tmp_path / f"{split}.json",
         )
-        return stored_logits.find(run, "test", digest)
+        return find(run, "test", digest)
 
     def test_both_files_must_be_of_this_model_on_these_records(self, tmp_path):
         assert not self.find(tmp_path)
@@ -134,6 +134,31 @@ class TestFind:
         earlier = {name: FIGURES[name] for name in FIGURES if name != "num_groups"}
         (tmp_path / "test.json").write_text(json.dumps(earlier))
         assert not self.find(tmp_path)
+
+    @pytest.mark.parametrize(
+        "change", ["logits", "figures", "no seal", "another user", "no home", ""]
+    )
+    def test_only_what_this_user_has_written_is_own(
+        self, tmp_path, monkeypatch, change
+    ):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        if change == "no home":
+            (tmp_path / "cache").touch()
+        path = write(tmp_path / "test.npz")
+        stored_logits.write_sealed(tmp_path / "test.json", FIGURES)
+        figures = json.loads((tmp_path / "test.json").read_text())
+        if change == "logits":
+            write(path, logits=np.ones((3, 2), np.float32))
+        if change == "figures":
+            figures["images_per_s"] = 95.0
+        if change == "no seal":
+            del figures["seal"]
+        if change == "another user":
+            monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "others"))
+        (tmp_path / "test.json").write_text(json.dumps(figures))
+        assert self.find(tmp_path)
+        own = self.find(tmp_path, find=stored_logits.find_own)
+        assert own == (None if change else path)
 
     @pytest.mark.parametrize(
         "text", ["", "{", "[]", "3", "{}", '{"data": 3}', "[" * 9**5]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model.evaluation import split_evaluation
+from model.evaluation import split_evaluation, stored_logits
 from model.evaluation.evaluation_settings import EvaluationOptions
 from model.evaluation.split_evaluation import EvaluationData
 from model.export import (
@@ -243,6 +243,9 @@ def test_a_file_is_refused_if_one_logit_differs(copy, form, tmp_path):
     stored = dict(np.load(path))
     stored["logits"][-1, 0] += 0.5
     np.savez_compressed(path, **stored)
+    figures = json.loads(path.with_suffix(".json").read_text())
+    del figures["seal"]
+    stored_logits.write_sealed(path.with_suffix(".json"), figures)
     out = tmp_path / "out" / "a"
     with pytest.raises(DataError, match="differs from the run's by"):
         export(copy, form, out)
