@@ -31,7 +31,7 @@ from pipeline.records.previous_dataset import PreviousDataset
 from pipeline.sources import find_source, photo_source
 from pipeline.sources.lists import caffe_lists
 from pipeline.sources.photo_source import Source
-from pipeline.system import command_line, file_system
+from pipeline.system import file_system
 from pipeline.system.errors import DataError
 
 # What may stand in an output folder without being ours.
@@ -96,7 +96,7 @@ def convert(config: Config) -> Summary:
         changes = []
         if previous is not None:
             rows += previous.removed_photos(rows)
-            changes = [previous.describe_changes(rows)]
+            changes = conversion_notes.changes(rows, previous)
             rows.sort(key=lambda row: row.path)  # stable: a file that is there is first
         converted = Manifest(info=info, rows=tuple(rows), directory=directory)
         before = previous.manifest if previous else None
@@ -117,7 +117,7 @@ def convert(config: Config) -> Summary:
         notes=(
             *source.notes,
             *predefined_splits.notes(source, info.shares),
-            *map(command_line.one_line, changes),
+            *changes,
             *([f"warning: class names alike: {twins}"] if twins else []),
         ),
     )

@@ -6,6 +6,7 @@ from pipeline.grouping import photo_groups
 from pipeline.grouping.photo_groups import Group, PhotoGroups
 from pipeline.grouping.photo_selection import Reasons
 from pipeline.records.manifest_row import Row
+from pipeline.records.previous_dataset import PreviousDataset
 from pipeline.system import command_line
 
 _SHOWN = 5  # examples a line
@@ -66,6 +67,17 @@ def lines(
         ),
     ]
     return [command_line.one_line(text) for findings, text in texts if findings]
+
+
+def changes(rows: Sequence[Row], previous: PreviousDataset) -> list[str]:
+    """Describe what has changed since the last conversion, with removed photos."""
+    kinds, texts = list(map(previous.change, rows)), []
+    for kind in ("new", "known", "changed", "gone"):
+        if indices := [index for index, other in enumerate(kinds) if other == kind]:
+            names = f" ({_names(rows, indices)})" * (kind in ("changed", "gone"))
+            texts.append(f"{len(indices):,} {kind}{names}")
+    line = f"photos since the last conversion: {', '.join(texts)}"
+    return [command_line.one_line(line)]
 
 
 def _names(rows: Sequence[Row], indices: Collection[int]) -> str:

@@ -13,7 +13,6 @@ from pipeline.records.manifest import Manifest
 from pipeline.records.manifest_row import Row
 from pipeline.records.row_codes import Code
 
-_SHOWN = 5  # examples of paths
 # Number of the way in which photos become pixels, among the versions of a manifest.
 DECODER = "2"
 # Reasons of rows whose pixels were right before. Of copies, the reason is empty.
@@ -77,31 +76,15 @@ class PreviousDataset:
             if (row.split, row.fold) != (split, fold):
                 rows[index] = dataclasses.replace(row, split=split, fold=fold)
 
-    def describe_changes(self, rows: Sequence[Row]) -> str:
-        """Return how many photos are new, known, changed and gone, as a line.
-
-        Args:
-            rows: rows of all files of the source, followed or not by removed_photos.
-        """
-        before = {row.path for row in self.manifest.included()}
-        paths: dict[str, list[str]] = {
-            name: [] for name in ("new", "known", "changed", "gone")
-        }
-        for row in rows:
-            if row.is_included and row.sha256 in self._by_sha256:
-                paths["known"].append(row.path)
-            elif row.is_included:
-                paths["changed" if row.path in before else "new"].append(row.path)
-            elif Code.REMOVED in row.codes and row.path in before:
-                paths["gone"].append(row.path)
-        texts = [
-            f"{len(members):,} {name}"
-            + f" ({', '.join(members[:_SHOWN])}{' ...' * (len(members) > _SHOWN)})"
-            * (name in ("changed", "gone"))
-            for name, members in paths.items()
-            if members
-        ]
-        return f"photos since the last conversion: {', '.join(texts)}"
+    def change(self, row: Row) -> str:
+        """Return "new", "known", "changed" or "gone"; "" for what is no photo."""
+        before = self.row_at(row.path)
+        was_included = before is not None and before.is_included
+        if not row.is_included:
+            return "gone" if was_included and Code.REMOVED in row.codes else ""
+        if self.row_of_photo(row):
+            return "known"
+        return "changed" if was_included else "new"
 
     def removed_photos(self, rows: Sequence[Row]) -> list[Row]:
         """Return rows of photos that had a record once and are not in the source now.
