@@ -9,7 +9,7 @@ from model.runs import finished_run, run_records
 from pipeline.convert import conversion, convert_settings
 from pipeline.images import file_headers
 from pipeline.records import manifest
-from pipeline.system import command_line, file_system
+from pipeline.system import command_line, config_flags, file_system
 from pipeline.system.errors import DataError
 
 
@@ -40,14 +40,15 @@ def open_data(
         yield EvaluationData(records=records, split=split, folder=folder)
         return
     with file_system.scratch_folder() as scratch:
-        config = convert_settings.Config(
-            source=folder,
-            out=f"{scratch}/records",
-            resize_min=resize_min,
-            white_level=white_level,
-            layout=layout,
-            missing_classes="keep",
-        )
+        settings = {
+            "source": folder,
+            "out": f"{scratch}/records",
+            "resize_min": resize_min,
+            "white_level": white_level,
+            "layout": layout,
+            "missing_classes": "keep",
+        }
+        config = config_flags.build(convert_settings.Config, settings)
         records = conversion.convert(config).manifest
         for row in records.rows:
             if not row.is_included:

@@ -5,7 +5,6 @@ import functools
 from collections.abc import Sequence
 
 from model.weights import preprocessing_overrides, weight_settings
-from pipeline.sources import source_settings
 from pipeline.system import config_flags
 
 _setting = functools.partial(config_flags.setting, basic=True)
@@ -58,7 +57,11 @@ class Config:
         "default the run's own records.",
         value="FOLDER",
     )
-    layout: str = source_settings.layout(group="Photos")
+    layout: str = _photos(
+        "",
+        "Meaning of the folders in --data, as pipeline.convert has it.",
+        value="LAYOUT",
+    )
     another_dataset: bool = _photos(
         False,
         "States that --data is another data set than the run's; its classes must be "
@@ -99,7 +102,6 @@ class Config:
 
     def __post_init__(self) -> None:
         config_flags.check(self)
-        source_settings.check(layout=self.layout)
         if self.layout and not self.data:
             raise ValueError("--layout: expected --data, a folder of photos")
         if self.runs:

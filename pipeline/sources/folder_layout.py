@@ -28,7 +28,8 @@ _SPLIT_WORDS: Mapping[str, str] = {
 }
 _SUFFIX = re.compile("(set|data|images|imgs|photos)$")
 _ALSO_CLASSES = {"train", "valid"}
-_FOLD = re.compile(r"(cv|fold|split)[-_ ]?\d+", re.IGNORECASE)
+_PART = re.compile(r"(batch|cv|fold|images|part|split)[-_ ]?\d+", re.IGNORECASE)
+_NO_PHOTOS = {"annotations", "labels", "masks"}
 _DATE = re.compile(r"(19|20)\d\d([-_. ]?\d\d)*")
 
 
@@ -80,9 +81,9 @@ class FolderLayout:
         self.notes: list[str] = []
         self._root, self._files = root, files
         self._levels, self._split_of = parse(layout)
-        left_out = [f for f in files if f and self._split_of.get(f[-1]) == _NONE]
+        out = {name for name, split in self._split_of.items() if split == _NONE}
         self._below: dict[Folder, list[str]] = {}
-        for folder in sorted(files.keys() - {(), *left_out}):
+        for folder in sorted(f for f in files if f and out.isdisjoint(f)):
             self._below.setdefault(folder[:-1], []).append(folder[-1])
         names = {folder[-1] for folder in files if folder}
         if missing := sorted(self._split_of.keys() - names):
@@ -91,8 +92,9 @@ class FolderLayout:
         self._read(levels)
         if not self._levels:
             self._check_depth(levels)
-        for folder in left_out:
-            self._leave_out(folder, "as --layout says")
+        for folder in files:
+            if out.intersection(folder[-1:]) and out.isdisjoint(folder[:-1]):
+                self._leave_out(folder, "as --layout says")
 
     def _inside(self, folders: Iterable[Folder]) -> list[Folder]:
         """Return the folders in some folders, but for those left out."""
@@ -195,10 +197,13 @@ class FolderLayout:
         if not self._split_of.keys().isdisjoint(tops):
             return True
         is_split = num_kinds > 1 or len(exact) == len(tops) > 0
-        is_split |= len(tops) > 1 and not nested and all(map(_FOLD.fullmatch, tops))
+        holds_classes = bool(self._enter([[(*base, top)] for top in tops]))
+        is_split |= (
+            not holds_classes and len(tops) > 1 and all(map(_PART.fullmatch, tops))
+        )
         holders = {t for t in exact & nested if not self._have_photos([(*base, t)])}
         is_split |= bool(holders) and nested <= exact
-        proposed = _proposed(tops) if nested else {}
+        proposed = _proposed(tops) if nested and likely else {}
         if exact and not is_split and not holders:
             name = min(exact).lower()  # a class beside others, or valid beside invalid
             is_class = len(others) > 1 or name in others[0].lower()
@@ -234,32 +239,46 @@ class FolderLayout:
             if name:
                 classes.setdefault(name, []).append(folder)
         entered = self._enter([*classes.values()])
-        inner = [{folder[-1] for folder in self._inside(fs)} for fs in entered]
-        counts = collections.Counter(itertools.chain.from_iterable(inner))
+        inner = [self._inside(folders) for folders in entered]
+        names = {folder[-1] for folders in inner for folder in folders}
+        counts = collections.Counter(
+            name for folders in inner for name in {f[-1].lower() for f in folders}
+        )
         shared = [name for name, count in counts.items() if count > 1]
         if len(counts) < 2 or (_are_dates(counts) and not _are_dates(classes)):
             shared = []
-        what, kinds = "the classes", {_likely_split(name) for name in counts}
+        kinds = {_likely_split(name) for name in names}
         groups = ["folder"] * (len(entered[0][0]) - len(levels)) if entered else []
-        deeper = [*levels[:-1], "folder", *groups, "class"]
-        if "" not in kinds and len(kinds) > 1 and "split" not in levels:
-            what, deeper = "splits", [*levels, *groups, "split"]
-        flag = self._flag(deeper, _proposed(counts) if what == "splits" else {})
+        are_splits = "" not in kinds and len(kinds) > 1 and "split" not in levels
+        aside = [name for name in (*classes, *names) if name.lower() in _NO_PHOTOS]
+        if are_splits and all(map(_PART.fullmatch, classes)):
+            aside = sorted(classes)[1:]  # folds with splits in each: one at a time
+        if aside:
+            case = f"To leave out {_listed(aside)}"
+            flag = self._flag((), dict.fromkeys(aside, _NONE))
+        elif are_splits:
+            case = "If these are splits"
+            flag = self._flag([*levels, *groups, "split"], _proposed(names))
+        else:
+            case = "If these are the classes"
+            flag = self._flag([*levels[:-1], "folder", *groups, "class"])
         if shared and len(counts) <= 2 * len(shared):
             raise DataError(
                 f"{self._root}: {_listed(classes)} hold folders of the same names: "
-                f"{_listed(shared)}. If these are {what}, pass {flag}. If they only "
-                f"group photos, pass {self._flag(levels)}"
+                f"{_listed(shared)}. {case}, pass {flag}. If they only group photos, "
+                f"pass {self._flag(levels)}"
             )
         if grouping := [f for f in self._below if self.classes.get(f, ("",))[0]]:
             example = "/".join(self._inside(grouping)[0])
             note = f"folders below the classes only group photos, as {example}"
-            self.notes.append(note + f" (if they are {what}: {flag})" * bool(shared))
+            self.notes.append(note + f". {case}, pass {flag}" * bool(shared))
 
     def _flag(self, levels: Sequence[str], split_of: Mapping[str, str] = {}) -> str:
         """Return --layout, ready for a shell, with this and the folders it names."""
         items = ["/".join(levels)] if levels else []
-        items += [f"{s}={name}" for name, s in {**self._split_of, **split_of}.items()]
+        pairs = {**self._split_of, **split_of}.items()
+        ordered = sorted(pairs, key=lambda pair: (*SPLITS, _NONE).index(pair[1]))
+        items += [f"{split}={name}" for name, split in ordered]
         return shlex.quote(f"--layout={','.join(items)}")
 
 

@@ -30,7 +30,7 @@ READ = {
     ),
     "few names twice": (
         {"a/x": "a", "a/y": "a", "a/z": "a", "b/x": "b", "b/u": "b", "b/v": "b"},
-        "as a/x (if they are the classes: --layout=folder/class)",
+        "as a/x. If these are the classes, pass --layout=folder/class",
     ),
     "photos beside folders": ({"a": "a", "a/x": "a", "a/y": "a", "b/x": "b"}, "a/x"),
     "ZIP": ({"flowers/a": "a", "flowers/b": "b"}, "entered flowers, the only folder"),
@@ -89,6 +89,10 @@ READ = {
     "trains": (
         {"bus": "bus", "car": "car", "train": "train"},
         "read as classes, not as splits: train (to leave out: --layout=none=train)",
+    ),
+    "trains with photos and folders": (
+        {"bus": "bus", "car": "car", "train": "train", "train/steam": "train"},
+        "not as splits: train",
     ),
     "valid": ({"invalid": "invalid", "valid": "valid"}, "not as splits: valid"),
     "stations": (
@@ -152,9 +156,20 @@ REFUSED = {
     "test and control": {"control": "control", "test": "test"},
     "no class folders": {"train_images": "train_images", "test_images": "test_images"},
     "photos in folds": {"fold1": "fold1", "fold2": "fold2"},
+    "photos in parts": {"images_1/images": "images_1", "images_2/images": "images_2"},
+    "masks": {"a/images": "a", "a/masks": "", "b/images": "b", "b/masks": ""},
+    "masks beside": {"images/a": "a", "images/b": "b", "masks/a": "", "masks/b": ""},
     "years": {"2023/a": "a", "2023/b": "b", "2024/a": "a"},
     "years in ZIP": {"photos/2023/a": "a", "photos/2023/b": "b", "photos/2024/a": "a"},
+    "cases": {"2023/A": "A", "2023/B": "B", "2024/a": "a", "2024/b": "b"},
     "folds": {"fold1/a": "a", "fold1/b": "b", "fold2/a": "a", "fold2/b": "b"},
+    "splits in folds": {
+        "fold_0/train/a": "train a",
+        "fold_0/train/b": "train b",
+        "fold_0/val/a": "validation a",
+        "fold_1/train/a": "",
+        "fold_1/val/b": "",
+    },
     "sites": {"north/a": "a", "north/b": "b", "south/a": "a", "south/b": "b"},
     "sites of one folder": {
         "amazon/images/a": "a",
