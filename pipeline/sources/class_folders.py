@@ -28,14 +28,9 @@ _SYSTEM_NAMES = {"thumbs.db", "desktop.ini", "__macosx", "$recycle.bin"}
 def list_folders(root: Path, layout: str = "") -> photo_source.Source:
     """List a folder of class folders, or of split folders with class folders.
 
-    Args:
-        root: folder of the photos.
-        layout: value of --layout; "" to let the names of folders decide.
-
     Raises:
         DataError: the folder is empty or has fewer than two classes, a class has no
-            files, splits have different classes, or the folders can be read in two
-            ways.
+            files, or the folders can be read in two ways; `layout` is --layout.
     """
     ignored = {"hidden": 0, "system": 0, "linked folders": 0}
     files, links = _walk(root, ignored)

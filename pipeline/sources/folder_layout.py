@@ -38,9 +38,6 @@ def parse(layout: str) -> tuple[list[str], dict[str, str]]:
 
     Returns:
         Meaning of each level, [] to let the names decide; {folder: split or "none"}.
-
-    Raises:
-        ValueError: a part of it has no meaning.
     """
     levels: list[str] = []
     split_of: dict[str, str] = {}
@@ -107,12 +104,11 @@ class FolderLayout:
         for level in levels:
             folders = self._inside(places)
             places = {folder: places[folder[:-1]] for folder in folders}
-            splits = self._splits_of(folders) if level == "split" else {}
             for folder, (name, split) in places.items():
                 if level == "class":
                     places[folder] = (folder[-1], split)
                 elif level == "split":
-                    places[folder] = (name, splits[folder[-1]])
+                    places[folder] = (name, self._split(folder))
                     unlabelled += [folder] * (not name)
             self.classes |= {f: place for f, place in places.items() if place[0]}
         trained = {name for name, split in self.classes.values() if split == SPLITS[0]}
@@ -133,16 +129,15 @@ class FolderLayout:
         count = sum(len(names) for f, names in self._files.items() if _is_in(f, folder))
         self.notes.append(f"left out: {count:,} files in {'/'.join(folder)} {reason}")
 
-    def _splits_of(self, folders: Iterable[Folder]) -> dict[str, str]:
-        """Return {name of a folder: split} as --layout or the names alone say."""
-        names = sorted({folder[-1] for folder in folders})
-        splits = {n: SPLIT_OF.get(n.lower(), "") for n in names} | self._split_of
-        if unknown := [name for name in names if not splits[name]]:
-            raise DataError(
-                f"{self._root}: --layout does not say which split {unknown[0]} is. "
-                f"Expected, for example, {self._flag(self._levels, _proposed(unknown))}"
-            )
-        return splits
+    def _split(self, folder: Folder) -> str:
+        """Return the split of a folder by --layout or by its name alone."""
+        name = folder[-1]
+        if split := self._split_of.get(name) or SPLIT_OF.get(name.lower()):
+            return split
+        raise DataError(
+            f"{self._root}: --layout does not say which split {name} is. Expected, for "
+            f"example, {self._flag(self._levels, [name])}"
+        )
 
     def _guess_levels(self) -> list[str]:
         """Return the meaning of the levels by the names of the folders."""
@@ -155,8 +150,7 @@ class FolderLayout:
             base, tops = base[:-1], [base]  # a class, its photos sorted by year
         levels = ["folder"] * len(base)
         if self._has_splits(base):
-            split_of = self._splits_of(tops)
-            training = [[top] for top in tops if split_of[top[-1]] == SPLITS[0]]
+            training = [[top] for top in tops if self._split(top) == SPLITS[0]]
             inner = (self._enter(training) or training or [tops])[0][0]
             levels += ["split", *["folder"] * (len(inner) - len(tops[0]))]
             base = inner if inner not in tops else base
@@ -172,12 +166,13 @@ class FolderLayout:
         Returns:
             The last folders of each class; () where these hold photos, or nothing.
         """
-        inner = [self._inside(folders) for folders in classes]
-        if not any(inner) or self._have_photos(itertools.chain.from_iterable(classes)):
-            return ()
-        if any(len({folder[-1] for folder in folders}) != 1 for folders in inner):
-            return classes
-        return self._enter(inner)
+        while inner := [self._inside(folders) for folders in classes]:
+            if not any(inner) or self._have_photos(itertools.chain(*classes)):
+                break
+            if any(len({folder[-1] for folder in folders}) != 1 for folders in inner):
+                return classes
+            classes = inner
+        return ()
 
     def _have_photos(self, folders: Iterable[Folder]) -> bool:
         """Return whether folders themselves hold files that are named as images."""
@@ -192,42 +187,37 @@ class FolderLayout:
         exact = {top for top in likely if top.lower() in SPLIT_OF}
         nested = {top for top in tops if (*base, top) in self._below}
         num_kinds = len({_likely_split(top) for top in likely})
-        if nested and len(exact) == num_kinds == len(tops):
-            return True
-        if not self._split_of.keys().isdisjoint(tops):
+        is_plain = nested and len(exact) == num_kinds == len(tops)
+        if is_plain or not self._split_of.keys().isdisjoint(tops):
             return True
         is_split = num_kinds > 1 or len(exact) == len(tops) > 0
-        holds_classes = bool(self._enter([[(*base, top)] for top in tops]))
-        is_split |= (
-            not holds_classes and len(tops) > 1 and all(map(_PART.fullmatch, tops))
-        )
+        if len(tops) > 1 and not self._enter([[(*base, top)] for top in tops]):
+            is_split |= all(map(_PART.fullmatch, tops))
         holders = {t for t in exact & nested if not self._have_photos([(*base, t)])}
         is_split |= bool(holders) and nested <= exact
-        proposed = _proposed(tops) if nested and likely else {}
+        named, out = (tops, others) if nested and likely else ([], [])
         if exact and not is_split and not holders:
             name = min(exact).lower()  # a class beside others, or valid beside invalid
             is_class = len(others) > 1 or name in others[0].lower()
             is_split = name not in _ALSO_CLASSES or not is_class
-            proposed = dict.fromkeys(exact, _NONE) if len(others) > 1 else {}
-        if is_split:
+            named = out = sorted(exact) if len(others) > 1 else []
+        if not is_split and likely:
+            names = f"{_listed(likely)} (to leave out: {self._flag((), (), likely)})"
+            self.notes.append(f"read as classes, not as splits: {names}")
+        if not is_split:
+            return False
+        advice = f"If so, pass {self._flag((), named, out)}"
+        advice += f", which leaves out {_listed(out)}" * bool(out)
+        if not named:
             advice = (
                 "Expected class folders in them, as in train/daisy/1.jpg, or a list of "
                 "the classes, given by --csv or --lists"
             )
-            if proposed:
-                advice = f"If so, pass {self._flag((), proposed)}"
-            if out := [name for name, split in proposed.items() if split == _NONE]:
-                advice += f", which leaves out {_listed(out)}"
-            flag = self._flag([*["folder"] * len(base), "class"])
-            raise DataError(
-                f"{self._root}: folders are named like splits: "
-                f"{_listed(likely or tops)}. {advice}. If all are classes, pass {flag}"
-            )
-        if likely:
-            flag = self._flag((), dict.fromkeys(likely, _NONE))
-            names = f"{_listed(likely)} (to leave out: {flag})"
-            self.notes.append(f"read as classes, not as splits: {names}")
-        return False
+        raise DataError(
+            f"{self._root}: folders are named like splits: {_listed(likely or tops)}. "
+            f"{advice}. If all are classes, pass "
+            f"{self._flag([*['folder'] * len(base), 'class'])}"
+        )
 
     def _check_depth(self, levels: Sequence[str]) -> None:
         """Refuse classes that hold folders of the same names: these may be the classes.
@@ -255,10 +245,10 @@ class FolderLayout:
             aside = sorted(classes)[1:]  # folds with splits in each: one at a time
         if aside:
             case = f"To leave out {_listed(aside)}"
-            flag = self._flag((), dict.fromkeys(aside, _NONE))
+            flag = self._flag((), (), aside)
         elif are_splits:
             case = "If these are splits"
-            flag = self._flag([*levels, *groups, "split"], _proposed(names))
+            flag = self._flag([*levels, *groups, "split"], names)
         else:
             case = "If these are the classes"
             flag = self._flag([*levels[:-1], "folder", *groups, "class"])
@@ -273,13 +263,15 @@ class FolderLayout:
             note = f"folders below the classes only group photos, as {example}"
             self.notes.append(note + f". {case}, pass {flag}" * bool(shared))
 
-    def _flag(self, levels: Sequence[str], split_of: Mapping[str, str] = {}) -> str:
-        """Return --layout, ready for a shell, with this and the folders it names."""
-        items = ["/".join(levels)] if levels else []
-        pairs = {**self._split_of, **split_of}.items()
+    def _flag(
+        self, levels: Sequence[str], named: Iterable[str] = (), out: Iterable[str] = ()
+    ) -> str:
+        """Return --layout, ready for a shell, with levels and folders named or out."""
+        split_of = self._split_of | {n: _likely_split(n) or _NONE for n in named}
+        pairs = (split_of | dict.fromkeys(out, _NONE)).items()
         ordered = sorted(pairs, key=lambda pair: (*SPLITS, _NONE).index(pair[1]))
-        items += [f"{split}={name}" for name, split in ordered]
-        return shlex.quote(f"--layout={','.join(items)}")
+        items = ["/".join(levels), *(f"{split}={name}" for name, split in ordered)]
+        return shlex.quote(f"--layout={','.join(filter(None, items))}")
 
 
 def _is_in(folder: Folder, top: Folder) -> bool:
@@ -301,8 +293,3 @@ def _likely_split(name: str) -> str:
         return split
     splits = {_SPLIT_WORDS.get(_SUFFIX.sub("", word), "") for word in words} - {""}
     return splits.pop() if len(splits) == 1 else ""
-
-
-def _proposed(names: Iterable[str]) -> dict[str, str]:
-    """Return {folder: split} as the names may mean it."""
-    return {name: _likely_split(name) or _NONE for name in names}
