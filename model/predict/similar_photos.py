@@ -6,14 +6,13 @@ cache, where training has put them if the layers below the head stayed frozen.
 """
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from model.loop.inputs import cache_key, feature_cache, training_data
+from model.loop.inputs import feature_cache, near_copies, training_data
 from model.networks import head
 from model.runs import finished_run, run_folder, run_records
 from pipeline.records import manifest
@@ -21,7 +20,6 @@ from pipeline.records.manifest_row import Row
 from pipeline.system.errors import DataError
 
 _BLOCK_ROWS = 4096
-_MIN_LENGTH = 1e-12  # so that nothing is divided by 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,36 +84,24 @@ class SimilarityIndex:
             embeddings: float [num_photos, ...], from `build_embedder`.
             k: training photos for each, at least 1; fewer if there are fewer.
         """
-        queries = _unit_vectors(embeddings)
-        best = np.zeros((len(queries), 0), np.float32)
-        positions = np.zeros((len(queries), 0), np.int64)
-        for start in range(0, len(self.rows), self.block_rows):
-            indices = self.indices[start : start + self.block_rows]
-            views = np.full(len(indices), feature_cache.CENTRAL)
-            block = _unit_vectors(self.features.gather(indices, views))
-            block_positions = np.arange(start, start + len(indices))
-            best = np.hstack([best, queries @ block.T])
-            positions = np.hstack(
-                [positions, np.tile(block_positions, (len(queries), 1))]
-            )
-            order = np.argsort(-best, axis=1, kind="stable")[:, :k]
-            best = np.take_along_axis(best, order, axis=1)
-            positions = np.take_along_axis(positions, order, axis=1)
+        blocks = (
+            self.indices[start : start + self.block_rows]
+            for start in range(0, len(self.rows), self.block_rows)
+        )
+        similarities, positions = near_copies.nearest(
+            near_copies.unit_vectors(embeddings), map(self._vectors, blocks), k
+        )
         return [
             [
                 SimilarPhoto(row=self.rows[position], similarity=float(similarity))
                 for position, similarity in zip(*pair, strict=True)
             ]
-            for pair in zip(positions, best, strict=True)
+            for pair in zip(positions, similarities, strict=True)
         ]
 
-
-def _unit_vectors(embeddings: Any) -> np.ndarray:
-    """Return vectors of length 1: float32 [num_photos, num_features]."""
-    flat = np.asarray(embeddings, np.float32)
-    flat = flat.reshape(len(flat), math.prod(flat.shape[1:]))
-    lengths = np.linalg.norm(flat, axis=1, keepdims=True)
-    return flat / np.maximum(lengths, _MIN_LENGTH)
+    def _vectors(self, indices: np.ndarray) -> np.ndarray:
+        views = np.full(len(indices), feature_cache.CENTRAL)
+        return near_copies.unit_vectors(self.features.gather(indices, views))
 
 
 def build_index(
@@ -143,7 +129,7 @@ def build_index(
         run.spec,
         1,
         cache_dir=run_folder.cache_dir(run.directory),
-        identity=cache_key.describe(trunk, layer, run.spec, "float32", records),
+        identity=feature_cache.describe(trunk, layer, run.spec, "float32", records),
     )
     included = records.included()
     indices = [n for n, row in enumerate(included) if row.split == "train"]

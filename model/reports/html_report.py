@@ -59,6 +59,8 @@ def _photos(evaluation: run_evaluation.RunEvaluation) -> dict[str, Any]:
     thumbnails = photo_thumbnails.Thumbnails(evaluation.data.records)
     rows = [card.row for card in shown]
     thumbnails.add(rows, large=True)
+    near_copies = report_photos.near_copies(evaluation)
+    thumbnails.add((row for pair in near_copies for row in pair.rows), large=True)
     labels = [card.label for card in shown]
     heat_maps = photo_thumbnails.heat_maps(
         evaluation.model, evaluation.data.records, rows, labels, evaluation.run.spec
@@ -67,6 +69,7 @@ def _photos(evaluation: run_evaluation.RunEvaluation) -> dict[str, Any]:
     cells = report_photos.cell_photos(evaluation.predictions, matrix, thumbnails)
     return {
         "cards": cards,
+        "near_copies": near_copies,
         "heats": heat_maps,
         "matrix": matrix,
         "photo_data": {
@@ -99,6 +102,7 @@ def _figures(evaluation: run_evaluation.RunEvaluation) -> dict[str, Any]:
             *text_report.groups_in_words(figures),
             *text_report.precision_in_words(figures),
         ],
+        "near_copies_line": text_report.near_copies_in_words(figures),
         "no_better": text_report.is_no_better(figures),
         "curves": drawings.training(run.results()) if has_metrics else [],
         "ledger": report_facts.ledger(run) if has_ledger else None,

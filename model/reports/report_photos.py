@@ -12,7 +12,7 @@ from model.evaluation.predictions import Predictions
 from model.reports import photo_thumbnails
 from pipeline.records.manifest_row import Row
 
-_NUM_MISTAKES, _NUM_UNCERTAIN, _NUM_LABEL_ERRORS = 24, 12, 12
+_NUM_MISTAKES, _NUM_UNCERTAIN, _NUM_LABEL_ERRORS, _NUM_NEAR_COPIES = 24, 12, 12, 24
 _MAX_CELL_PHOTOS = 24  # behind one cell of the confusion matrix
 
 
@@ -62,6 +62,33 @@ def photo_cards(
         "unsure": cards(correct[::-1][:_NUM_UNCERTAIN]),
         "doubtful": _label_error_cards(evaluation),
     }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NearCopy:
+    """A photo and the training photo that it looks like a copy of.
+
+    Attributes:
+        rows: manifest rows of both.
+        similarity: cosine of their whitened features, at most 1.
+    """
+
+    rows: tuple[Row, Row]
+    similarity: float
+
+
+def near_copies(evaluation: run_evaluation.RunEvaluation) -> list[NearCopy]:
+    """Return the most similar near-copies of training photos, with their rows."""
+    rows = {row.path: row for row in evaluation.data.records.included()}
+    photos = evaluation.figures["near_copies"].get("photos", [])
+    return [
+        NearCopy(
+            rows=(rows[photo["path"]], rows[photo["similar_to"]]),
+            similarity=photo["similarity"],
+        )
+        for photo in photos[:_NUM_NEAR_COPIES]
+        if photo["similar_to"] in rows
+    ]
 
 
 def unique_photos(cards: Iterable[PhotoCard]) -> list[PhotoCard]:

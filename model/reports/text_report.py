@@ -3,6 +3,7 @@
 from typing import Any
 
 from model.loop import metrics
+from model.loop.inputs import near_copies
 from pipeline.system import command_line, tables
 
 _MAX_ERRORS = 10
@@ -36,6 +37,7 @@ def evaluation(figures: dict[str, Any]) -> str:
         f"always predicting the largest class: {figures['largest_class_share']:.4f}"
         + is_no_better(figures),
         *precision_in_words(figures),
+        *near_copies_in_words(figures),
         "",
         *_class_table(figures),
         "",
@@ -89,6 +91,33 @@ def groups_in_words(figures: dict[str, Any]) -> list[str]:
     if worth is None:
         return [f"Intervals and tests allow for groups: {groups}."]
     return [f"In the interval, {groups} count as {worth:,.0f} independent photos."]
+
+
+def near_copies_in_words(figures: dict[str, Any]) -> list[str]:
+    """Return how many photos look like copies of training photos, and the limit of it.
+
+    As a line; [] for a network without training, and for the training photos.
+    """
+    content = figures.get("near_copies")
+    if content is None or figures["split"] == "train":
+        return []
+    what = "near-copies of training photos"
+    if "not_searched" in content:
+        return [f"{what}: not searched, because {content['not_searched']}."]
+    photos, compared = content["photos"], content["num_training"]
+    first = ""
+    if photos:
+        pair = photos[0]["path"], photos[0]["similar_to"]
+        first = command_line.one_line(", first {} and {}".format(*pair))
+    sampled = ""
+    if compared < content["num_training_in_all"]:
+        sampled = f", compared with {compared:,} of {content['num_training_in_all']:,}"
+    return [
+        f"{what}: {len(photos):,} of {figures['num_examples']:,} photos{sampled}{first}"
+        f". This names {near_copies.FOUND_SHARE:.0%} of training photos that were cut "
+        f"by {near_copies.CUT:.0%} of each border; {content['chance']:.1%} of training "
+        "photos look as much like another one."
+    ]
 
 
 def temperature_at_bound(temperature: float) -> str:

@@ -114,6 +114,27 @@ class FinishedRun:
 
         return float(read_json(self.directory / "calibration.json", check))
 
+    def near_copies(self) -> dict[str, Any] | None:
+        """Return similar.json; None if the training has not searched near-copies.
+
+        Returns:
+            As near_copies.Search: `threshold`, `chance`, `num_training`; and `photos`,
+            a list of {path, split, similar_to, similarity}, most similar first.
+        """
+        path = self.directory / run_folder.NEAR_COPIES_JSON
+
+        def check(content: Any) -> dict[str, Any]:
+            for photo in content["photos"]:
+                for name in ("path", "split", "similar_to"):
+                    _expect(name, photo[name], str)
+                _expect("similarity", photo["similarity"], float)
+            for name in ("threshold", "chance"):
+                _expect(name, content[name], float)
+            _expect("num_training", content["num_training"], int)
+            return dict(content)
+
+        return dict(read_json(path, check)) if path.exists() else None
+
     def seen_photos(self) -> set[str]:
         """Return the SHA-256 of the photos used for training and validation."""
 

@@ -13,13 +13,17 @@ runs/20260101-120000-alexnet/
     photos.json        SHA-256 of the photos used for training and validation
     ran_away.txt       why training ended early, if the loss became infinite or NaN
     calibration.json   temperature fitted on the validation split
+    similar.csv        held-out photos that look like copies of training photos
+    similar.json       the same, with the threshold of their similarity
     evaluation/        written by evaluate.py
 runs/latest            -> the newest run folder
 """
 
 import contextlib
+import csv
 import dataclasses
 import hashlib
+import io
 import itertools
 import json
 import re
@@ -34,6 +38,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from model.loop.inputs import near_copies
 from model.loop.training_loop import EpochResult
 from model.weights import weight_file, weight_ledger
 from pipeline.records import manifest
@@ -46,6 +51,8 @@ MODEL_NAME = "model.keras"
 CHECKPOINTS = "checkpoints"  # exists until training is complete
 REPEATS = "repeats.json"  # marks a folder of several runs
 DIVERGED = "ran_away.txt"  # why training ended early
+NEAR_COPIES = "similar.csv"  # for convert's --leave_out
+NEAR_COPIES_JSON = "similar.json"  # for evaluations
 
 
 class RunError(DataError):
@@ -193,6 +200,26 @@ class RunFolder:
         with file_system.replacing(self.directory / name) as partial:
             # Names of classes may hold bytes of folder names that are not UTF-8.
             partial.write_text(text, encoding="utf-8", errors="surrogateescape")
+
+    def write_near_copies(self, search: near_copies.Search) -> None:
+        """Write similar.json and similar.csv, the most similar photos first."""
+        photos = [
+            {
+                "path": copy.row.path,
+                "split": copy.row.split,
+                "similar_to": copy.training_row.path,
+                "similarity": round(copy.similarity, 4),
+            }
+            for copy in search.copies
+        ]
+        names = ("threshold", "chance", "num_training")
+        facts = {name: getattr(search, name) for name in names}
+        self.write_json(NEAR_COPIES_JSON, facts | {"photos": photos})
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("path", "split", "similar_to", "similarity"))
+        writer.writerows(photo.values() for photo in photos)
+        self.write_text(NEAR_COPIES, text.getvalue())
 
     def write_metrics(self, results: Sequence[EpochResult]) -> None:
         """Replace metrics.jsonl by one line for each result."""

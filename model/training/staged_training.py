@@ -1,5 +1,6 @@
 """Train one network through all stages of a training."""
 
+import collections
 import dataclasses
 import json
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from model.loop import (
     train_step,
     training_loop,
 )
-from model.loop.inputs import cache_key, training_data
+from model.loop.inputs import feature_cache, near_copies, training_data
 from model.loop.training_loop import EpochResult
 from model.networks import head
 from model.runs import image_grid, run_folder, snapshots, tensorboard_log
@@ -127,7 +128,7 @@ class StagedTraining:
 
     def feature_identity(self, stage: stages.Stage, trunk: Any) -> dict[str, Any]:
         """Return all that a stage's cached features depend on."""
-        return cache_key.describe(
+        return feature_cache.describe(
             trunk,
             stage.plan.trunk_output,
             stage.plan.spec,
@@ -144,6 +145,7 @@ class StagedTraining:
             cache_dir=self.setup.cache_dir,
             identity=self.feature_identity(stage, self._trunk),
         )
+        self._list_near_copies(stage, features)
         return training_data.CachedFeatures(
             self._records,
             features,
@@ -152,6 +154,27 @@ class StagedTraining:
             seed=stage.plan.seed,
             process_group=self.setup.process_group,
         )
+
+    def _list_near_copies(
+        self, stage: stages.Stage, features: feature_cache.Features
+    ) -> None:
+        """List held-out photos that look like training photos, once for a run."""
+        path = self.folder.directory / run_folder.NEAR_COPIES
+        if path.exists() or not self.folder.writes:
+            return
+        spec = stage.plan.spec
+        result = near_copies.search(self._records, features, self._trunk, spec)
+        if result is None:
+            return
+        self.folder.write_near_copies(result)
+        counts = collections.Counter(copy.row.split for copy in result.copies)
+        if counts:
+            numbers = " and ".join(f"{n:,} {split}" for split, n in counts.items())
+            command_line.log(
+                f"warning: {numbers} photos look like copies of training photos, so "
+                f"that figures may be too good. {path} lists them; to leave them out, "
+                f"convert again with --leave_out={path}"
+            )
 
     def photos(self, stage: stages.Stage) -> training_loop.Source:
         """Return the photos of a stage that trains without cached features."""

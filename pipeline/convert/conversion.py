@@ -150,6 +150,8 @@ def _select(
     rows = decode_source.decode(options, source, previous, runner, settings)
     if previous is not None:
         previous.keep_splits(rows)
+    listed = photo_selection.find_listed(rows, config.leave_out, previous)
+    photo_selection.leave_out(rows, listed)
     photos = stored_photo.StoredPhotos(directory)
     similar = duplicate_search.search(
         rows,
@@ -175,7 +177,7 @@ def _select(
     photo_selection.assign_splits(
         rows, groups, source.labels, seed=info.seed, shares=shares
     )
-    return rows, conversion_notes.lines(rows, groups, contradicting, bridging)
+    return rows, conversion_notes.lines(rows, groups, listed, contradicting, bridging)
 
 
 def _dataset_info(

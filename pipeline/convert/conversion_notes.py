@@ -15,6 +15,7 @@ _SHOWN = 5  # examples a line
 def lines(
     rows: Sequence[Row],
     groups: PhotoGroups,
+    listed: Reasons,
     contradicting: Reasons,
     bridging: Reasons,
 ) -> list[str]:
@@ -23,6 +24,7 @@ def lines(
     Args:
         rows: rows of all files, with group and split.
         groups: photos that belong together.
+        listed: photos that --leave_out left out.
         contradicting: photos that were left out for their labels.
         bridging: photos that were left out for the splits of their groups.
     """
@@ -44,6 +46,7 @@ def lines(
         (copies, f"exact copies: {len(copies)} ({_names(rows, sorted(copies))})"),
         (near, f"groups of near-duplicates: {len(near)} ({_pairs(rows, near)})"),
         (keys, f"given groups: {len(set(keys))}, of {len(keys)} photos"),
+        (listed, f"left out by --leave_out: {len(listed)} ({_names(rows, listed)})"),
         (
             contradicting,
             f"left out, filed under several classes: {len(contradicting)} "

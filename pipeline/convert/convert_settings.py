@@ -61,6 +61,12 @@ class Config:
         "it, keep converts it in each class.",
         choices=("leave_out", "keep"),
     )
+    leave_out: str = _rules(
+        "",
+        "CSV list, with a column path, of photos to leave out, such as similar.csv of "
+        "a run: photos that look like copies of training photos.",
+        value="FILE",
+    )
     missing_classes: str = _rules(
         "refuse",
         "What to do if a class has no photo in one of the splits that --lists or --csv "

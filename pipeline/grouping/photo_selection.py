@@ -7,6 +7,7 @@ hundreds of thousands of rows.
 import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from pipeline.grouping import split_assignment
 from pipeline.grouping.photo_groups import Group, PhotoGroups
@@ -14,6 +15,7 @@ from pipeline.records.manifest import SPLITS
 from pipeline.records.manifest_row import Row
 from pipeline.records.previous_dataset import PreviousDataset
 from pipeline.records.row_codes import Code, Reason
+from pipeline.sources import photo_csv
 from pipeline.sources.photo_source import Source
 from pipeline.system.errors import DataError
 
@@ -25,6 +27,41 @@ def leave_out(rows: list[Row], reasons: Reasons) -> None:
     """Turn rows into skipped ones, in place."""
     for index, reason in reasons.items():
         rows[index] = rows[index].skipped(*reason)
+
+
+def find_listed(
+    rows: Sequence[Row], list_file: str, previous: PreviousDataset | None
+) -> Reasons:
+    """Find the photos that a CSV list names in its column `path`.
+
+    The list of a run, similar.csv, also says which training photo each is similar to.
+    Without a list, photos that a list left out of the previous data set stay out.
+
+    Raises:
+        DataError: the list is not as it should be, or names no photo of the source.
+    """
+    if not list_file:
+        return previous.left_out_by_list(rows) if previous else {}
+    path = Path(list_file)
+    columns = {name: (name,) for name in ("similar_to", "similarity")}
+    listed = {
+        row["path"]: row
+        for _, row in photo_csv.read_rows(path, {"path": ("path",)}, columns)
+    }
+    reasons: Reasons = {}
+    for index, row in enumerate(rows):
+        if entry := listed.get(row.path.strip()):
+            text = f"listed in {path.name}"
+            if entry["similar_to"]:
+                text += f": similar to {entry['similar_to']} ({entry['similarity']})"
+            reasons[index] = Reason(Code.LEFT_OUT_BY_LIST, text)
+    if listed and not reasons:
+        raise DataError(
+            f"--leave_out={path}: names no photo of this source. Expected paths such "
+            f"as {rows[0].path}, found {next(iter(listed))}. Give the list of a run on "
+            "these photos"
+        )
+    return reasons
 
 
 def find_contradicting(rows: Sequence[Row], groups: Sequence[Group]) -> Reasons:

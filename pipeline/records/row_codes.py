@@ -27,6 +27,7 @@ class Code(enum.StrEnum):
     NO_CLASS = "no_class"
     # The photo is left out because of other photos.
     CONFLICTING_LABELS = "conflicting_labels"
+    LEFT_OUT_BY_LIST = "left_out_by_list"
     BRIDGES_SPLITS = "bridges_splits"
     ALSO_IN_LATER_SPLIT = "also_in_later_split"
     GROUP_IN_LATER_SPLIT = "group_in_later_split"

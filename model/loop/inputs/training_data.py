@@ -156,9 +156,10 @@ def compute_features(
     cache_dir: Path,
     identity: dict[str, Any],
 ) -> feature_cache.Features:
-    """Return the features of all photos for training and validation.
+    """Return the features of all photos, in as many views as training needs.
 
-    `cache_dir` is the folder of all caches, `identity` a result of cache_key.describe.
+    `cache_dir` is the folder of all caches, `identity` a result of
+    feature_cache.describe.
     """
     rows, needed = photos_per_view(records, num_views)
     images = image_batches.Images(
@@ -174,11 +175,11 @@ def photos_per_view(
 ) -> tuple[tuple[Row, ...], dict[int, np.ndarray]]:
     """Return all photos, and {view: indices of the photos needed in it}.
 
-    Training needs `num_views` views of a photo, validation the central one.
+    Training needs `num_views` views of a photo. Of others the central one is enough,
+    for validation and to find near-copies.
     """
     rows = records.included()
-    train = _indices(rows, "train")
-    central = np.concatenate([train, _indices(rows, "validation")])
+    train, central = _indices(rows, "train"), np.arange(len(rows))
     return rows, {view: train if view else central for view in range(num_views)}
 
 

@@ -1,0 +1,239 @@
+"""Find held-out photos that look like copies of training photos, by their features.
+
+Conversion keeps copies in one split as far as their hashes show them. Features of a
+pretrained network also show copies that were cut, framed, turned by a few degrees or
+taken a second later. A photo is named if it is as similar to a training photo as a cut
+training photo is to its original; so each network and data set has its own threshold.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from model.loop.inputs import feature_cache
+from pipeline.batches import crop_and_resize, image_batches
+from pipeline.batches.input_spec import InputSpec
+from pipeline.records import manifest
+from pipeline.records.manifest_row import Row
+
+# More training photos are represented by as many of them.
+MAX_TRAINING = 50_000
+# Training photos that are cut to find the threshold. A tenth of each border is cut off,
+# and this share of the cut photos reaches the threshold. benchmarks/near_copies.py
+# measures what that finds.
+NUM_CUT, CUT, FOUND_SHARE = 128, 0.1, 0.9
+_LEAST_TRAINING = 20  # photos; fewer say nothing about similarity
+_WHITENING_PHOTOS, _WHITENING_DIRECTIONS = 1024, 512
+_SHRINKAGE = 0.1  # of the mean variance, added to each
+_MOST_NUMBERS = 1 << 14  # of a photo; maps with more are reduced to their means
+_QUERIES_AT_ONCE, _TRAINING_AT_ONCE, _GATHERED_AT_ONCE = 4096, 1024, 256
+_MIN_LENGTH = 1e-12  # so that nothing is divided by 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NearCopy:
+    """A held-out photo, the most similar training photo, and their similarity."""
+
+    row: Row
+    training_row: Row
+    similarity: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Search:
+    """Result of a search.
+
+    Attributes:
+        copies: validation and test photos that reach the threshold, most similar first.
+        threshold: cosine of whitened features, at most 1.
+        chance: share of cut training photos, 0..1, that are as similar to the photo of
+            another group as the threshold: a real series, or mere likeness.
+        num_training: number of training photos compared with.
+    """
+
+    copies: tuple[NearCopy, ...]
+    threshold: float
+    chance: float
+    num_training: int
+
+
+def search(
+    records: manifest.Manifest,
+    features: feature_cache.Features,
+    trunk: Any,
+    spec: InputSpec,
+) -> Search | None:
+    """Compare validation and test photos with the training photos.
+
+    Args:
+        records: photos, whose rows the features are in the order of.
+        features: central view of all photos.
+        trunk: frozen keras.Model that computed them.
+        spec: preprocessing of the trunk's input.
+
+    Returns:
+        The photos named; None if there are too few training photos to find a threshold.
+    """
+    rows = records.included()
+    is_training = np.array([row.split == "train" for row in rows], np.bool_)
+    training = _spread(np.flatnonzero(is_training), MAX_TRAINING)
+    if len(training) < _LEAST_TRAINING:
+        return None
+    whitened = _Whitened(features, _spread(training, _WHITENING_PHOTOS))
+    cut = _spread(training, NUM_CUT)
+    cut_vectors = whitened.transform(_cut_features(records, trunk, spec, cut))
+    to_original = (cut_vectors * whitened.vectors(cut)).sum(axis=1)
+    threshold = max(_MIN_LENGTH, float(np.quantile(to_original, 1 - FOUND_SHARE)))
+    blocks = list(_blocks(training, _TRAINING_AT_ONCE))
+
+    def most_similar(queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        return nearest(queries, map(whitened.vectors, blocks), k)
+
+    similarities, positions = most_similar(cut_vectors, 2)
+    groups = np.array([row.group for row in rows])
+    is_other = groups[training[positions]] != groups[cut][:, None]
+    chance = (is_other & (similarities >= threshold)).any(axis=1).mean()
+    copies = []
+    for held_out in _blocks(np.flatnonzero(~is_training), _QUERIES_AT_ONCE):
+        similarities, positions = most_similar(whitened.vectors(held_out), 1)
+        for n in np.flatnonzero(similarities[:, 0] >= threshold):
+            copies.append(
+                NearCopy(
+                    row=rows[held_out[n]],
+                    training_row=rows[training[positions[n, 0]]],
+                    similarity=float(similarities[n, 0]),
+                )
+            )
+    copies.sort(key=lambda copy: -copy.similarity)
+    return Search(
+        copies=tuple(copies),
+        threshold=threshold,
+        chance=float(chance),
+        num_training=len(training),
+    )
+
+
+def nearest(
+    queries: np.ndarray, blocks: Iterable[np.ndarray], k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the vectors with the largest cosines to each query, best first.
+
+    Args:
+        queries: float32 [num_queries, num_features], of length 1.
+        blocks: vectors of length 1 to be searched, block by block, so that few are in
+            memory at the same time.
+        k: number of vectors for each query, at least 1; fewer if there are fewer.
+
+    Returns:
+        Cosines and positions over all blocks, [num_queries, k].
+    """
+    best = np.zeros((len(queries), 0), np.float32)
+    positions = np.zeros((len(queries), 0), np.int64)
+    count = 0
+    for block in blocks:
+        cosines = queries @ block.T
+        # A full sort of each block took nine tenths of the time.
+        top = np.argpartition(-cosines, min(k, len(block)) - 1, axis=1)[:, :k]
+        best = np.hstack([best, np.take_along_axis(cosines, top, axis=1)])
+        positions = np.hstack([positions, count + top])
+        order = np.argsort(-best, axis=1, kind="stable")[:, :k]
+        best = np.take_along_axis(best, order, axis=1)
+        positions = np.take_along_axis(positions, order, axis=1)
+        count += len(block)
+    return best, positions
+
+
+def unit_vectors(features: Any) -> np.ndarray:
+    """Return features [num_photos, ...] as float32 rows of length 1."""
+    values = np.asarray(features, np.float32)
+    flat = values.reshape(len(values), math.prod(values.shape[1:]))
+    lengths = np.linalg.norm(flat, axis=1, keepdims=True)
+    return flat / np.maximum(lengths, _MIN_LENGTH)
+
+
+def _rows_of_numbers(features: Any) -> np.ndarray:
+    """Return features [num_photos, ...] as float32 rows of at most _MOST_NUMBERS."""
+    values = np.asarray(features, np.float32)
+    if values.ndim == 4 and math.prod(values.shape[1:]) > _MOST_NUMBERS:
+        return values.mean(axis=(1, 2))
+    return values.reshape(len(values), math.prod(values.shape[1:]))
+
+
+class _Whitened:
+    """Features in directions that all vary as much, so that none of them prevails.
+
+    On flower photos, plain cosines name 3 to 14 % of other photos at the threshold that
+    names 95 % of photos cut by a tenth; whitened ones name 1 to 4 %.
+    """
+
+    def __init__(self, features: feature_cache.Features, sample: np.ndarray) -> None:
+        """Find the directions of these photos, an index each."""
+        self._features = features
+        values = self._gather(sample)
+        self._mean = values.mean(axis=0)
+        values = values - self._mean
+        # Eigenvectors of the smaller product give the same directions.
+        by_photo = len(values) < values.shape[1]
+        variances, vectors = np.linalg.eigh(
+            values @ values.T if by_photo else values.T @ values
+        )
+        variances = variances[-_WHITENING_DIRECTIONS:]
+        vectors = vectors[:, -_WHITENING_DIRECTIONS:]
+        mean_variance = np.square(values).sum() / min(values.shape)
+        is_real = variances > 1e-6 * mean_variance
+        variances, vectors = variances[is_real], vectors[:, is_real]
+        if by_photo:
+            vectors = values.T @ vectors / np.sqrt(variances)
+        self._matrix = vectors / np.sqrt(variances + _SHRINKAGE * mean_variance)
+
+    def _gather(self, indices: np.ndarray) -> np.ndarray:
+        return np.concatenate(
+            [
+                _rows_of_numbers(
+                    self._features.gather(
+                        part, np.full(len(part), feature_cache.CENTRAL)
+                    )
+                )
+                for part in _blocks(indices, _GATHERED_AT_ONCE)
+            ]
+        )
+
+    def transform(self, values: np.ndarray) -> np.ndarray:
+        """Return features, float32 [num_photos, num_features], whitened, length 1."""
+        return unit_vectors((values - self._mean) @ self._matrix)
+
+    def vectors(self, indices: np.ndarray) -> np.ndarray:
+        """Return whitened features of photos, by their indices."""
+        blocks = _blocks(indices, _TRAINING_AT_ONCE)
+        return np.concatenate([self.transform(self._gather(b)) for b in blocks])
+
+
+def _cut_features(
+    records: manifest.Manifest, trunk: Any, spec: InputSpec, indices: np.ndarray
+) -> np.ndarray:
+    """Return the features of photos with a tenth of each border cut off."""
+    included = records.included()
+    rows = [included[index] for index in indices]
+    images = image_batches.Images(
+        records, rows, spec, batch_size=feature_cache.BATCH_SIZE
+    )
+    view = crop_and_resize.central_views(images.sizes, spec)
+    sides = np.maximum(1, np.rint(view.windows[:, 2:] * (1 - 2 * CUT))).astype(np.int32)
+    corners = view.windows[:, :2] + (view.windows[:, 2:] - sides) // 2
+    view = dataclasses.replace(view, windows=np.concatenate([corners, sides], axis=1))
+    run = feature_cache.as_stored(trunk, np.float32)
+    batches = images.run(np.arange(len(rows)), view)
+    return np.concatenate([_rows_of_numbers(run(batch["image"])) for batch in batches])
+
+
+def _spread(indices: np.ndarray, most: int) -> np.ndarray:
+    """Return at most `most` of the indices, evenly spread."""
+    count = min(most, len(indices))
+    return indices[np.linspace(0, len(indices) - 1, count).astype(np.int64)]
+
+
+def _blocks(indices: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    return (indices[start : start + size] for start in range(0, len(indices), size))
