@@ -20,6 +20,7 @@ from model.reports import (
     report_tables,
     text_report,
 )
+from pipeline.grouping import near_duplicates
 from pipeline.system import command_line, file_system, html_templates
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -102,6 +103,7 @@ def _figures(evaluation: run_evaluation.RunEvaluation) -> dict[str, Any]:
             *text_report.groups_in_words(figures),
             *text_report.precision_in_words(figures),
         ],
+        "hashes_find": near_duplicates.LIMIT,
         "near_copies_line": text_report.near_copies_in_words(figures),
         "no_better": text_report.is_no_better(figures),
         "curves": drawings.training(run.results()) if has_metrics else [],

@@ -4,6 +4,7 @@ from typing import Any
 
 from model.loop import metrics
 from model.loop.inputs import near_copies
+from pipeline.grouping import near_duplicates
 from pipeline.system import command_line, tables
 
 _MAX_ERRORS = 10
@@ -103,20 +104,22 @@ def near_copies_in_words(figures: dict[str, Any]) -> list[str]:
         return []
     what = "near-copies of training photos"
     if "not_searched" in content:
-        return [f"{what}: not searched, because {content['not_searched']}."]
-    photos, compared = content["photos"], content["num_training"]
+        return [
+            f"{what}: not searched, because {content['not_searched']}. Conversion only "
+            f"keeps copies in one split that are {near_duplicates.LIMIT}."
+        ]
+    photos = content["photos"]
+    compared, total = content["num_training"], content["num_training_in_all"]
     first = ""
     if photos:
-        pair = photos[0]["path"], photos[0]["similar_to"]
-        first = command_line.one_line(", first {} and {}".format(*pair))
-    sampled = ""
-    if compared < content["num_training_in_all"]:
-        sampled = f", compared with {compared:,} of {content['num_training_in_all']:,}"
+        first = f", first {photos[0]['path']} and {photos[0]['similar_to']}"
     return [
-        f"{what}: {len(photos):,} of {figures['num_examples']:,} photos{sampled}{first}"
-        f". This names {near_copies.FOUND_SHARE:.0%} of training photos that were cut "
-        f"by {near_copies.CUT:.0%} of each border; {content['chance']:.1%} of training "
-        "photos look as much like another one."
+        f"{what}: {len(photos):,} of {figures['num_examples']:,} photos"
+        + command_line.one_line(first)
+        + f", compared with {compared:,} of {total:,}" * (compared < total)
+        + f". Of training photos cut by {100 * near_copies.CUT:.0f} % of each border, "
+        f"{100 * near_copies.FOUND_SHARE:.0f} % are named; {100 * content['chance']:.1f} % "
+        "of training photos look as much like another one."
     ]
 
 

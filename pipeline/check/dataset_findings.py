@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from pipeline.check.check_report import Finding, Severity
-from pipeline.grouping import photo_groups, split_assignment
+from pipeline.grouping import near_duplicates, photo_groups, split_assignment
 from pipeline.grouping.photo_groups import Group, PhotoGroups
 from pipeline.records.manifest import SPLITS
 from pipeline.records.manifest_row import Row
@@ -30,7 +30,8 @@ _GROUP_KINDS: Mapping[str, tuple[Severity, str]] = {
     "exact copies": ("note", "the same file again; convert keeps copies in one split"),
     "near-duplicates": (
         "note",
-        "the same picture again, changed; convert keeps them in one split",
+        f"the same picture again, {near_duplicates.LIMIT}; convert keeps them in one "
+        "split",
     ),
 }
 

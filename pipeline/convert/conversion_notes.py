@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 
-from pipeline.grouping import photo_groups
+from pipeline.grouping import near_duplicates, photo_groups
 from pipeline.grouping.photo_groups import Group, PhotoGroups
 from pipeline.grouping.photo_selection import Reasons
 from pipeline.records.manifest_row import Row
@@ -43,20 +43,19 @@ def lines(
         if row.is_included and key is not None
     ]
     texts = [
-        (copies, f"exact copies: {len(copies)} ({_names(rows, sorted(copies))})"),
-        (near, f"groups of near-duplicates: {len(near)} ({_pairs(rows, near)})"),
+        (copies, _counted("exact copies", rows, sorted(copies))),
+        (
+            near,
+            f"groups of near-duplicates: {len(near)} ({_pairs(rows, near)}); these are "
+            f"copies {near_duplicates.LIMIT}",
+        ),
         (keys, f"given groups: {len(set(keys))}, of {len(keys)} photos"),
-        (listed, f"left out by --leave_out: {len(listed)} ({_names(rows, listed)})"),
+        (listed, _counted("left out by --leave_out", rows, listed)),
         (
             contradicting,
-            f"left out, filed under several classes: {len(contradicting)} "
-            f"({_names(rows, contradicting)})",
+            _counted("left out, filed under several classes", rows, contradicting),
         ),
-        (
-            bridging,
-            f"left out, on both sides of the split: {len(bridging)} "
-            f"({_names(rows, bridging)})",
-        ),
+        (bridging, _counted("left out, on both sides of the split", rows, bridging)),
         (
             mixed,
             "warning: groups of the same picture in several classes: "
@@ -86,6 +85,10 @@ def changes(rows: Sequence[Row], previous: PreviousDataset) -> list[str]:
 def _names(rows: Sequence[Row], indices: Collection[int]) -> str:
     shown = [rows[index].path for index in [*indices][:_SHOWN]]
     return ", ".join(shown) + (" ..." if len(indices) > _SHOWN else "")
+
+
+def _counted(text: str, rows: Sequence[Row], indices: Collection[int]) -> str:
+    return f"{text}: {len(indices)} ({_names(rows, indices)})"
 
 
 def _pairs(rows: Sequence[Row], groups: Sequence[Group]) -> str:

@@ -24,7 +24,7 @@ MAX_TRAINING = 50_000
 # Training photos that are cut to find the threshold. A tenth of each border is cut off,
 # and this share of the cut photos reaches the threshold. benchmarks/near_copies.py
 # measures what that finds.
-NUM_CUT, CUT, FOUND_SHARE = 128, 0.1, 0.9
+NUM_CUT, CUT, FOUND_SHARE = 128, 0.1, 0.95
 _LEAST_TRAINING = 20  # photos; fewer say nothing about similarity
 _WHITENING_PHOTOS, _WHITENING_DIRECTIONS = 1024, 512
 _SHRINKAGE = 0.1  # of the mean variance, added to each

@@ -1,3 +1,4 @@
+import dataclasses
 import html.parser
 import json
 import re
@@ -281,3 +282,21 @@ def test_thumbnails_stop_at_their_total_size(found, monkeypatch):
     before = dict(thumbnails.sources)
     thumbnails.add(found.included()[:3], large=True)
     assert thumbnails.sources == before  # made once
+
+
+def test_near_copies_are_shown_with_their_training_photos(evaluation, found):
+    first, second = (row.path for row in found.included()[:2])
+    photos = [{"path": first, "similar_to": second, "similarity": 0.875}]
+    content = {
+        "photos": photos,
+        "chance": 0.0,
+        "num_training": 40,
+        "num_training_in_all": 40,
+    }
+    figures = evaluation.figures | {"near_copies": content}
+    page = html_report.render(dataclasses.replace(evaluation, figures=figures), "")
+    section = page[page.index('<section id="near">') :]
+    pictures = re.findall('data-photo="([0-9a-f]{64})"', section)
+    assert pictures == [row.sha256 for row in found.included()[:2]]
+    assert set(pictures) <= photo_data(page)["photos"].keys()
+    assert "similarity 0.875" in section

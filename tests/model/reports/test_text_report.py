@@ -111,3 +111,33 @@ def test_groups_are_named_with_what_they_are_worth():
         "count as 42 independent photos."
     ]
     assert text_report.groups_in_words(figures | {"num_groups": 60}) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (
+            {
+                "photos": [{"path": "a/1.jpg", "similar_to": "a/2.jpg"}],
+                "chance": 0.014,
+                "num_training": 50_000,
+                "num_training_in_all": 60_000,
+            },
+            "near-copies of training photos: 1 of 1,097 photos, first a/1.jpg and "
+            "a/2.jpg, compared with 50,000 of 60,000. Of training photos cut by 10 % of "
+            "each border, 95 % are named; 1.4 % of training photos look as much like "
+            "another one.",
+        ),
+        (
+            {"not_searched": "nothing is cached"},
+            "near-copies of training photos: not searched, because nothing is cached. "
+            "Conversion only keeps copies in one split that are re-encoded, mirrored, "
+            "turned by 90 degrees, resized, grey, or cut by up to 2 % of each border.",
+        ),
+    ],
+    ids=["searched", "not searched"],
+)
+def test_the_number_of_near_copies_is_said_with_its_limit(content, line):
+    figures = {"num_examples": 1097, "split": "test", "near_copies": content}
+    assert text_report.near_copies_in_words(figures) == [line]
+    assert not text_report.near_copies_in_words(figures | {"split": "train"})
