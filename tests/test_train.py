@@ -67,6 +67,8 @@ def test_a_run_folder_is_complete(shared_run):
         "labels.txt",
         "photos.json",
         "calibration.json",
+        "similar.csv",
+        "similar.json",
     }
     assert (shared_run.parent / "latest").resolve() == shared_run.resolve()
     assert (shared_run / "labels.txt").read_text() == "blue\ngreen\nred\n"

@@ -118,7 +118,8 @@ def near_copies_in_words(figures: dict[str, Any]) -> list[str]:
         + command_line.one_line(first)
         + f", compared with {compared:,} of {total:,}" * (compared < total)
         + f". Of training photos cut by {100 * near_copies.CUT:.0f} % of each border, "
-        f"{100 * near_copies.FOUND_SHARE:.0f} % are named; {100 * content['chance']:.1f} % "
+        f"{100 * near_copies.FOUND_SHARE:.0f} % are named; "
+        f"{100 * content['chance']:.1f} % "
         "of training photos look as much like another one."
     ]
 

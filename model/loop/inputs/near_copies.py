@@ -87,10 +87,10 @@ def search(
     cut_vectors = whitened.transform(_cut_features(records, trunk, spec, cut))
     to_original = (cut_vectors * whitened.vectors(cut)).sum(axis=1)
     threshold = max(_MIN_LENGTH, float(np.quantile(to_original, 1 - FOUND_SHARE)))
-    blocks = list(_blocks(training, _TRAINING_AT_ONCE))
+    vectors = whitened.vectors(training)  # at most 100 MB
 
     def most_similar(queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        return nearest(queries, map(whitened.vectors, blocks), k)
+        return nearest(queries, _blocks(vectors, _TRAINING_AT_ONCE), k)
 
     similarities, positions = most_similar(cut_vectors, 2)
     groups = np.array([row.group for row in rows])
@@ -235,5 +235,5 @@ def _spread(indices: np.ndarray, most: int) -> np.ndarray:
     return indices[np.linspace(0, len(indices) - 1, count).astype(np.int64)]
 
 
-def _blocks(indices: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    return (indices[start : start + size] for start in range(0, len(indices), size))
+def _blocks(values: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    return (values[start : start + size] for start in range(0, len(values), size))

@@ -124,9 +124,9 @@ def test_groups_are_named_with_what_they_are_worth():
                 "num_training_in_all": 60_000,
             },
             "near-copies of training photos: 1 of 1,097 photos, first a/1.jpg and "
-            "a/2.jpg, compared with 50,000 of 60,000. Of training photos cut by 10 % of "
-            "each border, 95 % are named; 1.4 % of training photos look as much like "
-            "another one.",
+            "a/2.jpg, compared with 50,000 of 60,000. Of training photos cut by 10 % "
+            "of each border, 95 % are named; 1.4 % of training photos look as much "
+            "like another one.",
         ),
         (
             {"not_searched": "nothing is cached"},
