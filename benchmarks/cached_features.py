@@ -25,7 +25,7 @@ from typing import Any
 from training_step import build_parts, make_learning_setup
 
 from model.loop import device, train_step
-from model.loop.inputs import feature_cache, training_data
+from model.loop.inputs import cache_key, training_data
 from model.training import settings, stages, starting_point, trunk_and_tail
 from model.weights import preprocessing_overrides
 from pipeline.records import manifest
@@ -80,7 +80,7 @@ class Stage:
             plan, start, setup.frozen_policy, setup.trained_policy
         )
         began = time.perf_counter()
-        identity = feature_cache.describe(
+        identity = cache_key.describe(
             trunk, plan.cut, plan.spec, setup.precision, dataset
         )
         features = training_data.compute_features(

@@ -26,7 +26,7 @@ import cv2
 import numpy as np
 
 from model.loop import device
-from model.loop.inputs import feature_cache, near_copies
+from model.loop.inputs import cache_key, feature_cache, near_copies
 from model.training import settings, stages, starting_point, trunk_and_tail
 from model.weights import model_variables
 from pipeline.batches import image_batches
@@ -205,7 +205,7 @@ def measure_network(
         ),
         {feature_cache.CENTRAL: np.arange(len(rows))},
         cache_dir=cache_dir,
-        identity=feature_cache.describe(
+        identity=cache_key.describe(
             trunk, plan.trunk_output, plan.spec, setup.precision, records
         ),
     )
@@ -216,14 +216,14 @@ def measure_network(
         began = time.perf_counter()
         result = near_copies.search(divided, features, trunk, plan.spec)
         seconds.append(time.perf_counter() - began)
-        thresholds.append(result.threshold)
+        thresholds.append(result["threshold"])
         num_others += sum("@" not in row.path for row in divided.included("test"))
-        for copy in result.copies:
-            original, _, kind = Path(copy.row.path).stem.partition("@")
+        for photo in result["photos"]:
+            original, _, kind = Path(photo["path"]).stem.partition("@")
             if not kind:
-                pair = (copy.row.path, copy.training_row.path, copy.similarity)
+                pair = (photo["path"], photo["similar_to"], photo["similarity"])
                 others.append(pair)
-            elif Path(copy.training_row.path).stem == original:
+            elif Path(photo["similar_to"]).stem == original:
                 named[kind] += 1
     shares = {kind: n / NUM_FOLDS / NUM_COPIED for kind, n in named.items()}
     overall = np.mean([share for kind, share in shares.items() if kind not in EXTRA])

@@ -99,7 +99,7 @@ def evaluate_run(
         **predictions.figures(),
         "label_doubts": unseen.figures(predictions.class_names),
         "photos_seen": len(seen_photos & data.sha256),
-        "near_copies": near_copies(run, data),
+        "near_copies": _near_copies(run, data),
         "data": {"path": data.source, "manifest_digest": records.digest},
         "model_sha256": run.model_digest(),
         "precision": "float32",
@@ -120,25 +120,18 @@ def evaluate_run(
     )
 
 
-def near_copies(run: finished_run.FinishedRun, data: EvaluationData) -> dict[str, Any]:
-    """Return which of the photos look like copies of the run's training photos.
-
-    Returns:
-        The list that the training wrote (FinishedRun.near_copies), of these photos; or
-        {"not_searched": reason}.
-    """
+def _near_copies(run: finished_run.FinishedRun, data: EvaluationData) -> dict[str, Any]:
+    """Return which photos look like training photos, or {"not_searched": reason}."""
     if data.records.digest != run.manifest_digest:
         return {"not_searched": "these are not the records of the training"}
-    content = run.near_copies()
-    if content is None:
+    paths, content = {row.path for row in data.rows}, run.near_copies()
+    if not content:
         return {
             "not_searched": "the training cached no features. A training that leaves "
             "the layers below the head frozen searches these records"
         }
-    paths = {row.path for row in data.rows}
     photos = [photo for photo in content["photos"] if photo["path"] in paths]
-    total = len(data.records.included("train"))
-    return {**content, "photos": photos, "num_training_in_all": total}
+    return content | {"photos": photos}
 
 
 def _make_writable_folder(folder: Path) -> None:

@@ -61,7 +61,7 @@ def _photos(evaluation: run_evaluation.RunEvaluation) -> dict[str, Any]:
     rows = [card.row for card in shown]
     thumbnails.add(rows, large=True)
     near_copies = report_photos.near_copies(evaluation)
-    thumbnails.add((row for pair in near_copies for row in pair.rows), large=True)
+    thumbnails.add((row for *pair, _ in near_copies for row in pair), large=True)
     labels = [card.label for card in shown]
     heat_maps = photo_thumbnails.heat_maps(
         evaluation.model, evaluation.data.records, rows, labels, evaluation.run.spec

@@ -64,28 +64,14 @@ def photo_cards(
     }
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class NearCopy:
-    """A photo and the training photo that it looks like a copy of.
-
-    Attributes:
-        rows: manifest rows of both.
-        similarity: cosine of their whitened features, at most 1.
-    """
-
-    rows: tuple[Row, Row]
-    similarity: float
-
-
-def near_copies(evaluation: run_evaluation.RunEvaluation) -> list[NearCopy]:
-    """Return the most similar near-copies of training photos, with their rows."""
+def near_copies(
+    evaluation: run_evaluation.RunEvaluation,
+) -> list[tuple[Row, Row, float]]:
+    """Return the most similar near-copies, their training photos, and similarities."""
     rows = {row.path: row for row in evaluation.data.records.included()}
     photos = evaluation.figures["near_copies"].get("photos", [])
     return [
-        NearCopy(
-            rows=(rows[photo["path"]], rows[photo["similar_to"]]),
-            similarity=photo["similarity"],
-        )
+        (rows[photo["path"]], rows[photo["similar_to"]], photo["similarity"])
         for photo in photos[:_NUM_NEAR_COPIES]
         if photo["similar_to"] in rows
     ]

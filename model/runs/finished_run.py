@@ -114,13 +114,8 @@ class FinishedRun:
 
         return float(read_json(self.directory / "calibration.json", check))
 
-    def near_copies(self) -> dict[str, Any] | None:
-        """Return similar.json; None if the training has not searched near-copies.
-
-        Returns:
-            As near_copies.Search: `threshold`, `chance`, `num_training`; and `photos`,
-            a list of {path, split, similar_to, similarity}, most similar first.
-        """
+    def near_copies(self) -> dict[str, Any]:
+        """Return similar.json, a result of near_copies.search; {} if it is missing."""
         path = self.directory / run_folder.NEAR_COPIES_JSON
 
         def check(content: Any) -> dict[str, Any]:
@@ -128,12 +123,12 @@ class FinishedRun:
                 for name in ("path", "split", "similar_to"):
                     _expect(name, photo[name], str)
                 _expect("similarity", photo["similarity"], float)
-            for name in ("threshold", "chance"):
-                _expect(name, content[name], float)
-            _expect("num_training", content["num_training"], int)
+            _expect("chance", content["chance"], float)
+            for name in ("num_training", "num_training_in_all"):
+                _expect(name, content[name], int)
             return dict(content)
 
-        return dict(read_json(path, check)) if path.exists() else None
+        return dict(read_json(path, check)) if path.exists() else {}
 
     def seen_photos(self) -> set[str]:
         """Return the SHA-256 of the photos used for training and validation."""

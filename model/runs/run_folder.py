@@ -38,9 +38,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from model.loop.inputs import near_copies
 from model.loop.training_loop import EpochResult
-from model.weights import weight_file, weight_ledger
+from model.weights import restore, weight_file
 from pipeline.records import manifest
 from pipeline.system import file_system
 from pipeline.system.errors import DataError
@@ -201,24 +200,13 @@ class RunFolder:
             # Names of classes may hold bytes of folder names that are not UTF-8.
             partial.write_text(text, encoding="utf-8", errors="surrogateescape")
 
-    def write_near_copies(self, search: near_copies.Search) -> None:
-        """Write similar.json and similar.csv, the most similar photos first."""
-        photos = [
-            {
-                "path": copy.row.path,
-                "split": copy.row.split,
-                "similar_to": copy.training_row.path,
-                "similarity": round(copy.similarity, 4),
-            }
-            for copy in search.copies
-        ]
-        names = ("threshold", "chance", "num_training")
-        facts = {name: getattr(search, name) for name in names}
-        self.write_json(NEAR_COPIES_JSON, facts | {"photos": photos})
+    def write_near_copies(self, result: dict[str, Any]) -> None:
+        """Write similar.json, a result of near_copies.search, and similar.csv."""
+        self.write_json(NEAR_COPIES_JSON, result)
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(("path", "split", "similar_to", "similarity"))
-        writer.writerows(photo.values() for photo in photos)
+        writer.writerows(photo.values() for photo in result["photos"])
         self.write_text(NEAR_COPIES, text.getvalue())
 
     def write_metrics(self, results: Sequence[EpochResult]) -> None:
@@ -264,7 +252,7 @@ class RunFolder:
 
     def write_ledger(
         self,
-        entries: Sequence[weight_ledger.Entry],
+        entries: Sequence[restore.Entry],
         metadata: dict[str, Any],
         before: dict[str, str],
         after: dict[str, str],

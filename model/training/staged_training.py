@@ -17,12 +17,12 @@ from model.loop import (
     train_step,
     training_loop,
 )
-from model.loop.inputs import feature_cache, near_copies, training_data
+from model.loop.inputs import cache_key, feature_cache, near_copies, training_data
 from model.loop.training_loop import EpochResult
 from model.networks import head
 from model.runs import image_grid, run_folder, snapshots, tensorboard_log
 from model.training import stages, starting_point, trunk_and_tail
-from model.weights import model_variables, weight_file, weight_ledger
+from model.weights import model_variables, restore, weight_file
 from pipeline.records import manifest
 from pipeline.system import command_line
 
@@ -128,7 +128,7 @@ class StagedTraining:
 
     def feature_identity(self, stage: stages.Stage, trunk: Any) -> dict[str, Any]:
         """Return all that a stage's cached features depend on."""
-        return feature_cache.describe(
+        return cache_key.describe(
             trunk,
             stage.plan.trunk_output,
             stage.plan.spec,
@@ -164,10 +164,10 @@ class StagedTraining:
             return
         spec = stage.plan.spec
         result = near_copies.search(self._records, features, self._trunk, spec)
-        if result is None:
+        if not result:
             return
         self.folder.write_near_copies(result)
-        counts = collections.Counter(copy.row.split for copy in result.copies)
+        counts = collections.Counter(photo["split"] for photo in result["photos"])
         if counts:
             numbers = " and ".join(f"{n:,} {split}" for split, n in counts.items())
             command_line.log(
@@ -270,7 +270,7 @@ class StagedTraining:
         entries = restored.entries if restored else ()
         whole = trunk_and_tail.assemble(plan, self.best.values)
         self.folder.write_ledger(
-            weight_ledger.complete(entries, whole),
+            restore.complete_ledger(entries, whole),
             self.start.describe_weights() | {"preprocessing": plan.spec.source},
             before={n: d for n, d in self._digests.items() if n not in self._trained},
             after=model_variables.digests(whole.variables),

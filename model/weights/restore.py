@@ -7,7 +7,8 @@ import collections
 import dataclasses
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
@@ -15,11 +16,31 @@ import numpy as np
 from model.checkpoints import errors
 from model.checkpoints.checkpoint import Checkpoint
 from model.networks.architecture import Network
-from model.weights import identify_network, preprocessing_overrides, weight_ledger
+from model.weights import (
+    identify_network,
+    model_variables,
+    preprocessing_overrides,
+)
 from model.weights.identify_network import NetworkMatch
 from model.weights.layer_naming import LayerNaming
 from model.weights.preprocessing_overrides import Overrides
 from pipeline.batches.input_spec import InputSpec
+
+# Restored into a variable; a new variable; a tensor without a variable; a tensor of the
+# wrong shape or type; left out by --skip.
+Status = Literal["restored", "new", "unused", "mismatched", "skipped"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One line of the ledger: a tensor of the file, a variable such as conv1/kernel."""
+
+    status: Status
+    variable: str = ""  # "" for a tensor without a variable
+    shape: tuple[int, ...] = ()
+    tensor: str = ""  # "" for a variable without a tensor
+    file_shape: tuple[int, ...] = ()
+    file_dtype: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +64,7 @@ class RestoredWeights:
     values: dict[str, dict[str, np.ndarray]]
     shapes: dict[str, dict[str, tuple[int, ...]]]
     skipped: tuple[str, ...] = ()
-    entries: tuple[weight_ledger.Entry, ...]
+    entries: tuple[Entry, ...]
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return {"layer/variable": array} of all tensors that fit."""
@@ -172,7 +193,7 @@ def restore_match(
             f"Expected some of {', '.join(shapes)}."
         )
     in_file = {
-        name: weight_ledger.Entry(
+        name: Entry(
             status="unused",
             tensor=name,
             file_shape=tensor.shape,
@@ -189,7 +210,7 @@ def restore_match(
                 continue
             tensor = tensors[name]
             fits = tensor.shape in naming.shapes_in_file(shape) and is_float(tensor)
-            status: weight_ledger.Status = "restored" if fits else "mismatched"
+            status: Status = "restored" if fits else "mismatched"
             status = "skipped" if layer in skip else status
             entry = dataclasses.replace(in_file[name], status=status, shape=shape)
             entries.append(dataclasses.replace(entry, variable=f"{layer}/{variable}"))
@@ -241,3 +262,27 @@ def finite_float32(tensor: np.ndarray, where: str) -> np.ndarray:
             "damaged, or its training diverged. Use another file."
         )
     return array
+
+
+def complete_ledger(file_entries: Iterable[Entry], model: Any) -> list[Entry]:
+    """Return the whole ledger: a file's tensors, and the trained model's new variables.
+
+    The file has no entries if the start is random.
+    """
+    shapes = {
+        name: (*parts[0].shape[:-1], sum(part.shape[-1] for part in parts))
+        for name, parts in model_variables.by_name(model).items()
+    }
+    entries = []
+    for entry in file_entries:
+        if entry.status == "restored" and entry.variable not in shapes:
+            # The file has it, but the model ends below that layer.
+            entry = dataclasses.replace(entry, status="unused", variable="", shape=())
+        entries.append(entry)
+    restored = {entry.variable for entry in entries if entry.status == "restored"}
+    entries += [
+        Entry(status="new", variable=name, shape=shape)
+        for name, shape in shapes.items()
+        if name not in restored
+    ]
+    return entries

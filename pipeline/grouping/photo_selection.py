@@ -15,8 +15,9 @@ from pipeline.records.manifest import SPLITS
 from pipeline.records.manifest_row import Row
 from pipeline.records.previous_dataset import PreviousDataset
 from pipeline.records.row_codes import Code, Reason
-from pipeline.sources import photo_csv
+from pipeline.sources.lists import text_lines
 from pipeline.sources.photo_source import Source
+from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
 # {index of a row: why it gets no record}.
@@ -43,24 +44,27 @@ def find_listed(
     if not list_file:
         return previous.left_out_by_list(rows) if previous else {}
     path = Path(list_file)
-    columns = {name: (name,) for name in ("similar_to", "similarity")}
-    listed = {
-        row["path"]: row
-        for _, row in photo_csv.read_rows(path, {"path": ("path",)}, columns)
-    }
+    ((_, titles), *lines), notes = text_lines.read_rows(path)
+    for note in notes:
+        command_line.log(f"note: {note}")
+    titles = [title.lower() for title in titles]
+    if "path" not in titles:
+        raise DataError(f"{path}: expected a column path, found {', '.join(titles)}")
+    entries = (dict(zip(titles, fields, strict=True)) for _, fields in lines)
+    listed = {entry["path"]: entry for entry in entries}
     reasons: Reasons = {}
     for index, row in enumerate(rows):
         if entry := listed.get(row.path.strip()):
             text = f"listed in {path.name}"
-            if entry["similar_to"]:
-                text += f": similar to {entry['similar_to']} ({entry['similarity']})"
+            if similar_to := entry.get("similar_to"):
+                text += f": similar to {similar_to} ({entry.get('similarity', '')})"
             reasons[index] = Reason(Code.LEFT_OUT_BY_LIST, text)
-    if listed and not reasons:
-        raise DataError(
-            f"--leave_out={path}: names no photo of this source. Expected paths such "
-            f"as {rows[0].path}, found {next(iter(listed))}. Give the list of a run on "
-            "these photos"
-        )
+    if missing := listed.keys() - {row.path.strip() for row in rows}:
+        text = f"{path}: {len(missing)} of {len(listed)} listed photos are not in this "
+        text += f"source, {min(missing)} first. Expected paths such as {rows[0].path}"
+        if not reasons:
+            raise DataError(f"--leave_out={text}")
+        command_line.log(f"note: {command_line.one_line(text)}")
     return reasons
 
 

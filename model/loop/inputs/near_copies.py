@@ -17,7 +17,6 @@ from model.loop.inputs import feature_cache
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.batches.input_spec import InputSpec
 from pipeline.records import manifest
-from pipeline.records.manifest_row import Row
 
 # More training photos are represented by as many of them.
 MAX_TRAINING = 50_000
@@ -26,38 +25,11 @@ MAX_TRAINING = 50_000
 # measures what that finds.
 NUM_CUT, CUT, FOUND_SHARE = 128, 0.1, 0.95
 _LEAST_TRAINING = 20  # photos; fewer say nothing about similarity
-_WHITENING_PHOTOS, _WHITENING_DIRECTIONS = 1024, 512
+_WHITENING_PHOTOS, _MOST_DIRECTIONS = 1024, 512
 _SHRINKAGE = 0.1  # of the mean variance, added to each
 _MOST_NUMBERS = 1 << 14  # of a photo; maps with more are reduced to their means
 _QUERIES_AT_ONCE, _TRAINING_AT_ONCE, _GATHERED_AT_ONCE = 4096, 1024, 256
 _MIN_LENGTH = 1e-12  # so that nothing is divided by 0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class NearCopy:
-    """A held-out photo, the most similar training photo, and their similarity."""
-
-    row: Row
-    training_row: Row
-    similarity: float
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Search:
-    """Result of a search.
-
-    Attributes:
-        copies: validation and test photos that reach the threshold, most similar first.
-        threshold: cosine of whitened features, at most 1.
-        chance: share of cut training photos, 0..1, that are as similar to the photo of
-            another group as the threshold: a real series, or mere likeness.
-        num_training: number of training photos compared with.
-    """
-
-    copies: tuple[NearCopy, ...]
-    threshold: float
-    chance: float
-    num_training: int
 
 
 def search(
@@ -65,7 +37,7 @@ def search(
     features: feature_cache.Features,
     trunk: Any,
     spec: InputSpec,
-) -> Search | None:
+) -> dict[str, Any]:
     """Compare validation and test photos with the training photos.
 
     Args:
@@ -75,13 +47,18 @@ def search(
         spec: preprocessing of the trunk's input.
 
     Returns:
-        The photos named; None if there are too few training photos to find a threshold.
+        `threshold`, a cosine; `chance`, the share of cut training photos, 0..1, that
+        are as similar to a photo of another group: a real series, or mere likeness;
+        `num_training` of `num_training_in_all` photos, that were compared with; and
+        `photos`, held-out photos that reach the threshold, most similar first: {path,
+        split, similar_to, similarity}. {} if there are too few training photos.
     """
     rows = records.included()
     is_training = np.array([row.split == "train" for row in rows], np.bool_)
-    training = _spread(np.flatnonzero(is_training), MAX_TRAINING)
-    if len(training) < _LEAST_TRAINING:
-        return None
+    all_training = np.flatnonzero(is_training)
+    if len(all_training) < _LEAST_TRAINING:
+        return {}
+    training = _spread(all_training, MAX_TRAINING)
     whitened = _Whitened(features, _spread(training, _WHITENING_PHOTOS))
     cut = _spread(training, NUM_CUT)
     cut_vectors = whitened.transform(_cut_features(records, trunk, spec, cut))
@@ -96,24 +73,21 @@ def search(
     groups = np.array([row.group for row in rows])
     is_other = groups[training[positions]] != groups[cut][:, None]
     chance = (is_other & (similarities >= threshold)).any(axis=1).mean()
-    copies = []
+    photos = []
     for held_out in _blocks(np.flatnonzero(~is_training), _QUERIES_AT_ONCE):
         similarities, positions = most_similar(whitened.vectors(held_out), 1)
         for n in np.flatnonzero(similarities[:, 0] >= threshold):
-            copies.append(
-                NearCopy(
-                    row=rows[held_out[n]],
-                    training_row=rows[training[positions[n, 0]]],
-                    similarity=float(similarities[n, 0]),
-                )
-            )
-    copies.sort(key=lambda copy: -copy.similarity)
-    return Search(
-        copies=tuple(copies),
-        threshold=threshold,
-        chance=float(chance),
-        num_training=len(training),
-    )
+            row = rows[held_out[n]]
+            photo = {"path": row.path, "split": row.split}
+            photo["similar_to"] = rows[training[positions[n, 0]]].path
+            photos.append(photo | {"similarity": round(float(similarities[n, 0]), 4)})
+    return {
+        "threshold": threshold,
+        "chance": float(chance),
+        "num_training": len(training),
+        "num_training_in_all": len(all_training),
+        "photos": sorted(photos, key=lambda photo: -photo["similarity"]),
+    }
 
 
 def nearest(
@@ -172,34 +146,21 @@ class _Whitened:
     def __init__(self, features: feature_cache.Features, sample: np.ndarray) -> None:
         """Find the directions of these photos, an index each."""
         self._features = features
-        values = self._gather(sample)
+        parts = map(self._gather, _blocks(sample, _GATHERED_AT_ONCE))
+        values = np.concatenate(list(parts))
         self._mean = values.mean(axis=0)
         values = values - self._mean
-        # Eigenvectors of the smaller product give the same directions.
-        by_photo = len(values) < values.shape[1]
-        variances, vectors = np.linalg.eigh(
-            values @ values.T if by_photo else values.T @ values
-        )
-        variances = variances[-_WHITENING_DIRECTIONS:]
-        vectors = vectors[:, -_WHITENING_DIRECTIONS:]
         mean_variance = np.square(values).sum() / min(values.shape)
-        is_real = variances > 1e-6 * mean_variance
-        variances, vectors = variances[is_real], vectors[:, is_real]
-        if by_photo:
-            vectors = values.T @ vectors / np.sqrt(variances)
-        self._matrix = vectors / np.sqrt(variances + _SHRINKAGE * mean_variance)
+        # The eigenvectors of this product are the directions, seen from the photos.
+        variances, vectors = np.linalg.eigh(values @ values.T)
+        largest = np.flatnonzero(variances > 1e-3 * mean_variance)[-_MOST_DIRECTIONS:]
+        variances, vectors = variances[largest], vectors[:, largest]
+        scales = np.sqrt(variances * (variances + _SHRINKAGE * mean_variance))
+        self._matrix = values.T @ (vectors / scales)
 
     def _gather(self, indices: np.ndarray) -> np.ndarray:
-        return np.concatenate(
-            [
-                _rows_of_numbers(
-                    self._features.gather(
-                        part, np.full(len(part), feature_cache.CENTRAL)
-                    )
-                )
-                for part in _blocks(indices, _GATHERED_AT_ONCE)
-            ]
-        )
+        view = np.full_like(indices, feature_cache.CENTRAL)
+        return _rows_of_numbers(self._features.gather(indices, view))
 
     def transform(self, values: np.ndarray) -> np.ndarray:
         """Return features, float32 [num_photos, num_features], whitened, length 1."""
@@ -207,7 +168,7 @@ class _Whitened:
 
     def vectors(self, indices: np.ndarray) -> np.ndarray:
         """Return whitened features of photos, by their indices."""
-        blocks = _blocks(indices, _TRAINING_AT_ONCE)
+        blocks = _blocks(indices, _GATHERED_AT_ONCE)
         return np.concatenate([self.transform(self._gather(b)) for b in blocks])
 
 

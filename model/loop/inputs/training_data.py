@@ -158,8 +158,7 @@ def compute_features(
 ) -> feature_cache.Features:
     """Return the features of all photos, in as many views as training needs.
 
-    `cache_dir` is the folder of all caches, `identity` a result of
-    feature_cache.describe.
+    `cache_dir` is the folder of all caches, `identity` a result of cache_key.describe.
     """
     rows, needed = photos_per_view(records, num_views)
     images = image_batches.Images(

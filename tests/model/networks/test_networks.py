@@ -18,7 +18,6 @@ from model.weights import (
     model_variables,
     preprocessing_overrides,
     restore,
-    weight_ledger,
 )
 from tests.support.weights import foreign_weights
 from tests.support.weights import numpy_networks as ref
@@ -365,7 +364,7 @@ def test_built_variables_have_the_computed_shapes(case):
     spec = registry.NETWORKS[case.network].input_spec
     spec = dataclasses.replace(spec, size_px=len(case.image), short_side_px=300)
     shapes = registry.NETWORKS[case.network].variable_shapes(spec)
-    assert {e.variable: e.shape for e in weight_ledger.complete((), case.model)} == {
+    assert {e.variable: e.shape for e in restore.complete_ledger((), case.model)} == {
         f"{layer}/{variable}": shape
         for layer, variables in shapes.items()
         for variable, shape in variables.items()

@@ -8,7 +8,7 @@ import pytest
 
 from model.runs import finished_run, run_folder
 from model.runs.run_folder import RunError, RunFolder
-from model.weights.weight_ledger import Entry
+from model.weights.restore import Entry
 from tests.support import small_runs
 
 

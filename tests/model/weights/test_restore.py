@@ -6,7 +6,7 @@ import pytest
 
 from model.checkpoints import errors
 from model.checkpoints.checkpoint import Checkpoint
-from model.weights import preprocessing_overrides, restore, weight_ledger
+from model.weights import preprocessing_overrides, restore
 from tests.support import networks
 
 
@@ -39,7 +39,7 @@ def test_all_of_a_complete_file_is_restored(tensors):
 def test_entries_state_variables_and_tensors(tensors):
     tensors |= {"step": np.array(7), "ema/fc3": np.zeros((2, 3), np.float16)}
     first, *_, ema, step = restored_from(tensors).entries
-    assert first == weight_ledger.Entry(
+    assert first == restore.Entry(
         status="restored",
         variable="conv1/kernel",
         shape=(3, 3, 3, 4),
@@ -47,7 +47,7 @@ def test_entries_state_variables_and_tensors(tensors):
         file_shape=(3, 3, 3, 4),
         file_dtype="float32",
     )
-    unused = weight_ledger.Entry(status="unused", tensor="step", file_dtype="int64")
+    unused = restore.Entry(status="unused", tensor="step", file_dtype="int64")
     assert step == unused
     changes = {"tensor": "ema/fc3", "file_shape": (2, 3), "file_dtype": "float16"}
     assert ema == dataclasses.replace(unused, **changes)

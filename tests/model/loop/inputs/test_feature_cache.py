@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from model.loop.inputs import feature_cache
+from model.loop.inputs import cache_key, feature_cache
 from pipeline.batches import crop_and_resize, image_batches
 from pipeline.batches.input_spec import InputSpec
 
@@ -58,7 +58,7 @@ def extract(found, trunk, tmp_path):
 
     def extract(rows, folder="", precision="float32", stop_after=None, trunk=trunk):
         images = Watched(found, stop_after)
-        identity = feature_cache.describe(trunk, "conv", SPEC, precision, found)
+        identity = cache_key.describe(trunk, "conv", SPEC, precision, found)
         features = feature_cache.extract(
             trunk, images, rows, cache_dir=tmp_path / folder, identity=identity
         )

@@ -93,14 +93,14 @@ def test_copies_that_hashes_miss_are_listed_and_left_out(
         records.included()
     )
     empty.write_text("path\nelsewhere/1.jpg\n")
-    with pytest.raises(DataError, match="names no photo of this source"):
+    with pytest.raises(DataError, match="1 of 1 listed photos are not in this source"):
         convert(tmp_path, leave_out=str(empty))
 
 
 def test_a_damaged_list_of_a_run_is_refused(tmp_path):
     path = tmp_path / "similar.json"
     run = finished_run.FinishedRun(directory=tmp_path, config={})
-    assert run.near_copies() is None
+    assert run.near_copies() == {}
     path.write_text(json.dumps({"photos": [{"path": 1}]}))
     with pytest.raises(DataError, match=r"similar\.json: damaged"):
         run.near_copies()

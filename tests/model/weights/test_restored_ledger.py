@@ -1,7 +1,7 @@
 import numpy as np
 
 from model.checkpoints.checkpoint import Checkpoint
-from model.weights import restore, weight_ledger
+from model.weights import restore
 from tests.support import networks
 
 
@@ -13,7 +13,7 @@ def test_the_ledger_lists_tensors_and_new_variables(tiny):
     checkpoint = Checkpoint(tensors=tensors, format="test")
     restored = restore.restore_checkpoint(checkpoint, skip=("fc3",))
     model = tiny.build(tiny.input_spec, last="fc4")
-    entries = weight_ledger.complete(restored.entries, model)
+    entries = restore.complete_ledger(restored.entries, model)
     table = {
         (entry.variable, entry.tensor.removeprefix("tiny/")): entry.status
         for entry in entries
@@ -39,7 +39,7 @@ def test_the_ledger_lists_tensors_and_new_variables(tiny):
 
 def test_all_variables_of_a_random_start_are_new(tiny):
     """Dropout's random state does not count as one."""
-    entries = weight_ledger.complete((), tiny.build(tiny.input_spec, last="fc4"))
+    entries = restore.complete_ledger((), tiny.build(tiny.input_spec, last="fc4"))
     shapes = tiny.variable_shapes(tiny.input_spec)
     assert [(entry.status, entry.variable, entry.shape) for entry in entries] == [
         ("new", f"{layer}/{variable}", shape)
@@ -51,4 +51,4 @@ def test_all_variables_of_a_random_start_are_new(tiny):
 def test_frozen_variables_are_listed_too(tiny):
     model = tiny.build(tiny.input_spec, last="pool2")
     model.trainable = False
-    assert len(weight_ledger.complete((), model)) == 4
+    assert len(restore.complete_ledger((), model)) == 4

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from model.loop.inputs import feature_cache
+from model.loop.inputs import cache_key
 from model.networks import registry
 from tests.model.loop.inputs.test_feature_cache import SPEC, build_trunk
 
@@ -19,7 +19,7 @@ def describe(found):
             "precision": "float32",
             "records": found,
         }
-        return feature_cache.describe(**facts | changes)
+        return cache_key.describe(**facts | changes)
 
     return describe
 
