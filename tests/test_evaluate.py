@@ -224,7 +224,9 @@ def test_other_records_with_other_classes_are_refused(finished, tmp_path):
         evaluate.evaluate(settings)
 
 
-def test_photos_of_some_of_the_classes_get_the_runs_labels(finished, new_photos):
+def test_photos_of_some_of_the_classes_get_the_runs_labels(
+    finished, new_photos, capsys
+):
     folder = new_photos(classes=("blue", "red"))
     for name, year in (("blue", "2023"), ("red", "2024")):
         Path(folder, year).mkdir()
@@ -237,6 +239,7 @@ def test_photos_of_some_of_the_classes_get_the_runs_labels(finished, new_photos)
         split="all",
     )
     figures = evaluate.evaluate(settings)
+    assert "class folders: 20 files in 2 classes" in capsys.readouterr().err
     assert figures["data"]["path"] == folder
     assert figures["accuracy"] > 0.8
     assert figures["class_names"] == ["blue", "green", "red"]

@@ -49,7 +49,10 @@ def open_data(
             "missing_classes": "keep",
         }
         config = config_flags.build(convert_settings.Config, settings)
-        records = conversion.convert(config).manifest
+        summary = conversion.convert(config)
+        for note in summary.notes:
+            command_line.log(note)
+        records = summary.manifest
         for row in records.rows:
             if not row.is_included:
                 command_line.log(f"skipped {row.path}: {row.reason}")
