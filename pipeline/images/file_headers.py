@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import Literal
 
 from pipeline.records.row_codes import Code, Reason
+from pipeline.system import file_system
 
 # Pillow warns of decompression bombs at half of this number and refuses above it.
 MAX_PIXELS = 178_956_970
@@ -38,6 +39,7 @@ _SIGNATURES = {
         "DICOM": rb".{128}DICM",
         "PDF": rb"%PDF",
         "ZIP": rb"PK\x03\x04",
+        "Git LFS": file_system.LFS_POINTER,
     }.items()
 }
 _ENDINGS = {

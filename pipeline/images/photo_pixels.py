@@ -36,7 +36,12 @@ from pipeline.records.row_codes import Code
 VERSIONS = {"pillow": PIL.__version__, "pi_heif": pi_heif.__version__}
 # One photo is decoded in one process of many.
 AvifImagePlugin.DEFAULT_MAX_THREADS = pi_heif.options.DECODE_THREADS = 1
-_NO_IMAGES = {"unknown": "", "PDF": " (a PDF file)", "ZIP": " (a ZIP file)"}
+_NO_IMAGES = {
+    "unknown": "",
+    "PDF": " (a PDF file)",
+    "ZIP": " (a ZIP file)",
+    "Git LFS": " (a pointer of Git LFS; run git lfs pull)",
+}
 _OPENCV_PLUGINS = {
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,

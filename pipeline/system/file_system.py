@@ -28,7 +28,7 @@ _MAX_NAME = 220  # file systems allow 255 bytes; `replacing` adds some 30
 _LEFTOVER = re.compile(r"\.(.+)\.([0-9a-f]{8})-(\d+)\.(partial.*|old)", re.DOTALL)
 _LEFTOVER_S = 24 * 3600.0  # after which no other machine is writing it any more
 # Source: github.com/git-lfs/git-lfs, docs/spec.md.
-LFS_POINTER = re.compile(rb"version https://(git-lfs|hawser)\.github\.com/spec/")
+LFS_POINTER = rb"version https://(git-lfs|hawser)\.github\.com/spec/"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
@@ -93,7 +93,7 @@ def refuse_lfs_pointer(path: Path | BucketPath) -> None:
     if path.is_file():
         with path.open("rb") as file:
             start = file.read(64)
-    if LFS_POINTER.match(start):
+    if re.match(LFS_POINTER, start):
         raise DataError(
             f"{path}: is a pointer of Git LFS, not the file itself. Run git lfs pull "
             "where it lies"

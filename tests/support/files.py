@@ -4,6 +4,11 @@ import hashlib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+# What Git LFS leaves in place of a large file.
+LFS_POINTER = (
+    b"version https://git-lfs.github.com/spec/v1\n"
+    b"oid sha256:" + b"a" * 64 + b"\nsize 47929383\n"
+)
 
 
 def folder_content(folder):

@@ -75,13 +75,13 @@ def read_logged(name: str) -> Names | None:
 
 
 def _pairs_of_rows(path: Path, rows: list[list[str]]) -> list[tuple[int, str]]:
-    has_header = not any(map(_NUMBER.fullmatch, rows[0]))
-    for number, name in ((0, 1), (1, 0)) if len(rows[0]) == 2 else ():
-        if all(_NUMBER.fullmatch(row[number]) for row in rows[has_header:]):
-            return [(int(row[number]), row[name]) for row in rows[has_header:]]
+    classes = rows if any(map(_NUMBER.fullmatch, rows[0])) else rows[1:]
+    for number, name in ((0, 1), (1, 0)) if len(rows[0]) == 2 and classes else ():
+        if all(_NUMBER.fullmatch(row[number]) for row in classes):
+            return [(int(row[number]), row[name]) for row in classes]
     raise DataError(
         f"{path}: expected two columns, a number from 0 and a class name. Found "
-        f"{', '.join(rows[0][:10])}"
+        f"{', '.join(rows[0][:10])[:200]}"
     )
 
 
@@ -117,7 +117,7 @@ def _in_order(path: Path, pairs: list[tuple[int, str]], notes: list[str]) -> Nam
     pairs = sorted(pairs)
     first = int(pairs[0][0] == 1)
     for expected, (number, name) in enumerate(pairs, start=first):
-        if number != expected:
+        if number != expected or not name.strip():
             raise DataError(
                 f"{path}: expected number {expected}, found {number} ({name[:80]!r}). "
                 'If it is a part of the name, write a JSON list, ["1 euro", "2 euro"]'

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from pipeline.sources import photo_source
 from pipeline.sources.lists import class_labels
-from pipeline.system import file_system
+from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
 
 _MAX_PATH = 4096  # characters; systems have no longer paths
@@ -200,7 +200,7 @@ class ListedPhotos:
                 root=self._root,
                 class_names=classes.names,
                 photos=photos,
-                notes=(note, *notes, *self.notes),
+                notes=tuple(map(command_line.one_line, (note, *notes, *self.notes))),
             )
         )
 

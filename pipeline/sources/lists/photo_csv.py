@@ -169,21 +169,23 @@ def _find_split(
         # If is_valid holds out most photos, it may say that these are good photos.
         num_train = sum(meaning.get(value) == "train" for value in column)
         is_sure = is_called_so and ("no" not in meaning or num_train * 2 >= len(column))
+        shown = title[:80]
         if meaning and is_sure and "split" not in places:
             yes = meaning.get("yes")
-            usable[place] = f"{title}, where yes means {yes}" if yes else title
+            note = f"splits: column {shown} of {path.name}"
+            usable[place] = f"{note}, where yes means {yes}" if yes else note
         elif len({*column}) > 1:
             notes.append(
-                f"warning: column {title} of {path.name} looks like a split, but is "
-                f"not used. If it is one, pass --columns=split:{title}"
+                f"warning: column {shown} of {path.name} looks like a split, but is "
+                f"not used. If it is one, pass --columns=split:{shown}"
             )
     if len(usable) > 1:
-        listed = [titles[place] for place in usable]
+        listed = [titles[place][:80] for place in usable]
         raise DataError(
             f"{path}: columns {' and '.join(listed)} give splits. Choose one, as in "
             f"--columns=split:{listed[0]}, or write them as one column"
         )
-    notes += [f"splits: column {text} of {path.name}" for text in usable.values()]
+    notes += usable.values()
     return dict(zip(["split"], usable, strict=False))
 
 

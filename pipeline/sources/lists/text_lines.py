@@ -11,7 +11,7 @@ from pipeline.system import file_system
 from pipeline.system.errors import DataError
 
 _MAX_BYTES = 128 << 20  # of the unpacked file
-_MAX_LINE = 1 << 20  # characters
+_MAX_LINE, _MAX_LINES = 1 << 20, 2 << 20  # characters of a line, lines
 _ENCODINGS = {
     b"\xef\xbb\xbf": "UTF-8",
     b"\xff\xfe": "UTF-16-LE",
@@ -39,8 +39,12 @@ def read(path: Path) -> tuple[list[str], list[str]]:
         raise DataError(f"{path}: damaged gzip file ({error})") from error
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from error
-    if len(data) > _MAX_BYTES:
-        raise DataError(f"{path}: has more than {_MAX_BYTES >> 20} MB. Expected a list")
+    num_lines = max(data.count(b"\n"), data.count(b"\r"))
+    if len(data) > _MAX_BYTES or num_lines > _MAX_LINES:
+        raise DataError(
+            f"{path}: has more than {_MAX_BYTES >> 20} MB or {_MAX_LINES:,} lines. "
+            "Expected a list of photos or classes"
+        )
     text, notes = _decode(data, path)
     lines = list(io.StringIO(text, newline=None))
     for number, line in enumerate(lines, start=1):
@@ -70,9 +74,10 @@ def _decode(data: bytes, path: Path) -> tuple[str, list[str]]:
         text, encoding = data.decode("cp1252"), "Windows-1252"
     except UnicodeDecodeError:
         text, encoding = data.decode("latin-1"), "Latin-1"
-    words = re.findall(r"[^\s,;|]{,20}[^\0-\x7f][^\s,;|]{,20}", text)
+    word = re.search(r"[^\s,;|]{,20}[^\0-\x7f][^\s,;|]{,20}", text)
+    example = word[0] if word else ""
     return text, [
-        f"{path}: is not UTF-8, so it was read as {encoding}, as in {words[0]!r}. If "
+        f"{path}: is not UTF-8, so it was read as {encoding}, as in {example!r}. If "
         "that is wrong, save it as UTF-8"
     ]
 

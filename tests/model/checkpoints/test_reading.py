@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from model.checkpoints import errors, reading
 from model.checkpoints.checkpoint import Checkpoint
-from tests.support import cases
+from pipeline.system.errors import DataError
+from tests.support import cases, files
 from tests.support.weights import arrays, damage, memory, torch_files
 
 WEIGHTS = {
@@ -95,6 +96,13 @@ class TestFormats:
         message = r"w\.pth: not a weight file .*it reads TensorFlow"
         with pytest.raises(errors.UnknownFormat, match=message):
             read(data, "w.pth")
+
+    @pytest.mark.parametrize(
+        "name", ["w.h5", "w.keras", "w.pth", "w.safetensors", "w.npz", "w.ckpt.index"]
+    )
+    def test_a_pointer_of_git_lfs_is_called_that(self, read, name):
+        with pytest.raises(DataError, match=f"{name}: .*Git LFS.* Run git lfs pull"):
+            read(files.LFS_POINTER, name)
 
     def test_an_empty_file_is_named(self, read):
         with pytest.raises(errors.CorruptCheckpoint, match="w: is empty"):

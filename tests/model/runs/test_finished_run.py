@@ -13,7 +13,8 @@ import pytest
 
 from model.runs import finished_run, run_folder
 from model.runs.run_folder import RunError, RunFolder
-from tests.support import small_runs
+from pipeline.system.errors import DataError
+from tests.support import files, small_runs
 
 CONFIG = small_runs.CONFIG
 
@@ -171,6 +172,14 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(run, name, monkeypatc
     before = pathlib.Path.open
     monkeypatch.setattr(pathlib.Path, "open", refuse)
     with pytest.raises(PermissionError, match=name):
+        finished_run.read(str(run.directory))
+        run.load_model() if name == "model.keras" else run.temperature
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.keras", "calibration.json"])
+def test_a_pointer_of_git_lfs_is_called_that(run, name):
+    (run.directory / name).write_bytes(files.LFS_POINTER)
+    with pytest.raises(DataError, match=f"{name}: .*Git LFS.* Run git lfs pull"):
         finished_run.read(str(run.directory))
         run.load_model() if name == "model.keras" else run.temperature
 

@@ -175,12 +175,24 @@ def test_a_class_that_one_given_split_lacks_is_an_error(scenes, tmp_path):
 
 
 def test_class_names_that_are_nearly_the_same_are_warned_of():
-    names = ("Ants", "ants", "caf\u00e9", "cafe\u0301", "a_b", "a b", "A+")
+    names = (
+        "Ants",
+        "ants",
+        "ant",
+        "caf\u00e9",
+        "cafe\u0301",
+        "a_b",
+        "a-b",
+        "a b",
+        "A+",
+    )
     (finding,) = dataset_findings.find_similar_names(names)
     assert finding.severity == "warning"
     twins = finding.meaning.partition("? ")[2].split("; ")
-    assert twins == ["Ants and ants", "caf\u00e9 and cafe\u0301", "a_b and a b"]
-    assert dataset_findings.find_similar_names(("ants", "bees")) == []
+    assert twins == [
+        *("Ants and ants and ant", "caf\u00e9 and cafe\u0301", "a_b and a-b and a b")
+    ]
+    assert dataset_findings.find_similar_names(("ants", "bees", "1", "-1", "1-2")) == []
 
 
 def test_out_may_not_become_a_class(scenes, tmp_path, monkeypatch):

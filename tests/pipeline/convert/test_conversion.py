@@ -48,6 +48,14 @@ def final_names(directory):
     return {p.name for p in directory.iterdir() if not p.name.startswith(".")}
 
 
+def test_class_names_that_are_nearly_the_same_are_pointed_out(photos, tmp_path):
+    (photos / "blue").rename(photos / "Reds")
+    notes = conversions.convert(photos, tmp_path / "out").notes
+    assert any(
+        re.search("^warning: class names alike.* Reds and red$", n) for n in notes
+    )
+
+
 def test_every_file_is_accounted_for(photos, tmp_path):
     red = photos / "red"
     (red / "notes.txt").write_text("not an image")

@@ -230,6 +230,20 @@ class TestGroupBy:
             assert all(counts.values())
         assert "given groups: 12, of 36 photos" in summary.findings
 
+    def test_photos_of_one_group_in_a_table_share_a_split(self, patients, tmp_path):
+        paths = sorted(path.relative_to(patients) for path in patients.rglob("*.jpg"))
+        rows = [f"{path};{path.parts[0]};{path.stem[:3]}" for path in paths]
+        table = tmp_path / "table.csv"
+        table.write_text("\n".join(["file;class;patient", *rows]))
+        columns = "path:file,label:class,group:patient"
+        summary = conversions.convert(
+            patients, tmp_path / "out", csv=str(table), columns=columns
+        )
+        by_pattern = conversions.convert(patients, tmp_path / "b", group_by=r"p\d+_")
+        assert groups(summary.manifest) == groups(by_pattern.manifest)
+        assert "given groups: 12, of 36 photos" in summary.findings
+        assert "table.csv: semicolons separate the columns" in summary.notes
+
     def test_a_pattern_groups_within_a_class_and_across_classes(
         self, patients, tmp_path
     ):

@@ -17,7 +17,7 @@ import tifffile
 from pipeline.images import opencv, photo_pixels
 from pipeline.images.errors import ImageError
 from pipeline.records.row_codes import Code
-from tests.support import drawn_photos
+from tests.support import drawn_photos, files
 
 HEIGHT, WIDTH, CELL = 48, 64, 16
 LEVELS = 2  # between means of cells, of 255
@@ -406,6 +406,10 @@ def test_rare_kinds_of_bmp_are_refused(data, match):
 )
 def test_formats_that_are_not_read_are_named(magic):
     assert_refused(magic + bytes(99), Code.UNSUPPORTED_FORMAT, "not read")
+
+
+def test_a_pointer_of_git_lfs_is_called_that():
+    assert_refused(files.LFS_POINTER, Code.NOT_AN_IMAGE, "Git LFS; run git lfs pull")
 
 
 @pytest.mark.parametrize("shown_first", [True, False])

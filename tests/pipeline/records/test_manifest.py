@@ -7,7 +7,7 @@ from pipeline.records import manifest, staging
 from pipeline.records.manifest_row import Row
 from pipeline.records.row_codes import Code
 from pipeline.system.errors import DataError
-from tests.support import old_manifest
+from tests.support import files, old_manifest
 
 
 def make(directory, rows=None):
@@ -127,6 +127,15 @@ def test_edited_rows_are_refused_with_a_way_out(tmp_path, edit, problem):
     path.write_text(edit(path.read_text()))
     with pytest.raises(DataError, match=f"{problem}.* --out=NEW_FOLDER"):
         manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize("name", [manifest.HEAD_NAME, manifest.ROWS_NAME, "a.tfrecord"])
+def test_a_pointer_of_git_lfs_is_called_that(tmp_path, name):
+    converted = make(tmp_path)
+    write(converted)
+    (tmp_path / name).write_bytes(files.LFS_POINTER)
+    with pytest.raises(DataError, match=f"{name}: .*Git LFS.* Run git lfs pull"):
+        manifest.check_files(manifest.read(tmp_path))
 
 
 def test_a_missing_manifest_is_an_error_that_says_what_to_do(tmp_path):

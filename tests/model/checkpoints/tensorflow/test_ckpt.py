@@ -11,7 +11,8 @@ import tensorflow as tf
 from model.checkpoints import errors, reading
 from model.checkpoints.tensorflow import ckpt, leveldb
 from pipeline.records import tfrecord
-from tests.support import cases
+from pipeline.system.errors import DataError
+from tests.support import cases, files
 from tests.support.weights import arrays, damage, memory
 
 KERNEL = np.arange(12, dtype=np.float32).reshape(2, 2, 3, 1)
@@ -203,6 +204,12 @@ def missing(message):
 
 
 class TestFiles:
+    @pytest.mark.parametrize("file", [index_file, data_file])
+    def test_a_pointer_of_git_lfs_is_called_that(self, prefix, file):
+        file(prefix).write_bytes(files.LFS_POINTER)
+        with pytest.raises(DataError, match=f"{file(prefix)}: .*Git LFS"):
+            reading.read(prefix)
+
     @pytest.mark.parametrize(
         ("file", "message"),
         [

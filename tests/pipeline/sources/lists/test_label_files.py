@@ -102,9 +102,11 @@ def test_what_was_guessed_is_said(tmp_path):
         ("l.json", "daisy\nrose\n", "expected JSON"),
         ("l.csv", "path,label\na.jpg,daisy\n", "expected two columns"),
         ("l.csv", "index,x,y\n0,a,b\n", "expected two columns"),
+        ("l.csv", "index,name\n", "expected two columns"),
+        ("l.csv", "index,name\n0,a\n1,\n", "found 1 \\(''\\)"),
         ("l.csv", "index,name\n0,a\n0,b\n", "expected number 1, found 0"),
     ],
-    ids=range(21),
+    ids=range(23),
 )
 def test_another_file_is_refused(tmp_path, name, body, message):
     with pytest.raises(DataError, match=message):

@@ -147,7 +147,7 @@ class TestSplits:
         found, notes = splits_and_notes(tmp_path, title, *values)
         letters = {"train": "t", "validation": "v", "test": "e", "-": "-"}
         assert " ".join(letters[split] for split in found.split()) == splits
-        assert notes == (f"splits: column {title}{meaning} of photos.csv",)
+        assert notes == (f"splits: column {title} of photos.csv{meaning}",)
 
     @pytest.mark.parametrize(
         ("title", "values", "warning"),

@@ -56,13 +56,24 @@ def test_a_guessed_encoding_is_said_with_an_example(tmp_path, body, encoding, wo
         (b"\xef\xbb\xbfa\n\xff\n", "line 2: is not UTF-8, although"),
         ("ä\n".encode() + b"\xe4\n", "line 2: is not UTF-8, although other lines are"),
         (b"\xff\xfea\0b", "is not UTF-16-LE"),
+        (b"\n" * (3 << 20), "more than 128 MB or 2,097,152 lines"),
         (b"a\n" + b"x" * (2 << 20), "line 2: has 2,097,152 characters"),
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 4\n",
             "pointer of Git LFS, not the file itself. Run git lfs pull",
         ),
     ],
-    ids=["UTF-16", "zero", "Excel", "BOM", "mixed", "cut UTF-16", "long line", "LFS"],
+    ids=[
+        "UTF-16",
+        "zero",
+        "Excel",
+        "BOM",
+        "mixed",
+        "cut UTF-16",
+        "lines",
+        "long",
+        "LFS",
+    ],
 )
 def test_what_is_no_text_is_refused(tmp_path, body, message):
     with pytest.raises(DataError, match=message):
