@@ -4,6 +4,7 @@ What the fixtures are made of stands in tests/support.
 """
 
 import os
+import signal
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # a GPU is shared
@@ -105,3 +106,17 @@ def shared_run(shared_records, weights_cache, tmp_path_factory):
             learning_rate=1e-3,
         )
         return train_run.train(config)
+
+
+@pytest.fixture
+def impatient():
+    """Fail a test that waits, for instance for the end of a pipe."""
+
+    def fail(*_):
+        raise AssertionError("waited for a minute")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)

@@ -67,7 +67,8 @@ def check(
     The records must be the run's own; with `another_dataset`, their classes must be
     among the run's, and the run must not be trained on one of the photos.
     """
-    if not another_dataset or data.records.digest == run.manifest_digest:
+    is_own = not another_dataset or data.records.digest == run.manifest_digest
+    if is_own:
         run_records.check(
             run.directory,
             run.manifest_digest,
@@ -75,19 +76,24 @@ def check(
             source=data.source,
             advice="For other photos on purpose, pass --another_dataset.",
         )
-        return
+    check_classes(run, data)
+    if not is_own:
+        refuse_seen_photos(
+            run,
+            data.sha256,
+            subject=f"{data.source}: run {run.directory.name}",
+            advice="Use other photos, or the run's own records.",
+        )
+
+
+def check_classes(run: finished_run.FinishedRun, data: EvaluationData) -> None:
+    """Raise DataError if a run does not know a class of the data."""
     if not set(data.records.class_names) <= set(run.class_names):
         raise DataError(
             f"{data.source}: the classes do not match run {run.directory.name}. "
             f"Expected some or all of {', '.join(run.class_names)}, found "
             f"{', '.join(data.records.class_names)}."
         )
-    refuse_seen_photos(
-        run,
-        data.sha256,
-        subject=f"{data.source}: run {run.directory.name}",
-        advice="Use other photos, or the run's own records.",
-    )
 
 
 def refuse_seen_photos(

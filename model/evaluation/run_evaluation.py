@@ -8,7 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from model.evaluation import label_errors, split_evaluation, stored_logits
+from model.evaluation import (
+    evaluation_data,
+    label_errors,
+    split_evaluation,
+    stored_logits,
+)
 from model.evaluation.evaluation_settings import EvaluationOptions
 from model.evaluation.predictions import Predictions
 from model.evaluation.split_evaluation import EvaluationData
@@ -73,6 +78,7 @@ def evaluate_run(
     Raises:
         DataError: the split is empty, or the figures cannot be written.
     """
+    evaluation_data.check_classes(run, data)
     options = options or EvaluationOptions()
     records, split, tta = data.records, data.split, options.tta
     name = split if tta == "none" else f"{split}-{tta}"

@@ -123,7 +123,6 @@ def write_projector(evaluation: run_evaluation.RunEvaluation) -> None:
     folder = directory(evaluation)
     axes = principal(predictions.features, _MOST_AXES)
     lines = "".join("\t".join(f"{value:.5g}" for value in row) + "\n" for row in axes)
-    (folder / "features.tsv").write_text(lines, encoding="ascii")
     rows = [predictions.rows[n] for n in predictions.feature_examples]
     predicted = predictions.predicted
     names = [command_line.as_label(name) for name in predictions.class_names]
@@ -133,10 +132,8 @@ def write_projector(evaluation: run_evaluation.RunEvaluation) -> None:
         right = "yes" if label == guess else "no"
         path = command_line.as_label(row.path)
         table += f"{names[label]}\t{names[guess]}\t{right}\t{path}\n"
-    (folder / "labels.tsv").write_text(table, encoding="utf-8")
     sheet, side = sprite(evaluation.data.records, rows)
-    (folder / "sprite.png").write_bytes(tf.io.encode_png(sheet).numpy())
-    (folder / "projector_config.pbtxt").write_text(
+    config = (
         "embeddings {\n"
         '  tensor_name: "input of the final layer"\n'
         f"  tensor_shape: {axes.shape[0]}\n"
@@ -148,9 +145,16 @@ def write_projector(evaluation: run_evaluation.RunEvaluation) -> None:
         f"    single_image_dim: {side}\n"
         f"    single_image_dim: {side}\n"
         "  }\n"
-        "}\n",
-        encoding="ascii",
+        "}\n"
     )
+    for name, content in (
+        ("features.tsv", lines.encode()),
+        ("labels.tsv", table.encode()),
+        ("sprite.png", tf.io.encode_png(sheet).numpy()),
+        ("projector_config.pbtxt", config.encode()),
+    ):
+        with file_system.replacing(folder / name) as partial:
+            partial.write_bytes(content)
 
 
 def principal(features: np.ndarray, most: int) -> np.ndarray:

@@ -32,6 +32,7 @@ _TYPES: dict[str, type] = {
     **dict.fromkeys(("network", "features", "pooling", "precision"), str),
     **dict.fromkeys(("settings", "weights", "versions"), dict),
 }
+_MAX_MODEL_BYTES = 16 << 30
 _ANOTHER_RUNS = "is another run's, or was edited"
 _FIGURES = ("loss", "accuracy", "validation_loss", "validation_accuracy")
 
@@ -72,7 +73,7 @@ class FinishedRun:
         """Return the lines of metrics.jsonl, one per epoch."""
         path = self.directory / "metrics.jsonl"
         results: list[dict[str, float]] = []
-        lines = file_system.regular(path).read_bytes().splitlines()
+        lines = file_system.read_bytes(path).splitlines()
         for number, line in enumerate(lines, start=1):
             try:
                 values = json.loads(line)
@@ -153,10 +154,16 @@ class FinishedRun:
         file_system.refuse_link(folder)
         return folder / f"{name}.json"
 
+    @property
+    def _model_path(self) -> Path:
+        path = file_system.regular(self.directory / run_folder.MODEL_NAME)
+        if (size_bytes := path.stat().st_size) > _MAX_MODEL_BYTES:
+            raise RunError(f"{path}: {size_bytes:,} bytes, more than any model has")
+        return path
+
     def model_digest(self) -> str:
         """Return the SHA-256 of the model file."""
-        path = file_system.regular(self.directory / run_folder.MODEL_NAME)
-        with path.open("rb") as file:
+        with self._model_path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     @property
@@ -165,9 +172,9 @@ class FinishedRun:
 
     def load_model(self) -> Any:
         """Load the saved network, float32: image -> logits."""
-        path = self.directory / run_folder.MODEL_NAME
+        path = self._model_path
         # Keras reports a damaged archive as a missing file.
-        with file_system.regular(path).open("rb") as opened:
+        with path.open("rb") as opened:
             if not zipfile.is_zipfile(opened):
                 raise RunError(f"{path}: cut off, or not a Keras model. Train again.")
         size_px, num_classes = self.spec.size_px, len(self.class_names)
@@ -247,7 +254,7 @@ def read_several(run_dirs: Sequence[str]) -> dict[str, FinishedRun]:
 def is_complete(directory: Path) -> bool:
     """Return whether the training of a run is complete; RunError if it diverged."""
     if (path := directory / run_folder.DIVERGED).exists():
-        reason = file_system.regular(path).read_text("utf-8", "replace").strip()
+        reason = file_system.read_bytes(path).decode("utf-8", "replace").strip()
         raise RunError(
             f"{directory}: this training ended early and cannot be continued. {reason} "
             "Train again, with other settings and another --run_dir."
@@ -292,9 +299,7 @@ def _read_config(directory: Path) -> dict[str, Any]:
         names = _names("data.class_names", data["class_names"])
         text = "".join(f"{name}\n" for name in names)
         labels, path = text.encode(errors="surrogateescape"), directory / "labels.txt"
-        if not names or (
-            path.exists() and file_system.regular(path).read_bytes() != labels
-        ):
+        if not names or (path.exists() and file_system.read_bytes(path) != labels):
             raise ValueError(f"data.class_names: expected the lines of {path.name}")
         InputSpec.from_json(content["input_spec"])
         return dict(content)
@@ -312,7 +317,7 @@ def read_json(
             in any way that look-ups and conversions do. The message ends in `advice`.
     """
     try:
-        return extract(json.loads(file_system.regular(path).read_bytes()))
+        return extract(json.loads(file_system.read_bytes(path)))
     except _JSON_FAULTS as error:
         raise _damaged(path, error, advice) from error
 

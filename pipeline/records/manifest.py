@@ -23,6 +23,7 @@ GRAFT_VERSION = "0.1.0"
 SPLITS = get_args(Split)
 HEAD_NAME = "manifest.json"
 ROWS_NAME = "manifest.jsonl"
+_MAX_LINE = 1 << 20  # characters; a path of 4,096 bytes takes 25,000
 # Settings that do not change a record.
 _NOT_OF_RECORDS = {
     *("animated", "conflicts", "duplicates", "given_splits", "group_by"),
@@ -257,9 +258,7 @@ def _read_head(directory: Path) -> dict[str, Any]:
             f"python -m pipeline.convert PHOTOS_FOLDER --out={directory}"
         )
     try:
-        head: dict[str, Any] = json.loads(
-            file_system.regular(path).read_text(encoding="ascii")
-        )
+        head: dict[str, Any] = json.loads(file_system.read_bytes(path).decode("ascii"))
         version = head["format_version"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
@@ -280,7 +279,8 @@ def _read_rows(path: Path) -> tuple[Row, ...]:
     names = {""}  # of record files, each checked once
     try:
         with file_system.regular(path).open(encoding="ascii", newline="\n") as file:
-            for row in map(manifest_row.from_line, file):
+            lines = iter(functools.partial(file.readline, _MAX_LINE), "")
+            for row in map(manifest_row.from_line, lines):
                 if row.file not in names:
                     names.add(staging.check_name(row.file))
                 rows.append(row)

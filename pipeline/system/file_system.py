@@ -23,6 +23,7 @@ from typing import cast
 from pipeline.system.errors import DataError
 from pipeline.system.remote.bucket import BucketPath
 
+_MAX_TEXT_BYTES = 256 << 20
 _MAX_NAME = 220  # file systems allow 255 bytes; `replacing` adds some 30
 # Name of a temporary file: the name it will have, the process that writes it, a suffix.
 _LEFTOVER = re.compile(r"\.(.+)\.([0-9a-f]{8})-(\d+)\.(partial.*|old)", re.DOTALL)
@@ -98,6 +99,15 @@ def refuse_lfs_pointer(path: Path | BucketPath) -> None:
             f"{path}: is a pointer of Git LFS, not the file itself. Run git lfs pull "
             "where it lies"
         )
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a file of text, as far as it is not endless."""
+    with regular(path).open("rb") as file:
+        content = bytes(file.read(_MAX_TEXT_BYTES + 1))
+    if len(content) > _MAX_TEXT_BYTES:
+        raise DataError(f"{path}: is larger than {_MAX_TEXT_BYTES >> 20} MiB")
+    return content
 
 
 def refuse_link(path: Path | BucketPath) -> None:

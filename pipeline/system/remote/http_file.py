@@ -19,7 +19,7 @@ import urllib3
 from requests import adapters
 from urllib3 import exceptions
 
-from pipeline.system import command_line
+from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
 
 _CONNECT_TIMEOUT_S = 5.0  # without a network, users learn it within seconds
@@ -99,6 +99,8 @@ def download(
     _check_address(url)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
+    for path in (part, part.with_suffix(".etag")):
+        file_system.refuse_link(path)
     with _locked(part):
         if _is_complete(target, digest, size_bytes):  # by another process, by now
             return

@@ -1,5 +1,8 @@
 """Folders of runs that somebody else has made: nothing is written through a link."""
 
+import contextlib
+import json
+import os
 import types
 import zipfile
 
@@ -8,13 +11,16 @@ import keras
 import numpy as np
 import pytest
 
+import evaluate
+from model.evaluation import evaluation_settings
 from model.export import export_settings, exporting
 from model.loop.inputs import feature_cache
 from model.reports import tensorboard_pages
 from model.runs import finished_run, run_folder, snapshots, tensorboard_log
+from model.training import train_run
 from pipeline.batches import image_batches
 from pipeline.system.errors import DataError
-from tests.support import cases, small_runs
+from tests.support import cases, evaluated_runs, small_runs
 from tests.support.weights import memory
 
 IDENTITY = {"precision": "float32"}
@@ -186,6 +192,151 @@ def test_a_layer_of_another_backend_is_refused_in_one_line(run):
     edit_member(path, "config.json", b'"Conv2D"', b'"TorchModuleWrapper"')
     with pytest.raises(DataError, match="cannot be read"):
         run.load_model()
+
+
+@pytest.fixture
+def whole(tmp_path, found, victim):
+    """A run that was evaluated, beside what belongs to others."""
+    for name in ("test.json", "test.npz", "test.html", "model.keras", "config.json"):
+        (victim / name).write_text("precious")
+    directory = tmp_path / "runs" / "whole"
+    evaluated_runs.write_run(directory, found)
+    evaluate.evaluate(evaluation_settings.Config(run_dir=str(directory), report=False))
+    return directory
+
+
+def use_all(run, *, report):
+    """Use a run as the commands do, which may refuse it."""
+    evaluation = evaluation_settings.Config(run_dir=str(run), report=report)
+    weights = str(run.parents[1] / "exported.npy")
+    exports = export_settings.Config(run_dir=str(run), weights=weights)
+
+    def snapshot():
+        with snapshots.locked(run):
+            folder = run / run_folder.CHECKPOINTS
+            snapshots.read_latest(folder)
+            snapshots.write(folder, 2, {"a": np.zeros(1)}, keep=1)
+
+    for command in (
+        lambda: evaluate.evaluate(evaluation),
+        lambda: exporting.export_weights(exports),
+        lambda: exporting.choose_path(run, export_settings.Config(format="onnx")),
+        lambda: train_run.resume(run),
+        lambda: run_folder.RunFolder(directory=run).append_metrics(
+            small_runs.epoch_result(1)
+        ),
+        snapshot,
+    ):
+        with contextlib.suppress(DataError, OSError):
+            command()
+
+
+def outside(run):
+    """Return {path: content, or target of a link} of all files beside the run."""
+    return {
+        str(path): path.readlink() if path.is_symlink() else path.read_bytes()
+        for path in run.parents[1].rglob("*")
+        if not path.is_dir() and run not in path.parents and path.name != "exported.npy"
+    }
+
+
+def put(name, make):
+    """Put what `make` makes under a name into a run, in place of what is there."""
+
+    def apply(run):
+        path = run / name
+        path.parent.mkdir(exist_ok=True)
+        if path.exists():
+            path.rename(run.parents[1] / "moved")
+        make(path)
+
+    return apply
+
+
+def link_to_victim(path):
+    victim = next(p for p in path.parents if (p / "victim").exists()) / "victim"
+    path.symlink_to(victim / path.name if "." in path.name else victim)
+
+
+def link_hard(path):
+    path.hardlink_to(next(p for p in path.parents if (p / "moved").exists()) / "moved")
+
+
+def make_sparse(path):
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+
+
+def edit_config(**values):
+    def apply(run):
+        path = run / run_folder.CONFIG_NAME
+        content = json.loads(path.read_text())
+        content["data"] |= values
+        path.write_text(json.dumps(content))
+
+    return apply
+
+
+FILES = (
+    *("config.json", "labels.txt", "photos.json", "calibration.json", "metrics.jsonl"),
+    *("model.keras", "ledger.json", "ran_away.txt", "evaluation/test.json"),
+    *("evaluation/test.npz", "checkpoints/step-00000001.npz"),
+)
+FOLDERS = (
+    *("evaluation", "tensorboard", "tensorboard/evaluation-test", "checkpoints"),
+    *("exported", "evaluation/test.html", "curves.png", "first_batch.png"),
+)
+HOSTILE = {
+    **{f"{name} is a link": put(name, link_to_victim) for name in (*FILES, *FOLDERS)},
+    **{f"{name} is a pipe": put(name, os.mkfifo) for name in (*FILES, *FOLDERS)},
+    **{f"{name} has a terabyte": put(name, make_sparse) for name in FILES},
+    **{
+        f"{name} is a hard link": put(name, link_hard)
+        for name in FILES
+        if name not in ("labels.txt", "ran_away.txt", "checkpoints/step-00000001.npz")
+    },
+    **{
+        f"{name} is endless": put(name, lambda path: path.symlink_to("/dev/zero"))
+        for name in FILES
+    },
+    **{
+        f"{name} is deep": put(name, lambda path: path.write_text("[" * 10**6))
+        for name in FILES
+        if "json" in name
+    },
+    **{
+        f"records {kind}": edit_config(path=path)
+        for kind, path in {
+            "above": "../../victim",
+            "absolute": "/etc",
+            "with a zero byte": "a\0b",
+            "no text": "\ud800",
+            "long": "x" * 10**5,
+            "of Windows": "C:\\victim",
+            "in a bucket": "nowhere://bucket/folder",
+        }.items()
+    },
+    **{
+        f"class {kind}": edit_config(class_names=[name, "green", "red"])
+        for kind, name in {
+            "above": "../../victim",
+            "with an end of line": "a\nb",
+            "long": "x" * 10**6,
+            "that runs backwards": "\u202eeulb",
+        }.items()
+    },
+}
+
+
+@pytest.mark.slow
+@cases.table("spoil", HOSTILE)
+def test_what_a_stranger_put_into_a_run_changes_nothing_outside(
+    whole, spoil, impatient, request
+):
+    spoil(whole)
+    before = outside(whole)
+    use_all(whole, report=any(n in request.node.name for n in ("html", "tensorboard")))
+    assert outside(whole) == before
 
 
 def test_an_array_larger_than_the_model_file_is_refused(run, tmp_path):

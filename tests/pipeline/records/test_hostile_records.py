@@ -3,6 +3,8 @@
 import hashlib
 import itertools
 import json
+import os
+import pathlib
 import shutil
 
 import pytest
@@ -59,7 +61,7 @@ def use(records):
         try:
             command()
             yield ""
-        except DataError as error:
+        except (DataError, OSError) as error:
             assert "\n" not in str(error)
             yield str(error)
 
@@ -128,6 +130,124 @@ def test_a_staging_folder_of_a_stranger_is_refused(records, spoil):
     before = outside(records), sorted(path.name for path in records.iterdir())
     assert all(use(records))
     assert before == (outside(records), sorted(path.name for path in records.iterdir()))
+
+
+def in_place_of(name, make):
+    """Replace a file of the records by what `make` puts under its name."""
+
+    def apply(records):
+        path = records / name
+        path.rename(records.parent / "moved")
+        make(path)
+
+    return apply
+
+
+def staged(name, make=pathlib.Path.touch):
+    """Put something beside a COMMIT in the staging folder."""
+
+    def apply(records):
+        obsolete()(records)
+        make(records / staging.PARTIAL_NAME / name)
+
+    return apply
+
+
+def make_link(target):
+    return lambda path: path.symlink_to(target)
+
+
+def make_hard_link(path):
+    path.hardlink_to(path.parent.parent / "moved")
+
+
+def make_sparse(path):
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+
+
+def deepen(records):
+    """Put folders into one another, as deep as a path may be long."""
+    folder = records
+    for _ in range(400):
+        folder /= "deep"
+        folder.mkdir()
+
+
+HEAD, ROWS, RECORD = manifest.HEAD_NAME, manifest.ROWS_NAME, "red.tfrecord"
+
+
+@cases.table(
+    "spoil",
+    {
+        **{
+            f"{name} {kind}": in_place_of(name, make)
+            for name in (HEAD, ROWS, RECORD)
+            for kind, make in {
+                "is a pipe": os.mkfifo,
+                "is a folder": pathlib.Path.mkdir,
+                "is endless": make_link("/dev/zero"),
+                "is a link": make_link("../victim.txt"),
+                "is a link to itself": lambda path: path.symlink_to(path.name),
+                "is a dangling link": make_link("../created"),
+                "is a hard link": make_hard_link,
+                "has a terabyte": make_sparse,
+            }.items()
+        },
+        "deep JSON": in_place_of(HEAD, lambda path: path.write_text("[" * 10**6)),
+        "deep line": in_place_of(ROWS, lambda path: path.write_text("[" * 10**6)),
+        "deep folders": deepen,
+        "class above": lambda r: forge_head(r, class_names=["../victim", "red"]),
+        "class absolute": lambda r: forge_head(r, class_names=["/etc", "red"]),
+        "class long": lambda r: forge_head(r, class_names=["x" * 10**6, "red"]),
+        "class look-alike": lambda r: forge_head(r, class_names=["r\u0435d", "red"]),
+        "path above": lambda r: forge_row(r, path="../victim.txt"),
+        "path absolute": lambda r: forge_row(r, path="/etc/hostname"),
+        "class of a row above": lambda r: forge_row(r, class_name="../victim"),
+        "folder of record files is a link": lambda r: (r / "red").symlink_to(
+            "../victim"
+        ),
+        "staging folder is a file": lambda r: (r / staging.PARTIAL_NAME).touch(),
+        "staging folder is a pipe": lambda r: os.mkfifo(r / staging.PARTIAL_NAME),
+        "leftover is a link": lambda r: (r / ".x.00000000-1.partial").symlink_to(
+            "../victim"
+        ),
+    },
+)
+def test_what_a_stranger_put_there_changes_nothing_outside(records, spoil, impatient):
+    spoil(records)
+    before = outside(records)
+    list(use(records))
+    assert outside(records) == before
+
+
+@cases.table(
+    "spoil",
+    {
+        "file of the user": staged("notes.txt"),
+        "case": staged("MANIFEST.JSON"),
+        "look-alike": staged("red\uff0etfrecord"),
+        "Windows path": staged("..\\red.tfrecord.txt"),
+        "pipe": staged("red.tfrecord", os.mkfifo),
+        "hard link": staged(
+            "red.tfrecord",
+            lambda path: path.hardlink_to(path.parents[2] / "victim.txt"),
+        ),
+        "folder": staged(staging.PARTIAL_NAME, pathlib.Path.mkdir),
+        "obsolete file of the user": obsolete("notes.txt"),
+        "obsolete Windows path": obsolete("C:\\notes.txt"),
+        "obsolete case": obsolete("NOTES.TXT", "Manifest.json"),
+        "obsolete long": obsolete("x" * 10**6),
+        "last file of the user": commit('{"last": ["notes.txt"], "obsolete": []}'),
+    },
+)
+def test_a_commit_moves_and_removes_records_and_manifests_alone(records, spoil):
+    (records / "notes.txt").write_text("the user's")
+    spoil(records)
+    before = outside(records), sorted(path.name for path in records.iterdir())
+    assert all(use(records))
+    assert before == (outside(records), sorted(path.name for path in records.iterdir()))
+    assert (records / "notes.txt").read_text() == "the user's"
 
 
 def forge_row(records, **values):
