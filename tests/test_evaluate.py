@@ -428,6 +428,28 @@ class TestCompare:
             *(f"compare-{stem}.json", f"compare-{stem}.png"),
         }
 
+    def test_runs_that_were_trained_on_other_records_are_named(
+        self, finished, worse, found, tmp_path, capsys
+    ):
+        evaluate.compare(self.config(finished, worse))
+        assert "other records" not in capsys.readouterr().err
+        folder = tmp_path / "records"
+        shutil.copytree(found.directory, folder)
+        lost = found.included("train")[0]
+        rows = tuple(row for row in found.rows if row != lost)
+        fewer = dataclasses.replace(found, rows=rows, directory=folder)
+        fewer.stage(folder)
+        path = worse / "config.json"
+        content = json.loads(path.read_text())
+        content["data"] |= {"path": str(folder), "manifest_digest": fewer.digest}
+        path.write_text(json.dumps(content))
+        calibration = worse / "calibration.json"
+        temperature = json.loads(calibration.read_text())["temperature"]
+        calibration.write_text(json.dumps({"temperature": temperature}))
+        evaluate.compare(self.config(finished, worse))
+        line = "note: worse was trained on other records than run: "
+        assert line in capsys.readouterr().err
+
     def test_photos_that_the_runs_expect_in_different_sizes_are_refused(
         self, finished, worse
     ):

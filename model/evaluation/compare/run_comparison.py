@@ -48,6 +48,12 @@ def compare_runs(
         candidates = [
             _candidate(name, run, split, data, options) for name, run in runs.items()
         ]
+    for name, run in runs.items():
+        if not folder and run.manifest_digest != first.manifest_digest:
+            command_line.log(
+                f"note: {name} was trained on other records than {next(iter(runs))}: "
+                "the test photos are the same, other photos or settings are not"
+            )
     digest = data.records.digest if data else first.manifest_digest
     figures = {
         "split": split,
