@@ -39,6 +39,8 @@ def open_data(
         records = manifest.read(Path(folder))
         yield EvaluationData(records=records, split=split, folder=folder)
         return
+    if white_level:
+        command_line.log(f"{white_level} is white in 16-bit pictures, as in the run's")
     with file_system.scratch_folder() as scratch:
         settings = {
             "source": folder,

@@ -95,6 +95,8 @@ def decode_upright(
         with warnings.catch_warnings(action="ignore"):
             if kind == "BMP":
                 _check_bmp(data)
+            if kind == "AVIF" and b"clap" in data[: data.find(b"mdat")]:
+                raise _unsupported("AVIF", "a picture to be cropped (clap)")
             image = _PLUGINS[kind](io.BytesIO(data))
             if kind == "JPEG 2000":
                 _check_jpeg_2000(data, image.mode)

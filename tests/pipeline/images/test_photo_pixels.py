@@ -110,6 +110,11 @@ def test_depths_of_avif(bits, channels):
     assert_shows(data, shown(pixels, bits))
 
 
+def test_an_avif_that_a_viewer_crops_is_refused():
+    data = saved(draw(3), "AVIF").replace(b"pixi", b"clap")
+    assert_refused(data, match="clap")
+
+
 @pytest.mark.parametrize("bits", [10, 12])
 @pytest.mark.parametrize(("mode", "channels"), [("RGB;16", 3), ("RGBA;16", 4)])
 def test_depths_of_heic(monkeypatch, bits, mode, channels):
