@@ -84,19 +84,15 @@ def decode_upright(
     if kind in _NO_IMAGES:
         text = f"not an image of a known format{_NO_IMAGES[kind]}"
         raise ImageError(Code.NOT_AN_IMAGE, text)
+    if text := _find_rare_kind(kind, data):
+        raise _unsupported(kind, text)
     if kind in _OPENCV_PLUGINS:
-        if text := _fact(data, _find_rare_png, "") if kind == "PNG" else "":
-            raise _unsupported(kind, text)
         return opencv.decode_upright(data, reduction)
     if kind not in _PLUGINS:
         text = f"{kind}, a format that is not read; export the photo as JPEG or PNG"
         raise ImageError(Code.UNSUPPORTED_FORMAT, text)
     try:
         with warnings.catch_warnings(action="ignore"):
-            if kind == "BMP":
-                _check_bmp(data)
-            if kind == "AVIF" and b"clap" in data[: data.find(b"mdat")]:
-                raise _unsupported("AVIF", "a picture to be cropped (clap)")
             image = _PLUGINS[kind](io.BytesIO(data))
             if kind == "JPEG 2000":
                 _check_jpeg_2000(data, image.mode)
@@ -182,22 +178,24 @@ def _unsupported(kind: str, text: str) -> ImageError:
     )
 
 
+def _find_rare_kind(kind: str, data: bytes) -> str:
+    """Name what decoders disagree on in a header of BMP, AVIF or PNG; "" if nothing."""
+    if kind == "BMP":
+        if int.from_bytes(data[14:18], "little") not in (40, 52, 56, 108, 124):
+            return "OS/2"
+        if int.from_bytes(data[30:34], "little") not in (0, 3, 6):
+            return "a compressed kind, such as RLE8"
+    if kind == "AVIF" and b"clap" in data[: data.find(b"mdat")]:
+        return "a picture to be cropped (clap)"
+    return str(_fact(data, _find_rare_png, "")) if kind == "PNG" else ""
+
+
 def _find_rare_png(image: Any) -> str:
-    """Return the property that decoders disagree on; "" for any other PNG."""
     if image.default_image:
         return "a still image that its animation leaves out"
     if image.mode != "P" and isinstance(image.info.get("transparency"), int):
         return "grey, with one grey that is transparent"
     return ""
-
-
-def _check_bmp(data: bytes) -> None:
-    """Refuse kinds of BMP that decoders disagree on."""
-    header_bytes = int.from_bytes(data[14:18], "little")
-    if header_bytes not in (40, 52, 56, 108, 124):
-        raise _unsupported("BMP", "OS/2")
-    if int.from_bytes(data[30:34], "little") not in (0, 3, 6):
-        raise _unsupported("BMP", "a compressed kind, such as RLE8")
 
 
 def _check_jpeg_2000(data: bytes, mode: str) -> None:
