@@ -37,10 +37,8 @@ BATCH_SIZE = feature_cache.BATCH_SIZE
 
 def build_trunk(dtype: str) -> Any:
     """Return the convolutional layers with their pretrained weights."""
-    image, outputs = NETWORK.step_outputs(
-        SPEC, last=LAST_LAYER, dtype=dtype, repeat_per_column=True
-    )
-    trunk = keras.Model(image, outputs[LAST_LAYER])
+    part = NETWORK.build_part(SPEC, [LAST_LAYER], dtype=dtype, repeat_per_column=True)
+    trunk = keras.Model(part.input, part.output[LAST_LAYER])
     weights = named_weights.resolve("alexnet_conv")
     model_variables.assign(trunk, restore.restore_checkpoint(weights.checkpoint).values)
     return trunk

@@ -14,8 +14,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from model.networks import composite_layers
-
 _step: contextvars.ContextVar[Any] = contextvars.ContextVar("step", default=None)
 
 
@@ -49,9 +47,7 @@ class _Random(keras.layers.Layer):
     def _disturb(self, inputs: Any, seed: Any) -> Any:
         raise NotImplementedError
 
-    def compute_output_shape(
-        self, shape: composite_layers.Shape
-    ) -> composite_layers.Shape:
+    def compute_output_shape(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
         return shape
 
 
@@ -103,16 +99,12 @@ class StepNoise(_Random):
         return inputs + tf.cast(self._stddev * noise, inputs.dtype)
 
 
-def by_step(step: Any, seed: int) -> Any:
-    """Return an unbuilt layer or block with dropout and noise of this module."""
-
-    def replacement(layer: Any) -> Any:
-        options = {"name": layer.name, "dtype": layer.dtype_policy}
-        if isinstance(layer, keras.layers.GaussianNoise):
-            return StepNoise(layer.stddev, seed, **options)
-        if not isinstance(layer, keras.layers.Dropout) or not layer.rate:
-            return layer
-        spatial = isinstance(layer, keras.layers.SpatialDropout2D)
-        return StepDropout(layer.rate, seed, spatial=spatial, **options)
-
-    return composite_layers.replaced(step, replacement)
+def by_step(layer: Any, seed: int) -> Any:
+    """Return an unbuilt layer; for dropout and noise, the layer of this module."""
+    options = {"name": layer.name, "dtype": layer.dtype_policy}
+    if isinstance(layer, keras.layers.GaussianNoise):
+        return StepNoise(layer.stddev, seed, **options)
+    if not isinstance(layer, keras.layers.Dropout) or not layer.rate:
+        return layer
+    spatial = isinstance(layer, keras.layers.SpatialDropout2D)
+    return StepDropout(layer.rate, seed, spatial=spatial, **options)

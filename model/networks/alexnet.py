@@ -1,4 +1,4 @@
-"""AlexNet in its two single-tower forms, as lists of Keras layers from input to logits.
+"""AlexNet in its two single-tower forms, from a normalised image to logits.
 
 Layer names are those of the papers. The output of a layer is after its ReLU.
 """
@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from model.networks import layers
+from model.networks.layers import conv, dense, dropout, max_pool
 from pipeline.batches.input_spec import InputSpec
 
 # Source: TensorFlow's 2018 AlexNet tutorials for Flowers, after the means of VGG
@@ -26,50 +26,46 @@ ALEXNET_OWT_INPUT = InputSpec(
 )
 
 
-def alexnet(num_classes: int, dtype: str) -> list[Any]:
-    """Make the AlexNet of 2012 for one GPU: no groups and, as usual in 2018, no LRN.
+def alexnet(image: Any, num_classes: int) -> Any:
+    """Connect the AlexNet of 2012 for one GPU: no groups and, as usual in 2018, no LRN.
 
     Source: Krizhevsky et al. 2012, "ImageNet Classification with Deep Convolutional
     Neural Networks"; conv1 is SAME on 224 pixels as in TensorFlow's form.
     """
-    return [
-        layers.conv("conv1", 96, 11, dtype, stride=4),
-        layers.max_pool("pool1", 3, 2, dtype),
-        layers.conv("conv2", 256, 5, dtype),
-        layers.max_pool("pool2", 3, 2, dtype),
-        layers.conv("conv3", 384, 3, dtype),
-        layers.conv("conv4", 384, 3, dtype),
-        layers.conv("conv5", 256, 3, dtype),
-        layers.max_pool("pool5", 3, 2, dtype),
-        layers.flatten(dtype),
-        layers.dense("fc6", 4096, dtype),
-        layers.dropout("drop6", 0.5, dtype),
-        layers.dense("fc7", 4096, dtype),
-        layers.dropout("drop7", 0.5, dtype),
-        layers.dense("fc8", num_classes, dtype, activation=None),
-    ]
+    x = conv(96, 11, 4, name="conv1")(image)
+    x = max_pool(3, 2, name="pool1")(x)
+    x = conv(256, 5, name="conv2")(x)
+    x = max_pool(3, 2, name="pool2")(x)
+    x = conv(384, 3, name="conv3")(x)
+    x = conv(384, 3, name="conv4")(x)
+    x = conv(256, 3, name="conv5")(x)
+    x = max_pool(3, 2, name="pool5")(x)
+    x = keras.layers.Flatten(name="flatten")(x)
+    x = dense(4096, name="fc6")(x)
+    x = dropout(0.5, name="drop6")(x)
+    x = dense(4096, name="fc7")(x)
+    x = dropout(0.5, name="drop7")(x)
+    return dense(num_classes, activation=None, name="fc8")(x)
 
 
-def alexnet_owt(num_classes: int, dtype: str) -> list[Any]:
-    """Make AlexNet of "One weird trick": narrower, dropout before fc6 and fc7.
+def alexnet_owt(image: Any, num_classes: int) -> Any:
+    """Connect AlexNet of "One weird trick": narrower, dropout before fc6 and fc7.
 
     Source: Krizhevsky 2014, "One weird trick for parallelizing convolutional neural
     networks", in torchvision's form (conv1 pads by 2; no LRN).
     """
-    return [
-        keras.layers.ZeroPadding2D(2, name="pad1", dtype=dtype),
-        layers.conv("conv1", 64, 11, dtype, stride=4, padding="valid"),
-        layers.max_pool("pool1", 3, 2, dtype),
-        layers.conv("conv2", 192, 5, dtype),
-        layers.max_pool("pool2", 3, 2, dtype),
-        layers.conv("conv3", 384, 3, dtype),
-        layers.conv("conv4", 256, 3, dtype),
-        layers.conv("conv5", 256, 3, dtype),
-        layers.max_pool("pool5", 3, 2, dtype),
-        layers.flatten(dtype),
-        layers.dropout("drop6", 0.5, dtype),
-        layers.dense("fc6", 4096, dtype),
-        layers.dropout("drop7", 0.5, dtype),
-        layers.dense("fc7", 4096, dtype),
-        layers.dense("fc8", num_classes, dtype, activation=None),
-    ]
+    x = keras.layers.ZeroPadding2D(2, name="pad1")(image)
+    x = conv(64, 11, 4, padding="valid", name="conv1")(x)
+    x = max_pool(3, 2, name="pool1")(x)
+    x = conv(192, 5, name="conv2")(x)
+    x = max_pool(3, 2, name="pool2")(x)
+    x = conv(384, 3, name="conv3")(x)
+    x = conv(256, 3, name="conv4")(x)
+    x = conv(256, 3, name="conv5")(x)
+    x = max_pool(3, 2, name="pool5")(x)
+    x = keras.layers.Flatten(name="flatten")(x)
+    x = dropout(0.5, name="drop6")(x)
+    x = dense(4096, name="fc6")(x)
+    x = dropout(0.5, name="drop7")(x)
+    x = dense(4096, name="fc7")(x)
+    return dense(num_classes, activation=None, name="fc8")(x)

@@ -1,31 +1,30 @@
-"""Describe a network as a list of steps and build it as a Keras model.
+"""Describe a network as a Keras functional model, and make the parts that are needed.
 
-Input: a function that makes the steps, Keras layers and blocks of them. Output: a model
-up to any step, and the shapes of weights and outputs without building one.
+Input: a function that connects layers. Output: models of any part of them, and the
+shapes of weights and outputs without any weights.
 """
 
-import collections
-import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from model.checkpoints import errors
-from model.networks import composite_layers
+from model.networks import layers
 from pipeline.batches.input_spec import InputSpec
 
-INPUT = "image"  # name of the input, as if it were the first step
+INPUT = "image"  # name of the input, as if it were the first layer
 NORMALISATION = "normalize"  # name of the layer that follows the input
-_DROPOUT = (keras.layers.Dropout, keras.layers.GaussianNoise)
+RANDOM_LAYERS = (keras.layers.Dropout, keras.layers.GaussianNoise)
 # Layers that treat each channel by itself.
 _CHANNELWISE = (
     *(keras.layers.ZeroPadding2D, keras.layers.Cropping2D, keras.layers.Rescaling),
     *(keras.layers.Activation, keras.layers.ReLU, keras.layers.UpSampling2D),
-    *(keras.layers.MaxPooling2D, keras.layers.AveragePooling2D, *_DROPOUT),
+    *(keras.layers.MaxPooling2D, keras.layers.AveragePooling2D, *RANDOM_LAYERS),
 )
 _Shapes = dict[str, dict[str, tuple[int, ...]]]
 
@@ -34,121 +33,115 @@ _Shapes = dict[str, dict[str, tuple[int, ...]]]
 class Network:
     """An architecture.
 
+    Its positions are the layers whose output all paths from the image to the logits
+    pass: there it can be cut in two, and a head can sit there.
+
     Attributes:
         name: name in the table of networks, and value of --arch.
-        make_steps: function (num_classes, dtype policy of all layers) -> steps from
-            input to logits: unbuilt Keras layers, and blocks of them.
+        connect: function (Keras tensor of normalised images, number of classes) ->
+            Keras tensor of logits.
         input_spec: size and normalisation of the input of its best-known weights.
-        features: steps that a new head may sit on by default, from shallow to deep; the
-            deepest one with restored weights is used.
-        combined_features: steps whose pooled outputs the default head combines if all
-            of them are restored; empty to use the deepest step only.
+        features: positions that a new head may sit on by default, from shallow to deep;
+            the deepest one with restored weights is used.
+        combined_features: positions whose pooled outputs the default head combines if
+            all of them are restored; empty to use the deepest one only.
         num_classes: number of classes of its best-known weights.
-        is_classifier: whether the last step gives a logit for each of two classes or
-            more.
+        is_classifier: whether it ends in a logit for each of two classes or more.
     """
 
     name: str
-    make_steps: Callable[[int, str], Sequence[Any]]
+    connect: Callable[[Any, int], Any]
     input_spec: InputSpec
     features: tuple[str, ...]
     combined_features: tuple[str, ...] = ()
     num_classes: int = 1000
     is_classifier: bool = True
 
-    def steps(self, num_classes: int = 0, dtype: str = "float32") -> list[Any]:
-        """Make the steps, unbuilt; for 0 classes, with the network's own number."""
-        return list(self.make_steps(num_classes or self.num_classes, dtype))
+    def positions(self) -> list[str]:
+        """Return the positions above the input, up to and with the logits."""
+        return [*self._description().positions]
 
-    def step_names(self) -> list[str]:
-        """Return the names of the steps, from input to logits."""
-        return [step.name for step in self.steps()]
-
-    def steps_between(
-        self, after: str, last: str, *, num_classes: int = 0, dtype: str = "float32"
-    ) -> list[Any]:
-        """Make the steps after `after` up to and with `last`, unbuilt."""
-        steps = self.steps(num_classes, dtype)
-        names = [INPUT, *(step.name for step in steps)]
+    def positions_between(self, after: str, last: str) -> list[str]:
+        """Return the positions after `after`, up to and with `last`."""
+        names = [INPUT, *self.positions()]
         for name in (after, last):
             if name not in names:
                 raise ValueError(f"no layer {name!r}; there are {', '.join(names[1:])}")
         if names.index(after) > names.index(last):
             raise ValueError(f"{after} lies above {last}")
-        return steps[names.index(after) : names.index(last)]
+        return names[names.index(after) + 1 : names.index(last) + 1]
+
+    def is_random(self, position: str) -> bool:
+        """Return whether a position is dropout or noise."""
+        return isinstance(self._description().layers[position], RANDOM_LAYERS)
 
     def head_positions(self) -> list[str]:
-        """Return the steps that a new head may sit on, from shallow to deep.
+        """Return the positions that a new head may sit on, from shallow to deep.
 
-        These are all from the first one with weights to the last of `features`, except
-        dropout.
+        These are all from the first one with weights to the one below the logits,
+        except dropout.
         """
-        steps = self.steps()
-        first = [bool(composite_layers.weighted_layers(s)) for s in steps].index(True)
-        last = [step.name for step in steps].index(self.features[-1])
-        return [s.name for s in steps[first : last + 1] if not isinstance(s, _DROPOUT)]
+        names = self.positions()
+        segments = self.segments()
+        weighted = [n for n, name in enumerate(names) if segments[name]]
+        end = weighted[-1] if self.is_classifier else len(names)
+        return [n for n in names[weighted[0] : end] if not self.is_random(n)]
 
-    def weighted_layers(self, last: str = "") -> list[str]:
-        """Return the layers that have weights, from the input up to and with `last`."""
-        names: list[str] = []
-        for step, layers in _weighted_layers(self):
-            names += layers
-            if step == last:
-                break
-        return names
+    def segments(self) -> Mapping[str, Sequence[str]]:
+        """Return {position: layers with weights above the position before it}.
+
+        Where a network does not branch, these are the position itself or nothing. A
+        convolution in groups is one layer.
+        """
+        return self._description().segments
+
+    def weighted_layers(self, last: str = "", *, after: str = INPUT) -> list[str]:
+        """Return the layers that have weights, after `after` up to and with `last`.
+
+        Without `last`, up to the logits.
+        """
+        names = self.positions_between(after, last or self.positions()[-1])
+        return [layer for name in names for layer in self.segments()[name]]
 
     def first_convolution(self) -> str:
         """Return the convolution that the image's channels reach unmixed; "" if none.
 
         The layers before it may change pixels, but neither mix nor weigh channels.
         """
-        steps = self.steps()
-        while steps:
-            step = steps.pop(0)
-            if isinstance(step, composite_layers.Chain):
-                steps = [*step.steps, *steps]
-            elif isinstance(step, keras.layers.Conv2D) and step.groups == 1:
-                return str(step.name)
-            elif not isinstance(step, _CHANNELWISE):
-                return ""
+        for layer in self._description().layers.values():
+            if isinstance(layer, keras.layers.Conv2D) and layer.groups == 1:
+                return str(layer.name)
+            if not isinstance(layer, _CHANNELWISE):
+                break
         return ""
 
     def variable_shapes(self, spec: InputSpec, num_classes: int = 0) -> _Shapes:
         """Return {layer: {variable: shape}} of the layers that have weights.
 
-        A convolution in groups is one layer. For 0 classes, the last step has the
-        network's own number of classes.
+        A convolution in groups is one layer. For 0 classes, the logits are those of the
+        network's own classes.
 
         Raises:
             errors.MismatchedCheckpoint: the network cannot take an input of that size.
         """
-        classes = num_classes or self.num_classes
-        try:
-            return copy.deepcopy(_variable_shapes(self, spec.size_px, classes))
-        except ValueError as error:
-            raise self._refusal(spec.size_px, error) from error
+        shapes = self._description(spec, num_classes).variable_shapes
+        return {layer: dict(variables) for layer, variables in shapes.items()}
+
+    def layer_shapes(self) -> dict[str, tuple[Any, ...]]:
+        """Return {layer or operation: shape of its output}; its own input's size."""
+        return {
+            operation.name: tuple(tensor.shape)
+            for operation in self._description().model.operations
+            for tensor in keras.tree.flatten(operation.output)
+        }
 
     def output_shape(self, spec: InputSpec, last: str) -> tuple[Any, ...]:
-        """Compute the shape of the output of step `last`; the batch's size is None.
+        """Return the shape of the output of a position; the batch's size is None.
 
         Raises:
             errors.MismatchedCheckpoint: the network cannot take an input of that size.
         """
-        shape: tuple[Any, ...] = (None, spec.size_px, spec.size_px, 3)
-        steps = self.steps_between(INPUT, last)
-        try:
-            for step in steps:
-                shape = tuple(step.compute_output_shape(shape))
-        except ValueError as error:
-            raise self._refusal(spec.size_px, error) from error
-        return shape
-
-    def _refusal(self, size_px: int, error: Exception) -> errors.MismatchedCheckpoint:
-        reason = f"; its layers suit {self.input_spec.size_px}"
-        if size_px >= self.input_spec.size_px:
-            reason = f": {error!s:.200}"
-        text = f"{self.name} does not take images of {size_px} pixels{reason}"
-        return errors.MismatchedCheckpoint(text)
+        return tuple(self._description(spec).output(last).shape)
 
     def build(
         self,
@@ -158,49 +151,83 @@ class Network:
         num_classes: int = 0,
         dtype: str = "float32",
     ) -> Any:
-        """Build the network from its input up to one of its steps.
+        """Build the network from its input up to a position, with new weights.
 
-        Args:
-            spec: size and normalisation of the input; built into the model.
-            last: name of the step whose output is the model's; INPUT for a model that
-                only normalises.
-            num_classes: number of classes of the network's last step; 0 for its own.
-            dtype: Keras dtype policy; variables are float32 in any case.
+        The arguments are those of `build_part`.
 
         Returns:
             keras.Model: [batch, size_px, size_px, 3], RGB, 0..255 -> output of `last`.
         """
-        image, outputs = self.step_outputs(
-            spec, last=last, num_classes=num_classes, dtype=dtype
-        )
-        return keras.Model(image, outputs[last])
+        part = self.build_part(spec, (last,), num_classes=num_classes, dtype=dtype)
+        return keras.Model(part.input, part.output[last])
 
-    def step_outputs(
+    def build_part(
         self,
         spec: InputSpec,
+        names: Sequence[str],
         *,
-        last: str,
+        after: str = "",
         num_classes: int = 0,
         dtype: str = "float32",
         repeat_per_column: bool = False,
-    ) -> tuple[Any, dict[str, Any]]:
-        """Return the input and {step: its output}, as Keras tensors.
+        replace: Callable[[Any], Any] = lambda layer: layer,
+    ) -> Any:
+        """Build a part of the network, with new weights.
 
-        The arguments are those of `build` and `normalisation`.
+        Args:
+            spec: size and normalisation of the input, which is built into the model.
+            names: positions whose outputs are the model's; INPUT for the normalised
+                image, or `after` itself.
+            after: position whose output is the model's input; INPUT for the normalised
+                image; "" for the image itself.
+            num_classes: number of classes of the logits; 0 for the network's own.
+            dtype: Keras dtype policy; variables are float32 in any case.
+            repeat_per_column: see `normalisation`.
+            replace: function (unbuilt layer) -> layer to use in its place.
+
+        Returns:
+            keras.Model: -> {name: its output}. The input is the image, float32 [batch,
+            size_px, size_px, 3], RGB, 0..255, or float32 "features".
         """
-        shape = (spec.size_px, spec.size_px, 3)
-        image = keras.Input(shape, name=INPUT, dtype="float32")
-        steps = self.steps_between(INPUT, last, num_classes=num_classes, dtype=dtype)
-        normal = normalisation(spec, repeat_per_column=repeat_per_column)(image)
-        return image, apply_steps(steps, INPUT, normal)
+        description = self._description(spec, num_classes)
+        start = description.output(after) if after else description.model.input
+        name = "features" if after else INPUT
+        inputs = keras.Input(start.shape[1:], name=name, dtype="float32")
+        outputs = {n: description.output(n) for n in names if n != after}
 
+        def copy(operation: Any) -> Any:
+            if operation.name == NORMALISATION:
+                return normalisation(spec, repeat_per_column=repeat_per_column)
+            config = operation.get_config()
+            if not isinstance(operation, keras.Layer):
+                return type(operation).from_config(config)
+            # What lies before the first weights prepares pixels, which need float32.
+            is_preparation = operation.name in description.preparation
+            config["dtype"] = "float32" if is_preparation else dtype
+            return replace(type(operation).from_config(config))
 
-def apply_steps(steps: Sequence[Any], before: str, output: Any) -> dict[str, Any]:
-    """Apply steps to the output of the step `before`; return {step: its output}."""
-    outputs = {before: output}
-    for step in steps:
-        output = outputs[step.name] = step(output)
-    return outputs
+        if outputs:
+            part = keras.models.clone_model(
+                keras.Model(start, outputs), input_tensors=inputs, clone_function=copy
+            )
+            outputs = part.output
+        return keras.Model(inputs, {name: outputs.get(name, inputs) for name in names})
+
+    def _description(
+        self, spec: InputSpec | None = None, num_classes: int = 0
+    ) -> "_Description":
+        size_px = (spec or self.input_spec).size_px
+        try:
+            return _describe(self, size_px, num_classes or self.num_classes)
+        except errors.CheckpointError:
+            raise
+        except ValueError as error:
+            reason = f"; its layers suit {self.input_spec.size_px}"
+            if size_px >= self.input_spec.size_px:
+                reason = f": {error!s:.200}"
+            raise errors.MismatchedCheckpoint(
+                f"{self.name} does not take images of {size_px} pixels{reason}"
+            ) from error
 
 
 def normalisation(spec: InputSpec, *, repeat_per_column: bool = False) -> Any:
@@ -222,23 +249,100 @@ def normalisation(spec: InputSpec, *, repeat_per_column: bool = False) -> Any:
     )
 
 
-@functools.lru_cache(maxsize=64)
-def _weighted_layers(network: Network) -> list[tuple[str, list[str]]]:
-    """Return (step, names of its layers with weights) of every step."""
-    return [
-        (step.name, composite_layers.weighted_layers(step)) for step in network.steps()
-    ]
+@dataclasses.dataclass(frozen=True)
+class _Description:
+    """A whole network whose variables have shapes and no values.
+
+    Attributes:
+        model: keras.Model, image -> logits.
+        layers: {name: Keras layer} above the input, in order of computation.
+        positions: {position: Keras tensor, its output}.
+    """
+
+    model: Any
+    layers: Mapping[str, Any]
+    positions: Mapping[str, Any]
+
+    def output(self, position: str) -> Any:
+        """Return the output of a position, or the normalised image for INPUT."""
+        if position == INPUT:
+            return self.model.get_layer(NORMALISATION).output
+        return self.positions[position]
+
+    @functools.cached_property
+    def segments(self) -> Mapping[str, Sequence[str]]:
+        """As `Network.segments`."""
+        waiting: list[str] = []
+        by_position: dict[str, list[str]] = {}
+        for name, layer in self.layers.items():
+            whole = layers.whole_name(name)
+            if layers.weights(layer) and whole not in waiting:
+                waiting.append(whole)
+            if name in self.positions:
+                by_position[name], waiting = waiting, []
+        return by_position
+
+    @functools.cached_property
+    def preparation(self) -> frozenset[str]:
+        """Layers before the first one with weights."""
+        names = list(self.layers)
+        first = next(
+            n for n, name in enumerate(names) if layers.weights(self.layers[name])
+        )
+        return frozenset(names[:first])
+
+    @functools.cached_property
+    def variable_shapes(self) -> _Shapes:
+        """{layer: {variable: shape}}; the filters of groups are added up."""
+        shapes: _Shapes = {}
+        for name, layer in self.layers.items():
+            for path, variable in layers.weights(layer).items():
+                variables = shapes.setdefault(layers.whole_name(name), {})
+                shape = tuple(variable.shape)
+                if path in variables:  # a further group
+                    shape = (*shape[:-1], variables[path][-1] + shape[-1])
+                variables[path] = shape
+        return shapes
 
 
 @functools.lru_cache(maxsize=64)
-def _variable_shapes(network: Network, size_px: int, num_classes: int) -> _Shapes:
-    shapes: _Shapes = collections.defaultdict(dict)
-    steps = network.steps(num_classes)
-    for layer, inputs in composite_layers.walk(steps, (None, size_px, size_px, 3)):
-        group = composite_layers.group_of(layer.name)
-        variables = shapes[group[0] if group else layer.name]
-        for name, shape in composite_layers.weight_shapes(layer, inputs).items():
-            if name in variables:  # a further group adds its filters
-                shape = (*shape[:-1], variables[name][-1] + shape[-1])
-            variables[name] = shape
-    return {layer: variables for layer, variables in shapes.items() if variables}
+def _describe(network: Network, size_px: int, num_classes: int) -> _Description:
+    state = random.getstate()  # unbuilt initializers draw their seeds from it
+    with keras.StatelessScope(initialize_variables=False):
+        image = keras.Input((size_px, size_px, 3), name=INPUT, dtype="float32")
+        normal = keras.layers.Rescaling(1.0, name=NORMALISATION, dtype="float32")
+        model = keras.Model(image, network.connect(normal(image), num_classes))
+    random.setstate(state)
+    above = {layer.name: layer for layer in _above_normalisation(model)}
+    positions = {name: above[name].output for name in _positions(model, above)}
+    return _Description(model, above, positions)
+
+
+def _above_normalisation(model: Any) -> Iterator[Any]:
+    for operation in model.operations:
+        if isinstance(operation, keras.Layer) and operation.name not in (
+            *(INPUT, NORMALISATION),
+        ):
+            yield operation
+
+
+def _positions(model: Any, above: Mapping[str, Any]) -> list[str]:
+    """Return the layers whose output is all that the layers after them need."""
+    order = [o for o in model.operations if not isinstance(o, keras.layers.InputLayer)]
+    producers = {
+        id(tensor): number
+        for number, operation in enumerate(order)
+        for tensor in keras.tree.flatten(operation.output)
+    }
+    last_use = list(range(len(order)))
+    for number, operation in enumerate(order):
+        for tensor in keras.tree.flatten(operation.input):
+            if id(tensor) in producers:
+                source = producers[id(tensor)]
+                last_use[source] = max(last_use[source], number)
+    names, needed_until = [], 0
+    for number, operation in enumerate(order):
+        if needed_until <= number and operation.name in above:
+            names.append(operation.name)
+        needed_until = max(needed_until, last_use[number])
+    return names

@@ -6,7 +6,16 @@ weights have the same names and shapes.
 
 from typing import Any
 
-from model.networks import composite_layers, layers
+import keras
+
+from model.networks.layers import (
+    caffe_pool,
+    conv,
+    dense,
+    dropout,
+    grouped_conv,
+    local_response_norm,
+)
 from pipeline.batches.input_spec import InputSpec
 
 # Source: Caffe's ilsvrc_2012_mean.npy, mean over all pixels (as in its notebook 00).
@@ -19,56 +28,43 @@ CAFFE_INPUT = InputSpec(
 )
 
 
-def bvlc_alexnet(num_classes: int, dtype: str) -> list[Any]:
-    """Make the AlexNet of 2012: normalisation, then pooling.
+def bvlc_alexnet(image: Any, num_classes: int) -> Any:
+    """Connect the AlexNet of 2012: normalisation, then pooling.
 
     Source: Krizhevsky et al. 2012; caffe/models/bvlc_alexnet/train_val.prototxt.
     """
-    return [
-        layers.conv("conv1", 96, 11, dtype, stride=4, padding="valid"),
-        composite_layers.LocalResponseNorm("norm1", dtype),
-        composite_layers.CaffePool("pool1", dtype),
-        _grouped("conv2", 256, 5, dtype),
-        composite_layers.LocalResponseNorm("norm2", dtype),
-        composite_layers.CaffePool("pool2", dtype),
-        *_from_conv3(num_classes, dtype),
-    ]
+    x = conv(96, 11, 4, padding="valid", name="conv1")(image)
+    x = local_response_norm(x, name="norm1")
+    x = caffe_pool(x, name="pool1")
+    x = grouped_conv(x, 256, 5, groups=2, name="conv2")
+    x = local_response_norm(x, name="norm2")
+    x = caffe_pool(x, name="pool2")
+    return _from_conv3(x, num_classes)
 
 
-def caffenet(num_classes: int, dtype: str) -> list[Any]:
-    """Make CaffeNet: pooling, then normalisation; otherwise `bvlc_alexnet`.
+def caffenet(image: Any, num_classes: int) -> Any:
+    """Connect CaffeNet: pooling, then normalisation; otherwise `bvlc_alexnet`.
 
     Source: caffe/models/bvlc_reference_caffenet/train_val.prototxt.
     """
-    return [
-        layers.conv("conv1", 96, 11, dtype, stride=4, padding="valid"),
-        composite_layers.CaffePool("pool1", dtype),
-        composite_layers.LocalResponseNorm("norm1", dtype),
-        _grouped("conv2", 256, 5, dtype),
-        composite_layers.CaffePool("pool2", dtype),
-        composite_layers.LocalResponseNorm("norm2", dtype),
-        *_from_conv3(num_classes, dtype),
-    ]
+    x = conv(96, 11, 4, padding="valid", name="conv1")(image)
+    x = caffe_pool(x, name="pool1")
+    x = local_response_norm(x, name="norm1")
+    x = grouped_conv(x, 256, 5, groups=2, name="conv2")
+    x = caffe_pool(x, name="pool2")
+    x = local_response_norm(x, name="norm2")
+    return _from_conv3(x, num_classes)
 
 
-def _from_conv3(num_classes: int, dtype: str) -> list[Any]:
-    """Make the layers from conv3 to the logits."""
-    return [
-        layers.conv("conv3", 384, 3, dtype),
-        _grouped("conv4", 384, 3, dtype),
-        _grouped("conv5", 256, 3, dtype),
-        composite_layers.CaffePool("pool5", dtype),
-        layers.flatten(dtype),
-        layers.dense("fc6", 4096, dtype),
-        layers.dropout("drop6", 0.5, dtype),
-        layers.dense("fc7", 4096, dtype),
-        layers.dropout("drop7", 0.5, dtype),
-        layers.dense("fc8", num_classes, dtype, activation=None),
-    ]
-
-
-def _grouped(name: str, filters: int, size: int, dtype: str) -> Any:
-    """Make a convolution in two groups, each with half of the filters."""
-    return composite_layers.GroupedConv.build(
-        name, 2, lambda group: layers.conv(group, filters // 2, size, dtype)
-    )
+def _from_conv3(x: Any, num_classes: int) -> Any:
+    """Connect the layers from conv3 to the logits."""
+    x = conv(384, 3, name="conv3")(x)
+    x = grouped_conv(x, 384, 3, groups=2, name="conv4")
+    x = grouped_conv(x, 256, 3, groups=2, name="conv5")
+    x = caffe_pool(x, name="pool5")
+    x = keras.layers.Flatten(name="flatten")(x)
+    x = dense(4096, name="fc6")(x)
+    x = dropout(0.5, name="drop6")(x)
+    x = dense(4096, name="fc7")(x)
+    x = dropout(0.5, name="drop7")(x)
+    return dense(num_classes, activation=None, name="fc8")(x)

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from model.networks import composite_layers, layers
+from model.networks.layers import caffe_pool, conv, dense, dropout
 from pipeline.batches.input_spec import InputSpec
 
 # Mean colour of CIFAR-10's training photos. Caffe subtracts a mean image instead, which
@@ -26,52 +26,45 @@ CIFAR_CNN_INPUT = InputSpec(
 )
 
 
-def cifar10_quick(num_classes: int, dtype: str) -> list[Any]:
-    """Make Caffe's quick network: three convolutions; the first pools before its ReLU.
+def cifar10_quick(image: Any, num_classes: int) -> Any:
+    """Connect Caffe's quick network: three convolutions; one pools before its ReLU.
 
     Source: caffe/examples/cifar10/cifar10_quick_train_test.prototxt.
     """
-    return [
-        layers.conv("conv1", 32, 5, dtype, activation=None),
-        composite_layers.CaffePool("pool1", dtype),
-        keras.layers.ReLU(name="relu1", dtype=dtype),
-        layers.conv("conv2", 32, 5, dtype),
-        composite_layers.CaffePool("pool2", dtype, keras.layers.AveragePooling2D),
-        layers.conv("conv3", 64, 5, dtype),
-        composite_layers.CaffePool("pool3", dtype, keras.layers.AveragePooling2D),
-        layers.flatten(dtype),
-        layers.dense("ip1", 64, dtype, activation=None),
-        layers.dense("ip2", num_classes, dtype, activation=None),
-    ]
+    average = keras.layers.AveragePooling2D
+    x = conv(32, 5, activation=None, name="conv1")(image)
+    x = caffe_pool(x, name="pool1")
+    x = keras.layers.ReLU(name="relu1")(x)
+    x = conv(32, 5, name="conv2")(x)
+    x = caffe_pool(x, name="pool2", kind=average)
+    x = conv(64, 5, name="conv3")(x)
+    x = caffe_pool(x, name="pool3", kind=average)
+    x = keras.layers.Flatten(name="flatten")(x)
+    x = dense(64, activation=None, name="ip1")(x)
+    return dense(num_classes, activation=None, name="ip2")(x)
 
 
-def cifar_cnn(num_classes: int, dtype: str) -> list[Any]:
-    """Make the Keras example: two blocks of two convolutions, max pooling, dense 512.
+def cifar_cnn(image: Any, num_classes: int) -> Any:
+    """Connect the Keras example: two blocks of two convolutions, max pooling, dense.
 
     Source: keras/examples/cifar10_cnn.py.
     """
-    return _cifar_cnn(num_classes, dtype, keras.layers.MaxPooling2D)
+    return _cifar_cnn(image, num_classes, keras.layers.MaxPooling2D)
 
 
-def cifar_cnn_avg(num_classes: int, dtype: str) -> list[Any]:
-    """Make `cifar_cnn` with average pooling; its weights have the same names."""
-    return _cifar_cnn(num_classes, dtype, keras.layers.AveragePooling2D)
+def cifar_cnn_avg(image: Any, num_classes: int) -> Any:
+    """Connect `cifar_cnn` with average pooling; its weights have the same names."""
+    return _cifar_cnn(image, num_classes, keras.layers.AveragePooling2D)
 
 
-def _cifar_cnn(num_classes: int, dtype: str, pooling: Any) -> list[Any]:
-    def block(number: int, filters: int) -> list[Any]:
-        return [
-            layers.conv(f"block_{number}_0", filters, 3, dtype),
-            layers.conv(f"block_{number}_1", filters, 3, dtype, padding="valid"),
-            pooling(2, name=f"pool_{number}", dtype=dtype),
-            layers.dropout(f"drop_{number}", 0.25, dtype),
-        ]
-
-    return [
-        *block(1, 32),
-        *block(2, 64),
-        layers.flatten(dtype),
-        layers.dense("dense_1", 512, dtype),
-        layers.dropout("drop_3", 0.5, dtype),
-        layers.dense("dense_2", num_classes, dtype, activation=None),
-    ]
+def _cifar_cnn(image: Any, num_classes: int, pooling: Any) -> Any:
+    x = image
+    for block, filters in enumerate((32, 64), start=1):
+        x = conv(filters, 3, name=f"block_{block}_0")(x)
+        x = conv(filters, 3, padding="valid", name=f"block_{block}_1")(x)
+        x = pooling(2, name=f"pool_{block}")(x)
+        x = dropout(0.25, name=f"drop_{block}")(x)
+    x = keras.layers.Flatten(name="flatten")(x)
+    x = dense(512, name="dense_1")(x)
+    x = dropout(0.5, name="drop_3")(x)
+    return dense(num_classes, activation=None, name="dense_2")(x)

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from model.networks import composite_layers, layers
+from model.networks.layers import conv, dense, dropout
 from pipeline.batches.input_spec import InputSpec
 
 # Source: tensorflow/tpu/models/official/efficientnet/lite (mean 127, std 128, 224).
@@ -26,69 +26,60 @@ _STAGES = (
 NUM_BLOCKS = sum(stage[0] for stage in _STAGES)
 
 
-def efficientnet_lite0(num_classes: int, dtype: str) -> list[Any]:
-    """Make EfficientNet-B0 without squeeze-and-excitation, with ReLU6 for swish.
+def efficientnet_lite0(image: Any, num_classes: int) -> Any:
+    """Connect EfficientNet-B0 without squeeze-and-excitation, with ReLU6 for swish.
 
     Source: Tan and Le 2019, "EfficientNet: Rethinking Model Scaling for Convolutional
     Neural Networks", table 1; the lite form as in tensorflow/tpu.
     """
-    stem = _conv("stem", 32, 3, dtype, stride=2, active=True)
-    steps: list[Any] = [composite_layers.Chain("stem", stem)]
-    channels, number = 32, 0
+    x = _relu6(_conv(image, 32, 3, 2, name="stem"), name="stem")
+    number = 0
     for repeats, size, first_stride, expansion, filters in _STAGES:
         for repeat in range(repeats):
-            name, stride = f"block_{number}", first_stride if repeat == 0 else 1
-            wide = channels * expansion
-            expand = []
-            if expansion > 1:
-                expand = _conv(f"{name}_expand", wide, 1, dtype, active=True)
-            block = [
-                *expand,
-                *_depthwise(f"{name}_depthwise", size, stride, dtype),
-                *_conv(f"{name}_project", filters, 1, dtype),
-            ]
-            shortcut = stride == 1 and channels == filters
-            steps.append(composite_layers.Chain(name, block, shortcut))
-            channels, number = filters, number + 1
-    return [
-        *steps,
-        composite_layers.Chain("head", _conv("head", 1280, 1, dtype, active=True)),
-        keras.layers.GlobalAveragePooling2D(name="pool", dtype=dtype),
-        layers.dropout("drop", 0.2, dtype),
-        layers.dense("fc", num_classes, dtype, activation=None),
-    ]
+            stride = 1 if repeat else first_stride
+            x = _block(x, size, stride, expansion, filters, name=f"block_{number}")
+            number += 1
+    x = _relu6(_conv(x, 1280, 1, name="head"), name="head")
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    x = dropout(0.2, name="drop")(x)
+    return dense(num_classes, activation=None, name="fc")(x)
 
 
-def _conv(
-    name: str,
-    filters: int,
-    size: int,
-    dtype: str,
-    *,
-    stride: int = 1,
-    active: bool = False,
-) -> list[Any]:
-    """Make a convolution and its batch normalisation; with ReLU6 if `active`."""
-    conv = keras.layers.Conv2D(
-        *(filters, size, stride, "same"),
+def _block(
+    x: Any, size: int, stride: int, expansion: int, filters: int, *, name: str
+) -> Any:
+    """Widen the channels, convolve each by itself, narrow them; add the input."""
+    inputs, channels = x, x.shape[-1]
+    if expansion > 1:
+        x = _conv(x, channels * expansion, 1, name=f"{name}_expand")
+        x = _relu6(x, name=f"{name}_expand_relu")
+    depthwise = keras.layers.DepthwiseConv2D(
+        size, stride, "same", use_bias=False, name=f"{name}_depthwise_conv"
+    )
+    x = _norm(depthwise(x), name=f"{name}_depthwise")
+    x = _relu6(x, name=f"{name}_depthwise_relu")
+    x = _conv(x, filters, 1, name=f"{name}_project")
+    if stride == 1 and channels == filters:
+        return keras.layers.Add(name=name)([inputs, x])
+    return keras.layers.Identity(name=name)(x)
+
+
+def _conv(x: Any, filters: int, size: int, stride: int = 1, *, name: str) -> Any:
+    """Convolve and normalise."""
+    x = conv(
+        *(filters, size, stride),
+        activation=None,
         use_bias=False,
         name=f"{name}_conv",
-        dtype=dtype,
-    )
-    return [conv, *_normalised(name, dtype, active=active)]
+    )(x)
+    return _norm(x, name=name)
 
 
-def _depthwise(name: str, size: int, stride: int, dtype: str) -> list[Any]:
-    """Make a depthwise convolution with batch normalisation and ReLU6."""
-    conv = keras.layers.DepthwiseConv2D(
-        size, stride, "same", use_bias=False, name=f"{name}_conv", dtype=dtype
-    )
-    return [conv, *_normalised(name, dtype, active=True)]
+def _norm(x: Any, *, name: str) -> Any:
+    return keras.layers.BatchNormalization(
+        momentum=0.99, epsilon=1e-3, name=f"{name}_bn"
+    )(x)
 
 
-def _normalised(name: str, dtype: str, *, active: bool) -> list[Any]:
-    norm = keras.layers.BatchNormalization(
-        momentum=0.99, epsilon=1e-3, name=f"{name}_bn", dtype=dtype
-    )
-    relu = keras.layers.ReLU(6, name=f"{name}_relu", dtype=dtype)
-    return [norm, relu] if active else [norm]
+def _relu6(x: Any, *, name: str) -> Any:
+    return keras.layers.ReLU(6, name=name)(x)

@@ -1,41 +1,91 @@
-"""Make the layers that several networks have; those with weights end in a ReLU."""
+"""Make what several networks consist of: usual layers, groups, Caffe's own layers.
 
+Everything here ends in a Keras layer of the given name and consists of built-in layers
+and keras.ops, so that a saved model loads in plain Keras.
+"""
+
+import functools
+import re
 from typing import Any
 
 import keras
+import numpy as np
+
+conv = functools.partial(keras.layers.Conv2D, padding="same", activation="relu")
+max_pool = keras.layers.MaxPooling2D
+dense = functools.partial(keras.layers.Dense, activation="relu")
+dropout = keras.layers.Dropout
+
+# End of the names of variables that hold a random state instead of a weight.
+RANDOM_STATE = "seed_generator_state"
+_UNNAMED = re.compile(r"\bvariable_\d+$")  # Keras counts those of all layers
+# Name of the layer that computes one group of a grouped convolution.
+_GROUP = re.compile(r"(.+)_group(\d+)")
 
 
-def conv(
-    name: str,
-    filters: int,
-    size: int,
-    dtype: str,
-    *,
-    stride: int = 1,
-    padding: str = "same",
-    activation: str | None = "relu",
+def grouped_conv(x: Any, filters: int, size: int, *, groups: int, name: str) -> Any:
+    """Convolve in groups: each sees its part of the input and has its own filters.
+
+    Each group is a layer of its own: on CPUs, Keras' `groups` took three times as long
+    forwards and seven times backwards. Joined along the last axis, their kernels are
+    the single one that other tools store, [height, width, in / groups, out].
+    """
+    parts = keras.ops.split(x, groups, axis=-1)
+    outputs = [
+        conv(filters // groups, size, name=f"{name}_group{number}")(part)
+        for number, part in enumerate(parts, start=1)
+    ]
+    return keras.layers.Concatenate(name=name)(outputs)
+
+
+def group_of(layer_name: str) -> tuple[str, int] | None:
+    """Return (name of the grouped convolution, index of the group from 0), or None."""
+    match = _GROUP.fullmatch(layer_name)
+    return (match[1], int(match[2]) - 1) if match else None
+
+
+def whole_name(layer_name: str) -> str:
+    """Return a layer's name; for a group, that of the grouped convolution."""
+    group = group_of(layer_name)
+    return group[0] if group else layer_name
+
+
+def weights(layer: Any) -> dict[str, Any]:
+    """Return {"kernel" or "query/kernel" or ...: variable} of a layer's weights.
+
+    The state of random numbers is no weight.
+    """
+    named = {
+        _UNNAMED.sub("variable", v.path.partition("/")[2]): v for v in layer.weights
+    }
+    return {n: v for n, v in named.items() if not n.endswith(RANDOM_STATE)}
+
+
+def caffe_pool(x: Any, *, name: str, kind: Any = keras.layers.MaxPooling2D) -> Any:
+    """Pool over 3 x 3 pixels in steps of 2, and round the output's size up.
+
+    If the side is even, the last window reaches out of the image and is cut there.
+    Keras' padding "same" does so too, but pads odd sides as well.
+
+    Source: caffe/src/caffe/layers/pooling_layer.cpp.
+    """
+    return kind(3, 2, "valid" if x.shape[1] % 2 else "same", name=name)(x)
+
+
+def local_response_norm(
+    x: Any, *, name: str, size: int = 5, alpha: float = 1e-4, beta: float = 0.75
 ) -> Any:
-    """Make a convolution of size x size pixels."""
-    return keras.layers.Conv2D(
-        filters, size, stride, padding, activation=activation, name=name, dtype=dtype
-    )
+    """Divide x by (1 + alpha / size * sum of x^2 over `size` nearby channels)^beta.
 
-
-def max_pool(name: str, size: int, stride: int, dtype: str) -> Any:
-    """Make a max pooling over size x size pixels."""
-    return keras.layers.MaxPooling2D(size, stride, name=name, dtype=dtype)
-
-
-def flatten(dtype: str) -> Any:
-    """Make the step from a feature map to a vector."""
-    return keras.layers.Flatten(name="flatten", dtype=dtype)
-
-
-def dense(name: str, units: int, dtype: str, *, activation: str | None = "relu") -> Any:
-    """Make a dense layer; the last one of a network has no activation."""
-    return keras.layers.Dense(units, activation=activation, name=name, dtype=dtype)
-
-
-def dropout(name: str, rate: float, dtype: str) -> Any:
-    """Make a layer that drops a share of its inputs in training."""
-    return keras.layers.Dropout(rate, name=name, dtype=dtype)
+    Source: Krizhevsky et al. 2012, section 3.3; alpha and size as in Caffe
+    (tf.nn.local_response_normalization takes alpha / size and (size - 1) / 2). The sum
+    is a product with a band matrix: it is as fast as TensorFlow's own operation and
+    puts no code of Graft into the saved model. It is computed in float32.
+    """
+    channels = np.arange(x.shape[-1])
+    distance = np.abs(channels[:, None] - channels)
+    band = (distance <= size // 2).astype(np.float32)
+    wide = keras.ops.cast(x, "float32")
+    total = keras.ops.matmul(keras.ops.square(wide), band)
+    scale = keras.ops.power(1 + alpha / size * total, -beta)
+    return keras.layers.Identity(name=name)(wide * scale)  # casts to its own precision

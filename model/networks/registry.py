@@ -1,7 +1,7 @@
 """List the networks that Graft knows, by name."""
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from model.checkpoints import errors
@@ -14,15 +14,15 @@ _CIFAR_FEATURES = ("pool_1", "pool_2", "dense_1")
 
 
 def _network(
-    make_steps: Callable[[int, str], Sequence[Any]],
+    connect: Callable[[Any, int], Any],
     input_spec: InputSpec,
     features: tuple[str, ...],
     **options: Any,
 ) -> Network:
-    """Return a network that has the name of the function that makes its steps."""
+    """Return a network with the name of the function that connects its layers."""
     return Network(
-        name=make_steps.__name__,
-        make_steps=make_steps,
+        name=connect.__name__,
+        connect=connect,
         input_spec=input_spec,
         features=features,
         **options,
@@ -53,8 +53,8 @@ NETWORKS = {
             num_classes=10,
         ),
         *(
-            _network(make, cifar.CIFAR_CNN_INPUT, _CIFAR_FEATURES, num_classes=10)
-            for make in (cifar.cifar_cnn, cifar.cifar_cnn_avg)
+            _network(connect, cifar.CIFAR_CNN_INPUT, _CIFAR_FEATURES, num_classes=10)
+            for connect in (cifar.cifar_cnn, cifar.cifar_cnn_avg)
         ),
         _network(efficientnet.efficientnet_lite0, efficientnet.LITE0_INPUT, ("pool",)),
     )

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from model.networks import layers
+import keras
+
+from model.networks.layers import conv, dense, dropout, max_pool
 from pipeline.batches.input_spec import InputSpec
 
 # Source: Simonyan and Zisserman 2014, section 2.1 and 3.1; the mean as in Caffe's
@@ -19,26 +21,21 @@ CONV_NAMES = tuple(
 )
 
 
-def vgg16(num_classes: int, dtype: str) -> list[Any]:
-    """Make configuration D: 13 convolutions of 3 x 3 in five blocks, 3 dense layers.
+def vgg16(image: Any, num_classes: int) -> Any:
+    """Connect configuration D: 13 convolutions in five blocks, 3 dense layers.
 
     Source: Simonyan and Zisserman 2014, "Very Deep Convolutional Networks for
     Large-Scale Image Recognition", table 1.
     """
-    blocks: list[Any] = []
+    x = image
     for block in range(1, 6):
-        blocks += [
-            layers.conv(name, filters, 3, dtype)
-            for name, filters in zip(CONV_NAMES, _FILTERS, strict=True)
-            if name.startswith(f"block{block}_")
-        ]
-        blocks.append(layers.max_pool(f"block{block}_pool", 2, 2, dtype))
-    return [
-        *blocks,
-        layers.flatten(dtype),
-        layers.dense("fc1", 4096, dtype),
-        layers.dropout("drop1", 0.5, dtype),
-        layers.dense("fc2", 4096, dtype),
-        layers.dropout("drop2", 0.5, dtype),
-        layers.dense("predictions", num_classes, dtype, activation=None),
-    ]
+        for name, filters in zip(CONV_NAMES, _FILTERS, strict=True):
+            if name.startswith(f"block{block}_"):
+                x = conv(filters, 3, name=name)(x)
+        x = max_pool(2, 2, name=f"block{block}_pool")(x)
+    x = keras.layers.Flatten(name="flatten")(x)
+    x = dense(4096, name="fc1")(x)
+    x = dropout(0.5, name="drop1")(x)
+    x = dense(4096, name="fc2")(x)
+    x = dropout(0.5, name="drop2")(x)
+    return dense(num_classes, activation=None, name="predictions")(x)

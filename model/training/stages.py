@@ -8,11 +8,9 @@ import fnmatch
 import math
 from collections.abc import Sequence
 
-import keras
-
 from model.checkpoints import errors
 from model.loop import learning_rate
-from model.networks import architecture, composite_layers, head
+from model.networks import architecture, head, layers
 from model.training import settings, starting_point
 from pipeline.batches.input_spec import InputSpec
 from pipeline.system import config_flags
@@ -78,8 +76,7 @@ class StagePlan:
 
     def trains(self, layer_name: str) -> bool:
         """Return whether a layer above the cut trains."""
-        group = composite_layers.group_of(layer_name)
-        return (group[0] if group else layer_name) not in self.frozen
+        return layers.whole_name(layer_name) not in self.frozen
 
     def describe(self) -> str:
         """Return which layers train, in words."""
@@ -119,9 +116,8 @@ class Stage:
         """Learning rate that the schedule scales if the settings give none."""
         if self.plan.train_from != head.FINAL_LAYER:
             return learning_rate.suitable(0)
-        layers = len(self.plan.features)
-        kinds = head.numbers_per_channel(self.plan.pooling)
-        return learning_rate.suitable(self.plan.num_features // (layers * kinds))
+        kinds = len(self.plan.features) * head.numbers_per_channel(self.plan.pooling)
+        return learning_rate.suitable(self.plan.num_features // kinds)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -176,7 +172,10 @@ def plan_stage(
     if config.train:
         train_from, frozen = _match_patterns(start, config)
     cut = cut_below(start.network, train_from, start.features)
-    frozen |= _between(start.network, cut, train_from)
+    if train_from != head.FINAL_LAYER:
+        lowest = lowest_segment(start.network, train_from, start.features)
+        below = start.network.weighted_layers(lowest, after=cut)
+        frozen |= {*below} - {*start.network.segments()[lowest]}
     if cut != architecture.INPUT:
         frozen -= set(start.network.weighted_layers(cut))
     sees_few = start.pooling != "none" and not config.hidden
@@ -201,62 +200,82 @@ def _match_patterns(
 ) -> tuple[str, frozenset[str]]:
     """Return the lowest step that --train names, and layers above it that it omits."""
     patterns = [pattern.strip() for pattern in config.train.split(",")]
-    steps = start.network.steps_between(architecture.INPUT, start.features[-1])
-    layers = {step.name: composite_layers.weighted_layers(step) for step in steps}
-    layers = {step: names for step, names in layers.items() if names}
-    layers |= {name: [name] for name in head.weighted_layers(config.hidden)}
+    positions = start.network.positions_between(architecture.INPUT, start.features[-1])
+    segments = start.network.segments()
+    segment_of = {layer: name for name in positions for layer in segments[name]}
+    segment_of |= {name: name for name in head.weighted_layers(config.hidden)}
 
-    def is_named(step: str, layer: str) -> bool:
-        return any(fnmatch.fnmatchcase(n, p) for n in (step, layer) for p in patterns)
+    def is_named(layer: str, pattern: str) -> bool:
+        names = layer, segment_of[layer]
+        return any(
+            fnmatch.fnmatchcase(n, p) for n in names for p in (pattern, f"{pattern}_*")
+        )
 
-    known = {*layers, *(layer for names in layers.values() for layer in names)}
     for pattern in patterns:
-        if not fnmatch.filter(known, pattern):
+        if not any(is_named(layer, pattern) for layer in segment_of):
+            known = sorted({*segment_of, *segment_of.values()})
             raise errors.MismatchedCheckpoint(
                 f"--train: {pattern} fits no layer up to the new head. Expected "
-                f"{config_flags.suggestion(pattern, sorted(known))}"
+                f"{config_flags.suggestion(pattern, known)}"
             )
-    trained = [s for s, names in layers.items() if any(is_named(s, n) for n in names)]
-    frozen = [n for s, names in layers.items() for n in names if not is_named(s, n)]
-    lowest = head.FINAL_LAYER if trained[0] == head.HIDDEN_LAYER else trained[0]
+    trained = [n for n in segment_of if any(is_named(n, p) for p in patterns)]
+    frozen = segment_of.keys() - trained
+    lowest = segment_of[trained[0]]
+    if lowest == head.HIDDEN_LAYER:
+        lowest = head.FINAL_LAYER
     return lowest, frozenset(frozen)
 
 
 def cut_below(
     network: architecture.Network, train_from: str, features: Sequence[str]
 ) -> str:
-    """Return the layer below `train_from`, or architecture.INPUT.
+    """Return the position below `train_from`, or architecture.INPUT.
 
     If the head sits on several layers and not all of them are frozen, the cut lies no
     higher than the first of them, so that the tail computes all that the head sees.
     """
     if train_from == head.FINAL_LAYER:
         return features[-1]
-    steps = network.steps()
-    names = [step.name for step in steps]
-    below = steps[: names.index(features[-1]) + 1]
-    weighted = [step.name for step in below if composite_layers.weighted_layers(step)]
-    if train_from not in weighted:
-        raise errors.MismatchedCheckpoint(
-            f"--train_from={train_from}: {network.name} has no such layer below its "
-            f"head. Expected one of {', '.join(weighted)} or {head.FINAL_LAYER}."
-        )
-    if train_from == weighted[0]:
+    lowest = lowest_segment(network, train_from, features)
+    names = network.positions()
+    if lowest == next(name for name in names if network.segments()[name]):
         return architecture.INPUT
     # Dropout in front of a trained layer belongs to the tail.
-    cut = names.index(train_from) - 1
-    while isinstance(steps[cut], keras.layers.Dropout):
+    cut = names.index(lowest) - 1
+    while network.is_random(names[cut]):
         cut -= 1
     return names[min(cut, names.index(features[0]))]
 
 
-def _between(
-    network: architecture.Network, cut: str, train_from: str
-) -> frozenset[str]:
-    """Return the layers with weights above the cut and below those that train."""
-    if train_from == head.FINAL_LAYER:
-        return frozenset()
-    steps = network.steps_between(cut, train_from)
-    return frozenset(
-        layer for step in steps[:-1] for layer in composite_layers.weighted_layers(step)
+def lowest_segment(
+    network: architecture.Network, train_from: str, features: Sequence[str]
+) -> str:
+    """Return the position whose layers are the lowest that train.
+
+    `train_from` names the position, the first of its layers, or what the names of
+    several layers begin with, such as block_15 for block_15_expand_conv.
+
+    Raises:
+        errors.MismatchedCheckpoint: there is no such layer below the head, or it lies
+            between two positions.
+    """
+    segments = network.segments()
+    positions = network.positions_between(architecture.INPUT, features[-1])
+    if segments.get(train_from) and train_from in positions:
+        return train_from
+    for position in positions:
+        for number, layer in enumerate(segments[position]):
+            if f"{layer}_".startswith(f"{train_from}_"):
+                if number == 0:
+                    return position
+                first = segments[position][0]
+                raise errors.MismatchedCheckpoint(
+                    f"--train_from={train_from}: lies in a part of {network.name} that "
+                    "branches, where training cannot start. Expected a layer that all "
+                    f"paths pass; the nearest is {first}."
+                )
+    starts = [segments[name][0] for name in positions if segments[name]]
+    raise errors.MismatchedCheckpoint(
+        f"--train_from={train_from}: {network.name} has no such layer below its "
+        f"head. Expected one of {', '.join(starts)} or {head.FINAL_LAYER}."
     )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from model.checkpoints import errors
-from model.networks import architecture, composite_layers, head, registry
+from model.networks import architecture, head, registry
 from model.runs import finished_run, run_folder
 from model.training import settings
 from model.weights import named_weights, restore
@@ -171,13 +171,11 @@ def _split(text: str) -> tuple[str, ...]:
 def _lowest_new(
     network: architecture.Network, last: str, restored: restore.RestoredWeights | None
 ) -> str:
-    """Return the lowest step up to `last` that is not restored, or the final layer."""
-    for step in network.steps():
-        layers = composite_layers.weighted_layers(step)
+    """Return the lowest position up to `last` that is not restored, or the head."""
+    for position in network.positions_between(architecture.INPUT, last):
+        layers = network.segments()[position]
         if layers and not (restored and all(map(restored.is_complete, layers))):
-            return str(step.name)
-        if step.name == last:
-            break
+            return position
     return head.FINAL_LAYER
 
 

@@ -1,15 +1,14 @@
 """Build a network in two parts: a frozen trunk and a trained tail."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
 from model.loop import dropout
-from model.networks import architecture, composite_layers, head
+from model.networks import architecture, head, layers
 from model.training import stages
-from model.weights import model_variables
 
 
 def build_trunk(plan: stages.StagePlan, dtype: str) -> Any:
@@ -18,20 +17,28 @@ def build_trunk(plan: stages.StagePlan, dtype: str) -> Any:
     `dtype` is the Keras dtype policy of its layers.
     """
     keras.utils.set_random_seed(plan.seed)  # for weights that are not restored
-    image, outputs = plan.network.step_outputs(
-        plan.spec, last=plan.cut, dtype=dtype, repeat_per_column=True
+    part = plan.network.build_part(
+        plan.spec,
+        plan.features if plan.trunk_pools else (plan.cut,),
+        dtype=dtype,
+        repeat_per_column=True,
+        replace=_without_randomness,  # Keras applies it in frozen parts, too
     )
-    output = outputs[plan.cut]
+    output = part.output
     if plan.trunk_pools:
-        output = head.pool_features(outputs, plan.features, plan.pooling)
-    trunk = keras.Model(image, output)
+        output = head.pool_features(output, plan.features, plan.pooling)
+    else:
+        output = output[plan.cut]
+    trunk = keras.Model(part.input, output)
     trunk.trainable = False
-    for layer in trunk.layers:  # Keras applies a frozen part's dropout in training
-        if isinstance(layer, keras.layers.Dropout):
-            layer.rate = 0.0
-        elif isinstance(layer, keras.layers.GaussianNoise):
-            layer.stddev = 0.0
     return trunk
+
+
+def _without_randomness(layer: Any) -> Any:
+    """Return a layer, or one that does nothing in place of dropout and noise."""
+    if isinstance(layer, architecture.RANDOM_LAYERS):
+        return keras.layers.Identity(name=layer.name, dtype=layer.dtype_policy)
+    return layer
 
 
 def build_tail(plan: stages.StagePlan, trunk: Any, dtype: str) -> Any:
@@ -40,18 +47,22 @@ def build_tail(plan: stages.StagePlan, trunk: Any, dtype: str) -> Any:
     `dtype` is the Keras dtype policy of the layers below the head.
     """
     keras.utils.set_random_seed(plan.seed)
-    inputs = keras.Input(trunk.output.shape[1:], name="features", dtype="float32")
-    output = inputs
-    if not plan.trunk_pools:
-        steps = plan.network.steps_between(
-            plan.cut, plan.features[-1], num_classes=0, dtype=dtype
+    if plan.trunk_pools:
+        inputs = keras.Input(trunk.output.shape[1:], name="features", dtype="float32")
+        output = inputs
+    else:
+        quiet = _dropout_before_frozen(plan)
+
+        def replace(layer: Any) -> Any:
+            if layer.name in quiet:
+                return _without_randomness(layer)
+            return dropout.by_step(layer, plan.seed)
+
+        part = plan.network.build_part(
+            plan.spec, plan.features, after=plan.cut, dtype=dtype, replace=replace
         )
-        steps = [
-            dropout.by_step(step, plan.seed)
-            for step in _without_frozen_dropout(steps, plan.train_from)
-        ]
-        outputs = architecture.apply_steps(steps, plan.cut, inputs)
-        output = head.pool_features(outputs, plan.features, plan.pooling)
+        inputs = part.input
+        output = head.pool_features(part.output, plan.features, plan.pooling)
     for layer in _head(plan):
         output = dropout.by_step(layer, plan.seed)(output)
     tail = keras.Model(inputs, output)
@@ -61,20 +72,19 @@ def build_tail(plan: stages.StagePlan, trunk: Any, dtype: str) -> Any:
     return tail
 
 
-def _without_frozen_dropout(steps: Sequence[Any], train_from: str) -> list[Any]:
-    """Return the steps, without dropout and noise in front of frozen layers."""
-    names = [step.name for step in steps]
-    below = names.index(train_from) if train_from in names else 0
-    frozen = [n for n in range(below) if composite_layers.weighted_layers(steps[n])]
-    return [
-        step
-        for number, step in enumerate(steps)
-        if not (
-            isinstance(step, keras.layers.Dropout | keras.layers.GaussianNoise)
-            and frozen
-            and number < frozen[-1]
-        )
-    ]
+def _dropout_before_frozen(plan: stages.StagePlan) -> set[str]:
+    """Return the tail's dropout and noise in front of its lowest frozen layers."""
+    quiet: set[str] = set()
+    waiting: set[str] = set()
+    for position in plan.network.positions_between(plan.cut, plan.features[-1]):
+        weighted = plan.network.segments()[position]
+        if weighted and not plan.frozen.issuperset(weighted):
+            break
+        if weighted:
+            quiet |= waiting
+        if plan.network.is_random(position):
+            waiting.add(position)
+    return quiet
 
 
 def _head(plan: stages.StagePlan) -> list[Any]:
@@ -96,11 +106,11 @@ def assemble(plan: stages.StagePlan, values: Mapping[str, np.ndarray]) -> Any:
 
     It has built-in layers only, so that it loads in plain Keras.
     """
-    image, outputs = plan.network.step_outputs(plan.spec, last=plan.features[-1])
-    output = head.pool_features(outputs, plan.features, plan.pooling)
+    part = plan.network.build_part(plan.spec, plan.features)
+    output = head.pool_features(part.output, plan.features, plan.pooling)
     for layer in _head(plan):
         output = layer(output)
-    whole = keras.Model(image, output, name=plan.network.name)
+    whole = keras.Model(part.input, output, name=plan.network.name)
     for name, variable in weights(whole).items():
         variable.assign(values[name])
     return whole
@@ -109,9 +119,7 @@ def assemble(plan: stages.StagePlan, values: Mapping[str, np.ndarray]) -> Any:
 def weights(model: Any) -> dict[str, Any]:
     """Return {name: variable} of all variables but random states."""
     named = {variable.path: variable for variable in model.variables}
-    return {
-        n: v for n, v in named.items() if not n.endswith(model_variables.RANDOM_STATE)
-    }
+    return {n: v for n, v in named.items() if not n.endswith(layers.RANDOM_STATE)}
 
 
 def values(model: Any) -> dict[str, np.ndarray]:

@@ -208,7 +208,8 @@ def _choose(candidates: Candidates, arch: str) -> NetworkMatch:
             f"belong to: pass {choice}."
         )
     # Rule 4.
-    unexplained = best.naming.unexplained_layers(best.checkpoint)
+    shapes = best.network.variable_shapes(best.naming.spec or best.network.input_spec)
+    unexplained = best.naming.unexplained_layers(best.checkpoint, shapes)
     if unexplained and not arch:
         others = f" and {len(unexplained) - 3} more" if len(unexplained) > 3 else ""
         raise errors.MismatchedCheckpoint(

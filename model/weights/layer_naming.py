@@ -7,14 +7,13 @@ dense layer is flattened as [height, width, channels]; images are RGB.
 
 import collections
 import dataclasses
-import itertools
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from model.checkpoints.checkpoint import Checkpoint
-from model.networks import composite_layers
+from model.networks import layers
 from pipeline.batches.input_spec import InputSpec
 
 Layout = Literal["tensorflow", "caffe"]
@@ -51,6 +50,8 @@ class LayerNaming:
         dense_as_conv: whether dense layers are stored as convolutions over their whole
             input.
         ignored_prefixes: beginnings of the names of other tensors in such files.
+        keeps_variables: whether variables that are not in `variables` have Graft's
+            names in the file.
     """
 
     source: str
@@ -69,12 +70,13 @@ class LayerNaming:
     caffe_types: frozenset[str] = frozenset()
     dense_as_conv: bool = False
     ignored_prefixes: tuple[str, ...] = ()
+    keeps_variables: bool = False
 
     def tensor_name(self, layer: str, variable: str) -> str:
         """Return the variable's name in the file; "" if the convention has none."""
-        if layer not in self.layers or variable not in self.variables:
-            return ""
-        return self.variables[variable].format(self.layers[layer])
+        other = f"{{}}/{variable}" if self.keeps_variables else ""
+        pattern = self.variables.get(variable, other)
+        return pattern.format(self.layers[layer]) if layer in self.layers else ""
 
     def shapes_in_file(self, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
         """Return the shapes that a variable of Graft's `shape` may have in the file."""
@@ -115,15 +117,22 @@ class LayerNaming:
         first, second = map(listed.index, self.layer_order)
         return first < second
 
-    def unexplained_layers(self, checkpoint: Checkpoint) -> list[str]:
+    def unexplained_layers(
+        self, checkpoint: Checkpoint, shapes: Mapping[str, Mapping[str, Any]]
+    ) -> list[str]:
         """List the layers of a file that belong to another network, with their kinds.
+
+        `shapes` is {layer: {variable: shape}} of the network.
 
         A new final layer with any name is explained, and so are biases, numbers and
         copies of the network's weights. Further convolutions and normalisations are
         not, nor are layers that compute without weights, if the file lists its layers.
         """
-        pairs = itertools.product(self.layers, self.variables)
-        names = {self.tensor_name(layer, variable) for layer, variable in pairs}
+        names = {
+            self.tensor_name(layer, variable)
+            for layer in self.layers
+            for variable in (*self.variables, *shapes.get(layer, ()))
+        }
         dimensions: dict[str, list[int]] = collections.defaultdict(list)
         for name in sorted(checkpoint.tensors.keys() - names):
             layer, separator, _ = name.rpartition("/" if "/" in name else ".")
@@ -161,7 +170,7 @@ def unify_keras_tensors(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
     groups: dict[str, list[np.ndarray]] = collections.defaultdict(list)
     for name in sorted(unified):
         layer, _, variable = name.rpartition("/")
-        if group := composite_layers.group_of(layer):
+        if group := layers.group_of(layer):
             groups[f"{group[0]}/{variable}"].append(unified[name])
     for name, arrays in groups.items():
         shapes = {array.shape for array in arrays}

@@ -7,10 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from model.networks import composite_layers
-
-# End of the names of variables that hold a random state instead of a weight.
-RANDOM_STATE = "seed_generator_state"
+from model.networks import layers
 
 
 def assign(model: Any, values: Mapping[str, Mapping[str, np.ndarray]]) -> None:
@@ -19,12 +16,13 @@ def assign(model: Any, values: Mapping[str, Mapping[str, np.ndarray]]) -> None:
     Each group of a grouped convolution gets its part.
     """
     for layer in model.layers:
-        if not layer.weights:
+        variables = layers.weights(layer)
+        if not variables:
             continue  # such as the one that joins groups, which has their name
-        group = composite_layers.group_of(layer.name)
+        group = layers.group_of(layer.name)
         arrays = values.get(layer.name) or values.get(group[0] if group else "", {})
         for name, array in arrays.items():
-            variable = getattr(layer, name)
+            variable = variables[name]
             if group and layer.name not in values:
                 size = variable.shape[-1]
                 array = array[..., group[1] * size : (group[1] + 1) * size]
@@ -35,11 +33,9 @@ def by_name(model: Any) -> dict[str, list[Any]]:
     """Return {"layer/variable": its Keras variables}: one, or one for each group."""
     variables: dict[str, list[Any]] = collections.defaultdict(list)
     for layer in model.layers:
-        group = composite_layers.group_of(layer.name)
-        name = group[0] if group else layer.name
-        for variable in layer.weights:
-            if variable.name != RANDOM_STATE:
-                variables[f"{name}/{variable.name}"].append(variable)
+        name = layers.whole_name(layer.name)
+        for path, variable in layers.weights(layer).items():
+            variables[f"{name}/{path}"].append(variable)
     return dict(variables)
 
 
@@ -67,5 +63,5 @@ def digests(variables: Iterable[Any]) -> dict[str, str]:
     return {
         variable.path: hashlib.sha256(variable.numpy().tobytes()).hexdigest()
         for variable in variables
-        if not variable.path.endswith(RANDOM_STATE)
+        if not variable.path.endswith(layers.RANDOM_STATE)
     }

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from model.networks import alexnet, efficientnet, vgg16
 from model.networks.architecture import Network
+from model.networks.keras_models.config_graph import RENAMED
 from model.weights import weight_file
 from model.weights.layer_naming import LayerNaming
 from pipeline.batches.input_spec import InputSpec
@@ -186,8 +187,11 @@ NAMINGS = (
 
 def by_layer_name(network: Network, spec: InputSpec) -> tuple[LayerNaming, LayerNaming]:
     """Return the namings with Graft's layers and Keras' or TensorFlow's variables."""
-    source, layers = "layer names", _same(network.weighted_layers())
+    source = "layer names"
+    layers = {n: n.removesuffix(RENAMED) for n in network.weighted_layers()}
     return (
-        LayerNaming(source, network.name, layers, _KERAS, spec=spec),
+        LayerNaming(
+            *(source, network.name, layers, _KERAS), spec=spec, keeps_variables=True
+        ),
         LayerNaming(source, network.name, layers, _TENSORFLOW, spec=spec),
     )

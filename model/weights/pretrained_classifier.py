@@ -53,7 +53,7 @@ def load(
     restored = restore.restore_match(
         match, overrides=overrides, num_classes=num_classes
     )
-    last = network.step_names()[-1]
+    last = network.positions()[-1]
     restored.require(last, for_evaluation=True)
     model = network.build(restored.spec, last=last, num_classes=num_classes)
     model_variables.assign(model, restored.values)

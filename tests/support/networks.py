@@ -11,29 +11,26 @@ TINY_LAYERS = ("conv1", "conv2", "fc3", "fc4", "fc5")  # those with weights
 TINY_SUFFIXES = {"kernel": "weights", "bias": "biases"}
 
 
-def tiny_layers(num_classes, dtype):
-    """Return unbuilt layers of a network for 16 pixels that has a bit of everything."""
+def connect_tiny(image, num_classes):
+    """Connect a network for 16 pixels that has a bit of everything."""
     from keras import layers
 
-    options = {"activation": "relu", "dtype": dtype}
-    return [
-        layers.Conv2D(4, 3, 2, "same", name="conv1", **options),
-        layers.MaxPooling2D(2, name="pool1", dtype=dtype),
-        layers.Conv2D(6, 3, 1, "same", name="conv2", **options),
-        layers.MaxPooling2D(2, name="pool2", dtype=dtype),
-        layers.Flatten(name="flatten", dtype=dtype),
-        layers.Dense(8, name="fc3", **options),
-        layers.Dropout(0.5, name="drop3", dtype=dtype),
-        layers.Dense(7, name="fc4", **options),
-        layers.Dense(num_classes, name="fc5", dtype=dtype),
-    ]
+    x = layers.Conv2D(4, 3, 2, "same", activation="relu", name="conv1")(image)
+    x = layers.MaxPooling2D(2, name="pool1")(x)
+    x = layers.Conv2D(6, 3, 1, "same", activation="relu", name="conv2")(x)
+    x = layers.MaxPooling2D(2, name="pool2")(x)
+    x = layers.Flatten(name="flatten")(x)
+    x = layers.Dense(8, "relu", name="fc3")(x)
+    x = layers.Dropout(0.5, name="drop3")(x)
+    x = layers.Dense(7, "relu", name="fc4")(x)
+    return layers.Dense(num_classes, name="fc5")(x)
 
 
 def tiny():
     """Return a network of these layers, and the naming of its weights in a file."""
     network = architecture.Network(
         name="tiny",
-        make_steps=tiny_layers,
+        connect=connect_tiny,
         input_spec=InputSpec(
             size_px=16,
             short_side_px=18,

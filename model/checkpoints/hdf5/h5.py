@@ -25,6 +25,9 @@ _VARIABLES = {name: name for name in ("kernel", "bias", *_NORMALIZATION)} | {
     "b": "bias",
     "running_mean": "moving_mean",
     "running_std": "moving_variance",
+    # Of Normalization, which networks here have as BatchNormalization.
+    "mean": "moving_mean",
+    "variance": "moving_variance",
 }
 _KERAS_1_NAME = re.compile(r"(.+)_(W|b|gamma|beta|running_mean|running_std)(?:_\d+)?")
 
@@ -34,6 +37,14 @@ _NUMBERED = {
     ("separable_conv2d", 3): ("depthwise_kernel", "pointwise_kernel", "bias"),
     ("separable_conv2d", 2): ("depthwise_kernel", "pointwise_kernel"),
     ("layer_normalization", 2): ("gamma", "beta"),
+    ("group_normalization", 2): ("gamma", "beta"),
+    ("rms_normalization", 1): ("scale",),
+    ("layer_scale", 1): ("variable",),
+    ("normalization", 3): ("moving_mean", "moving_variance", "count"),
+    **{  # of attention
+        (f"{part}_dense", 2): ("kernel", "bias")
+        for part in ("query", "key", "value", "output")
+    },
     ("embedding", 1): ("embeddings",),
     ("p_re_lu", 1): ("alpha",),
 }
@@ -228,6 +239,9 @@ def _keras_3(content: isolated_h5.Content, layers: list[_Layer]) -> Iterator[_Na
         layer = by_path.get(group.replace("_layer_checkpoint_dependencies", "layers"))
         written = _text(content.texts.get(f"{prefix}vars", {}), "name")
         name = layer.name if layer else written if written.isprintable() else ""
+        outer = by_path.get(group.rpartition("/")[0])
+        if name and outer and not layer and "layers" not in outer.options:
+            name = f"{outer.name}/{name}"  # a layer inside another, as in attention
         keys.sort(key=lambda key: (len(key), key))
         shapes = [content.arrays[f"{prefix}vars/{key}"].shape for key in keys]
         variables = _numbered(group, shapes, layer.options if layer else {})

@@ -12,17 +12,16 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from model.checkpoints import errors
-from model.networks import architecture, composite_layers, registry
-from model.networks.keras_models.keras_config_reader import ConfigReader, Layer
-from model.networks.keras_models.keras_layer_arguments import Values
-from pipeline.batches.input_spec import InputSpec, as_tuples
+from model.networks import architecture, registry
+from model.networks.keras_models import config_graph, config_layers
+from model.networks.keras_models.config_graph import Call, Graph, Output
+from pipeline.batches.input_spec import MAX_SIDE_PX, InputSpec, as_tuples
 
 _TEXT_LIMIT = 16 << 20
 _MAX_PARAMETERS = 1_000_000_000
@@ -33,7 +32,16 @@ _DOES_NOT_FIT = (
     *(RecursionError, NotImplementedError),
 )
 _PREFIX = "keras-"  # begins the names of rebuilt networks
-_LAST = ("softmax", "sigmoid")  # what turns logits into probabilities
+_LAST = ("softmax", "sigmoid", "log_softmax")  # make probabilities of logits
+_WITH_KERNEL = (
+    *("Conv2D", "Convolution2D", "DepthwiseConv2D", "SeparableConv2D", "Dense"),
+    *("Conv2DTranspose", "BatchNormalization", "LayerNormalization"),
+)
+# Layers that keep what their input says of each class.
+_KEEPING = (
+    *("Flatten", "Reshape", "Dropout", "Activation", "Softmax", "Identity"),
+    *("GlobalAveragePooling2D", "GlobalMaxPooling2D", "AveragePooling2D"),
+)
 
 
 def rebuild(text: str, where: str) -> architecture.Network:
@@ -44,13 +52,21 @@ def rebuild(text: str, where: str) -> architecture.Network:
         where: name of the file, for messages.
 
     Returns:
-        The network; its steps end in logits, whatever the file's last activation is.
+        The network; it ends in logits, whatever the file's last activation is.
 
     Raises:
         errors.MismatchedCheckpoint: a layer or value is not on the allow-list, or the
-            input is not a square RGB image.
+            input is not an image.
         errors.CorruptCheckpoint: the text is not a configuration.
     """
+
+    def refuse(what: str) -> errors.MismatchedCheckpoint:
+        return errors.MismatchedCheckpoint(
+            f"{where}: its Keras configuration cannot be rebuilt, because it has "
+            f"{what}. Its weights can be used by layer name in a network that Graft "
+            "knows: pass --arch."
+        )
+
     if len(text) > _TEXT_LIMIT:
         raise errors.CorruptCheckpoint(
             f"{where}: its Keras configuration has {len(text):,} characters. Expected "
@@ -62,13 +78,13 @@ def rebuild(text: str, where: str) -> architecture.Network:
         raise errors.CorruptCheckpoint(
             f"{where}: its Keras configuration is not JSON ({str(error)[:100]})."
         ) from error
-    reader = ConfigReader(where)
     try:
-        steps = reader.model(Values(config, reader.refuse, "the model"), depth=0)
-        return _as_network(steps, reader)
+        return _as_network(config_graph.read(config, refuse), refuse)
+    except errors.CheckpointError:
+        raise
     except _DOES_NOT_FIT as error:
         why = " ".join(str(error).split())[:200]
-        raise reader.refuse(f"parts that do not go together ({why})") from error
+        raise refuse(f"parts that do not go together ({why})") from error
 
 
 def name_of(model_name: str) -> str:
@@ -113,96 +129,162 @@ def read_run_model(text: str) -> tuple[str, InputSpec] | None:
 
 
 def _assumed_spec(size: int, scale: float) -> InputSpec:
+    source = "squashed; the model itself prepares RGB of 0 to 255"
+    if scale != 1:
+        source = f"assumed: the file states none; squashed, RGB / {scale:g}"
     return InputSpec(
-        size_px=size,
-        short_side_px=size,
-        resize="squash",
-        scale=scale,
-        source="assumed: the file states none; squashed, RGB"
-        + ("" if scale == 1 else " / 255"),
+        size_px=size, short_side_px=size, resize="squash", scale=scale, source=source
     )
 
 
-def _as_network(steps: Sequence[Any], reader: "ConfigReader") -> architecture.Network:
+def _as_network(graph: Graph, refuse: config_layers.Refuse) -> architecture.Network:
     """Find the final layer, the input and the positions of a head."""
-    while steps and _is_activation(steps[-1]):
-        steps = steps[:-1]
-    num_classes = 0
-    if steps and _is_a(steps[-1], keras.layers.Dense):
-        arguments = dict(steps[-1].arguments)
-        if arguments["activation"] in ("linear", *_LAST):  # no layer of features
-            num_classes = arguments["units"]
-            steps = [*steps[:-1], steps[-1].changed(activation=None)]
-    size = reader.input_size()
-    layers = functools.partial(_make, tuple(steps), num_classes)
-    made = layers(num_classes, "float32")
-    weighted = [
-        n for n, step in enumerate(made) if composite_layers.weighted_layers(step)
-    ]
-    if not weighted:
-        raise reader.refuse("a model without weights")
-    # The network may rescale its input itself.
-    scale = 1.0 if _rescales(made[: weighted[0] + 1]) else 255.0
-    first, last = weighted[0], len(made) - 1 if num_classes else len(made)
-    features = [
-        step.name
-        for step in made[first:last]
-        if not isinstance(step, keras.layers.Dropout | keras.layers.GaussianNoise)
-    ]
-    if not features:
-        raise reader.refuse("a model of one layer, on which no head can sit")
+    side, prepares = _side(graph.input_shape, refuse), _prepares_pixels(graph)
+    graph, ending = _end_in_logits(graph)
     network = architecture.Network(
-        name=name_of(reader.name),
-        make_steps=layers,
-        input_spec=_assumed_spec(size, scale),
-        features=tuple(features),
-        num_classes=num_classes or 1,
-        is_classifier=num_classes > 1,
+        name=name_of(graph.name),
+        connect=functools.partial(_connect, graph, ending == "one logit", refuse),
+        input_spec=_assumed_spec(side, 1.0 if prepares else 255.0),
+        features=(),
+        is_classifier=False,
     )
-    _check_shapes(network, reader)
-    return network
+    _check_sizes(network, refuse)
+    shape = network.output_shape(network.input_spec, network.positions()[-1])
+    if ending and len(shape) == 2 and shape[1] > 1:
+        network = dataclasses.replace(network, num_classes=shape[1], is_classifier=True)
+    places = network.head_positions()
+    if not places:
+        raise refuse("a model of one layer, on which no head can sit")
+    # By default a head sits below the first dense layer, whatever follows it.
+    kinds = {call.name: call.kind for call in graph.calls}
+    dense = (n for n, name in enumerate(places) if kinds.get(name) == "Dense")
+    below = places[: next(dense, len(places))]
+    features = [n for n in below if kinds.get(n) not in ("Flatten", "Reshape")]
+    return dataclasses.replace(network, features=tuple(features or places))
 
 
-def _rescales(steps: Sequence[Any]) -> bool:
-    layers = composite_layers.layers_of(steps)
-    return any(isinstance(layer, keras.layers.Rescaling) for layer in layers)
+def _side(shape: list[Any], refuse: config_layers.Refuse) -> int:
+    """Return the longer side of the input, in pixels."""
+    if len(shape) != 4:
+        raise refuse("no input of an image, [batch, height, width, channels]")
+    height, width, channels = shape[1:]
+    if channels not in (1, 3):
+        raise refuse(f"an input of {channels} channels, expected 3 (RGB) or 1 (grey)")
+    if height is None and width is None:
+        return 224
+    for side in (height, width):
+        if type(side) is not int or not 1 <= side <= MAX_SIDE_PX:
+            raise refuse(f"an input of {height} x {width} pixels")
+    return int(max(height, width))
 
 
-def _make(
-    steps: tuple[Any, ...], own_classes: int, num_classes: int, dtype: str
-) -> list[Any]:
-    """Make the steps, unbuilt; the last Dense layer has `num_classes` units."""
-    if own_classes and num_classes != own_classes:
-        steps = (*steps[:-1], steps[-1].changed(units=num_classes))
-    return [step.make(dtype) for step in steps]
+def _prepares_pixels(graph: Graph) -> bool:
+    """Return whether the model rescales pixels before its first layer with a kernel."""
+    for call in graph.calls:
+        if call.is_operation or call.kind in ("Rescaling", "Normalization"):
+            return True
+        if call.kind in _WITH_KERNEL:
+            break
+    return False
 
 
-def _check_shapes(network: architecture.Network, reader: "ConfigReader") -> None:
-    """Refuse sizes that do not fit each other, and networks that are too large."""
-    size = network.input_spec.size_px
-    steps = network.steps()
-    total = 0
-    for layer, shape in composite_layers.walk(steps, (None, size, size, 3)):
-        output = layer.compute_output_shape(shape)
-        if (numbers := math.prod(output[1:])) > _MAX_OUTPUT:
-            raise reader.refuse(f"layer {layer.name}, of {numbers:,} numbers an image")
-        if numbers < 1:
-            raise reader.refuse(f"layer {layer.name}, which puts nothing out")
-        for weight in composite_layers.weight_shapes(layer, shape).values():
-            if min(weight) < 1:
-                raise reader.refuse(f"a weight of shape {list(weight)}")
-            total += math.prod(weight)
-    if total > _MAX_PARAMETERS:
-        raise reader.refuse(f"{total:,} parameters")
-    network.variable_shapes(network.input_spec)
+def _end_in_logits(graph: Graph) -> tuple[Graph, str]:
+    """Return a graph without the activation that makes probabilities of logits.
+
+    The second value says how it ends: in "logits" of classes, in "one logit" of the
+    second of two classes, or in features, "".
+    """
+    calls = {call.name: call for call in graph.calls}
+    output, last = graph.output, ""
+    while calls[output].kind in ("Activation", "Softmax"):
+        activation = _activation(calls[output])
+        if activation not in _LAST or calls[output].sources[0] not in calls:
+            break
+        output, last = calls[output].sources[0], activation
+    final, between = calls[output], []
+    while final.kind in _KEEPING and len(final.sources) == 1:
+        between.append(final)
+        if final.sources[0] not in calls:
+            break
+        final = calls[final.sources[0]]
+    keeps_logits = not any(_activation(call) in _LAST for call in between)
+    activation = _activation(final)
+    if final.kind in ("Dense", "Conv2D") and activation in _LAST:
+        if any("Pooling" in call.kind for call in between):
+            keeps_logits = False  # it pools probabilities
+        else:
+            config = {**final.config, "activation": "linear"}
+            calls[final.name] = dataclasses.replace(final, config=config)
+            last = activation
+    graph = dataclasses.replace(graph, calls=tuple(calls.values()), output=output)
+    # A convolution of features may be the last layer, too.
+    ends = {
+        "Dense": ("linear", *_LAST),
+        "Conv2D": ("linear", "relu", *_LAST) * bool(last),
+    }
+    if not keeps_logits or activation not in ends.get(final.kind, ()):
+        return graph, ""
+    units = final.config.get("units", final.config.get("filters"))
+    return graph, "one logit" if units == 1 and last == "sigmoid" else "logits"
 
 
-def _is_a(step: Any, kind: Any) -> bool:
-    return isinstance(step, Layer) and step.kind is kind
+def _activation(call: Call) -> str:
+    default = "softmax" if call.kind == "Softmax" else "linear"
+    return str(call.config.get("activation", default))
 
 
-def _is_activation(step: Any) -> bool:
-    """Return whether a step only turns logits into probabilities."""
-    if _is_a(step, keras.layers.Activation):
-        return dict(step.arguments)["activation"] in _LAST
-    return _is_a(step, keras.layers.Softmax)
+def _connect(
+    graph: Graph,
+    has_one_logit: bool,
+    refuse: config_layers.Refuse,
+    image: Any,
+    num_classes: int,
+) -> Any:
+    """Connect the layers of a graph; its number of classes stays as it is."""
+    del num_classes
+    _, height, width, channels = graph.input_shape
+    if height != width:
+        image = keras.layers.Resizing(height, width, name="resize_input")(image)
+    if channels == 1:
+        image = keras.ops.image.rgb_to_grayscale(image)
+    outputs = {"": image}
+
+    def resolve(value: Any) -> Any:
+        if isinstance(value, Output):
+            return outputs[value.layer]
+        return [*map(resolve, value)] if isinstance(value, list) else value
+
+    for call in graph.calls:
+        args, kwargs = config_layers.call_arguments(call, refuse)
+        args, kwargs = resolve(args), {k: resolve(v) for k, v in kwargs.items()}
+        if call.kind in config_layers.TRAINING_ONLY:
+            outputs[call.name] = args[0]
+        else:
+            outputs[call.name] = config_layers.make(call, refuse)(*args, **kwargs)
+        if call.name == graph.output:
+            break
+    logits = outputs[graph.output]
+    if call.is_operation:
+        logits = keras.layers.Identity(name="output")(logits)
+    if has_one_logit:  # the other class has the logit 0
+        logits = keras.ops.pad(logits, [[0, 0], [1, 0]])
+        return keras.layers.Identity(name="two_logits")(logits)
+    return logits
+
+
+def _check_sizes(network: architecture.Network, refuse: config_layers.Refuse) -> None:
+    """Refuse layers that put out too much, and networks that are too large."""
+    for name, shape in network.layer_shapes().items():
+        numbers = math.prod(side or 1 for side in shape[1:])
+        if numbers > _MAX_OUTPUT:
+            raise refuse(f"layer {name}, of {numbers:,} numbers an image")
+        if numbers < 1 or 0 in shape[1:]:
+            raise refuse(f"layer {name}, which puts nothing out")
+    shapes = network.variable_shapes(network.input_spec)
+    weights = [shape for layer in shapes.values() for shape in layer.values()]
+    if not weights:
+        raise refuse("a model without weights")
+    if any(0 in shape for shape in weights):
+        raise refuse("a weight without numbers")
+    if (total := sum(map(math.prod, weights))) > _MAX_PARAMETERS:
+        raise refuse(f"{total:,} parameters")

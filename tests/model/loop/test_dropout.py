@@ -4,7 +4,6 @@ import pytest
 import tensorflow as tf
 
 from model.loop import dropout
-from model.networks import composite_layers
 
 LAYERS = keras.layers
 
@@ -115,20 +114,3 @@ class TestByStep:
         replaced = dropout.by_step(before, 1)
         assert type(replaced) is kind
         assert replaced.name == "a"
-
-    def test_layers_inside_blocks_are_replaced(self):
-        """At any depth; other layers stay the same."""
-        dense, drop = LAYERS.Dense(4, name="dense"), LAYERS.Dropout(0.5, name="drop")
-        inner = composite_layers.Chain("inner", [dense, drop])
-        steps = [(inner, ("",)), (LAYERS.Add(name="sum"), ("inner", ""))]
-        graph = composite_layers.Graph("sum", steps)
-        norm = composite_layers.LocalResponseNorm("norm", "float32")
-        replaced = dropout.by_step(composite_layers.Chain("outer", [graph, norm]), 1)
-        kinds = [type(layer) for layer in replaced.layers]
-        assert kinds == [LAYERS.Dense, dropout.StepDropout, LAYERS.Add]
-        assert replaced.layers[0] is dense
-        inputs = keras.Input((3, 3, 4))
-        model = keras.Model(inputs, replaced(inputs))
-        values = np.ones((2, 3, 3, 4), np.float32)
-        assert (masked(model, values, 1) != np.asarray(model(values))).any()
-        assert (masked(model, values, 1) == masked(model, values, 1)).all()

@@ -355,8 +355,10 @@ def test_number_of_parameters_is_the_published_one(network):
 def test_steps_have_the_published_order_and_shapes(network):
     side = 227 if network in ("caffenet", "bvlc_alexnet") else 224
     side = 32 if "cifar" in network else side
-    assert list(ref.shapes(network, side).items()) == [
-        *ref.sizes(SHAPES[network]).items()
+    expected = ref.sizes(SHAPES[network])
+    shapes = ref.shapes(network, side)
+    assert [(n, shape) for n, shape in shapes.items() if n in expected] == [
+        *expected.items()
     ]
 
 

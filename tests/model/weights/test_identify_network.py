@@ -186,7 +186,7 @@ class TestUnexplainedLayers:
     def test_layers_of_another_network_are_refused(self, extra, unexplained):
         file = alexnet_of_torchvision(**extra)
         match = identify_network.identify(file, arch="alexnet_owt")
-        assert match.naming.unexplained_layers(file) == [unexplained]
+        assert match.naming.unexplained_layers(file, {}) == [unexplained]
         with refused(f"{re.escape(unexplained)}.*--arch=alexnet_owt"):
             identify_network.identify(file)
 
@@ -221,7 +221,7 @@ class TestUnexplainedLayers:
         layers = ("conv1_1 Convolution", *(f"extra {name}" for name in types))
         file = dataclasses.replace(file, layers=layers)
         naming = foreign_weights.naming_of("Caffe", "vgg16")
-        assert naming.unexplained_layers(file) == unexplained
+        assert naming.unexplained_layers(file, {}) == unexplained
 
 
 def test_a_scope_around_all_names_is_removed():

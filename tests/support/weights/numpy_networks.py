@@ -4,7 +4,8 @@ Images are [channels, height, width], kernels [out, in / groups, height, width] 
 dense kernels [out, in]. Nothing here knows our code, except for what compares with it.
 """
 
-import keras
+import dataclasses
+
 import numpy as np
 
 from model.networks import registry
@@ -119,9 +120,7 @@ def chw(image):
 
 def every_step(network, spec):
     """A Keras model with {step: its output} for all steps of a network."""
-    last = network.step_names()[-1]
-    image, outputs = network.step_outputs(spec, last=last)
-    return keras.Model(image, outputs)
+    return network.build_part(spec, network.positions())
 
 
 def check(model, image, expected, tolerance=1e-5):
@@ -157,8 +156,9 @@ def num_parameters(name, *, trained_only=False):
 
 def shapes(name, size_px):
     """{step: shape of its output, without the batch} for images of that size."""
-    shape, shapes = (1, size_px, size_px, 3), {}
-    for step in registry.NETWORKS[name].steps():
-        shape = tuple(step.compute_output_shape(shape))
-        shapes[step.name] = shape[1:]
-    return shapes
+    network = registry.NETWORKS[name]
+    spec = dataclasses.replace(
+        network.input_spec, size_px=size_px, short_side_px=size_px, mean_image=None
+    )
+    positions = network.positions()
+    return {name: network.output_shape(spec, name)[1:] for name in positions}

@@ -72,7 +72,7 @@ def leaves(model):
 
 
 def copied(network, model):
-    rebuilt = network.build(network.input_spec, last=network.step_names()[-1])
+    rebuilt = network.build(network.input_spec, last=network.positions()[-1])
     values = {
         layer.name: {v.name: v.numpy() for v in layer.weights}
         for layer in leaves(model)
@@ -100,22 +100,18 @@ def test_a_rebuilt_network_states_its_classes_features_and_input():
     network = from_keras_config.rebuild(branches().to_json(), "file")
     assert network.name == "keras-two"
     assert network.num_classes == 4
-    assert network.features == ("stem", "both", "sum", "relu6", "inner", "mean")
-    assert network.step_names()[-1] == "classes"
+    assert network.features == ("stem", "both", "sum", "relu6", "inside", "mean")
+    assert network.positions()[-1] == "classes"
     assert network.input_spec.size_px == network.input_spec.short_side_px == 12
     assert network.input_spec.scale == 255
     assert "assumed" in network.input_spec.source
 
 
-def test_a_rebuilt_network_can_have_another_number_of_classes():
+def test_a_head_sits_below_the_dense_layers_by_default():
     network = from_keras_config.rebuild(sequential().to_json(), "file")
-    shapes = network.variable_shapes(network.input_spec, num_classes=7)
-    assert shapes["classes"] == {"kernel": (5, 7), "bias": (7,)}
-    assert network.features[-1] == "hidden"
-    assert "drop" not in network.features, "dropout carries no head"
-    # Layers are made new each time.
-    steps, others = network.steps(3), network.steps(3)
-    assert not {*map(id, steps)} & {*map(id, others)}
+    assert network.features[-1] == "depthwise"
+    assert network.head_positions()[-2:] == ["flat", "hidden"]
+    assert "drop" not in network.head_positions(), "dropout carries no head"
 
 
 def test_a_network_that_rescales_itself_gets_0_to_255():
@@ -269,11 +265,10 @@ def renamed(name):
         (conv("filters", 10**9), "filters = 1000000000"),
         (conv("filters", True), "filters = true"),
         (conv("kernel_size", [0, 1]), "kernel_size"),
-        (conv("batch_input_shape", [None, 32, 32, 1]), "1 channels, expected 3"),
-        (conv("batch_input_shape", [None, 32, 16, 3]), "32 x 16 pixels, no square"),
+        (conv("batch_input_shape", [None, 32, 32, 4]), "4 channels, expected 3"),
+        (conv("batch_input_shape", [None, 32, 9999, 3]), "32 x 9999 pixels"),
         (conv("batch_input_shape", None), "no input of an image"),
-        (renamed("conv2d_1"), "twice"),
-        (renamed("logits"), "Graft needs"),
+        (renamed("conv2d_1"), "two layers of the name 'conv2d_1'"),
         (renamed("a/b"), "named 'a/b'"),
         (changed(KERAS_2, "config", []), "no list of layers"),
         (changed(KERAS_2, "config", KERAS_2["config"][2:]), "no input"),
@@ -393,9 +388,9 @@ def test_a_model_that_a_run_saved_is_rebuilt_without_its_head(make, share, on, p
     maps = [n for n in base.features if len(base.output_shape(spec, n)) == 4]
     seen = base.features[-1:] if on == 1 else tuple(maps[-on:])
     step = seen[-1]
-    image, outputs = base.step_outputs(base.input_spec, last=step)
-    grafted = keras.Model(image, outputs[step])
-    output = head.pool_features(outputs, seen, pooling)
+    part = base.build_part(base.input_spec, seen)
+    grafted = keras.Model(part.input, part.output[step])
+    output = head.pool_features(part.output, seen, pooling)
     for layer in head.make_layers(7, dropout=share, seed=0):
         output = layer(output)
     whole = shake(keras.Model(grafted.input, output, name=base.name))
@@ -405,21 +400,22 @@ def test_a_model_that_a_run_saved_is_rebuilt_without_its_head(make, share, on, p
     name, spec = from_keras_config.read_run_model(whole.to_json())
     assert (name, spec.size_px, spec.resize) == (base.name, 12, "squash")
     image = np.random.default_rng(1).uniform(0, 255, (2, 12, 12, 3)).astype("f4")
-    again = network.build(spec, last=network.features[-1])
+    again = network.build(spec, last=network.positions()[-1])
     values = {
         layer.name: {v.name: v.numpy() for v in layer.weights}
         for layer in whole.layers
         if layer.weights and "seed" not in layer.weights[0].path
     }
     model_variables.assign(again, values)
-    assert network.features[-1] == grafted.layers[-1].name
+    assert network.positions()[-1] == grafted.layers[-1].name
     expected = keras.Model(whole.input, grafted.output)(image)
     np.testing.assert_allclose(again(image), expected, rtol=1e-4, atol=1e-5)
 
 
 def ending(*last):
     image = keras.Input((8, 8, 3))
-    x = layers.Conv2D(4, 3, name="conv")(image)
+    x = layers.Conv2D(4, 3, name="first")(image)
+    x = layers.Conv2D(4, 3, name="conv")(x)
     for one in last:
         x = one(x)
     return from_keras_config.rebuild(keras.Model(image, x, name="m").to_json(), "file")
@@ -429,14 +425,15 @@ def ending(*last):
     ("last", "is_classifier", "feature"),
     [
         ([layers.Dense(2, "softmax", name="d")], True, "pool"),
-        ([layers.Dense(5, "relu", name="embedding")], False, "embedding"),
-        ([layers.Dense(5, "tanh", name="embedding")], False, "embedding"),
-        ([layers.Dense(1, "sigmoid", name="d")], False, "pool"),
-        ([layers.Softmax(name="odds")], False, "pool"),
+        ([layers.Dense(5, "relu", name="embedding")], False, "pool"),
+        ([layers.Dense(5, "tanh", name="embedding")], False, "pool"),
+        ([layers.Dense(1, "sigmoid", name="d")], True, "pool"),
+        ([layers.Dense(1, name="d")], False, "pool"),
+        ([layers.Softmax(name="odds")], True, "first"),
     ],
-    ids=["classes", "features, relu", "features, tanh", "one logit", "no Dense layer"],
+    ids=["classes", "relu", "tanh", "two classes", "a number", "a convolution"],
 )
-def test_a_classifier_ends_in_a_dense_layer_of_classes(last, is_classifier, feature):
+def test_a_classifier_ends_in_a_layer_of_classes(last, is_classifier, feature):
     network = ending(layers.GlobalAveragePooling2D(name="pool"), *last)
     assert network.is_classifier == is_classifier
     assert network.features[-1] == feature

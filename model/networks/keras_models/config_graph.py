@@ -1,0 +1,279 @@
+"""Read the configuration of a Keras model as a list of calls, in order of computation.
+
+The configuration is data from anywhere: names, counts and nesting are checked here, the
+arguments of each layer in `config_layers`. Models inside a model are taken apart.
+
+Sources: keras/src/models/sequential.py, functional.py (get_config of Keras 3), and the
+configurations that Keras 1 and 2 wrote.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from model.networks import architecture, head, layers
+
+_MAX_LAYERS, _MAX_DEPTH = 2_000, 8
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+# What a run adds to a network, and the layers by which its model is known.
+_GRAFTED = {
+    *(architecture.NORMALISATION, "head_drop", head.POOL_LAYER, head.FLATTEN_LAYER),
+    *(head.HIDDEN_LAYER, head.FINAL_LAYER),
+}
+_IS_OWN = {architecture.INPUT, architecture.NORMALISATION, head.FINAL_LAYER}
+_RESERVED = {architecture.INPUT, "features", *_GRAFTED}
+RENAMED = "_in_file"  # ends the names of layers whose own name Graft needs
+_MODELS = ("Sequential", "Functional", "Model")
+Refuse = Callable[[str], Exception]
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """The output of a layer, as an argument of another; "" is the model's input."""
+
+    layer: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A layer or operation, and what it is called on.
+
+    Attributes:
+        kind: name of its class.
+        is_operation: whether it is one of keras.ops, or of TensorFlow's in Keras 2.
+        config: its configuration, JSON values.
+        args: JSON values, with an Output for each tensor.
+        kwargs: the same by name.
+    """
+
+    name: str
+    kind: str
+    is_operation: bool
+    config: Mapping[str, Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    @property
+    def sources(self) -> list[str]:
+        """Layers whose outputs it is called on."""
+        return [output.layer for output in _outputs([self.args, self.kwargs])]
+
+
+@dataclasses.dataclass(frozen=True)
+class Graph:
+    """A model of one input and one output; each layer is called once."""
+
+    name: str
+    input_shape: list[Any]
+    calls: tuple[Call, ...]
+    output: str  # layer
+
+
+def read(config: Any, refuse: Refuse) -> Graph:
+    """Read the JSON values of a configuration; `refuse` makes the error to raise."""
+    reader = _Reader(refuse)
+    output = reader.model(_object(config, refuse, "the model"), Output(""), depth=0)
+    if reader.input_shape is None:
+        raise refuse("no input of an image, [batch, height, width, channels]")
+    if not output.layer:
+        raise refuse("no layers")
+    calls = tuple(reader.calls.values())
+    return Graph(reader.name, reader.input_shape, calls, output.layer)
+
+
+def _object(value: Any, refuse: Refuse, what: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise refuse(f"{what} that is no JSON object")
+    return value
+
+
+class _Reader:
+    """Walks a configuration and gathers its calls."""
+
+    def __init__(self, refuse: Refuse) -> None:
+        self.refuse = refuse
+        self.name = "model"
+        self.input_shape: list[Any] | None = None
+        self.calls: dict[str, Call] = {}
+
+    def model(self, model: Mapping[str, Any], source: Output, depth: int) -> Output:
+        """Gather the calls of a model that is called on `source`; return its output."""
+        if depth > _MAX_DEPTH:
+            raise self.refuse("models nested too deep")
+        kind, config = model.get("class_name"), model.get("config")
+        if kind == "Sequential" and isinstance(config, list):  # Keras 1 and 2
+            config = {"layers": config}
+        if kind not in _MODELS:
+            raise self.refuse(f"a model of class {str(kind)[:40]!r}")
+        config = _object(config, self.refuse, f"a {kind} model")
+        name = config.get("name")
+        if depth == 0 and isinstance(name, str) and _NAME.fullmatch(name):
+            self.name = name
+        parts = config.get("layers")
+        if not isinstance(parts, list) or not 1 <= len(parts) <= _MAX_LAYERS:
+            raise self.refuse("no list of layers, or a very long one")
+        parts = [_object(part, self.refuse, "a layer") for part in parts]
+        if kind == "Sequential":
+            for part in parts:
+                source = self._call(part, (source,), {}, depth)
+            return source
+        return self._functional(config, parts, source, depth)
+
+    def _functional(
+        self,
+        config: Mapping[str, Any],
+        parts: list[Mapping[str, Any]],
+        source: Output,
+        depth: int,
+    ) -> Output:
+        named = {_name_of(part): part for part in parts}
+        if len(named) < len(parts):
+            raise self.refuse("two layers of one name")
+        inputs = [n for n, part in named.items() if part["class_name"] == "InputLayer"]
+        if len(inputs) != 1:
+            raise self.refuse(f"{len(inputs)} inputs, expected one")
+        last = _outputs(_tensors(config.get("output_layers")))
+        if len(last) != 1:
+            raise self.refuse("not exactly one output")
+        calls: dict[str, tuple[Any, Any]] = {inputs[0]: ((), {})} | {
+            name: self._arguments(part, name)
+            for name, part in named.items()
+            if name != inputs[0]
+        }
+        is_own = depth == 0 and named.keys() >= _IS_OWN
+        outputs = dict[str, Output]()  # of what stands for each layer here
+        for name in self._in_order(calls, last[0].layer):
+            if is_own and (name in _GRAFTED or head.is_pooling_layer(name)):
+                # The last of the layers that a head sits on is the deepest.
+                outputs[name] = outputs[_outputs(calls[name])[-1].layer]
+                continue
+            args, kwargs = (_replaced(part, outputs) for part in calls[name])
+            args = args or (source,)
+            outputs[name] = self._call(named[name], tuple(args), kwargs, depth)
+        return outputs[last[0].layer]
+
+    def _in_order(self, calls: Mapping[str, Any], last: str) -> list[str]:
+        """Return the layers that the output needs, each after its sources."""
+        order: list[str] = []
+        state: dict[str, bool] = {}  # True: in the order, False: waits for its sources
+        stack = [last]
+        while stack:
+            name = stack.pop()
+            if state.get(name):
+                continue
+            if name not in calls:
+                raise self.refuse(f"a layer that takes its input from {name[:60]!r}")
+            missing = [o.layer for o in _outputs(calls[name]) if not state.get(o.layer)]
+            if missing and name in state:
+                raise self.refuse(f"layer {name[:60]!r}, which needs its own output")
+            state[name] = not missing
+            if missing:
+                stack += [name, *missing]
+            else:
+                order.append(name)
+        return order
+
+    def _arguments(
+        self, part: Mapping[str, Any], name: str
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return what a layer is called on, with an Output for each tensor."""
+        calls = part.get("inbound_nodes")
+        if not isinstance(calls, list) or len(calls) != 1:
+            raise self.refuse(f"layer {name[:60]!r}, which is not called exactly once")
+        call = calls[0]
+        if isinstance(call, dict):  # Keras 3
+            args, kwargs = _tensors(call.get("args")), _tensors(call.get("kwargs"))
+        else:  # [[layer, number of the call, number of the output, {further}], ...]
+            if isinstance(call, list) and call and isinstance(call[0], str):
+                call = [call]
+            further = [t[3] for t in call if isinstance(t, list) and len(t) > 3]
+            tensors = _outputs(_tensors(call))
+            args = tensors if len(tensors) == 1 else [tensors]
+            kwargs = _tensors(further[0]) if further else {}
+        sources = _outputs([args, kwargs])
+        if not isinstance(args, list) or not 1 <= len(sources) <= 64:
+            raise self.refuse(f"layer {name[:60]!r} with {len(sources)} inputs")
+        return tuple(args), kwargs if isinstance(kwargs, dict) else {}
+
+    def _call(
+        self,
+        part: Mapping[str, Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        depth: int,
+    ) -> Output:
+        """Gather a layer, or what is inside a model; return its output."""
+        kind = part.get("class_name")
+        if kind in _MODELS:
+            if len(args) != 1 or not isinstance(args[0], Output):
+                raise self.refuse("a model inside that has several inputs")
+            return self.model(part, args[0], depth + 1)
+        config = _object(part.get("config"), self.refuse, f"a {str(kind)[:40]} layer")
+        for key in ("batch_shape", "batch_input_shape"):
+            if self.input_shape is None and isinstance(config.get(key), list):
+                self.input_shape = config[key]
+        if kind == "InputLayer":
+            return args[0]
+        name = _name_of(part)
+        if not isinstance(kind, str) or not _NAME.fullmatch(name):
+            raise self.refuse(f"a layer named {name[:60]!r}")
+        if name in _RESERVED or head.is_pooling_layer(name) or layers.group_of(name):
+            name += RENAMED
+        if name in self.calls:
+            raise self.refuse(f"two layers of the name {name!r}")
+        if len(self.calls) >= _MAX_LAYERS:
+            raise self.refuse(f"more than {_MAX_LAYERS:,} layers")
+        module = part.get("module")
+        is_operation = kind.endswith("OpLambda") or (
+            isinstance(module, str) and module.startswith("keras.src.ops")
+        )
+        self.calls[name] = Call(name, kind, is_operation, config, args, kwargs)
+        return Output(name)
+
+
+def _name_of(part: Mapping[str, Any]) -> str:
+    config = part.get("config")
+    inner = config.get("name") if isinstance(config, dict) else None
+    return str(part.get("name", inner))
+
+
+def _tensors(value: Any, depth: int = 0) -> Any:
+    """Return JSON values with an Output for each tensor, as Keras 2 or 3 writes it."""
+    if depth > 8:
+        return None
+    if isinstance(value, dict):
+        if value.get("class_name") == "__keras_tensor__":
+            config = value.get("config")
+            history = config.get("keras_history") if isinstance(config, dict) else None
+            return _tensors(history, depth + 1)
+        return {key: _tensors(item, depth + 1) for key, item in value.items()}
+    if not isinstance(value, list):
+        return value
+    is_tensor = len(value) >= 3 and isinstance(value[0], str) and value[2] == 0
+    # The number of the call does not matter, because every layer is called once.
+    if is_tensor and type(value[1]) is int:
+        return Output(value[0])
+    return [_tensors(item, depth + 1) for item in value]
+
+
+def _outputs(value: Any) -> list[Output]:
+    """Return the Outputs in nested values."""
+    if isinstance(value, Output):
+        return [value]
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return [output for item in value for output in _outputs(item)]
+    return []
+
+
+def _replaced(value: Any, outputs: Mapping[str, Output]) -> Any:
+    """Return nested values with other Outputs."""
+    if isinstance(value, Output):
+        return outputs[value.layer]
+    if isinstance(value, dict):
+        return {key: _replaced(item, outputs) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_replaced(item, outputs) for item in value]
+    return value

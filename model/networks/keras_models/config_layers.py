@@ -1,0 +1,227 @@
+"""Make a Keras layer of its configuration, if it is one of an allow-list.
+
+Only built-in classes are made, of plain numbers and short texts, by their own
+constructors. Keras deserialises nothing, so that no function, class or initializer of
+the file ever runs. Whatever changes how a layer trains is left out.
+
+Sources: get_config of the layers of Keras 3, and the older names of Keras 1 and 2.
+"""
+
+import inspect
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras.src.applications.convnext import LayerScale  # a plain Keras loads it
+
+from model.networks.keras_models.config_graph import Call, Output
+
+_MAX_SIZE = 1 << 16  # filters, units, pixels
+_MAX_NUMBERS = 1 << 10  # of a constant
+# What a layer's output in use does not depend on.
+_IMMATERIAL = re.compile(
+    ".*(initializer|regularizer|constraint|shape)|name|trainable|dtype|seed|autocast|"
+    "input_dim|input_dtype|sparse|ragged|init|weights|fused|mode|synchronized|"
+    "quantization_config|lora_rank|build_config|.*_learning_phase"
+)
+_SIZES = (
+    *("filters", "units", "kernel_size", "strides", "pool_size", "groups", "size"),
+    *("dilation_rate", "depth_multiplier", "padding", "cropping", "height", "width"),
+    *("num_heads", "key_dim", "value_dim"),
+)
+_LAYERS = (
+    *("Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Conv2DTranspose", "Dense"),
+    *("BatchNormalization", "LayerNormalization", "GroupNormalization"),
+    *("UnitNormalization", "RMSNormalization", "MultiHeadAttention", "Attention"),
+    *("GroupQueryAttention", "Activation", "ReLU", "LeakyReLU", "PReLU", "ELU"),
+    *("Softmax", "MaxPooling2D", "AveragePooling2D", "GlobalAveragePooling2D"),
+    *("GlobalMaxPooling2D", "GlobalAveragePooling1D", "GlobalMaxPooling1D"),
+    *("Flatten", "Reshape", "Permute", "Identity", "RepeatVector"),
+    *("Dropout", "SpatialDropout2D", "GaussianNoise", "ZeroPadding2D", "Cropping2D"),
+    *("UpSampling2D", "Resizing", "CenterCrop", "Rescaling"),
+    *("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate"),
+)
+_OTHER_NAMES = {"Convolution2D": "Conv2D"}
+# Layers that do nothing in use. Graft augments photos before the network instead.
+TRAINING_ONLY = (
+    *("RandomFlip", "RandomRotation", "RandomZoom", "RandomContrast", "RandomWidth"),
+    *("RandomBrightness", "RandomTranslation", "RandomHeight", "RandomShear"),
+    *("RandomColorJitter", "RandomErasing", "RandomGrayscale", "RandomHue"),
+    *("RandomSaturation", "RandomSharpness", "RandomPosterization", "RandAugment"),
+    *(
+        "RandomGaussianBlur",
+        "RandomPerspective",
+        "RandomInvert",
+        "RandomElasticTransform",
+    ),
+    *("AutoContrast", "Solarization", "GaussianDropout", "AlphaDropout"),
+)
+_ACTIVATIONS = {
+    *("linear", "relu", "relu6", "leaky_relu", "elu", "celu", "selu", "gelu", "glu"),
+    *("tanh", "sigmoid", "hard_sigmoid", "hard_tanh", "tanh_shrink", "hard_shrink"),
+    *("soft_shrink", "sparse_plus", "softmax", "log_softmax", "softplus", "softsign"),
+    *("squareplus", "exponential", "mish", "swish", "silu", "hard_swish", "hard_silu"),
+    *("threshold", "log_sigmoid", "sparsemax"),
+}
+# Keras 1's names, and those of Keras 2 that changed.
+_RENAMED = {
+    "nb_filter": "filters",
+    "border_mode": "padding",
+    "subsample": "strides",
+    "bias": "use_bias",
+    "output_dim": "units",
+    "p": "rate",
+}
+# The operations that preprocessing leaves, by their names in Keras 3 and in TensorFlow.
+_OPERATIONS: Mapping[str, Callable[..., Any]] = {
+    "Add": keras.ops.add,
+    "Subtract": keras.ops.subtract,
+    "Multiply": keras.ops.multiply,
+    "TrueDivide": keras.ops.true_divide,
+    "Divide": keras.ops.divide,
+    "Stack": keras.ops.stack,
+    "GetItem": lambda x, key: x[key],
+    "Cast": lambda x, dtype="float32": keras.ops.cast(x, "float32"),
+    "Pad": keras.ops.pad,
+    "Sqrt": keras.ops.sqrt,
+    "RGBToGrayscale": keras.ops.image.rgb_to_grayscale,
+    "math.truediv": keras.ops.true_divide,
+    "math.divide": keras.ops.true_divide,
+    "math.subtract": keras.ops.subtract,
+    "math.multiply": keras.ops.multiply,
+    "math.add": keras.ops.add,
+    "__operators__.add": keras.ops.add,
+    "nn.bias_add": lambda x, bias: keras.ops.add(x, bias),
+    "cast": lambda x, dtype="float32": keras.ops.cast(x, "float32"),
+}
+Refuse = Callable[[str], Exception]
+
+
+def make(call: Call, refuse: Refuse) -> Callable[..., Any]:
+    """Return an unbuilt Keras layer, or a function of keras.ops.
+
+    `refuse` makes the error for what is not on the allow-list.
+    """
+    if call.is_operation:
+        name = call.config.get("function", call.kind)
+        if name not in _OPERATIONS:
+            raise refuse(f"operation {str(name)[:60]!r}, named {call.name!r}")
+        return _OPERATIONS[name]
+    kind = _OTHER_NAMES.get(call.kind, call.kind)
+    if kind == "Normalization":
+        return _normalization(call, refuse)
+    if kind not in (*_LAYERS, "LayerScale"):
+        raise refuse(f"layer {call.name[:60]!r} of class {call.kind[:60]!r}")
+    layer = LayerScale if kind == "LayerScale" else getattr(keras.layers, kind)
+    return layer(**_arguments(call, layer, refuse), name=call.name)
+
+
+def call_arguments(call: Call, refuse: Refuse) -> tuple[list[Any], dict[str, Any]]:
+    """Return what a layer is called on, each value checked; tensors stay Outputs."""
+    kwargs = {
+        name: _plain(value, refuse, f"layer {call.name}, called with {name}")
+        for name, value in call.kwargs.items()
+        if value is not None and value is not False
+        if name not in ("training", "mask", "name", "dtype")
+    }
+    if call.is_operation:  # options of an operation stand in its configuration
+        axis = call.config.get("axis")
+        kwargs |= {"axis": axis} if type(axis) is int and abs(axis) <= 4 else {}
+    what = f"layer {call.name}, called on something"
+    return [_plain(value, refuse, what) for value in call.args], kwargs
+
+
+def _normalization(call: Call, refuse: Refuse) -> Any:
+    """Return a layer that computes what Normalization does with its variables.
+
+    Normalization has them only after `adapt`, so that they could not be restored.
+    """
+    axis, mean = call.config.get("axis", -1), call.config.get("mean")
+    if axis not in (-1, 3, [-1], [3]) or call.config.get("invert"):
+        raise refuse(f"layer {call.name} (Normalization) of another axis, or inverted")
+    if mean is None:
+        return keras.layers.BatchNormalization(
+            center=False, scale=False, epsilon=0.0, name=call.name
+        )
+    what = f"layer {call.name} (Normalization)"
+    mean, variance = (
+        np.ravel(np.array(_plain(call.config.get(key), refuse, f"{what} with {key}")))
+        for key in ("mean", "variance")
+    )
+    deviation = np.maximum(np.sqrt(variance), 1e-7)
+    return keras.layers.Rescaling(
+        (1 / deviation).tolist(), (-mean / deviation).tolist(), name=call.name
+    )
+
+
+def _arguments(call: Call, layer: Any, refuse: Refuse) -> dict[str, Any]:
+    """Return the arguments of a layer's constructor that are given and matter."""
+    what = f"layer {call.name} ({call.kind})"
+    config = {_RENAMED.get(key, key): value for key, value in call.config.items()}
+    if "nb_row" in config:  # Keras 1
+        config["kernel_size"] = [config.pop("nb_row"), config.pop("nb_col", None)]
+    if call.kind == "LeakyReLU" and "alpha" in config:  # Keras 2
+        config["negative_slope"] = config.pop("alpha")
+    for key, ours in (("data_format", "channels_last"), ("dim_ordering", "tf")):
+        if config.pop(key, None) not in (None, ours, "default"):
+            raise refuse(f"{what} with {key} = {_shown(call.config[key])}")
+    known = inspect.signature(layer.__init__).parameters
+    arguments = {}
+    for key, value in config.items():
+        is_target = key in ("target_shape", "shared_axes", "size", "output_shape")
+        if _IMMATERIAL.fullmatch(key) and not is_target:
+            continue
+        if key not in known:
+            if value in (None, False, [], {}):
+                continue
+            raise refuse(f"{what} with {key} = {_shown(value)}")
+        arguments[key] = _checked(key, value, refuse, f"{what} with {key}")
+    if "axis" in arguments and isinstance(arguments["axis"], list):
+        axes = arguments["axis"]
+        arguments["axis"] = axes[0] if len(axes) == 1 else tuple(axes)
+    return arguments
+
+
+def _checked(key: str, value: Any, refuse: Refuse, what: str) -> Any:
+    """Return the value of an argument, if a layer can be made with it."""
+    value = _plain(value, refuse, what)
+    if "activation" in key and value is not None and value not in _ACTIVATIONS:
+        raise refuse(f"{what} = {_shown(value)}")
+    least = 0 if key in ("padding", "cropping") else 1
+    for number in _flat(value) if key in _SIZES else ():
+        is_size = type(number) is int and number >= least
+        if not is_size and not (number is None or isinstance(number, str)):
+            raise refuse(f"{what} = {_shown(value)}")
+    return value
+
+
+def _plain(value: Any, refuse: Refuse, what: str) -> Any:
+    """Return a value that consists of numbers, short texts, lists and Outputs."""
+    if isinstance(value, dict):
+        config = value.get("config")
+        if value.get("class_name") == "__ellipsis__":
+            return ...
+        if value.get("class_name") == "__tensor__" and isinstance(config, dict):
+            numbers = _plain(config.get("value"), refuse, what)
+            return np.array(numbers, np.float32)
+    if isinstance(value, list | tuple) and len(_flat(value)) <= _MAX_NUMBERS:
+        return [_plain(item, refuse, what) for item in value]
+    is_short = isinstance(value, str) and len(value) <= 40 and value.isprintable()
+    is_small = isinstance(value, int | float) and abs(value) <= _MAX_SIZE
+    if value is None or is_short or is_small or isinstance(value, Output):
+        return value
+    raise refuse(f"{what} = {_shown(value)}")
+
+
+def _flat(value: Any) -> list[Any]:
+    """Return the items of nested lists."""
+    if not isinstance(value, list | tuple):
+        return [value]
+    return [part for item in value for part in _flat(item)]
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, default=str)[:60]
