@@ -83,29 +83,21 @@ class ListedPhotos:
         """Replace, in place, each path by that of the file that it means."""
         adds_endings = not any(photo_source.ENDING.search(e.path) for e in listed)
         find = _file_finder(self._root, adds_endings=adds_endings)
-        examples = collections.defaultdict[str, list[str]](list)
-        num_missing = 0
+        backslashes, others = list[str](), list[str]()
         for index, entry in enumerate(listed):
             path = entry.path
-            file = find(path)
-            if not file and "\\" in path:
+            if "\\" in path and not find(path):
                 path = self._inside(entry, path.replace("\\", "/"))
-                file = find(path)
-            if not file:
-                num_missing += 1
-                continue
-            listed[index] = entry._replace(path=file)
-            changes = ["have backslashes in place of slashes"] * (path != entry.path)
-            differs = (
-                "lack the ending" if adds_endings else "differ in case or encoding"
-            )
-            changes += [differs] * (file != path)
-            for change in changes:
-                examples[change].append(f"{entry.path} for {file}")
-        for change, paths in examples.items():
-            count = f"{len(paths):,} of {len(listed):,} paths"
-            self.notes.append(f"{count} {change}, as {paths[0]}")
-        if num_missing < len(listed):
+            if file := find(path):
+                listed[index] = entry._replace(path=file)
+                backslashes += [f"{entry.path} for {file}"] * (path != entry.path)
+                others += [f"{entry.path} for {file}"] * (file != path)
+        differ = "lack the ending" if adds_endings else "differ in case or encoding"
+        for change, examples in ("have backslashes", backslashes), (differ, others):
+            if examples:
+                count = f"{len(examples):,} of {len(listed):,} paths"
+                self.notes.append(f"{count} {change}, as {examples[0]}")
+        if any(find(entry.path) for entry in listed):
             return
         root, path = self._root, listed[0].path.replace("\\", "/")
         is_local = not file_system.is_remote(str(root))
@@ -120,22 +112,16 @@ class ListedPhotos:
     def _once(self, listed: Sequence[Entry]) -> list[Entry]:
         """Return sorted entries without those that repeat another one."""
         entries = [listed[0]]
-        conflicts = []
         for entry in listed[1:]:
             other = entries[-1]
             if entry.path != other.path:
                 entries.append(entry)
             elif entry[1:3] + entry[5:] != other[1:3] + other[5:]:
-                conflicts.append((entry, other))
-        if conflicts:
-            entry, other = conflicts[0]
-            count = len({entry.path for entry, _ in conflicts})
-            raise DataError(
-                f"{entry.where}: {entry.path} has label {_described(entry)}, but "
-                f"{_described(other)} in {other.where}. "
-                + (f"{count:,} photos have several. " if count > 1 else "")
-                + "Remove all but one, because a photo has one label here"
-            )
+                raise DataError(
+                    f"{entry.where}: {entry.path} has label {_described(entry)}, but "
+                    f"{_described(other)} in {other.where}. Remove one of them; each "
+                    "photo has one label"
+                )
         if num_repeated := len(listed) - len(entries):
             self.notes.append(f"{num_repeated:,} rows repeat another row")
         return entries

@@ -55,8 +55,7 @@ def list_photos(
     Args:
         root: folder that the paths in the file are relative to.
         path: CSV file with the columns path, label and, if you like, split.
-        names: names of the classes, for labels that are numbers; None takes the labels
-            as class names.
+        names: names of the classes; None takes the labels as class names.
         columns: other titles of these columns, as in --columns.
 
     Raises:
