@@ -6,7 +6,6 @@ about it has changed.
 
 import bisect
 import dataclasses
-import re
 from collections.abc import Sequence
 
 from pipeline.records.manifest import Manifest
@@ -15,17 +14,20 @@ from pipeline.records.row_codes import Code, Reason
 
 # Number of the way in which photos become pixels, among the versions of a manifest.
 DECODER = "2"
-# Reasons of rows whose pixels were right before. Of copies, the reason is empty.
-_RIGHT_BEFORE = re.compile(
-    r"(?!.* source)|(?!.*(?:16-bit|animated))(?:WebP source|PNG source.*transparent)"
-)
 
 
 def outdated_rows(dataset: Manifest) -> list[Row]:
-    """Return rows whose pixels an earlier version of Graft may have got wrong."""
+    """Return rows whose pixels an earlier version of Graft may have got wrong.
+
+    Those of JPEG, whose reasons name no source, and of WebP were right.
+    """
     if dataset.info.versions.get("decoder") == DECODER:
         return []
-    return [row for row in dataset.included() if not _RIGHT_BEFORE.match(row.reason)]
+    return [
+        row
+        for row in dataset.included()
+        if " source" in row.reason and not row.reason.startswith("WebP source")
+    ]
 
 
 class PreviousDataset:

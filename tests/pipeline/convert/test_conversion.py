@@ -146,10 +146,8 @@ def test_sixteen_bit_pictures_need_a_white_level(photos, tmp_path):
 
 def test_pixels_of_an_earlier_decoder_are_made_again(photos, tmp_path):
     out = tmp_path / "out"
-    image = PIL.Image.fromarray(drawn_photos.draw_photo("red", 99))
-    frames = {"save_all": True, "append_images": [image.rotate(90)]}
-    for name, options in (("a.tif", {}), ("b.webp", {}), ("c.webp", frames)):
-        image.save(photos / "red" / name, **options)
+    for name in ("a.tif", "b.webp"):
+        cv2.imwrite(str(photos / "red" / name), drawn_photos.draw_photo("red", 99))
     converted = conversions.convert(photos, out).manifest
     assert previous_dataset.outdated_rows(converted) == []
     versions = {**converted.info.versions, "decoder": "1"}
@@ -160,7 +158,7 @@ def test_pixels_of_an_earlier_decoder_are_made_again(photos, tmp_path):
     outdated = previous_dataset.outdated_rows(manifest.read(out))
     paths = [row.path for row in outdated]
     pngs = [row.path for row in converted.included() if row.path.endswith(".png")]
-    assert paths == sorted(["red/a.tif", "red/c.webp", *pngs])
+    assert paths == sorted(["red/a.tif", *pngs])
     (finding,) = (
         finding
         for finding in checking.check(
