@@ -22,7 +22,7 @@ lists = functools.partial(
 )
 csv = functools.partial(
     _source,
-    "CSV list of the photos, with the columns path, label and, if you like, split.",
+    "CSV list of photos, with columns path, label and, optionally, split.",
     value="FILE",
 )
 columns = functools.partial(
@@ -33,8 +33,7 @@ columns = functools.partial(
 )
 labels = functools.partial(
     _source,
-    "File of class names for lists with numbers as labels: one per line, label 0 "
-    "first, or numbered, in JSON or CSV.",
+    "Names of numbered labels: one per line from 0, numbered, in JSON or CSV.",
     value="FILE",
 )
 group_by = functools.partial(
