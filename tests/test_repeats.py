@@ -19,6 +19,7 @@ from model.training import (
     repeated_runs,
     settings,
     train_run,
+    training_session,
 )
 from pipeline.system.errors import DataError, UsageError
 from tests.support import processes, stopped_trainings
@@ -78,6 +79,26 @@ def test_seeds_are_runs_of_their_own(tiny_config):
     assert (final_kernel(alone) == kernels[0]).all()
 
 
+def test_a_run_that_was_killed_before_its_first_snapshot_is_not_called_complete(
+    tiny_config, monkeypatch, capsys
+):
+    class Killed(BaseException):
+        pass
+
+    def kill(_):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(training_session.TrainingSession, "run", kill)
+        repeated_runs.repeat(dataclasses.replace(tiny_config, seeds=2))
+    directory = Path(tiny_config.run_dir)
+    assert not (directory / "seed-0" / run_folder.CHECKPOINTS).exists()
+    capsys.readouterr()
+    repeated_runs.resume(directory)
+    assert "no snapshot exists yet" in capsys.readouterr().err
+    assert set(content(directory)["accuracy"]) == {"seed-0", "seed-1"}
+
+
 @pytest.mark.slow
 def test_seeds_are_not_resumed_on_changed_records(tiny_config, tmp_path, found):
     """What one has trained on would test another."""
@@ -109,6 +130,8 @@ def test_a_diverged_run_prevents_the_summary(tiny_config, monkeypatch):
         run_folder.RunError, match=r"seed-0: .* ended early .* in epoch 2"
     ):
         repeated_runs.resume(directory)
+    with pytest.raises(run_folder.RunError, match=r"ended early .* in epoch 2"):
+        train_run.resume(directory / "seed-0")
 
 
 @pytest.mark.slow

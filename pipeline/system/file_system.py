@@ -124,7 +124,7 @@ def refuse_link(path: Path | BucketPath) -> None:
         kind = "a file with several names (hard links)"
     raise DataError(
         f"{path}: is {kind}. Expected a file or folder of its own, because something "
-        "is written there. Remove it, or copy it under another name"
+        "is written there. Remove it, or put a copy in its place"
     )
 
 
