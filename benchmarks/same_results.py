@@ -65,7 +65,7 @@ EXPORTS = {
 # Keys that differ from run to run or from version to version.
 TIMES = ("seconds", "images_per_s")
 VERSIONS = ("tools", "versions")
-PATHS_AND_TIMES = ("report", "run", "data", "model_sha256", *TIMES)
+PATHS_AND_TIMES = ("report", "run", "data", "model_sha256", "seal", *TIMES)
 
 
 class Digests:

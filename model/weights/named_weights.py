@@ -183,12 +183,13 @@ def _read_cached(path: Path) -> Checkpoint:
         raise errors.CorruptCheckpoint(
             f"{path}: was not written by Graft. Remove the file and run again"
         )
-    if _DIGEST not in metadata:
+    expected = metadata.pop(_DIGEST, None)
+    if expected is None:
         command_line.log(
             f"note: {path}: was saved by an earlier version, without a checksum, so "
             "that damage would not be noticed. Remove the file to download it again"
         )
-    elif metadata[_DIGEST] != _digest(checkpoint):
+    elif expected != _digest(checkpoint):
         raise errors.CorruptCheckpoint(
             f"{path}: is damaged: its content has another SHA-256 than when it was "
             "saved. Remove the file and run again"
@@ -197,9 +198,8 @@ def _read_cached(path: Path) -> Checkpoint:
 
 
 def _digest(checkpoint: Checkpoint) -> str:
-    """Return the SHA-256 of tensors and metadata, apart from itself."""
-    facts = {k: v for k, v in checkpoint.metadata.items() if k != _DIGEST}
-    text = json.dumps([facts, checkpoint.digest()], sort_keys=True)
+    """Return the SHA-256 of tensors and metadata."""
+    text = json.dumps([checkpoint.metadata, checkpoint.digest()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
