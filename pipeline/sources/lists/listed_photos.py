@@ -102,11 +102,11 @@ class ListedPhotos:
         root, path = self._root, listed[0].path.replace("\\", "/")
         is_local = not file_system.is_remote(str(root))
         near = [root / "..", *sorted(root.iterdir())] if is_local else []
-        fitting = (f for f in near if _file_finder(f, adds_endings=True)(path))
+        fitting = [f for f in near if _file_finder(f, adds_endings=True)(path)]
         raise DataError(
             f"{listed[0].where}: {root} has no photo {listed[0].path[:200]}, nor any "
             f"other of the {len(listed):,} that are listed. Name the folder that the "
-            f"paths start from as the source: {next(fitting, 'none near by has them')}"
+            f"paths start from as the source{''.join(f': {f}' for f in fitting[:1])}"
         )
 
     def _once(self, listed: Sequence[Entry]) -> list[Entry]:
