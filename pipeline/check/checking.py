@@ -153,14 +153,11 @@ def _check_records(root: Path, num_workers: int) -> tuple[Report, check_page.Enc
     findings += dataset_findings.find_small_classes(_usable(counts))
     findings += dataset_findings.find_missing_splits(counts, filled, "warning")
     row_at = {row.path: row for row in converted.included()}
-    notes = [f"records: {len(row_at):,}, manifest digest {converted.digest[:12]}"]
-    if num_gone := converted.tally.num_gone:
-        notes.append(f"photos that the source no longer holds: {num_gone:,}")
     report = Report(
         source=str(root),
         counts=counts,
         findings=_sorted(findings),
-        notes=tuple(notes),
+        notes=(f"records: {len(row_at):,}, manifest digest {converted.digest[:12]}",),
     )
     photos = stored_photo.StoredPhotos(root)
     return report, lambda path: photos.image(row_at[path])

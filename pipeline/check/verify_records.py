@@ -108,7 +108,8 @@ def _check_head(converted: Manifest) -> list[Fault]:
     path = converted.directory / manifest.HEAD_NAME
     head = json.loads(path.read_text(encoding="ascii"))
     counts: dict[str, Any] = {"counts": converted.counts()}
-    if not converted.tally.num_gone:  # which earlier versions counted as skipped
+    # Earlier versions counted photos that are gone as skipped.
+    if not any(row.is_gone for row in converted.rows):
         counts["files"] = converted.tally.files()
     return [
         Fault(

@@ -38,18 +38,14 @@ class Tally:
         classes: {class name: Counter} with the keys "photos", "bytes", and the names of
             actions and splits.
         others: counter of the files in no class.
-        num_gone: number of photos of earlier conversions that the source no longer
-            holds; no counter includes them.
     """
 
     def __init__(self, class_names: Iterable[str], rows: Iterable[Row]) -> None:
-        """Count the rows of a manifest."""
+        """Count the rows of a manifest, without photos that are gone."""
         self.classes = {name: collections.Counter[str]() for name in class_names}
         self.others = collections.Counter[str]()
-        self.num_gone = 0
         for row in rows:
             if row.is_gone:
-                self.num_gone += 1
                 continue
             counter = self.classes.get(row.class_name, self.others)
             counter["photos"] += 1
@@ -65,9 +61,8 @@ class Tally:
     def files(self) -> dict[str, int]:
         """Return the number of files, in all and by action, as manifest.json has it."""
         total = self.total()
-        actions = {name: total[name] for name in get_args(Action) if total[name]}
-        gone = {"gone": self.num_gone} if self.num_gone else {}
-        return {"total": total["photos"], **actions, **gone}
+        actions = [name for name in get_args(Action) if total[name]]
+        return {"total": total["photos"], **{name: total[name] for name in actions}}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -93,12 +93,6 @@ class Row:
 
 
 _GONE = {Code.REMOVED, Code.REPLACED}
-# Codes by the first word of the reasons of version 1, for the reasons that matter.
-_CODES_OF_VERSION_1 = {
-    "bridges": (Code.BRIDGES_SPLITS,),
-    "gone": (Code.REMOVED,),
-    "replaced": (Code.REPLACED,),
-}
 _FIELDS = tuple(field.name for field in dataclasses.fields(Row))
 _INT_FIELDS = ("source_bytes", "height", "width", "orientation", "offset", "length")
 # Texts that many rows share: one string for all of them saves half of the memory.
@@ -178,12 +172,12 @@ def from_line(line: str) -> Row:
 def _codes(values: dict[str, Any]) -> tuple[str, ...]:
     """Return a row's codes, which version 1 of the format does not have.
 
-    There, the first word of some reasons is a part of the format: it marks a photo
-    whose split is not its own, or one that the source no longer holds.
+    There, a reason that begins with "bridges" is a part of the format: it marks a photo
+    whose split is not its own. No other reason of that version decides anything.
     """
     if "codes" not in values:
-        first_word = str(values.get("reason")).partition(" ")[0].rstrip(":")
-        return _CODES_OF_VERSION_1.get(first_word, ())
+        bridges = str(values.get("reason")).startswith("bridges")
+        return (Code.BRIDGES_SPLITS,) if bridges else ()
     codes = values["codes"]
     if not isinstance(codes, list) or not all(isinstance(code, str) for code in codes):
         raise ValueError("codes is not a list of texts")
