@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from model.evaluation import run_evaluation
 from model.evaluation.split_evaluation import EvaluationData
 from model.runs import finished_run, run_records
 from pipeline.convert import conversion, convert_settings
@@ -78,23 +79,13 @@ def check(
             source=data.source,
             advice="For other photos on purpose, pass --another_dataset.",
         )
-    check_classes(run, data)
+    run_evaluation.check_classes(run, data)
     if not is_own:
         refuse_seen_photos(
             run,
             data.sha256,
             subject=f"{data.source}: run {run.directory.name}",
             advice="Use other photos, or the run's own records.",
-        )
-
-
-def check_classes(run: finished_run.FinishedRun, data: EvaluationData) -> None:
-    """Raise DataError if a run does not know a class of the data."""
-    if not set(data.records.class_names) <= set(run.class_names):
-        raise DataError(
-            f"{data.source}: the classes do not match run {run.directory.name}. "
-            f"Expected some or all of {', '.join(run.class_names)}, found "
-            f"{', '.join(data.records.class_names)}."
         )
 
 

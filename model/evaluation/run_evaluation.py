@@ -8,17 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from model.evaluation import (
-    evaluation_data,
-    label_errors,
-    split_evaluation,
-    stored_logits,
-)
+from model.evaluation import label_errors, split_evaluation, stored_logits
 from model.evaluation.evaluation_settings import EvaluationOptions
 from model.evaluation.predictions import Predictions
 from model.evaluation.split_evaluation import EvaluationData
 from model.runs import finished_run, run_folder
 from pipeline.system import file_system
+from pipeline.system.errors import DataError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,7 +74,7 @@ def evaluate_run(
     Raises:
         DataError: the split is empty, or the figures cannot be written.
     """
-    evaluation_data.check_classes(run, data)
+    check_classes(run, data)
     options = options or EvaluationOptions()
     records, split, tta = data.records, data.split, options.tta
     name = split if tta == "none" else f"{split}-{tta}"
@@ -124,6 +120,16 @@ def evaluate_run(
         figures=figures,
         path=path,
     )
+
+
+def check_classes(run: finished_run.FinishedRun, data: EvaluationData) -> None:
+    """Raise DataError if a run does not know a class of the data."""
+    if not set(data.records.class_names) <= set(run.class_names):
+        raise DataError(
+            f"{data.source}: the classes do not match run {run.directory.name}. "
+            f"Expected some or all of {', '.join(run.class_names)}, found "
+            f"{', '.join(data.records.class_names)}."
+        )
 
 
 def _near_copies(run: finished_run.FinishedRun, data: EvaluationData) -> dict[str, Any]:
