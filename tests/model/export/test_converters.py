@@ -18,6 +18,7 @@ def source():
         model=keras.Model(image, layers.Softmax(name="probabilities")(mean)),
         spec=small_runs.SPEC,
         resize_min=512,
+        white_level=0,
         class_names=("a", "b", "c", "d"),
         metadata={},
     )
