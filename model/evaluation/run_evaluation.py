@@ -147,8 +147,7 @@ def _near_copies(run: finished_run.FinishedRun, data: EvaluationData) -> dict[st
 
 
 def _make_writable_folder(folder: Path) -> None:
-    folder.mkdir(exist_ok=True)
-    file_system.remove_leftovers(folder)
+    file_system.prepare_folder(folder)
     if not os.access(folder, os.W_OK):
         raise run_folder.RunError(
             f"{folder}: permission denied. The figures and the report are written "

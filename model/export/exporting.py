@@ -87,7 +87,7 @@ def export_weights(config: Config) -> dict[str, tuple[int, ...]]:
     }
     if network_name not in registry.NETWORKS:  # it was built from a configuration
         metadata["keras_config"] = model.to_json()
-    _prepare_folder(path.parent)
+    file_system.prepare_folder(path.parent)
     with file_system.replacing(path, suffix=f".partial{path.name}") as partial:
         if path.name.endswith(".weights.h5"):  # the layout that Keras 3 reads
             model.save_weights(partial)
@@ -112,7 +112,7 @@ def export_classifier(config: Config) -> Exported:
     heldout = heldout_photos.load(run, config.data)
     tolerance = QUANTIZED.get(config.quantize, TOLERANCE[config.format])
     command_line.log(run_evaluation.describe(run))  # evaluated by load
-    _prepare_folder(path.parent)
+    file_system.prepare_folder(path.parent)
     models = [_measure_run(run, source)]
     cost = None
     with _written(config, source, heldout, path) as target:
@@ -128,11 +128,6 @@ def export_classifier(config: Config) -> Exported:
         tolerance=tolerance,
         cost=cost,
     )
-
-
-def _prepare_folder(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    file_system.remove_leftovers(folder)  # of exports that were killed
 
 
 def choose_path(run_dir: Path, config: Config) -> Path:

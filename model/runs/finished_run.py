@@ -73,7 +73,7 @@ class FinishedRun:
         """Return the lines of metrics.jsonl, one per epoch."""
         path = self.directory / "metrics.jsonl"
         results: list[dict[str, float]] = []
-        lines = file_system.read_bytes(path).splitlines()
+        lines = _read(path).splitlines()
         for number, line in enumerate(lines, start=1):
             try:
                 values = json.loads(line)
@@ -156,10 +156,8 @@ class FinishedRun:
 
     @property
     def _model_path(self) -> Path:
-        path = file_system.regular(self.directory / run_folder.MODEL_NAME)
-        if (size_bytes := path.stat().st_size) > _MAX_MODEL_BYTES:
-            raise RunError(f"{path}: {size_bytes:,} bytes, more than any model has")
-        return path
+        path = self.directory / run_folder.MODEL_NAME
+        return file_system.regular(path, _MAX_MODEL_BYTES)
 
     def model_digest(self) -> str:
         """Return the SHA-256 of the model file."""
@@ -254,7 +252,7 @@ def read_several(run_dirs: Sequence[str]) -> dict[str, FinishedRun]:
 def is_complete(directory: Path) -> bool:
     """Return whether the training of a run is complete; RunError if it diverged."""
     if (path := directory / run_folder.DIVERGED).exists():
-        reason = file_system.read_bytes(path).decode("utf-8", "replace").strip()
+        reason = _read(path).decode("utf-8", "replace").strip()
         raise RunError(
             f"{directory}: this training ended early and cannot be continued. {reason} "
             "Train again, with other settings and another --run_dir."
@@ -299,7 +297,7 @@ def _read_config(directory: Path) -> dict[str, Any]:
         names = _names("data.class_names", data["class_names"])
         text = "".join(f"{name}\n" for name in names)
         labels, path = text.encode(errors="surrogateescape"), directory / "labels.txt"
-        if not names or (path.exists() and file_system.read_bytes(path) != labels):
+        if not names or (path.exists() and _read(path) != labels):
             raise ValueError(f"data.class_names: expected the lines of {path.name}")
         InputSpec.from_json(content["input_spec"])
         return dict(content)
@@ -317,9 +315,13 @@ def read_json(
             in any way that look-ups and conversions do. The message ends in `advice`.
     """
     try:
-        return extract(json.loads(file_system.read_bytes(path)))
+        return extract(json.loads(_read(path)))
     except _JSON_FAULTS as error:
         raise _damaged(path, error, advice) from error
+
+
+def _read(path: Path) -> bytes:
+    return file_system.regular(path, file_system.MAX_TEXT_BYTES).read_bytes()
 
 
 def _damaged(where: object, error: Exception, advice: str = "Train again.") -> RunError:

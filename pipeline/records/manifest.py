@@ -253,7 +253,8 @@ def _read_head(directory: Path) -> dict[str, Any]:
             f"python -m pipeline.convert PHOTOS_FOLDER --out={directory}"
         )
     try:
-        head: dict[str, Any] = json.loads(file_system.read_bytes(path).decode("ascii"))
+        file_system.regular(path, file_system.MAX_TEXT_BYTES)
+        head: dict[str, Any] = json.loads(path.read_text(encoding="ascii"))
         version = head["format_version"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(

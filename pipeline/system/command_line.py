@@ -55,7 +55,7 @@ def _escape(error: Any) -> tuple[str | bytes, int]:
 
 codecs.register_error(_ESCAPED, _escape)
 _held_back: list[int] | None = None  # signals within `graceful`; None outside of it
-_last_signal = 0  # that raised Stopped at any moment
+_last_signal = 0
 
 
 def run(
@@ -81,31 +81,24 @@ def run(
         if isinstance(typed, str):
             say(typed)
         else:
-            _interruptible(main, typed)
+            main(typed)
         _leave()
     except UsageError as error:
         log(f"error: {error}")
         sys.exit(2)
     except UserError as error:
         _fail(str(error))
-    except Stopped as stopped:
-        log(f"stopped by {stopped.signal.name}")
-        _end(128 + stopped.signal)
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except _system_errors() as error:
         _fail(_describe(error))
-
-
-def _interruptible(main: Callable[[dict[str, Any]], None], typed: Any) -> None:
-    """Call `main`; what C++ code makes of Stopped, as within an import, is Stopped."""
-    try:
-        main(typed)
-    except Exception:
-        if _last_signal:
-            raise Stopped(_last_signal) from None
-        raise
+    except (Stopped, Exception) as error:  # an error is what C++ code made of Stopped
+        stop = error.signal if isinstance(error, Stopped) else _last_signal
+        if not stop:
+            raise
+        log(f"stopped by {signal.Signals(stop).name}")
+        _end(128 + stop)
 
 
 def _prepare_streams() -> None:
@@ -148,8 +141,8 @@ def read_words(
 
 def _stop(signal_number: int, _: FrameType | None) -> None:
     global _last_signal
+    _last_signal = signal_number
     if _held_back is None or _held_back:
-        _last_signal = signal_number
         raise Stopped(signal_number)
     _held_back.append(signal_number)
 

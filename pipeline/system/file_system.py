@@ -13,7 +13,6 @@ import re
 import shutil
 import stat
 import tempfile
-import time
 import urllib.parse
 import zlib
 from collections.abc import Callable, Iterator
@@ -23,11 +22,11 @@ from typing import cast
 from pipeline.system.errors import DataError
 from pipeline.system.remote.bucket import BucketPath
 
-_MAX_TEXT_BYTES = 256 << 20
+MAX_TEXT_BYTES = 256 << 20  # of a file that is read whole
 _MAX_NAME = 220  # file systems allow 255 bytes; `replacing` adds some 30
-# Name of a temporary file: the name it will have, the process that writes it, a suffix.
-_LEFTOVER = re.compile(r"\.(.+)\.([0-9a-f]{8})-(\d+)\.(partial.*|old)", re.DOTALL)
-_LEFTOVER_S = 24 * 3600.0  # after which no other machine is writing it any more
+_MACHINE = f"{zlib.crc32(platform.node().encode()):08x}"
+# Name of a temporary file: the name it will have, machine and process, and a suffix.
+_LEFTOVER = re.compile(rf"\.(.+)\.{_MACHINE}-(\d+)\.(partial.*|old)", re.DOTALL)
 # Source: github.com/git-lfs/git-lfs, docs/spec.md.
 LFS_POINTER = rb"version https://(git-lfs|hawser)\.github\.com/spec/"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -80,10 +79,15 @@ def check_plain(name: str) -> str:
     return name
 
 
-def regular(path: Path) -> Path:
-    """Return a path to read; DataError for a pipe or device, which may never end."""
+def regular(path: Path, max_bytes: int = 0) -> Path:
+    """Return a path to read; DataError for a pipe or device, or more than `max_bytes`.
+
+    With 0 a file may have any size.
+    """
     if not path.is_file() and path.exists():
         raise DataError(f"{path}: is a folder, a pipe or a device. Expected a file")
+    if max_bytes and path.stat().st_size > max_bytes:
+        raise DataError(f"{path}: is larger than {max_bytes:,} bytes")
     refuse_lfs_pointer(path)
     return path
 
@@ -99,15 +103,6 @@ def refuse_lfs_pointer(path: Path | BucketPath) -> None:
             f"{path}: is a pointer of Git LFS, not the file itself. Run git lfs pull "
             "where it lies"
         )
-
-
-def read_bytes(path: Path) -> bytes:
-    """Return the content of a file of text, as far as it is not endless."""
-    with regular(path).open("rb") as file:
-        content = bytes(file.read(_MAX_TEXT_BYTES + 1))
-    if len(content) > _MAX_TEXT_BYTES:
-        raise DataError(f"{path}: is larger than {_MAX_TEXT_BYTES >> 20} MiB")
-    return content
 
 
 def refuse_link(path: Path | BucketPath) -> None:
@@ -158,53 +153,38 @@ def made(folder: Path | BucketPath) -> Iterator[None]:
 
 
 def remove_tree(folder: Path | BucketPath) -> None:
-    """Remove a folder and everything in it, if it exists; of a link only the link."""
+    """Remove a file or a whole folder, if it exists; of a link only the link."""
     if isinstance(folder, BucketPath):
         folder.remove_tree()
-    elif folder.is_symlink():
+    elif folder.is_symlink() or folder.is_file():
         folder.unlink()
     else:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _machine() -> str:
-    """Return 8 digits for the machine or container in which process ids are unique."""
-    namespace = Path("/proc/self/ns/pid")
-    facts = platform.node(), namespace.is_symlink() and str(namespace.readlink())
-    return f"{zlib.crc32(str(facts).encode()):08x}"
-
-
 def _temporary(path: Path, suffix: str) -> Path:
-    return path.with_name(f".{path.name}.{_machine()}-{os.getpid()}{suffix}")
+    return path.with_name(f".{path.name}.{_MACHINE}-{os.getpid()}{suffix}")
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files and folders of our processes that were killed."""
-    for path in [*folder.iterdir()] if folder.is_dir() else ():
-        if match := _LEFTOVER.fullmatch(path.name):
-            final, machine, process, kind = match.groups()
-            is_dead = machine == _machine() and not Path("/proc", process).exists()
-            with contextlib.suppress(FileNotFoundError):  # another process was faster
-                facts = path.lstat()
-                is_old = is_dead or time.time() - facts.st_mtime > _LEFTOVER_S
-                if is_old and facts.st_uid == os.getuid():
-                    _remove_leftover(path, folder / final, is_previous=kind == "old")
-
-
-def _remove_leftover(path: Path, final: Path, *, is_previous: bool) -> None:
-    if not path.is_dir():
-        path.unlink()
-    elif is_previous and not os.path.lexists(final) and not path.is_symlink():
-        path.rename(final)  # the process was killed before anything had replaced it
-    else:
-        remove_tree(path)
+def prepare_folder(folder: Path) -> None:
+    """Create a folder to write into, and remove what killed processes left in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in [*folder.iterdir()]:
+        match = _LEFTOVER.fullmatch(path.name)
+        if match is None or Path("/proc", match[2]).exists():
+            continue
+        with contextlib.suppress(OSError):  # another user's; or it is gone by now
+            if match[3] == "old" and not os.path.lexists(folder / match[1]):
+                path.rename(folder / match[1])  # killed before anything replaced it
+            else:
+                remove_tree(path)
 
 
 @contextlib.contextmanager
 def scratch_folder(parent: str | Path = "") -> Iterator[Path]:
     """Provide a temporary folder, by default where the system has them."""
     place = Path(parent or tempfile.gettempdir())
-    remove_leftovers(place)
+    prepare_folder(place)
     suffix = _temporary(Path("graft"), ".partial").name
     with tempfile.TemporaryDirectory(prefix=".", suffix=suffix, dir=place) as folder:
         yield Path(folder)
