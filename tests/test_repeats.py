@@ -340,7 +340,7 @@ class TestPlan:
         assert re.search(r"logits +3 +24 +trained", head)
         assert "24 parameters train" in head
         assert "9 steps of 16 photos in 3 epochs" in head
-        assert "features of 54 views" in head
+        assert "features of 60 views" in head
         assert re.search(r"conv1 .*frozen", deeper)
         assert re.search(r"conv2 .*trained", deeper)
         assert "7 steps of 16 photos in 3 epochs" in deeper
