@@ -159,8 +159,10 @@ class StagedTraining:
         self, stage: stages.Stage, features: feature_cache.Features
     ) -> None:
         """List held-out photos that look like training photos, once for a run."""
-        path = self.folder.directory / run_folder.NEAR_COPIES
-        if path.exists() or not self.folder.writes:
+        directory = self.folder.directory
+        path = directory / run_folder.NEAR_COPIES
+        is_run = run_folder.is_run(directory)  # not yet if --find_rate tests rates
+        if path.exists() or not is_run or not self.folder.writes:
             return
         spec = stage.plan.spec
         result = near_copies.search(self._records, features, self._trunk, spec)

@@ -37,7 +37,7 @@ def build_trunk(plan: stages.StagePlan, dtype: str) -> Any:
 def _without_randomness(layer: Any) -> Any:
     """Return a layer, or one that does nothing in place of dropout and noise."""
     if isinstance(layer, architecture.RANDOM_LAYERS):
-        return keras.layers.Identity(name=layer.name, dtype=layer.dtype_policy)
+        return keras.layers.Identity(name=layer.name, dtype=layer.dtype_policy.name)
     return layer
 
 
