@@ -8,9 +8,7 @@ Prints the accuracy with its 95 % interval and writes a report to the run's fold
 a weight file without any training.
 """
 
-if __name__ == "__main__":  # before the others, which take a while
-    import pipeline.start  # noqa: F401
-
+import pipeline.start  # noqa: F401 # isort: skip
 from pathlib import Path
 from typing import Any
 

@@ -7,9 +7,7 @@ Writes a run folder with the trained network. By default the pretrained layers s
 frozen and only a new final layer trains; --train_from trains deeper layers too.
 """
 
-if __name__ == "__main__":  # before the others, which take a while
-    import pipeline.start  # noqa: F401
-
+import pipeline.start  # noqa: F401 # isort: skip
 import os
 from pathlib import Path
 from typing import Any

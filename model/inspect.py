@@ -6,9 +6,7 @@
 Reads the file as plain data; nothing in it is executed.
 """
 
-if __name__ == "__main__":  # before the others, which take a while
-    import pipeline.start  # noqa: F401
-
+import pipeline.start  # noqa: F401 # isort: skip
 import dataclasses
 import sys
 from pathlib import Path

@@ -7,9 +7,7 @@ Only the manifest changes, not the records. Photos that belong together, such as
 duplicates, always stay in one split.
 """
 
-if __name__ == "__main__":  # before the others, which take a while
-    import pipeline.start  # noqa: F401
-
+import pipeline.start  # noqa: F401 # isort: skip
 import collections
 import dataclasses
 import functools

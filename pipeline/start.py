@@ -1,6 +1,6 @@
 """Let a command end with one line from its first moment, before its imports are done.
 
-Commands import this before anything else when they are started.
+Commands import this first. In other programs it does nothing.
 """
 
 import os
@@ -8,7 +8,7 @@ import signal
 import sys
 from types import FrameType, TracebackType
 
-_OWN = ("model", "pipeline")
+_OWN = ("model", "pipeline", "train", "evaluate")
 
 
 def _stop(number: int, _: FrameType | None) -> None:
@@ -21,22 +21,23 @@ def _explain(
     """Name a package that cannot be imported; show the traceback of anything else."""
     name = (getattr(error, "name", None) or "").partition(".")[0]
     if isinstance(error, ImportError) and name and name not in _OWN:
-        text = " ".join(str(error).split())
         _leave(
-            f"error: the Python package {name} cannot be imported ({text:.500}). "
-            "Install Graft's packages with script/setup, and start its Python: "
-            ".venv/bin/python",
+            f"error: the Python package {name} cannot be imported ({error!s:.500}). "
+            "Install Graft's packages with script/setup, and start .venv/bin/python",
             2,
         )
     sys.__excepthook__(kind, error, trace)
 
 
 def _leave(line: str, code: int) -> None:
-    os.write(2, f"{line}\n".encode(errors="backslashreplace"))
+    os.write(2, f"{' '.join(line.split())}\n".encode(errors="backslashreplace"))
     os._exit(code)
 
 
-signal.signal(signal.SIGINT, _stop)
-# Until a training has begun, there is nothing that a snapshot could hold.
-signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-sys.excepthook = _explain
+_main = sys.modules["__main__"]
+_name = _main.__spec__.name if _main.__spec__ else getattr(_main, "__file__", "")
+if _name.rpartition("/")[2].partition(".")[0] in _OWN:
+    signal.signal(signal.SIGINT, _stop)
+    # Until a training has begun, there is nothing that a snapshot could hold.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    sys.excepthook = _explain

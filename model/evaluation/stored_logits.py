@@ -163,12 +163,17 @@ def write_figures(path: Path, figures: dict[str, Any]) -> None:
 
 
 def find(
-    run: finished_run.FinishedRun, split: str, manifest_digest: str
+    run: finished_run.FinishedRun,
+    split: str,
+    manifest_digest: str,
+    *,
+    only_own: bool = False,
 ) -> Path | None:
     """Return the .npz of a run's present model on these records, if it has one.
 
     An evaluation by an earlier version, which does not know the photos' groups, does
-    not count.
+    not count. With `only_own` that of another user does not either: anybody can write
+    logits into a run's folder that are too good.
 
     Raises:
         DataError: the .json with its figures is damaged.
@@ -177,31 +182,20 @@ def find(
     path = json_path.with_suffix(".npz")
     if not path.exists() or not json_path.exists():
         return None
-    *origin, has_groups = read_figures(
+    figures, *origin, has_groups = read_figures(
         json_path,
-        lambda f: (f["model_sha256"], f["data"]["manifest_digest"], "num_groups" in f),
+        lambda f: (
+            *(dict(f), f["model_sha256"]),
+            *(f["data"]["manifest_digest"], "num_groups" in f),
+        ),
     )
-    is_current = origin == [run.model_digest(), manifest_digest]
-    return path if is_current and has_groups else None
-
-
-def find_own(
-    run: finished_run.FinishedRun, split: str, manifest_digest: str
-) -> Path | None:
-    """Like `find`, but only if this user's evaluation wrote the file.
-
-    Anybody can write logits into a run's folder that are too good.
-    """
-    path = find(run, split, manifest_digest)
-    if path is None:
+    if origin != [run.model_digest(), manifest_digest] or not has_groups:
         return None
-    figures = read_figures(path.with_suffix(".json"))
     seal = figures.pop(_SEAL, "")
-    if seal and seal == _seal(figures, file_system.regular(path)):
+    if not only_own or (seal and seal == _seal(figures, file_system.regular(path))):
         return path
     command_line.log(
-        f"{path}: was written by somebody else, on another machine, or was edited; "
-        "not used"
+        f"{path}: not used, because another user or machine wrote it, or it was edited"
     )
     return None
 

@@ -7,9 +7,7 @@ A classifier includes preprocessing, calibrated probabilities and class names. I
 only kept if the file, loaded without Graft, gives the same probabilities as the run.
 """
 
-if __name__ == "__main__":  # before the others, which take a while
-    import pipeline.start  # noqa: F401
-
+import pipeline.start  # noqa: F401 # isort: skip
 from typing import Any
 
 from model.export.export_settings import Config

@@ -52,7 +52,7 @@ def load(run: finished_run.FinishedRun, data: str = "") -> HeldoutPhotos:
     """
     records = run_records.read(run, data)
     manifest.check_files(records)
-    path = stored_logits.find_own(run, SPLIT, records.digest)
+    path = stored_logits.find(run, SPLIT, records.digest, only_own=True)
     if path is None:
         command_line.log(
             f"{run.directory.name} was not evaluated with these weights yet; "

@@ -7,9 +7,7 @@ With a run, probabilities are calibrated on its validation photos. Photos are de
 turned upright and cropped as in training.
 """
 
-if __name__ == "__main__":  # before the others, which take a while
-    import pipeline.start  # noqa: F401
-
+import pipeline.start  # noqa: F401 # isort: skip
 import sys
 from typing import Any
 

@@ -7,9 +7,7 @@ Needs the extra "serve": python -m pip install '.[serve]'. There is no password:
 can reach --host may send photos.
 """
 
-if __name__ == "__main__":  # before the others, which take a while
-    import pipeline.start  # noqa: F401
-
+import pipeline.start  # noqa: F401 # isort: skip
 from typing import Any
 
 from model.serve.serve_settings import Config

@@ -8,9 +8,7 @@ page with thumbnails of what to look at. The exit code is 2 if a finding would c
 training or evaluation.
 """
 
-if __name__ == "__main__":  # before the others, which take a while
-    import pipeline.start  # noqa: F401
-
+import pipeline.start  # noqa: F401 # isort: skip
 from typing import Any
 
 from pipeline.check.check_settings import Config

@@ -8,9 +8,7 @@ the command again after adding photos: it converts only the new ones, and every 
 photo keeps its split.
 """
 
-if __name__ == "__main__":  # before the others, which take a while
-    import pipeline.start  # noqa: F401
-
+import pipeline.start  # noqa: F401 # isort: skip
 from typing import Any
 
 from pipeline.convert.convert_settings import Config

@@ -8,9 +8,7 @@ paper-flowers is drawn on this computer in seconds, without the internet. flower
 what is there.
 """
 
-if __name__ == "__main__":  # before the others, which take a while
-    import pipeline.start  # noqa: F401
-
+import pipeline.start  # noqa: F401 # isort: skip
 from pathlib import Path
 from typing import Any
 

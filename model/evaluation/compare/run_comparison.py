@@ -85,7 +85,7 @@ def _candidate(
         )
 
     digest = data.records.digest if data else run.manifest_digest
-    path = stored_logits.find_own(run, split, digest)
+    path = stored_logits.find(run, split, digest, only_own=True)
     if path is None:
         command_line.log(
             f"{name}: not evaluated on these photos yet; evaluating it now"

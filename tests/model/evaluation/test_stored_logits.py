@@ -116,12 +116,12 @@ FIGURES = {
 
 
 class TestFind:
-    def find(self, tmp_path, model="m", digest="d", find=stored_logits.find):
+    def find(self, tmp_path, model="m", digest="d", **options):
         run = types.SimpleNamespace(
             model_digest=lambda: model,
             evaluation_path=lambda split, digest: tmp_path / f"{split}.json",
         )
-        return find(run, "test", digest)
+        return stored_logits.find(run, "test", digest, **options)
 
     def test_both_files_must_be_of_this_model_on_these_records(self, tmp_path):
         assert not self.find(tmp_path)
@@ -157,7 +157,7 @@ class TestFind:
             monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "others"))
         (tmp_path / "test.json").write_text(json.dumps(figures))
         assert self.find(tmp_path)
-        own = self.find(tmp_path, find=stored_logits.find_own)
+        own = self.find(tmp_path, only_own=True)
         assert own == (None if change else path)
 
     @pytest.mark.parametrize(
