@@ -50,9 +50,8 @@ WAYS: dict[str, Callable[..., float]] = {
 
 def read_fold(run: Path) -> tuple[Examples, Examples]:
     """Return the logits of a fold for its validation and for its test photos."""
-    num_classes = len((run / "labels.txt").read_text(encoding="utf-8").splitlines())
     held_out, tested = (
-        stored_logits.read(run / "evaluation" / f"{split}.npz", num_classes)
+        stored_logits.read(run / "evaluation" / f"{split}.npz")
         for split in ("validation", "test")
     )
     return held_out, tested

@@ -170,6 +170,6 @@ def _evaluated_fold(
     path = stored_logits.find(fold, "test", fold.manifest_digest)
     if path is None or fold.class_names != class_names:
         return None
-    examples = stored_logits.read(path, len(class_names))
+    examples = stored_logits.read(path)
     probabilities = np.exp(metrics.log_softmax(examples.logits / fold.temperature))
     return examples.sha256.tolist(), examples.label, probabilities

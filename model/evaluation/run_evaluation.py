@@ -44,7 +44,7 @@ def describe(run: finished_run.FinishedRun) -> str:
     line = f"run {run.directory.name}: {run.config['network']}, {num_classes} classes"
     if run.white_level:
         line += f", {run.white_level} is white in 16-bit pictures"
-    path = stored_logits.find(run, "test", run.manifest_digest)
+    path = stored_logits.find(run, "test", run.manifest_digest, by_anybody=True)
     if path is None:
         folder = os.path.relpath(run.directory)
         return f"{line}, not evaluated yet: python evaluate.py --run_dir={folder}"

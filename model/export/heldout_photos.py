@@ -14,7 +14,6 @@ from pipeline.batches.input_spec import InputSpec
 from pipeline.records import manifest
 from pipeline.records.manifest_row import Row
 from pipeline.system import command_line
-from pipeline.system.errors import DataError
 
 SPLIT = "test"
 _CALIBRATION_PHOTOS = 128  # TensorFlow's guides recommend 100 to 500
@@ -52,7 +51,7 @@ def load(run: finished_run.FinishedRun, data: str = "") -> HeldoutPhotos:
     """
     records = run_records.read(run, data)
     manifest.check_files(records)
-    path = stored_logits.find(run, SPLIT, records.digest, only_own=True)
+    path = stored_logits.find(run, SPLIT, records.digest)
     if path is None:
         command_line.log(
             f"{run.directory.name} was not evaluated with these weights yet; "
@@ -61,13 +60,8 @@ def load(run: finished_run.FinishedRun, data: str = "") -> HeldoutPhotos:
         photos = EvaluationData(records=records, split=SPLIT)
         evaluation = run_evaluation.evaluate_run(run, photos)
         path = evaluation.path.with_suffix(".npz")
-    examples = stored_logits.read(path, len(run.class_names))
+    examples = stored_logits.read(path)
     rows = records.included(SPLIT)
-    if [row.sha256 for row in rows] != examples.sha256.tolist():
-        raise DataError(
-            f"{path}: holds other photos than the {SPLIT} split of the records. Remove "
-            "the file, and the run is evaluated again."
-        )
     logits = examples.logits.astype(np.float64) / run.temperature
     return HeldoutPhotos(
         records=records,

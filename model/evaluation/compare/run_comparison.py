@@ -85,7 +85,7 @@ def _candidate(
         )
 
     digest = data.records.digest if data else run.manifest_digest
-    path = stored_logits.find(run, split, digest, only_own=True)
+    path = stored_logits.find(run, split, digest)
     if path is None:
         command_line.log(
             f"{name}: not evaluated on these photos yet; evaluating it now"
@@ -95,7 +95,7 @@ def _candidate(
         manifest.check_files(data.records)
         evaluation = run_evaluation.evaluate_run(run, data, options)
         path = evaluation.path.with_suffix(".npz")
-    examples = stored_logits.read(path, len(run.class_names))
+    examples = stored_logits.read(path)
     refuse_seen(set(examples.sha256.tolist()))
     return comparison.Candidate(
         name=name,
