@@ -95,33 +95,30 @@ def groups_in_words(figures: dict[str, Any]) -> list[str]:
 
 
 def near_copies_in_words(figures: dict[str, Any]) -> list[str]:
-    """Return how many photos look like copies of training photos, and the limit of it.
+    """Return how many photos look like copies of training photos, and its limit.
 
     As a line; [] for a network without training, and for the training photos.
     """
-    content = figures.get("near_copies")
+    content, what = figures.get("near_copies"), "near-copies of training photos: "
     if content is None or figures["split"] == "train":
         return []
-    what = "near-copies of training photos"
     if "not_searched" in content:
         return [
-            f"{what}: not searched, because {content['not_searched']}. Conversion only "
+            f"{what}not searched, because {content['not_searched']}. Conversion only "
             f"keeps copies in one split that are {near_duplicates.LIMIT}."
         ]
     photos = content["photos"]
     compared, total = content["num_training"], content["num_training_in_all"]
-    first = ""
-    if photos:
-        first = f", first {photos[0]['path']} and {photos[0]['similar_to']}"
-    return [
-        f"{what}: {len(photos):,} of {figures['num_examples']:,} photos"
-        + command_line.one_line(first)
-        + f", compared with {compared:,} of {total:,}" * (compared < total)
-        + f". Of training photos cut by {100 * near_copies.CUT:.0f} % of each border, "
-        f"{100 * near_copies.FOUND_SHARE:.0f} % are named; "
-        f"{100 * content['chance']:.1f} % "
-        "of training photos look as much like another one."
-    ]
+    text = f"{what}{len(photos):,} of {figures['num_examples']:,} photos"
+    for photo in photos[:1]:
+        text += f", first {photo['path']} and {photo['similar_to']}"
+    text += f", compared with {compared:,} of {total:,}" * (compared < total)
+    limit = (
+        f". Of training photos cut by {near_copies.CUT:.0%} of each border, "
+        f"{near_copies.FOUND_SHARE:.0%} are named; {content['chance']:.1%} of training "
+        "photos look as much like another one."
+    )
+    return [command_line.one_line(text) + limit.replace("%", " %")]
 
 
 def temperature_at_bound(temperature: float) -> str:

@@ -124,9 +124,8 @@ class FinishedRun:
                 for name in ("path", "split", "similar_to"):
                     _expect(name, photo[name], str)
                 _expect("similarity", photo["similarity"], float)
-            _expect("chance", content["chance"], float)
-            for name in ("num_training", "num_training_in_all"):
-                _expect(name, content[name], int)
+            for name in ("chance", "num_training", "num_training_in_all"):
+                _expect(name, content[name], float, int)
             return dict(content)
 
         return dict(read_json(path, check)) if path.exists() else {}

@@ -45,26 +45,25 @@ def find_listed(
         return previous.left_out_by_list(rows) if previous else {}
     path = Path(list_file)
     ((_, titles), *lines), notes = text_lines.read_rows(path)
-    for note in notes:
-        command_line.log(f"note: {note}")
-    titles = [title.lower() for title in titles]
     if "path" not in titles:
         raise DataError(f"{path}: expected a column path, found {', '.join(titles)}")
     entries = (dict(zip(titles, fields, strict=True)) for _, fields in lines)
     listed = {entry["path"]: entry for entry in entries}
     reasons: Reasons = {}
     for index, row in enumerate(rows):
-        if entry := listed.get(row.path.strip()):
+        if entry := listed.get(row.path):
             text = f"listed in {path.name}"
-            if similar_to := entry.get("similar_to"):
-                text += f": similar to {similar_to} ({entry.get('similarity', '')})"
+            if "similar_to" in entry:
+                text += f": similar to {entry['similar_to']}"
             reasons[index] = Reason(Code.LEFT_OUT_BY_LIST, text)
-    if missing := listed.keys() - {row.path.strip() for row in rows}:
+    if missing := listed.keys() - {row.path for row in rows}:
         text = f"{path}: {len(missing)} of {len(listed)} listed photos are not in this "
         text += f"source, {min(missing)} first. Expected paths such as {rows[0].path}"
         if not reasons:
             raise DataError(f"--leave_out={text}")
-        command_line.log(f"note: {command_line.one_line(text)}")
+        notes.append(text)
+    for note in notes:
+        command_line.log(f"note: {command_line.one_line(note)}")
     return reasons
 
 

@@ -18,12 +18,10 @@ from pipeline.batches import crop_and_resize, image_batches
 from pipeline.batches.input_spec import InputSpec
 from pipeline.records import manifest
 
-# More training photos are represented by as many of them.
-MAX_TRAINING = 50_000
-# Training photos that are cut to find the threshold. A tenth of each border is cut off,
-# and this share of the cut photos reaches the threshold. benchmarks/near_copies.py
-# measures what that finds.
-NUM_CUT, CUT, FOUND_SHARE = 128, 0.1, 0.95
+_MAX_TRAINING = 50_000  # photos; more are represented by as many of them
+# To find the threshold, 128 training photos lose a tenth at each border; 95 % of them
+# reach it. benchmarks/near_copies.py measures what that finds.
+_NUM_CUT, CUT, FOUND_SHARE = 128, 0.1, 0.95
 _LEAST_TRAINING = 20  # photos; fewer say nothing about similarity
 _WHITENING_PHOTOS, _MOST_DIRECTIONS = 1024, 512
 _SHRINKAGE = 0.1  # of the mean variance, added to each
@@ -58,9 +56,9 @@ def search(
     all_training = np.flatnonzero(is_training)
     if len(all_training) < _LEAST_TRAINING:
         return {}
-    training = _spread(all_training, MAX_TRAINING)
+    training = _spread(all_training, _MAX_TRAINING)
     whitened = _Whitened(features, _spread(training, _WHITENING_PHOTOS))
-    cut = _spread(training, NUM_CUT)
+    cut = _spread(training, _NUM_CUT)
     cut_vectors = whitened.transform(_cut_features(records, trunk, spec, cut))
     to_original = (cut_vectors * whitened.vectors(cut)).sum(axis=1)
     threshold = max(_MIN_LENGTH, float(np.quantile(to_original, 1 - FOUND_SHARE)))
@@ -97,8 +95,7 @@ def nearest(
 
     Args:
         queries: float32 [num_queries, num_features], of length 1.
-        blocks: vectors of length 1 to be searched, block by block, so that few are in
-            memory at the same time.
+        blocks: vectors to be searched, of length 1, so many at a time.
         k: number of vectors for each query, at least 1; fewer if there are fewer.
 
     Returns:
@@ -122,18 +119,18 @@ def nearest(
 
 def unit_vectors(features: Any) -> np.ndarray:
     """Return features [num_photos, ...] as float32 rows of length 1."""
-    values = np.asarray(features, np.float32)
-    flat = values.reshape(len(values), math.prod(values.shape[1:]))
+    flat = _rows_of_numbers(features, most=math.inf)
     lengths = np.linalg.norm(flat, axis=1, keepdims=True)
     return flat / np.maximum(lengths, _MIN_LENGTH)
 
 
-def _rows_of_numbers(features: Any) -> np.ndarray:
-    """Return features [num_photos, ...] as float32 rows of at most _MOST_NUMBERS."""
+def _rows_of_numbers(features: Any, most: float = _MOST_NUMBERS) -> np.ndarray:
+    """Return features as float32 rows; the means of maps with more than `most`."""
     values = np.asarray(features, np.float32)
-    if values.ndim == 4 and math.prod(values.shape[1:]) > _MOST_NUMBERS:
+    count = math.prod(values.shape[1:])
+    if values.ndim == 4 and count > most:
         return values.mean(axis=(1, 2))
-    return values.reshape(len(values), math.prod(values.shape[1:]))
+    return values.reshape(len(values), count)
 
 
 class _Whitened:
@@ -176,11 +173,9 @@ def _cut_features(
     records: manifest.Manifest, trunk: Any, spec: InputSpec, indices: np.ndarray
 ) -> np.ndarray:
     """Return the features of photos with a tenth of each border cut off."""
-    included = records.included()
+    included, size = records.included(), feature_cache.BATCH_SIZE
     rows = [included[index] for index in indices]
-    images = image_batches.Images(
-        records, rows, spec, batch_size=feature_cache.BATCH_SIZE
-    )
+    images = image_batches.Images(records, rows, spec, batch_size=size)
     view = crop_and_resize.central_views(images.sizes, spec)
     sides = np.maximum(1, np.rint(view.windows[:, 2:] * (1 - 2 * CUT))).astype(np.int32)
     corners = view.windows[:, :2] + (view.windows[:, 2:] - sides) // 2
