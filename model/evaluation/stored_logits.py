@@ -1,6 +1,6 @@
 """Find and read evaluation/<split>.npz, the logits of a run.
 
-The .json beside it has a seal, which only this user can make: the file may be damaged
+Its .json has a seal, which only this user can make: the file may be damaged
 or come from a stranger, and is not opened then.
 """
 
@@ -8,7 +8,6 @@ import dataclasses
 import hashlib
 import hmac
 import json
-import math
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -123,9 +122,3 @@ def find(
         f"{path}: not used, because another user or machine wrote it, or it was edited"
     )
     return None
-
-
-def images_per_s(path: Path) -> float | None:
-    """Return the photos per second of an evaluation; None if its .json has none."""
-    rate = read_figures(path).get("images_per_s")
-    return rate if isinstance(rate, float) and 0 < rate < math.inf else None

@@ -16,12 +16,13 @@ from pipeline.system.errors import DataError
 
 PARTIAL_NAME = ".partial"
 COMMIT_NAME = "COMMIT"
-_NAMES = re.compile(r"manifest\.jsonl?|.*\.tfrecord", re.DOTALL)
+# Of a surrogate, only those that stand for a byte can be in a name.
+_NAMES = re.compile("manifest[.]jsonl?|[^/\0\ud800-\udc7f\udd00-\udfff]+[.]tfrecord")
 
 
 def check_name(name: str) -> str:
     """Return the name of a file that records consist of; others are a ValueError."""
-    if not _NAMES.fullmatch(file_system.check_plain(name)):
+    if not _NAMES.fullmatch(name):
         raise ValueError(f"{name!r:.80} is neither a record file nor a manifest")
     return name
 

@@ -72,13 +72,6 @@ def walk(
     return os.walk(root, onerror=onerror)
 
 
-def check_plain(name: str) -> str:
-    """Return the name of a file within a folder; any other text is a ValueError."""
-    if Path(name).name != name or name in ("", "..") or b"\0" in os.fsencode(name):
-        raise ValueError(f"{name!r:.80} is not the name of a file in this folder")
-    return name
-
-
 def regular(path: Path, max_bytes: int = 0) -> Path:
     """Return a path to read; DataError for a pipe or device, or more than `max_bytes`.
 

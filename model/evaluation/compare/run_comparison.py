@@ -96,6 +96,7 @@ def _candidate(
         evaluation = run_evaluation.evaluate_run(run, data, options)
         path = evaluation.path.with_suffix(".npz")
     examples = stored_logits.read(path)
+    figures = stored_logits.read_figures(path.with_suffix(".json"))
     refuse_seen(set(examples.sha256.tolist()))
     return comparison.Candidate(
         name=name,
@@ -103,7 +104,7 @@ def _candidate(
         examples=examples,
         temperature=run.temperature,
         model_bytes=(run.directory / run_folder.MODEL_NAME).stat().st_size,
-        images_per_s=stored_logits.images_per_s(path.with_suffix(".json")),
+        images_per_s=figures["images_per_s"],
     )
 
 

@@ -104,13 +104,3 @@ class TestFind:
         (tmp_path / "test.json").write_text(text)
         with pytest.raises(DataError, match=r"test\.json: damaged .* evaluated again"):
             self.find(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("rate", "expected"),
-    [(9.5, 9.5), (None, None), ("9", None), (float("nan"), None), (-1.0, None)],
-)
-def test_images_per_s_is_a_finite_number_or_none(tmp_path, rate, expected):
-    path = tmp_path / "test.json"
-    path.write_text(json.dumps(FIGURES | {"images_per_s": rate}))
-    assert stored_logits.images_per_s(path) == expected
