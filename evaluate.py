@@ -62,7 +62,7 @@ def _evaluate_pretrained(config: Config) -> dict[str, Any]:
     from model.weights import pretrained_classifier
     from pipeline.sources.lists import label_files
 
-    labels = label_files.read_logged(config.labels)
+    labels = label_files.read(Path(config.labels)) if config.labels else None
     weights = pretrained_classifier.load(
         config.ckpt,
         arch=config.arch,

@@ -134,7 +134,6 @@ def _report_text(path: Path) -> str:
             f"{path}",
             f"format: text, which gives {len(labels.names):,} class names, the first:",
             *(f"  {_short(name)}" for name in labels.names[:3]),
-            *labels.notes,
             "It holds no weights. A list of class names can be passed to --labels.",
         )
     )

@@ -28,7 +28,7 @@ def load_classifier(config: Config) -> classifier.Classifier:
     """Load the run or the weights that predict."""
     if not config.ckpt:
         return classifier.load_run(config.run_dir)
-    labels = label_files.read_logged(config.labels)
+    labels = label_files.read(Path(config.labels)) if config.labels else None
     weights = pretrained_classifier.load(
         config.ckpt,
         arch=config.arch,

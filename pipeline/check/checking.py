@@ -20,7 +20,6 @@ from pipeline.images.errors import ImageError
 from pipeline.records import manifest, previous_dataset, stored_photo
 from pipeline.records.row_codes import Code
 from pipeline.sources import find_source, photo_source
-from pipeline.sources.lists import caffe_lists
 from pipeline.sources.photo_source import SourcePhoto
 from pipeline.system import command_line, file_system, standard_error, tables
 
@@ -54,10 +53,10 @@ def check(config: Config) -> Report:
 def _check_photos(config: Config, root: Path) -> tuple[Report, check_page.Encoded]:
     source = find_source.list_source(
         root,
-        list_files=caffe_lists.parse(config.lists),
-        csv_file=config.csv,
-        csv_columns=config.columns,
-        labels_file=config.labels,
+        lists=config.lists,
+        csv=config.csv,
+        columns=config.columns,
+        labels=config.labels,
         layout=config.layout,
     )
     user_keys = photo_groups.find_user_keys(source, config.group_by)

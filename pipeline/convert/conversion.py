@@ -29,7 +29,6 @@ from pipeline.records.manifest import DatasetInfo, Manifest
 from pipeline.records.manifest_row import Row
 from pipeline.records.previous_dataset import PreviousDataset
 from pipeline.sources import find_source, photo_source
-from pipeline.sources.lists import caffe_lists
 from pipeline.sources.photo_source import Source
 from pipeline.system import file_system
 from pipeline.system.errors import DataError
@@ -76,10 +75,10 @@ def convert(config: Config) -> Summary:
     directory = file_system.path(config.out)
     source = find_source.list_source(
         file_system.path(config.source),
-        list_files=caffe_lists.parse(config.lists),
-        csv_file=config.csv,
-        csv_columns=config.columns,
-        labels_file=config.labels,
+        lists=config.lists,
+        csv=config.csv,
+        columns=config.columns,
+        labels=config.labels,
         layout=config.layout,
     )
     if config.missing_classes == "refuse":

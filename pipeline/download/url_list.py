@@ -39,7 +39,7 @@ def download(config: Config) -> list[str]:
 
     photos.csv and report.csv are written even if the download is stopped.
     """
-    names = label_files.read_logged(config.labels)
+    names = label_files.read(Path(config.labels)) if config.labels else None
     path, columns = Path(config.urls), config.columns
     photos = read(path, names, columns, images=config.images, seed=config.seed)
     target = Path(config.target)
@@ -78,22 +78,17 @@ def read(
             seed includes the smaller one.
         seed: random seed of the subset.
     """
-    notes: list[str] = []
-    rows = list(photo_csv.read_rows(path, _COLUMNS, columns, notes))
-    for note in notes:
-        command_line.log(note)
+    rows = list(photo_csv.read_rows(path, _COLUMNS, columns))
     if not rows:
         raise DataError(f"{path}: the list has no photos")
     first: dict[str, str] = {}
     for line, row in rows:
         first.setdefault(row["label"], f"{path} line {line}")
-    classes = (
-        class_labels.resolve(first, names) if names else class_labels.as_names(first)
-    )
+    classes = class_labels.resolve(first, names)
     photo_at: dict[str, tuple[Photo, int]] = {}
     for line, row in rows:
-        url, class_name = row["url"], classes.names[classes.label_of[row["label"]]]
-        photo = _photo(url, class_name, row["split"])
+        url = row["url"]
+        photo = _photo(url, classes.name_of[row["label"]], row["split"])
         earlier, earlier_line = photo_at.setdefault(photo.path, (photo, line))
         if earlier.split != photo.split:
             raise DataError(

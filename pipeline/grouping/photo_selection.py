@@ -44,7 +44,7 @@ def find_listed(
     if not list_file:
         return previous.left_out_by_list(rows) if previous else {}
     path = Path(list_file)
-    ((_, titles), *lines), notes = text_lines.read_rows(path)
+    (_, titles), *lines = text_lines.split_rows(path, text_lines.read(path))
     if "path" not in titles:
         raise DataError(f"{path}: expected a column path, found {', '.join(titles)}")
     entries = (dict(zip(titles, fields, strict=True)) for _, fields in lines)
@@ -61,9 +61,7 @@ def find_listed(
         text += f"source, {min(missing)} first. Expected paths such as {rows[0].path}"
         if not reasons:
             raise DataError(f"--leave_out={text}")
-        notes.append(text)
-    for note in notes:
-        command_line.log(f"note: {command_line.one_line(note)}")
+        command_line.note(text)
     return reasons
 
 

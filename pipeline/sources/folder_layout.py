@@ -182,11 +182,11 @@ class FolderLayout:
     def _has_splits(self, base: Folder) -> bool:
         """Return whether the folders in `base` are splits rather than classes."""
         tops = self._below.get(base, [])
-        likely = [top for top in tops if _likely_split(top)]
+        likely = [top for top in tops if likely_split(top)]
         others = [top for top in tops if top not in likely]
         exact = {top for top in likely if top.lower() in SPLIT_OF}
         nested = {top for top in tops if (*base, top) in self._below}
-        num_kinds = len({_likely_split(top) for top in likely})
+        num_kinds = len({likely_split(top) for top in likely})
         is_plain = nested and len(exact) == num_kinds == len(tops)
         if is_plain or not self._split_of.keys().isdisjoint(tops):
             return True
@@ -237,7 +237,7 @@ class FolderLayout:
         shared = [name for name, count in counts.items() if count > 1]
         if len(counts) < 2 or (_are_dates(counts) and not _are_dates(classes)):
             shared = []
-        kinds = {_likely_split(name) for name in names}
+        kinds = {likely_split(name) for name in names}
         groups = ["folder"] * (len(entered[0][0]) - len(levels)) if entered else []
         are_splits = "" not in kinds and len(kinds) > 1 and "split" not in levels
         aside = [name for name in (*classes, *names) if name.lower() in _NO_PHOTOS]
@@ -267,7 +267,7 @@ class FolderLayout:
         self, levels: Sequence[str], named: Iterable[str] = (), out: Iterable[str] = ()
     ) -> str:
         """Return --layout, ready for a shell, with levels and folders named or out."""
-        split_of = self._split_of | {n: _likely_split(n) or _NONE for n in named}
+        split_of = self._split_of | {n: likely_split(n) or _NONE for n in named}
         pairs = (split_of | dict.fromkeys(out, _NONE)).items()
         ordered = sorted(pairs, key=lambda pair: (*SPLITS, _NONE).index(pair[1]))
         items = ["/".join(levels), *(f"{split}={name}" for name, split in ordered)]
@@ -286,10 +286,10 @@ def _listed(names: Collection[str]) -> str:
     return ", ".join(sorted(names)[:5]) + " and more" * (len(names) > 5)
 
 
-def _likely_split(name: str) -> str:
+def likely_split(name: str, split_of: Mapping[str, str] = _SPLIT_WORDS) -> str:
     """Return the split that a name or a word in it means; "" for none or several."""
     words = [word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", name)]
-    if split := _SPLIT_WORDS.get("".join(words)):
+    if split := split_of.get("".join(words)):
         return split
-    splits = {_SPLIT_WORDS.get(_SUFFIX.sub("", word), "") for word in words} - {""}
+    splits = {split_of.get(_SUFFIX.sub("", word), "") for word in words} - {""}
     return splits.pop() if len(splits) == 1 else ""

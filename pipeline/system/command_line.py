@@ -8,11 +8,12 @@ import codecs
 import contextlib
 import errno
 import io
+import itertools
 import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -252,6 +253,17 @@ def available_cpus() -> int:
 def log(text: str) -> None:
     """Write lines of a log to stderr, so that stdout has only results."""
     sys.stderr.write(shown(text) + "\n")
+
+
+def note(text: str) -> None:
+    """Log on one line what was guessed, or what the user may not expect."""
+    log(f"note: {as_utf8(one_line(text))}")
+
+
+def first_few(texts: Collection[str], separator: str = ", ") -> str:
+    """Return the first five texts, and "..." if there are more."""
+    shown = separator.join(itertools.islice(texts, 5))
+    return shown + " ..." * (len(texts) > 5)
 
 
 class _Progress(tqdm.tqdm):  # type: ignore[type-arg]

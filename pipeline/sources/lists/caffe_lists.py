@@ -1,4 +1,4 @@
-"""Read Caffe's list files, `path label` per line, as a source.
+"""Read Caffe's list files, `path label` per line.
 
     daisy/1.jpg 0
     daisy/a photo with spaces.jpg 0
@@ -7,17 +7,13 @@
 Source: caffe/tools/convert_imageset.cpp: the label is what follows the last space.
 """
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pipeline.sources import photo_source
-from pipeline.sources.lists import (
-    class_labels,
-    label_files,
-    listed_photos,
-    text_lines,
-)
+from pipeline.sources import folder_layout
+from pipeline.sources.lists import text_lines
+from pipeline.sources.lists.listed_photos import Entry
+from pipeline.sources.photo_source import SPLIT_OF
 from pipeline.system.errors import DataError
 
 
@@ -38,57 +34,26 @@ def parse(names: str) -> list[tuple[str, str]]:
     items = [name.strip() for name in names.split(",") if name.strip()]
     for name in items:
         word, _, rest = name.partition("=")
-        if rest and word.lower() in photo_source.SPLIT_OF:
-            list_files.append((rest, photo_source.SPLIT_OF[word.lower()]))
-            continue
-        split = _split_in(Path(name).stem)
+        split = SPLIT_OF.get(word.lower()) if rest else None
+        path = rest if split else name
+        split = split or folder_layout.likely_split(Path(name).stem, SPLIT_OF)
         if not split and len(items) > 1:
             raise ValueError(
                 f"--lists: the name of {name} does not give its split. Name the "
                 "splits, as in --lists=train=a.txt,validation=b.txt,test=c.txt"
             )
-        list_files.append((name, split))
+        list_files.append((path, split))
     return list_files
 
 
-def _split_in(stem: str) -> str:
-    """Return the split that the words of a file name mean; "" for none or several."""
-    words = re.split("[^a-z]+", stem.lower())
-    splits = {photo_source.SPLIT_OF.get(word, "") for word in words} - {""}
-    return splits.pop() if len(splits) == 1 else ""
-
-
-def list_photos(
-    root: Path, files: Sequence[tuple[Path, str]], names: label_files.Names | None
-) -> photo_source.Source:
-    """List the photos of list files.
-
-    Args:
-        root: folder that the paths in the lists are relative to.
-        files: path and split of each list.
-        names: names of the classes; None takes the names of the photos' folders.
+def read(files: Iterable[tuple[Path, str]]) -> Iterator[Entry]:
+    """Yield the entries of list files, each given by its path and its split.
 
     Raises:
-        DataError: a line or a label is wrong, a photo has two labels or splits, or
-            photo_source.check refuses the source.
+        DataError: a file is no text, or a line has no label.
     """
-    notes = [*names.notes] if names else []
-    listed = listed_photos.ListedPhotos(root, dict(files), _entries(files, notes))
-    if names:
-        classes = class_labels.resolve(listed.first, names)
-    else:
-        classes = class_labels.by_folder(listed.first, listed.folder_of_labels())
-    where = f"{len(files)} list{'s' if len(files) > 1 else ''}"
-    return listed.to_source("lists", classes, where, notes)
-
-
-def _entries(
-    files: Sequence[tuple[Path, str]], notes: list[str]
-) -> Iterator[listed_photos.Entry]:
     for path, split in files:
-        lines, text_notes = text_lines.read(path)
-        notes += text_notes
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(text_lines.read(path), start=1):
             content = line.strip(" \t\n")
             if not content:
                 continue
@@ -99,4 +64,4 @@ def _entries(
                     f"found {content[:80]!r}. For a table, use --csv"
                 )
             photo, label = content[:cut].rstrip(" \t"), content[cut + 1 :]
-            yield listed_photos.Entry(photo, label, split, path, number)
+            yield Entry(photo, label, split, "", f"{path} line {number}")

@@ -1,8 +1,8 @@
-"""Turn the labels of a list, names or numbers, into class names and 0-based labels."""
+"""Turn the labels of a list, names or numbers, into class names."""
 
-import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from pipeline.sources.lists import label_files
 from pipeline.system.errors import DataError
@@ -11,40 +11,34 @@ from pipeline.system.errors import DataError
 Places = Mapping[str, str]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Classes:
+class Classes(NamedTuple):
     """Classes that the labels of a list stand for.
 
     Attributes:
-        names: class names; label i is names[i].
-        label_of: {label as written in the list: 0-based label}.
+        names: class names in label order.
+        name_of: {label as written in the list: class name}.
         note: short description of how the labels were read.
     """
 
     names: tuple[str, ...]
-    label_of: Mapping[str, int]
+    name_of: Mapping[str, str]
     note: str
 
 
-def as_names(places: Places) -> Classes:
-    """Use labels as class names; if all are numbers, they are sorted as numbers."""
-    numbers = all(_number(label) is not None for label in places)
-    names = sorted(places, key=lambda name: (int(name) if numbers else 0, name))
-    return _by_name(tuple(names), "labels are class names")
-
-
-def _by_name(names: tuple[str, ...], note: str) -> Classes:
-    label_of = {name: label for label, name in enumerate(names)}
-    return Classes(names=names, label_of=label_of, note=note)
-
-
-def resolve(places: Places, names: label_files.Names) -> Classes:
+def resolve(places: Places, names: label_files.Names | None) -> Classes:
     """Match labels with class names: all are names, or all are their numbers.
+
+    Without `names`, labels are names; if all are numbers, they are sorted as numbers.
 
     Raises:
         DataError: two classes have one name, or a label is neither a name nor a number
             in range.
     """
+    if names is None:
+        numbers = all(_number(label) is not None for label in places)
+        ordered = sorted(places, key=lambda name: (int(name) if numbers else 0, name))
+        same = dict(zip(ordered, ordered, strict=True))
+        return Classes(tuple(ordered), same, "labels are class names")
     first_of: dict[str, int] = {}
     for index, name in enumerate(names.names, start=names.first or 0):
         if first_of.setdefault(name, index) != index:
@@ -53,7 +47,8 @@ def resolve(places: Places, names: label_files.Names) -> Classes:
                 f"{index}. Expected different names"
             )
     if places.keys() <= first_of.keys():
-        return _by_name(names.names, f"names as in {names.path.name}")
+        same = {name: name for name in names.names}
+        return Classes(names.names, same, f"names as in {names.path.name}")
     count = len(names.names)
     for label in places:
         if (number := _number(label)) is None or number < 0:
@@ -61,14 +56,8 @@ def resolve(places: Places, names: label_files.Names) -> Classes:
                 f"{places[label]}: label {label[:80]!r} is unknown. Expected a number "
                 f"from 0 to {count - 1}, or one of the {count} names in {names.path}"
             )
-    reason = f"{names.path} has {count} names"
     firsts = (0, 1) if names.first is None else (names.first,)
-    first = _first_label(places, count, reason, firsts)
-    return Classes(
-        names=names.names,
-        label_of={label: int(label) - first for label in places},
-        note=f"labels {first}-based",
-    )
+    return _by_number(places, names.names, f"{names.path} has {count} names", firsts)
 
 
 def by_folder(places: Places, folder_of: Mapping[str, str]) -> Classes:
@@ -94,14 +83,11 @@ def by_folder(places: Places, folder_of: Mapping[str, str]) -> Classes:
             "folders of the paths, because these are not one for each label. Name the "
             "classes with --labels=FILE, one name per line, label 0 first"
         )
-    count = len({int(label) for label in places})
-    first = _first_label(
-        places, count, f"there are {count} labels; name all classes with --labels=FILE"
-    )
-    return Classes(
-        names=tuple(folder_of[label] for label in sorted(places, key=int)),
-        label_of={label: int(label) - first for label in places},
-        note=f"labels {first}-based, class names are those of the folders",
+    names = tuple(folder_of[label] for label in sorted(places, key=int))
+    reason = f"there are {len(names)} labels; name all classes with --labels=FILE"
+    classes = _by_number(places, names, reason)
+    return classes._replace(
+        note=f"{classes.note}, class names are those of the folders"
     )
 
 
@@ -109,20 +95,24 @@ def _number(label: str) -> int | None:
     return int(label) if re.fullmatch("-?[0-9]{1,9}", label) else None
 
 
-def _first_label(
-    places: Places, count: int, reason: str, firsts: Sequence[int] = (0, 1)
-) -> int:
-    """Return the one of `firsts` that is the number of the first class.
+def _by_number(
+    places: Places,
+    names: tuple[str, ...],
+    reason: str,
+    firsts: tuple[int, ...] = (0, 1),
+) -> Classes:
+    """Number the names from the one of `firsts` that fits all labels.
 
     Raises:
-        DataError: a number is out of range.
+        DataError: a label is out of range for the given reason.
     """
     smallest, largest = (pick(places, key=int) for pick in (min, max))
     for first in firsts:
-        if int(smallest) >= first and int(largest) < first + count:
-            return first
+        if int(smallest) >= first and int(largest) < first + len(names):
+            name_of = {label: names[int(label) - first] for label in places}
+            return Classes(names, name_of, f"labels {first}-based")
     outside = smallest if int(smallest) < firsts[0] else largest
-    ranges = " or ".join(f"{first} to {first + count - 1}" for first in firsts)
+    ranges = " or ".join(f"{first} to {first + len(names) - 1}" for first in firsts)
     raise DataError(
         f"{places[outside]}: label {outside} is out of range. Expected {ranges}: "
         f"{reason}"

@@ -7,10 +7,10 @@ n01440764 tench, Tinca tinca      the same: the whole line is the name
 index,name                        a CSV file
 """
 
-import dataclasses
 import json
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.sources.lists import text_lines
 from pipeline.system import command_line
@@ -20,39 +20,34 @@ _NUMBERED_LINE = re.compile(r"(\d{1,9})(?:\s|\s*[,;:]|\.\s)\s*(.+)")
 _NUMBER = re.compile(r"\d{1,9}")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Names:
-    """Class names from a file; label i is names[i].
+class Names(NamedTuple):
+    """Class names from a file, in label order.
 
     Attributes:
-        path: file of the names.
-        names: class names in label order.
         first: number that the file gives the first class, 0 or 1; None without numbers.
-        notes: lines for the user about what was guessed.
     """
 
     path: Path
     names: tuple[str, ...]
     first: int | None = None
-    notes: tuple[str, ...] = ()
 
 
 def read(path: Path) -> Names:
-    """Read a file of class names; its content decides the form.
+    """Read a file of class names; its content decides the form. A guess is logged.
 
     Raises:
         DataError: the file is no text, has no names or a blank line between names, or
             its numbers leave one out or repeat one.
     """
-    lines, notes = text_lines.read(path)
+    lines = text_lines.read(path)
     names = [line.strip() for line in "".join(lines).rstrip().split("\n")]
     kind = path.suffix.lower()
     if kind == ".json" or names[0].startswith("{"):
-        return _in_order(path, _pairs_of_json(path, "\n".join(names)), notes)
+        return _in_order(path, _pairs_of_json(path, "\n".join(names)))
     if kind in (".csv", ".tsv"):
-        rows = [fields for _, fields in text_lines.read_rows(path)[0]]
+        rows = [fields for _, fields in text_lines.split_rows(path, lines)]
         if len(rows[0]) > 1:
-            return _in_order(path, _pairs_of_rows(path, rows), notes)
+            return _in_order(path, _pairs_of_rows(path, rows))
     if "" in names:
         raise DataError(
             f"{path} line {names.index('') + 1}: is blank. Expected one class name per "
@@ -60,18 +55,10 @@ def read(path: Path) -> Names:
         )
     matches = [match for match in map(_NUMBERED_LINE.fullmatch, names) if match]
     if len(matches) < len(names):
-        return Names(path=path, names=tuple(names), notes=tuple(notes))
+        return Names(path, tuple(names))
     example = f"{names[0][:80]!r} is class {matches[0][2][:80]!r}"
-    notes.append(f"{path.name}: its lines are numbered, so {example}")
-    return _in_order(path, [(int(match[1]), match[2]) for match in matches], notes)
-
-
-def read_logged(name: str) -> Names | None:
-    """Read the file of a flag, and log what was guessed; None without a file, ""."""
-    names = read(Path(name)) if name else None
-    for note in names.notes if names else ():
-        command_line.log(note)
-    return names
+    command_line.note(f"{path}: its lines are numbered, so {example}")
+    return _in_order(path, [(int(match[1]), match[2]) for match in matches])
 
 
 def _pairs_of_rows(path: Path, rows: list[list[str]]) -> list[tuple[int, str]]:
@@ -112,7 +99,7 @@ def _pairs_of_json(path: Path, text: str) -> list[tuple[int, str]]:
     return pairs
 
 
-def _in_order(path: Path, pairs: list[tuple[int, str]], notes: list[str]) -> Names:
+def _in_order(path: Path, pairs: list[tuple[int, str]]) -> Names:
     """Return names by their numbers, which must be 0, 1, 2, ... or 1, 2, 3, ..."""
     pairs = sorted(pairs)
     first = int(pairs[0][0] == 1)
@@ -123,6 +110,5 @@ def _in_order(path: Path, pairs: list[tuple[int, str]], notes: list[str]) -> Nam
                 'If it is a part of the name, write a JSON list, ["1 euro", "2 euro"]'
             )
     if first:
-        notes.append(f"{path.name}: its numbers begin with 1")
-    names = tuple(name.strip() for _, name in pairs)
-    return Names(path=path, names=names, first=first, notes=tuple(notes))
+        command_line.note(f"{path}: its numbers begin with 1")
+    return Names(path, tuple(name.strip() for _, name in pairs), first)

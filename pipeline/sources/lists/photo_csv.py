@@ -1,18 +1,18 @@
-"""Read a CSV file of photos, `path,label,split`, as a source.
+"""Read a CSV file of photos, `path,label,split`.
 
 path,label,split
 a/1.jpg,daisy,train
 "b, c/2.jpg",roses,
 """
 
-import difflib
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pipeline.sources import photo_source
-from pipeline.sources.lists import class_labels, label_files, listed_photos, text_lines
+from pipeline.sources.lists import text_lines
+from pipeline.sources.lists.listed_photos import Entry
 from pipeline.sources.photo_source import SPLIT_OF
+from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
 ROLES = ("path", "label", "split", "group")  # of columns
@@ -47,39 +47,16 @@ def parse_columns(text: str, roles: Collection[str] = ROLES) -> dict[str, str]:
     return named
 
 
-def list_photos(
-    root: Path, path: Path, names: label_files.Names | None, columns: str = ""
-) -> photo_source.Source:
-    """List the photos of a CSV file.
-
-    Args:
-        root: folder that the paths in the file are relative to.
-        path: CSV file with the columns path, label and, if you like, split.
-        names: names of the classes; None takes the labels as class names.
-        columns: other titles of these columns, as in --columns.
-
-    Raises:
-        DataError: a row or a label is wrong, a photo has two labels or splits, or
-            photo_source.check refuses the source.
-    """
-    notes = [*names.notes] if names else []
-    rows = read_rows(path, {role: (role,) for role in ROLES[:2]}, columns, notes)
-    entries = (
-        listed_photos.Entry(
-            row["path"], row["label"], row["split"], path, line, row["group"]
-        )
-        for line, row in rows
-    )
-    listed = listed_photos.ListedPhotos(root, [path], entries)
-    if names:
-        classes = class_labels.resolve(listed.first, names)
-    else:
-        classes = class_labels.as_names(listed.first)
-    return listed.to_source("CSV", classes, path.name, notes)
+def read(path: Path, columns: str) -> Iterator[Entry]:
+    """Yield the entries of a CSV file; `columns` is --columns."""
+    titles = {role: (role,) for role in ROLES[:2]}
+    for line, row in read_rows(path, titles, columns):
+        where = f"{path} line {line}"
+        yield Entry(row["path"], row["label"], row["split"], row["group"], where)
 
 
 def read_rows(
-    path: Path, needed: Mapping[str, Sequence[str]], columns: str, notes: list[str]
+    path: Path, needed: Mapping[str, Sequence[str]], columns: str
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the line number and {role: value} of each row of a CSV file.
 
@@ -87,19 +64,17 @@ def read_rows(
         path: CSV file.
         needed: {role: titles that its column may have}; "split" and "group" are added.
         columns: other titles of these columns, as in --columns.
-        notes: lines for the user about what was guessed, which are appended.
 
     Raises:
         DataError: a column is missing or repeated, a needed value is missing, or a
             split is unknown.
     """
-    ((_, titles), *rows), table_notes = text_lines.read_rows(path)
-    notes += table_notes
+    (_, titles), *rows = text_lines.split_rows(path, text_lines.read(path))
     aliases = {**needed, "split": ("split", "_split"), "group": ()}
     named = parse_columns(columns, aliases)
     places = _find_columns(path, titles, aliases, named)
     if "split" not in named:
-        places |= _find_split(path, titles, rows, places, notes)
+        places |= _find_split(path, titles, rows, places)
     meaning: Mapping[str, str] = {}
     if (place := places.get("split")) is not None:
         values = {fields[place].lower() for _, fields in rows}
@@ -107,10 +82,9 @@ def read_rows(
     for line, fields in rows:
         row = {"split": "", "group": ""}
         row |= {role: fields[place] for role, place in places.items()}
+        if missing := [role for role in needed if not row[role]]:
+            raise DataError(f"{path} line {line}: no {missing[0]}")
         split = row["split"].lower()
-        for role in needed:
-            if not row[role]:
-                raise DataError(f"{path} line {line}: no {role}")
         if split and split not in meaning:
             raise DataError(
                 f"{path} line {line}: split {row['split'][:80]!r} is unknown. Expected "
@@ -135,17 +109,11 @@ def _find_columns(
         if len(matches) == 1:
             places[role] = matches[0]
         elif matches or name or role not in ("split", "group"):
-            shown = [title[:40] for title in titles[:20]]
-            likely = ",".join(map(":".join, zip([*aliases][:2], shown, strict=False)))
-            advice = f"Name the columns, as in --columns={likely}"
-            if close := difflib.get_close_matches(name, shown, 1):
-                advice = f"Did you mean {close[0]}?"
-            elif any(map(photo_source.ENDING.search, shown)):
-                advice = "Put a line of column names before it"
-            header = ", ".join(map(repr, shown))
+            header = ", ".join(repr(title[:40]) for title in titles[:20])
             raise DataError(
                 f"{path}: expected one column {name or ' or '.join(names)}, found "
-                f"{len(matches)}. The header has {header}. {advice}"
+                f"{len(matches)}. The first line has {header}. Put a line of titles "
+                f"there, or name the columns, as in --columns={role}:{titles[-1][:40]}"
             )
     return places
 
@@ -155,9 +123,11 @@ def _find_split(
     titles: Sequence[str],
     rows: Sequence[tuple[int, Sequence[str]]],
     places: Mapping[str, int],
-    notes: list[str],
 ) -> dict[str, int]:
-    """Return {"split": place} of a column that gives the splits; {} without any."""
+    """Return {"split": place} of a column that gives the splits; {} without any.
+
+    What it makes of the columns is logged.
+    """
     usable: dict[int, str] = {}
     for place in (i for i in range(len(titles)) if i not in places.values()):
         column, title = [fields[place].lower() for _, fields in rows], titles[place]
@@ -171,12 +141,12 @@ def _find_split(
         shown = title[:80]
         if meaning and is_sure and "split" not in places:
             yes = meaning.get("yes")
-            note = f"splits: column {shown} of {path.name}"
-            usable[place] = f"{note}, where yes means {yes}" if yes else note
+            note = f"{path}: column {shown} gives the splits"
+            usable[place] = f"{note}; yes means {yes}" if yes else note
         elif len({*column}) > 1:
-            notes.append(
-                f"warning: column {shown} of {path.name} looks like a split, but is "
-                f"not used. If it is one, pass --columns=split:{shown}"
+            command_line.note(
+                f"{path}: column {shown} looks like a split, but is not used. If it is "
+                f"one, pass --columns=split:{shown}"
             )
     if len(usable) > 1:
         listed = [titles[place][:80] for place in usable]
@@ -184,7 +154,8 @@ def _find_split(
             f"{path}: columns {' and '.join(listed)} give splits. Choose one, as in "
             f"--columns=split:{listed[0]}, or write them as one column"
         )
-    notes += usable.values()
+    for note in usable.values():
+        command_line.note(note)
     return dict(zip(["split"], usable, strict=False))
 
 

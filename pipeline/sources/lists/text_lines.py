@@ -5,9 +5,10 @@ import gzip
 import io
 import re
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.system import file_system
+from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
 
 _MAX_BYTES = 128 << 20  # of the unpacked file
@@ -22,11 +23,11 @@ _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _DELIMITER_LINE = re.compile(r'"?sep=([,;|\t])"?\s*', re.IGNORECASE)
 
 
-def read(path: Path) -> tuple[list[str], list[str]]:
-    r"""Return the lines of a text file, each with its "\n", and notes for the user.
+def read(path: Path) -> list[str]:
+    r"""Return the lines of a text file, each with its "\n".
 
-    It is UTF-8, UTF-16 with a byte order mark, or Windows-1252, which a note says. A
-    file that ends in .gz is unpacked. "\r" and "\r\n" end lines as well.
+    It is UTF-8, UTF-16 with a byte order mark, or Windows-1252, which is logged. A file
+    that ends in .gz is unpacked. "\r" and "\r\n" end lines as well.
 
     Raises:
         DataError: the file cannot be read, is no text, or is too large for a list.
@@ -45,22 +46,25 @@ def read(path: Path) -> tuple[list[str], list[str]]:
             f"{path}: has more than {_MAX_BYTES >> 20} MB or {_MAX_LINES:,} lines. "
             "Expected a list of photos or classes"
         )
-    text, notes = _decode(data, path)
+    text, guess = _decode(data, path)
     lines = list(io.StringIO(text, newline=None))
     for number, line in enumerate(lines, start=1):
         if "\0" in line or len(line) > _MAX_LINE:
             found = "a zero byte" if "\0" in line else f"{len(line):,} characters"
             found += " (an Excel workbook?)" if data.startswith(b"PK") else ""
             raise DataError(f"{path} line {number}: has {found}. Expected a text file")
-    return lines, notes
+    if guess:
+        command_line.note(guess)
+    return lines
 
 
-def _decode(data: bytes, path: Path) -> tuple[str, list[str]]:
+def _decode(data: bytes, path: Path) -> tuple[str, str]:
+    """Return the text, and what was guessed about its encoding."""
     mark = next(filter(data.startswith, _ENCODINGS), b"")
     encoding = _ENCODINGS.get(mark, "UTF-8")
     data = data.removeprefix(mark)
     try:
-        return data.decode(encoding), []
+        return data.decode(encoding), ""
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
     # Text in Windows-1252 hardly ever has a letter of UTF-8.
@@ -76,30 +80,28 @@ def _decode(data: bytes, path: Path) -> tuple[str, list[str]]:
         text, encoding = data.decode("latin-1"), "Latin-1"
     word = re.search(r"[^\s,;|]{,20}[^\0-\x7f][^\s,;|]{,20}", text)
     example = word[0] if word else ""
-    return text, [
+    return text, (
         f"{path}: is not UTF-8, so it was read as {encoding}, as in {example!r}. If "
         "that is wrong, save it as UTF-8"
-    ]
+    )
 
 
-def read_rows(path: Path) -> tuple[list[tuple[int, list[str]]], list[str]]:
-    """Return line number and fields of the rows of a CSV file, and notes for the user.
+def split_rows(path: Path, lines: Sequence[str]) -> list[tuple[int, list[str]]]:
+    """Return line number and fields of the rows of a CSV file with these lines.
 
     Its columns are separated by the mark of which its first row, the header, has most,
     or the one in Excel's first line, such as "sep=;". Spaces around fields are removed,
     and blank rows left out.
 
     Raises:
-        DataError: the file is empty or not text, or a row has more or fewer fields than
-            the header.
+        DataError: there is no row, or one has more or fewer fields than the header.
     """
-    lines, notes = read(path)
     match = _DELIMITER_LINE.fullmatch(lines[0]) if lines else None
     start = 1 if match else 0
     header = next(filter(str.strip, lines[start:]), "")
     delimiter = match[1] if match else max(_DELIMITERS, key=header.count)
     if delimiter != "," and not match:
-        notes.append(f"{path.name}: {_DELIMITERS[delimiter]} separate the columns")
+        command_line.note(f"{path}: {_DELIMITERS[delimiter]} separate the columns")
     reader = csv.reader(lines[start:], delimiter=delimiter, strict=True)
     rows: list[tuple[int, list[str]]] = []
     number = start
@@ -119,4 +121,4 @@ def read_rows(path: Path) -> tuple[list[tuple[int, list[str]]], list[str]]:
                 f"{path} line {number}: has {len(fields)} fields. Expected {width}, as "
                 f"in the header. Put quotes around fields with {_DELIMITERS[delimiter]}"
             )
-    return rows, notes
+    return rows

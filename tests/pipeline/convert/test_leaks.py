@@ -242,7 +242,6 @@ class TestGroupBy:
         by_pattern = conversions.convert(patients, tmp_path / "b", group_by=r"p\d+_")
         assert groups(summary.manifest) == groups(by_pattern.manifest)
         assert "given groups: 12, of 36 photos" in summary.findings
-        assert "table.csv: semicolons separate the columns" in summary.notes
 
     def test_a_pattern_groups_within_a_class_and_across_classes(
         self, patients, tmp_path

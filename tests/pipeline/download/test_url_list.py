@@ -20,7 +20,7 @@ HEADER = "image_url,label,_split\n"
 
 def listed(tmp_path, body, names=(), images=0, seed=0):
     (tmp_path / "list.csv").write_text(body)
-    classes = label_files.Names(path=tmp_path / "n", names=names) if names else None
+    classes = label_files.Names(tmp_path / "n", names) if names else None
     return url_list.read(tmp_path / "list.csv", classes, images=images, seed=seed)
 
 

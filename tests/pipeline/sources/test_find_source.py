@@ -22,8 +22,8 @@ def test_lists_are_looked_for_here_and_in_the_source(tmp_path, monkeypatch):
     def listed(prefix):
         return find_source.list_source(
             tmp_path / "data",
-            list_files=[(f"{prefix}list.txt", "")],
-            labels_file=f"{prefix}labels.txt",
+            lists=f"{prefix}list.txt",
+            labels=f"{prefix}labels.txt",
         )
 
     for prefix in ("", "data/"):

@@ -8,7 +8,7 @@ from pipeline.system.errors import DataError
 
 def names(*class_names, first=None):
     class_names = class_names or ("daisy", "roses", "tulips")
-    return label_files.Names(path=Path("labels.txt"), names=class_names, first=first)
+    return label_files.Names(Path("labels.txt"), class_names, first)
 
 
 def places(*labels):
@@ -20,29 +20,31 @@ class TestNumbers:
     @pytest.mark.parametrize(
         ("labels", "expected", "note"),
         [
-            ("012", [0, 1, 2], "labels 0-based"),
-            ("0", [0], "labels 0-based"),
-            ("12", [1, 2], "labels 0-based"),
-            ("123", [0, 1, 2], "labels 1-based"),
-            ("3", [2], "labels 1-based"),
+            ("012", "daisy roses tulips", "labels 0-based"),
+            ("0", "daisy", "labels 0-based"),
+            ("12", "roses tulips", "labels 0-based"),
+            ("123", "daisy roses tulips", "labels 1-based"),
+            ("3", "tulips", "labels 1-based"),
         ],
     )
     def test_numbers_may_begin_with_0_or_1(self, labels, expected, note):
         classes = class_labels.resolve(places(*labels), names())
-        assert [classes.label_of[label] for label in labels] == expected
+        assert classes.name_of == dict(zip(labels, expected.split(), strict=True))
         assert classes.names == ("daisy", "roses", "tulips")
         assert classes.note == note
 
     def test_a_number_may_have_leading_zeros(self):
         classes = class_labels.resolve(places("1", "01", "0"), names())
-        assert classes.label_of == {"1": 1, "01": 1, "0": 0}
+        assert classes.name_of == {"1": "roses", "01": "roses", "0": "daisy"}
 
-    @pytest.mark.parametrize(("first", "expected"), [(0, [1, 2]), (1, [0, 1])])
+    @pytest.mark.parametrize(
+        ("first", "expected"), [(0, ("roses", "tulips")), (1, ("daisy", "roses"))]
+    )
     def test_numbers_in_the_file_of_names_say_where_numbers_begin(
         self, first, expected
     ):
         classes = class_labels.resolve(places("1", "2"), names(first=first))
-        assert [classes.label_of[label] for label in "12"] == expected
+        assert tuple(classes.name_of.values()) == expected
         outside = str(3 * (1 - first))
         with pytest.raises(DataError, match=f"Expected {first} to {first + 2}: "):
             class_labels.resolve(places(outside, "2"), names(first=first))
@@ -71,8 +73,9 @@ class TestNumbers:
 
 
 def test_names_without_a_file_are_sorted():
-    assert class_labels.as_names(places("b", "a")).names == ("a", "b")
-    assert class_labels.as_names(places("10", "9", "0")).names == ("0", "9", "10")
+    assert class_labels.resolve(places("b", "a"), None).names == ("a", "b")
+    numbers = class_labels.resolve(places("10", "9", "0"), None)
+    assert numbers.names == ("0", "9", "10")
 
 
 class TestFolders:
@@ -81,7 +84,7 @@ class TestFolders:
         low, high = str(first), str(first + 1)
         classes = class_labels.by_folder(places(high, low), {low: "b", high: "a"})
         assert classes.names == ("b", "a")
-        assert classes.label_of == {low: 0, high: 1}
+        assert classes.name_of == {low: "b", high: "a"}
 
     @pytest.mark.parametrize(
         ("labels", "folders", "message"),

@@ -1,5 +1,4 @@
 import unicodedata
-from pathlib import Path
 
 import pytest
 
@@ -12,9 +11,10 @@ ACCENTED = "Häuser/Café.jpg"
 
 
 def listed(root, *paths):
-    entries = [Entry(path, "x", "", Path("list"), n) for n, path in enumerate(paths, 1)]
-    found = listed_photos.ListedPhotos(root, [Path("list")], entries)
-    return [entry.path for entry in found.entries], found.notes
+    lines = [
+        Entry(path, "x", "", "", f"list line {n}") for n, path in enumerate(paths, 1)
+    ]
+    return [entry.path for entry in listed_photos.find_files(root, lines)]
 
 
 @pytest.mark.parametrize(
@@ -46,14 +46,13 @@ def listed(root, *paths):
         "all",
     ],
 )
-def test_a_path_means_the_file_that_is_there(tmp_path, path, file, note):
+def test_a_path_means_the_file_that_is_there(tmp_path, capsys, path, file, note):
     make(tmp_path, file)
-    found, notes = listed(tmp_path, path)
-    assert found == [file]
-    assert any(note in line for line in notes) == bool(note)
+    assert listed(tmp_path, path) == [file]
+    logged = capsys.readouterr().err
+    assert bool(logged) == bool(note)
     if note:
-        assert f"1 of 1 paths {note}" in " ".join(notes) or "in case" in note
-        assert f"as {path} for {file}" in " ".join(notes)
+        assert f"note: 1 of 1 paths {note}, as {path} for " in logged
 
 
 @pytest.mark.parametrize(
@@ -71,7 +70,7 @@ def test_a_path_that_could_mean_several_files_or_none_stays(
     tmp_path, paths, files, expected
 ):
     make(tmp_path, *files)
-    assert listed(tmp_path, *paths)[0] == (expected or sorted(paths))
+    assert listed(tmp_path, *paths) == (expected or sorted(paths))
 
 
 @pytest.mark.parametrize(
@@ -87,15 +86,15 @@ def test_a_path_that_could_mean_several_files_or_none_stays(
 )
 def test_backslashes_and_drives_lead_nowhere_else(tmp_path, path):
     make(tmp_path, "root/a/1.jpg", "out.jpg")
-    with pytest.raises(DataError, match=r"list line 2: .* lies outside of"):
+    with pytest.raises(DataError, match=r"list line 2: .* is no path inside"):
         listed(tmp_path / "root", "a/1.jpg", path)
 
 
-def test_spellings_of_one_file_are_one_photo(tmp_path):
+def test_spellings_of_one_file_are_one_photo(tmp_path, capsys):
     make(tmp_path, "a/1.jpg")
-    found, notes = listed(tmp_path, "a/1.jpg", r"a\1.jpg", "A/1.JPG", "./a//1.jpg")
-    assert found == ["a/1.jpg"]
-    assert notes[-1] == "3 rows repeat another row"
+    spellings = ("a/1.jpg", r"a\1.jpg", "A/1.JPG", "./a//1.jpg")
+    assert listed(tmp_path, *spellings) == ["a/1.jpg"]
+    assert "3 rows repeat another row" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

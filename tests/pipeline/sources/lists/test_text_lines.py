@@ -27,9 +27,10 @@ def read(path, body):
     ],
     ids=["empty", "no end", "CRLF", "CR", "BOM", "blank", "UTF-8", "UTF-16", "BE"],
 )
-def test_lines_are_decoded(tmp_path, body, expected):
-    assert read(tmp_path / "list", body) == (expected, [])
-    assert read(tmp_path / "list.gz", gzip.compress(body)) == (expected, [])
+def test_lines_are_decoded(tmp_path, capsys, body, expected):
+    assert read(tmp_path / "list", body) == expected
+    assert read(tmp_path / "list.gz", gzip.compress(body)) == expected
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
@@ -40,11 +41,13 @@ def test_lines_are_decoded(tmp_path, body, expected):
         (b"a.jpg\t\xe9t\x81\n", "Latin-1", "ét\x81"),
     ],
 )
-def test_a_guessed_encoding_is_said_with_an_example(tmp_path, body, encoding, word):
-    (line,), (note,) = read(tmp_path / "list", body)
+def test_a_guessed_encoding_is_said_with_an_example(
+    tmp_path, capsys, body, encoding, word
+):
+    (line,) = read(tmp_path / "list", body)
     assert word in line
-    said = f"list: is not UTF-8, so it was read as {encoding}, as in {word!r}. If that"
-    assert said in note
+    (note,) = capsys.readouterr().err.splitlines()
+    assert f"is not UTF-8, so it was read as {encoding}, as in {word!r}. If" in note
 
 
 @pytest.mark.parametrize(
