@@ -123,7 +123,7 @@ def _sorted(findings: Sequence[Finding]) -> tuple[Finding, ...]:
 def _check_records(root: Path, num_workers: int) -> tuple[Report, check_page.Encoded]:
     converted = manifest.read(root)
     faults = verify_records.verify(converted, num_workers=num_workers)
-    findings = [Finding("fault", "error", str(fault)) for fault in faults]
+    findings = [Finding("fault", "error", fault) for fault in faults]
     divided = tuple(
         tuple(row.path for row in rows) for rows in converted.divided_groups()
     )

@@ -4,43 +4,18 @@ import collections
 import dataclasses
 import functools
 import hashlib
-import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.images import decode_source, file_headers, opencv
+from pipeline.images import file_headers, opencv
 from pipeline.images.errors import ImageError
 from pipeline.records import example_format, manifest, stored_photo
 from pipeline.records.manifest import Manifest
 from pipeline.records.manifest_row import Row
 from pipeline.system import command_line, process_pool
 from pipeline.system.errors import DataError
-
-_BLOCK_RECORDS = 32
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Fault:
-    """A record, or a whole file, that is not what the manifest says.
-
-    Attributes:
-        file: name of the record file, or of the manifest.
-        problem: what is wrong.
-        index: number of the record in its file, from 0; -1 for the file as a whole.
-        path: path of the photo in the manifest; "" for the file as a whole.
-    """
-
-    file: str
-    problem: str
-    index: int = -1
-    path: str = ""
-
-    def __str__(self) -> str:
-        if self.index < 0:
-            return f"{self.file}: {self.problem}"
-        return f"{self.file} record {self.index}: {self.path}: {self.problem}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,12 +29,13 @@ class _Task:
     def __str__(self) -> str:
         return self.row.path
 
-    def fault(self, problem: str) -> Fault:
-        file, path = self.row.file, self.row.path
-        return Fault(file=file, problem=problem, index=self.index, path=path)
+    def fault(self, problem: str) -> str:
+        """Return a problem, "" if there is none, with its place."""
+        place = f"{self.row.file} record {self.index}: {self.row.path}"
+        return f"{place}: {problem}" if problem else ""
 
 
-def verify(converted: Manifest, *, num_workers: int = 0) -> list[Fault]:
+def verify(converted: Manifest, *, num_workers: int = 0) -> list[str]:
     """Read every record: checksums, all features, and its pixels in full.
 
     Args:
@@ -67,7 +43,7 @@ def verify(converted: Manifest, *, num_workers: int = 0) -> list[Fault]:
         num_workers: number of processes; 0: one for each processor.
 
     Returns:
-        The first fault of each record and file; [] if there are no faults.
+        The first fault of each record and file, with its place.
     """
     faults = _check_head(converted)
     tasks: list[_Task] = []
@@ -88,22 +64,19 @@ def verify(converted: Manifest, *, num_workers: int = 0) -> list[Fault]:
         converted.info.settings.get("max_pixels", file_headers.MAX_PIXELS)
     )
     with command_line.progress(len(tasks), "record", "check") as progress:
-        for block, results in process_pool.map_blocks(
+        for _, fault in process_pool.map_blocks(
             functools.partial(_check_block, converted.directory),
-            decode_source.blocks(tasks, _BLOCK_RECORDS),
-            on_crash=lambda task: [task.fault("the decoder crashed on it")],
-            num_workers=min(
-                num_workers or command_line.available_cpus(),
-                max(1, -(-len(tasks) // _BLOCK_RECORDS)),
-            ),
+            tasks,
+            on_crash=lambda task: task.fault("the decoder crashed on it"),
             initializer=opencv.use_one_thread,
+            num_workers=num_workers,
         ):
-            faults += itertools.chain(*results)
-            progress.update(len(block))
+            faults += [fault] * bool(fault)
+            progress.update()
     return faults
 
 
-def _check_head(converted: Manifest) -> list[Fault]:
+def _check_head(converted: Manifest) -> list[str]:
     """Compare the counts in manifest.json with those of the rows."""
     path = converted.directory / manifest.HEAD_NAME
     head = json.loads(path.read_text(encoding="ascii"))
@@ -112,34 +85,30 @@ def _check_head(converted: Manifest) -> list[Fault]:
     if not any(row.is_gone for row in converted.rows):
         counts["files"] = converted.tally.files()
     return [
-        Fault(
-            file=manifest.HEAD_NAME,
-            problem=f"its {name} are not those of {manifest.ROWS_NAME}",
-        )
+        f"{manifest.HEAD_NAME}: its {name} are not those of {manifest.ROWS_NAME}"
         for name, expected in counts.items()
         if head.get(name) != expected
     ]
 
 
-def _check_file(path: Path, tasks: Sequence[_Task]) -> list[Fault]:
+def _check_file(path: Path, tasks: Sequence[_Task]) -> list[str]:
     """Check that the records of a file leave no gap in it."""
     if not path.is_file():
-        return [Fault(file=path.name, problem=f"missing, with {len(tasks)} records")]
+        return [f"{path.name}: missing, with {len(tasks)} records"]
     end = 0
     for task in tasks:
         if task.row.offset != end:
             return [task.fault(f"starts at byte {task.row.offset}, expected {end}")]
         end += task.row.length
     if (size := path.stat().st_size) != end:
-        return [Fault(file=path.name, problem=f"has {size:,} bytes, expected {end:,}")]
+        return [f"{path.name}: has {size:,} bytes, expected {end:,}"]
     return []
 
 
-def _check_block(directory: Path, block: Sequence[_Task]) -> list[Fault]:
-    """Read records in a worker process."""
+def _check_block(directory: Path, block: Sequence[_Task]) -> list[str]:
+    """Return the fault of each record, "" for none, in a worker process."""
     photos = stored_photo.StoredPhotos(directory)
-    problems = [(task, _problem(photos, task)) for task in block]
-    return [task.fault(problem) for task, problem in problems if problem]
+    return [task.fault(_problem(photos, task)) for task in block]
 
 
 def _problem(photos: stored_photo.StoredPhotos, task: _Task) -> str:

@@ -8,6 +8,7 @@ away.
 import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -50,22 +51,23 @@ def draw_missing(target: Path, *, images_per_class: int, seed: int) -> int:
     with command_line.progress(len(missing), "photo", "draw") as progress:
         for _ in process_pool.map_blocks(
             functools.partial(_draw_block, target, seed),
-            ([photo] for photo in missing),
+            missing,
             on_crash=_raise_crash,
-            num_workers=min(command_line.available_cpus(), max(1, len(missing))),
             initializer=opencv.use_one_thread,
+            block_size=1,
         ):
             progress.update()
     return len(missing)
 
 
-def _draw_block(target: Path, seed: int, block: Sequence[Drawing]) -> None:
-    ((name, kind, number),) = block
-    with file_system.replacing(target / name) as partial:
-        partial.write_bytes(flower_canvas.encode(draw(kind, seed, number)))
+def _draw_block(target: Path, seed: int, block: Sequence[Drawing]) -> Sequence[Drawing]:
+    for name, kind, number in block:
+        with file_system.replacing(target / name) as partial:
+            partial.write_bytes(flower_canvas.encode(draw(kind, seed, number)))
+    return block
 
 
-def _raise_crash(photo: Drawing) -> None:
+def _raise_crash(photo: Drawing) -> NoReturn:
     raise DataError(f"{photo[0]}: the process that draws this photo has crashed")
 
 

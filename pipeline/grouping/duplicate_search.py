@@ -10,11 +10,11 @@ import numpy as np
 
 from pipeline.grouping import near_duplicates
 from pipeline.grouping.thumbnail_comparison import SIDE
-from pipeline.images import decode_files, decode_locally, decode_source, opencv
+from pipeline.images import decode_files, opencv
 from pipeline.images.errors import ImageError
 from pipeline.records.manifest_row import Row
 from pipeline.sources.photo_source import Source
-from pipeline.system import command_line, process_pool
+from pipeline.system import process_pool
 from pipeline.system.errors import DataError
 
 
@@ -50,14 +50,13 @@ def search(
             ) from error
 
     def digests(indices: Sequence[int]) -> list[bytes]:
-        photos = (source.photos[index] for index in indices)
-        blocks = process_pool.map_blocks(
+        digests = process_pool.map_blocks(
             functools.partial(decode_files.digest_block, source.root),
-            decode_source.blocks(photos, decode_locally.Local.block_files),
+            (source.photos[index] for index in indices),
             on_crash=decode_files.no_digest,
-            num_workers=min(num_workers or command_line.available_cpus(), len(indices)),
             initializer=decode_files.start_worker,
+            num_workers=num_workers,
         )
-        return [digest for _, results in blocks for part in results for digest in part]
+        return [digest for _, digest in digests]
 
     return near_duplicates.find(rows, thumbnail, digests)

@@ -115,10 +115,10 @@ def convert_block(options: DecodeOptions, block: Sequence[Task]) -> list[Row | N
     return rows
 
 
-def crashed(task: Task) -> list[Row | None]:
+def crashed(task: Task) -> Row:
     """Return the row of a file that took its worker process down."""
     crash = ImageError(Code.DECODER_CRASHED, "the decoder crashed on this file")
-    return [_skipped(task, crash)]
+    return _skipped(task, crash)
 
 
 def digest_block(root: Path, photos: Sequence[SourcePhoto]) -> list[bytes]:
@@ -128,13 +128,13 @@ def digest_block(root: Path, photos: Sequence[SourcePhoto]) -> list[bytes]:
         try:
             digests.append(photo_pixels.digest(read(root, photo)))
         except ImageError:  # it was changed a moment ago
-            digests += no_digest(photo)
+            digests.append(no_digest(photo))
     return digests
 
 
-def no_digest(photo: SourcePhoto) -> list[bytes]:
+def no_digest(photo: SourcePhoto) -> bytes:
     """Return a digest that no other photo has, for one that does not decode."""
-    return [hashlib.sha256(os.fsencode(photo.path)).digest()]
+    return hashlib.sha256(os.fsencode(photo.path)).digest()
 
 
 def _skipped(task: Task, error: ImageError, sha256: str = "", size: int = 0) -> Row:

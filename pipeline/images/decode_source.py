@@ -1,17 +1,13 @@
 """Decode every file of a source in full, for conversion and for checks."""
 
 import dataclasses
-import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Iterator, Mapping
 
 from pipeline.images import decode_files, decode_locally, opencv
 from pipeline.records.manifest_row import Row
 from pipeline.records.previous_dataset import PreviousDataset, outdated_rows
 from pipeline.sources.photo_source import Source
 from pipeline.system import command_line
-
-Item = TypeVar("Item")
 
 
 def decode(
@@ -32,14 +28,12 @@ def decode(
         the row is one of the previous data set.
     """
     rows: list[Row] = []
-    count = len(source.photos)
     opencv.limit_pixels(options.max_pixels)
     what = "check" if options.part_dir is None else "convert"
-    with command_line.progress(count, "photo", what) as progress:
-        work = blocks(_tasks(source, previous, settings), runner.block_files)
-        for tasks, results in runner.convert(options, work, count):
-            rows += map(_shared, tasks, results)
-            progress.update(len(tasks))
+    with command_line.progress(len(source.photos), "photo", what) as progress:
+        for task, row in runner.convert(options, _tasks(source, previous, settings)):
+            rows.append(_shared(task, row))
+            progress.update()
     return rows
 
 
@@ -51,13 +45,6 @@ def _shared(task: decode_files.Task, row: Row | None) -> Row:
     if task.previous is None:
         raise RuntimeError(f"{photo.path}: no row to keep")
     return task.previous
-
-
-def blocks(items: Iterable[Item], size: int) -> Iterator[Sequence[Item]]:
-    """Yield items in lists of `size`; the last may be shorter."""
-    remaining = iter(items)
-    while block := list(itertools.islice(remaining, size)):
-        yield block
 
 
 def _tasks(

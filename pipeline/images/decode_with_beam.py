@@ -18,9 +18,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.images import decode_files, decode_locally, decode_source
+from pipeline.images import decode_files, decode_locally
 from pipeline.records import manifest_row, staging
-from pipeline.system import file_system
+from pipeline.records.manifest_row import Row
+from pipeline.system import file_system, process_pool
 from pipeline.system.errors import DataError
 
 # Runners that Beam does not know by their short names.
@@ -60,19 +61,19 @@ class Beam:
     def convert(
         self,
         options: decode_files.DecodeOptions,
-        blocks: Iterable[Sequence[decode_files.Task]],
-        num_files: int,
-    ) -> Iterator[decode_locally.BlockRows]:
-        """Decode blocks of files as decode_locally.Runner.convert says."""
+        tasks: Iterable[decode_files.Task],
+    ) -> Iterator[tuple[decode_files.Task, Row | None]]:
+        """Decode files as decode_locally.Runner.convert says."""
         if options.part_dir is None:
             raise ValueError("workers of a cluster need a folder to write to")
-        numbered = list(enumerate(blocks))
+        numbered = list(enumerate(process_pool.blocks(tasks, self.block_files)))
         function = functools.partial(_convert, options, options.part_dir)
         self._each("Convert", function, numbered)
         for number, block in numbered:
             path = _rows_path(options.part_dir, number)
             lines = path.read_text(encoding="ascii").splitlines()
-            yield block, [manifest_row.from_line(s) if s else None for s in lines]
+            rows = (manifest_row.from_line(line) if line else None for line in lines)
+            yield from zip(block, rows, strict=True)
 
     def call(self, functions: Sequence[Callable[[], Any]]) -> None:
         """Call functions that write files as decode_locally.Runner.call says."""
@@ -116,16 +117,14 @@ def _convert(
         (own_dir / staging.PARTIAL_NAME).mkdir()
         own_options = dataclasses.replace(options, part_dir=own_dir)
         local = decode_locally.Local(num_workers=1)
-        small_blocks = decode_source.blocks(block, local.block_files)
         lines = []
         with (part_dir / name).open("wb") as part:
-            for _, rows in local.convert(own_options, small_blocks, len(block)):
-                for row in rows:
-                    if row and row.is_included:
-                        with (own_dir / row.file).open("rb") as own_part:
-                            own_part.seek(row.offset)
-                            record = own_part.read(row.length)
-                        row = dataclasses.replace(row, file=name, offset=part.tell())
-                        part.write(record)
-                    lines.append(manifest_row.to_line(row) if row else "\n")
+            for _, row in local.convert(own_options, block):
+                if row and row.is_included:
+                    with (own_dir / row.file).open("rb") as own_part:
+                        own_part.seek(row.offset)
+                        record = own_part.read(row.length)
+                    row = dataclasses.replace(row, file=name, offset=part.tell())
+                    part.write(record)
+                lines.append(manifest_row.to_line(row) if row else "\n")
         _rows_path(part_dir, number).write_text("".join(lines), encoding="ascii")

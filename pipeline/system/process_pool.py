@@ -1,4 +1,4 @@
-"""Work on blocks of items in several processes; a crash costs one item only.
+"""Work on many items in several processes; a crash costs one item only.
 
 Decoders may crash their process on untrusted files. Then the items of that block are
 tried again one at a time, and the caller learns which of them crash.
@@ -15,86 +15,102 @@ from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
+from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Function = Callable[[Sequence[Item]], Result]
+Function = Callable[[Sequence[Item]], Sequence[Result]]
+Pending = tuple[Sequence[Item], futures.Future[Sequence[Result]]]
 Initializer = Callable[[], None]
+
+
+def blocks(items: Iterable[Item], size: int) -> Iterator[Sequence[Item]]:
+    """Yield items in lists of `size`; the last may be shorter."""
+    remaining = iter(items)
+    while block := list(itertools.islice(remaining, size)):
+        yield block
 
 
 def map_blocks(
     function: Function[Item, Result],
-    blocks: Iterable[Sequence[Item]],
+    items: Iterable[Item],
     *,
     on_crash: Callable[[Item], Result],
-    num_workers: int,
     initializer: Initializer,
-) -> Iterator[tuple[Sequence[Item], list[Result]]]:
-    """Apply a function to each block in worker processes; yield blocks and results.
+    num_workers: int = 0,
+    block_size: int = 16,
+) -> Iterator[tuple[Item, Result]]:
+    """Apply a function to blocks of items in worker processes; yield items and results.
 
-    Blocks come in order, each with one result of `function`, which must be picklable.
-    If an item crashes its process, its block comes with one result for each item:
-    `on_crash` makes that of the item. `initializer` is called once in each process.
+    Args:
+        function: picklable function that returns a result for each item of a block.
+        items: picklable items, of which a few blocks are read ahead.
+        on_crash: function that makes the result of an item that crashes its process.
+        initializer: function that is called once in each process.
+        num_workers: largest number of processes; 0: one for each processor.
+        block_size: number of items in a block.
 
     Raises:
         DataError: SIGKILL ended a process also when it worked on one item alone, as the
             system does when memory runs out.
     """
-    pending = collections.deque[tuple[Sequence[Item], futures.Future[Result]]]()
-    remaining = iter(blocks)
-    pool, processes = _pool(num_workers, initializer)
+    num_workers = num_workers or command_line.available_cpus()
+    remaining = blocks(items, block_size)
+    pending = collections.deque[Pending[Item, Result]]()
+    pool, processes = _pool(num_workers, initializer), list[Any]()
     try:
         while True:
             # A few blocks ahead keep every worker busy and memory bounded.
             for block in itertools.islice(remaining, 4 * num_workers - len(pending)):
-                pending.append((block, _submit(pool, function, block)))
+                pending.append(_submit(pool, function, block))
+                processes = processes or multiprocessing.active_children()
             if not pending:
                 return
             block, future = pending.popleft()
+            results: Iterable[Result]
             try:
-                results = [future.result()]
+                results = future.result()
             except BrokenProcessPool:
                 pool.shutdown(wait=True, cancel_futures=True)
                 if num_workers == len(block) == 1:  # no other item can be to blame
-                    if -signal.SIGKILL in [process.exitcode for process in processes]:
-                        raise DataError(
-                            f"{block[0]}: its process was killed, also when alone: "
-                            "memory is short. Free some, or lower --max_pixels."
-                        ) from None
+                    _check_memory(block[0], processes)
                     results = [on_crash(block[0])]
                 else:
                     singles = map_blocks(
                         function,
-                        [[item] for item in block],
+                        block,
                         on_crash=on_crash,
-                        num_workers=1,
                         initializer=initializer,
+                        num_workers=1,
+                        block_size=1,
                     )
-                    results = [result for _, (result,) in singles]
-                pool, processes = _pool(num_workers, initializer)
-                _check_starts(pool)
+                    results = [result for _, result in singles]
+                pool = _pool(num_workers, initializer)
+                processes = _check_starts(pool)
                 for index, (later, future) in enumerate(pending):
                     if future.cancelled() or future.exception():
-                        pending[index] = later, _submit(pool, function, later)
-            yield block, results
+                        pending[index] = _submit(pool, function, later)
+            yield from zip(block, results, strict=True)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _pool(
-    num_workers: int, initializer: Initializer
-) -> tuple[futures.ProcessPoolExecutor, list[Any]]:
-    """Make a pool and start its first process; return both.
+def _check_memory(item: object, processes: Sequence[Any]) -> None:
+    """Raise if SIGKILL ended one of the processes, of which no item is to blame."""
+    if -signal.SIGKILL in [process.exitcode for process in processes]:
+        raise DataError(
+            f"{item}: its process was killed, also when alone: memory is short. Free "
+            "some, or lower --max_pixels."
+        )
 
-    Whether that was killed is known afterwards, even if it ends at once.
-    """
+
+def _pool(num_workers: int, initializer: Initializer) -> futures.ProcessPoolExecutor:
+    """Make a pool, which starts a process when there is work and no process is idle."""
     context = multiprocessing.get_context("spawn")
-    pool = futures.ProcessPoolExecutor(
+    return futures.ProcessPoolExecutor(
         num_workers, context, initializer=_start_worker, initargs=(initializer,)
     )
-    _submit(pool, len, [])
-    return pool, multiprocessing.active_children()
 
 
 def _start_worker(initializer: Initializer) -> None:
@@ -115,23 +131,26 @@ def _submit(
     pool: futures.ProcessPoolExecutor,
     function: Function[Item, Result],
     block: Sequence[Item],
-) -> futures.Future[Result]:
+) -> Pending[Item, Result]:
     # A process that starts here inherits the mask, and so survives Ctrl-C until it can
     # ignore it.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        return pool.submit(function, block)
+        future = pool.submit(function, block)
     except BrokenProcessPool as error:  # the caller handles it with the other futures
-        future = futures.Future[Result]()
+        future = futures.Future()
         future.set_exception(error)
-        return future
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return block, future
 
 
-def _check_starts(pool: futures.ProcessPoolExecutor) -> None:
-    """Raise if processes cannot start, so that no item is blamed for it."""
+def _check_starts(pool: futures.ProcessPoolExecutor) -> list[Any]:
+    """Start a process; raise if it ends, so that no item is blamed for it."""
+    _, future = _submit(pool, list, [])
+    processes = multiprocessing.active_children()
     try:
-        pool.submit(os.getpid).result()
+        future.result()
     except BrokenProcessPool as error:
         raise RuntimeError("worker processes do not start here") from error
+    return list(processes)

@@ -50,55 +50,52 @@ def exit_at_once():
     os._exit(3)
 
 
-def run(function, blocks, num_workers=2, initializer=nothing):
+def run(function, items=range(29), num_workers=2, initializer=nothing):
     return list(
         process_pool.map_blocks(
             function,
-            blocks,
-            on_crash=lambda item: [f"{item} crashed"],
-            num_workers=num_workers,
+            items,
+            on_crash=lambda item: f"{item} crashed",
             initializer=initializer,
+            num_workers=num_workers,
+            block_size=3,
         )
     )
 
 
-BLOCKS = [list(range(start, start + 3)) for start in range(0, 30, 3)]
+DOUBLED = [(item, 2 * item) for item in range(29)]
 
 
 @pytest.mark.parametrize("num_workers", [1, 3])
-def test_results_come_in_the_order_of_the_blocks(num_workers):
-    results = run(slow_first, BLOCKS, num_workers)
-    assert results == [(block, [double(block)]) for block in BLOCKS]
+def test_results_come_in_the_order_of_the_items(num_workers):
+    assert run(slow_first, num_workers=num_workers) == DOUBLED
 
 
-def test_no_blocks_give_no_results():
+def test_no_items_give_no_results():
     assert run(double, []) == []
 
 
-@pytest.mark.parametrize("victims", [(0,), (29,), (3, 4, 5), (7, 8, 20)], ids=str)
+@pytest.mark.parametrize("victims", [(0,), (28,), (3, 4, 5), (7, 8, 20)], ids=str)
 def test_a_crash_costs_its_item_only(victims):
-    answers = run(functools.partial(deadly, victims), BLOCKS)
-    assert [block for block, _ in answers] == BLOCKS
-    expected = [
-        f"{item} crashed" if item in victims else 2 * item for item in range(30)
+    assert run(functools.partial(deadly, victims)) == [
+        (item, f"{item} crashed" if item in victims else twice)
+        for item, twice in DOUBLED
     ]
-    flat = [item for _, results in answers for result in results for item in result]
-    assert flat == expected
 
 
 def test_an_item_is_not_blamed_for_a_lack_of_memory():
     with pytest.raises(DataError, match="0: its process was killed, also when alone"):
-        run(killed, BLOCKS)
+        run(killed)
 
 
 def test_an_exception_of_a_worker_is_raised():
     with pytest.raises(ValueError, match="cannot work on 0"):
-        run(fail, BLOCKS)
+        run(fail)
 
 
 def test_no_item_is_blamed_for_workers_that_cannot_start():
     with pytest.raises(RuntimeError, match="do not start"):
-        run(double, BLOCKS, initializer=exit_at_once)
+        run(double, initializer=exit_at_once)
 
 
 PROGRAM = """
@@ -116,7 +113,7 @@ def note(block):
 
 if __name__ == "__main__":
     list(process_pool.map_blocks(
-        note, [[1], [2]], on_crash=str, num_workers=2, initializer=nothing))
+        note, [1, 2], on_crash=str, initializer=nothing, num_workers=2, block_size=1))
 """
 
 
@@ -142,16 +139,15 @@ def interrupt_self():
 
 
 def test_workers_leave_an_interrupt_to_their_parent():
-    results = run(double, BLOCKS, initializer=interrupt_self)
-    assert results == [(block, [double(block)]) for block in BLOCKS]
+    assert run(double, initializer=interrupt_self) == DOUBLED
 
 
 def is_interrupt_blocked_at_import(_):
-    return signal.SIGINT in SIGNALS_BLOCKED_AT_IMPORT
+    return [signal.SIGINT in SIGNALS_BLOCKED_AT_IMPORT]
 
 
 def test_interrupts_are_blocked_while_workers_import():
     """Until they ignore Ctrl-C, it would end their imports with a traceback."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    assert run(is_interrupt_blocked_at_import, [[1]]) == [([1], [True])]
+    assert run(is_interrupt_blocked_at_import, [1]) == [(1, True)]
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
