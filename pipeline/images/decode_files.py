@@ -79,14 +79,11 @@ class DecodeOptions:
 
 # Videos and archives lie among photos; none of them is read into memory.
 _MAX_FILE_BYTES = 512 << 20
-# Set in each worker process by start_worker.
-_messages: standard_error.Collector | None = None
 
 
 def start_worker() -> None:
     """Prepare a worker process, which only decodes: stderr is the decoders' alone."""
-    global _messages
-    _messages = standard_error.Collector()
+    standard_error.collect()
     opencv.use_one_thread()
 
 
@@ -172,12 +169,12 @@ def _convert_file(options: DecodeOptions, task: Task) -> tuple[Row | None, bytes
             resize_min=options.resize_min,
             white_level=options.white_level,
             refuse_animated=options.refuse_animated,
-            messages=_messages,
         )
     except ImageError as error:
         return _skipped(task, error, sha256, size), b""
+    fields = dict(vars(stored))
     example = example_format.Record(
-        encoded=stored.encoded,
+        encoded=fields.pop("encoded"),
         format=stored.format,
         height=stored.height,
         width=stored.width,
@@ -187,25 +184,17 @@ def _convert_file(options: DecodeOptions, task: Task) -> tuple[Row | None, bytes
         sha256=sha256,
     )
     record = tfrecord.frame(example_format.serialize(example))
-    codes = list(stored.codes)
     if file_headers.has_wrong_ending(photo.path, file_headers.sniff(data)):
-        codes.append(Code.WRONG_ENDING)
+        fields["codes"] += (Code.WRONG_ENDING,)
     if options.part_dir is None and photo_pixels.has_wide_gamut(data):  # a check
-        codes.append(Code.WIDE_GAMUT)
+        fields["codes"] += (Code.WIDE_GAMUT,)
     row = Row(
         path=photo.path,
         class_name=photo.class_name,
         sha256=sha256,
-        phash=stored.phash,
         source_bytes=size,
-        format=stored.format,
-        height=stored.height,
-        width=stored.width,
-        orientation=stored.orientation,
-        action=stored.action,
-        codes=tuple(codes),
-        reason=stored.reason,
         length=len(record),
+        **fields,
     )
     return row, record
 
@@ -226,7 +215,7 @@ def _keeps_record(options: DecodeOptions, task: Task, sha256: str) -> bool:
 
 
 def read(root: Path, photo: SourcePhoto) -> bytes:
-    """Read a photo of a source in few system calls; never wait for a pipe.
+    """Read a photo of a source; never wait for a pipe.
 
     Raises:
         ImageError: the file cannot be read, is not a regular one, or is too large for a
@@ -235,11 +224,15 @@ def read(root: Path, photo: SourcePhoto) -> bytes:
     name, offset, length = photo.span or (photo.path, 0, None)
     path = f"{root}/{name}"
     try:
-        if not file_system.is_remote(path):
-            return _read_local(path, offset, length)
-        remote = file_system.path(path)
-        size = _check_size(remote.stat().st_size if length is None else length)
-        with remote.open("rb") as file:
+        with (
+            file_system.path(path).open("rb")
+            if file_system.is_remote(path)
+            else open(path, "rb", opener=_open_regular)
+        ) as file:
+            size = file.seek(0, os.SEEK_END) if length is None else length
+            if size > _MAX_FILE_BYTES:
+                message = f"larger than {_MAX_FILE_BYTES >> 20} MB, no photo"
+                raise ImageError(Code.TOO_MANY_BYTES, message)
             file.seek(offset)
             return file.read(size)
     except OSError as error:
@@ -247,26 +240,9 @@ def read(root: Path, photo: SourcePhoto) -> bytes:
         raise ImageError(Code.UNREADABLE, message) from error
 
 
-def _read_local(path: str, offset: int, length: int | None) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ImageError(Code.UNREADABLE, "not a regular file")
-        size = _check_size(status.st_size if length is None else length)
-        data = b""
-        while len(data) < size:  # some network file systems give less
-            part = os.pread(descriptor, size - len(data), offset + len(data))
-            if not part:
-                break
-            data += part
-        return data
-    finally:
+def _open_regular(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-
-
-def _check_size(size: int) -> int:
-    if size > _MAX_FILE_BYTES:
-        message = f"larger than {_MAX_FILE_BYTES >> 20} MB, no photo"
-        raise ImageError(Code.TOO_MANY_BYTES, message)
-    return size
+        raise ImageError(Code.UNREADABLE, "not a regular file")
+    return descriptor

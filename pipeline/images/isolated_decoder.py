@@ -10,6 +10,7 @@ row_codes.Code}, or the fields of record_image.RecordImage. If those come withou
 the record's image is the file itself.
 """
 
+import contextlib
 import queue
 import sys
 import threading
@@ -77,10 +78,16 @@ class Decoders:
         """
         for child in self._children:
             child.start()
-        children = [self._idle.get() for _ in self._children]
-        try:
+        with self._taken(len(self._children)) as children:
             for child in children:
                 child.wait_until_ready()
+
+    @contextlib.contextmanager
+    def _taken(self, count: int) -> Iterator[list[sandbox.Child]]:
+        """Take processes from other threads, waiting until they are idle."""
+        children = [self._idle.get() for _ in range(count)]
+        try:
+            yield children
         finally:
             for child in children:
                 self._idle.put(child)
@@ -92,8 +99,6 @@ class Decoders:
             ImageError: the file does not decode, crashed its process or took too long.
             sandbox.NotStarted: there is no process to decode it, or too little memory.
         """
-        if not data:
-            raise ImageError(Code.EMPTY, "empty file")
         try:
             answer, encoded = self._ask(data, 1)
         except sandbox.Killed:
@@ -114,10 +119,10 @@ class Decoders:
 
     def _ask(self, data: bytes, num_taken: int) -> tuple[sandbox.Header, memoryview]:
         """Let one process decode, while `num_taken` are taken from other threads."""
-        children = [self._idle.get() for _ in range(num_taken)]
         try:
-            children[0].send({}, data, timeout_s=self._timeout_s)
-            return children[0].receive()
+            with self._taken(num_taken) as (child, *_):
+                child.send({}, data, timeout_s=self._timeout_s)
+                return child.receive()
         except sandbox.OutOfTime as error:
             message = f"takes longer than {self._timeout_s:g} s to decode"
             raise ImageError(Code.DECODER_TOO_SLOW, message) from error
@@ -126,9 +131,6 @@ class Decoders:
         except sandbox.ChildEnded as error:
             message = "the decoder crashed on this file"
             raise ImageError(Code.DECODER_CRASHED, message) from error
-        finally:
-            for child in children:
-                self._idle.put(child)
 
     def close(self) -> None:
         """End the processes; photos that are being decoded count as crashed."""
@@ -145,7 +147,7 @@ class Decoders:
 def main() -> None:
     """Decode what a parent process sends, until that ends."""
     max_pixels, resize_min, white_level = map(int, sys.argv[1:])
-    messages = standard_error.Collector()
+    standard_error.collect()
     opencv.use_one_thread()
     sandbox.limit_memory(_LIBRARY_BYTES + _BYTES_PER_PIXEL * max_pixels)
 
@@ -154,10 +156,7 @@ def main() -> None:
     ) -> Iterator[tuple[sandbox.Header, bytes]]:
         try:
             image = record_image.encode_for_record(
-                data,
-                resize_min=resize_min,
-                white_level=white_level,
-                messages=messages,
+                data, resize_min=resize_min, white_level=white_level
             )
         except ImageError as error:
             yield {"error": str(error), "kind": error.kind}, b""

@@ -50,7 +50,6 @@ def encode_for_record(
     resize_min: int = file_headers.RESIZE_MIN,
     white_level: int = 0,
     refuse_animated: bool = False,
-    messages: standard_error.Collector | None = None,
 ) -> RecordImage:
     """Decode an image file in full and return what its record holds.
 
@@ -66,7 +65,6 @@ def encode_for_record(
             Pictures that cannot be meant so are refused: they use at most 14 bits, or
             most of their numbers are above a stated white.
         refuse_animated: refuse an animation instead of using its first frame.
-        messages: collector of what this process's decoders print.
 
     Raises:
         ImageError: the file is empty, no image of a kind that is read, cut off, larger
@@ -74,28 +72,23 @@ def encode_for_record(
     """
     if not data:
         raise ImageError(Code.EMPTY, "empty file")
-    if messages:
-        messages.take_line()  # about an earlier file, which did not decode
+    standard_error.take_line()  # about an earlier file, which did not decode
     kind, jpeg = file_headers.sniff(data), file_headers.JpegHeader.read(data)
     frames = 1 if jpeg else photo_pixels.count_frames(data)
     if refuse_animated and frames > 1:
         raise ImageError(Code.ANIMATED, f"animated ({kind} of {frames} frames)")
     try:
         if jpeg and jpeg.may_be_copied(resize_min):
-            copied = _copied(data, jpeg, messages)
+            copied = _copied(data, jpeg)
             if copied:
                 return copied
-        return _reencoded(data, jpeg, kind, frames, resize_min, white_level, messages)
+        return _reencoded(data, jpeg, kind, frames, resize_min, white_level)
     except MemoryError as error:
         message = "too large for this machine's memory"
         raise ImageError(Code.OUT_OF_MEMORY, message) from error
 
 
-def _copied(
-    data: bytes,
-    jpeg: file_headers.JpegHeader,
-    messages: standard_error.Collector | None,
-) -> RecordImage | None:
+def _copied(data: bytes, jpeg: file_headers.JpegHeader) -> RecordImage | None:
     """Return a JPEG as it is; None if it is not upright or the decoder complains.
 
     libjpeg reads all entropy-coded data at any size. It shrinks only so far that the
@@ -103,7 +96,7 @@ def _copied(
     """
     cell = opencv.reduction(jpeg.short_side, 2 * perceptual_hash.SIDE)
     grey, orientation = opencv.decode_grey(data, cell)
-    if orientation != 1 or (messages and messages.take_line()):
+    if orientation != 1 or standard_error.take_line():
         return None
     return RecordImage(
         encoded=data,
@@ -123,11 +116,10 @@ def _reencoded(
     frames: int,
     resize_min: int,
     white_level: int,
-    messages: standard_error.Collector | None,
 ) -> RecordImage:
     reduction = opencv.reduction(jpeg.short_side, resize_min) if jpeg else 1
     pixels, orientation = photo_pixels.decode_upright(data, reduction)
-    warning = messages.take_line() if messages else ""
+    warning = standard_error.take_line()
     if pixels.dtype == np.uint16:
         _check_white(kind, pixels, white_level)
     reasons = _differences(pixels, jpeg, kind, frames)

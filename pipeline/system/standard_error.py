@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 
 _DESCRIPTOR = 2
+_collection: os.stat_result | None = None  # the file of `collect`
 
 
 @contextlib.contextmanager
@@ -21,25 +22,26 @@ def silenced() -> Iterator[None]:
         os.close(nowhere)
 
 
-class Collector:
-    """Collect what libjpeg and other decoders print to standard error.
+def collect() -> None:
+    """Keep what libjpeg and other decoders print to standard error for `take_line`.
 
     Damage that a decoder survives ("Corrupt JPEG data: premature end of data segment")
     is reported nowhere else. The file descriptor of the whole process is redirected for
     good, so this is for worker processes that only decode.
     """
+    global _collection
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), _DESCRIPTOR)
+    _collection = os.fstat(_DESCRIPTOR)
 
-    def __init__(self) -> None:
-        with tempfile.TemporaryFile() as file:
-            os.dup2(file.fileno(), _DESCRIPTOR)
 
-    def take_line(self) -> str:
-        """Return the first line printed since the last call; "" if nothing was."""
-        size = os.fstat(_DESCRIPTOR).st_size
-        if not size:
-            return ""
-        text = os.pread(_DESCRIPTOR, min(size, 4096), 0)
-        os.ftruncate(_DESCRIPTOR, 0)
-        os.lseek(_DESCRIPTOR, 0, os.SEEK_SET)
-        lines = text.decode("utf-8", "replace").strip().splitlines()
-        return lines[0][:200] if lines else ""
+def take_line() -> str:
+    """Return the first line collected since the last call; "" if there is no line."""
+    facts = os.fstat(_DESCRIPTOR)
+    if not (facts.st_size and _collection and os.path.samestat(facts, _collection)):
+        return ""
+    text = os.pread(_DESCRIPTOR, 4096, 0)
+    os.ftruncate(_DESCRIPTOR, 0)
+    os.lseek(_DESCRIPTOR, 0, os.SEEK_SET)
+    lines = text.decode("utf-8", "replace").strip().splitlines()
+    return lines[0][:200] if lines else ""
