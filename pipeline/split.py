@@ -80,7 +80,7 @@ def resplit(config: Config) -> Manifest:
         if after.same_data(before):
             return before
         after.stage(partial)
-        manifest.commit(directory)
+        staging.commit(directory)
     return dataclasses.replace(after, format_version=manifest_row.FORMAT_VERSION)
 
 

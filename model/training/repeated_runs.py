@@ -136,7 +136,7 @@ def _write_fold(
     changed = split.split_rows(options, records)
     with staging.staged(folder) as partial:
         dataclasses.replace(changed, directory=folder).stage(partial)
-        manifest.commit(folder)
+        staging.commit(folder)
 
 
 def is_repeated(directory: Path) -> bool:

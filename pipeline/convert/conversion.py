@@ -106,7 +106,7 @@ def convert(config: Config) -> Summary:
             converted.stage(partial)
             for path in (*partial.glob("*.part"), *partial.glob("*.rows")):
                 path.unlink()
-            manifest.commit(directory, placed.obsolete)
+            staging.commit(directory, placed.obsolete)
     twins = photo_source.describe_similar_names(source.class_names)
     return Summary(
         manifest=converted if before is None or changed else before,

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -71,19 +71,19 @@ class DatasetInfo:
 
     Attributes:
         class_names: class names in label order; label i is class_names[i].
+        ignored: {kind: number} of the hidden and system files that have no row.
         seed: seed that ranked the photos for the split.
         shares: {"validation": share, "test": share} that the split aimed at, 0..1.
         settings: settings of the conversion that decide the rows.
         versions: {name of a tool: its version when it wrote the data set}.
-        ignored: {kind: number} of the hidden and system files that have no row.
     """
 
     class_names: tuple[str, ...]
+    ignored: dict[str, int]
     seed: int
     shares: dict[str, float]
     settings: dict[str, Any]
     versions: dict[str, str]
-    ignored: dict[str, int]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -178,14 +178,10 @@ class Manifest:
             file.writelines(map(manifest_row.to_line, self.rows))
         head = {
             "format_version": FORMAT_VERSION,
-            "class_names": list(self.class_names),
+            "class_names": self.class_names,
             "counts": self.counts(),
             "files": self.tally.files(),
-            "ignored": self.info.ignored,
-            "seed": self.info.seed,
-            "shares": self.info.shares,
-            "settings": self.info.settings,
-            "versions": self.info.versions,
+            **vars(self.info),
             "digest": self._digest(FORMAT_VERSION),
             "records_digest": self.records_digest,
         }
@@ -202,11 +198,6 @@ class Manifest:
             self.rows == other.rows
             or self._digest(FORMAT_VERSION) == other._digest(FORMAT_VERSION)
         )
-
-
-def commit(directory: Path, obsolete: Sequence[str] = ()) -> None:
-    """Put staged records and a staged manifest in place, the manifest last."""
-    staging.commit(directory, last=(ROWS_NAME, HEAD_NAME), obsolete=obsolete)
 
 
 def read(directory: Path) -> Manifest:

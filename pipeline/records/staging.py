@@ -16,6 +16,7 @@ from pipeline.system.errors import DataError
 
 PARTIAL_NAME = ".partial"
 COMMIT_NAME = "COMMIT"
+_MANIFEST = "manifest.json*"
 # Of a surrogate, only those that stand for a byte can be in a name.
 _NAMES = re.compile("manifest[.]jsonl?|[^/\0\ud800-\udc7f\udd00-\udfff]+[.]tfrecord")
 
@@ -55,25 +56,19 @@ def staged(directory: Path) -> Iterator[Path]:
                 file_system.remove_tree(partial)
 
 
-def commit(
-    directory: Path, *, last: Sequence[str], obsolete: Sequence[str] = ()
-) -> None:
-    """Put the staged files in place; after a crash, `finish` completes this.
+def commit(directory: Path, obsolete: Sequence[str] = ()) -> None:
+    """Put the staged records in place, and then the staged manifest.
 
-    Args:
-        directory: output folder, whose `.partial` holds the finished files.
-        last: names of the files by which a reader recognises the folder. They are on
-            disk before anything is renamed, and renamed after all others, in order.
-        obsolete: names of files to remove from the output folder.
+    `obsolete` has the names of files to remove from `directory`. After a crash,
+    `finish` completes this.
     """
     partial = directory / PARTIAL_NAME
-    # Not the others: if the power fails before the system has written them, their sizes
-    # and checksums reveal it, and the photos are still there.
-    for name in last:
-        file_system.sync(partial / name)
+    # Not the records: if the power fails before the system has written them, their
+    # sizes and checksums reveal it, and the photos are still there.
+    for path in partial.glob(_MANIFEST):
+        file_system.sync(path)
     marker = partial / (COMMIT_NAME + ".tmp")
-    content = {"last": list(last), "obsolete": list(obsolete)}
-    marker.write_text(json.dumps(content), encoding="ascii")
+    marker.write_text(json.dumps({"obsolete": [*obsolete]}), encoding="ascii")
     file_system.sync(marker)
     marker.replace(partial / COMMIT_NAME)
     file_system.sync(partial)
@@ -98,33 +93,28 @@ def finish(directory: Path) -> None:
     file_system.refuse_link(partial)
     if not marker.exists():
         return
-    waiting = {path.name: path for path in partial.iterdir()}
-    for name, path in waiting.items():
+    waiting = [path for path in partial.iterdir() if path.name != COMMIT_NAME]
+    for path in (marker, *waiting):
         file_system.refuse_link(path)
-        if not path.is_file() or (not _NAMES.fullmatch(name) and name != COMMIT_NAME):
+        if not path.is_file() or (path != marker and not _NAMES.fullmatch(path.name)):
             raise DataError(
                 f"{path}: expected records and manifests alone, since nothing else is "
                 f"put there. Remove {partial} and convert the photos again"
             )
-    names, obsolete = _read_marker(waiting.pop(COMMIT_NAME))
-    last = [waiting.pop(name) for name in names if name in waiting]
-    for name, path in sorted(waiting.items()):
-        path.replace(directory / name)
-    for name in obsolete:
+    for name in _read_marker(marker):
         (directory / name).unlink(missing_ok=True)
-    for path in last:
+    for path in sorted(waiting, key=lambda path: (path.match(_MANIFEST), path.name)):
         path.replace(directory / path.name)
     file_system.sync(directory)
     marker.unlink()
     file_system.remove_tree(partial)
 
 
-def _read_marker(marker: Path) -> list[list[str]]:
-    """Return the names that COMMIT lists as last and as obsolete."""
+def _read_marker(marker: Path) -> list[str]:
+    """Return the names of the files that COMMIT lists as obsolete."""
     try:
         content = json.loads(marker.read_text(encoding="ascii"))
-        lists = [[*content[key]] for key in ("last", "obsolete")]
-        return [list(map(check_name, names)) for names in lists]
+        return list(map(check_name, content["obsolete"]))
     except (ValueError, TypeError, LookupError, RecursionError) as error:
         raise DataError(
             f"{marker}: was not written by `pipeline.convert` ({error!s:.200}). Remove "

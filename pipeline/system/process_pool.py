@@ -43,13 +43,9 @@ def map_blocks(
 ) -> Iterator[tuple[Item, Result]]:
     """Apply a function to blocks of items in worker processes; yield items and results.
 
-    Args:
-        function: picklable function that returns a result for each item of a block.
-        items: picklable items, of which a few blocks are read ahead.
-        on_crash: function that makes the result of an item that crashes its process.
-        initializer: function that is called once in each process.
-        num_workers: largest number of processes; 0: one for each processor.
-        block_size: number of items in a block.
+    The function, which must be picklable, returns one result for each item of a block;
+    `on_crash` makes that of an item that crashes its process. `initializer` is called
+    once in each process. Without `num_workers`, each processor has one.
 
     Raises:
         DataError: SIGKILL ended a process also when it worked on one item alone, as the
@@ -68,7 +64,6 @@ def map_blocks(
             if not pending:
                 return
             block, future = pending.popleft()
-            results: Iterable[Result]
             try:
                 results = future.result()
             except BrokenProcessPool:
@@ -77,15 +72,7 @@ def map_blocks(
                     _check_memory(block[0], processes)
                     results = [on_crash(block[0])]
                 else:
-                    singles = map_blocks(
-                        function,
-                        block,
-                        on_crash=on_crash,
-                        initializer=initializer,
-                        num_workers=1,
-                        block_size=1,
-                    )
-                    results = [result for _, result in singles]
+                    results = _work_singly(function, block, on_crash, initializer)
                 pool = _pool(num_workers, initializer)
                 processes = _check_starts(pool)
                 for index, (later, future) in enumerate(pending):
@@ -94,6 +81,23 @@ def map_blocks(
             yield from zip(block, results, strict=True)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _work_singly(
+    function: Function[Item, Result],
+    block: Sequence[Item],
+    on_crash: Callable[[Item], Result],
+    initializer: Initializer,
+) -> list[Result]:
+    singles = map_blocks(
+        function,
+        block,
+        on_crash=on_crash,
+        initializer=initializer,
+        num_workers=1,
+        block_size=1,
+    )
+    return [result for _, result in singles]
 
 
 def _check_memory(item: object, processes: Sequence[Any]) -> None:

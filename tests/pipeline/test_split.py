@@ -11,7 +11,7 @@ def copy(found, tmp_path):
     copied = dataclasses.replace(found, directory=tmp_path)
     with staging.staged(tmp_path) as partial:
         copied.stage(partial)
-        manifest.commit(tmp_path)
+        staging.commit(tmp_path)
     return copied
 
 

@@ -154,7 +154,7 @@ def test_pixels_of_an_earlier_decoder_are_made_again(photos, tmp_path):
     info = dataclasses.replace(converted.info, versions=versions)
     with staging.staged(out) as partial:
         dataclasses.replace(converted, info=info).stage(partial)
-        manifest.commit(out)
+        staging.commit(out)
     outdated = previous_dataset.outdated_rows(manifest.read(out))
     paths = [row.path for row in outdated]
     pngs = [row.path for row in converted.included() if row.path.endswith(".png")]
@@ -189,7 +189,7 @@ def test_a_copy_that_decoders_show_differently_is_made_again(photos, tmp_path):
     with staging.staged(out) as partial:
         (partial / row.file).write_bytes(framed)
         dataclasses.replace(converted, rows=rows).stage(partial)
-        manifest.commit(out)
+        staging.commit(out)
     (fault,) = verify_records.verify(manifest.read(out))
     assert "ends after its first scan" in fault
     again = conversions.convert(photos, out)

@@ -29,7 +29,7 @@ def original(tmp_path_factory):
 def records(original, tmp_path):
     (tmp_path / "victim").mkdir()
     for name in ("victim.txt", "victim/COMMIT", "victim/a.tfrecord"):
-        (tmp_path / name).write_text('{"last": [], "obsolete": []}')
+        (tmp_path / name).write_text('{"obsolete": []}')
     shutil.copytree(original / "photos", tmp_path / "photos")
     shutil.copytree(original / "home" / "records", tmp_path / "records")
     return tmp_path / "records"
@@ -75,7 +75,7 @@ def commit(text):
 
 
 def obsolete(*names):
-    return commit(json.dumps({"last": [], "obsolete": names}))
+    return commit(json.dumps({"obsolete": names}))
 
 
 def link_partial(records):
@@ -112,12 +112,11 @@ def stage_folder(records):
         "obsolete with zero byte": obsolete("a\0b"),
         "obsolete no text": obsolete("\ud800"),
         "obsolete number": obsolete(3),
-        "last above": commit('{"last": ["../victim.txt"], "obsolete": []}'),
         "garbage": commit("\x80garbage"),
         "empty": commit(""),
         "list": commit("[]"),
         "object": commit("{}"),
-        "number": commit('{"last": 3}'),
+        "number": commit('{"obsolete": 3}'),
         "brackets": commit("[" * 100_000),
         "linked staging folder": link_partial,
         "linked marker": link_commit,
@@ -238,7 +237,6 @@ def test_what_a_stranger_put_there_changes_nothing_outside(records, spoil, impat
         "obsolete Windows path": obsolete("C:\\notes.txt"),
         "obsolete case": obsolete("NOTES.TXT", "Manifest.json"),
         "obsolete long": obsolete("x" * 10**6),
-        "last file of the user": commit('{"last": ["notes.txt"], "obsolete": []}'),
     },
 )
 def test_a_commit_moves_and_removes_records_and_manifests_alone(records, spoil):
