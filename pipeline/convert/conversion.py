@@ -30,7 +30,7 @@ from pipeline.records.manifest_row import Row
 from pipeline.records.previous_dataset import PreviousDataset
 from pipeline.sources import find_source, photo_source
 from pipeline.sources.photo_source import Source
-from pipeline.system import file_system
+from pipeline.system import command_line, file_system
 from pipeline.system.errors import DataError
 
 # What may stand in an output folder without being ours.
@@ -88,10 +88,10 @@ def convert(config: Config) -> Summary:
         previous = _read_previous(directory, source)
         info = _dataset_info(config, source, previous)
         rows, findings = _select(config, source, previous, info, runner)
-        placed = record_files.place(
+        written, obsolete = record_files.place(
             rows, source.class_names, config.shard_mb << 20, previous
         )
-        record_files.write(placed, directory, partial, runner)
+        record_files.write(written, directory, partial, runner)
         changes = []
         if previous is not None:
             rows += previous.removed_photos(rows)
@@ -99,18 +99,16 @@ def convert(config: Config) -> Summary:
             rows.sort(key=lambda row: row.path)  # stable: a file that is there is first
         converted = Manifest(info=info, rows=tuple(rows), directory=directory)
         before = previous.manifest if previous else None
-        changed = (
-            bool(placed.written) or before is None or not converted.same_data(before)
-        )
+        changed = bool(written) or before is None or not converted.same_data(before)
         if changed:
             converted.stage(partial)
             for path in (*partial.glob("*.part"), *partial.glob("*.rows")):
                 path.unlink()
-            staging.commit(directory, placed.obsolete)
+            staging.commit(directory, obsolete)
     twins = photo_source.describe_similar_names(source.class_names)
     return Summary(
         manifest=converted if before is None or changed else before,
-        written=tuple(placed.written),
+        written=tuple(written),
         findings=tuple(findings),
         changed=changed,
         notes=(
@@ -218,8 +216,7 @@ def _check_output(directory: Path, source: Source) -> None:
     if foreign := sorted(names - _TOLERATED):
         raise DataError(
             f"{directory}: is not empty and not made by a conversion (holds "
-            f"{foreign[0]}{' and more' if len(foreign) > 1 else ''}). Choose another "
-            "--out"
+            f"{command_line.first_few(foreign)}). Choose another --out"
         )
 
 

@@ -9,8 +9,6 @@ from pipeline.records.manifest_row import Row
 from pipeline.records.previous_dataset import PreviousDataset
 from pipeline.system import command_line
 
-_SHOWN = 5  # examples a line
-
 
 def lines(
     rows: Sequence[Row],
@@ -83,8 +81,7 @@ def changes(rows: Sequence[Row], previous: PreviousDataset) -> list[str]:
 
 
 def _names(rows: Sequence[Row], indices: Collection[int]) -> str:
-    shown = [rows[index].path for index in [*indices][:_SHOWN]]
-    return ", ".join(shown) + (" ..." if len(indices) > _SHOWN else "")
+    return command_line.first_few([rows[index].path for index in indices])
 
 
 def _counted(text: str, rows: Sequence[Row], indices: Collection[int]) -> str:
@@ -93,6 +90,5 @@ def _counted(text: str, rows: Sequence[Row], indices: Collection[int]) -> str:
 
 def _pairs(rows: Sequence[Row], groups: Sequence[Group]) -> str:
     """Return the paths of two photos of each of the first groups."""
-    pairs = (group[:2] for group in groups[:_SHOWN])
-    shown = [" and ".join(rows[index].path for index in pair) for pair in pairs]
-    return "; ".join(shown) + (" ..." if len(groups) > _SHOWN else "")
+    pairs = [f"{rows[one].path} and {rows[other].path}" for one, other, *_ in groups]
+    return command_line.first_few(pairs, "; ")

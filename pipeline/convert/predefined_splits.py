@@ -49,34 +49,21 @@ def place(rows: list[Row], source: Source, previous: PreviousDataset | None) -> 
     Raises:
         DataError: a photo of the previous data set has another split than it is given.
     """
-    if not source.given:
-        return
     # Some of the training photos serve the splits that are not given.
     open_splits = [name for name in SPLITS[1:] if name not in source.given]
-    _check_unmoved(rows, source, previous, open_splits)
-    for index, photo in enumerate(source.photos):
-        is_open = photo.split == _TRAIN and bool(open_splits)
-        if rows[index].is_included and photo.split and not is_open:
-            rows[index] = dataclasses.replace(rows[index], split=photo.split)
-
-
-def _check_unmoved(
-    rows: Sequence[Row],
-    source: Source,
-    previous: PreviousDataset | None,
-    open_splits: Sequence[str],
-) -> None:
-    """Refuse splits that differ from those of the previous data set."""
-    if previous is None:
-        return
     moved = []
-    for row, photo in zip(rows, source.photos, strict=True):
-        before = previous.row_of_photo(row) if row.is_included else None
-        if before is None or photo.split in ("", before.split):
+    for index, photo in enumerate(source.photos):
+        row = rows[index]
+        if not row.is_included or not photo.split:
             continue
-        if not (photo.split == _TRAIN and before.split in open_splits):
+        is_open = photo.split == _TRAIN and bool(open_splits)
+        before = previous.row_of_photo(row) if previous else None
+        allowed = {photo.split, *(open_splits if is_open else ())}
+        if before is not None and before.split not in allowed:
             moved.append((photo, before.split))
-    if moved:
+        elif not is_open:
+            rows[index] = dataclasses.replace(row, split=photo.split)
+    if moved and previous:
         photo, split = moved[0]
         raise DataError(
             f"{previous.manifest.directory}: {len(moved):,} photos are known in "
@@ -97,11 +84,8 @@ def notes(source: Source, shares: Mapping[str, float]) -> list[str]:
     """Return a line about the splits that the source gives; none if it gives none."""
     if not source.given:
         return []
-    filled = [
-        f"{name} ({share:g})"
-        for name, share in open_shares(source, shares).items()
-        if share
-    ]
+    opened = open_shares(source, shares).items()
+    filled = [f"{name} ({share:g})" for name, share in opened if share]
     line = f"given splits: {', '.join(source.given)}"
     if filled:
         verb = "is" if len(filled) == 1 else "are"

@@ -7,7 +7,7 @@ is not written again.
 import dataclasses
 import functools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.images import decode_locally
@@ -18,19 +18,6 @@ from pipeline.system.errors import DataError
 
 # Part of a file: its name, relative to the data set, and start and size in bytes.
 Extent = tuple[str, int, int]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RecordFiles:
-    """The record files that a conversion gives.
-
-    Attributes:
-        written: {record file to write: parts of other files to join for it}.
-        obsolete: names of record files of the previous data set that are not needed.
-    """
-
-    written: Mapping[str, Sequence[Extent]]
-    obsolete: Sequence[str]
 
 
 def record_name(class_name: str, shard: int = 0, num_shards: int = 1) -> str:
@@ -46,7 +33,7 @@ def place(
     class_names: Sequence[str],
     shard_bytes: int,
     previous: PreviousDataset | None,
-) -> RecordFiles:
+) -> tuple[dict[str, Sequence[Extent]], list[str]]:
     """Decide where each record goes, and write that into the rows, in place.
 
     Args:
@@ -55,6 +42,10 @@ def place(
         shard_bytes: largest size of a record file of several records, in bytes; 0: no
             limit.
         previous: data set as it was; None the first time.
+
+    Returns:
+        {record file to write: parts of other files to join for it}; names of record
+        files of the previous data set that are not needed.
     """
     members: dict[str, list[int]] = {name: [] for name in class_names}
     for index, row in enumerate(rows):
@@ -67,7 +58,7 @@ def place(
         for number, shard in enumerate(shards):
             name = record_name(class_name, number, len(shards))
             names.add(name)
-            extents = list(_extents(rows[index] for index in shard))
+            extents = _extents(rows[index] for index in shard)
             size = sum(length for _, _, length in extents)
             is_there = previous is not None and previous.file_sizes.get(name) == size
             if not (is_there and extents == [(name, 0, size)]):
@@ -79,7 +70,7 @@ def place(
                     rows[index] = dataclasses.replace(row, file=name, offset=offset)
                 offset += row.length
     before = previous.file_sizes.keys() if previous else set()
-    return RecordFiles(written=written, obsolete=sorted(before - names))
+    return written, sorted(before - names)
 
 
 def _shards(
@@ -95,30 +86,29 @@ def _shards(
     return list(shards.values())
 
 
-def _extents(rows: Iterator[Row]) -> Iterator[Extent]:
-    """Yield where the records of rows lie, neighbours in one file as one part."""
-    file, start, end = "", 0, 0
+def _extents(rows: Iterable[Row]) -> list[Extent]:
+    """Return where the records of rows lie, neighbours in one file as one part."""
+    extents: list[Extent] = []
     for row in rows:
-        if (row.file, row.offset) != (file, end):
-            if end > start:
-                yield file, start, end - start
-            file, start = row.file, row.offset
-        end = row.offset + row.length
-    if end > start:
-        yield file, start, end - start
+        file, start, length = extents.pop() if extents else (row.file, row.offset, 0)
+        if (row.file, row.offset) != (file, start + length):
+            extents.append((file, start, length))
+            file, start, length = row.file, row.offset, 0
+        extents.append((file, start, length + row.length))
+    return extents
 
 
 def write(
-    record_files: RecordFiles,
+    written: Mapping[str, Sequence[Extent]],
     directory: Path,
     partial: Path,
     runner: decode_locally.Runner,
 ) -> None:
-    """Write the record files of a data set's folder into its staging folder."""
+    """Join the parts, which lie in a data set's folder, in its staging folder."""
     runner.call(
         [
             functools.partial(_join, directory, extents, partial / name)
-            for name, extents in record_files.written.items()
+            for name, extents in written.items()
         ]
     )
 

@@ -26,11 +26,11 @@ _SYSTEM_NAMES = {"thumbs.db", "desktop.ini", "__macosx", "$recycle.bin"}
 
 
 def list_folders(root: Path, layout: str = "") -> photo_source.Source:
-    """List a folder of class folders, or of split folders with class folders.
+    """List a folder of class folders, or of split folders; `layout` is --layout.
 
     Raises:
-        DataError: the folder is empty or has fewer than two classes, a class has no
-            files, or the folders can be read in two ways; `layout` is --layout.
+        DataError: there are fewer than two classes, one has no files, or the folders
+            can be read in two ways.
     """
     ignored = {"hidden": 0, "system": 0, "linked folders": 0}
     files, links = _walk(root, ignored)
@@ -87,13 +87,10 @@ def _walk(
         parts = () if inside == "." else Path(inside).parts
         files[parts] = [name for name in file_names if keep(name, ignored)]
         folder_names[:] = sorted(name for name in folder_names if keep(name, ignored))
-        linked = [
-            name
-            for name in folder_names
-            if file_system.path(f"{folder}/{name}").is_symlink()
-        ]
-        folder_names[:] = [name for name in folder_names if name not in linked]
-        links += [(*parts, name) for name in linked]
+        for name in [*folder_names]:
+            if file_system.path(f"{folder}/{name}").is_symlink():
+                folder_names.remove(name)
+                links.append((*parts, name))
     ignored["linked folders"] = len(links)
     return files | {link: [] for link in links}, links
 

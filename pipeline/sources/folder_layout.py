@@ -8,17 +8,17 @@ import collections
 import itertools
 import re
 import shlex
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.records.manifest import SPLITS
-from pipeline.sources.photo_source import SPLIT_OF
+from pipeline.sources.photo_source import ENDING, SPLIT_OF
+from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
 Folder = tuple[str, ...]  # names from the source down; () is the source itself
 _NONE = "none"  # instead of a split: the folder is left out
 _LEVELS = re.compile("(folder/)*(class(/(folder/)*split)?|split/(folder/)*class)")
-_ENDING = re.compile("[.](avif|bmp|gif|hei[cf]|jfif|jp2|jpe?g?|p[gp]m|png|tiff?|webp)$")
 # Words in names of splits. Classes may have such names: there are photos of trains.
 _SPLIT_WORDS: Mapping[str, str] = {
     "trainval": "train",
@@ -27,7 +27,6 @@ _SPLIT_WORDS: Mapping[str, str] = {
     **SPLIT_OF,
 }
 _SUFFIX = re.compile("(set|data|images|imgs|photos)$")
-_ALSO_CLASSES = {"train", "valid"}
 _PART = re.compile(r"(batch|cv|fold|images|part|split)[-_ ]?\d+", re.IGNORECASE)
 _NO_PHOTOS = {"annotations", "labels", "masks"}
 _DATE = re.compile(r"(19|20)\d\d([-_. ]?\d\d)*")
@@ -124,6 +123,7 @@ class FolderLayout:
             raise DataError(f"{self._root}: holds no class folders as in {expected}")
 
     def _leave_out(self, folder: Folder, reason: str) -> None:
+        """Put a folder and all below into no class."""
         self.classes = {f: c for f, c in self.classes.items() if not _is_in(f, folder)}
         self.classes[folder] = ("", "")
         count = sum(len(names) for f, names in self._files.items() if _is_in(f, folder))
@@ -167,56 +167,52 @@ class FolderLayout:
             The last folders of each class; () where these hold photos, or nothing.
         """
         while inner := [self._inside(folders) for folders in classes]:
-            if not any(inner) or self._have_photos(itertools.chain(*classes)):
+            names = (n for f in itertools.chain(*classes) for n in self._files[f])
+            if not any(inner) or any(map(ENDING.search, names)):
                 break
             if any(len({folder[-1] for folder in folders}) != 1 for folders in inner):
                 return classes
             classes = inner
         return ()
 
-    def _have_photos(self, folders: Iterable[Folder]) -> bool:
-        """Return whether folders themselves hold files that are named as images."""
-        names = itertools.chain.from_iterable(self._files[f] for f in folders)
-        return any(_ENDING.search(name.lower()) for name in names)
-
     def _has_splits(self, base: Folder) -> bool:
         """Return whether the folders in `base` are splits rather than classes."""
         tops = self._below.get(base, [])
         likely = [top for top in tops if likely_split(top)]
         others = [top for top in tops if top not in likely]
-        exact = {top for top in likely if top.lower() in SPLIT_OF}
-        nested = {top for top in tops if (*base, top) in self._below}
-        num_kinds = len({likely_split(top) for top in likely})
-        is_plain = nested and len(exact) == num_kinds == len(tops)
+        exact = [top for top in likely if top.lower() in SPLIT_OF]
+        nested = [top for top in tops if (*base, top) in self._below]
+        splits = {likely_split(top) for top in likely}
+        is_plain = nested and len(exact) == len(splits) == len(tops)
         if is_plain or not self._split_of.keys().isdisjoint(tops):
             return True
-        is_split = num_kinds > 1 or len(exact) == len(tops) > 0
-        if len(tops) > 1 and not self._enter([[(*base, top)] for top in tops]):
-            is_split |= all(map(_PART.fullmatch, tops))
-        holders = {t for t in exact & nested if not self._have_photos([(*base, t)])}
-        is_split |= bool(holders) and nested <= exact
-        named, out = (tops, others) if nested and likely else ([], [])
-        if exact and not is_split and not holders:
-            name = min(exact).lower()  # a class beside others, or valid beside invalid
-            is_class = len(others) > 1 or name in others[0].lower()
-            is_split = name not in _ALSO_CLASSES or not is_class
-            named = out = sorted(exact) if len(others) > 1 else []
-        if not is_split and likely:
-            names = f"{_listed(likely)} (to leave out: {self._flag((), (), likely)})"
-            self.notes.append(f"read as classes, not as splits: {names}")
-        if not is_split:
+        # Photos of trains are a class among others, unless no other has folders.
+        are_trains = [top.lower() for top in exact] == [SPLITS[0]] and nested != exact
+        are_parts = len(tops) > 1 and all(map(_PART.fullmatch, tops))
+        are_parts = are_parts and not self._enter([[(*base, top)] for top in tops])
+        is_class = not exact or (are_trains and len(others) > 1)
+        if len(splits) < 2 and is_class and not are_parts:
+            if likely:
+                names = command_line.first_few(likely)
+                names += f" (to leave out: {self._flag((), (), likely)})"
+                self.notes.append(f"read as classes, not as splits: {names}")
             return False
-        advice = f"If so, pass {self._flag((), named, out)}"
-        advice += f", which leaves out {_listed(out)}" * bool(out)
-        if not named:
+        advice = (
+            "Expected class folders in them, as in train/daisy/1.jpg, or a list of the "
+            "classes, given by --csv or --lists"
+        )
+        if splits in ({SPLITS[1]}, {SPLITS[2]}) and len(others) > 1:
             advice = (
-                "Expected class folders in them, as in train/daisy/1.jpg, or a list of "
-                "the classes, given by --csv or --lists"
+                f"To leave out {', '.join(exact)}, pass {self._flag((), (), exact)}"
             )
+        elif nested and likely:
+            advice = f"If so, pass {self._flag((), tops)}"
+            if others:
+                advice += f", which leaves out {command_line.first_few(others)}"
         raise DataError(
-            f"{self._root}: folders are named like splits: {_listed(likely or tops)}. "
-            f"{advice}. If all are classes, pass "
-            f"{self._flag([*['folder'] * len(base), 'class'])}"
+            f"{self._root}: folders are named like splits: "
+            f"{command_line.first_few(likely or tops)}. {advice}. If all are classes, "
+            f"pass {self._flag([*['folder'] * len(base), 'class'])}"
         )
 
     def _check_depth(self, levels: Sequence[str]) -> None:
@@ -244,7 +240,7 @@ class FolderLayout:
         if are_splits and all(map(_PART.fullmatch, classes)):
             aside = sorted(classes)[1:]  # folds with splits in each: one at a time
         if aside:
-            case = f"To leave out {_listed(aside)}"
+            case = f"To leave out {command_line.first_few(sorted(aside))}"
             flag = self._flag((), (), aside)
         elif are_splits:
             case = "If these are splits"
@@ -254,9 +250,9 @@ class FolderLayout:
             flag = self._flag([*levels[:-1], "folder", *groups, "class"])
         if shared and len(counts) <= 2 * len(shared):
             raise DataError(
-                f"{self._root}: {_listed(classes)} hold folders of the same names: "
-                f"{_listed(shared)}. {case}, pass {flag}. If they only group photos, "
-                f"pass {self._flag(levels)}"
+                f"{self._root}: {command_line.first_few(sorted(classes))} hold folders "
+                f"of the same names: {command_line.first_few(sorted(shared))}. {case}, "
+                f"pass {flag}. If they only group photos, pass {self._flag(levels)}"
             )
         if grouping := [f for f in self._below if self.classes.get(f, ("",))[0]]:
             example = "/".join(self._inside(grouping)[0])
@@ -280,10 +276,6 @@ def _is_in(folder: Folder, top: Folder) -> bool:
 
 def _are_dates(names: Iterable[str]) -> bool:
     return all(map(_DATE.fullmatch, names))
-
-
-def _listed(names: Collection[str]) -> str:
-    return ", ".join(sorted(names)[:5]) + " and more" * (len(names) > 5)
 
 
 def likely_split(name: str, split_of: Mapping[str, str] = _SPLIT_WORDS) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pipeline.records import manifest
+from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
 Kind = Literal["class folders", "split folders", "lists", "CSV", "two-key records"]
@@ -24,8 +25,6 @@ SPLIT_OF: Mapping[str, str] = {
     "test": "test",
     "testing": "test",
 }
-
-
 # Ending of a photo's name.
 ENDING = re.compile(
     r"\.(jpe?g|jpe|jfif|png|gif|bmp|dib|tiff?|webp|avif|heic|heif|jp2|p[gnp]m)$",
@@ -107,24 +106,15 @@ class Source:
 
 
 def check(source: Source) -> Source:
-    """Refuse a source that no classifier can be trained on; return it otherwise.
-
-    Raises:
-        DataError: there are fewer than two classes, a class has no files or a name that
-            no list can hold, or no photo is given for training.
-    """
+    """Return a source, or raise DataError if no classifier can be trained on it."""
     root, names = source.root, source.class_names
     for name in names:
-        if len(name) > _MAX_NAME:
-            raise DataError(
-                f"{root}: class name {name[:80]!r}... has {len(name)} characters. "
-                f"Expected at most {_MAX_NAME}"
-            )
         # Bytes that are not UTF-8 are allowed.
-        if not re.sub("[\udc80-\udcff]", "", name).isprintable():
+        printable = re.sub("[\udc80-\udcff]", "", name).isprintable()
+        if not printable or len(name) > _MAX_NAME:
             raise DataError(
-                f"{root}: class name {name!r} holds a line break or another control "
-                "character, which no list of labels can. Rename the class"
+                f"{root}: class name {name[:80]!r} has {len(name)} characters. "
+                f"Expected at most {_MAX_NAME}, and no line break or control character"
             )
     if len(names) < 2:
         raise DataError(
@@ -132,15 +122,12 @@ def check(source: Source) -> Source:
             "more. Expected one folder of photos per class, as in flowers/daisy/1.jpg"
         )
     present = {photo.class_name for photo in source.photos}
-    empty = [name for name in names if name not in present]
-    if empty:
+    if empty := [name for name in names if name not in present]:
         raise DataError(
-            f"{root}: no files in class {', '.join(empty[:10])}"
-            f"{' and more' if len(empty) > 10 else ''}. Add photos or remove the class"
+            f"{root}: no files in class {command_line.first_few(empty)}. Add photos or "
+            "remove the class"
         )
-    if source.given and not any(
-        photo.class_name and photo.split in ("", "train") for photo in source.photos
-    ):
+    if not any(p.class_name and p.split in ("", "train") for p in source.photos):
         raise DataError(
             f"{root}: all photos are given for {' or '.join(source.given)}, none to "
             "train on. Add training photos"
@@ -149,11 +136,7 @@ def check(source: Source) -> Source:
 
 
 def check_given(source: Source) -> None:
-    """Refuse a class that has no photo in one of the given splits.
-
-    Raises:
-        DataError: names classes and splits.
-    """
+    """Refuse, with a DataError, a class without photos in one of the given splits."""
     present = {(photo.class_name, photo.split) for photo in source.photos}
     lacking = [
         f"{name} ({split})"
@@ -163,10 +146,9 @@ def check_given(source: Source) -> None:
     ]
     if lacking:
         raise DataError(
-            f"{source.root}: no photo is given of {', '.join(lacking[:10])}"
-            f"{' and more' if len(lacking) > 10 else ''}. Expected photos of every "
-            "class in every split that is given. Add some, or accept this with "
-            "--missing_classes=keep"
+            f"{source.root}: no photo is given of {command_line.first_few(lacking)}. "
+            "Expected photos of every class in every split that is given. Add some, or "
+            "accept this with --missing_classes=keep"
         )
 
 

@@ -5,13 +5,15 @@ tf.train.Example of `image`, the bytes of a JPEG, and `label`, the 8 bytes of a
 little-endian int64. Its photo is called `daisy.tfrecord/000012.jpg` here.
 """
 
+import itertools
 import re
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.records import example_format, manifest, tfrecord
 from pipeline.sources import class_folders, photo_source
+from pipeline.sources.photo_source import SourcePhoto, Span
 from pipeline.system import command_line
 from pipeline.system.errors import DataError
 
@@ -20,10 +22,6 @@ _MAX_RECORD_BYTES = 512 << 20
 _SHARD = r"(-\d{5}-of-\d{5})?"
 _NAME = re.compile(rf"(?P<name>.+?){_SHARD}\.tfrecords?{_SHARD}", re.IGNORECASE)
 _LABEL = struct.Struct("<q")
-
-
-# Where a photo lies, and its old label.
-_Photo = tuple[photo_source.Span, int]
 
 
 def is_source(root: Path) -> bool:
@@ -45,11 +43,8 @@ def is_source(root: Path) -> bool:
 
 def _visible_paths(root: Path, ignored: dict[str, int]) -> list[Path]:
     ignored.update(hidden=0, system=0)
-    return [
-        path
-        for path in sorted(root.iterdir())
-        if class_folders.keep(path.name, ignored)
-    ]
+    paths = sorted(root.iterdir())
+    return [path for path in paths if class_folders.keep(path.name, ignored)]
 
 
 def _class_name(path: Path) -> str:
@@ -64,91 +59,63 @@ def list_photos(root: Path) -> photo_source.Source:
     Classes are in the order of their old labels. Other files are in no class.
 
     Raises:
-        DataError: a file is damaged or empty, a record has other features, the records
-            of a class do not share one label that no other class has, or
-            photo_source.check refuses the source.
+        DataError: a file is damaged or empty, a record has other features, or the
+            records of a class do not share one label that no other class has.
     """
     ignored: dict[str, int] = {}
-    files = _visible_paths(root, ignored)
-    records = _read_all([path for path in files if _class_name(path)])
-    class_of_label = _class_of_label(root, records)
-    photos = [
-        photo_source.SourcePhoto(path=path.name, class_name="")
-        for path in files
-        if path not in records
-    ]
-    for path, old_photos in records.items():
-        name = _class_name(path)
-        photos += [
-            photo_source.SourcePhoto(
-                path=f"{path.name}/{index:06d}.jpg",
-                class_name=name,
-                span=span,
+    photos: list[SourcePhoto] = []
+    label_of: dict[str, int] = {}
+    paths = _visible_paths(root, ignored)
+    total = sum(path.stat().st_size for path in paths)
+    with command_line.progress(total, "B", "read records", unit_scale=True) as progress:
+        for path in paths:
+            name = _class_name(path)
+            if not name:
+                photos.append(SourcePhoto(path=path.name, class_name=""))
+            for index, (span, label) in enumerate(_photos(path) if name else ()):
+                if label_of.setdefault(name, label) != label:
+                    raise DataError(
+                        f"{path} record {index}: label {label}, but class {name} has "
+                        f"{label_of[name]} before. Expected one file per class"
+                    )
+                place = f"{path.name}/{index:06d}.jpg"
+                photos.append(SourcePhoto(path=place, class_name=name, span=span))
+            progress.update(path.stat().st_size)
+    names = sorted(label_of, key=lambda name: label_of[name])
+    labels = [label_of[name] for name in names]
+    for one, other in itertools.pairwise(names):
+        if label_of[one] == label_of[other]:
+            raise DataError(
+                f"{root}: both {one} and {other} have label {label_of[one]}. Expected "
+                "one label per class"
             )
-            for index, (span, _) in enumerate(old_photos)
-        ]
-    photos.sort(key=lambda photo: photo.path)
     note = (
-        f"two-key records: {len(records):,} files, "
-        f"{sum(map(len, records.values())):,} photos in {len(class_of_label)} classes"
+        f"two-key records: {sum(map(bool, map(_class_name, paths))):,} files, "
+        f"{sum(bool(p.class_name) for p in photos):,} photos in {len(names)} classes"
     )
-    labels = list(class_of_label)
     if labels != list(range(len(labels))):
         note += f"; their labels {', '.join(map(str, labels[:20]))} become 0, 1, ..."
     return photo_source.check(
         photo_source.Source(
             kind="two-key records",
             root=root,
-            class_names=tuple(class_of_label.values()),
-            photos=photos,
+            class_names=tuple(names),
+            photos=sorted(photos, key=lambda photo: photo.path),
             ignored={kind: count for kind, count in ignored.items() if count},
             notes=(note,),
         )
     )
 
 
-def _read_all(files: Sequence[Path]) -> dict[Path, list[_Photo]]:
-    """Return {record file: its photos}."""
-    records = {}
-    total = sum(path.stat().st_size for path in files)
-    with command_line.progress(total, "B", "read records", unit_scale=True) as progress:
-        for path in files:
-            records[path] = list(_photos(path))
-            progress.update(path.stat().st_size)
-    return records
-
-
-def _class_of_label(
-    root: Path, records: Mapping[Path, Sequence[_Photo]]
-) -> dict[int, str]:
-    """Return {old label: class name}, by ascending label; refuse labels that clash."""
-    label_of: dict[str, int] = {}
-    class_of: dict[int, str] = {}
-    for path, photos in records.items():
-        name = _class_name(path)
-        for index, (_, label) in enumerate(photos):
-            if label_of.setdefault(name, label) != label:
-                raise DataError(
-                    f"{path} record {index}: label {label}, but class {name} has "
-                    f"{label_of[name]} before. Expected one file per class"
-                )
-        other = class_of.setdefault(label_of[name], name)
-        if other != name:
-            raise DataError(
-                f"{root}: both {other} and {name} have label {label_of[name]}. "
-                "Expected one label per class"
-            )
-    return dict(sorted(class_of.items()))
-
-
-def _photos(path: Path) -> Iterator[_Photo]:
+def _photos(path: Path) -> Iterator[tuple[Span, int]]:
+    """Yield where each photo lies, and its old label."""
     index = 0
     try:
         for offset, payload in tfrecord.scan(path, max_bytes=_MAX_RECORD_BYTES):
             image, label = _parse(payload, f"{path} at {offset}")
             # Protobuf stores these bytes unchanged, somewhere in the record.
             start = offset + tfrecord.HEADER_BYTES + payload.find(image)
-            yield photo_source.Span(path.name, start, len(image)), label
+            yield Span(path.name, start, len(image)), label
             index += 1
     except DataError as error:
         raise DataError(f"record {index} of {error}") from error

@@ -90,11 +90,6 @@ READ = {
         {"bus": "bus", "car": "car", "train": "train"},
         "read as classes, not as splits: train (to leave out: --layout=none=train)",
     ),
-    "trains with photos and folders": (
-        {"bus": "bus", "car": "car", "train": "train", "train/steam": "train"},
-        "not as splits: train",
-    ),
-    "valid": ({"invalid": "invalid", "valid": "valid"}, "not as splits: valid"),
     "stations": (
         {"airport": "airport", "beach": "beach", "train_station": "train_station"},
         "not as splits: train_station",
@@ -154,6 +149,8 @@ REFUSED = {
     "test beside classes": {"a": "a", "b": "b", "test": ""},
     "train beside a class": {"c": "c", "train": "train"},
     "test and control": {"control": "control", "test": "test"},
+    "valid and invalid": {"invalid": "invalid", "valid": "valid"},
+    "train and others": {"train/a": "train a", "train/b": "train b", "x": "", "y": ""},
     "no class folders": {"train_images": "train_images", "test_images": "test_images"},
     "photos in folds": {"fold1": "fold1", "fold2": "fold2"},
     "photos in parts": {"images_1/images": "images_1", "images_2/images": "images_2"},
