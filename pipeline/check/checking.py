@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.check import check_page, dataset_findings, unusual_files, verify_records
@@ -29,9 +29,7 @@ _SHOWN = 3  # examples in a line of text
 def check(config: Config) -> Report:
     """Check photos or records, and write both files.
 
-    Raises:
-        DataError: `source` is neither photos nor records, or `out` would become a part
-            of it.
+    What is neither, or would hold `out`, is a DataError.
     """
     root, out = Path(config.source), Path(config.out)
     if (root / manifest.HEAD_NAME).exists():
@@ -88,7 +86,7 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, check_page.Encode
     counts = dataset_findings.count_photos(rows, source)
     findings = [
         *dataset_findings.find_groups(rows, source, groups),
-        *dataset_findings.find_small_classes(_usable(counts)),
+        *dataset_findings.find_small_classes(counts),
         *dataset_findings.find_missing_splits(counts, source.given, "error"),
         *dataset_findings.find_similar_names(source.class_names),
         *unusual_files.find(rows),
@@ -109,10 +107,6 @@ def _check_photos(config: Config, root: Path) -> tuple[Report, check_page.Encode
         return encoded(photo_at[path])
 
     return report, shown
-
-
-def _usable(counts: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
-    return {name: count["usable"] for name, count in counts.items()}
 
 
 def _sorted(findings: Sequence[Finding]) -> tuple[Finding, ...]:
@@ -149,7 +143,7 @@ def _check_records(root: Path, num_workers: int) -> tuple[Report, check_page.Enc
         for name, counter in converted.tally.classes.items()
     }
     filled = [name for name in manifest.SPLITS if converted.included(name)]
-    findings += dataset_findings.find_small_classes(_usable(counts))
+    findings += dataset_findings.find_small_classes(counts)
     findings += dataset_findings.find_missing_splits(counts, filled, "warning")
     row_at = {row.path: row for row in converted.included()}
     report = Report(

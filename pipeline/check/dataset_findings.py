@@ -10,6 +10,8 @@ from pipeline.records.manifest_row import Row
 from pipeline.sources import photo_source
 from pipeline.sources.photo_source import Source
 
+# {class name: {"photos", "usable" or a split: number of photos}}
+Counts = Mapping[str, Mapping[str, int]]
 _IMBALANCE = 10  # times as many photos in one class as in another
 # Kind of a group of photos -> how bad it is, and what convert does about it.
 _GROUP_KINDS: Mapping[str, tuple[Severity, str]] = {
@@ -81,7 +83,7 @@ def find_groups(
 
 
 def count_photos(rows: Sequence[Row], source: Source) -> dict[str, dict[str, int]]:
-    """Return {class name: {"photos", "usable" or given split: number of photos}}."""
+    """Return the Counts of a source, with the splits that it gives."""
     counts = {
         name: dict.fromkeys(("photos", "usable", *source.given), 0)
         for name in source.class_names
@@ -96,13 +98,10 @@ def count_photos(rows: Sequence[Row], source: Source) -> dict[str, dict[str, int
     return counts
 
 
-def find_small_classes(usable: Mapping[str, int]) -> list[Finding]:
-    """Find classes that are too small for a split, or much smaller than others.
-
-    Args:
-        usable: {class name: number of photos that can be used}.
-    """
+def find_small_classes(counts: Counts) -> list[Finding]:
+    """Find classes that are too small for a split, or much smaller than others."""
     small = split_assignment.SMALL_CLASS
+    usable = {name: count["usable"] for name, count in counts.items()}
     most = max(usable.values(), default=0)
     # Kind, severity, meaning, and the numbers of photos that it is about.
     kinds: tuple[tuple[str, Severity, str, range], ...] = (
@@ -129,25 +128,17 @@ def find_small_classes(usable: Mapping[str, int]) -> list[Finding]:
         ),
     )
     findings = []
-    for kind, severity, meaning, counts in kinds:
-        names = [f"{name} ({n})" for name, n in sorted(usable.items()) if n in counts]
+    for kind, severity, meaning, numbers in kinds:
+        names = [f"{name} ({n})" for name, n in sorted(usable.items()) if n in numbers]
         if names:
             findings.append(Finding(kind, severity, f"{meaning}: {', '.join(names)}"))
     return findings
 
 
 def find_missing_splits(
-    counts: Mapping[str, Mapping[str, int]],
-    splits: Sequence[str],
-    severity: Severity,
+    counts: Counts, splits: Sequence[str], severity: Severity
 ) -> list[Finding]:
-    """Find classes without photos in one of the splits.
-
-    Args:
-        counts: {class name: {"usable": number, split: number, ...}} of photos.
-        splits: names of the splits to look at.
-        severity: severity of the finding.
-    """
+    """Find classes without photos in one of these splits."""
     lacking = [
         f"{name} ({split_name})"
         for name, row in counts.items()

@@ -93,11 +93,7 @@ def part_name(number: int) -> str:
 
 
 def convert_block(options: DecodeOptions, block: Sequence[Task]) -> list[Row | None]:
-    """Decode a block of files in a worker process.
-
-    Returns:
-        One row for each task; None where the row of the previous data set stays.
-    """
+    """Return the rows of files, None where that of the previous data set stays."""
     if options.part_dir is None:
         return [_convert_file(options, task)[0] for task in block]
     rows: list[Row | None] = []
@@ -215,12 +211,7 @@ def _keeps_record(options: DecodeOptions, task: Task, sha256: str) -> bool:
 
 
 def read(root: Path, photo: SourcePhoto) -> bytes:
-    """Read a photo of a source; never wait for a pipe.
-
-    Raises:
-        ImageError: the file cannot be read, is not a regular one, or is too large for a
-            photo.
-    """
+    """Read a photo of a source, or raise ImageError; never wait for a pipe."""
     name, offset, length = photo.span or (photo.path, 0, None)
     path = f"{root}/{name}"
     try:

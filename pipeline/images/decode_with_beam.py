@@ -34,12 +34,10 @@ class Beam:
     block_files = 512
 
     def __init__(self, name: str, options: Sequence[str]) -> None:
-        """Import Beam and choose one of its runners, such as DirectRunner.
+        """Import Beam, or raise DataError if it is not there or refuses the options.
 
-        Options are flags of Beam, such as "--direct_num_workers=2".
-
-        Raises:
-            DataError: Beam is not installed, or refuses the options.
+        The name is that of a runner, such as DirectRunner. Options are flags of Beam,
+        such as "--direct_num_workers=2".
         """
         try:
             import apache_beam

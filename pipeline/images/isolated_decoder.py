@@ -69,12 +69,9 @@ class Decoders:
             self._idle.put(child)
 
     def start(self) -> None:
-        """Start all processes at once and wait until they can decode.
+        """Start all processes, and wait until they can decode or raise NotStarted.
 
         Only one thread may call this, before the first photo.
-
-        Raises:
-            sandbox.NotStarted: a process cannot start.
         """
         for child in self._children:
             child.start()

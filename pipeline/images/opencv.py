@@ -164,9 +164,11 @@ def has_alpha(pixels: Any) -> bool:
 
 def shrink(pixels: Any, short_side: int) -> Any:
     """Resize an image to a short side in pixels, averaging areas."""
-    height, width = pixels.shape[:2]
-    scale = short_side / min(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return _scale(pixels, short_side / min(pixels.shape[:2]))
+
+
+def _scale(pixels: Any, factor: float) -> Any:
+    size = [max(1, round(factor * length)) for length in pixels.shape[1::-1]]
     return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
 
 
@@ -179,11 +181,7 @@ def grey_square(pixels: Any, side: int) -> Any:
 def encode(
     pixels: Any, format: Literal["jpeg", "png"], quality: int = JPEG_QUALITY
 ) -> bytes:
-    """Encode uint8 [height, width, 3]; a JPEG with libjpeg's quality, 1 to 100.
-
-    Raises:
-        ImageError: OpenCV does not encode it.
-    """
+    """Encode uint8 [height, width, 3]; a JPEG with libjpeg's quality, 1 to 100."""
     options = [cv2.IMWRITE_JPEG_QUALITY, quality] if format == "jpeg" else []
     done, encoded = cv2.imencode(f".{format}", pixels, options)
     if not done:
@@ -192,11 +190,7 @@ def encode(
 
 
 def decode_rgb(encoded: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Decode a record's image to uint8 [height, width, 3], RGB, 0..255.
-
-    Raises:
-        ImageError: the image does not decode, or is larger than allowed.
-    """
+    """Decode an image to uint8 [height, width, 3], RGB, 0..255, or raise ImageError."""
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
@@ -215,21 +209,13 @@ def _decode_small(encoded: bytes, side: int) -> Any:
 
 
 def thumbnail(encoded: bytes, side: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Stretch a record's image to uint8 [side, side, 3].
-
-    Raises:
-        ImageError: the image does not decode.
-    """
+    """Stretch a record's image to uint8 [side, side, 3], or raise ImageError."""
     small = _decode_small(encoded, side)
     return np.asarray(cv2.resize(small, (side, side), interpolation=cv2.INTER_AREA))
 
 
 def thumbnail_jpeg(encoded: bytes, side: int) -> bytes:
-    """Shrink a record's image until both sides fit, and encode it for a page.
-
-    Raises:
-        ImageError: the image does not decode.
-    """
+    """Shrink a record's image to fit a square, for a page, or raise ImageError."""
     return encode(_fit(_decode_small(encoded, side), side), "jpeg", _PAGE_QUALITY)
 
 
@@ -245,9 +231,7 @@ def page_jpeg(
 
 
 def _fit(pixels: Any, side: int) -> Any:
-    scale = min(1.0, side / max(pixels.shape[:2]))
-    size = tuple(max(1, round(scale * length)) for length in pixels.shape[1::-1])
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    return _scale(pixels, min(1.0, side / max(pixels.shape[:2])))
 
 
 def warp(pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:

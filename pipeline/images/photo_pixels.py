@@ -42,20 +42,17 @@ _NO_IMAGES = {
     "ZIP": " (a ZIP file)",
     "Git LFS": " (a pointer of Git LFS; run git lfs pull)",
 }
-_OPENCV_PLUGINS = {
-    "JPEG": JpegImagePlugin.JpegImageFile,
-    "PNG": PngImagePlugin.PngImageFile,
-    "WebP": WebPImagePlugin.WebPImageFile,
-}
 _PLUGINS = {
-    **_OPENCV_PLUGINS,
     "AVIF": AvifImagePlugin.AvifImageFile,
     "BMP": BmpImagePlugin.BmpImageFile,
     "GIF": GifImagePlugin.GifImageFile,
     "HEIC": pi_heif.as_plugin.HeifImageFile,
+    "JPEG": JpegImagePlugin.JpegImageFile,
     "JPEG 2000": Jpeg2KImagePlugin.Jpeg2KImageFile,
+    "PNG": PngImagePlugin.PngImageFile,
     "PNM": PpmImagePlugin.PpmImageFile,
     "TIFF": TiffImagePlugin.TiffImageFile,
+    "WebP": WebPImagePlugin.WebPImageFile,
 }
 _WIDE_PROFILES = re.compile(
     rb"Display P3|DCI.?P3|Adobe ?RGB|ProPhoto|ROMM|2020|Wide.?Gamut|eciRGB"
@@ -70,15 +67,13 @@ _EIGHT_BIT_MODES |= {"1": "L", "L": "L", "LA": "LA", "RGBA": "RGBA"}
 def decode_upright(
     data: bytes, reduction: int = 1, max_pixels: int = opencv.max_pixels
 ) -> tuple[Any, int]:
-    """Decode an image file and turn it upright; shrink a JPEG by 1, 2, 4 or 8.
+    """Decode an image file and turn it upright, or raise ImageError.
+
+    `reduction` is by how much a JPEG is shrunk: 1, 2, 4 or 8.
 
     Returns:
         Pixels, uint8 or uint16 [height, width] or [height, width, channels]: grey, BGR,
         or one of them with alpha; and the EXIF orientation, 1 to 8, that was undone.
-
-    Raises:
-        ImageError: the file does not decode, is too large, or is of a kind that is not
-            read.
     """
     kind = file_headers.sniff(data)
     if kind in _NO_IMAGES:
@@ -86,7 +81,7 @@ def decode_upright(
         raise ImageError(Code.NOT_AN_IMAGE, text)
     if text := _find_rare_kind(kind, data):
         raise _unsupported(kind, text)
-    if kind in _OPENCV_PLUGINS:
+    if kind in ("JPEG", "PNG", "WebP"):
         return opencv.decode_upright(data, reduction)
     if kind not in _PLUGINS:
         text = f"{kind}, a format that is not read; export the photo as JPEG or PNG"
@@ -108,11 +103,7 @@ def decode_upright(
 
 
 def digest(data: bytes) -> bytes:
-    """Return the SHA-256 of the pixels that a viewer shows of an image file.
-
-    Raises:
-        ImageError: the file does not decode.
-    """
+    """Return the SHA-256 of the pixels that a viewer shows, or raise ImageError."""
     pixels, _ = decode_upright(data)
     if pixels.dtype != np.uint16:  # two pictures may differ in what 8 bits do not hold
         pixels = opencv.as_bgr(pixels)

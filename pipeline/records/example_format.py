@@ -107,11 +107,7 @@ def serialize(record: Record) -> bytes:
 
 
 def parse_features(serialized: bytes, where: str) -> Any:
-    """Decode a tf.train.Example to {feature name: tensorflow.Feature}.
-
-    Raises:
-        DataError: the bytes are not an Example; the message begins with `where`.
-    """
+    """Decode a tf.train.Example to {feature name: tensorflow.Feature}, or DataError."""
     try:
         return Example.FromString(serialized).features.feature
     except message.DecodeError as error:
@@ -119,11 +115,9 @@ def parse_features(serialized: bytes, where: str) -> Any:
 
 
 def parse(serialized: bytes, where: str) -> Record:
-    """Decode one record; a missing feature never becomes a default value.
+    """Decode one record, of which each feature is there once, or raise DataError.
 
-    Raises:
-        DataError: the bytes are not an Example, or a feature is missing, repeated or of
-            another type; the message begins with `where`.
+    Messages begin with `where`.
     """
     features = parse_features(serialized, where)
     values: dict[str, Any] = {}

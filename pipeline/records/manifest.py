@@ -282,12 +282,9 @@ def _read_rows(path: Path) -> tuple[Row, ...]:
 
 
 def check_files(manifest: Manifest) -> None:
-    """Refuse record files that are missing or incomplete.
+    """Raise DataError if a record file is missing or of another size.
 
     Damage inside a file shows when its checksums are read.
-
-    Raises:
-        DataError: a record file is missing or of another size.
     """
     for name, expected in manifest.file_sizes().items():
         path = manifest.directory / name
@@ -304,11 +301,7 @@ def check_files(manifest: Manifest) -> None:
 
 
 def check(manifest: Manifest) -> None:
-    """Refuse a manifest from which no honest accuracy can come.
-
-    Raises:
-        DataError: one SHA-256 is in two splits, or a split or class is unknown.
-    """
+    """Raise DataError if one SHA-256 is in two splits, or a split or class unknown."""
     first: dict[str, Row] = {}
     for row in manifest.included():
         if row.split not in SPLITS or row.class_name not in manifest.labels:

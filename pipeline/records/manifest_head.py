@@ -63,11 +63,7 @@ _SETTINGS: Mapping[str, tuple[str, _Test]] = {
 
 
 def check(head: Mapping[str, Any], where: str) -> None:
-    """Check types and ranges of all values that a program reads.
-
-    Raises:
-        DataError: a value is missing, or not as it should be.
-    """
+    """Raise DataError if a value that programs read is missing or out of its range."""
     for name, (expected, test) in _RULES.items():
         if not (name in head and test(head[name])):
             value = f"{head[name]!r:.80}" if name in head else "missing"

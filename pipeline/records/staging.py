@@ -32,9 +32,7 @@ def check_name(name: str) -> str:
 def staged(directory: Path) -> Iterator[Path]:
     """Lock a folder, yield its empty staging folder, and remove what is not committed.
 
-    Raises:
-        DataError: another process is writing into `directory`, or `finish` refuses
-            what lies there.
+    While another process has the lock, DataError is raised.
     """
     with file_system.made(directory), file_system.locked(directory) as free:
         if not free:
@@ -83,10 +81,8 @@ def is_unfinished(directory: Path) -> bool:
 def finish(directory: Path) -> None:
     """Complete a commit that was interrupted, if there was one.
 
-    The staging folder may come from a stranger; nothing outside `directory` changes.
-
-    Raises:
-        DataError: the staging folder is a link, or not as `commit` writes it.
+    The staging folder may come from a stranger. Nothing outside `directory` changes,
+    and what `commit` does not write is a DataError.
     """
     partial = directory / PARTIAL_NAME
     marker = partial / COMMIT_NAME

@@ -27,12 +27,7 @@ class StoredPhotos:
             os.close(descriptor)
 
     def record(self, row: Row) -> example_format.Record:
-        """Return the record of a row.
-
-        Raises:
-            DataError: the record is damaged.
-            OSError: the record file cannot be read.
-        """
+        """Return the record of a row; raise DataError or OSError if that fails."""
         path = self.directory / row.file
         if file_system.is_remote(str(path)):
             with path.open("rb") as file:
@@ -44,12 +39,7 @@ class StoredPhotos:
         return example_format.parse(tfrecord.unframe(data, where), where)
 
     def image(self, row: Row) -> bytes:
-        """Return the JPEG or PNG file in the record of a row.
-
-        Raises:
-            DataError: the record is damaged, or holds another photo.
-            OSError: the record file cannot be read.
-        """
+        """Return the JPEG or PNG file in the record of a row; raise as `record`."""
         record = self.record(row)
         if record.sha256 != row.sha256:
             raise DataError(

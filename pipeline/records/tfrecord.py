@@ -37,14 +37,9 @@ def frame(payload: bytes) -> bytes:
 
 
 def unframe(record: bytes, where: str) -> bytes:
-    """Return the payload of one TFRecord.
+    """Return the payload of a whole TFRecord, or raise DataError.
 
-    Args:
-        record: bytes of the whole record, framing included.
-        where: place of the record, for error messages.
-
-    Raises:
-        DataError: the length or a checksum is wrong.
+    Messages begin with `where`, the place of the record.
     """
     if len(record) < OVERHEAD_BYTES:
         raise DataError(f"{where}: the file ends inside the record")
@@ -66,11 +61,9 @@ def unframe(record: bytes, where: str) -> bytes:
 
 
 def scan(path: Path, *, max_bytes: int = 0) -> Iterator[tuple[int, bytes]]:
-    """Yield (byte offset, payload) of every record of a file, checksums verified.
+    """Yield (byte offset, payload) of every record of a file, or raise DataError.
 
-    Raises:
-        DataError: the file is cut or damaged, or a payload is longer than `max_bytes`,
-            if that is not 0; names file and byte offset.
+    Checksums are verified. A payload may have any length if `max_bytes` is 0.
     """
     with file_system.regular(path).open("rb") as file:
         size = path.stat().st_size
@@ -84,9 +77,7 @@ def scan(path: Path, *, max_bytes: int = 0) -> Iterator[tuple[int, bytes]]:
 
 def _read_next(file: BinaryIO, available: int, max_bytes: int, where: str) -> bytes:
     header = file.read(_HEADER.size)
-    if len(header) < _HEADER.size:
-        raise DataError(f"{where}: the file ends inside a record")
-    length = _HEADER.unpack(header)[0]
+    length = int.from_bytes(header[:8], "little")
     if length + OVERHEAD_BYTES > available:
         # Checked before allocating: a damaged length may ask for exabytes.
         raise DataError(f"{where}: a record of {length} bytes, {available} left")

@@ -203,15 +203,17 @@ def test_out_may_not_become_a_class(scenes, tmp_path, monkeypatch):
 
 
 def test_small_and_unequal_classes_are_named():
-    usable = {"a": 0, "b": 2, "c": 3, "d": 9, "e": 10, "f": 30}
-    findings = dataset_findings.find_small_classes(usable)
+    numbers = {"a": 0, "b": 2, "c": 3, "d": 9, "e": 10, "f": 30}
+    counts = {name: {"usable": number} for name, number in numbers.items()}
+    findings = dataset_findings.find_small_classes(counts)
     assert {f.kind: f.meaning.rpartition(": ")[2] for f in findings} == {
         "empty class": "a (0)",
         "class too small to split": "b (2)",
         "small class": "c (3), d (9)",
         "imbalance": "b (2), c (3)",
     }
-    assert dataset_findings.find_small_classes({"a": 10, "b": 99}) == []
+    del counts["a"], counts["b"], counts["c"], counts["d"]
+    assert dataset_findings.find_small_classes(counts) == []
 
 
 class Page(html.parser.HTMLParser):
