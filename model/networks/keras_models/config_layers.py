@@ -46,26 +46,9 @@ _LAYERS = (
 )
 _OTHER_NAMES = {"Convolution2D": "Conv2D"}
 # Layers that do nothing in use. Graft augments photos before the network instead.
-TRAINING_ONLY = (
-    *("RandomFlip", "RandomRotation", "RandomZoom", "RandomContrast", "RandomWidth"),
-    *("RandomBrightness", "RandomTranslation", "RandomHeight", "RandomShear"),
-    *("RandomColorJitter", "RandomErasing", "RandomGrayscale", "RandomHue"),
-    *("RandomSaturation", "RandomSharpness", "RandomPosterization", "RandAugment"),
-    *(
-        "RandomGaussianBlur",
-        "RandomPerspective",
-        "RandomInvert",
-        "RandomElasticTransform",
-    ),
-    *("AutoContrast", "Solarization", "GaussianDropout", "AlphaDropout"),
-)
-_ACTIVATIONS = {
-    *("linear", "relu", "relu6", "leaky_relu", "elu", "celu", "selu", "gelu", "glu"),
-    *("tanh", "sigmoid", "hard_sigmoid", "hard_tanh", "tanh_shrink", "hard_shrink"),
-    *("soft_shrink", "sparse_plus", "softmax", "log_softmax", "softplus", "softsign"),
-    *("squareplus", "exponential", "mish", "swish", "silu", "hard_swish", "hard_silu"),
-    *("threshold", "log_sigmoid", "sparsemax"),
-}
+_TRAINING_ONLY = re.compile("Random(?!Crop).*|RandAugment|(Gaussian|Alpha)Dropout")
+_ACTIVATIONS = {name for name in dir(keras.activations) if not name.startswith("_")}
+_ACTIVATIONS -= {"get", "serialize", "deserialize"}
 # Keras 1's names, and those of Keras 2 that changed.
 _RENAMED = {
     "nb_filter": "filters",
@@ -84,7 +67,7 @@ _OPERATIONS: Mapping[str, Callable[..., Any]] = {
     "Divide": keras.ops.divide,
     "Stack": keras.ops.stack,
     "GetItem": lambda x, key: x[key],
-    "Cast": lambda x, dtype="float32": keras.ops.cast(x, "float32"),
+    "Cast": lambda x, **_: keras.ops.cast(x, "float32"),
     "Pad": keras.ops.pad,
     "Sqrt": keras.ops.sqrt,
     "RGBToGrayscale": keras.ops.image.rgb_to_grayscale,
@@ -94,10 +77,15 @@ _OPERATIONS: Mapping[str, Callable[..., Any]] = {
     "math.multiply": keras.ops.multiply,
     "math.add": keras.ops.add,
     "__operators__.add": keras.ops.add,
-    "nn.bias_add": lambda x, bias: keras.ops.add(x, bias),
-    "cast": lambda x, dtype="float32": keras.ops.cast(x, "float32"),
+    "nn.bias_add": lambda x, bias: x + bias,
+    "cast": lambda x, **_: keras.ops.cast(x, "float32"),
 }
 Refuse = Callable[[str], Exception]
+
+
+def is_training_only(call: Call) -> bool:
+    """Return whether a layer does nothing in use."""
+    return bool(_TRAINING_ONLY.fullmatch(call.kind))
 
 
 def make(call: Call, refuse: Refuse) -> Callable[..., Any]:

@@ -257,7 +257,7 @@ def _connect(
     for call in graph.calls:
         args, kwargs = config_layers.call_arguments(call, refuse)
         args, kwargs = resolve(args), {k: resolve(v) for k, v in kwargs.items()}
-        if call.kind in config_layers.TRAINING_ONLY:
+        if config_layers.is_training_only(call):
             outputs[call.name] = args[0]
         else:
             outputs[call.name] = config_layers.make(call, refuse)(*args, **kwargs)
