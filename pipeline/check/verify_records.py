@@ -30,7 +30,7 @@ class _Task:
         return self.row.path
 
     def fault(self, problem: str) -> str:
-        """Return a problem, "" if there is none, with its place."""
+        """Return a problem with its place; "" for no problem."""
         place = f"{self.row.file} record {self.index}: {self.row.path}"
         return f"{place}: {problem}" if problem else ""
 
