@@ -80,7 +80,7 @@ def _read_next(file: BinaryIO, available: int, max_bytes: int, where: str) -> by
     length = int.from_bytes(header[:8], "little")
     if length + OVERHEAD_BYTES > available:
         # Checked before allocating: a damaged length may ask for exabytes.
-        text = f"the file ends inside a record of {length} bytes; {available} are left"
+        text = f"the file ends inside a record of {length} bytes, {available} left"
         raise DataError(f"{where}: {text}")
     if max_bytes and length > max_bytes:
         raise DataError(f"{where}: a record of {length:,} bytes is no photo")
