@@ -16,6 +16,7 @@ import warnings
 from pathlib import Path
 
 import imagecodecs
+import measure  # noqa: F401 (makes Graft's modules importable)
 import numpy as np
 import tifffile
 from PIL import Image, ImageOps
