@@ -83,7 +83,7 @@ def predict(
 
 def _is_other_file(path: str, problem: ImageError) -> bool:
     """Return whether a file is no photo, by name and content."""
-    return problem.kind in _OTHER_FILES and not file_headers.has_image_ending(path)
+    return problem.kind in _OTHER_FILES and not file_headers.named_format(path)
 
 
 class _Predictor:

@@ -92,17 +92,14 @@ def tiff_tag(tiff: bytes, tag: int, num_bytes: int = 2) -> int | None:
 
 
 def has_wrong_ending(path: str, format: str) -> bool:
-    """Say whether a file is named as another image format than that of its content."""
-    ending = PurePosixPath(path).suffix.lower().removeprefix(".")
-    if format not in _ENDINGS or ending in _ENDINGS[format]:
-        return False
-    return has_image_ending(path)
+    """Return whether a file is named as another image format than its content's."""
+    return format in _ENDINGS and named_format(path) not in ("", format)
 
 
-def has_image_ending(path: str) -> bool:
-    """Say whether a file is named as an image."""
+def named_format(path: str) -> str:
+    """Return the image format of which a file has the ending; "" if there is none."""
     ending = PurePosixPath(path).suffix.lower().removeprefix(".")
-    return any(ending in endings for endings in _ENDINGS.values())
+    return next((name for name, ends in _ENDINGS.items() if ending in ends), "")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

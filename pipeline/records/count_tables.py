@@ -19,11 +19,7 @@ def conversion(tally: Tally) -> str:
 
 
 def splits(counts: Mapping[str, Mapping[str, int]]) -> str:
-    """Return a table of photos by class and split.
-
-    Args:
-        counts: {class name: {split: number of photos}}.
-    """
+    """Return a table of {class name: {split: number of photos}}."""
     total = sum(map(collections.Counter, counts.values()), collections.Counter[str]())
     rows = [
         (name, *(count[split] for split in SPLITS))

@@ -19,13 +19,8 @@ class Record:
     """One photo as a record file stores it.
 
     Attributes:
-        encoded: content of a JPEG or PNG file.
-        format: "jpeg" or "png".
-        height: height of the stored image, in pixels.
-        width: width of the stored image, in pixels.
+        encoded: content of a JPEG or PNG file; the others are as in manifest_row.Row.
         label: 0-based index into the class names of the manifest.
-        path: path of the source file, relative to the source folder, with "/".
-        sha256: SHA-256 of the source file, 64 hex digits.
     """
 
     encoded: bytes

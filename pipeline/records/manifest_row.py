@@ -118,12 +118,7 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def to_line(row: Row, leave_out: tuple[str, ...] = ()) -> str:
-    """Return the line of manifest.jsonl for a row.
-
-    Args:
-        row: row of a manifest.
-        leave_out: keys that the line does not get.
-    """
+    """Return the line of manifest.jsonl for a row, without some of the keys."""
     values = dict(zip(_FIELDS, _values(row), strict=True))
     for name in leave_out:
         del values[name]
@@ -133,11 +128,8 @@ def to_line(row: Row, leave_out: tuple[str, ...] = ()) -> str:
 def from_line(line: str) -> Row:
     """Parse a line of manifest.jsonl.
 
-    Raises:
-        ValueError: the line is not JSON, or a value is of the wrong type or beyond its
-            range.
-        TypeError: a key is missing or unknown.
-        RecursionError: the line is nested too deeply.
+    A missing or unknown key is a TypeError, any other damage a ValueError or, of deep
+    brackets, a RecursionError.
     """
     values = json.loads(line)
     if not isinstance(values, dict):

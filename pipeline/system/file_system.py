@@ -117,11 +117,7 @@ def refuse_link(path: Path | BucketPath) -> None:
 
 
 def make_inside(root: Path, *names: str) -> Path:
-    """Create folders in `root`, each within the one before; return the innermost.
-
-    Raises:
-        DataError: One of them is a link.
-    """
+    """Create folders, each in the one before and none a link; return the innermost."""
     folder = root
     for name in names:
         folder /= name

@@ -111,9 +111,8 @@ class Child:
     def wait_until_ready(self) -> None:
         """Start a process unless there is one; return when it waits for requests.
 
-        Raises:
-            NotStarted: the process ended or ran out of time before.
-            ChildEnded: `close` was called.
+        A process that ends or takes too long before is NotStarted, or ChildEnded if
+        `close` was called.
         """
         try:
             self.start()

@@ -21,7 +21,6 @@ from pipeline.check import (
 )
 from pipeline.images import opencv
 from pipeline.images.errors import ImageError
-from pipeline.records.manifest_row import Row
 from pipeline.records.row_codes import Code
 from pipeline.system.errors import DataError
 from tests.support import conversions, drawn_photos, processes
@@ -106,14 +105,6 @@ def test_a_photo_of_each_kind(scenes, tmp_path, kind, name, data):
     assert found(report)[kind] == ((f"bees/{name}",),)
     assert report.is_bad(strict=True)
     assert not report.is_bad(strict=False)
-
-
-@pytest.mark.parametrize("code", Code)
-def test_a_code_is_of_at_most_one_kind_of_the_table(code):
-    row = Row(path="", class_name="", sha256="", source_bytes=1, action="copied")
-    kinds = unusual_files.kinds_of(row.skipped(code, ""))
-    assert len(kinds) <= 1
-    assert set(kinds) <= unusual_files.KINDS.keys()
 
 
 def test_photos_that_are_alike_are_shown_together(scenes, tmp_path):
@@ -312,9 +303,3 @@ def test_the_command_prints_findings_and_fails_on_request(scenes, tmp_path):
     assert strict.returncode == 2
     assert "error: " in strict.stderr
     assert "check.html shows it" in strict.stderr
-
-
-@pytest.mark.parametrize("how", [{"group_by": "("}, {"lists": "a", "csv": "b"}])
-def test_settings_that_contradict_each_other_are_refused(how):
-    with pytest.raises(ValueError, match="--"):
-        check_settings.Config(source="x", **how)

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import shutil
 
 import pytest
@@ -123,27 +124,23 @@ def test_more_pixels_than_conversion_allowed_are_a_fault(processes, found):
     assert "larger than 100 pixels" in faults[0]
 
 
-def test_a_missing_file_is_a_fault(found):
-    name = rows_of(found)[0].file
-    (found.directory / name).unlink()
-    (fault,) = faults_of(found)
-    assert fault == f"{name}: missing, with {len(rows_of(found))} records"
-
-
-def test_a_longer_file_is_a_fault(found):
+@pytest.mark.parametrize(
+    ("change", "beginnings"),
+    [
+        (lambda path: path.unlink(), [": missing, with "]),
+        (lambda path: path.write_bytes(path.read_bytes() + b"x"), [": has "]),
+        (
+            lambda path: os.truncate(path, path.stat().st_size - 1),
+            [": has ", " record "],
+        ),
+    ],
+    ids=["missing", "longer", "cut"],
+)
+def test_a_file_of_another_size_is_a_fault(found, change, beginnings):
     path = found.directory / rows_of(found)[0].file
-    path.write_bytes(path.read_bytes() + b"x")
-    (fault,) = faults_of(found)
-    assert fault.startswith(f"{path.name}: has ")
-
-
-def test_a_cut_file_is_a_fault(found):
-    row = rows_of(found)[-1]
-    path = found.directory / row.file
-    path.write_bytes(path.read_bytes()[:-1])
-    faults = faults_of(found)
-    places = [fault.partition(":")[0] for fault in faults]
-    assert places == [path.name, f"{path.name} record {len(rows_of(found)) - 1}"]
+    change(path)
+    for fault, beginning in zip(faults_of(found), beginnings, strict=True):
+        assert fault.startswith(path.name + beginning)
 
 
 def test_a_gap_between_records_is_a_fault(found):

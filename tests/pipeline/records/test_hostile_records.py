@@ -78,6 +78,16 @@ def obsolete(*names):
     return commit(json.dumps({"obsolete": names}))
 
 
+def staged(name, make=pathlib.Path.touch):
+    """Put something beside a COMMIT in the staging folder."""
+
+    def apply(records):
+        obsolete()(records)
+        make(records / staging.PARTIAL_NAME / name)
+
+    return apply
+
+
 def link_partial(records):
     (records / staging.PARTIAL_NAME).symlink_to(records.parent / "victim")
 
@@ -87,17 +97,6 @@ def link_commit(records):
     path = records / staging.PARTIAL_NAME / staging.COMMIT_NAME
     path.unlink()
     path.symlink_to(records.parent / "victim" / "COMMIT")
-
-
-def stage_link(records):
-    obsolete()(records)
-    link = records / staging.PARTIAL_NAME / "red.tfrecord"
-    link.symlink_to(records.parent / "victim.txt")
-
-
-def stage_folder(records):
-    obsolete()(records)
-    (records / staging.PARTIAL_NAME / "red.tfrecord").mkdir()
 
 
 @cases.table(
@@ -120,15 +119,33 @@ def stage_folder(records):
         "brackets": commit("[" * 100_000),
         "linked staging folder": link_partial,
         "linked marker": link_commit,
-        "linked file in the staging folder": stage_link,
-        "folder in the staging folder": stage_folder,
+        "linked file": staged(
+            "red.tfrecord", lambda path: path.symlink_to("../../victim.txt")
+        ),
+        "folder": staged("red.tfrecord", pathlib.Path.mkdir),
+        "file of the user": staged("notes.txt"),
+        "case": staged("MANIFEST.JSON"),
+        "look-alike": staged("red\uff0etfrecord"),
+        "Windows path": staged("..\\red.tfrecord.txt"),
+        "pipe": staged("red.tfrecord", os.mkfifo),
+        "hard link": staged(
+            "red.tfrecord",
+            lambda path: path.hardlink_to(path.parents[2] / "victim.txt"),
+        ),
+        "obsolete file of the user": obsolete("notes.txt"),
+        "obsolete Windows path": obsolete("C:\\notes.txt"),
+        "obsolete case": obsolete("NOTES.TXT", "Manifest.json"),
+        "obsolete long": obsolete("x" * 10**6),
     },
 )
 def test_a_staging_folder_of_a_stranger_is_refused(records, spoil):
+    """And a commit moves and removes records and manifests alone."""
+    (records / "notes.txt").write_text("the user's")
     spoil(records)
     before = outside(records), sorted(path.name for path in records.iterdir())
     assert all(use(records))
     assert before == (outside(records), sorted(path.name for path in records.iterdir()))
+    assert (records / "notes.txt").read_text() == "the user's"
 
 
 def in_place_of(name, make):
@@ -138,16 +155,6 @@ def in_place_of(name, make):
         path = records / name
         path.rename(records.parent / "moved")
         make(path)
-
-    return apply
-
-
-def staged(name, make=pathlib.Path.touch):
-    """Put something beside a COMMIT in the staging folder."""
-
-    def apply(records):
-        obsolete()(records)
-        make(records / staging.PARTIAL_NAME / name)
 
     return apply
 
@@ -218,34 +225,6 @@ def test_what_a_stranger_put_there_changes_nothing_outside(records, spoil, impat
     before = outside(records)
     list(use(records))
     assert outside(records) == before
-
-
-@cases.table(
-    "spoil",
-    {
-        "file of the user": staged("notes.txt"),
-        "case": staged("MANIFEST.JSON"),
-        "look-alike": staged("red\uff0etfrecord"),
-        "Windows path": staged("..\\red.tfrecord.txt"),
-        "pipe": staged("red.tfrecord", os.mkfifo),
-        "hard link": staged(
-            "red.tfrecord",
-            lambda path: path.hardlink_to(path.parents[2] / "victim.txt"),
-        ),
-        "folder": staged(staging.PARTIAL_NAME, pathlib.Path.mkdir),
-        "obsolete file of the user": obsolete("notes.txt"),
-        "obsolete Windows path": obsolete("C:\\notes.txt"),
-        "obsolete case": obsolete("NOTES.TXT", "Manifest.json"),
-        "obsolete long": obsolete("x" * 10**6),
-    },
-)
-def test_a_commit_moves_and_removes_records_and_manifests_alone(records, spoil):
-    (records / "notes.txt").write_text("the user's")
-    spoil(records)
-    before = outside(records), sorted(path.name for path in records.iterdir())
-    assert all(use(records))
-    assert before == (outside(records), sorted(path.name for path in records.iterdir()))
-    assert (records / "notes.txt").read_text() == "the user's"
 
 
 def forge_row(records, **values):
