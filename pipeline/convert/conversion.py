@@ -84,10 +84,11 @@ def convert(config: Config) -> Summary:
     if config.missing_classes == "refuse":
         photo_source.check_given(source)
     _check_output(directory, source)
+    listed = photo_selection.read_list(config.leave_out)
     with staging.staged(directory) as partial:
-        previous = _read_previous(directory, source)
+        previous = _read_previous(directory, source, config)
         info = _dataset_info(config, source, previous)
-        rows, findings = _select(config, source, previous, info, runner)
+        rows, findings = _select(config, source, previous, info, runner, listed)
         written, obsolete = record_files.place(
             rows, source.class_names, config.shard_mb << 20, previous
         )
@@ -95,7 +96,7 @@ def convert(config: Config) -> Summary:
         changes = []
         if previous is not None:
             rows += previous.removed_photos(rows)
-            changes = conversion_notes.changes(rows, previous)
+            changes = conversion_notes.changes(rows, previous, source.class_names)
             rows.sort(key=lambda row: row.path)  # stable: a file that is there is first
         converted = Manifest(info=info, rows=tuple(rows), directory=directory)
         before = previous.manifest if previous else None
@@ -126,6 +127,7 @@ def _select(
     previous: PreviousDataset | None,
     info: DatasetInfo,
     runner: decode_locally.Runner,
+    named_by_user: photo_selection.PhotoList,
 ) -> tuple[list[Row], list[str]]:
     """Decode the photos, leave out those that would mislead, group and split the rest.
 
@@ -147,7 +149,7 @@ def _select(
     rows = decode_source.decode(options, source, previous, runner, settings)
     if previous is not None:
         previous.keep_splits(rows)
-    listed = photo_selection.find_listed(rows, config.leave_out, previous)
+    listed = photo_selection.find_listed(rows, named_by_user, previous)
     photo_selection.leave_out(rows, listed)
     photos = stored_photo.StoredPhotos(directory)
     similar = duplicate_search.search(
@@ -220,8 +222,10 @@ def _check_output(directory: Path, source: Source) -> None:
         )
 
 
-def _read_previous(directory: Path, source: Source) -> PreviousDataset | None:
-    """Read the data set to update; refuse one without any photo of this source."""
+def _read_previous(
+    directory: Path, source: Source, config: Config
+) -> PreviousDataset | None:
+    """Read the data set to update; refuse one of other photos or another meaning."""
     if not (directory / manifest.HEAD_NAME).exists():
         return None
     previous = PreviousDataset(manifest.read(directory))
@@ -232,10 +236,11 @@ def _read_previous(directory: Path, source: Source) -> PreviousDataset | None:
             f"{', '.join(previous.manifest.class_names[:5])}). Choose another --out "
             "or remove it"
         )
-    before = previous.manifest.info.settings.get("layout", "")
-    if before and not source.layout:
-        raise DataError(
-            f"{directory}: was converted with --layout={before}. Pass it again, or "
-            "convert into another folder with --out"
-        )
+    for name in ("layout", "white_level"):
+        before = previous.manifest.info.settings.get(name)
+        if before and not getattr(config, name):
+            raise DataError(
+                f"{directory}: was converted with --{name}={before}. Pass it again, or "
+                "convert into another folder with --out"
+            )
     return previous

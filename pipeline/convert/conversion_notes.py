@@ -69,15 +69,23 @@ def lines(
     return [command_line.one_line(text) for findings, text in texts if findings]
 
 
-def changes(rows: Sequence[Row], previous: PreviousDataset) -> list[str]:
-    """Describe what has changed since the last conversion, with removed photos."""
+def changes(
+    rows: Sequence[Row], previous: PreviousDataset, class_names: Collection[str]
+) -> list[str]:
+    """Describe what has changed since the last conversion, with removed photos.
+
+    `class_names` are the classes now.
+    """
     kinds, texts = list(map(previous.change, rows)), []
-    for kind in ("new", "known", "changed", "gone"):
+    for kind in ("new", "known", "with another class", "changed", "gone"):
         if indices := [index for index, other in enumerate(kinds) if other == kind]:
-            names = f" ({_names(rows, indices)})" * (kind in ("changed", "gone"))
+            names = f" ({_names(rows, indices)})" * (kind not in ("new", "known"))
             texts.append(f"{len(indices):,} {kind}{names}")
-    line = f"photos since the last conversion: {', '.join(texts)}"
-    return [command_line.one_line(line)]
+    texts = [f"photos since the last conversion: {', '.join(texts)}"]
+    if gone := set(previous.manifest.class_names) - set(class_names):
+        names = command_line.first_few(sorted(gone))
+        texts.append(f"warning: no longer classes of the source: {names}")
+    return list(map(command_line.one_line, texts))
 
 
 def _names(rows: Sequence[Row], indices: Collection[int]) -> str:

@@ -22,6 +22,8 @@ from pipeline.system.errors import DataError
 
 # {index of a row: why it gets no record}.
 Reasons = dict[int, Reason]
+# File, and {path of a photo: its line by column}; None without a file.
+PhotoList = tuple[Path, dict[str, dict[str, str]]] | None
 
 
 def leave_out(rows: list[Row], reasons: Reasons) -> None:
@@ -30,25 +32,32 @@ def leave_out(rows: list[Row], reasons: Reasons) -> None:
         rows[index] = rows[index].skipped(*reason)
 
 
-def find_listed(
-    rows: Sequence[Row], list_file: str, previous: PreviousDataset | None
-) -> Reasons:
-    """Find the photos that a CSV list names in its column `path`.
-
-    The list of a run, similar.csv, also says which training photo each is similar to.
-    Without a list, photos that a list left out of the previous data set stay out.
-
-    Raises:
-        DataError: the list is not as it should be, or names no photo of the source.
-    """
+def read_list(list_file: str) -> PhotoList:
+    """Read a CSV list of photos, which has a column `path`; None for no file."""
     if not list_file:
-        return previous.left_out_by_list(rows) if previous else {}
+        return None
     path = Path(list_file)
     (_, titles), *lines = text_lines.split_rows(path, text_lines.read(path))
     if "path" not in titles:
         raise DataError(f"{path}: expected a column path, found {', '.join(titles)}")
     entries = (dict(zip(titles, fields, strict=True)) for _, fields in lines)
-    listed = {entry["path"]: entry for entry in entries}
+    return path, {entry["path"]: entry for entry in entries}
+
+
+def find_listed(
+    rows: Sequence[Row], photo_list: PhotoList, previous: PreviousDataset | None
+) -> Reasons:
+    """Find the photos that a list names.
+
+    The list of a run, similar.csv, also says which training photo each is similar to.
+    Without a list, photos that a list left out of the previous data set stay out.
+
+    Raises:
+        DataError: the list names no photo of the source.
+    """
+    if photo_list is None:
+        return previous.left_out_by_list(rows) if previous else {}
+    path, listed = photo_list
     reasons: Reasons = {}
     for index, row in enumerate(rows):
         if entry := listed.get(row.path):

@@ -88,13 +88,21 @@ class PreviousDataset:
                 rows[index] = dataclasses.replace(row, split=split, fold=fold)
 
     def change(self, row: Row) -> str:
-        """Return "new", "known", "changed" or "gone"; "" for what is no photo."""
+        """Return "new", "known", "with another class", "changed" or "gone".
+
+        "" stands for what is no photo, or was none.
+        """
         before = self.row_at(row.path)
         was_included = before is not None and before.is_included
         if not row.is_included:
-            return "gone" if was_included and Code.REMOVED in row.codes else ""
-        if self.row_of_photo(row):
-            return "known"
+            if was_included and Code.REMOVED in row.codes:
+                return "gone"
+            is_old = Code.REPLACED in row.codes
+            is_other = was_included and before and before.sha256 != row.sha256
+            return "changed" if is_other and not is_old else ""
+        if known := self.row_of_photo(row):
+            is_same = known.class_name == row.class_name
+            return "known" if is_same else "with another class"
         return "changed" if was_included else "new"
 
     def removed_photos(self, rows: Sequence[Row]) -> list[Row]:

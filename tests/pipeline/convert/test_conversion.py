@@ -533,3 +533,25 @@ def test_an_animation_is_skipped_on_request(photos, tmp_path):
     (row,) = (row for row in rows if row.path.endswith(".gif"))
     assert row.action == "reencoded"
     assert "first of 2 frames" in row.reason
+
+
+def test_the_white_level_of_earlier_photos_is_not_forgotten(photos, tmp_path):
+    path, out = photos / "red" / "xray.png", tmp_path / "out"
+    cv2.imwrite(str(path), np.full((40, 50), 2048, np.uint16))
+    conversions.convert(photos, out, white_level=4095)
+    with pytest.raises(
+        DataError, match=r"was converted with --white_level=4095\. Pass"
+    ):
+        conversions.convert(photos, out)
+
+
+def test_classes_that_are_gone_or_exchanged_are_said(photos, tmp_path):
+    out = tmp_path / "out"
+    conversions.convert(photos, out)
+    moved = sorted((photos / "red").iterdir())
+    for path in moved:
+        path.rename(photos / "blue" / f"red_{path.name}")
+    (photos / "red").rmdir()
+    first, second = conversions.convert(photos, out).notes[-2:]
+    assert f"{len(moved)} with another class (blue/red_" in first
+    assert second == "warning: no longer classes of the source: red"
