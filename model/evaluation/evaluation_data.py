@@ -41,7 +41,9 @@ def open_data(
         yield EvaluationData(records=records, split=split, folder=folder)
         return
     if white_level:
-        command_line.log(f"{white_level} is white in 16-bit pictures, as in the run's")
+        command_line.log(
+            f"{white_level} is white in 16-bit pictures, as in the run's photos"
+        )
     with file_system.scratch_folder() as scratch:
         settings = {
             "source": folder,

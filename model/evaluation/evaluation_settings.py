@@ -59,7 +59,7 @@ class Config:
     )
     layout: str = _photos(
         "",
-        "Meaning of the folders in --data, as pipeline.convert has it.",
+        "Meaning of the folders in --data, as for pipeline.convert.",
         value="LAYOUT",
     )
     another_dataset: bool = _photos(

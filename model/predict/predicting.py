@@ -74,7 +74,7 @@ def predict(
             progress.update(len(batch.photos))
     texts = [f"{number:,} {kind}" for kind, number in ignored.items()]
     if others := predictor.others:
-        texts.append(f"{len(others):,} other than photos, the first: {others[0]}")
+        texts.append(f"{len(others):,} not a photo, the first: {others[0]}")
     if texts:
         command_line.log(f"ignored: {command_line.one_line(', '.join(texts))}")
     if len(others) == count:

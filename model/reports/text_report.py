@@ -104,8 +104,8 @@ def near_copies_in_words(figures: dict[str, Any]) -> list[str]:
         return []
     if "not_searched" in content:
         return [
-            f"{what}not searched, because {content['not_searched']}. Conversion only "
-            f"keeps copies in one split that are {near_duplicates.LIMIT}."
+            f"{what}not searched, because {content['not_searched']}. Conversion keeps "
+            f"copies in one split only if {near_duplicates.LIMIT}."
         ]
     photos = content["photos"]
     compared, total = content["num_training"], content["num_training_in_all"]
@@ -114,9 +114,9 @@ def near_copies_in_words(figures: dict[str, Any]) -> list[str]:
         text += f", first {photo['path']} and {photo['similar_to']}"
     text += f", compared with {compared:,} of {total:,}" * (compared < total)
     limit = (
-        f". Of training photos cut by {near_copies.CUT:.0%} of each border, "
-        f"{near_copies.FOUND_SHARE:.0%} are named; {content['chance']:.1%} of training "
-        "photos look as much like another one."
+        f". Of training photos cropped by {near_copies.CUT:.0%} on each side, "
+        f"{near_copies.FOUND_SHARE:.0%} are found; {content['chance']:.1%} of training "
+        "photos look as much like another training photo."
     )
     return [command_line.one_line(text) + limit.replace("%", " %")]
 

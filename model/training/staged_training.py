@@ -174,8 +174,9 @@ class StagedTraining:
             numbers = " and ".join(f"{n:,} {split}" for split, n in counts.items())
             command_line.log(
                 f"warning: {numbers} photos look like copies of training photos, so "
-                f"that figures may be too good. {path} lists them; to leave them out, "
-                f"convert again with --leave_out={path}"
+                f"that figures may be too good. {path} lists them; to leave out real "
+                "copies, delete its lines of other photos and convert again with "
+                f"--leave_out={path}"
             )
 
     def photos(self, stage: stages.Stage) -> training_loop.Source:

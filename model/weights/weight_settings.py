@@ -32,7 +32,7 @@ ckpt = functools.partial(
 arch = functools.partial(_setting, ARCH, value="NAME")
 labels = functools.partial(
     _setting,
-    "File of the class names of --ckpt: lines such as synset_words.txt, JSON or CSV.",
+    "File of class names of --ckpt: one per line as in synset_words.txt, JSON or CSV.",
     basic=True,
     value="FILE",
 )

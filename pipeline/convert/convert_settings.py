@@ -63,7 +63,7 @@ class Config:
     )
     leave_out: str = _rules(
         "",
-        "CSV list, with a column path, of photos to leave out, such as similar.csv of "
+        "CSV file whose column path names photos to leave out, such as similar.csv of "
         "a run: photos that look like copies of training photos.",
         value="FILE",
     )

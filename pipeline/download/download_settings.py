@@ -37,7 +37,9 @@ class Config:
         value="FILE",
     )
     columns: str = _listed(
-        "", "Columns with other titles, as in url:link,label:breed.", value="COLUMNS"
+        "",
+        "Titles of the columns of --urls, as in url:link,label:breed.",
+        value="COLUMNS",
     )
     labels: str = _listed(
         "", "Class names, one per line, if labels are numbers from 0.", value="FILE"

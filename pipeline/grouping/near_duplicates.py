@@ -31,8 +31,8 @@ from pipeline.system import command_line
 # Version of the search, as part of a data set's settings.
 VERSION = 1
 LIMIT = (
-    "re-encoded, mirrored, turned by 90 degrees, resized, grey, or cut by up to 2 % of "
-    "each border"
+    "re-encoded, mirrored, turned by 90 degrees, resized, grey, or cropped by up to "
+    "2 % on each side"
 )
 # Photos of equal hash that a photo is compared with: those nearest in brightness. Plain
 # white or black pictures all have the same hash.

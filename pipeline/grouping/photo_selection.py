@@ -67,7 +67,7 @@ def find_listed(
             reasons[index] = Reason(Code.LEFT_OUT_BY_LIST, text)
     if missing := listed.keys() - {row.path for row in rows}:
         text = f"{path}: {len(missing)} of {len(listed)} listed photos are not in this "
-        text += f"source, {min(missing)} first. Expected paths such as {rows[0].path}"
+        text += f"source, such as {min(missing)}. Expected paths such as {rows[0].path}"
         if not reasons:
             raise DataError(f"--leave_out={text}")
         command_line.note(text)

@@ -104,7 +104,7 @@ class Decoders:
                     answer, encoded = self._ask(data, len(self._children))
             except sandbox.Killed as error:
                 raise sandbox.NotStarted(
-                    "The decoder of a photo was killed, also when it ran alone: this "
+                    "The decoder of a photo was killed, even when it ran alone: this "
                     "machine has too little memory. Free memory and try again."
                 ) from error
         if "error" in answer:

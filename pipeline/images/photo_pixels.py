@@ -96,7 +96,7 @@ def decode_upright(
         raise
     except Exception as error:  # Pillow's plugins have no class of errors of their own
         if "unknown pixel mode" in str(error) or "unknown raw mode" in str(error):
-            text = "numbers of bits and channels that are not read"
+            text = "a number of bits or channels that is not read"
             raise _unsupported(kind, text) from error
         text = f"{kind} that does not decode: cut off, damaged or of a rare kind"
         raise ImageError(Code.UNDECODABLE, text) from error
@@ -202,7 +202,7 @@ def _check_jpeg_2000(data: bytes, mode: str) -> None:
         raise _unsupported("JPEG 2000", "signed numbers, or colours not of 8 bits")
     is_ycc = b"colr\1\0\0\0\0\0\x12" in data
     if is_ycc or mode in ("P", "CMYK") or {1} != {*components[1::3], *components[2::3]}:
-        raise _unsupported("JPEG 2000", "a palette, CMYK, or colours of another size")
+        raise _unsupported("JPEG 2000", "a palette, CMYK, or subsampled colours")
 
 
 def _check_tiff(tags: Any) -> int:
@@ -212,9 +212,9 @@ def _check_tiff(tags: Any) -> int:
     extra = tags.get(TiffImagePlugin.EXTRASAMPLES, ())
     num_colours = {2: 3, 5: 4, 6: 3, 8: 3}.get(photometric, 1)
     if len(bits) > num_colours and extra not in ((1,), (2,)):
-        raise _unsupported("TIFF", "a further channel that may be transparency or not")
+        raise _unsupported("TIFF", "an extra channel that may be transparency or not")
     if tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2 and (extra or max(bits) > 8):
-        raise _unsupported("TIFF", "one plane after another, with alpha or 16 bits")
+        raise _unsupported("TIFF", "separate planes with transparency or 16 bits")
     if tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0] != 1:
         raise _unsupported("TIFF", "signed or floating-point numbers")
     if photometric == 3 and max(tags.get(TiffImagePlugin.COLORMAP, (0,))) < 256:
@@ -223,5 +223,7 @@ def _check_tiff(tags: Any) -> int:
     if compression == 6 or (photometric == 6 and compression == 1):
         raise _unsupported("TIFF", "YCbCr numbers without compression, or old JPEG")
     if max(bits) > 8 and (photometric == 0 or bits[0] != 16):
-        raise _unsupported("TIFF", f"{bits[0]} bits of this kind")
+        raise _unsupported(
+            "TIFF", f"{bits[0]} bits; above 8, only 16 with black as 0 are read"
+        )
     return int(bits[0])

@@ -83,7 +83,10 @@ class FolderLayout:
             self._below.setdefault(folder[:-1], []).append(folder[-1])
         names = {folder[-1] for folder in files if folder}
         if missing := sorted(self._split_of.keys() - names):
-            raise DataError(f"{root}: holds no folder {missing[0]}. --layout names it")
+            raise DataError(
+                f"{root}: holds no folder {missing[0]}, which --layout names. Expected "
+                "names of folders in it"
+            )
         levels = self._levels or self._guess_levels()
         self._read(levels)
         if not self._levels:
@@ -157,7 +160,9 @@ class FolderLayout:
         levels.append("class")
         if "folder" in levels:
             path, meaning = "/".join(base), "/".join(levels)
-            self.notes.append(f"entered {path}, the only folder there: {meaning}")
+            self.notes.append(
+                f"entered {path}, the only folder there: read as --layout={meaning}"
+            )
         return levels
 
     def _enter(self, classes: Sequence[Sequence[Folder]]) -> Sequence[Sequence[Folder]]:
@@ -206,7 +211,7 @@ class FolderLayout:
                 f"To leave out {', '.join(exact)}, pass {self._flag((), (), exact)}"
             )
         elif nested and likely:
-            advice = f"If so, pass {self._flag((), tops)}"
+            advice = f"If they are splits, pass {self._flag((), tops)}"
             if others:
                 advice += f", which leaves out {command_line.first_few(others)}"
         raise DataError(
@@ -256,7 +261,7 @@ class FolderLayout:
             )
         if grouping := [f for f in self._below if self.classes.get(f, ("",))[0]]:
             example = "/".join(self._inside(grouping)[0])
-            note = f"folders below the classes only group photos, as {example}"
+            note = f"folders below the classes only group photos, such as {example}"
             self.notes.append(note + f". {case}, pass {flag}" * bool(shared))
 
     def _flag(

@@ -27,13 +27,13 @@ csv = functools.partial(
 )
 columns = functools.partial(
     _source,
-    "Columns of --csv with other titles, as in path:filename,label:breed; also split, "
-    "and group for photos that must share a split.",
+    "Titles of the columns of --csv, as in path:filename,label:breed; also split:, and "
+    "group: for photos that must share a split.",
     value="COLUMNS",
 )
 labels = functools.partial(
     _source,
-    "Names of numbered labels: one per line from 0, numbered, in JSON or CSV.",
+    "File that names numbered labels: one per line, 0 first; or JSON or CSV.",
     value="FILE",
 )
 group_by = functools.partial(

@@ -76,7 +76,8 @@ def list_photos(root: Path) -> photo_source.Source:
                 if label_of.setdefault(name, label) != label:
                     raise DataError(
                         f"{path} record {index}: label {label}, but class {name} has "
-                        f"{label_of[name]} before. Expected one file per class"
+                        f"{label_of[name]} in an earlier record. Expected one file per "
+                        "class"
                     )
                 place = f"{path.name}/{index:06d}.jpg"
                 photos.append(SourcePhoto(path=place, class_name=name, span=span))

@@ -94,7 +94,7 @@ def refuse_lfs_pointer(path: Path | BucketPath) -> None:
     if re.match(LFS_POINTER, start):
         raise DataError(
             f"{path}: is a pointer of Git LFS, not the file itself. Run git lfs pull "
-            "where it lies"
+            "in its folder"
         )
 
 

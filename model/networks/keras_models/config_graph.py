@@ -100,7 +100,7 @@ class _Reader:
     def model(self, model: Mapping[str, Any], source: Output, depth: int) -> Output:
         """Gather the calls of a model that is called on `source`; return its output."""
         if depth > _MAX_DEPTH:
-            raise self.refuse("models nested too deep")
+            raise self.refuse("models nested too deeply")
         kind, config = model.get("class_name"), model.get("config")
         if kind == "Sequential" and isinstance(config, list):  # Keras 1 and 2
             config = {"layers": config}
@@ -207,7 +207,7 @@ class _Reader:
         kind = part.get("class_name")
         if kind in _MODELS:
             if len(args) != 1 or not isinstance(args[0], Output):
-                raise self.refuse("a model inside that has several inputs")
+                raise self.refuse("an inner model of several inputs")
             return self.model(part, args[0], depth + 1)
         config = _object(part.get("config"), self.refuse, f"a {str(kind)[:40]} layer")
         for key in ("batch_shape", "batch_input_shape"):

@@ -129,7 +129,10 @@ def _normalization(call: Call, refuse: Refuse) -> Any:
     """
     axis, mean = call.config.get("axis", -1), call.config.get("mean")
     if axis not in (-1, 3, [-1], [3]) or call.config.get("invert"):
-        raise refuse(f"layer {call.name} (Normalization) of another axis, or inverted")
+        raise refuse(
+            f"layer {call.name} (Normalization) of an axis that is not the channels, "
+            "or inverted"
+        )
     if mean is None:
         return keras.layers.BatchNormalization(
             center=False, scale=False, epsilon=0.0, name=call.name

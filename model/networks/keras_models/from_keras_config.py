@@ -154,7 +154,7 @@ def _as_network(graph: Graph, refuse: config_layers.Refuse) -> architecture.Netw
         network = dataclasses.replace(network, num_classes=shape[1], is_classifier=True)
     places = network.head_positions()
     if not places:
-        raise refuse("a model of one layer, on which no head can sit")
+        raise refuse("a single layer, below which no head can sit")
     # By default a head sits below the first dense layer, whatever follows it.
     kinds = {call.name: call.kind for call in graph.calls}
     dense = (n for n, name in enumerate(places) if kinds.get(name) == "Dense")
@@ -277,14 +277,14 @@ def _check_sizes(network: architecture.Network, refuse: config_layers.Refuse) ->
     for name, shape in network.layer_shapes().items():
         numbers = math.prod(side or 1 for side in shape[1:])
         if numbers > _MAX_OUTPUT:
-            raise refuse(f"layer {name}, of {numbers:,} numbers an image")
+            raise refuse(f"layer {name}, with {numbers:,} numbers per image")
         if numbers < 1 or 0 in shape[1:]:
-            raise refuse(f"layer {name}, which puts nothing out")
+            raise refuse(f"layer {name}, whose output is empty")
     shapes = network.variable_shapes(network.input_spec)
     weights = [shape for layer in shapes.values() for shape in layer.values()]
     if not weights:
         raise refuse("a model without weights")
     if any(0 in shape for shape in weights):
-        raise refuse("a weight without numbers")
+        raise refuse("an empty weight")
     if (total := sum(map(math.prod, weights))) > _MAX_PARAMETERS:
         raise refuse(f"{total:,} parameters")

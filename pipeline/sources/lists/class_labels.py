@@ -80,8 +80,8 @@ def by_folder(places: Places, folder_of: Mapping[str, str]) -> Classes:
     if not folder_of:
         raise DataError(
             f"{next(iter(places.values()))}: classes cannot be named by the first "
-            "folders of the paths, because these are not one for each label. Name the "
-            "classes with --labels=FILE, one name per line, label 0 first"
+            "folders of the paths, because not every label has one folder of its own. "
+            "Name the classes with --labels=FILE, one name per line, label 0 first"
         )
     names = tuple(folder_of[label] for label in sorted(places, key=int))
     reason = f"there are {len(names)} labels; name all classes with --labels=FILE"

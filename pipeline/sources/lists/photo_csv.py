@@ -146,7 +146,7 @@ def _find_split(
         elif len({*column}) > 1:
             command_line.note(
                 f"{path}: column {shown} looks like a split, but is not used. If it is "
-                f"one, pass --columns=split:{shown}"
+                f"one, with values such as train and test, pass --columns=split:{shown}"
             )
     if len(usable) > 1:
         listed = [titles[place][:80] for place in usable]

@@ -111,7 +111,7 @@ class TestPredict:
         results = predict(run_classifier, folder)
         assert len(results) == 13
         assert [Path(r.photo).name for r in results if r.problem] == ["bad.jpg"]
-        line = f"ignored: 1 hidden, 2 other than photos, the first: {folder}/notes.txt"
+        line = f"ignored: 1 hidden, 2 not a photo, the first: {folder}/notes.txt"
         assert f"{line}: not an image" in capsys.readouterr().err
         (result,) = predict(run_classifier, folder / "notes.txt")
         assert "not an image" in result.problem  # it was named

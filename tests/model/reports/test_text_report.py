@@ -124,15 +124,15 @@ def test_groups_are_named_with_what_they_are_worth():
                 "num_training_in_all": 60_000,
             },
             "near-copies of training photos: 1 of 1,097 photos, first a/1.jpg and "
-            "a/2.jpg, compared with 50,000 of 60,000. Of training photos cut by 10 % "
-            "of each border, 95 % are named; 1.4 % of training photos look as much "
-            "like another one.",
+            "a/2.jpg, compared with 50,000 of 60,000. Of training photos cropped by "
+            "10 % on each side, 95 % are found; 1.4 % of training photos look as much "
+            "like another training photo.",
         ),
         (
             {"not_searched": "nothing is cached"},
             "near-copies of training photos: not searched, because nothing is cached. "
-            "Conversion only keeps copies in one split that are re-encoded, mirrored, "
-            "turned by 90 degrees, resized, grey, or cut by up to 2 % of each border.",
+            "Conversion keeps copies in one split only if re-encoded, mirrored, turned "
+            "by 90 degrees, resized, grey, or cropped by up to 2 % on each side.",
         ),
     ],
     ids=["searched", "not searched"],

@@ -96,7 +96,9 @@ class TestKept:
         refused = conversions.command(source, out)
         assert refused.returncode == 2
         assert refused.stderr.count("\n") == 1
-        flag = shlex.split(re.search(r"If so, pass (.*?)\. If", refused.stderr)[1])[0]
+        flag = shlex.split(
+            re.search(r"If they are splits, pass (.*?)\. If", refused.stderr)[1]
+        )[0]
         done = conversions.command(source, out, flag)
         assert done.returncode == 0, done.stderr
         converted = manifest.read(out)

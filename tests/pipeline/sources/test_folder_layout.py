@@ -13,7 +13,7 @@ READ = {
     "digits": ({"0": "0", "1": "1"}, ""),
     "years in classes": (
         {"daisy/2019": "daisy", "daisy/2020": "daisy", "rose/2019": "rose"},
-        "folders below the classes only group photos, as daisy/2019",
+        "folders below the classes only group photos, such as daisy/2019",
     ),
     "months in classes": (
         {"daisy/2019-05": "daisy", "daisy/2019-06": "daisy", "rose/2019-05": "rose"},
@@ -26,7 +26,7 @@ READ = {
     "doubled classes": ({"cats/cats": "cats", "dogs/dogs": "dogs"}, "only group"),
     "breeds": (
         {"cats/siamese": "cats", "cats/manx": "cats", "dogs/poodle": "dogs"},
-        "only group photos, as cats/manx",
+        "only group photos, such as cats/manx",
     ),
     "few names twice": (
         {"a/x": "a", "a/y": "a", "a/z": "a", "b/x": "b", "b/u": "b", "b/v": "b"},
@@ -36,7 +36,8 @@ READ = {
     "ZIP": ({"flowers/a": "a", "flowers/b": "b"}, "entered flowers, the only folder"),
     "ZIP in ZIP": (
         {"flowers/flowers/a": "a", "flowers/flowers/b": "b"},
-        "entered flowers/flowers, the only folder there: folder/folder/class",
+        "entered flowers/flowers, the only folder there: "
+        "read as --layout=folder/folder/class",
     ),
     "one year": ({"2023/daisy": "daisy", "2023/rose": "rose"}, "entered 2023"),
     "splits": (
@@ -54,7 +55,7 @@ READ = {
             "xray/train/b": "train b",
             "xray/val/a": "validation a",
         },
-        "entered xray, the only folder there: folder/split/class",
+        "entered xray, the only folder there: read as --layout=folder/split/class",
     ),
     "doubled splits": (
         {
@@ -62,7 +63,8 @@ READ = {
             "train/train/b": "train b",
             "test/test/a": "test a",
         },
-        "entered train/train, the only folder there: split/folder/class",
+        "entered train/train, the only folder there: "
+        "read as --layout=split/folder/class",
     ),
     "training only": ({"train/a": "train a", "train/b": "train b"}, ""),
     "unlabelled test": (

@@ -109,7 +109,7 @@ def test_a_converted_data_set_is_refused(shared_records):
         (tfrecord.frame(example(b"i", b"1")), "in label the 8 bytes of one"),
         (
             framed(b"i", 1) * 2 + framed(b"i", -5),
-            r"a\.tfrecord record 2: label -5, but class a has 1 before",
+            r"a\.tfrecord record 2: label -5, but class a has 1 in an earlier",
         ),
         (framed(b"i", 0), "both a and b have label"),
     ],

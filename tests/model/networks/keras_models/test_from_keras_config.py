@@ -453,7 +453,7 @@ def test_a_layer_that_fits_no_memory_is_refused():
     x = layers.UpSampling2D(16, name="up")(layers.Conv2D(64, 1, name="conv")(image))
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     model = keras.Model(image, layers.Dense(2, name="d")(x))
-    with pytest.raises(errors.MismatchedCheckpoint, match=r"layer up, of .* numbers"):
+    with pytest.raises(errors.MismatchedCheckpoint, match=r"layer up, with .* numbers"):
         from_keras_config.rebuild(model.to_json(), "file")
 
 

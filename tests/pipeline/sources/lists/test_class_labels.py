@@ -89,7 +89,7 @@ class TestFolders:
     @pytest.mark.parametrize(
         ("labels", "folders", "message"),
         [
-            (("0", "1"), {}, "not one for each label. .* --labels"),
+            (("0", "1"), {}, "not every label has one folder of its own. .* --labels"),
             (("0", "2"), {"0": "a", "2": "b"}, "label 2 .*Expected 0 to 1.* --labels"),
             (("0", "x"), {}, "line 2: label 'x' is not a number"),
         ],
