@@ -97,7 +97,7 @@ def has_wrong_ending(path: str, format: str) -> bool:
 
 
 def named_format(path: str) -> str:
-    """Return the image format of which a file has the ending; "" if there is none."""
+    """Return the image format whose ending a file has; "" for another ending."""
     ending = PurePosixPath(path).suffix.lower().removeprefix(".")
     return next((name for name, ends in _ENDINGS.items() if ending in ends), "")
 
