@@ -44,7 +44,8 @@ def parse(layout: str) -> tuple[list[str], dict[str, str]]:
         word, _, name = item.partition("=")
         split = {**SPLIT_OF, _NONE: _NONE}.get(word.lower())
         if split and name:
-            split_of[name] = split
+            if split_of.setdefault(name, split) != split:
+                raise ValueError(f"--layout={layout}: {name} is given twice")
         elif _LEVELS.fullmatch(item) and not levels:
             levels = item.split("/")
         else:

@@ -50,6 +50,12 @@ def resolve(places: Places, names: label_files.Names | None) -> Classes:
         same = {name: name for name in names.names}
         return Classes(names.names, same, f"names as in {names.path.name}")
     count = len(names.names)
+    if known := [label for label in places if label in first_of]:
+        other = next(label for label in places if label not in first_of)
+        raise DataError(
+            f"{places[other]}: label {other[:80]!r} is not one of the {count} names in "
+            f"{names.path}, but {known[0][:80]!r} is. Expected names or numbers alone"
+        )
     for label in places:
         if (number := _number(label)) is None or number < 0:
             raise DataError(
@@ -74,8 +80,8 @@ def by_folder(places: Places, folder_of: Mapping[str, str]) -> Classes:
     for label in places:
         if _number(label) is None:
             raise DataError(
-                f"{places[label]}: label {label[:80]!r} is not a number. Expected a "
-                "path, a space and a number from 0"
+                f"{places[label]}: label {label[:80]!r} is not a number of a "
+                "class. Expected a path, a space and a number from 0"
             )
     if not folder_of:
         raise DataError(

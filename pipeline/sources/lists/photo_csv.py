@@ -80,6 +80,11 @@ def read_rows(
         values = {fields[place].lower() for _, fields in rows}
         meaning = _meaning(titles[place], values) or SPLIT_OF
     for line, fields in rows:
+        if fields == titles:
+            raise DataError(
+                f"{path} line {line}: has the titles of the columns once more. Remove "
+                "that line"
+            )
         row = {"split": "", "group": ""}
         row |= {role: fields[place] for role, place in places.items()}
         if missing := [role for role in needed if not row[role]]:

@@ -276,3 +276,8 @@ def test_folds_may_be_splits(tmp_path):
 def test_values_without_a_meaning_are_refused(layout):
     with pytest.raises(ValueError, match=f"--layout={layout}: expected"):
         folder_layout.parse(layout)
+
+
+def test_a_folder_has_one_split():
+    with pytest.raises(ValueError, match="train=x,test=x: x is given twice"):
+        folder_layout.parse("train=x,test=x")

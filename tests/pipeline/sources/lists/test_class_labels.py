@@ -60,7 +60,7 @@ class TestNumbers:
             (("1", "4"), r"line 2: label 4 .*labels\.txt has 3 names"),
             (("0", "-1"), "line 2: label '-1' .*a number from 0 to 2"),
             (("0", "1.0"), "line 2: label '1.0'"),
-            (("daisy", "0"), "line 1: label 'daisy'"),
+            (("daisy", "0"), "line 2: label '0' is not one of the 3 .* but 'daisy' is"),
             (("0", "9" * 5000), "line 2: label '9+' is unknown"),
             (("0", "\u0661"), "line 2: label '\u0661'"),
             (("Daisy",), "'Daisy' .* or one of the 3 names"),

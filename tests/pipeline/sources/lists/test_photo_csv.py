@@ -195,6 +195,7 @@ def test_line_breaks_in_fields_do_not_disturb_line_numbers(tmp_path):
         ("path,class\na,b\n", "expected one column label, found 0.*'path', 'class'"),
         ("path,label,Path\na,b,c\n", "expected one column path, found 2"),
         ("path,label\n", "no photos listed"),
+        ("path,label\na,x\npath,label\n", "line 3: has the titles of the columns"),
         ("path,label\na,b,c\n", "line 2: has 3 fields. Expected 2"),
         ("path,label\na,x\nb\n", "line 3: has 1 fields. Expected 2"),
         ("path,label\n,x\n", "line 2: no path"),
