@@ -260,6 +260,11 @@ def note(text: str) -> None:
     log(f"note: {as_utf8(one_line(text))}")
 
 
+def warn(text: str) -> None:
+    """Log on one line what may be wrong."""
+    log(f"warning: {as_utf8(one_line(text))}")
+
+
 def first_few(texts: Collection[str], separator: str = ", ") -> str:
     """Return the first five texts, and "..." if there are more."""
     shown = separator.join(itertools.islice(texts, 5))

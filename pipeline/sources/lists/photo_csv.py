@@ -149,7 +149,7 @@ def _find_split(
             note = f"{path}: column {shown} gives the splits"
             usable[place] = f"{note}; yes means {yes}" if yes else note
         elif len({*column}) > 1:
-            command_line.note(
+            command_line.warn(
                 f"{path}: column {shown} looks like a split, but is not used. If it is "
                 f"one, with values such as train and test, pass --columns=split:{shown}"
             )
