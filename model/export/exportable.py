@@ -67,11 +67,12 @@ def load_run(run: finished_run.FinishedRun) -> Exportable:
 
 def _describe_input(spec: InputSpec, white_level: int) -> str:
     share = spec.size_px / spec.short_side_px
-    window = "square window" if spec.resize == "crop" else "window"
-    side = "the short side" if spec.resize == "crop" else "each side"
+    window = "square window" if spec.keeps_aspect else "window"
+    sides = {"crop": "the short side", "squash": "each side", "pad": "the long side"}
+    filled = f", filled with the colour {spec.fill} beyond the image" * bool(spec.fill)
     deep = f" (of 16-bit pictures, {white_level} and more is 255)"
     return (
         f"upright RGB, 0 to 255{deep if white_level else ''}; the network sees the "
-        f"central {window} of {share:.6g} of {side}, resized to {spec.size_px} x "
-        f"{spec.size_px}"
+        f"central {window} of {share:.6g} of {sides[spec.resize]}{filled}, resized to "
+        f"{spec.size_px} x {spec.size_px}"
     )

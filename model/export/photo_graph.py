@@ -49,7 +49,7 @@ def view_of_photo(
         )[0],
     )
     pixels.set_shape([None, None, 3])
-    square = spec.resize == "crop"
+    square = spec.keeps_aspect
     return crop_and_resize.resize(pixels, spec.size_px, halving=True, square=square)
 
 
@@ -64,7 +64,7 @@ def view_of_images(
         resize_min: longest short side that conversion keeps, in pixels; 0: any.
     """
     pixels = _window(_shrink(images, resize_min), spec)
-    square = spec.resize == "crop"
+    square = spec.keeps_aspect
     return crop_and_resize.resize_all(pixels, spec.size_px, halving=True, square=square)
 
 
@@ -74,8 +74,7 @@ def portable_view_of_images(images: Any, spec: InputSpec) -> Any:
     Unlike conversion, it does not shrink large images first.
     """
     pixels = tf.cast(_window(images, spec), tf.float32)
-    square = spec.resize == "crop"
-    pixels = crop_and_resize.halve(pixels, spec.size_px, square=square)
+    pixels = crop_and_resize.halve(pixels, spec.size_px, square=spec.keeps_aspect)
     pixels = _interpolated(_interpolated(pixels, 2, spec.size_px), 1, spec.size_px)
     return tf.cast(pixels + 0.5, tf.uint8)
 
@@ -103,17 +102,25 @@ def _interpolated(images: Any, axis: int, size_px: int) -> Any:
 def _central(height: Any, width: Any, spec: InputSpec) -> Any:
     """Return the window of crop_and_resize.central_views: int32 [4]."""
     sizes = tf.stack([height, width])
-    whole = sizes if spec.resize == "squash" else tf.fill([2], tf.reduce_min(sizes))
+    whole = sizes
+    if spec.keeps_aspect:
+        side = tf.reduce_max if spec.resize == "pad" else tf.reduce_min
+        whole = tf.fill([2], side(sizes))
     exact = tf.cast(whole, tf.float64) * (spec.size_px / spec.short_side_px)
     sides = tf.maximum(1, tf.cast(tf.round(exact), tf.int32))
-    return tf.concat([(sizes - sides) // 2, sides], axis=0)
+    # Rounded down also below 0, where converters would round towards 0.
+    beyond = tf.maximum(sides - sizes + 1, 0) // 2
+    corners = tf.maximum(sizes - sides, 0) // 2 - beyond
+    return tf.concat([corners, sides], axis=0)
 
 
 def _window(images: Any, spec: InputSpec) -> Any:
     """Return the central window of [batch, height, width, 3]."""
     shape = tf.shape(images)
-    top, left, height, width = tf.unstack(_central(shape[1], shape[2], spec))
-    return images[:, top : top + height, left : left + width]
+    window = _central(shape[1], shape[2], spec)
+    pixels = crop_and_resize.cut(images, window)
+    fill = spec.fill
+    return crop_and_resize.surround(pixels, window, fill) if fill else pixels
 
 
 def _jpeg_window(encoded: Any, spec: InputSpec, resize_min: int) -> Any:
@@ -141,7 +148,7 @@ def _jpeg_window(encoded: Any, spec: InputSpec, resize_min: int) -> Any:
     stored = tf.cond(is_copied, lambda: encoded, encode_again)
     stored_shape = tf.io.extract_jpeg_shape(stored)
     window = _central(stored_shape[0], stored_shape[1], spec)
-    return crop_and_resize.decode_window(stored, False, window)
+    return crop_and_resize.decode_window(stored, False, window, spec.fill)
 
 
 def _turn(pixels: Any, turned: Any) -> Any:

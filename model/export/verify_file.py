@@ -194,8 +194,9 @@ def decode_as_run(encoded: bytes, is_png: bool, spec: InputSpec) -> np.ndarray:
     """
     image = opencv.decode_rgb(encoded)
     window = crop_and_resize.central_views(np.array([image.shape[:2]]), spec).windows[0]
-    top, left, height, width = window
-    seen = crop_and_resize.decode_window(encoded, is_png, window)
+    inside = crop_and_resize.inside_of(window, image.shape[:2]).numpy()
+    top, left, height, width = inside
+    seen = crop_and_resize.decode_window(encoded, is_png, inside)
     image[top : top + height, left : left + width] = seen
     return image
 

@@ -70,8 +70,7 @@ def training(run: finished_run.FinishedRun) -> dict[str, Any]:
         "weights": " ".join(str(weights.get(n, "")) for n in ("ckpt", "variant")),
         "device": config.get("device", ""),
         "precision in training": config.get("precision", ""),
-        "input": f"{run.spec.size_px} x {run.spec.size_px} of "
-        f"{run.spec.short_side_px} pixels, {run.spec.resize}",
+        "input": run.spec.describe(),
         "preprocessing by": run.spec.source,
     }
     return {

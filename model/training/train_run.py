@@ -173,8 +173,7 @@ def _header(
         "weights": _weights_in_words(start),
         "network": start.network.name
         + f"; compared with a random start in {SCRATCH}/" * (config.compare != "none"),
-        "input": f"{spec.size_px} x {spec.size_px} pixels, {spec.resize} of shorter "
-        f"side {spec.short_side_px}; preprocessing of {spec.source}",
+        "input": f"{spec.describe()}; preprocessing of {spec.source}",
         "head": f"{'kept' if config.keep_head else 'new'}, on "
         f"{head.describe(start.features, start.pooling)}",
         **_stage_lines(networks[0].stages),

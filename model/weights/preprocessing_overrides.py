@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from model.checkpoints import errors
-from pipeline.batches.input_spec import InputSpec, as_tuples
+from pipeline.batches.input_spec import RESIZES, InputSpec, as_tuples
 from pipeline.system import config_flags
 
 _setting = functools.partial(config_flags.setting, group="Preprocessing")
@@ -31,13 +31,14 @@ class Overrides:
     short_side: int = _setting(
         0,
         "Short side in pixels to which photos are resized before the crop; 0 keeps the "
-        "weights' ratio to the input.",
+        "weights' ratio to the input, and --resize=pad shows whole photos.",
         lower=0,
     )
     resize: str = _setting(
         "auto",
-        "Whether photos are cropped to a square or squashed; auto suits the weights.",
-        choices=("auto", "crop", "squash"),
+        "How photos become square: crop shows the middle, squash all of it in another "
+        "aspect, pad (letterbox) all of it in a frame; auto suits the weights.",
+        choices=("auto", *RESIZES),
     )
     channel_order: str = _setting(
         "auto",
@@ -75,12 +76,15 @@ class Overrides:
         `bgr` says whether the weights are known to expect blue, green, red.
         """
         size = self.image_size or spec.size_px
+        resize = spec.resize if self.resize == "auto" else self.resize
         short_side = self.short_side or round(size * spec.short_side_px / spec.size_px)
+        if resize == "pad" != spec.resize and not self.short_side:
+            short_side = size
         scale = self.scale or spec.scale
         changes: dict[str, Any] = {
             "size_px": size,
             "short_side_px": short_side,
-            "resize": spec.resize if self.resize == "auto" else self.resize,
+            "resize": resize,
             "scale": scale,
             "std": _three_numbers("std", self.std) if self.std else spec.std,
         }

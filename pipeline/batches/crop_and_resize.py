@@ -3,7 +3,8 @@
 The geometry is that of "resize the short side to 256, then crop 224": a square window
 of 224/256 of the short side is cut from the full-size image and resized once, so only
 the window is decoded. Windows are computed with NumPy from the sizes in the manifest;
-pixels are decoded and resized in a TensorFlow graph.
+pixels are decoded and resized in a TensorFlow graph. A window of a padded image reaches
+beyond the image, and is filled there.
 """
 
 import dataclasses
@@ -43,9 +44,30 @@ def window_sides(sizes: np.ndarray, spec: InputSpec) -> np.ndarray:
     Sizes and result are int64 [num_images, 2]: height and width, in pixels.
     """
     share = spec.size_px / spec.short_side_px
-    whole = sizes if spec.resize == "squash" else sizes.min(axis=1, keepdims=True)
-    sides = np.maximum(1, np.rint(whole * share)).astype(np.int64)
-    return np.broadcast_to(sides, sizes.shape)
+    return np.maximum(1, np.rint(_resized(sizes, spec) * share)).astype(np.int64)
+
+
+def _resized(sizes: np.ndarray, spec: InputSpec) -> np.ndarray:
+    """Return the sizes of what becomes a square of `short_side_px`, in pixels."""
+    if spec.resize == "squash":
+        return sizes
+    side = (np.max if spec.resize == "pad" else np.min)(sizes, axis=1, keepdims=True)
+    return np.broadcast_to(side, sizes.shape)
+
+
+def padded_sizes(sizes: np.ndarray, spec: InputSpec) -> np.ndarray:
+    """Return the sizes of the images with what is filled around them, in pixels."""
+    return np.maximum(sizes, _resized(sizes, spec))
+
+
+def windows_at(corners: np.ndarray, sides: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Return windows as Views has them, from top and left: int [num_images, 2].
+
+    A window whose centre lies beyond the image is moved there, so that none shows
+    nothing but filling.
+    """
+    corners = np.clip(corners, -(sides // 2), sizes - (sides + 1) // 2)
+    return np.concatenate([corners, sides], axis=1).astype(np.int32)
 
 
 def central_views(
@@ -53,8 +75,7 @@ def central_views(
 ) -> Views:
     """Return the central window of images of these sizes, int64 [num_images, 2]."""
     sides = window_sides(sizes, spec)
-    corners = (sizes - sides) // 2
-    windows = np.concatenate([corners, sides], axis=1).astype(np.int32)
+    windows = windows_at((sizes - sides) // 2, sides, sizes)
     return Views(windows=windows, mirrored=np.full(len(sizes), mirrored))
 
 
@@ -62,8 +83,8 @@ def cornered_views(sizes: np.ndarray, spec: InputSpec) -> tuple[Views, ...]:
     """Return five windows of each image: one in the centre, four in the corners.
 
     The corners are those of the central square with the image's short side; where the
-    image is squashed, those of the whole image. Where a network sees the whole square,
-    the five are the same.
+    image is squashed or padded, those of all of it. Where a network sees the whole
+    square, the five are the same.
 
     Returns:
         Views of centre, top left, top right, bottom left, bottom right.
@@ -71,14 +92,11 @@ def cornered_views(sizes: np.ndarray, spec: InputSpec) -> tuple[Views, ...]:
     Source: Krizhevsky et al. 2012, section 4.1 (ten patches of a 256 x 256 image).
     """
     sides = window_sides(sizes, spec)
-    squares = sizes
-    if spec.resize == "crop":
-        squares = np.broadcast_to(sizes.min(axis=1, keepdims=True), sizes.shape)
+    squares = _resized(sizes, spec)
     first, room = (sizes - squares) // 2, squares - sides
     views = [central_views(sizes, spec)]
     for down_right in itertools.product((0, 1), repeat=2):
-        corners = first + room * down_right
-        windows = np.concatenate([corners, sides], axis=1).astype(np.int32)
+        windows = windows_at(first + room * down_right, sides, sizes)
         views.append(Views(windows=windows, mirrored=np.zeros(len(sizes), np.bool_)))
     return tuple(views)
 
@@ -92,35 +110,71 @@ def random_views(sizes: np.ndarray, spec: InputSpec, key: tuple[int, ...]) -> Vi
     """
     uniform = seeded_generator(key).random((len(sizes), 3))
     sides = window_sides(sizes, spec)
-    corners = np.floor(uniform[:, :2] * (sizes - sides + 1)).astype(np.int64)
-    windows = np.concatenate([corners, sides], axis=1).astype(np.int32)
+    padded = padded_sizes(sizes, spec)
+    corners = np.floor(uniform[:, :2] * (padded - sides + 1)).astype(np.int64)
+    windows = windows_at((sizes - padded) // 2 + corners, sides, sizes)
     return Views(windows=windows, mirrored=uniform[:, 2] < 0.5)
 
 
-def decode_window(encoded: Any, is_png: Any, window: Any) -> Any:
+def decode_window(
+    encoded: Any, is_png: Any, window: Any, fill: tuple[int, ...] | None = None
+) -> Any:
     """Decode a part of an image to uint8 [height, width, 3], RGB, 0..255.
 
     Args:
         encoded: string scalar, a JPEG or PNG file.
         is_png: bool scalar tensor, or a Python bool when all images are of one format.
-        window: int32 [4]: top, left, height, width, in pixels; inside the image.
+        window: int32 [4]: top, left, height, width, in pixels.
+        fill: R, G and B of the window beyond the image, 0..255; None if it is inside.
     """
 
     def jpeg() -> Any:
+        inside = window
+        if fill:
+            inside = inside_of(window, tf.io.extract_jpeg_shape(encoded)[:2])
         # INTEGER_ACCURATE equals OpenCV's decoder to the bit; the default is off by up
         # to 20 levels. Only the window is decoded.
         return tf.image.decode_and_crop_jpeg(
-            encoded, window, channels=3, dct_method="INTEGER_ACCURATE"
+            encoded, inside, channels=3, dct_method="INTEGER_ACCURATE"
         )
 
     def png() -> Any:
-        image = tf.io.decode_png(encoded, channels=3)
-        top, left, height, width = tf.unstack(window)
-        return image[top : top + height, left : left + width]
+        return cut(tf.io.decode_png(encoded, channels=3)[None], window)[0]
 
     if isinstance(is_png, bool):
-        return png() if is_png else jpeg()
-    return tf.cond(is_png, png, jpeg)
+        pixels = png() if is_png else jpeg()
+    else:
+        pixels = tf.cond(is_png, png, jpeg)
+    return surround(pixels[None], window, fill)[0] if fill else pixels
+
+
+def inside_of(window: Any, size: Any) -> Any:
+    """Return the part of a window, int32 [4], inside an image of height and width."""
+    first = tf.maximum(window[:2], 0)
+    return tf.concat([first, tf.minimum(window[:2] + window[2:], size) - first], 0)
+
+
+def cut(images: Any, window: Any) -> Any:
+    """Return what a window shows of images, [batch, height, width, 3]."""
+    inside = inside_of(window, tf.shape(images)[1:3])
+    top, left, height, width = tf.unstack(inside)
+    return images[:, top : top + height, left : left + width]
+
+
+def surround(images: Any, window: Any, fill: tuple[int, ...]) -> Any:
+    """Fill a window around what it shows of images: [batch, height, width, 3]."""
+    for axis in (1, 2):
+        shape = tf.unstack(tf.shape(images))
+        before = tf.maximum(-window[axis - 1], 0)
+        bars = [
+            tf.broadcast_to(
+                tf.constant(fill, images.dtype),
+                tf.stack([*shape[:axis], margin, *shape[axis + 1 :]]),
+            )
+            for margin in (before, window[axis + 1] - before - shape[axis])
+        ]
+        images = tf.concat([bars[0], images, bars[1]], axis)
+    return images
 
 
 def _halve(images: Any, size_px: int, by: tuple[int, int]) -> Any:

@@ -136,9 +136,10 @@ class Images:
     def _resizing(self) -> dict[str, bool]:
         """Return the arguments of crop_and_resize.resize that fit all windows."""
         sides = crop_and_resize.window_sides(self.sizes, self.spec)
-        square = self.spec.resize == "crop"
+        square = self.spec.keeps_aspect
         if self._augmentation.crop_area:
-            sides, square = self.sizes, False  # no window is larger than its image
+            # No window is larger.
+            sides, square = crop_and_resize.padded_sizes(self.sizes, self.spec), False
         halving = bool((sides >= 2 * self.spec.size_px).any())
         return {"halving": halving, "square": square}
 
@@ -183,7 +184,8 @@ class Images:
         only_png = bool(self._is_png.any())
         mixed = only_png and not self._is_png.all()
         is_png = numbers[7] == 1 if mixed else only_png
-        image = crop_and_resize.decode_window(encoded, is_png, window)
+        fill = self.spec.fill
+        image = crop_and_resize.decode_window(encoded, is_png, window, fill)
         image = crop_and_resize.resize(image, self.spec.size_px, **self._resizing())
         image = crop_and_resize.mirror(image, numbers[6] == 1)
         drawn = tf.bitcast(numbers[_NUM_COLUMNS:], tf.float64)

@@ -8,6 +8,8 @@ from typing import Any, Literal
 MAX_SIDE_PX = 4096  # of a network's input
 _MAX_LEVEL = 512  # no mean of pixels lies beyond, in units of 0..255
 _MIN_DIVISOR, _MAX_DIVISOR = 1e-4, 1e5  # of pixels
+_IMAGENET_MEAN = (124, 116, 104)  # R, G, B
+RESIZES = ("crop", "squash", "pad")
 MeanImage = tuple[tuple[tuple[float, float, float], ...], ...]
 
 
@@ -26,9 +28,10 @@ class InputSpec:
     Attributes:
         size_px: height and width of the input, in pixels.
         short_side_px: length to which the image's short side is resized before the
-            crop, in pixels.
+            crop, in pixels; with "pad" the longer side.
         resize: "crop" keeps the image's aspect; "squash" resizes both of its sides to
-            `short_side_px`, as Caffe's tools do.
+            `short_side_px`, as Caffe's tools do; "pad" keeps the aspect and fills the
+            image up to a square (a letterbox).
         scale: 255 if mean and std are for 0..1, 1 if they are for 0..255.
         mean: means of R, G and B after the division by `scale`.
         std: standard deviations of R, G and B after the division by `scale`.
@@ -40,7 +43,7 @@ class InputSpec:
 
     size_px: int = 224
     short_side_px: int = 256
-    resize: Literal["crop", "squash"] = "crop"
+    resize: Literal["crop", "squash", "pad"] = "crop"
     scale: float = 1.0
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -85,9 +88,38 @@ class InputSpec:
         if not isinstance(self.source, str) or not self.source.isprintable():
             raise ValueError("source: expected a line of text")
 
+    @property
+    def keeps_aspect(self) -> bool:
+        """Whether windows are square."""
+        return self.resize != "squash"
+
+    @property
+    def fill(self) -> tuple[int, ...] | None:
+        """R, G and B around a padded image, 0..255; None where images are not padded.
+
+        That is the mean, which the network subtracts: its convolutions pad with zeros,
+        too. Where the preprocessing subtracts none, it is ImageNet's mean.
+        """
+        if self.resize != "pad":
+            return None
+        rows = self.mean_image or ((self.mean,),)
+        pixels = [pixel for row in rows for pixel in row]
+        mean = [sum(c) / len(pixels) * self.scale for c in zip(*pixels, strict=True)]
+        if not any(mean):
+            return _IMAGENET_MEAN
+        return tuple(min(255, max(0, round(level))) for level in mean)
+
+    def describe(self) -> str:
+        """Return size and resizing in words."""
+        side = {"crop": "shorter side", "squash": "both sides", "pad": "longer side"}
+        return (
+            f"{self.size_px} x {self.size_px} pixels, {self.resize} of "
+            f"{side[self.resize]} {self.short_side_px}"
+        )
+
     def _check_sizes(self) -> None:
-        if self.resize not in ("crop", "squash"):
-            raise ValueError("resize: expected crop or squash")
+        if self.resize not in RESIZES:
+            raise ValueError(f"resize: expected one of {', '.join(RESIZES)}")
         size, short_side = self.size_px, self.short_side_px
         are_whole = type(size) is int and type(short_side) is int
         if not are_whole or not 1 <= size <= short_side <= MAX_SIDE_PX:

@@ -71,17 +71,18 @@ def _draw_crops(
     """Draw windows of random area, aspect and place, as Views has them.
 
     Where ten of them in turn do not fit into the image, the window is the largest
-    central one of an allowed aspect.
+    central one of an allowed aspect. Padding counts as part of the image.
     """
+    padded = crop_and_resize.padded_sizes(sizes, spec)
     area, aspects = augmentation.crop_areas, augmentation.crop_aspects
     # Sides of a window of all of the area with aspect 1.
-    whole = sizes.astype(np.float64)
+    whole = padded.astype(np.float64)
     if spec.resize == "crop":
         whole = np.sqrt(whole.prod(axis=1, keepdims=True)).repeat(2, axis=1)
-    aspect = (sizes[:, 1] / whole[:, 1]) / (sizes[:, 0] / whole[:, 0])
+    aspect = (padded[:, 1] / whole[:, 1]) / (padded[:, 0] / whole[:, 0])
     shares = np.stack([aspect / aspects[0], aspects[1] / aspect], axis=1)
-    sides = np.maximum(1, np.rint(sizes * np.minimum(1, shares))).astype(np.int64)
-    corners = (sizes - sides) // 2
+    sides = np.maximum(1, np.rint(padded * np.minimum(1, shares))).astype(np.int64)
+    corners = (padded - sides) // 2
     waiting = np.ones(len(sizes), np.bool_)
     for _ in range(_CROP_ATTEMPTS):
         uniform = random.random((len(sizes), 4))
@@ -90,13 +91,14 @@ def _draw_crops(
         stretch = np.exp((low + uniform[:, 1] * (high - low)) / 2)
         tried = whole * np.stack([share / stretch, share * stretch], axis=1)
         tried = np.maximum(1, np.rint(tried)).astype(np.int64)
-        fits = waiting & (tried <= sizes).all(axis=1)
-        places = np.floor(uniform[:, 2:] * (sizes - tried + 1)).astype(np.int64)
+        fits = waiting & (tried <= padded).all(axis=1)
+        places = np.floor(uniform[:, 2:] * (padded - tried + 1)).astype(np.int64)
         sides[fits], corners[fits] = tried[fits], places[fits]
         waiting &= ~fits
         if not waiting.any():
             break
-    return np.concatenate([corners, sides], axis=1).astype(np.int32)
+    corners += (sizes - padded) // 2
+    return crop_and_resize.windows_at(corners, sides, sizes)
 
 
 def _draw_geometry(

@@ -24,10 +24,10 @@ class NetworkInput:
     def __init__(self, spec: InputSpec) -> None:
         """Build the graph."""
         self.spec = spec
-        square = spec.resize == "crop"
+        square, fill = spec.keeps_aspect, spec.fill
 
         def crop(encoded: Any, is_png: Any, window: Any) -> Any:
-            pixels = crop_and_resize.decode_window(encoded, is_png, window)
+            pixels = crop_and_resize.decode_window(encoded, is_png, window, fill)
             return crop_and_resize.resize(
                 pixels, spec.size_px, halving=True, square=square
             )

@@ -1,5 +1,6 @@
 """Every format, with a small network; files that do not agree are refused."""
 
+import dataclasses
 import json
 import shutil
 import zipfile
@@ -112,16 +113,21 @@ def test_a_file_of_each_format_agrees_with_the_run(exported, small_run, form):
     assert names_in(done.path.parent) == sorted([done.path.name, *beside])
 
 
-def test_the_proof_sends_the_pixels_that_the_run_decodes_at_the_edges_of_its_window():
+@pytest.mark.parametrize("resize", ["crop", "pad"])
+def test_the_proof_sends_the_pixels_that_the_run_decodes_at_the_edges_of_its_window(
+    resize,
+):
     """Colours of a JPEG are stored at half the size, so a crop changes its edges."""
+    spec = dataclasses.replace(SPEC, resize=resize)
+    network_input = single_photo.NetworkInput(spec)
     whole, as_run = [], []
     for width in range(140, 148):
         noise = np.random.default_rng(0).integers(0, 256, (90, width, 3), np.uint8)
         jpeg = encode(noise, ".jpg")
-        seen = NETWORK_INPUT(record_image.encode_for_record(jpeg))
-        images = opencv.decode_rgb(jpeg), verify_file.decode_as_run(jpeg, False, SPEC)
+        seen = network_input(record_image.encode_for_record(jpeg))
+        images = opencv.decode_rgb(jpeg), verify_file.decode_as_run(jpeg, False, spec)
         for results, image in zip((whole, as_run), images, strict=True):
-            view = photo_graph.view_of_images(image[None], SPEC).numpy()[0]
+            view = photo_graph.view_of_images(image[None], spec).numpy()[0]
             results.append(np.array_equal(view, seen))
     assert not all(whole)
     assert all(as_run)

@@ -7,14 +7,14 @@ import tensorflow as tf
 
 from model.export import photo_graph
 from pipeline.batches import single_photo
-from pipeline.batches.input_spec import InputSpec
+from pipeline.batches.input_spec import RESIZES, InputSpec
 from pipeline.images import record_image
 from pipeline.images.errors import ImageError
 from tests.support import drawn_photos
 
 SPECS = {
     resize: InputSpec(size_px=40, short_side_px=48, resize=resize, source="test")
-    for resize in ("crop", "squash")
+    for resize in RESIZES
 }
 _graphs = {
     name: tf.function(

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -24,7 +26,9 @@ def test_nothing_is_replaced_by_default(bgr):
     [
         ({"image_size": 112}, {"size_px": 112, "short_side_px": 128}),
         ({"image_size": 256, "short_side": 256}, {"size_px": 256}),
-        ({"resize": "squash"}, {"resize": "squash"}),
+        ({"resize": "squash"}, {"resize": "squash", "short_side_px": 256}),
+        ({"resize": "pad"}, {"resize": "pad", "short_side_px": 224}),
+        ({"short_side": 240, "resize": "pad"}, {"short_side_px": 240}),
         ({"scale": 2.0}, {"scale": 2.0}),
         ({"mean": "9,8,7"}, {"mean": (9.0, 8.0, 7.0)}),
         ({"mean": "127.5"}, {"mean": (127.5, 127.5, 127.5)}),
@@ -37,6 +41,11 @@ def test_the_source_names_the_flags_that_replaced_something(settings, expected):
     for name, value in expected.items():
         assert getattr(spec, name) == value
     assert spec.source == f"the weights; by flags: {', '.join(settings)}"
+
+
+def test_photos_that_are_padded_already_keep_their_short_side():
+    spec = dataclasses.replace(SPEC, resize="pad")
+    assert apply(spec, resize="pad").short_side_px == 256
 
 
 @pytest.mark.parametrize(

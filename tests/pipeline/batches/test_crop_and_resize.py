@@ -41,9 +41,10 @@ def test_the_central_window_is_seven_eighths_of_the_short_side():
     [
         ("crop", [(2, 14), (0, 12), (0, 17), (5, 12), (5, 17)], (35, 35)),
         ("squash", [(2, 4), (0, 0), (0, 8), (5, 0), (5, 8)], (35, 56)),
+        ("pad", [(-8, 4), (-12, 0), (-12, 8), (-4, 0), (-4, 8)], (56, 56)),
     ],
 )
-def test_corners_are_those_of_the_central_square_or_the_squashed_image(
+def test_corners_are_those_of_the_central_square_or_of_all_of_the_image(
     resize, corners, side
 ):
     spec = dataclasses.replace(SPEC, resize=resize)
@@ -56,6 +57,62 @@ def test_corner_windows_never_leave_the_image():
         corners, sides = view.windows[:, :2], view.windows[:, 2:]
         assert (corners >= 0).all()
         assert (corners + sides <= SIZES).all()
+
+
+@pytest.mark.parametrize("size", SIZES.tolist(), ids=str)
+@pytest.mark.parametrize("short_side", [14, 16, 80])
+def test_each_window_of_a_padded_image_shows_a_part_of_it(size, short_side):
+    spec = dataclasses.replace(SPEC, resize="pad", short_side_px=short_side)
+    sizes = np.array([size] * 100)
+    drawn = crop_and_resize.random_views(sizes, spec, (4,))
+    cornered = crop_and_resize.cornered_views(sizes[:1], spec)
+    windows = np.concatenate([view.windows for view in (drawn, *cornered)])
+    first, sides = windows[:, :2], windows[:, 2:]
+    assert (sides == max(1, round(max(size) * 14 / short_side))).all()
+    assert (np.minimum(size, first + sides) - np.maximum(0, first) >= 1).all()
+    whole = crop_and_resize.central_views(sizes[:1], spec).windows[0]
+    if short_side == 14:
+        assert (whole[:2] <= 0).all() and (whole[:2] + whole[2:] >= size).all()
+        # Both margins are equal, if their sum is even.
+        assert np.abs(2 * whole[:2] + whole[2:] - size).max() <= 1
+
+
+@pytest.mark.parametrize("is_png", ["python", "tensor"])
+@pytest.mark.parametrize("size", [(3, 20), (20, 3), (7, 8), (1, 1)], ids=str)
+def test_a_window_is_filled_beyond_the_image(apply, size, is_png):
+    pixels = gradient(*size)
+    for window in ((-2, -3, 25, 30), (0, 0, 4, 22), (-5, 0, 6, 1)):
+        found = apply(
+            lambda encoded, window, flag: crop_and_resize.decode_window(
+                encoded, flag if is_png == "tensor" else True, window, (9, 8, 7)
+            ),
+            encode(pixels, ".png"),
+            np.array(window, np.int32),
+            True,
+        )
+        top, left, height, width = window
+        expected = np.full((height, width, 3), (9, 8, 7), np.uint8)
+        for row, column in np.ndindex(height, width):
+            at = row + top, column + left
+            if min(at) >= 0 and at[0] < size[0] and at[1] < size[1]:
+                expected[row, column] = pixels[at]
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "fill"),
+    [
+        ({"mean": (0.4, 0.5, 1.2), "scale": 255.0}, (102, 128, 255)),
+        ({"mean": (104.2, 116.7, -1.0)}, (104, 117, 0)),
+        ({}, (124, 116, 104)),
+        ({"size_px": 2, "mean_image": (((1.0,) * 3, (4.0,) * 3),) * 2}, (2, 2, 2)),
+    ],
+    ids=str,
+)
+def test_padding_has_the_colour_that_the_network_subtracts(settings, fill):
+    settings = {"resize": "pad", "source": "a test", **settings}
+    assert InputSpec(**settings).fill == fill
+    assert InputSpec(**settings | {"resize": "squash"}).fill is None
 
 
 def test_cropping_first_gives_the_geometry_of_resizing_first():

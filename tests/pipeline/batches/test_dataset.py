@@ -16,7 +16,7 @@ from pipeline.batches import (
     image_batches,
     random_augmentation,
 )
-from pipeline.batches.input_spec import InputSpec
+from pipeline.batches.input_spec import RESIZES, InputSpec
 from pipeline.convert import conversion, convert_settings
 from pipeline.records import manifest
 from pipeline.system.errors import DataError
@@ -283,7 +283,7 @@ class TestAugmented:
         with pytest.raises(ValueError, match="0 numbers an image, expected 11"):
             list(images.run(np.arange(2), central(images)))
 
-    @pytest.mark.parametrize("resize", ["crop", "squash"])
+    @pytest.mark.parametrize("resize", RESIZES)
     def test_grey_tiny_and_thin_photos(self, tmp_path, resize):
         random = np.random.default_rng(0)
         sizes = [(1, 1), (3, 200), (200, 3), (40, 64), (90, 30), (33, 33)]
@@ -300,7 +300,7 @@ class TestAugmented:
         rows = tuple(dataclasses.replace(r, split="train") for r in found.included())
         assert len(rows) == 12
         found = dataclasses.replace(found, rows=rows)
-        spec = dataclasses.replace(SPEC, resize=resize)
+        spec = dataclasses.replace(SPEC, resize=resize, mean=(90.0, 90.0, 90.0))
         settings = {"crop_area": "0.08,1", **CHANGES, "spec": spec}
         for number in range(3):
             values = self.epoch(found, number, **settings)

@@ -14,6 +14,7 @@ from pipeline.system import config_flags
 
 SPEC = InputSpec(size_px=14, short_side_px=16, source="a test")
 SQUASH = dataclasses.replace(SPEC, resize="squash")
+PAD = dataclasses.replace(SPEC, resize="pad")
 # (height, width): landscape, portrait, square, thin, single pixel
 SIZES = np.array([(40, 64), (64, 40), (50, 50), (3, 200), (200, 3), (1, 1)])
 KEY = (7, 3)  # seed, epoch
@@ -158,6 +159,13 @@ class TestCrops:
         assert windows[:, :2].min() >= 0
         assert windows[:, 2:].min() >= 1
         assert (windows[:, :2] + windows[:, 2:] <= size).all()
+
+    def test_windows_of_a_padded_image_are_those_of_a_square_and_show_some_of_it(self):
+        top, left, height, width = self.crops((100, 400), PAD)
+        _, _, side, other = self.crops((400, 400))
+        np.testing.assert_array_equal((height, width), (side, other))
+        assert (top + height / 2 >= 0).all() and (top + height / 2 <= 100).all()
+        assert (left >= 0).all() and (left + width <= 400).all()
 
     def test_a_squashed_image_is_cropped_as_a_square_one(self):
         half = {"crop_area": "0.08,0.5"}  # so that all fit at once

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pipeline.batches import dataset, single_photo
-from pipeline.batches.input_spec import InputSpec
+from pipeline.batches.input_spec import RESIZES, InputSpec
 from pipeline.convert import conversion, convert_settings
 from pipeline.images import record_image
 from pipeline.images.errors import ImageError
@@ -14,7 +14,7 @@ from tests.support import drawn_photos
 SPEC = InputSpec(size_px=20, short_side_px=24, source="test")
 
 
-@pytest.mark.parametrize("resize", ["crop", "squash"])
+@pytest.mark.parametrize("resize", RESIZES)
 def test_a_photo_gives_the_pixels_that_its_record_gives(photos, tmp_path, resize):
     large = cv2.resize(drawn_photos.draw_photo("red", 1), (900, 700))
     cv2.imwrite(str(photos / "red" / "large.jpg"), large)
